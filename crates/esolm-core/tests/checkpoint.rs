@@ -1,0 +1,193 @@
+//! Checkpoints that must open, and what must come out of them.
+
+mod common;
+
+use common::{Folder, golden, golden_tensors, pack};
+use esolm_core::checkpoint::{Checkpoint, OpenOptions, SourceKind, StoreDtype, write_hf_folder};
+use esolm_core::config::{AttentionKind, Family, ModelConfig};
+
+/// A folder as it comes from the hub, made of a golden pair.
+fn hf_folder(name: &str) -> Folder {
+    let folder = Folder::new(name);
+    folder.write("config.json", &golden(&format!("{name}.config.json")));
+    folder.write(
+        "model.safetensors",
+        &golden(&format!("{name}.ema.safetensors")),
+    );
+    folder
+}
+
+/// Every tensor of `checkpoint` equals its namesake in a golden file, bit for bit, and there are no others.
+fn assert_same_weights(checkpoint: &Checkpoint, file: &str) {
+    let mut expected = golden_tensors(file);
+    expected.remove("rotary_emb.inv_freq");
+    assert_eq!(checkpoint.tensors().count(), expected.len());
+    for info in checkpoint.tensors() {
+        let (shape, values) = &expected[&info.name];
+        assert_eq!(&info.shape, shape, "{}", info.name);
+        let found = checkpoint.f32(&info.name).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&found), bits(values), "{}", info.name);
+    }
+}
+
+#[test]
+fn hugging_face_folders_open() {
+    for (name, family, cond_dim, n_blocks) in [
+        ("model_a", Family::EsoLm, 32, 4),
+        ("mdlm", Family::Mdlm, 32, 2),
+        ("ar", Family::Ar, 0, 2),
+    ] {
+        let folder = hf_folder(name);
+        let checkpoint = Checkpoint::open(folder.spec(), &OpenOptions::default()).unwrap();
+        let config = checkpoint.config();
+        assert_eq!(
+            (config.family, config.cond_dim, config.n_blocks),
+            (family, cond_dim, n_blocks)
+        );
+        assert_eq!((config.hidden, config.n_heads, config.length), (64, 4, 32));
+        assert_eq!((config.vocab_size, config.mask_index), (97, 96));
+        assert_eq!(config.alpha_0, (name == "model_a").then_some(0.5));
+        assert_eq!(checkpoint.source(), SourceKind::HfFolder);
+        assert_eq!(checkpoint.tokenizer_path(), None);
+        let names: Vec<_> = checkpoint.tensors().map(|info| info.name.clone()).collect();
+        let parameters: Vec<_> = config
+            .parameters()
+            .into_iter()
+            .map(|spec| spec.name)
+            .collect();
+        assert_eq!(names, parameters);
+        assert_same_weights(&checkpoint, &format!("{name}.ema.safetensors"));
+    }
+}
+
+#[test]
+fn bare_safetensors_open_with_a_configuration() {
+    let folder = Folder::new("bare");
+    let weights = folder.write("weights.safetensors", &golden("mdlm.ema.safetensors"));
+    let config = folder.write("other.json", &golden("mdlm.config.json"));
+    let options = OpenOptions {
+        config: Some(config),
+        raw_weights: false,
+    };
+    let checkpoint = Checkpoint::open(weights.to_str().unwrap(), &options).unwrap();
+    assert_eq!(checkpoint.source(), SourceKind::Safetensors);
+    assert_same_weights(&checkpoint, "mdlm.ema.safetensors");
+    // A config.json beside it serves as well, and so does a tokenizer.
+    folder.write("config.json", &golden("mdlm.config.json"));
+    let tokenizer = folder.write("tokenizer.json", b"{}");
+    let checkpoint = Checkpoint::open(weights.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    assert_eq!(checkpoint.tokenizer_path(), Some(tokenizer));
+}
+
+#[test]
+fn what_the_configuration_leaves_out_comes_from_the_tensors() {
+    let bytes = golden("model_a.ema.safetensors");
+    let full = Checkpoint::from_safetensors_bytes(
+        &String::from_utf8(golden("model_a.config.json")).unwrap(),
+        bytes.clone(),
+    )
+    .unwrap();
+    let little =
+        Checkpoint::from_safetensors_bytes(r#"{"length": 32, "alpha_0": 0.5}"#, bytes).unwrap();
+    assert_eq!(little.config(), full.config());
+    let ar = Checkpoint::from_safetensors_bytes(r#"{"length": 32}"#, golden("ar.ema.safetensors"))
+        .unwrap();
+    assert_eq!(
+        (ar.config().family, ar.config().attention),
+        (Family::Ar, AttentionKind::Causal)
+    );
+}
+
+#[test]
+fn half_precision_weights_are_read_exactly() {
+    let config = String::from_utf8(golden("model_a.config.json")).unwrap();
+    let tensors = golden_tensors("model_a.ema.safetensors");
+    for dtype in ["F16", "BF16"] {
+        let bytes = pack(&tensors, dtype);
+        let checkpoint = Checkpoint::from_safetensors_bytes(&config, bytes).unwrap();
+        for info in checkpoint.tensors() {
+            let expected: Vec<f32> = tensors[&info.name]
+                .1
+                .iter()
+                .map(|&x| {
+                    if dtype == "F16" {
+                        half::f16::from_f32(x).to_f32()
+                    } else {
+                        half::bf16::from_f32(x).to_f32()
+                    }
+                })
+                .collect();
+            assert_eq!(
+                checkpoint.f32(&info.name).unwrap(),
+                expected,
+                "{} {dtype}",
+                info.name
+            );
+            assert_eq!(info.dtype.to_string(), dtype.to_lowercase());
+            assert_eq!(info.bytes, 2 * expected.len() as u64);
+        }
+    }
+}
+
+#[test]
+fn conversion_round_trip() {
+    for name in ["model_a", "mdlm", "ar"] {
+        let folder = hf_folder(name);
+        folder.write("tokenizer.json", b"{\"a\": 1}");
+        let checkpoint = Checkpoint::open(folder.spec(), &OpenOptions::default()).unwrap();
+        let out = folder.path("out/deep");
+        write_hf_folder(&checkpoint, &out, StoreDtype::F32).unwrap();
+        let again = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        assert_eq!(again.config(), checkpoint.config());
+        assert_same_weights(&again, &format!("{name}.ema.safetensors"));
+        assert_eq!(
+            std::fs::read(again.tokenizer_path().unwrap()).unwrap(),
+            b"{\"a\": 1}"
+        );
+        // The format's own crate reads the file too.
+        let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
+        let view = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(view.len(), checkpoint.tensors().count());
+        assert_eq!(
+            view.tensor("backbone.vocab_embed.embedding")
+                .unwrap()
+                .shape(),
+            [97, 64]
+        );
+
+        // f16 over the f32 folder: replaced as a whole, nothing else left.
+        write_hf_folder(&checkpoint, &out, StoreDtype::F16).unwrap();
+        let half = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        for info in half.tensors() {
+            let expected: Vec<f32> = checkpoint
+                .f32(&info.name)
+                .unwrap()
+                .iter()
+                .map(|&x| half::f16::from_f32(x).to_f32())
+                .collect();
+            assert_eq!(half.f32(&info.name).unwrap(), expected);
+        }
+        let mut left: Vec<_> = std::fs::read_dir(&out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["config.json", "model.safetensors", "tokenizer.json"]);
+    }
+}
+
+#[test]
+fn the_golden_configurations_say_what_the_weights_are() {
+    for (name, heads) in [("model_a", 4), ("mdlm", 4), ("ar", 4)] {
+        let config = ModelConfig::from_json(
+            &String::from_utf8(golden(&format!("{name}.config.json"))).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(config.n_heads, heads);
+        let tensors = golden_tensors(&format!("{name}.ema.safetensors"));
+        for spec in config.parameters() {
+            assert_eq!(tensors[&spec.name].0, spec.shape, "{}", spec.name);
+        }
+    }
+}
