@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Folder, golden, golden_tensors, pack};
+use common::{Folder, golden, golden_path, golden_tensors, pack};
 use esolm_core::checkpoint::{Checkpoint, OpenOptions, SourceKind, StoreDtype, write_hf_folder};
-use esolm_core::config::{AttentionKind, Family, ModelConfig};
+use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
 
 /// A folder as it comes from the hub, made of a golden pair.
 fn hf_folder(name: &str) -> Folder {
@@ -190,4 +190,97 @@ fn the_golden_configurations_say_what_the_weights_are() {
             assert_eq!(tensors[&spec.name].0, spec.shape, "{}", spec.name);
         }
     }
+}
+
+#[test]
+fn lightning_checkpoints_give_the_ema_weights_and_on_request_the_raw_ones() {
+    for (name, family) in [
+        ("mini_esolm", Family::EsoLm),
+        ("mini_mdlm", Family::Mdlm),
+        ("mini_ar", Family::Ar),
+    ] {
+        for raw_weights in [false, true] {
+            let path = golden_path(&format!("{name}.ckpt"));
+            let options = OpenOptions {
+                config: None,
+                raw_weights,
+            };
+            let mapped = Checkpoint::open(path.to_str().unwrap(), &options).unwrap();
+            let owned =
+                Checkpoint::from_ckpt_bytes(golden(&format!("{name}.ckpt")), raw_weights).unwrap();
+            for checkpoint in [mapped, owned] {
+                let config = checkpoint.config();
+                assert_eq!(
+                    (
+                        config.family,
+                        config.hidden,
+                        config.n_blocks,
+                        config.n_heads
+                    ),
+                    (family, 16, 1, 2)
+                );
+                assert_eq!(
+                    (config.length, config.vocab_size, config.mask_index),
+                    (8, 97, 96)
+                );
+                assert_eq!(config.cond_dim, if family == Family::Ar { 0 } else { 8 });
+                assert_eq!(config.alpha_0, (family == Family::EsoLm).then_some(0.5));
+                assert_eq!(
+                    (config.bos, config.eos, config.dropout),
+                    (Some(95), Some(95), 0.1)
+                );
+                let attention = if family == Family::Mdlm {
+                    AttentionKind::Bidirectional
+                } else {
+                    AttentionKind::Causal
+                };
+                assert_eq!(
+                    (config.attention, config.prepend),
+                    (attention, Prepend::None)
+                );
+                assert_eq!(
+                    checkpoint.source(),
+                    SourceKind::Lightning { ema: !raw_weights }
+                );
+                let weights = if raw_weights { "raw" } else { "ema" };
+                assert_same_weights(&checkpoint, &format!("{name}.{weights}.safetensors"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lightning_checkpoint_converts_to_a_folder_with_its_tokenizer() {
+    let folder = Folder::new("converted");
+    let checkpoint = Checkpoint::from_ckpt_bytes(golden("mini_esolm.ckpt"), false).unwrap();
+    let out = folder.path("out");
+    write_hf_folder(&checkpoint, &out, StoreDtype::F32).unwrap();
+    let again = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    assert_eq!(again.config(), checkpoint.config());
+    assert_same_weights(&again, "mini_esolm.ema.safetensors");
+    let text = std::fs::read_to_string(again.tokenizer_path().unwrap()).unwrap();
+    let tokenizer: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(tokenizer["model"]["type"], "BPE");
+    assert_eq!(tokenizer["added_tokens"][0]["id"], 95);
+}
+
+#[test]
+fn a_given_configuration_replaces_the_one_in_a_lightning_checkpoint() {
+    let folder = Folder::new("given");
+    let json = Checkpoint::from_ckpt_bytes(golden("mini_mdlm.ckpt"), false)
+        .unwrap()
+        .config()
+        .to_json();
+    let config = folder.write(
+        "other.json",
+        json.replace("\"model_length\": 8", "\"model_length\": 16")
+            .as_bytes(),
+    );
+    let options = OpenOptions {
+        config: Some(config),
+        raw_weights: false,
+    };
+    let checkpoint =
+        Checkpoint::open(golden_path("mini_mdlm.ckpt").to_str().unwrap(), &options).unwrap();
+    assert_eq!(checkpoint.config().length, 16);
 }

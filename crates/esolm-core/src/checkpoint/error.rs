@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::pickle::PickleError;
 use super::zip::ZipError;
 use crate::config::{ConfigError, Family};
 
@@ -75,6 +76,9 @@ pub enum CheckpointError {
     /// The zip container of a `.ckpt` is unusable.
     #[error("the checkpoint's zip container is not usable: {0}")]
     Zip(#[from] ZipError),
+    /// The pickle inside a `.ckpt` is unusable.
+    #[error("the checkpoint's data.pkl is not usable: {0}")]
+    Pickle(#[from] PickleError),
     /// The pickle is sound but does not hold what a Lightning checkpoint of the published code holds.
     #[error("the checkpoint is not one of the published code: {0}")]
     Lightning(String),
@@ -101,6 +105,16 @@ pub enum CheckpointError {
         family: Family,
         /// Number of blocks of the configuration.
         n_blocks: usize,
+    },
+    /// A tensor's name is empty, endless or holds control characters.
+    #[error(
+        "a tensor is named \"{name}\" ({length} bytes), which is no name of a parameter; the file is damaged, copy it again"
+    )]
+    TensorName {
+        /// The name, shortened and escaped.
+        name: String,
+        /// Its full length in bytes.
+        length: usize,
     },
     /// A tensor stands in the file twice.
     #[error(

@@ -11,6 +11,10 @@
 //! tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
 
 mod error;
+#[cfg(all(feature = "hub", not(target_family = "wasm")))]
+mod hub;
+mod lightning;
+mod pickle;
 mod safetensors;
 mod writer;
 mod zip;
@@ -24,6 +28,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 pub use error::CheckpointError;
+pub use pickle::PickleError;
 #[cfg(not(target_family = "wasm"))]
 pub use writer::write_hf_folder;
 pub use writer::{StoreDtype, write_safetensors};
@@ -35,6 +40,10 @@ use crate::config::{ModelConfig, PartialConfig};
 const PREFIX: &str = "backbone.";
 /// A buffer that is computed anew; older files carry it, newer ones may not.
 const ROTARY_BUFFER: &str = "rotary_emb.inv_freq";
+/// No tensor of the published networks has more than two dimensions, and no name comes near this length; with both bounded, no
+/// message can be flooded from a hostile file.
+const MAX_RANK: usize = 8;
+const MAX_NAME: usize = 200;
 
 /// How to open a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +77,7 @@ impl Dtype {
             "I32" | "U32" => Self::Other(name, Some(4)),
             "I16" | "U16" => Self::Other(name, Some(2)),
             "I8" | "U8" | "BOOL" => Self::Other(name, Some(1)),
-            _ => Self::Other(name.chars().take(40).collect(), None),
+            _ => Self::Other(shorten(&name), None),
         }
     }
 
@@ -201,6 +210,26 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
+/// Refuses names that would flood or control the terminal when a message shows them.
+fn check_name(name: &str) -> Result<(), CheckpointError> {
+    if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        return Err(CheckpointError::TensorName {
+            name: shorten(name),
+            length: name.len(),
+        });
+    }
+    Ok(())
+}
+
+/// Text from an untrusted file for a message: short, without control characters.
+fn shorten(text: &str) -> String {
+    let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    if text.chars().nth(80).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
 impl Checkpoint {
     /// Opens what `spec` names: a folder, a `.safetensors` file, a Lightning `.ckpt`, or `hf:owner/name`.
     ///
@@ -231,6 +260,14 @@ impl Checkpoint {
         )
     }
 
+    /// Opens the bytes of a Lightning `.ckpt`; `raw_weights` takes `state_dict` instead of the EMA weights.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_ckpt_bytes(bytes: Vec<u8>, raw_weights: bool) -> Result<Self, CheckpointError> {
+        Self::from_ckpt(None, Bytes::Owned(bytes), raw_weights)
+    }
+
     fn from_safetensors(
         config: PartialConfig,
         origin: &str,
@@ -239,6 +276,20 @@ impl Checkpoint {
     ) -> Result<Self, CheckpointError> {
         let raw = safetensors::read(&bytes)?;
         Self::assemble(config, origin, bytes, raw, source)
+    }
+
+    fn from_ckpt(
+        config: Option<(PartialConfig, String)>,
+        bytes: Bytes,
+        raw_weights: bool,
+    ) -> Result<Self, CheckpointError> {
+        let lightning = lightning::read(&bytes, raw_weights, config.is_none())?;
+        let (config, origin) =
+            config.unwrap_or((lightning.config, "hyper_parameters.config".into()));
+        let source = SourceKind::Lightning { ema: !raw_weights };
+        let mut checkpoint = Self::assemble(config, &origin, bytes, lightning.tensors, source)?;
+        checkpoint.tokenizer_json = lightning.tokenizer_json;
+        Ok(checkpoint)
     }
 
     /// Completes the configuration from the tensors and checks every tensor against it.

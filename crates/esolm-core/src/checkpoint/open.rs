@@ -15,6 +15,9 @@ const TOKENIZER: &str = "tokenizer.json";
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
+    if let Some(name) = spec.strip_prefix("hf:") {
+        return open_hub(name, options);
+    }
     let path = Path::new(spec);
     let Ok(metadata) = std::fs::metadata(path) else {
         return Err(CheckpointError::NotFound { spec: spec.into() });
@@ -69,6 +72,15 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Checkpoin
             .map(|folder| folder.join(name))
             .filter(|file| file.is_file())
     };
+    if super::zip::looks_like(&bytes) {
+        let config = match &options.config {
+            Some(file) => Some((read_config(file)?, file.display().to_string())),
+            None => None,
+        };
+        let mut checkpoint = Checkpoint::from_ckpt(config, bytes, options.raw_weights)?;
+        checkpoint.tokenizer = beside(TOKENIZER);
+        return Ok(checkpoint);
+    }
     if !safetensors::looks_like(&bytes)
         && path
             .extension()
@@ -110,6 +122,33 @@ fn open_safetensors(
     )?;
     checkpoint.tokenizer = tokenizer;
     Ok(checkpoint)
+}
+
+#[cfg(feature = "hub")]
+fn open_hub(name: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
+    let files = super::hub::fetch(name, options.config.is_none())?;
+    let config = options
+        .config
+        .clone()
+        .or(files.config)
+        .expect("fetched unless a configuration was given");
+    open_safetensors(
+        &files.weights,
+        &config,
+        files.tokenizer,
+        SourceKind::HfFolder,
+        options,
+    )
+}
+
+#[cfg(not(feature = "hub"))]
+fn open_hub(name: &str, _: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
+    Err(CheckpointError::Hub {
+        repo: name.into(),
+        file: WEIGHTS.into(),
+        endpoint: "the hub".into(),
+        reason: "this build has no hub support; build with the feature \"hub\", or download the folder and give its path".into(),
+    })
 }
 
 fn read_config(path: &Path) -> Result<PartialConfig, CheckpointError> {

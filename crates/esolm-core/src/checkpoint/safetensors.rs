@@ -9,7 +9,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::{CheckpointError, Dtype, RawTensor};
+use super::{CheckpointError, Dtype, MAX_RANK, RawTensor, check_name};
 
 const PREFIX: usize = 8;
 
@@ -58,6 +58,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<RawTensor>, CheckpointError> {
         },
     ) in entries
     {
+        check_name(&name)?;
+        if shape.len() > MAX_RANK {
+            return fail(format!("tensor {name} has {} dimensions", shape.len()));
+        }
         let dtype = Dtype::from_safetensors(dtype);
         if start > end || end > data_len {
             return fail(format!(

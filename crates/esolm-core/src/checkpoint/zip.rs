@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use super::shorten;
+
 const END: &[u8; 4] = b"PK\x05\x06";
 const END64: &[u8; 4] = b"PK\x06\x06";
 const LOCATOR64: &[u8; 4] = b"PK\x06\x07";
@@ -135,7 +137,9 @@ impl Directory {
             let (name, entry, start) = central(bytes, &mut rest, limit, index)?;
             extents.push((start..entry.data.end, name.clone()));
             if entries.insert(name.clone(), entry).is_some() {
-                return Err(ZipError::Duplicate { entry: name });
+                return Err(ZipError::Duplicate {
+                    entry: shorten(&name),
+                });
             }
         }
         if !rest.is_empty() {
@@ -355,15 +359,6 @@ impl<'a> Zip64<'a> {
 
 fn damaged(what: String) -> ZipError {
     ZipError::Damaged(what)
-}
-
-/// A name for a message: names in a hostile file can be 64 KB of anything.
-fn shorten(name: &str) -> String {
-    if name.chars().count() <= 80 {
-        name.into()
-    } else {
-        name.chars().take(77).chain("...".chars()).collect()
-    }
 }
 
 // The callers have checked the bounds.

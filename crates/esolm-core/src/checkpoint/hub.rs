@@ -1,0 +1,142 @@
+//! `hf:owner/name`: a model of the Hugging Face hub, through its usual cache.
+//!
+//! `HF_HOME` places the cache, `HF_ENDPOINT` the hub, `HF_TOKEN` (or the token file of a login) opens private repositories.
+//! What lies in the cache is not asked for again, so a model that was fetched once opens without a network.
+
+use std::path::PathBuf;
+
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+
+use super::CheckpointError;
+
+const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+
+/// Where the files of a model lie after fetching.
+pub(super) struct Files {
+    pub config: Option<PathBuf>,
+    pub weights: PathBuf,
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// Fetches the files of `owner/name` or `owner/name@revision`; `with_config` is false when the caller has a configuration.
+pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointError> {
+    let (name, revision) = parse(spec).ok_or_else(|| CheckpointError::HubName {
+        spec: format!("hf:{spec}"),
+    })?;
+    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| DEFAULT_ENDPOINT.into());
+    let hub = Hub {
+        name,
+        endpoint: endpoint.trim_end_matches('/').into(),
+    };
+    if !hub.endpoint.starts_with("http://") && !hub.endpoint.starts_with("https://") {
+        return Err(hub.error(
+            "config.json",
+            "HF_ENDPOINT must begin with https:// or http://".into(),
+        ));
+    }
+    let repo = Repo::with_revision(name.into(), RepoType::Model, revision.into());
+    let cached = Cache::from_env().repo(repo.clone());
+    let mut builder = ApiBuilder::from_env()
+        .with_endpoint(hub.endpoint.clone())
+        .with_user_agent("esolm", env!("CARGO_PKG_VERSION"));
+    if let Ok(token) = std::env::var("HF_TOKEN")
+        && !token.is_empty()
+    {
+        builder = builder.with_token(Some(token));
+    }
+    let api = builder
+        .build()
+        .map_err(|error| hub.explain("config.json", &error))?
+        .repo(repo);
+
+    let config = if with_config {
+        Some(hub.get(&api, "config.json")?)
+    } else {
+        None
+    };
+    // Before the weights, so that weights in the cache mean that the tokenizer was asked for: without a network, and a hub model
+    // without a tokenizer, the model must still open.
+    let tokenizer = match cached.get("tokenizer.json") {
+        Some(path) => Some(path),
+        None if cached.get("model.safetensors").is_some() => None,
+        None => match api.get("tokenizer.json") {
+            Ok(path) => Some(path),
+            Err(error) if status(&error) == Some(404) => None,
+            Err(error) => return Err(hub.explain("tokenizer.json", &error)),
+        },
+    };
+    let weights = hub.get(&api, "model.safetensors")?;
+    Ok(Files {
+        config,
+        weights,
+        tokenizer,
+    })
+}
+
+/// Splits `owner/name[@revision]`. The parts become a URL and a path in the cache, so only what the hub allows passes.
+fn parse(spec: &str) -> Option<(&str, &str)> {
+    let (name, revision) = spec.split_once('@').unwrap_or((spec, "main"));
+    let plain = |part: &str| {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        !part.is_empty()
+            && part.len() <= 96
+            && !part.starts_with('.')
+            && !part.contains("..")
+            && part.bytes().all(allowed)
+    };
+    let (owner, model) = name.split_once('/')?;
+    let sound = plain(owner) && plain(model) && revision.split('/').all(plain);
+    sound.then_some((name, revision))
+}
+
+struct Hub<'a> {
+    name: &'a str,
+    endpoint: String,
+}
+
+impl Hub<'_> {
+    fn get(&self, api: &ApiRepo, file: &str) -> Result<PathBuf, CheckpointError> {
+        api.get(file).map_err(|error| self.explain(file, &error))
+    }
+
+    fn error(&self, file: &str, reason: String) -> CheckpointError {
+        CheckpointError::Hub {
+            repo: self.name.into(),
+            file: file.into(),
+            endpoint: self.endpoint.clone(),
+            reason,
+        }
+    }
+
+    fn explain(&self, file: &str, error: &ApiError) -> CheckpointError {
+        let reason = match status(error) {
+            Some(404) => "there is no such repository, revision or file; check the name".into(),
+            Some(code @ (401 | 403)) => {
+                format!("access is refused (status {code}); check the name, and for a private repository set HF_TOKEN")
+            }
+            Some(code) => format!("the hub answered with status {code}; try again later"),
+            None => match error {
+                ApiError::LockAcquisition(path) => {
+                    format!("another download holds {}; wait for it, or remove that file when there is none", path.display())
+                }
+                ApiError::InvalidResume => "a partial download in the cache is damaged; remove the model's folder from the cache".into(),
+                ApiError::MissingHeader(header) => format!("the answer lacks the header {header}, so it is no model hub; check HF_ENDPOINT"),
+                other => format!("{other}; check the network, or download the files and give their folder"),
+            },
+        };
+        self.error(file, reason)
+    }
+}
+
+/// The HTTP status of an answer that is an error.
+fn status(error: &ApiError) -> Option<u16> {
+    match error {
+        ApiError::RequestError(error) => match **error {
+            ureq::Error::StatusCode(code) => Some(code),
+            _ => None,
+        },
+        ApiError::TooManyRetries(error) => status(error),
+        _ => None,
+    }
+}

@@ -1,0 +1,318 @@
+//! A configuration as written, in either form, and its completion from the tensors.
+
+use serde_json::{Map, Value};
+
+use super::{
+    AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
+    invalid,
+};
+
+/// A configuration as written, before what it leaves out is taken from the tensors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct PartialConfig {
+    pub family: Option<Family>,
+    pub hidden: Option<usize>,
+    pub cond_dim: Option<usize>,
+    pub n_blocks: Option<usize>,
+    pub n_heads: Option<usize>,
+    pub length: Option<usize>,
+    pub vocab_size: Option<usize>,
+    pub mask_index: Option<u32>,
+    pub alpha_0: Option<f64>,
+    pub prepend: Option<Prepend>,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    pub dropout: Option<f64>,
+    pub attention: Option<AttentionKind>,
+}
+
+impl PartialConfig {
+    pub(crate) fn from_json(json: &str) -> Result<Self, ConfigError> {
+        let map: Map<String, Value> =
+            serde_json::from_str(json).map_err(|e| ConfigError::Json(e.to_string()))?;
+        refuse_time_conditioning(map.get("time_conditioning").and_then(Value::as_bool))?;
+        Ok(Self {
+            family: match string(&map, "model_type")? {
+                None => None,
+                Some("EsoLM") => Some(Family::EsoLm),
+                Some("mdlm" | "DUO") => Some(Family::Mdlm),
+                Some("ar" | "AR") => Some(Family::Ar),
+                Some(other) => {
+                    return Err(invalid("model_type", format!("{other:?}"), MODEL_TYPES));
+                }
+            },
+            hidden: either(&map, "hidden_size", "hidden_dim")?,
+            cond_dim: number(&map, "cond_dim")?,
+            n_blocks: number(&map, "n_blocks")?,
+            n_heads: number(&map, "n_heads")?,
+            length: either(&map, "model_length", "length")?,
+            vocab_size: number(&map, "vocab_size")?,
+            mask_index: token(&map, "mask_index")?,
+            alpha_0: float(&map, "alpha_0")?,
+            prepend: string(&map, "prepend_token")?
+                .map(parse_prepend)
+                .transpose()?,
+            bos: token(&map, "bos_token_id")?,
+            eos: token(&map, "eos_token_id")?,
+            dropout: float(&map, "dropout")?,
+            attention: string(&map, "diffusion_attn_mode")?
+                .map(parse_attention)
+                .transpose()?,
+        })
+    }
+
+    /// Fills what was left out and compares what was said with the shapes of the tensors. `shape` looks a tensor up by its name
+    /// without `backbone.`.
+    pub(crate) fn reconcile<'a>(
+        &mut self,
+        shape: impl Fn(&str) -> Option<&'a [usize]>,
+    ) -> Result<(), ConfigError> {
+        let has = |name: &str| shape(name).is_some();
+        let conditioned = has("sigma_map.mlp.0.weight") || has("blocks.0.adaLN_modulation.weight");
+        match self.family {
+            None if !conditioned => self.family = Some(Family::Ar),
+            None if self.alpha_0.is_some() => self.family = Some(Family::EsoLm),
+            None => {}
+            Some(Family::Ar) if conditioned => {
+                return Err(ConfigError::Contradiction {
+                    first: "the configuration says the model is AR".into(),
+                    second: "the file holds conditioning tensors (sigma_map, adaLN_modulation), which AR models have not".into(),
+                    remedy: "set \"model_type\" to \"EsoLM\" or \"mdlm\"".into(),
+                });
+            }
+            Some(family @ (Family::EsoLm | Family::Mdlm))
+                if !conditioned && has("vocab_embed.embedding") =>
+            {
+                return Err(ConfigError::Contradiction {
+                    first: format!("the configuration says the model is {family}"),
+                    second: "the file holds no sigma_map and no adaLN_modulation tensors, as an AR model".into(),
+                    remedy: "set \"model_type\" to \"ar\", or give the weights that belong to this configuration".into(),
+                });
+            }
+            Some(_) => {}
+        }
+        if self.family == Some(Family::Ar) {
+            // The published AR configuration names a cond_dim too; nothing in the network has that size.
+            self.cond_dim = Some(0);
+        } else if let Some(&[c, _]) = shape("sigma_map.mlp.0.weight") {
+            agree("cond_dim", &mut self.cond_dim, c, "sigma_map.mlp.0.weight")?;
+        }
+        if let Some(&[v, d]) = shape("vocab_embed.embedding") {
+            agree(
+                "vocab_size",
+                &mut self.vocab_size,
+                v,
+                "vocab_embed.embedding",
+            )?;
+            agree("hidden_size", &mut self.hidden, d, "vocab_embed.embedding")?;
+        }
+        if self.n_blocks.is_none() {
+            let counted = (0..MAX_BLOCKS)
+                .take_while(|i| has(&format!("blocks.{i}.norm1.weight")))
+                .count();
+            self.n_blocks = (counted > 0).then_some(counted);
+        }
+        if let (Some(d), Some(&[half_head])) = (self.hidden, shape("rotary_emb.inv_freq"))
+            && half_head > 0
+            && half_head <= MAX_WIDTH
+            && d.is_multiple_of(2 * half_head)
+        {
+            agree(
+                "n_heads",
+                &mut self.n_heads,
+                d / (2 * half_head),
+                "rotary_emb.inv_freq",
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The finished configuration, or the field that is missing.
+    pub(crate) fn complete(self) -> Result<ModelConfig, ConfigError> {
+        let missing = |field, expected| ConfigError::Missing { field, expected };
+        let family = self.family.ok_or(missing("model_type", MODEL_TYPES))?;
+        let vocab_size = self.vocab_size.ok_or(missing(
+            "vocab_size",
+            "the number of token embeddings, mask included",
+        ))?;
+        let config = ModelConfig {
+            family,
+            hidden: self.hidden.ok_or(missing(
+                "hidden_size (or hidden_dim)",
+                "the width of the model",
+            ))?,
+            cond_dim: match family {
+                Family::Ar => 0,
+                _ => self
+                    .cond_dim
+                    .ok_or(missing("cond_dim", "the width of the conditioning vector"))?,
+            },
+            n_blocks: self
+                .n_blocks
+                .ok_or(missing("n_blocks", "the number of transformer blocks"))?,
+            n_heads: self
+                .n_heads
+                .ok_or(missing("n_heads", "the number of attention heads"))?,
+            length: self.length.ok_or(missing(
+                "model_length (or length)",
+                "the context length in tokens",
+            ))?,
+            vocab_size,
+            // Published: without a mask token in the tokenizer, one is appended to the vocabulary (algo.py, AbsorbingState).
+            mask_index: match self.mask_index {
+                Some(index) => index,
+                None => u32::try_from(vocab_size.saturating_sub(1)).map_err(|_| {
+                    invalid(
+                        "vocab_size",
+                        vocab_size,
+                        format!("a whole number from 2 to {MAX_VOCAB}"),
+                    )
+                })?,
+            },
+            alpha_0: self.alpha_0,
+            prepend: self.prepend.unwrap_or_default(),
+            bos: self.bos,
+            eos: self.eos,
+            dropout: self.dropout.unwrap_or(0.1), // the published default; inference does not use it
+            attention: match family {
+                Family::EsoLm => self.attention.unwrap_or(AttentionKind::Causal),
+                Family::Mdlm => AttentionKind::Bidirectional,
+                Family::Ar => AttentionKind::Causal,
+            },
+        };
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\" (or \"DUO\"), or \"ar\"";
+
+/// Folding and sampling rest on a constant time input; a network that was trained with a live one would give wrong text silently.
+pub(crate) fn refuse_time_conditioning(value: Option<bool>) -> Result<(), ConfigError> {
+    if value == Some(true) {
+        return Err(invalid(
+            "time_conditioning",
+            "true",
+            "false, since only networks whose time input is constant can be run",
+        ));
+    }
+    Ok(())
+}
+
+/// `algo.diffusion_attn_mode` of the published configuration.
+pub(crate) fn parse_attention(text: &str) -> Result<AttentionKind, ConfigError> {
+    match text {
+        "causal" => Ok(AttentionKind::Causal),
+        "bidirectional" => Ok(AttentionKind::Bidirectional),
+        "mixed" | "mixed2" => Ok(AttentionKind::Mixed),
+        other => Err(invalid(
+            "diffusion_attn_mode",
+            format!("{other:?}"),
+            "\"causal\", \"bidirectional\", \"mixed\" or \"mixed2\"",
+        )),
+    }
+}
+
+/// `algo.prepend_token` of the published configuration.
+pub(crate) fn parse_prepend(text: &str) -> Result<Prepend, ConfigError> {
+    match text {
+        "none" => Ok(Prepend::None),
+        "bos" => Ok(Prepend::Bos),
+        "mask" => Ok(Prepend::Mask),
+        other => Err(invalid(
+            "prepend_token",
+            format!("{other:?}"),
+            "\"none\", \"bos\" or \"mask\"",
+        )),
+    }
+}
+
+/// Takes `found` from a tensor where the configuration is silent, and compares where it is not.
+fn agree(
+    field: &'static str,
+    said: &mut Option<usize>,
+    found: usize,
+    tensor: &str,
+) -> Result<(), ConfigError> {
+    match *said {
+        Some(value) if value != found => Err(ConfigError::Contradiction {
+            first: format!("the configuration's field \"{field}\" is {value}"),
+            second: format!("the shape of tensor {tensor} makes it {found}"),
+            remedy: "give the configuration that belongs to these weights".into(),
+        }),
+        _ => {
+            *said = Some(found);
+            Ok(())
+        }
+    }
+}
+
+fn present<'a>(map: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
+    map.get(field).filter(|value| !value.is_null())
+}
+
+/// A value as it stands in the file, shortened: a hostile file must not fill the terminal.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "an object".into(),
+        Value::String(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
+        other => other.to_string(),
+    }
+}
+
+fn number(map: &Map<String, Value>, field: &'static str) -> Result<Option<usize>, ConfigError> {
+    present(map, field)
+        .map(|value| {
+            let n = value.as_u64().and_then(|n| usize::try_from(n).ok());
+            n.ok_or_else(|| invalid(field, shown(value), "a whole number"))
+        })
+        .transpose()
+}
+
+fn token(map: &Map<String, Value>, field: &'static str) -> Result<Option<u32>, ConfigError> {
+    present(map, field)
+        .map(|value| {
+            let n = value.as_u64().and_then(|n| u32::try_from(n).ok());
+            n.ok_or_else(|| invalid(field, shown(value), "a token index, that is a whole number"))
+        })
+        .transpose()
+}
+
+fn float(map: &Map<String, Value>, field: &'static str) -> Result<Option<f64>, ConfigError> {
+    present(map, field)
+        .map(|value| {
+            value
+                .as_f64()
+                .ok_or_else(|| invalid(field, shown(value), "a number"))
+        })
+        .transpose()
+}
+
+fn string<'a>(
+    map: &'a Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<&'a str>, ConfigError> {
+    present(map, field)
+        .map(|value| {
+            value
+                .as_str()
+                .ok_or_else(|| invalid(field, shown(value), "a text in quotes"))
+        })
+        .transpose()
+}
+
+fn either(
+    map: &Map<String, Value>,
+    first: &'static str,
+    second: &'static str,
+) -> Result<Option<usize>, ConfigError> {
+    match (number(map, first)?, number(map, second)?) {
+        (Some(a), Some(b)) if a != b => Err(ConfigError::Contradiction {
+            first: format!("the configuration's field \"{first}\" is {a}"),
+            second: format!("its other spelling \"{second}\" is {b}"),
+            remedy: "remove the wrong one".into(),
+        }),
+        (a, b) => Ok(a.or(b)),
+    }
+}

@@ -1,0 +1,136 @@
+//! Both spellings, round trips, and bad fields by name.
+
+use super::*;
+
+const ESOLM: &str = r#"{"model_type":"EsoLM","hidden_size":64,"cond_dim":32,"n_blocks":4,"n_heads":4,"model_length":32,
+    "vocab_size":97,"mask_index":96,"alpha_0":0.5}"#;
+
+#[test]
+fn both_spellings_are_read() {
+    let a = ModelConfig::from_json(ESOLM).unwrap();
+    let b = ModelConfig::from_json(
+        &ESOLM
+            .replace("hidden_size", "hidden_dim")
+            .replace("model_length", "length"),
+    )
+    .unwrap();
+    assert_eq!(a, b);
+    assert_eq!(
+        (a.hidden, a.length, a.head_dim(), a.mask_index),
+        (64, 32, 16, 96)
+    );
+    assert_eq!((a.attention, a.alpha_0), (AttentionKind::Causal, Some(0.5)));
+    // The published upload script leaves the default hidden_size beside the hidden_dim that it sets.
+    ModelConfig::from_json(&ESOLM.replace("{", r#"{"hidden_dim":64,"#)).unwrap();
+}
+
+#[test]
+fn json_round_trip() {
+    let base = ModelConfig::from_json(ESOLM).unwrap();
+    let mdlm = ModelConfig {
+        family: Family::Mdlm,
+        attention: AttentionKind::Bidirectional,
+        alpha_0: None,
+        ..base.clone()
+    };
+    let ar = ModelConfig {
+        family: Family::Ar,
+        cond_dim: 0,
+        prepend: Prepend::Mask,
+        bos: Some(95),
+        eos: Some(94),
+        ..base.clone()
+    };
+    let a = ModelConfig {
+        attention: AttentionKind::Mixed,
+        dropout: 0.05,
+        mask_index: 3,
+        ..base.clone()
+    };
+    for config in [base, mdlm, ar, a] {
+        assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+}
+
+#[test]
+fn bad_fields_are_named() {
+    for (from, to, words) in [
+        ("\"EsoLM\"", "\"llama\"", ["model_type", "llama", "EsoLM"]),
+        (
+            "\"hidden_size\":64",
+            "\"hidden_size\":64,\"hidden_dim\":63",
+            ["hidden_size", "hidden_dim", "63"],
+        ),
+        (
+            "\"hidden_size\":64",
+            "\"hidden_size\":\"wide\"",
+            ["hidden_size", "wide", "whole number"],
+        ),
+        (
+            "\"hidden_size\":64,",
+            "",
+            ["hidden_size", "hidden_dim", "width"],
+        ),
+        (
+            "\"hidden_size\":64",
+            "\"hidden_size\":4294967296",
+            ["hidden_size", "4294967296", "65536"],
+        ),
+        (
+            "\"n_heads\":4",
+            "\"n_heads\":3",
+            ["n_heads", "3", "divides"],
+        ),
+        ("\"n_heads\":4", "\"n_heads\":64", ["n_heads", "64", "even"]),
+        ("\"n_heads\":4", "\"n_heads\":0", ["n_heads", "0", "from 1"]),
+        (
+            "\"mask_index\":96",
+            "\"mask_index\":97",
+            ["mask_index", "97", "vocab_size"],
+        ),
+        (
+            "\"alpha_0\":0.5",
+            "\"alpha_0\":1.5",
+            ["alpha_0", "1.5", "0 to 1"],
+        ),
+        (
+            "\"alpha_0\":0.5",
+            "\"time_conditioning\":true",
+            ["time_conditioning", "true", "false"],
+        ),
+        (
+            "\"alpha_0\":0.5",
+            "\"prepend_token\":\"bos\"",
+            ["prepend_token", "bos", "AR"],
+        ),
+        (
+            "\"alpha_0\":0.5",
+            "\"diffusion_attn_mode\":\"odd\"",
+            ["diffusion_attn_mode", "odd", "mixed2"],
+        ),
+        (
+            "\"n_blocks\":4",
+            "\"n_blocks\":-1",
+            ["n_blocks", "-1", "whole number"],
+        ),
+        ("}", "", ["not a JSON object", "config.json", "EOF"]),
+    ] {
+        let message = ModelConfig::from_json(&ESOLM.replace(from, to))
+            .unwrap_err()
+            .to_string();
+        for word in words {
+            assert!(message.contains(word), "{message:?} lacks {word:?}");
+        }
+    }
+}
+
+#[test]
+fn parameters_count_as_published() {
+    // The published small model has 170 million parameters (arXiv 2506.01928, section 5), embedding and output included.
+    let small = r#"{"model_type":"EsoLM","hidden_size":768,"cond_dim":128,"n_blocks":12,"n_heads":12,"model_length":1024,"vocab_size":50258}"#;
+    let config = ModelConfig::from_json(small).unwrap();
+    let total: u64 = config.parameters().iter().map(ParamSpec::elements).sum();
+    assert_eq!(total, 169_627_218);
+    assert_eq!(config.mask_index, 50257);
+    assert_eq!(config.parameters().len(), 9 + 10 * 12 + 1);
+}
