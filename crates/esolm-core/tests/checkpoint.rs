@@ -284,3 +284,22 @@ fn a_given_configuration_replaces_the_one_in_a_lightning_checkpoint() {
         Checkpoint::open(golden_path("mini_mdlm.ckpt").to_str().unwrap(), &options).unwrap();
     assert_eq!(checkpoint.config().length, 16);
 }
+
+#[test]
+fn the_model_that_ships_opens() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/stories");
+    let checkpoint = Checkpoint::open(folder, &OpenOptions::default()).unwrap();
+    let config = checkpoint.config();
+    assert_eq!((config.family, config.alpha_0), (Family::EsoLm, Some(0.25)));
+    assert_eq!(
+        (config.length, config.vocab_size, config.mask_index),
+        (128, 2049, 2048)
+    );
+    assert_eq!((config.bos, config.eos), (Some(0), Some(0)));
+    assert!(checkpoint.tokenizer_path().is_some());
+    let count: usize = checkpoint
+        .tensors()
+        .map(|info| checkpoint.f32(&info.name).unwrap().len())
+        .sum();
+    assert_eq!(count, 3_946_177);
+}
