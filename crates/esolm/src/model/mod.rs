@@ -1,0 +1,104 @@
+//! The network of the Eso-LM family as Burn modules, in its published, unfolded form.
+//!
+//! *Esoteric Language Models*, arXiv 2506.01928; the reference is `models/dit.py` of the GitHub repository s-sahoo/Eso-LMs. One
+//! transformer serves Eso-LM, MDLM (arXiv 2406.07524) and AR: a token embedding, N pre-norm blocks with rotary attention and
+//! adaLN modulation, and an untied output layer. AR has neither `sigma_map` nor adaLN. What differs between the families while
+//! they run is only which rows may attend to which, and that is data ([`mask`]).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `mod.rs` | [`Network`] and its forward pass |
+//! | `block.rs` | one transformer block, adaLN, the output layer |
+//! | `attention.rs` | rotary positions and masked attention |
+//! | `timestep.rs` | `sigma_map`, the embedding of the noise level |
+//! | `mask.rs` | the reference pass over a step's rows: prefixes become a dense mask |
+//! | `load.rs` | parameters from a checkpoint |
+//! | `fold.rs` | the constant conditioning folded into the matrices, for inference |
+//!
+//! This is the definition, fit for training and for checking; the executors run the folded form with a cache and never build a
+//! mask.
+
+mod attention;
+mod block;
+pub mod fold;
+mod load;
+mod timestep;
+
+use burn::module::Module;
+use burn::nn::Embedding;
+use burn::tensor::{Bool, Int, Tensor, activation::silu};
+
+pub use attention::{Attention, Rotary};
+pub use block::{AdaLn, Block, Modulation, OutputLayer};
+pub use timestep::TimestepEmbedder;
+
+/// The backbone (class `DIT` of models/dit.py; `DDiTBlockCausal` without adaLN for AR).
+#[derive(Module, Debug)]
+pub struct Network {
+    /// Token embedding, `[V, d]`, not tied to the output.
+    pub vocab_embed: Embedding,
+    /// Embedding of the noise level; `None` for AR.
+    pub sigma_map: Option<TimestepEmbedder>,
+    /// The transformer blocks.
+    pub blocks: Vec<Block>,
+    /// Final norm and logits.
+    pub output_layer: OutputLayer,
+    n_heads: usize,
+}
+
+/// What every block reads beside the hidden state.
+pub struct Context {
+    /// Rotary angles of the rows.
+    pub rotary: Rotary,
+    /// `[B, R, R]`: true where the row (second dimension) may attend to the column; `None` lets all rows attend to all.
+    pub mask: Option<Tensor<3, Bool>>,
+    /// Conditioning vectors `[B, 1, cond_dim]`, after the outer SiLU; `None` for AR.
+    pub condition: Option<Tensor<3>>,
+}
+
+impl Network {
+    /// Logits `[B, R, V]` of the tokens `[B, R]` at the natural positions `[B, R]`.
+    ///
+    /// `mask` `[B, R, R]` is true where a row may attend to a column (`None`: everywhere). `sigma` `[B]` is the noise level; the
+    /// published algorithms replace it by zero always, which is what `None` means. AR ignores it. The mask token's column of the
+    /// logits is untouched.
+    pub fn forward(
+        &self,
+        tokens: Tensor<2, Int>,
+        positions: Tensor<2, Int>,
+        mask: Option<Tensor<3, Bool>>,
+        sigma: Option<Tensor<1>>,
+    ) -> Tensor<3> {
+        let context = self.context(positions, mask, sigma);
+        let mut x = self.vocab_embed.forward(tokens);
+        for block in &self.blocks {
+            x = block.forward(x, &context);
+        }
+        self.output_layer.forward(x, context.condition)
+    }
+
+    /// What the blocks read beside the hidden state; arguments as for [`Network::forward`].
+    pub fn context(
+        &self,
+        positions: Tensor<2, Int>,
+        mask: Option<Tensor<3, Bool>>,
+        sigma: Option<Tensor<1>>,
+    ) -> Context {
+        let [batch, _] = positions.dims();
+        let condition = self.sigma_map.as_ref().map(|sigma_map| {
+            let sigma = sigma.unwrap_or_else(|| Tensor::zeros([batch], &positions.device()));
+            self.condition(sigma_map, sigma).unsqueeze_dim(1)
+        });
+        let [_, hidden] = self.vocab_embed.weight.dims();
+        Context {
+            rotary: Rotary::new(positions, hidden / self.n_heads),
+            mask,
+            condition,
+        }
+    }
+
+    /// The conditioning vectors `[B, cond_dim]`, `t_cond` of the published code.
+    fn condition(&self, sigma_map: &TimestepEmbedder, sigma: Tensor<1>) -> Tensor<2> {
+        silu(sigma_map.forward(sigma))
+    }
+}
