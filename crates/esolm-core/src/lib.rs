@@ -9,3 +9,9 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod noise;
+pub mod order;
+pub mod plan;
+pub mod rng;
+pub mod rows;
+pub mod sampler;
