@@ -15,3 +15,6 @@ pub mod plan;
 pub mod rng;
 pub mod rows;
 pub mod sampler;
+
+#[cfg(feature = "text")]
+pub mod text;

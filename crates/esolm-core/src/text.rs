@@ -1,0 +1,260 @@
+//! Text to tokens and back: the tokenizer, where a text begins and ends, prompts, and infill templates.
+//!
+//! Tokenizers come as the `tokenizer.json` of the Hugging Face library. Truncation, padding and automatic special tokens that such
+//! a file may ask for are left out: a prompt becomes its own tokens and nothing else.
+
+mod template;
+
+pub use template::{Part, Placed, Template, TemplateError};
+
+use thiserror::Error;
+use tokenizers::{DecoderWrapper, Tokenizer};
+
+use crate::config::ModelConfig;
+
+/// Names that end-of-text tokens have in published tokenizers, the most likely one first.
+const END_NAMES: [&str; 5] = ["<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>"];
+/// Likewise for the beginning of a text. GPT-2 has one token for both.
+const BEGIN_NAMES: [&str; 5] = [
+    "<|endoftext|>",
+    "<s>",
+    "<bos>",
+    "[CLS]",
+    "<|begin_of_text|>",
+];
+
+/// Why text cannot become tokens. Every message names the thing and the remedy.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum TextError {
+    /// The file cannot be read.
+    #[error("cannot read the tokenizer {path}: {reason}; give a tokenizer.json with --tokenizer")]
+    Io {
+        /// The file.
+        path: String,
+        /// The operating system's answer.
+        reason: String,
+    },
+    /// The file is no tokenizer.
+    #[error("the tokenizer is not usable ({0}); give the tokenizer.json that belongs to the model")]
+    Unusable(String),
+    /// Tokenizer and model have different vocabularies.
+    #[error(
+        "the tokenizer has {tokens} tokens, but the model's vocabulary of {vocab_size} (mask included) needs {expected}; \
+         give the tokenizer.json that the model was trained with"
+    )]
+    Vocabulary {
+        /// Largest token index of the tokenizer, plus one.
+        tokens: usize,
+        /// V of the model.
+        vocab_size: usize,
+        /// What would fit: "2048", or "2048 or 2049".
+        expected: String,
+    },
+    /// The tokenizer changes what it is given.
+    #[error(
+        "the tokenizer turns {given:?} into {kept:?}, so the words would not stay as they are given; write the text as the tokenizer does"
+    )]
+    Lossy {
+        /// What was given.
+        given: String,
+        /// What its tokens say.
+        kept: String,
+    },
+    /// The library behind the tokenizer gave up on this text.
+    #[error("the tokenizer cannot encode the text ({0}); write it in other words")]
+    Encode(String),
+    /// The text holds the token that stands for what is not known.
+    #[error(
+        "the text contains {0:?}, the model's mask token; leave it out, or give an infill template with a gap"
+    )]
+    MaskInText(String),
+    /// The template is malformed, or too long.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// Tokens that begin and end a text, where the model has such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// Opens a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+}
+
+/// A tokenizer that was checked against a model's vocabulary.
+#[derive(Debug, Clone)]
+pub struct TextCodec {
+    tokenizer: Tokenizer,
+    /// Largest token index plus one.
+    tokens: usize,
+    /// Tokens are sequences of bytes, so that any cut of a text keeps every byte.
+    byte_level: bool,
+    mask: u32,
+    ends: Ends,
+}
+
+impl TextCodec {
+    /// Reads a `tokenizer.json` from its bytes and checks that it belongs to the model: its tokens are the model's vocabulary, with
+    /// the mask token (index `mask_index`) or without it.
+    ///
+    /// # Errors
+    /// [`TextError::Unusable`], [`TextError::Vocabulary`].
+    pub fn from_bytes(json: &[u8], config: &ModelConfig) -> Result<Self, TextError> {
+        let mut tokenizer = Tokenizer::from_bytes(json)
+            .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
+        let tokens = tokenizer
+            .get_vocab(true)
+            .into_values()
+            .max()
+            .map_or(0, |index| index as usize + 1);
+        let byte_level = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
+
+        // The published code appends the mask to a tokenizer that has none.
+        let mask_is_last = config.mask_index as usize + 1 == config.vocab_size;
+        let fits = tokens == config.vocab_size || (mask_is_last && tokens + 1 == config.vocab_size);
+        if !fits {
+            let expected = if mask_is_last {
+                format!("{} or {}", config.vocab_size - 1, config.vocab_size)
+            } else {
+                config.vocab_size.to_string()
+            };
+            return Err(TextError::Vocabulary {
+                tokens,
+                vocab_size: config.vocab_size,
+                expected,
+            });
+        }
+        let named = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
+        let ends = Ends {
+            bos: config.bos.or_else(|| named(&BEGIN_NAMES)),
+            eos: config.eos.or_else(|| named(&END_NAMES)),
+        };
+        Ok(Self {
+            tokenizer,
+            tokens,
+            byte_level,
+            mask: config.mask_index,
+            ends,
+        })
+    }
+
+    /// As [`TextCodec::from_bytes`], from a file.
+    ///
+    /// # Errors
+    /// [`TextError::Io`] besides.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn from_file(path: &std::path::Path, config: &ModelConfig) -> Result<Self, TextError> {
+        let bytes = std::fs::read(path).map_err(|error| TextError::Io {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        Self::from_bytes(&bytes, config)
+    }
+
+    /// Number of tokens: the largest index plus one.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// The tokens that begin and end a text: those of the model's configuration, else the tokenizer's tokens with a usual name
+    /// such as `<|endoftext|>`.
+    pub fn ends(&self) -> Ends {
+        self.ends
+    }
+
+    /// Tokens of a text, without any that the text does not hold. The name of a special token, such as `<|endoftext|>`, stands
+    /// for that token.
+    ///
+    /// # Errors
+    /// [`TextError::Lossy`] when the tokens do not say the same text again, [`TextError::MaskInText`], [`TextError::Encode`].
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
+        let tokens = encoding.get_ids().to_vec();
+        if tokens.contains(&self.mask) {
+            let name = self.tokenizer.id_to_token(self.mask);
+            return Err(TextError::MaskInText(name.unwrap_or_default()));
+        }
+        let kept = self.decode(&tokens);
+        // Decoders that are not byte by byte drop or add the space at the edges.
+        let same = kept == text || (!self.byte_level && kept.trim() == text.trim());
+        if !same {
+            return Err(TextError::Lossy {
+                given: shorten(text),
+                kept: shorten(&kept),
+            });
+        }
+        Ok(tokens)
+    }
+
+    /// Text of all tokens, special ones written with their names. Tokens without text (the mask) are left out; bytes that are no
+    /// UTF-8 become U+FFFD.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        self.decode_with(tokens, false)
+    }
+
+    /// As [`TextCodec::decode`], special tokens left out.
+    pub fn decode_plain(&self, tokens: &[u32]) -> String {
+        self.decode_with(tokens, true)
+    }
+
+    fn decode_with(&self, tokens: &[u32], skip_special: bool) -> String {
+        // Decoding only fails in decoders that a tokenizer.json brings with a faulty rule; what is left is each token by itself.
+        self.tokenizer
+            .decode(tokens, skip_special)
+            .unwrap_or_else(|_| {
+                tokens
+                    .iter()
+                    .filter_map(|&token| self.tokenizer.id_to_token(token))
+                    .collect()
+            })
+    }
+
+    /// The text that a reader wants: without the beginning-of-text token, up to the first end of text that comes after the
+    /// first `given` tokens and after at least one other token; special tokens left out.
+    ///
+    /// `given` is the length of the part that holds given words (a prompt, or an infill template up to its last word), which is
+    /// never cut.
+    pub fn text(&self, tokens: &[u32], given: usize) -> String {
+        self.decode_plain(until_eos(tokens, given, self.ends))
+    }
+}
+
+/// `tokens` up to, not including, the first end of text. A beginning-of-text token and end-of-text tokens that open the sequence
+/// do not end it, nor does one among the first `given` tokens.
+pub fn until_eos(tokens: &[u32], given: usize, ends: Ends) -> &[u32] {
+    let Some(eos) = ends.eos else { return tokens };
+    let opening = tokens
+        .iter()
+        .take_while(|&&token| token == eos || Some(token) == ends.bos)
+        .count();
+    let from = opening.max(given.min(tokens.len()));
+    let end = tokens[from..]
+        .iter()
+        .position(|&token| token == eos)
+        .map_or(tokens.len(), |index| from + index);
+    &tokens[..end]
+}
+
+/// A foreign message as part of a sentence: one line, of bounded length.
+fn one_line(message: &str) -> String {
+    shorten(&message.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+fn shorten(text: &str) -> String {
+    const MOST: usize = 120;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

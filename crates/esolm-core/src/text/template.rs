@@ -1,0 +1,233 @@
+//! Infill templates: text with gaps, `Once ____ a time`.
+
+use thiserror::Error;
+
+use super::{TextCodec, TextError};
+
+/// More tokens than any context; keeps sums of gap lengths from overflowing.
+const MAX_GAP: usize = 1 << 24;
+
+/// Why a template cannot be used.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum TemplateError {
+    /// Nothing to fill.
+    #[error(
+        "the infill template has no gap; mark one with underscores, as in 'Once ____ a time' or 'Once ____{{12}} a time'"
+    )]
+    NoGap,
+    /// Something else than a number stands in the braces after a gap.
+    #[error(
+        "the gap {found:?} has no length in its braces; write ____{{12}} for 12 tokens, or \\{{ for a brace that belongs to the text"
+    )]
+    GapLength {
+        /// The underscores and what follows.
+        found: String,
+    },
+    /// A gap of nothing, or of more than any context.
+    #[error("the gap {found:?} is {problem}; give it 1 to {MAX_GAP} tokens")]
+    GapRange {
+        /// The underscores and the number.
+        found: String,
+        /// "empty" or "too long".
+        problem: &'static str,
+    },
+    /// The template does not fit.
+    #[error(
+        "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; shorten the gaps, or raise --length up to the model's context"
+    )]
+    TooLong {
+        /// Tokens that the template needs, the opening ones included.
+        needed: usize,
+        /// Tokens of given text.
+        given: usize,
+        /// Tokens in gaps.
+        gaps: usize,
+        /// ", 1 to open the text", or nothing.
+        opening: String,
+        /// What there is.
+        length: usize,
+    },
+}
+
+/// A stretch of a template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// Text that stays word for word.
+    Given(String),
+    /// So many tokens that the model fills in; at least 1.
+    Gap(usize),
+}
+
+/// A text with gaps.
+///
+/// | written | means |
+/// |---|---|
+/// | `____` | a gap of as many tokens as underscores, here 4 |
+/// | `____{12}` | a gap of 12 tokens, whatever the number of underscores |
+/// | `\_` `\{` `\\` | the character itself |
+///
+/// Byte-pair tokenizers write a word together with the space before it. So one space right before a gap belongs to the gap: the
+/// model writes its own if it wants one. The space after a gap belongs to the word after it, and stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    /// Given texts and gaps by turns; no text is empty.
+    pub parts: Vec<Part>,
+}
+
+/// A template as tokens at positions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Given tokens with their natural positions, ascending.
+    pub known: Vec<(u32, u32)>,
+    /// Positions up to and including the last part of the template.
+    pub length: usize,
+    /// Positions up to and including the last given token.
+    pub given: usize,
+}
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// [`TemplateError::NoGap`], [`TemplateError::GapLength`], [`TemplateError::GapRange`].
+    pub fn parse(template: &str) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut text = String::new();
+        let mut rest = template;
+        while let Some(next) = rest.chars().next() {
+            if next == '_' {
+                let (gap, after) = parse_gap(rest)?;
+                if text.ends_with(' ') {
+                    text.pop();
+                }
+                push_text(&mut parts, &mut text);
+                push_gap(&mut parts, gap);
+                rest = after;
+                continue;
+            }
+            let mut chars = rest.chars();
+            let mut taken = chars.next();
+            if next == '\\' {
+                let escaped = chars.clone().next();
+                if matches!(escaped, Some('_' | '{' | '\\')) {
+                    taken = escaped;
+                    chars.next();
+                }
+            }
+            text.extend(taken);
+            rest = chars.as_str();
+        }
+        push_text(&mut parts, &mut text);
+        if !parts.iter().any(|part| matches!(part, Part::Gap(_))) {
+            return Err(TemplateError::NoGap);
+        }
+        Ok(Self { parts })
+    }
+
+    /// Encodes the given texts and places them, `opening` tokens first (the beginning-of-text token). Each given text is encoded by
+    /// itself, so that no token reaches across the border of a gap, and its tokens say the same text again.
+    ///
+    /// # Errors
+    /// [`TemplateError::TooLong`] when more than `length` positions are needed; what [`TextCodec::encode`] finds.
+    pub fn place(
+        &self,
+        codec: &TextCodec,
+        opening: &[u32],
+        length: usize,
+    ) -> Result<Placed, TextError> {
+        let mut tokens: Vec<Option<u32>> = opening.iter().map(|&token| Some(token)).collect();
+        let mut gaps = 0;
+        // Gaps may be absurdly long: their sum is checked before anything of that size is made.
+        let mut encoded = Vec::new();
+        let mut needed = opening.len();
+        for part in &self.parts {
+            match part {
+                Part::Given(text) => {
+                    let piece = codec.encode(text)?;
+                    needed += piece.len();
+                    encoded.push(piece);
+                }
+                Part::Gap(n) => {
+                    needed += n;
+                    gaps += n;
+                }
+            }
+        }
+        if needed > length {
+            return Err(TemplateError::TooLong {
+                needed,
+                given: needed - gaps - opening.len(),
+                gaps,
+                opening: match opening.len() {
+                    0 => String::new(),
+                    n => format!(", {n} to open the text"),
+                },
+                length,
+            }
+            .into());
+        }
+        let mut pieces = encoded.into_iter();
+        for part in &self.parts {
+            match part {
+                Part::Given(_) => tokens.extend(pieces.next().into_iter().flatten().map(Some)),
+                Part::Gap(n) => tokens.resize(tokens.len() + n, None),
+            }
+        }
+        let known: Vec<(u32, u32)> = (0u32..)
+            .zip(&tokens)
+            .filter_map(|(position, token)| token.map(|token| (position, token)))
+            .collect();
+        Ok(Placed {
+            given: known
+                .last()
+                .map_or(0, |&(position, _)| position as usize + 1),
+            known,
+            length: tokens.len(),
+        })
+    }
+}
+
+/// Reads the gap at the start of `rest`: its length in tokens, and what follows.
+fn parse_gap(rest: &str) -> Result<(usize, &str), TemplateError> {
+    let after = rest.trim_start_matches('_');
+    let underscores = rest.len() - after.len();
+    let Some(inside) = after.strip_prefix('{') else {
+        return Ok((underscores, after));
+    };
+    let digits = inside.len()
+        - inside
+            .trim_start_matches(|c: char| c.is_ascii_digit())
+            .len();
+    let found = |end: usize| rest.chars().take(underscores + end).collect::<String>();
+    if digits == 0 || !inside[digits..].starts_with('}') {
+        let shown = inside.chars().take(12).take_while(|&c| c != '}').count() + 2;
+        return Err(TemplateError::GapLength {
+            found: found(shown),
+        });
+    }
+    let after = &inside[digits + 1..];
+    // Only a number that is too long for a usize fails to parse.
+    let problem = match inside[..digits].parse::<usize>() {
+        Ok(0) => "empty",
+        Ok(n) if n <= MAX_GAP => return Ok((n, after)),
+        _ => "too long",
+    };
+    Err(TemplateError::GapRange {
+        found: found((digits + 2).min(24)),
+        problem,
+    })
+}
+
+fn push_text(parts: &mut Vec<Part>, text: &mut String) {
+    if !text.is_empty() {
+        parts.push(Part::Given(std::mem::take(text)));
+    }
+}
+
+/// Gaps that touch are one gap.
+fn push_gap(parts: &mut Vec<Part>, n: usize) {
+    match parts.last_mut() {
+        Some(Part::Gap(before)) => *before += n,
+        _ => parts.push(Part::Gap(n)),
+    }
+}

@@ -1,0 +1,269 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::{AttentionKind, Family, Prepend};
+
+const TOKENIZER: &[u8] = include_bytes!("../../../../models/stories/tokenizer.json");
+const ENDS: Ends = Ends {
+    bos: Some(0),
+    eos: Some(0),
+};
+
+fn config(vocab_size: usize) -> ModelConfig {
+    ModelConfig {
+        family: Family::EsoLm,
+        hidden: 192,
+        cond_dim: 64,
+        n_blocks: 6,
+        n_heads: 6,
+        length: 128,
+        vocab_size,
+        mask_index: vocab_size as u32 - 1,
+        alpha_0: Some(0.25),
+        prepend: Prepend::None,
+        bos: None,
+        eos: None,
+        dropout: 0.0,
+        attention: AttentionKind::Causal,
+    }
+}
+
+fn codec() -> TextCodec {
+    TextCodec::from_bytes(TOKENIZER, &config(2049)).expect("the shipped tokenizer")
+}
+
+fn parts(template: &str) -> Vec<Part> {
+    Template::parse(template).expect(template).parts
+}
+
+fn given(text: &str) -> Part {
+    Part::Given(text.into())
+}
+
+#[test]
+fn the_shipped_tokenizer_fits_the_shipped_model() {
+    let codec = codec();
+    assert_eq!(codec.tokens(), 2048);
+    assert_eq!(
+        codec.ends(),
+        ENDS,
+        "found by name when the configuration is silent"
+    );
+}
+
+#[test]
+fn a_foreign_tokenizer_is_refused() {
+    for vocab_size in [97, 2047, 2050, 50258] {
+        let error = TextCodec::from_bytes(TOKENIZER, &config(vocab_size)).expect_err("wrong size");
+        assert!(
+            matches!(error, TextError::Vocabulary { tokens: 2048, .. }),
+            "{error}"
+        );
+    }
+    // a tokenizer that knows the mask itself
+    assert!(TextCodec::from_bytes(TOKENIZER, &config(2048)).is_ok());
+    let mut inner_mask = config(2049);
+    inner_mask.mask_index = 5;
+    assert!(TextCodec::from_bytes(TOKENIZER, &inner_mask).is_err());
+    for bytes in [&b""[..], b"{}", b"{\"model\": 3}", b"\xff\xfe"] {
+        let error = TextCodec::from_bytes(bytes, &config(2049)).expect_err("no tokenizer");
+        assert!(matches!(error, TextError::Unusable(_)), "{error}");
+    }
+    let error = TextCodec::from_file("no/such/tokenizer.json".as_ref(), &config(2049));
+    assert!(matches!(error, Err(TextError::Io { .. })));
+}
+
+#[test]
+fn text_goes_there_and_back() {
+    let codec = codec();
+    for text in [
+        "",
+        "Once upon a time, there was a little girl.",
+        " leading and trailing ",
+        "two  spaces\n\nand lines\t",
+        "Grüße, 你好 🦀 \u{0}",
+        "a<|endoftext|>b",
+    ] {
+        let tokens = codec.encode(text).expect(text);
+        assert_eq!(codec.decode(&tokens), text);
+    }
+    assert_eq!(codec.encode("a<|endoftext|>b").expect("special")[1], 0);
+    assert_eq!(
+        codec.decode_plain(&codec.encode("a<|endoftext|>b").expect("special")),
+        "ab"
+    );
+    // the mask has no text
+    assert_eq!(codec.decode(&[2048]), "");
+}
+
+#[test]
+fn the_mask_is_no_text() {
+    let codec = TextCodec::from_bytes(TOKENIZER, &config(2048)).expect("mask inside");
+    let name = codec.tokenizer.id_to_token(2047).expect("last token");
+    let text = codec.decode(&[2047]);
+    assert!(matches!(codec.encode(&text), Err(TextError::MaskInText(found)) if found == name));
+}
+
+#[test]
+fn a_text_ends_at_the_first_end_of_text() {
+    let cut = |tokens: &'static [u32], given| until_eos(tokens, given, ENDS);
+    assert_eq!(cut(&[0, 5, 6, 0, 7], 0), [0, 5, 6]);
+    assert_eq!(cut(&[5, 6, 0, 7], 0), [5, 6]);
+    assert_eq!(cut(&[0, 0, 5, 0], 1), [0, 0, 5]);
+    assert_eq!(
+        cut(&[0, 5, 0, 7, 0, 8], 4),
+        [0, 5, 0, 7],
+        "given tokens are not cut"
+    );
+    assert_eq!(cut(&[0, 0], 0), [0, 0]);
+    assert!(cut(&[], 3).is_empty());
+    assert_eq!(until_eos(&[5, 0, 6], 0, Ends::default()), [5, 0, 6]);
+    let two = Ends {
+        bos: Some(1),
+        eos: Some(2),
+    };
+    assert_eq!(until_eos(&[1, 5, 2, 6], 0, two), [1, 5]);
+    let codec = codec();
+    let mut tokens = vec![0];
+    tokens.extend(codec.encode("The end.").expect("text"));
+    tokens.push(0);
+    tokens.extend(codec.encode("Next").expect("text"));
+    assert_eq!(codec.text(&tokens, 0), "The end.");
+}
+
+#[test]
+fn templates_are_read_as_documented() {
+    assert_eq!(
+        parts("Once ____ a time"),
+        [given("Once"), Part::Gap(4), given(" a time")]
+    );
+    assert_eq!(
+        parts("Once ____{12} a time"),
+        [given("Once"), Part::Gap(12), given(" a time")]
+    );
+    assert_eq!(parts("_{3}"), [Part::Gap(3)]);
+    assert_eq!(parts("__ ____{3}__x"), [Part::Gap(7), given("x")]);
+    assert_eq!(parts("a__b"), [given("a"), Part::Gap(2), given("b")]);
+    assert_eq!(
+        parts("a  __"),
+        [given("a "), Part::Gap(2)],
+        "one space goes"
+    );
+    assert_eq!(
+        parts("a\n__\nb"),
+        [given("a\n"), Part::Gap(2), given("\nb")]
+    );
+    assert_eq!(
+        parts(r"a\_b \\ \x __\{2}"),
+        [given(r"a_b \ \x"), Part::Gap(2), given("{2}")]
+    );
+    assert_eq!(parts("é__é"), [given("é"), Part::Gap(2), given("é")]);
+}
+
+#[test]
+fn faulty_templates_are_named() {
+    let error = |template: &str| Template::parse(template).expect_err(template).to_string();
+    assert!(error("Once upon").contains("no gap"));
+    assert!(error(r"\_\_").contains("no gap"));
+    assert!(error("").contains("no gap"));
+    assert!(
+        error("a ____{} b").contains("\"____{}\""),
+        "{}",
+        error("a ____{} b")
+    );
+    assert!(
+        error("a ____{12").contains("\"____{12\""),
+        "{}",
+        error("a ____{12")
+    );
+    assert!(error("a ____{x} b").contains("\"____{x}\""));
+    assert!(error("a ____{ü").contains("____{ü"));
+    assert!(error("a ____{0} b").contains("is empty"));
+    assert!(error("____{99999999999999999999999999999}").contains("too long"));
+    assert!(error("____{16777217}").contains("too long"));
+}
+
+#[test]
+fn given_words_are_placed_word_for_word() {
+    let codec = codec();
+    let template = Template::parse("Once ____{12} a time, Lily ___ the end.").expect("template");
+    let placed = template.place(&codec, &[0], 128).expect("fits");
+    assert_eq!(placed.known[0], (0, 0));
+    let mut at = 1;
+    let mut known = placed.known[1..].iter();
+    for part in &template.parts {
+        match part {
+            Part::Gap(n) => at += *n as u32,
+            Part::Given(text) => {
+                let n = codec.encode(text).expect("text").len();
+                let piece: Vec<_> = known.by_ref().take(n).copied().collect();
+                assert!(piece.iter().map(|&(p, _)| p).eq(at..at + n as u32));
+                let tokens: Vec<u32> = piece.into_iter().map(|(_, token)| token).collect();
+                assert_eq!(codec.decode(&tokens), *text);
+                at += n as u32;
+            }
+        }
+    }
+    assert_eq!(at as usize, placed.length);
+    assert_eq!(placed.given, placed.length);
+    let placed = Template::parse("The end__").map(|t| t.place(&codec, &[], 9));
+    let placed = placed.expect("template").expect("fits");
+    assert_eq!(placed.length, placed.given + 2);
+
+    let exact = template
+        .place(&codec, &[0], placed_length(&template, &codec))
+        .expect("fits");
+    assert_eq!(exact.length, placed_length(&template, &codec));
+    let error = template
+        .place(&codec, &[0], exact.length - 1)
+        .expect_err("too long");
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("needs {} tokens", exact.length)),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains("15 in gaps, 1 to open the text"),
+        "{error}"
+    );
+    // no allocation of that size
+    let huge = Template::parse("_{16777216}_{16777216}").expect("template");
+    assert!(huge.place(&codec, &[], 128).is_err());
+}
+
+fn placed_length(template: &Template, codec: &TextCodec) -> usize {
+    template.place(codec, &[0], 1000).expect("fits").length
+}
+
+proptest! {
+    /// Whatever the model writes into the gaps, broken UTF-8 included, the given texts stay in order, byte for byte.
+    #[test]
+    fn given_texts_survive_any_filling(
+        texts in prop::collection::vec("[ -^`-~é🦀\n]{1,12}", 1..4),
+        fill in prop::collection::vec(1u32..2048, 40),
+    ) {
+        let codec = codec();
+        let escaped: Vec<String> = texts.iter().map(|t| t.replace('\\', r"\\").replace('{', r"\{")).collect();
+        let template = Template::parse(&format!("___{}__", escaped.join("____{5}"))).expect("template");
+        let placed = template.place(&codec, &[], 1000).expect("fits");
+        let mut tokens: Vec<u32> = fill.iter().cycle().take(placed.length).copied().collect();
+        for &(position, token) in &placed.known {
+            tokens[position as usize] = token;
+        }
+        let text = codec.decode(&tokens);
+        let mut rest = text.as_str();
+        for part in &template.parts {
+            if let Part::Given(piece) = part {
+                let at = rest.find(piece.as_str());
+                prop_assert!(at.is_some(), "{piece:?} is not in {rest:?}");
+                rest = &rest[at.unwrap_or(0) + piece.len()..];
+            }
+        }
+    }
+
+    #[test]
+    fn no_template_panics(template in "[_{}0-9a\\\\ é]{0,24}") {
+        let _ = Template::parse(&template);
+    }
+}
