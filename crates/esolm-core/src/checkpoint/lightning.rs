@@ -256,7 +256,7 @@ impl Reader<'_> {
         let id = pickle.persistent(value).and_then(|id| pickle.tuple(id));
         let Some(&[tag, class, key, ..]) = id else {
             return Err(format!(
-                "has {} for a storage; write the checkpoint again",
+                "has {} where its storage is expected; write the checkpoint again",
                 pickle.kind(value)
             ));
         };

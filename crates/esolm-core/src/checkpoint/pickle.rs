@@ -213,6 +213,13 @@ impl<'a> Pickle<'a> {
         }
     }
 
+    fn full_name(&self, id: Ref) -> String {
+        match self.global(id) {
+            Some((module, name)) => shorten(&format!("{module}.{name}")),
+            None => "an unnamed class".into(),
+        }
+    }
+
     /// What a value is, for messages.
     pub(super) fn kind(&self, id: Ref) -> String {
         match self.node(id) {
@@ -228,14 +235,9 @@ impl<'a> Pickle<'a> {
             Node::Tuple(_) => "a tuple".into(),
             Node::List(_) => "a list".into(),
             Node::Dict(_) => "a dictionary".into(),
-            Node::Global { .. } => "a class or function".into(),
-            Node::Object { class, .. } => match self.global(*class) {
-                Some((module, name)) => {
-                    format!("an object of {}", shorten(&format!("{module}.{name}")))
-                }
-                None => "an object".into(),
-            },
-            Node::Persistent(_) => "a storage".into(),
+            Node::Global { .. } => self.full_name(id),
+            Node::Object { class, .. } => format!("an object of {}", self.full_name(*class)),
+            Node::Persistent(_) => "a stored value".into(),
         }
     }
 }

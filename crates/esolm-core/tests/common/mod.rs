@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use esolm_core::checkpoint::{Checkpoint, CheckpointError};
+
 /// Shape and values of tensors by their name without `backbone.`.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -101,4 +103,22 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// The error's message has all the words, and is one line.
+pub fn assert_told(case: &str, result: Result<Checkpoint, CheckpointError>, words: &[&str]) {
+    let message = result.map(|_| ()).expect_err(case).to_string();
+    println!("{case}: {message}");
+    for word in words {
+        assert!(message.contains(word), "{case}: {message:?} lacks {word:?}");
+    }
+    assert!(
+        message.len() < 700 && !message.contains(char::is_control),
+        "{case}: {message:?}"
+    );
+}
+
+/// The configuration of the golden AR model, the smallest one.
+pub fn ar_config() -> String {
+    String::from_utf8(golden("ar.config.json")).unwrap()
 }

@@ -1,0 +1,185 @@
+//! Paths that hold no checkpoint, and folders that cannot be written. Run with `--nocapture` to read the
+//! messages.
+
+mod common;
+
+use common::{Folder, ar_config, assert_told, golden, golden_tensors, pack};
+use esolm_core::checkpoint::{
+    Checkpoint, OpenOptions, StoreDtype, write_hf_folder, write_safetensors,
+};
+
+#[test]
+fn paths() {
+    let folder = Folder::new("paths");
+    let open =
+        |spec: &std::path::Path| Checkpoint::open(spec.to_str().unwrap(), &OpenOptions::default());
+    let file = |name: &str, bytes: &[u8]| folder.write(name, bytes);
+    assert_told(
+        "nothing there",
+        open(&folder.path("nowhere")),
+        &["nowhere", "config.json", ".ckpt", "hf:owner/name"],
+    );
+    assert_told(
+        "empty folder",
+        open(folder.path("").as_path()),
+        &["model.safetensors", "beside config.json"],
+    );
+    file("pytorch_model.bin", b"");
+    assert_told(
+        "pytorch_model.bin",
+        open(folder.path("").as_path()),
+        &["pytorch_model.bin", "safe_serialization"],
+    );
+    file("model.safetensors.index.json", b"{}");
+    assert_told(
+        "shards",
+        open(folder.path("").as_path()),
+        &["several files", "max_shard_size"],
+    );
+    file("model.safetensors", &golden("ar.ema.safetensors"));
+    assert_told(
+        "no config.json",
+        open(folder.path("").as_path()),
+        &["model.safetensors", "--config", "config.json"],
+    );
+    assert_told(
+        "bare safetensors",
+        open(&folder.path("model.safetensors")),
+        &["model.safetensors", "--config", "config.json"],
+    );
+    for (name, bytes, words) in [
+        (
+            "empty.ckpt",
+            b"".as_slice(),
+            ["the file is empty", "download it again"],
+        ),
+        (
+            "old.ckpt",
+            b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
+            ["before PyTorch 1.6", "torch.save"],
+        ),
+        (
+            "lfs.ckpt",
+            b"version https://git-lfs.github.com/spec/v1\n",
+            ["Git LFS pointer", "git lfs pull"],
+        ),
+        (
+            "page.ckpt",
+            b"<!DOCTYPE html>",
+            ["a web page", "download the file itself"],
+        ),
+        (
+            "noise.bin",
+            b"0123456789abcdef",
+            ["other bytes", "check the path"],
+        ),
+    ] {
+        assert_told(name, open(&file(name, bytes)), &words);
+    }
+    let config = file("config.json", b"{\"model_type\": \"ar\", \"length\": 32}");
+    let raw = OpenOptions {
+        config: None,
+        raw_weights: true,
+    };
+    assert_told(
+        "raw weights of a folder",
+        Checkpoint::open(folder.spec(), &raw),
+        &["--raw-weights", ".ckpt"],
+    );
+    let missing = OpenOptions {
+        config: Some(folder.path("none.json")),
+        raw_weights: false,
+    };
+    assert_told(
+        "missing --config",
+        Checkpoint::open(folder.spec(), &missing),
+        &["cannot read", "none.json"],
+    );
+    assert_eq!(open(folder.path("").as_path()).unwrap().config().length, 32);
+    std::fs::write(config, b"[]").unwrap();
+    assert_told(
+        "config.json is a list",
+        open(folder.path("").as_path()),
+        &["config.json", "not a JSON object"],
+    );
+}
+
+#[test]
+fn writing_leaves_all_or_nothing() {
+    let folder = Folder::new("writing");
+    let mut tensors = golden_tensors("ar.ema.safetensors");
+    tensors.get_mut("output_layer.linear.bias").unwrap().1[5] = -65536.0;
+    let large = Checkpoint::from_safetensors_bytes(&ar_config(), pack(&tensors, "F32")).unwrap();
+    let small =
+        Checkpoint::from_safetensors_bytes(&ar_config(), golden("ar.ema.safetensors")).unwrap();
+    let content = |path: &std::path::Path| {
+        let mut files: Vec<_> = std::fs::read_dir(path)
+            .unwrap()
+            .map(|e| e.unwrap().path())
+            .collect();
+        files.sort();
+        files
+            .into_iter()
+            .map(|file| (file.clone(), std::fs::read(file).unwrap_or_default()))
+            .collect::<Vec<_>>()
+    };
+    let fails = |checkpoint, out: &std::path::Path, words: &[&str]| {
+        let message = write_hf_folder(checkpoint, out, StoreDtype::F16)
+            .unwrap_err()
+            .to_string();
+        println!("{message}");
+        for word in words {
+            assert!(message.contains(word), "{message:?} lacks {word:?}");
+        }
+    };
+    // A value that f16 cannot hold: a new folder does not appear, an old one stays as it was.
+    let fresh = folder.path("fresh");
+    fails(
+        &large,
+        &fresh,
+        &[
+            "output_layer.linear.bias",
+            "-65536",
+            "index 5",
+            "65504",
+            "f32",
+        ],
+    );
+    assert!(!fresh.exists());
+    let old = folder.path("old");
+    write_hf_folder(&small, &old, StoreDtype::F32).unwrap();
+    let before = content(&old);
+    fails(&large, &old, &["output_layer.linear.bias"]);
+    assert_eq!(content(&old), before);
+    // As f32 it goes.
+    write_hf_folder(&large, &fresh, StoreDtype::F32).unwrap();
+    // The disk refuses: a folder under a file, a folder in the place of the weights.
+    let file = folder.write("file", b"");
+    fails(&small, &file.join("out"), &["cannot create", "file"]);
+    let blocked = folder.path("blocked");
+    std::fs::create_dir_all(blocked.join("model.safetensors")).unwrap();
+    fails(&small, &blocked, &["cannot write", "model.safetensors"]);
+    assert_eq!(content(&blocked).len(), 1);
+
+    // A full disk.
+    struct Full(usize);
+    impl std::io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self
+                .0
+                .checked_sub(bytes.len())
+                .ok_or_else(|| std::io::Error::from(std::io::ErrorKind::StorageFull))?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let message = write_safetensors(&small, &mut Full(100_000), StoreDtype::F32)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("cannot write") && message.contains("no storage space"),
+        "{message}"
+    );
+}
