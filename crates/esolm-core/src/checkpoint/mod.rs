@@ -180,6 +180,26 @@ impl std::ops::Deref for Bytes {
     }
 }
 
+impl Bytes {
+    /// Gives back the memory of a stretch that was read, so that a checkpoint of any size loads in that of its largest tensor.
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            // SAFETY: the map is read-only and backed by a file; a page that is dropped is read again when it is asked for.
+            // A refusal costs memory only.
+            let _ = unsafe {
+                map.unchecked_advise_range(
+                    memmap2::UncheckedAdvice::DontNeed,
+                    range.start,
+                    range.len(),
+                )
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+}
+
 struct Located {
     info: TensorInfo,
     range: Range<usize>,
@@ -403,7 +423,7 @@ impl Checkpoint {
         let bytes = &self.bytes[range.clone()];
         // The file is little-endian and gives no alignment.
         let halves = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-        Ok(match info.dtype {
+        let values = match info.dtype {
             Dtype::F16 => halves()
                 .map(|b| half::f16::from_le_bytes(b).to_f32())
                 .collect(),
@@ -415,7 +435,10 @@ impl Checkpoint {
                 .chunks_exact(4)
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                 .collect(),
-        })
+        };
+        self.bytes
+            .release(guard.as_ref().map_or(range, |guard| &guard.range).clone());
+        Ok(values)
     }
 
     /// Length of the weights file in bytes.
