@@ -14,6 +14,7 @@ use super::{CheckpointError, Dtype, MAX_RANK, RawTensor, check_name};
 const PREFIX: usize = 8;
 
 /// True when the first bytes can be those of a safetensors file: a plausible length, then an opening brace.
+#[cfg(not(target_family = "wasm"))]
 pub(super) fn looks_like(bytes: &[u8]) -> bool {
     bytes.len() > PREFIX && bytes[PREFIX] == b'{'
 }
