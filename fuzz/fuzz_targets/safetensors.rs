@@ -1,0 +1,20 @@
+//! The safetensors header path, with a configuration small enough that a mutated file can still open.
+#![no_main]
+
+use esolm_core::checkpoint::Checkpoint;
+use libfuzzer_sys::fuzz_target;
+
+const CONFIG: &str =
+    r#"{"model_type":"ar","hidden_size":2,"n_blocks":1,"n_heads":1,"length":4,"vocab_size":3}"#;
+
+fuzz_target!(|data: &[u8]| {
+    match Checkpoint::from_safetensors_bytes(CONFIG, data.to_vec()) {
+        Ok(checkpoint) => {
+            for info in checkpoint.tensors() {
+                let values = checkpoint.f32(&info.name).expect("what opens can be read");
+                assert_eq!(values.len(), info.shape.iter().product::<usize>());
+            }
+        }
+        Err(error) => assert!(error.to_string().len() < 4096, "a message must not flood the terminal"),
+    }
+});
