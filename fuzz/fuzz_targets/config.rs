@@ -8,7 +8,10 @@ fuzz_target!(|text: &str| {
     match ModelConfig::from_json(text) {
         Ok(config) => {
             config.validate().expect("what is read is valid");
-            assert_eq!(ModelConfig::from_json(&config.to_json()).as_ref(), Ok(&config));
+            assert_eq!(
+                ModelConfig::from_json(&config.to_json()).as_ref(),
+                Ok(&config)
+            );
             if config.n_blocks < 64 {
                 assert!(config.parameters().iter().all(|spec| spec.elements() > 0));
             }

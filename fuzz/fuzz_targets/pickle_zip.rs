@@ -8,7 +8,11 @@ use esolm_core::checkpoint::Checkpoint;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let bytes = if data.starts_with(b"PK") { data.to_vec() } else { wrap(data) };
+    let bytes = if data.starts_with(b"PK") {
+        data.to_vec()
+    } else {
+        wrap(data)
+    };
     for raw_weights in [false, true] {
         match Checkpoint::from_ckpt_bytes(bytes.clone(), raw_weights) {
             Ok(checkpoint) => {
@@ -19,7 +23,10 @@ fuzz_target!(|data: &[u8]| {
                     }
                 }
             }
-            Err(error) => assert!(error.to_string().len() < 4096, "a message must not flood the terminal"),
+            Err(error) => assert!(
+                error.to_string().len() < 4096,
+                "a message must not flood the terminal"
+            ),
         }
     }
 });

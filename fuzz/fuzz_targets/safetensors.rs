@@ -15,6 +15,9 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(values.len(), info.shape.iter().product::<usize>());
             }
         }
-        Err(error) => assert!(error.to_string().len() < 4096, "a message must not flood the terminal"),
+        Err(error) => assert!(
+            error.to_string().len() < 4096,
+            "a message must not flood the terminal"
+        ),
     }
 });
