@@ -4,6 +4,8 @@
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
+use crate::order::is_permutation;
+
 /// A source that stands for the mask token.
 pub const MASKED: u32 = u32::MAX;
 /// A target that stands for none.
@@ -28,7 +30,7 @@ pub struct Row {
 }
 
 /// One forward pass.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRows {
     /// Rows, grouped by ascending sequence.
     pub rows: Vec<Row>,
@@ -47,7 +49,7 @@ pub struct Layout {
     pub tokens: usize,
 }
 
-/// The attention masks of the published code.
+/// The attention masks of the published code. A clean row holds a token other than the mask; clean rows come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MaskMode {
@@ -55,17 +57,30 @@ pub enum MaskMode {
     Causal,
     /// Every slot sees every slot: MDLM.
     Bidirectional,
-    /// Clean slots causal, masked slots see all: Eso-LM (A), sequential.
+    /// Clean slots causal, masked slots see all; beside clean targets (sequential) clean slots see all clean ones: Eso-LM (A).
     Mixed,
     /// Clean slots see all clean ones, masked slots causal: Eso-LM (A), diffusion.
     Mixed2,
+}
+
+impl std::fmt::Display for MaskMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            MaskMode::Causal => "causal",
+            MaskMode::Bidirectional => "bidirectional",
+            MaskMode::Mixed => "mixed",
+            MaskMode::Mixed2 => "mixed2",
+        })
+    }
 }
 
 /// Why rows cannot be made from given arrays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowsError {
     /// Arrays of different sizes.
-    #[error("{name} has {found} entries in row {row} where sort_idx has {expected}; give arrays of the same shape [B, L]")]
+    #[error(
+        "{name} has {found} entries in row {row} where sort_idx has {expected}; give arrays of the same shape [B, L]"
+    )]
     Shape {
         /// The array.
         name: &'static str,
@@ -77,7 +92,9 @@ pub enum RowsError {
         expected: usize,
     },
     /// A sort order that is no permutation.
-    #[error("row {row} of sort_idx is no permutation of 0..{length}; each natural position must stand in it once")]
+    #[error(
+        "row {row} of sort_idx is no permutation of 0..{length}; each natural position must stand in it once"
+    )]
     Order {
         /// The row of the batch.
         row: usize,
@@ -85,7 +102,9 @@ pub enum RowsError {
         length: usize,
     },
     /// A token outside the vocabulary.
-    #[error("{name} holds the token {token} in row {row}, beyond the vocabulary of {vocab}")]
+    #[error(
+        "{name} holds the token {token} in row {row}, beyond the vocabulary of {vocab}; use data made for this model"
+    )]
     Token {
         /// The array.
         name: &'static str,
@@ -99,23 +118,42 @@ pub enum RowsError {
     /// No sequence at all.
     #[error("sort_idx is empty; give at least one sequence of at least one token")]
     Empty,
+    /// More than the row table can address.
+    #[error(
+        "{rows} sequences of {length} tokens are too many for one pass; give at most {max} tokens in all"
+    )]
+    Size {
+        /// Sequences.
+        rows: usize,
+        /// Tokens of each.
+        length: usize,
+        /// Largest number of tokens.
+        max: usize,
+    },
+    /// A mask that sequential mode does not have.
+    #[error("sequential mode knows the masks causal and mixed, not {0}; choose one of those")]
+    SequentialMode(MaskMode),
     /// Sequential mode without its second half.
     #[error("sequential mode reads x0_sorted beside zt_sorted; add it to the input")]
     NoClean,
 }
 
-/// Whether `order` holds each of 0..len once.
-pub fn is_permutation(order: &[u32]) -> bool {
-    let mut seen = vec![false; order.len()];
-    order.iter().all(|&p| seen.get_mut(p as usize).is_some_and(|s| !std::mem::replace(s, true)))
-}
+/// Most tokens of a batch, so that indices stay far below [`MASKED`] and [`NO_TARGET`] and buffers below any device's memory.
+pub const MAX_TOKENS: usize = 1 << 26;
 
-/// The pass that a whole-sequence forward of the published code makes, from arrays in sorted order: every row of `zt_sorted` is
-/// sampled. In sequential mode `x0_sorted` takes slots 0..L and the rows of `zt_sorted` slots L..2L, each seeing the clean
-/// tokens of lower slots and itself. Returns the layout, the token buffer and the rows.
+/// The pass that a whole-sequence forward of the published code makes (models/dit.py), from arrays `[B, L]` in sorted order.
+/// Returns the layout, the token buffer and the rows.
+///
+/// * Diffusion: the row of slot i reads `zt_sorted[i]` at position `sort_idx[i]`; all rows are sampled.
+/// * `sequential`: 2L rows a sequence. `x0_sorted` takes the slots 0..L, row i attending to `0..i + 1`, with [`MaskMode::Mixed`] at
+///   least to all tokens that are clean in z. `zt_sorted` takes the slots L..2L, which are sampled: row i attends to the clean
+///   tokens of slots `0..i` and to itself.
+///
+/// The masks that count clean tokens take that many first slots for them, as the published masks do.
 ///
 /// # Errors
-/// When shapes differ, an order is no permutation or a token lies outside the vocabulary.
+/// When shapes differ, an order is no permutation, a token lies outside the vocabulary, or sequential mode lacks `x0_sorted` or
+/// does not have the mask.
 pub fn forward_rows(
     mode: MaskMode,
     sequential: bool,
@@ -129,65 +167,103 @@ pub fn forward_rows(
     if length == 0 {
         return Err(RowsError::Empty);
     }
-    let x0_sorted = if sequential { Some(x0_sorted.ok_or(RowsError::NoClean)?) } else { None };
+    let span = if sequential { 2 * length } else { length };
+    if sort_idx.len() > MAX_TOKENS / span {
+        return Err(RowsError::Size {
+            rows: sort_idx.len(),
+            length,
+            max: MAX_TOKENS,
+        });
+    }
+    if sequential && !matches!(mode, MaskMode::Causal | MaskMode::Mixed) {
+        return Err(RowsError::SequentialMode(mode));
+    }
+    let x0_sorted = if sequential {
+        Some(x0_sorted.ok_or(RowsError::NoClean)?)
+    } else {
+        None
+    };
     for (row, order) in sort_idx.iter().enumerate() {
         if order.len() != length || !is_permutation(order) {
             return Err(RowsError::Order { row, length });
         }
-        for (name, array) in [("zt_sorted", Some(zt_sorted)), ("x0_sorted", x0_sorted)] {
-            let Some(array) = array else { continue };
-            let found = array.get(row).map_or(0, Vec::len);
-            if found != length {
-                return Err(RowsError::Shape { name, row, found, expected: length });
-            }
-            if let Some(&token) = array[row].iter().find(|&&t| t as usize >= vocab) {
-                return Err(RowsError::Token { name, row, token, vocab });
-            }
-        }
     }
-    let halves = if sequential { 2 } else { 1 };
-    let span = length * halves;
+    check_tokens("zt_sorted", zt_sorted, sort_idx, vocab)?;
+    if let Some(x0_sorted) = x0_sorted {
+        check_tokens("x0_sorted", x0_sorted, sort_idx, vocab)?;
+    }
+
     let mut tokens = Vec::with_capacity(sort_idx.len() * span);
     let mut step = StepRows::default();
     for (sequence, order) in sort_idx.iter().enumerate() {
-        let (z, x) = (&zt_sorted[sequence], x0_sorted.map(|x| &x[sequence]));
-        let clean = z.iter().filter(|&&t| t != mask_index).count();
+        let z = &zt_sorted[sequence];
+        let clean = z.iter().filter(|&&token| token != mask_index).count();
         let first = tokens.len();
-        let mut push = |slot: usize, i: usize, prefix: usize, wanted: bool| {
+        let mut push = |slot: usize, prefix: usize, wanted: bool| {
             if wanted {
                 step.sampled.push(step.rows.len() as u32);
             }
+            let token = (first + slot) as u32;
             step.rows.push(Row {
                 sequence: sequence as u32,
                 slot: slot as u32,
-                position: order[i],
+                position: order[slot % length],
                 prefix: prefix as u32,
-                source: (first + slot) as u32,
-                target: (first + slot) as u32,
+                source: token,
+                target: if wanted { token } else { NO_TARGET },
             });
         };
-        if let Some(x) = x {
-            tokens.extend(x);
-            for i in 0..length {
-                let prefix = if mode == MaskMode::Mixed { clean.max(i + 1) } else { i + 1 };
-                push(i, i, prefix, false);
-            }
-            for i in 0..length {
-                push(length + i, i, i, true);
-            }
+        if let Some(x0_sorted) = x0_sorted {
+            let least = if mode == MaskMode::Mixed { clean } else { 0 };
+            (0..length).for_each(|i| push(i, least.max(i + 1), false));
+            (0..length).for_each(|i| push(length + i, i, true));
+            tokens.extend(&x0_sorted[sequence]);
         } else {
-            for (i, &token) in z.iter().enumerate() {
+            for i in 0..length {
                 let prefix = match mode {
-                    MaskMode::Causal => i + 1,
                     MaskMode::Bidirectional => length,
-                    MaskMode::Mixed => if token == mask_index { length } else { i + 1 },
-                    MaskMode::Mixed2 => if token == mask_index { i + 1 } else { clean },
+                    MaskMode::Mixed if i >= clean => length,
+                    MaskMode::Mixed2 if i < clean => clean,
+                    MaskMode::Causal | MaskMode::Mixed | MaskMode::Mixed2 => i + 1,
                 };
-                push(i, i, prefix, true);
+                push(i, prefix, true);
             }
         }
         tokens.extend(z);
     }
-    let layout = Layout { sequences: sort_idx.len(), slots: span, tokens: tokens.len() };
+    let layout = Layout {
+        sequences: sort_idx.len(),
+        slots: span,
+        tokens: tokens.len(),
+    };
     Ok((layout, tokens, step))
+}
+
+/// Checks that `array` has the shape of `sort_idx` and holds tokens of the vocabulary.
+fn check_tokens(
+    name: &'static str,
+    array: &[Vec<u32>],
+    sort_idx: &[Vec<u32>],
+    vocab: usize,
+) -> Result<(), RowsError> {
+    for (row, order) in sort_idx.iter().enumerate() {
+        let tokens = array.get(row).map_or(&[][..], Vec::as_slice);
+        if tokens.len() != order.len() {
+            return Err(RowsError::Shape {
+                name,
+                row,
+                found: tokens.len(),
+                expected: order.len(),
+            });
+        }
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            return Err(RowsError::Token {
+                name,
+                row,
+                token,
+                vocab,
+            });
+        }
+    }
+    Ok(())
 }

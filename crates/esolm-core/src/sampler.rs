@@ -18,7 +18,44 @@ pub struct Sampler {
 
 impl Default for Sampler {
     fn default() -> Self {
-        Self { temperature: 1.0, top_p: None }
+        Self {
+            temperature: 1.0,
+            top_p: None,
+        }
+    }
+}
+
+/// Why a [`Sampler`] cannot draw.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum SamplerError {
+    /// The temperature is negative or not a number.
+    #[error(
+        "the temperature is {0}; give 0 for the most likely token, 1 for a draw as the model says, or any number from 1e-6"
+    )]
+    Temperature(f32),
+    /// The nucleus holds nothing, or more than all.
+    #[error("top-p is {0}; give a number above 0 and at most 1, where 1 keeps every token")]
+    TopP(f32),
+}
+
+impl Sampler {
+    /// Smallest temperature beside 0: with smaller ones scaled logits would leave the range of f32.
+    pub const MIN_TEMPERATURE: f32 = 1e-6;
+
+    /// Checks the ranges of the fields.
+    ///
+    /// # Errors
+    /// A temperature that is neither 0 nor a number from [`Sampler::MIN_TEMPERATURE`], or a top-p outside (0, 1].
+    pub fn validate(&self) -> Result<(), SamplerError> {
+        let temperature = self.temperature;
+        let usable = temperature.is_finite() && temperature >= Self::MIN_TEMPERATURE;
+        if temperature != 0.0 && !usable {
+            return Err(SamplerError::Temperature(temperature));
+        }
+        match self.top_p {
+            Some(p) if !(p > 0.0 && p <= 1.0) => Err(SamplerError::TopP(p)),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -40,15 +77,26 @@ pub enum NoiseSource<'a> {
     None,
 }
 
-/// Draws a token from `logits` [V]: mask column to -1e6, temperature, top-p, then the largest logit + noise (Gumbel-max); ties
-/// go to the lower index.
+/// Draws a token from `logits` [V], as the published samplers do (algo.py): mask column to -1e6, temperature, top-p, then the largest logit + noise (Gumbel-max); ties
+/// go to the lower index. Logits that are not a number are never drawn; where nothing else is
+/// left the mask token is.
 pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: NoiseSource) -> u32 {
     let greedy = sampler.temperature <= 0.0;
-    let scale = if greedy { 1.0 } else { 1.0 / sampler.temperature };
-    let value = |v: usize| if v as u32 == mask_index { MASK_LOGIT } else { logits[v] * scale };
+    let scale = if greedy {
+        1.0
+    } else {
+        1.0 / sampler.temperature
+    };
+    let value = |v: usize| {
+        if v as u32 == mask_index {
+            MASK_LOGIT
+        } else {
+            logits[v] * scale
+        }
+    };
     let noise = if greedy { NoiseSource::None } else { noise };
     let floor = match sampler.top_p {
-        Some(p) if !greedy => nucleus_threshold((0..logits.len()).map(value), p),
+        Some(p) if !greedy && p < 1.0 => nucleus_threshold((0..logits.len()).map(value), p),
         _ => f32::MIN,
     };
     let mut best = (f32::MIN, 0);
@@ -59,7 +107,11 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
         }
     };
     match noise {
-        NoiseSource::Seeded { seed, sequence, position } => {
+        NoiseSource::Seeded {
+            seed,
+            sequence,
+            position,
+        } => {
             for block in 0..logits.len().div_ceil(4) {
                 let bits = gumbel_block(seed, sequence, position, block as u32);
                 for (v, bits) in (block * 4..logits.len()).zip(bits) {
@@ -67,18 +119,23 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
                 }
             }
         }
-        NoiseSource::Given(values) => (0..logits.len()).zip(values).for_each(|(v, &noise)| offer(v, noise)),
+        NoiseSource::Given(values) => (0..logits.len())
+            .zip(values)
+            .for_each(|(v, &noise)| offer(v, noise)),
         NoiseSource::None => (0..logits.len()).for_each(|v| offer(v, 0.0)),
     }
     best.1
 }
 
-/// The lowest logit that top-p keeps: the smallest set of most likely tokens whose mass reaches `p`. Equal logits stay together.
+/// The lowest logit that top-p keeps: the smallest set of most likely tokens whose mass reaches `p`. Equal logits stay together
+/// (`top_k_top_p_filtering` of the published utils.py, which keeps some of them). The logits are final: scaled, mask blanked.
 pub fn nucleus_threshold(logits: impl Iterator<Item = f32>, p: f32) -> f32 {
-    let mut sorted: Vec<f32> = logits.collect();
+    let mut sorted: Vec<f32> = logits.filter(|logit| !logit.is_nan()).collect();
     sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-    let Some(&top) = sorted.first() else { return f32::MIN };
-    let weight = |logit: f32| f64::from(logit - top).exp();
+    let Some(&top) = sorted.first() else {
+        return f32::MIN;
+    };
+    let weight = |logit: f32| (f64::from(logit) - f64::from(top)).exp();
     let wanted = f64::from(p) * sorted.iter().map(|&l| weight(l)).sum::<f64>();
     let mut mass = 0.0;
     for &logit in &sorted {
@@ -91,33 +148,4 @@ pub fn nucleus_threshold(logits: impl Iterator<Item = f32>, p: f32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn draws_follow_the_softmax() {
-        let logits = [0.0f32, 1.0, 2.0, -1.0, 9.0, 0.5];
-        for temperature in [1.0f32, 0.5, 2.0] {
-            let sampler = Sampler { temperature, top_p: None };
-            let mut counts = [0f64; 6];
-            let draws = 60_000;
-            for position in 0..draws {
-                counts[sample_row(&logits, 4, &sampler, NoiseSource::Seeded { seed: 11, sequence: 2, position }) as usize] += 1.0;
-            }
-            assert_eq!(counts[4], 0.0, "the mask token is never drawn");
-            let weights: Vec<f64> = logits.iter().enumerate().map(|(v, &l)| if v == 4 { 0.0 } else { f64::from(l / temperature).exp() }).collect();
-            let mass: f64 = weights.iter().sum();
-            let chi2: f64 = (0..6).filter(|&v| v != 4).map(|v| weights[v] / mass * f64::from(draws)).zip([0, 1, 2, 3, 5]).map(|(e, v)| (counts[v] - e).powi(2) / e).sum();
-            assert!(chi2 < 18.5, "chi-square {chi2} with 4 degrees of freedom (0.999 quantile 18.5)");
-        }
-    }
-
-    #[test]
-    fn greedy_and_nucleus() {
-        let logits = [1.0f32, 3.0, 3.0, 2.0];
-        assert_eq!(sample_row(&logits, 3, &Sampler { temperature: 0.0, top_p: Some(0.1) }, NoiseSource::None), 1);
-        let threshold = nucleus_threshold([0.1f32, 0.4, 0.3, 0.2].iter().map(|p: &f32| p.ln()), 0.65);
-        assert!((threshold - 0.3f32.ln()).abs() < 1e-6);
-        assert_eq!(nucleus_threshold(std::iter::empty(), 0.5), f32::MIN);
-    }
-}
+mod tests;

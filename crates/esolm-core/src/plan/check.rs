@@ -1,63 +1,147 @@
-//! Checks a plan of unknown origin: an executor may run whatever passes.
+//! Checks plans of unknown origin: an executor may run whatever passes.
 
-use super::build::{MAX_LENGTH, MAX_TOKENS};
-use super::{Plan, PlanError, SequencePlan};
+use serde::Deserialize;
+
+use super::Plan;
+use super::error::PlanError;
+use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
 use crate::config::Family;
-use crate::rows::is_permutation;
+use crate::order::is_permutation;
+use crate::rows::MAX_TOKENS;
+
+/// The version of the JSON form, the field `esolm_plan`.
+pub(super) const VERSION: u32 = 1;
+
+/// The fields of a plan as they are read, before anything is checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unchecked {
+    esolm_plan: u32,
+    family: Family,
+    length: usize,
+    lead: bool,
+    mask_index: u32,
+    vocab_size: usize,
+    sequences: Vec<SequencePlan>,
+}
+
+impl TryFrom<Unchecked> for Plan {
+    type Error = PlanError;
+
+    fn try_from(read: Unchecked) -> Result<Self, PlanError> {
+        if read.esolm_plan != VERSION {
+            return Err(PlanError::Invalid(format!(
+                "it has version {}, and this program reads version {VERSION}",
+                read.esolm_plan
+            )));
+        }
+        let plan = Plan {
+            esolm_plan: VERSION,
+            family: read.family,
+            length: read.length,
+            lead: read.lead,
+            mask_index: read.mask_index,
+            vocab_size: read.vocab_size,
+            sequences: read.sequences,
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+}
 
 impl Plan {
-    /// Checks sizes, orders and steps.
+    /// Checks sizes, tokens, orders and steps: every position is given or drawn once, the rows of every step lie inside the layout,
+    /// a row reads only tokens that are known and attends only to slots that were computed.
     ///
     /// # Errors
     /// [`PlanError::Invalid`] with the first thing that is wrong.
     pub fn check(&self) -> Result<(), PlanError> {
         let invalid = |text: String| Err(PlanError::Invalid(text));
         if !(1..=MAX_LENGTH + 1).contains(&self.length) {
-            return invalid(format!("a length of {}", self.length));
+            return invalid(format!("it has a length of {}", self.length));
         }
         if self.sequences.is_empty() || self.sequences.len() > MAX_TOKENS / self.length {
-            return invalid(format!("{} sequences", self.sequences.len()));
+            return invalid(format!("it has {} sequences", self.sequences.len()));
+        }
+        if self.mask_index as usize >= self.vocab_size {
+            return invalid(format!(
+                "its mask token {} lies beyond its vocabulary of {}",
+                self.mask_index, self.vocab_size
+            ));
         }
         if self.lead && self.family != Family::Ar {
-            return invalid("only an AR plan has a prepended element".into());
+            return invalid("only an AR plan has a prepended token".into());
         }
         for (index, sequence) in self.sequences.iter().enumerate() {
-            self.check_sequence(sequence).map_err(|text| PlanError::Invalid(format!("sequence {index}: {text}")))?;
+            self.check_sequence(sequence)
+                .map_err(|text| PlanError::Invalid(format!("sequence {index}: {text}")))?;
         }
         Ok(())
     }
 
     fn check_sequence(&self, sequence: &SequencePlan) -> Result<(), String> {
         if sequence.order.len() != self.length || !is_permutation(&sequence.order) {
-            return Err(format!("its order is no permutation of 0..{}", self.length));
+            return Err(format!(
+                "its order is no permutation of the {} positions",
+                self.length
+            ));
         }
         if self.family == Family::Ar && !sequence.order.is_sorted() {
             return Err("an AR plan goes left to right".into());
         }
-        if sequence.known.len() > self.length || (self.family == Family::Ar && sequence.known.is_empty()) {
-            return Err(format!("{} given tokens", sequence.known.len()));
+        let least = usize::from(self.family == Family::Ar);
+        if !(least..=self.length).contains(&sequence.known.len()) {
+            return Err(format!("it has {} given tokens", sequence.known.len()));
         }
-        if sequence.known.contains(&self.mask_index) && !self.lead {
-            return Err("a given token is the mask token".into());
+        for (place, &token) in sequence.known.iter().enumerate() {
+            let prepended = self.lead && place == 0;
+            if token as usize >= self.vocab_size || (token == self.mask_index && !prepended) {
+                return Err(format!("the given token {token} is none of the model's"));
+            }
         }
         let (mut known, mut fed) = (sequence.known.len() as u32, 0);
+        let mut last = Phase::Prompt;
         for (number, step) in sequence.steps.iter().enumerate() {
-            let draws = step.end > step.start;
-            // A step that draws goes on where the last one ended; one that does not only feeds given tokens.
-            let follows = if draws { step.start == known } else { step.start == step.end && step.start <= known };
-            // What was not fed before has to be fed now, or the cache would have a hole.
-            let fills = step.clean <= fed && step.clean <= step.start && step.end as usize <= self.length;
-            let reads = self.family != Family::Ar || !draws || (step.clean < step.start && step.end == step.start + 1);
-            let something = draws || step.clean < step.start;
-            if !(follows && fills && reads && something) {
-                return Err(format!("step {number} {step:?} does not follow on {known} known and {fed} cached tokens"));
+            if !self.step_follows(step, last, known, fed) {
+                return Err(format!(
+                    "step {number}, {} from {} over {} to {}, does not follow on {known} known and {fed} cached entries",
+                    step.phase, step.clean, step.start, step.end
+                ));
             }
             known = known.max(step.end);
-            fed = fed.max(step.start);
+            fed = step.start;
+            last = step.phase;
         }
         if known as usize != self.length {
-            return Err(format!("its steps end at {known} of {} positions", self.length));
+            return Err(format!(
+                "its steps end at {known} of {} entries",
+                self.length
+            ));
         }
         Ok(())
+    }
+
+    /// Whether a step can run when `known` entries are known, and `fed` of them computed as known ones.
+    fn step_follows(&self, step: &PlanStep, last: Phase, known: u32, fed: u32) -> bool {
+        // What was not computed before is computed now, or the cache had a hole.
+        let dense = step.clean <= fed && fed <= step.start && step.end as usize <= self.length;
+        let drawn = match step.phase {
+            Phase::Prompt => {
+                last == Phase::Prompt
+                    && step.start == step.end
+                    && fed < step.start
+                    && step.start <= known
+            }
+            Phase::Diffusion => {
+                last != Phase::Sequential && step.start == known && step.start < step.end
+            }
+            Phase::Sequential => step.start == known && step.end.checked_sub(1) == Some(step.start),
+        };
+        let family = match self.family {
+            Family::EsoLm => true,
+            Family::Mdlm => step.phase == Phase::Diffusion && step.clean == 0,
+            Family::Ar => step.phase != Phase::Diffusion && step.clean < step.start,
+        };
+        dense && drawn && family
     }
 }

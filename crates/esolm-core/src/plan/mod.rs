@@ -7,130 +7,29 @@
 
 mod build;
 mod check;
-#[cfg(test)]
-mod tests;
+mod error;
+mod recorded;
+mod schedule;
+mod types;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AttentionKind, Family, Prepend};
+use crate::config::Family;
+use crate::order;
 use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows};
 
-/// How the steps are laid out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// The published schedule: binomial step sizes, uniformly random positions.
-    #[default]
-    Binomial,
-    /// Step i takes positions i, i + S, ... of S steps.
-    Blocks,
-    /// As blocks, shuffled within steps and the order of the steps.
-    BlocksShuffled,
-    /// One by one, ascending.
-    LeftToRight,
-}
+pub use error::PlanError;
+pub use recorded::RecordedMdlm;
+pub use types::{
+    MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
+};
 
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Phase {
-    /// Given tokens enter the cache; nothing is drawn.
-    Prompt,
-    /// Several tokens at once, in any order.
-    Diffusion,
-    /// One token, left to right.
-    Sequential,
-}
-
-/// What a plan is made from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct PlanOptions {
-    /// Family of the model.
-    pub family: Family,
-    /// Its attention.
-    pub attention: AttentionKind,
-    /// Tokens of each sequence, the given ones included.
-    pub length: usize,
-    /// Share written by diffusion, in [0, 1].
-    pub alpha_0: f64,
-    /// Steps T of the diffusion phase.
-    pub steps: usize,
-    /// How the steps are laid out.
-    pub schedule: Schedule,
-    /// Seed of the plan.
-    pub seed: u64,
-    /// Absolute index of the first sequence.
-    pub first_sequence: u32,
-    /// Given (position, token) pairs, a list for each sequence of the batch.
-    pub known: Vec<Vec<(u32, u32)>>,
-    /// What an AR model reads first.
-    pub prepend: Prepend,
-    /// The token that opens a text, where the model has one.
-    pub bos: Option<u32>,
-    /// The mask token.
-    pub mask_index: u32,
-}
-
-/// Why a plan cannot be made or is not valid.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum PlanError {
-    /// A value out of its range.
-    #[error("{name} is {value}; it must be {range}")]
-    Range {
-        /// The option.
-        name: &'static str,
-        /// Its value.
-        value: String,
-        /// What it may be.
-        range: String,
-    },
-    /// A given token that does not fit.
-    #[error("sequence {sequence}: the given token at position {position} {reason}")]
-    Known {
-        /// The sequence.
-        sequence: usize,
-        /// The position.
-        position: u32,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A combination that the model cannot do.
-    #[error("{0}")]
-    Unsupported(String),
-    /// A plan file that is not valid.
-    #[error("the plan is not valid: {0}")]
-    Invalid(String),
-}
-
-/// One step of one sequence, as ranges of its order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlanStep {
-    /// What it does.
-    pub phase: Phase,
-    /// Entries clean..start of the order enter as known tokens.
-    pub clean: u32,
-    /// Entries start..end are drawn.
-    pub start: u32,
-    /// One past the last entry drawn.
-    pub end: u32,
-}
-
-/// The plan of one sequence.
+/// The plan of a batch. Its JSON form is that of docs/plan-format.md; reading it, in whatever way, checks all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SequencePlan {
-    /// Absolute index: keys the random numbers.
-    pub sequence: u32,
-    /// Natural positions in the order in which they become known. For an Eso-LM entry i takes slot i.
-    pub order: Vec<u32>,
-    /// Tokens of the first entries of the order: what is given.
-    pub known: Vec<u32>,
-    /// Its steps.
-    pub steps: Vec<PlanStep>,
-}
-
-/// The plan of a batch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "check::Unchecked")]
 pub struct Plan {
+    /// Version of the JSON form.
+    esolm_plan: u32,
     /// Family of the model it is for.
     pub family: Family,
     /// Entries of each sequence, a prepended one included.
@@ -139,6 +38,8 @@ pub struct Plan {
     pub lead: bool,
     /// The mask token.
     pub mask_index: u32,
+    /// V, the mask included: all given tokens lie below.
+    pub vocab_size: usize,
     /// One plan a sequence.
     pub sequences: Vec<SequencePlan>,
 }
@@ -149,27 +50,16 @@ impl Plan {
     /// # Errors
     /// When an option is out of its range, a given token does not fit, or the family cannot do it.
     pub fn new(options: &PlanOptions) -> Result<Self, PlanError> {
-        build::plan(options)
-    }
-
-    /// The plan of a recorded Eso-LM generation: `sort_idx` [B, L] and `steps` [N, 3] of (last start, current start, current
-    /// end), as the published sampler goes through them.
-    ///
-    /// # Errors
-    /// When an order is no permutation or the steps do not follow each other up to the end.
-    pub fn from_recorded(sort_idx: &[Vec<u32>], steps: &[[u32; 3]], mask_index: u32) -> Result<Self, PlanError> {
-        let steps: Vec<PlanStep> = steps
-            .iter()
-            .map(|&[clean, start, end]| PlanStep { phase: if end == start + 1 { Phase::Sequential } else { Phase::Diffusion }, clean, start, end })
-            .collect();
-        let sequences = sort_idx
-            .iter()
-            .zip(0..)
-            .map(|(order, sequence)| SequencePlan { sequence, order: order.clone(), known: Vec::new(), steps: steps.clone() })
-            .collect();
-        let plan = Self { family: Family::EsoLm, length: sort_idx.first().map_or(0, Vec::len), lead: false, mask_index, sequences };
-        plan.check()?;
-        Ok(plan)
+        let (lead, sequences) = build::build(options)?;
+        Ok(Self {
+            esolm_plan: check::VERSION,
+            family: options.family,
+            length: options.length + usize::from(lead),
+            lead,
+            mask_index: options.mask_index,
+            vocab_size: options.vocab_size,
+            sequences,
+        })
     }
 
     /// Reads a plan that somebody wrote, and checks all of it.
@@ -177,30 +67,52 @@ impl Plan {
     /// # Errors
     /// When it is no JSON of a plan, or an executor could not run it.
     pub fn from_json(json: &str) -> Result<Self, PlanError> {
-        let plan: Self = serde_json::from_str(json).map_err(|e| PlanError::Invalid(e.to_string()))?;
-        plan.check()?;
-        Ok(plan)
+        let read: check::Unchecked =
+            serde_json::from_str(json).map_err(|e| PlanError::Invalid(e.to_string()))?;
+        read.try_into()
     }
 
     /// The plan as JSON.
     pub fn to_json(&self) -> String {
-        // Numbers, strings and lists alone: it cannot fail.
-        serde_json::to_string(self).unwrap_or_default()
+        serde_json::to_string(self).expect("numbers, strings and lists are always JSON")
     }
 
     /// Sizes of the batch on a device.
     pub fn layout(&self) -> Layout {
-        Layout { sequences: self.sequences.len(), slots: self.length, tokens: self.sequences.len() * self.length }
+        Layout {
+            sequences: self.sequences.len(),
+            slots: self.length,
+            tokens: self.sequences.len() * self.length,
+        }
     }
 
     /// Forward passes: the most steps of any sequence.
     pub fn nfe(&self) -> usize {
-        self.sequences.iter().map(|s| s.steps.len()).max().unwrap_or(0)
+        self.sequences
+            .iter()
+            .map(|s| s.steps.len())
+            .max()
+            .unwrap_or(0)
     }
 
-    /// The phase of a step: that of the first sequence that still runs.
+    /// The phase of a step: diffusion if any sequence is there, else sequential if any is there, else prompt. Behind the last step,
+    /// that of the last.
     pub fn phase(&self, step: usize) -> Phase {
-        self.sequences.iter().find_map(|s| s.steps.get(step)).map_or(Phase::Sequential, |s| s.phase)
+        let step = step.min(self.nfe().saturating_sub(1));
+        let running = self.sequences.iter().filter_map(|s| s.steps.get(step));
+        running.map(|s| s.phase).max().unwrap_or(Phase::Prompt)
+    }
+
+    /// Number of rows of a step over all sequences, without making them.
+    pub fn positions_computed(&self, step: usize) -> usize {
+        let running = self.sequences.iter().filter_map(|s| s.steps.get(step));
+        running
+            .map(|s| match self.family {
+                Family::EsoLm => s.end - s.clean,
+                Family::Mdlm => self.length as u32,
+                Family::Ar => s.start - s.clean,
+            } as usize)
+            .sum()
     }
 
     /// The token buffer at the start: given tokens in place, the mask token elsewhere.
@@ -231,7 +143,14 @@ impl Plan {
             if target != NO_TARGET {
                 out.sampled.push(out.rows.len() as u32);
             }
-            out.rows.push(Row { sequence: index, slot, position, prefix, source, target });
+            out.rows.push(Row {
+                sequence: index,
+                slot,
+                position,
+                prefix,
+                source,
+                target,
+            });
         };
         match self.family {
             Family::EsoLm => {
@@ -246,19 +165,30 @@ impl Plan {
                 }
             }
             Family::Mdlm => {
-                // Every position runs in natural order; `rank` says which are known and which are drawn now.
-                let mut rank = vec![0; self.length];
-                sequence.order.iter().zip(0..).for_each(|(&position, at)| rank[position as usize] = at);
+                // Every position runs in natural order; its rank in the order says whether it is known or drawn now.
+                let rank = order::inverse(&sequence.order);
                 for (position, &rank) in (0..).zip(&rank) {
-                    let source = if rank < step.start { first + position } else { MASKED };
-                    let target = if (step.start..step.end).contains(&rank) { first + position } else { NO_TARGET };
+                    let source = if rank < step.start {
+                        first + position
+                    } else {
+                        MASKED
+                    };
+                    let target = if (step.start..step.end).contains(&rank) {
+                        first + position
+                    } else {
+                        NO_TARGET
+                    };
                     push(position, position, self.length as u32, source, target);
                 }
             }
             Family::Ar => {
                 // The row at position p reads token p and foretells p + 1; the last known one foretells the token drawn.
                 for position in step.clean..step.start {
-                    let target = if position + 1 == step.start && step.end > step.start { first + step.start } else { NO_TARGET };
+                    let target = if position + 1 == step.start && step.end > step.start {
+                        first + step.start
+                    } else {
+                        NO_TARGET
+                    };
                     push(position, position, position + 1, first + position, target);
                 }
             }
@@ -270,7 +200,8 @@ impl Plan {
         if self.family == Family::Mdlm {
             return 0;
         }
-        self.sequences.iter().filter_map(|s| s.steps.get(step.min(s.steps.len().saturating_sub(1)))).map(|s| s.start as usize).sum()
+        let last = |s: &SequencePlan| Some(s.steps.get(step).or(s.steps.last())?.start as usize);
+        self.sequences.iter().filter_map(last).sum()
     }
 
     /// The position in the text of an index into the token buffer; a prepended element counts as position 0.
@@ -280,20 +211,28 @@ impl Plan {
 
     /// Texts in natural order from the token buffer, without what was prepended.
     pub fn output(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
-        tokens.chunks(self.length.max(1)).map(|sequence| sequence[usize::from(self.lead)..].to_vec()).collect()
+        tokens
+            .chunks(self.length.max(1))
+            .map(|sequence| sequence[usize::from(self.lead)..].to_vec())
+            .collect()
     }
 
     /// Tokens in the order in which they became known.
     pub fn sorted(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
         let sequences = tokens.chunks(self.length.max(1)).zip(&self.sequences);
-        sequences.map(|(tokens, sequence)| sequence.order.iter().map(|&p| tokens[p as usize]).collect()).collect()
+        sequences
+            .map(|(tokens, sequence)| sequence.order.iter().map(|&p| tokens[p as usize]).collect())
+            .collect()
     }
 
     /// The same steps and draws without a cache: every step computes all known rows again. What a cached run is checked
     /// against, and what it saves.
     pub fn uncached(&self) -> Self {
         let mut plan = self.clone();
-        plan.sequences.iter_mut().flat_map(|s| &mut s.steps).for_each(|step| step.clean = 0);
+        plan.sequences
+            .iter_mut()
+            .flat_map(|s| &mut s.steps)
+            .for_each(|step| step.clean = 0);
         plan
     }
 }

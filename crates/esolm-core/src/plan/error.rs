@@ -1,0 +1,66 @@
+use thiserror::Error;
+
+use crate::config::{AttentionKind, Family};
+
+/// Why a plan cannot be made or is not valid. Every message is one sentence with the remedy.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum PlanError {
+    /// A value out of its range.
+    #[error("{name} is {value}; it must be {range}")]
+    Range {
+        /// The option.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        range: String,
+    },
+    /// Batch times length is too large.
+    #[error(
+        "{sequences} sequences of {length} tokens are more than {max} tokens; take a smaller batch or a shorter length"
+    )]
+    TooManyTokens {
+        /// Sequences in the batch.
+        sequences: usize,
+        /// Tokens per sequence.
+        length: usize,
+        /// Most tokens in all.
+        max: usize,
+    },
+    /// A given token that does not fit.
+    #[error("sequence {sequence}: the given token at position {position} {reason}")]
+    Known {
+        /// Index within the batch.
+        sequence: usize,
+        /// Its natural position.
+        position: u32,
+        /// What is wrong, and the remedy.
+        reason: String,
+    },
+    /// A model that starts from a token it does not name.
+    #[error(
+        "an AR model starts from the beginning-of-text token, which the configuration does not name; set \"bos_token_id\" in config.json"
+    )]
+    NoBos,
+    /// AR with a schedule of another family.
+    #[error(
+        "an AR model only goes left to right; use the schedule left-to-right, or an Eso-LM or MDLM model"
+    )]
+    ArSchedule,
+    /// An attention that the family cannot be sampled with.
+    #[error("{family} with {attention} attention cannot be sampled; {remedy}")]
+    Attention {
+        /// The family.
+        family: Family,
+        /// Its attention.
+        attention: AttentionKind,
+        /// Why, and what can.
+        remedy: &'static str,
+    },
+    /// Recorded arrays that are no complete run.
+    #[error("the recorded run cannot be replayed: {0}; give the arrays of one complete run")]
+    Recorded(String),
+    /// A plan file that is not valid.
+    #[error("the plan is not valid: {0}; write it again, in the form of docs/plan-format.md")]
+    Invalid(String),
+}

@@ -1,0 +1,213 @@
+//! Plans of recorded runs of the published samplers, to replay them.
+//!
+//! A replay gives each drawn token the Gumbel noise of the uniforms that the published sampler used,
+//! [`crate::rng::gumbel_from_uniform`], and must then draw the same tokens.
+//!
+//! * Eso-LM, [`Plan::from_recorded`]: one schedule a batch, one order a row; `u` `[B, L, V]` by slot.
+//! * MDLM, [`Plan::from_recorded_mdlm`]: `u` `[N, L, V]` by recorded step and position, see [`RecordedMdlm`].
+//! * AR needs no record: the plan of [`Plan::new`] is the only one. Row i of the published run, which draws entry i + 1 of the token
+//!   buffer, used `u[b, i]`; i is the row's slot.
+
+use super::Plan;
+use super::check::VERSION;
+use super::error::PlanError;
+use super::types::{Phase, PlanStep, SequencePlan};
+use crate::config::Family;
+
+/// An MDLM run as a plan, and which recorded step drew which position.
+///
+/// The published sampler (`_ddpm_caching_update`, algo.py) draws for every masked position in every one of its N steps, from the
+/// predicted distribution times the probability of being unmasked, with the rest of the mass on the mask token. Gumbel-max over that is
+/// the same as first deciding whether the position is unmasked and then drawing the token with the same noise, as scaling all tokens'
+/// probabilities moves their scores alike. So a position that recorded step n unmasked draws its token with the uniforms
+/// `u[n, position]`, from the logits of the text before step n. Where the step before changed nothing the published code keeps its
+/// prediction; the text is the same, so the logits are. Steps that unmask nothing are not in the plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedMdlm {
+    /// The plan of the one sequence.
+    pub plan: Plan,
+    /// For each natural position the recorded step that unmasked it; `None` where the token was given.
+    pub unmasked_in: Vec<Option<usize>>,
+}
+
+impl RecordedMdlm {
+    /// The uniforms `[1, L, V]` by slot, which is the position, from the recorded `[N, L, V]`. Given positions draw nothing and get
+    /// 1/2.
+    ///
+    /// # Errors
+    /// [`PlanError::Recorded`] when the recorded array ends too early.
+    pub fn uniforms(&self, recorded: &[f64]) -> Result<Vec<f64>, PlanError> {
+        let vocab = self.plan.vocab_size;
+        let length = self.unmasked_in.len();
+        let mut uniforms = Vec::with_capacity(length * vocab);
+        for (position, step) in self.unmasked_in.iter().enumerate() {
+            match step {
+                Some(step) => {
+                    let first = (step * length + position) * vocab;
+                    let row = recorded.get(first..first + vocab).ok_or_else(|| {
+                        PlanError::Recorded(format!("there are no uniforms for step {step}"))
+                    })?;
+                    uniforms.extend_from_slice(row);
+                }
+                None => uniforms.resize(uniforms.len() + vocab, 0.5),
+            }
+        }
+        Ok(uniforms)
+    }
+}
+
+impl Plan {
+    /// The plan of a recorded Eso-LM generation: `sort_idx` `[B, L]` and `steps` `[N, 3]` of (last start, current start, current
+    /// end), one schedule for all rows, as the published sampler goes through them.
+    ///
+    /// The record does not say where the sequential phase begins. The last steps that take one token each, in ascending
+    /// positions in every row, count as that; it matters for display alone.
+    ///
+    /// # Errors
+    /// When there is no row, an order is no permutation, or the steps do not follow each other up to the end.
+    pub fn from_recorded(
+        sort_idx: &[Vec<u32>],
+        steps: &[[u32; 3]],
+        mask_index: u32,
+        vocab_size: usize,
+    ) -> Result<Self, PlanError> {
+        let sequential = sequential_start(sort_idx, steps);
+        let steps: Vec<PlanStep> = steps
+            .iter()
+            .map(|&[clean, start, end]| PlanStep {
+                phase: if start < sequential {
+                    Phase::Diffusion
+                } else {
+                    Phase::Sequential
+                },
+                clean,
+                start,
+                end,
+            })
+            .collect();
+        let sequences = (0..)
+            .zip(sort_idx)
+            .map(|(sequence, order)| SequencePlan {
+                sequence,
+                order: order.clone(),
+                known: Vec::new(),
+                steps: steps.clone(),
+            })
+            .collect();
+        let plan = Self {
+            esolm_plan: VERSION,
+            family: Family::EsoLm,
+            length: sort_idx.first().map_or(0, Vec::len),
+            lead: false,
+            mask_index,
+            vocab_size,
+            sequences,
+        };
+        recorded(plan)
+    }
+
+    /// The plan of one recorded MDLM generation from its text before and after each step, `[N, L]` each. [`RecordedMdlm`] says which
+    /// uniforms belong to which draw.
+    ///
+    /// # Errors
+    /// When the arrays differ in shape, a step changes a known token, does not begin where the last one ended, or masks are left.
+    pub fn from_recorded_mdlm(
+        x_before: &[Vec<u32>],
+        x_after: &[Vec<u32>],
+        mask_index: u32,
+        vocab_size: usize,
+    ) -> Result<RecordedMdlm, PlanError> {
+        let wrong = |text: String| Err(PlanError::Recorded(text));
+        let Some(first) = x_before.first() else {
+            return wrong("it has no step".into());
+        };
+        if x_after.len() != x_before.len() {
+            let (before, after) = (x_before.len(), x_after.len());
+            return wrong(format!(
+                "it has {before} texts before and {after} after a step"
+            ));
+        }
+        let mut unmasked_in = vec![None; first.len()];
+        let (mut order, known): (Vec<u32>, Vec<u32>) = (0..)
+            .zip(first)
+            .filter(|&(_, &token)| token != mask_index)
+            .unzip();
+        let mut steps = Vec::new();
+        let mut text = first;
+        for (number, (before, after)) in x_before.iter().zip(x_after).enumerate() {
+            if before != text {
+                return wrong(format!(
+                    "step {number} does not begin where the last one ended"
+                ));
+            }
+            if after.len() != before.len() {
+                return wrong(format!("step {number} changes the length"));
+            }
+            let start = order.len() as u32;
+            for (position, (&old, &new)) in before.iter().zip(after).enumerate() {
+                if old == new {
+                    continue;
+                }
+                if old != mask_index {
+                    return wrong(format!(
+                        "step {number} changes the known position {position}"
+                    ));
+                }
+                order.push(position as u32);
+                unmasked_in[position] = Some(number);
+            }
+            let end = order.len() as u32;
+            if start < end {
+                steps.push(PlanStep {
+                    phase: Phase::Diffusion,
+                    clean: 0,
+                    start,
+                    end,
+                });
+            }
+            text = after;
+        }
+        let plan = Self {
+            esolm_plan: VERSION,
+            family: Family::Mdlm,
+            length: first.len(),
+            lead: false,
+            mask_index,
+            vocab_size,
+            sequences: vec![SequencePlan {
+                sequence: 0,
+                order,
+                known,
+                steps,
+            }],
+        };
+        Ok(RecordedMdlm {
+            plan: recorded(plan)?,
+            unmasked_in,
+        })
+    }
+}
+
+/// First slot of the sequential phase: the longest run of last steps that take one token each, in ascending positions in every row.
+fn sequential_start(sort_idx: &[Vec<u32>], steps: &[[u32; 3]]) -> u32 {
+    let ascends = |slot: u32| {
+        sort_idx.iter().all(|order| {
+            let next = order.get(slot as usize + 1);
+            next.is_none_or(|next| order.get(slot as usize) < Some(next))
+        })
+    };
+    steps
+        .iter()
+        .rev()
+        .take_while(|[_, start, end]| start.checked_add(1) == Some(*end) && ascends(*start))
+        .last()
+        .map_or(u32::MAX, |step| step[1])
+}
+
+fn recorded(plan: Plan) -> Result<Plan, PlanError> {
+    match plan.check() {
+        Ok(()) => Ok(plan),
+        Err(PlanError::Invalid(text)) => Err(PlanError::Recorded(text)),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,84 @@
+//! Which positions each diffusion step takes.
+
+use super::types::{PlanOptions, Schedule};
+use crate::noise::unmask_probability;
+use crate::order;
+use crate::rng::{Purpose, Stream};
+
+/// In which order the positions are taken that are not given, and how.
+pub(super) struct Draw {
+    /// The positions.
+    pub order: Vec<u32>,
+    /// How many each diffusion step takes; what is left is taken one by one.
+    pub diffusion: Vec<u32>,
+}
+
+/// Draws the schedule of a sequence over its `free` positions, which ascend.
+pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
+    let mut orders = Stream::new(options.seed, sequence, Purpose::Order);
+    match options.schedule {
+        Schedule::LeftToRight => Draw {
+            order: free.to_vec(),
+            diffusion: Vec::new(),
+        },
+        Schedule::Binomial => {
+            let mut sizes = Stream::new(options.seed, sequence, Purpose::Schedule);
+            let diffusion = binomial_sizes(
+                &mut sizes,
+                free.len() as u32,
+                options.alpha_0,
+                options.steps,
+            );
+            let taken = diffusion.iter().sum::<u32>() as usize;
+            Draw {
+                order: order::random_then_ascending(free, taken, &mut orders),
+                diffusion,
+            }
+        }
+        Schedule::Blocks | Schedule::BlocksShuffled => {
+            let shuffled = options.schedule == Schedule::BlocksShuffled;
+            let shuffle = shuffled.then_some(&mut orders);
+            let blocks = order::strided_blocks(free, options.steps, shuffle);
+            // As published, whole blocks: int(blocks * alpha_0) of them, and the positions of the others sorted.
+            let taken = (blocks.len() as f64 * options.alpha_0) as usize;
+            let (diffusion, rest) = blocks.split_at(taken);
+            let mut rest = rest.concat();
+            rest.sort_unstable();
+            let mut order = diffusion.concat();
+            order.append(&mut rest);
+            Draw {
+                order,
+                diffusion: diffusion.iter().map(|block| block.len() as u32).collect(),
+            }
+        }
+    }
+}
+
+/// Tokens of each diffusion step: `_tokens_unmasked_per_step` of the published algo.py. Of the tokens still masked each step unmasks a
+/// binomial number; steps that unmask none are dropped; where diffusion takes all, leftovers form one last step.
+pub(super) fn binomial_sizes(
+    stream: &mut Stream,
+    free: u32,
+    alpha_0: f64,
+    steps: usize,
+) -> Vec<u32> {
+    let mut left = free;
+    let mut sizes = Vec::new();
+    for i in 0..steps {
+        if left == 0 {
+            break;
+        }
+        // Times from whole numbers, so that the last s is 0 and not nearly so.
+        let t = (steps - i) as f64 / steps as f64;
+        let s = (steps - i - 1) as f64 / steps as f64;
+        let size = stream.binomial(left, unmask_probability(alpha_0, t, s));
+        if size > 0 {
+            sizes.push(size);
+            left -= size;
+        }
+    }
+    if alpha_0 == 1.0 && left > 0 {
+        sizes.push(left);
+    }
+    sizes
+}

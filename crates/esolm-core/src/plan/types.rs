@@ -1,0 +1,202 @@
+//! What plans are made of.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
+
+/// Longest sequence of a plan.
+pub const MAX_LENGTH: usize = 1 << 20;
+/// Most diffusion steps T that can be asked for.
+pub const MAX_STEPS: usize = 1 << 20;
+/// Most given tokens that enter the cache in one step, so that the work of a submit stays bounded. A longer prompt gets steps of its
+/// own.
+pub const MAX_PROMPT_ROWS: usize = 512;
+
+/// How the steps are laid out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// The published sampler: binomial step sizes, uniformly random positions, the rest left to right.
+    #[default]
+    Binomial,
+    /// T blocks of positions that lie far apart: step i takes positions i, i + T, ...; the last (1 - alpha_0) share of the blocks is
+    /// taken left to right (the published sub-contexts).
+    Blocks,
+    /// As blocks, shuffled within steps and the order of the steps.
+    BlocksShuffled,
+    /// One by one, ascending, whatever alpha_0.
+    LeftToRight,
+}
+
+impl Schedule {
+    /// Every schedule.
+    pub const ALL: [Schedule; 4] = [
+        Schedule::Binomial,
+        Schedule::Blocks,
+        Schedule::BlocksShuffled,
+        Schedule::LeftToRight,
+    ];
+
+    /// The name that [`FromStr`] reads, also that of the JSON form.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::Binomial => "binomial",
+            Schedule::Blocks => "blocks",
+            Schedule::BlocksShuffled => "blocks-shuffled",
+            Schedule::LeftToRight => "left-to-right",
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Schedule {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Schedule::ALL
+            .into_iter()
+            .find(|schedule| schedule.name() == name)
+            .ok_or_else(|| {
+                let names = Schedule::ALL.map(Schedule::name).join(", ");
+                format!("\"{name}\" is not a schedule; give one of {names}")
+            })
+    }
+}
+
+/// What a step does. Of several sequences of a batch, the greatest of their phases stands for the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Given tokens enter the cache; nothing is drawn.
+    Prompt,
+    /// One token, left to right.
+    Sequential,
+    /// Tokens at any positions, at once.
+    Diffusion,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::Prompt => "prompt",
+            Phase::Sequential => "sequential",
+            Phase::Diffusion => "diffusion",
+        })
+    }
+}
+
+/// What a plan is made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlanOptions {
+    /// Family of the model.
+    pub family: Family,
+    /// Its attention.
+    pub attention: AttentionKind,
+    /// Tokens of each sequence, the given ones included.
+    pub length: usize,
+    /// Share of the tokens that diffusion takes, in [0, 1]. An MDLM knows only 1. AR and [`Schedule::LeftToRight`] do not use it.
+    pub alpha_0: f64,
+    /// T: diffusion time steps, before those that unmask nothing are dropped; number of blocks of the block schedules. AR and
+    /// [`Schedule::LeftToRight`] do not use it.
+    pub steps: usize,
+    /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules.
+    pub schedule: Schedule,
+    /// Seed of the plan.
+    pub seed: u64,
+    /// Absolute index of the first sequence; the others follow.
+    pub first_sequence: u32,
+    /// Given (natural position, token) pairs in any order, a list for each sequence: their number is the batch.
+    pub known: Vec<Vec<(u32, u32)>>,
+    /// What an AR model reads first.
+    pub prepend: Prepend,
+    /// The token that opens a text, where the model has one.
+    pub bos: Option<u32>,
+    /// The mask token.
+    pub mask_index: u32,
+    /// V, the mask included.
+    pub vocab_size: usize,
+}
+
+impl PlanOptions {
+    /// The options that suit a model: its length, its alpha_0 (1 where it does not say), the binomial schedule or, for AR, left to
+    /// right; `batch` sequences from index 0, nothing given.
+    pub fn new(config: &ModelConfig, batch: usize, steps: usize, seed: u64) -> Self {
+        Self {
+            family: config.family,
+            attention: config.attention,
+            length: config.length,
+            alpha_0: match config.family {
+                Family::EsoLm => config.alpha_0.unwrap_or(1.0),
+                Family::Mdlm => 1.0,
+                Family::Ar => 0.0,
+            },
+            steps,
+            schedule: match config.family {
+                Family::Ar => Schedule::LeftToRight,
+                Family::EsoLm | Family::Mdlm => Schedule::Binomial,
+            },
+            seed,
+            first_sequence: 0,
+            known: vec![Vec::new(); batch],
+            prepend: config.prepend,
+            bos: config.bos,
+            mask_index: config.mask_index,
+            vocab_size: config.vocab_size,
+        }
+    }
+}
+
+/// One step of one sequence, as ranges of its order; `clean`, `start` and `end` are the `last_k_start`, `curr_k_start` and
+/// `curr_k_end` of the published sampler. JSON: `[phase, clean, start, end]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "(Phase, u32, u32, u32)", into = "(Phase, u32, u32, u32)")]
+pub struct PlanStep {
+    /// What it does.
+    pub phase: Phase,
+    /// Entries clean..start of the order enter as known tokens; those below stand in the cache. An MDLM computes every row.
+    pub clean: u32,
+    /// Entries start..end are drawn; an AR model draws entry `start` from the row of entry `start - 1`.
+    pub start: u32,
+    /// One past the last entry drawn.
+    pub end: u32,
+}
+
+impl From<(Phase, u32, u32, u32)> for PlanStep {
+    fn from((phase, clean, start, end): (Phase, u32, u32, u32)) -> Self {
+        Self {
+            phase,
+            clean,
+            start,
+            end,
+        }
+    }
+}
+
+impl From<PlanStep> for (Phase, u32, u32, u32) {
+    fn from(step: PlanStep) -> Self {
+        (step.phase, step.clean, step.start, step.end)
+    }
+}
+
+/// The plan of one sequence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SequencePlan {
+    /// Absolute index: keys the random numbers.
+    pub sequence: u32,
+    /// Natural positions in the order in which they become known, the given ones first. For an Eso-LM entry i takes slot i; for
+    /// an MDLM, whose slots are positions, it is only the order; AR goes left to right. With a prepended token, that is position 0.
+    pub order: Vec<u32>,
+    /// Tokens of the first entries of the order: what is given.
+    pub known: Vec<u32>,
+    /// Its steps.
+    pub steps: Vec<PlanStep>,
+}
