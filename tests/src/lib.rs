@@ -1,1 +1,10 @@
-//! Shared helpers of the tests that span crates.
+//! Shared helpers of the tests that span crates: golden data of the published code, and the checks that every executor must pass.
+//!
+//! An executor takes part by implementing [`Runner`]; the checks in [`checks`] then run every golden case on it.
+
+pub mod checks;
+pub mod golden;
+pub mod runner;
+
+pub use golden::{Golden, checkpoint, stories};
+pub use runner::{Cpu, Reference, Runner};

@@ -1,1 +1,6 @@
+pub use esolm_core::*;
+
+pub mod cpu;
+pub mod draw;
+pub mod error;
 pub mod model;

@@ -116,6 +116,7 @@ impl Network {
                 ada_ln: loader.ada_ln("output_layer", config)?,
             },
             n_heads: config.n_heads,
+            mask_index: config.mask_index as usize,
         })
     }
 }

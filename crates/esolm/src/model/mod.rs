@@ -22,14 +22,16 @@ mod attention;
 mod block;
 pub mod fold;
 mod load;
+mod mask;
 mod timestep;
 
 use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{Bool, Int, Tensor, activation::silu};
 
-pub use attention::{Attention, Rotary};
+pub use attention::{Attention, Rotary, rotary_frequencies};
 pub use block::{AdaLn, Block, Modulation, OutputLayer};
+pub use mask::StepInput;
 pub use timestep::TimestepEmbedder;
 
 /// The backbone (class `DIT` of models/dit.py; `DDiTBlockCausal` without adaLN for AR).
@@ -44,6 +46,7 @@ pub struct Network {
     /// Final norm and logits.
     pub output_layer: OutputLayer,
     n_heads: usize,
+    mask_index: usize,
 }
 
 /// What every block reads beside the hidden state.

@@ -1,0 +1,166 @@
+//! Plain loops over f32 slices, written in lanes so that compilers make vector code of them, and the one place where they are
+//! shared out over cores.
+
+/// Lanes of a loop: a multiple of every vector width in use.
+const LANES: usize = 16;
+
+/// e^x within 2 units in the last place, for x in [-87, 88] and clamped outside (Cephes' expf: a power of two from the exponent's
+/// bits times a polynomial). No call, no branch, so loops over it become vector code, which std's exp prevents.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding it rounds to an integer, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + c;
+    }
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    (p * r * r + r + 1.0) * power
+}
+
+/// GELU's tanh form as x sigmoid(2u), as [`crate::model`] defines it.
+#[inline(always)]
+fn gelu_one(x: f32) -> f32 {
+    // 2 sqrt(2/pi)
+    const SCALE: f32 = 1.595_769_1;
+    x / (1.0 + exp(-SCALE * x * (1.0 + 0.044_715 * x * x)))
+}
+
+/// `out` = GELU(`values` + `bias`).
+pub(super) fn gelu(out: &mut [f32], values: &[f32], bias: &[f32]) {
+    for ((out, value), bias) in out.iter_mut().zip(values).zip(bias) {
+        *out = gelu_one(value + bias);
+    }
+}
+
+#[inline(always)]
+fn lanes(values: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut all = [start; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (a, &v) in all.iter_mut().zip(chunk) {
+            *a = f(*a, v);
+        }
+    }
+    for (a, &v) in all.iter_mut().zip(rest) {
+        *a = f(*a, v);
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            // Only sums and maxima come here: their parts combine by themselves.
+            all[i] = f(all[i], all[i + width]);
+        }
+        width /= 2;
+    }
+    all[0]
+}
+
+/// Sum of the values.
+pub(super) fn sum(values: &[f32]) -> f32 {
+    lanes(values, 0.0, |a, v| a + v)
+}
+
+/// Largest of the values and `start`.
+pub(super) fn max(values: &[f32], start: f32) -> f32 {
+    lanes(values, start, |a, v| if v > a { v } else { a })
+}
+
+/// Replaces each score by e^(score - top) and returns the sum.
+pub(super) fn exp_sum(scores: &mut [f32], top: f32) -> f32 {
+    for score in scores.iter_mut() {
+        *score = exp(*score - top);
+    }
+    sum(scores)
+}
+
+/// e^x of one value, with the same rounding as [`exp_sum`].
+pub(super) fn exp_one(x: f32) -> f32 {
+    exp(x)
+}
+
+/// sum a b.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// (x - mean) / sqrt(var + 1e-5) of each row of `x` `[rows, width]`.
+pub(super) fn normalise(x: &[f32], width: usize) -> Vec<f32> {
+    let mut out = x.to_vec();
+    for row in out.chunks_exact_mut(width) {
+        let mean = sum(row) / width as f32;
+        row.iter_mut().for_each(|v| *v -= mean);
+        let mut all = [0.0; LANES];
+        for chunk in row.chunks(LANES) {
+            for (a, v) in all.iter_mut().zip(chunk) {
+                *a += v * v;
+            }
+        }
+        let scale = 1.0 / (sum(&all) / width as f32 + 1e-5).sqrt();
+        row.iter_mut().for_each(|v| *v *= scale);
+    }
+    out
+}
+
+/// Runs `f` on each `size` values of `data` with their index, on all cores where there are several: `work` is the number of
+/// values touched in all, below which one core is faster.
+pub(super) fn for_chunks<T: Send>(
+    data: &mut [T],
+    size: usize,
+    work: usize,
+    f: impl Fn(usize, &mut [T]) + Sync + Send,
+) {
+    #[cfg(not(target_family = "wasm"))]
+    if work >= 1 << 15 {
+        use rayon::prelude::*;
+        data.par_chunks_mut(size)
+            .enumerate()
+            .for_each(|(i, chunk)| f(i, chunk));
+        return;
+    }
+    let _ = work;
+    for (i, chunk) in data.chunks_mut(size).enumerate() {
+        f(i, chunk);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_everywhere() {
+        for i in -8800..=8800 {
+            let x = i as f32 / 100.0;
+            let want = f64::from(x.clamp(-87.0, 88.0)).exp();
+            let error = (f64::from(exp(x)) - want).abs() / want;
+            assert!(error < 2.4e-7, "exp({x}): relative error {error}");
+        }
+    }
+
+    #[test]
+    fn gelu_matches_tanh() {
+        for i in -2000..=2000 {
+            let x = f64::from(i) / 100.0;
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            let want = 0.5 * x * (1.0 + u.tanh());
+            let mut got = [0.0];
+            gelu(&mut got, &[x as f32], &[0.0]);
+            assert!((f64::from(got[0]) - want).abs() < 1e-6, "gelu({x}): {} and {want}", got[0]);
+        }
+    }
+
+    #[test]
+    fn reductions_take_every_length() {
+        for n in 1..70 {
+            let values: Vec<f32> = (0..n).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
+            assert_eq!(sum(&values), values.iter().sum::<f32>());
+            assert_eq!(max(&values, -1e30), values.iter().copied().fold(-1e30, f32::max));
+        }
+    }
+}

@@ -1,0 +1,325 @@
+//! Runs passes of a plan on the CPU: folded weights, a kv_cache and Burn's Flex backend for all products.
+//!
+//! What lies between two products (norm, bias, rotary, softmax, GELU, residual) is fused into loops over host memory, which Flex
+//! hands over and takes back without a copy: as Burn operations they would be ten passes over the activations instead of one.
+
+mod attention;
+mod math;
+mod product;
+
+use burn::tensor::Device;
+use esolm_core::checkpoint::Checkpoint;
+use esolm_core::config::ModelConfig;
+use esolm_core::rows::{Layout, MASKED, Row, StepRows};
+use esolm_core::sampler::{NoiseSource, sample_row};
+
+use crate::draw::{Draw, check_rows};
+use crate::error::EngineError;
+use crate::model::fold::Folding;
+use crate::model::rotary_frequencies;
+
+use attention::{Cache, Heads, spans};
+use product::Matrix;
+
+/// Most rows whose MLP is held at once.
+const MLP_ROWS: usize = 1024;
+/// Most rows whose logits are held at once.
+const LOGIT_ROWS: usize = 64;
+
+struct Block {
+    qkv: Matrix,
+    out: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// A model on the CPU.
+pub struct CpuExecutor {
+    config: ModelConfig,
+    heads: Heads,
+    device: Device,
+    /// `[V, d]`.
+    embedding: Vec<f32>,
+    blocks: Vec<Block>,
+    head: Matrix,
+    state: State,
+}
+
+/// What belongs to the batch that runs.
+struct State {
+    layout: Layout,
+    tokens: Vec<u32>,
+    caches: Vec<Cache>,
+}
+
+impl CpuExecutor {
+    /// Folds the constant conditioning, block by block.
+    ///
+    /// # Errors
+    /// When a tensor of the checkpoint cannot be read.
+    pub fn load(ckpt: &Checkpoint) -> Result<Self, EngineError> {
+        let device = Device::flex();
+        let config = ckpt.config().clone();
+        let folding = Folding::new(ckpt)?;
+        // The largest first: while it is rearranged it is there twice.
+        let head = Matrix::new(&folding.head()?, &device);
+        let embedding = folding.embedding()?;
+        let block = |index| {
+            let block = folding.block(index)?;
+            let matrix = |linear| Matrix::new(linear, &device);
+            Ok(Block {
+                qkv: matrix(&block.qkv),
+                out: matrix(&block.out),
+                up: matrix(&block.up),
+                down: matrix(&block.down),
+            })
+        };
+        let blocks = (0..config.n_blocks).map(block).collect::<Result<_, EngineError>>()?;
+        let layout = Layout { sequences: 0, slots: 0, tokens: 0 };
+        Ok(Self {
+            heads: Heads { heads: config.n_heads, head_dim: config.head_dim() },
+            config,
+            device,
+            embedding,
+            blocks,
+            head,
+            state: State { layout, tokens: Vec::new(), caches: Vec::new() },
+        })
+    }
+
+    /// What the network is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Bytes of the kv_cache that the current batch holds.
+    pub fn cache_bytes(&self) -> usize {
+        let block = attention::cache_bytes(&self.state.layout, self.heads).unwrap_or(0);
+        block * self.state.caches.len()
+    }
+
+    /// Prepares the cache and the token buffer `tokens` (flat, `layout.tokens` long) for a batch.
+    ///
+    /// # Errors
+    /// When the tokens do not fit the layout or the vocabulary, or the cache does not fit the memory.
+    pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        if tokens.len() != layout.tokens {
+            return Err(EngineError::Rows(format!("{} tokens for a layout of {}", tokens.len(), layout.tokens)));
+        }
+        let vocab = self.config.vocab_size;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            return Err(EngineError::Rows(format!("the token {token} is beyond the vocabulary of {vocab}")));
+        }
+        if self.state.layout.sequences != layout.sequences || self.state.layout.slots != layout.slots {
+            self.state.caches.clear();
+            self.reserve(layout)?;
+            let cache = |_| Cache::new(layout, self.heads, &self.device);
+            self.state.caches = (0..self.blocks.len()).map(cache).collect();
+        }
+        self.state.layout = *layout;
+        self.state.tokens = tokens.to_vec();
+        Ok(())
+    }
+
+    /// Asks for the memory of all caches at once, so that too large a batch ends in a sentence.
+    fn reserve(&self, layout: &Layout) -> Result<(), EngineError> {
+        let bytes = attention::cache_bytes(layout, self.heads).and_then(|bytes| bytes.checked_mul(self.blocks.len()));
+        match bytes {
+            Some(bytes) if Vec::<u8>::new().try_reserve_exact(bytes).is_ok() => Ok(()),
+            _ => Err(EngineError::HostMemory {
+                what: format!("the kv_cache of {} sequences of {} slots", layout.sequences, layout.slots),
+                bytes: bytes.map(|bytes| bytes as u64),
+            }),
+        }
+    }
+
+    /// Runs a pass and returns the logits `[sampled, V]`, the mask token's column untouched.
+    ///
+    /// # Errors
+    /// When the rows do not fit the layout of [`CpuExecutor::start`].
+    pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
+        let x = self.pass(step)?;
+        let vocab = self.config.vocab_size;
+        let mut logits = vec![0.0; step.sampled.len() * vocab];
+        for (x, logits) in self.logit_chunks(&x).zip(logits.chunks_mut(LOGIT_ROWS * vocab)) {
+            let product = self.head.product(x.to_vec());
+            math::for_chunks(logits, vocab, logits.len(), |row, out| product.write_row(row, out));
+        }
+        Ok(logits)
+    }
+
+    /// Runs a pass, draws a token for each sampled row and writes it to the row's target.
+    ///
+    /// # Errors
+    /// When the rows do not fit the layout of [`CpuExecutor::start`], or the draw does not fit the rows.
+    pub fn step(&mut self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
+        let keys = draw.keys(&self.state.layout, step)?;
+        let vocab = self.config.vocab_size;
+        if let Some(noise) = draw.noise
+            && noise.len() != keys.len() * vocab
+        {
+            return Err(EngineError::Rows(format!("{} noise values for {} sampled rows", noise.len(), keys.len())));
+        }
+        let x = self.pass(step)?;
+        let mut drawn = vec![0u32; keys.len()];
+        for (chunk, (x, drawn)) in self.logit_chunks(&x).zip(drawn.chunks_mut(LOGIT_ROWS)).enumerate() {
+            let product = self.head.product(x.to_vec());
+            let work = drawn.len() * vocab;
+            math::for_chunks(drawn, 1, work, |row, drawn| {
+                let mut logits = vec![0.0; vocab];
+                product.write_row(row, &mut logits);
+                let index = chunk * LOGIT_ROWS + row;
+                let [sequence, position] = keys[index];
+                let noise = match draw.noise {
+                    Some(noise) => NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab]),
+                    None => NoiseSource::Seeded { seed: draw.seed, sequence, position },
+                };
+                drawn[0] = sample_row(&logits, draw.mask_index, &draw.sampler, noise);
+            });
+        }
+        for (&index, token) in step.sampled.iter().zip(drawn) {
+            self.state.tokens[step.rows[index as usize].target as usize] = token;
+        }
+        Ok(())
+    }
+
+    /// The flat token buffer.
+    ///
+    /// # Errors
+    /// None; other executors have some.
+    pub async fn tokens(&mut self) -> Result<Vec<u32>, EngineError> {
+        Ok(self.state.tokens.clone())
+    }
+
+    fn logit_chunks<'a>(&self, x: &'a [f32]) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+        x.chunks(LOGIT_ROWS * self.config.hidden)
+    }
+
+    /// Runs the blocks and returns the normalised hidden state of the sampled rows, `[sampled, d]`.
+    fn pass(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
+        // Rotary angles are computed for each pass: no position is too large.
+        check_rows(&self.state.layout, usize::MAX, step)?;
+        if step.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hidden = self.config.hidden;
+        let mut x = self.embed(&step.rows);
+        let rotary = Rotary::new(&step.rows, self.heads.head_dim);
+        let all = spans(&step.rows);
+        let last = self.blocks.len() - 1;
+        for (index, (block, cache)) in self.blocks.iter().zip(&mut self.state.caches).enumerate() {
+            let mut qkv = block.qkv(math::normalise(&x, hidden), &rotary, self.heads);
+            cache.scatter(&step.rows, &qkv.k, &qkv.v);
+            let attended = if index < last {
+                cache.attend(&step.rows, &all, &qkv.q, &qkv.k, &qkv.v)
+            } else {
+                // Of the others only keys and values are wanted, and those are written.
+                for values in [&mut x, &mut qkv.q, &mut qkv.k, &mut qkv.v] {
+                    *values = select(values, &step.sampled, hidden);
+                }
+                let rows: Vec<Row> = step.sampled.iter().map(|&i| step.rows[i as usize]).collect();
+                cache.attend(&rows, &spans(&rows), &qkv.q, &qkv.k, &qkv.v)
+            };
+            if attended.is_empty() {
+                continue;
+            }
+            block.out.product(attended).add_to(&mut x);
+            for x in x.chunks_mut(MLP_ROWS * hidden) {
+                block.mlp(x, hidden);
+            }
+        }
+        Ok(math::normalise(&x, hidden))
+    }
+
+    /// Embeddings of the rows' tokens, `[rows, d]`.
+    fn embed(&self, rows: &[Row]) -> Vec<f32> {
+        let hidden = self.config.hidden;
+        let token = |row: &Row| match row.source {
+            MASKED => self.config.mask_index,
+            source => self.state.tokens[source as usize],
+        } as usize;
+        rows.iter()
+            .flat_map(|row| &self.embedding[token(row) * hidden..][..hidden])
+            .copied()
+            .collect()
+    }
+}
+
+/// The rows `indices` of `values` `[rows, width]`.
+fn select(values: &[f32], indices: &[u32], width: usize) -> Vec<f32> {
+    indices.iter().flat_map(|&i| &values[i as usize * width..][..width]).copied().collect()
+}
+
+/// Cosines and sines of each row's rotary angles, `[rows, head_dim / 2]`.
+struct Rotary {
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+}
+
+impl Rotary {
+    fn new(rows: &[Row], head_dim: usize) -> Self {
+        let frequencies: Vec<f32> = rotary_frequencies(head_dim).collect();
+        let angles = rows.iter().flat_map(|row| frequencies.iter().map(move |f| row.position as f32 * f));
+        let (sin, cos) = angles.map(f32::sin_cos).unzip();
+        Self { cos, sin }
+    }
+
+    /// Turns each pair (i, i + head_dim / 2) of each head of a row.
+    fn turn(&self, row: usize, values: &mut [f32], head_dim: usize) {
+        let half = head_dim / 2;
+        let cos = &self.cos[row * half..(row + 1) * half];
+        let sin = &self.sin[row * half..(row + 1) * half];
+        for head in values.chunks_exact_mut(head_dim) {
+            let (a, b) = head.split_at_mut(half);
+            for ((a, b), (cos, sin)) in a.iter_mut().zip(b).zip(cos.iter().zip(sin)) {
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+}
+
+/// Queries (scaled by 1 / sqrt(head_dim)), keys and values of the rows, `[rows, d]` each, q and k turned.
+struct Qkv {
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+}
+
+impl Block {
+    fn qkv(&self, x: Vec<f32>, rotary: &Rotary, heads: Heads) -> Qkv {
+        let hidden = heads.hidden();
+        let rows = x.len() / hidden;
+        let product = self.qkv.product(x);
+        let scale = 1.0 / (heads.head_dim as f32).sqrt();
+        let zeros = || vec![0.0; rows * hidden];
+        let mut qkv = Qkv { q: zeros(), k: zeros(), v: zeros() };
+        let mut all = vec![0.0; 3 * hidden];
+        for row in 0..rows {
+            product.write_row(row, &mut all);
+            let (q, kv) = all.split_at_mut(hidden);
+            let (k, v) = kv.split_at_mut(hidden);
+            rotary.turn(row, q, heads.head_dim);
+            rotary.turn(row, k, heads.head_dim);
+            q.iter_mut().for_each(|q| *q *= scale);
+            let at = row * hidden..(row + 1) * hidden;
+            qkv.q[at.clone()].copy_from_slice(q);
+            qkv.k[at.clone()].copy_from_slice(k);
+            qkv.v[at].copy_from_slice(v);
+        }
+        qkv
+    }
+
+    /// Adds the MLP of the normalised `x` `[rows, d]` to it.
+    fn mlp(&self, x: &mut [f32], hidden: usize) {
+        let product = self.up.product(math::normalise(x, hidden));
+        let width = self.up.n_out();
+        let mut inner = vec![0.0; x.len() / hidden * width];
+        let work = inner.len();
+        math::for_chunks(&mut inner, width, work, |row, out| {
+            for (first, values, bias) in product.row(row) {
+                math::gelu(&mut out[first..first + values.len()], values, bias);
+            }
+        });
+        self.down.product(inner).add_to(x);
+    }
+}

@@ -1,0 +1,62 @@
+//! The reference pass over a step's rows: the prefixes of [`StepRows`] become the dense mask that the executors never build.
+
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+use esolm_core::rows::{Layout, MASKED, StepRows};
+
+use super::Network;
+
+/// What a [`Network`] reads for a step: all rows of all sequences side by side as one sequence.
+pub struct StepInput {
+    /// `[1, R]`.
+    pub tokens: Tensor<2, Int>,
+    /// `[1, R]`, natural positions.
+    pub positions: Tensor<2, Int>,
+    /// `[1, R, R]`: row r attends to row c of the same sequence where slot_c < prefix_r, and to itself.
+    pub mask: Tensor<3, Bool>,
+    /// `[sampled]`.
+    pub sampled: Tensor<1, Int>,
+}
+
+impl Network {
+    /// Tensors of a step on the network's device; `tokens` is the flat token buffer.
+    pub fn step_input(&self, tokens: &[u32], step: &StepRows) -> StepInput {
+        let device = &self.vocab_embed.weight.device();
+        let ints = |values: Vec<i32>| {
+            let shape = [1, values.len()];
+            Tensor::<2, Int>::from_data(TensorData::new(values, shape), device)
+        };
+        let rows = &step.rows;
+        let token = |source| match source {
+            MASKED => self.mask_index as u32,
+            index => tokens[index as usize],
+        };
+        let mask: Vec<bool> = rows
+            .iter()
+            .enumerate()
+            .flat_map(|(r, row)| {
+                rows.iter().enumerate().map(move |(c, column)| {
+                    c == r || (column.sequence == row.sequence && column.slot < row.prefix)
+                })
+            })
+            .collect();
+        StepInput {
+            tokens: ints(rows.iter().map(|row| token(row.source) as i32).collect()),
+            positions: ints(rows.iter().map(|row| row.position as i32).collect()),
+            mask: Tensor::from_data(TensorData::new(mask, [1, rows.len(), rows.len()]), device),
+            sampled: ints(step.sampled.iter().map(|&i| i as i32).collect()).squeeze_dim(0),
+        }
+    }
+
+    /// Logits `[sampled, V]` of a step whose rows are all that there is: the uncached reference pass. Its cost and its mask grow
+    /// with the square of the rows of the whole batch.
+    ///
+    /// # Panics
+    /// When a row's source lies outside `tokens`.
+    pub fn forward_rows(&self, tokens: &[u32], step: &StepRows, layout: &Layout) -> Tensor<2> {
+        debug_assert_eq!(tokens.len(), layout.tokens);
+        let input = self.step_input(tokens, step);
+        self.forward(input.tokens, input.positions, Some(input.mask), None)
+            .squeeze_dim::<2>(0)
+            .select(0, input.sampled)
+    }
+}

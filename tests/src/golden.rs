@@ -1,0 +1,122 @@
+//! Files under `tests/fixtures/golden` (their README says what each tensor is) and the model that ships.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use esolm::checkpoint::{Checkpoint, OpenOptions};
+use safetensors::{Dtype, SafeTensors};
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+fn golden_path(name: &str) -> PathBuf {
+    repository("tests/fixtures/golden").join(name)
+}
+
+/// The golden model `name`: model_a, mdlm or ar.
+pub fn checkpoint(name: &str) -> Checkpoint {
+    let options = OpenOptions {
+        config: Some(golden_path(&format!("{name}.config.json"))),
+        ..OpenOptions::default()
+    };
+    let path = golden_path(&format!("{name}.ema.safetensors"));
+    Checkpoint::open(&path.to_string_lossy(), &options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The small trained model that ships.
+pub fn stories() -> Checkpoint {
+    let path = repository("models/stories");
+    Checkpoint::open(&path.to_string_lossy(), &OpenOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The tensors of one golden file.
+pub struct Golden {
+    tensors: HashMap<String, Entry>,
+}
+
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+impl Golden {
+    /// Reads `name`.safetensors.
+    pub fn open(name: &str) -> Self {
+        let path = golden_path(&format!("{name}.safetensors"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.tensors().into_iter().map(|(name, view)| {
+            let entry = Entry {
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+                data: view.data().to_vec(),
+            };
+            (name, entry)
+        });
+        Self {
+            tensors: tensors.collect(),
+        }
+    }
+
+    fn entry(&self, name: &str, dtype: Dtype) -> &Entry {
+        let entry = self
+            .tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("no golden tensor {name}"));
+        assert_eq!(entry.dtype, dtype, "{name}");
+        entry
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Shape of a tensor.
+    pub fn shape(&self, name: &str) -> &[usize] {
+        &self.tensors[name].shape
+    }
+
+    /// Values of an f32 tensor.
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        let data = self.entry(name, Dtype::F32).data.chunks_exact(4);
+        data.map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    /// Values of an f64 tensor.
+    pub fn f64(&self, name: &str) -> Vec<f64> {
+        let data = self.entry(name, Dtype::F64).data.chunks_exact(8);
+        data.map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+            .collect()
+    }
+
+    /// Values of a u8 tensor.
+    pub fn u8(&self, name: &str) -> &[u8] {
+        &self.entry(name, Dtype::U8).data
+    }
+
+    /// Values of an int32 tensor, none of which is negative.
+    pub fn u32(&self, name: &str) -> Vec<u32> {
+        let data = self.entry(name, Dtype::I32).data.chunks_exact(4);
+        data.map(|b| i32::from_le_bytes(b.try_into().unwrap()).try_into().unwrap())
+            .collect()
+    }
+
+    /// Rows of an int32 tensor with two dimensions.
+    pub fn rows(&self, name: &str) -> Vec<Vec<u32>> {
+        let width = *self.shape(name).last().unwrap();
+        self.u32(name).chunks(width).map(<[u32]>::to_vec).collect()
+    }
+
+    /// The Gumbel noise of recorded uniforms, as the published code makes it in f64: -ln(-ln u).
+    pub fn gumbel(&self, name: &str) -> Vec<f32> {
+        let uniforms = self.f64(name);
+        uniforms.iter().map(|u| -(-u.ln()).ln() as f32).collect()
+    }
+}

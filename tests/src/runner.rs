@@ -1,0 +1,90 @@
+//! What runs passes: the executors and the reference pass, behind one trait.
+
+use burn::tensor::Device;
+use esolm::checkpoint::Checkpoint;
+use esolm::cpu::CpuExecutor;
+use esolm::draw::Draw;
+use esolm::model::Network;
+use esolm::rows::{Layout, StepRows};
+
+/// An executor under test. Errors are panics here.
+pub trait Runner {
+    /// Cache and token buffer for a batch.
+    fn start(&mut self, layout: &Layout, tokens: &[u32]);
+    /// Logits `[sampled, V]` of a pass.
+    fn logits(&mut self, step: &StepRows) -> Vec<f32>;
+    /// Runs a pass and draws.
+    fn step(&mut self, step: &StepRows, draw: &Draw);
+    /// The token buffer.
+    fn tokens(&mut self) -> Vec<u32>;
+}
+
+/// The CPU executor.
+pub struct Cpu(CpuExecutor);
+
+impl Cpu {
+    /// Loads a checkpoint.
+    pub fn load(ckpt: &Checkpoint) -> Self {
+        Self(CpuExecutor::load(ckpt).unwrap_or_else(|error| panic!("{error}")))
+    }
+}
+
+impl Runner for Cpu {
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) {
+        self.0.start(layout, tokens).unwrap();
+    }
+
+    fn logits(&mut self, step: &StepRows) -> Vec<f32> {
+        pollster::block_on(self.0.logits(step)).unwrap()
+    }
+
+    fn step(&mut self, step: &StepRows, draw: &Draw) {
+        self.0.step(step, draw).unwrap();
+    }
+
+    fn tokens(&mut self) -> Vec<u32> {
+        pollster::block_on(self.0.tokens()).unwrap()
+    }
+}
+
+/// The unfolded network with a dense mask on a Burn device. It has no cache, so each pass must hold all rows.
+pub struct Reference {
+    network: Network,
+    layout: Layout,
+    tokens: Vec<u32>,
+}
+
+impl Reference {
+    /// Loads a checkpoint onto a device.
+    pub fn load(ckpt: &Checkpoint, device: &Device) -> Self {
+        Self {
+            network: Network::load(ckpt, device).unwrap(),
+            layout: Layout {
+                sequences: 0,
+                slots: 0,
+                tokens: 0,
+            },
+            tokens: Vec::new(),
+        }
+    }
+}
+
+impl Runner for Reference {
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) {
+        self.layout = *layout;
+        self.tokens = tokens.to_vec();
+    }
+
+    fn logits(&mut self, step: &StepRows) -> Vec<f32> {
+        let logits = self.network.forward_rows(&self.tokens, step, &self.layout);
+        logits.into_data().try_to_vec().unwrap()
+    }
+
+    fn step(&mut self, _: &StepRows, _: &Draw) {
+        unimplemented!("the reference pass does not draw");
+    }
+
+    fn tokens(&mut self) -> Vec<u32> {
+        self.tokens.clone()
+    }
+}
