@@ -1,6 +1,6 @@
 //! Checks against the golden data that hold for every [`Runner`].
 
-use esolm::config::{AttentionKind, Family, Prepend};
+use esolm::config::{ModelConfig, Prepend};
 use esolm::draw::Draw;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, forward_rows};
@@ -38,7 +38,10 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f32], bound: f32) -> f32 {
     let mut largest = 0.0f32;
     for (index, (got, want)) in got.iter().zip(want).enumerate() {
         let difference = (got - want).abs();
-        assert!(difference <= bound, "{what}, value {index}: {got}, want {want}");
+        assert!(
+            difference <= bound,
+            "{what}, value {index}: {got}, want {want}"
+        );
         largest = largest.max(difference);
     }
     largest
@@ -100,7 +103,10 @@ fn natural_case(model: &str) -> Case {
         other => panic!("no golden model {other}"),
     };
     let tokens = golden.rows(input);
-    let order: Vec<Vec<u32>> = tokens.iter().map(|t| (0..t.len() as u32).collect()).collect();
+    let order: Vec<Vec<u32>> = tokens
+        .iter()
+        .map(|t| (0..t.len() as u32).collect())
+        .collect();
     let (layout, tokens, step) =
         forward_rows(mode, false, &order, &tokens, None, MASK, VOCAB).unwrap();
     Case {
@@ -189,7 +195,7 @@ pub fn check_sampling_model_a(runner: &mut dyn Runner) -> usize {
         let order = golden.rows(&tensor("sort_idx"));
         let steps = golden.rows(&tensor("steps"));
         let steps: Vec<[u32; 3]> = steps.iter().map(|s| [s[0], s[1], s[2]]).collect();
-        let plan = Plan::from_recorded(&order, &steps, MASK).unwrap();
+        let plan = Plan::from_recorded(&order, &steps, MASK, VOCAB).unwrap();
         let length = plan.length;
         // Places of natural positions in the sorted order.
         let slot = |sequence: usize, target: u32| {
@@ -206,33 +212,33 @@ pub fn check_sampling_model_a(runner: &mut dyn Runner) -> usize {
             place: &slot,
         };
         let tokens = run_trace(&trace, runner);
-        assert_eq!(plan.sorted(&tokens), golden.rows(&tensor("tokens_sorted")), "{name}");
-        assert_eq!(plan.output(&tokens), golden.rows(&tensor("sample")), "{name}");
+        assert_eq!(
+            plan.sorted(&tokens),
+            golden.rows(&tensor("tokens_sorted")),
+            "{name}"
+        );
+        assert_eq!(
+            plan.output(&tokens),
+            golden.rows(&tensor("sample")),
+            "{name}"
+        );
     }
     names.len()
 }
 
 /// Both AR traces, token for token, on an executor of ar.
-pub fn check_sampling_ar(runner: &mut dyn Runner) {
+pub fn check_sampling_ar(config: &ModelConfig, runner: &mut dyn Runner) {
     let golden = Golden::open("sampling_mdlm_ar");
     for (name, prepend) in [("ar.none", Prepend::None), ("ar.bos", Prepend::Bos)] {
         let tensor = |what: &str| format!("{name}.{what}");
         let sample = golden.rows(&tensor("sample"));
-        let plan = Plan::new(&PlanOptions {
-            family: Family::Ar,
-            attention: AttentionKind::Causal,
+        let config = ModelConfig {
             length: sample[0].len(),
-            alpha_0: 0.0,
-            steps: 1,
-            schedule: Default::default(),
-            seed: 0,
-            first_sequence: 0,
-            known: vec![Vec::new(); sample.len()],
             prepend,
             bos: Some(BOS),
-            mask_index: MASK,
-        })
-        .unwrap();
+            ..config.clone()
+        };
+        let plan = Plan::new(&PlanOptions::new(&config, sample.len(), 1, 0)).unwrap();
         let steps = golden.shape(&tensor("logits"))[1];
         let trace = Trace {
             name: name.into(),
@@ -241,7 +247,9 @@ pub fn check_sampling_ar(runner: &mut dyn Runner) {
             logits: golden.f32(&tensor("logits")),
             noise: golden.gumbel(&tensor("u")),
             // Step s draws the token at s + 1.
-            place: &|sequence, target| sequence * steps + target as usize - sequence * plan.length - 1,
+            place: &|sequence, target| {
+                sequence * steps + target as usize - sequence * plan.length - 1
+            },
         };
         let tokens = run_trace(&trace, runner);
         assert_eq!(plan.output(&tokens), sample, "{name}");
@@ -272,7 +280,11 @@ pub fn check_sampling_mdlm(runner: &mut dyn Runner) {
                 slot: p as u32,
                 position: p as u32,
                 prefix: length as u32,
-                source: if before[index][p] == MASK { MASKED } else { p as u32 },
+                source: if before[index][p] == MASK {
+                    MASKED
+                } else {
+                    p as u32
+                },
                 target: if unmasked(p) { p as u32 } else { NO_TARGET },
             })
             .collect();
@@ -286,7 +298,10 @@ pub fn check_sampling_mdlm(runner: &mut dyn Runner) {
         let got = runner.logits(&all);
         assert_close(&format!("mdlm, step {index}"), &got, want, GOLDEN);
 
-        let sampled: Vec<u32> = (0..length).filter(|&p| unmasked(p)).map(|p| p as u32).collect();
+        let sampled: Vec<u32> = (0..length)
+            .filter(|&p| unmasked(p))
+            .map(|p| p as u32)
+            .collect();
         let noise: Vec<f32> = sampled
             .iter()
             .flat_map(|&p| &noise[(index * length + p as usize) * VOCAB..][..VOCAB])
@@ -300,7 +315,12 @@ pub fn check_sampling_mdlm(runner: &mut dyn Runner) {
 
 /// Runs a plan with and without its cache side by side on two executors of one model: logits of each step within [`CACHED`], the
 /// same tokens. Returns the largest difference.
-pub fn check_cached(what: &str, plan: &Plan, cached: &mut dyn Runner, uncached: &mut dyn Runner) -> f32 {
+pub fn check_cached(
+    what: &str,
+    plan: &Plan,
+    cached: &mut dyn Runner,
+    uncached: &mut dyn Runner,
+) -> f32 {
     let full = plan.uncached();
     let ids: Vec<u32> = plan.sequences.iter().map(|s| s.sequence).collect();
     let draw = Draw {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::rng::gumbel_from_uniform;
 use safetensors::{Dtype, SafeTensors};
 
 fn repository(path: &str) -> PathBuf {
@@ -104,8 +105,12 @@ impl Golden {
     /// Values of an int32 tensor, none of which is negative.
     pub fn u32(&self, name: &str) -> Vec<u32> {
         let data = self.entry(name, Dtype::I32).data.chunks_exact(4);
-        data.map(|b| i32::from_le_bytes(b.try_into().unwrap()).try_into().unwrap())
-            .collect()
+        data.map(|b| {
+            i32::from_le_bytes(b.try_into().unwrap())
+                .try_into()
+                .unwrap()
+        })
+        .collect()
     }
 
     /// Rows of an int32 tensor with two dimensions.
@@ -114,9 +119,9 @@ impl Golden {
         self.u32(name).chunks(width).map(<[u32]>::to_vec).collect()
     }
 
-    /// The Gumbel noise of recorded uniforms, as the published code makes it in f64: -ln(-ln u).
+    /// The Gumbel noise of recorded uniforms.
     pub fn gumbel(&self, name: &str) -> Vec<f32> {
         let uniforms = self.f64(name);
-        uniforms.iter().map(|u| -(-u.ln()).ln() as f32).collect()
+        uniforms.into_iter().map(gumbel_from_uniform).collect()
     }
 }

@@ -29,7 +29,9 @@ fn golden_states() {
     };
     let (tokens, positions) = (ints("uneven.zt_sorted"), ints("uneven.sort_idx"));
     let [batch, rows] = tokens.dims();
-    let causal: Vec<bool> = (0..batch * rows * rows).map(|i| i % rows <= i / rows % rows).collect();
+    let causal: Vec<bool> = (0..batch * rows * rows)
+        .map(|i| i % rows <= i / rows % rows)
+        .collect();
     let mask = Tensor::from_data(TensorData::new(causal, [batch, rows, rows]), &device);
     let check = |name: &str, tensor: Tensor<3>| {
         let got: Vec<f32> = tensor.into_data().try_to_vec().unwrap();
@@ -43,20 +45,42 @@ fn golden_states() {
         x = block.forward(x, &context);
         check(&format!("diffusion.causal.uneven.block{index}"), x.clone());
     }
-    check("diffusion.causal.uneven.logits", network.output_layer.forward(x, context.condition.clone()));
+    check(
+        "diffusion.causal.uneven.logits",
+        network.output_layer.forward(x, context.condition.clone()),
+    );
 
     let t_cond = golden.f32("t_cond_sigma0");
-    let condition: Vec<f32> = context.condition.unwrap().narrow(0, 0, 1).into_data().try_to_vec().unwrap();
+    let condition: Vec<f32> = context
+        .condition
+        .unwrap()
+        .narrow(0, 0, 1)
+        .into_data()
+        .try_to_vec()
+        .unwrap();
     assert_close("t_cond_sigma0", &condition, &t_cond, 1e-5);
     let folding = Folding::new(&ckpt).unwrap();
-    let folded: Vec<f32> = folding.condition().unwrap().iter().map(|&c| c as f32).collect();
+    let folded: Vec<f32> = folding
+        .condition()
+        .unwrap()
+        .iter()
+        .map(|&c| c as f32)
+        .collect();
     assert_close("t_cond_sigma0, folded", &folded, &t_cond, 1e-5);
 
     let sigma = golden.f32("diffusion.causal.uneven.sigma");
     let sigma = Tensor::<1>::from_floats(sigma.as_slice(), &device);
-    let condition = network.context(positions.clone(), None, Some(sigma.clone())).condition.unwrap();
+    let condition = network
+        .context(positions.clone(), None, Some(sigma.clone()))
+        .condition
+        .unwrap();
     let condition: Vec<f32> = condition.into_data().try_to_vec().unwrap();
-    assert_close("t_cond_sigma", &condition, &golden.f32("t_cond_sigma"), 1e-5);
+    assert_close(
+        "t_cond_sigma",
+        &condition,
+        &golden.f32("t_cond_sigma"),
+        1e-5,
+    );
     let logits = network.forward(tokens, positions, context.mask, Some(sigma));
     check("diffusion.causal.uneven.sigma_logits", logits);
 }
@@ -70,12 +94,28 @@ fn folded_equals_unfolded() {
     let config = ckpt.config();
     let length = 48u32;
     let order: Vec<u32> = (0..length).map(|i| (i * 29) % length).collect();
-    let tokens: Vec<u32> = (0..length).map(|i| if i < 20 { 3 + 7 * i } else { config.mask_index }).collect();
-    let (layout, tokens, step) = forward_rows(MaskMode::Causal, false, &[order], &[tokens], None, config.mask_index, config.vocab_size).unwrap();
+    let tokens: Vec<u32> = (0..length)
+        .map(|i| if i < 20 { 3 + 7 * i } else { config.mask_index })
+        .collect();
+    let (layout, tokens, step) = forward_rows(
+        MaskMode::Causal,
+        false,
+        &[order],
+        &[tokens],
+        None,
+        config.mask_index,
+        config.vocab_size,
+    )
+    .unwrap();
     let mut reference = Reference::load(&ckpt, &Device::flex());
     let mut folded = Cpu::load(&ckpt);
     reference.start(&layout, &tokens);
     folded.start(&layout, &tokens);
-    let largest = assert_close("logits", &folded.logits(&step), &reference.logits(&step), GOLDEN);
+    let largest = assert_close(
+        "logits",
+        &folded.logits(&step),
+        &reference.logits(&step),
+        GOLDEN,
+    );
     println!("largest difference {largest:e}");
 }

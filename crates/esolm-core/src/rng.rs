@@ -43,6 +43,13 @@ pub fn gumbel_from_bits(n: u32) -> f32 {
     -exponential.ln()
 }
 
+/// An upper bound of [`gumbel_from_bits`] without a logarithm: with w = (n + 0.5) / 2^32, -ln(1 - w) > w, so the noise lies below
+/// -ln w, and that at most (leading zeros of n + 1) ln 2.
+pub fn gumbel_ceiling(n: u32) -> f32 {
+    // A little over ln 2, for the rounding of the noise itself.
+    (n.leading_zeros() + 1) as f32 * 0.6932
+}
+
 /// The four random words of vocabulary entries 4 block .. 4 block + 4 at a position of a sequence.
 pub fn gumbel_block(seed: u64, sequence: u32, position: u32, block: u32) -> [u32; 4] {
     philox4x32([block, position, sequence, GUMBEL_DOMAIN], key(seed))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rng::{gumbel_block, gumbel_from_bits};
+use crate::rng::{gumbel_block, gumbel_ceiling, gumbel_from_bits};
 
 /// The logit that the mask token counts with, as in the published code.
 pub const MASK_LOGIT: f32 = -1e6;
@@ -100,10 +100,14 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
         _ => f32::MIN,
     };
     let mut best = (f32::MIN, 0);
-    let mut offer = |v: usize, noise: f32| {
+    // The noise is asked for only where an upper bound of it could win: two logarithms are spared for nearly all entries.
+    let mut offer = |v: usize, ceiling: f32, noise: &dyn Fn() -> f32| {
         let value = value(v);
-        if value >= floor && value + noise > best.0 {
-            best = (value + noise, v as u32);
+        if value >= floor && value + ceiling > best.0 {
+            let score = value + noise();
+            if score > best.0 {
+                best = (score, v as u32);
+            }
         }
     };
     match noise {
@@ -115,14 +119,14 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
             for block in 0..logits.len().div_ceil(4) {
                 let bits = gumbel_block(seed, sequence, position, block as u32);
                 for (v, bits) in (block * 4..logits.len()).zip(bits) {
-                    offer(v, gumbel_from_bits(bits));
+                    offer(v, gumbel_ceiling(bits), &|| gumbel_from_bits(bits));
                 }
             }
         }
         NoiseSource::Given(values) => (0..logits.len())
             .zip(values)
-            .for_each(|(v, &noise)| offer(v, noise)),
-        NoiseSource::None => (0..logits.len()).for_each(|v| offer(v, 0.0)),
+            .for_each(|(v, &noise)| offer(v, noise, &|| noise)),
+        NoiseSource::None => (0..logits.len()).for_each(|v| offer(v, 0.0, &|| 0.0)),
     }
     best.1
 }
@@ -130,21 +134,34 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
 /// The lowest logit that top-p keeps: the smallest set of most likely tokens whose mass reaches `p`. Equal logits stay together
 /// (`top_k_top_p_filtering` of the published utils.py, which keeps some of them). The logits are final: scaled, mask blanked.
 pub fn nucleus_threshold(logits: impl Iterator<Item = f32>, p: f32) -> f32 {
-    let mut sorted: Vec<f32> = logits.filter(|logit| !logit.is_nan()).collect();
-    sorted.sort_unstable_by(|a, b| b.total_cmp(a));
-    let Some(&top) = sorted.first() else {
+    // Sorting the whole vocabulary costs more than a network's output layer; the nucleus mostly lies in a short beginning, so
+    // that is selected and sorted in parts of growing length.
+    const FIRST: usize = 256;
+    let mut logits: Vec<f32> = logits.filter(|logit| !logit.is_nan()).collect();
+    let Some(top) = logits.iter().copied().reduce(f32::max) else {
         return f32::MIN;
     };
     let weight = |logit: f32| (f64::from(logit) - f64::from(top)).exp();
-    let wanted = f64::from(p) * sorted.iter().map(|&l| weight(l)).sum::<f64>();
-    let mut mass = 0.0;
-    for &logit in &sorted {
-        mass += weight(logit);
-        if mass >= wanted {
-            return logit;
+    let wanted = f64::from(p) * logits.iter().map(|&l| weight(l)).sum::<f64>();
+    let descending = |a: &f32, b: &f32| b.total_cmp(a);
+    let (mut mass, mut lowest) = (0.0, f32::MIN);
+    let (mut rest, mut length) = (&mut logits[..], FIRST);
+    while !rest.is_empty() {
+        let taken = length.min(rest.len());
+        if taken < rest.len() {
+            rest.select_nth_unstable_by(taken, descending);
         }
+        let (part, others) = rest.split_at_mut(taken);
+        part.sort_unstable_by(descending);
+        for &logit in &*part {
+            (mass, lowest) = (mass + weight(logit), logit);
+            if mass >= wanted {
+                return logit;
+            }
+        }
+        (rest, length) = (others, length * 4);
     }
-    sorted.last().copied().unwrap_or(f32::MIN)
+    lowest
 }
 
 #[cfg(test)]

@@ -28,14 +28,23 @@ impl Draw<'_> {
     /// When a sampled row has no target or the ids do not cover the batch.
     pub fn keys(&self, layout: &Layout, step: &StepRows) -> Result<Vec<[u32; 2]>, EngineError> {
         if self.sequence_ids.len() != layout.sequences {
-            return Err(EngineError::Rows(format!("{} sequence ids for a batch of {}", self.sequence_ids.len(), layout.sequences)));
+            return Err(EngineError::Rows(format!(
+                "{} sequence ids for a batch of {}",
+                self.sequence_ids.len(),
+                layout.sequences
+            )));
         }
         let span = (layout.tokens / layout.sequences.max(1)).max(1) as u32;
         step.sampled
             .iter()
             .map(|&index| {
-                let row = step.rows.get(index as usize).filter(|row| row.target != NO_TARGET);
-                let row = row.ok_or_else(|| EngineError::Rows(format!("sampled row {index} has no target")))?;
+                let row = step
+                    .rows
+                    .get(index as usize)
+                    .filter(|row| row.target != NO_TARGET);
+                let row = row.ok_or_else(|| {
+                    EngineError::Rows(format!("sampled row {index} has no target"))
+                })?;
                 Ok([self.sequence_ids[row.sequence as usize], row.target % span])
             })
             .collect()
@@ -57,12 +66,21 @@ pub fn check_rows(layout: &Layout, positions: usize, step: &StepRows) -> Result<
             && (row.target == NO_TARGET || (row.target as usize) < layout.tokens)
             && row.sequence >= last;
         if !inside {
-            return Err(EngineError::Rows(format!("row {index} ({row:?}) does not fit the layout {layout:?} with {positions} positions")));
+            return Err(EngineError::Rows(format!(
+                "row {index} ({row:?}) does not fit the layout {layout:?} with {positions} positions"
+            )));
         }
         last = row.sequence;
     }
-    match step.sampled.iter().find(|&&index| index as usize >= step.rows.len()) {
-        Some(index) => Err(EngineError::Rows(format!("sampled row {index} of {}", step.rows.len()))),
+    match step
+        .sampled
+        .iter()
+        .find(|&&index| index as usize >= step.rows.len())
+    {
+        Some(index) => Err(EngineError::Rows(format!(
+            "sampled row {index} of {}",
+            step.rows.len()
+        ))),
         None => Ok(()),
     }
 }

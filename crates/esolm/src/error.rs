@@ -13,7 +13,9 @@ pub enum EngineError {
     #[error(transparent)]
     Plan(#[from] PlanError),
     /// No adapter answers to the choice.
-    #[error("no GPU adapter was found ({0}); install a Vulkan, Metal or DirectX 12 driver, or use --device cpu")]
+    #[error(
+        "no GPU adapter was found ({0}); install a Vulkan, Metal or DirectX 12 driver, or use --device cpu"
+    )]
     NoAdapter(String),
     /// The adapter's index is not there.
     #[error("there is no GPU adapter {index}; `esolm devices` lists the {count} that are here")]
@@ -37,7 +39,9 @@ pub enum EngineError {
         allowed: &'static str,
     },
     /// The device failed or went away.
-    #[error("the GPU stopped working ({0}); run again, and if it stays so use --device cpu or a smaller batch")]
+    #[error(
+        "the GPU stopped working ({0}); run again, and if it stays so use --device cpu or a smaller batch"
+    )]
     Device(String),
     /// Something is larger than the device takes.
     #[error("{what} needs {} MiB, but this device holds at most {} MiB in one piece; use a shorter length, a smaller batch, f16 or --device cpu", mib(*.bytes), mib(*.limit))]
@@ -50,7 +54,10 @@ pub enum EngineError {
         limit: u64,
     },
     /// The machine's own memory does not suffice.
-    #[error("{what} needs {} of memory, more than this machine gives; use a shorter length or a smaller batch", bytes.map_or("an absurd amount".into(), |bytes| format!("{} MiB", mib(bytes))))]
+    #[error(
+        "{what} needs more memory than this machine gives{}; use a shorter length or a smaller batch",
+        bytes.map_or(String::new(), |bytes| format!(" ({} MiB)", mib(bytes)))
+    )]
     HostMemory {
         /// What was to be allocated.
         what: String,

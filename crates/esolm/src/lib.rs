@@ -1,6 +1,14 @@
+//! esolm runs Eso-LMs (Esoteric Language Models, arXiv 2506.01928), masked diffusion models and autoregressive models of
+//! the same backbone on any GPU through WebGPU, or on the CPU, with an exact KV cache in any order.
+//!
+//! Data flows one way: [`config`] -> [`checkpoint`] -> [`plan`] -> [`generate`] -> [`text`].
+
 pub use esolm_core::*;
 
 pub mod cpu;
 pub mod draw;
 pub mod error;
 pub mod model;
+
+pub use draw::Draw;
+pub use error::EngineError;

@@ -313,3 +313,12 @@ fn recorded_uniforms_give_the_published_noise() {
         "u = 1/2",
     );
 }
+
+#[test]
+fn no_noise_exceeds_its_ceiling() {
+    let edges = (0..32).flat_map(|bit| [(1u32 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+    let spread = (0..1_000_000u32).map(|i| i.wrapping_mul(2_654_435_761));
+    for n in edges.chain(spread).chain([u32::MAX]) {
+        assert!(gumbel_from_bits(n) <= gumbel_ceiling(n), "{n}");
+    }
+}

@@ -41,7 +41,11 @@ pub(super) fn spans(rows: &[Row]) -> Vec<Span> {
     let mut first = 0;
     for group in rows.chunk_by(|a, b| a.sequence == b.sequence) {
         for part in group.chunks(ROWS) {
-            let prefix = part.iter().map(|row| row.prefix as usize).max().unwrap_or(0);
+            let prefix = part
+                .iter()
+                .map(|row| row.prefix as usize)
+                .max()
+                .unwrap_or(0);
             let sequence = part[0].sequence as usize;
             match spans.last_mut() {
                 // Batches whose sequences are in step, AR above all, make one product.
@@ -52,7 +56,13 @@ pub(super) fn spans(rows: &[Row]) -> Vec<Span> {
                 {
                     last.sequences += 1;
                 }
-                _ => spans.push(Span { first, rows: part.len(), sequence, sequences: 1, prefix }),
+                _ => spans.push(Span {
+                    first,
+                    rows: part.len(),
+                    sequence,
+                    sequences: 1,
+                    prefix,
+                }),
             }
             first += part.len();
         }
@@ -110,13 +120,22 @@ fn stride(slots: usize) -> usize {
 /// Bytes of a block's cache, if that fits a word.
 pub(super) fn cache_bytes(layout: &Layout, heads: Heads) -> Option<usize> {
     let slots = layout.slots.checked_mul(2)?.checked_add(32)?;
-    layout.sequences.checked_mul(heads.hidden())?.checked_mul(slots)?.checked_mul(4)
+    layout
+        .sequences
+        .checked_mul(heads.hidden())?
+        .checked_mul(slots)?
+        .checked_mul(4)
 }
 
 impl Cache {
     pub(super) fn new(layout: &Layout, heads: Heads, device: &Device) -> Self {
-        let Layout { sequences, slots, .. } = *layout;
-        let Heads { heads: count, head_dim } = heads;
+        let Layout {
+            sequences, slots, ..
+        } = *layout;
+        let Heads {
+            heads: count,
+            head_dim,
+        } = heads;
         let stride = stride(slots);
         Self {
             heads,
@@ -144,7 +163,8 @@ impl Cache {
         self.v.write(&self.device, |cache| {
             for (row, v) in rows.iter().zip(v.chunks_exact(hidden)) {
                 for (head, v) in v.chunks_exact(head_dim).enumerate() {
-                    let at = ((row.sequence as usize * heads + head) * slots + row.slot as usize) * head_dim;
+                    let at = ((row.sequence as usize * heads + head) * slots + row.slot as usize)
+                        * head_dim;
                     cache[at..at + head_dim].copy_from_slice(v);
                 }
             }
@@ -153,7 +173,14 @@ impl Cache {
 
     /// softmax(q kT) v of the rows of `spans`; `q` is scaled already. `k` and `v` are the rows' own. All are `[rows, d]`, as is
     /// what comes back.
-    pub(super) fn attend(&self, rows: &[Row], spans: &[Span], q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
+    pub(super) fn attend(
+        &self,
+        rows: &[Row],
+        spans: &[Span],
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+    ) -> Vec<f32> {
         let Heads { heads, head_dim } = self.heads;
         let hidden = self.heads.hidden();
         let mut out = vec![0.0; rows.len() * hidden];
@@ -179,13 +206,22 @@ impl Cache {
                 None
             } else {
                 let q: Vec<f32> = places().flat_map(|(_, at)| &q[at]).copied().collect();
-                let q = Tensor::from_data(TensorData::new(q, [span.sequences, heads, n, head_dim]), &self.device);
+                let q = Tensor::from_data(
+                    TensorData::new(q, [span.sequences, heads, n, head_dim]),
+                    &self.device,
+                );
                 let mut scores = q.matmul(self.keys(span)).into_data();
-                let mut parts: Vec<(&mut [f32], &mut [Option<f32>])> =
-                    floats(&mut scores).chunks_exact_mut(n * span.prefix).zip(own.chunks_exact_mut(n)).collect();
+                let mut parts: Vec<(&mut [f32], &mut [Option<f32>])> = floats(&mut scores)
+                    .chunks_exact_mut(n * span.prefix)
+                    .zip(own.chunks_exact_mut(n))
+                    .collect();
                 math::for_chunks(&mut parts, 1, groups * n * span.prefix, |group, part| {
                     let (scores, own) = &mut part[0];
-                    for (i, (scores, own)) in scores.chunks_exact_mut(span.prefix).zip(own.iter_mut()).enumerate() {
+                    for (i, (scores, own)) in scores
+                        .chunks_exact_mut(span.prefix)
+                        .zip(own.iter_mut())
+                        .enumerate()
+                    {
                         softmax(scores, rows[place(group, i).0].prefix as usize, own);
                     }
                 });
@@ -193,13 +229,18 @@ impl Cache {
                 let weights = Tensor::<4>::from_data(scores, &self.device);
                 Some(weights.matmul(self.values(span)).into_data())
             };
-            let attended = attended.as_ref().map_or(&[][..], |data| data.as_slice::<f32>().unwrap_or_default());
+            let attended = attended
+                .as_ref()
+                .map_or(&[][..], |data| data.as_slice::<f32>().unwrap_or_default());
             for ((_, at), part) in places().zip(attended.chunks_exact(head_dim)) {
                 out[at].copy_from_slice(part);
             }
             for ((_, at), weight) in places().zip(&own) {
                 if let Some(weight) = weight {
-                    out[at.clone()].iter_mut().zip(&v[at]).for_each(|(out, v)| *out += weight * v);
+                    out[at.clone()]
+                        .iter_mut()
+                        .zip(&v[at])
+                        .for_each(|(out, v)| *out += weight * v);
                 }
             }
         }
@@ -208,12 +249,18 @@ impl Cache {
 
     /// `[sequences, heads, head_dim, prefix]` of a span.
     fn keys(&self, span: &Span) -> Tensor<4> {
-        self.k.view().narrow(0, span.sequence, span.sequences).narrow(3, 0, span.prefix)
+        self.k
+            .view()
+            .narrow(0, span.sequence, span.sequences)
+            .narrow(3, 0, span.prefix)
     }
 
     /// `[sequences, heads, prefix, head_dim]` of a span.
     fn values(&self, span: &Span) -> Tensor<4> {
-        self.v.view().narrow(0, span.sequence, span.sequences).narrow(2, 0, span.prefix)
+        self.v
+            .view()
+            .narrow(0, span.sequence, span.sequences)
+            .narrow(2, 0, span.prefix)
     }
 }
 
@@ -227,6 +274,8 @@ fn softmax(scores: &mut [f32], prefix: usize, own: &mut Option<f32>) {
         sum += *own;
     }
     let scale = 1.0 / sum;
-    seen.iter_mut().chain(own).for_each(|weight| *weight *= scale);
+    seen.iter_mut()
+        .chain(own)
+        .for_each(|weight| *weight *= scale);
     beyond.fill(0.0);
 }

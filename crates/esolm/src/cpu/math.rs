@@ -15,7 +15,13 @@ fn exp(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4;
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    for c in [
+        1.398_2e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ] {
         p = p * r + c;
     }
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
@@ -151,7 +157,11 @@ mod tests {
             let want = 0.5 * x * (1.0 + u.tanh());
             let mut got = [0.0];
             gelu(&mut got, &[x as f32], &[0.0]);
-            assert!((f64::from(got[0]) - want).abs() < 1e-6, "gelu({x}): {} and {want}", got[0]);
+            assert!(
+                (f64::from(got[0]) - want).abs() < 1e-6,
+                "gelu({x}): {} and {want}",
+                got[0]
+            );
         }
     }
 
@@ -160,7 +170,10 @@ mod tests {
         for n in 1..70 {
             let values: Vec<f32> = (0..n).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
             assert_eq!(sum(&values), values.iter().sum::<f32>());
-            assert_eq!(max(&values, -1e30), values.iter().copied().fold(-1e30, f32::max));
+            assert_eq!(
+                max(&values, -1e30),
+                values.iter().copied().fold(-1e30, f32::max)
+            );
         }
     }
 }

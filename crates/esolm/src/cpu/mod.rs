@@ -74,16 +74,29 @@ impl CpuExecutor {
                 down: matrix(&block.down),
             })
         };
-        let blocks = (0..config.n_blocks).map(block).collect::<Result<_, EngineError>>()?;
-        let layout = Layout { sequences: 0, slots: 0, tokens: 0 };
+        let blocks = (0..config.n_blocks)
+            .map(block)
+            .collect::<Result<_, EngineError>>()?;
+        let layout = Layout {
+            sequences: 0,
+            slots: 0,
+            tokens: 0,
+        };
         Ok(Self {
-            heads: Heads { heads: config.n_heads, head_dim: config.head_dim() },
+            heads: Heads {
+                heads: config.n_heads,
+                head_dim: config.head_dim(),
+            },
             config,
             device,
             embedding,
             blocks,
             head,
-            state: State { layout, tokens: Vec::new(), caches: Vec::new() },
+            state: State {
+                layout,
+                tokens: Vec::new(),
+                caches: Vec::new(),
+            },
         })
     }
 
@@ -104,13 +117,21 @@ impl CpuExecutor {
     /// When the tokens do not fit the layout or the vocabulary, or the cache does not fit the memory.
     pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
         if tokens.len() != layout.tokens {
-            return Err(EngineError::Rows(format!("{} tokens for a layout of {}", tokens.len(), layout.tokens)));
+            return Err(EngineError::Rows(format!(
+                "{} tokens for a layout of {}",
+                tokens.len(),
+                layout.tokens
+            )));
         }
         let vocab = self.config.vocab_size;
         if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
-            return Err(EngineError::Rows(format!("the token {token} is beyond the vocabulary of {vocab}")));
+            return Err(EngineError::Rows(format!(
+                "the token {token} is beyond the vocabulary of {vocab}"
+            )));
         }
-        if self.state.layout.sequences != layout.sequences || self.state.layout.slots != layout.slots {
+        if self.state.layout.sequences != layout.sequences
+            || self.state.layout.slots != layout.slots
+        {
             self.state.caches.clear();
             self.reserve(layout)?;
             let cache = |_| Cache::new(layout, self.heads, &self.device);
@@ -123,11 +144,15 @@ impl CpuExecutor {
 
     /// Asks for the memory of all caches at once, so that too large a batch ends in a sentence.
     fn reserve(&self, layout: &Layout) -> Result<(), EngineError> {
-        let bytes = attention::cache_bytes(layout, self.heads).and_then(|bytes| bytes.checked_mul(self.blocks.len()));
+        let bytes = attention::cache_bytes(layout, self.heads)
+            .and_then(|bytes| bytes.checked_mul(self.blocks.len()));
         match bytes {
             Some(bytes) if Vec::<u8>::new().try_reserve_exact(bytes).is_ok() => Ok(()),
             _ => Err(EngineError::HostMemory {
-                what: format!("the kv_cache of {} sequences of {} slots", layout.sequences, layout.slots),
+                what: format!(
+                    "the kv_cache of {} sequences of {} slots",
+                    layout.sequences, layout.slots
+                ),
                 bytes: bytes.map(|bytes| bytes as u64),
             }),
         }
@@ -141,9 +166,14 @@ impl CpuExecutor {
         let x = self.pass(step)?;
         let vocab = self.config.vocab_size;
         let mut logits = vec![0.0; step.sampled.len() * vocab];
-        for (x, logits) in self.logit_chunks(&x).zip(logits.chunks_mut(LOGIT_ROWS * vocab)) {
+        for (x, logits) in self
+            .logit_chunks(&x)
+            .zip(logits.chunks_mut(LOGIT_ROWS * vocab))
+        {
             let product = self.head.product(x.to_vec());
-            math::for_chunks(logits, vocab, logits.len(), |row, out| product.write_row(row, out));
+            math::for_chunks(logits, vocab, logits.len(), |row, out| {
+                product.write_row(row, out)
+            });
         }
         Ok(logits)
     }
@@ -158,11 +188,19 @@ impl CpuExecutor {
         if let Some(noise) = draw.noise
             && noise.len() != keys.len() * vocab
         {
-            return Err(EngineError::Rows(format!("{} noise values for {} sampled rows", noise.len(), keys.len())));
+            return Err(EngineError::Rows(format!(
+                "{} noise values for {} sampled rows",
+                noise.len(),
+                keys.len()
+            )));
         }
         let x = self.pass(step)?;
         let mut drawn = vec![0u32; keys.len()];
-        for (chunk, (x, drawn)) in self.logit_chunks(&x).zip(drawn.chunks_mut(LOGIT_ROWS)).enumerate() {
+        for (chunk, (x, drawn)) in self
+            .logit_chunks(&x)
+            .zip(drawn.chunks_mut(LOGIT_ROWS))
+            .enumerate()
+        {
             let product = self.head.product(x.to_vec());
             let work = drawn.len() * vocab;
             math::for_chunks(drawn, 1, work, |row, drawn| {
@@ -172,7 +210,11 @@ impl CpuExecutor {
                 let [sequence, position] = keys[index];
                 let noise = match draw.noise {
                     Some(noise) => NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab]),
-                    None => NoiseSource::Seeded { seed: draw.seed, sequence, position },
+                    None => NoiseSource::Seeded {
+                        seed: draw.seed,
+                        sequence,
+                        position,
+                    },
                 };
                 drawn[0] = sample_row(&logits, draw.mask_index, &draw.sampler, noise);
             });
@@ -217,7 +259,11 @@ impl CpuExecutor {
                 for values in [&mut x, &mut qkv.q, &mut qkv.k, &mut qkv.v] {
                     *values = select(values, &step.sampled, hidden);
                 }
-                let rows: Vec<Row> = step.sampled.iter().map(|&i| step.rows[i as usize]).collect();
+                let rows: Vec<Row> = step
+                    .sampled
+                    .iter()
+                    .map(|&i| step.rows[i as usize])
+                    .collect();
                 cache.attend(&rows, &spans(&rows), &qkv.q, &qkv.k, &qkv.v)
             };
             if attended.is_empty() {
@@ -247,7 +293,11 @@ impl CpuExecutor {
 
 /// The rows `indices` of `values` `[rows, width]`.
 fn select(values: &[f32], indices: &[u32], width: usize) -> Vec<f32> {
-    indices.iter().flat_map(|&i| &values[i as usize * width..][..width]).copied().collect()
+    indices
+        .iter()
+        .flat_map(|&i| &values[i as usize * width..][..width])
+        .copied()
+        .collect()
 }
 
 /// Cosines and sines of each row's rotary angles, `[rows, head_dim / 2]`.
@@ -259,7 +309,9 @@ struct Rotary {
 impl Rotary {
     fn new(rows: &[Row], head_dim: usize) -> Self {
         let frequencies: Vec<f32> = rotary_frequencies(head_dim).collect();
-        let angles = rows.iter().flat_map(|row| frequencies.iter().map(move |f| row.position as f32 * f));
+        let angles = rows
+            .iter()
+            .flat_map(|row| frequencies.iter().map(move |f| row.position as f32 * f));
         let (sin, cos) = angles.map(f32::sin_cos).unzip();
         Self { cos, sin }
     }
@@ -292,7 +344,11 @@ impl Block {
         let product = self.qkv.product(x);
         let scale = 1.0 / (heads.head_dim as f32).sqrt();
         let zeros = || vec![0.0; rows * hidden];
-        let mut qkv = Qkv { q: zeros(), k: zeros(), v: zeros() };
+        let mut qkv = Qkv {
+            q: zeros(),
+            k: zeros(),
+            v: zeros(),
+        };
         let mut all = vec![0.0; 3 * hidden];
         for row in 0..rows {
             product.write_row(row, &mut all);
