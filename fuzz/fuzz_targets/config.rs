@@ -1,6 +1,9 @@
 //! `config.json`: never a panic, and what is accepted survives a round trip.
 #![no_main]
 
+#[path = "../message.rs"]
+mod message;
+
 use esolm_core::config::ModelConfig;
 use libfuzzer_sys::fuzz_target;
 
@@ -16,6 +19,6 @@ fuzz_target!(|text: &str| {
                 assert!(config.parameters().iter().all(|spec| spec.elements() > 0));
             }
         }
-        Err(error) => drop(error.to_string()),
+        Err(error) => message::check(&error.to_string()),
     }
 });

@@ -9,6 +9,7 @@
 
 pub mod checkpoint;
 pub mod config;
+mod message;
 pub mod noise;
 pub mod order;
 pub mod plan;

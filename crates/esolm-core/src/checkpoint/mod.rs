@@ -35,6 +35,7 @@ pub use writer::{StoreDtype, write_safetensors};
 pub use zip::ZipError;
 
 use crate::config::{ModelConfig, PartialConfig};
+use crate::message::shorten;
 
 /// The published module that holds the network is called `backbone`.
 const PREFIX: &str = "backbone.";
@@ -239,15 +240,6 @@ fn check_name(name: &str) -> Result<(), CheckpointError> {
         });
     }
     Ok(())
-}
-
-/// Text from an untrusted file for a message: short, without control characters.
-fn shorten(text: &str) -> String {
-    let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
-        shown.push_str("...");
-    }
-    shown
 }
 
 impl Checkpoint {

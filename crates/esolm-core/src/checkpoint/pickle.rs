@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use super::shorten;
+use crate::message::shorten;
 
 /// Largest pickle that is read. Those of the published code are below 1 MB: weights are not in it.
 pub(super) const MAX_BYTES: usize = 64 << 20;

@@ -9,6 +9,8 @@ use std::ops::Range;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use crate::message::json_error;
+
 use super::{CheckpointError, Dtype, MAX_RANK, RawTensor, check_name};
 
 const PREFIX: usize = 8;
@@ -44,7 +46,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<RawTensor>, CheckpointError> {
         Ok(header) => header,
         Err(error) => {
             return fail(format!(
-                "its header is not the JSON of a safetensors file ({error})"
+                "its header is not the JSON of a safetensors file ({})",
+                json_error(&error)
             ));
         }
     };

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::message::{json_error, shorten};
+
 use super::{
     AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
     invalid,
@@ -29,7 +31,7 @@ pub(crate) struct PartialConfig {
 impl PartialConfig {
     pub(crate) fn from_json(json: &str) -> Result<Self, ConfigError> {
         let map: Map<String, Value> =
-            serde_json::from_str(json).map_err(|e| ConfigError::Json(e.to_string()))?;
+            serde_json::from_str(json).map_err(|e| ConfigError::Json(json_error(&e)))?;
         refuse_time_conditioning(map.get("time_conditioning").and_then(Value::as_bool))?;
         Ok(Self {
             family: match string(&map, "model_type")? {
@@ -38,7 +40,11 @@ impl PartialConfig {
                 Some("mdlm" | "DUO") => Some(Family::Mdlm),
                 Some("ar" | "AR") => Some(Family::Ar),
                 Some(other) => {
-                    return Err(invalid("model_type", format!("{other:?}"), MODEL_TYPES));
+                    return Err(invalid(
+                        "model_type",
+                        format!("\"{}\"", shorten(other)),
+                        MODEL_TYPES,
+                    ));
                 }
             },
             hidden: either(&map, "hidden_size", "hidden_dim")?,
@@ -207,7 +213,7 @@ pub(crate) fn parse_attention(text: &str) -> Result<AttentionKind, ConfigError> 
         "mixed" | "mixed2" => Ok(AttentionKind::Mixed),
         other => Err(invalid(
             "diffusion_attn_mode",
-            format!("{other:?}"),
+            format!("\"{}\"", shorten(other)),
             "\"causal\", \"bidirectional\", \"mixed\" or \"mixed2\"",
         )),
     }
@@ -221,7 +227,7 @@ pub(crate) fn parse_prepend(text: &str) -> Result<Prepend, ConfigError> {
         "mask" => Ok(Prepend::Mask),
         other => Err(invalid(
             "prepend_token",
-            format!("{other:?}"),
+            format!("\"{}\"", shorten(other)),
             "\"none\", \"bos\" or \"mask\"",
         )),
     }
@@ -256,7 +262,7 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "an object".into(),
-        Value::String(text) => format!("{:?}", text.chars().take(40).collect::<String>()),
+        Value::String(text) => format!("\"{}\"", shorten(text)),
         other => other.to_string(),
     }
 }

@@ -125,6 +125,27 @@ fn bad_fields_are_named() {
 }
 
 #[test]
+fn messages_quote_little_of_the_file() {
+    let flood = "\\u001b[2Jx".repeat(5000);
+    for json in [
+        format!("\"{flood}\""),
+        ESOLM.replace("EsoLM", &flood),
+        ESOLM.replace(
+            "\"alpha_0\":0.5",
+            &format!("\"diffusion_attn_mode\":\"{flood}\""),
+        ),
+        ESOLM.replace("\"alpha_0\":0.5", &format!("\"prepend_token\":\"{flood}\"")),
+        ESOLM.replace("\"alpha_0\":0.5", &format!("\"alpha_0\":\"{flood}\"")),
+    ] {
+        let message = ModelConfig::from_json(&json).unwrap_err().to_string();
+        assert!(
+            message.len() < 1000 && !message.contains(char::is_control),
+            "{message:?}"
+        );
+    }
+}
+
+#[test]
 fn parameters_count_as_published() {
     // The published small model has 170 million parameters (arXiv 2506.01928, section 5), embedding and output included.
     let small = r#"{"model_type":"EsoLM","hidden_size":768,"cond_dim":128,"n_blocks":12,"n_heads":12,"model_length":1024,"vocab_size":50258}"#;

@@ -15,6 +15,7 @@ mod types;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Family;
+use crate::message::json_error;
 use crate::order;
 use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows};
 
@@ -68,7 +69,7 @@ impl Plan {
     /// When it is no JSON of a plan, or an executor could not run it.
     pub fn from_json(json: &str) -> Result<Self, PlanError> {
         let read: check::Unchecked =
-            serde_json::from_str(json).map_err(|e| PlanError::Invalid(e.to_string()))?;
+            serde_json::from_str(json).map_err(|e| PlanError::Invalid(json_error(&e)))?;
         read.try_into()
     }
 
