@@ -1,0 +1,155 @@
+//! `cargo xtask test`: format, clippy, tests, and a summary of all three.
+
+use std::process::Command;
+use std::time::Instant;
+
+use crate::vulkan;
+
+/// The command line after `test`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    no_install: bool,
+    filter: Option<String>,
+    /// For the test programs.
+    rest: Vec<String>,
+}
+
+impl Options {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    /// A sentence about the first one that is not understood.
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut options = Self::default();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--" => {
+                    options.rest = arguments.collect();
+                    break;
+                }
+                "--no-install" => options.no_install = true,
+                option if option.starts_with('-') => {
+                    return Err(format!(
+                        "there is no option {option}; `cargo xtask help` lists what there is"
+                    ));
+                }
+                _ if options.filter.is_some() => {
+                    return Err(
+                        "one filter at a time; give what the names of the tests have in common"
+                            .into(),
+                    );
+                }
+                _ => options.filter = Some(argument),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Runs everything.
+///
+/// # Errors
+/// A sentence about what is missing, or about what failed.
+pub fn run(options: &Options) -> Result<(), String> {
+    let all = options.filter.is_none();
+    if all {
+        component("fmt", "rustfmt")?;
+        component("clippy", "clippy")?;
+    }
+    vulkan::ensure(!options.no_install)?;
+
+    let mut test = vec!["test", "--workspace", "--release"];
+    test.extend(options.filter.as_deref());
+    if !options.rest.is_empty() {
+        test.push("--");
+        test.extend(options.rest.iter().map(String::as_str));
+    }
+    let format: &[&str] = &["fmt", "--all", "--check"];
+    let clippy: &[&str] = &[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--release",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    let steps = [
+        ("format", format, all),
+        ("clippy", clippy, all),
+        ("tests", &test, true),
+    ];
+
+    let mut lines = Vec::new();
+    let mut failed = Vec::new();
+    for (name, arguments, wanted) in steps {
+        if !wanted {
+            continue;
+        }
+        println!("==> cargo {}", arguments.join(" "));
+        let began = Instant::now();
+        let passed = cargo(arguments)?;
+        lines.push(format!(
+            "{name:<7} {} in {:.0} s",
+            if passed { "passed" } else { "FAILED" },
+            began.elapsed().as_secs_f64()
+        ));
+        if !passed {
+            failed.push(name);
+        }
+    }
+    println!("\n{}", lines.join("\n"));
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "{} failed; what is wrong stands above",
+            failed.join(" and ")
+        ))
+    }
+}
+
+/// Runs the cargo that runs this program; its output goes where this program's goes.
+fn cargo(arguments: &[&str]) -> Result<bool, String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(&cargo)
+        .args(arguments)
+        .status()
+        .map_err(|error| format!("cannot run {}: {error}; install Rust", cargo.display()))?;
+    Ok(status.success())
+}
+
+/// Checks that a part of the toolchain is there.
+fn component(subcommand: &str, name: &str) -> Result<(), String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let found = Command::new(cargo).args([subcommand, "--version"]).output();
+    match found {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => Err(format!(
+            "{name} is missing; `rustup component add {name}` installs it"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &[&str]) -> Result<Options, String> {
+        Options::parse(line.iter().map(ToString::to_string))
+    }
+
+    #[test]
+    fn arguments_are_read() {
+        assert_eq!(parse(&[]), Ok(Options::default()));
+        let options = parse(&["--no-install", "golden", "--", "--nocapture"]);
+        let expected = Options {
+            no_install: true,
+            filter: Some("golden".into()),
+            rest: vec!["--nocapture".into()],
+        };
+        assert_eq!(options, Ok(expected));
+        assert!(parse(&["--fast"]).is_err());
+        assert!(parse(&["a", "b"]).is_err());
+    }
+}
