@@ -4,6 +4,7 @@
 mod common;
 
 use common::golden::Golden;
+use common::plan::{MASK, V};
 use esolm_core::config::{AttentionKind, Family, Prepend};
 use esolm_core::plan::{Phase, Plan, PlanOptions, Schedule};
 use esolm_core::rng::gumbel_from_uniform;
@@ -11,9 +12,6 @@ use esolm_core::rows::{MASKED, MaskMode, NO_TARGET, Row, StepRows, forward_rows}
 use esolm_core::sampler::{MASK_LOGIT, NoiseSource, Sampler, nucleus_threshold, sample_row};
 
 const L: usize = 32;
-const V: usize = 97;
-const MASK: u32 = 96;
-const BOS: u32 = 95;
 
 fn attends(row: &Row, slot: usize) -> bool {
     slot < row.prefix as usize || slot == row.slot as usize
@@ -131,17 +129,9 @@ fn options(family: Family, attention: AttentionKind, batch: usize) -> PlanOption
     PlanOptions {
         family,
         attention,
-        length: L,
         alpha_0: 1.0,
-        steps: 8,
-        schedule: Schedule::Binomial,
-        seed: 1,
-        first_sequence: 0,
         known: vec![vec![]; batch],
-        prepend: Prepend::None,
-        bos: Some(BOS),
-        mask_index: MASK,
-        vocab_size: V,
+        ..common::plan::options()
     }
 }
 

@@ -1,0 +1,26 @@
+//! Options of a small Eso-LM, to vary.
+
+use esolm_core::config::{AttentionKind, Family, Prepend};
+use esolm_core::plan::{PlanOptions, Schedule};
+
+pub const MASK: u32 = 96;
+pub const V: usize = 97;
+pub const BOS: u32 = 95;
+
+pub fn options() -> PlanOptions {
+    PlanOptions {
+        family: Family::EsoLm,
+        attention: AttentionKind::Causal,
+        length: 32,
+        alpha_0: 0.5,
+        steps: 8,
+        schedule: Schedule::Binomial,
+        seed: 1,
+        first_sequence: 0,
+        known: vec![vec![]],
+        prepend: Prepend::None,
+        bos: Some(BOS),
+        mask_index: MASK,
+        vocab_size: V,
+    }
+}
