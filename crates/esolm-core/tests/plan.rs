@@ -450,6 +450,21 @@ fn long_prompts_enter_in_bounded_steps() {
 }
 
 #[test]
+fn a_prompt_of_whole_portions_comes_with_the_first_draw() {
+    for (prompt, steps) in [(511, 0), (512, 0), (513, 1), (1024, 1), (1025, 2)] {
+        let known = (0..prompt).map(|position| (position, 5)).collect();
+        let options = PlanOptions {
+            length: 1100,
+            known: vec![known],
+            ..options()
+        };
+        let plan = Plan::new(&options).unwrap();
+        let alone = (0..plan.nfe()).take_while(|&step| plan.phase(step) == Phase::Prompt);
+        assert_eq!(alone.count(), steps, "{prompt}");
+    }
+}
+
+#[test]
 fn autoregressive_starts() {
     let plan = |prepend, known: &[(u32, u32)]| {
         Plan::new(&PlanOptions {

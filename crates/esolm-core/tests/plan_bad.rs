@@ -562,3 +562,28 @@ fn the_vocabulary_is_that_of_the_options() {
     let plan = Plan::new(&options()).unwrap();
     assert_eq!((plan.vocab_size, plan.mask_index), (V, MASK));
 }
+
+#[test]
+fn the_example_of_the_documentation_is_a_plan() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/plan-format.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let example = text.split("```json\n").nth(1).unwrap();
+    let plan = Plan::from_json(example.split("```").next().unwrap()).unwrap();
+    assert_eq!((plan.sequences.len(), plan.nfe()), (2, 7));
+    exercise(&plan).unwrap();
+}
+
+#[test]
+fn fuzz_seeds_are_plans() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/seeds/plan");
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let plan =
+            Plan::from_json(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        exercise(&plan).unwrap();
+        read += 1;
+    }
+    assert!(read >= 5);
+}

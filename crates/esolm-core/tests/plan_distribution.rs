@@ -153,3 +153,24 @@ fn every_position_is_equally_likely_in_every_place() {
         }
     }
 }
+
+#[test]
+fn a_seed_keeps_its_plan() {
+    // Somebody may have noted a seed: what it draws must not change from one version to the next, nor with the platform.
+    let plan = Plan::new(&PlanOptions {
+        length: 12,
+        steps: 4,
+        seed: 0x1234_5678_9abc_def0,
+        first_sequence: 3,
+        ..options()
+    })
+    .unwrap();
+    let sequence = &plan.sequences[0];
+    let sizes: Vec<u32> = sequence
+        .steps
+        .iter()
+        .map(|step| step.end - step.start)
+        .collect();
+    assert_eq!(sequence.order, [5, 11, 2, 3, 10, 9, 1, 6, 0, 4, 7, 8]);
+    assert_eq!(sizes, [4, 3, 1, 1, 1, 1, 1]);
+}

@@ -333,6 +333,23 @@ fn the_nucleus_is_the_published_one() {
 }
 
 #[test]
+fn single_tokens_out_of_order_are_diffusion() {
+    let steps = [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]];
+    let phases = |orders: &[Vec<u32>]| -> Vec<Phase> {
+        let plan = Plan::from_recorded(orders, &steps, MASK, V).unwrap();
+        plan.sequences[0]
+            .steps
+            .iter()
+            .map(|step| step.phase)
+            .collect()
+    };
+    let (d, s) = (Phase::Diffusion, Phase::Sequential);
+    assert_eq!(phases(&[vec![0, 1, 2, 3]]), [s, s, s, s]);
+    assert_eq!(phases(&[vec![3, 0, 1, 2]]), [d, s, s, s]);
+    assert_eq!(phases(&[vec![0, 1, 2, 3], vec![0, 3, 1, 2]]), [d, d, s, s]);
+}
+
+#[test]
 fn records_that_are_no_run_are_refused() {
     let order: Vec<u32> = (0..4).collect();
     let refused = |orders: &[Vec<u32>], steps: &[[u32; 3]]| {
@@ -373,6 +390,8 @@ fn records_that_are_no_run_are_refused() {
     refused(&texts, &texts[1..]);
     refused(&texts[..1], &texts[..1]);
     refused(&texts[..1], &[vec![5, 2]]);
+    let error = Plan::from_recorded_mdlm(&texts[..1], &[vec![5, 2]], MASK, V).unwrap_err();
+    assert!(error.to_string().contains("changes the known position 1"));
     refused(&texts[..1], &[vec![5]]);
     refused(
         &[texts[0].clone(), texts[0].clone()],

@@ -124,7 +124,7 @@ impl Plan {
     /// Whether a step can run when `known` entries are known, and `fed` of them computed as known ones.
     fn step_follows(&self, step: &PlanStep, last: Phase, known: u32, fed: u32) -> bool {
         // What was not computed before is computed now, or the cache had a hole.
-        let dense = step.clean <= fed && fed <= step.start && step.end as usize <= self.length;
+        let dense = step.clean <= fed && step.end as usize <= self.length;
         let drawn = match step.phase {
             Phase::Prompt => {
                 last == Phase::Prompt

@@ -39,12 +39,12 @@ impl RecordedMdlm {
     pub fn uniforms(&self, recorded: &[f64]) -> Result<Vec<f64>, PlanError> {
         let vocab = self.plan.vocab_size;
         let length = self.unmasked_in.len();
-        let mut uniforms = Vec::with_capacity(length * vocab);
+        let mut uniforms = Vec::new();
         for (position, step) in self.unmasked_in.iter().enumerate() {
             match step {
                 Some(step) => {
-                    let first = (step * length + position) * vocab;
-                    let row = recorded.get(first..first + vocab).ok_or_else(|| {
+                    let row = step * length + position;
+                    let row = recorded.chunks_exact(vocab).nth(row).ok_or_else(|| {
                         PlanError::Recorded(format!("there are no uniforms for step {step}"))
                     })?;
                     uniforms.extend_from_slice(row);

@@ -180,7 +180,8 @@ fn binomial_ends() {
         assert_eq!(stream.binomial(n, 1.0), n);
         assert_eq!(stream.binomial(n, 2.0), n);
         assert!(stream.binomial(n, 1e-300) == 0);
-        assert!(stream.binomial(n, 1.0 - 1e-16) <= n);
+        // Two failures in a million trials of probability 1e-15 do not happen.
+        assert!(n - stream.binomial(n, 1.0 - 1e-15) <= 1);
     }
 }
 
