@@ -86,3 +86,45 @@ fn cached_equals_uncached() {
         );
     }
 }
+
+#[test]
+fn unusable_batches_end_in_a_sentence() {
+    use esolm::cpu::CpuExecutor;
+    use esolm::rows::{Layout, Row, StepRows};
+    let mut cpu = CpuExecutor::load(&checkpoint("model_a")).unwrap();
+    let layout = |sequences, slots, tokens| Layout {
+        sequences,
+        slots,
+        tokens,
+    };
+    let message = |result: Result<(), esolm::EngineError>| result.unwrap_err().to_string();
+    let short = message(cpu.start(&layout(1, 4, 4), &[1, 2]));
+    assert!(short.contains("2 tokens for a layout of 4"), "{short}");
+    let foreign = message(cpu.start(&layout(1, 2, 2), &[1, 97]));
+    assert!(foreign.contains("token 97"), "{foreign}");
+    let large = message(cpu.start(&layout(1 << 20, 1 << 20, 1), &[1]));
+    assert!(
+        large.contains("the kv_cache of 1048576 sequences"),
+        "{large}"
+    );
+
+    cpu.start(&layout(1, 2, 2), &[1, 2]).unwrap();
+    let row = Row {
+        sequence: 0,
+        slot: 2,
+        position: 0,
+        prefix: 1,
+        source: 0,
+        target: 0,
+    };
+    let step = StepRows {
+        rows: vec![row],
+        sampled: vec![0],
+    };
+    let outside = pollster::block_on(cpu.logits(&step))
+        .unwrap_err()
+        .to_string();
+    assert!(outside.contains("row 0"), "{outside}");
+    let empty = pollster::block_on(cpu.logits(&StepRows::default())).unwrap();
+    assert!(empty.is_empty());
+}

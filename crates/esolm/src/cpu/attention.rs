@@ -279,3 +279,141 @@ fn softmax(scores: &mut [f32], prefix: usize, own: &mut Option<f32>) {
         .for_each(|weight| *weight *= scale);
     beyond.fill(0.0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use esolm_core::rng::{Purpose, Stream};
+    use esolm_core::rows::NO_TARGET;
+
+    const HEADS: Heads = Heads {
+        heads: 3,
+        head_dim: 8,
+    };
+
+    fn numbers(random: &mut Stream, n: usize) -> Vec<f32> {
+        (0..n)
+            .map(|_| (random.uniform() * 4.0 - 2.0) as f32)
+            .collect()
+    }
+
+    /// softmax(q kT) v of one row and head in f64 over all keys and values written so far, `[sequences][slots]` of `[d]`.
+    fn naive(
+        row: &Row,
+        head: usize,
+        q: &[f32],
+        k: &[Vec<Vec<f32>>],
+        v: &[Vec<Vec<f32>>],
+    ) -> Vec<f64> {
+        let columns = head * HEADS.head_dim..(head + 1) * HEADS.head_dim;
+        let sequence = row.sequence as usize;
+        let mut slots: Vec<usize> = (0..row.prefix as usize).collect();
+        if row.slot >= row.prefix {
+            slots.push(row.slot as usize);
+        }
+        let weight = |slot: &usize| {
+            let k = &k[sequence][*slot][columns.clone()];
+            let q = &q[columns.clone()];
+            q.iter()
+                .zip(k)
+                .map(|(&q, &k)| f64::from(q) * f64::from(k))
+                .sum::<f64>()
+                .exp()
+        };
+        let sum: f64 = slots.iter().map(weight).sum();
+        columns
+            .clone()
+            .map(|c| {
+                let terms = slots
+                    .iter()
+                    .map(|slot| weight(slot) * f64::from(v[sequence][*slot][c]));
+                terms.sum::<f64>() / sum
+            })
+            .collect()
+    }
+
+    #[test]
+    fn any_rows_attend_as_told() {
+        let device = Device::flex();
+        for seed in 0..40 {
+            let mut random = Stream::new(seed, 0, Purpose::Other(0));
+            let mut below = |n: usize| random.below(n as u32) as usize;
+            let (sequences, slots) = (1 + below(4), 1 + below(150));
+            let layout = Layout {
+                sequences,
+                slots,
+                tokens: 0,
+            };
+            let mut cache = Cache::new(&layout, HEADS, &device);
+            let hidden = HEADS.hidden();
+            let empty = vec![vec![vec![0.0; hidden]; slots]; sequences];
+            let (mut all_k, mut all_v) = (empty.clone(), empty);
+            // Some passes over the same cache; each writes slots in any order and any number of them.
+            for _ in 0..3 {
+                let in_step = random.below(2) == 0;
+                let count = random.below(slots as u32 + 1) as usize;
+                let mut rows = Vec::new();
+                for sequence in 0..sequences {
+                    let count = if in_step {
+                        count
+                    } else {
+                        random.below(slots as u32 + 1) as usize
+                    };
+                    let mut order: Vec<u32> = (0..slots as u32).collect();
+                    random.shuffle(&mut order);
+                    let common = random.below(slots as u32 + 1);
+                    rows.extend(order[..count].iter().map(|&slot| Row {
+                        sequence: sequence as u32,
+                        slot,
+                        position: slot,
+                        prefix: if in_step {
+                            common
+                        } else {
+                            random.below(slots as u32 + 1)
+                        },
+                        source: 0,
+                        target: NO_TARGET,
+                    }));
+                }
+                let [q, k, v] = [(); 3].map(|()| numbers(&mut random, rows.len() * hidden));
+                for (i, row) in rows.iter().enumerate() {
+                    let at = i * hidden..(i + 1) * hidden;
+                    all_k[row.sequence as usize][row.slot as usize] = k[at.clone()].to_vec();
+                    all_v[row.sequence as usize][row.slot as usize] = v[at].to_vec();
+                }
+                cache.scatter(&rows, &k, &v);
+                let out = cache.attend(&rows, &spans(&rows), &q, &k, &v);
+                for (i, row) in rows.iter().enumerate() {
+                    for head in 0..HEADS.heads {
+                        let want =
+                            naive(row, head, &q[i * hidden..(i + 1) * hidden], &all_k, &all_v);
+                        let got = &out[i * hidden + head * HEADS.head_dim..][..HEADS.head_dim];
+                        for (got, want) in got.iter().zip(want) {
+                            let error = (f64::from(*got) - want).abs();
+                            assert!(
+                                error < 2e-5,
+                                "seed {seed}, row {i} {row:?}: {got}, want {want}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_cache_is_written_in_place() {
+        let device = Device::flex();
+        let mut host = Host::zeros([2, 3, 4, 5], &device);
+        let mut places = Vec::new();
+        for value in 0..3 {
+            host.write(&device, |values| {
+                places.push(values.as_ptr() as usize);
+                values[7] = value as f32;
+            });
+            let view = host.view().narrow(0, 1, 1).narrow(3, 0, 2);
+            let _ = view.clone().matmul(view.swap_dims(2, 3)).into_data();
+        }
+        assert!(places.iter().all(|&place| place == places[0]), "{places:?}");
+    }
+}

@@ -32,7 +32,7 @@ fn exp(x: f32) -> f32 {
 #[inline(always)]
 fn gelu_one(x: f32) -> f32 {
     // 2 sqrt(2/pi)
-    const SCALE: f32 = 1.595_769_1;
+    const SCALE: f32 = 1.595_769;
     x / (1.0 + exp(-SCALE * x * (1.0 + 0.044_715 * x * x)))
 }
 
