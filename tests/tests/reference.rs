@@ -119,3 +119,14 @@ fn folded_equals_unfolded() {
     );
     println!("largest difference {largest:e}");
 }
+
+/// The same modules on a GPU through wgpu; any adapter will do, a software one included.
+#[test]
+fn golden_forward_on_wgpu() {
+    let device = Device::wgpu(burn::tensor::DeviceKind::DefaultDevice);
+    for model in ["model_a", "mdlm", "ar"] {
+        let mut runner = Reference::load(&checkpoint(model), &device);
+        let (cases, largest) = checks::check_forward(model, &mut runner);
+        println!("{model}: {cases} cases, largest difference {largest:e}");
+    }
+}
