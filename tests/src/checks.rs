@@ -2,7 +2,7 @@
 
 use esolm::config::{ModelConfig, Prepend};
 use esolm::draw::Draw;
-use esolm::plan::{Plan, PlanOptions};
+use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, forward_rows};
 use esolm::sampler::Sampler;
 
@@ -341,4 +341,60 @@ pub fn check_cached(
         assert_eq!(cached.tokens(), uncached.tokens(), "{name}");
     }
     largest
+}
+
+/// Plans over a model that between them use every kind of step: both phases alone and mixed, blocks, ragged prompts, infill.
+pub fn cached_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
+    let base = PlanOptions {
+        alpha_0: 1.0,
+        ..PlanOptions::new(config, 2, 16, 3)
+    };
+    let some = |positions: &[u32]| positions.iter().map(|&p| (p, 100 + p)).collect();
+    vec![
+        ("alpha_0 = 1", base.clone()),
+        (
+            "alpha_0 = 0.5",
+            PlanOptions {
+                alpha_0: 0.5,
+                ..base.clone()
+            },
+        ),
+        (
+            "alpha_0 = 0",
+            PlanOptions {
+                alpha_0: 0.0,
+                ..base.clone()
+            },
+        ),
+        (
+            "blocks",
+            PlanOptions {
+                schedule: Schedule::Blocks,
+                ..base.clone()
+            },
+        ),
+        (
+            "shuffled blocks",
+            PlanOptions {
+                schedule: Schedule::BlocksShuffled,
+                alpha_0: 0.75,
+                ..base.clone()
+            },
+        ),
+        (
+            "ragged prompts",
+            PlanOptions {
+                known: vec![some(&[0, 1, 2, 3, 4, 5, 6]), some(&[0])],
+                ..base.clone()
+            },
+        ),
+        (
+            "infill",
+            PlanOptions {
+                alpha_0: 0.5,
+                known: vec![some(&[0, 1, 40, 41, 42]), some(&[60, 126, 127])],
+                ..base.clone()
+            },
+        ),
+    ]
 }

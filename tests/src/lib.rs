@@ -7,4 +7,4 @@ pub mod golden;
 pub mod runner;
 
 pub use golden::{Golden, checkpoint, stories};
-pub use runner::{Cpu, Reference, Runner};
+pub use runner::{Cpu, Gpu, Reference, Runner};

@@ -6,6 +6,7 @@ use esolm::cpu::CpuExecutor;
 use esolm::draw::Draw;
 use esolm::model::Network;
 use esolm::rows::{Layout, StepRows};
+use esolm::{DeviceChoice, Engine, EngineOptions};
 
 /// An executor under test. Errors are panics here.
 pub trait Runner {
@@ -30,6 +31,44 @@ impl Cpu {
 }
 
 impl Runner for Cpu {
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) {
+        self.0.start(layout, tokens).unwrap();
+    }
+
+    fn logits(&mut self, step: &StepRows) -> Vec<f32> {
+        pollster::block_on(self.0.logits(step)).unwrap()
+    }
+
+    fn step(&mut self, step: &StepRows, draw: &Draw) {
+        self.0.step(step, draw).unwrap();
+    }
+
+    fn tokens(&mut self) -> Vec<u32> {
+        pollster::block_on(self.0.tokens()).unwrap()
+    }
+}
+
+/// The engine on a GPU adapter.
+pub struct Gpu(pub Engine);
+
+impl Gpu {
+    /// Loads a checkpoint onto the first adapter.
+    ///
+    /// # Panics
+    /// When there is no adapter: these tests never pass by skipping.
+    pub fn load(ckpt: &Checkpoint, options: EngineOptions) -> Self {
+        let options = EngineOptions {
+            device: DeviceChoice::Gpu(None),
+            ..options
+        };
+        let engine = pollster::block_on(Engine::load(ckpt, &options));
+        Self(engine.unwrap_or_else(|error| {
+            panic!("this test needs a GPU adapter, a software one will do (`cargo xtask test` installs it on Debian): {error}")
+        }))
+    }
+}
+
+impl Runner for Gpu {
     fn start(&mut self, layout: &Layout, tokens: &[u32]) {
         self.0.start(layout, tokens).unwrap();
     }

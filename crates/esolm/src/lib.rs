@@ -6,9 +6,21 @@
 pub use esolm_core::*;
 
 pub mod cpu;
+pub mod device;
 pub mod draw;
 pub mod error;
+pub mod generate;
+pub mod gpu;
+pub mod kernels;
 pub mod model;
+pub mod variants;
 
+pub use device::{AdapterInfo, AdapterKind, DeviceChoice, Precision};
 pub use draw::Draw;
 pub use error::EngineError;
+pub use generate::{
+    DeviceInfo, Engine, EngineOptions, GenerateOptions, Generation, Replay, Revealed, Run,
+    StepEvent,
+};
+pub use kernels::gpu::Counters;
+pub use variants::Variants;

@@ -1,0 +1,281 @@
+//! Which device runs a model: the choice, the adapters there are, and opening one for Burn.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::Device;
+use burn_wgpu::WgpuSetup;
+use serde::{Deserialize, Serialize};
+
+use crate::error::EngineError;
+use crate::kernels::gpu::Gpu;
+
+/// The device asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A real GPU where there is one, else the CPU. A software adapter is never chosen: Burn's CPU backend is faster.
+    #[default]
+    Auto,
+    /// Burn's CPU backend.
+    Cpu,
+    /// The first adapter (real GPUs come first), or the one with this index in [`adapters`].
+    Gpu(Option<usize>),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "gpu" => Ok(Self::Gpu(None)),
+            _ => text
+                .strip_prefix("gpu:")
+                .and_then(|index| index.parse().ok())
+                .map(|index| Self::Gpu(Some(index)))
+                .ok_or_else(|| EngineError::DeviceChoice(text.to_string())),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Gpu(None) => f.write_str("gpu"),
+            Self::Gpu(Some(index)) => write!(f, "gpu:{index}"),
+        }
+    }
+}
+
+/// How numbers are stored; products always accumulate in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats, packed two to a word: half the memory and traffic, no device feature needed.
+    F16,
+}
+
+impl FromStr for Precision {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            _ => Err(EngineError::Option {
+                option: "precision",
+                value: text.to_string(),
+                allowed: "f32 or f16",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+/// The kind of an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterKind {
+    /// A GPU with memory of its own.
+    Discrete,
+    /// A GPU that shares the system's memory.
+    Integrated,
+    /// A GPU inside a virtual machine.
+    Virtual,
+    /// A software adapter (lavapipe, WARP, SwiftShader).
+    Software,
+    /// The driver or browser does not say.
+    Unknown,
+}
+
+/// Limits of an adapter that decide what fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterLimits {
+    /// Largest storage binding, bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, bytes.
+    pub max_buffer_bytes: u64,
+    /// Storage buffers a shader stage may bind.
+    pub storage_buffers: u32,
+    /// Workgroup memory, bytes.
+    pub workgroup_bytes: u32,
+    /// Invocations a workgroup may have.
+    pub workgroup_invocations: u32,
+}
+
+/// An adapter as its driver describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdapterInfo {
+    /// Index for `gpu:N`.
+    pub index: usize,
+    /// Name of the adapter.
+    pub name: String,
+    /// Graphics interface: vulkan, metal, dx12, browser_webgpu.
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// What kind of adapter it is.
+    pub kind: AdapterKind,
+    /// What fits.
+    pub limits: AdapterLimits,
+}
+
+impl AdapterInfo {
+    /// The largest piece of memory that a kernel can bind.
+    pub fn max_binding_bytes(&self) -> u64 {
+        self.limits
+            .max_binding_bytes
+            .min(self.limits.max_buffer_bytes)
+    }
+
+    fn of(index: usize, adapter: &wgpu::Adapter) -> Self {
+        let info = adapter.get_info();
+        let limits = adapter.limits();
+        Self {
+            index,
+            name: info.name,
+            backend: info.backend.to_string(),
+            driver: format!("{} {}", info.driver, info.driver_info)
+                .trim()
+                .to_string(),
+            kind: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+                wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+                wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
+                wgpu::DeviceType::Cpu => AdapterKind::Software,
+                wgpu::DeviceType::Other => AdapterKind::Unknown,
+            },
+            limits: AdapterLimits {
+                max_binding_bytes: limits.max_storage_buffer_binding_size,
+                max_buffer_bytes: limits.max_buffer_size,
+                storage_buffers: limits.max_storage_buffers_per_shader_stage,
+                workgroup_bytes: limits.max_compute_workgroup_storage_size,
+                workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+            },
+        }
+    }
+}
+
+impl fmt::Display for AdapterInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}, {})",
+            self.name,
+            self.backend,
+            serde_json::to_string(&self.kind)
+                .unwrap_or_default()
+                .trim_matches('"')
+        )
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // OpenGL has no place here: its compute lacks limits that the kernels need.
+    descriptor.backends = wgpu::Backends::PRIMARY;
+    wgpu::Instance::new(descriptor)
+}
+
+/// Adapters, real GPUs before software ones, each with its index for `gpu:N`.
+async fn enumerate(instance: &wgpu::Instance) -> Vec<(AdapterInfo, wgpu::Adapter)> {
+    #[cfg(target_family = "wasm")]
+    let mut adapters: Vec<wgpu::Adapter> = instance
+        .request_adapter(&wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        })
+        .await
+        .into_iter()
+        .collect();
+    #[cfg(not(target_family = "wasm"))]
+    let mut adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
+        wgpu::DeviceType::Cpu => 3,
+    });
+    adapters
+        .into_iter()
+        .enumerate()
+        .map(|(index, adapter)| (AdapterInfo::of(index, &adapter), adapter))
+        .collect()
+}
+
+/// The adapters of this machine, as `gpu:N` counts them. Blocks while drivers answer.
+#[cfg(not(target_family = "wasm"))]
+pub fn adapters() -> Vec<AdapterInfo> {
+    pollster::block_on(enumerate(&instance()))
+        .into_iter()
+        .map(|(info, _)| info)
+        .collect()
+}
+
+/// Opens the GPU that `choice` names, or nothing where the CPU should run.
+///
+/// # Errors
+/// When a GPU was asked for and there is none, or its driver refuses a device.
+pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
+    let wanted = match choice {
+        DeviceChoice::Cpu => return Ok(None),
+        DeviceChoice::Auto => None,
+        DeviceChoice::Gpu(index) => Some(index.unwrap_or(0)),
+    };
+    let instance = instance();
+    let mut found = enumerate(&instance).await;
+    let count = found.len();
+    let at = match wanted {
+        None => match found
+            .iter()
+            .position(|(info, _)| info.kind != AdapterKind::Software)
+        {
+            Some(at) => at,
+            None => return Ok(None),
+        },
+        Some(_) if count == 0 => return Err(EngineError::NoAdapter("no driver answered".into())),
+        Some(index) if index >= count => return Err(EngineError::AdapterIndex { index, count }),
+        Some(index) => index,
+    };
+    let (info, adapter) = found.swap_remove(at);
+    let (device, queue) = adapter
+        .request_device(&wgpu::DeviceDescriptor {
+            label: Some("esolm"),
+            // Nothing optional is used; limits are the adapter's, since large matrices need large bindings.
+            required_features: wgpu::Features::empty(),
+            required_limits: adapter.limits(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        })
+        .await
+        .map_err(|e| EngineError::NoAdapter(format!("{} refuses a device: {e}", info.name)))?;
+    let backend = adapter.get_info().backend;
+    let setup = WgpuSetup {
+        instance,
+        adapter,
+        device,
+        queue,
+        backend,
+    };
+    let device: Device = Device::wgpu_options()
+        // The engine submits by itself, step by step; the runtime's own limit only has to stay out of the way.
+        .tasks_max(512)
+        .setup(setup)
+        .init()
+        .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
+    Gpu::new(device, info).map(Some)
+}

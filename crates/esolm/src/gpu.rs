@@ -1,0 +1,585 @@
+//! Runs passes of a plan on a GPU: folded weights, the kv_cache and the tokens stay on the device.
+
+use esolm_core::checkpoint::Checkpoint;
+use esolm_core::config::ModelConfig;
+use esolm_core::rows::{Layout, Row, StepRows};
+
+use crate::device::Precision;
+use crate::draw::{Draw, check_rows};
+use crate::error::EngineError;
+use crate::kernels::attention::{
+    Attention, AttentionVariant, Geometry, attention_chunks, attention_rows, scratch_len,
+};
+use crate::kernels::embed::Embedding;
+use crate::kernels::gpu::{Buffer, Gpu};
+use crate::kernels::norm::norm;
+use crate::kernels::product::{
+    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, pair_order, product, rotary_table,
+};
+use crate::kernels::sample::{Sample, sample};
+use crate::model::fold::{Folding, Linear};
+use crate::variants::{Chosen, FEW_ROWS, Variants, choose};
+
+/// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
+const MLP_ROWS: usize = 2048;
+/// Bytes of logits held at once.
+const LOGITS_BYTES: usize = 64 << 20;
+/// Alignment of a part of an upload, bytes.
+const ALIGN: usize = 256;
+
+struct Block {
+    qkv: Matrix,
+    out: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// A model on a GPU.
+pub struct GpuExecutor {
+    gpu: Gpu,
+    config: ModelConfig,
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    head: Matrix,
+    rotary: Buffer,
+    positions: usize,
+    chosen: Chosen,
+    cache: Precision,
+    state: Option<State>,
+}
+
+/// What belongs to the batch that runs.
+struct State {
+    layout: Layout,
+    tokens: Buffer,
+    kv: Vec<(Buffer, Buffer)>,
+    scratch: Scratch,
+}
+
+/// Activations, sized for the largest pass so far.
+struct Scratch {
+    rows: usize,
+    sampled: usize,
+    chunk_rows: usize,
+    x: Buffer,
+    normed: Buffer,
+    q: Buffer,
+    attended: Buffer,
+    mid: Buffer,
+    picked: Buffer,
+    logits: Buffer,
+    parts: Buffer,
+    stats: Buffer,
+}
+
+/// The tables of one pass on the device.
+struct Tables {
+    rows: Buffer,
+    sampled: Buffer,
+    spans: Buffer,
+    draws: Buffer,
+    longest: usize,
+    prefix: usize,
+}
+
+impl GpuExecutor {
+    /// Folds the constant conditioning and uploads the weights block by block.
+    ///
+    /// # Errors
+    /// When the checkpoint is inconsistent, a shape suits no kernel, or the device's memory does not suffice.
+    pub async fn load(
+        gpu: Gpu,
+        ckpt: &Checkpoint,
+        weights: Precision,
+        cache: Precision,
+        forced: &Variants,
+    ) -> Result<Self, EngineError> {
+        let config = ckpt.config().clone();
+        let head_dim = config.head_dim();
+        if !head_dim.is_multiple_of(4) || head_dim > 128 {
+            return Err(EngineError::Shape(format!(
+                "heads of {head_dim} columns (multiples of 4 up to 128 are taken)"
+            )));
+        }
+        let folding = Folding::new(ckpt)?;
+        let upload = |linear: &Linear| {
+            Matrix::upload(&gpu, &linear.weight, &linear.bias, linear.n_in, weights)
+        };
+        let embedding = Embedding::upload(&gpu, &folding.embedding()?, config.hidden, weights)?;
+        let order = pair_order(config.hidden, head_dim);
+        let mut blocks = Vec::with_capacity(config.n_blocks);
+        for index in 0..config.n_blocks {
+            let block = folding.block(index)?;
+            let paired = reorder(&block.qkv, &order);
+            let block = Block {
+                qkv: upload(&paired)?,
+                out: upload(&block.out)?,
+                up: upload(&block.up)?,
+                down: upload(&block.down)?,
+            };
+            // Uploads are queued; without a submit they would all be held in memory at once.
+            gpu.submit()?;
+            blocks.push(block);
+        }
+        let head = upload(&folding.head()?)?;
+        // Prepended elements may make the last position one more than the context.
+        let positions = config.length + 1;
+        let rotary = gpu.floats(rotary_table(positions, head_dim))?;
+        let chosen = choose(&gpu, blocks.first().map_or(&head, |b| &b.qkv), forced).await?;
+        let all: Vec<&Buffer> = blocks
+            .iter()
+            .flat_map(|b| [&b.qkv, &b.out, &b.up, &b.down])
+            .chain([&head])
+            .flat_map(Matrix::buffers)
+            .collect();
+        gpu.check(&all).await?;
+        Ok(Self {
+            gpu,
+            config,
+            embedding,
+            blocks,
+            head,
+            rotary,
+            positions,
+            chosen,
+            cache,
+            state: None,
+        })
+    }
+
+    /// The open device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The variants that run.
+    pub fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    /// Prepares the cache and the token buffer for a batch.
+    ///
+    /// # Errors
+    /// When the cache does not fit the device.
+    pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        if tokens.len() != layout.tokens {
+            return Err(EngineError::Rows(format!(
+                "{} tokens for a layout of {}",
+                tokens.len(),
+                layout.tokens
+            )));
+        }
+        let longest = layout.slots.max(tokens.len() / layout.sequences.max(1));
+        if longest > self.positions {
+            // A longer text than the context: rotary angles go on.
+            self.rotary = self
+                .gpu
+                .floats(rotary_table(longest, self.config.head_dim()))?;
+            self.positions = longest;
+        }
+        let words = layout.sequences * layout.slots * self.config.hidden
+            / if self.cache == Precision::F16 { 2 } else { 1 };
+        let same = self
+            .state
+            .as_ref()
+            .is_some_and(|state| state.layout == *layout);
+        let kept = if same { self.state.take() } else { None };
+        let (kv, scratch) = match kept {
+            Some(state) => (state.kv, state.scratch),
+            None => {
+                self.state = None;
+                let what = format!(
+                    "the kv_cache of {} sequences of {} slots",
+                    layout.sequences, layout.slots
+                );
+                let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
+                    .map(|_| Ok((self.gpu.zeros(&what, words)?, self.gpu.zeros(&what, words)?)))
+                    .collect();
+                (kv?, self.scratch(1, 1, 1)?)
+            }
+        };
+        self.state = Some(State {
+            layout: *layout,
+            tokens: self.gpu.words(tokens.to_vec())?,
+            kv,
+            scratch,
+        });
+        Ok(())
+    }
+
+    fn scratch(
+        &self,
+        rows: usize,
+        sampled: usize,
+        chunk_rows: usize,
+    ) -> Result<Scratch, EngineError> {
+        let pad = |n: usize| n.next_multiple_of(ROW_PAD);
+        let (rows, sampled, chunk_rows) = (pad(rows), pad(sampled), pad(chunk_rows));
+        let hidden = self.config.hidden;
+        let gpu = &self.gpu;
+        let name = format!("a pass of {rows} rows");
+        let (parts, stats) = scratch_len(&self.geometry(0), chunk_rows);
+        Ok(Scratch {
+            rows,
+            sampled,
+            chunk_rows,
+            x: gpu.zeros(&name, rows * hidden)?,
+            normed: gpu.zeros(&name, rows * hidden)?,
+            q: gpu.zeros(&name, rows * hidden)?,
+            attended: gpu.zeros(&name, rows * hidden)?,
+            mid: gpu.zeros(&name, rows.min(MLP_ROWS) * hidden * 4)?,
+            picked: gpu.zeros(&name, sampled * hidden)?,
+            logits: gpu.zeros(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
+            parts: gpu.zeros(&name, parts)?,
+            stats: gpu.zeros(&name, stats)?,
+        })
+    }
+
+    /// Sampled rows whose logits are held at once.
+    fn logit_rows(&self) -> usize {
+        let limit = (LOGITS_BYTES as u64).min(self.gpu.info.max_binding_bytes()) as usize;
+        (limit / (self.head.padded() * 4) / ROW_PAD * ROW_PAD).max(ROW_PAD)
+    }
+
+    fn geometry(&self, slots: usize) -> Geometry {
+        Geometry {
+            hidden: self.config.hidden,
+            heads: self.config.n_heads,
+            slots,
+            cache: self.cache,
+        }
+    }
+
+    /// Uploads a pass's tables in one piece.
+    fn tables(&self, layout: &Layout, step: &StepRows, draws: &[[u32; 2]]) -> Tables {
+        let mut spans = vec![[0u32; 2]; layout.sequences];
+        for (index, row) in step.rows.iter().enumerate() {
+            let span = &mut spans[row.sequence as usize];
+            if span[1] == 0 {
+                span[0] = index as u32;
+            }
+            span[1] += 1;
+        }
+        let sections: [&[u8]; 4] = [
+            bytemuck::cast_slice(&step.rows),
+            bytemuck::cast_slice(&step.sampled),
+            bytemuck::cast_slice(&spans),
+            bytemuck::cast_slice(draws),
+        ];
+        let mut bytes = Vec::new();
+        let starts: Vec<usize> = sections
+            .iter()
+            .map(|section| {
+                let start = bytes.len();
+                bytes.extend_from_slice(section);
+                // An empty section still binds something.
+                bytes.resize((bytes.len().max(start + 1)).next_multiple_of(ALIGN), 0);
+                start
+            })
+            .collect();
+        let buffer = self.gpu.upload(&bytes);
+        let part = |i: usize| {
+            let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
+            buffer.part(starts[i] as u64, (end - starts[i]) as u64)
+        };
+        Tables {
+            rows: part(0),
+            sampled: part(1),
+            spans: part(2),
+            draws: part(3),
+            longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
+            prefix: step
+                .rows
+                .iter()
+                .map(|r: &Row| r.prefix as usize)
+                .max()
+                .unwrap_or(0),
+        }
+    }
+
+    /// Whether a pass of `rows` rows has its attention dealt out in chunks.
+    fn in_chunks(&self, rows: usize) -> bool {
+        match self.chosen.attention {
+            Some(variant) => variant == AttentionVariant::Chunks,
+            None => rows < self.chosen.chunk_rows,
+        }
+    }
+
+    /// Runs all blocks over the rows of `step` and leaves the normalised sampled rows in `picked`.
+    fn pass(&mut self, step: &StepRows, draws: &[[u32; 2]]) -> Result<Tables, EngineError> {
+        let count = step.rows.len();
+        let in_chunks = self.in_chunks(count);
+        let state = self
+            .state
+            .as_ref()
+            .ok_or_else(|| EngineError::Rows("no batch was started".into()))?;
+        let layout = state.layout;
+        check_rows(&layout, self.positions, step)?;
+        let held = &state.scratch;
+        if count > held.rows
+            || step.sampled.len() > held.sampled
+            || (in_chunks && count > held.chunk_rows)
+        {
+            let scratch = self.scratch(
+                count.max(held.rows),
+                step.sampled.len().max(held.sampled),
+                if in_chunks {
+                    count.max(held.chunk_rows)
+                } else {
+                    held.chunk_rows
+                },
+            )?;
+            if let Some(state) = &mut self.state {
+                state.scratch = scratch;
+            }
+        }
+        let tables = self.tables(&layout, step, draws);
+        let Some(state) = &self.state else {
+            return Ok(tables);
+        };
+        let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
+        let geometry = self.geometry(layout.slots);
+        self.embedding.launch(
+            gpu,
+            &s.x,
+            &tables.rows,
+            count,
+            &state.tokens,
+            self.config.mask_index,
+        );
+        let (variant, fused) = self.variant(count);
+        for (block, (k, v)) in self.blocks.iter().zip(&state.kv) {
+            let to = Qkv {
+                q: &s.q,
+                rows: &tables.rows,
+                rotary: &self.rotary,
+                k,
+                v,
+                slots: layout.slots,
+                head_dim: geometry.head_dim(),
+                cache: self.cache,
+            };
+            let input = self.normalised(fused, &s.x, &s.normed, count);
+            product(
+                gpu,
+                variant,
+                fused,
+                input,
+                0,
+                count,
+                &block.qkv,
+                &Finish::Qkv(to),
+            );
+            let io = Attention {
+                q: &s.q,
+                k,
+                v,
+                rows: &tables.rows,
+                count,
+                out: &s.attended,
+            };
+            if in_chunks {
+                attention_chunks(gpu, &geometry, &io, tables.prefix, &s.parts, &s.stats);
+            } else {
+                attention_rows(
+                    gpu,
+                    &geometry,
+                    &io,
+                    &tables.spans,
+                    layout.sequences,
+                    tables.longest,
+                    tables.prefix,
+                );
+            }
+            product(
+                gpu,
+                variant,
+                false,
+                &s.attended,
+                0,
+                count,
+                &block.out,
+                &Finish::Add(&s.x),
+            );
+            for first in (0..count).step_by(MLP_ROWS) {
+                let rows = MLP_ROWS.min(count - first);
+                let held = if count > MLP_ROWS {
+                    rows.next_multiple_of(ROW_PAD)
+                } else {
+                    s.rows
+                };
+                let x =
+                    s.x.part((first * hidden * 4) as u64, (held * hidden * 4) as u64);
+                let input = self.normalised(fused, &x, &s.normed, rows);
+                product(
+                    gpu,
+                    variant,
+                    fused,
+                    input,
+                    0,
+                    rows,
+                    &block.up,
+                    &Finish::Gelu(&s.mid),
+                );
+                product(
+                    gpu,
+                    variant,
+                    false,
+                    &s.mid,
+                    0,
+                    rows,
+                    &block.down,
+                    &Finish::Add(&x),
+                );
+            }
+        }
+        if !step.sampled.is_empty() {
+            norm(
+                gpu,
+                &s.x,
+                Some(&tables.sampled),
+                &s.picked,
+                step.sampled.len(),
+                hidden,
+            );
+        }
+        Ok(tables)
+    }
+
+    /// The product variant for a number of rows, and whether it normalises on the way.
+    fn variant(&self, rows: usize) -> (ProductVariant, bool) {
+        if rows <= FEW_ROWS {
+            (self.chosen.few, self.chosen.few != ProductVariant::Tile)
+        } else {
+            (self.chosen.many, false)
+        }
+    }
+
+    fn normalised<'a>(
+        &self,
+        fused: bool,
+        x: &'a Buffer,
+        normed: &'a Buffer,
+        rows: usize,
+    ) -> &'a Buffer {
+        if fused {
+            return x;
+        }
+        norm(&self.gpu, x, None, normed, rows, self.config.hidden);
+        normed
+    }
+
+    /// Computes the logits of sampled rows `first..first + count` into the scratch.
+    fn head(&self, scratch: &Scratch, first: usize, count: usize) {
+        let (variant, _) = self.variant(count);
+        product(
+            &self.gpu,
+            variant,
+            false,
+            &scratch.picked,
+            first,
+            count,
+            &self.head,
+            &Finish::Store(&scratch.logits),
+        );
+    }
+
+    /// Runs a pass and reads the sampled rows' logits [sampled, V], mask column untouched.
+    ///
+    /// # Errors
+    /// When the pass does not fit the batch or the device fails.
+    pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
+        let draws = vec![[0; 2]; step.sampled.len()];
+        self.pass(step, &draws)?;
+        let state = self
+            .state
+            .as_ref()
+            .ok_or_else(|| EngineError::Rows("no batch was started".into()))?;
+        let (stride, vocab) = (self.head.padded(), self.head.n);
+        let mut all = Vec::with_capacity(step.sampled.len() * vocab);
+        for first in (0..step.sampled.len()).step_by(self.logit_rows()) {
+            let count = self.logit_rows().min(step.sampled.len() - first);
+            self.head(&state.scratch, first, count);
+            let held = state
+                .scratch
+                .logits
+                .part(0, (count * stride * 4).next_multiple_of(4) as u64);
+            for row in self.gpu.read_floats(&held).await?.chunks(stride) {
+                all.extend_from_slice(&row[..vocab]);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Runs a pass, draws the sampled rows' tokens and writes them to the token buffer. Nothing is read back.
+    ///
+    /// # Errors
+    /// When the pass does not fit the batch. What fails on the device shows at the next read.
+    pub fn step(&mut self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
+        let layout = self
+            .state
+            .as_ref()
+            .map(|s| s.layout)
+            .ok_or_else(|| EngineError::Rows("no batch was started".into()))?;
+        let tables = self.pass(step, &draw.keys(&layout, step)?)?;
+        let Some(state) = &self.state else {
+            return Ok(());
+        };
+        let noise = draw
+            .noise
+            .map(|values| self.gpu.floats(values.to_vec()))
+            .transpose()?;
+        for first in (0..step.sampled.len()).step_by(self.logit_rows()) {
+            let count = self.logit_rows().min(step.sampled.len() - first);
+            self.head(&state.scratch, first, count);
+            let io = Sample {
+                logits: &state.scratch.logits,
+                stride: self.head.padded(),
+                sampled: &tables.sampled,
+                rows: &tables.rows,
+                draws: &tables.draws,
+                tokens: &state.tokens,
+                noise: noise.as_ref(),
+                first,
+                count,
+                vocab: self.head.n,
+                mask_index: draw.mask_index,
+                seed: draw.seed,
+            };
+            sample(&self.gpu, &draw.sampler, &io);
+        }
+        self.gpu.submit()
+    }
+
+    /// Starts reading the token buffer; the future yields it as it is now, whatever is queued later.
+    ///
+    /// # Errors
+    /// When no batch was started, or a pass failed on the device.
+    pub fn tokens(&self) -> impl Future<Output = Result<Vec<u32>, EngineError>> + Send + 'static {
+        let reading = self
+            .state
+            .as_ref()
+            .map(|state| self.gpu.read(&state.tokens));
+        async move {
+            match reading {
+                Some(reading) => Ok(bytemuck::pod_collect_to_vec(&reading.await?)),
+                None => Err(EngineError::Rows("no batch was started".into())),
+            }
+        }
+    }
+}
+
+/// Columns of `linear` in a new order.
+fn reorder(linear: &Linear, order: &[usize]) -> Linear {
+    let weight = linear
+        .weight
+        .chunks(linear.n_out)
+        .flat_map(|row| order.iter().map(|&c| row[c]))
+        .collect();
+    Linear {
+        weight,
+        bias: order.iter().map(|&c| linear.bias[c]).collect(),
+        n_in: linear.n_in,
+        n_out: linear.n_out,
+    }
+}

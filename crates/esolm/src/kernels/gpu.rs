@@ -1,0 +1,340 @@
+//! The open device: buffers that are Burn tensors, kernels launched on them, and counts of what was done.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use burn::cubecl::CubeDim;
+use burn::cubecl::client::Client;
+use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
+use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
+
+use super::source::Parts;
+use crate::device::AdapterInfo;
+use crate::error::EngineError;
+
+/// What makes a kernel's text: the shader's name, then every parameter that changes the source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct KernelKey {
+    /// The shader file's name without `.wgsl`.
+    pub name: &'static str,
+    /// Constants, flags and variants, in an order of the shader's own.
+    pub params: Vec<u32>,
+}
+
+/// A composed shader, compiled on its first launch.
+#[derive(Clone)]
+pub struct Kernel {
+    source: Arc<str>,
+    id: KernelId,
+    dim: CubeDim,
+}
+
+impl KernelSource for Kernel {
+    fn source(&self) -> SourceTemplate {
+        SourceTemplate::new(self.source.to_string())
+    }
+
+    fn id(&self) -> KernelId {
+        self.id.clone()
+    }
+
+    fn lang(&self) -> &'static str {
+        "wgsl"
+    }
+}
+
+/// Device memory: a Burn tensor seen as raw bytes, or a part of one.
+#[derive(Clone)]
+pub struct Buffer {
+    handle: Handle,
+}
+
+impl Buffer {
+    /// Bytes of the buffer.
+    pub fn bytes(&self) -> u64 {
+        self.handle.size_in_used()
+    }
+
+    /// The part of `bytes` bytes from `start` on; `start` must be a multiple of 256.
+    pub fn part(&self, start: u64, bytes: u64) -> Buffer {
+        let rest = self.handle.size_in_used() - start - bytes;
+        Buffer {
+            handle: self.handle.clone().offset_start(start).offset_end(rest),
+        }
+    }
+}
+
+/// What a pass cost so far. `submits` counts the flushes that the engine asked for: work is never left to pile up past one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Counters {
+    /// Kernel launches.
+    pub dispatches: u64,
+    /// Command submissions.
+    pub submits: u64,
+    /// Bytes copied from the device to the host.
+    pub bytes_read: u64,
+    /// Most bytes of device memory reserved at once.
+    pub peak_bytes: u64,
+}
+
+impl Counters {
+    /// What was added since `before`.
+    pub fn since(&self, before: &Counters) -> Counters {
+        Counters {
+            dispatches: self.dispatches - before.dispatches,
+            submits: self.submits - before.submits,
+            bytes_read: self.bytes_read - before.bytes_read,
+            peak_bytes: self.peak_bytes,
+        }
+    }
+}
+
+/// An open GPU with Burn's client, the kernels compiled so far and the counts.
+pub struct Gpu {
+    device: Device,
+    client: Client,
+    /// The adapter behind it.
+    pub info: AdapterInfo,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    dispatches: AtomicU64,
+    submits: AtomicU64,
+    bytes_read: AtomicU64,
+    pending: AtomicU64,
+}
+
+/// Floating-point operations after which queued work is submitted, so that one submit stays far below a driver's watchdog
+/// (2 s on Windows) even on a slow integrated GPU.
+const SUBMIT_FLOPS: u64 = 40_000_000_000;
+
+impl Gpu {
+    /// Wraps an initialised Burn device on the wgpu runtime.
+    ///
+    /// # Errors
+    /// When `device` is not a wgpu device.
+    pub fn new(device: Device, info: AdapterInfo) -> Result<Self, EngineError> {
+        let probe = Tensor::<1>::zeros([1], &device)
+            .try_into_primitive::<Wgpu>()
+            .map_err(|e| EngineError::Device(format!("the device runs no WGSL kernels: {e:?}")))?;
+        Ok(Self {
+            device,
+            client: probe.client.clone(),
+            info,
+            kernels: Mutex::default(),
+            dispatches: AtomicU64::new(0),
+            submits: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+        })
+    }
+
+    /// The Burn device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn float_buffer(tensor: Tensor<1>) -> Buffer {
+        let tensor = tensor
+            .try_into_primitive::<Wgpu>()
+            .expect("the tensor was made on this wgpu device");
+        Buffer {
+            handle: tensor.handle,
+        }
+    }
+
+    /// A tensor of f32 holding `data`.
+    pub fn floats(&self, data: Vec<f32>) -> Result<Buffer, EngineError> {
+        self.fits("a tensor", data.len() as u64 * 4)?;
+        let shape = [data.len()];
+        Ok(Self::float_buffer(Tensor::<1>::from_data(
+            TensorData::new(data, shape),
+            (&self.device, DType::F32),
+        )))
+    }
+
+    /// A tensor of u32 holding `data` (indices, or f16 packed two to a word).
+    pub fn words(&self, data: Vec<u32>) -> Result<Buffer, EngineError> {
+        self.fits("a tensor", data.len() as u64 * 4)?;
+        let shape = [data.len()];
+        let tensor =
+            Tensor::<1, Int>::from_data(TensorData::new(data, shape), (&self.device, DType::U32));
+        let tensor = tensor
+            .try_into_primitive::<Wgpu>()
+            .expect("the tensor was made on this wgpu device");
+        Ok(Buffer {
+            handle: tensor.handle,
+        })
+    }
+
+    /// A tensor of `len` f32 zeros; `what` names it where it does not fit.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when it is larger than one binding of the adapter.
+    pub fn zeros(&self, what: &str, len: usize) -> Result<Buffer, EngineError> {
+        self.fits(what, len as u64 * 4)?;
+        Ok(Self::float_buffer(Tensor::<1>::zeros(
+            [len.max(4)],
+            &self.device,
+        )))
+    }
+
+    /// Bytes that one upload holds, for a table that changes every pass.
+    pub fn upload(&self, bytes: &[u8]) -> Buffer {
+        Buffer {
+            handle: self.client.create_from_slice(bytes),
+        }
+    }
+
+    fn fits(&self, what: &str, bytes: u64) -> Result<(), EngineError> {
+        let limit = self.info.max_binding_bytes();
+        if bytes > limit {
+            return Err(EngineError::Memory {
+                what: what.to_string(),
+                bytes,
+                limit,
+            });
+        }
+        Ok(())
+    }
+
+    /// The kernel for `key`, composed from the shader `body` on first use. `dim` is its workgroup size.
+    pub fn kernel(
+        &self,
+        key: KernelKey,
+        dim: u32,
+        body: &str,
+        parts: impl FnOnce() -> Parts<'static>,
+    ) -> Arc<Kernel> {
+        let mut kernels = self
+            .kernels
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(kernel) = kernels.get(&key) {
+            return kernel.clone();
+        }
+        let source: Arc<str> = parts().compose(body).into();
+        let dim = CubeDim::new_1d(dim);
+        let id = KernelId::new::<Kernel>()
+            .info(key.clone())
+            .cube_dim(dim.0)
+            .mode(ExecutionMode::Unchecked);
+        let kernel = Arc::new(Kernel { source, id, dim });
+        kernels.insert(key, kernel.clone());
+        kernel
+    }
+
+    /// Launches `kernel` on `grid` workgroups. `info` is its uniform block, a multiple of four words. `flops` bounds a submit.
+    pub fn launch(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        buffers: &[&Buffer],
+        info: &[u32],
+        flops: u64,
+    ) {
+        debug_assert_eq!(info.len() % 4, 0);
+        if grid.contains(&0) {
+            return;
+        }
+        let words = info
+            .chunks(2)
+            .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
+            .collect();
+        let bindings = buffers.iter().map(|b| b.handle.clone().binding()).collect();
+        let arguments = KernelArguments::new()
+            .with_buffers(bindings)
+            .with_info(MetadataBindingInfo::custom(words));
+        let count = CubeCount::Static(grid[0], grid[1], grid[2]);
+        self.client.launch(
+            Box::new(SourceKernel::new(kernel.clone(), kernel.dim)),
+            count,
+            arguments,
+        );
+        self.dispatches.fetch_add(1, Ordering::Relaxed);
+        if self.pending.fetch_add(flops, Ordering::Relaxed) + flops > SUBMIT_FLOPS {
+            // A failed flush is the device's fault and surfaces at the next read, which is checked.
+            let _ = self.submit();
+        }
+    }
+
+    /// Submits what is queued.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when the device is lost.
+    pub fn submit(&self) -> Result<(), EngineError> {
+        self.pending.store(0, Ordering::Relaxed);
+        self.submits.fetch_add(1, Ordering::Relaxed);
+        self.client.flush().map_err(|e| EngineError::lost(&e))
+    }
+
+    /// Starts copying `buffer` to the host; the future yields its bytes. Work queued later is not waited for.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when a kernel that wrote the buffer failed, memory did not suffice or the device is lost.
+    pub fn read(
+        &self,
+        buffer: &Buffer,
+    ) -> impl Future<Output = Result<Vec<u8>, EngineError>> + Send + 'static {
+        self.bytes_read.fetch_add(buffer.bytes(), Ordering::Relaxed);
+        self.submits.fetch_add(1, Ordering::Relaxed);
+        self.pending.store(0, Ordering::Relaxed);
+        let (client, handle) = (self.client.clone(), buffer.handle.clone());
+        let mut reading = Box::pin(async move {
+            let mut bytes = client
+                .read_async(vec![handle])
+                .await
+                .map_err(|e| EngineError::lost(&e))?;
+            Ok(bytes.pop().map(|b| b.to_vec()).unwrap_or_default())
+        });
+        // The copy is queued by the first poll, which must come before anything that is launched next.
+        let first = reading
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        async move {
+            match first {
+                Poll::Ready(done) => done,
+                Poll::Pending => reading.await,
+            }
+        }
+    }
+
+    /// [`Gpu::read`] as f32.
+    pub fn read_floats(
+        &self,
+        buffer: &Buffer,
+    ) -> impl Future<Output = Result<Vec<f32>, EngineError>> + Send + 'static {
+        let reading = self.read(buffer);
+        async move { Ok(bytemuck::pod_collect_to_vec(&reading.await?)) }
+    }
+
+    /// Waits for all work and checks that `buffers` were really allocated and written (allocation fails lazily).
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub async fn check(&self, buffers: &[&Buffer]) -> Result<(), EngineError> {
+        let handles: Vec<&Handle> = buffers.iter().map(|b| &b.handle).collect();
+        self.client
+            .sync_buffers(handles)
+            .await
+            .map_err(|e| EngineError::lost(&e))
+    }
+
+    /// What was launched, submitted and read so far, and the device memory reserved now.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            dispatches: self.dispatches.load(Ordering::Relaxed),
+            submits: self.submits.load(Ordering::Relaxed),
+            bytes_read: self.bytes_read.load(Ordering::Relaxed),
+            peak_bytes: 0,
+        }
+    }
+}
+
+/// Splits `count` workgroups over two grid dimensions where one does not hold them (65,535 at most).
+pub fn grid_2d(count: usize) -> [u32; 3] {
+    let y = count.div_ceil(65_535).max(1);
+    [count.div_ceil(y) as u32, y as u32, 1]
+}

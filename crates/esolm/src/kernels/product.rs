@@ -1,0 +1,381 @@
+//! Matrix products with what comes before and after fused in: `shaders/product_rows.wgsl`, `product_split.wgsl` and
+//! `product_tile.wgsl`, ended by one of `shaders/lib/finish_*.wgsl`.
+
+use serde::{Deserialize, Serialize};
+
+use super::gpu::{Buffer, Gpu, KernelKey};
+use super::norm::norm_twin;
+use super::source::Parts;
+use super::{ROW, cache_snippet, pack_f16, rounded, weight_snippet};
+use crate::device::Precision;
+use crate::error::EngineError;
+
+/// Rows to which activations are padded, so that a block of rows never reads past its buffer.
+pub const ROW_PAD: usize = 8;
+
+/// How a product is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProductVariant {
+    /// Register blocks without barriers: software adapters, any number of rows.
+    Rows,
+    /// The inner dimension split over a workgroup: few rows on a GPU.
+    Split,
+    /// Tiles in workgroup memory: many rows on a GPU. Takes input that is already normalised.
+    Tile,
+}
+
+/// A matrix [k, n] with its bias, on the device in slices of columns that fit a binding; columns are padded to four.
+pub struct Matrix {
+    /// Inputs.
+    pub k: usize,
+    /// Outputs.
+    pub n: usize,
+    precision: Precision,
+    slices: Vec<Slice>,
+}
+
+struct Slice {
+    /// First column group and number of groups.
+    first4: usize,
+    n4: usize,
+    weight: Buffer,
+    /// Bias [n4], then column sums [n4], each four floats.
+    affine: Buffer,
+}
+
+impl Matrix {
+    /// Uploads `weight` [k, n] row major and `bias` [n].
+    ///
+    /// # Errors
+    /// When `k` is not a multiple of four, or one column group does not fit a binding.
+    pub fn upload(
+        gpu: &Gpu,
+        weight: &[f32],
+        bias: &[f32],
+        k: usize,
+        precision: Precision,
+    ) -> Result<Self, EngineError> {
+        let n = bias.len();
+        if !k.is_multiple_of(4) {
+            return Err(EngineError::Shape(format!(
+                "a product over {k} inputs (not a multiple of four)"
+            )));
+        }
+        let total4 = n.div_ceil(4);
+        let bytes = match precision {
+            Precision::F32 => 16,
+            Precision::F16 => 8,
+        };
+        let fit4 = ((gpu.info.max_binding_bytes() / (k * bytes) as u64) as usize).max(1);
+        let mut slices = Vec::new();
+        for first4 in (0..total4).step_by(fit4) {
+            let n4 = fit4.min(total4 - first4);
+            let columns = first4 * 4..((first4 + n4) * 4).min(n);
+            let mut part = vec![0.0; k * n4 * 4];
+            for (row, out) in weight.chunks(n).zip(part.chunks_mut(n4 * 4)) {
+                out[..columns.len()].copy_from_slice(&row[columns.clone()]);
+            }
+            // Sums of what the kernel will multiply with, so of the rounded weights.
+            let part = rounded(&part, precision);
+            let mut affine = vec![0.0; n4 * 8];
+            affine[..columns.len()].copy_from_slice(&bias[columns]);
+            let mut sums = vec![0.0f64; n4 * 4];
+            for row in part.chunks(n4 * 4) {
+                sums.iter_mut()
+                    .zip(row)
+                    .for_each(|(sum, &value)| *sum += f64::from(value));
+            }
+            affine[n4 * 4..]
+                .iter_mut()
+                .zip(sums)
+                .for_each(|(a, sum)| *a = sum as f32);
+            let weight = match precision {
+                Precision::F32 => gpu.floats(part)?,
+                Precision::F16 => gpu.words(pack_f16(&part))?,
+            };
+            slices.push(Slice {
+                first4,
+                n4,
+                weight,
+                affine: gpu.floats(affine)?,
+            });
+        }
+        Ok(Self {
+            k,
+            n,
+            precision,
+            slices,
+        })
+    }
+
+    /// Outputs padded to four.
+    pub fn padded(&self) -> usize {
+        self.n.div_ceil(4) * 4
+    }
+
+    /// Bytes of the weights as stored.
+    pub fn weight_bytes(&self) -> u64 {
+        self.slices.iter().map(|s| s.weight.bytes()).sum()
+    }
+
+    /// The buffers, to check that they were allocated.
+    pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.slices.iter().flat_map(|s| [&s.weight, &s.affine])
+    }
+}
+
+/// What happens to a product's output y.
+pub enum Finish<'a> {
+    /// `out` [rows, padded n] = y.
+    Store(&'a Buffer),
+    /// `out` [rows, n] = gelu(y), tanh form.
+    Gelu(&'a Buffer),
+    /// `out` [rows, n] += y.
+    Add(&'a Buffer),
+    /// Rotary embedding; q to a buffer, k and v to the cache.
+    Qkv(Qkv<'a>),
+}
+
+/// Where q, k and v go.
+pub struct Qkv<'a> {
+    /// q [rows, hidden].
+    pub q: &'a Buffer,
+    /// The row table.
+    pub rows: &'a Buffer,
+    /// [positions, head_dim / 2] pairs (cos, sin).
+    pub rotary: &'a Buffer,
+    /// Cache of k [sequences, slots, hidden].
+    pub k: &'a Buffer,
+    /// Cache of v.
+    pub v: &'a Buffer,
+    /// Slots a sequence.
+    pub slots: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Precision of the cache.
+    pub cache: Precision,
+}
+
+/// Computes `rows` rows of x [.., k], from row `row0` on, times `matrix`, ended by `finish`. With `norm` the rows are
+/// normalised on the way (not in the tile variant).
+pub fn product(
+    gpu: &Gpu,
+    variant: ProductVariant,
+    norm: bool,
+    x: &Buffer,
+    row0: usize,
+    rows: usize,
+    matrix: &Matrix,
+    finish: &Finish,
+) {
+    assert!(
+        !(norm && variant == ProductVariant::Tile),
+        "the tile variant takes normalised rows"
+    );
+    for slice in &matrix.slices {
+        launch(gpu, variant, norm, x, row0, rows, matrix, slice, finish);
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn launch(
+    gpu: &Gpu,
+    variant: ProductVariant,
+    norm: bool,
+    x: &Buffer,
+    row0: usize,
+    rows: usize,
+    matrix: &Matrix,
+    slice: &Slice,
+    finish: &Finish,
+) {
+    let (k4, n4) = (matrix.k as u32 / 4, slice.n4 as u32);
+    let block = match variant {
+        ProductVariant::Tile => 64,
+        _ => rows.next_power_of_two().min(ROW_PAD),
+    };
+    // (id, snippet, output, further buffers, constants)
+    let (id, snippet, mut buffers) = match finish {
+        Finish::Store(out) => (
+            0,
+            include_str!("../../../../shaders/lib/finish_store.wgsl"),
+            vec![*out],
+        ),
+        Finish::Gelu(out) => (
+            1,
+            include_str!("../../../../shaders/lib/finish_gelu.wgsl"),
+            vec![*out],
+        ),
+        Finish::Add(out) => (
+            2,
+            include_str!("../../../../shaders/lib/finish_add.wgsl"),
+            vec![*out],
+        ),
+        Finish::Qkv(to) => (
+            3,
+            include_str!("../../../../shaders/lib/finish_qkv.wgsl"),
+            vec![to.q, to.rows, to.rotary, to.k, to.v],
+        ),
+    };
+    let mut all = vec![x, &slice.weight, &slice.affine];
+    all.append(&mut buffers);
+    let info_binding = all.len() as u32;
+    let (slots, head_dim, cache) = match finish {
+        Finish::Qkv(to) => (to.slots as u32, to.head_dim as u32, to.cache),
+        _ => (0, 0, Precision::F32),
+    };
+    let (name, body, dim) = match variant {
+        ProductVariant::Rows => (
+            "product_rows",
+            include_str!("../../../../shaders/product_rows.wgsl"),
+            32,
+        ),
+        ProductVariant::Split => (
+            "product_split",
+            include_str!("../../../../shaders/product_split.wgsl"),
+            256,
+        ),
+        ProductVariant::Tile => (
+            "product_tile",
+            include_str!("../../../../shaders/product_tile.wgsl"),
+            256,
+        ),
+    };
+    const COLS: u32 = 8;
+    let key = KernelKey {
+        name,
+        params: vec![
+            k4,
+            n4,
+            id,
+            u32::from(norm),
+            block as u32,
+            matrix.precision as u32,
+            head_dim,
+            cache as u32,
+        ],
+    };
+    let kernel = gpu.kernel(key, dim, body, || {
+        let mut parts = Parts {
+            constants: vec![("WG", dim), ("K4", k4), ("N4", n4), ("ROWS", block as u32)],
+            snippets: vec![
+                ("weight", weight_snippet(matrix.precision)),
+                ("finish", snippet),
+            ],
+            flags: if norm { vec!["NORM"] } else { vec![] },
+            ..Default::default()
+        };
+        if variant == ProductVariant::Split {
+            parts
+                .constants
+                .extend([("COLS", COLS), ("LANES", dim / COLS)]);
+        }
+        if id == 3 {
+            parts.constants.extend([
+                ("D4", n4 / 3),
+                ("HALF", head_dim / 2),
+                ("HEAD_DIM", head_dim),
+            ]);
+            parts.prelude.push(ROW.into());
+            parts.prelude.push(
+                cache_snippet(cache)
+                    .replace("{{k}}", "6")
+                    .replace("{{v}}", "7"),
+            );
+        }
+        parts.prelude.push(
+            include_str!("../../../../shaders/lib/product_info.wgsl")
+                .replace("{{info}}", &info_binding.to_string()),
+        );
+        parts
+    });
+    let grid = match variant {
+        ProductVariant::Rows => [n4.div_ceil(dim), rows.div_ceil(block) as u32, 1],
+        ProductVariant::Split => [n4.div_ceil(COLS), rows.div_ceil(block) as u32, 1],
+        ProductVariant::Tile => [n4.div_ceil(16), rows.div_ceil(64) as u32, 1],
+    };
+    let info = [
+        rows as u32,
+        row0 as u32,
+        matrix.padded() as u32 / 4,
+        slice.first4 as u32,
+        slots,
+        0,
+        0,
+        0,
+    ];
+    gpu.launch(
+        &kernel,
+        grid,
+        &all,
+        &info,
+        2 * (rows * matrix.k * slice.n4 * 4) as u64,
+    );
+}
+
+/// The twin: y [rows, n] = x w + bias in f64, rows normalised first with `norm`.
+pub fn product_twin(x: &[f32], k: usize, weight: &[f32], bias: &[f32], norm: bool) -> Vec<f32> {
+    let n = bias.len();
+    let mut out = Vec::with_capacity(x.len() / k * n);
+    for row in x.chunks(k) {
+        let row = if norm { norm_twin(row) } else { row.to_vec() };
+        let mut y: Vec<f64> = bias.iter().map(|&b| f64::from(b)).collect();
+        for (value, weights) in row.iter().zip(weight.chunks(n)) {
+            y.iter_mut()
+                .zip(weights)
+                .for_each(|(y, &w)| *y += f64::from(*value) * f64::from(w));
+        }
+        out.extend(y.iter().map(|&y| y as f32));
+    }
+    out
+}
+
+/// GELU, tanh form (Hendrycks and Gimpel, arXiv 1606.08415, equation 2).
+pub fn gelu_twin(y: f32) -> f32 {
+    let y = f64::from(y);
+    (0.5 * y * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (y + 0.044715 * y.powi(3))).tanh()))
+        as f32
+}
+
+/// Puts the columns of a rotary pair (i, i + head_dim / 2) side by side within each head: the order in which the qkv product
+/// stores q and k. `columns` holds q, k and v of `hidden` columns each; v stays.
+pub fn pair_order(hidden: usize, head_dim: usize) -> Vec<usize> {
+    let paired = |c: usize| {
+        let (head, within) = (c / head_dim * head_dim, c % head_dim);
+        head + within / 2 + within % 2 * (head_dim / 2)
+    };
+    (0..3 * hidden)
+        .map(|c| {
+            if c < 2 * hidden {
+                c / hidden * hidden + paired(c % hidden)
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// Rotary angles (cos, sin) [positions, head_dim / 2], base 10000, computed as the published code does: frequencies and
+/// angles in f32.
+pub fn rotary_table(positions: usize, head_dim: usize) -> Vec<f32> {
+    let mut table = Vec::with_capacity(positions * head_dim);
+    for position in 0..positions {
+        for i in 0..head_dim / 2 {
+            let frequency = 1.0f32 / 10000f32.powf((2 * i) as f32 / head_dim as f32);
+            let angle = f64::from(position as f32 * frequency);
+            table.extend([angle.cos() as f32, angle.sin() as f32]);
+        }
+    }
+    table
+}
+
+/// The twin of the rotary part of the q, k, v finish, on pair-ordered columns of one head row.
+pub fn rotary_twin(row: &mut [f32], position: usize, head_dim: usize, table: &[f32]) {
+    for (c, pair) in row.chunks_mut(2).enumerate() {
+        let i = c % (head_dim / 2);
+        let at = (position * head_dim / 2 + i) * 2;
+        let (cos, sin) = (table[at], table[at + 1]);
+        (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+    }
+}

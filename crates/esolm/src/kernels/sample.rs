@@ -1,0 +1,105 @@
+//! Drawing tokens on the device: `shaders/sample.wgsl`. Its twin is [`esolm_core::sampler::sample_row`].
+
+use esolm_core::sampler::Sampler;
+
+use super::ROW;
+use super::gpu::{Buffer, Gpu, KernelKey, grid_2d};
+use super::source::Parts;
+use crate::device::AdapterKind;
+
+/// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
+pub struct Sample<'a> {
+    /// [count, stride].
+    pub logits: &'a Buffer,
+    /// Floats a row of logits.
+    pub stride: usize,
+    /// Rows of the pass that are sampled.
+    pub sampled: &'a Buffer,
+    /// The row table.
+    pub rows: &'a Buffer,
+    /// [sampled rows] pairs (absolute sequence, noise position).
+    pub draws: &'a Buffer,
+    /// The token buffer.
+    pub tokens: &'a Buffer,
+    /// Given Gumbel values [sampled rows, V].
+    pub noise: Option<&'a Buffer>,
+    /// First sampled row of this launch.
+    pub first: usize,
+    /// Sampled rows of this launch.
+    pub count: usize,
+    /// V, the mask column included.
+    pub vocab: usize,
+    /// The mask token.
+    pub mask_index: u32,
+    /// Keys the noise.
+    pub seed: u64,
+}
+
+/// Draws a token for each sampled row and writes it to the token buffer.
+pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
+    let wg = if gpu.info.kind == AdapterKind::Software {
+        32
+    } else {
+        256
+    };
+    let greedy = sampler.temperature <= 0.0;
+    let source = match (greedy, io.noise) {
+        (true, _) => "GREEDY",
+        (false, Some(_)) => "GIVEN",
+        (false, None) => "SEEDED",
+    };
+    // A greedy draw keeps the largest logit, which every nucleus holds.
+    let top_p = sampler.top_p.filter(|_| !greedy);
+    let vocab = io.vocab as u32;
+    let key = KernelKey {
+        name: "sample",
+        params: vec![
+            wg,
+            vocab,
+            u32::from(source.as_bytes()[1]),
+            u32::from(top_p.is_some()),
+        ],
+    };
+    let kernel = gpu.kernel(
+        key,
+        wg,
+        include_str!("../../../../shaders/sample.wgsl"),
+        || {
+            let mut flags = vec![source];
+            flags.extend(top_p.map(|_| "TOP_P"));
+            Parts {
+                constants: vec![
+                    ("WG", wg),
+                    ("VOCAB", vocab),
+                    ("GUMBEL_DOMAIN", esolm_core::rng::GUMBEL_DOMAIN),
+                ],
+                prelude: vec![
+                    ROW.into(),
+                    include_str!("../../../../shaders/lib/philox.wgsl").into(),
+                ],
+                snippets: vec![("info", if greedy { "4" } else { "5" })],
+                flags,
+            }
+        },
+    );
+    let mut buffers = vec![io.logits, io.sampled, io.rows, io.tokens];
+    if !greedy {
+        buffers.push(io.noise.unwrap_or(io.draws));
+    }
+    let scale = if greedy {
+        1.0
+    } else {
+        1.0 / sampler.temperature
+    };
+    let info = [
+        io.first as u32,
+        io.count as u32,
+        io.stride as u32,
+        io.mask_index,
+        io.seed as u32,
+        (io.seed >> 32) as u32,
+        scale.to_bits(),
+        top_p.unwrap_or(1.0).to_bits(),
+    ];
+    gpu.launch(&kernel, grid_2d(io.count), &buffers, &info, 0);
+}

@@ -1,0 +1,19 @@
+// Copies `count` groups of four floats: what memory bandwidth an adapter gives to a plain kernel. The bench
+// compares the products against it.
+@group(0) @binding(0) var<storage, read_write> source: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
+struct Info {
+    count: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+@group(0) @binding(2) var<uniform> info: Info;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.y * groups.x * WG + id.x;
+    if (i < info.count) {
+        out[i] = source[i];
+    }
+}

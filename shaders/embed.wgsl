@@ -1,0 +1,30 @@
+// Token embedding: x [rows, D4] = embedding[token of the row]. One launch a vocabulary slice: a token
+// outside the slice is left to the launch that holds it.
+@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
+{{weight}}
+@group(0) @binding(2) var<storage, read_write> rows: array<Row>;
+@group(0) @binding(3) var<storage, read_write> tokens: array<u32>;
+struct Info {
+    rows: u32,
+    first: u32, // first token of the slice
+    count: u32, // tokens in the slice
+    mask_index: u32,
+}
+@group(0) @binding(4) var<uniform> info: Info;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let i = id.y * groups.x * WG + id.x;
+    let r = i / D4;
+    if (r >= info.rows) {
+        return;
+    }
+    let source = rows[r].source;
+    var token = info.mask_index;
+    if (source != MASKED) {
+        token = tokens[source];
+    }
+    if (token >= info.first && token - info.first < info.count) {
+        x[i] = weight((token - info.first) * D4 + i % D4);
+    }
+}

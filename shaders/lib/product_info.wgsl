@@ -1,0 +1,11 @@
+struct Info {
+    rows: u32,    // rows of this product
+    row0: u32,    // first row of x
+    stride4: u32, // row stride of a stored output, in groups of four columns
+    col4: u32,    // first column group of a stored output
+    slots: u32,   // cache slots a sequence
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+@group(0) @binding({{info}}) var<uniform> info: Info;

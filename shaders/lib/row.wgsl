@@ -1,0 +1,10 @@
+// One row of a pass (crates/esolm-core/src/rows.rs, `Row`), 24 bytes.
+struct Row {
+    sequence: u32, // index in the batch
+    slot: u32,     // place in the kv_cache
+    position: u32, // natural position, for the rotary embedding
+    prefix: u32,   // attends to slots 0..prefix, and always to its own slot
+    source: u32,   // index into the token buffer, or MASKED
+    dest: u32,     // index into the token buffer where the drawn token goes, or none
+}
+const MASKED: u32 = 0xffffffffu;

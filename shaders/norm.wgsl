@@ -1,0 +1,56 @@
+// Plain layer normalisation, eps 1e-5, of chosen rows: out [rows, D4] = (x[index[r]] - mean) / sqrt(var + eps).
+// Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
+// One workgroup a row.
+@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> index: array<u32>;
+@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+struct Info {
+    rows: u32,
+    gather: u32, // 0: row r itself; 1: index[r]
+    pad0: u32,
+    pad1: u32,
+}
+@group(0) @binding(3) var<uniform> info: Info;
+
+var<workgroup> partial: array<f32, WG>;
+
+fn total(lane: u32, value: f32) -> f32 {
+    partial[lane] = value;
+    workgroupBarrier();
+    for (var step = WG / 2u; step > 0u; step = step / 2u) {
+        if (lane < step) {
+            partial[lane] += partial[lane + step];
+        }
+        workgroupBarrier();
+    }
+    let sum = partial[0];
+    workgroupBarrier();
+    return sum;
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let r = group.y * groups.x + group.x;
+    if (r >= info.rows) {
+        return;
+    }
+    var source = r;
+    if (info.gather == 1u) {
+        source = index[r];
+    }
+    let base = source * D4;
+    var sum = 0.0;
+    for (var i = lane; i < D4; i += WG) {
+        sum += dot(x[base + i], vec4<f32>(1.0));
+    }
+    let mean = total(lane, sum) / f32(D4 * 4u);
+    var square = 0.0;
+    for (var i = lane; i < D4; i += WG) {
+        let centred = x[base + i] - mean;
+        square += dot(centred, centred);
+    }
+    let scale = inverseSqrt(total(lane, square) / f32(D4 * 4u) + 1e-5);
+    for (var i = lane; i < D4; i += WG) {
+        out[r * D4 + i] = (x[base + i] - mean) * scale;
+    }
+}

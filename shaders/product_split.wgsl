@@ -1,0 +1,88 @@
+// Product y [rows, N] = x [rows, K] w [K, N] + bias for few rows on a GPU: the K dimension is split over LANES
+// invocations of a workgroup, which then add their parts. COLS column groups a workgroup keep loads of w coalesced.
+// ROWS rows, NORM as in product_rows.wgsl.
+@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
+{{weight}}
+@group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4], then column sums of w [N4]
+{{finish}}
+
+var<workgroup> part: array<vec4<f32>, WG>;
+//@if NORM
+var<workgroup> moments: array<vec2<f32>, WG>;
+//@end
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let column = index % COLS;
+    let lane = index / COLS;
+    let n4 = group.x * COLS + column;
+    let r0 = group.y * ROWS;
+    let inside = n4 < N4;
+    // Columns past the end read the last group and write nothing, so that barriers stay uniform.
+    let m4 = min(n4, N4 - 1u);
+    //@unroll r ROWS
+    var acc$r = vec4<f32>(0.0);
+    let base$r = (info.row0 + r0 + $ru) * K4;
+    //@if NORM
+    var sum$r = vec4<f32>(0.0);
+    var square$r = vec4<f32>(0.0);
+    //@end
+    //@end
+    for (var k = lane; k < K4; k += LANES) {
+        let i = k * 4u * N4 + m4;
+        let w0 = weight(i);
+        let w1 = weight(i + N4);
+        let w2 = weight(i + 2u * N4);
+        let w3 = weight(i + 3u * N4);
+        //@unroll r ROWS
+        let x$r = x[base$r + k];
+        acc$r += x$r.x * w0 + x$r.y * w1 + x$r.z * w2 + x$r.w * w3;
+        //@if NORM
+        sum$r += x$r;
+        square$r += x$r * x$r;
+        //@end
+        //@end
+    }
+    let bias = affine[m4];
+    //@if NORM
+    let colsum = affine[N4 + m4];
+    let count = f32(K4 * 4u);
+    //@end
+    // One row after the other, in a loop so that the finish is compiled once.
+    var y: array<vec4<f32>, ROWS>;
+    //@if NORM
+    var moment: array<vec2<f32>, ROWS>;
+    //@end
+    //@unroll r ROWS
+    y[$r] = acc$r;
+    //@if NORM
+    moment[$r] = vec2<f32>(dot(sum$r, vec4<f32>(1.0)), dot(square$r, vec4<f32>(1.0)));
+    //@end
+    //@end
+    for (var r = 0u; r < min(ROWS, info.rows - r0); r++) {
+        part[index] = y[r];
+        //@if NORM
+        moments[index] = moment[r];
+        //@end
+        workgroupBarrier();
+        for (var step = LANES / 2u; step > 0u; step = step / 2u) {
+            if (lane < step) {
+                part[index] += part[index + step * COLS];
+                //@if NORM
+                moments[index] += moments[index + step * COLS];
+                //@end
+            }
+            workgroupBarrier();
+        }
+        if (lane == 0u && inside) {
+            //@if NORM
+            let mean = moments[index].x / count;
+            let scale = inverseSqrt(max(moments[index].y / count - mean * mean, 0.0) + 1e-5);
+            finish(r0 + r, n4, scale * (part[index] - mean * colsum) + bias);
+            //@else
+            finish(r0 + r, n4, part[index] + bias);
+            //@end
+        }
+        workgroupBarrier();
+    }
+}
