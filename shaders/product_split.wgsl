@@ -51,36 +51,37 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // One row after the other, in a loop so that the finish is compiled once.
     var y: array<vec4<f32>, ROWS>;
     //@if NORM
-    var moment: array<vec2<f32>, ROWS>;
+    var row_moments: array<vec2<f32>, ROWS>;
     //@end
     //@unroll r ROWS
     y[$r] = acc$r;
     //@if NORM
-    moment[$r] = vec2<f32>(dot(sum$r, vec4<f32>(1.0)), dot(square$r, vec4<f32>(1.0)));
+    row_moments[$r] = vec2<f32>(dot(sum$r, vec4<f32>(1.0)), dot(square$r, vec4<f32>(1.0)));
     //@end
     //@end
-    for (var r = 0u; r < min(ROWS, info.rows - r0); r++) {
+    // The end of the loop is not known to the compiler, which would unroll it, barriers and all.
+    let end = min(info.block, info.rows - r0);
+    for (var r = 0u; r < end; r++) {
         part[index] = y[r];
         //@if NORM
-        moments[index] = moment[r];
+        moments[index] = row_moments[r];
         //@end
         workgroupBarrier();
-        for (var step = LANES / 2u; step > 0u; step = step / 2u) {
-            if (lane < step) {
-                part[index] += part[index + step * COLS];
-                //@if NORM
-                moments[index] += moments[index + step * COLS];
-                //@end
-            }
-            workgroupBarrier();
-        }
         if (lane == 0u && inside) {
+            var sum = part[column];
+            for (var l = 1u; l < LANES; l++) {
+                sum += part[column + l * COLS];
+            }
             //@if NORM
-            let mean = moments[index].x / count;
-            let scale = inverseSqrt(max(moments[index].y / count - mean * mean, 0.0) + 1e-5);
-            finish(r0 + r, n4, scale * (part[index] - mean * colsum) + bias);
+            var moment = moments[column];
+            for (var l = 1u; l < LANES; l++) {
+                moment += moments[column + l * COLS];
+            }
+            let mean = moment.x / count;
+            let scale = inverseSqrt(max(moment.y / count - mean * mean, 0.0) + 1e-5);
+            finish(r0 + r, n4, scale * (sum - mean * colsum) + bias);
             //@else
-            finish(r0 + r, n4, part[index] + bias);
+            finish(r0 + r, n4, sum + bias);
             //@end
         }
         workgroupBarrier();

@@ -4,7 +4,7 @@ struct Info {
     stride4: u32, // row stride of a stored output, in groups of four columns
     col4: u32,    // first column group of a stored output
     slots: u32,   // cache slots a sequence
-    pad0: u32,
+    block: u32,   // rows a block holds (ROWS)
     pad1: u32,
     pad2: u32,
 }

@@ -112,6 +112,12 @@ pub fn expected(kind: AdapterKind) -> Chosen {
 pub async fn choose(gpu: &Gpu, matrix: &Matrix, forced: &Variants) -> Result<Chosen, EngineError> {
     let mut chosen = expected(gpu.info.kind);
     chosen.attention = forced.attention;
+    if gpu.info.kind == AdapterKind::Software {
+        // Compiling the other forms takes seconds there and they were never faster: what is not forced stays.
+        chosen.few = forced.few.unwrap_or(chosen.few);
+        chosen.many = forced.many.unwrap_or(chosen.many);
+        return Ok(chosen);
+    }
     chosen.few = match forced.few {
         Some(variant) => variant,
         None => {

@@ -199,8 +199,9 @@ fn shapes(random: &mut Random) -> Vec<(usize, usize, usize)> {
         (63, 36, 68),
         (65, 64, 65),
         (130, 128, 100),
+        (5, 64, 40),
     ];
-    shapes.extend((0..4).map(|_| {
+    shapes.extend((0..2).map(|_| {
         (
             random.between(1, 80),
             4 * random.between(1, 60),
@@ -252,7 +253,7 @@ fn products() {
                         &Finish::Store(&out),
                     );
                     close(&name, &unpad(read(&out)), &want, 3e-5);
-                    if n % 4 != 0 {
+                    if n % 4 != 0 || precision == Precision::F16 || k > 64 {
                         continue;
                     }
                     product(

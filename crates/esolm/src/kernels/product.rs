@@ -301,7 +301,7 @@ fn launch(
         matrix.padded() as u32 / 4,
         slice.first4 as u32,
         slots,
-        0,
+        block as u32,
         0,
         0,
     ];
