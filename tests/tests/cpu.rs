@@ -1,7 +1,9 @@
 //! The CPU executor against the published code's golden numbers, and its cache against none.
 
-use esolm::plan::Plan;
-use esolm_tests::{Cpu, checkpoint, checks, stories};
+use esolm::draw::Draw;
+use esolm::plan::{Plan, PlanOptions};
+use esolm::sampler::Sampler;
+use esolm_tests::{Cpu, Runner, checkpoint, checks, stories};
 
 #[test]
 fn golden_forward() {
@@ -75,4 +77,43 @@ fn unusable_batches_end_in_a_sentence() {
     assert!(outside.contains("row 0"), "{outside}");
     let empty = pollster::block_on(cpu.logits(&StepRows::default())).unwrap();
     assert!(empty.is_empty());
+}
+
+/// The same (seed, sequence) gives the same text alone, in a batch and behind another first sequence.
+#[test]
+fn a_text_does_not_depend_on_its_batch() {
+    let ckpt = stories();
+    let mut cpu = Cpu::load(&ckpt);
+    let mut texts = |first_sequence: u32, batch: usize| {
+        let plan = Plan::new(&PlanOptions {
+            alpha_0: 0.6,
+            first_sequence,
+            ..PlanOptions::new(ckpt.config(), batch, 12, 9)
+        })
+        .unwrap();
+        let ids: Vec<u32> = plan.sequences.iter().map(|s| s.sequence).collect();
+        let draw = Draw {
+            sampler: Sampler::default(),
+            seed: 9,
+            sequence_ids: &ids,
+            noise: None,
+            mask_index: plan.mask_index,
+        };
+        cpu.start(&plan.layout(), &plan.initial_tokens());
+        let mut logits = vec![Vec::new(); batch];
+        for index in 0..plan.nfe() {
+            let step = plan.step_rows(index);
+            let all = cpu.logits(&step);
+            for (&row, logit) in step.sampled.iter().zip(all.chunks(plan.vocab_size)) {
+                logits[step.rows[row as usize].sequence as usize].extend_from_slice(logit);
+            }
+            cpu.step(&step, &draw);
+        }
+        let texts = plan.output(&cpu.tokens());
+        texts.into_iter().zip(logits).collect::<Vec<_>>()
+    };
+    let batch = texts(4, 5);
+    for (index, expected) in (0..).zip(&batch) {
+        assert_eq!(&texts(4 + index, 1)[0], expected, "sequence {}", 4 + index);
+    }
 }

@@ -170,7 +170,7 @@ impl CpuExecutor {
             .logit_chunks(&x)
             .zip(logits.chunks_mut(LOGIT_ROWS * vocab))
         {
-            let product = self.head.product(x.to_vec());
+            let product = self.head.product(x);
             math::for_chunks(logits, vocab, logits.len(), |row, out| {
                 product.write_row(row, out)
             });
@@ -201,7 +201,7 @@ impl CpuExecutor {
             .zip(drawn.chunks_mut(LOGIT_ROWS))
             .enumerate()
         {
-            let product = self.head.product(x.to_vec());
+            let product = self.head.product(x);
             let work = drawn.len() * vocab;
             math::for_chunks(drawn, 1, work, |row, drawn| {
                 let mut logits = vec![0.0; vocab];
@@ -250,7 +250,7 @@ impl CpuExecutor {
         let all = spans(&step.rows);
         let last = self.blocks.len() - 1;
         for (index, (block, cache)) in self.blocks.iter().zip(&mut self.state.caches).enumerate() {
-            let mut qkv = block.qkv(math::normalise(&x, hidden), &rotary, self.heads);
+            let mut qkv = block.qkv(&math::normalise(&x, hidden), &rotary, self.heads);
             cache.scatter(&step.rows, &qkv.k, &qkv.v);
             let attended = if index < last {
                 cache.attend(&step.rows, &all, &qkv.q, &qkv.k, &qkv.v)
@@ -269,7 +269,7 @@ impl CpuExecutor {
             if attended.is_empty() {
                 continue;
             }
-            block.out.product(attended).add_to(&mut x);
+            block.out.product(&attended).add_to(&mut x);
             for x in x.chunks_mut(MLP_ROWS * hidden) {
                 block.mlp(x, hidden);
             }
@@ -338,7 +338,7 @@ struct Qkv {
 }
 
 impl Block {
-    fn qkv(&self, x: Vec<f32>, rotary: &Rotary, heads: Heads) -> Qkv {
+    fn qkv(&self, x: &[f32], rotary: &Rotary, heads: Heads) -> Qkv {
         let hidden = heads.hidden();
         let rows = x.len() / hidden;
         let product = self.qkv.product(x);
@@ -367,7 +367,7 @@ impl Block {
 
     /// Adds the MLP of the normalised `x` `[rows, d]` to it.
     fn mlp(&self, x: &mut [f32], hidden: usize) {
-        let product = self.up.product(math::normalise(x, hidden));
+        let product = self.up.product(&math::normalise(x, hidden));
         let width = self.up.n_out();
         let mut inner = vec![0.0; x.len() / hidden * width];
         let work = inner.len();
@@ -376,6 +376,6 @@ impl Block {
                 math::gelu(&mut out[first..first + values.len()], values, bias);
             }
         });
-        self.down.product(inner).add_to(x);
+        self.down.product(&inner).add_to(x);
     }
 }
