@@ -249,6 +249,17 @@ impl Engine {
         }
     }
 
+    /// Waits until everything that was launched is done. The CPU is never behind.
+    ///
+    /// # Errors
+    /// When a pass failed on the device.
+    pub async fn wait(&self) -> Result<(), EngineError> {
+        match &self.executor {
+            Executor::Gpu(gpu) => gpu.wait().await,
+            Executor::Cpu(_) => Ok(()),
+        }
+    }
+
     /// The token buffer of the started batch.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::kernels::product::{
     Finish, Matrix, ProductVariant, Qkv, ROW_PAD, pair_order, product, rotary_table,
 };
 use crate::kernels::sample::{Sample, sample};
+use crate::measure::{Rates, rates};
 use crate::model::fold::{Folding, Linear};
 use crate::variants::{Chosen, FEW_ROWS, Variants, choose};
 
@@ -155,6 +156,24 @@ impl GpuExecutor {
     /// The variants that run.
     pub fn chosen(&self) -> &Chosen {
         &self.chosen
+    }
+
+    /// Rates of the adapter, measured on this model's matrices.
+    ///
+    /// # Errors
+    /// When the device fails or has no memory for it.
+    pub async fn rates(&self) -> Result<Rates, EngineError> {
+        let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
+        rates(&self.gpu, &self.chosen, &matrices).await
+    }
+
+    /// Waits until everything that was launched is done.
+    ///
+    /// # Errors
+    /// When a pass failed on the device.
+    pub async fn wait(&self) -> Result<(), EngineError> {
+        let tokens: Vec<&Buffer> = self.state.iter().map(|state| &state.tokens).collect();
+        self.gpu.check(&tokens).await
     }
 
     /// Prepares the cache and the token buffer for a batch.

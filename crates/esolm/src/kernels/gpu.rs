@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use burn::cubecl::CubeDim;
+use burn::cubecl::MemoryScope;
 use burn::cubecl::client::Client;
 use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
@@ -322,13 +323,35 @@ impl Gpu {
             .map_err(|e| EngineError::lost(&e))
     }
 
-    /// What was launched, submitted and read so far, and the device memory reserved now.
+    /// Waits until a Burn tensor of this device is computed.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub async fn wait<const D: usize>(&self, tensor: Tensor<D>) -> Result<(), EngineError> {
+        match tensor.try_into_primitive::<Wgpu>() {
+            Ok(tensor) => self
+                .client
+                .sync_buffers([&tensor.handle])
+                .await
+                .map_err(|e| EngineError::lost(&e)),
+            Err(other) => Err(EngineError::Device(format!(
+                "the tensor is not on this device: {other:?}"
+            ))),
+        }
+    }
+
+    /// What was launched, submitted and read so far, and the device memory reserved now: nothing is given back while a
+    /// model runs, so that is the peak.
     pub fn counters(&self) -> Counters {
         Counters {
             dispatches: self.dispatches.load(Ordering::Relaxed),
             submits: self.submits.load(Ordering::Relaxed),
             bytes_read: self.bytes_read.load(Ordering::Relaxed),
-            peak_bytes: 0,
+            peak_bytes: self
+                .client
+                .memory_report(MemoryScope::Device)
+                .usage()
+                .bytes_reserved,
         }
     }
 }

@@ -6,6 +6,7 @@ pub mod copy;
 pub mod embed;
 pub mod gpu;
 pub mod norm;
+pub mod peak;
 pub mod product;
 pub mod sample;
 pub mod source;

@@ -1,0 +1,43 @@
+//! Arithmetic in registers: `shaders/peak.wgsl`. The bench measures an adapter's peak with it.
+
+use super::gpu::{Buffer, Gpu, KernelKey};
+use super::source::Parts;
+
+const WG: u32 = 64;
+
+/// Floating-point operations of one invocation's round.
+pub const FLOPS: u64 = 8 * 4 * 2;
+
+/// Runs `rounds` rounds on `invocations` (a multiple of 64); `out` holds four floats for each.
+pub fn peak(gpu: &Gpu, out: &Buffer, invocations: usize, rounds: u32, factor: f32) {
+    let key = KernelKey {
+        name: "peak",
+        params: vec![],
+    };
+    let kernel = gpu.kernel(
+        key,
+        WG,
+        include_str!("../../../../shaders/peak.wgsl"),
+        || Parts {
+            constants: vec![("WG", WG)],
+            ..Default::default()
+        },
+    );
+    let flops = FLOPS * u64::from(rounds) * invocations as u64;
+    let grid = [invocations as u32 / WG, 1, 1];
+    gpu.launch(
+        &kernel,
+        grid,
+        &[out],
+        &[rounds, factor.to_bits(), 0, 0],
+        flops,
+    );
+}
+
+/// The twin: the four equal floats of invocation `id`.
+pub fn peak_twin(id: u32, rounds: u32, factor: f32) -> f32 {
+    let start = (id % 7) as f32;
+    (0..8)
+        .map(|r| (0..rounds).fold(start + r as f32, |acc, _| acc.mul_add(factor, start)))
+        .sum()
+}

@@ -1,0 +1,107 @@
+//! What an adapter can do, and how near the products come to it: measured for the bench, never assumed.
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use web_time::Instant;
+
+use crate::error::EngineError;
+use crate::kernels::copy::copy;
+use crate::kernels::gpu::{Buffer, Gpu};
+use crate::kernels::peak::{FLOPS, peak};
+use crate::kernels::product::{Finish, Matrix, ProductVariant, product};
+use crate::variants::Chosen;
+
+/// Rows of the measured products.
+const FEW: usize = 2;
+const MANY: usize = 256;
+/// Floats of the measured copy: 64 MiB each way, beyond any cache.
+const COPY: usize = 16 << 20;
+
+/// Rates of an adapter.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Rates {
+    /// Bytes read and written a second by a plain copy.
+    pub copy_bytes: f64,
+    /// Bytes of weights read a second by the product of two rows.
+    pub few_row_bytes: f64,
+    /// Floating-point operations a second in registers alone.
+    pub peak_flops: f64,
+    /// Floating-point operations a second of the product of 256 rows.
+    pub many_row_flops: f64,
+    /// The same product by Burn's own matmul, in f32.
+    pub burn_flops: f64,
+}
+
+/// Measures on one matrix of a model and enough copies of it that no cache holds them.
+///
+/// # Errors
+/// When the device fails or has no memory for it.
+pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<Rates, EngineError> {
+    let first = matrices
+        .first()
+        .ok_or_else(|| EngineError::Shape("a model without blocks".into()))?;
+    let (k, n) = (first.k, first.padded());
+    let (source, target) = (gpu.zeros("the copy", COPY)?, gpu.zeros("the copy", COPY)?);
+    let seconds = best(gpu, &target, || copy(gpu, &source, &target, COPY)).await?;
+    let copy_bytes = (COPY * 8) as f64 / seconds;
+
+    let x = gpu.zeros("the product", MANY * k)?;
+    let out = gpu.zeros("the product", MANY * n)?;
+    let run = |variant: ProductVariant, rows: usize, matrix: &Matrix| {
+        product(
+            gpu,
+            variant,
+            false,
+            &x,
+            0,
+            rows,
+            matrix,
+            &Finish::Store(&out),
+        );
+    };
+    let seconds = best(gpu, &out, || {
+        matrices.iter().for_each(|m| run(chosen.few, FEW, m))
+    })
+    .await?;
+    let few_row_bytes = matrices.iter().map(|m| m.weight_bytes()).sum::<u64>() as f64 / seconds;
+    let seconds = best(gpu, &out, || run(chosen.many, MANY, first)).await?;
+    let flops = (2 * MANY * k * n) as f64;
+    let many_row_flops = flops / seconds;
+
+    let (a, b) = (
+        Tensor::<2>::ones([MANY, k], gpu.device()),
+        Tensor::<2>::ones([k, n], gpu.device()),
+    );
+    let mut burn = f64::MAX;
+    for _ in 0..4 {
+        let begin = Instant::now();
+        let product = a.clone().matmul(b.clone());
+        gpu.wait(product).await?;
+        burn = burn.min(begin.elapsed().as_secs_f64());
+    }
+
+    let (invocations, rounds) = (64 * 256, 2000);
+    let sums = gpu.zeros("the peak", invocations * 4)?;
+    let seconds = best(gpu, &sums, || peak(gpu, &sums, invocations, rounds, 0.5)).await?;
+    Ok(Rates {
+        copy_bytes,
+        few_row_bytes,
+        peak_flops: (FLOPS * u64::from(rounds) * invocations as u64) as f64 / seconds,
+        many_row_flops,
+        burn_flops: flops / burn,
+    })
+}
+
+/// The best of five runs, after one that compiles.
+async fn best(gpu: &Gpu, written: &Buffer, work: impl Fn()) -> Result<f64, EngineError> {
+    let mut best = f64::MAX;
+    for round in 0..6 {
+        let begin = Instant::now();
+        work();
+        gpu.check(&[written]).await?;
+        if round > 0 {
+            best = best.min(begin.elapsed().as_secs_f64());
+        }
+    }
+    Ok(best)
+}

@@ -1,0 +1,25 @@
+// Multiplies and adds in registers alone, ROUNDS times 8 x 4 lanes: the arithmetic peak that a plain kernel reaches on an
+// adapter. The bench compares the products against it. out [invocations] keeps the work from being dropped.
+@group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
+struct Info {
+    rounds: u32,
+    factor: u32, // bits of the factor, so that no compiler knows it
+    pad0: u32,
+    pad1: u32,
+}
+@group(0) @binding(1) var<uniform> info: Info;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let factor = vec4<f32>(bitcast<f32>(info.factor));
+    let start = vec4<f32>(f32(id.x % 7u));
+    //@unroll r 8
+    var acc$r = start + $r.0;
+    //@end
+    for (var i = 0u; i < info.rounds; i++) {
+        //@unroll r 8
+        acc$r = fma(acc$r, factor, start);
+        //@end
+    }
+    out[id.x] = acc0 + acc1 + acc2 + acc3 + acc4 + acc5 + acc6 + acc7;
+}
