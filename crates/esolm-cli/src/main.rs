@@ -1,1 +1,36 @@
-fn main() {}
+//! `esolm`: the engine as a command. Text goes to stdout, everything else to stderr; bad usage ends with exit code 2, any other
+//! failure with 1, an interrupted generation with 130, each with one sentence on stderr.
+
+mod arguments;
+mod commands;
+mod failure;
+mod files;
+mod output;
+mod setup;
+mod tensors;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Command, Esolm};
+
+fn main() -> ExitCode {
+    failure::report_panics();
+    let arguments = match Esolm::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return failure::usage_exit(&error),
+    };
+    let result = match arguments.command {
+        Command::Sample(arguments) => commands::sample::run(*arguments),
+        Command::Devices(arguments) => commands::devices::run(&arguments),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments),
+        Command::Convert(arguments) => commands::convert::run(&arguments),
+        Command::Forward(arguments) => commands::forward::run(&arguments),
+        Command::Replay(arguments) => commands::replay::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(),
+    }
+}

@@ -1,0 +1,464 @@
+//! The command line: every option with its default, its range and an example.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use esolm::checkpoint::StoreDtype;
+use esolm::plan::Schedule;
+use esolm::rows::MaskMode;
+use esolm::{DeviceChoice, Precision, Variants};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+/// Runs Eso-LMs (arXiv 2506.01928), masked diffusion models and autoregressive models on any GPU, or on the CPU.
+#[derive(Debug, Parser)]
+#[command(
+    name = "esolm",
+    version,
+    styles = STYLES,
+    propagate_version = true,
+    after_help = "Examples:
+  esolm sample                                  a text from the small model that ships
+  esolm sample --infill 'Once ____ a time'      fills a gap
+  esolm sample --watch --alpha0 1               shows how the text comes about
+  esolm inspect hf:sahoo-diffusion/Eso-LM-B-alpha-1
+  esolm devices
+
+Text goes to the standard output, everything else to the standard error.
+Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted."
+)]
+pub struct Esolm {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write text.
+    Sample(Box<Sample>),
+    /// List the GPUs here, their limits, and which kernels would run.
+    Devices(Devices),
+    /// Say what a checkpoint is: family, shapes, parameters, bytes.
+    Inspect(Inspect),
+    /// Write any readable checkpoint as a Hugging Face folder.
+    Convert(Convert),
+    /// One pass over given tokens, to compare logits with another implementation.
+    Forward(Forward),
+    /// Repeat a recorded generation with its random numbers, to compare it with another implementation.
+    Replay(Replay),
+}
+
+/// Which checkpoint.
+#[derive(Debug, Args)]
+pub struct Model {
+    /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
+    ///
+    /// Default: the small model of the repository, models/stories (or what the variable ESOLM_MODEL names).
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<String>,
+    /// config.json to use, for a .safetensors file without one beside it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
+    #[arg(long)]
+    pub raw_weights: bool,
+}
+
+/// Where it runs.
+#[derive(Debug, Args)]
+pub struct Device {
+    /// auto: a GPU if there is one, else the CPU; cpu; gpu: the first adapter, software ones included; gpu:N: adapter N of `esolm devices`.
+    #[arg(long, value_name = "auto|cpu|gpu|gpu:N", default_value = "auto", value_parser = parse::<DeviceChoice>)]
+    pub device: DeviceChoice,
+    /// Precision of the weights on a GPU; f16 halves their memory. The CPU computes in f32.
+    #[arg(long, value_name = "f32|f16", default_value = "f32", value_parser = parse::<Precision>)]
+    pub weights: Precision,
+    /// Precision of the KV cache on a GPU.
+    #[arg(long, value_name = "f32|f16", default_value = "f32", value_parser = parse::<Precision>)]
+    pub kv_cache: Precision,
+    /// Force kernel variants instead of measuring them, for example few=split,many=tile,attention=chunks.
+    #[arg(long, value_name = "KERNEL=NAME,...", default_value = "", hide_default_value = true, value_parser = parse::<Variants>)]
+    pub variants: Variants,
+}
+
+/// Writes text: first a share alpha_0 of the tokens by diffusion, several at once and in any order, then the rest one by one from
+/// left to right, all with an exact KV cache.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  esolm sample --seed 1
+  esolm sample --prompt 'Once upon a time' --top-p 0.9
+  esolm sample --infill 'Once ____ a time, Lily ____{12} the end.'
+  esolm sample --alpha0 1 --steps 32 --watch
+  esolm sample --batch 4 --json
+  esolm sample --model hf:sahoo-diffusion/Eso-LM-B-alpha-1 --tokenizer gpt2/tokenizer.json
+
+Infill templates:
+  ____        a gap of as many tokens as underscores, here 4
+  ____{12}    a gap of 12 tokens
+  \\_  \\{  \\\\  the character itself
+  The text ends where the template ends, unless --length asks for more. A word and the space before it are one token for most
+  tokenizers, so one space right before a gap belongs to the gap, and the model writes its own.")]
+pub struct Sample {
+    #[command(flatten)]
+    pub model: Model,
+    /// tokenizer.json to use; `none` prints token numbers.
+    ///
+    /// Default: the one that comes with the checkpoint. Checkpoints trained on OpenWebText use GPT-2's.
+    #[arg(long, value_name = "FILE|none")]
+    pub tokenizer: Option<PathBuf>,
+
+    /// Share of the tokens written by diffusion, 0 to 1; the rest is written left to right.
+    ///
+    /// Default: the value the model was trained with if the checkpoint says, else 1.
+    #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub alpha0: Option<f64>,
+    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser.
+    ///
+    /// Default: the length.
+    #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub steps: Option<usize>,
+    /// Tokens of a text, from 1 to the model's context.
+    ///
+    /// Default: the model's context, or the length of an infill template.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub length: Option<usize>,
+    /// Number of texts.
+    ///
+    /// Default: 1, or one for each --prompt.
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub batch: Option<usize>,
+    /// Which positions diffusion takes when.
+    ///
+    /// Default: binomial; AR models know left-to-right alone.
+    #[arg(long, value_enum, help_heading = "Sampling")]
+    pub schedule: Option<ScheduleName>,
+    /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1. Default: all tokens.
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub top_p: Option<f32>,
+    /// Divides the logits; below 1 is safer, above 1 wilder, 0 takes the most likely token.
+    #[arg(long, value_name = "X", default_value = "1", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub temperature: f32,
+    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, told on stderr.
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub seed: Option<u64>,
+    /// Number of the first text. Text number N of a seed is the same in any batch.
+    #[arg(long, value_name = "N", value_parser = whole::<u32>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Sampling")]
+    pub first: u32,
+
+    /// Text to go on from; `-` reads it from the standard input. Given several times, each text of the batch gets its own.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        allow_hyphen_values = true,
+        conflicts_with = "infill",
+        help_heading = "Given text"
+    )]
+    pub prompt: Vec<OsString>,
+    /// Text with gaps to fill, for example 'Once ____ a time'; `-` reads it from the standard input.
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        allow_hyphen_values = true,
+        help_heading = "Given text"
+    )]
+    pub infill: Option<OsString>,
+    /// Do not open the text with the beginning-of-text token.
+    ///
+    /// Models with such a token start each document with it. Without this option a text is a document from its start; with it,
+    /// any stretch of one.
+    #[arg(long, help_heading = "Given text")]
+    pub no_bos: bool,
+
+    #[command(flatten)]
+    pub device: Device,
+
+    /// Print everything that was drawn, with end-of-text tokens and what comes after the first of them.
+    #[arg(long, help_heading = "Output")]
+    pub raw: bool,
+    /// Print one JSON object with texts, tokens, options and timings.
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+    /// Show the text while it comes about: cyan by diffusion, yellow left to right, bold given.
+    #[arg(long, help_heading = "Output")]
+    pub watch: bool,
+    /// Least time between two watched steps.
+    #[arg(
+        long,
+        value_name = "MILLISECONDS", value_parser = whole::<u64>, allow_negative_numbers = true,
+        default_value_t = 40,
+        requires = "watch",
+        help_heading = "Output"
+    )]
+    pub watch_delay: u64,
+    /// Write every step as a line of JSON (docs/plan-format.md).
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub trace: Option<PathBuf>,
+    /// Say nothing on stderr but errors.
+    #[arg(long, short, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Lists the adapters that `--device gpu:N` counts, real GPUs first.
+#[derive(Debug, Args)]
+pub struct Devices {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Reads the configuration and the tensor directory of a checkpoint; no weight is loaded.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  esolm inspect models/stories
+  esolm inspect last.ckpt --tensors
+  esolm inspect weights.safetensors --config config.json --json")]
+pub struct Inspect {
+    /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
+    #[arg(value_name = "MODEL")]
+    pub model: String,
+    /// config.json to use, for a .safetensors file without one beside it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
+    #[arg(long)]
+    pub raw_weights: bool,
+    /// List every tensor.
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Writes config.json, model.safetensors and, where there is one, tokenizer.json. Nothing half-written is left behind.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  esolm convert last.ckpt my-model
+  esolm convert hf:kuleshov-group/mdlm-owt mdlm --dtype f16")]
+pub struct Convert {
+    /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
+    #[arg(value_name = "IN")]
+    pub input: String,
+    /// Folder to write.
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Type of the written weights.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub dtype: DtypeName,
+    /// config.json to use, for a .safetensors file without one beside it.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
+    #[arg(long)]
+    pub raw_weights: bool,
+    /// Replace a model that stands in OUT.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Runs whole sequences through the network once.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Input:   zt_sorted   int32 [B, L]   tokens in sorted order, masked ones included
+         sort_idx    int32 [B, L]   natural position of each sorted place
+         x0_sorted   int32 [B, L]   clean tokens, for --mode sequential
+Output:  logits      f32 [B, L, V]  in sorted order, the mask column untouched
+
+Example:
+  esolm forward --model last.ckpt --input in.safetensors --output out.safetensors --mode diffusion --mask causal"
+)]
+pub struct Forward {
+    #[command(flatten)]
+    pub model: Model,
+    /// Safetensors file to read.
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Safetensors file to write.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// diffusion: the tokens alone; sequential: beside the clean tokens, as the sequential loss reads them.
+    #[arg(long, value_enum, default_value = "diffusion")]
+    pub mode: ModeName,
+    /// Attention mask over sorted places. Default: the model's own (mixed for the sequential mode of an Eso-LM (A)).
+    #[arg(long, value_enum)]
+    pub mask: Option<MaskName>,
+    #[command(flatten)]
+    pub device: Device,
+}
+
+/// Repeats a recorded generation of an Eso-LM, with the same steps and the same uniforms, through the KV cache.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Input:   sort_idx       int32 [B, L]   natural position of each sorted place
+         steps          int32 [N, 3]   last start, current start, current end of each step, in sorted places
+         u              f64 [B, L, V]  uniforms of each sorted place; the noise is -ln(-ln u)
+Output:  logits         f32 [B, L, V]  of each sorted place in the step that drew it, the mask column untouched
+         tokens_sorted  int32 [B, L]   tokens in sorted order
+         sample         int32 [B, L]   tokens in natural order
+
+Example:
+  esolm replay --model last.ckpt --trace trace.safetensors --output out.safetensors --top-p 0.9"
+)]
+pub struct Replay {
+    #[command(flatten)]
+    pub model: Model,
+    /// Safetensors file to read.
+    #[arg(long, value_name = "FILE")]
+    pub trace: PathBuf,
+    /// Safetensors file to write.
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// The top-p that the recorded generation had, above 0 up to 1. Default: none.
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+    #[command(flatten)]
+    pub device: Device,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ScheduleName {
+    /// The published schedule: binomial step sizes, positions at random.
+    Binomial,
+    /// Step i of S takes positions i, i + S, i + 2S, ...
+    Blocks,
+    /// As blocks, shuffled within steps, and the steps too.
+    BlocksShuffled,
+    /// One by one, ascending.
+    LeftToRight,
+}
+
+impl From<ScheduleName> for Schedule {
+    fn from(name: ScheduleName) -> Self {
+        match name {
+            ScheduleName::Binomial => Self::Binomial,
+            ScheduleName::Blocks => Self::Blocks,
+            ScheduleName::BlocksShuffled => Self::BlocksShuffled,
+            ScheduleName::LeftToRight => Self::LeftToRight,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DtypeName {
+    /// Single precision.
+    F32,
+    /// Half precision, half the size.
+    F16,
+}
+
+impl From<DtypeName> for StoreDtype {
+    fn from(name: DtypeName) -> Self {
+        match name {
+            DtypeName::F32 => Self::F32,
+            DtypeName::F16 => Self::F16,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ModeName {
+    /// One row a token.
+    Diffusion,
+    /// Two rows a token, as it is and as it was.
+    Sequential,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MaskName {
+    /// Places up to its own: Eso-LM (B), AR.
+    Causal,
+    /// All places: MDLM.
+    Bidirectional,
+    /// Clean places causal, masked ones see all: Eso-LM (A), sequential.
+    Mixed,
+    /// Clean places see all clean ones, masked ones causal: Eso-LM (A), diffusion.
+    Mixed2,
+}
+
+impl From<MaskName> for MaskMode {
+    fn from(name: MaskName) -> Self {
+        match name {
+            MaskName::Causal => Self::Causal,
+            MaskName::Bidirectional => Self::Bidirectional,
+            MaskName::Mixed => Self::Mixed,
+            MaskName::Mixed2 => Self::Mixed2,
+        }
+    }
+}
+
+/// Any option that the library reads from text itself; its error is the sentence.
+fn parse<T: std::str::FromStr>(text: &str) -> Result<T, T::Err> {
+    text.parse()
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n >= 1 => Ok(n),
+        _ => Err("it must be a whole number, 1 or more".into()),
+    }
+}
+
+/// A whole number of a type that has no negative ones.
+fn whole<T>(text: &str) -> Result<T, String>
+where
+    T: std::str::FromStr,
+{
+    let most = if size_of::<T>() == 4 {
+        u64::from(u32::MAX)
+    } else {
+        u64::MAX
+    };
+    text.parse()
+        .map_err(|_| format!("it must be a whole number from 0 to {most}"))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
+        _ => Err("it must be a number from 0 to 1".into()),
+    }
+}
+
+fn top_p(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
+        _ => Err("it must be a number above 0, up to 1".into()),
+    }
+}
+
+fn temperature(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        // Dividing by less would overflow logits; 0 is meant.
+        Ok(x) if x == 0.0 || (1e-6..=1e6).contains(&x) => Ok(x),
+        _ => Err("it must be 0 (the most likely token) or a number from 1e-6 to 1e6".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Esolm::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_have_ranges() {
+        assert!(share("0").is_ok() && share("1").is_ok() && share("0.25").is_ok());
+        assert!(share("-0.1").is_err() && share("nan").is_err() && share("1.1").is_err());
+        assert!(top_p("1").is_ok() && top_p("0").is_err() && top_p("inf").is_err());
+        assert!(temperature("0").is_ok() && temperature("1e-9").is_err());
+        assert!(temperature("-1").is_err() && temperature("NaN").is_err());
+        assert!(at_least_one("1").is_ok() && at_least_one("0").is_err());
+        assert!(at_least_one("99999999999999999999999").is_err());
+    }
+}

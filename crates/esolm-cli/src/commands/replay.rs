@@ -1,0 +1,74 @@
+//! `esolm replay`: a recorded generation once more, with its own random numbers.
+
+use esolm::config::Family;
+use esolm::plan::Plan;
+
+use super::forward::check_length;
+use crate::arguments::Replay;
+use crate::failure::Failure;
+use crate::files::Pending;
+use crate::output::note;
+use crate::tensors::{Input, Output};
+use crate::{setup, tensors};
+
+pub fn run(arguments: &Replay) -> Result<(), Failure> {
+    let (checkpoint, _) = setup::open(&arguments.model)?;
+    let config = checkpoint.config().clone();
+    if config.family != Family::EsoLm {
+        return Err(Failure::failed(format!(
+            "the model is of the family {}, but only generations of an Eso-LM can be replayed; `esolm forward` compares its logits",
+            config.family
+        )));
+    }
+    let input = Input::read(&arguments.trace)?;
+    let sort_idx = input.rows("sort_idx", ["B", "L"])?;
+    check_length(&config, &sort_idx)?;
+    let steps = steps(&input.rows("steps", ["N", "3"])?)?;
+    let (batch, length) = (sort_idx.len(), sort_idx.first().map_or(0, Vec::len));
+    let uniforms = input.f64("u", [batch, length, config.vocab_size])?;
+    if let Some(index) = uniforms.iter().position(|u| !(*u > 0.0 && *u < 1.0)) {
+        return Err(Failure::failed(format!(
+            "u holds {} at flat index {index}; uniforms lie between 0 and 1, both excluded",
+            uniforms[index]
+        )));
+    }
+    let plan = Plan::from_recorded(&sort_idx, &steps, config.mask_index, config.vocab_size)?;
+
+    let output = Pending::create(&arguments.output)?;
+    let mut engine = setup::load(&checkpoint, &arguments.device, false)?;
+    let replay = pollster::block_on(engine.replay(&plan, &uniforms, arguments.top_p))?;
+    let flat = |rows: &[Vec<u32>]| {
+        rows.concat()
+            .into_iter()
+            .map(|token| token as i32)
+            .collect::<Vec<_>>()
+    };
+    let (tokens_sorted, sample) = (flat(&replay.tokens_sorted), flat(&replay.sample));
+    let shape = [batch, length, config.vocab_size];
+    tensors::write(
+        output,
+        vec![
+            Output::f32("logits", &shape, &replay.logits),
+            Output::i32("tokens_sorted", &shape[..2], &tokens_sorted),
+            Output::i32("sample", &shape[..2], &sample),
+        ],
+    )?;
+    note(&format!(
+        "{}: logits {shape:?}, tokens_sorted and sample {:?}, {} steps",
+        arguments.output.display(),
+        &shape[..2],
+        plan.nfe()
+    ));
+    Ok(())
+}
+
+fn steps(rows: &[Vec<u32>]) -> Result<Vec<[u32; 3]>, Failure> {
+    rows.iter()
+        .map(|row| <[u32; 3]>::try_from(row.as_slice()))
+        .collect::<Result<_, _>>()
+        .map_err(|_| {
+            Failure::failed(
+                "steps must be int32 [N, 3]: last start, current start and current end of each step",
+            )
+        })
+}

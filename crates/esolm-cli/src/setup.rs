@@ -1,0 +1,87 @@
+//! From options to a checkpoint, its tokenizer and an engine on a device.
+
+use std::path::{Path, PathBuf};
+
+use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::text::TextCodec;
+use esolm::{Engine, EngineOptions};
+
+use crate::arguments::{Device, Model};
+use crate::failure::Failure;
+
+/// The model that ships, relative to the repository.
+const SHIPPED: &str = "models/stories";
+
+/// Opens what `--model` names, or the small model of the repository; with the name that reports give it.
+pub fn open(model: &Model) -> Result<(Checkpoint, String), Failure> {
+    let (spec, name) = match &model.model {
+        Some(spec) => (spec.clone(), spec.clone()),
+        None => default_model()?,
+    };
+    let options = OpenOptions {
+        config: model.config.clone(),
+        raw_weights: model.raw_weights,
+    };
+    Ok((Checkpoint::open(&spec, &options)?, name))
+}
+
+/// Place and name: what ESOLM_MODEL says, else models/stories above the executable, else the one of the source tree this was built from.
+fn default_model() -> Result<(String, String), Failure> {
+    if let Some(spec) = std::env::var_os("ESOLM_MODEL").filter(|spec| !spec.is_empty()) {
+        let spec = spec.into_string().map_err(|_| {
+            Failure::usage(
+                "the variable ESOLM_MODEL is not UTF-8 text; name the checkpoint with --model",
+            )
+        })?;
+        return Ok((spec.clone(), spec));
+    }
+    let executable = std::env::current_exe().unwrap_or_default();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    executable
+        .ancestors()
+        .chain(source.ancestors())
+        .map(|folder| folder.join(SHIPPED))
+        .find(|folder| folder.join("model.safetensors").is_file())
+        .map(|folder| (folder.display().to_string(), SHIPPED.into()))
+        .ok_or_else(|| {
+            Failure::failed(format!(
+                "the small model {SHIPPED} is not near this program; name a checkpoint with --model"
+            ))
+        })
+}
+
+/// The tokenizer of a checkpoint, or nothing for `--tokenizer none`.
+pub fn codec(checkpoint: &Checkpoint, chosen: Option<&Path>) -> Result<Option<TextCodec>, Failure> {
+    if chosen == Some(Path::new("none")) {
+        return Ok(None);
+    }
+    let file: Option<PathBuf> = chosen
+        .map(Path::to_path_buf)
+        .or_else(|| checkpoint.tokenizer_path());
+    let config = checkpoint.config();
+    Ok(Some(match (file, checkpoint.tokenizer_json()) {
+        (Some(file), _) => TextCodec::from_file(&file, config)?,
+        (None, Some(json)) => TextCodec::from_bytes(json.as_bytes(), config)?,
+        (None, None) => {
+            return Err(Failure::failed(
+                "the checkpoint comes without a tokenizer; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to \
+                 print token numbers",
+            ));
+        }
+    }))
+}
+
+/// Loads a checkpoint onto the chosen device, and says on stderr which one that is.
+pub fn load(checkpoint: &Checkpoint, device: &Device, quiet: bool) -> Result<Engine, Failure> {
+    let options = EngineOptions {
+        device: device.device,
+        weights: device.weights,
+        kv_cache: device.kv_cache,
+        variants: device.variants,
+    };
+    let engine = pollster::block_on(Engine::load(checkpoint, &options))?;
+    if !quiet {
+        crate::output::note(&format!("device: {}", engine.device()));
+    }
+    Ok(engine)
+}

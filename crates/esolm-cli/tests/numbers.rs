@@ -1,0 +1,289 @@
+//! `esolm forward` and `esolm replay` against the published code, `convert` and `inspect` against the files they read.
+
+mod common;
+
+use common::{Folder, GOLDEN, Tensors, distance, run, succeed, write};
+use safetensors::Dtype;
+use serde_json::Value;
+
+/// What section "Numerics" of the design allows in f32, absolute.
+const LOGITS: f32 = 1e-4;
+
+fn model(name: &str) -> Vec<String> {
+    vec![
+        "--model".into(),
+        format!("{GOLDEN}/{name}.ema.safetensors"),
+        "--config".into(),
+        format!("{GOLDEN}/{name}.config.json"),
+    ]
+}
+
+fn with(command: &str, model: &[String], rest: &[&str]) -> Vec<String> {
+    let rest = rest.iter().map(ToString::to_string);
+    std::iter::once(command.to_string())
+        .chain(model.iter().cloned())
+        .chain(rest)
+        .collect()
+}
+
+fn call(arguments: &[String]) {
+    succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// Copies tensors of a golden file under the names that the commands read.
+fn copy(golden: &Tensors, names: &[(&str, &str)], path: &str) {
+    let tensors: Vec<_> = names
+        .iter()
+        .map(|(from, to)| {
+            let dtype = if *to == "u" { Dtype::F64 } else { Dtype::I32 };
+            (*to, dtype, golden.shape(from), golden.bytes(from))
+        })
+        .collect();
+    write(path, &tensors);
+}
+
+#[test]
+fn forward_gives_the_published_logits() {
+    let folder = Folder::new();
+    let golden = Tensors::golden("forward_model_a.safetensors");
+    let mut cases = 0;
+    for case in ["all_masked", "none_masked", "half", "uneven"] {
+        let input = folder.file(&format!("{case}.safetensors"));
+        let name = |part: &str| format!("{case}.{part}");
+        let (z, x, s) = (name("zt_sorted"), name("x0_sorted"), name("sort_idx"));
+        copy(
+            &golden,
+            &[(&z, "zt_sorted"), (&x, "x0_sorted"), (&s, "sort_idx")],
+            &input,
+        );
+        for mode in ["diffusion", "sequential"] {
+            for mask in ["causal", "bidirectional", "mixed", "mixed2"] {
+                let wanted = format!("{mode}.{mask}.{case}.logits");
+                if !golden.has(&wanted) {
+                    continue;
+                }
+                // One case on a GPU, which may be a software one; the kernels have tests of their own.
+                let devices: &[&str] = if case == "uneven" {
+                    &["cpu", "gpu"]
+                } else {
+                    &["cpu"]
+                };
+                for device in devices {
+                    let output = folder.file("out.safetensors");
+                    let rest = [
+                        "--input", &input, "--output", &output, "--mode", mode, "--mask", mask,
+                        "--device", device,
+                    ];
+                    call(&with("forward", &model("model_a"), &rest));
+                    let out = Tensors::read(&output);
+                    assert_eq!(out.shape("logits"), [2, 32, 97]);
+                    let error = distance(&out.f32("logits"), &golden.f32(&wanted));
+                    assert!(error < LOGITS, "{wanted} on {device}: {error}");
+                    cases += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        cases >= 15,
+        "only {cases} cases were found in the golden file"
+    );
+}
+
+#[test]
+fn forward_runs_mdlm_and_ar() {
+    let folder = Folder::new();
+    let golden = Tensors::golden("forward_mdlm_ar.safetensors");
+    let natural: Vec<u8> = (0..2)
+        .flat_map(|_| 0..32i32)
+        .flat_map(i32::to_le_bytes)
+        .collect();
+    for (name, tokens, logits) in [
+        ("mdlm", "mdlm.xt", "mdlm.logits"),
+        ("ar", "ar.x0", "ar.logits_full"),
+    ] {
+        let (input, output) = (
+            folder.file("in.safetensors"),
+            folder.file("out.safetensors"),
+        );
+        let tensors = [
+            ("zt_sorted", Dtype::I32, vec![2, 32], golden.bytes(tokens)),
+            ("sort_idx", Dtype::I32, vec![2, 32], natural.clone()),
+        ];
+        write(&input, &tensors);
+        // the mask is the model's own
+        call(&with(
+            "forward",
+            &model(name),
+            &["--input", &input, "--output", &output, "--device", "cpu"],
+        ));
+        let error = distance(&Tensors::read(&output).f32("logits"), &golden.f32(logits));
+        assert!(error < LOGITS, "{name}: {error}");
+    }
+}
+
+#[test]
+fn replay_gives_the_published_tokens() {
+    let folder = Folder::new();
+    let golden = Tensors::golden("sampling_model_a.safetensors");
+    for case in [
+        "alpha1",
+        "alpha05",
+        "alpha0",
+        "subcontext8",
+        "subcontext8_alpha05",
+        "alpha1_p09",
+    ] {
+        let (input, output) = (
+            folder.file("in.safetensors"),
+            folder.file("out.safetensors"),
+        );
+        let name = |part: &str| format!("{case}.{part}");
+        let (s, t, u) = (name("sort_idx"), name("steps"), name("u"));
+        copy(
+            &golden,
+            &[(&s, "sort_idx"), (&t, "steps"), (&u, "u")],
+            &input,
+        );
+        let top_p: &[&str] = if case == "alpha1_p09" {
+            &["--top-p", "0.9"]
+        } else {
+            &[]
+        };
+        let devices: &[&str] = if case == "alpha05" {
+            &["cpu", "gpu"]
+        } else {
+            &["cpu"]
+        };
+        for device in devices {
+            let rest = [
+                &["--trace", &input, "--output", &output, "--device", device],
+                top_p,
+            ]
+            .concat();
+            call(&with("replay", &model("model_a"), &rest));
+            let out = Tensors::read(&output);
+            assert_eq!(
+                out.i32("tokens_sorted"),
+                golden.i32(&name("tokens_sorted")),
+                "{case} on {device}"
+            );
+            assert_eq!(
+                out.i32("sample"),
+                golden.i32(&name("sample")),
+                "{case} on {device}"
+            );
+            let error = distance(&out.f32("logits"), &golden.f32(&name("logits")));
+            assert!(error < LOGITS, "{case} on {device}: {error}");
+        }
+    }
+}
+
+#[test]
+fn the_shipped_model_survives_a_round_trip() {
+    let folder = Folder::new();
+    let (wide, narrow) = (folder.file("wide"), folder.file("narrow"));
+    succeed(&["convert", "models/stories", &wide]);
+    succeed(&["convert", &wide, &narrow, "--dtype", "f16"]);
+    let stories = common::root().join("models/stories");
+    let name = "backbone.blocks.0.attn_qkv.weight";
+    let before = Tensors::read(stories.join("model.safetensors"));
+    let after = Tensors::read(format!("{narrow}/model.safetensors"));
+    assert_eq!(before.bytes(name), after.bytes(name));
+    assert_eq!(
+        Tensors::read(format!("{wide}/model.safetensors"))
+            .bytes(name)
+            .len(),
+        2 * before.bytes(name).len()
+    );
+    let tokenizer =
+        |path: &std::path::Path| std::fs::read(path.join("tokenizer.json")).expect("a tokenizer");
+    assert_eq!(tokenizer(&stories), tokenizer(narrow.as_ref()));
+    let options = ["sample", "--device", "cpu", "--seed", "1", "--length", "32"];
+    let text = succeed(&options);
+    for model in [&wide, &narrow] {
+        assert_eq!(text, succeed(&[&options[..], &["--model", model]].concat()));
+    }
+    // what stands there is kept unless the user says otherwise
+    let refused = run(&["convert", "models/stories", &wide]);
+    assert_eq!(refused.status.code(), Some(2));
+    succeed(&["convert", "models/stories", &wide, "--force"]);
+}
+
+#[test]
+fn a_lightning_checkpoint_becomes_a_folder() {
+    let folder = Folder::new();
+    for (kind, extra) in [("ema", &[][..]), ("raw", &["--raw-weights"])] {
+        let out = folder.file(kind);
+        let ckpt = format!("{GOLDEN}/mini_esolm.ckpt");
+        succeed(&[&["convert", &ckpt, &out], extra].concat());
+        let (written, golden) = (
+            Tensors::read(format!("{out}/model.safetensors")),
+            Tensors::golden(&format!("mini_esolm.{kind}.safetensors")),
+        );
+        let name = "backbone.blocks.0.attn_qkv.weight";
+        assert_eq!(written.bytes(name), golden.bytes(name), "{kind}");
+    }
+}
+
+#[test]
+fn inspect_says_what_a_checkpoint_is() {
+    let text = succeed(&["inspect", "models/stories", "--tensors"]);
+    for part in [
+        "Eso-LM",
+        "6 blocks, width 192, 6 heads of 32",
+        "128 tokens",
+        "2049 (mask 2048)",
+        "0.25",
+        "3946177",
+        "f16",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.contains("blocks.5.mlp.2.bias"), "{text}");
+    let report: Value =
+        serde_json::from_str(&succeed(&["inspect", "models/stories", "--json"])).expect("JSON");
+    assert_eq!(report["parameters"], 3_946_177);
+    assert_eq!(report["alpha_0"], 0.25);
+    assert_eq!(report["vocab_size"], 2049);
+    let sizes = report["tensors"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|tensor| tensor["bytes"].as_u64().expect("a number"));
+    assert_eq!(sizes.sum::<u64>(), 2 * 3_946_177);
+    for (model, part) in [
+        ("mini_ar", "AR"),
+        ("mini_mdlm", "MDLM"),
+        ("mini_esolm", "EMA weights"),
+    ] {
+        let text = succeed(&["inspect", &format!("{GOLDEN}/{model}.ckpt")]);
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn devices_are_listed() {
+    let text = succeed(&["devices"]);
+    assert!(
+        text.lines()
+            .last()
+            .is_some_and(|line| line.starts_with("cpu")),
+        "{text}"
+    );
+    assert_eq!(text.matches("<- auto").count(), 1, "{text}");
+    let list: Value = serde_json::from_str(&succeed(&["devices", "--json"])).expect("JSON");
+    for (number, adapter) in list.as_array().expect("a list").iter().enumerate() {
+        assert_eq!(adapter["index"], number);
+        assert!(
+            adapter["limits"]["max_binding_bytes"]
+                .as_u64()
+                .is_some_and(|bytes| bytes > 0),
+            "{adapter}"
+        );
+        assert!(
+            adapter["variants"].is_object() && adapter["driver"].is_string(),
+            "{adapter}"
+        );
+    }
+}

@@ -1,0 +1,419 @@
+//! `esolm sample` from outside: the same seed gives the same text, given words stay, output goes where it belongs.
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use common::{Folder, GOLDEN, esolm, run, succeed};
+use serde_json::Value;
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&succeed(arguments)).expect("JSON")
+}
+
+#[test]
+fn the_same_seed_writes_the_same_story() {
+    let story = succeed(&["sample", "--seed", "1", "--device", "cpu"]);
+    assert!(story.split_whitespace().count() > 40, "{story}");
+    assert!(!story.contains("<|endoftext|>"), "{story}");
+    assert_eq!(
+        story,
+        succeed(&["sample", "--seed", "1", "--device", "cpu"])
+    );
+    assert_ne!(
+        story,
+        succeed(&["sample", "--seed", "2", "--device", "cpu"])
+    );
+}
+
+#[test]
+fn a_software_gpu_writes_too() {
+    let arguments = ["sample", "--seed", "1", "--length", "24", "--device", "gpu"];
+    let story = succeed(&arguments);
+    assert!(story.split_whitespace().count() > 8, "{story}");
+    assert_eq!(story, succeed(&arguments));
+    let halves = succeed(&[&arguments[..], &["--weights", "f16", "--kv-cache", "f16"]].concat());
+    assert!(halves.split_whitespace().count() > 8, "{halves}");
+}
+
+#[test]
+fn a_seed_that_nobody_gave_is_told() {
+    let output = run(&["sample", "--length", "12", "--device", "cpu"]);
+    let errors = String::from_utf8(output.stderr).expect("text");
+    let seed = errors
+        .lines()
+        .find_map(|line| line.strip_prefix("seed: "))
+        .expect(&errors);
+    let again = run(&[
+        "sample", "--length", "12", "--device", "cpu", "--seed", seed,
+    ]);
+    assert_eq!(output.stdout, again.stdout);
+    let again = String::from_utf8(again.stderr).expect("text");
+    assert!(!again.contains("seed:"), "{again}");
+}
+
+#[test]
+fn a_text_does_not_depend_on_its_batch() {
+    let arguments = ["sample", "--seed", "5", "--length", "40", "--device", "cpu"];
+    let batch = succeed(&[&arguments[..], &["--batch", "3"]].concat());
+    let texts: Vec<&str> = batch.trim_end().split("\n----\n").collect();
+    assert_eq!(texts.len(), 3, "{batch}");
+    for (number, text) in texts.iter().enumerate() {
+        let alone = succeed(&[&arguments[..], &["--first", &number.to_string()]].concat());
+        assert_eq!(alone.trim_end(), *text);
+    }
+}
+
+#[test]
+fn infill_keeps_the_given_words() {
+    for (seed, alpha0) in [("1", "0.25"), ("2", "1"), ("3", "0"), ("4", "0.5")] {
+        let options = [
+            "sample", "--device", "cpu", "--seed", seed, "--alpha0", alpha0, "--infill",
+        ];
+        let text = succeed(&[&options[..], &["Once ____ a time, Lily ____{12} the end."]].concat());
+        let text = text.strip_suffix('\n').expect("a line");
+        assert!(text.starts_with("Once"), "{text}");
+        assert!(text.ends_with(" the end."), "{text}");
+        let (_, rest) = text.split_once("Once").expect("given");
+        assert!(rest.contains(" a time, Lily"), "{text}");
+        // more text after the template
+        let long = [
+            &options[..],
+            &["____{4} \"Hello,\" said the cat", "--length", "60"],
+        ]
+        .concat();
+        let text = succeed(&long);
+        assert!(text.contains(" \"Hello,\" said the cat"), "{text}");
+    }
+}
+
+#[test]
+fn prompts_go_on() {
+    let options = ["sample", "--device", "cpu", "--seed", "7", "--length", "32"];
+    let text = succeed(&[&options[..], &["--prompt", "Once upon a time"]].concat());
+    assert!(text.starts_with("Once upon a time"), "{text}");
+    assert!(text.len() > 40, "{text}");
+    // ragged prompts in one batch
+    let two = [
+        &options[..],
+        &[
+            "--prompt",
+            "One day",
+            "--prompt",
+            "The little red fox was",
+            "--batch",
+            "4",
+        ],
+    ]
+    .concat();
+    let text = succeed(&two);
+    let texts: Vec<&str> = text.trim_end().split("\n----\n").collect();
+    assert_eq!(texts.len(), 4);
+    for pair in texts.chunks(2) {
+        assert!(
+            pair[0].starts_with("One day") && pair[1].starts_with("The little red fox was"),
+            "{pair:?}"
+        );
+    }
+}
+
+#[test]
+fn a_prompt_may_come_from_the_standard_input() {
+    let mut child = esolm()
+        .args([
+            "sample", "--device", "cpu", "--length", "16", "--prompt", "-",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    std::io::Write::write_all(&mut stdin, b"One day\n").expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.stdout.starts_with(b"One day"), "{output:?}");
+}
+
+#[test]
+fn every_schedule_and_option_runs() {
+    for schedule in ["binomial", "blocks", "blocks-shuffled", "left-to-right"] {
+        let report = json(&[
+            "sample",
+            "--device",
+            "cpu",
+            "--seed",
+            "3",
+            "--length",
+            "24",
+            "--steps",
+            "6",
+            "--schedule",
+            schedule,
+            "--alpha0",
+            "1",
+            "--top-p",
+            "0.9",
+            "--temperature",
+            "0.7",
+            "--json",
+        ]);
+        assert_eq!(report["schedule"], schedule);
+        let tokens = report["sequences"][0]["tokens"].as_array().expect("tokens");
+        assert_eq!(tokens.len(), 24);
+        assert!(
+            tokens
+                .iter()
+                .all(|token| token.as_u64().is_some_and(|token| token < 2048)),
+            "no mask is left"
+        );
+        let most = if schedule == "left-to-right" { 23 } else { 7 };
+        assert!(
+            report["nfe"].as_u64().is_some_and(|nfe| nfe <= most),
+            "{report}"
+        );
+    }
+    // the most likely token needs no random numbers beside the order's
+    let greedy = [
+        "sample",
+        "--device",
+        "cpu",
+        "--length",
+        "16",
+        "--temperature",
+        "0",
+        "--alpha0",
+        "0",
+        "--seed",
+    ];
+    assert_eq!(
+        succeed(&[&greedy[..], &["1"]].concat()),
+        succeed(&[&greedy[..], &["2"]].concat())
+    );
+}
+
+#[test]
+fn every_family_samples() {
+    for (model, extra) in [
+        ("mini_esolm.ckpt", &["--alpha0", "0.5"][..]),
+        ("mini_mdlm.ckpt", &["--steps", "4"]),
+        ("mini_ar.ckpt", &[]),
+    ] {
+        let model = format!("{GOLDEN}/{model}");
+        let options = [
+            "sample",
+            "--device",
+            "cpu",
+            "--seed",
+            "1",
+            "--model",
+            &model,
+            "--tokenizer",
+            "none",
+            "--json",
+        ];
+        let report = json(&[&options[..], extra].concat());
+        let tokens = report["sequences"][0]["tokens"].as_array().expect("tokens");
+        assert_eq!(tokens.len(), 8, "{report}");
+        assert!(report["sequences"][0]["text"].is_null());
+        let plain = succeed(&[&options[..9], extra].concat());
+        assert_eq!(
+            plain.split_whitespace().count(),
+            8,
+            "token numbers: {plain}"
+        );
+    }
+}
+
+#[test]
+fn json_says_everything() {
+    let report = json(&[
+        "sample", "--device", "cpu", "--seed", "11", "--length", "20", "--batch", "2", "--json",
+    ]);
+    assert_eq!(report["seed"], 11);
+    assert_eq!(report["alpha_0"], 0.25, "the model's own");
+    assert_eq!(report["steps"], 20);
+    assert_eq!(report["length"], 20);
+    assert_eq!(report["interrupted"], false);
+    assert!(
+        report["seconds"]
+            .as_f64()
+            .is_some_and(|seconds| seconds > 0.0)
+    );
+    assert_eq!(report["sequences"].as_array().map(Vec::len), Some(2));
+    let text = report["sequences"][1]["text"].as_str().expect("text");
+    let plain = succeed(&[
+        "sample", "--device", "cpu", "--seed", "11", "--length", "20", "--first", "1",
+    ]);
+    assert_eq!(plain.trim_end(), text.trim_end());
+}
+
+#[test]
+fn text_goes_to_stdout_and_the_rest_to_stderr() {
+    let output = run(&[
+        "sample", "--seed", "1", "--length", "12", "--device", "cpu", "--watch",
+    ]);
+    let errors = String::from_utf8(output.stderr).expect("text");
+    assert!(errors.contains("device: CPU"), "{errors}");
+    assert!(
+        errors.contains("step 1/"),
+        "plain lines without a terminal: {errors}"
+    );
+    assert!(errors.contains("tokens/s"), "{errors}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(!text.contains('\x1b') && !errors.contains('\x1b'));
+    assert_eq!(
+        text,
+        succeed(&["sample", "--seed", "1", "--length", "12", "--device", "cpu"])
+    );
+    let quiet = run(&["sample", "--length", "12", "--device", "cpu", "--quiet"]);
+    assert!(
+        quiet.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&quiet.stderr)
+    );
+}
+
+#[test]
+fn a_trace_tells_every_token() {
+    let folder = Folder::new();
+    let file = folder.file("trace.jsonl");
+    let options = [
+        "sample",
+        "--device",
+        "cpu",
+        "--seed",
+        "9",
+        "--length",
+        "32",
+        "--batch",
+        "2",
+        "--infill",
+        "Once __ a time",
+    ];
+    let text = succeed(&[&options[..], &["--trace", &file]].concat());
+    let trace = std::fs::read_to_string(&file).expect("written");
+    let lines: Vec<Value> = trace
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let (header, footer) = (&lines[0], lines.last().expect("a last line"));
+    assert_eq!(header["esolm_trace"], 1);
+    let nfe = header["nfe"].as_u64().expect("a number") as usize;
+    assert_eq!(lines.len(), nfe + 2);
+
+    // the steps rebuild the tokens
+    let length = header["length"].as_u64().expect("a number") as usize;
+    let mut tokens = vec![vec![header["mask_index"].clone(); length]; 2];
+    for (sequence, known) in header["known"]
+        .as_array()
+        .expect("lists")
+        .iter()
+        .enumerate()
+    {
+        for pair in known.as_array().expect("pairs") {
+            tokens[sequence][pair[0].as_u64().expect("a position") as usize] = pair[1].clone();
+        }
+    }
+    for (number, line) in lines[1..=nfe].iter().enumerate() {
+        assert_eq!(line["step"], number);
+        for revealed in line["revealed"].as_array().expect("a list") {
+            let at = |key: &str| revealed[key].as_u64().expect("a number") as usize;
+            let place = &mut tokens[at("sequence")][at("position")];
+            assert_eq!(*place, header["mask_index"], "revealed once");
+            *place = revealed["token"].clone();
+        }
+    }
+    assert_eq!(footer["tokens"], serde_json::json!(tokens));
+    let texts: Vec<&str> = footer["text"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(texts.join("\n----\n"), text.trim_end_matches('\n'));
+    for token in tokens.iter().flatten() {
+        assert!(footer["pieces"][token.to_string()].is_string(), "{token}");
+    }
+    assert_eq!(
+        std::fs::read_dir(folder.path()).expect("there").count(),
+        1,
+        "no temporary file is left"
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let mut child = esolm()
+        .args([
+            "sample", "--device", "cpu", "--length", "64", "--batch", "64",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(!errors.contains("esolm:"), "{errors}");
+}
+
+/// Sends the signal of Ctrl-C once the generation is under way.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_prints_what_is_known() {
+    let folder = Folder::new();
+    let file = folder.file("trace.jsonl");
+    let mut child = esolm()
+        .args([
+            "sample",
+            "--device",
+            "cpu",
+            "--batch",
+            "256",
+            "--alpha0",
+            "0",
+            "--watch",
+            "--trace",
+            &file,
+            "--prompt",
+            "Once upon a time",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut errors = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.starts_with("step 3/") {
+        line.clear();
+        assert!(
+            errors.read_line(&mut line).expect("text") > 0,
+            "it ended early"
+        );
+    }
+    let killed = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(killed.expect("kill runs").success());
+    let rest = std::thread::spawn(move || {
+        let mut rest = String::new();
+        errors.read_to_string(&mut rest).map(|_| rest)
+    });
+    let output = child.wait_with_output().expect("it ends");
+    let rest = rest.join().expect("no panic").expect("text");
+    assert_eq!(output.status.code(), Some(130), "{rest}");
+    assert!(rest.contains("interrupted"), "{rest}");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let first = text.lines().next().unwrap_or_default();
+    assert!(
+        first.starts_with("Once upon a time") && first.trim_end().ends_with("____"),
+        "{first}"
+    );
+    let trace = std::fs::read_to_string(&file).expect("whole, though short");
+    let footer: Value =
+        serde_json::from_str(trace.lines().last().unwrap_or_default()).expect("JSON");
+    assert_eq!(footer["interrupted"], true);
+}
