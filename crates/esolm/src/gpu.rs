@@ -384,8 +384,7 @@ impl GpuExecutor {
                 variant,
                 fused,
                 input,
-                0,
-                count,
+                0..count,
                 &block.qkv,
                 &Finish::Qkv(to),
             );
@@ -415,8 +414,7 @@ impl GpuExecutor {
                 variant,
                 false,
                 &s.attended,
-                0,
-                count,
+                0..count,
                 &block.out,
                 &Finish::Add(&s.x),
             );
@@ -435,8 +433,7 @@ impl GpuExecutor {
                     variant,
                     fused,
                     input,
-                    0,
-                    rows,
+                    0..rows,
                     &block.up,
                     &Finish::Gelu(&s.mid),
                 );
@@ -445,8 +442,7 @@ impl GpuExecutor {
                     variant,
                     false,
                     &s.mid,
-                    0,
-                    rows,
+                    0..rows,
                     &block.down,
                     &Finish::Add(&x),
                 );
@@ -496,8 +492,7 @@ impl GpuExecutor {
             variant,
             false,
             &scratch.picked,
-            first,
-            count,
+            first..first + count,
             &self.head,
             &Finish::Store(&scratch.logits),
         );

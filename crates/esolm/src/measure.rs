@@ -53,8 +53,7 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
             variant,
             false,
             &x,
-            0,
-            rows,
+            0..rows,
             matrix,
             &Finish::Store(&out),
         );

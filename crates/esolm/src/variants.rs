@@ -179,7 +179,7 @@ async fn time(
 ) -> Result<f64, EngineError> {
     let start = web_time::Instant::now();
     for _ in 0..times {
-        product(gpu, variant, false, x, 0, rows, matrix, &Finish::Store(out));
+        product(gpu, variant, false, x, 0..rows, matrix, &Finish::Store(out));
     }
     gpu.check(&[out]).await?;
     Ok(start.elapsed().as_secs_f64())

@@ -254,8 +254,7 @@ fn products() {
                         variant,
                         fused,
                         &x_buffer,
-                        0,
-                        rows,
+                        0..rows,
                         &matrix,
                         &Finish::Store(&out),
                     );
@@ -268,8 +267,7 @@ fn products() {
                         variant,
                         fused,
                         &x_buffer,
-                        0,
-                        rows,
+                        0..rows,
                         &matrix,
                         &Finish::Gelu(&out),
                     );
@@ -281,8 +279,7 @@ fn products() {
                         variant,
                         fused,
                         &x_buffer,
-                        0,
-                        rows,
+                        0..rows,
                         &matrix,
                         &Finish::Add(&out),
                     );
@@ -312,8 +309,7 @@ fn products_start_at_a_row() {
             variant,
             false,
             &padded(&x, k),
-            8,
-            12,
+            8..20,
             &matrix,
             &Finish::Store(&out),
         );
@@ -413,8 +409,7 @@ fn qkv_turns_and_scatters() {
                     variant,
                     false,
                     &padded(&x, hidden),
-                    0,
-                    rows.len(),
+                    0..rows.len(),
                     &matrix,
                     &Finish::Qkv(to),
                 );

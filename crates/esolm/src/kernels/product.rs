@@ -1,6 +1,8 @@
 //! Matrix products with what comes before and after fused in: `shaders/product_rows.wgsl`, `product_split.wgsl` and
 //! `product_tile.wgsl`, ended by one of `shaders/lib/finish_*.wgsl`.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::gpu::{Buffer, Gpu, KernelKey};
@@ -157,15 +159,14 @@ pub struct Qkv<'a> {
     pub cache: Precision,
 }
 
-/// Computes `rows` rows of x [.., k], from row `row0` on, times `matrix`, ended by `finish`. With `norm` the rows are
+/// Computes `rows` of x [.., k] times `matrix`, ended by `finish`. With `norm` the rows are
 /// normalised on the way (not in the tile variant).
 pub fn product(
     gpu: &Gpu,
     variant: ProductVariant,
     norm: bool,
     x: &Buffer,
-    row0: usize,
-    rows: usize,
+    rows: Range<usize>,
     matrix: &Matrix,
     finish: &Finish,
 ) {
@@ -174,7 +175,7 @@ pub fn product(
         "the tile variant takes normalised rows"
     );
     for slice in &matrix.slices {
-        launch(gpu, variant, norm, x, row0, rows, matrix, slice, finish);
+        launch(gpu, variant, norm, x, &rows, matrix, slice, finish);
     }
 }
 
@@ -184,12 +185,12 @@ fn launch(
     variant: ProductVariant,
     norm: bool,
     x: &Buffer,
-    row0: usize,
-    rows: usize,
+    range: &Range<usize>,
     matrix: &Matrix,
     slice: &Slice,
     finish: &Finish,
 ) {
+    let (row0, rows) = (range.start, range.len());
     let (k4, n4) = (matrix.k as u32 / 4, slice.n4 as u32);
     let block = match variant {
         ProductVariant::Tile => 64,
