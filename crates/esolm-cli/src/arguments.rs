@@ -103,7 +103,8 @@ Infill templates:
   ____{12}    a gap of 12 tokens
   \\_  \\{  \\\\  the character itself
   The text ends where the template ends, unless --length asks for more. A word and the space before it are one token for most
-  tokenizers, so one space right before a gap belongs to the gap, and the model writes its own.")]
+  tokenizers, so one space right before a gap belongs to the gap, and the model writes its own. Given words stay whole: a text
+  in which the model goes on with one ('cat ____' to 'cats') is drawn again.")]
 pub struct Sample {
     #[command(flatten)]
     pub model: Model,

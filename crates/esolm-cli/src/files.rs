@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::failure::Failure;
 
@@ -29,7 +30,10 @@ impl Pending {
             )));
         }
         let name = name.to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+        // Two of one run must not share a name: the one that is dropped would remove the other.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let unique = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let temporary = path.with_file_name(format!(".{name}.{}-{}.partial", unique.0, unique.1));
         let file = File::create(&temporary).map_err(|error| cannot_write(path, &error))?;
         Ok(Self {
             temporary,

@@ -89,6 +89,29 @@ fn infill_keeps_the_given_words() {
 }
 
 #[test]
+fn given_words_stay_whole() {
+    // Without drawing again, every tenth of these says "cats", "Lilyen" and the like.
+    let template = "Once ____ a time, Lily ____{3} the cat ____";
+    let options = [
+        "sample", "--device", "cpu", "--seed", "1", "--infill", template,
+    ];
+    let texts = succeed(&[&options[..], &["--batch", "100"]].concat());
+    let texts: Vec<&str> = texts.trim_end_matches('\n').split("\n----\n").collect();
+    assert_eq!(texts.len(), 100);
+    for text in &texts {
+        let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+        for word in ["Once", "Lily", "the", "cat"] {
+            assert!(words.contains(&word), "{word}: {text}");
+        }
+    }
+    // each the same alone, those that were drawn again too
+    for number in [10, 12, 57, 99] {
+        let alone = succeed(&[&options[..], &["--first", &number.to_string()]].concat());
+        assert_eq!(alone.trim_end_matches('\n'), texts[number]);
+    }
+}
+
+#[test]
 fn prompts_go_on() {
     let options = ["sample", "--device", "cpu", "--seed", "7", "--length", "32"];
     let text = succeed(&[&options[..], &["--prompt", "Once upon a time"]].concat());
@@ -288,11 +311,17 @@ fn a_trace_tells_every_token() {
         "--length",
         "32",
         "--batch",
-        "2",
+        "64",
         "--infill",
-        "Once __ a time",
+        "Lily ____{3} the cat ____",
     ];
-    let text = succeed(&[&options[..], &["--trace", &file]].concat());
+    let output = run(&[&options[..], &["--trace", &file]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("drawn again"),
+        "the trace is of the last draw: {errors}"
+    );
+    let text = String::from_utf8(output.stdout).expect("text");
     let trace = std::fs::read_to_string(&file).expect("written");
     let lines: Vec<Value> = trace
         .lines()
@@ -305,7 +334,7 @@ fn a_trace_tells_every_token() {
 
     // the steps rebuild the tokens
     let length = header["length"].as_u64().expect("a number") as usize;
-    let mut tokens = vec![vec![header["mask_index"].clone(); length]; 2];
+    let mut tokens = vec![vec![header["mask_index"].clone(); length]; 64];
     for (sequence, known) in header["known"]
         .as_array()
         .expect("lists")

@@ -225,6 +225,16 @@ impl TextCodec {
     pub fn text(&self, tokens: &[u32], given: usize) -> String {
         self.decode_plain(until_eos(tokens, given, self.ends))
     }
+
+    /// Whether `tokens` leave the given words of a template whole: at no position of `apart` ([`Placed::apart`]) does a letter or
+    /// digit follow. Half a character counts as a letter, since nobody knows what it would have become.
+    pub fn keeps_words(&self, tokens: &[u32], apart: &[usize]) -> bool {
+        let goes_on = |c: char| c.is_alphanumeric() || c == char::REPLACEMENT_CHARACTER;
+        apart.iter().all(|&position| {
+            let rest = tokens.get(position..).unwrap_or_default();
+            !self.decode_plain(rest).starts_with(goes_on)
+        })
+    }
 }
 
 /// `tokens` up to, not including, the first end of text. A beginning-of-text token and end-of-text tokens that open the sequence

@@ -23,6 +23,8 @@ use given::Given;
 use show::Show;
 use trace::Trace;
 
+/// So often a text is drawn again in which the model went on with a given word.
+const MOST_REDRAWS: u32 = 32;
 /// Between the texts of a batch.
 const SEPARATOR: &str = "----\n";
 
@@ -71,7 +73,7 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     let codec = setup::codec(&checkpoint, arguments.tokenizer.as_deref())?;
     let given = Given::new(&arguments, config, codec.as_ref())?;
     let settings = settings(&arguments, model, config, &given)?;
-    let plan = Plan::new(&PlanOptions {
+    let plan_options = PlanOptions {
         family: config.family,
         attention: config.attention,
         length: settings.length,
@@ -85,11 +87,14 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
         bos: given.bos,
         mask_index: config.mask_index,
         vocab_size: config.vocab_size,
-    })?;
-    let mut trace = match &arguments.trace {
-        Some(path) => Some(Trace::create(path, &settings, config, &given, &plan)?),
-        None => None,
     };
+    let mut plan = Plan::new(&plan_options)?;
+    let new_trace = |plan: &Plan| match &arguments.trace {
+        Some(path) => Trace::create(path, &settings, config, &given, plan).map(Some),
+        None => Ok(None),
+    };
+    // A file that cannot be written is said before the model is loaded.
+    let mut trace = new_trace(&plan)?;
     if arguments.seed.is_none() && !arguments.quiet {
         output::note(&format!("seed: {}", settings.seed));
     }
@@ -97,7 +102,7 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     let device = engine.device().to_string();
     let mask = config.mask_index;
 
-    let interrupted = interrupts();
+    let stop = interrupts();
     let options = GenerateOptions {
         sampler: Sampler {
             temperature: settings.temperature,
@@ -106,19 +111,44 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
         seed: settings.seed,
         observe: arguments.watch || trace.is_some(),
     };
-    let mut show = Show::new(&arguments, &plan, &given, codec.as_ref());
-    let mut run = engine.run(&plan, &options)?;
-    while !interrupted.load(Ordering::SeqCst)
-        && let Some(event) = pollster::block_on(run.next())?
-    {
-        if let Some(trace) = &mut trace {
-            trace.step(&event)?;
+    let mut attempt = 0;
+    let (generation, interrupted) = loop {
+        let mut show = Show::new(&arguments, &plan, &given, codec.as_ref());
+        let mut run = engine.run(&plan, &options)?;
+        while !stop.load(Ordering::SeqCst)
+            && let Some(event) = pollster::block_on(run.next())?
+        {
+            if let Some(trace) = &mut trace {
+                trace.step(&event)?;
+            }
+            show.step(&event)?;
         }
-        show.step(&event)?;
-    }
-    let interrupted = interrupted.load(Ordering::SeqCst);
-    let generation = pollster::block_on(run.stop())?;
-    show.end()?;
+        let interrupted = stop.load(Ordering::SeqCst);
+        let generation = pollster::block_on(run.stop())?;
+        show.end()?;
+        let broken = given.broken(&generation.tokens, codec.as_ref());
+        if interrupted || broken.is_empty() {
+            break (generation, interrupted);
+        }
+        // Drawing again until the words are whole draws from the model's distribution given that they are.
+        attempt += 1;
+        if attempt > MOST_REDRAWS {
+            output::note(&format!(
+                "in {} of the texts the model kept writing on at a given word; put the gap elsewhere or try another --seed",
+                broken.len()
+            ));
+            break (generation, interrupted);
+        }
+        if !arguments.quiet {
+            output::note(&format!(
+                "{} of {} texts went on with a given word and are drawn again",
+                broken.len(),
+                settings.batch
+            ));
+        }
+        redraw(&mut plan, &plan_options, &broken, attempt)?;
+        trace = new_trace(&plan)?;
+    };
 
     let texts = texts(&generation, codec.as_ref(), &given, mask, arguments.raw);
     if let Some(trace) = trace {
@@ -166,6 +196,26 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
         true => Err(Failure::interrupted()),
         false => Ok(()),
     }
+}
+
+/// Gives the texts `broken` other random numbers: those of a number that no batch reaches, so that a text comes out the same alone
+/// and in a batch.
+fn redraw(
+    plan: &mut Plan,
+    options: &PlanOptions,
+    broken: &[usize],
+    attempt: u32,
+) -> Result<(), Failure> {
+    for &index in broken {
+        let number = options.first_sequence.wrapping_add(index as u32);
+        let one = PlanOptions {
+            first_sequence: number.wrapping_add(attempt * given::MAX_BATCH as u32),
+            known: vec![options.known[index].clone()],
+            ..options.clone()
+        };
+        plan.sequences[index] = Plan::new(&one)?.sequences.swap_remove(0);
+    }
+    Ok(())
 }
 
 /// Fills in what was not given, and refuses what the model's family does not know.

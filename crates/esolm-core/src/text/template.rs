@@ -54,8 +54,13 @@ pub enum TemplateError {
 pub enum Part {
     /// Text that stays word for word.
     Given(String),
-    /// So many tokens that the model fills in; at least 1.
-    Gap(usize),
+    /// What the model fills in.
+    Gap {
+        /// Number of tokens, at least 1.
+        tokens: usize,
+        /// A word and a space stood right before it: what is filled in must not go on with that word.
+        apart: bool,
+    },
 }
 
 /// A text with gaps.
@@ -67,7 +72,8 @@ pub enum Part {
 /// | `\_` `\{` `\\` | the character itself |
 ///
 /// Byte-pair tokenizers write a word together with the space before it. So one space right before a gap belongs to the gap: the
-/// model writes its own if it wants one. The space after a gap belongs to the word after it, and stays.
+/// model writes its own if it wants one. It must not write on at the word before, though, see [`TextCodec::keeps_words`]. The space
+/// after a gap belongs to the word after it, and stays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     /// Given texts and gaps by turns; no text is empty.
@@ -83,6 +89,8 @@ pub struct Placed {
     pub length: usize,
     /// Positions up to and including the last given token.
     pub given: usize,
+    /// First positions of the gaps that must not go on with the word before them.
+    pub apart: Vec<usize>,
 }
 
 impl Template {
@@ -97,11 +105,13 @@ impl Template {
         while let Some(next) = rest.chars().next() {
             if next == '_' {
                 let (gap, after) = parse_gap(rest)?;
-                if text.ends_with(' ') {
+                let spaced = text.ends_with(' ');
+                if spaced {
                     text.pop();
                 }
+                let apart = spaced && text.ends_with(char::is_alphanumeric);
                 push_text(&mut parts, &mut text);
-                push_gap(&mut parts, gap);
+                push_gap(&mut parts, gap, apart);
                 rest = after;
                 continue;
             }
@@ -118,7 +128,7 @@ impl Template {
             rest = chars.as_str();
         }
         push_text(&mut parts, &mut text);
-        if !parts.iter().any(|part| matches!(part, Part::Gap(_))) {
+        if !parts.iter().any(|part| matches!(part, Part::Gap { .. })) {
             return Err(TemplateError::NoGap);
         }
         Ok(Self { parts })
@@ -147,9 +157,9 @@ impl Template {
                     needed += piece.len();
                     encoded.push(piece);
                 }
-                Part::Gap(n) => {
-                    needed += n;
-                    gaps += n;
+                Part::Gap { tokens, .. } => {
+                    needed += tokens;
+                    gaps += tokens;
                 }
             }
         }
@@ -167,10 +177,16 @@ impl Template {
             .into());
         }
         let mut pieces = encoded.into_iter();
+        let mut apart_at = Vec::new();
         for part in &self.parts {
             match part {
                 Part::Given(_) => tokens.extend(pieces.next().into_iter().flatten().map(Some)),
-                Part::Gap(n) => tokens.resize(tokens.len() + n, None),
+                Part::Gap { tokens: n, apart } => {
+                    if *apart {
+                        apart_at.push(tokens.len());
+                    }
+                    tokens.resize(tokens.len() + n, None);
+                }
             }
         }
         let known: Vec<(u32, u32)> = (0u32..)
@@ -183,6 +199,7 @@ impl Template {
                 .map_or(0, |&(position, _)| position as usize + 1),
             known,
             length: tokens.len(),
+            apart: apart_at,
         })
     }
 }
@@ -225,9 +242,9 @@ fn push_text(parts: &mut Vec<Part>, text: &mut String) {
 }
 
 /// Gaps that touch are one gap.
-fn push_gap(parts: &mut Vec<Part>, n: usize) {
+fn push_gap(parts: &mut Vec<Part>, n: usize, apart: bool) {
     match parts.last_mut() {
-        Some(Part::Gap(before)) => *before += n,
-        _ => parts.push(Part::Gap(n)),
+        Some(Part::Gap { tokens, .. }) => *tokens += n,
+        _ => parts.push(Part::Gap { tokens: n, apart }),
     }
 }

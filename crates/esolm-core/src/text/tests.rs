@@ -36,6 +36,21 @@ fn parts(template: &str) -> Vec<Part> {
     Template::parse(template).expect(template).parts
 }
 
+fn gap(tokens: usize) -> Part {
+    Part::Gap {
+        tokens,
+        apart: false,
+    }
+}
+
+/// A gap after a word and a space.
+fn apart(tokens: usize) -> Part {
+    Part::Gap {
+        tokens,
+        apart: true,
+    }
+}
+
 fn given(text: &str) -> Part {
     Part::Given(text.into())
 }
@@ -135,29 +150,22 @@ fn a_text_ends_at_the_first_end_of_text() {
 fn templates_are_read_as_documented() {
     assert_eq!(
         parts("Once ____ a time"),
-        [given("Once"), Part::Gap(4), given(" a time")]
+        [given("Once"), apart(4), given(" a time")]
     );
     assert_eq!(
         parts("Once ____{12} a time"),
-        [given("Once"), Part::Gap(12), given(" a time")]
+        [given("Once"), apart(12), given(" a time")]
     );
-    assert_eq!(parts("_{3}"), [Part::Gap(3)]);
-    assert_eq!(parts("__ ____{3}__x"), [Part::Gap(7), given("x")]);
-    assert_eq!(parts("a__b"), [given("a"), Part::Gap(2), given("b")]);
-    assert_eq!(
-        parts("a  __"),
-        [given("a "), Part::Gap(2)],
-        "one space goes"
-    );
-    assert_eq!(
-        parts("a\n__\nb"),
-        [given("a\n"), Part::Gap(2), given("\nb")]
-    );
+    assert_eq!(parts("_{3}"), [gap(3)]);
+    assert_eq!(parts("__ ____{3}__x"), [gap(7), given("x")]);
+    assert_eq!(parts("a__b"), [given("a"), gap(2), given("b")]);
+    assert_eq!(parts("a  __"), [given("a "), gap(2)], "one space goes");
+    assert_eq!(parts("a\n__\nb"), [given("a\n"), gap(2), given("\nb")]);
     assert_eq!(
         parts(r"a\_b \\ \x __\{2}"),
-        [given(r"a_b \ \x"), Part::Gap(2), given("{2}")]
+        [given(r"a_b \ \x"), apart(2), given("{2}")]
     );
-    assert_eq!(parts("é__é"), [given("é"), Part::Gap(2), given("é")]);
+    assert_eq!(parts("é__é"), [given("é"), gap(2), given("é")]);
 }
 
 #[test]
@@ -193,7 +201,7 @@ fn given_words_are_placed_word_for_word() {
     let mut known = placed.known[1..].iter();
     for part in &template.parts {
         match part {
-            Part::Gap(n) => at += *n as u32,
+            Part::Gap { tokens, .. } => at += *tokens as u32,
             Part::Given(text) => {
                 let n = codec.encode(text).expect("text").len();
                 let piece: Vec<_> = known.by_ref().take(n).copied().collect();
@@ -230,6 +238,32 @@ fn given_words_are_placed_word_for_word() {
     // no allocation of that size
     let huge = Template::parse("_{16777216}_{16777216}").expect("template");
     assert!(huge.place(&codec, &[], 128).is_err());
+}
+
+#[test]
+fn given_words_are_not_written_on() {
+    let codec = codec();
+    let template = Template::parse("The cat __, the__ end").expect("template");
+    let placed = template.place(&codec, &[0], 128).expect("fits");
+    let at = 1 + codec.encode("The cat").expect("text").len();
+    assert_eq!(
+        placed.apart,
+        [at],
+        "a gap that touches its word may go on with it"
+    );
+    let mut tokens = vec![0; placed.length];
+    for &(position, token) in &placed.known {
+        tokens[position as usize] = token;
+    }
+    let mut keeps = |first: &str| {
+        tokens[at] = codec.encode(first).expect("text")[0];
+        codec.keeps_words(&tokens, &placed.apart)
+    };
+    assert!(keeps(" sat") && keeps(".") && keeps("\n"));
+    assert!(!keeps("s") && !keeps("7"));
+    assert!(!keeps("é"), "its first byte alone");
+    assert!(keeps("<|endoftext|>"), "the comma follows");
+    assert!(codec.keeps_words(&[], &placed.apart));
 }
 
 fn placed_length(template: &Template, codec: &TextCodec) -> usize {

@@ -10,7 +10,7 @@ use crate::arguments::Sample;
 use crate::failure::Failure;
 
 /// Texts of one run may not be longer together than any real use needs; beyond it, numbers would overflow first.
-const MAX_BATCH: usize = 1 << 16;
+pub const MAX_BATCH: usize = 1 << 16;
 
 /// Known tokens and what follows from them.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Given {
     pub until: Vec<usize>,
     /// The beginning-of-text token, if there is one.
     pub bos: Option<u32>,
+    /// Positions at which no text may go on with the given word before it.
+    pub apart: Vec<usize>,
 }
 
 impl Given {
@@ -54,6 +56,7 @@ impl Given {
         let opening: Vec<u32> = ends.bos.filter(|_| opens).into_iter().collect();
         let opening_known: Vec<(u32, u32)> = (0..).zip(opening.iter().copied()).collect();
 
+        let mut apart = Vec::new();
         let (lists, length) = if let Some(template) = &arguments.infill {
             let template = Template::parse(&utf8(template, "--infill")?)
                 .map_err(esolm::text::TextError::from)?;
@@ -61,6 +64,7 @@ impl Given {
             let placed = template.place(codec, &opening, most)?;
             // A template says how long its text is, unless more is asked for.
             let length = arguments.length.unwrap_or(placed.length);
+            apart = placed.apart;
             (vec![placed.known], length)
         } else if arguments.prompt.is_empty() {
             // Nothing but the opening token leaves nothing to write in a text of one token.
@@ -115,7 +119,18 @@ impl Given {
             length,
             until,
             bos: ends.bos,
+            apart,
         })
+    }
+
+    /// Indices of the texts in which the model went on with a given word, such as "cats" for "cat ____".
+    pub fn broken(&self, texts: &[Vec<u32>], codec: Option<&TextCodec>) -> Vec<usize> {
+        let Some(codec) = codec else {
+            return Vec::new();
+        };
+        (0..texts.len())
+            .filter(|&index| !codec.keeps_words(&texts[index], &self.apart))
+            .collect()
     }
 }
 
