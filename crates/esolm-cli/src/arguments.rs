@@ -52,6 +52,8 @@ pub enum Command {
     Forward(Forward),
     /// Repeat a recorded generation with its random numbers, to compare it with another implementation.
     Replay(Replay),
+    /// Time Eso-LM, MDLM and AR on one device, and the kernels against what the device can do.
+    Bench(Bench),
 }
 
 /// Which checkpoint.
@@ -320,6 +322,56 @@ pub struct Replay {
     pub top_p: Option<f32>,
     #[command(flatten)]
     pub device: Device,
+}
+
+/// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
+/// AR, all over the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// against arithmetic in registers and against Burn's own matmul.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What would take longer than --max-seconds is timed on passes drawn at random over the whole plan, and its line says
+which share was run.
+
+Examples:
+  esolm bench --device cpu --steps 64
+  esolm bench --device gpu --weights f16 --length 2048 --max-seconds 120
+  esolm bench --model models/stories --length 128 --steps 16,64 --json"
+)]
+pub struct Bench {
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub device: Device,
+    /// Tokens of a sequence.
+    #[arg(long, value_name = "L", default_value_t = 1024)]
+    pub length: usize,
+    /// Sequences at once.
+    #[arg(long, value_name = "B", default_value_t = 1)]
+    pub batch: usize,
+    /// Steps T to time.
+    #[arg(long, value_name = "T,...", value_delimiter = ',', default_values_t = [16, 64, 1024])]
+    pub steps: Vec<usize>,
+    /// Top-p of the draws, above 0 up to 1. Default: none.
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+    /// Seconds after which a line is cut short.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
+    pub max_seconds: f64,
+    /// Width of the random model that runs without --model; by default it is the published small shape, 170 M parameters.
+    #[arg(long, value_name = "D", default_value_t = 768)]
+    pub hidden: usize,
+    /// Its blocks.
+    #[arg(long, value_name = "N", default_value_t = 12)]
+    pub blocks: usize,
+    /// Its heads.
+    #[arg(long, value_name = "H", default_value_t = 12)]
+    pub heads: usize,
+    /// Its vocabulary, the mask token included.
+    #[arg(long, value_name = "V", default_value_t = 50_258)]
+    pub vocab: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
