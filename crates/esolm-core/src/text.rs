@@ -11,6 +11,7 @@ use thiserror::Error;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
 use crate::config::ModelConfig;
+use crate::message::shorten;
 
 /// Names that end-of-text tokens have in published tokenizers, the most likely one first.
 const END_NAMES: [&str; 5] = ["<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>"];
@@ -52,7 +53,7 @@ pub enum TextError {
     },
     /// The tokenizer changes what it is given.
     #[error(
-        "the tokenizer turns {given:?} into {kept:?}, so the words would not stay as they are given; write the text as the tokenizer does"
+        "the tokenizer turns \"{given}\" into \"{kept}\", so the words would not stay as they are given; write the text as the tokenizer does"
     )]
     Lossy {
         /// What was given.
@@ -256,14 +257,6 @@ pub fn until_eos(tokens: &[u32], given: usize, ends: Ends) -> &[u32] {
 /// A foreign message as part of a sentence: one line, of bounded length.
 fn one_line(message: &str) -> String {
     shorten(&message.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-fn shorten(text: &str) -> String {
-    const MOST: usize = 120;
-    match text.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.into(),
-    }
 }
 
 #[cfg(test)]
