@@ -13,7 +13,7 @@ use esolm::config::{Family, ModelConfig};
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::text::TextCodec;
-use esolm::{Counters, GenerateOptions, Generation};
+use esolm::{Counters, GenerateOptions, Generation, Run};
 use serde::Serialize;
 
 use crate::arguments::{Sample, ScheduleName};
@@ -113,19 +113,9 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     };
     let mut attempt = 0;
     let (generation, interrupted) = loop {
-        let mut show = Show::new(&arguments, &plan, &given, codec.as_ref());
-        let mut run = engine.run(&plan, &options)?;
-        while !stop.load(Ordering::SeqCst)
-            && let Some(event) = pollster::block_on(run.next())?
-        {
-            if let Some(trace) = &mut trace {
-                trace.step(&event)?;
-            }
-            show.step(&event)?;
-        }
-        let interrupted = stop.load(Ordering::SeqCst);
-        let generation = pollster::block_on(run.stop())?;
-        show.end()?;
+        let show = Show::new(&arguments, &plan, &given, codec.as_ref());
+        let run = engine.run(&plan, &options)?;
+        let (generation, interrupted) = finish(run, trace.as_mut(), show, &stop)?;
         let broken = given.broken(&generation.tokens, codec.as_ref());
         if interrupted || broken.is_empty() {
             break (generation, interrupted);
@@ -196,6 +186,27 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
         true => Err(Failure::interrupted()),
         false => Ok(()),
     }
+}
+
+/// Takes a run to its end, or to the step at which the user stops it; the latter is what the answer says last.
+fn finish(
+    mut run: Run,
+    mut trace: Option<&mut Trace>,
+    mut show: Show,
+    stop: &AtomicBool,
+) -> Result<(Generation, bool), Failure> {
+    while !stop.load(Ordering::SeqCst)
+        && let Some(event) = pollster::block_on(run.next())?
+    {
+        if let Some(trace) = &mut trace {
+            trace.step(&event)?;
+        }
+        show.step(&event)?;
+    }
+    let interrupted = stop.load(Ordering::SeqCst);
+    let generation = pollster::block_on(run.stop())?;
+    show.end()?;
+    Ok((generation, interrupted))
 }
 
 /// Gives the texts `broken` other random numbers: those of a number that no batch reaches, so that a text comes out the same alone

@@ -49,7 +49,7 @@ impl<'a> Show<'a> {
             })
             .collect();
         let all = draws.iter().sum();
-        let form = if arguments.watch && io::stdout().is_terminal() {
+        let form = if arguments.watch && can_redraw() {
             Form::Text(Box::new(Painter {
                 canvas: Canvas::new(given.length, &given.known),
                 codec,
@@ -117,6 +117,11 @@ impl<'a> Show<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether stdout is a terminal that can move its cursor.
+fn can_redraw() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
 
 fn phase_name(phase: Phase) -> &'static str {
