@@ -13,7 +13,7 @@ use crate::device::Precision;
 use crate::error::EngineError;
 
 /// Rows to which activations are padded, so that a block of rows never reads past its buffer.
-pub const ROW_PAD: usize = 8;
+pub const ROW_PAD: usize = 16;
 
 /// How a product is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -194,8 +194,15 @@ fn launch(
     let (k4, n4) = (matrix.k as u32 / 4, slice.n4 as u32);
     let block = match variant {
         ProductVariant::Tile => 64,
-        _ => rows.next_power_of_two().min(ROW_PAD),
+        ProductVariant::Split => rows.next_power_of_two().min(8),
+        // Sixteen rows pay from sixteen on, but only while weights cost a load each: packed f16 has half as many.
+        ProductVariant::Rows if matrix.precision == Precision::F32 => {
+            rows.next_power_of_two().min(if rows < 16 { 4 } else { 16 })
+        }
+        ProductVariant::Rows => rows.next_power_of_two().min(if rows < 16 { 4 } else { 8 }),
     };
+    // Column groups an invocation of the rows variant holds: each load of x then serves two.
+    let groups: u32 = if rows < 16 { 1 } else { 2 };
     // (id, snippet, output, further buffers, constants)
     let (id, snippet, mut buffers) = match finish {
         Finish::Store(out) => (
@@ -252,6 +259,7 @@ fn launch(
             id,
             u32::from(norm),
             block as u32,
+            groups,
             matrix.precision as u32,
             head_dim,
             cache as u32,
@@ -267,6 +275,7 @@ fn launch(
             flags: if norm { vec!["NORM"] } else { vec![] },
             ..Default::default()
         };
+        parts.constants.push(("GROUPS", groups));
         if variant == ProductVariant::Split {
             parts
                 .constants
@@ -292,7 +301,7 @@ fn launch(
         parts
     });
     let grid = match variant {
-        ProductVariant::Rows => [n4.div_ceil(dim), rows.div_ceil(block) as u32, 1],
+        ProductVariant::Rows => [rows.div_ceil(block) as u32, n4.div_ceil(dim * groups), 1],
         ProductVariant::Split => [n4.div_ceil(COLS), rows.div_ceil(block) as u32, 1],
         ProductVariant::Tile => [n4.div_ceil(16), rows.div_ceil(64) as u32, 1],
     };
