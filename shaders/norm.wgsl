@@ -1,16 +1,18 @@
-// Plain layer normalisation, eps 1e-5, of chosen rows: out [rows, D4] = (x[index[r]] - mean) / sqrt(var + eps).
+// Plain layer normalisation, eps 1e-5, of all rows, or with GATHER of chosen ones: out [rows, D4] = (x[index[r]] - mean) / sqrt(var + eps).
 // Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
 // One workgroup a row.
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> index: array<u32>;
-@group(0) @binding(2) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
+//@if GATHER
+@group(0) @binding(2) var<storage, read_write> index: array<u32>;
+//@end
 struct Info {
     rows: u32,
-    gather: u32, // 0: row r itself; 1: index[r]
     pad0: u32,
     pad1: u32,
+    pad2: u32,
 }
-@group(0) @binding(3) var<uniform> info: Info;
+@group(0) @binding({{info}}) var<uniform> info: Info;
 
 var<workgroup> partial: array<f32, WG>;
 
@@ -34,11 +36,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     if (r >= info.rows) {
         return;
     }
-    var source = r;
-    if (info.gather == 1u) {
-        source = index[r];
-    }
-    let base = source * D4;
+    //@if GATHER
+    let base = index[r] * D4;
+    //@else
+    let base = r * D4;
+    //@end
     var sum = 0.0;
     for (var i = lane; i < D4; i += WG) {
         sum += dot(x[base + i], vec4<f32>(1.0));

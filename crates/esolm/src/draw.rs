@@ -45,7 +45,11 @@ impl Draw<'_> {
                 let row = row.ok_or_else(|| {
                     EngineError::Rows(format!("sampled row {index} has no target"))
                 })?;
-                Ok([self.sequence_ids[row.sequence as usize], row.target % span])
+                let sequence = self.sequence_ids.get(row.sequence as usize);
+                let sequence = *sequence.ok_or_else(|| {
+                    EngineError::Rows(format!("row {index} belongs to no sequence of the batch"))
+                })?;
+                Ok([sequence, row.target % span])
             })
             .collect()
     }

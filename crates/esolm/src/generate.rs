@@ -384,6 +384,9 @@ impl Engine {
     }
 }
 
+/// Passes that are queued at most while nobody watches.
+const QUEUED_STEPS: usize = 32;
+
 type Reading = Pin<Box<dyn Future<Output = Result<Vec<u32>, EngineError>>>>;
 
 /// A generation under way. To cancel it between steps, drop it or go straight to [`Run::stop`].
@@ -416,6 +419,7 @@ impl Run<'_> {
         let ahead = usize::from(self.opts.observe);
         while self.launched < self.plan.nfe() && self.waiting.len() <= ahead {
             self.launch()?;
+            self.keep_up().await?;
         }
         let Some(mut oldest) = self.waiting.pop_front() else {
             return Ok(None);
@@ -434,6 +438,14 @@ impl Run<'_> {
         }
         oldest.event.seconds = self.began.elapsed().as_secs_f64();
         Ok(Some(oldest.event))
+    }
+
+    /// Lets the device catch up now and then while nobody reads tokens, so that few passes are queued and a stop is soon one.
+    async fn keep_up(&mut self) -> Result<(), EngineError> {
+        if !self.opts.observe && self.launched.is_multiple_of(QUEUED_STEPS) {
+            self.engine.wait().await?;
+        }
+        Ok(())
     }
 
     fn launch(&mut self) -> Result<(), EngineError> {
@@ -490,6 +502,7 @@ impl Run<'_> {
         while self.launched < self.plan.nfe() {
             self.launch()?;
             self.waiting.clear();
+            self.keep_up().await?;
         }
         self.stop().await
     }

@@ -25,6 +25,8 @@ use crate::variants::{Chosen, FEW_ROWS, Variants, choose};
 const MLP_ROWS: usize = 2048;
 /// Bytes of logits held at once.
 const LOGITS_BYTES: usize = 64 << 20;
+/// Most workgroups of a grid dimension.
+const MAX_GRID: usize = 65_535;
 /// Alignment of a part of an upload, bytes.
 const ALIGN: usize = 256;
 
@@ -118,6 +120,16 @@ impl GpuExecutor {
                 up: upload(&block.up)?,
                 down: upload(&block.down)?,
             };
+            if ![&block.qkv, &block.out, &block.up, &block.down]
+                .iter()
+                .all(|m| m.is_whole())
+            {
+                return Err(EngineError::Shape(format!(
+                    "a width of {} on an adapter that binds {} MiB at most",
+                    config.hidden,
+                    gpu.info.max_binding_bytes() >> 20
+                )));
+            }
             // Uploads are queued; without a submit they would all be held in memory at once.
             gpu.submit()?;
             blocks.push(block);
@@ -132,6 +144,8 @@ impl GpuExecutor {
             .flat_map(|b| [&b.qkv, &b.out, &b.up, &b.down])
             .chain([&head])
             .flat_map(Matrix::buffers)
+            .chain(embedding.buffers())
+            .chain([&rotary])
             .collect();
         gpu.check(&all).await?;
         Ok(Self {
@@ -196,8 +210,35 @@ impl GpuExecutor {
                 .floats(rotary_table(longest, self.config.head_dim()))?;
             self.positions = longest;
         }
-        let words = layout.sequences * layout.slots * self.config.hidden
-            / if self.cache == Precision::F16 { 2 } else { 1 };
+        if let Some(token) = tokens
+            .iter()
+            .find(|&&t| t as usize >= self.config.vocab_size)
+        {
+            return Err(EngineError::Rows(format!(
+                "token {token} of a vocabulary of {}",
+                self.config.vocab_size
+            )));
+        }
+        let what = format!(
+            "the kv_cache of {} sequences of {} slots",
+            layout.sequences, layout.slots
+        );
+        let bytes = match self.cache {
+            Precision::F32 => 4,
+            Precision::F16 => 2,
+        };
+        // In 64 bits, since a browser's usize has 32.
+        let bytes = [layout.sequences, layout.slots, self.config.hidden]
+            .iter()
+            .try_fold(bytes, |product: u64, &n| product.checked_mul(n as u64))
+            .unwrap_or(u64::MAX);
+        self.gpu.fits(&what, bytes)?;
+        let words = (bytes / 4) as usize;
+        if layout.sequences > MAX_GRID {
+            return Err(EngineError::Shape(format!(
+                "more than {MAX_GRID} sequences at once"
+            )));
+        }
         let same = self
             .state
             .as_ref()
@@ -207,10 +248,6 @@ impl GpuExecutor {
             Some(state) => (state.kv, state.scratch),
             None => {
                 self.state = None;
-                let what = format!(
-                    "the kv_cache of {} sequences of {} slots",
-                    layout.sequences, layout.slots
-                );
                 let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
                     .map(|_| Ok((self.gpu.zeros(&what, words)?, self.gpu.zeros(&what, words)?)))
                     .collect();
@@ -318,6 +355,10 @@ impl GpuExecutor {
 
     /// Whether a pass of `rows` rows has its attention dealt out in chunks.
     fn in_chunks(&self, rows: usize) -> bool {
+        // The merge has a workgroup for each 64 groups of four columns of a row.
+        if rows * self.config.hidden.div_ceil(256) > MAX_GRID {
+            return false;
+        }
         match self.chosen.attention {
             Some(variant) => variant == AttentionVariant::Chunks,
             None => rows < self.chosen.chunk_rows,
@@ -539,6 +580,16 @@ impl GpuExecutor {
         let Some(state) = &self.state else {
             return Ok(());
         };
+        if let Some(values) = draw.noise
+            && values.len() != step.sampled.len() * self.head.n
+        {
+            return Err(EngineError::Rows(format!(
+                "{} noise values for {} sampled rows and a vocabulary of {}",
+                values.len(),
+                step.sampled.len(),
+                self.head.n
+            )));
+        }
         let noise = draw
             .noise
             .map(|values| self.gpu.floats(values.to_vec()))

@@ -119,7 +119,7 @@ pub fn attention_rows(
         grid,
         &[io.q, io.k, io.v, io.rows, spans, io.out],
         &info,
-        4 * (io.count * prefix * geometry.hidden) as u64,
+        4 * io.count as u64 * (prefix * geometry.hidden) as u64,
     );
 }
 
@@ -163,7 +163,7 @@ pub fn attention_chunks(
         grid,
         &[io.q, io.k, io.v, io.rows, parts, stats],
         &info,
-        4 * (io.count * prefix * geometry.hidden) as u64,
+        4 * io.count as u64 * (prefix * geometry.hidden) as u64,
     );
     let merge = gpu.kernel(
         geometry.key("attention_merge"),

@@ -29,6 +29,11 @@ impl Embedding {
         hidden: usize,
         precision: Precision,
     ) -> Result<Self, EngineError> {
+        if !hidden.is_multiple_of(4) {
+            return Err(EngineError::Shape(format!(
+                "a width of {hidden} (not a multiple of four)"
+            )));
+        }
         let bytes = match precision {
             Precision::F32 => 4,
             Precision::F16 => 2,
@@ -47,6 +52,11 @@ impl Embedding {
             precision,
             slices,
         })
+    }
+
+    /// The buffers, to check that they were allocated.
+    pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.slices.iter().map(|(_, _, buffer)| buffer)
     }
 
     /// Writes x [rows, hidden] from the row table and the token buffer.

@@ -107,8 +107,8 @@ pub struct Gpu {
     pending: AtomicU64,
 }
 
-/// Floating-point operations after which queued work is submitted, so that one submit stays far below a driver's watchdog
-/// (2 s on Windows) even on a slow integrated GPU.
+/// Floating-point operations after which queued work is submitted, so that a submit stays below a driver's watchdog (2 s on
+/// Windows) even on a slow integrated GPU. A launch is not split: one that is larger is a submit of its own.
 const SUBMIT_FLOPS: u64 = 40_000_000_000;
 
 impl Gpu {
@@ -189,7 +189,11 @@ impl Gpu {
         }
     }
 
-    fn fits(&self, what: &str, bytes: u64) -> Result<(), EngineError> {
+    /// Whether a tensor of `bytes` fits one binding.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] where it does not.
+    pub fn fits(&self, what: &str, bytes: u64) -> Result<(), EngineError> {
         let limit = self.info.max_binding_bytes();
         if bytes > limit {
             return Err(EngineError::Memory {
@@ -237,6 +241,12 @@ impl Gpu {
         flops: u64,
     ) {
         debug_assert_eq!(info.len() % 4, 0);
+        if self.pending.load(Ordering::Relaxed) + flops > SUBMIT_FLOPS
+            && self.pending.load(Ordering::Relaxed) > 0
+        {
+            // A failed flush is the device's fault and surfaces at the next read, which is checked.
+            let _ = self.submit();
+        }
         if grid.contains(&0) {
             return;
         }
@@ -255,10 +265,7 @@ impl Gpu {
             arguments,
         );
         self.dispatches.fetch_add(1, Ordering::Relaxed);
-        if self.pending.fetch_add(flops, Ordering::Relaxed) + flops > SUBMIT_FLOPS {
-            // A failed flush is the device's fault and surfaces at the next read, which is checked.
-            let _ = self.submit();
-        }
+        self.pending.fetch_add(flops, Ordering::Relaxed);
     }
 
     /// Submits what is queued.

@@ -18,26 +18,21 @@ pub fn norm(
     hidden: usize,
 ) {
     let d4 = (hidden / 4) as u32;
-    let kernel = gpu.kernel(
-        KernelKey {
-            name: "norm",
-            params: vec![d4],
-        },
-        WG,
-        include_str!("../../../../shaders/norm.wgsl"),
-        || Parts {
-            constants: vec![("WG", WG), ("D4", d4)],
-            ..Default::default()
-        },
-    );
-    // Without an index the binding still needs a buffer; the shader does not read it then.
-    gpu.launch(
-        &kernel,
-        grid_2d(rows),
-        &[x, index.unwrap_or(x), out],
-        &[rows as u32, u32::from(index.is_some()), 0, 0],
-        0,
-    );
+    let key = KernelKey {
+        name: "norm",
+        params: vec![d4, u32::from(index.is_some())],
+    };
+    let body = include_str!("../../../../shaders/norm.wgsl");
+    let kernel = gpu.kernel(key, WG, body, || Parts {
+        constants: vec![("WG", WG), ("D4", d4)],
+        snippets: vec![("info", if index.is_some() { "3" } else { "2" })],
+        flags: index.map(|_| "GATHER").into_iter().collect(),
+        ..Default::default()
+    });
+    // No buffer is bound twice: a browser refuses two writable views of one range.
+    let mut buffers = vec![x, out];
+    buffers.extend(index);
+    gpu.launch(&kernel, grid_2d(rows), &buffers, &[rows as u32, 0, 0, 0], 0);
 }
 
 /// The twin for one row.

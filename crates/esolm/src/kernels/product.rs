@@ -111,6 +111,11 @@ impl Matrix {
         })
     }
 
+    /// Whether it is in one piece. Only [`Finish::Store`] takes a matrix in several.
+    pub fn is_whole(&self) -> bool {
+        self.slices.len() == 1
+    }
+
     /// Outputs padded to four.
     pub fn padded(&self) -> usize {
         self.n.div_ceil(4) * 4
@@ -320,7 +325,7 @@ fn launch(
         grid,
         &all,
         &info,
-        2 * (rows * matrix.k * slice.n4 * 4) as u64,
+        8 * rows as u64 * (matrix.k * slice.n4) as u64,
     );
 }
 

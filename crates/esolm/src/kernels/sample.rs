@@ -48,8 +48,8 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
         (false, Some(_)) => "GIVEN",
         (false, None) => "SEEDED",
     };
-    // A greedy draw keeps the largest logit, which every nucleus holds.
-    let top_p = sampler.top_p.filter(|_| !greedy);
+    // A greedy draw keeps the largest logit, which every nucleus holds; a nucleus of all is none.
+    let top_p = sampler.top_p.filter(|&p| !greedy && p < 1.0);
     let vocab = io.vocab as u32;
     let key = KernelKey {
         name: "sample",
