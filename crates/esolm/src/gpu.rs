@@ -365,14 +365,17 @@ impl GpuExecutor {
         }
     }
 
+    /// The batch that runs.
+    fn started(&self) -> Result<&State, EngineError> {
+        let none = || EngineError::Rows("no batch was started".into());
+        self.state.as_ref().ok_or_else(none)
+    }
+
     /// Runs all blocks over the rows of `step` and leaves the normalised sampled rows in `picked`.
     fn pass(&mut self, step: &StepRows, draws: &[[u32; 2]]) -> Result<Tables, EngineError> {
         let count = step.rows.len();
         let in_chunks = self.in_chunks(count);
-        let state = self
-            .state
-            .as_ref()
-            .ok_or_else(|| EngineError::Rows("no batch was started".into()))?;
+        let state = self.started()?;
         let layout = state.layout;
         check_rows(&layout, self.positions, step)?;
         let held = &state.scratch;
@@ -394,9 +397,7 @@ impl GpuExecutor {
             }
         }
         let tables = self.tables(&layout, step, draws);
-        let Some(state) = &self.state else {
-            return Ok(tables);
-        };
+        let state = self.started()?;
         let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
         let geometry = self.geometry(layout.slots);
         self.embedding.launch(
@@ -546,10 +547,7 @@ impl GpuExecutor {
     pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
         let draws = vec![[0; 2]; step.sampled.len()];
         self.pass(step, &draws)?;
-        let state = self
-            .state
-            .as_ref()
-            .ok_or_else(|| EngineError::Rows("no batch was started".into()))?;
+        let state = self.started()?;
         let (stride, vocab) = (self.head.padded(), self.head.n);
         let mut all = Vec::with_capacity(step.sampled.len() * vocab);
         for first in (0..step.sampled.len()).step_by(self.logit_rows()) {
@@ -571,15 +569,7 @@ impl GpuExecutor {
     /// # Errors
     /// When the pass does not fit the batch. What fails on the device shows at the next read.
     pub fn step(&mut self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
-        let layout = self
-            .state
-            .as_ref()
-            .map(|s| s.layout)
-            .ok_or_else(|| EngineError::Rows("no batch was started".into()))?;
-        let tables = self.pass(step, &draw.keys(&layout, step)?)?;
-        let Some(state) = &self.state else {
-            return Ok(());
-        };
+        let layout = self.started()?.layout;
         if let Some(values) = draw.noise
             && values.len() != step.sampled.len() * self.head.n
         {
@@ -590,6 +580,8 @@ impl GpuExecutor {
                 self.head.n
             )));
         }
+        let tables = self.pass(step, &draw.keys(&layout, step)?)?;
+        let state = self.started()?;
         let noise = draw
             .noise
             .map(|values| self.gpu.floats(values.to_vec()))
@@ -621,16 +613,8 @@ impl GpuExecutor {
     /// # Errors
     /// When no batch was started, or a pass failed on the device.
     pub fn tokens(&self) -> impl Future<Output = Result<Vec<u32>, EngineError>> + Send + 'static {
-        let reading = self
-            .state
-            .as_ref()
-            .map(|state| self.gpu.read(&state.tokens));
-        async move {
-            match reading {
-                Some(reading) => Ok(bytemuck::pod_collect_to_vec(&reading.await?)),
-                None => Err(EngineError::Rows("no batch was started".into())),
-            }
-        }
+        let reading = self.started().map(|state| self.gpu.read(&state.tokens));
+        async move { Ok(bytemuck::pod_collect_to_vec(&reading?.await?)) }
     }
 }
 

@@ -11,6 +11,7 @@ use super::source::Parts;
 use super::{ROW, cache_snippet, pack_f16, rounded, weight_snippet};
 use crate::device::Precision;
 use crate::error::EngineError;
+use crate::model::rotary_frequencies;
 
 /// Rows to which activations are padded, so that a block of rows never reads past its buffer.
 pub const ROW_PAD: usize = 16;
@@ -376,8 +377,7 @@ pub fn pair_order(hidden: usize, head_dim: usize) -> Vec<usize> {
 pub fn rotary_table(positions: usize, head_dim: usize) -> Vec<f32> {
     let mut table = Vec::with_capacity(positions * head_dim);
     for position in 0..positions {
-        for i in 0..head_dim / 2 {
-            let frequency = 1.0f32 / 10000f32.powf((2 * i) as f32 / head_dim as f32);
+        for frequency in rotary_frequencies(head_dim) {
             let angle = f64::from(position as f32 * frequency);
             table.extend([angle.cos() as f32, angle.sin() as f32]);
         }
