@@ -1,0 +1,1 @@
+//! Training of the Eso-LM family (arXiv 2506.01928) on any Burn device.
