@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod config;
 mod message;
 pub mod noise;
+pub mod noising;
 pub mod order;
 pub mod plan;
 pub mod rng;
