@@ -4,6 +4,7 @@
 
 pub mod checks;
 pub mod golden;
+pub mod losses;
 pub mod runner;
 
 pub use golden::{Golden, checkpoint, stories};

@@ -2,10 +2,12 @@
 
 use burn::tensor::Device;
 use esolm::checkpoint::Checkpoint;
+use esolm::config::ModelConfig;
 use esolm::cpu::CpuExecutor;
 use esolm::draw::Draw;
 use esolm::model::Network;
 use esolm::rows::{Layout, StepRows};
+use esolm::scoring::log_probability;
 use esolm::{DeviceChoice, Engine, EngineOptions};
 
 /// An executor under test. Errors are panics here.
@@ -14,6 +16,8 @@ pub trait Runner {
     fn start(&mut self, layout: &Layout, tokens: &[u32]);
     /// Logits `[sampled, V]` of a pass.
     fn logits(&mut self, step: &StepRows) -> Vec<f32>;
+    /// Log-probabilities of the sampled rows' tokens.
+    fn score(&mut self, step: &StepRows, targets: &[u32]) -> Vec<f32>;
     /// Runs a pass and draws.
     fn step(&mut self, step: &StepRows, draw: &Draw);
     /// The token buffer.
@@ -37,6 +41,10 @@ impl Runner for Cpu {
 
     fn logits(&mut self, step: &StepRows) -> Vec<f32> {
         pollster::block_on(self.0.logits(step)).unwrap()
+    }
+
+    fn score(&mut self, step: &StepRows, targets: &[u32]) -> Vec<f32> {
+        pollster::block_on(self.0.score(step, targets)).unwrap()
     }
 
     fn step(&mut self, step: &StepRows, draw: &Draw) {
@@ -77,6 +85,10 @@ impl Runner for Gpu {
         pollster::block_on(self.0.logits(step)).unwrap()
     }
 
+    fn score(&mut self, step: &StepRows, targets: &[u32]) -> Vec<f32> {
+        pollster::block_on(self.0.score(step, targets)).unwrap()
+    }
+
     fn step(&mut self, step: &StepRows, draw: &Draw) {
         self.0.step(step, draw).unwrap();
     }
@@ -89,6 +101,7 @@ impl Runner for Gpu {
 /// The unfolded network with a dense mask on a Burn device. It has no cache, so each pass must hold all rows.
 pub struct Reference {
     network: Network,
+    config: ModelConfig,
     layout: Layout,
     tokens: Vec<u32>,
 }
@@ -98,6 +111,7 @@ impl Reference {
     pub fn load(ckpt: &Checkpoint, device: &Device) -> Self {
         Self {
             network: Network::load(ckpt, device).unwrap(),
+            config: ckpt.config().clone(),
             layout: Layout {
                 sequences: 0,
                 slots: 0,
@@ -117,6 +131,13 @@ impl Runner for Reference {
     fn logits(&mut self, step: &StepRows) -> Vec<f32> {
         let logits = self.network.forward_rows(&self.tokens, step, &self.layout);
         logits.into_data().try_to_vec().unwrap()
+    }
+
+    fn score(&mut self, step: &StepRows, targets: &[u32]) -> Vec<f32> {
+        let vocab = self.config.vocab_size;
+        (self.logits(step).chunks(vocab).zip(targets))
+            .map(|(row, &token)| log_probability(row, self.config.mask_index, token) as f32)
+            .collect()
     }
 
     fn step(&mut self, _: &StepRows, _: &Draw) {

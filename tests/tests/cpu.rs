@@ -3,7 +3,7 @@
 use esolm::draw::Draw;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
-use esolm_tests::{Cpu, Runner, checkpoint, checks, stories};
+use esolm_tests::{Cpu, Runner, checkpoint, checks, losses, stories};
 
 #[test]
 fn golden_forward() {
@@ -12,6 +12,17 @@ fn golden_forward() {
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
     }
+}
+
+#[test]
+fn golden_losses() {
+    let ar = checkpoint("ar");
+    let largest = [
+        losses::check_model_a(&mut Cpu::load(&checkpoint("model_a"))),
+        losses::check_mdlm(&mut Cpu::load(&checkpoint("mdlm"))),
+        losses::check_ar(ar.config(), &mut Cpu::load(&ar)),
+    ];
+    println!("largest relative differences {largest:?}");
 }
 
 #[test]

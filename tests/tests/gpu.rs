@@ -7,7 +7,7 @@ use esolm::kernels::product::ProductVariant;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Draw, Engine, EngineOptions, GenerateOptions, Variants};
-use esolm_tests::{Golden, Gpu, Runner, checkpoint, checks, stories};
+use esolm_tests::{Golden, Gpu, Runner, checkpoint, checks, losses, stories};
 use pollster::block_on;
 
 #[test]
@@ -49,6 +49,23 @@ fn golden_forward_in_every_variant() {
         );
         checks::check_forward("model_a", &mut gpu);
     }
+}
+
+#[test]
+fn golden_losses() {
+    let ar = checkpoint("ar");
+    let largest = [
+        losses::check_model_a(&mut Gpu::load(
+            &checkpoint("model_a"),
+            EngineOptions::default(),
+        )),
+        losses::check_mdlm(&mut Gpu::load(
+            &checkpoint("mdlm"),
+            EngineOptions::default(),
+        )),
+        losses::check_ar(ar.config(), &mut Gpu::load(&ar, EngineOptions::default())),
+    ];
+    println!("largest relative differences {largest:?}");
 }
 
 #[test]

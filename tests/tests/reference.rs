@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use esolm::model::{Network, fold::Folding};
 use esolm_tests::checks::{GOLDEN, assert_close};
-use esolm_tests::{Golden, Reference, checkpoint, checks};
+use esolm_tests::{Golden, Reference, checkpoint, checks, losses};
 
 #[test]
 fn golden_forward() {
@@ -13,6 +13,20 @@ fn golden_forward() {
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
     }
+}
+
+#[test]
+fn golden_losses() {
+    let ar = checkpoint("ar");
+    let largest = [
+        losses::check_model_a(&mut Reference::load(
+            &checkpoint("model_a"),
+            &Device::flex(),
+        )),
+        losses::check_mdlm(&mut Reference::load(&checkpoint("mdlm"), &Device::flex())),
+        losses::check_ar(ar.config(), &mut Reference::load(&ar, &Device::flex())),
+    ];
+    println!("largest relative differences {largest:?}");
 }
 
 /// Hidden states, conditioning vectors and logits under a non-zero sigma of one case, in batch form.

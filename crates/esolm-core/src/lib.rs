@@ -17,6 +17,7 @@ pub mod plan;
 pub mod rng;
 pub mod rows;
 pub mod sampler;
+pub mod scoring;
 
 #[cfg(feature = "text")]
 pub mod text;

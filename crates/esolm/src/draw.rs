@@ -55,6 +55,26 @@ impl Draw<'_> {
     }
 }
 
+/// Checks that every sampled row has a token of the vocabulary to predict.
+///
+/// # Errors
+/// [`EngineError::Rows`] where one has none, or one outside the vocabulary.
+pub fn check_targets(step: &StepRows, targets: &[u32], vocab: usize) -> Result<(), EngineError> {
+    if targets.len() != step.sampled.len() {
+        return Err(EngineError::Rows(format!(
+            "{} tokens to predict for {} sampled rows",
+            targets.len(),
+            step.sampled.len()
+        )));
+    }
+    match targets.iter().find(|&&token| token as usize >= vocab) {
+        Some(token) => Err(EngineError::Rows(format!(
+            "the token {token} to predict is beyond the vocabulary of {vocab}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Checks that a pass stays inside its layout: kernels run without bounds checks, so this is where safety lies.
 ///
 /// # Errors

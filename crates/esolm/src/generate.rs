@@ -249,6 +249,22 @@ impl Engine {
         }
     }
 
+    /// Runs one pass over the started batch and reads the log-probability of each sampled row's token in `targets`, natural
+    /// logarithm, the mask token left out. Logits stay on the device.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub async fn score(
+        &mut self,
+        step: &StepRows,
+        targets: &[u32],
+    ) -> Result<Vec<f32>, EngineError> {
+        match &mut self.executor {
+            Executor::Gpu(gpu) => gpu.score(step, targets).await,
+            Executor::Cpu(cpu) => cpu.score(step, targets).await,
+        }
+    }
+
     /// Waits until everything that was launched is done. The CPU is never behind.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Runs passes of a plan on a GPU: folded weights, the kv_cache and the tokens stay on the device.
 
+mod score;
+
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, Row, StepRows};

@@ -12,6 +12,7 @@ pub mod error;
 pub mod generate;
 pub mod gpu;
 pub mod kernels;
+pub mod likelihood;
 pub mod measure;
 pub mod model;
 pub mod variants;

@@ -18,8 +18,10 @@ use esolm::kernels::product::{
 };
 use esolm::kernels::rounded;
 use esolm::kernels::sample::{Sample, sample};
+use esolm::kernels::score::{Score, score};
 use esolm::rows::{MASKED, NO_TARGET, Row};
 use esolm::sampler::{NoiseSource, Sampler, sample_row};
+use esolm::scoring::log_probability;
 
 fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
@@ -653,6 +655,54 @@ fn samples() {
                 given,
                 "given, {vocab} {sampler:?}"
             );
+        }
+    }
+}
+
+#[test]
+fn scores() {
+    let mut random = Random(9);
+    for vocab in [2usize, 5, 97, 1031, 2049] {
+        for first in [0, 3] {
+            let count = random.between(1, 70);
+            let stride = vocab.next_multiple_of(4);
+            let mask = random.below(vocab);
+            let logits: Vec<f32> = random
+                .values(count * vocab)
+                .iter()
+                .map(|v| v * 6.0 + 20.0)
+                .collect();
+            // Neither the padding nor the mask column may count.
+            let mut padded = vec![99.0; count * stride];
+            for (row, out) in logits.chunks(vocab).zip(padded.chunks_mut(stride)) {
+                out[..vocab].copy_from_slice(row);
+                out[mask] = 1e4;
+            }
+            let wanted: Vec<u32> = (0..first + count)
+                .map(|_| match random.below(vocab) {
+                    token if token == mask => ((mask + 1) % vocab) as u32,
+                    token => token as u32,
+                })
+                .collect();
+            let want: Vec<f32> = (logits.chunks(vocab).zip(&wanted[first..]))
+                .map(|(row, &token)| log_probability(row, mask as u32, token) as f32)
+                .collect();
+            let scores = gpu().floats(vec![7.5; first + count]).unwrap();
+            let io = Score {
+                logits: &gpu().floats(padded).unwrap(),
+                stride,
+                wanted: &gpu().words(wanted).unwrap(),
+                scores: &scores,
+                first,
+                count,
+                vocab,
+                mask_index: mask as u32,
+            };
+            score(gpu(), &io);
+            let got = read(&scores);
+            assert_eq!(got[..first], vec![7.5; first]);
+            let name = format!("score {vocab} {count} {first}");
+            close(&name, &got[first..], &want, 2e-6);
         }
     }
 }

@@ -11,9 +11,9 @@ use burn::tensor::Device;
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
-use esolm_core::sampler::{NoiseSource, sample_row};
+use esolm_core::sampler::{MASK_LOGIT, NoiseSource, sample_row};
 
-use crate::draw::{Draw, check_rows};
+use crate::draw::{Draw, check_rows, check_targets};
 use crate::error::EngineError;
 use crate::model::fold::Folding;
 use crate::model::rotary_frequencies;
@@ -223,6 +223,39 @@ impl CpuExecutor {
             self.state.tokens[step.rows[index as usize].target as usize] = token;
         }
         Ok(())
+    }
+
+    /// Runs a pass and returns the log-probability of each sampled row's token in `targets`, the mask token left out.
+    ///
+    /// # Errors
+    /// When the rows do not fit the layout of [`CpuExecutor::start`], or the targets do not fit the rows.
+    pub async fn score(
+        &mut self,
+        step: &StepRows,
+        targets: &[u32],
+    ) -> Result<Vec<f32>, EngineError> {
+        let vocab = self.config.vocab_size;
+        check_targets(step, targets, vocab)?;
+        let x = self.pass(step)?;
+        let mask = self.config.mask_index as usize;
+        let mut scores = vec![0.0; targets.len()];
+        for ((x, scores), targets) in self
+            .logit_chunks(&x)
+            .zip(scores.chunks_mut(LOGIT_ROWS))
+            .zip(targets.chunks(LOGIT_ROWS))
+        {
+            let product = self.head.product(x);
+            let work = scores.len() * vocab;
+            math::for_chunks(scores, 1, work, |row, score| {
+                let mut logits = vec![0.0; vocab];
+                product.write_row(row, &mut logits);
+                logits[mask] = MASK_LOGIT;
+                let top = math::max(&logits, f32::MIN);
+                let wanted = logits[targets[row] as usize] - top;
+                score[0] = wanted - math::exp_sum(&mut logits, top).ln();
+            });
+        }
+        Ok(scores)
     }
 
     /// The flat token buffer.

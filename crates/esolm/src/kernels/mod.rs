@@ -9,6 +9,7 @@ pub mod norm;
 pub mod peak;
 pub mod product;
 pub mod sample;
+pub mod score;
 pub mod source;
 
 use crate::device::Precision;

@@ -1,0 +1,57 @@
+//! Log-probabilities of given tokens on the device: `shaders/score.wgsl`, so that logits are never read back. Its twin is
+//! [`esolm_core::scoring::log_probability`].
+
+use super::gpu::{Buffer, Gpu, KernelKey, grid_2d};
+use super::source::Parts;
+use crate::device::AdapterKind;
+
+/// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
+pub struct Score<'a> {
+    /// [count, stride].
+    pub logits: &'a Buffer,
+    /// Floats a row of logits.
+    pub stride: usize,
+    /// [scored rows] tokens, each below `vocab`.
+    pub wanted: &'a Buffer,
+    /// [scored rows] log-probabilities, written.
+    pub scores: &'a Buffer,
+    /// First scored row of this launch.
+    pub first: usize,
+    /// Scored rows of this launch.
+    pub count: usize,
+    /// V, the mask column included.
+    pub vocab: usize,
+    /// The mask token, whose logit counts as -1e6.
+    pub mask_index: u32,
+}
+
+/// Writes the log-probability of each row's wanted token.
+pub fn score(gpu: &Gpu, io: &Score) {
+    let wg = if gpu.info.kind == AdapterKind::Software {
+        32
+    } else {
+        256
+    };
+    let vocab = io.vocab as u32;
+    let key = KernelKey {
+        name: "score",
+        params: vec![wg, vocab],
+    };
+    let kernel = gpu.kernel(
+        key,
+        wg,
+        include_str!("../../../../shaders/score.wgsl"),
+        || Parts {
+            constants: vec![("WG", wg), ("VOCAB", vocab)],
+            ..Parts::default()
+        },
+    );
+    let info = [
+        io.first as u32,
+        io.count as u32,
+        io.stride as u32,
+        io.mask_index,
+    ];
+    let buffers = [io.logits, io.wanted, io.scores];
+    gpu.launch(&kernel, grid_2d(io.count), &buffers, &info, 0);
+}

@@ -1,0 +1,410 @@
+//! Likelihoods of texts: the exact log-likelihood in given or drawn orders, and the NELBO, on whatever runs the engine.
+//!
+//! What is computed, and from which formulas, stands in docs/likelihood.md; [`crate::noising`] and [`crate::scoring`] make the
+//! passes, this module runs them in batches and adds up. A figure of a text does not depend on the batch it is in: random numbers
+//! are keyed by (seed, number of the text, draw).
+
+use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
+use esolm_core::noising::{Level, Noised, Part, draw_time, spread_time};
+use esolm_core::order::is_permutation;
+use esolm_core::rows::{Layout, MaskMode};
+use esolm_core::scoring::{
+    Mean, Pass, Window, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential,
+};
+
+use crate::device::AdapterKind;
+use crate::error::EngineError;
+use crate::generate::Engine;
+
+/// Rows of a pass that keep a CPU or a software adapter busy.
+const ROWS_CPU: usize = 2048;
+/// Rows of a pass that keep a GPU busy.
+const ROWS_GPU: usize = 8192;
+/// Bytes of one block's keys that a batch takes unless it is told otherwise.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// How texts are scored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LikelihoodOptions {
+    /// Share of the tokens that diffusion writes, in [0, 1]; of an Eso-LM alone.
+    pub alpha_0: f64,
+    /// Orders of the exact likelihood, whose likelihoods are averaged; 0 leaves it out. An AR model has one.
+    pub orders: u32,
+    /// Draws of the noise of the NELBO, which are averaged; 0 leaves it out. An AR model has none.
+    pub draws: u32,
+    /// Keys all random numbers.
+    pub seed: u64,
+    /// Texts of a pass; by default as many as keep the device busy.
+    pub batch: Option<usize>,
+}
+
+/// What a text scored, in nats.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextScore {
+    /// Tokens that were scored.
+    pub tokens: usize,
+    /// The diffusion part of the NELBO, mean over the draws; 0 without one.
+    pub diffusion: f64,
+    /// The sequential part.
+    pub sequential: f64,
+    /// log p(x | order) for each order.
+    pub log_p: Vec<f64>,
+}
+
+impl TextScore {
+    /// The NELBO: an upper bound of -log p(x) in expectation.
+    pub fn nelbo(&self) -> f64 {
+        self.diffusion + self.sequential
+    }
+
+    /// log((1/K) sum over K orders of p(x | order)), where there are orders.
+    pub fn exact(&self) -> Option<f64> {
+        (!self.log_p.is_empty()).then(|| log_mean_exp(&self.log_p))
+    }
+}
+
+/// Means in nats a token over texts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// Tokens that were scored.
+    pub tokens: usize,
+    /// The diffusion part of the NELBO.
+    pub diffusion: Mean,
+    /// The sequential part.
+    pub sequential: Mean,
+    /// The NELBO.
+    pub nelbo: Mean,
+    /// -log p(x), where every text has an exact one.
+    pub exact: Option<Mean>,
+}
+
+impl Summary {
+    /// Over all texts; standard errors are over texts.
+    pub fn of(scores: &[TextScore]) -> Self {
+        let tokens: Vec<usize> = scores.iter().map(|s| s.tokens).collect();
+        let mean = |value: &dyn Fn(&TextScore) -> f64| {
+            let values: Vec<f64> = scores.iter().map(value).collect();
+            Mean::of(&values, &tokens)
+        };
+        let all: Option<Vec<f64>> = scores.iter().map(TextScore::exact).collect();
+        Self {
+            tokens: tokens.iter().sum(),
+            diffusion: mean(&|s| s.diffusion),
+            sequential: mean(&|s| s.sequential),
+            nelbo: mean(&TextScore::nelbo),
+            exact: all.map(|all| {
+                let nll: Vec<f64> = all.iter().map(|log_p| -log_p).collect();
+                Mean::of(&nll, &tokens)
+            }),
+        }
+    }
+}
+
+/// Why texts cannot be scored.
+#[derive(Debug, thiserror::Error)]
+pub enum LikelihoodError {
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A token that no text holds.
+    #[error(
+        "text {text} holds the token {token}, which is the model's mask or beyond its vocabulary of {vocab}; use text made for this model"
+    )]
+    Token {
+        /// Index of the text, from 0.
+        text: usize,
+        /// The token.
+        token: u32,
+        /// V.
+        vocab: usize,
+    },
+    /// An order that is no permutation.
+    #[error(
+        "the order of text {text} is no permutation of 0..{length}; each position must stand in it once"
+    )]
+    Order {
+        /// Index of the text, from 0.
+        text: usize,
+        /// Tokens of the text.
+        length: usize,
+    },
+    /// A family without an exact likelihood.
+    #[error(
+        "{0} has no exact likelihood, since its clean tokens attend to later ones; ask for the NELBO alone"
+    )]
+    NoExact(&'static str),
+    /// An AR model that prepends a token it does not name.
+    #[error(
+        "the AR model opens texts with a token that its configuration does not name; add bos_token_id to it"
+    )]
+    NoBos,
+    /// A result that is no number.
+    #[error(
+        "the model gives text {text} no finite probability; its weights are damaged, or f16 does not hold them: try --weights f32"
+    )]
+    NotFinite {
+        /// Index of the text, from 0.
+        text: usize,
+    },
+}
+
+/// The reason why a model has no exact likelihood in any order, or nothing where it has one: causal attention makes it exact.
+pub fn without_exact(config: &ModelConfig) -> Option<&'static str> {
+    match (config.family, config.attention) {
+        (Family::Mdlm, _) => Some("an MDLM"),
+        (Family::EsoLm, AttentionKind::Causal) | (Family::Ar, _) => None,
+        (Family::EsoLm, _) => Some("an Eso-LM (A)"),
+    }
+}
+
+/// Which of a text's quantities a pass is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Exact,
+    Diffusion,
+    Sequential,
+}
+
+/// One pass over one text: the order or the draw with this number.
+#[derive(Clone, Copy)]
+struct Job {
+    kind: Kind,
+    text: u32,
+    draw: u32,
+}
+
+/// Scores `windows` one by one. `orders` are taken instead of drawn ones where they are given, one a text. `progress` hears how many
+/// passes of how many are done, and stops the run by returning false: then there is no result.
+///
+/// # Errors
+/// [`LikelihoodError`].
+pub async fn evaluate(
+    engine: &mut Engine,
+    windows: &[Window],
+    orders: Option<&[Vec<u32>]>,
+    options: &LikelihoodOptions,
+    progress: &mut dyn FnMut(usize, usize) -> bool,
+) -> Result<Option<Vec<TextScore>>, LikelihoodError> {
+    let config = engine.config().clone();
+    check(&config, windows, orders, options)?;
+    let prepended = prepended(&config)?;
+    let jobs = jobs(&config, windows, orders.is_some(), options);
+    let mut scores = vec![TextScore::default(); windows.len()];
+    for (score, window) in scores.iter_mut().zip(windows) {
+        score.tokens = window.scored();
+        if config.family == Family::Ar && prepended.is_none() && window.free.start == 0 {
+            // Nothing predicts the first token.
+            score.tokens = score.tokens.saturating_sub(1);
+        }
+    }
+    let layout = layout(engine, windows, options.batch);
+    let shift = draw_time(options.seed, 0, 0);
+    let mut done = 0;
+    for batch in jobs.chunks(layout.sequences) {
+        let passes: Vec<Pass> = batch
+            .iter()
+            .map(|job| {
+                let window = &windows[job.text as usize];
+                let order = orders.map(|orders| &orders[job.text as usize][..]);
+                match (config.family, job.kind) {
+                    (Family::Ar, _) => {
+                        autoregressive(&window.tokens, window.free.clone(), prepended)
+                    }
+                    (_, Kind::Exact) => exact_pass(window, order, job.draw, options),
+                    _ => noised_pass(window, *job, &config, shift, options),
+                }
+            })
+            .collect();
+        let (tokens, step, targets) = assemble(&passes, &layout);
+        if !targets.is_empty() {
+            engine.start(&layout, &tokens)?;
+            let all = engine.score(&step, &targets).await?;
+            let mut rest = &all[..];
+            for (job, pass) in batch.iter().zip(&passes) {
+                let (own, others) = rest.split_at(pass.scored.len());
+                rest = others;
+                let log_p = pass.total(own);
+                if !log_p.is_finite() {
+                    let text = job.text as usize;
+                    return Err(LikelihoodError::NotFinite { text });
+                }
+                add(&mut scores[job.text as usize], job.kind, log_p, options);
+            }
+        } else {
+            for job in batch {
+                add(&mut scores[job.text as usize], job.kind, 0.0, options);
+            }
+        }
+        done += batch.len();
+        if !progress(done, jobs.len()) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(scores))
+}
+
+fn add(score: &mut TextScore, kind: Kind, log_p: f64, options: &LikelihoodOptions) {
+    let share = 1.0 / f64::from(options.draws.max(1));
+    match kind {
+        Kind::Exact => score.log_p.push(log_p),
+        Kind::Diffusion => score.diffusion -= share * log_p,
+        Kind::Sequential => score.sequential -= share * log_p,
+    }
+}
+
+fn check(
+    config: &ModelConfig,
+    windows: &[Window],
+    orders: Option<&[Vec<u32>]>,
+    options: &LikelihoodOptions,
+) -> Result<(), LikelihoodError> {
+    if let Some(what) = without_exact(config)
+        && options.orders > 0
+    {
+        return Err(LikelihoodError::NoExact(what));
+    }
+    for (text, window) in windows.iter().enumerate() {
+        let vocab = config.vocab_size;
+        let outside = |&&token: &&u32| token as usize >= vocab || token == config.mask_index;
+        if let Some(&token) = window.tokens.iter().find(outside) {
+            return Err(LikelihoodError::Token { text, token, vocab });
+        }
+        if let Some(orders) = orders {
+            let order = orders.get(text).map_or(&[][..], Vec::as_slice);
+            let length = window.tokens.len();
+            if order.len() != length || !is_permutation(order) {
+                return Err(LikelihoodError::Order { text, length });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The token that an AR model reads before a text.
+fn prepended(config: &ModelConfig) -> Result<Option<u32>, LikelihoodError> {
+    match config.prepend {
+        Prepend::None => Ok(None),
+        Prepend::Mask => Ok(Some(config.mask_index)),
+        Prepend::Bos => config.bos.map(Some).ok_or(LikelihoodError::NoBos),
+    }
+}
+
+/// Every pass that is needed. Text by text, so that the passes of a batch are of about the same length.
+fn jobs(
+    config: &ModelConfig,
+    windows: &[Window],
+    given_orders: bool,
+    options: &LikelihoodOptions,
+) -> Vec<Job> {
+    let orders = match config.family {
+        Family::Ar => options.orders.min(1),
+        _ if given_orders => options.orders.min(1),
+        _ => options.orders,
+    };
+    let draws = |kind| match (config.family, kind) {
+        (Family::Ar, _) => 0,
+        (Family::Mdlm, Kind::Sequential) => 0,
+        (Family::EsoLm, Kind::Diffusion) if options.alpha_0 == 0.0 => 0,
+        (Family::EsoLm, Kind::Sequential) if options.alpha_0 == 1.0 => 0,
+        _ => options.draws,
+    };
+    let kinds = [
+        (Kind::Exact, orders),
+        (Kind::Diffusion, draws(Kind::Diffusion)),
+        (Kind::Sequential, draws(Kind::Sequential)),
+    ];
+    let mut jobs = Vec::new();
+    for (kind, repeats) in kinds {
+        for text in 0..windows.len() as u32 {
+            jobs.extend((0..repeats).map(|draw| Job { kind, text, draw }));
+        }
+    }
+    jobs
+}
+
+/// The layout of every batch: the same for all, so that caches are made once.
+fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>) -> Layout {
+    let longest = windows
+        .iter()
+        .map(|w| w.tokens.len())
+        .max()
+        .unwrap_or(0)
+        .max(1);
+    let tokens: usize = windows.iter().map(|w| w.tokens.len()).sum();
+    let mean = (2 * tokens).div_ceil(windows.len().max(1)).max(1);
+    let slots = 2 * longest;
+    let real_gpu = engine
+        .gpu()
+        .is_some_and(|gpu| gpu.gpu().info.kind != AdapterKind::Software);
+    let rows = if real_gpu { ROWS_GPU } else { ROWS_CPU };
+    let cached = slots * engine.config().hidden * 4;
+    let sequences = batch.unwrap_or_else(|| (rows / mean).min(CACHE_BYTES / cached));
+    let sequences = sequences.max(1);
+    Layout {
+        sequences,
+        slots,
+        tokens: sequences * longest,
+    }
+}
+
+fn exact_pass(
+    window: &Window,
+    order: Option<&[u32]>,
+    draw: u32,
+    options: &LikelihoodOptions,
+) -> Pass {
+    match order {
+        Some(order) => exact(&window.tokens, order, 0),
+        None => {
+            let order = window.order(options.seed, draw, options.alpha_0);
+            let given = window.tokens.len() - window.scored();
+            exact(&window.tokens, &order, given)
+        }
+    }
+}
+
+fn noised_pass(
+    window: &Window,
+    job: Job,
+    config: &ModelConfig,
+    shift: f64,
+    options: &LikelihoodOptions,
+) -> Pass {
+    let (x, mask) = (&window.tokens, config.mask_index);
+    let mixed = config.attention == AttentionKind::Mixed;
+    let uniforms = |part| window.uniforms(options.seed, job.draw, part);
+    if job.kind == Kind::Sequential {
+        let uniforms = uniforms(Part::Sequential);
+        let noised = Noised::sequential(x, options.alpha_0, &uniforms, mask);
+        let mode = if mixed {
+            MaskMode::Mixed
+        } else {
+            MaskMode::Causal
+        };
+        return sequential(&noised, mode);
+    }
+    let alpha_0 = match config.family {
+        Family::EsoLm => options.alpha_0,
+        _ => 1.0,
+    };
+    let level = Level::at(
+        alpha_0,
+        spread_time(shift, window.number, job.draw, options.draws),
+    );
+    let uniforms = uniforms(Part::Diffusion);
+    let (noised, mode) = match config.attention {
+        AttentionKind::Bidirectional => (
+            Noised::mdlm(x, level, &uniforms, mask),
+            MaskMode::Bidirectional,
+        ),
+        AttentionKind::Mixed => (
+            Noised::diffusion(x, level, &uniforms, mask),
+            MaskMode::Mixed2,
+        ),
+        AttentionKind::Causal => (
+            Noised::diffusion(x, level, &uniforms, mask),
+            MaskMode::Causal,
+        ),
+    };
+    diffusion(&noised, mode, level.weight)
+}
