@@ -338,6 +338,7 @@ fn score_middles(
         &format!("{key}--middles"),
         &words![
             "score",
+            "--infill",
             "data/middles.jsonl",
             "--model",
             model(key),

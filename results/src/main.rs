@@ -1,5 +1,6 @@
 //! `cargo xtask results`: trains small models, measures them, and makes docs/results.md of the records.
 
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -38,7 +39,8 @@ fn main() -> ExitCode {
             "compare" => compare::compare(rest, root),
             "render" => render::command(rest, root),
             "help" | "--help" | "-h" => {
-                println!("{HELP}");
+                // Only fails when nobody reads it.
+                let _ = writeln!(io::stdout(), "{HELP}");
                 Ok(())
             }
             other => Err(Error::Usage(format!(
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("results: {error}");
+            let _ = writeln!(io::stderr(), "results: {error}");
             ExitCode::from(error.exit_code())
         }
     }
