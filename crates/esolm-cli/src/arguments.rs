@@ -1,5 +1,7 @@
 //! The command line: every option with its default, its range and an example.
 
+mod scoring;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -9,6 +11,8 @@ use esolm::checkpoint::StoreDtype;
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
 use esolm::{DeviceChoice, Precision, Variants};
+
+pub use scoring::{Normalize, Ppl, Score};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -42,6 +46,10 @@ pub struct Esolm {
 pub enum Command {
     /// Write text.
     Sample(Box<Sample>),
+    /// Measure perplexity on texts: exact likelihood and NELBO.
+    Ppl(Box<Ppl>),
+    /// Print the log-likelihood of lines, choices or infills.
+    Score(Box<Score>),
     /// List the GPUs here, their limits, and which kernels would run.
     Devices(Devices),
     /// Say what a checkpoint is: family, shapes, parameters, bytes.

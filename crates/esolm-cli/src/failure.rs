@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use esolm::EngineError;
 use esolm::checkpoint::CheckpointError;
+use esolm::likelihood::LikelihoodError;
 use esolm::plan::PlanError;
 use esolm::rows::RowsError;
 use esolm::text::TextError;
@@ -122,6 +123,15 @@ impl From<EngineError> for Failure {
         match error {
             EngineError::Checkpoint(error) => error.into(),
             EngineError::Plan(error) => error.into(),
+            error => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<LikelihoodError> for Failure {
+    fn from(error: LikelihoodError) -> Self {
+        match error {
+            LikelihoodError::Engine(error) => error.into(),
             error => Self::failed(error.to_string()),
         }
     }

@@ -5,9 +5,11 @@ mod arguments;
 mod commands;
 mod failure;
 mod files;
+mod likelihood;
 mod output;
 mod setup;
 mod tensors;
+mod texts;
 
 use std::process::ExitCode;
 
@@ -23,6 +25,8 @@ fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Sample(arguments) => commands::sample::run(*arguments),
+        Command::Ppl(arguments) => commands::ppl::run(&arguments),
+        Command::Score(arguments) => commands::score::run(&arguments),
         Command::Devices(arguments) => commands::devices::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Convert(arguments) => commands::convert::run(&arguments),

@@ -30,6 +30,11 @@ impl Input {
         Ok(input)
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.directory().is_ok_and(|file| file.tensor(name).is_ok())
+    }
+
     fn directory(&self) -> Result<SafeTensors<'_>, Failure> {
         SafeTensors::deserialize(&self.bytes).map_err(|error| {
             Failure::failed(format!(

@@ -87,6 +87,62 @@ fn prepare(folder: &Folder) {
         ],
     );
 
+    let tokens = |values: &[i32]| ("tokens", Dtype::I32, vec![1, 4], i32s(values));
+    file("tokens.safetensors", &[tokens(&[1, 2, 3, 4])]);
+    file("tokens-mask.safetensors", &[tokens(&[1, 2, 96, 4])]);
+    file(
+        "tokens-order.safetensors",
+        &[tokens(&[1, 2, 3, 4]), order(&[0, 1, 1, 2])],
+    );
+    file("tokens-both.safetensors", &[tokens(&[1, 2, 3, 4]), good()]);
+    file(
+        "tokens-rows.safetensors",
+        &[("tokens", Dtype::I32, vec![2, 4], i32s(&[1; 8])), good()],
+    );
+    file(
+        "tokens-long.safetensors",
+        &[("tokens", Dtype::I32, vec![1, 33], vec![0; 132])],
+    );
+    file(
+        "tokens-empty.safetensors",
+        &[("tokens", Dtype::I32, vec![0, 4], vec![])],
+    );
+    file(
+        "tokens-one.safetensors",
+        &[("tokens", Dtype::I32, vec![1, 1], i32s(&[5]))],
+    );
+    let text = |name: &str, text: &str| {
+        std::fs::write(folder.file(name), text).expect("writable");
+    };
+    text("blank.txt", " \n\n");
+    text("none.txt", "");
+    text("cafe.txt", "The caf\u{e9} was closed.");
+    text("field.jsonl", "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n");
+    text(
+        "no-choices.jsonl",
+        "\n{\"context\": \"a\", \"choices\": []}\n",
+    );
+    text(
+        "empty-choice.jsonl",
+        "{\"context\": \"a\", \"choices\": [\"\"]}\n",
+    );
+    let long = "word ".repeat(200);
+    text(
+        "long-choice.jsonl",
+        &format!("{{\"context\": \"a\", \"choices\": [\"{long}\"]}}\n"),
+    );
+    text(
+        "no-middle.jsonl",
+        "{\"prefix\": \"a\", \"middle\": \"\", \"suffix\": \"b\"}\n",
+    );
+
+    // The embedding of the mask token stands last in the file.
+    let mut weights =
+        std::fs::read(root().join(GOLDEN).join("model_a.ema.safetensors")).expect("weights");
+    let end = weights.len();
+    weights[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(folder.file("nan.safetensors"), weights).expect("writable");
+
     let checkpoint =
         std::fs::read(root().join(GOLDEN).join("mini_esolm.ckpt")).expect("a checkpoint");
     std::fs::write(folder.file("cut.ckpt"), &checkpoint[..checkpoint.len() / 2]).expect("writable");
@@ -266,6 +322,92 @@ const CASES: &[(&str, i32)] = &[
         "replay --model GOLDEN/mini_ar.ckpt --trace TMP/one.safetensors --output TMP/out",
         1,
     ),
+    // likelihood
+    ("ppl", 2),
+    ("ppl LICENSE-MIT --length 0", 2),
+    ("ppl LICENSE-MIT --length 4096", 2),
+    ("ppl LICENSE-MIT --alpha0 2", 2),
+    ("ppl LICENSE-MIT --orders 0", 2),
+    ("ppl LICENSE-MIT --draws -1", 2),
+    ("ppl LICENSE-MIT --batch 0", 2),
+    ("ppl LICENSE-MIT --no-exact --draws 0", 2),
+    ("ppl LICENSE-MIT --no-exact --orders 3", 2),
+    ("ppl LICENSE-MIT --separator ''", 2),
+    ("ppl LICENSE-MIT --tokenizer none", 2),
+    ("ppl LICENSE-MIT --max-windows 3 --per-document TMP/out", 2),
+    ("ppl LICENSE-MIT --tokens TMP/tokens.safetensors", 2),
+    ("ppl no/such/text.txt", 1),
+    ("ppl docs", 1),
+    ("ppl models/stories/model.safetensors", 1),
+    ("ppl TMP/blank.txt", 1),
+    ("ppl TMP/cafe.txt --ascii-only", 1),
+    ("ppl LICENSE-MIT --jsonl", 1),
+    ("ppl TMP/field.jsonl", 1),
+    ("ppl LICENSE-MIT --per-sequence docs", 2),
+    ("ppl LICENSE-MIT --per-document no/such/folder/out", 1),
+    ("ppl MODEL --tokens TMP/good.safetensors", 1),
+    ("ppl MODEL --tokens TMP/tokens-empty.safetensors", 1),
+    ("ppl MODEL --tokens TMP/tokens-long.safetensors", 1),
+    ("ppl MODEL --tokens TMP/tokens-rows.safetensors", 1),
+    (
+        "ppl MODEL --tokens TMP/tokens-both.safetensors --orders 2",
+        2,
+    ),
+    (
+        "ppl MODEL --tokens TMP/tokens-both.safetensors --no-exact",
+        2,
+    ),
+    (
+        "ppl MODEL --tokens TMP/tokens-order.safetensors --device cpu",
+        1,
+    ),
+    (
+        "ppl MODEL --tokens TMP/tokens-mask.safetensors --device cpu",
+        1,
+    ),
+    (
+        "ppl --model GOLDEN/mini_ar.ckpt --tokens TMP/tokens.safetensors --draws 2",
+        2,
+    ),
+    (
+        "ppl --model GOLDEN/mini_ar.ckpt --tokens TMP/tokens-both.safetensors",
+        2,
+    ),
+    (
+        "ppl --model GOLDEN/mini_ar.ckpt --tokens TMP/tokens-one.safetensors",
+        1,
+    ),
+    (
+        "ppl --model GOLDEN/mini_mdlm.ckpt --tokens TMP/tokens.safetensors --orders 2",
+        2,
+    ),
+    (
+        "ppl --model GOLDEN/mini_mdlm.ckpt --tokens TMP/tokens.safetensors --alpha0 0.5",
+        2,
+    ),
+    (
+        "ppl --model TMP/nan.safetensors --config GOLDEN/model_a.config.json --tokens TMP/tokens.safetensors --device cpu",
+        1,
+    ),
+    ("score no/such/text.txt", 1),
+    ("score TMP/none.txt", 1),
+    ("score LICENSE-MIT --draws 4", 2),
+    ("score LICENSE-MIT --normalize byte", 2),
+    ("score LICENSE-MIT --choices --infill", 2),
+    ("score LICENSE-MIT --choices", 1),
+    ("score TMP/no-choices.jsonl --choices", 1),
+    ("score TMP/empty-choice.jsonl --choices", 1),
+    ("score TMP/long-choice.jsonl --choices", 1),
+    ("score TMP/no-middle.jsonl --infill", 1),
+    ("score --model GOLDEN/mini_ar.ckpt LICENSE-MIT --infill", 2),
+    (
+        "score --model GOLDEN/mini_ar.ckpt LICENSE-MIT --alpha0 1",
+        2,
+    ),
+    (
+        "score --model GOLDEN/mini_mdlm.ckpt LICENSE-MIT --orders 2",
+        2,
+    ),
 ];
 
 /// Splits a line at spaces, but not inside single quotes.
@@ -407,7 +549,7 @@ fn help_goes_to_stdout_unless_it_was_not_asked_for() {
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
     for command in [
-        "sample", "devices", "inspect", "convert", "forward", "replay", "bench",
+        "sample", "ppl", "score", "devices", "inspect", "convert", "forward", "replay", "bench",
     ] {
         let help = String::from_utf8(run(&[command, "--help"]).stdout).expect("text");
         assert!(help.contains("Usage: esolm "), "{help}");

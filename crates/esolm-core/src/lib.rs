@@ -9,6 +9,7 @@
 
 pub mod checkpoint;
 pub mod config;
+pub mod documents;
 mod message;
 pub mod noise;
 pub mod noising;

@@ -289,7 +289,7 @@ fn random_seed() -> u64 {
 }
 
 /// Becomes true at the first Ctrl-C, which ends the generation after the step under way. A second one ends the program at once.
-fn interrupts() -> Arc<AtomicBool> {
+pub fn interrupts() -> Arc<AtomicBool> {
     let flag = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&flag);
     let handler = ctrlc::set_handler(move || {

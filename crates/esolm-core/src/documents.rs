@@ -1,0 +1,104 @@
+//! Documents and the windows they are cut into, as training packs them: each document opened by the beginning-of-text token, all
+//! put together without gaps, cut at every `length` tokens.
+
+use crate::scoring::Window;
+
+/// The documents of a text: what stands between separators, without white space at both ends; empty ones are left out. Without a
+/// separator the text is one document.
+///
+/// An empty separator counts as none.
+pub fn split<'a>(text: &'a str, separator: Option<&'a str>) -> Vec<&'a str> {
+    let parts: Vec<&str> = match separator.filter(|separator| !separator.is_empty()) {
+        Some(separator) => text.split(separator).collect(),
+        None => vec![text],
+    };
+    parts
+        .into_iter()
+        .map(str::trim)
+        .filter(|document| !document.is_empty())
+        .collect()
+}
+
+/// Cuts a packed stream of tokens into windows of `length` tokens; the last one holds what is left.
+pub fn windows(stream: &[u32], length: usize) -> Vec<Window> {
+    (0..)
+        .zip(stream.chunks(length.max(1)))
+        .map(|(number, tokens)| Window::whole(tokens.to_vec(), number))
+        .collect()
+}
+
+/// The windows of one document by itself, numbered from `first` on. The opening token, if there is one, is given and not scored. What
+/// does not fit the first window goes on in further ones, which know nothing of those before; with `overlap` each begins with the
+/// last token before it, given, as a model needs that cannot predict a first token.
+pub fn alone(
+    document: &[u32],
+    opening: Option<u32>,
+    length: usize,
+    overlap: bool,
+    first: u32,
+) -> Vec<Window> {
+    let mut all = Vec::new();
+    let (mut given, mut rest) = (opening, document);
+    while !rest.is_empty() {
+        let known = usize::from(given.is_some());
+        let (part, others) = rest.split_at(rest.len().min(length.saturating_sub(known).max(1)));
+        let tokens: Vec<u32> = given.into_iter().chain(part.iter().copied()).collect();
+        all.push(Window {
+            free: known..tokens.len(),
+            tokens,
+            number: first.wrapping_add(all.len() as u32),
+        });
+        given = part.last().copied().filter(|_| overlap);
+        rest = others;
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_lie_between_separators() {
+        let text = " one\n<|end|>\n\n<|end|>two<|end|>\n";
+        assert_eq!(split(text, Some("<|end|>")), ["one", "two"]);
+        assert_eq!(split(" one two ", None), ["one two"]);
+        assert_eq!(split("a b", Some("")), ["a b"]);
+        assert!(split(" \n", Some("x")).is_empty());
+    }
+
+    #[test]
+    fn packed_windows_keep_every_token() {
+        let stream: Vec<u32> = (0..10).collect();
+        let windows = windows(&stream, 4);
+        let lengths: Vec<usize> = windows.iter().map(|w| w.tokens.len()).collect();
+        assert_eq!(lengths, [4, 4, 2]);
+        assert_eq!(
+            windows
+                .iter()
+                .flat_map(|w| w.tokens.clone())
+                .collect::<Vec<_>>(),
+            stream
+        );
+        assert_eq!(windows[2].number, 2);
+        assert_eq!(windows[1].scored(), 4);
+    }
+
+    #[test]
+    fn a_document_alone_is_scored_after_its_opening() {
+        let document = [1, 2, 3, 4, 5];
+        let windows = alone(&document, Some(9), 3, false, 7);
+        let tokens: Vec<_> = windows.iter().map(|w| w.tokens.clone()).collect();
+        assert_eq!(tokens, [vec![9, 1, 2], vec![3, 4, 5]]);
+        assert_eq!(windows[0].free, 1..3);
+        assert_eq!(windows[1].free, 0..3);
+        assert_eq!(windows[1].number, 8);
+        let windows = alone(&document, None, 3, true, 0);
+        let tokens: Vec<_> = windows.iter().map(|w| w.tokens.clone()).collect();
+        assert_eq!(tokens, [vec![1, 2, 3], vec![3, 4, 5]]);
+        assert_eq!(windows[1].free, 1..3);
+        let scored: usize = windows.iter().map(Window::scored).sum();
+        assert_eq!(scored, 5);
+        assert!(alone(&[], Some(9), 3, false, 0).is_empty());
+    }
+}
