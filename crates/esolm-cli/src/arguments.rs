@@ -1,6 +1,7 @@
 //! The command line: every option with its default, its range and an example.
 
 mod scoring;
+mod train;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use esolm::rows::MaskMode;
 use esolm::{DeviceChoice, Precision, Variants};
 
 pub use scoring::{Normalize, Ppl, Score};
+pub use train::Train;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -60,6 +62,8 @@ pub enum Command {
     Forward(Forward),
     /// Repeat a recorded generation with its random numbers, to compare it with another implementation.
     Replay(Replay),
+    /// Train a model on text files.
+    Train(Box<Train>),
     /// Time Eso-LM, MDLM and AR on one device, and the kernels against what the device can do.
     Bench(Bench),
 }

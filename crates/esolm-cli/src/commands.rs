@@ -9,3 +9,4 @@ pub mod ppl;
 pub mod replay;
 pub mod sample;
 pub mod score;
+pub mod train;

@@ -10,6 +10,7 @@ use esolm::likelihood::LikelihoodError;
 use esolm::plan::PlanError;
 use esolm::rows::RowsError;
 use esolm::text::TextError;
+use esolm_train::TrainError;
 
 /// Bad usage: the command line itself must be changed.
 const USAGE: u8 = 2;
@@ -108,6 +109,18 @@ impl From<TextError> for Failure {
         Self {
             code: if usage { USAGE } else { FAILED },
             message: error.to_string(),
+        }
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Engine(error) => error.into(),
+            TrainError::Override(_)
+            | TrainError::Occupied(_)
+            | TrainError::NothingToResume(_) => Self::usage(error.to_string()),
+            _ => Self::failed(error.to_string()),
         }
     }
 }

@@ -8,7 +8,7 @@ use esolm::likelihood::{LikelihoodOptions, TextScore, evaluate};
 use esolm::scoring::Window;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::commands::sample::interrupts;
+
 use crate::failure::Failure;
 
 /// Scores `windows`; an interrupt ends the command between two passes.
@@ -19,7 +19,7 @@ pub fn run(
     options: &LikelihoodOptions,
     quiet: bool,
 ) -> Result<Vec<TextScore>, Failure> {
-    let stop = interrupts();
+    let stop = crate::setup::interrupts("Ctrl-C will end the run without its figures");
     let bar = (!quiet && io::stderr().is_terminal()).then(|| {
         let bar = ProgressBar::new(0);
         let style = "{bar:32.cyan} {pos}/{len} passes  {elapsed}, {eta} left";

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Command::Convert(arguments) => commands::convert::run(&arguments),
         Command::Forward(arguments) => commands::forward::run(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
+        Command::Train(arguments) => commands::train::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),
     };
     match result {

@@ -1,6 +1,8 @@
 //! From options to a checkpoint, its tokenizer and an engine on a device.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::text::TextCodec;
@@ -84,4 +86,20 @@ pub fn load(checkpoint: &Checkpoint, device: &Device, quiet: bool) -> Result<Eng
         crate::output::note(&format!("device: {}", engine.device()));
     }
     Ok(engine)
+}
+
+/// Becomes true at the first Ctrl-C, which ends the work after the step under way. A second one ends the program at once. Where the
+/// system allows no handler Ctrl-C still works, but `without` comes true, and is said.
+pub fn interrupts(without: &str) -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&flag);
+    let handler = ctrlc::set_handler(move || {
+        if seen.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+    if handler.is_err() {
+        crate::output::note(&format!("{without}: the system allows no handler"));
+    }
+    flag
 }

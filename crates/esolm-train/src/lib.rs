@@ -1,1 +1,39 @@
-//! Training of the Eso-LM family (arXiv 2506.01928) on any Burn device.
+//! Training of the Eso-LM family (*Esoteric Language Models*, arXiv 2506.01928) on any Burn device.
+//!
+//! Data flows one way: [`recipe`] -> [`data`] -> [`loss`] (texts and noise to rows) -> `pass` (rows to -log p, on [`ops`]) ->
+//! [`optimizer`] -> [`state`] and a Hugging Face folder; [`train`](train()) is the loop around it.
+
+mod batch;
+mod curve;
+pub mod data;
+mod error;
+pub mod init;
+pub mod loss;
+pub mod ops;
+pub mod optimizer;
+mod pass;
+pub mod recipe;
+pub mod state;
+mod train;
+pub mod weights;
+
+pub use batch::{Batch, BatchBuilder};
+pub use error::TrainError;
+pub use pass::scored_nll;
+pub use recipe::Recipe;
+pub use train::{
+    Ended, Event, Line, Options, evaluate, read_log, saved_recipe, train,
+};
+
+/// What random streams of training are for; a purpose for each, so that none shares numbers with another.
+pub(crate) mod purpose {
+    use esolm::rng::Purpose;
+
+    const BASE: u32 = 0x7472_6169;
+    /// First weights; the sequence is the number of the parameter.
+    pub const INIT: Purpose = Purpose::Other(BASE);
+    /// Order of documents and windows; the sequence is the epoch.
+    pub const EPOCH: Purpose = Purpose::Other(BASE + 1);
+    /// Seeds of the device's generator; the sequence is the micro-batch.
+    pub const DROPOUT: Purpose = Purpose::Other(BASE + 2);
+}

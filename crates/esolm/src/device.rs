@@ -279,3 +279,14 @@ pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
         .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
     Gpu::new(device, info).map(Some)
 }
+
+/// A Burn device for tensors, as training and the reference pass use it, with what it is called.
+///
+/// # Errors
+/// As [`open`].
+pub async fn tensors(choice: DeviceChoice) -> Result<(Device, String), EngineError> {
+    Ok(match open(choice).await? {
+        Some(gpu) => (gpu.device().clone(), gpu.info.to_string()),
+        None => (Device::flex(), "CPU".into()),
+    })
+}

@@ -6,7 +6,7 @@ mod trace;
 mod watch;
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use esolm::config::{Family, ModelConfig};
@@ -102,7 +102,7 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     let device = engine.device().to_string();
     let mask = config.mask_index;
 
-    let stop = interrupts();
+    let stop = setup::interrupts("Ctrl-C will not print what was written so far");
     let options = GenerateOptions {
         sampler: Sampler {
             temperature: settings.temperature,
@@ -286,22 +286,6 @@ fn settings(
 fn random_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
-}
-
-/// Becomes true at the first Ctrl-C, which ends the generation after the step under way. A second one ends the program at once.
-pub fn interrupts() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&flag);
-    let handler = ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
-    // Without a handler Ctrl-C still works, it only drops what was written so far.
-    if handler.is_err() {
-        output::note("Ctrl-C will not print what was written so far: the system allows no handler");
-    }
-    flag
 }
 
 /// The texts to print; where a generation was interrupted, unknown stretches show as underscores.

@@ -36,8 +36,18 @@ fn gelu_one(x: f32) -> f32 {
     x / (1.0 + exp(-SCALE * x * (1.0 + 0.044_715 * x * x)))
 }
 
+/// GELU's tanh form and its derivative.
+#[inline(always)]
+pub fn gelu_slope(x: f32) -> (f32, f32) {
+    const SCALE: f32 = 1.595_769;
+    let square = 0.044_715 * x * x;
+    let share = 1.0 / (1.0 + exp(-SCALE * x * (1.0 + square)));
+    let slope = SCALE * (1.0 + 3.0 * square);
+    (x * share, share + x * share * (1.0 - share) * slope)
+}
+
 /// `out` = GELU(`values` + `bias`).
-pub(super) fn gelu(out: &mut [f32], values: &[f32], bias: &[f32]) {
+pub fn gelu(out: &mut [f32], values: &[f32], bias: &[f32]) {
     for ((out, value), bias) in out.iter_mut().zip(values).zip(bias) {
         *out = gelu_one(value + bias);
     }
@@ -68,17 +78,17 @@ fn lanes(values: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// Sum of the values.
-pub(super) fn sum(values: &[f32]) -> f32 {
+pub fn sum(values: &[f32]) -> f32 {
     lanes(values, 0.0, |a, v| a + v)
 }
 
 /// Largest of the values and `start`.
-pub(super) fn max(values: &[f32], start: f32) -> f32 {
+pub fn max(values: &[f32], start: f32) -> f32 {
     lanes(values, start, |a, v| if v > a { v } else { a })
 }
 
 /// Replaces each score by e^(score - top) and returns the sum.
-pub(super) fn exp_sum(scores: &mut [f32], top: f32) -> f32 {
+pub fn exp_sum(scores: &mut [f32], top: f32) -> f32 {
     for score in scores.iter_mut() {
         *score = exp(*score - top);
     }
@@ -86,17 +96,32 @@ pub(super) fn exp_sum(scores: &mut [f32], top: f32) -> f32 {
 }
 
 /// e^x of one value, with the same rounding as [`exp_sum`].
-pub(super) fn exp_one(x: f32) -> f32 {
+pub fn exp_one(x: f32) -> f32 {
     exp(x)
 }
 
 /// sum a b.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+/// sum f(a, b), in lanes.
+#[inline(always)]
+pub fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut all = [0.0; LANES];
+    let (left, right) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest = left.remainder().iter().zip(right.remainder());
+    let rest: f32 = rest.map(|(&a, &b)| f(a, b)).sum();
+    for (a, b) in left.zip(right) {
+        for ((sum, &a), &b) in all.iter_mut().zip(a).zip(b) {
+            *sum += f(a, b);
+        }
+    }
+    rest + sum(&all)
+}
+
 /// (x - mean) / sqrt(var + 1e-5) of each row of `x` `[rows, width]`.
-pub(super) fn normalise(x: &[f32], width: usize) -> Vec<f32> {
+pub fn normalise(x: &[f32], width: usize) -> Vec<f32> {
     let mut out = x.to_vec();
     for row in out.chunks_exact_mut(width) {
         let mean = sum(row) / width as f32;
@@ -115,7 +140,7 @@ pub(super) fn normalise(x: &[f32], width: usize) -> Vec<f32> {
 
 /// Runs `f` on each `size` values of `data` with their index, on all cores where there are several: `work` is the number of
 /// values touched in all, below which one core is faster.
-pub(super) fn for_chunks<T: Send>(
+pub fn for_chunks<T: Send>(
     data: &mut [T],
     size: usize,
     work: usize,
@@ -166,10 +191,27 @@ mod tests {
     }
 
     #[test]
+    fn gelu_slope_is_the_derivative() {
+        let value = |x: f64| {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + u.tanh())
+        };
+        for i in -1000..=1000 {
+            let x = f64::from(i) / 100.0;
+            let want = (value(x + 1e-5) - value(x - 1e-5)) / 2e-5;
+            let (y, slope) = gelu_slope(x as f32);
+            assert!((f64::from(y) - value(x)).abs() < 1e-6, "{x}");
+            assert!((f64::from(slope) - want).abs() < 1e-5, "{x}: {slope} {want}");
+        }
+    }
+
+    #[test]
     fn reductions_take_every_length() {
         for n in 1..70 {
             let values: Vec<f32> = (0..n).map(|i| ((i * 37) % 23) as f32 - 11.0).collect();
             assert_eq!(sum(&values), values.iter().sum::<f32>());
+            let squares = values.iter().map(|v| v * v).sum::<f32>();
+            assert_eq!(sum_of(&values, &values, |a, b| a * b), squares);
             assert_eq!(
                 max(&values, -1e30),
                 values.iter().copied().fold(-1e30, f32::max)

@@ -4,7 +4,7 @@
 //! hands over and takes back without a copy: as Burn operations they would be ten passes over the activations instead of one.
 
 mod attention;
-mod math;
+pub mod math;
 mod product;
 
 use burn::tensor::Device;

@@ -30,7 +30,7 @@ use burn::nn::Embedding;
 use burn::tensor::{Bool, Int, Tensor, activation::silu};
 
 pub use attention::{Attention, Rotary, rotary_frequencies};
-pub use block::{AdaLn, Block, Modulation, OutputLayer};
+pub use block::{AdaLn, Block, Modulation, OutputLayer, gelu_tanh};
 pub use mask::StepInput;
 pub use timestep::TimestepEmbedder;
 
@@ -98,6 +98,13 @@ impl Network {
             mask,
             condition,
         }
+    }
+
+    /// The conditioning vector of sigma = 0, which the published algorithms hand the network always, `[1, cond_dim]`; `None` for AR.
+    pub fn constant_condition(&self) -> Option<Tensor<2>> {
+        let sigma_map = self.sigma_map.as_ref()?;
+        let device = self.vocab_embed.weight.val().device();
+        Some(self.condition(sigma_map, Tensor::zeros([1], &device)))
     }
 
     /// The conditioning vectors `[B, cond_dim]`, `t_cond` of the published code.

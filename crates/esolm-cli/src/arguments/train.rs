@@ -1,0 +1,75 @@
+//! Options of `esolm train`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Trains an Eso-LM, MDLM or AR model on text files, from a recipe in TOML.
+#[derive(Debug, Args)]
+#[command(after_help = "A recipe, with every key and its default but for data.train, which has none:
+
+  [model]
+  family = \"esolm\"        # or mdlm, ar
+  hidden = 256            # width
+  blocks = 6
+  heads = 8
+  cond_dim = 64           # width of the conditioning vector; AR has none
+  length = 128            # context in tokens
+  dropout = 0.0
+  [data]
+  train = [\"stories.txt\"]
+  holdout = []            # validated on
+  separator = \"<|endoftext|>\"   # between documents of a file; also the name of the end-of-text token
+  ascii_only = false      # true leaves out documents with other characters
+  vocab_size = 2048       # of the byte-level BPE that is trained on the text ...
+  # tokenizer = \"tokenizer.json\"   # ... unless there is one already
+  [loss]
+  alpha_0 = 0.25          # share of the tokens that diffusion writes
+  batch_split = 0.5       # share of a batch that trains the diffusion loss
+  kind = \"elbo\"           # or low_var
+  [optimizer]             # AdamW
+  lr = 1e-3
+  beta_1 = 0.9
+  beta_2 = 0.999
+  epsilon = 1e-8
+  weight_decay = 0.0
+  warmup_steps = 100
+  schedule = \"constant\"   # or cosine, down to min_lr
+  min_lr = 0.0
+  clip = 1.0              # of the whole gradient's norm; 0 for no limit
+  [run]
+  batch = 32              # sequences of a micro-batch
+  accumulate = 1          # micro-batches of a step
+  tokens = 10000000       # to train on
+  seed = 0
+  ema = 0.9999            # decay of the averaged weights, which are the ones to use
+  validate_every = 500    # steps; 0 for never
+  validate_windows = 128
+  save_every = 500        # steps
+  log_every = 10          # steps
+  device = \"cpu\"          # or auto, gpu, gpu:N
+
+Ctrl-C saves and ends with exit code 0; --resume goes on as if nothing had happened.
+
+Examples:
+  esolm train stories.toml --out stories
+  esolm train --out stories --resume
+  esolm train stories.toml --out small --set model.hidden=128 --set run.tokens=1000000
+  esolm sample --model stories/model")]
+pub struct Train {
+    /// The recipe. With --resume it may be left out: the one in OUT is taken.
+    #[arg(value_name = "RECIPE", required_unless_present = "resume")]
+    pub recipe: Option<PathBuf>,
+    /// Folder of the training: recipe, tokenizer, log, saved states, and in OUT/model the Hugging Face folder.
+    #[arg(long, value_name = "OUT")]
+    pub out: PathBuf,
+    /// Change a value of the recipe, for example run.batch=16.
+    #[arg(long, value_name = "TABLE.KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Go on from the newest state in OUT.
+    #[arg(long)]
+    pub resume: bool,
+    /// Say nothing on stderr but errors.
+    #[arg(long, short)]
+    pub quiet: bool,
+}

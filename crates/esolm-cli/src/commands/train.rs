@@ -1,0 +1,190 @@
+//! `esolm train`: from a recipe to a Hugging Face folder.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use esolm::DeviceChoice;
+use esolm_train::{Event, Line, Options, Recipe};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::arguments::Train;
+use crate::failure::Failure;
+use crate::output;
+use crate::setup;
+
+/// Runs the command.
+pub fn run(arguments: &Train) -> Result<(), Failure> {
+    let recipe = match &arguments.recipe {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Failure::failed(format!(
+                    "cannot read the recipe {}: {error}; give a TOML file, as `esolm train --help` shows",
+                    path.display()
+                ))
+            })?;
+            Recipe::parse(&text, &arguments.set)?
+        }
+        None => esolm_train::saved_recipe(&arguments.out, &arguments.set)?,
+    };
+    let choice: DeviceChoice = recipe.run.device.parse()?;
+    let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
+    let stop = setup::interrupts("Ctrl-C will end the training without saving it");
+    let options = Options {
+        out: &arguments.out,
+        resume: arguments.resume,
+        device,
+        device_name,
+        stop: &stop,
+    };
+    let mut show = Show::new(arguments.quiet, recipe.steps());
+    let ended = esolm_train::train(&recipe, &options, &mut |event| show.event(&event));
+    show.clear();
+    let ended = ended?;
+    if !arguments.quiet {
+        let folder = ended.model.display();
+        output::note(&if ended.interrupted {
+            format!(
+                "stopped and saved after step {}; --resume goes on, {folder} holds the model so far",
+                ended.step
+            )
+        } else {
+            format!("done; esolm sample --model {folder}")
+        });
+    }
+    Ok(())
+}
+
+/// What a terminal, or a file of stderr, sees.
+struct Show {
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    /// Steps done when this run began, and when that was.
+    began: (u64, Instant),
+    steps: u64,
+    speed: f64,
+}
+
+impl Show {
+    fn new(quiet: bool, steps: u64) -> Self {
+        let live = !quiet && std::io::stderr().is_terminal();
+        let bar = live.then(|| {
+            let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}")
+                .expect("the template is a constant");
+            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+            bar.set_style(style);
+            bar
+        });
+        Self {
+            quiet,
+            bar,
+            began: (0, Instant::now()),
+            steps,
+            speed: 0.0,
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::Step { step, losses } => {
+                let Some(bar) = &self.bar else { return };
+                let (first, started) = self.began;
+                let pace = started.elapsed().as_secs_f64() / (step - first).max(1) as f64;
+                let left = Duration::from_secs_f64(pace * self.steps.saturating_sub(*step) as f64);
+                bar.set_message(format!(
+                    "loss {:.3} (diffusion {:.3}, sequential {:.3}), {:.0} tokens/s, {} left",
+                    losses.total(),
+                    losses.diffusion,
+                    losses.sequential,
+                    self.speed,
+                    clock(left)
+                ));
+                bar.set_position(*step);
+            }
+            Event::Line(line) => {
+                match line {
+                    Line::Start { step, .. } => self.began = (*step, Instant::now()),
+                    Line::Train {
+                        tokens_per_second, ..
+                    } => self.speed = *tokens_per_second,
+                    _ => {}
+                }
+                // A terminal has the bar for the steps; what is validated stays readable above it.
+                if self.bar.is_none() || !matches!(line, Line::Train { .. }) {
+                    self.say(&sentence(line));
+                }
+            }
+            Event::Saved(path) => self.say(&format!("saved {}", path.display())),
+            Event::Note(note) => self.say(note),
+        }
+    }
+
+    fn say(&self, line: &str) {
+        match (&self.bar, self.quiet) {
+            (_, true) => {}
+            (Some(bar), _) => bar.println(line),
+            (None, _) => output::note(line),
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A line of the log for a reader.
+fn sentence(line: &Line) -> String {
+    match line {
+        Line::Start {
+            step,
+            steps,
+            parameters,
+            epoch_tokens,
+            device,
+        } => format!(
+            "{:.2} M parameters, {:.2} M training tokens an epoch, steps {step} to {steps}, on {device}",
+            *parameters as f64 / 1e6,
+            *epoch_tokens as f64 / 1e6
+        ),
+        Line::Train {
+            step,
+            tokens,
+            loss,
+            diffusion,
+            sequential,
+            tokens_per_second,
+            ..
+        } => format!(
+            "step {step}, {:.2} M tokens: loss {loss:.4} (diffusion {diffusion:.4}, sequential {sequential:.4}), {tokens_per_second:.0} tokens/s",
+            *tokens as f64 / 1e6
+        ),
+        Line::Validation {
+            step,
+            loss,
+            diffusion,
+            sequential,
+            ..
+        } => format!(
+            "step {step}, hold-out: {loss:.4} nats a token (diffusion {diffusion:.4}, sequential {sequential:.4})"
+        ),
+        Line::End { step, seconds, .. } => {
+            format!(
+                "ended at step {step} after {}",
+                clock(Duration::from_secs_f64(*seconds))
+            )
+        }
+    }
+}
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    if hours > 0 {
+        format!("{hours} h {minutes:02} min")
+    } else if minutes > 0 {
+        format!("{minutes} min {:02} s", seconds % 60)
+    } else {
+        format!("{seconds} s")
+    }
+}

@@ -1,0 +1,177 @@
+//! The rows of a training step, on the CPU: which tokens enter the network where, who attends to whom, and which rows are scored.
+//!
+//! All sequences lie one after another as rows, so that each matrix product takes the whole step at once, the diffusion half and
+//! the sequential half together.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use esolm::config::ModelConfig;
+use esolm::model::rotary_frequencies;
+use esolm::noising::Noised;
+
+use crate::ops::{Span, Table, Targets};
+
+/// One step's rows.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Token of each row, `[R]`.
+    pub tokens: Vec<u32>,
+    /// Who attends to whom.
+    pub table: Arc<Table>,
+    /// Rows whose token is predicted, ascending, `[S]`.
+    pub scored: Vec<u32>,
+    /// Their tokens.
+    pub targets: Arc<Targets>,
+    /// What -log p of each scored row counts in its loss, before the division by the number of tokens, `[S]`.
+    pub weights: Vec<f32>,
+    /// Which scored rows belong to the diffusion loss; those after it to the sequential one.
+    pub diffusion: Range<usize>,
+}
+
+/// Collects rows.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    mask_index: u32,
+    half: usize,
+    /// Cosines and sines of all positions, `[L, head_dim / 2]` each.
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    tokens: Vec<u32>,
+    table: Table,
+    scored: Vec<u32>,
+    targets: Vec<u32>,
+    weights: Vec<f32>,
+}
+
+impl BatchBuilder {
+    /// No rows yet, of sequences of at most `length` tokens.
+    pub fn new(config: &ModelConfig, length: usize) -> Self {
+        let head_dim = config.hidden / config.n_heads;
+        let frequencies: Vec<f32> = rotary_frequencies(head_dim).collect();
+        let angles = (0..length).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
+        let angles: Vec<f32> = angles.collect();
+        Self {
+            mask_index: config.mask_index,
+            half: head_dim / 2,
+            cos: angles.iter().map(|a| a.cos()).collect(),
+            sin: angles.iter().map(|a| a.sin()).collect(),
+            tokens: Vec::new(),
+            table: Table {
+                heads: config.n_heads,
+                head_dim,
+                spans: Vec::new(),
+                prefix: Vec::new(),
+                cos: Vec::new(),
+                sin: Vec::new(),
+            },
+            scored: Vec::new(),
+            targets: Vec::new(),
+            weights: Vec::new(),
+        }
+    }
+
+    /// A row of the sequence that is being built; gives its number.
+    fn row(&mut self, token: u32, position: u32, prefix: usize) -> u32 {
+        let at = position as usize * self.half;
+        self.tokens.push(token);
+        self.table.prefix.push(prefix as u32);
+        for (to, from) in [
+            (&mut self.table.cos, &self.cos),
+            (&mut self.table.sin, &self.sin),
+        ] {
+            to.extend_from_slice(&from[at..at + self.half]);
+        }
+        self.tokens.len() as u32 - 1
+    }
+
+    fn score(&mut self, row: u32, target: u32, weight: f64) {
+        self.scored.push(row);
+        self.targets.push(target);
+        self.weights.push(weight as f32);
+    }
+
+    /// A sequence as the diffusion loss reads it: `prefix(slot)` leading slots beside itself, masked slots scored with `weight`,
+    /// but for those whose natural position `valid` excludes.
+    pub fn diffusion(
+        &mut self,
+        text: &Noised,
+        weight: f64,
+        valid: impl Fn(u32) -> bool,
+        prefix: impl Fn(usize) -> usize,
+    ) {
+        let length = text.sort_idx.len();
+        for slot in 0..length {
+            let position = text.sort_idx[slot];
+            let row = self.row(text.zt_sorted[slot], position, prefix(slot));
+            if text.masked_sorted[slot] && valid(position) {
+                self.score(row, text.x0_sorted[slot], weight);
+            }
+        }
+        self.table.spans.push(Span {
+            rows: length,
+            context: length,
+        });
+    }
+
+    /// Sequences as the sequential loss reads them: the clean text in slot order (row x_i sees x up to itself), then rows z_i, which
+    /// see x of lower slots and themselves. Rows z of clean slots matter to nobody and come first, so each sequence has only those
+    /// from the lowest masked slot of the whole batch on: all sequences keep one form, and the network reads less than 2L rows.
+    pub fn sequential(&mut self, texts: &[Noised], valid: impl Fn(usize, u32) -> bool) {
+        let lowest = |text: &Noised| text.masked_sorted.iter().position(|&masked| masked);
+        let Some(first) = texts.iter().filter_map(lowest).min() else {
+            return;
+        };
+        for (index, text) in texts.iter().enumerate() {
+            let length = text.sort_idx.len();
+            for slot in 0..length {
+                self.row(text.x0_sorted[slot], text.sort_idx[slot], slot + 1);
+            }
+            for slot in first..length {
+                let position = text.sort_idx[slot];
+                let row = self.row(text.zt_sorted[slot], position, slot);
+                if text.masked_sorted[slot] && valid(index, position) {
+                    self.score(row, text.x0_sorted[slot], 1.0);
+                }
+            }
+            self.table.spans.push(Span {
+                rows: length + length - first,
+                context: length,
+            });
+        }
+    }
+
+    /// A text read from left to right: row i, token `input[i]`, predicts `targets[i]` with weight 1.
+    pub fn autoregressive(&mut self, input: &[u32], targets: &[u32], valid: impl Fn(u32) -> bool) {
+        for (i, (&token, &target)) in input.iter().zip(targets).enumerate() {
+            let row = self.row(token, i as u32, i + 1);
+            if valid(i as u32) {
+                self.score(row, target, 1.0);
+            }
+        }
+        self.table.spans.push(Span {
+            rows: targets.len(),
+            context: targets.len(),
+        });
+    }
+
+    /// How many rows are scored so far.
+    pub fn scored(&self) -> usize {
+        self.scored.len()
+    }
+
+    /// The rows; the first `diffusion` scored ones belong to the diffusion loss.
+    pub fn finish(self, diffusion: usize) -> Batch {
+        Batch {
+            tokens: self.tokens,
+            table: Arc::new(self.table),
+            scored: self.scored,
+            targets: Arc::new(Targets {
+                tokens: self.targets,
+                mask_index: self.mask_index as usize,
+            }),
+            weights: self.weights,
+            diffusion: 0..diffusion,
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Text files to windows of tokens.
+//!
+//! Documents are tokenized once. Each epoch puts them in another order, every document opened by the end-of-text token, and cuts the
+//! whole without gaps into windows, so that no two epochs cut the text alike. Which window is trained on when follows from (seed,
+//! number of the window) alone.
+
+use std::path::{Path, PathBuf};
+
+use esolm::rng::Stream;
+use rayon::prelude::*;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer, models::TrainerWrapper};
+
+use crate::TrainError;
+use crate::purpose;
+use crate::recipe::Data;
+
+/// The documents of text files, in the files' order.
+///
+/// # Errors
+/// Files that cannot be read or are not UTF-8.
+pub fn documents(files: &[PathBuf], data: &Data) -> Result<Vec<String>, TrainError> {
+    let mut all = Vec::new();
+    for path in files {
+        let bytes = std::fs::read(path).map_err(|e| TrainError::read(path, e))?;
+        let text = String::from_utf8(bytes).map_err(|e| TrainError::Utf8 {
+            path: path.clone(),
+            at: e.utf8_error().valid_up_to(),
+        })?;
+        let documents = text.split(&data.separator).map(str::trim);
+        let wanted = documents.filter(|d| !d.is_empty() && (!data.ascii_only || d.is_ascii()));
+        all.extend(wanted.map(String::from));
+    }
+    Ok(all)
+}
+
+/// A tokenizer with its end-of-text token.
+pub struct TextTokens {
+    tokenizer: Tokenizer,
+    /// Number of tokens; the mask token comes after them.
+    pub count: usize,
+    /// Opens each document.
+    pub end: u32,
+}
+
+impl TextTokens {
+    /// Reads a tokenizer.json whose end-of-text token is called `end`.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no tokenizer, or has no such token.
+    pub fn open(path: &Path, end: &str) -> Result<Self, TrainError> {
+        let bytes = std::fs::read(path).map_err(|e| TrainError::read(path, e))?;
+        Self::from_bytes(&bytes, end)
+    }
+
+    /// The same from the file's bytes.
+    ///
+    /// # Errors
+    /// As [`TextTokens::open`].
+    pub fn from_bytes(bytes: &[u8], end: &str) -> Result<Self, TrainError> {
+        let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(unusable)?;
+        Self::new(tokenizer, end)
+    }
+
+    /// Trains a byte-level BPE of `size` tokens, of which the first is `end`.
+    ///
+    /// # Errors
+    /// What the tokenizer library finds.
+    pub fn train(documents: &[String], size: usize, end: &str) -> Result<Self, TrainError> {
+        let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
+        let trainer = BpeTrainer::builder()
+            .vocab_size(size)
+            .show_progress(false)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .special_tokens(vec![AddedToken::from(end, true)])
+            .build();
+        let mut tokenizer = Tokenizer::new(BPE::default());
+        tokenizer.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+        tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
+        tokenizer
+            .train(&mut TrainerWrapper::from(trainer), documents.iter())
+            .map_err(unusable)?;
+        let trained = Self::new(tokenizer, end)?;
+        if trained.count != size {
+            return Err(TrainError::Tokenizer(format!(
+                "the text gives a BPE of {} tokens, not of {size}",
+                trained.count
+            )));
+        }
+        Ok(trained)
+    }
+
+    fn new(tokenizer: Tokenizer, end: &str) -> Result<Self, TrainError> {
+        let end = tokenizer
+            .token_to_id(end)
+            .ok_or_else(|| TrainError::Tokenizer(format!("it has no token {end:?}")))?;
+        let largest = tokenizer.get_vocab(true).into_values().max();
+        Ok(Self {
+            count: largest.map_or(0, |index| index as usize + 1),
+            end,
+            tokenizer,
+        })
+    }
+
+    /// The tokenizer.json.
+    ///
+    /// # Errors
+    /// What the tokenizer library finds.
+    pub fn json(&self) -> Result<String, TrainError> {
+        self.tokenizer
+            .to_string(true)
+            .map_err(|e| TrainError::Tokenizer(e.to_string()))
+    }
+
+    /// Each document's tokens, opened by the end-of-text token.
+    ///
+    /// # Errors
+    /// What the tokenizer library finds.
+    pub fn encode(&self, documents: &[String]) -> Result<Vec<Vec<u32>>, TrainError> {
+        let encode = |document: &String| {
+            let encoding = self
+                .tokenizer
+                .encode_fast(document.as_str(), false)
+                .map_err(|e| TrainError::Tokenizer(e.to_string()))?;
+            Ok(std::iter::once(self.end)
+                .chain(encoding.get_ids().iter().copied())
+                .collect())
+        };
+        documents.par_iter().map(encode).collect()
+    }
+}
+
+/// Documents cut into windows, in another way each epoch.
+pub struct Windows {
+    documents: Vec<Vec<u32>>,
+    length: usize,
+    seed: u64,
+    count: u64,
+    /// The epoch that is cut, and its windows one after another.
+    cut: Option<(u64, Vec<u32>)>,
+}
+
+impl Windows {
+    /// Windows of `length` tokens.
+    ///
+    /// # Errors
+    /// [`TrainError::TooLittle`] when there is not a single one.
+    pub fn new(documents: Vec<Vec<u32>>, length: usize, seed: u64) -> Result<Self, TrainError> {
+        let tokens: usize = documents.iter().map(Vec::len).sum();
+        if tokens < length {
+            return Err(TrainError::TooLittle {
+                what: "training",
+                tokens,
+                documents: documents.len(),
+                length,
+            });
+        }
+        Ok(Self {
+            documents,
+            length,
+            seed,
+            count: (tokens / length) as u64,
+            cut: None,
+        })
+    }
+
+    /// Windows of an epoch.
+    pub fn per_epoch(&self) -> u64 {
+        self.count
+    }
+
+    /// Window number `index` of the endless sequence of epochs, `[length]`.
+    pub fn get(&mut self, index: u64) -> &[u32] {
+        let (epoch, index) = (index / self.count, index % self.count);
+        if self.cut.as_ref().is_none_or(|(cut, _)| *cut != epoch) {
+            self.cut = Some((epoch, self.epoch(epoch)));
+        }
+        let (_, tokens) = self.cut.as_ref().expect("it was just cut");
+        &tokens[index as usize * self.length..][..self.length]
+    }
+
+    fn epoch(&self, epoch: u64) -> Vec<u32> {
+        let mut stream = Stream::new(self.seed, epoch as u32, purpose::EPOCH);
+        let mut order: Vec<usize> = (0..self.documents.len()).collect();
+        stream.shuffle(&mut order);
+        let tokens: Vec<u32> = order
+            .iter()
+            .flat_map(|&i| self.documents[i].iter().copied())
+            .collect();
+        let mut windows: Vec<usize> = (0..self.count as usize).collect();
+        stream.shuffle(&mut windows);
+        windows
+            .iter()
+            .flat_map(|&i| tokens[i * self.length..][..self.length].iter().copied())
+            .collect()
+    }
+}
+
+/// The first `most` windows of documents in their own order, for validation.
+///
+/// # Errors
+/// [`TrainError::TooLittle`] when there is not a single one.
+pub fn first_windows(
+    documents: &[Vec<u32>],
+    length: usize,
+    most: usize,
+) -> Result<Vec<Vec<u32>>, TrainError> {
+    let tokens: Vec<u32> = documents.concat();
+    let windows: Vec<Vec<u32>> = tokens
+        .chunks_exact(length)
+        .take(most)
+        .map(<[u32]>::to_vec)
+        .collect();
+    if windows.is_empty() {
+        return Err(TrainError::TooLittle {
+            what: "hold-out",
+            tokens: tokens.len(),
+            documents: documents.len(),
+            length,
+        });
+    }
+    Ok(windows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn windows() -> Windows {
+        let documents = (0..40u32).map(|d| (0..7).map(|i| d * 10 + i).collect());
+        Windows::new(documents.collect(), 9, 3).unwrap()
+    }
+
+    #[test]
+    fn an_epoch_holds_each_token_once_and_epochs_differ() {
+        let mut windows = windows();
+        let count = windows.per_epoch();
+        assert_eq!(count, 40 * 7 / 9);
+        let mut epochs = (0..2).map(|epoch| {
+            let all: Vec<u32> = (0..count)
+                .flat_map(|i| windows.get(epoch * count + i).to_vec())
+                .collect();
+            let mut sorted = all.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            assert_eq!(sorted.len(), all.len());
+            all
+        });
+        let (first, second) = (epochs.next().unwrap(), epochs.next().unwrap());
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn a_window_does_not_depend_on_what_was_read_before() {
+        let wanted = windows().get(50).to_vec();
+        let mut other = windows();
+        for i in [3, 70, 50] {
+            other.get(i);
+        }
+        assert_eq!(other.get(50), wanted);
+    }
+
+    #[test]
+    fn a_trained_tokenizer_reads_back() {
+        let text = "the cat sat on the mat and the dog sat on the cat ".repeat(20);
+        let documents = vec![text.clone(), "other words, é and ü".into()];
+        let tokens = TextTokens::train(&documents, 280, "<|endoftext|>").unwrap();
+        let again = TextTokens::from_bytes(tokens.json().unwrap().as_bytes(), "<|endoftext|>");
+        let again = again.unwrap();
+        let encoded = again.encode(&documents).unwrap();
+        assert_eq!(encoded, tokens.encode(&documents).unwrap());
+        assert!(encoded.iter().all(|tokens| tokens[0] == again.end));
+        assert_eq!(again.tokenizer.decode(&encoded[0], true).unwrap(), text);
+    }
+}

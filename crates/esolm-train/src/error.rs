@@ -1,0 +1,135 @@
+//! What can go wrong in training. Each message is one sentence that names the thing and the remedy.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use esolm::EngineError;
+use esolm::checkpoint::CheckpointError;
+use esolm::config::ConfigError;
+use esolm::text::TextError;
+
+/// An error of training.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A recipe that is no TOML, or has unknown keys or values of the wrong type.
+    #[error("the recipe is not usable: {0}; `esolm train --help` shows one")]
+    Recipe(String),
+    /// A value of the recipe that makes no sense.
+    #[error("{key} = {value} in the recipe makes no sense; it must be {expected}")]
+    Value {
+        /// Key with its table, for example `run.batch`.
+        key: &'static str,
+        /// What stands there.
+        value: String,
+        /// What must stand there.
+        expected: String,
+    },
+    /// An override that is no `key.path=value`.
+    #[error("`{0}` is no override; write --set table.key=value, for example --set run.batch=16")]
+    Override(String),
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}; {remedy}", path.display())]
+    Io {
+        /// "read", "write", "create" or "replace".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// Text that is not UTF-8.
+    #[error("{} is not UTF-8 text (byte {at}); convert it, or leave it out of the recipe", path.display())]
+    Utf8 {
+        /// The file.
+        path: PathBuf,
+        /// First byte that is not.
+        at: usize,
+    },
+    /// Too little text.
+    #[error(
+        "the {what} text has {tokens} tokens in {documents} documents, less than one window of {length}; give more text, or a smaller model.length"
+    )]
+    TooLittle {
+        /// "training" or "hold-out".
+        what: &'static str,
+        /// Tokens that there are.
+        tokens: usize,
+        /// Documents that there are.
+        documents: usize,
+        /// Length of a window.
+        length: usize,
+    },
+    /// The tokenizer cannot be trained or used.
+    #[error("the tokenizer is not usable ({0}); give another data.tokenizer, or another data.vocab_size")]
+    Tokenizer(String),
+    /// A folder that holds a training already.
+    #[error("{} holds a training already; go on with --resume, or give another --out", .0.display())]
+    Occupied(PathBuf),
+    /// Nothing to go on from.
+    #[error("{} holds no saved training; start one without --resume", .0.display())]
+    NothingToResume(PathBuf),
+    /// A saved state that is damaged or of another recipe.
+    #[error("the saved training {} cannot be used: {reason}; {remedy}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
+    /// A loss or gradient that is no number.
+    #[error(
+        "the {what} of step {step} is not finite; {}, so lower optimizer.lr or optimizer.clip and go on with --resume",
+        last_good(saved.as_deref())
+    )]
+    NotFinite {
+        /// "loss" or "gradient".
+        what: &'static str,
+        /// The step that failed.
+        step: u64,
+        /// The last state that was saved.
+        saved: Option<PathBuf>,
+    },
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The tokenizer does not fit the model.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The device is not there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+fn last_good(saved: Option<&Path>) -> String {
+    match saved {
+        Some(path) => format!("the last good state is {}", path.display()),
+        None => "no state was saved before it".into(),
+    }
+}
+
+impl TrainError {
+    pub(crate) fn read(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action: "read",
+            path: path.into(),
+            source,
+            remedy: "check its name and its permissions",
+        }
+    }
+
+    pub(crate) fn write(path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action: "write",
+            path: path.into(),
+            source,
+            remedy: "what was saved before is whole; make room or choose another --out, and go on with --resume",
+        }
+    }
+}

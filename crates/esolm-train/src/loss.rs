@@ -1,0 +1,198 @@
+//! The losses: which rows a batch of texts becomes, and what the network's answers count.
+//!
+//! Sources: `nll` of `Eso-LM` in algo.py and of `MDLM` and `AR` in trainer_base.py of the published code; arXiv 2506.01928,
+//! section 3. The first share `batch_split` of a batch trains the diffusion loss, the rest the sequential one. Both are divided by
+//! the number of their valid tokens, masked or not, and added.
+
+use burn::tensor::Tensor;
+use esolm::config::{Family, ModelConfig};
+use esolm::model::Network;
+use esolm::noising::{Level, Noised, Part, Uniforms, antithetic_times, draw_time};
+use serde::{Deserialize, Serialize};
+
+use crate::batch::{Batch, BatchBuilder};
+use crate::pass::scored_nll;
+use crate::recipe::LossKind;
+use crate::weights::host;
+
+/// Per-token means in nats. `sequential` is zero for MDLM, and holds the whole loss of AR.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Losses {
+    /// Diffusion loss.
+    pub diffusion: f64,
+    /// Sequential loss.
+    pub sequential: f64,
+}
+
+impl Losses {
+    /// Both together: what is minimised; with [`LossKind::Elbo`] a bound of -log p.
+    pub fn total(self) -> f64 {
+        self.diffusion + self.sequential
+    }
+
+    /// `self` plus `share` of `other`.
+    pub fn plus(self, other: Self, share: f64) -> Self {
+        Self {
+            diffusion: self.diffusion + share * other.diffusion,
+            sequential: self.sequential + share * other.sequential,
+        }
+    }
+}
+
+/// What noise a batch meets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Noise {
+    /// Diffusion time of each sequence of the diffusion loss.
+    pub times: Vec<f64>,
+    /// Masks and orders of the sequences of the diffusion loss.
+    pub diffusion: Vec<Uniforms>,
+    /// Likewise of the sequential loss.
+    pub sequential: Vec<Uniforms>,
+}
+
+impl Noise {
+    /// The noise of sequences number `first` and after, of which `diffusion` train the diffusion loss; times are antithetic among
+    /// these.
+    pub fn draw(
+        seed: u64,
+        first: u32,
+        diffusion: usize,
+        sequential: usize,
+        length: usize,
+    ) -> Self {
+        let number = |i: usize| first.wrapping_add(i as u32);
+        let uniforms: Vec<f64> = (0..diffusion)
+            .map(|i| draw_time(seed, number(i), 0))
+            .collect();
+        let draw = |i: usize, part| Uniforms::draw(seed, number(i), 0, part, length);
+        Self {
+            times: antithetic_times(&uniforms),
+            diffusion: (0..diffusion).map(|i| draw(i, Part::Diffusion)).collect(),
+            sequential: (diffusion..diffusion + sequential)
+                .map(|i| draw(i, Part::Sequential))
+                .collect(),
+        }
+    }
+}
+
+/// A loss of a network.
+#[derive(Debug, Clone)]
+pub struct Objective {
+    /// What the network is.
+    pub config: ModelConfig,
+    /// Share of the tokens that diffusion writes; 1 for MDLM.
+    pub alpha_0: f64,
+    /// Weight of masked tokens in the diffusion loss.
+    pub kind: LossKind,
+}
+
+/// A batch with the number of valid tokens that each loss is divided by.
+pub struct Prepared {
+    /// The rows.
+    pub batch: Batch,
+    diffusion_tokens: f64,
+    sequential_tokens: f64,
+}
+
+impl Objective {
+    /// The rows of `texts` `[B, L]`: the first ones, as many as `noise` has times, for the diffusion loss, the rest for the
+    /// sequential one; all of them from left to right for AR. Tokens at positions where `valid(sequence, position)` is false are
+    /// read but count in no loss.
+    pub fn prepare(
+        &self,
+        texts: &[&[u32]],
+        noise: &Noise,
+        valid: impl Fn(usize, u32) -> bool,
+    ) -> Prepared {
+        let length = texts.iter().map(|text| text.len()).max().unwrap_or(0);
+        let mut builder = BatchBuilder::new(&self.config, length);
+        let count = |range: std::ops::Range<usize>, from: usize| {
+            let of = |i: usize| (from..texts[i].len()).filter(|&p| valid(i, p as u32)).count();
+            range.map(of).sum::<usize>() as f64
+        };
+        if self.config.family == Family::Ar {
+            for (i, text) in texts.iter().enumerate() {
+                let targets = &text[1..];
+                builder.autoregressive(&text[..targets.len()], targets, |p| valid(i, p + 1));
+            }
+            return Prepared {
+                batch: builder.finish(0),
+                diffusion_tokens: 0.0,
+                sequential_tokens: count(0..texts.len(), 1),
+            };
+        }
+        let mask = self.config.mask_index;
+        let split = noise.times.len();
+        for (i, (uniforms, &t)) in noise.diffusion.iter().zip(&noise.times).enumerate() {
+            let level = Level::at(self.alpha_0, t);
+            let weight = match self.kind {
+                LossKind::Elbo => level.weight,
+                LossKind::LowVar => 1.0,
+            };
+            let valid = |p| valid(i, p);
+            if self.config.family == Family::Mdlm {
+                let text = Noised::mdlm(texts[i], level, uniforms, mask);
+                builder.diffusion(&text, weight, valid, |_| texts[i].len());
+            } else {
+                let text = Noised::diffusion(texts[i], level, uniforms, mask);
+                builder.diffusion(&text, weight, valid, |slot| slot + 1);
+            }
+        }
+        let diffusion = builder.scored();
+        let rest: Vec<Noised> = texts[split..]
+            .iter()
+            .zip(&noise.sequential)
+            .map(|(text, uniforms)| Noised::sequential(text, self.alpha_0, uniforms, mask))
+            .collect();
+        builder.sequential(&rest, |i, p| valid(split + i, p));
+        Prepared {
+            batch: builder.finish(diffusion),
+            diffusion_tokens: count(0..split, 0),
+            sequential_tokens: count(split..texts.len(), 0),
+        }
+    }
+}
+
+impl Prepared {
+    /// What each scored row's -log p counts in the loss, `[S]`.
+    fn coefficients(&self) -> Vec<f32> {
+        let split = self.batch.diffusion.end;
+        let divided = |(i, weight): (usize, &f32)| {
+            let tokens = if i < split {
+                self.diffusion_tokens
+            } else {
+                self.sequential_tokens
+            };
+            (f64::from(*weight) / tokens) as f32
+        };
+        self.batch.weights.iter().enumerate().map(divided).collect()
+    }
+
+    /// The loss as a tensor to differentiate, `[1]`, and the -log p of the scored rows, `[S]`.
+    pub fn loss(&self, network: &Network) -> (Tensor<1>, Tensor<1>) {
+        if self.batch.scored.is_empty() {
+            // Nothing was masked; a sum over no rows is still a loss.
+            let none = Tensor::zeros([1], &network.vocab_embed.weight.val().device());
+            return (none.clone(), none.narrow(0, 0, 0));
+        }
+        let nll = scored_nll(network, &self.batch);
+        let coefficients = self.coefficients();
+        let coefficients = Tensor::<1>::from_floats(coefficients.as_slice(), &nll.device());
+        ((nll.clone() * coefficients).sum(), nll)
+    }
+
+    /// The parts of the loss from the -log p of the scored rows.
+    pub fn losses(&self, nll: Tensor<1>) -> Losses {
+        let nll = host(nll);
+        let weighted = |range: std::ops::Range<usize>, tokens: f64| {
+            let terms = nll[range.clone()].iter().zip(&self.batch.weights[range]);
+            let sum: f64 = terms.map(|(&n, &w)| f64::from(n) * f64::from(w)).sum();
+            if tokens > 0.0 { sum / tokens } else { 0.0 }
+        };
+        let split = self.batch.diffusion.end.min(nll.len());
+        Losses {
+            diffusion: weighted(0..split, self.diffusion_tokens),
+            sequential: weighted(split..nll.len(), self.sequential_tokens),
+        }
+    }
+}

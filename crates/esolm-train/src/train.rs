@@ -1,0 +1,647 @@
+//! The loop: text to a Hugging Face folder, step by step, with everything that must survive a stop.
+//!
+//! ```text
+//! OUT/recipe.toml      the recipe with every default written out
+//! OUT/tokenizer.json   the tokenizer
+//! OUT/log.jsonl        one JSON object a line: training, validation, end
+//! OUT/state/           saved states, the newest two
+//! OUT/model/           the averaged weights of the newest state, as a Hugging Face folder
+//! OUT/curve.svg        the losses over the tokens
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::module::Module;
+use burn::optim::{GradientsAccumulator, GradientsParams};
+use burn::tensor::Device;
+use esolm::checkpoint::{StoreDtype, write_hf_folder};
+use esolm::config::Family;
+use esolm::model::Network;
+use esolm::rng::Stream;
+use serde::{Deserialize, Serialize};
+
+use crate::data::{self, TextTokens, Windows};
+use crate::loss::{Losses, Noise, Objective};
+use crate::optimizer::{self, Adam};
+use crate::recipe::Recipe;
+use crate::state::{self, Progress, State, write_whole};
+use crate::weights::{self, Weights};
+use crate::{TrainError, curve, init, purpose};
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line {
+    /// What trains, once at each start.
+    Start {
+        /// Steps done before.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Parameters of the network.
+        parameters: u64,
+        /// Training tokens of an epoch.
+        epoch_tokens: u64,
+        /// Where it runs.
+        device: String,
+    },
+    /// Means over the steps since the last such line.
+    Train {
+        /// Steps done.
+        step: u64,
+        /// Tokens trained on.
+        tokens: u64,
+        /// Both losses together, nats a token.
+        loss: f64,
+        /// The diffusion part.
+        diffusion: f64,
+        /// The sequential part; the whole loss of AR.
+        sequential: f64,
+        /// Learning rate of the last step.
+        lr: f64,
+        /// Norm of the last gradient before clipping.
+        grad_norm: f64,
+        /// Speed since the last such line.
+        tokens_per_second: f64,
+        /// Seconds in all, earlier runs included.
+        seconds: f64,
+    },
+    /// The averaged weights on the hold-out, always with the same noise.
+    Validation {
+        /// Steps done.
+        step: u64,
+        /// Tokens trained on.
+        tokens: u64,
+        /// The bound: both parts together, nats a token.
+        loss: f64,
+        /// The diffusion part.
+        diffusion: f64,
+        /// The sequential part.
+        sequential: f64,
+    },
+    /// The run ended.
+    End {
+        /// Steps done.
+        step: u64,
+        /// Tokens trained on.
+        tokens: u64,
+        /// Seconds in all.
+        seconds: f64,
+        /// Whether it was stopped before its last step.
+        interrupted: bool,
+    },
+}
+
+impl Line {
+    /// Steps done when it was written.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Start { step, .. }
+            | Self::Train { step, .. }
+            | Self::Validation { step, .. }
+            | Self::End { step, .. } => *step,
+        }
+    }
+}
+
+/// What happens in a training, for whoever watches.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A line was logged.
+    Line(&'a Line),
+    /// A step was done; its loss.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Its losses.
+        losses: Losses,
+    },
+    /// A state was saved.
+    Saved(&'a Path),
+    /// Something worth knowing.
+    Note(String),
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// Steps done in all.
+    pub step: u64,
+    /// Whether it was stopped before its last step.
+    pub interrupted: bool,
+    /// The Hugging Face folder.
+    pub model: PathBuf,
+}
+
+/// Where and how a training runs.
+pub struct Options<'a> {
+    /// The folder that it lives in.
+    pub out: &'a Path,
+    /// Go on from the newest state there.
+    pub resume: bool,
+    /// Device of the tensors, without autodiff.
+    pub device: Device,
+    /// What the log calls it.
+    pub device_name: String,
+    /// Becomes true when the training should save and stop after the step under way.
+    pub stop: &'a AtomicBool,
+}
+
+/// The recipe that a training in `out` was started with.
+///
+/// # Errors
+/// [`TrainError::NothingToResume`] when there is none, and what [`Recipe::parse`] finds.
+pub fn saved_recipe(out: &Path, overrides: &[String]) -> Result<Recipe, TrainError> {
+    let path = out.join("recipe.toml");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(TrainError::NothingToResume(out.into()));
+        }
+        Err(e) => return Err(TrainError::read(&path, e)),
+    };
+    Recipe::parse(&text, overrides)
+}
+
+/// Trains a network, or goes on with it, to the end of its recipe or until it is stopped.
+///
+/// # Errors
+/// Everything of [`TrainError`]. What was saved before stays.
+pub fn train(
+    recipe: &Recipe,
+    options: &Options,
+    watch: &mut dyn FnMut(Event),
+) -> Result<Ended, TrainError> {
+    let mut trainer = Trainer::start(recipe, options, watch)?;
+    let steps = recipe.steps();
+    while trainer.step < steps && !options.stop.load(Ordering::SeqCst) {
+        trainer.advance(watch)?;
+        let due = |every: u64| every > 0 && trainer.step.is_multiple_of(every);
+        let last = trainer.step == steps;
+        let (log, validate, save) = (
+            due(recipe.run.log_every) || last,
+            due(recipe.run.validate_every) || (last && recipe.run.validate_every > 0),
+            due(recipe.run.save_every) && !last,
+        );
+        if log {
+            trainer.log_training(watch)?;
+        }
+        if validate {
+            trainer.validate(watch)?;
+        }
+        if save {
+            trainer.save(watch)?;
+        }
+    }
+    trainer.finish(watch)
+}
+
+struct Trainer<'a> {
+    recipe: &'a Recipe,
+    out: &'a Path,
+    objective: Objective,
+    device: Device,
+    tokenizer: String,
+    windows: Windows,
+    holdout: Vec<Vec<u32>>,
+    network: Network,
+    ema: Weights,
+    adam: Adam,
+    step: u64,
+    /// Seconds of earlier runs.
+    before: f64,
+    started: Instant,
+    saved: Option<(u64, PathBuf)>,
+    log: File,
+    since: Since,
+}
+
+/// What happened since the last line of the log.
+struct Since {
+    started: Instant,
+    steps: u64,
+    losses: Losses,
+    lr: f64,
+    grad_norm: f64,
+}
+
+impl Since {
+    fn now() -> Self {
+        Self {
+            started: Instant::now(),
+            steps: 0,
+            losses: Losses::default(),
+            lr: 0.0,
+            grad_norm: 0.0,
+        }
+    }
+}
+
+impl<'a> Trainer<'a> {
+    fn start(
+        recipe: &'a Recipe,
+        options: &Options<'a>,
+        watch: &mut dyn FnMut(Event),
+    ) -> Result<Self, TrainError> {
+        let out = options.out;
+        let found = newest(out, &options.device, options.resume, watch)?;
+        if !options.resume && (out.join("recipe.toml").exists() || out.join("state").exists()) {
+            return Err(TrainError::Occupied(out.into()));
+        }
+        fs::create_dir_all(out).map_err(|e| TrainError::write(out, e))?;
+
+        let texts = data::documents(&recipe.data.train, &recipe.data)?;
+        let tokenizer_path = out.join("tokenizer.json");
+        let end = &recipe.data.separator;
+        let tokens = match (&recipe.data.tokenizer, options.resume && tokenizer_path.exists()) {
+            (_, true) => TextTokens::open(&tokenizer_path, end)?,
+            (Some(path), false) => TextTokens::open(path, end)?,
+            (None, false) => {
+                watch(Event::Note("training the tokenizer".into()));
+                TextTokens::train(&texts, recipe.data.vocab_size, end)?
+            }
+        };
+        let config = recipe.config(tokens.count, tokens.end)?;
+        let length = config.length;
+        let windows = Windows::new(tokens.encode(&texts)?, length, recipe.run.seed)?;
+        let holdout = if recipe.data.holdout.is_empty() {
+            Vec::new()
+        } else {
+            let texts = data::documents(&recipe.data.holdout, &recipe.data)?;
+            data::first_windows(&tokens.encode(&texts)?, length, recipe.run.validate_windows)?
+        };
+
+        let tokenizer = tokens.json()?;
+        write_whole(&tokenizer_path, |f| f.write_all(tokenizer.as_bytes()))?;
+        let text = recipe.to_toml();
+        write_whole(&out.join("recipe.toml"), |f| f.write_all(text.as_bytes()))?;
+
+        let device = options.device.clone().autodiff();
+        let first = init::random(&config, recipe.run.seed)?;
+        let mut network = weights::trainable(Network::load(&first, &device)?);
+        let mut adam = Adam::new(&recipe.optimizer);
+        let mut ema = weights::of(&network);
+        let (mut step, mut before, mut saved) = (0, 0.0, None);
+        if let Some((path, state)) = found {
+            fits(&path, &state, &ema)?;
+            network = weights::replace(network, &state.raw);
+            ema = state.ema;
+            adam.moments = state.moments;
+            adam.time = state.progress.step as usize;
+            step = state.progress.step;
+            before = state.progress.seconds;
+            saved = Some((step, path));
+        }
+        let parameters = config.parameters().iter().map(|p| p.elements()).sum();
+        let mut trainer = Self {
+            recipe,
+            out,
+            objective: Objective {
+                alpha_0: match config.family {
+                    Family::EsoLm => recipe.loss.alpha_0,
+                    Family::Mdlm | Family::Ar => 1.0,
+                },
+                kind: recipe.loss.kind,
+                config,
+            },
+            device,
+            tokenizer,
+            windows,
+            holdout,
+            network,
+            ema,
+            adam,
+            step,
+            before,
+            started: Instant::now(),
+            saved,
+            log: open_log(&out.join("log.jsonl"), step)?,
+            since: Since::now(),
+        };
+        let line = Line::Start {
+            step,
+            steps: recipe.steps(),
+            parameters,
+            epoch_tokens: trainer.windows.per_epoch() * length as u64,
+            device: options.device_name.clone(),
+        };
+        trainer.write(line, watch)?;
+        Ok(trainer)
+    }
+
+    fn seconds(&self) -> f64 {
+        self.before + self.started.elapsed().as_secs_f64()
+    }
+
+    fn tokens(&self) -> u64 {
+        self.step * self.recipe.step_tokens()
+    }
+
+    /// One step: as many micro-batches as the recipe accumulates, then the optimizer.
+    fn advance(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let run = &self.recipe.run;
+        let diffusion = self.recipe.diffusion_rows();
+        let mut sum = GradientsAccumulator::new();
+        let mut only = None;
+        let mut losses = Losses::default();
+        for micro in 0..run.accumulate as u64 {
+            let part = self.step * run.accumulate as u64 + micro;
+            let first = part * run.batch as u64;
+            let texts: Vec<Vec<u32>> = (first..first + run.batch as u64)
+                .map(|window| self.windows.get(window).to_vec())
+                .collect();
+            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            let noise = Noise::draw(
+                run.seed,
+                first as u32,
+                diffusion,
+                run.batch - diffusion,
+                self.recipe.model.length,
+            );
+            let prepared = self.objective.prepare(&texts, &noise, |_, _| true);
+            // Dropout draws from the device's generator: seeded for each part, it is the same after a resume.
+            let mut seed = Stream::new(run.seed, part as u32, purpose::DROPOUT);
+            self.device
+                .seed(u64::from(seed.next_u32()) << 32 | u64::from(seed.next_u32()));
+            let (loss, nll) = prepared.loss(&self.network);
+            let these = prepared.losses(nll.inner());
+            losses = losses.plus(these, 1.0 / run.accumulate as f64);
+            self.finite("loss", these.total())?;
+            if !loss.is_require_grad() && prepared.batch.scored.is_empty() {
+                continue;
+            }
+            let gradients = (loss / run.accumulate as f64).backward();
+            let gradients = GradientsParams::from_grads(gradients, &self.network);
+            if run.accumulate == 1 {
+                only = Some(gradients);
+            } else {
+                sum.accumulate(&self.network, gradients);
+            }
+        }
+        let gradients = only.unwrap_or_else(|| sum.grads());
+        let norm = optimizer::norm(&self.network, &gradients);
+        self.finite("gradient", norm)?;
+        let clip = self.recipe.optimizer.clip;
+        let scale = if clip > 0.0 && norm > clip {
+            clip / norm
+        } else {
+            1.0
+        };
+        let lr = optimizer::learning_rate(self.recipe, self.step);
+        let network = self.network.clone();
+        self.network = self.adam.step(network, gradients, scale, lr);
+        self.step += 1;
+        let weights = weights::of(&self.network);
+        optimizer::average(&mut self.ema, &weights, run.ema, self.step);
+
+        self.since.losses = self.since.losses.plus(losses, 1.0);
+        self.since.steps += 1;
+        self.since.lr = lr;
+        self.since.grad_norm = norm;
+        watch(Event::Step {
+            step: self.step,
+            losses,
+        });
+        Ok(())
+    }
+
+    fn finite(&self, what: &'static str, value: f64) -> Result<(), TrainError> {
+        if value.is_finite() {
+            return Ok(());
+        }
+        Err(TrainError::NotFinite {
+            what,
+            step: self.step + 1,
+            saved: self.saved.as_ref().map(|(_, path)| path.clone()),
+        })
+    }
+
+    fn log_training(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let since = std::mem::replace(&mut self.since, Since::now());
+        let share = 1.0 / since.steps.max(1) as f64;
+        let losses = Losses::default().plus(since.losses, share);
+        let tokens = (since.steps * self.recipe.step_tokens()) as f64;
+        let line = Line::Train {
+            step: self.step,
+            tokens: self.tokens(),
+            loss: losses.total(),
+            diffusion: losses.diffusion,
+            sequential: losses.sequential,
+            lr: since.lr,
+            grad_norm: since.grad_norm,
+            tokens_per_second: tokens / since.started.elapsed().as_secs_f64(),
+            seconds: self.seconds(),
+        };
+        self.write(line, watch)
+    }
+
+    /// The averaged weights on the hold-out: both losses on every window, with noise that is the same each time.
+    fn validate(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        if self.holdout.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let network = weights::replace(self.network.valid(), &self.ema);
+        let losses = evaluate(&self.objective, &network, &self.holdout, self.recipe.run.batch);
+        let line = Line::Validation {
+            step: self.step,
+            tokens: self.tokens(),
+            loss: losses.total(),
+            diffusion: losses.diffusion,
+            sequential: losses.sequential,
+        };
+        self.write(line, watch)?;
+        // Validation is no training: it does not count in the speed.
+        self.since.started += started.elapsed();
+        Ok(())
+    }
+
+    fn save(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let started = Instant::now();
+        let state = State {
+            progress: Progress {
+                step: self.step,
+                seconds: self.seconds(),
+                recipe: self.recipe.to_toml(),
+            },
+            raw: weights::of(&self.network),
+            ema: self.ema.clone(),
+            moments: self.adam.moments.clone(),
+        };
+        let path = state.save(&self.out.join("state"))?;
+        watch(Event::Saved(&path));
+        self.saved = Some((self.step, path));
+        self.export()?;
+        self.since.started += started.elapsed();
+        Ok(())
+    }
+
+    /// Writes the averaged weights as a Hugging Face folder.
+    fn export(&self) -> Result<PathBuf, TrainError> {
+        let folder = self.out.join("model");
+        let checkpoint = weights::checkpoint(&self.ema, &self.objective.config)?;
+        write_hf_folder(&checkpoint, &folder, StoreDtype::F32)?;
+        write_whole(&folder.join("tokenizer.json"), |file| {
+            file.write_all(self.tokenizer.as_bytes())
+        })?;
+        Ok(folder)
+    }
+
+    fn finish(mut self, watch: &mut dyn FnMut(Event)) -> Result<Ended, TrainError> {
+        if self.saved.as_ref().is_none_or(|(step, _)| *step != self.step) {
+            self.save(watch)?;
+        }
+        let interrupted = self.step < self.recipe.steps();
+        let line = Line::End {
+            step: self.step,
+            tokens: self.tokens(),
+            seconds: self.seconds(),
+            interrupted,
+        };
+        self.write(line, watch)?;
+        let lines = read_log(&self.out.join("log.jsonl"))?;
+        let svg = curve::svg(&lines);
+        write_whole(&self.out.join("curve.svg"), |f| f.write_all(svg.as_bytes()))?;
+        Ok(Ended {
+            step: self.step,
+            interrupted,
+            model: self.export()?,
+        })
+    }
+
+    fn write(&mut self, line: Line, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let mut json = serde_json::to_string(&line).expect("numbers and text are JSON");
+        json.push('\n');
+        self.log
+            .write_all(json.as_bytes())
+            .map_err(|e| TrainError::write(&self.out.join("log.jsonl"), e))?;
+        watch(Event::Line(&line));
+        Ok(())
+    }
+}
+
+/// The bound of `texts` under `network`: each text meets both losses, with noise that depends on its number alone.
+pub fn evaluate(
+    objective: &Objective,
+    network: &Network,
+    texts: &[Vec<u32>],
+    batch: usize,
+) -> Losses {
+    /// Any number will do, as long as it stays the same.
+    const SEED: u64 = 0x7661_6c69_6461_7465;
+    let mut sum = Losses::default();
+    for (part, chunk) in texts.chunks(batch.max(1)).enumerate() {
+        let chunk: Vec<&[u32]> = chunk.iter().map(Vec::as_slice).collect();
+        let first = (part * batch) as u32;
+        let share = chunk.len() as f64 / texts.len() as f64;
+        let mut add = |diffusion: usize| {
+            let length = objective.config.length;
+            let noise = Noise::draw(SEED, first, diffusion, chunk.len() - diffusion, length);
+            let prepared = objective.prepare(&chunk, &noise, |_, _| true);
+            let (_, nll) = prepared.loss(network);
+            sum = sum.plus(prepared.losses(nll), share);
+        };
+        match objective.config.family {
+            Family::Ar => add(0),
+            Family::Mdlm => add(chunk.len()),
+            Family::EsoLm => {
+                add(chunk.len());
+                add(0);
+            }
+        }
+    }
+    sum
+}
+
+/// The newest state that can be read, where the training is to go on.
+fn newest(
+    out: &Path,
+    device: &Device,
+    resume: bool,
+    watch: &mut dyn FnMut(Event),
+) -> Result<Option<(PathBuf, State)>, TrainError> {
+    if !resume {
+        return Ok(None);
+    }
+    let mut states = state::list(&out.join("state"));
+    let Some((_, last)) = states.pop() else {
+        return Err(TrainError::NothingToResume(out.into()));
+    };
+    let error = match State::load(&last, device) {
+        Ok(state) => return Ok(Some((last, state))),
+        Err(error) => error,
+    };
+    // A damaged file is said, and the state before it taken: states are written whole, so this is rare.
+    let Some((_, older)) = states.pop() else {
+        return Err(error);
+    };
+    let state = State::load(&older, device).map_err(|_| error)?;
+    watch(Event::Note(format!(
+        "{} cannot be read; going on from {}",
+        last.display(),
+        older.display()
+    )));
+    Ok(Some((older, state)))
+}
+
+/// Whether a state has the parameters of the recipe's network.
+fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), TrainError> {
+    let same = |weights: &Weights| {
+        weights.len() == wanted.len()
+            && wanted.iter().all(|(name, values)| {
+                weights
+                    .get(name)
+                    .is_some_and(|found| found.dims() == values.dims())
+            })
+    };
+    let moments = state.moments.iter().all(|(name, moments)| {
+        wanted.get(name).is_some_and(|values| {
+            moments.first.dims() == values.dims() && moments.second.dims() == values.dims()
+        })
+    });
+    if same(&state.raw) && same(&state.ema) && moments {
+        return Ok(());
+    }
+    Err(TrainError::State {
+        path: path.into(),
+        reason: "its network is not the recipe's".into(),
+        remedy: "go on with the recipe that it was made with, or give another --out",
+    })
+}
+
+/// Opens the log for appending, without the lines that a stopped run wrote after its last state.
+fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
+    let lines: Vec<Line> = match read_log(path) {
+        Ok(lines) => lines,
+        Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
+    let kept: String = lines
+        .iter()
+        .filter(|line| line.step() <= step)
+        .filter_map(|line| Some(serde_json::to_string(line).ok()? + "\n"))
+        .collect();
+    write_whole(path, |file| file.write_all(kept.as_bytes()))?;
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .map_err(|e| TrainError::write(path, e))
+}
+
+/// The lines of a log; what is no line of it is left out.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn read_log(path: &Path) -> Result<Vec<Line>, TrainError> {
+    let text = fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}

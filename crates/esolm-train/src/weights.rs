@@ -1,0 +1,170 @@
+//! Parameters by name: out of a network, into a network, into a file.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use esolm::checkpoint::{Checkpoint, CheckpointError};
+use esolm::config::ModelConfig;
+use esolm::model::Network;
+
+/// One flat tensor a parameter, by the parameter's path in [`Network`], without autodiff. Matrices lie as Burn holds them, `[in, out]`.
+pub type Weights = BTreeMap<String, Tensor<1>>;
+
+/// The path of the module that is being visited.
+#[derive(Default)]
+pub(crate) struct Path(Vec<String>);
+
+impl Path {
+    pub(crate) fn enter(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    pub(crate) fn leave(&mut self) {
+        self.0.pop();
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.0.join(".")
+    }
+}
+
+/// A parameter's values as one row, outside of any graph.
+pub(crate) fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    let count = tensor.shape().num_elements();
+    tensor.inner().reshape([count])
+}
+
+/// All parameters of a network.
+pub fn of(network: &Network) -> Weights {
+    struct Collect(Path, Weights);
+    impl ModuleVisitor for Collect {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.leave();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.1.insert(self.0.name(), flat(param.val()));
+        }
+    }
+    let mut collect = Collect(Path::default(), Weights::new());
+    network.visit(&mut collect);
+    collect.1
+}
+
+/// The network with other values for its parameters; those that `weights` lacks stay.
+pub fn replace(network: Network, weights: &Weights) -> Network {
+    struct Replace<'a>(Path, &'a Weights);
+    impl ModuleMapper for Replace<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.0.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.0.leave();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let Some(values) = self.1.get(&self.0.name()) else {
+                return param;
+            };
+            param.map(|tensor| with_values(tensor, values.clone()))
+        }
+    }
+    network.map(&mut Replace(Path::default(), weights))
+}
+
+/// The network with all its parameters wanting gradients; it must be on an autodiff device.
+pub fn trainable(network: Network) -> Network {
+    struct Trainable;
+    impl ModuleMapper for Trainable {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            Param::from_tensor(param.into_value())
+        }
+    }
+    network.map(&mut Trainable)
+}
+
+/// `values` in the shape of `tensor`, in a graph and wanting a gradient where `tensor` does.
+pub(crate) fn with_values<const D: usize>(tensor: Tensor<D>, values: Tensor<1>) -> Tensor<D> {
+    let values = values.reshape(tensor.dims());
+    if tensor.device().is_autodiff() {
+        Tensor::from_inner(values).set_require_grad(tensor.is_require_grad())
+    } else {
+        values
+    }
+}
+
+/// The published name of a parameter, without `backbone.`, and whether PyTorch holds it transposed.
+fn published(path: &str) -> (String, bool) {
+    let transposed = path.ends_with(".weight") && path != "vocab_embed.weight";
+    let mut name = path.replace("vocab_embed.weight", "vocab_embed.embedding");
+    for (ours, theirs) in [
+        ("attention.qkv", "attn_qkv"),
+        ("attention.out", "attn_out"),
+        ("ada_ln.linear", "adaLN_modulation"),
+        ("sigma_map.mlp_in", "sigma_map.mlp.0"),
+        ("sigma_map.mlp_out", "sigma_map.mlp.2"),
+        ("mlp_up", "mlp.0"),
+        ("mlp_down", "mlp.2"),
+        ("gamma", "weight"),
+    ] {
+        name = name.replace(ours, theirs);
+    }
+    (name, transposed)
+}
+
+/// The weights as a checkpoint of the published form.
+///
+/// # Errors
+/// When they are not those of `config`.
+pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint, CheckpointError> {
+    let mut values: BTreeMap<String, (Vec<f32>, bool)> = weights
+        .iter()
+        .map(|(path, tensor)| {
+            let (name, transposed) = published(path);
+            (name, (host(tensor.clone()), transposed))
+        })
+        .collect();
+    let mut tensors = Vec::new();
+    for parameter in config.parameters() {
+        let Some((mut values, transposed)) = values.remove(&parameter.name) else {
+            continue; // the checkpoint's own check names what is missing
+        };
+        if let (true, [n_out, n_in]) = (transposed, parameter.shape.as_slice()) {
+            values = transpose(&values, *n_in, *n_out);
+        }
+        tensors.push((format!("backbone.{}", parameter.name), parameter.shape, values));
+    }
+    let bytes = safetensors_bytes(
+        tensors
+            .iter()
+            .map(|(name, shape, values)| (name.clone(), shape.clone(), values.as_slice())),
+    );
+    Checkpoint::from_safetensors_bytes(&config.to_json(), bytes)
+}
+
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let columns_first = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c));
+    columns_first.map(|i| values[i]).collect()
+}
+
+/// A tensor's values in host memory.
+pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor
+        .into_data()
+        .try_into_vec::<f32>()
+        .expect("the tensors of training are f32")
+}
+
+/// A safetensors file in memory, of f32 tensors.
+pub(crate) fn safetensors_bytes<'a>(
+    tensors: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>,
+) -> Vec<u8> {
+    let views = tensors.map(|(name, shape, values)| {
+        let bytes = bytemuck::cast_slice(values);
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes);
+        (name, view.expect("each tensor has as many values as its shape says"))
+    });
+    safetensors::serialize(views, None).expect("names and shapes of a network are writable")
+}
