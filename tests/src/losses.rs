@@ -17,7 +17,7 @@ const BOS: u32 = 95;
 const L: usize = 32;
 
 /// Fails where `got` is not `want`; single tokens may have losses near zero, which are held to the same share of one nat.
-fn close(what: &str, got: f64, want: f32) -> f64 {
+pub fn close(what: &str, got: f64, want: f32) -> f64 {
     let want = f64::from(want);
     let error = (got - want).abs() / want.abs().max(1.0);
     assert!(error <= RELATIVE, "{what}: {got}, want {want}");
@@ -57,12 +57,13 @@ fn check_table(what: &str, got: &[Vec<f64>], want: &[f32]) -> f64 {
         .fold(0.0, f64::max)
 }
 
-fn f64s(golden: &Golden, name: &str) -> Vec<f64> {
+/// A golden f32 tensor in f64.
+pub fn f64s(golden: &Golden, name: &str) -> Vec<f64> {
     golden.f32(name).into_iter().map(f64::from).collect()
 }
 
 /// The recorded uniforms of each row under `prefix`.
-fn uniforms(golden: &Golden, prefix: &str, offsets: bool) -> Vec<Uniforms> {
+pub fn uniforms(golden: &Golden, prefix: &str, offsets: bool) -> Vec<Uniforms> {
     let mask = f64s(golden, &format!("{prefix}.u_move"));
     let offsets = match offsets {
         true => f64s(golden, &format!("{prefix}.u_offsets")),

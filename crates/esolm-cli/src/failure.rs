@@ -117,9 +117,9 @@ impl From<TrainError> for Failure {
     fn from(error: TrainError) -> Self {
         match error {
             TrainError::Engine(error) => error.into(),
-            TrainError::Override(_)
-            | TrainError::Occupied(_)
-            | TrainError::NothingToResume(_) => Self::usage(error.to_string()),
+            TrainError::Override(_) | TrainError::Occupied(_) | TrainError::NothingToResume(_) => {
+                Self::usage(error.to_string())
+            }
             _ => Self::failed(error.to_string()),
         }
     }

@@ -62,7 +62,9 @@ pub enum TrainError {
         length: usize,
     },
     /// The tokenizer cannot be trained or used.
-    #[error("the tokenizer is not usable ({0}); give another data.tokenizer, or another data.vocab_size")]
+    #[error(
+        "the tokenizer is not usable ({0}); give another data.tokenizer, or another data.vocab_size"
+    )]
     Tokenizer(String),
     /// A folder that holds a training already.
     #[error("{} holds a training already; go on with --resume, or give another --out", .0.display())]

@@ -21,9 +21,7 @@ pub use batch::{Batch, BatchBuilder};
 pub use error::TrainError;
 pub use pass::scored_nll;
 pub use recipe::Recipe;
-pub use train::{
-    Ended, Event, Line, Options, evaluate, read_log, saved_recipe, train,
-};
+pub use train::{Ended, Event, Line, Options, evaluate, read_log, saved_recipe, train};
 
 /// What random streams of training are for; a purpose for each, so that none shares numbers with another.
 pub(crate) mod purpose {
@@ -34,6 +32,6 @@ pub(crate) mod purpose {
     pub const INIT: Purpose = Purpose::Other(BASE);
     /// Order of documents and windows; the sequence is the epoch.
     pub const EPOCH: Purpose = Purpose::Other(BASE + 1);
-    /// Seeds of the device's generator; the sequence is the micro-batch.
-    pub const DROPOUT: Purpose = Purpose::Other(BASE + 2);
+    /// What the loss has beyond the published one; the sequence is the number of the text.
+    pub const WIDEN: Purpose = Purpose::Other(BASE + 2);
 }

@@ -4,15 +4,22 @@
 //! section 3. The first share `batch_split` of a batch trains the diffusion loss, the rest the sequential one. Both are divided by
 //! the number of their valid tokens, masked or not, and added.
 
+use std::ops::Range;
+
 use burn::tensor::Tensor;
 use esolm::config::{Family, ModelConfig};
 use esolm::model::Network;
-use esolm::noising::{Level, Noised, Part, Uniforms, antithetic_times, draw_time};
+use esolm::noising::{
+    Level, Noised, Part, Uniforms, antithetic_times, draw_time, sequential_order,
+};
+use esolm::rng::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, BatchBuilder};
+use crate::ops::Dropout;
 use crate::pass::scored_nll;
-use crate::recipe::LossKind;
+use crate::purpose;
+use crate::recipe::{Loss, LossKind};
 use crate::weights::host;
 
 /// Per-token means in nats. `sequential` is zero for MDLM, and holds the whole loss of AR.
@@ -42,6 +49,10 @@ impl Losses {
 /// What noise a batch meets.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Noise {
+    /// alpha_0 of each text; where there is none, the objective's.
+    pub alpha_0: Vec<f64>,
+    /// Positions that a text of the sequential loss has masked, instead of random ones; by its place among these.
+    pub gaps: Vec<Option<Range<u32>>>,
     /// Diffusion time of each sequence of the diffusion loss.
     pub times: Vec<f64>,
     /// Masks and orders of the sequences of the diffusion loss.
@@ -53,24 +64,45 @@ pub struct Noise {
 impl Noise {
     /// The noise of sequences number `first` and after, of which `diffusion` train the diffusion loss; times are antithetic among
     /// these.
-    pub fn draw(
-        seed: u64,
-        first: u32,
-        diffusion: usize,
-        sequential: usize,
-        length: usize,
-    ) -> Self {
+    pub fn draw(seed: u64, first: u32, diffusion: usize, sequential: usize, length: usize) -> Self {
         let number = |i: usize| first.wrapping_add(i as u32);
         let uniforms: Vec<f64> = (0..diffusion)
             .map(|i| draw_time(seed, number(i), 0))
             .collect();
         let draw = |i: usize, part| Uniforms::draw(seed, number(i), 0, part, length);
         Self {
+            alpha_0: Vec::new(),
+            gaps: Vec::new(),
             times: antithetic_times(&uniforms),
             diffusion: (0..diffusion).map(|i| draw(i, Part::Diffusion)).collect(),
             sequential: (diffusion..diffusion + sequential)
                 .map(|i| draw(i, Part::Sequential))
                 .collect(),
+        }
+    }
+}
+
+impl Noise {
+    /// Adds what the recipe asks for beyond the published loss: an alpha_0 for each text, and texts with one gap.
+    pub fn widen(&mut self, loss: &Loss, seed: u64, first: u32, length: usize) {
+        let stream = |i: usize| Stream::new(seed, first.wrapping_add(i as u32), purpose::WIDEN);
+        let split = self.times.len();
+        let texts = split + self.sequential.len();
+        if let Some([low, high]) = loss.alpha_0_range {
+            let drawn = (0..texts).map(|i| low + (high - low) * stream(i).uniform());
+            self.alpha_0 = drawn.collect();
+        }
+        if loss.infill > 0.0 {
+            let gap = |i: usize| {
+                let mut stream = stream(i);
+                stream.uniform();
+                (stream.uniform() < loss.infill).then(|| {
+                    let size = 1 + stream.below(length as u32);
+                    let start = stream.below(length as u32 - size + 1);
+                    start..start + size
+                })
+            };
+            self.gaps = (split..texts).map(gap).collect();
         }
     }
 }
@@ -106,8 +138,12 @@ impl Objective {
     ) -> Prepared {
         let length = texts.iter().map(|text| text.len()).max().unwrap_or(0);
         let mut builder = BatchBuilder::new(&self.config, length);
-        let count = |range: std::ops::Range<usize>, from: usize| {
-            let of = |i: usize| (from..texts[i].len()).filter(|&p| valid(i, p as u32)).count();
+        let count = |range: Range<usize>, from: usize| {
+            let of = |i: usize| {
+                (from..texts[i].len())
+                    .filter(|&p| valid(i, p as u32))
+                    .count()
+            };
             range.map(of).sum::<usize>() as f64
         };
         if self.config.family == Family::Ar {
@@ -123,8 +159,9 @@ impl Objective {
         }
         let mask = self.config.mask_index;
         let split = noise.times.len();
+        let alpha_0 = |i: usize| noise.alpha_0.get(i).copied().unwrap_or(self.alpha_0);
         for (i, (uniforms, &t)) in noise.diffusion.iter().zip(&noise.times).enumerate() {
-            let level = Level::at(self.alpha_0, t);
+            let level = Level::at(alpha_0(i), t);
             let weight = match self.kind {
                 LossKind::Elbo => level.weight,
                 LossKind::LowVar => 1.0,
@@ -142,7 +179,16 @@ impl Objective {
         let rest: Vec<Noised> = texts[split..]
             .iter()
             .zip(&noise.sequential)
-            .map(|(text, uniforms)| Noised::sequential(text, self.alpha_0, uniforms, mask))
+            .enumerate()
+            .map(|(i, (text, uniforms))| match noise.gaps.get(i) {
+                Some(Some(gap)) => {
+                    let masked: Vec<bool> =
+                        (0..text.len() as u32).map(|p| gap.contains(&p)).collect();
+                    let order = sequential_order(&masked, Some(&uniforms.offsets));
+                    Noised::gather(text, &masked, order, mask)
+                }
+                _ => Noised::sequential(text, alpha_0(split + i), uniforms, mask),
+            })
             .collect();
         builder.sequential(&rest, |i, p| valid(split + i, p));
         Prepared {
@@ -169,22 +215,23 @@ impl Prepared {
     }
 
     /// The loss as a tensor to differentiate, `[1]`, and the -log p of the scored rows, `[S]`.
-    pub fn loss(&self, network: &Network) -> (Tensor<1>, Tensor<1>) {
+    pub fn loss(&self, network: &Network, dropout: Option<Dropout>) -> (Tensor<1>, Tensor<1>) {
         if self.batch.scored.is_empty() {
             // Nothing was masked; a sum over no rows is still a loss.
             let none = Tensor::zeros([1], &network.vocab_embed.weight.val().device());
             return (none.clone(), none.narrow(0, 0, 0));
         }
-        let nll = scored_nll(network, &self.batch);
+        let nll = scored_nll(network, &self.batch, dropout);
         let coefficients = self.coefficients();
         let coefficients = Tensor::<1>::from_floats(coefficients.as_slice(), &nll.device());
-        ((nll.clone() * coefficients).sum(), nll)
+        // `sum` takes another kernel, whose float atomics few GPUs have.
+        ((nll.clone() * coefficients).sum_dim(0), nll)
     }
 
     /// The parts of the loss from the -log p of the scored rows.
     pub fn losses(&self, nll: Tensor<1>) -> Losses {
         let nll = host(nll);
-        let weighted = |range: std::ops::Range<usize>, tokens: f64| {
+        let weighted = |range: Range<usize>, tokens: f64| {
             let terms = nll[range.clone()].iter().zip(&self.batch.weights[range]);
             let sum: f64 = terms.map(|(&n, &w)| f64::from(n) * f64::from(w)).sum();
             if tokens > 0.0 { sum / tokens } else { 0.0 }

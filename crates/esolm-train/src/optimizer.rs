@@ -123,7 +123,8 @@ pub fn norm(network: &Network, gradients: &GradientsParams) -> f64 {
     impl ModuleVisitor for Squares<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.0.get::<D>(param.id) {
-                self.1.push(gradient.square().sum());
+                let count = gradient.shape().num_elements();
+                self.1.push(gradient.square().reshape([count]).sum_dim(0));
             }
         }
     }

@@ -11,7 +11,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use esolm::model::{AdaLn, Network};
 
 use crate::batch::Batch;
-use crate::ops;
+use crate::ops::{self, Dropout};
 
 /// A matrix `[n_in, n_out]` and a bias `[1, n_out]`.
 struct Folded {
@@ -79,8 +79,17 @@ fn chunks<const N: usize>(
     }))
 }
 
-/// -log p of the scored rows' tokens, `[S]`, in nats.
-pub fn scored_nll(network: &Network, batch: &Batch) -> Tensor<1> {
+/// -log p of the scored rows' tokens, `[S]`, in nats; with dropout where there is one.
+pub fn scored_nll(network: &Network, batch: &Batch, dropout: Option<Dropout>) -> Tensor<1> {
+    let dropout = dropout.filter(|dropout| dropout.probability > 0.0);
+    let mut layer = 0;
+    let mut dropped = |x: Tensor<2>| match dropout {
+        Some(dropout) => {
+            layer += 1;
+            ops::drop_out(x, dropout.at(layer))
+        }
+        None => x,
+    };
     let device = &network.vocab_embed.weight.val().device();
     let ints = |values: &[u32]| {
         let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
@@ -109,9 +118,9 @@ pub fn scored_nll(network: &Network, batch: &Batch) -> Tensor<1> {
 
         let h = qkv.forward(ops::normalise(x.clone()));
         let h = out.forward(ops::attend(h, &batch.table));
-        x = x + block.dropout.forward(h);
+        x = x + dropped(h);
         let h = ops::gelu(up.forward(ops::normalise(x.clone())));
-        x = x + block.dropout.forward(down.forward(h));
+        x = x + dropped(down.forward(h));
     }
     let output = &network.output_layer;
     let head = fold_norm(

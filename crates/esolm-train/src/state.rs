@@ -104,7 +104,10 @@ impl State {
         let views = tensors.iter().map(|(name, values)| {
             let bytes = bytemuck::cast_slice(values);
             let view = TensorView::new(Dtype::F32, vec![values.len()], bytes);
-            (name, view.expect("a flat tensor has as many values as it has"))
+            (
+                name,
+                view.expect("a flat tensor has as many values as it has"),
+            )
         });
         let progress = serde_json::to_string(&self.progress).expect("numbers and text are JSON");
         let metadata = HashMap::from([(KEY.to_string(), progress)]);

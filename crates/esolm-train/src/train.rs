@@ -21,16 +21,16 @@ use burn::tensor::Device;
 use esolm::checkpoint::{StoreDtype, write_hf_folder};
 use esolm::config::Family;
 use esolm::model::Network;
-use esolm::rng::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::data::{self, TextTokens, Windows};
 use crate::loss::{Losses, Noise, Objective};
+use crate::ops::Dropout;
 use crate::optimizer::{self, Adam};
 use crate::recipe::Recipe;
 use crate::state::{self, Progress, State, write_whole};
 use crate::weights::{self, Weights};
-use crate::{TrainError, curve, init, purpose};
+use crate::{TrainError, curve, init};
 
 /// A line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -204,7 +204,6 @@ struct Trainer<'a> {
     recipe: &'a Recipe,
     out: &'a Path,
     objective: Objective,
-    device: Device,
     tokenizer: String,
     windows: Windows,
     holdout: Vec<Vec<u32>>,
@@ -257,7 +256,10 @@ impl<'a> Trainer<'a> {
         let texts = data::documents(&recipe.data.train, &recipe.data)?;
         let tokenizer_path = out.join("tokenizer.json");
         let end = &recipe.data.separator;
-        let tokens = match (&recipe.data.tokenizer, options.resume && tokenizer_path.exists()) {
+        let tokens = match (
+            &recipe.data.tokenizer,
+            options.resume && tokenizer_path.exists(),
+        ) {
             (_, true) => TextTokens::open(&tokenizer_path, end)?,
             (Some(path), false) => TextTokens::open(path, end)?,
             (None, false) => {
@@ -308,7 +310,6 @@ impl<'a> Trainer<'a> {
                 kind: recipe.loss.kind,
                 config,
             },
-            device,
             tokenizer,
             windows,
             holdout,
@@ -355,19 +356,25 @@ impl<'a> Trainer<'a> {
                 .map(|window| self.windows.get(window).to_vec())
                 .collect();
             let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-            let noise = Noise::draw(
+            let mut noise = Noise::draw(
                 run.seed,
                 first as u32,
                 diffusion,
                 run.batch - diffusion,
                 self.recipe.model.length,
             );
+            let length = self.recipe.model.length;
+            if self.objective.config.family == Family::EsoLm {
+                noise.widen(&self.recipe.loss, run.seed, first as u32, length);
+            }
             let prepared = self.objective.prepare(&texts, &noise, |_, _| true);
-            // Dropout draws from the device's generator: seeded for each part, it is the same after a resume.
-            let mut seed = Stream::new(run.seed, part as u32, purpose::DROPOUT);
-            self.device
-                .seed(u64::from(seed.next_u32()) << 32 | u64::from(seed.next_u32()));
-            let (loss, nll) = prepared.loss(&self.network);
+            let dropout = Dropout {
+                seed: run.seed,
+                micro_batch: part as u32,
+                layer: 0,
+                probability: self.recipe.model.dropout,
+            };
+            let (loss, nll) = prepared.loss(&self.network, Some(dropout));
             let these = prepared.losses(nll.inner());
             losses = losses.plus(these, 1.0 / run.accumulate as f64);
             self.finite("loss", these.total())?;
@@ -446,7 +453,12 @@ impl<'a> Trainer<'a> {
         }
         let started = Instant::now();
         let network = weights::replace(self.network.valid(), &self.ema);
-        let losses = evaluate(&self.objective, &network, &self.holdout, self.recipe.run.batch);
+        let losses = evaluate(
+            &self.objective,
+            &network,
+            &self.holdout,
+            self.recipe.run.batch,
+        );
         let line = Line::Validation {
             step: self.step,
             tokens: self.tokens(),
@@ -492,7 +504,11 @@ impl<'a> Trainer<'a> {
     }
 
     fn finish(mut self, watch: &mut dyn FnMut(Event)) -> Result<Ended, TrainError> {
-        if self.saved.as_ref().is_none_or(|(step, _)| *step != self.step) {
+        if self
+            .saved
+            .as_ref()
+            .is_none_or(|(step, _)| *step != self.step)
+        {
             self.save(watch)?;
         }
         let interrupted = self.step < self.recipe.steps();
@@ -542,7 +558,7 @@ pub fn evaluate(
             let length = objective.config.length;
             let noise = Noise::draw(SEED, first, diffusion, chunk.len() - diffusion, length);
             let prepared = objective.prepare(&chunk, &noise, |_, _| true);
-            let (_, nll) = prepared.loss(network);
+            let (_, nll) = prepared.loss(network, None);
             sum = sum.plus(prepared.losses(nll), share);
         };
         match objective.config.family {

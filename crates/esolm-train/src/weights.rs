@@ -134,7 +134,11 @@ pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint,
         if let (true, [n_out, n_in]) = (transposed, parameter.shape.as_slice()) {
             values = transpose(&values, *n_in, *n_out);
         }
-        tensors.push((format!("backbone.{}", parameter.name), parameter.shape, values));
+        tensors.push((
+            format!("backbone.{}", parameter.name),
+            parameter.shape,
+            values,
+        ));
     }
     let bytes = safetensors_bytes(
         tensors
@@ -164,7 +168,10 @@ pub(crate) fn safetensors_bytes<'a>(
     let views = tensors.map(|(name, shape, values)| {
         let bytes = bytemuck::cast_slice(values);
         let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes);
-        (name, view.expect("each tensor has as many values as its shape says"))
+        (
+            name,
+            view.expect("each tensor has as many values as its shape says"),
+        )
     });
     safetensors::serialize(views, None).expect("names and shapes of a network are writable")
 }

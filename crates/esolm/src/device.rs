@@ -231,6 +231,15 @@ pub fn adapters() -> Vec<AdapterInfo> {
 /// # Errors
 /// When a GPU was asked for and there is none, or its driver refuses a device.
 pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
+    // Nothing optional is used by the engine's kernels.
+    open_with(choice, wgpu::Features::empty()).await
+}
+
+/// As [`open`], with those of the `wished` features that the adapter has.
+async fn open_with(
+    choice: DeviceChoice,
+    wished: wgpu::Features,
+) -> Result<Option<Gpu>, EngineError> {
     let wanted = match choice {
         DeviceChoice::Cpu => return Ok(None),
         DeviceChoice::Auto => None,
@@ -255,8 +264,8 @@ pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
     let (device, queue) = adapter
         .request_device(&wgpu::DeviceDescriptor {
             label: Some("esolm"),
-            // Nothing optional is used; limits are the adapter's, since large matrices need large bindings.
-            required_features: wgpu::Features::empty(),
+            required_features: adapter.features() & wished,
+            // The adapter's own, since large matrices need large bindings.
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
@@ -280,13 +289,16 @@ pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
     Gpu::new(device, info).map(Some)
 }
 
-/// A Burn device for tensors, as training and the reference pass use it, with what it is called.
+/// A Burn device for tensors, as training and the reference pass use it, with what it is called. On a GPU, Burn's kernels that pick
+/// rows use 64-bit integers, which the adapter must have.
 ///
 /// # Errors
 /// As [`open`].
 pub async fn tensors(choice: DeviceChoice) -> Result<(Device, String), EngineError> {
-    Ok(match open(choice).await? {
-        Some(gpu) => (gpu.device().clone(), gpu.info.to_string()),
-        None => (Device::flex(), "CPU".into()),
-    })
+    Ok(
+        match open_with(choice, wgpu::Features::SHADER_INT64).await? {
+            Some(gpu) => (gpu.device().clone(), gpu.info.to_string()),
+            None => (Device::flex(), "CPU".into()),
+        },
+    )
 }

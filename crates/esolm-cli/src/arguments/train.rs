@@ -6,7 +6,8 @@ use clap::Args;
 
 /// Trains an Eso-LM, MDLM or AR model on text files, from a recipe in TOML.
 #[derive(Debug, Args)]
-#[command(after_help = "A recipe, with every key and its default but for data.train, which has none:
+#[command(
+    after_help = "A recipe, with every key and its default but for data.train, which has none:
 
   [model]
   family = \"esolm\"        # or mdlm, ar
@@ -25,6 +26,8 @@ use clap::Args;
   # tokenizer = \"tokenizer.json\"   # ... unless there is one already
   [loss]
   alpha_0 = 0.25          # share of the tokens that diffusion writes
+  # alpha_0_range = [0.05, 0.85]   # each sequence draws its own (not published); alpha_0 is then what sampling takes
+  infill = 0.0            # share of the sequential half with one gap instead of random masks (not published)
   batch_split = 0.5       # share of a batch that trains the diffusion loss
   kind = \"elbo\"           # or low_var
   [optimizer]             # AdamW
@@ -55,7 +58,8 @@ Examples:
   esolm train stories.toml --out stories
   esolm train --out stories --resume
   esolm train stories.toml --out small --set model.hidden=128 --set run.tokens=1000000
-  esolm sample --model stories/model")]
+  esolm sample --model stories/model"
+)]
 pub struct Train {
     /// The recipe. With --resume it may be left out: the one in OUT is taken.
     #[arg(value_name = "RECIPE", required_unless_present = "resume")]

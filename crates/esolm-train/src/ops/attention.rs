@@ -74,14 +74,7 @@ impl<'a> Matrix<'a> {
 }
 
 /// `out` `[m, n]`, rows `width` apart, = `a` `[m, k]` `b` `[k, n]`, added to what is there where `add`; on this thread.
-fn product(
-    [m, n, k]: [usize; 3],
-    out: &mut [f32],
-    width: usize,
-    add: bool,
-    a: Matrix,
-    b: Matrix,
-) {
+fn product([m, n, k]: [usize; 3], out: &mut [f32], width: usize, add: bool, a: Matrix, b: Matrix) {
     if m == 0 || n == 0 {
         return;
     }
@@ -154,8 +147,20 @@ impl Rows<'_> {
             let cos = &self.cos[r * half..][..half];
             let sin = &self.sin[r * half..][..half];
             let at = head * dim;
-            rotate(&qkv[at..][..dim], cos, sin, scale, &mut into.q[r * dim..][..dim]);
-            rotate(&qkv[d + at..][..dim], cos, sin, 1.0, &mut into.k[r * dim..][..dim]);
+            rotate(
+                &qkv[at..][..dim],
+                cos,
+                sin,
+                scale,
+                &mut into.q[r * dim..][..dim],
+            );
+            rotate(
+                &qkv[d + at..][..dim],
+                cos,
+                sin,
+                1.0,
+                &mut into.k[r * dim..][..dim],
+            );
             into.v.extend_from_slice(&qkv[2 * d + at..][..dim]);
         }
     }
@@ -180,7 +185,14 @@ impl Rows<'_> {
         let n = own.len();
         let q = &head.q[first * dim..][..n * dim];
         let keys = Matrix::new(&head.k, dim).transposed();
-        product([n, reach, dim], scores, reach, false, Matrix::new(q, dim), keys);
+        product(
+            [n, reach, dim],
+            scores,
+            reach,
+            false,
+            Matrix::new(q, dim),
+            keys,
+        );
         for (i, own) in own.iter_mut().enumerate() {
             let row = first + i;
             let prefix = self.prefix[row] as usize;
@@ -278,7 +290,14 @@ impl Rows<'_> {
                 let ds = Matrix::new(&slopes, reach);
                 let q = Matrix::new(&head.q[first * dim..], dim);
                 let block = &mut dq[first * dim..][..n * dim];
-                product([n, dim, reach], block, dim, false, ds, Matrix::new(&head.k, dim));
+                product(
+                    [n, dim, reach],
+                    block,
+                    dim,
+                    false,
+                    ds,
+                    Matrix::new(&head.k, dim),
+                );
                 product([reach, dim, n], &mut dk, dim, true, ds.transposed(), q);
                 for i in (0..n).filter(|&i| own[i] > 0.0) {
                     let at = (first + i) * dim;

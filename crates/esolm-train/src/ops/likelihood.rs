@@ -67,7 +67,11 @@ pub fn composed(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
     column[targets.mask_index] = 1.0;
     let column = Tensor::<1>::from_floats(column.as_slice(), device).unsqueeze::<2>();
     let logits = logits * (column.clone() * -1.0 + 1.0) + column * EXCLUDED;
-    let tokens: Vec<i32> = targets.tokens.iter().map(|&t| t as i32).collect();
-    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [rows, 1]), device);
-    -log_softmax(logits, 1).gather(1, tokens).squeeze_dim::<1>(1)
+    // Picked from one long row: Burn's gather needs 64-bit integers in shaders, which few GPUs offer.
+    let places = targets.tokens.iter().enumerate();
+    let places = places.map(|(row, &token)| (row * vocabulary) as i32 + token as i32);
+    let places = TensorData::new(places.collect::<Vec<i32>>(), [rows]);
+    let places = Tensor::<1, Int>::from_data(places, device);
+    let log_p = log_softmax(logits, 1).reshape([rows * vocabulary]);
+    -log_p.select(0, places)
 }

@@ -6,6 +6,7 @@
 //! each other, values and gradients.
 
 mod attention;
+mod dropout;
 mod likelihood;
 mod rows;
 
@@ -23,6 +24,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub use attention::{Span, Table};
+pub use dropout::Dropout;
 pub use likelihood::Targets;
 
 /// What Flex computes in one go. Activations are `[R, width]`, rows of all sequences one after another.
@@ -44,6 +46,8 @@ pub trait RowOps: Backend {
         grad: FloatTensor<Self>,
         table: Arc<Table>,
     ) -> FloatTensor<Self>;
+    /// Each entry times its factor of [`Dropout`], which is its own gradient's too.
+    fn drop_out(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self>;
     /// -log p of each row's target: logits `[S, V]` to `[S]`.
     fn nll(logits: FloatTensor<Self>, targets: Arc<Targets>) -> FloatTensor<Self>;
     /// Gradient of [`RowOps::nll`].
@@ -76,7 +80,9 @@ fn shape(tensor: &FlexTensor) -> Vec<usize> {
 impl RowOps for Flex {
     fn normalise(x: FlexTensor) -> FlexTensor {
         let shape = shape(&x);
-        over([x], shape.clone(), |[x], out| rows::normalise(x, out, shape[1]))
+        over([x], shape.clone(), |[x], out| {
+            rows::normalise(x, out, shape[1])
+        })
     }
 
     fn normalise_backward(x: FlexTensor, grad: FlexTensor) -> FlexTensor {
@@ -112,6 +118,11 @@ impl RowOps for Flex {
         })
     }
 
+    fn drop_out(x: FlexTensor, dropout: Dropout) -> FlexTensor {
+        let shape = shape(&x);
+        over([x], shape, |[x], out| dropout.apply(x, out))
+    }
+
     fn nll(logits: FlexTensor, targets: Arc<Targets>) -> FlexTensor {
         let shape = shape(&logits);
         over([logits], vec![shape[0]], |[logits], out| {
@@ -138,12 +149,7 @@ struct Step<G>(G);
 impl<B: RowOps, G: Gradient<B>> Backward<B, 1> for Step<G> {
     type State = NodeId;
 
-    fn backward(
-        self,
-        ops: Ops<NodeId, 1>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
+    fn backward(self, ops: Ops<NodeId, 1>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let input = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
         unary::<B, _>(ops.parents, ops.node, grads, |grad| {
             self.0.gradient(input, grad)
@@ -173,6 +179,20 @@ struct Normalise;
 struct Gelu;
 #[derive(Clone, Debug)]
 struct Attend(Arc<Table>);
+/// A step that needs no input: the mask is drawn again.
+#[derive(Debug)]
+struct DropStep;
+
+impl<B: RowOps> Backward<B, 1> for DropStep {
+    type State = Dropout;
+
+    fn backward(self, ops: Ops<Dropout, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        unary::<B, _>(ops.parents, ops.node, grads, |grad| {
+            B::drop_out(grad, ops.state)
+        });
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Nll(Arc<Targets>);
 
@@ -232,6 +252,18 @@ impl<B: RowOps, C: CheckpointStrategy> RowOps for Autodiff<B, C> {
         panic!("{TWICE}")
     }
 
+    fn drop_out(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self> {
+        let prepared = DropStep.prepare::<C>([x.node()]).compute_bound();
+        match prepared.stateful() {
+            OpsKind::Tracked(prepared) => {
+                prepared.finish(dropout, B::drop_out(x.into_primitive(), dropout))
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::drop_out(x.into_primitive(), dropout))
+            }
+        }
+    }
+
     fn nll(logits: FloatTensor<Self>, targets: Arc<Targets>) -> FloatTensor<Self> {
         tracked::<B, C, _>(logits, Nll(targets.clone()), |logits| {
             B::nll(logits, targets)
@@ -277,6 +309,15 @@ pub fn attend(qkv: Tensor<2>, table: &Arc<Table>) -> Tensor<2> {
         return Tensor::from_dispatch(out);
     }
     attention::composed(qkv, table)
+}
+
+/// `x` `[R, width]` with a share of its entries zero and the others larger by as much.
+pub fn drop_out(x: Tensor<2>, dropout: Dropout) -> Tensor<2> {
+    if on_host(&x.device()) {
+        let out = <Dispatch as RowOps>::drop_out(x.into_dispatch(), dropout);
+        return Tensor::from_dispatch(out);
+    }
+    dropout::composed(x, dropout)
 }
 
 /// -log p of each row's target under `logits` `[S, V]` with the mask token left out: `[S]`.

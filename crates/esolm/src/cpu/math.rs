@@ -201,7 +201,10 @@ mod tests {
             let want = (value(x + 1e-5) - value(x - 1e-5)) / 2e-5;
             let (y, slope) = gelu_slope(x as f32);
             assert!((f64::from(y) - value(x)).abs() < 1e-6, "{x}");
-            assert!((f64::from(slope) - want).abs() < 1e-5, "{x}: {slope} {want}");
+            assert!(
+                (f64::from(slope) - want).abs() < 1e-5,
+                "{x}: {slope} {want}"
+            );
         }
     }
 

@@ -1,0 +1,294 @@
+//! Whole trainings of tiny networks on a text made here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn::tensor::Device;
+use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::model::Network;
+use esolm_train::loss::{Noise, Objective};
+use esolm_train::optimizer::Adam;
+use esolm_train::recipe::{LossKind, Optimizer};
+use esolm_train::{Event, Line, Options, Recipe, TrainError, init, read_log, train, weights};
+
+/// A folder that is removed when the test ends.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("esolm-train-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn text(&self) -> PathBuf {
+        let path = self.0.join("text.txt");
+        let animals = ["cat", "dog", "fox", "hen", "owl", "pig"];
+        let places = ["barn", "hill", "lake", "tree", "well"];
+        let stories = (0..60).map(|i| {
+            let (a, p) = (animals[i % 6], places[i % 5]);
+            let b = animals[(i / 6) % 6];
+            format!(
+                "The {a} went to the {p}. It met a {b} by the {p}. The {b} said hello to the {a}."
+            )
+        });
+        let stories: Vec<String> = stories.collect();
+        fs::write(&path, stories.join("<|endoftext|>")).unwrap();
+        path
+    }
+
+    fn recipe(&self, more: &[&str]) -> Recipe {
+        let text = self.text();
+        let base = format!(
+            "[model]\nhidden = 16\nblocks = 2\nheads = 2\ncond_dim = 8\nlength = 16\ndropout = 0.1\n\
+             [data]\ntrain = [{text:?}]\nholdout = [{text:?}]\nvocab_size = 270\n\
+             [optimizer]\nlr = 0.01\nwarmup_steps = 2\n\
+             [run]\nbatch = 4\naccumulate = 2\ntokens = 1024\nvalidate_every = 4\nvalidate_windows = 8\nsave_every = 3\nlog_every = 1\nema = 0.9\n"
+        );
+        let more: Vec<String> = more.iter().map(|s| s.to_string()).collect();
+        Recipe::parse(&base, &more).unwrap()
+    }
+
+    fn run(
+        &self,
+        out: &str,
+        recipe: &Recipe,
+        resume: bool,
+        stop_after: u64,
+    ) -> Result<Vec<Line>, TrainError> {
+        let out = self.0.join(out);
+        let stop = AtomicBool::new(false);
+        let options = Options {
+            out: &out,
+            resume,
+            device: Device::flex(),
+            device_name: "CPU".into(),
+            stop: &stop,
+        };
+        train(recipe, &options, &mut |event| {
+            if let Event::Step { step, .. } = event
+                && step == stop_after
+            {
+                stop.store(true, Ordering::SeqCst);
+            }
+        })?;
+        read_log(&out.join("log.jsonl"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open(folder: &Path) -> Checkpoint {
+    Checkpoint::open(&folder.to_string_lossy(), &OpenOptions::default()).unwrap()
+}
+
+fn losses(lines: &[Line]) -> Vec<(u64, f64)> {
+    let losses = lines.iter().filter_map(|line| match line {
+        Line::Train { step, loss, .. } => Some((*step, *loss)),
+        _ => None,
+    });
+    losses.collect()
+}
+
+fn validations(lines: &[Line]) -> Vec<(u64, f64)> {
+    let losses = lines.iter().filter_map(|line| match line {
+        Line::Validation { step, loss, .. } => Some((*step, *loss)),
+        _ => None,
+    });
+    losses.collect()
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one() {
+    for family in ["esolm", "mdlm", "ar"] {
+        let folder = Folder::new(&format!("resume-{family}"));
+        let recipe = folder.recipe(&[&format!("model.family={family}")]);
+        assert_eq!(recipe.steps(), 8);
+        let whole = folder.run("whole", &recipe, false, 0).unwrap();
+        // Stopped twice: after a step that saves anyway, and after one that does not.
+        folder.run("parts", &recipe, false, 3).unwrap();
+        folder.run("parts", &recipe, true, 5).unwrap();
+        let parts = folder.run("parts", &recipe, true, 0).unwrap();
+        assert_eq!(losses(&whole), losses(&parts), "{family}");
+        assert_eq!(losses(&whole).len(), 8);
+        assert_eq!(validations(&whole), validations(&parts));
+        for file in [
+            "model/model.safetensors",
+            "model/config.json",
+            "tokenizer.json",
+        ] {
+            let read = |run: &str| fs::read(folder.0.join(run).join(file)).unwrap();
+            assert!(read("whole") == read("parts"), "{family}: {file} differs");
+        }
+        let states = |run: &str| {
+            fs::read_dir(folder.0.join(run).join("state"))
+                .unwrap()
+                .count()
+        };
+        assert_eq!(states("whole"), 2);
+        assert!(matches!(
+            parts.last(),
+            Some(Line::End {
+                step: 8,
+                interrupted: false,
+                ..
+            })
+        ));
+        let first = losses(&whole)[0].1;
+        let last = losses(&whole)[7].1;
+        assert!(last < first - 0.3, "{family}: {first} to {last}");
+        // What was written is a checkpoint with its tokenizer.
+        let model = open(&folder.0.join("whole/model"));
+        assert_eq!(model.config().length, 16);
+        assert!(model.tokenizer_path().is_some());
+    }
+}
+
+#[test]
+fn a_run_that_died_goes_on_from_its_last_state() {
+    let folder = Folder::new("died");
+    let recipe = folder.recipe(&[]);
+    let whole = folder.run("whole", &recipe, false, 0).unwrap();
+    let out = folder.0.join("died");
+    folder.run("died", &recipe, false, 3).unwrap();
+    // As if it had gone on to step 5 and been killed while it wrote: lines without a state, a damaged newest state.
+    let log = fs::read_to_string(folder.0.join("whole/log.jsonl")).unwrap();
+    fs::write(out.join("log.jsonl"), &log[..log.len() * 3 / 4]).unwrap();
+    let state = fs::read(out.join("state/step-00000003.safetensors")).unwrap();
+    fs::write(out.join("state/step-00000006.safetensors"), &state[..1000]).unwrap();
+    let lines = folder.run("died", &recipe, true, 0).unwrap();
+    assert_eq!(losses(&whole), losses(&lines));
+}
+
+#[test]
+fn what_stands_there_is_not_overwritten() {
+    let folder = Folder::new("occupied");
+    let recipe = folder.recipe(&["run.tokens=128"]);
+    let refused = folder.run("out", &recipe, true, 0).unwrap_err();
+    assert!(
+        matches!(refused, TrainError::NothingToResume(_)),
+        "{refused}"
+    );
+    folder.run("out", &recipe, false, 0).unwrap();
+    let refused = folder.run("out", &recipe, false, 0).unwrap_err();
+    assert!(matches!(refused, TrainError::Occupied(_)), "{refused}");
+    let other = folder.recipe(&["run.tokens=256", "model.hidden=32"]);
+    let refused = folder.run("out", &other, true, 0).unwrap_err();
+    assert!(matches!(refused, TrainError::State { .. }), "{refused}");
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let folder = Folder::new("nan");
+    let recipe = folder.recipe(&[
+        "optimizer.lr=1e30",
+        "optimizer.warmup_steps=0",
+        "run.save_every=1",
+    ]);
+    let error = folder.run("out", &recipe, false, 0).unwrap_err();
+    let TrainError::NotFinite { step, saved, .. } = &error else {
+        panic!("{error}");
+    };
+    let saved = saved.as_ref().expect("a state was saved before");
+    assert!(
+        saved.ends_with(format!("step-{:08}.safetensors", step - 1)),
+        "{error}"
+    );
+    assert!(error.to_string().contains("step-"), "{error}");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_loses_nothing() {
+    let folder = Folder::new("full");
+    let recipe = folder.recipe(&["run.tokens=512"]);
+    folder.run("out", &recipe, false, 3).unwrap();
+    let out = folder.0.join("out");
+    let saved = fs::read(out.join("state/step-00000003.safetensors")).unwrap();
+    // A folder in the place of the temporary file refuses the write as a full disk does, also for root.
+    let name = format!(".step-00000004.safetensors.{}.partial", std::process::id());
+    fs::create_dir(out.join("state").join(&name)).unwrap();
+    let error = folder.run("out", &recipe, true, 0).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            TrainError::Io {
+                action: "write",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(fs::read(out.join("state/step-00000003.safetensors")).unwrap() == saved);
+    fs::remove_dir(out.join("state").join(&name)).unwrap();
+    folder.run("out", &recipe, true, 0).unwrap();
+}
+
+#[test]
+fn bad_text_is_named() {
+    let folder = Folder::new("text");
+    let short = folder.0.join("short.txt");
+    fs::write(&short, "one two").unwrap();
+    let broken = folder.0.join("broken.txt");
+    fs::write(&broken, b"caf\xe9").unwrap();
+    for (path, wanted) in [
+        (&short, "270"),
+        (&broken, "byte 3"),
+        (&folder.0.join("none"), "none"),
+    ] {
+        let recipe = folder.recipe(&[&format!("data.train=[{path:?}]")]);
+        let error = folder
+            .run("out", &recipe, false, 0)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+/// One batch with one noise, again and again: a network that learns must come close to knowing it.
+#[test]
+fn one_batch_is_learnt_by_heart() {
+    let json = r#"{"model_type": "EsoLM", "hidden_size": 64, "cond_dim": 16, "n_blocks": 2, "n_heads": 4, "model_length": 16,
+                   "vocab_size": 41, "mask_index": 40, "alpha_0": 0.5, "dropout": 0.0}"#;
+    let config = esolm::config::ModelConfig::from_json(json).unwrap();
+    let device = Device::flex().autodiff();
+    let ckpt = init::random(&config, 3).unwrap();
+    let mut network = weights::trainable(Network::load(&ckpt, &device).unwrap());
+    let texts: Vec<Vec<u32>> = (0..4u32)
+        .map(|row| {
+            (0..16)
+                .map(|i| (row * 11 + i * i + i * 7 * row) % 40)
+                .collect()
+        })
+        .collect();
+    let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let objective = Objective {
+        config,
+        alpha_0: 0.5,
+        kind: LossKind::LowVar,
+    };
+    let noise = Noise::draw(1, 0, 2, 2, 16);
+    let prepared = objective.prepare(&texts, &noise, |_, _| true);
+    let mut adam = Adam::new(&Optimizer::default());
+    let mut first = None;
+    let mut last = 0.0;
+    for _ in 0..200 {
+        let (loss, nll) = prepared.loss(&network, None);
+        last = prepared.losses(nll.inner()).total();
+        first.get_or_insert(last);
+        let gradients = GradientsParams::from_grads(loss.backward(), &network);
+        network = adam.step(network, gradients, 1.0, 5e-3);
+    }
+    let first = first.unwrap();
+    assert!(first > 1.5, "untrained: {first}");
+    assert!(last < 0.01, "after 200 steps: {last}");
+    let parameters: usize = weights::of(&network).values().map(|v| v.dims()[0]).sum();
+    assert_eq!(network.num_params(), parameters);
+}
