@@ -8,7 +8,6 @@ use esolm::likelihood::{LikelihoodOptions, TextScore, evaluate};
 use esolm::scoring::Window;
 use indicatif::{ProgressBar, ProgressStyle};
 
-
 use crate::failure::Failure;
 
 /// Scores `windows`; an interrupt ends the command between two passes.
