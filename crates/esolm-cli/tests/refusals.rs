@@ -111,9 +111,14 @@ fn prepare(folder: &Folder) {
         "tokens-one.safetensors",
         &[("tokens", Dtype::I32, vec![1, 1], i32s(&[5]))],
     );
+    std::fs::write(folder.file("latin.txt"), b"caf\xe9").expect("writable");
     let text = |name: &str, text: &str| {
         std::fs::write(folder.file(name), text).expect("writable");
     };
+    text(
+        "recipe.toml",
+        "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
+    );
     text("blank.txt", " \n\n");
     text("none.txt", "");
     text("cafe.txt", "The caf\u{e9} was closed.");
@@ -322,6 +327,41 @@ const CASES: &[(&str, i32)] = &[
         "replay --model GOLDEN/mini_ar.ckpt --trace TMP/one.safetensors --output TMP/out",
         1,
     ),
+    // training
+    ("train", 2),
+    ("train TMP/recipe.toml", 2),
+    ("train TMP/none.toml --out TMP/run", 1),
+    ("train LICENSE-MIT --out TMP/run", 1),
+    ("train TMP/recipe.toml --out TMP/run --set batch=1", 2),
+    ("train TMP/recipe.toml --out TMP/run --set run.batsch=1", 1),
+    ("train TMP/recipe.toml --out TMP/run --set run.batch=0", 1),
+    (
+        "train TMP/recipe.toml --out TMP/run --set model.family=gpt",
+        1,
+    ),
+    ("train TMP/recipe.toml --out TMP/run --set model.heads=3", 1),
+    (
+        "train TMP/recipe.toml --out TMP/run --set run.device=tpu",
+        1,
+    ),
+    (
+        "train TMP/recipe.toml --out TMP/run --set run.batch=65536 --set model.hidden=65536",
+        1,
+    ),
+    (
+        "train TMP/recipe.toml --out TMP/run --set data.train=[\"none.txt\"]",
+        1,
+    ),
+    (
+        "train TMP/recipe.toml --out TMP/run --set data.train=[\"TMP/latin.txt\"]",
+        1,
+    ),
+    (
+        "train TMP/recipe.toml --out TMP/run --set data.tokenizer=models/stories/config.json",
+        1,
+    ),
+    ("train TMP/recipe.toml --out LICENSE-MIT/run", 1),
+    ("train --out TMP/nothing --resume", 2),
     // likelihood
     ("ppl", 2),
     ("ppl LICENSE-MIT --length 0", 2),

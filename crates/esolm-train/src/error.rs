@@ -95,6 +95,14 @@ pub enum TrainError {
         /// The last state that was saved.
         saved: Option<PathBuf>,
     },
+    /// The machine's memory does not suffice.
+    #[error(
+        "this training needs at least {gib} GiB of memory, more than this machine gives; lower run.batch, model.length or model.hidden"
+    )]
+    Memory {
+        /// What it needs.
+        gib: u64,
+    },
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),

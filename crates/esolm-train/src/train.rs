@@ -19,7 +19,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use esolm::checkpoint::{StoreDtype, write_hf_folder};
-use esolm::config::Family;
+use esolm::config::{Family, ModelConfig};
 use esolm::model::Network;
 use serde::{Deserialize, Serialize};
 
@@ -248,7 +248,8 @@ impl<'a> Trainer<'a> {
     ) -> Result<Self, TrainError> {
         let out = options.out;
         let found = newest(out, &options.device, options.resume, watch)?;
-        if !options.resume && (out.join("recipe.toml").exists() || out.join("state").exists()) {
+        // A run that ended before it saved anything left nothing worth keeping.
+        if !options.resume && !state::list(&out.join("state")).is_empty() {
             return Err(TrainError::Occupied(out.into()));
         }
         fs::create_dir_all(out).map_err(|e| TrainError::write(out, e))?;
@@ -268,6 +269,8 @@ impl<'a> Trainer<'a> {
             }
         };
         let config = recipe.config(tokens.count, tokens.end)?;
+        let parameters: u64 = config.parameters().iter().map(|p| p.elements()).sum();
+        suffices(parameters, &config, recipe)?;
         let length = config.length;
         let windows = Windows::new(tokens.encode(&texts)?, length, recipe.run.seed)?;
         let holdout = if recipe.data.holdout.is_empty() {
@@ -298,7 +301,6 @@ impl<'a> Trainer<'a> {
             before = state.progress.seconds;
             saved = Some((step, path));
         }
-        let parameters = config.parameters().iter().map(|p| p.elements()).sum();
         let mut trainer = Self {
             recipe,
             out,
@@ -602,6 +604,25 @@ fn newest(
         older.display()
     )));
     Ok(Some((older, state)))
+}
+
+/// Whether the machine's memory can hold a training at all: weights, averaged weights, two moments and gradients, and of the
+/// activations those that every layer keeps for its gradient.
+fn suffices(parameters: u64, config: &ModelConfig, recipe: &Recipe) -> Result<(), TrainError> {
+    let rows = (recipe.run.batch * config.length) as u64;
+    // Input, norm, three projections, attention and MLP of a block, and the logits, of one row.
+    let row = (config.n_blocks * config.hidden * 16 + 2 * config.vocab_size) as u64;
+    let bytes = rows
+        .checked_mul(row)
+        .and_then(|values| values.checked_add(parameters.checked_mul(5)?))
+        .and_then(|values| values.checked_mul(4));
+    let size = bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    match size {
+        Some(size) if Vec::<u8>::new().try_reserve_exact(size).is_ok() => Ok(()),
+        _ => Err(TrainError::Memory {
+            gib: bytes.map_or(u64::MAX >> 30, |bytes| bytes >> 30),
+        }),
+    }
 }
 
 /// Whether a state has the parameters of the recipe's network.
