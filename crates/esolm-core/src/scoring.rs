@@ -1,7 +1,7 @@
 //! The passes whose logits make a likelihood: which rows enter the network for a text, which tokens they must predict, and what
 //! each prediction counts. Pure data; an executor turns a [`Pass`] into log-probabilities.
 //!
-//! The quantities are those of arXiv 2506.01928, section 4, and of the published code (algo.py):
+//! The quantities are those of arXiv 2506.01928 and of its published code (algo.py); docs/likelihood.md writes them out:
 //!
 //! * [`exact`]: log p(x | order), the sum over slots of log p(x_i | the tokens of lower slots). Attention is causal over slots, so
 //!   one pass over two rows a token gives all terms: x_i in slot i, and the mask z_i, which sees the x of lower slots and itself.
