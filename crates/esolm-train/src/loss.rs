@@ -184,8 +184,8 @@ impl Objective {
                 Some(Some(gap)) => {
                     let masked: Vec<bool> =
                         (0..text.len() as u32).map(|p| gap.contains(&p)).collect();
-                    let order = sequential_order(&masked, Some(&uniforms.offsets));
-                    Noised::gather(text, &masked, order, mask)
+                    // From left to right, as an infill or a prompt hands its given tokens to the network.
+                    Noised::gather(text, &masked, sequential_order(&masked, None), mask)
                 }
                 _ => Noised::sequential(text, alpha_0(split + i), uniforms, mask),
             })
