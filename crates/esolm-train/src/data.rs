@@ -28,8 +28,10 @@ pub fn documents(files: &[PathBuf], data: &Data) -> Result<Vec<String>, TrainErr
             path: path.clone(),
             at: e.utf8_error().valid_up_to(),
         })?;
-        let documents = text.split(&data.separator).map(str::trim);
-        let wanted = documents.filter(|d| !d.is_empty() && (!data.ascii_only || d.is_ascii()));
+        let documents = esolm::documents::split(&text, Some(&data.separator));
+        let wanted = documents
+            .into_iter()
+            .filter(|d| !data.ascii_only || d.is_ascii());
         all.extend(wanted.map(String::from));
     }
     Ok(all)
