@@ -121,6 +121,11 @@ fn an_interrupt_saves_and_a_resume_goes_on() {
         said.contains(&format!("steps {step} to {}", step + 3)),
         "{said}"
     );
+    let changed = format!(
+        "going on with changed values: tokens = {}",
+        (step + 3) * 256
+    );
+    assert!(said.contains(&changed), "{said}");
     succeed(&["inspect", &format!("{out}/model")]);
 
     let again = run(&["train", &recipe, "--out", &out]);

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use crate::train::Line;
+use crate::Line;
 
 /// Blue and orange that colour-blind readers tell apart (Okabe and Ito).
 const TRAINING: RGBColor = RGBColor(0, 114, 178);

@@ -8,6 +8,7 @@ mod curve;
 pub mod data;
 mod error;
 pub mod init;
+mod log;
 pub mod loss;
 pub mod ops;
 pub mod optimizer;
@@ -19,9 +20,10 @@ pub mod weights;
 
 pub use batch::{Batch, BatchBuilder};
 pub use error::TrainError;
+pub use log::{Line, read_log};
 pub use pass::scored_nll;
 pub use recipe::Recipe;
-pub use train::{Ended, Event, Line, Options, evaluate, read_log, saved_recipe, train};
+pub use train::{Ended, Event, Options, evaluate, saved_recipe, train};
 
 /// What random streams of training are for; a purpose for each, so that none shares numbers with another.
 pub(crate) mod purpose {

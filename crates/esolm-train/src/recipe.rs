@@ -304,158 +304,142 @@ impl Recipe {
     }
 
     fn check(&self) -> Result<(), TrainError> {
-        let (loss, optimizer, run) = (&self.loss, &self.optimizer, &self.run);
-        let share = |x: f64| (0.0..=1.0).contains(&x);
-        let below_one = |x: f64| (0.0..1.0).contains(&x);
-        let positive = |x: f64| x > 0.0 && x.is_finite();
-        let at_least_zero = |x: f64| x >= 0.0 && x.is_finite();
-        let few = |n: usize| (1..=1 << 16).contains(&n);
-        const ONE_OR_MORE: &str = "a whole number from 1 to 65536";
+        const COUNT: &str = "a whole number from 1 to 65536";
         const SHARE: &str = "a number from 0 to 1";
         const BELOW_ONE: &str = "a number from 0 to below 1";
-        let range = loss.alpha_0_range.unwrap_or([0.0, 1.0]);
-        let checks: [(&'static str, String, bool, &str); 20] = [
-            (
-                "loss.alpha_0_range",
-                format!("{range:?}"),
-                share(range[0]) && share(range[1]) && range[0] <= range[1],
-                "two numbers from 0 to 1, the first not above the second",
-            ),
-            (
-                "loss.infill",
-                loss.infill.to_string(),
-                share(loss.infill),
-                SHARE,
-            ),
-            (
-                "data.train",
-                format!("{:?}", self.data.train),
-                !self.data.train.is_empty(),
-                "a list of text files",
-            ),
-            (
-                "data.separator",
-                format!("{:?}", self.data.separator),
-                !self.data.separator.is_empty(),
-                "a text",
-            ),
-            (
-                "model.length",
-                self.model.length.to_string(),
-                few(self.model.length) && self.model.length > 1,
-                "a whole number from 2 to 65536",
-            ),
-            (
-                "model.dropout",
-                self.model.dropout.to_string(),
-                below_one(self.model.dropout),
-                BELOW_ONE,
-            ),
-            (
-                "model.heads",
-                self.model.heads.to_string(),
-                self.model.heads > 0,
-                ONE_OR_MORE,
-            ),
-            (
-                "loss.alpha_0",
-                loss.alpha_0.to_string(),
-                share(loss.alpha_0),
-                SHARE,
-            ),
-            (
-                "loss.batch_split",
-                loss.batch_split.to_string(),
-                share(loss.batch_split),
-                SHARE,
-            ),
-            (
-                "optimizer.lr",
-                optimizer.lr.to_string(),
-                positive(optimizer.lr),
-                "a number above 0",
-            ),
-            (
-                "optimizer.beta_1",
-                optimizer.beta_1.to_string(),
-                below_one(optimizer.beta_1),
-                BELOW_ONE,
-            ),
-            (
-                "optimizer.beta_2",
-                optimizer.beta_2.to_string(),
-                below_one(optimizer.beta_2),
-                BELOW_ONE,
-            ),
-            (
-                "optimizer.epsilon",
-                optimizer.epsilon.to_string(),
-                positive(optimizer.epsilon),
-                "a number above 0",
-            ),
-            (
-                "optimizer.weight_decay",
-                optimizer.weight_decay.to_string(),
-                at_least_zero(optimizer.weight_decay),
-                "0 or more",
-            ),
-            (
-                "optimizer.min_lr",
-                optimizer.min_lr.to_string(),
-                at_least_zero(optimizer.min_lr),
-                "0 or more",
-            ),
-            (
-                "optimizer.clip",
-                optimizer.clip.to_string(),
-                at_least_zero(optimizer.clip),
-                "0 or more",
-            ),
-            (
-                "run.batch",
-                run.batch.to_string(),
-                few(run.batch),
-                ONE_OR_MORE,
-            ),
-            (
-                "run.accumulate",
-                run.accumulate.to_string(),
-                few(run.accumulate),
-                ONE_OR_MORE,
-            ),
-            (
-                "run.ema",
-                run.ema.to_string(),
-                below_one(run.ema),
-                BELOW_ONE,
-            ),
-            (
-                "run.log_every",
-                run.log_every.to_string(),
-                run.log_every > 0,
-                "1 or more",
-            ),
-        ];
-        for (key, value, sound, expected) in checks {
-            if !sound {
-                return Err(TrainError::Value {
-                    key,
-                    value,
-                    expected: expected.into(),
-                });
-            }
-        }
-        if self.run.tokens == 0
-            || self.steps() > u64::from(u32::MAX) / (run.batch * run.accumulate) as u64
-        {
-            return Err(TrainError::Value {
-                key: "run.tokens",
-                value: run.tokens.to_string(),
-                expected: "at least 1, and at most 2^32 sequences".into(),
-            });
-        }
-        Ok(())
+        const ABOVE_ZERO: &str = "a number above 0";
+        const ZERO_OR_MORE: &str = "0 or more";
+        let (data, model, loss, run) = (&self.data, &self.model, &self.loss, &self.run);
+        let adam = &self.optimizer;
+        let share = |x: f64| (0.0..=1.0).contains(&x);
+        let below_one = |x: f64| (0.0..1.0).contains(&x);
+        let above_zero = |x: f64| x > 0.0 && x.is_finite();
+        let not_below_zero = |x: f64| x >= 0.0 && x.is_finite();
+        let count = |n: usize| (1..=1 << 16).contains(&n);
+
+        let (train, separator) = (format!("{:?}", data.train), format!("{:?}", data.separator));
+        must(
+            "data.train",
+            train,
+            !data.train.is_empty(),
+            "a list of text files",
+        )?;
+        must(
+            "data.separator",
+            separator,
+            !data.separator.is_empty(),
+            "a text",
+        )?;
+        let long = (2..=1 << 16).contains(&model.length);
+        must(
+            "model.length",
+            model.length,
+            long,
+            "a whole number from 2 to 65536",
+        )?;
+        must("model.heads", model.heads, count(model.heads), COUNT)?;
+        must(
+            "model.dropout",
+            model.dropout,
+            below_one(model.dropout),
+            BELOW_ONE,
+        )?;
+        must("loss.alpha_0", loss.alpha_0, share(loss.alpha_0), SHARE)?;
+        let [low, high] = loss.alpha_0_range.unwrap_or([0.0, 1.0]);
+        let ascending = share(low) && share(high) && low <= high;
+        let two = "two numbers from 0 to 1, the first not above the second";
+        must(
+            "loss.alpha_0_range",
+            format!("[{low}, {high}]"),
+            ascending,
+            two,
+        )?;
+        must("loss.infill", loss.infill, share(loss.infill), SHARE)?;
+        must(
+            "loss.batch_split",
+            loss.batch_split,
+            share(loss.batch_split),
+            SHARE,
+        )?;
+        must("optimizer.lr", adam.lr, above_zero(adam.lr), ABOVE_ZERO)?;
+        must(
+            "optimizer.beta_1",
+            adam.beta_1,
+            below_one(adam.beta_1),
+            BELOW_ONE,
+        )?;
+        must(
+            "optimizer.beta_2",
+            adam.beta_2,
+            below_one(adam.beta_2),
+            BELOW_ONE,
+        )?;
+        must(
+            "optimizer.epsilon",
+            adam.epsilon,
+            above_zero(adam.epsilon),
+            ABOVE_ZERO,
+        )?;
+        let decay = adam.weight_decay;
+        must(
+            "optimizer.weight_decay",
+            decay,
+            not_below_zero(decay),
+            ZERO_OR_MORE,
+        )?;
+        must(
+            "optimizer.min_lr",
+            adam.min_lr,
+            not_below_zero(adam.min_lr),
+            ZERO_OR_MORE,
+        )?;
+        must(
+            "optimizer.clip",
+            adam.clip,
+            not_below_zero(adam.clip),
+            ZERO_OR_MORE,
+        )?;
+        must("run.batch", run.batch, count(run.batch), COUNT)?;
+        must(
+            "run.accumulate",
+            run.accumulate,
+            count(run.accumulate),
+            COUNT,
+        )?;
+        must("run.ema", run.ema, below_one(run.ema), BELOW_ONE)?;
+        must(
+            "run.log_every",
+            run.log_every,
+            run.log_every > 0,
+            "1 or more",
+        )?;
+        // Texts are numbered in 32 bits.
+        let most = u64::from(u32::MAX) / (run.batch * run.accumulate) as u64;
+        let few = run.tokens > 0 && self.steps() <= most;
+        must(
+            "run.tokens",
+            run.tokens,
+            few,
+            "at least 1, and at most 2^32 sequences",
+        )
     }
+}
+
+/// An error that names the key unless its value is `sound`.
+fn must(
+    key: &'static str,
+    value: impl std::fmt::Display,
+    sound: bool,
+    expected: &str,
+) -> Result<(), TrainError> {
+    if sound {
+        return Ok(());
+    }
+    Err(TrainError::Value {
+        key,
+        value: value.to_string(),
+        expected: expected.into(),
+    })
 }
 
 /// `table.key=value`; what is no TOML value is a text.

@@ -9,7 +9,7 @@
 //! OUT/curve.svg        the losses over the tokens
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,9 +21,9 @@ use burn::tensor::Device;
 use esolm::checkpoint::{StoreDtype, write_hf_folder};
 use esolm::config::{Family, ModelConfig};
 use esolm::model::Network;
-use serde::{Deserialize, Serialize};
 
 use crate::data::{self, TextTokens, Windows};
+use crate::log::{Line, open_log, read_log};
 use crate::loss::{Losses, Noise, Objective};
 use crate::ops::Dropout;
 use crate::optimizer::{self, Adam};
@@ -31,82 +31,6 @@ use crate::recipe::Recipe;
 use crate::state::{self, Progress, State, write_whole};
 use crate::weights::{self, Weights};
 use crate::{TrainError, curve, init};
-
-/// A line of the log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Line {
-    /// What trains, once at each start.
-    Start {
-        /// Steps done before.
-        step: u64,
-        /// Steps in all.
-        steps: u64,
-        /// Parameters of the network.
-        parameters: u64,
-        /// Training tokens of an epoch.
-        epoch_tokens: u64,
-        /// Where it runs.
-        device: String,
-    },
-    /// Means over the steps since the last such line.
-    Train {
-        /// Steps done.
-        step: u64,
-        /// Tokens trained on.
-        tokens: u64,
-        /// Both losses together, nats a token.
-        loss: f64,
-        /// The diffusion part.
-        diffusion: f64,
-        /// The sequential part; the whole loss of AR.
-        sequential: f64,
-        /// Learning rate of the last step.
-        lr: f64,
-        /// Norm of the last gradient before clipping.
-        grad_norm: f64,
-        /// Speed since the last such line.
-        tokens_per_second: f64,
-        /// Seconds in all, earlier runs included.
-        seconds: f64,
-    },
-    /// The averaged weights on the hold-out, always with the same noise.
-    Validation {
-        /// Steps done.
-        step: u64,
-        /// Tokens trained on.
-        tokens: u64,
-        /// The bound: both parts together, nats a token.
-        loss: f64,
-        /// The diffusion part.
-        diffusion: f64,
-        /// The sequential part.
-        sequential: f64,
-    },
-    /// The run ended.
-    End {
-        /// Steps done.
-        step: u64,
-        /// Tokens trained on.
-        tokens: u64,
-        /// Seconds in all.
-        seconds: f64,
-        /// Whether it was stopped before its last step.
-        interrupted: bool,
-    },
-}
-
-impl Line {
-    /// Steps done when it was written.
-    pub fn step(&self) -> u64 {
-        match self {
-            Self::Start { step, .. }
-            | Self::Train { step, .. }
-            | Self::Validation { step, .. }
-            | Self::End { step, .. } => *step,
-        }
-    }
-}
 
 /// What happens in a training, for whoever watches.
 #[derive(Debug)]
@@ -293,6 +217,9 @@ impl<'a> Trainer<'a> {
         let (mut step, mut before, mut saved) = (0, 0.0, None);
         if let Some((path, state)) = found {
             fits(&path, &state, &ema)?;
+            if let Some(note) = changes(&state.progress.recipe, &text) {
+                watch(Event::Note(note));
+            }
             network = weights::replace(network, &state.raw);
             ema = state.ema;
             adam.moments = state.moments;
@@ -606,6 +533,15 @@ fn newest(
     Ok(Some((older, state)))
 }
 
+/// What a resumed run does otherwise than the one before it: the lines of the recipe that are new.
+fn changes(before: &str, now: &str) -> Option<String> {
+    let new: Vec<&str> = now
+        .lines()
+        .filter(|line| !before.lines().any(|old| old == *line))
+        .collect();
+    (!new.is_empty()).then(|| format!("going on with changed values: {}", new.join(", ")))
+}
+
 /// Whether the machine's memory can hold a training at all: weights, averaged weights, two moments and gradients, and of the
 /// activations those that every layer keeps for its gradient.
 fn suffices(parameters: u64, config: &ModelConfig, recipe: &Recipe) -> Result<(), TrainError> {
@@ -648,37 +584,4 @@ fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), TrainError> 
         reason: "its network is not the recipe's".into(),
         remedy: "go on with the recipe that it was made with, or give another --out",
     })
-}
-
-/// Opens the log for appending, without the lines that a stopped run wrote after its last state.
-fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
-    let lines: Vec<Line> = match read_log(path) {
-        Ok(lines) => lines,
-        Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Vec::new()
-        }
-        Err(error) => return Err(error),
-    };
-    let kept: String = lines
-        .iter()
-        .filter(|line| line.step() <= step)
-        .filter_map(|line| Some(serde_json::to_string(line).ok()? + "\n"))
-        .collect();
-    write_whole(path, |file| file.write_all(kept.as_bytes()))?;
-    OpenOptions::new()
-        .append(true)
-        .open(path)
-        .map_err(|e| TrainError::write(path, e))
-}
-
-/// The lines of a log; what is no line of it is left out.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn read_log(path: &Path) -> Result<Vec<Line>, TrainError> {
-    let text = fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
-    Ok(text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect())
 }

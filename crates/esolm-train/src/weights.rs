@@ -7,6 +7,7 @@ use burn::tensor::Tensor;
 use esolm::checkpoint::{Checkpoint, CheckpointError};
 use esolm::config::ModelConfig;
 use esolm::model::Network;
+use esolm::model::fold::transpose;
 
 /// One flat tensor a parameter, by the parameter's path in [`Network`], without autodiff. Matrices lie as Burn holds them, `[in, out]`.
 pub type Weights = BTreeMap<String, Tensor<1>>;
@@ -146,11 +147,6 @@ pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint,
             .map(|(name, shape, values)| (name.clone(), shape.clone(), values.as_slice())),
     );
     Checkpoint::from_safetensors_bytes(&config.to_json(), bytes)
-}
-
-fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let columns_first = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c));
-    columns_first.map(|i| values[i]).collect()
 }
 
 /// A tensor's values in host memory.

@@ -233,7 +233,7 @@ fn silu(x: &mut f64) {
 }
 
 /// A row-major `[rows, columns]` matrix as `[columns, rows]`, in tiles so that both sides stay in cache.
-pub(super) fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+pub fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const TILE: usize = 32;
     let mut out = vec![0.0; values.len()];
     for r0 in (0..rows).step_by(TILE) {

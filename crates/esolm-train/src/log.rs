@@ -1,0 +1,119 @@
+//! The log of a training: one JSON object a line.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::TrainError;
+use crate::state::write_whole;
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Line {
+    /// What trains, once at each start.
+    Start {
+        /// Steps done before.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Parameters of the network.
+        parameters: u64,
+        /// Training tokens of an epoch.
+        epoch_tokens: u64,
+        /// Where it runs.
+        device: String,
+    },
+    /// Means over the steps since the last such line.
+    Train {
+        /// Steps done.
+        step: u64,
+        /// Tokens trained on.
+        tokens: u64,
+        /// Both losses together, nats a token.
+        loss: f64,
+        /// The diffusion part.
+        diffusion: f64,
+        /// The sequential part; the whole loss of AR.
+        sequential: f64,
+        /// Learning rate of the last step.
+        lr: f64,
+        /// Norm of the last gradient before clipping.
+        grad_norm: f64,
+        /// Speed since the last such line.
+        tokens_per_second: f64,
+        /// Seconds in all, earlier runs included.
+        seconds: f64,
+    },
+    /// The averaged weights on the hold-out, always with the same noise.
+    Validation {
+        /// Steps done.
+        step: u64,
+        /// Tokens trained on.
+        tokens: u64,
+        /// The bound: both parts together, nats a token.
+        loss: f64,
+        /// The diffusion part.
+        diffusion: f64,
+        /// The sequential part.
+        sequential: f64,
+    },
+    /// The run ended.
+    End {
+        /// Steps done.
+        step: u64,
+        /// Tokens trained on.
+        tokens: u64,
+        /// Seconds in all.
+        seconds: f64,
+        /// Whether it was stopped before its last step.
+        interrupted: bool,
+    },
+}
+
+impl Line {
+    /// Steps done when it was written.
+    pub fn step(&self) -> u64 {
+        match self {
+            Self::Start { step, .. }
+            | Self::Train { step, .. }
+            | Self::Validation { step, .. }
+            | Self::End { step, .. } => *step,
+        }
+    }
+}
+
+/// Opens the log for appending, without the lines that a stopped run wrote after its last state.
+pub(crate) fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
+    let lines: Vec<Line> = match read_log(path) {
+        Ok(lines) => lines,
+        Err(TrainError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Vec::new()
+        }
+        Err(error) => return Err(error),
+    };
+    let kept: String = lines
+        .iter()
+        .filter(|line| line.step() <= step)
+        .filter_map(|line| Some(serde_json::to_string(line).ok()? + "\n"))
+        .collect();
+    write_whole(path, |file| file.write_all(kept.as_bytes()))?;
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .map_err(|e| TrainError::write(path, e))
+}
+
+/// The lines of a log; what is no line of it is left out.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn read_log(path: &Path) -> Result<Vec<Line>, TrainError> {
+    let text = fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
