@@ -493,7 +493,10 @@ fn choices_follow_the_chain_rule() {
         let want: Vec<f64> = (list("logp").iter().zip(&divisors))
             .map(|(x, n)| x / n)
             .collect();
-        assert_eq!(list("normalized"), want);
+        // A number may lose its last digit on its way through JSON.
+        for (got, want) in list("normalized").iter().zip(&want) {
+            assert!((got - want).abs() < 1e-12, "{got} {want}");
+        }
         assert_eq!(number(&got, "/best"), best(&want));
     }
     // A space at the end of the context belongs to the choices.
