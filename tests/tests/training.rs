@@ -66,7 +66,7 @@ impl Case {
         let texts: Vec<&[u32]> = self.texts.iter().map(Vec::as_slice).collect();
         let valid = |row: usize, p: u32| !masked || self.valid[row * L + p as usize];
         let prepared = objective.prepare(&texts, noise, valid);
-        let (loss, nll) = prepared.loss(network, None);
+        let (loss, nll) = prepared.loss(network, None).expect("something is masked");
         let losses = prepared.losses(nll.clone());
         let loss: f32 = loss.into_scalar();
         assert!((f64::from(loss) - losses.total()).abs() < 1e-5 * losses.total());
@@ -171,7 +171,7 @@ fn loss_and_gradient(network: &Network, ckpt: &Checkpoint) -> (f64, BTreeMap<Str
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let noise = Noise::draw(7, 0, 2, 2, L);
     let prepared = objective(ckpt, 0.5, LossKind::Elbo).prepare(&texts, &noise, |_, _| true);
-    let (loss, nll) = prepared.loss(network, None);
+    let (loss, nll) = prepared.loss(network, None).expect("something is masked");
     let value = prepared.losses(nll).total();
     if !loss.device().is_autodiff() {
         return (value, BTreeMap::new());

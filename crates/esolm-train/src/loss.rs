@@ -214,18 +214,21 @@ impl Prepared {
         self.batch.weights.iter().enumerate().map(divided).collect()
     }
 
-    /// The loss as a tensor to differentiate, `[1]`, and the -log p of the scored rows, `[S]`.
-    pub fn loss(&self, network: &Network, dropout: Option<Dropout>) -> (Tensor<1>, Tensor<1>) {
+    /// The loss as a tensor to differentiate, `[1]`, and the -log p of the scored rows, `[S]`; `None` where nothing is masked, and so
+    /// the loss is zero whatever the network says.
+    pub fn loss(
+        &self,
+        network: &Network,
+        dropout: Option<Dropout>,
+    ) -> Option<(Tensor<1>, Tensor<1>)> {
         if self.batch.scored.is_empty() {
-            // Nothing was masked; a sum over no rows is still a loss.
-            let none = Tensor::zeros([1], &network.vocab_embed.weight.val().device());
-            return (none.clone(), none.narrow(0, 0, 0));
+            return None;
         }
         let nll = scored_nll(network, &self.batch, dropout);
         let coefficients = self.coefficients();
         let coefficients = Tensor::<1>::from_floats(coefficients.as_slice(), &nll.device());
         // `sum` takes another kernel, whose float atomics few GPUs have.
-        ((nll.clone() * coefficients).sum_dim(0), nll)
+        Some(((nll.clone() * coefficients).sum_dim(0), nll))
     }
 
     /// The parts of the loss from the -log p of the scored rows.

@@ -303,13 +303,12 @@ impl<'a> Trainer<'a> {
                 layer: 0,
                 probability: self.recipe.model.dropout,
             };
-            let (loss, nll) = prepared.loss(&self.network, Some(dropout));
+            let Some((loss, nll)) = prepared.loss(&self.network, Some(dropout)) else {
+                continue;
+            };
             let these = prepared.losses(nll.inner());
             losses = losses.plus(these, 1.0 / run.accumulate as f64);
             self.finite("loss", these.total())?;
-            if !loss.is_require_grad() && prepared.batch.scored.is_empty() {
-                continue;
-            }
             let gradients = (loss / run.accumulate as f64).backward();
             let gradients = GradientsParams::from_grads(gradients, &self.network);
             if run.accumulate == 1 {
@@ -487,8 +486,9 @@ pub fn evaluate(
             let length = objective.config.length;
             let noise = Noise::draw(SEED, first, diffusion, chunk.len() - diffusion, length);
             let prepared = objective.prepare(&chunk, &noise, |_, _| true);
-            let (_, nll) = prepared.loss(network, None);
-            sum = sum.plus(prepared.losses(nll), share);
+            if let Some((_, nll)) = prepared.loss(network, None) {
+                sum = sum.plus(prepared.losses(nll), share);
+            }
         };
         match objective.config.family {
             Family::Ar => add(0),

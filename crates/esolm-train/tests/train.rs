@@ -152,6 +152,27 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     }
 }
 
+/// At alpha_0 = 1 the sequential loss has nothing to predict, and at 0 the diffusion loss next to nothing.
+#[test]
+fn the_ends_of_alpha_0_train() {
+    for set in [
+        "loss.alpha_0=1",
+        "loss.alpha_0=0",
+        "loss.batch_split=1",
+        "loss.batch_split=0",
+    ] {
+        let folder = Folder::new(&set.replace(['.', '='], "-"));
+        let recipe = folder.recipe(&[set]);
+        let lines = folder.run("out", &recipe, false, 0).unwrap();
+        let losses = losses(&lines);
+        assert!(losses[7].1 < losses[0].1, "{set}: {losses:?}");
+        assert!(
+            validations(&lines).iter().all(|(_, loss)| *loss > 0.0),
+            "{set}"
+        );
+    }
+}
+
 #[test]
 fn a_run_that_died_goes_on_from_its_last_state() {
     let folder = Folder::new("died");
@@ -280,7 +301,7 @@ fn one_batch_is_learnt_by_heart() {
     let mut first = None;
     let mut last = 0.0;
     for _ in 0..200 {
-        let (loss, nll) = prepared.loss(&network, None);
+        let (loss, nll) = prepared.loss(&network, None).expect("something is masked");
         last = prepared.losses(nll.inner()).total();
         first.get_or_insert(last);
         let gradients = GradientsParams::from_grads(loss.backward(), &network);
