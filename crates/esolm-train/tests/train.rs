@@ -189,6 +189,34 @@ fn a_run_that_died_goes_on_from_its_last_state() {
     assert_eq!(losses(&whole), losses(&lines));
 }
 
+/// A text of two tokens is often not masked at all: such a step moves nothing.
+#[test]
+fn a_step_without_masked_tokens_counts_nothing() {
+    let folder = Folder::new("unmasked");
+    let tiny = ["model.family=mdlm", "model.length=2", "run.batch=1"];
+    for accumulate in ["run.accumulate=1", "run.accumulate=2"] {
+        let recipe = folder.recipe(&[&tiny[..], &["run.tokens=200", accumulate]].concat());
+        let lines = folder.run(accumulate, &recipe, false, 0).unwrap();
+        let losses = losses(&lines);
+        assert!(losses.iter().all(|(_, loss)| loss.is_finite()));
+        assert!(losses.iter().any(|(_, loss)| *loss == 0.0));
+    }
+}
+
+/// `low_var` is a loss to train on; what is validated stays the bound.
+#[test]
+fn validation_gives_the_bound_whatever_the_loss_weighs() {
+    let folder = Folder::new("weights");
+    // A rate that changes no weight: both runs then validate the same network.
+    let still = ["optimizer.lr=1e-30", "run.tokens=128"];
+    let bounds = ["loss.kind=elbo", "loss.kind=low_var"].map(|kind| {
+        let recipe = folder.recipe(&[&still[..], &[kind]].concat());
+        validations(&folder.run(kind, &recipe, false, 0).unwrap())
+    });
+    assert!(!bounds[0].is_empty());
+    assert_eq!(bounds[0], bounds[1]);
+}
+
 #[test]
 fn what_stands_there_is_not_overwritten() {
     let folder = Folder::new("occupied");
