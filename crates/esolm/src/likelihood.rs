@@ -197,7 +197,7 @@ pub async fn evaluate(
             score.tokens = score.tokens.saturating_sub(1);
         }
     }
-    let layout = layout(engine, windows, options.batch);
+    let layout = layout(engine, windows, options.batch, jobs.len());
     let shift = draw_time(options.seed, 0, 0);
     let mut done = 0;
     for batch in jobs.chunks(layout.sequences) {
@@ -322,8 +322,8 @@ fn jobs(
     jobs
 }
 
-/// The layout of every batch: the same for all, so that caches are made once.
-fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>) -> Layout {
+/// The layout of every batch: the same for all, so that caches are made once, with room for no more than the `passes` that there are.
+fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>, passes: usize) -> Layout {
     let longest = windows
         .iter()
         .map(|w| w.tokens.len())
@@ -339,7 +339,7 @@ fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>) -> Layout {
     let rows = if real_gpu { ROWS_GPU } else { ROWS_CPU };
     let cached = slots * engine.config().hidden * 4;
     let sequences = batch.unwrap_or_else(|| (rows / mean).min(CACHE_BYTES / cached));
-    let sequences = sequences.max(1);
+    let sequences = sequences.min(passes).max(1);
     Layout {
         sequences,
         slots,
