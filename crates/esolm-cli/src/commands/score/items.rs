@@ -30,6 +30,8 @@ pub struct Items {
     cut: usize,
     /// Texts of which not everything that is given fits the context.
     shortened: usize,
+    /// Files of JSON lines that were read as plain lines.
+    json: Vec<String>,
 }
 
 /// A line of `--choices`.
@@ -92,6 +94,9 @@ impl Items {
                     reader.infill(&name(*number), line)?;
                 }
             } else {
+                if text.is_jsonl {
+                    reader.items.json.push(text.name.clone());
+                }
                 for (number, line) in (1..).zip(texts::lines(&text)) {
                     reader.line(&name(number), line)?;
                 }
@@ -122,6 +127,11 @@ impl Items {
                 "what is given does not fit {context} in {} of {} texts: its farthest tokens are left out",
                 self.shortened,
                 self.windows.len()
+            ));
+        }
+        for name in &self.json {
+            notes.push(format!(
+                "{name} is scored as lines of plain text; --choices and --infill read JSON"
             ));
         }
         notes
@@ -175,11 +185,24 @@ impl Reader<'_> {
                 "{name} has an empty text to score; give it at least one character"
             )));
         }
-        if scored.len() > self.length {
+        // Without a token before it, an AR model that prepends none would not score the first token, and a text that begins with an
+        // unlikely one would win against others.
+        let needed = usize::from(self.overlap);
+        if scored.len() + needed > self.length {
             return Err(Failure::failed(format!(
-                "{name} has a text of {} tokens to score, but the model's context is {}; shorten it",
+                "{name} has a text of {} tokens to score, but the model's context is {}{}; shorten it",
                 scored.len(),
-                self.length
+                self.length,
+                if needed > 0 {
+                    " with the token before it"
+                } else {
+                    ""
+                }
+            )));
+        }
+        if needed > self.opening.iter().len() + before.len() {
+            return Err(Failure::failed(format!(
+                "{name} has nothing before the text to score, and an AR model predicts no first token; give a context, or leave out --no-bos"
             )));
         }
         let before: Vec<u32> = self
