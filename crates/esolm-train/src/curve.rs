@@ -8,19 +8,25 @@ use crate::Line;
 const TRAINING: RGBColor = RGBColor(0, 114, 178);
 const VALIDATION: RGBColor = RGBColor(213, 94, 0);
 
-/// An SVG of a log's training and validation losses.
+/// An SVG of a log's training and validation losses. A log may have been changed by hand: losses so large that the axis overflows, for
+/// which `plotters` looks for ticks without end, are left out.
 pub fn svg(lines: &[Line]) -> String {
+    let drawable = |loss: f64| loss.abs() < 1e9;
     let training: Vec<(f64, f64)> = lines
         .iter()
         .filter_map(|line| match line {
-            Line::Train { tokens, loss, .. } => Some((*tokens as f64 / 1e6, *loss)),
+            Line::Train { tokens, loss, .. } if drawable(*loss) => {
+                Some((*tokens as f64 / 1e6, *loss))
+            }
             _ => None,
         })
         .collect();
     let validation: Vec<(f64, f64)> = lines
         .iter()
         .filter_map(|line| match line {
-            Line::Validation { tokens, loss, .. } => Some((*tokens as f64 / 1e6, *loss)),
+            Line::Validation { tokens, loss, .. } if drawable(*loss) => {
+                Some((*tokens as f64 / 1e6, *loss))
+            }
             _ => None,
         })
         .collect();

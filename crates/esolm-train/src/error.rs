@@ -84,7 +84,7 @@ pub enum TrainError {
     },
     /// A loss or gradient that is no number.
     #[error(
-        "the {what} of step {step} is not finite; {}, so lower optimizer.lr or optimizer.clip and go on with --resume",
+        "the {what} of step {step} is not finite; {}",
         last_good(saved.as_deref())
     )]
     NotFinite {
@@ -119,8 +119,14 @@ pub enum TrainError {
 
 fn last_good(saved: Option<&Path>) -> String {
     match saved {
-        Some(path) => format!("the last good state is {}", path.display()),
-        None => "no state was saved before it".into(),
+        Some(path) => format!(
+            "the last good state is {}, so lower optimizer.lr or optimizer.clip and go on with --resume",
+            path.display()
+        ),
+        None => {
+            "no state was saved before it, so lower optimizer.lr or optimizer.clip and start again"
+                .into()
+        }
     }
 }
 

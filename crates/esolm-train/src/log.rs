@@ -111,8 +111,9 @@ pub(crate) fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
 /// # Errors
 /// A file that cannot be read.
 pub fn read_log(path: &Path) -> Result<Vec<Line>, TrainError> {
-    let text = fs::read_to_string(path).map_err(|e| TrainError::read(path, e))?;
-    Ok(text
+    let bytes = fs::read(path).map_err(|e| TrainError::read(path, e))?;
+    // A torn or foreign line must not keep a training from going on.
+    Ok(String::from_utf8_lossy(&bytes)
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect())

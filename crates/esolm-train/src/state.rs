@@ -130,17 +130,25 @@ impl State {
         let unusable = |reason: String| TrainError::State {
             path: path.into(),
             reason,
-            remedy: "remove it, and the state before it is taken",
+            remedy: "remove it; the state before it is taken where there is one",
         };
         let bytes = fs::read(path).map_err(|e| TrainError::read(path, e))?;
         let damaged = |e: safetensors::SafeTensorError| unusable(e.to_string());
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-        let progress = header
+        let progress: Progress = header
             .metadata()
             .as_ref()
             .and_then(|metadata| metadata.get(KEY))
             .and_then(|json| serde_json::from_str(json).ok())
             .ok_or_else(|| unusable("it holds no step".into()))?;
+        // Texts are numbered in 32 bits, so no recipe has more steps; what is beyond would overflow where tokens are counted.
+        if progress.step > u64::from(u32::MAX) {
+            return Err(unusable(format!("its step is {}", progress.step)));
+        }
+        // Also no number that a duration cannot hold.
+        if std::time::Duration::try_from_secs_f64(progress.seconds).is_err() {
+            return Err(unusable(format!("its time is {} s", progress.seconds)));
+        }
         let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let mut all: BTreeMap<&str, Weights> = BTreeMap::new();
         for (name, view) in file.iter() {
@@ -158,13 +166,16 @@ impl State {
         }
         let mut take = |kind: &str| all.remove(kind).unwrap_or_default();
         let (first, mut second) = (take("moment_1"), take("moment_2"));
-        let moments = first
-            .into_iter()
-            .filter_map(|(name, first)| {
-                let second = second.remove(&name)?;
-                Some((name, Moments { first, second }))
-            })
-            .collect();
+        // A moment that is lost would silently start from zero.
+        let half = |name: &str| unusable(format!("it holds one moment of {name:?}, not both"));
+        let mut moments = BTreeMap::new();
+        for (name, first) in first {
+            let second = second.remove(&name).ok_or_else(|| half(&name))?;
+            moments.insert(name, Moments { first, second });
+        }
+        if let Some(name) = second.keys().next() {
+            return Err(half(name));
+        }
         Ok(Self {
             progress,
             raw: take("raw"),

@@ -189,6 +189,48 @@ fn a_run_that_died_goes_on_from_its_last_state() {
     assert_eq!(losses(&whole), losses(&lines));
 }
 
+/// What a saved state says is checked before it is believed, and a log is no reason to refuse it.
+#[test]
+fn a_state_changed_by_hand_is_refused() {
+    let folder = Folder::new("changed");
+    let recipe = folder.recipe(&["run.tokens=512", "run.save_every=0"]);
+    folder.run("out", &recipe, false, 2).unwrap();
+    let state = folder.0.join("out/state/step-00000002.safetensors");
+    let whole = fs::read(&state).unwrap();
+    let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&whole[8..8 + length]).unwrap();
+    let seconds = header
+        .find("\\\"seconds\\\":")
+        .expect("it is in the metadata")
+        + 12;
+    let digits = header[seconds..].find(',').unwrap();
+    for (from, to) in [
+        ("\\\"step\\\":2", "\\\"step\\\":4294967296"),
+        (&header[seconds..seconds + digits], "-1"),
+        (&header[seconds..seconds + digits], "1e300"),
+        ("moment_2.vocab_embed.weight", "lost.vocab_embed.weight"),
+    ] {
+        let changed = header.replacen(from, to, 1);
+        assert_ne!(changed, header, "{from}");
+        let mut bytes = (changed.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(changed.as_bytes());
+        bytes.extend(&whole[8 + length..]);
+        fs::write(&state, bytes).unwrap();
+        let refused = folder.run("out", &recipe, true, 0).unwrap_err();
+        assert!(
+            matches!(refused, TrainError::State { .. }),
+            "{to}: {refused}"
+        );
+    }
+    fs::write(&state, whole).unwrap();
+    let log = folder.0.join("out/log.jsonl");
+    let mut lines = fs::read(&log).unwrap();
+    lines.extend(b"\xff\xfe\n{\"kind\":\"validation\",\"step\":1,\"tokens\":1,\"loss\":1e308,\"diffusion\":0,\"sequential\":0}\n");
+    lines.extend(b"{\"kind\":\"validation\",\"step\":1,\"tokens\":1,\"loss\":-1e308,\"diffusion\":0,\"sequential\":0}\n");
+    fs::write(&log, lines).unwrap();
+    folder.run("out", &recipe, true, 0).unwrap();
+}
+
 /// A text of two tokens is often not masked at all: such a step moves nothing.
 #[test]
 fn a_step_without_masked_tokens_counts_nothing() {
