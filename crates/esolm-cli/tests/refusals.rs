@@ -335,6 +335,11 @@ const CASES: &[(&str, i32)] = &[
     ("train TMP/recipe.toml --out TMP/run --set batch=1", 2),
     ("train TMP/recipe.toml --out TMP/run --set run.batsch=1", 1),
     ("train TMP/recipe.toml --out TMP/run --set run.batch=0", 1),
+    ("train TMP/recipe.toml --out TMP/run --set run.batch=1", 1),
+    (
+        "train TMP/recipe.toml --out TMP/run --set data.vocab_size=1000000000000",
+        1,
+    ),
     (
         "train TMP/recipe.toml --out TMP/run --set model.family=gpt",
         1,
@@ -361,6 +366,7 @@ const CASES: &[(&str, i32)] = &[
         1,
     ),
     ("train TMP/recipe.toml --out LICENSE-MIT/run", 1),
+    ("train TMP/recipe.toml --out LICENSE-MIT", 1),
     ("train --out TMP/nothing --resume", 2),
     // likelihood
     ("ppl", 2),

@@ -338,6 +338,13 @@ impl Recipe {
             "a whole number from 2 to 65536",
         )?;
         must("model.heads", model.heads, count(model.heads), COUNT)?;
+        // The trainer of the BPE reserves memory for all of them.
+        must(
+            "data.vocab_size",
+            data.vocab_size,
+            data.tokenizer.is_some() || (257..=1 << 20).contains(&data.vocab_size),
+            "a whole number from 257 (all bytes and the end-of-text token) to 1048576",
+        )?;
         must(
             "model.dropout",
             model.dropout,
@@ -400,6 +407,19 @@ impl Recipe {
             ZERO_OR_MORE,
         )?;
         must("run.batch", run.batch, count(run.batch), COUNT)?;
+        // Each loss divides by its own tokens, so a share that is rounded away would silently drop half of the bound.
+        let rows = self.diffusion_rows();
+        let splits =
+            model.family == Family::EsoLm && loss.batch_split > 0.0 && loss.batch_split < 1.0;
+        must(
+            "run.batch",
+            run.batch,
+            !splits || (rows > 0 && rows < run.batch),
+            &format!(
+                "so large that loss.batch_split = {} leaves a sequence to each loss",
+                loss.batch_split
+            ),
+        )?;
         must(
             "run.accumulate",
             run.accumulate,
@@ -407,6 +427,12 @@ impl Recipe {
             COUNT,
         )?;
         must("run.ema", run.ema, below_one(run.ema), BELOW_ONE)?;
+        must(
+            "run.validate_windows",
+            run.validate_windows,
+            data.holdout.is_empty() || run.validate_windows > 0,
+            "1 or more; run.validate_every = 0 turns validation off",
+        )?;
         must(
             "run.log_every",
             run.log_every,
@@ -421,7 +447,9 @@ impl Recipe {
             run.tokens,
             few,
             "at least 1, and at most 2^32 sequences",
-        )
+        )?;
+        // What is wrong with the shape is said before a tokenizer is trained; the vocabulary is not known yet.
+        self.config(1 << 8, 0).map(drop)
     }
 }
 
@@ -503,6 +531,10 @@ mod tests {
             ("optimizer.lr=nan", "optimizer.lr"),
             ("model.family=gpt", "gpt"),
             ("data.train=[]", "data.train"),
+            ("run.batch=1", "batch_split"),
+            ("data.vocab_size=256", "data.vocab_size"),
+            ("data.vocab_size=1000000000000", "data.vocab_size"),
+            ("model.cond_dim=0", "cond_dim"),
             ("run", "run"),
         ] {
             let message = refused(&[set]);

@@ -176,9 +176,21 @@ impl<'a> Trainer<'a> {
         if !options.resume && !state::list(&out.join("state")).is_empty() {
             return Err(TrainError::Occupied(out.into()));
         }
+        if out.is_file() {
+            let error = std::io::ErrorKind::NotADirectory.into();
+            return Err(TrainError::write(out, error));
+        }
         fs::create_dir_all(out).map_err(|e| TrainError::write(out, e))?;
 
         let texts = data::documents(&recipe.data.train, &recipe.data)?;
+        if texts.is_empty() {
+            return Err(TrainError::TooLittle {
+                what: "training",
+                tokens: 0,
+                documents: 0,
+                length: recipe.model.length,
+            });
+        }
         let tokenizer_path = out.join("tokenizer.json");
         let end = &recipe.data.separator;
         let tokens = match (
@@ -476,14 +488,14 @@ pub fn evaluate(
     texts: &[Vec<u32>],
     batch: usize,
 ) -> Losses {
+    /// Any number will do, as long as it stays the same.
+    const SEED: u64 = 0x7661_6c69_6461_7465;
     // `low_var` is no bound, and its figures could not be compared with other models'.
     let objective = &Objective {
         kind: LossKind::Elbo,
         ..objective.clone()
     };
     let batch = batch.max(1);
-    /// Any number will do, as long as it stays the same.
-    const SEED: u64 = 0x7661_6c69_6461_7465;
     let mut sum = Losses::default();
     for (part, chunk) in texts.chunks(batch).enumerate() {
         let chunk: Vec<&[u32]> = chunk.iter().map(Vec::as_slice).collect();
@@ -540,13 +552,26 @@ fn newest(
     Ok(Some((older, state)))
 }
 
-/// What a resumed run does otherwise than the one before it: the lines of the recipe that are new.
+/// What a resumed run does otherwise than the one before it: the lines of the recipe that are new, and the keys that are gone.
 fn changes(before: &str, now: &str) -> Option<String> {
-    let new: Vec<&str> = now
-        .lines()
-        .filter(|line| !before.lines().any(|old| old == *line))
+    let key = |line: &str| line.split(" = ").next().unwrap_or_default().to_string();
+    let missing = |from: &str, line: &&str| !from.lines().any(|other| other == *line);
+    let new = now.lines().filter(|line| missing(before, line));
+    let mut all: Vec<String> = new
+        .map(|line| match key(line).as_str() {
+            // The weights belong to the tokens that they were trained on.
+            key @ ("tokenizer" | "vocab_size") => {
+                format!("{key} (without effect: the tokenizer of the folder stays)")
+            }
+            _ => line.to_string(),
+        })
         .collect();
-    (!new.is_empty()).then(|| format!("going on with changed values: {}", new.join(", ")))
+    let gone = before.lines().map(key).filter(|old| {
+        let kept = now.lines().any(|line| key(line) == *old);
+        !kept && old != "tokenizer"
+    });
+    all.extend(gone.map(|old| format!("{old} left out")));
+    (!all.is_empty()).then(|| format!("going on with changed values: {}", all.join(", ")))
 }
 
 /// Whether the machine's memory can hold a training at all: weights, averaged weights, two moments and gradients, and of the
@@ -578,11 +603,14 @@ fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), TrainError> 
                     .is_some_and(|found| found.dims() == values.dims())
             })
     };
-    let moments = state.moments.iter().all(|(name, moments)| {
-        wanted.get(name).is_some_and(|values| {
-            moments.first.dims() == values.dims() && moments.second.dims() == values.dims()
-        })
-    });
+    // There are none before the first step in which a token was masked, and then all.
+    let complete = state.moments.is_empty() || state.moments.len() == wanted.len();
+    let moments = complete
+        && state.moments.iter().all(|(name, moments)| {
+            wanted.get(name).is_some_and(|values| {
+                moments.first.dims() == values.dims() && moments.second.dims() == values.dims()
+            })
+        });
     if same(&state.raw) && same(&state.ema) && moments {
         return Ok(());
     }

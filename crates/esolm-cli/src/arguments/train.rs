@@ -52,7 +52,8 @@ use clap::Args;
   log_every = 10          # steps
   device = \"cpu\"          # or auto, gpu, gpu:N
 
-Ctrl-C saves and ends with exit code 0; --resume goes on as if nothing had happened.
+Paths in a recipe are relative to the folder that the command runs in.
+Ctrl-C saves and ends with exit code 0, a second one ends at once; --resume goes on as if nothing had happened.
 
 Examples:
   esolm train stories.toml --out stories
