@@ -29,10 +29,7 @@ pub fn all(bench: &Bench) -> Result<(), Error> {
         let command = command_line(&arguments);
         let stamp = bench.esolm.path(&format!("train/{}.command", model.name));
         let folder = bench.esolm.path(&format!("train/{}", model.name));
-        let done = bench
-            .esolm
-            .path(&Bench::model(&model.name))
-            .join("config.json");
+        let log = folder.join("log.jsonl");
         if let Ok(old) = fs::read_to_string(&stamp)
             && old != command
         {
@@ -42,18 +39,29 @@ pub fn all(bench: &Bench) -> Result<(), Error> {
                 stamp.display()
             )));
         }
-        if !done.is_file() {
+        if !is_finished(&log) {
             eprintln!("{} of {}: {command}", index + 1, models.len());
             bench.forget(model)?;
             let mut arguments = arguments;
-            if stamp.is_file() && folder.join("log.jsonl").is_file() {
+            let saved =
+                fs::read_dir(folder.join("state")).is_ok_and(|mut files| files.next().is_some());
+            if saved {
                 arguments.push("--resume".into());
+            } else if stamp.is_file() && folder.is_dir() {
+                // Begun by this command and ended before anything was saved.
+                fs::remove_dir_all(&folder).map_err(Error::writing(&folder))?;
             }
             record::replace(&stamp, &command)?;
             bench.esolm.watch(&arguments)?;
+            if !is_finished(&log) {
+                return Err(Error::Data(format!(
+                    "the training of {} was stopped; the same command goes on with it",
+                    model.name
+                )));
+            }
         }
         let path = bench.out.join(training_file(&model.name));
-        let mut training = read_log(&folder.join("log.jsonl"))?;
+        let mut training = read_log(&log)?;
         training.name = model.name.clone();
         training.command = command;
         training.parameters = parameters(bench, model)?;
@@ -98,7 +106,10 @@ fn arguments(plan: &Plan, model: &Model, tokenizer_of: Option<&str>, device: &st
         format!("train/{}", model.name)
     ];
     for (key, value) in sets {
-        // Numbers, strings and arrays of them are written the same in JSON and TOML.
+        // Numbers and arrays are written the same in JSON and TOML; what is neither is a text.
+        let value = value
+            .as_str()
+            .map_or_else(|| value.to_string(), String::from);
         arguments.extend(words!["--set", format!("{key}={value}")]);
     }
     arguments
@@ -111,6 +122,14 @@ fn parameters(bench: &Bench, model: &Model) -> Result<Option<u64>, Error> {
         &words!["inspect", Bench::model(&model.name), "--json"],
     )?;
     Ok(answer.report["parameters"].as_u64())
+}
+
+/// Whether a training came to its end; one that was stopped leaves a model too.
+fn is_finished(log: &Path) -> bool {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let last = text.lines().rev().find(|line| !line.trim().is_empty());
+    last.and_then(|line| serde_json::from_str::<Value>(line).ok())
+        .is_some_and(|line| line["kind"] == "end" && line["interrupted"] == false)
 }
 
 /// The log of a training run, thinned. A resumed run repeats the steps after its last checkpoint: the last line of a step counts.
@@ -196,6 +215,12 @@ mod tests {
             + "{\"kind\":\"validation\",\"step\":3,\"tokens\":300,\"loss\":3.5}\n{\"kind\":\"end\"}\n";
         fs::write(&path, text).expect("written");
         let training = read_log(&path).expect("read");
+        let ended = |interrupted: bool| {
+            let line = format!("{{\"kind\":\"end\",\"interrupted\":{interrupted}}}\n");
+            fs::write(&path, line).expect("written");
+            is_finished(&path)
+        };
+        assert!(ended(false) && !ended(true));
         fs::remove_file(&path).expect("removed");
         let losses: Vec<f64> = training.train.iter().map(|point| point.loss).collect();
         assert_eq!(losses, [5.0, 4.0, 3.0]);
