@@ -21,6 +21,9 @@ pub struct Plan {
     pub tokens: u64,
     /// The models that are compared.
     pub models: Vec<Model>,
+    /// Models that are trained and scored to find the reason of a result, and stand in no order.
+    #[serde(default)]
+    pub controls: Vec<Model>,
     /// The model that judges samples. It learns from other documents than those it judges.
     pub judge: Model,
     /// How the hold-out is scored.
@@ -61,6 +64,9 @@ pub struct Likelihood {
     pub cross: Vec<f64>,
     /// ... on the first windows only.
     pub cross_windows: usize,
+    /// On these windows each Eso-LM is scored once more at its own alpha_0 with so many orders; 0 for not.
+    #[serde(default)]
+    pub more_orders: usize,
 }
 
 /// How samples are drawn.
@@ -172,9 +178,12 @@ impl Plan {
         Ok(())
     }
 
-    /// The models and then the judge.
+    /// The models, the controls, and then the judge.
     pub fn all(&self) -> impl Iterator<Item = &Model> {
-        self.models.iter().chain([&self.judge])
+        self.models
+            .iter()
+            .chain(&self.controls)
+            .chain([&self.judge])
     }
 
     /// The model of a name.

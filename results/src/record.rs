@@ -175,6 +175,9 @@ pub struct Samples {
     pub nfe: u64,
     /// Seconds a sample: those of the batch over their number, without loading.
     pub seconds_per_sample: f64,
+    /// Seconds of a sample drawn alone, the shortest of a few.
+    #[serde(default)]
+    pub seconds_alone: Option<f64>,
     /// The judge's likelihood of the samples.
     pub judge: Figure,
     /// Mean entropy of the token counts inside a sample, nats.

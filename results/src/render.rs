@@ -5,6 +5,7 @@ mod likelihood;
 mod model;
 mod order;
 mod samples;
+mod schedules;
 mod setup;
 
 use std::collections::BTreeMap;
@@ -67,9 +68,9 @@ pub fn files(records: &Records, notes: &Notes) -> Result<Files, Error> {
         text += &notes.section("likelihood");
         text += &samples::quality(records, &names, &mut plots)?;
         text += &notes.section("samples");
-        text += &samples::schedules(records, &names, &mut plots)?;
+        text += &schedules::section(records, &names, &mut plots)?;
         text += &notes.section("schedules");
-        text += &samples::time(records, &names);
+        text += &schedules::time(records, &names);
         text += &notes.section("time");
     }
     if let Some(comparison) = &records.model {
@@ -78,7 +79,7 @@ pub fn files(records: &Records, notes: &Notes) -> Result<Files, Error> {
     }
     if let Some(setup) = &records.setup {
         let names = Names::new(&setup.plan);
-        text += &samples::examples(records, &names);
+        text += &schedules::examples(records, &names);
         text += &setup::commands(setup, records, &names);
     }
     files.insert("docs/results.md".into(), text.trim_end().to_string() + "\n");
@@ -146,11 +147,15 @@ impl<'a> Names<'a> {
         self.plan.model(name).map_or(name, |model| &model.title)
     }
 
+    /// Whether it is one of the models that are compared, neither a control nor the judge.
+    fn is_compared(&self, name: &str) -> bool {
+        self.plan.models.iter().any(|model| model.name == name)
+    }
+
     /// The place in the plan, which decides colour and shape.
     fn index(&self, name: &str) -> usize {
         self.plan
-            .models
-            .iter()
+            .all()
             .position(|model| model.name == name)
             .unwrap_or(self.plan.models.len())
     }

@@ -158,6 +158,9 @@ fn write_records(root: &Path) {
                 nfe,
                 seconds_per_sample: slow * nfe as f64 / 1000.0
                     + if setting.model == "ar" { -0.01 } else { 0.0 },
+                seconds_alone: Some(
+                    slow * nfe as f64 / 500.0 + if setting.model == "ar" { -0.01 } else { 0.0 },
+                ),
                 judge: figure(nats(&setting.model) + 4.0 / (steps as f64).sqrt()),
                 entropy: 4.0 - 1.0 / (steps as f64).sqrt(),
                 entropy_error: 0.01,
@@ -245,7 +248,7 @@ fn the_page_holds_figures_verdicts_and_reasons() {
     ] {
         assert!(page.contains(text), "{text} is not in\n{page}");
     }
-    for plot in ["loss", "pareto", "entropy", "alpha", "blocks"] {
+    for plot in ["loss", "pareto", "latency", "entropy", "alpha", "blocks"] {
         let name = format!("results/{plot}.svg");
         assert!(page.contains(&format!("]({name})")), "{name} is shown");
         let svg = &files[&Path::new("docs").join(name)];

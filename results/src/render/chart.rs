@@ -76,7 +76,7 @@ pub struct Series {
     pub dashed: bool,
     /// The points, in the order of the line.
     pub points: Vec<(f64, f64)>,
-    /// Small text beside each point; empty, or as long as the points.
+    /// Small text beside the points, empty where there is none.
     pub labels: Vec<String>,
 }
 
@@ -130,7 +130,7 @@ pub fn draw(title: &str, x: &Axis, y: &Axis, series: &[Series]) -> Result<String
             for (index, point) in at.iter().enumerate() {
                 let pixel = area.map_coordinate(point);
                 marker(&left, one.shape, one.colour, pixel).map_err(|error| plot(&error))?;
-                if let Some(label) = one.labels.get(index) {
+                if let Some(label) = one.labels.get(index).filter(|label| !label.is_empty()) {
                     let style = ("sans-serif", 11)
                         .into_text_style(&left)
                         .color(&one.colour)
@@ -246,14 +246,14 @@ impl Scale {
 
     fn label(&self, at: f64) -> String {
         let value = self.value(at);
-        // As many decimals as tell 1, 2 and 5 apart at this size.
-        let decimals = match self.log {
-            true => (-value.log10().floor()).max(0.0),
-            false => {
-                let step = self.ticks.get(1).map_or(1.0, |tick| tick - self.ticks[0]);
-                (-(step + 1e-12).log10().floor()).max(0.0)
-            }
-        };
+        // As many decimals as tell neighbours apart; zeros at the end say nothing on a logarithmic axis.
+        if self.log {
+            let decimals = 2.0 - value.log10().floor().min(0.0);
+            let text = format!("{value:.*}", decimals as usize);
+            return text.trim_end_matches('0').trim_end_matches('.').into();
+        }
+        let step = self.ticks.get(1).map_or(1.0, |tick| tick - self.ticks[0]);
+        let decimals = (-(step + 1e-12).log10().floor()).max(0.0);
         format!("{value:.*}", decimals as usize)
     }
 }
@@ -296,7 +296,11 @@ fn log_ticks(low: f64, high: f64) -> Vec<f64> {
     };
     let few = of(&[1.0, 2.0, 5.0]);
     match few.len() {
-        0..=3 => of(&[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]),
+        0..=1 => even_ticks(10f64.powf(low), 10f64.powf(high))
+            .into_iter()
+            .map(f64::log10)
+            .collect(),
+        2..=3 => of(&[1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]),
         4..=9 => few,
         _ => of(&[1.0]),
     }
@@ -339,6 +343,9 @@ mod tests {
         assert_eq!(labels, ["0.01", "0.1", "1", "10", "100"]);
         let scale = Scale::new(true, [20.0, 150.0].into_iter()).expect("positive");
         assert!(scale.ticks.len() >= 3);
+        let scale = Scale::new(true, [0.014, 0.024].into_iter()).expect("positive");
+        let labels: Vec<String> = scale.ticks.iter().map(|&at| scale.label(at)).collect();
+        assert_eq!(labels, ["0.014", "0.016", "0.018", "0.02", "0.022", "0.024"]);
         let scale = Scale::new(false, [3.0, 3.4].into_iter()).expect("finite");
         assert_eq!(scale.label(3.2), "3.2");
     }

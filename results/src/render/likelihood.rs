@@ -39,7 +39,7 @@ pub fn section(
     let lines: Vec<&Likelihood> = records
         .likelihood
         .iter()
-        .filter(|line| line.whole && line.name != names.plan.judge.name)
+        .filter(|line| line.whole && names.is_compared(&line.name))
         .collect();
     if lines.is_empty() {
         return Ok(text);
@@ -47,6 +47,8 @@ pub fn section(
     text += &table(&lines, names);
     text += &orders(&lines, names);
     text += &bound(&lines, names);
+    text += &more_orders(records, names);
+    text += &controls(records, names);
     text += &cross(records, names);
     Ok(text)
 }
@@ -64,7 +66,7 @@ fn losses(records: &Records, names: &Names) -> Vec<Series> {
                 title: names.title(&training.name).into(),
                 colour: COLOURS[index % COLOURS.len()],
                 shape: SHAPES[index % SHAPES.len()],
-                dashed: false,
+                dashed: !names.is_compared(&training.name),
                 points: training
                     .validation
                     .iter()
@@ -191,12 +193,88 @@ fn bound(lines: &[&Likelihood], names: &Names) -> String {
     }
 }
 
+/// What the mean over several orders gains over one order.
+fn more_orders(records: &Records, names: &Names) -> String {
+    let few = names.plan.likelihood.orders as u64;
+    let many = names.plan.likelihood.more_orders as u64;
+    let first = |name: &str, orders: u64| {
+        let alpha_0 = names.plan.model(name)?.alpha_0;
+        let line = records.likelihood.iter().find(|line| {
+            !line.whole
+                && line.name == name
+                && line.alpha_0 == alpha_0
+                && line.report.orders == Some(orders)
+        })?;
+        Some((
+            line.report.windows,
+            line.report.exact.as_ref()?.nats_per_token,
+        ))
+    };
+    let mut windows = 0;
+    let gains: Vec<String> = names
+        .plan
+        .models
+        .iter()
+        .filter(|_| few != many)
+        .filter_map(|model| {
+            let (_, one) = first(&model.name, few)?;
+            let (count, several) = first(&model.name, many)?;
+            windows = count;
+            Some(format!("{} {one:.3} to {several:.3}", model.title))
+        })
+        .collect();
+    match gains.is_empty() {
+        true => String::new(),
+        false => format!(
+            "The mean over several orders tightens the exact likelihood. From {} to {} orders a window, first {windows} windows, nats a \
+             token: {}.\n\n",
+            few,
+            many,
+            gains.join("; ")
+        ),
+    }
+}
+
+/// Models that stand in no order, trained to find the reason of a result.
+fn controls(records: &Records, names: &Names) -> String {
+    let lines: Vec<String> = names
+        .plan
+        .controls
+        .iter()
+        .filter_map(|model| {
+            let line = records
+                .likelihood
+                .iter()
+                .find(|line| line.whole && line.name == model.name)?;
+            let set: Vec<String> = model
+                .set
+                .iter()
+                .map(|(key, value)| format!("{key} = {value}"))
+                .collect();
+            Some(format!(
+                "* {} ({}): {} nats a token\n",
+                model.title,
+                set.join(", "),
+                bound_or_exact(line).map_or_else(|| "-".into(), nats)
+            ))
+        })
+        .collect();
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!(
+            "Trained with the same budget to find reasons, NELBO on the same windows:\n\n{}\n",
+            lines.concat()
+        ),
+    }
+}
+
 /// Exact likelihood of every Eso-LM at every alpha_0.
 fn cross(records: &Records, names: &Names) -> String {
+    let orders = Some(names.plan.likelihood.orders as u64);
     let lines: Vec<&Likelihood> = records
         .likelihood
         .iter()
-        .filter(|line| !line.whole)
+        .filter(|line| !line.whole && line.report.orders == orders)
         .collect();
     let Some(first) = lines.first() else {
         return String::new();

@@ -1,25 +1,24 @@
-//! Quality of samples against time, schedules, and time at one token a pass.
+//! Quality of samples against time.
 
 use super::chart::{self, Axis, COLOURS, SHAPES, Series};
 use super::{Names, head, row, short};
 use crate::failure::Error;
-use crate::published;
 use crate::record::{Records, Samples};
 
-const JUDGE_AXIS: Axis = Axis {
+pub(super) const JUDGE_AXIS: Axis = Axis {
     title: "generative perplexity under the judge",
     log: true,
 };
 
 /// The published schedule; AR has none other.
-fn is_published(line: &Samples) -> bool {
+pub(super) fn is_published(line: &Samples) -> bool {
     line.schedule
         .as_deref()
         .is_none_or(|schedule| schedule == "binomial")
 }
 
 /// Samples at the alpha_0 of training under the published schedule, by model in the order of the plan, by steps.
-fn own<'a>(records: &'a Records, names: &'a Names) -> Vec<(&'a str, Vec<&'a Samples>)> {
+pub(super) fn own<'a>(records: &'a Records, names: &'a Names) -> Vec<(&'a str, Vec<&'a Samples>)> {
     names
         .plan
         .models
@@ -40,13 +39,13 @@ fn own<'a>(records: &'a Records, names: &'a Names) -> Vec<(&'a str, Vec<&'a Samp
 }
 
 /// "T = 8", or nothing for AR.
-fn steps(line: &Samples) -> String {
+pub(super) fn steps(line: &Samples) -> String {
     line.steps
         .map_or_else(String::new, |steps| format!("T = {steps}"))
 }
 
 /// Name of a setting in running text.
-fn setting<'a>(line: &'a Samples, names: &'a Names) -> String {
+pub(super) fn setting<'a>(line: &'a Samples, names: &'a Names) -> String {
     let mut text = names.title(&line.name).to_string();
     let trained = names.plan.model(&line.name).and_then(|model| model.alpha_0);
     if line.alpha_0 != trained
@@ -60,7 +59,7 @@ fn setting<'a>(line: &'a Samples, names: &'a Names) -> String {
     }
 }
 
-fn series(
+pub(super) fn series(
     title: String,
     index: usize,
     lines: &[&Samples],
@@ -73,16 +72,17 @@ fn series(
         shape: SHAPES[index % SHAPES.len()],
         dashed: false,
         points: lines.iter().map(|line| point(line)).collect(),
-        labels: match labelled {
-            true => lines
-                .iter()
-                .map(|line| {
-                    line.steps
-                        .map_or_else(String::new, |steps| steps.to_string())
-                })
-                .collect(),
-            false => Vec::new(),
-        },
+        // The ends tell the direction; more numbers would cover each other.
+        labels: lines
+            .iter()
+            .enumerate()
+            .map(|(index, line)| match line.steps {
+                Some(steps) if labelled && (index == 0 || index + 1 == lines.len()) => {
+                    steps.to_string()
+                }
+                _ => String::new(),
+            })
+            .collect(),
     }
 }
 
@@ -127,7 +127,7 @@ pub fn quality(
             .collect()
     };
     let seconds = Axis {
-        title: "seconds a sample (numbers: steps T)",
+        title: "seconds a sample (numbers: fewest and most steps T)",
         log: true,
     };
     let pareto = |line: &Samples| (line.seconds_per_sample, line.judge.ppl);
@@ -140,6 +140,26 @@ pub fn quality(
             &chart(true, pareto),
         )?,
     ));
+    let alone = Axis {
+        title: "seconds of a sample drawn alone (numbers: fewest and most steps T)",
+        log: true,
+    };
+    let mut latency = chart(true, |line| {
+        (line.seconds_alone.unwrap_or(f64::NAN), line.judge.ppl)
+    });
+    latency.retain(|series| series.points.iter().all(|point| point.0.is_finite()));
+    let has_latency = !latency.is_empty();
+    if has_latency {
+        plots.push((
+            "latency.svg",
+            chart::draw(
+                "Quality against time, batch of one",
+                &alone,
+                &JUDGE_AXIS,
+                &latency,
+            )?,
+        ));
+    }
     let entropy = Axis {
         title: "entropy of a sample (nats)",
         log: false,
@@ -153,8 +173,11 @@ pub fn quality(
             &chart(true, |line| (line.entropy, line.judge.ppl)),
         )?,
     ));
-    text += "![Generative perplexity against seconds a sample](results/pareto.svg)\n\n\
-             ![Generative perplexity against entropy](results/entropy.svg)\n\n";
+    text += "![Generative perplexity against seconds a sample](results/pareto.svg)\n\n";
+    if has_latency {
+        text += "![Generative perplexity against seconds of a sample drawn alone](results/latency.svg)\n\n";
+    }
+    text += "![Generative perplexity against entropy](results/entropy.svg)\n\n";
 
     let mut lines: Vec<&Samples> = own
         .iter()
@@ -226,7 +249,7 @@ fn swept<'a>(records: &'a Records, names: &'a Names) -> Option<(&'a str, Vec<ByA
     })
 }
 
-fn table(lines: &[&Samples], names: &Names) -> String {
+pub(super) fn table(lines: &[&Samples], names: &Names) -> String {
     let mut text = head(&[
         "model",
         "alpha_0 at evaluation",
@@ -234,6 +257,7 @@ fn table(lines: &[&Samples], names: &Names) -> String {
         "T",
         "NFE",
         "seconds a sample",
+        "alone",
         "generative perplexity",
         "entropy",
     ]);
@@ -248,6 +272,7 @@ fn table(lines: &[&Samples], names: &Names) -> String {
                 .map_or_else(|| "-".into(), |steps| steps.to_string()),
             line.nfe.to_string(),
             short(line.seconds_per_sample),
+            line.seconds_alone.map_or_else(|| "-".into(), short),
             format!("{} +- {}", short(line.judge.ppl), short(error)),
             format!("{:.2}", line.entropy),
         ]);
@@ -283,26 +308,40 @@ fn more_steps(own: &[(&str, Vec<&Samples>)], names: &Names) -> String {
     }
 }
 
-/// The settings that no other beats in both time and quality.
+/// The settings that no other beats in both time and quality, by the time in the batch and by that of a sample alone.
 fn front(lines: &[&Samples], names: &Names) -> String {
+    let mut text =
+        "**The Pareto front**, from fast to good (no other setting is both faster and better). "
+            .to_string();
+    text += &format!(
+        "In the batch: {}.",
+        front_by(lines, names, |line| line.seconds_per_sample)
+    );
+    if lines.iter().all(|line| line.seconds_alone.is_some()) {
+        text += &format!(
+            " Alone: {}.",
+            front_by(lines, names, |line| line.seconds_alone.unwrap_or(0.0))
+        );
+    }
+    text + "\n\n"
+}
+
+fn front_by(lines: &[&Samples], names: &Names, seconds: fn(&Samples) -> f64) -> String {
     let beats = |a: &Samples, b: &Samples| {
-        a.seconds_per_sample <= b.seconds_per_sample
+        seconds(a) <= seconds(b)
             && a.judge.ppl <= b.judge.ppl
-            && (a.seconds_per_sample < b.seconds_per_sample || a.judge.ppl < b.judge.ppl)
+            && (seconds(a) < seconds(b) || a.judge.ppl < b.judge.ppl)
     };
     let mut front: Vec<&&Samples> = lines
         .iter()
         .filter(|line| !lines.iter().any(|other| beats(other, line)))
         .collect();
-    front.sort_by(|a, b| a.seconds_per_sample.total_cmp(&b.seconds_per_sample));
+    front.sort_by(|a, b| seconds(a).total_cmp(&seconds(b)));
     let names: Vec<String> = front
         .iter()
         .map(|line| format!("{}: {}", setting(line, names), short(line.judge.ppl)))
         .collect();
-    format!(
-        "**The Pareto front**, from fast to good (no other setting is both faster and better): {}.\n\n",
-        names.join("; ")
-    )
+    names.join("; ")
 }
 
 /// Eso-LMs against MDLM at the same number of steps.
@@ -341,217 +380,6 @@ fn few_passes(own: &[(&str, Vec<&Samples>)], names: &Names) -> String {
             names.title(name),
             pairs.len(),
             pairs.join("; ")
-        ),
-    }
-}
-
-/// The blockwise schedules against the binomial one, with a plot.
-pub fn schedules(
-    records: &Records,
-    names: &Names,
-    plots: &mut Vec<(&'static str, String)>,
-) -> Result<String, Error> {
-    let mut all = Vec::new();
-    let mut lines = Vec::new();
-    let mut verdicts = Vec::new();
-    for model in &names.plan.models {
-        let of = |schedule: &str| -> Vec<&Samples> {
-            let mut found: Vec<&Samples> = records
-                .samples
-                .iter()
-                .filter(|line| {
-                    line.name == model.name
-                        && line.alpha_0 == model.alpha_0
-                        && line.schedule.as_deref() == Some(schedule)
-                })
-                .collect();
-            found.sort_by_key(|line| line.steps);
-            found
-        };
-        let binomial = of("binomial");
-        // The runs at one token a pass are for times.
-        let blocks: Vec<(&str, Vec<&Samples>)> = ["blocks", "blocks-shuffled"]
-            .into_iter()
-            .map(|schedule| {
-                let mut found = of(schedule);
-                found.retain(|line| line.steps != Some(line.length));
-                (schedule, found)
-            })
-            .filter(|(_, found)| !found.is_empty())
-            .collect();
-        let Some(most) = blocks
-            .iter()
-            .flat_map(|(_, found)| found.iter().map(|line| line.nfe))
-            .max()
-        else {
-            continue;
-        };
-        let compared: Vec<&Samples> = binomial
-            .iter()
-            .copied()
-            .filter(|line| line.nfe <= most)
-            .collect();
-        let index = names.index(&model.name);
-        for (at, (schedule, found)) in [("binomial", compared.clone())]
-            .iter()
-            .chain(&blocks)
-            .enumerate()
-        {
-            let mut one = series(
-                format!("{}, {schedule}", model.title),
-                index,
-                found,
-                |line| (line.nfe as f64, line.judge.ppl),
-                false,
-            );
-            one.shape = SHAPES[at % SHAPES.len()];
-            one.dashed = at > 0;
-            all.push(one);
-            lines.extend(found.iter().copied());
-        }
-        for (schedule, found) in &blocks {
-            let pairs: Vec<(&Samples, &Samples)> = found
-                .iter()
-                .filter_map(|block| {
-                    Some((
-                        *block,
-                        *binomial.iter().find(|line| line.steps == block.steps)?,
-                    ))
-                })
-                .collect();
-            let better = pairs
-                .iter()
-                .filter(|(block, other)| block.judge.ppl < other.judge.ppl)
-                .count();
-            let figures: Vec<String> = pairs
-                .iter()
-                .map(|(block, other)| {
-                    format!(
-                        "{}: {} against {}",
-                        steps(block),
-                        short(block.judge.ppl),
-                        short(other.judge.ppl)
-                    )
-                })
-                .collect();
-            verdicts.push(format!(
-                "* {}, {schedule}: better at {better} of {} T ({})",
-                model.title,
-                pairs.len(),
-                figures.join(", ")
-            ));
-        }
-    }
-    if all.is_empty() {
-        return Ok(String::new());
-    }
-    let nfe = Axis {
-        title: "passes through the network (NFE)",
-        log: true,
-    };
-    plots.push((
-        "blocks.svg",
-        chart::draw(
-            "Blockwise and binomial schedules at low NFE",
-            &nfe,
-            &JUDGE_AXIS,
-            &all,
-        )?,
-    ));
-    Ok(format!(
-        "## Blockwise against binomial schedule\n\nThe binomial schedule draws which positions a step takes, so neighbours may fall into one step, \
-         where neither sees the other. The blockwise one takes positions that lie L/T apart. The paper's optimized schedule is of that \
-         kind and better at low NFE.\n\n![Generative perplexity against NFE by schedule](results/blocks.svg)\n\n{}\n\n{}",
-        verdicts.join("\n"),
-        table(&lines, names)
-    ))
-}
-
-/// Seconds a sample at one token a pass beside the paper's ratios.
-pub fn time(records: &Records, names: &Names) -> String {
-    let at_full = |family: &str| {
-        records.samples.iter().find(|line| {
-            names
-                .plan
-                .model(&line.name)
-                .is_some_and(|model| model.family == family)
-                && line.nfe + 1 >= line.length as u64
-                && line
-                    .schedule
-                    .as_deref()
-                    .is_none_or(|schedule| schedule == "blocks-shuffled")
-        })
-    };
-    let (Some(ar), Some(esolm), Some(mdlm)) = (at_full("ar"), at_full("esolm"), at_full("mdlm"))
-    else {
-        return String::new();
-    };
-    let mut text = "## Time at one token a pass (NFE = L)\n\n".to_string();
-    text += &head(&[
-        "",
-        "here, seconds a sample",
-        "paper, L = 2048",
-        "paper, L = 8192",
-    ]);
-    for (line, (_, short_text, long_text)) in [ar, esolm, mdlm].into_iter().zip(published::SECONDS)
-    {
-        text += &row(&[
-            names.title(&line.name).to_string(),
-            short(line.seconds_per_sample),
-            format!("{short_text:.1}"),
-            format!("{long_text:.1}"),
-        ]);
-    }
-    let seconds = [ar, esolm, mdlm].map(|line| line.seconds_per_sample);
-    let [
-        (_, ar_2048, ar_8192),
-        (_, eso_2048, eso_8192),
-        (_, mdlm_2048, mdlm_8192),
-    ] = published::SECONDS;
-    text += &row(&[
-        "MDLM over Eso-LM".into(),
-        format!("{:.1}x", seconds[2] / seconds[1]),
-        format!("{:.1}x", mdlm_2048 / eso_2048),
-        format!("{:.1}x", mdlm_8192 / eso_8192),
-    ]);
-    text += &row(&[
-        "Eso-LM over AR".into(),
-        format!("{:.2}x", seconds[1] / seconds[0]),
-        format!("{:.2}x", eso_2048 / ar_2048),
-        format!("{:.2}x", eso_8192 / ar_8192),
-    ]);
-    let verdict = match seconds[0] < seconds[1] && seconds[1] < seconds[2] {
-        true => "The order is the paper's: AR, then Eso-LM, then MDLM.",
-        false => "**The order is not the paper's**, which is AR, then Eso-LM, then MDLM.",
-    };
-    text + &format!(
-        "\n{verdict} Texts here have {} tokens, in batches of {}: the cache saves less the shorter a text is.\n\n",
-        ar.length, ar.batch
-    )
-}
-
-/// What samples look like.
-pub fn examples(records: &Records, names: &Names) -> String {
-    let own = own(records, names);
-    let mut text = String::new();
-    for (_, lines) in &own {
-        for line in [lines.first(), lines.last()].into_iter().flatten() {
-            let block = format!(
-                "{}, {} passes, generative perplexity of its batch {}:\n\n```text\n{}\n```\n\n",
-                setting(line, names),
-                line.nfe,
-                short(line.judge.ppl),
-                line.text.replace("```", "'''")
-            );
-            if !text.contains(&block) {
-                text += &block;
-            }
-        }
-    }
-    match text.is_empty() {
-        true => text,
-        false => format!(
-            "## What samples look like\n\nThe beginning of sample 0, up to its first end of text, at the fewest and the most steps.\n\n{text}"
         ),
     }
 }

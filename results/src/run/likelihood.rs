@@ -11,12 +11,21 @@ use crate::words;
 pub fn all(bench: &Bench) -> Result<(), Error> {
     let mut lines = Vec::new();
     for model in bench.plan.all() {
-        lines.push(score(bench, model, model.alpha_0, true)?);
-        if let Some(own) = model.alpha_0 {
-            for &alpha_0 in &bench.plan.likelihood.cross {
-                if alpha_0 != own || bench.plan.likelihood.cross_windows > 0 {
-                    lines.push(score(bench, model, Some(alpha_0), false)?);
-                }
+        let settings = &bench.plan.likelihood;
+        let is_control = bench.plan.controls.contains(model);
+        lines.push(score(bench, model, model.alpha_0, settings.orders, true)?);
+        if model.alpha_0.is_some() && settings.cross_windows > 0 && !is_control {
+            for &alpha_0 in &settings.cross {
+                lines.push(score(bench, model, Some(alpha_0), settings.orders, false)?);
+            }
+            if settings.more_orders > 0 {
+                lines.push(score(
+                    bench,
+                    model,
+                    model.alpha_0,
+                    settings.more_orders,
+                    false,
+                )?);
             }
         }
         record::write(&bench.out.join(LIKELIHOOD), &lines)?;
@@ -29,6 +38,7 @@ fn score(
     bench: &Bench,
     model: &Model,
     alpha_0: Option<f64>,
+    orders: usize,
     whole: bool,
 ) -> Result<Likelihood, Error> {
     let settings = &bench.plan.likelihood;
@@ -47,7 +57,7 @@ fn score(
     ];
     let mut key = format!("{}--ppl", model.name);
     if let Some(alpha_0) = alpha_0 {
-        arguments.extend(words!["--alpha0", alpha_0, "--orders", settings.orders]);
+        arguments.extend(words!["--alpha0", alpha_0, "--orders", orders]);
         key += &format!("-a{alpha_0}");
     }
     if !whole {
@@ -58,6 +68,9 @@ fn score(
             settings.cross_windows
         ]);
         key += "-first";
+        if orders != settings.orders {
+            key += &format!("-{orders}");
+        }
     } else if model.family != "ar" {
         arguments.extend(words!["--draws", settings.draws]);
     }

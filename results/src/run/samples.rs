@@ -11,6 +11,8 @@ use crate::record::{self, SAMPLES, Samples};
 use crate::tensors;
 use crate::words;
 
+/// So often a sample is drawn alone, for the time; the shortest counts, since other work only makes it longer.
+const ALONE: usize = 3;
 /// Characters of the example text.
 const EXAMPLE: usize = 320;
 
@@ -47,14 +49,15 @@ pub fn all(bench: &Bench) -> Result<(), Error> {
     Ok(())
 }
 
-fn one(bench: &Bench, setting: &Setting) -> Result<Samples, Error> {
+/// The command line that draws `batch` samples of a setting.
+fn arguments(bench: &Bench, setting: &Setting, batch: usize) -> Vec<String> {
     let sampling = &bench.plan.sampling;
     let mut arguments = words![
         "sample",
         "--model",
         Bench::model(&setting.model),
         "--batch",
-        sampling.batch,
+        batch,
         "--seed",
         sampling.seed,
         "--top-p",
@@ -70,8 +73,14 @@ fn one(bench: &Bench, setting: &Setting) -> Result<Samples, Error> {
     if let Some((steps, schedule)) = &setting.steps {
         arguments.extend(words!["--steps", steps, "--schedule", schedule]);
     }
+    arguments
+}
+
+fn one(bench: &Bench, setting: &Setting) -> Result<Samples, Error> {
+    let sampling = &bench.plan.sampling;
+    let arguments = |batch: usize| arguments(bench, setting, batch);
     let key = format!("{}--sample-{}", setting.model, setting.key());
-    let answer = bench.esolm.answer(&key, &arguments)?;
+    let answer = bench.esolm.answer(&key, &arguments(sampling.batch))?;
     let drawn: Drawn = serde_json::from_value(answer.report).map_err(|source| Error::Json {
         what: format!("the answer of `{}`", answer.command),
         source,
@@ -83,6 +92,14 @@ fn one(bench: &Bench, setting: &Setting) -> Result<Samples, Error> {
         .iter()
         .map(|one| one.tokens.clone())
         .collect();
+    let mut alone = None;
+    for repeat in 0..ALONE {
+        let answer = bench
+            .esolm
+            .answer(&format!("{key}--alone-{repeat}"), &arguments(1))?;
+        let seconds = answer.report["seconds"].as_f64().unwrap_or(f64::INFINITY);
+        alone = Some(alone.map_or(seconds, |shortest: f64| shortest.min(seconds)));
+    }
     let file = format!("data/samples-{}.safetensors", setting.key());
     tensors::write_tokens(&bench.esolm.path(&file), &tokens)?;
     let judged = bench.esolm.answer(
@@ -123,6 +140,7 @@ fn one(bench: &Bench, setting: &Setting) -> Result<Samples, Error> {
         length: drawn.length,
         nfe: drawn.nfe,
         seconds_per_sample: drawn.seconds / tokens.len() as f64,
+        seconds_alone: alone,
         judge,
         entropy,
         entropy_error,
