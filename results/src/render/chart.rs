@@ -345,7 +345,10 @@ mod tests {
         assert!(scale.ticks.len() >= 3);
         let scale = Scale::new(true, [0.014, 0.024].into_iter()).expect("positive");
         let labels: Vec<String> = scale.ticks.iter().map(|&at| scale.label(at)).collect();
-        assert_eq!(labels, ["0.014", "0.016", "0.018", "0.02", "0.022", "0.024"]);
+        assert_eq!(
+            labels,
+            ["0.014", "0.016", "0.018", "0.02", "0.022", "0.024"]
+        );
         let scale = Scale::new(false, [3.0, 3.4].into_iter()).expect("finite");
         assert_eq!(scale.label(3.2), "3.2");
     }
