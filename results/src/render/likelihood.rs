@@ -34,7 +34,7 @@ pub fn section(
             )?,
         ));
         text += "![Loss on the hold-out over training tokens](results/loss.svg)\n\n\
-                 The validation loss is each model's own: the NELBO for Eso-LM (alpha_0 of its training) and MDLM, the exact one for AR.\n\n";
+                 The validation loss, of the first windows alone, is each model's own: the NELBO for Eso-LM (alpha_0 of its training) and MDLM, the exact one for AR.\n\n";
     }
     let lines: Vec<&Likelihood> = records
         .likelihood
