@@ -10,7 +10,8 @@ use crate::{Golden, Runner};
 
 /// Largest difference of logits that counts as the published code's.
 pub const GOLDEN: f32 = 1e-4;
-/// Largest difference between a cached and an uncached pass.
+/// Largest difference between a cached and an uncached pass, where logits have a standard deviation of about 2 as those of the golden
+/// models do; rounding grows with the logits.
 pub const CACHED: f32 = 2e-5;
 
 /// Vocabulary, mask token and beginning-of-text token of the golden models.
@@ -335,7 +336,10 @@ pub fn check_cached(
         let (step, all) = (plan.step_rows(index), full.step_rows(index));
         let name = format!("{what}, step {index}");
         let (got, want) = (cached.logits(&step), uncached.logits(&all));
-        largest = largest.max(assert_close(&name, &got, &want, CACHED));
+        let squares: f32 = want.iter().map(|logit| logit * logit).sum();
+        let size = (squares / want.len() as f32).sqrt();
+        let bound = CACHED * (size / 2.0).max(1.0);
+        largest = largest.max(assert_close(&name, &got, &want, bound));
         cached.step(&step, &draw);
         uncached.step(&all, &draw);
         assert_eq!(cached.tokens(), uncached.tokens(), "{name}");
