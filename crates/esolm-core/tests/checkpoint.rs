@@ -293,7 +293,7 @@ fn the_model_that_ships_opens() {
     assert_eq!((config.family, config.alpha_0), (Family::EsoLm, Some(0.25)));
     assert_eq!(
         (config.length, config.vocab_size, config.mask_index),
-        (128, 2049, 2048)
+        (256, 2049, 2048)
     );
     assert_eq!((config.bos, config.eos), (Some(0), Some(0)));
     assert!(checkpoint.tokenizer_path().is_some());
@@ -301,5 +301,5 @@ fn the_model_that_ships_opens() {
         .tensors()
         .map(|info| checkpoint.f32(&info.name).unwrap().len())
         .sum();
-    assert_eq!(count, 3_946_177);
+    assert_eq!(count, 3_701_377);
 }
