@@ -80,9 +80,7 @@ impl Noise {
                 .collect(),
         }
     }
-}
 
-impl Noise {
     /// Adds what the recipe asks for beyond the published loss: an alpha_0 for each text, and texts with one gap.
     pub fn widen(&mut self, loss: &Loss, seed: u64, first: u32, length: usize) {
         let stream = |i: usize| Stream::new(seed, first.wrapping_add(i as u32), purpose::WIDEN);

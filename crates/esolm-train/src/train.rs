@@ -432,15 +432,19 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
+    /// The Hugging Face folder.
+    fn model(&self) -> PathBuf {
+        self.out.join("model")
+    }
+
     /// Writes the averaged weights as a Hugging Face folder.
-    fn export(&self) -> Result<PathBuf, TrainError> {
-        let folder = self.out.join("model");
+    fn export(&self) -> Result<(), TrainError> {
+        let folder = self.model();
         let checkpoint = weights::checkpoint(&self.ema, &self.objective.config)?;
         write_hf_folder(&checkpoint, &folder, StoreDtype::F32)?;
         write_whole(&folder.join("tokenizer.json"), |file| {
             file.write_all(self.tokenizer.as_bytes())
-        })?;
-        Ok(folder)
+        })
     }
 
     fn finish(mut self, watch: &mut dyn FnMut(Event)) -> Result<Ended, TrainError> {
@@ -450,6 +454,9 @@ impl<'a> Trainer<'a> {
             .is_none_or(|(step, _)| *step != self.step)
         {
             self.save(watch)?;
+        } else {
+            // The state is there; its model may be of an older run, or gone.
+            self.export()?;
         }
         let interrupted = self.step < self.recipe.steps();
         let line = Line::End {
@@ -465,7 +472,7 @@ impl<'a> Trainer<'a> {
         Ok(Ended {
             step: self.step,
             interrupted,
-            model: self.export()?,
+            model: self.model(),
         })
     }
 
