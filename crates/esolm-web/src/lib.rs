@@ -1,0 +1,4 @@
+//! esolm in a browser.
+#![cfg(target_family = "wasm")]
+
+pub use esolm::Engine;
