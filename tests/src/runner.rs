@@ -30,7 +30,7 @@ pub struct Cpu(CpuExecutor);
 impl Cpu {
     /// Loads a checkpoint.
     pub fn load(ckpt: &Checkpoint) -> Self {
-        Self(CpuExecutor::load(ckpt).unwrap_or_else(|error| panic!("{error}")))
+        Self(pollster::block_on(CpuExecutor::load(ckpt)).unwrap_or_else(|error| panic!("{error}")))
     }
 }
 
@@ -52,7 +52,7 @@ impl Runner for Cpu {
     }
 
     fn tokens(&mut self) -> Vec<u32> {
-        pollster::block_on(self.0.tokens()).unwrap()
+        self.0.tokens().to_vec()
     }
 }
 

@@ -52,7 +52,7 @@ fn cached_equals_uncached() {
 fn unusable_batches_end_in_a_sentence() {
     use esolm::cpu::CpuExecutor;
     use esolm::rows::{Layout, Row, StepRows};
-    let mut cpu = CpuExecutor::load(&checkpoint("model_a")).unwrap();
+    let mut cpu = pollster::block_on(CpuExecutor::load(&checkpoint("model_a"))).unwrap();
     let layout = |sequences, slots, tokens| Layout {
         sequences,
         slots,

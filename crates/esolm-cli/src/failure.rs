@@ -8,6 +8,7 @@ use esolm::EngineError;
 use esolm::checkpoint::CheckpointError;
 use esolm::likelihood::LikelihoodError;
 use esolm::plan::PlanError;
+use esolm::request::RequestError;
 use esolm::rows::RowsError;
 use esolm::text::TextError;
 use esolm_train::TrainError;
@@ -137,6 +138,28 @@ impl From<EngineError> for Failure {
             EngineError::Checkpoint(error) => error.into(),
             EngineError::Plan(error) => error.into(),
             error => Self::failed(error.to_string()),
+        }
+    }
+}
+
+/// What was asked for is named as the option that asks for it.
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Length { .. } | RequestError::PromptTooLong { .. } => {
+                Self::usage(error.to_string().replace("the length", "--length"))
+            }
+            RequestError::Meaningless { option, why } => Self::usage(format!(
+                "--{} has no meaning for {why}; leave it out",
+                option.replace('_', "")
+            )),
+            RequestError::Batch { .. }
+            | RequestError::Prompts { .. }
+            | RequestError::PromptAndInfill
+            | RequestError::NoTokenizer { .. }
+            | RequestError::Sampler(_) => Self::usage(error.to_string()),
+            RequestError::Text(error) => error.into(),
+            RequestError::Plan(error) => error.into(),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Documents and the windows they are cut into, as training packs them: each document opened by the beginning-of-text token, all
 //! put together without gaps, cut at every `length` tokens.
 
+use thiserror::Error;
+
 use crate::scoring::Window;
 
 /// The documents of a text: what stands between separators, without white space at both ends; empty ones are left out. Without a
@@ -52,6 +54,94 @@ pub fn alone(
         rest = others;
     }
     all
+}
+
+/// Why a text cannot be scored between given ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BetweenError {
+    /// Nothing to score.
+    #[error("has an empty text to score; give it at least one character")]
+    Empty,
+    /// Longer than the context.
+    #[error(
+        "has a text of {tokens} tokens to score, but the model's context is {length}{}; shorten it",
+        if *.overlap { " with the token before it" } else { "" }
+    )]
+    TooLong {
+        /// Tokens to score.
+        tokens: usize,
+        /// Tokens of the context.
+        length: usize,
+        /// One of them is the token before.
+        overlap: bool,
+    },
+    /// A model that predicts no first token has none before it.
+    #[error(
+        "has nothing before the text to score, and an AR model predicts no first token; give a context, or open the text with the beginning-of-text token"
+    )]
+    NothingBefore,
+}
+
+/// The window, numbered `number`, of `scored` tokens between given ones. What is given is cut at its far ends where it does not fit;
+/// whether it was comes second. With `overlap` there must be a token before the scored ones, as a model needs that cannot predict a
+/// first token: without it, a text that begins with an unlikely token would win against others.
+///
+/// # Errors
+/// [`BetweenError`].
+pub fn between(
+    before: &[u32],
+    scored: &[u32],
+    after: &[u32],
+    length: usize,
+    overlap: bool,
+    number: u32,
+) -> Result<(Window, bool), BetweenError> {
+    if scored.is_empty() {
+        return Err(BetweenError::Empty);
+    }
+    let needed = usize::from(overlap);
+    if scored.len() + needed > length {
+        return Err(BetweenError::TooLong {
+            tokens: scored.len(),
+            length,
+            overlap,
+        });
+    }
+    if needed > before.len() {
+        return Err(BetweenError::NothingBefore);
+    }
+    let room = length - scored.len();
+    let (mut left, mut right) = (before.len(), after.len());
+    let cut = left + right > room;
+    if cut {
+        // Each side keeps half of the room, or more where the other needs less.
+        right = right.min((room / 2).max(room - left.min(room)));
+        left = room - right;
+    }
+    let mut tokens = before[before.len() - left..].to_vec();
+    tokens.extend(scored);
+    tokens.extend(&after[..right]);
+    let window = Window {
+        tokens,
+        free: left..left + scored.len(),
+        number,
+    };
+    Ok((window, cut))
+}
+
+/// A prefix, a middle and a suffix such that each can be tokenized by itself, as an infill template is: a space goes to the word after
+/// it.
+pub fn spaces_after(prefix: &str, middle: &str, suffix: &str) -> [String; 3] {
+    let [mut prefix, mut middle, mut suffix] = [prefix, middle, suffix].map(String::from);
+    if prefix.ends_with(' ') {
+        prefix.pop();
+        middle.insert(0, ' ');
+    }
+    if middle.len() > 1 && middle.ends_with(' ') && !suffix.is_empty() {
+        middle.pop();
+        suffix.insert(0, ' ');
+    }
+    [prefix, middle, suffix]
 }
 
 #[cfg(test)]

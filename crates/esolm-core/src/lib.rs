@@ -15,6 +15,8 @@ pub mod noise;
 pub mod noising;
 pub mod order;
 pub mod plan;
+#[cfg(feature = "text")]
+pub mod request;
 pub mod rng;
 pub mod rows;
 pub mod sampler;

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 use crate::kernels::gpu::Gpu;
+use crate::kernels::watch::Watch;
+
+#[cfg(target_family = "wasm")]
+mod browser;
+#[cfg(target_family = "wasm")]
+pub use browser::facts;
 
 /// The device asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,30 +197,25 @@ fn instance() -> wgpu::Instance {
     wgpu::Instance::new(descriptor)
 }
 
-/// Adapters, real GPUs before software ones, each with its index for `gpu:N`.
+/// Adapters, real GPUs before software ones, each with its index for `gpu:N`. A browser has one at most.
 async fn enumerate(instance: &wgpu::Instance) -> Vec<(AdapterInfo, wgpu::Adapter)> {
     #[cfg(target_family = "wasm")]
-    let mut adapters: Vec<wgpu::Adapter> = instance
-        .request_adapter(&wgpu::RequestAdapterOptions {
-            power_preference: wgpu::PowerPreference::HighPerformance,
-            ..Default::default()
-        })
-        .await
-        .into_iter()
-        .collect();
+    return browser::adapter(instance).await.into_iter().collect();
     #[cfg(not(target_family = "wasm"))]
-    let mut adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
-    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
-        wgpu::DeviceType::DiscreteGpu => 0,
-        wgpu::DeviceType::IntegratedGpu => 1,
-        wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
-        wgpu::DeviceType::Cpu => 3,
-    });
-    adapters
-        .into_iter()
-        .enumerate()
-        .map(|(index, adapter)| (AdapterInfo::of(index, &adapter), adapter))
-        .collect()
+    {
+        let mut adapters = instance.enumerate_adapters(wgpu::Backends::PRIMARY).await;
+        adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+            wgpu::DeviceType::DiscreteGpu => 0,
+            wgpu::DeviceType::IntegratedGpu => 1,
+            wgpu::DeviceType::VirtualGpu | wgpu::DeviceType::Other => 2,
+            wgpu::DeviceType::Cpu => 3,
+        });
+        adapters
+            .into_iter()
+            .enumerate()
+            .map(|(index, adapter)| (AdapterInfo::of(index, &adapter), adapter))
+            .collect()
+    }
 }
 
 /// The adapters of this machine, as `gpu:N` counts them. Blocks while drivers answer.
@@ -226,11 +227,18 @@ pub fn adapters() -> Vec<AdapterInfo> {
         .collect()
 }
 
-/// Opens the GPU that `choice` names, or nothing where the CPU should run.
+/// Opens the GPU that `choice` names, or nothing where the CPU should run. In a browser all models share one device, until it is lost.
 ///
 /// # Errors
 /// When a GPU was asked for and there is none, or its driver refuses a device.
 pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
+    #[cfg(target_family = "wasm")]
+    if let Some((device, info, watch)) = browser::opened()
+        && (matches!(choice, DeviceChoice::Gpu(_))
+            || choice == DeviceChoice::Auto && info.kind != AdapterKind::Software)
+    {
+        return Gpu::new(device, info, watch).map(Some);
+    }
     // Nothing optional is used by the engine's kernels.
     open_with(choice, wgpu::Features::empty()).await
 }
@@ -276,17 +284,20 @@ async fn open_with(
     let setup = WgpuSetup {
         instance,
         adapter,
-        device,
+        device: device.clone(),
         queue,
         backend,
     };
-    let device: Device = Device::wgpu_options()
+    let opened: Device = Device::wgpu_options()
         // The engine submits by itself, step by step; the runtime's own limit only has to stay out of the way.
         .tasks_max(512)
         .setup(setup)
         .init()
         .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
-    Gpu::new(device, info).map(Some)
+    let watch = Watch::new(&device);
+    #[cfg(target_family = "wasm")]
+    browser::keep(&opened, &info, &watch);
+    Gpu::new(opened, info, watch).map(Some)
 }
 
 /// A Burn device for tensors, as training and the reference pass use it, with what it is called. On a GPU, Burn's kernels that pick

@@ -53,6 +53,16 @@ pub enum EngineError {
         /// The bytes that fit.
         limit: u64,
     },
+    /// The device's memory does not suffice.
+    #[error(
+        "the GPU has no memory left for this ({0}); use a shorter length, a smaller batch, f16 or --device cpu"
+    )]
+    DeviceMemory(String),
+    /// The device refuses a kernel.
+    #[error(
+        "the GPU's driver refuses a kernel ({0}); use --device cpu, and report it with the name of the GPU"
+    )]
+    Kernel(String),
     /// The machine's own memory does not suffice.
     #[error(
         "{what} needs more memory than this machine gives{}; use a shorter length or a smaller batch",

@@ -181,7 +181,10 @@ impl Engine {
                     kv_cache: Precision::F32,
                     is_fallback: opts.device == DeviceChoice::Auto,
                 };
-                (Executor::Cpu(Box::new(CpuExecutor::load(ckpt)?)), info)
+                (
+                    Executor::Cpu(Box::new(CpuExecutor::load(ckpt).await?)),
+                    info,
+                )
             }
         };
         Ok(Self {
@@ -189,6 +192,18 @@ impl Engine {
             config,
             info,
         })
+    }
+
+    /// Gives up the model, and its memory back to the device. Dropping an engine only gives it back to the runtime's pool, for the next
+    /// one on the device.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn close(self) -> Result<(), EngineError> {
+        match self.executor {
+            Executor::Gpu(gpu) => gpu.close(),
+            Executor::Cpu(_) => Ok(()),
+        }
     }
 
     /// The model's configuration.
@@ -288,10 +303,7 @@ impl Engine {
     fn reading(&mut self) -> Reading {
         match &mut self.executor {
             Executor::Gpu(gpu) => Box::pin(gpu.tokens()),
-            Executor::Cpu(cpu) => {
-                let tokens = pollster::block_on(cpu.tokens());
-                Box::pin(std::future::ready(tokens))
-            }
+            Executor::Cpu(cpu) => Box::pin(std::future::ready(Ok(cpu.tokens().to_vec()))),
         }
     }
 
@@ -382,15 +394,25 @@ impl Engine {
         plan: &'a Plan,
         opts: &GenerateOptions,
     ) -> Result<Run<'a>, EngineError> {
-        let began = Instant::now();
-        let before = self.counters();
-        self.start(&plan.layout(), &plan.initial_tokens())?;
-        let ids = plan.sequences.iter().map(|s| s.sequence).collect();
+        let progress = self.begin(plan, opts)?;
         Ok(Run {
             engine: self,
             plan,
+            progress,
+        })
+    }
+
+    /// As [`Engine::run`], for whoever keeps engine and plan elsewhere, such as in the values of another language.
+    ///
+    /// # Errors
+    /// When the batch does not fit the device.
+    pub fn begin(&mut self, plan: &Plan, opts: &GenerateOptions) -> Result<Progress, EngineError> {
+        let began = Instant::now();
+        let before = self.counters();
+        self.start(&plan.layout(), &plan.initial_tokens())?;
+        Ok(Progress {
             opts: *opts,
-            ids,
+            ids: plan.sequences.iter().map(|s| s.sequence).collect(),
             launched: 0,
             rows: 0,
             waiting: VecDeque::new(),
@@ -409,6 +431,40 @@ type Reading = Pin<Box<dyn Future<Output = Result<Vec<u32>, EngineError>>>>;
 pub struct Run<'a> {
     engine: &'a mut Engine,
     plan: &'a Plan,
+    progress: Progress,
+}
+
+impl Run<'_> {
+    /// Runs the next step and reports one: this one, or, while tokens are observed, the one before, so that reading them
+    /// never holds up the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn next(&mut self) -> Result<Option<StepEvent>, EngineError> {
+        self.progress.next(self.engine, self.plan).await
+    }
+
+    /// Runs what is left and reads the tokens back.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn finish(mut self) -> Result<Generation, EngineError> {
+        self.progress.finish(self.engine, self.plan).await?;
+        self.stop().await
+    }
+
+    /// Stops here and reads the tokens back; what is not known yet is the mask token.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn stop(self) -> Result<Generation, EngineError> {
+        self.progress.stop(self.engine, self.plan).await
+    }
+}
+
+/// How far a generation is. Every call takes the engine and the plan that [`Engine::begin`] had; in between, the engine must start no
+/// other batch.
+pub struct Progress {
     opts: GenerateOptions,
     ids: Vec<u32>,
     launched: usize,
@@ -425,17 +481,20 @@ struct Waiting {
     reading: Option<Reading>,
 }
 
-impl Run<'_> {
-    /// Runs the next step and reports one: this one, or, while tokens are observed, the one before, so that reading them
-    /// never holds up the device.
+impl Progress {
+    /// As [`Run::next`].
     ///
     /// # Errors
     /// When the device fails.
-    pub async fn next(&mut self) -> Result<Option<StepEvent>, EngineError> {
+    pub async fn next(
+        &mut self,
+        engine: &mut Engine,
+        plan: &Plan,
+    ) -> Result<Option<StepEvent>, EngineError> {
         let ahead = usize::from(self.opts.observe);
-        while self.launched < self.plan.nfe() && self.waiting.len() <= ahead {
-            self.launch()?;
-            self.keep_up().await?;
+        while self.launched < plan.nfe() && self.waiting.len() <= ahead {
+            self.launch(engine, plan)?;
+            self.keep_up(engine).await?;
         }
         let Some(mut oldest) = self.waiting.pop_front() else {
             return Ok(None);
@@ -447,7 +506,7 @@ impl Run<'_> {
                 .iter()
                 .map(|&(sequence, target)| Revealed {
                     sequence,
-                    position: self.plan.output_position(target),
+                    position: plan.output_position(target),
                     token: tokens[target as usize],
                 })
                 .collect();
@@ -457,33 +516,33 @@ impl Run<'_> {
     }
 
     /// Lets the device catch up now and then while nobody reads tokens, so that few passes are queued and a stop is soon one.
-    async fn keep_up(&mut self) -> Result<(), EngineError> {
+    async fn keep_up(&mut self, engine: &Engine) -> Result<(), EngineError> {
         if !self.opts.observe && self.launched.is_multiple_of(QUEUED_STEPS) {
-            self.engine.wait().await?;
+            engine.wait().await?;
         }
         Ok(())
     }
 
-    fn launch(&mut self) -> Result<(), EngineError> {
+    fn launch(&mut self, engine: &mut Engine, plan: &Plan) -> Result<(), EngineError> {
         let index = self.launched;
-        let step = self.plan.step_rows(index);
+        let step = plan.step_rows(index);
         let draw = Draw {
             sampler: self.opts.sampler,
             seed: self.opts.seed,
             sequence_ids: &self.ids,
             noise: None,
-            mask_index: self.engine.config.mask_index,
+            mask_index: engine.config.mask_index,
         };
-        self.engine.step(&step, &draw)?;
+        engine.step(&step, &draw)?;
         self.launched += 1;
         self.rows += step.rows.len();
         let event = StepEvent {
             step: index,
-            steps: self.plan.nfe(),
-            phase: self.plan.phase(index),
+            steps: plan.nfe(),
+            phase: plan.phase(index),
             revealed: Vec::new(),
             rows: step.rows.len(),
-            cache_length: self.plan.cache_length(index),
+            cache_length: plan.cache_length(index),
             seconds: 0.0,
         };
         let observe = self.opts.observe;
@@ -500,7 +559,7 @@ impl Run<'_> {
         } else {
             Vec::new()
         };
-        let reading = observe.then(|| self.engine.reading());
+        let reading = observe.then(|| engine.reading());
         self.waiting.push_back(Waiting {
             event,
             targets,
@@ -509,29 +568,29 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs what is left and reads the tokens back.
+    /// Runs the steps that are left and reports none.
     ///
     /// # Errors
     /// When the device fails.
-    pub async fn finish(mut self) -> Result<Generation, EngineError> {
+    pub async fn finish(&mut self, engine: &mut Engine, plan: &Plan) -> Result<(), EngineError> {
         self.opts.observe = false;
-        while self.launched < self.plan.nfe() {
-            self.launch()?;
+        while self.launched < plan.nfe() {
+            self.launch(engine, plan)?;
             self.waiting.clear();
-            self.keep_up().await?;
+            self.keep_up(engine).await?;
         }
-        self.stop().await
+        Ok(())
     }
 
-    /// Stops here and reads the tokens back; what is not known yet is the mask token.
+    /// As [`Run::stop`].
     ///
     /// # Errors
     /// When the device fails.
-    pub async fn stop(self) -> Result<Generation, EngineError> {
-        let tokens = self.engine.reading().await?;
-        let after = self.engine.counters();
+    pub async fn stop(self, engine: &mut Engine, plan: &Plan) -> Result<Generation, EngineError> {
+        let tokens = engine.reading().await?;
+        let after = engine.counters();
         Ok(Generation {
-            tokens: self.plan.output(&tokens),
+            tokens: plan.output(&tokens),
             nfe: self.launched,
             rows: self.rows,
             seconds: self.began.elapsed().as_secs_f64(),

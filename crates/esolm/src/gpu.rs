@@ -106,14 +106,19 @@ impl GpuExecutor {
                 "heads of {head_dim} columns (multiples of 4 up to 128 are taken)"
             )));
         }
+        ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         let upload = |linear: &Linear| {
-            Matrix::upload(&gpu, &linear.weight, &linear.bias, linear.n_in, weights)
+            gpu.scoped(|| Matrix::upload(&gpu, &linear.weight, &linear.bias, linear.n_in, weights))
         };
-        let embedding = Embedding::upload(&gpu, &folding.embedding()?, config.hidden, weights)?;
+        ckpt.fetch("vocab_embed.").await?;
+        let rows = folding.embedding()?;
+        let embedding = gpu.scoped(|| Embedding::upload(&gpu, &rows, config.hidden, weights))?;
+        drop(rows);
         let order = pair_order(config.hidden, head_dim);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {
+            ckpt.fetch(&format!("blocks.{index}.")).await?;
             let block = folding.block(index)?;
             let paired = reorder(&block.qkv, &order);
             let block = Block {
@@ -136,6 +141,7 @@ impl GpuExecutor {
             gpu.submit()?;
             blocks.push(block);
         }
+        ckpt.fetch("output_layer.").await?;
         let head = upload(&folding.head()?)?;
         // Prepended elements may make the last position one more than the context.
         let positions = config.length + 1;
@@ -169,6 +175,25 @@ impl GpuExecutor {
         &self.gpu
     }
 
+    /// Gives up the weights and the batch, and their memory back to the device.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when the device is lost.
+    pub fn close(self) -> Result<(), EngineError> {
+        let Self {
+            gpu,
+            embedding,
+            blocks,
+            head,
+            rotary,
+            state,
+            ..
+        } = self;
+        drop((embedding, blocks, head, rotary, state));
+        gpu.submit()?;
+        gpu.clean_up()
+    }
+
     /// The variants that run.
     pub fn chosen(&self) -> &Chosen {
         &self.chosen
@@ -197,6 +222,11 @@ impl GpuExecutor {
     /// # Errors
     /// When the cache does not fit the device.
     pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        if self.gpu.take_refused() {
+            // Memory that was refused is not there, though the runtime's pool believes it is.
+            self.state = None;
+            self.gpu.clean_up()?;
+        }
         if tokens.len() != layout.tokens {
             return Err(EngineError::Rows(format!(
                 "{} tokens for a layout of {}",
@@ -250,10 +280,13 @@ impl GpuExecutor {
             Some(state) => (state.kv, state.scratch),
             None => {
                 self.state = None;
-                let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
-                    .map(|_| Ok((self.gpu.zeros(&what, words)?, self.gpu.zeros(&what, words)?)))
-                    .collect();
-                (kv?, self.scratch(1, 1, 1)?)
+                self.gpu.scoped(|| {
+                    let cache = || self.gpu.zeros(&what, words);
+                    let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
+                        .map(|_| Ok((cache()?, cache()?)))
+                        .collect();
+                    Ok::<_, EngineError>((kv?, self.scratch(1, 1, 1)?))
+                })?
             }
         };
         self.state = Some(State {
@@ -375,6 +408,12 @@ impl GpuExecutor {
 
     /// Runs all blocks over the rows of `step` and leaves the normalised sampled rows in `picked`.
     fn pass(&mut self, step: &StepRows, draws: &[[u32; 2]]) -> Result<Tables, EngineError> {
+        self.grow(step)?;
+        self.gpu.scoped(|| self.launch(step, draws))
+    }
+
+    /// Checks a pass and makes room for its activations.
+    fn grow(&mut self, step: &StepRows) -> Result<(), EngineError> {
         let count = step.rows.len();
         let in_chunks = self.in_chunks(count);
         let state = self.started()?;
@@ -385,7 +424,7 @@ impl GpuExecutor {
             || step.sampled.len() > held.sampled
             || (in_chunks && count > held.chunk_rows)
         {
-            let scratch = self.scratch(
+            let (rows, sampled, chunk_rows) = (
                 count.max(held.rows),
                 step.sampled.len().max(held.sampled),
                 if in_chunks {
@@ -393,13 +432,23 @@ impl GpuExecutor {
                 } else {
                     held.chunk_rows
                 },
-            )?;
+            );
+            let scratch = self
+                .gpu
+                .scoped(|| self.scratch(rows, sampled, chunk_rows))?;
             if let Some(state) = &mut self.state {
                 state.scratch = scratch;
             }
         }
-        let tables = self.tables(&layout, step, draws);
+        Ok(())
+    }
+
+    fn launch(&self, step: &StepRows, draws: &[[u32; 2]]) -> Result<Tables, EngineError> {
+        let count = step.rows.len();
+        let in_chunks = self.in_chunks(count);
         let state = self.started()?;
+        let layout = state.layout;
+        let tables = self.tables(&layout, step, draws);
         let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
         let geometry = self.geometry(layout.slots);
         self.embedding.launch(
@@ -554,7 +603,7 @@ impl GpuExecutor {
         let mut all = Vec::with_capacity(step.sampled.len() * vocab);
         for first in (0..step.sampled.len()).step_by(self.logit_rows()) {
             let count = self.logit_rows().min(step.sampled.len() - first);
-            self.head(&state.scratch, first, count);
+            self.gpu.scoped(|| self.head(&state.scratch, first, count));
             let held = state
                 .scratch
                 .logits
@@ -590,7 +639,6 @@ impl GpuExecutor {
             .transpose()?;
         for first in (0..step.sampled.len()).step_by(self.logit_rows()) {
             let count = self.logit_rows().min(step.sampled.len() - first);
-            self.head(&state.scratch, first, count);
             let io = Sample {
                 logits: &state.scratch.logits,
                 stride: self.head.padded(),
@@ -605,7 +653,10 @@ impl GpuExecutor {
                 mask_index: draw.mask_index,
                 seed: draw.seed,
             };
-            sample(&self.gpu, &draw.sampler, &io);
+            self.gpu.scoped(|| {
+                self.head(&state.scratch, first, count);
+                sample(&self.gpu, &draw.sampler, &io);
+            });
         }
         self.gpu.submit()
     }
@@ -614,7 +665,7 @@ impl GpuExecutor {
     ///
     /// # Errors
     /// When no batch was started, or a pass failed on the device.
-    pub fn tokens(&self) -> impl Future<Output = Result<Vec<u32>, EngineError>> + Send + 'static {
+    pub fn tokens(&self) -> impl Future<Output = Result<Vec<u32>, EngineError>> + 'static {
         let reading = self.started().map(|state| self.gpu.read(&state.tokens));
         async move { Ok(bytemuck::pod_collect_to_vec(&reading?.await?)) }
     }

@@ -21,8 +21,8 @@ pub use device::{AdapterInfo, AdapterKind, DeviceChoice, Precision};
 pub use draw::Draw;
 pub use error::EngineError;
 pub use generate::{
-    DeviceInfo, Engine, EngineOptions, GenerateOptions, Generation, Replay, Revealed, Run,
-    StepEvent,
+    DeviceInfo, Engine, EngineOptions, GenerateOptions, Generation, Progress, Replay, Revealed,
+    Run, StepEvent,
 };
 pub use kernels::gpu::Counters;
 pub use variants::Variants;

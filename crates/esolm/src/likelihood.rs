@@ -38,6 +38,86 @@ pub struct LikelihoodOptions {
     pub batch: Option<usize>,
 }
 
+/// Draws for the bound of a model that has no exact likelihood.
+const DRAWS: u32 = 32;
+
+/// What is asked of single texts. What is left out suits the model: one order from left to right, or the bound of a model that has no
+/// exact likelihood.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Asked {
+    /// As [`LikelihoodOptions::alpha_0`].
+    pub alpha_0: Option<f64>,
+    /// As [`LikelihoodOptions::orders`].
+    pub orders: Option<u32>,
+    /// As [`LikelihoodOptions::draws`].
+    pub draws: Option<u32>,
+}
+
+/// An option that a family does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option} has no meaning for {why}; leave it out")]
+pub struct Meaningless {
+    /// Name of the option.
+    pub option: &'static str,
+    /// The family, and what it does instead.
+    pub why: &'static str,
+}
+
+impl Asked {
+    /// Fills in what was not asked for.
+    ///
+    /// # Errors
+    /// [`Meaningless`] for what the model's family does not know.
+    pub fn of(
+        &self,
+        config: &ModelConfig,
+        seed: u64,
+        batch: Option<usize>,
+    ) -> Result<LikelihoodOptions, Meaningless> {
+        let why = match config.family {
+            Family::Ar => "an AR model, which has one order",
+            Family::Mdlm => "an MDLM, whose bound knows no orders",
+            Family::EsoLm => "an Eso-LM (A), whose bound knows no orders",
+        };
+        let bound = without_exact(config).is_some();
+        let foreign = [
+            (
+                "alpha_0",
+                self.alpha_0.is_some() && config.family != Family::EsoLm,
+                why,
+            ),
+            (
+                "orders",
+                self.orders.is_some() && (config.family == Family::Ar || bound),
+                why,
+            ),
+            (
+                "draws",
+                self.draws.is_some() && !bound,
+                "a model with an exact likelihood",
+            ),
+        ];
+        if let Some(&(option, _, why)) = foreign.iter().find(|(_, is_foreign, _)| *is_foreign) {
+            return Err(Meaningless { option, why });
+        }
+        Ok(LikelihoodOptions {
+            alpha_0: match (config.family, bound) {
+                (Family::Mdlm, _) => 1.0,
+                (_, true) => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
+                (_, false) => self.alpha_0.unwrap_or(0.0),
+            },
+            orders: if bound { 0 } else { self.orders.unwrap_or(1) },
+            draws: if bound {
+                self.draws.unwrap_or(DRAWS)
+            } else {
+                0
+            },
+            seed,
+            batch,
+        })
+    }
+}
+
 /// What a text scored, in nats.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TextScore {
@@ -55,6 +135,11 @@ impl TextScore {
     /// The NELBO: an upper bound of -log p(x) in expectation.
     pub fn nelbo(&self) -> f64 {
         self.diffusion + self.sequential
+    }
+
+    /// log p(x): exact where there are orders, else the lower bound.
+    pub fn log_likelihood(&self) -> f64 {
+        self.exact().unwrap_or_else(|| -self.nelbo())
     }
 
     /// log((1/K) sum over K orders of p(x | order)), where there are orders.

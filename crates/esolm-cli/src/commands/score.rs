@@ -6,16 +6,13 @@ use std::f64::consts::LN_2;
 use std::fmt::Write as _;
 
 use esolm::config::{Family, ModelConfig};
-use esolm::likelihood::{LikelihoodOptions, TextScore, without_exact};
+use esolm::likelihood::{Asked, LikelihoodOptions, Meaningless, TextScore};
 use serde::Serialize;
 
 use crate::arguments::{Normalize, Score};
 use crate::failure::Failure;
 use crate::{likelihood, output, setup};
 use items::{Items, Piece};
-
-/// Draws for the bound of a model that has no exact likelihood.
-const DRAWS: u32 = 32;
 
 pub fn run(arguments: &Score) -> Result<(), Failure> {
     let (checkpoint, _) = setup::open(&arguments.model)?;
@@ -68,11 +65,7 @@ impl Line {
     fn new(index: usize, piece: &Piece, scores: &[TextScore], exact: bool) -> Self {
         let own = &scores[piece.windows.clone()];
         // The sum over no windows is -0.
-        let logp = 0.0
-            + own
-                .iter()
-                .map(|score| score.exact().unwrap_or_else(|| -score.nelbo()))
-                .sum::<f64>();
+        let logp = 0.0 + own.iter().map(TextScore::log_likelihood).sum::<f64>();
         let share = |n: usize| (n > 0).then(|| -logp / n as f64);
         let tokens = own.iter().map(|score| score.tokens).sum();
         Self {
@@ -155,46 +148,20 @@ fn push_json(text: &mut String, value: &impl Serialize) -> Result<(), Failure> {
 
 /// Fills in what was not given, and refuses what the model's family does not know.
 fn options(arguments: &Score, config: &ModelConfig) -> Result<LikelihoodOptions, Failure> {
-    let foreign = |option: &str, why: &str| {
-        Err(Failure::usage(format!(
-            "{option} has no meaning for {why}; leave it out"
-        )))
-    };
-    let why = match config.family {
-        Family::Ar => "an AR model, which has one order",
-        Family::Mdlm => "an MDLM, whose bound knows no orders",
-        Family::EsoLm => "an Eso-LM (A), whose bound knows no orders",
-    };
-    let bound = without_exact(config);
-    if config.family != Family::EsoLm && arguments.alpha0.is_some() {
-        return foreign("--alpha0", why);
-    }
-    if (config.family == Family::Ar || bound.is_some()) && arguments.orders.is_some() {
-        return foreign("--orders", why);
-    }
     if config.family == Family::Ar && arguments.infill {
         return Err(Failure::usage(
             "--infill needs a model that reads what comes after a gap, which an AR model does not; give an Eso-LM or an MDLM",
         ));
     }
-    if bound.is_none() && arguments.draws.is_some() {
-        return foreign("--draws", "a model with an exact likelihood");
-    }
-    Ok(LikelihoodOptions {
-        alpha_0: match (config.family, bound) {
-            (Family::Mdlm, _) => 1.0,
-            (_, Some(_)) => arguments.alpha0.or(config.alpha_0).unwrap_or(1.0),
-            (_, None) => arguments.alpha0.unwrap_or(0.0),
-        },
-        orders: match bound {
-            Some(_) => 0,
-            None => arguments.orders.unwrap_or(1),
-        },
-        draws: match bound {
-            Some(_) => arguments.draws.unwrap_or(DRAWS),
-            None => 0,
-        },
-        seed: arguments.seed,
-        batch: arguments.batch,
-    })
+    let asked = Asked {
+        alpha_0: arguments.alpha0,
+        orders: arguments.orders,
+        draws: arguments.draws,
+    };
+    asked
+        .of(config, arguments.seed, arguments.batch)
+        .map_err(|Meaningless { option, why }| {
+            let option = option.replace('_', "");
+            Failure::usage(format!("--{option} has no meaning for {why}; leave it out"))
+        })
 }

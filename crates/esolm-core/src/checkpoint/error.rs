@@ -178,6 +178,26 @@ pub enum CheckpointError {
         /// What happened and what to do.
         reason: String,
     },
+    /// What should deliver the bytes of a checkpoint did not.
+    #[error("the checkpoint could not be read: {0}; download it again")]
+    Source(String),
+    /// A parameter of a checkpoint that is read in parts was asked for before it was fetched.
+    #[error("tensor {name} was not fetched; fetch it before it is read")]
+    NotFetched {
+        /// Name without `backbone.`.
+        name: String,
+    },
+    /// A file that must be held whole is too large for it.
+    #[error(
+        "the checkpoint has {} MiB, but a .ckpt is read whole and at most {} MiB are taken here; convert it with `esolm convert` and give the folder",
+        bytes >> 20, limit >> 20
+    )]
+    TooLarge {
+        /// Bytes of the file.
+        bytes: u64,
+        /// The most that is taken.
+        limit: u64,
+    },
     /// `hf:` is followed by something that is not `owner/name`.
     #[error(
         "{spec:?} is not a hub name; write hf:owner/name, for a certain revision hf:owner/name@revision"
@@ -193,6 +213,34 @@ impl CheckpointError {
         Self::Config {
             origin: origin.into(),
             source,
+        }
+    }
+
+    /// What a file is that begins with `bytes` and is no checkpoint.
+    pub(super) fn unknown_format(bytes: &[u8]) -> Self {
+        let (found, remedy) = if bytes.is_empty() {
+            ("the file is empty", "download it again")
+        } else if bytes.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") {
+            (
+                "it is a checkpoint in the format before PyTorch 1.6",
+                "load it and torch.save it again with a newer version",
+            )
+        } else if bytes.starts_with(b"version https://git-lfs") {
+            (
+                "it is a Git LFS pointer",
+                "fetch the file itself with git lfs pull",
+            )
+        } else if bytes.starts_with(b"<!DOCTYPE") || bytes.starts_with(b"<html") {
+            ("it is a web page", "download the file itself")
+        } else {
+            (
+                "it begins with other bytes",
+                "check the path, or download it again",
+            )
+        };
+        Self::UnknownFormat {
+            found: found.into(),
+            remedy: remedy.into(),
         }
     }
 }

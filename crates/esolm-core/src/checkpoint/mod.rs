@@ -6,6 +6,7 @@
 //! | bare `.safetensors` | `--config`, or `config.json` beside it | the file |
 //! | Lightning `.ckpt` of the published code | `hyper_parameters.config` in the pickle | `ema.shadow_params`, or `state_dict` |
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
+//! | a [`ByteSource`] | text of a `config.json`, or of the `.ckpt` | read in parts, see [`Checkpoint::from_source`] |
 //!
 //! The file is mapped, not read: a [`Checkpoint`] is a checked directory of tensors over it, and [`Checkpoint::f32`] converts one
 //! tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
@@ -15,6 +16,7 @@ mod error;
 mod hub;
 mod lightning;
 mod pickle;
+mod remote;
 mod safetensors;
 mod writer;
 mod zip;
@@ -22,6 +24,7 @@ mod zip;
 #[cfg(not(target_family = "wasm"))]
 mod open;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -29,6 +32,7 @@ use std::path::PathBuf;
 
 pub use error::CheckpointError;
 pub use pickle::PickleError;
+pub use remote::{ByteSource, Movable, Reading};
 #[cfg(not(target_family = "wasm"))]
 pub use writer::write_hf_folder;
 pub use writer::{StoreDtype, write_safetensors};
@@ -167,21 +171,39 @@ enum Bytes {
     Owned(Vec<u8>),
     #[cfg(not(target_family = "wasm"))]
     Mapped(memmap2::Mmap),
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Owned(bytes) => bytes,
-            #[cfg(not(target_family = "wasm"))]
-            Self::Mapped(map) => map,
-        }
-    }
+    /// Not all there.
+    Remote(remote::Remote),
 }
 
 impl Bytes {
+    /// Length of the file.
+    fn len(&self) -> usize {
+        match self {
+            Self::Owned(bytes) => bytes.len(),
+            #[cfg(not(target_family = "wasm"))]
+            Self::Mapped(map) => map.len(),
+            Self::Remote(remote) => remote.size(),
+        }
+    }
+
+    /// All of them, but for a file that is read in parts.
+    fn whole(&self) -> Option<&[u8]> {
+        match self {
+            Self::Owned(bytes) => Some(bytes),
+            #[cfg(not(target_family = "wasm"))]
+            Self::Mapped(map) => Some(map),
+            Self::Remote(_) => None,
+        }
+    }
+
+    /// The bytes of a tensor; `None` when they are not there.
+    fn of(&self, range: &Range<usize>) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Self::Remote(remote) => remote.take(range).map(Cow::Owned),
+            _ => self.whole()?.get(range.clone()).map(Cow::Borrowed),
+        }
+    }
+
     /// Gives back the memory of a stretch that was read, so that a checkpoint of any size loads in that of its largest tensor.
     fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
@@ -286,7 +308,7 @@ impl Checkpoint {
         bytes: Bytes,
         source: SourceKind,
     ) -> Result<Self, CheckpointError> {
-        let raw = safetensors::read(&bytes)?;
+        let raw = safetensors::read(bytes.whole().unwrap_or_default())?;
         Self::assemble(config, origin, bytes, raw, source)
     }
 
@@ -295,7 +317,11 @@ impl Checkpoint {
         bytes: Bytes,
         raw_weights: bool,
     ) -> Result<Self, CheckpointError> {
-        let lightning = lightning::read(&bytes, raw_weights, config.is_none())?;
+        let lightning = lightning::read(
+            bytes.whole().unwrap_or_default(),
+            raw_weights,
+            config.is_none(),
+        )?;
         let (config, origin) =
             config.unwrap_or((lightning.config, "hyper_parameters.config".into()));
         let source = SourceKind::Lightning { ema: !raw_weights };
@@ -399,7 +425,8 @@ impl Checkpoint {
     /// The values of one parameter, flat, outermost dimension first; f16 and bf16 values are exact in f32.
     ///
     /// # Errors
-    /// [`CheckpointError::NoSuchTensor`], or [`CheckpointError::Zip`] when the bytes of a `.ckpt` do not match their checksum.
+    /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::Zip`] when the bytes of a `.ckpt` do not match their checksum, or
+    /// [`CheckpointError::NotFetched`].
     pub fn f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         let Some(&index) = self.by_name.get(name) else {
@@ -409,10 +436,14 @@ impl Checkpoint {
             });
         };
         let Located { info, range, guard } = &self.tensors[index];
+        let not_fetched = || CheckpointError::NotFetched {
+            name: info.name.clone(),
+        };
         if let Some(guard) = guard {
-            zip::check_crc(&guard.entry, &self.bytes[guard.range.clone()], guard.crc)?;
+            let entry = self.bytes.of(&guard.range).ok_or_else(not_fetched)?;
+            zip::check_crc(&guard.entry, &entry, guard.crc)?;
         }
-        let bytes = &self.bytes[range.clone()];
+        let bytes = self.bytes.of(range).ok_or_else(not_fetched)?;
         // The file is little-endian and gives no alignment.
         let halves = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
         let values = match info.dtype {

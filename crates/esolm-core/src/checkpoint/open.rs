@@ -72,7 +72,8 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Checkpoin
             .map(|folder| folder.join(name))
             .filter(|file| file.is_file())
     };
-    if super::zip::looks_like(&bytes) {
+    let first = bytes.whole().unwrap_or_default();
+    if super::zip::looks_like(first) {
         let config = match &options.config {
             Some(file) => Some((read_config(file)?, file.display().to_string())),
             None => None,
@@ -81,12 +82,12 @@ fn open_file(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Checkpoin
         checkpoint.tokenizer = beside(TOKENIZER);
         return Ok(checkpoint);
     }
-    if !safetensors::looks_like(&bytes)
+    if !safetensors::looks_like(first)
         && path
             .extension()
             .is_none_or(|extension| extension != "safetensors")
     {
-        return Err(unknown_format(&bytes));
+        return Err(CheckpointError::unknown_format(first));
     }
     let Some(config) = options.config.clone().or_else(|| beside(CONFIG)) else {
         return Err(CheckpointError::NoConfig { path: path.into() });
@@ -182,31 +183,4 @@ fn map(path: &Path) -> Result<Bytes, CheckpointError> {
     // while it is in use ends this one with a signal; the documentation of `Checkpoint::open` says so.
     let map = unsafe { Mmap::map(&file) }.map_err(io)?;
     Ok(Bytes::Mapped(map))
-}
-
-fn unknown_format(bytes: &[u8]) -> CheckpointError {
-    let (found, remedy) = if bytes.is_empty() {
-        ("the file is empty", "download it again")
-    } else if bytes.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") {
-        (
-            "it is a checkpoint in the format before PyTorch 1.6",
-            "load it and torch.save it again with a newer version",
-        )
-    } else if bytes.starts_with(b"version https://git-lfs") {
-        (
-            "it is a Git LFS pointer",
-            "fetch the file itself with git lfs pull",
-        )
-    } else if bytes.starts_with(b"<!DOCTYPE") || bytes.starts_with(b"<html") {
-        ("it is a web page", "download the file itself")
-    } else {
-        (
-            "it begins with other bytes",
-            "check the path, or download it again",
-        )
-    };
-    CheckpointError::UnknownFormat {
-        found: found.into(),
-        remedy: remedy.into(),
-    }
 }

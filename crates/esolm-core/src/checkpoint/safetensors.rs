@@ -16,9 +16,30 @@ use super::{CheckpointError, Dtype, MAX_RANK, RawTensor, check_name};
 const PREFIX: usize = 8;
 
 /// True when the first bytes can be those of a safetensors file: a plausible length, then an opening brace.
-#[cfg(not(target_family = "wasm"))]
 pub(super) fn looks_like(bytes: &[u8]) -> bool {
     bytes.len() > PREFIX && bytes[PREFIX] == b'{'
+}
+
+/// Where the header of a file of `size` bytes lies, from the file's first bytes (all of them, or eight at least).
+///
+/// # Errors
+/// [`CheckpointError::Safetensors`] when the file is too short for it.
+pub(super) fn header(first: &[u8], size: usize) -> Result<Range<usize>, CheckpointError> {
+    let fail = |message: String| Err(CheckpointError::Safetensors(message));
+    let Some((prefix, _)) = first.split_at_checked(PREFIX) else {
+        return fail(format!(
+            "it has {} bytes, fewer than the 8 of a header length",
+            first.len()
+        ));
+    };
+    let header_len = u64::from_le_bytes(prefix.try_into().expect("split at 8 bytes"));
+    let rest = size.saturating_sub(PREFIX);
+    match usize::try_from(header_len) {
+        Ok(length) if length <= rest => Ok(PREFIX..PREFIX + length),
+        _ => fail(format!(
+            "its header should be {header_len} bytes long but only {rest} follow, it is truncated"
+        )),
+    }
 }
 
 /// Lists the tensors of a safetensors file.
@@ -26,22 +47,18 @@ pub(super) fn looks_like(bytes: &[u8]) -> bool {
 /// # Errors
 /// [`CheckpointError::Safetensors`] when header and file contradict each other.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<RawTensor>, CheckpointError> {
+    let header = header(bytes, bytes.len())?;
+    tensors(&bytes[header], bytes.len())
+}
+
+/// Lists the tensors of a file of `size` bytes from its header alone.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn tensors(header: &[u8], size: usize) -> Result<Vec<RawTensor>, CheckpointError> {
     let fail = |message: String| Err(CheckpointError::Safetensors(message));
-    let Some((prefix, rest)) = bytes.split_at_checked(PREFIX) else {
-        return fail(format!(
-            "it has {} bytes, fewer than the 8 of a header length",
-            bytes.len()
-        ));
-    };
-    let header_len = u64::from_le_bytes(prefix.try_into().expect("split at 8 bytes"));
-    let Some(header) = usize::try_from(header_len).ok().and_then(|n| rest.get(..n)) else {
-        return fail(format!(
-            "its header should be {header_len} bytes long but only {} follow, it is truncated",
-            rest.len()
-        ));
-    };
     let data_start = PREFIX + header.len();
-    let data_len = (bytes.len() - data_start) as u64;
+    let data_len = (size - data_start) as u64;
     let Header(entries) = match serde_json::from_slice(header) {
         Ok(header) => header,
         Err(error) => {
@@ -100,7 +117,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<RawTensor>, CheckpointError> {
             guard: None,
         });
     }
-    check_layout(&tensors, data_start..bytes.len())?;
+    check_layout(&tensors, data_start..size)?;
     Ok(tensors)
 }
 

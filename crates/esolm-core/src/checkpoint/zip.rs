@@ -100,7 +100,6 @@ pub(super) struct Directory {
     entries: HashMap<String, Entry>,
 }
 
-#[cfg(not(target_family = "wasm"))]
 pub(super) fn looks_like(bytes: &[u8]) -> bool {
     bytes.starts_with(LOCAL) || bytes.starts_with(END)
 }

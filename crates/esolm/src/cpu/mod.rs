@@ -15,7 +15,7 @@ use esolm_core::sampler::{MASK_LOGIT, NoiseSource, sample_row};
 
 use crate::draw::{Draw, check_rows, check_targets};
 use crate::error::EngineError;
-use crate::model::fold::Folding;
+use crate::model::fold::{Folding, Linear};
 use crate::model::rotary_frequencies;
 
 use attention::{Cache, Heads, spans};
@@ -57,26 +57,28 @@ impl CpuExecutor {
     ///
     /// # Errors
     /// When a tensor of the checkpoint cannot be read.
-    pub fn load(ckpt: &Checkpoint) -> Result<Self, EngineError> {
+    pub async fn load(ckpt: &Checkpoint) -> Result<Self, EngineError> {
         let device = Device::flex();
         let config = ckpt.config().clone();
+        ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         // The largest first: while it is rearranged it is there twice.
+        ckpt.fetch("output_layer.").await?;
         let head = Matrix::new(&folding.head()?, &device);
+        ckpt.fetch("vocab_embed.").await?;
         let embedding = folding.embedding()?;
-        let block = |index| {
+        let matrix = |linear: &Linear| Matrix::new(linear, &device);
+        let mut blocks = Vec::with_capacity(config.n_blocks);
+        for index in 0..config.n_blocks {
+            ckpt.fetch(&format!("blocks.{index}.")).await?;
             let block = folding.block(index)?;
-            let matrix = |linear| Matrix::new(linear, &device);
-            Ok(Block {
+            blocks.push(Block {
                 qkv: matrix(&block.qkv),
                 out: matrix(&block.out),
                 up: matrix(&block.up),
                 down: matrix(&block.down),
-            })
-        };
-        let blocks = (0..config.n_blocks)
-            .map(block)
-            .collect::<Result<_, EngineError>>()?;
+            });
+        }
         let layout = Layout {
             sequences: 0,
             slots: 0,
@@ -259,11 +261,8 @@ impl CpuExecutor {
     }
 
     /// The flat token buffer.
-    ///
-    /// # Errors
-    /// None; other executors have some.
-    pub async fn tokens(&mut self) -> Result<Vec<u32>, EngineError> {
-        Ok(self.state.tokens.clone())
+    pub fn tokens(&self) -> &[u32] {
+        &self.state.tokens
     }
 
     fn logit_chunks<'a>(&self, x: &'a [f32]) -> impl Iterator<Item = &'a [f32]> + use<'a> {

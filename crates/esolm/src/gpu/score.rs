@@ -28,7 +28,6 @@ impl GpuExecutor {
         let scores = self.gpu.zeros("the scores of a pass", targets.len())?;
         for first in (0..targets.len()).step_by(self.logit_rows()) {
             let count = self.logit_rows().min(targets.len() - first);
-            self.head(&state.scratch, first, count);
             let io = Score {
                 logits: &state.scratch.logits,
                 stride: self.head.padded(),
@@ -39,7 +38,10 @@ impl GpuExecutor {
                 vocab: self.head.n,
                 mask_index: self.config.mask_index,
             };
-            score(&self.gpu, &io);
+            self.gpu.scoped(|| {
+                self.head(&state.scratch, first, count);
+                score(&self.gpu, &io);
+            });
         }
         let mut read = self.gpu.read_floats(&scores).await?;
         // A buffer holds four values at least.

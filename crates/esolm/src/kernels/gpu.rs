@@ -14,6 +14,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
 
 use super::source::Parts;
+use super::watch::{Pending, Watch};
 use crate::device::AdapterInfo;
 use crate::error::EngineError;
 
@@ -100,6 +101,8 @@ pub struct Gpu {
     client: Client,
     /// The adapter behind it.
     pub info: AdapterInfo,
+    watch: Watch,
+    faults: Pending,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     dispatches: AtomicU64,
     submits: AtomicU64,
@@ -116,7 +119,7 @@ impl Gpu {
     ///
     /// # Errors
     /// When `device` is not a wgpu device.
-    pub fn new(device: Device, info: AdapterInfo) -> Result<Self, EngineError> {
+    pub fn new(device: Device, info: AdapterInfo, watch: Watch) -> Result<Self, EngineError> {
         let probe = Tensor::<1>::zeros([1], &device)
             .try_into_primitive::<Wgpu>()
             .map_err(|e| EngineError::Device(format!("the device runs no WGSL kernels: {e:?}")))?;
@@ -124,6 +127,8 @@ impl Gpu {
             device,
             client: probe.client.clone(),
             info,
+            watch,
+            faults: Pending::default(),
             kernels: Mutex::default(),
             dispatches: AtomicU64::new(0),
             submits: AtomicU64::new(0),
@@ -135,6 +140,35 @@ impl Gpu {
     /// The Burn device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Runs `work`, which allocates, compiles or launches and does not wait, so that what the device refuses of it is an error of the
+    /// next read or check.
+    pub fn scoped<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.watch.scoped(&self.faults, work)
+    }
+
+    /// Whether memory was refused since the last call; what was allocated since then must be given up.
+    pub fn take_refused(&self) -> bool {
+        self.faults.take_refused()
+    }
+
+    /// Gives memory that nothing uses back to the device.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when the device is lost.
+    pub fn clean_up(&self) -> Result<(), EngineError> {
+        self.client
+            .memory_cleanup()
+            .map_err(|e| EngineError::lost(&e))
+    }
+
+    /// Device memory reserved now, bytes, of everything that runs on the device.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.client
+            .memory_report(MemoryScope::Device)
+            .usage()
+            .bytes_reserved
     }
 
     fn float_buffer(tensor: Tensor<1>) -> Buffer {
@@ -285,7 +319,7 @@ impl Gpu {
     pub fn read(
         &self,
         buffer: &Buffer,
-    ) -> impl Future<Output = Result<Vec<u8>, EngineError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Vec<u8>, EngineError>> + 'static {
         self.bytes_read.fetch_add(buffer.bytes(), Ordering::Relaxed);
         self.submits.fetch_add(1, Ordering::Relaxed);
         self.pending.store(0, Ordering::Relaxed);
@@ -298,14 +332,20 @@ impl Gpu {
             Ok(bytes.pop().map(|b| b.to_vec()).unwrap_or_default())
         });
         // The copy is queued by the first poll, which must come before anything that is launched next.
-        let first = reading
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()));
+        let first = self.scoped(|| {
+            let mut context = Context::from_waker(Waker::noop());
+            reading.as_mut().poll(&mut context)
+        });
+        let (settled, watch) = (self.watch.settle(&self.faults), self.watch.clone());
         async move {
-            match first {
+            settled.await?;
+            let bytes = match first {
                 Poll::Ready(done) => done,
                 Poll::Pending => reading.await,
-            }
+            };
+            // A device that is lost meanwhile may hand out zeros.
+            watch.settle(&Pending::default()).await?;
+            bytes
         }
     }
 
@@ -313,7 +353,7 @@ impl Gpu {
     pub fn read_floats(
         &self,
         buffer: &Buffer,
-    ) -> impl Future<Output = Result<Vec<f32>, EngineError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Vec<f32>, EngineError>> + 'static {
         let reading = self.read(buffer);
         async move { Ok(bytemuck::pod_collect_to_vec(&reading.await?)) }
     }
@@ -324,10 +364,10 @@ impl Gpu {
     /// As [`Gpu::read`].
     pub async fn check(&self, buffers: &[&Buffer]) -> Result<(), EngineError> {
         let handles: Vec<&Handle> = buffers.iter().map(|b| &b.handle).collect();
-        self.client
-            .sync_buffers(handles)
-            .await
-            .map_err(|e| EngineError::lost(&e))
+        self.watch.settle(&self.faults).await?;
+        let synced = self.client.sync_buffers(handles).await;
+        self.watch.settle(&self.faults).await?;
+        synced.map_err(|e| EngineError::lost(&e))
     }
 
     /// Waits until a Burn tensor of this device is computed.
@@ -354,11 +394,7 @@ impl Gpu {
             dispatches: self.dispatches.load(Ordering::Relaxed),
             submits: self.submits.load(Ordering::Relaxed),
             bytes_read: self.bytes_read.load(Ordering::Relaxed),
-            peak_bytes: self
-                .client
-                .memory_report(MemoryScope::Device)
-                .usage()
-                .bytes_reserved,
+            peak_bytes: self.reserved_bytes(),
         }
     }
 }

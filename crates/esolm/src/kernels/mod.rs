@@ -11,6 +11,7 @@ pub mod product;
 pub mod sample;
 pub mod score;
 pub mod source;
+pub mod watch;
 
 use crate::device::Precision;
 

@@ -10,8 +10,9 @@ use esolm::plan::{Phase, Plan};
 use esolm::text::TextCodec;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::given::Given;
 use super::watch::{Canvas, Look};
+use esolm::request::Given;
+
 use crate::arguments::Sample;
 use crate::failure::Failure;
 use crate::output;

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use esolm::config::ModelConfig;
 use esolm::plan::Plan;
+use esolm::request::Given;
 use esolm::text::TextCodec;
 use esolm::{Generation, StepEvent};
 use serde::Serialize;
 
 use super::Settings;
-use super::given::Given;
 use crate::failure::Failure;
 use crate::files::Pending;
 

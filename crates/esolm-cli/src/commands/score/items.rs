@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use esolm::config::{Family, ModelConfig, Prepend};
-use esolm::documents;
+use esolm::documents::{self, BetweenError};
 use esolm::scoring::Window;
 use esolm::text::TextCodec;
 use serde::Deserialize;
@@ -180,53 +180,28 @@ impl Reader<'_> {
         after: &[u32],
         bytes: usize,
     ) -> Result<Piece, Failure> {
-        if scored.is_empty() {
-            return Err(Failure::failed(format!(
-                "{name} has an empty text to score; give it at least one character"
-            )));
-        }
-        // Without a token before it, an AR model that prepends none would not score the first token, and a text that begins with an
-        // unlikely one would win against others.
-        let needed = usize::from(self.overlap);
-        if scored.len() + needed > self.length {
-            return Err(Failure::failed(format!(
-                "{name} has a text of {} tokens to score, but the model's context is {}{}; shorten it",
-                scored.len(),
-                self.length,
-                if needed > 0 {
-                    " with the token before it"
-                } else {
-                    ""
-                }
-            )));
-        }
-        if needed > self.opening.iter().len() + before.len() {
-            return Err(Failure::failed(format!(
-                "{name} has nothing before the text to score, and an AR model predicts no first token; give a context, or leave out --no-bos"
-            )));
-        }
         let before: Vec<u32> = self
             .opening
             .into_iter()
             .chain(before.iter().copied())
             .collect();
-        let room = self.length - scored.len();
-        let (mut left, mut right) = (before.len(), after.len());
-        if left + right > room {
-            self.items.shortened += 1;
-            // Each side keeps half of the room, or more where the other needs less.
-            right = right.min((room / 2).max(room - left.min(room)));
-            left = room - right;
-        }
-        let mut tokens = before[before.len() - left..].to_vec();
-        tokens.extend(scored);
-        tokens.extend(&after[..right]);
         let at = self.items.windows.len();
-        self.items.windows.push(Window {
-            tokens,
-            free: left..left + scored.len(),
-            number: at as u32,
-        });
+        let (window, cut) = documents::between(
+            &before,
+            scored,
+            after,
+            self.length,
+            self.overlap,
+            at as u32,
+        )
+        .map_err(|error| match error {
+            BetweenError::NothingBefore => Failure::failed(format!(
+                "{name} has nothing before the text to score, and an AR model predicts no first token; give a context, or leave out --no-bos"
+            )),
+            error => Failure::failed(format!("{name} {error}")),
+        })?;
+        self.items.shortened += usize::from(cut);
+        self.items.windows.push(window);
         Ok(Piece {
             windows: at..at + 1,
             bytes,
@@ -263,21 +238,10 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The middle of a line given both sides, each tokenized by itself, as `sample --infill` does. A space goes to the word after it.
+    /// The middle of a line given both sides, each tokenized by itself, as `sample --infill` does.
     fn infill(&mut self, name: &str, line: &Infill) -> Result<(), Failure> {
-        let (mut prefix, mut middle, mut suffix) = (
-            line.prefix.clone(),
-            line.middle.clone(),
-            line.suffix.clone(),
-        );
-        if prefix.ends_with(' ') {
-            prefix.pop();
-            middle.insert(0, ' ');
-        }
-        if middle.len() > 1 && middle.ends_with(' ') && !suffix.is_empty() {
-            middle.pop();
-            suffix.insert(0, ' ');
-        }
+        let [prefix, middle, suffix] =
+            documents::spaces_after(&line.prefix, &line.middle, &line.suffix);
         let before = self.encode(name, &prefix)?;
         let scored = self.encode(name, &middle)?;
         let after = self.encode(name, &suffix)?;

@@ -1,0 +1,139 @@
+//! Errors as JavaScript sees them: an `Error` whose `code` a program can tell apart and whose message a person can act upon.
+
+use esolm::EngineError;
+use esolm::checkpoint::CheckpointError;
+use esolm::likelihood::LikelihoodError;
+use esolm::plan::PlanError;
+use esolm::request::RequestError;
+use esolm::rows::RowsError;
+use esolm::text::TextError;
+use js_sys::Reflect;
+use serde::Serialize;
+use wasm_bindgen::JsValue;
+
+/// What went wrong.
+#[derive(Debug)]
+pub struct Failure {
+    code: &'static str,
+    message: String,
+}
+
+impl Failure {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// A call while another one is under way.
+    pub fn busy() -> Self {
+        Self::new(
+            "busy",
+            "the model is at work; wait for the call under way, or stop it",
+        )
+    }
+}
+
+impl From<Failure> for JsValue {
+    fn from(failure: Failure) -> Self {
+        // The engine's sentences name the option of the command line.
+        let message = failure
+            .message
+            .replace("--device cpu", "the CPU (device: \"cpu\")");
+        let error = js_sys::Error::new(&message);
+        // An object that was just made takes a field.
+        let _ = Reflect::set(&error, &"code".into(), &failure.code.into());
+        error.into()
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let code = match &error {
+            EngineError::Checkpoint(_) => "checkpoint",
+            EngineError::Plan(_) | EngineError::Rows(_) => "plan",
+            EngineError::NoAdapter(_) | EngineError::AdapterIndex { .. } => "no_adapter",
+            EngineError::DeviceChoice(_) | EngineError::Option { .. } | EngineError::Shape(_) => {
+                "option"
+            }
+            EngineError::Device(_) => "device_lost",
+            EngineError::DeviceMemory(_)
+            | EngineError::Memory { .. }
+            | EngineError::HostMemory { .. } => "out_of_memory",
+            EngineError::Kernel(_) => "shader",
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        let code = match &error {
+            RequestError::Text(_) => "text",
+            RequestError::Plan(_) => "plan",
+            RequestError::NoTokenizer { .. } => "tokenizer",
+            _ => "option",
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<LikelihoodError> for Failure {
+    fn from(error: LikelihoodError) -> Self {
+        match error {
+            LikelihoodError::Engine(error) => error.into(),
+            error => Self::new("option", error.to_string()),
+        }
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Self {
+        Self::new("checkpoint", error.to_string())
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        Self::new("plan", error.to_string())
+    }
+}
+
+impl From<RowsError> for Failure {
+    fn from(error: RowsError) -> Self {
+        Self::new("plan", error.to_string())
+    }
+}
+
+impl From<TextError> for Failure {
+    fn from(error: TextError) -> Self {
+        let code = match &error {
+            TextError::Io { .. } | TextError::Unusable(_) | TextError::Vocabulary { .. } => {
+                "tokenizer"
+            }
+            _ => "text",
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// A value as JSON.
+pub fn json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|error| {
+        Failure::new(
+            "internal",
+            format!("an answer cannot be written as JSON ({error}); report it"),
+        )
+    })
+}
+
+/// A request from its JSON.
+pub fn parse<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Result<T, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        Failure::new(
+            "option",
+            format!("the request is not understood: {error}; check its fields"),
+        )
+    })
+}

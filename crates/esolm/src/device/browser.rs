@@ -1,0 +1,144 @@
+//! What a browser tells about its GPU, and the device that all models of a page or worker share.
+
+use std::cell::RefCell;
+
+use burn::tensor::Device;
+use js_sys::{Function, Object, Promise, Reflect};
+use serde::Serialize;
+use wasm_bindgen::{JsCast, JsValue};
+use wasm_bindgen_futures::JsFuture;
+
+use super::{AdapterInfo, AdapterKind, instance};
+use crate::kernels::watch::Watch;
+
+thread_local! {
+    /// A runtime that was registered with a device is never given up, so there is one device, not one a model.
+    static OPENED: RefCell<Option<(Device, AdapterInfo, Watch)>> = const { RefCell::new(None) };
+}
+
+/// The open device, if there is one that works.
+pub(super) fn opened() -> Option<(Device, AdapterInfo, Watch)> {
+    OPENED.with_borrow(|opened| opened.clone().filter(|(_, _, watch)| !watch.is_lost()))
+}
+
+/// Keeps an open device for the models to come.
+pub(super) fn keep(device: &Device, info: &AdapterInfo, watch: &Watch) {
+    OPENED.set(Some((device.clone(), info.clone(), watch.clone())));
+}
+
+/// The adapter that the browser hands out, the fastest it has.
+pub(super) async fn adapter(instance: &wgpu::Instance) -> Option<(AdapterInfo, wgpu::Adapter)> {
+    let options = wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    };
+    let adapter = instance.request_adapter(&options).await.ok()?;
+    let mut info = AdapterInfo::of(0, &adapter);
+    // wgpu passes on one of the four fields that browsers fill in, and most leave that one empty.
+    if let Some(seen) = Seen::ask().await {
+        if info.name.is_empty() {
+            info.name = seen.name;
+        }
+        if seen.is_software {
+            info.kind = AdapterKind::Software;
+        }
+    }
+    if info.name.is_empty() {
+        info.name = "GPU without a name".into();
+    }
+    Some((info, adapter))
+}
+
+/// What there is to run on, without opening it.
+#[derive(Debug, Serialize)]
+pub struct Facts {
+    /// The browser has WebGPU.
+    pub webgpu: bool,
+    /// The adapter it hands out.
+    pub adapter: Option<AdapterInfo>,
+    /// Shaders may use 16-bit floats; the engine packs its own and needs no such feature.
+    pub shader_f16: bool,
+    /// Why there is no adapter, where there is none.
+    pub reason: Option<String>,
+}
+
+/// Asks the browser what there is.
+pub async fn facts() -> Facts {
+    let webgpu = gpu().is_some();
+    let found = if webgpu {
+        adapter(&instance()).await
+    } else {
+        None
+    };
+    let reason = match (webgpu, &found) {
+        (_, Some(_)) => None,
+        (false, _) => Some(
+            "this browser has no WebGPU, or the page was not loaded over https; use a newer browser, or run on the CPU"
+                .into(),
+        ),
+        (true, None) => Some(
+            "the browser has WebGPU but hands out no adapter; update the graphics driver, allow hardware acceleration, or run on the CPU"
+                .into(),
+        ),
+    };
+    Facts {
+        webgpu,
+        shader_f16: found
+            .as_ref()
+            .is_some_and(|(_, adapter)| adapter.features().contains(wgpu::Features::SHADER_F16)),
+        adapter: found.map(|(info, _)| info),
+        reason,
+    }
+}
+
+/// `navigator.gpu`, of a page or of a worker.
+fn gpu() -> Option<JsValue> {
+    let navigator = Reflect::get(&js_sys::global(), &"navigator".into()).ok()?;
+    Reflect::get(&navigator, &"gpu".into())
+        .ok()
+        .filter(JsValue::is_object)
+}
+
+/// The fields of `GPUAdapterInfo`.
+struct Seen {
+    name: String,
+    is_software: bool,
+}
+
+impl Seen {
+    async fn ask() -> Option<Self> {
+        let gpu = gpu()?;
+        let options = Object::new();
+        Reflect::set(
+            &options,
+            &"powerPreference".into(),
+            &"high-performance".into(),
+        )
+        .ok()?;
+        let request: Function = Reflect::get(&gpu, &"requestAdapter".into())
+            .ok()?
+            .dyn_into()
+            .ok()?;
+        let promise: Promise = request.call1(&gpu, &options).ok()?.dyn_into().ok()?;
+        let adapter = JsFuture::from(promise).await.ok()?;
+        let info = Reflect::get(&adapter, &"info".into()).ok()?;
+        let text = |field: &str| {
+            let value = Reflect::get(&info, &field.into()).ok();
+            value
+                .and_then(|value| value.as_string())
+                .unwrap_or_default()
+        };
+        let is_fallback = Reflect::get(&info, &"isFallbackAdapter".into())
+            .is_ok_and(|value| value.as_bool() == Some(true));
+        let architecture = text("architecture");
+        let is_software = is_fallback || architecture == "swiftshader";
+        let description = text("description");
+        let name = match description.is_empty() {
+            false => description,
+            true => format!("{} {architecture}", text("vendor"))
+                .trim()
+                .to_string(),
+        };
+        Some(Self { name, is_software })
+    }
+}
