@@ -153,9 +153,13 @@ impl From<RequestError> for Failure {
                 "--{} has no meaning for {why}; leave it out",
                 option.replace('_', "")
             )),
-            RequestError::Batch { .. }
-            | RequestError::Prompts { .. }
-            | RequestError::PromptAndInfill
+            RequestError::Batch { .. } => {
+                Self::usage(error.to_string().replace("a batch of", "--batch"))
+            }
+            RequestError::Prompts { .. } => {
+                Self::usage(error.to_string().replace("give a batch", "give a --batch"))
+            }
+            RequestError::PromptAndInfill
             | RequestError::NoTokenizer { .. }
             | RequestError::Sampler(_) => Self::usage(error.to_string()),
             RequestError::Text(error) => error.into(),

@@ -363,7 +363,7 @@ impl Resolved {
         for &index in broken {
             let number = self.options.first_sequence.wrapping_add(index as u32);
             let one = PlanOptions {
-                first_sequence: number.wrapping_add(attempt * MAX_BATCH as u32),
+                first_sequence: number.wrapping_add(attempt.wrapping_mul(MAX_BATCH as u32)),
                 known: vec![self.options.known[index].clone()],
                 ..self.options.clone()
             };
@@ -404,3 +404,6 @@ impl Resolved {
         tokens.iter().zip(&self.given.until).map(one).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

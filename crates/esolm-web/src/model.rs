@@ -314,16 +314,20 @@ impl WasmModel {
         let config = request.config(&self.config)?;
         let resolved = (request.request()?).resolve(&config, self.shared.codec.as_ref())?;
         let mut plan = resolved.plan()?;
-        if request.attempt > 0 {
-            let all: Vec<usize> = (0..resolved.settings.batch).collect();
-            let broken = request.broken.as_ref().unwrap_or(&all);
-            if let Some(index) = broken.iter().find(|&&index| index >= all.len()) {
-                return Err(Failure::new(
-                    "option",
-                    format!("there is no text {index} in a batch of {}", all.len()),
-                ));
+        if request.attempts.len() > resolved.settings.batch {
+            return Err(Failure::new(
+                "option",
+                format!(
+                    "there are attempts for {} texts, but {} are written; give one for each",
+                    request.attempts.len(),
+                    resolved.settings.batch
+                ),
+            ));
+        }
+        for (index, &attempt) in request.attempts.iter().enumerate() {
+            if attempt > 0 {
+                resolved.redraw(&mut plan, &[index], attempt)?;
             }
-            resolved.redraw(&mut plan, broken, request.attempt)?;
         }
         let header = json(&Header::new(&resolved, &config, &plan))?;
         Ok((resolved, plan, header))

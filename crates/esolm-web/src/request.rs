@@ -91,10 +91,8 @@ pub struct Generate {
     first: u32,
     bos: Option<bool>,
     decode_as: Option<DecodeAs>,
-    /// How often texts that went on with a given word were drawn again.
-    pub attempt: u32,
-    /// Which ones were; without it all are.
-    pub broken: Option<Vec<usize>>,
+    /// For each text the number of the attempt at which it was last drawn again, since it went on with a given word; 0 for one that was not.
+    pub attempts: Vec<u32>,
 }
 
 impl Generate {

@@ -82,6 +82,8 @@ struct Footer<'a> {
     rows: usize,
     /// Texts in which the model went on with a given word of the template; they are to be drawn again.
     broken: Vec<usize>,
+    /// Whether there are any.
+    redraw: bool,
 }
 
 /// A generation under way.
@@ -191,6 +193,10 @@ impl WasmRun {
         let generation = progress.stop(&mut engine, &self.plan).await?;
         let interrupted = !self.done.get();
         let tokens = &generation.tokens;
+        let broken = match interrupted {
+            true => Vec::new(),
+            false => self.resolved.broken(tokens, self.codec()),
+        };
         let pieces = tokens
             .iter()
             .flatten()
@@ -205,10 +211,8 @@ impl WasmRun {
             },
             nfe: generation.nfe,
             rows: generation.rows,
-            broken: match interrupted {
-                true => Vec::new(),
-                false => self.resolved.broken(tokens, self.codec()),
-            },
+            redraw: !broken.is_empty(),
+            broken,
             tokens,
         })
     }

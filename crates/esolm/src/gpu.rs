@@ -631,7 +631,19 @@ impl GpuExecutor {
                 self.head.n
             )));
         }
-        let tables = self.pass(step, &draw.keys(&layout, step)?)?;
+        let keys = draw.keys(&layout, step)?;
+        self.grow(step)?;
+        self.gpu.scoped(|| self.launch_draw(step, &keys, draw))?;
+        self.gpu.submit()
+    }
+
+    fn launch_draw(
+        &self,
+        step: &StepRows,
+        keys: &[[u32; 2]],
+        draw: &Draw,
+    ) -> Result<(), EngineError> {
+        let tables = self.launch(step, keys)?;
         let state = self.started()?;
         let noise = draw
             .noise
@@ -653,12 +665,10 @@ impl GpuExecutor {
                 mask_index: draw.mask_index,
                 seed: draw.seed,
             };
-            self.gpu.scoped(|| {
-                self.head(&state.scratch, first, count);
-                sample(&self.gpu, &draw.sampler, &io);
-            });
+            self.head(&state.scratch, first, count);
+            sample(&self.gpu, &draw.sampler, &io);
         }
-        self.gpu.submit()
+        Ok(())
     }
 
     /// Starts reading the token buffer; the future yields it as it is now, whatever is queued later.
