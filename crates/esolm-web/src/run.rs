@@ -220,8 +220,9 @@ impl WasmRun {
 
 impl Drop for WasmRun {
     fn drop(&mut self) {
-        if self.progress.borrow().is_some() {
+        if let Some(mut progress) = self.progress.take() {
             self.shared.running.set(false);
+            wasm_bindgen_futures::spawn_local(async move { progress.settle().await });
         }
     }
 }

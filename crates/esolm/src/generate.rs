@@ -491,6 +491,18 @@ impl Progress {
         engine: &mut Engine,
         plan: &Plan,
     ) -> Result<Option<StepEvent>, EngineError> {
+        let event = self.advance(engine, plan).await;
+        if event.is_err() {
+            self.settle().await;
+        }
+        event
+    }
+
+    async fn advance(
+        &mut self,
+        engine: &mut Engine,
+        plan: &Plan,
+    ) -> Result<Option<StepEvent>, EngineError> {
         let ahead = usize::from(self.opts.observe);
         while self.launched < plan.nfe() && self.waiting.len() <= ahead {
             self.launch(engine, plan)?;
@@ -574,6 +586,7 @@ impl Progress {
     /// When the device fails.
     pub async fn finish(&mut self, engine: &mut Engine, plan: &Plan) -> Result<(), EngineError> {
         self.opts.observe = false;
+        self.settle().await;
         while self.launched < plan.nfe() {
             self.launch(engine, plan)?;
             self.waiting.clear();
@@ -582,11 +595,26 @@ impl Progress {
         Ok(())
     }
 
+    /// Waits for the readings under way and gives up what they bring; a generation that is dropped should do so first.
+    pub async fn settle(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            if let Some(reading) = waiting.reading {
+                // An error comes again with whatever is read next.
+                let _ = reading.await;
+            }
+        }
+    }
+
     /// As [`Run::stop`].
     ///
     /// # Errors
     /// When the device fails.
-    pub async fn stop(self, engine: &mut Engine, plan: &Plan) -> Result<Generation, EngineError> {
+    pub async fn stop(
+        mut self,
+        engine: &mut Engine,
+        plan: &Plan,
+    ) -> Result<Generation, EngineError> {
+        self.settle().await;
         let tokens = engine.reading().await?;
         let after = engine.counters();
         Ok(Generation {

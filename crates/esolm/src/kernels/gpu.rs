@@ -312,7 +312,8 @@ impl Gpu {
         self.client.flush().map_err(|e| EngineError::lost(&e))
     }
 
-    /// Starts copying `buffer` to the host; the future yields its bytes. Work queued later is not waited for.
+    /// Starts copying `buffer` to the host; the future yields its bytes. Work queued later is not waited for. The future must be awaited,
+    /// not dropped: until then, what the copy goes through stays taken.
     ///
     /// # Errors
     /// [`EngineError::Device`] when a kernel that wrote the buffer failed, memory did not suffice or the device is lost.
@@ -338,11 +339,13 @@ impl Gpu {
         });
         let (settled, watch) = (self.watch.settle(&self.faults), self.watch.clone());
         async move {
-            settled.await?;
+            let settled = settled.await;
+            // Waited for in any case: what the copy goes through is free again only then.
             let bytes = match first {
                 Poll::Ready(done) => done,
                 Poll::Pending => reading.await,
             };
+            settled?;
             // A device that is lost meanwhile may hand out zeros.
             watch.settle(&Pending::default()).await?;
             bytes
