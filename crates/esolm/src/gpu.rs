@@ -281,7 +281,7 @@ impl GpuExecutor {
             None => {
                 self.state = None;
                 self.gpu.scoped(|| {
-                    let cache = || self.gpu.zeros(&what, words);
+                    let cache = || self.gpu.room(&what, words);
                     let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
                         .map(|_| Ok((cache()?, cache()?)))
                         .collect();
@@ -314,15 +314,15 @@ impl GpuExecutor {
             rows,
             sampled,
             chunk_rows,
-            x: gpu.zeros(&name, rows * hidden)?,
-            normed: gpu.zeros(&name, rows * hidden)?,
-            q: gpu.zeros(&name, rows * hidden)?,
-            attended: gpu.zeros(&name, rows * hidden)?,
-            mid: gpu.zeros(&name, rows.min(MLP_ROWS) * hidden * 4)?,
-            picked: gpu.zeros(&name, sampled * hidden)?,
-            logits: gpu.zeros(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
-            parts: gpu.zeros(&name, parts)?,
-            stats: gpu.zeros(&name, stats)?,
+            x: gpu.room(&name, rows * hidden)?,
+            normed: gpu.room(&name, rows * hidden)?,
+            q: gpu.room(&name, rows * hidden)?,
+            attended: gpu.room(&name, rows * hidden)?,
+            mid: gpu.room(&name, rows.min(MLP_ROWS) * hidden * 4)?,
+            picked: gpu.room(&name, sampled * hidden)?,
+            logits: gpu.room(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
+            parts: gpu.room(&name, parts)?,
+            stats: gpu.room(&name, stats)?,
         })
     }
 

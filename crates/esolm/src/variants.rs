@@ -151,8 +151,8 @@ async fn fastest(
     rows: usize,
     candidates: &[ProductVariant],
 ) -> Result<ProductVariant, EngineError> {
-    let x = gpu.zeros("the measurement", rows * matrix.k)?;
-    let out = gpu.zeros("the measurement", rows * matrix.padded())?;
+    let x = gpu.floats(vec![0.0; rows * matrix.k])?;
+    let out = gpu.room("the measurement", rows * matrix.padded())?;
     let mut best = (f64::MAX, candidates[0]);
     for &variant in candidates {
         // The first run compiles.

@@ -3,7 +3,9 @@
 //! Products are Burn's; the softmax between them is a loop over host memory, since each row has a prefix of its own, for which
 //! Burn's operations would need a dense mask and three passes over the scores.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::backend::flex::FlexTensor;
+use burn::backend::flex::ops::matmul::matmul;
+use burn::tensor::TensorData;
 use esolm_core::rows::{Layout, Row};
 
 use super::math;
@@ -70,27 +72,17 @@ pub(super) fn spans(rows: &[Row]) -> Vec<Span> {
     spans
 }
 
-/// A tensor in host memory that is written in place between products. As long as no other handle is alive, Flex hands its memory
-/// over and takes it back without a copy.
-struct Host(Tensor<4>);
+/// A tensor that is written in place between products, which nothing copies as long as no view of it is alive.
+struct Host(FlexTensor);
 
 impl Host {
-    fn zeros(shape: [usize; 4], device: &Device) -> Self {
+    fn zeros(shape: [usize; 4]) -> Self {
         let values = vec![0.0f32; shape.iter().product()];
-        Self(Tensor::from_data(TensorData::new(values, shape), device))
+        Self(FlexTensor::from_data(TensorData::new(values, shape)))
     }
 
-    fn write(&mut self, device: &Device, f: impl FnOnce(&mut [f32])) {
-        self.0.inplace(|tensor| {
-            let mut data = tensor.into_data();
-            f(floats(&mut data));
-            Tensor::from_data(data, device)
-        });
-    }
-
-    /// Another handle to the same memory, to be dropped before the next write.
-    fn view(&self) -> Tensor<4> {
-        self.0.clone()
+    fn values(&mut self) -> &mut [f32] {
+        self.0.storage_mut()
     }
 }
 
@@ -109,7 +101,6 @@ pub(super) struct Cache {
     v: Host,
     slots: usize,
     stride: usize,
-    device: Device,
 }
 
 /// Columns of the key cache for a number of slots.
@@ -128,7 +119,7 @@ pub(super) fn cache_bytes(layout: &Layout, heads: Heads) -> Option<usize> {
 }
 
 impl Cache {
-    pub(super) fn new(layout: &Layout, heads: Heads, device: &Device) -> Self {
+    pub(super) fn new(layout: &Layout, heads: Heads) -> Self {
         let Layout {
             sequences, slots, ..
         } = *layout;
@@ -139,11 +130,10 @@ impl Cache {
         let stride = stride(slots);
         Self {
             heads,
-            k: Host::zeros([sequences, count, head_dim, stride], device),
-            v: Host::zeros([sequences, count, slots, head_dim], device),
+            k: Host::zeros([sequences, count, head_dim, stride]),
+            v: Host::zeros([sequences, count, slots, head_dim]),
             slots,
             stride,
-            device: device.clone(),
         }
     }
 
@@ -152,23 +142,21 @@ impl Cache {
         let Heads { heads, head_dim } = self.heads;
         let hidden = self.heads.hidden();
         let (slots, stride) = (self.slots, self.stride);
-        self.k.write(&self.device, |cache| {
-            for (row, k) in rows.iter().zip(k.chunks_exact(hidden)) {
-                let first = row.sequence as usize * hidden * stride + row.slot as usize;
-                for (i, &k) in k.iter().enumerate() {
-                    cache[first + i * stride] = k;
-                }
+        let cache = self.k.values();
+        for (row, k) in rows.iter().zip(k.chunks_exact(hidden)) {
+            let first = row.sequence as usize * hidden * stride + row.slot as usize;
+            for (i, &k) in k.iter().enumerate() {
+                cache[first + i * stride] = k;
             }
-        });
-        self.v.write(&self.device, |cache| {
-            for (row, v) in rows.iter().zip(v.chunks_exact(hidden)) {
-                for (head, v) in v.chunks_exact(head_dim).enumerate() {
-                    let at = ((row.sequence as usize * heads + head) * slots + row.slot as usize)
-                        * head_dim;
-                    cache[at..at + head_dim].copy_from_slice(v);
-                }
+        }
+        let cache = self.v.values();
+        for (row, v) in rows.iter().zip(v.chunks_exact(hidden)) {
+            for (head, v) in v.chunks_exact(head_dim).enumerate() {
+                let at =
+                    ((row.sequence as usize * heads + head) * slots + row.slot as usize) * head_dim;
+                cache[at..at + head_dim].copy_from_slice(v);
             }
-        });
+        }
     }
 
     /// softmax(q kT) v of the rows of `spans`; `q` is scaled already. `k` and `v` are the rows' own. All are `[rows, d]`, as is
@@ -206,11 +194,8 @@ impl Cache {
                 None
             } else {
                 let q: Vec<f32> = places().flat_map(|(_, at)| &q[at]).copied().collect();
-                let q = Tensor::from_data(
-                    TensorData::new(q, [span.sequences, heads, n, head_dim]),
-                    &self.device,
-                );
-                let mut scores = q.matmul(self.keys(span)).into_data();
+                let q = TensorData::new(q, [span.sequences, heads, n, head_dim]);
+                let mut scores = matmul(FlexTensor::from_data(q), self.keys(span)).into_data();
                 let mut parts: Vec<(&mut [f32], &mut [Option<f32>])> = floats(&mut scores)
                     .chunks_exact_mut(n * span.prefix)
                     .zip(own.chunks_exact_mut(n))
@@ -226,8 +211,7 @@ impl Cache {
                     }
                 });
                 drop(parts);
-                let weights = Tensor::<4>::from_data(scores, &self.device);
-                Some(weights.matmul(self.values(span)).into_data())
+                Some(matmul(FlexTensor::from_data(scores), self.values(span)).into_data())
             };
             let attended = attended
                 .as_ref()
@@ -248,17 +232,17 @@ impl Cache {
     }
 
     /// `[sequences, heads, head_dim, prefix]` of a span.
-    fn keys(&self, span: &Span) -> Tensor<4> {
+    fn keys(&self, span: &Span) -> FlexTensor {
         self.k
-            .view()
+            .0
             .narrow(0, span.sequence, span.sequences)
             .narrow(3, 0, span.prefix)
     }
 
     /// `[sequences, heads, prefix, head_dim]` of a span.
-    fn values(&self, span: &Span) -> Tensor<4> {
+    fn values(&self, span: &Span) -> FlexTensor {
         self.v
-            .view()
+            .0
             .narrow(0, span.sequence, span.sequences)
             .narrow(2, 0, span.prefix)
     }
@@ -334,7 +318,6 @@ mod tests {
 
     #[test]
     fn any_rows_attend_as_told() {
-        let device = Device::flex();
         for seed in 0..40 {
             let mut random = Stream::new(seed, 0, Purpose::Other(0));
             let mut below = |n: usize| random.below(n as u32) as usize;
@@ -344,7 +327,7 @@ mod tests {
                 slots,
                 tokens: 0,
             };
-            let mut cache = Cache::new(&layout, HEADS, &device);
+            let mut cache = Cache::new(&layout, HEADS);
             let hidden = HEADS.hidden();
             let empty = vec![vec![vec![0.0; hidden]; slots]; sequences];
             let (mut all_k, mut all_v) = (empty.clone(), empty);
@@ -403,16 +386,14 @@ mod tests {
 
     #[test]
     fn the_cache_is_written_in_place() {
-        let device = Device::flex();
-        let mut host = Host::zeros([2, 3, 4, 5], &device);
+        let mut host = Host::zeros([2, 3, 4, 5]);
         let mut places = Vec::new();
         for value in 0..3 {
-            host.write(&device, |values| {
-                places.push(values.as_ptr() as usize);
-                values[7] = value as f32;
-            });
-            let view = host.view().narrow(0, 1, 1).narrow(3, 0, 2);
-            let _ = view.clone().matmul(view.swap_dims(2, 3)).into_data();
+            let values = host.values();
+            places.push(values.as_ptr() as usize);
+            values[7] = value as f32;
+            let view = host.0.narrow(0, 1, 1).narrow(3, 0, 2);
+            let _ = matmul(view.clone(), view.transpose(2, 3)).into_data();
         }
         assert!(places.iter().all(|&place| place == places[0]), "{places:?}");
     }

@@ -1,4 +1,6 @@
-//! Runs passes of a plan on the CPU: folded weights, a kv_cache and Burn's Flex backend for all products.
+//! Runs passes of a plan on the CPU: folded weights, a kv_cache and Burn's Flex backend for all products. The backend is called by its
+//! name, not through Burn's tensors: whoever lets those choose among backends carries the kernels of all of them, and in a browser that
+//! is most of the download.
 //!
 //! What lies between two products (norm, bias, rotary, softmax, GELU, residual) is fused into loops over host memory, which Flex
 //! hands over and takes back without a copy: as Burn operations they would be ten passes over the activations instead of one.
@@ -7,7 +9,6 @@ mod attention;
 pub mod math;
 mod product;
 
-use burn::tensor::Device;
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
@@ -15,7 +16,7 @@ use esolm_core::sampler::{MASK_LOGIT, NoiseSource, sample_row};
 
 use crate::draw::{Draw, check_rows, check_targets};
 use crate::error::EngineError;
-use crate::model::fold::{Folding, Linear};
+use crate::model::fold::Folding;
 use crate::model::rotary_frequencies;
 
 use attention::{Cache, Heads, spans};
@@ -37,7 +38,6 @@ struct Block {
 pub struct CpuExecutor {
     config: ModelConfig,
     heads: Heads,
-    device: Device,
     /// `[V, d]`.
     embedding: Vec<f32>,
     blocks: Vec<Block>,
@@ -58,25 +58,23 @@ impl CpuExecutor {
     /// # Errors
     /// When a tensor of the checkpoint cannot be read.
     pub async fn load(ckpt: &Checkpoint) -> Result<Self, EngineError> {
-        let device = Device::flex();
         let config = ckpt.config().clone();
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         // The largest first: while it is rearranged it is there twice.
         ckpt.fetch("output_layer.").await?;
-        let head = Matrix::new(&folding.head()?, &device);
+        let head = Matrix::new(&folding.head()?);
         ckpt.fetch("vocab_embed.").await?;
         let embedding = folding.embedding()?;
-        let matrix = |linear: &Linear| Matrix::new(linear, &device);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {
             ckpt.fetch(&format!("blocks.{index}.")).await?;
             let block = folding.block(index)?;
             blocks.push(Block {
-                qkv: matrix(&block.qkv),
-                out: matrix(&block.out),
-                up: matrix(&block.up),
-                down: matrix(&block.down),
+                qkv: Matrix::new(&block.qkv),
+                out: Matrix::new(&block.out),
+                up: Matrix::new(&block.up),
+                down: Matrix::new(&block.down),
             });
         }
         let layout = Layout {
@@ -90,7 +88,6 @@ impl CpuExecutor {
                 head_dim: config.head_dim(),
             },
             config,
-            device,
             embedding,
             blocks,
             head,
@@ -136,7 +133,7 @@ impl CpuExecutor {
         {
             self.state.caches.clear();
             self.reserve(layout)?;
-            let cache = |_| Cache::new(layout, self.heads, &self.device);
+            let cache = |_| Cache::new(layout, self.heads);
             self.state.caches = (0..self.blocks.len()).map(cache).collect();
         }
         self.state.layout = *layout;

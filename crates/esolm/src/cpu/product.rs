@@ -10,7 +10,9 @@
 //! order; within these bounds each row comes out bit for bit the same whatever stands beside it, which is why a text does not
 //! depend on the batch that it is written in. More rows a block are not faster.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::backend::flex::FlexTensor;
+use burn::backend::flex::ops::matmul::matmul;
+use burn::tensor::TensorData;
 
 use crate::model::fold;
 
@@ -24,7 +26,7 @@ const FEWEST: usize = 2;
 /// A folded matrix in panels.
 pub(super) struct Matrix {
     /// `[panels, n_in, 64]`.
-    weight: Tensor<3>,
+    weight: FlexTensor,
     /// `[panels * 64]`; zeros after `n_out`.
     bias: Vec<f32>,
     n_in: usize,
@@ -39,7 +41,7 @@ pub(super) struct Product<'a> {
 }
 
 impl Matrix {
-    pub(super) fn new(linear: &fold::Linear, device: &Device) -> Self {
+    pub(super) fn new(linear: &fold::Linear) -> Self {
         let fold::Linear { n_in, n_out, .. } = *linear;
         let panels = n_out.div_ceil(PANEL);
         let mut weight = vec![0.0; panels * n_in * PANEL];
@@ -55,7 +57,7 @@ impl Matrix {
         }
         let mut bias = linear.bias.clone();
         bias.resize(panels * PANEL, 0.0);
-        let weight = Tensor::from_data(TensorData::new(weight, [panels, n_in, PANEL]), device);
+        let weight = FlexTensor::from_data(TensorData::new(weight, [panels, n_in, PANEL]));
         Self {
             weight,
             bias,
@@ -74,9 +76,9 @@ impl Matrix {
             let mut x = x.to_vec();
             x.resize(x.len().max(FEWEST * self.n_in), 0.0);
             let shape = [1, x.len() / self.n_in, self.n_in];
-            let x = Tensor::<3>::from_data(TensorData::new(x, shape), &self.weight.device());
-            // Flex holds its data in host memory: nothing is waited for, and nothing is copied.
-            x.matmul(self.weight.clone()).into_data()
+            let x = FlexTensor::from_data(TensorData::new(x, shape));
+            // The weight's handle is cloned, not its values.
+            matmul(x, self.weight.clone()).into_data()
         };
         Product {
             matrix: self,
@@ -144,7 +146,7 @@ mod tests {
                 n_in,
                 n_out,
             };
-            let matrix = Matrix::new(&linear, &Device::flex());
+            let matrix = Matrix::new(&linear);
             let x = numbers(150 * n_in);
             let result = |from: usize, to: usize| {
                 let product = matrix.product(&x[from * n_in..to * n_in]);

@@ -25,7 +25,7 @@ impl GpuExecutor {
         self.pass(step, &draws)?;
         let state = self.started()?;
         let wanted = self.gpu.words(targets.to_vec())?;
-        let scores = self.gpu.zeros("the scores of a pass", targets.len())?;
+        let scores = self.gpu.room("the scores of a pass", targets.len())?;
         for first in (0..targets.len()).step_by(self.logit_rows()) {
             let count = self.logit_rows().min(targets.len() - first);
             let io = Score {

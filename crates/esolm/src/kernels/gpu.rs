@@ -10,7 +10,7 @@ use burn::cubecl::MemoryScope;
 use burn::cubecl::client::Client;
 use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bytes, Device, Tensor};
 use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
 
 use super::source::Parts;
@@ -49,7 +49,7 @@ impl KernelSource for Kernel {
     }
 }
 
-/// Device memory: a Burn tensor seen as raw bytes, or a part of one.
+/// Device memory of Burn's runtime, or a part of it.
 #[derive(Clone)]
 pub struct Buffer {
     handle: Handle,
@@ -120,7 +120,7 @@ impl Gpu {
     /// # Errors
     /// When `device` is not a wgpu device.
     pub fn new(device: Device, info: AdapterInfo, watch: Watch) -> Result<Self, EngineError> {
-        let probe = Tensor::<1>::zeros([1], &device)
+        let probe = Tensor::<1>::from_data([0.0f32], &device)
             .try_into_primitive::<Wgpu>()
             .map_err(|e| EngineError::Device(format!("the device runs no WGSL kernels: {e:?}")))?;
         Ok(Self {
@@ -171,49 +171,39 @@ impl Gpu {
             .bytes_reserved
     }
 
-    fn float_buffer(tensor: Tensor<1>) -> Buffer {
-        let tensor = tensor
-            .try_into_primitive::<Wgpu>()
-            .expect("the tensor was made on this wgpu device");
-        Buffer {
-            handle: tensor.handle,
-        }
-    }
-
     /// A tensor of f32 holding `data`.
-    pub fn floats(&self, data: Vec<f32>) -> Result<Buffer, EngineError> {
-        self.fits("a tensor", data.len() as u64 * 4)?;
-        let shape = [data.len()];
-        Ok(Self::float_buffer(Tensor::<1>::from_data(
-            TensorData::new(data, shape),
-            (&self.device, DType::F32),
-        )))
-    }
-
-    /// A tensor of u32 holding `data` (indices, or f16 packed two to a word).
-    pub fn words(&self, data: Vec<u32>) -> Result<Buffer, EngineError> {
-        self.fits("a tensor", data.len() as u64 * 4)?;
-        let shape = [data.len()];
-        let tensor =
-            Tensor::<1, Int>::from_data(TensorData::new(data, shape), (&self.device, DType::U32));
-        let tensor = tensor
-            .try_into_primitive::<Wgpu>()
-            .expect("the tensor was made on this wgpu device");
-        Ok(Buffer {
-            handle: tensor.handle,
-        })
-    }
-
-    /// A tensor of `len` f32 zeros; `what` names it where it does not fit.
     ///
     /// # Errors
     /// [`EngineError::Memory`] when it is larger than one binding of the adapter.
-    pub fn zeros(&self, what: &str, len: usize) -> Result<Buffer, EngineError> {
-        self.fits(what, len as u64 * 4)?;
-        Ok(Self::float_buffer(Tensor::<1>::zeros(
-            [len.max(4)],
-            &self.device,
-        )))
+    pub fn floats(&self, data: Vec<f32>) -> Result<Buffer, EngineError> {
+        self.held(Bytes::from_elems(data))
+    }
+
+    /// A tensor of u32 holding `data` (indices, or f16 packed two to a word).
+    ///
+    /// # Errors
+    /// As [`Gpu::floats`].
+    pub fn words(&self, data: Vec<u32>) -> Result<Buffer, EngineError> {
+        self.held(Bytes::from_elems(data))
+    }
+
+    fn held(&self, bytes: Bytes) -> Result<Buffer, EngineError> {
+        self.fits("a tensor", bytes.len() as u64)?;
+        Ok(Buffer {
+            handle: self.client.create(bytes),
+        })
+    }
+
+    /// Room for `len` f32 that nothing was written to; `what` names it where it does not fit.
+    ///
+    /// # Errors
+    /// As [`Gpu::floats`].
+    pub fn room(&self, what: &str, len: usize) -> Result<Buffer, EngineError> {
+        let bytes = len.max(4) as u64 * 4;
+        self.fits(what, bytes)?;
+        Ok(Buffer {
+            handle: self.client.empty(bytes as usize),
+        })
     }
 
     /// Bytes that one upload holds, for a table that changes every pass.
