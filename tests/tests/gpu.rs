@@ -214,6 +214,32 @@ fn an_unobserved_run_reads_its_tokens_alone() {
     assert_eq!(seen, quiet.tokens);
 }
 
+/// A run that is watched and stopped midway leaves nothing behind: the next one on the same engine gives its text.
+#[test]
+fn a_run_after_one_that_was_stopped() {
+    let mut engine = Gpu::load(&stories(), EngineOptions::default()).0;
+    let plan = plan(&engine, vec![vec![]], 0);
+    let how = GenerateOptions {
+        sampler: Sampler::default(),
+        seed: 5,
+        observe: true,
+    };
+    let whole = block_on(engine.run(&plan, &how).unwrap().finish()).unwrap();
+    for steps in [1, 3] {
+        let mut run = engine.run(&plan, &how).unwrap();
+        for _ in 0..steps {
+            assert!(block_on(run.next()).unwrap().is_some());
+        }
+        let part = block_on(run.stop()).unwrap();
+        let mask = engine.config().mask_index;
+        let known = part.tokens[0].iter().filter(|&&token| token != mask);
+        assert!((steps..64).contains(&known.count()));
+        let again = block_on(engine.run(&plan, &how).unwrap().finish()).unwrap();
+        assert_eq!(again.tokens, whole.tokens);
+    }
+    engine.close().unwrap();
+}
+
 /// f16 weights against f32 on the shipped model under forced decoding: the most likely token agrees at 99 % of positions and
 /// the perplexity of the forced text within 0.5 %.
 #[test]

@@ -31,6 +31,11 @@ fn gpu() -> &'static Gpu {
     })
 }
 
+/// A buffer of `len` zeros, or of four.
+fn zeros(len: usize) -> Buffer {
+    gpu().floats(vec![0.0; len.max(4)]).unwrap()
+}
+
 /// A small generator of test data (SplitMix64): only shapes and values come from it.
 struct Random(u64);
 
@@ -98,10 +103,7 @@ fn copies() {
     let mut random = Random(1);
     for len in [4, 256, 4 * 64 * 3 + 4] {
         let data = random.values(len);
-        let (source, out) = (
-            gpu().floats(data.clone()).unwrap(),
-            gpu().zeros("out", len).unwrap(),
-        );
+        let (source, out) = (gpu().floats(data.clone()).unwrap(), zeros(len));
         copy(gpu(), &source, &out, len);
         assert_eq!(read(&out), data);
     }
@@ -134,7 +136,7 @@ fn embeds() {
                 })
                 .collect();
             let embedding = Embedding::upload(gpu(), &table, hidden, precision).unwrap();
-            let x = gpu().zeros("x", count * hidden).unwrap();
+            let x = zeros(count * hidden);
             let (rows_buffer, token_buffer) = (
                 gpu().upload(bytemuck::cast_slice(&rows)),
                 gpu().words(tokens.clone()).unwrap(),
@@ -179,11 +181,11 @@ fn normalises() {
             gpu().floats(x.clone()).unwrap(),
             gpu().words(picks.clone()).unwrap(),
         );
-        let out = gpu().zeros("out", rows * hidden).unwrap();
+        let out = zeros(rows * hidden);
         norm(gpu(), &x_buffer, None, &out, rows, hidden);
         let want: Vec<f32> = x.chunks(hidden).flat_map(norm_twin).collect();
         close("norm", &read(&out), &want, 2e-5);
-        let out = gpu().zeros("out", picks.len() * hidden).unwrap();
+        let out = zeros(picks.len() * hidden);
         norm(gpu(), &x_buffer, Some(&index), &out, picks.len(), hidden);
         let want: Vec<f32> = picks
             .iter()
@@ -250,7 +252,7 @@ fn products() {
                             .collect()
                     };
                     let x_buffer = padded(&x, k);
-                    let out = gpu().zeros("out", rows * stride).unwrap();
+                    let out = zeros(rows * stride);
                     product(
                         gpu(),
                         variant,
@@ -305,7 +307,7 @@ fn products_start_at_a_row() {
     let matrix = Matrix::upload(gpu(), &weight, &bias, k, Precision::F32).unwrap();
     let want = product_twin(&x[8 * k..20 * k], k, &weight, &bias, false);
     for variant in VARIANTS {
-        let out = gpu().zeros("out", 12 * n).unwrap();
+        let out = zeros(12 * n);
         product(
             gpu(),
             variant,
@@ -387,11 +389,7 @@ fn qkv_turns_and_scatters() {
                 cached[1][place..place + hidden].copy_from_slice(&y[2 * hidden..]);
             }
             for variant in VARIANTS {
-                let (q, k, v) = (
-                    gpu().zeros("q", rows.len() * hidden).unwrap(),
-                    gpu().zeros("k", words).unwrap(),
-                    gpu().zeros("v", words).unwrap(),
-                );
+                let (q, k, v) = (zeros(rows.len() * hidden), zeros(words), zeros(words));
                 let (rows_buffer, rotary) = (
                     gpu().upload(bytemuck::cast_slice(&rows)),
                     gpu().floats(table.clone()).unwrap(),
@@ -490,7 +488,7 @@ fn attends() {
             let longest = spans.iter().map(|s| s[1] as usize).max().unwrap();
             let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap();
             let want = attention_twin(&geometry, &q, &k, &v, &rows);
-            let out = gpu().zeros("out", q.len()).unwrap();
+            let out = zeros(q.len());
             let io = Attention {
                 q: &q_buffer,
                 k: &k_buffer,
@@ -502,12 +500,9 @@ fn attends() {
             let spans = gpu().upload(bytemuck::cast_slice(&spans));
             attention_rows(gpu(), &geometry, &io, &spans, sequences, longest, prefix);
             close(&format!("rows {geometry:?}"), &read(&out), &want, 3e-5);
-            let out = gpu().zeros("out", q.len()).unwrap();
+            let out = zeros(q.len());
             let (parts, stats) = scratch_len(&geometry, rows.len());
-            let (parts, stats) = (
-                gpu().zeros("parts", parts).unwrap(),
-                gpu().zeros("stats", stats).unwrap(),
-            );
+            let (parts, stats) = (zeros(parts), zeros(stats));
             attention_chunks(
                 gpu(),
                 &geometry,
@@ -537,7 +532,7 @@ fn the_adapter_is_described() {
 
 #[test]
 fn the_peak_is_computed() {
-    let out = gpu().zeros("out", 128 * 4).unwrap();
+    let out = zeros(128 * 4);
     peak(gpu(), &out, 128, 9, 0.75);
     let want: Vec<f32> = (0..128)
         .flat_map(|id| [peak_twin(id, 9, 0.75); 4])
