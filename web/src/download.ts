@@ -1,0 +1,325 @@
+import { EsoLMError, messageOf } from "./errors.js";
+import { Sha256 } from "./sha256.js";
+import { CacheStore, MemoryStore, hasRoom, sameVersion, type Store, type Version } from "./store.js";
+
+/** What is held in memory at a time, and what a torn download loses at most when the page is closed. */
+const PART = 8 * 1024 * 1024;
+/** Tries in a row that may bring nothing. */
+const TRIES = 5;
+/** Times that a file may be begun again, on a server that cannot go on in the middle. */
+const RESTARTS = 3;
+/** Milliseconds between two reports. */
+const REPORT = 50;
+
+export interface DownloadOptions {
+  /** Keep the file in the browser's cache. */
+  cache: boolean;
+  /** Ask the server for ranges, so that a torn download goes on where it stopped. */
+  ranges: boolean;
+  /** 64 hexadecimal digits that the file must hash to. */
+  sha256?: string;
+  signal: AbortSignal;
+  onProgress: (loaded: number, total: number | null, fromCache: boolean) => void;
+}
+
+/** The server says that there is no such file. */
+export class NotFound extends EsoLMError {}
+
+/** Fetches a file, or takes it from the cache if it is still the same on the server. The whole file is never in memory. */
+export async function download(url: string, options: DownloadOptions): Promise<Blob> {
+  const stored = options.cache && /^https?:/.test(url);
+  if (!stored) return fetchInto(new MemoryStore(), url, options);
+  // Two pages that load the same model must not write the same parts at once.
+  return withLock(`esolm ${url}`, options.signal, async () => {
+    const store = await CacheStore.open(url);
+    if (store === null) return fetchInto(new MemoryStore(), url, options);
+    const kept = store.complete ? await store.blob() : null;
+    if (kept !== null && (await isWanted(kept, store, url, options))) {
+      options.onProgress(kept.size, kept.size, true);
+      return kept;
+    }
+    if (store.complete) await store.clear();
+    try {
+      return await fetchInto(store, url, options);
+    } catch (error) {
+      if (!(error instanceof DOMException && error.name === "QuotaExceededError")) throw error;
+      // The browser has no room: the file is held for this visit only.
+      await store.clear();
+      return fetchInto(new MemoryStore(), url, options);
+    }
+  });
+}
+
+/** Whether a kept file is the one that is asked for: by its hash if there is one, else by asking the server. */
+async function isWanted(kept: Blob, store: Store, url: string, options: DownloadOptions): Promise<boolean> {
+  if (options.sha256 !== undefined) {
+    const sha256 = store.sha256 ?? (await hashOf(kept, options.signal)).hex();
+    if (store.sha256 === null) await store.finish(sha256);
+    return sha256 === options.sha256;
+  }
+  let response: Response;
+  try {
+    response = await fetch(url, { method: "HEAD", cache: "no-cache", headers: range(options, 0), signal: options.signal });
+  } catch {
+    options.signal.throwIfAborted();
+    // Without a network, what is kept is what there is.
+    return true;
+  }
+  if (response.status === 404 || response.status === 410) return false;
+  if (!response.ok || store.version === null) return true;
+  return sameVersion(store.version, versionOf(response, options.ranges ? lengthOf(response) : null));
+}
+
+/** A range also keeps the server from compressing, so that sizes and places are those of the file. */
+function range(options: DownloadOptions, start: number): Record<string, string> {
+  return options.ranges ? { Range: `bytes=${start}-` } : {};
+}
+
+async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Promise<Blob> {
+  const options = { ...wanted, ranges: wanted.ranges && /^https?:/.test(url) };
+  const { signal } = options;
+  const name = fileName(url);
+  const report = meter(options.onProgress);
+  const hashing = options.sha256 !== undefined;
+  let held = store.length > 0 ? await store.blob() : null;
+  if (store.length > 0 && (held === null || !options.ranges)) {
+    await store.clear();
+    held = null;
+  }
+  let hash = held !== null && hashing ? await hashOf(held, signal) : new Sha256();
+  held = null;
+  let failures = 0;
+  let restarts = 0;
+  let received = false;
+
+  const again = async (why: string, thrown?: unknown): Promise<void> => {
+    failures += 1;
+    // An address that never answered is most likely wrong, which should be said soon.
+    if (failures >= (received ? TRIES : 2) || restarts > RESTARTS) {
+      const remedy = `check the network and the address ${url}, and that its server lets this page read it (CORS)`;
+      throw new EsoLMError("network", `${name} could not be downloaded (${why}); ${remedy}.`, { cause: thrown });
+    }
+    await pause(150 * 2 ** failures, signal);
+  };
+  const restart = async (): Promise<void> => {
+    restarts += 1;
+    hash = new Sha256();
+    await store.clear();
+  };
+
+  for (;;) {
+    let response: Response;
+    try {
+      const cache = store instanceof CacheStore ? "no-store" : "default";
+      response = await fetch(url, { headers: range(options, store.length), cache, signal });
+    } catch (error) {
+      signal.throwIfAborted();
+      await again(messageOf(error), error);
+      continue;
+    }
+    if (response.status === 416) {
+      // Nothing begins there: the file is empty, or shorter than it was.
+      if (store.length === 0) options.ranges = false;
+      await restart();
+      await again("the server's sizes contradict each other");
+      continue;
+    }
+    if ([429, 502, 503, 504].includes(response.status)) {
+      await again(`the server answered ${response.status}`);
+      continue;
+    }
+    refuse(response, name, url);
+
+    const span = response.status === 206 ? spanOf(response, store.length) : { start: 0, total: lengthOf(response) };
+    const version = versionOf(response, span.total);
+    const fits = span.start === store.length && (store.length === 0 || (store.version !== null && sameVersion(store.version, version)));
+    if (!fits) {
+      await restart();
+      if (span.start !== 0) {
+        await response.body?.cancel();
+        await again("the file changed on the server");
+        continue;
+      }
+    }
+    if (store.length === 0) {
+      const room = store instanceof MemoryStore || span.total === null || (await hasRoom(span.total));
+      if (!room) {
+        await response.body?.cancel();
+        throw new DOMException("no room for this file", "QuotaExceededError");
+      }
+      await store.begin(version);
+    }
+
+    // Of a whole answer the browser checks the length itself, and knows what was compressed.
+    const total = response.status === 206 ? span.total : null;
+    const before = store.length;
+    const torn = await pour(response, store, signal, (loaded, chunk) => {
+      received = true;
+      if (hashing) hash.update(chunk);
+      if (total !== null && loaded > total) {
+        throw new EsoLMError("network", `${name} is longer than its server says (${total} bytes); check the address ${url}.`);
+      }
+      report(loaded, span.total);
+    });
+    if (store.length > before) failures = 0;
+    if (torn === null && (total === null || store.length === total)) break;
+    const why = torn === null ? `the server ended after ${store.length} of ${total} bytes` : messageOf(torn);
+    if (response.status !== 206) await restart();
+    await again(why, torn);
+  }
+
+  const sha256 = hashing ? hash.hex() : null;
+  if (options.sha256 !== undefined && sha256 !== options.sha256) {
+    await store.clear();
+    throw new EsoLMError("hash", `${name} has the SHA-256 ${sha256}, not ${options.sha256}; it was changed or damaged, so check the address and the hash.`);
+  }
+  await store.finish(sha256);
+  const blob = await store.blob();
+  if (blob === null) throw new EsoLMError("storage", `the browser dropped ${name} from its cache; load it again, or with cache: false.`);
+  options.onProgress(blob.size, blob.size, false);
+  return blob;
+}
+
+/** Reads an answer into a store. Gives back what tore it, after storing what had arrived. */
+async function pour(
+  response: Response,
+  store: Store,
+  signal: AbortSignal,
+  arrived: (loaded: number, chunk: Uint8Array<ArrayBuffer>) => void,
+): Promise<unknown> {
+  if (response.body === null) return null;
+  const reader = response.body.getReader();
+  let part = new Uint8Array(PART);
+  let filled = 0;
+  const flush = async (): Promise<void> => {
+    if (filled > 0) await store.add(part.slice(0, filled));
+    filled = 0;
+  };
+  let loaded = store.length;
+  try {
+    for (;;) {
+      let result: ReadableStreamReadResult<Uint8Array<ArrayBuffer>>;
+      try {
+        result = await reader.read();
+      } catch (error) {
+        await flush();
+        signal.throwIfAborted();
+        return error ?? new Error("the connection broke");
+      }
+      if (result.done) break;
+      loaded += result.value.length;
+      arrived(loaded, result.value);
+      for (let at = 0; at < result.value.length; ) {
+        const piece = result.value.subarray(at, at + PART - filled);
+        part.set(piece, filled);
+        filled += piece.length;
+        at += piece.length;
+        if (filled === PART) await flush();
+      }
+    }
+    await flush();
+    return null;
+  } finally {
+    // Ends the transfer where it was given up; after its end this does nothing.
+    reader.cancel().catch(() => undefined);
+  }
+}
+
+/** Throws where an answer is not the file. */
+function refuse(response: Response, name: string, url: string): void {
+  if (response.status === 404 || response.status === 410) {
+    throw new NotFound("network", `${name} is not there (the server answered ${response.status}); check the address ${url}.`);
+  }
+  if (!response.ok) {
+    throw new EsoLMError("network", `${name} could not be downloaded (the server answered ${response.status}); check the address ${url}.`);
+  }
+  // Many servers answer with their start page what they do not have.
+  if (response.headers.get("content-type")?.startsWith("text/html")) {
+    throw new NotFound("network", `${name} is not there (the server sent a web page in its place); check the address ${url}.`);
+  }
+}
+
+/** The span that an answer of status 206 holds. Servers need not let other sites read `Content-Range`. */
+function spanOf(response: Response, asked: number): { start: number; total: number | null } {
+  const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers.get("content-range") ?? "");
+  if (match === null) {
+    const length = lengthOf(response);
+    return { start: asked, total: length === null ? null : asked + length };
+  }
+  return { start: Number(match[1]), total: match[3] === "*" ? null : Number(match[3]) };
+}
+
+/** Length of the file in an answer, unless it came compressed. */
+function lengthOf(response: Response): number | null {
+  const length = response.headers.get("content-length");
+  const encoding = response.headers.get("content-encoding") ?? "identity";
+  return length === null || encoding !== "identity" ? null : Number(length);
+}
+
+function versionOf(response: Response, size: number | null): Version {
+  return { etag: response.headers.get("etag"), lastModified: response.headers.get("last-modified"), size };
+}
+
+async function hashOf(blob: Blob, signal: AbortSignal): Promise<Sha256> {
+  const hash = new Sha256();
+  for (let at = 0; at < blob.size; at += PART) {
+    signal.throwIfAborted();
+    hash.update(new Uint8Array(await blob.slice(at, at + PART).arrayBuffer()));
+  }
+  return hash;
+}
+
+/** Checks a file that was not downloaded. */
+export async function checkHash(blob: Blob, name: string, sha256: string, signal: AbortSignal): Promise<void> {
+  const found = (await hashOf(blob, signal)).hex();
+  if (found !== sha256) throw new EsoLMError("hash", `${name} has the SHA-256 ${found}, not ${sha256}; take the file that belongs to the hash.`);
+}
+
+/** The digits of `"sha256-<hex>"`. */
+export function parseHash(hash: string): string {
+  const match = /^sha256-([0-9a-f]{64})$/i.exec(hash);
+  if (match === null) throw new EsoLMError("option", `hash is ${JSON.stringify(hash)}; write "sha256-" and 64 hexadecimal digits.`);
+  return match[1]!.toLowerCase();
+}
+
+/** Lets reports through at a pace that a page can show. A total that is exceeded was none. */
+export function meter(report: DownloadOptions["onProgress"]): (loaded: number, total: number | null) => void {
+  let last = -Infinity;
+  return (loaded, total) => {
+    const now = performance.now();
+    if (now - last < REPORT) return;
+    last = now;
+    report(loaded, total !== null && loaded > total ? null : total, false);
+  };
+}
+
+export function fileName(url: string): string {
+  const path = url.split(/[?#]/, 1)[0]!;
+  return path.slice(path.lastIndexOf("/") + 1) || url;
+}
+
+async function withLock<T>(name: string, signal: AbortSignal, task: () => Promise<T>): Promise<T> {
+  if (!("locks" in navigator)) return task();
+  try {
+    return await navigator.locks.request(name, { signal }, task);
+  } catch (error) {
+    // A sandboxed frame has the interface but may not use it, nor the cache.
+    if (error instanceof DOMException && error.name === "SecurityError") return task();
+    throw error;
+  }
+}
+
+function pause(milliseconds: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = (): void => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal.removeEventListener("abort", stop);
+      resolve();
+    }, milliseconds);
+    signal.addEventListener("abort", stop, { once: true });
+    if (signal.aborted) stop();
+  });
+}

@@ -1,0 +1,30 @@
+export { EsoLMError, type ErrorCode } from "./errors.js";
+export type { Generation } from "./generation.js";
+export { EsoLM } from "./model.js";
+export type {
+  Adapter,
+  DeviceFacts,
+  DeviceInfo,
+  EngineOptions,
+  Family,
+  ForwardOptions,
+  GenerateOptions,
+  LoadOptions,
+  Middle,
+  ModelInfo,
+  Phase,
+  Plan,
+  PlanSequence,
+  Progress,
+  Replay,
+  Revealed,
+  Schedule,
+  Score,
+  ScoreOptions,
+  Source,
+  Step,
+  TextFile,
+  TraceFooter,
+  TraceHeader,
+  WeightsFile,
+} from "./types.js";

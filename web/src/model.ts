@@ -1,0 +1,257 @@
+import { EsoLMError } from "./errors.js";
+import { Generation } from "./generation.js";
+import type { CallName, Calls, Control, Engine, GenerateRequest, LoadArgument, ScoreRequest } from "./protocol.js";
+import { Queue, raced } from "./queue.js";
+import { Remote } from "./remote.js";
+import { absolute, piecesOf } from "./source.js";
+import { clearCache } from "./store.js";
+import type {
+  DeviceFacts,
+  EngineOptions,
+  ForwardOptions,
+  GenerateOptions,
+  LoadOptions,
+  Middle,
+  ModelInfo,
+  Plan,
+  Progress,
+  Replay,
+  Score,
+  ScoreOptions,
+  Source,
+  Step,
+  TraceHeader,
+} from "./types.js";
+
+/**
+ * A loaded model.
+ *
+ * ```ts
+ * await using model = await EsoLM.load("models/stories/");
+ * console.log(await model.text({ prompt: "Once upon a time", topP: 0.8 }));
+ * ```
+ *
+ * Calls are carried out one after the other, in the order in which they were made. Whatever fails throws an `EsoLMError`; what is
+ * stopped by an `AbortSignal` throws the signal's reason.
+ */
+export class EsoLM implements AsyncDisposable {
+  readonly info: ModelInfo;
+  readonly #engine: Engine;
+  readonly #queue = new Queue();
+  /** Aborted when the model is disposed of. */
+  readonly #end = new AbortController();
+  #closing: Promise<void> | null = null;
+  declare readonly [Symbol.asyncDispose]: () => Promise<void>;
+
+  static {
+    // Browsers that do not know `await using` themselves run code compiled for them, which then looks for this symbol.
+    const symbol: symbol = Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose");
+    Object.defineProperty(this.prototype, symbol, {
+      value(this: EsoLM) {
+        return this.dispose();
+      },
+    });
+  }
+
+  private constructor(engine: Engine, info: ModelInfo) {
+    this.#engine = engine;
+    this.info = info;
+  }
+
+  /** Fetches a model and puts it on a device. */
+  static async load(source: Source, options: LoadOptions = {}): Promise<EsoLM> {
+    const { signal = new AbortController().signal, onProgress, name } = options;
+    signal.throwIfAborted();
+    const pieces = piecesOf(source, base());
+    const argument: LoadArgument = {
+      wasm: wasmOf(options),
+      pieces: name === undefined ? pieces : { ...pieces, name },
+      cache: options.cache ?? true,
+      hash: options.hash ?? null,
+      request: {
+        device: options.device,
+        weights: options.weights,
+        kv_cache: options.kvCache,
+        variants: options.variants,
+        raw_weights: options.rawWeights,
+      },
+    };
+    const engine = await startEngine(options, signal);
+    const call = engine.call("load", argument, { signal, emit: progressOf(onProgress, signal) });
+    try {
+      return new EsoLM(engine, await raced(call, signal));
+    } catch (error) {
+      const ended = call.then(() => undefined, () => undefined);
+      // The page need not wait for what it gave up; an error of the load comes when all is tidy.
+      const closed = engine.close(ended);
+      if (!signal.aborted) await closed;
+      throw error;
+    }
+  }
+
+  /** What this browser has to compute with. Opens nothing that lasts. */
+  static async deviceFacts(options: EngineOptions = {}): Promise<DeviceFacts> {
+    const { signal = new AbortController().signal } = options;
+    const wasm = wasmOf(options);
+    const engine = await startEngine(options, signal);
+    const call = engine.call("deviceFacts", { wasm }, { signal, emit: () => undefined });
+    try {
+      return await raced(call, signal);
+    } finally {
+      await engine.close(call.then(() => undefined, () => undefined));
+    }
+  }
+
+  /** Throws away all downloaded files that this site keeps. */
+  static async clearCache(): Promise<void> {
+    try {
+      await clearCache();
+    } catch (error) {
+      throw new EsoLMError("storage", "The browser would not clear the cache; clear the site's data in its settings.", { cause: error });
+    }
+  }
+
+  /** Writes texts, step by step. */
+  generate(options: GenerateOptions = {}): Generation {
+    const { signal } = options;
+    const request = requestOf(options);
+    const ends = signal === undefined ? this.#end.signal : AbortSignal.any([signal, this.#end.signal]);
+    return new Generation((control) => this.#queue.run(() => this.#ask("generate", request, control), control.signal), ends);
+  }
+
+  /** Writes one text and gives it back. */
+  async text(options: GenerateOptions & { onStep?: (step: Step) => void } = {}): Promise<string> {
+    const { onStep, ...rest } = options;
+    const generation = this.generate(rest);
+    if (onStep !== undefined) for await (const step of generation) onStep(step);
+    return (await generation.result).text[0] ?? "";
+  }
+
+  /** What `generate` would do, without running the network. */
+  plan(options: GenerateOptions = {}): Promise<TraceHeader> {
+    return this.#call("plan", requestOf(options), options.signal);
+  }
+
+  /** How likely a text is, or the middle of one given the rest. */
+  score(text: string | Middle, options: ScoreOptions = {}): Promise<Score> {
+    const request: ScoreRequest = {
+      ...(typeof text === "string" ? { text } : { infill: { prefix: text.prefix, middle: text.middle, suffix: text.suffix } }),
+      alpha_0: options.alpha0,
+      orders: options.orders,
+      draws: options.draws,
+      seed: seedOf(options.seed),
+      bos: options.bos,
+    };
+    return this.#call("score", request, options.signal);
+  }
+
+  /** The tokens of a text. */
+  encode(text: string): Promise<Uint32Array> {
+    return this.#call("encode", text);
+  }
+
+  /** The text of tokens; special ones are written with their names. */
+  decode(tokens: Iterable<number>): Promise<string> {
+    return this.#call("decode", Uint32Array.from(tokens));
+  }
+
+  /** Logits of one pass, a row a slot, `info.vocab_size` wide. */
+  forward(options: ForwardOptions): Promise<Float32Array> {
+    const request = { mode: options.mode, sort_idx: options.sortIdx, zt_sorted: options.ztSorted, x0_sorted: options.x0Sorted };
+    return this.#call("forward", request, options.signal);
+  }
+
+  /** Carries out a plan with given random numbers: a row of `info.vocab_size` for every entry of every sequence, each in (0, 1). */
+  replay(plan: Plan, uniforms: Float64Array, topP?: number): Promise<Replay> {
+    return this.#call("replay", { plan, uniforms, topP: topP ?? null });
+  }
+
+  /** GPU memory in use, bytes; 0 on the CPU. */
+  deviceBytes(): Promise<number> {
+    return this.#call("deviceBytes", null);
+  }
+
+  /** Size of the wasm module's memory, bytes. It is never waited for. Without a worker all models of the thread share it. */
+  async wasmBytes(): Promise<number> {
+    this.#check();
+    return this.#engine.call("wasmBytes", null, { signal: this.#end.signal, emit: () => undefined });
+  }
+
+  /** Stops what is under way, gives all memory back and ends the worker. */
+  async dispose(): Promise<void> {
+    this.#end.abort(disposed());
+    this.#closing ??= this.#engine.close(this.#queue.idle());
+    await this.#closing;
+  }
+
+  async #call<N extends CallName>(name: N, argument: Calls[N]["argument"], signal?: AbortSignal): Promise<Calls[N]["result"]> {
+    const ends = signal === undefined ? this.#end.signal : AbortSignal.any([this.#end.signal, signal]);
+    const control = { signal: ends, emit: () => undefined };
+    return raced(this.#queue.run(() => this.#ask(name, argument, control), ends), ends);
+  }
+
+  async #ask<N extends CallName>(name: N, argument: Calls[N]["argument"], control: Control): Promise<Calls[N]["result"]> {
+    this.#check();
+    return this.#engine.call(name, argument, control);
+  }
+
+  #check(): void {
+    this.#end.signal.throwIfAborted();
+    if (this.#engine.dead !== null) throw this.#engine.dead;
+  }
+}
+
+async function startEngine(options: EngineOptions, signal: AbortSignal): Promise<Engine> {
+  if (options.worker ?? true) return Remote.start(signal);
+  // Pages that use a worker need not fetch what drives the module in their own thread.
+  const { Host } = await import("./host.js");
+  return new Host();
+}
+
+function disposed(): EsoLMError {
+  return new EsoLMError("disposed", "The model was disposed of; load it again.");
+}
+
+/** What relative addresses are relative to. */
+function base(): string {
+  return typeof document === "undefined" ? location.href : document.baseURI;
+}
+
+function wasmOf(options: EngineOptions): string | null {
+  return options.wasm === undefined ? null : absolute(options.wasm, base()).href;
+}
+
+/** A page's mistake in showing progress must not end the loading, and what was given up reports nothing more. */
+function progressOf(onProgress: ((progress: Progress) => void) | undefined, signal: AbortSignal): Control["emit"] {
+  return (event) => {
+    if (!("progress" in event) || signal.aborted) return;
+    try {
+      onProgress?.(event.progress);
+    } catch (error) {
+      reportError(error);
+    }
+  };
+}
+
+function requestOf(options: GenerateOptions): GenerateRequest {
+  return {
+    prompt: options.prompt,
+    infill: options.infill,
+    length: options.length,
+    alpha_0: options.alpha0,
+    steps: options.steps,
+    schedule: options.schedule,
+    top_p: options.topP,
+    temperature: options.temperature,
+    seed: seedOf(options.seed),
+    batch: options.batch,
+    first: options.first,
+    bos: options.bos,
+    decode_as: options.decodeAs,
+  };
+}
+
+/** JSON knows no integers beyond 2^53, the engine reads them from strings. */
+function seedOf(seed: number | bigint | string | undefined): number | string | undefined {
+  return typeof seed === "bigint" ? seed.toString() : seed;
+}

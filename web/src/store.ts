@@ -1,0 +1,188 @@
+/** Where a download is kept while it comes in and, in the browser's cache, after that. */
+
+const CACHE = "esolm-1";
+
+/** What a server says about a version of a file; any of it may be unknown. */
+export interface Version {
+  etag: string | null;
+  lastModified: string | null;
+  size: number | null;
+}
+
+/** Whether both are surely the same bytes. What cannot be told counts as different. */
+export function sameVersion(a: Version, b: Version): boolean {
+  if (a.size !== null && b.size !== null && a.size !== b.size) return false;
+  if (a.etag !== null && b.etag !== null) return a.etag.replace(/^W\//, "") === b.etag.replace(/^W\//, "");
+  if (a.lastModified !== null && b.lastModified !== null) return a.lastModified === b.lastModified;
+  return a.size !== null && a.size === b.size;
+}
+
+/** Parts of one file, in order. */
+export interface Store {
+  /** Version of the file that the parts belong to. */
+  readonly version: Version | null;
+  /** Bytes held. */
+  readonly length: number;
+  /** Hash of the whole file, once somebody asked for it. */
+  readonly sha256: string | null;
+  readonly complete: boolean;
+  /** Forgets all parts and starts over. */
+  begin(version: Version): Promise<void>;
+  add(part: Uint8Array<ArrayBuffer>): Promise<void>;
+  finish(sha256: string | null): Promise<void>;
+  /** What is held, without reading it; `null` where the browser has thrown a part away. */
+  blob(): Promise<Blob | null>;
+  clear(): Promise<void>;
+}
+
+/** Holds parts for as long as the page needs them. */
+export class MemoryStore implements Store {
+  version: Version | null = null;
+  sha256: string | null = null;
+  complete = false;
+  length = 0;
+  #parts: Blob[] = [];
+
+  async begin(version: Version): Promise<void> {
+    await this.clear();
+    this.version = version;
+  }
+
+  async add(part: Uint8Array<ArrayBuffer>): Promise<void> {
+    this.#parts.push(new Blob([part]));
+    this.length += part.length;
+  }
+
+  async finish(sha256: string | null): Promise<void> {
+    this.sha256 = sha256;
+    this.complete = true;
+  }
+
+  async blob(): Promise<Blob> {
+    return new Blob(this.#parts);
+  }
+
+  async clear(): Promise<void> {
+    this.#parts = [];
+    this.version = null;
+    this.sha256 = null;
+    this.complete = false;
+    this.length = 0;
+  }
+}
+
+interface Manifest {
+  version: Version;
+  /** Length of every part, bytes. */
+  parts: number[];
+  complete: boolean;
+  sha256: string | null;
+}
+
+function isManifest(value: unknown): value is Manifest {
+  return (
+    typeof value === "object" && value !== null && "version" in value && "complete" in value && "parts" in value &&
+    Array.isArray(value.parts) && value.parts.every((length) => Number.isSafeInteger(length))
+  );
+}
+
+/** Holds parts in the Cache API, each as an entry of its own, so that what arrived outlives the page. */
+export class CacheStore implements Store {
+  readonly #cache: Cache;
+  /** Keys of a cache must be web addresses; nothing is ever fetched from this one. */
+  readonly #base: string;
+  #manifest: Manifest | null = null;
+
+  private constructor(cache: Cache, url: string) {
+    this.#cache = cache;
+    this.#base = `https://esolm.invalid/${encodeURIComponent(url)}/`;
+  }
+
+  /** `null` where the browser has no cache, or refuses it. */
+  static async open(url: string): Promise<CacheStore | null> {
+    if (!("caches" in globalThis)) return null;
+    try {
+      const store = new CacheStore(await caches.open(CACHE), url);
+      const kept: unknown = await (await store.#cache.match(`${store.#base}manifest`))?.json();
+      if (isManifest(kept)) store.#manifest = kept;
+      return store;
+    } catch {
+      return null;
+    }
+  }
+
+  get version(): Version | null {
+    return this.#manifest?.version ?? null;
+  }
+
+  get length(): number {
+    return this.#manifest?.parts.reduce((sum, length) => sum + length, 0) ?? 0;
+  }
+
+  get sha256(): string | null {
+    return this.#manifest?.sha256 ?? null;
+  }
+
+  get complete(): boolean {
+    return this.#manifest?.complete ?? false;
+  }
+
+  async begin(version: Version): Promise<void> {
+    await this.clear();
+    await this.#write({ version, parts: [], complete: false, sha256: null });
+  }
+
+  async add(part: Uint8Array<ArrayBuffer>): Promise<void> {
+    const manifest = this.#begun();
+    await this.#cache.put(`${this.#base}${manifest.parts.length}`, new Response(part));
+    // Written after the part: what the manifest names is there.
+    await this.#write({ ...manifest, parts: [...manifest.parts, part.length] });
+  }
+
+  async finish(sha256: string | null): Promise<void> {
+    await this.#write({ ...this.#begun(), complete: true, sha256 });
+  }
+
+  async blob(): Promise<Blob | null> {
+    const parts: Blob[] = [];
+    for (const [index, length] of (this.#manifest?.parts ?? []).entries()) {
+      const part = await (await this.#cache.match(`${this.#base}${index}`))?.blob();
+      if (part?.size !== length) return null;
+      parts.push(part);
+    }
+    return new Blob(parts);
+  }
+
+  async clear(): Promise<void> {
+    const parts = this.#manifest?.parts.length ?? 0;
+    this.#manifest = null;
+    await this.#cache.delete(`${this.#base}manifest`);
+    // One more than the manifest names: a part may have been written without it.
+    for (let index = 0; index <= parts; index++) await this.#cache.delete(`${this.#base}${index}`);
+  }
+
+  #begun(): Manifest {
+    if (this.#manifest === null) throw new Error("a part of a download that was not begun");
+    return this.#manifest;
+  }
+
+  async #write(manifest: Manifest): Promise<void> {
+    await this.#cache.put(`${this.#base}manifest`, new Response(JSON.stringify(manifest)));
+    this.#manifest = manifest;
+  }
+}
+
+/** Throws away everything that `CacheStore` keeps. */
+export async function clearCache(): Promise<void> {
+  if ("caches" in globalThis) await caches.delete(CACHE);
+}
+
+/** Whether the browser would give a file of this size room. */
+export async function hasRoom(bytes: number): Promise<boolean> {
+  try {
+    const { quota, usage } = await navigator.storage.estimate();
+    return quota === undefined || quota - (usage ?? 0) > bytes * 1.05;
+  } catch {
+    return true;
+  }
+}

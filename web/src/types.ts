@@ -1,0 +1,320 @@
+/**
+ * What goes into the engine and what comes out of it. What comes out keeps the field names of the engine's JSON (snake_case), the
+ * same as in its trace files; what goes in is camelCase.
+ */
+
+/** A model's architecture: an Eso-LM, a masked diffusion model, or an autoregressive one. */
+export type Family = "esolm" | "mdlm" | "ar";
+/** What a step does: put given tokens into the cache, draw tokens at any positions at once, or draw the next one. */
+export type Phase = "prompt" | "diffusion" | "sequential";
+/** Which positions diffusion writes in which step. */
+export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right";
+
+/** A GPU as WebGPU describes it. */
+export interface Adapter {
+  name: string;
+  backend: string;
+  driver: string;
+  kind: "discrete" | "integrated" | "virtual" | "software" | "unknown";
+  limits: { [name: string]: number };
+}
+
+/** What computes a model. */
+export interface DeviceInfo {
+  /** `null` on the CPU. */
+  adapter: Adapter | null;
+  /** The kernels in use, `null` on the CPU. */
+  variants: { few: string; many: string; attention: string | null; chunk_rows: number } | null;
+  /** How weights are stored. */
+  weights: "f32" | "f16";
+  /** How the KV cache is stored. */
+  kv_cache: "f32" | "f16";
+  /** Whether the CPU computes because no GPU was found. */
+  is_fallback: boolean;
+  /** All of this in one line for people. */
+  text: string;
+}
+
+/** What this browser offers. */
+export interface DeviceFacts {
+  /** Whether the browser knows WebGPU. */
+  webgpu: boolean;
+  /** `null` without one; `reason` says why. */
+  adapter: Adapter | null;
+  /** Whether the GPU computes in f16. The engine does not need it. */
+  shader_f16: boolean;
+  /** Why there is no adapter. */
+  reason: string | null;
+}
+
+/** A loaded model. */
+export interface ModelInfo {
+  family: Family;
+  /** Width of the network. */
+  hidden: number;
+  n_blocks: number;
+  n_heads: number;
+  /** Longest text, in tokens. */
+  length: number;
+  /** Number of tokens, the mask token included. */
+  vocab_size: number;
+  mask_index: number;
+  /** The share of tokens that diffusion writes by default; `null` for what is no Eso-LM. */
+  alpha_0: number | null;
+  /** Number of parameters. */
+  parameters: number;
+  /** The beginning-of-text token. */
+  bos: number | null;
+  /** The end-of-text token. */
+  eos: number | null;
+  has_tokenizer: boolean;
+  /** Size of the weights file, bytes. */
+  file_bytes: number;
+  device: DeviceInfo;
+}
+
+/** One sequence of a plan. `order` lists positions as they become known; a place in it is an entry, for an Eso-LM also the cache slot. */
+export interface PlanSequence {
+  /** With the seed the key of its random numbers. */
+  sequence: number;
+  /** Every position once, the given ones first. */
+  order: number[];
+  /** The given tokens, those of the first entries. */
+  known: number[];
+  /** `[phase, clean, start, end]` in entries: reads tokens from `clean` to `start`, draws those from `start` up to, not including, `end`. */
+  steps: [Phase, number, number, number][];
+}
+
+/** Which positions are computed and drawn in which step. It does not depend on the network. */
+export interface Plan {
+  esolm_plan: 1;
+  family: Family;
+  length: number;
+  /** Whether entry 0 is a token before the text (some AR models). */
+  lead: boolean;
+  mask_index: number;
+  vocab_size: number;
+  sequences: PlanSequence[];
+}
+
+/** What a run is, before its first step. */
+export interface TraceHeader {
+  esolm_trace: 1;
+  /** Version of the engine. */
+  esolm: string;
+  /** Name of the model: the option `name` of `load`, or else what its address says. */
+  model: string;
+  family: Family;
+  /** Tokens of a text. */
+  length: number;
+  alpha_0: number | null;
+  /** The steps T that were asked for, before those that draw nothing were dropped. */
+  steps: number;
+  schedule: Schedule;
+  top_p: number | null;
+  temperature: number;
+  /** A string where a number could not hold it exactly. */
+  seed: number | string;
+  /** Absolute index of the first text. */
+  first: number;
+  /** Number of texts. */
+  batch: number;
+  vocab_size: number;
+  mask_index: number;
+  /** Passes through the network, so steps that follow. */
+  nfe: number;
+  /** The given tokens of every text, as `[position, token]`. */
+  known: [number, number][][];
+  plan?: Plan;
+}
+
+/** A token that a step drew. */
+export interface Revealed {
+  /** Index of the text within the batch. */
+  sequence: number;
+  position: number;
+  token: number;
+  text: string;
+}
+
+/** What one step did. */
+export interface Step {
+  /** From 0. */
+  step: number;
+  /** The header's `nfe`. */
+  steps: number;
+  phase: Phase;
+  revealed: Revealed[];
+  /** Rows that went through the network, over all texts. */
+  rows: number;
+  /** Cache slots that hold known tokens after the step, over all texts; 0 for an MDLM, which has no cache. */
+  cache_length: number;
+  /** Since the run began. */
+  seconds: number;
+  /** From 0. An infill whose last token went on with a given word is drawn again, up to 32 times; `Generation.headers[attempt]` is its header. */
+  attempt: number;
+}
+
+/** What a run came to. */
+export interface TraceFooter {
+  /** Every text in natural order; what is not known yet is the mask token. */
+  tokens: number[][];
+  text: string[];
+  /** Whether it was stopped before its last step. */
+  interrupted: boolean;
+  seconds: number;
+  /** The text of every token that occurs, by its number. */
+  pieces: { [token: string]: string };
+  nfe: number;
+  /** Rows that went through the network. */
+  rows: number;
+  /** Whether an infill went on with a given word, even after 32 attempts. */
+  redraw: boolean;
+}
+
+/** How likely a text is. */
+export interface Score {
+  /** Natural logarithm of the probability. */
+  logp: number;
+  /** Whether that is exact; otherwise it is a lower bound. */
+  exact: boolean;
+  tokens: number;
+  /** Length in UTF-8. */
+  bytes: number;
+  nats_per_token: number | null;
+  bits_per_byte: number | null;
+}
+
+/** A replayed generation. */
+export interface Replay {
+  /** Of every entry when it was drawn, row by row. */
+  logits: Float32Array;
+  /** The texts in natural order. */
+  sample: number[][];
+  /** The texts in the order in which they became known. */
+  tokensSorted: number[][];
+}
+
+/** How far loading is. */
+export interface Progress {
+  /** Fetching the wasm module, fetching the model's files, or the engine reading the weights. */
+  phase: "wasm" | "download" | "load";
+  /** Name of the file. */
+  file?: string;
+  /** Bytes so far. */
+  loaded: number;
+  /** Bytes in all; `null` where the server does not say. */
+  total: number | null;
+  /** Whether the file was kept from an earlier visit. */
+  fromCache: boolean;
+}
+
+/** A file of a model: a string is its address, an object is taken as JSON. */
+export type TextFile = string | URL | Blob | object;
+/** The weights: a string is their address. */
+export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBuffer>;
+
+/**
+ * Where a model comes from:
+ * - the address of a folder with `config.json`, `model.safetensors` and `tokenizer.json`;
+ * - the address of a `.safetensors` file with the other two beside it, or of a Lightning `.ckpt`, which carries its own;
+ * - files, such as a visitor drops: `config.json`, one `.safetensors` and `tokenizer.json`, or one `.ckpt`;
+ * - each file on its own.
+ *
+ * Without a tokenizer a model works in token numbers only.
+ */
+export type Source = string | URL | FileList | File[] | { config?: TextFile; tokenizer?: TextFile; weights: WeightsFile };
+
+/** Where the engine runs. */
+export interface EngineOptions {
+  /** In a worker (the default) or in the caller's thread, which then stands still while the CPU computes. */
+  worker?: boolean;
+  /** Address of `esolm_web_bg.wasm`; by default beside this module. */
+  wasm?: string | URL;
+  signal?: AbortSignal;
+}
+
+/** How to load a model. */
+export interface LoadOptions extends EngineOptions {
+  /** `"auto"` (the default) takes a GPU or else the CPU; the others insist. */
+  device?: "auto" | "gpu" | "cpu";
+  /** How weights are stored on the device, default f32. */
+  weights?: "f32" | "f16";
+  /** How the KV cache is stored, default f32. */
+  kvCache?: "f32" | "f16";
+  /** Kernels to use, for measurements: `"few=rows,many=tile"`. */
+  variants?: string;
+  /** The raw weights of a `.ckpt` rather than their running average. */
+  rawWeights?: boolean;
+  /** Name of the model, which headers repeat. */
+  name?: string;
+  /** `"sha256-"` and 64 hexadecimal digits: what the weights file must be. */
+  hash?: string;
+  /**
+   * Keep downloaded files in the browser's Cache API (the default), so that the next visit needs no network and a broken download goes on
+   * where it stopped. Where there is no such cache (an insecure address, some private windows) files are held as Blobs while they are needed.
+   */
+  cache?: boolean;
+  onProgress?: (progress: Progress) => void;
+}
+
+/** What to write. */
+export interface GenerateOptions {
+  /** The beginning of the text, or of each text. */
+  prompt?: string | string[];
+  /** A text with gaps to fill: `____` for as many tokens as fit, `____{12}` for twelve. */
+  infill?: string;
+  /** Tokens, default the model's length. */
+  length?: number;
+  /** The share of tokens that diffusion writes, 0 to 1. */
+  alpha0?: number;
+  /** Diffusion steps T, default the length. */
+  steps?: number;
+  schedule?: Schedule;
+  /** Draw from the likeliest tokens that together have this probability. */
+  topP?: number;
+  temperature?: number;
+  /** The same seed gives the same text. A `bigint` or a string may use all 64 bits. */
+  seed?: number | bigint | string;
+  /** Number of texts, default 1. */
+  batch?: number;
+  /** Absolute index of the first text, default 0: text i of a batch is what `first: i` gives alone. */
+  first?: number;
+  /** Open with the beginning-of-text token, default true. */
+  bos?: boolean;
+  /** Run an Eso-LM's network as an MDLM would: attend both ways, compute everything each step, cache nothing. */
+  decodeAs?: "mdlm";
+  signal?: AbortSignal;
+}
+
+/** How to score a text. */
+export interface ScoreOptions {
+  /** The share of tokens in random order, 0 to 1. */
+  alpha0?: number;
+  /** Number of orders to average over. */
+  orders?: number;
+  /** Number of draws of the bound. */
+  draws?: number;
+  seed?: number | bigint | string;
+  bos?: boolean;
+  signal?: AbortSignal;
+}
+
+/** A text whose middle is scored given the rest. */
+export interface Middle {
+  prefix: string;
+  middle: string;
+  suffix: string;
+}
+
+/** One pass through the network, for comparisons with other implementations. */
+export interface ForwardOptions {
+  mode: "causal" | "bidirectional" | "mixed" | "mixed2";
+  /** The position of every slot, a row a sequence. */
+  sortIdx: number[][];
+  /** The token of every slot, masks included. */
+  ztSorted: number[][];
+  /** The clean tokens of every slot, where the mode reads both. */
+  x0Sorted?: number[][];
+  signal?: AbortSignal;
+}
