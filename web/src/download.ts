@@ -110,7 +110,8 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
   for (;;) {
     let response: Response;
     try {
-      const cache = store instanceof CacheStore ? "no-store" : "default";
+      // What is kept here need not be kept twice, and Chromium's own cache fails on ranges of an answer that was cut.
+      const cache = options.ranges || store instanceof CacheStore ? "no-store" : "default";
       response = await fetch(url, { headers: range(options, store.length), cache, signal });
     } catch (error) {
       signal.throwIfAborted();
