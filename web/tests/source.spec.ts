@@ -1,0 +1,199 @@
+/** What a caller may give as a model, and what the engine gets to read. */
+
+import { fileURLToPath } from "node:url";
+import { expect, test, type Page } from "@playwright/test";
+import { Server } from "./server.js";
+
+const dist = fileURLToPath(new URL("../dist/", import.meta.url));
+let server: Server;
+
+test.beforeEach(async ({ page }) => {
+  server = await Server.start();
+  server.folder("/dist/", dist);
+  server
+    .text("/models/stories/config.json", "application/json", '{"model_type":"EsoLM"}')
+    .text("/models/stories/tokenizer.json", "application/json", '{"version":"1.0"}')
+    .on("/models/stories/model.safetensors", (_, response) => void response.writeHead(200, { "content-length": 1000 }).end(Buffer.alloc(1000, 7)))
+    .text("/models/bare/config.json", "application/json", "{}")
+    .on("/models/bare/model.safetensors", (_, response) => void response.writeHead(200, { "content-length": 10 }).end(Buffer.alloc(10)));
+  await page.goto(server.url("/"));
+});
+test.afterEach(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+/** Pieces of sources that only a page can make, with blobs written as their size. */
+function pieces(page: Page, make: string, base = "https://site.test/app/"): Promise<unknown> {
+  return page.evaluate(
+    async ([make, base]) => {
+      const module = "/dist/source.js";
+      const { piecesOf } = (await import(module)) as typeof import("../src/source.js");
+      const source = new Function(`return (${make});`)() as Parameters<typeof piecesOf>[0];
+      try {
+        return JSON.parse(JSON.stringify(piecesOf(source, base), (_, value: unknown) => (value instanceof Blob ? `${value.size} bytes` : value))) as unknown;
+      } catch (thrown) {
+        const { code, message } = thrown as { code: string; message: string };
+        return { code, message };
+      }
+    },
+    [make, base] as const,
+  );
+}
+
+test("addresses of folders and files", async ({ page }) => {
+  const stories = {
+    config: { url: "https://site.test/app/models/stories/config.json" },
+    tokenizer: { url: "https://site.test/app/models/stories/tokenizer.json" },
+    tokenizerOptional: true,
+    weights: { url: "https://site.test/app/models/stories/model.safetensors" },
+    file: "model.safetensors",
+    name: "stories",
+  };
+  expect(await pieces(page, '"models/stories"')).toEqual(stories);
+  expect(await pieces(page, '"models/stories/"')).toEqual(stories);
+  expect(await pieces(page, 'new URL("https://site.test/app/models/stories/model.safetensors")')).toEqual(stories);
+  // A signature holds for the file that it came with.
+  expect(await pieces(page, '"/a/b/small.safetensors?sig=1"')).toEqual({
+    config: { url: "https://site.test/a/b/config.json" },
+    tokenizer: { url: "https://site.test/a/b/tokenizer.json" },
+    tokenizerOptional: true,
+    weights: { url: "https://site.test/a/b/small.safetensors?sig=1" },
+    file: "small.safetensors",
+    name: "small",
+  });
+  expect(await pieces(page, '"https://cdn.test/runs/last.ckpt"')).toEqual({
+    config: null,
+    tokenizer: null,
+    tokenizerOptional: true,
+    weights: { url: "https://cdn.test/runs/last.ckpt" },
+    file: "last.ckpt",
+    name: "last",
+  });
+  expect(await pieces(page, '"https://huggingface.co/owner/some-model/resolve/main/"')).toMatchObject({ name: "some-model" });
+  expect(await pieces(page, '"http://[bad/"')).toMatchObject({ code: "option", message: expect.stringMatching(/is no address; give a URL/) });
+});
+
+test("dropped files", async ({ page }) => {
+  const file = (name: string, size = 4): string => `new File([new Uint8Array(${size})], ${JSON.stringify(name)})`;
+  expect(await pieces(page, `[${file("tokenizer.json", 3)}, ${file("README.md")}, ${file("small.safetensors", 9)}, ${file("config.json", 2)}]`)).toEqual({
+    config: { blob: "2 bytes" },
+    tokenizer: { blob: "3 bytes" },
+    tokenizerOptional: false,
+    weights: { blob: "9 bytes" },
+    file: "small.safetensors",
+    name: "small",
+  });
+  expect(await pieces(page, `[${file("last.CKPT", 5)}]`)).toMatchObject({ config: null, tokenizer: null, weights: { blob: "5 bytes" }, name: "last" });
+  expect(await pieces(page, "[]")).toMatchObject({ code: "checkpoint", message: expect.stringContaining("No weights are among the files") });
+  expect(await pieces(page, `[${file("model.safetensors")}]`)).toMatchObject({ code: "checkpoint", message: expect.stringContaining("config.json") });
+  expect(await pieces(page, `[${file("a.safetensors")}, ${file("b.ckpt")}]`)).toMatchObject({
+    code: "checkpoint",
+    message: "a.safetensors and b.ckpt are both weights; give the files of one model, its weights in one file.",
+  });
+
+  await page.setContent('<input type="file" multiple>');
+  await page.setInputFiles("input", [
+    { name: "config.json", mimeType: "application/json", buffer: Buffer.from("{}") },
+    { name: "model.safetensors", mimeType: "", buffer: Buffer.alloc(8) },
+  ]);
+  expect(await pieces(page, 'document.querySelector("input").files')).toMatchObject({ config: { blob: "2 bytes" }, weights: { blob: "8 bytes" } });
+});
+
+test("each file on its own", async ({ page }) => {
+  expect(await pieces(page, '{ config: { a: 1 }, tokenizer: new Blob(["abc"]), weights: new Uint8Array(6) }')).toEqual({
+    config: { text: '{"a":1}' },
+    tokenizer: { blob: "3 bytes" },
+    tokenizerOptional: false,
+    weights: { blob: "6 bytes" },
+    file: "weights",
+    name: "weights",
+  });
+  expect(await pieces(page, '{ config: "c.json", weights: new URL("https://cdn.test/w.safetensors") }')).toMatchObject({
+    config: { url: "https://site.test/app/c.json" },
+    weights: { url: "https://cdn.test/w.safetensors" },
+  });
+  expect(await pieces(page, "{ weights: new ArrayBuffer(5) }")).toMatchObject({ weights: { blob: "5 bytes" } });
+  expect(await pieces(page, "{ weights: 5 }")).toMatchObject({ code: "option" });
+  expect(await pieces(page, "{ config: {} }")).toMatchObject({ code: "option" });
+  expect(await pieces(page, "null")).toMatchObject({ code: "option" });
+});
+
+/** Opens a source in the page and reads its weights in steps. */
+function opened(page: Page, make: string, hash?: string): Promise<unknown> {
+  return page.evaluate(
+    async ([make, hash]) => {
+      const module = "/dist/source.js";
+      const { open, piecesOf } = (await import(module)) as typeof import("../src/source.js");
+      const given = new Function(`return (${make});`)() as Parameters<typeof piecesOf>[0];
+      const progress: string[] = [];
+      try {
+        const { weights, ...texts } = await open(piecesOf(given, location.href), {
+          cache: true,
+          ...(hash === undefined ? {} : { hash }),
+          signal: new AbortController().signal,
+          onProgress: ({ phase, file, loaded, total }) => progress.push(`${phase} ${file} ${loaded}/${total}`),
+        });
+        const head = await weights.read(0, 8);
+        const tail = await weights.read(8, weights.size);
+        return { ...texts, size: weights.size, read: [head.length, tail.length, tail[0]], progress };
+      } catch (thrown) {
+        const { code, message } = thrown as { code: string; message: string };
+        return { code, message };
+      }
+    },
+    [make, hash] as const,
+  );
+}
+
+test("a folder is downloaded and read in pieces", async ({ page }) => {
+  expect(await opened(page, '"models/stories"')).toEqual({
+    config: '{"model_type":"EsoLM"}',
+    tokenizer: '{"version":"1.0"}',
+    size: 1000,
+    read: [8, 992, 7],
+    progress: expect.arrayContaining([
+      "download config.json 22/22",
+      "download tokenizer.json 17/17",
+      "download model.safetensors 1000/1000",
+      "load model.safetensors 0/1000",
+      "load model.safetensors 8/1000",
+      "load model.safetensors 1000/1000",
+    ]),
+  });
+});
+
+test("a tokenizer that nobody named may be missing, any other file may not", async ({ page }) => {
+  const bare = await opened(page, '"models/bare"');
+  expect(bare).toMatchObject({ config: "{}", size: 10 });
+  expect(bare).not.toHaveProperty("tokenizer");
+  expect(await opened(page, '{ config: {}, tokenizer: "none.json", weights: "models/bare/model.safetensors" }')).toMatchObject({
+    code: "network",
+    message: expect.stringMatching(/^none\.json is not there/),
+  });
+  expect(await opened(page, '"models/none"')).toMatchObject({ code: "network", message: expect.stringMatching(/^config\.json is not there/) });
+});
+
+test("a hash is held against files too, and must be one", async ({ page }) => {
+  const good = "sha256-2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+  expect(await opened(page, '{ weights: new Blob(["hello"]) }', good)).toMatchObject({ size: 5 });
+  expect(await opened(page, '{ weights: new Blob(["hellO"]) }', good)).toMatchObject({ code: "hash" });
+  expect(await opened(page, '{ weights: new Blob(["hello"]) }', "md5-12")).toMatchObject({ code: "option" });
+});
+
+test("a file that cannot be read any more is named", async ({ page }) => {
+  const outcome = await page.evaluate(async () => {
+    const module = "/dist/source.js";
+    const { open, piecesOf } = (await import(module)) as typeof import("../src/source.js");
+    const file = new File([new Uint8Array(8)], "gone.safetensors");
+    const source = await open(piecesOf({ weights: file }, location.href), { cache: true, signal: new AbortController().signal, onProgress: () => undefined });
+    Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException("The requested file could not be read.", "NotReadableError"));
+    return source.weights.read(0, 8).then(
+      () => null,
+      (thrown: { code: string; message: string }) => ({ code: thrown.code, message: thrown.message }),
+    );
+  });
+  expect(outcome).toEqual({
+    code: "storage",
+    message: expect.stringMatching(/^gone\.safetensors can no longer be read .*choose or load it again\.$/),
+  });
+});
