@@ -1,20 +1,35 @@
 //! `cargo xtask`: what a developer does with the whole repository. No dependencies, so that it is there at once.
 
+mod chromium;
+mod size;
+mod system;
 mod test;
 mod vulkan;
+mod wasm;
+mod web;
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 const HELP: &str = "\
-Usage: cargo xtask test [--no-install] [FILTER] [-- TEST-OPTIONS]
+Usage: cargo xtask test [--no-install] [--no-web] [FILTER] [-- TEST-OPTIONS]
+       cargo xtask web [--no-install] [--build | --port N | --size [--write]]
        cargo xtask results ...
 
-test installs or names what the tests need, then runs the format check, clippy and all tests.
+test installs or names what the tests need, then runs the format check, clippy, all tests, and those in a browser.
   --no-install   install nothing; say what is missing
-  FILTER         run only the tests whose names contain it, and neither the format check nor clippy
+  --no-web       leave the browser out
+  FILTER         run only the Rust tests whose names contain it, and nothing else
   TEST-OPTIONS   handed to the test programs, for example -- --nocapture
 
-The tests need a GPU adapter; a software one will do. On Debian as root, `cargo xtask test` installs Mesa's (lavapipe).
+The tests need a GPU adapter; a software one will do. On Debian as root, `cargo xtask test` installs Mesa's (lavapipe),
+and chromium.
+
+web builds the wasm module, the npm package and the page, and serves the page. It needs Node 20 or newer.
+  --no-install   install nothing; say what is missing
+  --build        build only
+  --port N       where to serve, default 4173
+  --size         build the module and print its size; fail if it has grown by more than 5 %
+  --write        record that size in web/size.json
 
 results trains small models, measures them and makes docs/results.md; `cargo xtask results help` says how.";
 
@@ -22,6 +37,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let result = match arguments.next().as_deref() {
         Some("test") => test::Options::parse(arguments).and_then(|options| test::run(&options)),
+        Some("web") => web::Options::parse(arguments).and_then(|options| web::run(&options)),
         // The words are its own; it ends with its own sentence and code.
         Some("results") => match results(arguments) {
             Ok(code) => return code,
@@ -47,8 +63,7 @@ fn main() -> ExitCode {
 
 /// Runs the crate `results`, which is not built before it is asked for.
 fn results(words: impl Iterator<Item = String>) -> Result<ExitCode, String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = system::cargo()
         .args(["run", "--release", "--quiet", "-p", "esolm-results", "--"])
         .args(words)
         .status()

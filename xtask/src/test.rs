@@ -1,14 +1,14 @@
-//! `cargo xtask test`: format, clippy, tests, and a summary of all three.
+//! `cargo xtask test`: format, clippy, tests, the browser, and a summary of them.
 
-use std::process::Command;
 use std::time::Instant;
 
-use crate::vulkan;
+use crate::{chromium, system, vulkan, web};
 
 /// The command line after `test`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     no_install: bool,
+    no_web: bool,
     filter: Option<String>,
     /// For the test programs.
     rest: Vec<String>,
@@ -28,6 +28,7 @@ impl Options {
                     break;
                 }
                 "--no-install" => options.no_install = true,
+                "--no-web" => options.no_web = true,
                 option if option.starts_with('-') => {
                     return Err(format!(
                         "there is no option {option}; `cargo xtask help` lists what there is"
@@ -57,6 +58,10 @@ pub fn run(options: &Options) -> Result<(), String> {
         component("clippy", "clippy")?;
     }
     vulkan::ensure(!options.no_install)?;
+    let browser = all && !options.no_web;
+    if browser {
+        chromium::ensure(!options.no_install)?;
+    }
 
     let mut test = vec!["test", "--workspace", "--release"];
     test.extend(options.filter.as_deref());
@@ -74,55 +79,75 @@ pub fn run(options: &Options) -> Result<(), String> {
         "-D",
         "warnings",
     ];
-    let steps = [
+    let rust = [
         ("format", format, all),
         ("clippy", clippy, all),
         ("tests", &test, true),
     ];
 
-    let mut lines = Vec::new();
-    let mut failed = Vec::new();
-    for (name, arguments, wanted) in steps {
-        if !wanted {
-            continue;
+    let mut summary = Summary::default();
+    for (name, arguments, wanted) in rust {
+        if wanted {
+            println!("==> cargo {}", arguments.join(" "));
+            let began = Instant::now();
+            summary.add(name, cargo(arguments)?, began);
         }
-        println!("==> cargo {}", arguments.join(" "));
+    }
+    if browser {
+        println!("==> cargo xtask web, and its tests");
         let began = Instant::now();
-        let passed = cargo(arguments)?;
-        lines.push(format!(
+        let result = web::test(!options.no_install);
+        if let Err(message) = &result {
+            eprintln!("xtask: {message}");
+        }
+        summary.add("web", result.is_ok(), began);
+    }
+    summary.close()
+}
+
+/// What passed and what did not.
+#[derive(Default)]
+struct Summary {
+    lines: Vec<String>,
+    failed: Vec<&'static str>,
+}
+
+impl Summary {
+    fn add(&mut self, name: &'static str, passed: bool, began: Instant) {
+        self.lines.push(format!(
             "{name:<7} {} in {:.0} s",
             if passed { "passed" } else { "FAILED" },
             began.elapsed().as_secs_f64()
         ));
         if !passed {
-            failed.push(name);
+            self.failed.push(name);
         }
     }
-    println!("\n{}", lines.join("\n"));
-    if failed.is_empty() {
-        Ok(())
-    } else {
+
+    fn close(self) -> Result<(), String> {
+        println!("\n{}", self.lines.join("\n"));
+        if self.failed.is_empty() {
+            return Ok(());
+        }
         Err(format!(
             "{} failed; what is wrong stands above",
-            failed.join(" and ")
+            self.failed.join(" and ")
         ))
     }
 }
 
-/// Runs the cargo that runs this program; its output goes where this program's goes.
+/// Runs cargo; its output goes where this program's goes.
 fn cargo(arguments: &[&str]) -> Result<bool, String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(&cargo)
+    let status = system::cargo()
         .args(arguments)
         .status()
-        .map_err(|error| format!("cannot run {}: {error}; install Rust", cargo.display()))?;
+        .map_err(|error| format!("cannot run cargo: {error}; install Rust"))?;
     Ok(status.success())
 }
 
 /// Checks that a part of the toolchain is there.
 fn component(subcommand: &str, name: &str) -> Result<(), String> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let found = Command::new(cargo).args([subcommand, "--version"]).output();
+    let found = system::cargo().args([subcommand, "--version"]).output();
     match found {
         Ok(output) if output.status.success() => Ok(()),
         _ => Err(format!(
@@ -142,9 +167,10 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         assert_eq!(parse(&[]), Ok(Options::default()));
-        let options = parse(&["--no-install", "golden", "--", "--nocapture"]);
+        let options = parse(&["--no-install", "--no-web", "golden", "--", "--nocapture"]);
         let expected = Options {
             no_install: true,
+            no_web: true,
             filter: Some("golden".into()),
             rest: vec!["--nocapture".into()],
         };
