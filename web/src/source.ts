@@ -1,6 +1,6 @@
 /** From what a caller gives to what the engine reads. */
 
-import { NotFound, checkHash, download, parseHash } from "./download.js";
+import { NotFound, checkHash, download, meter, parseHash } from "./download.js";
 import { EsoLMError, messageOf } from "./errors.js";
 import type { Progress, Source, TextFile, WeightsFile } from "./types.js";
 
@@ -79,8 +79,8 @@ export async function open(
   if (sha256 !== undefined && "blob" in pieces.weights) await checkHash(weights, pieces.file, sha256, signal);
   const size = weights.size;
   let read = 0;
-  const report = (): void => onProgress({ phase: "load", file: pieces.file, loaded: Math.min(read, size), total: size, fromCache: false });
-  report();
+  const report = meter((loaded, total) => onProgress({ phase: "load", file: pieces.file, loaded, total, fromCache: false }));
+  report(0, size);
   return {
     ...source,
     weights: {
@@ -96,7 +96,8 @@ export async function open(
         }
         signal.throwIfAborted();
         read += bytes.byteLength;
-        report();
+        // Headers are read more than once.
+        report(Math.min(read, size), size);
         return new Uint8Array(bytes);
       },
     },

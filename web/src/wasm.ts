@@ -120,11 +120,14 @@ let watched = false;
 function watch(): void {
   if (watched) return;
   watched = true;
-  const seen = (thrown: unknown): void => {
-    if (underWay.size > 0 && isTrap(thrown)) record(thrown);
+  const seen = (event: Event, thrown: unknown): void => {
+    if (underWay.size === 0 || !isTrap(thrown)) return;
+    record(thrown);
+    // Whoever waits is told; a worker would end with an error of its own besides.
+    event.preventDefault();
   };
-  globalThis.addEventListener("error", (event) => seen(event.error));
-  globalThis.addEventListener("unhandledrejection", (event) => seen(event.reason));
+  globalThis.addEventListener("error", (event) => seen(event, event.error));
+  globalThis.addEventListener("unhandledrejection", (event) => seen(event, event.reason));
 }
 
 function record(thrown: unknown): EsoLMError {

@@ -156,8 +156,6 @@ test("a folder is downloaded and read in pieces", async ({ page }) => {
       "download tokenizer.json 17/17",
       "download model.safetensors 1000/1000",
       "load model.safetensors 0/1000",
-      "load model.safetensors 8/1000",
-      "load model.safetensors 1000/1000",
     ]),
   });
 });
