@@ -1,3 +1,4 @@
+/// <reference lib="esnext.disposable" preserve="true" />
 import { EsoLMError } from "./errors.js";
 import { Generation } from "./generation.js";
 import type { CallName, Calls, Control, Engine, GenerateRequest, LoadArgument, ScoreRequest } from "./protocol.js";

@@ -82,7 +82,8 @@ export class Server implements AsyncDisposable {
 }
 
 async function sendFile(path: string, request: IncomingMessage, response: ServerResponse): Promise<boolean> {
-  const file = path.endsWith("/") ? join(path, "index.html") : path;
+  const folder = await stat(path).then((facts) => facts.isDirectory(), () => false);
+  const file = folder ? join(path, "index.html") : path;
   const facts = await stat(file).catch(() => null);
   if (!facts?.isFile()) return false;
   response.writeHead(200, {

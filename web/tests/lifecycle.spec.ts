@@ -1,0 +1,234 @@
+/** Models with the real engine: nothing is left behind, cancelling leaves no traces, and errors say what is wrong. */
+
+import { fileURLToPath } from "node:url";
+import { expect, test, type Page } from "@playwright/test";
+import { Server } from "./server.js";
+
+const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+let server: Server;
+let uncaught: string[];
+
+test.beforeEach(async ({ page }) => {
+  server = await Server.start();
+  server.folder("/dist/", at("../dist/")).folder("/models/", at("../../models/"));
+  uncaught = [];
+  page.on("pageerror", (error) => uncaught.push(error.message));
+  await page.goto(server.url("/"));
+});
+test.afterEach(async () => {
+  await server[Symbol.asyncDispose]();
+  expect(uncaught).toEqual([]);
+});
+
+type Package = typeof import("../src/index.js");
+
+/** Runs a function in the page with the package. It is sent as text, so it sees nothing but what it is given. */
+function inPage<A, T>(page: Page, argument: A, work: (esolm: Package, argument: A) => Promise<T>): Promise<T> {
+  return page.evaluate(
+    async ([argument, text]) => {
+      const path = "/dist/index.js";
+      const work = new Function(`return (${text});`)() as (esolm: Package, argument: A) => Promise<T>;
+      return work((await import(path)) as Package, argument as A);
+    },
+    [argument, work.toString()] as const,
+  );
+}
+
+/** Counts the bytes of GPU buffers that were made and not destroyed. */
+async function countBuffers(page: Page): Promise<void> {
+  await page.evaluate(() => {
+    interface Buffer {
+      size: number;
+      destroy(): void;
+    }
+    const scope = globalThis as unknown as {
+      liveBytes: number;
+      GPUDevice: { prototype: { createBuffer(descriptor: unknown): Buffer } };
+      GPUBuffer: { prototype: Buffer };
+    };
+    scope.liveBytes = 0;
+    const { createBuffer } = scope.GPUDevice.prototype;
+    const { destroy } = scope.GPUBuffer.prototype;
+    const live = new WeakSet<Buffer>();
+    scope.GPUDevice.prototype.createBuffer = function (descriptor) {
+      const buffer = createBuffer.call(this, descriptor);
+      live.add(buffer);
+      scope.liveBytes += buffer.size;
+      return buffer;
+    };
+    scope.GPUBuffer.prototype.destroy = function () {
+      if (live.delete(this)) scope.liveBytes -= this.size;
+      destroy.call(this);
+    };
+  });
+}
+
+for (const device of ["gpu", "cpu"] as const) {
+  test(`fifty models come and go without a trace, on the ${device.toUpperCase()}`, async ({ page }) => {
+    test.setTimeout(900_000);
+    await countBuffers(page);
+    const cycles = await inPage(page, device, async ({ EsoLM }, device) => {
+      const scope = globalThis as unknown as { liveBytes: number };
+      const cycles = [];
+      for (let cycle = 0; cycle < 50; cycle++) {
+        // In the page's thread, where every buffer and every byte can be counted.
+        const model = await EsoLM.load("/models/stories", { worker: false, device });
+        const text = await model.text({ seed: 3, topP: 0.8, length: 16, steps: 4 });
+        const [deviceBytes, wasmBytes] = [await model.deviceBytes(), await model.wasmBytes()];
+        await model.dispose();
+        cycles.push({ text, deviceBytes, wasmBytes, left: scope.liveBytes });
+      }
+      return cycles;
+    });
+    const summary = [0, 1, 4, 9, 49].map((cycle) => ({ cycle, ...cycles[cycle]!, text: undefined }));
+    console.log(JSON.stringify(summary));
+    expect(new Set(cycles.map(({ text }) => text)).size).toBe(1);
+    expect(cycles[0]!.text).not.toBe("");
+    // Pools and pipelines fill up in the first few.
+    const settled = cycles[9]!;
+    const last = cycles[49]!;
+    expect(last.deviceBytes).toBeLessThanOrEqual(settled.deviceBytes);
+    expect(last.wasmBytes).toBeLessThanOrEqual(settled.wasmBytes);
+    expect(last.left).toBeLessThanOrEqual(settled.left);
+    if (device === "cpu") expect([last.deviceBytes, last.left]).toEqual([0, 0]);
+    else expect(last.deviceBytes).toBeGreaterThan(7_000_000);
+  });
+}
+
+for (const worker of [true, false]) {
+  test(`a run that is stopped leaves the model as it was, ${worker ? "in a worker" : "in the page"}`, async ({ page }) => {
+    const outcome = await inPage(page, worker, async ({ EsoLM }, worker) => {
+      const model = await EsoLM.load("/models/stories", { worker, device: "gpu" });
+      const options = { seed: 3, topP: 0.8, length: 48, steps: 8 };
+      const before = await model.text(options);
+      const bytes = await model.deviceBytes();
+
+      const broken = model.generate({ ...options, seed: 4 });
+      let steps = 0;
+      for await (const _ of broken) if (++steps === 3) break;
+      const partial = await broken.result;
+
+      const abort = new AbortController();
+      const aborted = await model
+        .text({ ...options, seed: 5, signal: abort.signal, onStep: ({ step }) => step === 2 && abort.abort(new Error("enough")) })
+        .catch((error: unknown) => String(error));
+
+      const after = await model.text(options);
+      const grown = (await model.deviceBytes()) - bytes;
+      const { mask_index } = model.info;
+      await model.dispose();
+      return { before, after, grown, aborted, interrupted: partial.interrupted, masks: partial.tokens[0]!.filter((token) => token === mask_index).length };
+    });
+    expect(outcome.after).toBe(outcome.before);
+    expect(outcome.before.length).toBeGreaterThan(20);
+    expect(outcome.aborted).toBe("Error: enough");
+    expect(outcome.interrupted).toBe(true);
+    expect(outcome.masks).toBeGreaterThan(0);
+    expect(outcome.grown).toBeLessThanOrEqual(0);
+  });
+}
+
+test("two models at a time, and one more after them, do not disturb each other", async ({ page }) => {
+  const texts = await inPage(page, null, async ({ EsoLM }) => {
+    const options = { seed: 7, topP: 0.8, length: 32, steps: 8 };
+    const load = (worker: boolean) => EsoLM.load("/models/stories", { worker, device: "gpu" });
+    const models = [await load(true), await load(false), await load(false)];
+    const texts = await Promise.all(models.map((model) => model.text(options)));
+    await models[1]!.dispose();
+    texts.push(await models[2]!.text(options));
+    await Promise.all(models.map((model) => model.dispose()));
+    const last = await load(false);
+    texts.push(await last.text(options));
+    await last.dispose();
+    return texts;
+  });
+  expect(texts.length).toBe(5);
+  expect(new Set(texts).size).toBe(1);
+});
+
+test("a plan says what a run will do, and an infill keeps what is given", async ({ page }) => {
+  const outcome = await inPage(page, null, async ({ EsoLM }) => {
+    const model = await EsoLM.load("/models/stories", { device: "gpu" });
+    const options = { infill: "Once upon ____{4} a cat ____{8}.", seed: 1, topP: 0.8 };
+    const plan = await model.plan(options);
+    const generation = model.generate(options);
+    const header = await generation.header;
+    const result = await generation.result;
+    await model.dispose();
+    return { plan, header, text: result.text[0]!, known: header.known[0]!, tokens: result.tokens[0]! };
+  });
+  expect(outcome.header).toEqual(outcome.plan);
+  expect(outcome.header.model).toBe("stories");
+  expect(outcome.header.plan?.sequences[0]?.steps.length).toBe(outcome.header.nfe);
+  expect(outcome.text).toMatch(/^Once upon .* a cat .*\.$/s);
+  for (const [position, token] of outcome.known) expect(outcome.tokens[position]).toBe(token);
+});
+
+test("what cannot be loaded or written is said with its code", async ({ page }) => {
+  const failures = await inPage(page, null, async ({ EsoLM, EsoLMError }) => {
+    const get = async (name: string): Promise<Blob> => (await fetch(`/models/stories/${name}`)).blob();
+    const [config, tokenizer, weights] = [await get("config.json"), await get("tokenizer.json"), await get("model.safetensors")];
+    const good = { config, tokenizer, weights };
+    const options = { worker: false, device: "gpu" } as const;
+    const failures: Record<string, string> = {};
+    const attempt = async (name: string, promise: Promise<unknown>): Promise<void> => {
+      failures[name] = await promise.then(
+        () => "no failure",
+        (error: unknown) => (error instanceof EsoLMError ? `${error.code}: ${error.message}` : String(error)),
+      );
+    };
+    await attempt("config that is no JSON", EsoLM.load({ ...good, config: new Blob(["{"]) }, options));
+    await attempt("config of another shape", EsoLM.load({ ...good, config: { ...(JSON.parse(await config.text()) as object), n_blocks: 7 } }, options));
+    await attempt("no config", EsoLM.load({ tokenizer, weights }, options));
+    await attempt("truncated weights", EsoLM.load({ ...good, weights: weights.slice(0, weights.size - 1000) }, options));
+    await attempt("weights that are none", EsoLM.load({ ...good, weights: new Blob(["no weights at all"]) }, options));
+    await attempt("wrong tokenizer", EsoLM.load({ ...good, tokenizer: {} }, options));
+    await attempt("unknown variant", EsoLM.load(good, { ...options, variants: "few=none" }));
+    const model = await EsoLM.load(good, options);
+    await attempt("alpha_0 of 2", model.text({ alpha0: 2 }));
+    await attempt("prompt that is too long", model.text({ prompt: "a story ".repeat(500) }));
+    await attempt("plan of another model", model.replay({ esolm_plan: 1, family: "esolm", length: 8, lead: false, mask_index: 1, vocab_size: 2, sequences: [] }, new Float64Array(0)));
+    const bare = await EsoLM.load({ config, weights }, options);
+    await attempt("text without a tokenizer", bare.encode("a"));
+    await bare.dispose();
+    // After all of these it still works.
+    failures["none"] = (await model.text({ seed: 3, length: 16, steps: 4 })) === "" ? "no text" : "a text";
+    await model.dispose();
+    return failures;
+  });
+  const codes = Object.fromEntries(Object.entries(failures).map(([name, failure]) => [name, failure.split(":")[0]]));
+  console.log(Object.values(failures).join("\n"));
+  expect(codes).toEqual({
+    "config that is no JSON": "checkpoint",
+    "config of another shape": "checkpoint",
+    "no config": "checkpoint",
+    "truncated weights": "checkpoint",
+    "weights that are none": "checkpoint",
+    "wrong tokenizer": "tokenizer",
+    "unknown variant": "option",
+    "alpha_0 of 2": "option",
+    "prompt that is too long": "text",
+    "plan of another model": "plan",
+    "text without a tokenizer": "tokenizer",
+    none: "a text",
+  });
+  for (const [name, failure] of Object.entries(failures)) if (name !== "none") expect(failure, name).toMatch(/^[a-z_]+: .{20,}/);
+});
+
+test("without WebGPU the CPU computes, unless a GPU is insisted on", async ({ page }) => {
+  const outcome = await inPage(page, null, async ({ EsoLM }) => {
+    Object.defineProperty(navigator, "gpu", { value: undefined });
+    const facts = await EsoLM.deviceFacts({ worker: false });
+    const code = await EsoLM.load("/models/stories", { worker: false, device: "gpu" }).catch((error: { code: string }) => error.code);
+    const model = await EsoLM.load("/models/stories", { worker: false });
+    const text = await model.text({ seed: 3, topP: 0.8, length: 16, steps: 4 });
+    const { device } = model.info;
+    await model.dispose();
+    return { facts, code, text, device };
+  });
+  expect(outcome.facts).toMatchObject({ webgpu: false, adapter: null });
+  expect(outcome.facts.reason).toBeTruthy();
+  expect(outcome.code).toBe("no_adapter");
+  expect(outcome.device).toMatchObject({ adapter: null, is_fallback: true });
+  expect(outcome.text).not.toBe("");
+});
