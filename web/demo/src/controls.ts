@@ -1,0 +1,122 @@
+// The form: settings in, settings out.
+
+import { element, input, setText } from "./dom";
+import { Problem } from "./parse";
+import { SCHEDULES, STORY, type Settings, type Start } from "./settings";
+
+const SLIDERS = { alpha0: "alpha0", steps: "steps", length: "length", topP: "top-p", temperature: "temperature" } as const;
+type Slider = keyof typeof SLIDERS;
+
+export interface Limits {
+  family: "esolm" | "mdlm" | "ar";
+  /** The model's context, in tokens. */
+  length: number;
+}
+
+export class Controls {
+  /** The values of the sliders themselves, finer than their marks where an address says so. */
+  private readonly exact: Record<Slider, number> = { alpha0: 0, steps: 1, length: 8, topP: 1, temperature: 1 };
+
+  constructor(private readonly onChange: () => void) {
+    const form = element("form", HTMLFormElement);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", (event) => this.changed(event.target));
+    for (const id of ["device", "weights"]) element(id, HTMLSelectElement).addEventListener("input", onChange);
+    element("add-gap", HTMLButtonElement).addEventListener("click", () => {
+      const box = element("infill", HTMLTextAreaElement);
+      box.setRangeText("____{8}", box.selectionStart, box.selectionEnd, "end");
+      box.focus();
+      onChange();
+    });
+    this.write(STORY);
+  }
+
+  read(): Settings {
+    const start = document.querySelector<HTMLInputElement>("input[name=start]:checked")?.value as Start;
+    const schedule = SCHEDULES.find((name) => name === element("schedule", HTMLSelectElement).value) ?? "binomial";
+    const seed = input("seed").value.trim();
+    if (!/^\d{1,20}$/.test(seed) || BigInt(seed) >= 1n << 64n) {
+      throw new Problem("The seed is not a whole number. Write digits only, up to 18446744073709551615.");
+    }
+    return {
+      ...this.exact,
+      start,
+      schedule,
+      seed,
+      prompt: element("prompt", HTMLTextAreaElement).value,
+      infill: element("infill", HTMLTextAreaElement).value,
+      device: element("device", HTMLSelectElement).value as Settings["device"],
+      weights: element("weights", HTMLSelectElement).value as Settings["weights"],
+    };
+  }
+
+  write(settings: Partial<Settings>): void {
+    for (const key of Object.keys(SLIDERS) as Slider[]) {
+      const value = settings[key];
+      if (value !== undefined) this.slide(key, value);
+    }
+    if (settings.start) {
+      const radio = document.querySelector<HTMLInputElement>(`input[name=start][value=${settings.start}]`);
+      if (radio) radio.checked = true;
+    }
+    for (const id of ["prompt", "infill"] as const) {
+      const text = settings[id];
+      if (text !== undefined) element(id, HTMLTextAreaElement).value = text;
+    }
+    for (const id of ["schedule", "device", "weights"] as const) {
+      const value = settings[id];
+      if (value !== undefined) element(id, HTMLSelectElement).value = value;
+    }
+    if (settings.seed !== undefined) input("seed").value = settings.seed;
+    this.arrange();
+  }
+
+  get keepsSeed(): boolean {
+    return input("keep-seed").checked;
+  }
+
+  set keepsSeed(keep: boolean) {
+    input("keep-seed").checked = keep;
+  }
+
+  /** What the model at hand allows. */
+  limit({ family, length }: Limits): void {
+    input("length").max = String(length);
+    input("length").step = length % 8 === 0 && length >= 64 ? "8" : "1";
+    input("length").min = input("length").step;
+    input("steps").max = String(Math.max(length, 1));
+    if (this.exact.length > length) this.slide("length", length);
+    input("alpha0").disabled = family !== "esolm";
+    input("steps").disabled = family === "ar";
+    element("schedule", HTMLSelectElement).disabled = family === "ar";
+    if (family === "mdlm") this.slide("alpha0", 1);
+    if (family === "ar") this.slide("alpha0", 0);
+  }
+
+  private slide(key: Slider, value: number): void {
+    const slider = input(SLIDERS[key]);
+    if (value > Number(slider.max)) slider.max = String(value);
+    slider.value = String(value);
+    this.exact[key] = value;
+    setText(`${SLIDERS[key]}-out`, String(value));
+  }
+
+  private changed(target: EventTarget | null): void {
+    if (target instanceof HTMLInputElement) {
+      const key = (Object.keys(SLIDERS) as Slider[]).find((name) => SLIDERS[name] === target.id);
+      if (key) this.slide(key, Number(target.value));
+      // Whoever writes a seed wants that one.
+      if (target.id === "seed") this.keepsSeed = true;
+    }
+    this.arrange();
+    this.onChange();
+  }
+
+  /** Shows the fields that the chosen start needs. */
+  private arrange(): void {
+    const start = document.querySelector<HTMLInputElement>("input[name=start]:checked")?.value;
+    element("prompt-field", HTMLElement).hidden = start !== "prompt";
+    element("infill-field", HTMLElement).hidden = start !== "infill";
+    input("length").disabled = start === "infill";
+  }
+}

@@ -1,0 +1,86 @@
+// Files that the visitor drops or chooses.
+
+import { parseTrace, Problem } from "./parse";
+import type { ModelFiles } from "./engine";
+import type { Trace } from "./trace";
+
+/** No trace is this large; reading such a file as text would only stall the page. */
+const MAX_TRACE = 200e6;
+
+export type Dropped = { trace: Trace } | { model: ModelFiles };
+
+export async function sortOut(files: File[]): Promise<Dropped> {
+  const named = (pattern: RegExp): File[] => files.filter((file) => pattern.test(file.name.toLowerCase()));
+  const traces = named(/\.jsonl$/);
+  const weights = named(/\.(safetensors|ckpt)$/);
+  if (files.length === 0) throw new Problem("Nothing was dropped that is a file. Drop a model’s files or a recorded run.");
+  if (traces.length > 1) throw new Problem("These are several recorded runs. Drop one at a time.");
+  if (traces[0] && weights.length === 0) return { trace: await readTrace(traces[0]) };
+  if (weights.length > 1) {
+    throw new Problem("These are several weight files. Drop one model at a time, with a single .safetensors or .ckpt file.");
+  }
+  const file = weights[0];
+  if (!file) {
+    const names = files.map((item) => item.name).join(", ");
+    throw new Problem(
+      `There are no weights and no recorded run in what was dropped (${names}). Drop config.json, tokenizer.json and model.safetensors together, a .ckpt, or a .jsonl trace.`,
+    );
+  }
+  const safetensors = /\.safetensors$/i.test(file.name);
+  if (safetensors && named(/^config\.json$/).length === 0) {
+    throw new Problem(`${file.name} came without config.json, which says what the model looks like. Drop both, and tokenizer.json, together.`);
+  }
+  const keep = named(/^(config|tokenizer)\.json$/);
+  return { model: { name: file.name, files: [file, ...keep] } };
+}
+
+async function readTrace(file: File): Promise<Trace> {
+  if (file.size > MAX_TRACE) {
+    throw new Problem(`${file.name} is larger than ${MAX_TRACE / 1e6} MB. Record a shorter run, or fewer texts at once.`);
+  }
+  return parseTrace(await file.text(), file.name);
+}
+
+/** A recorded run that lies beside the page, named in its address. */
+export async function fetchTrace(place: string): Promise<Trace> {
+  const url = new URL(place, document.baseURI);
+  if (url.origin !== location.origin) {
+    throw new Problem("The recorded run in the address lies on another site. Download it and drop the file here.");
+  }
+  const name = url.pathname.split("/").at(-1) ?? place;
+  let answer: Response;
+  try {
+    answer = await fetch(url);
+  } catch {
+    throw new Problem(`${name} could not be fetched. Check the connection and reload the page.`);
+  }
+  if (!answer.ok) throw new Problem(`There is no recorded run at ${url.pathname}. Check the address after “trace=”.`);
+  return parseTrace(await answer.text(), name);
+}
+
+/** Takes files dropped anywhere on the page. */
+export function onDrop(zone: HTMLElement, take: (files: File[]) => void): void {
+  let depth = 0;
+  const lit = (on: boolean): void => void zone.classList.toggle("over", on);
+  const carries = (event: DragEvent): boolean => event.dataTransfer?.types.includes("Files") ?? false;
+  document.addEventListener("dragenter", (event) => {
+    if (!carries(event)) return;
+    depth += 1;
+    lit(true);
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!carries(event)) return;
+    depth = Math.max(0, depth - 1);
+    if (depth === 0) lit(false);
+  });
+  document.addEventListener("dragover", (event) => {
+    if (carries(event)) event.preventDefault();
+  });
+  document.addEventListener("drop", (event) => {
+    if (!carries(event)) return;
+    event.preventDefault();
+    depth = 0;
+    lit(false);
+    take([...(event.dataTransfer?.files ?? [])]);
+  });
+}

@@ -1,0 +1,299 @@
+// Puts the page together: what starts a run, and what each run shows.
+
+import type { ModelInfo, Progress } from "esolm";
+import { alertProblem, announce, clearProblem } from "./announce";
+import { Controls } from "./controls";
+import { button, element, input, setText } from "./dom";
+import { Engine, isAbort, sentence } from "./engine";
+import { fetchTrace, onDrop, sortOut } from "./files";
+import { Lanes } from "./lanes";
+import { PRESETS, STORY, fromHash, randomSeed, request, toHash, type Settings } from "./settings";
+import { Stage } from "./stage";
+import type { Trace } from "./trace";
+import { count, megabytes, seconds, times } from "./words";
+
+const stage = new Stage();
+const controls = new Controls(() => remember());
+const engine = new Engine(showProgress, showModel);
+const compare = new Lanes(
+  "compare-lanes",
+  [
+    { title: "α₀ = 0", note: "all from left to right" },
+    { title: "α₀ = 0.25", note: "a quarter by diffusion" },
+    { title: "α₀ = 1", note: "all by diffusion" },
+  ],
+  false,
+);
+const race = new Lanes(
+  "race-lanes",
+  [
+    { title: "Eso-LM", note: "what is written stays in the cache" },
+    { title: "MDLM decoding", note: "every position, every step" },
+  ],
+  true,
+);
+const SHARES = [0, 0.25, 1];
+
+/** Ends what is under way; there is one run at a time. */
+let current: AbortController | null = null;
+
+function showProgress({ phase, loaded, total, fromCache }: Progress): void {
+  const bar = element("progress", HTMLProgressElement);
+  bar.classList.remove("idle");
+  if (total) bar.value = Math.min(1, loaded / total);
+  else bar.removeAttribute("value");
+  const size = total ? `${megabytes(loaded)} of ${megabytes(total)}` : megabytes(loaded);
+  const words = {
+    wasm: "Fetching the program",
+    download: fromCache ? "Reading the model kept here before" : "Downloading the model",
+    load: "Making the model ready",
+  };
+  stage.busy(`${words[phase]}: ${size}`);
+}
+
+function loaded(): void {
+  element("progress", HTMLProgressElement).classList.add("idle");
+  stage.refresh();
+}
+
+function showModel(info: ModelInfo | null): void {
+  loaded();
+  if (!info) {
+    setText("runs-on", "Nothing is loaded now; the next run loads the model.");
+    return;
+  }
+  const { device } = info;
+  controls.limit(info);
+  const numbers = `weights in ${device.weights}, cache in ${device.kv_cache}`;
+  const place = device.adapter
+    ? `Runs on ${device.adapter.name}${device.adapter.kind === "software" ? ", a graphics card imitated by the processor" : ""} (WebGPU), ${numbers}.`
+    : `Runs on the processor, as WebGPU found no graphics card here. That works everywhere, and is slower; ${numbers}.`;
+  setText("runs-on", `${place} The model has ${(info.parameters / 1e6).toFixed(1)} million parameters and sees ${count(info.length)} tokens.`);
+  button("race-run").disabled = info.family !== "esolm";
+  button("compare-run").disabled = info.family !== "esolm";
+}
+
+function busy(on: boolean): void {
+  button("stop").hidden = !on;
+  button("write").textContent = on ? "Write anew" : "Write";
+}
+
+/** Runs a task as the only one; problems become sentences. */
+async function alone(task: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  current?.abort();
+  const mine = new AbortController();
+  current = mine;
+  clearProblem();
+  busy(true);
+  try {
+    await task(mine.signal);
+  } catch (error) {
+    if (isAbort(error)) {
+      if (current === mine) announce("Stopped.");
+    } else if (current === mine) {
+      alertProblem(sentence(error));
+    }
+  } finally {
+    if (current === mine) {
+      current = null;
+      busy(false);
+      loaded();
+    }
+  }
+}
+
+function remember(): void {
+  try {
+    history.replaceState(null, "", `#${toHash(controls.read())}`);
+  } catch {
+    // A setting is being typed and does not fit yet; the address keeps the last one that did.
+  }
+}
+
+/** Settings for a run: with a new seed unless the visitor keeps the old one. */
+function prepare(fresh: boolean): Settings {
+  if (fresh && !controls.keepsSeed) controls.write({ seed: randomSeed() });
+  const settings = controls.read();
+  remember();
+  return settings;
+}
+
+function write(fresh: boolean): Promise<void> {
+  return alone(async (signal) => {
+    const settings = prepare(fresh);
+    const options = request(settings);
+    if (!engine.info) stage.wait(settings.start === "infill" ? 64 : settings.length);
+    let opened: Trace | null = null;
+    try {
+      await engine.run(
+        settings,
+        options,
+        {
+          begun: (trace) => {
+            opened = trace;
+            stage.open(trace);
+          },
+          grown: (trace) => stage.grown(trace),
+        },
+        signal,
+      );
+    } finally {
+      if (opened) stage.grown(opened);
+    }
+    // The page itself is kept for use without a network once it has something to show.
+    if ("serviceWorker" in navigator && import.meta.env.PROD) navigator.serviceWorker.register("./sw.js").catch(() => undefined);
+  });
+}
+
+async function inLanes(lanes: Lanes, settings: Settings, requests: ReturnType<typeof request>[], status: string, signal: AbortSignal): Promise<void> {
+  stage.player.pause();
+  lanes.clear(settings.start === "infill" ? 32 : settings.length);
+  for (const [index, options] of requests.entries()) {
+    setText(status, `Running ${index + 1} of ${requests.length} …`);
+    await engine.run(
+      settings,
+      options,
+      { begun: (trace) => lanes.open(index, trace), grown: () => lanes.grown(index) },
+      signal,
+    );
+    lanes.grown(index);
+  }
+}
+
+function runCompare(): Promise<void> {
+  button("compare-replay").hidden = true;
+  return alone(async (signal) => {
+    const settings = prepare(false);
+    const requests = SHARES.map((alpha0) => ({ ...request(settings), alpha0 }));
+    await inLanes(compare, settings, requests, "compare-status", signal);
+    compare.replay();
+    button("compare-replay").hidden = false;
+    const [least] = compare.results();
+    setText("compare-status", least ? `All with seed ${settings.seed}, shown together at one pace.` : "");
+    announce("All three texts are written.");
+  }).finally(() => settle("compare-status"));
+}
+
+function runRace(): Promise<void> {
+  button("race-replay").hidden = true;
+  return alone(async (signal) => {
+    const settings = prepare(false);
+    const options = request(settings);
+    const { alpha0: _, ...rest } = options;
+    // Alike in all but the cache: both write the whole text by diffusion, in the same number of steps.
+    const requests = [{ ...options, alpha0: 1 }, { ...rest, decodeAs: "mdlm" as const }];
+    await inLanes(race, settings, requests, "race-status", signal);
+    const slowed = race.replay();
+    button("race-replay").hidden = false;
+    const [eso, mdlm] = race.results();
+    if (!eso || !mdlm) return;
+    const gap = eso.seconds < mdlm.seconds ? `${times(mdlm.seconds, eso.seconds)} times as fast` : "not faster here";
+    const words = `With the cache: ${seconds(eso.seconds)}, ${count(eso.computed)} positions. Without: ${seconds(mdlm.seconds)}, ${count(mdlm.computed)} positions. The cache is ${gap}.`;
+    setText("race-status", `${words} ${slowed}`);
+    announce(words);
+  }).finally(() => settle("race-status"));
+}
+
+/** A run that did not come to its end leaves no "running" behind. */
+function settle(status: string): void {
+  if (element(status, HTMLElement).textContent.startsWith("Running")) setText(status, "Stopped before the end.");
+}
+
+async function take(files: File[]): Promise<void> {
+  clearProblem();
+  try {
+    const found = await sortOut(files);
+    if ("trace" in found) {
+      current?.abort();
+      stage.open(found.trace);
+      element("stage", HTMLElement).scrollIntoView({ block: "nearest" });
+      return;
+    }
+    await useModel(found.model);
+  } catch (error) {
+    alertProblem(sentence(error));
+  }
+}
+
+async function useModel(model: Engine["own"]): Promise<void> {
+  current?.abort();
+  await engine.forget();
+  engine.own = model;
+  setText("model-name", model ? `In use: ${model.name}.` : "The small story model is in use.");
+  button("default-model").hidden = model === null;
+  await write(true);
+}
+
+async function share(): Promise<void> {
+  remember();
+  const label = button("share");
+  const before = "Copy a link to these settings";
+  try {
+    await navigator.clipboard.writeText(location.href);
+    label.textContent = "Copied";
+    announce("The link is copied.");
+  } catch {
+    alertProblem("The browser did not let the page copy. The link stands in the address bar; copy it from there.");
+  }
+  setTimeout(() => (label.textContent = before), 2000);
+}
+
+/** Settings of an address, or a recorded run that it names. */
+async function open(hash: string): Promise<void> {
+  const place = new URLSearchParams(hash.replace(/^#/, "")).get("trace");
+  if (place !== null) {
+    try {
+      stage.open(await fetchTrace(place));
+    } catch (error) {
+      alertProblem(sentence(error));
+    }
+    return;
+  }
+  const { settings, refused } = fromHash(hash);
+  controls.write({ ...STORY, ...settings });
+  controls.keepsSeed = false;
+  const running = write(false);
+  if (refused.length > 0) {
+    alertProblem(`The link has settings that do not fit (${refused.join(", ")}). They were left as they are at first; check them below.`);
+  }
+  await running;
+}
+
+function connect(): void {
+  button("write").addEventListener("click", () => void write(true));
+  button("stop").addEventListener("click", () => current?.abort(new DOMException("stopped", "AbortError")));
+  for (const name of Object.keys(PRESETS) as (keyof typeof PRESETS)[]) {
+    button(`preset-${name}`).addEventListener("click", () => {
+      controls.write(PRESETS[name]);
+      void write(true);
+    });
+  }
+  button("compare-run").addEventListener("click", () => void runCompare());
+  button("compare-replay").addEventListener("click", () => void compare.replay());
+  button("race-run").addEventListener("click", () => void runRace());
+  button("race-replay").addEventListener("click", () => void race.replay());
+  button("share").addEventListener("click", () => void share());
+  button("default-model").addEventListener("click", () => void useModel(null));
+  const chooser = input("files");
+  chooser.addEventListener("change", () => {
+    void take([...(chooser.files ?? [])]);
+    chooser.value = "";
+  });
+  onDrop(element("drop", HTMLElement), (files) => void take(files));
+  // The address holds the settings, so places on the page are gone to without it.
+  for (const link of document.querySelectorAll<HTMLAnchorElement>("a[href^='#']")) {
+    link.addEventListener("click", (event) => {
+      event.preventDefault();
+      const target = element(link.hash.slice(1), HTMLElement);
+      target.tabIndex = -1;
+      target.focus({ preventScroll: true });
+      target.scrollIntoView({ block: "start" });
+    });
+  }
+  window.addEventListener("hashchange", () => {
+    if (location.hash.includes("=")) void open(location.hash);
+  });
+}
+
+connect();
+void open(location.hash);

@@ -1,0 +1,122 @@
+// Reads a trace file. What does not fit is refused with a sentence that names the line.
+
+import { Trace, type Footer, type Header, type Phase, type Revealed, type Step } from "./trace";
+
+/** Something that the visitor can put right; the message is the sentence shown. */
+export class Problem extends Error {}
+
+type Fields = Record<string, unknown>;
+
+const MAX_LENGTH = 1 << 16;
+
+function fail(name: string, line: number, what: string): never {
+  throw new Problem(`${name} is not a complete trace: line ${line} ${what}. Write one with “esolm sample --trace run.jsonl”.`);
+}
+
+function whole(value: unknown, below: number): value is number {
+  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < below;
+}
+
+function fields(text: string, name: string, line: number): Fields {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    fail(name, line, "is not JSON");
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) fail(name, line, "is not a JSON object");
+  return value as Fields;
+}
+
+function header(raw: Fields, text: string, name: string): Header {
+  const bad = (what: string): never => fail(name, 1, what);
+  if (raw.esolm_trace === undefined) bad("has no field “esolm_trace”");
+  if (raw.esolm_trace !== 1) bad(`has version ${JSON.stringify(raw.esolm_trace)} of the format, and this page reads version 1`);
+  const { family, length, batch, nfe, known } = raw;
+  if (family !== "esolm" && family !== "mdlm" && family !== "ar") bad("names no family that this page knows (esolm, mdlm, ar)");
+  if (!whole(length, MAX_LENGTH) || length === 0) bad(`has no length from 1 to ${MAX_LENGTH - 1}`);
+  if (!whole(batch, 4096) || batch === 0) bad("has no number of texts (batch)");
+  if (!whole(nfe, 1 << 20)) bad("has no number of steps (nfe)");
+  const texts = Array.isArray(known) ? known : bad("has no list of given tokens (known)");
+  if (texts.length !== batch) bad("does not list the given tokens (known) of every text");
+  for (const list of texts) {
+    const fits = Array.isArray(list) && list.every((pair) => Array.isArray(pair) && whole(pair[0], length as number) && whole(pair[1], 1 << 30));
+    if (!fits) bad("has a given token (known) outside the text");
+  }
+  const number = (value: unknown, other: number): number => (typeof value === "number" ? value : other);
+  return {
+    model: String(raw.model ?? "unknown"),
+    family: family as Header["family"],
+    length: length as number,
+    batch: batch as number,
+    nfe: nfe as number,
+    known: texts as [number, number][][],
+    alpha_0: typeof raw.alpha_0 === "number" ? raw.alpha_0 : null,
+    steps: number(raw.steps, nfe as number),
+    schedule: String(raw.schedule ?? "binomial"),
+    top_p: typeof raw.top_p === "number" ? raw.top_p : null,
+    temperature: number(raw.temperature, 1),
+    // A seed has up to 64 bits, more than a number here holds: it is taken from the text.
+    seed: /"seed"\s*:\s*"?(\d+)/.exec(text)?.[1] ?? "unknown",
+    mask_index: number(raw.mask_index, -1),
+  };
+}
+
+function step(raw: Fields, index: number, head: Header, taken: Set<number>[], name: string): Step {
+  const bad = (what: string): never => fail(name, index + 2, what);
+  const { phase, revealed, rows, cache_length, seconds } = raw;
+  if (raw.step !== index) bad(`is not step ${index}`);
+  if (phase !== "prompt" && phase !== "diffusion" && phase !== "sequential") bad("names no phase (prompt, diffusion, sequential)");
+  if (!whole(rows, 1 << 30)) bad("has no number of rows");
+  const list = Array.isArray(revealed) ? (revealed as Partial<Revealed>[]) : bad("has no list “revealed”");
+  for (const item of list) {
+    const { sequence, position, token } = item ?? {};
+    if (!whole(sequence, head.batch) || !whole(position, head.length) || !whole(token, 1 << 30)) {
+      bad("reveals a token outside the text");
+    } else if (taken[sequence]!.has(position)) {
+      bad(`reveals position ${position} of text ${sequence} a second time`);
+    } else {
+      taken[sequence]!.add(position);
+    }
+  }
+  return {
+    step: index,
+    steps: head.nfe,
+    phase: phase as Phase,
+    revealed: list as Revealed[],
+    rows: rows as number,
+    cache_length: whole(cache_length, 1 << 30) ? cache_length : 0,
+    seconds: typeof seconds === "number" ? seconds : 0,
+  };
+}
+
+function footer(raw: Fields, line: number, name: string): Footer {
+  if (!Array.isArray(raw.tokens)) fail(name, line, "is neither a step nor the result");
+  const pieces: Record<string, string> = {};
+  if (typeof raw.pieces === "object" && raw.pieces !== null) {
+    for (const [token, text] of Object.entries(raw.pieces)) if (typeof text === "string") pieces[token] = text;
+  }
+  return {
+    tokens: raw.tokens as number[][],
+    text: Array.isArray(raw.text) ? raw.text.map(String) : [],
+    interrupted: raw.interrupted === true,
+    seconds: typeof raw.seconds === "number" ? raw.seconds : 0,
+    pieces,
+  };
+}
+
+export function parseTrace(content: string, name: string): Trace {
+  const lines = content.split("\n").filter((line) => line.trim() !== "");
+  if (lines.length === 0) throw new Problem(`${name} is empty. Choose a trace written by “esolm sample --trace run.jsonl”.`);
+  const head = header(fields(lines[0]!, name, 1), lines[0]!, name);
+  const trace = new Trace(head, name);
+  const taken = head.known.map((list) => new Set(list.map(([position]) => position)));
+  lines.slice(1).forEach((text, index) => {
+    if (trace.footer) fail(name, index + 2, "comes after the result");
+    const raw = fields(text, name, index + 2);
+    if ("step" in raw) trace.add(step(raw, index, head, taken, name));
+    else trace.finish(footer(raw, index + 2, name));
+  });
+  if (!trace.footer) fail(name, lines.length, "is the last one, and the result is missing");
+  return trace;
+}

@@ -1,0 +1,109 @@
+// The clock: how many steps are shown, and how that number moves.
+
+import type { Trace } from "./trace";
+
+/** Steps a second, or the pace of the run itself. */
+export type Pace = number | "true";
+
+export class Player {
+  trace: Trace | null = null;
+  /** Steps shown: 0 is before the first. */
+  shown = 0;
+  playing = false;
+  pace: Pace = 8;
+  private frame = 0;
+  private last = 0;
+  private due = 0;
+  private readonly listeners: (() => void)[] = [];
+
+  /** Called whenever what is shown, or whether it plays, may have changed. */
+  onChange(listener: () => void): void {
+    this.listeners.push(listener);
+  }
+
+  /** Steps that can be shown now. */
+  get available(): number {
+    return this.trace?.steps.length ?? 0;
+  }
+
+  get atEnd(): boolean {
+    return this.trace?.footer != null && this.shown >= this.available;
+  }
+
+  open(trace: Trace, play: boolean): void {
+    this.trace = trace;
+    this.shown = 0;
+    this.due = 0;
+    this.playing = false;
+    if (play) this.play();
+    else this.emit();
+  }
+
+  play(): void {
+    if (!this.trace) return;
+    if (this.atEnd) this.shown = 0;
+    this.playing = true;
+    this.due = 0;
+    this.last = performance.now();
+    cancelAnimationFrame(this.frame);
+    this.frame = requestAnimationFrame(this.tick);
+    this.emit();
+  }
+
+  pause(): void {
+    cancelAnimationFrame(this.frame);
+    this.playing = false;
+    this.emit();
+  }
+
+  toggle(): void {
+    if (this.playing) this.pause();
+    else this.play();
+  }
+
+  /** Goes to a step and stays there. */
+  seek(shown: number): void {
+    this.shown = Math.max(0, Math.min(this.available, Math.round(shown)));
+    this.pause();
+  }
+
+  /** The trace has new steps; `follow` shows them at once. */
+  grown(follow: boolean): void {
+    if (follow) this.shown = this.available;
+    this.shown = Math.min(this.shown, this.available);
+    this.emit();
+  }
+
+  private readonly tick = (now: number): void => {
+    const { trace } = this;
+    if (!trace || !this.playing) return;
+    const passed = (now - this.last) / 1000;
+    this.last = now;
+    this.due += this.pace === "true" ? passed : passed * this.pace;
+    let moved = false;
+    while (this.shown < this.available && this.due >= this.cost(trace)) {
+      this.due -= this.cost(trace);
+      this.shown += 1;
+      moved = true;
+    }
+    // Waiting for a live run must not save up steps that then come all at once.
+    if (this.shown >= this.available) this.due = Math.min(this.due, this.pace === "true" ? 0 : 1);
+    if (this.atEnd) {
+      this.playing = false;
+      moved = true;
+    } else {
+      this.frame = requestAnimationFrame(this.tick);
+    }
+    if (moved) this.emit();
+  };
+
+  /** What the next step costs: one, or the seconds that it took. */
+  private cost(trace: Trace): number {
+    if (this.pace !== "true") return 1;
+    return trace.steps[this.shown]!.seconds - (trace.steps[this.shown - 1]?.seconds ?? 0);
+  }
+
+  private emit(): void {
+    for (const listener of this.listeners) listener();
+  }
+}

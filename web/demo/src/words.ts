@@ -1,0 +1,84 @@
+// How numbers, phases and tokens are put into words.
+
+import type { Family, Phase } from "./trace";
+import { GIVEN, UNKNOWN, type History } from "./history";
+
+const whole = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
+export const count = (value: number): string => whole.format(value);
+export const figure = (value: number): string => short.format(value);
+
+export function plural(value: number, one: string, many = `${one}s`): string {
+  return `${count(value)} ${value === 1 ? one : many}`;
+}
+
+export function seconds(value: number): string {
+  if (value < 0.001) return "under 1 ms";
+  return value < 1 ? `${figure(value * 1000)} ms` : `${figure(value)} s`;
+}
+
+export function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+/** How many times more the first is than the second, `29` or `1.4`. */
+export function times(more: number, less: number): string {
+  const ratio = more / less;
+  return ratio >= 10 ? count(Math.round(ratio)) : (Math.round(ratio * 10) / 10).toString();
+}
+
+export function phaseName(phase: Phase, family: Family): string {
+  if (phase === "prompt") return "Reading";
+  if (phase === "diffusion") return "Diffusion";
+  return family === "ar" ? "Left to right" : "Sequential";
+}
+
+/** What a step does, for somebody who reads it for the first time. */
+export function stepSentence(phase: Phase, drawn: number, family: Family): string {
+  if (phase === "prompt") return "The given words are read in.";
+  if (phase === "diffusion") {
+    return drawn === 1 ? "One token appears, anywhere in the text." : `${plural(drawn, "token")} appear at once, anywhere in the text.`;
+  }
+  return family === "ar" ? "The next token is written." : "The leftmost blank is filled, with what stands around it in view.";
+}
+
+/** Token that marks the start or end of a text rather than being part of it. */
+export function isSpecial(text: string): boolean {
+  return /^<\|.*\|>$|^<\/?[a-z]+>$|^\[[A-Z]+\]$/.test(text);
+}
+
+/** What stands in the place of a special token. */
+export function specialName(position: number): string {
+  return position === 0 ? "start" : "end of text";
+}
+
+/** A token on one line, with what cannot be seen made visible. */
+export function visible(text: string): string {
+  return text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length));
+}
+
+export interface CellFacts {
+  token: string | null;
+  position: number;
+  slot: number | null;
+  /** Step as counted from 1; null where not known yet, 0 where given. */
+  step: number | null;
+  how: string;
+}
+
+/** What there is to say about a cell after `shown` steps. */
+export function cellFacts(history: History, position: number, shown: number): CellFacts {
+  const step = history.stepOf[position]!;
+  const written = step < shown;
+  const slot = history.slotOf[position]!;
+  const phase = history.phaseOf[position];
+  const base = { position, slot: slot === -1 ? null : slot };
+  if (step === GIVEN) return { ...base, token: history.trace.text(history.tokenOf[position]!), step: 0, how: "given" };
+  if (!written) {
+    const ahead = step === UNKNOWN || history.trace.footer === null ? null : step + 1;
+    return { ...base, slot: step === UNKNOWN ? null : base.slot, token: null, step: ahead, how: "not written yet" };
+  }
+  const how = phase === "diffusion" ? "by diffusion" : "left to right";
+  return { ...base, token: history.trace.text(history.tokenOf[position]!), step: step + 1, how };
+}
