@@ -3,22 +3,16 @@
 import { createRequire } from "node:module";
 import { readFileSync } from "node:fs";
 import { expect, test, type Page } from "@playwright/test";
-import { byNumber, choose, expected, fixture, openTrace, positions, recorded, scrub, written } from "./demo/helpers";
-import { serve, type Site } from "./demo/server";
+import { byNumber, choose, expected, fixture, openTrace, positions, recorded, scrub, written } from "./demo/helpers.js";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const story = recorded(fixture("story.jsonl"));
 const infill = recorded(fixture("infill.jsonl"));
-let site: Site;
 
 test.use({ serviceWorkers: "block" });
-test.beforeAll(async () => {
-  site = await serve();
-});
-test.afterAll(() => site.close());
 
 test("a recorded run plays to its end and reads as its text", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   await expect(page.locator("#play")).toHaveAccessibleName("Pause");
   await page.locator("#speed").selectOption("40");
   await expect(page.locator("#timeline")).toHaveValue(String(story.steps.length));
@@ -31,7 +25,7 @@ test("a recorded run plays to its end and reads as its text", async ({ page }) =
 
 test("each step shows exactly the cells that are known then", async ({ page }) => {
   for (const run of [story, infill]) {
-    await openTrace(page, site.url, run.text);
+    await openTrace(page, run.text);
     for (const shown of [0, 1, 7, Math.floor(run.steps.length / 2), run.steps.length - 1, run.steps.length]) {
       await scrub(page, shown);
       const { known, fresh } = expected(run, shown);
@@ -52,14 +46,14 @@ test("each step shows exactly the cells that are known then", async ({ page }) =
 });
 
 test("what is not written yet is not in the page", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   await scrub(page, 0);
   expect((await page.locator("#cells").innerText()).trim()).toBe("start");
   await expect(page.locator("#cells .cell.masked").first()).toHaveAccessibleName("Blank, not written yet");
 });
 
 test("space plays and pauses, arrows step, and the text can be walked through", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   const timeline = page.locator("#timeline");
   await page.keyboard.press("Space");
   await expect(page.locator("#play")).toHaveAccessibleName("Play");
@@ -98,7 +92,7 @@ test("space plays and pauses, arrows step, and the text can be walked through", 
 });
 
 test("pointing at a cell tells its token, step, position and slot", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   await scrub(page, story.steps.length);
   const order = [...story.header.known[0]!.map(([position]) => position), ...story.steps.flatMap((step) => step.revealed.map((item) => item.position))];
   for (const index of [0, 5, 40, story.steps.length - 1]) {
@@ -119,7 +113,7 @@ test("pointing at a cell tells its token, step, position and slot", async ({ pag
 
 test("counts are those of the trace", async ({ page }) => {
   for (const run of [story, infill]) {
-    await openTrace(page, site.url, run.text);
+    await openTrace(page, run.text);
     for (const shown of [1, 2, 9, run.steps.length]) {
       await scrub(page, shown);
       const rows = run.steps.slice(0, shown).reduce((sum, step) => sum + step.rows, 0);
@@ -152,7 +146,7 @@ test("an MDLM computes everything in every step, and the page says so", async ({
     steps: story.steps.map((step) => ({ ...step, phase: "diffusion", rows: length, cache_length: 0 })),
     footer: story.footer,
   });
-  await openTrace(page, site.url, text);
+  await openTrace(page, text);
   await scrub(page, 12);
   await expect(page.locator("#computed")).toHaveText((12 * length).toLocaleString("en"));
   await expect(page.locator("#ratio")).toContainText("no cache");
@@ -169,7 +163,7 @@ test("an AR model's run goes left to right", async ({ page }) => {
     })),
     footer: { tokens: [tokens], text: ["abcd"], interrupted: false, seconds: 1, pieces: { 0: "<|endoftext|>", 5: "a", 6: "b", 7: "c", 8: "d" } },
   });
-  await openTrace(page, site.url, text);
+  await openTrace(page, text);
   await scrub(page, 3);
   expect(await positions(page, ".known")).toEqual([0, 1, 2, 3]);
   await expect(page.locator("#computed")).toHaveText("3");
@@ -183,7 +177,7 @@ test("a long prompt that enters in steps of its own is counted", async ({ page }
   const step = { step: 0, steps: 2, phase: "prompt", revealed: [], rows: 512, cache_length: 512, seconds: 0.1 };
   const draw = { ...step, step: 1, phase: "diffusion", revealed: [{ sequence: 0, position: 520, token: 6 }, { sequence: 0, position: 521, token: 7 }], rows: 10, cache_length: 520, seconds: 0.2 };
   const footer = { tokens: [], text: ["x"], interrupted: false, seconds: 0.2, pieces: {} };
-  await openTrace(page, site.url, written({ header: { ...story.header, length: 522, nfe: 2, known: [known] }, steps: [step, draw], footer }));
+  await openTrace(page, written({ header: { ...story.header, length: 522, nfe: 2, known: [known] }, steps: [step, draw], footer }));
   await scrub(page, 2);
   await expect(page.locator("#computed")).toHaveText("522");
   await expect(page.locator("#slots")).toHaveAccessibleName(/512 slots taken from the cache, 8 tokens and 2 blanks computed/);
@@ -197,7 +191,7 @@ test("of several texts one is chosen", async ({ page }) => {
     steps: story.steps.map((step) => ({ ...step, rows: step.rows * 2, revealed: [...step.revealed, ...second(step.revealed)] })),
     footer: { ...story.footer, text: [story.footer.text[0], story.footer.text[0]] },
   });
-  await openTrace(page, site.url, text);
+  await openTrace(page, text);
   await scrub(page, 9);
   await page.getByLabel("Text", { exact: true }).selectOption({ label: "2 of 2" });
   expect((await positions(page, ".known")).sort(byNumber)).toEqual(expected(story, 9).known);
@@ -207,7 +201,7 @@ test("of several texts one is chosen", async ({ page }) => {
 });
 
 test("the picture of the whole run goes to a step", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   const map = page.locator("#map");
   const box = (await map.boundingBox())!;
   await map.click({ position: { x: box.width / 2, y: box.height - 2 } });
@@ -217,10 +211,10 @@ test("the picture of the whole run goes to a step", async ({ page }) => {
 });
 
 for (const colorScheme of ["light", "dark"] as const) {
-  test(`axe finds nothing to object to, ${colorScheme}`, async ({ browser }) => {
-    const context = await browser.newContext({ colorScheme, serviceWorkers: "block", reducedMotion: "reduce" });
+  test(`axe finds nothing to object to, ${colorScheme}`, async ({ browser, baseURL }) => {
+    const context = await browser.newContext({ baseURL: baseURL!, colorScheme, serviceWorkers: "block", reducedMotion: "reduce" });
     const page = await context.newPage();
-    await openTrace(page, site.url, story.text);
+    await openTrace(page, story.text);
     const check = async (state: string): Promise<void> => {
       const problems = await violations(page);
       expect(problems, `${state}: ${JSON.stringify(problems, null, 1)}`).toEqual([]);
@@ -251,10 +245,10 @@ async function violations(page: Page): Promise<{ rule: string; where: string[] }
   });
 }
 
-test("a phone of 360 pixels has nothing to scroll sideways", async ({ browser }, info) => {
-  const context = await browser.newContext({ viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true, serviceWorkers: "block" });
+test("a phone of 360 pixels has nothing to scroll sideways", async ({ browser, baseURL }, info) => {
+  const context = await browser.newContext({ baseURL: baseURL!, viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true, serviceWorkers: "block" });
   const page = await context.newPage();
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   await scrub(page, 40);
   for (const start of ["A beginning", "A text with gaps", "Nothing"]) {
     await page.getByLabel(start).check();
@@ -268,10 +262,10 @@ test("a phone of 360 pixels has nothing to scroll sideways", async ({ browser },
   await context.close();
 });
 
-test("with reduced motion nothing moves by itself", async ({ browser }) => {
-  const context = await browser.newContext({ reducedMotion: "reduce", serviceWorkers: "block" });
+test("with reduced motion nothing moves by itself", async ({ browser, baseURL }) => {
+  const context = await browser.newContext({ baseURL: baseURL!, reducedMotion: "reduce", serviceWorkers: "block" });
   const page = await context.newPage();
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   await expect(page.locator("#timeline")).toHaveValue(String(story.steps.length));
   await expect(page.locator("#play")).toHaveAccessibleName("Play");
   const durations = await page.locator("#cells .token").evaluateAll((all) => [...new Set(all.map((item) => getComputedStyle(item).transitionDuration))]);
@@ -294,7 +288,7 @@ test("a screen reader hears the phases and the finished text, not each token", a
       new MutationObserver(() => said.push(live.textContent)).observe(live, { childList: true, characterData: true, subtree: true });
     });
   });
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   await page.locator("#speed").selectOption("40");
   await expect(page.locator("#timeline")).toHaveValue(String(story.steps.length));
   const said = await page.evaluate(() => (window as unknown as { said: string[] }).said);
@@ -307,7 +301,7 @@ test("a screen reader hears the phases and the finished text, not each token", a
 });
 
 test("files that do not fit get a sentence, and the page goes on", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   const lines = story.text.trim().split("\n");
   const swapped = [lines[0], lines[2], lines[1], ...lines.slice(3)].join("\n");
   const twice = [lines[0], lines[1], lines[1]!.replace('"step":0', '"step":1'), ...lines.slice(3)].join("\n");
@@ -337,7 +331,7 @@ test("files that do not fit get a sentence, and the page goes on", async ({ page
 });
 
 test("a dropped file plays", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   const data = await page.evaluateHandle((text) => {
     const transfer = new DataTransfer();
     transfer.items.add(new File([text], "dropped.jsonl"));
@@ -350,7 +344,7 @@ test("a dropped file plays", async ({ page }) => {
 });
 
 test("the address holds the settings", async ({ page }) => {
-  await openTrace(page, site.url, story.text);
+  await openTrace(page, story.text);
   await page.getByLabel("A text with gaps").check();
   await page.getByLabel("Text with gaps", { exact: true }).fill("One ____{3} & two ____");
   await page.locator("#alpha0").fill("0.25");
@@ -363,9 +357,9 @@ test("the address holds the settings", async ({ page }) => {
 
 test("a recorded run that is not there gets a sentence", async ({ page }) => {
   await page.route("**/gone.jsonl", (route) => route.fulfill({ status: 404 }));
-  await page.goto(`${site.url}#trace=gone.jsonl`);
+  await page.goto(`/#trace=gone.jsonl`);
   await expect(page.getByRole("alert")).toContainText("There is no recorded run at /gone.jsonl");
   await page.goto("about:blank");
-  await page.goto(`${site.url}#trace=https://example.org/run.jsonl`);
+  await page.goto(`/#trace=https://example.org/run.jsonl`);
   await expect(page.getByRole("alert")).toContainText("on another site");
 });

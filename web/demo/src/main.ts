@@ -51,6 +51,12 @@ function showProgress({ phase, loaded, total, fromCache }: Progress): void {
   stage.busy(`${words[phase]}: ${size}`);
 }
 
+function placeOf({ device: { adapter, is_fallback } }: ModelInfo): string {
+  if (!adapter) return is_fallback ? "Runs on the processor, more slowly, because WebGPU finds no graphics card here." : "Runs on the processor.";
+  const imitated = adapter.kind === "software" ? ", a graphics card imitated by the processor," : "";
+  return `Runs on ${adapter.name}${imitated} through WebGPU.`;
+}
+
 function loaded(): void {
   element("progress", HTMLProgressElement).classList.add("idle");
   stage.refresh();
@@ -64,11 +70,10 @@ function showModel(info: ModelInfo | null): void {
   }
   const { device } = info;
   controls.limit(info);
-  const numbers = `weights in ${device.weights}, cache in ${device.kv_cache}`;
-  const place = device.adapter
-    ? `Runs on ${device.adapter.name}${device.adapter.kind === "software" ? ", a graphics card imitated by the processor" : ""} (WebGPU), ${numbers}.`
-    : `Runs on the processor, as WebGPU found no graphics card here. That works everywhere, and is slower; ${numbers}.`;
-  setText("runs-on", `${place} The model has ${(info.parameters / 1e6).toFixed(1)} million parameters and sees ${count(info.length)} tokens.`);
+  const place = placeOf(info);
+  const numbers = `Weights are kept as ${device.weights}, the cache as ${device.kv_cache}.`;
+  setText("runs-on", `${place} ${numbers} The model has ${(info.parameters / 1e6).toFixed(1)} million parameters and sees ${count(info.length)} tokens.`);
+  setText("machine-line", `${place.slice(0, -1)}, ${device.weights}.`);
   button("race-run").disabled = info.family !== "esolm";
   button("compare-run").disabled = info.family !== "esolm";
 }

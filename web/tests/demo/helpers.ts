@@ -33,9 +33,9 @@ export const written = (parts: { header: object; steps: object[]; footer: object
   [parts.header, ...parts.steps, parts.footer].map((line) => JSON.stringify(line)).join("\n");
 
 /** Opens the page on a recorded run, held still at its start. */
-export async function openTrace(page: Page, site: string, text: string): Promise<void> {
+export async function openTrace(page: Page, text: string): Promise<void> {
   await page.route("**/run.jsonl", (route) => route.fulfill({ body: text, contentType: "text/plain" }));
-  await page.goto(`${site}#trace=run.jsonl`);
+  await page.goto("/#trace=run.jsonl");
   await expect(page.locator("#origin")).toContainText("run.jsonl");
 }
 

@@ -1,0 +1,256 @@
+// The page with the model that comes with it: the package, the module and a WebGPU adapter are real.
+
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { chromium, expect, test, type BrowserContext, type Page } from "@playwright/test";
+import { chromiumPath } from "../chromium.js";
+import { byNumber, choose, fixture, positions, scrub } from "./helpers.js";
+
+const stories = (name: string): string => fileURLToPath(new URL(`../../../models/stories/${name}`, import.meta.url));
+/** Short enough for an adapter that is imitated by the processor. */
+const SHORT = "length=32&steps=8";
+
+test.use({ serviceWorkers: "block" });
+
+/** Waits until the run has ended and is shown to its end; the text as the cells show it. */
+async function finished(page: Page): Promise<string> {
+  await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
+  expect(await page.locator(".alert").allTextContents()).toEqual([]);
+  await page.locator("#to-end").click({ timeout: 1000 }).catch(() => undefined);
+  await expect(page.locator("#to-end")).toBeDisabled();
+  return (await page.locator("#cells .cell.known:not(.special)").allTextContents()).join("");
+}
+
+/** Opens the page with settings and lets its first run end. */
+async function write(page: Page, settings: string): Promise<string> {
+  await page.goto("about:blank");
+  await page.goto(`/#${settings}`);
+  return finished(page);
+}
+
+test("it opens with the story model, writes at once, and can be scrubbed", async ({ page }, info) => {
+  await page.goto("/");
+  await expect(page.locator("#stop")).toBeVisible();
+  await expect(page.locator("#cells .cell.fresh").first()).toBeVisible({ timeout: 90_000 });
+  await info.attach("while it writes", { body: await page.screenshot(), contentType: "image/png" });
+  const text = await finished(page);
+  expect(text.length).toBeGreaterThan(150);
+  await expect(page.locator("#known")).toHaveText("128 of 128");
+  await expect(page.locator("#machine-line")).toContainText(/Runs on .*swiftshader.* through WebGPU, f32/i);
+  await expect(page.locator("#rate")).toHaveText(/^[\d.,]+$/);
+  await expect(page.locator("#origin")).toHaveText("stories, seed 3, α₀ 0.5");
+  const rows = Number((await page.locator("#computed").innerText()).replace(",", ""));
+  // Each token is computed as a blank and as a token, but for the last ones.
+  expect(rows).toBeGreaterThan(200);
+  expect(rows).toBeLessThanOrEqual(256);
+  const total = Number(await page.locator("#timeline").getAttribute("max"));
+  await scrub(page, 5);
+  const few = (await positions(page, ".known")).length;
+  expect(few).toBeGreaterThan(5);
+  expect(few).toBeLessThan(80);
+  await scrub(page, total);
+  expect((await positions(page, ".known")).length).toBe(128);
+});
+
+test("a run that is scrubbed goes on behind the visitor’s back, and is joined again", async ({ page }) => {
+  await page.goto("/#length=64&steps=16");
+  await expect.poll(async () => Number(await page.locator("#timeline").inputValue()), { timeout: 90_000 }).toBeGreaterThan(3);
+  await scrub(page, 2);
+  await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
+  await expect(page.locator("#timeline")).toHaveValue("2");
+  await page.locator("#speed").selectOption("40");
+  await page.locator("#play").click();
+  await expect(page.locator("#known")).toHaveText("64 of 64");
+});
+
+test("the same link gives the same text, another seed another one", async ({ page }) => {
+  const link = `${SHORT}&seed=18446744073709551615&alpha0=0.25&top_p=0.9`;
+  const first = await write(page, link);
+  const second = await write(page, link);
+  expect(second).toBe(first);
+  expect(await write(page, link.replace("18446744073709551615", "12"))).not.toBe(first);
+  await page.locator("#write").click();
+  await finished(page);
+  const seed = await page.evaluate(() => new URLSearchParams(location.hash.slice(1)).get("seed"));
+  expect(seed).not.toBe("12");
+  await expect(page.locator("#seed")).toHaveValue(seed!);
+});
+
+test("filling gaps keeps the given words", async ({ page }) => {
+  await write(page, SHORT);
+  await page.getByRole("button", { name: "Fill the gaps" }).click();
+  await expect(page.locator("#origin")).not.toHaveText("stories, seed 3, α₀ 0.5");
+  const text = await finished(page);
+  const template = await page.locator("#infill").inputValue();
+  const given = template.split(/ ?_+(?:\{\d+\})?/).filter((part) => part !== "");
+  let from = 0;
+  for (const part of given) {
+    const at = text.indexOf(part, from);
+    expect(at, `“${part}” in “${text}”`).toBeGreaterThanOrEqual(0);
+    from = at + part.length;
+  }
+  const words = await positions(page, ".given");
+  await scrub(page, 0);
+  expect((await positions(page, ".known")).sort(byNumber)).toEqual(words.sort(byNumber));
+});
+
+test("a beginning is gone on from", async ({ page }) => {
+  const text = await write(page, `${SHORT}&start=prompt&prompt=${encodeURIComponent("The little cat was")}&seed=5`);
+  expect(text.startsWith("The little cat was")).toBe(true);
+});
+
+test("stopping keeps what is written, and the page writes again", async ({ page }) => {
+  await page.goto("/");
+  await expect.poll(async () => Number(await page.locator("#timeline").inputValue()), { timeout: 90_000 }).toBeGreaterThan(2);
+  await page.locator("#stop").click();
+  await expect(page.locator("#stop")).toBeHidden();
+  await page.locator("#to-end").click({ timeout: 1000 }).catch(() => undefined);
+  await expect(page.locator("#caption")).toContainText("The run was stopped here.");
+  expect((await positions(page, ".masked")).length).toBeGreaterThan(0);
+  expect(await page.locator(".alert").count()).toBe(0);
+  await page.locator("#length").fill("32");
+  await page.locator("#write").click();
+  await finished(page);
+  await expect(page.locator("#known")).toHaveText("32 of 32");
+});
+
+test("starting anew in the midst of a run leaves one run", async ({ page }) => {
+  await page.goto("/#length=64&steps=16");
+  await expect(page.locator("#cells .cell.fresh").first()).toBeVisible({ timeout: 90_000 });
+  for (const name of ["A story", "Go on from a beginning", "Fill the gaps"]) await page.getByRole("button", { name, exact: true }).click();
+  const text = await finished(page);
+  expect(text).toContain("named Lily");
+});
+
+test("settings that do not fit get a sentence", async ({ page }) => {
+  await write(page, `${SHORT}&alpha0=7`);
+  await page.goto("about:blank");
+  await page.goto(`/#${SHORT}&alpha0=7&schedule=sideways`);
+  await expect(page.getByRole("alert")).toContainText("settings that do not fit (alpha0, schedule)");
+  await expect(page.locator("#alpha0")).toHaveValue("0.5");
+  await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
+  await page.locator("#seed").fill("many");
+  await page.locator("#write").click();
+  await expect(page.getByRole("alert")).toContainText("The seed is not a whole number.");
+  await page.locator("#seed").fill("4");
+  await page.getByLabel("A text with gaps").check();
+  await page.locator("#infill").fill("No gap at all.");
+  await page.locator("#write").click();
+  await expect(page.getByRole("alert")).toContainText("has no gap");
+  await page.locator("#infill").fill("A gap ____{100000} too wide.");
+  await page.locator("#write").click();
+  await expect(page.getByRole("alert")).toContainText("shorten the gaps");
+  await page.locator("#infill").fill("A cat ____{3} home.");
+  await page.locator("#write").click();
+  expect(await finished(page)).toContain(" home.");
+});
+
+test("without WebGPU the processor does it, and the page says so", async ({ baseURL }) => {
+  // Without the switches of the other tests Chromium gives no adapter here.
+  const browser = await chromium.launch({ executablePath: chromiumPath(), args: ["--no-sandbox", "--disable-quic", "--no-first-run"] });
+  try {
+    const page = await browser.newPage({ baseURL: baseURL! });
+    await write(page, SHORT);
+    await expect(page.locator("#machine-line")).toHaveText("Runs on the processor, more slowly, because WebGPU finds no graphics card here, f32.");
+    await page.getByText("What runs it").click();
+    await page.getByLabel("Run on").selectOption("gpu");
+    await page.locator("#write").click();
+    await expect(page.getByRole("alert")).toContainText(/adapter|WebGPU|GPU/);
+    await page.getByLabel("Run on").selectOption("cpu");
+    await page.locator("#write").click();
+    await finished(page);
+    await expect(page.locator("#machine-line")).toHaveText("Runs on the processor, f32.");
+  } finally {
+    await browser.close();
+  }
+});
+
+test("numbers of 16 bits work too", async ({ page }) => {
+  await write(page, `${SHORT}&weights=f16`);
+  await expect(page.locator("#machine-line")).toContainText(", f16.");
+});
+
+test("a lost graphics device is said, and the next run loads the model again", async ({ page }) => {
+  // The worker's device is made to be destroyed on a word from the page.
+  await page.route("**/assets/worker-*.js", async (route) => {
+    const answer = await route.fetch();
+    const body = `{
+      const request = GPUAdapter.prototype.requestDevice;
+      GPUAdapter.prototype.requestDevice = async function (...options) {
+        const device = await request.apply(this, options);
+        new BroadcastChannel("test-lose").onmessage = () => device.destroy();
+        return device;
+      };
+    }
+    ${await answer.text()}`;
+    await route.fulfill({ response: answer, body });
+  });
+  await page.goto("/");
+  await expect.poll(async () => Number(await page.locator("#timeline").inputValue()), { timeout: 90_000 }).toBeGreaterThan(1);
+  await page.evaluate(() => new BroadcastChannel("test-lose").postMessage(""));
+  await expect(page.getByRole("alert")).toContainText("Press Write to load the model again.", { timeout: 60_000 });
+  await page.locator("#length").fill("32");
+  await page.locator("#write").click();
+  await finished(page);
+  await expect(page.locator("#known")).toHaveText("32 of 32");
+});
+
+test("a model that cannot be fetched gets a sentence; recorded runs still play", async ({ page }) => {
+  await page.route("**/models/stories/model.safetensors", (route) => route.abort());
+  await page.goto(`/#${SHORT}`);
+  await expect(page.locator(".alert")).toBeVisible({ timeout: 60_000 });
+  await choose(page, "story.jsonl", fixture("story.jsonl"));
+  await expect(page.locator("#origin")).toContainText("story.jsonl");
+  await page.unroute("**/models/stories/model.safetensors");
+  await page.locator("#write").click();
+  await finished(page);
+});
+
+test("a model of one’s own is used, and a broken one gets a sentence", async ({ page }) => {
+  await write(page, SHORT);
+  const files = ["config.json", "tokenizer.json", "model.safetensors"].map(stories);
+  await page.locator("#files").setInputFiles(files);
+  await expect(page.locator("#model-name")).toHaveText("In use: model.safetensors.");
+  await finished(page);
+  await expect(page.locator("#origin")).toContainText("model.safetensors, seed");
+  const weights = readFileSync(stories("model.safetensors")).subarray(0, 100_000);
+  await page.locator("#files").setInputFiles([
+    { name: "config.json", mimeType: "application/json", buffer: readFileSync(stories("config.json")) },
+    { name: "cut.safetensors", mimeType: "application/octet-stream", buffer: weights },
+  ]);
+  await expect(page.locator(".alert")).toContainText(/[.]/, { timeout: 60_000 });
+  await page.getByRole("button", { name: "Back to the story model" }).click();
+  await finished(page);
+  await expect(page.locator("#origin")).toContainText("stories, seed");
+});
+
+test("three shares side by side, and the race", async ({ page }, info) => {
+  await write(page, `${SHORT}&seed=9`);
+  await page.locator("#compare-run").click();
+  await expect(page.locator("#compare-status")).toContainText("All with seed 9", { timeout: 90_000 });
+  const steps = page.locator("#compare-lanes .lane dd:first-of-type >> nth=0");
+  await expect(steps).toContainText("31 of 31");
+  await page.locator("#race-run").click();
+  await expect(page.locator("#race-status")).toContainText("With the cache:", { timeout: 90_000 });
+  const words = await page.locator("#race-status").innerText();
+  const [cached, full] = [...words.matchAll(/([\d,]+) positions/g)].map((match) => Number(match[1]!.replace(",", ""))) as [number, number];
+  expect(cached).toBeLessThanOrEqual(64);
+  expect(full % 32).toBe(0);
+  expect(full).toBeGreaterThan(cached);
+  await page.locator("#race").scrollIntoViewIfNeeded();
+  await info.attach("compare and race", { body: await page.screenshot({ fullPage: true }), contentType: "image/png" });
+});
+
+test("once loaded it works without a network", async ({ browser, baseURL }) => {
+  const context: BrowserContext = await browser.newContext({ baseURL: baseURL!, serviceWorkers: "allow" });
+  const page = await context.newPage();
+  await write(page, SHORT);
+  await page.evaluate(() => navigator.serviceWorker.ready.then(() => undefined));
+  await expect.poll(() => page.evaluate(async () => navigator.serviceWorker.controller !== null)).toBe(true);
+  // A second visit, in which the small files of the model pass through the page's own cache.
+  await write(page, SHORT);
+  await context.setOffline(true);
+  const text = await write(page, `${SHORT}&seed=21`);
+  expect(text.length).toBeGreaterThan(30);
+  await context.close();
+});
