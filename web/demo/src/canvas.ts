@@ -23,6 +23,8 @@ const NAMES: Record<keyof Colours, string> = {
 export class Canvas {
   private readonly context: CanvasRenderingContext2D;
   private colours: Colours;
+  /** Kept, since asking for it lays out the text that a step has just changed. */
+  private width = 0;
 
   constructor(
     readonly element: HTMLCanvasElement,
@@ -34,7 +36,10 @@ export class Canvas {
     if (!context) throw new Error("This browser gives no drawing surface; try a current version of it.");
     this.context = context;
     this.colours = read(element);
-    new ResizeObserver(() => this.redraw()).observe(element.parentElement ?? element);
+    new ResizeObserver(([entry]) => {
+      this.width = Math.floor(entry?.contentRect.width ?? 0);
+      this.redraw();
+    }).observe(element.parentElement ?? element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       this.colours = read(element);
       this.redraw();
@@ -42,7 +47,7 @@ export class Canvas {
   }
 
   redraw(): void {
-    const width = Math.floor(this.element.parentElement?.clientWidth ?? 0);
+    const { width } = this;
     if (width === 0) return;
     const height = this.heightAt(width);
     const scale = window.devicePixelRatio || 1;

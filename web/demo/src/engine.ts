@@ -6,7 +6,7 @@ import type { Request, Settings } from "./settings";
 import { Trace } from "./trace";
 
 /** Codes after which a model cannot be used any more. */
-const FATAL = new Set(["device_lost", "internal", "disposed", "worker", "wasm", "out_of_memory"]);
+const FATAL = new Set(["device_lost", "internal", "disposed", "worker", "wasm", "out_of_memory", "shader"]);
 
 export type ModelFiles = { name: string; files: File[] };
 

@@ -22,6 +22,8 @@ interface Lane {
 export class Lanes {
   private readonly lanes: Lane[];
   private frame = 0;
+  /** The frame in which new steps are shown, 0 if there are none. */
+  private telling = 0;
 
   constructor(
     id: string,
@@ -35,7 +37,7 @@ export class Lanes {
   }
 
   clear(length: number): void {
-    cancelAnimationFrame(this.frame);
+    this.still();
     for (const item of this.lanes) {
       item.trace = null;
       item.history = null;
@@ -59,12 +61,15 @@ export class Lanes {
     const item = this.lanes[index];
     if (!item?.trace) return;
     if (item.history?.attempt !== item.trace.attempt) this.open(index, item.trace);
-    this.show(item, item.trace.steps.length);
+    this.telling ||= requestAnimationFrame(() => {
+      this.telling = 0;
+      this.show(item, item.trace?.steps.length ?? 0);
+    });
   }
 
   /** Plays all lanes from a common start. The sentence says how the time shown relates to the time taken. */
   replay(): string {
-    cancelAnimationFrame(this.frame);
+    this.still();
     const traces = this.lanes.flatMap((item) => (item.trace ? [item.trace] : []));
     const longest = Math.max(...traces.map((trace) => trace.seconds), 0.001);
     const slower = this.real ? Math.max(1, RACE_SECONDS / longest) : 1;
@@ -89,6 +94,12 @@ export class Lanes {
       this.frame = requestAnimationFrame(tick);
     }
     return slower > 1.05 && !stillness() ? `Shown ${figure(slower)} times slower than it ran.` : "";
+  }
+
+  private still(): void {
+    cancelAnimationFrame(this.frame);
+    cancelAnimationFrame(this.telling);
+    this.telling = 0;
   }
 
   /** Times and positions of each lane, for a sentence about who won. */

@@ -12,6 +12,8 @@ export class Player {
   playing = false;
   pace: Pace = 8;
   private frame = 0;
+  /** The frame in which listeners hear of new steps, 0 if there are none. */
+  private telling = 0;
   private last = 0;
   private due = 0;
   private readonly listeners: (() => void)[] = [];
@@ -67,11 +69,14 @@ export class Player {
     this.pause();
   }
 
-  /** The trace has new steps; `follow` shows them at once. */
+  /** The trace has new steps, or has ended; `follow` shows them at once. A quick run brings many in a frame: they are told as one. */
   grown(follow: boolean): void {
     if (follow) this.shown = this.available;
     this.shown = Math.min(this.shown, this.available);
-    this.emit();
+    this.telling ||= requestAnimationFrame(() => {
+      this.telling = 0;
+      this.emit();
+    });
   }
 
   private readonly tick = (now: number): void => {

@@ -1,5 +1,5 @@
-// Keeps the page itself for use without a network. The build fills in the two constants. Weights are not kept here: the package
-// keeps them, piece by piece, in a cache of its own.
+// Keeps the page itself for use without a network. The build fills in the two constants. Models are not kept here: the package keeps
+// them in a cache of its own.
 const CACHE = "esolm-page-__VERSION__";
 const FILES = __FILES__;
 
@@ -29,15 +29,15 @@ async function fresh(request, key) {
     if (answer.status === 200) await cache.put(key, answer.clone());
     return answer;
   } catch (error) {
-    const kept = await cache.match(key);
-    if (kept) return kept;
+    const before = await cache.match(key, { ignoreVary: true });
+    if (before) return before;
     throw error;
   }
 }
 
 async function kept(request) {
   const cache = await caches.open(CACHE);
-  return (await cache.match(request, { ignoreSearch: true })) ?? fetch(request);
+  return (await cache.match(request, { ignoreSearch: true, ignoreVary: true })) ?? fetch(request);
 }
 
 self.addEventListener("fetch", (event) => {
@@ -48,5 +48,4 @@ self.addEventListener("fetch", (event) => {
   const name = url.pathname.slice(scope.pathname.length);
   if (request.mode === "navigate") event.respondWith(fresh(request, "./"));
   else if (FILES.includes(name)) event.respondWith(kept(request));
-  else if (/^models\/[^?]*\.json$/.test(name)) event.respondWith(fresh(request, url.pathname));
 });
