@@ -7,9 +7,10 @@ import { chromiumPath } from "../chromium.js";
 import { byNumber, choose, fixture, positions, scrub } from "./helpers.js";
 
 const stories = (name: string): string => fileURLToPath(new URL(`../../../models/stories/${name}`, import.meta.url));
-/** Short enough for an adapter that is imitated by the processor. */
-const SHORT = "length=32&steps=8";
-const LONG = "length=256&steps=256&alpha0=0";
+/** The adapter of these tests is imitated by the processor, which the page takes only when it is told to. */
+const GPU = "device=gpu";
+const SHORT = `length=32&steps=8&${GPU}`;
+const LONG = `length=256&steps=256&alpha0=0&${GPU}`;
 
 test.use({ serviceWorkers: "block" });
 
@@ -51,7 +52,7 @@ test("it opens with the story model, writes at once, and can be scrubbed", async
   const text = await finished(page);
   expect(text.length).toBeGreaterThan(150);
   await expect(page.locator("#known")).toHaveText("128 of 128");
-  await expect(page.locator("#machine-line")).toContainText(/Runs on .*swiftshader.* through WebGPU, f32/i);
+  await expect(page.locator("#machine-line")).toHaveText(/^Runs on .*, f32\.$/);
   await expect(page.locator("#rate")).toHaveText(/^[\d.,]+$/);
   await expect(page.locator("#origin")).toHaveText("stories, seed 3, α₀ 0.5");
   const rows = Number((await page.locator("#computed").innerText()).replace(",", ""));
@@ -165,7 +166,7 @@ test("without WebGPU the processor does it, and the page says so", async ({ base
   const browser = await chromium.launch({ executablePath: chromiumPath(), args: ["--no-sandbox", "--disable-quic", "--no-first-run"] });
   try {
     const page = await browser.newPage({ baseURL: baseURL! });
-    await write(page, SHORT);
+    await write(page, SHORT.replace(GPU, ""));
     await expect(page.locator("#machine-line")).toHaveText("Runs on the processor, more slowly, because WebGPU finds no graphics card here, f32.");
     await page.getByText("What runs it").click();
     await page.getByLabel("Run on", { exact: true }).selectOption("gpu");
@@ -180,9 +181,14 @@ test("without WebGPU the processor does it, and the page says so", async ({ base
   }
 });
 
-test("numbers of 16 bits work too", async ({ page }) => {
-  await write(page, `${SHORT}&weights=f16`);
-  await expect(page.locator("#machine-line")).toContainText(", f16.");
+test("a graphics card is used and named, with numbers of 32 and of 16 bits", async ({ page }) => {
+  await write(page, SHORT);
+  await expect(page.locator("#machine-line")).toHaveText(/^Runs on .*swiftshader, a graphics card imitated by the processor, through WebGPU, f32\.$/i);
+  await page.getByText("What runs it").click();
+  await page.getByLabel("Keep the model’s numbers as").selectOption("f16");
+  await page.locator("#write").click();
+  await finished(page);
+  await expect(page.locator("#machine-line")).toHaveText(/swiftshader.*, f16\.$/i);
 });
 
 test("a lost graphics device is said, and the next run loads the model again", async ({ page }) => {
