@@ -80,10 +80,15 @@ export class Host implements Engine {
     plan: async (request) => this.#header(await guard(() => this.#loaded().plan(JSON.stringify(request)))),
 
     generate: async (request, { signal, emit }) => {
+      // Each text has the number of the attempt that wrote it: one that came out well is written again as it was.
+      const attempts: number[] = [];
+      let seed = request.seed;
       for (let attempt = 0; ; attempt++) {
-        const run = await guard(() => this.#loaded().start(JSON.stringify(attempt === 0 ? request : { ...request, attempt })));
+        const run = await guard(() => this.#loaded().start(JSON.stringify({ ...request, seed, attempts })));
         try {
-          emit({ header: this.#header(await guard(() => run.header())) });
+          const header = this.#header(await guard(() => run.header()));
+          seed ??= header.seed;
+          emit({ header });
           while (!signal.aborted) {
             const step = await guard(() => run.next());
             if (step === undefined) break;
@@ -91,8 +96,12 @@ export class Host implements Engine {
             // On the CPU a step ends without the thread ever being idle: a page could not paint, nor a worker hear that it should stop.
             await this.#turns.next();
           }
-          const footer = parse<TraceFooter>(await guard(() => run.stop()));
+          const { broken, ...footer } = parse<TraceFooter & { broken: number[] }>(await guard(() => run.stop()));
           if (!footer.redraw || signal.aborted || attempt === REDRAWS) return footer;
+          for (const index of broken) {
+            while (attempts.length <= index) attempts.push(0);
+            attempts[index] = attempt + 1;
+          }
         } finally {
           if (crashed() === null) run.free();
         }

@@ -201,6 +201,8 @@ fn module(may_install: bool) -> Result<(), String> {
         let _ = fs::remove_dir_all(&bound);
         quietly(
             Command::new(&bindgen)
+                // Names are half of the file, and would keep wasm-opt busy.
+                .args(["--remove-name-section", "--remove-producers-section"])
                 .args(["--target", "web", "--out-dir"])
                 .arg(&bound)
                 .args(["--out-name", "esolm_web"])
