@@ -59,7 +59,7 @@ export function markdown(result) {
     }
     lines.push("");
   }
-  lines.push(row(["", "load, ms", "first step after it, ms", "GPU buffers, MB", "launches a step", "submits a step", "largest difference of logits"]), row(Array(7).fill("---")));
+  lines.push(row(["", "load, ms", "first step after it, ms", "GPU buffers, MB", "launches a step", "submits a step", "difference of logits, of the largest"]), row(Array(7).fill("---")));
   for (const engine of result.engines) {
     const { cold, gpu } = engine;
     const megabytes = gpu?.peak ? number(gpu.peak / 1e6) : "";
