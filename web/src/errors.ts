@@ -16,7 +16,7 @@ export type ErrorCode =
   | "tokenizer"
   /** A text that the model cannot take. */
   | "text"
-  /** A plan that cannot be carried out. */
+  /** A plan that cannot be carried out, or options from which none can be made. */
   | "plan"
   /** The model is at work on something else. */
   | "busy"

@@ -34,8 +34,11 @@ function inPage<A, T>(page: Page, argument: A, work: (esolm: Package, argument: 
   );
 }
 
-/** Counts the bytes of GPU buffers that were made and not destroyed. */
-async function countBuffers(page: Page): Promise<void> {
+/**
+ * Counts the bytes of GPU buffers that exist: made, and neither destroyed nor collected. wgpu leaves what it drops to the browser's
+ * garbage collection, so that has to run before the count is read.
+ */
+async function countBuffers(page: Page): Promise<() => Promise<number>> {
   await page.evaluate(() => {
     interface Buffer {
       size: number;
@@ -49,49 +52,60 @@ async function countBuffers(page: Page): Promise<void> {
     scope.liveBytes = 0;
     const { createBuffer } = scope.GPUDevice.prototype;
     const { destroy } = scope.GPUBuffer.prototype;
-    const live = new WeakSet<Buffer>();
+    const collected = new FinalizationRegistry<number>((size) => (scope.liveBytes -= size));
     scope.GPUDevice.prototype.createBuffer = function (descriptor) {
       const buffer = createBuffer.call(this, descriptor);
-      live.add(buffer);
       scope.liveBytes += buffer.size;
+      collected.register(buffer, buffer.size, buffer);
       return buffer;
     };
     scope.GPUBuffer.prototype.destroy = function () {
-      if (live.delete(this)) scope.liveBytes -= this.size;
+      if (collected.unregister(this)) scope.liveBytes -= this.size;
       destroy.call(this);
     };
   });
+  return async () => {
+    // What is collected is told some time later, and may have held more.
+    for (let time = 0; time < 3; time++) {
+      await page.requestGC();
+      await page.waitForTimeout(200);
+    }
+    return page.evaluate(() => (globalThis as unknown as { liveBytes: number }).liveBytes);
+  };
 }
 
 for (const device of ["gpu", "cpu"] as const) {
   test(`fifty models come and go without a trace, on the ${device.toUpperCase()}`, async ({ page }) => {
     test.setTimeout(900_000);
-    await countBuffers(page);
-    const cycles = await inPage(page, device, async ({ EsoLM }, device) => {
-      const scope = globalThis as unknown as { liveBytes: number };
-      const cycles = [];
-      for (let cycle = 0; cycle < 50; cycle++) {
-        // In the page's thread, where every buffer and every byte can be counted.
-        const model = await EsoLM.load("/models/stories", { worker: false, device });
-        const text = await model.text({ seed: 3, topP: 0.8, length: 16, steps: 4 });
-        const [deviceBytes, wasmBytes] = [await model.deviceBytes(), await model.wasmBytes()];
-        await model.dispose();
-        cycles.push({ text, deviceBytes, wasmBytes, left: scope.liveBytes });
-      }
-      return cycles;
-    });
-    const summary = [0, 1, 4, 9, 49].map((cycle) => ({ cycle, ...cycles[cycle]!, text: undefined }));
-    console.log(JSON.stringify(summary));
-    expect(new Set(cycles.map(({ text }) => text)).size).toBe(1);
-    expect(cycles[0]!.text).not.toBe("");
-    // Pools and pipelines fill up in the first few.
-    const settled = cycles[9]!;
-    const last = cycles[49]!;
-    expect(last.deviceBytes).toBeLessThanOrEqual(settled.deviceBytes);
-    expect(last.wasmBytes).toBeLessThanOrEqual(settled.wasmBytes);
-    expect(last.left).toBeLessThanOrEqual(settled.left);
-    if (device === "cpu") expect([last.deviceBytes, last.left]).toEqual([0, 0]);
-    else expect(last.deviceBytes).toBeGreaterThan(7_000_000);
+    const bufferBytes = await countBuffers(page);
+    const cycles = (count: number): Promise<{ text: string; deviceBytes: number; wasmBytes: number }[]> =>
+      inPage(page, { device, count }, async ({ EsoLM }, { device, count }) => {
+        const cycles = [];
+        for (let cycle = 0; cycle < count; cycle++) {
+          // In the page's thread, where every buffer and every byte can be counted.
+          const model = await EsoLM.load("/models/stories", { worker: false, device });
+          const text = await model.text({ seed: 3, topP: 0.8, length: 16, steps: 4 });
+          cycles.push({ text, deviceBytes: await model.deviceBytes(), wasmBytes: await model.wasmBytes() });
+          await model.dispose();
+        }
+        return cycles;
+      });
+    // The device, its pipelines and the pools of the allocator stay, and are there after the first few.
+    const first = await cycles(5);
+    const settled = await bufferBytes();
+    const rest = await cycles(45);
+    const left = await bufferBytes();
+    const [before, after] = [first[4]!, rest[44]!];
+    console.log(JSON.stringify({ device, before, after, settled, left }));
+    expect(new Set([...first, ...rest].map(({ text }) => text)).size).toBe(1);
+    expect(before.text).not.toBe("");
+    expect(after.deviceBytes).toBeLessThanOrEqual(before.deviceBytes);
+    expect(after.wasmBytes).toBeLessThanOrEqual(before.wasmBytes);
+    expect(left).toBeLessThanOrEqual(settled);
+    // Far less than a model: 7 MB of weights.
+    expect(left).toBeLessThan(1_000_000);
+    if (device === "cpu") expect(after.deviceBytes).toBe(0);
+    else expect(after.deviceBytes).toBeGreaterThan(7_000_000);
   });
 }
 
@@ -101,30 +115,34 @@ for (const worker of [true, false]) {
       const model = await EsoLM.load("/models/stories", { worker, device: "gpu" });
       const options = { seed: 3, topP: 0.8, length: 48, steps: 8 };
       const before = await model.text(options);
-      const bytes = await model.deviceBytes();
+      const round = async () => {
+        const broken = model.generate({ ...options, seed: 4 });
+        let steps = 0;
+        for await (const _ of broken) if (++steps === 3) break;
+        const partial = await broken.result;
 
-      const broken = model.generate({ ...options, seed: 4 });
-      let steps = 0;
-      for await (const _ of broken) if (++steps === 3) break;
-      const partial = await broken.result;
+        const abort = new AbortController();
+        const aborted = await model
+          .text({ ...options, seed: 5, signal: abort.signal, onStep: ({ step }) => step === 2 && abort.abort(new Error("enough")) })
+          .catch((error: unknown) => String(error));
 
-      const abort = new AbortController();
-      const aborted = await model
-        .text({ ...options, seed: 5, signal: abort.signal, onStep: ({ step }) => step === 2 && abort.abort(new Error("enough")) })
-        .catch((error: unknown) => String(error));
-
-      const after = await model.text(options);
-      const grown = (await model.deviceBytes()) - bytes;
+        return { partial, aborted, after: await model.text(options), bytes: await model.deviceBytes() };
+      };
+      const rounds = [];
+      for (let count = 0; count < 8; count++) rounds.push(await round());
+      const { partial, aborted, after } = rounds[7]!;
+      const bytes = rounds.map((round) => round.bytes);
       const { mask_index } = model.info;
       await model.dispose();
-      return { before, after, grown, aborted, interrupted: partial.interrupted, masks: partial.tokens[0]!.filter((token) => token === mask_index).length };
+      return { before, after, bytes, aborted, interrupted: partial.interrupted, masks: partial.tokens[0]!.filter((token) => token === mask_index).length };
     });
     expect(outcome.after).toBe(outcome.before);
     expect(outcome.before.length).toBeGreaterThan(20);
     expect(outcome.aborted).toBe("Error: enough");
     expect(outcome.interrupted).toBe(true);
     expect(outcome.masks).toBeGreaterThan(0);
-    expect(outcome.grown).toBeLessThanOrEqual(0);
+    // The allocator's pools become as large as they have to be, and no larger.
+    expect(outcome.bytes.slice(4), String(outcome.bytes)).toEqual(Array<number>(4).fill(outcome.bytes[3]!));
   });
 }
 
@@ -160,7 +178,7 @@ test("a plan says what a run will do, and an infill keeps what is given", async 
   expect(outcome.header).toEqual(outcome.plan);
   expect(outcome.header.model).toBe("stories");
   expect(outcome.header.plan?.sequences[0]?.steps.length).toBe(outcome.header.nfe);
-  expect(outcome.text).toMatch(/^Once upon .* a cat .*\.$/s);
+  expect(outcome.text).toMatch(/^Once upon .* a cat\b.*\.$/s);
   for (const [position, token] of outcome.known) expect(outcome.tokens[position]).toBe(token);
 });
 
@@ -206,8 +224,8 @@ test("what cannot be loaded or written is said with its code", async ({ page }) 
     "weights that are none": "checkpoint",
     "wrong tokenizer": "tokenizer",
     "unknown variant": "option",
-    "alpha_0 of 2": "option",
-    "prompt that is too long": "text",
+    "alpha_0 of 2": "plan",
+    "prompt that is too long": "option",
     "plan of another model": "plan",
     "text without a tokenizer": "tokenizer",
     none: "a text",
