@@ -213,7 +213,8 @@ fn module(may_install: bool) -> Result<(), String> {
         let small = bound.join("small.wasm");
         let mut optimize = tool("binaryen/bin/wasm-opt");
         // From the plainest set up: by itself wasm-opt would take what the module says that its compiler knew.
-        optimize.args(["-Oz", "--mvp-features"]);
+        // More of it makes the file smaller but not its compressed form, and takes minutes.
+        optimize.args(["-O1", "--mvp-features"]);
         optimize.args(FEATURES.map(|feature| format!("--enable-{feature}")));
         optimize.args(["--strip-debug", "--strip-producers", "-o"]);
         quietly(optimize.arg(&small).arg(bound.join("esolm_web_bg.wasm")))?;
