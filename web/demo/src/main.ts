@@ -73,7 +73,7 @@ function showModel(info: ModelInfo | null): void {
   const place = placeOf(info);
   const numbers = `Weights are kept as ${device.weights}, the cache as ${device.kv_cache}.`;
   setText("runs-on", `${place} ${numbers} The model has ${(info.parameters / 1e6).toFixed(1)} million parameters and sees ${count(info.length)} tokens.`);
-  setText("machine-line", `${place.slice(0, -1)}, ${device.weights}.`);
+  setText("machine-line", `${place} Weights: ${device.weights}.`);
   button("race-run").disabled = info.family !== "esolm";
   button("compare-run").disabled = info.family !== "esolm";
 }
@@ -193,7 +193,7 @@ function runRace(): Promise<void> {
     const [eso, mdlm] = race.results();
     if (!eso || !mdlm) return;
     const gap = eso.seconds < mdlm.seconds ? `${times(mdlm.seconds, eso.seconds)} times as fast` : "not faster here";
-    const words = `With the cache: ${seconds(eso.seconds)}, ${count(eso.computed)} positions. Without: ${seconds(mdlm.seconds)}, ${count(mdlm.computed)} positions. The cache is ${gap}.`;
+    const words = `With the cache: ${seconds(eso.seconds)}, ${count(eso.computed)} positions. Without: ${seconds(mdlm.seconds)}, ${count(mdlm.computed)} positions. The cached run is ${gap}.`;
     setText("race-status", `${words} ${slowed}`);
     announce(words);
   }).finally(() => settle("race-status"));

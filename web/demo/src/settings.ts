@@ -25,7 +25,7 @@ export interface Settings {
 export const STORY: Settings = {
   start: "free",
   prompt: "Once upon a time, there was a little dog named Max. Max wanted to",
-  infill: 'Once upon a time, there was a ____{3} named Lily. She wanted to ____{10} "Do not ____{6}" said her mom. ____{16} They were happy.',
+  infill: "Once upon a time, there was a ____{2} named Lily. She liked to ____{8} One day, she saw a ____{14} They were very happy.",
   alpha0: 0.5,
   steps: 32,
   schedule: "binomial",

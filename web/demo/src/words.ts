@@ -40,7 +40,7 @@ export function stepSentence(phase: Phase, drawn: number, family: Family): strin
   if (phase === "diffusion") {
     return drawn === 1 ? "One token appears, anywhere in the text." : `${plural(drawn, "token")} appear at once, anywhere in the text.`;
   }
-  return family === "ar" ? "The next token is written." : "The leftmost blank is filled, with what stands around it in view.";
+  return family === "ar" ? "The next token is written." : "The leftmost blank is filled.";
 }
 
 /** Token that marks the start or end of a text rather than being part of it. */

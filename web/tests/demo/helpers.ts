@@ -1,7 +1,10 @@
 // What the tests of the page share: recorded runs, and ways to look at the page.
 
 import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
 import { expect, type Page } from "@playwright/test";
+
+const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 export interface Line {
   phase: "prompt" | "diffusion" | "sequential";
@@ -61,4 +64,14 @@ export function expected(run: Recorded, shown: number, sequence = 0): { known: n
   const known = [...given, ...run.steps.slice(0, shown).flatMap(of)].sort(byNumber);
   const fresh = shown === 0 ? [] : of(run.steps[shown - 1]!).sort(byNumber);
   return { known, fresh };
+}
+
+/** What axe objects to on the page as it is. */
+export async function violations(page: Page): Promise<{ rule: string; where: string[] }[]> {
+  await page.evaluate(axe);
+  return page.evaluate(async () => {
+    const { axe } = window as unknown as { axe: { run(): Promise<{ violations: { id: string; nodes: { target: string[]; failureSummary: string }[] }[] }> } };
+    const { violations } = await axe.run();
+    return violations.map(({ id, nodes }) => ({ rule: id, where: nodes.slice(0, 3).map((node) => `${node.target.join(" ")}: ${node.failureSummary}`) }));
+  });
 }

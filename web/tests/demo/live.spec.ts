@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { chromium, expect, test, type BrowserContext, type Page } from "@playwright/test";
 import { chromiumPath } from "../chromium.js";
-import { byNumber, choose, fixture, positions, scrub } from "./helpers.js";
+import { byNumber, choose, fixture, positions, scrub, violations } from "./helpers.js";
 
 const stories = (name: string): string => fileURLToPath(new URL(`../../../models/stories/${name}`, import.meta.url));
 /** The adapter of these tests is imitated by the processor, which the page takes only when it is told to. */
@@ -52,7 +52,7 @@ test("it opens with the story model, writes at once, and can be scrubbed", async
   const text = await finished(page);
   expect(text.length).toBeGreaterThan(150);
   await expect(page.locator("#known")).toHaveText("128 of 128");
-  await expect(page.locator("#machine-line")).toHaveText(/^Runs on .*, f32\.$/);
+  await expect(page.locator("#machine-line")).toHaveText(/^Runs on .* Weights: f32\.$/);
   await expect(page.locator("#rate")).toHaveText(/^[\d.,]+$/);
   await expect(page.locator("#origin")).toHaveText("stories, seed 3, α₀ 0.5");
   const rows = Number((await page.locator("#computed").innerText()).replace(",", ""));
@@ -167,7 +167,7 @@ test("without WebGPU the processor does it, and the page says so", async ({ base
   try {
     const page = await browser.newPage({ baseURL: baseURL! });
     await write(page, SHORT.replace(GPU, ""));
-    await expect(page.locator("#machine-line")).toHaveText("Runs on the processor, more slowly, because WebGPU finds no graphics card here, f32.");
+    await expect(page.locator("#machine-line")).toHaveText("Runs on the processor, more slowly, because WebGPU finds no graphics card here. Weights: f32.");
     await page.getByText("What runs it").click();
     await page.getByLabel("Run on", { exact: true }).selectOption("gpu");
     await page.locator("#write").click();
@@ -175,7 +175,7 @@ test("without WebGPU the processor does it, and the page says so", async ({ base
     await page.getByLabel("Run on", { exact: true }).selectOption("cpu");
     await page.locator("#write").click();
     await finished(page);
-    await expect(page.locator("#machine-line")).toHaveText("Runs on the processor, f32.");
+    await expect(page.locator("#machine-line")).toHaveText("Runs on the processor. Weights: f32.");
   } finally {
     await browser.close();
   }
@@ -183,12 +183,12 @@ test("without WebGPU the processor does it, and the page says so", async ({ base
 
 test("a graphics card is used and named, with numbers of 32 and of 16 bits", async ({ page }) => {
   await write(page, SHORT);
-  await expect(page.locator("#machine-line")).toHaveText(/^Runs on .*swiftshader, a graphics card imitated by the processor, through WebGPU, f32\.$/i);
+  await expect(page.locator("#machine-line")).toHaveText(/^Runs on .*swiftshader, a graphics card imitated by the processor, through WebGPU\. Weights: f32\.$/i);
   await page.getByText("What runs it").click();
   await page.getByLabel("Keep the model’s numbers as").selectOption("f16");
   await page.locator("#write").click();
   await finished(page);
-  await expect(page.locator("#machine-line")).toHaveText(/swiftshader.*, f16\.$/i);
+  await expect(page.locator("#machine-line")).toHaveText(/swiftshader.* Weights: f16\.$/i);
 });
 
 test("a lost graphics device is said, and the next run loads the model again", async ({ page }) => {
@@ -257,7 +257,7 @@ test("three shares side by side, and the race", async ({ page }, info) => {
   expect(cached).toBeLessThanOrEqual(64);
   expect(full % 32).toBe(0);
   expect(full).toBeGreaterThan(cached);
-  await page.locator("#race").scrollIntoViewIfNeeded();
+  expect(await violations(page)).toEqual([]);
   await info.attach("compare and race", { body: await page.screenshot({ fullPage: true }), contentType: "image/png" });
 });
 
