@@ -25,7 +25,7 @@ async function finished(page: Page): Promise<string> {
 }
 
 /** Does something in the page as soon as the first token is shown: runs are too quick to be caught from outside. */
-const atFirstToken = (page: Page, action: () => void): Promise<void> =>
+const atFirstToken = (page: Page, action: () => void): Promise<unknown> =>
   page.addInitScript((source) => {
     document.addEventListener("DOMContentLoaded", () => {
       const watch = new MutationObserver(() => {
