@@ -114,7 +114,8 @@ function serve(path: string, manner: Manner): string[] {
       if (manner.slow) await new Promise((resolve) => setTimeout(resolve, 60));
     }
     if (cut === undefined) response.end();
-    else response.destroy();
+    // Closed, not reset: a reset would throw away what the browser has received and not yet handed on.
+    else response.socket?.end();
   });
   return asked;
 }
