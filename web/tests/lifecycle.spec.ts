@@ -141,8 +141,9 @@ for (const worker of [true, false]) {
     expect(outcome.aborted).toBe("Error: enough");
     expect(outcome.interrupted).toBe(true);
     expect(outcome.masks).toBeGreaterThan(0);
-    // The allocator's pools become as large as they have to be, and no larger.
-    expect(outcome.bytes.slice(4), String(outcome.bytes)).toEqual(Array<number>(4).fill(outcome.bytes[3]!));
+    // The allocator's pools become as large as they have to be. How many readings are under way at once depends on how busy the machine is,
+    // so another page of a pool may still come; a cache that is left behind, 0.4 MB a run, would show.
+    expect(Math.max(...outcome.bytes.slice(4)), String(outcome.bytes)).toBeLessThan(outcome.bytes[3]! + 300_000);
   });
 }
 
