@@ -84,7 +84,7 @@ for (const worker of [true, false]) {
       });
       expect(outcome.info).toEqual({ family: "esolm", length: 8 });
       expect(outcome.header).toMatchObject({ model: "toy", nfe: 4 });
-      expect((outcome.header as unknown as { asked: unknown }).asked).toEqual({ prompt: "hello", alpha_0: 0.5, top_p: 0.9, decode_as: "mdlm", seed: "18446744073709551615" });
+      expect((outcome.header as unknown as { asked: unknown }).asked).toEqual({ prompt: "hello", alpha_0: 0.5, top_p: 0.9, decode_as: "mdlm", seed: "18446744073709551615", attempts: [] });
       expect(outcome.headers).toBe(1);
       expect(outcome.steps.map((step) => [step.step, step.attempt, step.revealed[0]!.text])).toEqual([0, 1, 2, 3].map((step) => [step, 0, `t${step}`]));
       expect(outcome.again).toEqual([0, 1, 2, 3]);
