@@ -1,0 +1,130 @@
+/** The wasm module as wasm-bindgen made it, in a page: nothing of the npm package is between the tests and the engine. */
+
+import { existsSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { test as base, type Page } from "@playwright/test";
+import { Server } from "../server.js";
+import { folder as goldenFolder } from "./golden.js";
+
+type Module = typeof import("../../dist/esolm_web.js");
+type Model = import("../../dist/esolm_web.js").WasmModel;
+type Source = import("../../dist/esolm_web.js").WasmSource;
+type Wasm = import("../../dist/esolm_web.js").InitOutput;
+
+export interface Footer {
+  tokens: number[][];
+  text: string[];
+  interrupted: boolean;
+  nfe: number;
+  rows: number;
+  broken: number[];
+}
+
+export interface Failed {
+  /** Name of the class. */
+  kind: string;
+  code: string | null;
+  message: string;
+}
+
+/** What tests find in the page as `lab`. */
+export interface Lab {
+  module: Module;
+  wasm: Wasm;
+  /** Texts and weights of a model's folder; `config` overrides fields of config.json. */
+  source(folder: string, config?: object): Promise<Source>;
+  /** A golden model. */
+  golden(name: string, config?: object): Promise<Source>;
+  stories(): Promise<Source>;
+  load(source: Source, options: object): Promise<Model>;
+  /** All steps of a run, whose texts are drawn again where the model went on with a given word. */
+  run(model: Model, request: object): Promise<Footer & { steps: number }>;
+  /** What `action` fails with; `null` where it does not fail. */
+  failure(action: () => unknown): Promise<Failed | null>;
+}
+
+declare global {
+  // eslint-disable-next-line no-var
+  var lab: Lab;
+}
+
+export const repository = fileURLToPath(new URL("../../../", import.meta.url));
+export const stories = `${repository}models/stories/`;
+const dist = fileURLToPath(new URL("../../dist/", import.meta.url));
+
+/** Fills an empty page of `server` with the lab. */
+export async function enter(page: Page, server: Server): Promise<void> {
+  await page.goto(server.url("/"));
+  await page.evaluate(async () => {
+    const path = "/dist/esolm_web.js";
+    const module = (await import(path)) as Module;
+    const wasm = await module.default();
+    const fetched = async (url: string): Promise<Response> => {
+      const response = await fetch(url);
+      if (!response.ok) throw new Error(`${url}: ${response.status}`);
+      return response;
+    };
+    const weights = async (url: string): Promise<Source["weights"]> => {
+      const blob = await (await fetched(url)).blob();
+      return { size: blob.size, read: async (start, end) => new Uint8Array(await blob.slice(start, end).arrayBuffer()) };
+    };
+    const text = async (url: string): Promise<string> => (await fetched(url)).text();
+    const configuration = async (url: string, config: object): Promise<string> =>
+      JSON.stringify({ ...(JSON.parse(await text(url)) as object), ...config });
+    const lab: Lab = {
+      module,
+      wasm,
+      source: async (folder, config = {}) => ({
+        config: await configuration(`${folder}/config.json`, config),
+        tokenizer: await text(`${folder}/tokenizer.json`),
+        weights: await weights(`${folder}/model.safetensors`),
+      }),
+      golden: async (name, config = {}) => ({
+        config: await configuration(`/golden/${name}.config.json`, config),
+        weights: await weights(`/golden/${name}.ema.safetensors`),
+      }),
+      stories: () => lab.source("/models/stories"),
+      load: (source, options) => module.WasmModel.load(source, JSON.stringify(options)),
+      run: async (model, request) => {
+        for (let attempt = 0, broken: number[] | undefined; ; attempt += 1) {
+          const run = model.start(JSON.stringify(attempt === 0 ? request : { ...request, attempt, broken }));
+          let steps = 0;
+          while ((await run.next()) !== undefined) steps += 1;
+          const footer = JSON.parse(await run.stop()) as Footer;
+          run.free();
+          if (footer.broken.length === 0) return { ...footer, steps };
+          broken = footer.broken;
+        }
+      },
+      failure: async (action) => {
+        try {
+          await action();
+          return null;
+        } catch (thrown) {
+          const { constructor, code, message } = thrown as Error & { code?: unknown };
+          return { kind: constructor.name, code: typeof code === "string" ? code : null, message };
+        }
+      },
+    };
+    globalThis.lab = lab;
+  });
+}
+
+/** A server with the module, the golden data and the model that ships. */
+export async function serve(): Promise<Server> {
+  if (!existsSync(`${dist}esolm_web.js`)) throw new Error("web/dist/esolm_web.js is not there; `cargo xtask web --build` makes it");
+  const server = await Server.start();
+  return server.folder("/dist/", dist).folder("/golden/", goldenFolder).folder("/models/stories/", stories);
+}
+
+/** Tests with a page that holds the lab. */
+export const test = base.extend<{ server: Server; lab: Page }>({
+  server: async ({}, use) => {
+    await using server = await serve();
+    await use(server);
+  },
+  lab: async ({ page, server }, use) => {
+    await enter(page, server);
+    await use(page);
+  },
+});
