@@ -52,50 +52,50 @@ async function replay(page: Page, { name, plan, uniforms, topP, logits, tokensSo
 }
 
 for (const device of ["gpu", "cpu"]) {
-  test(`logits of every attention mode, on the ${device}`, async ({ lab }) => {
+  test(`logits of every attention mode, on the ${device}`, async ({ engine }) => {
     for (const [name, count] of [["model_a", 14], ["mdlm", 1], ["ar", 1]] as const) {
-      const { adapter } = await load(lab, name, { device });
+      const { adapter } = await load(engine, name, { device });
       expect(adapter !== null, "runs on a GPU adapter").toBe(device === "gpu");
       const cases = golden.forwardCases(name);
       expect(cases.length).toBe(count);
-      console.log(`${device}, ${name}: largest difference ${(await forward(lab, cases)).toExponential(1)}`);
+      console.log(`${device}, ${name}: largest difference ${(await forward(engine, cases)).toExponential(1)}`);
     }
   });
 
-  test(`Eso-LM generations token for token, on the ${device}`, async ({ lab }) => {
-    await load(lab, "model_a", { device });
+  test(`Eso-LM generations token for token, on the ${device}`, async ({ engine }) => {
+    await load(engine, "model_a", { device });
     const traces = golden.esolmTraces();
     expect(traces.length).toBe(6);
     let largest = 0;
-    for (const trace of traces) largest = Math.max(largest, await replay(lab, trace));
+    for (const trace of traces) largest = Math.max(largest, await replay(engine, trace));
     console.log(`${device}, 6 traces: largest difference ${largest.toExponential(1)}`);
   });
 
-  test(`MDLM generation token for token, on the ${device}`, async ({ lab }) => {
-    await load(lab, "mdlm", { device });
-    const largest = [await forward(lab, golden.mdlmSteps()), await replay(lab, golden.mdlmTrace())];
+  test(`MDLM generation token for token, on the ${device}`, async ({ engine }) => {
+    await load(engine, "mdlm", { device });
+    const largest = [await forward(engine, golden.mdlmSteps()), await replay(engine, golden.mdlmTrace())];
     console.log(`${device}, mdlm: largest difference ${Math.max(...largest).toExponential(1)}`);
   });
 
-  test(`AR generations token for token, on the ${device}`, async ({ lab }) => {
+  test(`AR generations token for token, on the ${device}`, async ({ engine }) => {
     for (const prepend of ["none", "bos"] as const) {
-      await load(lab, "ar", { device }, { prepend_token: prepend, bos_token_id: golden.BOS });
+      await load(engine, "ar", { device }, { prepend_token: prepend, bos_token_id: golden.BOS });
       const trace = golden.arTrace(prepend);
       const batch = trace.sample.length;
-      const plan = await lab.evaluate((batch) => {
+      const plan = await engine.evaluate((batch) => {
         const { model } = globalThis as unknown as Loaded;
         return (JSON.parse(model.plan(JSON.stringify({ batch, seed: 0 }))) as { plan: unknown }).plan;
       }, batch);
-      await replay(lab, { ...trace, plan });
+      await replay(engine, { ...trace, plan });
     }
   });
 }
 
 for (const variants of ["few=rows,many=rows,attention=chunks", "few=split,many=tile,attention=rows", "few=split,many=split,attention=chunks"]) {
-  test(`logits with the kernels ${variants}`, async ({ lab }) => {
-    const chosen = await load(lab, "model_a", { device: "gpu", variants });
+  test(`logits with the kernels ${variants}`, async ({ engine }) => {
+    const chosen = await load(engine, "model_a", { device: "gpu", variants });
     expect(chosen.variants).toMatchObject(Object.fromEntries(variants.split(",").map((one) => one.split("="))));
-    await forward(lab, golden.forwardCases("model_a"));
-    for (const trace of golden.esolmTraces().slice(0, 2)) await replay(lab, trace);
+    await forward(engine, golden.forwardCases("model_a"));
+    for (const trace of golden.esolmTraces().slice(0, 2)) await replay(engine, trace);
   });
 }

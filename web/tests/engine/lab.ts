@@ -11,13 +11,11 @@ type Model = import("../../dist/esolm_web.js").WasmModel;
 type Source = import("../../dist/esolm_web.js").WasmSource;
 type Wasm = import("../../dist/esolm_web.js").InitOutput;
 
+/** What a run comes to. */
 export interface Footer {
   tokens: number[][];
   text: string[];
-  interrupted: boolean;
   nfe: number;
-  rows: number;
-  broken: number[];
 }
 
 export interface Failed {
@@ -86,14 +84,16 @@ export async function enter(page: Page, server: Server): Promise<void> {
       stories: () => lab.source("/models/stories"),
       load: (source, options) => module.WasmModel.load(source, JSON.stringify(options)),
       run: async (model, request) => {
-        for (let attempt = 0, broken: number[] | undefined; ; attempt += 1) {
-          const run = model.start(JSON.stringify(attempt === 0 ? request : { ...request, attempt, broken }));
+        const attempts: number[] = [];
+        for (let attempt = 1; ; attempt += 1) {
+          const run = model.start(JSON.stringify({ ...request, attempts }));
           let steps = 0;
           while ((await run.next()) !== undefined) steps += 1;
-          const footer = JSON.parse(await run.stop()) as Footer;
+          const { tokens, text, nfe, broken } = JSON.parse(await run.stop()) as Footer & { broken: number[] };
           run.free();
-          if (footer.broken.length === 0) return { ...footer, steps };
-          broken = footer.broken;
+          if (broken.length === 0) return { tokens, text, nfe, steps };
+          for (const index of broken) attempts[index] = attempt;
+          for (let index = 0; index < attempts.length; index += 1) attempts[index] ??= 0;
         }
       },
       failure: async (action) => {
@@ -118,12 +118,12 @@ export async function serve(): Promise<Server> {
 }
 
 /** Tests with a page that holds the lab. */
-export const test = base.extend<{ server: Server; lab: Page }>({
+export const test = base.extend<{ server: Server; engine: Page }>({
   server: async ({}, use) => {
     await using server = await serve();
     await use(server);
   },
-  lab: async ({ page, server }, use) => {
+  engine: async ({ page, server }, use) => {
     await enter(page, server);
     await use(page);
   },

@@ -35,8 +35,7 @@ fn resolve(request: &Request, family: Family) -> Result<Resolved, RequestError> 
 
 fn refused(request: &Request, family: Family) -> String {
     resolve(request, family)
-        .err()
-        .expect("it must be refused")
+        .expect_err("it must be refused")
         .to_string()
 }
 

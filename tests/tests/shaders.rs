@@ -1,0 +1,272 @@
+//! Every form of every shader as it reaches the driver, written down for Chromium's compiler to read: `web/tests/shaders.spec.ts`
+//! compiles what this test leaves in `target/tmp/shaders`. The driver's compiler here accepts shaders that a browser refuses.
+//!
+//! The texts are those that Burn's runtime hands to wgpu, taken from its compilation log, so nothing is composed a second time.
+//! Needs a GPU adapter; a software one will do, and nothing is computed on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use burn::cubecl::config::compilation::CompilationLogLevel;
+use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
+use esolm::kernels::attention::{
+    Attention, Geometry, attention_chunks, attention_rows, scratch_len,
+};
+use esolm::kernels::copy::copy;
+use esolm::kernels::embed::Embedding;
+use esolm::kernels::gpu::{Buffer, Gpu};
+use esolm::kernels::norm::norm;
+use esolm::kernels::peak::peak;
+use esolm::kernels::product::{
+    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, product, rotary_table,
+};
+use esolm::kernels::sample::{Sample, sample};
+use esolm::kernels::score::{Score, score};
+use esolm::rows::Row;
+use esolm::sampler::Sampler;
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
+const VOCAB: usize = 97;
+
+#[test]
+fn every_shader_is_written_down() {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shaders");
+    let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join("shaders.log");
+    for old in [fs::remove_dir_all(&folder), fs::remove_file(&log)] {
+        assert!(old.is_ok() || !folder.exists() && !log.exists(), "{old:?}");
+    }
+    let mut config = CubeClRuntimeConfig::default();
+    config.compilation.logger.level = CompilationLogLevel::Full;
+    config.compilation.logger.file = Some(log.clone());
+    CubeClRuntimeConfig::set(config);
+
+    let mut gpu = pollster::block_on(open(DeviceChoice::Gpu(None)))
+        .expect("this test needs a GPU adapter; a software one will do: `cargo xtask test` installs it on Debian")
+        .expect("gpu was asked for");
+    for kind in [AdapterKind::Software, AdapterKind::Discrete] {
+        gpu.info.kind = kind;
+        draws(&gpu);
+    }
+    embeddings_and_norms(&gpu);
+    products(&gpu);
+    // Heads as wide as those of the golden models, of the one that ships, and of the published ones.
+    for (hidden, heads) in [(64, 4), (192, 6), (768, 12)] {
+        attends(&gpu, hidden, heads);
+    }
+    let out = zeros(&gpu, 4 * 64);
+    peak(&gpu, &out, 64, 1, 0.5);
+    // The log is written in order by a thread of its own: once the last kernel is in it, all are. Nothing is submitted, since only the
+    // texts count: a software adapter would take minutes for the machine code of all kernels.
+    let target = zeros(&gpu, 256);
+    let kernels = compiled(&log, "copy", || copy(&gpu, &out, &target, 256));
+
+    let shaders = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shaders")).unwrap();
+    let shaders: BTreeSet<String> = shaders
+        .filter_map(|entry| {
+            let path = entry.unwrap().path();
+            let is_shader = path.extension().is_some_and(|ending| ending == "wgsl");
+            is_shader.then(|| path.file_stem().unwrap().to_string_lossy().into_owned())
+        })
+        .collect();
+    let seen: BTreeSet<String> = kernels
+        .keys()
+        .map(|kernel| kernel.split('-').next().unwrap().to_string())
+        .collect();
+    assert!(seen.is_superset(&shaders), "{shaders:?} but only {seen:?}");
+
+    fs::create_dir_all(&folder).unwrap();
+    for (name, text) in &kernels {
+        fs::write(folder.join(format!("{name}.wgsl")), text).unwrap();
+    }
+    println!("{} shaders in {}", kernels.len(), folder.display());
+}
+
+/// The kernels in the runtime's log, which ends with `last`: the text by the shader's name and what makes this form of it. `launch`
+/// launches the last one; what was launched waits in a queue until enough comes after it.
+fn compiled(log: &PathBuf, last: &str, launch: impl Fn()) -> BTreeMap<String, String> {
+    let start = Instant::now();
+    let text = loop {
+        launch();
+        let text = fs::read_to_string(log).unwrap_or_default();
+        let end = text.find(&format!("name: \"{last}\""));
+        if end.is_some_and(|at| text[at..].contains("[END_KERNEL_COMPILATION]")) {
+            break text;
+        }
+        let waits = start.elapsed() < Duration::from_secs(60);
+        assert!(waits, "the kernel {last} is not in {}", log.display());
+        thread::sleep(Duration::from_millis(20));
+    };
+    let blocks = text.split("[START_KERNEL_COMPILATION]").skip(1);
+    blocks
+        .enumerate()
+        .map(|(index, block)| {
+            let (head, rest) = block.split_once("```wgsl\n").expect("a text in WGSL");
+            let (source, _) = rest.rsplit_once("\n```").expect("the end of the text");
+            (name(head).unwrap_or(format!("burn-{index}")), source.into())
+        })
+        .collect()
+}
+
+/// The name of one of the engine's own kernels, with the parameters of its form, from what the log says of its identity.
+fn name(head: &str) -> Option<String> {
+    let (_, key) = head.split_once("KernelKey {")?;
+    let name = key.split('"').nth(1)?;
+    let (_, params) = key.split_once("params: [")?;
+    let (params, _) = params.split_once(']')?;
+    let params: Vec<&str> = params
+        .split(',')
+        .map(str::trim)
+        .filter(|param| !param.is_empty())
+        .collect();
+    Some([&[name], &params[..]].concat().join("-"))
+}
+
+fn zeros(gpu: &Gpu, len: usize) -> Buffer {
+    gpu.floats(vec![0.0; len]).expect("memory suffices")
+}
+
+fn words(gpu: &Gpu, len: usize) -> Buffer {
+    gpu.words(vec![0; len]).expect("memory suffices")
+}
+
+/// A row table: all rows are of sequence 0, where the first token is known.
+fn rows(gpu: &Gpu, count: u32) -> Buffer {
+    let rows: Vec<Row> = (0..count)
+        .map(|slot| Row {
+            sequence: 0,
+            slot,
+            position: slot,
+            prefix: 1,
+            source: 0,
+            target: slot,
+        })
+        .collect();
+    gpu.upload(bytemuck::cast_slice(&rows))
+}
+
+fn embeddings_and_norms(gpu: &Gpu) {
+    let (x, out, index) = (zeros(gpu, 256), zeros(gpu, 256), words(gpu, 4));
+    for precision in PRECISIONS {
+        let table = vec![0.0; 64 * VOCAB];
+        let embedding = Embedding::upload(gpu, &table, 64, precision).expect("memory suffices");
+        embedding.launch(gpu, &x, &rows(gpu, 4), 4, &words(gpu, 4), VOCAB as u32 - 1);
+    }
+    norm(gpu, &x, None, &out, 4, 64);
+    norm(gpu, &x, Some(&index), &out, 4, 64);
+}
+
+/// Every variant with every end, precision and number of rows that makes a text of its own.
+fn products(gpu: &Gpu) {
+    const HIDDEN: usize = 64;
+    let head_dim = 16;
+    let x = zeros(gpu, 2 * ROW_PAD * HIDDEN);
+    let out = zeros(gpu, 2 * ROW_PAD * 3 * HIDDEN);
+    let rotary = gpu.floats(rotary_table(32, head_dim)).unwrap();
+    let (k, v) = (zeros(gpu, 32 * HIDDEN), zeros(gpu, 32 * HIDDEN));
+    for precision in PRECISIONS {
+        let matrix = |n: usize| {
+            Matrix::upload(
+                gpu,
+                &vec![0.0; HIDDEN * n],
+                &vec![0.0; n],
+                HIDDEN,
+                precision,
+            )
+            .expect("memory suffices")
+        };
+        let (square, qkv) = (matrix(HIDDEN), matrix(3 * HIDDEN));
+        for (variant, norms) in [
+            (ProductVariant::Rows, &[false, true][..]),
+            (ProductVariant::Split, &[false, true]),
+            (ProductVariant::Tile, &[false]),
+        ] {
+            for count in [1, 2, 4, 8, 16] {
+                for &norm in norms {
+                    for finish in [Finish::Store(&out), Finish::Gelu(&out), Finish::Add(&out)] {
+                        product(gpu, variant, norm, &x, 0..count, &square, &finish);
+                    }
+                    for cache in PRECISIONS {
+                        let to = Qkv {
+                            q: &out,
+                            rows: &rows(gpu, count as u32),
+                            rotary: &rotary,
+                            k: &k,
+                            v: &v,
+                            slots: 32,
+                            head_dim,
+                            cache,
+                        };
+                        product(gpu, variant, norm, &x, 0..count, &qkv, &Finish::Qkv(to));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn attends(gpu: &Gpu, hidden: usize, heads: usize) {
+    for cache in PRECISIONS {
+        let geometry = Geometry {
+            hidden,
+            heads,
+            slots: 8,
+            cache,
+        };
+        let [q, k, v, out] = [4, 8, 8, 4].map(|count| zeros(gpu, count * hidden));
+        let io = Attention {
+            q: &q,
+            k: &k,
+            v: &v,
+            rows: &rows(gpu, 4),
+            count: 4,
+            out: &out,
+        };
+        let spans = gpu.upload(bytemuck::cast_slice(&[0u32, 4]));
+        attention_rows(gpu, &geometry, &io, &spans, 1, 4, 4);
+        let (parts, stats) = scratch_len(&geometry, 4);
+        let (parts, stats) = (zeros(gpu, parts), zeros(gpu, stats));
+        attention_chunks(gpu, &geometry, &io, 4, &parts, &stats);
+    }
+}
+
+/// Drawing and scoring, in the form for the adapter's kind.
+fn draws(gpu: &Gpu) {
+    let logits = zeros(gpu, 4 * VOCAB.next_multiple_of(4));
+    let (rows, index) = (rows(gpu, 4), gpu.words(vec![0, 1, 2, 3]).unwrap());
+    let (tokens, draws, noise) = (words(gpu, 4), words(gpu, 8), zeros(gpu, 4 * VOCAB));
+    for temperature in [0.0, 1.0] {
+        for top_p in [None, Some(0.9)] {
+            for noise in [None, Some(&noise)] {
+                let io = Sample {
+                    logits: &logits,
+                    stride: VOCAB.next_multiple_of(4),
+                    sampled: &index,
+                    rows: &rows,
+                    draws: &draws,
+                    tokens: &tokens,
+                    noise,
+                    first: 0,
+                    count: 4,
+                    vocab: VOCAB,
+                    mask_index: VOCAB as u32 - 1,
+                    seed: 1,
+                };
+                sample(gpu, &Sampler { temperature, top_p }, &io);
+            }
+        }
+    }
+    let io = Score {
+        logits: &logits,
+        stride: VOCAB.next_multiple_of(4),
+        wanted: &index,
+        scores: &zeros(gpu, 4),
+        first: 0,
+        count: 4,
+        vocab: VOCAB,
+        mask_index: VOCAB as u32 - 1,
+    };
+    score(gpu, &io);
+}

@@ -1,0 +1,164 @@
+/** A GPU that fails: typed errors, and an engine that works again afterwards. */
+
+import { chromium, expect } from "@playwright/test";
+import { chromiumPath, launchOptions } from "./chromium.js";
+import { enter, test } from "./engine/lab.js";
+
+const small = { seed: 3, steps: 8, length: 32 };
+
+test("a lost device is told, and the next model gets another one", async ({ engine }) => {
+  const said = await engine.evaluate(async (small) => {
+    const devices: GPUDevice[] = [];
+    const request = GPUAdapter.prototype.requestDevice;
+    GPUAdapter.prototype.requestDevice = async function (...given) {
+      const device = await request.apply(this, given);
+      devices.push(device);
+      return device;
+    };
+    const source = await lab.stories();
+    const model = await lab.load(source, { device: "gpu" });
+    const before = await lab.run(model, small);
+    const run = model.start('{"seed":4,"steps":16}');
+    await run.next();
+    devices[0]!.destroy();
+    const failed = [
+      await lab.failure(async () => {
+        while ((await run.next()) !== undefined);
+      }),
+      await lab.failure(() => lab.run(model, small)),
+      await lab.failure(() => model.forward(JSON.stringify({ mode: "causal", sort_idx: [[0, 1]], zt_sorted: [[3, 5]] }))),
+    ];
+    run.free();
+    model.free();
+    const again = await lab.load(source, { device: "gpu" });
+    const after = await lab.run(again, small);
+    return { failed, before, after, devices: devices.length };
+  }, small);
+  for (const failed of said.failed) {
+    expect(failed).toMatchObject({ kind: "Error", code: "device_lost" });
+    expect(failed!.message).toMatch(/^the GPU stopped working \(.+\); run again, and if it stays so use the CPU \(device: "cpu"\) or a smaller batch$/);
+  }
+  expect(said.after).toEqual(said.before);
+  expect(said.devices).toBe(2);
+});
+
+test("memory that the device refuses is told, and a smaller run writes the right text", async ({ engine }) => {
+  const said = await engine.evaluate(async (small) => {
+    const model = await lab.load(await lab.stories(), { device: "gpu" });
+    const before = await lab.run(model, small);
+    // A software GPU takes what it can get from the machine, so the answer of one error scope is made up.
+    const open: GPUErrorFilter[] = [];
+    const { pushErrorScope, popErrorScope } = GPUDevice.prototype;
+    let refusals = 0;
+    GPUDevice.prototype.pushErrorScope = function (filter) {
+      open.push(filter);
+      return pushErrorScope.call(this, filter);
+    };
+    GPUDevice.prototype.popErrorScope = async function () {
+      const filter = open.pop();
+      const answer = popErrorScope.call(this);
+      if (filter !== "out-of-memory" || refusals > 0) return answer;
+      refusals += 1;
+      await answer;
+      return new GPUOutOfMemoryError("no room");
+    };
+    const failed = await lab.failure(() => lab.run(model, { seed: 3, steps: 8, length: 256 }));
+    return { failed, refusals, before, after: await lab.run(model, small) };
+  }, small);
+  expect(said.refusals).toBe(1);
+  expect(said.failed).toMatchObject({ kind: "Error", code: "out_of_memory" });
+  expect(said.failed!.message).toMatch(/^the GPU has no memory left for this \(.+\); use a shorter length, a smaller batch, f16 or the CPU \(device: "cpu"\)$/);
+  expect(said.after).toEqual(said.before);
+});
+
+test("memory that the device refuses while a model is loaded is told", async ({ engine }) => {
+  const said = await engine.evaluate(async (small) => {
+    // A device refuses a buffer of this size by itself; the engine is made to ask for it once.
+    const create = GPUDevice.prototype.createBuffer;
+    let enlarged = 0;
+    GPUDevice.prototype.createBuffer = function (wish) {
+      if (enlarged > 0 || wish.size < 100_000) return create.call(this, wish);
+      enlarged += 1;
+      return create.call(this, { ...wish, size: this.limits.maxBufferSize - 4 });
+    };
+    const source = await lab.stories();
+    const failed = await lab.failure(() => lab.load(source, { device: "gpu" }));
+    const again = await lab.load(source, { device: "gpu" });
+    const cpu = await lab.load(source, { device: "cpu" });
+    return { failed, enlarged, gpu: (await lab.run(again, small)).tokens, cpu: (await lab.run(cpu, small)).tokens };
+  }, small);
+  expect(said.enlarged).toBe(1);
+  expect(said.failed).toMatchObject({ kind: "Error", code: "out_of_memory" });
+  expect(said.failed!.message).toMatch(/^the GPU has no memory left for this \(.+\); use a shorter length/);
+  expect(said.gpu).toEqual(said.cpu);
+});
+
+test("a shader that does not compile is told", async ({ engine }) => {
+  const said = await engine.evaluate(async (small) => {
+    const create = GPUDevice.prototype.createShaderModule;
+    let modules = 0;
+    GPUDevice.prototype.createShaderModule = function (wish) {
+      modules += 1;
+      return create.call(this, modules === 4 ? { ...wish, code: `${wish.code} garbage` } : wish);
+    };
+    const failed = await lab.failure(async () => {
+      const model = await lab.load(await lab.stories(), { device: "gpu" });
+      await lab.run(model, small);
+    });
+    return { failed, modules };
+  }, small);
+  expect(said.modules).toBeGreaterThanOrEqual(4);
+  expect(said.failed).toMatchObject({ kind: "Error", code: "shader" });
+  expect(said.failed!.message).toMatch(/^the GPU's driver refuses a kernel \(.+\); use the CPU \(device: "cpu"\), and report it with the name of the GPU$/);
+});
+
+/** What a page without a GPU gets: from `gpu`, from `auto`, and what it is told beforehand. */
+async function without(page: import("@playwright/test").Page): Promise<void> {
+  const said = await page.evaluate(async (small) => {
+    const source = await lab.stories();
+    const failed = await lab.failure(() => lab.load(source, { device: "gpu" }));
+    const model = await lab.load(source, { device: "auto" });
+    const { device } = JSON.parse(model.info()) as { device: { adapter: unknown; is_fallback: boolean; text: string } };
+    const asked = await lab.load(source, { device: "cpu" });
+    const chosen = JSON.parse(asked.info()) as { device: { is_fallback: boolean } };
+    const facts = JSON.parse(await lab.module.device_facts()) as { adapter: unknown; reason: string | null };
+    return { failed, device, chosen: chosen.device.is_fallback, facts, tokens: (await lab.run(model, small)).tokens, want: (await lab.run(asked, small)).tokens, bytes: model.device_bytes() };
+  }, small);
+  expect(said.failed).toMatchObject({ kind: "Error", code: "no_adapter" });
+  expect(said.failed!.message).toMatch(/^no GPU adapter was found \(.+\); .+, or use the CPU \(device: "cpu"\)$/);
+  expect(said.device).toMatchObject({ adapter: null, is_fallback: true });
+  expect(said.device.text).toContain("no real GPU was found");
+  expect(said.chosen).toBe(false);
+  expect(said.facts.adapter).toBeNull();
+  expect(said.facts.reason).toMatch(/; (use a newer browser|update the graphics driver, allow hardware acceleration), or run on the CPU$/);
+  expect(said.tokens).toEqual(said.want);
+  expect(said.bytes).toBe(0);
+}
+
+test("a browser without WebGPU runs on the CPU and says so", async ({ page, server }) => {
+  await page.addInitScript(() => Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined }));
+  await enter(page, server);
+  await without(page);
+});
+
+test("a browser with WebGPU and no adapter runs on the CPU and says so", async ({ server }) => {
+  const { args, ...options } = launchOptions(chromiumPath());
+  const flags = args!.filter((flag) => !flag.includes("webgpu"));
+  const browser = await chromium.launch({ ...options, args: [...flags, "--use-webgpu-adapter=none", "--disable-gpu"] });
+  try {
+    const page = await browser.newPage();
+    await enter(page, server);
+    expect(await page.evaluate(async () => ((await navigator.gpu?.requestAdapter()) ?? null) === null)).toBe(true);
+    await without(page);
+  } finally {
+    await browser.close();
+  }
+});
+
+test("a software adapter is not taken unasked", async ({ engine }) => {
+  const device = await engine.evaluate(async () => {
+    const model = await lab.load(await lab.golden("model_a"), {});
+    return (JSON.parse(model.info()) as { device: { adapter: unknown; is_fallback: boolean } }).device;
+  });
+  expect(device).toMatchObject({ adapter: null, is_fallback: true });
+});

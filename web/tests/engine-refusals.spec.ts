@@ -1,0 +1,138 @@
+/** What cannot be done is refused with a code for programs and a sentence for people, which names the thing and the remedy. */
+
+import { expect, type Page } from "@playwright/test";
+import { test, type Failed } from "./engine/lab.js";
+
+/** `action` is run in the page, where `stories`, `small` and `ar` are models on the CPU; it may use their sources too. */
+async function refused(page: Page, action: string): Promise<Failed | null> {
+  return page.evaluate(async (action) => {
+    const scope = globalThis as unknown as { materials?: Promise<Record<string, unknown>> };
+    const materials = await (scope.materials ??= (async () => {
+      const sources = { stories: await lab.stories(), small: await lab.golden("model_a"), ar: await lab.golden("ar") };
+      const cpu = { device: "cpu" };
+      const [stories, small, ar] = await Promise.all([lab.load(sources.stories, cpu), lab.load(sources.small, cpu), lab.load(sources.ar, cpu)]);
+      return { sources, stories, small, ar, cpu };
+    })());
+    const run = new Function(...Object.keys(materials), `return (${action});`) as (...given: unknown[]) => unknown;
+    return lab.failure(async () => run(...Object.values(materials)));
+  }, action);
+}
+
+const load = (changes: string, of = "stories"): string => `lab.load({ ...sources.${of}, ${changes} }, cpu)`;
+const read = "sources.stories.weights.read";
+const size = "sources.stories.weights.size";
+const start = (request: string, model = "stories"): string => `${model}.start(${JSON.stringify(request)}).free()`;
+const replay = (uniforms: string, topP = "undefined"): string =>
+  `small.replay(JSON.stringify(JSON.parse(small.plan('{"length":4,"seed":1}')).plan), new Float64Array(4 * 97).fill(0.5)${uniforms}, ${topP})`;
+
+/** What is tried, in groups; the code; what the sentence must say. */
+const cases: Record<string, [what: string, action: string, code: string, says: RegExp][]> = {
+  "weights that cannot be read": [
+    ["cut off", load(`weights: { size: ${size} - 1000, read: ${read} }`), "checkpoint", /the file is truncated; download or convert it again$/],
+    ["a few bytes", load(`weights: { size: 5, read: ${read} }`), "checkpoint", /begins with other bytes; check the path, or download it again$/],
+    ["empty", load(`weights: { size: 0, read: ${read} }`), "checkpoint", /the file is empty; download it again$/],
+    ["zeros", load(`weights: { size: ${size}, read: async (start, end) => new Uint8Array(end - start) }`), "checkpoint", /begins with other bytes; check the path/],
+    ["fewer bytes than asked for", load(`weights: { size: ${size}, read: async (start, end) => (await ${read}(start, end)).subarray(1) }`), "checkpoint", /63 of 64 bytes came; download it again$/],
+    ["a disk that is gone", load(`weights: { size: ${size}, read: () => Promise.reject(new Error("the disk is gone")) }`), "checkpoint", /the disk is gone; download it again$/],
+    ["a reader that throws", load(`weights: { size: ${size}, read: () => { throw new TypeError("no such thing"); } }`), "checkpoint", /no such thing; download it again$/],
+    ["a reader of text", load(`weights: { size: ${size}, read: async () => "text" }`), "checkpoint", /gave no Uint8Array; /],
+  ],
+  "configurations and tokenizers of something else": [
+    ["another kind of model", load(`config: '{"model_type":"bert"}'`), "checkpoint", /"model_type" is "bert"; it must be "EsoLM", "mdlm" \(or "DUO"\), or "ar"$/],
+    ["the configuration of another model", load("config: sources.small.config"), "checkpoint", /"vocab_size" is 97 but .* makes it 2049; give the configuration that belongs to these weights$/],
+    ["no JSON", load('config: "{"'), "checkpoint", /is not a JSON object .*; give the config\.json that belongs to the weights$/],
+    ["no configuration", load("config: undefined"), "checkpoint", /without a configuration; give/],
+    ["a tokenizer of nothing", load('tokenizer: "{}"'), "tokenizer", /not usable .*; give the tokenizer\.json that belongs to the model$/],
+    ["the tokenizer of another model", load("tokenizer: sources.stories.tokenizer", "small"), "tokenizer", /has 2048 tokens, but the model's vocabulary of 97 .*; give the tokenizer\.json that the model was trained with$/],
+  ],
+  "options of loading": [
+    ["an unknown device", `lab.load(sources.small, { device: "tpu" })`, "option", /`tpu` is no device; use auto, cpu, gpu/],
+    ["an unknown precision", `lab.load(sources.small, { weights: "f8" })`, "option", /`f8` is no precision; use f32 or f16$/],
+    ["an unknown kernel", `lab.load(sources.small, { variants: "few=tile" })`, "option", /`few=tile` is no kernel variant; use few=rows\|split/],
+    ["an unknown field", `lab.load(sources.small, { colour: 1 })`, "option", /unknown field `colour`, expected one of `device`/],
+    ["no JSON", `lab.module.WasmModel.load(sources.small, "{")`, "option", /not understood: .*; check its fields$/],
+  ],
+  "requests that do not fit": [
+    ["a prompt beyond the context", start(`{"prompt":"${"One day ".repeat(300)}"}`), "option", /the prompt has 602 tokens .*; shorten it, or raise the length up to the model's context$/],
+    ["a prompt that fills the text", start('{"prompt":"One day, Lily found a","length":5}'), "option", /nothing to write in a length of 5; shorten it/],
+    ["a length beyond the context", start('{"length":257}'), "option", /length 257 is more than the model's context of 256 tokens; give at most that$/],
+    ["no length", start('{"length":0}'), "plan", /length is 0; it must be from 1/],
+    ["no steps", start('{"steps":0}'), "plan", /steps is 0; it must be from 1/],
+    ["no text", start('{"batch":0}'), "plan", /batch is 0; it must be from 1/],
+    ["too many texts", start('{"batch":100000}'), "option", /batch of 100000 is too many texts; give at most 65536/],
+    ["prompts that do not divide the batch", start('{"prompt":["a","b"],"batch":3}'), "option", /2 prompts do not divide a batch of 3; give a batch that is a multiple/],
+    ["a prompt and a template", start('{"prompt":"a","infill":"b ____"}'), "option", /exclude each other; give one of them$/],
+    ["a template without a gap", start('{"infill":"a"}'), "text", /has no gap; mark one with underscores/],
+    ["an unknown field", start('{"topP":0.8}'), "option", /unknown field `topP`, expected one of .*`top_p`/],
+    ["an unknown schedule", start('{"schedule":"other"}'), "option", /unknown variant `other`, expected one of `binomial`/],
+    ["no JSON", start(""), "option", /not understood: .*; check its fields$/],
+    ["a prompt without a tokenizer", start('{"prompt":"a"}', "small"), "tokenizer", /a prompt needs a tokenizer; give the tokenizer\.json of the model$/],
+    ["text without a tokenizer", 'small.encode("a")', "tokenizer", /without a tokenizer; load it with its tokenizer\.json$/],
+    ["alpha_0 of an AR model", start('{"alpha_0":1}', "ar"), "option", /alpha_0 has no meaning for an AR model, .*; leave it out$/],
+    ["an AR model as an MDLM", start('{"decode_as":"mdlm"}', "ar"), "option", /cannot be run as an MDLM; leave decode_as out$/],
+    ["nothing to score", 'stories.score("{}")', "option", /a score needs either a text, or .*; give one of them$/],
+  ],
+  "numbers that are none, or out of range": [
+    ["infinite temperature", start('{"temperature":1e39}'), "option", /temperature is inf; give 0 .* or any number from 1e-6$/],
+    ["a number beyond all", start('{"temperature":1e999}'), "option", /number out of range .*; check its fields$/],
+    ["NaN, which is no JSON", start('{"top_p":NaN}'), "option", /not understood: .*; check its fields$/],
+    ["negative temperature", start('{"temperature":-1}'), "option", /temperature is -1; give/],
+    ["infinite top_p", start('{"top_p":1e39}'), "option", /top-p is inf; give a number above 0 and at most 1/],
+    ["no top_p", start('{"top_p":0}'), "option", /top-p is 0; give a number above 0 and at most 1/],
+    ["alpha_0 beyond 1", start('{"alpha_0":1.5}'), "plan", /alpha_0 is 1\.5; it must be from 0 .* to 1/],
+    ["a word as seed", start('{"seed":"x"}'), "option", /the seed is "x"; give a whole number from 0 to 2\^64 - 1$/],
+  ],
+  "passes and plans that do not fit": [
+    ["a foreign token", `small.forward('{"mode":"causal","sort_idx":[[0,1]],"zt_sorted":[[3,500]]}')`, "plan", /token 500 in row 0, beyond the vocabulary of 97; use data made for this model$/],
+    ["an unknown mode", `small.forward('{"mode":"other","sort_idx":[[0,1]],"zt_sorted":[[3,5]]}')`, "option", /unknown variant `other`, expected one of `causal`/],
+    ["no permutation", `small.forward('{"mode":"causal","sort_idx":[[0,0]],"zt_sorted":[[3,5]]}')`, "plan", /no permutation of 0\.\.2; each natural position must stand in it once$/],
+    ["no plan", 'small.replay("{}", new Float64Array(97).fill(0.5))', "plan", /missing field `esolm_plan` .*; write it again, in the form of docs\/plan-format\.md$/],
+    ["the plan of another model", `stories.replay(JSON.stringify(JSON.parse(small.plan("{}")).plan), new Float64Array(97).fill(0.5))`, "plan", /for a vocabulary of 97, but the model's is 2049; give a plan made for this model$/],
+    ["too few uniforms", replay(".subarray(4)"), "plan", /384 uniforms for 1 sequences and a vocabulary of 97/],
+  ],
+};
+
+for (const [group, tried] of Object.entries(cases)) {
+  test(group, async ({ engine }) => {
+    for (const [what, action, code, says] of tried) {
+      const failed = await refused(engine, action);
+      expect.soft({ what, kind: failed?.kind, code: failed?.code }).toEqual({ what, kind: "Error", code });
+      expect.soft(failed?.message, what).toMatch(says);
+    }
+    // Nothing of it kept the models from working.
+    expect(await refused(engine, `lab.run(small, { seed: 1, length: 8 })`)).toBeNull();
+  });
+}
+
+for (const device of ["gpu", "cpu"]) {
+  test(`one call at a time, on the ${device}`, async ({ engine }) => {
+    const said = await engine.evaluate(async (device) => {
+      const model = await lab.load(await lab.golden("model_a"), { device });
+      const pass = JSON.stringify({ mode: "causal", sort_idx: [[0, 1]], zt_sorted: [[3, 5]] });
+      const want = (await lab.run(model, { seed: 1 })).tokens;
+      const run = model.start('{"seed":1}');
+      const busy = [
+        await lab.failure(() => model.start('{"seed":2}')),
+        await lab.failure(() => model.forward(pass)),
+        await lab.failure(() => model.replay(JSON.stringify((JSON.parse(model.plan("{}")) as { plan: object }).plan), new Float64Array(32 * 97).fill(0.5))),
+      ];
+      // On the GPU a step waits for the device, and meanwhile nothing else may begin.
+      const step = run.next();
+      if (device === "gpu") busy.push(await lab.failure(() => run.next()), await lab.failure(() => run.stop()));
+      await step;
+      while ((await run.next()) !== undefined);
+      const got = (JSON.parse(await run.stop()) as { tokens: number[][] }).tokens;
+      busy.push(await lab.failure(() => run.stop()));
+      // A run that is given up leaves the model free.
+      model.start('{"seed":1}').free();
+      const after = await lab.failure(() => lab.run(model, { seed: 1 }));
+      return { busy, got, want, after };
+    }, device);
+    for (const failed of said.busy) {
+      expect(failed).toMatchObject({ kind: "Error", code: "busy" });
+      expect(failed!.message).toMatch(/^the model is at work; wait for the call under way, or stop it$|^the run has ended; start another one$/);
+    }
+    expect(said.got).toEqual(said.want);
+    expect(said.after).toBeNull();
+  });
+}

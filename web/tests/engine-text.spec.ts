@@ -1,0 +1,71 @@
+/** For the same request the browser writes what the native program writes, token for token, on the GPU and on the CPU. */
+
+import { expect } from "@playwright/test";
+import { folder as golden } from "./engine/golden.js";
+import { stories, test } from "./engine/lab.js";
+import { sample } from "./engine/native.js";
+
+// The first call may have to build the native program.
+test.setTimeout(1_800_000);
+
+interface Case {
+  what: string;
+  model: "stories" | "model_a" | "mdlm" | "ar";
+  native: string[];
+  request: object;
+}
+
+const infill = "Once upon a time, ____ and then they went home.";
+const cases: Case[] = [
+  { what: "a story", model: "stories", native: ["--seed", "3", "--top-p", "0.8"], request: { seed: 3, top_p: 0.8 } },
+  {
+    what: "a story from a prompt",
+    model: "stories",
+    native: ["--seed", "4", "--top-p", "0.8", "--length", "64", "--alpha0", "0.5", "--prompt", "One day, Lily found a"],
+    request: { seed: 4, top_p: 0.8, length: 64, alpha_0: 0.5, prompt: "One day, Lily found a" },
+  },
+  {
+    what: "a filled gap",
+    model: "stories",
+    native: ["--seed", "5", "--top-p", "0.9", "--steps", "12", "--infill", infill],
+    request: { seed: 5, top_p: 0.9, steps: 12, infill },
+  },
+  {
+    what: "two texts of a schedule in blocks",
+    model: "stories",
+    native: ["--seed", "18446744073709551615", "--length", "48", "--steps", "12", "--schedule", "blocks-shuffled", "--batch", "2", "--first", "7", "--temperature", "0.7"],
+    request: { seed: "18446744073709551615", length: 48, steps: 12, schedule: "blocks-shuffled", batch: 2, first: 7, temperature: 0.7 },
+  },
+  {
+    what: "an Eso-LM of random weights",
+    model: "model_a",
+    native: ["--seed", "6", "--alpha0", "0.7", "--batch", "3"],
+    request: { seed: 6, alpha_0: 0.7, batch: 3 },
+  },
+  { what: "an MDLM", model: "mdlm", native: ["--seed", "7", "--steps", "20", "--batch", "2"], request: { seed: 7, steps: 20, batch: 2 } },
+  { what: "an AR model", model: "ar", native: ["--seed", "8", "--top-p", "0.9", "--batch", "2"], request: { seed: 8, top_p: 0.9, batch: 2 } },
+];
+
+for (const { what, model, native, request } of cases) {
+  test(`${what} is the native program's`, async ({ engine }) => {
+    const place =
+      model === "stories"
+        ? ["--model", stories]
+        : ["--model", `${golden}${model}.ema.safetensors`, "--config", `${golden}${model}.config.json`, "--tokenizer", "none"];
+    const want = await sample(...place, ...native);
+    expect(want.tokens.flat().length).toBeGreaterThan(10);
+    for (const device of ["gpu", "cpu"]) {
+      const got = await engine.evaluate(
+        async ([name, device, request]) => {
+          const model = await lab.load(await (name === "stories" ? lab.stories() : lab.golden(name)), { device });
+          const { tokens, text, nfe } = await lab.run(model, request);
+          const { adapter } = (JSON.parse(model.info()) as { device: { adapter: unknown } }).device;
+          model.free();
+          return { tokens, text, nfe, onGpu: adapter !== null };
+        },
+        [model, device, request] as const,
+      );
+      expect(got, device).toEqual({ ...want, onGpu: device === "gpu" });
+    }
+  });
+}

@@ -1,0 +1,99 @@
+/**
+ * Every form of every shader under Chromium's own compiler, which refuses what native ones accept. The texts are those that
+ * `tests/tests/shaders.rs` writes down.
+ */
+
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { expect } from "@playwright/test";
+import { repository, test } from "./engine/lab.js";
+
+const folder = process.env["ESOLM_SHADERS"] ?? join(process.env["CARGO_TARGET_DIR"] ?? join(repository, "target"), "tmp", "shaders");
+const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it, into the folder that ESOLM_SHADERS names here";
+
+/** Forms that there must be of each shader, at least. */
+const forms: Record<string, number> = {
+  // Three widths of heads, two precisions of the cache.
+  attention_chunks: 6,
+  attention_merge: 6,
+  attention_rows: 6,
+  copy: 1,
+  embed: 2,
+  norm: 2,
+  peak: 1,
+  // Four blocks of rows, plain and normalised, two precisions of weights, five ends: the one with rotary embedding has two precisions.
+  product_rows: 4 * 2 * 2 * 5,
+  product_split: 4 * 2 * 2 * 5,
+  // One block, never normalised on the way.
+  product_tile: 2 * 5,
+  // Two sizes of workgroups; greedy, or with either source of noise with and without a nucleus.
+  sample: 2 * 5,
+  score: 2,
+};
+
+function shaderFiles(): string[] {
+  const shaders = join(repository, "shaders");
+  return readdirSync(shaders, { recursive: true, encoding: "utf8" })
+    .filter((name) => name.endsWith(".wgsl"))
+    .map((name) => join(shaders, name));
+}
+
+/** Texts by name. */
+function texts(): Map<string, string> {
+  if (!existsSync(folder)) throw new Error(`${folder} is not there; ${remedy}`);
+  const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
+  const written = Math.min(...names.map((name) => statSync(join(folder, name)).mtimeMs));
+  for (const shader of shaderFiles()) {
+    if (statSync(shader).mtimeMs > written) throw new Error(`${folder} is older than ${shader}; ${remedy}`);
+  }
+  return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(join(folder, name), "utf8")]));
+}
+
+// A software GPU makes machine code of each form, which takes two cores minutes.
+test.setTimeout(1_200_000);
+
+test("all shaders compile, and fit the limits that every browser has", async ({ engine }) => {
+  const all = texts();
+  const counts = new Map<string, number>();
+  for (const name of all.keys()) {
+    const shader = name.split("-")[0]!;
+    counts.set(shader, (counts.get(shader) ?? 0) + 1);
+  }
+  for (const [shader, least] of Object.entries(forms)) {
+    expect(counts.get(shader) ?? 0, `forms of ${shader} in ${folder}; ${remedy}`).toBeGreaterThanOrEqual(least);
+  }
+  // A new shader needs its number above.
+  const files = readdirSync(join(repository, "shaders")).filter((name) => name.endsWith(".wgsl"));
+  expect(files.map((name) => name.slice(0, -".wgsl".length)).sort()).toEqual(Object.keys(forms).sort());
+
+  const found = await engine.evaluate(async (all) => {
+    const adapter = await navigator.gpu.requestAdapter();
+    // Without a wish for more a device has the limits of the standard.
+    const device = await adapter!.requestDevice();
+    const stray: string[] = [];
+    device.addEventListener("uncapturederror", (event) => stray.push(event.error.message));
+    const refused: string[] = [];
+    let pipelines = 0;
+    for (const [name, code] of all) {
+      device.pushErrorScope("validation");
+      const module = device.createShaderModule({ code });
+      const { messages } = await module.getCompilationInfo();
+      for (const { type, lineNum, message } of messages) if (type === "error") refused.push(`${name}, line ${lineNum}: ${message}`);
+      const error = await device.popErrorScope();
+      if (error !== null) {
+        refused.push(`${name}: ${error.message}`);
+        continue;
+      }
+      try {
+        await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
+        pipelines += 1;
+      } catch (error) {
+        refused.push(`${name}: ${(error as Error).message}`);
+      }
+    }
+    device.destroy();
+    return { refused, pipelines, stray };
+  }, [...all]);
+  expect(found).toEqual({ refused: [], pipelines: all.size, stray: [] });
+  console.log(`${found.pipelines} forms of ${files.length} shaders compiled`);
+});
