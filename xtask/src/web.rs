@@ -1,6 +1,7 @@
 //! `cargo xtask web`: the wasm module, the npm package and the page.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Instant, SystemTime};
@@ -261,12 +262,18 @@ fn copy_model() -> Result<(), String> {
     })
 }
 
-/// Does one thing and prints one line about it.
+/// Does one thing and prints one line about it, whose end comes when it is done.
 fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    print!("==> {name} ...");
+    // A terminal that does not take it will not take the rest either.
+    let _ = io::stdout().flush();
     let began = Instant::now();
-    work().map_err(|why| format!("{name}: {why}"))?;
-    println!("==> {name}: {:.0} s", began.elapsed().as_secs_f64());
-    Ok(())
+    let result = work();
+    match &result {
+        Ok(()) => println!(" {:.0} s", began.elapsed().as_secs_f64()),
+        Err(_) => println!(" failed"),
+    }
+    result.map_err(|why| format!("{name}: {why}"))
 }
 
 /// Runs a command whose output is for whoever runs this.
