@@ -1,8 +1,22 @@
 import { existsSync } from "node:fs";
+import { createServer, type AddressInfo } from "node:net";
 import { defineConfig } from "@playwright/test";
 import { chromiumPath, launchOptions } from "./tests/chromium.js";
 
-const port = 4173;
+/** A port that nothing listens on, so that runs beside each other and a page that is being served do no harm. */
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const server = createServer();
+    server.once("error", reject);
+    server.listen(0, "127.0.0.1", () => {
+      const { port } = server.address() as AddressInfo;
+      server.close(() => resolve(port));
+    });
+  });
+}
+
+// The processes that run the tests read this file again, and inherit what the first one chose.
+const port = (process.env["ESOLM_TEST_PORT"] ??= String(await freePort()));
 const demo = existsSync(new URL("demo/dist/index.html", import.meta.url));
 
 export default defineConfig({
