@@ -216,7 +216,6 @@ test("what cannot be loaded or written is said with its code", async ({ page }) 
     return failures;
   });
   const codes = Object.fromEntries(Object.entries(failures).map(([name, failure]) => [name, failure.split(":")[0]]));
-  console.log(Object.values(failures).join("\n"));
   expect(codes).toEqual({
     "config that is no JSON": "checkpoint",
     "config of another shape": "checkpoint",
