@@ -20,9 +20,7 @@ use esolm::kernels::embed::Embedding;
 use esolm::kernels::gpu::{Buffer, Gpu};
 use esolm::kernels::norm::norm;
 use esolm::kernels::peak::peak;
-use esolm::kernels::product::{
-    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, product, rotary_table,
-};
+use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rotary_table};
 use esolm::kernels::sample::{Sample, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::rows::Row;
@@ -162,10 +160,10 @@ fn embeddings_and_norms(gpu: &Gpu) {
 fn products(gpu: &Gpu) {
     const HIDDEN: usize = 64;
     let head_dim = 16;
-    let x = zeros(gpu, 2 * ROW_PAD * HIDDEN);
-    let out = zeros(gpu, 2 * ROW_PAD * 3 * HIDDEN);
-    let rotary = gpu.floats(rotary_table(32, head_dim)).unwrap();
-    let (k, v) = (zeros(gpu, 32 * HIDDEN), zeros(gpu, 32 * HIDDEN));
+    let x = zeros(gpu, 64 * HIDDEN);
+    let out = zeros(gpu, 64 * HIDDEN);
+    let rotary = gpu.floats(rotary_table(64, head_dim)).unwrap();
+    let (k, v) = (zeros(gpu, 64 * HIDDEN), zeros(gpu, 64 * HIDDEN));
     for precision in PRECISIONS {
         let matrix = |n: usize| {
             Matrix::upload(
@@ -178,12 +176,13 @@ fn products(gpu: &Gpu) {
             .expect("memory suffices")
         };
         let (square, qkv) = (matrix(HIDDEN), matrix(3 * HIDDEN));
-        for (variant, norms) in [
-            (ProductVariant::Rows, &[false, true][..]),
-            (ProductVariant::Split, &[false, true]),
-            (ProductVariant::Tile, &[false]),
+        // Numbers of rows whose blocks differ.
+        for (variant, counts, norms) in [
+            (ProductVariant::Rows, &[1, 2, 4, 16][..], &[false, true][..]),
+            (ProductVariant::Split, &[1, 2, 4, 8], &[false, true]),
+            (ProductVariant::Tile, &[64], &[false]),
         ] {
-            for count in [1, 2, 4, 8, 16] {
+            for &count in counts {
                 for &norm in norms {
                     for finish in [Finish::Store(&out), Finish::Gelu(&out), Finish::Add(&out)] {
                         product(gpu, variant, norm, &x, 0..count, &square, &finish);
@@ -195,7 +194,7 @@ fn products(gpu: &Gpu) {
                             rotary: &rotary,
                             k: &k,
                             v: &v,
-                            slots: 32,
+                            slots: 64,
                             head_dim,
                             cache,
                         };
