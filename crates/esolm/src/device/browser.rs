@@ -16,9 +16,9 @@ thread_local! {
     static OPENED: RefCell<Option<(Device, AdapterInfo, Watch)>> = const { RefCell::new(None) };
 }
 
-/// The open device, if there is one that works.
+/// The open device, if there is one that a model can be put on.
 pub(super) fn opened() -> Option<(Device, AdapterInfo, Watch)> {
-    OPENED.with_borrow(|opened| opened.clone().filter(|(_, _, watch)| !watch.is_lost()))
+    OPENED.with_borrow(|opened| opened.clone().filter(|(_, _, watch)| watch.is_sound()))
 }
 
 /// Keeps an open device for the models to come.

@@ -21,6 +21,8 @@ struct Shared {
     lost: Mutex<Option<String>>,
     /// The first error outside any scope.
     stray: Mutex<Option<Fault>>,
+    /// Something was refused: what the runtime keeps of it, in pools and among pipelines, is not there.
+    spoilt: Mutex<bool>,
 }
 
 /// Watches an open device.
@@ -94,9 +96,9 @@ impl Watch {
         }
     }
 
-    /// Whether the device is gone.
-    pub fn is_lost(&self) -> bool {
-        lock(&self.shared.lost).is_some()
+    /// Whether another model may come to this device: it is there, and never refused anything.
+    pub fn is_sound(&self) -> bool {
+        lock(&self.shared.lost).is_none() && !*lock(&self.shared.spoilt)
     }
 
     /// Runs `work`, which must not wait for anything, inside error scopes; `pending` keeps their answers.
@@ -153,6 +155,7 @@ impl Watch {
             let Some(fault) = first.or_else(|| lock(&shared.stray).take()) else {
                 return Ok(());
             };
+            *lock(&shared.spoilt) = true;
             if matches!(fault, Fault::Memory(_)) {
                 *lock(&refused) = true;
             }
