@@ -80,6 +80,12 @@ class Esolm {
   }
 }
 
+/**
+ * Most rows that GroupQueryAttention gets at once. With 32 and more, and something in the cache, it was wrong in the first digits (onnxruntime-web
+ * 1.30.0, WebGPU on SwiftShader). A step's rows may be computed one part after the other, since each attends only to its slot and those below.
+ */
+const FUSED_ROWS = 31;
+
 class Ort {
   async fetch({ graph, build }) {
     const wasm = { webgpu: "asyncify", jspi: "jspi", all: "jsep", wasm: "" }[build];
@@ -122,6 +128,28 @@ class Ort {
     const dims = [1, this.config.n_heads, 0, this.headDim];
     return Object.fromEntries(this.cached.map((name) => [name, new this.ort.Tensor("float32", new Float32Array(0), dims)]));
   }
+  /** One run of the network over `rows`, the first of which takes `slot`; logits from row `drawn` on. `past` holds the keys and values after it. */
+  async pass(rows, positions, drawn, slot, past) {
+    const { Tensor } = this.ort;
+    const shape = [1, rows.length];
+    const feeds = { tokens: new Tensor("int32", rows, shape), clean: new Tensor("int64", [BigInt(drawn)], [1]) };
+    for (const name of this.cached) feeds[`past_${name}`] = past[name];
+    if (this.graph === "fused") {
+      const total = slot + rows.length;
+      feeds.positions = new Tensor("int64", positions.map(BigInt), shape);
+      feeds.seqlens_k = new Tensor("int32", [total - 1], [1]);
+      feeds.total = new Tensor("int32", [total], [1]);
+      const fetches = Object.fromEntries(this.cached.map((name) => [`present_${name}`, past[name]]));
+      return (await this.session.run(feeds, { logits: null, ...fetches })).logits;
+    }
+    feeds.positions = new Tensor("int32", positions, shape);
+    const results = await this.session.run(feeds);
+    for (const name of this.cached) {
+      past[name].dispose();
+      past[name] = results[`present_${name}`];
+    }
+    return results.logits;
+  }
   /**
    * Carries out a plan. With `readBack` the logits of every step come to the CPU, where the largest one is drawn; without it they stay where they
    * are, and the last step ends when the device has done everything. `forced` are tokens to go on with, by slot, instead of the drawn ones. `only`
@@ -129,46 +157,34 @@ class Ort {
    */
   async generate({ plan, steps = Infinity, readBack = true, forced, wanted = [], only }) {
     const { order, known, steps: planned } = plan.sequences[0];
-    const { Tensor } = this.ort;
     const tokens = new Int32Array(order.length).fill(plan.mask_index);
     tokens.set(forced ?? known);
     const kept = {};
     const times = [];
-    let past = this.slots ?? this.emptyCache();
+    const past = this.slots ?? this.emptyCache();
     const indices = only ?? [...planned.keys()].slice(0, steps);
     let last = performance.now();
     for (const step of indices) {
       const [, clean, start, end] = planned[step];
       const first = this.graph === "uncached" ? 0 : clean;
       const rows = tokens.slice(first, end).fill(plan.mask_index, start - first);
-      const positions = order.slice(first, end);
-      const shape = [1, rows.length];
-      const feeds = { tokens: new Tensor("int32", rows, shape), clean: new Tensor("int64", [BigInt(start - first)], [1]) };
-      let fetches;
-      if (this.graph === "fused") {
-        feeds.positions = new Tensor("int64", positions.map(BigInt), shape);
-        feeds.seqlens_k = new Tensor("int32", [end - 1], [1]);
-        feeds.total = new Tensor("int32", [end], [1]);
-        fetches = { logits: null };
-        for (const name of this.cached) fetches[`present_${name}`] = past[name];
-      } else {
-        feeds.positions = new Tensor("int32", positions, shape);
-      }
-      for (const name of this.cached) feeds[`past_${name}`] = past[name];
-      const results = await (fetches ? this.session.run(feeds, fetches) : this.session.run(feeds));
-      if (!this.slots) {
-        for (const name of this.cached) {
-          past[name].dispose();
-          past[name] = results[`present_${name}`];
-        }
+      const parts = this.graph === "fused" ? Math.ceil(rows.length / FUSED_ROWS) : 1;
+      const size = Math.ceil(rows.length / parts);
+      const logits = new Float32Array((end - start) * plan.vocab_size);
+      // The part with the first mask may begin with clean rows; whatever lies before `start` is not drawn from.
+      for (let from = 0; from < rows.length; from += size) {
+        const part = rows.subarray(from, from + size);
+        const drawn = Math.min(Math.max(start - first - from, 0), part.length - 1);
+        const output = await this.pass(part, order.slice(first + from, first + from + part.length), drawn, first + from, past);
+        const slot = first + from + drawn;
+        if (readBack && slot >= start) logits.set(await output.getData(), (slot - start) * plan.vocab_size);
+        output.dispose();
       }
       if (readBack) {
-        const logits = await results.logits.getData();
         if (wanted.includes(step)) kept[step] = Array.from(logits);
         const drawn = draw(logits, plan, end - start);
         if (!forced) tokens.set(drawn, start);
       }
-      results.logits.dispose();
       if (!readBack && step === indices.at(-1)) await this.device?.queue.onSubmittedWorkDone();
       const now = performance.now();
       times.push(now - last);
