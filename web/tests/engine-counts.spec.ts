@@ -92,7 +92,8 @@ test("constructors that are run at every call are seen", () => {
   expect([...wrappers(module)]).toEqual([[0, 6]]);
 });
 
-for (const [device, bound] of [["gpu", 64 * MIB], ["cpu", 64 * MIB]] as const) {
+// The module itself takes 3 MiB, the tokenizer 8; on the CPU the weights are there as well. A fifth more than was measured.
+for (const [device, bound] of [["gpu", 14 * MIB], ["cpu", 24 * MIB]] as const) {
   test(`a model is read in pieces and held once, on the ${device}`, async ({ engine }) => {
     const file = new Tensors(`${stories}model.safetensors`);
     const { reads, size, before, after, again } = await engine.evaluate(async (device) => {

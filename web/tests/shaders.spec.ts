@@ -4,11 +4,11 @@
  */
 
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { expect } from "@playwright/test";
 import { repository, test } from "./engine/lab.js";
 
-const folder = process.env["ESOLM_SHADERS"] ?? join(process.env["CARGO_TARGET_DIR"] ?? join(repository, "target"), "tmp", "shaders");
+const folder = process.env["ESOLM_SHADERS"] ?? resolve(repository, process.env["CARGO_TARGET_DIR"] ?? "target", "tmp", "shaders");
 const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it, into the folder that ESOLM_SHADERS names here";
 
 /** Forms that there must be of each shader, at least. */
