@@ -9,7 +9,7 @@ import { expect } from "@playwright/test";
 import { repository, test } from "./engine/lab.js";
 
 const folder = process.env["ESOLM_SHADERS"] ?? resolve(repository, process.env["CARGO_TARGET_DIR"] ?? "target", "tmp", "shaders");
-const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it, into the folder that ESOLM_SHADERS names here";
+const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it (the variable ESOLM_SHADERS names another folder)";
 
 /** Forms that there must be of each shader, at least. */
 const forms: Record<string, number> = {
