@@ -1,63 +1,25 @@
 // A trace: what happened in a run, step by step. Live runs and dropped files both end up here (docs/plan-format.md).
 
-export type Family = "esolm" | "mdlm" | "ar";
-export type Phase = "prompt" | "diffusion" | "sequential";
+import type { Family, Phase, Plan as FullPlan, PlanSequence, Revealed as Drawn, Step as LiveStep, TraceFooter, TraceHeader } from "esolm";
 
-export interface Revealed {
-  sequence: number;
-  position: number;
-  token: number;
-  /** The token in letters; traces in files name it in the footer instead. */
-  text?: string;
-}
+export type { Family, Phase };
 
-export interface Step {
-  step: number;
-  steps: number;
-  phase: Phase;
-  revealed: Revealed[];
-  rows: number;
-  cache_length: number;
-  /** Since the run began. */
-  seconds: number;
-}
+/** Traces in files name what a token says in the footer instead. */
+export type Revealed = Omit<Drawn, "text"> & { text?: string };
 
-export interface SequencePlan {
-  sequence: number;
-  order: number[];
-  known: number[];
-  steps: [Phase, number, number, number][];
-}
+export type Step = Omit<LiveStep, "revealed" | "attempt"> & { revealed: Revealed[] };
 
-export interface Plan {
-  lead: boolean;
-  sequences: SequencePlan[];
-}
+export type SequencePlan = PlanSequence;
 
-export interface Header {
-  model: string;
-  family: Family;
-  length: number;
-  alpha_0: number | null;
-  steps: number;
-  schedule: string;
-  top_p: number | null;
-  temperature: number;
-  seed: number | string;
-  batch: number;
-  nfe: number;
-  mask_index: number;
-  known: [number, number][][];
-  plan?: Plan;
-}
+export type Plan = Pick<FullPlan, "lead" | "sequences">;
 
-export interface Footer {
-  tokens: number[][];
-  text: string[];
-  interrupted: boolean;
-  seconds: number;
-  pieces: Record<string, string>;
-}
+/** What the page reads of the first line. */
+export type Header = Pick<
+  TraceHeader,
+  "model" | "family" | "length" | "alpha_0" | "steps" | "top_p" | "temperature" | "seed" | "batch" | "nfe" | "mask_index" | "known"
+> & { schedule: string; plan?: Plan };
+
+export type Footer = Pick<TraceFooter, "tokens" | "text" | "interrupted" | "seconds" | "pieces">;
 
 export class Trace {
   readonly steps: Step[] = [];
