@@ -5,7 +5,7 @@ use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
 use esolm::cpu::CpuExecutor;
 use esolm::draw::Draw;
-use esolm::model::Network;
+use esolm::network::Network;
 use esolm::rows::{Layout, StepRows};
 use esolm::scoring::log_probability;
 use esolm::{DeviceChoice, Engine, EngineOptions};

@@ -1,7 +1,7 @@
 //! The reference pass (Burn modules, dense masks) against the published code's golden numbers.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use esolm::model::{Network, fold::Folding};
+use esolm::network::{Network, fold::Folding};
 use esolm_tests::checks::{GOLDEN, assert_close};
 use esolm_tests::{Golden, Reference, checkpoint, checks, losses};
 

@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use esolm::checkpoint::Checkpoint;
-use esolm::model::Network;
+use esolm::network::Network;
 use esolm::noising::{Uniforms, antithetic_times};
 use esolm_tests::losses::{close, f64s, uniforms};
 use esolm_tests::{Golden, checkpoint};

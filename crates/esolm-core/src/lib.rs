@@ -21,6 +21,6 @@ pub mod rng;
 pub mod rows;
 pub mod sampler;
 pub mod scoring;
-
 #[cfg(feature = "text")]
 pub mod text;
+pub mod trace;

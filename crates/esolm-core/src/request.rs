@@ -1,24 +1,36 @@
-//! From what somebody asks for to a plan: options are filled in from the model, prompts and templates become given tokens. The command
-//! line and the browser both come this way, so the same words give the same plan.
+//! From what somebody asks for to a plan: options are filled in from the model, prompts and templates become given tokens. Every
+//! front end comes this way, so the same words give the same plan.
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
-use crate::config::{Family, ModelConfig, Prepend};
+use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
+use crate::rng::redraw_seed;
 use crate::sampler::{Sampler, SamplerError};
 use crate::text::{Ends, Template, TextCodec, TextError};
+use crate::trace::{self, Header};
 
 /// Texts of one run may not be more than any real use needs; beyond it, numbers would overflow first.
 pub const MAX_BATCH: usize = 1 << 16;
-/// So often a text is drawn again in which the model went on with a given word.
-pub const MOST_REDRAWS: u32 = 32;
+/// So often a text is drawn again in which the model ran on at a given word.
+pub const MAX_REDRAWS: u32 = 32;
+
+/// Another way to run a network than its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecodeAs {
+    /// As a masked diffusion model: every position in every step, all attending to all, nothing kept.
+    Mdlm,
+}
 
 /// What is asked for. What is left out comes from the model.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Request {
-    /// Texts to go on with, one or several.
-    pub prompts: Vec<String>,
+    /// Texts to go on from, one or several.
+    #[serde(deserialize_with = "one_or_several")]
+    pub prompt: Vec<String>,
     /// A template with gaps, instead of prompts ([`Template`]).
     pub infill: Option<String>,
     /// Tokens of a text. Default: the context, or what the template says.
@@ -29,19 +41,40 @@ pub struct Request {
     pub steps: Option<usize>,
     /// How the steps are laid out. Default: binomial; AR goes from left to right.
     pub schedule: Option<Schedule>,
-    /// How tokens are drawn.
-    pub sampler: Sampler,
-    /// Keys all random numbers.
-    pub seed: u64,
+    /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1]. Default: from all.
+    pub top_p: Option<f32>,
+    /// Divides the logits; 0 takes the most likely token. Default: 1.
+    pub temperature: Option<f32>,
+    /// Keys all random numbers; a number or, in JSON, also its digits as a string. Default: a random one.
+    #[serde(with = "trace::optional_seed")]
+    pub seed: Option<u64>,
     /// Number of texts. Default: as many as prompts.
     pub batch: Option<usize>,
     /// Absolute index of the first text.
     pub first: u32,
-    /// Do not open the texts with the beginning-of-text token.
-    pub no_bos: bool,
+    /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
+    pub bos: Option<bool>,
+    /// Run the network of an Eso-LM in another way than its own.
+    pub decode_as: Option<DecodeAs>,
 }
 
-/// Why a request cannot be met. Each message names the option and the remedy.
+/// A list of texts, which JSON may also give as a single one.
+fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Texts {
+        None(()),
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(match Texts::deserialize(from)? {
+        Texts::None(()) => Vec::new(),
+        Texts::One(text) => vec![text],
+        Texts::Several(texts) => texts,
+    })
+}
+
+/// Why a request cannot be met. Options have the names of [`Request`]'s fields.
 #[derive(Debug, Error)]
 pub enum RequestError {
     /// More tokens than the model's context.
@@ -91,10 +124,10 @@ pub enum RequestError {
         /// "a prompt" or "an infill template".
         what: &'static str,
     },
-    /// An option that this family does not know.
-    #[error("{option} has no meaning for {why}; leave it out")]
-    Meaningless {
-        /// Name of the option.
+    /// An option that this family does not have.
+    #[error("{option} does not apply to {why}; leave it out")]
+    NotApplicable {
+        /// Name of the field.
         option: &'static str,
         /// The family, and what it does instead.
         why: &'static str,
@@ -110,41 +143,6 @@ pub enum RequestError {
     Plan(#[from] PlanError),
 }
 
-/// Everything that decides what is written, as it was resolved from a request and the model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Settings {
-    /// Family that the text is written as.
-    pub family: Family,
-    /// Tokens of a text.
-    pub length: usize,
-    /// Share of the tokens that diffusion writes.
-    pub alpha_0: f64,
-    /// T.
-    pub steps: usize,
-    /// How the steps are laid out.
-    pub schedule: Schedule,
-    /// Nucleus, if not all tokens.
-    pub top_p: Option<f32>,
-    /// Temperature.
-    pub temperature: f32,
-    /// Keys all random numbers.
-    pub seed: u64,
-    /// Absolute index of the first text.
-    pub first: u32,
-    /// Number of texts.
-    pub batch: usize,
-}
-
-impl Settings {
-    /// How tokens are drawn.
-    pub fn sampler(&self) -> Sampler {
-        Sampler {
-            temperature: self.temperature,
-            top_p: self.top_p,
-        }
-    }
-}
-
 /// Known tokens and what follows from them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Given {
@@ -156,22 +154,23 @@ pub struct Given {
     pub until: Vec<usize>,
     /// The beginning-of-text token, if there is one.
     pub bos: Option<u32>,
-    /// Positions at which no text may go on with the given word before it.
-    pub apart: Vec<usize>,
+    /// Positions right after given words, at which no text may run on with them.
+    pub word_ends: Vec<usize>,
 }
 
-/// A request that a model can meet.
+/// A request that a model can meet: everything that decides what is written.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// What decides the text.
-    pub settings: Settings,
+    /// What the plan is drawn from.
+    pub options: PlanOptions,
+    /// How tokens are drawn.
+    pub sampler: Sampler,
     /// What is known before the model writes.
     pub given: Given,
-    options: PlanOptions,
 }
 
 impl Request {
-    /// Fills in what was not asked for, and turns words into tokens.
+    /// Fills in what was not asked for, and turns words into tokens. Without a seed it is 0: whoever wants a random one gives one.
     ///
     /// # Errors
     /// When an option is out of range or foreign to the family, or a text does not fit.
@@ -180,49 +179,48 @@ impl Request {
         config: &ModelConfig,
         codec: Option<&TextCodec>,
     ) -> Result<Resolved, RequestError> {
-        self.sampler.validate()?;
+        let sampler = Sampler {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_p: self.top_p,
+        };
+        sampler.validate()?;
+        let config = &self.decoding(config)?;
         self.check_family(config.family)?;
         let given = self.given(config, codec)?;
-        let settings = Settings {
-            family: config.family,
-            length: given.length,
-            alpha_0: match config.family {
-                Family::EsoLm => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
-                Family::Mdlm => 1.0,
-                Family::Ar => 0.0,
-            },
-            steps: self.steps.unwrap_or(given.length),
-            schedule: match self.schedule {
-                Some(schedule) => schedule,
-                None if config.family == Family::Ar => Schedule::LeftToRight,
-                None => Schedule::Binomial,
-            },
-            top_p: self.sampler.top_p,
-            temperature: self.sampler.temperature,
-            seed: self.seed,
-            first: self.first,
-            batch: given.known.len(),
-        };
+        let seed = self.seed.unwrap_or(0);
+        let steps = self.steps.unwrap_or(given.length);
+        let own = PlanOptions::new(config, 0, steps, seed);
         let options = PlanOptions {
-            family: config.family,
-            attention: config.attention,
-            length: settings.length,
-            alpha_0: settings.alpha_0,
-            steps: settings.steps,
-            schedule: settings.schedule,
-            seed: settings.seed,
-            first_sequence: settings.first,
+            length: given.length,
+            alpha_0: self.alpha_0.unwrap_or(own.alpha_0),
+            schedule: self.schedule.unwrap_or(own.schedule),
+            first_sequence: self.first,
             known: given.known.clone(),
-            prepend: config.prepend,
             bos: given.bos,
-            mask_index: config.mask_index,
-            vocab_size: config.vocab_size,
+            ..own
         };
         Ok(Resolved {
-            settings,
-            given,
             options,
+            sampler,
+            given,
         })
+    }
+
+    /// The configuration that the text is written with.
+    fn decoding(&self, own: &ModelConfig) -> Result<ModelConfig, RequestError> {
+        let mut config = own.clone();
+        if self.decode_as == Some(DecodeAs::Mdlm) {
+            if own.family == Family::Ar {
+                return Err(RequestError::NotApplicable {
+                    option: "decode_as",
+                    why: "an AR model, which writes from left to right",
+                });
+            }
+            config.family = Family::Mdlm;
+            config.attention = AttentionKind::Bidirectional;
+            config.prepend = Prepend::None;
+        }
+        Ok(config)
     }
 
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
@@ -244,7 +242,7 @@ impl Request {
             }
         };
         match foreign {
-            Some((option, why)) => Err(RequestError::Meaningless { option, why }),
+            Some((option, why)) => Err(RequestError::NotApplicable { option, why }),
             None => Ok(()),
         }
     }
@@ -267,13 +265,13 @@ impl Request {
         }
         let most = self.length.unwrap_or(context);
         // An AR model that prepends a token has it in its plan already.
-        let opens =
-            !self.no_bos && (config.family != Family::Ar || config.prepend == Prepend::None);
+        let opens = self.bos != Some(false)
+            && (config.family != Family::Ar || config.prepend == Prepend::None);
         let opening: Vec<u32> = ends.bos.filter(|_| opens).into_iter().collect();
 
-        let mut apart = Vec::new();
+        let mut word_ends = Vec::new();
         let (lists, length) = if let Some(template) = &self.infill {
-            if !self.prompts.is_empty() {
+            if !self.prompt.is_empty() {
                 return Err(RequestError::PromptAndInfill);
             }
             let template = Template::parse(template).map_err(TextError::from)?;
@@ -283,9 +281,9 @@ impl Request {
             let placed = template.place(codec, &opening, most)?;
             // A template says how long its text is, unless more is asked for.
             let length = self.length.unwrap_or(placed.length);
-            apart = placed.apart;
+            word_ends = placed.word_ends;
             (vec![placed.known], length)
-        } else if self.prompts.is_empty() {
+        } else if self.prompt.is_empty() {
             // Nothing but the opening token leaves nothing to write in a text of one token.
             let opens = most > opening.len();
             let known = (0..).zip(opening).filter(|_| opens).collect();
@@ -293,7 +291,7 @@ impl Request {
         } else {
             let codec = codec.ok_or(RequestError::NoTokenizer { what: "a prompt" })?;
             let prompt = |prompt: &String| prompt_tokens(codec, &opening, prompt, most);
-            let lists: Result<Vec<_>, _> = self.prompts.iter().map(prompt).collect();
+            let lists: Result<Vec<_>, _> = self.prompt.iter().map(prompt).collect();
             (lists?, most)
         };
         let batch = self.batch.unwrap_or(lists.len());
@@ -313,7 +311,7 @@ impl Request {
             known,
             length,
             bos: ends.bos,
-            apart,
+            word_ends,
         })
     }
 }
@@ -349,42 +347,76 @@ impl Resolved {
         Ok(Plan::new(&self.options)?)
     }
 
-    /// Gives the texts `broken` of a plan other random numbers: those of a number that no batch reaches, so that a text comes out the same
-    /// alone and in a batch. `attempt` counts from 1.
+    /// The seed of an attempt, from 0. Each has random numbers of its own.
+    pub fn seed(&self, attempt: u32) -> u64 {
+        match attempt {
+            0 => self.options.seed,
+            _ => redraw_seed(self.options.seed, attempt),
+        }
+    }
+
+    /// The plan of `texts` (indices within the batch) alone, for another attempt at them, counted from 1. A text comes out the same,
+    /// whichever others are drawn again with it.
     ///
     /// # Errors
     /// As [`Resolved::plan`].
-    pub fn redraw(
-        &self,
-        plan: &mut Plan,
-        broken: &[usize],
-        attempt: u32,
-    ) -> Result<(), RequestError> {
-        for &index in broken {
-            let number = self.options.first_sequence.wrapping_add(index as u32);
-            let one = PlanOptions {
-                first_sequence: number.wrapping_add(attempt.wrapping_mul(MAX_BATCH as u32)),
-                known: vec![self.options.known[index].clone()],
+    pub fn redraw(&self, texts: &[usize], attempt: u32) -> Result<Plan, RequestError> {
+        let one = |index: usize, known: Vec<_>| {
+            Plan::new(&PlanOptions {
+                first_sequence: self.options.first_sequence + index as u32,
+                known: vec![known],
+                seed: self.seed(attempt),
                 ..self.options.clone()
-            };
-            plan.sequences[index] = Plan::new(&one)?.sequences.swap_remove(0);
+            })
+        };
+        let mut plan = one(0, self.options.known[0].clone())?;
+        plan.sequences.clear();
+        for &index in texts {
+            let known = self.options.known[index].clone();
+            plan.sequences.append(&mut one(index, known)?.sequences);
         }
-        Ok(())
+        Ok(plan)
     }
 
-    /// Indices of the texts in which the model went on with a given word, such as "cats" for "cat ____".
-    pub fn broken(&self, texts: &[Vec<u32>], codec: Option<&TextCodec>) -> Vec<usize> {
+    /// The first line of a trace of `plan`, which is that of an attempt at `texts`.
+    pub fn header(&self, model: &str, plan: &Plan, attempt: u32, texts: Vec<usize>) -> Header {
+        let options = &self.options;
+        Header {
+            esolm_trace: trace::VERSION,
+            esolm: env!("CARGO_PKG_VERSION").into(),
+            model: model.into(),
+            family: options.family,
+            length: options.length,
+            alpha_0: options.alpha_0,
+            steps: options.steps,
+            schedule: options.schedule,
+            top_p: self.sampler.top_p,
+            temperature: self.sampler.temperature,
+            seed: options.seed,
+            first: options.first_sequence,
+            batch: options.known.len(),
+            vocab_size: options.vocab_size,
+            mask_index: options.mask_index,
+            nfe: plan.nfe(),
+            attempt,
+            known: self.given.known.clone(),
+            texts,
+        }
+    }
+
+    /// Indices of the texts in which the model ran on at a given word, such as "cats" for "cat ____".
+    pub fn run_on(&self, texts: &[Vec<u32>], codec: Option<&TextCodec>) -> Vec<usize> {
         let Some(codec) = codec else {
             return Vec::new();
         };
         (0..texts.len())
-            .filter(|&index| !codec.keeps_words(&texts[index], &self.given.apart))
+            .filter(|&index| !codec.keeps_words(&texts[index], &self.given.word_ends))
             .collect()
     }
 
     /// The texts that tokens in natural order make. Where a run was stopped, unknown stretches show as underscores; without a tokenizer
-    /// texts are the numbers of their tokens. `raw` writes all tokens, special ones too.
-    pub fn texts(&self, tokens: &[Vec<u32>], codec: Option<&TextCodec>, raw: bool) -> Vec<String> {
+    /// texts are the numbers of their tokens.
+    pub fn texts(&self, tokens: &[Vec<u32>], codec: Option<&TextCodec>) -> Vec<String> {
         let mask = self.options.mask_index;
         let one = |(tokens, &until): (&Vec<u32>, &usize)| match codec {
             None => {
@@ -398,7 +430,6 @@ impl Resolved {
                     false => codec.decode_plain(stretch),
                 })
                 .collect(),
-            Some(codec) if raw => codec.decode(tokens),
             Some(codec) => codec.text(tokens, until),
         };
         tokens.iter().zip(&self.given.until).map(one).collect()

@@ -4,6 +4,8 @@
 pub const GUMBEL_DOMAIN: u32 = 0x6e6f_6973;
 /// Domain word of the streams that draw plans.
 const PLAN_DOMAIN: u32 = 0x706c_616e;
+/// Domain word of the seeds for texts that are drawn again.
+const REDRAW_DOMAIN: u32 = 0x7265_6472;
 
 /// Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
@@ -28,6 +30,12 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
 /// The two key words of a seed.
 pub fn key(seed: u64) -> [u32; 2] {
     [seed as u32, (seed >> 32) as u32]
+}
+
+/// The seed of another attempt at a text, so that it shares no random number with any text of the seed itself.
+pub fn redraw_seed(seed: u64, attempt: u32) -> u64 {
+    let [low, high, ..] = philox4x32([attempt, 0, 0, REDRAW_DOMAIN], key(seed));
+    u64::from(low) | u64::from(high) << 32
 }
 
 /// Gumbel noise -ln(-ln u) from 32 random bits `n`, u = 1 - (n + 0.5) / 2^32. Built so that neither tail is cut short: noise

@@ -39,7 +39,7 @@ pub struct StepRows {
 }
 
 /// Sizes of a batch on a device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Sequences.
     pub sequences: usize,
@@ -114,6 +114,16 @@ pub enum RowsError {
         token: u32,
         /// V.
         vocab: usize,
+    },
+    /// Longer sequences than the model's context.
+    #[error(
+        "sort_idx has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
+    )]
+    Context {
+        /// Tokens of a sequence.
+        length: usize,
+        /// Tokens of the context.
+        context: usize,
     },
     /// No sequence at all.
     #[error("sort_idx is empty; give at least one sequence of at least one token")]

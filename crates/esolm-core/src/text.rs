@@ -227,11 +227,11 @@ impl TextCodec {
         self.decode_plain(until_eos(tokens, given, self.ends))
     }
 
-    /// Whether `tokens` leave the given words of a template whole: at no position of `apart` ([`Placed::apart`]) does a letter or
+    /// Whether `tokens` leave the given words of a template whole: at no position of `word_ends` ([`Placed::word_ends`]) does a letter or
     /// digit follow. Half a character counts as a letter, since nobody knows what it would have become.
-    pub fn keeps_words(&self, tokens: &[u32], apart: &[usize]) -> bool {
+    pub fn keeps_words(&self, tokens: &[u32], word_ends: &[usize]) -> bool {
         let goes_on = |c: char| c.is_alphanumeric() || c == char::REPLACEMENT_CHARACTER;
-        apart.iter().all(|&position| {
+        word_ends.iter().all(|&position| {
             let rest = tokens.get(position..).unwrap_or_default();
             !self.decode_plain(rest).starts_with(goes_on)
         })

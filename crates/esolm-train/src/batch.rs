@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use esolm::config::ModelConfig;
-use esolm::model::rotary_frequencies;
+use esolm::network::rotary_frequencies;
 use esolm::noising::Noised;
 
 use crate::ops::{Span, Table, Targets};

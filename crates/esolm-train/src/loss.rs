@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 use esolm::config::{Family, ModelConfig};
-use esolm::model::Network;
+use esolm::network::Network;
 use esolm::noising::{
     Level, Noised, Part, Uniforms, antithetic_times, draw_time, sequential_order,
 };

@@ -7,7 +7,7 @@ use burn::optim::{
     AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer as _,
 };
 use burn::tensor::Tensor;
-use esolm::model::Network;
+use esolm::network::Network;
 
 use crate::recipe::{LrSchedule, Optimizer, Recipe};
 use crate::weights::{Path, Weights, flat, host, with_values};

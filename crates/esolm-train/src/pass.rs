@@ -2,13 +2,13 @@
 //!
 //! The same function as [`Network::forward`], arranged for speed: all rows of a step in one matrix, only scored rows through the
 //! output layer, and the constant conditioning folded into the matrices in every step, as inference folds it once
-//! ([`esolm::model::fold`]). The parameters stay the published, unfolded ones; autodiff carries gradients through the folding, which
+//! ([`esolm::network::fold`]). The parameters stay the published, unfolded ones; autodiff carries gradients through the folding, which
 //! costs a few passes over the parameters instead of several over the activations.
 
 use burn::module::Param;
 use burn::nn::{LayerNorm, Linear};
 use burn::tensor::{Int, Tensor, TensorData};
-use esolm::model::{AdaLn, Network};
+use esolm::network::{AdaLn, Network};
 
 use crate::batch::Batch;
 use crate::ops::{self, Dropout};

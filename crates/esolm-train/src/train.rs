@@ -20,7 +20,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use esolm::checkpoint::{StoreDtype, write_hf_folder};
 use esolm::config::{Family, ModelConfig};
-use esolm::model::Network;
+use esolm::network::Network;
 
 use crate::data::{self, TextTokens, Windows};
 use crate::log::{Line, open_log, read_log};

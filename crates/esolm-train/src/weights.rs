@@ -6,8 +6,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use esolm::checkpoint::{Checkpoint, CheckpointError};
 use esolm::config::ModelConfig;
-use esolm::model::Network;
-use esolm::model::fold::transpose;
+use esolm::network::Network;
+use esolm::network::fold::transpose;
 
 /// One flat tensor a parameter, by the parameter's path in [`Network`], without autodiff. Matrices lie as Burn holds them, `[in, out]`.
 pub type Weights = BTreeMap<String, Tensor<1>>;

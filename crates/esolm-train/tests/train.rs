@@ -8,7 +8,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use esolm::checkpoint::{Checkpoint, OpenOptions};
-use esolm::model::Network;
+use esolm::network::Network;
 use esolm_train::loss::{Noise, Objective};
 use esolm_train::optimizer::Adam;
 use esolm_train::recipe::{LossKind, Optimizer};

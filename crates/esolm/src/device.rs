@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::EngineError;
 use crate::kernels::gpu::Gpu;
 use crate::kernels::watch::Watch;
+use crate::variants::{Chosen, Variants};
 
 #[cfg(target_family = "wasm")]
 mod browser;
@@ -40,7 +41,11 @@ impl FromStr for DeviceChoice {
                 .strip_prefix("gpu:")
                 .and_then(|index| index.parse().ok())
                 .map(|index| Self::Gpu(Some(index)))
-                .ok_or_else(|| EngineError::DeviceChoice(text.to_string())),
+                .ok_or_else(|| EngineError::Option {
+                    option: "device",
+                    value: text.to_string(),
+                    allowed: "auto, cpu, gpu or gpu:N",
+                }),
         }
     }
 }
@@ -187,6 +192,62 @@ impl fmt::Display for AdapterInfo {
                 .unwrap_or_default()
                 .trim_matches('"')
         )
+    }
+}
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Precision of the weights on a GPU; the CPU computes with f32.
+    pub weights: Precision,
+    /// Precision of the KV cache on a GPU.
+    pub kv_cache: Precision,
+    /// Forced kernel variants.
+    pub variants: Variants,
+}
+
+/// What runs a model; displayed as one line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    /// The adapter, or nothing for the CPU.
+    pub adapter: Option<AdapterInfo>,
+    /// The kernel variants, on a GPU.
+    pub variants: Option<Chosen>,
+    /// Precision of the weights.
+    pub weights: Precision,
+    /// Precision of the KV cache.
+    pub kv_cache: Precision,
+    /// The CPU runs because `auto` found no real GPU.
+    pub is_fallback: bool,
+}
+
+impl DeviceInfo {
+    /// Whether it is an adapter in software, which is slower than the CPU path.
+    pub fn is_software(&self) -> bool {
+        let kind = self.adapter.as_ref().map(|adapter| adapter.kind);
+        kind == Some(AdapterKind::Software)
+    }
+}
+
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.adapter {
+            Some(adapter) => write!(
+                f,
+                "{adapter}, {} weights, {} kv_cache",
+                self.weights, self.kv_cache
+            )?,
+            None => f.write_str("CPU (Burn flex), f32")?,
+        }
+        if self.is_fallback {
+            f.write_str("; no real GPU was found")?;
+        }
+        if self.is_software() {
+            f.write_str("; a software adapter, the CPU is faster")?;
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,119 @@
-//! What can go wrong while a model is loaded or run. Each message is one sentence that names the thing and the remedy.
+//! What can go wrong. The messages say what is wrong and with what; which option mends it, each front end says in its own words.
 
 use esolm_core::checkpoint::CheckpointError;
+use esolm_core::documents::BetweenError;
 use esolm_core::plan::PlanError;
+use esolm_core::request::RequestError;
+use esolm_core::rows::RowsError;
+use esolm_core::text::TextError;
+
+use crate::likelihood::LikelihoodError;
+
+/// An error of a [`Model`](crate::Model).
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The checkpoint could not be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The tokenizer, or a text for it.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// The checkpoint has no tokenizer.
+    #[error("the checkpoint comes without a tokenizer")]
+    NoTokenizer,
+    /// A text for a model that was loaded without a tokenizer.
+    #[error("the model was loaded without a tokenizer, which texts need")]
+    NeedsTokenizer,
+    /// The request does not fit the model.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The plan does not fit the model.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Rows that cannot be made from given arrays.
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    /// The device failed, or something does not fit it.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A text that cannot be scored.
+    #[error(transparent)]
+    Likelihood(LikelihoodError),
+    /// One of several texts cannot be scored.
+    #[error("text {index}: {source}")]
+    Item {
+        /// Index of the text among those given, from 0.
+        index: usize,
+        /// Why.
+        source: ItemError,
+    },
+    /// An option that a model of this family does not have.
+    #[error("{option} does not apply to {why}; leave it out")]
+    NotApplicable {
+        /// Name of the field.
+        option: &'static str,
+        /// The family, and what it does instead.
+        why: &'static str,
+    },
+    /// Longer windows than the model's context.
+    #[error(
+        "windows of {length} tokens are more than the model's context of {context}; use at most that"
+    )]
+    Context {
+        /// Tokens of a window.
+        length: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// Not one order a sequence.
+    #[error("there are {orders} orders for {sequences} sequences; give one for each")]
+    Orders {
+        /// Orders given.
+        orders: usize,
+        /// Sequences given.
+        sequences: usize,
+    },
+    /// There is nothing to score.
+    #[error("{0}")]
+    Empty(String),
+    /// The call was stopped by its caller.
+    #[error("stopped before it was done")]
+    Stopped,
+    /// The model's thread panicked: a fault of esolm.
+    #[error("the model's thread ended unexpectedly; load the model again, and report it")]
+    Crashed,
+}
+
+impl From<LikelihoodError> for Error {
+    fn from(error: LikelihoodError) -> Self {
+        match error {
+            LikelihoodError::Engine(error) => Self::Engine(error),
+            error => Self::Likelihood(error),
+        }
+    }
+}
+
+/// Why one of several texts cannot be scored.
+#[derive(Debug, thiserror::Error)]
+pub enum ItemError {
+    /// It cannot become tokens.
+    #[error(transparent)]
+    Text(#[from] TextError),
+    /// It does not fit the model's context, or nothing is before it.
+    #[error("it {0}")]
+    Between(#[from] BetweenError),
+    /// A middle for a model that reads from left to right.
+    #[error(
+        "it has a gap, and an AR model does not read what comes after one; use an Eso-LM or an MDLM"
+    )]
+    Autoregressive,
+    /// A question without answers.
+    #[error("it has no choices; give at least one")]
+    NoChoices,
+    /// An answer of no characters.
+    #[error("it has an empty choice; give it at least one character")]
+    EmptyChoice,
+}
 
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
@@ -9,27 +121,19 @@ pub enum EngineError {
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The plan does not fit the model.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
     /// No adapter answers to the choice.
-    #[error(
-        "no GPU adapter was found ({0}); install a Vulkan, Metal or DirectX 12 driver, or use --device cpu"
-    )]
+    #[error("no GPU adapter was found ({0})")]
     NoAdapter(String),
     /// The adapter's index is not there.
-    #[error("there is no GPU adapter {index}; `esolm devices` lists the {count} that are here")]
+    #[error("there is no GPU adapter {index}; there are {count}")]
     AdapterIndex {
         /// The index asked for.
         index: usize,
         /// How many adapters there are.
         count: usize,
     },
-    /// A text that names no device.
-    #[error("`{0}` is no device; use auto, cpu, gpu or gpu:N with N from `esolm devices`")]
-    DeviceChoice(String),
     /// An unknown value of an option.
-    #[error("`{value}` is no {option}; use {allowed}")]
+    #[error("`{value}` is not a {option}; use {allowed}")]
     Option {
         /// The option's name.
         option: &'static str,
@@ -39,12 +143,10 @@ pub enum EngineError {
         allowed: &'static str,
     },
     /// The device failed or went away.
-    #[error(
-        "the GPU stopped working ({0}); run again, and if it stays so use --device cpu or a smaller batch"
-    )]
+    #[error("the GPU stopped working ({0})")]
     Device(String),
     /// Something is larger than the device takes.
-    #[error("{what} needs {} MiB, but this device holds at most {} MiB in one piece; use a shorter length, a smaller batch, f16 or --device cpu", mib(*.bytes), mib(*.limit))]
+    #[error("{what} needs {} MiB, but this device holds at most {} MiB in one piece", mib(*.bytes), mib(*.limit))]
     Memory {
         /// What was to be allocated.
         what: String,
@@ -54,14 +156,10 @@ pub enum EngineError {
         limit: u64,
     },
     /// The device's memory does not suffice.
-    #[error(
-        "the GPU has no memory left for this ({0}); use a shorter length, a smaller batch, f16 or --device cpu"
-    )]
+    #[error("the GPU has no memory left for this ({0})")]
     DeviceMemory(String),
     /// The device refuses a kernel.
-    #[error(
-        "the GPU's driver refuses a kernel ({0}); use --device cpu, and report it with the name of the GPU"
-    )]
+    #[error("the GPU's driver refuses a kernel ({0})")]
     Kernel(String),
     /// The machine's own memory does not suffice.
     #[error(
@@ -75,7 +173,7 @@ pub enum EngineError {
         bytes: Option<u64>,
     },
     /// A shape that the kernels do not take.
-    #[error("the GPU kernels do not take {0}; use --device cpu")]
+    #[error("the GPU kernels do not take {0}")]
     Shape(String),
     /// Rows, tokens or noise that do not fit each other.
     #[error("the pass is inconsistent: {0}")]

@@ -1,14 +1,13 @@
 //! Runs passes of a plan on a GPU: folded weights, the kv_cache and the tokens stay on the device.
 
-mod score;
-
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, Row, StepRows};
+use esolm_core::trace::Counters;
 
-use crate::device::Precision;
-use crate::draw::{Draw, check_rows};
+use crate::device::{LoadOptions, Precision};
 use crate::error::EngineError;
+use crate::executor::{Draw, Executor, NoiseKey, Pending};
 use crate::kernels::attention::{
     Attention, AttentionVariant, Geometry, attention_chunks, attention_rows, scratch_len,
 };
@@ -19,8 +18,9 @@ use crate::kernels::product::{
     Finish, Matrix, ProductVariant, Qkv, ROW_PAD, pair_order, product, rotary_table,
 };
 use crate::kernels::sample::{Sample, sample};
+use crate::kernels::score::{Score, score};
 use crate::measure::{Rates, rates};
-use crate::model::fold::{Folding, Linear};
+use crate::network::fold::{Folding, Linear};
 use crate::variants::{Chosen, FEW_ROWS, Variants, choose};
 
 /// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
@@ -59,6 +59,8 @@ struct State {
     tokens: Buffer,
     kv: Vec<(Buffer, Buffer)>,
     scratch: Scratch,
+    /// Of the last pass.
+    tables: Option<Tables>,
 }
 
 /// Activations, sized for the largest pass so far.
@@ -81,8 +83,10 @@ struct Scratch {
 struct Tables {
     rows: Buffer,
     sampled: Buffer,
+    /// Number of sampled rows.
+    count: usize,
     spans: Buffer,
-    draws: Buffer,
+    keys: Buffer,
     longest: usize,
     prefix: usize,
 }
@@ -181,11 +185,10 @@ impl GpuExecutor {
     pub async fn load(
         gpu: Gpu,
         ckpt: &Checkpoint,
-        weights: Precision,
-        cache: Precision,
-        forced: &Variants,
+        options: &LoadOptions,
     ) -> Result<Self, EngineError> {
-        let loaded = match Loaded::upload(&gpu, ckpt, weights, forced).await {
+        let loaded = Loaded::upload(&gpu, ckpt, options.weights, &options.variants).await;
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Memory that was refused must not wait in the runtime's pool for the next model.
@@ -203,137 +206,14 @@ impl GpuExecutor {
             head: loaded.head,
             rotary: loaded.rotary,
             chosen: loaded.chosen,
-            cache,
+            cache: options.kv_cache,
             state: None,
         })
-    }
-
-    /// The open device.
-    pub fn gpu(&self) -> &Gpu {
-        &self.gpu
-    }
-
-    /// Gives up the weights and the batch, and their memory back to the device.
-    ///
-    /// # Errors
-    /// [`EngineError::Device`] when the device is lost.
-    pub fn close(self) -> Result<(), EngineError> {
-        let Self {
-            gpu,
-            embedding,
-            blocks,
-            head,
-            rotary,
-            state,
-            ..
-        } = self;
-        drop((embedding, blocks, head, rotary, state));
-        gpu.submit()?;
-        gpu.clean_up()
     }
 
     /// The variants that run.
     pub fn chosen(&self) -> &Chosen {
         &self.chosen
-    }
-
-    /// Rates of the adapter, measured on this model's matrices.
-    ///
-    /// # Errors
-    /// When the device fails or has no memory for it.
-    pub async fn rates(&self) -> Result<Rates, EngineError> {
-        let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
-        rates(&self.gpu, &self.chosen, &matrices).await
-    }
-
-    /// Waits until everything that was launched is done.
-    ///
-    /// # Errors
-    /// When a pass failed on the device.
-    pub async fn wait(&self) -> Result<(), EngineError> {
-        let tokens: Vec<&Buffer> = self.state.iter().map(|state| &state.tokens).collect();
-        self.gpu.check(&tokens).await
-    }
-
-    /// Prepares the cache and the token buffer for a batch.
-    ///
-    /// # Errors
-    /// When the cache does not fit the device.
-    pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
-        if self.gpu.take_refused() {
-            // Memory that was refused is not there, though the runtime's pool believes it is.
-            self.state = None;
-            self.gpu.clean_up()?;
-        }
-        if tokens.len() != layout.tokens {
-            return Err(EngineError::Rows(format!(
-                "{} tokens for a layout of {}",
-                tokens.len(),
-                layout.tokens
-            )));
-        }
-        let longest = layout.slots.max(tokens.len() / layout.sequences.max(1));
-        if longest > self.positions {
-            // A longer text than the context: rotary angles go on.
-            self.rotary = self
-                .gpu
-                .floats(rotary_table(longest, self.config.head_dim()))?;
-            self.positions = longest;
-        }
-        if let Some(token) = tokens
-            .iter()
-            .find(|&&t| t as usize >= self.config.vocab_size)
-        {
-            return Err(EngineError::Rows(format!(
-                "token {token} of a vocabulary of {}",
-                self.config.vocab_size
-            )));
-        }
-        let what = format!(
-            "the kv_cache of {} sequences of {} slots",
-            layout.sequences, layout.slots
-        );
-        let bytes = match self.cache {
-            Precision::F32 => 4,
-            Precision::F16 => 2,
-        };
-        // In 64 bits, since a browser's usize has 32.
-        let bytes = [layout.sequences, layout.slots, self.config.hidden]
-            .iter()
-            .try_fold(bytes, |product: u64, &n| product.checked_mul(n as u64))
-            .unwrap_or(u64::MAX);
-        self.gpu.fits(&what, bytes)?;
-        let words = (bytes / 4) as usize;
-        if layout.sequences > MAX_GRID {
-            return Err(EngineError::Shape(format!(
-                "more than {MAX_GRID} sequences at once"
-            )));
-        }
-        let same = self
-            .state
-            .as_ref()
-            .is_some_and(|state| state.layout == *layout);
-        let kept = if same { self.state.take() } else { None };
-        let (kv, scratch) = match kept {
-            Some(state) => (state.kv, state.scratch),
-            None => {
-                self.state = None;
-                self.gpu.scoped(|| {
-                    let cache = || self.gpu.room(&what, words);
-                    let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
-                        .map(|_| Ok((cache()?, cache()?)))
-                        .collect();
-                    Ok::<_, EngineError>((kv?, self.scratch(1, 1, 1)?))
-                })?
-            }
-        };
-        self.state = Some(State {
-            layout: *layout,
-            tokens: self.gpu.words(tokens.to_vec())?,
-            kv,
-            scratch,
-        });
-        Ok(())
     }
 
     fn scratch(
@@ -380,7 +260,7 @@ impl GpuExecutor {
     }
 
     /// Uploads a pass's tables in one piece.
-    fn tables(&self, layout: &Layout, step: &StepRows, draws: &[[u32; 2]]) -> Tables {
+    fn tables(&self, layout: &Layout, step: &StepRows, keys: &[NoiseKey]) -> Tables {
         let mut spans = vec![[0u32; 2]; layout.sequences];
         for (index, row) in step.rows.iter().enumerate() {
             let span = &mut spans[row.sequence as usize];
@@ -393,7 +273,7 @@ impl GpuExecutor {
             bytemuck::cast_slice(&step.rows),
             bytemuck::cast_slice(&step.sampled),
             bytemuck::cast_slice(&spans),
-            bytemuck::cast_slice(draws),
+            bytemuck::cast_slice(keys),
         ];
         let mut bytes = Vec::new();
         let starts: Vec<usize> = sections
@@ -414,8 +294,9 @@ impl GpuExecutor {
         Tables {
             rows: part(0),
             sampled: part(1),
+            count: step.sampled.len(),
             spans: part(2),
-            draws: part(3),
+            keys: part(3),
             longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
             prefix: step
                 .rows
@@ -444,19 +325,18 @@ impl GpuExecutor {
         self.state.as_ref().ok_or_else(none)
     }
 
-    /// Runs all blocks over the rows of `step` and leaves the normalised sampled rows in `picked`.
-    fn pass(&mut self, step: &StepRows, draws: &[[u32; 2]]) -> Result<Tables, EngineError> {
-        self.grow(step)?;
-        self.gpu.scoped(|| self.launch(step, draws))
+    /// The tables of the last pass, with the batch.
+    fn passed(&self) -> Result<(&State, &Tables), EngineError> {
+        let state = self.started()?;
+        let none = || EngineError::Rows("no pass was run".into());
+        Ok((state, state.tables.as_ref().ok_or_else(none)?))
     }
 
-    /// Checks a pass and makes room for its activations.
+    /// Makes room for the activations of a pass.
     fn grow(&mut self, step: &StepRows) -> Result<(), EngineError> {
         let count = step.rows.len();
         let in_chunks = self.in_chunks(count);
         let state = self.started()?;
-        let layout = state.layout;
-        check_rows(&layout, self.positions, step)?;
         let held = &state.scratch;
         if count > held.rows
             || step.sampled.len() > held.sampled
@@ -481,12 +361,13 @@ impl GpuExecutor {
         Ok(())
     }
 
-    fn launch(&self, step: &StepRows, draws: &[[u32; 2]]) -> Result<Tables, EngineError> {
+    /// Runs all blocks over the rows of `step` and leaves the normalised sampled rows in `picked`.
+    fn launch(&self, step: &StepRows, keys: &[NoiseKey]) -> Result<Tables, EngineError> {
         let count = step.rows.len();
         let in_chunks = self.in_chunks(count);
         let state = self.started()?;
         let layout = state.layout;
-        let tables = self.tables(&layout, step, draws);
+        let tables = self.tables(&layout, step, keys);
         let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
         let geometry = self.geometry(layout.slots);
         self.embedding.launch(
@@ -629,93 +510,200 @@ impl GpuExecutor {
         );
     }
 
-    /// Runs a pass and reads the sampled rows' logits [sampled, V], mask column untouched.
-    ///
-    /// # Errors
-    /// When the pass does not fit the batch or the device fails.
-    pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
-        let draws = vec![[0; 2]; step.sampled.len()];
-        self.pass(step, &draws)?;
-        let state = self.started()?;
-        let (stride, vocab) = (self.head.padded(), self.head.n);
-        let mut all = Vec::with_capacity(step.sampled.len() * vocab);
-        for first in (0..step.sampled.len()).step_by(self.logit_rows()) {
-            let count = self.logit_rows().min(step.sampled.len() - first);
-            self.gpu.scoped(|| self.head(&state.scratch, first, count));
-            let held = state
-                .scratch
-                .logits
-                .part(0, (count * stride * 4).next_multiple_of(4) as u64);
-            for row in self.gpu.read_floats(&held).await?.chunks(stride) {
-                all.extend_from_slice(&row[..vocab]);
-            }
-        }
-        Ok(all)
+    /// The parts of `count` sampled rows whose logits are held at once: the first row and how many there are.
+    fn in_parts(&self, count: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let most = self.logit_rows();
+        (0..count)
+            .step_by(most)
+            .map(move |first| (first, most.min(count - first)))
     }
+}
 
-    /// Runs a pass, draws the sampled rows' tokens and writes them to the token buffer. Nothing is read back.
-    ///
-    /// # Errors
-    /// When the pass does not fit the batch. What fails on the device shows at the next read.
-    pub fn step(&mut self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
-        let layout = self.started()?.layout;
-        if let Some(values) = draw.noise
-            && values.len() != step.sampled.len() * self.head.n
-        {
-            return Err(EngineError::Rows(format!(
-                "{} noise values for {} sampled rows and a vocabulary of {}",
-                values.len(),
-                step.sampled.len(),
-                self.head.n
+impl Executor for GpuExecutor {
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        if self.gpu.take_refused() {
+            // Memory that was refused is not there, though the runtime's pool believes it is.
+            self.state = None;
+            self.gpu.clean_up()?;
+        }
+        let longest = layout.slots.max(tokens.len() / layout.sequences.max(1));
+        if longest > self.positions {
+            // A longer text than the context: rotary angles go on.
+            self.rotary = self
+                .gpu
+                .floats(rotary_table(longest, self.config.head_dim()))?;
+            self.positions = longest;
+        }
+        let what = format!(
+            "the kv_cache of {} sequences of {} slots",
+            layout.sequences, layout.slots
+        );
+        let bytes = match self.cache {
+            Precision::F32 => 4,
+            Precision::F16 => 2,
+        };
+        // In 64 bits, since a browser's usize has 32.
+        let bytes = [layout.sequences, layout.slots, self.config.hidden]
+            .iter()
+            .try_fold(bytes, |product: u64, &n| product.checked_mul(n as u64))
+            .unwrap_or(u64::MAX);
+        self.gpu.fits(&what, bytes)?;
+        let words = (bytes / 4) as usize;
+        if layout.sequences > MAX_GRID {
+            return Err(EngineError::Shape(format!(
+                "more than {MAX_GRID} sequences at once"
             )));
         }
-        let keys = draw.keys(&layout, step)?;
-        self.grow(step)?;
-        self.gpu.scoped(|| self.launch_draw(step, &keys, draw))?;
-        self.gpu.submit()
+        let same = self
+            .state
+            .as_ref()
+            .is_some_and(|state| state.layout == *layout);
+        let kept = if same { self.state.take() } else { None };
+        let (kv, scratch) = match kept {
+            Some(state) => (state.kv, state.scratch),
+            None => {
+                self.state = None;
+                self.gpu.scoped(|| {
+                    let cache = || self.gpu.room(&what, words);
+                    let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
+                        .map(|_| Ok((cache()?, cache()?)))
+                        .collect();
+                    Ok::<_, EngineError>((kv?, self.scratch(1, 1, 1)?))
+                })?
+            }
+        };
+        self.state = Some(State {
+            layout: *layout,
+            tokens: self.gpu.words(tokens.to_vec())?,
+            kv,
+            scratch,
+            tables: None,
+        });
+        Ok(())
     }
 
-    fn launch_draw(
-        &self,
-        step: &StepRows,
-        keys: &[[u32; 2]],
-        draw: &Draw,
-    ) -> Result<(), EngineError> {
-        let tables = self.launch(step, keys)?;
-        let state = self.started()?;
-        let noise = draw
-            .noise
-            .map(|values| self.gpu.floats(values.to_vec()))
-            .transpose()?;
-        for first in (0..step.sampled.len()).step_by(self.logit_rows()) {
-            let count = self.logit_rows().min(step.sampled.len() - first);
-            let io = Sample {
-                logits: &state.scratch.logits,
-                stride: self.head.padded(),
-                sampled: &tables.sampled,
-                rows: &tables.rows,
-                draws: &tables.draws,
-                tokens: &state.tokens,
-                noise: noise.as_ref(),
-                first,
-                count,
-                vocab: self.head.n,
-                mask_index: draw.mask_index,
-                seed: draw.seed,
-            };
-            self.head(&state.scratch, first, count);
-            sample(&self.gpu, &draw.sampler, &io);
+    fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError> {
+        self.grow(step)?;
+        let tables = self.gpu.scoped(|| self.launch(step, keys))?;
+        if let Some(state) = &mut self.state {
+            state.tables = Some(tables);
         }
         Ok(())
     }
 
-    /// Starts reading the token buffer; the future yields it as it is now, whatever is queued later.
-    ///
-    /// # Errors
-    /// When no batch was started, or a pass failed on the device.
-    pub fn tokens(&self) -> impl Future<Output = Result<Vec<u32>, EngineError>> + 'static {
+    fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
+        let (state, tables) = self.passed()?;
+        self.gpu.scoped(|| {
+            let noise = draw
+                .noise
+                .map(|values| self.gpu.floats(values.to_vec()))
+                .transpose()?;
+            for (first, count) in self.in_parts(tables.count) {
+                let io = Sample {
+                    logits: &state.scratch.logits,
+                    stride: self.head.padded(),
+                    sampled: &tables.sampled,
+                    rows: &tables.rows,
+                    draws: &tables.keys,
+                    tokens: &state.tokens,
+                    noise: noise.as_ref(),
+                    first,
+                    count,
+                    vocab: self.head.n,
+                    mask_index: self.config.mask_index,
+                    seed: draw.seed,
+                };
+                self.head(&state.scratch, first, count);
+                sample(&self.gpu, &draw.sampler, &io);
+            }
+            Ok::<_, EngineError>(())
+        })?;
+        self.gpu.submit()
+    }
+
+    fn logits(&mut self) -> Pending<'_, Vec<f32>> {
+        Box::pin(async {
+            let (state, tables) = self.passed()?;
+            let (stride, vocab) = (self.head.padded(), self.head.n);
+            let mut all = Vec::with_capacity(tables.count * vocab);
+            for (first, count) in self.in_parts(tables.count) {
+                self.gpu.scoped(|| self.head(&state.scratch, first, count));
+                let held = state
+                    .scratch
+                    .logits
+                    .part(0, (count * stride * 4).next_multiple_of(4) as u64);
+                for row in self.gpu.read_floats(&held).await?.chunks(stride) {
+                    all.extend_from_slice(&row[..vocab]);
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>> {
+        Box::pin(async move {
+            let (state, _) = self.passed()?;
+            let wanted = self.gpu.words(targets.to_vec())?;
+            let scores = self.gpu.room("the scores of a pass", targets.len())?;
+            for (first, count) in self.in_parts(targets.len()) {
+                let io = Score {
+                    logits: &state.scratch.logits,
+                    stride: self.head.padded(),
+                    wanted: &wanted,
+                    scores: &scores,
+                    first,
+                    count,
+                    vocab: self.head.n,
+                    mask_index: self.config.mask_index,
+                };
+                self.gpu.scoped(|| {
+                    self.head(&state.scratch, first, count);
+                    score(&self.gpu, &io);
+                });
+            }
+            let mut read = self.gpu.read_floats(&scores).await?;
+            // A buffer holds four values at least.
+            read.truncate(targets.len());
+            Ok(read)
+        })
+    }
+
+    fn tokens(&mut self) -> Pending<'static, Vec<u32>> {
         let reading = self.started().map(|state| self.gpu.read(&state.tokens));
-        async move { Ok(bytemuck::pod_collect_to_vec(&reading?.await?)) }
+        Box::pin(async move { Ok(bytemuck::pod_collect_to_vec(&reading?.await?)) })
+    }
+
+    fn wait(&self) -> Pending<'_, ()> {
+        Box::pin(async {
+            let tokens: Vec<&Buffer> = self.state.iter().map(|state| &state.tokens).collect();
+            self.gpu.check(&tokens).await
+        })
+    }
+
+    fn counters(&self) -> Counters {
+        self.gpu.counters()
+    }
+
+    fn rates(&self) -> Pending<'_, Option<Rates>> {
+        Box::pin(async {
+            let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
+            Ok(Some(rates(&self.gpu, &self.chosen, &matrices).await?))
+        })
+    }
+
+    fn close(self: Box<Self>) -> Result<(), EngineError> {
+        let Self {
+            gpu,
+            embedding,
+            blocks,
+            head,
+            rotary,
+            state,
+            ..
+        } = *self;
+        drop((embedding, blocks, head, rotary, state));
+        gpu.submit()?;
+        gpu.clean_up()
     }
 }
 

@@ -1,28 +1,67 @@
 //! esolm runs Eso-LMs (Esoteric Language Models, arXiv 2506.01928), masked diffusion models and autoregressive models of
 //! the same backbone on any GPU through WebGPU, or on the CPU, with an exact KV cache in any order.
 //!
-//! Data flows one way: [`config`] -> [`checkpoint`] -> [`plan`] -> [`generate`] -> [`text`].
+//! A checkpoint becomes a [`Model`], and a [`Request`] text:
+//!
+//! ```no_run
+//! use esolm::{LoadOptions, Model, Request};
+//!
+//! let model = Model::load_blocking("models/stories", LoadOptions::default())?;
+//! let text = model.blocking().text(Request {
+//!     prompt: vec!["Once upon a time".into()],
+//!     top_p: Some(0.8),
+//!     seed: Some(4),
+//!     ..Request::default()
+//! })?;
+//! println!("{text}");
+//! # Ok::<(), esolm::Error>(())
+//! ```
+//!
+//! [`Model::generate`] tells of each step while it writes, [`Model::score`] and [`Model::perplexity`] say how likely a text is.
+//! Data flows one way: [`config`] -> [`checkpoint`] -> [`plan`] -> generator -> [`text`].
 
-pub use esolm_core::*;
+pub use esolm_core::{checkpoint, config, plan, text, trace};
 
-pub mod cpu;
-pub mod device;
-pub mod draw;
-pub mod error;
-pub mod generate;
-pub mod gpu;
-pub mod kernels;
-pub mod likelihood;
-pub mod measure;
-pub mod model;
-pub mod variants;
-
-pub use device::{AdapterInfo, AdapterKind, DeviceChoice, Precision};
-pub use draw::Draw;
-pub use error::EngineError;
-pub use generate::{
-    DeviceInfo, Engine, EngineOptions, GenerateOptions, Generation, Progress, Replay, Revealed,
-    Run, StepEvent,
-};
-pub use kernels::gpu::Counters;
+pub use device::{AdapterInfo, AdapterKind, DeviceChoice, DeviceInfo, LoadOptions, Precision};
+pub use engine::Replay;
+pub use error::{EngineError, Error, ItemError};
+pub use esolm_core::request::{DecodeAs, Request, RequestError};
+pub use generation::Generation;
+pub use likelihood::{Likelihood, LikelihoodError, Progress, TextScore};
+#[cfg(not(target_family = "wasm"))]
+pub use model::Blocking;
+pub use model::{Forward, Model, ModelFiles, Source, random_seed};
+pub use perplexity::{Corpus, Figure, Nelbo, Perplexity, PerplexityOptions};
+pub use score::{Score, ScoreItem, ScoreOptions, Scored};
 pub use variants::Variants;
+
+mod error;
+mod generation;
+mod model;
+mod perplexity;
+mod score;
+mod worker;
+
+// What lies below the front door, for this project's own programs and tests. It may change with any version.
+#[doc(hidden)]
+pub use esolm_core::{documents, noise, noising, order, request, rng, rows, sampler, scoring};
+#[doc(hidden)]
+pub mod cpu;
+#[doc(hidden)]
+pub mod device;
+#[doc(hidden)]
+pub mod engine;
+#[doc(hidden)]
+pub mod executor;
+#[doc(hidden)]
+pub mod gpu;
+#[doc(hidden)]
+pub mod kernels;
+#[doc(hidden)]
+pub mod likelihood;
+#[doc(hidden)]
+pub mod measure;
+#[doc(hidden)]
+pub mod network;
+#[doc(hidden)]
+pub mod variants;

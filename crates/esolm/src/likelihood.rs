@@ -4,6 +4,8 @@
 //! passes, this module runs them in batches and adds up. A figure of a text does not depend on the batch it is in: random numbers
 //! are keyed by (seed, number of the text, draw).
 
+use std::sync::Arc;
+
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
 use esolm_core::noising::{Level, Noised, Part, draw_time, spread_time};
 use esolm_core::order::is_permutation;
@@ -12,9 +14,12 @@ use esolm_core::scoring::{
     Mean, Pass, Window, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential,
 };
 
-use crate::device::AdapterKind;
-use crate::error::EngineError;
-use crate::generate::Engine;
+use esolm_core::text::TextCodec;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::error::{EngineError, Error};
+use crate::worker::turn;
 
 /// Rows of a pass that keep a CPU or a software adapter busy.
 const ROWS_CPU: usize = 2048;
@@ -38,84 +43,129 @@ pub struct LikelihoodOptions {
     pub batch: Option<usize>,
 }
 
-/// Draws for the bound of a model that has no exact likelihood.
+/// Draws for the bound of a model that has no exact likelihood, where single texts are compared.
 const DRAWS: u32 = 32;
 
-/// What is asked of single texts. What is left out suits the model: one order from left to right, or the bound of a model that has no
-/// exact likelihood.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Asked {
+/// What is asked of a likelihood. What is left out suits the model and the purpose.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Likelihood {
     /// As [`LikelihoodOptions::alpha_0`].
     pub alpha_0: Option<f64>,
     /// As [`LikelihoodOptions::orders`].
     pub orders: Option<u32>,
     /// As [`LikelihoodOptions::draws`].
     pub draws: Option<u32>,
+    /// As [`LikelihoodOptions::seed`]; a number or, in JSON, also its digits as a string. Default: 0.
+    #[serde(with = "esolm_core::trace::optional_seed")]
+    pub seed: Option<u64>,
+    /// As [`LikelihoodOptions::batch`].
+    pub batch: Option<usize>,
 }
 
-/// An option that a family does not know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{option} has no meaning for {why}; leave it out")]
-pub struct Meaningless {
-    /// Name of the option.
-    pub option: &'static str,
-    /// The family, and what it does instead.
-    pub why: &'static str,
+/// What a likelihood is for, which decides its defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Figures of single texts: one order from left to right, or the bound of a model that has no exact likelihood.
+    Score,
+    /// Figures of a corpus: one order drawn with the model's own alpha_0, beside the bound.
+    Perplexity,
 }
 
-impl Asked {
+impl Likelihood {
     /// Fills in what was not asked for.
     ///
     /// # Errors
-    /// [`Meaningless`] for what the model's family does not know.
-    pub fn of(
+    /// [`Error::NotApplicable`] for what the model's family does not have.
+    pub fn resolve(
         &self,
         config: &ModelConfig,
-        seed: u64,
-        batch: Option<usize>,
-    ) -> Result<LikelihoodOptions, Meaningless> {
-        let why = match config.family {
-            Family::Ar => "an AR model, which has one order",
-            Family::Mdlm => "an MDLM, whose bound knows no orders",
-            Family::EsoLm => "an Eso-LM (A), whose bound knows no orders",
-        };
+        purpose: Purpose,
+    ) -> Result<LikelihoodOptions, Error> {
+        let autoregressive = config.family == Family::Ar;
         let bound = without_exact(config).is_some();
+        let score = purpose == Purpose::Score;
+        let why = match (config.family, bound) {
+            (Family::Ar, _) => "an AR model, whose likelihood is exact in its one order",
+            (Family::Mdlm, _) => {
+                "an MDLM, which writes all by diffusion and has no exact likelihood"
+            }
+            (Family::EsoLm, true) => "an Eso-LM (A), which has no exact likelihood",
+            (Family::EsoLm, false) => "a model with an exact likelihood",
+        };
+        let own_alpha_0 = if config.family == Family::Mdlm {
+            Some(1.0)
+        } else {
+            None
+        };
+        let foreign_alpha_0 = config.family != Family::EsoLm && self.alpha_0 != own_alpha_0;
         let foreign = [
-            (
-                "alpha_0",
-                self.alpha_0.is_some() && config.family != Family::EsoLm,
-                why,
-            ),
+            ("alpha_0", self.alpha_0.is_some() && foreign_alpha_0),
             (
                 "orders",
-                self.orders.is_some() && (config.family == Family::Ar || bound),
-                why,
+                self.orders
+                    .is_some_and(|n| bound || autoregressive && n != 1),
             ),
             (
                 "draws",
-                self.draws.is_some() && !bound,
-                "a model with an exact likelihood",
+                self.draws
+                    .is_some_and(|n| !bound && (score || autoregressive && n != 0)),
             ),
         ];
-        if let Some(&(option, _, why)) = foreign.iter().find(|(_, is_foreign, _)| *is_foreign) {
-            return Err(Meaningless { option, why });
+        if let Some(&(option, _)) = foreign.iter().find(|(_, is_foreign)| *is_foreign) {
+            return Err(Error::NotApplicable { option, why });
         }
+        let default_draws = match (bound, score) {
+            (true, true) => DRAWS,
+            (false, true) => 0,
+            (_, false) => u32::from(!autoregressive),
+        };
         Ok(LikelihoodOptions {
-            alpha_0: match (config.family, bound) {
-                (Family::Mdlm, _) => 1.0,
-                (_, true) => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
-                (_, false) => self.alpha_0.unwrap_or(0.0),
+            alpha_0: match config.family {
+                Family::Mdlm => 1.0,
+                Family::Ar => 0.0,
+                Family::EsoLm if score && !bound => self.alpha_0.unwrap_or(0.0),
+                Family::EsoLm => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
             },
             orders: if bound { 0 } else { self.orders.unwrap_or(1) },
-            draws: if bound {
-                self.draws.unwrap_or(DRAWS)
-            } else {
-                0
-            },
-            seed,
-            batch,
+            draws: self.draws.unwrap_or(default_draws),
+            seed: self.seed.unwrap_or(0),
+            batch: self.batch,
         })
     }
+}
+
+/// Hears how many passes of how many are done, and may stop the work by answering false. The default hears nothing.
+#[derive(Clone, Default)]
+pub struct Progress(Option<Arc<dyn Fn(usize, usize) -> bool + Send + Sync>>);
+
+impl Progress {
+    /// Calls `hear` after each pass, in the model's thread.
+    pub fn new(hear: impl Fn(usize, usize) -> bool + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(hear)))
+    }
+
+    pub(crate) fn go_on(&self, done: usize, all: usize) -> bool {
+        self.0.as_ref().is_none_or(|hear| hear(done, all))
+    }
+}
+
+impl std::fmt::Debug for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// Whether nothing predicts the first token of a window: so it is with an AR model that reads nothing before a text.
+pub(crate) fn first_is_free(config: &ModelConfig) -> bool {
+    config.family == Family::Ar && config.prepend == Prepend::None
+}
+
+/// The token that opens a document scored by itself. A model that reads a token before every text has its opening already.
+pub(crate) fn opening(config: &ModelConfig, codec: &TextCodec) -> Option<u32> {
+    let ends = codec.ends();
+    let opens = config.prepend == Prepend::None;
+    ends.bos.or(ends.eos).filter(|_| opens)
 }
 
 /// What a text scored, in nats.
@@ -225,7 +275,7 @@ pub enum LikelihoodError {
     NoBos,
     /// A result that is no number.
     #[error(
-        "the model gives text {text} no finite probability; its weights are damaged, or f16 does not hold them: try --weights f32"
+        "the model gives text {text} no finite probability; its weights are damaged, or f16 does not hold them"
     )]
     NotFinite {
         /// Index of the text, from 0.
@@ -321,6 +371,7 @@ pub async fn evaluate(
             }
         }
         done += batch.len();
+        turn().await;
         if !progress(done, jobs.len()) {
             return Ok(None);
         }
@@ -418,9 +469,8 @@ fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>, passes: usi
     let tokens: usize = windows.iter().map(|w| w.tokens.len()).sum();
     let mean = (2 * tokens).div_ceil(windows.len().max(1)).max(1);
     let slots = 2 * longest;
-    let real_gpu = engine
-        .gpu()
-        .is_some_and(|gpu| gpu.gpu().info.kind != AdapterKind::Software);
+    let device = engine.device();
+    let real_gpu = device.adapter.is_some() && !device.is_software();
     let rows = if real_gpu { ROWS_GPU } else { ROWS_CPU };
     let cached = slots * engine.config().hidden * 4;
     let sequences = batch.unwrap_or_else(|| (rows / mean).min(CACHE_BYTES / cached));

@@ -57,6 +57,16 @@ pub enum PlanError {
         /// Why, and what can.
         remedy: &'static str,
     },
+    /// A plan for another model.
+    #[error(
+        "the plan is for a vocabulary of {vocab_size} with the mask token {mask_index}, which the model does not have; give a plan made for this model"
+    )]
+    OtherModel {
+        /// V of the plan.
+        vocab_size: usize,
+        /// Its mask token.
+        mask_index: u32,
+    },
     /// Recorded arrays that are no complete run.
     #[error("the recorded run cannot be replayed: {0}; give the arrays of one complete run")]
     Recorded(String),

@@ -73,6 +73,20 @@ impl Plan {
         read.try_into()
     }
 
+    /// Checks that the plan is for a model with this vocabulary.
+    ///
+    /// # Errors
+    /// [`PlanError::OtherModel`] where it is not.
+    pub fn check_model(&self, vocab_size: usize, mask_index: u32) -> Result<(), PlanError> {
+        if (self.vocab_size, self.mask_index) == (vocab_size, mask_index) {
+            return Ok(());
+        }
+        Err(PlanError::OtherModel {
+            vocab_size: self.vocab_size,
+            mask_index: self.mask_index,
+        })
+    }
+
     /// The plan as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("numbers, strings and lists are always JSON")
@@ -85,6 +99,11 @@ impl Plan {
             slots: self.length,
             tokens: self.sequences.len() * self.length,
         }
+    }
+
+    /// Absolute index of each sequence, which with the seed keys its random numbers.
+    pub fn ids(&self) -> Vec<u32> {
+        self.sequences.iter().map(|s| s.sequence).collect()
     }
 
     /// Forward passes: the most steps of any sequence.

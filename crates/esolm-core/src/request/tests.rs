@@ -42,34 +42,29 @@ fn refused(request: &Request, family: Family) -> String {
 #[test]
 fn what_is_left_out_comes_from_the_model() {
     let resolved = resolve(&Request::default(), Family::EsoLm).unwrap();
-    let expected = Settings {
-        family: Family::EsoLm,
-        length: 64,
-        alpha_0: 0.25,
-        steps: 64,
-        schedule: Schedule::Binomial,
-        top_p: None,
-        temperature: 1.0,
-        seed: 0,
-        first: 0,
-        batch: 1,
-    };
-    assert_eq!(resolved.settings, expected);
+    let options = &resolved.options;
+    assert_eq!((options.length, options.steps), (64, 64));
+    assert_eq!(
+        (options.alpha_0, options.schedule),
+        (0.25, Schedule::Binomial)
+    );
+    assert_eq!((options.seed, options.first_sequence), (0, 0));
+    assert_eq!(resolved.sampler, Sampler::default());
     // The opening token is known.
     assert_eq!(resolved.given.known, [[(0, 0)]]);
     assert_eq!(resolved.plan().unwrap().length, 64);
-    let ar = resolve(&Request::default(), Family::Ar).unwrap().settings;
+    let ar = resolve(&Request::default(), Family::Ar).unwrap().options;
     assert_eq!((ar.alpha_0, ar.schedule), (0.0, Schedule::LeftToRight));
-    let mdlm = resolve(&Request::default(), Family::Mdlm).unwrap().settings;
+    let mdlm = resolve(&Request::default(), Family::Mdlm).unwrap().options;
     assert_eq!(mdlm.alpha_0, 1.0);
 }
 
 #[test]
 fn prompts_and_templates_become_known_tokens() {
     let request = Request {
-        prompts: vec!["Once upon".into(), "The".into()],
+        prompt: vec!["Once upon".into(), "The".into()],
         batch: Some(4),
-        no_bos: true,
+        bos: Some(false),
         ..Request::default()
     };
     let given = resolve(&request, Family::EsoLm).unwrap().given;
@@ -86,12 +81,12 @@ fn prompts_and_templates_become_known_tokens() {
         ..Request::default()
     };
     let resolved = resolve(&request, Family::EsoLm).unwrap();
-    assert_eq!(resolved.settings.length, resolved.given.until[0]);
-    assert_eq!(resolved.given.apart.len(), 1);
+    assert_eq!(resolved.options.length, resolved.given.until[0]);
+    assert_eq!(resolved.given.word_ends.len(), 1);
 }
 
 #[test]
-fn texts_that_go_on_with_a_word_are_drawn_with_other_numbers() {
+fn texts_that_run_on_at_a_word_are_drawn_with_other_numbers() {
     let request = Request {
         infill: Some("A cat ____ home.".into()),
         length: Some(32),
@@ -100,11 +95,16 @@ fn texts_that_go_on_with_a_word_are_drawn_with_other_numbers() {
     };
     let resolved = resolve(&request, Family::EsoLm).unwrap();
     let plan = resolved.plan().unwrap();
-    let mut again = plan.clone();
-    resolved.redraw(&mut again, &[1], 1).unwrap();
-    assert_eq!(again.sequences[0], plan.sequences[0]);
-    assert_eq!(again.sequences[1].sequence, 1 + MAX_BATCH as u32);
-    assert_eq!(again.sequences[1].known, plan.sequences[1].known);
+    let again = resolved.redraw(&[1], 1).unwrap();
+    assert_eq!(again.sequences.len(), 1);
+    assert_eq!(again.sequences[0].sequence, 1);
+    assert_eq!(again.sequences[0].known, plan.sequences[1].known);
+    assert_ne!(again.sequences[0].order, plan.sequences[1].order);
+    // A text does not depend on which others are drawn again with it, and no batch reaches its numbers.
+    let both = resolved.redraw(&[0, 1], 1).unwrap();
+    assert_eq!(both.sequences[1], again.sequences[0]);
+    let seeds: Vec<u64> = (0..4).map(|attempt| resolved.seed(attempt)).collect();
+    assert!((1..4).all(|i| !seeds[..i].contains(&seeds[i])), "{seeds:?}");
 
     let codec = codec();
     let mut text: Vec<u32> = vec![resolved.options.mask_index; 32];
@@ -113,13 +113,13 @@ fn texts_that_go_on_with_a_word_are_drawn_with_other_numbers() {
     }
     let whole = |word: &str| {
         let mut tokens = text.clone();
-        let gap = resolved.given.apart[0];
+        let gap = resolved.given.word_ends[0];
         tokens[gap] = codec.encode(word).unwrap()[0];
         tokens
     };
     let texts = [whole(" ran"), whole("s")];
-    assert_eq!(resolved.broken(&texts, Some(&codec)), [1]);
-    assert!(resolved.broken(&texts, None).is_empty());
+    assert_eq!(resolved.run_on(&texts, Some(&codec)), [1]);
+    assert!(resolved.run_on(&texts, None).is_empty());
 }
 
 #[test]
@@ -134,28 +134,28 @@ fn what_cannot_be_is_refused() {
     let many = with(&|r| r.batch = Some(MAX_BATCH + 1));
     assert!(refused(&many, Family::EsoLm).contains("too many texts"));
     let odd = with(&|r| {
-        r.prompts = vec!["a".into(), "b".into()];
+        r.prompt = vec!["a".into(), "b".into()];
         r.batch = Some(3);
     });
     assert!(refused(&odd, Family::EsoLm).contains("do not divide a batch of 3"));
     let full = with(&|r| {
-        r.prompts = vec!["Once upon a time there was a dog".into()];
+        r.prompt = vec!["Once upon a time there was a dog".into()];
         r.length = Some(3);
     });
     assert!(refused(&full, Family::EsoLm).contains("leaves nothing to write"));
     let both = with(&|r| {
-        r.prompts = vec!["a".into()];
+        r.prompt = vec!["a".into()];
         r.infill = Some("a ____ b".into());
     });
     assert!(refused(&both, Family::EsoLm).contains("exclude each other"));
     let alpha = with(&|r| r.alpha_0 = Some(0.5));
-    assert!(refused(&alpha, Family::Mdlm).contains("alpha_0 has no meaning for an MDLM"));
-    assert!(refused(&alpha, Family::Ar).contains("alpha_0 has no meaning for an AR model"));
+    assert!(refused(&alpha, Family::Mdlm).contains("alpha_0 does not apply to an MDLM"));
+    assert!(refused(&alpha, Family::Ar).contains("alpha_0 does not apply to an AR model"));
     let steps = with(&|r| r.steps = Some(5));
-    assert!(refused(&steps, Family::Ar).contains("steps has no meaning"));
-    let cold = with(&|r| r.sampler.temperature = -1.0);
+    assert!(refused(&steps, Family::Ar).contains("steps does not apply"));
+    let cold = with(&|r| r.temperature = Some(-1.0));
     assert!(refused(&cold, Family::EsoLm).contains("temperature is -1"));
-    let prompt = with(&|r| r.prompts = vec!["a".into()]);
+    let prompt = with(&|r| r.prompt = vec!["a".into()]);
     let without = prompt.resolve(&config(Family::EsoLm), None).unwrap_err();
     assert!(without.to_string().contains("needs a tokenizer"));
 }

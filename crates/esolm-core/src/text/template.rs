@@ -59,7 +59,7 @@ pub enum Part {
         /// Number of tokens, at least 1.
         tokens: usize,
         /// A word and a space stood right before it: what is filled in must not go on with that word.
-        apart: bool,
+        after_word: bool,
     },
 }
 
@@ -90,7 +90,7 @@ pub struct Placed {
     /// Positions up to and including the last given token.
     pub given: usize,
     /// First positions of the gaps that must not go on with the word before them.
-    pub apart: Vec<usize>,
+    pub word_ends: Vec<usize>,
 }
 
 impl Template {
@@ -109,9 +109,9 @@ impl Template {
                 if spaced {
                     text.pop();
                 }
-                let apart = spaced && text.ends_with(char::is_alphanumeric);
+                let after_word = spaced && text.ends_with(char::is_alphanumeric);
                 push_text(&mut parts, &mut text);
-                push_gap(&mut parts, gap, apart);
+                push_gap(&mut parts, gap, after_word);
                 rest = after;
                 continue;
             }
@@ -177,13 +177,16 @@ impl Template {
             .into());
         }
         let mut pieces = encoded.into_iter();
-        let mut apart_at = Vec::new();
+        let mut word_ends = Vec::new();
         for part in &self.parts {
             match part {
                 Part::Given(_) => tokens.extend(pieces.next().into_iter().flatten().map(Some)),
-                Part::Gap { tokens: n, apart } => {
-                    if *apart {
-                        apart_at.push(tokens.len());
+                Part::Gap {
+                    tokens: n,
+                    after_word,
+                } => {
+                    if *after_word {
+                        word_ends.push(tokens.len());
                     }
                     tokens.resize(tokens.len() + n, None);
                 }
@@ -199,7 +202,7 @@ impl Template {
                 .map_or(0, |&(position, _)| position as usize + 1),
             known,
             length: tokens.len(),
-            apart: apart_at,
+            word_ends,
         })
     }
 }
@@ -242,9 +245,12 @@ fn push_text(parts: &mut Vec<Part>, text: &mut String) {
 }
 
 /// Gaps that touch are one gap.
-fn push_gap(parts: &mut Vec<Part>, n: usize, apart: bool) {
+fn push_gap(parts: &mut Vec<Part>, n: usize, after_word: bool) {
     match parts.last_mut() {
         Some(Part::Gap { tokens, .. }) => *tokens += n,
-        _ => parts.push(Part::Gap { tokens: n, apart }),
+        _ => parts.push(Part::Gap {
+            tokens: n,
+            after_word,
+        }),
     }
 }

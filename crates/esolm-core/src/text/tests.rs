@@ -39,15 +39,15 @@ fn parts(template: &str) -> Vec<Part> {
 fn gap(tokens: usize) -> Part {
     Part::Gap {
         tokens,
-        apart: false,
+        after_word: false,
     }
 }
 
 /// A gap after a word and a space.
-fn apart(tokens: usize) -> Part {
+fn gap_after_word(tokens: usize) -> Part {
     Part::Gap {
         tokens,
-        apart: true,
+        after_word: true,
     }
 }
 
@@ -150,11 +150,11 @@ fn a_text_ends_at_the_first_end_of_text() {
 fn templates_are_read_as_documented() {
     assert_eq!(
         parts("Once ____ a time"),
-        [given("Once"), apart(4), given(" a time")]
+        [given("Once"), gap_after_word(4), given(" a time")]
     );
     assert_eq!(
         parts("Once ____{12} a time"),
-        [given("Once"), apart(12), given(" a time")]
+        [given("Once"), gap_after_word(12), given(" a time")]
     );
     assert_eq!(parts("_{3}"), [gap(3)]);
     assert_eq!(parts("__ ____{3}__x"), [gap(7), given("x")]);
@@ -163,7 +163,7 @@ fn templates_are_read_as_documented() {
     assert_eq!(parts("a\n__\nb"), [given("a\n"), gap(2), given("\nb")]);
     assert_eq!(
         parts(r"a\_b \\ \x __\{2}"),
-        [given(r"a_b \ \x"), apart(2), given("{2}")]
+        [given(r"a_b \ \x"), gap_after_word(2), given("{2}")]
     );
     assert_eq!(parts("é__é"), [given("é"), gap(2), given("é")]);
 }
@@ -247,7 +247,7 @@ fn given_words_are_not_written_on() {
     let placed = template.place(&codec, &[0], 128).expect("fits");
     let at = 1 + codec.encode("The cat").expect("text").len();
     assert_eq!(
-        placed.apart,
+        placed.word_ends,
         [at],
         "a gap that touches its word may go on with it"
     );
@@ -257,13 +257,13 @@ fn given_words_are_not_written_on() {
     }
     let mut keeps = |first: &str| {
         tokens[at] = codec.encode(first).expect("text")[0];
-        codec.keeps_words(&tokens, &placed.apart)
+        codec.keeps_words(&tokens, &placed.word_ends)
     };
     assert!(keeps(" sat") && keeps(".") && keeps("\n"));
     assert!(!keeps("s") && !keeps("7"));
     assert!(!keeps("é"), "its first byte alone");
     assert!(keeps("<|endoftext|>"), "the comma follows");
-    assert!(codec.keeps_words(&[], &placed.apart));
+    assert!(codec.keeps_words(&[], &placed.word_ends));
 }
 
 fn placed_length(template: &Template, codec: &TextCodec) -> usize {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 /// Rows whose scores are held at once.
 const BLOCK: usize = 64;
-/// Score of what may not be attended, as in [`esolm::model`].
+/// Score of what may not be attended, as in [`esolm::network`].
 const EXCLUDED: f32 = -1e30;
 
 /// The rows of one sequence.

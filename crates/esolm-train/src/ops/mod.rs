@@ -299,7 +299,7 @@ pub fn gelu(x: Tensor<2>) -> Tensor<2> {
     if on_host(&x.device()) {
         return Tensor::from_dispatch(<Dispatch as RowOps>::gelu_tanh(x.into_dispatch()));
     }
-    esolm::model::gelu_tanh(x)
+    esolm::network::gelu_tanh(x)
 }
 
 /// Rotary prefix attention of `qkv` `[R, 3d]`, columns (three, head, head_dim), to `[R, d]`.

@@ -28,7 +28,7 @@ fn exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * power
 }
 
-/// GELU's tanh form as x sigmoid(2u), as [`crate::model`] defines it.
+/// GELU's tanh form as x sigmoid(2u), as [`crate::network`] defines it.
 #[inline(always)]
 fn gelu_one(x: f32) -> f32 {
     // 2 sqrt(2/pi)

@@ -13,11 +13,13 @@ use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
 use esolm_core::sampler::{MASK_LOGIT, NoiseSource, sample_row};
+use esolm_core::trace::Counters;
 
-use crate::draw::{Draw, check_rows, check_targets};
 use crate::error::EngineError;
-use crate::model::fold::Folding;
-use crate::model::rotary_frequencies;
+use crate::executor::{Draw, Executor, NoiseKey, Pending};
+use crate::measure::Rates;
+use crate::network::fold::Folding;
+use crate::network::rotary_frequencies;
 
 use attention::{Cache, Heads, spans};
 use product::Matrix;
@@ -46,10 +48,22 @@ pub struct CpuExecutor {
 }
 
 /// What belongs to the batch that runs.
+#[derive(Default)]
 struct State {
     layout: Layout,
     tokens: Vec<u32>,
     caches: Vec<Cache>,
+    sampled: Sampled,
+}
+
+/// The sampled rows of the last pass.
+#[derive(Default)]
+struct Sampled {
+    /// Normalised hidden states, `[sampled, d]`.
+    x: Vec<f32>,
+    keys: Vec<NoiseKey>,
+    /// Where each token goes.
+    targets: Vec<u32>,
 }
 
 impl CpuExecutor {
@@ -77,11 +91,6 @@ impl CpuExecutor {
                 down: Matrix::new(&block.down),
             });
         }
-        let layout = Layout {
-            sequences: 0,
-            slots: 0,
-            tokens: 0,
-        };
         Ok(Self {
             heads: Heads {
                 heads: config.n_heads,
@@ -91,11 +100,7 @@ impl CpuExecutor {
             embedding,
             blocks,
             head,
-            state: State {
-                layout,
-                tokens: Vec::new(),
-                caches: Vec::new(),
-            },
+            state: State::default(),
         })
     }
 
@@ -108,37 +113,6 @@ impl CpuExecutor {
     pub fn cache_bytes(&self) -> usize {
         let block = attention::cache_bytes(&self.state.layout, self.heads).unwrap_or(0);
         block * self.state.caches.len()
-    }
-
-    /// Prepares the cache and the token buffer `tokens` (flat, `layout.tokens` long) for a batch.
-    ///
-    /// # Errors
-    /// When the tokens do not fit the layout or the vocabulary, or the cache does not fit the memory.
-    pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
-        if tokens.len() != layout.tokens {
-            return Err(EngineError::Rows(format!(
-                "{} tokens for a layout of {}",
-                tokens.len(),
-                layout.tokens
-            )));
-        }
-        let vocab = self.config.vocab_size;
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
-            return Err(EngineError::Rows(format!(
-                "the token {token} is beyond the vocabulary of {vocab}"
-            )));
-        }
-        if self.state.layout.sequences != layout.sequences
-            || self.state.layout.slots != layout.slots
-        {
-            self.state.caches.clear();
-            self.reserve(layout)?;
-            let cache = |_| Cache::new(layout, self.heads);
-            self.state.caches = (0..self.blocks.len()).map(cache).collect();
-        }
-        self.state.layout = *layout;
-        self.state.tokens = tokens.to_vec();
-        Ok(())
     }
 
     /// Asks for the memory of all caches at once, so that too large a batch ends in a sentence.
@@ -157,121 +131,30 @@ impl CpuExecutor {
         }
     }
 
-    /// Runs a pass and returns the logits `[sampled, V]`, the mask token's column untouched.
-    ///
-    /// # Errors
-    /// When the rows do not fit the layout of [`CpuExecutor::start`].
-    pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
-        let x = self.pass(step)?;
+    /// Fills `out`, `width` values for each sampled row of the last pass, from the row's index and its logits `[V]`.
+    fn for_logits<T: Send>(
+        &self,
+        out: &mut [T],
+        width: usize,
+        fill: impl Fn(usize, &mut [f32], &mut [T]) + Sync,
+    ) {
         let vocab = self.config.vocab_size;
-        let mut logits = vec![0.0; step.sampled.len() * vocab];
-        for (x, logits) in self
-            .logit_chunks(&x)
-            .zip(logits.chunks_mut(LOGIT_ROWS * vocab))
-        {
+        let chunks = self.state.sampled.x.chunks(LOGIT_ROWS * self.config.hidden);
+        for (chunk, (x, out)) in chunks.zip(out.chunks_mut(LOGIT_ROWS * width)).enumerate() {
             let product = self.head.product(x);
-            math::for_chunks(logits, vocab, logits.len(), |row, out| {
-                product.write_row(row, out)
-            });
-        }
-        Ok(logits)
-    }
-
-    /// Runs a pass, draws a token for each sampled row and writes it to the row's target.
-    ///
-    /// # Errors
-    /// When the rows do not fit the layout of [`CpuExecutor::start`], or the draw does not fit the rows.
-    pub fn step(&mut self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
-        let keys = draw.keys(&self.state.layout, step)?;
-        let vocab = self.config.vocab_size;
-        if let Some(noise) = draw.noise
-            && noise.len() != keys.len() * vocab
-        {
-            return Err(EngineError::Rows(format!(
-                "{} noise values for {} sampled rows",
-                noise.len(),
-                keys.len()
-            )));
-        }
-        let x = self.pass(step)?;
-        let mut drawn = vec![0u32; keys.len()];
-        for (chunk, (x, drawn)) in self
-            .logit_chunks(&x)
-            .zip(drawn.chunks_mut(LOGIT_ROWS))
-            .enumerate()
-        {
-            let product = self.head.product(x);
-            let work = drawn.len() * vocab;
-            math::for_chunks(drawn, 1, work, |row, drawn| {
+            let work = out.len() / width * vocab;
+            math::for_chunks(out, width, work, |row, out| {
                 let mut logits = vec![0.0; vocab];
                 product.write_row(row, &mut logits);
-                let index = chunk * LOGIT_ROWS + row;
-                let [sequence, position] = keys[index];
-                let noise = match draw.noise {
-                    Some(noise) => NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab]),
-                    None => NoiseSource::Seeded {
-                        seed: draw.seed,
-                        sequence,
-                        position,
-                    },
-                };
-                drawn[0] = sample_row(&logits, draw.mask_index, &draw.sampler, noise);
+                fill(chunk * LOGIT_ROWS + row, &mut logits, out);
             });
         }
-        for (&index, token) in step.sampled.iter().zip(drawn) {
-            self.state.tokens[step.rows[index as usize].target as usize] = token;
-        }
-        Ok(())
-    }
-
-    /// Runs a pass and returns the log-probability of each sampled row's token in `targets`, the mask token left out.
-    ///
-    /// # Errors
-    /// When the rows do not fit the layout of [`CpuExecutor::start`], or the targets do not fit the rows.
-    pub async fn score(
-        &mut self,
-        step: &StepRows,
-        targets: &[u32],
-    ) -> Result<Vec<f32>, EngineError> {
-        let vocab = self.config.vocab_size;
-        check_targets(step, targets, vocab)?;
-        let x = self.pass(step)?;
-        let mask = self.config.mask_index as usize;
-        let mut scores = vec![0.0; targets.len()];
-        for ((x, scores), targets) in self
-            .logit_chunks(&x)
-            .zip(scores.chunks_mut(LOGIT_ROWS))
-            .zip(targets.chunks(LOGIT_ROWS))
-        {
-            let product = self.head.product(x);
-            let work = scores.len() * vocab;
-            math::for_chunks(scores, 1, work, |row, score| {
-                let mut logits = vec![0.0; vocab];
-                product.write_row(row, &mut logits);
-                logits[mask] = MASK_LOGIT;
-                let top = math::max(&logits, f32::MIN);
-                let wanted = logits[targets[row] as usize] - top;
-                score[0] = wanted - math::exp_sum(&mut logits, top).ln();
-            });
-        }
-        Ok(scores)
-    }
-
-    /// The flat token buffer.
-    pub fn tokens(&self) -> &[u32] {
-        &self.state.tokens
-    }
-
-    fn logit_chunks<'a>(&self, x: &'a [f32]) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-        x.chunks(LOGIT_ROWS * self.config.hidden)
     }
 
     /// Runs the blocks and returns the normalised hidden state of the sampled rows, `[sampled, d]`.
-    fn pass(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
-        // Rotary angles are computed for each pass: no position is too large.
-        check_rows(&self.state.layout, usize::MAX, step)?;
+    fn hidden_states(&mut self, step: &StepRows) -> Vec<f32> {
         if step.rows.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let hidden = self.config.hidden;
         let mut x = self.embed(&step.rows);
@@ -303,7 +186,7 @@ impl CpuExecutor {
                 block.mlp(x, hidden);
             }
         }
-        Ok(math::normalise(&x, hidden))
+        math::normalise(&x, hidden)
     }
 
     /// Embeddings of the rows' tokens, `[rows, d]`.
@@ -317,6 +200,97 @@ impl CpuExecutor {
             .flat_map(|row| &self.embedding[token(row) * hidden..][..hidden])
             .copied()
             .collect()
+    }
+}
+
+impl Executor for CpuExecutor {
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        if self.state.layout.sequences != layout.sequences
+            || self.state.layout.slots != layout.slots
+        {
+            self.state.caches.clear();
+            self.reserve(layout)?;
+            let cache = |_| Cache::new(layout, self.heads);
+            self.state.caches = (0..self.blocks.len()).map(cache).collect();
+        }
+        self.state.layout = *layout;
+        self.state.tokens = tokens.to_vec();
+        self.state.sampled = Sampled::default();
+        Ok(())
+    }
+
+    fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError> {
+        let target = |&index: &u32| step.rows[index as usize].target;
+        self.state.sampled = Sampled {
+            x: self.hidden_states(step),
+            keys: keys.to_vec(),
+            targets: step.sampled.iter().map(target).collect(),
+        };
+        Ok(())
+    }
+
+    fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
+        let vocab = self.config.vocab_size;
+        let sampled = &self.state.sampled;
+        let mut drawn = vec![0u32; sampled.keys.len()];
+        self.for_logits(&mut drawn, 1, |index, logits, drawn| {
+            let [sequence, position] = sampled.keys[index];
+            let noise = match draw.noise {
+                Some(noise) => NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab]),
+                None => NoiseSource::Seeded {
+                    seed: draw.seed,
+                    sequence,
+                    position,
+                },
+            };
+            drawn[0] = sample_row(logits, self.config.mask_index, &draw.sampler, noise);
+        });
+        let state = &mut self.state;
+        for (&target, token) in state.sampled.targets.iter().zip(drawn) {
+            state.tokens[target as usize] = token;
+        }
+        Ok(())
+    }
+
+    fn logits(&mut self) -> Pending<'_, Vec<f32>> {
+        let vocab = self.config.vocab_size;
+        let mut all = vec![0.0; self.state.sampled.keys.len() * vocab];
+        self.for_logits(&mut all, vocab, |_, logits, out| {
+            out.copy_from_slice(logits)
+        });
+        Box::pin(std::future::ready(Ok(all)))
+    }
+
+    fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>> {
+        let mask = self.config.mask_index as usize;
+        let mut scores = vec![0.0; targets.len()];
+        self.for_logits(&mut scores, 1, |index, logits, score| {
+            logits[mask] = MASK_LOGIT;
+            let top = math::max(logits, f32::MIN);
+            let wanted = logits[targets[index] as usize] - top;
+            score[0] = wanted - math::exp_sum(logits, top).ln();
+        });
+        Box::pin(std::future::ready(Ok(scores)))
+    }
+
+    fn tokens(&mut self) -> Pending<'static, Vec<u32>> {
+        Box::pin(std::future::ready(Ok(self.state.tokens.clone())))
+    }
+
+    fn wait(&self) -> Pending<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+
+    fn rates(&self) -> Pending<'_, Option<Rates>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), EngineError> {
+        Ok(())
     }
 }
 

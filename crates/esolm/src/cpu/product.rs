@@ -14,7 +14,7 @@ use burn::backend::flex::FlexTensor;
 use burn::backend::flex::ops::matmul::matmul;
 use burn::tensor::TensorData;
 
-use crate::model::fold;
+use crate::network::fold;
 
 /// Columns of a panel.
 const PANEL: usize = 64;

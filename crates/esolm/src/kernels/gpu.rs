@@ -13,6 +13,8 @@ use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use burn::tensor::{Bytes, Device, Tensor};
 use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
 
+use esolm_core::trace::Counters;
+
 use super::source::Parts;
 use super::watch::{Pending, Watch};
 use crate::device::AdapterInfo;
@@ -66,31 +68,6 @@ impl Buffer {
         let rest = self.handle.size_in_used() - start - bytes;
         Buffer {
             handle: self.handle.clone().offset_start(start).offset_end(rest),
-        }
-    }
-}
-
-/// What a pass cost so far. `submits` counts the flushes that the engine asked for: work is never left to pile up past one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Counters {
-    /// Kernel launches.
-    pub dispatches: u64,
-    /// Command submissions.
-    pub submits: u64,
-    /// Bytes copied from the device to the host.
-    pub bytes_read: u64,
-    /// Most bytes of device memory reserved at once.
-    pub peak_bytes: u64,
-}
-
-impl Counters {
-    /// What was added since `before`.
-    pub fn since(&self, before: &Counters) -> Counters {
-        Counters {
-            dispatches: self.dispatches - before.dispatches,
-            submits: self.submits - before.submits,
-            bytes_read: self.bytes_read - before.bytes_read,
-            peak_bytes: self.peak_bytes,
         }
     }
 }

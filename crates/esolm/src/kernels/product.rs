@@ -11,7 +11,7 @@ use super::source::Parts;
 use super::{ROW, cache_snippet, pack_f16, rounded, weight_snippet};
 use crate::device::Precision;
 use crate::error::EngineError;
-use crate::model::rotary_frequencies;
+use crate::network::rotary_frequencies;
 
 /// Rows to which activations are padded, so that a block of rows never reads past its buffer.
 pub const ROW_PAD: usize = 16;

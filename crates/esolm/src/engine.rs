@@ -1,0 +1,461 @@
+//! A model on a device, and plans run on it. Everything here runs in the model's own thread; what users meet is [`crate::Model`].
+
+use std::collections::VecDeque;
+
+use esolm_core::checkpoint::Checkpoint;
+use esolm_core::config::ModelConfig;
+use esolm_core::plan::Plan;
+use esolm_core::rows::{Layout, StepRows};
+use esolm_core::sampler::Sampler;
+use esolm_core::trace::{Counters, Revealed, Step};
+use web_time::Instant;
+
+use crate::cpu::CpuExecutor;
+use crate::device::{DeviceChoice, DeviceInfo, LoadOptions, Precision, open};
+use crate::error::EngineError;
+use crate::executor::{
+    Draw, Executor, Pending, check_rows, check_targets, check_tokens, noise_keys,
+};
+use crate::gpu::GpuExecutor;
+use crate::measure::Rates;
+
+/// A model on a device.
+pub struct Engine {
+    executor: Box<dyn Executor>,
+    config: ModelConfig,
+    device: DeviceInfo,
+    /// Of the batch that was started last.
+    layout: Layout,
+}
+
+/// A replayed trace.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Logits `[sequences, slots, V]` of each slot in the step that sampled it, mask column untouched; zeros where none did.
+    pub logits: Vec<f32>,
+    /// Tokens `[sequences, slots]` in sorted order.
+    pub tokens_sorted: Vec<Vec<u32>>,
+    /// Tokens in natural order, as the plan gives them out.
+    pub sample: Vec<Vec<u32>>,
+}
+
+impl Engine {
+    /// Loads a checkpoint onto a device.
+    ///
+    /// # Errors
+    /// When the checkpoint is inconsistent, no device answers to the choice, or memory does not suffice.
+    pub async fn load(ckpt: &Checkpoint, options: &LoadOptions) -> Result<Self, EngineError> {
+        let (executor, device): (Box<dyn Executor>, _) = match open(options.device).await? {
+            Some(gpu) => {
+                let adapter = gpu.info.clone();
+                let executor = GpuExecutor::load(gpu, ckpt, options).await?;
+                let device = DeviceInfo {
+                    adapter: Some(adapter),
+                    variants: Some(*executor.chosen()),
+                    weights: options.weights,
+                    kv_cache: options.kv_cache,
+                    is_fallback: false,
+                };
+                (Box::new(executor), device)
+            }
+            None => {
+                let device = DeviceInfo {
+                    adapter: None,
+                    variants: None,
+                    weights: Precision::F32,
+                    kv_cache: Precision::F32,
+                    is_fallback: options.device == DeviceChoice::Auto,
+                };
+                (Box::new(CpuExecutor::load(ckpt).await?), device)
+            }
+        };
+        Ok(Self {
+            executor,
+            config: ckpt.config().clone(),
+            device,
+            layout: Layout::default(),
+        })
+    }
+
+    /// Gives up the model, and its memory back to the device. Dropping an engine only gives it back to the runtime's pool, for the next
+    /// one on the device.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    pub fn close(self) -> Result<(), EngineError> {
+        self.executor.close()
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// What runs the model.
+    pub fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    /// What the device did since it was opened.
+    pub fn counters(&self) -> Counters {
+        self.executor.counters()
+    }
+
+    /// Rates of the device, measured on this model's matrices; nothing on the CPU.
+    ///
+    /// # Errors
+    /// When the device fails or has no memory for it.
+    pub async fn rates(&self) -> Result<Option<Rates>, EngineError> {
+        self.executor.rates().await
+    }
+
+    /// Prepares a batch: cache and token buffer.
+    ///
+    /// # Errors
+    /// When the tokens do not fit the layout or the vocabulary, or the batch does not fit the device.
+    pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        check_tokens(layout, tokens, self.config.vocab_size)?;
+        self.layout = Layout::default();
+        self.executor.start(layout, tokens)?;
+        self.layout = *layout;
+        Ok(())
+    }
+
+    /// Runs a pass whose rows were not checked yet.
+    fn pass(&mut self, step: &StepRows, ids: Option<&[u32]>) -> Result<(), EngineError> {
+        // A prepended element may make the last position one more than the context; a longer text than the context is allowed.
+        let positions = (self.config.length + 1).max(self.layout.slots);
+        check_rows(&self.layout, positions, step)?;
+        let keys = match ids {
+            Some(ids) => noise_keys(&self.layout, step, ids)?,
+            None => vec![[0; 2]; step.sampled.len()],
+        };
+        self.executor.pass(step, &keys)
+    }
+
+    /// Runs one pass over the started batch and draws its sampled rows. `ids` has the absolute index of each sequence.
+    ///
+    /// # Errors
+    /// When the pass does not fit the batch or the device fails.
+    pub fn step(&mut self, step: &StepRows, ids: &[u32], draw: &Draw) -> Result<(), EngineError> {
+        self.check_noise(step, draw)?;
+        self.pass(step, Some(ids))?;
+        self.executor.draw(draw)
+    }
+
+    fn check_noise(&self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
+        let vocab = self.config.vocab_size;
+        match draw.noise {
+            Some(noise) if noise.len() != step.sampled.len() * vocab => {
+                Err(EngineError::Rows(format!(
+                    "{} noise values for {} sampled rows and a vocabulary of {vocab}",
+                    noise.len(),
+                    step.sampled.len()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs one pass over the started batch and reads the logits `[sampled, V]`.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
+        self.pass(step, None)?;
+        self.executor.logits().await
+    }
+
+    /// Runs one pass over the started batch and reads the log-probability of each sampled row's token in `targets`, natural
+    /// logarithm, the mask token left out. Logits stay on the device.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub async fn score(
+        &mut self,
+        step: &StepRows,
+        targets: &[u32],
+    ) -> Result<Vec<f32>, EngineError> {
+        check_targets(step, targets, self.config.vocab_size)?;
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.pass(step, None)?;
+        self.executor.score(targets).await
+    }
+
+    /// Waits until everything that was launched is done. The CPU is never behind.
+    ///
+    /// # Errors
+    /// When a pass failed on the device.
+    pub async fn wait(&self) -> Result<(), EngineError> {
+        self.executor.wait().await
+    }
+
+    /// The token buffer of the started batch.
+    ///
+    /// # Errors
+    /// When a pass failed on the device.
+    pub async fn tokens(&mut self) -> Result<Vec<u32>, EngineError> {
+        self.executor.tokens().await
+    }
+
+    /// One pass on its own: starts a batch and returns the logits `[sampled, V]`.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub async fn forward(
+        &mut self,
+        layout: &Layout,
+        tokens: &[u32],
+        step: &StepRows,
+    ) -> Result<Vec<f32>, EngineError> {
+        self.start(layout, tokens)?;
+        self.logits(step).await
+    }
+
+    /// Runs a plan with recorded uniforms `[sequences, slots, V]`, indexed by the slot of the row that was sampled: noise is
+    /// -ln(-ln u), as the published sampler draws it. `go_on` is asked after each step; where it says no, there is no result.
+    ///
+    /// # Errors
+    /// When the uniforms do not fit the plan, or as [`Engine::step`].
+    pub async fn replay(
+        &mut self,
+        plan: &Plan,
+        uniforms: &[f64],
+        top_p: Option<f32>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Replay>, EngineError> {
+        let vocab = self.config.vocab_size;
+        let layout = plan.layout();
+        let slots = uniforms.len() / (layout.sequences * vocab).max(1);
+        if slots == 0 || slots * layout.sequences * vocab != uniforms.len() {
+            return Err(EngineError::Rows(format!(
+                "{} uniforms for {} sequences and a vocabulary of {vocab}",
+                uniforms.len(),
+                layout.sequences
+            )));
+        }
+        let sampler = Sampler {
+            temperature: 1.0,
+            top_p,
+        };
+        let ids = plan.ids();
+        self.start(&layout, &plan.initial_tokens())?;
+        let mut logits = vec![0.0; uniforms.len()];
+        for index in 0..plan.nfe() {
+            let step = plan.step_rows(index);
+            let mut noise = Vec::with_capacity(step.sampled.len() * vocab);
+            let mut places = Vec::with_capacity(step.sampled.len());
+            for &row in &step.sampled {
+                let row = step.rows[row as usize];
+                let place = (row.sequence as usize * slots + row.slot as usize) * vocab;
+                let given = uniforms.get(place..place + vocab).ok_or_else(|| {
+                    EngineError::Rows(format!("no uniforms for slot {}", row.slot))
+                })?;
+                noise.extend(given.iter().map(|&u| -(-u.ln()).ln() as f32));
+                places.push(place);
+            }
+            let draw = Draw {
+                sampler,
+                seed: 0,
+                noise: Some(&noise),
+            };
+            self.pass(&step, Some(&ids))?;
+            for (row, place) in self.executor.logits().await?.chunks(vocab).zip(places) {
+                logits[place..place + vocab].copy_from_slice(row);
+            }
+            self.executor.draw(&draw)?;
+            crate::worker::turn().await;
+            if !go_on() {
+                return Ok(None);
+            }
+        }
+        let tokens = self.executor.tokens().await?;
+        Ok(Some(Replay {
+            logits,
+            tokens_sorted: plan.sorted(&tokens),
+            sample: plan.output(&tokens),
+        }))
+    }
+
+    /// Begins to run `plan`. Nothing happens before [`Run::next`] or [`Run::finish`].
+    ///
+    /// # Errors
+    /// When the batch does not fit the device.
+    pub fn run<'a>(
+        &'a mut self,
+        plan: &'a Plan,
+        draw: Draw<'static>,
+        observe: bool,
+    ) -> Result<Run<'a>, EngineError> {
+        let began = Instant::now();
+        self.start(&plan.layout(), &plan.initial_tokens())?;
+        Ok(Run {
+            ids: plan.ids(),
+            engine: self,
+            plan,
+            draw,
+            observe,
+            launched: 0,
+            rows: 0,
+            waiting: VecDeque::new(),
+            began,
+        })
+    }
+}
+
+/// Passes that are queued at most while nobody watches.
+const QUEUED_STEPS: usize = 32;
+
+/// A plan under way. Between steps it may be stopped ([`Run::stop`]); whoever drops it awaits [`Run::settle`] first, so that what a
+/// reading under way goes through is free again.
+pub struct Run<'a> {
+    engine: &'a mut Engine,
+    plan: &'a Plan,
+    ids: Vec<u32>,
+    draw: Draw<'static>,
+    /// Report which tokens each step revealed. They are read back asynchronously and one step behind.
+    observe: bool,
+    launched: usize,
+    rows: usize,
+    /// Steps launched but not yet reported: one, while somebody watches.
+    waiting: VecDeque<Waiting>,
+    began: Instant,
+}
+
+struct Waiting {
+    step: Step,
+    /// Sequence and place in the token buffer of each token drawn.
+    targets: Vec<(u32, u32)>,
+    reading: Option<Pending<'static, Vec<u32>>>,
+}
+
+impl Run<'_> {
+    /// Runs the next step and reports one: this one, or, while tokens are observed, the one before, so that reading them
+    /// never holds up the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn next(&mut self) -> Result<Option<Step>, EngineError> {
+        let step = self.advance().await;
+        if step.is_err() {
+            self.settle().await;
+        }
+        step
+    }
+
+    async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
+        let ahead = usize::from(self.observe);
+        while self.launched < self.plan.nfe() && self.waiting.len() <= ahead {
+            self.launch()?;
+            self.keep_up().await?;
+        }
+        let Some(mut oldest) = self.waiting.pop_front() else {
+            return Ok(None);
+        };
+        if let Some(reading) = oldest.reading {
+            let tokens = reading.await?;
+            oldest.step.revealed = oldest
+                .targets
+                .iter()
+                .map(|&(sequence, target)| Revealed {
+                    sequence,
+                    position: self.plan.output_position(target),
+                    token: tokens[target as usize],
+                    text: String::new(),
+                })
+                .collect();
+        }
+        oldest.step.seconds = self.began.elapsed().as_secs_f64();
+        Ok(Some(oldest.step))
+    }
+
+    /// Lets the device catch up now and then while nobody reads tokens, so that few passes are queued and a stop is soon one.
+    async fn keep_up(&mut self) -> Result<(), EngineError> {
+        if !self.observe && self.launched.is_multiple_of(QUEUED_STEPS) {
+            self.engine.wait().await?;
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self) -> Result<(), EngineError> {
+        let index = self.launched;
+        let step = self.plan.step_rows(index);
+        self.engine.step(&step, &self.ids, &self.draw)?;
+        self.launched += 1;
+        self.rows += step.rows.len();
+        let drawn = step.sampled.iter().map(|&row| {
+            let row = step.rows[row as usize];
+            (row.sequence, row.target)
+        });
+        self.waiting.push_back(Waiting {
+            targets: drawn.filter(|_| self.observe).collect(),
+            reading: self.observe.then(|| self.engine.executor.tokens()),
+            step: Step {
+                step: index,
+                steps: self.plan.nfe(),
+                phase: self.plan.phase(index),
+                revealed: Vec::new(),
+                rows: step.rows.len(),
+                cache_length: self.plan.cache_length(index),
+                seconds: 0.0,
+                attempt: 0,
+            },
+        });
+        Ok(())
+    }
+
+    /// Runs the steps that are left, reports none, and reads the tokens.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn finish(mut self) -> Result<Written, EngineError> {
+        self.observe = false;
+        self.settle().await;
+        while self.launched < self.plan.nfe() {
+            self.launch()?;
+            self.waiting.clear();
+            self.keep_up().await?;
+        }
+        self.stop().await
+    }
+
+    /// Waits for the readings under way and gives up what they bring.
+    pub async fn settle(&mut self) {
+        for waiting in self.waiting.drain(..) {
+            if let Some(reading) = waiting.reading {
+                // An error comes again with whatever is read next.
+                let _ = reading.await;
+            }
+        }
+    }
+
+    /// Stops here and reads the tokens; what is not known yet is the mask token.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub async fn stop(mut self) -> Result<Written, EngineError> {
+        self.settle().await;
+        let tokens = self.engine.tokens().await?;
+        Ok(Written {
+            tokens: self.plan.output(&tokens),
+            nfe: self.launched,
+            rows: self.rows,
+            seconds: self.began.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// What a plan came to.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Tokens in natural order, a sequence each.
+    pub tokens: Vec<Vec<u32>>,
+    /// Forward passes.
+    pub nfe: usize,
+    /// Rows that went through the network in all.
+    pub rows: usize,
+    /// Seconds from the start to the last token on the host.
+    pub seconds: f64,
+}

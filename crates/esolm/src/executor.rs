@@ -1,0 +1,175 @@
+//! What runs the passes of a plan: the contract of the CPU and the GPU, and the checks above both. Kernels run without bounds checks, so
+//! this is where safety lies.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use esolm_core::rows::{Layout, MASKED, NO_TARGET, StepRows};
+use esolm_core::sampler::Sampler;
+use esolm_core::trace::Counters;
+
+use crate::error::EngineError;
+use crate::measure::Rates;
+
+/// What comes when a device is done.
+pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + 'a>>;
+
+/// The words that key the noise of a sampled row: absolute index of its sequence, and position of the token within the sequence's part of
+/// the token buffer.
+pub type NoiseKey = [u32; 2];
+
+/// How a pass's tokens are drawn, the same for every executor.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Temperature and top-p.
+    pub sampler: Sampler,
+    /// Keys the noise together with the sequence and the position.
+    pub seed: u64,
+    /// Given Gumbel values `[sampled rows, V]` instead of the seeded ones (a replay).
+    pub noise: Option<&'a [f32]>,
+}
+
+/// A model on a device with one running batch: its KV cache, and its tokens in a flat buffer. Callers have checked rows, targets and noise
+/// ([`crate::engine::Engine`] does); a call that needs a batch or a pass comes after one.
+pub trait Executor {
+    /// Prepares the cache and the token buffer `tokens` (flat, `layout.tokens` long) for a batch.
+    ///
+    /// # Errors
+    /// When they do not fit the device.
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError>;
+
+    /// Runs all blocks over the rows of `step` and keeps the hidden states of its sampled rows. `keys` has one entry for each of those.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError>;
+
+    /// Draws a token for each sampled row of the last pass and writes it to the row's target. Nothing is read back.
+    ///
+    /// # Errors
+    /// What fails on the device may show only at the next read.
+    fn draw(&mut self, draw: &Draw) -> Result<(), EngineError>;
+
+    /// Logits `[sampled, V]` of the last pass, the mask token's column untouched.
+    fn logits(&mut self) -> Pending<'_, Vec<f32>>;
+
+    /// For each sampled row of the last pass the log-probability of its token in `targets`, natural logarithm, the mask token left out.
+    /// Logits stay on the device.
+    fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>>;
+
+    /// The token buffer as it is now, whatever is queued later.
+    fn tokens(&mut self) -> Pending<'static, Vec<u32>>;
+
+    /// Waits until everything that was launched is done.
+    fn wait(&self) -> Pending<'_, ()>;
+
+    /// What was done since the device was opened.
+    fn counters(&self) -> Counters;
+
+    /// Rates of the device, measured on this model's matrices; nothing on the CPU.
+    fn rates(&self) -> Pending<'_, Option<Rates>>;
+
+    /// Gives up the model, and its memory back to the device.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn close(self: Box<Self>) -> Result<(), EngineError>;
+}
+
+/// Checks that a batch's tokens fit its layout and the vocabulary.
+///
+/// # Errors
+/// [`EngineError::Rows`] saying what does not fit.
+pub fn check_tokens(layout: &Layout, tokens: &[u32], vocab: usize) -> Result<(), EngineError> {
+    if tokens.len() != layout.tokens {
+        return Err(EngineError::Rows(format!(
+            "{} tokens for a layout of {}",
+            tokens.len(),
+            layout.tokens
+        )));
+    }
+    match tokens.iter().find(|&&token| token as usize >= vocab) {
+        Some(token) => Err(EngineError::Rows(format!(
+            "the token {token} is beyond the vocabulary of {vocab}"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Checks that a pass stays inside its layout.
+///
+/// # Errors
+/// [`EngineError::Rows`] naming the first row that does not fit.
+pub fn check_rows(layout: &Layout, positions: usize, step: &StepRows) -> Result<(), EngineError> {
+    let mut last = 0;
+    for (index, row) in step.rows.iter().enumerate() {
+        let inside = (row.sequence as usize) < layout.sequences
+            && (row.slot as usize) < layout.slots
+            && (row.prefix as usize) <= layout.slots
+            && (row.position as usize) < positions
+            && (row.source == MASKED || (row.source as usize) < layout.tokens)
+            && (row.target == NO_TARGET || (row.target as usize) < layout.tokens)
+            && row.sequence >= last;
+        if !inside {
+            return Err(EngineError::Rows(format!(
+                "row {index} ({row:?}) does not fit the layout {layout:?} with {positions} positions"
+            )));
+        }
+        last = row.sequence;
+    }
+    let rows = step.rows.len();
+    match step.sampled.iter().find(|&&index| index as usize >= rows) {
+        Some(index) => Err(EngineError::Rows(format!("sampled row {index} of {rows}"))),
+        None => Ok(()),
+    }
+}
+
+/// The noise keys of a pass that was checked. `ids` has the absolute index of each sequence of the batch, so that a text does not depend
+/// on the batch it is in.
+///
+/// # Errors
+/// When a sampled row has no target or the ids do not cover the batch.
+pub fn noise_keys(
+    layout: &Layout,
+    step: &StepRows,
+    ids: &[u32],
+) -> Result<Vec<NoiseKey>, EngineError> {
+    if ids.len() != layout.sequences {
+        return Err(EngineError::Rows(format!(
+            "{} sequence ids for a batch of {}",
+            ids.len(),
+            layout.sequences
+        )));
+    }
+    let span = (layout.tokens / layout.sequences.max(1)).max(1) as u32;
+    let key = |&index: &u32| {
+        let row = step.rows[index as usize];
+        match row.target {
+            NO_TARGET => Err(EngineError::Rows(format!(
+                "sampled row {index} has no target"
+            ))),
+            target => Ok([ids[row.sequence as usize], target % span]),
+        }
+    };
+    step.sampled.iter().map(key).collect()
+}
+
+/// Checks that every sampled row has a token of the vocabulary to predict.
+///
+/// # Errors
+/// [`EngineError::Rows`] where one has none, or one outside the vocabulary.
+pub fn check_targets(step: &StepRows, targets: &[u32], vocab: usize) -> Result<(), EngineError> {
+    if targets.len() != step.sampled.len() {
+        return Err(EngineError::Rows(format!(
+            "{} tokens to predict for {} sampled rows",
+            targets.len(),
+            step.sampled.len()
+        )));
+    }
+    match targets.iter().find(|&&token| token as usize >= vocab) {
+        Some(token) => Err(EngineError::Rows(format!(
+            "the token {token} to predict is beyond the vocabulary of {vocab}"
+        ))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,235 @@
+//! Texts under way: a plan is run on the model's thread, texts that ran on at a given word are drawn again, and events tell of it.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use async_channel::{Receiver, Sender};
+use esolm_core::request::{MAX_REDRAWS, Request};
+use esolm_core::trace::{Event, Footer};
+use futures_core::Stream;
+
+use crate::engine::{Engine, Written};
+use crate::error::Error;
+use crate::executor::Draw;
+use crate::model::Shared;
+use crate::worker::{Worker, turn};
+
+/// A generation: a [`Stream`] of [`Event`]s, first a header, then a step after each pass, last the footer with the texts.
+///
+/// Nothing happens before it is first polled; from then on it holds the model, and calls made meanwhile wait until it ends. Passes run
+/// at most two steps ahead of whoever reads.
+///
+/// It may be dropped at any moment: the model ends it after the pass under way and is free for the next call. To end it early and keep
+/// what was written, call [`Generation::stop`] and read on to the footer.
+pub struct Generation {
+    state: State,
+    stop: Arc<AtomicBool>,
+}
+
+enum State {
+    Waiting(Box<Start>),
+    Running(Pin<Box<Receiver<Result<Event, Error>>>>),
+    Ended,
+}
+
+struct Start {
+    worker: Worker,
+    job: Job,
+}
+
+/// What the model's thread is told.
+struct Job {
+    shared: Arc<Shared>,
+    request: Request,
+    observe: bool,
+    stop: Arc<AtomicBool>,
+}
+
+impl Generation {
+    pub(crate) fn new(worker: Worker, shared: Arc<Shared>, request: Request) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let job = Job {
+            shared,
+            request,
+            observe: true,
+            stop: stop.clone(),
+        };
+        Self {
+            state: State::Waiting(Box::new(Start { worker, job })),
+            stop,
+        }
+    }
+
+    /// Leaves out which tokens each step revealed ([`Step::revealed`](crate::trace::Step::revealed) stays empty), so that nothing is
+    /// read back from a GPU before the end. Without effect once it runs.
+    pub fn unobserved(mut self) -> Self {
+        if let State::Waiting(start) = &mut self.state {
+            start.job.observe = false;
+        }
+        self
+    }
+
+    /// Ends the run after the pass under way. The steps so far and the footer still come.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// What [`Generation::stop`] sets, for a signal handler or another thread.
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    /// The next event; nothing after the footer or an error.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// Lets the run go to its end.
+    ///
+    /// # Errors
+    /// When the request does not fit the model, or the device fails.
+    pub async fn finish(mut self) -> Result<Footer, Error> {
+        while let Some(event) = self.next().await {
+            if let Event::Footer(footer) = event? {
+                return Ok(footer);
+            }
+        }
+        Err(Error::Crashed)
+    }
+
+    /// The events one by one, each waited for. Not for code that an async executor runs.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn blocking(mut self) -> impl Iterator<Item = Result<Event, Error>> {
+        std::iter::from_fn(move || pollster::block_on(self.next()))
+    }
+}
+
+impl Stream for Generation {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let state = &mut self.get_mut().state;
+        *state = match std::mem::replace(state, State::Ended) {
+            State::Waiting(start) => State::Running(Box::pin(start.run())),
+            other => other,
+        };
+        let State::Running(events) = state else {
+            return Poll::Ready(None);
+        };
+        let event = ready!(events.as_mut().poll_next(context));
+        // A channel that closes before the footer belonged to a thread that panicked.
+        let event = event.unwrap_or(Err(Error::Crashed));
+        if !matches!(event, Ok(Event::Header(_) | Event::Step(_))) {
+            *state = State::Ended;
+        }
+        Poll::Ready(Some(event))
+    }
+}
+
+impl Start {
+    fn run(self) -> Receiver<Result<Event, Error>> {
+        let (events, receiver) = async_channel::bounded(1);
+        let Self { worker, job } = self;
+        worker.queue(Box::new(move |engine| {
+            Box::pin(async move {
+                let told = match job.write(engine, &events).await {
+                    Ok(Some(footer)) => Ok(Event::Footer(footer)),
+                    Ok(None) => return,
+                    Err(error) => Err(error),
+                };
+                // Nobody may be left to hear it.
+                let _ = events.send(told).await;
+            })
+        }));
+        receiver
+    }
+}
+
+impl Job {
+    /// Runs attempt after attempt; nothing comes of it where nobody listens any more.
+    async fn write(
+        &self,
+        engine: &mut Engine,
+        events: &Sender<Result<Event, Error>>,
+    ) -> Result<Option<Footer>, Error> {
+        let Shared { codec, name, .. } = &*self.shared;
+        let codec = codec.as_ref();
+        let resolved = self.shared.resolve(&self.request)?;
+        let piece = |token: u32| codec.map_or_else(String::new, |codec| codec.decode(&[token]));
+        let before = engine.counters();
+        let mut plan = resolved.plan()?;
+        let mut texts: Vec<usize> = (0..plan.sequences.len()).collect();
+        let mut footer = Footer {
+            tokens: vec![Vec::new(); texts.len()],
+            ..Footer::default()
+        };
+        for attempt in 0.. {
+            let header = resolved.header(name, &plan, attempt, texts.clone());
+            if events.send(Ok(Event::Header(header))).await.is_err() {
+                return Ok(None);
+            }
+            let draw = Draw {
+                sampler: resolved.sampler,
+                seed: resolved.seed(attempt),
+                noise: None,
+            };
+            let mut run = engine.run(&plan, draw, self.observe)?;
+            footer.interrupted = loop {
+                if self.stop.load(Ordering::SeqCst) {
+                    break true;
+                }
+                let Some(mut step) = run.next().await? else {
+                    break false;
+                };
+                step.attempt = attempt;
+                step.seconds += footer.seconds;
+                for revealed in &mut step.revealed {
+                    revealed.sequence = texts[revealed.sequence as usize] as u32;
+                    revealed.text = piece(revealed.token);
+                }
+                if events.send(Ok(Event::Step(step))).await.is_err() {
+                    run.settle().await;
+                    return Ok(None);
+                }
+                turn().await;
+            };
+            let Written {
+                tokens,
+                nfe,
+                rows,
+                seconds,
+            } = run.stop().await?;
+            footer.nfe += nfe;
+            footer.rows += rows;
+            footer.seconds += seconds;
+            for (&text, tokens) in texts.iter().zip(tokens) {
+                footer.tokens[text] = tokens;
+            }
+            if footer.interrupted {
+                break;
+            }
+            // Drawing again until the words are whole draws from the model's distribution given that they are.
+            footer.run_on = resolved.run_on(&footer.tokens, codec);
+            if footer.run_on.is_empty() || attempt == MAX_REDRAWS {
+                break;
+            }
+            texts.clone_from(&footer.run_on);
+            plan = resolved.redraw(&texts, attempt + 1)?;
+        }
+        footer.text = resolved.texts(&footer.tokens, codec);
+        if codec.is_some() {
+            let all: BTreeMap<u32, String> = footer
+                .tokens
+                .iter()
+                .flatten()
+                .map(|&token| (token, piece(token)))
+                .collect();
+            footer.pieces = all;
+        }
+        footer.counters = engine.counters().since(&before);
+        Ok(Some(footer))
+    }
+}

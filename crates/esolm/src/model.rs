@@ -1,0 +1,460 @@
+//! The front door: a checkpoint becomes a model, a request becomes text, a text becomes a likelihood.
+
+use std::sync::Arc;
+
+use esolm_core::checkpoint::Checkpoint;
+#[cfg(not(target_family = "wasm"))]
+use esolm_core::checkpoint::OpenOptions;
+use esolm_core::config::ModelConfig;
+use esolm_core::plan::Plan;
+use esolm_core::request::{Request, RequestError, Resolved};
+use esolm_core::rows::{Layout, MaskMode, RowsError, StepRows, forward_rows};
+use esolm_core::text::TextCodec;
+use esolm_core::trace::{Counters, Header};
+
+use crate::device::{DeviceInfo, LoadOptions};
+use crate::engine::Replay;
+use crate::error::Error;
+use crate::generation::Generation;
+use crate::perplexity::{Corpus, Perplexity, PerplexityOptions};
+use crate::score::{ScoreItem, ScoreOptions, Scored};
+use crate::worker::Worker;
+
+/// A checkpoint that was opened, with its tokenizer, and not yet loaded onto a device: enough to check requests before anything heavy
+/// happens.
+pub struct ModelFiles {
+    checkpoint: Checkpoint,
+    shared: Arc<Shared>,
+}
+
+/// What is known of a model without its weights.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub config: ModelConfig,
+    pub codec: Option<TextCodec>,
+    pub name: String,
+}
+
+impl Shared {
+    pub fn resolve(&self, request: &Request) -> Result<Resolved, RequestError> {
+        request.resolve(&self.config, self.codec.as_ref())
+    }
+
+    pub fn codec(&self) -> Result<&TextCodec, Error> {
+        self.codec.as_ref().ok_or(Error::NeedsTokenizer)
+    }
+
+    fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
+        let resolved = self.resolve(request)?;
+        let plan = resolved.plan()?;
+        let all = (0..plan.sequences.len()).collect();
+        Ok((resolved.header(&self.name, &plan, 0, all), plan))
+    }
+}
+
+impl ModelFiles {
+    /// Opens a Hugging Face folder, a `.safetensors` file with its `config.json`, a Lightning `.ckpt` or `hf:owner/name`, with the
+    /// tokenizer that comes with it, if any does. Blocks while files are read, and downloaded for `hf:`.
+    ///
+    /// # Errors
+    /// When there is no usable checkpoint, or its tokenizer is of another model.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn open(source: &str, options: &OpenOptions) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::open(source, options)?;
+        let config = checkpoint.config();
+        let codec = match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
+            (Some(path), _) => Some(TextCodec::from_file(&path, config)?),
+            (None, Some(json)) => Some(TextCodec::from_bytes(json.as_bytes(), config)?),
+            (None, None) => None,
+        };
+        Ok(Self::new(source, checkpoint, codec))
+    }
+
+    /// What was opened in another way. `name` is what traces call the model.
+    pub fn new(name: &str, checkpoint: Checkpoint, codec: Option<TextCodec>) -> Self {
+        let shared = Shared {
+            config: checkpoint.config().clone(),
+            codec,
+            name: name.into(),
+        };
+        Self {
+            checkpoint,
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What the network is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.shared.config
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn codec(&self) -> Option<&TextCodec> {
+        self.shared.codec.as_ref()
+    }
+
+    /// As [`Model::plan`].
+    ///
+    /// # Errors
+    /// When the request does not fit the model.
+    pub fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
+        self.shared.plan(request)
+    }
+}
+
+/// What a model is loaded from: its files, or where they are.
+#[allow(clippy::large_enum_variant, reason = "there is one, for a moment")]
+pub enum Source {
+    /// As [`ModelFiles::open`] takes it.
+    #[cfg(not(target_family = "wasm"))]
+    Name(String),
+    /// Opened already.
+    Files(ModelFiles),
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl From<&str> for Source {
+    fn from(name: &str) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl From<String> for Source {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl From<ModelFiles> for Source {
+    fn from(files: ModelFiles) -> Self {
+        Self::Files(files)
+    }
+}
+
+/// A loaded model. Clones are handles to the same one; it is given up when the last of them and of its generations is gone.
+///
+/// It computes in a thread of its own: no future or stream here does anything heavy when it is polled, and all of them are [`Send`].
+/// Calls are carried out one after the other, in the order in which they were made. Whoever drops a call's future cancels the call: it
+/// ends after the pass under way. [`Model::blocking`] has the same calls for code without an executor.
+#[derive(Clone)]
+pub struct Model {
+    worker: Worker,
+    shared: Arc<Shared>,
+    device: Arc<DeviceInfo>,
+}
+
+impl Model {
+    /// Loads a model onto a device.
+    ///
+    /// # Errors
+    /// When the checkpoint or its tokenizer are not usable, no device answers to the choice, or memory does not suffice.
+    pub async fn load(source: impl Into<Source>, options: LoadOptions) -> Result<Self, Error> {
+        let files = match source.into() {
+            #[cfg(not(target_family = "wasm"))]
+            Source::Name(name) => ModelFiles::open(&name, &OpenOptions::default())?,
+            Source::Files(files) => files,
+        };
+        let ModelFiles { checkpoint, shared } = files;
+        let (worker, device) = Worker::start(checkpoint, options).await?;
+        Ok(Self {
+            worker,
+            shared,
+            device: Arc::new(device),
+        })
+    }
+
+    /// The same calls for code without an executor: each waits until it is done.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn blocking(&self) -> Blocking<'_> {
+        Blocking(self)
+    }
+
+    /// As [`Model::load`], waiting until it is done.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn load_blocking(source: impl Into<Source>, options: LoadOptions) -> Result<Self, Error> {
+        pollster::block_on(Self::load(source, options))
+    }
+
+    /// What the network is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.shared.config
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn codec(&self) -> Option<&TextCodec> {
+        self.shared.codec.as_ref()
+    }
+
+    /// The name that traces give it.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// What runs it.
+    pub fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    /// Writes texts, telling of each step. Without a seed a random one is taken; the header says which.
+    pub fn generate(&self, mut request: Request) -> Generation {
+        request.seed.get_or_insert_with(random_seed);
+        Generation::new(self.worker.clone(), self.shared.clone(), request)
+    }
+
+    /// Writes one text; of several that are asked for, the first.
+    ///
+    /// # Errors
+    /// When the request does not fit the model, or the device fails.
+    pub async fn text(&self, request: Request) -> Result<String, Error> {
+        let footer = self.generate(request).unobserved().finish().await?;
+        Ok(footer.text.into_iter().next().unwrap_or_default())
+    }
+
+    /// What [`Model::generate`] would do, without any pass of the network: which positions are computed and drawn in which step.
+    ///
+    /// # Errors
+    /// When the request does not fit the model.
+    pub fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
+        self.shared.plan(request)
+    }
+
+    /// Log-likelihoods of texts, of choices given a context, and of middles given both sides.
+    ///
+    /// # Errors
+    /// When an item does not fit the model, an option is foreign to its family, or the device fails.
+    pub async fn score(
+        &self,
+        items: Vec<ScoreItem>,
+        options: ScoreOptions,
+    ) -> Result<Vec<Scored>, Error> {
+        let shared = self.shared.clone();
+        self.worker
+            .call(move |engine, wanted| {
+                Box::pin(async move {
+                    crate::score::score(engine, &shared, &items, &options, &|| wanted.is_wanted())
+                        .await
+                })
+            })
+            .await
+    }
+
+    /// How well the model predicts a text: exact likelihood, and the bound that it was trained on.
+    ///
+    /// # Errors
+    /// As [`Model::score`].
+    pub async fn perplexity(
+        &self,
+        corpus: Corpus,
+        options: PerplexityOptions,
+    ) -> Result<Perplexity, Error> {
+        let shared = self.shared.clone();
+        self.worker
+            .call(move |engine, wanted| {
+                Box::pin(async move {
+                    let go_on = || wanted.is_wanted();
+                    crate::perplexity::measure(engine, &shared, corpus, &options, &go_on).await
+                })
+            })
+            .await
+    }
+
+    /// Logits of one pass over whole sequences, for comparisons with other implementations.
+    ///
+    /// # Errors
+    /// When the rows do not fit the model, or the device fails.
+    pub async fn forward(&self, pass: Forward) -> Result<Vec<f32>, Error> {
+        let shared = self.shared.clone();
+        self.worker
+            .call(move |engine, wanted| {
+                Box::pin(async move {
+                    let mut logits = Vec::new();
+                    for rows in pass.passes(&shared.config) {
+                        let (layout, tokens, step) = rows?;
+                        logits.extend(engine.forward(&layout, &tokens, &step).await?);
+                        crate::worker::turn().await;
+                        if !wanted.is_wanted() {
+                            return Err(Error::Stopped);
+                        }
+                    }
+                    Ok(logits)
+                })
+            })
+            .await
+    }
+
+    /// Runs a plan with recorded uniforms `[sequences, slots, V]`, each in (0, 1).
+    ///
+    /// # Errors
+    /// When plan and uniforms do not fit the model, or the device fails.
+    pub async fn replay(
+        &self,
+        plan: Plan,
+        uniforms: Vec<f64>,
+        top_p: Option<f32>,
+    ) -> Result<Replay, Error> {
+        let config = &self.shared.config;
+        plan.check_model(config.vocab_size, config.mask_index)?;
+        self.worker
+            .call(move |engine, wanted| {
+                Box::pin(async move {
+                    let mut go_on = || wanted.is_wanted();
+                    let replay = engine.replay(&plan, &uniforms, top_p, &mut go_on).await?;
+                    replay.ok_or(Error::Stopped)
+                })
+            })
+            .await
+    }
+
+    /// What the device did since it was opened, and the memory it has reserved now; zeros on the CPU.
+    ///
+    /// # Errors
+    /// When the model's thread has crashed.
+    pub async fn counters(&self) -> Result<Counters, Error> {
+        self.worker
+            .call(|engine, _| Box::pin(async { Ok(engine.counters()) }))
+            .await
+    }
+
+    /// Gives this handle up and, where it is the last one, waits until the model's memory is free.
+    pub async fn close(self) {
+        self.worker.close().await;
+    }
+}
+
+/// One pass over whole sequences, as the published code makes it. Arrays are `[B, L]` in sorted order.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Which rows attend to which.
+    pub mode: MaskMode,
+    /// The natural position of each slot.
+    pub sort_idx: Vec<Vec<u32>>,
+    /// Tokens, the mask where one is not known.
+    pub zt_sorted: Vec<Vec<u32>>,
+    /// The clean tokens, for two rows a token as the sequential loss reads them.
+    pub x0_sorted: Option<Vec<Vec<u32>>>,
+}
+
+impl Forward {
+    /// Sequences go through the network together up to so many rows, so that memory does not grow with the batch.
+    const ROWS_AT_ONCE: usize = 2048;
+
+    /// Checks the arrays against each other and against a model.
+    ///
+    /// # Errors
+    /// The first thing that does not fit.
+    pub fn check(&self, config: &ModelConfig) -> Result<(), RowsError> {
+        self.passes(config).try_for_each(|pass| pass.map(drop))
+    }
+
+    /// The passes over the whole input, some sequences each.
+    fn passes<'a>(
+        &'a self,
+        config: &'a ModelConfig,
+    ) -> impl Iterator<Item = Result<Pass, RowsError>> + 'a {
+        let length = self.sort_idx.first().map_or(0, Vec::len);
+        let rows = length.max(1) * if self.x0_sorted.is_some() { 2 } else { 1 };
+        let (share, count) = ((Self::ROWS_AT_ONCE / rows).max(1), self.sort_idx.len());
+        // At least one, for the message that there is nothing.
+        let starts = (0..count.max(1)).step_by(share);
+        starts.map(move |start| {
+            let range = start..(start + share).min(count);
+            let context = config.length;
+            if length > context {
+                return Err(RowsError::Context { length, context });
+            }
+            let part = |rows: &'a [Vec<u32>]| rows.get(range.clone()).unwrap_or_default();
+            forward_rows(
+                self.mode,
+                self.x0_sorted.is_some(),
+                part(&self.sort_idx),
+                part(&self.zt_sorted),
+                self.x0_sorted.as_deref().map(part),
+                config.mask_index,
+                config.vocab_size,
+            )
+        })
+    }
+}
+
+type Pass = (Layout, Vec<u32>, StepRows);
+
+/// The calls of a [`Model`], each waiting until it is done. Not for code that an async executor runs.
+#[cfg(not(target_family = "wasm"))]
+pub struct Blocking<'a>(&'a Model);
+
+#[cfg(not(target_family = "wasm"))]
+impl Blocking<'_> {
+    /// As [`Model::text`].
+    ///
+    /// # Errors
+    /// As [`Model::text`].
+    pub fn text(&self, request: Request) -> Result<String, Error> {
+        pollster::block_on(self.0.text(request))
+    }
+
+    /// As [`Model::score`].
+    ///
+    /// # Errors
+    /// As [`Model::score`].
+    pub fn score(
+        &self,
+        items: Vec<ScoreItem>,
+        options: ScoreOptions,
+    ) -> Result<Vec<Scored>, Error> {
+        pollster::block_on(self.0.score(items, options))
+    }
+
+    /// As [`Model::perplexity`].
+    ///
+    /// # Errors
+    /// As [`Model::perplexity`].
+    pub fn perplexity(
+        &self,
+        corpus: Corpus,
+        options: PerplexityOptions,
+    ) -> Result<Perplexity, Error> {
+        pollster::block_on(self.0.perplexity(corpus, options))
+    }
+
+    /// As [`Model::forward`].
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward(&self, pass: Forward) -> Result<Vec<f32>, Error> {
+        pollster::block_on(self.0.forward(pass))
+    }
+
+    /// As [`Model::replay`].
+    ///
+    /// # Errors
+    /// As [`Model::replay`].
+    pub fn replay(
+        &self,
+        plan: Plan,
+        uniforms: Vec<f64>,
+        top_p: Option<f32>,
+    ) -> Result<Replay, Error> {
+        pollster::block_on(self.0.replay(plan, uniforms, top_p))
+    }
+}
+
+/// A seed that nobody chose; short enough to be typed again.
+pub fn random_seed() -> u64 {
+    #[cfg(target_family = "wasm")]
+    return (js_sys::Math::random() * f64::from(u32::MAX)) as u64;
+    #[cfg(not(target_family = "wasm"))]
+    {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
+    }
+}

@@ -1,0 +1,410 @@
+//! How well a model predicts a corpus: nats and bits a token, bits a byte, perplexity.
+
+use std::f64::consts::LN_2;
+use std::ops::Range;
+
+use esolm_core::config::{Family, ModelConfig};
+use esolm_core::documents;
+use esolm_core::scoring::{Mean, Window};
+use esolm_core::text::{TextCodec, TextError};
+use serde::{Deserialize, Serialize};
+use web_time::Instant;
+
+use crate::engine::Engine;
+use crate::error::{Error, ItemError};
+use crate::likelihood::{
+    Likelihood, LikelihoodOptions, Progress, Purpose, Summary, TextScore, evaluate, first_is_free,
+    opening,
+};
+use crate::model::Shared;
+use crate::score::Score;
+
+/// What is measured on.
+#[derive(Clone, Debug)]
+pub enum Corpus {
+    /// Texts, one a document.
+    Documents(Vec<String>),
+    /// Sequences of tokens.
+    Tokens {
+        /// Tokens `[N, L]`.
+        tokens: Vec<Vec<u32>>,
+        /// The order of each sequence `[N, L]`, instead of drawn ones.
+        orders: Option<Vec<Vec<u32>>>,
+    },
+}
+
+/// How a corpus is cut and scored.
+#[derive(Clone, Debug, Default)]
+pub struct PerplexityOptions {
+    /// Orders, draws and seed.
+    pub likelihood: Likelihood,
+    /// Tokens of a window. Default: the model's context.
+    pub length: Option<usize>,
+    /// Measure on the first windows alone.
+    pub max_windows: Option<usize>,
+    /// Leave out documents with characters beyond ASCII.
+    pub ascii_only: bool,
+    /// Score each document by itself, given its opening token, instead of packing them without gaps.
+    pub per_document: bool,
+    /// Hears how far it is.
+    pub progress: Progress,
+}
+
+/// A quantity in every unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// Nats a token.
+    pub nats_per_token: f64,
+    /// Its standard error over windows, where there are several.
+    pub standard_error: Option<f64>,
+    /// Bits a token.
+    pub bits_per_token: f64,
+    /// Bits a byte of the documents' text, where there is text.
+    pub bits_per_byte: Option<f64>,
+    /// Perplexity a token.
+    pub ppl: f64,
+}
+
+/// The bound, in its two parts and in all.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Nelbo {
+    /// The diffusion part, nats a token.
+    pub diffusion: f64,
+    /// The sequential part, nats a token.
+    pub sequential: f64,
+    /// Both.
+    pub total: Figure,
+    /// The two parts in every unit.
+    #[serde(skip)]
+    pub parts: [Figure; 2],
+}
+
+/// What a corpus measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Perplexity {
+    /// Share of the tokens that diffusion writes.
+    pub alpha_0: f64,
+    /// Orders of the exact likelihood.
+    pub orders: u32,
+    /// Draws of the bound.
+    pub draws: u32,
+    /// Seed of both.
+    pub seed: u64,
+    /// Windows that were scored.
+    pub windows: usize,
+    /// Tokens of a full window.
+    pub length: usize,
+    /// Tokens that were scored.
+    pub tokens: usize,
+    /// Bytes of the documents' text in the windows; nothing for given tokens.
+    pub bytes: Option<usize>,
+    /// Documents whose text is in the windows; none for given tokens.
+    pub documents: usize,
+    /// Documents that were left out for their characters.
+    pub dropped_documents: usize,
+    /// The bound, where it was computed.
+    pub nelbo: Option<Nelbo>,
+    /// The exact likelihood, where it was computed.
+    pub exact: Option<Figure>,
+    /// Seconds that it took, without loading.
+    pub seconds: f64,
+    /// The score of each document scored by itself, with its number in the corpus.
+    #[serde(skip)]
+    pub per_document: Vec<(usize, Score)>,
+    /// What each window scored.
+    #[serde(skip)]
+    pub per_window: Vec<TextScore>,
+    /// Text of the token that opens every document, if one does.
+    #[serde(skip)]
+    pub opening: Option<String>,
+    /// Tokens of the last window.
+    #[serde(skip)]
+    pub last_window: usize,
+}
+
+/// A document that was read.
+struct Document {
+    /// Its number in the corpus, left out ones counted.
+    index: usize,
+    /// Bytes of its text, of the part that is scored.
+    bytes: usize,
+    /// Its windows, where it is scored by itself.
+    windows: Range<usize>,
+}
+
+/// A corpus as windows.
+#[derive(Default)]
+struct Cut {
+    windows: Vec<Window>,
+    orders: Option<Vec<Vec<u32>>>,
+    documents: Vec<Document>,
+    dropped: usize,
+    bytes: Option<usize>,
+    opening: Option<String>,
+}
+
+/// Measures; `go_on` is asked between passes.
+pub(crate) async fn measure(
+    engine: &mut Engine,
+    shared: &Shared,
+    corpus: Corpus,
+    options: &PerplexityOptions,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Perplexity, Error> {
+    let config = &shared.config;
+    let likelihood = options.likelihood.resolve(config, Purpose::Perplexity)?;
+    if likelihood.orders == 0 && likelihood.draws == 0 {
+        return Err(Error::Empty(
+            "neither the exact likelihood nor the NELBO is left to compute; ask for one draw or more".into(),
+        ));
+    }
+    let context = config.length;
+    let (cut, length) = match corpus {
+        Corpus::Tokens { tokens, orders } => {
+            let length = tokens.first().map_or(0, Vec::len);
+            check_orders(config, &tokens, orders.as_deref(), options, &likelihood)?;
+            (Cut::tokens(tokens, orders, options), length)
+        }
+        Corpus::Documents(documents) => {
+            let length = options.length.unwrap_or(context);
+            let reader = Reader {
+                codec: shared.codec()?,
+                config,
+                ascii_only: options.ascii_only,
+                length,
+            };
+            let cut = match options.per_document {
+                true => reader.alone(&documents)?,
+                false => reader.packed(&documents, options.max_windows)?,
+            };
+            (cut, length)
+        }
+    };
+    if length > context {
+        return Err(Error::Context { length, context });
+    }
+    if cut.windows.is_empty() {
+        let dropped = match cut.dropped {
+            0 => String::new(),
+            n => format!(" ({n} with characters beyond ASCII left out)"),
+        };
+        return Err(Error::Empty(format!(
+            "there is no document to score{dropped}; give other text"
+        )));
+    }
+    let unpredicted = usize::from(first_is_free(config));
+    if cut.windows.iter().all(|w| w.tokens.len() <= unpredicted) {
+        return Err(Error::Empty(
+            "there is no token to score; give longer windows or more text".into(),
+        ));
+    }
+    let began = Instant::now();
+    let progress = &mut |done, all| options.progress.go_on(done, all) && go_on();
+    let orders = cut.orders.as_deref();
+    let scores = evaluate(engine, &cut.windows, orders, &likelihood, progress).await?;
+    let scores = scores.ok_or(Error::Stopped)?;
+    let seconds = began.elapsed().as_secs_f64();
+    Ok(cut.report(scores, &likelihood, length, seconds))
+}
+
+/// Given orders are for a model with an exact likelihood in any order, and for one order.
+fn check_orders(
+    config: &ModelConfig,
+    tokens: &[Vec<u32>],
+    orders: Option<&[Vec<u32>]>,
+    options: &PerplexityOptions,
+    likelihood: &LikelihoodOptions,
+) -> Result<(), Error> {
+    let Some(orders) = orders else { return Ok(()) };
+    let not = |option, why| Err(Error::NotApplicable { option, why });
+    if orders.len() != tokens.len() {
+        return Err(Error::Orders {
+            orders: orders.len(),
+            sequences: tokens.len(),
+        });
+    }
+    if options.likelihood.orders.is_some_and(|n| n > 1) {
+        return not("orders", "sequences that come with an order each");
+    }
+    match config.family {
+        _ if likelihood.orders == 0 => not("sort_idx", "a run without the exact likelihood"),
+        Family::EsoLm => Ok(()),
+        Family::Ar => not("sort_idx", "an AR model, which has one order"),
+        Family::Mdlm => not("sort_idx", "an MDLM, which has no exact likelihood"),
+    }
+}
+
+impl Cut {
+    fn tokens(
+        mut tokens: Vec<Vec<u32>>,
+        mut orders: Option<Vec<Vec<u32>>>,
+        options: &PerplexityOptions,
+    ) -> Self {
+        let most = options.max_windows.unwrap_or(usize::MAX);
+        tokens.truncate(most);
+        if let Some(orders) = &mut orders {
+            orders.truncate(most);
+        }
+        let windows = (0..).zip(tokens);
+        Self {
+            windows: windows
+                .map(|(n, tokens)| Window::whole(tokens, n))
+                .collect(),
+            orders,
+            ..Self::default()
+        }
+    }
+
+    fn report(
+        self,
+        per_window: Vec<TextScore>,
+        options: &LikelihoodOptions,
+        length: usize,
+        seconds: f64,
+    ) -> Perplexity {
+        let summary = Summary::of(&per_window);
+        // Nats a token times tokens a byte, of all tokens of the text: where nothing predicts the first token of a window, it counts
+        // as much as the others.
+        let text_tokens: usize = self.windows.iter().map(Window::scored).sum();
+        let per_byte = (self.bytes)
+            .filter(|&bytes| bytes > 0)
+            .map(|bytes| text_tokens as f64 / bytes as f64);
+        let figure = |mean: Mean| Figure {
+            nats_per_token: mean.per_token,
+            standard_error: mean.standard_error,
+            bits_per_token: mean.per_token / LN_2,
+            bits_per_byte: per_byte.map(|ratio| mean.per_token / LN_2 * ratio),
+            ppl: mean.per_token.exp(),
+        };
+        let alone = (self.documents.iter()).filter(|document| !document.windows.is_empty());
+        let per_document = alone.map(|document| {
+            let score = Score::of(&per_window[document.windows.clone()], document.bytes);
+            (document.index, score)
+        });
+        Perplexity {
+            alpha_0: options.alpha_0,
+            orders: options.orders,
+            draws: options.draws,
+            seed: options.seed,
+            windows: self.windows.len(),
+            length,
+            tokens: summary.tokens,
+            bytes: self.bytes,
+            documents: self.documents.len(),
+            dropped_documents: self.dropped,
+            nelbo: (options.draws > 0).then(|| Nelbo {
+                diffusion: summary.diffusion.per_token,
+                sequential: summary.sequential.per_token,
+                total: figure(summary.nelbo),
+                parts: [figure(summary.diffusion), figure(summary.sequential)],
+            }),
+            exact: summary.exact.map(figure),
+            seconds,
+            per_document: per_document.collect(),
+            per_window,
+            opening: self.opening,
+            last_window: self.windows.last().map_or(0, |window| window.tokens.len()),
+        }
+    }
+}
+
+/// How documents become windows.
+struct Reader<'a> {
+    codec: &'a TextCodec,
+    config: &'a ModelConfig,
+    ascii_only: bool,
+    length: usize,
+}
+
+impl Reader<'_> {
+    fn keeps(&self, document: &str) -> bool {
+        !self.ascii_only || document.is_ascii()
+    }
+
+    fn encode(&self, index: usize, document: &str) -> Result<Vec<u32>, Error> {
+        self.codec
+            .encode(document)
+            .map_err(|error: TextError| Error::Item {
+                index,
+                source: ItemError::Text(error),
+            })
+    }
+
+    fn text_of(&self, opening: Option<u32>) -> Option<String> {
+        opening.map(|token| self.codec.decode(&[token]))
+    }
+
+    /// All documents put together, as many tokens of them as `max_windows` hold.
+    fn packed(&self, all: &[String], max_windows: Option<usize>) -> Result<Cut, Error> {
+        let most = max_windows.and_then(|windows| windows.checked_mul(self.length));
+        let ends = self.codec.ends();
+        let opening = ends.bos.or(ends.eos);
+        let mut stream: Vec<u32> = Vec::new();
+        let mut cut = Cut {
+            opening: self.text_of(opening),
+            ..Cut::default()
+        };
+        for (index, document) in all.iter().enumerate() {
+            if most.is_some_and(|most| stream.len() >= most) {
+                break;
+            }
+            if !self.keeps(document) {
+                cut.dropped += 1;
+                continue;
+            }
+            stream.extend(opening);
+            let mut tokens = self.encode(index, document)?;
+            let mut bytes = document.len();
+            let left = most.map_or(usize::MAX, |most| most.saturating_sub(stream.len()));
+            if tokens.len() > left {
+                tokens.truncate(left);
+                bytes = self.covered(document, &tokens);
+            }
+            stream.extend(tokens);
+            cut.documents.push(Document {
+                index,
+                bytes,
+                windows: 0..0,
+            });
+        }
+        cut.windows = documents::windows(&stream, self.length);
+        cut.bytes = Some(cut.documents.iter().map(|document| document.bytes).sum());
+        Ok(cut)
+    }
+
+    /// Each document by itself.
+    fn alone(&self, all: &[String]) -> Result<Cut, Error> {
+        let opening = opening(self.config, self.codec);
+        let overlap = first_is_free(self.config);
+        let mut cut = Cut {
+            opening: self.text_of(opening),
+            ..Cut::default()
+        };
+        for (index, document) in all.iter().enumerate() {
+            if !self.keeps(document) {
+                cut.dropped += 1;
+                continue;
+            }
+            let tokens = self.encode(index, document)?;
+            let first = cut.windows.len();
+            let windows = documents::alone(&tokens, opening, self.length, overlap, first as u32);
+            cut.windows.extend(windows);
+            cut.documents.push(Document {
+                index,
+                bytes: document.len(),
+                windows: first..cut.windows.len(),
+            });
+        }
+        cut.bytes = Some(cut.documents.iter().map(|document| document.bytes).sum());
+        Ok(cut)
+    }
+
+    /// Bytes of a document that its first tokens cover, up to a character.
+    fn covered(&self, document: &str, tokens: &[u32]) -> usize {
+        let text = self.codec.decode(tokens);
+        (document.chars().zip(text.chars()))
+            .take_while(|(a, b)| a == b)
+            .map(|(a, _)| a.len_utf8())
+            .sum()
+    }
+}

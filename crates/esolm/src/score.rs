@@ -1,0 +1,256 @@
+//! Likelihoods of single texts: how likely a text is, which of several continuations is likelier, how likely a middle is given both sides.
+
+use std::f64::consts::LN_2;
+use std::ops::Range;
+
+use esolm_core::config::{Family, ModelConfig};
+use esolm_core::documents;
+use esolm_core::scoring::Window;
+use esolm_core::text::TextCodec;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::Engine;
+use crate::error::{Error, ItemError};
+use crate::likelihood::{
+    Likelihood, Progress, Purpose, TextScore, evaluate, first_is_free, opening,
+};
+use crate::model::Shared;
+
+/// A text to score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ScoreItem {
+    /// A text by itself.
+    Text(String),
+    /// Several continuations of one context, each scored given the context. A space at the end of the context belongs to the choices.
+    Choices {
+        /// What is given.
+        context: String,
+        /// The continuations.
+        choices: Vec<String>,
+    },
+    /// The middle of a text, scored given both sides.
+    Infill {
+        /// What stands before.
+        prefix: String,
+        /// What is scored.
+        middle: String,
+        /// What stands after.
+        suffix: String,
+    },
+}
+
+/// How texts are scored.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ScoreOptions {
+    /// Orders, draws and seed. By default an exact likelihood goes from left to right.
+    #[serde(flatten)]
+    pub likelihood: Likelihood,
+    /// Whether texts open with the beginning-of-text token, which is given. Default: they do.
+    pub bos: Option<bool>,
+    /// Hears how far it is.
+    #[serde(skip)]
+    pub progress: Progress,
+}
+
+/// How likely a text is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Natural logarithm of the probability.
+    pub logp: f64,
+    /// Whether that is exact; otherwise it is a lower bound.
+    pub exact: bool,
+    /// Tokens that were scored.
+    pub tokens: usize,
+    /// UTF-8 bytes of the text.
+    pub bytes: usize,
+    /// -logp over the tokens, if there are any.
+    pub nats_per_token: Option<f64>,
+    /// -log2 p over the bytes, if there are any.
+    pub bits_per_byte: Option<f64>,
+}
+
+impl Score {
+    /// The score of a text of `bytes` bytes from those of its windows.
+    pub(crate) fn of(windows: &[TextScore], bytes: usize) -> Self {
+        // The sum over no windows is -0.
+        let logp = 0.0 + windows.iter().map(TextScore::log_likelihood).sum::<f64>();
+        let tokens = windows.iter().map(|score| score.tokens).sum();
+        let share = |n: usize| (n > 0).then(|| -logp / n as f64);
+        Self {
+            logp,
+            exact: windows.iter().all(|score| score.exact().is_some()),
+            tokens,
+            bytes,
+            nats_per_token: share(tokens),
+            bits_per_byte: share(bytes).map(|nats| nats / LN_2),
+        }
+    }
+}
+
+/// What an item scored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// One score, or one for each choice.
+    pub scores: Vec<Score>,
+    /// The text is longer than the model's context: it was scored in windows that know nothing of each other.
+    pub is_cut: bool,
+    /// Texts of which not everything that is given fits the context; its farthest tokens were left out.
+    pub shortened: usize,
+}
+
+/// Scores all items. `go_on` is asked between passes.
+pub(crate) async fn score(
+    engine: &mut Engine,
+    shared: &Shared,
+    items: &[ScoreItem],
+    options: &ScoreOptions,
+    go_on: &dyn Fn() -> bool,
+) -> Result<Vec<Scored>, Error> {
+    let config = &shared.config;
+    let likelihood = options.likelihood.resolve(config, Purpose::Score)?;
+    let mut reader = Reader {
+        codec: shared.codec()?,
+        config,
+        opening: opening(config, shared.codec()?).filter(|_| options.bos != Some(false)),
+        windows: Vec::new(),
+    };
+    let pieces: Vec<Pieces> = (items.iter().enumerate())
+        .map(|(index, item)| {
+            reader
+                .item(item)
+                .map_err(|source| Error::Item { index, source })
+        })
+        .collect::<Result<_, _>>()?;
+    let progress = &mut |done, all| options.progress.go_on(done, all) && go_on();
+    let scores = evaluate(engine, &reader.windows, None, &likelihood, progress).await?;
+    let scores = scores.ok_or(Error::Stopped)?;
+    let scored = pieces.into_iter().map(|pieces| Scored {
+        is_cut: pieces.is_cut,
+        shortened: pieces.shortened,
+        scores: (pieces.texts.into_iter())
+            .map(|(windows, bytes)| Score {
+                // A text without tokens has no windows to tell.
+                exact: likelihood.orders > 0,
+                ..Score::of(&scores[windows], bytes)
+            })
+            .collect(),
+    });
+    Ok(scored.collect())
+}
+
+/// The windows of an item's texts.
+#[derive(Default)]
+struct Pieces {
+    /// Windows and bytes of each text.
+    texts: Vec<(Range<usize>, usize)>,
+    is_cut: bool,
+    shortened: usize,
+}
+
+/// What turns texts into windows.
+struct Reader<'a> {
+    codec: &'a TextCodec,
+    config: &'a ModelConfig,
+    opening: Option<u32>,
+    windows: Vec<Window>,
+}
+
+impl Reader<'_> {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, ItemError> {
+        match text {
+            "" => Ok(Vec::new()),
+            text => Ok(self.codec.encode(text)?),
+        }
+    }
+
+    fn item(&mut self, item: &ScoreItem) -> Result<Pieces, ItemError> {
+        let mut pieces = Pieces::default();
+        match item {
+            ScoreItem::Text(text) => {
+                let first = self.windows.len();
+                self.windows.extend(documents::alone(
+                    &self.encode(text)?,
+                    self.opening,
+                    self.config.length,
+                    first_is_free(self.config),
+                    first as u32,
+                ));
+                pieces.is_cut = self.windows.len() - first > 1;
+                pieces.texts.push((first..self.windows.len(), text.len()));
+            }
+            ScoreItem::Choices { context, choices } => {
+                self.choices(context, choices, &mut pieces)?;
+            }
+            ScoreItem::Infill {
+                prefix,
+                middle,
+                suffix,
+            } => {
+                if self.config.family == Family::Ar {
+                    return Err(ItemError::Autoregressive);
+                }
+                // Each is tokenized by itself, as a template is.
+                let [prefix, middle, suffix] = documents::spaces_after(prefix, middle, suffix);
+                let before = self.encode(&prefix)?;
+                let scored = self.encode(&middle)?;
+                let after = self.encode(&suffix)?;
+                self.between(&before, &scored, &after, middle.len(), &mut pieces)?;
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// The choices given their context. Both are tokenized as one text, as the model would read it; what the tokens of the context alone
+    /// share with it is the context.
+    fn choices(
+        &mut self,
+        context: &str,
+        choices: &[String],
+        pieces: &mut Pieces,
+    ) -> Result<(), ItemError> {
+        if choices.is_empty() {
+            return Err(ItemError::NoChoices);
+        }
+        // Tokenizers write a word together with the space before it.
+        let (context, space) = context.split_at(context.trim_end().len());
+        let alone = self.encode(context)?;
+        for choice in choices {
+            if choice.is_empty() {
+                return Err(ItemError::EmptyChoice);
+            }
+            let whole = self.encode(&format!("{context}{space}{choice}"))?;
+            let same = (alone.iter().zip(&whole)).take_while(|(a, b)| a == b);
+            let (before, scored) = whole.split_at(same.count());
+            self.between(before, scored, &[], choice.len(), pieces)?;
+        }
+        Ok(())
+    }
+
+    /// Adds `scored` tokens between given ones. What is given is cut at its far ends where it does not fit.
+    fn between(
+        &mut self,
+        before: &[u32],
+        scored: &[u32],
+        after: &[u32],
+        bytes: usize,
+        pieces: &mut Pieces,
+    ) -> Result<(), ItemError> {
+        let opening = self.opening.into_iter();
+        let before: Vec<u32> = opening.chain(before.iter().copied()).collect();
+        let at = self.windows.len();
+        let (window, is_shortened) = documents::between(
+            &before,
+            scored,
+            after,
+            self.config.length,
+            first_is_free(self.config),
+            at as u32,
+        )?;
+        pieces.shortened += usize::from(is_shortened);
+        pieces.texts.push((at..at + 1, bytes));
+        self.windows.push(window);
+        Ok(())
+    }
+}
