@@ -1,7 +1,7 @@
+use esolm_stories::TOKENIZER;
+
 use super::*;
 use crate::config::AttentionKind;
-
-const TOKENIZER: &[u8] = include_bytes!("../../../../models/stories/tokenizer.json");
 
 fn config(family: Family) -> ModelConfig {
     ModelConfig {

@@ -1,9 +1,9 @@
+use esolm_stories::TOKENIZER;
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::{AttentionKind, Family, Prepend};
 
-const TOKENIZER: &[u8] = include_bytes!("../../../../models/stories/tokenizer.json");
 const ENDS: Ends = Ends {
     bos: Some(0),
     eos: Some(0),
