@@ -6,7 +6,7 @@
 /// `config.json`: the shape of the network.
 pub const CONFIG: &str = include_str!("config.json");
 /// `tokenizer.json`: byte-level BPE with 2,048 tokens.
-pub const TOKENIZER: &[u8] = include_bytes!("tokenizer.json");
+pub const TOKENIZER: &str = include_str!("tokenizer.json");
 /// `model.safetensors`: the weights in f16, under the names of the published code.
 pub const WEIGHTS: &[u8] = include_bytes!("model.safetensors");
 

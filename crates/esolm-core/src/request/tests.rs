@@ -26,7 +26,8 @@ fn config(family: Family) -> ModelConfig {
 }
 
 fn codec() -> TextCodec {
-    TextCodec::from_bytes(TOKENIZER, &config(Family::EsoLm)).expect("the shipped tokenizer")
+    TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(Family::EsoLm))
+        .expect("the shipped tokenizer")
 }
 
 fn resolve(request: &Request, family: Family) -> Result<Resolved, RequestError> {
