@@ -10,26 +10,25 @@ pub mod peak;
 pub mod product;
 pub mod sample;
 pub mod score;
-pub mod source;
 pub mod watch;
+
+use esolm_shaders::{CACHE_F16, CACHE_F32, Snippet, WEIGHT_F16, WEIGHT_F32};
 
 use crate::device::Precision;
 
-const ROW: &str = include_str!("../../../../shaders/lib/row.wgsl");
-
-/// The weight snippet for a precision (binding 1).
-fn weight_snippet(precision: Precision) -> &'static str {
+/// The snippet that reads weights of a precision.
+fn weight_snippet(precision: Precision) -> &'static Snippet {
     match precision {
-        Precision::F32 => include_str!("../../../../shaders/lib/weight_f32.wgsl"),
-        Precision::F16 => include_str!("../../../../shaders/lib/weight_f16.wgsl"),
+        Precision::F32 => &WEIGHT_F32,
+        Precision::F16 => &WEIGHT_F16,
     }
 }
 
-/// The kv_cache snippet for a precision (bindings `{{k}}` and `{{v}}`).
-fn cache_snippet(precision: Precision) -> &'static str {
+/// The snippet that reads and writes a kv_cache of a precision.
+fn cache_snippet(precision: Precision) -> &'static Snippet {
     match precision {
-        Precision::F32 => include_str!("../../../../shaders/lib/cache_f32.wgsl"),
-        Precision::F16 => include_str!("../../../../shaders/lib/cache_f16.wgsl"),
+        Precision::F32 => &CACHE_F32,
+        Precision::F16 => &CACHE_F16,
     }
 }
 
