@@ -17,10 +17,10 @@ use esolm::kernels::attention::{
 };
 use esolm::kernels::copy::copy;
 use esolm::kernels::embed::Embedding;
-use esolm::kernels::gpu::{Buffer, Gpu};
 use esolm::kernels::norm::norm;
 use esolm::kernels::peak::peak;
 use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rotary_table};
+use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::rows::Row;

@@ -7,9 +7,9 @@ use esolm_core::rows::Row;
 use esolm_shaders::{ATTENTION_CHUNKS, ATTENTION_MERGE, ATTENTION_ROWS, Form, Shader};
 use serde::{Deserialize, Serialize};
 
+use super::Precision;
 use super::cache_snippet;
-use super::gpu::{Buffer, Gpu, Kernel};
-use crate::device::Precision;
+use super::runtime::{Buffer, Gpu, Kernel};
 
 /// How attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use esolm_shaders::{COPY, Form};
 
-use super::gpu::{Buffer, Gpu, grid_2d};
+use super::runtime::{Buffer, Gpu, grid_2d};
 
 const WG: u32 = 64;
 

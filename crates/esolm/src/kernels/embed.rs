@@ -3,9 +3,9 @@
 use esolm_core::rows::{MASKED, Row};
 use esolm_shaders::{EMBED, Form};
 
-use super::gpu::{Buffer, Gpu, grid_2d};
+use super::Precision;
+use super::runtime::{Buffer, Gpu, grid_2d};
 use super::{pack_f16, weight_snippet};
-use crate::device::Precision;
 use crate::error::EngineError;
 
 const WG: u32 = 64;

@@ -2,7 +2,7 @@
 
 use esolm_shaders::{Form, PEAK};
 
-use super::gpu::{Buffer, Gpu};
+use super::runtime::{Buffer, Gpu};
 
 const WG: u32 = 64;
 

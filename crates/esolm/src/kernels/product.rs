@@ -9,10 +9,10 @@ use esolm_shaders::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::gpu::{Buffer, Gpu};
+use super::Precision;
 use super::norm::norm_twin;
+use super::runtime::{Buffer, Gpu};
 use super::{cache_snippet, pack_f16, rounded, weight_snippet};
-use crate::device::Precision;
 use crate::error::EngineError;
 use crate::network::rotary_frequencies;
 

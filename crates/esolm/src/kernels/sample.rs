@@ -3,8 +3,8 @@
 use esolm_core::sampler::Sampler;
 use esolm_shaders::{Form, SAMPLE};
 
-use super::gpu::{Buffer, Gpu, grid_2d};
-use crate::device::AdapterKind;
+use super::runtime::{Buffer, Gpu, grid_2d};
+use crate::adapter::AdapterKind;
 
 /// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
 pub struct Sample<'a> {

@@ -16,7 +16,7 @@ use esolm_core::trace::Counters;
 use esolm_shaders::{Form, Shader};
 
 use super::watch::{Pending, Watch};
-use crate::device::AdapterInfo;
+use crate::adapter::AdapterInfo;
 use crate::error::EngineError;
 
 /// What makes a kernel's text: the shader's name, then every parameter that changes the source.
