@@ -1,7 +1,7 @@
 //! Errors as JavaScript sees them: an `Error` whose `code` a program can tell apart and whose message a person can act upon.
 
 use esolm::EngineError;
-use esolm::checkpoint::CheckpointError;
+use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::likelihood::LikelihoodError;
 use esolm::plan::PlanError;
 use esolm::request::RequestError;
@@ -48,8 +48,32 @@ impl From<Failure> for JsValue {
     }
 }
 
+/// What to change in the call about a checkpoint that does not open.
+fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
+    use LightningError as Lightning;
+    Some(match error {
+        CheckpointError::NoConfig { .. }
+        | CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
+            "give the config.json that belongs to it"
+        }
+        CheckpointError::RawWeightsNotApplicable => {
+            "leave rawWeights out, a safetensors file holds one set of weights"
+        }
+        CheckpointError::Lightning(
+            Lightning::NoEma | Lightning::EmaCount { .. } | Lightning::EmaShape { .. },
+        ) => "take state_dict with rawWeights",
+        CheckpointError::File(FileError::TooLarge { .. }) => {
+            "convert it with `esolm convert` and give the folder"
+        }
+        _ => return None,
+    })
+}
+
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
+        if let EngineError::Checkpoint(error) = error {
+            return error.into();
+        }
         let code = match &error {
             EngineError::Checkpoint(_) => "checkpoint",
             EngineError::Plan(_) | EngineError::Rows(_) => "plan",
@@ -90,7 +114,12 @@ impl From<LikelihoodError> for Failure {
 
 impl From<CheckpointError> for Failure {
     fn from(error: CheckpointError) -> Self {
-        Self::new("checkpoint", error.to_string())
+        let mut message = error.to_string();
+        if let Some(remedy) = checkpoint_remedy(&error) {
+            message.push_str("; ");
+            message.push_str(remedy);
+        }
+        Self::new("checkpoint", message)
     }
 }
 

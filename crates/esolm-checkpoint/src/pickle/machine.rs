@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{MAX_NODES, Node, Pickle, PickleError, Ref, slice};
 
 /// Runs the pickle to its end.
-pub(super) fn run(bytes: &[u8]) -> Result<Pickle<'_>, PickleError> {
+pub(super) fn run(bytes: &[u8]) -> Result<Pickle, PickleError> {
     Machine {
         bytes,
         at: 0,
@@ -36,14 +36,14 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn run(mut self) -> Result<Pickle<'a>, PickleError> {
+    fn run(mut self) -> Result<Pickle, PickleError> {
         loop {
             self.start = self.at;
             self.opcode = self.take(1)?[0];
             if self.opcode == b'.' {
                 let root = self.pop()?;
                 return Ok(Pickle {
-                    bytes: self.bytes,
+                    bytes: self.bytes.into(),
                     nodes: self.nodes,
                     pool: self.pool,
                     root,
@@ -380,7 +380,7 @@ impl<'a> Machine<'a> {
         match &mut self.nodes[top.0 as usize] {
             Node::List(list) => list.extend_from_slice(items),
             Node::Object { .. } | Node::Opaque => {} // a subclass of list or a deque: nothing here asks for its items
-            _ => return Err(self.malformed("appends to something that is no list")),
+            _ => return Err(self.malformed("appends to something that is not a list")),
         }
         Ok(())
     }
@@ -391,7 +391,7 @@ impl<'a> Machine<'a> {
             Node::Dict(dict) if dict.is_empty() => *dict = pairs,
             Node::Dict(dict) => dict.extend(pairs),
             Node::Object { .. } => {} // a subclass of dict: nothing here asks for its items
-            _ => return Err(self.malformed("sets items of something that is no dictionary")),
+            _ => return Err(self.malformed("sets items of something that is not a dictionary")),
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ pub enum ZipError {
 
 /// A stored entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Where its bytes lie in the file.
     pub data: Range<usize>,
     pub crc: u32,
@@ -96,16 +96,16 @@ pub(super) struct Entry {
 
 /// The checked directory of a zip.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     entries: HashMap<String, Entry>,
 }
 
-pub(super) fn looks_like(bytes: &[u8]) -> bool {
+pub(crate) fn looks_like(bytes: &[u8]) -> bool {
     bytes.starts_with(LOCAL) || bytes.starts_with(END)
 }
 
 /// Compares the bytes of an entry with its checksum.
-pub(super) fn check_crc(entry: &str, data: &[u8], expected: u32) -> Result<(), ZipError> {
+pub(crate) fn check_crc(entry: &str, data: &[u8], expected: u32) -> Result<(), ZipError> {
     let found = crc32fast::hash(data);
     if found == expected {
         Ok(())
@@ -120,7 +120,7 @@ pub(super) fn check_crc(entry: &str, data: &[u8], expected: u32) -> Result<(), Z
 
 impl Directory {
     /// Reads the central directory and checks every entry.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, ZipError> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, ZipError> {
         let (count, directory) = locate(bytes)?;
         // Where entries may lie, and a directory of them that is not longer than the file: both bound what follows.
         let limit = directory.start;
@@ -161,7 +161,7 @@ impl Directory {
     }
 
     /// The entry of that name.
-    pub(super) fn get(&self, name: &str) -> Result<&Entry, ZipError> {
+    pub(crate) fn get(&self, name: &str) -> Result<&Entry, ZipError> {
         self.entries
             .get(name)
             .ok_or_else(|| ZipError::MissingEntry {
@@ -170,7 +170,7 @@ impl Directory {
     }
 
     /// The only entry whose path ends in `/suffix`, with the folder before it; `torch.save` names the folder after the file.
-    pub(super) fn find(&self, suffix: &str) -> Result<(&str, &Entry), ZipError> {
+    pub(crate) fn find(&self, suffix: &str) -> Result<(&str, &Entry), ZipError> {
         let mut hits = self.entries.iter().filter_map(|(name, entry)| {
             let folder = name.strip_suffix(suffix)?.strip_suffix('/')?;
             (!folder.contains('/')).then_some((folder, entry))
