@@ -4,8 +4,8 @@
 mod common;
 
 use common::forge::{
-    Value, archive, call, dict, global, int, list, none, ordered, persistent, plain, program,
-    storage, tensor, text, tuple,
+    Value, archive, call, dict, global, int, none, ordered, persistent, plain, program, storage,
+    tensor, tuple,
 };
 use common::{assert_told, golden_path, golden_tensors};
 use esolm_checkpoint::{Dtype, Error, Format, TensorFile};

@@ -154,16 +154,16 @@ fn what_is_written_is_read_by_this_crate_and_the_formats_own() {
     let file = TensorFile::from_bytes(bytes.clone(), Format::detect(&bytes).unwrap()).unwrap();
     assert_eq!(file.metadata()["step"], "3");
     let get = |name: &str| file.get(name).unwrap();
-    assert_eq!(file.f32(get("z")).unwrap(), []);
+    assert!(file.f32(get("z")).unwrap().is_empty());
     assert_eq!(file.bytes(get("m")).unwrap()[..], 7i64.to_le_bytes());
     assert_eq!(file.f32(get("a")).unwrap(), [1.0, -2.0, 0.5]);
     assert_eq!(file.f32(get("b")).unwrap(), values);
+    assert_eq!(bytes[0] % 8, 0, "values begin at a multiple of 8");
     let own = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     for spec in &specs {
         let tensor = own.tensor(&spec.name).unwrap();
         assert_eq!(tensor.shape(), spec.shape);
         assert_eq!(tensor.data(), &file.bytes(get(&spec.name)).unwrap()[..]);
-        assert_eq!(tensor.data().as_ptr().align_offset(2), 0, "{}", spec.name);
     }
 }
 

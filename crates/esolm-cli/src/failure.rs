@@ -81,14 +81,12 @@ impl From<CheckpointError> for Failure {
             error,
             CheckpointError::HubName { .. } | CheckpointError::RawWeightsNotApplicable
         );
-        let mut message = error.to_string();
-        if let Some(remedy) = checkpoint_remedy(&error) {
-            message.push_str("; ");
-            message.push_str(remedy);
-        }
         Self {
             code: if usage { USAGE } else { FAILED },
-            message,
+            message: match checkpoint_remedy(&error) {
+                Some(remedy) => format!("{error}; {remedy}"),
+                None => error.to_string(),
+            },
         }
     }
 }
@@ -337,7 +335,11 @@ mod tests {
         let missing = CheckpointError::NotFound { spec: "x".into() };
         assert_eq!(Failure::from(missing).code, FAILED);
         let failure = Failure::from(CheckpointError::from(LightningError::NoEma));
-        assert!(failure.message.ends_with("; take state_dict with --raw-weights"));
+        assert!(
+            failure
+                .message
+                .ends_with("; take state_dict with --raw-weights")
+        );
         assert_eq!(Failure::interrupted().code, INTERRUPTED);
     }
 }

@@ -26,6 +26,14 @@ impl Failure {
         }
     }
 
+    fn checkpoint(error: &CheckpointError) -> Self {
+        let message = match checkpoint_remedy(error) {
+            Some(remedy) => format!("{error}; {remedy}"),
+            None => error.to_string(),
+        };
+        Self::new("checkpoint", message)
+    }
+
     /// A call while another one is under way.
     pub fn busy() -> Self {
         Self::new(
@@ -71,11 +79,8 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
 
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
-        if let EngineError::Checkpoint(error) = error {
-            return error.into();
-        }
         let code = match &error {
-            EngineError::Checkpoint(_) => "checkpoint",
+            EngineError::Checkpoint(error) => return Self::checkpoint(error),
             EngineError::Plan(_) | EngineError::Rows(_) => "plan",
             EngineError::NoAdapter(_) | EngineError::AdapterIndex { .. } => "no_adapter",
             EngineError::DeviceChoice(_) | EngineError::Option { .. } | EngineError::Shape(_) => {
@@ -114,12 +119,7 @@ impl From<LikelihoodError> for Failure {
 
 impl From<CheckpointError> for Failure {
     fn from(error: CheckpointError) -> Self {
-        let mut message = error.to_string();
-        if let Some(remedy) = checkpoint_remedy(&error) {
-            message.push_str("; ");
-            message.push_str(remedy);
-        }
-        Self::new("checkpoint", message)
+        Self::checkpoint(&error)
     }
 }
 
