@@ -1,6 +1,5 @@
 //! What can go wrong with a file of tensors, one sentence each.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::message::shorten;
@@ -101,18 +100,25 @@ impl Error {
 }
 
 /// What a file is that is not a file of tensors, by its first bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unrecognized {
     /// It has no bytes.
+    #[error("the file is empty; download it again")]
     Empty,
     /// `torch.save` before PyTorch 1.6: a bare pickle.
+    #[error(
+        "it is a checkpoint in the format before PyTorch 1.6; load it and torch.save it again with a newer version"
+    )]
     OldPyTorch,
     /// The place holder that Git LFS leaves.
+    #[error("it is a Git LFS pointer; fetch the file itself with git lfs pull")]
     LfsPointer,
     /// An HTML page, most often that of a failed download.
+    #[error("it is a web page; download the file itself")]
     WebPage,
     /// Anything else.
+    #[error("it begins with other bytes; check the path, or download it again")]
     Other,
 }
 
@@ -129,22 +135,6 @@ impl Unrecognized {
         } else {
             Self::Other
         }
-    }
-}
-
-impl fmt::Display for Unrecognized {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Empty => "the file is empty; download it again",
-            Self::OldPyTorch => {
-                "it is a checkpoint in the format before PyTorch 1.6; load it and torch.save it again with a newer version"
-            }
-            Self::LfsPointer => {
-                "it is a Git LFS pointer; fetch the file itself with git lfs pull"
-            }
-            Self::WebPage => "it is a web page; download the file itself",
-            Self::Other => "it begins with other bytes; check the path, or download it again",
-        })
     }
 }
 

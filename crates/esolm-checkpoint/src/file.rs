@@ -69,7 +69,8 @@ impl fmt::Debug for TensorFile {
 }
 
 impl TensorFile {
-    /// Opens a file of either format. One that is neither by its first bytes is taken for a damaged safetensors file if it is named so.
+    /// Opens a file of either format. One whose first bytes are those of nothing known is taken for a damaged safetensors file if it is
+    /// named so.
     ///
     /// It is mapped into memory and must not be changed while it is in use: on most systems, reading a mapped file that another
     /// process has cut short ends the program.
@@ -82,7 +83,7 @@ impl TensorFile {
         let bytes = Bytes::map(path).map_err(|error| Error::io("read", path, error))?;
         let named = path.extension().is_some_and(|name| name == "safetensors");
         let format = match Format::detect(bytes.whole()) {
-            Err(_) if named => Format::Safetensors,
+            Err(Error::UnknownFormat(Unrecognized::Other)) if named => Format::Safetensors,
             found => found?,
         };
         Self::new(bytes, format)
@@ -234,19 +235,10 @@ impl TensorFile {
     /// As [`TensorFile::bytes`], and [`Error::Dtype`] for other types.
     pub fn f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, Error> {
         let bytes = self.bytes(tensor)?;
-        // The file gives no alignment.
-        let halves = || bytes.as_chunks().0.iter();
         let values = match &tensor.dtype {
-            Dtype::F32 => {
-                let words = bytes.as_chunks().0.iter();
-                words.map(|&word| f32::from_le_bytes(word)).collect()
-            }
-            Dtype::F16 => halves()
-                .map(|&half| half::f16::from_le_bytes(half).to_f32())
-                .collect(),
-            Dtype::Bf16 => halves()
-                .map(|&half| half::bf16::from_le_bytes(half).to_f32())
-                .collect(),
+            Dtype::F32 => convert(&bytes, f32::from_le_bytes),
+            Dtype::F16 => convert(&bytes, |half| half::f16::from_le_bytes(half).to_f32()),
+            Dtype::Bf16 => convert(&bytes, |half| half::bf16::from_le_bytes(half).to_f32()),
             other => {
                 return Err(Error::Dtype {
                     name: tensor.name.clone(),
@@ -262,4 +254,14 @@ impl TensorFile {
         self.bytes.release(read.clone());
         Ok(values)
     }
+}
+
+/// The file gives no alignment.
+fn convert<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|&word| value(word))
+        .collect()
 }

@@ -1,7 +1,6 @@
 //! What `torch.save` writes: a zip with a pickle that describes the tensors, and an entry for the values of each storage.
 
 use std::collections::HashSet;
-use std::ops::Range;
 
 use crate::error::{Error, check_name};
 use crate::pickle::{MAX_BYTES, Pickle, PickleError, Value};
@@ -86,75 +85,83 @@ impl PyTorch {
     /// Finds the values of a tensor in the file.
     pub(crate) fn tensor(&self, name: &str, value: Value<'_>) -> Result<TensorInfo, Error> {
         let fail = |what: String| unusable(format!("tensor {name} {what}"));
-        let args = match rebuilt(value) {
-            Some(("_rebuild_parameter", args)) => {
-                let inner = args.first::<1>().and_then(|[inner]| rebuilt(inner));
-                if let Some(("_rebuild_parameter", _)) = inner {
-                    return Err(fail(
-                        "is a parameter of a parameter; write the checkpoint again".into(),
-                    ));
-                }
-                inner
-            }
-            other => other,
-        };
-        let Some((_, args)) = args else {
-            return Err(fail(format!(
-                "is {value}, a dense tensor is expected; save plain tensors"
-            )));
-        };
-        let Some([storage, offset, size, stride]) = args.first() else {
-            return Err(fail(
-                "is described by too few values; write the checkpoint again".into(),
-            ));
-        };
-        let shape = sizes(size).ok_or_else(|| {
-            fail(format!(
-                "has no shape of up to {MAX_RANK} sizes; write the checkpoint again"
-            ))
-        })?;
-        let strides = sizes(stride).filter(|strides| strides.len() == shape.len());
-        let strides = strides.ok_or_else(|| {
-            fail("has no strides that fit its shape; write the checkpoint again".into())
-        })?;
-        let elements = shape
-            .iter()
-            .try_fold(1usize, |product, &n| product.checked_mul(n));
-        let elements = elements.ok_or_else(|| {
-            fail(format!(
-                "has the absurd shape {shape:?}; write the checkpoint again"
-            ))
-        })?;
-        if !contiguous(&shape, &strides) {
-            return Err(fail(format!(
-                "of shape {shape:?} has strides {strides:?}; save it after .contiguous()"
-            )));
-        }
-
-        let (key, dtype) = describe_storage(storage).map_err(&fail)?;
+        let described = describe(value).map_err(fail)?;
+        let (key, dtype, shape) = (described.key, described.dtype, described.shape);
         let entry = self.directory.get(&format!("{}/data/{key}", self.folder))?;
-        let range = dtype.size().and_then(|bytes| {
-            let start = usize::try_from(offset.int()?).ok()?.checked_mul(bytes)?;
-            let end = start.checked_add(elements.checked_mul(bytes)?)?;
+        let range = dtype.size().and_then(|size| {
+            let start = described.offset?.checked_mul(size)?;
+            let end = start.checked_add(described.elements.checked_mul(size)?)?;
             (end <= entry.data.len()).then(|| entry.data.start + start..entry.data.start + end)
         });
-        let range: Range<usize> = range.ok_or_else(|| {
+        let range = range.ok_or_else(|| {
             fail(format!("of shape {shape:?} reaches beyond its storage data/{key} of {} bytes; the file is damaged, copy it again", entry.data.len()))
         })?;
-        let guard = Guard {
-            entry: format!("data/{key}"),
-            range: entry.data.clone(),
-            crc: entry.crc,
-        };
         Ok(TensorInfo {
             name: name.into(),
             dtype,
             shape,
             bytes: range.len() as u64,
             range,
-            guard: Some(guard),
+            guard: Some(Guard {
+                entry: format!("data/{key}"),
+                range: entry.data.clone(),
+                crc: entry.crc,
+            }),
         })
     }
+}
+
+/// What a pickle says of a tensor.
+struct Description<'a> {
+    /// The storage's number.
+    key: &'a str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    /// Product of the shape.
+    elements: usize,
+    /// Elements of the storage before the first one; `None` if it cannot be.
+    offset: Option<usize>,
+}
+
+/// Reads the call that would have made a tensor. An error goes on after "tensor NAME".
+fn describe(value: Value<'_>) -> Result<Description<'_>, String> {
+    let call = match rebuilt(value) {
+        Some(("_rebuild_parameter", args)) => {
+            match args.first().and_then(|[inner]| rebuilt(inner)) {
+                Some(("_rebuild_parameter", _)) => {
+                    return Err("is a parameter of a parameter; write the checkpoint again".into());
+                }
+                inner => inner,
+            }
+        }
+        call => call,
+    };
+    let not_dense = || format!("is {value}, a dense tensor is expected; save plain tensors");
+    let (_, args) = call.ok_or_else(not_dense)?;
+    let [storage, offset, size, stride] =
+        (args.first()).ok_or("is described by too few values; write the checkpoint again")?;
+    let no_shape = || format!("has no shape of up to {MAX_RANK} sizes; write the checkpoint again");
+    let shape = sizes(size).ok_or_else(no_shape)?;
+    let strides = sizes(stride)
+        .filter(|strides| strides.len() == shape.len())
+        .ok_or("has no strides that fit its shape; write the checkpoint again")?;
+    let mut factors = shape.iter();
+    let elements = factors
+        .try_fold(1usize, |product, &n| product.checked_mul(n))
+        .ok_or_else(|| format!("has the absurd shape {shape:?}; write the checkpoint again"))?;
+    if !contiguous(&shape, &strides) {
+        return Err(format!(
+            "of shape {shape:?} has strides {strides:?}; save it after .contiguous()"
+        ));
+    }
+    let (key, dtype) = describe_storage(storage)?;
+    Ok(Description {
+        key,
+        dtype,
+        shape,
+        elements,
+        offset: offset.int().and_then(|offset| usize::try_from(offset).ok()),
+    })
 }
 
 fn unusable(what: impl Into<String>) -> Error {
@@ -178,17 +185,14 @@ fn rebuilt(value: Value<'_>) -> Option<(&str, Value<'_>)> {
 
 /// Key and element type of a storage: the persistent id `('storage', class, key, location, elements)`.
 fn describe_storage(value: Value<'_>) -> Result<(&str, Dtype), String> {
-    let Some([tag, class, key]) = value.persistent().and_then(Value::first) else {
-        return Err(format!(
-            "has {value} where its storage is expected; write the checkpoint again"
-        ));
-    };
-    let key = key.text().filter(|key| {
-        !key.is_empty() && key.len() <= MAX_KEY && key.bytes().all(|b| b.is_ascii_digit())
-    });
-    let (Some("storage"), Some(key)) = (tag.text(), key) else {
-        return Err("does not name a storage of the file; write the checkpoint again".into());
-    };
+    let [tag, class, key] = (value.persistent().and_then(Value::first)).ok_or_else(|| {
+        format!("has {value} where its storage is expected; write the checkpoint again")
+    })?;
+    let numbered =
+        |key: &&str| (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_digit());
+    let key = key.text().filter(numbered);
+    let key = key.filter(|_| tag.text() == Some("storage"));
+    let key = key.ok_or("does not name a storage of the file; write the checkpoint again")?;
     let dtype = match class.global() {
         Some(("torch", name)) => Dtype::from_storage(name),
         _ => None,

@@ -44,6 +44,9 @@ pub(crate) fn header(first: &[u8], size: usize) -> Result<Range<usize>, Error> {
     let rest = size.saturating_sub(PREFIX);
     match usize::try_from(header_len) {
         Ok(length) if length <= rest => Ok(PREFIX..PREFIX + length),
+        _ if first.get(PREFIX).is_some_and(|&byte| byte != b'{') => {
+            fail("it does not begin with a header".into())
+        }
         _ => fail(format!(
             "its header should be {header_len} bytes long but only {rest} follow, it is truncated"
         )),

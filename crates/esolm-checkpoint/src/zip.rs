@@ -43,11 +43,8 @@ pub enum ZipError {
         method: u16,
     },
     /// An entry is encrypted or in another way not plain.
-    #[error("entry {entry} is encrypted or masked; write the checkpoint again without that")]
-    Encrypted {
-        /// Name of the entry.
-        entry: String,
-    },
+    #[error("entry {0} is encrypted or masked; write the checkpoint again without that")]
+    Encrypted(String),
     /// Two entries share bytes.
     #[error(
         "entries {first} and {second} overlap; the file is damaged or was made to mislead, copy it again from its source"
@@ -60,18 +57,12 @@ pub enum ZipError {
     },
     /// Two entries have one name.
     #[error(
-        "entry {entry} stands in the directory twice; the file is damaged or was made to mislead, copy it again from its source"
+        "entry {0} stands in the directory twice; the file is damaged or was made to mislead, copy it again from its source"
     )]
-    Duplicate {
-        /// Name of both.
-        entry: String,
-    },
+    Duplicate(String),
     /// An entry that must be there is not.
-    #[error("entry {entry} is missing; the file is not a whole checkpoint of torch.save")]
-    MissingEntry {
-        /// Name of the entry.
-        entry: String,
-    },
+    #[error("entry {0} is missing; the file is not a whole checkpoint of torch.save")]
+    MissingEntry(String),
     /// An entry's bytes do not match its checksum.
     #[error(
         "entry {entry} has CRC-32 {found:08x}, its directory says {expected:08x}; the file is damaged, copy it again"
@@ -137,9 +128,7 @@ impl Directory {
             let (name, entry, start) = central(bytes, &mut rest, limit, index)?;
             extents.push((start..entry.data.end, name.clone()));
             if entries.insert(name.clone(), entry).is_some() {
-                return Err(ZipError::Duplicate {
-                    entry: shorten(&name),
-                });
+                return Err(ZipError::Duplicate(shorten(&name)));
             }
         }
         if !rest.is_empty() {
@@ -164,9 +153,7 @@ impl Directory {
     pub(crate) fn get(&self, name: &str) -> Result<&Entry, ZipError> {
         self.entries
             .get(name)
-            .ok_or_else(|| ZipError::MissingEntry {
-                entry: shorten(name),
-            })
+            .ok_or_else(|| ZipError::MissingEntry(shorten(name)))
     }
 
     /// The only entry whose path ends in `/suffix`, with the folder before it; `torch.save` names the folder after the file.
@@ -177,12 +164,8 @@ impl Directory {
         });
         match (hits.next(), hits.next()) {
             (Some(hit), None) => Ok(hit),
-            (None, _) => Err(ZipError::MissingEntry {
-                entry: suffix.into(),
-            }),
-            (Some(_), Some(_)) => Err(ZipError::Duplicate {
-                entry: suffix.into(),
-            }),
+            (None, _) => Err(ZipError::MissingEntry(suffix.into())),
+            (Some(_), Some(_)) => Err(ZipError::Duplicate(suffix.into())),
         }
     }
 }
@@ -270,9 +253,7 @@ fn central(
 
     let (flags, method) = (u16_at(head, 8), u16_at(head, 10));
     if flags & UNREADABLE_FLAGS != 0 {
-        return Err(ZipError::Encrypted {
-            entry: shorten(name),
-        });
+        return Err(ZipError::Encrypted(shorten(name)));
     }
     if method != 0 {
         return Err(ZipError::Compressed {

@@ -15,7 +15,7 @@ impl Pending {
     pub fn create(path: &Path) -> Result<Self, Failure> {
         if path.file_name().is_none() {
             return Err(Failure::usage(format!(
-                "{} names no file to write; give a file name",
+                "{} does not name a file to write; give a file name",
                 path.display()
             )));
         }

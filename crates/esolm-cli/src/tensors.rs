@@ -31,7 +31,7 @@ impl Input {
                 other => other.to_string(),
             };
             Failure::failed(format!(
-                "{} is no safetensors file ({why}); write it with safetensors.torch.save_file",
+                "{} is not a safetensors file ({why}); write it with safetensors.torch.save_file",
                 path.display()
             ))
         })?;

@@ -32,7 +32,7 @@ struct Machine<'a> {
     stack: Vec<Ref>,
     /// Heights of the stack at which marks lie.
     marks: Vec<usize>,
-    memo: HashMap<u32, Ref>,
+    memo: HashMap<usize, Ref>,
 }
 
 impl<'a> Machine<'a> {
@@ -50,14 +50,13 @@ impl<'a> Machine<'a> {
                 });
             }
             self.step()?;
-            if self
-                .nodes
-                .len()
-                .max(self.stack.len())
-                .max(self.memo.len())
-                .max(self.marks.len())
-                > MAX_NODES
-            {
+            let sizes = [
+                self.nodes.len(),
+                self.stack.len(),
+                self.memo.len(),
+                self.marks.len(),
+            ];
+            if sizes.into_iter().any(|size| size > MAX_NODES) {
                 return Err(PickleError::TooLarge {
                     what: format!("more than {MAX_NODES} objects"),
                 });
@@ -66,6 +65,10 @@ impl<'a> Machine<'a> {
     }
 
     fn step(&mut self) -> Result<(), PickleError> {
+        if let Some(node) = self.value()? {
+            self.push(node);
+            return Ok(());
+        }
         match self.opcode {
             0x80 => {
                 // PROTO
@@ -84,77 +87,7 @@ impl<'a> Machine<'a> {
                 }
             }
             b'1' => drop(self.pop_mark()?),
-            b'2' => {
-                let top = self.top()?;
-                self.stack.push(top);
-            }
-            b'N' => self.push(Node::None),
-            0x88 => self.push(Node::Bool(true)),
-            0x89 => self.push(Node::Bool(false)),
-            b'K' => {
-                let value = i64::from(self.take(1)?[0]);
-                self.push(Node::Int(value));
-            }
-            b'M' => {
-                let value = i64::from(u16::from_le_bytes(self.array()?));
-                self.push(Node::Int(value));
-            }
-            b'J' => {
-                let value = i64::from(i32::from_le_bytes(self.array()?));
-                self.push(Node::Int(value));
-            }
-            0x8a => {
-                let length = usize::from(self.take(1)?[0]);
-                self.long(length)?;
-            }
-            0x8b => {
-                let length = self.length4()?;
-                self.long(length)?;
-            }
-            b'G' => {
-                let value = f64::from_be_bytes(self.array()?);
-                self.push(Node::Float(value));
-            }
-            // Texts and bytes with a length of one, four or eight bytes.
-            0x8c | b'U' | b'C' => {
-                let length = usize::from(self.take(1)?[0]);
-                self.string(length)?;
-            }
-            b'X' | b'T' | b'B' => {
-                let length = self.length4()?;
-                self.string(length)?;
-            }
-            0x8d | 0x8e | 0x96 => {
-                let length = u64::from_le_bytes(self.array()?);
-                let length = usize::try_from(length)
-                    .map_err(|_| PickleError::Truncated(self.bytes.len()))?;
-                self.string(length)?;
-            }
-            b']' => self.push(Node::List(Vec::new())),
-            b'}' => self.push(Node::Dict(Vec::new())),
-            0x8f => self.push(Node::Opaque), // EMPTY_SET
-            b')' => self.push(Node::Tuple(0..0)),
-            0x85 => self.tuple_of(1)?,
-            0x86 => self.tuple_of(2)?,
-            0x87 => self.tuple_of(3)?,
-            b't' => {
-                let items = self.pop_mark()?;
-                self.push_tuple(&items);
-            }
-            b'l' => {
-                let items = self.pop_mark()?;
-                self.push(Node::List(items));
-            }
-            b'd' => {
-                let items = self.pop_mark()?;
-                let pairs = self.pairs(&items)?;
-                self.push(Node::Dict(pairs));
-            }
-            0x91 => {
-                // FROZENSET
-                self.pop_mark()?;
-                self.push(Node::Opaque);
-            }
+            b'2' => self.stack.push(self.top()?),
             b'a' => {
                 let item = self.pop()?;
                 self.append(&[item])?;
@@ -164,65 +97,17 @@ impl<'a> Machine<'a> {
                 self.append(&items)?;
             }
             b's' => {
-                let value = self.pop()?;
-                let key = self.pop()?;
-                self.set_items(vec![(key, value)])?;
+                let pair = self.pop_many(2)?;
+                self.set_items(&pair)?;
             }
             b'u' => {
                 let items = self.pop_mark()?;
-                let pairs = self.pairs(&items)?;
-                self.set_items(pairs)?;
+                self.set_items(&items)?;
             }
             0x90 => {
                 // ADDITEMS
                 self.pop_mark()?;
                 self.top()?;
-            }
-            b'q' => {
-                let key = u32::from(self.take(1)?[0]);
-                self.remember(key)?;
-            }
-            b'r' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.remember(key)?;
-            }
-            0x94 => self.remember(self.memo.len() as u32)?,
-            b'h' => {
-                let key = u32::from(self.take(1)?[0]);
-                self.recall(key)?;
-            }
-            b'j' => {
-                let key = u32::from_le_bytes(self.array()?);
-                self.recall(key)?;
-            }
-            b'c' => {
-                let module = self.line()?;
-                let name = self.line()?;
-                self.push(Node::Global { module, name });
-            }
-            0x93 => {
-                // STACK_GLOBAL
-                let (name, module) = (self.pop()?, self.pop()?);
-                match (&self.nodes[module.0 as usize], &self.nodes[name.0 as usize]) {
-                    (Node::Text(module), Node::Text(name)) => {
-                        let node = Node::Global {
-                            module: module.clone(),
-                            name: name.clone(),
-                        };
-                        self.push(node);
-                    }
-                    _ => return Err(self.malformed("needs two texts on the stack")),
-                }
-            }
-            b'R' | 0x81 => {
-                // REDUCE, NEWOBJ
-                let (args, class) = (self.pop()?, self.pop()?);
-                self.instantiate(class, args);
-            }
-            0x92 => {
-                // NEWOBJ_EX: keyword arguments matter to none of the known classes
-                let (_, args, class) = (self.pop()?, self.pop()?, self.pop()?);
-                self.instantiate(class, args);
             }
             b'b' => {
                 // BUILD: the state of a dictionary (state_dict has _metadata) is of no use
@@ -232,9 +117,17 @@ impl<'a> Machine<'a> {
                     *state = Some(new);
                 }
             }
-            b'Q' => {
-                let id = self.pop()?;
-                self.push(Node::Persistent(id));
+            b'q' | b'r' => {
+                let key = self.length(if self.opcode == b'q' { 1 } else { 4 })?;
+                self.memo.insert(key, self.top()?);
+            }
+            0x94 => drop(self.memo.insert(self.memo.len(), self.top()?)),
+            b'h' | b'j' => {
+                let key = self.length(if self.opcode == b'h' { 1 } else { 4 })?;
+                let value = self.memo.get(&key).copied();
+                let value =
+                    value.ok_or_else(|| self.malformed("asks for a value that was not stored"));
+                self.stack.push(value?);
             }
             opcode => {
                 return Err(PickleError::Opcode {
@@ -244,6 +137,72 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The value that the instruction makes, if it makes one.
+    fn value(&mut self) -> Result<Option<Node>, PickleError> {
+        Ok(Some(match self.opcode {
+            b'N' => Node::None,
+            0x88 => Node::Bool(true),
+            0x89 => Node::Bool(false),
+            b'K' => Node::Int(self.take(1)?[0].into()),
+            b'M' => Node::Int(u16::from_le_bytes(self.array()?).into()),
+            b'J' => Node::Int(i32::from_le_bytes(self.array()?).into()),
+            0x8a => self.long(1)?,
+            0x8b => self.long(4)?,
+            b'G' => Node::Float(f64::from_be_bytes(self.array()?)),
+            // Texts and bytes.
+            0x8c | b'U' | b'C' => self.string(1)?,
+            b'X' | b'T' | b'B' => self.string(4)?,
+            0x8d | 0x8e | 0x96 => self.string(8)?,
+            b']' => Node::List(Vec::new()),
+            b'}' => Node::Dict(Vec::new()),
+            0x8f => Node::Opaque, // EMPTY_SET
+            b')' => Node::Tuple(0..0),
+            0x85..=0x87 => {
+                let items = self.pop_many(usize::from(self.opcode - 0x84))?;
+                self.tuple(&items)
+            }
+            b't' => {
+                let items = self.pop_mark()?;
+                self.tuple(&items)
+            }
+            b'l' => Node::List(self.pop_mark()?),
+            b'd' => {
+                let items = self.pop_mark()?;
+                Node::Dict(self.pairs(&items)?)
+            }
+            0x91 => {
+                // FROZENSET
+                self.pop_mark()?;
+                Node::Opaque
+            }
+            b'c' => Node::Global {
+                module: self.line()?,
+                name: self.line()?,
+            },
+            0x93 => {
+                // STACK_GLOBAL
+                let (name, module) = (self.pop()?, self.pop()?);
+                match (&self.nodes[module.0 as usize], &self.nodes[name.0 as usize]) {
+                    (Node::Text(module), Node::Text(name)) => Node::Global {
+                        module: module.clone(),
+                        name: name.clone(),
+                    },
+                    _ => return Err(self.malformed("needs two texts on the stack")),
+                }
+            }
+            // REDUCE, NEWOBJ, and NEWOBJ_EX, whose keyword arguments matter to none of the known classes
+            b'R' | 0x81 | 0x92 => {
+                if self.opcode == 0x92 {
+                    self.pop()?;
+                }
+                let (args, class) = (self.pop()?, self.pop()?);
+                self.instantiate(class, args)
+            }
+            b'Q' => Node::Persistent(self.pop()?),
+            _ => return Ok(None),
+        }))
     }
 
     fn malformed(&self, problem: &'static str) -> PickleError {
@@ -271,17 +230,21 @@ impl<'a> Machine<'a> {
             .expect("take gives as many bytes as were asked for"))
     }
 
-    fn length4(&mut self) -> Result<usize, PickleError> {
-        let length = u32::from_le_bytes(self.array()?);
-        usize::try_from(length).map_err(|_| PickleError::Truncated(self.bytes.len()))
+    /// A number of so many bytes that must fit this machine's memory.
+    fn length(&mut self, bytes: usize) -> Result<usize, PickleError> {
+        let mut wide = [0; 8];
+        wide[..bytes].copy_from_slice(self.take(bytes)?);
+        usize::try_from(u64::from_le_bytes(wide))
+            .map_err(|_| PickleError::Truncated(self.bytes.len()))
     }
 
-    /// A range of the input; it is at most [`MAX_BYTES`] long, so 32 bits are enough.
-    fn string(&mut self, length: usize) -> Result<(), PickleError> {
+    /// A text or bytes behind a length of so many bytes. The input is at most [`MAX_BYTES`](super::MAX_BYTES) long, so 32 bits are
+    /// enough for the range.
+    fn string(&mut self, bytes: usize) -> Result<Node, PickleError> {
+        let length = self.length(bytes)?;
         let start = self.at as u32;
         self.take(length)?;
-        self.push(Node::Text(start..self.at as u32));
-        Ok(())
+        Ok(Node::Text(start..self.at as u32))
     }
 
     fn line(&mut self) -> Result<Range<u32>, PickleError> {
@@ -294,10 +257,11 @@ impl<'a> Machine<'a> {
         Ok(start as u32..(start + length) as u32)
     }
 
-    /// A little-endian two's complement integer; what is longer than 64 bits is nothing that is asked for.
-    fn long(&mut self, length: usize) -> Result<(), PickleError> {
+    /// A little-endian two's complement integer behind a length of so many bytes; nothing asks for one longer than 64 bits.
+    fn long(&mut self, bytes: usize) -> Result<Node, PickleError> {
+        let length = self.length(bytes)?;
         let bytes = self.take(length)?;
-        self.push(match bytes {
+        Ok(match bytes {
             [] => Node::Int(0),
             [.., last] if length <= 8 => {
                 let mut wide = [if last & 0x80 != 0 { 0xff } else { 0 }; 8];
@@ -305,40 +269,28 @@ impl<'a> Machine<'a> {
                 Node::Int(i64::from_le_bytes(wide))
             }
             _ => Node::Opaque,
-        });
-        Ok(())
-    }
-
-    fn new_node(&mut self, node: Node) -> Ref {
-        // The check after each step keeps the count far below 2^32.
-        let id = Ref(self.nodes.len() as u32);
-        self.nodes.push(node);
-        id
+        })
     }
 
     fn push(&mut self, node: Node) {
-        let id = self.new_node(node);
-        self.stack.push(id);
+        // The check after each step keeps the count far below 2^32.
+        self.stack.push(Ref(self.nodes.len() as u32));
+        self.nodes.push(node);
     }
 
-    fn push_tuple(&mut self, items: &[Ref]) {
+    fn tuple(&mut self, items: &[Ref]) -> Node {
         let start = self.pool.len() as u32;
         self.pool.extend_from_slice(items);
-        self.push(Node::Tuple(start..self.pool.len() as u32));
+        Node::Tuple(start..self.pool.len() as u32)
     }
 
-    fn tuple_of(&mut self, count: usize) -> Result<(), PickleError> {
+    /// So many values from the top of the stack, above the last mark, lowest first.
+    fn pop_many(&mut self, count: usize) -> Result<Vec<Ref>, PickleError> {
         let floor = self.marks.last().copied().unwrap_or(0);
-        let start = self
-            .stack
-            .len()
-            .checked_sub(count)
-            .filter(|&start| start >= floor);
-        let items = self
-            .stack
-            .split_off(start.ok_or_else(|| self.malformed("finds too little on the stack"))?);
-        self.push_tuple(&items);
-        Ok(())
+        match self.stack.len().checked_sub(count) {
+            Some(start) if start >= floor => Ok(self.stack.split_off(start)),
+            _ => Err(self.malformed("finds too little on the stack")),
+        }
     }
 
     fn pop(&mut self) -> Result<Ref, PickleError> {
@@ -385,10 +337,10 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn set_items(&mut self, pairs: Vec<(Ref, Ref)>) -> Result<(), PickleError> {
+    fn set_items(&mut self, items: &[Ref]) -> Result<(), PickleError> {
+        let pairs = self.pairs(items)?;
         let top = self.top()?;
         match &mut self.nodes[top.0 as usize] {
-            Node::Dict(dict) if dict.is_empty() => *dict = pairs,
             Node::Dict(dict) => dict.extend(pairs),
             Node::Object { .. } => {} // a subclass of dict: nothing here asks for its items
             _ => return Err(self.malformed("sets items of something that is not a dictionary")),
@@ -396,24 +348,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn remember(&mut self, key: u32) -> Result<(), PickleError> {
-        let top = self.top()?;
-        self.memo.insert(key, top);
-        Ok(())
-    }
-
-    fn recall(&mut self, key: u32) -> Result<(), PickleError> {
-        let value = self
-            .memo
-            .get(&key)
-            .copied()
-            .ok_or_else(|| self.malformed("asks for a value that was not stored"))?;
-        self.stack.push(value);
-        Ok(())
-    }
-
-    /// Records what would have been made; only the two dictionaries of the standard library are known to begin empty.
-    fn instantiate(&mut self, class: Ref, args: Ref) {
+    /// A record of what would have been made; only the two dictionaries of the standard library are known to begin empty.
+    fn instantiate(&self, class: Ref, args: Ref) -> Node {
         let name = match &self.nodes[class.0 as usize] {
             Node::Global { module, name } => {
                 Some((slice(self.bytes, module), slice(self.bytes, name)))
@@ -422,7 +358,7 @@ impl<'a> Machine<'a> {
         };
         let no_args =
             matches!(&self.nodes[args.0 as usize], Node::Tuple(range) if range.is_empty());
-        let node = match name {
+        match name {
             Some((b"collections", b"OrderedDict")) if no_args => Node::Dict(Vec::new()),
             Some((b"collections", b"defaultdict")) => Node::Dict(Vec::new()),
             _ => Node::Object {
@@ -430,7 +366,6 @@ impl<'a> Machine<'a> {
                 args,
                 state: None,
             },
-        };
-        self.push(node);
+        }
     }
 }

@@ -24,7 +24,7 @@ pub enum CheckpointError {
         spec: String,
     },
     /// A folder without weights.
-    #[error("the folder {} holds no model.safetensors; {}", path.display(), instead.remedy())]
+    #[error("the folder {} holds no model.safetensors; {instead}", path.display())]
     NoWeights {
         /// The folder.
         path: PathBuf,
@@ -139,26 +139,19 @@ impl CheckpointError {
 }
 
 /// Weights in a form that is not read, in a folder without `model.safetensors`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 pub enum OtherWeights {
     /// Several safetensors files with an index.
+    #[error(
+        "its weights are split into several files, save them as one (save_pretrained with a large max_shard_size)"
+    )]
     Shards,
     /// `pytorch_model.bin`.
+    #[error("it holds pytorch_model.bin, save it with safe_serialization=True")]
     PyTorch,
     /// None.
+    #[error("give the folder that has it, beside config.json")]
     Nothing,
-}
-
-impl OtherWeights {
-    fn remedy(self) -> &'static str {
-        match self {
-            Self::Shards => {
-                "its weights are split into several files, save them as one (save_pretrained with a large max_shard_size)"
-            }
-            Self::PyTorch => "it holds pytorch_model.bin, save it with safe_serialization=True",
-            Self::Nothing => "give the folder that has it, beside config.json",
-        }
-    }
 }
 
 /// Why the hub did not deliver a file.
