@@ -28,107 +28,83 @@ fn safetensors_files() {
         )
     };
     let name = "n".repeat(5000);
-    for (case, bytes, words) in [
-        ("empty file", vec![], ["0 bytes", "header length", "again"]),
+    for (bytes, words) in [
+        // empty file
+        (vec![], "0 bytes|header length|again"),
+        // four bytes
+        (vec![1; 4], "4 bytes|header length|again"),
+        // header beyond the file
+        (good[..1000].to_vec(), "header|only 992 follow|truncated"),
+        // absurd header length
+        (long, "18446744073709551615|only 2 follow|truncated"),
+        // a text
+        (b"0123456789abcdef".to_vec(), "does not begin|header|again"),
+        // data cut off
         (
-            "four bytes",
-            vec![1; 4],
-            ["4 bytes", "header length", "again"],
-        ),
-        (
-            "header beyond the file",
-            good[..1000].to_vec(),
-            ["header", "only 992 follow", "truncated"],
-        ),
-        (
-            "absurd header length",
-            long,
-            ["18446744073709551615", "only 2 follow", "truncated"],
-        ),
-        (
-            "data cut off",
             good[..good.len() - 1].to_vec(),
-            ["tensor backbone.", "truncated", "again"],
+            "tensor backbone.|truncated|again",
         ),
+        // header is not JSON
+        (frame("{\"a\":", &[]), "header|JSON|EOF"),
+        // header is a list
+        (frame("[1, 2]", &[]), "header|JSON|object of tensors"),
+        // size against shape
+        (one("F32", "[2]", "[0,16]"), "tensor a|[2] of f32|16 bytes"),
+        // offsets reversed
+        (one("F32", "[4]", "[16,0]"), "tensor a|16 to 0|damaged"),
+        // absurd shape
         (
-            "header is not JSON",
-            frame("{\"a\":", &[]),
-            ["header", "JSON", "EOF"],
-        ),
-        (
-            "header is a list",
-            frame("[1, 2]", &[]),
-            ["header", "JSON", "object of tensors"],
-        ),
-        (
-            "size against shape",
-            one("F32", "[2]", "[0,16]"),
-            ["tensor a", "[2] of f32", "16 bytes"],
-        ),
-        (
-            "offsets reversed",
-            one("F32", "[4]", "[16,0]"),
-            ["tensor a", "16 to 0", "damaged"],
-        ),
-        (
-            "absurd shape",
             one("F32", "[4294967296,4294967296,16]", "[0,16]"),
-            ["tensor a", "4294967296", "16 bytes"],
+            "tensor a|4294967296|16 bytes",
         ),
+        // many dimensions
         (
-            "many dimensions",
             one("F32", "[1,1,1,1,1,1,1,1,1]", "[0,16]"),
-            ["tensor a", "9 dimensions", "again"],
+            "tensor a|9 dimensions|again",
         ),
+        // overlap
+        (two("[0,8]", "[4,12]"), "tensors a and b|overlap|again"),
+        // gap
+        (two("[0,8]", "[9,17]"), "tensor b|9 to 17 of 16|truncated"),
+        // hidden bytes
         (
-            "overlap",
-            two("[0,8]", "[4,12]"),
-            ["tensors a and b", "overlap", "again"],
-        ),
-        (
-            "gap",
-            two("[0,8]", "[9,17]"),
-            ["tensor b", "9 to 17 of 16", "truncated"],
-        ),
-        (
-            "hidden bytes",
             frame(
                 r#"{"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}"#,
                 &[0; 16],
             ),
-            ["8 bytes", "the header", "tensor b"],
+            "8 bytes|the header|tensor b",
         ),
+        // trailing bytes
         (
-            "trailing bytes",
             frame(
                 r#"{"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#,
                 &[0; 16],
             ),
-            ["8 bytes", "after b", "nothing"],
+            "8 bytes|after b|nothing",
         ),
+        // metadata that are not texts
         (
-            "metadata that are not texts",
             frame(r#"{"__metadata__":{"step":1}}"#, &[]),
-            ["header", "JSON", "expected a string"],
+            "header|JSON|expected a string",
         ),
+        // endless name
         (
-            "endless name",
             frame(
                 &format!(r#"{{"{name}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}}}"#),
                 &[],
             ),
-            ["nnn...", "5000 bytes", "not the name"],
+            "nnn...|5000 bytes|not the name",
         ),
+        // control characters in a name
         (
-            "control characters in a name",
             frame(
                 r#"{"\u001b[2J":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#,
                 &[],
             ),
-            ["\\u{1b}[2J", "not the name", "again"],
+            "\\u{1b}[2J|not the name|again",
         ),
     ] {
-        assert_told(case, open(&bytes), &words);
+        assert_told(open(&bytes), words);
     }
 }
 

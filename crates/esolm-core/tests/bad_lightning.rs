@@ -25,94 +25,80 @@ fn lightning_contents() {
         items.swap(0, 1);
         list(&items)
     };
-    for (case, forged, words) in [
+    for (forged, words) in [
+        // no EMA
         (
-            "no EMA",
             Forged::with(|f| f.ema = None),
-            vec!["no EMA weights", "ema.shadow_params"],
+            "no EMA weights|ema.shadow_params",
         ),
+        // EMA is None
         (
-            "EMA is None",
             Forged::with(|f| f.ema = Some(none())),
-            vec!["no EMA weights", "ema.shadow_params"],
+            "no EMA weights|ema.shadow_params",
         ),
+        // EMA too short
         (
-            "EMA too short",
             Forged::with(|f| f.ema = Some(dict(&[("shadow_params", short)]))),
-            vec!["shadow_params lists 1", "12 parameters", "cannot be paired"],
+            "shadow_params lists 1|12 parameters|cannot be paired",
         ),
+        // EMA in another order
         (
-            "EMA in another order",
             Forged::with(|f| f.ema = Some(dict(&[("shadow_params", swapped)]))),
-            vec!["shadow_params[0]", "[2]", "vocab_embed.embedding", "[3, 2]"],
+            "shadow_params[0]|[2]|vocab_embed.embedding|[3, 2]",
         ),
+        // another algorithm
         (
-            "another algorithm",
             algo("name", text("duo")),
-            vec![
-                "hyper_parameters.config",
-                "algo.name",
-                "\"duo\"",
-                "\"esolm\"",
-            ],
+            "hyper_parameters.config|algo.name|\"duo\"|\"esolm\"",
         ),
+        // live time input
         (
-            "live time input",
             algo("time_conditioning", boolean(true)),
-            vec!["time_conditioning", "false"],
+            "time_conditioning|false",
         ),
+        // unknown prepend
         (
-            "unknown prepend",
             algo("prepend_token", text("cls")),
-            vec!["prepend_token", "cls", "\"bos\""],
+            "prepend_token|cls|\"bos\"",
         ),
+        // interpolation
         (
-            "interpolation",
             model("length", text("${data.length}")),
-            vec!["model.length", "${data.length}", "not resolved"],
+            "model.length|${data.length}|not resolved",
         ),
+        // fraction for a size
         (
-            "fraction for a size",
             model("n_heads", float(1.5)),
-            vec!["model.n_heads", "1.5", "whole number"],
+            "model.n_heads|1.5|whole number",
         ),
+        // no length
+        (model("length", none()), "model_length (or length)|add it"),
+        // wrong width
         (
-            "no length",
-            model("length", none()),
-            vec!["model_length (or length)", "add it"],
-        ),
-        (
-            "wrong width",
             model("hidden_size", int(4)),
-            vec!["hidden_size", "4", "vocab_embed.embedding", "2"],
+            "hidden_size|4|vocab_embed.embedding|2",
         ),
-        (
-            "missing blocks",
-            model("n_blocks", int(2)),
-            vec!["blocks.1.norm1.weight", "missing"],
-        ),
+        // missing blocks
+        (model("n_blocks", int(2)), "blocks.1.norm1.weight|missing"),
     ] {
-        assert_told(case, forged.open(), &words);
+        assert_told(forged.open(), words);
     }
     let state = ("state_dict", dict(&[("backbone.x", plain(&[1], 0))]));
-    for (case, root, words) in [
+    for (root, words) in [
+        // no hyper_parameters
         (
-            "no hyper_parameters",
             dict(&[state, ("epoch", int(1))]),
-            ["no hyper_parameters.config", "published code"],
+            "no hyper_parameters.config|published code",
         ),
+        // no state_dict
         (
-            "no state_dict",
             dict(&[("weights", none())]),
-            ["no state_dict", "the .ckpt of Lightning"],
+            "no state_dict|the .ckpt of Lightning",
         ),
-        (
-            "list as root",
-            list(&[]),
-            ["root is a list", "the .ckpt of Lightning"],
-        ),
+        // list as root
+        (list(&[]), "root is a list|the .ckpt of Lightning"),
     ] {
-        assert_told(case, open_pickle(&program(root)), &words);
+        assert_told(open_pickle(&program(root)), words);
     }
     // Unknown classes beside the weights are skipped, called or not.
     let odd = call(global("os", "system"), tuple(&[text("false")]));
