@@ -35,7 +35,7 @@ pub enum TextError {
         /// The operating system's answer.
         reason: String,
     },
-    /// The file is no tokenizer.
+    /// The file is not a tokenizer.
     #[error("the tokenizer is not usable ({0}); give the tokenizer.json that belongs to the model")]
     Unusable(String),
     /// Tokenizer and model have different vocabularies.

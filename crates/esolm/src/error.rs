@@ -131,9 +131,9 @@ pub enum LikelihoodError {
         /// V.
         vocab: usize,
     },
-    /// An order that is no permutation.
+    /// An order that is not a permutation.
     #[error(
-        "the order of text {text} is no permutation of 0..{length}; each position must stand in it once"
+        "the order of text {text} is not a permutation of 0..{length}; each position must stand in it once"
     )]
     Order {
         /// Index of the text, from 0.
@@ -151,7 +151,7 @@ pub enum LikelihoodError {
         "the AR model opens texts with a token that its configuration does not name; add bos_token_id to it"
     )]
     NoBos,
-    /// A result that is no number.
+    /// A result that is not a number.
     #[error(
         "the model gives text {text} no finite probability; its weights are damaged, or f16 does not hold them"
     )]
