@@ -41,7 +41,10 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
         .first()
         .ok_or_else(|| EngineError::Shape("a model without blocks".into()))?;
     let (k, n) = (first.k, first.padded());
-    let (source, target) = (gpu.allocate("the copy", COPY)?, gpu.allocate("the copy", COPY)?);
+    let (source, target) = (
+        gpu.allocate("the copy", COPY)?,
+        gpu.allocate("the copy", COPY)?,
+    );
     let seconds = best(gpu, &target, || copy(gpu, &source, &target, COPY)).await?;
     let copy_bytes = (COPY * 8) as f64 / seconds;
 
