@@ -7,7 +7,7 @@ use esolm::engine::Engine;
 use esolm::executor::Draw;
 use esolm::network::Network;
 use esolm::rows::{Layout, StepRows};
-use esolm::scoring::log_probability;
+use esolm::passes::log_probability;
 use esolm::{DeviceChoice, LoadOptions};
 
 /// An executor under test. Errors are panics here.

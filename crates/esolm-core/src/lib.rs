@@ -12,7 +12,7 @@ pub mod config;
 pub mod documents;
 pub(crate) use esolm_checkpoint::message;
 pub mod noise;
-pub mod noising;
+pub mod forward_process;
 pub mod order;
 pub mod plan;
 #[cfg(feature = "text")]
@@ -20,7 +20,7 @@ pub mod request;
 pub mod rng;
 pub mod rows;
 pub mod sampler;
-pub mod scoring;
+pub mod passes;
 #[cfg(feature = "text")]
 pub mod text;
 pub mod trace;

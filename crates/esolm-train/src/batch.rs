@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use esolm::config::ModelConfig;
 use esolm::network::rotary_frequencies;
-use esolm::noising::Noised;
+use esolm::forward_process::Noised;
 
 use crate::ops::{Span, Table, Targets};
 

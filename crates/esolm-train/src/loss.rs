@@ -9,7 +9,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use esolm::config::{Family, ModelConfig};
 use esolm::network::Network;
-use esolm::noising::{
+use esolm::forward_process::{
     Level, Noised, Part, Uniforms, antithetic_times, draw_time, sequential_order,
 };
 use esolm::rng::Stream;

@@ -11,7 +11,7 @@ use esolm::likelihood::{Asked, evaluate};
 use esolm::plan::Plan;
 use esolm::request::Resolved;
 use esolm::rows::forward_rows;
-use esolm::scoring::Window;
+use esolm::passes::Window;
 use esolm::text::TextCodec;
 use esolm::{DeviceInfo, Engine, GenerateOptions};
 use serde::Serialize;

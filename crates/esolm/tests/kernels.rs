@@ -21,7 +21,7 @@ use esolm::kernels::sample::{Sample, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::rows::{MASKED, NO_TARGET, Row};
 use esolm::sampler::{NoiseSource, Sampler, sample_row};
-use esolm::scoring::log_probability;
+use esolm::passes::log_probability;
 
 fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
