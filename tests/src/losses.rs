@@ -4,8 +4,8 @@ use esolm::config::{ModelConfig, Prepend};
 use esolm::forward_process::{
     Level, Noised, Uniforms, antithetic_times, any_order, masked, sequential_order,
 };
-use esolm::rows::{Layout, MaskMode};
 use esolm::passes::{Pass, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential};
+use esolm::rows::{Layout, MaskMode};
 
 use crate::{Golden, Runner};
 

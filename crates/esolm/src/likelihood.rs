@@ -9,10 +9,10 @@ use std::sync::Arc;
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
 use esolm_core::forward_process::{Level, Noised, Part, draw_time, spread_time};
 use esolm_core::order::is_permutation;
-use esolm_core::rows::{Layout, MaskMode};
 use esolm_core::passes::{
     Mean, Pass, Window, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential,
 };
+use esolm_core::rows::{Layout, MaskMode};
 
 use esolm_core::text::TextCodec;
 use serde::{Deserialize, Serialize};
