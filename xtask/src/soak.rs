@@ -198,14 +198,14 @@ fn packages(_: &Options) -> Outcome {
 
 /// Runs every fuzz target.
 fn fuzz(options: &Options) -> Outcome {
-    let nightly = || {
-        let mut command = Command::new("rustc");
-        without_this_toolchain(&mut command).arg("--version");
-        command
-    };
-    quietly(&mut nightly()).map_err(|why| {
-        format!("the fuzz targets need a nightly toolchain: {why}; `rustup toolchain install nightly` installs one")
-    })?;
+    let nightly = without_this_toolchain(&mut Command::new("rustc"))
+        .arg("--version")
+        .output();
+    let nightly = nightly
+        .ok()
+        .filter(|output| output.status.success())
+        .ok_or("the fuzz targets need a nightly toolchain; `rustup toolchain install nightly` installs one")?;
+    let nightly = String::from_utf8_lossy(&nightly.stdout);
     let cargo_fuzz = program("cargo-fuzz", "cargo-fuzz", None, !options.no_install)?;
     let fuzz = root().join("fuzz");
     let mut names: Vec<String> = fs::read_dir(fuzz.join("fuzz_targets"))
@@ -253,9 +253,10 @@ fn fuzz(options: &Options) -> Outcome {
         executions += runs;
     }
     Ok(format!(
-        "{} targets of {} s each, {executions} executions without a finding",
+        "{} targets of {} s each with {}, {executions} executions without a finding",
         names.len(),
-        options.seconds
+        options.seconds,
+        nightly.trim()
     ))
 }
 

@@ -160,7 +160,15 @@ pub fn stdout(program: &str, arguments: &[&str]) -> Option<String> {
 
 /// The cargo that runs this program.
 pub fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What it told this program of its own package. Build scripts see it, and with it changed some compile their crates anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
 }
 
 /// Runs a command whose output is for whoever runs this.
@@ -320,6 +328,13 @@ mod tests {
             None
         );
         assert_eq!(mirror_in("", "bookworm"), None);
+    }
+
+    #[test]
+    fn cargo_is_not_told_of_this_package() {
+        let cargo = cargo();
+        let removed = |name| cargo.get_envs().any(|change| change == (name, None));
+        assert!(removed("CARGO_PKG_NAME".as_ref()) && removed("CARGO_MANIFEST_DIR".as_ref()));
     }
 
     #[test]
