@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::system::{cargo, quietly, root, target};
 
-/// Most bytes of a packed crate; crates.io takes 10 MiB.
+/// Most bytes of a packed crate; the registry takes 10 MiB.
 const LIMIT: u64 = 9_000_000;
 /// What a manifest must say.
 const KEYS: [&str; 7] = [
