@@ -11,8 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::checkpoint::StoreDtype;
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
-use esolm::{DeviceChoice, Precision, Variants};
+use esolm::{DeviceChoice, EngineError, LoadOptions, Precision, Variants};
 
+use crate::failure;
 pub use scoring::{Normalize, Ppl, Score};
 pub use train::Train;
 
@@ -99,6 +100,17 @@ pub struct Device {
     /// Force kernel variants instead of measuring them, for example few=split,many=tile,attention=chunks.
     #[arg(long, value_name = "KERNEL=NAME,...", default_value = "", hide_default_value = true, value_parser = parse::<Variants>)]
     pub variants: Variants,
+}
+
+impl Device {
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            device: self.device,
+            weights: self.weights,
+            kv_cache: self.kv_cache,
+            variants: self.variants,
+        }
+    }
 }
 
 /// Writes text: first a share alpha_0 of the tokens by diffusion, several at once and in any order, then the rest one by one from
@@ -457,9 +469,10 @@ impl From<MaskName> for MaskMode {
     }
 }
 
-/// Any option that the library reads from text itself; its error is the sentence.
-fn parse<T: std::str::FromStr>(text: &str) -> Result<T, T::Err> {
+/// Any option that the library reads from text itself.
+fn parse<T: std::str::FromStr<Err = EngineError>>(text: &str) -> Result<T, String> {
     text.parse()
+        .map_err(|error| failure::engine_sentence(&error))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

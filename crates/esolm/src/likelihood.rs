@@ -93,18 +93,17 @@ impl Likelihood {
             (Family::EsoLm, true) => "an Eso-LM (A), which has no exact likelihood",
             (Family::EsoLm, false) => "a model with an exact likelihood",
         };
-        let own_alpha_0 = if config.family == Family::Mdlm {
-            Some(1.0)
-        } else {
-            None
+        let has_alpha_0 = |alpha_0| match config.family {
+            Family::EsoLm => true,
+            Family::Mdlm => alpha_0 == 1.0,
+            Family::Ar => false,
         };
-        let foreign_alpha_0 = config.family != Family::EsoLm && self.alpha_0 != own_alpha_0;
         let foreign = [
-            ("alpha_0", self.alpha_0.is_some() && foreign_alpha_0),
+            ("alpha_0", self.alpha_0.is_some_and(|a| !has_alpha_0(a))),
             (
                 "orders",
                 self.orders
-                    .is_some_and(|n| bound || autoregressive && n != 1),
+                    .is_some_and(|n| bound && n > 0 || autoregressive && n != 1),
             ),
             (
                 "draws",
@@ -253,9 +252,9 @@ pub enum LikelihoodError {
         /// V.
         vocab: usize,
     },
-    /// An order that is no permutation.
+    /// An order that is not a permutation.
     #[error(
-        "the order of text {text} is no permutation of 0..{length}; each position must stand in it once"
+        "the order of text {text} is not a permutation of 0..{length}; it must hold each position once"
     )]
     Order {
         /// Index of the text, from 0.
@@ -273,9 +272,9 @@ pub enum LikelihoodError {
         "the AR model opens texts with a token that its configuration does not name; add bos_token_id to it"
     )]
     NoBos,
-    /// A result that is no number.
+    /// A result that is not a number.
     #[error(
-        "the model gives text {text} no finite probability; its weights are damaged, or f16 does not hold them"
+        "the probability of text {text} is not finite; the model's weights are damaged, or f16 does not hold them"
     )]
     NotFinite {
         /// Index of the text, from 0.

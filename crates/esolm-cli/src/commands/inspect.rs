@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
+use esolm::checkpoint::{Checkpoint, SourceKind};
 use esolm::config::{Family, ModelConfig};
 use serde::Serialize;
 
 use crate::arguments::Inspect;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, setup};
 
 /// What is printed, as text or JSON.
 #[derive(Serialize)]
@@ -33,10 +33,7 @@ struct Tensor {
 }
 
 pub fn run(arguments: &Inspect) -> Result<(), Failure> {
-    let options = OpenOptions {
-        config: arguments.config.clone(),
-        raw_weights: arguments.raw_weights,
-    };
+    let options = setup::open_options(&arguments.config, arguments.raw_weights);
     let checkpoint = Checkpoint::open(&arguments.model, &options)?;
     let report = report(&arguments.model, &checkpoint);
     if arguments.json {
