@@ -64,14 +64,20 @@ impl Failure {
 
     /// Why a training did not start, or did not go on.
     pub fn training(error: TrainError) -> Self {
-        use TrainError::{NothingToResume, Occupied, Override};
-        match error {
-            TrainError::Engine(error) => error.into(),
-            error => Self::of(
-                matches!(error, Override(_) | Occupied(_) | NothingToResume(_)),
-                error.to_string(),
+        let (is_usage, remedy) = match error {
+            TrainError::Engine(error) => return error.into(),
+            TrainError::Checkpoint(error) => return error.into(),
+            TrainError::Text(error) => return error.into(),
+            TrainError::Override(_) => (
+                true,
+                "write --set table.key=value, for example --set run.batch=16",
             ),
-        }
+            TrainError::Occupied(_) => (true, "continue it with --resume, or give another --out"),
+            TrainError::NothingToResume(_) => (true, "start one without --resume"),
+            TrainError::Recipe(_) => (false, "`esolm train --help` shows one"),
+            error => return Self::failed(error.to_string()),
+        };
+        Self::of(is_usage, format!("{error}; {remedy}"))
     }
 
     /// The user stopped it.
@@ -125,6 +131,9 @@ impl<E: Into<Error>> From<E> for Failure {
             }
             Error::NotApplicable { option, why } => not_applicable(option, why),
             Error::Context { length, context } => too_long(length, context),
+            Error::LongSequences { length, context } => Self::failed(format!(
+                "tokens has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
+            )),
             Error::Orders { orders, sequences } => Self::failed(format!(
                 "sort_idx has {orders} rows where tokens has {sequences}; give arrays of the same shape [N, L]"
             )),
@@ -242,7 +251,7 @@ pub fn engine_sentence(error: &EngineError) -> String {
         EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
         EngineError::Option {
             option: "device", ..
-        } => "`esolm devices` lists the adapters",
+        } => return format!("{error} with N from `esolm devices`"),
         EngineError::Device(_) => {
             "run again, and if it happens again use --device cpu or a smaller --batch"
         }
@@ -304,10 +313,10 @@ fn usage_sentence(error: &clap::Error) -> String {
     if let Some(suggestion) = suggestion {
         sentence.push_str(&format!(", perhaps {suggestion} was meant"));
     }
-    sentence + "; --help lists what there is"
+    sentence + "; see --help"
 }
 
-/// A panic is a fault of the program. It still ends in one sentence, from whatever thread it comes.
+/// A panic is a bug of the program. It still ends in one sentence, from whatever thread it comes.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic
@@ -326,7 +335,7 @@ pub fn report_panics() {
             let _ = write!(io::stderr(), "\x1b[?25h");
         }
         say(&format!(
-            "this is a fault of esolm itself ({}{place}); please report it together with the command line",
+            "this is a bug in esolm ({}{place}); please report it together with the command line",
             what.join(" ")
         ));
         std::process::exit(FAILED.into());
@@ -360,10 +369,7 @@ mod tests {
             let sentence = sentence(line);
             assert!(!sentence.contains('\n'), "{sentence}");
             assert!(!sentence.starts_with("error"), "{sentence}");
-            assert!(
-                sentence.ends_with("--help lists what there is"),
-                "{sentence}"
-            );
+            assert!(sentence.ends_with("; see --help"), "{sentence}");
         }
         assert!(sentence(&["sample", "--alpha0", "7"]).contains("from 0 to 1"));
         assert!(sentence(&["sample", "--seeed", "1"]).contains("perhaps --seed was meant"));

@@ -19,7 +19,7 @@ pub struct Line<'a> {
 /// Does what takes many passes; an interrupt ends it between two of them.
 pub fn run<T>(quiet: bool, work: impl FnOnce(Progress) -> Result<T, Error>) -> Result<T, Error> {
     let stop = Arc::new(AtomicBool::new(false));
-    setup::interrupts(stop.clone(), "Ctrl-C will end the run without its figures");
+    setup::interrupts(stop.clone(), "Ctrl-C will end the run without results");
     let bar = output::passes(quiet);
     let shown = bar.clone();
     let done = work(Progress::new(move |done, all| {

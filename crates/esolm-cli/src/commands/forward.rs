@@ -20,7 +20,7 @@ pub fn run(arguments: &Forward) -> Result<(), Failure> {
     };
     if sequential && !matches!(mode, MaskMode::Causal | MaskMode::Mixed) {
         return Err(Failure::usage(
-            "--mode sequential goes with --mask causal and --mask mixed; choose one of them",
+            "--mode sequential goes with --mask causal or --mask mixed; choose one of them",
         ));
     }
     let input = Input::read(&arguments.input)?;

@@ -119,7 +119,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
     );
     let alpha_0 = match (config.family, config.alpha_0) {
         (Family::EsoLm, Some(alpha_0)) => alpha_0.to_string(),
-        (Family::EsoLm, None) => "not said by the checkpoint".into(),
+        (Family::EsoLm, None) => "not given by the checkpoint".into(),
         (family, _) => format!("none: {family} has one phase"),
     };
     row("alpha_0", alpha_0);
@@ -148,7 +148,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
         report
             .tokenizer
             .clone()
-            .unwrap_or_else(|| "none beside the weights".into()),
+            .unwrap_or_else(|| "none comes with the weights".into()),
     );
     if with_tensors {
         let width = report

@@ -95,10 +95,11 @@ fn explained(error: Error, arguments: &Ppl) -> Failure {
         Error::NotApplicable {
             option: "orders",
             why,
-        } if arguments.no_exact => {
-            let option = "no_exact";
-            Error::NotApplicable { option, why }.into()
+        } if arguments.no_exact => Error::NotApplicable {
+            option: "no_exact",
+            why,
         }
+        .into(),
         Error::NoDocument { .. } => {
             let names = arguments.files.iter().map(|path| texts::name(path));
             let names: Vec<String> = names.collect();

@@ -68,8 +68,9 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
         }
         match event {
             Event::Header(header) => {
-                if !arguments.quiet {
-                    announce(&header, arguments.seed.is_none());
+                let begins = announcement(&header, arguments.seed.is_none());
+                if let Some(note) = begins.filter(|_| !arguments.quiet) {
+                    show.note(&note)?;
                 }
                 show.begin(&header);
                 first.get_or_insert(header);
@@ -90,16 +91,15 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     }
 }
 
-/// Says what begins.
-fn announce(header: &Header, is_random: bool) {
-    if header.attempt > 0 {
-        output::note(&format!(
+/// What to say of an attempt that begins.
+fn announcement(header: &Header, is_random: bool) -> Option<String> {
+    match header.attempt {
+        0 => is_random.then(|| format!("seed: {}", header.seed)),
+        _ => Some(format!(
             "{} of {} texts ran on at a given word and are drawn again",
             header.texts.len(),
             header.batch
-        ));
-    } else if is_random {
-        output::note(&format!("seed: {}", header.seed));
+        )),
     }
 }
 

@@ -49,6 +49,19 @@ impl<'a> Show<'a> {
         }
     }
 
+    /// Says something beside what is shown.
+    pub fn note(&mut self, line: &str) -> Result<(), Failure> {
+        match self {
+            Self::Text(painter) => {
+                painter.clear()?;
+                output::note(line);
+            }
+            Self::Lines => output::note(line),
+            Self::Bar(bar) => bar.suspend(|| output::note(line)),
+        }
+        Ok(())
+    }
+
     /// Shows a step.
     pub fn step(&mut self, step: &Step) -> Result<(), Failure> {
         match self {
