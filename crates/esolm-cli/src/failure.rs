@@ -68,10 +68,7 @@ impl Failure {
             TrainError::Engine(error) => return error.into(),
             TrainError::Checkpoint(error) => return error.into(),
             TrainError::Text(error) => return error.into(),
-            TrainError::Override(_) => (
-                true,
-                "write --set table.key=value, for example --set run.batch=16",
-            ),
+            TrainError::Override(_) => (true, "an example is --set run.batch=16"),
             TrainError::Occupied(_) => (true, "continue it with --resume, or give another --out"),
             TrainError::NothingToResume(_) => (true, "start one without --resume"),
             TrainError::Recipe(_) => (false, "`esolm train --help` shows one"),
