@@ -12,8 +12,8 @@ use crate::arguments::{Device, Model};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::output;
 
-/// The model that ships, relative to the repository.
-const SHIPPED: &str = "models/stories";
+/// The name that reports give the model inside the program.
+const SHIPPED: &str = "stories";
 
 /// `--tokenizer` of who wants none.
 pub const NO_TOKENIZER: &str = "none";
@@ -26,14 +26,35 @@ pub fn open_options(config: &Option<PathBuf>, raw_weights: bool) -> OpenOptions 
     }
 }
 
-/// Opens what `--model` names, or the small model that ships; with the name that reports give it.
+/// Opens what `--model` or the variable ESOLM_MODEL names, else the small model inside the program; with the name that reports give it.
 pub fn checkpoint(model: &Model) -> Result<(Checkpoint, String), Failure> {
-    let (spec, name) = match &model.model {
-        Some(spec) => (spec.clone(), spec.clone()),
-        None => default_model()?,
-    };
     let options = open_options(&model.config, model.raw_weights);
-    Ok((Checkpoint::open(&spec, &options)?, name))
+    if let Some(spec) = model
+        .model
+        .clone()
+        .map_or_else(from_environment, |spec| Ok(Some(spec)))?
+    {
+        return Ok((Checkpoint::open(&spec, &options)?, spec));
+    }
+    if options.config.is_some() || options.raw_weights {
+        return Err(Failure::usage(
+            "--config and --raw-weights say how to read a checkpoint; name it with --model",
+        ));
+    }
+    let weights = esolm_stories::WEIGHTS.to_vec();
+    let checkpoint = Checkpoint::from_safetensors_bytes(esolm_stories::CONFIG, weights)?;
+    let checkpoint = checkpoint.with_tokenizer_json(esolm_stories::TOKENIZER);
+    Ok((checkpoint, SHIPPED.into()))
+}
+
+fn from_environment() -> Result<Option<String>, Failure> {
+    let spec = std::env::var_os("ESOLM_MODEL").filter(|spec| !spec.is_empty());
+    let text = spec.map(|spec| spec.into_string()).transpose();
+    text.map_err(|_| {
+        Failure::usage(
+            "the variable ESOLM_MODEL is not UTF-8 text; name the checkpoint with --model",
+        )
+    })
 }
 
 /// As [`checkpoint`], with the tokenizer that `--tokenizer` names, or its own.
@@ -50,31 +71,6 @@ pub fn open(model: &Model, tokenizer: Option<&Path>) -> Result<ModelFiles, Failu
 /// As [`open`], for what works on tokens.
 pub fn open_without_tokenizer(model: &Model) -> Result<ModelFiles, Failure> {
     open(model, Some(Path::new(NO_TOKENIZER)))
-}
-
-/// Place and name: what ESOLM_MODEL says, else models/stories above the executable, else the one of the source tree this was built from.
-fn default_model() -> Result<(String, String), Failure> {
-    if let Some(spec) = std::env::var_os("ESOLM_MODEL").filter(|spec| !spec.is_empty()) {
-        let spec = spec.into_string().map_err(|_| {
-            Failure::usage(
-                "the variable ESOLM_MODEL is not UTF-8 text; name the checkpoint with --model",
-            )
-        })?;
-        return Ok((spec.clone(), spec));
-    }
-    let executable = std::env::current_exe().unwrap_or_default();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    executable
-        .ancestors()
-        .chain(source.ancestors())
-        .map(|folder| folder.join(SHIPPED))
-        .find(|folder| folder.join("model.safetensors").is_file())
-        .map(|folder| (folder.display().to_string(), SHIPPED.into()))
-        .ok_or_else(|| {
-            Failure::failed(format!(
-                "the small model {SHIPPED} is not near this program; name a checkpoint with --model"
-            ))
-        })
 }
 
 /// Loads a model onto the chosen device, and says on stderr which one that is.

@@ -238,7 +238,7 @@ pub struct Checkpoint {
     by_name: HashMap<String, usize>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
-    /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer).
+    /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
     tokenizer_json: Option<String>,
 }
 
@@ -474,9 +474,17 @@ impl Checkpoint {
         self.tokenizer.clone()
     }
 
-    /// The text of a `tokenizer.json` that the checkpoint itself carries: Lightning checkpoints pickle their tokenizer.
+    /// The text of a `tokenizer.json` that the checkpoint itself carries: Lightning checkpoints pickle their tokenizer. Or of the one from
+    /// [`Checkpoint::with_tokenizer_json`].
     pub fn tokenizer_json(&self) -> Option<&str> {
         self.tokenizer_json.as_deref()
+    }
+
+    /// The checkpoint with the text of its `tokenizer.json`, where the weights came as bytes.
+    #[must_use]
+    pub fn with_tokenizer_json(mut self, json: &str) -> Self {
+        self.tokenizer_json = Some(json.into());
+        self
     }
 
     /// Which form the checkpoint had, and which weights were taken.

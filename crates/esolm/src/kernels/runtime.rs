@@ -12,21 +12,20 @@ use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use burn::tensor::{Bytes, Device, Tensor};
 use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
-
 use esolm_core::trace::Counters;
+use esolm_shaders::{Form, Shader};
 
-use super::source::Parts;
 use super::watch::{Pending, Watch};
-use crate::device::AdapterInfo;
+use crate::adapter::AdapterInfo;
 use crate::error::EngineError;
 
 /// What makes a kernel's text: the shader's name, then every parameter that changes the source.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct KernelKey {
-    /// The shader file's name without `.wgsl`.
-    pub name: &'static str,
+struct KernelKey {
+    /// The shader's name.
+    name: &'static str,
     /// Constants, flags and variants, in an order of the shader's own.
-    pub params: Vec<u32>,
+    params: Vec<u32>,
 }
 
 /// A composed shader, compiled on its first launch.
@@ -206,14 +205,16 @@ impl Gpu {
         Ok(())
     }
 
-    /// The kernel for `key`, composed from the shader `body` on first use. `dim` is its workgroup size.
+    /// A kernel of `shader`, composed on first use. `params` tell apart all that `form` may give; `dim` is the workgroup size.
     pub fn kernel(
         &self,
-        key: KernelKey,
+        shader: &'static Shader,
+        params: Vec<u32>,
         dim: u32,
-        body: &str,
-        parts: impl FnOnce() -> Parts<'static>,
+        form: impl FnOnce() -> Form,
     ) -> Arc<Kernel> {
+        let name = shader.name;
+        let key = KernelKey { name, params };
         let mut kernels = self
             .kernels
             .lock()
@@ -221,7 +222,7 @@ impl Gpu {
         if let Some(kernel) = kernels.get(&key) {
             return kernel.clone();
         }
-        let source: Arc<str> = parts().compose(body).into();
+        let source: Arc<str> = shader.compose(&form()).into();
         let dim = CubeDim::new_1d(dim);
         let id = KernelId::new::<Kernel>()
             .info(key.clone())
