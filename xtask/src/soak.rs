@@ -11,7 +11,7 @@ use crate::system::{
     Scratch, cargo, make, program, quietly, root, said, shown, stdout, target, write,
 };
 
-/// What it says how a run went. `Err` is a sentence about what failed.
+/// How a run went. `Err` is a sentence about what failed.
 type Outcome = Result<String, String>;
 
 type Run = fn(&Options) -> Outcome;
@@ -68,6 +68,8 @@ impl Options {
 /// # Errors
 /// A sentence about what failed.
 pub fn run(options: &Options) -> Result<(), String> {
+    // Of the state before the first row is written, which is a change too.
+    let versions = versions();
     let mut failed = Vec::new();
     for (name, work) in RUNS {
         if options.only.as_deref().is_some_and(|only| only != name) {
@@ -76,12 +78,14 @@ pub fn run(options: &Options) -> Result<(), String> {
         println!("==> {name}");
         let began = Instant::now();
         let outcome = work(options);
+        let seconds = began.elapsed().as_secs();
         let text = match &outcome {
             Ok(what) => format!("passed: {what}"),
             Err(why) => format!("FAILED: {why}"),
         };
         println!("{name} {text}");
-        record(name, began.elapsed().as_secs(), &text)?;
+        let text = text.replace(['\n', '|'], " ");
+        record(&format!("| {name} | {seconds} | {versions} | {text} |"))?;
         if outcome.is_err() {
             failed.push(name);
         }
@@ -89,33 +93,30 @@ pub fn run(options: &Options) -> Result<(), String> {
     if failed.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "{} failed; docs/soak.md says why",
-        failed.join(" and ")
-    ))
+    let failed = failed.join(" and ");
+    Err(format!("{failed} failed; docs/soak.md says why"))
 }
 
-/// Adds a row to docs/soak.md.
-fn record(name: &str, seconds: u64, text: &str) -> Result<(), String> {
-    let word = |program: &str, arguments: &[&str], at: usize| {
-        let said = stdout(program, arguments).unwrap_or_default();
-        said.split_whitespace().nth(at).unwrap_or("?").to_string()
+/// The cells with the commit and the compiler.
+fn versions() -> String {
+    let git = |words: &[&str]| {
+        let here = root().display().to_string();
+        stdout("git", &[&["-C", &here], words].concat()).unwrap_or_default()
     };
-    let date = word("date", &["-u", "+%Y-%m-%d"], 0);
-    let root_text = root().display().to_string();
-    let commit = word(
-        "git",
-        &["-C", &root_text, "rev-parse", "--short", "HEAD"],
-        0,
-    );
-    let changed = stdout("git", &["-C", &root_text, "status", "--porcelain"]);
-    let changed = changed.is_some_and(|list| !list.is_empty());
-    let rustc = word("rustc", &["--version"], 1);
-    let row = format!(
-        "| {date} | {name} | {seconds} | {commit}{} | {rustc} | {} |\n",
-        if changed { " with changes" } else { "" },
-        text.replace(['\n', '|'], " ")
-    );
+    let changed = match git(&["status", "--porcelain"]).as_str() {
+        "" => "",
+        _ => " with changes",
+    };
+    let rustc = stdout("rustc", &["--version"]).unwrap_or_default();
+    let rustc = rustc.split_whitespace().nth(1).unwrap_or("unknown");
+    let commit = git(&["rev-parse", "--short", "HEAD"]);
+    format!("{}{changed} | {rustc}", commit.trim())
+}
+
+/// Adds a row to docs/soak.md, after the date.
+fn record(cells: &str) -> Result<(), String> {
+    let date = stdout("date", &["-u", "+%Y-%m-%d"]).unwrap_or_default();
+    let row = format!("| {} {cells}\n", date.trim());
     let path = root().join("docs/soak.md");
     let file = fs::OpenOptions::new().append(true).open(&path);
     file.and_then(|mut file| file.write_all(row.as_bytes()))

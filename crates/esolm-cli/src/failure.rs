@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use esolm::checkpoint::CheckpointError;
+use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
@@ -165,9 +165,25 @@ fn too_long(length: usize, context: usize) -> Failure {
 }
 
 fn checkpoint(error: &CheckpointError) -> Failure {
-    use CheckpointError::{HubName, RawWeightsNotApplicable};
-    let is_usage = matches!(error, HubName { .. } | RawWeightsNotApplicable { .. });
-    Failure::of(is_usage, error.to_string())
+    use CheckpointError::{File, HubName, Lightning, NoConfig, RawWeightsNotApplicable};
+    let remedy = match error {
+        NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
+        RawWeightsNotApplicable => {
+            "leave --raw-weights out, a safetensors file holds one set of weights"
+        }
+        Lightning(
+            LightningError::NoEma
+            | LightningError::EmaCount { .. }
+            | LightningError::EmaShape { .. },
+        ) => "take state_dict with --raw-weights",
+        Lightning(LightningError::NoConfig | LightningError::Interpolation { .. }) => {
+            "give a configuration with --config FILE"
+        }
+        File(FileError::TooLarge { .. }) => "convert it with `esolm convert` and give the folder",
+        _ => return Failure::of(matches!(error, HubName { .. }), error.to_string()),
+    };
+    let is_usage = matches!(error, RawWeightsNotApplicable);
+    Failure::of(is_usage, format!("{error}; {remedy}"))
 }
 
 fn plan(error: &PlanError) -> Failure {
@@ -414,6 +430,12 @@ mod tests {
         assert_eq!(range.message, "--steps is 0; it must be 1 or more");
         let missing = CheckpointError::NotFound { spec: "x".into() };
         assert_eq!(Failure::from(missing).code, FAILED);
+        let failure = Failure::from(CheckpointError::from(LightningError::NoEma));
+        assert!(
+            failure
+                .message
+                .ends_with("; take state_dict with --raw-weights")
+        );
         assert_eq!(Failure::from(Error::Stopped).code, INTERRUPTED);
     }
 }

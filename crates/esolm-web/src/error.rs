@@ -1,7 +1,7 @@
 //! Errors as JavaScript sees them: an `Error` whose `code` a program can tell apart and whose message a person can act upon.
 
 use esolm::EngineError;
-use esolm::checkpoint::CheckpointError;
+use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::likelihood::LikelihoodError;
 use esolm::plan::PlanError;
 use esolm::request::RequestError;
@@ -26,6 +26,14 @@ impl Failure {
         }
     }
 
+    fn checkpoint(error: &CheckpointError) -> Self {
+        let message = match checkpoint_remedy(error) {
+            Some(remedy) => format!("{error}; {remedy}"),
+            None => error.to_string(),
+        };
+        Self::new("checkpoint", message)
+    }
+
     /// A call while another one is under way.
     pub fn busy() -> Self {
         Self::new(
@@ -48,10 +56,31 @@ impl From<Failure> for JsValue {
     }
 }
 
+/// What to change in the call about a checkpoint that does not open.
+fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
+    use LightningError as Lightning;
+    Some(match error {
+        CheckpointError::NoConfig { .. }
+        | CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
+            "give the config.json that belongs to it"
+        }
+        CheckpointError::RawWeightsNotApplicable => {
+            "leave rawWeights out, a safetensors file holds one set of weights"
+        }
+        CheckpointError::Lightning(
+            Lightning::NoEma | Lightning::EmaCount { .. } | Lightning::EmaShape { .. },
+        ) => "take state_dict with rawWeights",
+        CheckpointError::File(FileError::TooLarge { .. }) => {
+            "convert it with `esolm convert` and give the folder"
+        }
+        _ => return None,
+    })
+}
+
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let code = match &error {
-            EngineError::Checkpoint(_) => "checkpoint",
+            EngineError::Checkpoint(error) => return Self::checkpoint(error),
             EngineError::Plan(_) | EngineError::Rows(_) => "plan",
             EngineError::NoAdapter(_) | EngineError::AdapterIndex { .. } => "no_adapter",
             EngineError::DeviceChoice(_) | EngineError::Option { .. } | EngineError::Shape(_) => {
@@ -90,7 +119,7 @@ impl From<LikelihoodError> for Failure {
 
 impl From<CheckpointError> for Failure {
     fn from(error: CheckpointError) -> Self {
-        Self::new("checkpoint", error.to_string())
+        Self::checkpoint(&error)
     }
 }
 

@@ -2,8 +2,6 @@
 
 #![allow(dead_code)] // every test file uses its own part
 
-use esolm_core::checkpoint::{Checkpoint, CheckpointError};
-
 /// One entry of a zip.
 #[derive(Clone)]
 pub struct Entry {
@@ -180,31 +178,7 @@ pub fn program(value: Value) -> Vec<u8> {
     [b"\x80\x02".as_slice(), &value, b"."].concat()
 }
 
-/// A checkpoint of an AR model of width 2 with no blocks to speak of: small enough to forge by hand.
-pub struct Forged {
-    pub state: Vec<(&'static str, Value)>,
-    pub ema: Option<Value>,
-    pub algo: Vec<(&'static str, Value)>,
-    pub model: Vec<(&'static str, Value)>,
-    pub more: Vec<(&'static str, Value)>,
-}
-
-pub const NAMES: [(&str, &[i32]); 13] = [
-    ("backbone.vocab_embed.embedding", &[3, 2]),
-    ("backbone.rotary_emb.inv_freq", &[1]),
-    ("backbone.blocks.0.norm1.weight", &[2]),
-    ("backbone.blocks.0.attn_qkv.weight", &[6, 2]),
-    ("backbone.blocks.0.attn_out.weight", &[2, 2]),
-    ("backbone.blocks.0.norm2.weight", &[2]),
-    ("backbone.blocks.0.mlp.0.weight", &[8, 2]),
-    ("backbone.blocks.0.mlp.0.bias", &[8]),
-    ("backbone.blocks.0.mlp.2.weight", &[2, 8]),
-    ("backbone.blocks.0.mlp.2.bias", &[2]),
-    ("backbone.output_layer.norm_final.weight", &[2]),
-    ("backbone.output_layer.linear.weight", &[3, 2]),
-    ("backbone.output_layer.linear.bias", &[3]),
-];
-
+/// A dense tensor of this shape in storage 0.
 pub fn plain(shape: &[i32], offset: i32) -> Value {
     let strides: Vec<i32> = (0..shape.len())
         .map(|i| shape[i + 1..].iter().product())
@@ -212,81 +186,27 @@ pub fn plain(shape: &[i32], offset: i32) -> Value {
     tensor(storage("FloatStorage", "0"), offset, shape, &strides)
 }
 
-impl Forged {
-    pub fn new() -> Self {
-        let state: Vec<_> = NAMES
-            .iter()
-            .map(|&(name, shape)| (name, plain(shape, 0)))
-            .collect();
-        let ema = NAMES
-            .iter()
-            .filter(|(name, _)| !name.contains("inv_freq"))
-            .map(|(_, shape)| plain(shape, 1));
-        Self {
-            state,
-            ema: Some(dict(&[("shadow_params", list(&ema.collect::<Vec<_>>()))])),
-            algo: vec![
-                ("name", text("ar")),
-                ("prepend_token", text("bos")),
-                ("time_conditioning", boolean(false)),
-            ],
-            model: vec![
-                ("hidden_size", int(2)),
-                ("n_blocks", int(1)),
-                ("n_heads", int(1)),
-                ("length", int(4)),
-                ("dropout", float(0.25)),
-            ],
-            more: vec![],
-        }
-    }
-
-    pub fn with(edit: impl FnOnce(&mut Self)) -> Self {
-        let mut forged = Self::new();
-        edit(&mut forged);
-        forged
-    }
-
-    pub fn set(list: &mut [(&'static str, Value)], key: &str, value: Value) {
-        list.iter_mut().find(|(name, _)| *name == key).unwrap().1 = value;
-    }
-
-    pub fn pickle(&self) -> Vec<u8> {
-        let config = dict(&[("algo", dict(&self.algo)), ("model", dict(&self.model))]);
-        let state = [
-            call(global("collections", "OrderedDict"), b")".to_vec()),
-            b"(".to_vec(),
-        ]
-        .concat();
-        let items: Vec<u8> = self
-            .state
-            .iter()
-            .flat_map(|(name, value)| [text(name), value.clone()].concat())
-            .collect();
-        let state = [state, items, b"u".to_vec()].concat();
-        let mut root = vec![
-            ("state_dict", state),
-            ("hyper_parameters", dict(&[("config", config)])),
-        ];
-        root.extend(self.ema.clone().map(|ema| ("ema", ema)));
-        root.extend(self.more.clone());
-        program(dict(&root))
-    }
-
-    pub fn open(&self) -> Result<Checkpoint, CheckpointError> {
-        open_pickle(&self.pickle())
-    }
+/// An OrderedDict, which is what `state_dict` is.
+pub fn ordered(pairs: &[(&str, Value)]) -> Value {
+    let items: Vec<u8> = pairs
+        .iter()
+        .flat_map(|(key, value)| [text(key), value.clone()].concat())
+        .collect();
+    let empty = call(global("collections", "OrderedDict"), b")".to_vec());
+    [empty.as_slice(), b"(", &items, b"u"].concat()
 }
 
+/// Storage 0: 0.0, 1.0, ...
 pub fn data() -> Vec<u8> {
     (0..17).flat_map(|i| (i as f32).to_le_bytes()).collect()
 }
 
-pub fn open_pickle(pickle: &[u8]) -> Result<Checkpoint, CheckpointError> {
+/// A file of torch.save with this pickle and one storage.
+pub fn archive(pickle: &[u8]) -> Vec<u8> {
     let entries = [
         entry("x/data.pkl", pickle),
         entry("x/byteorder", b"little"),
         entry("x/data/0", &data()),
     ];
-    Checkpoint::from_ckpt_bytes(zip(&entries, false), false)
+    zip(&entries, false)
 }

@@ -1,12 +1,12 @@
 //! Text from untrusted files inside messages: short, and without characters that control a terminal.
 
-/// The beginning of `text`, control characters escaped.
-pub(crate) fn shorten(text: &str) -> String {
+/// The first 80 characters of `text`, control characters escaped.
+pub fn shorten(text: &str) -> String {
     first(text, 80)
 }
 
 /// What the JSON reader says, which quotes the file, without its flood.
-pub(crate) fn json_error(error: &serde_json::Error) -> String {
+pub fn json_error(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let shown = first(&text, 160);
     if shown.ends_with("...") {

@@ -43,11 +43,8 @@ pub enum ZipError {
         method: u16,
     },
     /// An entry is encrypted or in another way not plain.
-    #[error("entry {entry} is encrypted or masked; write the checkpoint again without that")]
-    Encrypted {
-        /// Name of the entry.
-        entry: String,
-    },
+    #[error("entry {0} is encrypted or masked; write the checkpoint again without that")]
+    Encrypted(String),
     /// Two entries share bytes.
     #[error(
         "entries {first} and {second} overlap; the file is damaged or was made to mislead, copy it again from its source"
@@ -60,18 +57,12 @@ pub enum ZipError {
     },
     /// Two entries have one name.
     #[error(
-        "entry {entry} stands in the directory twice; the file is damaged or was made to mislead, copy it again from its source"
+        "entry {0} stands in the directory twice; the file is damaged or was made to mislead, copy it again from its source"
     )]
-    Duplicate {
-        /// Name of both.
-        entry: String,
-    },
+    Duplicate(String),
     /// An entry that must be there is not.
-    #[error("entry {entry} is missing; the file is not a whole checkpoint of torch.save")]
-    MissingEntry {
-        /// Name of the entry.
-        entry: String,
-    },
+    #[error("entry {0} is missing; the file is not a whole checkpoint of torch.save")]
+    MissingEntry(String),
     /// An entry's bytes do not match its checksum.
     #[error(
         "entry {entry} has CRC-32 {found:08x}, its directory says {expected:08x}; the file is damaged, copy it again"
@@ -88,7 +79,7 @@ pub enum ZipError {
 
 /// A stored entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Where its bytes lie in the file.
     pub data: Range<usize>,
     pub crc: u32,
@@ -96,16 +87,16 @@ pub(super) struct Entry {
 
 /// The checked directory of a zip.
 #[derive(Debug, Default)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     entries: HashMap<String, Entry>,
 }
 
-pub(super) fn looks_like(bytes: &[u8]) -> bool {
+pub(crate) fn looks_like(bytes: &[u8]) -> bool {
     bytes.starts_with(LOCAL) || bytes.starts_with(END)
 }
 
 /// Compares the bytes of an entry with its checksum.
-pub(super) fn check_crc(entry: &str, data: &[u8], expected: u32) -> Result<(), ZipError> {
+pub(crate) fn check_crc(entry: &str, data: &[u8], expected: u32) -> Result<(), ZipError> {
     let found = crc32fast::hash(data);
     if found == expected {
         Ok(())
@@ -120,7 +111,7 @@ pub(super) fn check_crc(entry: &str, data: &[u8], expected: u32) -> Result<(), Z
 
 impl Directory {
     /// Reads the central directory and checks every entry.
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, ZipError> {
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, ZipError> {
         let (count, directory) = locate(bytes)?;
         // Where entries may lie, and a directory of them that is not longer than the file: both bound what follows.
         let limit = directory.start;
@@ -137,9 +128,7 @@ impl Directory {
             let (name, entry, start) = central(bytes, &mut rest, limit, index)?;
             extents.push((start..entry.data.end, name.clone()));
             if entries.insert(name.clone(), entry).is_some() {
-                return Err(ZipError::Duplicate {
-                    entry: shorten(&name),
-                });
+                return Err(ZipError::Duplicate(shorten(&name)));
             }
         }
         if !rest.is_empty() {
@@ -161,28 +150,22 @@ impl Directory {
     }
 
     /// The entry of that name.
-    pub(super) fn get(&self, name: &str) -> Result<&Entry, ZipError> {
+    pub(crate) fn get(&self, name: &str) -> Result<&Entry, ZipError> {
         self.entries
             .get(name)
-            .ok_or_else(|| ZipError::MissingEntry {
-                entry: shorten(name),
-            })
+            .ok_or_else(|| ZipError::MissingEntry(shorten(name)))
     }
 
     /// The only entry whose path ends in `/suffix`, with the folder before it; `torch.save` names the folder after the file.
-    pub(super) fn find(&self, suffix: &str) -> Result<(&str, &Entry), ZipError> {
+    pub(crate) fn find(&self, suffix: &str) -> Result<(&str, &Entry), ZipError> {
         let mut hits = self.entries.iter().filter_map(|(name, entry)| {
             let folder = name.strip_suffix(suffix)?.strip_suffix('/')?;
             (!folder.contains('/')).then_some((folder, entry))
         });
         match (hits.next(), hits.next()) {
             (Some(hit), None) => Ok(hit),
-            (None, _) => Err(ZipError::MissingEntry {
-                entry: suffix.into(),
-            }),
-            (Some(_), Some(_)) => Err(ZipError::Duplicate {
-                entry: suffix.into(),
-            }),
+            (None, _) => Err(ZipError::MissingEntry(suffix.into())),
+            (Some(_), Some(_)) => Err(ZipError::Duplicate(suffix.into())),
         }
     }
 }
@@ -270,9 +253,7 @@ fn central(
 
     let (flags, method) = (u16_at(head, 8), u16_at(head, 10));
     if flags & UNREADABLE_FLAGS != 0 {
-        return Err(ZipError::Encrypted {
-            entry: shorten(name),
-        });
+        return Err(ZipError::Encrypted(shorten(name)));
     }
     if method != 0 {
         return Err(ZipError::Compressed {
