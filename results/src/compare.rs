@@ -4,6 +4,7 @@ use std::f64::consts::LN_2;
 use std::fs;
 use std::path::Path;
 
+use esolm_core::config::Family;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::metrics::{self, all_words};
 use crate::program::{self, Answer, Esolm, json_lines};
 use crate::record::{self, Compared, Comparison, ExactAt, MODEL, MiddleFigures, TextFigures};
-use crate::reports::{Family, Inspected, Perplexity, Sampled, Scored};
+use crate::reports::{Inspected, Perplexity, Sampled, Scored};
 
 /// Words of an n-gram that counts as copied.
 const COPIED: usize = 8;

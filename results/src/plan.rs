@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use esolm_core::config::Family;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::Error;
-use crate::reports::Family;
 
 /// The plan file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

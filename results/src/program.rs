@@ -5,8 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -151,10 +150,13 @@ impl Esolm {
         let tokens: Result<Vec<i32>, _> = rows.concat().into_iter().map(i32::try_from).collect();
         let tokens = tokens.ok().filter(|_| is_array).ok_or_else(refused)?;
         let bytes: Vec<u8> = tokens.into_iter().flat_map(i32::to_le_bytes).collect();
-        let view = TensorView::new(Dtype::I32, vec![rows.len(), length], &bytes);
-        let file = view.and_then(|view| safetensors::serialize([("tokens", view)], None));
-        let file = file.map_err(|_| refused())?;
-        record::replace(&self.path(name), &file).map(|_| ())
+        let path = self.path(name);
+        let specs = [TensorSpec::new("tokens", Dtype::I32, [rows.len(), length])];
+        SafetensorsWriter::new(Vec::new(), &[], &specs)
+            .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.finish()))
+            .map_err(Error::file("write", &path))
+            .and_then(|file| record::replace(&path, &file))
+            .map(|_| ())
     }
 }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use esolm_checkpoint::atomic;
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -280,10 +281,6 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<bool, Error> {
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    fs::write(&beside, bytes)
-        .and_then(|()| fs::rename(&beside, path))
-        .map_err(Error::file("write", path))?;
+    atomic::write(path, bytes).map_err(Error::file("write", path))?;
     Ok(true)
 }

@@ -2,28 +2,8 @@
 //! does not say otherwise.
 #![allow(missing_docs)]
 
-use std::fmt;
-
+use esolm_core::config::Family;
 use serde::{Deserialize, Serialize};
-
-/// Model family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Family {
-    Ar,
-    Mdlm,
-    EsoLm,
-}
-
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Family::Ar => "AR",
-            Family::Mdlm => "MDLM",
-            Family::EsoLm => "Eso-LM",
-        })
-    }
-}
 
 /// `inspect`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use esolm_core::config::Family;
 use esolm_results::plan::Plan;
 use esolm_results::program::Answer;
 use esolm_results::record::{
@@ -10,7 +11,7 @@ use esolm_results::record::{
     TextFigures, Training, training_file,
 };
 use esolm_results::render;
-use esolm_results::reports::{Family, Figure, Nelbo, Perplexity};
+use esolm_results::reports::{Figure, Nelbo, Perplexity};
 use serde_json::json;
 
 /// A folder that is removed in the end.

@@ -1,5 +1,5 @@
 // Ends the q, k, v product: rotary embedding on q and k at the row's natural position, then q to `out`
-// [rows, D4] and k, v to the row's slot of the kv_cache. Columns of q and k are stored pairwise (i, i + head_dim / 2
+// [rows, D4] and k, v to the row's slot of the KV cache. Columns of q and k are stored pairwise (i, i + head_dim / 2
 // side by side), so a rotary pair never leaves a register; scores do not depend on that order.
 {{row}}
 {{cache}}

@@ -1,7 +1,7 @@
 // One row of a pass (crates/esolm-core/src/rows.rs, `Row`), 24 bytes.
 struct Row {
     sequence: u32, // index in the batch
-    slot: u32,     // place in the kv_cache
+    slot: u32,     // place in the KV cache
     position: u32, // natural position, for the rotary embedding
     prefix: u32,   // attends to slots 0..prefix, and always to its own slot
     source: u32,   // index into the token buffer, or MASKED

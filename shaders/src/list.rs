@@ -364,7 +364,7 @@ pub static SCORE: Shader = Shader {
     name: "score",
     text: include_str!("../score.wgsl"),
     launcher: "esolm::kernels::score::score",
-    twins: &["esolm_core::scoring::log_probability"],
+    twins: &["esolm_core::passes::log_probability"],
     slots: &[],
     constants: &["WG", "VOCAB"],
     floats: &[],

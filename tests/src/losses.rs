@@ -1,11 +1,11 @@
 //! The golden losses and bounds of the published code, which every [`Runner`] must reach with the recorded uniforms.
 
 use esolm::config::{ModelConfig, Prepend};
-use esolm::noising::{
+use esolm::forward_process::{
     Level, Noised, Uniforms, antithetic_times, any_order, masked, sequential_order,
 };
+use esolm::passes::{Pass, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential};
 use esolm::rows::{Layout, MaskMode};
-use esolm::scoring::{Pass, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential};
 
 use crate::{Golden, Runner};
 

@@ -6,8 +6,8 @@ use esolm::config::ModelConfig;
 use esolm::engine::Engine;
 use esolm::executor::Draw;
 use esolm::network::Network;
+use esolm::passes::log_probability;
 use esolm::rows::{Layout, StepRows};
-use esolm::scoring::log_probability;
 use esolm::{DeviceChoice, LoadOptions};
 
 /// An executor under test. Errors are panics here.

@@ -64,7 +64,7 @@ fn unusable_batches_end_in_a_sentence() {
     assert!(foreign.contains("token 97"), "{foreign}");
     let large = message(cpu.start(&layout(1 << 20, 1 << 20, 1), &[1]));
     assert!(
-        large.contains("the kv_cache of 1048576 sequences"),
+        large.contains("the KV cache of 1048576 sequences"),
         "{large}"
     );
 

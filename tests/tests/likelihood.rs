@@ -4,8 +4,8 @@
 use esolm::checkpoint::Checkpoint;
 use esolm::engine::Engine;
 use esolm::likelihood::{LikelihoodOptions, Summary, TextScore, evaluate};
+use esolm::passes::{Pass, Window, assemble, exact, log_mean_exp};
 use esolm::rows::Layout;
-use esolm::scoring::{Pass, Window, assemble, exact, log_mean_exp};
 use esolm::{DeviceChoice, LoadOptions};
 use esolm_tests::{checkpoint, stories};
 use pollster::block_on;

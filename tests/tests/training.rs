@@ -7,8 +7,8 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use esolm::checkpoint::Checkpoint;
+use esolm::forward_process::{Uniforms, antithetic_times};
 use esolm::network::Network;
-use esolm::noising::{Uniforms, antithetic_times};
 use esolm_tests::losses::{close, f64s, uniforms};
 use esolm_tests::{Golden, checkpoint};
 use esolm_train::loss::{Losses, Noise, Objective};
@@ -252,7 +252,7 @@ fn gradient_against_finite_differences() {
         );
     }
     for seed in 0..8 {
-        let mut numbers = Uniforms::draw(seed, 0, 0, esolm::noising::Part::Order, 1 << 20)
+        let mut numbers = Uniforms::draw(seed, 0, 0, esolm::forward_process::Part::Order, 1 << 20)
             .mask
             .into_iter();
         let direction = gradient

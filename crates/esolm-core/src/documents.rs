@@ -3,7 +3,7 @@
 
 use thiserror::Error;
 
-use crate::scoring::Window;
+use crate::passes::Window;
 
 /// The documents of a text: what stands between separators, without white space at both ends; empty ones are left out. Without a
 /// separator the text is one document.

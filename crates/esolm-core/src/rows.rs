@@ -17,7 +17,7 @@ pub const NO_TARGET: u32 = u32::MAX;
 pub struct Row {
     /// Sequence of the batch, from 0.
     pub sequence: u32,
-    /// Place in the kv_cache.
+    /// Place in the KV cache.
     pub slot: u32,
     /// Natural position, for the rotary embedding.
     pub position: u32,
@@ -91,9 +91,9 @@ pub enum RowsError {
         /// What was expected.
         expected: usize,
     },
-    /// A sort order that is no permutation.
+    /// A sort order that is not a permutation.
     #[error(
-        "row {row} of sort_idx is no permutation of 0..{length}; each natural position must stand in it once"
+        "row {row} of sort_idx is not a permutation of 0..{length}; each natural position must stand in it once"
     )]
     Order {
         /// The row of the batch.
@@ -162,7 +162,7 @@ pub const MAX_TOKENS: usize = 1 << 26;
 /// The masks that count clean tokens take that many first slots for them, as the published masks do.
 ///
 /// # Errors
-/// When shapes differ, an order is no permutation, a token lies outside the vocabulary, or sequential mode lacks `x0_sorted` or
+/// When shapes differ, an order is not a permutation, a token lies outside the vocabulary, or sequential mode lacks `x0_sorted` or
 /// does not have the mask.
 pub fn forward_rows(
     mode: MaskMode,

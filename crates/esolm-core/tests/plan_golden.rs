@@ -410,7 +410,7 @@ fn arrays_that_are_no_batch_are_refused() {
     };
     let causal = MaskMode::Causal;
     assert!(error(causal, false, &[], &[], None).contains("give at least one sequence"));
-    assert!(error(causal, false, &[vec![0, 0, 1]], &z, None).contains("is no permutation"));
+    assert!(error(causal, false, &[vec![0, 0, 1]], &z, None).contains("is not a permutation"));
     assert!(error(causal, false, &order, &[vec![1]], None).contains("zt_sorted has 1 entries"));
     assert!(error(causal, false, &order, &[], None).contains("zt_sorted has 0 entries"));
     assert!(

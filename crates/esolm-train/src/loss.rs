@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 use esolm::config::{Family, ModelConfig};
-use esolm::network::Network;
-use esolm::noising::{
+use esolm::forward_process::{
     Level, Noised, Part, Uniforms, antithetic_times, draw_time, sequential_order,
 };
+use esolm::network::Network;
 use esolm::rng::Stream;
 use serde::{Deserialize, Serialize};
 

@@ -174,10 +174,10 @@ pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
     open_with(choice, wgpu::Features::empty()).await
 }
 
-/// As [`open`], with those of the `wished` features that the adapter has.
+/// As [`open`], with those of the `optional` features that the adapter has.
 async fn open_with(
     choice: DeviceChoice,
-    wished: wgpu::Features,
+    optional: wgpu::Features,
 ) -> Result<Option<Gpu>, EngineError> {
     let wanted = match choice {
         DeviceChoice::Cpu => return Ok(None),
@@ -203,7 +203,7 @@ async fn open_with(
     let (device, queue) = adapter
         .request_device(&wgpu::DeviceDescriptor {
             label: Some("esolm"),
-            required_features: adapter.features() & wished,
+            required_features: adapter.features() & optional,
             // The adapter's own, since large matrices need large bindings.
             required_limits: adapter.limits(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,

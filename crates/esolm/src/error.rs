@@ -161,7 +161,7 @@ pub enum LikelihoodError {
     },
     /// An order that is not a permutation.
     #[error(
-        "the order of text {text} is not a permutation of 0..{length}; it must hold each position once"
+        "the order of text {text} is not a permutation of 0..{length}; each position must stand in it once"
     )]
     Order {
         /// Index of the text, from 0.

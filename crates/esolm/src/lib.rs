@@ -49,7 +49,9 @@ mod worker;
 
 // What lies below the front door, for this project's own programs and tests. It may change with any version.
 #[doc(hidden)]
-pub use esolm_core::{documents, noise, noising, order, request, rng, rows, sampler, scoring};
+pub use esolm_core::{
+    documents, forward_process, noise, order, passes, request, rng, rows, sampler,
+};
 #[doc(hidden)]
 pub mod cpu;
 #[doc(hidden)]

@@ -1,18 +1,18 @@
 //! Likelihoods of texts: the exact log-likelihood in given or drawn orders, and the NELBO, on whatever runs the engine.
 //!
-//! What is computed, and from which formulas, stands in docs/likelihood.md; [`crate::noising`] and [`crate::scoring`] make the
+//! What is computed, and from which formulas, stands in docs/likelihood.md; [`crate::forward_process`] and [`crate::passes`] make the
 //! passes, this module runs them in batches and adds up. A figure of a text does not depend on the batch it is in: random numbers
 //! are keyed by (seed, number of the text, draw).
 
 use std::sync::Arc;
 
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
-use esolm_core::noising::{Level, Noised, Part, draw_time, spread_time};
+use esolm_core::forward_process::{Level, Noised, Part, draw_time, spread_time};
 use esolm_core::order::is_permutation;
-use esolm_core::rows::{Layout, MaskMode};
-use esolm_core::scoring::{
+use esolm_core::passes::{
     Mean, Pass, Window, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential,
 };
+use esolm_core::rows::{Layout, MaskMode};
 
 use esolm_core::text::TextCodec;
 use serde::{Deserialize, Serialize};

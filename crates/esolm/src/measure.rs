@@ -41,12 +41,15 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
         .first()
         .ok_or_else(|| EngineError::Shape("a model without blocks".into()))?;
     let (k, n) = (first.k, first.padded());
-    let (source, target) = (gpu.room("the copy", COPY)?, gpu.room("the copy", COPY)?);
+    let (source, target) = (
+        gpu.allocate("the copy", COPY)?,
+        gpu.allocate("the copy", COPY)?,
+    );
     let seconds = best(gpu, &target, || copy(gpu, &source, &target, COPY)).await?;
     let copy_bytes = (COPY * 8) as f64 / seconds;
 
     let x = gpu.floats(vec![0.0; MANY * k])?;
-    let out = gpu.room("the product", MANY * n)?;
+    let out = gpu.allocate("the product", MANY * n)?;
     let run = |variant: ProductVariant, rows: usize, matrix: &Matrix| {
         product(
             gpu,
@@ -80,7 +83,7 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     }
 
     let (invocations, rounds) = (64 * 256, 2000);
-    let sums = gpu.room("the peak", invocations * 4)?;
+    let sums = gpu.allocate("the peak", invocations * 4)?;
     let seconds = best(gpu, &sums, || peak(gpu, &sums, invocations, rounds, 0.5)).await?;
     Ok(Rates {
         copy_bytes,

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use esolm_core::config::{Family, ModelConfig};
 use esolm_core::documents;
-use esolm_core::scoring::{Mean, Window};
+use esolm_core::passes::{Mean, Window};
 use esolm_core::text::{TextCodec, TextError};
 use serde::{Deserialize, Serialize};
 use web_time::Instant;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use esolm_core::config::{Family, ModelConfig};
 use esolm_core::documents;
-use esolm_core::scoring::Window;
+use esolm_core::passes::Window;
 use esolm_core::text::TextCodec;
 use serde::{Deserialize, Serialize};
 

@@ -67,7 +67,7 @@ pub struct Chosen {
     pub many: ProductVariant,
     /// Forced attention, if any.
     pub attention: Option<AttentionVariant>,
-    /// Rows of a pass below which attention is dealt out in chunks.
+    /// Rows of a pass below which attention is split into chunks.
     pub chunk_rows: usize,
 }
 
@@ -152,7 +152,7 @@ async fn fastest(
     candidates: &[ProductVariant],
 ) -> Result<ProductVariant, EngineError> {
     let x = gpu.floats(vec![0.0; rows * matrix.k])?;
-    let out = gpu.room("the measurement", rows * matrix.padded())?;
+    let out = gpu.allocate("the measurement", rows * matrix.padded())?;
     let mut best = (f64::MAX, candidates[0]);
     for &variant in candidates {
         // The first run compiles.

@@ -7,7 +7,8 @@ use crate::metrics;
 use crate::plan::{Model, Setting};
 use crate::program::json;
 use crate::record::{self, LIKELIHOOD, Likelihood, SAMPLES, Samples};
-use crate::reports::{Family, Perplexity, Sampled};
+use crate::reports::{Perplexity, Sampled};
+use esolm_core::config::Family;
 
 /// How often a sample is drawn alone, for the time; the shortest counts, since other work only makes it longer.
 const ALONE: usize = 3;

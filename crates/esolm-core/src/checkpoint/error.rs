@@ -87,7 +87,7 @@ pub enum CheckpointError {
         /// Shape from the configuration.
         expected: Vec<usize>,
     },
-    /// A name that is no parameter of this checkpoint was asked for.
+    /// A name that is not a parameter of this checkpoint.
     #[error("this checkpoint has no tensor {name}; its tensors are those of {family}")]
     NoSuchTensor {
         /// The name asked for.

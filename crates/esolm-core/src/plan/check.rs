@@ -82,7 +82,7 @@ impl Plan {
     fn check_sequence(&self, sequence: &SequencePlan) -> Result<(), String> {
         if sequence.order.len() != self.length || !is_permutation(&sequence.order) {
             return Err(format!(
-                "its order is no permutation of the {} positions",
+                "its order is not a permutation of the {} positions",
                 self.length
             ));
         }

@@ -67,7 +67,7 @@ pub enum PlanError {
         /// Its mask token.
         mask_index: u32,
     },
-    /// Recorded arrays that are no complete run.
+    /// Recorded arrays that are not a complete run.
     #[error("the recorded run cannot be replayed: {0}; give the arrays of one complete run")]
     Recorded(String),
     /// A plan file that is not valid.

@@ -66,7 +66,7 @@ impl Plan {
     /// Reads a plan that somebody wrote, and checks all of it.
     ///
     /// # Errors
-    /// When it is no JSON of a plan, or an executor could not run it.
+    /// When it is not the JSON of a plan, or an executor could not run it.
     pub fn from_json(json: &str) -> Result<Self, PlanError> {
         let read: check::Unchecked =
             serde_json::from_str(json).map_err(|e| PlanError::Invalid(json_error(&e)))?;
@@ -202,7 +202,7 @@ impl Plan {
                 }
             }
             Family::Ar => {
-                // The row at position p reads token p and foretells p + 1; the last known one foretells the token drawn.
+                // The row at position p reads token p and predicts p + 1; the last known one predicts the token drawn.
                 for position in step.clean..step.start {
                     let target = if position + 1 == step.start && step.end > step.start {
                         first + step.start
@@ -215,7 +215,7 @@ impl Plan {
         }
     }
 
-    /// Clean slots in the kv_cache after a step, over all sequences; 0 for MDLM, which has no cache.
+    /// Clean slots in the KV cache after a step, over all sequences; 0 for MDLM, which has no cache.
     pub fn cache_length(&self, step: usize) -> usize {
         if self.family == Family::Mdlm {
             return 0;

@@ -64,7 +64,7 @@ impl Plan {
     /// positions in every row, count as that; it matters for display alone.
     ///
     /// # Errors
-    /// When there is no row, an order is no permutation, or the steps do not follow each other up to the end.
+    /// When there is no row, an order is not a permutation, or the steps do not follow each other up to the end.
     pub fn from_recorded(
         sort_idx: &[Vec<u32>],
         steps: &[[u32; 3]],

@@ -1,4 +1,4 @@
-//! Prefix attention over the kv_cache of one block.
+//! Prefix attention over the KV cache of one block.
 //!
 //! Products are Burn's; the softmax between them is a loop over host memory, since each row has a prefix of its own, for which
 //! Burn's operations would need a dense mask and three passes over the scores.

@@ -1,4 +1,4 @@
-//! Runs passes of a plan on the CPU: folded weights, a kv_cache and Burn's Flex backend for all products. The backend is called by its
+//! Runs passes of a plan on the CPU: folded weights, a KV cache and Burn's Flex backend for all products. The backend is called by its
 //! name, not through Burn's tensors: whoever lets those choose among backends carries the kernels of all of them, and in a browser that
 //! is most of the download.
 //!
@@ -109,7 +109,7 @@ impl CpuExecutor {
         &self.config
     }
 
-    /// Bytes of the kv_cache that the current batch holds.
+    /// Bytes of the KV cache that the current batch holds.
     pub fn cache_bytes(&self) -> usize {
         let block = attention::cache_bytes(&self.state.layout, self.heads).unwrap_or(0);
         block * self.state.caches.len()
@@ -123,7 +123,7 @@ impl CpuExecutor {
             Some(bytes) if Vec::<u8>::new().try_reserve_exact(bytes).is_ok() => Ok(()),
             _ => Err(EngineError::HostMemory {
                 what: format!(
-                    "the kv_cache of {} sequences of {} slots",
+                    "the KV cache of {} sequences of {} slots",
                     layout.sequences, layout.slots
                 ),
                 bytes: bytes.map(|bytes| bytes as u64),

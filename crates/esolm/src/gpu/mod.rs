@@ -153,15 +153,15 @@ impl GpuExecutor {
             rows,
             sampled,
             chunk_rows,
-            x: gpu.room(&name, rows * hidden)?,
-            normed: gpu.room(&name, rows * hidden)?,
-            q: gpu.room(&name, rows * hidden)?,
-            attended: gpu.room(&name, rows * hidden)?,
-            mid: gpu.room(&name, rows.min(MLP_ROWS) * hidden * 4)?,
-            picked: gpu.room(&name, sampled * hidden)?,
-            logits: gpu.room(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
-            parts: gpu.room(&name, parts)?,
-            stats: gpu.room(&name, stats)?,
+            x: gpu.allocate(&name, rows * hidden)?,
+            normed: gpu.allocate(&name, rows * hidden)?,
+            q: gpu.allocate(&name, rows * hidden)?,
+            attended: gpu.allocate(&name, rows * hidden)?,
+            mid: gpu.allocate(&name, rows.min(MLP_ROWS) * hidden * 4)?,
+            picked: gpu.allocate(&name, sampled * hidden)?,
+            logits: gpu.allocate(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
+            parts: gpu.allocate(&name, parts)?,
+            stats: gpu.allocate(&name, stats)?,
         })
     }
 
@@ -228,7 +228,7 @@ impl GpuExecutor {
         }
     }
 
-    /// Whether a pass of `rows` rows has its attention dealt out in chunks.
+    /// Whether a pass of `rows` rows splits its attention into chunks.
     fn in_chunks(&self, rows: usize) -> bool {
         // The merge has a workgroup for each 64 groups of four columns of a row.
         if rows * self.config.hidden.div_ceil(256) > MAX_GRID {
@@ -456,7 +456,7 @@ impl Executor for GpuExecutor {
             self.positions = longest;
         }
         let what = format!(
-            "the kv_cache of {} sequences of {} slots",
+            "the KV cache of {} sequences of {} slots",
             layout.sequences, layout.slots
         );
         let bytes = match self.cache {
@@ -485,7 +485,7 @@ impl Executor for GpuExecutor {
             None => {
                 self.state = None;
                 self.gpu.scoped(|| {
-                    let cache = || self.gpu.room(&what, words);
+                    let cache = || self.gpu.allocate(&what, words);
                     let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
                         .map(|_| Ok((cache()?, cache()?)))
                         .collect();
@@ -565,7 +565,7 @@ impl Executor for GpuExecutor {
         Box::pin(async move {
             let (state, _) = self.passed()?;
             let wanted = self.gpu.words(targets.to_vec())?;
-            let scores = self.gpu.room("the scores of a pass", targets.len())?;
+            let scores = self.gpu.allocate("the scores of a pass", targets.len())?;
             for (first, count) in self.in_parts(targets.len()) {
                 let io = Score {
                     logits: &state.scratch.logits,

@@ -17,7 +17,7 @@ use super::runtime::{Buffer, Gpu, Kernel};
 pub enum AttentionVariant {
     /// An invocation a row and head: many rows.
     Rows,
-    /// The prefix dealt out to several invocations and merged: few rows.
+    /// The prefix split over several invocations and merged: few rows.
     Chunks,
 }
 
@@ -62,7 +62,7 @@ const ROWS_WG: u32 = 64;
 const CHUNKS_WG: u32 = 32;
 const MERGE_WG: u32 = 64;
 
-/// Most chunks a prefix is dealt out to; scratch is sized for it.
+/// Most chunks a prefix is split into; scratch is sized for it.
 pub const MAX_CHUNKS: usize = 64;
 
 /// What a launch reads and writes.

@@ -65,7 +65,7 @@ fn weight_snippet(precision: Precision) -> &'static Snippet {
     }
 }
 
-/// The snippet that reads and writes a kv_cache of a precision.
+/// The snippet that reads and writes a KV cache of a precision.
 fn cache_snippet(precision: Precision) -> &'static Snippet {
     match precision {
         Precision::F32 => &CACHE_F32,

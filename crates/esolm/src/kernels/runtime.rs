@@ -174,7 +174,7 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::floats`].
-    pub fn room(&self, what: &str, len: usize) -> Result<Buffer, EngineError> {
+    pub fn allocate(&self, what: &str, len: usize) -> Result<Buffer, EngineError> {
         let bytes = len.max(4) as u64 * 4;
         self.fits(what, bytes)?;
         Ok(Buffer {

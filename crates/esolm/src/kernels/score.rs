@@ -1,5 +1,5 @@
 //! Log-probabilities of given tokens on the device: `shaders/score.wgsl`, so that logits are never read back. Its twin is
-//! [`esolm_core::scoring::log_probability`].
+//! [`esolm_core::passes::log_probability`].
 
 use esolm_shaders::{Form, SCORE};
 

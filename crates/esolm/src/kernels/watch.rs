@@ -22,7 +22,7 @@ struct Shared {
     /// The first error outside any scope.
     stray: Mutex<Option<Fault>>,
     /// Something was refused: what the runtime keeps of it, in pools and among pipelines, is not there.
-    spoilt: Mutex<bool>,
+    unusable: Mutex<bool>,
 }
 
 /// Watches an open device.
@@ -98,7 +98,7 @@ impl Watch {
 
     /// Whether another model may come to this device: it is there, and never refused anything.
     pub fn is_sound(&self) -> bool {
-        lock(&self.shared.lost).is_none() && !*lock(&self.shared.spoilt)
+        lock(&self.shared.lost).is_none() && !*lock(&self.shared.unusable)
     }
 
     /// Runs `work`, which must not wait for anything, inside error scopes; `pending` keeps their answers.
@@ -155,7 +155,7 @@ impl Watch {
             let Some(fault) = first.or_else(|| lock(&shared.stray).take()) else {
                 return Ok(());
             };
-            *lock(&shared.spoilt) = true;
+            *lock(&shared.unusable) = true;
             if matches!(fault, Fault::Memory(_)) {
                 *lock(&refused) = true;
             }

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use crate::noising::{Noised, Part, Uniforms, draw_order};
+use crate::forward_process::{Noised, Part, Uniforms, draw_order};
 use crate::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows};
 use crate::sampler::MASK_LOGIT;
 
@@ -175,7 +175,7 @@ fn beside(
     pass
 }
 
-/// The diffusion part of the NELBO: the noised text alone, masked tokens scored with `weight` ([`crate::noising::Level::weight`]).
+/// The diffusion part of the NELBO: the noised text alone, masked tokens scored with `weight` ([`crate::forward_process::Level::weight`]).
 /// `mode` is causal for Eso-LM (B), mixed2 for Eso-LM (A), bidirectional for MDLM.
 pub fn diffusion(noised: &Noised, mode: MaskMode, weight: f64) -> Pass {
     let length = noised.sort_idx.len();

@@ -1,5 +1,5 @@
 //! What the losses and bounds of the family do to a text before the network sees it: how much is masked, what is masked, and in
-//! which order the tokens stand. Pure functions of uniform numbers, shared by training and by [`crate::scoring`].
+//! which order the tokens stand. Pure functions of uniform numbers, shared by training and by [`crate::passes`].
 //!
 //! The formulas are those of the published code (s-sahoo/Eso-LMs, trainer_base.py and algo.py; arXiv 2506.01928):
 //!

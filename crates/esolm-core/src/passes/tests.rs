@@ -1,5 +1,5 @@
 use super::*;
-use crate::noising::Level;
+use crate::forward_process::Level;
 use crate::rows::forward_rows;
 
 const MASK: u32 = 9;

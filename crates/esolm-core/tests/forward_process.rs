@@ -4,7 +4,7 @@ mod common;
 
 use common::golden::Golden;
 use common::plan::MASK;
-use esolm_core::noising::{
+use esolm_core::forward_process::{
     Level, Noised, Uniforms, antithetic_times, any_order, masked, sequential_order,
 };
 
