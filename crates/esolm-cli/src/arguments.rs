@@ -11,8 +11,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::checkpoint::StoreDtype;
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
-use esolm::{DeviceChoice, Precision, Variants};
+use esolm::{DeviceChoice, EngineError, LoadOptions, Precision, Variants};
 
+use crate::failure;
 pub use scoring::{Normalize, Ppl, Score};
 pub use train::Train;
 
@@ -32,7 +33,7 @@ const STYLES: Styles = Styles::styled()
     after_help = "Examples:
   esolm sample                                  a text from the small model that ships
   esolm sample --infill 'Once ____ a time'      fills a gap
-  esolm sample --watch --alpha0 1               shows how the text comes about
+  esolm sample --watch --alpha0 1               shows the text while it is written
   esolm inspect hf:sahoo-diffusion/Eso-LM-B-alpha-1
   esolm devices
 
@@ -54,7 +55,7 @@ pub enum Command {
     Score(Box<Score>),
     /// List the GPUs here, their limits, and which kernels would run.
     Devices(Devices),
-    /// Say what a checkpoint is: family, shapes, parameters, bytes.
+    /// Describe a checkpoint: family, shapes, parameters, bytes.
     Inspect(Inspect),
     /// Write any readable checkpoint as a Hugging Face folder.
     Convert(Convert),
@@ -101,6 +102,17 @@ pub struct Device {
     pub variants: Variants,
 }
 
+impl Device {
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            device: self.device,
+            weights: self.weights,
+            kv_cache: self.kv_cache,
+            variants: self.variants,
+        }
+    }
+}
+
 /// Writes text: first a share alpha_0 of the tokens by diffusion, several at once and in any order, then the rest one by one from
 /// left to right, all with an exact KV cache.
 #[derive(Debug, Args)]
@@ -116,9 +128,9 @@ Infill templates:
   ____        a gap of as many tokens as underscores, here 4
   ____{12}    a gap of 12 tokens
   \\_  \\{  \\\\  the character itself
-  The text ends where the template ends, unless --length asks for more. A word and the space before it are one token for most
+  The text ends with the template, unless --length asks for more. A word and the space before it are one token for most
   tokenizers, so one space right before a gap belongs to the gap, and the model writes its own. Given words stay whole: a text
-  in which the model goes on with one ('cat ____' to 'cats') is drawn again.")]
+  in which the model runs on at one ('cat ____' becoming 'cats') is drawn again.")]
 pub struct Sample {
     #[command(flatten)]
     pub model: Model,
@@ -148,25 +160,25 @@ pub struct Sample {
     /// Default: 1, or one for each --prompt.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub batch: Option<usize>,
-    /// Which positions diffusion takes when.
+    /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models know left-to-right alone.
+    /// Default: binomial; AR models take left-to-right only.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
     /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: Option<f32>,
-    /// Divides the logits; below 1 is safer, above 1 wilder, 0 takes the most likely token.
+    /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     #[arg(long, value_name = "X", default_value = "1", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
-    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, told on stderr.
+    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr.
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
     /// Number of the first text. Text number N of a seed is the same in any batch.
     #[arg(long, value_name = "N", value_parser = whole::<u32>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Sampling")]
     pub first: u32,
 
-    /// Text to go on from; `-` reads it from the standard input. Given several times, each text of the batch gets its own.
+    /// Text to continue; `-` reads it from the standard input. If given several times, the texts of the batch take the prompts in turn.
     #[arg(
         long,
         value_name = "TEXT",
@@ -183,26 +195,26 @@ pub struct Sample {
         help_heading = "Given text"
     )]
     pub infill: Option<OsString>,
-    /// Do not open the text with the beginning-of-text token.
+    /// Do not begin the text with the beginning-of-text token.
     ///
-    /// Models with such a token start each document with it. Without this option a text is a document from its start; with it,
-    /// any stretch of one.
+    /// Models with such a token begin each document with it. Without this option a text is a document from its beginning; with it,
+    /// any part of one.
     #[arg(long, help_heading = "Given text")]
     pub no_bos: bool,
 
     #[command(flatten)]
     pub device: Device,
 
-    /// Print everything that was drawn, with end-of-text tokens and what comes after the first of them.
+    /// Print all tokens, special ones too, and what follows the first end-of-text token.
     #[arg(long, help_heading = "Output")]
     pub raw: bool,
     /// Print one JSON object with texts, tokens, options and timings.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Show the text while it comes about: cyan by diffusion, yellow left to right, bold given.
+    /// Show the text while it is written: given tokens bold, new ones cyan (diffusion) or yellow (left to right).
     #[arg(long, help_heading = "Output")]
     pub watch: bool,
-    /// Least time between two watched steps.
+    /// Minimum time between two steps shown.
     #[arg(
         long,
         value_name = "MILLISECONDS", value_parser = whole::<u64>, allow_negative_numbers = true,
@@ -214,7 +226,7 @@ pub struct Sample {
     /// Write every step as a line of JSON (docs/plan-format.md).
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub trace: Option<PathBuf>,
-    /// Say nothing on stderr but errors.
+    /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
 }
@@ -272,7 +284,7 @@ pub struct Convert {
     /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
     #[arg(long)]
     pub raw_weights: bool,
-    /// Replace a model that stands in OUT.
+    /// Replace a model that is already in OUT.
     #[arg(long)]
     pub force: bool,
 }
@@ -337,12 +349,12 @@ pub struct Replay {
 }
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// AR, all over the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
 /// against arithmetic in registers and against Burn's own matmul.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "What would take longer than --max-seconds is timed on passes drawn at random over the whole plan, and its line says
-which share was run.
+    after_help = "A generation that would take longer than --max-seconds is timed on a random sample of its passes; its line says what
+share of them was run.
 
 Examples:
   esolm bench --device cpu --steps 64
@@ -369,16 +381,16 @@ pub struct Bench {
     /// Seconds after which a line is cut short.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     pub max_seconds: f64,
-    /// Width of the random model that runs without --model; by default it is the published small shape, 170 M parameters.
+    /// Width of the random model that runs without --model; the defaults are the published small shape, 170 M parameters.
     #[arg(long, value_name = "D", default_value_t = 768)]
     pub hidden: usize,
-    /// Its blocks.
+    /// Blocks of the random model.
     #[arg(long, value_name = "N", default_value_t = 12)]
     pub blocks: usize,
-    /// Its heads.
+    /// Heads of the random model.
     #[arg(long, value_name = "H", default_value_t = 12)]
     pub heads: usize,
-    /// Its vocabulary, the mask token included.
+    /// Vocabulary of the random model, including the mask token.
     #[arg(long, value_name = "V", default_value_t = 50_258)]
     pub vocab: usize,
     /// Print JSON.
@@ -428,9 +440,9 @@ impl From<DtypeName> for StoreDtype {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ModeName {
-    /// One row a token.
+    /// One row per token.
     Diffusion,
-    /// Two rows a token, as it is and as it was.
+    /// Two rows per token, one clean and one noised.
     Sequential,
 }
 
@@ -457,9 +469,10 @@ impl From<MaskName> for MaskMode {
     }
 }
 
-/// Any option that the library reads from text itself; its error is the sentence.
-fn parse<T: std::str::FromStr>(text: &str) -> Result<T, T::Err> {
+/// Any option that the library reads from text itself.
+fn parse<T: std::str::FromStr<Err = EngineError>>(text: &str) -> Result<T, String> {
     text.parse()
+        .map_err(|error| failure::engine_sentence(&error))
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {

@@ -4,13 +4,12 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use esolm::EngineError;
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
-use esolm::likelihood::LikelihoodError;
+use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
-use esolm::request::RequestError;
-use esolm::rows::RowsError;
-use esolm::text::TextError;
+use esolm::request::MAX_BATCH;
+use esolm::text::{TemplateError, TextError};
+use esolm::{EngineError, Error, ItemError, LikelihoodError, RequestError};
 use esolm_train::TrainError;
 
 /// Bad usage: the command line itself must be changed.
@@ -18,7 +17,7 @@ const USAGE: u8 = 2;
 /// Everything else.
 const FAILED: u8 = 1;
 /// What a shell reports for a program that an interrupt ended.
-const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 
 /// Why a command stopped.
 #[derive(Debug)]
@@ -43,6 +42,39 @@ impl Failure {
             code: FAILED,
             message: message.into(),
         }
+    }
+
+    fn of(is_usage: bool, message: String) -> Self {
+        match is_usage {
+            true => Self::usage(message),
+            false => Self::failed(message),
+        }
+    }
+
+    /// A text that cannot be scored, by its place in the input.
+    pub fn item(place: &str, error: &ItemError) -> Self {
+        Self::failed(match error {
+            ItemError::Between(BetweenError::NothingBefore) => format!(
+                "{place}: it has nothing before the text to score, and an AR model does not predict the first token; give a \
+                 context, or leave out --no-bos"
+            ),
+            error => format!("{place}: {error}"),
+        })
+    }
+
+    /// Why a training did not start, or did not go on.
+    pub fn training(error: TrainError) -> Self {
+        let (is_usage, remedy) = match error {
+            TrainError::Engine(error) => return error.into(),
+            TrainError::Checkpoint(error) => return error.into(),
+            TrainError::Text(error) => return error.into(),
+            TrainError::Override(_) => (true, "an example is --set run.batch=16"),
+            TrainError::Occupied(_) => (true, "continue it with --resume, or give another --out"),
+            TrainError::NothingToResume(_) => (true, "start one without --resume"),
+            TrainError::Recipe(_) => (false, "`esolm train --help` shows one"),
+            error => return Self::failed(error.to_string()),
+        };
+        Self::of(is_usage, format!("{error}; {remedy}"))
     }
 
     /// The user stopped it.
@@ -75,132 +107,173 @@ impl Failure {
     }
 }
 
-impl From<CheckpointError> for Failure {
-    fn from(error: CheckpointError) -> Self {
-        let usage = matches!(
-            error,
-            CheckpointError::HubName { .. } | CheckpointError::RawWeightsNotApplicable
-        );
-        Self {
-            code: if usage { USAGE } else { FAILED },
-            message: match checkpoint_remedy(&error) {
-                Some(remedy) => format!("{error}; {remedy}"),
-                None => error.to_string(),
-            },
+/// What the library says, with the remedy in the words of the command line.
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        match error.into() {
+            Error::Checkpoint(error) => checkpoint(&error),
+            Error::Text(error) => text(&error),
+            Error::NoTokenizer => Self::failed(
+                "the checkpoint comes without a tokenizer; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to \
+                 print token numbers",
+            ),
+            Error::NeedsTokenizer => Self::usage(
+                "texts need a tokenizer; give one with --tokenizer FILE instead of none",
+            ),
+            Error::Request(error) => request(&error),
+            Error::Plan(error) => plan(&error),
+            Error::Engine(error) => engine(&error),
+            Error::Likelihood(error @ LikelihoodError::NotFinite { .. }) => {
+                Self::failed(format!("{error}: try --weights f32"))
+            }
+            Error::NotApplicable { option, why } => not_applicable(option, why),
+            Error::Context { length, context } => too_long(length, context),
+            Error::LongSequences { length, context } => Self::failed(format!(
+                "tokens has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
+            )),
+            Error::Orders { orders, sequences } => Self::failed(format!(
+                "sort_idx has {orders} rows where tokens has {sequences}; give arrays of the same shape [N, L]"
+            )),
+            Error::NothingToCompute => Self::usage(
+                "neither the exact likelihood nor the NELBO is left to compute; give --draws 1 or more",
+            ),
+            Error::Stopped => Self::interrupted(),
+            error => Self::failed(error.to_string()),
         }
     }
 }
 
-/// What to change on the command line about a checkpoint that does not open.
-fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
-    use LightningError as Lightning;
-    Some(match error {
-        CheckpointError::NoConfig { .. } => {
-            "give one with --config FILE, or put config.json beside it"
-        }
-        CheckpointError::RawWeightsNotApplicable => {
+/// The option that sets a field of the library. What has no option, such as an array in a file, keeps its name.
+fn flag(field: &str) -> String {
+    match field {
+        "sort_idx" => field.into(),
+        "alpha_0" => "--alpha0".into(),
+        "first_sequence" => "--first".into(),
+        _ => format!("--{}", field.replace('_', "-")),
+    }
+}
+
+fn not_applicable(option: &str, why: &str) -> Failure {
+    let option = flag(option);
+    Failure::usage(format!("{option} does not apply to {why}; leave it out"))
+}
+
+fn too_long(length: usize, context: usize) -> Failure {
+    Failure::usage(format!(
+        "--length {length} is more than the model's context of {context} tokens; give at most that"
+    ))
+}
+
+fn checkpoint(error: &CheckpointError) -> Failure {
+    use CheckpointError::{File, HubName, Lightning, NoConfig, RawWeightsNotApplicable};
+    let remedy = match error {
+        NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
+        RawWeightsNotApplicable => {
             "leave --raw-weights out, a safetensors file holds one set of weights"
         }
-        CheckpointError::Lightning(
-            Lightning::NoEma | Lightning::EmaCount { .. } | Lightning::EmaShape { .. },
+        Lightning(
+            LightningError::NoEma
+            | LightningError::EmaCount { .. }
+            | LightningError::EmaShape { .. },
         ) => "take state_dict with --raw-weights",
-        CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
+        Lightning(LightningError::NoConfig | LightningError::Interpolation { .. }) => {
             "give a configuration with --config FILE"
         }
-        CheckpointError::File(FileError::TooLarge { .. }) => {
-            "convert it with `esolm convert` and give the folder"
-        }
-        _ => return None,
-    })
+        File(FileError::TooLarge { .. }) => "convert it with `esolm convert` and give the folder",
+        _ => return Failure::of(matches!(error, HubName { .. }), error.to_string()),
+    };
+    let is_usage = matches!(error, RawWeightsNotApplicable);
+    Failure::of(is_usage, format!("{error}; {remedy}"))
 }
 
-impl From<PlanError> for Failure {
-    fn from(error: PlanError) -> Self {
-        let usage = matches!(error, PlanError::Range { .. } | PlanError::Known { .. });
-        Self {
-            code: if usage { USAGE } else { FAILED },
-            message: error.to_string(),
+fn plan(error: &PlanError) -> Failure {
+    match error {
+        PlanError::Range { name, value, range } => {
+            Failure::usage(format!("{} is {value}; it must be {range}", flag(name)))
         }
+        _ => Failure::of(matches!(error, PlanError::Known { .. }), error.to_string()),
     }
 }
 
-impl From<TextError> for Failure {
-    fn from(error: TextError) -> Self {
-        let usage = matches!(
-            error,
-            TextError::Template(_)
-                | TextError::Lossy { .. }
-                | TextError::MaskInText(_)
-                | TextError::Encode(_)
-        );
-        Self {
-            code: if usage { USAGE } else { FAILED },
-            message: error.to_string(),
+fn text(error: &TextError) -> Failure {
+    match error {
+        TextError::Io { .. } => {
+            Failure::failed(format!("{error}; give a tokenizer.json with --tokenizer"))
         }
+        TextError::Template(TemplateError::TooLong {
+            needed,
+            given,
+            gaps,
+            opening,
+            length,
+        }) => Failure::usage(format!(
+            "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; \
+                 shorten the gaps, or raise --length up to the model's context"
+        )),
+        TextError::Unusable(_) | TextError::Vocabulary { .. } => Failure::failed(error.to_string()),
+        TextError::Template(_)
+        | TextError::Lossy { .. }
+        | TextError::MaskInText(_)
+        | TextError::Encode(_) => Failure::usage(error.to_string()),
     }
 }
 
-impl From<TrainError> for Failure {
-    fn from(error: TrainError) -> Self {
-        match error {
-            TrainError::Engine(error) => error.into(),
-            TrainError::Override(_) | TrainError::Occupied(_) | TrainError::NothingToResume(_) => {
-                Self::usage(error.to_string())
-            }
-            _ => Self::failed(error.to_string()),
-        }
-    }
-}
-
-impl From<RowsError> for Failure {
-    fn from(error: RowsError) -> Self {
-        Self::failed(error.to_string())
-    }
-}
-
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::Checkpoint(error) => error.into(),
-            EngineError::Plan(error) => error.into(),
-            error => Self::failed(error.to_string()),
-        }
-    }
-}
-
-/// What was asked for is named as the option that asks for it.
-impl From<RequestError> for Failure {
-    fn from(error: RequestError) -> Self {
-        match error {
-            RequestError::Length { .. } | RequestError::PromptTooLong { .. } => {
-                Self::usage(error.to_string().replace("the length", "--length"))
-            }
-            RequestError::Meaningless { option, why } => Self::usage(format!(
-                "--{} has no meaning for {why}; leave it out",
-                option.replace('_', "")
-            )),
-            RequestError::Batch { .. } => {
-                Self::usage(error.to_string().replace("a batch of", "--batch"))
-            }
-            RequestError::Prompts { .. } => {
-                Self::usage(error.to_string().replace("give a batch", "give a --batch"))
-            }
-            RequestError::PromptAndInfill
-            | RequestError::NoTokenizer { .. }
-            | RequestError::Sampler(_) => Self::usage(error.to_string()),
-            RequestError::Text(error) => error.into(),
-            RequestError::Plan(error) => error.into(),
+fn request(error: &RequestError) -> Failure {
+    match error {
+        RequestError::Length { length, context } => too_long(*length, *context),
+        RequestError::Batch { batch } => Failure::usage(format!(
+            "--batch {batch} is too many texts; give at most {MAX_BATCH} at once"
+        )),
+        RequestError::Prompts { prompts, batch } => Failure::usage(format!(
+            "{prompts} prompts do not divide a batch of {batch}; give a --batch that is a multiple of their number, or leave it out"
+        )),
+        RequestError::PromptTooLong {
+            tokens,
+            opening,
+            length,
+        } => Failure::usage(format!(
+            "the prompt has {tokens} tokens{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise \
+             --length up to the model's context"
+        )),
+        RequestError::NoTokenizer { what } => Failure::usage(format!(
+            "{what} needs a tokenizer; give one with --tokenizer FILE instead of none"
+        )),
+        RequestError::NotApplicable { option, why } => not_applicable(option, why),
+        RequestError::Text(error) => text(error),
+        RequestError::Plan(error) => plan(error),
+        RequestError::PromptAndInfill | RequestError::Sampler(_) => {
+            Failure::usage(error.to_string())
         }
     }
 }
 
-impl From<LikelihoodError> for Failure {
-    fn from(error: LikelihoodError) -> Self {
-        match error {
-            LikelihoodError::Engine(error) => error.into(),
-            error => Self::failed(error.to_string()),
-        }
+fn engine(error: &EngineError) -> Failure {
+    match error {
+        EngineError::Checkpoint(error) => checkpoint(error),
+        error => Failure::failed(engine_sentence(error)),
     }
+}
+
+/// An error of the engine with its remedy, also for what is read from the command line.
+pub fn engine_sentence(error: &EngineError) -> String {
+    let smaller = "use a shorter --length, a smaller --batch, --weights f16 or --device cpu";
+    let remedy = match error {
+        EngineError::NoAdapter(_) => {
+            "install a Vulkan, Metal or DirectX 12 driver, or use --device cpu"
+        }
+        EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
+        EngineError::Option {
+            option: "device", ..
+        } => return format!("{error} with N from `esolm devices`"),
+        EngineError::Device(_) => {
+            "run again, and if it happens again use --device cpu or a smaller --batch"
+        }
+        EngineError::Memory { .. } | EngineError::DeviceMemory(_) => smaller,
+        EngineError::Kernel(_) => "use --device cpu, and report it with the name of the GPU",
+        EngineError::Shape(_) => "use --device cpu",
+        _ => return error.to_string(),
+    };
+    format!("{error}; {remedy}")
 }
 
 /// One sentence on stderr. When even stderr is gone there is nobody to tell.
@@ -253,10 +326,10 @@ fn usage_sentence(error: &clap::Error) -> String {
     if let Some(suggestion) = suggestion {
         sentence.push_str(&format!(", perhaps {suggestion} was meant"));
     }
-    sentence + "; --help lists what there is"
+    sentence + "; see --help"
 }
 
-/// A panic is a fault of the program. It still ends in one sentence, from whatever thread it comes.
+/// A panic is a bug of the program. It still ends in one sentence, from whatever thread it comes.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic
@@ -275,7 +348,7 @@ pub fn report_panics() {
             let _ = write!(io::stderr(), "\x1b[?25h");
         }
         say(&format!(
-            "this is a fault of esolm itself ({}{place}); please report it together with the command line",
+            "this is a bug in esolm ({}{place}); please report it together with the command line",
             what.join(" ")
         ));
         std::process::exit(FAILED.into());
@@ -309,14 +382,35 @@ mod tests {
             let sentence = sentence(line);
             assert!(!sentence.contains('\n'), "{sentence}");
             assert!(!sentence.starts_with("error"), "{sentence}");
-            assert!(
-                sentence.ends_with("--help lists what there is"),
-                "{sentence}"
-            );
+            assert!(sentence.ends_with("; see --help"), "{sentence}");
         }
         assert!(sentence(&["sample", "--alpha0", "7"]).contains("from 0 to 1"));
         assert!(sentence(&["sample", "--seeed", "1"]).contains("perhaps --seed was meant"));
         assert!(sentence(&["sample", "--schedule", "bloks"]).contains("perhaps blocks was meant"));
+    }
+
+    #[test]
+    fn fields_are_named_as_the_options_that_set_them() {
+        let named = [
+            "alpha_0",
+            "top_p",
+            "first_sequence",
+            "no_exact",
+            "steps",
+            "sort_idx",
+        ]
+        .map(flag);
+        assert_eq!(
+            named,
+            [
+                "--alpha0",
+                "--top-p",
+                "--first",
+                "--no-exact",
+                "--steps",
+                "sort_idx"
+            ]
+        );
     }
 
     #[test]
@@ -331,7 +425,9 @@ mod tests {
             value: "0".into(),
             range: "1 or more".into(),
         };
-        assert_eq!(Failure::from(EngineError::from(range)).code, USAGE);
+        let range = Failure::from(RequestError::Plan(range));
+        assert_eq!(range.code, USAGE);
+        assert_eq!(range.message, "--steps is 0; it must be 1 or more");
         let missing = CheckpointError::NotFound { spec: "x".into() };
         assert_eq!(Failure::from(missing).code, FAILED);
         let failure = Failure::from(CheckpointError::from(LightningError::NoEma));
@@ -340,6 +436,6 @@ mod tests {
                 .message
                 .ends_with("; take state_dict with --raw-weights")
         );
-        assert_eq!(Failure::interrupted().code, INTERRUPTED);
+        assert_eq!(Failure::from(Error::Stopped).code, INTERRUPTED);
     }
 }

@@ -1,7 +1,8 @@
 //! Writing to the standard streams.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -17,11 +18,26 @@ pub fn text(text: &str) -> Result<(), Failure> {
 
 /// A value as JSON on stdout, one object over several lines.
 pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let mut json = serde_json::to_string_pretty(value).map_err(|error| {
-        Failure::failed(format!("the result cannot be written as JSON: {error}"))
-    })?;
-    json.push('\n');
-    text(&json)
+    text(&(serde_json::to_string_pretty(value).map_err(no_json)? + "\n"))
+}
+
+/// A value as one line of JSON on stdout.
+pub fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    text(&(serde_json::to_string(value).map_err(no_json)? + "\n"))
+}
+
+fn no_json(error: serde_json::Error) -> Failure {
+    Failure::failed(format!("the result cannot be written as JSON: {error}"))
+}
+
+/// A bar that counts passes on a terminal's stderr; elsewhere, or where it should be `quiet`, nothing is seen of it.
+pub fn passes(quiet: bool) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = "{bar:32.cyan} {pos}/{len} passes  {elapsed}, {eta} left  {msg}";
+    let style = ProgressStyle::with_template(style).expect("the template is a constant");
+    ProgressBar::new(0).with_style(style)
 }
 
 /// A line on stderr. Nobody is told when stderr itself is gone.

@@ -1,4 +1,4 @@
-//! From options to a checkpoint, its tokenizer and an engine on a device.
+//! From options to a model on a device.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,20 +6,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::text::TextCodec;
-use esolm::{Engine, EngineOptions};
+use esolm::{Error, ModelFiles};
 
 use crate::arguments::{Device, Model};
-use crate::failure::Failure;
+use crate::failure::{Failure, INTERRUPTED};
+use crate::output;
 
 /// The name that reports give the model inside the program.
 const SHIPPED: &str = "stories";
 
+/// `--tokenizer` of who wants none.
+pub const NO_TOKENIZER: &str = "none";
+
+/// What `--config` and `--raw-weights` say about opening a checkpoint.
+pub fn open_options(config: &Option<PathBuf>, raw_weights: bool) -> OpenOptions {
+    OpenOptions {
+        config: config.clone(),
+        raw_weights,
+    }
+}
+
 /// Opens what `--model` or the variable ESOLM_MODEL names, else the small model inside the program; with the name that reports give it.
-pub fn open(model: &Model) -> Result<(Checkpoint, String), Failure> {
-    let options = OpenOptions {
-        config: model.config.clone(),
-        raw_weights: model.raw_weights,
-    };
+pub fn checkpoint(model: &Model) -> Result<(Checkpoint, String), Failure> {
+    let options = open_options(&model.config, model.raw_weights);
     if let Some(spec) = model
         .model
         .clone()
@@ -48,54 +57,40 @@ fn from_environment() -> Result<Option<String>, Failure> {
     })
 }
 
-/// The tokenizer of a checkpoint, or nothing for `--tokenizer none`.
-pub fn codec(checkpoint: &Checkpoint, chosen: Option<&Path>) -> Result<Option<TextCodec>, Failure> {
-    if chosen == Some(Path::new("none")) {
-        return Ok(None);
-    }
-    let file: Option<PathBuf> = chosen
-        .map(Path::to_path_buf)
-        .or_else(|| checkpoint.tokenizer_path());
-    let config = checkpoint.config();
-    Ok(Some(match (file, checkpoint.tokenizer_json()) {
-        (Some(file), _) => TextCodec::from_file(&file, config)?,
-        (None, Some(json)) => TextCodec::from_bytes(json.as_bytes(), config)?,
-        (None, None) => {
-            return Err(Failure::failed(
-                "the checkpoint comes without a tokenizer; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to \
-                 print token numbers",
-            ));
-        }
-    }))
-}
-
-/// Loads a checkpoint onto the chosen device, and says on stderr which one that is.
-pub fn load(checkpoint: &Checkpoint, device: &Device, quiet: bool) -> Result<Engine, Failure> {
-    let options = EngineOptions {
-        device: device.device,
-        weights: device.weights,
-        kv_cache: device.kv_cache,
-        variants: device.variants,
+/// As [`checkpoint`], with the tokenizer that `--tokenizer` names, or its own.
+pub fn open(model: &Model, tokenizer: Option<&Path>) -> Result<ModelFiles, Failure> {
+    let (checkpoint, name) = checkpoint(model)?;
+    let codec = match tokenizer {
+        Some(path) if path == Path::new(NO_TOKENIZER) => None,
+        Some(path) => Some(TextCodec::from_file(path, checkpoint.config())?),
+        None => Some(TextCodec::of_checkpoint(&checkpoint)?.ok_or(Error::NoTokenizer)?),
     };
-    let engine = pollster::block_on(Engine::load(checkpoint, &options))?;
-    if !quiet {
-        crate::output::note(&format!("device: {}", engine.device()));
-    }
-    Ok(engine)
+    Ok(ModelFiles::new(&name, checkpoint, codec))
 }
 
-/// Becomes true at the first Ctrl-C, which ends the work after the step under way. A second one ends the program at once. Where the
+/// As [`open`], for what works on tokens.
+pub fn open_without_tokenizer(model: &Model) -> Result<ModelFiles, Failure> {
+    open(model, Some(Path::new(NO_TOKENIZER)))
+}
+
+/// Loads a model onto the chosen device, and says on stderr which one that is.
+pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Model, Failure> {
+    let model = esolm::Model::load_blocking(files, device.options())?;
+    if !quiet {
+        output::note(&format!("device: {}", model.device()));
+    }
+    Ok(model)
+}
+
+/// Sets `flag` at the first Ctrl-C, which ends the work after the step under way. A second one ends the program at once. Where the
 /// system allows no handler Ctrl-C still works, but `without` comes true, and is said.
-pub fn interrupts(without: &str) -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&flag);
+pub fn interrupts(flag: Arc<AtomicBool>, without: &str) {
     let handler = ctrlc::set_handler(move || {
-        if seen.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED.into());
         }
     });
     if handler.is_err() {
-        crate::output::note(&format!("{without}: the system allows no handler"));
+        output::note(&format!("{without}: the system allows no handler"));
     }
-    flag
 }

@@ -1,4 +1,4 @@
-//! Texts from files and the standard input: plain ones, cut at separators, lines, and JSON lines.
+//! Texts from files and the standard input, plain ones and JSON lines.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::failure::Failure;
+
+/// The file name that stands for the standard input.
+pub const STDIN: &str = "-";
 
 /// One input with the name that messages give it.
 pub struct Text {
@@ -20,20 +23,29 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Text>, Failure> {
     files.iter().map(|file| one(file)).collect()
 }
 
+/// What messages call a file.
+pub fn name(file: &Path) -> String {
+    if file == Path::new(STDIN) {
+        return "the standard input".into();
+    }
+    file.display().to_string()
+}
+
 fn one(file: &Path) -> Result<Text, Failure> {
-    let (name, bytes) = if file == Path::new("-") {
+    let name = name(file);
+    let bytes = if file == Path::new(STDIN) {
         let mut bytes = Vec::new();
         let read = std::io::stdin().lock().read_to_end(&mut bytes);
-        ("the standard input".to_string(), read.map(|_| bytes))
+        read.map(|_| bytes)
     } else {
-        (file.display().to_string(), std::fs::read(file))
+        std::fs::read(file)
     };
     let bytes = bytes
         .map_err(|error| Failure::failed(format!("cannot read {name}: {error}; check the path")))?;
     let content = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Failure::failed(format!(
-            "{name} is not UTF-8 text (byte {at} is no part of a character); convert it to UTF-8"
+            "{name} is not UTF-8 text (byte {at} is not part of a character); convert it to UTF-8"
         ))
     })?;
     Ok(Text {
@@ -43,32 +55,28 @@ fn one(file: &Path) -> Result<Text, Failure> {
     })
 }
 
-/// The lines of a text, without what ends them.
-pub fn lines(text: &Text) -> impl Iterator<Item = &str> {
-    text.content.lines()
-}
-
-/// The JSON objects of a text, one a line, with the numbers of their lines; blank lines are left out. `expected` describes a line for messages.
-pub fn json_lines<T: DeserializeOwned>(
-    text: &Text,
-    expected: &str,
-) -> Result<Vec<(usize, T)>, Failure> {
-    let lines = (1..).zip(lines(text));
-    lines
-        .filter(|(_, line)| !line.trim().is_empty())
-        .map(|(number, line)| {
-            serde_json::from_str(line)
-                .map(|value| (number, value))
-                .map_err(|error| {
+impl Text {
+    /// The JSON objects, one a line, with the numbers of their lines; blank lines are left out. `expected` describes a line for messages.
+    pub fn json_lines<T: DeserializeOwned>(
+        &self,
+        expected: &str,
+    ) -> Result<Vec<(usize, T)>, Failure> {
+        let lines = (1..).zip(self.content.lines());
+        lines
+            .filter(|(_, line)| !line.trim().is_empty())
+            .map(|(number, line)| {
+                let value = serde_json::from_str(line).map_err(|error| {
                     // The reader's own words, without the place, which is always line 1 here.
                     let why = error.to_string();
                     let why = why.split(" at line ").next().unwrap_or_default();
                     let why: String = why.chars().take(120).collect();
                     Failure::failed(format!(
                         "line {number} of {} is not {expected} ({why}); correct it",
-                        text.name
+                        self.name
                     ))
-                })
-        })
-        .collect()
+                })?;
+                Ok((number, value))
+            })
+            .collect()
+    }
 }

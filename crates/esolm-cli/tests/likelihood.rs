@@ -429,6 +429,36 @@ fn documents_are_scored_by_themselves() {
     );
 }
 
+/// Line n of the output belongs to document n, even where there is nothing to score.
+#[test]
+fn an_empty_document_keeps_its_line() {
+    let folder = Folder::new();
+    let (path, out) = (folder.file("in.jsonl"), folder.file("out.jsonl"));
+    let text = format!(
+        "{{\"text\": \"\"}}\n{}\n",
+        serde_json::json!({ "text": OTHER })
+    );
+    std::fs::write(&path, text).expect("writable");
+    stories(&[&path, "--per-document", &out, "--draws", "0"]);
+    let text = std::fs::read_to_string(&out).expect("written");
+    let lines: Vec<Value> = (text.lines())
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(
+        (&lines[0]["index"], &lines[0]["tokens"]),
+        (&0.into(), &0.into())
+    );
+    assert_eq!(
+        (number(&lines[0], "/logp"), &lines[0]["exact"]),
+        (0.0, &true.into())
+    );
+    assert_eq!(
+        (&lines[1]["index"], &lines[1]["bytes"]),
+        (&1.into(), &OTHER.len().into())
+    );
+}
+
 #[test]
 fn lines_are_scored_one_by_one() {
     let long = STORY.repeat(20);

@@ -314,78 +314,118 @@ fn text_goes_to_stdout_and_the_rest_to_stderr() {
     );
 }
 
+/// The header, steps and footer of a trace, checked: the steps of all attempts rebuild the tokens.
+fn checked_trace(file: &str) -> (Vec<Value>, Value) {
+    let trace = std::fs::read_to_string(file).expect("written");
+    let mut lines: Vec<Value> = trace
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let number = |value: &Value| value.as_u64().expect("a number") as usize;
+    let footer = lines.pop().expect("a last line");
+    let mut headers: Vec<Value> = Vec::new();
+    let mut tokens = vec![Vec::new(); number(&lines[0]["batch"])];
+    let mut left = 0;
+    for line in lines {
+        if !line["esolm_trace"].is_null() {
+            assert_eq!(
+                left, 0,
+                "an attempt begins after the last step of the one before"
+            );
+            assert_eq!(line["esolm_trace"], 1);
+            assert_eq!(line["attempt"], headers.len());
+            left = number(&line["nfe"]);
+            // What this attempt writes is unknown again but for what is given.
+            for text in line["texts"].as_array().expect("a list") {
+                let text = number(text);
+                tokens[text] = vec![line["mask_index"].clone(); number(&line["length"])];
+                for pair in line["known"][text].as_array().expect("pairs") {
+                    tokens[text][number(&pair[0])] = pair[1].clone();
+                }
+            }
+            headers.push(line);
+            continue;
+        }
+        let header = headers.last().expect("a header before the steps");
+        assert_eq!(line["attempt"], header["attempt"]);
+        assert_eq!(number(&line["step"]), number(&header["nfe"]) - left);
+        left -= 1;
+        for revealed in line["revealed"].as_array().expect("a list") {
+            let text = &revealed["sequence"];
+            assert!(header["texts"].as_array().expect("a list").contains(text));
+            let place = &mut tokens[number(text)][number(&revealed["position"])];
+            assert_eq!(*place, header["mask_index"], "revealed once");
+            *place = revealed["token"].clone();
+            // What was drawn again may not be in any text.
+            let piece = &footer["pieces"][place.to_string()];
+            assert!(piece.is_null() || *piece == revealed["text"], "{piece}");
+        }
+    }
+    assert_eq!(left, 0);
+    assert_eq!(footer["tokens"], serde_json::json!(tokens));
+    for token in tokens.iter().flatten() {
+        assert!(footer["pieces"][token.to_string()].is_string(), "{token}");
+    }
+    let passes: usize = headers.iter().map(|header| number(&header["nfe"])).sum();
+    assert_eq!(number(&footer["nfe"]), passes);
+    (headers, footer)
+}
+
 #[test]
 fn a_trace_tells_every_token() {
     let folder = Folder::new();
     let file = folder.file("trace.jsonl");
+    let prompts = ["--prompt", "One day", "--prompt", "The little red fox was"];
     let options = [
-        "sample",
-        "--device",
-        "cpu",
-        "--seed",
-        "9",
-        "--length",
-        "32",
-        "--batch",
-        "64",
-        "--infill",
-        "Lily ____{3} the cat ____",
+        "sample", "--device", "cpu", "--seed", "9", "--length", "32", "--trace", &file,
     ];
-    let output = run(&[&options[..], &["--trace", &file]].concat());
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        errors.contains("drawn again"),
-        "the trace is of the last draw: {errors}"
-    );
-    let text = String::from_utf8(output.stdout).expect("text");
-    let trace = std::fs::read_to_string(&file).expect("written");
-    let lines: Vec<Value> = trace
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    let (header, footer) = (&lines[0], lines.last().expect("a last line"));
-    assert_eq!(header["esolm_trace"], 1);
-    let nfe = header["nfe"].as_u64().expect("a number") as usize;
-    assert_eq!(lines.len(), nfe + 2);
-
-    // the steps rebuild the tokens
-    let length = header["length"].as_u64().expect("a number") as usize;
-    let mut tokens = vec![vec![header["mask_index"].clone(); length]; 64];
-    for (sequence, known) in header["known"]
-        .as_array()
-        .expect("lists")
-        .iter()
-        .enumerate()
-    {
-        for pair in known.as_array().expect("pairs") {
-            tokens[sequence][pair[0].as_u64().expect("a position") as usize] = pair[1].clone();
-        }
-    }
-    for (number, line) in lines[1..=nfe].iter().enumerate() {
-        assert_eq!(line["step"], number);
-        for revealed in line["revealed"].as_array().expect("a list") {
-            let at = |key: &str| revealed[key].as_u64().expect("a number") as usize;
-            let place = &mut tokens[at("sequence")][at("position")];
-            assert_eq!(*place, header["mask_index"], "revealed once");
-            *place = revealed["token"].clone();
-        }
-    }
-    assert_eq!(footer["tokens"], serde_json::json!(tokens));
-    let texts: Vec<&str> = footer["text"]
-        .as_array()
-        .expect("a list")
-        .iter()
+    let text = succeed(&[&options[..], &prompts].concat());
+    let (headers, footer) = checked_trace(&file);
+    assert_eq!(headers.len(), 1);
+    let texts: Vec<&str> = (footer["text"].as_array().expect("a list").iter())
         .filter_map(Value::as_str)
         .collect();
     assert_eq!(texts.join("\n----\n"), text.trim_end_matches('\n'));
-    for token in tokens.iter().flatten() {
-        assert!(footer["pieces"][token.to_string()].is_string(), "{token}");
-    }
     assert_eq!(
         std::fs::read_dir(folder.path()).expect("there").count(),
         1,
         "no temporary file is left"
     );
+}
+
+/// Only the texts that ran on at a given word are drawn again, and what comes of it depends on nothing but seed and number.
+#[test]
+fn a_trace_tells_what_is_drawn_again() {
+    let folder = Folder::new();
+    let file = folder.file("trace.jsonl");
+    let template = "Lily ____{3} the cat ____";
+    let options = [
+        "sample", "--device", "cpu", "--seed", "9", "--length", "32", "--infill", template,
+    ];
+    let output = run(&[&options[..], &["--batch", "64", "--trace", &file]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        errors.contains("of 64 texts ran on at a given word"),
+        "{errors}"
+    );
+    let (headers, footer) = checked_trace(&file);
+    let again = headers[1]["texts"].as_array().expect("a list");
+    assert!(!again.is_empty() && again.len() < 32, "{again:?}");
+    assert_eq!(footer["run_on"], serde_json::json!([]));
+
+    let text = String::from_utf8(output.stdout).expect("text");
+    let texts: Vec<&str> = text.trim_end_matches('\n').split("\n----\n").collect();
+    assert_eq!(serde_json::json!(texts), footer["text"]);
+    for text in &texts {
+        let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+        assert!(words.contains(&"Lily") && words.contains(&"cat"), "{text}");
+    }
+    // Alone as in the batch, whichever others are drawn again with it.
+    for number in again {
+        let alone = succeed(&[&options[..], &["--first", &number.to_string()]].concat());
+        let number = number.as_u64().expect("a number") as usize;
+        assert_eq!(alone.trim_end_matches('\n'), texts[number]);
+    }
 }
 
 #[test]

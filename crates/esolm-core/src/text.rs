@@ -10,6 +10,8 @@ pub use template::{Part, Placed, Template, TemplateError};
 use thiserror::Error;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
+#[cfg(not(target_family = "wasm"))]
+use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::message::shorten;
 
@@ -28,7 +30,7 @@ const BEGIN_NAMES: [&str; 5] = [
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum TextError {
     /// The file cannot be read.
-    #[error("cannot read the tokenizer {path}: {reason}; give a tokenizer.json with --tokenizer")]
+    #[error("cannot read the tokenizer {path}: {reason}")]
     Io {
         /// The file.
         path: String,
@@ -155,6 +157,20 @@ impl TextCodec {
             reason: error.to_string(),
         })?;
         Self::from_bytes(&bytes, config)
+    }
+
+    /// The tokenizer that comes with a checkpoint, beside its weights or inside, if one does.
+    ///
+    /// # Errors
+    /// As [`TextCodec::from_file`].
+    #[cfg(not(target_family = "wasm"))]
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Option<Self>, TextError> {
+        let config = checkpoint.config();
+        match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
+            (Some(path), _) => Self::from_file(&path, config).map(Some),
+            (None, Some(json)) => Self::from_bytes(json.as_bytes(), config).map(Some),
+            (None, None) => Ok(None),
+        }
     }
 
     /// Number of tokens: the largest index plus one.

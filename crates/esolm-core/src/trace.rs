@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Family;
 use crate::plan::{Phase, Schedule};
@@ -120,6 +121,7 @@ pub struct Footer {
     /// Seconds from the start to the last token on the host.
     pub seconds: f64,
     /// The text of each token that occurs, by its number; empty without a tokenizer.
+    #[serde(deserialize_with = "by_number")]
     pub pieces: BTreeMap<u32, String>,
     /// Passes of all attempts.
     #[serde(default)]
@@ -133,6 +135,14 @@ pub struct Footer {
     /// What it cost the device; zeros on the CPU.
     #[serde(default)]
     pub counters: Counters,
+}
+
+/// Names in JSON are text; serde does not see the numbers in them where it has to try an enum's variants.
+fn by_number<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u32, String>, D::Error> {
+    let pieces = BTreeMap::<String, String>::deserialize(from)?.into_iter();
+    pieces
+        .map(|(token, text)| Ok((token.parse().map_err(D::Error::custom)?, text)))
+        .collect()
 }
 
 /// What passes cost a GPU.

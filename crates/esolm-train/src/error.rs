@@ -11,8 +11,8 @@ use esolm::text::TextError;
 /// An error of training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A recipe that is no TOML, or has unknown keys or values of the wrong type.
-    #[error("the recipe is not usable: {0}; `esolm train --help` shows one")]
+    /// A recipe that is not TOML, or has unknown keys or values of the wrong type.
+    #[error("the recipe is not usable: {0}")]
     Recipe(String),
     /// A value of the recipe that makes no sense.
     #[error("{key} = {value} in the recipe makes no sense; it must be {expected}")]
@@ -24,8 +24,8 @@ pub enum TrainError {
         /// What must stand there.
         expected: String,
     },
-    /// An override that is no `key.path=value`.
-    #[error("`{0}` is no override; write --set table.key=value, for example --set run.batch=16")]
+    /// An override that is not of the form `table.key=value`.
+    #[error("`{0}` is not an override of the form table.key=value")]
     Override(String),
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}; {remedy}", path.display())]
@@ -67,10 +67,10 @@ pub enum TrainError {
     )]
     Tokenizer(String),
     /// A folder that holds a training already.
-    #[error("{} holds a training already; go on with --resume, or give another --out", .0.display())]
+    #[error("{} already holds a training", .0.display())]
     Occupied(PathBuf),
     /// Nothing to go on from.
-    #[error("{} holds no saved training; start one without --resume", .0.display())]
+    #[error("{} holds no saved training", .0.display())]
     NothingToResume(PathBuf),
     /// A saved state that is damaged or of another recipe.
     #[error("the saved training {} cannot be used: {reason}; {remedy}", path.display())]
@@ -82,7 +82,7 @@ pub enum TrainError {
         /// What to do about it.
         remedy: &'static str,
     },
-    /// A loss or gradient that is no number.
+    /// A loss or gradient that is not a number.
     #[error(
         "the {what} of step {step} is not finite; {}",
         last_good(saved.as_deref())
@@ -120,7 +120,7 @@ pub enum TrainError {
 fn last_good(saved: Option<&Path>) -> String {
     match saved {
         Some(path) => format!(
-            "the last good state is {}, so lower optimizer.lr or optimizer.clip and go on with --resume",
+            "the last good state is {}, so lower optimizer.lr or optimizer.clip and resume from it",
             path.display()
         ),
         None => {
@@ -145,7 +145,7 @@ impl TrainError {
             action: "write",
             path: path.into(),
             source,
-            remedy: "what was saved before is whole; make room or choose another --out, and go on with --resume",
+            remedy: "what was saved before is whole; make room or choose another folder, and resume",
         }
     }
 }

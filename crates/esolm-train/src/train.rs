@@ -622,6 +622,6 @@ fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), TrainError> 
     Err(TrainError::State {
         path: path.into(),
         reason: "its network is not the recipe's".into(),
-        remedy: "go on with the recipe that it was made with, or give another --out",
+        remedy: "resume with the recipe that it was made with, or choose another folder",
     })
 }

@@ -71,15 +71,43 @@ pub enum Error {
         /// Sequences given.
         sequences: usize,
     },
-    /// There is nothing to score.
-    #[error("{0}")]
-    Empty(String),
+    /// Sequences of tokens that are longer than the model's context.
+    #[error(
+        "the sequences have {length} tokens, but the model's context is {context}; give shorter ones"
+    )]
+    LongSequences {
+        /// Tokens of a sequence.
+        length: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// No document was given, or none is left.
+    #[error("there is no document to score{}; give other text", left_out(*.dropped))]
+    NoDocument {
+        /// Documents that were left out for their characters.
+        dropped: usize,
+    },
+    /// Nothing predicts the few tokens that there are.
+    #[error("there is no token to score; give longer windows or more text")]
+    NoToken,
+    /// Neither likelihood was asked for.
+    #[error(
+        "neither the exact likelihood nor the NELBO is left to compute; ask for one draw or more"
+    )]
+    NothingToCompute,
     /// The call was stopped by its caller.
     #[error("stopped before it was done")]
     Stopped,
     /// The model's thread panicked: a fault of esolm.
     #[error("the model's thread ended unexpectedly; load the model again, and report it")]
     Crashed,
+}
+
+fn left_out(dropped: usize) -> String {
+    match dropped {
+        0 => String::new(),
+        n => format!(" ({n} with characters beyond ASCII left out)"),
+    }
 }
 
 impl From<LikelihoodError> for Error {
@@ -153,7 +181,7 @@ pub enum LikelihoodError {
     NoBos,
     /// A result that is not a number.
     #[error(
-        "the model gives text {text} no finite probability; its weights are damaged, or f16 does not hold them"
+        "the probability of text {text} is not finite; the model's weights are damaged, or f16 does not hold them"
     )]
     NotFinite {
         /// Index of the text, from 0.

@@ -54,12 +54,7 @@ impl ModelFiles {
     #[cfg(not(target_family = "wasm"))]
     pub fn open(source: &str, options: &OpenOptions) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(source, options)?;
-        let config = checkpoint.config();
-        let codec = match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
-            (Some(path), _) => Some(TextCodec::from_file(&path, config)?),
-            (None, Some(json)) => Some(TextCodec::from_bytes(json.as_bytes(), config)?),
-            (None, None) => None,
-        };
+        let codec = TextCodec::of_checkpoint(&checkpoint)?;
         Ok(Self::new(source, checkpoint, codec))
     }
 

@@ -93,18 +93,17 @@ impl Likelihood {
             (Family::EsoLm, true) => "an Eso-LM (A), which has no exact likelihood",
             (Family::EsoLm, false) => "a model with an exact likelihood",
         };
-        let own_alpha_0 = if config.family == Family::Mdlm {
-            Some(1.0)
-        } else {
-            None
+        let has_alpha_0 = |alpha_0| match config.family {
+            Family::EsoLm => true,
+            Family::Mdlm => alpha_0 == 1.0,
+            Family::Ar => false,
         };
-        let foreign_alpha_0 = config.family != Family::EsoLm && self.alpha_0 != own_alpha_0;
         let foreign = [
-            ("alpha_0", self.alpha_0.is_some() && foreign_alpha_0),
+            ("alpha_0", self.alpha_0.is_some_and(|a| !has_alpha_0(a))),
             (
                 "orders",
                 self.orders
-                    .is_some_and(|n| bound || autoregressive && n != 1),
+                    .is_some_and(|n| bound && n > 0 || autoregressive && n != 1),
             ),
             (
                 "draws",

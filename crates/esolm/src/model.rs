@@ -247,6 +247,12 @@ impl Forward {
         let length = self.sort_idx.first().map_or(0, Vec::len);
         let rows = length.max(1) * if self.x0_sorted.is_some() { 2 } else { 1 };
         let (share, count) = ((Self::ROWS_AT_ONCE / rows).max(1), self.sort_idx.len());
+        let extra = [
+            ("zt_sorted", Some(&self.zt_sorted)),
+            ("x0_sorted", self.x0_sorted.as_ref()),
+        ];
+        let extra =
+            (extra.into_iter()).find_map(|(name, rows)| Some((name, rows?.get(count)?.len())));
         // At least one, for the message that there is nothing.
         let starts = (0..count.max(1)).step_by(share);
         starts.map(move |start| {
@@ -254,6 +260,14 @@ impl Forward {
             let context = config.length;
             if length > context {
                 return Err(RowsError::Context { length, context });
+            }
+            if let Some((name, found)) = extra {
+                return Err(RowsError::Shape {
+                    name,
+                    row: count,
+                    found,
+                    expected: 0,
+                });
             }
             let part = |rows: &'a [Vec<u32>]| rows.get(range.clone()).unwrap_or_default();
             forward_rows(

@@ -129,7 +129,7 @@ struct Document {
     /// Bytes of its text, of the part that is scored.
     bytes: usize,
     /// Its windows, where it is scored by itself.
-    windows: Range<usize>,
+    windows: Option<Range<usize>>,
 }
 
 /// A corpus as windows.
@@ -143,6 +143,75 @@ struct Cut {
     opening: Option<String>,
 }
 
+impl PerplexityOptions {
+    /// Checks what needs neither the tokenizer nor the network.
+    ///
+    /// # Errors
+    /// For options that are foreign to the family or leave nothing to compute, too long windows, and a corpus without documents.
+    pub fn check(&self, config: &ModelConfig, corpus: &Corpus) -> Result<(), Error> {
+        self.resolve(config, corpus).map(drop)
+    }
+
+    fn resolve(&self, config: &ModelConfig, corpus: &Corpus) -> Result<LikelihoodOptions, Error> {
+        let likelihood = self.likelihood.resolve(config, Purpose::Perplexity)?;
+        if likelihood.orders == 0 && likelihood.draws == 0 {
+            return Err(Error::NothingToCompute);
+        }
+        let context = config.length;
+        match corpus {
+            Corpus::Tokens { tokens, orders } => {
+                let length = tokens.iter().map(Vec::len).max().unwrap_or(0);
+                if length > context {
+                    return Err(Error::LongSequences { length, context });
+                }
+                if let Some(orders) = orders {
+                    self.check_orders(config, tokens.len(), orders.len(), &likelihood)?;
+                }
+            }
+            Corpus::Documents(documents) => {
+                let length = self.length.unwrap_or(context);
+                if length > context {
+                    return Err(Error::Context { length, context });
+                }
+                if !documents.iter().any(|document| self.keeps(document)) {
+                    let dropped = documents.len();
+                    return Err(Error::NoDocument { dropped });
+                }
+            }
+        }
+        Ok(likelihood)
+    }
+
+    /// Given orders are for a model with an exact likelihood in any order, and for one order.
+    fn check_orders(
+        &self,
+        config: &ModelConfig,
+        sequences: usize,
+        orders: usize,
+        likelihood: &LikelihoodOptions,
+    ) -> Result<(), Error> {
+        let not = |option, why| Err(Error::NotApplicable { option, why });
+        if orders != sequences {
+            return Err(Error::Orders { orders, sequences });
+        }
+        if self.likelihood.orders.is_some_and(|n| n > 1) {
+            return not("orders", "sequences that come with an order each");
+        }
+        match config.family {
+            Family::Ar => not("sort_idx", "an AR model, which has one order"),
+            Family::Mdlm => not("sort_idx", "an MDLM, which has no exact likelihood"),
+            Family::EsoLm if likelihood.orders == 0 => {
+                not("sort_idx", "a run without the exact likelihood")
+            }
+            Family::EsoLm => Ok(()),
+        }
+    }
+
+    fn keeps(&self, document: &str) -> bool {
+        !self.ascii_only || document.is_ascii()
+    }
+}
+
 /// Measures; `go_on` is asked between passes.
 pub(crate) async fn measure(
     engine: &mut Engine,
@@ -152,51 +221,30 @@ pub(crate) async fn measure(
     go_on: &dyn Fn() -> bool,
 ) -> Result<Perplexity, Error> {
     let config = &shared.config;
-    let likelihood = options.likelihood.resolve(config, Purpose::Perplexity)?;
-    if likelihood.orders == 0 && likelihood.draws == 0 {
-        return Err(Error::Empty(
-            "neither the exact likelihood nor the NELBO is left to compute; ask for one draw or more".into(),
-        ));
-    }
-    let context = config.length;
+    let likelihood = options.resolve(config, &corpus)?;
     let (cut, length) = match corpus {
         Corpus::Tokens { tokens, orders } => {
             let length = tokens.first().map_or(0, Vec::len);
-            check_orders(config, &tokens, orders.as_deref(), options, &likelihood)?;
             (Cut::tokens(tokens, orders, options), length)
         }
         Corpus::Documents(documents) => {
-            let length = options.length.unwrap_or(context);
+            let length = options.length.unwrap_or(config.length);
             let reader = Reader {
                 codec: shared.codec()?,
                 config,
-                ascii_only: options.ascii_only,
+                options,
                 length,
             };
             let cut = match options.per_document {
                 true => reader.alone(&documents)?,
-                false => reader.packed(&documents, options.max_windows)?,
+                false => reader.packed(&documents)?,
             };
             (cut, length)
         }
     };
-    if length > context {
-        return Err(Error::Context { length, context });
-    }
-    if cut.windows.is_empty() {
-        let dropped = match cut.dropped {
-            0 => String::new(),
-            n => format!(" ({n} with characters beyond ASCII left out)"),
-        };
-        return Err(Error::Empty(format!(
-            "there is no document to score{dropped}; give other text"
-        )));
-    }
     let unpredicted = usize::from(first_is_free(config));
     if cut.windows.iter().all(|w| w.tokens.len() <= unpredicted) {
-        return Err(Error::Empty(
-            "there is no token to score; give longer windows or more text".into(),
-        ));
+        return Err(Error::NoToken);
     }
     let began = Instant::now();
     let progress = &mut |done, all| options.progress.go_on(done, all) && go_on();
@@ -205,33 +253,6 @@ pub(crate) async fn measure(
     let scores = scores.ok_or(Error::Stopped)?;
     let seconds = began.elapsed().as_secs_f64();
     Ok(cut.report(scores, &likelihood, length, seconds))
-}
-
-/// Given orders are for a model with an exact likelihood in any order, and for one order.
-fn check_orders(
-    config: &ModelConfig,
-    tokens: &[Vec<u32>],
-    orders: Option<&[Vec<u32>]>,
-    options: &PerplexityOptions,
-    likelihood: &LikelihoodOptions,
-) -> Result<(), Error> {
-    let Some(orders) = orders else { return Ok(()) };
-    let not = |option, why| Err(Error::NotApplicable { option, why });
-    if orders.len() != tokens.len() {
-        return Err(Error::Orders {
-            orders: orders.len(),
-            sequences: tokens.len(),
-        });
-    }
-    if options.likelihood.orders.is_some_and(|n| n > 1) {
-        return not("orders", "sequences that come with an order each");
-    }
-    match config.family {
-        _ if likelihood.orders == 0 => not("sort_idx", "a run without the exact likelihood"),
-        Family::EsoLm => Ok(()),
-        Family::Ar => not("sort_idx", "an AR model, which has one order"),
-        Family::Mdlm => not("sort_idx", "an MDLM, which has no exact likelihood"),
-    }
 }
 
 impl Cut {
@@ -276,10 +297,10 @@ impl Cut {
             bits_per_byte: per_byte.map(|ratio| mean.per_token / LN_2 * ratio),
             ppl: mean.per_token.exp(),
         };
-        let alone = (self.documents.iter()).filter(|document| !document.windows.is_empty());
-        let per_document = alone.map(|document| {
-            let score = Score::of(&per_window[document.windows.clone()], document.bytes);
-            (document.index, score)
+        let per_document = self.documents.iter().filter_map(|document| {
+            let own = &per_window[document.windows.clone()?];
+            let score = Score::of(own, document.bytes, options.orders > 0);
+            Some((document.index, score))
         });
         Perplexity {
             alpha_0: options.alpha_0,
@@ -312,15 +333,11 @@ impl Cut {
 struct Reader<'a> {
     codec: &'a TextCodec,
     config: &'a ModelConfig,
-    ascii_only: bool,
+    options: &'a PerplexityOptions,
     length: usize,
 }
 
 impl Reader<'_> {
-    fn keeps(&self, document: &str) -> bool {
-        !self.ascii_only || document.is_ascii()
-    }
-
     fn encode(&self, index: usize, document: &str) -> Result<Vec<u32>, Error> {
         self.codec
             .encode(document)
@@ -334,9 +351,9 @@ impl Reader<'_> {
         opening.map(|token| self.codec.decode(&[token]))
     }
 
-    /// All documents put together, as many tokens of them as `max_windows` hold.
-    fn packed(&self, all: &[String], max_windows: Option<usize>) -> Result<Cut, Error> {
-        let most = max_windows.and_then(|windows| windows.checked_mul(self.length));
+    /// All documents put together, as many tokens of them as the first `max_windows` windows hold.
+    fn packed(&self, all: &[String]) -> Result<Cut, Error> {
+        let most = (self.options.max_windows).and_then(|windows| windows.checked_mul(self.length));
         let ends = self.codec.ends();
         let opening = ends.bos.or(ends.eos);
         let mut stream: Vec<u32> = Vec::new();
@@ -348,7 +365,7 @@ impl Reader<'_> {
             if most.is_some_and(|most| stream.len() >= most) {
                 break;
             }
-            if !self.keeps(document) {
+            if !self.options.keeps(document) {
                 cut.dropped += 1;
                 continue;
             }
@@ -364,7 +381,7 @@ impl Reader<'_> {
             cut.documents.push(Document {
                 index,
                 bytes,
-                windows: 0..0,
+                windows: None,
             });
         }
         cut.windows = documents::windows(&stream, self.length);
@@ -381,7 +398,7 @@ impl Reader<'_> {
             ..Cut::default()
         };
         for (index, document) in all.iter().enumerate() {
-            if !self.keeps(document) {
+            if !self.options.keeps(document) {
                 cut.dropped += 1;
                 continue;
             }
@@ -392,7 +409,7 @@ impl Reader<'_> {
             cut.documents.push(Document {
                 index,
                 bytes: document.len(),
-                windows: first..cut.windows.len(),
+                windows: Some(first..cut.windows.len()),
             });
         }
         cut.bytes = Some(cut.documents.iter().map(|document| document.bytes).sum());

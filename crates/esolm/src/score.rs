@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ItemError};
 use crate::files::Shared;
 use crate::likelihood::{
-    Likelihood, Progress, Purpose, TextScore, evaluate, first_is_free, opening,
+    Likelihood, LikelihoodOptions, Progress, Purpose, TextScore, evaluate, first_is_free, opening,
 };
 
 /// A text to score.
@@ -54,6 +54,42 @@ pub struct ScoreOptions {
     pub progress: Progress,
 }
 
+impl ScoreOptions {
+    /// Checks what needs neither the tokenizer nor the network.
+    ///
+    /// # Errors
+    /// For options that are foreign to the family, and the first item that cannot be scored.
+    pub fn check(&self, config: &ModelConfig, items: &[ScoreItem]) -> Result<(), Error> {
+        self.resolve(config, items).map(drop)
+    }
+
+    fn resolve(
+        &self,
+        config: &ModelConfig,
+        items: &[ScoreItem],
+    ) -> Result<LikelihoodOptions, Error> {
+        let likelihood = self.likelihood.resolve(config, Purpose::Score)?;
+        for (index, item) in items.iter().enumerate() {
+            item.check(config)
+                .map_err(|source| Error::Item { index, source })?;
+        }
+        Ok(likelihood)
+    }
+}
+
+impl ScoreItem {
+    fn check(&self, config: &ModelConfig) -> Result<(), ItemError> {
+        match self {
+            Self::Choices { choices, .. } if choices.is_empty() => Err(ItemError::NoChoices),
+            Self::Choices { choices, .. } if choices.iter().any(String::is_empty) => {
+                Err(ItemError::EmptyChoice)
+            }
+            Self::Infill { .. } if config.family == Family::Ar => Err(ItemError::Autoregressive),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// How likely a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
@@ -73,14 +109,14 @@ pub struct Score {
 
 impl Score {
     /// The score of a text of `bytes` bytes from those of its windows.
-    pub(crate) fn of(windows: &[TextScore], bytes: usize) -> Self {
+    pub(crate) fn of(windows: &[TextScore], bytes: usize, exact: bool) -> Self {
         // The sum over no windows is -0.
         let logp = 0.0 + windows.iter().map(TextScore::log_likelihood).sum::<f64>();
         let tokens = windows.iter().map(|score| score.tokens).sum();
         let share = |n: usize| (n > 0).then(|| -logp / n as f64);
         Self {
             logp,
-            exact: windows.iter().all(|score| score.exact().is_some()),
+            exact,
             tokens,
             bytes,
             nats_per_token: share(tokens),
@@ -109,7 +145,7 @@ pub(crate) async fn score(
     go_on: &dyn Fn() -> bool,
 ) -> Result<Vec<Scored>, Error> {
     let config = &shared.config;
-    let likelihood = options.likelihood.resolve(config, Purpose::Score)?;
+    let likelihood = options.resolve(config, items)?;
     let mut reader = Reader {
         codec: shared.codec()?,
         config,
@@ -130,11 +166,7 @@ pub(crate) async fn score(
         is_cut: pieces.is_cut,
         shortened: pieces.shortened,
         scores: (pieces.texts.into_iter())
-            .map(|(windows, bytes)| Score {
-                // A text without tokens has no windows to tell.
-                exact: likelihood.orders > 0,
-                ..Score::of(&scores[windows], bytes)
-            })
+            .map(|(windows, bytes)| Score::of(&scores[windows], bytes, likelihood.orders > 0))
             .collect(),
     });
     Ok(scored.collect())
@@ -188,9 +220,6 @@ impl Reader<'_> {
                 middle,
                 suffix,
             } => {
-                if self.config.family == Family::Ar {
-                    return Err(ItemError::Autoregressive);
-                }
                 // Each is tokenized by itself, as a template is.
                 let [prefix, middle, suffix] = documents::spaces_after(prefix, middle, suffix);
                 let before = self.encode(&prefix)?;
@@ -210,16 +239,10 @@ impl Reader<'_> {
         choices: &[String],
         pieces: &mut Pieces,
     ) -> Result<(), ItemError> {
-        if choices.is_empty() {
-            return Err(ItemError::NoChoices);
-        }
         // Tokenizers write a word together with the space before it.
         let (context, space) = context.split_at(context.trim_end().len());
         let alone = self.encode(context)?;
         for choice in choices {
-            if choice.is_empty() {
-                return Err(ItemError::EmptyChoice);
-            }
             let whole = self.encode(&format!("{context}{space}{choice}"))?;
             let same = (alone.iter().zip(&whole)).take_while(|(a, b)| a == b);
             let (before, scored) = whole.split_at(same.count());

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Device, Model, at_least_one, share, whole};
 
-/// Measures how well a model predicts a text: NELBO (a bound) and exact likelihood, in nats and bits a token, bits a byte, and
+/// Measures how well a model predicts a text: NELBO (a bound) and exact likelihood, in nats and bits per token, bits per byte, and
 /// perplexity. docs/likelihood.md has the formulas.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -48,7 +48,7 @@ pub struct Ppl {
     /// Tokens of a window, from 1 to the model's context. Default: the context.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Text")]
     pub length: Option<usize>,
-    /// Score the first N windows alone.
+    /// Score only the first N windows.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Text")]
     pub max_windows: Option<usize>,
     /// Tokens to score instead of text.
@@ -60,7 +60,7 @@ pub struct Ppl {
     /// Default: the value the model was trained with if the checkpoint says, else 1.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub alpha0: Option<f64>,
-    /// Orders of the exact likelihood. One gives the log-likelihood in a random order; the mean over K is a bound that tightens.
+    /// Orders of the exact likelihood. One gives the log-likelihood in a random order; the mean over K is a bound that tightens with K.
     ///
     /// Default: 1.
     #[arg(long, value_name = "K", value_parser = repeats, allow_negative_numbers = true, conflicts_with = "no_exact", help_heading = "Likelihood")]
@@ -74,14 +74,14 @@ pub struct Ppl {
     /// Seed of the noise and of the orders. A window's numbers do not depend on --batch.
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Likelihood")]
     pub seed: u64,
-    /// Windows of a pass. Default: as many as keep the device busy.
+    /// Windows per pass. Default: as many as keep the device busy.
     #[arg(long, value_name = "N", value_parser = batch, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub batch: Option<usize>,
 
     #[command(flatten)]
     pub device: Device,
 
-    /// Score each document by itself, given its opening token, and write a line of JSON for each.
+    /// Score each document on its own, given its opening token, and write a line of JSON for each.
     #[arg(
         long,
         value_name = "FILE",
@@ -100,7 +100,7 @@ pub struct Ppl {
     /// Print JSON.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Say nothing on stderr but errors.
+    /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
 }
@@ -109,7 +109,7 @@ pub struct Ppl {
 /// bound for an MDLM.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  esolm score lines.txt                 one number a line
+  esolm score lines.txt                 one number per line
   echo 'Once upon a time' | esolm score --json
   esolm score --choices questions.jsonl --normalize byte
   esolm score --infill middles.jsonl
@@ -119,7 +119,7 @@ pub struct Ppl {
 --infill:  lines {\"prefix\": \"...\", \"middle\": \"...\", \"suffix\": \"...\"}; prints log p(middle | prefix, suffix).
 Eso-LMs score from left to right after what is given, unless --alpha0 asks for random orders.")]
 pub struct Score {
-    /// Text files, or `-` for the standard input, which is read without any.
+    /// Text files, or `-` for the standard input, which is also the default.
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
@@ -128,13 +128,13 @@ pub struct Score {
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
 
-    /// Lines are JSON with a context and choices.
+    /// Read lines of JSON with a context and choices.
     #[arg(long, help_heading = "Task")]
     pub choices: bool,
-    /// Lines are JSON with a prefix, a middle and a suffix.
+    /// Read lines of JSON with a prefix, a middle and a suffix.
     #[arg(long, conflicts_with = "choices", help_heading = "Task")]
     pub infill: bool,
-    /// What choices are compared by: their log-likelihoods, or those for each token or byte.
+    /// What choices are compared by: log-likelihood, or log-likelihood per token or per byte.
     #[arg(
         long,
         value_enum,
@@ -143,7 +143,7 @@ pub struct Score {
         help_heading = "Task"
     )]
     pub normalize: Normalize,
-    /// Do not open texts with the beginning-of-text token.
+    /// Do not begin texts with the beginning-of-text token.
     #[arg(long, help_heading = "Task")]
     pub no_bos: bool,
 
@@ -159,7 +159,7 @@ pub struct Score {
     /// Seed of the orders and of the noise.
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Likelihood")]
     pub seed: u64,
-    /// Texts of a pass. Default: as many as keep the device busy.
+    /// Texts per pass. Default: as many as keep the device busy.
     #[arg(long, value_name = "N", value_parser = batch, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub batch: Option<usize>,
 
@@ -169,7 +169,7 @@ pub struct Score {
     /// Print a line of JSON for each.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-    /// Say nothing on stderr but errors.
+    /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
 }

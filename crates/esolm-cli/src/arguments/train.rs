@@ -53,7 +53,7 @@ use clap::Args;
   device = \"cpu\"          # or auto, gpu, gpu:N
 
 Paths in a recipe are relative to the folder that the command runs in.
-Ctrl-C saves and ends with exit code 0, a second one ends at once; --resume goes on as if nothing had happened.
+Ctrl-C saves and ends with exit code 0, a second one ends at once; --resume continues as if nothing had happened.
 
 Examples:
   esolm train stories.toml --out stories
@@ -71,10 +71,10 @@ pub struct Train {
     /// Change a value of the recipe, for example run.batch=16.
     #[arg(long, value_name = "TABLE.KEY=VALUE")]
     pub set: Vec<String>,
-    /// Go on from the newest state in OUT.
+    /// Continue from the newest state in OUT.
     #[arg(long)]
     pub resume: bool,
-    /// Say nothing on stderr but errors.
+    /// Print nothing on stderr but errors.
     #[arg(long, short)]
     pub quiet: bool,
 }

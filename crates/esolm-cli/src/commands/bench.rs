@@ -7,11 +7,12 @@ mod table;
 use std::time::Instant;
 
 use esolm::config::{AttentionKind, Family, ModelConfig, Prepend};
+use esolm::engine::Engine;
+use esolm::executor::Draw;
 use esolm::measure::Rates;
 use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::rng::{Purpose, Stream};
 use esolm::sampler::Sampler;
-use esolm::{Draw, Engine, GenerateOptions};
 use pollster::block_on;
 use serde::Serialize;
 
@@ -59,78 +60,42 @@ pub struct Report {
 }
 
 pub fn run(arguments: &Bench) -> Result<(), Failure> {
-    let (checkpoint, model) = if arguments.model.model.is_some() {
-        setup::open(&arguments.model)?
-    } else {
-        random::checkpoint(arguments)?
+    let (checkpoint, model) = match arguments.model.model {
+        Some(_) => setup::checkpoint(&arguments.model)?,
+        None => random::checkpoint(arguments)?,
     };
-    let mut engine = setup::load(&checkpoint, &arguments.device, false)?;
+    let mut engine = block_on(Engine::load(&checkpoint, &arguments.device.options()))?;
     drop(checkpoint);
-    let length = arguments.length;
-    let sampler = Sampler {
-        temperature: 1.0,
-        top_p: arguments.top_p,
-    };
-    let rates = match engine.gpu() {
-        Some(gpu) => Some(block_on(gpu.rates())?),
-        None => None,
-    };
-    let mut lines: Vec<Line> = Vec::new();
-    let mut cases: Vec<(String, Family, Schedule, usize)> = Vec::new();
+    output::note(&format!("device: {}", engine.device()));
+    let rates = block_on(engine.rates())?;
+    let [mdlm, eso_lm] = [("MDLM", Family::Mdlm), ("Eso-LM", Family::EsoLm)];
+    let mut cases = Vec::new();
     for &steps in &arguments.steps {
-        cases.push((
-            format!("MDLM T={steps}"),
-            Family::Mdlm,
-            Schedule::Binomial,
-            steps,
-        ));
-        cases.push((
-            format!("Eso-LM T={steps}"),
-            Family::EsoLm,
-            Schedule::Binomial,
-            steps,
-        ));
+        for (name, family) in [mdlm, eso_lm] {
+            let name = format!("{name} T={steps}");
+            cases.push((name, family, Schedule::Binomial, steps));
+        }
     }
     // One token a pass: what the published speed table compares.
-    cases.push((
-        "MDLM NFE=L".into(),
-        Family::Mdlm,
-        Schedule::BlocksShuffled,
-        length,
-    ));
-    cases.push((
-        "Eso-LM NFE=L".into(),
-        Family::EsoLm,
-        Schedule::BlocksShuffled,
-        length,
-    ));
+    let length = arguments.length;
+    for (name, family) in [mdlm, eso_lm] {
+        let name = format!("{name} NFE=L");
+        cases.push((name, family, Schedule::BlocksShuffled, length));
+    }
     cases.push(("AR".into(), Family::Ar, Schedule::Binomial, length));
+
+    let mut lines: Vec<Line> = Vec::new();
+    // Each is compared with the MDLM before it.
+    let mut mdlm_seconds = None;
     for (name, family, schedule, steps) in cases {
-        let plan = Plan::new(&options(
-            engine.config(),
-            family,
-            schedule,
-            steps,
-            arguments,
-        ))?;
+        let options = options(engine.config(), family, schedule, steps, arguments);
+        let plan = Plan::new(&options)?;
         output::note(&format!("{name}: {} passes", plan.nfe()));
-        let mut line = time(
-            &mut engine,
-            &plan,
-            name,
-            steps,
-            sampler,
-            arguments.max_seconds,
-        )?;
-        let mdlm = lines.iter().find(|other| {
-            other.name == line.name.replace("Eso-LM", "MDLM") && other.name != line.name
-        });
-        let mdlm = mdlm.or_else(|| {
-            lines
-                .iter()
-                .find(|o| line.name == "AR" && o.name == "MDLM NFE=L")
-        });
-        line.speedup_over_mdlm = mdlm.map(|other| other.seconds / line.seconds);
+        let mut line = time(&mut engine, &plan, name, steps, arguments)?;
+        match family {
+            Family::Mdlm => mdlm_seconds = Some(line.seconds),
+            _ => line.speedup_over_mdlm = mdlm_seconds.map(|seconds| seconds / line.seconds),
+        }
         lines.push(line);
     }
     let report = Report {
@@ -180,28 +145,28 @@ fn time(
     plan: &Plan,
     name: String,
     steps: usize,
-    sampler: Sampler,
-    max_seconds: f64,
+    arguments: &Bench,
 ) -> Result<Line, Failure> {
+    let max_seconds = arguments.max_seconds;
     let nfe = plan.nfe();
     let tokens = plan.layout().tokens;
     let all: usize = (0..nfe).map(|step| plan.positions_computed(step)).sum();
     let mut order: Vec<usize> = (0..nfe).collect();
     Stream::new(7, 0, Purpose::Other(0)).shuffle(&mut order);
-    let ids: Vec<u32> = plan.sequences.iter().map(|s| s.sequence).collect();
-    let mask_index = engine.config().mask_index;
+    let ids = plan.ids();
     let draw = Draw {
-        sampler,
+        sampler: Sampler {
+            temperature: 1.0,
+            top_p: arguments.top_p,
+        },
         seed: 1,
-        sequence_ids: &ids,
         noise: None,
-        mask_index,
     };
     engine.start(&plan.layout(), &plan.initial_tokens())?;
     // The first passes compile kernels and size buffers; they are not counted.
     let widest = (0..nfe).max_by_key(|&step| plan.positions_computed(step));
     for &step in order.iter().take(2).chain(&widest) {
-        engine.step(&plan.step_rows(step), &draw)?;
+        engine.step(&plan.step_rows(step), &ids, &draw)?;
         block_on(engine.wait())?;
     }
     let before = engine.counters();
@@ -209,7 +174,7 @@ fn time(
     let mut run = 0;
     // A probe that settles whether the whole fits.
     for &step in order.iter().take(4) {
-        engine.step(&plan.step_rows(step), &draw)?;
+        engine.step(&plan.step_rows(step), &ids, &draw)?;
         block_on(engine.wait())?;
         run += 1;
         if begin.elapsed().as_secs_f64() > max_seconds {
@@ -218,19 +183,15 @@ fn time(
     }
     let estimate = begin.elapsed().as_secs_f64() / run as f64 * nfe as f64;
     let (seconds, ran, counters) = if estimate <= max_seconds {
-        let how = GenerateOptions {
-            sampler,
-            seed: 1,
-            observe: false,
-        };
-        let done = block_on(engine.run(plan, &how)?.finish())?;
-        (done.seconds, nfe, done.counters)
+        let before = engine.counters();
+        let done = block_on(engine.run(plan, draw, false)?.finish())?;
+        (done.seconds, nfe, engine.counters().since(&before))
     } else {
         for &step in &order[run.min(nfe)..] {
             if begin.elapsed().as_secs_f64() > max_seconds {
                 break;
             }
-            engine.step(&plan.step_rows(step), &draw)?;
+            engine.step(&plan.step_rows(step), &ids, &draw)?;
             block_on(engine.wait())?;
             run += 1;
         }

@@ -1,10 +1,10 @@
 //! `esolm convert`: any readable checkpoint as a Hugging Face folder.
 
-use esolm::checkpoint::{Checkpoint, OpenOptions, write_hf_folder};
+use esolm::checkpoint::{Checkpoint, write_hf_folder};
 
 use crate::arguments::Convert;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, setup};
 
 pub fn run(arguments: &Convert) -> Result<(), Failure> {
     let out = &arguments.output;
@@ -14,10 +14,7 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
             out.display()
         )));
     }
-    let options = OpenOptions {
-        config: arguments.config.clone(),
-        raw_weights: arguments.raw_weights,
-    };
+    let options = setup::open_options(&arguments.config, arguments.raw_weights);
     let checkpoint = Checkpoint::open(&arguments.input, &options)?;
     write_hf_folder(&checkpoint, out, arguments.dtype.into())?;
     let config = checkpoint.config();

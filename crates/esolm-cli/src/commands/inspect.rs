@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
+use esolm::checkpoint::{Checkpoint, SourceKind};
 use esolm::config::{Family, ModelConfig};
 use serde::Serialize;
 
 use crate::arguments::Inspect;
 use crate::failure::Failure;
-use crate::output;
+use crate::{output, setup};
 
 /// What is printed, as text or JSON.
 #[derive(Serialize)]
@@ -33,10 +33,7 @@ struct Tensor {
 }
 
 pub fn run(arguments: &Inspect) -> Result<(), Failure> {
-    let options = OpenOptions {
-        config: arguments.config.clone(),
-        raw_weights: arguments.raw_weights,
-    };
+    let options = setup::open_options(&arguments.config, arguments.raw_weights);
     let checkpoint = Checkpoint::open(&arguments.model, &options)?;
     let report = report(&arguments.model, &checkpoint);
     if arguments.json {
@@ -122,7 +119,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
     );
     let alpha_0 = match (config.family, config.alpha_0) {
         (Family::EsoLm, Some(alpha_0)) => alpha_0.to_string(),
-        (Family::EsoLm, None) => "not said by the checkpoint".into(),
+        (Family::EsoLm, None) => "not given by the checkpoint".into(),
         (family, _) => format!("none: {family} has one phase"),
     };
     row("alpha_0", alpha_0);
@@ -151,7 +148,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
         report
             .tokenizer
             .clone()
-            .unwrap_or_else(|| "none beside the weights".into()),
+            .unwrap_or_else(|| "none comes with the weights".into()),
     );
     if with_tensors {
         let width = report

@@ -1,20 +1,19 @@
-//! `esolm ppl`: likelihood of a text, exact and bounded.
+//! `esolm ppl`: how well a model predicts texts, exact and bounded.
 
-mod input;
 mod report;
 
-use std::time::Instant;
+use std::path::Path;
 
-use esolm::config::{Family, ModelConfig};
-use esolm::likelihood::{LikelihoodOptions, Summary, TextScore, without_exact};
-use serde::Serialize;
+use esolm::likelihood::TextScore;
+use esolm::{Corpus, Error, Likelihood, ModelFiles, Perplexity, PerplexityOptions, documents};
+use serde::Deserialize;
 
 use crate::arguments::Ppl;
 use crate::failure::Failure;
 use crate::files::Pending;
-use crate::tensors::Output;
-use crate::{likelihood, output, setup, tensors};
-use input::Input;
+use crate::likelihood::{self, Line};
+use crate::tensors::{self, Output};
+use crate::{output, setup, texts};
 use report::Report;
 
 pub fn run(arguments: &Ppl) -> Result<(), Failure> {
@@ -23,151 +22,144 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
             "there is nothing to score; give text files, - for the standard input, or --tokens FILE",
         ));
     }
-    let (checkpoint, model) = setup::open(&arguments.model)?;
-    let config = checkpoint.config();
-    let options = options(arguments, config)?;
-    let input = Input::read(arguments, &checkpoint, &options)?;
-    // Files that cannot be written are said before the work begins.
+    let files = match arguments.tokens {
+        Some(_) => setup::open_without_tokenizer(&arguments.model)?,
+        None => setup::open(&arguments.model, arguments.tokenizer.as_deref())?,
+    };
+    let mut options = options(arguments);
+    let corpus = match &arguments.tokens {
+        Some(path) => read_tokens(path)?,
+        None => read_documents(arguments, &files)?,
+    };
+    options
+        .check(files.config(), &corpus)
+        .map_err(|error| explained(error, arguments))?;
+    // Files that cannot be written are said before the model is loaded.
     let create = |path: &Option<_>| path.as_deref().map(Pending::create).transpose();
     let per_document = create(&arguments.per_document)?;
     let per_sequence = create(&arguments.per_sequence)?;
 
-    let mut engine = setup::load(&checkpoint, &arguments.device, arguments.quiet)?;
-    let began = Instant::now();
-    let orders = input.orders.as_deref();
-    let scores = likelihood::run(
-        &mut engine,
-        &input.windows,
-        orders,
-        &options,
-        arguments.quiet,
-    )?;
-    let seconds = began.elapsed().as_secs_f64();
-    if let Some(pending) = per_document {
-        write_documents(pending, &input, &scores)?;
+    let model = setup::load(files, &arguments.device, arguments.quiet)?;
+    let has_orders = matches!(
+        &corpus,
+        Corpus::Tokens {
+            orders: Some(_),
+            ..
+        }
+    );
+    let measured = likelihood::run(arguments.quiet, |progress| {
+        options.progress = progress;
+        model.blocking().perplexity(corpus, options)
+    });
+    let measured = measured.map_err(|error| explained(error, arguments))?;
+    if let Some(mut pending) = per_document {
+        for (index, score) in &measured.per_document {
+            let index = *index;
+            pending.json_line(&Line { index, score })?;
+        }
+        pending.commit()?;
     }
     if let Some(pending) = per_sequence {
-        write_sequences(pending, &scores, &options)?;
+        write_sequences(pending, &measured)?;
     }
-    let report = Report::new(
-        model,
-        engine.device(),
-        config,
-        &options,
-        &input,
-        &Summary::of(&scores),
-        seconds,
-    );
+    let cut = report::cut(&measured, arguments.per_document.is_some(), has_orders);
+    let report = Report::new(&model, measured);
     if arguments.json {
         output::json(&report)
     } else {
-        output::text(&report.text(&input.cut))
+        output::text(&report.text(&cut))
     }
 }
 
-/// Fills in what was not given, and refuses what the model's family does not know.
-fn options(arguments: &Ppl, config: &ModelConfig) -> Result<LikelihoodOptions, Failure> {
-    let foreign = |option: &str, why: &str| {
-        Err(Failure::usage(format!(
-            "{option} has no meaning for {why}; leave it out"
-        )))
-    };
-    match config.family {
-        Family::Ar => {
-            let why = "an AR model, whose likelihood is exact in its one order";
-            if arguments.alpha0.is_some() {
-                return foreign("--alpha0", why);
-            }
-            if arguments.orders.is_some_and(|n| n != 1) {
-                return foreign("--orders", why);
-            }
-            if arguments.draws.is_some_and(|n| n != 0) {
-                return foreign("--draws", why);
-            }
-            if arguments.no_exact {
-                return foreign("--no-exact", why);
-            }
-        }
-        Family::Mdlm if arguments.alpha0.is_some_and(|alpha_0| alpha_0 != 1.0) => {
-            return foreign("--alpha0", "an MDLM, which writes all by diffusion");
-        }
-        Family::EsoLm | Family::Mdlm => {}
-    }
-    let orders = match without_exact(config) {
-        Some(what) if arguments.orders.is_some() => {
-            return foreign(
-                "--orders",
-                &format!("{what}, which has no exact likelihood"),
-            );
-        }
-        Some(_) => 0,
-        None if arguments.no_exact => 0,
-        None => arguments.orders.unwrap_or(1),
-    };
-    let draws = match config.family {
-        Family::Ar => 0,
-        Family::EsoLm | Family::Mdlm => arguments.draws.unwrap_or(1),
-    };
-    if orders == 0 && draws == 0 {
-        return Err(Failure::usage(
-            "neither the exact likelihood nor the NELBO is left to compute; give --draws 1 or more",
-        ));
-    }
-    Ok(LikelihoodOptions {
-        alpha_0: match config.family {
-            Family::EsoLm => arguments.alpha0.or(config.alpha_0).unwrap_or(1.0),
-            Family::Mdlm => 1.0,
-            Family::Ar => 0.0,
+fn options(arguments: &Ppl) -> PerplexityOptions {
+    let leave_out = arguments.no_exact.then_some(0);
+    PerplexityOptions {
+        likelihood: Likelihood {
+            alpha_0: arguments.alpha0,
+            orders: leave_out.or(arguments.orders),
+            draws: arguments.draws,
+            seed: Some(arguments.seed),
+            batch: arguments.batch,
         },
-        orders,
-        draws,
-        seed: arguments.seed,
-        batch: arguments.batch,
-    })
-}
-
-/// A line of `--per-document`.
-#[derive(Serialize)]
-struct DocumentLine {
-    index: usize,
-    tokens: usize,
-    bytes: usize,
-    /// Exact, or the negative NELBO.
-    logp: f64,
-    exact: bool,
-    nats_per_token: Option<f64>,
-    bits_per_byte: Option<f64>,
-}
-
-fn write_documents(
-    mut pending: Pending,
-    input: &Input,
-    scores: &[TextScore],
-) -> Result<(), Failure> {
-    for document in &input.documents {
-        let own = &scores[document.windows.clone()];
-        let exact: Option<f64> = own.iter().map(TextScore::exact).sum();
-        let logp = exact.unwrap_or_else(|| -own.iter().map(TextScore::nelbo).sum::<f64>());
-        let tokens: usize = own.iter().map(|score| score.tokens).sum();
-        let share = |n: usize| (n > 0).then(|| -logp / n as f64);
-        pending.json_line(&DocumentLine {
-            index: document.index,
-            tokens,
-            bytes: document.bytes,
-            logp,
-            exact: exact.is_some(),
-            nats_per_token: share(tokens),
-            bits_per_byte: share(document.bytes).map(|nats| nats / std::f64::consts::LN_2),
-        })?;
+        length: arguments.length,
+        max_windows: arguments.max_windows,
+        ascii_only: arguments.ascii_only,
+        per_document: arguments.per_document.is_some(),
+        ..PerplexityOptions::default()
     }
-    pending.commit()
 }
 
-fn write_sequences(
-    pending: Pending,
-    scores: &[TextScore],
-    options: &LikelihoodOptions,
-) -> Result<(), Failure> {
+/// An error with what this command knows about it: which option was meant, and where the texts are from.
+fn explained(error: Error, arguments: &Ppl) -> Failure {
+    match error {
+        Error::NotApplicable {
+            option: "orders",
+            why,
+        } if arguments.no_exact => Error::NotApplicable {
+            option: "no_exact",
+            why,
+        }
+        .into(),
+        Error::NoDocument { .. } => {
+            let names = arguments.files.iter().map(|path| texts::name(path));
+            let names: Vec<String> = names.collect();
+            Failure::failed(format!("{}: {error}", names.join(", ")))
+        }
+        Error::Item { index, source } => Failure::item(&format!("document {index}"), &source),
+        error => error.into(),
+    }
+}
+
+fn read_tokens(path: &Path) -> Result<Corpus, Failure> {
+    let file = tensors::Input::read(path)?;
+    let tokens = file.rows("tokens", ["N", "L"])?;
+    if tokens.iter().all(Vec::is_empty) {
+        return Err(Failure::failed(format!(
+            "tokens in {} is empty; give at least one sequence of at least one token",
+            path.display()
+        )));
+    }
+    let orders = file
+        .has("sort_idx")
+        .then(|| file.rows("sort_idx", ["N", "L"]));
+    let orders = orders.transpose()?;
+    Ok(Corpus::Tokens { tokens, orders })
+}
+
+/// A JSON line.
+#[derive(Deserialize)]
+struct JsonText {
+    text: String,
+}
+
+fn read_documents(arguments: &Ppl, files: &ModelFiles) -> Result<Corpus, Failure> {
+    let codec = files.codec().ok_or(Error::NeedsTokenizer)?;
+    let separator = match &arguments.separator {
+        Some(separator) if separator.is_empty() => {
+            return Err(Failure::usage(
+                "--separator is empty; give the text that stands between documents, or leave it out",
+            ));
+        }
+        Some(separator) => Some(separator.replace("\\n", "\n")),
+        None => codec.ends().eos.map(|eos| codec.decode(&[eos])),
+    };
+    let mut all: Vec<String> = Vec::new();
+    for text in texts::read(&arguments.files)? {
+        if arguments.jsonl || text.is_jsonl {
+            let lines = text.json_lines("an object with a field text")?;
+            let text = |(_, line): (usize, JsonText)| line.text.trim().to_string();
+            // White space around a document is left out everywhere.
+            all.extend(lines.into_iter().map(text));
+        } else {
+            let parts = documents::split(&text.content, separator.as_deref());
+            all.extend(parts.into_iter().map(String::from));
+        }
+    }
+    Ok(Corpus::Documents(all))
+}
+
+fn write_sequences(pending: Pending, measured: &Perplexity) -> Result<(), Failure> {
+    let scores = &measured.per_window;
     let n = scores.len();
     let exact: Vec<f32> = (scores.iter().filter_map(TextScore::exact))
         .map(|log_p| log_p as f32)
@@ -183,7 +175,7 @@ fn write_sequences(
     if all.len() > n {
         written.push(Output::f32("logp_per_order", &[n, all.len() / n], &all));
     }
-    if options.draws > 0 {
+    if measured.draws > 0 {
         written.push(Output::f32("nelbo_per_seq", &[n], &nelbo));
     }
     tensors::write(pending, written)

@@ -2,8 +2,8 @@
 
 use esolm::config::Family;
 use esolm::plan::Plan;
+use esolm::rows::RowsError;
 
-use super::forward::check_length;
 use crate::arguments::Replay;
 use crate::failure::Failure;
 use crate::files::Pending;
@@ -12,8 +12,8 @@ use crate::tensors::{Input, Output};
 use crate::{setup, tensors};
 
 pub fn run(arguments: &Replay) -> Result<(), Failure> {
-    let (checkpoint, _) = setup::open(&arguments.model)?;
-    let config = checkpoint.config().clone();
+    let files = setup::open_without_tokenizer(&arguments.model)?;
+    let config = files.config();
     if config.family != Family::EsoLm {
         return Err(Failure::failed(format!(
             "the model is of the family {}, but only generations of an Eso-LM can be replayed; `esolm forward` compares its logits",
@@ -22,10 +22,13 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
     }
     let input = Input::read(&arguments.trace)?;
     let sort_idx = input.rows("sort_idx", ["B", "L"])?;
-    check_length(&config, &sort_idx)?;
+    let (length, context) = (sort_idx.first().map_or(0, Vec::len), config.length);
+    if length > context {
+        return Err(RowsError::Context { length, context }.into());
+    }
     let steps = steps(&input.rows("steps", ["N", "3"])?)?;
-    let (batch, length) = (sort_idx.len(), sort_idx.first().map_or(0, Vec::len));
-    let uniforms = input.f64("u", [batch, length, config.vocab_size])?;
+    let shape = [sort_idx.len(), length, config.vocab_size];
+    let uniforms = input.f64("u", shape)?;
     if let Some(index) = uniforms.iter().position(|u| !(*u > 0.0 && *u < 1.0)) {
         return Err(Failure::failed(format!(
             "u holds {} at flat index {index}; uniforms lie between 0 and 1, both excluded",
@@ -35,8 +38,9 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
     let plan = Plan::from_recorded(&sort_idx, &steps, config.mask_index, config.vocab_size)?;
 
     let output = Pending::create(&arguments.output)?;
-    let mut engine = setup::load(&checkpoint, &arguments.device, false)?;
-    let replay = pollster::block_on(engine.replay(&plan, &uniforms, arguments.top_p))?;
+    let passes = plan.nfe();
+    let model = setup::load(files, &arguments.device, false)?;
+    let replay = (model.blocking()).replay(plan, uniforms, arguments.top_p)?;
     let flat = |rows: &[Vec<u32>]| {
         rows.concat()
             .into_iter()
@@ -44,7 +48,6 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
             .collect::<Vec<_>>()
     };
     let (tokens_sorted, sample) = (flat(&replay.tokens_sorted), flat(&replay.sample));
-    let shape = [batch, length, config.vocab_size];
     tensors::write(
         output,
         vec![
@@ -57,7 +60,7 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
         "{}: logits {shape:?}, tokens_sorted and sample {:?}, {} steps",
         arguments.output.display(),
         &shape[..2],
-        plan.nfe()
+        passes
     ));
     Ok(())
 }

@@ -1,44 +1,31 @@
-//! `esolm sample`: a plan is drawn, the engine runs it, the text comes out.
+//! `esolm sample`: options become a request, the events of its generation are shown, the text is printed.
 
 mod given;
 mod show;
-mod trace;
 mod watch;
 
 use std::io::{self, IsTerminal};
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use esolm::plan::Plan;
-use esolm::request::{self, Given, MOST_REDRAWS};
-use esolm::{Counters, GenerateOptions, Generation, Run};
+use esolm::trace::{Counters, Event, Footer, Header};
 use serde::Serialize;
 
 use crate::arguments::Sample;
 use crate::failure::Failure;
+use crate::files::Pending;
 use crate::{output, setup};
 use show::Show;
-use trace::Trace;
 
 /// Between the texts of a batch.
 const SEPARATOR: &str = "----\n";
 
-/// The name of the model with everything else that decides what is written.
-#[derive(Debug, Clone, Serialize)]
-struct Settings {
-    model: String,
-    #[serde(flatten)]
-    resolved: request::Settings,
-}
-
 /// `--json`.
 #[derive(Serialize)]
 struct Report<'a> {
+    /// That of a trace, with the passes of all attempts.
     #[serde(flatten)]
-    settings: &'a Settings,
+    header: Header,
     device: String,
     interrupted: bool,
-    nfe: usize,
     rows: usize,
     seconds: f64,
     tokens_per_second: f64,
@@ -50,144 +37,138 @@ struct Report<'a> {
 struct Sequence<'a> {
     sequence: u32,
     /// `null` without a tokenizer.
-    text: Option<String>,
+    text: Option<&'a str>,
     tokens: &'a [u32],
 }
 
 pub fn run(arguments: Sample) -> Result<(), Failure> {
-    let (checkpoint, model) = setup::open(&arguments.model)?;
-    let config = checkpoint.config();
-    let codec = setup::codec(&checkpoint, arguments.tokenizer.as_deref())?;
-    let resolved = given::request(&arguments, codec.is_some())?.resolve(config, codec.as_ref())?;
-    let settings = Settings {
-        model,
-        resolved: resolved.settings.clone(),
-    };
-    let given = &resolved.given;
-    let mut plan = resolved.plan()?;
-    let new_trace = |plan: &Plan| match &arguments.trace {
-        Some(path) => Trace::create(path, &settings, config, given, plan).map(Some),
-        None => Ok(None),
-    };
-    // A file that cannot be written is said before the model is loaded.
-    let mut trace = new_trace(&plan)?;
-    if arguments.seed.is_none() && !arguments.quiet {
-        output::note(&format!("seed: {}", resolved.settings.seed));
+    let files = setup::open(&arguments.model, arguments.tokenizer.as_deref())?;
+    let request = given::request(&arguments)?;
+    // Bad requests and files that cannot be written are said before the model is loaded.
+    files.plan(&request)?;
+    let trace = arguments.trace.as_deref().map(Pending::create);
+    let mut trace = trace.transpose()?;
+    let model = setup::load(files, &arguments.device, arguments.quiet)?;
+    let mut generation = model.generate(request);
+    if !arguments.watch && trace.is_none() {
+        generation = generation.unobserved();
     }
-    let mut engine = setup::load(&checkpoint, &arguments.device, arguments.quiet)?;
-    let device = engine.device().to_string();
+    setup::interrupts(
+        generation.stop_flag(),
+        "Ctrl-C will not print what was written so far",
+    );
 
-    let stop = setup::interrupts("Ctrl-C will not print what was written so far");
-    let options = GenerateOptions {
-        sampler: resolved.settings.sampler(),
-        seed: resolved.settings.seed,
-        observe: arguments.watch || trace.is_some(),
+    let mut show = Show::new(&arguments, model.codec());
+    let mut first = None;
+    let mut written = None;
+    for event in generation.blocking() {
+        let event = event?;
+        if let Some(trace) = &mut trace {
+            trace.json_line(&event)?;
+        }
+        match event {
+            Event::Header(header) => {
+                let begins = announcement(&header, arguments.seed.is_none());
+                if let Some(note) = begins.filter(|_| !arguments.quiet) {
+                    show.note(&note)?;
+                }
+                show.begin(&header);
+                first.get_or_insert(header);
+            }
+            Event::Step(step) => show.step(&step)?,
+            Event::Footer(footer) => written = Some(footer),
+        }
+    }
+    show.end()?;
+    trace.map(Pending::commit).transpose()?;
+    let (Some(header), Some(footer)) = (first, written) else {
+        return Err(esolm::Error::Crashed.into());
     };
-    let mut attempt = 0;
-    let (generation, interrupted) = loop {
-        let show = Show::new(&arguments, &plan, given, codec.as_ref());
-        let run = engine.run(&plan, &options)?;
-        let (generation, interrupted) = finish(run, trace.as_mut(), show, &stop)?;
-        let broken = resolved.broken(&generation.tokens, codec.as_ref());
-        if interrupted || broken.is_empty() {
-            break (generation, interrupted);
-        }
-        // Drawing again until the words are whole draws from the model's distribution given that they are.
-        attempt += 1;
-        if attempt > MOST_REDRAWS {
-            output::note(&format!(
-                "in {} of the texts the model kept writing on at a given word; put the gap elsewhere or try another --seed",
-                broken.len()
-            ));
-            break (generation, interrupted);
-        }
-        if !arguments.quiet {
-            output::note(&format!(
-                "{} of {} texts went on with a given word and are drawn again",
-                broken.len(),
-                resolved.settings.batch
-            ));
-        }
-        resolved.redraw(&mut plan, &broken, attempt)?;
-        trace = new_trace(&plan)?;
-    };
-
-    let texts = resolved.texts(&generation.tokens, codec.as_ref(), arguments.raw);
-    if let Some(trace) = trace {
-        trace.end(&generation, codec.as_ref(), &texts, interrupted)?;
-    }
-    let written = written(&generation, given, config.mask_index);
-    let tokens_per_second = written as f64 / generation.seconds.max(1e-9);
-    if !arguments.quiet {
-        output::note(&format!(
-            "{written} tokens in {:.2} s ({tokens_per_second:.1} tokens/s), {} passes, {} rows{}",
-            generation.seconds,
-            generation.nfe,
-            generation.rows,
-            if interrupted { ", interrupted" } else { "" }
-        ));
-    }
-    if arguments.json {
-        output::json(&Report {
-            device,
-            interrupted,
-            nfe: generation.nfe,
-            rows: generation.rows,
-            seconds: generation.seconds,
-            tokens_per_second,
-            counters: generation.counters,
-            sequences: (resolved.settings.first..)
-                .zip(&generation.tokens)
-                .zip(&texts)
-                .map(|((sequence, tokens), text)| Sequence {
-                    sequence,
-                    text: codec.is_some().then(|| text.clone()),
-                    tokens,
-                })
-                .collect(),
-            settings: &settings,
-        })?;
-    } else {
-        let mut text = texts.join(&format!("\n{SEPARATOR}")) + "\n";
-        if io::stdout().is_terminal() {
-            text = output::printable(&text);
-        }
-        output::text(&text)?;
-    }
-    match interrupted {
+    print(&arguments, &model, header, &footer)?;
+    match footer.interrupted {
         true => Err(Failure::interrupted()),
         false => Ok(()),
     }
 }
 
-/// Takes a run to its end, or to the step at which the user stops it; the latter is what the answer says last.
-fn finish(
-    mut run: Run,
-    mut trace: Option<&mut Trace>,
-    mut show: Show,
-    stop: &AtomicBool,
-) -> Result<(Generation, bool), Failure> {
-    while !stop.load(Ordering::SeqCst)
-        && let Some(event) = pollster::block_on(run.next())?
-    {
-        if let Some(trace) = &mut trace {
-            trace.step(&event)?;
-        }
-        show.step(&event)?;
+/// What to say of an attempt that begins.
+fn announcement(header: &Header, is_random: bool) -> Option<String> {
+    match header.attempt {
+        0 => is_random.then(|| format!("seed: {}", header.seed)),
+        _ => Some(format!(
+            "{} of {} texts ran on at a given word and are drawn again",
+            header.texts.len(),
+            header.batch
+        )),
     }
-    let interrupted = stop.load(Ordering::SeqCst);
-    let generation = pollster::block_on(run.stop())?;
-    show.end()?;
-    Ok((generation, interrupted))
+}
+
+fn print(
+    arguments: &Sample,
+    model: &esolm::Model,
+    header: Header,
+    footer: &Footer,
+) -> Result<(), Failure> {
+    if !footer.interrupted && !footer.run_on.is_empty() {
+        output::note(&format!(
+            "in {} of the texts the model kept running on at a given word; move the gap, or try another --seed",
+            footer.run_on.len()
+        ));
+    }
+    let tokens = count(&header, footer);
+    let tokens_per_second = tokens as f64 / footer.seconds.max(1e-9);
+    if !arguments.quiet {
+        output::note(&format!(
+            "{tokens} tokens in {:.2} s ({tokens_per_second:.1} tokens/s), {} passes, {} rows{}",
+            footer.seconds,
+            footer.nfe,
+            footer.rows,
+            if footer.interrupted {
+                ", interrupted"
+            } else {
+                ""
+            }
+        ));
+    }
+    let raw = model.codec().filter(|_| arguments.raw);
+    let texts: Vec<String> = (footer.tokens.iter().zip(&footer.text))
+        .map(|(tokens, text)| match raw {
+            Some(codec) if !tokens.contains(&header.mask_index) => codec.decode(tokens),
+            _ => text.clone(),
+        })
+        .collect();
+    if arguments.json {
+        let numbered = (header.first..).zip(texts.iter().zip(&footer.tokens));
+        return output::json(&Report {
+            device: model.device().to_string(),
+            interrupted: footer.interrupted,
+            rows: footer.rows,
+            seconds: footer.seconds,
+            tokens_per_second,
+            counters: footer.counters,
+            sequences: numbered
+                .map(|(sequence, (text, tokens))| Sequence {
+                    sequence,
+                    text: model.codec().map(|_| &text[..]),
+                    tokens,
+                })
+                .collect(),
+            header: Header {
+                nfe: footer.nfe,
+                ..header
+            },
+        });
+    }
+    let mut text = texts.join(&format!("\n{SEPARATOR}")) + "\n";
+    if io::stdout().is_terminal() {
+        text = output::printable(&text);
+    }
+    output::text(&text)
 }
 
 /// How many tokens the model wrote.
-fn written(generation: &Generation, given: &Given, mask: u32) -> usize {
-    let known = generation
-        .tokens
-        .iter()
-        .flatten()
-        .filter(|&&token| token != mask);
-    let given: usize = given.known.iter().map(Vec::len).sum();
-    known.count().saturating_sub(given)
+fn count(header: &Header, footer: &Footer) -> usize {
+    let tokens = footer.tokens.iter().flatten();
+    let known = tokens.filter(|&&token| token != header.mask_index).count();
+    known.saturating_sub(header.known.iter().map(Vec::len).sum())
 }

@@ -1,83 +1,163 @@
 //! `esolm score`: log-likelihoods of lines, of choices given a context, and of middles given both sides.
 
-mod items;
-
-use std::f64::consts::LN_2;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
-use esolm::config::{Family, ModelConfig};
-use esolm::likelihood::{Asked, LikelihoodOptions, Meaningless, TextScore};
-use serde::Serialize;
+use esolm::config::Family;
+use esolm::likelihood::Purpose;
+use esolm::{Error, Likelihood, Score, ScoreItem, ScoreOptions, Scored};
+use serde::{Deserialize, Serialize};
 
-use crate::arguments::{Normalize, Score};
+use crate::arguments::{self, Normalize};
 use crate::failure::Failure;
-use crate::{likelihood, output, setup};
-use items::{Items, Piece};
+use crate::likelihood::{self, Line};
+use crate::{output, setup, texts};
 
-pub fn run(arguments: &Score) -> Result<(), Failure> {
-    let (checkpoint, _) = setup::open(&arguments.model)?;
-    let config = checkpoint.config();
-    let options = options(arguments, config)?;
-    let codec = setup::codec(&checkpoint, arguments.tokenizer.as_deref())?.ok_or_else(|| {
-        Failure::usage("texts need a tokenizer; give one with --tokenizer FILE instead of none")
-    })?;
-    let items = Items::read(arguments, config, &codec)?;
+pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
+    let files = setup::open(&arguments.model, arguments.tokenizer.as_deref())?;
+    let mut options = ScoreOptions {
+        likelihood: Likelihood {
+            alpha_0: arguments.alpha0,
+            orders: arguments.orders,
+            draws: arguments.draws,
+            seed: Some(arguments.seed),
+            batch: arguments.batch,
+        },
+        bos: arguments.no_bos.then_some(false),
+        ..ScoreOptions::default()
+    };
+    let config = files.config();
+    if arguments.infill && config.family == Family::Ar {
+        return Err(Failure::usage(
+            "--infill needs a model that reads what comes after a gap, which an AR model does not; give an Eso-LM or an MDLM",
+        ));
+    }
+    let is_exact = options.likelihood.resolve(config, Purpose::Score)?.orders > 0;
+    if files.codec().is_none() {
+        return Err(Error::NeedsTokenizer.into());
+    }
+    let Input { items, places } = Input::read(arguments)?;
+    let place = |error| match error {
+        Error::Item { index, source } => Failure::item(&places[index], &source),
+        error => error.into(),
+    };
+    options.check(config, &items).map_err(place)?;
+    let model = setup::load(files, &arguments.device, arguments.quiet)?;
+    let scored = likelihood::run(arguments.quiet, |progress| {
+        options.progress = progress;
+        model.blocking().score(items, options)
+    });
+    let scored = scored.map_err(place)?;
     if !arguments.quiet {
-        items.notes().iter().for_each(|note| output::note(note));
-    }
-    let mut engine = setup::load(&checkpoint, &arguments.device, arguments.quiet)?;
-    let quiet = arguments.quiet;
-    let scores = likelihood::run(&mut engine, &items.windows, None, &options, quiet)?;
-    let exact = options.orders > 0;
-    if !exact && !quiet {
-        output::note("the figures are lower bounds: this model has no exact likelihood");
-    }
-    let mut text = String::new();
-    for (index, pieces) in items.pieces.iter().enumerate() {
-        let results: Vec<Line> = pieces
+        notes(&scored, is_exact)
             .iter()
-            .map(|piece| Line::new(index, piece, &scores, exact))
-            .collect();
-        match (arguments.choices, &results[..]) {
-            (true, results) => choice(&mut text, index, results, arguments)?,
-            (false, [line]) if arguments.json => push_json(&mut text, line)?,
-            (false, results) => results.iter().for_each(|line| {
-                let _ = writeln!(text, "{:.6}", line.logp);
-            }),
+            .for_each(|note| output::note(note));
+    }
+    for (index, scored) in scored.iter().enumerate() {
+        match &scored.scores[..] {
+            scores if arguments.choices => print_choices(index, scores, arguments)?,
+            [score] if arguments.json => output::json_line(&Line { index, score })?,
+            scores => scores
+                .iter()
+                .try_for_each(|score| output::text(&format!("{:.6}\n", score.logp)))?,
         }
     }
-    output::text(&text)
+    Ok(())
 }
 
-/// One scored text.
-#[derive(Serialize)]
-struct Line {
-    index: usize,
-    tokens: usize,
-    bytes: usize,
-    logp: f64,
-    exact: bool,
-    nats_per_token: Option<f64>,
-    bits_per_byte: Option<f64>,
+/// What is scored, and where each item stands.
+#[derive(Default)]
+struct Input {
+    items: Vec<ScoreItem>,
+    places: Vec<String>,
 }
 
-impl Line {
-    fn new(index: usize, piece: &Piece, scores: &[TextScore], exact: bool) -> Self {
-        let own = &scores[piece.windows.clone()];
-        // The sum over no windows is -0.
-        let logp = 0.0 + own.iter().map(TextScore::log_likelihood).sum::<f64>();
-        let share = |n: usize| (n > 0).then(|| -logp / n as f64);
-        let tokens = own.iter().map(|score| score.tokens).sum();
-        Self {
-            index,
-            tokens,
-            bytes: piece.bytes,
-            logp,
-            exact,
-            nats_per_token: share(tokens),
-            bits_per_byte: share(piece.bytes).map(|nats| nats / LN_2),
+/// A line of `--choices`.
+#[derive(Deserialize)]
+struct Choices {
+    context: String,
+    choices: Vec<String>,
+}
+
+/// A line of `--infill`.
+#[derive(Deserialize)]
+struct Infill {
+    prefix: String,
+    middle: String,
+    suffix: String,
+}
+
+impl Input {
+    fn read(arguments: &arguments::Score) -> Result<Self, Failure> {
+        let stdin = [PathBuf::from(texts::STDIN)];
+        let files = match &arguments.files[..] {
+            [] => &stdin[..],
+            files => files,
+        };
+        let mut all = Self::default();
+        for text in texts::read(files)? {
+            let items: Vec<(usize, ScoreItem)> = if arguments.choices {
+                let lines = text.json_lines("an object with a context and a list of choices")?;
+                let item = |Choices { context, choices }| ScoreItem::Choices { context, choices };
+                lines.into_iter().map(|(n, line)| (n, item(line))).collect()
+            } else if arguments.infill {
+                let lines = text.json_lines("an object with a prefix, a middle and a suffix")?;
+                let item = |line: Infill| ScoreItem::Infill {
+                    prefix: line.prefix,
+                    middle: line.middle,
+                    suffix: line.suffix,
+                };
+                lines.into_iter().map(|(n, line)| (n, item(line))).collect()
+            } else {
+                if text.is_jsonl && !arguments.quiet {
+                    output::note(&format!(
+                        "{} is scored as lines of plain text; --choices and --infill read JSON",
+                        text.name
+                    ));
+                }
+                let lines = (1..).zip(text.content.lines());
+                lines
+                    .map(|(n, line)| (n, ScoreItem::Text(line.into())))
+                    .collect()
+            };
+            for (number, item) in items {
+                all.items.push(item);
+                all.places.push(format!("line {number} of {}", text.name));
+            }
+        }
+        match all.items.is_empty() {
+            true => Err(Failure::failed(
+                "there is no line to score; give lines of text",
+            )),
+            false => Ok(all),
         }
     }
+}
+
+/// What the user should know about how texts were scored.
+fn notes(scored: &[Scored], is_exact: bool) -> Vec<String> {
+    let mut notes = Vec::new();
+    let windows = "scored in windows that know nothing of each other";
+    match scored.iter().filter(|item| item.is_cut).count() {
+        0 => {}
+        1 => notes.push(format!(
+            "a line is longer than the model's context: it is {windows}"
+        )),
+        n => notes.push(format!(
+            "{n} lines are longer than the model's context: they are {windows}"
+        )),
+    }
+    let shortened: usize = scored.iter().map(|item| item.shortened).sum();
+    if shortened > 0 {
+        let texts: usize = scored.iter().map(|item| item.scores.len()).sum();
+        notes.push(format!(
+            "what is given does not fit the model's context in {shortened} of {texts} texts: its farthest tokens are left out"
+        ));
+    }
+    if !is_exact {
+        notes.push("the figures are lower bounds: this model has no exact likelihood".into());
+    }
+    notes
 }
 
 /// A JSON line of `--choices`.
@@ -93,75 +173,43 @@ struct Choice {
     exact: bool,
 }
 
-fn choice(
-    text: &mut String,
+fn print_choices(
     index: usize,
-    results: &[Line],
-    arguments: &Score,
+    scores: &[Score],
+    arguments: &arguments::Score,
 ) -> Result<(), Failure> {
-    let normalized: Vec<f64> = results
+    let normalized: Vec<f64> = scores
         .iter()
-        .map(|line| match arguments.normalize {
-            Normalize::None => line.logp,
-            Normalize::Token => line.logp / line.tokens.max(1) as f64,
-            Normalize::Byte => line.logp / line.bytes.max(1) as f64,
+        .map(|score| match arguments.normalize {
+            Normalize::None => score.logp,
+            Normalize::Token => score.logp / score.tokens.max(1) as f64,
+            Normalize::Byte => score.logp / score.bytes.max(1) as f64,
         })
         .collect();
     // Of equal ones the first.
-    let best = (0..normalized.len()).fold(0, |best, i| {
+    let better = |best, i| {
         if normalized[i] > normalized[best] {
             i
         } else {
             best
         }
-    });
-    if arguments.json {
-        return push_json(
-            text,
-            &Choice {
-                index,
-                best,
-                logp: results.iter().map(|line| line.logp).collect(),
-                tokens: results.iter().map(|line| line.tokens).collect(),
-                bytes: results.iter().map(|line| line.bytes).collect(),
-                normalized,
-                exact: results.iter().all(|line| line.exact),
-            },
-        );
-    }
-    let _ = write!(text, "{best}");
-    for line in results {
-        let _ = write!(text, "\t{:.6}", line.logp);
-    }
-    text.push('\n');
-    Ok(())
-}
-
-fn push_json(text: &mut String, value: &impl Serialize) -> Result<(), Failure> {
-    let line = serde_json::to_string(value).map_err(|error| {
-        Failure::failed(format!("the result cannot be written as JSON: {error}"))
-    })?;
-    text.push_str(&line);
-    text.push('\n');
-    Ok(())
-}
-
-/// Fills in what was not given, and refuses what the model's family does not know.
-fn options(arguments: &Score, config: &ModelConfig) -> Result<LikelihoodOptions, Failure> {
-    if config.family == Family::Ar && arguments.infill {
-        return Err(Failure::usage(
-            "--infill needs a model that reads what comes after a gap, which an AR model does not; give an Eso-LM or an MDLM",
-        ));
-    }
-    let asked = Asked {
-        alpha_0: arguments.alpha0,
-        orders: arguments.orders,
-        draws: arguments.draws,
     };
-    asked
-        .of(config, arguments.seed, arguments.batch)
-        .map_err(|Meaningless { option, why }| {
-            let option = option.replace('_', "");
-            Failure::usage(format!("--{option} has no meaning for {why}; leave it out"))
-        })
+    let best = (0..normalized.len()).fold(0, better);
+    if arguments.json {
+        return output::json_line(&Choice {
+            index,
+            best,
+            logp: scores.iter().map(|score| score.logp).collect(),
+            tokens: scores.iter().map(|score| score.tokens).collect(),
+            bytes: scores.iter().map(|score| score.bytes).collect(),
+            normalized,
+            exact: scores.iter().all(|score| score.exact),
+        });
+    }
+    let mut text = best.to_string();
+    for score in scores {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\t{:.6}", score.logp);
+    }
+    output::text(&(text + "\n"))
 }

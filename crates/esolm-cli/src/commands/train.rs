@@ -1,6 +1,8 @@
 //! `esolm train`: from a recipe to a Hugging Face folder.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use esolm::DeviceChoice;
@@ -22,13 +24,18 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
                     path.display()
                 ))
             })?;
-            Recipe::parse(&text, &arguments.set)?
+            Recipe::parse(&text, &arguments.set)
         }
-        None => esolm_train::saved_recipe(&arguments.out, &arguments.set)?,
+        None => esolm_train::saved_recipe(&arguments.out, &arguments.set),
     };
+    let recipe = recipe.map_err(Failure::training)?;
     let choice: DeviceChoice = recipe.run.device.parse()?;
     let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
-    let stop = setup::interrupts("Ctrl-C will end the training without saving it");
+    let stop = Arc::new(AtomicBool::new(false));
+    setup::interrupts(
+        stop.clone(),
+        "Ctrl-C will end the training without saving it",
+    );
     let options = Options {
         out: &arguments.out,
         resume: arguments.resume,
@@ -39,7 +46,7 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
     let mut show = Show::new(arguments.quiet, recipe.steps());
     let ended = esolm_train::train(&recipe, &options, &mut |event| show.event(&event));
     show.clear();
-    let ended = ended?;
+    let ended = ended.map_err(Failure::training)?;
     if !arguments.quiet {
         let folder = ended.model.display();
         output::note(&if ended.interrupted {

@@ -1,35 +1,10 @@
 //! What `ppl` prints.
 
-use std::f64::consts::LN_2;
 use std::fmt::Write as _;
 
-use esolm::DeviceInfo;
-use esolm::config::{Family, ModelConfig};
-use esolm::likelihood::{LikelihoodOptions, Summary};
-use esolm::scoring::Mean;
+use esolm::config::Family;
+use esolm::{Figure, Model, Perplexity};
 use serde::Serialize;
-
-use super::input::Input;
-
-/// A quantity in every unit.
-#[derive(Debug, Serialize)]
-struct Figure {
-    nats_per_token: f64,
-    standard_error: Option<f64>,
-    bits_per_token: f64,
-    bits_per_byte: Option<f64>,
-    ppl: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct Nelbo {
-    diffusion: f64,
-    sequential: f64,
-    total: Figure,
-    /// The two parts in every unit, for the table.
-    #[serde(skip)]
-    parts: [Figure; 2],
-}
 
 /// `--json`.
 #[derive(Debug, Serialize)]
@@ -38,71 +13,58 @@ pub struct Report {
     family: Family,
     device: String,
     weights: String,
-    alpha_0: f64,
-    orders: u32,
-    draws: u32,
-    seed: u64,
-    windows: usize,
-    length: usize,
-    tokens: usize,
-    bytes: Option<usize>,
-    documents: usize,
-    dropped_documents: usize,
-    nelbo: Option<Nelbo>,
-    exact: Option<Figure>,
-    seconds: f64,
+    #[serde(flatten)]
+    measured: Perplexity,
+}
+
+/// How the text was cut, in words.
+pub fn cut(measured: &Perplexity, by_document: bool, has_orders: bool) -> String {
+    let Perplexity {
+        windows,
+        length,
+        last_window,
+        ..
+    } = measured;
+    let opening = |before: &str, after: &str| match &measured.opening {
+        Some(opening) => format!("{before}{opening}{after}"),
+        None => String::new(),
+    };
+    if measured.bytes.is_none() {
+        let orders = if has_orders {
+            ", each with its order"
+        } else {
+            ""
+        };
+        return format!("{windows} sequences of {length} tokens{orders}");
+    }
+    if by_document {
+        let given = opening(", given ", " before it");
+        return format!(
+            "each document by itself{given}, in {windows} windows of at most {length} tokens"
+        );
+    }
+    let opened = opening(", each document opened by ", "");
+    let last = match last_window < length {
+        true => format!("; the last one has {last_window}"),
+        false => String::new(),
+    };
+    format!("{windows} windows of {length} tokens, packed without gaps{opened}{last}")
 }
 
 impl Report {
-    pub fn new(
-        model: String,
-        device: &DeviceInfo,
-        config: &ModelConfig,
-        options: &LikelihoodOptions,
-        input: &Input,
-        summary: &Summary,
-        seconds: f64,
-    ) -> Self {
-        // Nats a token times tokens a byte, of all tokens of the text: where nothing predicts the first token of a window, it counts
-        // as much as the others.
-        let per_byte = (input.bytes)
-            .filter(|&bytes| bytes > 0)
-            .map(|bytes| input.text_tokens() as f64 / bytes as f64);
-        let figure = |mean: Mean| Figure {
-            nats_per_token: mean.per_token,
-            standard_error: mean.standard_error,
-            bits_per_token: mean.per_token / LN_2,
-            bits_per_byte: per_byte.map(|ratio| mean.per_token / LN_2 * ratio),
-            ppl: mean.per_token.exp(),
-        };
+    pub fn new(model: &Model, measured: Perplexity) -> Self {
         Self {
-            model,
-            family: config.family,
-            device: device.to_string(),
-            weights: device.weights.to_string(),
-            alpha_0: options.alpha_0,
-            orders: options.orders,
-            draws: options.draws,
-            seed: options.seed,
-            windows: input.windows.len(),
-            length: input.length,
-            tokens: summary.tokens,
-            bytes: input.bytes,
-            documents: input.documents.len(),
-            dropped_documents: input.dropped,
-            nelbo: (options.draws > 0).then(|| Nelbo {
-                diffusion: summary.diffusion.per_token,
-                sequential: summary.sequential.per_token,
-                total: figure(summary.nelbo),
-                parts: [figure(summary.diffusion), figure(summary.sequential)],
-            }),
-            exact: summary.exact.map(figure),
-            seconds,
+            model: model.name().into(),
+            family: model.config().family,
+            device: model.device().to_string(),
+            weights: model.device().weights.to_string(),
+            measured,
         }
     }
 
     /// A table for people; `cut` says how the text was cut.
     pub fn text(&self, cut: &str) -> String {
+        let measured = &self.measured;
         let mut text = String::new();
         let mut line = |name: &str, what: String| {
             let _ = writeln!(text, "{name:<10}{what}");
@@ -114,18 +76,18 @@ impl Report {
                 self.model,
                 self.family,
                 match self.family {
-                    Family::EsoLm => format!(", alpha_0 {}", self.alpha_0),
+                    Family::EsoLm => format!(", alpha_0 {}", measured.alpha_0),
                     _ => String::new(),
                 },
                 self.weights
             ),
         );
-        if let Some(bytes) = self.bytes {
-            let dropped = match self.dropped_documents {
+        if let Some(bytes) = measured.bytes {
+            let dropped = match measured.dropped_documents {
                 0 => String::new(),
                 n => format!(" ({n} with characters beyond ASCII left out)"),
             };
-            let documents = self.documents;
+            let documents = measured.documents;
             line(
                 "text",
                 format!("{documents} documents{dropped}, {bytes} bytes"),
@@ -134,7 +96,7 @@ impl Report {
         line("cut", cut.into());
         line(
             "scored",
-            format!("{} tokens in {:.1} s", self.tokens, self.seconds),
+            format!("{} tokens in {:.1} s", measured.tokens, measured.seconds),
         );
         let _ = writeln!(
             text,
@@ -156,8 +118,8 @@ impl Report {
                 figure.bits_per_token, figure.ppl
             );
         };
-        if let Some(nelbo) = &self.nelbo {
-            let draws = match self.draws {
+        if let Some(nelbo) = &measured.nelbo {
+            let draws = match measured.draws {
                 1 => "1 draw".into(),
                 n => format!("{n} draws"),
             };
@@ -167,15 +129,15 @@ impl Report {
             }
             row(format!("NELBO, {draws}"), &nelbo.total);
         }
-        if let Some(exact) = &self.exact {
-            let orders = match (self.family, self.orders) {
+        if let Some(exact) = &measured.exact {
+            let orders = match (self.family, measured.orders) {
                 (Family::Ar, _) => String::new(),
                 (_, 1) => ", 1 order".into(),
                 (_, n) => format!(", {n} orders"),
             };
             row(format!("exact{orders}"), exact);
         }
-        if self.bytes.is_some() {
+        if measured.bytes.is_some() {
             let _ = writeln!(
                 text,
                 "\nStandard errors are over windows. Bytes are those of the documents' text; tokens that open documents count nats where they are\nscored, and no bytes."

@@ -3,47 +3,30 @@
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 
-use esolm::request::Request;
-use esolm::sampler::Sampler;
+use esolm::Request;
 
 use crate::arguments::Sample;
 use crate::failure::Failure;
 
-/// Reads the options; prompts and templates need a tokenizer.
-pub fn request(arguments: &Sample, has_codec: bool) -> Result<Request, Failure> {
-    let texts = [
-        ("--infill", arguments.infill.is_some()),
-        ("--prompt", !arguments.prompt.is_empty()),
-    ];
-    if let Some((option, _)) = texts.iter().find(|(_, is_given)| *is_given && !has_codec) {
-        return Err(Failure::usage(format!(
-            "{option} needs a tokenizer; give one with --tokenizer FILE instead of none"
-        )));
-    }
+/// Reads the options.
+pub fn request(arguments: &Sample) -> Result<Request, Failure> {
     let prompts = arguments.prompt.iter().map(|text| utf8(text, "--prompt"));
     let infill = arguments.infill.as_ref().map(|text| utf8(text, "--infill"));
     Ok(Request {
-        prompts: prompts.collect::<Result<_, _>>()?,
+        prompt: prompts.collect::<Result<_, _>>()?,
         infill: infill.transpose()?,
         length: arguments.length,
         alpha_0: arguments.alpha0,
         steps: arguments.steps,
         schedule: arguments.schedule.map(Into::into),
-        sampler: Sampler {
-            temperature: arguments.temperature,
-            top_p: arguments.top_p,
-        },
-        seed: arguments.seed.unwrap_or_else(random_seed),
+        top_p: arguments.top_p,
+        temperature: Some(arguments.temperature),
+        seed: arguments.seed,
         batch: arguments.batch,
         first: arguments.first,
-        no_bos: arguments.no_bos,
+        bos: arguments.no_bos.then_some(false),
+        decode_as: None,
     })
-}
-
-/// A seed that nobody chose; short enough to be typed again.
-fn random_seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id()) & 0xffff_ffff
 }
 
 /// The text of an option, or of the standard input for `-`.

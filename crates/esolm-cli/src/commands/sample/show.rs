@@ -5,116 +5,85 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use console::Term;
-use esolm::StepEvent;
-use esolm::plan::{Phase, Plan};
+use esolm::plan::Phase;
 use esolm::text::TextCodec;
-use indicatif::{ProgressBar, ProgressStyle};
+use esolm::trace::{Header, Step};
+use indicatif::ProgressBar;
 
 use super::watch::{Canvas, Look};
-use esolm::request::Given;
-
 use crate::arguments::Sample;
 use crate::failure::Failure;
 use crate::output;
 
-/// Progress of a run.
-pub struct Show<'a> {
-    form: Form<'a>,
-    /// Tokens that each step draws.
-    draws: Vec<usize>,
-    drawn: usize,
-    all: usize,
-}
-
-enum Form<'a> {
+/// Progress of a generation.
+pub enum Show<'a> {
     Text(Box<Painter<'a>>),
     Lines,
     Bar(ProgressBar),
-    Nothing,
 }
 
 impl<'a> Show<'a> {
-    pub fn new(
-        arguments: &Sample,
-        plan: &Plan,
-        given: &Given,
-        codec: Option<&'a TextCodec>,
-    ) -> Self {
-        let draws: Vec<usize> = (0..plan.nfe())
-            .map(|step| {
-                let steps = plan
-                    .sequences
-                    .iter()
-                    .filter_map(|sequence| sequence.steps.get(step));
-                steps.map(|step| (step.end - step.start) as usize).sum()
-            })
-            .collect();
-        let all = draws.iter().sum();
-        let form = if arguments.watch && can_redraw() {
-            Form::Text(Box::new(Painter {
-                canvas: Canvas::new(given.length, &given.known),
+    pub fn new(arguments: &Sample, codec: Option<&'a TextCodec>) -> Self {
+        if arguments.watch && can_redraw() {
+            Self::Text(Box::new(Painter {
+                canvas: Canvas::default(),
                 codec,
                 terminal: Term::stdout(),
                 height: 0,
                 delay: Duration::from_millis(arguments.watch_delay),
                 last: None,
             }))
-        } else if arguments.quiet {
-            Form::Nothing
-        } else if arguments.watch {
-            Form::Lines
-        } else if io::stderr().is_terminal() {
-            let bar = ProgressBar::new(all as u64);
-            let style = "{bar:32.cyan} {pos}/{len} tokens  {per_sec}  {msg}";
-            let style = ProgressStyle::with_template(style)
-                .unwrap_or_else(|_| ProgressStyle::default_bar())
-                .with_key(
-                    "per_sec",
-                    |state: &indicatif::ProgressState, f: &mut dyn std::fmt::Write| {
-                        // Only fails when the terminal's own buffer does.
-                        let _ = write!(f, "{:.1} tokens/s", state.per_sec());
-                    },
-                );
-            bar.set_style(style);
-            Form::Bar(bar)
+        } else if arguments.watch && !arguments.quiet {
+            Self::Lines
         } else {
-            Form::Nothing
-        };
-        Self {
-            form,
-            draws,
-            drawn: 0,
-            all,
+            Self::Bar(output::passes(arguments.quiet))
         }
+    }
+
+    /// An attempt begins.
+    pub fn begin(&mut self, header: &Header) {
+        match self {
+            Self::Text(painter) => painter.canvas.begin(header),
+            Self::Lines => {}
+            Self::Bar(bar) => bar.set_length(header.nfe as u64),
+        }
+    }
+
+    /// Says something beside what is shown.
+    pub fn note(&mut self, line: &str) -> Result<(), Failure> {
+        match self {
+            Self::Text(painter) => {
+                painter.clear()?;
+                output::note(line);
+            }
+            Self::Lines => output::note(line),
+            Self::Bar(bar) => bar.suspend(|| output::note(line)),
+        }
+        Ok(())
     }
 
     /// Shows a step.
-    pub fn step(&mut self, event: &StepEvent) -> Result<(), Failure> {
-        self.drawn += self.draws.get(event.step).copied().unwrap_or(0);
-        match &mut self.form {
-            Form::Nothing => Ok(()),
-            Form::Bar(bar) => {
+    pub fn step(&mut self, step: &Step) -> Result<(), Failure> {
+        match self {
+            Self::Text(painter) => painter.step(step)?,
+            Self::Lines => output::note(&status(step)),
+            Self::Bar(bar) => {
                 // Each of the two draws the bar.
-                if bar.message() != phase_name(event.phase) {
-                    bar.set_message(phase_name(event.phase));
+                if bar.message() != phase_name(step.phase) {
+                    bar.set_message(phase_name(step.phase));
                 }
-                bar.set_position(self.drawn as u64);
-                Ok(())
+                bar.set_position(step.step as u64 + 1);
             }
-            Form::Lines => {
-                output::note(&status(event, self.drawn, self.all));
-                Ok(())
-            }
-            Form::Text(painter) => painter.step(event, &status(event, self.drawn, self.all)),
         }
+        Ok(())
     }
 
     /// Clears the screen of what was only shown meanwhile.
-    pub fn end(mut self) -> Result<(), Failure> {
-        match &mut self.form {
-            Form::Bar(bar) => bar.finish_and_clear(),
-            Form::Text(painter) => painter.clear()?,
-            Form::Lines | Form::Nothing => {}
+    pub fn end(&mut self) -> Result<(), Failure> {
+        match self {
+            Self::Text(painter) => painter.clear()?,
+            Self::Lines => {}
+            Self::Bar(bar) => bar.finish_and_clear(),
         }
         Ok(())
     }
@@ -134,20 +103,21 @@ fn phase_name(phase: Phase) -> &'static str {
 }
 
 /// One line about a step.
-fn status(event: &StepEvent, drawn: usize, all: usize) -> String {
+fn status(step: &Step) -> String {
     format!(
-        "step {}/{}  {}  {drawn}/{all} tokens  {} rows  {} cached  {:.2} s",
-        event.step + 1,
-        event.steps,
-        phase_name(event.phase),
-        event.rows,
-        event.cache_length,
-        event.seconds
+        "step {}/{}  {}  {} new  {} rows  {} cached  {:.2} s",
+        step.step + 1,
+        step.steps,
+        phase_name(step.phase),
+        step.revealed.len(),
+        step.rows,
+        step.cache_length,
+        step.seconds
     )
 }
 
 /// Redraws the text in place.
-struct Painter<'a> {
+pub struct Painter<'a> {
     canvas: Canvas,
     codec: Option<&'a TextCodec>,
     terminal: Term,
@@ -158,12 +128,12 @@ struct Painter<'a> {
 }
 
 impl Painter<'_> {
-    fn step(&mut self, event: &StepEvent, status: &str) -> Result<(), Failure> {
+    fn step(&mut self, step: &Step) -> Result<(), Failure> {
         if let Some(last) = self.last {
             sleep(self.delay.saturating_sub(last.elapsed()));
         }
         self.last = Some(Instant::now());
-        self.canvas.apply(event);
+        self.canvas.apply(step);
         let (rows, columns) = self.terminal.size();
         let look = Look {
             columns: usize::from(columns),
@@ -175,7 +145,7 @@ impl Painter<'_> {
             Some(codec) => output::printable(&codec.decode_plain(tokens)),
             None => tokens.iter().map(|token| format!(" {token}")).collect(),
         };
-        let frame = self.canvas.frame(&decode, &look, status);
+        let frame = self.canvas.frame(&decode, &look, &status(step));
         let mut out = erase(self.height);
         out.push_str("\x1b[?25l");
         out.push_str(&frame.text);
@@ -216,22 +186,31 @@ fn erase(lines: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use esolm::trace::Revealed;
+
     use super::*;
 
     #[test]
     fn a_step_is_one_line() {
-        let event = StepEvent {
+        let revealed = Revealed {
+            sequence: 0,
+            position: 0,
+            token: 1,
+            text: String::new(),
+        };
+        let step = Step {
             step: 2,
             steps: 85,
             phase: Phase::Diffusion,
-            revealed: Vec::new(),
+            revealed: vec![revealed; 12],
             rows: 31,
             cache_length: 8,
             seconds: 0.25,
+            attempt: 0,
         };
         assert_eq!(
-            status(&event, 12, 127),
-            "step 3/85  diffusion  12/127 tokens  31 rows  8 cached  0.25 s"
+            status(&step),
+            "step 3/85  diffusion  12 new  31 rows  8 cached  0.25 s"
         );
     }
 

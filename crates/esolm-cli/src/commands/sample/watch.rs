@@ -1,8 +1,8 @@
 //! `--watch`: a text half known, drawn for a terminal. Everything here is a pure function of the tokens known so far.
 
 use console::measure_text_width;
-use esolm::StepEvent;
 use esolm::plan::Phase;
+use esolm::trace::{Header, Step};
 
 /// A position whose token is not known.
 const MASKED: &str = "░░";
@@ -69,41 +69,40 @@ pub struct Frame {
 type Line = Vec<(Style, String)>;
 
 /// The texts of a batch as far as they are known.
+#[derive(Default)]
 pub struct Canvas {
     sequences: Vec<Vec<Cell>>,
 }
 
 impl Canvas {
-    /// Nothing known but the given tokens.
-    pub fn new(length: usize, known: &[Vec<(u32, u32)>]) -> Self {
-        let sequence = |given: &Vec<(u32, u32)>| {
-            let mut cells = vec![Cell::Masked; length];
-            for &(position, token) in given {
+    /// Of the texts that an attempt writes nothing is known but the given tokens; the others stay.
+    pub fn begin(&mut self, header: &Header) {
+        self.sequences.resize(header.batch, Vec::new());
+        for &text in &header.texts {
+            let cells = &mut self.sequences[text];
+            *cells = vec![Cell::Masked; header.length];
+            for &(position, token) in &header.known[text] {
                 if let Some(cell) = cells.get_mut(position as usize) {
                     *cell = Cell::Given(token);
                 }
             }
-            cells
-        };
-        Self {
-            sequences: known.iter().map(sequence).collect(),
         }
     }
 
     /// Adds the tokens of a step; those of earlier steps are not new any more.
-    pub fn apply(&mut self, event: &StepEvent) {
+    pub fn apply(&mut self, step: &Step) {
         for cell in self.sequences.iter_mut().flatten() {
             if let Cell::Drawn { new, .. } = cell {
                 *new = false;
             }
         }
-        for revealed in &event.revealed {
+        for revealed in &step.revealed {
             let sequence = self.sequences.get_mut(revealed.sequence as usize);
             if let Some(cell) = sequence.and_then(|cells| cells.get_mut(revealed.position as usize))
             {
                 *cell = Cell::Drawn {
                     token: revealed.token,
-                    phase: event.phase,
+                    phase: step.phase,
                     new: true,
                 };
             }
@@ -221,7 +220,8 @@ impl Page {
 
 #[cfg(test)]
 mod tests {
-    use esolm::Revealed;
+    use esolm::trace::Revealed;
+    use serde_json::json;
 
     use super::*;
 
@@ -240,15 +240,33 @@ mod tests {
         tokens.iter().map(letter).collect()
     }
 
-    fn event(phase: Phase, revealed: &[(u32, u32, u32)]) -> StepEvent {
+    /// The header of an attempt at `texts`.
+    fn header(length: usize, known: &[Vec<(u32, u32)>], texts: &[usize]) -> Header {
+        let header = json!({
+            "esolm_trace": 1, "esolm": "", "model": "", "family": "esolm", "length": length, "alpha_0": 1.0, "steps": 1,
+            "schedule": "binomial", "top_p": null, "temperature": 1.0, "seed": 0, "first": 0, "batch": known.len(),
+            "vocab_size": 97, "mask_index": 96, "nfe": 1, "attempt": 0, "texts": texts, "known": known,
+        });
+        serde_json::from_value(header).expect("a header")
+    }
+
+    fn canvas(length: usize, known: &[Vec<(u32, u32)>]) -> Canvas {
+        let mut canvas = Canvas::default();
+        let all: Vec<usize> = (0..known.len()).collect();
+        canvas.begin(&header(length, known, &all));
+        canvas
+    }
+
+    fn step(phase: Phase, revealed: &[(u32, u32, u32)]) -> Step {
         let revealed = revealed
             .iter()
             .map(|&(sequence, position, token)| Revealed {
                 sequence,
                 position,
                 token,
+                text: String::new(),
             });
-        StepEvent {
+        Step {
             step: 0,
             steps: 1,
             phase,
@@ -256,20 +274,21 @@ mod tests {
             rows: 1,
             cache_length: 0,
             seconds: 0.0,
+            attempt: 0,
         }
     }
 
     #[test]
     fn masks_are_dim_given_words_bold_new_tokens_coloured() {
-        let mut canvas = Canvas::new(5, &[vec![(0, 7)]]);
-        canvas.apply(&event(Phase::Diffusion, &[(0, 2, 1)]));
+        let mut canvas = canvas(5, &[vec![(0, 7)]]);
+        canvas.apply(&step(Phase::Diffusion, &[(0, 2, 1)]));
         let frame = canvas.frame(&letters, &LOOK, "status");
         assert_eq!(
             frame.text,
             "\x1b[1mh\x1b[0m\x1b[2m░░\x1b[0m\x1b[1;96mb\x1b[0m\x1b[2m░░░░\x1b[0m\nstatus\n"
         );
         assert_eq!(frame.lines, 2);
-        canvas.apply(&event(Phase::Sequential, &[(0, 1, 2)]));
+        canvas.apply(&step(Phase::Sequential, &[(0, 1, 2)]));
         let frame = canvas.frame(&letters, &LOOK, "s");
         assert_eq!(
             frame.text,
@@ -285,7 +304,7 @@ mod tests {
     #[test]
     fn lines_wrap_at_the_terminals_width() {
         let given: Vec<(u32, u32)> = (0..25).map(|i| (i, i)).collect();
-        let canvas = Canvas::new(25, &[given]);
+        let canvas = canvas(25, &[given]);
         let plain = Look {
             colours: false,
             columns: 10,
@@ -307,7 +326,7 @@ mod tests {
 
     #[test]
     fn texts_of_a_batch_are_set_apart() {
-        let canvas = Canvas::new(2, &[vec![(0, 0), (1, 26)], vec![(0, 1)]]);
+        let canvas = canvas(2, &[vec![(0, 0), (1, 26)], vec![(0, 1)]]);
         let plain = Look {
             colours: false,
             ..LOOK
@@ -317,12 +336,28 @@ mod tests {
     }
 
     #[test]
+    fn what_is_drawn_again_is_unknown_again() {
+        let known = [vec![(0, 0)], vec![(0, 1)]];
+        let mut canvas = canvas(2, &known);
+        canvas.apply(&step(Phase::Diffusion, &[(0, 1, 2), (1, 1, 3)]));
+        canvas.begin(&header(2, &known, &[1]));
+        let plain = Look {
+            colours: false,
+            ..LOOK
+        };
+        assert_eq!(
+            canvas.frame(&letters, &plain, "s").text,
+            "ac\n────\nb░░\ns\n"
+        );
+    }
+
+    #[test]
     fn a_text_higher_than_the_terminal_shows_where_it_grows() {
         let given: Vec<(u32, u32)> = (0..60)
             .map(|i| (i, if i % 2 == 0 { i % 26 } else { 26 }))
             .collect();
-        let mut canvas = Canvas::new(60, &[given]);
-        canvas.apply(&event(Phase::Diffusion, &[(0, 40, 25)]));
+        let mut canvas = canvas(60, &[given]);
+        canvas.apply(&step(Phase::Diffusion, &[(0, 40, 25)]));
         let small = Look {
             colours: false,
             columns: 10,
@@ -335,8 +370,8 @@ mod tests {
 
     #[test]
     fn events_out_of_range_are_ignored() {
-        let mut canvas = Canvas::new(1, &[vec![(9, 1)]]);
-        canvas.apply(&event(Phase::Diffusion, &[(0, 7, 1), (3, 0, 1)]));
+        let mut canvas = canvas(1, &[vec![(9, 1)]]);
+        canvas.apply(&step(Phase::Diffusion, &[(0, 7, 1), (3, 0, 1)]));
         let plain = Look {
             colours: false,
             ..LOOK

@@ -1,0 +1,165 @@
+//! The files that the cases read.
+
+use safetensors::Dtype;
+
+use super::common::{Folder, GOLDEN, root, write};
+
+/// Makes them: `TMP/name`.
+pub fn prepare(folder: &Folder) {
+    let i32s = |values: &[i32]| {
+        values
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect::<Vec<u8>>()
+    };
+    let file = |name: &str, tensors: &[(&str, Dtype, Vec<usize>, Vec<u8>)]| {
+        write(&folder.file(name), tensors)
+    };
+    let z = || ("zt_sorted", Dtype::I32, vec![1, 4], i32s(&[96, 96, 96, 96]));
+    let order = |values: &[i32]| ("sort_idx", Dtype::I32, vec![1, 4], i32s(values));
+    let good = || order(&[3, 1, 0, 2]);
+    let steps = |values: &[i32]| ("steps", Dtype::I32, vec![values.len() / 3, 3], i32s(values));
+    let u = |last: f64| {
+        let mut values = vec![0.5f64; 4 * 97];
+        values[4 * 97 - 1] = last;
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        ("u", Dtype::F64, vec![1, 4, 97], bytes)
+    };
+    file("good.safetensors", &[z(), good()]);
+    file("no-tokens.safetensors", &[good()]);
+    file("order.safetensors", &[z(), order(&[0, 1, 1, 2])]);
+    file("negative.safetensors", &[z(), order(&[0, 1, -1, 2])]);
+    file(
+        "vocabulary.safetensors",
+        &[
+            good(),
+            ("zt_sorted", Dtype::I32, vec![1, 4], i32s(&[0, 1, 2, 97])),
+        ],
+    );
+    file(
+        "type.safetensors",
+        &[good(), ("zt_sorted", Dtype::I64, vec![1, 4], vec![0; 32])],
+    );
+    file(
+        "shape.safetensors",
+        &[good(), ("zt_sorted", Dtype::I32, vec![1, 5], vec![0; 20])],
+    );
+    file(
+        "rows.safetensors",
+        &[good(), ("zt_sorted", Dtype::I32, vec![2, 4], vec![0; 32])],
+    );
+    file(
+        "rank.safetensors",
+        &[good(), ("zt_sorted", Dtype::I32, vec![4], vec![0; 16])],
+    );
+    let long: Vec<i32> = (0..33).collect();
+    file(
+        "long.safetensors",
+        &[
+            ("zt_sorted", Dtype::I32, vec![1, 33], vec![0; 132]),
+            ("sort_idx", Dtype::I32, vec![1, 33], i32s(&long)),
+        ],
+    );
+    file(
+        "empty.safetensors",
+        &[
+            ("zt_sorted", Dtype::I32, vec![0, 4], vec![]),
+            ("sort_idx", Dtype::I32, vec![0, 4], vec![]),
+        ],
+    );
+    file(
+        "hole.safetensors",
+        &[good(), steps(&[0, 0, 2, 0, 3, 4]), u(0.5)],
+    );
+    file("short.safetensors", &[good(), steps(&[0, 0, 2]), u(0.5)]);
+    file("one.safetensors", &[good(), steps(&[0, 0, 4]), u(1.0)]);
+    file("no-u.safetensors", &[good(), steps(&[0, 0, 4])]);
+    file(
+        "small-u.safetensors",
+        &[
+            good(),
+            steps(&[0, 0, 4]),
+            ("u", Dtype::F64, vec![1, 4, 2], vec![0; 64]),
+        ],
+    );
+
+    let tokens = |values: &[i32]| ("tokens", Dtype::I32, vec![1, 4], i32s(values));
+    file("tokens.safetensors", &[tokens(&[1, 2, 3, 4])]);
+    file("tokens-mask.safetensors", &[tokens(&[1, 2, 96, 4])]);
+    file(
+        "tokens-order.safetensors",
+        &[tokens(&[1, 2, 3, 4]), order(&[0, 1, 1, 2])],
+    );
+    file("tokens-both.safetensors", &[tokens(&[1, 2, 3, 4]), good()]);
+    file(
+        "tokens-rows.safetensors",
+        &[("tokens", Dtype::I32, vec![2, 4], i32s(&[1; 8])), good()],
+    );
+    file(
+        "tokens-long.safetensors",
+        &[("tokens", Dtype::I32, vec![1, 33], vec![0; 132])],
+    );
+    file(
+        "tokens-empty.safetensors",
+        &[("tokens", Dtype::I32, vec![0, 4], vec![])],
+    );
+    file(
+        "tokens-one.safetensors",
+        &[("tokens", Dtype::I32, vec![1, 1], i32s(&[5]))],
+    );
+    std::fs::write(folder.file("latin.txt"), b"caf\xe9").expect("writable");
+    let text = |name: &str, text: &str| {
+        std::fs::write(folder.file(name), text).expect("writable");
+    };
+    text(
+        "recipe.toml",
+        "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
+    );
+    text("blank.txt", " \n\n");
+    text("none.txt", "");
+    text("cafe.txt", "The caf\u{e9} was closed.");
+    text("field.jsonl", "{\"text\": \"a\"}\n{\"txt\": \"b\"}\n");
+    text(
+        "no-choices.jsonl",
+        "\n{\"context\": \"a\", \"choices\": []}\n",
+    );
+    text(
+        "empty-choice.jsonl",
+        "{\"context\": \"a\", \"choices\": [\"\"]}\n",
+    );
+    let long = "word ".repeat(200);
+    text(
+        "long-choice.jsonl",
+        &format!("{{\"context\": \"a\", \"choices\": [\"{long}\"]}}\n"),
+    );
+    text(
+        "no-middle.jsonl",
+        "{\"prefix\": \"a\", \"middle\": \"\", \"suffix\": \"b\"}\n",
+    );
+
+    // The embedding of the mask token stands last in the file.
+    let mut weights =
+        std::fs::read(root().join(GOLDEN).join("model_a.ema.safetensors")).expect("weights");
+    let end = weights.len();
+    weights[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(folder.file("nan.safetensors"), weights).expect("writable");
+
+    let checkpoint =
+        std::fs::read(root().join(GOLDEN).join("mini_esolm.ckpt")).expect("a checkpoint");
+    std::fs::write(folder.file("cut.ckpt"), &checkpoint[..checkpoint.len() / 2]).expect("writable");
+    let weights = std::fs::read(root().join("models/stories/model.safetensors")).expect("weights");
+    std::fs::create_dir(folder.file("cut")).expect("writable");
+    std::fs::write(
+        folder.file("cut/model.safetensors"),
+        &weights[..weights.len() - 1],
+    )
+    .expect("writable");
+    let config = root().join("models/stories/config.json");
+    std::fs::copy(&config, folder.file("cut/config.json")).expect("writable");
+    std::fs::create_dir(folder.file("folder")).expect("writable");
+    std::fs::write(
+        folder.file("pointer.safetensors"),
+        "version https://git-lfs.github.com/spec/v1\n",
+    )
+    .expect("writable");
+}
