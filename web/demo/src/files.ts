@@ -13,11 +13,11 @@ export async function sortOut(files: File[]): Promise<Dropped> {
   const named = (pattern: RegExp): File[] => files.filter((file) => pattern.test(file.name.toLowerCase()));
   const traces = named(/\.jsonl$/);
   const weights = named(/\.(safetensors|ckpt)$/);
-  if (files.length === 0) throw new Problem("Nothing was dropped that is a file. Drop a model’s files or a recorded run.");
-  if (traces.length > 1) throw new Problem("These are several recorded runs. Drop one at a time.");
+  if (files.length === 0) throw new Problem("What was dropped is not a file. Drop a model’s files or a recorded run.");
+  if (traces.length > 1) throw new Problem("There are several recorded runs here. Drop one at a time.");
   if (traces[0] && weights.length === 0) return { trace: await readTrace(traces[0]) };
   if (weights.length > 1) {
-    throw new Problem("These are several weight files. Drop one model at a time, with a single .safetensors or .ckpt file.");
+    throw new Problem("There are several weight files here. Drop one model at a time, with a single .safetensors or .ckpt file.");
   }
   const file = weights[0];
   if (!file) {
