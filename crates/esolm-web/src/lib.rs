@@ -1,4 +1,4 @@
-//! esolm in a browser: what the npm package `esolm` (folder `web/`) calls. Values of more than one field cross as JSON text, in the words
+//! esolm in a browser: what the npm package `esolm` (folder `web/`) calls. Values of more than one field cross as JSON text, with the field names
 //! of docs/plan-format.md.
 //!
 //! Nothing here blocks: a browser has one thread, and what a GPU computes comes with a promise.
