@@ -1,6 +1,7 @@
 // Prefix attention for few rows, first half: the prefix of a row is dealt out to `chunks` invocations a head
 // (slot t goes to invocation t % chunks), each an online softmax of its own. attention_merge.wgsl joins them.
 // parts [rows, heads, chunks, HEAD4] holds unnormalised sums, stats [rows, heads, chunks] their (maximum, mass).
+{{row}}
 @group(0) @binding(0) var<storage, read_write> q: array<vec4<f32>>;
 {{cache}}
 @group(0) @binding(3) var<storage, read_write> rows: array<Row>;

@@ -1,6 +1,7 @@
 // Prefix attention over the any-order kv_cache, many rows: out [rows, D4] = softmax(q k^T / sqrt(head_dim)) v over
 // slots 0..prefix and the row's own slot. One invocation a row and head, online softmax over KEYS slots at a time.
 // Rows of one sequence are neighbours, so that they walk the same keys together.
+{{row}}
 @group(0) @binding(0) var<storage, read_write> q: array<vec4<f32>>;
 {{cache}}
 @group(0) @binding(3) var<storage, read_write> rows: array<Row>;

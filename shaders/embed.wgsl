@@ -1,5 +1,6 @@
 // Token embedding: x [rows, D4] = embedding[token of the row]. One launch a vocabulary slice: a token
 // outside the slice is left to the launch that holds it.
+{{row}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> rows: array<Row>;

@@ -6,6 +6,7 @@
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4], then column sums of w [N4]
+{{product_info}}
 {{finish}}
 
 @compute @workgroup_size(WG)

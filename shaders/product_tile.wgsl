@@ -3,6 +3,7 @@
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4]
+{{product_info}}
 {{finish}}
 
 var<workgroup> tile_x: array<vec4<f32>, 256>; // [64 rows, 4 groups of k]

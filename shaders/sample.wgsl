@@ -2,6 +2,8 @@
 // logits are divided by the temperature; top-p keeps the smallest set whose mass reaches p (found by bisection over
 // the ordered bit patterns of the logits: exact, no sort); then the largest logit + Gumbel noise wins, ties to the
 // lower index. One workgroup a row. Twin: crates/esolm-core/src/sampler.rs.
+{{row}}
+{{philox}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [rows, stride]
 @group(0) @binding(1) var<storage, read_write> index: array<u32>;  // sampled rows of the pass
 @group(0) @binding(2) var<storage, read_write> rows: array<Row>;

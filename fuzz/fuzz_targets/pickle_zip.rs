@@ -4,6 +4,8 @@
 //! pickle inside a zip would get past the checksum.
 #![no_main]
 
+#[path = "../../crates/esolm-checkpoint/tests/common/forge.rs"]
+mod forge;
 #[path = "../message.rs"]
 mod message;
 
@@ -14,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes = if data.starts_with(b"PK") {
         data.to_vec()
     } else {
-        wrap(data)
+        forge::archive(data)
     };
     for raw_weights in [false, true] {
         match Checkpoint::from_ckpt_bytes(bytes.clone(), raw_weights) {
@@ -30,35 +32,3 @@ fuzz_target!(|data: &[u8]| {
         }
     }
 });
-
-/// A zip as torch.save writes it, with `pickle` as data.pkl and one storage of 256 bytes.
-fn wrap(pickle: &[u8]) -> Vec<u8> {
-    let storage = [0x3f; 256];
-    let entries: [(&str, &[u8]); 2] = [("x/data.pkl", pickle), ("x/data/0", &storage)];
-    let (mut bytes, mut directory) = (Vec::with_capacity(pickle.len() + 512), Vec::new());
-    for (name, data) in entries {
-        let offset = bytes.len() as u32;
-        let mut fields = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0]; // version, flags, method, time, date
-        fields.extend(crc32fast::hash(data).to_le_bytes());
-        fields.extend((data.len() as u32).to_le_bytes());
-        fields.extend((data.len() as u32).to_le_bytes());
-        fields.extend((name.len() as u16).to_le_bytes());
-        fields.extend([0, 0]); // extra field
-        bytes.extend(b"PK\x03\x04");
-        bytes.extend(&fields);
-        bytes.extend(name.as_bytes());
-        bytes.extend(data);
-        directory.extend(b"PK\x01\x02\x14\x00");
-        directory.extend(&fields);
-        directory.extend([0; 10]); // comment, disk, attributes
-        directory.extend(offset.to_le_bytes());
-        directory.extend(name.as_bytes());
-    }
-    let start = bytes.len() as u32;
-    bytes.extend(&directory);
-    bytes.extend(b"PK\x05\x06\x00\x00\x00\x00\x02\x00\x02\x00");
-    bytes.extend((directory.len() as u32).to_le_bytes());
-    bytes.extend(start.to_le_bytes());
-    bytes.extend([0, 0]);
-    bytes
-}

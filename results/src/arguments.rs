@@ -1,150 +1,99 @@
-//! The command line of `cargo xtask results`: options that each take one or more values.
+//! The command line of `cargo xtask results`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::failure::Error;
+use clap::{Args, Parser, Subcommand, value_parser};
 
-/// An option that a command knows.
-#[derive(Debug, Clone, Copy)]
-pub struct Known {
-    /// With its dashes.
-    pub name: &'static str,
-    /// Takes all values up to the next option, instead of one.
-    pub many: bool,
-}
-
-/// One value.
-pub const fn one(name: &'static str) -> Known {
-    Known { name, many: false }
-}
-
-/// One or more values.
-pub const fn many(name: &'static str) -> Known {
-    Known { name, many: true }
-}
-
-/// The options that were given, in their order.
-#[derive(Debug, Default)]
+/// Train small models, measure them, and render docs/results.md from the records.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask results", arg_required_else_help = false)]
 pub struct Arguments {
-    values: Vec<(&'static str, String)>,
+    /// Which part.
+    #[command(subcommand)]
+    pub command: Command,
 }
 
-impl Arguments {
-    /// Reads the words after the command's name.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for an unknown option, a missing value, or a second value where one is taken.
-    pub fn parse(words: &[String], known: &[Known]) -> Result<Self, Error> {
-        let mut arguments = Self::default();
-        let mut words = words.iter().peekable();
-        while let Some(word) = words.next() {
-            let Some(option) = known.iter().find(|option| option.name == word) else {
-                let names: Vec<&str> = known.iter().map(|option| option.name).collect();
-                return Err(Error::Usage(format!(
-                    "there is no option {word:?} here; the options are {}",
-                    names.join(", ")
-                )));
-            };
-            let mut values = Vec::new();
-            while let Some(value) =
-                words.next_if(|next| !next.starts_with("--") && (option.many || values.is_empty()))
-            {
-                values.push((option.name, value.clone()));
-            }
-            if values.is_empty() {
-                return Err(Error::Usage(format!(
-                    "{word} needs a value; write it after the option"
-                )));
-            }
-            if !option.many && arguments.get(option.name).is_some() {
-                return Err(Error::Usage(format!(
-                    "{word} is given twice; leave one of them out"
-                )));
-            }
-            arguments.values.append(&mut values);
-        }
-        Ok(arguments)
-    }
-
-    /// The value of an option.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.values
-            .iter()
-            .find(|(given, _)| *given == name)
-            .map(|(_, value)| value.as_str())
-    }
-
-    /// The value of an option that must be given.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with `meaning` as the remedy.
-    pub fn required(&self, name: &str, meaning: &str) -> Result<&str, Error> {
-        self.get(name)
-            .ok_or_else(|| Error::Usage(format!("{name} is missing; give {meaning} with it")))
-    }
-
-    /// All values of an option, as paths; at least one.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with `meaning` as the remedy.
-    pub fn paths(&self, name: &str, meaning: &str) -> Result<Vec<PathBuf>, Error> {
-        self.required(name, meaning)?;
-        Ok(self
-            .values
-            .iter()
-            .filter(|(given, _)| *given == name)
-            .map(|(_, value)| value.into())
-            .collect())
-    }
-
-    /// A number, or `default` where none is given.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where the value is not a whole number above 0.
-    pub fn count(&self, name: &str, default: usize) -> Result<usize, Error> {
-        match self.get(name) {
-            None => Ok(default),
-            Some(text) => text.parse().ok().filter(|&count| count > 0).ok_or_else(|| {
-                Error::Usage(format!(
-                    "{name} is {text:?}; give a whole number, 1 or more"
-                ))
-            }),
-        }
-    }
+/// The parts.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train the models of the plan, measure them, and write docs/results/*.json; continues from what is in the work folder
+    Run {
+        /// What to train and measure, by default results/plan.json
+        #[arg(long, value_name = "FILE", default_value_os_t = repository("results/plan.json"), hide_default_value = true)]
+        plan: PathBuf,
+        /// What both commands take.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Measure two models on the same text and write docs/results/model.json
+    Compare(Compare),
+    /// Write docs/results.md, its plots and the model card's table from docs/results/*.json and results/page.md
+    Render {
+        /// The repository, or another folder of its layout
+        #[arg(long, value_name = "DIR", default_value_os_t = repository(""), hide_default_value = true)]
+        root: PathBuf,
+    },
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What `run` and `compare` share.
+#[derive(Debug, Args)]
+pub struct Common {
+    /// Text that the models learn from: documents separated by <|endoftext|>; those that are not plain ASCII are left out
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    pub train: Vec<PathBuf>,
+    /// Text that likelihoods are measured on, of the same form
+    #[arg(long, value_name = "FILE")]
+    pub holdout: PathBuf,
+    /// Folder for models and answers, outside the repository
+    #[arg(long, value_name = "DIR")]
+    pub work: PathBuf,
+    /// The program, by default target/release/esolm
+    #[arg(long, value_name = "PATH", default_value_os_t = repository("target/release/esolm"), hide_default_value = true)]
+    pub esolm: PathBuf,
+    /// Folder of the records, by default docs/results
+    #[arg(long, value_name = "DIR", default_value_os_t = repository("docs/results"), hide_default_value = true)]
+    pub out: PathBuf,
+    /// auto, cpu, gpu or gpu:N, as for esolm
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
 
-    fn parse(line: &str) -> Result<Arguments, Error> {
-        let words: Vec<String> = line.split_whitespace().map(String::from).collect();
-        Arguments::parse(&words, &[many("--train"), one("--work")])
-    }
+/// `compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// What both commands take.
+    #[command(flatten)]
+    pub common: Common,
+    /// Folder of the older model
+    #[arg(long, value_name = "MODEL")]
+    pub old: PathBuf,
+    /// Folder of the newer model
+    #[arg(long, value_name = "MODEL")]
+    pub new: PathBuf,
+    /// Folder of an AR model that scores the samples
+    #[arg(long, value_name = "MODEL")]
+    pub judge: PathBuf,
+    /// Name of the older model in the tables
+    #[arg(long, value_name = "NAME", default_value = "old")]
+    pub old_name: String,
+    /// Name of the newer model in the tables
+    #[arg(long, value_name = "NAME", default_value = "new")]
+    pub new_name: String,
+    /// Samples from each model
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = value_parser!(u32).range(1..))]
+    pub samples: u32,
+    /// Tokens of a sample and of a window, by default the smaller context
+    #[arg(long, value_name = "L", value_parser = value_parser!(u32).range(1..))]
+    pub length: Option<u32>,
+    /// Nucleus of the samples
+    #[arg(long, value_name = "P", default_value_t = 0.9)]
+    pub top_p: f64,
+    /// Seed of orders and samples
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
 
-    #[test]
-    fn options_take_one_or_more_values() {
-        let arguments = parse("--train a b --work w").expect("good");
-        assert_eq!(
-            arguments.paths("--train", "texts").expect("given"),
-            ["a", "b"].map(PathBuf::from)
-        );
-        assert_eq!(arguments.get("--work"), Some("w"));
-        assert_eq!(arguments.count("--other", 7).expect("default"), 7);
-        assert!(arguments.required("--other", "it").is_err());
-    }
-
-    #[test]
-    fn bad_usage_is_told() {
-        for line in [
-            "--train",
-            "--wrok w",
-            "--work a b",
-            "--work a --work b",
-            "word",
-        ] {
-            let error = parse(line).expect_err(line);
-            assert_eq!(error.exit_code(), 2, "{line}");
-        }
-    }
+/// A path in the repository, which holds this crate wherever the command is given.
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(path)
 }

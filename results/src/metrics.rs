@@ -1,7 +1,7 @@
 //! Figures of texts that need no model.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash};
 
 /// Entropy of the token counts inside one sample, in nats; the mean of it over samples is the published code's sample entropy
 /// (`metrics.py`, `record_entropy`). 0 for an empty sample.
@@ -27,17 +27,17 @@ pub fn entropy<T: Eq + Hash>(tokens: &[T]) -> f64 {
 
 /// Mean and standard error of the mean; the latter is 0 for a single value.
 pub fn mean(values: &[f64]) -> (f64, f64) {
-    let count = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / count;
-    if values.len() < 2 {
-        return (mean, 0.0);
-    }
-    let variance = values
-        .iter()
-        .map(|value| (value - mean).powi(2))
-        .sum::<f64>()
-        / (count - 1.0);
-    (mean, (variance / count).sqrt())
+    ratio(values, &vec![1.0; values.len()])
+}
+
+/// Sum of `a` over sum of `b`, and the standard error of this ratio over the entries, 0 for a single one.
+pub fn ratio(a: &[f64], b: &[f64]) -> (f64, f64) {
+    let count = a.len() as f64;
+    let total: f64 = b.iter().sum();
+    let ratio = a.iter().sum::<f64>() / total;
+    let residuals: f64 = a.iter().zip(b).map(|(a, b)| (a - ratio * b).powi(2)).sum();
+    let variance = residuals / (count - 1.0).max(1.0);
+    (ratio, (variance / count).sqrt() / (total / count))
 }
 
 /// The words of a text: runs of letters, digits and apostrophes, in lower case.
@@ -48,122 +48,40 @@ pub fn words(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Distinct-n: the share of different n-grams among all n-grams of words. Grams do not cross from one text to the next. 0 where there is
-/// none.
+/// The words of each text.
+pub fn all_words(texts: &[String]) -> Vec<Vec<String>> {
+    texts.iter().map(|text| words(text)).collect()
+}
+
+/// Distinct-n: the share of different n-grams among all n-grams of words. 0 where there is none.
 pub fn distinct(texts: &[Vec<String>], n: usize) -> f64 {
-    let all: usize = texts.iter().map(|words| grams(words, n).count()).sum();
-    let different: HashSet<u64> = texts.iter().flat_map(|words| grams(words, n)).collect();
-    match all {
-        0 => 0.0,
-        all => different.len() as f64 / all as f64,
-    }
+    let all = grams(texts, n);
+    let different: HashSet<&u64> = all.iter().collect();
+    different.len() as f64 / all.len().max(1) as f64
+}
+
+/// The share of the n-grams of `texts` that occur in `body`, counted with repetitions. 0 where there is none.
+pub fn copied(texts: &[Vec<String>], body: &[Vec<String>], n: usize) -> f64 {
+    let (all, body) = (grams(texts, n), grams(body, n));
+    let body: HashSet<&u64> = body.iter().collect();
+    all.iter().filter(|gram| body.contains(gram)).count() as f64 / all.len().max(1) as f64
+}
+
+/// The n-grams of texts, which do not cross from one text to the next, as 64-bit hashes: among a few million, one in a million pairs of
+/// texts would be off by one.
+fn grams(texts: &[Vec<String>], n: usize) -> Vec<u64> {
+    let grams = texts.iter().flat_map(|words| words.windows(n));
+    let hasher = BuildHasherDefault::<DefaultHasher>::default();
+    grams.map(|gram| hasher.hash_one(gram)).collect()
 }
 
 /// As many words of `texts` as `limit` allows, so that distinct-n, which falls with the amount of text, compares like with like.
 pub fn first_words(texts: &[Vec<String>], limit: usize) -> Vec<Vec<String>> {
     let mut left = limit;
-    let mut first = Vec::new();
-    for words in texts {
+    let cut = |words: &Vec<String>| {
         let taken = words.len().min(left);
-        first.push(words[..taken].to_vec());
         left -= taken;
-    }
-    first
-}
-
-/// The word n-grams of a body of text.
-#[derive(Debug)]
-pub struct Grams {
-    n: usize,
-    seen: HashSet<u64>,
-}
-
-impl Grams {
-    /// Collects the n-grams of `texts`.
-    pub fn new<'a>(n: usize, texts: impl IntoIterator<Item = &'a str>) -> Self {
-        let seen = texts
-            .into_iter()
-            .flat_map(|text| grams(&words(text), n).collect::<Vec<_>>())
-            .collect();
-        Self { n, seen }
-    }
-
-    /// The share of the n-grams of `texts` that occur in this body, counted with repetitions. 0 where there is none.
-    pub fn share(&self, texts: &[Vec<String>]) -> f64 {
-        let mut all = 0usize;
-        let mut found = 0usize;
-        for gram in texts.iter().flat_map(|words| grams(words, self.n)) {
-            all += 1;
-            found += usize::from(self.seen.contains(&gram));
-        }
-        match all {
-            0 => 0.0,
-            all => found as f64 / all as f64,
-        }
-    }
-}
-
-/// The n-grams of a text as 64-bit hashes: among a few million, one in a million pairs of texts would be off by one.
-fn grams(words: &[String], n: usize) -> impl Iterator<Item = u64> + '_ {
-    words.windows(n).map(|gram| {
-        let mut hasher = DefaultHasher::new();
-        gram.hash(&mut hasher);
-        hasher.finish()
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entropy_of_known_counts() {
-        assert_eq!(entropy::<u32>(&[]), 0.0);
-        assert_eq!(entropy(&[5, 5, 5]), 0.0);
-        assert!((entropy(&[1, 2, 3, 4]) - 4f64.ln()).abs() < 1e-12);
-        // Counts 3 and 1: -(3/4) ln(3/4) - (1/4) ln(1/4).
-        assert!((entropy(&[7, 9, 7, 7]) - 0.562_335_144_618_808_3).abs() < 1e-12);
-    }
-
-    #[test]
-    fn mean_and_its_error() {
-        assert_eq!(mean(&[2.0]), (2.0, 0.0));
-        let (middle, error) = mean(&[1.0, 2.0, 3.0, 4.0]);
-        assert_eq!(middle, 2.5);
-        assert!((error - (5.0f64 / 3.0 / 4.0).sqrt()).abs() < 1e-12);
-    }
-
-    #[test]
-    fn words_without_punctuation() {
-        assert_eq!(
-            words("\"Don't go!\" said Tom's 2 cats.\n"),
-            ["don't", "go", "said", "tom's", "2", "cats"]
-        );
-        assert!(words(" ' -- ").is_empty());
-    }
-
-    #[test]
-    fn distinct_counts_within_texts() {
-        let texts = [words("a b a b"), words("b a")];
-        assert_eq!(distinct(&texts, 1), 2.0 / 6.0);
-        // ab ba ab | ba
-        assert_eq!(distinct(&texts, 2), 2.0 / 4.0);
-        assert_eq!(distinct(&texts, 5), 0.0);
-    }
-
-    #[test]
-    fn a_limit_cuts_the_last_text() {
-        let texts = [words("a b c"), words("d e f"), words("g")];
-        let first = first_words(&texts, 4);
-        assert_eq!(first.concat(), ["a", "b", "c", "d"]);
-    }
-
-    #[test]
-    fn share_of_copied_grams() {
-        let body = Grams::new(3, ["One two three four.", "five six seven"]);
-        let texts = [words("one TWO three, four five"), words("five six")];
-        // of "one two three", "two three four", "three four five" the last one crosses two texts of the body
-        assert_eq!(body.share(&texts), 2.0 / 3.0);
-        assert_eq!(body.share(&[words("a b")]), 0.0);
-    }
+        words[..taken].to_vec()
+    };
+    texts.iter().map(cut).collect()
 }

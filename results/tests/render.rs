@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use esolm_results::plan::Plan;
+use esolm_results::program::Answer;
 use esolm_results::record::{
-    self, Compared, Comparison, ExactAt, Figure, Likelihood, MiddleFigures, Nelbo, Point, Report,
-    Samples, Setup, TextFigures, Training, training_file,
+    self, Compared, Comparison, ExactAt, Likelihood, MiddleFigures, Point, Samples, Setup,
+    TextFigures, Training, training_file,
 };
 use esolm_results::render;
+use esolm_results::reports::{Family, Figure, Nelbo, Perplexity};
 use serde_json::json;
 
 /// A folder that is removed in the end.
@@ -101,28 +103,30 @@ fn write_records(root: &Path) {
                 tail: vec![json!({"kind": "end"})],
             }),
         );
-        let exact = (model.family != "mdlm").then(|| figure(nats(&model.name)));
+        let exact = (model.family != Family::Mdlm).then(|| figure(nats(&model.name)));
         let line = |alpha_0, whole, exact: Option<Figure>| Likelihood {
             name: model.name.clone(),
             alpha_0,
             whole,
-            command: "esolm ppl".into(),
-            date: "2026-01-02 03:04".into(),
-            report: Report {
-                device: "CPU".into(),
-                windows: 100,
-                length: 128,
-                tokens: 12_800,
-                bytes: None,
-                orders: Some(1),
-                draws: Some(1),
-                nelbo: (whole && model.family != "ar").then(|| Nelbo {
-                    diffusion: Some(1.0),
-                    sequential: None,
-                    total: figure(nats(&model.name) + 0.05),
-                }),
-                exact,
-                seconds: 1.0,
+            answer: Answer {
+                command: "esolm ppl".into(),
+                date: "2026-01-02 03:04".into(),
+                report: Perplexity {
+                    device: "CPU".into(),
+                    windows: 100,
+                    length: 128,
+                    tokens: 12_800,
+                    bytes: None,
+                    orders: Some(1),
+                    draws: Some(1),
+                    nelbo: (whole && model.family != Family::Ar).then(|| Nelbo {
+                        diffusion: Some(1.0),
+                        sequential: None,
+                        total: figure(nats(&model.name) + 0.05),
+                    }),
+                    exact,
+                    seconds: 1.0,
+                },
             },
         };
         likelihood.push(line(model.alpha_0, true, exact));
@@ -142,13 +146,11 @@ fn write_records(root: &Path) {
         .settings()
         .into_iter()
         .map(|setting| {
-            let steps = setting.steps.as_ref().map_or(128, |(steps, _)| *steps);
+            let steps = setting.steps.unwrap_or(128);
             let alpha_0 = setting.alpha_0.unwrap_or(1.0);
             let nfe = steps.max(128 - (alpha_0 * 128.0) as usize) as u64;
-            let slow = if setting.model == "mdlm" { 10.0 } else { 1.0 };
+            let slow = if setting.name == "mdlm" { 10.0 } else { 1.0 };
             Samples {
-                name: setting.model.clone(),
-                alpha_0: setting.alpha_0,
                 command: format!("esolm sample {}", setting.key()),
                 judge_command: format!("esolm ppl {}", setting.key()),
                 date: "2026-01-02 03:04".into(),
@@ -157,16 +159,15 @@ fn write_records(root: &Path) {
                 length: 128,
                 nfe,
                 seconds_per_sample: slow * nfe as f64 / 1000.0
-                    + if setting.model == "ar" { -0.01 } else { 0.0 },
+                    + if setting.name == "ar" { -0.01 } else { 0.0 },
                 seconds_alone: Some(
-                    slow * nfe as f64 / 500.0 + if setting.model == "ar" { -0.01 } else { 0.0 },
+                    slow * nfe as f64 / 500.0 + if setting.name == "ar" { -0.01 } else { 0.0 },
                 ),
-                judge: figure(nats(&setting.model) + 4.0 / (steps as f64).sqrt()),
+                judge: figure(nats(&setting.name) + 4.0 / (steps as f64).sqrt()),
                 entropy: 4.0 - 1.0 / (steps as f64).sqrt(),
                 entropy_error: 0.01,
                 text: format!("Once upon {}", setting.key()),
-                schedule: setting.steps.as_ref().map(|(_, schedule)| schedule.clone()),
-                steps: setting.steps.map(|(steps, _)| steps),
+                setting,
             }
         })
         .collect();
@@ -214,19 +215,22 @@ fn write_records(root: &Path) {
             baseline: compared("", 2.0).texts,
         }),
     );
-    fs::write(
-        root.join("results/notes.md"),
-        "x\n\n## likelihood\n\nA reason.\n",
-    )
-    .expect("written");
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("page.md");
+    let page = fs::read_to_string(page).expect("there");
+    fs::write(root.join("results/page.md"), page + "\nA reason.\n").expect("written");
 }
 
 #[test]
 fn the_page_holds_figures_verdicts_and_reasons() {
     let folder = Folder::new("page");
     write_records(&folder.0);
-    let (files, card) = render::everything(&folder.0).expect("rendered");
-    assert_eq!(card, None, "a card without markers is left alone");
+    let card = Path::new("models/stories/README.md");
+    fs::write(folder.0.join(card), "no markers").expect("written");
+    let files = render::files(&folder.0).expect("rendered");
+    assert!(
+        !files.contains_key(card),
+        "a card without markers is left alone"
+    );
     let page = &files[Path::new("docs/results.md")];
     for text in [
         // the paper's figures
@@ -234,15 +238,15 @@ fn the_page_holds_figures_verdicts_and_reasons() {
         "25.19",
         // the order, with MDLM first: it passes AR, 0.125 and 0.25, which the paper has before it
         "Here: MDLM < AR < Eso-LM, α₀ = 0.125",
-        "12 of 15 pairs stand in the paper's order",
-        "MDLM is better here than AR, by 0.450 nats a token",
-        "All 10 pairs stand in the paper's order",
+        "**12 of 15 pairs are in the paper's order.**",
+        "MDLM is better here than AR, by 0.450 nats per token (standard error at most 0.014)",
+        "All 10 pairs are in the paper's order.",
         // one model at several alpha_0
         "Best at each alpha_0 of evaluation: 1: Eso-LM, α₀ = 1; 0.25: Eso-LM, α₀ = 0.25",
         "The order is the paper's: AR, then Eso-LM, then MDLM.",
         "Eso-LM, α₀ = 1 in 5 of 5 steps upwards",
         "A reason.",
-        "Better than starter: bits a byte of the hold-out at alpha_0 = 0.25 (1.50 to 1.25)",
+        "Better than starter: bits per byte of the hold-out at alpha_0 = 0.25 (1.50 to 1.25)",
         "esolm train --out train/mdlm",
         "Once upon ar",
     ] {
@@ -263,11 +267,11 @@ fn a_card_takes_the_table_between_its_markers() {
     let path = folder.0.join("models/stories/README.md");
     let text = "# stories\n\n<!-- results:model -->\nold\n<!-- end of results:model -->\n\nMore.\n";
     fs::write(&path, text).expect("written");
-    render::command(&[], &folder.0).expect("rendered");
+    render::write(&folder.0).expect("rendered");
     let once = fs::read_to_string(&path).expect("there");
     assert!(once.starts_with("# stories\n") && once.ends_with("\n\nMore.\n"));
     assert!(once.contains("| starter | stories |") && !once.contains("\nold\n"));
-    render::command(&[], &folder.0).expect("rendered");
+    render::write(&folder.0).expect("rendered");
     assert_eq!(
         once,
         fs::read_to_string(&path).expect("there"),
@@ -282,11 +286,67 @@ fn a_damaged_record_is_named() {
     write_records(&folder.0);
     let path = folder.0.join("docs/results/samples.json");
     fs::write(&path, "[{").expect("written");
-    let error = render::everything(&folder.0)
-        .expect_err("damaged")
-        .to_string();
+    let error = render::files(&folder.0).expect_err("damaged").to_string();
     assert!(
         error.contains("samples.json") && !error.contains('\n'),
         "{error}"
+    );
+}
+
+#[test]
+fn a_folder_without_records_makes_the_head_of_the_page() {
+    let folder = Folder::new("empty");
+    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("page.md");
+    fs::copy(template, folder.0.join("results/page.md")).expect("copied");
+    let files = render::files(&folder.0).expect("rendered");
+    let page = &files[Path::new("docs/results.md")];
+    assert!(page.starts_with("# Results in miniature") && !page.contains("## "));
+    assert_eq!(files.len(), 1);
+}
+
+#[test]
+fn a_model_that_the_paper_does_not_have_stands_in_no_order() {
+    let folder = Folder::new("other");
+    write_records(&folder.0);
+    for name in ["setup", "likelihood", "samples"] {
+        let path = folder.0.join(format!("docs/results/{name}.json"));
+        let text = fs::read_to_string(&path).expect("there");
+        let renamed = text.replace("\"esolm-0.5\"", "\"other\"");
+        fs::write(&path, renamed).expect("written");
+    }
+    let files = render::files(&folder.0).expect("rendered");
+    let page = &files[Path::new("docs/results.md")];
+    assert!(page.contains("| Eso-LM, α₀ = 0.5 | - | 17.3 |"), "{page}");
+    assert!(
+        page.contains("of 10 pairs are in the paper's order"),
+        "{page}"
+    );
+}
+
+#[test]
+fn a_wrong_template_is_named_with_its_line() {
+    let folder = Folder::new("template");
+    write_records(&folder.0);
+    fs::write(
+        folder.0.join("results/page.md"),
+        "one\n{{ setup.plan.name }}\n",
+    )
+    .expect("written");
+    let error = render::files(&folder.0).expect_err("undefined").to_string();
+    assert!(error.contains("results/page.md:2"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(!folder.0.join("docs/results.md").exists());
+}
+
+#[test]
+fn numbers_are_short() {
+    let folder = Folder::new("numbers");
+    let template = "{{ [0.012345|short, 1|short, 23.456|short, 1234.5|short, 0|short, none|short]|join(' ') }}
+{{ [1234567|grouped, 1000010|grouped, 999|grouped, 2|fixed(2), 1.0|number, 0.5|signed]|join(' ') }}";
+    fs::write(folder.0.join("results/page.md"), template).expect("written");
+    let files = render::files(&folder.0).expect("rendered");
+    assert_eq!(
+        files[Path::new("docs/results.md")],
+        "0.0123 1.00 23.5 1234 0 -\n1,234,567 1,000,010 999 2.00 1 +0.500\n"
     );
 }

@@ -1,6 +1,8 @@
 // Ends the q, k, v product: rotary embedding on q and k at the row's natural position, then q to `out`
 // [rows, D4] and k, v to the row's slot of the kv_cache. Columns of q and k are stored pairwise (i, i + head_dim / 2
 // side by side), so a rotary pair never leaves a register; scores do not depend on that order.
+{{row}}
+{{cache}}
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> rows: array<Row>;
 @group(0) @binding(5) var<storage, read_write> rotary: array<vec2<f32>>; // [positions, head_dim / 2] cos, sin

@@ -1,7 +1,7 @@
 //! Checks against the golden data that hold for every [`Runner`].
 
 use esolm::config::{ModelConfig, Prepend};
-use esolm::draw::Draw;
+use esolm::executor::Draw;
 use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, forward_rows};
 use esolm::sampler::Sampler;
@@ -164,21 +164,19 @@ fn run_trace(trace: &Trace, runner: &mut dyn Runner) -> Vec<u32> {
         let what = format!("{}, step {index}", trace.name);
         assert_close(&what, &logits, &gather(&trace.logits), GOLDEN);
         let noise = gather(&trace.noise);
-        runner.step(&step, &draw(trace.top_p, &ids, Some(&noise)));
+        runner.step(&step, &ids, &draw(trace.top_p, Some(&noise)));
     }
     runner.tokens()
 }
 
-fn draw<'a>(top_p: Option<f32>, sequence_ids: &'a [u32], noise: Option<&'a [f32]>) -> Draw<'a> {
+fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
     Draw {
         sampler: Sampler {
             temperature: 1.0,
             top_p,
         },
         seed: 0,
-        sequence_ids,
         noise,
-        mask_index: MASK,
     }
 }
 
@@ -307,7 +305,7 @@ pub fn check_sampling_mdlm(runner: &mut dyn Runner) {
             .flat_map(|&p| &noise[(index * length + p as usize) * VOCAB..][..VOCAB])
             .copied()
             .collect();
-        runner.step(&StepRows { rows, sampled }, &draw(None, &[0], Some(&noise)));
+        runner.step(&StepRows { rows, sampled }, &[0], &draw(None, Some(&noise)));
     }
     assert_eq!(recorded * length * VOCAB, logits.len());
     assert_eq!(runner.tokens(), golden.u32("mdlm.sample"));
@@ -322,11 +320,10 @@ pub fn check_cached(
     uncached: &mut dyn Runner,
 ) -> f32 {
     let full = plan.uncached();
-    let ids: Vec<u32> = plan.sequences.iter().map(|s| s.sequence).collect();
+    let ids = plan.ids();
     let draw = Draw {
-        mask_index: plan.mask_index,
         seed: 7,
-        ..draw(None, &ids, None)
+        ..draw(None, None)
     };
     cached.start(&plan.layout(), &plan.initial_tokens());
     uncached.start(&plan.layout(), &plan.initial_tokens());
@@ -340,8 +337,8 @@ pub fn check_cached(
             .fold(0.0f32, |size, logit| size.max(logit.abs()));
         let bound = CACHED * size;
         largest = largest.max(assert_close(&name, &got, &want, bound));
-        cached.step(&step, &draw);
-        uncached.step(&all, &draw);
+        cached.step(&step, &ids, &draw);
+        uncached.step(&all, &ids, &draw);
         assert_eq!(cached.tokens(), uncached.tokens(), "{name}");
     }
     largest

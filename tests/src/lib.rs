@@ -8,4 +8,4 @@ pub mod losses;
 pub mod runner;
 
 pub use golden::{Golden, checkpoint, stories};
-pub use runner::{Cpu, Gpu, Reference, Runner};
+pub use runner::{OnDevice, Reference, Runner};

@@ -3,12 +3,12 @@
 use burn::tensor::Device;
 use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
-use esolm::cpu::CpuExecutor;
-use esolm::draw::Draw;
+use esolm::engine::Engine;
+use esolm::executor::Draw;
 use esolm::network::Network;
 use esolm::rows::{Layout, StepRows};
 use esolm::scoring::log_probability;
-use esolm::{DeviceChoice, Engine, EngineOptions};
+use esolm::{DeviceChoice, LoadOptions};
 
 /// An executor under test. Errors are panics here.
 pub trait Runner {
@@ -18,54 +18,34 @@ pub trait Runner {
     fn logits(&mut self, step: &StepRows) -> Vec<f32>;
     /// Log-probabilities of the sampled rows' tokens.
     fn score(&mut self, step: &StepRows, targets: &[u32]) -> Vec<f32>;
-    /// Runs a pass and draws.
-    fn step(&mut self, step: &StepRows, draw: &Draw);
+    /// Runs a pass and draws; `ids` has the absolute index of each sequence.
+    fn step(&mut self, step: &StepRows, ids: &[u32], draw: &Draw);
     /// The token buffer.
     fn tokens(&mut self) -> Vec<u32>;
 }
 
-/// The CPU executor.
-pub struct Cpu(CpuExecutor);
+/// The engine on the CPU or on a GPU adapter.
+pub struct OnDevice(pub Engine);
 
-impl Cpu {
-    /// Loads a checkpoint.
-    pub fn load(ckpt: &Checkpoint) -> Self {
-        Self(pollster::block_on(CpuExecutor::load(ckpt)).unwrap_or_else(|error| panic!("{error}")))
-    }
-}
-
-impl Runner for Cpu {
-    fn start(&mut self, layout: &Layout, tokens: &[u32]) {
-        self.0.start(layout, tokens).unwrap();
-    }
-
-    fn logits(&mut self, step: &StepRows) -> Vec<f32> {
-        pollster::block_on(self.0.logits(step)).unwrap()
+impl OnDevice {
+    /// Loads a checkpoint for the CPU.
+    pub fn cpu(ckpt: &Checkpoint) -> Self {
+        let options = LoadOptions {
+            device: DeviceChoice::Cpu,
+            ..LoadOptions::default()
+        };
+        Self(
+            pollster::block_on(Engine::load(ckpt, &options))
+                .unwrap_or_else(|error| panic!("{error}")),
+        )
     }
 
-    fn score(&mut self, step: &StepRows, targets: &[u32]) -> Vec<f32> {
-        pollster::block_on(self.0.score(step, targets)).unwrap()
-    }
-
-    fn step(&mut self, step: &StepRows, draw: &Draw) {
-        self.0.step(step, draw).unwrap();
-    }
-
-    fn tokens(&mut self) -> Vec<u32> {
-        self.0.tokens().to_vec()
-    }
-}
-
-/// The engine on a GPU adapter.
-pub struct Gpu(pub Engine);
-
-impl Gpu {
     /// Loads a checkpoint onto the first adapter.
     ///
     /// # Panics
     /// When there is no adapter: these tests never pass by skipping.
-    pub fn load(ckpt: &Checkpoint, options: EngineOptions) -> Self {
-        let options = EngineOptions {
+    pub fn gpu(ckpt: &Checkpoint, options: LoadOptions) -> Self {
+        let options = LoadOptions {
             device: DeviceChoice::Gpu(None),
             ..options
         };
@@ -76,7 +56,7 @@ impl Gpu {
     }
 }
 
-impl Runner for Gpu {
+impl Runner for OnDevice {
     fn start(&mut self, layout: &Layout, tokens: &[u32]) {
         self.0.start(layout, tokens).unwrap();
     }
@@ -89,8 +69,8 @@ impl Runner for Gpu {
         pollster::block_on(self.0.score(step, targets)).unwrap()
     }
 
-    fn step(&mut self, step: &StepRows, draw: &Draw) {
-        self.0.step(step, draw).unwrap();
+    fn step(&mut self, step: &StepRows, ids: &[u32], draw: &Draw) {
+        self.0.step(step, ids, draw).unwrap();
     }
 
     fn tokens(&mut self) -> Vec<u32> {
@@ -140,7 +120,7 @@ impl Runner for Reference {
             .collect()
     }
 
-    fn step(&mut self, _: &StepRows, _: &Draw) {
+    fn step(&mut self, _: &StepRows, _: &[u32], _: &Draw) {
         unimplemented!("the reference pass does not draw");
     }
 

@@ -1,14 +1,14 @@
 //! The CPU executor against the published code's golden numbers, and its cache against none.
 
-use esolm::draw::Draw;
+use esolm::executor::Draw;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
-use esolm_tests::{Cpu, Runner, checkpoint, checks, losses, stories};
+use esolm_tests::{OnDevice, Runner, checkpoint, checks, losses, stories};
 
 #[test]
 fn golden_forward() {
     for (model, count) in [("model_a", 14), ("mdlm", 1), ("ar", 1)] {
-        let (cases, largest) = checks::check_forward(model, &mut Cpu::load(&checkpoint(model)));
+        let (cases, largest) = checks::check_forward(model, &mut OnDevice::cpu(&checkpoint(model)));
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
     }
@@ -18,26 +18,26 @@ fn golden_forward() {
 fn golden_losses() {
     let ar = checkpoint("ar");
     let largest = [
-        losses::check_model_a(&mut Cpu::load(&checkpoint("model_a"))),
-        losses::check_mdlm(&mut Cpu::load(&checkpoint("mdlm"))),
-        losses::check_ar(ar.config(), &mut Cpu::load(&ar)),
+        losses::check_model_a(&mut OnDevice::cpu(&checkpoint("model_a"))),
+        losses::check_mdlm(&mut OnDevice::cpu(&checkpoint("mdlm"))),
+        losses::check_ar(ar.config(), &mut OnDevice::cpu(&ar)),
     ];
     println!("largest relative differences {largest:?}");
 }
 
 #[test]
 fn golden_sampling() {
-    let traces = checks::check_sampling_model_a(&mut Cpu::load(&checkpoint("model_a")));
+    let traces = checks::check_sampling_model_a(&mut OnDevice::cpu(&checkpoint("model_a")));
     assert_eq!(traces, 6);
     let ar = checkpoint("ar");
-    checks::check_sampling_ar(ar.config(), &mut Cpu::load(&ar));
-    checks::check_sampling_mdlm(&mut Cpu::load(&checkpoint("mdlm")));
+    checks::check_sampling_ar(ar.config(), &mut OnDevice::cpu(&ar));
+    checks::check_sampling_mdlm(&mut OnDevice::cpu(&checkpoint("mdlm")));
 }
 
 #[test]
 fn cached_equals_uncached() {
     let ckpt = stories();
-    let (mut cached, mut uncached) = (Cpu::load(&ckpt), Cpu::load(&ckpt));
+    let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
     for (what, options) in checks::cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap();
         let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
@@ -50,9 +50,8 @@ fn cached_equals_uncached() {
 
 #[test]
 fn unusable_batches_end_in_a_sentence() {
-    use esolm::cpu::CpuExecutor;
     use esolm::rows::{Layout, Row, StepRows};
-    let mut cpu = pollster::block_on(CpuExecutor::load(&checkpoint("model_a"))).unwrap();
+    let mut cpu = OnDevice::cpu(&checkpoint("model_a")).0;
     let layout = |sequences, slots, tokens| Layout {
         sequences,
         slots,
@@ -94,7 +93,7 @@ fn unusable_batches_end_in_a_sentence() {
 #[test]
 fn a_text_does_not_depend_on_its_batch() {
     let ckpt = stories();
-    let mut cpu = Cpu::load(&ckpt);
+    let mut cpu = OnDevice::cpu(&ckpt);
     let mut texts = |first_sequence: u32, batch: usize| {
         let plan = Plan::new(&PlanOptions {
             alpha_0: 0.6,
@@ -102,13 +101,11 @@ fn a_text_does_not_depend_on_its_batch() {
             ..PlanOptions::new(ckpt.config(), batch, 12, 9)
         })
         .unwrap();
-        let ids: Vec<u32> = plan.sequences.iter().map(|s| s.sequence).collect();
+        let ids = plan.ids();
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 9,
-            sequence_ids: &ids,
             noise: None,
-            mask_index: plan.mask_index,
         };
         cpu.start(&plan.layout(), &plan.initial_tokens());
         let mut logits = vec![Vec::new(); batch];
@@ -118,7 +115,7 @@ fn a_text_does_not_depend_on_its_batch() {
             for (&row, logit) in step.sampled.iter().zip(all.chunks(plan.vocab_size)) {
                 logits[step.rows[row as usize].sequence as usize].extend_from_slice(logit);
             }
-            cpu.step(&step, &draw);
+            cpu.step(&step, &ids, &draw);
         }
         let texts = plan.output(&cpu.tokens());
         texts.into_iter().zip(logits).collect::<Vec<_>>()

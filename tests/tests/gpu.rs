@@ -2,18 +2,20 @@
 //! Needs a GPU adapter; a software one will do.
 
 use esolm::device::Precision;
+use esolm::engine::{Engine, Run};
+use esolm::executor::Draw;
 use esolm::kernels::attention::AttentionVariant;
 use esolm::kernels::product::ProductVariant;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
-use esolm::{Draw, Engine, EngineOptions, GenerateOptions, Variants};
-use esolm_tests::{Golden, Gpu, Runner, checkpoint, checks, losses, stories};
+use esolm::{LoadOptions, Variants};
+use esolm_tests::{Golden, OnDevice, Runner, checkpoint, checks, losses, stories};
 use pollster::block_on;
 
 #[test]
 fn golden_forward() {
     for (model, count) in [("model_a", 14), ("mdlm", 1), ("ar", 1)] {
-        let mut gpu = Gpu::load(&checkpoint(model), EngineOptions::default());
+        let mut gpu = OnDevice::gpu(&checkpoint(model), LoadOptions::default());
         let (cases, largest) = checks::check_forward(model, &mut gpu);
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
@@ -40,9 +42,9 @@ fn golden_forward_in_every_variant() {
             many: Some(many),
             attention: Some(attention),
         };
-        let mut gpu = Gpu::load(
+        let mut gpu = OnDevice::gpu(
             &checkpoint("model_a"),
-            EngineOptions {
+            LoadOptions {
                 variants,
                 ..Default::default()
             },
@@ -55,34 +57,35 @@ fn golden_forward_in_every_variant() {
 fn golden_losses() {
     let ar = checkpoint("ar");
     let largest = [
-        losses::check_model_a(&mut Gpu::load(
+        losses::check_model_a(&mut OnDevice::gpu(
             &checkpoint("model_a"),
-            EngineOptions::default(),
+            LoadOptions::default(),
         )),
-        losses::check_mdlm(&mut Gpu::load(
+        losses::check_mdlm(&mut OnDevice::gpu(
             &checkpoint("mdlm"),
-            EngineOptions::default(),
+            LoadOptions::default(),
         )),
-        losses::check_ar(ar.config(), &mut Gpu::load(&ar, EngineOptions::default())),
+        losses::check_ar(ar.config(), &mut OnDevice::gpu(&ar, LoadOptions::default())),
     ];
     println!("largest relative differences {largest:?}");
 }
 
 #[test]
 fn golden_sampling() {
-    let options = EngineOptions::default;
-    let traces = checks::check_sampling_model_a(&mut Gpu::load(&checkpoint("model_a"), options()));
+    let options = LoadOptions::default;
+    let traces =
+        checks::check_sampling_model_a(&mut OnDevice::gpu(&checkpoint("model_a"), options()));
     assert_eq!(traces, 6);
     let ar = checkpoint("ar");
-    checks::check_sampling_ar(ar.config(), &mut Gpu::load(&ar, options()));
-    checks::check_sampling_mdlm(&mut Gpu::load(&checkpoint("mdlm"), options()));
+    checks::check_sampling_ar(ar.config(), &mut OnDevice::gpu(&ar, options()));
+    checks::check_sampling_mdlm(&mut OnDevice::gpu(&checkpoint("mdlm"), options()));
 }
 
 /// What `esolm replay` does: the recorded steps and uniforms give the recorded logits, tokens and sample.
 #[test]
 fn recorded_runs_replay() {
     let golden = Golden::open("sampling_model_a");
-    let mut gpu = Gpu::load(&checkpoint("model_a"), EngineOptions::default());
+    let mut gpu = OnDevice::gpu(&checkpoint("model_a"), LoadOptions::default());
     for (trace, top_p) in [("alpha05", None), ("alpha1_p09", Some(0.9))] {
         let steps: Vec<[u32; 3]> = golden
             .rows(&format!("{trace}.steps"))
@@ -91,11 +94,9 @@ fn recorded_runs_replay() {
             .collect();
         let plan = Plan::from_recorded(&golden.rows(&format!("{trace}.sort_idx")), &steps, 96, 97)
             .unwrap();
-        let replay = block_on(
-            gpu.0
-                .replay(&plan, &golden.f64(&format!("{trace}.u")), top_p),
-        )
-        .unwrap();
+        let uniforms = golden.f64(&format!("{trace}.u"));
+        let replay = block_on(gpu.0.replay(&plan, &uniforms, top_p, &mut || true));
+        let replay = replay.unwrap().expect("nobody stopped it");
         checks::assert_close(
             trace,
             &replay.logits,
@@ -114,8 +115,8 @@ fn recorded_runs_replay() {
 fn cached_equals_uncached() {
     let ckpt = stories();
     let (mut cached, mut uncached) = (
-        Gpu::load(&ckpt, EngineOptions::default()),
-        Gpu::load(&ckpt, EngineOptions::default()),
+        OnDevice::gpu(&ckpt, LoadOptions::default()),
+        OnDevice::gpu(&ckpt, LoadOptions::default()),
     );
     for (what, options) in checks::cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap();
@@ -138,19 +139,23 @@ fn plan(engine: &Engine, known: Vec<Vec<(u32, u32)>>, first_sequence: u32) -> Pl
     Plan::new(&options).unwrap()
 }
 
+fn run_of<'a>(engine: &'a mut Engine, plan: &'a Plan, observe: bool) -> Run<'a> {
+    let draw = Draw {
+        sampler: Sampler::default(),
+        seed: 5,
+        noise: None,
+    };
+    engine.run(plan, draw, observe).unwrap()
+}
+
 /// A sequence's text does not depend on its batch, and the same seed gives it again.
 #[test]
 fn a_text_does_not_depend_on_its_batch() {
-    let mut engine = Gpu::load(&stories(), EngineOptions::default()).0;
-    let how = GenerateOptions {
-        sampler: Sampler::default(),
-        seed: 5,
-        observe: false,
-    };
+    let mut engine = OnDevice::gpu(&stories(), LoadOptions::default()).0;
     let known = vec![vec![], vec![(0, 7), (1, 9)], vec![]];
     let batch = plan(&engine, known.clone(), 0);
     let mut run = |plan: &Plan| {
-        block_on(engine.run(plan, &how).unwrap().finish())
+        block_on(run_of(&mut engine, plan, false).finish())
             .unwrap()
             .tokens
     };
@@ -175,23 +180,19 @@ fn a_text_does_not_depend_on_its_batch() {
 /// Nothing is read back while nobody watches; watching reports each token once, and the text is the same.
 #[test]
 fn an_unobserved_run_reads_its_tokens_alone() {
-    let options = EngineOptions {
+    let options = LoadOptions {
         weights: Precision::F16,
         kv_cache: Precision::F16,
         ..Default::default()
     };
-    let mut engine = Gpu::load(&stories(), options).0;
+    let mut engine = OnDevice::gpu(&stories(), options).0;
     let plan = plan(&engine, vec![vec![]; 2], 0);
-    let mut how = GenerateOptions {
-        sampler: Sampler::default(),
-        seed: 5,
-        observe: false,
-    };
-    let quiet = block_on(engine.run(&plan, &how).unwrap().finish()).unwrap();
-    assert_eq!(quiet.counters.bytes_read, 4 * plan.layout().tokens as u64);
-    assert!(quiet.counters.dispatches > 0 && quiet.counters.submits >= plan.nfe() as u64);
-    how.observe = true;
-    let mut run = engine.run(&plan, &how).unwrap();
+    let before = engine.counters();
+    let quiet = block_on(run_of(&mut engine, &plan, false).finish()).unwrap();
+    let counters = engine.counters().since(&before);
+    assert_eq!(counters.bytes_read, 4 * plan.layout().tokens as u64);
+    assert!(counters.dispatches > 0 && counters.submits >= plan.nfe() as u64);
+    let mut run = run_of(&mut engine, &plan, true);
     let mut seen = vec![vec![None; 64]; 2];
     let mut steps = 0;
     while let Some(event) = block_on(run.next()).unwrap() {
@@ -217,16 +218,11 @@ fn an_unobserved_run_reads_its_tokens_alone() {
 /// A run that is watched and stopped midway leaves nothing behind: the next one on the same engine gives its text.
 #[test]
 fn a_run_after_one_that_was_stopped() {
-    let mut engine = Gpu::load(&stories(), EngineOptions::default()).0;
+    let mut engine = OnDevice::gpu(&stories(), LoadOptions::default()).0;
     let plan = plan(&engine, vec![vec![]], 0);
-    let how = GenerateOptions {
-        sampler: Sampler::default(),
-        seed: 5,
-        observe: true,
-    };
-    let whole = block_on(engine.run(&plan, &how).unwrap().finish()).unwrap();
+    let whole = block_on(run_of(&mut engine, &plan, true).finish()).unwrap();
     for steps in [1, 3] {
-        let mut run = engine.run(&plan, &how).unwrap();
+        let mut run = run_of(&mut engine, &plan, true);
         for _ in 0..steps {
             assert!(block_on(run.next()).unwrap().is_some());
         }
@@ -234,7 +230,7 @@ fn a_run_after_one_that_was_stopped() {
         let mask = engine.config().mask_index;
         let known = part.tokens[0].iter().filter(|&&token| token != mask);
         assert!((steps..64).contains(&known.count()));
-        let again = block_on(engine.run(&plan, &how).unwrap().finish()).unwrap();
+        let again = block_on(run_of(&mut engine, &plan, true).finish()).unwrap();
         assert_eq!(again.tokens, whole.tokens);
     }
     engine.close().unwrap();
@@ -246,10 +242,10 @@ fn a_run_after_one_that_was_stopped() {
 fn half_precision_is_close() {
     let ckpt = stories();
     let (mut full, mut half) = (
-        Gpu::load(&ckpt, EngineOptions::default()),
-        Gpu::load(
+        OnDevice::gpu(&ckpt, LoadOptions::default()),
+        OnDevice::gpu(
             &ckpt,
-            EngineOptions {
+            LoadOptions {
                 weights: Precision::F16,
                 kv_cache: Precision::F16,
                 ..Default::default()
@@ -266,13 +262,11 @@ fn half_precision_is_close() {
     let draw = Draw {
         sampler: Sampler::default(),
         seed: 9,
-        sequence_ids: &ids,
         noise: None,
-        mask_index,
     };
     full.start(&plan.layout(), &plan.initial_tokens());
     for step in 0..plan.nfe() {
-        full.step(&plan.step_rows(step), &draw);
+        full.step(&plan.step_rows(step), &ids, &draw);
     }
     let text = full.tokens();
     let (mut same, mut all, mut nats) = (0, 0, [0.0, 0.0]);

@@ -2,10 +2,11 @@
 //! are tight, figures that depend on no batch, and one number a row read back from a GPU.
 
 use esolm::checkpoint::Checkpoint;
+use esolm::engine::Engine;
 use esolm::likelihood::{LikelihoodOptions, Summary, TextScore, evaluate};
 use esolm::rows::Layout;
 use esolm::scoring::{Pass, Window, assemble, exact, log_mean_exp};
-use esolm::{DeviceChoice, Engine, EngineOptions};
+use esolm::{DeviceChoice, LoadOptions};
 use esolm_tests::{checkpoint, stories};
 use pollster::block_on;
 
@@ -20,9 +21,9 @@ const EXACT: LikelihoodOptions = LikelihoodOptions {
 };
 
 fn engine(ckpt: &Checkpoint, device: DeviceChoice) -> Engine {
-    let options = EngineOptions {
+    let options = LoadOptions {
         device,
-        ..EngineOptions::default()
+        ..LoadOptions::default()
     };
     block_on(Engine::load(ckpt, &options)).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -103,7 +103,7 @@ fn golden_states() {
 #[test]
 fn folded_equals_unfolded() {
     use esolm::rows::{MaskMode, forward_rows};
-    use esolm_tests::{Cpu, Runner, stories};
+    use esolm_tests::{OnDevice, Runner, stories};
     let ckpt = stories();
     let config = ckpt.config();
     let length = 48u32;
@@ -122,7 +122,7 @@ fn folded_equals_unfolded() {
     )
     .unwrap();
     let mut reference = Reference::load(&ckpt, &Device::flex());
-    let mut folded = Cpu::load(&ckpt);
+    let mut folded = OnDevice::cpu(&ckpt);
     reference.start(&layout, &tokens);
     folded.start(&layout, &tokens);
     let largest = assert_close(

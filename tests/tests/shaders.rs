@@ -4,7 +4,7 @@
 //! The texts are those that Burn's runtime hands to wgpu, taken from its compilation log, so nothing is composed a second time.
 //! Needs a GPU adapter; a software one will do, and nothing is computed on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -17,14 +17,15 @@ use esolm::kernels::attention::{
 };
 use esolm::kernels::copy::copy;
 use esolm::kernels::embed::Embedding;
-use esolm::kernels::gpu::{Buffer, Gpu};
 use esolm::kernels::norm::norm;
 use esolm::kernels::peak::peak;
 use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rotary_table};
+use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::rows::Row;
 use esolm::sampler::Sampler;
+use esolm_shaders::SHADERS;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
 const VOCAB: usize = 97;
@@ -61,25 +62,43 @@ fn every_shader_is_written_down() {
     let target = zeros(&gpu, 256);
     let kernels = compiled(&log, "copy", || copy(&gpu, &out, &target, 256));
 
-    let shaders = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shaders")).unwrap();
-    let shaders: BTreeSet<String> = shaders
-        .filter_map(|entry| {
-            let path = entry.unwrap().path();
-            let is_shader = path.extension().is_some_and(|ending| ending == "wgsl");
-            is_shader.then(|| path.file_stem().unwrap().to_string_lossy().into_owned())
-        })
-        .collect();
-    let seen: BTreeSet<String> = kernels
-        .keys()
-        .map(|kernel| kernel.split('-').next().unwrap().to_string())
-        .collect();
-    assert!(seen.is_superset(&shaders), "{shaders:?} but only {seen:?}");
+    for shader in SHADERS {
+        let texts = kernels
+            .iter()
+            .filter(|(kernel, _)| kernel.split('-').next() == Some(shader.name));
+        let texts: Vec<&String> = texts.map(|(_, text)| text).collect();
+        assert!(!texts.is_empty(), "{} was not launched", shader.name);
+        for snippet in shader.slots.iter().flat_map(|slot| slot.one_of) {
+            let first = snippet.text.lines().next().expect("a line");
+            let seen = texts.iter().any(|text| text.contains(first));
+            assert!(seen, "{} never had {}", shader.name, snippet.name);
+        }
+    }
 
     fs::create_dir_all(&folder).unwrap();
     for (name, text) in &kernels {
         fs::write(folder.join(format!("{name}.wgsl")), text).unwrap();
     }
     println!("{} shaders in {}", kernels.len(), folder.display());
+}
+
+/// The list of shaders names functions of crates that it does not depend on.
+#[test]
+fn launchers_and_twins_are_where_the_list_says() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+    for shader in SHADERS {
+        for path in shader.twins.iter().chain([&shader.launcher]) {
+            let mut words: Vec<&str> = path.split("::").collect();
+            let function = words.pop().expect("a function");
+            // Types begin with a capital; what is left are the crate and its modules.
+            words.retain(|word| !word.starts_with(char::is_uppercase));
+            let folder = crates.join(words.remove(0).replace('_', "-")).join("src");
+            let file = folder.join(words.join("/")).with_extension("rs");
+            let text = fs::read_to_string(&file)
+                .unwrap_or_else(|error| panic!("{path}: {}: {error}", file.display()));
+            assert!(text.contains(&format!("pub fn {function}(")), "{path}");
+        }
+    }
 }
 
 /// The kernels in the runtime's log, which ends with `last`: the text by the shader's name and what makes this form of it. `launch`

@@ -1,7 +1,9 @@
 //! `cargo xtask`: what a developer does with the whole repository. No dependencies, so that it is there at once.
 
 mod chromium;
+mod package;
 mod size;
+mod soak;
 mod system;
 mod test;
 mod vulkan;
@@ -13,9 +15,11 @@ use std::process::ExitCode;
 const HELP: &str = "\
 Usage: cargo xtask test [--no-install] [--no-web] [FILTER] [-- TEST-OPTIONS]
        cargo xtask web [--no-install] [--build | --port N | --size [--write]]
+       cargo xtask soak [--no-install] [--seconds N] [NAME]
        cargo xtask results ...
 
-test installs or names what the tests need, then runs the format check, clippy, all tests, and those in a browser.
+test installs or names what the tests need, then runs the format check, clippy, all tests, packs
+the crates, and runs the tests in a browser.
   --no-install   install nothing; say what is missing
   --no-web       leave the browser out
   FILTER         run only the Rust tests whose names contain it, and nothing else
@@ -31,6 +35,13 @@ web builds the wasm module, the npm package and the page, and serves the page. I
   --size         build the module and print its size; fail if it has grown by more than 5 %
   --write        record that size in web/size.json
 
+soak makes the runs that are too long for every test run, and records each in docs/soak.md.
+  packages       install the command from the packed crates, outside the repository, and write a story in an empty folder
+  fuzz           every fuzz target; needs a nightly toolchain
+  NAME           only that one
+  --no-install   install nothing; say what is missing
+  --seconds N    how long each fuzz target runs, default 600
+
 results trains small models, measures them and makes docs/results.md; `cargo xtask results help` says how.";
 
 fn main() -> ExitCode {
@@ -38,6 +49,7 @@ fn main() -> ExitCode {
     let result = match arguments.next().as_deref() {
         Some("test") => test::Options::parse(arguments).and_then(|options| test::run(&options)),
         Some("web") => web::Options::parse(arguments).and_then(|options| web::run(&options)),
+        Some("soak") => soak::Options::parse(arguments).and_then(|options| soak::run(&options)),
         // The words are its own; it ends with its own sentence and code.
         Some("results") => match results(arguments) {
             Ok(code) => return code,

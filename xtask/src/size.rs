@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::web::node;
+use crate::system::node;
 
 /// Node compresses, so that no other program is needed.
 const MEASURE: &str = "\

@@ -1,8 +1,10 @@
-//! The machine that this runs on: its Linux, its programs, its apt.
+//! The machine that this runs on: its Linux, its programs, its apt, its folders.
 
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Instant;
 
 /// The Linux that this runs on.
 #[derive(Debug, Default)]
@@ -161,6 +163,88 @@ pub fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// Runs a command whose output is for whoever runs this.
+pub fn shown(command: &mut Command, remedy: &str) -> Result<(), String> {
+    let name = said(command);
+    let status = command
+        .status()
+        .map_err(|error| format!("cannot run {name}: {error}"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{name} failed; {remedy}"))
+    }
+}
+
+/// Does one thing and prints one line about it, whose end comes when it is done.
+pub fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    print!("==> {name} ...");
+    // A terminal that does not take it will not take the rest either.
+    let _ = io::stdout().flush();
+    let began = Instant::now();
+    let result = work();
+    match &result {
+        Ok(()) => println!(" {:.0} s", began.elapsed().as_secs_f64()),
+        Err(_) => println!(" failed"),
+    }
+    result.map_err(|why| format!("{name}: {why}"))
+}
+
+/// Node, in `web/`.
+pub fn node() -> Command {
+    let mut command = Command::new("node");
+    command.current_dir(web());
+    command
+}
+
+/// A program of a crate in the registry: the one on the PATH, else one that is installed among what cargo builds here.
+///
+/// # Errors
+/// A sentence about what is missing and how to get it.
+pub fn program(
+    name: &str,
+    package: &str,
+    version: Option<&str>,
+    may_install: bool,
+) -> Result<PathBuf, String> {
+    let tools = target().join("tools");
+    let mine = tools
+        .join("bin")
+        .join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let is_right = |program: &Path| {
+        stdout(&program.to_string_lossy(), &["--version"])
+            .is_some_and(|said| version.is_none() || said.split_whitespace().nth(1) == version)
+    };
+    let on_path = PathBuf::from(name);
+    if let Some(found) = [&on_path, &mine]
+        .into_iter()
+        .find(|program| is_right(program))
+    {
+        return Ok(found.clone());
+    }
+    let mut words = vec!["install".to_string(), package.into()];
+    words.extend(version.map(|version| format!("--version={version}")));
+    let what = [Some(name), version].into_iter().flatten();
+    let what = what.collect::<Vec<_>>().join(" ");
+    let remedy = format!("`cargo {}` installs it", words.join(" "));
+    if !may_install {
+        return Err(format!("the command {what} is missing; {remedy}"));
+    }
+    println!(
+        "==> cargo {} into {} (some minutes, once)",
+        words.join(" "),
+        tools.display()
+    );
+    quietly(cargo().args(&words).args(["--quiet", "--root"]).arg(&tools))
+        .map_err(|why| format!("{why}; {remedy}"))?;
+    if is_right(&mine) {
+        Ok(mine)
+    } else {
+        let place = mine.display();
+        Err(format!("{place} is not {what}; remove it, and {remedy}"))
+    }
+}
+
 /// The folder of the repository.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -170,6 +254,39 @@ pub fn root() -> PathBuf {
 /// Where cargo puts what it builds.
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// The folder of the npm package and the page.
+pub fn web() -> PathBuf {
+    root().join("web")
+}
+
+/// A folder that is gone when this is.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Result<Self, String> {
+        let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder)
+            .map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What cannot be removed is in the system's folder for such things.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+pub fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+pub fn make(folder: &Path) -> Result<(), String> {
+    fs::create_dir_all(folder)
+        .map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! `cargo xtask test`: format, clippy, tests, the browser, and a summary of them.
+//! `cargo xtask test`: format, clippy, tests, packages, the browser, and a summary of them.
 
 use std::time::Instant;
 
-use crate::{chromium, system, vulkan, web};
+use crate::{chromium, package, system, vulkan, web};
 
 /// The command line after `test`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -93,14 +93,15 @@ pub fn run(options: &Options) -> Result<(), String> {
             summary.add(name, cargo(arguments)?, began);
         }
     }
+    if all {
+        println!("==> cargo package");
+        let began = Instant::now();
+        summary.add("packages", said(package::pack()), began);
+    }
     if browser {
         println!("==> cargo xtask web, and its tests");
         let began = Instant::now();
-        let result = web::test(!options.no_install);
-        if let Err(message) = &result {
-            eprintln!("xtask: {message}");
-        }
-        summary.add("web", result.is_ok(), began);
+        summary.add("web", said(web::test(!options.no_install)), began);
     }
     summary.close()
 }
@@ -115,7 +116,7 @@ struct Summary {
 impl Summary {
     fn add(&mut self, name: &'static str, passed: bool, began: Instant) {
         self.lines.push(format!(
-            "{name:<7} {} in {:.0} s",
+            "{name:<8} {} in {:.0} s",
             if passed { "passed" } else { "FAILED" },
             began.elapsed().as_secs_f64()
         ));
@@ -134,6 +135,14 @@ impl Summary {
             self.failed.join(" and ")
         ))
     }
+}
+
+/// Says what is wrong, if something is.
+fn said<T>(result: Result<T, String>) -> bool {
+    if let Err(message) = &result {
+        eprintln!("xtask: {message}");
+    }
+    result.is_ok()
 }
 
 /// Runs cargo; its output goes where this program's goes.

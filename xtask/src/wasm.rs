@@ -4,37 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::system::{System, apt, cargo, quietly, root, source_of, stdout, target};
+use crate::system::{
+    Scratch, System, apt, cargo, make, program, quietly, root, source_of, stdout, write,
+};
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
-
-/// A folder that is gone when this is.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Result<Self, String> {
-        let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder)
-            .map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // What cannot be removed is in the system's folder for such things.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
-}
-
-fn make(folder: &Path) -> Result<(), String> {
-    fs::create_dir_all(folder)
-        .map_err(|error| format!("cannot make the folder {}: {error}", folder.display()))
-}
 
 fn rustc() -> String {
     std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into())
@@ -224,47 +198,12 @@ pub fn bindgen(may_install: bool) -> Result<PathBuf, String> {
     let text = fs::read_to_string(&lock)
         .map_err(|error| format!("cannot read {}: {error}", lock.display()))?;
     let version = locked(&text, "wasm-bindgen").ok_or("Cargo.lock names no wasm-bindgen")?;
-    let tools = target().join("tools");
-    let mine = tools
-        .join("bin")
-        .join(format!("wasm-bindgen{}", std::env::consts::EXE_SUFFIX));
-    let has = |program: &Path| {
-        stdout(&program.to_string_lossy(), &["--version"]).is_some_and(|said| {
-            said.split_whitespace()
-                .nth(1)
-                .is_some_and(|found| found == version)
-        })
-    };
-    let on_path = PathBuf::from("wasm-bindgen");
-    if let Some(found) = [&on_path, &mine].into_iter().find(|program| has(program)) {
-        return Ok(found.clone());
-    }
-    let wanted = format!("={version}");
-    let remedy = format!("`cargo install wasm-bindgen-cli --version {wanted}` installs it");
-    if !may_install {
-        return Err(format!(
-            "the command wasm-bindgen {version} is missing; {remedy}"
-        ));
-    }
-    println!(
-        "==> cargo install wasm-bindgen-cli {version} into {} (some minutes, once)",
-        tools.display()
-    );
-    quietly(
-        cargo()
-            .args(["install", "--quiet", "wasm-bindgen-cli", "--version"])
-            .args([&wanted, "--root"])
-            .arg(&tools),
+    program(
+        "wasm-bindgen",
+        "wasm-bindgen-cli",
+        Some(&version),
+        may_install,
     )
-    .map_err(|why| format!("{why}; {remedy}"))?;
-    if has(&mine) {
-        Ok(mine)
-    } else {
-        Err(format!(
-            "{} is not wasm-bindgen {version}; remove it, and {remedy}",
-            mine.display()
-        ))
-    }
 }
 
 /// Version of a package in a Cargo.lock.

@@ -1,12 +1,11 @@
 //! `cargo xtask web`: the wasm module, the npm package and the page.
 
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
-use crate::system::{cargo, quietly, root, said, stdout, target};
+use crate::system::{cargo, node, quietly, root, shown, stdout, step, target, web};
 use crate::{size, wasm};
 
 /// The oldest Node whose versions still get fixes, and that the tools run on.
@@ -128,10 +127,6 @@ pub fn test(may_install: bool) -> Result<(), String> {
         npm().args(["run", "--silent", "test"]),
         "what failed stands above; `npx playwright test NAME` in web/ repeats one file",
     )
-}
-
-fn web() -> PathBuf {
-    root().join("web")
 }
 
 fn module_file() -> PathBuf {
@@ -260,40 +255,6 @@ fn copy_model() -> Result<(), String> {
             to.display()
         )
     })
-}
-
-/// Does one thing and prints one line about it, whose end comes when it is done.
-fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
-    print!("==> {name} ...");
-    // A terminal that does not take it will not take the rest either.
-    let _ = io::stdout().flush();
-    let began = Instant::now();
-    let result = work();
-    match &result {
-        Ok(()) => println!(" {:.0} s", began.elapsed().as_secs_f64()),
-        Err(_) => println!(" failed"),
-    }
-    result.map_err(|why| format!("{name}: {why}"))
-}
-
-/// Runs a command whose output is for whoever runs this.
-fn shown(command: &mut Command, remedy: &str) -> Result<(), String> {
-    let name = said(command);
-    let status = command
-        .status()
-        .map_err(|error| format!("cannot run {name}: {error}"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{name} failed; {remedy}"))
-    }
-}
-
-/// Node, in `web/`.
-pub fn node() -> Command {
-    let mut command = Command::new("node");
-    command.current_dir(web());
-    command
 }
 
 /// A program of an npm package. Through node, since npm's own links to them are scripts of the shell at hand.

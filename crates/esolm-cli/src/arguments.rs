@@ -73,7 +73,7 @@ pub enum Command {
 pub struct Model {
     /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
     ///
-    /// Default: the small model of the repository, models/stories (or what the variable ESOLM_MODEL names).
+    /// Default: what the variable ESOLM_MODEL names, else the small model inside the program.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
     /// config.json to use, for a .safetensors file without one beside it.

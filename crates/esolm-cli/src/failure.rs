@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use esolm::EngineError;
-use esolm::checkpoint::CheckpointError;
+use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::likelihood::LikelihoodError;
 use esolm::plan::PlanError;
 use esolm::request::RequestError;
@@ -79,13 +79,39 @@ impl From<CheckpointError> for Failure {
     fn from(error: CheckpointError) -> Self {
         let usage = matches!(
             error,
-            CheckpointError::HubName { .. } | CheckpointError::RawWeightsNotApplicable { .. }
+            CheckpointError::HubName { .. } | CheckpointError::RawWeightsNotApplicable
         );
         Self {
             code: if usage { USAGE } else { FAILED },
-            message: error.to_string(),
+            message: match checkpoint_remedy(&error) {
+                Some(remedy) => format!("{error}; {remedy}"),
+                None => error.to_string(),
+            },
         }
     }
+}
+
+/// What to change on the command line about a checkpoint that does not open.
+fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
+    use LightningError as Lightning;
+    Some(match error {
+        CheckpointError::NoConfig { .. } => {
+            "give one with --config FILE, or put config.json beside it"
+        }
+        CheckpointError::RawWeightsNotApplicable => {
+            "leave --raw-weights out, a safetensors file holds one set of weights"
+        }
+        CheckpointError::Lightning(
+            Lightning::NoEma | Lightning::EmaCount { .. } | Lightning::EmaShape { .. },
+        ) => "take state_dict with --raw-weights",
+        CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
+            "give a configuration with --config FILE"
+        }
+        CheckpointError::File(FileError::TooLarge { .. }) => {
+            "convert it with `esolm convert` and give the folder"
+        }
+        _ => return None,
+    })
 }
 
 impl From<PlanError> for Failure {
@@ -308,6 +334,12 @@ mod tests {
         assert_eq!(Failure::from(EngineError::from(range)).code, USAGE);
         let missing = CheckpointError::NotFound { spec: "x".into() };
         assert_eq!(Failure::from(missing).code, FAILED);
+        let failure = Failure::from(CheckpointError::from(LightningError::NoEma));
+        assert!(
+            failure
+                .message
+                .ends_with("; take state_dict with --raw-weights")
+        );
         assert_eq!(Failure::interrupted().code, INTERRUPTED);
     }
 }

@@ -11,45 +11,41 @@ use esolm::{Engine, EngineOptions};
 use crate::arguments::{Device, Model};
 use crate::failure::Failure;
 
-/// The model that ships, relative to the repository.
-const SHIPPED: &str = "models/stories";
+/// The name that reports give the model inside the program.
+const SHIPPED: &str = "stories";
 
-/// Opens what `--model` names, or the small model of the repository; with the name that reports give it.
+/// Opens what `--model` or the variable ESOLM_MODEL names, else the small model inside the program; with the name that reports give it.
 pub fn open(model: &Model) -> Result<(Checkpoint, String), Failure> {
-    let (spec, name) = match &model.model {
-        Some(spec) => (spec.clone(), spec.clone()),
-        None => default_model()?,
-    };
     let options = OpenOptions {
         config: model.config.clone(),
         raw_weights: model.raw_weights,
     };
-    Ok((Checkpoint::open(&spec, &options)?, name))
+    if let Some(spec) = model
+        .model
+        .clone()
+        .map_or_else(from_environment, |spec| Ok(Some(spec)))?
+    {
+        return Ok((Checkpoint::open(&spec, &options)?, spec));
+    }
+    if options.config.is_some() || options.raw_weights {
+        return Err(Failure::usage(
+            "--config and --raw-weights say how to read a checkpoint; name it with --model",
+        ));
+    }
+    let weights = esolm_stories::WEIGHTS.to_vec();
+    let checkpoint = Checkpoint::from_safetensors_bytes(esolm_stories::CONFIG, weights)?;
+    let checkpoint = checkpoint.with_tokenizer_json(esolm_stories::TOKENIZER);
+    Ok((checkpoint, SHIPPED.into()))
 }
 
-/// Place and name: what ESOLM_MODEL says, else models/stories above the executable, else the one of the source tree this was built from.
-fn default_model() -> Result<(String, String), Failure> {
-    if let Some(spec) = std::env::var_os("ESOLM_MODEL").filter(|spec| !spec.is_empty()) {
-        let spec = spec.into_string().map_err(|_| {
-            Failure::usage(
-                "the variable ESOLM_MODEL is not UTF-8 text; name the checkpoint with --model",
-            )
-        })?;
-        return Ok((spec.clone(), spec));
-    }
-    let executable = std::env::current_exe().unwrap_or_default();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-    executable
-        .ancestors()
-        .chain(source.ancestors())
-        .map(|folder| folder.join(SHIPPED))
-        .find(|folder| folder.join("model.safetensors").is_file())
-        .map(|folder| (folder.display().to_string(), SHIPPED.into()))
-        .ok_or_else(|| {
-            Failure::failed(format!(
-                "the small model {SHIPPED} is not near this program; name a checkpoint with --model"
-            ))
-        })
+fn from_environment() -> Result<Option<String>, Failure> {
+    let spec = std::env::var_os("ESOLM_MODEL").filter(|spec| !spec.is_empty());
+    let text = spec.map(|spec| spec.into_string()).transpose();
+    text.map_err(|_| {
+        Failure::usage(
+            "the variable ESOLM_MODEL is not UTF-8 text; name the checkpoint with --model",
+        )
+    })
 }
 
 /// The tokenizer of a checkpoint, or nothing for `--tokenizer none`.

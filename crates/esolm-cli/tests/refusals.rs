@@ -216,6 +216,7 @@ const CASES: &[(&str, i32)] = &[
     ("sample --model docs", 1),
     ("sample --model hf:stories", 2),
     ("sample --model models/stories --raw-weights", 2),
+    ("sample --raw-weights", 2),
     ("sample --model GOLDEN/model_a.ema.safetensors", 1),
     (
         "sample --model GOLDEN/model_a.ema.safetensors --config GOLDEN/mdlm.config.json",

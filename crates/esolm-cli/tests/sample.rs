@@ -27,6 +27,22 @@ fn the_same_seed_writes_the_same_story() {
     );
 }
 
+/// The model is inside the program, which needs nothing from where it is run.
+#[test]
+fn an_empty_folder_is_enough() {
+    let folder = Folder::new();
+    let output = esolm()
+        .current_dir(folder.path())
+        .args(["sample", "--seed", "1", "--device", "cpu"])
+        .output()
+        .expect("it starts");
+    assert!(output.status.success());
+    let story = String::from_utf8(output.stdout).expect("text");
+    let model = ["--model", "models/stories"];
+    let named = succeed(&[&["sample", "--seed", "1", "--device", "cpu"], &model[..]].concat());
+    assert_eq!(story, named);
+}
+
 #[test]
 fn a_software_gpu_writes_too() {
     let arguments = ["sample", "--seed", "1", "--length", "24", "--device", "gpu"];

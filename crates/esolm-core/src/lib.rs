@@ -10,7 +10,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod documents;
-mod message;
+pub(crate) use esolm_checkpoint::message;
 pub mod noise;
 pub mod noising;
 pub mod order;

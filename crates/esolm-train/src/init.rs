@@ -5,7 +5,7 @@ use esolm::config::{ModelConfig, TIMESTEP_EMBEDDING};
 use esolm::rng::Stream;
 
 use crate::purpose;
-use crate::weights::safetensors_bytes;
+use crate::weights::assemble;
 
 /// A network of the given shape with random weights.
 ///
@@ -15,25 +15,21 @@ use crate::weights::safetensors_bytes;
 /// # Errors
 /// When the configuration contradicts itself.
 pub fn random(config: &ModelConfig, seed: u64) -> Result<Checkpoint, CheckpointError> {
-    let parameters = config.parameters();
-    let values = parameters.iter().zip(0..).map(|(parameter, index)| {
-        let mut stream = Stream::new(seed, index, purpose::INIT);
-        let bound = bound(&parameter.name, &parameter.shape, config);
-        let mut value = || match bound {
-            Bound::Constant(value) => value,
-            Bound::Uniform(bound) => ((2.0 * stream.uniform() - 1.0) * bound) as f32,
-        };
-        (0..parameter.elements()).map(|_| value()).collect()
-    });
-    let values: Vec<Vec<f32>> = values.collect();
-    let bytes = safetensors_bytes(parameters.iter().zip(&values).map(|(parameter, values)| {
-        (
-            format!("backbone.{}", parameter.name),
-            parameter.shape.clone(),
-            values.as_slice(),
-        )
-    }));
-    Checkpoint::from_safetensors_bytes(&config.to_json(), bytes)
+    let tensors = config
+        .parameters()
+        .into_iter()
+        .zip(0..)
+        .map(|(parameter, index)| {
+            let mut stream = Stream::new(seed, index, purpose::INIT);
+            let bound = bound(&parameter.name, &parameter.shape, config);
+            let mut value = || match bound {
+                Bound::Constant(value) => value,
+                Bound::Uniform(bound) => ((2.0 * stream.uniform() - 1.0) * bound) as f32,
+            };
+            let values = (0..parameter.elements()).map(|_| value()).collect();
+            (parameter, values)
+        });
+    assemble(&tensors.collect::<Vec<_>>(), config)
 }
 
 enum Bound {

@@ -1,7 +1,6 @@
 //! The log of a training: one JSON object a line.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -99,7 +98,7 @@ pub(crate) fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
         .filter(|line| line.step() <= step)
         .filter_map(|line| Some(serde_json::to_string(line).ok()? + "\n"))
         .collect();
-    write_whole(path, |file| file.write_all(kept.as_bytes()))?;
+    write_whole(path, kept)?;
     OpenOptions::new()
         .append(true)
         .open(path)

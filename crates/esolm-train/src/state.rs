@@ -2,21 +2,19 @@
 //!
 //! One safetensors file a state: weights, averaged weights and both moments, f32, by the parameters' paths, with the step and the
 //! recipe in its metadata. Random numbers and the order of the text follow from (seed, step), so nothing else is to be kept. A file
-//! is written under another name, flushed and renamed: it is whole or not there.
+//! is whole or not there ([`esolm_checkpoint::atomic`]).
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use esolm_checkpoint::{AtomicFile, Dtype, Format, TensorFile, atomic};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::optimizer::Moments;
-use crate::weights::{Weights, host};
+use crate::weights::{Weights, write_f32};
 
 /// Key of the metadata that holds [`Progress`].
 const KEY: &str = "esolm_train";
@@ -50,23 +48,8 @@ pub struct State {
 ///
 /// # Errors
 /// [`TrainError::Io`]; nothing half-written is left, and a file that was there stays as it was.
-pub fn write_whole(
-    path: &Path,
-    fill: impl FnOnce(&mut File) -> std::io::Result<()>,
-) -> Result<(), TrainError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-    let written = File::create(&temporary).and_then(|mut file| {
-        fill(&mut file)?;
-        // Without this, a full disk could show itself only after the rename.
-        file.sync_all()
-    });
-    written
-        .and_then(|()| fs::rename(&temporary, path))
-        .map_err(|error| {
-            let _ = fs::remove_file(&temporary);
-            TrainError::write(path, error)
-        })
+pub fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), TrainError> {
+    atomic::write(path, bytes).map_err(|error| TrainError::write(path, error))
 }
 
 /// The states in a folder with their steps, oldest first.
@@ -91,29 +74,22 @@ impl State {
     pub fn save(&self, folder: &Path) -> Result<PathBuf, TrainError> {
         fs::create_dir_all(folder).map_err(|e| TrainError::write(folder, e))?;
         let path = folder.join(format!("step-{:08}.safetensors", self.progress.step));
-        let mut tensors: Vec<(String, Vec<f32>)> = Vec::new();
+        let mut tensors: Vec<(String, &Tensor<1>)> = Vec::new();
         for (kind, weights) in [("raw", &self.raw), ("ema", &self.ema)] {
             for (name, values) in weights {
-                tensors.push((format!("{kind}.{name}"), host(values.clone())));
+                tensors.push((format!("{kind}.{name}"), values));
             }
         }
         for (name, moments) in &self.moments {
-            tensors.push((format!("moment_1.{name}"), host(moments.first.clone())));
-            tensors.push((format!("moment_2.{name}"), host(moments.second.clone())));
+            tensors.push((format!("moment_1.{name}"), &moments.first));
+            tensors.push((format!("moment_2.{name}"), &moments.second));
         }
-        let views = tensors.iter().map(|(name, values)| {
-            let bytes = bytemuck::cast_slice(values);
-            let view = TensorView::new(Dtype::F32, vec![values.len()], bytes);
-            (
-                name,
-                view.expect("a flat tensor has as many values as it has"),
-            )
-        });
         let progress = serde_json::to_string(&self.progress).expect("numbers and text are JSON");
-        let metadata = HashMap::from([(KEY.to_string(), progress)]);
-        let bytes =
-            safetensors::serialize(views, Some(metadata)).expect("flat tensors are writable");
-        write_whole(&path, |file| file.write_all(&bytes))?;
+        let write = || {
+            let file = AtomicFile::create(&path)?;
+            write_f32(file, &[(KEY, &progress)], &tensors)?.commit()
+        };
+        write().map_err(|error| TrainError::write(&path, error))?;
         let states = list(folder);
         for (_, old) in states.iter().take(states.len().saturating_sub(KEPT)) {
             // A state too many does no harm.
@@ -133,12 +109,9 @@ impl State {
             remedy: "remove it; the state before it is taken where there is one",
         };
         let bytes = fs::read(path).map_err(|e| TrainError::read(path, e))?;
-        let damaged = |e: safetensors::SafeTensorError| unusable(e.to_string());
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
-        let progress: Progress = header
-            .metadata()
-            .as_ref()
-            .and_then(|metadata| metadata.get(KEY))
+        let damaged = |error: esolm_checkpoint::Error| unusable(error.to_string());
+        let file = TensorFile::from_bytes(bytes, Format::Safetensors).map_err(damaged)?;
+        let progress: Progress = (file.metadata().get(KEY))
             .and_then(|json| serde_json::from_str(json).ok())
             .ok_or_else(|| unusable("it holds no step".into()))?;
         // Texts are numbered in 32 bits, so no recipe has more steps; what is beyond would overflow where tokens are counted.
@@ -149,16 +122,16 @@ impl State {
         if std::time::Duration::try_from_secs_f64(progress.seconds).is_err() {
             return Err(unusable(format!("its time is {} s", progress.seconds)));
         }
-        let file = SafeTensors::deserialize(&bytes).map_err(damaged)?;
         let mut all: BTreeMap<&str, Weights> = BTreeMap::new();
-        for (name, view) in file.iter() {
-            let (kind, parameter) = name
+        for info in file.tensors() {
+            let (kind, parameter) = info
+                .name
                 .split_once('.')
-                .ok_or_else(|| unusable(format!("it holds a tensor {name:?}")))?;
-            if view.dtype() != Dtype::F32 {
-                return Err(unusable(format!("{name:?} is not f32")));
+                .ok_or_else(|| unusable(format!("it holds a tensor {:?}", info.name)))?;
+            if info.dtype != Dtype::F32 {
+                return Err(unusable(format!("{:?} is not f32", info.name)));
             }
-            let values: Vec<f32> = bytemuck::pod_collect_to_vec(view.data());
+            let values = file.f32(info).map_err(damaged)?;
             let tensor = Tensor::<1>::from_floats(values.as_slice(), device);
             all.entry(kind)
                 .or_default()

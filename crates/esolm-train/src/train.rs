@@ -217,9 +217,9 @@ impl<'a> Trainer<'a> {
         };
 
         let tokenizer = tokens.json()?;
-        write_whole(&tokenizer_path, |f| f.write_all(tokenizer.as_bytes()))?;
+        write_whole(&tokenizer_path, &tokenizer)?;
         let text = recipe.to_toml();
-        write_whole(&out.join("recipe.toml"), |f| f.write_all(text.as_bytes()))?;
+        write_whole(&out.join("recipe.toml"), &text)?;
 
         let device = options.device.clone().autodiff();
         let first = init::random(&config, recipe.run.seed)?;
@@ -442,9 +442,7 @@ impl<'a> Trainer<'a> {
         let folder = self.model();
         let checkpoint = weights::checkpoint(&self.ema, &self.objective.config)?;
         write_hf_folder(&checkpoint, &folder, StoreDtype::F32)?;
-        write_whole(&folder.join("tokenizer.json"), |file| {
-            file.write_all(self.tokenizer.as_bytes())
-        })
+        write_whole(&folder.join("tokenizer.json"), &self.tokenizer)
     }
 
     fn finish(mut self, watch: &mut dyn FnMut(Event)) -> Result<Ended, TrainError> {
@@ -468,7 +466,7 @@ impl<'a> Trainer<'a> {
         self.write(line, watch)?;
         let lines = read_log(&self.out.join("log.jsonl"))?;
         let svg = curve::svg(&lines);
-        write_whole(&self.out.join("curve.svg"), |f| f.write_all(svg.as_bytes()))?;
+        write_whole(&self.out.join("curve.svg"), svg)?;
         Ok(Ended {
             step: self.step,
             interrupted,

@@ -1,13 +1,15 @@
 //! Parameters by name: out of a network, into a network, into a file.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::Tensor;
-use esolm::checkpoint::{Checkpoint, CheckpointError};
-use esolm::config::ModelConfig;
+use esolm::checkpoint::{Checkpoint, CheckpointError, FileError};
+use esolm::config::{ModelConfig, ParamSpec};
 use esolm::network::Network;
 use esolm::network::fold::transpose;
+use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
 /// One flat tensor a parameter, by the parameter's path in [`Network`], without autodiff. Matrices lie as Burn holds them, `[in, out]`.
 pub type Weights = BTreeMap<String, Tensor<1>>;
@@ -135,17 +137,32 @@ pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint,
         if let (true, [n_out, n_in]) = (transposed, parameter.shape.as_slice()) {
             values = transpose(&values, *n_in, *n_out);
         }
-        tensors.push((
-            format!("backbone.{}", parameter.name),
-            parameter.shape,
-            values,
-        ));
+        tensors.push((parameter, values));
     }
-    let bytes = safetensors_bytes(
-        tensors
-            .iter()
-            .map(|(name, shape, values)| (name.clone(), shape.clone(), values.as_slice())),
-    );
+    assemble(&tensors, config)
+}
+
+/// A checkpoint of parameters in their published form.
+///
+/// # Errors
+/// When they are not those of `config`.
+pub(crate) fn assemble(
+    tensors: &[(ParamSpec, Vec<f32>)],
+    config: &ModelConfig,
+) -> Result<Checkpoint, CheckpointError> {
+    let in_memory = |error| FileError::io("write", "model.safetensors".as_ref(), error);
+    let specs: Vec<_> = tensors
+        .iter()
+        .map(|(parameter, _)| {
+            let name = format!("backbone.{}", parameter.name);
+            TensorSpec::new(name, Dtype::F32, parameter.shape.as_slice())
+        })
+        .collect();
+    let mut writer = SafetensorsWriter::new(Vec::new(), &[], &specs).map_err(in_memory)?;
+    for (_, values) in tensors {
+        writer.f32(values).map_err(in_memory)?;
+    }
+    let bytes = writer.finish().map_err(in_memory)?;
     Checkpoint::from_safetensors_bytes(&config.to_json(), bytes)
 }
 
@@ -157,17 +174,19 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
         .expect("the tensors of training are f32")
 }
 
-/// A safetensors file in memory, of f32 tensors.
-pub(crate) fn safetensors_bytes<'a>(
-    tensors: impl Iterator<Item = (String, Vec<usize>, &'a [f32])>,
-) -> Vec<u8> {
-    let views = tensors.map(|(name, shape, values)| {
-        let bytes = bytemuck::cast_slice(values);
-        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, bytes);
-        (
-            name,
-            view.expect("each tensor has as many values as its shape says"),
-        )
-    });
-    safetensors::serialize(views, None).expect("names and shapes of a network are writable")
+/// Writes a safetensors file of flat f32 tensors and gives its sink back.
+pub(crate) fn write_f32<W: Write>(
+    sink: W,
+    metadata: &[(&str, &str)],
+    tensors: &[(String, &Tensor<1>)],
+) -> io::Result<W> {
+    let specs: Vec<_> = tensors
+        .iter()
+        .map(|(name, values)| TensorSpec::new(name, Dtype::F32, values.dims()))
+        .collect();
+    let mut writer = SafetensorsWriter::new(sink, metadata, &specs)?;
+    for (_, values) in tensors {
+        writer.f32(&host((*values).clone()))?;
+    }
+    writer.finish()
 }

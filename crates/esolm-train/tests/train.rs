@@ -60,6 +60,17 @@ impl Folder {
         resume: bool,
         stop_after: u64,
     ) -> Result<Vec<Line>, TrainError> {
+        self.run_until(out, recipe, resume, |step| step == stop_after)
+    }
+
+    /// Runs until `done` says so of a step, which was made but not saved.
+    fn run_until(
+        &self,
+        out: &str,
+        recipe: &Recipe,
+        resume: bool,
+        mut done: impl FnMut(u64) -> bool,
+    ) -> Result<Vec<Line>, TrainError> {
         let out = self.0.join(out);
         let stop = AtomicBool::new(false);
         let options = Options {
@@ -71,7 +82,7 @@ impl Folder {
         };
         train(recipe, &options, &mut |event| {
             if let Event::Step { step, .. } = event
-                && step == stop_after
+                && done(step)
             {
                 stop.store(true, Ordering::SeqCst);
             }
@@ -303,10 +314,15 @@ fn a_disk_that_takes_nothing_loses_nothing() {
     folder.run("out", &recipe, false, 3).unwrap();
     let out = folder.0.join("out");
     let saved = fs::read(out.join("state/step-00000003.safetensors")).unwrap();
-    // A folder in the place of the temporary file refuses the write as a full disk does, also for root.
-    let name = format!(".step-00000004.safetensors.{}.partial", std::process::id());
-    fs::create_dir(out.join("state").join(&name)).unwrap();
-    let error = folder.run("out", &recipe, true, 0).unwrap_err();
+    // A folder in the place of the next state refuses the write as a full disk does, also for root.
+    let next = out.join("state/step-00000004.safetensors");
+    let block = |step| {
+        if step == 4 {
+            fs::create_dir(&next).unwrap();
+        }
+        false
+    };
+    let error = folder.run_until("out", &recipe, true, block).unwrap_err();
     assert!(
         matches!(
             error,
@@ -318,7 +334,12 @@ fn a_disk_that_takes_nothing_loses_nothing() {
         "{error}"
     );
     assert!(fs::read(out.join("state/step-00000003.safetensors")).unwrap() == saved);
-    fs::remove_dir(out.join("state").join(&name)).unwrap();
+    let left = fs::read_dir(out.join("state")).unwrap();
+    assert!(
+        left.flatten()
+            .all(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+    );
+    fs::remove_dir(&next).unwrap();
     folder.run("out", &recipe, true, 0).unwrap();
 }
 

@@ -1,7 +1,7 @@
 //! Errors as JavaScript sees them: an `Error` whose `code` a program can tell apart and whose message a person can act upon. Here the
 //! library's sentences get their remedies, and options the names that they have in JavaScript.
 
-use esolm::checkpoint::CheckpointError;
+use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::plan::PlanError;
 use esolm::sampler::SamplerError;
 use esolm::text::TextError;
@@ -92,7 +92,31 @@ impl<E: Into<Error>> From<E> for Failure {
 }
 
 fn checkpoint(error: &CheckpointError) -> Failure {
-    Failure::new("checkpoint", error.to_string())
+    match checkpoint_remedy(error) {
+        Some(remedy) => Failure::with_remedy("checkpoint", error, remedy),
+        None => Failure::new("checkpoint", error.to_string()),
+    }
+}
+
+/// What to change in the call about a checkpoint that does not open.
+fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
+    use LightningError as Lightning;
+    Some(match error {
+        CheckpointError::NoConfig { .. }
+        | CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
+            "give the config.json that belongs to it"
+        }
+        CheckpointError::RawWeightsNotApplicable => {
+            "leave rawWeights out, a safetensors file holds one set of weights"
+        }
+        CheckpointError::Lightning(
+            Lightning::NoEma | Lightning::EmaCount { .. } | Lightning::EmaShape { .. },
+        ) => "take state_dict with rawWeights",
+        CheckpointError::File(FileError::TooLarge { .. }) => {
+            "convert it with `esolm convert` and give the folder"
+        }
+        _ => return None,
+    })
 }
 
 fn text(error: &TextError) -> Failure {

@@ -8,7 +8,7 @@ use burn_wgpu::WgpuSetup;
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
-use crate::kernels::gpu::Gpu;
+use crate::kernels::runtime::Gpu;
 use crate::kernels::watch::Watch;
 use crate::variants::{Chosen, Variants};
 
@@ -16,6 +16,9 @@ use crate::variants::{Chosen, Variants};
 mod browser;
 #[cfg(target_family = "wasm")]
 pub use browser::facts;
+
+pub use crate::adapter::{AdapterInfo, AdapterKind, AdapterLimits};
+pub use crate::kernels::Precision;
 
 /// The device asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,140 +61,6 @@ impl fmt::Display for DeviceChoice {
             Self::Gpu(None) => f.write_str("gpu"),
             Self::Gpu(Some(index)) => write!(f, "gpu:{index}"),
         }
-    }
-}
-
-/// How numbers are stored; products always accumulate in f32.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats.
-    #[default]
-    F32,
-    /// 16-bit floats, packed two to a word: half the memory and traffic, no device feature needed.
-    F16,
-}
-
-impl FromStr for Precision {
-    type Err = EngineError;
-
-    fn from_str(text: &str) -> Result<Self, EngineError> {
-        match text {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            _ => Err(EngineError::Option {
-                option: "precision",
-                value: text.to_string(),
-                allowed: "f32 or f16",
-            }),
-        }
-    }
-}
-
-impl fmt::Display for Precision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-        })
-    }
-}
-
-/// The kind of an adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AdapterKind {
-    /// A GPU with memory of its own.
-    Discrete,
-    /// A GPU that shares the system's memory.
-    Integrated,
-    /// A GPU inside a virtual machine.
-    Virtual,
-    /// A software adapter (lavapipe, WARP, SwiftShader).
-    Software,
-    /// The driver or browser does not say.
-    Unknown,
-}
-
-/// Limits of an adapter that decide what fits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdapterLimits {
-    /// Largest storage binding, bytes.
-    pub max_binding_bytes: u64,
-    /// Largest buffer, bytes.
-    pub max_buffer_bytes: u64,
-    /// Storage buffers a shader stage may bind.
-    pub storage_buffers: u32,
-    /// Workgroup memory, bytes.
-    pub workgroup_bytes: u32,
-    /// Invocations a workgroup may have.
-    pub workgroup_invocations: u32,
-}
-
-/// An adapter as its driver describes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdapterInfo {
-    /// Index for `gpu:N`.
-    pub index: usize,
-    /// Name of the adapter.
-    pub name: String,
-    /// Graphics interface: vulkan, metal, dx12, browser_webgpu.
-    pub backend: String,
-    /// Driver and its version.
-    pub driver: String,
-    /// What kind of adapter it is.
-    pub kind: AdapterKind,
-    /// What fits.
-    pub limits: AdapterLimits,
-}
-
-impl AdapterInfo {
-    /// The largest piece of memory that a kernel can bind.
-    pub fn max_binding_bytes(&self) -> u64 {
-        self.limits
-            .max_binding_bytes
-            .min(self.limits.max_buffer_bytes)
-    }
-
-    fn of(index: usize, adapter: &wgpu::Adapter) -> Self {
-        let info = adapter.get_info();
-        let limits = adapter.limits();
-        Self {
-            index,
-            name: info.name,
-            backend: info.backend.to_string(),
-            driver: format!("{} {}", info.driver, info.driver_info)
-                .trim()
-                .to_string(),
-            kind: match info.device_type {
-                wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
-                wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
-                wgpu::DeviceType::VirtualGpu => AdapterKind::Virtual,
-                wgpu::DeviceType::Cpu => AdapterKind::Software,
-                wgpu::DeviceType::Other => AdapterKind::Unknown,
-            },
-            limits: AdapterLimits {
-                max_binding_bytes: limits.max_storage_buffer_binding_size,
-                max_buffer_bytes: limits.max_buffer_size,
-                storage_buffers: limits.max_storage_buffers_per_shader_stage,
-                workgroup_bytes: limits.max_compute_workgroup_storage_size,
-                workgroup_invocations: limits.max_compute_invocations_per_workgroup,
-            },
-        }
-    }
-}
-
-impl fmt::Display for AdapterInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({}, {})",
-            self.name,
-            self.backend,
-            serde_json::to_string(&self.kind)
-                .unwrap_or_default()
-                .trim_matches('"')
-        )
     }
 }
 

@@ -14,7 +14,7 @@ use futures_core::Stream;
 use crate::engine::{Engine, Written};
 use crate::error::Error;
 use crate::executor::Draw;
-use crate::model::Shared;
+use crate::files::Shared;
 use crate::worker::{Worker, turn};
 
 /// A generation: a [`Stream`] of [`Event`]s, first a header, then a step after each pass, last the footer with the texts.

@@ -22,20 +22,25 @@
 
 pub use esolm_core::{checkpoint, config, plan, text, trace};
 
-pub use device::{AdapterInfo, AdapterKind, DeviceChoice, DeviceInfo, LoadOptions, Precision};
+pub use adapter::{AdapterInfo, AdapterKind, AdapterLimits};
+pub use device::{DeviceChoice, DeviceInfo, LoadOptions};
 pub use engine::Replay;
-pub use error::{EngineError, Error, ItemError};
+pub use error::{EngineError, Error, ItemError, LikelihoodError};
 pub use esolm_core::request::{DecodeAs, Request, RequestError};
+pub use files::{ModelFiles, Source};
 pub use generation::Generation;
-pub use likelihood::{Likelihood, LikelihoodError, Progress, TextScore};
+pub use kernels::Precision;
+pub use likelihood::{Likelihood, Progress, TextScore};
 #[cfg(not(target_family = "wasm"))]
 pub use model::Blocking;
-pub use model::{Forward, Model, ModelFiles, Source, random_seed};
+pub use model::{Forward, Model, random_seed};
 pub use perplexity::{Corpus, Figure, Nelbo, Perplexity, PerplexityOptions};
 pub use score::{Score, ScoreItem, ScoreOptions, Scored};
 pub use variants::Variants;
 
+mod adapter;
 mod error;
+mod files;
 mod generation;
 mod model;
 mod perplexity;

@@ -18,7 +18,7 @@ use esolm_core::text::TextCodec;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
-use crate::error::{EngineError, Error};
+use crate::error::{Error, LikelihoodError};
 use crate::worker::turn;
 
 /// Rows of a pass that keep a CPU or a software adapter busy.
@@ -233,54 +233,6 @@ impl Summary {
             }),
         }
     }
-}
-
-/// Why texts cannot be scored.
-#[derive(Debug, thiserror::Error)]
-pub enum LikelihoodError {
-    /// The engine failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// A token that no text holds.
-    #[error(
-        "text {text} holds the token {token}, which is the model's mask or beyond its vocabulary of {vocab}; use text made for this model"
-    )]
-    Token {
-        /// Index of the text, from 0.
-        text: usize,
-        /// The token.
-        token: u32,
-        /// V.
-        vocab: usize,
-    },
-    /// An order that is no permutation.
-    #[error(
-        "the order of text {text} is no permutation of 0..{length}; each position must stand in it once"
-    )]
-    Order {
-        /// Index of the text, from 0.
-        text: usize,
-        /// Tokens of the text.
-        length: usize,
-    },
-    /// A family without an exact likelihood.
-    #[error(
-        "{0} has no exact likelihood, since its clean tokens attend to later ones; ask for the NELBO alone"
-    )]
-    NoExact(&'static str),
-    /// An AR model that prepends a token it does not name.
-    #[error(
-        "the AR model opens texts with a token that its configuration does not name; add bos_token_id to it"
-    )]
-    NoBos,
-    /// A result that is no number.
-    #[error(
-        "the model gives text {text} no finite probability; its weights are damaged, or f16 does not hold them"
-    )]
-    NotFinite {
-        /// Index of the text, from 0.
-        text: usize,
-    },
 }
 
 /// The reason why a model has no exact likelihood in any order, or nothing where it has one: causal attention makes it exact.

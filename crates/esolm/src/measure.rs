@@ -6,9 +6,9 @@ use web_time::Instant;
 
 use crate::error::EngineError;
 use crate::kernels::copy::copy;
-use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::peak::{FLOPS, peak};
 use crate::kernels::product::{Finish, Matrix, ProductVariant, product};
+use crate::kernels::runtime::{Buffer, Gpu};
 use crate::variants::Chosen;
 
 /// Rows of the measured products.

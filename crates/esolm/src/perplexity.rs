@@ -12,11 +12,11 @@ use web_time::Instant;
 
 use crate::engine::Engine;
 use crate::error::{Error, ItemError};
+use crate::files::Shared;
 use crate::likelihood::{
     Likelihood, LikelihoodOptions, Progress, Purpose, Summary, TextScore, evaluate, first_is_free,
     opening,
 };
-use crate::model::Shared;
 use crate::score::Score;
 
 /// What is measured on.

@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::{Error, ItemError};
+use crate::files::Shared;
 use crate::likelihood::{
     Likelihood, Progress, Purpose, TextScore, evaluate, first_is_free, opening,
 };
-use crate::model::Shared;
 
 /// A text to score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

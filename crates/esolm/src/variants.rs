@@ -5,11 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::device::AdapterKind;
+use crate::adapter::AdapterKind;
 use crate::error::EngineError;
 use crate::kernels::attention::AttentionVariant;
-use crate::kernels::gpu::{Buffer, Gpu};
 use crate::kernels::product::{Finish, Matrix, ProductVariant, product};
+use crate::kernels::runtime::{Buffer, Gpu};
 
 /// Forced variants; what is `None` is measured when a model is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,6 @@ use esolm::kernels::attention::{
 };
 use esolm::kernels::copy::copy;
 use esolm::kernels::embed::{Embedding, embed_twin};
-use esolm::kernels::gpu::{Buffer, Gpu};
 use esolm::kernels::norm::{norm, norm_twin};
 use esolm::kernels::peak::{peak, peak_twin};
 use esolm::kernels::product::{
@@ -17,6 +16,7 @@ use esolm::kernels::product::{
     rotary_twin,
 };
 use esolm::kernels::rounded;
+use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::rows::{MASKED, NO_TARGET, Row};

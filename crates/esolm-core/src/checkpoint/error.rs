@@ -1,26 +1,19 @@
-//! What can go wrong with a checkpoint, one sentence each: the thing, what was found, what was expected, what to do.
+//! What can go wrong with a checkpoint, one sentence each: the thing, what was found, what was expected. What to do about it is said
+//! where it is the same for every program; what needs an option of a program is left to the program.
 
 use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::pickle::PickleError;
-use super::zip::ZipError;
+use super::lightning::LightningError;
 use crate::config::{ConfigError, Family};
 
 /// Why a checkpoint cannot be read or written.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    /// The operating system refused.
-    #[error("cannot {action} {path}: {source}", path = path.display())]
-    Io {
-        /// What was tried: "read", "write", ...
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's answer.
-        source: std::io::Error,
-    },
+    /// The file of weights, or one beside it, cannot be read or written.
+    #[error(transparent)]
+    File(#[from] esolm_checkpoint::Error),
     /// Nothing stands at the given place.
     #[error(
         "there is no file or folder {spec:?}; give a folder with config.json and model.safetensors, a .safetensors file, \
@@ -31,37 +24,22 @@ pub enum CheckpointError {
         spec: String,
     },
     /// A folder without weights.
-    #[error("the folder {path} holds no model.safetensors{hint}", path = path.display())]
+    #[error("the folder {} holds no model.safetensors; {instead}", path.display())]
     NoWeights {
         /// The folder.
         path: PathBuf,
-        /// What stands there instead, and the remedy; starts with "; ".
-        hint: String,
+        /// What stands there instead.
+        instead: OtherWeights,
     },
     /// Weights without a configuration.
-    #[error("{path} comes without a configuration; give one with --config FILE, or put config.json beside it", path = path.display())]
+    #[error("{} comes without a configuration", path.display())]
     NoConfig {
         /// The weights.
         path: PathBuf,
     },
-    /// Neither safetensors nor a zip.
-    #[error(
-        "this is neither a safetensors file nor a checkpoint of torch.save (a zip file): {found}; {remedy}"
-    )]
-    UnknownFormat {
-        /// What the first bytes look like.
-        found: String,
-        /// What to do.
-        remedy: String,
-    },
-    /// The option has no meaning for this form.
-    #[error(
-        "raw weights can be chosen in a Lightning .ckpt only; leave --raw-weights out, {what} holds one set of weights"
-    )]
-    RawWeightsNotApplicable {
-        /// The form that was opened.
-        what: &'static str,
-    },
+    /// Raw weights were asked of a form that holds one set of weights.
+    #[error("raw weights can be chosen in a Lightning .ckpt only")]
+    RawWeightsNotApplicable,
     /// The configuration cannot be used.
     #[error("{origin}: {source}")]
     Config {
@@ -70,18 +48,9 @@ pub enum CheckpointError {
         /// What is wrong with it.
         source: ConfigError,
     },
-    /// The safetensors header contradicts itself or the file.
-    #[error("the safetensors file is not usable: {0}; download or convert it again")]
-    Safetensors(String),
-    /// The zip container of a `.ckpt` is unusable.
-    #[error("the checkpoint's zip container is not usable: {0}")]
-    Zip(#[from] ZipError),
-    /// The pickle inside a `.ckpt` is unusable.
-    #[error("the checkpoint's data.pkl is not usable: {0}")]
-    Pickle(#[from] PickleError),
-    /// The pickle is sound but does not hold what a Lightning checkpoint of the published code holds.
+    /// The file is sound but does not hold what a Lightning checkpoint of the published code holds.
     #[error("the checkpoint is not one of the published code: {0}")]
-    Lightning(String),
+    Lightning(#[from] LightningError),
     /// A tensor that the family needs is absent.
     #[error(
         "tensor {name} is missing: {family} with this configuration needs it with shape {expected:?}; give the weights that belong to the configuration"
@@ -106,24 +75,6 @@ pub enum CheckpointError {
         /// Number of blocks of the configuration.
         n_blocks: usize,
     },
-    /// A tensor's name is empty, endless or holds control characters.
-    #[error(
-        "a tensor is named \"{name}\" ({length} bytes), which is no name of a parameter; the file is damaged, copy it again"
-    )]
-    TensorName {
-        /// The name, shortened and escaped.
-        name: String,
-        /// Its full length in bytes.
-        length: usize,
-    },
-    /// A tensor stands in the file twice.
-    #[error(
-        "tensor {name} stands in the file twice; it cannot be told which one counts, write the file again"
-    )]
-    DuplicateTensor {
-        /// Name without `backbone.`.
-        name: String,
-    },
     /// A tensor has another shape than the configuration says.
     #[error(
         "tensor {name} has shape {found:?}, the configuration makes it {expected:?}; give the configuration that belongs to the weights"
@@ -135,16 +86,6 @@ pub enum CheckpointError {
         found: Vec<usize>,
         /// Shape from the configuration.
         expected: Vec<usize>,
-    },
-    /// A tensor holds something else than f32, f16 or bf16.
-    #[error(
-        "tensor {name} is stored as {found}; only f32, f16 and bf16 weights can be read, convert it first"
-    )]
-    Dtype {
-        /// Name without `backbone.`.
-        name: String,
-        /// Type in the file.
-        found: String,
     },
     /// A name that is no parameter of this checkpoint was asked for.
     #[error("this checkpoint has no tensor {name}; its tensors are those of {family}")]
@@ -167,7 +108,7 @@ pub enum CheckpointError {
         index: usize,
     },
     /// The hub did not deliver.
-    #[error("{file} of {repo} could not be fetched from {endpoint}: {reason}")]
+    #[error("{file} of {repo} could not be fetched from {endpoint}: {source}")]
     Hub {
         /// owner/name.
         repo: String,
@@ -175,28 +116,8 @@ pub enum CheckpointError {
         file: String,
         /// Address of the hub.
         endpoint: String,
-        /// What happened and what to do.
-        reason: String,
-    },
-    /// What should deliver the bytes of a checkpoint did not.
-    #[error("the checkpoint could not be read: {0}; download it again")]
-    Source(String),
-    /// A parameter of a checkpoint that is read in parts was asked for before it was fetched.
-    #[error("tensor {name} was not fetched; fetch it before it is read")]
-    NotFetched {
-        /// Name without `backbone.`.
-        name: String,
-    },
-    /// A file that must be held whole is too large for it.
-    #[error(
-        "the checkpoint has {} MiB, but a .ckpt is read whole and at most {} MiB are taken here; convert it with `esolm convert` and give the folder",
-        bytes >> 20, limit >> 20
-    )]
-    TooLarge {
-        /// Bytes of the file.
-        bytes: u64,
-        /// The most that is taken.
-        limit: u64,
+        /// What happened.
+        source: HubError,
     },
     /// `hf:` is followed by something that is not `owner/name`.
     #[error(
@@ -215,32 +136,58 @@ impl CheckpointError {
             source,
         }
     }
+}
 
-    /// What a file is that begins with `bytes` and is no checkpoint.
-    pub(super) fn unknown_format(bytes: &[u8]) -> Self {
-        let (found, remedy) = if bytes.is_empty() {
-            ("the file is empty", "download it again")
-        } else if bytes.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19") {
-            (
-                "it is a checkpoint in the format before PyTorch 1.6",
-                "load it and torch.save it again with a newer version",
-            )
-        } else if bytes.starts_with(b"version https://git-lfs") {
-            (
-                "it is a Git LFS pointer",
-                "fetch the file itself with git lfs pull",
-            )
-        } else if bytes.starts_with(b"<!DOCTYPE") || bytes.starts_with(b"<html") {
-            ("it is a web page", "download the file itself")
-        } else {
-            (
-                "it begins with other bytes",
-                "check the path, or download it again",
-            )
-        };
-        Self::UnknownFormat {
-            found: found.into(),
-            remedy: remedy.into(),
-        }
-    }
+/// Weights in a form that is not read, in a folder without `model.safetensors`.
+#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
+pub enum OtherWeights {
+    /// Several safetensors files with an index.
+    #[error(
+        "its weights are split into several files, save them as one (save_pretrained with a large max_shard_size)"
+    )]
+    Shards,
+    /// `pytorch_model.bin`.
+    #[error("it holds pytorch_model.bin, save it with safe_serialization=True")]
+    PyTorch,
+    /// None.
+    #[error("give the folder that has it, beside config.json")]
+    Nothing,
+}
+
+/// Why the hub did not deliver a file.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum HubError {
+    /// The hub's address cannot be one.
+    #[error("HF_ENDPOINT must begin with https:// or http://")]
+    Endpoint,
+    /// Status 404.
+    #[error("there is no such repository, revision or file; check the name")]
+    NotFound,
+    /// Status 401 or 403.
+    #[error(
+        "access is refused (status {0}); check the name, and for a private repository set HF_TOKEN"
+    )]
+    Refused(u16),
+    /// Any other status of a failure.
+    #[error("the hub answered with status {0}; try again later")]
+    Status(u16),
+    /// Another download is at work in the cache, or one left its lock behind.
+    #[error("another download holds {}; wait for it, or remove that file when there is none", .0.display())]
+    Locked(PathBuf),
+    /// A download that was cut off cannot go on.
+    #[error("a partial download in the cache is damaged; remove the model's folder from the cache")]
+    Partial,
+    /// The answer does not look like a hub's.
+    #[error(
+        "the answer lacks the header {0}, so it does not come from a model hub; check HF_ENDPOINT"
+    )]
+    Header(String),
+    /// Anything else, most often that nobody answers.
+    #[error("{0}; check the network, or download the files and give their folder")]
+    Network(String),
+    /// The crate was built without its feature `hub`.
+    #[error(
+        "this build has no hub support; build with the feature \"hub\", or download the folder and give its path"
+    )]
+    NotBuilt,
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::CheckpointError;
+use super::{CheckpointError, HubError};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -30,10 +30,7 @@ pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointEr
         endpoint: endpoint.trim_end_matches('/').into(),
     };
     if !hub.endpoint.starts_with("http://") && !hub.endpoint.starts_with("https://") {
-        return Err(hub.error(
-            "config.json",
-            "HF_ENDPOINT must begin with https:// or http://".into(),
-        ));
+        return Err(hub.error("config.json", HubError::Endpoint));
     }
     let repo = Repo::with_revision(name.into(), RepoType::Model, revision.into());
     let cached = Cache::from_env().repo(repo.clone());
@@ -100,32 +97,26 @@ impl Hub<'_> {
         api.get(file).map_err(|error| self.explain(file, &error))
     }
 
-    fn error(&self, file: &str, reason: String) -> CheckpointError {
+    fn error(&self, file: &str, source: HubError) -> CheckpointError {
         CheckpointError::Hub {
             repo: self.name.into(),
             file: file.into(),
             endpoint: self.endpoint.clone(),
-            reason,
+            source,
         }
     }
 
     fn explain(&self, file: &str, error: &ApiError) -> CheckpointError {
-        let reason = match status(error) {
-            Some(404) => "there is no such repository, revision or file; check the name".into(),
-            Some(code @ (401 | 403)) => {
-                format!("access is refused (status {code}); check the name, and for a private repository set HF_TOKEN")
-            }
-            Some(code) => format!("the hub answered with status {code}; try again later"),
-            None => match error {
-                ApiError::LockAcquisition(path) => {
-                    format!("another download holds {}; wait for it, or remove that file when there is none", path.display())
-                }
-                ApiError::InvalidResume => "a partial download in the cache is damaged; remove the model's folder from the cache".into(),
-                ApiError::MissingHeader(header) => format!("the answer lacks the header {header}, so it is no model hub; check HF_ENDPOINT"),
-                other => format!("{other}; check the network, or download the files and give their folder"),
-            },
+        let source = match (status(error), error) {
+            (Some(404), _) => HubError::NotFound,
+            (Some(code @ (401 | 403)), _) => HubError::Refused(code),
+            (Some(code), _) => HubError::Status(code),
+            (None, ApiError::LockAcquisition(path)) => HubError::Locked(path.clone()),
+            (None, ApiError::InvalidResume) => HubError::Partial,
+            (None, ApiError::MissingHeader(header)) => HubError::Header(header.to_string()),
+            (None, other) => HubError::Network(other.to_string()),
         };
-        self.error(file, reason)
+        self.error(file, source)
     }
 }
 

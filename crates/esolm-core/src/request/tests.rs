@@ -1,7 +1,7 @@
+use esolm_stories::TOKENIZER;
+
 use super::*;
 use crate::config::AttentionKind;
-
-const TOKENIZER: &[u8] = include_bytes!("../../../../models/stories/tokenizer.json");
 
 fn config(family: Family) -> ModelConfig {
     ModelConfig {
@@ -26,7 +26,8 @@ fn config(family: Family) -> ModelConfig {
 }
 
 fn codec() -> TextCodec {
-    TextCodec::from_bytes(TOKENIZER, &config(Family::EsoLm)).expect("the shipped tokenizer")
+    TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(Family::EsoLm))
+        .expect("the shipped tokenizer")
 }
 
 fn resolve(request: &Request, family: Family) -> Result<Resolved, RequestError> {

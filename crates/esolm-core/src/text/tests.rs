@@ -1,9 +1,9 @@
+use esolm_stories::TOKENIZER;
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::{AttentionKind, Family, Prepend};
 
-const TOKENIZER: &[u8] = include_bytes!("../../../../models/stories/tokenizer.json");
 const ENDS: Ends = Ends {
     bos: Some(0),
     eos: Some(0),
@@ -29,7 +29,7 @@ fn config(vocab_size: usize) -> ModelConfig {
 }
 
 fn codec() -> TextCodec {
-    TextCodec::from_bytes(TOKENIZER, &config(2049)).expect("the shipped tokenizer")
+    TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(2049)).expect("the shipped tokenizer")
 }
 
 fn parts(template: &str) -> Vec<Part> {
@@ -69,17 +69,18 @@ fn the_shipped_tokenizer_fits_the_shipped_model() {
 #[test]
 fn a_foreign_tokenizer_is_refused() {
     for vocab_size in [97, 2047, 2050, 50258] {
-        let error = TextCodec::from_bytes(TOKENIZER, &config(vocab_size)).expect_err("wrong size");
+        let error = TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(vocab_size))
+            .expect_err("wrong size");
         assert!(
             matches!(error, TextError::Vocabulary { tokens: 2048, .. }),
             "{error}"
         );
     }
     // a tokenizer that knows the mask itself
-    assert!(TextCodec::from_bytes(TOKENIZER, &config(2048)).is_ok());
+    assert!(TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(2048)).is_ok());
     let mut inner_mask = config(2049);
     inner_mask.mask_index = 5;
-    assert!(TextCodec::from_bytes(TOKENIZER, &inner_mask).is_err());
+    assert!(TextCodec::from_bytes(TOKENIZER.as_bytes(), &inner_mask).is_err());
     for bytes in [&b""[..], b"{}", b"{\"model\": 3}", b"\xff\xfe"] {
         let error = TextCodec::from_bytes(bytes, &config(2049)).expect_err("no tokenizer");
         assert!(matches!(error, TextError::Unusable(_)), "{error}");
@@ -113,7 +114,7 @@ fn text_goes_there_and_back() {
 
 #[test]
 fn the_mask_is_no_text() {
-    let codec = TextCodec::from_bytes(TOKENIZER, &config(2048)).expect("mask inside");
+    let codec = TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(2048)).expect("mask inside");
     let name = codec.tokenizer.id_to_token(2047).expect("last token");
     let text = codec.decode(&[2047]);
     assert!(matches!(codec.encode(&text), Err(TextError::MaskInText(found)) if found == name));

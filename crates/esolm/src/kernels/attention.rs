@@ -1,13 +1,15 @@
 //! Prefix attention over the any-order kv_cache: `shaders/attention_rows.wgsl`, and for few rows `attention_chunks.wgsl`
 //! with `attention_merge.wgsl`. Every mask of the model family is a prefix (docs/architecture.md).
 
+use std::sync::Arc;
+
 use esolm_core::rows::Row;
+use esolm_shaders::{ATTENTION_CHUNKS, ATTENTION_MERGE, ATTENTION_ROWS, Form, Shader};
 use serde::{Deserialize, Serialize};
 
-use super::gpu::{Buffer, Gpu, KernelKey};
-use super::source::Parts;
-use super::{ROW, cache_snippet};
-use crate::device::Precision;
+use super::Precision;
+use super::cache_snippet;
+use super::runtime::{Buffer, Gpu, Kernel};
 
 /// How attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,8 +40,9 @@ impl Geometry {
         self.hidden / self.heads
     }
 
-    fn parts(&self, wg: u32) -> Parts<'static> {
-        Parts {
+    fn kernel(&self, gpu: &Gpu, shader: &'static Shader, wg: u32) -> Arc<Kernel> {
+        let params = vec![self.hidden as u32, self.heads as u32, self.cache as u32];
+        gpu.kernel(shader, params, wg, || Form {
             constants: vec![
                 ("WG", wg),
                 ("D4", self.hidden as u32 / 4),
@@ -47,23 +50,10 @@ impl Geometry {
                 ("HEAD4", self.head_dim() as u32 / 4),
                 ("KEYS", KEYS),
             ],
-            prelude: vec![
-                format!(
-                    "const SCALE: f32 = {:?};",
-                    1.0 / (self.head_dim() as f32).sqrt()
-                ),
-                ROW.into(),
-            ],
-            snippets: vec![("cache", cache_snippet(self.cache)), ("k", "1"), ("v", "2")],
-            ..Default::default()
-        }
-    }
-
-    fn key(&self, name: &'static str) -> KernelKey {
-        KernelKey {
-            name,
-            params: vec![self.hidden as u32, self.heads as u32, self.cache as u32],
-        }
+            floats: vec![("SCALE", 1.0 / (self.head_dim() as f32).sqrt())],
+            snippets: vec![cache_snippet(self.cache)],
+            flags: vec![],
+        })
     }
 }
 
@@ -102,12 +92,7 @@ pub fn attention_rows(
     longest: usize,
     prefix: usize,
 ) {
-    let kernel = gpu.kernel(
-        geometry.key("attention_rows"),
-        ROWS_WG,
-        include_str!("../../../../shaders/attention_rows.wgsl"),
-        || geometry.parts(ROWS_WG),
-    );
+    let kernel = geometry.kernel(gpu, &ATTENTION_ROWS, ROWS_WG);
     let grid = [
         longest.div_ceil(ROWS_WG as usize) as u32,
         geometry.heads as u32,
@@ -146,12 +131,7 @@ pub fn attention_chunks(
     stats: &Buffer,
 ) {
     let chunks = chunks_for(prefix + 1) as u32;
-    let kernel = gpu.kernel(
-        geometry.key("attention_chunks"),
-        CHUNKS_WG,
-        include_str!("../../../../shaders/attention_chunks.wgsl"),
-        || geometry.parts(CHUNKS_WG),
-    );
+    let kernel = geometry.kernel(gpu, &ATTENTION_CHUNKS, CHUNKS_WG);
     let grid = [
         chunks.div_ceil(CHUNKS_WG),
         geometry.heads as u32,
@@ -165,12 +145,7 @@ pub fn attention_chunks(
         &info,
         4 * io.count as u64 * (prefix * geometry.hidden) as u64,
     );
-    let merge = gpu.kernel(
-        geometry.key("attention_merge"),
-        MERGE_WG,
-        include_str!("../../../../shaders/attention_merge.wgsl"),
-        || geometry.parts(MERGE_WG),
-    );
+    let merge = geometry.kernel(gpu, &ATTENTION_MERGE, MERGE_WG);
     let grid = [
         (io.count * geometry.hidden / 4).div_ceil(MERGE_WG as usize) as u32,
         1,

@@ -1,24 +1,17 @@
 //! A plain copy: `shaders/copy.wgsl`. The bench measures an adapter's bandwidth with it.
 
-use super::gpu::{Buffer, Gpu, KernelKey, grid_2d};
-use super::source::Parts;
+use esolm_shaders::{COPY, Form};
+
+use super::runtime::{Buffer, Gpu, grid_2d};
 
 const WG: u32 = 64;
 
 /// Copies the first `len` floats (a multiple of four) of `source` to `out`.
 pub fn copy(gpu: &Gpu, source: &Buffer, out: &Buffer, len: usize) {
-    let kernel = gpu.kernel(
-        KernelKey {
-            name: "copy",
-            params: vec![],
-        },
-        WG,
-        include_str!("../../../../shaders/copy.wgsl"),
-        || Parts {
-            constants: vec![("WG", WG)],
-            ..Default::default()
-        },
-    );
+    let kernel = gpu.kernel(&COPY, vec![], WG, || Form {
+        constants: vec![("WG", WG)],
+        ..Default::default()
+    });
     gpu.launch(
         &kernel,
         grid_2d((len / 4).div_ceil(WG as usize)),

@@ -1,11 +1,11 @@
 //! Token embedding: `shaders/embed.wgsl`.
 
 use esolm_core::rows::{MASKED, Row};
+use esolm_shaders::{EMBED, Form};
 
-use super::gpu::{Buffer, Gpu, KernelKey, grid_2d};
-use super::source::Parts;
-use super::{ROW, pack_f16, weight_snippet};
-use crate::device::Precision;
+use super::Precision;
+use super::runtime::{Buffer, Gpu, grid_2d};
+use super::{pack_f16, weight_snippet};
 use crate::error::EngineError;
 
 const WG: u32 = 64;
@@ -70,21 +70,12 @@ impl Embedding {
         mask_index: u32,
     ) {
         let d4 = (self.hidden / 4) as u32;
-        let key = KernelKey {
-            name: "embed",
-            params: vec![d4, self.precision as u32],
-        };
-        let kernel = gpu.kernel(
-            key,
-            WG,
-            include_str!("../../../../shaders/embed.wgsl"),
-            || Parts {
-                constants: vec![("WG", WG), ("D4", d4)],
-                prelude: vec![ROW.into()],
-                snippets: vec![("weight", weight_snippet(self.precision))],
-                ..Default::default()
-            },
-        );
+        let params = vec![d4, self.precision as u32];
+        let kernel = gpu.kernel(&EMBED, params, WG, || Form {
+            constants: vec![("WG", WG), ("D4", d4)],
+            snippets: vec![weight_snippet(self.precision)],
+            ..Default::default()
+        });
         for (first, tokens_here, buffer) in &self.slices {
             let grid = grid_2d((count * d4 as usize).div_ceil(WG as usize));
             gpu.launch(

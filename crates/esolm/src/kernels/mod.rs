@@ -4,32 +4,72 @@
 pub mod attention;
 pub mod copy;
 pub mod embed;
-pub mod gpu;
 pub mod norm;
 pub mod peak;
 pub mod product;
+pub mod runtime;
 pub mod sample;
 pub mod score;
-pub mod source;
 pub mod watch;
 
-use crate::device::Precision;
+use esolm_shaders::{CACHE_F16, CACHE_F32, Snippet, WEIGHT_F16, WEIGHT_F32};
 
-const ROW: &str = include_str!("../../../../shaders/lib/row.wgsl");
+use std::fmt;
+use std::str::FromStr;
 
-/// The weight snippet for a precision (binding 1).
-fn weight_snippet(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => include_str!("../../../../shaders/lib/weight_f32.wgsl"),
-        Precision::F16 => include_str!("../../../../shaders/lib/weight_f16.wgsl"),
+use serde::{Deserialize, Serialize};
+
+use crate::error::EngineError;
+
+/// How numbers are stored; products always accumulate in f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats, packed two to a word: half the memory and traffic, no device feature needed.
+    F16,
+}
+
+impl FromStr for Precision {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            _ => Err(EngineError::Option {
+                option: "precision",
+                value: text.to_string(),
+                allowed: "f32 or f16",
+            }),
+        }
     }
 }
 
-/// The kv_cache snippet for a precision (bindings `{{k}}` and `{{v}}`).
-fn cache_snippet(precision: Precision) -> &'static str {
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        })
+    }
+}
+
+/// The snippet that reads weights of a precision.
+fn weight_snippet(precision: Precision) -> &'static Snippet {
     match precision {
-        Precision::F32 => include_str!("../../../../shaders/lib/cache_f32.wgsl"),
-        Precision::F16 => include_str!("../../../../shaders/lib/cache_f16.wgsl"),
+        Precision::F32 => &WEIGHT_F32,
+        Precision::F16 => &WEIGHT_F16,
+    }
+}
+
+/// The snippet that reads and writes a kv_cache of a precision.
+fn cache_snippet(precision: Precision) -> &'static Snippet {
+    match precision {
+        Precision::F32 => &CACHE_F32,
+        Precision::F16 => &CACHE_F16,
     }
 }
 

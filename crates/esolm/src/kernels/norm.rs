@@ -1,7 +1,8 @@
 //! Plain layer normalisation: `shaders/norm.wgsl`.
 
-use super::gpu::{Buffer, Gpu, KernelKey, grid_2d};
-use super::source::Parts;
+use esolm_shaders::{Form, NORM};
+
+use super::runtime::{Buffer, Gpu, grid_2d};
 
 const WG: u32 = 64;
 
@@ -18,14 +19,9 @@ pub fn norm(
     hidden: usize,
 ) {
     let d4 = (hidden / 4) as u32;
-    let key = KernelKey {
-        name: "norm",
-        params: vec![d4, u32::from(index.is_some())],
-    };
-    let body = include_str!("../../../../shaders/norm.wgsl");
-    let kernel = gpu.kernel(key, WG, body, || Parts {
+    let params = vec![d4, u32::from(index.is_some())];
+    let kernel = gpu.kernel(&NORM, params, WG, || Form {
         constants: vec![("WG", WG), ("D4", d4)],
-        snippets: vec![("info", if index.is_some() { "3" } else { "2" })],
         flags: index.map(|_| "GATHER").into_iter().collect(),
         ..Default::default()
     });

@@ -1,7 +1,8 @@
 //! Arithmetic in registers: `shaders/peak.wgsl`. The bench measures an adapter's peak with it.
 
-use super::gpu::{Buffer, Gpu, KernelKey};
-use super::source::Parts;
+use esolm_shaders::{Form, PEAK};
+
+use super::runtime::{Buffer, Gpu};
 
 const WG: u32 = 64;
 
@@ -10,19 +11,10 @@ pub const FLOPS: u64 = 8 * 4 * 2;
 
 /// Runs `rounds` rounds on `invocations` (a multiple of 64); `out` holds four floats for each.
 pub fn peak(gpu: &Gpu, out: &Buffer, invocations: usize, rounds: u32, factor: f32) {
-    let key = KernelKey {
-        name: "peak",
-        params: vec![],
-    };
-    let kernel = gpu.kernel(
-        key,
-        WG,
-        include_str!("../../../../shaders/peak.wgsl"),
-        || Parts {
-            constants: vec![("WG", WG)],
-            ..Default::default()
-        },
-    );
+    let kernel = gpu.kernel(&PEAK, vec![], WG, || Form {
+        constants: vec![("WG", WG)],
+        ..Default::default()
+    });
     let flops = FLOPS * u64::from(rounds) * invocations as u64;
     let grid = [invocations as u32 / WG, 1, 1];
     gpu.launch(

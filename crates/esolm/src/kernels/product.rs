@@ -3,13 +3,16 @@
 
 use std::ops::Range;
 
+use esolm_shaders::{
+    FINISH_ADD, FINISH_GELU, FINISH_QKV, FINISH_STORE, Form, PRODUCT_ROWS, PRODUCT_SPLIT,
+    PRODUCT_TILE,
+};
 use serde::{Deserialize, Serialize};
 
-use super::gpu::{Buffer, Gpu, KernelKey};
+use super::Precision;
 use super::norm::norm_twin;
-use super::source::Parts;
-use super::{ROW, cache_snippet, pack_f16, rounded, weight_snippet};
-use crate::device::Precision;
+use super::runtime::{Buffer, Gpu};
+use super::{cache_snippet, pack_f16, rounded, weight_snippet};
 use crate::error::EngineError;
 use crate::network::rotary_frequencies;
 
@@ -209,102 +212,57 @@ fn launch(
     };
     // Column groups an invocation of the rows variant holds: each load of x then serves two.
     let groups: u32 = if rows < 16 { 1 } else { 2 };
-    // (id, snippet, output, further buffers, constants)
+    // (id, snippet, output and further buffers)
     let (id, snippet, mut buffers) = match finish {
-        Finish::Store(out) => (
-            0,
-            include_str!("../../../../shaders/lib/finish_store.wgsl"),
-            vec![*out],
-        ),
-        Finish::Gelu(out) => (
-            1,
-            include_str!("../../../../shaders/lib/finish_gelu.wgsl"),
-            vec![*out],
-        ),
-        Finish::Add(out) => (
-            2,
-            include_str!("../../../../shaders/lib/finish_add.wgsl"),
-            vec![*out],
-        ),
-        Finish::Qkv(to) => (
-            3,
-            include_str!("../../../../shaders/lib/finish_qkv.wgsl"),
-            vec![to.q, to.rows, to.rotary, to.k, to.v],
-        ),
+        Finish::Store(out) => (0, &FINISH_STORE, vec![*out]),
+        Finish::Gelu(out) => (1, &FINISH_GELU, vec![*out]),
+        Finish::Add(out) => (2, &FINISH_ADD, vec![*out]),
+        Finish::Qkv(to) => (3, &FINISH_QKV, vec![to.q, to.rows, to.rotary, to.k, to.v]),
     };
     let mut all = vec![x, &slice.weight, &slice.affine];
     all.append(&mut buffers);
-    let info_binding = all.len() as u32;
     let (slots, head_dim, cache) = match finish {
         Finish::Qkv(to) => (to.slots as u32, to.head_dim as u32, to.cache),
         _ => (0, 0, Precision::F32),
     };
-    let (name, body, dim) = match variant {
-        ProductVariant::Rows => (
-            "product_rows",
-            include_str!("../../../../shaders/product_rows.wgsl"),
-            32,
-        ),
-        ProductVariant::Split => (
-            "product_split",
-            include_str!("../../../../shaders/product_split.wgsl"),
-            256,
-        ),
-        ProductVariant::Tile => (
-            "product_tile",
-            include_str!("../../../../shaders/product_tile.wgsl"),
-            256,
-        ),
+    let (shader, dim) = match variant {
+        ProductVariant::Rows => (&PRODUCT_ROWS, 32),
+        ProductVariant::Split => (&PRODUCT_SPLIT, 256),
+        ProductVariant::Tile => (&PRODUCT_TILE, 256),
     };
     const COLS: u32 = 8;
-    let key = KernelKey {
-        name,
-        params: vec![
-            k4,
-            n4,
-            id,
-            u32::from(norm),
-            block as u32,
-            groups,
-            matrix.precision as u32,
-            head_dim,
-            cache as u32,
-        ],
-    };
-    let kernel = gpu.kernel(key, dim, body, || {
-        let mut parts = Parts {
+    let params = vec![
+        k4,
+        n4,
+        id,
+        u32::from(norm),
+        block as u32,
+        groups,
+        matrix.precision as u32,
+        head_dim,
+        cache as u32,
+    ];
+    let kernel = gpu.kernel(shader, params, dim, || {
+        let mut form = Form {
             constants: vec![("WG", dim), ("K4", k4), ("N4", n4), ("ROWS", block as u32)],
-            snippets: vec![
-                ("weight", weight_snippet(matrix.precision)),
-                ("finish", snippet),
-            ],
+            snippets: vec![weight_snippet(matrix.precision), snippet],
             flags: if norm { vec!["NORM"] } else { vec![] },
             ..Default::default()
         };
-        parts.constants.push(("GROUPS", groups));
+        form.constants.push(("GROUPS", groups));
         if variant == ProductVariant::Split {
-            parts
-                .constants
-                .extend([("COLS", COLS), ("LANES", dim / COLS)]);
+            let split = [("COLS", COLS), ("LANES", dim / COLS)];
+            form.constants.extend(split);
         }
         if id == 3 {
-            parts.constants.extend([
+            form.constants.extend([
                 ("D4", n4 / 3),
                 ("HALF", head_dim / 2),
                 ("HEAD_DIM", head_dim),
             ]);
-            parts.prelude.push(ROW.into());
-            parts.prelude.push(
-                cache_snippet(cache)
-                    .replace("{{k}}", "6")
-                    .replace("{{v}}", "7"),
-            );
+            form.snippets.push(cache_snippet(cache));
         }
-        parts.prelude.push(
-            include_str!("../../../../shaders/lib/product_info.wgsl")
-                .replace("{{info}}", &info_binding.to_string()),
-        );
-        parts
+        form
     });
     let grid = match variant {
         ProductVariant::Rows => [rows.div_ceil(block) as u32, n4.div_ceil(dim * groups), 1],

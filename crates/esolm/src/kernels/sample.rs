@@ -1,11 +1,10 @@
 //! Drawing tokens on the device: `shaders/sample.wgsl`. Its twin is [`esolm_core::sampler::sample_row`].
 
 use esolm_core::sampler::Sampler;
+use esolm_shaders::{Form, SAMPLE};
 
-use super::ROW;
-use super::gpu::{Buffer, Gpu, KernelKey, grid_2d};
-use super::source::Parts;
-use crate::device::AdapterKind;
+use super::runtime::{Buffer, Gpu, grid_2d};
+use crate::adapter::AdapterKind;
 
 /// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
 pub struct Sample<'a> {
@@ -51,37 +50,25 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     // A greedy draw keeps the largest logit, which every nucleus holds; a nucleus of all is none.
     let top_p = sampler.top_p.filter(|&p| !greedy && p < 1.0);
     let vocab = io.vocab as u32;
-    let key = KernelKey {
-        name: "sample",
-        params: vec![
-            wg,
-            vocab,
-            u32::from(source.as_bytes()[1]),
-            u32::from(top_p.is_some()),
-        ],
-    };
-    let kernel = gpu.kernel(
-        key,
+    let params = vec![
         wg,
-        include_str!("../../../../shaders/sample.wgsl"),
-        || {
-            let mut flags = vec![source];
-            flags.extend(top_p.map(|_| "TOP_P"));
-            Parts {
-                constants: vec![
-                    ("WG", wg),
-                    ("VOCAB", vocab),
-                    ("GUMBEL_DOMAIN", esolm_core::rng::GUMBEL_DOMAIN),
-                ],
-                prelude: vec![
-                    ROW.into(),
-                    include_str!("../../../../shaders/lib/philox.wgsl").into(),
-                ],
-                snippets: vec![("info", if greedy { "4" } else { "5" })],
-                flags,
-            }
-        },
-    );
+        vocab,
+        u32::from(source.as_bytes()[1]),
+        u32::from(top_p.is_some()),
+    ];
+    let kernel = gpu.kernel(&SAMPLE, params, wg, || {
+        let mut flags = vec![source];
+        flags.extend(top_p.map(|_| "TOP_P"));
+        Form {
+            constants: vec![
+                ("WG", wg),
+                ("VOCAB", vocab),
+                ("GUMBEL_DOMAIN", esolm_core::rng::GUMBEL_DOMAIN),
+            ],
+            flags,
+            ..Default::default()
+        }
+    });
     let mut buffers = vec![io.logits, io.sampled, io.rows, io.tokens];
     if !greedy {
         buffers.push(io.noise.unwrap_or(io.draws));

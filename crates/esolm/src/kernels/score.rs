@@ -1,9 +1,10 @@
 //! Log-probabilities of given tokens on the device: `shaders/score.wgsl`, so that logits are never read back. Its twin is
 //! [`esolm_core::scoring::log_probability`].
 
-use super::gpu::{Buffer, Gpu, KernelKey, grid_2d};
-use super::source::Parts;
-use crate::device::AdapterKind;
+use esolm_shaders::{Form, SCORE};
+
+use super::runtime::{Buffer, Gpu, grid_2d};
+use crate::adapter::AdapterKind;
 
 /// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
 pub struct Score<'a> {
@@ -33,19 +34,10 @@ pub fn score(gpu: &Gpu, io: &Score) {
         256
     };
     let vocab = io.vocab as u32;
-    let key = KernelKey {
-        name: "score",
-        params: vec![wg, vocab],
-    };
-    let kernel = gpu.kernel(
-        key,
-        wg,
-        include_str!("../../../../shaders/score.wgsl"),
-        || Parts {
-            constants: vec![("WG", wg), ("VOCAB", vocab)],
-            ..Parts::default()
-        },
-    );
+    let kernel = gpu.kernel(&SCORE, vec![wg, vocab], wg, || Form {
+        constants: vec![("WG", wg), ("VOCAB", vocab)],
+        ..Default::default()
+    });
     let info = [
         io.first as u32,
         io.count as u32,

@@ -1,8 +1,11 @@
 //! Weights for timing: random, of any shape, made in memory.
 
+use std::io::{self, Write};
+
 use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
 use esolm::rng::{Purpose, Stream};
+use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
 use crate::arguments::Bench;
 use crate::failure::Failure;
@@ -25,36 +28,39 @@ pub fn checkpoint(arguments: &Bench) -> Result<(Checkpoint, String), Failure> {
     );
     let config =
         ModelConfig::from_json(&json).map_err(|error| Failure::usage(error.to_string()))?;
-    // A name, a dtype, a shape and a place for each tensor, then the numbers: the safetensors layout.
-    let mut header = String::from("{");
-    let mut end = 0u64;
-    let parameters = config.parameters();
-    for parameter in &parameters {
-        let begin = end;
-        end += 2 * parameter.elements();
-        let comma = if header.len() > 1 { "," } else { "" };
-        header.push_str(&format!(
-            r#"{comma}"backbone.{}":{{"dtype":"F16","shape":{:?},"data_offsets":[{begin},{end}]}}"#,
-            parameter.name, parameter.shape
-        ));
-    }
-    header.push('}');
-    while header.len() % 8 != 0 {
-        header.push(' ');
-    }
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.reserve_exact(header.len() + end as usize);
-    bytes.extend(header.as_bytes());
-    let mut stream = Stream::new(1, 0, Purpose::Other(1));
-    for parameter in &parameters {
-        for _ in 0..parameter.elements().div_ceil(2) {
-            // Two numbers of about +-0.03 a word: the exponent is fixed, sign and mantissa are random.
-            bytes.extend(((stream.next_u32() & 0x83ff_83ff) | 0x2400_2400).to_le_bytes());
-        }
-        bytes.truncate(bytes.len() - 2 * (parameter.elements() % 2) as usize);
-    }
+    let specs: Vec<_> = config
+        .parameters()
+        .into_iter()
+        .map(|parameter| {
+            let name = format!("backbone.{}", parameter.name);
+            TensorSpec::new(name, Dtype::F16, parameter.shape)
+        })
+        .collect();
+    let bytes = write(&specs).map_err(|error| {
+        Failure::failed(format!("the weights of this shape cannot be made: {error}"))
+    })?;
     let name = format!(
         "random weights: hidden {hidden}, {blocks} blocks, {heads} heads, vocabulary {vocab}"
     );
     Ok((Checkpoint::from_safetensors_bytes(&json, bytes)?, name))
+}
+
+/// A safetensors file of random numbers.
+fn write(specs: &[TensorSpec]) -> io::Result<Vec<u8>> {
+    let bytes = |spec: &TensorSpec| 2 * spec.shape.iter().product::<usize>();
+    // In one piece, with more than enough for the header.
+    let size = specs.iter().map(|spec| bytes(spec) + 200).sum();
+    let mut writer = SafetensorsWriter::new(Vec::with_capacity(size), &[], specs)?;
+    let mut stream = Stream::new(1, 0, Purpose::Other(1));
+    for spec in specs {
+        let mut left = bytes(spec);
+        while left > 0 {
+            // Two numbers of about +-0.03 a word: the exponent is fixed, sign and mantissa are random.
+            let word = (stream.next_u32() & 0x83ff_83ff) | 0x2400_2400;
+            let piece = &word.to_le_bytes()[..left.min(4)];
+            writer.write_all(piece)?;
+            left -= piece.len();
+        }
+    }
+    writer.finish()
 }

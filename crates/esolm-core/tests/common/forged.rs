@@ -1,0 +1,91 @@
+//! A Lightning checkpoint forged by hand, right and wrong.
+
+use esolm_core::checkpoint::{Checkpoint, CheckpointError};
+
+use super::forge::{
+    Value, archive, boolean, dict, float, int, list, ordered, plain, program, text,
+};
+
+/// A checkpoint of an AR model of width 2 with no blocks to speak of: small enough to forge by hand.
+pub struct Forged {
+    pub state: Vec<(&'static str, Value)>,
+    pub ema: Option<Value>,
+    pub algo: Vec<(&'static str, Value)>,
+    pub model: Vec<(&'static str, Value)>,
+    pub more: Vec<(&'static str, Value)>,
+}
+
+pub const NAMES: [(&str, &[i32]); 13] = [
+    ("backbone.vocab_embed.embedding", &[3, 2]),
+    ("backbone.rotary_emb.inv_freq", &[1]),
+    ("backbone.blocks.0.norm1.weight", &[2]),
+    ("backbone.blocks.0.attn_qkv.weight", &[6, 2]),
+    ("backbone.blocks.0.attn_out.weight", &[2, 2]),
+    ("backbone.blocks.0.norm2.weight", &[2]),
+    ("backbone.blocks.0.mlp.0.weight", &[8, 2]),
+    ("backbone.blocks.0.mlp.0.bias", &[8]),
+    ("backbone.blocks.0.mlp.2.weight", &[2, 8]),
+    ("backbone.blocks.0.mlp.2.bias", &[2]),
+    ("backbone.output_layer.norm_final.weight", &[2]),
+    ("backbone.output_layer.linear.weight", &[3, 2]),
+    ("backbone.output_layer.linear.bias", &[3]),
+];
+
+impl Forged {
+    pub fn new() -> Self {
+        let state: Vec<_> = NAMES
+            .iter()
+            .map(|&(name, shape)| (name, plain(shape, 0)))
+            .collect();
+        let ema = NAMES
+            .iter()
+            .filter(|(name, _)| !name.contains("inv_freq"))
+            .map(|(_, shape)| plain(shape, 1));
+        Self {
+            state,
+            ema: Some(dict(&[("shadow_params", list(&ema.collect::<Vec<_>>()))])),
+            algo: vec![
+                ("name", text("ar")),
+                ("prepend_token", text("bos")),
+                ("time_conditioning", boolean(false)),
+            ],
+            model: vec![
+                ("hidden_size", int(2)),
+                ("n_blocks", int(1)),
+                ("n_heads", int(1)),
+                ("length", int(4)),
+                ("dropout", float(0.25)),
+            ],
+            more: vec![],
+        }
+    }
+
+    pub fn with(edit: impl FnOnce(&mut Self)) -> Self {
+        let mut forged = Self::new();
+        edit(&mut forged);
+        forged
+    }
+
+    pub fn set(list: &mut [(&'static str, Value)], key: &str, value: Value) {
+        list.iter_mut().find(|(name, _)| *name == key).unwrap().1 = value;
+    }
+
+    pub fn pickle(&self) -> Vec<u8> {
+        let config = dict(&[("algo", dict(&self.algo)), ("model", dict(&self.model))]);
+        let mut root = vec![
+            ("state_dict", ordered(&self.state)),
+            ("hyper_parameters", dict(&[("config", config)])),
+        ];
+        root.extend(self.ema.clone().map(|ema| ("ema", ema)));
+        root.extend(self.more.clone());
+        program(dict(&root))
+    }
+
+    pub fn open(&self) -> Result<Checkpoint, CheckpointError> {
+        open_pickle(&self.pickle())
+    }
+}
+
+pub fn open_pickle(pickle: &[u8]) -> Result<Checkpoint, CheckpointError> {
+    Checkpoint::from_ckpt_bytes(archive(pickle), false)
+}

@@ -1,0 +1,131 @@
+//! What a model is loaded from.
+
+use std::sync::Arc;
+
+use esolm_core::checkpoint::Checkpoint;
+#[cfg(not(target_family = "wasm"))]
+use esolm_core::checkpoint::OpenOptions;
+use esolm_core::config::ModelConfig;
+use esolm_core::plan::Plan;
+use esolm_core::request::{Request, RequestError, Resolved};
+use esolm_core::text::TextCodec;
+use esolm_core::trace::Header;
+
+use crate::error::Error;
+
+/// A checkpoint that was opened, with its tokenizer, and not yet loaded onto a device: enough to check requests before anything heavy
+/// happens.
+pub struct ModelFiles {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What is known of a model without its weights.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub config: ModelConfig,
+    pub codec: Option<TextCodec>,
+    pub name: String,
+}
+
+impl Shared {
+    pub fn resolve(&self, request: &Request) -> Result<Resolved, RequestError> {
+        request.resolve(&self.config, self.codec.as_ref())
+    }
+
+    pub fn codec(&self) -> Result<&TextCodec, Error> {
+        self.codec.as_ref().ok_or(Error::NeedsTokenizer)
+    }
+
+    pub fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
+        let resolved = self.resolve(request)?;
+        let plan = resolved.plan()?;
+        let all = (0..plan.sequences.len()).collect();
+        Ok((resolved.header(&self.name, &plan, 0, all), plan))
+    }
+}
+
+impl ModelFiles {
+    /// Opens a Hugging Face folder, a `.safetensors` file with its `config.json`, a Lightning `.ckpt` or `hf:owner/name`, with the
+    /// tokenizer that comes with it, if any does. Blocks while files are read, and downloaded for `hf:`.
+    ///
+    /// # Errors
+    /// When there is no usable checkpoint, or its tokenizer is of another model.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn open(source: &str, options: &OpenOptions) -> Result<Self, Error> {
+        let checkpoint = Checkpoint::open(source, options)?;
+        let config = checkpoint.config();
+        let codec = match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
+            (Some(path), _) => Some(TextCodec::from_file(&path, config)?),
+            (None, Some(json)) => Some(TextCodec::from_bytes(json.as_bytes(), config)?),
+            (None, None) => None,
+        };
+        Ok(Self::new(source, checkpoint, codec))
+    }
+
+    /// What was opened in another way. `name` is what traces call the model.
+    pub fn new(name: &str, checkpoint: Checkpoint, codec: Option<TextCodec>) -> Self {
+        let shared = Shared {
+            config: checkpoint.config().clone(),
+            codec,
+            name: name.into(),
+        };
+        Self {
+            checkpoint,
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What the network is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.shared.config
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn codec(&self) -> Option<&TextCodec> {
+        self.shared.codec.as_ref()
+    }
+
+    /// As [`Model::plan`](crate::Model::plan).
+    ///
+    /// # Errors
+    /// When the request does not fit the model.
+    pub fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
+        self.shared.plan(request)
+    }
+}
+
+/// What a model is loaded from: its files, or where they are.
+#[allow(clippy::large_enum_variant, reason = "there is one, for a moment")]
+pub enum Source {
+    /// As [`ModelFiles::open`] takes it.
+    #[cfg(not(target_family = "wasm"))]
+    Name(String),
+    /// Opened already.
+    Files(ModelFiles),
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl From<&str> for Source {
+    fn from(name: &str) -> Self {
+        Self::Name(name.into())
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl From<String> for Source {
+    fn from(name: String) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl From<ModelFiles> for Source {
+    fn from(files: ModelFiles) -> Self {
+        Self::Files(files)
+    }
+}

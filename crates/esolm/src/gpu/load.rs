@@ -1,0 +1,108 @@
+//! A checkpoint onto a GPU: folded, reordered and uploaded, a block at a time.
+
+use esolm_core::checkpoint::Checkpoint;
+
+use super::{Block, positions};
+use crate::device::Precision;
+use crate::error::EngineError;
+use crate::kernels::embed::Embedding;
+use crate::kernels::product::{Matrix, pair_order, rotary_table};
+use crate::kernels::runtime::{Buffer, Gpu};
+use crate::network::fold::{Folding, Linear};
+use crate::variants::{Chosen, Variants, choose};
+
+/// What of a checkpoint is on the device.
+pub(super) struct Loaded {
+    pub embedding: Embedding,
+    pub blocks: Vec<Block>,
+    pub head: Matrix,
+    pub rotary: Buffer,
+    pub chosen: Chosen,
+}
+
+impl Loaded {
+    pub async fn upload(
+        gpu: &Gpu,
+        ckpt: &Checkpoint,
+        weights: Precision,
+        forced: &Variants,
+    ) -> Result<Self, EngineError> {
+        let config = ckpt.config();
+        let head_dim = config.head_dim();
+        if !head_dim.is_multiple_of(4) || head_dim > 128 {
+            return Err(EngineError::Shape(format!(
+                "heads of {head_dim} columns (multiples of 4 up to 128 are taken)"
+            )));
+        }
+        ckpt.fetch("sigma_map.").await?;
+        let folding = Folding::new(ckpt)?;
+        let upload = |linear: &Linear| {
+            gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, weights))
+        };
+        ckpt.fetch("vocab_embed.").await?;
+        let rows = folding.embedding()?;
+        let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, weights))?;
+        drop(rows);
+        let order = pair_order(config.hidden, head_dim);
+        let mut blocks = Vec::with_capacity(config.n_blocks);
+        for index in 0..config.n_blocks {
+            ckpt.fetch(&format!("blocks.{index}.")).await?;
+            let block = folding.block(index)?;
+            let paired = reorder(&block.qkv, &order);
+            let block = Block {
+                qkv: upload(&paired)?,
+                out: upload(&block.out)?,
+                up: upload(&block.up)?,
+                down: upload(&block.down)?,
+            };
+            if ![&block.qkv, &block.out, &block.up, &block.down]
+                .iter()
+                .all(|m| m.is_whole())
+            {
+                return Err(EngineError::Shape(format!(
+                    "a width of {} on an adapter that binds {} MiB at most",
+                    config.hidden,
+                    gpu.info.max_binding_bytes() >> 20
+                )));
+            }
+            // Uploads are queued; without a submit they would all be held in memory at once.
+            gpu.submit()?;
+            blocks.push(block);
+        }
+        ckpt.fetch("output_layer.").await?;
+        let head = upload(&folding.head()?)?;
+        let rotary = gpu.floats(rotary_table(positions(config), head_dim))?;
+        let chosen = choose(gpu, blocks.first().map_or(&head, |b| &b.qkv), forced).await?;
+        let all: Vec<&Buffer> = blocks
+            .iter()
+            .flat_map(|b| [&b.qkv, &b.out, &b.up, &b.down])
+            .chain([&head])
+            .flat_map(Matrix::buffers)
+            .chain(embedding.buffers())
+            .chain([&rotary])
+            .collect();
+        gpu.check(&all).await?;
+        Ok(Self {
+            embedding,
+            blocks,
+            head,
+            rotary,
+            chosen,
+        })
+    }
+}
+
+/// Columns of `linear` in a new order.
+fn reorder(linear: &Linear, order: &[usize]) -> Linear {
+    let weight = linear
+        .weight
+        .chunks(linear.n_out)
+        .flat_map(|row| order.iter().map(|&c| row[c]))
+        .collect();
+    Linear {
+        weight,
+        bias: order.iter().map(|&c| linear.bias[c]).collect(),
+        n_in: linear.n_in,
+        n_out: linear.n_out,
+    }
+}

@@ -1,0 +1,629 @@
+//! Runs passes of a plan on a GPU: folded weights, the KV cache and the tokens stay on the device.
+
+mod load;
+
+use esolm_core::checkpoint::Checkpoint;
+use esolm_core::config::ModelConfig;
+use esolm_core::rows::{Layout, Row, StepRows};
+use esolm_core::trace::Counters;
+
+use crate::device::{LoadOptions, Precision};
+use crate::error::EngineError;
+use crate::executor::{Draw, Executor, NoiseKey, Pending};
+use crate::kernels::attention::{
+    Attention, AttentionVariant, Geometry, attention_chunks, attention_rows, scratch_len,
+};
+use crate::kernels::embed::Embedding;
+use crate::kernels::norm::norm;
+use crate::kernels::product::{
+    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, product, rotary_table,
+};
+use crate::kernels::runtime::{Buffer, Gpu};
+use crate::kernels::sample::{Sample, sample};
+use crate::kernels::score::{Score, score};
+use crate::measure::{Rates, rates};
+use crate::variants::{Chosen, FEW_ROWS};
+use load::Loaded;
+
+/// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
+const MLP_ROWS: usize = 2048;
+/// Bytes of logits held at once.
+const LOGITS_BYTES: usize = 64 << 20;
+/// Most workgroups of a grid dimension.
+const MAX_GRID: usize = 65_535;
+/// Alignment of a part of an upload, bytes.
+const ALIGN: usize = 256;
+
+struct Block {
+    qkv: Matrix,
+    out: Matrix,
+    up: Matrix,
+    down: Matrix,
+}
+
+/// A model on a GPU.
+pub struct GpuExecutor {
+    gpu: Gpu,
+    config: ModelConfig,
+    embedding: Embedding,
+    blocks: Vec<Block>,
+    head: Matrix,
+    rotary: Buffer,
+    positions: usize,
+    chosen: Chosen,
+    cache: Precision,
+    state: Option<State>,
+}
+
+/// What belongs to the batch that runs.
+struct State {
+    layout: Layout,
+    tokens: Buffer,
+    kv: Vec<(Buffer, Buffer)>,
+    scratch: Scratch,
+    /// Of the last pass.
+    tables: Option<Tables>,
+}
+
+/// Activations, sized for the largest pass so far.
+struct Scratch {
+    rows: usize,
+    sampled: usize,
+    chunk_rows: usize,
+    x: Buffer,
+    normed: Buffer,
+    q: Buffer,
+    attended: Buffer,
+    mid: Buffer,
+    picked: Buffer,
+    logits: Buffer,
+    parts: Buffer,
+    stats: Buffer,
+}
+
+/// The tables of one pass on the device.
+struct Tables {
+    rows: Buffer,
+    sampled: Buffer,
+    /// Number of sampled rows.
+    count: usize,
+    spans: Buffer,
+    keys: Buffer,
+    longest: usize,
+    prefix: usize,
+}
+
+/// Prepended elements may make the last position one more than the context.
+fn positions(config: &ModelConfig) -> usize {
+    config.length + 1
+}
+
+impl GpuExecutor {
+    /// Folds the constant conditioning and uploads the weights block by block.
+    ///
+    /// # Errors
+    /// When the checkpoint is inconsistent, a shape suits no kernel, or the device's memory does not suffice.
+    pub async fn load(
+        gpu: Gpu,
+        ckpt: &Checkpoint,
+        options: &LoadOptions,
+    ) -> Result<Self, EngineError> {
+        let loaded = Loaded::upload(&gpu, ckpt, options.weights, &options.variants).await;
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                // Memory that was refused must not wait in the runtime's pool for the next model.
+                let _ = gpu.submit().and_then(|()| gpu.clean_up());
+                return Err(error);
+            }
+        };
+        let config = ckpt.config().clone();
+        Ok(Self {
+            gpu,
+            positions: positions(&config),
+            config,
+            embedding: loaded.embedding,
+            blocks: loaded.blocks,
+            head: loaded.head,
+            rotary: loaded.rotary,
+            chosen: loaded.chosen,
+            cache: options.kv_cache,
+            state: None,
+        })
+    }
+
+    /// The variants that run.
+    pub fn chosen(&self) -> &Chosen {
+        &self.chosen
+    }
+
+    fn scratch(
+        &self,
+        rows: usize,
+        sampled: usize,
+        chunk_rows: usize,
+    ) -> Result<Scratch, EngineError> {
+        let pad = |n: usize| n.next_multiple_of(ROW_PAD);
+        let (rows, sampled, chunk_rows) = (pad(rows), pad(sampled), pad(chunk_rows));
+        let hidden = self.config.hidden;
+        let gpu = &self.gpu;
+        let name = format!("a pass of {rows} rows");
+        let (parts, stats) = scratch_len(&self.geometry(0), chunk_rows);
+        Ok(Scratch {
+            rows,
+            sampled,
+            chunk_rows,
+            x: gpu.room(&name, rows * hidden)?,
+            normed: gpu.room(&name, rows * hidden)?,
+            q: gpu.room(&name, rows * hidden)?,
+            attended: gpu.room(&name, rows * hidden)?,
+            mid: gpu.room(&name, rows.min(MLP_ROWS) * hidden * 4)?,
+            picked: gpu.room(&name, sampled * hidden)?,
+            logits: gpu.room(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
+            parts: gpu.room(&name, parts)?,
+            stats: gpu.room(&name, stats)?,
+        })
+    }
+
+    /// Sampled rows whose logits are held at once.
+    fn logit_rows(&self) -> usize {
+        let limit = (LOGITS_BYTES as u64).min(self.gpu.info.max_binding_bytes()) as usize;
+        (limit / (self.head.padded() * 4) / ROW_PAD * ROW_PAD).max(ROW_PAD)
+    }
+
+    fn geometry(&self, slots: usize) -> Geometry {
+        Geometry {
+            hidden: self.config.hidden,
+            heads: self.config.n_heads,
+            slots,
+            cache: self.cache,
+        }
+    }
+
+    /// Uploads a pass's tables in one piece.
+    fn tables(&self, layout: &Layout, step: &StepRows, keys: &[NoiseKey]) -> Tables {
+        let mut spans = vec![[0u32; 2]; layout.sequences];
+        for (index, row) in step.rows.iter().enumerate() {
+            let span = &mut spans[row.sequence as usize];
+            if span[1] == 0 {
+                span[0] = index as u32;
+            }
+            span[1] += 1;
+        }
+        let sections: [&[u8]; 4] = [
+            bytemuck::cast_slice(&step.rows),
+            bytemuck::cast_slice(&step.sampled),
+            bytemuck::cast_slice(&spans),
+            bytemuck::cast_slice(keys),
+        ];
+        let mut bytes = Vec::new();
+        let starts: Vec<usize> = sections
+            .iter()
+            .map(|section| {
+                let start = bytes.len();
+                bytes.extend_from_slice(section);
+                // An empty section still binds something.
+                bytes.resize((bytes.len().max(start + 1)).next_multiple_of(ALIGN), 0);
+                start
+            })
+            .collect();
+        let buffer = self.gpu.upload(&bytes);
+        let part = |i: usize| {
+            let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
+            buffer.part(starts[i] as u64, (end - starts[i]) as u64)
+        };
+        Tables {
+            rows: part(0),
+            sampled: part(1),
+            count: step.sampled.len(),
+            spans: part(2),
+            keys: part(3),
+            longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
+            prefix: step
+                .rows
+                .iter()
+                .map(|r: &Row| r.prefix as usize)
+                .max()
+                .unwrap_or(0),
+        }
+    }
+
+    /// Whether a pass of `rows` rows has its attention dealt out in chunks.
+    fn in_chunks(&self, rows: usize) -> bool {
+        // The merge has a workgroup for each 64 groups of four columns of a row.
+        if rows * self.config.hidden.div_ceil(256) > MAX_GRID {
+            return false;
+        }
+        match self.chosen.attention {
+            Some(variant) => variant == AttentionVariant::Chunks,
+            None => rows < self.chosen.chunk_rows,
+        }
+    }
+
+    /// The batch that runs.
+    fn started(&self) -> Result<&State, EngineError> {
+        let none = || EngineError::Rows("no batch was started".into());
+        self.state.as_ref().ok_or_else(none)
+    }
+
+    /// The tables of the last pass, with the batch.
+    fn passed(&self) -> Result<(&State, &Tables), EngineError> {
+        let state = self.started()?;
+        let none = || EngineError::Rows("no pass was run".into());
+        Ok((state, state.tables.as_ref().ok_or_else(none)?))
+    }
+
+    /// Makes room for the activations of a pass.
+    fn grow(&mut self, step: &StepRows) -> Result<(), EngineError> {
+        let count = step.rows.len();
+        let in_chunks = self.in_chunks(count);
+        let state = self.started()?;
+        let held = &state.scratch;
+        if count > held.rows
+            || step.sampled.len() > held.sampled
+            || (in_chunks && count > held.chunk_rows)
+        {
+            let (rows, sampled, chunk_rows) = (
+                count.max(held.rows),
+                step.sampled.len().max(held.sampled),
+                if in_chunks {
+                    count.max(held.chunk_rows)
+                } else {
+                    held.chunk_rows
+                },
+            );
+            let scratch = self
+                .gpu
+                .scoped(|| self.scratch(rows, sampled, chunk_rows))?;
+            if let Some(state) = &mut self.state {
+                state.scratch = scratch;
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs all blocks over the rows of `step` and leaves the normalised sampled rows in `picked`.
+    fn launch(&self, step: &StepRows, keys: &[NoiseKey]) -> Result<Tables, EngineError> {
+        let count = step.rows.len();
+        let in_chunks = self.in_chunks(count);
+        let state = self.started()?;
+        let layout = state.layout;
+        let tables = self.tables(&layout, step, keys);
+        let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
+        let geometry = self.geometry(layout.slots);
+        self.embedding.launch(
+            gpu,
+            &s.x,
+            &tables.rows,
+            count,
+            &state.tokens,
+            self.config.mask_index,
+        );
+        let (variant, fused) = self.variant(count);
+        for (block, (k, v)) in self.blocks.iter().zip(&state.kv) {
+            let to = Qkv {
+                q: &s.q,
+                rows: &tables.rows,
+                rotary: &self.rotary,
+                k,
+                v,
+                slots: layout.slots,
+                head_dim: geometry.head_dim(),
+                cache: self.cache,
+            };
+            let input = self.normalised(fused, &s.x, &s.normed, count);
+            product(
+                gpu,
+                variant,
+                fused,
+                input,
+                0..count,
+                &block.qkv,
+                &Finish::Qkv(to),
+            );
+            let io = Attention {
+                q: &s.q,
+                k,
+                v,
+                rows: &tables.rows,
+                count,
+                out: &s.attended,
+            };
+            if in_chunks {
+                attention_chunks(gpu, &geometry, &io, tables.prefix, &s.parts, &s.stats);
+            } else {
+                attention_rows(
+                    gpu,
+                    &geometry,
+                    &io,
+                    &tables.spans,
+                    layout.sequences,
+                    tables.longest,
+                    tables.prefix,
+                );
+            }
+            product(
+                gpu,
+                variant,
+                false,
+                &s.attended,
+                0..count,
+                &block.out,
+                &Finish::Add(&s.x),
+            );
+            for first in (0..count).step_by(MLP_ROWS) {
+                let rows = MLP_ROWS.min(count - first);
+                let held = if count > MLP_ROWS {
+                    rows.next_multiple_of(ROW_PAD)
+                } else {
+                    s.rows
+                };
+                let x =
+                    s.x.part((first * hidden * 4) as u64, (held * hidden * 4) as u64);
+                let input = self.normalised(fused, &x, &s.normed, rows);
+                product(
+                    gpu,
+                    variant,
+                    fused,
+                    input,
+                    0..rows,
+                    &block.up,
+                    &Finish::Gelu(&s.mid),
+                );
+                product(
+                    gpu,
+                    variant,
+                    false,
+                    &s.mid,
+                    0..rows,
+                    &block.down,
+                    &Finish::Add(&x),
+                );
+            }
+        }
+        if !step.sampled.is_empty() {
+            norm(
+                gpu,
+                &s.x,
+                Some(&tables.sampled),
+                &s.picked,
+                step.sampled.len(),
+                hidden,
+            );
+        }
+        Ok(tables)
+    }
+
+    /// The product variant for a number of rows, and whether it normalises on the way.
+    fn variant(&self, rows: usize) -> (ProductVariant, bool) {
+        if rows <= FEW_ROWS {
+            (self.chosen.few, self.chosen.few != ProductVariant::Tile)
+        } else {
+            (self.chosen.many, false)
+        }
+    }
+
+    fn normalised<'a>(
+        &self,
+        fused: bool,
+        x: &'a Buffer,
+        normed: &'a Buffer,
+        rows: usize,
+    ) -> &'a Buffer {
+        if fused {
+            return x;
+        }
+        norm(&self.gpu, x, None, normed, rows, self.config.hidden);
+        normed
+    }
+
+    /// Computes the logits of sampled rows `first..first + count` into the scratch.
+    fn head(&self, scratch: &Scratch, first: usize, count: usize) {
+        let (variant, _) = self.variant(count);
+        product(
+            &self.gpu,
+            variant,
+            false,
+            &scratch.picked,
+            first..first + count,
+            &self.head,
+            &Finish::Store(&scratch.logits),
+        );
+    }
+
+    /// The parts of `count` sampled rows whose logits are held at once: the first row and how many there are.
+    fn in_parts(&self, count: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let most = self.logit_rows();
+        (0..count)
+            .step_by(most)
+            .map(move |first| (first, most.min(count - first)))
+    }
+}
+
+impl Executor for GpuExecutor {
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        if self.gpu.take_refused() {
+            // Memory that was refused is not there, though the runtime's pool believes it is.
+            self.state = None;
+            self.gpu.clean_up()?;
+        }
+        let longest = layout.slots.max(tokens.len() / layout.sequences.max(1));
+        if longest > self.positions {
+            // A longer text than the context: rotary angles go on.
+            self.rotary = self
+                .gpu
+                .floats(rotary_table(longest, self.config.head_dim()))?;
+            self.positions = longest;
+        }
+        let what = format!(
+            "the kv_cache of {} sequences of {} slots",
+            layout.sequences, layout.slots
+        );
+        let bytes = match self.cache {
+            Precision::F32 => 4,
+            Precision::F16 => 2,
+        };
+        // In 64 bits, since a browser's usize has 32.
+        let bytes = [layout.sequences, layout.slots, self.config.hidden]
+            .iter()
+            .try_fold(bytes, |product: u64, &n| product.checked_mul(n as u64))
+            .unwrap_or(u64::MAX);
+        self.gpu.fits(&what, bytes)?;
+        let words = (bytes / 4) as usize;
+        if layout.sequences > MAX_GRID {
+            return Err(EngineError::Shape(format!(
+                "more than {MAX_GRID} sequences at once"
+            )));
+        }
+        let same = self
+            .state
+            .as_ref()
+            .is_some_and(|state| state.layout == *layout);
+        let kept = if same { self.state.take() } else { None };
+        let (kv, scratch) = match kept {
+            Some(state) => (state.kv, state.scratch),
+            None => {
+                self.state = None;
+                self.gpu.scoped(|| {
+                    let cache = || self.gpu.room(&what, words);
+                    let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
+                        .map(|_| Ok((cache()?, cache()?)))
+                        .collect();
+                    Ok::<_, EngineError>((kv?, self.scratch(1, 1, 1)?))
+                })?
+            }
+        };
+        self.state = Some(State {
+            layout: *layout,
+            tokens: self.gpu.words(tokens.to_vec())?,
+            kv,
+            scratch,
+            tables: None,
+        });
+        Ok(())
+    }
+
+    fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError> {
+        self.grow(step)?;
+        let tables = self.gpu.scoped(|| self.launch(step, keys))?;
+        if let Some(state) = &mut self.state {
+            state.tables = Some(tables);
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
+        let (state, tables) = self.passed()?;
+        self.gpu.scoped(|| {
+            let noise = draw
+                .noise
+                .map(|values| self.gpu.floats(values.to_vec()))
+                .transpose()?;
+            for (first, count) in self.in_parts(tables.count) {
+                let io = Sample {
+                    logits: &state.scratch.logits,
+                    stride: self.head.padded(),
+                    sampled: &tables.sampled,
+                    rows: &tables.rows,
+                    draws: &tables.keys,
+                    tokens: &state.tokens,
+                    noise: noise.as_ref(),
+                    first,
+                    count,
+                    vocab: self.head.n,
+                    mask_index: self.config.mask_index,
+                    seed: draw.seed,
+                };
+                self.head(&state.scratch, first, count);
+                sample(&self.gpu, &draw.sampler, &io);
+            }
+            Ok::<_, EngineError>(())
+        })?;
+        self.gpu.submit()
+    }
+
+    fn logits(&mut self) -> Pending<'_, Vec<f32>> {
+        Box::pin(async {
+            let (state, tables) = self.passed()?;
+            let (stride, vocab) = (self.head.padded(), self.head.n);
+            let mut all = Vec::with_capacity(tables.count * vocab);
+            for (first, count) in self.in_parts(tables.count) {
+                self.gpu.scoped(|| self.head(&state.scratch, first, count));
+                let held = state
+                    .scratch
+                    .logits
+                    .part(0, (count * stride * 4).next_multiple_of(4) as u64);
+                for row in self.gpu.read_floats(&held).await?.chunks(stride) {
+                    all.extend_from_slice(&row[..vocab]);
+                }
+            }
+            Ok(all)
+        })
+    }
+
+    fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>> {
+        Box::pin(async move {
+            let (state, _) = self.passed()?;
+            let wanted = self.gpu.words(targets.to_vec())?;
+            let scores = self.gpu.room("the scores of a pass", targets.len())?;
+            for (first, count) in self.in_parts(targets.len()) {
+                let io = Score {
+                    logits: &state.scratch.logits,
+                    stride: self.head.padded(),
+                    wanted: &wanted,
+                    scores: &scores,
+                    first,
+                    count,
+                    vocab: self.head.n,
+                    mask_index: self.config.mask_index,
+                };
+                self.gpu.scoped(|| {
+                    self.head(&state.scratch, first, count);
+                    score(&self.gpu, &io);
+                });
+            }
+            let mut read = self.gpu.read_floats(&scores).await?;
+            // A buffer holds four values at least.
+            read.truncate(targets.len());
+            Ok(read)
+        })
+    }
+
+    fn tokens(&mut self) -> Pending<'static, Vec<u32>> {
+        let reading = self.started().map(|state| self.gpu.read(&state.tokens));
+        Box::pin(async move { Ok(bytemuck::pod_collect_to_vec(&reading?.await?)) })
+    }
+
+    fn wait(&self) -> Pending<'_, ()> {
+        Box::pin(async {
+            let tokens: Vec<&Buffer> = self.state.iter().map(|state| &state.tokens).collect();
+            self.gpu.check(&tokens).await
+        })
+    }
+
+    fn counters(&self) -> Counters {
+        self.gpu.counters()
+    }
+
+    fn rates(&self) -> Pending<'_, Option<Rates>> {
+        Box::pin(async {
+            let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
+            Ok(Some(rates(&self.gpu, &self.chosen, &matrices).await?))
+        })
+    }
+
+    fn close(self: Box<Self>) -> Result<(), EngineError> {
+        let Self {
+            gpu,
+            embedding,
+            blocks,
+            head,
+            rotary,
+            state,
+            ..
+        } = *self;
+        drop((embedding, blocks, head, rotary, state));
+        gpu.submit()?;
+        gpu.clean_up()
+    }
+}

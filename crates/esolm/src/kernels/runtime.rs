@@ -1,0 +1,377 @@
+//! The open device: buffers that are Burn tensors, kernels launched on them, and counts of what was done.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use burn::cubecl::CubeDim;
+use burn::cubecl::MemoryScope;
+use burn::cubecl::client::Client;
+use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
+use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
+use burn::tensor::{Bytes, Device, Tensor};
+use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
+use esolm_core::trace::Counters;
+use esolm_shaders::{Form, Shader};
+
+use super::watch::{Pending, Watch};
+use crate::adapter::AdapterInfo;
+use crate::error::EngineError;
+
+/// What makes a kernel's text: the shader's name, then every parameter that changes the source.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct KernelKey {
+    /// The shader's name.
+    name: &'static str,
+    /// Constants, flags and variants, in an order of the shader's own.
+    params: Vec<u32>,
+}
+
+/// A composed shader, compiled on its first launch.
+#[derive(Clone)]
+pub struct Kernel {
+    source: Arc<str>,
+    id: KernelId,
+    dim: CubeDim,
+}
+
+impl KernelSource for Kernel {
+    fn source(&self) -> SourceTemplate {
+        SourceTemplate::new(self.source.to_string())
+    }
+
+    fn id(&self) -> KernelId {
+        self.id.clone()
+    }
+
+    fn lang(&self) -> &'static str {
+        "wgsl"
+    }
+}
+
+/// Device memory of Burn's runtime, or a part of it.
+#[derive(Clone)]
+pub struct Buffer {
+    handle: Handle,
+}
+
+impl Buffer {
+    /// Bytes of the buffer.
+    pub fn bytes(&self) -> u64 {
+        self.handle.size_in_used()
+    }
+
+    /// The part of `bytes` bytes from `start` on; `start` must be a multiple of 256.
+    pub fn part(&self, start: u64, bytes: u64) -> Buffer {
+        let rest = self.handle.size_in_used() - start - bytes;
+        Buffer {
+            handle: self.handle.clone().offset_start(start).offset_end(rest),
+        }
+    }
+}
+
+/// An open GPU with Burn's client, the kernels compiled so far and the counts.
+pub struct Gpu {
+    device: Device,
+    client: Client,
+    /// The adapter behind it.
+    pub info: AdapterInfo,
+    watch: Watch,
+    faults: Pending,
+    kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    dispatches: AtomicU64,
+    submits: AtomicU64,
+    bytes_read: AtomicU64,
+    pending: AtomicU64,
+}
+
+/// Floating-point operations after which queued work is submitted, so that a submit stays below a driver's watchdog (2 s on
+/// Windows) even on a slow integrated GPU. A launch is not split: one that is larger is a submit of its own.
+const SUBMIT_FLOPS: u64 = 40_000_000_000;
+
+impl Gpu {
+    /// Wraps an initialised Burn device on the wgpu runtime.
+    ///
+    /// # Errors
+    /// When `device` is not a wgpu device.
+    pub fn new(device: Device, info: AdapterInfo, watch: Watch) -> Result<Self, EngineError> {
+        let probe = Tensor::<1>::from_data([0.0f32], &device)
+            .try_into_primitive::<Wgpu>()
+            .map_err(|e| EngineError::Device(format!("the device runs no WGSL kernels: {e:?}")))?;
+        Ok(Self {
+            device,
+            client: probe.client.clone(),
+            info,
+            watch,
+            faults: Pending::default(),
+            kernels: Mutex::default(),
+            dispatches: AtomicU64::new(0),
+            submits: AtomicU64::new(0),
+            bytes_read: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+        })
+    }
+
+    /// The Burn device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Runs `work`, which allocates, compiles or launches and does not wait, so that what the device refuses of it is an error of the
+    /// next read or check.
+    pub fn scoped<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.watch.scoped(&self.faults, work)
+    }
+
+    /// Whether memory was refused since the last call; what was allocated since then must be given up.
+    pub fn take_refused(&self) -> bool {
+        self.faults.take_refused()
+    }
+
+    /// Gives memory that nothing uses back to the device.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when the device is lost.
+    pub fn clean_up(&self) -> Result<(), EngineError> {
+        self.client
+            .memory_cleanup()
+            .map_err(|e| EngineError::lost(&e))
+    }
+
+    /// Device memory reserved now, bytes, of everything that runs on the device.
+    pub fn reserved_bytes(&self) -> u64 {
+        self.client
+            .memory_report(MemoryScope::Device)
+            .usage()
+            .bytes_reserved
+    }
+
+    /// A tensor of f32 holding `data`.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] when it is larger than one binding of the adapter.
+    pub fn floats(&self, data: Vec<f32>) -> Result<Buffer, EngineError> {
+        self.held(Bytes::from_elems(data))
+    }
+
+    /// A tensor of u32 holding `data` (indices, or f16 packed two to a word).
+    ///
+    /// # Errors
+    /// As [`Gpu::floats`].
+    pub fn words(&self, data: Vec<u32>) -> Result<Buffer, EngineError> {
+        self.held(Bytes::from_elems(data))
+    }
+
+    fn held(&self, bytes: Bytes) -> Result<Buffer, EngineError> {
+        self.fits("a tensor", bytes.len() as u64)?;
+        Ok(Buffer {
+            handle: self.client.create(bytes),
+        })
+    }
+
+    /// Room for `len` f32 that nothing was written to; `what` names it where it does not fit.
+    ///
+    /// # Errors
+    /// As [`Gpu::floats`].
+    pub fn room(&self, what: &str, len: usize) -> Result<Buffer, EngineError> {
+        let bytes = len.max(4) as u64 * 4;
+        self.fits(what, bytes)?;
+        Ok(Buffer {
+            handle: self.client.empty(bytes as usize),
+        })
+    }
+
+    /// Bytes that one upload holds, for a table that changes every pass.
+    pub fn upload(&self, bytes: &[u8]) -> Buffer {
+        Buffer {
+            handle: self.client.create_from_slice(bytes),
+        }
+    }
+
+    /// Whether a tensor of `bytes` fits one binding.
+    ///
+    /// # Errors
+    /// [`EngineError::Memory`] where it does not.
+    pub fn fits(&self, what: &str, bytes: u64) -> Result<(), EngineError> {
+        let limit = self.info.max_binding_bytes();
+        if bytes > limit {
+            return Err(EngineError::Memory {
+                what: what.to_string(),
+                bytes,
+                limit,
+            });
+        }
+        Ok(())
+    }
+
+    /// A kernel of `shader`, composed on first use. `params` tell apart all that `form` may give; `dim` is the workgroup size.
+    pub fn kernel(
+        &self,
+        shader: &'static Shader,
+        params: Vec<u32>,
+        dim: u32,
+        form: impl FnOnce() -> Form,
+    ) -> Arc<Kernel> {
+        let name = shader.name;
+        let key = KernelKey { name, params };
+        let mut kernels = self
+            .kernels
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(kernel) = kernels.get(&key) {
+            return kernel.clone();
+        }
+        let source: Arc<str> = shader.compose(&form()).into();
+        let dim = CubeDim::new_1d(dim);
+        let id = KernelId::new::<Kernel>()
+            .info(key.clone())
+            .cube_dim(dim.0)
+            .mode(ExecutionMode::Unchecked);
+        let kernel = Arc::new(Kernel { source, id, dim });
+        kernels.insert(key, kernel.clone());
+        kernel
+    }
+
+    /// Launches `kernel` on `grid` workgroups. `info` is its uniform block, a multiple of four words. `flops` bounds a submit.
+    pub fn launch(
+        &self,
+        kernel: &Kernel,
+        grid: [u32; 3],
+        buffers: &[&Buffer],
+        info: &[u32],
+        flops: u64,
+    ) {
+        debug_assert_eq!(info.len() % 4, 0);
+        if self.pending.load(Ordering::Relaxed) + flops > SUBMIT_FLOPS
+            && self.pending.load(Ordering::Relaxed) > 0
+        {
+            // A failed flush is the device's fault and surfaces at the next read, which is checked.
+            let _ = self.submit();
+        }
+        if grid.contains(&0) {
+            return;
+        }
+        let words = info
+            .chunks(2)
+            .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
+            .collect();
+        let bindings = buffers.iter().map(|b| b.handle.clone().binding()).collect();
+        let arguments = KernelArguments::new()
+            .with_buffers(bindings)
+            .with_info(MetadataBindingInfo::custom(words));
+        let count = CubeCount::Static(grid[0], grid[1], grid[2]);
+        self.client.launch(
+            Box::new(SourceKernel::new(kernel.clone(), kernel.dim)),
+            count,
+            arguments,
+        );
+        self.dispatches.fetch_add(1, Ordering::Relaxed);
+        self.pending.fetch_add(flops, Ordering::Relaxed);
+    }
+
+    /// Submits what is queued.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when the device is lost.
+    pub fn submit(&self) -> Result<(), EngineError> {
+        self.pending.store(0, Ordering::Relaxed);
+        self.submits.fetch_add(1, Ordering::Relaxed);
+        self.client.flush().map_err(|e| EngineError::lost(&e))
+    }
+
+    /// Starts copying `buffer` to the host; the future yields its bytes. Work queued later is not waited for. The future must be awaited,
+    /// not dropped: until then, what the copy goes through stays taken.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when a kernel that wrote the buffer failed, memory did not suffice or the device is lost.
+    pub fn read(
+        &self,
+        buffer: &Buffer,
+    ) -> impl Future<Output = Result<Vec<u8>, EngineError>> + 'static {
+        self.bytes_read.fetch_add(buffer.bytes(), Ordering::Relaxed);
+        self.submits.fetch_add(1, Ordering::Relaxed);
+        self.pending.store(0, Ordering::Relaxed);
+        let (client, handle) = (self.client.clone(), buffer.handle.clone());
+        let mut reading = Box::pin(async move {
+            let mut bytes = client
+                .read_async(vec![handle])
+                .await
+                .map_err(|e| EngineError::lost(&e))?;
+            Ok(bytes.pop().map(|b| b.to_vec()).unwrap_or_default())
+        });
+        // The copy is queued by the first poll, which must come before anything that is launched next.
+        let first = self.scoped(|| {
+            let mut context = Context::from_waker(Waker::noop());
+            reading.as_mut().poll(&mut context)
+        });
+        let (settled, watch) = (self.watch.settle(&self.faults), self.watch.clone());
+        async move {
+            let settled = settled.await;
+            // Waited for in any case: what the copy goes through is free again only then.
+            let bytes = match first {
+                Poll::Ready(done) => done,
+                Poll::Pending => reading.await,
+            };
+            settled?;
+            // A device that is lost meanwhile may hand out zeros.
+            watch.settle(&Pending::default()).await?;
+            bytes
+        }
+    }
+
+    /// [`Gpu::read`] as f32.
+    pub fn read_floats(
+        &self,
+        buffer: &Buffer,
+    ) -> impl Future<Output = Result<Vec<f32>, EngineError>> + 'static {
+        let reading = self.read(buffer);
+        async move { Ok(bytemuck::pod_collect_to_vec(&reading.await?)) }
+    }
+
+    /// Waits for all work and checks that `buffers` were really allocated and written (allocation fails lazily).
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub async fn check(&self, buffers: &[&Buffer]) -> Result<(), EngineError> {
+        let handles: Vec<&Handle> = buffers.iter().map(|b| &b.handle).collect();
+        self.watch.settle(&self.faults).await?;
+        let synced = self.client.sync_buffers(handles).await;
+        self.watch.settle(&self.faults).await?;
+        synced.map_err(|e| EngineError::lost(&e))
+    }
+
+    /// Waits until a Burn tensor of this device is computed.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub async fn wait<const D: usize>(&self, tensor: Tensor<D>) -> Result<(), EngineError> {
+        match tensor.try_into_primitive::<Wgpu>() {
+            Ok(tensor) => self
+                .client
+                .sync_buffers([&tensor.handle])
+                .await
+                .map_err(|e| EngineError::lost(&e)),
+            Err(other) => Err(EngineError::Device(format!(
+                "the tensor is not on this device: {other:?}"
+            ))),
+        }
+    }
+
+    /// What was launched, submitted and read so far, and the device memory reserved now: nothing is given back while a
+    /// model runs, so that is the peak.
+    pub fn counters(&self) -> Counters {
+        Counters {
+            dispatches: self.dispatches.load(Ordering::Relaxed),
+            submits: self.submits.load(Ordering::Relaxed),
+            bytes_read: self.bytes_read.load(Ordering::Relaxed),
+            peak_bytes: self.reserved_bytes(),
+        }
+    }
+}
+
+/// Splits `count` workgroups over two grid dimensions where one does not hold them (65,535 at most).
+pub fn grid_2d(count: usize) -> [u32; 3] {
+    let y = count.div_ceil(65_535).max(1);
+    [count.div_ceil(y) as u32, y as u32, 1]
+}

@@ -1,0 +1,105 @@
+//! The WGSL kernels of esolm: the text of every shader, what each of its bindings holds, and the composer that turns a file into the
+//! text of one kernel. No dependencies; launching the kernels is up to the crate `esolm`.
+//!
+//! [`SHADERS`] lists the shaders. [`Shader::compose`] makes the text of one [`Form`] of a shader:
+//!
+//! ```
+//! use esolm_shaders::{Form, NORM};
+//!
+//! // Layer normalisation of rows that are 64 x 4 = 256 wide.
+//! let form = Form { constants: vec![("WG", 64), ("D4", 64)], ..Form::default() };
+//! let text = NORM.compose(&form);
+//! assert!(text.starts_with("const WG: u32 = 64u;"));
+//! let bindings: Vec<_> = NORM.bindings(&form).map(|(index, binding)| (index, binding.name)).collect();
+//! assert_eq!(bindings, [(0, "x"), (1, "out"), (2, "info")]);
+//! ```
+
+mod compose;
+mod list;
+
+pub use compose::Form;
+pub use list::*;
+
+/// A WGSL file with an entry point `main`.
+#[derive(Debug)]
+pub struct Shader {
+    /// The file's name without `.wgsl`.
+    pub name: &'static str,
+    /// The file.
+    pub text: &'static str,
+    /// Path of the Rust function that launches it.
+    pub launcher: &'static str,
+    /// Paths of the plain Rust functions that compute the same; the tests compare the two.
+    pub twins: &'static [&'static str],
+    /// The placeholders for snippets, in the order in which they are filled: a snippet may contain those of later slots.
+    pub slots: &'static [Slot],
+    /// The `u32` constants that a form must set.
+    pub constants: &'static [&'static str],
+    /// The `f32` constants that a form must set.
+    pub floats: &'static [&'static str],
+    /// The sets of flags that a form may have.
+    pub flags: &'static [&'static [&'static str]],
+    /// Everything that a form binds, all in group 0. A binding's index is its place among those that the form has.
+    pub bindings: &'static [Binding],
+}
+
+/// A WGSL file that is a part of others.
+#[derive(Debug)]
+pub struct Snippet {
+    /// The file's name without `.wgsl`.
+    pub name: &'static str,
+    /// The file.
+    pub text: &'static str,
+}
+
+/// A placeholder `{{name}}` in a shader or snippet.
+#[derive(Debug)]
+pub struct Slot {
+    /// The name between the braces.
+    pub name: &'static str,
+    /// What may fill it. A form chooses where there are several.
+    pub one_of: &'static [&'static Snippet],
+}
+
+/// A buffer that a shader binds. All are dense: of a shape `[a][b]`, element (i, j) is number i x b + j.
+#[derive(Debug)]
+pub struct Binding {
+    /// Name of the variable.
+    pub name: &'static str,
+    /// What the shader does with it.
+    pub access: Access,
+    /// WGSL type of an element of the array, or of the uniform block.
+    pub element: &'static str,
+    /// Logical shape, outermost dimension first; for a uniform block its members.
+    pub shape: &'static str,
+    /// What a value is and how values lie in memory.
+    pub memory: &'static str,
+    /// The flags and snippets that bring the binding, any one of which suffices; with none it is in every form.
+    pub when: &'static [&'static str],
+}
+
+/// What a shader does with a binding.
+///
+/// Every storage buffer is declared `read_write`, as Burn's runtime binds them all; this says what the shader really does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It only reads.
+    Read,
+    /// It only writes.
+    Write,
+    /// It reads what is there and writes over it.
+    ReadWrite,
+    /// It reads a uniform block.
+    Uniform,
+}
+
+impl Shader {
+    /// The bindings of a form with their indices.
+    pub fn bindings(&self, form: &Form) -> impl Iterator<Item = (usize, &'static Binding)> {
+        let there = |binding: &&Binding| {
+            let mut when = binding.when.iter();
+            binding.when.is_empty() || when.any(|name| form.has(name))
+        };
+        self.bindings.iter().filter(there).enumerate()
+    }
+}

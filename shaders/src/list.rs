@@ -1,0 +1,413 @@
+//! The one list of all shaders, their snippets, launchers and bindings. `tests/list.rs` holds it to the files.
+
+use crate::Access::{Read, ReadWrite, Uniform, Write};
+use crate::{Access, Binding, Shader, Slot, Snippet};
+
+/// All shaders.
+pub static SHADERS: &[&Shader] = &[
+    &EMBED,
+    &NORM,
+    &PRODUCT_ROWS,
+    &PRODUCT_SPLIT,
+    &PRODUCT_TILE,
+    &ATTENTION_ROWS,
+    &ATTENTION_CHUNKS,
+    &ATTENTION_MERGE,
+    &SAMPLE,
+    &SCORE,
+    &COPY,
+    &PEAK,
+];
+
+macro_rules! snippets {
+    ($($(#[$doc:meta])* $constant:ident = $name:literal;)*) => {$(
+        $(#[$doc])*
+        pub static $constant: Snippet = Snippet {
+            name: $name,
+            text: include_str!(concat!("../lib/", $name, ".wgsl")),
+        };
+    )*};
+}
+
+snippets! {
+    /// One row of a pass.
+    ROW = "row";
+    /// Counter-based random numbers.
+    PHILOX = "philox";
+    /// Weights in f32.
+    WEIGHT_F32 = "weight_f32";
+    /// Weights in f16.
+    WEIGHT_F16 = "weight_f16";
+    /// A KV cache in f32.
+    CACHE_F32 = "cache_f32";
+    /// A KV cache in f16.
+    CACHE_F16 = "cache_f16";
+    /// The uniform block of a product.
+    PRODUCT_INFO = "product_info";
+    /// Ends a product by storing it.
+    FINISH_STORE = "finish_store";
+    /// Ends a product by GELU.
+    FINISH_GELU = "finish_gelu";
+    /// Ends a product by adding it to what is there.
+    FINISH_ADD = "finish_add";
+    /// Ends the product for q, k and v: rotary embedding, then into the cache.
+    FINISH_QKV = "finish_qkv";
+}
+
+const NO_FLAGS: &[&[&str]] = &[&[]];
+
+const ROW_SLOT: Slot = Slot {
+    name: "row",
+    one_of: &[&ROW],
+};
+const WEIGHT_SLOT: Slot = Slot {
+    name: "weight",
+    one_of: &[&WEIGHT_F32, &WEIGHT_F16],
+};
+const CACHE_SLOT: Slot = Slot {
+    name: "cache",
+    one_of: &[&CACHE_F32, &CACHE_F16],
+};
+
+const fn binding(
+    name: &'static str,
+    access: Access,
+    element: &'static str,
+    shape: &'static str,
+    memory: &'static str,
+) -> Binding {
+    let when = &[];
+    Binding {
+        name,
+        access,
+        element,
+        shape,
+        memory,
+        when,
+    }
+}
+
+impl Binding {
+    const fn when(mut self, names: &'static [&'static str]) -> Self {
+        self.when = names;
+        self
+    }
+
+    const fn named(mut self, name: &'static str) -> Self {
+        self.name = name;
+        self
+    }
+
+    const fn accessed(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+}
+
+const X: Binding = binding("x", Read, "vec4<f32>", "[rows][hidden]", "f32, row-major");
+const OUT: Binding = binding(
+    "out",
+    Write,
+    "vec4<f32>",
+    "[rows][hidden]",
+    "f32, row-major",
+);
+const ROWS: Binding = binding(
+    "rows",
+    Read,
+    "Row",
+    "[rows]",
+    "six u32 a row, 24 bytes, as in lib/row.wgsl; the rows of a sequence are neighbours, sequences ascend",
+);
+const LOGITS: Binding = binding(
+    "logits",
+    Read,
+    "f32",
+    "[rows of this launch][stride]",
+    "f32, row-major; a row ends with padding to a multiple of four",
+);
+const Q: Binding = binding(
+    "q",
+    Read,
+    "vec4<f32>",
+    "[rows][heads][head_dim]",
+    "f32, row-major; within a head the columns of a rotary pair, i and i + head_dim / 2, are neighbours",
+);
+const CACHE: Binding = binding(
+    "cache_k",
+    Read,
+    "vec4<f32>",
+    "[sequences][slots][heads][head_dim]",
+    "f32, row-major; k is paired as q is, v is not",
+)
+.when(&["cache_f32"]);
+const CACHE_HALF: Binding = Binding {
+    element: "vec2<u32>",
+    memory: "f16, row-major, two to a word with the first in the low half; k is paired as q is, v is not",
+    ..CACHE
+}.when(&["cache_f16"]);
+const PARTS: Binding = binding(
+    "parts",
+    Write,
+    "vec4<f32>",
+    "[rows][heads][chunks][head_dim]",
+    "f32, row-major; sums that are not yet divided by their mass",
+);
+const STATS: Binding = binding(
+    "stats",
+    Write,
+    "vec2<f32>",
+    "[rows][heads][chunks][2]",
+    "f32, row-major; the largest score, then the mass of exp(score - largest)",
+);
+
+/// Token embedding.
+#[rustfmt::skip]
+pub static EMBED: Shader = Shader {
+    name: "embed",
+    text: include_str!("../embed.wgsl"),
+    launcher: "esolm::kernels::embed::Embedding::launch",
+    twins: &["esolm::kernels::embed::embed_twin"],
+    slots: &[ROW_SLOT, WEIGHT_SLOT],
+    constants: &["WG", "D4"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        X.accessed(Write),
+        binding("w", Read, "vec4<f32>", "[tokens of the slice][hidden]", "f32, row-major").when(&["weight_f32"]),
+        binding("w", Read, "vec2<u32>", "[tokens of the slice][hidden]", "f16, row-major, two to a word with the first in the low half").when(&["weight_f16"]),
+        ROWS,
+        binding("tokens", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `source` of a row points"),
+        binding("info", Uniform, "Info", "rows, first, count, mask_index", "u32; first and count are the slice's tokens"),
+    ],
+};
+
+/// Layer normalisation without weight and bias.
+#[rustfmt::skip]
+pub static NORM: Shader = Shader {
+    name: "norm",
+    text: include_str!("../norm.wgsl"),
+    launcher: "esolm::kernels::norm::norm",
+    twins: &["esolm::kernels::norm::norm_twin"],
+    slots: &[],
+    constants: &["WG", "D4"],
+    floats: &[],
+    flags: &[&[], &["GATHER"]],
+    bindings: &[
+        X,
+        OUT,
+        binding("index", Read, "u32", "[rows]", "u32; the row of x that is normalised").when(&["GATHER"]),
+        binding("info", Uniform, "Info", "rows", "u32; rows of out"),
+    ],
+};
+
+const PRODUCT_SLOTS: &[Slot] = &[
+    Slot {
+        name: "product_info",
+        one_of: &[&PRODUCT_INFO],
+    },
+    WEIGHT_SLOT,
+    Slot {
+        name: "finish",
+        one_of: &[&FINISH_STORE, &FINISH_GELU, &FINISH_ADD, &FINISH_QKV],
+    },
+    ROW_SLOT,
+    CACHE_SLOT,
+];
+
+const PRODUCT_TWINS: &[&str] = &[
+    "esolm::kernels::product::product_twin",
+    "esolm::kernels::product::gelu_twin",
+    "esolm::kernels::product::rotary_twin",
+];
+
+#[rustfmt::skip]
+const PRODUCT_BINDINGS: &[Binding] = &[
+    binding("x", Read, "vec4<f32>", "[rows][inputs]", "f32, row-major"),
+    binding("w", Read, "vec4<f32>", "[inputs][outputs of the slice]", "f32, row-major, outputs padded to a multiple of four").when(&["weight_f32"]),
+    binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "f16, row-major, two to a word with the first in the low half, outputs padded to a multiple of four").when(&["weight_f16"]),
+    binding("affine", Read, "vec4<f32>", "[2][outputs of the slice]", "f32, row-major, padded as w; the bias, then the sums of the columns of w"),
+    binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major, outputs of all slices padded to a multiple of four").when(&["finish_store"]),
+    binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_gelu"]),
+    binding("out", ReadWrite, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_add"]),
+    Q.named("out").accessed(Write).when(&["finish_qkv"]),
+    ROWS.when(&["finish_qkv"]),
+    binding("rotary", Read, "vec2<f32>", "[positions][head_dim / 2][2]", "f32, row-major; cosine, then sine").when(&["finish_qkv"]),
+    // A form chooses a cache only with finish_qkv, the one snippet that has a place for it.
+    CACHE.accessed(Write).when(&["cache_f32"]),
+    CACHE.named("cache_v").accessed(Write),
+    CACHE_HALF.accessed(Write),
+    CACHE_HALF.named("cache_v").accessed(Write),
+    binding("info", Uniform, "Info", "rows, row0, stride4, col4, slots, block", "u32; row0 is the first row of x, col4 and stride4 place a stored slice in its rows"),
+];
+
+/// The matrix product in registers.
+pub static PRODUCT_ROWS: Shader = Shader {
+    name: "product_rows",
+    text: include_str!("../product_rows.wgsl"),
+    launcher: "esolm::kernels::product::product",
+    twins: PRODUCT_TWINS,
+    slots: PRODUCT_SLOTS,
+    constants: &["WG", "K4", "N4", "ROWS", "GROUPS", "D4", "HALF", "HEAD_DIM"],
+    floats: &[],
+    flags: &[&[], &["NORM"]],
+    bindings: PRODUCT_BINDINGS,
+};
+
+/// The matrix product whose inner dimension is split over a workgroup.
+pub static PRODUCT_SPLIT: Shader = Shader {
+    name: "product_split",
+    text: include_str!("../product_split.wgsl"),
+    constants: &[
+        "WG", "K4", "N4", "ROWS", "COLS", "LANES", "D4", "HALF", "HEAD_DIM",
+    ],
+    ..PRODUCT_ROWS
+};
+
+/// The matrix product in tiles.
+pub static PRODUCT_TILE: Shader = Shader {
+    name: "product_tile",
+    text: include_str!("../product_tile.wgsl"),
+    constants: &["K4", "N4", "D4", "HALF", "HEAD_DIM"],
+    flags: NO_FLAGS,
+    ..PRODUCT_ROWS
+};
+
+const ATTENTION_CONSTANTS: &[&str] = &["WG", "D4", "HEAD4", "KEYS"];
+
+/// Attention to a prefix, an invocation a row and head.
+#[rustfmt::skip]
+pub static ATTENTION_ROWS: Shader = Shader {
+    name: "attention_rows",
+    text: include_str!("../attention_rows.wgsl"),
+    launcher: "esolm::kernels::attention::attention_rows",
+    twins: &["esolm::kernels::attention::attention_twin"],
+    slots: &[ROW_SLOT, CACHE_SLOT],
+    constants: ATTENTION_CONSTANTS,
+    floats: &["SCALE"],
+    flags: NO_FLAGS,
+    bindings: &[
+        Q,
+        CACHE,
+        CACHE.named("cache_v"),
+        CACHE_HALF,
+        CACHE_HALF.named("cache_v"),
+        ROWS,
+        binding("spans", Read, "vec2<u32>", "[sequences][2]", "u32, row-major; a sequence's first row, then how many it has"),
+        OUT,
+        binding("info", Uniform, "Info", "slots, limit", "u32; slots of a sequence, and the largest prefix"),
+    ],
+};
+
+/// Attention to a prefix in chunks, first half.
+#[rustfmt::skip]
+pub static ATTENTION_CHUNKS: Shader = Shader {
+    name: "attention_chunks",
+    text: include_str!("../attention_chunks.wgsl"),
+    launcher: "esolm::kernels::attention::attention_chunks",
+    constants: &["WG", "D4", "HEADS", "HEAD4"],
+    bindings: &[
+        Q,
+        CACHE,
+        CACHE.named("cache_v"),
+        CACHE_HALF,
+        CACHE_HALF.named("cache_v"),
+        ROWS,
+        PARTS,
+        STATS,
+        binding("info", Uniform, "Info", "rows, slots, chunks", "u32"),
+    ],
+    ..ATTENTION_ROWS
+};
+
+/// Attention to a prefix in chunks, second half.
+pub static ATTENTION_MERGE: Shader = Shader {
+    name: "attention_merge",
+    text: include_str!("../attention_merge.wgsl"),
+    slots: &[],
+    constants: &["WG", "D4", "HEADS", "HEAD4"],
+    floats: &[],
+    bindings: &[
+        PARTS.accessed(Read),
+        STATS.accessed(Read),
+        OUT,
+        binding("info", Uniform, "Info", "rows, chunks", "u32"),
+    ],
+    ..ATTENTION_CHUNKS
+};
+
+/// Drawing a token a row.
+#[rustfmt::skip]
+pub static SAMPLE: Shader = Shader {
+    name: "sample",
+    text: include_str!("../sample.wgsl"),
+    launcher: "esolm::kernels::sample::sample",
+    twins: &["esolm_core::sampler::sample_row"],
+    slots: &[ROW_SLOT, Slot { name: "philox", one_of: &[&PHILOX] }],
+    constants: &["WG", "VOCAB", "GUMBEL_DOMAIN"],
+    floats: &[],
+    flags: &[&["GREEDY"], &["SEEDED"], &["SEEDED", "TOP_P"], &["GIVEN"], &["GIVEN", "TOP_P"]],
+    bindings: &[
+        LOGITS,
+        binding("index", Read, "u32", "[sampled rows of the pass]", "u32; the row of the pass"),
+        ROWS,
+        binding("tokens", Write, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points"),
+        binding("draws", Read, "vec2<u32>", "[sampled rows of the pass][2]", "u32, row-major; the number of the text, then the position that keys the noise").when(&["SEEDED"]),
+        binding("noise", Read, "f32", "[sampled rows of the pass][vocabulary]", "f32, row-major; Gumbel values").when(&["GIVEN"]),
+        binding("info", Uniform, "Info", "first, count, stride, mask_index, seed_low, seed_high, scale, top_p", "u32; scale and top_p are the bits of an f32"),
+    ],
+};
+
+/// The log-probability of one token a row.
+#[rustfmt::skip]
+pub static SCORE: Shader = Shader {
+    name: "score",
+    text: include_str!("../score.wgsl"),
+    launcher: "esolm::kernels::score::score",
+    twins: &["esolm_core::scoring::log_probability"],
+    slots: &[],
+    constants: &["WG", "VOCAB"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        LOGITS,
+        binding("wanted", Read, "u32", "[scored rows of the pass]", "u32; tokens"),
+        binding("scores", Write, "f32", "[scored rows of the pass]", "f32; natural logarithms"),
+        binding("info", Uniform, "Info", "first, count, stride, mask_index", "u32"),
+    ],
+};
+
+/// A copy, for the bench.
+#[rustfmt::skip]
+pub static COPY: Shader = Shader {
+    name: "copy",
+    text: include_str!("../copy.wgsl"),
+    launcher: "esolm::kernels::copy::copy",
+    twins: &[],
+    slots: &[],
+    constants: &["WG"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        binding("source", Read, "vec4<f32>", "[count][4]", "f32, row-major"),
+        binding("out", Write, "vec4<f32>", "[count][4]", "f32, row-major"),
+        binding("info", Uniform, "Info", "count", "u32"),
+    ],
+};
+
+/// Arithmetic in registers, for the bench.
+#[rustfmt::skip]
+pub static PEAK: Shader = Shader {
+    name: "peak",
+    text: include_str!("../peak.wgsl"),
+    launcher: "esolm::kernels::peak::peak",
+    twins: &["esolm::kernels::peak::peak_twin"],
+    slots: &[],
+    constants: &["WG"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        binding("out", Write, "vec4<f32>", "[invocations][4]", "f32, row-major"),
+        binding("info", Uniform, "Info", "rounds, factor", "u32; factor is the bits of an f32"),
+    ],
+};

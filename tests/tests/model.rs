@@ -1,0 +1,255 @@
+//! The front door as a program uses it: what is written and scored, and what becomes of calls that nobody waits for any more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use esolm::checkpoint::OpenOptions;
+use esolm::trace::{Event, Footer, Header, Step};
+use esolm::{
+    Corpus, DeviceChoice, Error, LoadOptions, Model, ModelFiles, PerplexityOptions, Progress,
+    Request, ScoreItem, ScoreOptions,
+};
+use pollster::block_on;
+
+#[path = "../../crates/esolm/examples/generate.rs"]
+mod generate;
+#[path = "../../crates/esolm/examples/infill.rs"]
+mod infill;
+#[path = "../../crates/esolm/examples/score.rs"]
+mod score;
+#[path = "../../crates/esolm/examples/watch.rs"]
+mod watch;
+
+const STORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/stories");
+
+fn model() -> Model {
+    let options = LoadOptions {
+        device: DeviceChoice::Cpu,
+        ..LoadOptions::default()
+    };
+    Model::load_blocking(STORIES, options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn short(seed: u64) -> Request {
+    Request {
+        length: Some(32),
+        seed: Some(seed),
+        ..Request::default()
+    }
+}
+
+/// What a generation told.
+fn told(model: &Model, request: Request) -> (Vec<Header>, Vec<Step>, Footer) {
+    let (mut headers, mut steps, mut footer) = (Vec::new(), Vec::new(), None);
+    for event in model.generate(request).blocking() {
+        match event.unwrap() {
+            Event::Header(header) => headers.push(header),
+            Event::Step(step) => steps.push(step),
+            Event::Footer(last) => assert!(footer.replace(last).is_none(), "one footer"),
+        }
+    }
+    (headers, steps, footer.expect("a footer"))
+}
+
+#[test]
+fn the_examples_run() {
+    std::env::set_current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).unwrap();
+    generate::main().unwrap();
+    infill::main().unwrap();
+    watch::main().unwrap();
+    score::main().unwrap();
+}
+
+#[test]
+fn nothing_here_is_bound_to_a_thread() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    fn is_shared<T: Send + Sync + Clone>(_: &T) {}
+    let model = model();
+    is_shared(&model);
+    drop(is_send(model.generate(short(1))));
+    drop(is_send(model.text(short(1))));
+    drop(is_send(model.score(Vec::new(), ScoreOptions::default())));
+    drop(is_send(Model::load(STORIES, LoadOptions::default())));
+    let other = model.clone();
+    let elsewhere = std::thread::spawn(move || other.blocking().text(short(1)).unwrap());
+    let here = model.blocking().text(short(1)).unwrap();
+    assert_eq!(elsewhere.join().unwrap(), here);
+}
+
+#[test]
+fn events_tell_the_whole_text() {
+    let model = model();
+    let (headers, steps, footer) = told(&model, short(2));
+    assert_eq!(headers.len(), 1);
+    assert_eq!(steps.len(), headers[0].nfe);
+    let mut tokens = vec![headers[0].mask_index; 32];
+    for &(position, token) in &headers[0].known[0] {
+        tokens[position as usize] = token;
+    }
+    for revealed in steps.iter().flat_map(|step| &step.revealed) {
+        tokens[revealed.position as usize] = revealed.token;
+        assert_eq!(revealed.text, footer.pieces[&revealed.token]);
+    }
+    assert_eq!(tokens, footer.tokens[0]);
+    assert!(!footer.interrupted);
+    // Watching changes nothing.
+    assert_eq!(model.blocking().text(short(2)).unwrap(), footer.text[0]);
+    let unseen = block_on(model.generate(short(2)).unobserved().finish()).unwrap();
+    assert_eq!(unseen.tokens, footer.tokens);
+}
+
+#[test]
+fn generations_may_be_dropped_or_stopped_at_any_moment() {
+    let model = model();
+    let whole = model.blocking().text(short(3)).unwrap();
+    for events in 0..6 {
+        let mut generation = model.generate(short(3));
+        for _ in 0..events {
+            block_on(generation.next()).unwrap().unwrap();
+        }
+        drop(generation);
+        assert_eq!(model.blocking().text(short(3)).unwrap(), whole, "{events}");
+    }
+    let mut generation = model.generate(short(3));
+    block_on(generation.next()).unwrap().unwrap();
+    generation.stop();
+    let footer = block_on(generation.finish()).unwrap();
+    assert!(footer.interrupted);
+    let mask = model.config().mask_index;
+    assert!(footer.tokens[0].contains(&mask) && footer.text[0].contains("____"));
+    // A generation that nobody polls yet holds up nobody.
+    let waiting = model.generate(short(3));
+    assert_eq!(model.blocking().text(short(3)).unwrap(), whole);
+    assert_eq!(block_on(waiting.finish()).unwrap().text[0], whole);
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_ends() {
+    let model = model();
+    let items = vec![ScoreItem::Text("Once upon a time.".into()); 64];
+    let passes = Arc::new(AtomicUsize::new(0));
+    let options = |hear: Progress| ScoreOptions {
+        likelihood: esolm::Likelihood {
+            batch: Some(1),
+            ..esolm::Likelihood::default()
+        },
+        progress: hear,
+        ..ScoreOptions::default()
+    };
+    let (started, first) = std::sync::mpsc::channel();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let count = passes.clone();
+    let hear = Progress::new(move |_, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        // Only the first pass waits; after it nobody listens or sends.
+        let _ = started.send(());
+        let _ = wait.lock().unwrap().recv();
+        true
+    });
+    let mut call = Box::pin(model.score(items.clone(), options(hear)));
+    let waker = std::task::Waker::noop();
+    let poll = call
+        .as_mut()
+        .poll(&mut std::task::Context::from_waker(waker));
+    assert!(poll.is_pending(), "a poll computes nothing");
+    first.recv().unwrap();
+    drop(call);
+    drop(go);
+    let all = model
+        .blocking()
+        .score(items.clone(), options(Progress::default()));
+    assert_eq!(all.unwrap().len(), 64);
+    assert_eq!(passes.load(Ordering::SeqCst), 1);
+    // The other way to stop.
+    let stopped = model
+        .blocking()
+        .score(items, options(Progress::new(|_, _| false)));
+    assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
+}
+
+/// A text that ran on at a given word is drawn again alone, with numbers of its own: it comes out the same in any batch.
+#[test]
+fn texts_that_run_on_are_drawn_again_alone() {
+    let model = model();
+    let request = |first: u32, batch: usize| Request {
+        infill: Some("The cat ____{6} with a dog ____{8}.".into()),
+        seed: Some(11),
+        first,
+        batch: Some(batch),
+        ..Request::default()
+    };
+    const BATCH: usize = 24;
+    let (headers, steps, footer) = told(&model, request(0, BATCH));
+    assert!(headers.len() > 1, "no text ran on: take another seed");
+    assert!(footer.run_on.is_empty());
+    assert!(headers[1].texts.len() < BATCH, "not the whole batch");
+    let again: Vec<usize> = (steps.iter().filter(|step| step.attempt > 0))
+        .flat_map(|step| &step.revealed)
+        .map(|revealed| revealed.sequence as usize)
+        .collect();
+    assert!(again.iter().all(|text| headers[1].texts.contains(text)));
+    for (text, tokens) in footer.tokens.iter().enumerate() {
+        if headers[1].texts.contains(&text) || text < 3 {
+            let alone = told(&model, request(text as u32, 1)).2;
+            assert_eq!(&alone.tokens[0], tokens, "text {text}");
+        }
+    }
+}
+
+#[test]
+fn scores_and_perplexity_agree() {
+    let model = model();
+    let text = "Once upon a time, there was a little girl. She had a red ball.";
+    let scored = model
+        .blocking()
+        .score(vec![ScoreItem::Text(text.into())], ScoreOptions::default())
+        .unwrap();
+    let options = PerplexityOptions {
+        likelihood: esolm::Likelihood {
+            alpha_0: Some(0.0),
+            draws: Some(0),
+            ..esolm::Likelihood::default()
+        },
+        per_document: true,
+        ..PerplexityOptions::default()
+    };
+    let corpus = || Corpus::Documents(vec![text.into()]);
+    let measured = model.blocking().perplexity(corpus(), options).unwrap();
+    let (index, score) = measured.per_document[0];
+    assert_eq!(index, 0);
+    assert_eq!(score, scored[0].scores[0]);
+    assert_eq!(measured.bytes, Some(text.len()));
+    let nats = measured.exact.unwrap().nats_per_token;
+    assert!((nats * score.tokens as f64 + score.logp).abs() < 1e-6);
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_with_data() {
+    let model = model();
+    let long = Request {
+        length: Some(4096),
+        ..Request::default()
+    };
+    let error = model.blocking().text(long.clone()).unwrap_err();
+    let Error::Request(esolm::RequestError::Length { length, context }) = error else {
+        panic!("{error}");
+    };
+    assert_eq!((length, context), (4096, 256));
+    let files = ModelFiles::open(STORIES, &OpenOptions::default()).unwrap();
+    assert!(files.plan(&long).is_err(), "said before anything is loaded");
+    let items = vec![
+        ScoreItem::Text("a".into()),
+        ScoreItem::Choices {
+            context: "a".into(),
+            choices: vec![String::new()],
+        },
+    ];
+    let error = model.blocking().score(items, ScoreOptions::default());
+    assert!(
+        matches!(error, Err(Error::Item { index: 1, .. })),
+        "{error:?}"
+    );
+}
