@@ -41,11 +41,11 @@ async function readTrace(file: File): Promise<Trace> {
   return parseTrace(await file.text(), file.name);
 }
 
-/** A recorded run that lies beside the page, named in its address. */
+/** A recorded run next to the page, named in its address. */
 export async function fetchTrace(place: string): Promise<Trace> {
   const url = new URL(place, document.baseURI);
   if (url.origin !== location.origin) {
-    throw new Problem("The recorded run in the address lies on another site. Download it and drop the file here.");
+    throw new Problem("The recorded run in the address is on another site. Download it and drop the file here.");
   }
   const name = url.pathname.split("/").at(-1) ?? place;
   let answer: Response;

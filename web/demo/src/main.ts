@@ -174,7 +174,7 @@ function runCompare(): Promise<void> {
     compare.replay();
     button("compare-replay").hidden = false;
     const [least] = compare.results();
-    setText("compare-status", least ? `All with seed ${settings.seed}, shown together at one pace.` : "");
+    setText("compare-status", least ? `All with seed ${settings.seed}, shown together at the same pace.` : "");
     announce("All three texts are written.");
   }).finally(() => settle("compare-status"));
 }

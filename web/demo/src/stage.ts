@@ -215,7 +215,7 @@ export class Stage {
       badge.className = "badge";
       setText("phase", "Start");
       const given = history.knownAfter[0] ?? 0;
-      setText("caption", given > 1 ? `${plural(given, "token")} are given, all else is blank.` : "Everything is blank.");
+      setText("caption", given > 1 ? `${plural(given, "token")} are given, the rest is blank.` : "Everything is blank.");
       return;
     }
     badge.className = `badge ${step.phase}`;
