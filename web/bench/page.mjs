@@ -58,14 +58,19 @@ class Esolm {
     const times = [];
     let last = performance.now();
     const run = this.model.start(JSON.stringify(request));
-    while (times.length < steps && (await run.next()) !== undefined) {
+    for (;;) {
+      const json = await run.next();
       const now = performance.now();
+      const event = JSON.parse(json);
+      if ("tokens" in event) {
+        run.free();
+        return { times, tokens: event.tokens[0] };
+      }
+      if (!("step" in event) || times.length === steps) continue;
       times.push(now - last);
       last = now;
+      if (times.length === steps) run.stop();
     }
-    const { tokens } = JSON.parse(await run.stop());
-    run.free();
-    return { times, tokens: tokens[0] };
   }
   /** Logits of the rows that a step draws from, computed in one uncached pass over the tokens in sorted order. */
   async logits({ plan, tokens, step }) {

@@ -1,12 +1,12 @@
 import { EsoLMError, messageOf } from "./errors.js";
 import { Sha256 } from "./sha256.js";
-import { CacheStore, MemoryStore, hasRoom, sameVersion, type Store, type Version } from "./store.js";
+import { CacheStore, MemoryStore, fitsQuota, sameVersion, type Store, type Version } from "./store.js";
 
-/** What is held in memory at a time, and what a torn download loses at most when the page is closed. */
+/** What is held in memory at a time, and what an interrupted download loses at most when the page is closed. */
 const PART = 8 * 1024 * 1024;
-/** Tries in a row that may bring nothing. */
+/** Tries in a row that may bring no data. */
 const TRIES = 5;
-/** Times that a file may be begun again, on a server that cannot go on in the middle. */
+/** Times that a file may be started over, on a server that cannot resume. */
 const RESTARTS = 3;
 /** Milliseconds between two reports. */
 const REPORT = 50;
@@ -14,7 +14,7 @@ const REPORT = 50;
 export interface DownloadOptions {
   /** Keep the file in the browser's cache. */
   cache: boolean;
-  /** Ask the server for ranges, so that a torn download goes on where it stopped. */
+  /** Ask the server for ranges, so that an interrupted download resumes where it stopped. */
   ranges: boolean;
   /** 64 hexadecimal digits that the file must hash to. */
   sha256?: string;
@@ -22,7 +22,7 @@ export interface DownloadOptions {
   onProgress: (loaded: number, total: number | null, fromCache: boolean) => void;
 }
 
-/** The server says that there is no such file. */
+/** The server has no such file. */
 export class NotFound extends EsoLMError {}
 
 /** Fetches a file, or takes it from the cache if it is still the same on the server. The whole file is never in memory. */
@@ -43,14 +43,14 @@ export async function download(url: string, options: DownloadOptions): Promise<B
       return await fetchInto(store, url, options);
     } catch (error) {
       if (!(error instanceof DOMException && error.name === "QuotaExceededError")) throw error;
-      // The browser has no room: the file is held for this visit only.
+      // The browser's quota is used up: the file is held for this visit only.
       await store.clear();
       return fetchInto(new MemoryStore(), url, options);
     }
   });
 }
 
-/** Whether a kept file is the one that is asked for: by its hash if there is one, else by asking the server. */
+/** Whether a kept file is still the one that is wanted: by its hash if one is given, else by asking the server. */
 async function isWanted(kept: Blob, store: Store, url: string, options: DownloadOptions): Promise<boolean> {
   if (options.sha256 !== undefined) {
     const sha256 = store.sha256 ?? (await hashOf(kept, options.signal)).hex();
@@ -94,7 +94,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
 
   const again = async (why: string, thrown?: unknown): Promise<void> => {
     failures += 1;
-    // An address that never answered is most likely wrong, which should be said soon.
+    // An address that never answered is most likely wrong, and that should be reported soon.
     if (failures >= (received ? TRIES : 2) || restarts > RESTARTS) {
       const remedy = `check the network and the address ${url}, and that its server lets this page read it (CORS)`;
       throw new EsoLMError("network", `${name} could not be downloaded (${why}); ${remedy}.`, { cause: thrown });
@@ -143,10 +143,10 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
       }
     }
     if (store.length === 0) {
-      const room = store instanceof MemoryStore || span.total === null || (await hasRoom(span.total));
-      if (!room) {
+      const isStorable = store instanceof MemoryStore || span.total === null || (await fitsQuota(span.total));
+      if (!isStorable) {
         await response.body?.cancel();
-        throw new DOMException("no room for this file", "QuotaExceededError");
+        throw new DOMException("the file exceeds the quota", "QuotaExceededError");
       }
       await store.begin(version);
     }
@@ -181,7 +181,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
   return blob;
 }
 
-/** Reads an answer into a store. Gives back what tore it, after storing what had arrived. */
+/** Reads a response into a store. Returns what interrupted it, after storing what had arrived. */
 async function pour(
   response: Response,
   store: Store,
@@ -226,7 +226,7 @@ async function pour(
   }
 }
 
-/** Throws where an answer is not the file. */
+/** Throws where a response is not the file. */
 function refuse(response: Response, name: string, url: string): void {
   if (response.status === 404 || response.status === 410) {
     throw new NotFound("network", `${name} is not there (the server answered ${response.status}); check the address ${url}.`);
@@ -234,13 +234,13 @@ function refuse(response: Response, name: string, url: string): void {
   if (!response.ok) {
     throw new EsoLMError("network", `${name} could not be downloaded (the server answered ${response.status}); check the address ${url}.`);
   }
-  // Many servers answer with their start page what they do not have.
+  // Many servers send their start page in place of a missing file.
   if (response.headers.get("content-type")?.startsWith("text/html")) {
-    throw new NotFound("network", `${name} is not there (the server sent a web page in its place); check the address ${url}.`);
+    throw new NotFound("network", `${name} is not there (the server sent a web page instead); check the address ${url}.`);
   }
 }
 
-/** The span that an answer of status 206 holds. Servers need not let other sites read `Content-Range`. */
+/** The span of a response of status 206. Servers need not let other sites read `Content-Range`. */
 function spanOf(response: Response, asked: number): { start: number; total: number | null } {
   const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers.get("content-range") ?? "");
   if (match === null) {
@@ -250,7 +250,7 @@ function spanOf(response: Response, asked: number): { start: number; total: numb
   return { start: Number(match[1]), total: match[3] === "*" ? null : Number(match[3]) };
 }
 
-/** Length of the file in an answer, unless it came compressed. */
+/** Length of the file in a response, unless it came compressed. */
 function lengthOf(response: Response): number | null {
   const length = response.headers.get("content-length");
   const encoding = response.headers.get("content-encoding") ?? "identity";
@@ -283,7 +283,7 @@ export function parseHash(hash: string): string {
   return match[1]!.toLowerCase();
 }
 
-/** Lets reports through at a pace that a page can show. A total that is exceeded was none. */
+/** Limits reports to a pace that a page can show. A total that is exceeded was wrong. */
 export function meter(report: DownloadOptions["onProgress"]): (loaded: number, total: number | null) => void {
   let last = -Infinity;
   return (loaded, total) => {

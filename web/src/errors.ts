@@ -6,9 +6,9 @@ export type ErrorCode =
   | "device_lost"
   /** The GPU or the browser has too little memory. */
   | "out_of_memory"
-  /** A kernel does not compile on this GPU. */
+  /** The GPU's driver refuses a kernel. */
   | "shader"
-  /** An option or argument that cannot be. */
+  /** An option or argument that is not valid. */
   | "option"
   /** The weights or their configuration cannot be used. */
   | "checkpoint"
@@ -16,25 +16,25 @@ export type ErrorCode =
   | "tokenizer"
   /** A text that the model cannot take. */
   | "text"
-  /** A plan that cannot be carried out, or options from which none can be made. */
+  /** A plan that does not fit the model, or options that no plan can be made from. */
   | "plan"
-  /** The model is at work on something else. */
+  /** The event before is still waited for; only users of `esolm/wasm` meet it. */
   | "busy"
-  /** A defect of the engine. After a crash of it the model cannot be used any more. */
+  /** A defect of the engine. After a crash the model cannot be used any more. */
   | "internal"
   /** A file could not be downloaded. */
   | "network"
-  /** A file is not the one whose hash was given. */
+  /** A file does not have the hash that was given. */
   | "hash"
-  /** Stopped before it began. What is stopped by an `AbortSignal` throws the signal's own reason instead. */
+  /** Stopped before it began. A call whose `AbortSignal` is aborted throws the signal's own reason instead. */
   | "aborted"
   /** The model was disposed of. */
   | "disposed"
-  /** The browser's storage, or a file of the visitor's, could not be read or changed. */
+  /** The browser's storage, or a file that the visitor chose, could not be read or changed. */
   | "storage"
   /** The wasm module could not be fetched or compiled. */
   | "wasm"
-  /** A worker could not be started, or ended. */
+  /** A worker could not be started, or it ended. */
   | "worker";
 
 const codes: ReadonlySet<string> = new Set<ErrorCode>([
@@ -58,7 +58,7 @@ const codes: ReadonlySet<string> = new Set<ErrorCode>([
   "worker",
 ]);
 
-/** What every failing call of this package throws: one sentence with a remedy, and a code. */
+/** What every call of this package throws when it fails: a sentence with a remedy, and a code. */
 export class EsoLMError extends Error {
   readonly code: ErrorCode;
 
@@ -74,7 +74,7 @@ export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
 }
 
-/** The code that the engine gave an error. */
+/** The code of an error of the engine. */
 export function codeOf(thrown: unknown): ErrorCode | undefined {
   if (typeof thrown !== "object" || thrown === null || !("code" in thrown)) return undefined;
   const { code } = thrown;

@@ -1,9 +1,9 @@
 import { EsoLMError } from "./errors.js";
 import type { Control } from "./protocol.js";
-import type { Step, TraceFooter, TraceHeader } from "./types.js";
+import type { Footer, Header, Step } from "./types.js";
 
 /**
- * A run under way. It goes on whether or not its steps are looked at, so that a slow reader does not slow it down:
+ * A run under way. It goes on whether or not its steps are read, so that a slow reader does not slow it down:
  *
  * ```ts
  * const generation = model.generate({ seed: 3 });
@@ -15,12 +15,12 @@ import type { Step, TraceFooter, TraceHeader } from "./types.js";
  * the loop, `header` and `result` throw the signal's reason at once.
  */
 export class Generation implements AsyncIterable<Step> {
-  /** Comes when the run begins. */
-  readonly header: Promise<TraceHeader>;
-  /** Comes when the run ends. */
-  readonly result: Promise<TraceFooter>;
-  /** The headers so far: the first, and one for every time that an infill was drawn again. */
-  readonly headers: readonly TraceHeader[];
+  /** Resolves when the run begins. */
+  readonly header: Promise<Header>;
+  /** Resolves when the run ends. */
+  readonly result: Promise<Footer>;
+  /** The headers so far, one for each attempt: texts in which the model ran on at a given word are drawn again. */
+  readonly headers: readonly Header[];
 
   readonly #steps: Step[] = [];
   readonly #stop = new AbortController();
@@ -33,14 +33,14 @@ export class Generation implements AsyncIterable<Step> {
    * @param run what runs; it ends early when the control's signal is aborted, with a result if it had begun
    * @param signal what ends it with an error
    */
-  constructor(run: (control: Control) => Promise<TraceFooter>, signal: AbortSignal) {
-    const headers: TraceHeader[] = [];
+  constructor(run: (control: Control) => Promise<Footer>, signal: AbortSignal) {
+    const headers: Header[] = [];
     this.headers = headers;
-    const first = deferred<TraceHeader>();
-    const last = deferred<TraceFooter>();
+    const first = deferred<Header>();
+    const last = deferred<Footer>();
     this.header = first.promise;
     this.result = last.promise;
-    // Whoever looks at neither is no error of the page.
+    // A page that awaits neither has not made a mistake.
     this.header.catch(() => undefined);
     this.result.catch(() => undefined);
 

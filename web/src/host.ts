@@ -4,20 +4,22 @@ import { WasmModel, device_facts } from "./esolm_web.js";
 import { EsoLMError } from "./errors.js";
 import type { CallName, Calls, Control, Engine } from "./protocol.js";
 import { open } from "./source.js";
-import type { DeviceFacts, ModelInfo, Plan, Score, Step, TraceFooter, TraceHeader } from "./types.js";
+import type { DeviceFacts, Footer, Header, ModelInfo, Plan, Score, Step } from "./types.js";
 import { crashed, guard, initialise, memoryBytes } from "./wasm.js";
-
-/** How often an infill is drawn again that goes on with a given word. */
-const REDRAWS = 32;
 
 type Handlers = { [N in CallName]: (argument: Calls[N]["argument"], control: Control) => Promise<Calls[N]["result"]> };
 
 const parse = <T>(json: string): T => JSON.parse(json) as T;
 
+/** JSON of options under their names in the engine: `alpha0` is `alpha_0`. Numbers that JSON does not have become texts, for the engine to read or to refuse. */
+function optionsJson(options: object): string {
+  const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]|\d$/g, (letter) => `_${letter.toLowerCase()}`), value]);
+  const isExact = (value: unknown): boolean => typeof value !== "bigint" && (typeof value !== "number" || Number.isFinite(value));
+  return JSON.stringify(Object.fromEntries(named), (_, value: unknown) => (isExact(value) ? value : String(value)));
+}
+
 export class Host implements Engine {
   #model: WasmModel | null = null;
-  #name = "";
-  readonly #turns = new Turns();
 
   get dead(): EsoLMError | null {
     return crashed();
@@ -32,8 +34,7 @@ export class Host implements Engine {
     await idle;
     const model = this.#model;
     this.#model = null;
-    this.#turns.close();
-    if (model !== null && crashed() === null) await guard(() => model.free());
+    if (model !== null && crashed() === null) await guard(() => model.close());
   }
 
   readonly #handlers: Handlers = {
@@ -42,7 +43,7 @@ export class Host implements Engine {
       return parse<DeviceFacts>(await guard(() => device_facts()));
     },
 
-    load: async ({ wasm, pieces, cache, hash, request }, { signal, emit }) => {
+    load: async ({ wasm, pieces, cache, hash, options }, { signal, emit }) => {
       await initialise(wasm, signal, (progress) => emit({ progress }));
       const source = await open(pieces, {
         cache,
@@ -63,58 +64,50 @@ export class Host implements Engine {
       };
       let model: WasmModel;
       try {
-        model = await guard(() => WasmModel.load({ ...source, weights: { size, read } }, JSON.stringify(request)));
+        model = await guard(() => WasmModel.load({ ...source, weights: { size, read } }, optionsJson(options)));
       } catch (error) {
         throw (thrown as { error: unknown } | null)?.error ?? error;
       }
       if (signal.aborted) {
-        await guard(() => model.free());
+        await guard(() => model.close());
         signal.throwIfAborted();
       }
       this.#model = model;
-      this.#name = pieces.name;
       emit({ progress: { phase: "load", file: pieces.file, loaded: size, total: size, fromCache: false } });
       return parse<ModelInfo>(await guard(() => model.info()));
     },
 
-    plan: async (request) => this.#header(await guard(() => this.#loaded().plan(JSON.stringify(request)))),
+    plan: async (request) => parse<Header & { plan: Plan }>(await guard(() => this.#loaded().plan(optionsJson(request)))),
 
     generate: async (request, { signal, emit }) => {
-      // Each text has the number of the attempt that wrote it: one that came out well is written again as it was.
-      const attempts: number[] = [];
-      let seed = request.seed;
-      for (let attempt = 0; ; attempt++) {
-        const run = await guard(() => this.#loaded().start(JSON.stringify({ ...request, seed, attempts })));
-        try {
-          const header = this.#header(await guard(() => run.header()));
-          seed ??= header.seed;
-          emit({ header });
-          while (!signal.aborted) {
-            const step = await guard(() => run.next());
-            if (step === undefined) break;
-            emit({ step: { ...parse<Omit<Step, "attempt">>(step), attempt } });
-            // On the CPU a step ends without the thread ever being idle: a page could not paint, nor a worker hear that it should stop.
-            await this.#turns.next();
-          }
-          const { broken, ...footer } = parse<TraceFooter & { broken: number[] }>(await guard(() => run.stop()));
-          if (!footer.redraw || signal.aborted || attempt === REDRAWS) return footer;
-          for (const index of broken) {
-            while (attempts.length <= index) attempts.push(0);
-            attempts[index] = attempt + 1;
-          }
-        } finally {
-          if (crashed() === null) run.free();
+      const run = await guard(() => this.#loaded().start(optionsJson(request)));
+      const stop = (): void => run.stop();
+      signal.addEventListener("abort", stop);
+      if (signal.aborted) stop();
+      try {
+        for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
+          const event = parse<Header | Step | Footer>(json);
+          if ("esolm_trace" in event) emit({ header: event });
+          else if ("step" in event) emit({ step: event });
+          else return event;
         }
+      } finally {
+        signal.removeEventListener("abort", stop);
+        if (crashed() === null) run.free();
       }
+      throw new EsoLMError("internal", "The engine ended without a result; this is a defect, please report it.");
     },
 
-    score: async (request) => parse<Score>(await guard(() => this.#loaded().score(JSON.stringify(request)))),
+    score: async ({ item, options }, { signal }) => {
+      const json = await guard(() => this.#loaded().score(JSON.stringify(item), optionsJson(options), signal));
+      return parse<{ scores: [Score] }>(json).scores[0];
+    },
     encode: (text) => guard(() => this.#loaded().encode(text)),
     decode: (tokens) => guard(() => this.#loaded().decode(tokens)),
-    forward: (request) => guard(() => this.#loaded().forward(JSON.stringify(request))),
+    forward: (request, { signal }) => guard(() => this.#loaded().forward(optionsJson(request), signal)),
 
-    replay: async ({ plan, uniforms, topP }) => {
-      const replay = await guard(() => this.#loaded().replay(JSON.stringify(plan), uniforms, topP ?? undefined));
+    replay: async ({ plan, uniforms, topP }, { signal }) => {
+      const replay = await guard(() => this.#loaded().replay(JSON.stringify(plan), uniforms, topP, signal));
       try {
         return await guard(() => ({
           logits: replay.logits,
@@ -130,34 +123,8 @@ export class Host implements Engine {
     wasmBytes: async () => memoryBytes(),
   };
 
-  /** The engine knows the weights but not what they are called. */
-  #header(json: string): TraceHeader & { plan?: Plan } {
-    return { ...parse<TraceHeader>(json), model: this.#name };
-  }
-
   #loaded(): WasmModel {
     if (this.#model === null) throw new EsoLMError("internal", "No model is loaded; this is a defect of the package, please report it.");
     return this.#model;
-  }
-}
-
-/** Lets the thread take its next turn, without the pause that timers come with. */
-class Turns {
-  readonly #channel = new MessageChannel();
-  #resume: (() => void) | null = null;
-
-  constructor() {
-    this.#channel.port1.onmessage = () => this.#resume?.();
-  }
-
-  next(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#resume = resolve;
-      this.#channel.port2.postMessage(null);
-    });
-  }
-
-  close(): void {
-    this.#channel.port1.close();
   }
 }

@@ -1,7 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { EsoLMError } from "./errors.js";
 import { Generation } from "./generation.js";
-import type { CallName, Calls, Control, Engine, GenerateRequest, LoadArgument, ScoreRequest } from "./protocol.js";
+import type { CallName, Calls, Control, Engine } from "./protocol.js";
 import { Queue, raced } from "./queue.js";
 import { Remote } from "./remote.js";
 import { absolute, piecesOf } from "./source.js";
@@ -11,17 +11,18 @@ import type {
   EngineOptions,
   ForwardOptions,
   GenerateOptions,
+  Header,
   LoadOptions,
   Middle,
   ModelInfo,
   Plan,
   Progress,
   Replay,
+  ReplayOptions,
   Score,
   ScoreOptions,
   Source,
   Step,
-  TraceHeader,
 } from "./types.js";
 
 /**
@@ -32,8 +33,8 @@ import type {
  * console.log(await model.text({ prompt: "Once upon a time", topP: 0.8 }));
  * ```
  *
- * Calls are carried out one after the other, in the order in which they were made. Whatever fails throws an `EsoLMError`; what is
- * stopped by an `AbortSignal` throws the signal's reason.
+ * Calls are carried out one after the other, in the order in which they were made. A call that fails throws an `EsoLMError`; one whose
+ * `AbortSignal` is aborted throws the signal's reason, and the model is free again after the pass under way.
  */
 export class EsoLM implements AsyncDisposable {
   readonly info: ModelInfo;
@@ -61,36 +62,24 @@ export class EsoLM implements AsyncDisposable {
 
   /** Fetches a model and puts it on a device. */
   static async load(source: Source, options: LoadOptions = {}): Promise<EsoLM> {
-    const { signal = new AbortController().signal, onProgress, name } = options;
+    const { worker, wasm, signal = new AbortController().signal, onProgress, cache = true, hash = null, ...engineOptions } = options;
     signal.throwIfAborted();
     const pieces = piecesOf(source, base());
-    const argument: LoadArgument = {
-      wasm: wasmOf(options),
-      pieces: name === undefined ? pieces : { ...pieces, name },
-      cache: options.cache ?? true,
-      hash: options.hash ?? null,
-      request: {
-        device: options.device,
-        weights: options.weights,
-        kv_cache: options.kvCache,
-        variants: options.variants,
-        raw_weights: options.rawWeights,
-      },
-    };
+    const argument = { wasm: wasmOf(options), pieces, cache, hash, options: { ...engineOptions, name: engineOptions.name ?? pieces.name } };
     const engine = await startEngine(options, signal);
     const call = engine.call("load", argument, { signal, emit: progressOf(onProgress, signal) });
     try {
       return new EsoLM(engine, await raced(call, signal));
     } catch (error) {
       const ended = call.then(() => undefined, () => undefined);
-      // The page need not wait for what it gave up; an error of the load comes when all is tidy.
+      // The page need not wait for what it gave up; a load that failed has cleaned up when its error arrives.
       const closed = engine.close(ended);
       if (!signal.aborted) await closed;
       throw error;
     }
   }
 
-  /** What this browser has to compute with. Opens nothing that lasts. */
+  /** What this browser has to compute with. Nothing stays open. */
   static async deviceFacts(options: EngineOptions = {}): Promise<DeviceFacts> {
     const { signal = new AbortController().signal } = options;
     const wasm = wasmOf(options);
@@ -103,24 +92,23 @@ export class EsoLM implements AsyncDisposable {
     }
   }
 
-  /** Throws away all downloaded files that this site keeps. */
+  /** Deletes all downloaded files that this site keeps. */
   static async clearCache(): Promise<void> {
     try {
       await clearCache();
     } catch (error) {
-      throw new EsoLMError("storage", "The browser would not clear the cache; clear the site's data in its settings.", { cause: error });
+      throw new EsoLMError("storage", "The browser did not clear the cache; clear the site's data in its settings.", { cause: error });
     }
   }
 
   /** Writes texts, step by step. */
   generate(options: GenerateOptions = {}): Generation {
-    const { signal } = options;
-    const request = requestOf(options);
+    const { signal, ...request } = options;
     const ends = signal === undefined ? this.#end.signal : AbortSignal.any([signal, this.#end.signal]);
     return new Generation((control) => this.#queue.run(() => this.#ask("generate", request, control), control.signal), ends);
   }
 
-  /** Writes one text and gives it back. */
+  /** Writes one text and returns it. */
   async text(options: GenerateOptions & { onStep?: (step: Step) => void } = {}): Promise<string> {
     const { onStep, ...rest } = options;
     const generation = this.generate(rest);
@@ -128,22 +116,14 @@ export class EsoLM implements AsyncDisposable {
     return (await generation.result).text[0] ?? "";
   }
 
-  /** What `generate` would do, without running the network. */
-  plan(options: GenerateOptions = {}): Promise<TraceHeader> {
-    return this.#call("plan", requestOf(options), options.signal);
+  /** What `generate` would do, without running the network. Without a seed it is the plan of seed 0. */
+  plan({ signal, ...request }: GenerateOptions = {}): Promise<Header & { plan: Plan }> {
+    return this.#call("plan", request, signal);
   }
 
   /** How likely a text is, or the middle of one given the rest. */
-  score(text: string | Middle, options: ScoreOptions = {}): Promise<Score> {
-    const request: ScoreRequest = {
-      ...(typeof text === "string" ? { text } : { infill: { prefix: text.prefix, middle: text.middle, suffix: text.suffix } }),
-      alpha_0: options.alpha0,
-      orders: options.orders,
-      draws: options.draws,
-      seed: seedOf(options.seed),
-      bos: options.bos,
-    };
-    return this.#call("score", request, options.signal);
+  score(item: string | Middle, { signal, ...options }: ScoreOptions = {}): Promise<Score> {
+    return this.#call("score", { item, options }, signal);
   }
 
   /** The tokens of a text. */
@@ -157,14 +137,13 @@ export class EsoLM implements AsyncDisposable {
   }
 
   /** Logits of one pass, a row a slot, `info.vocab_size` wide. */
-  forward(options: ForwardOptions): Promise<Float32Array> {
-    const request = { mode: options.mode, sort_idx: options.sortIdx, zt_sorted: options.ztSorted, x0_sorted: options.x0Sorted };
-    return this.#call("forward", request, options.signal);
+  forward({ signal, ...pass }: ForwardOptions): Promise<Float32Array> {
+    return this.#call("forward", pass, signal);
   }
 
-  /** Carries out a plan with given random numbers: a row of `info.vocab_size` for every entry of every sequence, each in (0, 1). */
-  replay(plan: Plan, uniforms: Float64Array, topP?: number): Promise<Replay> {
-    return this.#call("replay", { plan, uniforms, topP: topP ?? null });
+  /** Runs a plan with given random numbers: a row of `info.vocab_size` for every entry of every sequence, each in (0, 1). */
+  replay(plan: Plan, uniforms: Float64Array, { topP, signal }: ReplayOptions = {}): Promise<Replay> {
+    return this.#call("replay", { plan, uniforms, topP }, signal);
   }
 
   /** GPU memory in use, bytes; 0 on the CPU. */
@@ -172,13 +151,13 @@ export class EsoLM implements AsyncDisposable {
     return this.#call("deviceBytes", null);
   }
 
-  /** Size of the wasm module's memory, bytes. It is never waited for. Without a worker all models of the thread share it. */
+  /** Size of the wasm module's memory, bytes. Does not wait for calls under way. Without a worker all models of the thread share it. */
   async wasmBytes(): Promise<number> {
     this.#check();
     return this.#engine.call("wasmBytes", null, { signal: this.#end.signal, emit: () => undefined });
   }
 
-  /** Stops what is under way, gives all memory back and ends the worker. */
+  /** Stops the call under way, gives all memory back and ends the worker. */
   async dispose(): Promise<void> {
     this.#end.abort(disposed());
     this.#closing ??= this.#engine.close(this.#queue.idle());
@@ -222,7 +201,7 @@ function wasmOf(options: EngineOptions): string | null {
   return options.wasm === undefined ? null : absolute(options.wasm, base()).href;
 }
 
-/** A page's mistake in showing progress must not end the loading, and what was given up reports nothing more. */
+/** An error in the page's own callback must not end the load, and a load that was given up reports nothing more. */
 function progressOf(onProgress: ((progress: Progress) => void) | undefined, signal: AbortSignal): Control["emit"] {
   return (event) => {
     if (!("progress" in event) || signal.aborted) return;
@@ -232,27 +211,4 @@ function progressOf(onProgress: ((progress: Progress) => void) | undefined, sign
       reportError(error);
     }
   };
-}
-
-function requestOf(options: GenerateOptions): GenerateRequest {
-  return {
-    prompt: options.prompt,
-    infill: options.infill,
-    length: options.length,
-    alpha_0: options.alpha0,
-    steps: options.steps,
-    schedule: options.schedule,
-    top_p: options.topP,
-    temperature: options.temperature,
-    seed: seedOf(options.seed),
-    batch: options.batch,
-    first: options.first,
-    bos: options.bos,
-    decode_as: options.decodeAs,
-  };
-}
-
-/** JSON knows no integers beyond 2^53, the engine reads them from strings. */
-function seedOf(seed: number | bigint | string | undefined): number | string | undefined {
-  return typeof seed === "bigint" ? seed.toString() : seed;
 }

@@ -2,82 +2,40 @@
 
 import type { ErrorCode, EsoLMError } from "./errors.js";
 import type { Pieces } from "./source.js";
-import type { DeviceFacts, ModelInfo, Plan, Progress, Replay, Schedule, Score, Step, TraceFooter, TraceHeader } from "./types.js";
+import type { DeviceFacts, EngineOptions, Footer, ForwardOptions, GenerateOptions, Header, LoadOptions, Middle, ModelInfo, Plan, Progress, Replay, Score, ScoreOptions, Step } from "./types.js";
 
-/** The engine's own form of `GenerateOptions`. */
-export interface GenerateRequest {
-  prompt?: string | string[] | undefined;
-  infill?: string | undefined;
-  length?: number | undefined;
-  alpha_0?: number | undefined;
-  steps?: number | undefined;
-  schedule?: Schedule | undefined;
-  top_p?: number | undefined;
-  temperature?: number | undefined;
-  seed?: number | string | undefined;
-  batch?: number | undefined;
-  first?: number | undefined;
-  bos?: boolean | undefined;
-  decode_as?: "mdlm" | undefined;
-}
-
-/** The engine's own form of `ScoreOptions`. */
-export interface ScoreRequest {
-  text?: string | undefined;
-  infill?: { prefix: string; middle: string; suffix: string } | undefined;
-  alpha_0?: number | undefined;
-  orders?: number | undefined;
-  draws?: number | undefined;
-  seed?: number | string | undefined;
-  bos?: boolean | undefined;
-}
-
-/** The engine's own form of `ForwardOptions`. */
-export interface ForwardRequest {
-  mode: "causal" | "bidirectional" | "mixed" | "mixed2";
-  sort_idx: number[][];
-  zt_sorted: number[][];
-  x0_sorted?: number[][] | undefined;
-}
-
-/** The engine's own form of `LoadOptions`. */
-export interface LoadRequest {
-  device?: "auto" | "gpu" | "cpu" | undefined;
-  weights?: "f32" | "f16" | undefined;
-  kv_cache?: "f32" | "f16" | undefined;
-  variants?: string | undefined;
-  raw_weights?: boolean | undefined;
-}
+/** What to write; the signal travels with the call. */
+export type Request = Omit<GenerateOptions, "signal">;
 
 export interface LoadArgument {
-  /** Address of the wasm module; beside this one if there is none. */
+  /** Address of the wasm module; `null` where it lies beside this one. */
   wasm: string | null;
   pieces: Pieces;
   cache: boolean;
   hash: string | null;
-  request: LoadRequest;
+  options: Omit<LoadOptions, keyof EngineOptions | "cache" | "hash" | "onProgress">;
 }
 
 /** Every call, with what it takes and gives. */
 export interface Calls {
   deviceFacts: { argument: { wasm: string | null }; result: DeviceFacts };
   load: { argument: LoadArgument; result: ModelInfo };
-  plan: { argument: GenerateRequest; result: TraceHeader };
+  plan: { argument: Request; result: Header & { plan: Plan } };
   /** Emits headers and steps. When its signal is aborted it ends after the step under way, with a result all the same. */
-  generate: { argument: GenerateRequest; result: TraceFooter };
-  score: { argument: ScoreRequest; result: Score };
+  generate: { argument: Request; result: Footer };
+  score: { argument: { item: string | Middle; options: Omit<ScoreOptions, "signal"> }; result: Score };
   encode: { argument: string; result: Uint32Array };
   decode: { argument: Uint32Array; result: string };
-  forward: { argument: ForwardRequest; result: Float32Array };
-  replay: { argument: { plan: Plan; uniforms: Float64Array; topP: number | null }; result: Replay };
+  forward: { argument: Omit<ForwardOptions, "signal">; result: Float32Array };
+  replay: { argument: { plan: Plan; uniforms: Float64Array; topP: number | undefined }; result: Replay };
   deviceBytes: { argument: null; result: number };
   wasmBytes: { argument: null; result: number };
 }
 
 export type CallName = keyof Calls;
 
-/** What a call tells while it is under way. */
-export type EngineEvent = { progress: Progress } | { header: TraceHeader } | { step: Step };
+/** What a call reports while it is under way. */
+export type EngineEvent = { progress: Progress } | { header: Header } | { step: Step };
 
 export interface Control {
   signal: AbortSignal;
@@ -85,9 +43,9 @@ export interface Control {
 }
 
 export interface Engine {
-  /** Why it can do nothing any more. */
+  /** Why it cannot be used any more, if so. */
   readonly dead: EsoLMError | null;
-  /** One call at a time, but for `wasmBytes`; the caller sees to it. */
+  /** One call at a time, except `wasmBytes`; the caller ensures it. */
   call<N extends CallName>(name: N, argument: Calls[N]["argument"], control: Control): Promise<Calls[N]["result"]>;
   /** Frees everything. `idle` settles when no call is under way. */
   close(idle: Promise<void>): Promise<void>;
@@ -100,7 +58,7 @@ export type ToWorker = CallMessage | { abort: number } | { close: true };
 export interface ErrorMessage {
   code: ErrorCode;
   message: string;
-  /** The engine is of no use any more. */
+  /** The engine cannot be used any more. */
   dead: boolean;
 }
 export type FromWorker =

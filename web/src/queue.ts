@@ -1,8 +1,8 @@
-/** One thing at a time, in the order in which it was asked for. */
+/** Runs tasks one at a time, in the order in which they were added. */
 export class Queue {
   #last: Promise<void> = Promise.resolve();
 
-  /** Runs a task when its turn comes. Aborted before that, it rejects at once and never runs; after that the task has to see to it. */
+  /** Runs a task when its turn comes. Aborted before that, it rejects at once and never runs; after that the task itself must react. */
   run<T>(task: () => Promise<T>, signal: AbortSignal): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const drop = (): void => reject(signal.reason);
@@ -20,13 +20,13 @@ export class Queue {
     });
   }
 
-  /** When all that has been asked for is done. */
+  /** Resolves when all tasks so far are done. */
   idle(): Promise<void> {
     return this.#last;
   }
 }
 
-/** What a promise gives, or a signal's reason as soon as that is aborted. */
+/** Settles as a promise does, or rejects with a signal's reason as soon as that is aborted. */
 export function raced<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const stop = (): void => reject(signal.reason);

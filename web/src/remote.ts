@@ -3,7 +3,7 @@
 import { EsoLMError, messageOf } from "./errors.js";
 import type { CallMessage, CallName, Calls, Control, Engine, FromWorker, ToWorker } from "./protocol.js";
 
-/** Milliseconds that a worker has to give its memory back before it is ended. */
+/** Milliseconds that a worker has to give its memory back before it is terminated. */
 const PATIENCE = 1000;
 
 interface Waiting {
@@ -26,10 +26,10 @@ export class Remote implements Engine {
       event.preventDefault();
       this.#fail(new EsoLMError("worker", `The worker ended (${event.message || "no reason given"}); load the model again.`));
     };
-    worker.onmessageerror = () => this.#fail(new EsoLMError("worker", "The worker sent what this page cannot read; load the model again."));
+    worker.onmessageerror = () => this.#fail(new EsoLMError("worker", "The worker sent a message that this page cannot read; load the model again."));
   }
 
-  /** Starts a worker, and says so where the page may not. */
+  /** Starts a worker, or fails where the page may not. */
   static async start(signal: AbortSignal): Promise<Remote> {
     signal.throwIfAborted();
     let worker: Worker;
@@ -89,7 +89,7 @@ export class Remote implements Engine {
           this.#send({ close: true });
         }),
     );
-    // A worker in the midst of a long step cannot hear; ending it frees all the same.
+    // A worker in the middle of a long step does not hear messages; terminating it frees its memory all the same.
     await Promise.race([closed, late]);
     clearTimeout(timer);
     this.#fail(new EsoLMError("disposed", "The model was disposed of; load it again."));

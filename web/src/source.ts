@@ -11,7 +11,7 @@ export type Piece = { url: string } | { blob: Blob } | { text: string };
 export interface Pieces {
   config: Piece | null;
   tokenizer: Piece | null;
-  /** The tokenizer is only looked for, since nobody said that there is one. */
+  /** The tokenizer is only looked for: the source does not name it. */
   tokenizerOptional: boolean;
   weights: { url: string } | { blob: Blob };
   /** What the weights are called. */
@@ -27,7 +27,7 @@ export interface WasmSource {
   weights: { size: number; read(start: number, end: number): Promise<Uint8Array> };
 }
 
-/** Sorts out what a caller gave; fetches nothing. */
+/** Tells which files a source consists of; fetches nothing. */
 export function piecesOf(source: Source, base: string): Pieces {
   if (typeof source === "string" || source instanceof URL) return piecesOfAddress(absolute(source, base));
   if (isFileList(source)) return piecesOfFiles(Array.from(source));
@@ -91,7 +91,7 @@ export async function open(
         try {
           bytes = await weights.slice(start, end).arrayBuffer();
         } catch (error) {
-          const remedy = "it was changed, moved or thrown away meanwhile, so choose or load it again";
+          const remedy = "it was changed, moved or deleted meanwhile, so choose or load it again";
           throw new EsoLMError("storage", `${pieces.file} can no longer be read (${messageOf(error)}); ${remedy}.`, { cause: error });
         }
         signal.throwIfAborted();
@@ -168,7 +168,7 @@ export function absolute(address: string | URL, base: string): URL {
   try {
     return new URL(address, base);
   } catch (error) {
-    throw new EsoLMError("option", `${JSON.stringify(String(address))} is no address; give a URL, absolute or relative to the page.`, { cause: error });
+    throw new EsoLMError("option", `${JSON.stringify(String(address))} is not an address; give a URL, absolute or relative to the page.`, { cause: error });
   }
 }
 

@@ -9,7 +9,7 @@ export interface Version {
   size: number | null;
 }
 
-/** Whether both are surely the same bytes. What cannot be told counts as different. */
+/** Whether both certainly have the same bytes. In doubt they count as different. */
 export function sameVersion(a: Version, b: Version): boolean {
   if (a.size !== null && b.size !== null && a.size !== b.size) return false;
   if (a.etag !== null && b.etag !== null) return a.etag.replace(/^W\//, "") === b.etag.replace(/^W\//, "");
@@ -23,14 +23,14 @@ export interface Store {
   readonly version: Version | null;
   /** Bytes held. */
   readonly length: number;
-  /** Hash of the whole file, once somebody asked for it. */
+  /** Hash of the whole file, once it was computed. */
   readonly sha256: string | null;
   readonly complete: boolean;
-  /** Forgets all parts and starts over. */
+  /** Drops all parts and starts over. */
   begin(version: Version): Promise<void>;
   add(part: Uint8Array<ArrayBuffer>): Promise<void>;
   finish(sha256: string | null): Promise<void>;
-  /** What is held, without reading it; `null` where the browser has thrown a part away. */
+  /** What is held, without reading it; `null` where the browser has evicted a part. */
   blob(): Promise<Blob | null>;
   clear(): Promise<void>;
 }
@@ -135,7 +135,7 @@ export class CacheStore implements Store {
   async add(part: Uint8Array<ArrayBuffer>): Promise<void> {
     const manifest = this.#begun();
     await this.#cache.put(`${this.#base}${manifest.parts.length}`, new Response(part));
-    // Written after the part: what the manifest names is there.
+    // Written after the part, so that what the manifest names is there.
     await this.#write({ ...manifest, parts: [...manifest.parts, part.length] });
   }
 
@@ -172,13 +172,13 @@ export class CacheStore implements Store {
   }
 }
 
-/** Throws away everything that `CacheStore` keeps. */
+/** Deletes everything that `CacheStore` keeps. */
 export async function clearCache(): Promise<void> {
   if ("caches" in globalThis) await caches.delete(CACHE);
 }
 
-/** Whether the browser would give a file of this size room. */
-export async function hasRoom(bytes: number): Promise<boolean> {
+/** Whether a file of this size fits the browser's quota. */
+export async function fitsQuota(bytes: number): Promise<boolean> {
   try {
     const { quota, usage } = await navigator.storage.estimate();
     return quota === undefined || quota - (usage ?? 0) > bytes * 1.05;

@@ -35,9 +35,9 @@ export interface DeviceInfo {
   text: string;
 }
 
-/** What this browser offers. */
+/** What this browser has to compute with. */
 export interface DeviceFacts {
-  /** Whether the browser knows WebGPU. */
+  /** Whether the browser has WebGPU. */
   webgpu: boolean;
   /** `null` without one; `reason` says why. */
   adapter: Adapter | null;
@@ -59,7 +59,7 @@ export interface ModelInfo {
   /** Number of tokens, the mask token included. */
   vocab_size: number;
   mask_index: number;
-  /** The share of tokens that diffusion writes by default; `null` for what is no Eso-LM. */
+  /** The share of tokens that diffusion writes by default; `null` unless it is an Eso-LM. */
   alpha_0: number | null;
   /** Number of parameters. */
   parameters: number;
@@ -97,17 +97,18 @@ export interface Plan {
   sequences: PlanSequence[];
 }
 
-/** What a run is, before its first step. */
-export interface TraceHeader {
+/** What decides what is written. A further one comes where texts are drawn again. */
+export interface Header {
   esolm_trace: 1;
   /** Version of the engine. */
   esolm: string;
   /** Name of the model: the option `name` of `load`, or else what its address says. */
   model: string;
+  /** The family that the text is written as. */
   family: Family;
   /** Tokens of a text. */
   length: number;
-  alpha_0: number | null;
+  alpha_0: number;
   /** The steps T that were asked for, before those that draw nothing were dropped. */
   steps: number;
   schedule: Schedule;
@@ -123,9 +124,12 @@ export interface TraceHeader {
   mask_index: number;
   /** Passes through the network, so steps that follow. */
   nfe: number;
+  /** From 0. An infill in which the model ran on at a given word is drawn again, up to 32 times. */
+  attempt: number;
+  /** The texts that this attempt writes, as indices within the batch; the others stay as they are. */
+  texts: number[];
   /** The given tokens of every text, as `[position, token]`. */
   known: [number, number][][];
-  plan?: Plan;
 }
 
 /** A token that a step drew. */
@@ -134,12 +138,13 @@ export interface Revealed {
   sequence: number;
   position: number;
   token: number;
+  /** Empty without a tokenizer. */
   text: string;
 }
 
 /** What one step did. */
 export interface Step {
-  /** From 0. */
+  /** From 0 in each attempt. */
   step: number;
   /** The header's `nfe`. */
   steps: number;
@@ -151,25 +156,28 @@ export interface Step {
   cache_length: number;
   /** Since the run began. */
   seconds: number;
-  /** From 0. An infill whose last token went on with a given word is drawn again, up to 32 times; `Generation.headers[attempt]` is its header. */
+  /** The attempt that it belongs to; `Generation.headers[attempt]` is its header. */
   attempt: number;
 }
 
 /** What a run came to. */
-export interface TraceFooter {
+export interface Footer {
   /** Every text in natural order; what is not known yet is the mask token. */
   tokens: number[][];
   text: string[];
   /** Whether it was stopped before its last step. */
   interrupted: boolean;
   seconds: number;
-  /** The text of every token that occurs, by its number. */
+  /** The text of every token that occurs, by its number; empty without a tokenizer. */
   pieces: { [token: string]: string };
+  /** Passes through the network, over all attempts. */
   nfe: number;
-  /** Rows that went through the network. */
+  /** Rows that went through the network, over all attempts. */
   rows: number;
-  /** Whether an infill went on with a given word, even after 32 attempts. */
-  redraw: boolean;
+  /** Texts in which the model ran on at a given word even in the last attempt, as indices within the batch. */
+  run_on: number[];
+  /** What it cost the GPU; zeros on the CPU. */
+  counters: { dispatches: number; submits: number; bytes_read: number; peak_bytes: number };
 }
 
 /** How likely a text is. */
@@ -236,7 +244,7 @@ export interface EngineOptions {
 
 /** How to load a model. */
 export interface LoadOptions extends EngineOptions {
-  /** `"auto"` (the default) takes a GPU or else the CPU; the others insist. */
+  /** `"auto"` (the default) takes a GPU if there is one, else the CPU. */
   device?: "auto" | "gpu" | "cpu";
   /** How weights are stored on the device, default f32. */
   weights?: "f32" | "f16";
@@ -251,8 +259,8 @@ export interface LoadOptions extends EngineOptions {
   /** `"sha256-"` and 64 hexadecimal digits: what the weights file must be. */
   hash?: string;
   /**
-   * Keep downloaded files in the browser's Cache API (the default), so that the next visit needs no network and a broken download goes on
-   * where it stopped. Where there is no such cache (an insecure address, some private windows) files are held as Blobs while they are needed.
+   * Keep downloaded files in the browser's Cache API (the default), so that the next visit needs no network and an interrupted download
+   * resumes where it stopped. Where there is no such cache (an insecure address, some private windows) files are held as Blobs while they are needed.
    */
   cache?: boolean;
   onProgress?: (progress: Progress) => void;
@@ -316,5 +324,12 @@ export interface ForwardOptions {
   ztSorted: number[][];
   /** The clean tokens of every slot, where the mode reads both. */
   x0Sorted?: number[][];
+  signal?: AbortSignal;
+}
+
+/** How to carry out a plan. */
+export interface ReplayOptions {
+  /** As in `GenerateOptions`. */
+  topP?: number;
   signal?: AbortSignal;
 }

@@ -12,7 +12,7 @@ let starting: { done: Promise<void>; abort: AbortController; waiting: number } |
 let crash: EsoLMError | null = null;
 const underWay = new Set<(error: EsoLMError) => void>();
 
-/** Why the module can do nothing any more. */
+/** Why the module cannot be used any more, if so. */
 export function crashed(): EsoLMError | null {
   return crash;
 }
@@ -22,7 +22,7 @@ export function memoryBytes(): number {
   return memory?.buffer.byteLength ?? 0;
 }
 
-/** Sees to it that the module runs. Whoever comes while it is being fetched waits for the same one. */
+/** Starts the module, once: calls made while it is being fetched wait for the same one. */
 export async function initialise(address: string | null, signal: AbortSignal, onProgress: (progress: Progress) => void): Promise<void> {
   signal.throwIfAborted();
   if (crash !== null) throw crash;
@@ -85,13 +85,13 @@ async function start(address: string | null, signal: AbortSignal, onProgress: (p
   } catch (error) {
     signal.throwIfAborted();
     if (isTrap(error)) throw record(error);
-    const cause = "the browser must know WebAssembly with SIMD, and a Content-Security-Policy must allow 'wasm-unsafe-eval'";
+    const cause = "the browser must support WebAssembly with SIMD, and a Content-Security-Policy must allow 'wasm-unsafe-eval'";
     throw new EsoLMError("wasm", `The engine could not be started (${messageOf(error)}); ${cause}.`, { cause: error });
   }
   onProgress({ phase: "wasm", file: FILE, loaded, total: loaded, fromCache: false });
 }
 
-/** Does something in the module, and turns what it throws into an `EsoLMError`. */
+/** Calls into the module, and turns what it throws into an `EsoLMError`. */
 export async function guard<T>(work: () => T | Promise<T>): Promise<T> {
   if (crash !== null) throw crash;
   watch();
@@ -123,7 +123,7 @@ function watch(): void {
   const seen = (event: Event, thrown: unknown): void => {
     if (underWay.size === 0 || !isTrap(thrown)) return;
     record(thrown);
-    // Whoever waits is told; a worker would end with an error of its own besides.
+    // The calls that wait are told; a worker would end with an error of its own besides.
     event.preventDefault();
   };
   globalThis.addEventListener("error", (event) => seen(event, event.error));

@@ -1,10 +1,10 @@
-/** The module worker: a `Host` that is talked to by messages. */
+/** The module worker: a `Host` behind messages. */
 
 import { EsoLMError, messageOf } from "./errors.js";
 import { Host } from "./host.js";
 import type { CallMessage, CallName, Calls, FromWorker, ToWorker } from "./protocol.js";
 
-/** What is used of a dedicated worker's scope; the types of pages and of workers exclude each other. */
+/** What is used of a dedicated worker's scope; TypeScript's types of pages and of workers exclude each other. */
 interface Scope {
   postMessage(message: FromWorker, transfer: Transferable[]): void;
   addEventListener(type: "message", listener: (event: MessageEvent<ToWorker>) => void): void;
@@ -46,7 +46,7 @@ async function serve({ id, name, argument }: CallMessage): Promise<void> {
   }
 }
 
-/** What need not be copied: the engine gave us these buffers alone. */
+/** Buffers that need not be copied: nobody else has them. */
 function buffers(result: Calls[CallName]["result"]): Transferable[] {
   if (typeof result !== "object") return [];
   if (result instanceof Float32Array || result instanceof Uint32Array) return [result.buffer];

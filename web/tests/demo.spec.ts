@@ -197,6 +197,38 @@ test("of several texts one is chosen", async ({ page }) => {
   await expect(page.locator("#uncached")).toHaveText((2 * 9 * story.header.length).toLocaleString("en"));
 });
 
+test("of several texts only those are shown anew that are drawn again", async ({ page }) => {
+  const both = story.steps.map((step) => ({ ...step, rows: step.rows * 2, revealed: [...step.revealed, ...step.revealed.map((item) => ({ ...item, sequence: 1 }))] }));
+  const again = story.steps.map((step) => ({ ...step, attempt: 1, revealed: step.revealed.map((item) => ({ ...item, sequence: 1 })) }));
+  const header = { ...story.header, batch: 2, known: [story.header.known[0], story.header.known[0]] };
+  const text = written({
+    header: { ...header, attempt: 0, texts: [0, 1] },
+    steps: [...both, { ...header, attempt: 1, texts: [1] }, ...again],
+    footer: { ...story.footer, text: [story.footer.text[0], story.footer.text[0]] },
+  });
+  await openTrace(page, text);
+  const steps = story.steps.length;
+  const given = expected(story, 0).known;
+  const all = expected(story, steps).known;
+  for (const [label, shown, known] of [
+    ["1 of 2", 9, expected(story, 9).known], ["1 of 2", steps, all], ["1 of 2", 2 * steps, all],
+    ["2 of 2", 9, given], ["2 of 2", steps, given], ["2 of 2", steps + 9, expected(story, 9).known], ["2 of 2", 2 * steps, all],
+  ] as const) {
+    await page.getByLabel("Text", { exact: true }).selectOption({ label });
+    await scrub(page, shown);
+    expect((await positions(page, ".known")).sort(byNumber), `${label} after ${shown}`).toEqual(known);
+  }
+  await expect(page.locator("#timeline")).toHaveAttribute("max", String(2 * steps));
+  // What the first attempt computed of the second text is counted, though it is not shown.
+  const rows = story.steps.reduce((sum, step) => sum + step.rows, 0);
+  await expect(page.locator("#computed")).toHaveText((3 * rows).toLocaleString("en"));
+
+  await choose(page, "jump.jsonl", text.replace('"attempt":1,"texts"', '"attempt":2,"texts"'));
+  await expect(page.getByRole("alert")).toContainText(`line ${steps + 2} begins another run`);
+  await choose(page, "beyond.jsonl", text.replace('"texts":[1]', '"texts":[2]'));
+  await expect(page.getByRole("alert")).toContainText(`line ${steps + 2} names a text (texts) that is not there`);
+});
+
 test("the picture of the whole run goes to a step", async ({ page }) => {
   await openTrace(page, story.text);
   const map = page.locator("#map");

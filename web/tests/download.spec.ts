@@ -244,7 +244,7 @@ test("a missing file, a web page in its place and a refusal are told apart", asy
   expect(missing.error?.code).toBe("network");
   expect(missing.error?.message).toMatch(/^nothing\.bin is not there \(the server answered 404\); check the address http.*\.$/);
   server.text("/page.bin", "text/html", "<!doctype html>");
-  expect((await get(page, { path: "/page.bin" })).error?.message).toContain("sent a web page in its place");
+  expect((await get(page, { path: "/page.bin" })).error?.message).toContain("sent a web page instead");
   server.on("/secret", (_, response) => void response.writeHead(403).end());
   expect((await get(page, { path: "/secret" })).error?.message).toContain("answered 403");
 });

@@ -19,6 +19,8 @@ test("a lost device is told, and the next model gets another one", async ({ engi
     const model = await lab.load(source, { device: "gpu" });
     const before = await lab.run(model, small);
     const run = model.start('{"seed":4,"steps":16}');
+    // The header and a step.
+    await run.next();
     await run.next();
     devices[0]!.destroy();
     const failed = [
@@ -29,7 +31,7 @@ test("a lost device is told, and the next model gets another one", async ({ engi
       await lab.failure(() => model.forward(JSON.stringify({ mode: "causal", sort_idx: [[0, 1]], zt_sorted: [[3, 5]] }))),
     ];
     run.free();
-    model.free();
+    await model.close();
     const again = await lab.load(source, { device: "gpu" });
     const after = await lab.run(again, small);
     return { failed, before, after, devices: devices.length };
@@ -122,7 +124,7 @@ async function without(page: import("@playwright/test").Page): Promise<void> {
     const asked = await lab.load(source, { device: "cpu" });
     const chosen = JSON.parse(asked.info()) as { device: { is_fallback: boolean } };
     const facts = JSON.parse(await lab.module.device_facts()) as { adapter: unknown; reason: string | null };
-    return { failed, device, chosen: chosen.device.is_fallback, facts, tokens: (await lab.run(model, small)).tokens, want: (await lab.run(asked, small)).tokens, bytes: model.device_bytes() };
+    return { failed, device, chosen: chosen.device.is_fallback, facts, tokens: (await lab.run(model, small)).tokens, want: (await lab.run(asked, small)).tokens, bytes: await model.device_bytes() };
   }, small);
   expect(said.failed).toMatchObject({ kind: "Error", code: "no_adapter" });
   expect(said.failed!.message).toMatch(/^no GPU adapter was found \(.+\); .+, or use the CPU \(device: "cpu"\)$/);

@@ -21,7 +21,11 @@ async function refused(page: Page, action: string): Promise<Failed | null> {
 const load = (changes: string, of = "stories"): string => `lab.load({ ...sources.${of}, ${changes} }, cpu)`;
 const read = "sources.stories.weights.read";
 const size = "sources.stories.weights.size";
-const start = (request: string, model = "stories"): string => `${model}.start(${JSON.stringify(request)}).free()`;
+/** What a run says first. */
+const start = (request: string, model = "stories"): string => `(async () => {
+  const run = ${model}.start(${JSON.stringify(request)});
+  await run.next().finally(() => run.free());
+})()`;
 const replay = (uniforms: string, topP = "undefined"): string =>
   `small.replay(JSON.stringify(JSON.parse(small.plan('{"length":4,"seed":1}')).plan), new Float64Array(4 * 97).fill(0.5)${uniforms}, ${topP})`;
 
@@ -46,48 +50,58 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["the tokenizer of another model", load("tokenizer: sources.stories.tokenizer", "small"), "tokenizer", /has 2048 tokens, but the model's vocabulary of 97 .*; give the tokenizer\.json that the model was trained with$/],
   ],
   "options of loading": [
-    ["an unknown device", `lab.load(sources.small, { device: "tpu" })`, "option", /`tpu` is no device; use auto, cpu, gpu/],
-    ["an unknown precision", `lab.load(sources.small, { weights: "f8" })`, "option", /`f8` is no precision; use f32 or f16$/],
-    ["an unknown kernel", `lab.load(sources.small, { variants: "few=tile" })`, "option", /`few=tile` is no kernel variant; use few=rows\|split/],
-    ["an unknown field", `lab.load(sources.small, { colour: 1 })`, "option", /unknown field `colour`, expected one of `device`/],
-    ["no JSON", `lab.module.WasmModel.load(sources.small, "{")`, "option", /not understood: .*; check its fields$/],
+    ["an unknown device", `lab.load(sources.small, { device: "tpu" })`, "option", /`tpu` is not a device; use auto, cpu, gpu/],
+    ["an unknown precision", `lab.load(sources.small, { weights: "f8" })`, "option", /^weights: unknown variant `f8`, expected `f32` or `f16`$/],
+    ["an unknown precision of the cache", `lab.load(sources.small, { kv_cache: 16 })`, "option", /^kvCache: .*16/],
+    ["an unknown kernel", `lab.load(sources.small, { variants: "few=tile" })`, "option", /`few=tile` is not a kernel variant; use few=rows\|split/],
+    ["an unknown field", `lab.load(sources.small, { colour: 1 })`, "option", /^unknown field `colour`, expected one of `device`/],
+    ["no JSON", `lab.module.WasmModel.load(sources.small, "{")`, "option", /^the options are not valid JSON: .*; check their values$/],
   ],
   "requests that do not fit": [
     ["a prompt beyond the context", start(`{"prompt":"${"One day ".repeat(300)}"}`), "option", /the prompt has 602 tokens .*; shorten it, or raise the length up to the model's context$/],
     ["a prompt that fills the text", start('{"prompt":"One day, Lily found a","length":5}'), "option", /nothing to write in a length of 5; shorten it/],
     ["a length beyond the context", start('{"length":257}'), "option", /length 257 is more than the model's context of 256 tokens; give at most that$/],
-    ["no length", start('{"length":0}'), "plan", /length is 0; it must be from 1/],
-    ["no steps", start('{"steps":0}'), "plan", /steps is 0; it must be from 1/],
+    ["no length", start('{"length":0}'), "plan", /^length is 0; it must be from 1/],
+    ["no steps", start('{"steps":0}'), "plan", /^steps is 0; it must be from 1/],
     ["no text", start('{"batch":0}'), "plan", /batch is 0; it must be from 1/],
     ["too many texts", start('{"batch":100000}'), "option", /batch of 100000 is too many texts; give at most 65536/],
     ["prompts that do not divide the batch", start('{"prompt":["a","b"],"batch":3}'), "option", /2 prompts do not divide a batch of 3; give a batch that is a multiple/],
     ["a prompt and a template", start('{"prompt":"a","infill":"b ____"}'), "option", /exclude each other; give one of them$/],
     ["a template without a gap", start('{"infill":"a"}'), "text", /has no gap; mark one with underscores/],
     ["an unknown field", start('{"topP":0.8}'), "option", /unknown field `topP`, expected one of .*`top_p`/],
-    ["an unknown schedule", start('{"schedule":"other"}'), "option", /unknown variant `other`, expected one of `binomial`/],
-    ["no JSON", start(""), "option", /not understood: .*; check its fields$/],
+    ["an unknown schedule", start('{"schedule":"other"}'), "option", /^schedule: unknown variant `other`, expected one of `binomial`/],
+    ["half a token", start('{"length":1.5}'), "option", /^length: invalid type: floating point `1\.5`/],
+    ["no JSON", start(""), "option", /^the options are not valid JSON: .*; check their values$/],
     ["a prompt without a tokenizer", start('{"prompt":"a"}', "small"), "tokenizer", /a prompt needs a tokenizer; give the tokenizer\.json of the model$/],
     ["text without a tokenizer", 'small.encode("a")', "tokenizer", /without a tokenizer; load it with its tokenizer\.json$/],
-    ["alpha_0 of an AR model", start('{"alpha_0":1}', "ar"), "option", /alpha_0 has no meaning for an AR model, .*; leave it out$/],
-    ["an AR model as an MDLM", start('{"decode_as":"mdlm"}', "ar"), "option", /cannot be run as an MDLM; leave decode_as out$/],
-    ["nothing to score", 'stories.score("{}")', "option", /a score needs either a text, or .*; give one of them$/],
+    ["alpha_0 of an AR model", start('{"alpha_0":1}', "ar"), "option", /^alpha0 does not apply to an AR model, .*; leave it out$/],
+    ["an AR model as an MDLM", start('{"decode_as":"mdlm"}', "ar"), "option", /^decodeAs does not apply to an AR model, .*; leave it out$/],
+    ["nothing to score", 'stories.score("{}", "{}")', "option", /^a score needs a text, .* or a prefix, a middle and a suffix; give one of them$/],
+    ["a score without a tokenizer", `ar.score('{"prefix":"a","middle":"b","suffix":"c"}', "{}")`, "tokenizer", /without a tokenizer/],
+    ["orders of an AR model", `ar.score('"a"', '{"orders":2}')`, "option", /^orders does not apply to an AR model, .*; leave it out$/],
+    ["alpha_0 of a score", `ar.score('"a"', '{"alpha_0":0.5}')`, "option", /^alpha0 does not apply to an AR model, .*; leave it out$/],
+    ["draws of a model with an exact likelihood", `stories.score('"a"', '{"draws":2}')`, "option", /^draws does not apply to a model with an exact likelihood; leave it out$/],
+    ["an empty middle", `stories.score('{"prefix":"a","middle":"","suffix":"c"}', "{}")`, "text", /^the text has an empty text to score; give it at least one character$/],
   ],
   "numbers that are none, or out of range": [
     ["infinite temperature", start('{"temperature":1e39}'), "option", /temperature is inf; give 0 .* or any number from 1e-6$/],
-    ["a number beyond all", start('{"temperature":1e999}'), "option", /number out of range .*; check its fields$/],
-    ["NaN, which is no JSON", start('{"top_p":NaN}'), "option", /not understood: .*; check its fields$/],
+    ["a number beyond all", start('{"temperature":1e999}'), "option", /number out of range .*; check their values$/],
+    ["NaN, which is no JSON", start('{"top_p":NaN}'), "option", /^the options are not valid JSON: .*; check their values$/],
     ["negative temperature", start('{"temperature":-1}'), "option", /temperature is -1; give/],
-    ["infinite top_p", start('{"top_p":1e39}'), "option", /top-p is inf; give a number above 0 and at most 1/],
-    ["no top_p", start('{"top_p":0}'), "option", /top-p is 0; give a number above 0 and at most 1/],
-    ["alpha_0 beyond 1", start('{"alpha_0":1.5}'), "plan", /alpha_0 is 1\.5; it must be from 0 .* to 1/],
-    ["a word as seed", start('{"seed":"x"}'), "option", /the seed is "x"; give a whole number from 0 to 2\^64 - 1$/],
+    ["infinite top_p", start('{"top_p":1e39}'), "option", /^topP is inf; give a number above 0 and at most 1/],
+    ["no top_p", start('{"top_p":0}'), "option", /^topP is 0; give a number above 0 and at most 1/],
+    ["alpha_0 beyond 1", start('{"alpha_0":1.5}'), "plan", /^alpha0 is 1\.5; it must be from 0 .* to 1/],
+    ["a word as seed", start('{"seed":"x"}'), "option", /^seed is "x"; it must be a whole number from 0 to 2\^64 - 1$/],
+    ["half a seed", start('{"seed":1.5}'), "option", /^seed is 1\.5; it must be a whole number from 0 to 2\^64 - 1$/],
+    ["a negative seed", `stories.score('"a"', '{"seed":-1}')`, "option", /^seed is -1; it must be a whole number from 0 to 2\^64 - 1$/],
+    ["a seed beyond 64 bits", start('{"seed":"18446744073709551616"}'), "option", /^seed is "18446744073709551616"; it must be/],
   ],
   "passes and plans that do not fit": [
     ["a foreign token", `small.forward('{"mode":"causal","sort_idx":[[0,1]],"zt_sorted":[[3,500]]}')`, "plan", /token 500 in row 0, beyond the vocabulary of 97; use data made for this model$/],
     ["an unknown mode", `small.forward('{"mode":"other","sort_idx":[[0,1]],"zt_sorted":[[3,5]]}')`, "option", /unknown variant `other`, expected one of `causal`/],
-    ["no permutation", `small.forward('{"mode":"causal","sort_idx":[[0,0]],"zt_sorted":[[3,5]]}')`, "plan", /no permutation of 0\.\.2; each natural position must stand in it once$/],
+    ["no permutation", `small.forward('{"mode":"causal","sort_idx":[[0,0]],"zt_sorted":[[3,5]]}')`, "plan", /permutation of 0\.\.2; each natural position must stand in it once$/],
     ["no plan", 'small.replay("{}", new Float64Array(97).fill(0.5))', "plan", /missing field `esolm_plan` .*; write it again, in the form of docs\/plan-format\.md$/],
-    ["the plan of another model", `stories.replay(JSON.stringify(JSON.parse(small.plan("{}")).plan), new Float64Array(97).fill(0.5))`, "plan", /for a vocabulary of 97, but the model's is 2049; give a plan made for this model$/],
+    ["the plan of another model", `stories.replay(JSON.stringify(JSON.parse(small.plan("{}")).plan), new Float64Array(97).fill(0.5))`, "plan", /for a vocabulary of 97 .*; give a plan made for this model$/],
     ["too few uniforms", replay(".subarray(4)"), "plan", /384 uniforms for 1 sequences and a vocabulary of 97/],
   ],
 };
@@ -105,34 +119,73 @@ for (const [group, tried] of Object.entries(cases)) {
 }
 
 for (const device of ["gpu", "cpu"]) {
-  test(`one call at a time, on the ${device}`, async ({ engine }) => {
+  test(`calls wait for each other, on the ${device}`, async ({ engine }) => {
     const said = await engine.evaluate(async (device) => {
       const model = await lab.load(await lab.golden("model_a"), { device });
       const pass = JSON.stringify({ mode: "causal", sort_idx: [[0, 1]], zt_sorted: [[3, 5]] });
-      const want = (await lab.run(model, { seed: 1 })).tokens;
+      const plan = JSON.stringify((JSON.parse(model.plan("{}")) as { plan: object }).plan);
+      const uniforms = new Float64Array(32 * 97).fill(0.5);
+      const replayed = async (): Promise<string> => {
+        const replay = await model.replay(plan, uniforms);
+        const sample = replay.sample();
+        replay.free();
+        return sample;
+      };
+      const want = { one: (await lab.run(model, { seed: 1 })).tokens, two: (await lab.run(model, { seed: 2 })).tokens, logits: [...(await model.forward(pass))], sample: await replayed() };
+      const [one, two, logits, sample] = await Promise.all([lab.run(model, { seed: 1 }), lab.run(model, { seed: 2 }), model.forward(pass), replayed()]);
+      const got = { one: one.tokens, two: two.tokens, logits: [...logits], sample };
+      // A run tells one event at a time, and nothing after its last one.
       const run = model.start('{"seed":1}');
-      const busy = [
-        await lab.failure(() => model.start('{"seed":2}')),
-        await lab.failure(() => model.forward(pass)),
-        await lab.failure(() => model.replay(JSON.stringify((JSON.parse(model.plan("{}")) as { plan: object }).plan), new Float64Array(32 * 97).fill(0.5))),
-      ];
-      // On the GPU a step waits for the device, and meanwhile nothing else may begin.
-      const step = run.next();
-      if (device === "gpu") busy.push(await lab.failure(() => run.next()), await lab.failure(() => run.stop()));
-      await step;
-      while ((await run.next()) !== undefined);
-      const got = (JSON.parse(await run.stop()) as { tokens: number[][] }).tokens;
-      busy.push(await lab.failure(() => run.stop()));
-      // A run that is given up leaves the model free.
+      const first = run.next();
+      const busy = await lab.failure(() => run.next());
+      await first;
+      for await (const _ of lab.events(run));
+      const after = await run.next();
+      run.free();
+      // One that is given up, begun or not, leaves the model free.
       model.start('{"seed":1}').free();
-      const after = await lab.failure(() => lab.run(model, { seed: 1 }));
-      return { busy, got, want, after };
+      const begun = model.start('{"seed":1}');
+      await begun.next();
+      begun.free();
+      const again = (await lab.run(model, { seed: 1 })).tokens;
+      await model.close();
+      return { want, got, busy, after: after ?? null, again };
     }, device);
-    for (const failed of said.busy) {
-      expect(failed).toMatchObject({ kind: "Error", code: "busy" });
-      expect(failed!.message).toMatch(/^the model is at work; wait for the call under way, or stop it$|^the run has ended; start another one$/);
-    }
     expect(said.got).toEqual(said.want);
+    expect(said.busy).toMatchObject({ kind: "Error", code: "busy", message: expect.stringMatching(/wait for it first$/) });
     expect(said.after).toBeNull();
+    expect(said.again).toEqual(said.want.one);
+  });
+
+  test(`a call that is aborted ends with the pass under way, on the ${device}`, async ({ engine }) => {
+    const said = await engine.evaluate(async (device) => {
+      const model = await lab.load(await lab.stories(), { device });
+      const text = JSON.stringify("Once upon a time, there was a little dog named Max. ".repeat(40));
+      // Some hundred passes, of which one is measured.
+      const long = JSON.stringify({ orders: 400 });
+      const began = performance.now();
+      await model.score(text, JSON.stringify({ orders: 4 }));
+      const pass = performance.now() - began;
+      const want = await model.score(JSON.stringify("A cat."), "{}");
+      const abort = new AbortController();
+      const failed = lab.failure(() => model.score(text, long, abort.signal));
+      await new Promise((resolve) => setTimeout(resolve, 2 * pass));
+      const at = performance.now();
+      abort.abort();
+      const failure = await failed;
+      const rejected = performance.now() - at;
+      const got = await model.score(JSON.stringify("A cat."), "{}");
+      const answered = performance.now() - at;
+      const early = await lab.failure(() => model.score(text, long, AbortSignal.abort()));
+      await model.close();
+      return { pass, rejected, answered, failure, early, want, got };
+    }, device);
+    console.log(`${device}: four orders take ${said.pass.toFixed(0)} ms; aborted after ${said.rejected.toFixed(1)} ms, the next call answered after ${said.answered.toFixed(0)} ms`);
+    expect(said.failure).toMatchObject({ code: "aborted", message: "stopped before it was done" });
+    expect(said.early).toEqual(said.failure);
+    expect(said.got).toBe(said.want);
+    // The whole call would take a hundred times as long.
+    expect(said.rejected).toBeLessThan(5 * said.pass + 100);
+    expect(said.answered).toBeLessThan(10 * said.pass + 500);
   });
 }

@@ -71,7 +71,7 @@ for (const { what, model, config = {}, native, request } of cases) {
           const model = await lab.load(await (name === "stories" ? lab.stories() : lab.golden(name, config)), { device });
           const { tokens, text, nfe } = await lab.run(model, request);
           const { adapter } = (JSON.parse(model.info()) as { device: { adapter: unknown } }).device;
-          model.free();
+          await model.close();
           return { tokens, text, nfe, onGpu: adapter !== null };
         },
         [model, config, device, request] as const,

@@ -147,6 +147,77 @@ for (const worker of [true, false]) {
   });
 }
 
+for (const worker of [true, false]) {
+  test(`a long score on the CPU is aborted within a few passes, ${worker ? "in a worker" : "in the page"}`, async ({ page }) => {
+    const outcome = await inPage(page, worker, async ({ EsoLM }, worker) => {
+      const model = await EsoLM.load("/models/stories", { worker, device: "cpu" });
+      const text = "Once upon a time, there was a little dog named Max. ".repeat(40);
+      const began = performance.now();
+      await model.score(text, { orders: 2 });
+      const two = performance.now() - began;
+      const want = await model.score("A cat.");
+      const calls = {
+        score: (signal: AbortSignal) => model.score(text, { orders: 400, signal }),
+        replay: async (signal: AbortSignal) => {
+          const { plan } = await model.plan({ steps: 256 });
+          return model.replay(plan, new Float64Array(256 * plan.vocab_size).fill(0.5), { signal });
+        },
+      };
+      const rejected: Record<string, number> = {};
+      const answered: Record<string, number> = {};
+      const reasons = [];
+      for (const [name, call] of Object.entries(calls)) {
+        const abort = new AbortController();
+        const failed = call(abort.signal).then(() => "no failure", String);
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        const at = performance.now();
+        abort.abort(new Error("enough"));
+        reasons.push(await failed);
+        rejected[name] = performance.now() - at;
+        // The next call waits for the pass under way, and for no more of them.
+        reasons.push((await model.score("A cat.")).logp === want.logp);
+        answered[name] = performance.now() - at;
+      }
+      await model.dispose();
+      return { two, rejected, answered, reasons };
+    });
+    console.log(JSON.stringify(outcome));
+    expect(outcome.reasons).toEqual(["Error: enough", true, "Error: enough", true]);
+    for (const name of ["score", "replay"]) {
+      expect(outcome.rejected[name], name).toBeLessThan(200);
+      // To its end the score would take two hundred times as long.
+      expect(outcome.answered[name], name).toBeLessThan(10 * outcome.two + 500);
+    }
+  });
+}
+
+test("texts in which the model ran on at a given word are drawn again, and no others", async ({ page }) => {
+  const outcome = await inPage(page, null, async ({ EsoLM }) => {
+    const model = await EsoLM.load("/models/stories", { device: "cpu" });
+    const generation = model.generate({ infill: "The cat ____{6} with a dog ____{8}.", batch: 24, seed: 11 });
+    const drawn: { attempt: number; sequence: number; position: number; token: number }[] = [];
+    for await (const { attempt, revealed } of generation) for (const item of revealed) drawn.push({ attempt, ...item });
+    const result = await generation.result;
+    await model.dispose();
+    return { headers: generation.headers.map(({ attempt, texts, seed }) => ({ attempt, texts, seed })), drawn, result };
+  });
+  const { headers, drawn, result } = outcome;
+  console.log(JSON.stringify(headers.map(({ texts }) => texts.length)), result.text[0]);
+  expect(headers[0]!.texts).toEqual(Array.from({ length: 24 }, (_, index) => index));
+  expect(headers.length).toBeGreaterThan(1);
+  expect(headers[1]!.texts.length).toBeLessThan(24);
+  expect(result.run_on).toEqual([]);
+  expect(headers.every(({ attempt, seed }, index) => attempt === index && seed === 11)).toBe(true);
+  // Each text is what the last attempt at it drew.
+  for (const { attempt, texts } of headers) {
+    expect([...new Set(drawn.filter((item) => item.attempt === attempt).map((item) => item.sequence))].sort((a, b) => a - b)).toEqual(texts);
+  }
+  for (const [sequence, tokens] of result.tokens.entries()) {
+    const last = headers.filter(({ texts }) => texts.includes(sequence)).at(-1)!.attempt;
+    for (const item of drawn) if (item.sequence === sequence && item.attempt === last) expect(tokens[item.position]).toBe(item.token);
+  }
+});
+
 test("two models at a time, and one more after them, do not disturb each other", async ({ page }) => {
   const texts = await inPage(page, null, async ({ EsoLM }) => {
     const options = { seed: 7, topP: 0.8, length: 32, steps: 8 };
@@ -176,9 +247,10 @@ test("a plan says what a run will do, and an infill keeps what is given", async 
     await model.dispose();
     return { plan, header, text: result.text[0]!, known: header.known[0]!, tokens: result.tokens[0]! };
   });
-  expect(outcome.header).toEqual(outcome.plan);
-  expect(outcome.header.model).toBe("stories");
-  expect(outcome.header.plan?.sequences[0]?.steps.length).toBe(outcome.header.nfe);
+  const { plan, ...header } = outcome.plan;
+  expect(outcome.header).toEqual(header);
+  expect(header).toMatchObject({ model: "stories", attempt: 0, texts: [0], seed: 1 });
+  expect(plan.sequences[0]?.steps.length).toBe(header.nfe);
   expect(outcome.text).toMatch(/^Once upon .* a cat\b.*\.$/s);
   for (const [position, token] of outcome.known) expect(outcome.tokens[position]).toBe(token);
 });

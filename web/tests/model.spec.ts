@@ -84,7 +84,7 @@ for (const worker of [true, false]) {
       });
       expect(outcome.info).toEqual({ family: "esolm", length: 8 });
       expect(outcome.header).toMatchObject({ model: "toy", nfe: 4 });
-      expect((outcome.header as unknown as { asked: unknown }).asked).toEqual({ prompt: "hello", alpha_0: 0.5, top_p: 0.9, decode_as: "mdlm", seed: "18446744073709551615", attempts: [] });
+      expect((outcome.header as unknown as { asked: unknown }).asked).toEqual({ prompt: "hello", alpha_0: 0.5, top_p: 0.9, decode_as: "mdlm", seed: "18446744073709551615" });
       expect(outcome.headers).toBe(1);
       expect(outcome.steps.map((step) => [step.step, step.attempt, step.revealed[0]!.text])).toEqual([0, 1, 2, 3].map((step) => [step, 0, `t${step}`]));
       expect(outcome.again).toEqual([0, 1, 2, 3]);
@@ -92,7 +92,7 @@ for (const worker of [true, false]) {
       expect(outcome.progress[0]).toMatch(/^wasm /);
       expect(outcome.progress).toContain("load 0/250");
       expect(outcome.progress.at(-1)).toBe("load 250/250");
-      expect(outcome.log).toEqual(['load {"kv_cache":"f16","raw_weights":true} {"config":"{}","size":250}', "read 250", "start hello", "stop hello after 4", "free hello"]);
+      expect(outcome.log).toEqual(['load {"name":"toy","kv_cache":"f16","raw_weights":true} {"config":"{}","size":250}', "read 250", "start hello", "end hello after 4", "free hello"]);
     });
 
     test("calls wait for each other", async ({ page }) => {
@@ -107,8 +107,8 @@ for (const worker of [true, false]) {
         return log(model);
       });
       expect(log.slice(2)).toEqual([
-        "start slow", "stop slow after 4", "free slow", "start two", "stop two after 4", "free two",
-        'score {"text":"text","alpha_0":1}', "scored", 'score {"infill":{"prefix":"a","middle":"b","suffix":"c"}}', "scored",
+        "start slow", "end slow after 4", "free slow", "start two", "end two after 4", "free two",
+        'score "text" {"alpha_0":1}', "scored", 'score {"prefix":"a","middle":"b","suffix":"c"} {}', "scored",
       ]);
     });
 
@@ -139,7 +139,7 @@ for (const worker of [true, false]) {
       });
       expect(outcome.interrupted).toBe(true);
       expect(outcome.text).toBe("next!");
-      expect(outcome.log[3]).toMatch(/^stop slow after [23]$/);
+      expect(outcome.log[3]).toMatch(/^end slow after [23]$/);
       expect(outcome.log.slice(4, 6)).toEqual(["free slow", "start next"]);
     });
 
@@ -163,7 +163,7 @@ for (const worker of [true, false]) {
       const aborted = "AbortError: signal is aborted without reason";
       expect(outcome.failures).toEqual([aborted, aborted, aborted, aborted, "Error: changed my mind"]);
       expect(outcome.early).toBe(aborted);
-      expect(outcome.log.slice(2)).toEqual(["start slow", expect.stringMatching(/^stop slow after [23]$/), "free slow"]);
+      expect(outcome.log.slice(2)).toEqual(["start slow", expect.stringMatching(/^end slow after [23]$/), "free slow"]);
     });
 
     test("a generation that is stopped before it begins says so", async ({ page }) => {
@@ -179,26 +179,59 @@ for (const worker of [true, false]) {
       expect(outcome.log).not.toContain("start second");
     });
 
-    test("an infill is drawn again while the engine asks for it", async ({ page }) => {
+    test("texts that are drawn again are told with their attempt", async ({ page }) => {
       const outcome = await inPage(page, worker, async ({ load }) => {
         const model = await load();
         const generation = model.generate({ prompt: "redraw 2" });
         const attempts: number[] = [];
         for await (const step of generation) attempts.push(step.attempt);
-        const forever = model.generate({ prompt: "redraw 99" });
-        const last = await forever.result;
-        return { attempts, seeds: generation.headers.map((header) => header.seed), redraw: (await generation.result).redraw, tries: forever.headers.length, last: last.redraw };
+        return { attempts, headers: generation.headers.map(({ attempt, texts }) => [attempt, texts]), result: await generation.result };
       });
       expect(outcome.attempts).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
-      expect(outcome.seeds).toEqual([0, 1, 2]);
-      expect(outcome.redraw).toBe(false);
-      expect([outcome.tries, outcome.last]).toEqual([33, true]);
+      expect(outcome.headers).toEqual([[0, [0]], [1, [0]], [2, [0]]]);
+      expect(outcome.result).toMatchObject({ run_on: [], interrupted: false });
+    });
+
+    test("options go under the engine's names, and no number is changed on the way", async ({ page }) => {
+      const asked = await inPage(page, worker, async ({ load }) => {
+        const model = await load();
+        const asked = [];
+        for (const seed of [7, 1.5, NaN, 2n ** 64n - 1n, "12"]) asked.push(((await model.plan({ seed, topP: Infinity, alpha0: 0.5 })) as unknown as { asked: object }).asked);
+        return asked;
+      });
+      expect(asked).toEqual([7, 1.5, "NaN", "18446744073709551615", "12"].map((seed) => ({ seed, top_p: "Infinity", alpha_0: 0.5 })));
+    });
+
+    test("an abort reaches a score, a pass and a replay, and the next call works", async ({ page }) => {
+      const outcome = await inPage(page, worker, async ({ load, log, failure, pause }) => {
+        const model = await load();
+        const plan = { esolm_plan: 1, family: "esolm", length: 8, lead: false, mask_index: 1, vocab_size: 2, sequences: [] } as const;
+        const calls = [
+          (signal: AbortSignal) => model.score("forever", { signal }),
+          (signal: AbortSignal) => model.forward({ mode: "mixed2", sortIdx: [[0]], ztSorted: [[1]], x0Sorted: [[1]], signal }),
+          (signal: AbortSignal) => model.replay({ ...plan, sequences: [] }, new Float64Array(0), { signal }),
+        ];
+        const failures = [];
+        for (const call of calls) {
+          const abort = new AbortController();
+          const failed = failure(call(abort.signal));
+          await pause(50);
+          abort.abort(new Error("enough"));
+          failures.push(await failed);
+        }
+        return { failures, after: (await model.score("text")).logp, log: await log(model) };
+      });
+      expect(outcome.failures).toEqual(["Error: enough", "Error: enough", "Error: enough"]);
+      expect(outcome.after).toBe(-1);
+      expect(outcome.log.slice(2)).toEqual([
+        'score "forever" {}', "aborted", 'forward {"mode":"mixed2","sort_idx":[[0]],"zt_sorted":[[1]],"x0_sorted":[[1]]}', "aborted", "replay", "aborted", 'score "text" {}', "scored",
+      ]);
     });
 
     test("a disposed model stops at once and says that it is disposed of", async ({ page }) => {
       const outcome = await inPage(page, worker, async ({ load, failure, esolm }) => {
-        let freed = 0;
-        addEventListener("model freed", () => (freed += 1));
+        let closed = 0;
+        addEventListener("model closed", () => (closed += 1));
         const model = await load();
         const generation = model.generate({ prompt: "slow" });
         const waiting = failure(model.score("x"));
@@ -211,10 +244,10 @@ for (const worker of [true, false]) {
         }
         await model[Symbol.asyncDispose]();
         const other = await load();
-        return { failures: [...new Set(failures)], freed, other: await other.text({ prompt: "again" }), isError: new esolm.EsoLMError("text", "x") instanceof Error };
+        return { failures: [...new Set(failures)], closed, other: await other.text({ prompt: "again" }), isError: new esolm.EsoLMError("text", "x") instanceof Error };
       });
       expect(outcome.failures).toEqual(["disposed: The model was disposed of; load it again."]);
-      if (!worker) expect(outcome.freed).toBe(1);
+      if (!worker) expect(outcome.closed).toBe(1);
       expect(outcome.other).toBe("again!");
     });
 
@@ -289,7 +322,7 @@ for (const worker of [true, false]) {
         const model = await load();
         const uniforms = Float64Array.of(0.25, 0.5);
         const plan = { esolm_plan: 1, family: "esolm", length: 8, lead: false, mask_index: 1, vocab_size: 2, sequences: [] } as const;
-        const replay = await model.replay({ ...plan, sequences: [] }, uniforms, 0.5);
+        const replay = await model.replay({ ...plan, sequences: [] }, uniforms, { topP: 0.5 });
         const tokens = await model.encode("hi");
         return {
           tokens: [...tokens],

@@ -70,7 +70,7 @@ test("addresses of folders and files", async ({ page }) => {
     name: "last",
   });
   expect(await pieces(page, '"https://huggingface.co/owner/some-model/resolve/main/"')).toMatchObject({ name: "some-model" });
-  expect(await pieces(page, '"http://[bad/"')).toMatchObject({ code: "option", message: expect.stringMatching(/is no address; give a URL/) });
+  expect(await pieces(page, '"http://[bad/"')).toMatchObject({ code: "option", message: expect.stringMatching(/is not an address; give a URL/) });
 });
 
 test("dropped files", async ({ page }) => {

@@ -1,14 +1,12 @@
-//! Errors as JavaScript sees them: an `Error` whose `code` a program can tell apart and whose message a person can act upon.
+//! Errors as JavaScript sees them: an `Error` whose `code` a program can tell apart and whose message a person can act upon. Here the
+//! library's sentences get their remedies, and options the names that they have in JavaScript.
 
-use esolm::EngineError;
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
-use esolm::likelihood::LikelihoodError;
 use esolm::plan::PlanError;
-use esolm::request::RequestError;
-use esolm::rows::RowsError;
+use esolm::sampler::SamplerError;
 use esolm::text::TextError;
+use esolm::{EngineError, Error, ItemError, RequestError};
 use js_sys::Reflect;
-use serde::Serialize;
 use wasm_bindgen::JsValue;
 
 /// What went wrong.
@@ -26,33 +24,77 @@ impl Failure {
         }
     }
 
-    fn checkpoint(error: &CheckpointError) -> Self {
-        let message = match checkpoint_remedy(error) {
-            Some(remedy) => format!("{error}; {remedy}"),
-            None => error.to_string(),
-        };
-        Self::new("checkpoint", message)
+    fn with_remedy(code: &'static str, error: &impl ToString, remedy: &str) -> Self {
+        Self::new(code, format!("{}; {remedy}", error.to_string()))
     }
 
-    /// A call while another one is under way.
-    pub fn busy() -> Self {
-        Self::new(
-            "busy",
-            "the model is at work; wait for the call under way, or stop it",
-        )
+    fn not_applicable(option: &str, why: &str) -> Self {
+        let message = format!("{} does not apply to {why}; leave it out", camel(option));
+        Self::new("option", message)
     }
 }
 
 impl From<Failure> for JsValue {
     fn from(failure: Failure) -> Self {
-        // The engine's sentences name the option of the command line.
-        let message = failure
-            .message
-            .replace("--device cpu", "the CPU (device: \"cpu\")");
-        let error = js_sys::Error::new(&message);
+        let error = js_sys::Error::new(&failure.message);
         // An object that was just made takes a field.
         let _ = Reflect::set(&error, &"code".into(), &failure.code.into());
         error.into()
+    }
+}
+
+/// The name of an option in JavaScript: `top_p` is `topP`.
+pub fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_string();
+    words.fold(first, |name, word| {
+        let (initial, rest) = word.split_at(word.len().min(1));
+        name + &initial.to_ascii_uppercase() + rest
+    })
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        match error.into() {
+            Error::Checkpoint(error) | Error::Engine(EngineError::Checkpoint(error)) => {
+                checkpoint(&error)
+            }
+            Error::Text(error)
+            | Error::Item {
+                source: ItemError::Text(error),
+                ..
+            } => text(&error),
+            error @ (Error::NoTokenizer | Error::NeedsTokenizer) => {
+                Self::with_remedy("tokenizer", &error, "load it with its tokenizer.json")
+            }
+            Error::Request(error) => request(error),
+            Error::Plan(error) => plan(&error),
+            Error::Engine(error) => engine(&error),
+            Error::Item {
+                source: ItemError::Between(error),
+                ..
+            } => Self::new("text", format!("the text {error}")),
+            Error::Item { source, .. } => {
+                Self::new("option", format!("the text cannot be scored: {source}"))
+            }
+            Error::NotApplicable { option, why } => Self::not_applicable(option, why),
+            error => {
+                let code = match &error {
+                    Error::Rows(_) => "plan",
+                    Error::Stopped => "aborted",
+                    Error::Crashed => "internal",
+                    _ => "option",
+                };
+                Self::new(code, error.to_string())
+            }
+        }
+    }
+}
+
+fn checkpoint(error: &CheckpointError) -> Failure {
+    match checkpoint_remedy(error) {
+        Some(remedy) => Failure::with_remedy("checkpoint", error, remedy),
+        None => Failure::new("checkpoint", error.to_string()),
     }
 }
 
@@ -77,92 +119,64 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
     })
 }
 
-impl From<EngineError> for Failure {
-    fn from(error: EngineError) -> Self {
-        let code = match &error {
-            EngineError::Checkpoint(error) => return Self::checkpoint(error),
-            EngineError::Plan(_) | EngineError::Rows(_) => "plan",
-            EngineError::NoAdapter(_) | EngineError::AdapterIndex { .. } => "no_adapter",
-            EngineError::DeviceChoice(_) | EngineError::Option { .. } | EngineError::Shape(_) => {
-                "option"
-            }
-            EngineError::Device(_) => "device_lost",
-            EngineError::DeviceMemory(_)
-            | EngineError::Memory { .. }
-            | EngineError::HostMemory { .. } => "out_of_memory",
-            EngineError::Kernel(_) => "shader",
-        };
-        Self::new(code, error.to_string())
-    }
+fn text(error: &TextError) -> Failure {
+    let code = match error {
+        TextError::Io { .. } | TextError::Unusable(_) | TextError::Vocabulary { .. } => "tokenizer",
+        _ => "text",
+    };
+    Failure::new(code, error.to_string())
 }
 
-impl From<RequestError> for Failure {
-    fn from(error: RequestError) -> Self {
-        let code = match &error {
-            RequestError::Text(_) => "text",
-            RequestError::Plan(_) => "plan",
-            RequestError::NoTokenizer { .. } => "tokenizer",
-            _ => "option",
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<LikelihoodError> for Failure {
-    fn from(error: LikelihoodError) -> Self {
-        match error {
-            LikelihoodError::Engine(error) => error.into(),
-            error => Self::new("option", error.to_string()),
-        }
-    }
-}
-
-impl From<CheckpointError> for Failure {
-    fn from(error: CheckpointError) -> Self {
-        Self::checkpoint(&error)
-    }
-}
-
-impl From<PlanError> for Failure {
-    fn from(error: PlanError) -> Self {
-        Self::new("plan", error.to_string())
-    }
-}
-
-impl From<RowsError> for Failure {
-    fn from(error: RowsError) -> Self {
-        Self::new("plan", error.to_string())
-    }
-}
-
-impl From<TextError> for Failure {
-    fn from(error: TextError) -> Self {
-        let code = match &error {
-            TextError::Io { .. } | TextError::Unusable(_) | TextError::Vocabulary { .. } => {
-                "tokenizer"
-            }
-            _ => "text",
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-/// A value as JSON.
-pub fn json(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|error| {
-        Failure::new(
-            "internal",
-            format!("an answer cannot be written as JSON ({error}); report it"),
-        )
-    })
-}
-
-/// A request from its JSON.
-pub fn parse<'a, T: serde::Deserialize<'a>>(text: &'a str) -> Result<T, Failure> {
-    serde_json::from_str(text).map_err(|error| {
-        Failure::new(
+fn request(error: RequestError) -> Failure {
+    match error {
+        RequestError::Text(error) => text(&error),
+        RequestError::Plan(error) => plan(&error),
+        RequestError::NotApplicable { option, why } => Failure::not_applicable(option, why),
+        RequestError::Sampler(SamplerError::TopP(value)) => Failure::new(
             "option",
-            format!("the request is not understood: {error}; check its fields"),
-        )
-    })
+            format!(
+                "topP is {value}; give a number above 0 and at most 1, where 1 keeps every token"
+            ),
+        ),
+        RequestError::NoTokenizer { .. } => Failure::new("tokenizer", error.to_string()),
+        error => Failure::new("option", error.to_string()),
+    }
+}
+
+fn plan(error: &PlanError) -> Failure {
+    let message = match error {
+        PlanError::Range { name, value, range } => {
+            format!("{} is {value}; it must be {range}", camel(name))
+        }
+        error => error.to_string(),
+    };
+    Failure::new("plan", message)
+}
+
+fn engine(error: &EngineError) -> Failure {
+    const LESS: &str = "use a shorter length, a smaller batch, f16 or the CPU (device: \"cpu\")";
+    let (code, remedy) = match error {
+        EngineError::NoAdapter(_) => (
+            "no_adapter",
+            "update the browser and the graphics driver, or use the CPU (device: \"cpu\")",
+        ),
+        EngineError::AdapterIndex { .. } => {
+            ("no_adapter", "leave its number out (device: \"gpu\")")
+        }
+        EngineError::Device(_) => (
+            "device_lost",
+            "run again, and if it stays so use the CPU (device: \"cpu\") or a smaller batch",
+        ),
+        EngineError::DeviceMemory(_) | EngineError::Memory { .. } => ("out_of_memory", LESS),
+        EngineError::Kernel(_) => (
+            "shader",
+            "use the CPU (device: \"cpu\"), and report it with the name of the GPU",
+        ),
+        EngineError::Shape(_) => ("option", "use the CPU (device: \"cpu\")"),
+        EngineError::HostMemory { .. } => return Failure::new("out_of_memory", error.to_string()),
+        EngineError::Rows(_) => return Failure::new("plan", error.to_string()),
+        EngineError::Option { .. } => return Failure::new("option", error.to_string()),
+        EngineError::Checkpoint(error) => return checkpoint(error),
+    };
+    Failure::with_remedy(code, error, remedy)
 }

@@ -1,18 +1,20 @@
-//! esolm in a browser: what the npm package `esolm` (folder `web/`) calls. Values of more than one field cross as JSON text, in the words
+//! esolm in a browser: what the npm package `esolm` (folder `web/`) calls. Values of more than one field cross as JSON text, with the field names
 //! of docs/plan-format.md.
 //!
 //! Nothing here blocks: a browser has one thread, and what a GPU computes comes with a promise.
 #![cfg(target_family = "wasm")]
 
+mod abort;
 mod error;
+mod json;
 mod model;
-mod request;
 mod run;
 mod source;
 
 use wasm_bindgen::prelude::wasm_bindgen;
 
-use error::{Failure, json};
+use error::Failure;
+use json::json;
 
 unsafe extern "C" {
     fn __wasm_call_ctors();

@@ -1,49 +1,31 @@
 //! A loaded model.
 
-use std::cell::{Cell, RefCell, RefMut};
-use std::f64::consts::LN_2;
-use std::rc::Rc;
-
 use esolm::checkpoint::Checkpoint;
-use esolm::config::{Family, ModelConfig, Prepend};
-use esolm::documents;
-use esolm::likelihood::{Asked, evaluate};
-use esolm::passes::Window;
+use esolm::config::{Family, ModelConfig};
 use esolm::plan::Plan;
-use esolm::request::Resolved;
-use esolm::rows::forward_rows;
 use esolm::text::TextCodec;
-use esolm::{DeviceInfo, Engine, GenerateOptions};
-use serde::Serialize;
+use esolm::trace::Header;
+use esolm::{DeviceInfo, Error, LoadOptions, Model, ModelFiles, Precision, ScoreItem};
+use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::wasm_bindgen;
 
-use crate::error::{Failure, json, parse};
-use crate::request::{Forward, Generate, Load, Middle, Score};
-use crate::run::{Header, WasmRun};
+use crate::abort::{AbortSignal, unless_aborted};
+use crate::error::Failure;
+use crate::json::{json, parse};
+use crate::run::WasmRun;
 use crate::source::Source;
 
-/// What a model and its run hold together.
-pub struct Shared {
-    engine: RefCell<Option<Engine>>,
-    pub codec: Option<TextCodec>,
-    pub running: Cell<bool>,
-}
-
-impl Shared {
-    /// The engine, for one call.
-    pub fn engine(&self) -> Result<RefMut<'_, Engine>, Failure> {
-        let engine = self.engine.try_borrow_mut().map_err(|_| Failure::busy())?;
-        RefMut::filter_map(engine, Option::as_mut)
-            .map_err(|_| Failure::new("internal", "the model was freed; load it again"))
-    }
-
-    /// The engine, where no run is under way.
-    fn idle(&self) -> Result<RefMut<'_, Engine>, Failure> {
-        if self.running.get() {
-            return Err(Failure::busy());
-        }
-        self.engine()
-    }
+/// How a model is loaded.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Load {
+    device: Option<String>,
+    weights: Precision,
+    kv_cache: Precision,
+    variants: String,
+    raw_weights: bool,
+    /// What traces call the model.
+    name: String,
 }
 
 /// What the model is and what runs it.
@@ -73,23 +55,21 @@ struct Device<'a> {
     text: String,
 }
 
-/// What a text scored.
+/// The first line of a trace, with the plan.
 #[derive(Serialize)]
-struct Scored {
-    logp: f64,
-    exact: bool,
-    tokens: usize,
-    bytes: usize,
-    nats_per_token: Option<f64>,
-    bits_per_byte: Option<f64>,
+struct Planned {
+    #[serde(flatten)]
+    header: Header,
+    plan: Plan,
 }
 
-/// A model on a device.
+/// A model on a device. Its calls are carried out one after the other. Those that take a signal end after the pass under way when that is
+/// aborted.
 #[wasm_bindgen]
 pub struct WasmModel {
-    shared: Rc<Shared>,
-    config: ModelConfig,
-    info: String,
+    model: Model,
+    parameters: usize,
+    file_bytes: u64,
 }
 
 #[wasm_bindgen]
@@ -100,92 +80,87 @@ impl WasmModel {
     /// When the checkpoint or the tokenizer are not usable, there is no such device, or memory does not suffice.
     pub async fn load(source: Source, options: String) -> Result<WasmModel, Failure> {
         let options: Load = parse(&options)?;
-        let engine_options = options.options()?;
-        let ckpt = Checkpoint::from_source(
+        let load = LoadOptions {
+            device: options.device.as_deref().unwrap_or("auto").parse()?,
+            weights: options.weights,
+            kv_cache: options.kv_cache,
+            variants: options.variants.parse()?,
+        };
+        let checkpoint = Checkpoint::from_source(
             source.config().as_deref(),
             Box::new(source.weights()),
             options.raw_weights,
         )
         .await?;
-        let config = ckpt.config().clone();
-        // Before anything is uploaded: a wrong tokenizer is found at once.
-        let codec = match (source.tokenizer(), ckpt.tokenizer_json()) {
-            (Some(text), _) => Some(TextCodec::from_bytes(text.as_bytes(), &config)?),
-            (None, Some(text)) => Some(TextCodec::from_bytes(text.as_bytes(), &config)?),
-            (None, None) => None,
-        };
-        let engine = Engine::load(&ckpt, &engine_options).await?;
-        let parameters = ckpt
+        let given = source.tokenizer();
+        let codec = (given.as_deref().or(checkpoint.tokenizer_json()))
+            .map(|text| TextCodec::from_bytes(text.as_bytes(), checkpoint.config()))
+            .transpose()?;
+        let sizes = checkpoint
             .tensors()
-            .map(|t| t.shape.iter().product::<usize>())
-            .sum();
-        let ends = codec.as_ref().map(TextCodec::ends);
-        let info = json(&Info {
-            family: config.family,
-            hidden: config.hidden,
-            n_blocks: config.n_blocks,
-            n_heads: config.n_heads,
-            length: config.length,
-            vocab_size: config.vocab_size,
-            mask_index: config.mask_index,
-            alpha_0: config.alpha_0,
-            parameters,
-            bos: ends.map_or(config.bos, |ends| ends.bos),
-            eos: ends.map_or(config.eos, |ends| ends.eos),
-            has_tokenizer: codec.is_some(),
-            file_bytes: ckpt.file_bytes(),
-            device: Device {
-                info: engine.device(),
-                text: engine.device().to_string(),
-            },
-        })?;
+            .map(|t| t.shape.iter().product::<usize>());
         Ok(Self {
-            shared: Rc::new(Shared {
-                engine: RefCell::new(Some(engine)),
-                codec,
-                running: Cell::new(false),
-            }),
-            config,
-            info,
+            parameters: sizes.sum(),
+            file_bytes: checkpoint.file_bytes(),
+            model: Model::load(ModelFiles::new(&options.name, checkpoint, codec), load).await?,
         })
     }
 
     /// JSON of what the model is and what runs it.
-    pub fn info(&self) -> String {
-        self.info.clone()
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn info(&self) -> Result<String, Failure> {
+        let ModelConfig {
+            family,
+            hidden,
+            n_blocks,
+            n_heads,
+            length,
+            vocab_size,
+            mask_index,
+            alpha_0,
+            bos,
+            eos,
+            ..
+        } = *self.model.config();
+        let ends = self.model.codec().map(TextCodec::ends);
+        json(&Info {
+            family,
+            hidden,
+            n_blocks,
+            n_heads,
+            length,
+            vocab_size,
+            mask_index,
+            alpha_0,
+            parameters: self.parameters,
+            bos: ends.map_or(bos, |ends| ends.bos),
+            eos: ends.map_or(eos, |ends| ends.eos),
+            has_tokenizer: ends.is_some(),
+            file_bytes: self.file_bytes,
+            device: Device {
+                info: self.model.device(),
+                text: self.model.device().to_string(),
+            },
+        })
     }
 
-    /// JSON of a trace's first line with the plan for `request` (JSON), without any pass of the network.
+    /// JSON of a trace's first line with the plan for `request` (JSON), without any pass of the network. Without a seed it is that of seed 0.
     ///
     /// # Errors
     /// When the request does not fit the model.
     pub fn plan(&self, request: &str) -> Result<String, Failure> {
-        let (_, _, header) = self.planned(&parse(request)?)?;
-        Ok(header)
+        let (header, plan) = self.model.plan(&parse(request)?)?;
+        json(&Planned { header, plan })
     }
 
-    /// Begins to write what `request` (JSON) asks for.
+    /// What writes the texts that `request` (JSON) asks for. It begins when its first event is asked for.
     ///
     /// # Errors
-    /// As `plan`, when memory does not suffice, or when a run is under way.
+    /// When the request cannot be read; what does not fit the model is told by its first event.
     pub fn start(&self, request: &str) -> Result<WasmRun, Failure> {
-        let request: Generate = parse(request)?;
-        let mut engine = self.shared.idle()?;
-        let (resolved, plan, header) = self.planned(&request)?;
-        let options = GenerateOptions {
-            sampler: resolved.settings.sampler(),
-            seed: resolved.settings.seed,
-            observe: true,
-        };
-        let progress = engine.begin(&plan, &options)?;
-        self.shared.running.set(true);
-        Ok(WasmRun::new(
-            self.shared.clone(),
-            resolved,
-            plan,
-            header,
-            progress,
-        ))
+        Ok(self.model.generate(parse(request)?).into())
     }
 
     /// Tokens of a text.
@@ -204,219 +179,99 @@ impl WasmModel {
         Ok(self.codec()?.decode(tokens))
     }
 
-    /// JSON of the log-likelihood of the text that `request` (JSON) holds.
+    /// JSON of the log-likelihoods of `item`: a text, a context with choices, or a prefix, a middle and a suffix. Both arguments are JSON.
     ///
     /// # Errors
-    /// When the text does not fit the model, or a run is under way.
-    #[allow(clippy::await_holding_refcell_ref)]
-    pub async fn score(&self, request: String) -> Result<String, Failure> {
-        let request: Score = parse(&request)?;
-        let asked = Asked {
-            alpha_0: request.alpha_0,
-            orders: request.orders,
-            draws: request.draws,
-        };
-        let options = asked
-            .of(&self.config, request.seed()?, None)
-            .map_err(|error| Failure::new("option", error.to_string()))?;
-        let (windows, bytes) = self.windows(&request)?;
-        let mut engine = self.shared.idle()?;
-        let scores = evaluate(&mut engine, &windows, None, &options, &mut |_, _| true)
-            .await?
-            .unwrap_or_default();
-        let logp = 0.0 + scores.iter().map(|s| s.log_likelihood()).sum::<f64>();
-        let tokens = scores.iter().map(|score| score.tokens).sum();
-        let share = |n: usize| (n > 0).then(|| -logp / n as f64);
-        json(&Scored {
-            logp,
-            exact: options.orders > 0,
-            tokens,
-            bytes,
-            nats_per_token: share(tokens),
-            bits_per_byte: share(bytes).map(|nats| nats / LN_2),
-        })
+    /// When the item or the options do not fit the model, the device fails, or the call is aborted.
+    pub async fn score(
+        &self,
+        item: String,
+        options: String,
+        signal: Option<AbortSignal>,
+    ) -> Result<String, Failure> {
+        let item: ScoreItem = serde_json::from_str(&item).map_err(|_| {
+            Failure::new(
+                "option",
+                "a score needs a text, a context with choices, or a prefix, a middle and a suffix; give one of them",
+            )
+        })?;
+        let call = self.model.score(vec![item], parse(&options)?);
+        let scored = unless_aborted(signal, call).await?;
+        json(&scored.first())
     }
 
-    /// Logits of one pass over the rows that `request` (JSON) describes, `[rows, V]`, the mask token's column untouched.
+    /// Logits of one pass over the rows that `pass` (JSON) describes, `[rows, V]`, the mask token's column untouched.
     ///
     /// # Errors
-    /// When the rows do not fit the model, or a run is under way.
-    #[allow(clippy::await_holding_refcell_ref)]
-    pub async fn forward(&self, request: String) -> Result<Vec<f32>, Failure> {
-        let request: Forward = parse(&request)?;
-        let (layout, tokens, step) = forward_rows(
-            request.mode,
-            request.x0_sorted.is_some(),
-            &request.sort_idx,
-            &request.zt_sorted,
-            request.x0_sorted.as_deref(),
-            self.config.mask_index,
-            self.config.vocab_size,
-        )?;
-        let mut engine = self.shared.idle()?;
-        Ok(engine.forward(&layout, &tokens, &step).await?)
+    /// When the rows do not fit the model, the device fails, or the call is aborted.
+    pub async fn forward(
+        &self,
+        pass: String,
+        signal: Option<AbortSignal>,
+    ) -> Result<Vec<f32>, Failure> {
+        unless_aborted(signal, self.model.forward(parse(&pass)?)).await
     }
 
     /// Runs a plan (JSON) with recorded uniforms `[sequences, slots, V]`.
     ///
     /// # Errors
-    /// When plan and uniforms do not fit the model, or a run is under way.
-    #[allow(clippy::await_holding_refcell_ref)]
+    /// When plan and uniforms do not fit the model, the device fails, or the call is aborted.
     pub async fn replay(
         &self,
         plan: String,
         uniforms: Vec<f64>,
         top_p: Option<f32>,
+        signal: Option<AbortSignal>,
     ) -> Result<WasmReplay, Failure> {
-        let plan = Plan::from_json(&plan)?;
-        if plan.vocab_size != self.config.vocab_size || plan.mask_index != self.config.mask_index {
-            return Err(Failure::new(
-                "plan",
-                format!(
-                    "the plan is for a vocabulary of {}, but the model's is {}; give a plan made for this model",
-                    plan.vocab_size, self.config.vocab_size
-                ),
-            ));
-        }
-        let mut engine = self.shared.idle()?;
-        let replay = engine.replay(&plan, &uniforms, top_p).await?;
-        Ok(WasmReplay {
-            sample: json(&replay.sample)?,
-            tokens_sorted: json(&replay.tokens_sorted)?,
-            logits: replay.logits,
-        })
+        let call = (self.model).replay(Plan::from_json(&plan)?, uniforms, top_p);
+        Ok(WasmReplay(unless_aborted(signal, call).await?))
     }
 
     /// GPU memory that the engine has reserved now, bytes; 0 on the CPU.
     ///
     /// # Errors
-    /// While another call is under way.
-    pub fn device_bytes(&self) -> Result<f64, Failure> {
-        let engine = self.shared.engine()?;
-        Ok(engine
-            .gpu()
-            .map_or(0.0, |gpu| gpu.gpu().reserved_bytes() as f64))
+    /// When the engine has crashed.
+    pub async fn device_bytes(&self) -> Result<f64, Failure> {
+        Ok(self.model.counters().await?.peak_bytes as f64)
+    }
+
+    /// Gives the model up. Its memory is free when the promise settles; after `free()` that is some time later.
+    pub async fn close(self) {
+        self.model.close().await;
     }
 }
 
 impl WasmModel {
-    fn codec(&self) -> Result<&TextCodec, Failure> {
-        self.shared.codec.as_ref().ok_or_else(|| {
-            Failure::new(
-                "tokenizer",
-                "the model was loaded without a tokenizer; load it with its tokenizer.json",
-            )
-        })
-    }
-
-    /// What a request comes to: settings, plan, and the JSON of both.
-    fn planned(&self, request: &Generate) -> Result<(Resolved, Plan, String), Failure> {
-        let config = request.config(&self.config)?;
-        let resolved = (request.request()?).resolve(&config, self.shared.codec.as_ref())?;
-        let mut plan = resolved.plan()?;
-        if request.attempts.len() > resolved.settings.batch {
-            return Err(Failure::new(
-                "option",
-                format!(
-                    "there are attempts for {} texts, but {} are written; give one for each",
-                    request.attempts.len(),
-                    resolved.settings.batch
-                ),
-            ));
-        }
-        for (index, &attempt) in request.attempts.iter().enumerate() {
-            if attempt > 0 {
-                resolved.redraw(&mut plan, &[index], attempt)?;
-            }
-        }
-        let header = json(&Header::new(&resolved, &config, &plan))?;
-        Ok((resolved, plan, header))
-    }
-
-    /// The windows of a text to score, and its bytes.
-    fn windows(&self, request: &Score) -> Result<(Vec<Window>, usize), Failure> {
-        let codec = self.codec()?;
-        let config = &self.config;
-        let opens = request.bos != Some(false) && config.prepend == Prepend::None;
-        let ends = codec.ends();
-        let opening = ends.bos.or(ends.eos).filter(|_| opens);
-        let overlap = config.family == Family::Ar && config.prepend == Prepend::None;
-        match (&request.text, &request.infill) {
-            (Some(text), None) => {
-                let tokens = codec.encode(text)?;
-                let windows = documents::alone(&tokens, opening, config.length, overlap, 0);
-                Ok((windows, text.len()))
-            }
-            (None, Some(_)) if config.family == Family::Ar => Err(Failure::new(
-                "option",
-                "an AR model does not read what comes after a gap; give an Eso-LM or an MDLM",
-            )),
-            (
-                None,
-                Some(Middle {
-                    prefix,
-                    middle,
-                    suffix,
-                }),
-            ) => {
-                let [prefix, middle, suffix] = documents::spaces_after(prefix, middle, suffix);
-                let mut before: Vec<u32> = opening.into_iter().collect();
-                before.extend(codec.encode(&prefix)?);
-                let (window, _) = documents::between(
-                    &before,
-                    &codec.encode(&middle)?,
-                    &codec.encode(&suffix)?,
-                    config.length,
-                    overlap,
-                    0,
-                )
-                .map_err(|error| Failure::new("text", format!("the request {error}")))?;
-                Ok((vec![window], middle.len()))
-            }
-            _ => Err(Failure::new(
-                "option",
-                "a score needs either a text, or a prefix, a middle and a suffix; give one of them",
-            )),
-        }
-    }
-}
-
-impl Drop for WasmModel {
-    /// Gives the GPU memory back.
-    fn drop(&mut self) {
-        // A call under way holds the engine to its end, and gives it up then.
-        if let Ok(mut engine) = self.shared.engine.try_borrow_mut()
-            && let Some(engine) = engine.take()
-        {
-            // On a lost device there is nothing to give back.
-            let _ = engine.close();
-        }
+    fn codec(&self) -> Result<&TextCodec, Error> {
+        self.model.codec().ok_or(Error::NeedsTokenizer)
     }
 }
 
 /// A replayed trace.
 #[wasm_bindgen]
-pub struct WasmReplay {
-    sample: String,
-    tokens_sorted: String,
-    logits: Vec<f32>,
-}
+pub struct WasmReplay(esolm::Replay);
 
 #[wasm_bindgen]
 impl WasmReplay {
     /// Logits `[sequences, slots, V]`, zeros where nothing was sampled.
     #[wasm_bindgen(getter)]
     pub fn logits(&self) -> Vec<f32> {
-        self.logits.clone()
+        self.0.logits.clone()
     }
 
     /// JSON of the tokens in natural order.
-    pub fn sample(&self) -> String {
-        self.sample.clone()
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn sample(&self) -> Result<String, Failure> {
+        json(&self.0.sample)
     }
 
     /// JSON of the tokens in sorted order.
-    pub fn tokens_sorted(&self) -> String {
-        self.tokens_sorted.clone()
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn tokens_sorted(&self) -> Result<String, Failure> {
+        json(&self.0.tokens_sorted)
     }
 }

@@ -33,7 +33,7 @@ export class Canvas {
     private readonly heightAt: (width: number) => number,
   ) {
     const context = element.getContext("2d");
-    if (!context) throw new Error("This browser gives no drawing surface; try a current version of it.");
+    if (!context) throw new Error("This browser provides no canvas; try a current version of it.");
     this.context = context;
     this.colours = read(element);
     new ResizeObserver(([entry]) => {

@@ -44,7 +44,7 @@ export class Engine {
     this.key = "";
     if (!model) return;
     this.onModel(null);
-    // What is to go may be broken already; there is nothing left to do about it then.
+    // It may have failed already, and then there is nothing left to do.
     await model.dispose().catch(() => undefined);
   }
 
@@ -86,8 +86,8 @@ export class Engine {
       hooks.begun(trace);
       const generation = model.generate({ ...options, signal });
       for await (const step of generation) {
-        const again = generation.headers[step.attempt];
-        if (again && step.attempt !== trace.attempt) trace.restart(step.attempt, again);
+        const header = generation.headers[step.attempt];
+        if (header && step.attempt !== trace.header.attempt) trace.restart(header);
         trace.add(step);
         hooks.grown(trace);
       }

@@ -13,11 +13,11 @@ export async function sortOut(files: File[]): Promise<Dropped> {
   const named = (pattern: RegExp): File[] => files.filter((file) => pattern.test(file.name.toLowerCase()));
   const traces = named(/\.jsonl$/);
   const weights = named(/\.(safetensors|ckpt)$/);
-  if (files.length === 0) throw new Problem("Nothing was dropped that is a file. Drop a model’s files or a recorded run.");
-  if (traces.length > 1) throw new Problem("These are several recorded runs. Drop one at a time.");
+  if (files.length === 0) throw new Problem("What was dropped is not a file. Drop a model’s files or a recorded run.");
+  if (traces.length > 1) throw new Problem("There are several recorded runs here. Drop one at a time.");
   if (traces[0] && weights.length === 0) return { trace: await readTrace(traces[0]) };
   if (weights.length > 1) {
-    throw new Problem("These are several weight files. Drop one model at a time, with a single .safetensors or .ckpt file.");
+    throw new Problem("There are several weight files here. Drop one model at a time, with a single .safetensors or .ckpt file.");
   }
   const file = weights[0];
   if (!file) {
@@ -41,11 +41,11 @@ async function readTrace(file: File): Promise<Trace> {
   return parseTrace(await file.text(), file.name);
 }
 
-/** A recorded run that lies beside the page, named in its address. */
+/** A recorded run next to the page, named in its address. */
 export async function fetchTrace(place: string): Promise<Trace> {
   const url = new URL(place, document.baseURI);
   if (url.origin !== location.origin) {
-    throw new Problem("The recorded run in the address lies on another site. Download it and drop the file here.");
+    throw new Problem("The recorded run in the address is on another site. Download it and drop the file here.");
   }
   const name = url.pathname.split("/").at(-1) ?? place;
   let answer: Response;

@@ -46,7 +46,7 @@ export class History {
     readonly sequence: number,
   ) {
     const { header } = trace;
-    this.attempt = trace.attempt;
+    this.attempt = header.attempt;
     this.length = header.length;
     this.stepOf = new Int32Array(this.length).fill(UNKNOWN);
     this.slotOf = new Int32Array(this.length).fill(-1);

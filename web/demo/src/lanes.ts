@@ -60,7 +60,7 @@ export class Lanes {
   grown(index: number): void {
     const item = this.lanes[index];
     if (!item?.trace) return;
-    if (item.history?.attempt !== item.trace.attempt) this.open(index, item.trace);
+    if (item.history?.attempt !== item.trace.header.attempt) this.open(index, item.trace);
     this.telling ||= requestAnimationFrame(() => {
       this.telling = 0;
       this.show(item, item.trace?.steps.length ?? 0);

@@ -45,8 +45,8 @@ function showProgress({ phase, loaded, total, fromCache }: Progress): void {
   const size = total ? `${megabytes(loaded)} of ${megabytes(total)}` : megabytes(loaded);
   const words = {
     wasm: "Fetching the program",
-    download: fromCache ? "Reading the model kept here before" : "Downloading the model",
-    load: "Making the model ready",
+    download: fromCache ? "Reading the model from the browser’s cache" : "Downloading the model",
+    load: "Preparing the model",
   };
   stage.busy(`${words[phase]}: ${size}`);
 }
@@ -80,7 +80,7 @@ function showModel(info: ModelInfo | null): void {
 
 function busy(on: boolean): void {
   button("stop").hidden = !on;
-  button("write").textContent = on ? "Write anew" : "Write";
+  button("write").textContent = on ? "Start over" : "Write";
 }
 
 /** Runs a task as the only one; problems become sentences. */
@@ -174,7 +174,7 @@ function runCompare(): Promise<void> {
     compare.replay();
     button("compare-replay").hidden = false;
     const [least] = compare.results();
-    setText("compare-status", least ? `All with seed ${settings.seed}, shown together at one pace.` : "");
+    setText("compare-status", least ? `All with seed ${settings.seed}, shown together at the same pace.` : "");
     announce("All three texts are written.");
   }).finally(() => settle("compare-status"));
 }
@@ -238,7 +238,7 @@ async function share(): Promise<void> {
     label.textContent = "Copied";
     announce("The link is copied.");
   } catch {
-    alertProblem("The browser did not let the page copy. The link stands in the address bar; copy it from there.");
+    alertProblem("The browser did not let the page copy. The link is in the address bar; copy it from there.");
   }
   setTimeout(() => (label.textContent = before), 2000);
 }
@@ -259,7 +259,7 @@ async function open(hash: string): Promise<void> {
   controls.keepsSeed = false;
   const running = write(false);
   if (refused.length > 0) {
-    alertProblem(`The link has settings that do not fit (${refused.join(", ")}). They were left as they are at first; check them below.`);
+    alertProblem(`The link has settings that do not fit (${refused.join(", ")}). They keep their default values; check them below.`);
   }
   await running;
 }

@@ -1,4 +1,4 @@
-// The whole run on one picture: a row a step, a column a slot. Filled is what the run computed; the frame is what a model without a
+// The whole run in one picture: a row for each step, a column for each slot. Filled is what the run computed; the frame is what a model without a
 // cache computes.
 
 import { Canvas, type Colours } from "./canvas";

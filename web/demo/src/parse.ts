@@ -28,15 +28,18 @@ function fields(text: string, name: string, line: number): Fields {
   return value as Fields;
 }
 
-function header(raw: Fields, text: string, name: string): Header {
-  const bad = (what: string): never => fail(name, 1, what);
+function header(raw: Fields, text: string, name: string, line: number): Header {
+  const bad = (what: string): never => fail(name, line, what);
   if (raw.esolm_trace === undefined) bad("has no field “esolm_trace”");
   if (raw.esolm_trace !== 1) bad(`has version ${JSON.stringify(raw.esolm_trace)} of the format, and this page reads version 1`);
-  const { family, length, batch, nfe, known } = raw;
+  const { family, length, batch, nfe, attempt = 0, known } = raw;
   if (family !== "esolm" && family !== "mdlm" && family !== "ar") bad("names no family that this page knows (esolm, mdlm, ar)");
   if (!whole(length, MAX_LENGTH) || length === 0) bad(`has no length from 1 to ${MAX_LENGTH - 1}`);
   if (!whole(batch, 4096) || batch === 0) bad("has no number of texts (batch)");
   if (!whole(nfe, 1 << 20)) bad("has no number of steps (nfe)");
+  if (!whole(attempt, 1 << 20)) bad("has no number of the attempt (attempt)");
+  const drawn = Array.isArray(raw.texts) ? raw.texts : Array.from({ length: batch as number }, (_, index) => index);
+  if (!drawn.every((index) => whole(index, batch as number))) bad("names a text (texts) that is not there");
   const texts = Array.isArray(known) ? known : bad("has no list of given tokens (known)");
   if (texts.length !== batch) bad("does not list the given tokens (known) of every text");
   for (const list of texts) {
@@ -50,6 +53,8 @@ function header(raw: Fields, text: string, name: string): Header {
     length: length as number,
     batch: batch as number,
     nfe: nfe as number,
+    attempt: attempt as number,
+    texts: drawn as number[],
     known: texts as [number, number][][],
     alpha_0: typeof raw.alpha_0 === "number" ? raw.alpha_0 : null,
     steps: number(raw.steps, nfe as number),
@@ -62,8 +67,8 @@ function header(raw: Fields, text: string, name: string): Header {
   };
 }
 
-function step(raw: Fields, index: number, head: Header, taken: Set<number>[], name: string): Step {
-  const bad = (what: string): never => fail(name, index + 2, what);
+function step(raw: Fields, index: number, head: Header, taken: Set<number>[], name: string, line: number): Step {
+  const bad = (what: string): never => fail(name, line, what);
   const { phase, revealed, rows, cache_length, seconds } = raw;
   if (raw.step !== index) bad(`is not step ${index}`);
   if (phase !== "prompt" && phase !== "diffusion" && phase !== "sequential") bad("names no phase (prompt, diffusion, sequential)");
@@ -108,14 +113,27 @@ function footer(raw: Fields, line: number, name: string): Footer {
 export function parseTrace(content: string, name: string): Trace {
   const lines = content.split("\n").filter((line) => line.trim() !== "");
   if (lines.length === 0) throw new Problem(`${name} is empty. Choose a trace written by “esolm sample --trace run.jsonl”.`);
-  const head = header(fields(lines[0]!, name, 1), lines[0]!, name);
+  const head = header(fields(lines[0]!, name, 1), lines[0]!, name, 1);
   const trace = new Trace(head, name);
-  const taken = head.known.map((list) => new Set(list.map(([position]) => position)));
-  lines.slice(1).forEach((text, index) => {
-    if (trace.footer) fail(name, index + 2, "comes after the result");
-    const raw = fields(text, name, index + 2);
-    if ("step" in raw) trace.add(step(raw, index, head, taken, name));
-    else trace.finish(footer(raw, index + 2, name));
+  const given = (): Set<number>[] => head.known.map((list) => new Set(list.map(([position]) => position)));
+  const taken = given();
+  let index = 0;
+  lines.slice(1).forEach((text, at) => {
+    const line = at + 2;
+    if (trace.footer) fail(name, line, "comes after the result");
+    const raw = fields(text, name, line);
+    if ("esolm_trace" in raw) {
+      const again = header(raw, text, name, line);
+      if (again.attempt !== trace.header.attempt + 1 || again.batch !== head.batch || again.length !== head.length) fail(name, line, "begins another run");
+      trace.restart(again);
+      for (const sequence of again.texts) taken[sequence] = given()[sequence]!;
+      index = 0;
+    } else if ("step" in raw) {
+      trace.add(step(raw, index, trace.header, taken, name, line));
+      index += 1;
+    } else {
+      trace.finish(footer(raw, line, name));
+    }
   });
   if (!trace.footer) fail(name, lines.length, "is the last one, and the result is missing");
   return trace;

@@ -70,7 +70,7 @@ export function request(settings: Settings): Request {
     return { ...common, infill: settings.infill };
   }
   if (start === "prompt" && settings.prompt.trim() === "") {
-    throw new Problem("The beginning is empty. Write a few words for the model to go on from, or start from nothing.");
+    throw new Problem("The beginning is empty. Write a few words for the model to continue, or start from nothing.");
   }
   return start === "prompt" ? { ...common, prompt: settings.prompt, length } : { ...common, length };
 }
@@ -94,7 +94,7 @@ const KEYS = {
   weights: "weights",
 } as const satisfies Record<keyof Settings, string>;
 
-/** Every setting that is not as at first, and always the seed. */
+/** Every setting other than its default, and always the seed. */
 export function toHash(settings: Settings): string {
   const query = new URLSearchParams();
   for (const key of Object.keys(KEYS) as (keyof Settings)[]) {

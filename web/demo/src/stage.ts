@@ -94,8 +94,8 @@ export class Stage {
   /** The trace has more steps, or has ended. */
   grown(trace: Trace): void {
     if (this.player.trace !== trace) return;
-    if (this.history && this.history.attempt !== trace.attempt) {
-      announce("The model wrote on at a given word, so the gaps are filled anew.");
+    if (this.history && this.history.attempt !== trace.header.attempt) {
+      announce("The model ran on at a given word, so the gaps are filled again.");
       this.player.shown = 0;
       this.bind();
     }
@@ -199,7 +199,7 @@ export class Stage {
     setText(
       "slots-explain",
       mdlm
-        ? "This run has no cache: each square is a place of the text, and all of them are computed in every step."
+        ? "This run has no cache: each square is a position in the text, and all of them are computed in every step."
         : "Each square is a place in the model’s memory, its cache. What is in the cache is not computed again.",
     );
     setText("known", `${count(history.knownAfter[shown] ?? history.knownAfter.at(-1) ?? 0)} of ${count(history.length)}`);
@@ -215,13 +215,14 @@ export class Stage {
       badge.className = "badge";
       setText("phase", "Start");
       const given = history.knownAfter[0] ?? 0;
-      setText("caption", given > 1 ? `${plural(given, "token")} are given, all else is blank.` : "Everything is blank.");
+      setText("caption", given > 1 ? `${plural(given, "token")} are given, the rest is blank.` : "Everything is blank.");
       return;
     }
     badge.className = `badge ${step.phase}`;
     setText("phase", phaseName(step.phase, family));
     const drawn = step.revealed.filter((item) => item.sequence === this.sequence).length;
-    const sentence = drawn === 0 && step.phase !== "prompt" ? "This text is finished; others go on." : stepSentence(step.phase, drawn, family);
+    const isDone = history.knownAfter[shown] === history.length;
+    const sentence = drawn > 0 || step.phase === "prompt" ? stepSentence(step.phase, drawn, family) : isDone ? "This text is finished; others go on." : "This text waits while others are written.";
     const stopped = trace.footer?.interrupted && shown === trace.steps.length ? " The run was stopped here." : "";
     setText("caption", `${sentence}${stopped}`);
   }

@@ -1,6 +1,6 @@
 // A trace: what happened in a run, step by step. Live runs and dropped files both end up here (docs/plan-format.md).
 
-import type { Family, Phase, Plan as FullPlan, PlanSequence, Revealed as Drawn, Step as LiveStep, TraceFooter, TraceHeader } from "esolm";
+import type { Family, Footer as LiveFooter, Header as LiveHeader, Phase, Plan as FullPlan, PlanSequence, Revealed as Drawn, Step as LiveStep } from "esolm";
 
 export type { Family, Phase };
 
@@ -13,20 +13,21 @@ export type SequencePlan = PlanSequence;
 
 export type Plan = Pick<FullPlan, "lead" | "sequences">;
 
-/** What the page reads of the first line. */
+/** What the page reads of a header. Only a live run's first one has a plan. */
 export type Header = Pick<
-  TraceHeader,
-  "model" | "family" | "length" | "alpha_0" | "steps" | "top_p" | "temperature" | "seed" | "batch" | "nfe" | "mask_index" | "known"
-> & { schedule: string; plan?: Plan };
+  LiveHeader,
+  "model" | "family" | "length" | "steps" | "top_p" | "temperature" | "seed" | "batch" | "nfe" | "mask_index" | "attempt" | "texts" | "known"
+> & { alpha_0: number | null; schedule: string; plan?: Plan };
 
-export type Footer = Pick<TraceFooter, "tokens" | "text" | "interrupted" | "seconds" | "pieces">;
+export type Footer = Pick<LiveFooter, "tokens" | "text" | "interrupted" | "seconds" | "pieces">;
 
 export class Trace {
   readonly steps: Step[] = [];
+  /** Of the last attempt. Views start over when its number changes. */
   header: Header;
   footer: Footer | null = null;
-  /** Number of the redraw that `steps` shows. Views start over when it changes. */
-  attempt = 0;
+  /** Steps of the attempts before. */
+  private before = 0;
   private readonly pieces = new Map<number, string>();
 
   constructor(
@@ -42,11 +43,13 @@ export class Trace {
     this.pieces.set(token, text);
   }
 
-  /** An infill is drawn again, by another plan. */
-  restart(attempt: number, header: Header): void {
-    this.attempt = attempt;
+  /** Some texts are drawn again: what was written of them goes, and so does a step in which nothing else was written. */
+  restart(header: Header): void {
     this.header = header;
-    this.steps.length = 0;
+    const again = new Set(header.texts);
+    const kept = this.steps.map((step) => ({ ...step, revealed: step.revealed.filter(({ sequence }) => !again.has(sequence)) }));
+    this.steps.splice(0, Infinity, ...kept.filter(({ revealed }) => revealed.length > 0));
+    this.before = this.steps.length;
   }
 
   add(step: Step): void {
@@ -72,7 +75,7 @@ export class Trace {
 
   /** Steps that there are or will be. */
   get total(): number {
-    return this.footer ? this.steps.length : Math.max(this.steps.at(-1)?.steps ?? this.header.nfe, this.steps.length);
+    return this.footer ? this.steps.length : Math.max(this.before + this.header.nfe, this.steps.length);
   }
 
   get seconds(): number {

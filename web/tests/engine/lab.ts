@@ -8,14 +8,20 @@ import { folder as goldenFolder } from "./golden.js";
 
 type Module = typeof import("../../dist/esolm_web.js");
 type Model = import("../../dist/esolm_web.js").WasmModel;
+type Run = import("../../dist/esolm_web.js").WasmRun;
 type Source = import("../../dist/esolm_web.js").WasmSource;
 type Wasm = import("../../dist/esolm_web.js").InitOutput;
 
+type Event = import("../../src/index.js").Header | import("../../src/index.js").Step | import("../../src/index.js").Footer;
+
 /** What a run comes to. */
-export interface Footer {
+export interface Written {
   tokens: number[][];
   text: string[];
+  /** Passes of the last attempt. */
   nfe: number;
+  /** Steps that were told, over all attempts. */
+  steps: number;
 }
 
 export interface Failed {
@@ -35,8 +41,10 @@ export interface Lab {
   golden(name: string, config?: object): Promise<Source>;
   stories(): Promise<Source>;
   load(source: Source, options: object): Promise<Model>;
-  /** All steps of a run, whose texts are drawn again where the model went on with a given word. */
-  run(model: Model, request: object): Promise<Footer & { steps: number }>;
+  /** All events of a run. */
+  events(run: Run): AsyncGenerator<Event>;
+  /** A run from its start to its end. */
+  run(model: Model, request: object): Promise<Written>;
   /** What `action` fails with; `null` where it does not fail. */
   failure(action: () => unknown): Promise<Failed | null>;
 }
@@ -83,17 +91,21 @@ export async function enter(page: Page, server: Server): Promise<void> {
       }),
       stories: () => lab.source("/models/stories"),
       load: (source, options) => module.WasmModel.load(source, JSON.stringify(options)),
+      events: async function* (run) {
+        for (let json = await run.next(); json !== undefined; json = await run.next()) yield JSON.parse(json) as Event;
+      },
       run: async (model, request) => {
-        const attempts: number[] = [];
-        for (let attempt = 1; ; attempt += 1) {
-          const run = model.start(JSON.stringify({ ...request, attempts }));
-          let steps = 0;
-          while ((await run.next()) !== undefined) steps += 1;
-          const { tokens, text, nfe, broken } = JSON.parse(await run.stop()) as Footer & { broken: number[] };
+        const run = model.start(JSON.stringify(request));
+        try {
+          let [nfe, steps] = [0, 0];
+          for await (const event of lab.events(run)) {
+            if ("esolm_trace" in event) ({ nfe } = event);
+            else if ("step" in event) steps += 1;
+            else return { tokens: event.tokens, text: event.text, nfe, steps };
+          }
+          throw new Error("the run ended without a footer");
+        } finally {
           run.free();
-          if (broken.length === 0) return { tokens, text, nfe, steps };
-          for (const index of broken) attempts[index] = attempt;
-          for (let index = 0; index < attempts.length; index += 1) attempts[index] ??= 0;
         }
       },
       failure: async (action) => {
