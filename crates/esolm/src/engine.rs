@@ -17,6 +17,7 @@ use crate::executor::{
     Draw, Executor, Pending, check_rows, check_targets, check_tokens, noise_keys,
 };
 use crate::gpu::GpuExecutor;
+#[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
 
 /// A model on a device.
@@ -105,6 +106,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the device fails or has no memory for it.
+    #[cfg(not(target_family = "wasm"))]
     pub async fn rates(&self) -> Result<Option<Rates>, EngineError> {
         self.executor.rates().await
     }

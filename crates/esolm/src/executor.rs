@@ -9,6 +9,7 @@ use esolm_core::sampler::Sampler;
 use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
+#[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
 
 /// What comes when a device is done.
@@ -66,7 +67,9 @@ pub trait Executor {
     /// What was done since the device was opened.
     fn counters(&self) -> Counters;
 
-    /// Rates of the device, measured on this model's matrices; nothing on the CPU.
+    /// Rates of the device, measured on this model's matrices; nothing on the CPU. Not for browsers: it multiplies by Burn's kernels as
+    /// well, which would double the wasm module.
+    #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Option<Rates>>;
 
     /// Gives up the model, and its memory back to the device.

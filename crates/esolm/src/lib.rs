@@ -66,6 +66,7 @@ pub mod gpu;
 pub mod kernels;
 #[doc(hidden)]
 pub mod likelihood;
+#[cfg(not(target_family = "wasm"))]
 #[doc(hidden)]
 pub mod measure;
 #[doc(hidden)]

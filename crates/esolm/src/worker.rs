@@ -9,7 +9,9 @@ use esolm_core::checkpoint::Checkpoint;
 
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::engine::Engine;
-use crate::error::{EngineError, Error};
+#[cfg(not(target_family = "wasm"))]
+use crate::error::EngineError;
+use crate::error::Error;
 
 /// What a job does with the engine.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -148,34 +150,37 @@ pub use browser::turn;
 
 #[cfg(target_family = "wasm")]
 mod browser {
-    use js_sys::{Function, Promise, Reflect};
-    use wasm_bindgen::{JsCast, JsValue};
+    use js_sys::{Function, Promise};
+    use wasm_bindgen::JsValue;
+    use wasm_bindgen::prelude::wasm_bindgen;
     use wasm_bindgen_futures::JsFuture;
+
+    #[wasm_bindgen]
+    extern "C" {
+        type MessageChannel;
+        #[wasm_bindgen(constructor)]
+        fn new() -> MessageChannel;
+        #[wasm_bindgen(method, getter)]
+        fn port1(this: &MessageChannel) -> MessagePort;
+        #[wasm_bindgen(method, getter)]
+        fn port2(this: &MessageChannel) -> MessagePort;
+
+        type MessagePort;
+        #[wasm_bindgen(method, setter)]
+        fn set_onmessage(this: &MessagePort, listener: &Function);
+        #[wasm_bindgen(method, js_name = postMessage)]
+        fn post(this: &MessagePort, message: &JsValue);
+        #[wasm_bindgen(method)]
+        fn close(this: &MessagePort);
+    }
 
     /// As the native one. A message to oneself comes without the pause that timers have.
     pub async fn turn() {
-        // Every browser has channels; where there were none, the thread would only be less responsive.
-        let _ = message().await;
-    }
-
-    async fn message() -> Result<(), JsValue> {
-        let class = Reflect::get(&js_sys::global(), &"MessageChannel".into())?;
-        let channel = Reflect::construct(class.unchecked_ref(), &js_sys::Array::new())?;
-        let port = |name: &str| Reflect::get(&channel, &name.into());
-        let (here, there) = (port("port1")?, port("port2")?);
-        let promise = Promise::new(&mut |resolve, _| {
-            let _ = Reflect::set(&here, &"onmessage".into(), &resolve);
-        });
-        let call = |target: &JsValue, name: &str, argument: Option<&JsValue>| {
-            let function: Function = Reflect::get(target, &name.into())?.unchecked_into();
-            match argument {
-                Some(argument) => function.call1(target, argument),
-                None => function.call0(target),
-            }
-        };
-        call(&there, "postMessage", Some(&JsValue::NULL))?;
-        JsFuture::from(promise).await?;
-        call(&here, "close", None)?;
-        Ok(())
+        let channel = MessageChannel::new();
+        let received = Promise::new(&mut |resolve, _| channel.port1().set_onmessage(&resolve));
+        channel.port2().post(&JsValue::NULL);
+        // Nothing rejects it.
+        let _ = JsFuture::from(received).await;
+        channel.port1().close();
     }
 }

@@ -17,6 +17,7 @@ use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
 use crate::executor::{Draw, Executor, NoiseKey, Pending};
+#[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
 use crate::network::fold::Folding;
 use crate::network::rotary_frequencies;
@@ -285,6 +286,7 @@ impl Executor for CpuExecutor {
         Counters::default()
     }
 
+    #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Option<Rates>> {
         Box::pin(std::future::ready(Ok(None)))
     }

@@ -21,6 +21,7 @@ use crate::kernels::product::{
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::kernels::sample::{Sample, sample};
 use crate::kernels::score::{Score, score};
+#[cfg(not(target_family = "wasm"))]
 use crate::measure::{Rates, rates};
 use crate::variants::{Chosen, FEW_ROWS};
 use load::Loaded;
@@ -605,6 +606,7 @@ impl Executor for GpuExecutor {
         self.gpu.counters()
     }
 
+    #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Option<Rates>> {
         Box::pin(async {
             let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
