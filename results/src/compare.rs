@@ -13,7 +13,8 @@ use crate::arguments::Compare;
 use crate::corpus::{Documents, Middle, SEPARATOR, beginning, first_words, middles};
 use crate::error::Error;
 use crate::metrics::{self, all_words};
-use crate::program::{self, Answer, Esolm, json_lines};
+use crate::program::{self, Esolm, json_lines};
+use crate::record::Answer;
 use crate::record::{self, Compared, Comparison, ExactAt, MODEL, MiddleFigures, TextFigures};
 use crate::reports::{Inspected, Perplexity, Sampled, Scored};
 

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::arguments::Common;
 use crate::error::Error;
-use crate::record;
+use crate::record::{self, Answer};
 
 /// The program and the folder that it runs in, so that no command line holds a path of this machine.
 #[derive(Debug)]
@@ -20,15 +20,6 @@ pub struct Esolm {
     work: PathBuf,
     /// For `--device`.
     pub device: String,
-}
-
-/// An answer that is kept in the work folder: the command line, when it was run (UTC), and what it printed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct Answer<T> {
-    pub command: String,
-    pub date: String,
-    pub report: T,
 }
 
 impl Esolm {

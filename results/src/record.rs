@@ -15,8 +15,16 @@ use serde_json::Value;
 use crate::corpus::Extent;
 use crate::error::Error;
 use crate::plan::{Plan, Setting};
-use crate::program::Answer;
 use crate::reports::{Figure, Perplexity};
+
+/// An answer that is kept in the work folder: the command line, when it was run (UTC), and what it printed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Answer<T> {
+    pub command: String,
+    pub date: String,
+    pub report: T,
+}
 
 /// `setup.json`: what was run, on what, where.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use esolm_core::config::Family;
 use esolm_results::plan::Plan;
-use esolm_results::program::Answer;
+use esolm_results::record::Answer;
 use esolm_results::record::{
     self, Compared, Comparison, ExactAt, Likelihood, MiddleFigures, Point, Samples, Setup,
     TextFigures, Training, training_file,

@@ -50,6 +50,7 @@ fn cached_equals_uncached() {
 
 #[test]
 fn unusable_batches_end_in_a_sentence() {
+    use esolm::engine::Engine;
     use esolm::rows::{Layout, Row, StepRows};
     let mut cpu = OnDevice::cpu(&checkpoint("model_a")).0;
     let layout = |sequences, slots, tokens| Layout {
@@ -62,11 +63,30 @@ fn unusable_batches_end_in_a_sentence() {
     assert!(short.contains("2 tokens for a layout of 4"), "{short}");
     let foreign = message(cpu.start(&layout(1, 2, 2), &[1, 97]));
     assert!(foreign.contains("token 97"), "{foreign}");
+    // A batch that does not fit leaves nothing behind that passes for the cache of the next one.
+    let inside = |slot: u32| Row {
+        sequence: 0,
+        slot,
+        position: slot,
+        prefix: slot + 1,
+        source: slot,
+        target: slot,
+    };
+    let pass = StepRows {
+        rows: vec![inside(0), inside(1)],
+        sampled: vec![1],
+    };
+    let forward = |cpu: &mut Engine| {
+        pollster::block_on(cpu.forward(&layout(1, 2, 2), &[1, 2], &pass)).unwrap()
+    };
+    let before = forward(&mut cpu);
     let large = message(cpu.start(&layout(1 << 20, 1 << 20, 1), &[1]));
     assert!(
         large.contains("the KV cache of 1048576 sequences"),
         "{large}"
     );
+
+    assert_eq!(forward(&mut cpu), before);
 
     cpu.start(&layout(1, 2, 2), &[1, 2]).unwrap();
     let row = Row {

@@ -119,6 +119,25 @@ fn generations_may_be_dropped_or_stopped_at_any_moment() {
     assert!(footer.interrupted);
     let mask = model.config().mask_index;
     assert!(footer.tokens[0].contains(&mask) && footer.text[0].contains("____"));
+    // Every step that ran is told, wherever it is stopped, and only what is not whole counts as interrupted.
+    let nfe = told(&model, short(3)).0[0].nfe;
+    for stop_after in 1..=nfe {
+        let mut generation = model.generate(short(3));
+        let mut steps = 0;
+        let footer = loop {
+            match block_on(generation.next()).unwrap().unwrap() {
+                Event::Header(_) => {}
+                Event::Step(_) => steps += 1,
+                Event::Footer(footer) => break footer,
+            }
+            if steps == stop_after {
+                generation.stop();
+            }
+        };
+        assert_eq!(steps, footer.nfe);
+        assert_eq!(footer.interrupted, footer.nfe < nfe);
+        assert_eq!(footer.interrupted, footer.tokens[0].contains(&mask));
+    }
     // A generation that nobody polls yet holds up nobody.
     let waiting = model.generate(short(3));
     assert_eq!(model.blocking().text(short(3)).unwrap(), whole);
@@ -227,6 +246,39 @@ fn scores_and_perplexity_agree() {
 }
 
 #[test]
+fn a_handle_closes_without_waiting_for_others() {
+    let model = model();
+    let (other, held) = (model.clone(), model.generate(short(1)));
+    block_on(other.close());
+    block_on(model.close());
+    assert!(block_on(held.finish()).is_ok());
+}
+
+#[test]
+fn likelihoods_have_ranges() {
+    let model = model();
+    let items = || vec![ScoreItem::Text("Once.".into())];
+    let options = |change: &dyn Fn(&mut esolm::Likelihood)| {
+        let mut options = ScoreOptions::default();
+        change(&mut options.likelihood);
+        options
+    };
+    for (name, options) in [
+        ("alpha_0", options(&|l| l.alpha_0 = Some(-1.0))),
+        ("alpha_0", options(&|l| l.alpha_0 = Some(f64::NAN))),
+        ("orders", options(&|l| l.orders = Some(0))),
+        ("orders", options(&|l| l.orders = Some(u32::MAX))),
+        ("batch", options(&|l| l.batch = Some(0))),
+    ] {
+        let refused = model.blocking().score(items(), options);
+        assert!(
+            matches!(&refused, Err(Error::Range { option, .. }) if *option == name),
+            "{refused:?}"
+        );
+    }
+}
+
+#[test]
 fn what_does_not_fit_is_an_error_with_data() {
     let model = model();
     let long = Request {
@@ -252,4 +304,39 @@ fn what_does_not_fit_is_an_error_with_data() {
         matches!(error, Err(Error::Item { index: 1, .. })),
         "{error:?}"
     );
+}
+
+/// A panic of the model's thread is nobody's endless wait: whoever waits, or calls later, hears of it.
+#[test]
+fn a_thread_that_panics_leaves_nobody_waiting() {
+    let model = model();
+    let items = || vec![ScoreItem::Text("Once.".into())];
+    let hears = |hear: Progress| ScoreOptions {
+        progress: hear,
+        ..ScoreOptions::default()
+    };
+    let open = Arc::new(AtomicUsize::new(0));
+    let gate = open.clone();
+    let waits = hears(Progress::new(move |_, _| {
+        while gate.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        true
+    }));
+    let panics = hears(Progress::new(|_, _| panic!("on purpose")));
+    // Queued in this order, behind the first that holds the thread.
+    let waker = std::task::Waker::noop();
+    let mut context = std::task::Context::from_waker(waker);
+    let mut first = Box::pin(model.score(items(), waits));
+    let mut second = Box::pin(model.score(items(), panics));
+    let mut third = Box::pin(model.text(short(1)));
+    assert!(first.as_mut().poll(&mut context).is_pending());
+    assert!(second.as_mut().poll(&mut context).is_pending());
+    assert!(third.as_mut().poll(&mut context).is_pending());
+    open.store(1, Ordering::SeqCst);
+    assert!(block_on(first).is_ok());
+    assert!(matches!(block_on(second), Err(Error::Crashed)));
+    assert!(matches!(block_on(third), Err(Error::Crashed)));
+    let after = model.blocking().text(short(1));
+    assert!(matches!(after, Err(Error::Crashed)), "{after:?}");
 }

@@ -126,6 +126,11 @@ impl<E: Into<Error>> From<E> for Failure {
             Error::Likelihood(error @ LikelihoodError::NotFinite { .. }) => {
                 Self::failed(format!("{error}: try --weights f32"))
             }
+            Error::Range {
+                option,
+                value,
+                range,
+            } => out_of_range(option, &value, &range),
             Error::NotApplicable { option, why } => not_applicable(option, why),
             Error::Context { length, context } => too_long(length, context),
             Error::LongSequences { length, context } => Self::failed(format!(
@@ -151,6 +156,11 @@ fn flag(field: &str) -> String {
         "first_sequence" => "--first".into(),
         _ => format!("--{}", field.replace('_', "-")),
     }
+}
+
+fn out_of_range(option: &str, value: &dyn std::fmt::Display, range: &str) -> Failure {
+    let option = flag(option);
+    Failure::usage(format!("{option} is {value}; it must be {range}"))
 }
 
 fn not_applicable(option: &str, why: &str) -> Failure {
@@ -188,9 +198,7 @@ fn checkpoint(error: &CheckpointError) -> Failure {
 
 fn plan(error: &PlanError) -> Failure {
     match error {
-        PlanError::Range { name, value, range } => {
-            Failure::usage(format!("{} is {value}; it must be {range}", flag(name)))
-        }
+        PlanError::Range { name, value, range } => out_of_range(name, value, range),
         _ => Failure::of(matches!(error, PlanError::Known { .. }), error.to_string()),
     }
 }
@@ -238,6 +246,11 @@ fn request(error: &RequestError) -> Failure {
         RequestError::NoTokenizer { what } => Failure::usage(format!(
             "{what} needs a tokenizer; give one with --tokenizer FILE instead of none"
         )),
+        RequestError::Range {
+            option,
+            value,
+            range,
+        } => out_of_range(option, value, range),
         RequestError::NotApplicable { option, why } => not_applicable(option, why),
         RequestError::Text(error) => text(error),
         RequestError::Plan(error) => plan(error),

@@ -93,6 +93,16 @@ pub enum RequestError {
         /// Texts asked for.
         batch: usize,
     },
+    /// A number out of its range.
+    #[error("{option} is {value}; it must be {range}")]
+    Range {
+        /// Name of the field.
+        option: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it may be.
+        range: String,
+    },
     /// Prompts that do not divide the batch.
     #[error(
         "{prompts} prompts do not divide a batch of {batch}; give a batch that is a multiple of their number, or leave it out"
@@ -263,6 +273,13 @@ impl Request {
         if let Some(length) = self.length.filter(|&length| length > context) {
             return Err(RequestError::Length { length, context });
         }
+        if self.length == Some(0) {
+            return Err(RequestError::Range {
+                option: "length",
+                value: 0,
+                range: format!("from 1 to the model's context of {context}"),
+            });
+        }
         let most = self.length.unwrap_or(context);
         // An AR model that prepends a token has it in its plan already.
         let opens = self.bos != Some(false)
@@ -295,8 +312,23 @@ impl Request {
             (lists?, most)
         };
         let batch = self.batch.unwrap_or(lists.len());
+        if batch == 0 {
+            let range = format!("from 1 to {MAX_BATCH}");
+            return Err(RequestError::Range {
+                option: "batch",
+                value: 0,
+                range,
+            });
+        }
         if batch > MAX_BATCH {
             return Err(RequestError::Batch { batch });
+        }
+        if self.first.checked_add(batch as u32).is_none() {
+            return Err(RequestError::Range {
+                option: "first",
+                value: self.first.into(),
+                range: format!("from 0 to {} for this batch", u32::MAX - batch as u32),
+            });
         }
         if !batch.is_multiple_of(lists.len()) {
             return Err(RequestError::Prompts {

@@ -154,7 +154,7 @@ pub struct Counters {
     pub submits: u64,
     /// Bytes copied from the device to the host.
     pub bytes_read: u64,
-    /// Most bytes of device memory reserved at once.
+    /// Bytes of device memory reserved now. Nothing is given back while a model runs, so that is also the most so far.
     pub peak_bytes: u64,
 }
 

@@ -28,6 +28,11 @@ impl Failure {
         Self::new(code, format!("{}; {remedy}", error.to_string()))
     }
 
+    fn out_of_range(option: &str, value: &dyn std::fmt::Display, range: &str) -> Self {
+        let message = format!("{} is {value}; it must be {range}", camel(option));
+        Self::new("option", message)
+    }
+
     fn not_applicable(option: &str, why: &str) -> Self {
         let message = format!("{} does not apply to {why}; leave it out", camel(option));
         Self::new("option", message)
@@ -77,6 +82,11 @@ impl<E: Into<Error>> From<E> for Failure {
             Error::Item { source, .. } => {
                 Self::new("option", format!("the text cannot be scored: {source}"))
             }
+            Error::Range {
+                option,
+                value,
+                range,
+            } => Self::out_of_range(option, &value, &range),
             Error::NotApplicable { option, why } => Self::not_applicable(option, why),
             error => {
                 let code = match &error {
@@ -131,6 +141,11 @@ fn request(error: RequestError) -> Failure {
     match error {
         RequestError::Text(error) => text(&error),
         RequestError::Plan(error) => plan(&error),
+        RequestError::Range {
+            option,
+            value,
+            range,
+        } => Failure::out_of_range(option, &value, &range),
         RequestError::NotApplicable { option, why } => Failure::not_applicable(option, why),
         RequestError::Sampler(SamplerError::TopP(value)) => Failure::new(
             "option",

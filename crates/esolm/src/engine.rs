@@ -230,12 +230,18 @@ impl Engine {
     ) -> Result<Option<Replay>, EngineError> {
         let vocab = self.config.vocab_size;
         let layout = plan.layout();
-        let slots = uniforms.len() / (layout.sequences * vocab).max(1);
-        if slots == 0 || slots * layout.sequences * vocab != uniforms.len() {
+        let slots = layout.slots;
+        if slots * layout.sequences * vocab != uniforms.len() {
             return Err(EngineError::Rows(format!(
-                "{} uniforms for {} sequences and a vocabulary of {vocab}",
+                "{} uniforms for {} sequences of {slots} slots and a vocabulary of {vocab}",
                 uniforms.len(),
                 layout.sequences
+            )));
+        }
+        if let Some(index) = uniforms.iter().position(|u| !(*u > 0.0 && *u < 1.0)) {
+            return Err(EngineError::Rows(format!(
+                "uniform {index} is {}; uniforms lie between 0 and 1, both excluded",
+                uniforms[index]
             )));
         }
         let sampler = Sampler {
@@ -268,7 +274,7 @@ impl Engine {
                 logits[place..place + vocab].copy_from_slice(row);
             }
             self.executor.draw(&draw)?;
-            crate::worker::turn().await;
+            crate::turn::turn().await;
             if !go_on() {
                 return Ok(None);
             }
@@ -302,6 +308,7 @@ impl Engine {
             launched: 0,
             rows: 0,
             waiting: VecDeque::new(),
+            wanted: plan.nfe(),
             began,
         })
     }
@@ -310,8 +317,8 @@ impl Engine {
 /// Passes that are queued at most while nobody watches.
 const QUEUED_STEPS: usize = 32;
 
-/// A plan under way. Between steps it may be stopped ([`Run::stop`]); whoever drops it awaits [`Run::settle`] first, so that what a
-/// reading under way goes through is free again.
+/// A plan under way. Between steps it may be stopped ([`Run::stop`]). Whoever drops it awaits [`Run::settle`] first: a reading that is
+/// dropped half done would keep its staging buffer mapped.
 pub struct Run<'a> {
     engine: &'a mut Engine,
     plan: &'a Plan,
@@ -323,6 +330,8 @@ pub struct Run<'a> {
     rows: usize,
     /// Steps launched but not yet reported: one, while somebody watches.
     waiting: VecDeque<Waiting>,
+    /// Steps to run: all of the plan, unless it is stopped.
+    wanted: usize,
     began: Instant,
 }
 
@@ -347,9 +356,14 @@ impl Run<'_> {
         step
     }
 
+    /// Lets no further step begin; those under way are still reported.
+    pub fn launch_no_more(&mut self) {
+        self.wanted = self.launched;
+    }
+
     async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
         let ahead = usize::from(self.observe);
-        while self.launched < self.plan.nfe() && self.waiting.len() <= ahead {
+        while self.launched < self.wanted && self.waiting.len() <= ahead {
             self.launch()?;
             self.keep_up().await?;
         }
@@ -415,7 +429,7 @@ impl Run<'_> {
     pub async fn finish(mut self) -> Result<Written, EngineError> {
         self.observe = false;
         self.settle().await;
-        while self.launched < self.plan.nfe() {
+        while self.launched < self.wanted {
             self.launch()?;
             self.waiting.clear();
             self.keep_up().await?;

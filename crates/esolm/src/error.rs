@@ -1,4 +1,4 @@
-//! What can go wrong. The messages say what is wrong and with what; which option mends it, each front end says in its own words.
+//! What can go wrong. The messages say what is wrong and with what; each front end adds in its own words which option to change.
 
 use esolm_core::checkpoint::CheckpointError;
 use esolm_core::documents::BetweenError;
@@ -44,6 +44,16 @@ pub enum Error {
         index: usize,
         /// Why.
         source: ItemError,
+    },
+    /// A value out of its range.
+    #[error("{option} is {value}; it must be {range}")]
+    Range {
+        /// Name of the field.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        range: String,
     },
     /// An option that a model of this family does not have.
     #[error("{option} does not apply to {why}; leave it out")]
@@ -199,7 +209,7 @@ pub enum EngineError {
     #[error("no GPU adapter was found ({0})")]
     NoAdapter(String),
     /// The adapter's index is not there.
-    #[error("there is no GPU adapter {index}; there are {count}")]
+    #[error("there is no GPU adapter {index} among the {count} here")]
     AdapterIndex {
         /// The index asked for.
         index: usize,

@@ -105,6 +105,17 @@ pub enum Source {
     Files(ModelFiles),
 }
 
+impl Source {
+    /// Blocks while files are read, or downloaded.
+    pub(crate) fn open(self) -> Result<ModelFiles, Error> {
+        match self {
+            #[cfg(not(target_family = "wasm"))]
+            Self::Name(name) => ModelFiles::open(&name, &OpenOptions::default()),
+            Self::Files(files) => Ok(files),
+        }
+    }
+}
+
 #[cfg(not(target_family = "wasm"))]
 impl From<&str> for Source {
     fn from(name: &str) -> Self {

@@ -15,12 +15,14 @@ use crate::engine::{Engine, Written};
 use crate::error::Error;
 use crate::executor::Draw;
 use crate::files::Shared;
-use crate::worker::{Worker, turn};
+use crate::turn::turn;
+use crate::worker::Worker;
 
 /// A generation: a [`Stream`] of [`Event`]s, first a header, then a step after each pass, last the footer with the texts.
 ///
 /// Nothing happens before it is first polled; from then on it holds the model, and calls made meanwhile wait until it ends. Passes run
-/// at most two steps ahead of whoever reads.
+/// at most two steps ahead of whoever reads, so a program that awaits another call of the same model while it holds an unfinished
+/// generation, and reads on only afterwards, waits for ever: finish, stop or drop the generation first.
 ///
 /// It may be dropped at any moment: the model ends it after the pass under way and is free for the next call. To end it early and keep
 /// what was written, call [`Generation::stop`] and read on to the footer.
@@ -90,14 +92,14 @@ impl Generation {
     /// Lets the run go to its end.
     ///
     /// # Errors
-    /// When the request does not fit the model, or the device fails.
+    /// When the request does not fit the model, or the device fails; [`Error::Stopped`] when the footer or an error was read before.
     pub async fn finish(mut self) -> Result<Footer, Error> {
         while let Some(event) = self.next().await {
             if let Event::Footer(footer) = event? {
                 return Ok(footer);
             }
         }
-        Err(Error::Crashed)
+        Err(Error::Stopped)
     }
 
     /// The events one by one, each waited for. Not for code that an async executor runs.
@@ -149,7 +151,7 @@ impl Start {
 }
 
 impl Job {
-    /// Runs attempt after attempt; nothing comes of it where nobody listens any more.
+    /// Runs attempt after attempt. There is no footer once nobody listens any more.
     async fn write(
         &self,
         engine: &mut Engine,
@@ -177,12 +179,12 @@ impl Job {
                 noise: None,
             };
             let mut run = engine.run(&plan, draw, self.observe)?;
-            footer.interrupted = loop {
+            loop {
                 if self.stop.load(Ordering::SeqCst) {
-                    break true;
+                    run.launch_no_more();
                 }
                 let Some(mut step) = run.next().await? else {
-                    break false;
+                    break;
                 };
                 step.attempt = attempt;
                 step.seconds += footer.seconds;
@@ -195,13 +197,14 @@ impl Job {
                     return Ok(None);
                 }
                 turn().await;
-            };
+            }
             let Written {
                 tokens,
                 nfe,
                 rows,
                 seconds,
             } = run.stop().await?;
+            footer.interrupted = nfe < plan.nfe();
             footer.nfe += nfe;
             footer.rows += rows;
             footer.seconds += seconds;

@@ -17,16 +17,21 @@
 //! # Ok::<(), esolm::Error>(())
 //! ```
 //!
-//! [`Model::generate`] tells of each step while it writes, [`Model::score`] and [`Model::perplexity`] say how likely a text is.
+//! [`Model::generate`] reports each step while it writes, [`Model::score`] and [`Model::perplexity`] say how likely a text is.
 //! Data flows one way: [`config`] -> [`checkpoint`] -> [`plan`] -> generator -> [`text`].
 
 pub use esolm_core::{checkpoint, config, plan, text, trace};
 
 pub use adapter::{AdapterInfo, AdapterKind, AdapterLimits};
+#[cfg(not(target_family = "wasm"))]
+pub use device::adapters;
 pub use device::{DeviceChoice, DeviceInfo, LoadOptions};
 pub use engine::Replay;
 pub use error::{EngineError, Error, ItemError, LikelihoodError};
+pub use esolm_core::documents::BetweenError;
 pub use esolm_core::request::{DecodeAs, Request, RequestError};
+pub use esolm_core::rows::{MaskMode, RowsError};
+pub use esolm_core::sampler::SamplerError;
 pub use files::{ModelFiles, Source};
 pub use generation::Generation;
 pub use kernels::Precision;
@@ -36,7 +41,7 @@ pub use model::Blocking;
 pub use model::{Forward, Model, random_seed};
 pub use perplexity::{Corpus, Figure, Nelbo, Perplexity, PerplexityOptions};
 pub use score::{Score, ScoreItem, ScoreOptions, Scored};
-pub use variants::Variants;
+pub use variants::{Chosen, Variants};
 
 mod adapter;
 mod error;
@@ -45,6 +50,7 @@ mod generation;
 mod model;
 mod perplexity;
 mod score;
+mod turn;
 mod worker;
 
 // What lies below the front door, for this project's own programs and tests. It may change with any version.

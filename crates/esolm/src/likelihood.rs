@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::{Error, LikelihoodError};
-use crate::worker::turn;
+use crate::turn::turn;
 
 /// Rows of a pass that keep a CPU or a software adapter busy.
 const ROWS_CPU: usize = 2048;
@@ -72,16 +72,47 @@ pub enum Purpose {
     Perplexity,
 }
 
+/// Most orders or draws, and texts of a pass: beyond it, passes are too many to list.
+const MAX_REPEATS: u32 = 1 << 16;
+
 impl Likelihood {
+    fn check_ranges(&self, purpose: Purpose) -> Result<(), Error> {
+        let range = |option, value: &dyn ToString, range: String| {
+            let value = value.to_string();
+            Err(Error::Range {
+                option,
+                value,
+                range,
+            })
+        };
+        if let Some(alpha_0) = self.alpha_0.filter(|a| !(0.0..=1.0).contains(a)) {
+            return range("alpha_0", &alpha_0, "from 0 to 1".into());
+        }
+        // A corpus may do without one of the two figures, a score has only one.
+        let least = u32::from(purpose == Purpose::Score);
+        for (option, count) in [("orders", self.orders), ("draws", self.draws)] {
+            if let Some(count) = count.filter(|n| !(least..=MAX_REPEATS).contains(n)) {
+                return range(option, &count, format!("from {least} to {MAX_REPEATS}"));
+            }
+        }
+        match self.batch {
+            Some(n) if !(1..=MAX_REPEATS as usize).contains(&n) => {
+                range("batch", &n, format!("from 1 to {MAX_REPEATS}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Fills in what was not asked for.
     ///
     /// # Errors
-    /// [`Error::NotApplicable`] for what the model's family does not have.
+    /// [`Error::Range`], and [`Error::NotApplicable`] for what the model's family does not have.
     pub fn resolve(
         &self,
         config: &ModelConfig,
         purpose: Purpose,
     ) -> Result<LikelihoodOptions, Error> {
+        self.check_ranges(purpose)?;
         let autoregressive = config.family == Family::Ar;
         let bound = without_exact(config).is_some();
         let score = purpose == Purpose::Score;
@@ -134,7 +165,8 @@ impl Likelihood {
     }
 }
 
-/// Hears how many passes of how many are done, and may stop the work by answering false. The default hears nothing.
+/// Hears how many passes of how many are done, and may stop the work by answering false. While texts are still being tokenized both are
+/// 0. The default hears nothing.
 #[derive(Clone, Default)]
 pub struct Progress(Option<Arc<dyn Fn(usize, usize) -> bool + Send + Sync>>);
 

@@ -2,28 +2,27 @@
 
 use std::sync::Arc;
 
-#[cfg(not(target_family = "wasm"))]
-use esolm_core::checkpoint::OpenOptions;
 use esolm_core::config::ModelConfig;
 use esolm_core::plan::Plan;
-use esolm_core::request::Request;
+use esolm_core::request::{Request, RequestError};
 use esolm_core::rows::{Layout, MaskMode, RowsError, StepRows, forward_rows};
+use esolm_core::sampler::Sampler;
 use esolm_core::text::TextCodec;
 use esolm_core::trace::{Counters, Header};
 
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::engine::Replay;
 use crate::error::Error;
-use crate::files::{ModelFiles, Shared, Source};
+use crate::files::{Shared, Source};
 use crate::generation::Generation;
 use crate::perplexity::{Corpus, Perplexity, PerplexityOptions};
 use crate::score::{ScoreItem, ScoreOptions, Scored};
-use crate::worker::Worker;
+use crate::worker::{Loaded, Worker};
 
 /// A loaded model. Clones are handles to the same one; it is given up when the last of them and of its generations is gone.
 ///
 /// It computes in a thread of its own: no future or stream here does anything heavy when it is polled, and all of them are [`Send`].
-/// Calls are carried out one after the other, in the order in which they were made. Whoever drops a call's future cancels the call: it
+/// Calls are carried out one after the other, in the order in which their futures are first polled. Whoever drops a call's future cancels the call: it
 /// ends after the pass under way. [`Model::blocking`] has the same calls for code without an executor.
 #[derive(Clone)]
 pub struct Model {
@@ -33,18 +32,12 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model onto a device.
+    /// Opens a model and loads it onto a device, in a thread of its own.
     ///
     /// # Errors
     /// When the checkpoint or its tokenizer are not usable, no device answers to the choice, or memory does not suffice.
     pub async fn load(source: impl Into<Source>, options: LoadOptions) -> Result<Self, Error> {
-        let files = match source.into() {
-            #[cfg(not(target_family = "wasm"))]
-            Source::Name(name) => ModelFiles::open(&name, &OpenOptions::default())?,
-            Source::Files(files) => files,
-        };
-        let ModelFiles { checkpoint, shared } = files;
-        let (worker, device) = Worker::start(checkpoint, options).await?;
+        let (worker, Loaded { shared, device }) = Worker::start(source.into(), options).await?;
         Ok(Self {
             worker,
             shared,
@@ -103,6 +96,7 @@ impl Model {
     }
 
     /// What [`Model::generate`] would do, without any pass of the network: which positions are computed and drawn in which step.
+    /// Without a seed it is the plan of seed 0.
     ///
     /// # Errors
     /// When the request does not fit the model.
@@ -163,7 +157,7 @@ impl Model {
                     for rows in pass.passes(&shared.config) {
                         let (layout, tokens, step) = rows?;
                         logits.extend(engine.forward(&layout, &tokens, &step).await?);
-                        crate::worker::turn().await;
+                        crate::turn::turn().await;
                         if !wanted.is_wanted() {
                             return Err(Error::Stopped);
                         }
@@ -185,7 +179,13 @@ impl Model {
         top_p: Option<f32>,
     ) -> Result<Replay, Error> {
         let config = &self.shared.config;
+        plan.check()?;
         plan.check_model(config.vocab_size, config.mask_index)?;
+        let sampler = Sampler {
+            temperature: 1.0,
+            top_p,
+        };
+        sampler.validate().map_err(RequestError::from)?;
         self.worker
             .call(move |engine, wanted| {
                 Box::pin(async move {
@@ -207,7 +207,7 @@ impl Model {
             .await
     }
 
-    /// Gives this handle up and, where it is the last one, waits until the model's memory is free.
+    /// Gives this handle up and, where no other one and no generation is left, waits until the model's memory is free.
     pub async fn close(self) {
         self.worker.close().await;
     }

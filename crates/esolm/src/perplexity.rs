@@ -18,6 +18,7 @@ use crate::likelihood::{
     opening,
 };
 use crate::score::Score;
+use crate::turn::turn;
 
 /// What is measured on.
 #[derive(Clone, Debug)]
@@ -234,10 +235,11 @@ pub(crate) async fn measure(
                 config,
                 options,
                 length,
+                go_on,
             };
             let cut = match options.per_document {
-                true => reader.alone(&documents)?,
-                false => reader.packed(&documents)?,
+                true => reader.alone(&documents).await?,
+                false => reader.packed(&documents).await?,
             };
             (cut, length)
         }
@@ -335,10 +337,16 @@ struct Reader<'a> {
     config: &'a ModelConfig,
     options: &'a PerplexityOptions,
     length: usize,
+    go_on: &'a dyn Fn() -> bool,
 }
 
 impl Reader<'_> {
-    fn encode(&self, index: usize, document: &str) -> Result<Vec<u32>, Error> {
+    /// A document's tokens, unless nobody wants them any more: a corpus may take longer to tokenize than to score.
+    async fn encode(&self, index: usize, document: &str) -> Result<Vec<u32>, Error> {
+        turn().await;
+        if !(self.options.progress.go_on(0, 0) && (self.go_on)()) {
+            return Err(Error::Stopped);
+        }
         self.codec
             .encode(document)
             .map_err(|error: TextError| Error::Item {
@@ -352,7 +360,7 @@ impl Reader<'_> {
     }
 
     /// All documents put together, as many tokens of them as the first `max_windows` windows hold.
-    fn packed(&self, all: &[String]) -> Result<Cut, Error> {
+    async fn packed(&self, all: &[String]) -> Result<Cut, Error> {
         let most = (self.options.max_windows).and_then(|windows| windows.checked_mul(self.length));
         let ends = self.codec.ends();
         let opening = ends.bos.or(ends.eos);
@@ -370,7 +378,7 @@ impl Reader<'_> {
                 continue;
             }
             stream.extend(opening);
-            let mut tokens = self.encode(index, document)?;
+            let mut tokens = self.encode(index, document).await?;
             let mut bytes = document.len();
             let left = most.map_or(usize::MAX, |most| most.saturating_sub(stream.len()));
             if tokens.len() > left {
@@ -390,7 +398,7 @@ impl Reader<'_> {
     }
 
     /// Each document by itself.
-    fn alone(&self, all: &[String]) -> Result<Cut, Error> {
+    async fn alone(&self, all: &[String]) -> Result<Cut, Error> {
         let opening = opening(self.config, self.codec);
         let overlap = first_is_free(self.config);
         let mut cut = Cut {
@@ -402,7 +410,7 @@ impl Reader<'_> {
                 cut.dropped += 1;
                 continue;
             }
-            let tokens = self.encode(index, document)?;
+            let tokens = self.encode(index, document).await?;
             let first = cut.windows.len();
             let windows = documents::alone(&tokens, opening, self.length, overlap, first as u32);
             cut.windows.extend(windows);

@@ -15,10 +15,11 @@ use crate::files::Shared;
 use crate::likelihood::{
     Likelihood, LikelihoodOptions, Progress, Purpose, TextScore, evaluate, first_is_free, opening,
 };
+use crate::turn::turn;
 
 /// A text to score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum ScoreItem {
     /// A text by itself.
     Text(String),
@@ -42,16 +43,43 @@ pub enum ScoreItem {
 
 /// How texts are scored.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(from = "Flat")]
 pub struct ScoreOptions {
     /// Orders, draws and seed. By default an exact likelihood goes from left to right.
-    #[serde(flatten)]
     pub likelihood: Likelihood,
     /// Whether texts open with the beginning-of-text token, which is given. Default: they do.
     pub bos: Option<bool>,
     /// Hears how far it is.
-    #[serde(skip)]
     pub progress: Progress,
+}
+
+/// The options as JSON has them. serde's own flattening would let misspelt names through.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Flat {
+    alpha_0: Option<f64>,
+    orders: Option<u32>,
+    draws: Option<u32>,
+    #[serde(with = "esolm_core::trace::optional_seed")]
+    seed: Option<u64>,
+    batch: Option<usize>,
+    bos: Option<bool>,
+}
+
+impl From<Flat> for ScoreOptions {
+    fn from(flat: Flat) -> Self {
+        Self {
+            likelihood: Likelihood {
+                alpha_0: flat.alpha_0,
+                orders: flat.orders,
+                draws: flat.draws,
+                seed: flat.seed,
+                batch: flat.batch,
+            },
+            bos: flat.bos,
+            progress: Progress::default(),
+        }
+    }
 }
 
 impl ScoreOptions {
@@ -152,13 +180,15 @@ pub(crate) async fn score(
         opening: opening(config, shared.codec()?).filter(|_| options.bos != Some(false)),
         windows: Vec::new(),
     };
-    let pieces: Vec<Pieces> = (items.iter().enumerate())
-        .map(|(index, item)| {
-            reader
-                .item(item)
-                .map_err(|source| Error::Item { index, source })
-        })
-        .collect::<Result<_, _>>()?;
+    let mut pieces: Vec<Pieces> = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        turn().await;
+        if !(options.progress.go_on(0, 0) && go_on()) {
+            return Err(Error::Stopped);
+        }
+        let read = reader.item(item);
+        pieces.push(read.map_err(|source| Error::Item { index, source })?);
+    }
     let progress = &mut |done, all| options.progress.go_on(done, all) && go_on();
     let scores = evaluate(engine, &reader.windows, None, &likelihood, progress).await?;
     let scores = scores.ok_or(Error::Stopped)?;

@@ -1,17 +1,18 @@
 //! The model's own thread. Whatever computes runs there, one call after the other, so that no `poll` of a caller's executor ever does
-//! anything heavy. A browser has one thread: there it is a task of the same thread, which lets the page breathe between two passes.
+//! anything heavy. A browser has one thread: there it is a task of the same thread, which yields to the page between two passes ([`crate::turn`]).
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_channel::{Receiver, Sender};
-use esolm_core::checkpoint::Checkpoint;
 
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::engine::Engine;
 #[cfg(not(target_family = "wasm"))]
 use crate::error::EngineError;
 use crate::error::Error;
+use crate::files::{ModelFiles, Shared, Source};
 
 /// What a job does with the engine.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -27,27 +28,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Loads a checkpoint onto a device, in a thread of its own.
+    /// Opens a model and loads it onto a device, in a thread of its own.
     #[cfg(not(target_family = "wasm"))]
-    pub async fn start(
-        checkpoint: Checkpoint,
-        options: LoadOptions,
-    ) -> Result<(Self, DeviceInfo), Error> {
+    pub async fn start(source: Source, options: LoadOptions) -> Result<(Self, Loaded), Error> {
         let (worker, queue, ending) = Self::new();
         let (loaded, loading) = async_channel::bounded(1);
         let body = move || {
             pollster::block_on(async {
-                match Engine::load(&checkpoint, &options).await {
-                    Ok(engine) => {
-                        drop(checkpoint);
-                        // Whoever gave up waiting has dropped the queue as well.
-                        let _ = loaded.try_send(Ok(engine.device().clone()));
-                        drop(loaded);
-                        serve(engine, queue).await;
-                    }
-                    Err(error) => {
-                        let _ = loaded.try_send(Err(error));
-                    }
+                let (engine, answer) = match load(source, &options).await {
+                    Ok((engine, answer)) => (Some(engine), Ok(answer)),
+                    Err(error) => (None, Err(error)),
+                };
+                // Whoever gave up waiting has dropped the queue's other end as well.
+                let _ = loaded.try_send(answer);
+                drop(loaded);
+                if let Some(engine) = engine {
+                    serve(engine, queue).await;
                 }
                 drop(ending);
             });
@@ -59,30 +55,26 @@ impl Worker {
                 what: format!("the model's thread ({error})"),
                 bytes: None,
             })?;
-        let device = loading.recv().await.map_err(|_| Error::Crashed)??;
-        Ok((worker, device))
+        let loaded = loading.recv().await.map_err(|_| Error::Crashed)??;
+        Ok((worker, loaded))
     }
 
-    /// Loads a checkpoint onto a device.
+    /// Loads a model onto a device.
     #[cfg(target_family = "wasm")]
-    pub async fn start(
-        checkpoint: Checkpoint,
-        options: LoadOptions,
-    ) -> Result<(Self, DeviceInfo), Error> {
-        let engine = Engine::load(&checkpoint, &options).await?;
+    pub async fn start(source: Source, options: LoadOptions) -> Result<(Self, Loaded), Error> {
+        let (engine, loaded) = load(source, &options).await?;
         let (worker, queue, ending) = Self::new();
-        let device = engine.device().clone();
         wasm_bindgen_futures::spawn_local(async move {
             serve(engine, queue).await;
             drop(ending);
         });
-        Ok((worker, device))
+        Ok((worker, loaded))
     }
 
-    fn new() -> (Self, Receiver<Job>, Sender<()>) {
+    fn new() -> (Self, Queue, Sender<()>) {
         let (jobs, queue) = async_channel::unbounded();
         let (ending, ended) = async_channel::bounded(1);
-        (Self { jobs, ended }, queue, ending)
+        (Self { jobs, ended }, Queue(queue), ending)
     }
 
     /// Queues `job`. It hears from its second argument whether anybody still waits for the result: between two passes a job that nobody
@@ -110,16 +102,19 @@ impl Worker {
 
     /// Queues a job whose answers go another way.
     pub fn queue(&self, job: Job) {
-        // The queue is closed only after a panic, and then whoever waits finds his channel closed as well.
+        // The queue is closed only after a panic. The job is dropped then, and with it the channel that its caller waits on.
         let _ = self.jobs.try_send(job);
     }
 
-    /// Gives the model up and waits until its memory is free.
+    /// Gives this handle up and, where it was the last, waits until the model's memory is free.
     pub async fn close(self) {
         let Self { jobs, ended } = self;
+        let is_last = jobs.sender_count() == 1;
         drop(jobs);
-        // Nothing is ever sent.
-        let _ = ended.recv().await;
+        if is_last {
+            // Nothing is ever sent.
+            let _ = ended.recv().await;
+        }
     }
 }
 
@@ -133,54 +128,34 @@ impl<T> Wanted<T> {
     }
 }
 
-async fn serve(mut engine: Engine, queue: Receiver<Job>) {
-    while let Ok(job) = queue.recv().await {
+/// What is known of a model that was loaded.
+pub struct Loaded {
+    pub shared: Arc<Shared>,
+    pub device: DeviceInfo,
+}
+
+async fn load(source: Source, options: &LoadOptions) -> Result<(Engine, Loaded), Error> {
+    let ModelFiles { checkpoint, shared } = source.open()?;
+    let engine = Engine::load(&checkpoint, options).await?;
+    let device = engine.device().clone();
+    Ok((engine, Loaded { shared, device }))
+}
+
+/// The thread's end of the queue. Jobs that are left when the thread ends, after a panic too, are dropped, so that whoever waits for them
+/// hears of it.
+struct Queue(Receiver<Job>);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {}
+    }
+}
+
+async fn serve(mut engine: Engine, queue: Queue) {
+    while let Ok(job) = queue.0.recv().await {
         job(&mut engine).await;
     }
     // On a lost device there is nothing to give back.
     let _ = engine.close();
-}
-
-/// Lets a browser's thread take its next turn, so that a page paints and messages arrive. Natively there is nobody to wait for.
-#[cfg(not(target_family = "wasm"))]
-pub async fn turn() {}
-
-#[cfg(target_family = "wasm")]
-pub use browser::turn;
-
-#[cfg(target_family = "wasm")]
-mod browser {
-    use js_sys::{Function, Promise};
-    use wasm_bindgen::JsValue;
-    use wasm_bindgen::prelude::wasm_bindgen;
-    use wasm_bindgen_futures::JsFuture;
-
-    #[wasm_bindgen]
-    extern "C" {
-        type MessageChannel;
-        #[wasm_bindgen(constructor)]
-        fn new() -> MessageChannel;
-        #[wasm_bindgen(method, getter)]
-        fn port1(this: &MessageChannel) -> MessagePort;
-        #[wasm_bindgen(method, getter)]
-        fn port2(this: &MessageChannel) -> MessagePort;
-
-        type MessagePort;
-        #[wasm_bindgen(method, setter)]
-        fn set_onmessage(this: &MessagePort, listener: &Function);
-        #[wasm_bindgen(method, js_name = postMessage)]
-        fn post(this: &MessagePort, message: &JsValue);
-        #[wasm_bindgen(method)]
-        fn close(this: &MessagePort);
-    }
-
-    /// As the native one. A message to oneself comes without the pause that timers have.
-    pub async fn turn() {
-        let channel = MessageChannel::new();
-        let received = Promise::new(&mut |resolve, _| channel.port1().set_onmessage(&resolve));
-        channel.port2().post(&JsValue::NULL);
-        // Nothing rejects it.
-        let _ = JsFuture::from(received).await;
-        channel.port1().close();
-    }
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use super::Bench;
 use crate::error::Error;
 use crate::plan::{Model, Plan};
-use crate::program::{self, Answer, json_lines};
+use crate::program::{self, json_lines};
+use crate::record::Answer;
 use crate::record::{self, Point, Training, training_file};
 use crate::reports::{Inspected, LogLine};
 

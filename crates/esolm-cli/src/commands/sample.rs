@@ -26,6 +26,8 @@ struct Report<'a> {
     header: Header,
     device: String,
     interrupted: bool,
+    /// Texts in which the model ran on at a given word to the last, as indices within the batch.
+    run_on: &'a [usize],
     rows: usize,
     seconds: f64,
     tokens_per_second: f64,
@@ -109,7 +111,7 @@ fn print(
     header: Header,
     footer: &Footer,
 ) -> Result<(), Failure> {
-    if !footer.interrupted && !footer.run_on.is_empty() {
+    if !arguments.quiet && !footer.interrupted && !footer.run_on.is_empty() {
         output::note(&format!(
             "in {} of the texts the model kept running on at a given word; move the gap, or try another --seed",
             footer.run_on.len()
@@ -142,6 +144,7 @@ fn print(
         return output::json(&Report {
             device: model.device().to_string(),
             interrupted: footer.interrupted,
+            run_on: &footer.run_on,
             rows: footer.rows,
             seconds: footer.seconds,
             tokens_per_second,

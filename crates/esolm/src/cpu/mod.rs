@@ -209,7 +209,8 @@ impl Executor for CpuExecutor {
         if self.state.layout.sequences != layout.sequences
             || self.state.layout.slots != layout.slots
         {
-            self.state.caches.clear();
+            // Where the memory does not suffice, nothing of the batch before may pass for that of the next one.
+            self.state = State::default();
             self.reserve(layout)?;
             let cache = |_| Cache::new(layout, self.heads);
             self.state.caches = (0..self.blocks.len()).map(cache).collect();
