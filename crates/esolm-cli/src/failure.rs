@@ -85,7 +85,7 @@ impl Failure {
         }
     }
 
-    /// Writing to stdout failed. A reader that went away, such as `head`, is no error.
+    /// Writing to stdout failed. A reader that went away, such as `head`, is not an error.
     pub fn output(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self {
@@ -113,10 +113,6 @@ impl<E: Into<Error>> From<E> for Failure {
         match error.into() {
             Error::Checkpoint(error) => checkpoint(&error),
             Error::Text(error) => text(&error),
-            Error::NoTokenizer => Self::failed(
-                "the checkpoint comes without a tokenizer; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to \
-                 print token numbers",
-            ),
             Error::NeedsTokenizer => Self::usage(
                 "texts need a tokenizer; give one with --tokenizer FILE instead of none",
             ),

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use esolm::ModelFiles;
 use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::text::TextCodec;
-use esolm::{Error, ModelFiles};
 
 use crate::arguments::{Device, Model};
 use crate::failure::{Failure, INTERRUPTED};
@@ -63,7 +63,12 @@ pub fn open(model: &Model, tokenizer: Option<&Path>) -> Result<ModelFiles, Failu
     let codec = match tokenizer {
         Some(path) if path == Path::new(NO_TOKENIZER) => None,
         Some(path) => Some(TextCodec::from_file(path, checkpoint.config())?),
-        None => Some(TextCodec::of_checkpoint(&checkpoint)?.ok_or(Error::NoTokenizer)?),
+        None => Some(TextCodec::of_checkpoint(&checkpoint)?.ok_or_else(|| {
+            Failure::failed(
+                "the checkpoint comes without a tokenizer; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to \
+                 print token numbers",
+            )
+        })?),
     };
     Ok(ModelFiles::new(&name, checkpoint, codec))
 }

@@ -50,7 +50,7 @@ impl TextTokens {
     /// Reads a tokenizer.json whose end-of-text token is called `end`.
     ///
     /// # Errors
-    /// A file that cannot be read or is no tokenizer, or has no such token.
+    /// A file that cannot be read or is not a tokenizer, or has no such token.
     pub fn open(path: &Path, end: &str) -> Result<Self, TrainError> {
         let bytes = std::fs::read(path).map_err(|e| TrainError::read(path, e))?;
         Self::from_bytes(&bytes, end)

@@ -105,7 +105,7 @@ pub(crate) fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
         .map_err(|e| TrainError::write(path, e))
 }
 
-/// The lines of a log; what is no line of it is left out.
+/// The lines of a log; what is not a line of it is left out.
 ///
 /// # Errors
 /// A file that cannot be read.

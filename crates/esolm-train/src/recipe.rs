@@ -230,7 +230,7 @@ impl Recipe {
     /// Reads a recipe, with `table.key=value` overrides on top.
     ///
     /// # Errors
-    /// Text that is no TOML, unknown keys, and values that make no sense.
+    /// Text that is not TOML, unknown keys, and values out of range.
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
         let recipe = |e: toml::de::Error| TrainError::Recipe(one_line(&e.to_string()));
         let mut table: toml::Table = text.parse().map_err(recipe)?;
@@ -470,7 +470,7 @@ fn must(
     })
 }
 
-/// `table.key=value`; what is no TOML value is a text.
+/// `table.key=value`; what is not a TOML value is a text.
 fn set(table: &mut toml::Table, assignment: &str) -> Result<(), TrainError> {
     let wrong = || TrainError::Override(assignment.into());
     let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;

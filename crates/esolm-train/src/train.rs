@@ -407,7 +407,7 @@ impl<'a> Trainer<'a> {
             sequential: losses.sequential,
         };
         self.write(line, watch)?;
-        // Validation is no training: it does not count in the speed.
+        // Validation is not training: it does not count in the speed.
         self.since.started += started.elapsed();
         Ok(())
     }
@@ -495,7 +495,7 @@ pub fn evaluate(
 ) -> Losses {
     /// Any number will do, as long as it stays the same.
     const SEED: u64 = 0x7661_6c69_6461_7465;
-    // `low_var` is no bound, and its figures could not be compared with other models'.
+    // `low_var` is not a bound, and its figures could not be compared with other models'.
     let objective = &Objective {
         kind: LossKind::Elbo,
         ..objective.clone()

@@ -69,7 +69,7 @@ impl<E: Into<Error>> From<E> for Failure {
                 source: ItemError::Text(error),
                 ..
             } => text(&error),
-            error @ (Error::NoTokenizer | Error::NeedsTokenizer) => {
+            error @ Error::NeedsTokenizer => {
                 Self::with_remedy("tokenizer", &error, "load it with its tokenizer.json")
             }
             Error::Request(error) => request(error),

@@ -16,9 +16,6 @@ pub enum Error {
     /// The tokenizer, or a text for it.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The checkpoint has no tokenizer.
-    #[error("the checkpoint comes without a tokenizer")]
-    NoTokenizer,
     /// A text for a model that was loaded without a tokenizer.
     #[error("the model was loaded without a tokenizer, which texts need")]
     NeedsTokenizer,

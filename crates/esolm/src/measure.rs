@@ -1,4 +1,4 @@
-//! What an adapter can do, and how near the products come to it: measured for the bench, never assumed.
+//! Rates of an adapter, and the share of them that the products reach: measured for the bench, never assumed.
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
