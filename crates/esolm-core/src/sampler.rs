@@ -71,13 +71,13 @@ pub enum NoiseSource<'a> {
         /// Natural position of the token.
         position: u32,
     },
-    /// Given values [V].
+    /// Given values `[V]`.
     Given(&'a [f32]),
     /// None: the most likely token.
     None,
 }
 
-/// Draws a token from `logits` [V], as the published samplers do (algo.py): mask column to -1e6, temperature, top-p, then the largest logit + noise (Gumbel-max); ties
+/// Draws a token from `logits` `[V]`, as the published samplers do (algo.py): mask column to -1e6, temperature, top-p, then the largest logit + noise (Gumbel-max); ties
 /// go to the lower index. Logits that are not a number are never drawn; where nothing else is
 /// left the mask token is.
 pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: NoiseSource) -> u32 {

@@ -3,7 +3,7 @@
 //! *Esoteric Language Models*, arXiv 2506.01928; the reference is `models/dit.py` of the GitHub repository s-sahoo/Eso-LMs. One
 //! transformer serves Eso-LM, MDLM (arXiv 2406.07524) and AR: a token embedding, N pre-norm blocks with rotary attention and
 //! adaLN modulation, and an untied output layer. AR has neither `sigma_map` nor adaLN. What differs between the families while
-//! they run is only which rows may attend to which, and that is data ([`mask`]).
+//! they run is only which rows may attend to which, and that is data (`mask.rs`).
 //!
 //! | file | holds |
 //! |---|---|
