@@ -33,8 +33,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var top = -1e30;
     var mass = 0.0;
     for (var t = 0u; t < row.prefix; t += KEYS) {
+        // Beyond the prefix the cache may hold anything, and 0 times NaN is NaN: what is left of the last KEYS reads its last slot again.
         //@unroll j KEYS
-        let at$j = base + min(t + $ju, info.slots - 1u) * D4;
+        let at$j = base + min(t + $ju, row.prefix - 1u) * D4;
         var score$j = 0.0;
         //@unroll c HEAD4
         score$j += dot(q$c, load_k(at$j + $cu));

@@ -459,6 +459,16 @@ fn attends() {
                 cache,
             };
             let mut rows = random_rows(&mut random, sequences, slots, 80);
+            // What was written ends somewhere: in the last sequence at its end, in the others anywhere.
+            for sequence in 0..sequences {
+                let end = match sequence + 1 == sequences {
+                    true => slots,
+                    false => random.between(0, slots),
+                };
+                for row in rows.iter_mut().filter(|r| r.sequence == sequence as u32) {
+                    row.prefix = row.prefix.min(end as u32);
+                }
+            }
             // A row that sees nothing but itself, and one that sees everything.
             rows[0].prefix = 0;
             if let Some(last) = rows.last_mut() {
@@ -466,10 +476,23 @@ fn attends() {
             }
             let q = random.values(rows.len() * geometry.hidden);
             let size = sequences * slots * geometry.hidden;
-            let (k, v) = (
+            let (mut k, mut v) = (
                 rounded(&random.values(size), cache),
                 rounded(&random.values(size), cache),
             );
+            // What no row may read holds what an earlier batch may have left there.
+            for (at, (k, v)) in (k.chunks_mut(geometry.hidden))
+                .zip(v.chunks_mut(geometry.hidden))
+                .enumerate()
+            {
+                let (sequence, slot) = ((at / slots) as u32, (at % slots) as u32);
+                let is_read = |row: &Row| slot < row.prefix || slot == row.slot;
+                let mut own = rows.iter().filter(|row| row.sequence == sequence);
+                if !own.any(is_read) {
+                    k.fill(f32::NAN);
+                    v.fill(f32::NAN);
+                }
+            }
             let upload = |data: &[f32]| match cache {
                 Precision::F32 => gpu().floats(data.to_vec()).unwrap(),
                 Precision::F16 => gpu().words(esolm::kernels::pack_f16(data)).unwrap(),
