@@ -12,7 +12,7 @@ use tokenizers::{DecoderWrapper, Tokenizer};
 
 #[cfg(not(target_family = "wasm"))]
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, names_mask};
 use crate::message::shorten;
 
 /// Names that end-of-text tokens have in published tokenizers, the most likely one first.
@@ -52,6 +52,19 @@ pub enum TextError {
         vocab_size: usize,
         /// What would fit: "2048", or "2048 or 2049".
         expected: String,
+    },
+    /// The tokenizer has another mask token than the model.
+    #[error(
+        "the tokenizer's mask token \"{name}\" is {index}, but the model's mask is {mask_index}; give the tokenizer.json that the \
+         model was trained with, or correct \"mask_index\" in the configuration"
+    )]
+    Mask {
+        /// Its name.
+        name: String,
+        /// Its index.
+        index: u32,
+        /// The model's.
+        mask_index: u32,
     },
     /// The tokenizer changes what it is given.
     #[error(
@@ -110,11 +123,19 @@ impl TextCodec {
         tokenizer
             .with_truncation(None)
             .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
-        let tokens = tokenizer
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .map_or(0, |index| index as usize + 1);
+        let vocabulary = tokenizer.get_vocab(true);
+        let largest = vocabulary.values().max();
+        let tokens = largest.map_or(0, |&index| index as usize + 1);
+        let other = (vocabulary.iter())
+            .filter(|&(name, &index)| names_mask(name) && index != config.mask_index)
+            .min();
+        if let Some((name, &index)) = other {
+            return Err(TextError::Mask {
+                name: shorten(name),
+                index,
+                mask_index: config.mask_index,
+            });
+        }
         let byte_level = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
 
         // The published code appends the mask to a tokenizer that has none.

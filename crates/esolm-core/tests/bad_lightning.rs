@@ -53,8 +53,17 @@ fn lightning_contents() {
         ),
         // live time input
         (
-            algo("time_conditioning", boolean(true)),
-            "time_conditioning|false",
+            algo("time_conditioning", list(&[])),
+            "algo.time_conditioning|a list|true or false",
+        ),
+        // attention and loss of another kind of model
+        (
+            algo("causal_attention", boolean(false)),
+            "\"algo.causal_attention\" of hyper_parameters.config is false|AR is causal",
+        ),
+        (
+            algo("parameterization", text("score")),
+            "\"algo.parameterization\"|\"score\"|\"ar\"",
         ),
         // unknown prepend
         (
@@ -83,6 +92,8 @@ fn lightning_contents() {
     ] {
         assert_told(forged.open(), words);
     }
+    // The published scripts set it although AR has no time input.
+    algo("time_conditioning", boolean(true)).open().unwrap();
     let state = ("state_dict", dict(&[("backbone.x", plain(&[1], 0))]));
     for (root, words) in [
         // no hyper_parameters

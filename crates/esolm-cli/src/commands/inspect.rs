@@ -17,6 +17,8 @@ struct Report<'a> {
     form: &'static str,
     #[serde(flatten)]
     config: &'a ModelConfig,
+    /// False where the last token was taken for the mask.
+    mask_told: bool,
     parameters: u64,
     file_bytes: u64,
     dtypes: Vec<String>,
@@ -65,6 +67,7 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint) -> Report<'a> {
             SourceKind::Lightning { ema: false } => "Lightning checkpoint, raw weights",
         },
         config: checkpoint.config(),
+        mask_told: checkpoint.mask_told(),
         parameters: checkpoint
             .config()
             .parameters()
@@ -115,7 +118,15 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row("context", format!("{} tokens", config.length));
     row(
         "vocabulary",
-        format!("{} (mask {})", config.vocab_size, config.mask_index),
+        format!(
+            "{} (mask {}{})",
+            config.vocab_size,
+            config.mask_index,
+            match report.mask_told {
+                true => "",
+                false => ", the last token, since the checkpoint names none",
+            }
+        ),
     );
     let alpha_0 = match (config.family, config.alpha_0) {
         (Family::EsoLm, Some(alpha_0)) => alpha_0.to_string(),

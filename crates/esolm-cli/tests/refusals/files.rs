@@ -115,6 +115,20 @@ pub fn prepare(folder: &Folder) {
         "recipe.toml",
         "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
     );
+    text("empty.json", "{}");
+    let mdlm = std::fs::read_to_string(root().join(GOLDEN).join("mdlm.config.json")).expect("text");
+    text(
+        "two-masks.json",
+        &mdlm.replacen('{', "{\"mask_index\": 96, \"mask_token_id\": 4,", 1),
+    );
+    std::fs::create_dir(folder.file("unread-tokenizer")).expect("writable");
+    text("unread-tokenizer/config.json", &mdlm);
+    text("unread-tokenizer/tokenizer.json", "[MASK]");
+    std::fs::copy(
+        root().join(GOLDEN).join("mdlm.ema.safetensors"),
+        folder.file("unread-tokenizer/model.safetensors"),
+    )
+    .expect("writable");
     text("blank.txt", " \n\n");
     text("none.txt", "");
     text("cafe.txt", "The caf\u{e9} was closed.");

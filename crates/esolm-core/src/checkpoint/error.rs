@@ -48,6 +48,14 @@ pub enum CheckpointError {
         /// What is wrong with it.
         source: ConfigError,
     },
+    /// A tokenizer that may name the mask token cannot be read, and nothing else says which token it is.
+    #[error(
+        "which token is the mask is not known: {tokenizer} cannot be read, and the configuration has no \"mask_index\""
+    )]
+    MaskUnknown {
+        /// What it is.
+        tokenizer: String,
+    },
     /// The file is sound but does not hold what a Lightning checkpoint of the published code holds.
     #[error("the checkpoint is not one of the published code: {0}")]
     Lightning(#[from] LightningError),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::{CheckpointError, HubError};
+use super::{CheckpointError, HubError, WEIGHTS};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -19,7 +19,8 @@ pub(super) struct Files {
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Fetches the files of `owner/name` or `owner/name@revision`; `with_config` is false when the caller has a configuration.
+/// Fetches the files of `owner/name` or `owner/name@revision`; `with_config` is false when the caller has a configuration,
+/// beside which that of the repository counts if there is one.
 pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointError> {
     let (name, revision) = parse(spec).ok_or_else(|| CheckpointError::HubName {
         spec: format!("hf:{spec}"),
@@ -47,23 +48,23 @@ pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointEr
         .map_err(|error| hub.explain("config.json", &error))?
         .repo(repo);
 
-    let config = if with_config {
-        Some(hub.get(&api, "config.json")?)
-    } else {
-        None
-    };
-    // Before the weights, so that weights in the cache mean that the tokenizer was asked for: without a network, and a hub model
-    // without a tokenizer, the model must still open.
-    let tokenizer = match cached.get("tokenizer.json") {
-        Some(path) => Some(path),
-        None if cached.get("model.safetensors").is_some() => None,
-        None => match api.get("tokenizer.json") {
-            Ok(path) => Some(path),
-            Err(error) if status(&error) == Some(404) => None,
-            Err(error) => return Err(hub.explain("tokenizer.json", &error)),
+    // Before the weights, so that weights in the cache mean that these were asked for: without a network, and a hub model without them,
+    // the model must still open.
+    let optional = |file| match cached.get(file) {
+        Some(path) => Ok(Some(path)),
+        None if cached.get(WEIGHTS).is_some() => Ok(None),
+        None => match api.get(file) {
+            Ok(path) => Ok(Some(path)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(hub.explain(file, &error)),
         },
     };
-    let weights = hub.get(&api, "model.safetensors")?;
+    let config = match with_config {
+        true => Some(hub.get(&api, "config.json")?),
+        false => optional("config.json")?,
+    };
+    let tokenizer = optional("tokenizer.json")?;
+    let weights = hub.get(&api, WEIGHTS)?;
     Ok(Files {
         config,
         weights,

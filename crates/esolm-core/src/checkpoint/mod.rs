@@ -15,11 +15,13 @@ mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
 mod lightning;
+mod tokenizer;
 mod writer;
 
 #[cfg(not(target_family = "wasm"))]
 mod open;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,8 @@ pub use writer::write_hf_folder;
 pub use writer::{StoreDtype, write_safetensors};
 
 use crate::config::{ModelConfig, PartialConfig};
+use crate::message::shorten;
+use tokenizer::TokenizerJson;
 
 /// The published module that holds the network is called `backbone`.
 const PREFIX: &str = "backbone.";
@@ -87,6 +91,35 @@ pub struct Checkpoint {
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
     tokenizer_json: Option<String>,
+    mask_told: bool,
+}
+
+/// What a checkpoint is made of.
+struct Parts<'a> {
+    file: TensorFile,
+    /// A configuration from outside of the file, with its origin.
+    config: Option<(PartialConfig, String)>,
+    /// The text of a tokenizer.json from outside of the file.
+    tokenizer_json: Option<Cow<'a, str>>,
+    raw_weights: bool,
+    /// What a safetensors file stands for.
+    kind: SourceKind,
+    /// The name of the file.
+    path: &'a Path,
+}
+
+impl Parts<'_> {
+    /// A file alone.
+    fn new(file: TensorFile) -> Self {
+        Self {
+            file,
+            config: None,
+            tokenizer_json: None,
+            raw_weights: false,
+            kind: SourceKind::Safetensors,
+            path: WEIGHTS.as_ref(),
+        }
+    }
 }
 
 impl fmt::Debug for Checkpoint {
@@ -120,15 +153,10 @@ impl Checkpoint {
         config_json: &str,
         bytes: Vec<u8>,
     ) -> Result<Self, CheckpointError> {
-        let config = from_json(config_json)?;
-        let file = TensorFile::from_bytes(bytes, Format::Safetensors)?;
-        Self::new(
-            file,
-            Some(config),
-            false,
-            SourceKind::Safetensors,
-            WEIGHTS.as_ref(),
-        )
+        Self::new(Parts {
+            config: Some(from_json(config_json)?),
+            ..Parts::new(TensorFile::from_bytes(bytes, Format::Safetensors)?)
+        })
     }
 
     /// Opens the bytes of a Lightning `.ckpt`; `raw_weights` takes `state_dict` instead of the EMA weights.
@@ -136,54 +164,58 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_ckpt_bytes(bytes: Vec<u8>, raw_weights: bool) -> Result<Self, CheckpointError> {
-        let file = TensorFile::from_bytes(bytes, Format::PyTorch)?;
-        Self::new(
-            file,
-            None,
+        Self::new(Parts {
             raw_weights,
-            SourceKind::Safetensors,
-            WEIGHTS.as_ref(),
-        )
+            ..Parts::new(TensorFile::from_bytes(bytes, Format::PyTorch)?)
+        })
     }
 
     /// Opens a checkpoint that is read in parts: the bytes of a `model.safetensors` with the text of its `config.json`, or a Lightning
-    /// `.ckpt`, which brings its own configuration and is read whole. Before a parameter is read it must be [fetched](Self::fetch).
+    /// `.ckpt`, which brings its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is
+    /// read it must be [fetched](Self::fetch).
     ///
     /// # Errors
     /// As [`Checkpoint::from_safetensors_bytes`] and [`Checkpoint::from_ckpt_bytes`], and when the source does not deliver.
     pub async fn from_source(
         config_json: Option<&str>,
+        tokenizer_json: Option<&str>,
         source: Box<dyn ByteSource>,
         raw_weights: bool,
     ) -> Result<Self, CheckpointError> {
-        let config = config_json.map(from_json).transpose()?;
-        let file = TensorFile::from_source(source).await?;
-        Self::new(
-            file,
-            config,
+        Self::new(Parts {
+            config: config_json.map(from_json).transpose()?,
+            tokenizer_json: tokenizer_json.map(Into::into),
             raw_weights,
-            SourceKind::Safetensors,
-            WEIGHTS.as_ref(),
-        )
+            ..Parts::new(TensorFile::from_source(source).await?)
+        })
     }
 
-    /// Chooses the weights of a file, completes the configuration from them and checks every one against it. `config` is one from
-    /// outside of the file with its origin; `kind` is what a safetensors file stands for, and `path` its name.
-    fn new(
-        file: TensorFile,
-        config: Option<(PartialConfig, String)>,
-        raw_weights: bool,
-        kind: SourceKind,
-        path: &Path,
-    ) -> Result<Self, CheckpointError> {
-        let (mut source, mut tokenizer_json) = (kind, None);
+    /// Chooses the weights of a file, completes the configuration from them and checks every one against it.
+    fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
+        let Parts {
+            file,
+            config,
+            tokenizer_json,
+            raw_weights,
+            kind,
+            path,
+        } = parts;
+        let (mut source, mut unread_tokenizer, mut pickled) = (kind, None, None);
         let ((mut partial, origin), raw) = match file.root() {
             Some(root) => {
-                let lightning = lightning::read(&file, root, raw_weights, config.is_none())?;
+                let lightning = lightning::read(&file, root, raw_weights, config.is_some())?;
                 source = SourceKind::Lightning { ema: !raw_weights };
-                tokenizer_json = lightning.tokenizer_json;
-                let own = || (lightning.config, lightning::CONFIG.into());
-                (config.unwrap_or_else(own), lightning.tensors)
+                unread_tokenizer = lightning.unread_tokenizer;
+                pickled = lightning.tokenizer_json;
+                let config = match config {
+                    None => (lightning.config, lightning::CONFIG.into()),
+                    Some((mut given, origin)) => {
+                        let added = given.add_own(lightning.config);
+                        added.map_err(|error| CheckpointError::config(&origin, error))?;
+                        (given, origin)
+                    }
+                };
+                (config, lightning.tensors)
             }
             None if raw_weights => return Err(CheckpointError::RawWeightsNotApplicable),
             None => {
@@ -191,6 +223,21 @@ impl Checkpoint {
                 (config.ok_or_else(none)?, file.tensors().to_vec())
             }
         };
+        if let Some(text) = &tokenizer_json {
+            match serde_json::from_str::<TokenizerJson>(text) {
+                Ok(tokenizer) => {
+                    for (name, index) in tokenizer.masks() {
+                        let said = format!("\"{}\" of tokenizer.json is {index}", shorten(name));
+                        partial.claims.mask_is(said, index);
+                    }
+                }
+                Err(_) => unread_tokenizer = Some("tokenizer.json".into()),
+            }
+        }
+        let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
+        if let (None, Some(tokenizer)) = (told, unread_tokenizer) {
+            return Err(CheckpointError::MaskUnknown { tokenizer });
+        }
         let mut found: HashMap<String, TensorInfo> = HashMap::with_capacity(raw.len());
         for mut tensor in raw {
             if let Some(name) = tensor.name.strip_prefix(PREFIX) {
@@ -249,7 +296,8 @@ impl Checkpoint {
             by_name,
             source,
             tokenizer: None,
-            tokenizer_json,
+            tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
+            mask_told: told.is_some(),
         })
     }
 
@@ -315,6 +363,12 @@ impl Checkpoint {
         self
     }
 
+    /// Whether anything in the checkpoint says which token is the mask; otherwise the last one is taken, as the published code does for
+    /// tokenizers without a mask token.
+    pub fn mask_told(&self) -> bool {
+        self.mask_told
+    }
+
     /// Which form the checkpoint had, and which weights were taken.
     pub fn source(&self) -> SourceKind {
         self.source
@@ -323,7 +377,7 @@ impl Checkpoint {
 
 /// A configuration from the text of a `config.json`.
 fn from_json(text: &str) -> Result<(PartialConfig, String), CheckpointError> {
-    let config =
-        PartialConfig::from_json(text).map_err(|e| CheckpointError::config("config.json", e))?;
+    let config = PartialConfig::from_json(text, "config.json")
+        .map_err(|e| CheckpointError::config("config.json", e))?;
     Ok((config, "config.json".into()))
 }

@@ -1,16 +1,16 @@
 //! Finding out what a path or a hub name is, and what belongs to it. Native only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::{Error, Format, TensorFile};
 
-use super::{Checkpoint, CheckpointError, OpenOptions, OtherWeights, SourceKind, WEIGHTS};
-use crate::config::PartialConfig;
+use super::{Checkpoint, CheckpointError, OpenOptions, OtherWeights, Parts, SourceKind, WEIGHTS};
+use crate::config::{ConfigError, PartialConfig};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-/// No real config.json comes near this; a larger one is a mistaken path.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// No real config.json or tokenizer.json comes near this; a larger one is a mistaken path.
+const MAX_JSON_BYTES: u64 = 256 << 20;
 
 pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
     if let Some(name) = spec.strip_prefix("hf:") {
@@ -55,27 +55,74 @@ fn open_weights(
     kind: SourceKind,
 ) -> Result<Checkpoint, CheckpointError> {
     let beside = |name: &str| Some(path.with_file_name(name)).filter(|file| file.is_file());
+    open_parts(path, options, kind, beside(CONFIG), beside(TOKENIZER))
+}
+
+/// Opens a file of weights with the files that belong to it: a `config.json`, which a `.ckpt` has no use for, and a `tokenizer.json`.
+fn open_parts(
+    path: &Path,
+    options: &OpenOptions,
+    kind: SourceKind,
+    own: Option<PathBuf>,
+    tokenizer: Option<PathBuf>,
+) -> Result<Checkpoint, CheckpointError> {
     let file = TensorFile::open(path)?;
-    let config = match file.format() {
-        Format::PyTorch => options.config.clone(),
-        Format::Safetensors => options.config.clone().or_else(|| beside(CONFIG)),
+    let safetensors = file.format() == Format::Safetensors;
+    let own = own.filter(|_| safetensors);
+    let config = match (&options.config, own) {
+        (Some(given), own) => {
+            let mut config = read_config(given, "the configuration")?;
+            // Beside weights of another name it may belong to other weights.
+            let belongs = path.file_name().is_some_and(|name| name == WEIGHTS);
+            if let Some(own) = own.filter(|own| belongs && own != given) {
+                add_own(&mut config, &own)?;
+            }
+            Some(config)
+        }
+        (None, own) => own
+            .map(|own| read_config(&own, "the configuration"))
+            .transpose()?,
     };
-    let config = config.map(|file| read_config(&file)).transpose()?;
-    let mut checkpoint = Checkpoint::new(file, config, options.raw_weights, kind, path)?;
-    checkpoint.tokenizer = beside(TOKENIZER);
+    let text = tokenizer.as_deref().map(read_text).transpose()?;
+    let mut checkpoint = Checkpoint::new(Parts {
+        config,
+        tokenizer_json: text.map(Into::into),
+        raw_weights: options.raw_weights,
+        kind,
+        path,
+        ..Parts::new(file)
+    })?;
+    checkpoint.tokenizer = tokenizer;
     Ok(checkpoint)
+}
+
+/// What the config.json beside the weights says also counts where another one is given; it may be unusable, and be replaced for that.
+fn add_own(
+    (config, origin): &mut (PartialConfig, String),
+    own: &Path,
+) -> Result<(), CheckpointError> {
+    match read_config(own, "the config.json beside the weights") {
+        Ok((own, _)) => {
+            (config.add_own(own)).map_err(|error| CheckpointError::config(&*origin, error))
+        }
+        Err(CheckpointError::Config {
+            source: ConfigError::Json(_),
+            ..
+        }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(feature = "hub")]
 fn open_hub(name: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
     let files = super::hub::fetch(name, options.config.is_none())?;
-    let options = OpenOptions {
-        config: options.config.clone().or(files.config),
-        ..*options
-    };
-    let mut checkpoint = open_weights(&files.weights, &options, SourceKind::HfFolder)?;
-    checkpoint.tokenizer = files.tokenizer;
-    Ok(checkpoint)
+    open_parts(
+        &files.weights,
+        options,
+        SourceKind::HfFolder,
+        files.config,
+        files.tokenizer,
+    )
 }
 
 #[cfg(not(feature = "hub"))]
@@ -88,20 +135,24 @@ fn open_hub(name: &str, _: &OpenOptions) -> Result<Checkpoint, CheckpointError> 
     })
 }
 
-/// A configuration and where it stands.
-fn read_config(path: &Path) -> Result<(PartialConfig, String), CheckpointError> {
-    let io = |source| Error::io("read", path, source);
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    if length > MAX_CONFIG_BYTES {
-        return Err(io(std::io::Error::other(format!(
-            "it has {length} bytes, too many for a config.json; check the path"
-        )))
-        .into());
-    }
-    let text = std::fs::read_to_string(path).map_err(io)?;
+/// A configuration, which messages call `source`, and where it stands.
+fn read_config(path: &Path, source: &str) -> Result<(PartialConfig, String), CheckpointError> {
+    let text = read_text(path)?;
     let origin = path.display().to_string();
-    match PartialConfig::from_json(&text) {
+    match PartialConfig::from_json(&text, source) {
         Ok(config) => Ok((config, origin)),
         Err(error) => Err(CheckpointError::config(origin, error)),
     }
+}
+
+fn read_text(path: &Path) -> Result<String, CheckpointError> {
+    let io = |source| Error::io("read", path, source);
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    if length > MAX_JSON_BYTES {
+        return Err(io(std::io::Error::other(format!(
+            "it has {length} bytes, too many for a file of its name; check the path"
+        )))
+        .into());
+    }
+    Ok(std::fs::read_to_string(path).map_err(io)?)
 }
