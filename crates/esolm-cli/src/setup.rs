@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 use esolm::text::TextCodec;
 use esolm::{Error, ModelFiles};
 
@@ -75,6 +75,10 @@ pub fn open_without_tokenizer(model: &Model) -> Result<ModelFiles, Failure> {
 
 /// Loads a model onto the chosen device, and says on stderr which one that is.
 pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Model, Failure> {
+    let source = files.checkpoint().source();
+    if !quiet && source == SourceKind::LightningWithoutEma {
+        output::note("weights: raw, since the checkpoint holds no EMA weights");
+    }
     let model = esolm::Model::load_blocking(files, device.options())?;
     if !quiet {
         output::note(&format!("device: {}", model.device()));

@@ -47,12 +47,7 @@ fn pickled_tokenizers_of_every_class_name_the_mask() {
         assert_eq!(checkpoint.config().mask_index, mask, "{name}");
         assert!(checkpoint.mask_told());
     }
-    let options = OpenOptions {
-        config: None,
-        raw_weights: true,
-    };
-    let path = case_path("sentencepiece.ckpt");
-    let checkpoint = Checkpoint::open(path.to_str().unwrap(), &options).unwrap();
+    let checkpoint = open(&case_path("sentencepiece.ckpt")).unwrap();
     assert_eq!(
         (checkpoint.config().mask_index, checkpoint.mask_told()),
         (96, true)

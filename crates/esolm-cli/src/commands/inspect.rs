@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use esolm::checkpoint::{Checkpoint, SourceKind};
+use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ use crate::{output, setup};
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a str,
-    form: &'static str,
+    form: String,
     #[serde(flatten)]
     config: &'a ModelConfig,
     /// False where the last token was taken for the mask.
@@ -60,12 +60,7 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint) -> Report<'a> {
     dtypes.dedup();
     Report {
         model,
-        form: match checkpoint.source() {
-            SourceKind::HfFolder => "Hugging Face folder",
-            SourceKind::Safetensors => "safetensors file",
-            SourceKind::Lightning { ema: true } => "Lightning checkpoint, EMA weights",
-            SourceKind::Lightning { ema: false } => "Lightning checkpoint, raw weights",
-        },
+        form: checkpoint.source().to_string(),
         config: checkpoint.config(),
         mask_told: checkpoint.mask_told(),
         parameters: checkpoint
@@ -96,7 +91,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
         let _ = writeln!(text, "{name:<12} {value}");
     };
     row("model", report.model.into());
-    row("form", report.form.into());
+    row("form", report.form.clone());
     row(
         "family",
         format!("{}, {} attention", config.family, config.attention),

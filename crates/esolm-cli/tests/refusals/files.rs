@@ -116,6 +116,11 @@ pub fn prepare(folder: &Folder) {
         "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
     );
     text("empty.json", "{}");
+    for (name, map) in [("shards", "{\"a\": \"../a\"}"), ("empty-index", "{}")] {
+        std::fs::create_dir(folder.file(name)).expect("writable");
+        let index = format!("{{\"weight_map\": {map}}}");
+        text(&format!("{name}/model.safetensors.index.json"), &index);
+    }
     let mdlm = std::fs::read_to_string(root().join(GOLDEN).join("mdlm.config.json")).expect("text");
     text(
         "two-masks.json",

@@ -24,12 +24,21 @@ pub enum CheckpointError {
         spec: String,
     },
     /// A folder without weights.
-    #[error("the folder {} holds no model.safetensors; {instead}", path.display())]
+    #[error(
+        "the folder {} holds no model.safetensors, no model.safetensors.index.json and no pytorch_model.bin; give the folder that has one, beside config.json",
+        path.display()
+    )]
     NoWeights {
         /// The folder.
         path: PathBuf,
-        /// What stands there instead.
-        instead: OtherWeights,
+    },
+    /// The index of weights in several files contradicts itself or them.
+    #[error("{}: {problem}; download the folder again", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Weights without a configuration.
     #[error("{} comes without a configuration", path.display())]
@@ -144,22 +153,6 @@ impl CheckpointError {
             source,
         }
     }
-}
-
-/// Weights in a form that is not read, in a folder without `model.safetensors`.
-#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
-pub enum OtherWeights {
-    /// Several safetensors files with an index.
-    #[error(
-        "its weights are split into several files, save them as one (save_pretrained with a large max_shard_size)"
-    )]
-    Shards,
-    /// `pytorch_model.bin`.
-    #[error("it holds pytorch_model.bin, save it with safe_serialization=True")]
-    PyTorch,
-    /// None.
-    #[error("give the folder that has it, beside config.json")]
-    Nothing,
 }
 
 /// Why the hub did not deliver a file.

@@ -6,9 +6,10 @@
 use std::path::PathBuf;
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::{CheckpointError, HubError, WEIGHTS};
+use super::open::OWN_WEIGHTS;
+use super::{CheckpointError, FileError, HubError, WEIGHTS, shards};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -52,7 +53,7 @@ pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointEr
     // the model must still open.
     let optional = |file| match cached.get(file) {
         Some(path) => Ok(Some(path)),
-        None if cached.get(WEIGHTS).is_some() => Ok(None),
+        None if OWN_WEIGHTS.iter().any(|name| cached.get(name).is_some()) => Ok(None),
         None => match api.get(file) {
             Ok(path) => Ok(Some(path)),
             Err(error) if status(&error) == Some(404) => Ok(None),
@@ -64,7 +65,7 @@ pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointEr
         false => optional("config.json")?,
     };
     let tokenizer = optional("tokenizer.json")?;
-    let weights = hub.get(&api, WEIGHTS)?;
+    let weights = hub.weights(&api, &cached)?;
     Ok(Files {
         config,
         weights,
@@ -96,6 +97,30 @@ struct Hub<'a> {
 impl Hub<'_> {
     fn get(&self, api: &ApiRepo, file: &str) -> Result<PathBuf, CheckpointError> {
         api.get(file).map_err(|error| self.explain(file, &error))
+    }
+
+    /// Fetches the weights by the first of their names that the cache or the repository has.
+    fn weights(&self, api: &ApiRepo, cached: &CacheRepo) -> Result<PathBuf, CheckpointError> {
+        let there = OWN_WEIGHTS.iter().find(|name| cached.get(name).is_some());
+        for name in there.into_iter().chain(&OWN_WEIGHTS) {
+            let path = match api.get(name) {
+                Err(error) if status(&error) == Some(404) => continue,
+                path => path.map_err(|error| self.explain(name, &error))?,
+            };
+            if name.ends_with(".index.json") {
+                let fail = |problem| CheckpointError::Index {
+                    path: path.clone(),
+                    problem,
+                };
+                let text = std::fs::read_to_string(&path);
+                let text = text.map_err(|error| FileError::io("read", &path, error))?;
+                for file in shards::files(&text).map_err(fail)? {
+                    self.get(api, &file)?;
+                }
+            }
+            return Ok(path);
+        }
+        Err(self.error(WEIGHTS, HubError::NotFound))
     }
 
     fn error(&self, file: &str, source: HubError) -> CheckpointError {

@@ -9,7 +9,7 @@ use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
 
 use super::tokenizer::Tokenizer;
-use super::{CheckpointError, PREFIX, ROTARY_BUFFER};
+use super::{CheckpointError, ROTARY_BUFFER, SourceKind, plain_name};
 use crate::config::{
     Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
     parse_prepend,
@@ -32,8 +32,8 @@ pub enum LightningError {
     /// There are no weights.
     #[error("it has no state_dict; give the .ckpt of Lightning")]
     NoStateDict,
-    /// There are no EMA weights, but perhaps raw ones.
-    #[error("it has no EMA weights (ema.shadow_params)")]
+    /// What should hold EMA weights does not.
+    #[error("its ema holds no list of weights (shadow_params)")]
     NoEma,
     /// The EMA weights, which have no names, are not as many as the raw ones.
     #[error(
@@ -73,11 +73,27 @@ pub enum LightningError {
 }
 
 pub(super) struct Lightning {
+    pub source: SourceKind,
     pub config: PartialConfig,
     pub tensors: Vec<TensorInfo>,
     pub tokenizer_json: Option<String>,
     /// What the pickled tokenizer is, where its mask token cannot be found out.
     pub unread_tokenizer: Option<String>,
+}
+
+/// The root of a file that is no `state_dict` by itself: tensors that stand in the root are one.
+pub(super) fn root(file: &TensorFile) -> Option<Value<'_>> {
+    let state_dict = |root: &Value<'_>| {
+        root.dict().is_some() && root.get("state_dict").is_none() && !file.tensors().is_empty()
+    };
+    file.root().filter(|root| !state_dict(root))
+}
+
+/// Whether the file brings its own configuration.
+#[cfg(not(target_family = "wasm"))]
+pub(super) fn has_config(file: &TensorFile) -> bool {
+    let config = root(file).and_then(|root| root.get("hyper_parameters")?.get("config"));
+    config.is_some_and(|config| !config.is_none())
 }
 
 /// Reads the checkpoint; `given` tells that a configuration is given beside it, so that its own may be absent or hold references.
@@ -117,12 +133,17 @@ pub(super) fn read(
         }
         (config.bos, config.eos) = (tokenizer.bos, tokenizer.eos);
     }
-    let tensors = if raw_weights {
-        file.tensors().to_vec()
-    } else {
-        ema(file, root)?
+    let averages = root.get("ema").filter(|ema| !ema.is_none());
+    let (source, tensors) = match averages {
+        _ if raw_weights => (
+            SourceKind::Lightning { ema: false },
+            file.tensors().to_vec(),
+        ),
+        Some(averages) => (SourceKind::Lightning { ema: true }, ema(file, averages)?),
+        None => (SourceKind::LightningWithoutEma, file.tensors().to_vec()),
     };
     Ok(Lightning {
+        source,
         config,
         tensors,
         tokenizer_json: tokenizer.and_then(|tokenizer| tokenizer.json),
@@ -131,11 +152,10 @@ pub(super) fn read(
 }
 
 /// Pairs the EMA list with the names of the raw weights.
-fn ema(file: &TensorFile, root: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
-    let list = root.get("ema").and_then(|ema| ema.get("shadow_params"));
-    let list = list.and_then(Value::list).ok_or(LightningError::NoEma)?;
-    let is_parameter =
-        |tensor: &&TensorInfo| tensor.name.strip_prefix(PREFIX) != Some(ROTARY_BUFFER);
+fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
+    let list = averages.get("shadow_params").and_then(Value::list);
+    let list = list.ok_or(LightningError::NoEma)?;
+    let is_parameter = |tensor: &&TensorInfo| plain_name(&tensor.name) != ROTARY_BUFFER;
     let parameters: Vec<_> = file.tensors().iter().filter(is_parameter).collect();
     if list.len() != parameters.len() {
         return Err(LightningError::EmaCount {

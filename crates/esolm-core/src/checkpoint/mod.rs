@@ -2,8 +2,8 @@
 //!
 //! | form | configuration | weights |
 //! |---|---|---|
-//! | Hugging Face folder | `config.json` | `model.safetensors` |
-//! | bare `.safetensors` | [`OpenOptions::config`], or `config.json` beside it | the file |
+//! | Hugging Face folder | `config.json` | `model.safetensors`, or the files of its `.index.json`, or `pytorch_model.bin` |
+//! | bare `.safetensors`, `.pt` or `.bin` | [`OpenOptions::config`], or `config.json` beside it | the file |
 //! | Lightning `.ckpt` of the published code | `hyper_parameters.config` in the pickle | `ema.shadow_params`, or `state_dict` |
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
 //! | a [`ByteSource`] | text of a `config.json`, or of the `.ckpt` | read in parts, see [`Checkpoint::from_source`] |
@@ -20,6 +20,8 @@ mod writer;
 
 #[cfg(not(target_family = "wasm"))]
 mod open;
+#[cfg(not(target_family = "wasm"))]
+mod shards;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -28,7 +30,7 @@ use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::{Format, TensorFile};
 
-pub use error::{CheckpointError, HubError, OtherWeights};
+pub use error::{CheckpointError, HubError};
 pub use esolm_checkpoint::{ByteSource, Dtype, Error as FileError, Reading, TensorInfo};
 pub use lightning::LightningError;
 #[cfg(not(target_family = "wasm"))]
@@ -43,6 +45,13 @@ use tokenizer::TokenizerJson;
 const PREFIX: &str = "backbone.";
 /// A buffer that is computed anew; older files carry it, newer ones may not.
 const ROTARY_BUFFER: &str = "rotary_emb.inv_freq";
+/// What wraps a module, as a part of the names in it: `torch.compile`, `DistributedDataParallel`, Fabric and FSDP.
+const WRAPPERS: [&str; 4] = [
+    "_orig_mod",
+    "module",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+];
 /// The name of the weights in a folder, and in messages about those that come without a path.
 const WEIGHTS: &str = "model.safetensors";
 
@@ -67,6 +76,10 @@ pub enum SourceKind {
         /// True for the EMA weights, false for `state_dict`.
         ema: bool,
     },
+    /// A Lightning checkpoint that holds no EMA weights, so that the raw ones were taken unasked.
+    LightningWithoutEma,
+    /// What `torch.save` wrote of a module's `state_dict()`, with a configuration from elsewhere.
+    StateDict,
 }
 
 impl fmt::Display for SourceKind {
@@ -76,6 +89,8 @@ impl fmt::Display for SourceKind {
             Self::Safetensors => "safetensors file",
             Self::Lightning { ema: true } => "Lightning checkpoint, EMA weights",
             Self::Lightning { ema: false } => "Lightning checkpoint, raw weights",
+            Self::LightningWithoutEma => "Lightning checkpoint without EMA weights, raw weights",
+            Self::StateDict => "PyTorch state dict",
         })
     }
 }
@@ -83,9 +98,9 @@ impl fmt::Display for SourceKind {
 /// An open checkpoint: its configuration and a complete, checked directory of its parameters over the mapped file.
 pub struct Checkpoint {
     config: ModelConfig,
-    file: TensorFile,
-    /// Without the prefix `backbone.`, in the order of [`ModelConfig::parameters`].
-    tensors: Vec<TensorInfo>,
+    files: Vec<TensorFile>,
+    /// The number of the file and the tensor, named without the prefix `backbone.`, in the order of [`ModelConfig::parameters`].
+    tensors: Vec<(usize, TensorInfo)>,
     by_name: HashMap<String, usize>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
@@ -96,7 +111,8 @@ pub struct Checkpoint {
 
 /// What a checkpoint is made of.
 struct Parts<'a> {
-    file: TensorFile,
+    /// One, or several that together are the weights.
+    files: Vec<TensorFile>,
     /// A configuration from outside of the file, with its origin.
     config: Option<(PartialConfig, String)>,
     /// The text of a tokenizer.json from outside of the file.
@@ -112,7 +128,7 @@ impl Parts<'_> {
     /// A file alone.
     fn new(file: TensorFile) -> Self {
         Self {
-            file,
+            files: vec![file],
             config: None,
             tokenizer_json: None,
             raw_weights: false,
@@ -128,7 +144,7 @@ impl fmt::Debug for Checkpoint {
             .field("config", &self.config)
             .field("source", &self.source)
             .field("tensors", &self.tensors.len())
-            .field("bytes", &self.file.file_bytes())
+            .field("bytes", &self.file_bytes())
             .finish_non_exhaustive()
     }
 }
@@ -193,7 +209,7 @@ impl Checkpoint {
     /// Chooses the weights of a file, completes the configuration from them and checks every one against it.
     fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
         let Parts {
-            file,
+            files,
             config,
             tokenizer_json,
             raw_weights,
@@ -201,10 +217,14 @@ impl Checkpoint {
             path,
         } = parts;
         let (mut source, mut unread_tokenizer, mut pickled) = (kind, None, None);
-        let ((mut partial, origin), raw) = match file.root() {
-            Some(root) => {
-                let lightning = lightning::read(&file, root, raw_weights, config.is_some())?;
-                source = SourceKind::Lightning { ema: !raw_weights };
+        let lightning = match &files[..] {
+            [file] => lightning::root(file).map(|root| (file, root)),
+            _ => None,
+        };
+        let ((mut partial, origin), raw) = match lightning {
+            Some((file, root)) => {
+                let lightning = lightning::read(file, root, raw_weights, config.is_some())?;
+                source = lightning.source;
                 unread_tokenizer = lightning.unread_tokenizer;
                 pickled = lightning.tokenizer_json;
                 let config = match config {
@@ -215,12 +235,29 @@ impl Checkpoint {
                         (given, origin)
                     }
                 };
-                (config, lightning.tensors)
+                (
+                    config,
+                    lightning
+                        .tensors
+                        .into_iter()
+                        .map(|tensor| (0, tensor))
+                        .collect(),
+                )
             }
             None if raw_weights => return Err(CheckpointError::RawWeightsNotApplicable),
             None => {
                 let none = || CheckpointError::NoConfig { path: path.into() };
-                (config.ok_or_else(none)?, file.tensors().to_vec())
+                if kind == SourceKind::Safetensors && files[0].root().is_some() {
+                    source = SourceKind::StateDict;
+                }
+                let of = |(number, file): (usize, &TensorFile)| {
+                    file.tensors()
+                        .to_vec()
+                        .into_iter()
+                        .map(move |tensor| (number, tensor))
+                };
+                let tensors: Vec<_> = files.iter().enumerate().flat_map(of).collect();
+                (config.ok_or_else(none)?, tensors)
             }
         };
         if let Some(text) = &tokenizer_json {
@@ -238,17 +275,15 @@ impl Checkpoint {
         if let (None, Some(tokenizer)) = (told, unread_tokenizer) {
             return Err(CheckpointError::MaskUnknown { tokenizer });
         }
-        let mut found: HashMap<String, TensorInfo> = HashMap::with_capacity(raw.len());
-        for mut tensor in raw {
-            if let Some(name) = tensor.name.strip_prefix(PREFIX) {
-                tensor.name = name.into();
-            }
-            if let Some(twin) = found.insert(tensor.name.clone(), tensor) {
+        let mut found: HashMap<String, (usize, TensorInfo)> = HashMap::with_capacity(raw.len());
+        for (number, mut tensor) in raw {
+            tensor.name = plain_name(&tensor.name);
+            if let Some((_, twin)) = found.insert(tensor.name.clone(), (number, tensor)) {
                 return Err(FileError::DuplicateTensor { name: twin.name }.into());
             }
         }
         partial
-            .reconcile(|name| found.get(name).map(|tensor| tensor.shape.as_slice()))
+            .reconcile(|name| found.get(name).map(|(_, tensor)| tensor.shape.as_slice()))
             .map_err(|e| CheckpointError::config(&origin, e))?;
         let config = partial
             .complete()
@@ -258,7 +293,7 @@ impl Checkpoint {
         let mut tensors = Vec::new();
         let mut by_name = HashMap::new();
         for spec in config.parameters() {
-            let Some(tensor) = found.remove(&spec.name) else {
+            let Some((number, tensor)) = found.remove(&spec.name) else {
                 return Err(CheckpointError::MissingTensor {
                     name: spec.name,
                     family: config.family,
@@ -280,7 +315,7 @@ impl Checkpoint {
                 .into());
             }
             by_name.insert(spec.name, tensors.len());
-            tensors.push(tensor);
+            tensors.push((number, tensor));
         }
         if let Some(name) = found.into_keys().min() {
             return Err(CheckpointError::UnexpectedTensor {
@@ -291,7 +326,7 @@ impl Checkpoint {
         }
         Ok(Self {
             config,
-            file,
+            files,
             tensors,
             by_name,
             source,
@@ -308,7 +343,7 @@ impl Checkpoint {
 
     /// The parameters in the order of [`ModelConfig::parameters`].
     pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
-        self.tensors.iter()
+        self.tensors.iter().map(|(_, tensor)| tensor)
     }
 
     /// The values of one parameter, flat, outermost dimension first; f16 and bf16 values are exact in f32.
@@ -324,7 +359,8 @@ impl Checkpoint {
                 family: self.config.family,
             });
         };
-        Ok(self.file.f32(&self.tensors[index])?)
+        let (file, tensor) = &self.tensors[index];
+        Ok(self.files[*file].f32(tensor)?)
     }
 
     /// Brings the parameters whose names begin with `prefix` into memory, where each stays until it is read once. Does nothing for a
@@ -333,16 +369,16 @@ impl Checkpoint {
     /// # Errors
     /// [`FileError::Source`] when the source does not deliver.
     pub async fn fetch(&self, prefix: &str) -> Result<(), CheckpointError> {
-        let wanted = (self.tensors.iter()).filter(|tensor| tensor.name.starts_with(prefix));
-        for tensor in wanted {
-            self.file.fetch(tensor).await?;
+        let wanted = (self.tensors.iter()).filter(|(_, tensor)| tensor.name.starts_with(prefix));
+        for (file, tensor) in wanted {
+            self.files[*file].fetch(tensor).await?;
         }
         Ok(())
     }
 
-    /// Length of the weights file in bytes.
+    /// Length of the weights file in bytes; of several, all of them.
     pub fn file_bytes(&self) -> u64 {
-        self.file.file_bytes()
+        self.files.iter().map(TensorFile::file_bytes).sum()
     }
 
     /// The `tokenizer.json` that stands beside the weights, if there is one.
@@ -373,6 +409,13 @@ impl Checkpoint {
     pub fn source(&self) -> SourceKind {
         self.source
     }
+}
+
+/// A tensor's name as the network has it, without the prefix `backbone.` and without those of modules that were wrapped around.
+fn plain_name(name: &str) -> String {
+    let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
+    let name = parts.collect::<Vec<_>>().join(".");
+    name.strip_prefix(PREFIX).map_or(name.clone(), String::from)
 }
 
 /// A configuration from the text of a `config.json`.

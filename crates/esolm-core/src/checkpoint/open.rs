@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use esolm_checkpoint::{Error, Format, TensorFile};
+use esolm_checkpoint::{Error, TensorFile};
 
-use super::{Checkpoint, CheckpointError, OpenOptions, OtherWeights, Parts, SourceKind, WEIGHTS};
+use super::shards::{self, INDEX, PYTORCH_INDEX};
+use super::{Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, lightning};
 use crate::config::{ConfigError, PartialConfig};
 
+/// The names of the weights in a folder, the one that is preferred first.
+pub(super) const OWN_WEIGHTS: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", PYTORCH_INDEX];
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
 /// No real config.json or tokenizer.json comes near this; a larger one is a mistaken path.
@@ -28,24 +31,12 @@ pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Checkpoint, Chec
 }
 
 fn open_folder(folder: &Path, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
-    let weights = folder.join(WEIGHTS);
-    if !weights.is_file() {
-        return Err(CheckpointError::NoWeights {
-            path: folder.into(),
-            instead: other_weights(folder),
-        });
-    }
+    let weights = OWN_WEIGHTS.iter().map(|name| folder.join(name));
+    let weights = weights.into_iter().find(|path| path.is_file());
+    let weights = weights.ok_or_else(|| CheckpointError::NoWeights {
+        path: folder.into(),
+    })?;
     open_weights(&weights, options, SourceKind::HfFolder)
-}
-
-fn other_weights(folder: &Path) -> OtherWeights {
-    if folder.join("model.safetensors.index.json").is_file() {
-        OtherWeights::Shards
-    } else if folder.join("pytorch_model.bin").is_file() {
-        OtherWeights::PyTorch
-    } else {
-        OtherWeights::Nothing
-    }
 }
 
 /// Opens a file of weights with what stands beside it; a `.ckpt` brings its own configuration.
@@ -58,7 +49,8 @@ fn open_weights(
     open_parts(path, options, kind, beside(CONFIG), beside(TOKENIZER))
 }
 
-/// Opens a file of weights with the files that belong to it: a `config.json`, which a `.ckpt` has no use for, and a `tokenizer.json`.
+/// Opens a file of weights, or the index of several, with the files that belong to it: a `config.json`, which a `.ckpt` of Lightning
+/// has no use for, and a `tokenizer.json`.
 fn open_parts(
     path: &Path,
     options: &OpenOptions,
@@ -66,14 +58,17 @@ fn open_parts(
     own: Option<PathBuf>,
     tokenizer: Option<PathBuf>,
 ) -> Result<Checkpoint, CheckpointError> {
-    let file = TensorFile::open(path)?;
-    let safetensors = file.format() == Format::Safetensors;
-    let own = own.filter(|_| safetensors);
+    let name = path.file_name().unwrap_or_default();
+    let files = match name.to_str() {
+        Some(name) if name.ends_with(".index.json") => shards::open(path, &read_text(path)?)?,
+        _ => vec![TensorFile::open(path)?],
+    };
+    let own = own.filter(|_| !files.iter().any(lightning::has_config));
     let config = match (&options.config, own) {
         (Some(given), own) => {
             let mut config = read_config(given, "the configuration")?;
             // Beside weights of another name it may belong to other weights.
-            let belongs = path.file_name().is_some_and(|name| name == WEIGHTS);
+            let belongs = OWN_WEIGHTS.iter().any(|own| name == *own);
             if let Some(own) = own.filter(|own| belongs && own != given) {
                 add_own(&mut config, &own)?;
             }
@@ -90,7 +85,7 @@ fn open_parts(
         raw_weights: options.raw_weights,
         kind,
         path,
-        ..Parts::new(file)
+        files,
     })?;
     checkpoint.tokenizer = tokenizer;
     Ok(checkpoint)
