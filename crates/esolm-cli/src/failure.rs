@@ -166,10 +166,12 @@ fn too_long(length: usize, context: usize) -> Failure {
 
 fn checkpoint(error: &CheckpointError) -> Failure {
     use CheckpointError::{
-        File, HubName, Lightning, MaskUnknown, NoConfig, RawWeightsNotApplicable,
+        File, HubName, Lightning, MaskUnknown, NoConfig, PaddedMask, RawWeightsNotApplicable,
     };
     let remedy = match error {
-        MaskUnknown { .. } => "give a configuration that has it with --config FILE",
+        MaskUnknown { .. } | PaddedMask { .. } => {
+            "give a configuration that has it with --config FILE"
+        }
         NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
         RawWeightsNotApplicable => {
             "leave --raw-weights out, a safetensors file holds one set of weights"

@@ -99,7 +99,7 @@ fn what_no_tokenizer_tells_is_not_guessed() {
     for value in [
         tokenizer(&[]),
         tokenizer(&[("pieces", list(&[]))]),
-        tokenizer(&[special.clone()]),
+        tokenizer(std::slice::from_ref(&special)),
         tokenizer(&[
             special.clone(),
             ("a", dict(&[("<m>", int(0))])),
@@ -169,6 +169,44 @@ fn configurations_and_tokenizers_agree_on_the_mask() {
         open(folder.path("").as_path()),
         "which token is the mask|tokenizer.json cannot be read",
     );
+}
+
+#[test]
+fn in_a_padded_vocabulary_the_mask_must_be_told() {
+    let padded = |config: &str| {
+        let folder = mdlm_folder(config);
+        let tokenizer = br#"{"model": {"vocab": {"a": 0, "b": 1, "d": 3}}}"#;
+        folder.write("tokenizer.json", tokenizer);
+        open(&folder.path(""))
+    };
+    assert_told(
+        padded(&mdlm("")),
+        "which token is the mask|97 is padded|4 tokens|mask_index",
+    );
+    let unused = padded(&mdlm(r#""mask_index": 5,"#))
+        .unwrap()
+        .unused_tokens()
+        .to_vec();
+    assert_eq!(unused[..4], [2, 4, 6, 7]);
+    assert_eq!(unused.len(), 97 - 4);
+    assert!(
+        open(&golden_path("mini_esolm.ckpt"))
+            .unwrap()
+            .unused_tokens()
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_json() {
+    let config = format!("\u{feff}{}", mdlm("").replace('\n', "\r\n"));
+    let folder = mdlm_folder(&config);
+    let tokenizer = std::fs::read(case_path("mask.tokenizer.json")).unwrap();
+    folder.write(
+        "tokenizer.json",
+        &["\u{feff}".as_bytes(), &tokenizer].concat(),
+    );
+    assert_eq!(open(&folder.path("")).unwrap().config().mask_index, 4);
 }
 
 #[test]

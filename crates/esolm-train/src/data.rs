@@ -28,6 +28,7 @@ pub fn documents(files: &[PathBuf], data: &Data) -> Result<Vec<String>, TrainErr
             path: path.clone(),
             at: e.utf8_error().valid_up_to(),
         })?;
+        let text = esolm::documents::normalize(&text);
         let documents = esolm::documents::split(&text, Some(&data.separator));
         let wanted = documents
             .into_iter()

@@ -233,6 +233,7 @@ impl Recipe {
     /// Text that is no TOML, unknown keys, and values that make no sense.
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
         let recipe = |e: toml::de::Error| TrainError::Recipe(one_line(&e.to_string()));
+        let text = esolm::documents::normalize(text);
         let mut table: toml::Table = text.parse().map_err(recipe)?;
         for assignment in overrides {
             set(&mut table, assignment)?;

@@ -106,7 +106,9 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
         | CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
             "give the config.json that belongs to it"
         }
-        CheckpointError::MaskUnknown { .. } => "give a config.json with \"mask_index\"",
+        CheckpointError::MaskUnknown { .. } | CheckpointError::PaddedMask { .. } => {
+            "give a config.json with \"mask_index\""
+        }
         CheckpointError::RawWeightsNotApplicable => {
             "leave rawWeights out, a safetensors file holds one set of weights"
         }

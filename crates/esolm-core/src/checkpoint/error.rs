@@ -65,6 +65,17 @@ pub enum CheckpointError {
         /// What it is.
         tokenizer: String,
     },
+    /// Nothing says which of several indices without a token is the mask.
+    #[error(
+        "which token is the mask is not known: the vocabulary of {vocab_size} is padded beyond the tokenizer's {tokens} tokens, and the \
+         configuration has no \"mask_index\""
+    )]
+    PaddedMask {
+        /// Largest token index of the tokenizer, plus one.
+        tokens: usize,
+        /// V of the model.
+        vocab_size: usize,
+    },
     /// The file is sound but does not hold what a Lightning checkpoint of the published code holds.
     #[error("the checkpoint is not one of the published code: {0}")]
     Lightning(#[from] LightningError),
@@ -161,6 +172,11 @@ pub enum HubError {
     /// The hub's address cannot be one.
     #[error("HF_ENDPOINT must begin with https:// or http://")]
     Endpoint,
+    /// The network is not to be used, and the file is not in the cache.
+    #[error(
+        "it is not in the cache, and HF_HUB_OFFLINE keeps it from being downloaded; unset that variable once"
+    )]
+    Offline,
     /// Status 404.
     #[error("there is no such repository, revision or file; check the name")]
     NotFound,

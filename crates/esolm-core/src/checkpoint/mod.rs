@@ -107,6 +107,7 @@ pub struct Checkpoint {
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
     tokenizer_json: Option<String>,
     mask_told: bool,
+    unused: Vec<u32>,
 }
 
 /// What a checkpoint is made of.
@@ -260,15 +261,17 @@ impl Checkpoint {
                 (config.ok_or_else(none)?, tensors)
             }
         };
-        if let Some(text) = &tokenizer_json {
-            match serde_json::from_str::<TokenizerJson>(text) {
-                Ok(tokenizer) => {
+        let text = tokenizer_json.as_deref().or(pickled.as_deref());
+        let tokenizer = text.and_then(TokenizerJson::parse);
+        if tokenizer_json.is_some() {
+            match &tokenizer {
+                Some(tokenizer) => {
                     for (name, index) in tokenizer.masks() {
                         let said = format!("\"{}\" of tokenizer.json is {index}", shorten(name));
                         partial.claims.mask_is(said, index);
                     }
                 }
-                Err(_) => unread_tokenizer = Some("tokenizer.json".into()),
+                None => unread_tokenizer = Some("tokenizer.json".into()),
             }
         }
         let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
@@ -289,6 +292,17 @@ impl Checkpoint {
             .complete()
             .map_err(|e| CheckpointError::config(&origin, e))?;
         found.remove(ROTARY_BUFFER);
+        let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
+        let unused = match &tokenizer {
+            Some(tokenizer) if told.is_none() && tokenizer.count() + 1 < config.vocab_size => {
+                return Err(CheckpointError::PaddedMask {
+                    tokens: tokenizer.count(),
+                    vocab_size: config.vocab_size,
+                });
+            }
+            Some(tokenizer) => tokenizer.unused(config.vocab_size, config.mask_index),
+            None => Vec::new(),
+        };
 
         let mut tensors = Vec::new();
         let mut by_name = HashMap::new();
@@ -333,6 +347,7 @@ impl Checkpoint {
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
             mask_told: told.is_some(),
+            unused,
         })
     }
 
@@ -403,6 +418,19 @@ impl Checkpoint {
     /// tokenizers without a mask token.
     pub fn mask_told(&self) -> bool {
         self.mask_told
+    }
+
+    /// The indices of the vocabulary that neither have a token in the checkpoint's tokenizer nor are the mask. Nothing trained them, and
+    /// they must not be drawn.
+    pub fn unused_tokens(&self) -> &[u32] {
+        &self.unused
+    }
+
+    /// The checkpoint with the indices that another tokenizer has no token for.
+    #[must_use]
+    pub fn with_unused_tokens(mut self, unused: Vec<u32>) -> Self {
+        self.unused = unused;
+        self
     }
 
     /// Which form the checkpoint had, and which weights were taken.

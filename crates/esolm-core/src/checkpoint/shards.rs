@@ -7,6 +7,7 @@ use esolm_checkpoint::TensorFile;
 use serde::Deserialize;
 
 use super::CheckpointError;
+use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 
 /// The names that `save_pretrained` gives an index.
@@ -20,7 +21,8 @@ struct Index {
 }
 
 fn parse(text: &str) -> Result<Index, String> {
-    let index: Index = serde_json::from_str(text).map_err(|error| json_error(&error))?;
+    let index: Index =
+        serde_json::from_str(&normalize(text)).map_err(|error| json_error(&error))?;
     let foreign = |name: &&String| {
         name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':', '\0'])
     };

@@ -7,7 +7,8 @@ use esolm_checkpoint::Value;
 use serde::Deserialize;
 
 use super::lightning::state;
-use crate::config::names_mask;
+use crate::config::{names_mask, unused_tokens};
+use crate::documents::normalize;
 use crate::message::shorten;
 
 /// A pickled tokenizer, as far as it can be read.
@@ -33,7 +34,7 @@ impl Tokenizer {
             };
         };
         let json = (fields.get("_tokenizer").and_then(state)).and_then(text_of_bytes);
-        let parsed = (json.as_deref()).and_then(|text| serde_json::from_str(text).ok());
+        let parsed = json.as_deref().and_then(TokenizerJson::parse);
         let pickled = Pickled {
             fields,
             json: parsed,
@@ -157,6 +158,23 @@ struct Model {
 }
 
 impl TokenizerJson {
+    pub fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(&normalize(text)).ok()
+    }
+
+    /// The indices of a vocabulary of `vocab_size` that have no token.
+    pub fn unused(&self, vocab_size: usize, mask: u32) -> Vec<u32> {
+        unused_tokens(self.tokens().map(|(_, index)| index), vocab_size, mask)
+    }
+
+    /// The largest index plus one; 0 without tokens.
+    pub fn count(&self) -> usize {
+        self.tokens()
+            .map(|(_, index)| index as usize + 1)
+            .max()
+            .unwrap_or(0)
+    }
+
     fn index(&self, name: &str) -> Option<u32> {
         self.tokens()
             .find_map(|(token, index)| (token == name).then_some(index))

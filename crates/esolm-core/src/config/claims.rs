@@ -208,6 +208,24 @@ impl Claims {
     }
 }
 
+/// The indices of a vocabulary that neither have a token nor are the mask: padding, which networks are given for round sizes.
+pub(crate) fn unused_tokens(
+    tokens: impl Iterator<Item = u32>,
+    vocab_size: usize,
+    mask: u32,
+) -> Vec<u32> {
+    let mut used = vec![false; vocab_size];
+    for index in tokens.chain([mask]) {
+        if let Some(used) = used.get_mut(index as usize) {
+            *used = true;
+        }
+    }
+    (0u32..)
+        .zip(used)
+        .filter_map(|(index, used)| (!used).then_some(index))
+        .collect()
+}
+
 /// Whether a token's name is one that mask tokens have: `[MASK]`, `<mask>`, `<|mask|>` and the like.
 pub(crate) fn names_mask(name: &str) -> bool {
     let bare = name.trim_matches(|c| "[]<>|{}".contains(c));

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 
 use super::claims::{Claims, Scalar};
@@ -35,8 +36,8 @@ pub(crate) struct PartialConfig {
 impl PartialConfig {
     /// Reads a `config.json`, which messages call `source`.
     pub(crate) fn from_json(json: &str, source: &str) -> Result<Self, ConfigError> {
-        let map: Map<String, Value> =
-            serde_json::from_str(json).map_err(|e| ConfigError::Json(json_error(&e)))?;
+        let map: Map<String, Value> = serde_json::from_str(&normalize(json))
+            .map_err(|e| ConfigError::Json(json_error(&e)))?;
         // Written by hand, `algo` can be the name alone.
         let algorithm = lookup(&map, "algo.name").or_else(|| lookup(&map, "algo"));
         let mut family = string(&map, "model_type")?

@@ -103,6 +103,23 @@ fn a_tokenizer_with_another_mask_token_is_refused() {
 }
 
 #[test]
+fn a_vocabulary_may_be_padded() {
+    let mut padded = config(2112);
+    padded.mask_index = 2048;
+    let json = [b"\xef\xbb\xbf", TOKENIZER.as_bytes()].concat();
+    let codec = TextCodec::from_bytes(&json, &padded).expect("padded");
+    let unused: Vec<u32> = (2049..2112).collect();
+    assert_eq!(codec.unused_tokens(), unused);
+    assert!(self::codec().unused_tokens().is_empty());
+    // One that comes with the model may be padded to any size, within reason.
+    let own = |vocab_size| TextCodec::read(&json, &config(vocab_size), true);
+    assert_eq!(own(2051).expect("own").unused_tokens(), [2048, 2049]);
+    for vocab_size in [97, 2047, 50258] {
+        assert!(own(vocab_size).is_err(), "{vocab_size}");
+    }
+}
+
+#[test]
 fn text_goes_there_and_back() {
     let codec = codec();
     for text in [
