@@ -126,14 +126,15 @@ pub fn prepare(folder: &Folder) {
         "two-masks.json",
         &mdlm.replacen('{', "{\"mask_index\": 96, \"mask_token_id\": 4,", 1),
     );
-    std::fs::create_dir(folder.file("unread-tokenizer")).expect("writable");
-    text("unread-tokenizer/config.json", &mdlm);
-    text("unread-tokenizer/tokenizer.json", "[MASK]");
-    std::fs::copy(
-        root().join(GOLDEN).join("mdlm.ema.safetensors"),
-        folder.file("unread-tokenizer/model.safetensors"),
-    )
-    .expect("writable");
+    let small = "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1}}}";
+    for (name, tokenizer) in [("unread-tokenizer", "[MASK]"), ("padded", small)] {
+        std::fs::create_dir(folder.file(name)).expect("writable");
+        text(&format!("{name}/config.json"), &mdlm);
+        text(&format!("{name}/tokenizer.json"), tokenizer);
+        let weights = root().join(GOLDEN).join("mdlm.ema.safetensors");
+        let copy = folder.file(&format!("{name}/model.safetensors"));
+        std::fs::copy(weights, copy).expect("writable");
+    }
     text("blank.txt", " \n\n");
     text("none.txt", "");
     text("cafe.txt", "The caf\u{e9} was closed.");
