@@ -167,7 +167,66 @@ fn configurations_and_tokenizers_agree_on_the_mask() {
     folder.write("tokenizer.json", b"{\"added_tokens\": [");
     assert_told(
         open(folder.path("").as_path()),
-        "which token is the mask|tokenizer.json cannot be read",
+        "which token is the mask|from tokenizer.json",
+    );
+}
+
+#[test]
+fn the_smaller_files_of_a_tokenizer_name_the_mask_too() {
+    let mask = |files: &[(&str, &str)]| {
+        let folder = mdlm_folder(&mdlm(""));
+        for (name, text) in files {
+            folder.write(name, text.as_bytes());
+        }
+        let told =
+            |checkpoint: Checkpoint| (checkpoint.config().mask_index, checkpoint.mask_told());
+        open(&folder.path("")).map(told)
+    };
+    let vocab = ("vocab.txt", "[PAD]\r\n[UNK]\r\n<m>\r\n");
+    let config = ("tokenizer_config.json", r#"{"mask_token": "<m>"}"#);
+    let map = (
+        "special_tokens_map.json",
+        r#"{"mask_token": {"content": "<m>"}}"#,
+    );
+    let table = ("vocab.json", r#"{"a": 0, "<m>": 2}"#);
+    let added = ("added_tokens.json", r#"{"<m>": 2}"#);
+    let decoder = r#"{"mask_token": "<m>", "added_tokens_decoder": {"2": {"content": "<m>"}}}"#;
+    let whole = (
+        "tokenizer.json",
+        r#"{"added_tokens": [{"id": 2, "content": "<m>"}]}"#,
+    );
+    for files in [
+        &[vocab, config][..],
+        &[map, table],
+        &[map, added],
+        &[("tokenizer_config.json", decoder)],
+        &[whole, config, map],
+        &[("vocab.txt", "[PAD]\n[UNK]\n[MASK]\n")],
+    ] {
+        assert_eq!(mask(files).unwrap(), (2, true), "{files:?}");
+    }
+    assert_eq!(
+        mask(&[("tokenizer_config.json", r#"{"mask_token": null}"#)]).unwrap(),
+        (96, false)
+    );
+    assert_told(
+        mask(&[config]),
+        "which token is the mask|from tokenizer_config.json",
+    );
+    assert_told(
+        mask(&[map, ("vocab.txt", "a\n")]),
+        "which token is the mask|from special_tokens_map.json",
+    );
+    assert_told(
+        mask(&[
+            config,
+            table,
+            (
+                "tokenizer.json",
+                r#"{"added_tokens": [{"id": 4, "content": "[MASK]"}]}"#,
+            ),
+        ]),
+        "\"<m>\" of tokenizer_config.json is 2|\"[MASK]\" of tokenizer.json is 4",
     );
 }
 

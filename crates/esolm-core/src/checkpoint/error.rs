@@ -59,7 +59,7 @@ pub enum CheckpointError {
     },
     /// A tokenizer that may name the mask token cannot be read, and nothing else says which token it is.
     #[error(
-        "which token is the mask is not known: {tokenizer} cannot be read, and the configuration has no \"mask_index\""
+        "which token is the mask cannot be found out from {tokenizer}, and the configuration has no \"mask_index\""
     )]
     MaskUnknown {
         /// What it is.

@@ -10,7 +10,7 @@ use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::open::OWN_WEIGHTS;
-use super::{CheckpointError, FileError, HubError, WEIGHTS, shards};
+use super::{CheckpointError, FileError, HubError, WEIGHTS, beside, shards};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -45,6 +45,14 @@ pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointEr
         false => hub.optional("config.json")?,
     };
     let tokenizer = hub.optional("tokenizer.json")?;
+    for name in beside::NAMING {
+        hub.optional(name)?; // found beside the weights
+    }
+    if tokenizer.is_none() {
+        for name in beside::TABLES {
+            hub.optional(name)?;
+        }
+    }
     let weights = hub.weights()?;
     Ok(Files {
         config,

@@ -11,6 +11,8 @@
 //! The crate `esolm_checkpoint` reads the files; this module knows the model. The file is mapped, not read, and [`Checkpoint::f32`]
 //! converts one tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
 
+#[cfg(not(target_family = "wasm"))]
+mod beside;
 mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
@@ -37,7 +39,7 @@ pub use lightning::LightningError;
 pub use writer::write_hf_folder;
 pub use writer::{StoreDtype, write_safetensors};
 
-use crate::config::{ModelConfig, PartialConfig};
+use crate::config::{Claims, ModelConfig, PartialConfig};
 use crate::message::shorten;
 use tokenizer::TokenizerJson;
 
@@ -118,6 +120,8 @@ struct Parts<'a> {
     config: Option<(PartialConfig, String)>,
     /// The text of a tokenizer.json from outside of the file.
     tokenizer_json: Option<Cow<'a, str>>,
+    /// What smaller files say of the mask, and which of them could not be made use of.
+    mask: (Claims, Option<String>),
     raw_weights: bool,
     /// What a safetensors file stands for.
     kind: SourceKind,
@@ -132,6 +136,7 @@ impl Parts<'_> {
             files: vec![file],
             config: None,
             tokenizer_json: None,
+            mask: Default::default(),
             raw_weights: false,
             kind: SourceKind::Safetensors,
             path: WEIGHTS.as_ref(),
@@ -213,11 +218,12 @@ impl Checkpoint {
             files,
             config,
             tokenizer_json,
+            mask: (claims, unread),
             raw_weights,
             kind,
             path,
         } = parts;
-        let (mut source, mut unread_tokenizer, mut pickled) = (kind, None, None);
+        let (mut source, mut unread_tokenizer, mut pickled) = (kind, unread, None);
         let lightning = match &files[..] {
             [file] => lightning::root(file).map(|root| (file, root)),
             _ => None,
@@ -226,7 +232,7 @@ impl Checkpoint {
             Some((file, root)) => {
                 let lightning = lightning::read(file, root, raw_weights, config.is_some())?;
                 source = lightning.source;
-                unread_tokenizer = lightning.unread_tokenizer;
+                unread_tokenizer = lightning.unread_tokenizer.or(unread_tokenizer);
                 pickled = lightning.tokenizer_json;
                 let config = match config {
                     None => (lightning.config, lightning::CONFIG.into()),
@@ -261,6 +267,7 @@ impl Checkpoint {
                 (config.ok_or_else(none)?, tensors)
             }
         };
+        partial.claims.extend(claims);
         let text = tokenizer_json.as_deref().or(pickled.as_deref());
         let tokenizer = text.and_then(TokenizerJson::parse);
         if tokenizer_json.is_some() {

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use esolm_checkpoint::{Error, TensorFile};
 
 use super::shards::{self, INDEX, PYTORCH_INDEX};
-use super::{Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, lightning};
+use super::tokenizer::TokenizerJson;
+use super::{
+    Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, beside, lightning,
+};
 use crate::config::{ConfigError, PartialConfig};
 
 /// The names of the weights in a folder, the one that is preferred first.
@@ -79,8 +82,10 @@ fn open_parts(
             .transpose()?,
     };
     let text = tokenizer.as_deref().map(read_text).transpose()?;
+    let parsed = text.as_deref().and_then(TokenizerJson::parse);
     let mut checkpoint = Checkpoint::new(Parts {
         config,
+        mask: beside::mask(path, parsed)?,
         tokenizer_json: text.map(Into::into),
         raw_weights: options.raw_weights,
         kind,
@@ -140,7 +145,7 @@ fn read_config(path: &Path, source: &str) -> Result<(PartialConfig, String), Che
     }
 }
 
-fn read_text(path: &Path) -> Result<String, CheckpointError> {
+pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
     let io = |source| Error::io("read", path, source);
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > MAX_JSON_BYTES {

@@ -136,7 +136,7 @@ fn text_of_bytes(value: Value<'_>) -> Option<String> {
 }
 
 /// A `tokenizer.json`, as far as its special tokens need it.
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 pub(super) struct TokenizerJson {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
@@ -175,9 +175,20 @@ impl TokenizerJson {
             .unwrap_or(0)
     }
 
-    fn index(&self, name: &str) -> Option<u32> {
+    pub fn index(&self, name: &str) -> Option<u32> {
         self.tokens()
             .find_map(|(token, index)| (token == name).then_some(index))
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    pub fn add(&mut self, content: &str, id: u32) {
+        let content = content.into();
+        self.added_tokens.push(AddedToken { id, content });
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    pub fn extend(&mut self, other: Self) {
+        self.added_tokens.extend(other.added_tokens);
     }
 
     /// The tokens whose names are those of mask tokens, each once.

@@ -128,8 +128,8 @@ impl PartialConfig {
             Some(Family::Ar) if conditioned => {
                 return Err(ConfigError::Contradiction {
                     first: "the configuration says the model is AR".into(),
-                    second: "the file holds conditioning tensors (sigma_map, adaLN_modulation), which AR models have not".into(),
-                    remedy: "set \"model_type\" to \"EsoLM\" or \"mdlm\"".into(),
+                    second: "the file holds conditioning tensors (sigma_map, adaLN_modulation), which AR models do not have".into(),
+                    remedy: "give the configuration that belongs to these weights; AR models with conditioning cannot be run".into(),
                 });
             }
             Some(family @ (Family::EsoLm | Family::Mdlm))
