@@ -239,6 +239,23 @@ mod tests {
     }
 
     #[test]
+    fn documents_are_the_same_from_every_system() {
+        let plain = "[data]\ntrain = [\"a\"]\nseparator = \"\\n--\\n\"\n";
+        let foreign = |text: &str| format!("\u{feff}{}", text.replace('\n', "\r\n"));
+        let path = std::env::temp_dir().join(format!("esolm-documents-{}", std::process::id()));
+        let text = "one\ntwo\n--\nthree\n";
+        let read = |recipe: &str, text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let data = crate::Recipe::parse(recipe, &[]).unwrap().data;
+            documents(std::slice::from_ref(&path), &data).unwrap()
+        };
+        let [native, other] = [read(plain, text), read(&foreign(plain), &foreign(text))];
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(native, ["one\ntwo", "three"]);
+        assert_eq!(native, other);
+    }
+
+    #[test]
     fn an_epoch_holds_each_token_once_and_epochs_differ() {
         let mut windows = windows();
         let count = windows.per_epoch();
