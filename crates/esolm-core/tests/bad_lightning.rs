@@ -60,7 +60,7 @@ fn lightning_contents() {
         // attention and loss of another kind of model
         (
             algo("causal_attention", boolean(false)),
-            "\"algo.causal_attention\" of hyper_parameters.config is false|AR is causal",
+            "\"algo.causal_attention\" of the checkpoint is false|AR is causal",
         ),
         (
             algo("parameterization", text("score")),

@@ -112,6 +112,18 @@ fn what_no_tokenizer_tells_is_not_guessed() {
             "which token is the mask|mask_index|tokenizer in the checkpoint",
         );
     }
+    // An argument of the module counts as the tokenizer does.
+    let argument = |index| {
+        Forged::with(|f| {
+            f.tokenizer = Some(tokenizer(&[("mask_token_id", int(1))]));
+            f.parameters.push(("mask_index", int(index)));
+        })
+    };
+    assert_eq!(argument(1).open().unwrap().config().mask_index, 1);
+    assert_told(
+        argument(0).open(),
+        "\"mask_index\" of the checkpoint is 0|tokenizer in the checkpoint is 1",
+    );
     assert_told(
         opened(tokenizer(&[("mask_token_id", int(7))])),
         "mask_index|7|below vocab_size",
@@ -296,7 +308,7 @@ fn a_given_configuration_does_not_silence_the_checkpoint() {
         let opened = open_with(&case_path(name), &folder, &format!("{MINI}}}"));
         assert_told(
             opened,
-            "time_conditioning\" of hyper_parameters.config is true|constant",
+            "time_conditioning\" of the checkpoint is true|constant",
         );
     }
     let ar = r#"{"model_type":"ar"}"#;

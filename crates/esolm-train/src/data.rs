@@ -63,6 +63,7 @@ impl TextTokens {
     /// As [`TextTokens::open`].
     pub fn from_bytes(bytes: &[u8], end: &str) -> Result<Self, TrainError> {
         let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(unusable)?;

@@ -117,6 +117,10 @@ pub(super) fn read(
         None if given => PartialConfig::default(),
         None => return Err(LightningError::NoConfig.into()),
     };
+    // Other arguments of the module stand beside the tree.
+    if let Some(root) = root.get("hyper_parameters") {
+        config.claims.extend(Tree { root, given }.claims()?);
+    }
     let mut unread_tokenizer = None;
     let tokenizer = hyper_parameter("tokenizer").map(Tokenizer::read);
     if let Some(tokenizer) = &tokenizer {
@@ -199,6 +203,11 @@ impl<'a> Tree<'a> {
         }
     }
 
+    fn claims(self) -> Result<Claims, CheckpointError> {
+        Claims::read("the checkpoint", |path| self.field(path).value.map(scalar))
+            .map_err(|error| CheckpointError::config(CONFIG, error))
+    }
+
     fn config(self) -> Result<PartialConfig, CheckpointError> {
         let field = |path| self.field(path);
         let either = |first, second| {
@@ -214,9 +223,6 @@ impl<'a> Tree<'a> {
             value: field(path).value.filter(|_| family == Some(wanted)),
             path,
         };
-        let claims = Claims::read("hyper_parameters.config", |path| {
-            field(path).value.map(scalar)
-        });
         Ok(PartialConfig {
             family,
             hidden: either("model.hidden_size", "model.hidden_dim")?,
@@ -237,7 +243,7 @@ impl<'a> Tree<'a> {
                 .map(parse_attention)
                 .transpose()
                 .map_err(parsed)?,
-            claims: claims.map_err(parsed)?,
+            claims: self.claims()?,
         })
     }
 }

@@ -13,6 +13,8 @@ pub struct Forged {
     pub algo: Vec<(&'static str, Value)>,
     pub model: Vec<(&'static str, Value)>,
     pub tokenizer: Option<Value>,
+    /// Further hyper-parameters.
+    pub parameters: Vec<(&'static str, Value)>,
     pub more: Vec<(&'static str, Value)>,
 }
 
@@ -58,6 +60,7 @@ impl Forged {
                 ("dropout", float(0.25)),
             ],
             tokenizer: None,
+            parameters: vec![],
             more: vec![],
         }
     }
@@ -79,6 +82,7 @@ impl Forged {
         let config = dict(&[("algo", dict(&self.algo)), ("model", dict(&self.model))]);
         let mut parameters = vec![("config", config)];
         parameters.extend(self.tokenizer.clone().map(|value| ("tokenizer", value)));
+        parameters.extend(self.parameters.clone());
         let mut root = vec![
             ("state_dict", ordered(&self.state)),
             ("hyper_parameters", dict(&parameters)),
