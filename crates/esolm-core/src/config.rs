@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-pub(crate) use claims::{Claims, Scalar, names_mask, unused_tokens};
+pub use claims::names_mask;
+pub(crate) use claims::{Claims, Scalar, unused_tokens};
 pub(crate) use partial::{PartialConfig, parse_attention, parse_family, parse_prepend};
 
 /// Width of the sinusoidal timestep embedding that enters `sigma_map` (`TimestepEmbedder`, models/dit.py).

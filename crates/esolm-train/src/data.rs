@@ -102,7 +102,17 @@ impl TextTokens {
         let end = tokenizer
             .token_to_id(end)
             .ok_or_else(|| TrainError::Tokenizer(format!("it has no token {end:?}")))?;
-        let largest = tokenizer.get_vocab(true).into_values().max();
+        let vocabulary = tokenizer.get_vocab(true);
+        // The mask of the trained model comes after the tokens, and the model's reader would meet two.
+        if let Some(mask) = vocabulary
+            .keys()
+            .find(|name| esolm::config::names_mask(name))
+        {
+            return Err(TrainError::Tokenizer(format!(
+                "it has the mask token {mask:?} already, and training adds one"
+            )));
+        }
+        let largest = vocabulary.into_values().max();
         Ok(Self {
             count: largest.map_or(0, |index| index as usize + 1),
             end,
@@ -237,6 +247,14 @@ mod tests {
     fn windows() -> Windows {
         let documents = (0..40u32).map(|d| (0..7).map(|i| d * 10 + i).collect());
         Windows::new(documents.collect(), 9, 3).unwrap()
+    }
+
+    #[test]
+    fn a_tokenizer_with_a_mask_token_is_refused() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/cases/");
+        let path = Path::new(root).join("mask.tokenizer.json");
+        let refused = TextTokens::open(&path, "<|endoftext|>").err().unwrap();
+        assert!(refused.to_string().contains("[MASK]"), "{refused}");
     }
 
     #[test]

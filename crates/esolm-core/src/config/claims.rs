@@ -227,7 +227,7 @@ pub(crate) fn unused_tokens(
 }
 
 /// Whether a token's name is one that mask tokens have: `[MASK]`, `<mask>`, `<|mask|>` and the like.
-pub(crate) fn names_mask(name: &str) -> bool {
+pub fn names_mask(name: &str) -> bool {
     let bare = name.trim_matches(|c| "[]<>|{}".contains(c));
     bare.len() + 2 <= name.len()
         && ["mask", "mask_token"].contains(&bare.to_ascii_lowercase().as_str())
