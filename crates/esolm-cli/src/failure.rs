@@ -171,8 +171,13 @@ fn too_long(length: usize, context: usize) -> Failure {
 }
 
 fn checkpoint(error: &CheckpointError) -> Failure {
-    use CheckpointError::{File, HubName, Lightning, NoConfig, RawWeightsNotApplicable};
+    use CheckpointError::{
+        File, HubName, Lightning, MaskUnknown, NoConfig, PaddedMask, RawWeightsNotApplicable,
+    };
     let remedy = match error {
+        MaskUnknown { .. } | PaddedMask { .. } => {
+            "give a configuration that has it with --config FILE"
+        }
         NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
         RawWeightsNotApplicable => {
             "leave --raw-weights out, a safetensors file holds one set of weights"
@@ -214,7 +219,9 @@ fn text(error: &TextError) -> Failure {
             "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; \
                  shorten the gaps, or raise --length up to the model's context"
         )),
-        TextError::Unusable(_) | TextError::Vocabulary { .. } => Failure::failed(error.to_string()),
+        TextError::Unusable(_) | TextError::Vocabulary { .. } | TextError::Mask { .. } => {
+            Failure::failed(error.to_string())
+        }
         TextError::Template(_)
         | TextError::Lossy { .. }
         | TextError::MaskInText(_)

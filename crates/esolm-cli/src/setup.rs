@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use esolm::ModelFiles;
-use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 use esolm::text::TextCodec;
 
 use crate::arguments::{Device, Model};
@@ -80,6 +80,10 @@ pub fn open_without_tokenizer(model: &Model) -> Result<ModelFiles, Failure> {
 
 /// Loads a model onto the chosen device, and says on stderr which one that is.
 pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Model, Failure> {
+    let source = files.checkpoint().source();
+    if !quiet && source == SourceKind::LightningWithoutEma {
+        output::note("weights: raw, since the checkpoint holds no EMA weights");
+    }
     let model = esolm::Model::load_blocking(files, device.options())?;
     if !quiet {
         output::note(&format!("device: {}", model.device()));

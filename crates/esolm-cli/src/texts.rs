@@ -50,7 +50,7 @@ fn one(file: &Path) -> Result<Text, Failure> {
     })?;
     Ok(Text {
         name,
-        content,
+        content: esolm::documents::normalize(&content).into_owned(),
         is_jsonl: file.extension().is_some_and(|e| e == "jsonl"),
     })
 }

@@ -4,6 +4,7 @@
 //! checkpoint ([`crate::checkpoint`]). Both go through `PartialConfig`, so that what one of them leaves out can be taken from
 //! the shapes of the tensors, and what contradicts them is said in one sentence.
 
+mod claims;
 mod partial;
 
 use std::fmt;
@@ -12,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-pub(crate) use partial::{PartialConfig, parse_attention, parse_prepend, refuse_time_conditioning};
+pub use claims::names_mask;
+pub(crate) use claims::{Claims, Scalar, unused_tokens};
+pub(crate) use partial::{PartialConfig, parse_attention, parse_family, parse_prepend};
 
 /// Width of the sinusoidal timestep embedding that enters `sigma_map` (`TimestepEmbedder`, models/dit.py).
 pub const TIMESTEP_EMBEDDING: usize = 256;
@@ -186,7 +189,7 @@ impl ModelConfig {
     /// # Errors
     /// Text that is not a JSON object, absent or unusable fields, and whatever [`ModelConfig::validate`] finds.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
-        PartialConfig::from_json(json)?.complete()
+        PartialConfig::from_json(json, "the configuration")?.complete()
     }
 
     /// Writes the Hugging Face form, which [`ModelConfig::from_json`] reads back to the same value.

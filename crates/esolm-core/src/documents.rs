@@ -1,9 +1,20 @@
 //! Documents and the windows they are cut into, as training packs them: each document opened by the beginning-of-text token, all
 //! put together without gaps, cut at every `length` tokens.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use crate::passes::Window;
+
+/// The text of a file, without what depends on the system that wrote it: a byte order mark, and carriage returns before newlines.
+pub fn normalize(text: &str) -> Cow<'_, str> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    match text.contains("\r\n") {
+        true => text.replace("\r\n", "\n").into(),
+        false => text.into(),
+    }
+}
 
 /// The documents of a text: what stands between separators, without white space at both ends; empty ones are left out. Without a
 /// separator the text is one document.

@@ -12,7 +12,7 @@ use tokenizers::{DecoderWrapper, Tokenizer};
 
 #[cfg(not(target_family = "wasm"))]
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, names_mask, unused_tokens};
 use crate::message::shorten;
 
 /// Names that end-of-text tokens have in published tokenizers, the most likely one first.
@@ -25,6 +25,9 @@ const BEGIN_NAMES: [&str; 5] = [
     "[CLS]",
     "<|begin_of_text|>",
 ];
+
+/// Fewer tokens than this are added to a vocabulary to round its size.
+const MAX_PADDING: usize = 1024;
 
 /// Why text cannot become tokens. Every message names the thing and the remedy.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -52,6 +55,19 @@ pub enum TextError {
         vocab_size: usize,
         /// What would fit: "2048", or "2048 or 2049".
         expected: String,
+    },
+    /// The tokenizer has another mask token than the model.
+    #[error(
+        "the tokenizer's mask token \"{name}\" is {index}, but the model's mask is {mask_index}; give the tokenizer.json that the \
+         model was trained with, or correct \"mask_index\" in the configuration"
+    )]
+    Mask {
+        /// Its name.
+        name: String,
+        /// Its index.
+        index: u32,
+        /// The model's.
+        mask_index: u32,
     },
     /// The tokenizer changes what it is given.
     #[error(
@@ -91,6 +107,7 @@ pub struct TextCodec {
     tokenizer: Tokenizer,
     /// Largest token index plus one.
     tokens: usize,
+    unused: Vec<u32>,
     /// Tokens are sequences of bytes, so that any cut of a text keeps every byte.
     byte_level: bool,
     mask: u32,
@@ -104,22 +121,46 @@ impl TextCodec {
     /// # Errors
     /// [`TextError::Unusable`], [`TextError::Vocabulary`].
     pub fn from_bytes(json: &[u8], config: &ModelConfig) -> Result<Self, TextError> {
+        Self::read(json, config, false)
+    }
+
+    /// `own` tells that the tokenizer comes with the model.
+    fn read(json: &[u8], config: &ModelConfig, own: bool) -> Result<Self, TextError> {
+        let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
         let mut tokenizer = Tokenizer::from_bytes(json)
             .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)
             .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
-        let tokens = tokenizer
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .map_or(0, |index| index as usize + 1);
+        let vocabulary = tokenizer.get_vocab(true);
+        let largest = vocabulary.values().max();
+        let tokens = largest.map_or(0, |&index| index as usize + 1);
+        let other = (vocabulary.iter())
+            .filter(|&(name, &index)| names_mask(name) && index != config.mask_index)
+            .min();
+        if let Some((name, &index)) = other {
+            return Err(TextError::Mask {
+                name: shorten(name),
+                index,
+                mask_index: config.mask_index,
+            });
+        }
         let byte_level = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
 
         // The published code appends the mask to a tokenizer that has none.
         let mask_is_last = config.mask_index as usize + 1 == config.vocab_size;
-        let fits = tokens == config.vocab_size || (mask_is_last && tokens + 1 == config.vocab_size);
+        let appended = usize::from(mask_is_last && tokens < config.vocab_size);
+        let fits = match config.vocab_size.checked_sub(tokens + appended) {
+            None => false,
+            Some(0) => true,
+            // A vocabulary padded to a round size. Of a tokenizer from elsewhere, and with a mask that padding may have moved, more
+            // likely a wrong one.
+            Some(padding) if own => padding < MAX_PADDING,
+            Some(padding) => {
+                !mask_is_last && config.vocab_size.is_multiple_of(8) && padding < MAX_PADDING
+            }
+        };
         if !fits {
             let expected = if mask_is_last {
                 format!("{} or {}", config.vocab_size - 1, config.vocab_size)
@@ -137,8 +178,10 @@ impl TextCodec {
             bos: config.bos.or_else(|| named(&BEGIN_NAMES)),
             eos: config.eos.or_else(|| named(&END_NAMES)),
         };
+        let indices = vocabulary.into_values();
         Ok(Self {
             tokenizer,
+            unused: unused_tokens(indices, config.vocab_size, config.mask_index),
             tokens,
             byte_level,
             mask: config.mask_index,
@@ -152,11 +195,7 @@ impl TextCodec {
     /// [`TextError::Io`] besides.
     #[cfg(not(target_family = "wasm"))]
     pub fn from_file(path: &std::path::Path, config: &ModelConfig) -> Result<Self, TextError> {
-        let bytes = std::fs::read(path).map_err(|error| TextError::Io {
-            path: path.display().to_string(),
-            reason: error.to_string(),
-        })?;
-        Self::from_bytes(&bytes, config)
+        Self::from_bytes(&read_file(path)?, config)
     }
 
     /// The tokenizer that comes with a checkpoint, beside its weights or inside, if one does.
@@ -167,10 +206,15 @@ impl TextCodec {
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Option<Self>, TextError> {
         let config = checkpoint.config();
         match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
-            (Some(path), _) => Self::from_file(&path, config).map(Some),
-            (None, Some(json)) => Self::from_bytes(json.as_bytes(), config).map(Some),
+            (Some(path), _) => Self::read(&read_file(&path)?, config, true).map(Some),
+            (None, Some(json)) => Self::read(json.as_bytes(), config, true).map(Some),
             (None, None) => Ok(None),
         }
+    }
+
+    /// The indices of the model's vocabulary that neither have a token nor are the mask.
+    pub fn unused_tokens(&self) -> &[u32] {
+        &self.unused
     }
 
     /// Number of tokens: the largest index plus one.
@@ -268,6 +312,14 @@ pub fn until_eos(tokens: &[u32], given: usize, ends: Ends) -> &[u32] {
         .position(|&token| token == eos)
         .map_or(tokens.len(), |index| from + index);
     &tokens[..end]
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn read_file(path: &std::path::Path) -> Result<Vec<u8>, TextError> {
+    std::fs::read(path).map_err(|error| TextError::Io {
+        path: path.display().to_string(),
+        reason: error.to_string(),
+    })
 }
 
 /// A foreign message as part of a sentence: one line, of bounded length.

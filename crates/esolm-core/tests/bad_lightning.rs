@@ -8,6 +8,7 @@ use common::forge::{
     Value, boolean, call, dict, float, global, int, list, none, plain, program, text, tuple,
 };
 use common::forged::{Forged, NAMES, open_pickle};
+use esolm_core::checkpoint::SourceKind;
 
 #[test]
 fn lightning_contents() {
@@ -26,15 +27,15 @@ fn lightning_contents() {
         list(&items)
     };
     for (forged, words) in [
-        // no EMA
+        // EMA without weights
         (
-            Forged::with(|f| f.ema = None),
-            "no EMA weights|ema.shadow_params",
+            Forged::with(|f| f.ema = Some(dict(&[("decay", float(0.9))]))),
+            "no list of weights|shadow_params",
         ),
-        // EMA is None
+        // EMA that is not a dictionary
         (
-            Forged::with(|f| f.ema = Some(none())),
-            "no EMA weights|ema.shadow_params",
+            Forged::with(|f| f.ema = Some(int(-1))),
+            "no list of weights|shadow_params",
         ),
         // EMA too short
         (
@@ -53,8 +54,17 @@ fn lightning_contents() {
         ),
         // live time input
         (
-            algo("time_conditioning", boolean(true)),
-            "time_conditioning|false",
+            algo("time_conditioning", list(&[])),
+            "algo.time_conditioning|a list|true or false",
+        ),
+        // attention and loss of another kind of model
+        (
+            algo("causal_attention", boolean(false)),
+            "\"algo.causal_attention\" of the checkpoint is false|AR is causal",
+        ),
+        (
+            algo("parameterization", text("score")),
+            "\"algo.parameterization\"|\"score\"|\"ar\"",
         ),
         // unknown prepend
         (
@@ -83,6 +93,17 @@ fn lightning_contents() {
     ] {
         assert_told(forged.open(), words);
     }
+    // Files without EMA weights give the raw ones, and say so.
+    for ema in [None, Some(none())] {
+        let checkpoint = Forged::with(|f| f.ema = ema).open().unwrap();
+        assert_eq!(checkpoint.source(), SourceKind::LightningWithoutEma);
+        assert_eq!(
+            checkpoint.f32("output_layer.linear.bias").unwrap(),
+            [0., 1., 2.]
+        );
+    }
+    // The published scripts set it although AR has no time input.
+    algo("time_conditioning", boolean(true)).open().unwrap();
     let state = ("state_dict", dict(&[("backbone.x", plain(&[1], 0))]));
     for (root, words) in [
         // no hyper_parameters

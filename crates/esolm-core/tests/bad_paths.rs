@@ -28,14 +28,28 @@ fn paths() {
     // pytorch_model.bin
     assert_told(
         open(folder.path("").as_path()),
-        "pytorch_model.bin|safe_serialization",
+        "the file is empty|download it again",
     );
-    file("model.safetensors.index.json", b"{}");
     // shards
-    assert_told(
-        open(folder.path("").as_path()),
-        "several files|max_shard_size",
-    );
+    for (index, words) in [
+        (r#"{"#, "model.safetensors.index.json|EOF|download"),
+        (r#"{"weight_map": {}}"#, "names no file"),
+        (
+            r#"{"weight_map": {"a": "../b.safetensors"}}"#,
+            "\"../b.safetensors\"|not a file beside it",
+        ),
+        (
+            r#"{"weight_map": {"a": "/etc/passwd"}}"#,
+            "\"/etc/passwd\"|not a file beside it",
+        ),
+        (
+            r#"{"weight_map": {"a": "b.safetensors"}}"#,
+            "cannot read|b.safetensors",
+        ),
+    ] {
+        file("model.safetensors.index.json", index.as_bytes());
+        assert_told(open(folder.path("").as_path()), words);
+    }
     file("model.safetensors", &golden("ar.ema.safetensors"));
     // no config.json
     assert_told(

@@ -113,7 +113,7 @@ fn weights_that_do_not_fit_their_configuration() {
         (
             swap("\"n_blocks\": 2", "\"n_blocks\": 4"),
             golden("model_a.ema.safetensors"),
-            "AR|sigma_map|model_type",
+            "AR|sigma_map|conditioning cannot be run",
         ),
         // no family, conditioning
         (

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use common::{Folder, golden};
+use common::{Folder, golden, golden_tensors};
 use esolm_core::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 
 /// What the hub answers for one path.
@@ -112,6 +112,10 @@ fn crc(path: &str) -> u32 {
 fn models_come_from_the_hub_and_stay_in_the_cache() {
     let file = |name: &str| Answer::File(golden(name));
     let at = |repo: &str, file: &str| format!("/{repo}/resolve/main/{file}");
+    let names = golden_tensors("ar.ema.safetensors").into_keys();
+    let map = names.map(|name| (format!("backbone.{name}"), "all.safetensors".into()));
+    let map: serde_json::Map<String, serde_json::Value> = map.collect();
+    let index = serde_json::json!({ "weight_map": map });
     let answers = HashMap::from([
         (
             at("some-one/Eso-LM.b", "config.json"),
@@ -132,6 +136,18 @@ fn models_come_from_the_hub_and_stay_in_the_cache() {
         (
             at("some-one/with-tokenizer", "tokenizer.json"),
             Answer::File(b"{}".to_vec()),
+        ),
+        (
+            at("some-one/sharded", "config.json"),
+            file("ar.config.json"),
+        ),
+        (
+            at("some-one/sharded", "model.safetensors.index.json"),
+            Answer::File(index.to_string().into_bytes()),
+        ),
+        (
+            at("some-one/sharded", "all.safetensors"),
+            file("ar.ema.safetensors"),
         ),
         (at("some-one/cut", "config.json"), file("mdlm.config.json")),
         (
@@ -202,6 +218,29 @@ fn models_come_from_the_hub_and_stay_in_the_cache() {
     let asked = log.lock().unwrap().len();
     open("hf:some-one/Eso-LM.b").unwrap();
     assert_eq!(log.lock().unwrap().len(), asked);
+
+    // Offline nothing is asked for, be it there or not.
+    for value in ["1", "TRUE", "on"] {
+        // SAFETY: as above; the server thread reads no environment.
+        unsafe { std::env::set_var("HF_HUB_OFFLINE", value) };
+        open("hf:some-one/Eso-LM.b").unwrap();
+        let message = open("hf:some-one/sharded").unwrap_err().to_string();
+        for word in [
+            "config.json",
+            "some-one/sharded",
+            "not in the cache",
+            "HF_HUB_OFFLINE",
+        ] {
+            assert!(message.contains(word), "{message}");
+        }
+        assert_eq!(log.lock().unwrap().len(), asked);
+    }
+    unsafe { std::env::set_var("HF_HUB_OFFLINE", "0") };
+    let sharded = open("hf:some-one/sharded").unwrap();
+    assert_eq!(sharded.config().family.to_string(), "AR");
+    unsafe { std::env::set_var("HF_HUB_OFFLINE", "1") };
+    open("hf:some-one/sharded").unwrap();
+    unsafe { std::env::remove_var("HF_HUB_OFFLINE") };
 
     let revision = open("hf:some-one/Eso-LM.b@v2").unwrap();
     assert_eq!(revision.config().family.to_string(), "AR");

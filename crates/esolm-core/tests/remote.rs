@@ -9,6 +9,7 @@ use esolm_core::checkpoint::{Checkpoint, CheckpointError, SourceKind};
 fn open(config: Option<&str>, source: &Recorded) -> Result<Checkpoint, CheckpointError> {
     now(Checkpoint::from_source(
         config,
+        None,
         Box::new(source.clone()),
         false,
     ))

@@ -28,6 +28,7 @@ pub fn documents(files: &[PathBuf], data: &Data) -> Result<Vec<String>, TrainErr
             path: path.clone(),
             at: e.utf8_error().valid_up_to(),
         })?;
+        let text = esolm::documents::normalize(&text);
         let documents = esolm::documents::split(&text, Some(&data.separator));
         let wanted = documents
             .into_iter()
@@ -62,6 +63,7 @@ impl TextTokens {
     /// As [`TextTokens::open`].
     pub fn from_bytes(bytes: &[u8], end: &str) -> Result<Self, TrainError> {
         let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(unusable)?;
@@ -100,7 +102,17 @@ impl TextTokens {
         let end = tokenizer
             .token_to_id(end)
             .ok_or_else(|| TrainError::Tokenizer(format!("it has no token {end:?}")))?;
-        let largest = tokenizer.get_vocab(true).into_values().max();
+        let vocabulary = tokenizer.get_vocab(true);
+        // The mask of the trained model comes after the tokens, and the model's reader would meet two.
+        if let Some(mask) = vocabulary
+            .keys()
+            .find(|name| esolm::config::names_mask(name))
+        {
+            return Err(TrainError::Tokenizer(format!(
+                "it has the mask token {mask:?} already, and training adds one"
+            )));
+        }
+        let largest = vocabulary.into_values().max();
         Ok(Self {
             count: largest.map_or(0, |index| index as usize + 1),
             end,
@@ -235,6 +247,31 @@ mod tests {
     fn windows() -> Windows {
         let documents = (0..40u32).map(|d| (0..7).map(|i| d * 10 + i).collect());
         Windows::new(documents.collect(), 9, 3).unwrap()
+    }
+
+    #[test]
+    fn a_tokenizer_with_a_mask_token_is_refused() {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/cases/");
+        let path = Path::new(root).join("mask.tokenizer.json");
+        let refused = TextTokens::open(&path, "<|endoftext|>").err().unwrap();
+        assert!(refused.to_string().contains("[MASK]"), "{refused}");
+    }
+
+    #[test]
+    fn documents_are_the_same_from_every_system() {
+        let plain = "[data]\ntrain = [\"a\"]\nseparator = \"\\n--\\n\"\n";
+        let foreign = |text: &str| format!("\u{feff}{}", text.replace('\n', "\r\n"));
+        let path = std::env::temp_dir().join(format!("esolm-documents-{}", std::process::id()));
+        let text = "one\ntwo\n--\nthree\n";
+        let read = |recipe: &str, text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let data = crate::Recipe::parse(recipe, &[]).unwrap().data;
+            documents(std::slice::from_ref(&path), &data).unwrap()
+        };
+        let [native, other] = [read(plain, text), read(&foreign(plain), &foreign(text))];
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(native, ["one\ntwo", "three"]);
+        assert_eq!(native, other);
     }
 
     #[test]

@@ -233,6 +233,7 @@ impl Recipe {
     /// Text that is not TOML, unknown keys, and values out of range.
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
         let recipe = |e: toml::de::Error| TrainError::Recipe(one_line(&e.to_string()));
+        let text = esolm::documents::normalize(text);
         let mut table: toml::Table = text.parse().map_err(recipe)?;
         for assignment in overrides {
             set(&mut table, assignment)?;

@@ -116,6 +116,9 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
         | CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
             "give the config.json that belongs to it"
         }
+        CheckpointError::MaskUnknown { .. } | CheckpointError::PaddedMask { .. } => {
+            "give a config.json with \"mask_index\""
+        }
         CheckpointError::RawWeightsNotApplicable => {
             "leave rawWeights out, a safetensors file holds one set of weights"
         }
@@ -131,7 +134,10 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
 
 fn text(error: &TextError) -> Failure {
     let code = match error {
-        TextError::Io { .. } | TextError::Unusable(_) | TextError::Vocabulary { .. } => "tokenizer",
+        TextError::Io { .. }
+        | TextError::Unusable(_)
+        | TextError::Vocabulary { .. }
+        | TextError::Mask { .. } => "tokenizer",
         _ => "text",
     };
     Failure::new(code, error.to_string())

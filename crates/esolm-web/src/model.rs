@@ -88,12 +88,12 @@ impl WasmModel {
         };
         let checkpoint = Checkpoint::from_source(
             source.config().as_deref(),
+            source.tokenizer().as_deref(),
             Box::new(source.weights()),
             options.raw_weights,
         )
         .await?;
-        let given = source.tokenizer();
-        let codec = (given.as_deref().or(checkpoint.tokenizer_json()))
+        let codec = (checkpoint.tokenizer_json())
             .map(|text| TextCodec::from_bytes(text.as_bytes(), checkpoint.config()))
             .transpose()?;
         let sizes = checkpoint

@@ -60,6 +60,10 @@ impl ModelFiles {
 
     /// What was opened in another way. `name` is what traces call the model.
     pub fn new(name: &str, checkpoint: Checkpoint, codec: Option<TextCodec>) -> Self {
+        let checkpoint = match &codec {
+            Some(codec) => checkpoint.with_unused_tokens(codec.unused_tokens().to_vec()),
+            None => checkpoint,
+        };
         let shared = Shared {
             config: checkpoint.config().clone(),
             codec,

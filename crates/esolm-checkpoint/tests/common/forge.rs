@@ -146,6 +146,11 @@ pub fn call(function: Value, args: Value) -> Value {
     [function, args, b"R".to_vec()].concat()
 }
 
+/// An object of a class, its fields in a dictionary.
+pub fn object(class: Value, fields: Value) -> Value {
+    [class, b")R".to_vec(), fields, b"b".to_vec()].concat()
+}
+
 pub fn persistent(id: Value) -> Value {
     [id, b"Q".to_vec()].concat()
 }

@@ -19,6 +19,11 @@ pub fn golden_path(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// A file of tests/fixtures/cases.
+pub fn case_path(name: &str) -> PathBuf {
+    golden_path("../cases").join(name)
+}
+
 pub fn golden(name: &str) -> Vec<u8> {
     let path = golden_path(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

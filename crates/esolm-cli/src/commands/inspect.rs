@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use esolm::checkpoint::{Checkpoint, SourceKind};
+use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
 use serde::Serialize;
 
@@ -14,9 +14,11 @@ use crate::{output, setup};
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a str,
-    form: &'static str,
+    form: String,
     #[serde(flatten)]
     config: &'a ModelConfig,
+    /// False where the last token was taken for the mask.
+    mask_told: bool,
     parameters: u64,
     file_bytes: u64,
     dtypes: Vec<String>,
@@ -58,13 +60,9 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint) -> Report<'a> {
     dtypes.dedup();
     Report {
         model,
-        form: match checkpoint.source() {
-            SourceKind::HfFolder => "Hugging Face folder",
-            SourceKind::Safetensors => "safetensors file",
-            SourceKind::Lightning { ema: true } => "Lightning checkpoint, EMA weights",
-            SourceKind::Lightning { ema: false } => "Lightning checkpoint, raw weights",
-        },
+        form: checkpoint.source().to_string(),
         config: checkpoint.config(),
+        mask_told: checkpoint.mask_told(),
         parameters: checkpoint
             .config()
             .parameters()
@@ -93,7 +91,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
         let _ = writeln!(text, "{name:<12} {value}");
     };
     row("model", report.model.into());
-    row("form", report.form.into());
+    row("form", report.form.clone());
     row(
         "family",
         format!("{}, {} attention", config.family, config.attention),
@@ -115,7 +113,15 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row("context", format!("{} tokens", config.length));
     row(
         "vocabulary",
-        format!("{} (mask {})", config.vocab_size, config.mask_index),
+        format!(
+            "{} (mask {}{})",
+            config.vocab_size,
+            config.mask_index,
+            match report.mask_told {
+                true => "",
+                false => ", the last token, since the checkpoint names none",
+            }
+        ),
     );
     let alpha_0 = match (config.family, config.alpha_0) {
         (Family::EsoLm, Some(alpha_0)) => alpha_0.to_string(),

@@ -115,6 +115,26 @@ pub fn prepare(folder: &Folder) {
         "recipe.toml",
         "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
     );
+    text("empty.json", "{}");
+    for (name, map) in [("shards", "{\"a\": \"../a\"}"), ("empty-index", "{}")] {
+        std::fs::create_dir(folder.file(name)).expect("writable");
+        let index = format!("{{\"weight_map\": {map}}}");
+        text(&format!("{name}/model.safetensors.index.json"), &index);
+    }
+    let mdlm = std::fs::read_to_string(root().join(GOLDEN).join("mdlm.config.json")).expect("text");
+    text(
+        "two-masks.json",
+        &mdlm.replacen('{', "{\"mask_index\": 96, \"mask_token_id\": 4,", 1),
+    );
+    let small = "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1}}}";
+    for (name, tokenizer) in [("unread-tokenizer", "[MASK]"), ("padded", small)] {
+        std::fs::create_dir(folder.file(name)).expect("writable");
+        text(&format!("{name}/config.json"), &mdlm);
+        text(&format!("{name}/tokenizer.json"), tokenizer);
+        let weights = root().join(GOLDEN).join("mdlm.ema.safetensors");
+        let copy = folder.file(&format!("{name}/model.safetensors"));
+        std::fs::copy(weights, copy).expect("writable");
+    }
     text("blank.txt", " \n\n");
     text("none.txt", "");
     text("cafe.txt", "The caf\u{e9} was closed.");

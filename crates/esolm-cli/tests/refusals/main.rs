@@ -9,6 +9,8 @@ use std::process::Output;
 
 use common::{Folder, GOLDEN, esolm, run};
 
+const CASES: &str = "tests/fixtures/cases";
+
 /// A case of refusals.txt.
 struct Case<'a> {
     code: i32,
@@ -34,6 +36,7 @@ impl<'a> Case<'a> {
         let full = line
             .replace("MODEL", &model)
             .replace("GOLDEN", GOLDEN)
+            .replace("CASES", CASES)
             .replace("TMP", temporary);
         let arguments = words(&full);
         let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
@@ -46,6 +49,7 @@ impl<'a> Case<'a> {
         sentence(&output, line)
             .replace(temporary, "TMP")
             .replace(GOLDEN, "GOLDEN")
+            .replace(CASES, "CASES")
     }
 }
 

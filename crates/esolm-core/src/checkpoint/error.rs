@@ -24,12 +24,21 @@ pub enum CheckpointError {
         spec: String,
     },
     /// A folder without weights.
-    #[error("the folder {} holds no model.safetensors; {instead}", path.display())]
+    #[error(
+        "the folder {} holds no model.safetensors, no model.safetensors.index.json and no pytorch_model.bin; give the folder that has one, beside config.json",
+        path.display()
+    )]
     NoWeights {
         /// The folder.
         path: PathBuf,
-        /// What stands there instead.
-        instead: OtherWeights,
+    },
+    /// The index of weights in several files contradicts itself or them.
+    #[error("{}: {problem}; download the folder again", path.display())]
+    Index {
+        /// The index.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Weights without a configuration.
     #[error("{} comes without a configuration", path.display())]
@@ -47,6 +56,25 @@ pub enum CheckpointError {
         origin: String,
         /// What is wrong with it.
         source: ConfigError,
+    },
+    /// A tokenizer that may name the mask token cannot be read, and nothing else says which token it is.
+    #[error(
+        "which token is the mask cannot be found out from {tokenizer}, and the configuration has no \"mask_index\""
+    )]
+    MaskUnknown {
+        /// What it is.
+        tokenizer: String,
+    },
+    /// Nothing says which of several indices without a token is the mask.
+    #[error(
+        "which token is the mask is not known: the vocabulary of {vocab_size} is padded beyond the tokenizer's {tokens} tokens, and the \
+         configuration has no \"mask_index\""
+    )]
+    PaddedMask {
+        /// Largest token index of the tokenizer, plus one.
+        tokens: usize,
+        /// V of the model.
+        vocab_size: usize,
     },
     /// The file is sound but does not hold what a Lightning checkpoint of the published code holds.
     #[error("the checkpoint is not one of the published code: {0}")]
@@ -138,28 +166,17 @@ impl CheckpointError {
     }
 }
 
-/// Weights in a form that is not read, in a folder without `model.safetensors`.
-#[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
-pub enum OtherWeights {
-    /// Several safetensors files with an index.
-    #[error(
-        "its weights are split into several files, save them as one (save_pretrained with a large max_shard_size)"
-    )]
-    Shards,
-    /// `pytorch_model.bin`.
-    #[error("it holds pytorch_model.bin, save it with safe_serialization=True")]
-    PyTorch,
-    /// None.
-    #[error("give the folder that has it, beside config.json")]
-    Nothing,
-}
-
 /// Why the hub did not deliver a file.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum HubError {
     /// The hub's address cannot be one.
     #[error("HF_ENDPOINT must begin with https:// or http://")]
     Endpoint,
+    /// The network is not to be used, and the file is not in the cache.
+    #[error(
+        "it is not in the cache, and HF_HUB_OFFLINE keeps it from being downloaded; unset that variable once"
+    )]
+    Offline,
     /// Status 404.
     #[error("there is no such repository, revision or file; check the name")]
     NotFound,

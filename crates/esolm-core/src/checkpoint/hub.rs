@@ -1,14 +1,16 @@
 //! `hf:owner/name`: a model of the Hugging Face hub, through its usual cache.
 //!
 //! `HF_HOME` places the cache, `HF_ENDPOINT` the hub, `HF_TOKEN` (or the token file of a login) opens private repositories.
-//! What lies in the cache is not asked for again, so a model that was fetched once opens without a network.
+//! What lies in the cache is not asked for again, so a model that was fetched once opens without a network; `HF_HUB_OFFLINE=1` opens
+//! nothing else.
 
 use std::path::PathBuf;
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::{CheckpointError, HubError};
+use super::open::OWN_WEIGHTS;
+use super::{CheckpointError, FileError, HubError, WEIGHTS, beside, shards};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -19,56 +21,50 @@ pub(super) struct Files {
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Fetches the files of `owner/name` or `owner/name@revision`; `with_config` is false when the caller has a configuration.
+/// Fetches the files of `owner/name` or `owner/name@revision`; `with_config` is false when the caller has a configuration,
+/// beside which that of the repository counts if there is one.
 pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointError> {
     let (name, revision) = parse(spec).ok_or_else(|| CheckpointError::HubName {
         spec: format!("hf:{spec}"),
     })?;
+    let repo = Repo::with_revision(name.into(), RepoType::Model, revision.into());
     let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| DEFAULT_ENDPOINT.into());
-    let hub = Hub {
+    let mut hub = Hub {
         name,
         endpoint: endpoint.trim_end_matches('/').into(),
+        cached: Cache::from_env().repo(repo.clone()),
+        api: None,
     };
-    if !hub.endpoint.starts_with("http://") && !hub.endpoint.starts_with("https://") {
-        return Err(hub.error("config.json", HubError::Endpoint));
+    if !is_offline() {
+        hub.connect(repo)?;
     }
-    let repo = Repo::with_revision(name.into(), RepoType::Model, revision.into());
-    let cached = Cache::from_env().repo(repo.clone());
-    let mut builder = ApiBuilder::from_env()
-        .with_endpoint(hub.endpoint.clone())
-        .with_user_agent("esolm", env!("CARGO_PKG_VERSION"));
-    if let Ok(token) = std::env::var("HF_TOKEN")
-        && !token.is_empty()
-    {
-        builder = builder.with_token(Some(token));
+    // Before the weights, so that weights in the cache mean that these were asked for: without a network, and a hub model without them,
+    // the model must still open.
+    let config = match with_config {
+        true => Some(hub.get("config.json")?),
+        false => hub.optional("config.json")?,
+    };
+    let tokenizer = hub.optional("tokenizer.json")?;
+    for name in beside::NAMING {
+        hub.optional(name)?; // found beside the weights
     }
-    let api = builder
-        .build()
-        .map_err(|error| hub.explain("config.json", &error))?
-        .repo(repo);
-
-    let config = if with_config {
-        Some(hub.get(&api, "config.json")?)
-    } else {
-        None
-    };
-    // Before the weights, so that weights in the cache mean that the tokenizer was asked for: without a network, and a hub model
-    // without a tokenizer, the model must still open.
-    let tokenizer = match cached.get("tokenizer.json") {
-        Some(path) => Some(path),
-        None if cached.get("model.safetensors").is_some() => None,
-        None => match api.get("tokenizer.json") {
-            Ok(path) => Some(path),
-            Err(error) if status(&error) == Some(404) => None,
-            Err(error) => return Err(hub.explain("tokenizer.json", &error)),
-        },
-    };
-    let weights = hub.get(&api, "model.safetensors")?;
+    if tokenizer.is_none() {
+        for name in beside::TABLES {
+            hub.optional(name)?;
+        }
+    }
+    let weights = hub.weights()?;
     Ok(Files {
         config,
         weights,
         tokenizer,
     })
+}
+
+/// Whether the variable of the hub's own tools forbids the network, in any of the spellings that they take.
+fn is_offline() -> bool {
+    let value = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
+    ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
 }
 
 /// Splits `owner/name[@revision]`. The parts become a URL and a path in the cache, so only what the hub allows passes.
@@ -90,11 +86,91 @@ fn parse(spec: &str) -> Option<(&str, &str)> {
 struct Hub<'a> {
     name: &'a str,
     endpoint: String,
+    cached: CacheRepo,
+    /// None offline.
+    api: Option<ApiRepo>,
 }
 
 impl Hub<'_> {
-    fn get(&self, api: &ApiRepo, file: &str) -> Result<PathBuf, CheckpointError> {
-        api.get(file).map_err(|error| self.explain(file, &error))
+    fn connect(&mut self, repo: Repo) -> Result<(), CheckpointError> {
+        if !self.endpoint.starts_with("http://") && !self.endpoint.starts_with("https://") {
+            return Err(self.error("config.json", HubError::Endpoint));
+        }
+        let mut builder = ApiBuilder::from_env()
+            .with_endpoint(self.endpoint.clone())
+            .with_user_agent("esolm", env!("CARGO_PKG_VERSION"));
+        if let Ok(token) = std::env::var("HF_TOKEN")
+            && !token.is_empty()
+        {
+            builder = builder.with_token(Some(token));
+        }
+        let api = builder.build();
+        let api = api.map_err(|error| self.explain("config.json", &error))?;
+        self.api = Some(api.repo(repo));
+        Ok(())
+    }
+
+    /// A file from the cache or the hub; `None` when neither has it.
+    fn find(&self, file: &str) -> Result<Option<PathBuf>, CheckpointError> {
+        let Some(api) = &self.api else {
+            return Ok(self.cached.get(file));
+        };
+        match api.get(file) {
+            Ok(path) => Ok(Some(path)),
+            Err(error) if status(&error) == Some(404) => Ok(None),
+            Err(error) => Err(self.explain(file, &error)),
+        }
+    }
+
+    fn get(&self, file: &str) -> Result<PathBuf, CheckpointError> {
+        self.find(file)?.ok_or_else(|| self.missing(file))
+    }
+
+    fn missing(&self, file: &str) -> CheckpointError {
+        let why = match self.api {
+            Some(_) => HubError::NotFound,
+            None => HubError::Offline,
+        };
+        self.error(file, why)
+    }
+
+    /// A file that the repository need not have.
+    fn optional(&self, file: &str) -> Result<Option<PathBuf>, CheckpointError> {
+        let weights = || {
+            OWN_WEIGHTS
+                .iter()
+                .any(|name| self.cached.get(name).is_some())
+        };
+        match self.cached.get(file) {
+            None if weights() => Ok(None),
+            None => self.find(file),
+            there => Ok(there),
+        }
+    }
+
+    /// Fetches the weights by the first of their names that the cache or the repository has.
+    fn weights(&self) -> Result<PathBuf, CheckpointError> {
+        let there = OWN_WEIGHTS
+            .iter()
+            .find(|name| self.cached.get(name).is_some());
+        for name in there.into_iter().chain(&OWN_WEIGHTS) {
+            let Some(path) = self.find(name)? else {
+                continue;
+            };
+            if name.ends_with(".index.json") {
+                let fail = |problem| CheckpointError::Index {
+                    path: path.clone(),
+                    problem,
+                };
+                let text = std::fs::read_to_string(&path);
+                let text = text.map_err(|error| FileError::io("read", &path, error))?;
+                for file in shards::files(&text).map_err(fail)? {
+                    self.get(&file)?;
+                }
+            }
+            return Ok(path);
+        }
+        Err(self.missing(WEIGHTS))
     }
 
     fn error(&self, file: &str, source: HubError) -> CheckpointError {

@@ -2,15 +2,17 @@
 //!
 //! `state_dict` names the raw weights. `ema.shadow_params` is an unnamed list in the order of `parameters()` (models/ema.py); that
 //! is the order of `state_dict` without its buffers. `hyper_parameters` has the arguments of the module: `config`, a tree of
-//! omegaconf objects, and the pickled `tokenizer`, whose mask token, when it has one, is the mask index (algo.py).
+//! omegaconf objects, and the pickled `tokenizer`, whose mask token, when it has one, is the mask index (algo.py). A configuration
+//! that is given beside the file does not silence what the file says of itself.
 
 use esolm_checkpoint::{TensorFile, TensorInfo, Value};
-use serde::Deserialize;
 use thiserror::Error;
 
-use super::{CheckpointError, PREFIX, ROTARY_BUFFER};
+use super::tokenizer::Tokenizer;
+use super::{CheckpointError, ROTARY_BUFFER, SourceKind, plain_name};
 use crate::config::{
-    ConfigError, Family, PartialConfig, parse_attention, parse_prepend, refuse_time_conditioning,
+    Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
+    parse_prepend,
 };
 
 /// Where the configuration stands.
@@ -30,8 +32,8 @@ pub enum LightningError {
     /// There are no weights.
     #[error("it has no state_dict; give the .ckpt of Lightning")]
     NoStateDict,
-    /// There are no EMA weights, but perhaps raw ones.
-    #[error("it has no EMA weights (ema.shadow_params)")]
+    /// What should hold EMA weights does not.
+    #[error("its ema holds no list of weights (shadow_params)")]
     NoEma,
     /// The EMA weights, which have no names, are not as many as the raw ones.
     #[error(
@@ -71,17 +73,35 @@ pub enum LightningError {
 }
 
 pub(super) struct Lightning {
-    /// Empty unless it was asked for.
+    pub source: SourceKind,
     pub config: PartialConfig,
     pub tensors: Vec<TensorInfo>,
     pub tokenizer_json: Option<String>,
+    /// What the pickled tokenizer is, where its mask token cannot be found out.
+    pub unread_tokenizer: Option<String>,
 }
 
+/// The root of a file that is no `state_dict` by itself: tensors that stand in the root are one.
+pub(super) fn root(file: &TensorFile) -> Option<Value<'_>> {
+    let state_dict = |root: &Value<'_>| {
+        root.dict().is_some() && root.get("state_dict").is_none() && !file.tensors().is_empty()
+    };
+    file.root().filter(|root| !state_dict(root))
+}
+
+/// Whether the file brings its own configuration.
+#[cfg(not(target_family = "wasm"))]
+pub(super) fn has_config(file: &TensorFile) -> bool {
+    let config = root(file).and_then(|root| root.get("hyper_parameters")?.get("config"));
+    config.is_some_and(|config| !config.is_none())
+}
+
+/// Reads the checkpoint; `given` tells that a configuration is given beside it, so that its own may be absent or hold references.
 pub(super) fn read(
     file: &TensorFile,
     root: Value<'_>,
     raw_weights: bool,
-    with_config: bool,
+    given: bool,
 ) -> Result<Lightning, CheckpointError> {
     if root.dict().is_none() {
         let found = root.to_string();
@@ -90,32 +110,56 @@ pub(super) fn read(
     if root.get("state_dict").is_none() {
         return Err(LightningError::NoStateDict.into());
     }
-    let hyper_parameter = |name| root.get("hyper_parameters")?.get(name);
-    let tokenizer = hyper_parameter("tokenizer").and_then(Tokenizer::read);
-    let config = if with_config {
-        let tree = hyper_parameter("config").ok_or(LightningError::NoConfig)?;
-        config(tree, tokenizer.as_ref())?
-    } else {
-        PartialConfig::default()
+    let hyper_parameter =
+        |name| (root.get("hyper_parameters")?.get(name)).filter(|value| !value.is_none());
+    let mut config = match hyper_parameter("config") {
+        Some(tree) => Tree { root: tree, given }.config()?,
+        None if given => PartialConfig::default(),
+        None => return Err(LightningError::NoConfig.into()),
     };
-    let tensors = if raw_weights {
-        file.tensors().to_vec()
-    } else {
-        ema(file, root)?
+    // Other arguments of the module stand beside the tree.
+    if let Some(root) = root.get("hyper_parameters") {
+        config.claims.extend(Tree { root, given }.claims()?);
+    }
+    let mut unread_tokenizer = None;
+    let tokenizer = hyper_parameter("tokenizer").map(Tokenizer::read);
+    if let Some(tokenizer) = &tokenizer {
+        match &tokenizer.mask {
+            Ok(Some((name, index))) => {
+                let said =
+                    format!("the mask token{name} of the tokenizer in the checkpoint is {index}");
+                config.claims.mask_is(said, *index);
+            }
+            Ok(None) => {}
+            Err(what) => {
+                unread_tokenizer = Some(format!("the tokenizer in the checkpoint ({what})"))
+            }
+        }
+        (config.bos, config.eos) = (tokenizer.bos, tokenizer.eos);
+    }
+    let averages = root.get("ema").filter(|ema| !ema.is_none());
+    let (source, tensors) = match averages {
+        _ if raw_weights => (
+            SourceKind::Lightning { ema: false },
+            file.tensors().to_vec(),
+        ),
+        Some(averages) => (SourceKind::Lightning { ema: true }, ema(file, averages)?),
+        None => (SourceKind::LightningWithoutEma, file.tensors().to_vec()),
     };
     Ok(Lightning {
+        source,
         config,
         tensors,
-        tokenizer_json: tokenizer.map(|tokenizer| tokenizer.json),
+        tokenizer_json: tokenizer.and_then(|tokenizer| tokenizer.json),
+        unread_tokenizer,
     })
 }
 
 /// Pairs the EMA list with the names of the raw weights.
-fn ema(file: &TensorFile, root: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
-    let list = root.get("ema").and_then(|ema| ema.get("shadow_params"));
-    let list = list.and_then(Value::list).ok_or(LightningError::NoEma)?;
-    let is_parameter =
-        |tensor: &&TensorInfo| tensor.name.strip_prefix(PREFIX) != Some(ROTARY_BUFFER);
+fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
+    let list = averages.get("shadow_params").and_then(Value::list);
+    let list = list.ok_or(LightningError::NoEma)?;
+    let is_parameter = |tensor: &&TensorInfo| plain_name(&tensor.name) != ROTARY_BUFFER;
     let parameters: Vec<_> = file.tensors().iter().filter(is_parameter).collect();
     if list.len() != parameters.len() {
         return Err(LightningError::EmaCount {
@@ -143,60 +187,74 @@ fn ema(file: &TensorFile, root: Value<'_>) -> Result<Vec<TensorInfo>, Checkpoint
 }
 
 /// The tree of omegaconf objects; plain dictionaries serve as well.
-fn config(
-    root: Value<'_>,
-    tokenizer: Option<&Tokenizer>,
-) -> Result<PartialConfig, CheckpointError> {
-    let field = |path: &'static str| Field {
-        path,
-        value: lookup(root, path),
-    };
-    let either =
-        |first, second| Ok::<_, CheckpointError>(field(first).size()?.or(field(second).size()?));
-    let parsed = |error| CheckpointError::config(CONFIG, error);
-    let algorithm = field("algo.name");
-    let family = match algorithm.text()? {
-        None => None,
-        Some("esolm") => Some(Family::EsoLm),
-        Some("mdlm") => Some(Family::Mdlm),
-        Some("ar") => Some(Family::Ar),
-        Some(_) => {
-            return Err(
-                algorithm.invalid("\"esolm\", \"mdlm\" or \"ar\"; other algorithms cannot be run")
-            );
+#[derive(Clone, Copy)]
+struct Tree<'a> {
+    root: Value<'a>,
+    /// References to other fields count as absent, since another configuration is given.
+    given: bool,
+}
+
+impl<'a> Tree<'a> {
+    fn field(self, path: &'static str) -> Field<'a> {
+        let reference = |value: &Value<'_>| value.text().is_some_and(|text| text.starts_with("${"));
+        Field {
+            path,
+            value: lookup(self.root, path).filter(|value| !(self.given && reference(value))),
         }
-    };
-    refuse_time_conditioning(field("algo.time_conditioning").boolean()?).map_err(parsed)?;
-    // Fields of other families stand in the tree as well.
-    let of = |wanted, path| Field {
-        path,
-        value: (family == Some(wanted))
-            .then(|| lookup(root, path))
-            .flatten(),
-    };
-    let special = |token: fn(&Tokenizer) -> Option<u32>| tokenizer.and_then(token);
-    Ok(PartialConfig {
-        family,
-        hidden: either("model.hidden_size", "model.hidden_dim")?,
-        cond_dim: field("model.cond_dim").size()?,
-        n_blocks: field("model.n_blocks").size()?,
-        n_heads: field("model.n_heads").size()?,
-        length: either("model.length", "model.model_length")?,
-        vocab_size: None, // the embedding tells
-        mask_index: special(|tokenizer| tokenizer.mask),
-        alpha_0: of(Family::EsoLm, "algo.alpha_0").number()?,
-        prepend: (of(Family::Ar, "algo.prepend_token").text()?)
-            .map(parse_prepend)
+    }
+
+    fn claims(self) -> Result<Claims, CheckpointError> {
+        Claims::read("the checkpoint", |path| self.field(path).value.map(scalar))
+            .map_err(|error| CheckpointError::config(CONFIG, error))
+    }
+
+    fn config(self) -> Result<PartialConfig, CheckpointError> {
+        let field = |path| self.field(path);
+        let either = |first, second| {
+            Ok::<_, CheckpointError>(field(first).size()?.or(field(second).size()?))
+        };
+        let parsed = |error| CheckpointError::config(CONFIG, error);
+        let family = (field("algo.name").text()?)
+            .map(|name| parse_family("algo.name", name))
             .transpose()
-            .map_err(parsed)?,
-        bos: special(|tokenizer| tokenizer.bos),
-        eos: special(|tokenizer| tokenizer.eos),
-        dropout: field("model.dropout").number()?,
-        attention: (of(Family::EsoLm, "algo.diffusion_attn_mode").text()?)
-            .map(parse_attention)
-            .transpose()
-            .map_err(parsed)?,
-    })
+            .map_err(parsed)?;
+        // Fields of other families stand in the tree as well.
+        let of = |wanted, path| Field {
+            value: field(path).value.filter(|_| family == Some(wanted)),
+            path,
+        };
+        Ok(PartialConfig {
+            family,
+            hidden: either("model.hidden_size", "model.hidden_dim")?,
+            cond_dim: field("model.cond_dim").size()?,
+            n_blocks: field("model.n_blocks").size()?,
+            n_heads: field("model.n_heads").size()?,
+            length: either("model.length", "model.model_length")?,
+            vocab_size: None, // the embedding tells
+            alpha_0: of(Family::EsoLm, "algo.alpha_0").number()?,
+            prepend: (of(Family::Ar, "algo.prepend_token").text()?)
+                .map(parse_prepend)
+                .transpose()
+                .map_err(parsed)?,
+            bos: None,
+            eos: None,
+            dropout: field("model.dropout").number()?,
+            attention: (of(Family::EsoLm, "algo.diffusion_attn_mode").text()?)
+                .map(parse_attention)
+                .transpose()
+                .map_err(parsed)?,
+            claims: self.claims()?,
+        })
+    }
+}
+
+fn scalar(value: Value<'_>) -> Scalar {
+    let of = || {
+        None.or_else(|| value.boolean().map(Scalar::Truth))
+            .or_else(|| value.number().map(Scalar::Number))
+            .or_else(|| value.text().map(|text| Scalar::Text(text.into())))
+    };
+    of().unwrap_or_else(|| Scalar::Other(value.to_string()))
 }
 
 /// Follows a dotted path; `None` and omegaconf's mark for a missing value count as absent.
@@ -215,73 +273,8 @@ fn unwrap(value: Value<'_>) -> Value<'_> {
         .unwrap_or(value)
 }
 
-fn state(value: Value<'_>) -> Option<Value<'_>> {
+pub(super) fn state(value: Value<'_>) -> Option<Value<'_>> {
     value.object()?.state
-}
-
-/// The pickled `transformers` tokenizer, as far as it can be read; nothing depends on it but the special tokens.
-struct Tokenizer {
-    mask: Option<u32>,
-    bos: Option<u32>,
-    eos: Option<u32>,
-    json: String,
-}
-
-impl Tokenizer {
-    fn read(value: Value<'_>) -> Option<Self> {
-        let outer = state(value)?;
-        let json = text_of_bytes(state(outer.get("_tokenizer")?)?)?;
-        let TokenizerJson { added_tokens } = serde_json::from_str(&json).ok()?;
-        let id = |name: &str| {
-            // Newer versions keep the special tokens in one map, older ones in fields of their own.
-            let map = outer.get("_special_tokens_map");
-            let token = map
-                .and_then(|map| map.get(name))
-                .or_else(|| outer.get(&format!("_{name}")))?;
-            let content = token
-                .text()
-                .or_else(|| state(token)?.get("content")?.text())?;
-            added_tokens
-                .iter()
-                .find(|token| token.content == content)
-                .map(|token| token.id)
-        };
-        Some(Self {
-            mask: id("mask_token"),
-            bos: id("bos_token"),
-            eos: id("eos_token"),
-            json,
-        })
-    }
-}
-
-/// The text of a bytes value. Protocol 2 has no bytes: it calls `_codecs.encode(text, 'latin1')`.
-fn text_of_bytes(value: Value<'_>) -> Option<String> {
-    let Some(call) = value.object() else {
-        return value.text().map(str::to_string);
-    };
-    let mut args = call.args.tuple()?;
-    let (text, encoding) = (args.next()?, args.next()?);
-    if call.class.global() != Some(("_codecs", "encode")) || encoding.text() != Some("latin1") {
-        return None;
-    }
-    let bytes = text
-        .text()?
-        .chars()
-        .map(|c| u8::try_from(u32::from(c)).ok())
-        .collect::<Option<Vec<u8>>>()?;
-    String::from_utf8(bytes).ok()
-}
-
-#[derive(Deserialize)]
-struct TokenizerJson {
-    added_tokens: Vec<AddedToken>,
-}
-
-#[derive(Deserialize)]
-struct AddedToken {
-    id: u32,
-    content: String,
 }
 
 /// One value of the configuration with its path, for messages.
@@ -328,10 +321,6 @@ impl<'a> Field<'a> {
 
     fn number(&self) -> Result<Option<f64>, CheckpointError> {
         self.read(Value::number, "a number")
-    }
-
-    fn boolean(&self) -> Result<Option<bool>, CheckpointError> {
-        self.read(Value::boolean, "True or False")
     }
 
     fn text(&self) -> Result<Option<&'a str>, CheckpointError> {

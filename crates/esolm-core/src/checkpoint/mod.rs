@@ -2,8 +2,8 @@
 //!
 //! | form | configuration | weights |
 //! |---|---|---|
-//! | Hugging Face folder | `config.json` | `model.safetensors` |
-//! | bare `.safetensors` | [`OpenOptions::config`], or `config.json` beside it | the file |
+//! | Hugging Face folder | `config.json` | `model.safetensors`, or the files of its `.index.json`, or `pytorch_model.bin` |
+//! | bare `.safetensors`, `.pt` or `.bin` | [`OpenOptions::config`], or `config.json` beside it | the file |
 //! | Lightning `.ckpt` of the published code | `hyper_parameters.config` in the pickle | `ema.shadow_params`, or `state_dict` |
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
 //! | a [`ByteSource`] | text of a `config.json`, or of the `.ckpt` | read in parts, see [`Checkpoint::from_source`] |
@@ -11,34 +11,49 @@
 //! The crate `esolm_checkpoint` reads the files; this module knows the model. The file is mapped, not read, and [`Checkpoint::f32`]
 //! converts one tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
 
+#[cfg(not(target_family = "wasm"))]
+mod beside;
 mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
 mod lightning;
+mod tokenizer;
 mod writer;
 
 #[cfg(not(target_family = "wasm"))]
 mod open;
+#[cfg(not(target_family = "wasm"))]
+mod shards;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::{Format, TensorFile};
 
-pub use error::{CheckpointError, HubError, OtherWeights};
+pub use error::{CheckpointError, HubError};
 pub use esolm_checkpoint::{ByteSource, Dtype, Error as FileError, Reading, TensorInfo};
 pub use lightning::LightningError;
 #[cfg(not(target_family = "wasm"))]
 pub use writer::write_hf_folder;
 pub use writer::{StoreDtype, write_safetensors};
 
-use crate::config::{ModelConfig, PartialConfig};
+use crate::config::{Claims, ModelConfig, PartialConfig};
+use crate::message::shorten;
+use tokenizer::TokenizerJson;
 
 /// The published module that holds the network is called `backbone`.
 const PREFIX: &str = "backbone.";
 /// A buffer that is computed anew; older files carry it, newer ones may not.
 const ROTARY_BUFFER: &str = "rotary_emb.inv_freq";
+/// What wraps a module, as a part of the names in it: `torch.compile`, `DistributedDataParallel`, Fabric and FSDP.
+const WRAPPERS: [&str; 4] = [
+    "_orig_mod",
+    "module",
+    "_forward_module",
+    "_fsdp_wrapped_module",
+];
 /// The name of the weights in a folder, and in messages about those that come without a path.
 const WEIGHTS: &str = "model.safetensors";
 
@@ -63,6 +78,10 @@ pub enum SourceKind {
         /// True for the EMA weights, false for `state_dict`.
         ema: bool,
     },
+    /// A Lightning checkpoint that holds no EMA weights, so that the raw ones were taken unasked.
+    LightningWithoutEma,
+    /// What `torch.save` wrote of a module's `state_dict()`, with a configuration from elsewhere.
+    StateDict,
 }
 
 impl fmt::Display for SourceKind {
@@ -72,6 +91,8 @@ impl fmt::Display for SourceKind {
             Self::Safetensors => "safetensors file",
             Self::Lightning { ema: true } => "Lightning checkpoint, EMA weights",
             Self::Lightning { ema: false } => "Lightning checkpoint, raw weights",
+            Self::LightningWithoutEma => "Lightning checkpoint without EMA weights, raw weights",
+            Self::StateDict => "PyTorch state dict",
         })
     }
 }
@@ -79,14 +100,48 @@ impl fmt::Display for SourceKind {
 /// An open checkpoint: its configuration and a complete, checked directory of its parameters over the mapped file.
 pub struct Checkpoint {
     config: ModelConfig,
-    file: TensorFile,
-    /// Without the prefix `backbone.`, in the order of [`ModelConfig::parameters`].
-    tensors: Vec<TensorInfo>,
+    files: Vec<TensorFile>,
+    /// The number of the file and the tensor, named without the prefix `backbone.`, in the order of [`ModelConfig::parameters`].
+    tensors: Vec<(usize, TensorInfo)>,
     by_name: HashMap<String, usize>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
     tokenizer_json: Option<String>,
+    mask_told: bool,
+    unused: Vec<u32>,
+}
+
+/// What a checkpoint is made of.
+struct Parts<'a> {
+    /// One, or several that together are the weights.
+    files: Vec<TensorFile>,
+    /// A configuration from outside of the file, with its origin.
+    config: Option<(PartialConfig, String)>,
+    /// The text of a tokenizer.json from outside of the file.
+    tokenizer_json: Option<Cow<'a, str>>,
+    /// What smaller files say of the mask, and which of them could not be made use of.
+    mask: (Claims, Option<String>),
+    raw_weights: bool,
+    /// What a safetensors file stands for.
+    kind: SourceKind,
+    /// The name of the file.
+    path: &'a Path,
+}
+
+impl Parts<'_> {
+    /// A file alone.
+    fn new(file: TensorFile) -> Self {
+        Self {
+            files: vec![file],
+            config: None,
+            tokenizer_json: None,
+            mask: Default::default(),
+            raw_weights: false,
+            kind: SourceKind::Safetensors,
+            path: WEIGHTS.as_ref(),
+        }
+    }
 }
 
 impl fmt::Debug for Checkpoint {
@@ -95,7 +150,7 @@ impl fmt::Debug for Checkpoint {
             .field("config", &self.config)
             .field("source", &self.source)
             .field("tensors", &self.tensors.len())
-            .field("bytes", &self.file.file_bytes())
+            .field("bytes", &self.file_bytes())
             .finish_non_exhaustive()
     }
 }
@@ -120,15 +175,10 @@ impl Checkpoint {
         config_json: &str,
         bytes: Vec<u8>,
     ) -> Result<Self, CheckpointError> {
-        let config = from_json(config_json)?;
-        let file = TensorFile::from_bytes(bytes, Format::Safetensors)?;
-        Self::new(
-            file,
-            Some(config),
-            false,
-            SourceKind::Safetensors,
-            WEIGHTS.as_ref(),
-        )
+        Self::new(Parts {
+            config: Some(from_json(config_json)?),
+            ..Parts::new(TensorFile::from_bytes(bytes, Format::Safetensors)?)
+        })
     }
 
     /// Opens the bytes of a Lightning `.ckpt`; `raw_weights` takes `state_dict` instead of the EMA weights.
@@ -136,82 +186,135 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_ckpt_bytes(bytes: Vec<u8>, raw_weights: bool) -> Result<Self, CheckpointError> {
-        let file = TensorFile::from_bytes(bytes, Format::PyTorch)?;
-        Self::new(
-            file,
-            None,
+        Self::new(Parts {
             raw_weights,
-            SourceKind::Safetensors,
-            WEIGHTS.as_ref(),
-        )
+            ..Parts::new(TensorFile::from_bytes(bytes, Format::PyTorch)?)
+        })
     }
 
     /// Opens a checkpoint that is read in parts: the bytes of a `model.safetensors` with the text of its `config.json`, or a Lightning
-    /// `.ckpt`, which brings its own configuration and is read whole. Before a parameter is read it must be [fetched](Self::fetch).
+    /// `.ckpt`, which brings its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is
+    /// read it must be [fetched](Self::fetch).
     ///
     /// # Errors
     /// As [`Checkpoint::from_safetensors_bytes`] and [`Checkpoint::from_ckpt_bytes`], and when the source does not deliver.
     pub async fn from_source(
         config_json: Option<&str>,
+        tokenizer_json: Option<&str>,
         source: Box<dyn ByteSource>,
         raw_weights: bool,
     ) -> Result<Self, CheckpointError> {
-        let config = config_json.map(from_json).transpose()?;
-        let file = TensorFile::from_source(source).await?;
-        Self::new(
-            file,
-            config,
+        Self::new(Parts {
+            config: config_json.map(from_json).transpose()?,
+            tokenizer_json: tokenizer_json.map(Into::into),
             raw_weights,
-            SourceKind::Safetensors,
-            WEIGHTS.as_ref(),
-        )
+            ..Parts::new(TensorFile::from_source(source).await?)
+        })
     }
 
-    /// Chooses the weights of a file, completes the configuration from them and checks every one against it. `config` is one from
-    /// outside of the file with its origin; `kind` is what a safetensors file stands for, and `path` its name.
-    fn new(
-        file: TensorFile,
-        config: Option<(PartialConfig, String)>,
-        raw_weights: bool,
-        kind: SourceKind,
-        path: &Path,
-    ) -> Result<Self, CheckpointError> {
-        let (mut source, mut tokenizer_json) = (kind, None);
-        let ((mut partial, origin), raw) = match file.root() {
-            Some(root) => {
-                let lightning = lightning::read(&file, root, raw_weights, config.is_none())?;
-                source = SourceKind::Lightning { ema: !raw_weights };
-                tokenizer_json = lightning.tokenizer_json;
-                let own = || (lightning.config, lightning::CONFIG.into());
-                (config.unwrap_or_else(own), lightning.tensors)
+    /// Chooses the weights of a file, completes the configuration from them and checks every one against it.
+    fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
+        let Parts {
+            files,
+            config,
+            tokenizer_json,
+            mask: (claims, unread),
+            raw_weights,
+            kind,
+            path,
+        } = parts;
+        let (mut source, mut unread_tokenizer, mut pickled) = (kind, unread, None);
+        let lightning = match &files[..] {
+            [file] => lightning::root(file).map(|root| (file, root)),
+            _ => None,
+        };
+        let ((mut partial, origin), raw) = match lightning {
+            Some((file, root)) => {
+                let lightning = lightning::read(file, root, raw_weights, config.is_some())?;
+                source = lightning.source;
+                unread_tokenizer = lightning.unread_tokenizer.or(unread_tokenizer);
+                pickled = lightning.tokenizer_json;
+                let config = match config {
+                    None => (lightning.config, lightning::CONFIG.into()),
+                    Some((mut given, origin)) => {
+                        let added = given.add_own(lightning.config);
+                        added.map_err(|error| CheckpointError::config(&origin, error))?;
+                        (given, origin)
+                    }
+                };
+                (
+                    config,
+                    lightning
+                        .tensors
+                        .into_iter()
+                        .map(|tensor| (0, tensor))
+                        .collect(),
+                )
             }
             None if raw_weights => return Err(CheckpointError::RawWeightsNotApplicable),
             None => {
                 let none = || CheckpointError::NoConfig { path: path.into() };
-                (config.ok_or_else(none)?, file.tensors().to_vec())
+                if kind == SourceKind::Safetensors && files[0].root().is_some() {
+                    source = SourceKind::StateDict;
+                }
+                let of = |(number, file): (usize, &TensorFile)| {
+                    file.tensors()
+                        .to_vec()
+                        .into_iter()
+                        .map(move |tensor| (number, tensor))
+                };
+                let tensors: Vec<_> = files.iter().enumerate().flat_map(of).collect();
+                (config.ok_or_else(none)?, tensors)
             }
         };
-        let mut found: HashMap<String, TensorInfo> = HashMap::with_capacity(raw.len());
-        for mut tensor in raw {
-            if let Some(name) = tensor.name.strip_prefix(PREFIX) {
-                tensor.name = name.into();
+        partial.claims.extend(claims);
+        let text = tokenizer_json.as_deref().or(pickled.as_deref());
+        let tokenizer = text.and_then(TokenizerJson::parse);
+        if tokenizer_json.is_some() {
+            match &tokenizer {
+                Some(tokenizer) => {
+                    for (name, index) in tokenizer.masks() {
+                        let said = format!("\"{}\" of tokenizer.json is {index}", shorten(name));
+                        partial.claims.mask_is(said, index);
+                    }
+                }
+                None => unread_tokenizer = Some("tokenizer.json".into()),
             }
-            if let Some(twin) = found.insert(tensor.name.clone(), tensor) {
+        }
+        let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
+        if let (None, Some(tokenizer)) = (told, unread_tokenizer) {
+            return Err(CheckpointError::MaskUnknown { tokenizer });
+        }
+        let mut found: HashMap<String, (usize, TensorInfo)> = HashMap::with_capacity(raw.len());
+        for (number, mut tensor) in raw {
+            tensor.name = plain_name(&tensor.name);
+            if let Some((_, twin)) = found.insert(tensor.name.clone(), (number, tensor)) {
                 return Err(FileError::DuplicateTensor { name: twin.name }.into());
             }
         }
         partial
-            .reconcile(|name| found.get(name).map(|tensor| tensor.shape.as_slice()))
+            .reconcile(|name| found.get(name).map(|(_, tensor)| tensor.shape.as_slice()))
             .map_err(|e| CheckpointError::config(&origin, e))?;
         let config = partial
             .complete()
             .map_err(|e| CheckpointError::config(&origin, e))?;
         found.remove(ROTARY_BUFFER);
+        let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
+        let unused = match &tokenizer {
+            Some(tokenizer) if told.is_none() && tokenizer.count() + 1 < config.vocab_size => {
+                return Err(CheckpointError::PaddedMask {
+                    tokens: tokenizer.count(),
+                    vocab_size: config.vocab_size,
+                });
+            }
+            Some(tokenizer) => tokenizer.unused(config.vocab_size, config.mask_index),
+            None => Vec::new(),
+        };
 
         let mut tensors = Vec::new();
         let mut by_name = HashMap::new();
         for spec in config.parameters() {
-            let Some(tensor) = found.remove(&spec.name) else {
+            let Some((number, tensor)) = found.remove(&spec.name) else {
                 return Err(CheckpointError::MissingTensor {
                     name: spec.name,
                     family: config.family,
@@ -233,7 +336,7 @@ impl Checkpoint {
                 .into());
             }
             by_name.insert(spec.name, tensors.len());
-            tensors.push(tensor);
+            tensors.push((number, tensor));
         }
         if let Some(name) = found.into_keys().min() {
             return Err(CheckpointError::UnexpectedTensor {
@@ -244,12 +347,14 @@ impl Checkpoint {
         }
         Ok(Self {
             config,
-            file,
+            files,
             tensors,
             by_name,
             source,
             tokenizer: None,
-            tokenizer_json,
+            tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
+            mask_told: told.is_some(),
+            unused,
         })
     }
 
@@ -260,7 +365,7 @@ impl Checkpoint {
 
     /// The parameters in the order of [`ModelConfig::parameters`].
     pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
-        self.tensors.iter()
+        self.tensors.iter().map(|(_, tensor)| tensor)
     }
 
     /// The values of one parameter, flat, outermost dimension first; f16 and bf16 values are exact in f32.
@@ -276,7 +381,8 @@ impl Checkpoint {
                 family: self.config.family,
             });
         };
-        Ok(self.file.f32(&self.tensors[index])?)
+        let (file, tensor) = &self.tensors[index];
+        Ok(self.files[*file].f32(tensor)?)
     }
 
     /// Brings the parameters whose names begin with `prefix` into memory, where each stays until it is read once. Does nothing for a
@@ -285,16 +391,16 @@ impl Checkpoint {
     /// # Errors
     /// [`FileError::Source`] when the source does not deliver.
     pub async fn fetch(&self, prefix: &str) -> Result<(), CheckpointError> {
-        let wanted = (self.tensors.iter()).filter(|tensor| tensor.name.starts_with(prefix));
-        for tensor in wanted {
-            self.file.fetch(tensor).await?;
+        let wanted = (self.tensors.iter()).filter(|(_, tensor)| tensor.name.starts_with(prefix));
+        for (file, tensor) in wanted {
+            self.files[*file].fetch(tensor).await?;
         }
         Ok(())
     }
 
-    /// Length of the weights file in bytes.
+    /// Length of the weights file in bytes; of several, all of them.
     pub fn file_bytes(&self) -> u64 {
-        self.file.file_bytes()
+        self.files.iter().map(TensorFile::file_bytes).sum()
     }
 
     /// The `tokenizer.json` that stands beside the weights, if there is one.
@@ -315,15 +421,41 @@ impl Checkpoint {
         self
     }
 
+    /// Whether anything in the checkpoint says which token is the mask; otherwise the last one is taken, as the published code does for
+    /// tokenizers without a mask token.
+    pub fn mask_told(&self) -> bool {
+        self.mask_told
+    }
+
+    /// The indices of the vocabulary that neither have a token in the checkpoint's tokenizer nor are the mask. Nothing trained them, and
+    /// they must not be drawn.
+    pub fn unused_tokens(&self) -> &[u32] {
+        &self.unused
+    }
+
+    /// The checkpoint with the indices that another tokenizer has no token for.
+    #[must_use]
+    pub fn with_unused_tokens(mut self, unused: Vec<u32>) -> Self {
+        self.unused = unused;
+        self
+    }
+
     /// Which form the checkpoint had, and which weights were taken.
     pub fn source(&self) -> SourceKind {
         self.source
     }
 }
 
+/// A tensor's name as the network has it, without the prefix `backbone.` and without those of modules that were wrapped around.
+fn plain_name(name: &str) -> String {
+    let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
+    let name = parts.collect::<Vec<_>>().join(".");
+    name.strip_prefix(PREFIX).map_or(name.clone(), String::from)
+}
+
 /// A configuration from the text of a `config.json`.
 fn from_json(text: &str) -> Result<(PartialConfig, String), CheckpointError> {
-    let config =
-        PartialConfig::from_json(text).map_err(|e| CheckpointError::config("config.json", e))?;
+    let config = PartialConfig::from_json(text, "config.json")
+        .map_err(|e| CheckpointError::config("config.json", e))?;
     Ok((config, "config.json".into()))
 }

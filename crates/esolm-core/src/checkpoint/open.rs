@@ -1,16 +1,22 @@
 //! Finding out what a path or a hub name is, and what belongs to it. Native only.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use esolm_checkpoint::{Error, Format, TensorFile};
+use esolm_checkpoint::{Error, TensorFile};
 
-use super::{Checkpoint, CheckpointError, OpenOptions, OtherWeights, SourceKind, WEIGHTS};
-use crate::config::PartialConfig;
+use super::shards::{self, INDEX, PYTORCH_INDEX};
+use super::tokenizer::TokenizerJson;
+use super::{
+    Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, beside, lightning,
+};
+use crate::config::{ConfigError, PartialConfig};
 
+/// The names of the weights in a folder, the one that is preferred first.
+pub(super) const OWN_WEIGHTS: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", PYTORCH_INDEX];
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-/// No real config.json comes near this; a larger one is a mistaken path.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
+/// No real config.json or tokenizer.json comes near this; a larger one is a mistaken path.
+const MAX_JSON_BYTES: u64 = 256 << 20;
 
 pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
     if let Some(name) = spec.strip_prefix("hf:") {
@@ -28,24 +34,12 @@ pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Checkpoint, Chec
 }
 
 fn open_folder(folder: &Path, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
-    let weights = folder.join(WEIGHTS);
-    if !weights.is_file() {
-        return Err(CheckpointError::NoWeights {
-            path: folder.into(),
-            instead: other_weights(folder),
-        });
-    }
+    let weights = OWN_WEIGHTS.iter().map(|name| folder.join(name));
+    let weights = weights.into_iter().find(|path| path.is_file());
+    let weights = weights.ok_or_else(|| CheckpointError::NoWeights {
+        path: folder.into(),
+    })?;
     open_weights(&weights, options, SourceKind::HfFolder)
-}
-
-fn other_weights(folder: &Path) -> OtherWeights {
-    if folder.join("model.safetensors.index.json").is_file() {
-        OtherWeights::Shards
-    } else if folder.join("pytorch_model.bin").is_file() {
-        OtherWeights::PyTorch
-    } else {
-        OtherWeights::Nothing
-    }
 }
 
 /// Opens a file of weights with what stands beside it; a `.ckpt` brings its own configuration.
@@ -55,27 +49,80 @@ fn open_weights(
     kind: SourceKind,
 ) -> Result<Checkpoint, CheckpointError> {
     let beside = |name: &str| Some(path.with_file_name(name)).filter(|file| file.is_file());
-    let file = TensorFile::open(path)?;
-    let config = match file.format() {
-        Format::PyTorch => options.config.clone(),
-        Format::Safetensors => options.config.clone().or_else(|| beside(CONFIG)),
+    open_parts(path, options, kind, beside(CONFIG), beside(TOKENIZER))
+}
+
+/// Opens a file of weights, or the index of several, with the files that belong to it: a `config.json`, which a `.ckpt` of Lightning
+/// has no use for, and a `tokenizer.json`.
+fn open_parts(
+    path: &Path,
+    options: &OpenOptions,
+    kind: SourceKind,
+    own: Option<PathBuf>,
+    tokenizer: Option<PathBuf>,
+) -> Result<Checkpoint, CheckpointError> {
+    let name = path.file_name().unwrap_or_default();
+    let files = match name.to_str() {
+        Some(name) if name.ends_with(".index.json") => shards::open(path, &read_text(path)?)?,
+        _ => vec![TensorFile::open(path)?],
     };
-    let config = config.map(|file| read_config(&file)).transpose()?;
-    let mut checkpoint = Checkpoint::new(file, config, options.raw_weights, kind, path)?;
-    checkpoint.tokenizer = beside(TOKENIZER);
+    let own = own.filter(|_| !files.iter().any(lightning::has_config));
+    let config = match (&options.config, own) {
+        (Some(given), own) => {
+            let mut config = read_config(given, "the configuration")?;
+            // Beside weights of another name it may belong to other weights.
+            let belongs = OWN_WEIGHTS.iter().any(|own| name == *own);
+            if let Some(own) = own.filter(|own| belongs && own != given) {
+                add_own(&mut config, &own)?;
+            }
+            Some(config)
+        }
+        (None, own) => own
+            .map(|own| read_config(&own, "the configuration"))
+            .transpose()?,
+    };
+    let text = tokenizer.as_deref().map(read_text).transpose()?;
+    let parsed = text.as_deref().and_then(TokenizerJson::parse);
+    let mut checkpoint = Checkpoint::new(Parts {
+        config,
+        mask: beside::mask(path, parsed)?,
+        tokenizer_json: text.map(Into::into),
+        raw_weights: options.raw_weights,
+        kind,
+        path,
+        files,
+    })?;
+    checkpoint.tokenizer = tokenizer;
     Ok(checkpoint)
+}
+
+/// What the config.json beside the weights says also counts where another one is given; it may be unusable, and be replaced for that.
+fn add_own(
+    (config, origin): &mut (PartialConfig, String),
+    own: &Path,
+) -> Result<(), CheckpointError> {
+    match read_config(own, "the config.json beside the weights") {
+        Ok((own, _)) => {
+            (config.add_own(own)).map_err(|error| CheckpointError::config(&*origin, error))
+        }
+        Err(CheckpointError::Config {
+            source: ConfigError::Json(_),
+            ..
+        }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(feature = "hub")]
 fn open_hub(name: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
     let files = super::hub::fetch(name, options.config.is_none())?;
-    let options = OpenOptions {
-        config: options.config.clone().or(files.config),
-        ..*options
-    };
-    let mut checkpoint = open_weights(&files.weights, &options, SourceKind::HfFolder)?;
-    checkpoint.tokenizer = files.tokenizer;
-    Ok(checkpoint)
+    open_parts(
+        &files.weights,
+        options,
+        SourceKind::HfFolder,
+        files.config,
+        files.tokenizer,
+    )
 }
 
 #[cfg(not(feature = "hub"))]
@@ -88,20 +135,24 @@ fn open_hub(name: &str, _: &OpenOptions) -> Result<Checkpoint, CheckpointError> 
     })
 }
 
-/// A configuration and where it stands.
-fn read_config(path: &Path) -> Result<(PartialConfig, String), CheckpointError> {
-    let io = |source| Error::io("read", path, source);
-    let length = std::fs::metadata(path).map_err(io)?.len();
-    if length > MAX_CONFIG_BYTES {
-        return Err(io(std::io::Error::other(format!(
-            "it has {length} bytes, too many for a config.json; check the path"
-        )))
-        .into());
-    }
-    let text = std::fs::read_to_string(path).map_err(io)?;
+/// A configuration, which messages call `source`, and where it stands.
+fn read_config(path: &Path, source: &str) -> Result<(PartialConfig, String), CheckpointError> {
+    let text = read_text(path)?;
     let origin = path.display().to_string();
-    match PartialConfig::from_json(&text) {
+    match PartialConfig::from_json(&text, source) {
         Ok(config) => Ok((config, origin)),
         Err(error) => Err(CheckpointError::config(origin, error)),
     }
+}
+
+pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
+    let io = |source| Error::io("read", path, source);
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    if length > MAX_JSON_BYTES {
+        return Err(io(std::io::Error::other(format!(
+            "it has {length} bytes, too many for a file of its name; check the path"
+        )))
+        .into());
+    }
+    Ok(std::fs::read_to_string(path).map_err(io)?)
 }

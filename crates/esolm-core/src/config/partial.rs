@@ -1,9 +1,13 @@
 //! A configuration as written, in either form, and its completion from the tensors.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
+use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 
+use super::claims::{Claims, Scalar};
 use super::{
     AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
     invalid,
@@ -19,41 +23,45 @@ pub(crate) struct PartialConfig {
     pub n_heads: Option<usize>,
     pub length: Option<usize>,
     pub vocab_size: Option<usize>,
-    pub mask_index: Option<u32>,
     pub alpha_0: Option<f64>,
     pub prepend: Option<Prepend>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub dropout: Option<f64>,
     pub attention: Option<AttentionKind>,
+    /// The mask index, and what must agree with the network that is computed.
+    pub claims: Claims,
 }
 
 impl PartialConfig {
-    pub(crate) fn from_json(json: &str) -> Result<Self, ConfigError> {
-        let map: Map<String, Value> =
-            serde_json::from_str(json).map_err(|e| ConfigError::Json(json_error(&e)))?;
-        refuse_time_conditioning(map.get("time_conditioning").and_then(Value::as_bool))?;
+    /// Reads a `config.json`, which messages call `source`.
+    pub(crate) fn from_json(json: &str, source: &str) -> Result<Self, ConfigError> {
+        let map: Map<String, Value> = serde_json::from_str(&normalize(json))
+            .map_err(|e| ConfigError::Json(json_error(&e)))?;
+        // Written by hand, `algo` can be the name alone.
+        let algorithm = lookup(&map, "algo.name").or_else(|| lookup(&map, "algo"));
+        let mut family = string(&map, "model_type")?
+            .map(|name| parse_family("model_type", name))
+            .transpose()?;
+        let architectures = present(&map, "architectures").and_then(Value::as_array);
+        if let Some(duo) = (architectures.into_iter().flatten())
+            .filter_map(Value::as_str)
+            .find(|name| is_duo(name))
+        {
+            return Err(unknown_family("architectures", duo));
+        }
+        if let Some(name) = algorithm.and_then(Value::as_str) {
+            let named = Some(parse_family("algo.name", name)?);
+            settle(["\"model_type\"", "\"algo.name\""], &mut family, named)?;
+        }
         Ok(Self {
-            family: match string(&map, "model_type")? {
-                None => None,
-                Some("EsoLM") => Some(Family::EsoLm),
-                Some("mdlm" | "DUO") => Some(Family::Mdlm),
-                Some("ar" | "AR") => Some(Family::Ar),
-                Some(other) => {
-                    return Err(invalid(
-                        "model_type",
-                        format!("\"{}\"", shorten(other)),
-                        MODEL_TYPES,
-                    ));
-                }
-            },
+            family,
             hidden: either(&map, "hidden_size", "hidden_dim")?,
             cond_dim: number(&map, "cond_dim")?,
             n_blocks: number(&map, "n_blocks")?,
             n_heads: number(&map, "n_heads")?,
             length: either(&map, "model_length", "length")?,
             vocab_size: number(&map, "vocab_size")?,
-            mask_index: token(&map, "mask_index")?,
             alpha_0: float(&map, "alpha_0")?,
             prepend: string(&map, "prepend_token")?
                 .map(parse_prepend)
@@ -64,7 +72,45 @@ impl PartialConfig {
             attention: string(&map, "diffusion_attn_mode")?
                 .map(parse_attention)
                 .transpose()?,
+            claims: Claims::read(source, |path| lookup(&map, path).map(scalar))?,
         })
+    }
+
+    /// Adds what the checkpoint says of itself to a configuration that is used in its place. Sizes that only this one gives are taken;
+    /// the length, `alpha_0`, the dropout and the ends of texts may differ.
+    pub(crate) fn add_own(&mut self, own: Self) -> Result<(), ConfigError> {
+        const OWN: &str = "what the checkpoint says of itself";
+        settle(
+            ["the family of the configuration", OWN],
+            &mut self.family,
+            own.family,
+        )?;
+        settle(
+            ["\"n_heads\" of the configuration", OWN],
+            &mut self.n_heads,
+            own.n_heads,
+        )?;
+        settle(
+            ["\"prepend_token\" of the configuration", OWN],
+            &mut self.prepend,
+            own.prepend,
+        )?;
+        settle(
+            ["\"diffusion_attn_mode\" of the configuration", OWN],
+            &mut self.attention,
+            own.attention,
+        )?;
+        self.hidden = self.hidden.or(own.hidden);
+        self.cond_dim = self.cond_dim.or(own.cond_dim);
+        self.n_blocks = self.n_blocks.or(own.n_blocks);
+        self.length = self.length.or(own.length);
+        self.vocab_size = self.vocab_size.or(own.vocab_size);
+        self.alpha_0 = self.alpha_0.or(own.alpha_0);
+        self.bos = self.bos.or(own.bos);
+        self.eos = self.eos.or(own.eos);
+        self.dropout = self.dropout.or(own.dropout);
+        self.claims.extend(own.claims);
+        Ok(())
     }
 
     /// Fills what was left out and compares what was said with the shapes of the tensors. `shape` looks a tensor up by its name
@@ -82,8 +128,8 @@ impl PartialConfig {
             Some(Family::Ar) if conditioned => {
                 return Err(ConfigError::Contradiction {
                     first: "the configuration says the model is AR".into(),
-                    second: "the file holds conditioning tensors (sigma_map, adaLN_modulation), which AR models have not".into(),
-                    remedy: "set \"model_type\" to \"EsoLM\" or \"mdlm\"".into(),
+                    second: "the file holds conditioning tensors (sigma_map, adaLN_modulation), which AR models do not have".into(),
+                    remedy: "give the configuration that belongs to these weights; AR models with conditioning cannot be run".into(),
                 });
             }
             Some(family @ (Family::EsoLm | Family::Mdlm))
@@ -165,7 +211,7 @@ impl PartialConfig {
             ))?,
             vocab_size,
             // Published: without a mask token in the tokenizer, one is appended to the vocabulary (algo.py, AbsorbingState).
-            mask_index: match self.mask_index {
+            mask_index: match self.claims.mask()? {
                 Some(index) => index,
                 None => u32::try_from(vocab_size.saturating_sub(1)).map_err(|_| {
                     invalid(
@@ -187,22 +233,57 @@ impl PartialConfig {
             },
         };
         config.validate()?;
+        self.claims.check(&config)?;
         Ok(config)
     }
 }
 
-const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\" (or \"DUO\"), or \"ar\"";
+const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\" or \"ar\"";
 
-/// Folding and sampling rest on a constant time input; a network that was trained with a live one would give wrong text silently.
-pub(crate) fn refuse_time_conditioning(value: Option<bool>) -> Result<(), ConfigError> {
-    if value == Some(true) {
-        return Err(invalid(
-            "time_conditioning",
-            "true",
-            "false, since only networks whose time input is constant can be run",
-        ));
+/// The family of a `model_type` or an `algo.name`, whose published spellings differ in case.
+pub(crate) fn parse_family(field: &'static str, name: &str) -> Result<Family, ConfigError> {
+    match name.to_ascii_lowercase().as_str() {
+        "esolm" => Ok(Family::EsoLm),
+        "mdlm" => Ok(Family::Mdlm),
+        "ar" => Ok(Family::Ar),
+        _ => Err(unknown_family(field, name)),
     }
-    Ok(())
+}
+
+fn is_duo(name: &str) -> bool {
+    name.to_ascii_lowercase().starts_with("duo")
+}
+
+fn unknown_family(field: &'static str, name: &str) -> ConfigError {
+    let why = if is_duo(name) {
+        "; Duo diffuses to uniform noise with a live time input, which is another kind of model"
+    } else {
+        ""
+    };
+    let names = match field {
+        "algo.name" => MODEL_TYPES.to_lowercase(),
+        _ => MODEL_TYPES.into(),
+    };
+    invalid(field, format!("\"{}\"", shorten(name)), names + why)
+}
+
+/// Takes the second statement where the first is missing, and compares where neither is.
+fn settle<T: Copy + PartialEq + fmt::Display>(
+    [first, second]: [&str; 2],
+    given: &mut Option<T>,
+    own: Option<T>,
+) -> Result<(), ConfigError> {
+    match (*given, own) {
+        (Some(given), Some(own)) if given != own => Err(ConfigError::Contradiction {
+            first: format!("{first} is {given}"),
+            second: format!("{second} is {own}"),
+            remedy: "give the configuration that belongs to these weights".into(),
+        }),
+        _ => {
+            *given = given.or(own);
+            Ok(())
+        }
+    }
 }
 
 /// `algo.diffusion_attn_mode` of the published configuration.
@@ -250,6 +331,25 @@ fn agree(
             *said = Some(found);
             Ok(())
         }
+    }
+}
+
+/// Follows a dotted path; null counts as absent.
+fn lookup<'a>(map: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+    match path.split_once('.') {
+        None => present(map, path),
+        Some((first, rest)) => lookup(map.get(first)?.as_object()?, rest),
+    }
+}
+
+fn scalar(value: &Value) -> Scalar {
+    match value {
+        Value::Bool(value) => Scalar::Truth(*value),
+        Value::String(text) => Scalar::Text(text.clone()),
+        Value::Number(number) => number
+            .as_f64()
+            .map_or_else(|| Scalar::Other(shown(value)), Scalar::Number),
+        other => Scalar::Other(shown(other)),
     }
 }
 

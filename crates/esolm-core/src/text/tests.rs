@@ -90,6 +90,40 @@ fn a_foreign_tokenizer_is_refused() {
 }
 
 #[test]
+fn a_tokenizer_with_another_mask_token_is_refused() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/cases/mask.tokenizer.json"
+    );
+    let json = std::fs::read(path).expect("a fixture");
+    let error = TextCodec::from_bytes(&json, &config(97)).expect_err("mask 96");
+    assert!(
+        matches!(&error, TextError::Mask { name, index: 4, mask_index: 96 } if name == "[MASK]"),
+        "{error}"
+    );
+    let mut fitting = config(97);
+    fitting.mask_index = 4;
+    assert!(TextCodec::from_bytes(&json, &fitting).is_ok());
+}
+
+#[test]
+fn a_vocabulary_may_be_padded() {
+    let mut padded = config(2112);
+    padded.mask_index = 2048;
+    let json = [b"\xef\xbb\xbf", TOKENIZER.as_bytes()].concat();
+    let codec = TextCodec::from_bytes(&json, &padded).expect("padded");
+    let unused: Vec<u32> = (2049..2112).collect();
+    assert_eq!(codec.unused_tokens(), unused);
+    assert!(self::codec().unused_tokens().is_empty());
+    // One that comes with the model may be padded to any size, within reason.
+    let own = |vocab_size| TextCodec::read(&json, &config(vocab_size), true);
+    assert_eq!(own(2051).expect("own").unused_tokens(), [2048, 2049]);
+    for vocab_size in [97, 2047, 50258] {
+        assert!(own(vocab_size).is_err(), "{vocab_size}");
+    }
+}
+
+#[test]
 fn text_goes_there_and_back() {
     let codec = codec();
     for text in [

@@ -12,6 +12,9 @@ pub struct Forged {
     pub ema: Option<Value>,
     pub algo: Vec<(&'static str, Value)>,
     pub model: Vec<(&'static str, Value)>,
+    pub tokenizer: Option<Value>,
+    /// Further hyper-parameters.
+    pub parameters: Vec<(&'static str, Value)>,
     pub more: Vec<(&'static str, Value)>,
 }
 
@@ -56,6 +59,8 @@ impl Forged {
                 ("length", int(4)),
                 ("dropout", float(0.25)),
             ],
+            tokenizer: None,
+            parameters: vec![],
             more: vec![],
         }
     }
@@ -66,15 +71,21 @@ impl Forged {
         forged
     }
 
-    pub fn set(list: &mut [(&'static str, Value)], key: &str, value: Value) {
-        list.iter_mut().find(|(name, _)| *name == key).unwrap().1 = value;
+    pub fn set(list: &mut Vec<(&'static str, Value)>, key: &'static str, value: Value) {
+        match list.iter_mut().find(|(name, _)| *name == key) {
+            Some(entry) => entry.1 = value,
+            None => list.push((key, value)),
+        }
     }
 
     pub fn pickle(&self) -> Vec<u8> {
         let config = dict(&[("algo", dict(&self.algo)), ("model", dict(&self.model))]);
+        let mut parameters = vec![("config", config)];
+        parameters.extend(self.tokenizer.clone().map(|value| ("tokenizer", value)));
+        parameters.extend(self.parameters.clone());
         let mut root = vec![
             ("state_dict", ordered(&self.state)),
-            ("hyper_parameters", dict(&[("config", config)])),
+            ("hyper_parameters", dict(&parameters)),
         ];
         root.extend(self.ema.clone().map(|ema| ("ema", ema)));
         root.extend(self.more.clone());

@@ -45,6 +45,9 @@ pub struct FoldedBlock {
     pub down: Linear,
 }
 
+/// The logit of a token that must not be drawn: finite at any temperature, and below any that a network computes.
+const NEVER: f32 = -1e30;
+
 /// A checkpoint whose weights are folded as they are asked for.
 pub struct Folding<'a> {
     ckpt: &'a Checkpoint,
@@ -131,7 +134,10 @@ impl<'a> Folding<'a> {
         let chunks = self.modulation("output_layer")?;
         let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);
         let before = self.before("output_layer.norm_final.weight", chunk(0), chunk(1))?;
-        let bias = self.ckpt.f32("output_layer.linear.bias")?;
+        let mut bias = self.ckpt.f32("output_layer.linear.bias")?;
+        for &token in self.ckpt.unused_tokens() {
+            bias[token as usize] = NEVER;
+        }
         Ok(before.fold(self.ckpt.f32("output_layer.linear.weight")?, Some(bias)))
     }
 

@@ -48,10 +48,8 @@ fn utf8(text: &OsString, option: &str) -> Result<String, Failure> {
                 "cannot read the standard input: {error}; give the text with {option} itself"
             ))
         })?;
-    let mut text = String::from_utf8(bytes).map_err(|_| not_utf8())?;
+    let text = String::from_utf8(bytes).map_err(|_| not_utf8())?;
+    let text = esolm::documents::normalize(&text);
     // The newline that ends a file or an echo is not meant.
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
+    Ok(text.strip_suffix('\n').unwrap_or(&text).into())
 }

@@ -1,0 +1,89 @@
+//! What the smaller files of a tokenizer say of the mask token: those that `save_pretrained` puts beside `tokenizer.json`, and those of
+//! tokenizers that have none.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::CheckpointError;
+use super::open::read_text;
+use super::tokenizer::TokenizerJson;
+use crate::config::Claims;
+use crate::documents::normalize;
+use crate::message::shorten;
+
+/// Files that may name the mask token.
+pub(super) const NAMING: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// Tables from names to indices.
+pub(super) const TABLES: [&str; 3] = ["vocab.txt", "vocab.json", "added_tokens.json"];
+
+/// What the files in the folder of `weights` say; and which of them names a mask token whose index is not found. `tokenizer` is the
+/// `tokenizer.json` that belongs to them.
+pub(super) fn mask(
+    weights: &Path,
+    tokenizer: Option<TokenizerJson>,
+) -> Result<(Claims, Option<String>), CheckpointError> {
+    let (mut claims, mut unread) = (Claims::default(), None);
+    let text = |name: &str| {
+        let path = weights.with_file_name(name);
+        path.is_file().then(|| read_text(&path)).transpose()
+    };
+    let mut table = tokenizer.unwrap_or_default();
+    for name in TABLES {
+        let Some(text) = text(name)? else { continue };
+        let text = normalize(&text);
+        let mut own = TokenizerJson::default();
+        if name.ends_with(".txt") {
+            (0u32..)
+                .zip(text.lines())
+                .for_each(|(index, line)| own.add(line, index));
+        } else if let Ok(Value::Object(map)) = serde_json::from_str(&text) {
+            let index = |value: &Value| u32::try_from(value.as_u64()?).ok();
+            let entries = map
+                .iter()
+                .filter_map(|(token, value)| Some((token, index(value)?)));
+            entries.for_each(|(token, index)| own.add(token, index));
+        }
+        for (token, index) in own.masks() {
+            claims.mask_is(
+                format!("\"{}\" of {name} is {index}", shorten(token)),
+                index,
+            );
+        }
+        table.extend(own);
+    }
+    let mut named = Vec::new();
+    for name in NAMING {
+        let Some(text) = text(name)? else { continue };
+        let Ok(Value::Object(map)) = serde_json::from_str(&normalize(&text)) else {
+            unread = Some(name.into());
+            continue;
+        };
+        let content =
+            |token: &Value| Some(token.as_str().or(token["content"].as_str())?.to_string());
+        let decoder = map.get("added_tokens_decoder").and_then(Value::as_object);
+        for (index, token) in decoder.into_iter().flatten() {
+            if let (Ok(index), Some(token)) = (index.parse(), content(token)) {
+                table.add(&token, index);
+            }
+        }
+        if let Some(token) = map.get("mask_token").filter(|token| !token.is_null()) {
+            named.push((name, content(token)));
+        }
+    }
+    for (file, token) in named {
+        match token
+            .as_deref()
+            .and_then(|token| Some((token, table.index(token)?)))
+        {
+            Some((token, index)) => {
+                claims.mask_is(
+                    format!("\"{}\" of {file} is {index}", shorten(token)),
+                    index,
+                );
+            }
+            None => unread = Some(file.into()),
+        }
+    }
+    Ok((claims, unread))
+}

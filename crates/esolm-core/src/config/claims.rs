@@ -1,0 +1,234 @@
+//! What a configuration says about its network beside sizes, and whether that is what will be computed.
+
+use std::fmt;
+
+use super::{AttentionKind, ConfigError, Family, ModelConfig};
+use crate::message::shorten;
+
+const TIME: [&str; 3] = [
+    "time_conditioning",
+    "algo.time_conditioning",
+    "model.time_conditioning",
+];
+const CAUSAL: [&str; 6] = [
+    "causal",
+    "causal_attention",
+    "algo.causal",
+    "algo.causal_attention",
+    "model.causal",
+    "model.causal_attention",
+];
+const PARAMETERIZATION: [&str; 2] = ["parameterization", "algo.parameterization"];
+const MASK: [&str; 6] = [
+    "mask_index",
+    "mask_token_id",
+    "mask_id",
+    "algo.mask_index",
+    "model.mask_index",
+    "tokenization_config.mask_token_id",
+];
+
+/// A value of a configuration, in whichever form it was written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Scalar {
+    Truth(bool),
+    Number(f64),
+    Text(String),
+    /// Anything else, described.
+    Other(String),
+}
+
+impl Scalar {
+    /// Truth in any of its spellings: configurations pass through YAML, command lines and JSON.
+    fn truth(&self) -> Option<bool> {
+        match self {
+            Self::Truth(value) => Some(*value),
+            Self::Number(value) => Some(*value != 0.0),
+            Self::Text(text) => match text.trim().to_ascii_lowercase().as_str() {
+                "true" | "yes" | "on" | "1" => Some(true),
+                "false" | "no" | "off" | "0" | "" => Some(false),
+                _ => None,
+            },
+            Self::Other(_) => None,
+        }
+    }
+
+    fn token(&self) -> Option<u32> {
+        match *self {
+            Self::Number(value)
+                if value.fract() == 0.0 && (0.0..=4294967295.0).contains(&value) =>
+            {
+                Some(value as u32)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Truth(value) => write!(f, "{value}"),
+            Self::Number(value) => write!(f, "{value}"),
+            Self::Text(text) => write!(f, "\"{}\"", shorten(text)),
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+/// One statement, and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+struct Claim {
+    /// The statement with its source, as half a sentence.
+    said: String,
+    what: What,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum What {
+    Mask(u32),
+    /// The time input is live.
+    Time,
+    Causal(bool),
+    Parameterization(String),
+}
+
+/// Everything that was said.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Claims(Vec<Claim>);
+
+impl Claims {
+    /// Collects what `value`, which looks up a dotted path in the configuration `source`, says.
+    pub fn read(
+        source: &str,
+        value: impl Fn(&'static str) -> Option<Scalar>,
+    ) -> Result<Self, ConfigError> {
+        let mut claims = Self::default();
+        let found = |paths: &'static [&'static str]| {
+            paths
+                .iter()
+                .filter_map(|&path| Some((path, value(path)?)))
+                .collect::<Vec<_>>()
+        };
+        let said = |path: &str, value: &Scalar| format!("\"{path}\" of {source} is {value}");
+        let invalid = |path, value: &Scalar, expected| super::invalid(path, value, expected);
+        for (path, value) in found(&TIME) {
+            let live = value.truth();
+            if live.ok_or_else(|| invalid(path, &value, "true or false"))? {
+                claims.push(said(path, &value), What::Time);
+            }
+        }
+        for (path, value) in found(&CAUSAL) {
+            let causal = value.truth();
+            let causal = causal.ok_or_else(|| invalid(path, &value, "true or false"))?;
+            claims.push(said(path, &value), What::Causal(causal));
+        }
+        for (path, value) in found(&PARAMETERIZATION) {
+            let Scalar::Text(name) = &value else {
+                return Err(invalid(path, &value, "a text in quotes"));
+            };
+            claims.push(
+                said(path, &value),
+                What::Parameterization(name.to_lowercase()),
+            );
+        }
+        for (path, value) in found(&MASK) {
+            let token = value.token();
+            let expected = "a token index, that is a whole number";
+            let token = token.ok_or_else(|| invalid(path, &value, expected))?;
+            claims.push(said(path, &value), What::Mask(token));
+        }
+        Ok(claims)
+    }
+
+    fn push(&mut self, said: String, what: What) {
+        self.0.push(Claim { said, what });
+    }
+
+    /// Adds that the mask token has this index; `said` is where that stands, as half a sentence.
+    pub fn mask_is(&mut self, said: String, index: u32) {
+        self.push(said, What::Mask(index));
+    }
+
+    /// Adds what another source says.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// The mask index, where all who speak of it agree; `None` where nobody does.
+    pub fn mask(&self) -> Result<Option<u32>, ConfigError> {
+        let mut masks = self.0.iter().filter_map(|claim| match claim.what {
+            What::Mask(index) => Some((&claim.said, index)),
+            _ => None,
+        });
+        let Some((first, index)) = masks.next() else {
+            return Ok(None);
+        };
+        match masks.find(|&(_, other)| other != index) {
+            None => Ok(Some(index)),
+            Some((second, _)) => Err(ConfigError::Contradiction {
+                first: first.clone(),
+                second: second.clone(),
+                remedy: "correct the one that is wrong".into(),
+            }),
+        }
+    }
+
+    /// Compares what was said with the network as it will be computed.
+    pub fn check(&self, config: &ModelConfig) -> Result<(), ConfigError> {
+        let family = config.family;
+        for claim in &self.0 {
+            let (holds, computed) = match &claim.what {
+                What::Mask(_) => continue,
+                // The published scripts set it for AR models too, which have no time input.
+                What::Time => (
+                    family == Family::Ar,
+                    "only networks whose time input is constant (time_conditioning false) can be run".into(),
+                ),
+                // The published Eso-LM says false there and has its own switches.
+                What::Causal(false) if family == Family::EsoLm => continue,
+                What::Causal(causal) => (
+                    *causal == (config.attention == AttentionKind::Causal),
+                    format!("the attention of this {family} is {}", config.attention),
+                ),
+                What::Parameterization(name) => {
+                    let own = if family == Family::Ar { "ar" } else { "subs" };
+                    (name == own, format!("that of an {family} is \"{own}\""))
+                }
+            };
+            if !holds {
+                return Err(ConfigError::Contradiction {
+                    first: claim.said.clone(),
+                    second: computed,
+                    remedy: "give a model of that kind, or the configuration that belongs to these weights".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The indices of a vocabulary that neither have a token nor are the mask: padding, which networks are given for round sizes.
+pub(crate) fn unused_tokens(
+    tokens: impl Iterator<Item = u32>,
+    vocab_size: usize,
+    mask: u32,
+) -> Vec<u32> {
+    let mut used = vec![false; vocab_size];
+    for index in tokens.chain([mask]) {
+        if let Some(used) = used.get_mut(index as usize) {
+            *used = true;
+        }
+    }
+    (0u32..)
+        .zip(used)
+        .filter_map(|(index, used)| (!used).then_some(index))
+        .collect()
+}
+
+/// Whether a token's name is one that mask tokens have: `[MASK]`, `<mask>`, `<|mask|>` and the like.
+pub fn names_mask(name: &str) -> bool {
+    let bare = name.trim_matches(|c| "[]<>|{}".contains(c));
+    bare.len() + 2 <= name.len()
+        && ["mask", "mask_token"].contains(&bare.to_ascii_lowercase().as_str())
+}
