@@ -29,15 +29,15 @@ impl AtomicFile {
         let name = path
             .file_name()
             .ok_or_else(|| invalid("it does not name a file"))?;
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(invalid("something that is not a regular file stands there"));
+        }
         let bytes = path.as_os_str().as_encoded_bytes();
         if bytes
             .last()
             .is_some_and(|&last| std::path::is_separator(char::from(last)))
         {
             return Err(invalid("it names a folder, not a file"));
-        }
-        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(invalid("something that is not a regular file stands there"));
         }
         // A part of a long name, since the temporary one must not be longer than names may be.
         let short: String = name.to_string_lossy().chars().take(48).collect();

@@ -47,11 +47,21 @@ fn what_cannot_be_a_file_is_refused() {
     let refused = |path: &Path| AtomicFile::create(path).unwrap_err().to_string();
     assert!(refused(&folder.path("")).contains("not a regular file"));
     assert!(refused(Path::new("..")).contains("not name a file"));
+    // Said at once: the rename would be refused only when everything is written.
+    assert!(refused(&folder.path("new/")).contains("names a folder"));
     // The system's own words.
     let nowhere = refused(&folder.path("no/such/file"));
     let own = fs::File::create(folder.path("no/such/file")).unwrap_err();
     assert_eq!(nowhere, own.to_string());
     assert!(names(&folder).is_empty());
+}
+
+#[test]
+fn names_may_be_as_long_as_the_system_takes() {
+    let folder = Folder::new("atomic-long");
+    let path = folder.path(&"n".repeat(250));
+    atomic::write(&path, b"whole").unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"whole");
 }
 
 #[cfg(unix)]
