@@ -230,12 +230,16 @@ impl Engine {
     ) -> Result<Option<Replay>, EngineError> {
         let vocab = self.config.vocab_size;
         let layout = plan.layout();
-        let slots = layout.slots;
-        if slots * layout.sequences * vocab != uniforms.len() {
+        // The last slots may be left out where no row of theirs is ever sampled, as with an AR model's last.
+        let slots = uniforms.len() / (layout.sequences * vocab).max(1);
+        if !(1..=layout.slots).contains(&slots)
+            || slots * layout.sequences * vocab != uniforms.len()
+        {
             return Err(EngineError::Rows(format!(
-                "{} uniforms for {} sequences of {slots} slots and a vocabulary of {vocab}",
+                "{} uniforms for {} sequences of {} slots and a vocabulary of {vocab}",
                 uniforms.len(),
-                layout.sequences
+                layout.sequences,
+                layout.slots
             )));
         }
         if let Some(index) = uniforms.iter().position(|u| !(*u > 0.0 && *u < 1.0)) {
