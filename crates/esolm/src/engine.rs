@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
 use esolm_core::plan::Plan;
+use esolm_core::rng::gumbel_from_uniform;
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::sampler::Sampler;
 use esolm_core::trace::{Counters, Revealed, Step};
@@ -265,7 +266,7 @@ impl Engine {
                 let given = uniforms.get(place..place + vocab).ok_or_else(|| {
                     EngineError::Rows(format!("no uniforms for slot {}", row.slot))
                 })?;
-                noise.extend(given.iter().map(|&u| -(-u.ln()).ln() as f32));
+                noise.extend(given.iter().copied().map(gumbel_from_uniform));
                 places.push(place);
             }
             let draw = Draw {

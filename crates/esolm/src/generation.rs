@@ -1,6 +1,5 @@
 //! Texts under way: a plan is run on the model's thread, texts that ran on at a given word are drawn again, and events tell of it.
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -224,13 +223,10 @@ impl Job {
         }
         footer.text = resolved.texts(&footer.tokens, codec);
         if codec.is_some() {
-            let all: BTreeMap<u32, String> = footer
-                .tokens
-                .iter()
-                .flatten()
-                .map(|&token| (token, piece(token)))
-                .collect();
-            footer.pieces = all;
+            for &token in footer.tokens.iter().flatten() {
+                let pieces = &mut footer.pieces;
+                pieces.entry(token).or_insert_with(|| piece(token));
+            }
         }
         footer.counters = engine.counters().since(&before);
         Ok(Some(footer))

@@ -181,6 +181,21 @@ impl Progress {
     }
 }
 
+/// Lets a browser's page have a turn between two texts that are tokenized, which may take longer than scoring them.
+///
+/// # Errors
+/// [`Error::Stopped`] when nobody wants the result any more.
+pub(crate) async fn between_texts(
+    progress: &Progress,
+    go_on: &dyn Fn() -> bool,
+) -> Result<(), Error> {
+    turn().await;
+    match progress.go_on(0, 0) && go_on() {
+        true => Ok(()),
+        false => Err(Error::Stopped),
+    }
+}
+
 impl std::fmt::Debug for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Progress")

@@ -14,11 +14,10 @@ use crate::engine::Engine;
 use crate::error::{Error, ItemError};
 use crate::files::Shared;
 use crate::likelihood::{
-    Likelihood, LikelihoodOptions, Progress, Purpose, Summary, TextScore, evaluate, first_is_free,
-    opening,
+    Likelihood, LikelihoodOptions, Progress, Purpose, Summary, TextScore, between_texts, evaluate,
+    first_is_free, opening,
 };
 use crate::score::Score;
-use crate::turn::turn;
 
 /// What is measured on.
 #[derive(Clone, Debug)]
@@ -341,12 +340,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A document's tokens, unless nobody wants them any more: a corpus may take longer to tokenize than to score.
+    /// A document's tokens, unless nobody wants them any more.
     async fn encode(&self, index: usize, document: &str) -> Result<Vec<u32>, Error> {
-        turn().await;
-        if !(self.options.progress.go_on(0, 0) && (self.go_on)()) {
-            return Err(Error::Stopped);
-        }
+        between_texts(&self.options.progress, self.go_on).await?;
         self.codec
             .encode(document)
             .map_err(|error: TextError| Error::Item {

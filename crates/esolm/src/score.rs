@@ -13,9 +13,9 @@ use crate::engine::Engine;
 use crate::error::{Error, ItemError};
 use crate::files::Shared;
 use crate::likelihood::{
-    Likelihood, LikelihoodOptions, Progress, Purpose, TextScore, evaluate, first_is_free, opening,
+    Likelihood, LikelihoodOptions, Progress, Purpose, TextScore, between_texts, evaluate,
+    first_is_free, opening,
 };
-use crate::turn::turn;
 
 /// A text to score.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -182,10 +182,7 @@ pub(crate) async fn score(
     };
     let mut pieces: Vec<Pieces> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
-        turn().await;
-        if !(options.progress.go_on(0, 0) && go_on()) {
-            return Err(Error::Stopped);
-        }
+        between_texts(&options.progress, go_on).await?;
         let read = reader.item(item);
         pieces.push(read.map_err(|source| Error::Item { index, source })?);
     }
