@@ -2,6 +2,7 @@
 
 mod chromium;
 mod package;
+mod shader_stats;
 mod size;
 mod soak;
 mod system;
@@ -16,10 +17,11 @@ const HELP: &str = "\
 Usage: cargo xtask test [--no-install] [--no-web] [FILTER] [-- TEST-OPTIONS]
        cargo xtask web [--no-install] [--build | --port N | --size [--write]]
        cargo xtask soak [--no-install] [--seconds N] [NAME]
+       cargo xtask shader-stats [--no-install] [--write]
        cargo xtask results ...
 
-test installs or names what the tests need, then runs the format check, clippy, all tests, packs
-the crates, and runs the tests in a browser.
+test installs or names what the tests need, then runs the format check, clippy, all tests, compiles the shaders as
+shader-stats does, packs the crates, and runs the tests in a browser.
   --no-install   install nothing; say what is missing
   --no-web       leave the browser out
   FILTER         run only the Rust tests whose names contain it, and nothing else
@@ -42,6 +44,11 @@ soak makes the runs that are too long for every test run, and records each in do
   --no-install   install nothing; say what is missing
   --seconds N    how long each fuzz target runs, default 600
 
+shader-stats compiles every form of every shader for four AMD GPUs, none of which needs to be there, and fails if a form
+spills registers that shader-stats/spills.txt does not list. It needs Linux and Mesa's AMD driver.
+  --no-install   install nothing; say what is missing
+  --write        write what came out to docs/shader-stats.tsv
+
 results trains small models, measures them and makes docs/results.md; `cargo xtask results help` says how.";
 
 fn main() -> ExitCode {
@@ -50,6 +57,9 @@ fn main() -> ExitCode {
         Some("test") => test::Options::parse(arguments).and_then(|options| test::run(&options)),
         Some("web") => web::Options::parse(arguments).and_then(|options| web::run(&options)),
         Some("soak") => soak::Options::parse(arguments).and_then(|options| soak::run(&options)),
+        Some("shader-stats") => {
+            shader_stats::Options::parse(arguments).and_then(|options| shader_stats::run(&options))
+        }
         // The words are its own; it ends with its own sentence and code.
         Some("results") => match results(arguments) {
             Ok(code) => return code,

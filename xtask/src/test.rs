@@ -1,8 +1,8 @@
-//! `cargo xtask test`: format, clippy, tests, packages, the browser, and a summary of them.
+//! `cargo xtask test`: format, clippy, tests, shaders, packages, the browser, and a summary of them.
 
 use std::time::Instant;
 
-use crate::{chromium, package, system, vulkan, web};
+use crate::{chromium, package, shader_stats, system, vulkan, web};
 
 /// The command line after `test`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,9 @@ pub fn run(options: &Options) -> Result<(), String> {
         component("clippy", "clippy")?;
     }
     vulkan::ensure(!options.no_install)?;
+    if all {
+        vulkan::ensure_amd(!options.no_install)?;
+    }
     let browser = all && !options.no_web;
     if browser {
         chromium::ensure(!options.no_install)?;
@@ -94,6 +97,9 @@ pub fn run(options: &Options) -> Result<(), String> {
         }
     }
     if all {
+        println!("==> shader statistics");
+        let began = Instant::now();
+        summary.add("shaders", said(shader_stats::test()), began);
         println!("==> cargo package");
         let began = Instant::now();
         summary.add("packages", said(package::pack()), began);

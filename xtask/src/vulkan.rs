@@ -59,6 +59,34 @@ pub fn ensure(may_install: bool) -> Result<(), String> {
     }
 }
 
+/// Sees to it that Mesa's AMD driver is there, whose compiler the shaders go through; no card is needed for that.
+///
+/// # Errors
+/// A sentence about what is missing and how to get it.
+pub fn ensure_amd(may_install: bool) -> Result<(), String> {
+    let there = || {
+        let named = std::env::var_os("ESOLM_RADV").is_some();
+        named
+            || manifests()
+                .iter()
+                .any(|name| name.starts_with("radeon_icd"))
+    };
+    if !cfg!(target_os = "linux") || there() {
+        return Ok(());
+    }
+    let system = System::read();
+    if may_install && system.can_install() {
+        install(&system)?;
+    }
+    if there() {
+        return Ok(());
+    }
+    Err(format!(
+        "Mesa's AMD driver is missing, whose compiler the shaders go through; {}",
+        remedy(&system)
+    ))
+}
+
 /// Debian 12 has the fast driver in its backports alone.
 fn needs_backports(system: &System) -> bool {
     system.id == "debian" && system.codename == "bookworm"
@@ -72,9 +100,9 @@ fn remedy(system: &System) -> String {
         }
         "ubuntu" | "linuxmint" | "pop" => "sudo apt-get install mesa-vulkan-drivers libvulkan1",
         "fedora" | "rhel" | "centos" | "rocky" | "almalinux" => "sudo dnf install mesa-vulkan-drivers vulkan-loader",
-        "arch" | "manjaro" | "endeavouros" => "sudo pacman -S vulkan-swrast vulkan-icd-loader",
-        "alpine" => "apk add mesa-vulkan-swrast vulkan-loader",
-        id if id.starts_with("opensuse") => "sudo zypper install libvulkan_lvp libvulkan1",
+        "arch" | "manjaro" | "endeavouros" => "sudo pacman -S vulkan-swrast vulkan-radeon vulkan-icd-loader",
+        "alpine" => "apk add mesa-vulkan-swrast mesa-vulkan-ati vulkan-loader",
+        id if id.starts_with("opensuse") => "sudo zypper install libvulkan_lvp libvulkan_radeon libvulkan1",
         "nixos" => "set hardware.graphics.enable = true",
         _ => return "install a Vulkan driver (Mesa's lavapipe will do) and the Vulkan loader libvulkan.so.1".into(),
     };
