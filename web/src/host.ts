@@ -100,7 +100,8 @@ export class Host implements Engine {
 
     score: async ({ item, options }, { signal }) => {
       const json = await guard(() => this.#loaded().score(JSON.stringify(item), optionsJson(options), signal));
-      return parse<{ scores: [Score] }>(json).scores[0];
+      const { scores, altered } = parse<{ scores: [Score] } & Pick<Score, "altered">>(json);
+      return altered === undefined ? scores[0] : { ...scores[0], altered };
     },
     encode: (text) => guard(() => this.#loaded().encode(text)),
     decode: (tokens) => guard(() => this.#loaded().decode(tokens)),

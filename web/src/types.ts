@@ -130,6 +130,16 @@ export interface Header {
   texts: number[];
   /** The given tokens of every text, as `[position, token]`. */
   known: [number, number][][];
+  /** What the tokenizer made of the first prompt whose words it does not keep. */
+  altered?: Altered;
+}
+
+/** A tokenizer without capital letters turns "Hello" into "hello". */
+export interface Altered {
+  /** What was given, from the first word on that is not kept, shortened. */
+  given: string;
+  /** What the tokens say in its place. */
+  kept: string;
 }
 
 /** A token that a step drew. */

@@ -52,6 +52,11 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
         model.blocking().perplexity(corpus, options)
     });
     let measured = measured.map_err(|error| explained(error, arguments))?;
+    if let Some((index, altered)) = measured.altered.as_ref().filter(|_| !arguments.quiet) {
+        let place = format!("document {index}");
+        let count = measured.altered_documents;
+        output::note(&likelihood::altered(altered, &place, count));
+    }
     if let Some(mut pending) = per_document {
         for (index, score) in &measured.per_document {
             let index = *index;

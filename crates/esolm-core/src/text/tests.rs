@@ -155,6 +155,68 @@ fn the_mask_is_no_text() {
 }
 
 #[test]
+fn what_a_tokenizer_changes_is_told() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/cases/lower-case.tokenizer.json"
+    );
+    let json = std::fs::read(path).expect("a fixture");
+    let mut small = config(97);
+    small.mask_index = 4;
+    let lower = TextCodec::from_bytes(&json, &small).expect("fits");
+    let altered = |codec: &TextCodec, text: &str| {
+        let tokens = codec.encode(text).expect("tokens");
+        let altered = codec.altered(text, &tokens);
+        altered.map(|Altered { given, kept }| format!("{given} > {kept}"))
+    };
+    assert_eq!(altered(&lower, "hello,  world.\nthe cats"), None);
+    let long = format!("{}the Cat sat.", "once upon a time ".repeat(30));
+    for (text, told) in [
+        ("Hello world", "Hello world > hello world"),
+        (&long, "Cat sat. > cat sat."),
+        ("once é", "é > [UNK]"),
+        ("the cat 🦀🦀", "🦀🦀 > [UNK]"),
+        ("once \u{0}", "once \\0 > once"),
+    ] {
+        assert_eq!(altered(&lower, text).as_deref(), Some(told));
+    }
+    assert_eq!(altered(&codec(), " Two  spaces\n"), None);
+
+    let template = |text: &str| {
+        let template = Template::parse(text).expect("a template");
+        template.place(&lower, &[], 64).map(drop)
+    };
+    assert_eq!(template("once  upon ____ time."), Ok(()));
+    assert!(matches!(
+        template("Once ____ time."),
+        Err(TextError::Lossy(Altered { given, .. })) if given == "Once"
+    ));
+}
+
+#[test]
+fn tokens_cover_bytes_of_the_text_that_was_given() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/cases/lower-case.tokenizer.json"
+    );
+    let json = std::fs::read(path).expect("a fixture");
+    let mut small = config(97);
+    small.mask_index = 4;
+    let lower = TextCodec::from_bytes(&json, &small).expect("fits");
+    let text = "Hello, ÉÉ WORLD.";
+    let covered = [0, 1, 2, 3, 4, 5, 9].map(|count| lower.covered(text, count));
+    assert_eq!(covered.map(Result::unwrap), [0, 5, 6, 11, 17, 18, 18]);
+    let codec = codec();
+    let text = "the é 🦀 cat";
+    let tokens = codec.encode(text).expect("tokens");
+    for count in 0..=tokens.len() {
+        let kept = codec.decode(&tokens[..count]);
+        let whole = kept.trim_end_matches(char::REPLACEMENT_CHARACTER);
+        assert_eq!(codec.covered(text, count), Ok(whole.len()), "{kept}");
+    }
+}
+
+#[test]
 fn a_text_ends_at_the_first_end_of_text() {
     let cut = |tokens: &'static [u32], given| until_eos(tokens, given, ENDS);
     assert_eq!(cut(&[0, 5, 6, 0, 7], 0), [0, 5, 6]);
