@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::forge::{Value, dict, global, int, list, none, object, text};
+use common::forge::{Value, dict, global, int, list, none, object, plain, text};
 use common::forged::Forged;
-use common::{Folder, assert_told, case_path, golden, golden_path};
+use common::recorded::{Recorded, now};
+use common::{Folder, assert_told, case_path, golden, golden_path, golden_tensors, pack};
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions};
 use esolm_core::config::ModelConfig;
 
@@ -389,5 +390,76 @@ fn a_network_of_another_kind_is_refused() {
     assert_told(
         ModelConfig::from_json(&ar.replacen('{', r#"{"causal_attention": false,"#, 1)),
         "causal_attention|AR is causal",
+    );
+}
+
+/// The network computes its rotary frequencies: a file that carries others belongs to another network.
+#[test]
+fn the_rotary_buffer_must_be_that_of_the_network() {
+    const NAME: &str = "rotary_emb.inv_freq";
+    let config = mdlm("");
+    let with = |values: Vec<f32>, dtype: &str| {
+        let mut tensors = golden_tensors("mdlm.ema.safetensors");
+        tensors.insert(NAME.into(), (vec![values.len()], values));
+        let bytes = pack(&tensors, dtype);
+        let parts = Box::new(Recorded::new(bytes.clone()));
+        let parts = Checkpoint::from_source(Some(&config), None, parts, false);
+        let whole = Checkpoint::from_safetensors_bytes(&config, bytes);
+        let [whole, parts] = [whole, now(parts)].map(|opened| opened.map(drop));
+        let said = |opened: &Result<(), CheckpointError>| {
+            opened.as_ref().map_err(|e| e.to_string()).copied()
+        };
+        assert_eq!(said(&whole), said(&parts));
+        whole
+    };
+    let base = |base: f32| {
+        (0..8)
+            .map(|i| base.powf(-(i as f32) / 8.0))
+            .collect::<Vec<_>>()
+    };
+    for dtype in ["F32", "F16", "BF16"] {
+        with(base(10_000.0), dtype).unwrap();
+    }
+    let rounded = |values: Vec<f32>| values.into_iter().map(|x| half::bf16::from_f32(x).to_f32());
+    with(rounded(base(10_000.0)).collect(), "BF16").unwrap();
+    // Rounding that the type does not need is another value.
+    assert_told(
+        with(rounded(base(10_000.0)).collect(), "F32"),
+        "rotary_emb.inv_freq holds",
+    );
+    assert_told(
+        with(base(10_010.0), "F32"),
+        "rotary_emb.inv_freq|0.31618|at index 1|0.31622776 is computed",
+    );
+    for (other, dtype) in [
+        (500_000.0, "F32"),
+        (10_100.0, "F16"),
+        (10_500.0, "BF16"),
+        (f32::NAN, "F32"),
+    ] {
+        assert_told(
+            with(base(other), dtype),
+            "rotary_emb.inv_freq holds|is computed|base 10000",
+        );
+    }
+    assert_told(
+        with(base(10_000.0)[..7].to_vec(), "F32"),
+        "rotary_emb.inv_freq has shape [7]|[8]",
+    );
+
+    // Averages have no buffers, so it stands among the raw weights.
+    let forged = |offset| {
+        Forged::with(|f| {
+            Forged::set(
+                &mut f.state,
+                "backbone.rotary_emb.inv_freq",
+                plain(&[1], offset),
+            )
+        })
+    };
+    forged(1).open().unwrap();
+    assert_told(
+        forged(2).open(),
+        "rotary_emb.inv_freq holds 2 at index 0|1 is computed",
     );
 }

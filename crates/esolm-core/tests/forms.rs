@@ -4,8 +4,8 @@ mod common;
 
 use std::path::Path;
 
-use common::forge::{archive, dict, entry, ordered, plain, program, zip};
-use common::forged::{Forged, NAMES};
+use common::forge::{archive, dict, entry, ordered, program, zip};
+use common::forged::{Forged, state};
 use common::{Folder, Tensors, assert_told, case_path, golden, golden_path, golden_tensors, pack};
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions, SourceKind};
 
@@ -128,10 +128,7 @@ fn weights_in_several_files_open() {
 #[test]
 fn state_dicts_open_with_a_configuration() {
     let folder = Folder::new("state");
-    let state: Vec<_> = NAMES
-        .iter()
-        .map(|&(name, shape)| (name, plain(shape, 0)))
-        .collect();
+    let state = state();
     let bytes = archive(&program(ordered(&state)));
     let config = br#"{"model_type": "ar", "n_heads": 1, "length": 4}"#;
     let file = folder.write("weights.pt", &bytes);

@@ -9,7 +9,7 @@ use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
 
 use super::tokenizer::Tokenizer;
-use super::{CheckpointError, ROTARY_BUFFER, SourceKind, plain_name};
+use super::{CheckpointError, SourceKind, plain_name, rotary};
 use crate::config::{
     Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
     parse_prepend,
@@ -155,12 +155,12 @@ pub(super) fn read(
     })
 }
 
-/// Pairs the EMA list with the names of the raw weights.
+/// Pairs the EMA list with the names of the raw weights. Buffers have no averages.
 fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
     let list = averages.get("shadow_params").and_then(Value::list);
     let list = list.ok_or(LightningError::NoEma)?;
-    let is_parameter = |tensor: &&TensorInfo| plain_name(&tensor.name) != ROTARY_BUFFER;
-    let parameters: Vec<_> = file.tensors().iter().filter(is_parameter).collect();
+    let is_buffer = |tensor: &&TensorInfo| plain_name(&tensor.name) == rotary::BUFFER;
+    let (buffers, parameters): (Vec<_>, Vec<_>) = file.tensors().iter().partition(is_buffer);
     if list.len() != parameters.len() {
         return Err(LightningError::EmaCount {
             listed: list.len(),
@@ -183,6 +183,7 @@ fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, Checkp
             }
             Ok(tensor)
         })
+        .chain(buffers.into_iter().cloned().map(Ok))
         .collect()
 }
 

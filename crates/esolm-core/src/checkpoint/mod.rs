@@ -17,6 +17,7 @@ mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
 mod lightning;
+mod rotary;
 mod tokenizer;
 mod writer;
 
@@ -45,8 +46,6 @@ use tokenizer::TokenizerJson;
 
 /// The published module that holds the network is called `backbone`.
 const PREFIX: &str = "backbone.";
-/// A buffer that is computed anew; older files carry it, newer ones may not.
-const ROTARY_BUFFER: &str = "rotary_emb.inv_freq";
 /// What wraps a module, as a part of the names in it: `torch.compile`, `DistributedDataParallel`, Fabric and FSDP.
 const WRAPPERS: [&str; 4] = [
     "_orig_mod",
@@ -104,6 +103,8 @@ pub struct Checkpoint {
     /// The number of the file and the tensor, named without the prefix `backbone.`, in the order of [`ModelConfig::parameters`].
     tensors: Vec<(usize, TensorInfo)>,
     by_name: HashMap<String, usize>,
+    /// The buffer of rotary frequencies, if a file carries it.
+    rotary: Option<(usize, TensorInfo)>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
@@ -204,16 +205,33 @@ impl Checkpoint {
         source: Box<dyn ByteSource>,
         raw_weights: bool,
     ) -> Result<Self, CheckpointError> {
-        Self::new(Parts {
+        let checkpoint = Self::assemble(Parts {
             config: config_json.map(from_json).transpose()?,
             tokenizer_json: tokenizer_json.map(Into::into),
             raw_weights,
             ..Parts::new(TensorFile::from_source(source).await?)
-        })
+        })?;
+        if let Some((file, buffer)) = &checkpoint.rotary {
+            checkpoint.files[*file].fetch(buffer).await?;
+        }
+        checkpoint.checked()
+    }
+
+    /// A checkpoint whose files are all there.
+    fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
+        Self::assemble(parts)?.checked()
+    }
+
+    /// Compares what the files carry beside parameters with what will be computed.
+    fn checked(self) -> Result<Self, CheckpointError> {
+        if let Some((file, buffer)) = &self.rotary {
+            rotary::check(&self.files[*file], buffer, &self.config)?;
+        }
+        Ok(self)
     }
 
     /// Chooses the weights of a file, completes the configuration from them and checks every one against it.
-    fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
+    fn assemble(parts: Parts<'_>) -> Result<Self, CheckpointError> {
         let Parts {
             files,
             config,
@@ -298,7 +316,7 @@ impl Checkpoint {
         let config = partial
             .complete()
             .map_err(|e| CheckpointError::config(&origin, e))?;
-        found.remove(ROTARY_BUFFER);
+        let rotary = found.remove(rotary::BUFFER);
         let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
         let unused = match &tokenizer {
             Some(tokenizer) if told.is_none() && tokenizer.count() + 1 < config.vocab_size => {
@@ -350,6 +368,7 @@ impl Checkpoint {
             files,
             tensors,
             by_name,
+            rotary,
             source,
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
