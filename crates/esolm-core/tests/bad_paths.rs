@@ -44,7 +44,7 @@ fn paths() {
         ),
         (
             r#"{"weight_map": {"a": "b.safetensors"}}"#,
-            "cannot read|b.safetensors",
+            "model.safetensors.index.json: it names b.safetensors, which is not there|download",
         ),
     ] {
         file("model.safetensors.index.json", index.as_bytes());

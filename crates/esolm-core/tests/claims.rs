@@ -7,7 +7,7 @@ use common::forge::{Value, dict, global, int, list, none, object, plain, text};
 use common::forged::Forged;
 use common::recorded::{Recorded, now};
 use common::{Folder, assert_told, case_path, golden, golden_path, golden_tensors, pack};
-use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions};
+use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions, Weights};
 use esolm_core::config::ModelConfig;
 
 fn open(path: &std::path::Path) -> Result<Checkpoint, CheckpointError> {
@@ -402,7 +402,7 @@ fn the_rotary_buffer_must_be_that_of_the_network() {
         let mut tensors = golden_tensors("mdlm.ema.safetensors");
         tensors.insert(NAME.into(), (vec![values.len()], values));
         let bytes = pack(&tensors, dtype);
-        let parts = Box::new(Recorded::new(bytes.clone()));
+        let parts = Weights::File(Box::new(Recorded::new(bytes.clone())));
         let parts = Checkpoint::from_source(Some(&config), None, parts, false);
         let whole = Checkpoint::from_safetensors_bytes(&config, bytes);
         let [whole, parts] = [whole, now(parts)].map(|opened| opened.map(drop));

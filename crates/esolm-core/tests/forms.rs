@@ -109,6 +109,19 @@ fn weights_in_several_files_open() {
         });
         assert_eq!(checkpoint.file_bytes(), bytes.iter().sum::<u64>());
     }
+    let second = folder.path(&shard(2));
+    let whole = std::fs::read(&second).unwrap();
+    std::fs::write(&second, &whole[..5000]).unwrap();
+    assert_told(
+        open(&folder.path("")),
+        "model-00002-of-00002.safetensors: |truncated|download",
+    );
+    std::fs::remove_file(&second).unwrap();
+    assert_told(
+        open(&folder.path("")),
+        "model.safetensors.index.json: it names model-00002-of-00002.safetensors, which is not there",
+    );
+    std::fs::write(&second, &whole).unwrap();
     let mut less = map.clone();
     less.remove("backbone.vocab_embed.embedding");
     index(&less);

@@ -89,7 +89,7 @@ impl WasmModel {
         let checkpoint = Checkpoint::from_source(
             source.config().as_deref(),
             source.tokenizer().as_deref(),
-            Box::new(source.weights()),
+            source.parts(),
             options.raw_weights,
         )
         .await?;

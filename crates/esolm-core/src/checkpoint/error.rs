@@ -40,6 +40,14 @@ pub enum CheckpointError {
         /// What is wrong with it.
         problem: String,
     },
+    /// One of several files of weights cannot be read.
+    #[error("{file}: {source}")]
+    Shard {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        source: esolm_checkpoint::Error,
+    },
     /// Weights without a configuration.
     #[error("{} comes without a configuration", path.display())]
     NoConfig {

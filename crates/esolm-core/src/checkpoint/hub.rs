@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::open::OWN_WEIGHTS;
-use super::{CheckpointError, FileError, HubError, WEIGHTS, beside, shards};
+use super::open::{OWN_WEIGHTS, read_text};
+use super::shards::Index;
+use super::{CheckpointError, HubError, WEIGHTS, beside};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -158,14 +159,8 @@ impl Hub<'_> {
                 continue;
             };
             if name.ends_with(".index.json") {
-                let fail = |problem| CheckpointError::Index {
-                    path: path.clone(),
-                    problem,
-                };
-                let text = std::fs::read_to_string(&path);
-                let text = text.map_err(|error| FileError::io("read", &path, error))?;
-                for file in shards::files(&text).map_err(fail)? {
-                    self.get(&file)?;
+                for file in Index::read(&path, &read_text(&path)?)?.files() {
+                    self.get(file)?;
                 }
             }
             return Ok(path);

@@ -6,7 +6,7 @@
 //! | bare `.safetensors`, `.pt` or `.bin` | [`OpenOptions::config`], or `config.json` beside it | the file |
 //! | Lightning `.ckpt` of the published code | `hyper_parameters.config` in the pickle | `ema.shadow_params`, or `state_dict` |
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
-//! | a [`ByteSource`] | text of a `config.json`, or of the `.ckpt` | read in parts, see [`Checkpoint::from_source`] |
+//! | [`Weights`] that are read in parts | text of a `config.json`, or of the `.ckpt` | see [`Checkpoint::from_source`] |
 //!
 //! The crate `esolm_checkpoint` reads the files; this module knows the model. The file is mapped, not read, and [`Checkpoint::f32`]
 //! converts one tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
@@ -18,16 +18,15 @@ mod error;
 mod hub;
 mod lightning;
 mod rotary;
+mod shards;
 mod tokenizer;
 mod writer;
 
 #[cfg(not(target_family = "wasm"))]
 mod open;
-#[cfg(not(target_family = "wasm"))]
-mod shards;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +41,7 @@ pub use writer::{StoreDtype, write_safetensors};
 
 use crate::config::{Claims, ModelConfig, PartialConfig};
 use crate::message::shorten;
+use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
 
 /// The published module that holds the network is called `backbone`.
@@ -63,6 +63,43 @@ pub struct OpenOptions {
     pub config: Option<PathBuf>,
     /// Take `state_dict` of a Lightning checkpoint instead of the EMA weights.
     pub raw_weights: bool,
+}
+
+/// Weights that are read in parts.
+pub enum Weights {
+    /// One file: a `model.safetensors`, or a Lightning `.ckpt`.
+    File(Box<dyn ByteSource>),
+    /// Several files and the text of the `model.safetensors.index.json` that names them ([`shard_names`]).
+    Shards {
+        /// Text of the index.
+        index: String,
+        /// The files by their names.
+        files: BTreeMap<String, Box<dyn ByteSource>>,
+    },
+}
+
+impl Weights {
+    async fn open(self) -> Result<Vec<TensorFile>, CheckpointError> {
+        let (index, mut files) = match self {
+            Self::File(source) => return Ok(vec![TensorFile::from_source(source).await?]),
+            Self::Shards { index, files } => (Index::read(INDEX.as_ref(), &index)?, files),
+        };
+        let mut opened = Vec::new();
+        for name in index.files() {
+            let source = files.remove(name).ok_or_else(|| index.missing(name))?;
+            opened.push(index.shard(name, TensorFile::from_source(source).await)?);
+        }
+        Ok(opened)
+    }
+}
+
+/// The files that the text of a `model.safetensors.index.json` names, each a plain name, for who has to bring them.
+///
+/// # Errors
+/// [`CheckpointError::Index`].
+pub fn shard_names(index: &str) -> Result<Vec<String>, CheckpointError> {
+    let index = Index::read(INDEX.as_ref(), index)?;
+    Ok(index.files().map(String::from).collect())
 }
 
 /// Which form a checkpoint had.
@@ -131,10 +168,10 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// A file alone.
-    fn new(file: TensorFile) -> Self {
+    /// Files alone.
+    fn new(files: Vec<TensorFile>) -> Self {
         Self {
-            files: vec![file],
+            files,
             config: None,
             tokenizer_json: None,
             mask: Default::default(),
@@ -178,7 +215,7 @@ impl Checkpoint {
     ) -> Result<Self, CheckpointError> {
         Self::new(Parts {
             config: Some(from_json(config_json)?),
-            ..Parts::new(TensorFile::from_bytes(bytes, Format::Safetensors)?)
+            ..Parts::new(vec![TensorFile::from_bytes(bytes, Format::Safetensors)?])
         })
     }
 
@@ -189,27 +226,28 @@ impl Checkpoint {
     pub fn from_ckpt_bytes(bytes: Vec<u8>, raw_weights: bool) -> Result<Self, CheckpointError> {
         Self::new(Parts {
             raw_weights,
-            ..Parts::new(TensorFile::from_bytes(bytes, Format::PyTorch)?)
+            ..Parts::new(vec![TensorFile::from_bytes(bytes, Format::PyTorch)?])
         })
     }
 
-    /// Opens a checkpoint that is read in parts: the bytes of a `model.safetensors` with the text of its `config.json`, or a Lightning
-    /// `.ckpt`, which brings its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is
-    /// read it must be [fetched](Self::fetch).
+    /// Opens a checkpoint that is read in parts: safetensors with the text of their `config.json`, or a Lightning `.ckpt`, which brings
+    /// its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is read it must be
+    /// [fetched](Self::fetch).
     ///
     /// # Errors
     /// As [`Checkpoint::from_safetensors_bytes`] and [`Checkpoint::from_ckpt_bytes`], and when the source does not deliver.
     pub async fn from_source(
         config_json: Option<&str>,
         tokenizer_json: Option<&str>,
-        source: Box<dyn ByteSource>,
+        weights: Weights,
         raw_weights: bool,
     ) -> Result<Self, CheckpointError> {
+        let files = weights.open().await?;
         let checkpoint = Self::assemble(Parts {
             config: config_json.map(from_json).transpose()?,
             tokenizer_json: tokenizer_json.map(Into::into),
             raw_weights,
-            ..Parts::new(TensorFile::from_source(source).await?)
+            ..Parts::new(files)
         })?;
         if let Some((file, buffer)) = &checkpoint.rotary {
             checkpoint.files[*file].fetch(buffer).await?;
