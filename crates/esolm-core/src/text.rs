@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
-#[cfg(not(target_family = "wasm"))]
 use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, names_mask, unused_tokens};
 use crate::message::shorten;
@@ -49,7 +48,12 @@ pub enum TextError {
     /// Tokenizer and model have different vocabularies.
     #[error(
         "the tokenizer has {tokens} tokens, but the model's vocabulary of {vocab_size} (mask included) needs {expected}; \
-         give the tokenizer.json that the model was trained with"
+         give the tokenizer.json that the model was trained with{}",
+        if *.may_be_padded {
+            ", or, if the vocabulary is padded beyond it, a configuration whose \"mask_index\" says which token is the mask"
+        } else {
+            ""
+        }
     )]
     Vocabulary {
         /// Largest token index of the tokenizer, plus one.
@@ -58,6 +62,8 @@ pub enum TextError {
         vocab_size: usize,
         /// What would fit: "2048", or "2048 or 2049".
         expected: String,
+        /// The mask may have been taken for the last index because nothing says which it is, and the vocabulary be padded.
+        may_be_padded: bool,
     },
     /// The tokenizer has another mask token than the model.
     #[error(
@@ -186,11 +192,12 @@ impl TextCodec {
         let fits = match config.vocab_size.checked_sub(tokens + appended) {
             None => false,
             Some(0) => true,
-            // A vocabulary padded to a round size. Of a tokenizer from elsewhere, and with a mask that padding may have moved, more
-            // likely a wrong one.
-            Some(padding) if own => padding < MAX_PADDING,
+            // A vocabulary padded to a round size. Of a tokenizer from elsewhere more likely a wrong one, unless its tokens end at the
+            // mask that was appended to them.
             Some(padding) => {
-                !mask_is_last && config.vocab_size.is_multiple_of(8) && padding < MAX_PADDING
+                let is_round = !mask_is_last && config.vocab_size.is_multiple_of(8);
+                let ends_at_mask = config.mask_index as usize == tokens;
+                padding < MAX_PADDING && (own || is_round || ends_at_mask)
             }
         };
         if !fits {
@@ -203,6 +210,9 @@ impl TextCodec {
                 tokens,
                 vocab_size: config.vocab_size,
                 expected,
+                may_be_padded: mask_is_last
+                    && tokens + 1 < config.vocab_size
+                    && config.vocab_size - tokens < MAX_PADDING,
             });
         }
         let named = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
@@ -233,15 +243,15 @@ impl TextCodec {
     /// The tokenizer that comes with a checkpoint, beside its weights or inside, if one does.
     ///
     /// # Errors
-    /// As [`TextCodec::from_file`].
-    #[cfg(not(target_family = "wasm"))]
+    /// As [`TextCodec::from_bytes`]; natively [`TextError::Io`] besides.
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Option<Self>, TextError> {
-        let config = checkpoint.config();
-        match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
-            (Some(path), _) => Self::read(&read_file(&path)?, config, true).map(Some),
-            (None, Some(json)) => Self::read(json.as_bytes(), config, true).map(Some),
-            (None, None) => Ok(None),
+        #[cfg(not(target_family = "wasm"))]
+        if let Some(path) = checkpoint.tokenizer_path() {
+            return Self::read(&read_file(&path)?, checkpoint.config(), true).map(Some);
         }
+        let json = checkpoint.tokenizer_json();
+        json.map(|json| Self::read(json.as_bytes(), checkpoint.config(), true))
+            .transpose()
     }
 
     /// The indices of the model's vocabulary that neither have a token nor are the mask.

@@ -47,6 +47,7 @@ fn pickled_tokenizers_of_every_class_name_the_mask() {
         let checkpoint = open(&case_path(&format!("{name}.ckpt"))).unwrap();
         assert_eq!(checkpoint.config().mask_index, mask, "{name}");
         assert!(checkpoint.mask_told());
+        assert!(checkpoint.unused_tokens().is_empty(), "{name}");
     }
     let checkpoint = open(&case_path("sentencepiece.ckpt")).unwrap();
     assert_eq!(
@@ -267,6 +268,47 @@ fn in_a_padded_vocabulary_the_mask_must_be_told() {
             .unused_tokens()
             .is_empty()
     );
+}
+
+/// Whatever holds the vocabulary tells which indices have no token, and only what holds all of it.
+#[test]
+fn vocabularies_of_every_kind_tell_padding() {
+    let folder = mdlm_folder(&mdlm(r#""mask_index": 5,"#));
+    let unused = |name: &str, text: &str| {
+        let path = folder.write(name, text.as_bytes());
+        let opened = open(&folder.path("")).unwrap();
+        std::fs::remove_file(path).unwrap();
+        opened.unused_tokens().len()
+    };
+    assert_eq!(unused("vocab.txt", "a\nb\nc\n"), 97 - 4);
+    assert_eq!(unused("vocab.json", r#"{"a": 0, "b": 2}"#), 97 - 3);
+    assert_eq!(unused("added_tokens.json", r#"{"<x>": 0}"#), 0);
+    assert_eq!(
+        unused(
+            "tokenizer_config.json",
+            r#"{"added_tokens_decoder": {"1": {"content": "<x>"}}}"#
+        ),
+        0
+    );
+
+    let tokenizer = |fields: &[(&str, Value)]| {
+        let value = object(global("some", "Tokenizer"), dict(fields));
+        let opened = Forged::with(|f| f.tokenizer = Some(value)).open().unwrap();
+        opened.unused_tokens().to_vec()
+    };
+    let mask = || ("mask_token_id", int(2));
+    let vocab = dict(&[("a", int(0))]);
+    assert_eq!(tokenizer(&[mask(), ("vocab", vocab.clone())]), [1]);
+    let numbers = [b"}".to_vec(), int(0), text("a"), b"s".to_vec()].concat();
+    assert_eq!(tokenizer(&[mask(), ("ids_to_tokens", numbers)]), [1]);
+    let added = dict(&[("b", int(1))]);
+    let both = [
+        mask(),
+        ("_vocab_str_to_int", vocab),
+        ("added_tokens_encoder", added.clone()),
+    ];
+    assert!(tokenizer(&both).is_empty());
+    assert!(tokenizer(&[mask(), ("added_tokens_encoder", added)]).is_empty());
 }
 
 #[test]

@@ -93,9 +93,7 @@ impl WasmModel {
             options.raw_weights,
         )
         .await?;
-        let codec = (checkpoint.tokenizer_json())
-            .map(|text| TextCodec::from_bytes(text.as_bytes(), checkpoint.config()))
-            .transpose()?;
+        let codec = TextCodec::of_checkpoint(&checkpoint)?;
         let sizes = checkpoint
             .tensors()
             .map(|t| t.shape.iter().product::<usize>());

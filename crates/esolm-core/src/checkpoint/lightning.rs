@@ -8,7 +8,7 @@
 use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
 
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{Tokenizer, TokenizerJson};
 use super::{CheckpointError, SourceKind, plain_name, rotary};
 use crate::config::{
     Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
@@ -77,6 +77,8 @@ pub(super) struct Lightning {
     pub config: PartialConfig,
     pub tensors: Vec<TensorInfo>,
     pub tokenizer_json: Option<String>,
+    /// The tokens of a pickled tokenizer that has none.
+    pub table: TokenizerJson,
     /// What the pickled tokenizer is, where its mask token cannot be found out.
     pub unread_tokenizer: Option<String>,
 }
@@ -146,12 +148,16 @@ pub(super) fn read(
         Some(averages) => (SourceKind::Lightning { ema: true }, ema(file, averages)?),
         None => (SourceKind::LightningWithoutEma, file.tensors().to_vec()),
     };
+    let (tokenizer_json, table) = tokenizer
+        .map(|tokenizer| (tokenizer.json, tokenizer.table))
+        .unwrap_or_default();
     Ok(Lightning {
         source,
         config,
         tensors,
-        tokenizer_json: tokenizer.and_then(|tokenizer| tokenizer.json),
         unread_tokenizer,
+        tokenizer_json,
+        table,
     })
 }
 

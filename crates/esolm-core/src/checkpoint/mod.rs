@@ -160,6 +160,8 @@ struct Parts<'a> {
     tokenizer_json: Option<Cow<'a, str>>,
     /// What smaller files say of the mask, and which of them could not be made use of.
     mask: (Claims, Option<String>),
+    /// The tokens of a tokenizer without tokenizer.json, as far as they are known.
+    table: TokenizerJson,
     raw_weights: bool,
     /// What a safetensors file stands for.
     kind: SourceKind,
@@ -175,6 +177,7 @@ impl Parts<'_> {
             config: None,
             tokenizer_json: None,
             mask: Default::default(),
+            table: TokenizerJson::default(),
             raw_weights: false,
             kind: SourceKind::Safetensors,
             path: WEIGHTS.as_ref(),
@@ -275,6 +278,7 @@ impl Checkpoint {
             config,
             tokenizer_json,
             mask: (claims, unread),
+            mut table,
             raw_weights,
             kind,
             path,
@@ -290,6 +294,9 @@ impl Checkpoint {
                 source = lightning.source;
                 unread_tokenizer = lightning.unread_tokenizer.or(unread_tokenizer);
                 pickled = lightning.tokenizer_json;
+                if lightning.table.count() > 0 {
+                    table = lightning.table;
+                }
                 let config = match config {
                     None => (lightning.config, lightning::CONFIG.into()),
                     Some((mut given, origin)) => {
@@ -356,6 +363,7 @@ impl Checkpoint {
             .map_err(|e| CheckpointError::config(&origin, e))?;
         let rotary = found.remove(rotary::BUFFER);
         let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
+        let tokenizer = tokenizer.or_else(|| Some(table).filter(|table| table.count() > 0));
         let unused = match &tokenizer {
             Some(tokenizer) if told.is_none() && tokenizer.count() + 1 < config.vocab_size => {
                 return Err(CheckpointError::PaddedMask {

@@ -115,6 +115,19 @@ fn a_vocabulary_may_be_padded() {
     let unused: Vec<u32> = (2049..2112).collect();
     assert_eq!(codec.unused_tokens(), unused);
     assert!(self::codec().unused_tokens().is_empty());
+    // Padded to any size, where the tokens end at the mask; where that was only taken for the last index, the sentence says so.
+    let mut odd = config(2051);
+    odd.mask_index = 2048;
+    let codec = TextCodec::from_bytes(&json, &odd).expect("padded");
+    assert_eq!(codec.unused_tokens(), [2049, 2050]);
+    let told = |vocab_size| {
+        let refused = TextCodec::from_bytes(&json, &config(vocab_size));
+        refused
+            .expect_err("refused")
+            .to_string()
+            .contains("mask_index")
+    };
+    assert!(told(2112) && told(2051) && !told(97) && !told(2047) && !told(50258));
     // One that comes with the model may be padded to any size, within reason.
     let own = |vocab_size| TextCodec::read(&json, &config(vocab_size), true);
     assert_eq!(own(2051).expect("own").unused_tokens(), [2048, 2049]);
