@@ -23,6 +23,7 @@ pub fn open_options(config: &Option<PathBuf>, raw_weights: bool) -> OpenOptions 
     OpenOptions {
         config: config.clone(),
         raw_weights,
+        progress: true,
     }
 }
 

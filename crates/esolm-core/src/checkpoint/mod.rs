@@ -63,6 +63,8 @@ pub struct OpenOptions {
     pub config: Option<PathBuf>,
     /// Take `state_dict` of a Lightning checkpoint instead of the EMA weights.
     pub raw_weights: bool,
+    /// Show on a terminal's stderr how far downloads are.
+    pub progress: bool,
 }
 
 /// Weights that are read in parts.
