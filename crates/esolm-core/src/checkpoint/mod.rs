@@ -483,9 +483,30 @@ impl Checkpoint {
 
     /// The checkpoint with the text of its `tokenizer.json`, where the weights came as bytes.
     #[must_use]
-    pub fn with_tokenizer_json(mut self, json: &str) -> Self {
-        self.tokenizer_json = Some(json.into());
-        self
+    pub fn with_tokenizer_json(self, json: &str) -> Self {
+        Self {
+            tokenizer_json: Some(json.into()),
+            ..self.without_tokenizer()
+        }
+    }
+
+    /// The checkpoint with this `tokenizer.json` in the place of its own.
+    #[must_use]
+    pub fn with_tokenizer_file(self, path: &Path) -> Self {
+        Self {
+            tokenizer: Some(path.into()),
+            ..self.without_tokenizer()
+        }
+    }
+
+    /// The checkpoint without its tokenizer.
+    #[must_use]
+    pub fn without_tokenizer(self) -> Self {
+        Self {
+            tokenizer: None,
+            tokenizer_json: None,
+            ..self
+        }
     }
 
     /// Whether anything in the checkpoint says which token is the mask; otherwise the last one is taken, as the published code does for
