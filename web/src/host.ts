@@ -1,9 +1,9 @@
 /** Drives the wasm module in this thread. */
 
-import { WasmModel, device_facts } from "./esolm_web.js";
+import { WasmModel, device_facts, shard_names } from "./esolm_web.js";
 import { EsoLMError } from "./errors.js";
 import type { CallName, Calls, Control, Engine } from "./protocol.js";
-import { open } from "./source.js";
+import { open, type Reader } from "./source.js";
 import type { DeviceFacts, Footer, Header, ModelInfo, Plan, Score, Step } from "./types.js";
 import { crashed, guard, initialise, memoryBytes } from "./wasm.js";
 
@@ -50,21 +50,27 @@ export class Host implements Engine {
         ...(hash === null ? {} : { hash }),
         signal,
         onProgress: (progress) => emit({ progress }),
+        shardNames: (index) => guard(() => shard_names(index)),
       });
-      const { size } = source.weights;
       // The engine makes a sentence of its own from whatever `read` throws; what was thrown is the better one.
       let thrown: { error: unknown } | null = null;
-      const read = async (start: number, end: number): Promise<Uint8Array> => {
-        try {
-          return await source.weights.read(start, end);
-        } catch (error) {
-          thrown = { error };
-          throw error;
-        }
-      };
+      const watched = ({ name, size, read }: Reader): Reader => ({
+        name,
+        size,
+        read: async (start, end) => {
+          try {
+            return await read(start, end);
+          } catch (error) {
+            thrown = { error };
+            throw error;
+          }
+        },
+      });
+      const weights = "index" in source.weights ? { ...source.weights, files: source.weights.files.map(watched) } : watched(source.weights);
+      const size = ("index" in weights ? weights.files : [weights]).reduce((sum, file) => sum + file.size, 0);
       let model: WasmModel;
       try {
-        model = await guard(() => WasmModel.load({ ...source, weights: { size, read } }, optionsJson(options)));
+        model = await guard(() => WasmModel.load({ ...source, weights }, optionsJson(options)));
       } catch (error) {
         throw (thrown as { error: unknown } | null)?.error ?? error;
       }
@@ -100,7 +106,8 @@ export class Host implements Engine {
 
     score: async ({ item, options }, { signal }) => {
       const json = await guard(() => this.#loaded().score(JSON.stringify(item), optionsJson(options), signal));
-      return parse<{ scores: [Score] }>(json).scores[0];
+      const { scores, altered } = parse<{ scores: [Score] } & Pick<Score, "altered">>(json);
+      return altered === undefined ? scores[0] : { ...scores[0], altered };
     },
     encode: (text) => guard(() => this.#loaded().encode(text)),
     decode: (tokens) => guard(() => this.#loaded().decode(tokens)),

@@ -3,6 +3,7 @@ export type { Generation } from "./generation.js";
 export { EsoLM } from "./model.js";
 export type {
   Adapter,
+  Altered,
   DeviceFacts,
   DeviceInfo,
   EngineOptions,

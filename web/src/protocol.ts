@@ -12,7 +12,7 @@ export interface LoadArgument {
   wasm: string | null;
   pieces: Pieces;
   cache: boolean;
-  hash: string | null;
+  hash: string | Record<string, string> | null;
   options: Omit<LoadOptions, keyof EngineOptions | "cache" | "hash" | "onProgress">;
 }
 

@@ -7,25 +7,47 @@ import type { Progress, Source, TextFile, WeightsFile } from "./types.js";
 /** A file in a form that can be sent to a worker. */
 export type Piece = { url: string } | { blob: Blob } | { text: string };
 
+/** Weights in a form that can be sent to a worker: one file, or the index of several with those that are there; without `files` they stand beside it. */
+export type WeightsPieces = { url: string; orIndex?: string } | { blob: Blob } | { index: string } | { index: Blob; files: File[] };
+
 /** A source in a form that can be sent to a worker, with every address absolute. */
 export interface Pieces {
   config: Piece | null;
   tokenizer: Piece | null;
   /** The tokenizer is only looked for: the source does not name it. */
   tokenizerOptional: boolean;
-  weights: { url: string } | { blob: Blob };
-  /** What the weights are called. */
+  weights: WeightsPieces;
+  /** What the weights, or their index, are called. */
   file: string;
   /** What the model is called. */
   name: string;
 }
 
+/** A file of weights for the engine to read. */
+export interface Reader {
+  name: string;
+  size: number;
+  read(start: number, end: number): Promise<Uint8Array>;
+}
+
 /** What the engine reads a model from. */
-export interface WasmSource {
+export interface WasmSource<Weights = Reader | { index: string; files: Reader[] }> {
   config?: string;
   tokenizer?: string;
-  weights: { size: number; read(start: number, end: number): Promise<Uint8Array> };
+  weights: Weights;
 }
+
+export interface OpenOptions {
+  cache: boolean;
+  /** Hash of the weights, or of each of their files by its name. */
+  hash?: string | Record<string, string>;
+  signal: AbortSignal;
+  onProgress: (progress: Progress) => void;
+  /** Names of the files that an index names. */
+  shardNames: (index: string) => Promise<string[]>;
+}
+
+const INDEX = ".safetensors.index.json";
 
 /** Tells which files a source consists of; fetches nothing. */
 export function piecesOf(source: Source, base: string): Pieces {
@@ -35,35 +57,37 @@ export function piecesOf(source: Source, base: string): Pieces {
     throw new EsoLMError("option", "The source names no weights; give a folder's address, files, or an object with the field weights.");
   }
   const weights = weightsOf(source.weights, base);
-  const file = "url" in weights ? lastSegment(weights.url) : weights.blob instanceof File ? weights.blob.name : "weights";
+  const url = "url" in weights ? weights.url : "index" in weights ? weights.index : null;
+  const file = url !== null ? lastSegment(url) : "blob" in weights && weights.blob instanceof File ? weights.blob.name : "weights";
   return {
     config: source.config === undefined ? null : textOf(source.config, base),
     tokenizer: source.tokenizer === undefined ? null : textOf(source.tokenizer, base),
     tokenizerOptional: false,
     weights,
     file,
-    name: "url" in weights ? nameOf(weights.url) : stem(file),
+    name: url !== null ? nameOf(url) : stem(file),
   };
 }
 
 /** Downloads what has to be, and gives the engine something to read. */
-export async function open(
-  pieces: Pieces,
-  options: { cache: boolean; hash?: string; signal: AbortSignal; onProgress: (progress: Progress) => void },
-): Promise<WasmSource> {
-  const { cache, signal, onProgress } = options;
-  const sha256 = options.hash === undefined ? undefined : parseHash(options.hash);
-  const fetched = (url: string, ranges: boolean, hash?: string): Promise<Blob> =>
+export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSource> {
+  const { cache, hash, signal, onProgress } = options;
+  const fetched = (url: string, ranges: boolean, sha256?: string): Promise<Blob> =>
     download(url, {
       cache,
       ranges,
-      ...(hash === undefined ? {} : { sha256: hash }),
+      ...(sha256 === undefined ? {} : { sha256 }),
       signal,
       onProgress: (loaded, total, fromCache) => onProgress({ phase: "download", file: lastSegment(url), loaded, total, fromCache }),
     });
   const text = async (piece: Piece): Promise<string> => {
     if ("text" in piece) return piece.text;
     return readText("url" in piece ? await fetched(piece.url, false) : piece.blob);
+  };
+  const hashes = new Hashes(hash);
+  const checked = async (blob: Blob, name: string, sha256?: string): Promise<Blob> => {
+    if (sha256 !== undefined) await checkHash(blob, name, sha256, signal);
+    return blob;
   };
 
   const source: Partial<WasmSource> = {};
@@ -75,33 +99,94 @@ export async function open(
       if (!(pieces.tokenizerOptional && error instanceof NotFound)) throw error;
     }
   }
-  const weights = "url" in pieces.weights ? await fetched(pieces.weights.url, true, sha256) : pieces.weights.blob;
-  if (sha256 !== undefined && "blob" in pieces.weights) await checkHash(weights, pieces.file, sha256, signal);
-  const size = weights.size;
+  let given = pieces.weights;
+  let index: string | null = null;
+  const files: [string, Blob][] = [];
+  if (!("index" in given)) {
+    const sha256 = hashes.of(pieces.file);
+    try {
+      files.push([pieces.file, "url" in given ? await fetched(given.url, true, sha256) : await checked(given.blob, pieces.file, sha256)]);
+      hashes.check([pieces.file]);
+    } catch (error) {
+      if (!("url" in given) || given.orIndex === undefined || !(error instanceof EsoLMError && error.code === "network")) throw error;
+      // Without a network, an index that is kept still leads to files that are.
+      const { orIndex } = given;
+      index = await text({ url: orIndex }).catch(() => {
+        signal.throwIfAborted();
+        throw error;
+      });
+      given = { index: orIndex };
+    }
+  }
+  if ("index" in given) {
+    index ??= await text(typeof given.index === "string" ? { url: given.index } : { blob: given.index });
+    const names = await options.shardNames(index);
+    hashes.check(names);
+    for (const name of names) {
+      const sha256 = hashes.of(name);
+      if (!("files" in given)) {
+        // A name may hold what an address would read as its end.
+        files.push([name, await fetched(new URL(encodeURIComponent(name), given.index).href, true, sha256)]);
+        continue;
+      }
+      const file = given.files.find((file) => file.name === name);
+      if (file === undefined) {
+        throw new EsoLMError("checkpoint", `${name} is named by ${pieces.file} but not among the files; give all files of the model together.`);
+      }
+      files.push([name, await checked(file, name, sha256)]);
+    }
+  }
+
+  const all = files.reduce((sum, [, blob]) => sum + blob.size, 0);
   let read = 0;
   const report = meter((loaded, total) => onProgress({ phase: "load", file: pieces.file, loaded, total, fromCache: false }));
-  report(0, size);
-  return {
-    ...source,
-    weights: {
-      size,
-      async read(start, end) {
-        signal.throwIfAborted();
-        let bytes: ArrayBuffer;
-        try {
-          bytes = await weights.slice(start, end).arrayBuffer();
-        } catch (error) {
-          const remedy = "it was changed, moved or deleted meanwhile, so choose or load it again";
-          throw new EsoLMError("storage", `${pieces.file} can no longer be read (${messageOf(error)}); ${remedy}.`, { cause: error });
-        }
-        signal.throwIfAborted();
-        read += bytes.byteLength;
-        // Headers are read more than once.
-        report(Math.min(read, size), size);
-        return new Uint8Array(bytes);
-      },
+  report(0, all);
+  const readers = files.map(([name, blob]): Reader => ({
+    name,
+    size: blob.size,
+    async read(start, end) {
+      signal.throwIfAborted();
+      let bytes: ArrayBuffer;
+      try {
+        bytes = await blob.slice(start, end).arrayBuffer();
+      } catch (error) {
+        const remedy = "it was changed, moved or deleted meanwhile, so choose or load it again";
+        throw new EsoLMError("storage", `${name} can no longer be read (${messageOf(error)}); ${remedy}.`, { cause: error });
+      }
+      signal.throwIfAborted();
+      read += bytes.byteLength;
+      // Headers are read more than once.
+      report(Math.min(read, all), all);
+      return new Uint8Array(bytes);
     },
-  };
+  }));
+  return { ...source, weights: index === null ? readers[0]! : { index, files: readers } };
+}
+
+/** The hashes that were given, as digits. */
+class Hashes {
+  readonly #one: string | undefined;
+  readonly #named: Map<string, string>;
+
+  constructor(hash: OpenOptions["hash"]) {
+    this.#one = typeof hash === "string" ? parseHash(hash) : undefined;
+    this.#named = new Map(Object.entries(typeof hash === "object" ? hash : {}).map(([name, value]) => [name, parseHash(value)]));
+  }
+
+  of(name: string): string | undefined {
+    return this.#one ?? this.#named.get(name);
+  }
+
+  /** Refuses hashes that do not belong to the files that the weights turn out to be. */
+  check(names: string[]): void {
+    if (this.#one !== undefined && names.length > 1) {
+      throw new EsoLMError("option", `hash is one value, but the weights are in ${names.length} files; give an object with the hash of each by its name.`);
+    }
+    const unknown = [...this.#named.keys()].find((name) => !names.includes(name));
+    if (unknown !== undefined) {
+      throw new EsoLMError("option", `hash names ${JSON.stringify(unknown)}, but the weights are ${names.join(", ")}; name these.`);
+    }
+  }
 }
 
 function piecesOfAddress(url: URL): Pieces {
@@ -109,15 +194,17 @@ function piecesOfAddress(url: URL): Pieces {
   if (path.endsWith(".ckpt")) {
     return { config: null, tokenizer: null, tokenizerOptional: true, weights: { url: url.href }, file: lastSegment(url.href), name: nameOf(url.href) };
   }
-  const isFile = path.endsWith(".safetensors");
+  const isIndex = path.endsWith(INDEX);
+  const isFile = isIndex || path.endsWith(".safetensors");
   // What follows a question mark, such as a signature, holds for the one file that was named.
   const folder = new URL(isFile ? "." : path.endsWith("/") ? path : `${path}/`, url);
   const weights = isFile ? url.href : new URL("model.safetensors", folder).href;
+  const orIndex = isFile ? {} : { orIndex: new URL(`model${INDEX}`, folder).href };
   return {
     config: { url: new URL("config.json", folder).href },
     tokenizer: { url: new URL("tokenizer.json", folder).href },
     tokenizerOptional: true,
-    weights: { url: weights },
+    weights: isIndex ? { index: weights } : { url: weights, ...orIndex },
     file: lastSegment(weights),
     name: nameOf(weights),
   };
@@ -125,23 +212,26 @@ function piecesOfAddress(url: URL): Pieces {
 
 function piecesOfFiles(files: File[]): Pieces {
   const named = (ending: string): File[] => files.filter((file) => file.name.toLowerCase().endsWith(ending));
-  const [weights, ...more] = [...named(".safetensors"), ...named(".ckpt")];
+  const [index, ...indices] = named(INDEX);
+  const shards = index === undefined ? null : { index, files: named(".safetensors") };
+  const [weights, ...more] = index === undefined ? [...named(".safetensors"), ...named(".ckpt")] : [index, ...indices, ...named(".ckpt")];
   if (weights === undefined) {
     throw new EsoLMError("checkpoint", "No weights are among the files; add a .safetensors file with its config.json, or a .ckpt file.");
   }
   if (more.length > 0) {
-    throw new EsoLMError("checkpoint", `${weights.name} and ${more[0]!.name} are both weights; give the files of one model, its weights in one file.`);
+    const remedy = `give the files of one model, and of weights in several files also the model${INDEX} that names them`;
+    throw new EsoLMError("checkpoint", `${weights.name} and ${more[0]!.name} are both weights; ${remedy}.`);
   }
   const config = files.find((file) => file.name === "config.json");
   const tokenizer = files.find((file) => file.name === "tokenizer.json");
-  if (config === undefined && weights.name.toLowerCase().endsWith(".safetensors")) {
+  if (config === undefined && !weights.name.toLowerCase().endsWith(".ckpt")) {
     throw new EsoLMError("checkpoint", `${weights.name} came without its config.json, which says the model's shape; give both together.`);
   }
   return {
     config: config === undefined ? null : { blob: config },
     tokenizer: tokenizer === undefined ? null : { blob: tokenizer },
     tokenizerOptional: false,
-    weights: { blob: weights },
+    weights: shards ?? { blob: weights },
     file: weights.name,
     name: stem(weights.name),
   };
@@ -151,8 +241,11 @@ function isFileList(source: Source): source is FileList | File[] {
   return Array.isArray(source) || (typeof FileList !== "undefined" && source instanceof FileList);
 }
 
-function weightsOf(weights: WeightsFile, base: string): { url: string } | { blob: Blob } {
-  if (typeof weights === "string" || weights instanceof URL) return { url: absolute(weights, base).href };
+function weightsOf(weights: WeightsFile, base: string): { url: string } | { blob: Blob } | { index: string } {
+  if (typeof weights === "string" || weights instanceof URL) {
+    const url = absolute(weights, base);
+    return url.pathname.endsWith(INDEX) ? { index: url.href } : { url: url.href };
+  }
   if (weights instanceof Blob) return { blob: weights };
   if (weights instanceof ArrayBuffer || weights instanceof Uint8Array) return { blob: new Blob([weights]) };
   throw new EsoLMError("option", "The weights are neither an address nor a Blob, File, ArrayBuffer or Uint8Array; give one of these.");
@@ -197,5 +290,5 @@ function nameOf(url: string): string {
 }
 
 function stem(file: string): string {
-  return file.replace(/\.(safetensors|ckpt)$/i, "");
+  return file.replace(/\.(safetensors(\.index\.json)?|ckpt)$/i, "");
 }

@@ -130,6 +130,16 @@ export interface Header {
   texts: number[];
   /** The given tokens of every text, as `[position, token]`. */
   known: [number, number][][];
+  /** What the tokenizer made of the first prompt whose words it does not keep. */
+  altered?: Altered;
+}
+
+/** A tokenizer without capital letters turns "Hello" into "hello". */
+export interface Altered {
+  /** What was given, from the first word on that is not kept, shortened. */
+  given: string;
+  /** What the tokens say in its place. */
+  kept: string;
 }
 
 /** A token that a step drew. */
@@ -191,6 +201,8 @@ export interface Score {
   bytes: number;
   nats_per_token: number | null;
   bits_per_byte: number | null;
+  /** What the tokenizer made of a text whose words it does not keep; that is what was scored. */
+  altered?: Altered;
 }
 
 /** A replayed generation. */
@@ -229,6 +241,7 @@ export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBu
  * - files, such as a visitor drops: `config.json`, one `.safetensors` and `tokenizer.json`, or one `.ckpt`;
  * - each file on its own.
  *
+ * Weights in several files come with a `model.safetensors.index.json` that names them, in the place of the one `.safetensors` file.
  * Without a tokenizer a model works in token numbers only.
  */
 export type Source = string | URL | FileList | File[] | { config?: TextFile; tokenizer?: TextFile; weights: WeightsFile };
@@ -256,8 +269,8 @@ export interface LoadOptions extends EngineOptions {
   rawWeights?: boolean;
   /** Name of the model, which headers repeat. */
   name?: string;
-  /** `"sha256-"` and 64 hexadecimal digits: what the weights file must be. */
-  hash?: string;
+  /** `"sha256-"` and 64 hexadecimal digits: what the weights file must be; of weights in several files an object with that of each, by its name. */
+  hash?: string | Record<string, string>;
   /**
    * Keep downloaded files in the browser's Cache API (the default), so that the next visit needs no network and an interrupted download
    * resumes where it stopped. Where there is no such cache (an insecure address, some private windows) files are held as Blobs while they are needed.

@@ -305,6 +305,30 @@ test("what cannot be loaded or written is said with its code", async ({ page }) 
   for (const [name, failure] of Object.entries(failures)) if (name !== "none") expect(failure, name).toMatch(/^[a-z_]+: .{20,}/);
 });
 
+test("words that a tokenizer changes are told", async ({ page }) => {
+  server.folder("/fixtures/", at("../../tests/fixtures/"));
+  const outcome = await inPage(page, null, async ({ EsoLM }) => {
+    const config = { ...((await (await fetch("/fixtures/golden/mdlm.config.json")).json()) as object), mask_index: 4 };
+    const tokenizer = "/fixtures/cases/lower-case.tokenizer.json";
+    const model = await EsoLM.load({ config, tokenizer, weights: "/fixtures/golden/mdlm.ema.safetensors" }, { device: "cpu" });
+    const [score, plain] = [await model.score("The Cat sat."), await model.score("the cat sat.")];
+    const generation = model.generate({ prompt: "Once upon", seed: 1, length: 8, steps: 2 });
+    const { altered } = await generation.header;
+    const text = (await generation.result).text[0];
+    const refused = await model.text({ infill: "Once ____ time." }).catch((error: { code: string; message: string }) => `${error.code}: ${error.message}`);
+    const kept = await model.text({ infill: "once ____ time." });
+    await model.dispose();
+    return { score, plain, altered, text, refused, kept };
+  });
+  const { altered, ...score } = outcome.score;
+  expect(altered).toEqual({ given: "The Cat sat.", kept: "the cat sat." });
+  expect(score).toEqual(outcome.plain);
+  expect(outcome.altered).toEqual({ given: "Once upon", kept: "once upon" });
+  expect(outcome.text).toMatch(/^once upon /);
+  expect(outcome.refused).toMatch(/^text: the tokenizer turns "Once" into "once", so the words would not stay as they are given/);
+  expect(outcome.kept).toMatch(/^once .*time\.$/);
+});
+
 test("without WebGPU the CPU computes, unless a GPU is insisted on", async ({ page }) => {
   const outcome = await inPage(page, null, async ({ EsoLM }) => {
     Object.defineProperty(navigator, "gpu", { value: undefined });

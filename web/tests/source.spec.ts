@@ -45,13 +45,22 @@ test("addresses of folders and files", async ({ page }) => {
     config: { url: "https://site.test/app/models/stories/config.json" },
     tokenizer: { url: "https://site.test/app/models/stories/tokenizer.json" },
     tokenizerOptional: true,
-    weights: { url: "https://site.test/app/models/stories/model.safetensors" },
+    weights: {
+      url: "https://site.test/app/models/stories/model.safetensors",
+      orIndex: "https://site.test/app/models/stories/model.safetensors.index.json",
+    },
     file: "model.safetensors",
     name: "stories",
   };
   expect(await pieces(page, '"models/stories"')).toEqual(stories);
   expect(await pieces(page, '"models/stories/"')).toEqual(stories);
-  expect(await pieces(page, 'new URL("https://site.test/app/models/stories/model.safetensors")')).toEqual(stories);
+  const { url } = stories.weights;
+  expect(await pieces(page, 'new URL("https://site.test/app/models/stories/model.safetensors")')).toEqual({ ...stories, weights: { url } });
+  expect(await pieces(page, '"models/stories/model.safetensors.index.json"')).toEqual({
+    ...stories,
+    weights: { index: `${url}.index.json` },
+    file: "model.safetensors.index.json",
+  });
   // A signature holds for the file that it came with.
   expect(await pieces(page, '"/a/b/small.safetensors?sig=1"')).toEqual({
     config: { url: "https://site.test/a/b/config.json" },
@@ -88,7 +97,19 @@ test("dropped files", async ({ page }) => {
   expect(await pieces(page, `[${file("model.safetensors")}]`)).toMatchObject({ code: "checkpoint", message: expect.stringContaining("config.json") });
   expect(await pieces(page, `[${file("a.safetensors")}, ${file("b.ckpt")}]`)).toMatchObject({
     code: "checkpoint",
-    message: "a.safetensors and b.ckpt are both weights; give the files of one model, its weights in one file.",
+    message:
+      "a.safetensors and b.ckpt are both weights; give the files of one model, and of weights in several files also the model.safetensors.index.json that names them.",
+  });
+  const shards = `${file("a.safetensors")}, ${file("b.safetensors")}, ${file("model.safetensors.index.json", 7)}`;
+  expect(await pieces(page, `[${shards}, ${file("config.json", 2)}]`)).toMatchObject({
+    weights: { index: "7 bytes", files: ["4 bytes", "4 bytes"] },
+    file: "model.safetensors.index.json",
+    name: "model",
+  });
+  expect(await pieces(page, `[${shards}]`)).toMatchObject({ code: "checkpoint", message: expect.stringContaining("without its config.json") });
+  expect(await pieces(page, `[${shards}, ${file("c.ckpt")}]`)).toMatchObject({
+    code: "checkpoint",
+    message: expect.stringMatching(/^model\.safetensors\.index\.json and c\.ckpt are both weights/),
   });
 
   await page.setContent('<input type="file" multiple>');
@@ -132,7 +153,9 @@ function opened(page: Page, make: string, hash?: string): Promise<unknown> {
           ...(hash === undefined ? {} : { hash }),
           signal: new AbortController().signal,
           onProgress: ({ phase, file, loaded, total }) => progress.push(`${phase} ${file} ${loaded}/${total}`),
+          shardNames: () => Promise.reject(new Error("the weights are in one file")),
         });
+        if ("index" in weights) return weights;
         const head = await weights.read(0, 8);
         const tail = await weights.read(8, weights.size);
         return { ...texts, size: weights.size, read: [head.length, tail.length, tail[0]], progress };
@@ -183,9 +206,11 @@ test("a file that cannot be read any more is named", async ({ page }) => {
     const module = "/dist/source.js";
     const { open, piecesOf } = (await import(module)) as typeof import("../src/source.js");
     const file = new File([new Uint8Array(8)], "gone.safetensors");
-    const source = await open(piecesOf({ weights: file }, location.href), { cache: true, signal: new AbortController().signal, onProgress: () => undefined });
+    const source = await open(piecesOf({ weights: file }, location.href), { cache: true, signal: new AbortController().signal, onProgress: () => undefined, shardNames: () => Promise.resolve([]) });
+    if ("index" in source.weights) return null;
+    const { read } = source.weights;
     Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException("The requested file could not be read.", "NotReadableError"));
-    return source.weights.read(0, 8).then(
+    return read(0, 8).then(
       () => null,
       (thrown: { code: string; message: string }) => ({ code: thrown.code, message: thrown.message }),
     );

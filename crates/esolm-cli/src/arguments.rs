@@ -70,7 +70,7 @@ pub enum Command {
 }
 
 /// Which checkpoint.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Model {
     /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
     ///
@@ -83,6 +83,18 @@ pub struct Model {
     /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
     #[arg(long)]
     pub raw_weights: bool,
+}
+
+/// Which checkpoint, and which tokenizer.
+#[derive(Debug, Args)]
+pub struct Source {
+    #[command(flatten)]
+    pub model: Model,
+    /// tokenizer.json to use, or `none` to work on token numbers.
+    ///
+    /// Default: the one that comes with the checkpoint. Checkpoints trained on OpenWebText use GPT-2's.
+    #[arg(long, value_name = "FILE|none")]
+    pub tokenizer: Option<PathBuf>,
 }
 
 /// Where it runs.
@@ -133,12 +145,7 @@ Infill templates:
   in which the model runs on at one ('cat ____' becoming 'cats') is drawn again.")]
 pub struct Sample {
     #[command(flatten)]
-    pub model: Model,
-    /// tokenizer.json to use; `none` prints token numbers.
-    ///
-    /// Default: the one that comes with the checkpoint. Checkpoints trained on OpenWebText use GPT-2's.
-    #[arg(long, value_name = "FILE|none")]
-    pub tokenizer: Option<PathBuf>,
+    pub source: Source,
 
     /// Share of the tokens written by diffusion, 0 to 1; the rest is written left to right.
     ///
@@ -244,17 +251,14 @@ pub struct Devices {
 #[command(after_help = "Examples:
   esolm inspect models/stories
   esolm inspect last.ckpt --tensors
+  esolm inspect last.ckpt --tokenizer gpt2/tokenizer.json    tells whether it fits
   esolm inspect weights.safetensors --config config.json --json")]
 pub struct Inspect {
-    /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
-    #[arg(value_name = "MODEL")]
-    pub model: String,
-    /// config.json to use, for a .safetensors file without one beside it.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
-    #[arg(long)]
-    pub raw_weights: bool,
+    /// The checkpoint, as --model takes it.
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    pub input: Option<String>,
+    #[command(flatten)]
+    pub source: Source,
     /// List every tensor.
     #[arg(long)]
     pub tensors: bool,
@@ -265,25 +269,25 @@ pub struct Inspect {
 
 /// Writes config.json, model.safetensors and, where there is one, tokenizer.json. Nothing half-written is left behind.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(
+    allow_missing_positional = true,
+    after_help = "Examples:
   esolm convert last.ckpt my-model
-  esolm convert hf:kuleshov-group/mdlm-owt mdlm --dtype f16")]
+  esolm convert --model last.ckpt --tokenizer gpt2/tokenizer.json my-model
+  esolm convert hf:kuleshov-group/mdlm-owt mdlm --dtype f16"
+)]
 pub struct Convert {
-    /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
-    #[arg(value_name = "IN")]
-    pub input: String,
+    /// The checkpoint, as --model takes it.
+    #[arg(value_name = "IN", conflicts_with = "model")]
+    pub input: Option<String>,
     /// Folder to write.
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
+    #[command(flatten)]
+    pub source: Source,
     /// Type of the written weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeName,
-    /// config.json to use, for a .safetensors file without one beside it.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
-    #[arg(long)]
-    pub raw_weights: bool,
     /// Replace a model that is already in OUT.
     #[arg(long)]
     pub force: bool,
@@ -330,14 +334,14 @@ Output:  logits         f32 [B, L, V]  of each sorted place in the step that dre
          sample         int32 [B, L]   tokens in natural order
 
 Example:
-  esolm replay --model last.ckpt --trace trace.safetensors --output out.safetensors --top-p 0.9"
+  esolm replay --model last.ckpt --input recorded.safetensors --output out.safetensors --top-p 0.9"
 )]
 pub struct Replay {
     #[command(flatten)]
     pub model: Model,
     /// Safetensors file to read.
     #[arg(long, value_name = "FILE")]
-    pub trace: PathBuf,
+    pub input: PathBuf,
     /// Safetensors file to write.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,

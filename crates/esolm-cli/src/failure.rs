@@ -223,7 +223,7 @@ fn text(error: &TextError) -> Failure {
             Failure::failed(error.to_string())
         }
         TextError::Template(_)
-        | TextError::Lossy { .. }
+        | TextError::Lossy(_)
         | TextError::MaskInText(_)
         | TextError::Encode(_) => Failure::usage(error.to_string()),
     }

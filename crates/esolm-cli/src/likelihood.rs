@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use esolm::text::Altered;
 use esolm::{Error, Progress, Score};
 use serde::Serialize;
 
@@ -29,4 +30,13 @@ pub fn run<T>(quiet: bool, work: impl FnOnce(Progress) -> Result<T, Error>) -> R
     }));
     bar.finish_and_clear();
     done
+}
+
+/// What to say of texts that the tokenizer changes: the first of them is at `place`, and there are `count`.
+pub fn altered(altered: &Altered, place: &str, count: usize) -> String {
+    let more = match count {
+        0 | 1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    format!("warning: {altered} in {place}{more}; what it makes of a text is what was scored")
 }

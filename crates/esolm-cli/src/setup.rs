@@ -1,6 +1,6 @@
 //! From options to a model on a device.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +8,7 @@ use esolm::ModelFiles;
 use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 use esolm::text::TextCodec;
 
-use crate::arguments::{Device, Model};
+use crate::arguments::{Device, Model, Source};
 use crate::failure::{Failure, INTERRUPTED};
 use crate::output;
 
@@ -16,19 +16,16 @@ use crate::output;
 const SHIPPED: &str = "stories";
 
 /// `--tokenizer` of who wants none.
-pub const NO_TOKENIZER: &str = "none";
-
-/// What `--config` and `--raw-weights` say about opening a checkpoint.
-pub fn open_options(config: &Option<PathBuf>, raw_weights: bool) -> OpenOptions {
-    OpenOptions {
-        config: config.clone(),
-        raw_weights,
-    }
-}
+const NO_TOKENIZER: &str = "none";
 
 /// Opens what `--model` or the variable ESOLM_MODEL names, else the small model inside the program; with the name that reports give it.
-pub fn checkpoint(model: &Model) -> Result<(Checkpoint, String), Failure> {
-    let options = open_options(&model.config, model.raw_weights);
+/// Downloads show how far they are, unless it should be `quiet`.
+pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Failure> {
+    let options = OpenOptions {
+        config: model.config.clone(),
+        raw_weights: model.raw_weights,
+        progress: !quiet,
+    };
     if let Some(spec) = model
         .model
         .clone()
@@ -58,12 +55,12 @@ fn from_environment() -> Result<Option<String>, Failure> {
 }
 
 /// As [`checkpoint`], with the tokenizer that `--tokenizer` names, or its own.
-pub fn open(model: &Model, tokenizer: Option<&Path>) -> Result<ModelFiles, Failure> {
-    let (checkpoint, name) = checkpoint(model)?;
-    let codec = match tokenizer {
-        Some(path) if path == Path::new(NO_TOKENIZER) => None,
-        Some(path) => Some(TextCodec::from_file(path, checkpoint.config())?),
-        None => Some(TextCodec::of_checkpoint(&checkpoint)?.ok_or_else(|| {
+pub fn open(source: &Source, quiet: bool) -> Result<ModelFiles, Failure> {
+    let (checkpoint, name) = checkpoint(&source.model, quiet)?;
+    let codec = match Choice::of(source) {
+        Choice::None => None,
+        Choice::File(path) => Some(TextCodec::from_file(path, checkpoint.config())?),
+        Choice::Own => Some(TextCodec::of_checkpoint(&checkpoint)?.ok_or_else(|| {
             Failure::failed(
                 "the checkpoint comes without a tokenizer; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to \
                  print token numbers",
@@ -73,9 +70,45 @@ pub fn open(model: &Model, tokenizer: Option<&Path>) -> Result<ModelFiles, Failu
     Ok(ModelFiles::new(&name, checkpoint, codec))
 }
 
-/// As [`open`], for what works on tokens.
-pub fn open_without_tokenizer(model: &Model) -> Result<ModelFiles, Failure> {
-    open(model, Some(Path::new(NO_TOKENIZER)))
+/// As [`checkpoint`], for what works on tokens.
+pub fn open_without_tokenizer(model: &Model, quiet: bool) -> Result<ModelFiles, Failure> {
+    let (checkpoint, name) = checkpoint(model, quiet)?;
+    Ok(ModelFiles::new(&name, checkpoint, None))
+}
+
+/// The checkpoint that `--model` or, in its place, `input` names. It holds the tokenizer that `--tokenizer` names, or its own if it has one.
+pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint, String), Failure> {
+    let model = Model {
+        model: input.clone().or_else(|| source.model.model.clone()),
+        ..source.model.clone()
+    };
+    let (checkpoint, name) = checkpoint(&model, false)?;
+    let checkpoint = match Choice::of(source) {
+        Choice::Own => checkpoint,
+        Choice::None => checkpoint.without_tokenizer(),
+        Choice::File(path) => {
+            TextCodec::from_file(path, checkpoint.config())?;
+            checkpoint.with_tokenizer_file(path)
+        }
+    };
+    Ok((checkpoint, name))
+}
+
+/// What `--tokenizer` says.
+enum Choice<'a> {
+    Own,
+    None,
+    File(&'a Path),
+}
+
+impl<'a> Choice<'a> {
+    fn of(source: &'a Source) -> Self {
+        match source.tokenizer.as_deref() {
+            None => Self::Own,
+            Some(path) if path == Path::new(NO_TOKENIZER) => Self::None,
+            Some(path) => Self::File(path),
+        }
+    }
 }
 
 /// Loads a model onto the chosen device, and says on stderr which one that is.

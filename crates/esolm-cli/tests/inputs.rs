@@ -1,11 +1,12 @@
-//! Inputs in the forms of other systems and other tools: byte order marks, carriage returns, padded vocabularies.
+//! Inputs in the forms of other systems and other tools: byte order marks, carriage returns, padded vocabularies, tokenizers that change
+//! words.
 
 mod common;
 
 use std::io::Write as _;
 use std::process::Stdio;
 
-use common::{Folder, Tensors, esolm, root, succeed, write};
+use common::{Folder, GOLDEN, Tensors, esolm, root, run, succeed, write};
 use safetensors::Dtype;
 
 /// Runs the program with this standard input to a success.
@@ -122,4 +123,147 @@ fn padding_is_never_drawn() {
         succeed(&[&given[..], &["--model", model, "--tokenizer", tokenizer]].concat()),
         plain
     );
+}
+
+/// A golden model with a tokenizer that knows small letters only.
+fn lower_case() -> Folder {
+    let folder = Folder::new();
+    let golden = root().join(GOLDEN);
+    let config = std::fs::read_to_string(golden.join("mdlm.config.json")).expect("a configuration");
+    let config = config.replacen('{', "{\"mask_token_id\": 4, \"mask_index\": 4,", 1);
+    std::fs::write(folder.file("config.json"), config).expect("writable");
+    for (from, to) in [
+        (golden.join("mdlm.ema.safetensors"), "model.safetensors"),
+        (
+            root().join("tests/fixtures/cases/lower-case.tokenizer.json"),
+            "tokenizer.json",
+        ),
+    ] {
+        std::fs::copy(from, folder.file(to)).expect("writable");
+    }
+    folder
+}
+
+/// What the program prints with these arguments and this standard input, and its warnings.
+fn warned(input: &str, arguments: &[&str]) -> (String, Vec<String>) {
+    let folder = Folder::new();
+    std::fs::write(folder.file("input"), input).expect("writable");
+    let output = esolm()
+        .args(arguments)
+        .stdin(std::fs::File::open(folder.file("input")).expect("it is there"))
+        .output()
+        .expect("the program starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {errors}");
+    let warnings = errors.lines().filter(|line| line.contains("warning"));
+    let warnings = warnings.map(String::from).collect();
+    (String::from_utf8(output.stdout).expect("text"), warnings)
+}
+
+#[test]
+fn words_that_a_tokenizer_changes_are_a_warning_once() {
+    let folder = lower_case();
+    let model = folder.path().to_str().expect("UTF-8");
+    let with = |command: &[&'static str]| {
+        let rest = ["--model", model, "--device", "cpu"];
+        [command, &rest]
+            .concat()
+            .iter()
+            .map(|s| s.to_string())
+            .collect::<Vec<_>>()
+    };
+    let both = |command: &[&'static str], given: &str| {
+        let arguments = with(command);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (changed, warnings) = warned(given, &arguments);
+        let (plain, none) = warned(&given.to_lowercase(), &arguments);
+        assert_eq!(none, [""; 0]);
+        let quiet = warned(given, &[&arguments[..], &["--quiet"]].concat());
+        assert_eq!(quiet.1, [""; 0]);
+        (changed, plain, warnings)
+    };
+    let (changed, plain, warnings) = both(&["score"], "the cat.\nthe Cat sat.\nHello\n");
+    assert_eq!(changed, plain);
+    assert_eq!(
+        warnings,
+        [
+            "warning: the tokenizer turns \"Cat sat.\" into \"cat sat.\" in line 2 of the standard input and 1 more; what it makes of a text is what was scored"
+        ]
+    );
+    let choices = "{\"context\": \"The cat\", \"choices\": [\" sat\", \" once\"]}\n";
+    let (changed, plain, warnings) = both(&["score", "--choices"], choices);
+    assert_eq!((changed, warnings.len()), (plain, 1));
+
+    let documents = "The cat sat.[SEP]hello world[SEP]Once upon a time";
+    let figures = |report: &str| {
+        let report: serde_json::Value = serde_json::from_str(report).expect("JSON");
+        let changed = report["altered_documents"].as_u64();
+        (changed, report["nelbo"].clone(), report["bytes"].clone())
+    };
+    for command in [
+        &["ppl", "-", "--json"][..],
+        // Of the last document there is but a part.
+        &["ppl", "-", "--json", "--length", "6", "--max-windows", "2"],
+    ] {
+        let arguments = with(command);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (report, warnings) = warned(documents, &arguments);
+        let small = documents.to_lowercase().replace("[sep]", "[SEP]");
+        let (plain, none) = warned(&small, &arguments);
+        let ((changed, nelbo, bytes), plain) = (figures(&report), figures(&plain));
+        assert_eq!((Some(0), nelbo, bytes), plain);
+        assert_eq!((changed, warnings.len(), none.len()), (Some(2), 1, 0));
+        assert!(
+            warnings[0].contains("\"The cat sat.\" into \"the cat sat.\" in document 0 and 1 more"),
+            "{warnings:?}"
+        );
+    }
+
+    let (changed, plain, warnings) = both(
+        &[
+            "sample", "--seed", "1", "--length", "12", "--batch", "3", "--prompt", "-",
+        ],
+        "Once upon",
+    );
+    assert_eq!(changed, plain);
+    assert_eq!(
+        warnings,
+        [
+            "warning: the tokenizer turns \"Once upon\" into \"once upon\" in the prompt, and the text goes on from that"
+        ]
+    );
+    let sample = ["sample", "--model", model, "--device", "cpu", "--infill"];
+    succeed(&[&sample[..], &["once  upon ____ time."]].concat());
+    let refused = run(&[&sample[..], &["Once upon ____ time."]].concat());
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{errors}");
+    assert!(
+        errors.contains(
+            "\"Once upon\" into \"once upon\", so the words would not stay as they are given"
+        ),
+        "{errors}"
+    );
+}
+
+/// The most likely token after "cat" goes on with it, and at temperature 0 it would be so every time.
+#[test]
+fn a_given_word_stays_whole_at_temperature_0() {
+    let sample = [
+        "sample",
+        "--device",
+        "cpu",
+        "--seed",
+        "1",
+        "--temperature",
+        "0",
+        "--infill",
+        "cat _",
+    ];
+    let output = run(&sample);
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.starts_with("cat"), "{text}");
+    assert!(!text[3..].starts_with(char::is_alphanumeric), "{text}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(!errors.contains("kept running on"), "{errors}");
+    assert_eq!(succeed(&sample), text);
 }

@@ -157,7 +157,7 @@ fn replay_gives_the_published_tokens() {
         };
         for device in devices {
             let rest = [
-                &["--trace", &input, "--output", &output, "--device", device],
+                &["--input", &input, "--output", &output, "--device", device],
                 top_p,
             ]
             .concat();
@@ -260,6 +260,70 @@ fn inspect_says_what_a_checkpoint_is() {
         let text = succeed(&["inspect", &format!("{GOLDEN}/{model}.ckpt")]);
         assert!(text.contains(part), "{text}");
     }
+}
+
+/// `inspect` and `convert` open a checkpoint as all other commands do.
+#[test]
+fn every_command_opens_a_checkpoint_with_the_same_options() {
+    let folder = Folder::new();
+    let lower = "tests/fixtures/cases/lower-case.tokenizer.json";
+    let config = std::fs::read_to_string(common::root().join(GOLDEN).join("mdlm.config.json"));
+    let config = config
+        .expect("text")
+        .replacen('{', "{\"mask_index\": 4,", 1);
+    std::fs::write(folder.file("given.json"), config).expect("writable");
+    let given = folder.file("given.json");
+    let weights = format!("{GOLDEN}/mdlm.ema.safetensors");
+    let options = ["--config", &given, "--tokenizer", lower];
+    let text = succeed(&[&["inspect", "--model", &weights], &options[..]].concat());
+    assert_eq!(
+        text,
+        succeed(&[&["inspect", &weights], &options[..]].concat())
+    );
+    assert!(
+        text.contains("97 (mask 4)") && text.contains(&format!("tokenizer    {lower}")),
+        "{text}"
+    );
+    let without = [
+        "inspect",
+        &weights,
+        "--config",
+        &given,
+        "--tokenizer",
+        "none",
+    ];
+    assert!(succeed(&without).contains("tokenizer    none"));
+    assert!(succeed(&["inspect"]).contains("model        stories"));
+
+    let (named, bare, shipped) = (
+        folder.file("named"),
+        folder.file("bare"),
+        folder.file("shipped"),
+    );
+    succeed(&[&["convert", "--model", &weights, &named], &options[..]].concat());
+    let written = std::fs::read(format!("{named}/tokenizer.json")).expect("a tokenizer");
+    assert_eq!(
+        written,
+        std::fs::read(common::root().join(lower)).expect("bytes")
+    );
+    let text = succeed(&[
+        "sample",
+        "--model",
+        &named,
+        "--device",
+        "cpu",
+        "--prompt",
+        "once upon",
+    ]);
+    assert!(text.starts_with("once upon"), "{text}");
+    succeed(&["convert", &named, &bare, "--tokenizer", "none"]);
+    assert!(!std::path::Path::new(&bare).join("tokenizer.json").exists());
+    succeed(&["convert", &shipped]);
+    let sample = ["sample", "--device", "cpu", "--seed", "1", "--length", "16"];
+    assert_eq!(
+        succeed(&sample),
+        succeed(&[&sample[..], &["--model", &shipped]].concat())
+    );
 }
 
 #[test]

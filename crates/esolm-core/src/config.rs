@@ -22,6 +22,9 @@ pub const TIMESTEP_EMBEDDING: usize = 256;
 /// Hidden width of the MLP in units of the model width (`mlp_ratio`, models/dit.py).
 pub const MLP_RATIO: usize = 4;
 
+/// Base of the rotary angles (`Rotary`, models/dit.py).
+const ROTARY_BASE: f64 = 10000.0;
+
 /// Largest sizes that are accepted, so that products of two of them cannot overflow and no count of tensors is absurd.
 const MAX_WIDTH: usize = 1 << 16;
 const MAX_BLOCKS: usize = 1 << 12;
@@ -388,6 +391,12 @@ impl ModelConfig {
         }
         list
     }
+}
+
+/// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.
+pub fn rotary_frequencies(head_dim: usize) -> impl Iterator<Item = f32> {
+    (0..head_dim / 2)
+        .map(move |i| (1.0 / ROTARY_BASE.powf(2.0 * i as f64 / head_dim as f64)) as f32)
 }
 
 fn invalid(

@@ -8,7 +8,7 @@ use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::rng::redraw_seed;
 use crate::sampler::{Sampler, SamplerError};
-use crate::text::{Ends, Template, TextCodec, TextError};
+use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
 
 /// Texts of one run may not be more than any real use needs; beyond it, numbers would overflow first.
@@ -166,6 +166,8 @@ pub struct Given {
     pub bos: Option<u32>,
     /// Positions right after given words, at which no text may run on with them.
     pub word_ends: Vec<usize>,
+    /// What the tokenizer made of the first prompt that it changed.
+    pub altered: Option<Altered>,
 }
 
 /// A request that a model can meet: everything that decides what is written.
@@ -286,7 +288,7 @@ impl Request {
             && (config.family != Family::Ar || config.prepend == Prepend::None);
         let opening: Vec<u32> = ends.bos.filter(|_| opens).into_iter().collect();
 
-        let mut word_ends = Vec::new();
+        let (mut word_ends, mut altered) = (Vec::new(), None);
         let (lists, length) = if let Some(template) = &self.infill {
             if !self.prompt.is_empty() {
                 return Err(RequestError::PromptAndInfill);
@@ -307,8 +309,14 @@ impl Request {
             (vec![known], most)
         } else {
             let codec = codec.ok_or(RequestError::NoTokenizer { what: "a prompt" })?;
-            let prompt = |prompt: &String| prompt_tokens(codec, &opening, prompt, most);
-            let lists: Result<Vec<_>, _> = self.prompt.iter().map(prompt).collect();
+            let prompt = |prompt: &String| {
+                let tokens = codec.encode(prompt)?;
+                if altered.is_none() {
+                    altered = codec.altered(prompt, &tokens);
+                }
+                placed_prompt(&opening, tokens, most)
+            };
+            let lists: Result<Vec<_>, RequestError> = self.prompt.iter().map(prompt).collect();
             (lists?, most)
         };
         let batch = self.batch.unwrap_or(lists.len());
@@ -344,18 +352,18 @@ impl Request {
             length,
             bos: ends.bos,
             word_ends,
+            altered,
         })
     }
 }
 
-fn prompt_tokens(
-    codec: &TextCodec,
+fn placed_prompt(
     opening: &[u32],
-    prompt: &str,
+    prompt: Vec<u32>,
     length: usize,
 ) -> Result<Vec<(u32, u32)>, RequestError> {
     let mut tokens = opening.to_vec();
-    tokens.extend(codec.encode(prompt)?);
+    tokens.extend(prompt);
     if tokens.len() >= length {
         return Err(RequestError::PromptTooLong {
             tokens: tokens.len(),
@@ -387,6 +395,19 @@ impl Resolved {
         }
     }
 
+    /// How an attempt draws. At temperature 0 all attempts would write the same, so those after the first have a temperature that
+    /// rises to 1.
+    pub fn sampler(&self, attempt: u32) -> Sampler {
+        let temperature = match self.sampler.temperature {
+            0.0 if attempt > 0 => attempt as f32 / MAX_REDRAWS as f32,
+            temperature => temperature,
+        };
+        Sampler {
+            temperature,
+            ..self.sampler
+        }
+    }
+
     /// The plan of `texts` (indices within the batch) alone, for another attempt at them, counted from 1. A text comes out the same,
     /// whichever others are drawn again with it.
     ///
@@ -412,7 +433,7 @@ impl Resolved {
 
     /// The first line of a trace of `plan`, which is that of an attempt at `texts`.
     pub fn header(&self, model: &str, plan: &Plan, attempt: u32, texts: Vec<usize>) -> Header {
-        let options = &self.options;
+        let (options, sampler) = (&self.options, self.sampler(attempt));
         Header {
             esolm_trace: trace::VERSION,
             esolm: env!("CARGO_PKG_VERSION").into(),
@@ -422,8 +443,8 @@ impl Resolved {
             alpha_0: options.alpha_0,
             steps: options.steps,
             schedule: options.schedule,
-            top_p: self.sampler.top_p,
-            temperature: self.sampler.temperature,
+            top_p: sampler.top_p,
+            temperature: sampler.temperature,
             seed: options.seed,
             first: options.first_sequence,
             batch: options.known.len(),
@@ -432,6 +453,7 @@ impl Resolved {
             nfe: plan.nfe(),
             attempt,
             known: self.given.known.clone(),
+            altered: self.given.altered.clone(),
             texts,
         }
     }

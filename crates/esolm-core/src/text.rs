@@ -5,12 +5,14 @@
 
 mod template;
 
+use std::str::SplitWhitespace;
+
 pub use template::{Part, Placed, Template, TemplateError};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
-#[cfg(not(target_family = "wasm"))]
 use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, names_mask, unused_tokens};
 use crate::message::shorten;
@@ -46,7 +48,12 @@ pub enum TextError {
     /// Tokenizer and model have different vocabularies.
     #[error(
         "the tokenizer has {tokens} tokens, but the model's vocabulary of {vocab_size} (mask included) needs {expected}; \
-         give the tokenizer.json that the model was trained with"
+         give the tokenizer.json that the model was trained with{}",
+        if *.may_be_padded {
+            ", or, if the vocabulary is padded beyond it, a configuration whose \"mask_index\" says which token is the mask"
+        } else {
+            ""
+        }
     )]
     Vocabulary {
         /// Largest token index of the tokenizer, plus one.
@@ -55,6 +62,8 @@ pub enum TextError {
         vocab_size: usize,
         /// What would fit: "2048", or "2048 or 2049".
         expected: String,
+        /// The mask may have been taken for the last index because nothing says which it is, and the vocabulary be padded.
+        may_be_padded: bool,
     },
     /// The tokenizer has another mask token than the model.
     #[error(
@@ -69,16 +78,11 @@ pub enum TextError {
         /// The model's.
         mask_index: u32,
     },
-    /// The tokenizer changes what it is given.
+    /// The tokenizer changes words that must stay as they are given.
     #[error(
-        "the tokenizer turns \"{given}\" into \"{kept}\", so the words would not stay as they are given; write the text as the tokenizer does"
+        "{0}, so the words would not stay as they are given; write the text as the tokenizer does"
     )]
-    Lossy {
-        /// What was given.
-        given: String,
-        /// What its tokens say.
-        kept: String,
-    },
+    Lossy(Altered),
     /// The library behind the tokenizer gave up on this text.
     #[error("the tokenizer cannot encode the text ({0}); write it in other words")]
     Encode(String),
@@ -90,6 +94,40 @@ pub enum TextError {
     /// The template is malformed, or too long.
     #[error(transparent)]
     Template(#[from] TemplateError),
+}
+
+/// What a tokenizer makes of a text that its tokens do not say again: one without capital letters turns "Hello" into "hello".
+#[derive(Debug, Error, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[error("the tokenizer turns \"{given}\" into \"{kept}\"")]
+pub struct Altered {
+    /// What was given, from the first word on that is not kept, shortened.
+    pub given: String,
+    /// What the tokens say in its place.
+    pub kept: String,
+}
+
+/// Words that [`Altered`] shows at most.
+const SHOWN_WORDS: usize = 8;
+
+impl Altered {
+    fn new(given: &str, kept: &str) -> Self {
+        let (from, to) = (given.split_whitespace(), kept.split_whitespace());
+        let same = from.clone().zip(to.clone()).take_while(|(a, b)| a == b);
+        let same = same.count();
+        // Where one of them ends, the last word before shows where that is.
+        let is_over = from.clone().nth(same).is_none() || to.clone().nth(same).is_none();
+        let first = same - usize::from(is_over).min(same);
+        let shown = |words: SplitWhitespace<'_>| {
+            let words: Vec<&str> = words.skip(first).take(SHOWN_WORDS).collect();
+            shorten(&words.join(" "))
+        };
+        let (from, to) = (shown(from), shown(to));
+        let is_space = from == to;
+        Self {
+            given: if is_space { shorten(given) } else { from },
+            kept: if is_space { shorten(kept) } else { to },
+        }
+    }
 }
 
 /// Tokens that begin and end a text, where the model has such.
@@ -154,11 +192,12 @@ impl TextCodec {
         let fits = match config.vocab_size.checked_sub(tokens + appended) {
             None => false,
             Some(0) => true,
-            // A vocabulary padded to a round size. Of a tokenizer from elsewhere, and with a mask that padding may have moved, more
-            // likely a wrong one.
-            Some(padding) if own => padding < MAX_PADDING,
+            // A vocabulary padded to a round size. Of a tokenizer from elsewhere more likely a wrong one, unless its tokens end at the
+            // mask that was appended to them.
             Some(padding) => {
-                !mask_is_last && config.vocab_size.is_multiple_of(8) && padding < MAX_PADDING
+                let is_round = !mask_is_last && config.vocab_size.is_multiple_of(8);
+                let ends_at_mask = config.mask_index as usize == tokens;
+                padding < MAX_PADDING && (own || is_round || ends_at_mask)
             }
         };
         if !fits {
@@ -171,6 +210,9 @@ impl TextCodec {
                 tokens,
                 vocab_size: config.vocab_size,
                 expected,
+                may_be_padded: mask_is_last
+                    && tokens + 1 < config.vocab_size
+                    && config.vocab_size - tokens < MAX_PADDING,
             });
         }
         let named = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
@@ -201,15 +243,15 @@ impl TextCodec {
     /// The tokenizer that comes with a checkpoint, beside its weights or inside, if one does.
     ///
     /// # Errors
-    /// As [`TextCodec::from_file`].
-    #[cfg(not(target_family = "wasm"))]
+    /// As [`TextCodec::from_bytes`]; natively [`TextError::Io`] besides.
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Option<Self>, TextError> {
-        let config = checkpoint.config();
-        match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
-            (Some(path), _) => Self::read(&read_file(&path)?, config, true).map(Some),
-            (None, Some(json)) => Self::read(json.as_bytes(), config, true).map(Some),
-            (None, None) => Ok(None),
+        #[cfg(not(target_family = "wasm"))]
+        if let Some(path) = checkpoint.tokenizer_path() {
+            return Self::read(&read_file(&path)?, checkpoint.config(), true).map(Some);
         }
+        let json = checkpoint.tokenizer_json();
+        json.map(|json| Self::read(json.as_bytes(), checkpoint.config(), true))
+            .transpose()
     }
 
     /// The indices of the model's vocabulary that neither have a token nor are the mask.
@@ -229,30 +271,44 @@ impl TextCodec {
     }
 
     /// Tokens of a text, without any that the text does not hold. The name of a special token, such as `<|endoftext|>`, stands
-    /// for that token.
+    /// for that token. They need not say the same text again, see [`TextCodec::altered`].
     ///
     /// # Errors
-    /// [`TextError::Lossy`] when the tokens do not say the same text again, [`TextError::MaskInText`], [`TextError::Encode`].
+    /// [`TextError::MaskInText`], [`TextError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
         let tokens = encoding.get_ids().to_vec();
         if tokens.contains(&self.mask) {
             let name = self.tokenizer.id_to_token(self.mask);
             return Err(TextError::MaskInText(name.unwrap_or_default()));
         }
-        let kept = self.decode(&tokens);
-        // Decoders that are not byte by byte drop or add the space at the edges.
-        let same = kept == text || (!self.byte_level && kept.trim() == text.trim());
-        if !same {
-            return Err(TextError::Lossy {
-                given: shorten(text),
-                kept: shorten(&kept),
-            });
-        }
         Ok(tokens)
+    }
+
+    /// What `tokens`, those of `text`, say in its place, if it is not the same: a tokenizer may write small letters only, or not
+    /// know all characters. White space counts only where tokens are bytes: other tokenizers drop it, and add it again.
+    pub fn altered(&self, text: &str, tokens: &[u32]) -> Option<Altered> {
+        let kept = self.decode(tokens);
+        let is_same = kept == text
+            || (!self.byte_level && kept.split_whitespace().eq(text.split_whitespace()));
+        (!is_same).then(|| Altered::new(text, &kept))
+    }
+
+    /// Bytes of a text that its first `count` tokens stand for; a character counts where all of it is there.
+    ///
+    /// # Errors
+    /// As [`TextCodec::encode`].
+    pub fn covered(&self, text: &str, count: usize) -> Result<usize, TextError> {
+        let encoding = self.tokenizer.encode(text, false);
+        let encoding = encoding.map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
+        let spans = encoding.get_offsets();
+        let end = match count.checked_sub(1).and_then(|last| spans.get(last)) {
+            Some(&(_, end)) => end,
+            None => return Ok(if count == 0 { 0 } else { text.len() }),
+        };
+        // Tokens that are parts of a character all have its span.
+        Ok(spans.get(count).map_or(end, |&(start, _)| end.min(start)))
     }
 
     /// Text of all tokens, special ones written with their names. Tokens without text (the mask) are left out; bytes that are no

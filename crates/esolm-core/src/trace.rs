@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Family;
 use crate::plan::{Phase, Schedule};
+use crate::text::Altered;
 
 /// Version of the format.
 pub const VERSION: u32 = 1;
@@ -71,6 +72,9 @@ pub struct Header {
     pub texts: Vec<usize>,
     /// Known (position, token) pairs of each text of the batch before the first step.
     pub known: Vec<Vec<(u32, u32)>>,
+    /// What the tokenizer made of a prompt whose words it does not keep; the first one, if there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altered: Option<Altered>,
 }
 
 /// A token that a step revealed.

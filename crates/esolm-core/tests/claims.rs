@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::forge::{Value, dict, global, int, list, none, object, text};
+use common::forge::{Value, dict, global, int, list, none, object, plain, text};
 use common::forged::Forged;
-use common::{Folder, assert_told, case_path, golden, golden_path};
-use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions};
+use common::recorded::{Recorded, now};
+use common::{Folder, assert_told, case_path, golden, golden_path, golden_tensors, pack};
+use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions, Weights};
 use esolm_core::config::ModelConfig;
 
 fn open(path: &std::path::Path) -> Result<Checkpoint, CheckpointError> {
@@ -21,6 +22,7 @@ fn open_with(
     let options = OpenOptions {
         config: Some(folder.write("given.json", config.as_bytes())),
         raw_weights: false,
+        ..OpenOptions::default()
     };
     Checkpoint::open(path.to_str().unwrap(), &options)
 }
@@ -46,6 +48,7 @@ fn pickled_tokenizers_of_every_class_name_the_mask() {
         let checkpoint = open(&case_path(&format!("{name}.ckpt"))).unwrap();
         assert_eq!(checkpoint.config().mask_index, mask, "{name}");
         assert!(checkpoint.mask_told());
+        assert!(checkpoint.unused_tokens().is_empty(), "{name}");
     }
     let checkpoint = open(&case_path("sentencepiece.ckpt")).unwrap();
     assert_eq!(
@@ -268,6 +271,47 @@ fn in_a_padded_vocabulary_the_mask_must_be_told() {
     );
 }
 
+/// Whatever holds the vocabulary tells which indices have no token, and only what holds all of it.
+#[test]
+fn vocabularies_of_every_kind_tell_padding() {
+    let folder = mdlm_folder(&mdlm(r#""mask_index": 5,"#));
+    let unused = |name: &str, text: &str| {
+        let path = folder.write(name, text.as_bytes());
+        let opened = open(&folder.path("")).unwrap();
+        std::fs::remove_file(path).unwrap();
+        opened.unused_tokens().len()
+    };
+    assert_eq!(unused("vocab.txt", "a\nb\nc\n"), 97 - 4);
+    assert_eq!(unused("vocab.json", r#"{"a": 0, "b": 2}"#), 97 - 3);
+    assert_eq!(unused("added_tokens.json", r#"{"<x>": 0}"#), 0);
+    assert_eq!(
+        unused(
+            "tokenizer_config.json",
+            r#"{"added_tokens_decoder": {"1": {"content": "<x>"}}}"#
+        ),
+        0
+    );
+
+    let tokenizer = |fields: &[(&str, Value)]| {
+        let value = object(global("some", "Tokenizer"), dict(fields));
+        let opened = Forged::with(|f| f.tokenizer = Some(value)).open().unwrap();
+        opened.unused_tokens().to_vec()
+    };
+    let mask = || ("mask_token_id", int(2));
+    let vocab = dict(&[("a", int(0))]);
+    assert_eq!(tokenizer(&[mask(), ("vocab", vocab.clone())]), [1]);
+    let numbers = [b"}".to_vec(), int(0), text("a"), b"s".to_vec()].concat();
+    assert_eq!(tokenizer(&[mask(), ("ids_to_tokens", numbers)]), [1]);
+    let added = dict(&[("b", int(1))]);
+    let both = [
+        mask(),
+        ("_vocab_str_to_int", vocab),
+        ("added_tokens_encoder", added.clone()),
+    ];
+    assert!(tokenizer(&both).is_empty());
+    assert!(tokenizer(&[mask(), ("added_tokens_encoder", added)]).is_empty());
+}
+
 #[test]
 fn a_byte_order_mark_is_no_part_of_json() {
     let config = format!("\u{feff}{}", mdlm("").replace('\n', "\r\n"));
@@ -389,5 +433,76 @@ fn a_network_of_another_kind_is_refused() {
     assert_told(
         ModelConfig::from_json(&ar.replacen('{', r#"{"causal_attention": false,"#, 1)),
         "causal_attention|AR is causal",
+    );
+}
+
+/// The network computes its rotary frequencies: a file that carries others belongs to another network.
+#[test]
+fn the_rotary_buffer_must_be_that_of_the_network() {
+    const NAME: &str = "rotary_emb.inv_freq";
+    let config = mdlm("");
+    let with = |values: Vec<f32>, dtype: &str| {
+        let mut tensors = golden_tensors("mdlm.ema.safetensors");
+        tensors.insert(NAME.into(), (vec![values.len()], values));
+        let bytes = pack(&tensors, dtype);
+        let parts = Weights::File(Box::new(Recorded::new(bytes.clone())));
+        let parts = Checkpoint::from_source(Some(&config), None, parts, false);
+        let whole = Checkpoint::from_safetensors_bytes(&config, bytes);
+        let [whole, parts] = [whole, now(parts)].map(|opened| opened.map(drop));
+        let said = |opened: &Result<(), CheckpointError>| {
+            opened.as_ref().map_err(|e| e.to_string()).copied()
+        };
+        assert_eq!(said(&whole), said(&parts));
+        whole
+    };
+    let base = |base: f32| {
+        (0..8)
+            .map(|i| base.powf(-(i as f32) / 8.0))
+            .collect::<Vec<_>>()
+    };
+    for dtype in ["F32", "F16", "BF16"] {
+        with(base(10_000.0), dtype).unwrap();
+    }
+    let rounded = |values: Vec<f32>| values.into_iter().map(|x| half::bf16::from_f32(x).to_f32());
+    with(rounded(base(10_000.0)).collect(), "BF16").unwrap();
+    // Rounding that the type does not need is another value.
+    assert_told(
+        with(rounded(base(10_000.0)).collect(), "F32"),
+        "rotary_emb.inv_freq holds",
+    );
+    assert_told(
+        with(base(10_010.0), "F32"),
+        "rotary_emb.inv_freq|0.31618|at index 1|0.31622776 is computed",
+    );
+    for (other, dtype) in [
+        (500_000.0, "F32"),
+        (10_100.0, "F16"),
+        (10_500.0, "BF16"),
+        (f32::NAN, "F32"),
+    ] {
+        assert_told(
+            with(base(other), dtype),
+            "rotary_emb.inv_freq holds|is computed|base 10000",
+        );
+    }
+    assert_told(
+        with(base(10_000.0)[..7].to_vec(), "F32"),
+        "rotary_emb.inv_freq has shape [7]|[8]",
+    );
+
+    // Averages have no buffers, so it stands among the raw weights.
+    let forged = |offset| {
+        Forged::with(|f| {
+            Forged::set(
+                &mut f.state,
+                "backbone.rotary_emb.inv_freq",
+                plain(&[1], offset),
+            )
+        })
+    };
+    forged(1).open().unwrap();
+    assert_told(
+        forged(2).open(),
+        "rotary_emb.inv_freq holds 2 at index 0|1 is computed",
     );
 }

@@ -4,8 +4,8 @@ mod common;
 
 use std::path::Path;
 
-use common::forge::{archive, dict, entry, ordered, plain, program, zip};
-use common::forged::{Forged, NAMES};
+use common::forge::{archive, dict, entry, ordered, program, zip};
+use common::forged::{Forged, state};
 use common::{Folder, Tensors, assert_told, case_path, golden, golden_path, golden_tensors, pack};
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions, SourceKind};
 
@@ -109,6 +109,19 @@ fn weights_in_several_files_open() {
         });
         assert_eq!(checkpoint.file_bytes(), bytes.iter().sum::<u64>());
     }
+    let second = folder.path(&shard(2));
+    let whole = std::fs::read(&second).unwrap();
+    std::fs::write(&second, &whole[..5000]).unwrap();
+    assert_told(
+        open(&folder.path("")),
+        "model-00002-of-00002.safetensors: |truncated|download",
+    );
+    std::fs::remove_file(&second).unwrap();
+    assert_told(
+        open(&folder.path("")),
+        "model.safetensors.index.json: it names model-00002-of-00002.safetensors, which is not there",
+    );
+    std::fs::write(&second, &whole).unwrap();
     let mut less = map.clone();
     less.remove("backbone.vocab_embed.embedding");
     index(&less);
@@ -128,10 +141,7 @@ fn weights_in_several_files_open() {
 #[test]
 fn state_dicts_open_with_a_configuration() {
     let folder = Folder::new("state");
-    let state: Vec<_> = NAMES
-        .iter()
-        .map(|&(name, shape)| (name, plain(shape, 0)))
-        .collect();
+    let state = state();
     let bytes = archive(&program(ordered(&state)));
     let config = br#"{"model_type": "ar", "n_heads": 1, "length": 4}"#;
     let file = folder.write("weights.pt", &bytes);
@@ -167,6 +177,7 @@ fn state_dicts_open_with_a_configuration() {
     let raw = OpenOptions {
         config: None,
         raw_weights: true,
+        ..OpenOptions::default()
     };
     assert_told(
         Checkpoint::open(file.to_str().unwrap(), &raw),

@@ -1,6 +1,6 @@
 //! `hf:owner/name` against a small hub on this machine.
 //!
-//! One test function: the hub's address and the cache are environment variables of the whole process.
+//! One test function that runs by itself: the hub's address and the cache are environment variables of the whole process.
 #![cfg(all(feature = "hub", not(target_family = "wasm")))]
 
 mod common;
@@ -106,6 +106,46 @@ fn crc(path: &str) -> u32 {
     path.bytes().fold(7, |hash: u32, byte| {
         hash.wrapping_mul(31).wrapping_add(byte.into())
     })
+}
+
+/// What a process does whose stderr is a terminal; the test below runs it in one.
+#[test]
+#[ignore = "it needs a hub and a cache in the environment"]
+fn opens_at_a_terminal() {
+    let Some(progress) = std::env::var_os("ESOLM_TEST_PROGRESS") else {
+        return;
+    };
+    let options = OpenOptions {
+        progress: progress == "yes",
+        ..OpenOptions::default()
+    };
+    Checkpoint::open("hf:some-one/Eso-LM.b", &options).unwrap();
+}
+
+/// What a download into an empty cache shows on a terminal.
+#[cfg(target_os = "linux")]
+fn shown_at_a_terminal(progress: &str) -> String {
+    let home = Folder::new("terminal");
+    let typescript = home.path("typescript");
+    let program = std::env::current_exe().unwrap();
+    let command = format!(
+        "{} --exact opens_at_a_terminal --ignored --nocapture",
+        program.display()
+    );
+    let status = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &command])
+        .arg(&typescript)
+        .env("HF_HOME", home.spec())
+        .env("ESOLM_TEST_PROGRESS", progress)
+        .env("TERM", "xterm")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .expect("script of bsdutils runs");
+    let shown = std::fs::read(typescript).unwrap();
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    assert!(status.success() && shown.contains("1 passed"), "{shown}");
+    shown
 }
 
 #[test]
@@ -241,6 +281,14 @@ fn models_come_from_the_hub_and_stay_in_the_cache() {
     unsafe { std::env::set_var("HF_HUB_OFFLINE", "1") };
     open("hf:some-one/sharded").unwrap();
     unsafe { std::env::remove_var("HF_HUB_OFFLINE") };
+
+    // How far downloads are is shown only to who wants it.
+    #[cfg(target_os = "linux")]
+    for progress in ["yes", "no"] {
+        let shown = shown_at_a_terminal(progress);
+        let is_shown = shown.contains("model.safetensors");
+        assert_eq!(is_shown, progress == "yes", "{shown}");
+    }
 
     let revision = open("hf:some-one/Eso-LM.b@v2").unwrap();
     assert_eq!(revision.config().family.to_string(), "AR");

@@ -2,15 +2,19 @@
 
 mod common;
 
-use common::golden;
+use std::collections::BTreeMap;
+
 use common::recorded::{Recorded, now};
-use esolm_core::checkpoint::{Checkpoint, CheckpointError, SourceKind};
+use common::{assert_told, golden};
+use esolm_core::checkpoint::{
+    ByteSource, Checkpoint, CheckpointError, SourceKind, Weights, shard_names,
+};
 
 fn open(config: Option<&str>, source: &Recorded) -> Result<Checkpoint, CheckpointError> {
     now(Checkpoint::from_source(
         config,
         None,
-        Box::new(source.clone()),
+        Weights::File(Box::new(source.clone())),
         false,
     ))
 }
@@ -59,9 +63,9 @@ fn parameters_come_when_they_are_fetched_and_go_when_they_are_read() {
     );
     assert!(parts.f32("blocks.2.attn_qkv.weight").is_err());
 
-    // Its first bytes, its header, and what was fetched.
+    // Its first bytes, its header, its rotary buffer, and what was fetched.
     let fetched = (whole.tensors()).filter(|info| info.name.starts_with("blocks.1."));
-    assert_eq!(source.read.lock().unwrap().len(), 2 + fetched.count());
+    assert_eq!(source.read.lock().unwrap().len(), 3 + fetched.count());
     // What is there anyway needs no fetching.
     now(whole.fetch("blocks.")).unwrap();
 }
@@ -87,4 +91,141 @@ fn what_is_missing_is_said() {
     assert!(message.contains("without a configuration"), "{message}");
     let message = refused(Some("{"), &Recorded::new(weights));
     assert!(message.contains("config.json"), "{message}");
+}
+
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// Half of the tensors in each of two files.
+fn shards() -> (String, Files) {
+    let tensors = common::golden_tensors("model_a.ema.safetensors");
+    let mut map = serde_json::Map::new();
+    let mut files = BTreeMap::new();
+    for number in [0, 1] {
+        let file = format!("model-0000{}-of-00002.safetensors", number + 1);
+        let part: common::Tensors = (tensors.iter().enumerate())
+            .filter(|(i, _)| i % 2 == number)
+            .map(|(_, (name, tensor))| (name.clone(), tensor.clone()))
+            .collect();
+        for name in part.keys() {
+            map.insert(format!("backbone.{name}"), file.clone().into());
+        }
+        files.insert(file, common::pack(&part, "F32"));
+    }
+    let index = serde_json::json!({"metadata": {}, "weight_map": map});
+    (index.to_string(), files)
+}
+
+fn open_shards(
+    index: &str,
+    files: &BTreeMap<String, Recorded>,
+) -> Result<Checkpoint, CheckpointError> {
+    let source = |(name, file): (&String, &Recorded)| {
+        let source: Box<dyn ByteSource> = Box::new(file.clone());
+        (name.clone(), source)
+    };
+    let weights = Weights::Shards {
+        index: index.into(),
+        files: files.iter().map(source).collect(),
+    };
+    now(Checkpoint::from_source(
+        Some(&config()),
+        None,
+        weights,
+        false,
+    ))
+}
+
+#[test]
+fn weights_in_several_files_are_read_in_parts() {
+    let (index, files) = shards();
+    assert_eq!(
+        shard_names(&index).unwrap(),
+        [1, 2].map(|n| format!("model-0000{n}-of-00002.safetensors"))
+    );
+    let recorded: BTreeMap<String, Recorded> = (files.iter())
+        .map(|(name, bytes)| (name.clone(), Recorded::new(bytes.clone())))
+        .collect();
+    let parts = open_shards(&index, &recorded).unwrap();
+    let whole =
+        Checkpoint::from_safetensors_bytes(&config(), golden("model_a.ema.safetensors")).unwrap();
+    now(parts.fetch("blocks.1.")).unwrap();
+    let block = |checkpoint: &Checkpoint| {
+        let tensors = checkpoint.tensors();
+        let own = tensors.filter(|info| info.name.starts_with("blocks.1."));
+        own.map(|info| info.name.clone()).collect::<Vec<_>>()
+    };
+    for name in block(&whole) {
+        assert_eq!(
+            parts.f32(&name).unwrap(),
+            whole.f32(&name).unwrap(),
+            "{name}"
+        );
+    }
+    assert!(
+        parts.f32("blocks.0.attn_qkv.weight").is_err(),
+        "only what was fetched is held"
+    );
+    // For each file its first bytes and its header, then the rotary buffer and the block.
+    let reads: usize = recorded
+        .values()
+        .map(|file| file.read.lock().unwrap().len())
+        .sum();
+    assert_eq!(reads, 2 * 2 + 1 + block(&whole).len());
+}
+
+#[test]
+fn what_is_wrong_with_one_of_several_files_is_said() {
+    let (index, files) = shards();
+    let opened = |files: &Files, index: &str| {
+        let record =
+            |(name, bytes): (&String, &Vec<u8>)| (name.clone(), Recorded::new(bytes.clone()));
+        open_shards(index, &files.iter().map(record).collect()).map(drop)
+    };
+    let second = "model-00002-of-00002.safetensors";
+    let edited = |edit: &dyn Fn(&mut Files)| {
+        let mut files = files.clone();
+        edit(&mut files);
+        opened(&files, &index)
+    };
+    assert_told(
+        edited(&|files| drop(files.remove(second))),
+        "model.safetensors.index.json: it names model-00002-of-00002.safetensors, which is not there|download",
+    );
+    assert_told(
+        edited(&|files| files.get_mut(second).unwrap().truncate(5000)),
+        "model-00002-of-00002.safetensors: |truncated|download",
+    );
+    assert_told(
+        edited(&|files| files.get_mut(second).unwrap().clear()),
+        "model-00002-of-00002.safetensors: |the file is empty",
+    );
+    assert_told(
+        edited(&|files| {
+            let first = files["model-00001-of-00002.safetensors"].clone();
+            files.insert(second.into(), first);
+        }),
+        "of-00002.safetensors|which it does not list",
+    );
+    for name in [
+        "../x",
+        "/etc/passwd",
+        "https://host/x",
+        "a\\\\b",
+        "C:x",
+        "",
+        ".x",
+        "a/b",
+        "\\u0000",
+    ] {
+        let index = format!("{{\"weight_map\": {{\"a\": \"{name}\"}}}}");
+        assert_told(shard_names(&index), "it names \"|not a file beside it");
+        assert_told(opened(&files, &index), "it names \"|not a file beside it");
+    }
+    for (index, words) in [
+        ("{\"weight_map\": {}}", "it names no file"),
+        ("{}", "missing field `weight_map`"),
+        ("[", "model.safetensors.index.json"),
+    ] {
+        assert_told(opened(&files, index), words);
+    }
 }

@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use esolm::config::ModelConfig;
+use esolm::config::rotary_frequencies;
 use esolm::forward_process::Noised;
-use esolm::network::rotary_frequencies;
 
 use crate::ops::{Span, Table, Targets};
 

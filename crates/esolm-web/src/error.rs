@@ -125,9 +125,11 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
         CheckpointError::Lightning(
             Lightning::NoEma | Lightning::EmaCount { .. } | Lightning::EmaShape { .. },
         ) => "take state_dict with rawWeights",
-        CheckpointError::File(FileError::TooLarge { .. }) => {
-            "convert it with `esolm convert` and give the folder"
-        }
+        CheckpointError::File(FileError::TooLarge { .. })
+        | CheckpointError::Shard {
+            source: FileError::TooLarge { .. },
+            ..
+        } => "convert it with `esolm convert` and give the folder",
         _ => return None,
     })
 }

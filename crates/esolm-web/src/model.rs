@@ -89,13 +89,11 @@ impl WasmModel {
         let checkpoint = Checkpoint::from_source(
             source.config().as_deref(),
             source.tokenizer().as_deref(),
-            Box::new(source.weights()),
+            source.parts(),
             options.raw_weights,
         )
         .await?;
-        let codec = (checkpoint.tokenizer_json())
-            .map(|text| TextCodec::from_bytes(text.as_bytes(), checkpoint.config()))
-            .transpose()?;
+        let codec = TextCodec::of_checkpoint(&checkpoint)?;
         let sizes = checkpoint
             .tensors()
             .map(|t| t.shape.iter().product::<usize>());

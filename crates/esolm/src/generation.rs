@@ -173,7 +173,7 @@ impl Job {
                 return Ok(None);
             }
             let draw = Draw {
-                sampler: resolved.sampler,
+                sampler: resolved.sampler(attempt),
                 seed: resolved.seed(attempt),
                 noise: None,
             };

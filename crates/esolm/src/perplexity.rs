@@ -6,7 +6,7 @@ use std::ops::Range;
 use esolm_core::config::{Family, ModelConfig};
 use esolm_core::documents;
 use esolm_core::passes::{Mean, Window};
-use esolm_core::text::{TextCodec, TextError};
+use esolm_core::text::{Altered, TextCodec, TextError};
 use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
@@ -102,6 +102,9 @@ pub struct Perplexity {
     pub documents: usize,
     /// Documents that were left out for their characters.
     pub dropped_documents: usize,
+    /// Documents whose words the tokenizer does not keep: what it makes of them is scored.
+    #[serde(default)]
+    pub altered_documents: usize,
     /// The bound, where it was computed.
     pub nelbo: Option<Nelbo>,
     /// The exact likelihood, where it was computed.
@@ -111,6 +114,9 @@ pub struct Perplexity {
     /// The score of each document scored by itself, with its number in the corpus.
     #[serde(skip)]
     pub per_document: Vec<(usize, Score)>,
+    /// The first of the altered documents, by its number in the corpus, and what the tokenizer made of it.
+    #[serde(skip)]
+    pub altered: Option<(usize, Altered)>,
     /// What each window scored.
     #[serde(skip)]
     pub per_window: Vec<TextScore>,
@@ -139,6 +145,8 @@ struct Cut {
     orders: Option<Vec<Vec<u32>>>,
     documents: Vec<Document>,
     dropped: usize,
+    /// How many the tokenizer changed, and the first of them.
+    altered: (usize, Option<(usize, Altered)>),
     bytes: Option<usize>,
     opening: Option<String>,
 }
@@ -314,6 +322,7 @@ impl Cut {
             bytes: self.bytes,
             documents: self.documents.len(),
             dropped_documents: self.dropped,
+            altered_documents: self.altered.0,
             nelbo: (options.draws > 0).then(|| Nelbo {
                 diffusion: summary.diffusion.per_token,
                 sequential: summary.sequential.per_token,
@@ -323,6 +332,7 @@ impl Cut {
             exact: summary.exact.map(figure),
             seconds,
             per_document: per_document.collect(),
+            altered: self.altered.1,
             per_window,
             opening: self.opening,
             last_window: self.windows.last().map_or(0, |window| window.tokens.len()),
@@ -341,14 +351,14 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// A document's tokens, unless nobody wants them any more.
-    async fn encode(&self, index: usize, document: &str) -> Result<Vec<u32>, Error> {
+    async fn encode(&self, index: usize, document: &str, cut: &mut Cut) -> Result<Vec<u32>, Error> {
         between_texts(&self.options.progress, self.go_on).await?;
-        self.codec
-            .encode(document)
-            .map_err(|error: TextError| Error::Item {
-                index,
-                source: ItemError::Text(error),
-            })
+        let tokens = self.codec.encode(document).map_err(item(index))?;
+        if let Some(altered) = self.codec.altered(document, &tokens) {
+            cut.altered.0 += 1;
+            cut.altered.1.get_or_insert((index, altered));
+        }
+        Ok(tokens)
     }
 
     fn text_of(&self, opening: Option<u32>) -> Option<String> {
@@ -374,12 +384,12 @@ impl Reader<'_> {
                 continue;
             }
             stream.extend(opening);
-            let mut tokens = self.encode(index, document).await?;
+            let mut tokens = self.encode(index, document, &mut cut).await?;
             let mut bytes = document.len();
             let left = most.map_or(usize::MAX, |most| most.saturating_sub(stream.len()));
             if tokens.len() > left {
                 tokens.truncate(left);
-                bytes = self.covered(document, &tokens);
+                bytes = self.codec.covered(document, left).map_err(item(index))?;
             }
             stream.extend(tokens);
             cut.documents.push(Document {
@@ -406,7 +416,7 @@ impl Reader<'_> {
                 cut.dropped += 1;
                 continue;
             }
-            let tokens = self.encode(index, document).await?;
+            let tokens = self.encode(index, document, &mut cut).await?;
             let first = cut.windows.len();
             let windows = documents::alone(&tokens, opening, self.length, overlap, first as u32);
             cut.windows.extend(windows);
@@ -419,13 +429,12 @@ impl Reader<'_> {
         cut.bytes = Some(cut.documents.iter().map(|document| document.bytes).sum());
         Ok(cut)
     }
+}
 
-    /// Bytes of a document that its first tokens cover, up to a character.
-    fn covered(&self, document: &str, tokens: &[u32]) -> usize {
-        let text = self.codec.decode(tokens);
-        (document.chars().zip(text.chars()))
-            .take_while(|(a, b)| a == b)
-            .map(|(a, _)| a.len_utf8())
-            .sum()
+/// The error of a document.
+fn item(index: usize) -> impl Fn(TextError) -> Error {
+    move |error| Error::Item {
+        index,
+        source: ItemError::Text(error),
     }
 }

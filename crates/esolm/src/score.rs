@@ -6,7 +6,7 @@ use std::ops::Range;
 use esolm_core::config::{Family, ModelConfig};
 use esolm_core::documents;
 use esolm_core::passes::Window;
-use esolm_core::text::TextCodec;
+use esolm_core::text::{Altered, TextCodec};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
@@ -162,6 +162,9 @@ pub struct Scored {
     pub is_cut: bool,
     /// Texts of which not everything that is given fits the context; its farthest tokens were left out.
     pub shortened: usize,
+    /// What the tokenizer made of the text, or of a part of it, where that is not the same: it is what was scored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altered: Option<Altered>,
 }
 
 /// Scores all items. `go_on` is asked between passes.
@@ -192,6 +195,7 @@ pub(crate) async fn score(
     let scored = pieces.into_iter().map(|pieces| Scored {
         is_cut: pieces.is_cut,
         shortened: pieces.shortened,
+        altered: pieces.altered,
         scores: (pieces.texts.into_iter())
             .map(|(windows, bytes)| Score::of(&scores[windows], bytes, likelihood.orders > 0))
             .collect(),
@@ -206,6 +210,7 @@ struct Pieces {
     texts: Vec<(Range<usize>, usize)>,
     is_cut: bool,
     shortened: usize,
+    altered: Option<Altered>,
 }
 
 /// What turns texts into windows.
@@ -217,11 +222,15 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn encode(&self, text: &str) -> Result<Vec<u32>, ItemError> {
-        match text {
-            "" => Ok(Vec::new()),
-            text => Ok(self.codec.encode(text)?),
+    fn encode(&self, text: &str, pieces: &mut Pieces) -> Result<Vec<u32>, ItemError> {
+        if text.is_empty() {
+            return Ok(Vec::new());
         }
+        let tokens = self.codec.encode(text)?;
+        if pieces.altered.is_none() {
+            pieces.altered = self.codec.altered(text, &tokens);
+        }
+        Ok(tokens)
     }
 
     fn item(&mut self, item: &ScoreItem) -> Result<Pieces, ItemError> {
@@ -229,8 +238,9 @@ impl Reader<'_> {
         match item {
             ScoreItem::Text(text) => {
                 let first = self.windows.len();
+                let tokens = self.encode(text, &mut pieces)?;
                 self.windows.extend(documents::alone(
-                    &self.encode(text)?,
+                    &tokens,
                     self.opening,
                     self.config.length,
                     first_is_free(self.config),
@@ -249,9 +259,9 @@ impl Reader<'_> {
             } => {
                 // Each is tokenized by itself, as a template is.
                 let [prefix, middle, suffix] = documents::spaces_after(prefix, middle, suffix);
-                let before = self.encode(&prefix)?;
-                let scored = self.encode(&middle)?;
-                let after = self.encode(&suffix)?;
+                let before = self.encode(&prefix, &mut pieces)?;
+                let scored = self.encode(&middle, &mut pieces)?;
+                let after = self.encode(&suffix, &mut pieces)?;
                 self.between(&before, &scored, &after, middle.len(), &mut pieces)?;
             }
         }
@@ -268,9 +278,9 @@ impl Reader<'_> {
     ) -> Result<(), ItemError> {
         // Tokenizers write a word together with the space before it.
         let (context, space) = context.split_at(context.trim_end().len());
-        let alone = self.encode(context)?;
+        let alone = self.encode(context, pieces)?;
         for choice in choices {
-            let whole = self.encode(&format!("{context}{space}{choice}"))?;
+            let whole = self.encode(&format!("{context}{space}{choice}"), pieces)?;
             let same = (alone.iter().zip(&whole)).take_while(|(a, b)| a == b);
             let (before, scored) = whole.split_at(same.count());
             self.between(before, scored, &[], choice.len(), pieces)?;

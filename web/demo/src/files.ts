@@ -12,12 +12,17 @@ export type Dropped = { trace: Trace } | { model: ModelFiles };
 export async function sortOut(files: File[]): Promise<Dropped> {
   const named = (pattern: RegExp): File[] => files.filter((file) => pattern.test(file.name.toLowerCase()));
   const traces = named(/\.jsonl$/);
-  const weights = named(/\.(safetensors|ckpt)$/);
+  const indices = named(/\.safetensors\.index\.json$/);
+  // An index stands for the files that it names.
+  const shards = indices.length > 0 ? named(/\.safetensors$/) : [];
+  const weights = indices.length > 0 ? [...indices, ...named(/\.ckpt$/)] : named(/\.(safetensors|ckpt)$/);
   if (files.length === 0) throw new Problem("What was dropped is not a file. Drop a model’s files or a recorded run.");
   if (traces.length > 1) throw new Problem("There are several recorded runs here. Drop one at a time.");
   if (traces[0] && weights.length === 0) return { trace: await readTrace(traces[0]) };
   if (weights.length > 1) {
-    throw new Problem("There are several weight files here. Drop one model at a time, with a single .safetensors or .ckpt file.");
+    throw new Problem(
+      "There are several weight files here. Drop one model at a time: a single .safetensors or .ckpt file, or several with the model.safetensors.index.json that names them.",
+    );
   }
   const file = weights[0];
   if (!file) {
@@ -26,12 +31,12 @@ export async function sortOut(files: File[]): Promise<Dropped> {
       `There are no weights and no recorded run in what was dropped (${names}). Drop config.json, tokenizer.json and model.safetensors together, a .ckpt, or a .jsonl trace.`,
     );
   }
-  const safetensors = /\.safetensors$/i.test(file.name);
-  if (safetensors && named(/^config\.json$/).length === 0) {
+  const ckpt = /\.ckpt$/i.test(file.name);
+  if (!ckpt && named(/^config\.json$/).length === 0) {
     throw new Problem(`${file.name} came without config.json, which says what the model looks like. Drop both, and tokenizer.json, together.`);
   }
   const keep = named(/^(config|tokenizer)\.json$/);
-  return { model: { name: file.name, files: [file, ...keep] } };
+  return { model: { name: file.name, files: [file, ...shards, ...keep] } };
 }
 
 async function readTrace(file: File): Promise<Trace> {

@@ -9,7 +9,9 @@ import { folder as goldenFolder } from "./golden.js";
 type Module = typeof import("../../dist/esolm_web.js");
 type Model = import("../../dist/esolm_web.js").WasmModel;
 type Run = import("../../dist/esolm_web.js").WasmRun;
-type Source = import("../../dist/esolm_web.js").WasmSource;
+type Weights = import("../../dist/esolm_web.js").WasmWeights;
+/** With weights in one file. */
+type Source = import("../../dist/esolm_web.js").WasmSource & { weights: Weights };
 type Wasm = import("../../dist/esolm_web.js").InitOutput;
 
 type Event = import("../../src/index.js").Header | import("../../src/index.js").Step | import("../../src/index.js").Footer;
@@ -70,7 +72,7 @@ export async function enter(page: Page, server: Server): Promise<void> {
       if (!response.ok) throw new Error(`${url}: ${response.status}`);
       return response;
     };
-    const weights = async (url: string): Promise<Source["weights"]> => {
+    const weights = async (url: string): Promise<Weights> => {
       const blob = await (await fetched(url)).blob();
       return { size: blob.size, read: async (start, end) => new Uint8Array(await blob.slice(start, end).arrayBuffer()) };
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Device, Model, at_least_one, share, whole};
+use super::{Device, Source, at_least_one, share, whole};
 
 /// Measures how well a model predicts a text: NELBO (a bound) and exact likelihood, in nats and bits per token, bits per byte, and
 /// perplexity. docs/likelihood.md has the formulas.
@@ -29,10 +29,7 @@ pub struct Ppl {
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
-    pub model: Model,
-    /// tokenizer.json to use. Default: the one that comes with the checkpoint.
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
+    pub source: Source,
 
     /// Read every file as JSON lines with a field `text`, whatever its name.
     #[arg(long, help_heading = "Text")]
@@ -123,10 +120,7 @@ pub struct Score {
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
-    pub model: Model,
-    /// tokenizer.json to use. Default: the one that comes with the checkpoint.
-    #[arg(long, value_name = "FILE")]
-    pub tokenizer: Option<PathBuf>,
+    pub source: Source,
 
     /// Read lines of JSON with a context and choices.
     #[arg(long, help_heading = "Task")]

@@ -1,6 +1,6 @@
 //! `esolm convert`: any readable checkpoint as a Hugging Face folder.
 
-use esolm::checkpoint::{Checkpoint, write_hf_folder};
+use esolm::checkpoint::write_hf_folder;
 
 use crate::arguments::Convert;
 use crate::failure::Failure;
@@ -14,8 +14,13 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
             out.display()
         )));
     }
-    let options = setup::open_options(&arguments.config, arguments.raw_weights);
-    let checkpoint = Checkpoint::open(&arguments.input, &options)?;
+    if out.is_file() {
+        return Err(Failure::usage(format!(
+            "{} is a file, and a folder is written; give the checkpoint first, then the folder",
+            out.display()
+        )));
+    }
+    let (checkpoint, _) = setup::described(&arguments.source, &arguments.input)?;
     write_hf_folder(&checkpoint, out, arguments.dtype.into())?;
     let config = checkpoint.config();
     let parameters: u64 = config.parameters().iter().map(|p| p.elements()).sum();

@@ -35,9 +35,8 @@ struct Tensor {
 }
 
 pub fn run(arguments: &Inspect) -> Result<(), Failure> {
-    let options = setup::open_options(&arguments.config, arguments.raw_weights);
-    let checkpoint = Checkpoint::open(&arguments.model, &options)?;
-    let report = report(&arguments.model, &checkpoint);
+    let (checkpoint, name) = setup::described(&arguments.source, &arguments.input)?;
+    let report = report(&name, &checkpoint);
     if arguments.json {
         output::json(&report)
     } else {
@@ -151,10 +150,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
     );
     row(
         "tokenizer",
-        report
-            .tokenizer
-            .clone()
-            .unwrap_or_else(|| "none comes with the weights".into()),
+        report.tokenizer.clone().unwrap_or_else(|| "none".into()),
     );
     if with_tensors {
         let width = report

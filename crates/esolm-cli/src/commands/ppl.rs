@@ -23,8 +23,8 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
         ));
     }
     let files = match arguments.tokens {
-        Some(_) => setup::open_without_tokenizer(&arguments.model)?,
-        None => setup::open(&arguments.model, arguments.tokenizer.as_deref())?,
+        Some(_) => setup::open_without_tokenizer(&arguments.source.model, arguments.quiet)?,
+        None => setup::open(&arguments.source, arguments.quiet)?,
     };
     let mut options = options(arguments);
     let corpus = match &arguments.tokens {
@@ -52,6 +52,11 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
         model.blocking().perplexity(corpus, options)
     });
     let measured = measured.map_err(|error| explained(error, arguments))?;
+    if let Some((index, altered)) = measured.altered.as_ref().filter(|_| !arguments.quiet) {
+        let place = format!("document {index}");
+        let count = measured.altered_documents;
+        output::note(&likelihood::altered(altered, &place, count));
+    }
     if let Some(mut pending) = per_document {
         for (index, score) in &measured.per_document {
             let index = *index;

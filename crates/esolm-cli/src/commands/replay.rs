@@ -12,7 +12,7 @@ use crate::tensors::{Input, Output};
 use crate::{setup, tensors};
 
 pub fn run(arguments: &Replay) -> Result<(), Failure> {
-    let files = setup::open_without_tokenizer(&arguments.model)?;
+    let files = setup::open_without_tokenizer(&arguments.model, false)?;
     let config = files.config();
     if config.family != Family::EsoLm {
         return Err(Failure::failed(format!(
@@ -20,7 +20,7 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
             config.family
         )));
     }
-    let input = Input::read(&arguments.trace)?;
+    let input = Input::read(&arguments.input)?;
     let sort_idx = input.rows("sort_idx", ["B", "L"])?;
     let (length, context) = (sort_idx.first().map_or(0, Vec::len), config.length);
     if length > context {

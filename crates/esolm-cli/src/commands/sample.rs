@@ -44,7 +44,7 @@ struct Sequence<'a> {
 }
 
 pub fn run(arguments: Sample) -> Result<(), Failure> {
-    let files = setup::open(&arguments.model, arguments.tokenizer.as_deref())?;
+    let files = setup::open(&arguments.source, arguments.quiet)?;
     let request = given::request(&arguments)?;
     // Bad requests and files that cannot be written are said before the model is loaded.
     files.plan(&request)?;
@@ -70,9 +70,9 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
         }
         match event {
             Event::Header(header) => {
-                let begins = announcement(&header, arguments.seed.is_none());
-                if let Some(note) = begins.filter(|_| !arguments.quiet) {
-                    show.note(&note)?;
+                let notes = announcements(&header, arguments.seed.is_none());
+                for note in notes.iter().filter(|_| !arguments.quiet) {
+                    show.note(note)?;
                 }
                 show.begin(&header);
                 first.get_or_insert(header);
@@ -94,15 +94,18 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
 }
 
 /// What to say of an attempt that begins.
-fn announcement(header: &Header, is_random: bool) -> Option<String> {
-    match header.attempt {
-        0 => is_random.then(|| format!("seed: {}", header.seed)),
-        _ => Some(format!(
+fn announcements(header: &Header, is_random: bool) -> Vec<String> {
+    if header.attempt > 0 {
+        return vec![format!(
             "{} of {} texts ran on at a given word and are drawn again",
             header.texts.len(),
             header.batch
-        )),
+        )];
     }
+    let altered = (header.altered.iter())
+        .map(|altered| format!("warning: {altered} in the prompt, and the text goes on from that"));
+    let seed = is_random.then(|| format!("seed: {}", header.seed));
+    altered.chain(seed).collect()
 }
 
 fn print(

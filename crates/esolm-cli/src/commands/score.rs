@@ -14,7 +14,7 @@ use crate::likelihood::{self, Line};
 use crate::{output, setup, texts};
 
 pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
-    let files = setup::open(&arguments.model, arguments.tokenizer.as_deref())?;
+    let files = setup::open(&arguments.source, arguments.quiet)?;
     let mut options = ScoreOptions {
         likelihood: Likelihood {
             alpha_0: arguments.alpha0,
@@ -49,7 +49,7 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
     });
     let scored = scored.map_err(place)?;
     if !arguments.quiet {
-        notes(&scored, is_exact)
+        notes(&scored, &places, is_exact)
             .iter()
             .for_each(|note| output::note(note));
     }
@@ -135,8 +135,13 @@ impl Input {
 }
 
 /// What the user should know about how texts were scored.
-fn notes(scored: &[Scored], is_exact: bool) -> Vec<String> {
+fn notes(scored: &[Scored], places: &[String], is_exact: bool) -> Vec<String> {
     let mut notes = Vec::new();
+    let altered = |(item, place): (&Scored, _)| Some((item.altered.clone()?, place));
+    let mut altered = scored.iter().zip(places).filter_map(altered);
+    if let Some((first, place)) = altered.next() {
+        notes.push(likelihood::altered(&first, place, 1 + altered.count()));
+    }
     let windows = "scored in windows that know nothing of each other";
     match scored.iter().filter(|item| item.is_cut).count() {
         0 => {}

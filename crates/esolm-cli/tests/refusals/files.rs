@@ -116,7 +116,11 @@ pub fn prepare(folder: &Folder) {
         "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
     );
     text("empty.json", "{}");
-    for (name, map) in [("shards", "{\"a\": \"../a\"}"), ("empty-index", "{}")] {
+    for (name, map) in [
+        ("shards", "{\"a\": \"../a\"}"),
+        ("empty-index", "{}"),
+        ("absent-shard", "{\"a\": \"a.safetensors\"}"),
+    ] {
         std::fs::create_dir(folder.file(name)).expect("writable");
         let index = format!("{{\"weight_map\": {map}}}");
         text(&format!("{name}/model.safetensors.index.json"), &index);
@@ -135,6 +139,18 @@ pub fn prepare(folder: &Folder) {
         let copy = folder.file(&format!("{name}/model.safetensors"));
         std::fs::copy(weights, copy).expect("writable");
     }
+    std::fs::create_dir(folder.file("lower-case")).expect("writable");
+    let fourth = mdlm.replacen('{', "{\"mask_index\": 4,", 1);
+    text("lower-case/config.json", &fourth);
+    let weights = std::fs::read(root().join(GOLDEN).join("mdlm.ema.safetensors")).expect("weights");
+    std::fs::write(folder.file("lower-case/model.safetensors"), &weights).expect("writable");
+    let tokenizer = root().join(super::CASES).join("lower-case.tokenizer.json");
+    std::fs::copy(tokenizer, folder.file("lower-case/tokenizer.json")).expect("writable");
+    let frequency = 0.1f32.to_le_bytes();
+    let at = weights.windows(4).position(|word| word == frequency);
+    let mut other = weights.clone();
+    other[at.expect("a frequency")..][..4].copy_from_slice(&0.25f32.to_le_bytes());
+    std::fs::write(folder.file("rotary.safetensors"), other).expect("writable");
     text("blank.txt", " \n\n");
     text("none.txt", "");
     text("cafe.txt", "The caf\u{e9} was closed.");

@@ -16,19 +16,32 @@ use crate::message::shorten;
 pub(super) const NAMING: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 /// Tables from names to indices.
 pub(super) const TABLES: [&str; 3] = ["vocab.txt", "vocab.json", "added_tokens.json"];
+/// Those of them that hold the whole vocabulary.
+const VOCABULARIES: [&str; 2] = ["vocab.txt", "vocab.json"];
 
-/// What the files in the folder of `weights` say; and which of them names a mask token whose index is not found. `tokenizer` is the
-/// `tokenizer.json` that belongs to them.
-pub(super) fn mask(
+/// What the smaller files say.
+#[derive(Default)]
+pub(super) struct Beside {
+    /// Of the mask.
+    pub claims: Claims,
+    /// Which file names a mask token whose index is not found.
+    pub unread: Option<String>,
+    /// All tokens, where a table of the whole vocabulary is among the files.
+    pub table: TokenizerJson,
+}
+
+/// Reads the files in the folder of `weights`. `tokenizer` is the `tokenizer.json` that belongs to them.
+pub(super) fn read(
     weights: &Path,
     tokenizer: Option<TokenizerJson>,
-) -> Result<(Claims, Option<String>), CheckpointError> {
+) -> Result<Beside, CheckpointError> {
     let (mut claims, mut unread) = (Claims::default(), None);
     let text = |name: &str| {
         let path = weights.with_file_name(name);
         path.is_file().then(|| read_text(&path)).transpose()
     };
     let mut table = tokenizer.unwrap_or_default();
+    let mut is_whole = false;
     for name in TABLES {
         let Some(text) = text(name)? else { continue };
         let text = normalize(&text);
@@ -50,6 +63,7 @@ pub(super) fn mask(
                 index,
             );
         }
+        is_whole |= VOCABULARIES.contains(&name) && own.count() > 0;
         table.extend(own);
     }
     let mut named = Vec::new();
@@ -85,5 +99,13 @@ pub(super) fn mask(
             None => unread = Some(file.into()),
         }
     }
-    Ok((claims, unread))
+    Ok(Beside {
+        claims,
+        unread,
+        table: if is_whole {
+            table
+        } else {
+            TokenizerJson::default()
+        },
+    })
 }

@@ -40,6 +40,14 @@ pub enum CheckpointError {
         /// What is wrong with it.
         problem: String,
     },
+    /// One of several files of weights cannot be read.
+    #[error("{file}: {source}")]
+    Shard {
+        /// Its name.
+        file: String,
+        /// What is wrong with it.
+        source: esolm_checkpoint::Error,
+    },
     /// Weights without a configuration.
     #[error("{} comes without a configuration", path.display())]
     NoConfig {
@@ -114,6 +122,21 @@ pub enum CheckpointError {
         found: Vec<usize>,
         /// Shape from the configuration.
         expected: Vec<usize>,
+    },
+    /// The file's rotary frequencies are not those of the network.
+    #[error(
+        "tensor {name} holds {found} at index {index}, but {computed} is computed there, as for all networks of this family (base 10000); \
+         give a model with that rotary embedding"
+    )]
+    Rotary {
+        /// Name without `backbone.`.
+        name: &'static str,
+        /// Index of the pair of columns.
+        index: usize,
+        /// What the file holds.
+        found: f64,
+        /// What the network computes.
+        computed: f32,
     },
     /// A name that is not a parameter of this checkpoint.
     #[error("this checkpoint has no tensor {name}; its tensors are those of {family}")]

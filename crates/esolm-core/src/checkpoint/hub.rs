@@ -9,8 +9,9 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
-use super::open::OWN_WEIGHTS;
-use super::{CheckpointError, FileError, HubError, WEIGHTS, beside, shards};
+use super::open::{OWN_WEIGHTS, read_text};
+use super::shards::Index;
+use super::{CheckpointError, HubError, OpenOptions, WEIGHTS, beside};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -21,9 +22,9 @@ pub(super) struct Files {
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Fetches the files of `owner/name` or `owner/name@revision`; `with_config` is false when the caller has a configuration,
-/// beside which that of the repository counts if there is one.
-pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointError> {
+/// Fetches the files of `owner/name` or `owner/name@revision`. Beside a configuration in the options, that of the repository counts if
+/// there is one.
+pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, CheckpointError> {
     let (name, revision) = parse(spec).ok_or_else(|| CheckpointError::HubName {
         spec: format!("hf:{spec}"),
     })?;
@@ -36,13 +37,13 @@ pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointEr
         api: None,
     };
     if !is_offline() {
-        hub.connect(repo)?;
+        hub.connect(repo, options.progress)?;
     }
     // Before the weights, so that weights in the cache mean that these were asked for: without a network, and a hub model without them,
     // the model must still open.
-    let config = match with_config {
-        true => Some(hub.get("config.json")?),
-        false => hub.optional("config.json")?,
+    let config = match options.config {
+        None => Some(hub.get("config.json")?),
+        Some(_) => hub.optional("config.json")?,
     };
     let tokenizer = hub.optional("tokenizer.json")?;
     for name in beside::NAMING {
@@ -92,12 +93,13 @@ struct Hub<'a> {
 }
 
 impl Hub<'_> {
-    fn connect(&mut self, repo: Repo) -> Result<(), CheckpointError> {
+    fn connect(&mut self, repo: Repo, progress: bool) -> Result<(), CheckpointError> {
         if !self.endpoint.starts_with("http://") && !self.endpoint.starts_with("https://") {
             return Err(self.error("config.json", HubError::Endpoint));
         }
         let mut builder = ApiBuilder::from_env()
             .with_endpoint(self.endpoint.clone())
+            .with_progress(progress)
             .with_user_agent("esolm", env!("CARGO_PKG_VERSION"));
         if let Ok(token) = std::env::var("HF_TOKEN")
             && !token.is_empty()
@@ -158,14 +160,8 @@ impl Hub<'_> {
                 continue;
             };
             if name.ends_with(".index.json") {
-                let fail = |problem| CheckpointError::Index {
-                    path: path.clone(),
-                    problem,
-                };
-                let text = std::fs::read_to_string(&path);
-                let text = text.map_err(|error| FileError::io("read", &path, error))?;
-                for file in shards::files(&text).map_err(fail)? {
-                    self.get(&file)?;
+                for file in Index::read(&path, &read_text(&path)?)?.files() {
+                    self.get(file)?;
                 }
             }
             return Ok(path);

@@ -8,8 +8,8 @@
 use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
 
-use super::tokenizer::Tokenizer;
-use super::{CheckpointError, ROTARY_BUFFER, SourceKind, plain_name};
+use super::tokenizer::{Tokenizer, TokenizerJson};
+use super::{CheckpointError, SourceKind, plain_name, rotary};
 use crate::config::{
     Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
     parse_prepend,
@@ -77,6 +77,8 @@ pub(super) struct Lightning {
     pub config: PartialConfig,
     pub tensors: Vec<TensorInfo>,
     pub tokenizer_json: Option<String>,
+    /// The tokens of a pickled tokenizer that has none.
+    pub table: TokenizerJson,
     /// What the pickled tokenizer is, where its mask token cannot be found out.
     pub unread_tokenizer: Option<String>,
 }
@@ -146,21 +148,25 @@ pub(super) fn read(
         Some(averages) => (SourceKind::Lightning { ema: true }, ema(file, averages)?),
         None => (SourceKind::LightningWithoutEma, file.tensors().to_vec()),
     };
+    let (tokenizer_json, table) = tokenizer
+        .map(|tokenizer| (tokenizer.json, tokenizer.table))
+        .unwrap_or_default();
     Ok(Lightning {
         source,
         config,
         tensors,
-        tokenizer_json: tokenizer.and_then(|tokenizer| tokenizer.json),
         unread_tokenizer,
+        tokenizer_json,
+        table,
     })
 }
 
-/// Pairs the EMA list with the names of the raw weights.
+/// Pairs the EMA list with the names of the raw weights. Buffers have no averages.
 fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
     let list = averages.get("shadow_params").and_then(Value::list);
     let list = list.ok_or(LightningError::NoEma)?;
-    let is_parameter = |tensor: &&TensorInfo| plain_name(&tensor.name) != ROTARY_BUFFER;
-    let parameters: Vec<_> = file.tensors().iter().filter(is_parameter).collect();
+    let is_buffer = |tensor: &&TensorInfo| plain_name(&tensor.name) == rotary::BUFFER;
+    let (buffers, parameters): (Vec<_>, Vec<_>) = file.tensors().iter().partition(is_buffer);
     if list.len() != parameters.len() {
         return Err(LightningError::EmaCount {
             listed: list.len(),
@@ -183,6 +189,7 @@ fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, Checkp
             }
             Ok(tensor)
         })
+        .chain(buffers.into_iter().cloned().map(Ok))
         .collect()
 }
 

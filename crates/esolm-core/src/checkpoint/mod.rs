@@ -6,7 +6,7 @@
 //! | bare `.safetensors`, `.pt` or `.bin` | [`OpenOptions::config`], or `config.json` beside it | the file |
 //! | Lightning `.ckpt` of the published code | `hyper_parameters.config` in the pickle | `ema.shadow_params`, or `state_dict` |
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
-//! | a [`ByteSource`] | text of a `config.json`, or of the `.ckpt` | read in parts, see [`Checkpoint::from_source`] |
+//! | [`Weights`] that are read in parts | text of a `config.json`, or of the `.ckpt` | see [`Checkpoint::from_source`] |
 //!
 //! The crate `esolm_checkpoint` reads the files; this module knows the model. The file is mapped, not read, and [`Checkpoint::f32`]
 //! converts one tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
@@ -17,16 +17,16 @@ mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
 mod lightning;
+mod rotary;
+mod shards;
 mod tokenizer;
 mod writer;
 
 #[cfg(not(target_family = "wasm"))]
 mod open;
-#[cfg(not(target_family = "wasm"))]
-mod shards;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -41,12 +41,11 @@ pub use writer::{StoreDtype, write_safetensors};
 
 use crate::config::{Claims, ModelConfig, PartialConfig};
 use crate::message::shorten;
+use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
 
 /// The published module that holds the network is called `backbone`.
 const PREFIX: &str = "backbone.";
-/// A buffer that is computed anew; older files carry it, newer ones may not.
-const ROTARY_BUFFER: &str = "rotary_emb.inv_freq";
 /// What wraps a module, as a part of the names in it: `torch.compile`, `DistributedDataParallel`, Fabric and FSDP.
 const WRAPPERS: [&str; 4] = [
     "_orig_mod",
@@ -64,6 +63,45 @@ pub struct OpenOptions {
     pub config: Option<PathBuf>,
     /// Take `state_dict` of a Lightning checkpoint instead of the EMA weights.
     pub raw_weights: bool,
+    /// Show on a terminal's stderr how far downloads are.
+    pub progress: bool,
+}
+
+/// Weights that are read in parts.
+pub enum Weights {
+    /// One file: a `model.safetensors`, or a Lightning `.ckpt`.
+    File(Box<dyn ByteSource>),
+    /// Several files and the text of the `model.safetensors.index.json` that names them ([`shard_names`]).
+    Shards {
+        /// Text of the index.
+        index: String,
+        /// The files by their names.
+        files: BTreeMap<String, Box<dyn ByteSource>>,
+    },
+}
+
+impl Weights {
+    async fn open(self) -> Result<Vec<TensorFile>, CheckpointError> {
+        let (index, mut files) = match self {
+            Self::File(source) => return Ok(vec![TensorFile::from_source(source).await?]),
+            Self::Shards { index, files } => (Index::read(INDEX.as_ref(), &index)?, files),
+        };
+        let mut opened = Vec::new();
+        for name in index.files() {
+            let source = files.remove(name).ok_or_else(|| index.missing(name))?;
+            opened.push(index.shard(name, TensorFile::from_source(source).await)?);
+        }
+        Ok(opened)
+    }
+}
+
+/// The files that the text of a `model.safetensors.index.json` names, each a plain name, for who has to bring them.
+///
+/// # Errors
+/// [`CheckpointError::Index`].
+pub fn shard_names(index: &str) -> Result<Vec<String>, CheckpointError> {
+    let index = Index::read(INDEX.as_ref(), index)?;
+    Ok(index.files().map(String::from).collect())
 }
 
 /// Which form a checkpoint had.
@@ -104,6 +142,8 @@ pub struct Checkpoint {
     /// The number of the file and the tensor, named without the prefix `backbone.`, in the order of [`ModelConfig::parameters`].
     tensors: Vec<(usize, TensorInfo)>,
     by_name: HashMap<String, usize>,
+    /// The buffer of rotary frequencies, if a file carries it.
+    rotary: Option<(usize, TensorInfo)>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
@@ -122,6 +162,8 @@ struct Parts<'a> {
     tokenizer_json: Option<Cow<'a, str>>,
     /// What smaller files say of the mask, and which of them could not be made use of.
     mask: (Claims, Option<String>),
+    /// The tokens of a tokenizer without tokenizer.json, as far as they are known.
+    table: TokenizerJson,
     raw_weights: bool,
     /// What a safetensors file stands for.
     kind: SourceKind,
@@ -130,13 +172,14 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    /// A file alone.
-    fn new(file: TensorFile) -> Self {
+    /// Files alone.
+    fn new(files: Vec<TensorFile>) -> Self {
         Self {
-            files: vec![file],
+            files,
             config: None,
             tokenizer_json: None,
             mask: Default::default(),
+            table: TokenizerJson::default(),
             raw_weights: false,
             kind: SourceKind::Safetensors,
             path: WEIGHTS.as_ref(),
@@ -177,7 +220,7 @@ impl Checkpoint {
     ) -> Result<Self, CheckpointError> {
         Self::new(Parts {
             config: Some(from_json(config_json)?),
-            ..Parts::new(TensorFile::from_bytes(bytes, Format::Safetensors)?)
+            ..Parts::new(vec![TensorFile::from_bytes(bytes, Format::Safetensors)?])
         })
     }
 
@@ -188,37 +231,56 @@ impl Checkpoint {
     pub fn from_ckpt_bytes(bytes: Vec<u8>, raw_weights: bool) -> Result<Self, CheckpointError> {
         Self::new(Parts {
             raw_weights,
-            ..Parts::new(TensorFile::from_bytes(bytes, Format::PyTorch)?)
+            ..Parts::new(vec![TensorFile::from_bytes(bytes, Format::PyTorch)?])
         })
     }
 
-    /// Opens a checkpoint that is read in parts: the bytes of a `model.safetensors` with the text of its `config.json`, or a Lightning
-    /// `.ckpt`, which brings its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is
-    /// read it must be [fetched](Self::fetch).
+    /// Opens a checkpoint that is read in parts: safetensors with the text of their `config.json`, or a Lightning `.ckpt`, which brings
+    /// its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is read it must be
+    /// [fetched](Self::fetch).
     ///
     /// # Errors
     /// As [`Checkpoint::from_safetensors_bytes`] and [`Checkpoint::from_ckpt_bytes`], and when the source does not deliver.
     pub async fn from_source(
         config_json: Option<&str>,
         tokenizer_json: Option<&str>,
-        source: Box<dyn ByteSource>,
+        weights: Weights,
         raw_weights: bool,
     ) -> Result<Self, CheckpointError> {
-        Self::new(Parts {
+        let files = weights.open().await?;
+        let checkpoint = Self::assemble(Parts {
             config: config_json.map(from_json).transpose()?,
             tokenizer_json: tokenizer_json.map(Into::into),
             raw_weights,
-            ..Parts::new(TensorFile::from_source(source).await?)
-        })
+            ..Parts::new(files)
+        })?;
+        if let Some((file, buffer)) = &checkpoint.rotary {
+            checkpoint.files[*file].fetch(buffer).await?;
+        }
+        checkpoint.checked()
+    }
+
+    /// A checkpoint whose files are all there.
+    fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
+        Self::assemble(parts)?.checked()
+    }
+
+    /// Compares what the files carry beside parameters with what will be computed.
+    fn checked(self) -> Result<Self, CheckpointError> {
+        if let Some((file, buffer)) = &self.rotary {
+            rotary::check(&self.files[*file], buffer, &self.config)?;
+        }
+        Ok(self)
     }
 
     /// Chooses the weights of a file, completes the configuration from them and checks every one against it.
-    fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
+    fn assemble(parts: Parts<'_>) -> Result<Self, CheckpointError> {
         let Parts {
             files,
             config,
             tokenizer_json,
             mask: (claims, unread),
+            mut table,
             raw_weights,
             kind,
             path,
@@ -234,6 +296,9 @@ impl Checkpoint {
                 source = lightning.source;
                 unread_tokenizer = lightning.unread_tokenizer.or(unread_tokenizer);
                 pickled = lightning.tokenizer_json;
+                if lightning.table.count() > 0 {
+                    table = lightning.table;
+                }
                 let config = match config {
                     None => (lightning.config, lightning::CONFIG.into()),
                     Some((mut given, origin)) => {
@@ -298,8 +363,9 @@ impl Checkpoint {
         let config = partial
             .complete()
             .map_err(|e| CheckpointError::config(&origin, e))?;
-        found.remove(ROTARY_BUFFER);
+        let rotary = found.remove(rotary::BUFFER);
         let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
+        let tokenizer = tokenizer.or_else(|| Some(table).filter(|table| table.count() > 0));
         let unused = match &tokenizer {
             Some(tokenizer) if told.is_none() && tokenizer.count() + 1 < config.vocab_size => {
                 return Err(CheckpointError::PaddedMask {
@@ -350,6 +416,7 @@ impl Checkpoint {
             files,
             tensors,
             by_name,
+            rotary,
             source,
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
@@ -416,9 +483,30 @@ impl Checkpoint {
 
     /// The checkpoint with the text of its `tokenizer.json`, where the weights came as bytes.
     #[must_use]
-    pub fn with_tokenizer_json(mut self, json: &str) -> Self {
-        self.tokenizer_json = Some(json.into());
-        self
+    pub fn with_tokenizer_json(self, json: &str) -> Self {
+        Self {
+            tokenizer_json: Some(json.into()),
+            ..self.without_tokenizer()
+        }
+    }
+
+    /// The checkpoint with this `tokenizer.json` in the place of its own.
+    #[must_use]
+    pub fn with_tokenizer_file(self, path: &Path) -> Self {
+        Self {
+            tokenizer: Some(path.into()),
+            ..self.without_tokenizer()
+        }
+    }
+
+    /// The checkpoint without its tokenizer.
+    #[must_use]
+    pub fn without_tokenizer(self) -> Self {
+        Self {
+            tokenizer: None,
+            tokenizer_json: None,
+            ..self
+        }
     }
 
     /// Whether anything in the checkpoint says which token is the mask; otherwise the last one is taken, as the published code does for

@@ -4,11 +4,10 @@ use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::{Error, TensorFile};
 
+use super::beside::{self, Beside};
 use super::shards::{self, INDEX, PYTORCH_INDEX};
 use super::tokenizer::TokenizerJson;
-use super::{
-    Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, beside, lightning,
-};
+use super::{Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, lightning};
 use crate::config::{ConfigError, PartialConfig};
 
 /// The names of the weights in a folder, the one that is preferred first.
@@ -83,9 +82,15 @@ fn open_parts(
     };
     let text = tokenizer.as_deref().map(read_text).transpose()?;
     let parsed = text.as_deref().and_then(TokenizerJson::parse);
+    let Beside {
+        claims,
+        unread,
+        table,
+    } = beside::read(path, parsed)?;
     let mut checkpoint = Checkpoint::new(Parts {
         config,
-        mask: beside::mask(path, parsed)?,
+        mask: (claims, unread),
+        table,
         tokenizer_json: text.map(Into::into),
         raw_weights: options.raw_weights,
         kind,
@@ -115,7 +120,7 @@ fn add_own(
 
 #[cfg(feature = "hub")]
 fn open_hub(name: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
-    let files = super::hub::fetch(name, options.config.is_none())?;
+    let files = super::hub::fetch(name, options)?;
     open_parts(
         &files.weights,
         options,

@@ -1,7 +1,7 @@
 //! Weights in several files: an index names them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::TensorFile;
 use serde::Deserialize;
@@ -12,60 +12,105 @@ use crate::message::{json_error, shorten};
 
 /// The names that `save_pretrained` gives an index.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
+#[cfg(not(target_family = "wasm"))]
 pub(super) const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
 
+/// What an index says.
+pub(super) struct Index {
+    /// What messages call it.
+    path: PathBuf,
+    /// The tensors of each file.
+    files: BTreeMap<String, BTreeSet<String>>,
+}
+
 #[derive(Deserialize)]
-struct Index {
+struct Json {
     /// The file of each tensor.
     weight_map: BTreeMap<String, String>,
 }
 
-fn parse(text: &str) -> Result<Index, String> {
-    let index: Index =
-        serde_json::from_str(&normalize(text)).map_err(|error| json_error(&error))?;
-    let foreign = |name: &&String| {
-        name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':', '\0'])
-    };
-    if let Some(name) = index.weight_map.values().find(foreign) {
-        return Err(format!(
-            "it names \"{}\", which is not a file beside it",
-            shorten(name)
-        ));
+impl Index {
+    /// Reads the text of an index; every file that it names stands beside it.
+    pub fn read(path: &Path, text: &str) -> Result<Self, CheckpointError> {
+        let mut index = Self {
+            path: path.into(),
+            files: BTreeMap::new(),
+        };
+        let json: Json = serde_json::from_str(&normalize(text))
+            .map_err(|error| index.fail(json_error(&error)))?;
+        let foreign = |name: &&String| {
+            name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', ':', '\0'])
+        };
+        if let Some(name) = json.weight_map.values().find(foreign) {
+            let name = shorten(name);
+            return Err(index.fail(format!(
+                "it names \"{name}\", which is not a file beside it"
+            )));
+        }
+        if json.weight_map.is_empty() {
+            return Err(index.fail("it names no file".into()));
+        }
+        for (tensor, file) in json.weight_map {
+            index.files.entry(file).or_default().insert(tensor);
+        }
+        Ok(index)
     }
-    if index.weight_map.is_empty() {
-        return Err("it names no file".into());
-    }
-    Ok(index)
-}
 
-/// The files that the text of an index names.
-pub(super) fn files(text: &str) -> Result<BTreeSet<String>, String> {
-    Ok(parse(text)?.weight_map.into_values().collect())
-}
-
-/// Opens the files of an index, which stand beside it and hold what it says.
-pub(super) fn open(path: &Path, text: &str) -> Result<Vec<TensorFile>, CheckpointError> {
-    let fail = |problem| CheckpointError::Index {
-        path: path.into(),
-        problem,
-    };
-    let index = parse(text).map_err(fail)?;
-    let mut expected: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    for (tensor, file) in &index.weight_map {
-        expected.entry(file).or_default().insert(tensor);
+    /// The names of the files, ascending.
+    pub fn files(&self) -> impl Iterator<Item = &str> {
+        self.files.keys().map(String::as_str)
     }
-    let open = |(file, expected): (&str, BTreeSet<&str>)| {
-        let shard = TensorFile::open(path.with_file_name(file))?;
-        let found = shard.tensors().iter().map(|tensor| tensor.name.as_str());
-        let found: BTreeSet<&str> = found.collect();
-        if let Some(name) = expected.symmetric_difference(&found).next() {
-            let (name, file) = (shorten(name), shorten(file));
-            return Err(fail(match found.contains(&*name) {
-                true => format!("{file} holds tensor {name}, which it does not list"),
-                false => format!("{file} does not hold tensor {name}"),
+
+    /// A file of the index, which must hold what that says.
+    pub fn shard(
+        &self,
+        name: &str,
+        opened: Result<TensorFile, esolm_checkpoint::Error>,
+    ) -> Result<TensorFile, CheckpointError> {
+        let shard = opened.map_err(|source| CheckpointError::Shard {
+            file: shorten(name),
+            source,
+        })?;
+        let found: BTreeSet<&str> = (shard.tensors().iter())
+            .map(|tensor| tensor.name.as_str())
+            .collect();
+        let expected: BTreeSet<&str> = (self.files.get(name).into_iter().flatten())
+            .map(String::as_str)
+            .collect();
+        if let Some(tensor) = expected.symmetric_difference(&found).next() {
+            let (file, is_found) = (shorten(name), found.contains(tensor));
+            let tensor = shorten(tensor);
+            return Err(self.fail(match is_found {
+                true => format!("{file} holds tensor {tensor}, which it does not list"),
+                false => format!("{file} does not hold tensor {tensor}"),
             }));
         }
         Ok(shard)
+    }
+
+    /// The index names a file that is not there.
+    pub fn missing(&self, name: &str) -> CheckpointError {
+        self.fail(format!("it names {}, which is not there", shorten(name)))
+    }
+
+    fn fail(&self, problem: String) -> CheckpointError {
+        CheckpointError::Index {
+            path: self.path.clone(),
+            problem,
+        }
+    }
+}
+
+/// Opens the files of an index, which stand beside it.
+#[cfg(not(target_family = "wasm"))]
+pub(super) fn open(path: &Path, text: &str) -> Result<Vec<TensorFile>, CheckpointError> {
+    let index = Index::read(path, text)?;
+    let open = |name: &str| {
+        let file = path.with_file_name(name);
+        match file.is_file() {
+            true => index.shard(name, TensorFile::open(file)),
+            false => Err(index.missing(name)),
+        }
     };
-    expected.into_iter().map(open).collect()
+    index.files().map(open).collect()
 }

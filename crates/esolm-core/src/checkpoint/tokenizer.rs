@@ -11,6 +11,23 @@ use crate::config::{names_mask, unused_tokens};
 use crate::documents::normalize;
 use crate::message::shorten;
 
+/// Fields in which tokenizers written in Python hold their vocabulary, tokens with indices or the other way round.
+const VOCABULARIES: [&str; 6] = [
+    "vocab",
+    "ids_to_tokens",
+    "encoder",
+    "decoder",
+    "_vocab_str_to_int",
+    "_vocab_int_to_str",
+];
+/// Fields with tokens beside it.
+const ADDED: [&str; 4] = [
+    "added_tokens_encoder",
+    "added_tokens_decoder",
+    "_added_tokens_encoder",
+    "_added_tokens_decoder",
+];
+
 /// A pickled tokenizer, as far as it can be read.
 pub(super) struct Tokenizer {
     /// Name (as part of a sentence) and index of the mask token; `Ok(None)` where it says that there is none, and what it is where
@@ -20,6 +37,8 @@ pub(super) struct Tokenizer {
     pub eos: Option<u32>,
     /// The text of its `tokenizer.json`; tokenizers written in Python have none.
     pub json: Option<String>,
+    /// Its tokens, where it has no `tokenizer.json`.
+    pub table: TokenizerJson,
 }
 
 impl Tokenizer {
@@ -31,6 +50,7 @@ impl Tokenizer {
                 bos: None,
                 eos: None,
                 json: None,
+                table: TokenizerJson::default(),
             };
         };
         let json = (fields.get("_tokenizer").and_then(state)).and_then(text_of_bytes);
@@ -44,6 +64,10 @@ impl Tokenizer {
             mask: pickled.special("mask").or_else(|()| unread()),
             bos: plain("bos"),
             eos: plain("eos"),
+            table: match pickled.json {
+                Some(_) => TokenizerJson::default(),
+                None => pickled.table(),
+            },
             json: json.filter(|_| pickled.json.is_some()),
         }
     }
@@ -84,6 +108,32 @@ impl Pickled<'_> {
         let name = name_of(token).ok_or(())?;
         let index = self.index(name).ok_or(())?;
         Ok(Some((format!(" \"{}\"", shorten(name)), index)))
+    }
+
+    /// All tokens, where it has its vocabulary in a field.
+    fn table(&self) -> TokenizerJson {
+        let mut table = TokenizerJson::default();
+        self.add(&VOCABULARIES, &mut table);
+        if table.count() > 0 {
+            self.add(&ADDED, &mut table);
+        }
+        table
+    }
+
+    fn add(&self, fields: &[&str], table: &mut TokenizerJson) {
+        let tables = fields
+            .iter()
+            .filter_map(|name| self.fields.get(name)?.dict());
+        for (key, value) in tables.flatten() {
+            let (token, index) = match key.int() {
+                Some(index) => (name_of(value), Some(index)),
+                None => (name_of(key), value.int()),
+            };
+            let index = index.and_then(|index| u32::try_from(index).ok());
+            if let (Some(token), Some(index)) = (token, index) {
+                table.add(token, index);
+            }
+        }
     }
 
     /// The index of a token in any table of the tokenizer, from names to indices or the other way round; `None` also where two of
@@ -180,7 +230,6 @@ impl TokenizerJson {
             .find_map(|(token, index)| (token == name).then_some(index))
     }
 
-    #[cfg(not(target_family = "wasm"))]
     pub fn add(&mut self, content: &str, id: u32) {
         let content = content.into();
         self.added_tokens.push(AddedToken { id, content });

@@ -138,7 +138,8 @@ impl Template {
     /// itself, so that no token reaches across the border of a gap, and its tokens say the same text again.
     ///
     /// # Errors
-    /// [`TemplateError::TooLong`] when more than `length` positions are needed; what [`TextCodec::encode`] finds.
+    /// [`TemplateError::TooLong`] when more than `length` positions are needed; [`TextError::Lossy`] when the tokenizer would change
+    /// given words; what [`TextCodec::encode`] finds.
     pub fn place(
         &self,
         codec: &TextCodec,
@@ -154,6 +155,9 @@ impl Template {
             match part {
                 Part::Given(text) => {
                     let piece = codec.encode(text)?;
+                    if let Some(altered) = codec.altered(text, &piece) {
+                        return Err(TextError::Lossy(altered));
+                    }
                     needed += piece.len();
                     encoded.push(piece);
                 }

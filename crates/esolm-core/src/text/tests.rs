@@ -115,6 +115,19 @@ fn a_vocabulary_may_be_padded() {
     let unused: Vec<u32> = (2049..2112).collect();
     assert_eq!(codec.unused_tokens(), unused);
     assert!(self::codec().unused_tokens().is_empty());
+    // Padded to any size, where the tokens end at the mask; where that was only taken for the last index, the sentence says so.
+    let mut odd = config(2051);
+    odd.mask_index = 2048;
+    let codec = TextCodec::from_bytes(&json, &odd).expect("padded");
+    assert_eq!(codec.unused_tokens(), [2049, 2050]);
+    let told = |vocab_size| {
+        let refused = TextCodec::from_bytes(&json, &config(vocab_size));
+        refused
+            .expect_err("refused")
+            .to_string()
+            .contains("mask_index")
+    };
+    assert!(told(2112) && told(2051) && !told(97) && !told(2047) && !told(50258));
     // One that comes with the model may be padded to any size, within reason.
     let own = |vocab_size| TextCodec::read(&json, &config(vocab_size), true);
     assert_eq!(own(2051).expect("own").unused_tokens(), [2048, 2049]);
@@ -152,6 +165,68 @@ fn the_mask_is_no_text() {
     let name = codec.tokenizer.id_to_token(2047).expect("last token");
     let text = codec.decode(&[2047]);
     assert!(matches!(codec.encode(&text), Err(TextError::MaskInText(found)) if found == name));
+}
+
+#[test]
+fn what_a_tokenizer_changes_is_told() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/cases/lower-case.tokenizer.json"
+    );
+    let json = std::fs::read(path).expect("a fixture");
+    let mut small = config(97);
+    small.mask_index = 4;
+    let lower = TextCodec::from_bytes(&json, &small).expect("fits");
+    let altered = |codec: &TextCodec, text: &str| {
+        let tokens = codec.encode(text).expect("tokens");
+        let altered = codec.altered(text, &tokens);
+        altered.map(|Altered { given, kept }| format!("{given} > {kept}"))
+    };
+    assert_eq!(altered(&lower, "hello,  world.\nthe cats"), None);
+    let long = format!("{}the Cat sat.", "once upon a time ".repeat(30));
+    for (text, told) in [
+        ("Hello world", "Hello world > hello world"),
+        (&long, "Cat sat. > cat sat."),
+        ("once é", "é > [UNK]"),
+        ("the cat 🦀🦀", "🦀🦀 > [UNK]"),
+        ("once \u{0}", "once \\0 > once"),
+    ] {
+        assert_eq!(altered(&lower, text).as_deref(), Some(told));
+    }
+    assert_eq!(altered(&codec(), " Two  spaces\n"), None);
+
+    let template = |text: &str| {
+        let template = Template::parse(text).expect("a template");
+        template.place(&lower, &[], 64).map(drop)
+    };
+    assert_eq!(template("once  upon ____ time."), Ok(()));
+    assert!(matches!(
+        template("Once ____ time."),
+        Err(TextError::Lossy(Altered { given, .. })) if given == "Once"
+    ));
+}
+
+#[test]
+fn tokens_cover_bytes_of_the_text_that_was_given() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/cases/lower-case.tokenizer.json"
+    );
+    let json = std::fs::read(path).expect("a fixture");
+    let mut small = config(97);
+    small.mask_index = 4;
+    let lower = TextCodec::from_bytes(&json, &small).expect("fits");
+    let text = "Hello, ÉÉ WORLD.";
+    let covered = [0, 1, 2, 3, 4, 5, 9].map(|count| lower.covered(text, count));
+    assert_eq!(covered.map(Result::unwrap), [0, 5, 6, 11, 17, 18, 18]);
+    let codec = codec();
+    let text = "the é 🦀 cat";
+    let tokens = codec.encode(text).expect("tokens");
+    for count in 0..=tokens.len() {
+        let kept = codec.decode(&tokens[..count]);
+        let whole = kept.trim_end_matches(char::REPLACEMENT_CHARACTER);
+        assert_eq!(codec.covered(text, count), Ok(whole.len()), "{kept}");
+    }
 }
 
 #[test]

@@ -34,18 +34,22 @@ pub const NAMES: [(&str, &[i32]); 13] = [
     ("backbone.output_layer.linear.bias", &[3]),
 ];
 
+/// The raw weights: 0.0, 1.0, ... each. The rotary buffer is 1.0, the frequency of the only pair of columns.
+pub fn state() -> Vec<(&'static str, Value)> {
+    let value = |(name, shape): (&'static str, &[i32])| {
+        (name, plain(shape, i32::from(name.contains("inv_freq"))))
+    };
+    NAMES.map(value).to_vec()
+}
+
 impl Forged {
     pub fn new() -> Self {
-        let state: Vec<_> = NAMES
-            .iter()
-            .map(|&(name, shape)| (name, plain(shape, 0)))
-            .collect();
         let ema = NAMES
             .iter()
             .filter(|(name, _)| !name.contains("inv_freq"))
             .map(|(_, shape)| plain(shape, 1));
         Self {
-            state,
+            state: state(),
             ema: Some(dict(&[("shadow_params", list(&ema.collect::<Vec<_>>()))])),
             algo: vec![
                 ("name", text("ar")),

@@ -10,7 +10,7 @@ pub mod math;
 mod product;
 
 use esolm_core::checkpoint::Checkpoint;
-use esolm_core::config::ModelConfig;
+use esolm_core::config::{ModelConfig, rotary_frequencies};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
 use esolm_core::sampler::{MASK_LOGIT, NoiseSource, sample_row};
 use esolm_core::trace::Counters;
@@ -20,7 +20,6 @@ use crate::executor::{Draw, Executor, NoiseKey, Pending};
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
 use crate::network::fold::Folding;
-use crate::network::rotary_frequencies;
 
 use attention::{Cache, Heads, spans};
 use product::Matrix;

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use esolm_core::config::rotary_frequencies;
 use esolm_shaders::{
     FINISH_ADD, FINISH_GELU, FINISH_QKV, FINISH_STORE, Form, PRODUCT_ROWS, PRODUCT_SPLIT,
     PRODUCT_TILE,
@@ -14,7 +15,6 @@ use super::norm::norm_twin;
 use super::runtime::{Buffer, Gpu};
 use super::{cache_snippet, pack_f16, rounded, weight_snippet};
 use crate::error::EngineError;
-use crate::network::rotary_frequencies;
 
 /// Rows to which activations are padded, so that a block of rows never reads past its buffer.
 pub const ROW_PAD: usize = 16;

@@ -4,17 +4,12 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Bool, Int, Tensor, activation::softmax};
 
+use esolm_core::config::rotary_frequencies;
+
 use super::Context;
 
-/// Base of the rotary angles (`Rotary`, models/dit.py).
-const BASE: f64 = 10000.0;
 /// Score of what may not be attended; finite, since some devices know no infinities.
 const EXCLUDED: f32 = -1e30;
-
-/// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.
-pub fn rotary_frequencies(head_dim: usize) -> impl Iterator<Item = f32> {
-    (0..head_dim / 2).map(move |i| (1.0 / BASE.powf(2.0 * i as f64 / head_dim as f64)) as f32)
-}
 
 /// Cosines and sines of the rows' rotary angles, each `[B, 1, R, head_dim / 2]`.
 pub struct Rotary {

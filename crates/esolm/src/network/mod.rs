@@ -29,7 +29,7 @@ use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{Bool, Int, Tensor, activation::silu};
 
-pub use attention::{Attention, Rotary, rotary_frequencies};
+pub use attention::{Attention, Rotary};
 pub use block::{AdaLn, Block, Modulation, OutputLayer, gelu_tanh};
 pub use mask::StepInput;
 pub use timestep::TimestepEmbedder;

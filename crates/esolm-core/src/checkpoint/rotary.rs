@@ -1,0 +1,60 @@
+//! The buffer of rotary frequencies that files carry. The network computes its own, so it is only compared: another one belongs to
+//! another network.
+
+use esolm_checkpoint::{Dtype, Error, TensorFile, TensorInfo};
+
+use super::CheckpointError;
+use crate::config::{ModelConfig, rotary_frequencies};
+
+/// Its name without `backbone.`; newer files may not carry it.
+pub(super) const BUFFER: &str = "rotary_emb.inv_freq";
+
+/// Relative difference of frequencies that were computed in single precision in different ways.
+const COMPUTED: f64 = 1e-5;
+
+/// Compares `buffer`, which was fetched, with what will be computed.
+pub(super) fn check(
+    file: &TensorFile,
+    buffer: &TensorInfo,
+    config: &ModelConfig,
+) -> Result<(), CheckpointError> {
+    let expected = vec![config.head_dim() / 2];
+    if buffer.shape != expected {
+        return Err(CheckpointError::Shape {
+            name: BUFFER.into(),
+            found: buffer.shape.clone(),
+            expected,
+        });
+    }
+    // Half of the last place of its type, of the smallest fraction.
+    let (values, rounding): (Vec<f64>, f64) = match buffer.dtype {
+        Dtype::F64 => {
+            let bytes = file.bytes(buffer)?;
+            let words = bytes.as_chunks().0.iter();
+            (words.map(|&word| f64::from_le_bytes(word)).collect(), 0.0)
+        }
+        Dtype::F16 => (single(file, buffer)?, 2f64.powi(-11)),
+        Dtype::Bf16 => (single(file, buffer)?, 2f64.powi(-8)),
+        _ => (single(file, buffer)?, 0.0),
+    };
+    let pairs = values
+        .into_iter()
+        .zip(rotary_frequencies(config.head_dim()));
+    for (index, (found, computed)) in pairs.enumerate() {
+        let expected = f64::from(computed);
+        let is_near = (found - expected).abs() <= expected * (COMPUTED + rounding);
+        if !is_near {
+            return Err(CheckpointError::Rotary {
+                name: BUFFER,
+                index,
+                found,
+                computed,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn single(file: &TensorFile, buffer: &TensorInfo) -> Result<Vec<f64>, Error> {
+    Ok(file.f32(buffer)?.into_iter().map(f64::from).collect())
+}
