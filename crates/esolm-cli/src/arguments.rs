@@ -306,7 +306,7 @@ pub struct Forward {
     /// Safetensors file to read.
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// Safetensors file to write.
+    /// Safetensors file to write, or `-` for the standard output.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// diffusion: the tokens alone; sequential: beside the clean tokens, as the sequential loss reads them.
@@ -338,7 +338,7 @@ pub struct Replay {
     /// Safetensors file to read.
     #[arg(long, value_name = "FILE")]
     pub trace: PathBuf,
-    /// Safetensors file to write.
+    /// Safetensors file to write, or `-` for the standard output.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// The top-p that the recorded generation had, above 0 up to 1. Default: none.

@@ -11,11 +11,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::arguments::Train;
 use crate::failure::Failure;
-use crate::output;
-use crate::setup;
+use crate::{files, output, setup};
 
 /// Runs the command.
 pub fn run(arguments: &Train) -> Result<(), Failure> {
+    files::check_folder(&arguments.out)?;
     let recipe = match &arguments.recipe {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| {

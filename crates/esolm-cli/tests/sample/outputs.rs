@@ -1,0 +1,146 @@
+//! Where output goes: files by their links, pipes and devices, which are never replaced.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::common::{Folder, GOLDEN, esolm, root, run, succeed};
+
+const SHORT: [&str; 7] = ["sample", "--device", "cpu", "--seed", "1", "--length", "16"];
+
+fn names(folder: &Folder) -> Vec<String> {
+    let entries = fs::read_dir(folder.path()).expect("a folder").flatten();
+    let names = entries.map(|entry| entry.file_name().into_string().expect("UTF-8"));
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
+fn lines(trace: &str) -> Vec<Value> {
+    let lines = trace.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().expect("JSON lines")
+}
+
+#[test]
+fn a_trace_goes_through_a_pipe_a_link_and_a_device() {
+    let folder = Folder::new();
+    let file = folder.file("trace.jsonl");
+    succeed(&[&SHORT[..], &["--trace", &file]].concat());
+    let whole = lines(&fs::read_to_string(&file).expect("text"));
+
+    let pipe = folder.file("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
+    let end = pipe.clone();
+    let reader = std::thread::spawn(move || fs::read_to_string(end).expect("text"));
+    succeed(&[&SHORT[..], &["--trace", &pipe]].concat());
+    assert_eq!(lines(&reader.join().expect("text")).len(), whole.len());
+    assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo());
+
+    // The link stays, and the file behind it keeps its mode.
+    let link = folder.file("link");
+    symlink("trace.jsonl", &link).expect("a link");
+    fs::write(&file, "old").expect("writable");
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("own");
+    succeed(&[&SHORT[..], &["--trace", &link]].concat());
+    assert!(Path::new(&link).is_symlink());
+    assert_eq!(
+        lines(&fs::read_to_string(&file).expect("text")).len(),
+        whole.len()
+    );
+    let mode = fs::metadata(&file).expect("there").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+
+    let sink = folder.file("sink");
+    let made = Command::new("mknod").args([&sink, "c", "1", "3"]).output();
+    // Root alone may make one, and not everywhere.
+    let is_made = made.is_ok_and(|made| made.status.success()) && fs::write(&sink, "").is_ok();
+    if is_made {
+        succeed(&[&SHORT[..], &["--trace", &sink]].concat());
+        let text = folder.file("text");
+        fs::write(&text, "The cat sat.").expect("writable");
+        succeed(&["ppl", "--device", "cpu", "--per-document", &sink, &text]);
+        let kind = fs::metadata(&sink).expect("there").file_type();
+        assert!(kind.is_char_device());
+        fs::remove_file(&text).expect("there");
+        fs::remove_file(&sink).expect("there");
+    }
+    assert_eq!(names(&folder), ["link", "pipe", "trace.jsonl"]);
+}
+
+#[test]
+fn a_reader_of_a_trace_that_goes_away_is_named() {
+    let folder = Folder::new();
+    let pipe = folder.file("pipe");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
+    let end = pipe.clone();
+    let reader = std::thread::spawn(move || drop(fs::File::open(end).expect("a pipe")));
+    let output = run(&["sample", "--device", "cpu", "--trace", &pipe]);
+    reader.join().expect("no panic");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("what reads it ended"), "{said}");
+}
+
+/// A link like `/dev/stdout`, with a pipe and with a file behind it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_link_to_the_standard_output_is_written_to() {
+    let folder = Folder::new();
+    let link = folder.file("stdout");
+    symlink("/proc/self/fd/1", &link).expect("a link");
+    let plain = succeed(&SHORT);
+    let both = succeed(&[&SHORT[..], &["--trace", &link]].concat());
+    let trace = both.strip_suffix(&plain).expect("the text comes last");
+    assert!(lines(trace).len() > 2);
+
+    let file = folder.file("both");
+    let output = fs::File::create(&file).expect("writable");
+    let mut run = esolm();
+    run.args(SHORT).args(["--trace", &link]).stdout(output);
+    assert!(run.status().expect("it starts").success());
+    let both = fs::read_to_string(&file).expect("text");
+    let trace = both.strip_suffix(&plain).expect("the text comes last");
+    assert!(lines(trace).len() > 2);
+    assert_eq!(names(&folder), ["both", "stdout"]);
+}
+
+#[test]
+fn tensors_go_to_the_standard_output() {
+    let folder = Folder::new();
+    let input = input(&folder);
+    let model = format!("{GOLDEN}/model_a.ema.safetensors");
+    let config = format!("{GOLDEN}/model_a.config.json");
+    let forward = |output: &str| {
+        let line = [
+            "forward", "--device", "cpu", "--model", &model, "--config", &config, "--input",
+            &input, "--output", output,
+        ];
+        let output = run(&line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        output.stdout
+    };
+    let file = folder.file("out");
+    assert!(forward(&file).is_empty());
+    assert!(forward("-") == fs::read(&file).expect("there"));
+    assert_eq!(names(&folder), ["in", "out"]);
+    assert!(!root().join("-").exists());
+}
+
+/// An input of `forward` for the golden models.
+fn input(folder: &Folder) -> String {
+    let file = folder.file("in");
+    let bytes = |values: [i32; 4]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let i32s = |name, values| (name, safetensors::Dtype::I32, vec![1, 4], bytes(values));
+    let tensors = [
+        i32s("zt_sorted", [96, 96, 96, 96]),
+        i32s("sort_idx", [3, 1, 0, 2]),
+    ];
+    crate::common::write(&file, &tensors);
+    file
+}
