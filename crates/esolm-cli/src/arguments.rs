@@ -38,7 +38,7 @@ const STYLES: Styles = Styles::styled()
   esolm devices
 
 Text goes to the standard output, everything else to the standard error.
-Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted."
+Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP)."
 )]
 pub struct Esolm {
     #[command(subcommand)]

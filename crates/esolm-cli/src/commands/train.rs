@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::arguments::Train;
 use crate::failure::Failure;
-use crate::{files, output, setup};
+use crate::{files, interrupts, output};
 
 /// Runs the command.
 pub fn run(arguments: &Train) -> Result<(), Failure> {
@@ -32,10 +32,7 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
     let choice: DeviceChoice = recipe.run.device.parse()?;
     let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
     let stop = Arc::new(AtomicBool::new(false));
-    setup::interrupts(
-        stop.clone(),
-        "Ctrl-C will end the training without saving it",
-    );
+    interrupts::stop(stop.clone());
     let options = Options {
         out: &arguments.out,
         resume: arguments.resume,

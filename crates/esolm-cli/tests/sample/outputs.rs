@@ -1,9 +1,10 @@
-//! Where output goes: files by their links, pipes and devices, which are never replaced.
+//! Where output goes: files by their links, pipes and devices, which are never replaced; and what a signal leaves behind.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -143,4 +144,42 @@ fn input(folder: &Folder) -> String {
     ];
     crate::common::write(&file, &tensors);
     file
+}
+
+/// What cannot be ended after a step ends at once, and leaves nothing.
+#[test]
+fn a_signal_leaves_no_temporary_file() {
+    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+        let folder = Folder::new();
+        let input = folder.file("in");
+        // Work for many seconds.
+        let (batch, length) = (256, 128i32);
+        let order: Vec<u8> = (0..batch * length)
+            .flat_map(|i| (i % length).to_le_bytes())
+            .collect();
+        let shape = vec![batch as usize, length as usize];
+        let tensor = |name, bytes| (name, safetensors::Dtype::I32, shape.clone(), bytes);
+        let tensors = [
+            tensor("zt_sorted", vec![0; order.len()]),
+            tensor("sort_idx", order),
+        ];
+        crate::common::write(&input, &tensors);
+        let mut child = esolm()
+            .args(["forward", "--device", "cpu", "--input", &input])
+            .args(["--output", &folder.file("out")])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut errors = BufReader::new(child.stderr.take().expect("piped"));
+        let mut line = String::new();
+        errors.read_line(&mut line).expect("text");
+        assert!(line.starts_with("device: "), "{line}");
+        assert_eq!(names(&folder).len(), 2, "one is under way");
+        let killed = Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status();
+        assert!(killed.expect("kill runs").success());
+        assert_eq!(child.wait().expect("it ends").code(), Some(code));
+        assert_eq!(names(&folder), ["in"]);
+    }
 }
