@@ -72,6 +72,11 @@ impl Failure {
             TrainError::Override(_) => (true, "an example is --set run.batch=16"),
             TrainError::Occupied(_) => (true, "continue it with --resume, or give another --out"),
             TrainError::NothingToResume(_) => (true, "start one without --resume"),
+            TrainError::Locked(_) => (false, "wait for its end, or give another --out"),
+            TrainError::TextChanged(_) => (
+                false,
+                "give the same text, or --accept-changed-text if the change is meant",
+            ),
             TrainError::Recipe(_) => (false, "`esolm train --help` shows one"),
             error => return Self::failed(error.to_string()),
         };
