@@ -17,16 +17,17 @@ const SHIPPED: &str = "stories";
 pub const NO_TOKENIZER: &str = "none";
 
 /// What `--config` and `--raw-weights` say about opening a checkpoint.
-pub fn open_options(config: &Option<PathBuf>, raw_weights: bool) -> OpenOptions {
+pub fn open_options(config: &Option<PathBuf>, raw_weights: bool, quiet: bool) -> OpenOptions {
     OpenOptions {
         config: config.clone(),
         raw_weights,
+        download_bars: !quiet,
     }
 }
 
 /// Opens what `--model` or the variable ESOLM_MODEL names, else the small model inside the program; with the name that reports give it.
-pub fn checkpoint(model: &Model) -> Result<(Checkpoint, String), Failure> {
-    let options = open_options(&model.config, model.raw_weights);
+pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Failure> {
+    let options = open_options(&model.config, model.raw_weights, quiet);
     if let Some(spec) = model
         .model
         .clone()
@@ -56,8 +57,8 @@ fn from_environment() -> Result<Option<String>, Failure> {
 }
 
 /// As [`checkpoint`], with the tokenizer that `--tokenizer` names, or its own.
-pub fn open(model: &Model, tokenizer: Option<&Path>) -> Result<ModelFiles, Failure> {
-    let (checkpoint, name) = checkpoint(model)?;
+pub fn open(model: &Model, tokenizer: Option<&Path>, quiet: bool) -> Result<ModelFiles, Failure> {
+    let (checkpoint, name) = checkpoint(model, quiet)?;
     let codec = match tokenizer {
         Some(path) if path == Path::new(NO_TOKENIZER) => None,
         Some(path) => Some(TextCodec::from_file(path, checkpoint.config())?),
@@ -72,8 +73,8 @@ pub fn open(model: &Model, tokenizer: Option<&Path>) -> Result<ModelFiles, Failu
 }
 
 /// As [`open`], for what works on tokens.
-pub fn open_without_tokenizer(model: &Model) -> Result<ModelFiles, Failure> {
-    open(model, Some(Path::new(NO_TOKENIZER)))
+pub fn open_without_tokenizer(model: &Model, quiet: bool) -> Result<ModelFiles, Failure> {
+    open(model, Some(Path::new(NO_TOKENIZER)), quiet)
 }
 
 /// Loads a model onto the chosen device, and says on stderr which one that is.

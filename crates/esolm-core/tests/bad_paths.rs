@@ -94,12 +94,14 @@ fn paths() {
     let raw = OpenOptions {
         config: None,
         raw_weights: true,
+        ..OpenOptions::default()
     };
     // raw weights of a folder
     assert_told(Checkpoint::open(folder.spec(), &raw), "raw weights|.ckpt");
     let missing = OpenOptions {
         config: Some(folder.path("none.json")),
         raw_weights: false,
+        ..OpenOptions::default()
     };
     // missing --config
     assert_told(

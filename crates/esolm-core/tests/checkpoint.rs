@@ -69,6 +69,7 @@ fn bare_safetensors_open_with_a_configuration() {
     let options = OpenOptions {
         config: Some(config),
         raw_weights: false,
+        ..OpenOptions::default()
     };
     let checkpoint = Checkpoint::open(weights.to_str().unwrap(), &options).unwrap();
     assert_eq!(checkpoint.source(), SourceKind::Safetensors);
@@ -204,6 +205,7 @@ fn lightning_checkpoints_give_the_ema_weights_and_on_request_the_raw_ones() {
             let options = OpenOptions {
                 config: None,
                 raw_weights,
+                ..OpenOptions::default()
             };
             let mapped = Checkpoint::open(path.to_str().unwrap(), &options).unwrap();
             let owned =
@@ -279,6 +281,7 @@ fn a_given_configuration_replaces_the_one_in_a_lightning_checkpoint() {
     let options = OpenOptions {
         config: Some(config),
         raw_weights: false,
+        ..OpenOptions::default()
     };
     let checkpoint =
         Checkpoint::open(golden_path("mini_mdlm.ckpt").to_str().unwrap(), &options).unwrap();

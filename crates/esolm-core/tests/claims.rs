@@ -21,6 +21,7 @@ fn open_with(
     let options = OpenOptions {
         config: Some(folder.write("given.json", config.as_bytes())),
         raw_weights: false,
+        ..OpenOptions::default()
     };
     Checkpoint::open(path.to_str().unwrap(), &options)
 }

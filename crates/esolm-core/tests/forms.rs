@@ -167,6 +167,7 @@ fn state_dicts_open_with_a_configuration() {
     let raw = OpenOptions {
         config: None,
         raw_weights: true,
+        ..OpenOptions::default()
     };
     assert_told(
         Checkpoint::open(file.to_str().unwrap(), &raw),

@@ -61,7 +61,7 @@ pub struct Report {
 
 pub fn run(arguments: &Bench) -> Result<(), Failure> {
     let (checkpoint, model) = match arguments.model.model {
-        Some(_) => setup::checkpoint(&arguments.model)?,
+        Some(_) => setup::checkpoint(&arguments.model, false)?,
         None => random::checkpoint(arguments)?,
     };
     let mut engine = block_on(Engine::load(&checkpoint, &arguments.device.options()))?;

@@ -15,7 +15,7 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
             out.display()
         )));
     }
-    let options = setup::open_options(&arguments.config, arguments.raw_weights);
+    let options = setup::open_options(&arguments.config, arguments.raw_weights, false);
     let checkpoint = Checkpoint::open(&arguments.input, &options)?;
     write_hf_folder(&checkpoint, out, arguments.dtype.into())?;
     let config = checkpoint.config();

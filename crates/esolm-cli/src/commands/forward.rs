@@ -11,7 +11,7 @@ use crate::tensors::{Input, Output};
 use crate::{setup, tensors};
 
 pub fn run(arguments: &Forward) -> Result<(), Failure> {
-    let files = setup::open_without_tokenizer(&arguments.model)?;
+    let files = setup::open_without_tokenizer(&arguments.model, false)?;
     let config = files.config();
     let sequential = arguments.mode == ModeName::Sequential;
     let mode = match arguments.mask {

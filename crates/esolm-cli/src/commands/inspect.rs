@@ -35,7 +35,7 @@ struct Tensor {
 }
 
 pub fn run(arguments: &Inspect) -> Result<(), Failure> {
-    let options = setup::open_options(&arguments.config, arguments.raw_weights);
+    let options = setup::open_options(&arguments.config, arguments.raw_weights, false);
     let checkpoint = Checkpoint::open(&arguments.model, &options)?;
     let report = report(&arguments.model, &checkpoint);
     if arguments.json {

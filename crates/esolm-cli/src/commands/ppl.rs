@@ -23,8 +23,12 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
         ));
     }
     let files = match arguments.tokens {
-        Some(_) => setup::open_without_tokenizer(&arguments.model)?,
-        None => setup::open(&arguments.model, arguments.tokenizer.as_deref())?,
+        Some(_) => setup::open_without_tokenizer(&arguments.model, arguments.quiet)?,
+        None => setup::open(
+            &arguments.model,
+            arguments.tokenizer.as_deref(),
+            arguments.quiet,
+        )?,
     };
     let mut options = options(arguments);
     let corpus = match &arguments.tokens {

@@ -12,7 +12,7 @@ use crate::tensors::{Input, Output};
 use crate::{setup, tensors};
 
 pub fn run(arguments: &Replay) -> Result<(), Failure> {
-    let files = setup::open_without_tokenizer(&arguments.model)?;
+    let files = setup::open_without_tokenizer(&arguments.model, false)?;
     let config = files.config();
     if config.family != Family::EsoLm {
         return Err(Failure::failed(format!(

@@ -44,7 +44,11 @@ struct Sequence<'a> {
 }
 
 pub fn run(arguments: Sample) -> Result<(), Failure> {
-    let files = setup::open(&arguments.model, arguments.tokenizer.as_deref())?;
+    let files = setup::open(
+        &arguments.model,
+        arguments.tokenizer.as_deref(),
+        arguments.quiet,
+    )?;
     let request = given::request(&arguments)?;
     // Bad requests and files that cannot be written are said before the model is loaded.
     files.plan(&request)?;

@@ -14,7 +14,11 @@ use crate::likelihood::{self, Line};
 use crate::{output, setup, texts};
 
 pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
-    let files = setup::open(&arguments.model, arguments.tokenizer.as_deref())?;
+    let files = setup::open(
+        &arguments.model,
+        arguments.tokenizer.as_deref(),
+        arguments.quiet,
+    )?;
     let mut options = ScoreOptions {
         likelihood: Likelihood {
             alpha_0: arguments.alpha0,

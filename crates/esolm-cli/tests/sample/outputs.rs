@@ -1,7 +1,8 @@
-//! Where output goes: files by their links, pipes and devices, which are never replaced; and what a signal leaves behind.
+//! Where output goes: files by their links, pipes and devices, which are never replaced; and what a terminal sees of a quiet run.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -182,4 +183,89 @@ fn a_signal_leaves_no_temporary_file() {
         assert_eq!(child.wait().expect("it ends").code(), Some(code));
         assert_eq!(names(&folder), ["in"]);
     }
+}
+
+/// A model comes from a hub on this machine, with bars for whoever wants to see them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_quiet_download_shows_nothing() {
+    let folder = Folder::new();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hub = format!("http://{}", listener.local_addr().expect("its address"));
+    std::thread::spawn(move || {
+        // A client that hangs up is not this side's concern.
+        let streams = listener.incoming().flatten();
+        streams.for_each(|stream| drop(answer(stream)));
+    });
+    // What a terminal sees of a run whose model is not in the cache yet.
+    let seen = |name: &str, quiet: &str| {
+        let seen = folder.file(name);
+        let program = env!("CARGO_BIN_EXE_esolm");
+        let line = format!(
+            "{program} {} --model hf:some-one/stories {quiet}",
+            SHORT.join(" ")
+        );
+        let status = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, &seen])
+            .env("HF_HOME", folder.file(&format!("{name}-home")))
+            .env("HF_ENDPOINT", &hub)
+            .env("TERM", "xterm")
+            .env_remove("HF_HUB_OFFLINE")
+            .env_remove("NO_COLOR")
+            .envs(["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].map(|proxy| (proxy, "")))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .status();
+        let seen = fs::read_to_string(seen).expect("text");
+        assert!(status.expect("script runs").success(), "{seen}");
+        // The frame of `script` itself.
+        let lines = seen.lines().filter(|line| !line.starts_with("Script "));
+        lines
+            .map(|line| format!("{}\n", line.trim_end()))
+            .collect::<String>()
+    };
+    let text = succeed(&SHORT);
+    assert!(seen("loud", "").contains("model.safetensors"));
+    let quiet = seen("quiet", "--quiet");
+    assert_eq!(quiet.trim(), text.trim());
+}
+
+/// Answers as the hub does for the files of the small model.
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut range = None;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if let Some(bytes) = line.to_lowercase().trim().strip_prefix("range: bytes=") {
+            let (from, to) = bytes.split_once('-').expect("a range");
+            range = Some((
+                from.parse::<usize>().expect("a number"),
+                to.parse::<usize>(),
+            ));
+        } else if line.trim().is_empty() {
+            break;
+        }
+    }
+    let path = request.split(' ').nth(1).unwrap_or_default();
+    let name = path.strip_prefix("/some-one/stories/resolve/main/");
+    let file = name.and_then(|name| fs::read(root().join("models/stories").join(name)).ok());
+    let Some(file) = file else {
+        return stream.write_all(
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        );
+    };
+    let last = file.len() - 1;
+    let (from, to) = range.map_or((0, last), |(from, to)| (from, to.unwrap_or(last).min(last)));
+    write!(
+        stream,
+        "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {from}-{to}/{}\r\nETag: \"{}\"\r\n\
+         X-Repo-Commit: 0123456789abcdef\r\nConnection: close\r\n\r\n",
+        to + 1 - from,
+        file.len(),
+        file.len(),
+    )?;
+    stream.write_all(&file[from..=to])
 }

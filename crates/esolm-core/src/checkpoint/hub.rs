@@ -10,7 +10,7 @@ use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::open::OWN_WEIGHTS;
-use super::{CheckpointError, FileError, HubError, WEIGHTS, beside, shards};
+use super::{CheckpointError, FileError, HubError, OpenOptions, WEIGHTS, beside, shards};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
@@ -21,9 +21,9 @@ pub(super) struct Files {
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Fetches the files of `owner/name` or `owner/name@revision`; `with_config` is false when the caller has a configuration,
-/// beside which that of the repository counts if there is one.
-pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointError> {
+/// Fetches the files of `owner/name` or `owner/name@revision`. A configuration of the caller's counts beside that of the repository, if
+/// there is one.
+pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, CheckpointError> {
     let (name, revision) = parse(spec).ok_or_else(|| CheckpointError::HubName {
         spec: format!("hf:{spec}"),
     })?;
@@ -36,13 +36,13 @@ pub(super) fn fetch(spec: &str, with_config: bool) -> Result<Files, CheckpointEr
         api: None,
     };
     if !is_offline() {
-        hub.connect(repo)?;
+        hub.connect(repo, options.download_bars)?;
     }
     // Before the weights, so that weights in the cache mean that these were asked for: without a network, and a hub model without them,
     // the model must still open.
-    let config = match with_config {
-        true => Some(hub.get("config.json")?),
-        false => hub.optional("config.json")?,
+    let config = match &options.config {
+        None => Some(hub.get("config.json")?),
+        Some(_) => hub.optional("config.json")?,
     };
     let tokenizer = hub.optional("tokenizer.json")?;
     for name in beside::NAMING {
@@ -92,12 +92,13 @@ struct Hub<'a> {
 }
 
 impl Hub<'_> {
-    fn connect(&mut self, repo: Repo) -> Result<(), CheckpointError> {
+    fn connect(&mut self, repo: Repo, bars: bool) -> Result<(), CheckpointError> {
         if !self.endpoint.starts_with("http://") && !self.endpoint.starts_with("https://") {
             return Err(self.error("config.json", HubError::Endpoint));
         }
         let mut builder = ApiBuilder::from_env()
             .with_endpoint(self.endpoint.clone())
+            .with_progress(bars)
             .with_user_agent("esolm", env!("CARGO_PKG_VERSION"));
         if let Ok(token) = std::env::var("HF_TOKEN")
             && !token.is_empty()

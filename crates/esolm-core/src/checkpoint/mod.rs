@@ -64,6 +64,8 @@ pub struct OpenOptions {
     pub config: Option<PathBuf>,
     /// Take `state_dict` of a Lightning checkpoint instead of the EMA weights.
     pub raw_weights: bool,
+    /// Show a bar on a terminal's stderr for each file that comes from the hub.
+    pub download_bars: bool,
 }
 
 /// Which form a checkpoint had.

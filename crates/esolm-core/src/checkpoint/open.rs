@@ -115,7 +115,7 @@ fn add_own(
 
 #[cfg(feature = "hub")]
 fn open_hub(name: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
-    let files = super::hub::fetch(name, options.config.is_none())?;
+    let files = super::hub::fetch(name, options)?;
     open_parts(
         &files.weights,
         options,
