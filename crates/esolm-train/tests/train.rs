@@ -213,7 +213,7 @@ fn with_header(file: &[u8], from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
-/// Version 0.1 counted steps alone, all of the size that the recipe gives, and knew nothing of the text.
+/// Older versions counted steps alone, all of the size that the recipe gives, and knew nothing of the text.
 #[test]
 fn a_state_of_an_older_version_goes_on() {
     let folder = Folder::new("older");
