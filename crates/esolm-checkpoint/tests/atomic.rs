@@ -45,7 +45,8 @@ fn a_file_appears_whole_or_not_at_all() {
 fn what_cannot_be_a_file_is_refused() {
     let folder = Folder::new("atomic-bad");
     let refused = |path: &Path| AtomicFile::create(path).unwrap_err().to_string();
-    assert!(refused(&folder.path("")).contains("not a regular file"));
+    assert!(refused(&folder.path("")).contains("names a folder"));
+    assert!(refused(folder.path("").parent().unwrap()).contains("is a folder"));
     assert!(refused(Path::new("..")).contains("not name a file"));
     // Said at once: the rename would be refused only when everything is written.
     assert!(refused(&folder.path("new/")).contains("names a folder"));
@@ -64,20 +65,156 @@ fn names_may_be_as_long_as_the_system_takes() {
     assert_eq!(fs::read(&path).unwrap(), b"whole");
 }
 
-#[cfg(unix)]
+/// What a process that was killed left goes when the file is written again; what another one writes stays, and files of other names.
 #[test]
-fn files_have_the_permissions_of_any_new_file_and_devices_stay() {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+fn stale_temporary_files_are_removed() {
+    let folder = Folder::new("atomic-stale");
+    let path = folder.path("a.txt");
+    folder.write(".a.txt.Abc123.esolm.partial", b"half");
+    folder.write(".b.txt.Abc123.esolm.partial", b"half");
+    folder.write(".a.txt.partial", b"somebody's own");
+    let mut living = AtomicFile::create(&path).unwrap();
+    atomic::write(&path, b"whole").unwrap();
+    let left = names(&folder);
+    assert_eq!(left.len(), 4, "{left:?}");
+    for name in [".a.txt.partial", ".b.txt.Abc123.esolm.partial", "a.txt"] {
+        assert!(left.iter().any(|left| left == name), "{left:?}");
+    }
+    living.write_all(b"later").unwrap();
+    living.commit().unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"later");
+}
 
-    let folder = Folder::new("atomic-unix");
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
-    let usual = folder.write("usual", b"");
-    let path = folder.path("a");
-    atomic::write(&path, b"").unwrap();
-    assert_eq!(mode(&path), mode(&usual));
+#[cfg(unix)]
+mod unix {
+    use std::io::Read;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
 
-    let device = folder.path("device");
-    symlink("/dev/null", &device).unwrap();
-    assert!(atomic::write(&device, b"").is_err());
-    assert!(device.is_symlink(), "a rename would have replaced it");
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn files_have_the_permissions_of_any_new_file_or_of_the_one_before() {
+        let folder = Folder::new("atomic-modes");
+        let usual = folder.write("usual", b"");
+        let path = folder.path("a");
+        atomic::write(&path, b"").unwrap();
+        assert_eq!(mode(&path), mode(&usual));
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        let before = fs::metadata(&path).unwrap();
+        atomic::write(&path, b"new").unwrap();
+        assert_eq!(mode(&path), 0o640);
+        assert_eq!(fs::metadata(&path).unwrap().uid(), before.uid());
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn links_are_followed_and_stay() {
+        let folder = Folder::new("atomic-links");
+        fs::create_dir(folder.path("far")).unwrap();
+        let target = folder.write("far/a", b"old");
+        let link = folder.path("link");
+        symlink("far/a", &link).unwrap();
+        let chain = folder.path("chain");
+        symlink("link", &chain).unwrap();
+        for (path, text) in [(&link, "first"), (&chain, "second")] {
+            atomic::write(path, text).unwrap();
+            assert!(link.is_symlink() && chain.is_symlink());
+            assert_eq!(fs::read_to_string(&target).unwrap(), text);
+        }
+        // A link to nothing makes what it names.
+        let dangling = folder.path("dangling");
+        symlink("far/b", &dangling).unwrap();
+        atomic::write(&dangling, b"made").unwrap();
+        assert!(dangling.is_symlink());
+        assert_eq!(fs::read(folder.path("far/b")).unwrap(), b"made");
+        let nowhere = folder.path("nowhere");
+        symlink("no/such/folder", &nowhere).unwrap();
+        let error = AtomicFile::create(&nowhere).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+        let [one, two] = ["one", "two"].map(|name| folder.path(name));
+        symlink("two", &one).unwrap();
+        symlink("one", &two).unwrap();
+        let error = AtomicFile::create(&one).unwrap_err().to_string();
+        assert!(error.contains("circle"), "{error}");
+        symlink("far", folder.path("to-folder")).unwrap();
+        let error = AtomicFile::create(folder.path("to-folder")).unwrap_err();
+        assert!(error.to_string().contains("is a folder"), "{error}");
+        assert_eq!(fs::read_dir(folder.path("far")).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_is_not_a_regular_file_is_written_to_and_not_replaced() {
+        let folder = Folder::new("atomic-streams");
+        let pipe = folder.path("pipe");
+        assert!(
+            Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let link = folder.path("link");
+        symlink("pipe", &link).unwrap();
+        for path in [&pipe, &link] {
+            let end = pipe.clone();
+            let reader = std::thread::spawn(move || fs::read(end).unwrap());
+            let mut file = AtomicFile::create(path).unwrap();
+            file.write_all(b"through the ").unwrap();
+            file.sync().unwrap();
+            file.write_all(b"pipe").unwrap();
+            file.commit().unwrap();
+            assert_eq!(reader.join().unwrap(), b"through the pipe");
+            assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+            assert!(link.is_symlink());
+        }
+
+        let socket = folder.path("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            let mut stream = listener.accept().unwrap().0;
+            stream.read_to_string(&mut text).map(|_| text)
+        });
+        atomic::write(&socket, b"through the socket").unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), "through the socket");
+        assert!(fs::metadata(&socket).unwrap().file_type().is_socket());
+        assert_eq!(names(&folder).len(), 3);
+
+        // The system's sink; only root may make another of its kind.
+        let sink = folder.path("sink");
+        let made = Command::new("mknod")
+            .arg(&sink)
+            .args(["c", "1", "3"])
+            .output();
+        if made.unwrap().status.success() && fs::write(&sink, b"").is_ok() {
+            atomic::write(&sink, b"gone").unwrap();
+            let kind = fs::metadata(&sink).unwrap().file_type();
+            assert!(kind.is_char_device());
+            assert_eq!(names(&folder).len(), 4);
+        }
+    }
+
+    /// As `/dev/fd/3` with `3>> file` in a shell.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_open_descriptor_is_written_to_although_a_file_is_behind_it() {
+        use std::os::fd::AsRawFd;
+
+        let folder = Folder::new("atomic-descriptors");
+        let path = folder.write("a", b"before, ");
+        let open = fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let link = folder.path("link");
+        symlink(format!("/proc/self/fd/{}", open.as_raw_fd()), &link).unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        atomic::write(&link, b"after").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"before, after");
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+        assert_eq!(names(&folder).len(), 2);
+    }
 }

@@ -38,7 +38,7 @@ const STYLES: Styles = Styles::styled()
   esolm devices
 
 Text goes to the standard output, everything else to the standard error.
-Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted."
+Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP)."
 )]
 pub struct Esolm {
     #[command(subcommand)]
@@ -310,7 +310,7 @@ pub struct Forward {
     /// Safetensors file to read.
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// Safetensors file to write.
+    /// Safetensors file to write, or `-` for the standard output.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// diffusion: the tokens alone; sequential: beside the clean tokens, as the sequential loss reads them.
@@ -342,7 +342,7 @@ pub struct Replay {
     /// Safetensors file to read.
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// Safetensors file to write.
+    /// Safetensors file to write, or `-` for the standard output.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// The top-p that the recorded generation had, above 0 up to 1. Default: none.

@@ -1,6 +1,6 @@
 //! How a command ends when it does not succeed: an exit code and one sentence on stderr.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -10,14 +10,15 @@ use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
 use esolm::{EngineError, Error, ItemError, LikelihoodError, RequestError};
+use esolm_checkpoint::atomic;
 use esolm_train::TrainError;
+
+use crate::{interrupts, output};
 
 /// Bad usage: the command line itself must be changed.
 const USAGE: u8 = 2;
 /// Everything else.
 const FAILED: u8 = 1;
-/// What a shell reports for a program that an interrupt ended.
-pub const INTERRUPTED: u8 = 130;
 
 /// Why a command stopped.
 #[derive(Debug)]
@@ -71,16 +72,21 @@ impl Failure {
             TrainError::Override(_) => (true, "an example is --set run.batch=16"),
             TrainError::Occupied(_) => (true, "continue it with --resume, or give another --out"),
             TrainError::NothingToResume(_) => (true, "start one without --resume"),
+            TrainError::Locked(_) => (false, "wait for its end, or give another --out"),
+            TrainError::TextChanged(_) => (
+                false,
+                "give the same text, or --accept-changed-text if the change is meant",
+            ),
             TrainError::Recipe(_) => (false, "`esolm train --help` shows one"),
             error => return Self::failed(error.to_string()),
         };
         Self::of(is_usage, format!("{error}; {remedy}"))
     }
 
-    /// The user stopped it.
+    /// A signal stopped it.
     pub fn interrupted() -> Self {
         Self {
-            code: INTERRUPTED,
+            code: interrupts::exit_code(),
             message: String::new(),
         }
     }
@@ -359,14 +365,12 @@ pub fn report_panics() {
             .location()
             .map(|at| format!(" at {}:{}", at.file(), at.line()))
             .unwrap_or_default();
-        if io::stderr().is_terminal() {
-            // A watched text may have hidden the cursor.
-            let _ = write!(io::stderr(), "\x1b[?25h");
-        }
+        output::show_cursor();
         say(&format!(
             "this is a bug in esolm ({}{place}); please report it together with the command line",
             what.join(" ")
         ));
+        atomic::abandon_all();
         std::process::exit(FAILED.into());
     }));
 }
@@ -452,6 +456,6 @@ mod tests {
                 .message
                 .ends_with("; take state_dict with --raw-weights")
         );
-        assert_eq!(Failure::from(Error::Stopped).code, INTERRUPTED);
+        assert_eq!(Failure::from(Error::Stopped).code, interrupts::INTERRUPTED);
     }
 }

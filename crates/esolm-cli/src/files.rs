@@ -1,32 +1,39 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all, and streams.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use esolm_checkpoint::AtomicFile;
 
 use crate::failure::Failure;
 
-/// A file that takes its name at the [commit](Pending::commit); dropped before, it was never there.
+/// The file name that stands for the standard output.
+const STDOUT: &str = "-";
+
+/// A file that takes its name at the [commit](Pending::commit); dropped before, it was never there. What stands there and is not a
+/// regular file, such as a pipe, is written to as it comes.
 pub struct Pending(AtomicFile);
 
 impl Pending {
-    /// Begins to write `path`.
+    /// Begins to write `path`, beside what goes to the standard output.
     pub fn create(path: &Path) -> Result<Self, Failure> {
-        if path.file_name().is_none() {
-            return Err(Failure::usage(format!(
-                "{} does not name a file to write; give a file name",
-                path.display()
-            )));
-        }
-        if path.is_dir() {
-            return Err(Failure::usage(format!(
-                "{} is a folder; give the name of a file to write",
-                path.display()
-            )));
+        if path == Path::new(STDOUT) {
+            return Err(Failure::usage(
+                "- means the standard output, which has the command's own output already; give the name of a file (./- for one called -)",
+            ));
         }
         let file = AtomicFile::create(path).map_err(|error| cannot_write(path, &error))?;
         Ok(Self(file))
+    }
+
+    /// Begins to write `path`, which is all that the command puts out; `-` is the standard output.
+    pub fn create_or_stdout(path: &Path) -> Result<Self, Failure> {
+        if path != Path::new(STDOUT) {
+            return Self::create(path);
+        }
+        let stdout = stdout().map_err(|error| Failure::output(&error))?;
+        Ok(Self(AtomicFile::stream(STDOUT, stdout)))
     }
 
     /// Writes what `fill` does.
@@ -37,11 +44,12 @@ impl Pending {
         fill(&mut self.0).map_err(|error| cannot_write(self.0.path(), &error))
     }
 
-    /// Writes a value as one line of JSON.
+    /// Writes a value as one line of JSON, which whoever reads a stream sees at once.
     pub fn json_line(&mut self, value: &impl serde::Serialize) -> Result<(), Failure> {
         self.fill(|file| {
             serde_json::to_writer(&mut *file, value)?;
-            file.write_all(b"\n")
+            file.write_all(b"\n")?;
+            file.flush()
         })
     }
 
@@ -52,10 +60,51 @@ impl Pending {
     }
 }
 
+/// Refuses what cannot be a folder to write to; one that is not there yet can be.
+pub fn check_folder(path: &Path) -> Result<(), Failure> {
+    if path == Path::new(STDOUT) {
+        return Err(Failure::usage(
+            "- means the standard output, but a folder of files is written; give the name of a folder (./- for one called -)",
+        ));
+    }
+    if path.exists() && !path.is_dir() {
+        return Err(Failure::usage(format!(
+            "{} is not a folder, but a folder of files is written; give the name of a folder",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
 /// The sentence for a file that cannot be written.
-pub fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    if path == Path::new(STDOUT) {
+        return Failure::output(error);
+    }
+    let remedy = match error.kind() {
+        ErrorKind::InvalidInput => {
+            let path = path.display();
+            return Failure::usage(format!(
+                "cannot write {path}: {error}; give the name of a file"
+            ));
+        }
+        ErrorKind::BrokenPipe => "what reads it ended before everything was written",
+        _ => "check that the folder exists and has room",
+    };
     Failure::failed(format!(
-        "cannot write {}: {error}; check that the folder exists and has room",
+        "cannot write {}: {error}; {remedy}",
         path.display()
     ))
+}
+
+#[cfg(unix)]
+fn stdout() -> io::Result<File> {
+    use std::os::fd::AsFd;
+    Ok(io::stdout().as_fd().try_clone_to_owned()?.into())
+}
+
+#[cfg(windows)]
+fn stdout() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
 }

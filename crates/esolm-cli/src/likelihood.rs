@@ -7,7 +7,7 @@ use esolm::text::Altered;
 use esolm::{Error, Progress, Score};
 use serde::Serialize;
 
-use crate::{output, setup};
+use crate::{interrupts, output};
 
 /// The score of the text with this number.
 #[derive(Serialize)]
@@ -20,7 +20,7 @@ pub struct Line<'a> {
 /// Does what takes many passes; an interrupt ends it between two of them.
 pub fn run<T>(quiet: bool, work: impl FnOnce(Progress) -> Result<T, Error>) -> Result<T, Error> {
     let stop = Arc::new(AtomicBool::new(false));
-    setup::interrupts(stop.clone(), "Ctrl-C will end the run without results");
+    interrupts::stop(stop.clone());
     let bar = output::passes(quiet);
     let shown = bar.clone();
     let done = work(Progress::new(move |done, all| {

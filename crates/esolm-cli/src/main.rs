@@ -1,10 +1,11 @@
 //! `esolm`: the engine as a command. Text goes to stdout, everything else to stderr; bad usage ends with exit code 2, any other
-//! failure with 1, an interrupted generation with 130, each with one sentence on stderr.
+//! failure with 1, an interrupted run with 128 and the number of the signal, each but the last with one sentence on stderr.
 
 mod arguments;
 mod commands;
 mod failure;
 mod files;
+mod interrupts;
 mod likelihood;
 mod output;
 mod setup;
@@ -19,6 +20,7 @@ use arguments::{Command, Esolm};
 
 fn main() -> ExitCode {
     failure::report_panics();
+    interrupts::listen();
     let arguments = match Esolm::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return failure::usage_exit(&error),

@@ -45,6 +45,13 @@ pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Gives a terminal its cursor back, which a watched text may have hidden.
+pub fn show_cursor() {
+    if io::stderr().is_terminal() {
+        let _ = write!(io::stderr(), "\x1b[?25h");
+    }
+}
+
 /// Characters that a terminal would obey rather than show become U+FFFD; lines and tabs stay. Text of an unknown model is shown
 /// this way on terminals.
 pub fn printable(text: &str) -> String {

@@ -1,15 +1,13 @@
 //! From options to a model on a device.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use esolm::ModelFiles;
 use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 use esolm::text::TextCodec;
 
 use crate::arguments::{Device, Model, Source};
-use crate::failure::{Failure, INTERRUPTED};
+use crate::failure::Failure;
 use crate::output;
 
 /// The name that reports give the model inside the program.
@@ -122,17 +120,4 @@ pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Mo
         output::note(&format!("device: {}", model.device()));
     }
     Ok(model)
-}
-
-/// Sets `flag` at the first Ctrl-C, which ends the work after the step under way. A second one ends the program at once. Where the
-/// system allows no handler Ctrl-C still works, but `without` comes true, and is said.
-pub fn interrupts(flag: Arc<AtomicBool>, without: &str) {
-    let handler = ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(INTERRUPTED.into());
-        }
-    });
-    if handler.is_err() {
-        output::note(&format!("{without}: the system allows no handler"));
-    }
 }

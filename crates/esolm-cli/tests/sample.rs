@@ -1,6 +1,9 @@
 //! `esolm sample` from outside: the same seed gives the same text, given words stay, output goes where it belongs.
 
 mod common;
+#[cfg(unix)]
+#[path = "sample/outputs.rs"]
+mod outputs;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;

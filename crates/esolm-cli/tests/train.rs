@@ -1,11 +1,17 @@
-//! `esolm train` from outside: a recipe becomes a model that the other commands take, and Ctrl-C loses nothing.
+//! `esolm train` from outside: a recipe becomes a model that the other commands take, and neither Ctrl-C nor a refused call loses anything.
 
 mod common;
 
+use std::collections::BTreeMap;
+#[cfg(unix)]
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::path::Path;
+#[cfg(unix)]
+use std::process::{Child, Stdio};
 
-use common::{Folder, esolm, run, succeed};
+#[cfg(unix)]
+use common::esolm;
+use common::{Folder, run, succeed};
 
 /// A recipe over a text made here; a training of a second or two.
 fn recipe(folder: &Folder) -> String {
@@ -78,57 +84,224 @@ fn a_recipe_becomes_a_model() {
     assert!(nats < 2.5, "{nats}");
 }
 
+/// Sends a signal to a training once it is under way, and gives what it says then.
 #[cfg(unix)]
-#[test]
-fn an_interrupt_saves_and_a_resume_goes_on() {
-    let folder = Folder::new();
-    let recipe = recipe(&folder);
-    let out = folder.file("run");
-    // Far more than would be done before the interrupt.
-    let mut child = esolm()
-        .args([
-            "train",
-            &recipe,
-            "--out",
-            &out,
-            "--set",
-            "run.tokens=100000000",
-        ])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+fn stopped(mut child: Running, signal: &str) -> Vec<String> {
+    let mut lines = BufReader::new(child.0.stderr.take().expect("piped")).lines();
     let first = lines.by_ref().map_while(Result::ok);
     assert!(first.into_iter().any(|line| line.contains("tokens/s")));
     let killed = std::process::Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
+        .args([signal, &child.0.id().to_string()])
         .status();
     assert!(killed.expect("kill runs").success());
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
-    assert_eq!(child.wait().expect("it ends").code(), Some(0), "{rest:?}");
-    let last = rest.last().expect("a last word");
-    assert!(last.contains("stopped and saved after step"), "{last}");
-    let step: u64 = last
-        .split_whitespace()
-        .find_map(|word| word.trim_end_matches(';').parse().ok())
-        .expect("the step");
+    assert_eq!(child.0.wait().expect("it ends").code(), Some(0), "{rest:?}");
+    rest
+}
 
-    let tokens = format!("run.tokens={}", (step + 3) * 256);
-    let output = run(&["train", "--out", &out, "--resume", "--set", &tokens]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+/// A training under way, which a failed test does not leave behind.
+#[cfg(unix)]
+struct Running(Child);
+
+#[cfg(unix)]
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A training of far more steps than it will make.
+#[cfg(unix)]
+fn endless(recipe: &str, out: &str) -> Running {
+    let child = esolm()
+        .args(["train", recipe, "--out", out])
+        .args(["--set", "run.tokens=100000000"])
+        .stderr(Stdio::piped())
+        .spawn();
+    Running(child.expect("the program starts"))
+}
+
+/// Whether the tests run under something like nohup, which the program respects, or on a system that does not tell.
+#[cfg(unix)]
+fn hangups_are_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_none_or(|mask| mask & 1 == 1)
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_a_resume_goes_on() {
+    let signals = ["-INT", "-TERM", "-HUP"];
+    for signal in &signals[..if hangups_are_ignored() { 2 } else { 3 }] {
+        let folder = Folder::new();
+        let recipe = recipe(&folder);
+        let out = folder.file("run");
+        let rest = stopped(endless(&recipe, &out), signal);
+        let last = rest.last().expect("a last word");
+        assert!(last.contains("stopped and saved after step"), "{last}");
+        let step: u64 = last
+            .split_whitespace()
+            .find_map(|word| word.trim_end_matches(';').parse().ok())
+            .expect("the step");
+        let files = contents(Path::new(&out));
+        assert!(files.keys().all(|name| !name.contains("partial")));
+
+        let tokens = format!("run.tokens={}", (step + 3) * 256);
+        let output = run(&["train", "--out", &out, "--resume", "--set", &tokens]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert!(
+            said.contains(&format!("steps {step} to {}", step + 3)),
+            "{said}"
+        );
+        let changed = format!(
+            "going on with changed values: tokens = {}",
+            (step + 3) * 256
+        );
+        assert!(said.contains(&changed), "{said}");
+        succeed(&["inspect", &format!("{out}/model")]);
+
+        let again = run(&["train", &recipe, "--out", &out]);
+        assert_eq!(again.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&again.stderr).contains("--resume"));
+    }
+}
+
+/// Every file below a folder.
+fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").flatten() {
+        let path = entry.path();
+        match path.is_dir() {
+            true => all.extend(contents(&path)),
+            false => {
+                let bytes = std::fs::read(&path).expect("a file");
+                all.insert(path.display().to_string(), bytes);
+            }
+        }
+    }
+    all
+}
+
+/// Runs what must be refused, and gives the sentence; nothing in `out` changes.
+fn refused(out: &str, arguments: &[&str]) -> String {
+    let before = contents(Path::new(out));
+    let output = run(&[&["train", "--out", out], arguments].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{said}");
+    assert!(contents(Path::new(out)) == before, "{arguments:?}: {said}");
+    said.lines().last().unwrap_or_default().into()
+}
+
+#[test]
+fn a_refused_resume_changes_nothing() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let out = folder.file("run");
+    let short = ["--set", "run.tokens=2560"];
+    succeed(&[&["train", &recipe, "--out", &out], &short[..]].concat());
+    for (set, named) in [
+        ("model.hidden=64", "hidden = 32"),
+        ("model.blocks=1", "blocks = 2"),
+        ("model.length=1", "model.length"),
+        ("data.train=[\"none.txt\"]", "none.txt"),
+        ("run.batsch=1", "batsch"),
+    ] {
+        let said = refused(&out, &["--resume", "--set", set]);
+        assert!(said.contains(named), "{said}");
+    }
+    refused(&out, &[&recipe]);
+
+    // Another text, until it is said to be meant; other line ends are no other text.
+    let text = folder.file("text.txt");
+    let before = std::fs::read_to_string(&text).expect("text");
+    std::fs::write(&text, before.replace("fox", "owl")).expect("writable");
+    let said = refused(&out, &["--resume"]);
     assert!(
-        said.contains(&format!("steps {step} to {}", step + 3)),
+        said.contains("training text") && said.contains("--accept-changed-text"),
         "{said}"
     );
-    let changed = format!(
-        "going on with changed values: tokens = {}",
-        (step + 3) * 256
-    );
-    assert!(said.contains(&changed), "{said}");
-    succeed(&["inspect", &format!("{out}/model")]);
+    let foreign = before.replace(". ", ".\n");
+    std::fs::write(&text, &foreign).expect("writable");
+    let more = ["--resume", "--set", "run.tokens=3072"];
+    let resumed = |arguments: &[&str]| {
+        let output = run(&[&["train", "--out", &out], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    let said = resumed(&[&more[..], &["--accept-changed-text"]].concat());
+    assert!(said.contains("another training text"), "{said}");
+    std::fs::write(&text, foreign.replace('\n', "\r\n")).expect("writable");
+    let said = resumed(&["--resume", "--set", "run.tokens=3328"]);
+    assert!(said.contains("steps 12 to 13"), "{said}");
+}
 
-    let again = run(&["train", &recipe, "--out", &out]);
-    assert_eq!(again.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&again.stderr).contains("--resume"));
+#[test]
+fn tokens_are_counted_whatever_the_size_of_a_step() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let out = folder.file("run");
+    succeed(&["train", &recipe, "--out", &out, "--set", "run.tokens=5120"]);
+    // 20 steps of 256 tokens, then 10 of 512.
+    let output = run(&[
+        "train",
+        "--out",
+        &out,
+        "--resume",
+        "--set",
+        "run.batch=16",
+        "--set",
+        "run.tokens=10240",
+    ]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("steps 20 to 30"), "{said}");
+    let log = std::fs::read_to_string(format!("{out}/log.jsonl")).expect("text");
+    let lines = log.lines().map(serde_json::from_str);
+    let lines: Vec<serde_json::Value> = lines.collect::<Result<_, _>>().expect("JSON");
+    let trained = lines.iter().filter(|line| line["kind"] == "train");
+    let counted: Vec<_> = trained
+        .map(|line| (line["step"].as_u64(), line["tokens"].as_u64()))
+        .collect();
+    let wanted = [(10, 2560), (20, 5120), (30, 10240)];
+    assert_eq!(counted, wanted.map(|(step, n)| (Some(step), Some(n))));
+    let last = lines.last().expect("an end");
+    assert_eq!(
+        (&last["kind"], &last["tokens"]),
+        (&"end".into(), &10240.into())
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn two_trainings_do_not_share_a_folder() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let out = folder.file("run");
+    let mut child = endless(&recipe, &out);
+    let mut errors = BufReader::new(child.0.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("parameters") {
+        line.clear();
+        assert!(errors.read_line(&mut line).expect("text") > 0);
+    }
+    for arguments in [&[&recipe[..]][..], &["--resume"]] {
+        let output = run(&[&["train", "--out", &out], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("another training is under way"), "{said}");
+    }
+    // A process that is killed holds no lock.
+    drop(child);
+    drop(errors);
+    let resume: &[&str] = match Path::new(&out).join("state").exists() {
+        true => &["--resume"],
+        false => &[&recipe],
+    };
+    let tokens = ["--set", "run.tokens=256"];
+    succeed(&[&["train", "--out", &out], resume, &tokens].concat());
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use esolm::rng::Stream;
 use rayon::prelude::*;
+use sha2::{Digest, Sha256};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer, models::TrainerWrapper};
@@ -36,6 +37,18 @@ pub fn documents(files: &[PathBuf], data: &Data) -> Result<Vec<String>, TrainErr
         all.extend(wanted.map(String::from));
     }
     Ok(all)
+}
+
+/// A digest of documents: SHA-256 over the length and the bytes of each, in hexadecimal digits. It knows nothing of file names, line
+/// ends and marks of byte order.
+pub fn digest(documents: &[String]) -> String {
+    let mut hash = Sha256::new();
+    for document in documents {
+        hash.update((document.len() as u64).to_le_bytes());
+        hash.update(document);
+    }
+    let bytes = hash.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A tokenizer with its end-of-text token.
@@ -272,6 +285,8 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(native, ["one\ntwo", "three"]);
         assert_eq!(native, other);
+        assert_eq!(digest(&native), digest(&other));
+        assert_ne!(digest(&native), digest(&["one\ntwo\nthree".into()]));
     }
 
     #[test]

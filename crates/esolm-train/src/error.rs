@@ -69,6 +69,12 @@ pub enum TrainError {
     /// A folder that holds a training already.
     #[error("{} already holds a training", .0.display())]
     Occupied(PathBuf),
+    /// A folder in which another training runs.
+    #[error("another training is under way in {}", .0.display())]
+    Locked(PathBuf),
+    /// A saved state that was trained on another text.
+    #[error("the training text is not the one that {} was trained on", .0.display())]
+    TextChanged(PathBuf),
     /// Nothing to go on from.
     #[error("{} holds no saved training", .0.display())]
     NothingToResume(PathBuf),

@@ -14,6 +14,7 @@ pub mod ops;
 pub mod optimizer;
 mod pass;
 pub mod recipe;
+mod resume;
 pub mod state;
 mod train;
 pub mod weights;

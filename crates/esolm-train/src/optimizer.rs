@@ -10,6 +10,7 @@ use burn::tensor::Tensor;
 use esolm::network::Network;
 
 use crate::recipe::{LrSchedule, Optimizer, Recipe};
+use crate::state::Progress;
 use crate::weights::{Path, Weights, flat, host, with_values};
 
 /// Moments of one parameter, flat.
@@ -137,18 +138,20 @@ pub fn norm(network: &Network, gradients: &GradientsParams) -> f64 {
     all.iter().map(|&s| f64::from(s)).sum::<f64>().sqrt()
 }
 
-/// The learning rate of a step, counted from 0.
-pub fn learning_rate(recipe: &Recipe, step: u64) -> f64 {
+/// The learning rate of the step that comes after `done`. The warm-up is counted in steps, whatever their size, and the schedule after
+/// it in tokens.
+pub fn learning_rate(recipe: &Recipe, done: &Progress) -> f64 {
     let options = &recipe.optimizer;
-    if step < options.warmup_steps {
-        return options.lr * (step + 1) as f64 / options.warmup_steps as f64;
+    if done.step < options.warmup_steps {
+        return options.lr * (done.step + 1) as f64 / options.warmup_steps as f64;
     }
     match options.schedule {
         LrSchedule::Constant => options.lr,
         LrSchedule::Cosine => {
-            let rest = recipe.steps().saturating_sub(options.warmup_steps).max(1);
-            let done = ((step - options.warmup_steps) as f64 / rest as f64).min(1.0);
-            let share = 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+            let end = done.tokens + recipe.steps_after(done.tokens) * recipe.step_tokens();
+            let rest = end.saturating_sub(done.warmup_tokens).max(1);
+            let fallen = done.tokens.saturating_sub(done.warmup_tokens) as f64 / rest as f64;
+            let share = 0.5 * (1.0 + (std::f64::consts::PI * fallen.min(1.0)).cos());
             options.min_lr + (options.lr - options.min_lr) * share
         }
     }
@@ -168,6 +171,44 @@ pub fn average(averaged: &mut Weights, weights: &Weights, decay: f64, updates: u
             None => {
                 averaged.insert(name.clone(), values.clone());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Learning rates of a training whose batch is `batch(step)`, by the tokens before each step.
+    fn rates(batch: impl Fn(u64) -> usize) -> BTreeMap<u64, f64> {
+        let mut done = Progress::default();
+        let mut rates = BTreeMap::new();
+        loop {
+            let sets = [format!("run.batch={}", batch(done.step))];
+            let text = "[model]\nlength = 10\n[data]\ntrain = [\"a\"]\n[run]\ntokens = 4000\n\
+                        [optimizer]\nlr = 1.0\nwarmup_steps = 10\nschedule = \"cosine\"\n";
+            let recipe = Recipe::parse(text, &sets).unwrap();
+            if recipe.steps_after(done.tokens) == 0 {
+                return rates;
+            }
+            rates.insert(done.tokens, learning_rate(&recipe, &done));
+            done.advance(&recipe);
+        }
+    }
+
+    #[test]
+    fn the_schedule_follows_the_tokens_whatever_the_size_of_a_step() {
+        let even = rates(|_| 4);
+        assert_eq!(even.len(), 100);
+        assert_eq!(even[&0], 0.1);
+        assert_eq!(even[&400], 1.0);
+        let middle = 0.5 * (1.0 + (std::f64::consts::PI * 0.5).cos());
+        assert!((even[&2200] - middle).abs() < 1e-12);
+        // After 50 steps each counts twice; the warm-up does not begin anew, and the end is the same.
+        let changed = rates(|step| if step < 50 { 4 } else { 8 });
+        assert_eq!(changed.len(), 75);
+        for (tokens, rate) in changed {
+            assert!((even[&tokens] - rate).abs() < 1e-12, "{tokens}");
         }
     }
 }

@@ -253,9 +253,15 @@ impl Recipe {
         (self.run.batch * self.run.accumulate * self.model.length) as u64
     }
 
-    /// Number of steps.
+    /// Number of steps of a whole training.
     pub fn steps(&self) -> u64 {
-        self.run.tokens.div_ceil(self.step_tokens())
+        self.steps_after(0)
+    }
+
+    /// Number of steps that are left after `tokens` tokens.
+    pub fn steps_after(&self, tokens: u64) -> u64 {
+        let left = self.run.tokens.saturating_sub(tokens);
+        left.div_ceil(self.step_tokens())
     }
 
     /// Sequences of a micro-batch that train the diffusion loss.

@@ -1,7 +1,7 @@
 //! Saved states: everything that a training needs to go on as if it had not stopped.
 //!
-//! One safetensors file a state: weights, averaged weights and both moments, f32, by the parameters' paths, with the step and the
-//! recipe in its metadata. Random numbers and the order of the text follow from (seed, step), so nothing else is to be kept. A file
+//! One safetensors file a state: weights, averaged weights and both moments, f32, by the parameters' paths, with its progress
+//! in its metadata. Random numbers and the order of the text follow from the seed and the tokens, so nothing else is to be kept. A file
 //! is whole or not there ([`esolm_checkpoint::atomic`]).
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
 use crate::optimizer::Moments;
+use crate::recipe::Recipe;
 use crate::weights::{Weights, write_f32};
 
 /// Key of the metadata that holds [`Progress`].
@@ -22,14 +23,81 @@ const KEY: &str = "esolm_train";
 const KEPT: usize = 2;
 
 /// How far a training is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Progress {
-    /// Steps done.
+    /// Steps done, of whatever size.
     pub step: u64,
-    /// Seconds spent on them.
+    /// Tokens trained on. What goes by the amount of training goes by them: which text comes next, the schedule, the end.
+    pub tokens: u64,
+    /// Those of them that were trained on while the learning rate rose.
+    pub warmup_tokens: u64,
+    /// Seconds spent.
     pub seconds: f64,
-    /// The recipe, as TOML.
+    /// The recipe of the last step, as TOML.
     pub recipe: String,
+    /// Digest of the training text ([`crate::data::digest`]); none if an older version saved the state.
+    pub text: Option<String>,
+}
+
+/// What a file says of it. Older versions did not write what may be missing.
+#[derive(Deserialize)]
+struct Saved {
+    step: u64,
+    tokens: Option<u64>,
+    warmup_tokens: Option<u64>,
+    seconds: f64,
+    recipe: String,
+    text: Option<String>,
+}
+
+impl Progress {
+    /// Counts a step of the recipe.
+    pub fn advance(&mut self, recipe: &Recipe) {
+        let tokens = recipe.step_tokens();
+        if self.step < recipe.optimizer.warmup_steps {
+            self.warmup_tokens += tokens;
+        }
+        self.step += 1;
+        self.tokens += tokens;
+    }
+
+    /// What does not make sense ends in a part of a sentence.
+    fn check(saved: Saved) -> Result<Self, String> {
+        let Saved { step, seconds, .. } = saved;
+        // Texts are numbered in 32 bits, so no recipe has more steps; what is beyond would overflow where tokens are counted.
+        if step > u64::from(u32::MAX) {
+            return Err(format!("its step is {step}"));
+        }
+        // Also no number that a duration cannot hold.
+        if std::time::Duration::try_from_secs_f64(seconds).is_err() {
+            return Err(format!("its time is {seconds} s"));
+        }
+        let (tokens, warmup_tokens) = match (saved.tokens, saved.warmup_tokens) {
+            (Some(tokens), Some(warmup)) => (tokens, warmup),
+            // All steps were counted in the size of the last one.
+            _ => {
+                let recipe = Recipe::parse(&saved.recipe, &[])
+                    .map_err(|error| format!("it does not say its tokens, and {error}"))?;
+                let tokens = |steps: u64| steps.saturating_mul(recipe.step_tokens());
+                let warmup = recipe.optimizer.warmup_steps.min(step);
+                (tokens(step), tokens(warmup))
+            }
+        };
+        // So many texts of the greatest length.
+        if tokens > u64::from(u32::MAX) << 16 || warmup_tokens > tokens {
+            return Err(format!(
+                "it counts {tokens} tokens, {warmup_tokens} of them in the warm-up"
+            ));
+        }
+        Ok(Self {
+            step,
+            tokens,
+            warmup_tokens,
+            seconds,
+            recipe: saved.recipe,
+            text: saved.text,
+        })
+    }
 }
 
 /// A saved or loaded state.
@@ -111,17 +179,10 @@ impl State {
         let bytes = fs::read(path).map_err(|e| TrainError::read(path, e))?;
         let damaged = |error: esolm_checkpoint::Error| unusable(error.to_string());
         let file = TensorFile::from_bytes(bytes, Format::Safetensors).map_err(damaged)?;
-        let progress: Progress = (file.metadata().get(KEY))
+        let saved: Saved = (file.metadata().get(KEY))
             .and_then(|json| serde_json::from_str(json).ok())
             .ok_or_else(|| unusable("it holds no step".into()))?;
-        // Texts are numbered in 32 bits, so no recipe has more steps; what is beyond would overflow where tokens are counted.
-        if progress.step > u64::from(u32::MAX) {
-            return Err(unusable(format!("its step is {}", progress.step)));
-        }
-        // Also no number that a duration cannot hold.
-        if std::time::Duration::try_from_secs_f64(progress.seconds).is_err() {
-            return Err(unusable(format!("its time is {} s", progress.seconds)));
-        }
+        let progress = Progress::check(saved).map_err(unusable)?;
         let mut all: BTreeMap<&str, Weights> = BTreeMap::new();
         for info in file.tensors() {
             let (kind, parameter) = info

@@ -7,6 +7,7 @@
 //! OUT/state/           saved states, the newest two
 //! OUT/model/           the averaged weights of the newest state, as a Hugging Face folder
 //! OUT/curve.svg        the losses over the tokens
+//! OUT/lock             locked while a training runs
 //! ```
 
 use std::fs::{self, File};
@@ -28,9 +29,10 @@ use crate::loss::{Losses, Noise, Objective};
 use crate::ops::Dropout;
 use crate::optimizer::{self, Adam};
 use crate::recipe::{LossKind, Recipe};
-use crate::state::{self, Progress, State, write_whole};
+use crate::resume::Claim;
+use crate::state::{Progress, State, write_whole};
 use crate::weights::{self, Weights};
-use crate::{TrainError, curve, init};
+use crate::{TrainError, curve, init, resume};
 
 /// What happens in a training, for whoever watches.
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub struct Options<'a> {
     pub out: &'a Path,
     /// Go on from the newest state there.
     pub resume: bool,
+    /// Go on although the training text is not the one before.
+    pub accept_changed_text: bool,
     /// Device of the tensors, without autodiff.
     pub device: Device,
     /// What the log calls it.
@@ -101,11 +105,10 @@ pub fn train(
     watch: &mut dyn FnMut(Event),
 ) -> Result<Ended, TrainError> {
     let mut trainer = Trainer::start(recipe, options, watch)?;
-    let steps = recipe.steps();
-    while trainer.step < steps && !options.stop.load(Ordering::SeqCst) {
+    while !trainer.is_done() && !options.stop.load(Ordering::SeqCst) {
         trainer.advance(watch)?;
-        let due = |every: u64| every > 0 && trainer.step.is_multiple_of(every);
-        let last = trainer.step == steps;
+        let due = |every: u64| every > 0 && trainer.progress.step.is_multiple_of(every);
+        let last = trainer.is_done();
         let (log, validate, save) = (
             due(recipe.run.log_every) || last,
             due(recipe.run.validate_every) || (last && recipe.run.validate_every > 0),
@@ -134,13 +137,13 @@ struct Trainer<'a> {
     network: Network,
     ema: Weights,
     adam: Adam,
-    step: u64,
-    /// Seconds of earlier runs.
-    before: f64,
+    /// Its seconds are those of earlier runs.
+    progress: Progress,
     started: Instant,
     saved: Option<(u64, PathBuf)>,
     log: File,
     since: Since,
+    _claim: Claim<'a>,
 }
 
 /// What happened since the last line of the log.
@@ -171,17 +174,15 @@ impl<'a> Trainer<'a> {
         watch: &mut dyn FnMut(Event),
     ) -> Result<Self, TrainError> {
         let out = options.out;
-        let found = newest(out, &options.device, options.resume, watch)?;
-        // A run that ended before it saved anything left nothing worth keeping.
-        if !options.resume && !state::list(&out.join("state")).is_empty() {
-            return Err(TrainError::Occupied(out.into()));
-        }
         if out.is_file() {
             let error = std::io::ErrorKind::NotADirectory.into();
             return Err(TrainError::write(out, error));
         }
-        fs::create_dir_all(out).map_err(|e| TrainError::write(out, e))?;
-
+        let mut claim = Claim::check(options, watch)?;
+        let found = match options.resume {
+            true => Some(resume::newest(out, &options.device, watch)?),
+            false => None,
+        };
         let texts = data::documents(&recipe.data.train, &recipe.data)?;
         if texts.is_empty() {
             return Err(TrainError::TooLittle {
@@ -190,6 +191,10 @@ impl<'a> Trainer<'a> {
                 documents: 0,
                 length: recipe.model.length,
             });
+        }
+        let digest = data::digest(&texts);
+        if let Some((path, state)) = &found {
+            resume::check_text(path, state, &digest, options, watch)?;
         }
         let tokenizer_path = out.join("tokenizer.json");
         let end = &recipe.data.separator;
@@ -217,29 +222,33 @@ impl<'a> Trainer<'a> {
         };
 
         let tokenizer = tokens.json()?;
-        write_whole(&tokenizer_path, &tokenizer)?;
         let text = recipe.to_toml();
-        write_whole(&out.join("recipe.toml"), &text)?;
-
         let device = options.device.clone().autodiff();
         let first = init::random(&config, recipe.run.seed)?;
         let mut network = weights::trainable(Network::load(&first, &device)?);
         let mut adam = Adam::new(&recipe.optimizer);
         let mut ema = weights::of(&network);
-        let (mut step, mut before, mut saved) = (0, 0.0, None);
+        let mut progress = Progress::default();
+        let mut saved = None;
         if let Some((path, state)) = found {
-            fits(&path, &state, &ema)?;
-            if let Some(note) = changes(&state.progress.recipe, &text) {
+            resume::fits(&path, &state, &ema, &text)?;
+            if let Some(note) = resume::changes(&state.progress.recipe, &text) {
                 watch(Event::Note(note));
             }
             network = weights::replace(network, &state.raw);
             ema = state.ema;
             adam.moments = state.moments;
             adam.time = state.progress.step as usize;
-            step = state.progress.step;
-            before = state.progress.seconds;
-            saved = Some((step, path));
+            progress = state.progress;
+            saved = Some((progress.step, path));
         }
+        progress.recipe = text;
+        progress.text = Some(digest);
+
+        // Whatever is refused was refused before this, and has changed nothing.
+        claim.make(watch)?;
+        write_whole(&tokenizer_path, &tokenizer)?;
+        write_whole(&out.join("recipe.toml"), &progress.recipe)?;
         let mut trainer = Self {
             recipe,
             out,
@@ -257,16 +266,16 @@ impl<'a> Trainer<'a> {
             network,
             ema,
             adam,
-            step,
-            before,
+            log: open_log(&out.join("log.jsonl"), progress.step)?,
+            progress,
             started: Instant::now(),
             saved,
-            log: open_log(&out.join("log.jsonl"), step)?,
             since: Since::now(),
+            _claim: claim,
         };
         let line = Line::Start {
-            step,
-            steps: recipe.steps(),
+            step: trainer.progress.step,
+            steps: trainer.progress.step + recipe.steps_after(trainer.progress.tokens),
             parameters,
             epoch_tokens: trainer.windows.per_epoch() * length as u64,
             device: options.device_name.clone(),
@@ -276,11 +285,11 @@ impl<'a> Trainer<'a> {
     }
 
     fn seconds(&self) -> f64 {
-        self.before + self.started.elapsed().as_secs_f64()
+        self.progress.seconds + self.started.elapsed().as_secs_f64()
     }
 
-    fn tokens(&self) -> u64 {
-        self.step * self.recipe.step_tokens()
+    fn is_done(&self) -> bool {
+        self.progress.tokens >= self.recipe.run.tokens
     }
 
     /// One step: as many micro-batches as the recipe accumulates, then the optimizer.
@@ -290,9 +299,11 @@ impl<'a> Trainer<'a> {
         let mut sum = GradientsAccumulator::new();
         let mut only = None;
         let mut losses = Losses::default();
+        // Earlier steps may have been of another size, and windows of another length.
+        let length = self.recipe.model.length;
+        let next = self.progress.tokens.div_ceil(length as u64);
         for micro in 0..run.accumulate as u64 {
-            let part = self.step * run.accumulate as u64 + micro;
-            let first = part * run.batch as u64;
+            let first = next + micro * run.batch as u64;
             let texts: Vec<Vec<u32>> = (first..first + run.batch as u64)
                 .map(|window| self.windows.get(window).to_vec())
                 .collect();
@@ -302,16 +313,15 @@ impl<'a> Trainer<'a> {
                 first as u32,
                 diffusion,
                 run.batch - diffusion,
-                self.recipe.model.length,
+                length,
             );
-            let length = self.recipe.model.length;
             if self.objective.config.family == Family::EsoLm {
                 noise.widen(&self.recipe.loss, run.seed, first as u32, length);
             }
             let prepared = self.objective.prepare(&texts, &noise, |_, _| true);
             let dropout = Dropout {
                 seed: run.seed,
-                micro_batch: part as u32,
+                micro_batch: first as u32,
                 layer: 0,
                 probability: self.recipe.model.dropout,
             };
@@ -338,19 +348,19 @@ impl<'a> Trainer<'a> {
         } else {
             1.0
         };
-        let lr = optimizer::learning_rate(self.recipe, self.step);
+        let lr = optimizer::learning_rate(self.recipe, &self.progress);
         let network = self.network.clone();
         self.network = self.adam.step(network, gradients, scale, lr);
-        self.step += 1;
+        self.progress.advance(self.recipe);
         let weights = weights::of(&self.network);
-        optimizer::average(&mut self.ema, &weights, run.ema, self.step);
+        optimizer::average(&mut self.ema, &weights, run.ema, self.progress.step);
 
         self.since.losses = self.since.losses.plus(losses, 1.0);
         self.since.steps += 1;
         self.since.lr = lr;
         self.since.grad_norm = norm;
         watch(Event::Step {
-            step: self.step,
+            step: self.progress.step,
             losses,
         });
         Ok(())
@@ -362,7 +372,7 @@ impl<'a> Trainer<'a> {
         }
         Err(TrainError::NotFinite {
             what,
-            step: self.step + 1,
+            step: self.progress.step + 1,
             saved: self.saved.as_ref().map(|(_, path)| path.clone()),
         })
     }
@@ -373,8 +383,8 @@ impl<'a> Trainer<'a> {
         let losses = Losses::default().plus(since.losses, share);
         let tokens = (since.steps * self.recipe.step_tokens()) as f64;
         let line = Line::Train {
-            step: self.step,
-            tokens: self.tokens(),
+            step: self.progress.step,
+            tokens: self.progress.tokens,
             loss: losses.total(),
             diffusion: losses.diffusion,
             sequential: losses.sequential,
@@ -400,8 +410,8 @@ impl<'a> Trainer<'a> {
             self.recipe.run.batch,
         );
         let line = Line::Validation {
-            step: self.step,
-            tokens: self.tokens(),
+            step: self.progress.step,
+            tokens: self.progress.tokens,
             loss: losses.total(),
             diffusion: losses.diffusion,
             sequential: losses.sequential,
@@ -416,9 +426,8 @@ impl<'a> Trainer<'a> {
         let started = Instant::now();
         let state = State {
             progress: Progress {
-                step: self.step,
                 seconds: self.seconds(),
-                recipe: self.recipe.to_toml(),
+                ..self.progress.clone()
             },
             raw: weights::of(&self.network),
             ema: self.ema.clone(),
@@ -426,7 +435,7 @@ impl<'a> Trainer<'a> {
         };
         let path = state.save(&self.out.join("state"))?;
         watch(Event::Saved(&path));
-        self.saved = Some((self.step, path));
+        self.saved = Some((self.progress.step, path));
         self.export()?;
         self.since.started += started.elapsed();
         Ok(())
@@ -449,17 +458,17 @@ impl<'a> Trainer<'a> {
         if self
             .saved
             .as_ref()
-            .is_none_or(|(step, _)| *step != self.step)
+            .is_none_or(|(step, _)| *step != self.progress.step)
         {
             self.save(watch)?;
         } else {
             // The state is there; its model may be of an older run, or gone.
             self.export()?;
         }
-        let interrupted = self.step < self.recipe.steps();
+        let interrupted = !self.is_done();
         let line = Line::End {
-            step: self.step,
-            tokens: self.tokens(),
+            step: self.progress.step,
+            tokens: self.progress.tokens,
             seconds: self.seconds(),
             interrupted,
         };
@@ -468,7 +477,7 @@ impl<'a> Trainer<'a> {
         let svg = curve::svg(&lines);
         write_whole(&self.out.join("curve.svg"), svg)?;
         Ok(Ended {
-            step: self.step,
+            step: self.progress.step,
             interrupted,
             model: self.model(),
         })
@@ -526,59 +535,6 @@ pub fn evaluate(
     sum
 }
 
-/// The newest state that can be read, where the training is to go on.
-fn newest(
-    out: &Path,
-    device: &Device,
-    resume: bool,
-    watch: &mut dyn FnMut(Event),
-) -> Result<Option<(PathBuf, State)>, TrainError> {
-    if !resume {
-        return Ok(None);
-    }
-    let mut states = state::list(&out.join("state"));
-    let Some((_, last)) = states.pop() else {
-        return Err(TrainError::NothingToResume(out.into()));
-    };
-    let error = match State::load(&last, device) {
-        Ok(state) => return Ok(Some((last, state))),
-        Err(error) => error,
-    };
-    // A damaged file is said, and the state before it taken: states are written whole, so this is rare.
-    let Some((_, older)) = states.pop() else {
-        return Err(error);
-    };
-    let state = State::load(&older, device).map_err(|_| error)?;
-    watch(Event::Note(format!(
-        "{} cannot be read; going on from {}",
-        last.display(),
-        older.display()
-    )));
-    Ok(Some((older, state)))
-}
-
-/// What a resumed run does otherwise than the one before it: the lines of the recipe that are new, and the keys that are gone.
-fn changes(before: &str, now: &str) -> Option<String> {
-    let key = |line: &str| line.split(" = ").next().unwrap_or_default().to_string();
-    let missing = |from: &str, line: &&str| !from.lines().any(|other| other == *line);
-    let new = now.lines().filter(|line| missing(before, line));
-    let mut all: Vec<String> = new
-        .map(|line| match key(line).as_str() {
-            // The weights belong to the tokens that they were trained on.
-            key @ ("tokenizer" | "vocab_size") => {
-                format!("{key} (without effect: the tokenizer of the folder stays)")
-            }
-            _ => line.to_string(),
-        })
-        .collect();
-    let gone = before.lines().map(key).filter(|old| {
-        let kept = now.lines().any(|line| key(line) == *old);
-        !kept && old != "tokenizer"
-    });
-    all.extend(gone.map(|old| format!("{old} left out")));
-    (!all.is_empty()).then(|| format!("going on with changed values: {}", all.join(", ")))
-}
-
 /// Whether the machine's memory can hold a training at all: weights, averaged weights, two moments and gradients, and of the
 /// activations those that every layer keeps for its gradient.
 fn suffices(parameters: u64, config: &ModelConfig, recipe: &Recipe) -> Result<(), TrainError> {
@@ -596,32 +552,4 @@ fn suffices(parameters: u64, config: &ModelConfig, recipe: &Recipe) -> Result<()
             gib: bytes.map_or(u64::MAX >> 30, |bytes| bytes >> 30),
         }),
     }
-}
-
-/// Whether a state has the parameters of the recipe's network.
-fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), TrainError> {
-    let same = |weights: &Weights| {
-        weights.len() == wanted.len()
-            && wanted.iter().all(|(name, values)| {
-                weights
-                    .get(name)
-                    .is_some_and(|found| found.dims() == values.dims())
-            })
-    };
-    // There are none before the first step in which a token was masked, and then all.
-    let complete = state.moments.is_empty() || state.moments.len() == wanted.len();
-    let moments = complete
-        && state.moments.iter().all(|(name, moments)| {
-            wanted.get(name).is_some_and(|values| {
-                moments.first.dims() == values.dims() && moments.second.dims() == values.dims()
-            })
-        });
-    if same(&state.raw) && same(&state.ema) && moments {
-        return Ok(());
-    }
-    Err(TrainError::State {
-        path: path.into(),
-        reason: "its network is not the recipe's".into(),
-        remedy: "resume with the recipe that it was made with, or choose another folder",
-    })
 }

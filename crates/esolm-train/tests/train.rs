@@ -76,6 +76,7 @@ impl Folder {
         let options = Options {
             out: &out,
             resume,
+            accept_changed_text: false,
             device: Device::flex(),
             device_name: "CPU".into(),
             stop: &stop,
@@ -200,6 +201,48 @@ fn a_run_that_died_goes_on_from_its_last_state() {
     assert_eq!(losses(&whole), losses(&lines));
 }
 
+/// The safetensors file with something else in its header.
+fn with_header(file: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&file[8..8 + length]).unwrap();
+    let changed = header.replacen(from, to, 1);
+    assert_ne!(changed, header, "{from}");
+    let mut bytes = (changed.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(changed.as_bytes());
+    bytes.extend(&file[8 + length..]);
+    bytes
+}
+
+/// Older versions counted steps alone, all of the size that the recipe gives, and knew nothing of the text.
+#[test]
+fn a_state_of_an_older_version_goes_on() {
+    let folder = Folder::new("older");
+    let recipe = folder.recipe(&[]);
+    let whole = folder.run("whole", &recipe, false, 0).unwrap();
+    folder.run("older", &recipe, false, 3).unwrap();
+    let path = folder.0.join("older/state/step-00000003.safetensors");
+    let state = fs::read(&path).unwrap();
+    let new = "\\\"tokens\\\":384,\\\"warmup_tokens\\\":256,";
+    let state = with_header(&state, new, "");
+    let length = u64::from_le_bytes(state[..8].try_into().unwrap()) as usize;
+    let header = std::str::from_utf8(&state[8..8 + length]).unwrap();
+    let text = header.find(",\\\"text\\\":").unwrap();
+    let end = text + header[text..].find('}').unwrap();
+    let text = header[text..end].to_string();
+    fs::write(&path, with_header(&state, &text, "")).unwrap();
+    let goes_on = folder.run("older", &recipe, true, 5).unwrap();
+    assert!(matches!(
+        goes_on.last(),
+        Some(Line::End {
+            step: 5,
+            tokens: 640,
+            ..
+        })
+    ));
+    let parts = folder.run("older", &recipe, true, 0).unwrap();
+    assert_eq!(losses(&whole), losses(&parts));
+}
+
 /// What a saved state says is checked before it is believed, and a log is no reason to refuse it.
 #[test]
 fn a_state_changed_by_hand_is_refused() {
@@ -220,13 +263,10 @@ fn a_state_changed_by_hand_is_refused() {
         (&header[seconds..seconds + digits], "-1"),
         (&header[seconds..seconds + digits], "1e300"),
         ("moment_2.vocab_embed.weight", "lost.vocab_embed.weight"),
+        ("\\\"tokens\\\":256", "\\\"tokens\\\":1"),
+        ("\\\"tokens\\\":256", "\\\"tokens\\\":18446744073709551615"),
     ] {
-        let changed = header.replacen(from, to, 1);
-        assert_ne!(changed, header, "{from}");
-        let mut bytes = (changed.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(changed.as_bytes());
-        bytes.extend(&whole[8 + length..]);
-        fs::write(&state, bytes).unwrap();
+        fs::write(&state, with_header(&whole, from, to)).unwrap();
         let refused = folder.run("out", &recipe, true, 0).unwrap_err();
         assert!(
             matches!(refused, TrainError::State { .. }),

@@ -53,7 +53,7 @@ use clap::Args;
   device = \"cpu\"          # or auto, gpu, gpu:N
 
 Paths in a recipe are relative to the folder that the command runs in.
-Ctrl-C saves and ends with exit code 0, a second one ends at once; --resume continues as if nothing had happened.
+Ctrl-C or SIGTERM saves and ends with exit code 0, a second one ends at once; --resume continues as if nothing had happened.
 
 Examples:
   esolm train stories.toml --out stories
@@ -74,6 +74,9 @@ pub struct Train {
     /// Continue from the newest state in OUT.
     #[arg(long)]
     pub resume: bool,
+    /// Continue although the training text is no longer the one that the state was trained on.
+    #[arg(long, requires = "resume")]
+    pub accept_changed_text: bool,
     /// Print nothing on stderr but errors.
     #[arg(long, short)]
     pub quiet: bool,

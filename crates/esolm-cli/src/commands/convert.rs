@@ -4,19 +4,14 @@ use esolm::checkpoint::write_hf_folder;
 
 use crate::arguments::Convert;
 use crate::failure::Failure;
-use crate::{output, setup};
+use crate::{files, output, setup};
 
 pub fn run(arguments: &Convert) -> Result<(), Failure> {
     let out = &arguments.output;
+    files::check_folder(out)?;
     if !arguments.force && out.join("model.safetensors").exists() {
         return Err(Failure::usage(format!(
             "{} holds a model already; give another folder, or --force to replace it",
-            out.display()
-        )));
-    }
-    if out.is_file() {
-        return Err(Failure::usage(format!(
-            "{} is a file, and a folder is written; give the checkpoint first, then the folder",
             out.display()
         )));
     }

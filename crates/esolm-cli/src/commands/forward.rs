@@ -37,7 +37,7 @@ pub fn run(arguments: &Forward) -> Result<(), Failure> {
         pass.sort_idx[0].len(),
         config.vocab_size,
     ];
-    let output = Pending::create(&arguments.output)?;
+    let output = Pending::create_or_stdout(&arguments.output)?;
     let model = setup::load(files, &arguments.device, false)?;
     let logits = model.blocking().forward(pass)?;
     tensors::write(output, vec![Output::f32("logits", &shape, &logits)])?;

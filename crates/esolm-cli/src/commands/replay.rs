@@ -37,7 +37,7 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
     }
     let plan = Plan::from_recorded(&sort_idx, &steps, config.mask_index, config.vocab_size)?;
 
-    let output = Pending::create(&arguments.output)?;
+    let output = Pending::create_or_stdout(&arguments.output)?;
     let passes = plan.nfe();
     let model = setup::load(files, &arguments.device, false)?;
     let replay = (model.blocking()).replay(plan, uniforms, arguments.top_p)?;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::arguments::Sample;
 use crate::failure::Failure;
 use crate::files::Pending;
-use crate::{output, setup};
+use crate::{interrupts, output, setup};
 use show::Show;
 
 /// Between the texts of a batch.
@@ -55,10 +55,7 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     if !arguments.watch && trace.is_none() {
         generation = generation.unobserved();
     }
-    setup::interrupts(
-        generation.stop_flag(),
-        "Ctrl-C will not print what was written so far",
-    );
+    interrupts::stop(generation.stop_flag());
 
     let mut show = Show::new(&arguments, model.codec());
     let mut first = None;

@@ -11,11 +11,11 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::arguments::Train;
 use crate::failure::Failure;
-use crate::output;
-use crate::setup;
+use crate::{files, interrupts, output};
 
 /// Runs the command.
 pub fn run(arguments: &Train) -> Result<(), Failure> {
+    files::check_folder(&arguments.out)?;
     let recipe = match &arguments.recipe {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -32,18 +32,16 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
     let choice: DeviceChoice = recipe.run.device.parse()?;
     let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
     let stop = Arc::new(AtomicBool::new(false));
-    setup::interrupts(
-        stop.clone(),
-        "Ctrl-C will end the training without saving it",
-    );
+    interrupts::stop(stop.clone());
     let options = Options {
         out: &arguments.out,
         resume: arguments.resume,
+        accept_changed_text: arguments.accept_changed_text,
         device,
         device_name,
         stop: &stop,
     };
-    let mut show = Show::new(arguments.quiet, recipe.steps());
+    let mut show = Show::new(arguments.quiet);
     let ended = esolm_train::train(&recipe, &options, &mut |event| show.event(&event));
     show.clear();
     let ended = ended.map_err(Failure::training)?;
@@ -72,12 +70,12 @@ struct Show {
 }
 
 impl Show {
-    fn new(quiet: bool, steps: u64) -> Self {
+    fn new(quiet: bool) -> Self {
         let live = !quiet && std::io::stderr().is_terminal();
         let bar = live.then(|| {
             let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}")
                 .expect("the template is a constant");
-            let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(style);
             bar
         });
@@ -85,7 +83,7 @@ impl Show {
             quiet,
             bar,
             began: (0, Instant::now()),
-            steps,
+            steps: 0,
             speed: 0.0,
         }
     }
@@ -109,7 +107,13 @@ impl Show {
             }
             Event::Line(line) => {
                 match line {
-                    Line::Start { step, .. } => self.began = (*step, Instant::now()),
+                    Line::Start { step, steps, .. } => {
+                        self.began = (*step, Instant::now());
+                        self.steps = *steps;
+                        if let Some(bar) = &self.bar {
+                            bar.set_length(*steps);
+                        }
+                    }
                     Line::Train {
                         tokens_per_second, ..
                     } => self.speed = *tokens_per_second,

@@ -193,6 +193,10 @@ pub fn prepare(folder: &Folder) {
     let config = root().join("models/stories/config.json");
     std::fs::copy(&config, folder.file("cut/config.json")).expect("writable");
     std::fs::create_dir(folder.file("folder")).expect("writable");
+    #[cfg(unix)]
+    for (link, to) in [("circle", "circle"), ("to-folder", "folder")] {
+        std::os::unix::fs::symlink(to, folder.file(link)).expect("writable");
+    }
     std::fs::write(
         folder.file("pointer.safetensors"),
         "version https://git-lfs.github.com/spec/v1\n",

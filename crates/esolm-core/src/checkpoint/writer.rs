@@ -102,7 +102,7 @@ fn write_files(
     out: &Path,
     dtype: StoreDtype,
 ) -> Result<(), CheckpointError> {
-    use esolm_checkpoint::AtomicFile;
+    use esolm_checkpoint::{AtomicFile, atomic};
 
     let io = |path: &Path| {
         let path = path.to_path_buf();
@@ -127,13 +127,6 @@ fn write_files(
         file.write_all(&text).map_err(io(file.path()))?;
         files.push(file);
     }
-    // A full disk shows itself here, before any file is replaced.
-    for file in &mut files {
-        file.sync().map_err(io(file.path()))?;
-    }
-    for file in files {
-        let io = io(file.path());
-        file.commit().map_err(io)?;
-    }
-    Ok(())
+    // A full disk shows itself before any file is replaced.
+    atomic::commit_all(files).map_err(|(path, error)| io(&path)(error).into())
 }

@@ -1,0 +1,204 @@
+//! Whether a training can begin in a folder, or go on from a state there. Nothing here changes anything but the lock.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use crate::TrainError;
+use crate::state::{self, State};
+use crate::train::{Event, Options};
+use crate::weights::Weights;
+
+/// The name of the file that is locked while a training runs.
+const LOCK: &str = "lock";
+
+/// A folder that one training has for itself until it ends, however it ends: the system frees the lock.
+pub(crate) struct Claim<'a> {
+    out: &'a Path,
+    lock: Option<File>,
+}
+
+impl<'a> Claim<'a> {
+    /// Claims the folder of a training that was begun before, and leaves one that holds none as it is.
+    ///
+    /// # Errors
+    /// [`TrainError::Locked`], [`TrainError::Occupied`] and [`TrainError::NothingToResume`].
+    pub fn check(options: &Options<'a>, watch: &mut dyn FnMut(Event)) -> Result<Self, TrainError> {
+        let out = options.out;
+        let mut claim = Self { out, lock: None };
+        if options.resume && has_states(out) || out.join(LOCK).exists() {
+            claim.take(watch)?;
+        }
+        // A run that ended before it saved anything left nothing worth keeping.
+        match (options.resume, has_states(out)) {
+            (true, false) => Err(TrainError::NothingToResume(out.into())),
+            (false, true) => Err(TrainError::Occupied(out.into())),
+            _ => Ok(claim),
+        }
+    }
+
+    /// Makes the folder if need be, and claims it for a training that is sure to begin.
+    ///
+    /// # Errors
+    /// [`TrainError::Locked`] and [`TrainError::Occupied`], if another one began since the check; [`TrainError::Io`].
+    pub fn make(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        if self.lock.is_some() {
+            return Ok(());
+        }
+        std::fs::create_dir_all(self.out).map_err(|e| TrainError::write(self.out, e))?;
+        self.take(watch)?;
+        match has_states(self.out) {
+            true => Err(TrainError::Occupied(self.out.into())),
+            false => Ok(()),
+        }
+    }
+
+    fn take(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
+        let path = self.out.join(LOCK);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(|e| TrainError::write(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(TrainError::Locked(self.out.into())),
+            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
+                watch(Event::Note(format!(
+                    "{} cannot be locked: start no second training there",
+                    self.out.display()
+                )));
+            }
+            Err(TryLockError::Error(e)) => return Err(TrainError::write(&path, e)),
+        }
+        self.lock = Some(file);
+        Ok(())
+    }
+}
+
+fn has_states(out: &Path) -> bool {
+    !state::list(&out.join("state")).is_empty()
+}
+
+/// The newest state that can be read.
+pub(crate) fn newest(
+    out: &Path,
+    device: &Device,
+    watch: &mut dyn FnMut(Event),
+) -> Result<(PathBuf, State), TrainError> {
+    let mut states = state::list(&out.join("state"));
+    let Some((_, last)) = states.pop() else {
+        return Err(TrainError::NothingToResume(out.into()));
+    };
+    let error = match State::load(&last, device) {
+        Ok(state) => return Ok((last, state)),
+        Err(error) => error,
+    };
+    // A damaged file is said, and the state before it taken: states are written whole, so this is rare.
+    let Some((_, older)) = states.pop() else {
+        return Err(error);
+    };
+    let state = State::load(&older, device).map_err(|_| error)?;
+    watch(Event::Note(format!(
+        "{} cannot be read; going on from {}",
+        last.display(),
+        older.display()
+    )));
+    Ok((older, state))
+}
+
+/// Whether the text of this digest is the one that a state was trained on.
+pub(crate) fn check_text(
+    path: &Path,
+    state: &State,
+    text: &str,
+    options: &Options,
+    watch: &mut dyn FnMut(Event),
+) -> Result<(), TrainError> {
+    match &state.progress.text {
+        Some(before) if before == text => {}
+        Some(_) if options.accept_changed_text => {
+            watch(Event::Note("going on with another training text".into()));
+        }
+        Some(_) => return Err(TrainError::TextChanged(path.into())),
+        None => watch(Event::Note(format!(
+            "{} does not say what text it was trained on, so whether this is the same is not checked",
+            path.display()
+        ))),
+    }
+    Ok(())
+}
+
+/// What a resumed run does otherwise than the one before it: the lines of the recipe that are new, and the keys that are gone.
+pub(crate) fn changes(before: &str, now: &str) -> Option<String> {
+    let key = |line: &str| line.split(" = ").next().unwrap_or_default().to_string();
+    let missing = |from: &str, line: &&str| !from.lines().any(|other| other == *line);
+    let new = now.lines().filter(|line| missing(before, line));
+    let mut all: Vec<String> = new
+        .map(|line| match key(line).as_str() {
+            // The weights belong to the tokens that they were trained on.
+            key @ ("tokenizer" | "vocab_size") => {
+                format!("{key} (without effect: the tokenizer of the folder stays)")
+            }
+            _ => line.to_string(),
+        })
+        .collect();
+    let gone = before.lines().map(key).filter(|old| {
+        let kept = now.lines().any(|line| key(line) == *old);
+        !kept && old != "tokenizer"
+    });
+    all.extend(gone.map(|old| format!("{old} left out")));
+    (!all.is_empty()).then(|| format!("going on with changed values: {}", all.join(", ")))
+}
+
+/// Whether a state has the parameters of the recipe's network.
+pub(crate) fn fits(
+    path: &Path,
+    state: &State,
+    wanted: &Weights,
+    recipe: &str,
+) -> Result<(), TrainError> {
+    let same = |weights: &Weights| {
+        weights.len() == wanted.len()
+            && wanted.iter().all(|(name, values)| {
+                weights
+                    .get(name)
+                    .is_some_and(|found| found.dims() == values.dims())
+            })
+    };
+    // There are none before the first step in which a token was masked, and then all.
+    let complete = state.moments.is_empty() || state.moments.len() == wanted.len();
+    let moments = complete
+        && state.moments.iter().all(|(name, moments)| {
+            wanted.get(name).is_some_and(|values| {
+                moments.first.dims() == values.dims() && moments.second.dims() == values.dims()
+            })
+        });
+    if same(&state.raw) && same(&state.ema) && moments {
+        return Ok(());
+    }
+    Err(TrainError::State {
+        path: path.into(),
+        reason: other_network(&state.progress.recipe, recipe),
+        remedy: "resume with the recipe that it was made with, or choose another folder",
+    })
+}
+
+/// In what a state's network differs from the recipe's, as far as the recipes tell.
+fn other_network(before: &str, now: &str) -> String {
+    let model = |recipe: &str| -> Vec<String> {
+        let lines = recipe.lines().skip_while(|line| *line != "[model]").skip(1);
+        let lines = lines.take_while(|line| !line.starts_with('['));
+        lines.map(String::from).collect()
+    };
+    let now = model(now);
+    let mut other = model(before);
+    other.retain(|line| !line.is_empty() && !now.contains(line));
+    match other.is_empty() {
+        true => "its network is not the recipe's".into(),
+        false => format!(
+            "its network is not the recipe's, but has {}",
+            other.join(", ")
+        ),
+    }
+}
