@@ -9,7 +9,7 @@ use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
-use esolm::{EngineError, Error, ItemError, LikelihoodError, RequestError};
+use esolm::{EngineError, Error, ItemError, LikelihoodError, Precision, RequestError};
 use esolm_train::TrainError;
 
 /// Bad usage: the command line itself must be changed.
@@ -277,6 +277,11 @@ pub fn engine_sentence(error: &EngineError) -> String {
         EngineError::NoAdapter(_) => {
             "install a Vulkan, Metal or DirectX 12 driver, or use --device cpu"
         }
+        EngineError::Overflow {
+            precision: Precision::F16,
+            ..
+        } => "use --weights f32",
+        EngineError::Overflow { .. } => "give another checkpoint",
         EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
         EngineError::Option {
             option: "device", ..

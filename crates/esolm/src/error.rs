@@ -7,6 +7,8 @@ use esolm_core::request::RequestError;
 use esolm_core::rows::RowsError;
 use esolm_core::text::TextError;
 
+use crate::kernels::Precision;
+
 /// An error of a [`Model`](crate::Model).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -202,6 +204,17 @@ pub enum EngineError {
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Weights that were read are finite, but what is computed with is not: folded together they overflow, or the precision that they
+    /// are to be stored in does not hold them.
+    #[error("the weights made of tensor {tensor} reach {value}, more than {precision} holds")]
+    Overflow {
+        /// The tensor's name without `backbone.`.
+        tensor: String,
+        /// The first such weight.
+        value: f32,
+        /// What it was to be stored in.
+        precision: Precision,
+    },
     /// No adapter answers to the choice.
     #[error("no GPU adapter was found ({0})")]
     NoAdapter(String),
