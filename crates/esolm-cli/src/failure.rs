@@ -290,6 +290,9 @@ pub fn engine_sentence(error: &EngineError) -> String {
             "run again, and if it happens again use --device cpu or a smaller --batch"
         }
         EngineError::Memory { .. } | EngineError::DeviceMemory(_) => smaller,
+        EngineError::NotFinite { .. } => {
+            "try --weights f32 and --kv-cache f32, or give another checkpoint"
+        }
         EngineError::Kernel(_) => "use --device cpu, and report it with the name of the GPU",
         EngineError::Shape(_) => "use --device cpu",
         _ => return error.to_string(),

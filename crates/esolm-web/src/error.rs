@@ -198,6 +198,10 @@ fn engine(error: &EngineError) -> Failure {
             "shader",
             "use the CPU (device: \"cpu\"), and report it with the name of the GPU",
         ),
+        EngineError::NotFinite { .. } => (
+            "checkpoint",
+            "load it with weights: \"f32\" and kvCache: \"f32\", or give another checkpoint",
+        ),
         EngineError::Shape(_) => ("option", "use the CPU (device: \"cpu\")"),
         EngineError::HostMemory { .. } => return Failure::new("out_of_memory", error.to_string()),
         EngineError::Rows(_) => return Failure::new("plan", error.to_string()),

@@ -272,6 +272,17 @@ pub enum EngineError {
     /// Rows, tokens or noise that do not fit each other.
     #[error("the pass is inconsistent: {0}")]
     Rows(String),
+    /// A row's logits are not finite: numbers overflowed on the way to them.
+    #[error(
+        "the network gives no finite logits for position {position} of text {text}: its weights are damaged, or its numbers too large for the \
+         precision"
+    )]
+    NotFinite {
+        /// Number of the text.
+        text: u32,
+        /// Position in the text, from 0.
+        position: u32,
+    },
 }
 
 fn mib(bytes: u64) -> u64 {
