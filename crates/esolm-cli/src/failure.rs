@@ -293,6 +293,7 @@ pub fn engine_sentence(error: &EngineError) -> String {
         EngineError::NotFinite { .. } => {
             "try --weights f32 and --kv-cache f32, or give another checkpoint"
         }
+        EngineError::MaskDrawn { .. } => "give another checkpoint",
         EngineError::Kernel(_) => "use --device cpu, and report it with the name of the GPU",
         EngineError::Shape(_) => "use --device cpu",
         _ => return error.to_string(),

@@ -202,6 +202,7 @@ fn engine(error: &EngineError) -> Failure {
             "checkpoint",
             "load it with weights: \"f32\" and kvCache: \"f32\", or give another checkpoint",
         ),
+        EngineError::MaskDrawn { .. } => ("checkpoint", "give another checkpoint"),
         EngineError::Shape(_) => ("option", "use the CPU (device: \"cpu\")"),
         EngineError::HostMemory { .. } => return Failure::new("out_of_memory", error.to_string()),
         EngineError::Rows(_) => return Failure::new("plan", error.to_string()),

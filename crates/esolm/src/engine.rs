@@ -301,7 +301,7 @@ impl Engine {
         }
         let tokens = self.executor.tokens().await?;
         let sample = plan.output(&tokens);
-        check_texts(&ids, &sample)?;
+        check_texts(plan, &ids, &sample, plan.nfe())?;
         Ok(Some(Replay {
             logits,
             tokens_sorted: plan.sorted(&tokens),
@@ -398,7 +398,7 @@ impl Run<'_> {
                 let (position, token) =
                     (self.plan.output_position(target), tokens[target as usize]);
                 let text = self.ids[sequence as usize];
-                check_drawn(text, position, token)?;
+                check_drawn(text, position, token, self.plan.mask_index)?;
                 oldest.step.revealed.push(Revealed {
                     sequence,
                     position,
@@ -479,7 +479,7 @@ impl Run<'_> {
         self.settle().await;
         let tokens = self.engine.tokens().await?;
         let tokens = self.plan.output(&tokens);
-        check_texts(&self.ids, &tokens)?;
+        check_texts(self.plan, &self.ids, &tokens, self.launched)?;
         Ok(Written {
             tokens,
             nfe: self.launched,
@@ -489,11 +489,19 @@ impl Run<'_> {
     }
 }
 
-/// Checks that every token of the texts was drawn, or is the mask that stands where none is yet.
-fn check_texts(ids: &[u32], texts: &[Vec<u32>]) -> Result<(), EngineError> {
+/// Checks that the texts of a plan after so many passes hold tokens, and the mask only while passes are left.
+fn check_texts(
+    plan: &Plan,
+    ids: &[u32],
+    texts: &[Vec<u32>],
+    passes: usize,
+) -> Result<(), EngineError> {
+    let is_finished = passes == plan.nfe();
     for (&text, tokens) in ids.iter().zip(texts) {
         for (position, &token) in (0..).zip(tokens) {
-            check_drawn(text, position, token)?;
+            if is_finished || token != plan.mask_index {
+                check_drawn(text, position, token, plan.mask_index)?;
+            }
         }
     }
     Ok(())

@@ -283,6 +283,16 @@ pub enum EngineError {
         /// Position in the text, from 0.
         position: u32,
     },
+    /// A token drawn is the mask.
+    #[error(
+        "the network prefers the mask to every token at position {position} of text {text}, so its weights are damaged"
+    )]
+    MaskDrawn {
+        /// Number of the text.
+        text: u32,
+        /// Position in the text, from 0.
+        position: u32,
+    },
 }
 
 fn mib(bytes: u64) -> u64 {

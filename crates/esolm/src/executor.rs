@@ -158,13 +158,14 @@ pub fn noise_keys(
     step.sampled.iter().map(key).collect()
 }
 
-/// Checks that a token was drawn.
+/// Checks that a token was drawn, and not the mask.
 ///
 /// # Errors
-/// [`EngineError::NotFinite`] with the number of the text and the position in it.
-pub fn check_drawn(text: u32, position: u32, token: u32) -> Result<(), EngineError> {
+/// [`EngineError::NotFinite`] or [`EngineError::MaskDrawn`] with the number of the text and the position in it.
+pub fn check_drawn(text: u32, position: u32, token: u32, mask: u32) -> Result<(), EngineError> {
     match token {
         NO_TOKEN => Err(EngineError::NotFinite { text, position }),
+        token if token == mask => Err(EngineError::MaskDrawn { text, position }),
         _ => Ok(()),
     }
 }
