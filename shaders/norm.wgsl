@@ -1,6 +1,7 @@
 // Plain layer normalisation, eps 1e-5, of all rows, or with GATHER of chosen ones: out [rows, D4] = (x[index[r]] - mean) / sqrt(var + eps).
 // Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
 // One workgroup a row.
+{{finite}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
 //@if GATHER
@@ -51,7 +52,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         let centred = x[base + i] - mean;
         square += dot(centred, centred);
     }
-    let scale = inverseSqrt(total(lane, square) / f32(D4 * 4u) + 1e-5);
+    let squares = total(lane, square);
+    let scale = norm_scale(squares, squares / f32(D4 * 4u));
     for (var i = lane; i < D4; i += WG) {
         out[r * D4 + i] = (x[base + i] - mean) * scale;
     }

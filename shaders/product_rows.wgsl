@@ -8,6 +8,7 @@
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4], then column sums of w [N4]
 {{product_info}}
 {{finish}}
+{{finite}}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -54,7 +55,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     //@unroll r ROWS
     //@if NORM
     let mean$r = dot(sum$r, vec4<f32>(1.0)) / count;
-    let scale$r = inverseSqrt(max(dot(square$r, vec4<f32>(1.0)) / count - mean$r * mean$r, 0.0) + 1e-5);
+    let squares$r = dot(square$r, vec4<f32>(1.0));
+    let scale$r = norm_scale(squares$r, max(squares$r / count - mean$r * mean$r, 0.0));
     //@end
     //@unroll c GROUPS
     //@if NORM

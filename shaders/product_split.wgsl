@@ -6,6 +6,7 @@
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4], then column sums of w [N4]
 {{product_info}}
 {{finish}}
+{{finite}}
 
 var<workgroup> part: array<vec4<f32>, WG>;
 //@if NORM
@@ -79,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 moment += moments[column + l * COLS];
             }
             let mean = moment.x / count;
-            let scale = inverseSqrt(max(moment.y / count - mean * mean, 0.0) + 1e-5);
+            let scale = norm_scale(moment.y, max(moment.y / count - mean * mean, 0.0));
             finish(r0 + r, n4, scale * (sum - mean * colsum) + bias);
             //@else
             finish(r0 + r, n4, sum + bias);

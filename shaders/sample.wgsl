@@ -1,9 +1,11 @@
 // Draws a token for each sampled row and writes it where the next pass reads it. The mask token's logit is -1e6;
 // logits are divided by the temperature; top-p keeps the smallest set whose mass reaches p (found by bisection over
 // the ordered bit patterns of the logits: exact, no sort); then the largest logit + Gumbel noise wins, ties to the
-// lower index. One workgroup a row. Twin: crates/esolm-core/src/sampler.rs.
+// lower index. A row with a logit that is not finite gives NO_TOKEN, which the host finds where it reads the tokens.
+// One workgroup a row. Twin: crates/esolm-core/src/sampler.rs.
 {{row}}
 {{philox}}
+{{finite}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [rows, stride]
 @group(0) @binding(1) var<storage, read_write> index: array<u32>;  // sampled rows of the pass
 @group(0) @binding(2) var<storage, read_write> rows: array<Row>;
@@ -29,6 +31,7 @@ struct Info {
 var<workgroup> sums: array<f32, WG>;
 var<workgroup> best_value: array<f32, WG>;
 var<workgroup> best_index: array<u32, WG>;
+var<workgroup> broken: array<u32, WG>;
 
 fn logit(base: u32, v: u32, scale: f32) -> f32 {
     return select(logits[base + v] * scale, -1e6, v == info.mask_index);
@@ -107,7 +110,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     floor_key = min(floor_key, ordered(top));
     //@end
     var best = -3e38;
-    var best_v = 0xffffffffu;
+    var best_v = NO_TOKEN;
     //@if SEEDED
     let draw = draws[s];
     for (var block = lane; block * 4u < VOCAB; block += WG) {
@@ -144,6 +147,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
         }
     }
     //@end
+    var is_any_broken = false;
+    for (var v = lane; v < VOCAB; v += WG) {
+        is_any_broken = is_any_broken | ((v != info.mask_index) & is_broken(logits[base + v]));
+    }
+    broken[lane] = select(0u, 1u, is_any_broken);
     best_value[lane] = best;
     best_index[lane] = best_v;
     workgroupBarrier();
@@ -155,10 +163,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
                 best_value[lane] = other;
                 best_index[lane] = other_v;
             }
+            broken[lane] |= broken[lane + step];
         }
         workgroupBarrier();
     }
     if (lane == 0u) {
-        tokens[rows[index[s]].dest] = best_index[0];
+        tokens[rows[index[s]].dest] = select(best_index[0], NO_TOKEN, broken[0] != 0u);
     }
 }

@@ -1,8 +1,10 @@
 // The log-probability of one given token for each scored row: its logit minus logsumexp over the vocabulary, the mask token's logit
-// being -1e6. One workgroup a row, one number out. Twin: `log_probability` of crates/esolm-core/src/scoring.rs.
+// being -1e6. A row with a logit that is not finite gives NaN. One workgroup a row, one number out.
+// Twin: `log_probability` of crates/esolm-core/src/passes.rs.
+{{finite}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [count, stride]
 @group(0) @binding(1) var<storage, read_write> wanted: array<u32>; // [scored rows of the pass] tokens
-@group(0) @binding(2) var<storage, read_write> scores: array<f32>; // [scored rows of the pass]
+@group(0) @binding(2) var<storage, read_write> scores: array<u32>; // [scored rows of the pass] bits of floats
 struct Info {
     first: u32,     // first scored row of this launch; logits start with it
     count: u32,
@@ -12,6 +14,7 @@ struct Info {
 @group(0) @binding(3) var<uniform> info: Info;
 
 var<workgroup> parts: array<f32, WG>;
+var<workgroup> broken: array<u32, WG>;
 
 fn logit(base: u32, v: u32) -> f32 {
     return select(logits[base + v], -1e6, v == info.mask_index);
@@ -28,11 +31,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     for (var v = lane; v < VOCAB; v += WG) {
         high = max(high, logit(base, v));
     }
+    var is_any_broken = false;
+    for (var v = lane; v < VOCAB; v += WG) {
+        is_any_broken = is_any_broken | ((v != info.mask_index) & is_broken(logits[base + v]));
+    }
+    broken[lane] = select(0u, 1u, is_any_broken);
     parts[lane] = high;
     workgroupBarrier();
     for (var step = WG / 2u; step > 0u; step = step / 2u) {
         if (lane < step) {
             parts[lane] = max(parts[lane], parts[lane + step]);
+            broken[lane] |= broken[lane + step];
         }
         workgroupBarrier();
     }
@@ -52,6 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
     }
     if (lane == 0u) {
         let row = info.first + launch;
-        scores[row] = logit(base, wanted[row]) - top - log(parts[0]);
+        let score = logit(base, wanted[row]) - top - log(parts[0]);
+        scores[row] = select(bitcast<u32>(score), NAN, broken[0] != 0u);
     }
 }

@@ -9,9 +9,16 @@ fn load_v(i: u32) -> vec4<f32> {
     let p = cache_v[i];
     return vec4<f32>(unpack2x16float(p.x), unpack2x16float(p.y));
 }
+// What f16 does not hold becomes NaN, so that no text comes of it: packing makes anything of it, on some devices the largest number.
+const LARGEST: u32 = 0x477fe000u; // the bits of 65504
+fn pack_or_nan(value: vec2<f32>) -> u32 {
+    let magnitude = bitcast<vec2<u32>>(value) & vec2<u32>(0x7fffffffu);
+    let nan = select(vec2<u32>(0u), vec2<u32>(0x7e00u, 0x7e000000u), magnitude > vec2<u32>(LARGEST));
+    return pack2x16float(value) | nan.x | nan.y;
+}
 fn store_k(i: u32, value: vec4<f32>) {
-    cache_k[i] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));
+    cache_k[i] = vec2<u32>(pack_or_nan(value.xy), pack_or_nan(value.zw));
 }
 fn store_v(i: u32, value: vec4<f32>) {
-    cache_v[i] = vec2<u32>(pack2x16float(value.xy), pack2x16float(value.zw));
+    cache_v[i] = vec2<u32>(pack_or_nan(value.xy), pack_or_nan(value.zw));
 }

@@ -34,6 +34,8 @@ snippets! {
     ROW = "row";
     /// Counter-based random numbers.
     PHILOX = "philox";
+    /// Finds values that are not finite.
+    FINITE = "finite";
     /// Weights in f32.
     WEIGHT_F32 = "weight_f32";
     /// Weights in f16.
@@ -59,6 +61,10 @@ const NO_FLAGS: &[&[&str]] = &[&[]];
 const ROW_SLOT: Slot = Slot {
     name: "row",
     one_of: &[&ROW],
+};
+const FINITE_SLOT: Slot = Slot {
+    name: "finite",
+    one_of: &[&FINITE],
 };
 const WEIGHT_SLOT: Slot = Slot {
     name: "weight",
@@ -189,7 +195,7 @@ pub static NORM: Shader = Shader {
     text: include_str!("../norm.wgsl"),
     launcher: "esolm::kernels::norm::norm",
     twins: &["esolm::kernels::norm::norm_twin"],
-    slots: &[],
+    slots: &[FINITE_SLOT],
     constants: &["WG", "D4"],
     floats: &[],
     flags: &[&[], &["GATHER"]],
@@ -201,18 +207,30 @@ pub static NORM: Shader = Shader {
     ],
 };
 
+const PRODUCT_INFO_SLOT: Slot = Slot {
+    name: "product_info",
+    one_of: &[&PRODUCT_INFO],
+};
+const FINISH_SLOT: Slot = Slot {
+    name: "finish",
+    one_of: &[&FINISH_STORE, &FINISH_GELU, &FINISH_ADD, &FINISH_QKV],
+};
+
 const PRODUCT_SLOTS: &[Slot] = &[
-    Slot {
-        name: "product_info",
-        one_of: &[&PRODUCT_INFO],
-    },
+    PRODUCT_INFO_SLOT,
     WEIGHT_SLOT,
-    Slot {
-        name: "finish",
-        one_of: &[&FINISH_STORE, &FINISH_GELU, &FINISH_ADD, &FINISH_QKV],
-    },
+    FINISH_SLOT,
     ROW_SLOT,
     CACHE_SLOT,
+];
+/// Those of a product that can normalise on the way.
+const NORM_PRODUCT_SLOTS: &[Slot] = &[
+    PRODUCT_INFO_SLOT,
+    WEIGHT_SLOT,
+    FINISH_SLOT,
+    ROW_SLOT,
+    CACHE_SLOT,
+    FINITE_SLOT,
 ];
 
 const PRODUCT_TWINS: &[&str] = &[
@@ -247,7 +265,7 @@ pub static PRODUCT_ROWS: Shader = Shader {
     text: include_str!("../product_rows.wgsl"),
     launcher: "esolm::kernels::product::product",
     twins: PRODUCT_TWINS,
-    slots: PRODUCT_SLOTS,
+    slots: NORM_PRODUCT_SLOTS,
     constants: &["WG", "K4", "N4", "ROWS", "GROUPS", "D4", "HALF", "HEAD_DIM"],
     floats: &[],
     flags: &[&[], &["NORM"]],
@@ -268,6 +286,7 @@ pub static PRODUCT_SPLIT: Shader = Shader {
 pub static PRODUCT_TILE: Shader = Shader {
     name: "product_tile",
     text: include_str!("../product_tile.wgsl"),
+    slots: PRODUCT_SLOTS,
     constants: &["K4", "N4", "D4", "HALF", "HEAD_DIM"],
     flags: NO_FLAGS,
     ..PRODUCT_ROWS
@@ -343,15 +362,15 @@ pub static SAMPLE: Shader = Shader {
     text: include_str!("../sample.wgsl"),
     launcher: "esolm::kernels::sample::sample",
     twins: &["esolm_core::sampler::sample_row"],
-    slots: &[ROW_SLOT, Slot { name: "philox", one_of: &[&PHILOX] }],
-    constants: &["WG", "VOCAB", "GUMBEL_DOMAIN"],
+    slots: &[ROW_SLOT, Slot { name: "philox", one_of: &[&PHILOX] }, FINITE_SLOT],
+    constants: &["WG", "VOCAB", "GUMBEL_DOMAIN", "NO_TOKEN"],
     floats: &[],
     flags: &[&["GREEDY"], &["SEEDED"], &["SEEDED", "TOP_P"], &["GIVEN"], &["GIVEN", "TOP_P"]],
     bindings: &[
         LOGITS,
         binding("index", Read, "u32", "[sampled rows of the pass]", "u32; the row of the pass"),
         ROWS,
-        binding("tokens", Write, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points"),
+        binding("tokens", Write, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, NO_TOKEN from logits that are not finite"),
         binding("draws", Read, "vec2<u32>", "[sampled rows of the pass][2]", "u32, row-major; the number of the text, then the position that keys the noise").when(&["SEEDED"]),
         binding("noise", Read, "f32", "[sampled rows of the pass][vocabulary]", "f32, row-major; Gumbel values").when(&["GIVEN"]),
         binding("info", Uniform, "Info", "first, count, stride, mask_index, seed_low, seed_high, scale, top_p", "u32; scale and top_p are the bits of an f32"),
@@ -365,14 +384,14 @@ pub static SCORE: Shader = Shader {
     text: include_str!("../score.wgsl"),
     launcher: "esolm::kernels::score::score",
     twins: &["esolm_core::passes::log_probability"],
-    slots: &[],
+    slots: &[FINITE_SLOT],
     constants: &["WG", "VOCAB"],
     floats: &[],
     flags: NO_FLAGS,
     bindings: &[
         LOGITS,
         binding("wanted", Read, "u32", "[scored rows of the pass]", "u32; tokens"),
-        binding("scores", Write, "f32", "[scored rows of the pass]", "f32; natural logarithms"),
+        binding("scores", Write, "u32", "[scored rows of the pass]", "the bits of an f32; natural logarithms, NaN for logits that are not finite"),
         binding("info", Uniform, "Info", "first, count, stride, mask_index", "u32"),
     ],
 };

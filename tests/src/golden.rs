@@ -11,18 +11,19 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-fn golden_path(name: &str) -> PathBuf {
+/// The file of this name among them.
+pub(crate) fn path(name: &str) -> PathBuf {
     repository("tests/fixtures/golden").join(name)
 }
 
 /// The golden model `name`: model_a, mdlm or ar.
 pub fn checkpoint(name: &str) -> Checkpoint {
     let options = OpenOptions {
-        config: Some(golden_path(&format!("{name}.config.json"))),
+        config: Some(path(&format!("{name}.config.json"))),
         ..OpenOptions::default()
     };
-    let path = golden_path(&format!("{name}.ema.safetensors"));
-    Checkpoint::open(&path.to_string_lossy(), &options).unwrap_or_else(|error| panic!("{error}"))
+    let weights = path(&format!("{name}.ema.safetensors"));
+    Checkpoint::open(&weights.to_string_lossy(), &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The small trained model that ships.
@@ -46,7 +47,7 @@ struct Entry {
 impl Golden {
     /// Reads `name`.safetensors.
     pub fn open(name: &str) -> Self {
-        let path = golden_path(&format!("{name}.safetensors"));
+        let path = path(&format!("{name}.safetensors"));
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.tensors().into_iter().map(|(name, view)| {

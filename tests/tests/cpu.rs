@@ -3,7 +3,7 @@
 use esolm::executor::Draw;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
-use esolm_tests::{OnDevice, Runner, checkpoint, checks, losses, stories};
+use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, losses, stories};
 
 #[test]
 fn golden_forward() {
@@ -46,6 +46,11 @@ fn cached_equals_uncached() {
             plan.nfe()
         );
     }
+}
+
+#[test]
+fn numbers_that_overflow_are_an_error() {
+    broken::check(&mut OnDevice::cpu(&broken::checkpoint()).0);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use esolm::kernels::product::ProductVariant;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{LoadOptions, Variants};
-use esolm_tests::{Golden, OnDevice, Runner, checkpoint, checks, losses, stories};
+use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, losses, stories};
 use pollster::block_on;
 
 #[test]
@@ -213,6 +213,11 @@ fn an_unobserved_run_reads_its_tokens_alone() {
         .map(|s| s.into_iter().flatten().collect())
         .collect();
     assert_eq!(seen, quiet.tokens);
+}
+
+#[test]
+fn numbers_that_overflow_are_an_error() {
+    broken::check(&mut OnDevice::gpu(&broken::checkpoint(), LoadOptions::default()).0);
 }
 
 /// A run that is watched and stopped midway leaves nothing behind: the next one on the same engine gives its text.

@@ -9,7 +9,7 @@ use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
-use esolm::{EngineError, Error, ItemError, LikelihoodError, RequestError};
+use esolm::{EngineError, Error, ItemError, LikelihoodError, Precision, RequestError};
 use esolm_checkpoint::atomic;
 use esolm_train::TrainError;
 
@@ -283,6 +283,11 @@ pub fn engine_sentence(error: &EngineError) -> String {
         EngineError::NoAdapter(_) => {
             "install a Vulkan, Metal or DirectX 12 driver, or use --device cpu"
         }
+        EngineError::Overflow {
+            precision: Precision::F16,
+            ..
+        } => "use --weights f32",
+        EngineError::Overflow { .. } => "give another checkpoint",
         EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
         EngineError::Option {
             option: "device", ..
@@ -291,6 +296,10 @@ pub fn engine_sentence(error: &EngineError) -> String {
             "run again, and if it happens again use --device cpu or a smaller --batch"
         }
         EngineError::Memory { .. } | EngineError::DeviceMemory(_) => smaller,
+        EngineError::NotFinite { .. } => {
+            "try --weights f32 and --kv-cache f32, or give another checkpoint"
+        }
+        EngineError::MaskDrawn { .. } => "give another checkpoint",
         EngineError::Kernel(_) => "use --device cpu, and report it with the name of the GPU",
         EngineError::Shape(_) => "use --device cpu",
         _ => return error.to_string(),

@@ -10,6 +10,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod documents;
+pub mod finite;
 pub(crate) use esolm_checkpoint::message;
 pub mod forward_process;
 pub mod noise;

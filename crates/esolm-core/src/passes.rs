@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use crate::forward_process::{Noised, Part, Uniforms, draw_order};
 use crate::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows};
-use crate::sampler::MASK_LOGIT;
+use crate::sampler::{MASK_LOGIT, are_finite};
 
 /// A text to score: its tokens in natural order, and the stretch of them that is scored given the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -268,8 +268,12 @@ pub fn assemble(passes: &[Pass], layout: &Layout) -> (Vec<u32>, StepRows, Vec<u3
     (tokens, step, targets)
 }
 
-/// log softmax of `logits` `[V]` at `token`, the mask token's logit being [`MASK_LOGIT`]: the twin of `shaders/score.wgsl`.
+/// log softmax of `logits` `[V]` at `token`, the mask token's logit being [`MASK_LOGIT`]: the twin of `shaders/score.wgsl`. Not a number
+/// where a logit other than the mask's is not finite.
 pub fn log_probability(logits: &[f32], mask_index: u32, token: u32) -> f64 {
+    if !are_finite(logits, mask_index) {
+        return f64::NAN;
+    }
     let value = |v: usize| {
         f64::from(if v as u32 == mask_index {
             MASK_LOGIT

@@ -2,10 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::finite::first_beyond;
 use crate::rng::{gumbel_block, gumbel_ceiling, gumbel_from_bits};
 
 /// The logit that the mask token counts with, as in the published code.
 pub const MASK_LOGIT: f32 = -1e6;
+
+/// What is drawn from logits that are not finite, instead of a token: no vocabulary holds it.
+pub const NO_TOKEN: u32 = u32::MAX;
 
 /// How tokens are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,9 +82,11 @@ pub enum NoiseSource<'a> {
 }
 
 /// Draws a token from `logits` `[V]`, as the published samplers do (algo.py): mask column to -1e6, temperature, top-p, then the largest logit + noise (Gumbel-max); ties
-/// go to the lower index. Logits that are not a number are never drawn; where nothing else is
-/// left the mask token is.
+/// go to the lower index. Where a logit other than the mask's is not finite, or none is left after all that, it is [`NO_TOKEN`].
 pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: NoiseSource) -> u32 {
+    if !are_finite(logits, mask_index) {
+        return NO_TOKEN;
+    }
     let greedy = sampler.temperature <= 0.0;
     let scale = if greedy {
         1.0
@@ -99,7 +105,7 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
         Some(p) if !greedy && p < 1.0 => nucleus_threshold((0..logits.len()).map(value), p),
         _ => f32::MIN,
     };
-    let mut best = (f32::MIN, 0);
+    let mut best = (f32::MIN, NO_TOKEN);
     // The noise is asked for only where an upper bound of it could win: two logarithms are spared for nearly all entries.
     let mut offer = |v: usize, ceiling: f32, noise: &dyn Fn() -> f32| {
         let value = value(v);
@@ -129,6 +135,15 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
         NoiseSource::None => (0..logits.len()).for_each(|v| offer(v, 0.0, &|| 0.0)),
     }
     best.1
+}
+
+/// Whether all of a row's logits are finite but for the mask's, which nothing reads.
+pub fn are_finite(logits: &[f32], mask_index: u32) -> bool {
+    let (before, rest) = logits.split_at(logits.len().min(mask_index as usize));
+    let after = rest.get(1..).unwrap_or_default();
+    [before, after]
+        .iter()
+        .all(|logits| first_beyond(logits, f32::MAX).is_none())
 }
 
 /// The lowest logit that top-p keeps: the smallest set of most likely tokens whose mass reaches `p`. Equal logits stay together

@@ -5,7 +5,7 @@ use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::plan::PlanError;
 use esolm::sampler::SamplerError;
 use esolm::text::TextError;
-use esolm::{EngineError, Error, ItemError, RequestError};
+use esolm::{EngineError, Error, ItemError, Precision, RequestError};
 use js_sys::Reflect;
 use wasm_bindgen::JsValue;
 
@@ -183,6 +183,11 @@ fn engine(error: &EngineError) -> Failure {
             "no_adapter",
             "update the browser and the graphics driver, or use the CPU (device: \"cpu\")",
         ),
+        EngineError::Overflow {
+            precision: Precision::F16,
+            ..
+        } => ("checkpoint", "load it with weights: \"f32\""),
+        EngineError::Overflow { .. } => ("checkpoint", "give another checkpoint"),
         EngineError::AdapterIndex { .. } => {
             ("no_adapter", "leave its number out (device: \"gpu\")")
         }
@@ -195,6 +200,11 @@ fn engine(error: &EngineError) -> Failure {
             "shader",
             "use the CPU (device: \"cpu\"), and report it with the name of the GPU",
         ),
+        EngineError::NotFinite { .. } => (
+            "checkpoint",
+            "load it with weights: \"f32\" and kvCache: \"f32\", or give another checkpoint",
+        ),
+        EngineError::MaskDrawn { .. } => ("checkpoint", "give another checkpoint"),
         EngineError::Shape(_) => ("option", "use the CPU (device: \"cpu\")"),
         EngineError::HostMemory { .. } => return Failure::new("out_of_memory", error.to_string()),
         EngineError::Rows(_) => return Failure::new("plan", error.to_string()),

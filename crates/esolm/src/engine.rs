@@ -15,7 +15,8 @@ use crate::cpu::CpuExecutor;
 use crate::device::{DeviceChoice, DeviceInfo, LoadOptions, Precision, open};
 use crate::error::EngineError;
 use crate::executor::{
-    Draw, Executor, Pending, check_rows, check_targets, check_tokens, noise_keys,
+    Draw, Executor, Pending, check_drawn, check_logits, check_rows, check_targets, check_tokens,
+    noise_keys,
 };
 use crate::gpu::GpuExecutor;
 #[cfg(not(target_family = "wasm"))]
@@ -160,13 +161,25 @@ impl Engine {
         }
     }
 
-    /// Runs one pass over the started batch and reads the logits `[sampled, V]`.
+    /// Runs one pass over the started batch and reads the logits `[sampled, V]`, all finite but for the mask's.
     ///
     /// # Errors
-    /// As [`Engine::step`].
+    /// As [`Engine::step`], and [`EngineError::NotFinite`].
     pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
         self.pass(step, None)?;
-        self.executor.logits().await
+        let logits = self.executor.logits().await?;
+        self.check_logits(step, &logits, |sequence| sequence)?;
+        Ok(logits)
+    }
+
+    fn check_logits(
+        &self,
+        step: &StepRows,
+        logits: &[f32],
+        text: impl Fn(u32) -> u32,
+    ) -> Result<(), EngineError> {
+        let config = &self.config;
+        check_logits(step, logits, config.vocab_size, config.mask_index, text)
     }
 
     /// Runs one pass over the started batch and reads the log-probability of each sampled row's token in `targets`, natural
@@ -221,7 +234,7 @@ impl Engine {
     /// -ln(-ln u), as the published sampler draws it. `go_on` is asked after each step; where it says no, there is no result.
     ///
     /// # Errors
-    /// When the uniforms do not fit the plan, or as [`Engine::step`].
+    /// When the uniforms do not fit the plan, a pass draws no token, or as [`Engine::step`].
     pub async fn replay(
         &mut self,
         plan: &Plan,
@@ -275,7 +288,9 @@ impl Engine {
                 noise: Some(&noise),
             };
             self.pass(&step, Some(&ids))?;
-            for (row, place) in self.executor.logits().await?.chunks(vocab).zip(places) {
+            let drawn_from = self.executor.logits().await?;
+            self.check_logits(&step, &drawn_from, |sequence| ids[sequence as usize])?;
+            for (row, place) in drawn_from.chunks(vocab).zip(places) {
                 logits[place..place + vocab].copy_from_slice(row);
             }
             self.executor.draw(&draw)?;
@@ -285,10 +300,12 @@ impl Engine {
             }
         }
         let tokens = self.executor.tokens().await?;
+        let sample = plan.output(&tokens);
+        check_texts(plan, &ids, &sample, plan.nfe())?;
         Ok(Some(Replay {
             logits,
             tokens_sorted: plan.sorted(&tokens),
-            sample: plan.output(&tokens),
+            sample,
         }))
     }
 
@@ -352,7 +369,7 @@ impl Run<'_> {
     /// never holds up the device.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or a pass drew no token.
     pub async fn next(&mut self) -> Result<Option<Step>, EngineError> {
         let step = self.advance().await;
         if step.is_err() {
@@ -377,16 +394,18 @@ impl Run<'_> {
         };
         if let Some(reading) = oldest.reading {
             let tokens = reading.await?;
-            oldest.step.revealed = oldest
-                .targets
-                .iter()
-                .map(|&(sequence, target)| Revealed {
+            for (sequence, target) in oldest.targets {
+                let (position, token) =
+                    (self.plan.output_position(target), tokens[target as usize]);
+                let text = self.ids[sequence as usize];
+                check_drawn(text, position, token, self.plan.mask_index)?;
+                oldest.step.revealed.push(Revealed {
                     sequence,
-                    position: self.plan.output_position(target),
-                    token: tokens[target as usize],
+                    position,
+                    token,
                     text: String::new(),
-                })
-                .collect();
+                });
+            }
         }
         oldest.step.seconds = self.began.elapsed().as_secs_f64();
         Ok(Some(oldest.step))
@@ -430,7 +449,7 @@ impl Run<'_> {
     /// Runs the steps that are left, reports none, and reads the tokens.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or a pass drew no token.
     pub async fn finish(mut self) -> Result<Written, EngineError> {
         self.observe = false;
         self.settle().await;
@@ -455,17 +474,37 @@ impl Run<'_> {
     /// Stops here and reads the tokens; what is not known yet is the mask token.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the device fails, or a pass drew no token.
     pub async fn stop(mut self) -> Result<Written, EngineError> {
         self.settle().await;
         let tokens = self.engine.tokens().await?;
+        let tokens = self.plan.output(&tokens);
+        check_texts(self.plan, &self.ids, &tokens, self.launched)?;
         Ok(Written {
-            tokens: self.plan.output(&tokens),
+            tokens,
             nfe: self.launched,
             rows: self.rows,
             seconds: self.began.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// Checks that the texts of a plan after so many passes hold tokens, and the mask only while passes are left.
+fn check_texts(
+    plan: &Plan,
+    ids: &[u32],
+    texts: &[Vec<u32>],
+    passes: usize,
+) -> Result<(), EngineError> {
+    let is_finished = passes == plan.nfe();
+    for (&text, tokens) in ids.iter().zip(texts) {
+        for (position, &token) in (0..).zip(tokens) {
+            if is_finished || token != plan.mask_index {
+                check_drawn(text, position, token, plan.mask_index)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What a plan came to.

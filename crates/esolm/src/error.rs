@@ -7,6 +7,8 @@ use esolm_core::request::RequestError;
 use esolm_core::rows::RowsError;
 use esolm_core::text::TextError;
 
+use crate::kernels::Precision;
+
 /// An error of a [`Model`](crate::Model).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -202,6 +204,17 @@ pub enum EngineError {
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Weights that were read are finite, but what is computed with is not: folded together they overflow, or the precision that they
+    /// are to be stored in does not hold them.
+    #[error("the weights made of tensor {tensor} reach {value}, more than {precision} holds")]
+    Overflow {
+        /// The tensor's name without `backbone.`.
+        tensor: String,
+        /// The first such weight.
+        value: f32,
+        /// What it was to be stored in.
+        precision: Precision,
+    },
     /// No adapter answers to the choice.
     #[error("no GPU adapter was found ({0})")]
     NoAdapter(String),
@@ -259,6 +272,27 @@ pub enum EngineError {
     /// Rows, tokens or noise that do not fit each other.
     #[error("the pass is inconsistent: {0}")]
     Rows(String),
+    /// A row's logits are not finite: numbers overflowed on the way to them.
+    #[error(
+        "the network gives no finite logits for position {position} of text {text}: its weights are damaged, or its numbers too large for the \
+         precision"
+    )]
+    NotFinite {
+        /// Number of the text.
+        text: u32,
+        /// Position in the text, from 0.
+        position: u32,
+    },
+    /// A token drawn is the mask.
+    #[error(
+        "the network prefers the mask to every token at position {position} of text {text}, so its weights are damaged"
+    )]
+    MaskDrawn {
+        /// Number of the text.
+        text: u32,
+        /// Position in the text, from 0.
+        position: u32,
+    },
 }
 
 fn mib(bytes: u64) -> u64 {

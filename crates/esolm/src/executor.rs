@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use esolm_core::rows::{Layout, MASKED, NO_TARGET, StepRows};
-use esolm_core::sampler::Sampler;
+use esolm_core::sampler::{NO_TOKEN, Sampler, are_finite};
 use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
@@ -45,7 +45,8 @@ pub trait Executor {
     /// When memory does not suffice.
     fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError>;
 
-    /// Draws a token for each sampled row of the last pass and writes it to the row's target. Nothing is read back.
+    /// Draws a token for each sampled row of the last pass and writes it to the row's target, [`NO_TOKEN`] where its logits are not finite.
+    /// Nothing is read back.
     ///
     /// # Errors
     /// What fails on the device may show only at the next read.
@@ -54,8 +55,8 @@ pub trait Executor {
     /// Logits `[sampled, V]` of the last pass, the mask token's column untouched.
     fn logits(&mut self) -> Pending<'_, Vec<f32>>;
 
-    /// For each sampled row of the last pass the log-probability of its token in `targets`, natural logarithm, the mask token left out.
-    /// Logits stay on the device.
+    /// For each sampled row of the last pass the log-probability of its token in `targets`, natural logarithm, the mask token left out;
+    /// NaN where its logits are not finite. Logits stay on the device.
     fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>>;
 
     /// The token buffer as it is now, whatever is queued later.
@@ -155,6 +156,41 @@ pub fn noise_keys(
         }
     };
     step.sampled.iter().map(key).collect()
+}
+
+/// Checks that a token was drawn, and not the mask.
+///
+/// # Errors
+/// [`EngineError::NotFinite`] or [`EngineError::MaskDrawn`] with the number of the text and the position in it.
+pub fn check_drawn(text: u32, position: u32, token: u32, mask: u32) -> Result<(), EngineError> {
+    match token {
+        NO_TOKEN => Err(EngineError::NotFinite { text, position }),
+        token if token == mask => Err(EngineError::MaskDrawn { text, position }),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that the logits `[sampled, vocab]` of a pass are finite, the mask's apart. `text` numbers a sequence of the batch.
+///
+/// # Errors
+/// [`EngineError::NotFinite`] with the first row whose logits are not.
+pub fn check_logits(
+    step: &StepRows,
+    logits: &[f32],
+    vocab: usize,
+    mask: u32,
+    text: impl Fn(u32) -> u32,
+) -> Result<(), EngineError> {
+    for (&row, logits) in step.sampled.iter().zip(logits.chunks(vocab)) {
+        if !are_finite(logits, mask) {
+            let row = step.rows[row as usize];
+            return Err(EngineError::NotFinite {
+                text: text(row.sequence),
+                position: row.position,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Checks that every sampled row has a token of the vocabulary to predict.

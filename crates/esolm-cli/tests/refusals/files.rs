@@ -4,6 +4,115 @@ use safetensors::Dtype;
 
 use super::common::{Folder, GOLDEN, root, write};
 
+/// Changes a tensor of this name: the type that it is stored as, and its values.
+type Change<'a> = dyn Fn(&str, &mut Dtype, &mut Vec<f32>) + 'a;
+
+/// Checkpoints with values that are not finite, or that become so where they are folded together, stored in f16 or computed with.
+fn damaged(folder: &Folder) {
+    const QKV: &str = "backbone.blocks.0.attn_qkv.weight";
+    const BIAS: &str = "backbone.output_layer.linear.bias";
+    let changed = |model: &str, file: &str, change: &Change| {
+        let path = root().join(GOLDEN).join(format!("{model}.ema.safetensors"));
+        let weights = std::fs::read(path).expect("weights");
+        let tensors = safetensors::SafeTensors::deserialize(&weights).expect("safetensors");
+        let tensors = tensors.tensors().into_iter().map(|(name, tensor)| {
+            let four = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four bytes"));
+            let mut values = tensor.data().chunks_exact(4).map(four).collect();
+            let mut dtype = tensor.dtype();
+            change(&name, &mut dtype, &mut values);
+            let values = values.iter();
+            let bytes = match dtype {
+                Dtype::F16 => values
+                    .flat_map(|&v| half::f16::from_f32(v).to_le_bytes())
+                    .collect(),
+                Dtype::BF16 => values
+                    .flat_map(|&v| half::bf16::from_f32(v).to_le_bytes())
+                    .collect(),
+                _ => values.flat_map(|v| v.to_le_bytes()).collect(),
+            };
+            (name, dtype, tensor.shape().to_vec(), bytes)
+        });
+        let tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors.collect();
+        let named: Vec<_> = (tensors.iter())
+            .map(|(name, dtype, shape, bytes)| (&name[..], *dtype, shape.clone(), bytes.clone()))
+            .collect();
+        write(&folder.file(file), &named);
+    };
+    let make = |file: &str, change: &Change| changed("model_a", file, change);
+    let one = |file: &str, name: &str, index: usize, value: f32| {
+        make(file, &|tensor, _, values| {
+            if tensor == name {
+                values[index] = value;
+            }
+        });
+    };
+    one(
+        "nan.safetensors",
+        "backbone.vocab_embed.embedding",
+        96 * 64 + 63,
+        f32::NAN,
+    );
+    one("nan-attention.safetensors", QKV, 4321, f32::NAN);
+    one(
+        "inf-norm.safetensors",
+        "backbone.output_layer.norm_final.weight",
+        7,
+        f32::INFINITY,
+    );
+    one(
+        "inf-sigma.safetensors",
+        "backbone.sigma_map.mlp.2.bias",
+        3,
+        f32::NEG_INFINITY,
+    );
+    one("inf-bias.safetensors", BIAS, 5, f32::INFINITY);
+    one(
+        "large-embedding.safetensors",
+        "backbone.vocab_embed.embedding",
+        0,
+        70000.0,
+    );
+    one("large-qkv.safetensors", QKV, 0, -70000.0);
+    for (file, kind) in [
+        ("f16.safetensors", Dtype::F16),
+        ("bf16.safetensors", Dtype::BF16),
+    ] {
+        make(file, &|name, dtype, values| {
+            *dtype = kind;
+            if name == QKV {
+                values[64] = f32::MAX;
+            }
+        });
+    }
+    make("fold.safetensors", &|name, _, values| {
+        if [QKV, "backbone.blocks.0.norm1.weight"].contains(&name) {
+            values.fill(1e25);
+        }
+    });
+    for (file, value) in [("scores.safetensors", 1e25), ("variance.safetensors", 1e12)] {
+        make(file, &|name, _, values| {
+            if name == QKV || name.ends_with("attn_out.weight") {
+                values.fill(value);
+            }
+        });
+    }
+    let ar = std::fs::read_to_string(root().join(GOLDEN).join("ar.config.json")).expect("text");
+    let ar = ar.replacen('{', "{\"bos_token_id\": 95,", 1);
+    std::fs::write(folder.file("ar.json"), ar).expect("writable");
+    // Every token becomes less likely than the mask, which counts as -1e6.
+    for model in ["model_a", "mdlm", "ar"] {
+        changed(
+            model,
+            &format!("mask-{model}.safetensors"),
+            &|name, _, values| {
+                if name == BIAS {
+                    values.fill(-3e6);
+                }
+            },
+        );
+    }
+}
+
 /// Makes them: `TMP/name`.
 pub fn prepare(folder: &Folder) {
     let i32s = |values: &[i32]| {
@@ -73,6 +182,7 @@ pub fn prepare(folder: &Folder) {
     );
     file("short.safetensors", &[good(), steps(&[0, 0, 2]), u(0.5)]);
     file("one.safetensors", &[good(), steps(&[0, 0, 4]), u(1.0)]);
+    file("replay.safetensors", &[good(), steps(&[0, 0, 4]), u(0.5)]);
     file("no-u.safetensors", &[good(), steps(&[0, 0, 4])]);
     file(
         "small-u.safetensors",
@@ -173,12 +283,7 @@ pub fn prepare(folder: &Folder) {
         "{\"prefix\": \"a\", \"middle\": \"\", \"suffix\": \"b\"}\n",
     );
 
-    // The embedding of the mask token stands last in the file.
-    let mut weights =
-        std::fs::read(root().join(GOLDEN).join("model_a.ema.safetensors")).expect("weights");
-    let end = weights.len();
-    weights[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(folder.file("nan.safetensors"), weights).expect("writable");
+    damaged(folder);
 
     let checkpoint =
         std::fs::read(root().join(GOLDEN).join("mini_esolm.ckpt")).expect("a checkpoint");

@@ -146,6 +146,19 @@ pub enum CheckpointError {
         /// Family of the checkpoint.
         family: Family,
     },
+    /// A weight is not a number, or infinite.
+    #[error(
+        "tensor {name} holds {value} at index {index}, where every weight must be a finite number; its training went wrong, or it was \
+         saved in a type of too small a range, so give another checkpoint"
+    )]
+    NotFinite {
+        /// Name without `backbone.`.
+        name: String,
+        /// The value.
+        value: f32,
+        /// Its flat index.
+        index: usize,
+    },
     /// A weight has no finite f16 value.
     #[error(
         "tensor {name} holds {value} at index {index}, which f16 cannot hold (largest 65504); write it as f32"

@@ -40,6 +40,7 @@ pub use writer::write_hf_folder;
 pub use writer::{StoreDtype, write_safetensors};
 
 use crate::config::{Claims, ModelConfig, PartialConfig};
+use crate::finite::first_beyond;
 use crate::message::shorten;
 use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
@@ -435,10 +436,10 @@ impl Checkpoint {
         self.tensors.iter().map(|(_, tensor)| tensor)
     }
 
-    /// The values of one parameter, flat, outermost dimension first; f16 and bf16 values are exact in f32.
+    /// The values of one parameter, flat, outermost dimension first, all of them finite; f16 and bf16 values are exact in f32.
     ///
     /// # Errors
-    /// [`CheckpointError::NoSuchTensor`], or of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and
+    /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::NotFinite`], or of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and
     /// `NotFetched`.
     pub fn f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
@@ -449,7 +450,15 @@ impl Checkpoint {
             });
         };
         let (file, tensor) = &self.tensors[index];
-        Ok(self.files[*file].f32(tensor)?)
+        let values = self.files[*file].f32(tensor)?;
+        match first_beyond(&values, f32::MAX) {
+            Some(index) => Err(CheckpointError::NotFinite {
+                name: name.into(),
+                value: values[index],
+                index,
+            }),
+            None => Ok(values),
+        }
     }
 
     /// Brings the parameters whose names begin with `prefix` into memory, where each stays until it is read once. Does nothing for a

@@ -6,6 +6,7 @@ use std::path::Path;
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
 use super::{Checkpoint, CheckpointError, FileError, PREFIX, WEIGHTS};
+use crate::finite::first_beyond;
 
 /// Element type of written weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +54,7 @@ fn write_weights(
         match dtype {
             StoreDtype::F32 => writer.f32(&values).map_err(io)?,
             StoreDtype::F16 => {
-                let overflow = |value: &f32| value.abs() > half::f16::MAX.to_f32();
-                if let Some(index) = values.iter().position(overflow) {
+                if let Some(index) = first_beyond(&values, half::f16::MAX.to_f32()) {
                     return Err(CheckpointError::F16Overflow {
                         name: info.name.clone(),
                         value: values[index],

@@ -153,6 +153,10 @@ fn log_probabilities_leave_the_mask_out() {
     let total: f64 = [1.0f64, 2.0, -1.0].iter().map(|x| x.exp()).sum();
     assert!((log_probability(&logits, 2, 1) - (2.0 - total.ln())).abs() < 1e-12);
     assert!(log_probability(&logits, 2, 2) < -9e5);
+    for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        assert!(log_probability(&[1.0, 2.0, 30.0, strange], 2, 1).is_nan());
+        assert!(log_probability(&[1.0, 2.0, strange, 0.0], 2, 1).is_finite());
+    }
 }
 
 #[test]

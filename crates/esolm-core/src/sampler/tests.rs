@@ -154,19 +154,33 @@ fn seeded_noise_is_that_of_gumbel() {
 }
 
 #[test]
-fn strange_logits_do_not_panic() {
-    let strange = [f32::NAN, f32::NEG_INFINITY, 1.0, f32::NAN, 0.0];
-    for top_p in [None, Some(0.5), Some(1.0)] {
-        assert_eq!(
-            sample_row(&strange, MASK, &sampler(1.0, top_p), seeded(0)),
-            2
-        );
-        assert_eq!(
-            sample_row(&[f32::NAN; 5], MASK, &sampler(1.0, top_p), seeded(0)),
-            MASK
-        );
-        assert_eq!(sample_row(&[], MASK, &sampler(1.0, top_p), seeded(0)), 0);
+fn nothing_is_drawn_from_logits_that_are_not_finite() {
+    for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in 0..6 {
+            let mut logits = [3.0, 2.0, 1.0, 0.0, 9.0, -1.0];
+            logits[at] = strange;
+            for temperature in [0.0, 0.5, 1.0] {
+                for top_p in [None, Some(0.5), Some(1.0)] {
+                    let sampler = sampler(temperature, top_p);
+                    for noise in [seeded(0), NoiseSource::Given(&[0.0; 6])] {
+                        let drawn = sample_row(&logits, MASK, &sampler, noise);
+                        // The mask's own logit is never read.
+                        let is_token = at == MASK as usize;
+                        assert_eq!(drawn < MASK, is_token, "{strange} at {at}: {drawn}");
+                        assert!(is_token || drawn == NO_TOKEN);
+                    }
+                }
+            }
+        }
     }
+    // Finite, but not once they are divided by the temperature: nothing but the mask is left.
+    let cold = sampler(1e-6, None);
+    assert_eq!(
+        sample_row(&[-1e35; 5], MASK, &cold, NoiseSource::None),
+        MASK
+    );
+    assert_eq!(sample_row(&[-1e35; 4], MASK, &cold, seeded(0)), NO_TOKEN);
+    assert_eq!(sample_row(&[], MASK, &cold, seeded(0)), NO_TOKEN);
 }
 
 #[test]

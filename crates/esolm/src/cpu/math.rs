@@ -120,7 +120,8 @@ pub fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     rest + sum(&all)
 }
 
-/// (x - mean) / sqrt(var + 1e-5) of each row of `x` `[rows, width]`.
+/// (x - mean) / sqrt(var + 1e-5) of each row of `x` `[rows, width]`; NaN for a row whose squares overflow, of which 1 / infinity would make
+/// plausible zeros.
 pub fn normalise(x: &[f32], width: usize) -> Vec<f32> {
     let mut out = x.to_vec();
     for row in out.chunks_exact_mut(width) {
@@ -132,7 +133,11 @@ pub fn normalise(x: &[f32], width: usize) -> Vec<f32> {
                 *a += v * v;
             }
         }
-        let scale = 1.0 / (sum(&all) / width as f32 + 1e-5).sqrt();
+        let variance = sum(&all) / width as f32;
+        let scale = match variance.is_finite() {
+            true => 1.0 / (variance + 1e-5).sqrt(),
+            false => f32::NAN,
+        };
         row.iter_mut().for_each(|v| *v *= scale);
     }
     out
@@ -172,6 +177,17 @@ mod tests {
             let error = (f64::from(exp(x)) - want).abs() / want;
             assert!(error < 2.4e-7, "exp({x}): relative error {error}");
         }
+    }
+
+    #[test]
+    fn a_row_whose_squares_overflow_is_not_a_number() {
+        let rows = [[1e25, -1e25, 0.0, 1.0], [1.0, -1.0, 1.0, -1.0]].concat();
+        let normed = normalise(&rows, 4);
+        assert!(normed[..4].iter().all(|x| x.is_nan()), "{normed:?}");
+        assert!(
+            normed[4..].iter().all(|x| (x.abs() - 1.0).abs() < 1e-4),
+            "{normed:?}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod product;
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::{ModelConfig, rotary_frequencies};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
-use esolm_core::sampler::{MASK_LOGIT, NoiseSource, sample_row};
+use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, are_finite, sample_row};
 use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
@@ -192,14 +192,19 @@ impl CpuExecutor {
     /// Embeddings of the rows' tokens, `[rows, d]`.
     fn embed(&self, rows: &[Row]) -> Vec<f32> {
         let hidden = self.config.hidden;
-        let token = |row: &Row| match row.source {
-            MASKED => self.config.mask_index,
-            source => self.state.tokens[source as usize],
-        } as usize;
-        rows.iter()
-            .flat_map(|row| &self.embedding[token(row) * hidden..][..hidden])
-            .copied()
-            .collect()
+        let mut x = Vec::with_capacity(rows.len() * hidden);
+        for row in rows {
+            let token = match row.source {
+                MASKED => self.config.mask_index,
+                source => self.state.tokens[source as usize],
+            };
+            match token {
+                // Whoever reads the tokens finds it; nothing that comes of it may pass for a text until then.
+                NO_TOKEN => x.resize(x.len() + hidden, f32::NAN),
+                token => x.extend(&self.embedding[token as usize * hidden..][..hidden]),
+            }
+        }
+        x
     }
 }
 
@@ -263,10 +268,14 @@ impl Executor for CpuExecutor {
     }
 
     fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>> {
-        let mask = self.config.mask_index as usize;
+        let mask = self.config.mask_index;
         let mut scores = vec![0.0; targets.len()];
         self.for_logits(&mut scores, 1, |index, logits, score| {
-            logits[mask] = MASK_LOGIT;
+            if !are_finite(logits, mask) {
+                score[0] = f32::NAN;
+                return;
+            }
+            logits[mask as usize] = MASK_LOGIT;
             let top = math::max(logits, f32::MIN);
             let wanted = logits[targets[index] as usize] - top;
             score[0] = wanted - math::exp_sum(logits, top).ln();

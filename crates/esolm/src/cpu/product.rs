@@ -141,6 +141,7 @@ mod tests {
             |n: usize| -> Vec<f32> { (0..n).map(|_| random.uniform() as f32 - 0.5).collect() };
         for (n_in, n_out) in [(16, 48), (64, 97), (192, 64), (768, 768), (3072, 130)] {
             let linear = fold::Linear {
+                name: String::new(),
                 weight: numbers(n_in * n_out),
                 bias: numbers(n_out),
                 n_in,

@@ -8,7 +8,7 @@ use crate::error::EngineError;
 use crate::kernels::embed::Embedding;
 use crate::kernels::product::{Matrix, pair_order, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
-use crate::network::fold::{Folding, Linear};
+use crate::network::fold::{Folding, Linear, check_range};
 use crate::variants::{Chosen, Variants, choose};
 
 /// What of a checkpoint is on the device.
@@ -37,10 +37,12 @@ impl Loaded {
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         let upload = |linear: &Linear| {
+            check_range(&linear.name, &linear.weight, weights)?;
             gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, weights))
         };
         ckpt.fetch("vocab_embed.").await?;
         let rows = folding.embedding()?;
+        check_range("vocab_embed.embedding", &rows, weights)?;
         let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, weights))?;
         drop(rows);
         let order = pair_order(config.hidden, head_dim);
@@ -100,6 +102,7 @@ fn reorder(linear: &Linear, order: &[usize]) -> Linear {
         .flat_map(|row| order.iter().map(|&c| row[c]))
         .collect();
     Linear {
+        name: linear.name.clone(),
         weight,
         bias: order.iter().map(|&c| linear.bias[c]).collect(),
         n_in: linear.n_in,

@@ -32,6 +32,16 @@ pub enum Precision {
     F16,
 }
 
+impl Precision {
+    /// The largest number that it holds.
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::MAX,
+            Self::F16 => half::f16::MAX.to_f32(),
+        }
+    }
+}
+
 impl FromStr for Precision {
     type Err = EngineError;
 

@@ -1,6 +1,6 @@
 //! Drawing tokens on the device: `shaders/sample.wgsl`. Its twin is [`esolm_core::sampler::sample_row`].
 
-use esolm_core::sampler::Sampler;
+use esolm_core::sampler::{NO_TOKEN, Sampler};
 use esolm_shaders::{Form, SAMPLE};
 
 use super::runtime::{Buffer, Gpu, grid_2d};
@@ -34,7 +34,7 @@ pub struct Sample<'a> {
     pub seed: u64,
 }
 
-/// Draws a token for each sampled row and writes it to the token buffer.
+/// Draws a token for each sampled row and writes it to the token buffer, [`NO_TOKEN`] where the row's logits are not finite.
 pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     let wg = if gpu.info.kind == AdapterKind::Software {
         32
@@ -64,6 +64,7 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
                 ("WG", wg),
                 ("VOCAB", vocab),
                 ("GUMBEL_DOMAIN", esolm_core::rng::GUMBEL_DOMAIN),
+                ("NO_TOKEN", NO_TOKEN),
             ],
             flags,
             ..Default::default()

@@ -26,7 +26,7 @@ pub struct Score<'a> {
     pub mask_index: u32,
 }
 
-/// Writes the log-probability of each row's wanted token.
+/// Writes the log-probability of each row's wanted token, NaN where the row's logits are not finite.
 pub fn score(gpu: &Gpu, io: &Score) {
     let wg = if gpu.info.kind == AdapterKind::Software {
         32

@@ -16,12 +16,17 @@
 
 use esolm_core::checkpoint::{Checkpoint, CheckpointError};
 use esolm_core::config::ModelConfig;
+use esolm_core::finite::first_beyond;
 
 use super::timestep::frequencies;
+use crate::error::EngineError;
+use crate::kernels::Precision;
 
 /// A folded matrix with its bias: y = x weight + bias.
 #[derive(Debug, Clone)]
 pub struct Linear {
+    /// The tensor that the weight is made of.
+    pub name: String,
     /// `[n_in, n_out]`, row major (PyTorch's transposed).
     pub weight: Vec<f32>,
     /// `[n_out]`; zeros where the published layer has none and nothing was folded in.
@@ -98,8 +103,8 @@ impl<'a> Folding<'a> {
     /// The matrices of block `index`.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
-    pub fn block(&self, index: usize) -> Result<FoldedBlock, CheckpointError> {
+    /// When a tensor cannot be read, or the folded weights overflow.
+    pub fn block(&self, index: usize) -> Result<FoldedBlock, EngineError> {
         let d = self.config().hidden;
         let at = format!("blocks.{index}");
         let name = |rest: &str| format!("{at}.{rest}");
@@ -112,24 +117,24 @@ impl<'a> Folding<'a> {
         let mlp = before("norm2.weight", 3)?;
         let up_bias = self.ckpt.f32(&name("mlp.0.bias"))?;
         let down_bias = self.ckpt.f32(&name("mlp.2.bias"))?;
+        let weight = |rest: &str| {
+            let name = name(rest);
+            let values = self.ckpt.f32(&name)?;
+            Ok::<_, EngineError>(Weight { name, values })
+        };
         Ok(FoldedBlock {
-            qkv: attention.fold(self.ckpt.f32(&name("attn_qkv.weight"))?, None),
-            out: gate(self.ckpt.f32(&name("attn_out.weight"))?, None, chunk(2), d),
-            up: mlp.fold(self.ckpt.f32(&name("mlp.0.weight"))?, Some(up_bias)),
-            down: gate(
-                self.ckpt.f32(&name("mlp.2.weight"))?,
-                Some(down_bias),
-                chunk(5),
-                d,
-            ),
+            qkv: attention.fold(weight("attn_qkv.weight")?, None)?,
+            out: gate(weight("attn_out.weight")?, None, chunk(2), d)?,
+            up: mlp.fold(weight("mlp.0.weight")?, Some(up_bias))?,
+            down: gate(weight("mlp.2.weight")?, Some(down_bias), chunk(5), d)?,
         })
     }
 
     /// The output matrix `[d, V]`, which takes the plain normalised hidden state.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
-    pub fn head(&self) -> Result<Linear, CheckpointError> {
+    /// When a tensor cannot be read, or the folded weights overflow.
+    pub fn head(&self) -> Result<Linear, EngineError> {
         let d = self.config().hidden;
         let chunks = self.modulation("output_layer")?;
         let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);
@@ -138,7 +143,9 @@ impl<'a> Folding<'a> {
         for &token in self.ckpt.unused_tokens() {
             bias[token as usize] = NEVER;
         }
-        Ok(before.fold(self.ckpt.f32("output_layer.linear.weight")?, Some(bias)))
+        let name = String::from("output_layer.linear.weight");
+        let values = self.ckpt.f32(&name)?;
+        before.fold(Weight { name, values }, Some(bias))
     }
 
     /// All adaLN chunks of a block or of the output layer.
@@ -168,6 +175,45 @@ impl<'a> Folding<'a> {
     }
 }
 
+/// A matrix `[n_out, n_in]` as it was read.
+struct Weight {
+    name: String,
+    values: Vec<f32>,
+}
+
+impl Weight {
+    /// What became of it, transposed, with its bias.
+    fn finish(self, bias: Vec<f32>, n_in: usize) -> Result<Linear, EngineError> {
+        let Self { name, values } = self;
+        for values in [&values, &bias] {
+            check_range(&name, values, Precision::F32)?;
+        }
+        let n_out = bias.len();
+        Ok(Linear {
+            name,
+            weight: transpose(&values, n_out, n_in),
+            bias,
+            n_in,
+            n_out,
+        })
+    }
+}
+
+/// Checks that a precision holds the weights made of `tensor`.
+///
+/// # Errors
+/// [`EngineError::Overflow`] with the first that it does not.
+pub fn check_range(tensor: &str, values: &[f32], precision: Precision) -> Result<(), EngineError> {
+    match first_beyond(values, precision.largest()) {
+        Some(index) => Err(EngineError::Overflow {
+            tensor: tensor.into(),
+            value: values[index],
+            precision,
+        }),
+        None => Ok(()),
+    }
+}
+
 /// What stands between the normalised input and a matrix: times `factor`, plus `shift`.
 struct Before {
     factor: Vec<f64>,
@@ -176,11 +222,11 @@ struct Before {
 
 impl Before {
     /// Folds it into a matrix `[n_out, n_in]` with its bias.
-    fn fold(&self, mut weight: Vec<f32>, bias: Option<Vec<f32>>) -> Linear {
+    fn fold(&self, mut weight: Weight, bias: Option<Vec<f32>>) -> Result<Linear, EngineError> {
         let n_in = self.factor.len();
-        let n_out = weight.len() / n_in;
+        let n_out = weight.values.len() / n_in;
         let mut bias = bias.unwrap_or_else(|| vec![0.0; n_out]);
-        for (row, bias) in weight.chunks_exact_mut(n_in).zip(&mut bias) {
+        for (row, bias) in weight.values.chunks_exact_mut(n_in).zip(&mut bias) {
             if let Some(shift) = &self.shift {
                 *bias = (f64::from(*bias) + dot(row, shift)) as f32;
             }
@@ -188,38 +234,29 @@ impl Before {
                 *w = (f64::from(*w) * factor) as f32;
             }
         }
-        Linear {
-            weight: transpose(&weight, n_out, n_in),
-            bias,
-            n_in,
-            n_out,
-        }
+        weight.finish(bias, n_in)
     }
 }
 
 /// Folds a gate into a matrix `[n_out, n_in]` and its bias.
 fn gate(
-    mut weight: Vec<f32>,
+    mut weight: Weight,
     bias: Option<Vec<f32>>,
     gate: Option<&[f64]>,
     n_out: usize,
-) -> Linear {
-    let n_in = weight.len() / n_out;
+) -> Result<Linear, EngineError> {
+    let n_in = weight.values.len() / n_out;
     let mut bias = bias.unwrap_or_else(|| vec![0.0; n_out]);
     if let Some(gate) = gate {
-        for ((row, bias), &gate) in weight.chunks_exact_mut(n_in).zip(&mut bias).zip(gate) {
+        let rows = weight.values.chunks_exact_mut(n_in).zip(&mut bias);
+        for ((row, bias), &gate) in rows.zip(gate) {
             *bias = (f64::from(*bias) * gate) as f32;
             for w in row {
                 *w = (f64::from(*w) * gate) as f32;
             }
         }
     }
-    Linear {
-        weight: transpose(&weight, n_out, n_in),
-        bias,
-        n_in,
-        n_out,
-    }
+    weight.finish(bias, n_in)
 }
 
 /// `NAME.weight` x + `NAME.bias`.

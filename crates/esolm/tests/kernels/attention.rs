@@ -1,0 +1,174 @@
+//! Attention over the cache.
+
+use super::*;
+
+#[test]
+fn attends() {
+    let mut random = Random(7);
+    for cache in PRECISIONS {
+        for (heads, head_dim, slots) in [
+            (2, 8, 5),
+            (3, 12, 40),
+            (1, 64, 130),
+            (2, 128, 33),
+            (6, 32, 300),
+            (4, 16, 1),
+        ] {
+            let sequences = random.between(1, 3);
+            let geometry = Geometry {
+                hidden: heads * head_dim,
+                heads,
+                slots,
+                cache,
+            };
+            let mut rows = random_rows(&mut random, sequences, slots, 80);
+            // What was written ends somewhere: in the last sequence at its end, in the others anywhere.
+            for sequence in 0..sequences {
+                let end = match sequence + 1 == sequences {
+                    true => slots,
+                    false => random.between(0, slots),
+                };
+                for row in rows.iter_mut().filter(|r| r.sequence == sequence as u32) {
+                    row.prefix = row.prefix.min(end as u32);
+                }
+            }
+            // A row that sees nothing but itself, and one that sees everything.
+            rows[0].prefix = 0;
+            if let Some(last) = rows.last_mut() {
+                last.prefix = slots as u32;
+            }
+            let q = random.values(rows.len() * geometry.hidden);
+            let size = sequences * slots * geometry.hidden;
+            let (mut k, mut v) = (
+                rounded(&random.values(size), cache),
+                rounded(&random.values(size), cache),
+            );
+            // What no row may read holds what an earlier batch may have left there.
+            for (at, (k, v)) in (k.chunks_mut(geometry.hidden))
+                .zip(v.chunks_mut(geometry.hidden))
+                .enumerate()
+            {
+                let (sequence, slot) = ((at / slots) as u32, (at % slots) as u32);
+                let is_read = |row: &Row| slot < row.prefix || slot == row.slot;
+                let mut own = rows.iter().filter(|row| row.sequence == sequence);
+                if !own.any(is_read) {
+                    k.fill(f32::NAN);
+                    v.fill(f32::NAN);
+                }
+            }
+            let (k_buffer, v_buffer) = (cache_of(&k, cache), cache_of(&v, cache));
+            let (q_buffer, rows_buffer) = (padded(&q, geometry.hidden), table(&rows));
+            let spans: Vec<[u32; 2]> = (0..sequences as u32)
+                .map(|s| {
+                    [
+                        rows.iter().position(|r| r.sequence == s).unwrap_or(0) as u32,
+                        rows.iter().filter(|r| r.sequence == s).count() as u32,
+                    ]
+                })
+                .collect();
+            let longest = spans.iter().map(|s| s[1] as usize).max().unwrap();
+            let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap();
+            let want = attention_twin(&geometry, &q, &k, &v, &rows);
+            let out = blank(q.len());
+            let io = Attention {
+                q: &q_buffer,
+                k: &k_buffer,
+                v: &v_buffer,
+                rows: &rows_buffer,
+                count: rows.len(),
+                out: &out,
+            };
+            let spans = gpu().upload(bytemuck::cast_slice(&spans));
+            attention_rows(gpu(), &geometry, &io, &spans, sequences, longest, prefix);
+            close(
+                &format!("rows {geometry:?}"),
+                &written(&out, q.len()),
+                &want,
+                3e-5,
+            );
+            let out = blank(q.len());
+            // An earlier pass leaves chunks in the scratch that this one does not have.
+            let (parts, stats) = scratch_len(&geometry, rows.len());
+            let (parts, stats) = (blank(parts), blank(stats));
+            attention_chunks(
+                gpu(),
+                &geometry,
+                &Attention { out: &out, ..io },
+                prefix,
+                &parts,
+                &stats,
+            );
+            close(
+                &format!("chunks {geometry:?}"),
+                &written(&out, q.len()),
+                &want,
+                3e-5,
+            );
+        }
+    }
+}
+
+/// What is not a number within a prefix is in all that comes of it, and in nothing else.
+#[test]
+fn what_is_not_a_number_spreads() {
+    let mut random = Random(11);
+    let geometry = Geometry {
+        hidden: 24,
+        heads: 2,
+        slots: 9,
+        cache: Precision::F32,
+    };
+    let size = geometry.slots * geometry.hidden;
+    let rows: Vec<Row> = [(0, 1), (1, 4), (8, 0), (3, 5), (6, 9)]
+        .map(|(slot, prefix)| Row {
+            sequence: 0,
+            slot,
+            position: slot,
+            prefix,
+            source: MASKED,
+            target: NO_TARGET,
+        })
+        .into();
+    let q = random.values(rows.len() * geometry.hidden);
+    let (parts, stats) = scratch_len(&geometry, rows.len());
+    let (parts, stats) = (blank(parts), blank(stats));
+    for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for is_key in [true, false] {
+            let (mut k, mut v) = (random.values(size), random.values(size));
+            let broken = match is_key {
+                true => &mut k,
+                false => &mut v,
+            };
+            // A score of minus infinity is one of no weight, as one of a very large number is.
+            let value = if is_key { f32::NAN } else { strange };
+            broken[4 * geometry.hidden..5 * geometry.hidden].fill(value);
+            let (q_buffer, rows_buffer) = (padded(&q, geometry.hidden), table(&rows));
+            for in_chunks in [false, true] {
+                let out = blank(q.len());
+                let io = Attention {
+                    q: &q_buffer,
+                    k: &floats(&k),
+                    v: &floats(&v),
+                    rows: &rows_buffer,
+                    count: rows.len(),
+                    out: &out,
+                };
+                if in_chunks {
+                    attention_chunks(gpu(), &geometry, &io, 9, &parts, &stats);
+                } else {
+                    let spans = gpu().upload(bytemuck::cast_slice(&[[0u32, rows.len() as u32]]));
+                    attention_rows(gpu(), &geometry, &io, &spans, 1, rows.len(), 9);
+                }
+                let got = written(&out, q.len());
+                for (row, got) in rows.iter().zip(got.chunks(geometry.hidden)) {
+                    let is_finite = got.iter().all(|value| value.is_finite());
+                    let is_broken = got.iter().all(|value| !value.is_finite());
+                    assert!(
+                        if row.prefix > 4 { is_broken } else { is_finite },
+                        "{row:?}: {got:?}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Each shader against its plain Rust twin, on random shapes, through the launch path the engine uses. Needs a GPU adapter:
+//! without one these tests fail, they never pass by skipping.
+//!
+//! Whatever a kernel may not read holds NaN: padding, rows of other launches, slots that no row sees, scratch, and outputs before they
+//! are written. Memory of an earlier batch may hold such values, and 0 times NaN is NaN.
+
+mod attention;
+mod draws;
+mod products;
+mod rows;
+
+use std::sync::OnceLock;
+
+use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
+use esolm::kernels::attention::{
+    Attention, Geometry, attention_chunks, attention_rows, attention_twin, scratch_len,
+};
+use esolm::kernels::copy::copy;
+use esolm::kernels::embed::{Embedding, embed_twin};
+use esolm::kernels::norm::{norm, norm_twin};
+use esolm::kernels::peak::{peak, peak_twin};
+use esolm::kernels::product::{
+    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, gelu_twin, product, product_twin, rotary_table,
+    rotary_twin,
+};
+use esolm::kernels::rounded;
+use esolm::kernels::runtime::{Buffer, Gpu};
+use esolm::kernels::sample::{Sample, sample};
+use esolm::kernels::score::{Score, score};
+use esolm::passes::log_probability;
+use esolm::rows::{MASKED, NO_TARGET, Row};
+use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row};
+
+fn gpu() -> &'static Gpu {
+    static GPU: OnceLock<Gpu> = OnceLock::new();
+    GPU.get_or_init(|| {
+        let gpu = pollster::block_on(open(DeviceChoice::Gpu(None))).expect("these tests need a GPU adapter; a software one will do: `cargo xtask test` installs it on Debian");
+        gpu.expect("gpu was asked for")
+    })
+}
+
+/// A buffer of `len` values that nothing may read before they are written, and of four more that nothing may write.
+fn blank(len: usize) -> Buffer {
+    floats(&vec![f32::NAN; len + 4])
+}
+
+/// A buffer with these values.
+fn floats(values: &[f32]) -> Buffer {
+    gpu().floats(values.to_vec()).expect("memory suffices")
+}
+
+/// The first `len` values of a [`blank`] buffer. Those after them must be untouched.
+fn written(buffer: &Buffer, len: usize) -> Vec<f32> {
+    let mut values = read(buffer);
+    let rest = values.split_off(len);
+    assert!(
+        rest.iter().all(|value| value.is_nan()),
+        "written beyond the end: {rest:?}"
+    );
+    values
+}
+
+/// A small generator of test data (SplitMix64): only shapes and values come from it.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    /// Roughly normal.
+    fn value(&mut self) -> f32 {
+        (0..6)
+            .map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32 - 0.5)
+            .sum::<f32>()
+            * std::f32::consts::SQRT_2
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.value()).collect()
+    }
+}
+
+fn read(buffer: &Buffer) -> Vec<f32> {
+    pollster::block_on(gpu().read_floats(buffer)).expect("the kernel ran")
+}
+
+/// Activations padded to whole blocks of rows; the padding must not leak into results.
+fn padded(x: &[f32], width: usize) -> Buffer {
+    let rows = (x.len() / width).next_multiple_of(ROW_PAD);
+    let mut all = x.to_vec();
+    all.resize(rows * width, f32::NAN);
+    floats(&all)
+}
+
+fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let is_close = (g - w).abs() <= tolerance * (1.0 + w.abs());
+        assert!(
+            is_close || g.is_nan() && w.is_nan(),
+            "{what}: entry {i} is {g}, the twin says {w}"
+        );
+    }
+}
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
+
+/// Random rows: sequences ascending, slots distinct within one, prefixes anywhere, own slots inside and outside them.
+fn random_rows(random: &mut Random, sequences: usize, slots: usize, most: usize) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for sequence in 0..sequences {
+        let mut free: Vec<usize> = (0..slots).collect();
+        for _ in 0..random.between(0, most.min(slots)) {
+            let slot = free.swap_remove(random.below(free.len()));
+            rows.push(Row {
+                sequence: sequence as u32,
+                slot: slot as u32,
+                position: random.below(slots) as u32,
+                prefix: random.between(0, slots) as u32,
+                source: MASKED,
+                target: NO_TARGET,
+            });
+        }
+    }
+    if rows.is_empty() {
+        rows.push(Row {
+            sequence: 0,
+            slot: 0,
+            position: 1,
+            prefix: 0,
+            source: MASKED,
+            target: NO_TARGET,
+        });
+    }
+    rows
+}
+
+/// A table of rows on the device, followed by one that no launch may take for its own.
+fn table(rows: &[Row]) -> Buffer {
+    let stray = Row {
+        source: 0,
+        target: 0,
+        ..rows[0]
+    };
+    let rows = [rows, &[stray]].concat();
+    gpu().upload(bytemuck::cast_slice(&rows))
+}
+
+/// A cache with these values, an even number of them.
+fn cache_of(values: &[f32], precision: Precision) -> Buffer {
+    match precision {
+        Precision::F32 => floats(values),
+        Precision::F16 => gpu().words(esolm::kernels::pack_f16(values)).unwrap(),
+    }
+}

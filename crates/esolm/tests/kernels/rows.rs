@@ -1,0 +1,134 @@
+//! Kernels that take row by row, and those of the bench.
+
+use super::*;
+
+#[test]
+fn copies() {
+    let mut random = Random(1);
+    for len in [4, 256, 4 * 64 * 3 + 4] {
+        let data = random.values(len);
+        let (source, out) = (floats(&[&data[..], &[7.5; 4]].concat()), blank(len));
+        copy(gpu(), &source, &out, len);
+        assert_eq!(written(&out, len), data);
+    }
+}
+
+#[test]
+fn embeds() {
+    let mut random = Random(2);
+    for precision in PRECISIONS {
+        for _ in 0..6 {
+            let (vocab, hidden, count) = (
+                random.between(3, 90),
+                4 * random.between(1, 40),
+                random.between(1, 50),
+            );
+            let mut values = random.values(vocab * hidden);
+            let tokens: Vec<u32> = (0..20).map(|_| random.below(vocab) as u32).collect();
+            let mask = vocab as u32 - 1;
+            for (token, values) in (0..).zip(values.chunks_mut(hidden)) {
+                if token != mask && !tokens.contains(&token) {
+                    values.fill(f32::NAN);
+                }
+            }
+            let rows: Vec<Row> = (0..count)
+                .map(|_| Row {
+                    source: if random.below(3) == 0 {
+                        MASKED
+                    } else {
+                        random.below(20) as u32
+                    },
+                    sequence: 0,
+                    slot: 0,
+                    position: 0,
+                    prefix: 0,
+                    target: NO_TARGET,
+                })
+                .collect();
+            let embedding = Embedding::upload(gpu(), &values, hidden, precision).unwrap();
+            let x = blank(count * hidden);
+            let (rows_buffer, token_buffer) = (table(&rows), gpu().words(tokens.clone()).unwrap());
+            embedding.launch(gpu(), &x, &rows_buffer, count, &token_buffer, mask);
+            let values = rounded(&values, precision);
+            let want = embed_twin(&values, hidden, &rows, &tokens, mask);
+            assert_eq!(written(&x, count * hidden), want);
+        }
+    }
+}
+
+#[test]
+fn normalises() {
+    let mut random = Random(3);
+    for _ in 0..8 {
+        let (rows, hidden) = (random.between(1, 30), 4 * random.between(1, 100));
+        // A mean far from zero must not cost digits.
+        let x: Vec<f32> = random
+            .values(rows * hidden)
+            .iter()
+            .map(|v| v + 20.0)
+            .collect();
+        let picks: Vec<u32> = (0..random.between(1, 40))
+            .map(|_| random.below(rows) as u32)
+            .collect();
+        let (x_buffer, out) = (padded(&x, hidden), blank(rows * hidden));
+        norm(gpu(), &x_buffer, None, &out, rows, hidden);
+        let want: Vec<f32> = x.chunks(hidden).flat_map(norm_twin).collect();
+        close("norm", &written(&out, want.len()), &want, 2e-5);
+        // The index goes on with a row that is not asked for, and rows that nobody picks hold anything.
+        let index = gpu().words([&picks[..], &[0]].concat()).unwrap();
+        let mut x = x;
+        for (row, x) in (0..).zip(x.chunks_mut(hidden)) {
+            if !picks.contains(&row) {
+                x.fill(f32::NAN);
+            }
+        }
+        let (x_buffer, out) = (padded(&x, hidden), blank(picks.len() * hidden));
+        norm(gpu(), &x_buffer, Some(&index), &out, picks.len(), hidden);
+        let want: Vec<f32> = picks
+            .iter()
+            .flat_map(|&r| norm_twin(&x[r as usize * hidden..][..hidden]))
+            .collect();
+        close("gathered norm", &written(&out, want.len()), &want, 2e-5);
+    }
+}
+
+/// 1 / infinity would make zeros of it, and a text of those.
+#[test]
+fn a_row_whose_squares_overflow_is_not_a_number() {
+    let mut random = Random(10);
+    let (rows, hidden) = (3, 68);
+    let mut x = random.values(rows * hidden);
+    x[hidden + 5] = 1e25;
+    let out = blank(rows * hidden);
+    norm(gpu(), &floats(&x), None, &out, rows, hidden);
+    let got = written(&out, rows * hidden);
+    for (row, (got, x)) in got.chunks(hidden).zip(x.chunks(hidden)).enumerate() {
+        match row {
+            1 => assert!(got.iter().all(|value| value.is_nan()), "{got:?}"),
+            _ => close("norm", got, &norm_twin(x), 2e-5),
+        }
+    }
+}
+#[test]
+fn the_adapter_is_described() {
+    let info = &gpu().info;
+    assert!(info.limits.storage_buffers >= 8, "{info:?}");
+    assert!(matches!(
+        info.kind,
+        AdapterKind::Discrete
+            | AdapterKind::Integrated
+            | AdapterKind::Virtual
+            | AdapterKind::Software
+            | AdapterKind::Unknown
+    ));
+}
+
+#[test]
+fn the_peak_is_computed() {
+    let out = blank(128 * 4);
+    peak(gpu(), &out, 128, 9, 0.75);
+    let want: Vec<f32> = (0..128)
+        .flat_map(|id| [peak_twin(id, 9, 0.75); 4])
+        .collect();
+    close("peak", &written(&out, 128 * 4), &want, 1e-5);
+}

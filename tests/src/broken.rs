@@ -1,0 +1,73 @@
+//! A model whose numbers overflow as soon as it reads a certain token, though all of its weights are finite.
+
+use esolm::EngineError;
+use esolm::checkpoint::Checkpoint;
+use esolm::engine::{Engine, Written};
+use esolm::executor::Draw;
+use esolm::plan::{Plan, PlanOptions};
+use esolm::sampler::Sampler;
+use pollster::block_on;
+use safetensors::SafeTensors;
+
+use crate::golden;
+
+/// The token.
+const TOKEN: u32 = 42;
+
+/// The golden model of Eso-LM (A) with it.
+pub fn checkpoint() -> Checkpoint {
+    let config = std::fs::read_to_string(golden::path("model_a.config.json")).unwrap();
+    let mut bytes = std::fs::read(golden::path("model_a.ema.safetensors")).unwrap();
+    let (header, tensors) = SafeTensors::read_metadata(&bytes).unwrap();
+    let place = |name: &str| {
+        let (first, end) = tensors.info(name).unwrap().data_offsets;
+        8 + header + first..8 + header + end
+    };
+    let row = TOKEN as usize;
+    let embedding = place("backbone.vocab_embed.embedding");
+    let bias = place("backbone.output_layer.linear.bias");
+    let width = embedding.len() / (bias.len() / 4);
+    // Of either sign, since a norm takes away what all have in common.
+    let large = [1e25f32, -1e25].into_iter().cycle();
+    for (bytes, value) in (bytes[embedding][row * width..][..width].chunks_exact_mut(4)).zip(large)
+    {
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+    // It is never drawn, so that it stands only where it was given.
+    bytes[bias][4 * row..][..4].copy_from_slice(&(-1e4f32).to_le_bytes());
+    Checkpoint::from_safetensors_bytes(&config, bytes).unwrap()
+}
+
+/// A text in which the numbers overflow is an error that names it, watched or not, and the next text on the same engine has nothing of
+/// what was left in its memory.
+pub fn check(engine: &mut Engine) {
+    let plan = |token: u32| {
+        let options = PlanOptions {
+            alpha_0: 0.5,
+            known: vec![vec![], vec![(3, token)], vec![]],
+            first_sequence: 5,
+            ..PlanOptions::new(engine.config(), 3, 8, 1)
+        };
+        Plan::new(&options).unwrap()
+    };
+    let (sound, broken) = (plan(TOKEN - 1), plan(TOKEN));
+    let mut run = |plan: &Plan, observe: bool| -> Result<Written, EngineError> {
+        let draw = Draw {
+            sampler: Sampler::default(),
+            seed: 1,
+            noise: None,
+        };
+        let mut run = engine.run(plan, draw, observe)?;
+        while observe && block_on(run.next())?.is_some() {}
+        block_on(run.finish())
+    };
+    let want = run(&sound, false).unwrap().tokens;
+    for observe in [false, true] {
+        let error = run(&broken, observe).map(|written| written.tokens);
+        assert!(
+            matches!(error, Err(EngineError::NotFinite { text: 6, .. })),
+            "{error:?}"
+        );
+        assert_eq!(run(&sound, observe).unwrap().tokens, want);
+    }
+}
