@@ -15,15 +15,17 @@ use crate::kernels::attention::{
 };
 use crate::kernels::embed::Embedding;
 use crate::kernels::norm::norm;
-use crate::kernels::product::{
-    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, product, rotary_table,
-};
+use crate::kernels::product::{Finish, Matrix, Qkv, ROW_PAD, product, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::kernels::sample::{Sample, sample};
 use crate::kernels::score::{Score, score};
 #[cfg(not(target_family = "wasm"))]
-use crate::measure::{Rates, rates};
-use crate::variants::{Chosen, FEW_ROWS};
+use crate::measure::{
+    Rates,
+    forms::{Comparison, Scope, Subject, compare},
+    rates,
+};
+use crate::variants::{Chosen, normalises};
 use load::Loaded;
 
 /// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
@@ -109,7 +111,7 @@ impl GpuExecutor {
         ckpt: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
-        let loaded = Loaded::upload(&gpu, ckpt, options.weights, &options.variants).await;
+        let loaded = Loaded::upload(&gpu, ckpt, options.weights).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -120,6 +122,7 @@ impl GpuExecutor {
         };
         let config = ckpt.config().clone();
         Ok(Self {
+            chosen: Chosen::by_table(gpu.info.kind).with(&options.variants),
             gpu,
             positions: positions(&config),
             config,
@@ -127,7 +130,6 @@ impl GpuExecutor {
             blocks: loaded.blocks,
             head: loaded.head,
             rotary: loaded.rotary,
-            chosen: loaded.chosen,
             cache: options.kv_cache,
             state: None,
         })
@@ -235,10 +237,7 @@ impl GpuExecutor {
         if rows * self.config.hidden.div_ceil(256) > MAX_GRID {
             return false;
         }
-        match self.chosen.attention {
-            Some(variant) => variant == AttentionVariant::Chunks,
-            None => rows < self.chosen.chunk_rows,
-        }
+        self.chosen.attention(rows) == AttentionVariant::Chunks
     }
 
     /// The batch that runs.
@@ -300,7 +299,8 @@ impl GpuExecutor {
             &state.tokens,
             self.config.mask_index,
         );
-        let (variant, fused) = self.variant(count);
+        let variant = self.chosen.product(count);
+        let fused = normalises(variant, count);
         for (block, (k, v)) in self.blocks.iter().zip(&state.kv) {
             let to = Qkv {
                 q: &s.q,
@@ -395,15 +395,6 @@ impl GpuExecutor {
         Ok(tables)
     }
 
-    /// The product variant for a number of rows, and whether it normalises on the way.
-    fn variant(&self, rows: usize) -> (ProductVariant, bool) {
-        if rows <= FEW_ROWS {
-            (self.chosen.few, self.chosen.few != ProductVariant::Tile)
-        } else {
-            (self.chosen.many, false)
-        }
-    }
-
     fn normalised<'a>(
         &self,
         fused: bool,
@@ -420,10 +411,9 @@ impl GpuExecutor {
 
     /// Computes the logits of sampled rows `first..first + count` into the scratch.
     fn head(&self, scratch: &Scratch, first: usize, count: usize) {
-        let (variant, _) = self.variant(count);
         product(
             &self.gpu,
-            variant,
+            self.chosen.product(count),
             false,
             &scratch.picked,
             first..first + count,
@@ -611,6 +601,24 @@ impl Executor for GpuExecutor {
         Box::pin(async {
             let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
             Ok(Some(rates(&self.gpu, &self.chosen, &matrices).await?))
+        })
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    fn compare(&self, scope: &Scope) -> Pending<'_, Option<Vec<Comparison>>> {
+        let scope = *scope;
+        Box::pin(async move {
+            let of = |matrix: fn(&Block) -> &Matrix| self.blocks.iter().map(matrix).collect();
+            let subject = Subject {
+                qkv: of(|block| &block.qkv),
+                out: of(|block| &block.out),
+                up: of(|block| &block.up),
+                down: of(|block| &block.down),
+                head: &self.head,
+                rotary: &self.rotary,
+                geometry: self.geometry(scope.length),
+            };
+            Ok(Some(compare(&self.gpu, &subject, &scope).await?))
         })
     }
 
