@@ -1,6 +1,9 @@
 //! Each shader against its plain Rust twin, on random shapes, through the launch path the engine uses. Needs a GPU adapter:
 //! without one these tests fail, they never pass by skipping.
 
+#[path = "kernels/splits.rs"]
+mod splits;
+
 use std::sync::OnceLock;
 
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};

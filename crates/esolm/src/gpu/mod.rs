@@ -1,10 +1,11 @@
 //! Runs passes of a plan on a GPU: folded weights, the KV cache and the tokens stay on the device.
 
 mod load;
+mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
-use esolm_core::rows::{Layout, Row, StepRows};
+use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
 
 use crate::device::{LoadOptions, Precision};
@@ -27,15 +28,12 @@ use crate::measure::{
 };
 use crate::variants::{Chosen, normalises};
 use load::Loaded;
+use tables::Tables;
 
 /// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
 const MLP_ROWS: usize = 2048;
 /// Bytes of logits held at once.
 const LOGITS_BYTES: usize = 64 << 20;
-/// Most workgroups of a grid dimension.
-const MAX_GRID: usize = 65_535;
-/// Alignment of a part of an upload, bytes.
-const ALIGN: usize = 256;
 
 struct Block {
     qkv: Matrix,
@@ -82,18 +80,6 @@ struct Scratch {
     logits: Buffer,
     parts: Buffer,
     stats: Buffer,
-}
-
-/// The tables of one pass on the device.
-struct Tables {
-    rows: Buffer,
-    sampled: Buffer,
-    /// Number of sampled rows.
-    count: usize,
-    spans: Buffer,
-    keys: Buffer,
-    longest: usize,
-    prefix: usize,
 }
 
 /// Prepended elements may make the last position one more than the context.
@@ -183,60 +169,8 @@ impl GpuExecutor {
         }
     }
 
-    /// Uploads a pass's tables in one piece.
-    fn tables(&self, layout: &Layout, step: &StepRows, keys: &[NoiseKey]) -> Tables {
-        let mut spans = vec![[0u32; 2]; layout.sequences];
-        for (index, row) in step.rows.iter().enumerate() {
-            let span = &mut spans[row.sequence as usize];
-            if span[1] == 0 {
-                span[0] = index as u32;
-            }
-            span[1] += 1;
-        }
-        let sections: [&[u8]; 4] = [
-            bytemuck::cast_slice(&step.rows),
-            bytemuck::cast_slice(&step.sampled),
-            bytemuck::cast_slice(&spans),
-            bytemuck::cast_slice(keys),
-        ];
-        let mut bytes = Vec::new();
-        let starts: Vec<usize> = sections
-            .iter()
-            .map(|section| {
-                let start = bytes.len();
-                bytes.extend_from_slice(section);
-                // An empty section still binds something.
-                bytes.resize((bytes.len().max(start + 1)).next_multiple_of(ALIGN), 0);
-                start
-            })
-            .collect();
-        let buffer = self.gpu.upload(&bytes);
-        let part = |i: usize| {
-            let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
-            buffer.part(starts[i] as u64, (end - starts[i]) as u64)
-        };
-        Tables {
-            rows: part(0),
-            sampled: part(1),
-            count: step.sampled.len(),
-            spans: part(2),
-            keys: part(3),
-            longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
-            prefix: step
-                .rows
-                .iter()
-                .map(|r: &Row| r.prefix as usize)
-                .max()
-                .unwrap_or(0),
-        }
-    }
-
     /// Whether a pass of `rows` rows splits its attention into chunks.
     fn in_chunks(&self, rows: usize) -> bool {
-        // The merge has a workgroup for each 64 groups of four columns of a row.
-        if rows * self.config.hidden.div_ceil(256) > MAX_GRID {
-            return false;
-        }
         self.chosen.attention(rows) == AttentionVariant::Chunks
     }
 
@@ -288,7 +222,7 @@ impl GpuExecutor {
         let in_chunks = self.in_chunks(count);
         let state = self.started()?;
         let layout = state.layout;
-        let tables = self.tables(&layout, step, keys);
+        let tables = Tables::upload(&self.gpu, &layout, step, keys);
         let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
         let geometry = self.geometry(layout.slots);
         self.embedding.launch(
@@ -450,22 +384,15 @@ impl Executor for GpuExecutor {
             "the KV cache of {} sequences of {} slots",
             layout.sequences, layout.slots
         );
-        let bytes = match self.cache {
-            Precision::F32 => 4,
-            Precision::F16 => 2,
-        };
         // In 64 bits, since a browser's usize has 32.
         let bytes = [layout.sequences, layout.slots, self.config.hidden]
             .iter()
-            .try_fold(bytes, |product: u64, &n| product.checked_mul(n as u64))
+            .try_fold(self.cache.bytes() as u64, |product, &n| {
+                product.checked_mul(n as u64)
+            })
             .unwrap_or(u64::MAX);
         self.gpu.fits(&what, bytes)?;
         let words = (bytes / 4) as usize;
-        if layout.sequences > MAX_GRID {
-            return Err(EngineError::Shape(format!(
-                "more than {MAX_GRID} sequences at once"
-            )));
-        }
         let same = self
             .state
             .as_ref()

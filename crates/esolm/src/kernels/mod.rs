@@ -11,6 +11,7 @@ pub mod runtime;
 pub mod sample;
 pub mod score;
 pub mod watch;
+pub mod work;
 
 use esolm_shaders::{CACHE_F16, CACHE_F32, Snippet, WEIGHT_F16, WEIGHT_F32};
 
