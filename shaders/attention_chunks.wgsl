@@ -12,18 +12,20 @@ struct Info {
     slots: u32,
     chunks: u32,
     pad0: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding(6) var<uniform> info: Info;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let chunk = id.x;
-    let r = id.z;
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = info.origin + place;
+    let chunk = group.x * WG + lane;
+    let r = group.z;
     if (chunk >= info.chunks) {
         return;
     }
     let row = rows[r];
-    let head4 = id.y * HEAD4;
+    let head4 = group.y * HEAD4;
     let base = row.sequence * info.slots * D4 + head4;
     //@unroll c HEAD4
     let q$c = q[r * D4 + head4 + $cu] * SCALE;
@@ -48,9 +50,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         acc$c = acc$c * shrink + p * load_v(at + $cu);
         //@end
     }
-    let place = (r * HEADS + id.y) * info.chunks + chunk;
-    stats[place] = vec2<f32>(top, mass);
+    let entry = (r * HEADS + group.y) * info.chunks + chunk;
+    stats[entry] = vec2<f32>(top, mass);
     //@unroll c HEAD4
-    parts[place * HEAD4 + $cu] = acc$c;
+    parts[entry * HEAD4 + $cu] = acc$c;
     //@end
 }

@@ -8,28 +8,30 @@ struct Info {
     chunks: u32,
     pad0: u32,
     pad1: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding(3) var<uniform> info: Info;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let r = id.x / D4;
-    let c4 = id.x % D4;
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (info.origin.x + place.x) * WG + lane;
+    let r = i / D4;
+    let c4 = i % D4;
     if (r >= info.rows) {
         return;
     }
     let first = (r * HEADS + c4 / HEAD4) * info.chunks;
     var top = -1e30;
-    for (var i = 0u; i < info.chunks; i++) {
-        top = max(top, stats[first + i].x);
+    for (var c = 0u; c < info.chunks; c++) {
+        top = max(top, stats[first + c].x);
     }
     var mass = 0.0;
     var sum = vec4<f32>(0.0);
-    for (var i = 0u; i < info.chunks; i++) {
-        let stat = stats[first + i];
+    for (var c = 0u; c < info.chunks; c++) {
+        let stat = stats[first + c];
         let weight = exp(stat.x - top);
         mass += weight * stat.y;
-        sum += weight * parts[(first + i) * HEAD4 + c4 % HEAD4];
+        sum += weight * parts[(first + c) * HEAD4 + c4 % HEAD4];
     }
-    out[id.x] = sum / mass;
+    out[i] = sum / mass;
 }

@@ -12,11 +12,13 @@ struct Info {
     limit: u32, // largest prefix of the pass
     pad0: u32,
     pad1: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding(6) var<uniform> info: Info;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = info.origin + place;
     let span = spans[group.z];
     let local = group.x * WG + lane;
     if (local >= span.y) {

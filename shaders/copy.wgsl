@@ -7,12 +7,13 @@ struct Info {
     pad0: u32,
     pad1: u32,
     pad2: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding(2) var<uniform> info: Info;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.y * groups.x * WG + id.x;
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (info.origin.x + place.x) * WG + lane;
     if (i < info.count) {
         out[i] = source[i];
     }

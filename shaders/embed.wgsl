@@ -10,12 +10,13 @@ struct Info {
     first: u32, // first token of the slice
     count: u32, // tokens in the slice
     mask_index: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding(4) var<uniform> info: Info;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let i = id.y * groups.x * WG + id.x;
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let i = (info.origin.x + place.x) * WG + lane;
     let r = i / D4;
     if (r >= info.rows) {
         return;

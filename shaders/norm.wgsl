@@ -12,6 +12,7 @@ struct Info {
     pad0: u32,
     pad1: u32,
     pad2: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;
 
@@ -32,8 +33,8 @@ fn total(lane: u32, value: f32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let r = group.y * groups.x + group.x;
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let r = info.origin.x + place.x;
     if (r >= info.rows) {
         return;
     }

@@ -6,13 +6,15 @@ struct Info {
     factor: u32, // bits of the factor, so that no compiler knows it
     pad0: u32,
     pad1: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding(1) var<uniform> info: Info;
 
 @compute @workgroup_size(WG)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let id = (info.origin.x + place.x) * WG + lane;
     let factor = vec4<f32>(bitcast<f32>(info.factor));
-    let start = vec4<f32>(f32(id.x % 7u));
+    let start = vec4<f32>(f32(id % 7u));
     //@unroll r 8
     var acc$r = start + $r.0;
     //@end
@@ -21,5 +23,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         acc$r = fma(acc$r, factor, start);
         //@end
     }
-    out[id.x] = acc0 + acc1 + acc2 + acc3 + acc4 + acc5 + acc6 + acc7;
+    out[id] = acc0 + acc1 + acc2 + acc3 + acc4 + acc5 + acc6 + acc7;
 }

@@ -11,7 +11,8 @@
 {{finite}}
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let group = info.origin + place;
     // Invocations past the last column repeat it and write nothing, so that no lane leaves early.
     let first = (group.y * WG + lane) * GROUPS;
     let r0 = group.x * ROWS;

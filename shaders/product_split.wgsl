@@ -14,7 +14,8 @@ var<workgroup> moments: array<vec2<f32>, WG>;
 //@end
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let group = info.origin + place;
     let column = index % COLS;
     let lane = index / COLS;
     let n4 = group.x * COLS + column;

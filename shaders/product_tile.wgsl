@@ -10,7 +10,8 @@ var<workgroup> tile_x: array<vec4<f32>, 256>; // [64 rows, 4 groups of k]
 var<workgroup> tile_w: array<vec4<f32>, 256>; // [16 of k, 16 column groups]
 
 @compute @workgroup_size(256)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+    let group = info.origin + place;
     let column = index % 16u;
     let rowgroup = index / 16u;
     let n4 = group.x * 16u + column;

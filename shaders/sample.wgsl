@@ -25,6 +25,7 @@ struct Info {
     seed_high: u32,
     scale: u32,     // bits of 1 / temperature
     top_p: u32,     // bits of p
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;
 
@@ -72,8 +73,8 @@ fn ordered(value: f32) -> u32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let launch = group.y * groups.x + group.x;
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let launch = info.origin.x + place.x;
     if (launch >= info.count) {
         return;
     }

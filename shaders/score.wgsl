@@ -10,6 +10,7 @@ struct Info {
     count: u32,
     stride: u32,    // floats a row of logits
     mask_index: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding(3) var<uniform> info: Info;
 
@@ -21,8 +22,8 @@ fn logit(base: u32, v: u32) -> f32 {
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let launch = group.y * groups.x + group.x;
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let launch = info.origin.x + place.x;
     if (launch >= info.count) {
         return;
     }

@@ -7,5 +7,6 @@ struct Info {
     block: u32,   // rows a block holds (ROWS)
     pad1: u32,
     pad2: u32,
+    origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;

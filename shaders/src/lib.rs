@@ -70,7 +70,8 @@ pub struct Binding {
     pub access: Access,
     /// WGSL type of an element of the array, or of the uniform block.
     pub element: &'static str,
-    /// Logical shape, outermost dimension first; for a uniform block its members.
+    /// Logical shape, outermost dimension first; for a uniform block its members, the last of which is always `origin`, the first
+    /// workgroup of the launch.
     pub shape: &'static str,
     /// What a value is and how values lie in memory.
     pub memory: &'static str,

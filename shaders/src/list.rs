@@ -184,7 +184,7 @@ pub static EMBED: Shader = Shader {
         binding("w", Read, "vec2<u32>", "[tokens of the slice][hidden]", "f16, row-major, two to a word with the first in the low half").when(&["weight_f16"]),
         ROWS,
         binding("tokens", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `source` of a row points"),
-        binding("info", Uniform, "Info", "rows, first, count, mask_index", "u32; first and count are the slice's tokens"),
+        binding("info", Uniform, "Info", "rows, first, count, mask_index, origin", "u32; first and count are the slice's tokens"),
     ],
 };
 
@@ -203,7 +203,7 @@ pub static NORM: Shader = Shader {
         X,
         OUT,
         binding("index", Read, "u32", "[rows]", "u32; the row of x that is normalised").when(&["GATHER"]),
-        binding("info", Uniform, "Info", "rows", "u32; rows of out"),
+        binding("info", Uniform, "Info", "rows, origin", "u32; rows of out"),
     ],
 };
 
@@ -256,7 +256,7 @@ const PRODUCT_BINDINGS: &[Binding] = &[
     CACHE.named("cache_v").accessed(Write),
     CACHE_HALF.accessed(Write),
     CACHE_HALF.named("cache_v").accessed(Write),
-    binding("info", Uniform, "Info", "rows, row0, stride4, col4, slots, block", "u32; row0 is the first row of x, col4 and stride4 place a stored slice in its rows"),
+    binding("info", Uniform, "Info", "rows, row0, stride4, col4, slots, block, origin", "u32; row0 is the first row of x, col4 and stride4 place a stored slice in its rows"),
 ];
 
 /// The matrix product in registers.
@@ -314,7 +314,7 @@ pub static ATTENTION_ROWS: Shader = Shader {
         ROWS,
         binding("spans", Read, "vec2<u32>", "[sequences][2]", "u32, row-major; a sequence's first row, then how many it has"),
         OUT,
-        binding("info", Uniform, "Info", "slots, limit", "u32; slots of a sequence, and the largest prefix"),
+        binding("info", Uniform, "Info", "slots, limit, origin", "u32; slots of a sequence, and the largest prefix"),
     ],
 };
 
@@ -334,7 +334,7 @@ pub static ATTENTION_CHUNKS: Shader = Shader {
         ROWS,
         PARTS,
         STATS,
-        binding("info", Uniform, "Info", "rows, slots, chunks", "u32"),
+        binding("info", Uniform, "Info", "rows, slots, chunks, origin", "u32"),
     ],
     ..ATTENTION_ROWS
 };
@@ -350,7 +350,7 @@ pub static ATTENTION_MERGE: Shader = Shader {
         PARTS.accessed(Read),
         STATS.accessed(Read),
         OUT,
-        binding("info", Uniform, "Info", "rows, chunks", "u32"),
+        binding("info", Uniform, "Info", "rows, chunks, origin", "u32"),
     ],
     ..ATTENTION_CHUNKS
 };
@@ -373,7 +373,7 @@ pub static SAMPLE: Shader = Shader {
         binding("tokens", Write, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, NO_TOKEN from logits that are not finite"),
         binding("draws", Read, "vec2<u32>", "[sampled rows of the pass][2]", "u32, row-major; the number of the text, then the position that keys the noise").when(&["SEEDED"]),
         binding("noise", Read, "f32", "[sampled rows of the pass][vocabulary]", "f32, row-major; Gumbel values").when(&["GIVEN"]),
-        binding("info", Uniform, "Info", "first, count, stride, mask_index, seed_low, seed_high, scale, top_p", "u32; scale and top_p are the bits of an f32"),
+        binding("info", Uniform, "Info", "first, count, stride, mask_index, seed_low, seed_high, scale, top_p, origin", "u32; scale and top_p are the bits of an f32"),
     ],
 };
 
@@ -392,7 +392,7 @@ pub static SCORE: Shader = Shader {
         LOGITS,
         binding("wanted", Read, "u32", "[scored rows of the pass]", "u32; tokens"),
         binding("scores", Write, "u32", "[scored rows of the pass]", "the bits of an f32; natural logarithms, NaN for logits that are not finite"),
-        binding("info", Uniform, "Info", "first, count, stride, mask_index", "u32"),
+        binding("info", Uniform, "Info", "first, count, stride, mask_index, origin", "u32"),
     ],
 };
 
@@ -410,7 +410,7 @@ pub static COPY: Shader = Shader {
     bindings: &[
         binding("source", Read, "vec4<f32>", "[count][4]", "f32, row-major"),
         binding("out", Write, "vec4<f32>", "[count][4]", "f32, row-major"),
-        binding("info", Uniform, "Info", "count", "u32"),
+        binding("info", Uniform, "Info", "count, origin", "u32"),
     ],
 };
 
@@ -427,6 +427,6 @@ pub static PEAK: Shader = Shader {
     flags: NO_FLAGS,
     bindings: &[
         binding("out", Write, "vec4<f32>", "[invocations][4]", "f32, row-major"),
-        binding("info", Uniform, "Info", "rounds, factor", "u32; factor is the bits of an f32"),
+        binding("info", Uniform, "Info", "rounds, factor, origin", "u32; factor is the bits of an f32"),
     ],
 };

@@ -1,13 +1,15 @@
 //! The GPU path against the published code's golden numbers, its cache against none, and what it promises about memory traffic.
 //! Needs a GPU adapter; a software one will do.
 
-use esolm::device::Precision;
+use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::engine::{Engine, Run};
-use esolm::executor::Draw;
+use esolm::executor::{Draw, Executor};
+use esolm::gpu::GpuExecutor;
 use esolm::kernels::attention::AttentionVariant;
 use esolm::kernels::product::ProductVariant;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
+use esolm::variants::Chosen;
 use esolm::{LoadOptions, Variants};
 use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, losses, stories};
 use pollster::block_on;
@@ -50,6 +52,25 @@ fn golden_forward_in_every_variant() {
             },
         );
         checks::check_forward("model_a", &mut gpu);
+    }
+}
+
+/// Which kernels run is read from a table: loading runs none to find out, whatever the kind of the adapter.
+#[test]
+fn loading_runs_no_kernel() {
+    let (checkpoint, options) = (checkpoint("model_a"), LoadOptions::default());
+    for kind in [
+        AdapterKind::Discrete,
+        AdapterKind::Integrated,
+        AdapterKind::Virtual,
+        AdapterKind::Software,
+        AdapterKind::Unknown,
+    ] {
+        let mut gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
+        gpu.info.kind = kind;
+        let executor = block_on(GpuExecutor::load(gpu, &checkpoint, &options)).unwrap();
+        assert_eq!(executor.counters().dispatches, 0, "{kind:?}");
+        assert_eq!(*executor.chosen(), Chosen::by_table(kind), "{kind:?}");
     }
 }
 

@@ -109,7 +109,7 @@ pub struct Device {
     /// Precision of the KV cache on a GPU.
     #[arg(long, value_name = "f32|f16", default_value = "f32", value_parser = parse::<Precision>)]
     pub kv_cache: Precision,
-    /// Force kernel variants instead of measuring them, for example few=split,many=tile,attention=chunks.
+    /// Force kernel variants instead of those of the table for this kind of adapter, for example few=split,many=tile,attention=chunks.
     #[arg(long, value_name = "KERNEL=NAME,...", default_value = "", hide_default_value = true, value_parser = parse::<Variants>)]
     pub variants: Variants,
 }
@@ -354,7 +354,7 @@ pub struct Replay {
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
 /// AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
-/// against arithmetic in registers and against Burn's own matmul.
+/// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A generation that would take longer than --max-seconds is timed on a random sample of its passes; its line says what
@@ -363,7 +363,8 @@ share of them was run.
 Examples:
   esolm bench --device cpu --steps 64
   esolm bench --device gpu --weights f16 --length 2048 --max-seconds 120
-  esolm bench --model models/stories --length 128 --steps 16,64 --json"
+  esolm bench --model models/stories --length 128 --steps 16,64 --json
+  esolm bench --kernels --device gpu --max-seconds 2"
 )]
 pub struct Bench {
     #[command(flatten)]
@@ -382,6 +383,10 @@ pub struct Bench {
     /// Top-p of the draws, above 0 up to 1. Default: none.
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
+    /// Time no generations, but every form of the GPU's kernels at the model's shapes, in alternated runs, and say where the table that
+    /// chooses between them is wrong for this device. Rows are dealt out to B sequences and attend to L slots.
+    #[arg(long, conflicts_with_all = ["steps", "top_p", "variants"])]
+    pub kernels: bool,
     /// Seconds after which a line is cut short.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     pub max_seconds: f64,

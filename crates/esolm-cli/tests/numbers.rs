@@ -351,3 +351,29 @@ fn devices_are_listed() {
         );
     }
 }
+
+/// Every form that could run is compared at every shape of the model; what the times are is not for a test to say.
+#[test]
+fn kernels_are_compared() {
+    let model = "--hidden 32 --blocks 1 --heads 1 --vocab 40 --length 8 --batch 2";
+    let line = format!("bench --kernels --device gpu --json --max-seconds 0 {model}");
+    let text = succeed(&line.split(' ').collect::<Vec<_>>());
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    let comparisons = report["comparisons"].as_array().expect("a list");
+    // Five products, and attention while the rows fit the two sequences.
+    assert_eq!(comparisons.len(), 8 * 5 + 5);
+    let wrong = comparisons.iter().filter(|one| !one["better"].is_null());
+    assert_eq!(report["wrong"], wrong.count());
+    for one in comparisons {
+        let forms = one["forms"].as_array().expect("a list");
+        let count = if one["kernel"] == "attention" { 2 } else { 3 };
+        assert_eq!(forms.len(), count, "{one}");
+        let of_table: Vec<&Value> = forms
+            .iter()
+            .filter(|timed| timed["form"] == one["table"])
+            .map(|timed| &timed["of_table"])
+            .collect();
+        assert_eq!(of_table, [1.0], "{one}");
+        assert!(one["runs"].as_u64() >= Some(1), "{one}");
+    }
+}

@@ -21,6 +21,8 @@ use crate::executor::{
 use crate::gpu::GpuExecutor;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
+#[cfg(not(target_family = "wasm"))]
+use crate::measure::forms::{Comparison, Scope};
 
 /// A model on a device.
 pub struct Engine {
@@ -111,6 +113,15 @@ impl Engine {
     #[cfg(not(target_family = "wasm"))]
     pub async fn rates(&self) -> Result<Option<Rates>, EngineError> {
         self.executor.rates().await
+    }
+
+    /// Every form that a kernel could run in against the others, at this model's shapes; nothing on the CPU.
+    ///
+    /// # Errors
+    /// When the device fails or has no memory for it.
+    #[cfg(not(target_family = "wasm"))]
+    pub async fn compare(&self, scope: &Scope) -> Result<Option<Vec<Comparison>>, EngineError> {
+        self.executor.compare(scope).await
     }
 
     /// Prepares a batch: cache and token buffer.

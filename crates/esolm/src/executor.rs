@@ -11,6 +11,8 @@ use esolm_core::trace::Counters;
 use crate::error::EngineError;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
+#[cfg(not(target_family = "wasm"))]
+use crate::measure::forms::{Comparison, Scope};
 
 /// What comes when a device is done.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + 'a>>;
@@ -72,6 +74,10 @@ pub trait Executor {
     /// well, which would double the wasm module.
     #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Option<Rates>>;
+
+    /// Every form that a kernel could run in against the others, at this model's shapes; nothing on the CPU.
+    #[cfg(not(target_family = "wasm"))]
+    fn compare(&self, scope: &Scope) -> Pending<'_, Option<Vec<Comparison>>>;
 
     /// Gives up the model, and its memory back to the device.
     ///

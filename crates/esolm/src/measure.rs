@@ -1,4 +1,7 @@
-//! Rates of an adapter, and the share of them that the products reach: measured for the bench, never assumed.
+//! Rates of an adapter, and the share of them that the products reach: measured for the bench, never assumed. What is measured decides
+//! nothing while a model runs.
+
+pub mod forms;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};

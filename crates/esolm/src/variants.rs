@@ -1,4 +1,6 @@
-//! Which form of a kernel runs: chosen from the adapter's kind and a short measurement, or forced.
+//! Which form of a kernel runs: read from a fixed table, by what the adapter is and how many rows there are, or forced. Nothing is
+//! timed, since forms add in different orders: a seed must give the same text on the same device, every time. No hardware was at hand
+//! when the table was made; `esolm bench --kernels` says where it is wrong for a device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,17 +10,16 @@ use serde::{Deserialize, Serialize};
 use crate::adapter::AdapterKind;
 use crate::error::EngineError;
 use crate::kernels::attention::AttentionVariant;
-use crate::kernels::product::{Finish, Matrix, ProductVariant, product};
-use crate::kernels::runtime::{Buffer, Gpu};
+use crate::kernels::product::ProductVariant;
 
-/// Forced variants; what is `None` is measured when a model is loaded.
+/// Forced variants; what is `None` is read from the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variants {
     /// Product of up to [`FEW_ROWS`] rows.
     pub few: Option<ProductVariant>,
     /// Product of more rows.
     pub many: Option<ProductVariant>,
-    /// Attention; `None` chooses by the number of rows of each pass.
+    /// Attention.
     pub attention: Option<AttentionVariant>,
 }
 
@@ -86,101 +87,62 @@ impl fmt::Display for Chosen {
     }
 }
 
-/// What an adapter of `kind` would run without a measurement.
-pub fn expected(kind: AdapterKind) -> Chosen {
-    match kind {
-        // Workgroup memory and barriers cost a software adapter 6 to 13 times; two cores need little parallelism.
-        AdapterKind::Software => Chosen {
-            few: ProductVariant::Rows,
-            many: ProductVariant::Rows,
-            attention: None,
-            chunk_rows: 8,
-        },
-        _ => Chosen {
-            few: ProductVariant::Split,
-            many: ProductVariant::Tile,
-            attention: None,
-            chunk_rows: 64,
-        },
+impl Chosen {
+    /// The table: what an adapter of `kind` runs where nothing is forced.
+    pub fn by_table(kind: AdapterKind) -> Self {
+        match kind {
+            // Workgroup memory and barriers cost a software adapter 6 to 13 times; two cores need little parallelism.
+            AdapterKind::Software => Self {
+                few: ProductVariant::Rows,
+                many: ProductVariant::Rows,
+                attention: None,
+                chunk_rows: 8,
+            },
+            // Hardware needs thousands of invocations. With few rows they come from splitting the inner dimension, and attention's
+            // prefix; with many rows a tile reads each weight once for 64 of them. The inner and outer size of a matrix change neither.
+            AdapterKind::Discrete
+            | AdapterKind::Integrated
+            | AdapterKind::Virtual
+            | AdapterKind::Unknown => Self {
+                few: ProductVariant::Split,
+                many: ProductVariant::Tile,
+                attention: None,
+                chunk_rows: 64,
+            },
+        }
+    }
+
+    /// These, except for what is forced.
+    pub fn with(self, forced: &Variants) -> Self {
+        Self {
+            few: forced.few.unwrap_or(self.few),
+            many: forced.many.unwrap_or(self.many),
+            attention: forced.attention.or(self.attention),
+            chunk_rows: self.chunk_rows,
+        }
+    }
+
+    /// The product of `rows` rows.
+    pub fn product(&self, rows: usize) -> ProductVariant {
+        if rows <= FEW_ROWS {
+            self.few
+        } else {
+            self.many
+        }
+    }
+
+    /// The attention of a pass of `rows` rows.
+    pub fn attention(&self, rows: usize) -> AttentionVariant {
+        self.attention.unwrap_or(if rows < self.chunk_rows {
+            AttentionVariant::Chunks
+        } else {
+            AttentionVariant::Rows
+        })
     }
 }
 
-/// Chooses by timing each candidate on `matrix`, a matrix of the model, unless `forced`.
-///
-/// # Errors
-/// When the device fails meanwhile.
-pub async fn choose(gpu: &Gpu, matrix: &Matrix, forced: &Variants) -> Result<Chosen, EngineError> {
-    let mut chosen = expected(gpu.info.kind);
-    chosen.attention = forced.attention;
-    if gpu.info.kind == AdapterKind::Software {
-        // Compiling the other forms takes seconds there and they were never faster: what is not forced stays.
-        chosen.few = forced.few.unwrap_or(chosen.few);
-        chosen.many = forced.many.unwrap_or(chosen.many);
-        return Ok(chosen);
-    }
-    chosen.few = match forced.few {
-        Some(variant) => variant,
-        None => {
-            fastest(
-                gpu,
-                matrix,
-                2,
-                &[ProductVariant::Rows, ProductVariant::Split],
-            )
-            .await?
-        }
-    };
-    chosen.many = match forced.many {
-        Some(variant) => variant,
-        None => {
-            fastest(
-                gpu,
-                matrix,
-                64,
-                &[ProductVariant::Rows, ProductVariant::Tile],
-            )
-            .await?
-        }
-    };
-    Ok(chosen)
-}
-
-async fn fastest(
-    gpu: &Gpu,
-    matrix: &Matrix,
-    rows: usize,
-    candidates: &[ProductVariant],
-) -> Result<ProductVariant, EngineError> {
-    let x = gpu.floats(vec![0.0; rows * matrix.k])?;
-    let out = gpu.allocate("the measurement", rows * matrix.padded())?;
-    let mut best = (f64::MAX, candidates[0]);
-    for &variant in candidates {
-        // The first run compiles.
-        time(gpu, variant, matrix, &x, &out, rows, 1).await?;
-        let mut seconds = f64::MAX;
-        for _ in 0..3 {
-            seconds = seconds.min(time(gpu, variant, matrix, &x, &out, rows, 4).await?);
-        }
-        if seconds < best.0 {
-            best = (seconds, variant);
-        }
-    }
-    Ok(best.1)
-}
-
-async fn time(
-    gpu: &Gpu,
-    variant: ProductVariant,
-    matrix: &Matrix,
-    x: &Buffer,
-    out: &Buffer,
-    rows: usize,
-    times: usize,
-) -> Result<f64, EngineError> {
-    let start = web_time::Instant::now();
-    for _ in 0..times {
-        product(gpu, variant, false, x, 0..rows, matrix, &Finish::Store(out));
-    }
-    gpu.check(&[out]).await?;
-    Ok(start.elapsed().as_secs_f64())
+/// Whether a product of `rows` rows that takes normalised input normalises it on the way. With many rows, moments that every column
+/// group sums up anew cost more than one launch before.
+pub fn normalises(variant: ProductVariant, rows: usize) -> bool {
+    rows <= FEW_ROWS && variant != ProductVariant::Tile
 }

@@ -1,11 +1,13 @@
 //! `esolm bench`: Eso-LM, MDLM and AR on one device in one run, by ratios. The three share a backbone, so one set of weights
 //! serves all; only the plan differs.
 
+mod kernels;
 mod random;
 mod table;
 
 use std::time::Instant;
 
+use esolm::DeviceChoice;
 use esolm::config::{AttentionKind, Family, ModelConfig, Prepend};
 use esolm::engine::Engine;
 use esolm::executor::Draw;
@@ -60,6 +62,11 @@ pub struct Report {
 }
 
 pub fn run(arguments: &Bench) -> Result<(), Failure> {
+    if arguments.kernels && arguments.device.device == DeviceChoice::Cpu {
+        return Err(Failure::usage(
+            "--kernels compares the kernels of a GPU, and --device cpu runs none; give --device gpu",
+        ));
+    }
     let (checkpoint, model) = match arguments.model.model {
         Some(_) => setup::checkpoint(&arguments.model, false)?,
         None => random::checkpoint(arguments)?,
@@ -67,6 +74,9 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     let mut engine = block_on(Engine::load(&checkpoint, &arguments.device.options()))?;
     drop(checkpoint);
     output::note(&format!("device: {}", engine.device()));
+    if arguments.kernels {
+        return kernels::run(&engine, model, arguments);
+    }
     let rates = block_on(engine.rates())?;
     let [mdlm, eso_lm] = [("MDLM", Family::Mdlm), ("Eso-LM", Family::EsoLm)];
     let mut cases = Vec::new();

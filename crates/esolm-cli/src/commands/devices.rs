@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use esolm::device::adapters;
-use esolm::variants::{Chosen, expected};
+use esolm::variants::Chosen;
 use esolm::{AdapterInfo, AdapterKind};
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ fn entries(adapters: Vec<AdapterInfo>) -> Vec<Entry> {
         .into_iter()
         .enumerate()
         .map(|(index, adapter)| Entry {
-            variants: expected(adapter.kind),
+            variants: Chosen::by_table(adapter.kind),
             auto: auto == Some(index),
             adapter,
         })
@@ -63,7 +63,7 @@ fn table(entries: &[Entry]) -> String {
         let _ = write!(
             text,
             "gpu:{}  {adapter}{}\n       driver    {}\n       limits    {} a binding, {} a buffer, {} storage buffers, {} KiB workgroup \
-             memory, {} invocations\n       variants  {variants} (measured anew when a model is loaded)\n",
+             memory, {} invocations\n       variants  {variants}\n",
             adapter.index,
             if *auto { "  <- auto" } else { "" },
             if adapter.driver.is_empty() {

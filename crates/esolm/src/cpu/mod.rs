@@ -19,6 +19,8 @@ use crate::error::EngineError;
 use crate::executor::{Draw, Executor, NoiseKey, Pending};
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
+#[cfg(not(target_family = "wasm"))]
+use crate::measure::forms::{Comparison, Scope};
 use crate::network::fold::Folding;
 
 use attention::{Cache, Heads, spans};
@@ -297,6 +299,11 @@ impl Executor for CpuExecutor {
 
     #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Option<Rates>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    fn compare(&self, _scope: &Scope) -> Pending<'_, Option<Vec<Comparison>>> {
         Box::pin(std::future::ready(Ok(None)))
     }
 

@@ -9,7 +9,6 @@ use crate::kernels::embed::Embedding;
 use crate::kernels::product::{Matrix, pair_order, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::network::fold::{Folding, Linear, check_range};
-use crate::variants::{Chosen, Variants, choose};
 
 /// What of a checkpoint is on the device.
 pub(super) struct Loaded {
@@ -17,7 +16,6 @@ pub(super) struct Loaded {
     pub blocks: Vec<Block>,
     pub head: Matrix,
     pub rotary: Buffer,
-    pub chosen: Chosen,
 }
 
 impl Loaded {
@@ -25,7 +23,6 @@ impl Loaded {
         gpu: &Gpu,
         ckpt: &Checkpoint,
         weights: Precision,
-        forced: &Variants,
     ) -> Result<Self, EngineError> {
         let config = ckpt.config();
         let head_dim = config.head_dim();
@@ -74,7 +71,6 @@ impl Loaded {
         ckpt.fetch("output_layer.").await?;
         let head = upload(&folding.head()?)?;
         let rotary = gpu.floats(rotary_table(positions(config), head_dim))?;
-        let chosen = choose(gpu, blocks.first().map_or(&head, |b| &b.qkv), forced).await?;
         let all: Vec<&Buffer> = blocks
             .iter()
             .flat_map(|b| [&b.qkv, &b.out, &b.up, &b.down])
@@ -89,7 +85,6 @@ impl Loaded {
             blocks,
             head,
             rotary,
-            chosen,
         })
     }
 }

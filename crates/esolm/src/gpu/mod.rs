@@ -1,10 +1,11 @@
 //! Runs passes of a plan on a GPU: folded weights, the KV cache and the tokens stay on the device.
 
 mod load;
+mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
-use esolm_core::rows::{Layout, Row, StepRows};
+use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
 
 use crate::device::{LoadOptions, Precision};
@@ -15,25 +16,24 @@ use crate::kernels::attention::{
 };
 use crate::kernels::embed::Embedding;
 use crate::kernels::norm::norm;
-use crate::kernels::product::{
-    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, product, rotary_table,
-};
+use crate::kernels::product::{Finish, Matrix, Qkv, ROW_PAD, product, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::kernels::sample::{Sample, sample};
 use crate::kernels::score::{Score, score};
 #[cfg(not(target_family = "wasm"))]
-use crate::measure::{Rates, rates};
-use crate::variants::{Chosen, FEW_ROWS};
+use crate::measure::{
+    Rates,
+    forms::{Comparison, Scope, Subject, compare},
+    rates,
+};
+use crate::variants::{Chosen, normalises};
 use load::Loaded;
+use tables::Tables;
 
 /// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
 const MLP_ROWS: usize = 2048;
 /// Bytes of logits held at once.
 const LOGITS_BYTES: usize = 64 << 20;
-/// Most workgroups of a grid dimension.
-const MAX_GRID: usize = 65_535;
-/// Alignment of a part of an upload, bytes.
-const ALIGN: usize = 256;
 
 struct Block {
     qkv: Matrix,
@@ -82,18 +82,6 @@ struct Scratch {
     stats: Buffer,
 }
 
-/// The tables of one pass on the device.
-struct Tables {
-    rows: Buffer,
-    sampled: Buffer,
-    /// Number of sampled rows.
-    count: usize,
-    spans: Buffer,
-    keys: Buffer,
-    longest: usize,
-    prefix: usize,
-}
-
 /// Prepended elements may make the last position one more than the context.
 fn positions(config: &ModelConfig) -> usize {
     config.length + 1
@@ -109,7 +97,7 @@ impl GpuExecutor {
         ckpt: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
-        let loaded = Loaded::upload(&gpu, ckpt, options.weights, &options.variants).await;
+        let loaded = Loaded::upload(&gpu, ckpt, options.weights).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
@@ -120,6 +108,7 @@ impl GpuExecutor {
         };
         let config = ckpt.config().clone();
         Ok(Self {
+            chosen: Chosen::by_table(gpu.info.kind).with(&options.variants),
             gpu,
             positions: positions(&config),
             config,
@@ -127,7 +116,6 @@ impl GpuExecutor {
             blocks: loaded.blocks,
             head: loaded.head,
             rotary: loaded.rotary,
-            chosen: loaded.chosen,
             cache: options.kv_cache,
             state: None,
         })
@@ -181,64 +169,9 @@ impl GpuExecutor {
         }
     }
 
-    /// Uploads a pass's tables in one piece.
-    fn tables(&self, layout: &Layout, step: &StepRows, keys: &[NoiseKey]) -> Tables {
-        let mut spans = vec![[0u32; 2]; layout.sequences];
-        for (index, row) in step.rows.iter().enumerate() {
-            let span = &mut spans[row.sequence as usize];
-            if span[1] == 0 {
-                span[0] = index as u32;
-            }
-            span[1] += 1;
-        }
-        let sections: [&[u8]; 4] = [
-            bytemuck::cast_slice(&step.rows),
-            bytemuck::cast_slice(&step.sampled),
-            bytemuck::cast_slice(&spans),
-            bytemuck::cast_slice(keys),
-        ];
-        let mut bytes = Vec::new();
-        let starts: Vec<usize> = sections
-            .iter()
-            .map(|section| {
-                let start = bytes.len();
-                bytes.extend_from_slice(section);
-                // An empty section still binds something.
-                bytes.resize((bytes.len().max(start + 1)).next_multiple_of(ALIGN), 0);
-                start
-            })
-            .collect();
-        let buffer = self.gpu.upload(&bytes);
-        let part = |i: usize| {
-            let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
-            buffer.part(starts[i] as u64, (end - starts[i]) as u64)
-        };
-        Tables {
-            rows: part(0),
-            sampled: part(1),
-            count: step.sampled.len(),
-            spans: part(2),
-            keys: part(3),
-            longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
-            prefix: step
-                .rows
-                .iter()
-                .map(|r: &Row| r.prefix as usize)
-                .max()
-                .unwrap_or(0),
-        }
-    }
-
     /// Whether a pass of `rows` rows splits its attention into chunks.
     fn in_chunks(&self, rows: usize) -> bool {
-        // The merge has a workgroup for each 64 groups of four columns of a row.
-        if rows * self.config.hidden.div_ceil(256) > MAX_GRID {
-            return false;
-        }
-        match self.chosen.attention {
-            Some(variant) => variant == AttentionVariant::Chunks,
-            None => rows < self.chosen.chunk_rows,
-        }
+        self.chosen.attention(rows) == AttentionVariant::Chunks
     }
 
     /// The batch that runs.
@@ -289,7 +222,7 @@ impl GpuExecutor {
         let in_chunks = self.in_chunks(count);
         let state = self.started()?;
         let layout = state.layout;
-        let tables = self.tables(&layout, step, keys);
+        let tables = Tables::upload(&self.gpu, &layout, step, keys);
         let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
         let geometry = self.geometry(layout.slots);
         self.embedding.launch(
@@ -300,7 +233,8 @@ impl GpuExecutor {
             &state.tokens,
             self.config.mask_index,
         );
-        let (variant, fused) = self.variant(count);
+        let variant = self.chosen.product(count);
+        let fused = normalises(variant, count);
         for (block, (k, v)) in self.blocks.iter().zip(&state.kv) {
             let to = Qkv {
                 q: &s.q,
@@ -395,15 +329,6 @@ impl GpuExecutor {
         Ok(tables)
     }
 
-    /// The product variant for a number of rows, and whether it normalises on the way.
-    fn variant(&self, rows: usize) -> (ProductVariant, bool) {
-        if rows <= FEW_ROWS {
-            (self.chosen.few, self.chosen.few != ProductVariant::Tile)
-        } else {
-            (self.chosen.many, false)
-        }
-    }
-
     fn normalised<'a>(
         &self,
         fused: bool,
@@ -420,10 +345,9 @@ impl GpuExecutor {
 
     /// Computes the logits of sampled rows `first..first + count` into the scratch.
     fn head(&self, scratch: &Scratch, first: usize, count: usize) {
-        let (variant, _) = self.variant(count);
         product(
             &self.gpu,
-            variant,
+            self.chosen.product(count),
             false,
             &scratch.picked,
             first..first + count,
@@ -460,22 +384,15 @@ impl Executor for GpuExecutor {
             "the KV cache of {} sequences of {} slots",
             layout.sequences, layout.slots
         );
-        let bytes = match self.cache {
-            Precision::F32 => 4,
-            Precision::F16 => 2,
-        };
         // In 64 bits, since a browser's usize has 32.
         let bytes = [layout.sequences, layout.slots, self.config.hidden]
             .iter()
-            .try_fold(bytes, |product: u64, &n| product.checked_mul(n as u64))
+            .try_fold(self.cache.bytes() as u64, |product, &n| {
+                product.checked_mul(n as u64)
+            })
             .unwrap_or(u64::MAX);
         self.gpu.fits(&what, bytes)?;
         let words = (bytes / 4) as usize;
-        if layout.sequences > MAX_GRID {
-            return Err(EngineError::Shape(format!(
-                "more than {MAX_GRID} sequences at once"
-            )));
-        }
         let same = self
             .state
             .as_ref()
@@ -611,6 +528,24 @@ impl Executor for GpuExecutor {
         Box::pin(async {
             let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
             Ok(Some(rates(&self.gpu, &self.chosen, &matrices).await?))
+        })
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    fn compare(&self, scope: &Scope) -> Pending<'_, Option<Vec<Comparison>>> {
+        let scope = *scope;
+        Box::pin(async move {
+            let of = |matrix: fn(&Block) -> &Matrix| self.blocks.iter().map(matrix).collect();
+            let subject = Subject {
+                qkv: of(|block| &block.qkv),
+                out: of(|block| &block.out),
+                up: of(|block| &block.up),
+                down: of(|block| &block.down),
+                head: &self.head,
+                rotary: &self.rotary,
+                geometry: self.geometry(scope.length),
+            };
+            Ok(Some(compare(&self.gpu, &subject, &scope).await?))
         })
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Precision;
 use super::cache_snippet;
 use super::runtime::{Buffer, Gpu, Kernel};
+use super::work::{BYTE, Extent};
 
 /// How attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -93,19 +94,29 @@ pub fn attention_rows(
     prefix: usize,
 ) {
     let kernel = geometry.kernel(gpu, &ATTENTION_ROWS, ROWS_WG);
-    let grid = [
-        longest.div_ceil(ROWS_WG as usize) as u32,
-        geometry.heads as u32,
-        sequences as u32,
-    ];
-    let info = [geometry.slots as u32, prefix as u32, 0, 0];
     gpu.launch(
         &kernel,
-        grid,
+        &rows_extent(geometry, sequences, longest, prefix),
         &[io.q, io.k, io.v, io.rows, spans, io.out],
-        &info,
-        4 * io.count as u64 * (prefix * geometry.hidden) as u64,
+        &[geometry.slots as u32, prefix as u32, 0, 0],
     );
+}
+
+/// A workgroup for each [`ROWS_WG`] rows of a sequence and each head. Its rows share the keys that they walk, so arithmetic counts.
+pub(super) fn rows_extent(
+    geometry: &Geometry,
+    sequences: usize,
+    longest: usize,
+    prefix: usize,
+) -> Extent {
+    Extent {
+        grid: [
+            longest.div_ceil(ROWS_WG as usize),
+            geometry.heads,
+            sequences,
+        ],
+        each: 4 * u64::from(ROWS_WG) * ((prefix + 1) * geometry.head_dim()) as u64,
+    }
 }
 
 /// Chunks for a largest prefix: about sixteen slots each, a power of two so that few uniform blocks differ.
@@ -131,33 +142,38 @@ pub fn attention_chunks(
     stats: &Buffer,
 ) {
     let chunks = chunks_for(prefix + 1) as u32;
-    let kernel = geometry.kernel(gpu, &ATTENTION_CHUNKS, CHUNKS_WG);
-    let grid = [
-        chunks.div_ceil(CHUNKS_WG),
-        geometry.heads as u32,
-        io.count as u32,
-    ];
-    let info = [io.count as u32, geometry.slots as u32, chunks, 0];
+    let [split, merge] = chunks_extents(geometry, io.count, prefix);
     gpu.launch(
-        &kernel,
-        grid,
+        &geometry.kernel(gpu, &ATTENTION_CHUNKS, CHUNKS_WG),
+        &split,
         &[io.q, io.k, io.v, io.rows, parts, stats],
-        &info,
-        4 * io.count as u64 * (prefix * geometry.hidden) as u64,
+        &[io.count as u32, geometry.slots as u32, chunks, 0],
     );
-    let merge = geometry.kernel(gpu, &ATTENTION_MERGE, MERGE_WG);
-    let grid = [
-        (io.count * geometry.hidden / 4).div_ceil(MERGE_WG as usize) as u32,
-        1,
-        1,
-    ];
     gpu.launch(
+        &geometry.kernel(gpu, &ATTENTION_MERGE, MERGE_WG),
         &merge,
-        grid,
         &[parts, stats, io.out],
         &[io.count as u32, chunks, 0, 0],
-        0,
     );
+}
+
+/// Of the chunks and of their merge. Each row reads its keys and values for itself, and the merge what the chunks left of each.
+pub(super) fn chunks_extents(geometry: &Geometry, rows: usize, prefix: usize) -> [Extent; 2] {
+    let chunks = chunks_for(prefix + 1);
+    let groups = chunks.div_ceil(CHUNKS_WG as usize);
+    let slots = (prefix + 1).div_ceil(groups) as u64;
+    let read = 2 * (geometry.head_dim() * geometry.cache.bytes()) as u64;
+    let split = Extent {
+        grid: [groups, geometry.heads, rows],
+        each: slots * read * BYTE,
+    };
+    let invocations = rows * geometry.hidden / 4;
+    // Two statistics, one of them twice, and four floats of a chunk.
+    let each = u64::from(MERGE_WG) * chunks as u64 * (4 + 8 + 16) * BYTE;
+    [
+        split,
+        Extent::line(invocations.div_ceil(MERGE_WG as usize), each),
+    ]
 }
 
 /// The twin of both: out [rows, hidden] in f64, with k and v [sequences, slots, hidden].

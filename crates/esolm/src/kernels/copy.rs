@@ -2,7 +2,8 @@
 
 use esolm_shaders::{COPY, Form};
 
-use super::runtime::{Buffer, Gpu, grid_2d};
+use super::runtime::{Buffer, Gpu};
+use super::work::{BYTE, Extent};
 
 const WG: u32 = 64;
 
@@ -12,11 +13,12 @@ pub fn copy(gpu: &Gpu, source: &Buffer, out: &Buffer, len: usize) {
         constants: vec![("WG", WG)],
         ..Default::default()
     });
+    // Each of an invocation's four floats is read and written.
+    let each = 4 * 8 * BYTE * u64::from(WG);
     gpu.launch(
         &kernel,
-        grid_2d((len / 4).div_ceil(WG as usize)),
+        &Extent::line((len / 4).div_ceil(WG as usize), each),
         &[source, out],
         &[(len / 4) as u32, 0, 0, 0],
-        0,
     );
 }

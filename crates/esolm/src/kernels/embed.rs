@@ -4,7 +4,8 @@ use esolm_core::rows::{MASKED, Row};
 use esolm_shaders::{EMBED, Form};
 
 use super::Precision;
-use super::runtime::{Buffer, Gpu, grid_2d};
+use super::runtime::{Buffer, Gpu};
+use super::work::{BYTE, Extent};
 use super::{pack_f16, weight_snippet};
 use crate::error::EngineError;
 
@@ -34,11 +35,8 @@ impl Embedding {
                 "a width of {hidden} (not a multiple of four)"
             )));
         }
-        let bytes = match precision {
-            Precision::F32 => 4,
-            Precision::F16 => 2,
-        };
-        let fit = (gpu.info.max_binding_bytes() / (hidden * bytes) as u64).max(1) as usize;
+        let fit = gpu.info.max_binding_bytes() / (hidden * precision.bytes()) as u64;
+        let fit = fit.max(1) as usize;
         let mut slices = Vec::new();
         for (i, part) in table.chunks(fit * hidden).enumerate() {
             let buffer = match precision {
@@ -77,16 +75,20 @@ impl Embedding {
             ..Default::default()
         });
         for (first, tokens_here, buffer) in &self.slices {
-            let grid = grid_2d((count * d4 as usize).div_ceil(WG as usize));
             gpu.launch(
                 &kernel,
-                grid,
+                &extent(count, self.hidden),
                 &[x, buffer, rows, tokens],
                 &[count as u32, *first as u32, *tokens_here as u32, mask_index],
-                0,
             );
         }
     }
+}
+
+/// An invocation for each four floats, which it reads and writes.
+pub(super) fn extent(rows: usize, hidden: usize) -> Extent {
+    let each = 4 * 8 * BYTE * u64::from(WG);
+    Extent::line((rows * hidden / 4).div_ceil(WG as usize), each)
 }
 
 /// The twin: x [rows, hidden].

@@ -11,6 +11,7 @@ pub mod runtime;
 pub mod sample;
 pub mod score;
 pub mod watch;
+pub mod work;
 
 use esolm_shaders::{CACHE_F16, CACHE_F32, Snippet, WEIGHT_F16, WEIGHT_F32};
 
@@ -38,6 +39,14 @@ impl Precision {
         match self {
             Self::F32 => f32::MAX,
             Self::F16 => half::f16::MAX.to_f32(),
+        }
+    }
+
+    /// Bytes of a number.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
         }
     }
 }

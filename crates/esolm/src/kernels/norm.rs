@@ -2,7 +2,8 @@
 
 use esolm_shaders::{Form, NORM};
 
-use super::runtime::{Buffer, Gpu, grid_2d};
+use super::runtime::{Buffer, Gpu};
+use super::work::{BYTE, Extent};
 
 const WG: u32 = 64;
 
@@ -28,7 +29,13 @@ pub fn norm(
     // No buffer is bound twice: a browser refuses two writable views of one range.
     let mut buffers = vec![x, out];
     buffers.extend(index);
-    gpu.launch(&kernel, grid_2d(rows), &buffers, &[rows as u32, 0, 0, 0], 0);
+    let extent = extent(rows, hidden);
+    gpu.launch(&kernel, &extent, &buffers, &[rows as u32, 0, 0, 0]);
+}
+
+/// A workgroup a row, whose floats are read three times and written once.
+pub(super) fn extent(rows: usize, hidden: usize) -> Extent {
+    Extent::line(rows, (3 + 1) * 4 * BYTE * hidden as u64)
 }
 
 /// The twin for one row.

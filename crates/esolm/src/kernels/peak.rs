@@ -3,6 +3,7 @@
 use esolm_shaders::{Form, PEAK};
 
 use super::runtime::{Buffer, Gpu};
+use super::work::Extent;
 
 const WG: u32 = 64;
 
@@ -15,15 +16,9 @@ pub fn peak(gpu: &Gpu, out: &Buffer, invocations: usize, rounds: u32, factor: f3
         constants: vec![("WG", WG)],
         ..Default::default()
     });
-    let flops = FLOPS * u64::from(rounds) * invocations as u64;
-    let grid = [invocations as u32 / WG, 1, 1];
-    gpu.launch(
-        &kernel,
-        grid,
-        &[out],
-        &[rounds, factor.to_bits(), 0, 0],
-        flops,
-    );
+    let each = FLOPS * u64::from(rounds) * u64::from(WG);
+    let extent = Extent::line(invocations / WG as usize, each);
+    gpu.launch(&kernel, &extent, &[out], &[rounds, factor.to_bits(), 0, 0]);
 }
 
 /// The twin: the four equal floats of invocation `id`.

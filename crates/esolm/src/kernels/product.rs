@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Precision;
 use super::norm::norm_twin;
 use super::runtime::{Buffer, Gpu};
+use super::work::{BYTE, Extent};
 use super::{cache_snippet, pack_f16, rounded, weight_snippet};
 use crate::error::EngineError;
 
@@ -69,11 +70,8 @@ impl Matrix {
             )));
         }
         let total4 = n.div_ceil(4);
-        let bytes = match precision {
-            Precision::F32 => 16,
-            Precision::F16 => 8,
-        };
-        let fit4 = ((gpu.info.max_binding_bytes() / (k * bytes) as u64) as usize).max(1);
+        let group_bytes = (4 * k * precision.bytes()) as u64;
+        let fit4 = ((gpu.info.max_binding_bytes() / group_bytes) as usize).max(1);
         let mut slices = Vec::new();
         for first4 in (0..total4).step_by(fit4) {
             let n4 = fit4.min(total4 - first4);
@@ -201,17 +199,7 @@ fn launch(
 ) {
     let (row0, rows) = (range.start, range.len());
     let (k4, n4) = (matrix.k as u32 / 4, slice.n4 as u32);
-    let block = match variant {
-        ProductVariant::Tile => 64,
-        ProductVariant::Split => rows.next_power_of_two().min(8),
-        // Sixteen rows pay from sixteen on, but only while weights cost a load each: packed f16 has half as many.
-        ProductVariant::Rows if matrix.precision == Precision::F32 => {
-            rows.next_power_of_two().min(if rows < 16 { 4 } else { 16 })
-        }
-        ProductVariant::Rows => rows.next_power_of_two().min(if rows < 16 { 4 } else { 8 }),
-    };
-    // Column groups an invocation of the rows variant holds: each load of x then serves two.
-    let groups: u32 = if rows < 16 { 1 } else { 2 };
+    let block = Block::new(variant, matrix.precision, rows);
     // (id, snippet, output and further buffers)
     let (id, snippet, mut buffers) = match finish {
         Finish::Store(out) => (0, &FINISH_STORE, vec![*out]),
@@ -226,30 +214,34 @@ fn launch(
         _ => (0, 0, Precision::F32),
     };
     let (shader, dim) = match variant {
-        ProductVariant::Rows => (&PRODUCT_ROWS, 32),
-        ProductVariant::Split => (&PRODUCT_SPLIT, 256),
-        ProductVariant::Tile => (&PRODUCT_TILE, 256),
+        ProductVariant::Rows => (&PRODUCT_ROWS, ROWS_WG),
+        ProductVariant::Split => (&PRODUCT_SPLIT, WG),
+        ProductVariant::Tile => (&PRODUCT_TILE, WG),
     };
-    const COLS: u32 = 8;
     let params = vec![
         k4,
         n4,
         id,
         u32::from(norm),
-        block as u32,
-        groups,
+        block.rows as u32,
+        block.groups,
         matrix.precision as u32,
         head_dim,
         cache as u32,
     ];
     let kernel = gpu.kernel(shader, params, dim, || {
         let mut form = Form {
-            constants: vec![("WG", dim), ("K4", k4), ("N4", n4), ("ROWS", block as u32)],
+            constants: vec![
+                ("WG", dim),
+                ("K4", k4),
+                ("N4", n4),
+                ("ROWS", block.rows as u32),
+            ],
             snippets: vec![weight_snippet(matrix.precision), snippet],
             flags: if norm { vec!["NORM"] } else { vec![] },
             ..Default::default()
         };
-        form.constants.push(("GROUPS", groups));
+        form.constants.push(("GROUPS", block.groups));
         if variant == ProductVariant::Split {
             let split = [("COLS", COLS), ("LANES", dim / COLS)];
             form.constants.extend(split);
@@ -264,28 +256,79 @@ fn launch(
         }
         form
     });
-    let grid = match variant {
-        ProductVariant::Rows => [rows.div_ceil(block) as u32, n4.div_ceil(dim * groups), 1],
-        ProductVariant::Split => [n4.div_ceil(COLS), rows.div_ceil(block) as u32, 1],
-        ProductVariant::Tile => [n4.div_ceil(16), rows.div_ceil(64) as u32, 1],
-    };
     let info = [
         rows as u32,
         row0 as u32,
         matrix.padded() as u32 / 4,
         slice.first4 as u32,
         slots,
-        block as u32,
+        block.rows as u32,
         0,
         0,
     ];
-    gpu.launch(
-        &kernel,
-        grid,
-        &all,
-        &info,
-        8 * rows as u64 * (matrix.k * slice.n4) as u64,
-    );
+    let extent = extent(variant, matrix.precision, rows, matrix.k, slice.n4);
+    gpu.launch(&kernel, &extent, &all, &info);
+}
+
+/// Invocations of a workgroup of the rows variant.
+const ROWS_WG: u32 = 32;
+/// Invocations of a workgroup of the other variants.
+const WG: u32 = 256;
+/// Column groups of a workgroup of the split variant.
+const COLS: u32 = 8;
+
+/// What a workgroup computes of a product.
+struct Block {
+    /// Rows.
+    rows: usize,
+    /// Column groups an invocation of the rows variant holds.
+    groups: u32,
+    /// Column groups of the workgroup.
+    columns4: u32,
+}
+
+impl Block {
+    /// Of a product of `rows` rows.
+    fn new(variant: ProductVariant, precision: Precision, rows: usize) -> Self {
+        let up_to = |most| rows.next_power_of_two().min(most);
+        // In the rows variant each load of x then serves two.
+        let groups = if rows < 16 { 1 } else { 2 };
+        let (rows, columns4) = match variant {
+            ProductVariant::Tile => (64, 16),
+            ProductVariant::Split => (up_to(8), COLS),
+            ProductVariant::Rows if rows < 16 => (up_to(4), ROWS_WG * groups),
+            // Sixteen rows pay only while weights cost a load each: packed f16 has half as many.
+            ProductVariant::Rows if precision == Precision::F32 => (up_to(16), ROWS_WG * groups),
+            ProductVariant::Rows => (up_to(8), ROWS_WG * groups),
+        };
+        Self {
+            rows,
+            groups,
+            columns4,
+        }
+    }
+}
+
+/// The blocks of a product of `rows` rows of `k` inputs with `n4` column groups.
+pub(super) fn extent(
+    variant: ProductVariant,
+    precision: Precision,
+    rows: usize,
+    k: usize,
+    n4: usize,
+) -> Extent {
+    let block = Block::new(variant, precision, rows);
+    let down = rows.div_ceil(block.rows);
+    let across = n4.div_ceil(block.columns4 as usize);
+    let weights = 4 * k as u64 * u64::from(block.columns4);
+    let operations = 2 * block.rows as u64 * weights;
+    Extent {
+        grid: match variant {
+            ProductVariant::Rows => [down, across, 1],
+            ProductVariant::Split | ProductVariant::Tile => [across, down, 1],
+        },
+        each: operations.max(weights * precision.bytes() as u64 * BYTE),
+    }
 }
 
 /// The twin: y [rows, n] = x w + bias in f64, rows normalised first with `norm`.

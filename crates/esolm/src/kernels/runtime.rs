@@ -16,6 +16,7 @@ use esolm_core::trace::Counters;
 use esolm_shaders::{Form, Shader};
 
 use super::watch::{Pending, Watch};
+use super::work::{Extent, Limits};
 use crate::adapter::AdapterInfo;
 use crate::error::EngineError;
 
@@ -77,6 +78,8 @@ pub struct Gpu {
     client: Client,
     /// The adapter behind it.
     pub info: AdapterInfo,
+    /// How much runs at once.
+    pub limits: Limits,
     watch: Watch,
     faults: Pending,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
@@ -85,10 +88,6 @@ pub struct Gpu {
     bytes_read: AtomicU64,
     pending: AtomicU64,
 }
-
-/// Floating-point operations after which queued work is submitted, so that a submit stays below a driver's watchdog (2 s on
-/// Windows) even on a slow integrated GPU. A launch is not split: one that is larger is a submit of its own.
-const SUBMIT_FLOPS: u64 = 40_000_000_000;
 
 impl Gpu {
     /// Wraps an initialised Burn device on the wgpu runtime.
@@ -103,6 +102,7 @@ impl Gpu {
             device,
             client: probe.client.clone(),
             info,
+            limits: Limits::default(),
             watch,
             faults: Pending::default(),
             kernels: Mutex::default(),
@@ -233,41 +233,35 @@ impl Gpu {
         kernel
     }
 
-    /// Launches `kernel` on `grid` workgroups. `info` is its uniform block, a multiple of four words. `flops` bounds a submit.
-    pub fn launch(
-        &self,
-        kernel: &Kernel,
-        grid: [u32; 3],
-        buffers: &[&Buffer],
-        info: &[u32],
-        flops: u64,
-    ) {
+    /// Runs `kernel` on the workgroups of `extent`, in as many launches as [`Gpu::limits`] asks for. `info` is its uniform block, a
+    /// multiple of four words, without the first workgroup of a launch that every kernel's block ends with.
+    pub fn launch(&self, kernel: &Kernel, extent: &Extent, buffers: &[&Buffer], info: &[u32]) {
         debug_assert_eq!(info.len() % 4, 0);
-        if self.pending.load(Ordering::Relaxed) + flops > SUBMIT_FLOPS
-            && self.pending.load(Ordering::Relaxed) > 0
-        {
-            // A failed flush is the device's fault and surfaces at the next read, which is checked.
-            let _ = self.submit();
+        for part in extent.parts(self.limits.launch) {
+            let pending = self.pending.load(Ordering::Relaxed);
+            if pending > 0 && pending + part.work > self.limits.submit {
+                // A failed flush is the device's fault and surfaces at the next read, which is checked.
+                let _ = self.submit();
+            }
+            let [x, y, z] = part.origin;
+            let words = [info, &[x, y, z, 0]]
+                .concat()
+                .chunks(2)
+                .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
+                .collect();
+            let bindings = buffers.iter().map(|b| b.handle.clone().binding()).collect();
+            let arguments = KernelArguments::new()
+                .with_buffers(bindings)
+                .with_info(MetadataBindingInfo::custom(words));
+            let [x, y, z] = part.grid;
+            self.client.launch(
+                Box::new(SourceKernel::new(kernel.clone(), kernel.dim)),
+                CubeCount::Static(x, y, z),
+                arguments,
+            );
+            self.dispatches.fetch_add(1, Ordering::Relaxed);
+            self.pending.fetch_add(part.work, Ordering::Relaxed);
         }
-        if grid.contains(&0) {
-            return;
-        }
-        let words = info
-            .chunks(2)
-            .map(|pair| u64::from(pair[0]) | u64::from(pair[1]) << 32)
-            .collect();
-        let bindings = buffers.iter().map(|b| b.handle.clone().binding()).collect();
-        let arguments = KernelArguments::new()
-            .with_buffers(bindings)
-            .with_info(MetadataBindingInfo::custom(words));
-        let count = CubeCount::Static(grid[0], grid[1], grid[2]);
-        self.client.launch(
-            Box::new(SourceKernel::new(kernel.clone(), kernel.dim)),
-            count,
-            arguments,
-        );
-        self.dispatches.fetch_add(1, Ordering::Relaxed);
-        self.pending.fetch_add(flops, Ordering::Relaxed);
     }
 
     /// Submits what is queued.
@@ -368,10 +362,4 @@ impl Gpu {
             peak_bytes: self.reserved_bytes(),
         }
     }
-}
-
-/// Splits `count` workgroups over two grid dimensions where one does not hold them (65,535 at most).
-pub fn grid_2d(count: usize) -> [u32; 3] {
-    let y = count.div_ceil(65_535).max(1);
-    [count.div_ceil(y) as u32, y as u32, 1]
 }

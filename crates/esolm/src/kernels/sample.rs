@@ -3,7 +3,8 @@
 use esolm_core::sampler::{NO_TOKEN, Sampler};
 use esolm_shaders::{Form, SAMPLE};
 
-use super::runtime::{Buffer, Gpu, grid_2d};
+use super::runtime::{Buffer, Gpu};
+use super::work::{ENTRY, Extent};
 use crate::adapter::AdapterKind;
 
 /// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
@@ -89,5 +90,22 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
         scale.to_bits(),
         top_p.unwrap_or(1.0).to_bits(),
     ];
-    gpu.launch(&kernel, grid_2d(io.count), &buffers, &info, 0);
+    let extent = extent(io.count, io.vocab, source, top_p.is_some());
+    gpu.launch(&kernel, &extent, &buffers, &info);
+}
+
+/// Operations of an entry's seeded noise: a quarter of ten rounds of Philox in 32-bit words, and two logarithms.
+const NOISE: u64 = 128;
+
+/// A workgroup a row, with the passes that it takes over the logits.
+pub(super) fn extent(rows: usize, vocab: usize, source: &str, top_p: bool) -> Extent {
+    let entry = match source {
+        "SEEDED" => ENTRY + NOISE,
+        // What is given is read as the logits are.
+        "GIVEN" => 2 * ENTRY,
+        _ => ENTRY,
+    };
+    // The largest logit, the mass, and a pass for each bit of the threshold.
+    let nucleus = if top_p { (2 + 32) * ENTRY } else { 0 };
+    Extent::line(rows, (entry + nucleus) * vocab as u64)
 }

@@ -3,7 +3,8 @@
 
 use esolm_shaders::{Form, SCORE};
 
-use super::runtime::{Buffer, Gpu, grid_2d};
+use super::runtime::{Buffer, Gpu};
+use super::work::{ENTRY, Extent};
 use crate::adapter::AdapterKind;
 
 /// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
@@ -45,5 +46,10 @@ pub fn score(gpu: &Gpu, io: &Score) {
         io.mask_index,
     ];
     let buffers = [io.logits, io.wanted, io.scores];
-    gpu.launch(&kernel, grid_2d(io.count), &buffers, &info, 0);
+    gpu.launch(&kernel, &extent(io.count, io.vocab), &buffers, &info);
+}
+
+/// A workgroup a row: one pass for the largest logit and one for the mass.
+pub(super) fn extent(rows: usize, vocab: usize) -> Extent {
+    Extent::line(rows, 2 * ENTRY * vocab as u64)
 }

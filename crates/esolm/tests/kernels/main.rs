@@ -8,6 +8,7 @@ mod attention;
 mod draws;
 mod products;
 mod rows;
+mod splits;
 
 use std::sync::OnceLock;
 

@@ -1,0 +1,255 @@
+//! How much a launch does, and how one that would do too much is split. This is the one place that decides it.
+//!
+//! Drivers reset a device that does not answer for a while: Windows after two seconds of a submission, others after a few; and while a
+//! launch runs, nothing else is drawn on the screen. So work is bounded twice, a launch by [`Limits::launch`] and what is submitted at
+//! once by [`Limits::submit`].
+//!
+//! Work is counted in floating-point operations. What waits for memory rather than for arithmetic counts [`BYTE`] operations for each
+//! byte that it reads or writes, and whichever of the two is more is what a workgroup costs. The measure is a slow integrated GPU: 20
+//! to 80 billion operations a second in a product, and 5 to 20 GB a second from memory. It takes at most a quarter of a second for a
+//! launch, and one second for a submission.
+//!
+//! A launch is split between workgroups: each part runs a box of the grid and is told the box's first workgroup. A workgroup does the
+//! same whichever part it is in, so the results are those of one launch, bit for bit.
+
+/// Operations that a byte of memory traffic counts for.
+pub const BYTE: u64 = 4;
+
+/// Operations that an entry of the vocabulary counts for in one pass over a row of logits: its four bytes, which also covers an
+/// exponential.
+pub const ENTRY: u64 = 4 * BYTE;
+
+/// Most workgroups of a grid dimension, as WebGPU promises it.
+const MAX_GRID: u32 = 65_535;
+
+/// What runs at once at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Work of a launch; a single workgroup is never split.
+    pub launch: u64,
+    /// Work after which what is queued is submitted.
+    pub submit: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            launch: 5_000_000_000,
+            submit: 20_000_000_000,
+        }
+    }
+}
+
+/// The workgroups that a kernel needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Workgroups in each dimension, of any number.
+    pub grid: [usize; 3],
+    /// Most work of one workgroup.
+    pub each: u64,
+}
+
+/// A part of an [`Extent`] that is one launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The first workgroup of the part.
+    pub origin: [u32; 3],
+    /// Workgroups in each dimension.
+    pub grid: [u32; 3],
+    /// Most work of the part.
+    pub work: u64,
+}
+
+impl Extent {
+    /// `count` workgroups in one dimension.
+    pub fn line(count: usize, each: u64) -> Self {
+        Self {
+            grid: [count, 1, 1],
+            each,
+        }
+    }
+
+    /// The launches that do it: as few as a launch of `most` work allows, of about the same size, and each workgroup in one of them. None
+    /// where there is nothing to do.
+    pub fn parts(&self, most: u64) -> impl Iterator<Item = Part> + use<> {
+        let Self { grid, each } = *self;
+        // Workgroups that a launch may still have; the last dimension is cut first, so that neighbours stay together.
+        let mut left = (most / each.max(1)).max(1);
+        let size = grid.map(|count| {
+            let fit = left.min(u64::from(MAX_GRID)) as usize;
+            let pieces = count.div_ceil(fit);
+            let size = count.div_ceil(pieces.max(1)).max(1);
+            left = (left / size as u64).max(1);
+            size
+        });
+        let firsts = |d: usize| (0..grid[d]).step_by(size[d]);
+        let [xs, ys, zs] = [0, 1, 2].map(firsts);
+        zs.flat_map(move |z| {
+            let xs = xs.clone();
+            ys.clone()
+                .flat_map(move |y| xs.clone().map(move |x| [x, y, z]))
+        })
+        .map(move |first| {
+            let here = [0, 1, 2].map(|d| size[d].min(grid[d] - first[d]) as u32);
+            Part {
+                origin: first.map(|at| at as u32),
+                grid: here,
+                work: here.iter().map(|&n| u64::from(n)).product::<u64>() * each,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::kernels::attention::{Geometry, chunks_extents, rows_extent};
+    use crate::kernels::product::ProductVariant;
+    use crate::kernels::{Precision, embed, norm, product, sample, score};
+
+    fn workgroups(grid: &[usize; 3]) -> u64 {
+        grid.iter().map(|&n| n as u64).product()
+    }
+
+    #[test]
+    fn parts_hold_every_workgroup_once() {
+        for grid in [
+            [1, 1, 1],
+            [7, 1, 1],
+            [5, 3, 2],
+            [1, 9, 4],
+            [13, 1, 11],
+            [0, 4, 4],
+        ] {
+            for each in [0, 1, 3, 1000] {
+                for most in [1, 2, 3, 7, 10, 29, 3000, u64::MAX] {
+                    let mut seen = HashSet::new();
+                    for part in (Extent { grid, each }).parts(most) {
+                        let [x, y, z] =
+                            [0, 1, 2].map(|d: usize| part.origin[d]..part.origin[d] + part.grid[d]);
+                        let count = x.len() * y.len() * z.len();
+                        assert_eq!(part.work, count as u64 * each);
+                        assert!(part.work <= most || count == 1, "{grid:?} {each} {most}");
+                        for z in z {
+                            for y in y.clone() {
+                                let new = x.clone().all(|x| seen.insert([x, y, z]));
+                                assert!(new, "{grid:?} {each} {most}: a workgroup runs twice");
+                            }
+                        }
+                    }
+                    assert_eq!(seen.len() as u64, workgroups(&grid));
+                }
+            }
+        }
+        // What fits a launch is one, and what no dimension holds is not.
+        assert_eq!(Extent::line(65_535, 1).parts(u64::MAX).count(), 1);
+        assert_eq!(Extent::line(65_536, 1).parts(u64::MAX).count(), 2);
+    }
+
+    /// Every kernel of a pass of `rows` rows, in sequences of `length`, whose logits are held for `sampled` rows at once.
+    fn pass(
+        geometry: &Geometry,
+        vocab: usize,
+        rows: usize,
+        length: usize,
+        sampled: usize,
+    ) -> Vec<(String, Extent)> {
+        let hidden = geometry.hidden;
+        let mut all = vec![
+            ("embed".to_string(), embed::extent(rows, hidden)),
+            ("norm".into(), norm::extent(rows, hidden)),
+            (
+                "attention in rows".into(),
+                rows_extent(geometry, rows.div_ceil(length), length, length),
+            ),
+            ("score".into(), score::extent(sampled, vocab)),
+        ];
+        let [chunks, merge] = chunks_extents(geometry, rows, length);
+        all.extend([("chunks".into(), chunks), ("merge".into(), merge)]);
+        for source in ["GREEDY", "SEEDED", "GIVEN"] {
+            for top_p in [false, true] {
+                let extent = sample::extent(sampled, vocab, source, top_p);
+                all.push((format!("sample {source} {top_p}"), extent));
+            }
+        }
+        for variant in [
+            ProductVariant::Rows,
+            ProductVariant::Split,
+            ProductVariant::Tile,
+        ] {
+            for precision in [Precision::F32, Precision::F16] {
+                for (rows, k, n) in [
+                    (rows, hidden, 3 * hidden),
+                    (rows, hidden, hidden),
+                    (rows, hidden, 4 * hidden),
+                    (rows, 4 * hidden, hidden),
+                    (sampled, hidden, vocab),
+                ] {
+                    let extent = product::extent(variant, precision, rows, k, n.div_ceil(4));
+                    let name = format!("{variant:?} {precision} {rows} x {k} x {n}");
+                    all.push((name, extent));
+                }
+            }
+        }
+        all
+    }
+
+    /// An MDLM of the size of GPT-2, 64 texts of 1024 tokens at once: its q, k, v product alone is 232 GFLOP.
+    #[test]
+    fn no_launch_of_a_large_pass_is_long() {
+        let geometry = Geometry {
+            hidden: 768,
+            heads: 12,
+            slots: 1024,
+            cache: Precision::F32,
+        };
+        let Limits { launch, submit } = Limits::default();
+        assert!(launch <= 5_000_000_000 && submit >= launch);
+        let rows = 64 * 1024;
+        let mut longest = 0;
+        for (name, extent) in pass(&geometry, 50_258, rows, 1024, 320) {
+            let mut count = 0;
+            for part in extent.parts(launch) {
+                assert!(part.work <= launch, "{name}: {}", part.work);
+                longest = longest.max(part.work);
+                count += workgroups(&part.grid.map(|n| n as usize));
+            }
+            assert_eq!(count, workgroups(&extent.grid), "{name}");
+        }
+        // Launches are not made smaller than they must be, either.
+        assert!(longest > launch / 2);
+        // What the products count is what they compute.
+        for variant in [ProductVariant::Rows, ProductVariant::Tile] {
+            let extent = product::extent(variant, Precision::F32, rows, 768, 2304 / 4);
+            let counted = workgroups(&extent.grid) * extent.each;
+            assert_eq!(counted, 2 * rows as u64 * 768 * 2304, "{variant:?}");
+        }
+    }
+
+    /// The shipped model's passes keep the launches that they have: a launch a kernel, and no submission within a pass.
+    #[test]
+    fn a_small_pass_is_not_split() {
+        let geometry = Geometry {
+            hidden: 192,
+            heads: 6,
+            slots: 128,
+            cache: Precision::F32,
+        };
+        let Limits { launch, submit } = Limits::default();
+        for rows in [1, 5, 64, 512] {
+            let extents = pass(&geometry, 2049, rows, 128, rows);
+            for (name, extent) in &extents {
+                assert_eq!(extent.parts(launch).count(), 1, "{name}, {rows} rows");
+            }
+            let work: u64 = extents
+                .iter()
+                .flat_map(|(_, extent)| extent.parts(launch))
+                .map(|part| part.work)
+                .sum();
+            // The products of six forms, as those of the model's six blocks in one.
+            assert!(work < submit, "{rows} rows: {work}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Every kernel in many small launches against itself in one, bit for bit.
+
+use esolm::kernels::work::Limits;
+
+use super::*;
+
+/// What the kernels give on `gpu` for the shapes and values that `seed` makes: the name of each run, the bytes that it wrote, and the
+/// launches that it took.
+fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
+    let mut random = Random(seed);
+    let mut results = Vec::new();
+    let mut run = |name: String, outputs: &[&Buffer], launch: &dyn Fn()| {
+        let before = gpu.counters().dispatches;
+        launch();
+        let launches = gpu.counters().dispatches - before;
+        let read = |buffer: &&Buffer| pollster::block_on(gpu.read(buffer)).expect("the kernel ran");
+        results.push((name, outputs.iter().flat_map(read).collect(), launches));
+    };
+    let floats = |values: &[f32]| gpu.floats(values.to_vec()).unwrap();
+    let zeros = |len: usize| gpu.floats(vec![0.0; len.max(4)]).unwrap();
+
+    let (heads, head_dim, sequences, slots) = (3, 12, 3, 71);
+    let hidden = heads * head_dim;
+    // More than a tile holds.
+    let rows = loop {
+        let rows = random_rows(&mut random, sequences, slots, 70);
+        if rows.len() > 70 {
+            break rows;
+        }
+    };
+    let count = rows.len();
+    let tokens: Vec<u32> = (0..20).map(|_| random.below(90) as u32).collect();
+    let (row_table, token_table) = (
+        gpu.upload(bytemuck::cast_slice(&rows)),
+        gpu.words(tokens).unwrap(),
+    );
+
+    let embedding = random.values(91 * hidden);
+    let embedding = Embedding::upload(gpu, &embedding, hidden, Precision::F32).unwrap();
+    let x = zeros(count * hidden);
+    run("embed".into(), &[&x], &|| {
+        embedding.launch(gpu, &x, &row_table, count, &token_table, 90)
+    });
+
+    let values = random.values((count + 3).next_multiple_of(ROW_PAD) * hidden);
+    let x = floats(&values);
+    let out = zeros(count * hidden);
+    run("norm".into(), &[&out], &|| {
+        norm(gpu, &x, None, &out, count, hidden)
+    });
+    let index: Vec<u32> = (0..29).map(|_| random.below(count) as u32).collect();
+    let index = gpu.words(index).unwrap();
+    run("gathered norm".into(), &[&out], &|| {
+        norm(gpu, &x, Some(&index), &out, 29, hidden)
+    });
+    let copied = zeros(count * hidden);
+    run("copy".into(), &[&copied], &|| {
+        copy(gpu, &x, &copied, count * hidden)
+    });
+    let sums = zeros(4 * 64 * 5);
+    run("peak".into(), &[&sums], &|| {
+        peak(gpu, &sums, 64 * 5, 3, 0.5)
+    });
+
+    let rotary = floats(&rotary_table(slots, head_dim));
+    for (name, n) in [
+        ("store", 301),
+        ("gelu", 4 * hidden),
+        ("add", hidden),
+        ("qkv", 3 * hidden),
+    ] {
+        let weight = random.values(hidden * n);
+        let matrix = Matrix::upload(gpu, &weight, &random.values(n), hidden, Precision::F32);
+        let matrix = matrix.unwrap();
+        let old = random.values(count * matrix.padded());
+        for variant in VARIANTS {
+            let (out, k, v) = (
+                floats(&old),
+                zeros(sequences * slots * hidden),
+                zeros(sequences * slots * hidden),
+            );
+            // From a row on that is not the first, but for rows of the row table.
+            let first = if name == "qkv" { 0 } else { 3 };
+            let finish = match name {
+                "store" => Finish::Store(&out),
+                "gelu" => Finish::Gelu(&out),
+                "add" => Finish::Add(&out),
+                _ => Finish::Qkv(Qkv {
+                    q: &out,
+                    rows: &row_table,
+                    rotary: &rotary,
+                    k: &k,
+                    v: &v,
+                    slots,
+                    head_dim,
+                    cache: Precision::F32,
+                }),
+            };
+            run(format!("{name} {variant:?}"), &[&out, &k, &v], &|| {
+                product(gpu, variant, false, &x, first..count, &matrix, &finish)
+            });
+            if name == "store" && variant != ProductVariant::Tile {
+                run(format!("few {variant:?}"), &[&out], &|| {
+                    product(gpu, variant, true, &x, 7..12, &matrix, &finish)
+                });
+            }
+        }
+    }
+
+    let geometry = Geometry {
+        hidden,
+        heads,
+        slots,
+        cache: Precision::F32,
+    };
+    let [k, v] = [(); 2].map(|()| floats(&random.values(sequences * slots * hidden)));
+    let spans: Vec<[u32; 2]> = (0..sequences as u32)
+        .map(|s| {
+            let of = |row: &&Row| row.sequence == s;
+            let first = rows.iter().position(|row| of(&row)).unwrap_or(0);
+            [first as u32, rows.iter().filter(of).count() as u32]
+        })
+        .collect();
+    let longest = spans.iter().map(|s| s[1] as usize).max().unwrap();
+    let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap();
+    let spans = gpu.upload(bytemuck::cast_slice(&spans));
+    let io = Attention {
+        q: &x,
+        k: &k,
+        v: &v,
+        rows: &row_table,
+        count,
+        out: &out,
+    };
+    run("attention in rows".into(), &[&out], &|| {
+        attention_rows(gpu, &geometry, &io, &spans, sequences, longest, prefix)
+    });
+    let (parts, stats) = scratch_len(&geometry, count);
+    let (parts, stats) = (zeros(parts), zeros(stats));
+    run("attention in chunks".into(), &[&out], &|| {
+        attention_chunks(gpu, &geometry, &io, prefix, &parts, &stats)
+    });
+
+    let (vocab, stride, drawn) = (203, 204, 37);
+    let logits = floats(&random.values(drawn * stride));
+    let targets: Vec<Row> = (0..drawn as u32)
+        .map(|target| Row { target, ..rows[0] })
+        .collect();
+    let sampled: Vec<u32> = (0..drawn as u32).collect();
+    let (sampled, targets) = (
+        gpu.words(sampled).unwrap(),
+        gpu.upload(bytemuck::cast_slice(&targets)),
+    );
+    let draws: Vec<u32> = (0..2 * drawn).map(|_| random.below(99) as u32).collect();
+    let (draws, noise) = (
+        gpu.words(draws).unwrap(),
+        floats(&random.values(drawn * vocab)),
+    );
+    for (temperature, top_p, noise) in [
+        (0.0, None, None),
+        (1.0, Some(0.8), None),
+        (0.9, Some(0.4), Some(&noise)),
+    ] {
+        let tokens = gpu.words(vec![7777; drawn]).unwrap();
+        let io = Sample {
+            logits: &logits,
+            stride,
+            sampled: &sampled,
+            rows: &targets,
+            draws: &draws,
+            tokens: &tokens,
+            noise,
+            first: 0,
+            count: drawn,
+            vocab,
+            mask_index: 11,
+            seed: 5,
+        };
+        run(format!("sample {temperature}"), &[&tokens], &|| {
+            sample(gpu, &Sampler { temperature, top_p }, &io)
+        });
+    }
+    let wanted: Vec<u32> = (0..drawn + 2).map(|_| random.below(11) as u32).collect();
+    let (wanted, scores) = (gpu.words(wanted).unwrap(), zeros(drawn + 2));
+    let io = Score {
+        logits: &logits,
+        stride,
+        wanted: &wanted,
+        scores: &scores,
+        first: 2,
+        count: drawn,
+        vocab,
+        mask_index: 11,
+    };
+    run("score".into(), &[&scores], &|| score(gpu, &io));
+    results
+}
+
+#[test]
+fn many_small_launches_give_what_one_gives() {
+    let gpu = pollster::block_on(open(DeviceChoice::Gpu(None)));
+    let mut gpu = gpu.unwrap().expect("gpu was asked for");
+    let limits = gpu.limits;
+    for seed in [11, 12] {
+        gpu.limits = limits;
+        let whole = run_all(&gpu, seed);
+        // A workgroup a launch, then a few of them.
+        for launch in [1, 60_000, 600_000] {
+            gpu.limits = Limits { launch, ..limits };
+            let split = run_all(&gpu, seed);
+            assert_eq!(split.len(), whole.len());
+            for ((name, got, launches), (_, want, once)) in split.iter().zip(&whole) {
+                let expected = if name == "attention in chunks" { 2 } else { 1 };
+                assert_eq!(*once, expected, "{name}");
+                assert!(launch > 1 || launches > once, "{name} is not split");
+                assert!(got == want, "{name} differs in launches of {launch}");
+            }
+        }
+    }
+}
+
+/// What is queued is submitted before it is too much for a driver's watchdog.
+#[test]
+fn queued_work_is_submitted_in_time() {
+    let gpu = pollster::block_on(open(DeviceChoice::Gpu(None)));
+    let mut gpu = gpu.unwrap().expect("gpu was asked for");
+    let (rows, hidden) = (40, 64);
+    let x = gpu.floats(vec![1.0; rows * hidden]).unwrap();
+    let out = gpu.floats(vec![0.0; rows * hidden]).unwrap();
+    // Each of the rows counts as much.
+    let each = 64 * hidden as u64;
+    for (launch, submit, launches, submits) in [
+        (u64::MAX, u64::MAX, 1, 0),
+        (each, u64::MAX, 40, 0),
+        (each, 10 * each, 40, 3),
+        (each, 10 * each - 1, 40, 4),
+        (each, 1, 40, 39),
+    ] {
+        gpu.limits = Limits { launch, submit };
+        pollster::block_on(gpu.read(&x)).unwrap();
+        let before = gpu.counters();
+        norm(&gpu, &x, None, &out, rows, hidden);
+        let done = gpu.counters().since(&before);
+        assert_eq!((done.dispatches, done.submits), (launches, submits));
+    }
+}
