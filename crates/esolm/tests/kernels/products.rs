@@ -2,7 +2,7 @@
 
 use super::*;
 
-const VARIANTS: [ProductVariant; 3] = [
+pub const VARIANTS: [ProductVariant; 3] = [
     ProductVariant::Rows,
     ProductVariant::Split,
     ProductVariant::Tile,

@@ -2,6 +2,7 @@
 
 use esolm::kernels::work::Limits;
 
+use super::products::VARIANTS;
 use super::*;
 
 /// What the kernels give on `gpu` for the shapes and values that `seed` makes: the name of each run, the bytes that it wrote, and the
