@@ -14,6 +14,7 @@ export type {
   LoadOptions,
   Middle,
   ModelInfo,
+  PassedOver,
   Phase,
   Plan,
   PlanSequence,

@@ -164,3 +164,101 @@ test("a software adapter is not taken unasked", async ({ engine }) => {
   });
   expect(device).toMatchObject({ adapter: null, is_fallback: true });
 });
+
+/** Makes the software adapter of these tests pass for a real one, which `auto` takes. */
+function disguise(): void {
+  const says = (field: string, value: unknown): void => void Object.defineProperty(GPUAdapterInfo.prototype, field, { get: () => value });
+  says("isFallbackAdapter", false);
+  says("architecture", "");
+  says("vendor", "");
+  says("description", "Card of a test");
+}
+
+/** Each breaks the GPU in another way while a model is loaded. */
+const faults: Record<string, { provoke: () => void; reason: RegExp }> = {
+  refused: {
+    provoke: () => {
+      GPUAdapter.prototype.requestDevice = () => Promise.reject(new DOMException("not today", "OperationError"));
+    },
+    reason: /^the driver of Card of a test refuses a device \(.*not today.*\)$/,
+  },
+  lost: {
+    provoke: () => {
+      const create = GPUDevice.prototype.createBuffer;
+      let large = 0;
+      GPUDevice.prototype.createBuffer = function (wish) {
+        if (wish.size >= 100_000 && (large += 1) === 6) this.destroy();
+        return create.call(this, wish);
+      };
+    },
+    reason: /^the GPU stopped working \(.+\)$/,
+  },
+  memory: {
+    provoke: () => {
+      const create = GPUDevice.prototype.createBuffer;
+      let enlarged = 0;
+      GPUDevice.prototype.createBuffer = function (wish) {
+        if (enlarged > 0 || wish.size < 100_000) return create.call(this, wish);
+        enlarged += 1;
+        return create.call(this, { ...wish, size: this.limits.maxBufferSize - 4 });
+      };
+    },
+    reason: /^the GPU has no memory left for this \(.+\)$/,
+  },
+  kernel: {
+    provoke: () => {
+      const create = GPUDevice.prototype.createShaderModule;
+      let modules = 0;
+      GPUDevice.prototype.createShaderModule = function (wish) {
+        modules += 1;
+        return create.call(this, modules === 4 ? { ...wish, code: `${wish.code} garbage` } : wish);
+      };
+    },
+    reason: /^the GPU's driver refuses a kernel \(.+\)$/,
+  },
+};
+
+interface Told {
+  adapter: { name: string } | null;
+  is_fallback: boolean;
+  passed_over: { adapter: { name: string }; fault: string; reason: string }[];
+  text: string;
+}
+
+for (const [fault, { provoke, reason }] of Object.entries(faults)) {
+  test(`auto goes on to the CPU where the GPU fails while a model is loaded: ${fault}`, async ({ engine }) => {
+    await engine.evaluate(disguise);
+    await engine.evaluate(provoke);
+    const said = await engine.evaluate(async (small) => {
+      const source = await lab.stories();
+      const model = await lab.load(source, {});
+      const { device } = JSON.parse(model.info()) as { device: Told };
+      const cpu = await lab.load(source, { device: "cpu" });
+      return { device, tokens: (await lab.run(model, small)).tokens, want: (await lab.run(cpu, small)).tokens };
+    }, small);
+    expect(said.device).toMatchObject({ adapter: null, is_fallback: true, passed_over: [{ adapter: { name: "Card of a test" }, fault }] });
+    expect(said.device.passed_over[0]!.reason).toMatch(reason);
+    expect(said.device.text).toBe(`CPU (Burn flex), f32; Card of a test was passed over: ${said.device.passed_over[0]!.reason}`);
+    expect(said.tokens).toEqual(said.want);
+  });
+}
+
+test("auto takes a GPU that works, and no error of a checkpoint for one of the GPU", async ({ engine }) => {
+  await engine.evaluate(disguise);
+  const said = await engine.evaluate(async (small) => {
+    const source = await lab.stories();
+    const model = await lab.load(source, {});
+    const { device } = JSON.parse(model.info()) as { device: Told };
+    const { tokens } = await lab.run(model, small);
+    const cpu = await lab.load(source, { device: "cpu" });
+    const { size, read } = source.weights;
+    // The header can be read, the values cannot.
+    const weights = { size, read: (start: number, end: number) => (end - start > 10_000 && start > 0 ? Promise.reject(new Error("cut off")) : read(start, end)) };
+    const failed = await lab.failure(() => lab.load({ ...source, weights }, {}));
+    return { device, tokens, want: (await lab.run(cpu, small)).tokens, failed };
+  }, small);
+  expect(said.device).toMatchObject({ adapter: { name: "Card of a test" }, is_fallback: false, passed_over: [] });
+  expect(said.tokens).toEqual(said.want);
+  expect(said.failed).toMatchObject({ code: "checkpoint" });
+  expect(said.failed!.message).toContain("cut off");
+});

@@ -278,6 +278,9 @@ pub fn engine_sentence(error: &EngineError) -> String {
             "install a Vulkan, Metal or DirectX 12 driver, or use --device cpu"
         }
         EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
+        EngineError::Refused { .. } => {
+            "update the driver, or use --device cpu or another GPU that `esolm devices` lists"
+        }
         EngineError::Option {
             option: "device", ..
         } => return format!("{error} with N from `esolm devices`"),

@@ -177,7 +177,7 @@ fn plan(error: &PlanError) -> Failure {
 fn engine(error: &EngineError) -> Failure {
     const LESS: &str = "use a shorter length, a smaller batch, f16 or the CPU (device: \"cpu\")";
     let (code, remedy) = match error {
-        EngineError::NoAdapter(_) => (
+        EngineError::NoAdapter(_) | EngineError::Refused { .. } => (
             "no_adapter",
             "update the browser and the graphics driver, or use the CPU (device: \"cpu\")",
         ),

@@ -11,15 +11,14 @@ use esolm_core::sampler::Sampler;
 use esolm_core::trace::{Counters, Revealed, Step};
 use web_time::Instant;
 
-use crate::cpu::CpuExecutor;
-use crate::device::{DeviceChoice, DeviceInfo, LoadOptions, Precision, open};
+use crate::device::{DeviceInfo, LoadOptions};
 use crate::error::EngineError;
 use crate::executor::{
     Draw, Executor, Pending, check_rows, check_targets, check_tokens, noise_keys,
 };
-use crate::gpu::GpuExecutor;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
+use crate::place::place;
 
 /// A model on a device.
 pub struct Engine {
@@ -47,30 +46,7 @@ impl Engine {
     /// # Errors
     /// When the checkpoint is inconsistent, no device answers to the choice, or memory does not suffice.
     pub async fn load(ckpt: &Checkpoint, options: &LoadOptions) -> Result<Self, EngineError> {
-        let (executor, device): (Box<dyn Executor>, _) = match open(options.device).await? {
-            Some(gpu) => {
-                let adapter = gpu.info.clone();
-                let executor = GpuExecutor::load(gpu, ckpt, options).await?;
-                let device = DeviceInfo {
-                    adapter: Some(adapter),
-                    variants: Some(*executor.chosen()),
-                    weights: options.weights,
-                    kv_cache: options.kv_cache,
-                    is_fallback: false,
-                };
-                (Box::new(executor), device)
-            }
-            None => {
-                let device = DeviceInfo {
-                    adapter: None,
-                    variants: None,
-                    weights: Precision::F32,
-                    kv_cache: Precision::F32,
-                    is_fallback: options.device == DeviceChoice::Auto,
-                };
-                (Box::new(CpuExecutor::load(ckpt).await?), device)
-            }
-        };
+        let (executor, device) = place(ckpt, options).await?;
         Ok(Self {
             executor,
             config: ckpt.config().clone(),

@@ -6,6 +6,7 @@ use esolm_core::plan::PlanError;
 use esolm_core::request::RequestError;
 use esolm_core::rows::RowsError;
 use esolm_core::text::TextError;
+use serde::{Deserialize, Serialize};
 
 /// An error of a [`Model`](crate::Model).
 #[derive(Debug, thiserror::Error)]
@@ -223,6 +224,14 @@ pub enum EngineError {
         /// The values it takes.
         allowed: &'static str,
     },
+    /// An adapter is there, but gives no device.
+    #[error("the driver of {adapter} refuses a device ({why})")]
+    Refused {
+        /// Name of the adapter.
+        adapter: String,
+        /// The driver's own words.
+        why: String,
+    },
     /// The device failed or went away.
     #[error("the GPU stopped working ({0})")]
     Device(String),
@@ -265,7 +274,50 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
+/// What a GPU failed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceFault {
+    /// Its driver refuses a device.
+    Refused,
+    /// It was lost, or stopped working.
+    Lost,
+    /// Its memory does not suffice, or it holds too little in one piece.
+    Memory,
+    /// Its driver refuses a kernel.
+    Kernel,
+    /// The kernels do not take a shape of this model on it.
+    Shape,
+}
+
 impl EngineError {
+    /// What a GPU failed at, if the error is one of a GPU and not of what was asked of it: on another device it might not happen.
+    pub fn device_fault(&self) -> Option<DeviceFault> {
+        match self {
+            Self::Refused { .. } => Some(DeviceFault::Refused),
+            Self::Device(_) => Some(DeviceFault::Lost),
+            Self::Memory { .. } | Self::DeviceMemory(_) => Some(DeviceFault::Memory),
+            Self::Kernel(_) => Some(DeviceFault::Kernel),
+            Self::Shape(_) => Some(DeviceFault::Shape),
+            Self::Checkpoint(_)
+            | Self::NoAdapter(_)
+            | Self::AdapterIndex { .. }
+            | Self::Option { .. }
+            | Self::HostMemory { .. }
+            | Self::Rows(_) => None,
+        }
+    }
+
+    /// The words of a driver that refuses a device, on one line.
+    pub(crate) fn refused(adapter: &str, error: &impl std::fmt::Display) -> Self {
+        let text = error.to_string();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Self::Refused {
+            adapter: adapter.into(),
+            why: words.join(" ").chars().take(300).collect(),
+        }
+    }
+
     /// The device's own words on one line.
     pub(crate) fn lost(error: &impl std::fmt::Debug) -> Self {
         let text = format!("{error:?}");

@@ -138,6 +138,11 @@ impl GpuExecutor {
         &self.chosen
     }
 
+    /// Gives up the batch that runs, and its memory to the next one.
+    pub fn end(&mut self) {
+        self.state = None;
+    }
+
     fn scratch(
         &self,
         rows: usize,

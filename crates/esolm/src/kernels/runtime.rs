@@ -77,7 +77,7 @@ pub struct Gpu {
     client: Client,
     /// The adapter behind it.
     pub info: AdapterInfo,
-    watch: Watch,
+    pub(crate) watch: Watch,
     faults: Pending,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     dispatches: AtomicU64,
