@@ -247,7 +247,7 @@ test("auto takes a GPU that works, and no error of a checkpoint for one of the G
   await engine.evaluate(disguise);
   const said = await engine.evaluate(async (small) => {
     const source = await lab.stories();
-    const model = await lab.load(source, {});
+    const model = await lab.load(source, { variants: "few=rows,many=rows" });
     const { device } = JSON.parse(model.info()) as { device: Told };
     const { tokens } = await lab.run(model, small);
     const cpu = await lab.load(source, { device: "cpu" });
@@ -261,4 +261,60 @@ test("auto takes a GPU that works, and no error of a checkpoint for one of the G
   expect(said.tokens).toEqual(said.want);
   expect(said.failed).toMatchObject({ code: "checkpoint" });
   expect(said.failed!.message).toContain("cut off");
+});
+
+test("a batch beyond the module's memory is told, and a smaller one is written", async ({ engine }) => {
+  const said = await engine.evaluate(async (small) => {
+    const model = await lab.load(await lab.stories(), { device: "cpu" });
+    const before = await lab.run(model, small);
+    const failed = await lab.failure(() => lab.run(model, { seed: 3, batch: 5000, length: 256, steps: 4, alpha_0: 1 }));
+    return { failed, before, after: await lab.run(model, small) };
+  }, small);
+  expect(said.failed).toMatchObject({ kind: "Error", code: "out_of_memory" });
+  expect(said.failed!.message).toMatch(
+    /^a batch of 5000 sequences of 256 slots needs \d+ MiB of memory, but the address space of a WebAssembly module leaves \d+ MiB; use a smaller batch or a shorter length$/,
+  );
+  expect(said.after).toEqual(said.before);
+});
+
+test("a model beyond the module's memory is told before its weights are read", async ({ engine }) => {
+  const said = await engine.evaluate(async () => {
+    const { config, weights } = await lab.golden("model_a", { hidden_size: 5120, n_heads: 320 });
+    const length = new DataView((await weights.read(0, 8)).buffer).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(await weights.read(8, 8 + length))) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+    delete header["__metadata__"];
+    let end = 0;
+    for (const [name, tensor] of Object.entries(header)) {
+      if (name.endsWith("inv_freq")) {
+        delete header[name];
+        continue;
+      }
+      const wide = (size: number): number => (!name.includes("sigma_map") && [64, 128, 192, 256, 384].includes(size) ? (size / 64) * 5120 : size);
+      // A file that the module can address, of values that take twice the memory.
+      tensor.dtype = "F16";
+      tensor.shape = tensor.shape.map(wide);
+      tensor.data_offsets = [end, (end += 2 * tensor.shape.reduce((product, size) => product * size, 1))];
+    }
+    const text = new TextEncoder().encode(JSON.stringify(header));
+    const start = new Uint8Array(8 + text.length);
+    new DataView(start.buffer).setUint32(0, text.length, true);
+    start.set(text, 8);
+    let read = 0;
+    const source = {
+      ...(config === undefined ? {} : { config }),
+      weights: {
+        size: start.length + end,
+        read: async (from: number, to: number) => {
+          if (to > start.length + (1 << 20)) read += 1;
+          const part = new Uint8Array(to - from);
+          part.set(start.subarray(from, to));
+          return part;
+        },
+      },
+    };
+    return { failed: await lab.failure(() => lab.load(source, { device: "cpu" })), read };
+  });
+  expect(said.failed, said.failed?.message).toMatchObject({ kind: "Error", code: "out_of_memory" });
+  expect(said.failed!.message).toMatch(/^the model needs \d+ MiB of memory, but the address space of a WebAssembly module leaves \d+ MiB; use a smaller model, or the GPU, which keeps the weights itself$/);
+  expect(said.read).toBe(0);
 });

@@ -9,7 +9,7 @@ use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
-use esolm::{EngineError, Error, ItemError, LikelihoodError, RequestError};
+use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, RequestError};
 use esolm_train::TrainError;
 
 /// Bad usage: the command line itself must be changed.
@@ -288,6 +288,14 @@ pub fn engine_sentence(error: &EngineError) -> String {
             "run again, and if it happens again use --device cpu or a smaller --batch"
         }
         EngineError::Memory { .. } | EngineError::DeviceMemory(_) => smaller,
+        EngineError::HostMemory { purpose, .. } => match purpose {
+            MemoryUse::Model => {
+                "free or allow more, or use a smaller model or one in --weights f16 on a GPU"
+            }
+            MemoryUse::Batch { .. } => "use a smaller --batch or a shorter --length",
+            MemoryUse::Logits { .. } => "give fewer sequences at once",
+        },
+        EngineError::Thread(_) => "allow this user more processes or more memory",
         EngineError::Kernel(_) => "use --device cpu, and report it with the name of the GPU",
         EngineError::Shape(_) => "use --device cpu",
         _ => return error.to_string(),

@@ -5,7 +5,7 @@ use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::plan::PlanError;
 use esolm::sampler::SamplerError;
 use esolm::text::TextError;
-use esolm::{EngineError, Error, ItemError, RequestError};
+use esolm::{EngineError, Error, ItemError, MemoryUse, RequestError};
 use js_sys::Reflect;
 use wasm_bindgen::JsValue;
 
@@ -194,7 +194,17 @@ fn engine(error: &EngineError) -> Failure {
             "use the CPU (device: \"cpu\"), and report it with the name of the GPU",
         ),
         EngineError::Shape(_) => ("option", "use the CPU (device: \"cpu\")"),
-        EngineError::HostMemory { .. } => return Failure::new("out_of_memory", error.to_string()),
+        EngineError::HostMemory { purpose, .. } => (
+            "out_of_memory",
+            match purpose {
+                MemoryUse::Model => {
+                    "use a smaller model, or the GPU, which keeps the weights itself"
+                }
+                MemoryUse::Batch { .. } => "use a smaller batch or a shorter length",
+                MemoryUse::Logits { .. } => "give fewer sequences at once",
+            },
+        ),
+        EngineError::Thread(_) => return Failure::new("internal", error.to_string()),
         EngineError::Rows(_) => return Failure::new("plan", error.to_string()),
         EngineError::Option { .. } => return Failure::new("option", error.to_string()),
         EngineError::Checkpoint(error) => return checkpoint(error),

@@ -18,6 +18,7 @@ use crate::executor::{
 };
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
+use crate::memory::{self, MemoryUse};
 use crate::place::place;
 
 /// A model on a device.
@@ -98,6 +99,25 @@ impl Engine {
         self.executor.start(layout, tokens)?;
         self.layout = *layout;
         Ok(())
+    }
+
+    /// Asks for the memory of a batch, before anything is done for it: of its cache, and of passes of up to `rows` rows, `sampled` of them
+    /// sampled.
+    ///
+    /// # Errors
+    /// When this machine's memory does not suffice.
+    pub fn prepare(
+        &mut self,
+        layout: &Layout,
+        rows: usize,
+        sampled: usize,
+    ) -> Result<(), EngineError> {
+        self.executor.prepare(layout, rows, sampled)
+    }
+
+    fn prepare_plan(&mut self, plan: &Plan) -> Result<(), EngineError> {
+        let (rows, sampled) = plan.largest_pass();
+        self.prepare(&plan.layout(), rows, sampled)
     }
 
     /// Runs a pass whose rows were not checked yet.
@@ -230,8 +250,11 @@ impl Engine {
             top_p,
         };
         let ids = plan.ids();
+        self.prepare_plan(plan)?;
         self.start(&layout, &plan.initial_tokens())?;
-        let mut logits = vec![0.0; uniforms.len()];
+        let slots_in_all = slots * layout.sequences;
+        let purpose = MemoryUse::Logits { rows: slots_in_all };
+        let mut logits = memory::zeros(purpose, uniforms.len())?;
         for index in 0..plan.nfe() {
             let step = plan.step_rows(index);
             let mut noise = Vec::with_capacity(step.sampled.len() * vocab);
@@ -279,6 +302,7 @@ impl Engine {
         observe: bool,
     ) -> Result<Run<'a>, EngineError> {
         let began = Instant::now();
+        self.prepare_plan(plan)?;
         self.start(&plan.layout(), &plan.initial_tokens())?;
         Ok(Run {
             ids: plan.ids(),

@@ -8,6 +8,8 @@ use esolm_core::rows::RowsError;
 use esolm_core::text::TextError;
 use serde::{Deserialize, Serialize};
 
+use crate::memory::{MemoryRoom, MemoryUse};
+
 /// An error of a [`Model`](crate::Model).
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -252,22 +254,31 @@ pub enum EngineError {
     #[error("the GPU's driver refuses a kernel ({0})")]
     Kernel(String),
     /// The machine's own memory does not suffice.
-    #[error(
-        "{what} needs more memory than this machine gives{}; use a shorter length or a smaller batch",
-        bytes.map_or(String::new(), |bytes| format!(" ({} MiB)", mib(bytes)))
-    )]
+    #[error("{purpose} needs {} MiB of memory, {}", mib(*.bytes), left(.room.as_ref()))]
     HostMemory {
-        /// What was to be allocated.
-        what: String,
-        /// Its bytes, if they can be counted.
-        bytes: Option<u64>,
+        /// What the memory is for.
+        purpose: MemoryUse,
+        /// Bytes that it needs.
+        bytes: u64,
+        /// What there is, if the system tells.
+        room: Option<MemoryRoom>,
     },
+    /// The system gives no thread.
+    #[error("a thread could not be started ({0})")]
+    Thread(String),
     /// A shape that the kernels do not take.
     #[error("the GPU kernels do not take {0}")]
     Shape(String),
     /// Rows, tokens or noise that do not fit each other.
     #[error("the pass is inconsistent: {0}")]
     Rows(String),
+}
+
+fn left(room: Option<&MemoryRoom>) -> String {
+    match room {
+        Some(MemoryRoom { bytes, limit }) => format!("but {limit} leaves {} MiB", bytes >> 20),
+        None => "which the system does not give".into(),
+    }
 }
 
 fn mib(bytes: u64) -> u64 {
@@ -304,6 +315,7 @@ impl EngineError {
             | Self::AdapterIndex { .. }
             | Self::Option { .. }
             | Self::HostMemory { .. }
+            | Self::Thread(_)
             | Self::Rows(_) => None,
         }
     }

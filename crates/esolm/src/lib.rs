@@ -36,6 +36,7 @@ pub use files::{ModelFiles, Source};
 pub use generation::Generation;
 pub use kernels::Precision;
 pub use likelihood::{Likelihood, Progress, TextScore};
+pub use memory::{MemoryLimit, MemoryRoom, MemoryUse};
 #[cfg(not(target_family = "wasm"))]
 pub use model::Blocking;
 pub use model::{Forward, Model, random_seed};
@@ -47,6 +48,7 @@ mod adapter;
 mod error;
 mod files;
 mod generation;
+mod memory;
 mod model;
 mod perplexity;
 mod place;

@@ -1,5 +1,6 @@
 //! Runs passes of a plan on a GPU: folded weights, the KV cache and the tokens stay on the device.
 
+mod estimate;
 mod load;
 
 use esolm_core::checkpoint::Checkpoint;
@@ -7,6 +8,7 @@ use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, Row, StepRows};
 use esolm_core::trace::Counters;
 
+use crate::adapter::AdapterKind;
 use crate::device::{LoadOptions, Precision};
 use crate::error::EngineError;
 use crate::executor::{Draw, Executor, NoiseKey, Pending};
@@ -23,6 +25,7 @@ use crate::kernels::sample::{Sample, sample};
 use crate::kernels::score::{Score, score};
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::{Rates, rates};
+use crate::memory::{self, MemoryUse};
 use crate::variants::{Chosen, FEW_ROWS};
 use load::Loaded;
 
@@ -109,6 +112,8 @@ impl GpuExecutor {
         ckpt: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
+        let host = estimate::model(ckpt.config(), options.weights, gpu.info.kind);
+        memory::ask(MemoryUse::Model, host)?;
         let loaded = Loaded::upload(&gpu, ckpt, options.weights, &options.variants).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
@@ -447,6 +452,20 @@ impl GpuExecutor {
 }
 
 impl Executor for GpuExecutor {
+    fn prepare(&mut self, layout: &Layout, rows: usize, sampled: usize) -> Result<(), EngineError> {
+        // A GPU tells of its own memory itself.
+        if self.gpu.info.kind != AdapterKind::Software {
+            return Ok(());
+        }
+        let purpose = MemoryUse::Batch {
+            sequences: layout.sequences,
+            slots: layout.slots,
+        };
+        let largest = [rows, sampled.min(self.logit_rows())];
+        let bytes = estimate::batch(&self.config, layout, largest, self.cache);
+        memory::ask(purpose, bytes)
+    }
+
     fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
         if self.gpu.take_refused() {
             // Memory that was refused is not there, though the runtime's pool believes it is.
@@ -465,10 +484,7 @@ impl Executor for GpuExecutor {
             "the KV cache of {} sequences of {} slots",
             layout.sequences, layout.slots
         );
-        let bytes = match self.cache {
-            Precision::F32 => 4,
-            Precision::F16 => 2,
-        };
+        let bytes = self.cache.bytes();
         // In 64 bits, since a browser's usize has 32.
         let bytes = [layout.sequences, layout.slots, self.config.hidden]
             .iter()
@@ -552,7 +568,8 @@ impl Executor for GpuExecutor {
         Box::pin(async {
             let (state, tables) = self.passed()?;
             let (stride, vocab) = (self.head.padded(), self.head.n);
-            let mut all = Vec::with_capacity(tables.count * vocab);
+            let purpose = MemoryUse::Logits { rows: tables.count };
+            let mut all = memory::with_capacity(purpose, tables.count * vocab)?;
             for (first, count) in self.in_parts(tables.count) {
                 self.gpu.scoped(|| self.head(&state.scratch, first, count));
                 let held = state

@@ -32,6 +32,16 @@ pub enum Precision {
     F16,
 }
 
+impl Precision {
+    /// Bytes of a value.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
 impl FromStr for Precision {
     type Err = EngineError;
 
