@@ -87,7 +87,7 @@ fn unusable_batches_end_in_a_sentence() {
     let before = forward(&mut cpu);
     let large = message(cpu.start(&layout(1 << 20, 1 << 20, 1), &[1]));
     assert!(
-        large.contains("the KV cache of 1048576 sequences"),
+        large.contains("a batch of 1048576 sequences of 1048576 slots needs"),
         "{large}"
     );
 

@@ -1,6 +1,6 @@
 /** What kind of thing went wrong, for programs; the message is for people. */
 export type ErrorCode =
-  /** No WebGPU adapter where one was asked for. */
+  /** No WebGPU adapter where one was asked for, or one that gives no device. */
   | "no_adapter"
   /** The GPU was reset or taken away; load the model again. */
   | "device_lost"

@@ -15,6 +15,7 @@ export type {
   LoadOptions,
   Middle,
   ModelInfo,
+  PassedOver,
   Phase,
   Plan,
   PlanSequence,

@@ -19,6 +19,18 @@ export interface Adapter {
   limits: { [name: string]: number };
 }
 
+/** A GPU that `"auto"` tried, and left for the next device. */
+export interface PassedOver {
+  adapter: Adapter;
+  /**
+   * What it failed at: its driver gave no device, it was lost, it had too little memory, its driver refused a kernel, or the kernels do not
+   * take a shape of the model on it.
+   */
+  fault: "refused" | "lost" | "memory" | "kernel" | "shape";
+  /** The same in words. */
+  reason: string;
+}
+
 /** What computes a model. */
 export interface DeviceInfo {
   /** `null` on the CPU. */
@@ -29,8 +41,10 @@ export interface DeviceInfo {
   weights: "f32" | "f16";
   /** How the KV cache is stored. */
   kv_cache: "f32" | "f16";
-  /** Whether the CPU computes because no GPU was found. */
+  /** Whether the CPU computes because no GPU was found that works. */
   is_fallback: boolean;
+  /** The GPUs that `"auto"` tried before, and left. */
+  passed_over: PassedOver[];
   /** All of this in one line for people. */
   text: string;
 }
@@ -257,7 +271,10 @@ export interface EngineOptions {
 
 /** How to load a model. */
 export interface LoadOptions extends EngineOptions {
-  /** `"auto"` (the default) takes a GPU if there is one, else the CPU. */
+  /**
+   * `"auto"` (the default) takes a GPU if there is one, else the CPU; also where the GPU fails while the model is loaded. `info.device` says
+   * which it was, and why.
+   */
   device?: "auto" | "gpu" | "cpu";
   /** How weights are stored on the device, default f32. */
   weights?: "f32" | "f16";

@@ -164,3 +164,157 @@ test("a software adapter is not taken unasked", async ({ engine }) => {
   });
   expect(device).toMatchObject({ adapter: null, is_fallback: true });
 });
+
+/** Makes the software adapter of these tests pass for a real one, which `auto` takes. */
+function disguise(): void {
+  const says = (field: string, value: unknown): void => void Object.defineProperty(GPUAdapterInfo.prototype, field, { get: () => value });
+  says("isFallbackAdapter", false);
+  says("architecture", "");
+  says("vendor", "");
+  says("description", "Card of a test");
+}
+
+/** Each breaks the GPU in another way while a model is loaded. */
+const faults: Record<string, { provoke: () => void; reason: RegExp }> = {
+  refused: {
+    provoke: () => {
+      GPUAdapter.prototype.requestDevice = () => Promise.reject(new DOMException("not today", "OperationError"));
+    },
+    reason: /^the driver of Card of a test refuses a device \(.*not today.*\)$/,
+  },
+  lost: {
+    provoke: () => {
+      const create = GPUDevice.prototype.createBuffer;
+      let large = 0;
+      GPUDevice.prototype.createBuffer = function (wish) {
+        if (wish.size >= 100_000 && (large += 1) === 6) this.destroy();
+        return create.call(this, wish);
+      };
+    },
+    reason: /^the GPU stopped working \(.+\)$/,
+  },
+  memory: {
+    provoke: () => {
+      const create = GPUDevice.prototype.createBuffer;
+      let enlarged = 0;
+      GPUDevice.prototype.createBuffer = function (wish) {
+        if (enlarged > 0 || wish.size < 100_000) return create.call(this, wish);
+        enlarged += 1;
+        return create.call(this, { ...wish, size: this.limits.maxBufferSize - 4 });
+      };
+    },
+    reason: /^the GPU has no memory left for this \(.+\)$/,
+  },
+  kernel: {
+    provoke: () => {
+      const create = GPUDevice.prototype.createShaderModule;
+      let modules = 0;
+      GPUDevice.prototype.createShaderModule = function (wish) {
+        modules += 1;
+        return create.call(this, modules === 4 ? { ...wish, code: `${wish.code} garbage` } : wish);
+      };
+    },
+    reason: /^the GPU's driver refuses a kernel \(.+\)$/,
+  },
+};
+
+interface Told {
+  adapter: { name: string } | null;
+  is_fallback: boolean;
+  passed_over: { adapter: { name: string }; fault: string; reason: string }[];
+  text: string;
+}
+
+for (const [fault, { provoke, reason }] of Object.entries(faults)) {
+  test(`auto goes on to the CPU where the GPU fails while a model is loaded: ${fault}`, async ({ engine }) => {
+    await engine.evaluate(disguise);
+    await engine.evaluate(provoke);
+    const said = await engine.evaluate(async (small) => {
+      const source = await lab.stories();
+      const model = await lab.load(source, {});
+      const { device } = JSON.parse(model.info()) as { device: Told };
+      const cpu = await lab.load(source, { device: "cpu" });
+      return { device, tokens: (await lab.run(model, small)).tokens, want: (await lab.run(cpu, small)).tokens };
+    }, small);
+    expect(said.device).toMatchObject({ adapter: null, is_fallback: true, passed_over: [{ adapter: { name: "Card of a test" }, fault }] });
+    expect(said.device.passed_over[0]!.reason).toMatch(reason);
+    expect(said.device.text).toBe(`CPU (Burn flex), f32; Card of a test was passed over: ${said.device.passed_over[0]!.reason}`);
+    expect(said.tokens).toEqual(said.want);
+  });
+}
+
+test("auto takes a GPU that works, and no error of a checkpoint for one of the GPU", async ({ engine }) => {
+  await engine.evaluate(disguise);
+  const said = await engine.evaluate(async (small) => {
+    const source = await lab.stories();
+    const model = await lab.load(source, { variants: "few=rows,many=rows" });
+    const { device } = JSON.parse(model.info()) as { device: Told };
+    const { tokens } = await lab.run(model, small);
+    const cpu = await lab.load(source, { device: "cpu" });
+    const { size, read } = source.weights;
+    // The header can be read, the values cannot.
+    const weights = { size, read: (start: number, end: number) => (end - start > 10_000 && start > 0 ? Promise.reject(new Error("cut off")) : read(start, end)) };
+    const failed = await lab.failure(() => lab.load({ ...source, weights }, {}));
+    return { device, tokens, want: (await lab.run(cpu, small)).tokens, failed };
+  }, small);
+  expect(said.device).toMatchObject({ adapter: { name: "Card of a test" }, is_fallback: false, passed_over: [] });
+  expect(said.tokens).toEqual(said.want);
+  expect(said.failed).toMatchObject({ code: "checkpoint" });
+  expect(said.failed!.message).toContain("cut off");
+});
+
+test("a batch beyond the module's memory is told, and a smaller one is written", async ({ engine }) => {
+  const said = await engine.evaluate(async (small) => {
+    const model = await lab.load(await lab.stories(), { device: "cpu" });
+    const before = await lab.run(model, small);
+    const failed = await lab.failure(() => lab.run(model, { seed: 3, batch: 5000, length: 256, steps: 4, alpha_0: 1 }));
+    return { failed, before, after: await lab.run(model, small) };
+  }, small);
+  expect(said.failed).toMatchObject({ kind: "Error", code: "out_of_memory" });
+  expect(said.failed!.message).toMatch(
+    /^a batch of 5000 sequences of 256 slots needs \d+ MiB of memory, but the address space of a WebAssembly module leaves \d+ MiB; use a smaller batch or a shorter length$/,
+  );
+  expect(said.after).toEqual(said.before);
+});
+
+test("a model beyond the module's memory is told before its weights are read", async ({ engine }) => {
+  const said = await engine.evaluate(async () => {
+    const { config, weights } = await lab.golden("model_a", { hidden_size: 5120, n_heads: 320 });
+    const length = new DataView((await weights.read(0, 8)).buffer).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(await weights.read(8, 8 + length))) as Record<string, { dtype: string; shape: number[]; data_offsets: [number, number] }>;
+    delete header["__metadata__"];
+    let end = 0;
+    for (const [name, tensor] of Object.entries(header)) {
+      if (name.endsWith("inv_freq")) {
+        delete header[name];
+        continue;
+      }
+      const wide = (size: number): number => (!name.includes("sigma_map") && [64, 128, 192, 256, 384].includes(size) ? (size / 64) * 5120 : size);
+      // A file that the module can address, of values that take twice the memory.
+      tensor.dtype = "F16";
+      tensor.shape = tensor.shape.map(wide);
+      tensor.data_offsets = [end, (end += 2 * tensor.shape.reduce((product, size) => product * size, 1))];
+    }
+    const text = new TextEncoder().encode(JSON.stringify(header));
+    const start = new Uint8Array(8 + text.length);
+    new DataView(start.buffer).setUint32(0, text.length, true);
+    start.set(text, 8);
+    let read = 0;
+    const source = {
+      ...(config === undefined ? {} : { config }),
+      weights: {
+        size: start.length + end,
+        read: async (from: number, to: number) => {
+          if (to > start.length + (1 << 20)) read += 1;
+          const part = new Uint8Array(to - from);
+          part.set(start.subarray(from, to));
+          return part;
+        },
+      },
+    };
+    return { failed: await lab.failure(() => lab.load(source, { device: "cpu" })), read };
+  });
+  expect(said.failed, said.failed?.message).toMatchObject({ kind: "Error", code: "out_of_memory" });
+  expect(said.failed!.message).toMatch(/^the model needs \d+ MiB of memory, but the address space of a WebAssembly module leaves \d+ MiB; use a smaller model, or the GPU, which keeps the weights itself$/);
+  expect(said.read).toBe(0);
+});

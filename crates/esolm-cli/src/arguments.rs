@@ -100,7 +100,7 @@ pub struct Source {
 /// Where it runs.
 #[derive(Debug, Args)]
 pub struct Device {
-    /// auto: a GPU if there is one, else the CPU; cpu; gpu: the first adapter, software ones included; gpu:N: adapter N of `esolm devices`.
+    /// auto: the first real GPU that works, else the CPU; cpu; gpu: the first adapter, software ones included; gpu:N: adapter N of `esolm devices`.
     #[arg(long, value_name = "auto|cpu|gpu|gpu:N", default_value = "auto", value_parser = parse::<DeviceChoice>)]
     pub device: DeviceChoice,
     /// Precision of the weights on a GPU; f16 halves their memory. The CPU computes in f32.

@@ -9,7 +9,7 @@ use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
-use esolm::{EngineError, Error, ItemError, LikelihoodError, Precision, RequestError};
+use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, Precision, RequestError};
 use esolm_checkpoint::atomic;
 use esolm_train::TrainError;
 
@@ -289,6 +289,9 @@ pub fn engine_sentence(error: &EngineError) -> String {
         } => "use --weights f32",
         EngineError::Overflow { .. } => "give another checkpoint",
         EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
+        EngineError::Refused { .. } => {
+            "update the driver, or use --device cpu or another GPU that `esolm devices` lists"
+        }
         EngineError::Option {
             option: "device", ..
         } => return format!("{error} with N from `esolm devices`"),
@@ -300,6 +303,14 @@ pub fn engine_sentence(error: &EngineError) -> String {
             "try --weights f32 and --kv-cache f32, or give another checkpoint"
         }
         EngineError::MaskDrawn { .. } => "give another checkpoint",
+        EngineError::HostMemory { purpose, .. } => match purpose {
+            MemoryUse::Model => {
+                "free or allow more, or use a smaller model or one in --weights f16 on a GPU"
+            }
+            MemoryUse::Batch { .. } => "use a smaller --batch or a shorter --length",
+            MemoryUse::Logits { .. } => "give fewer sequences at once",
+        },
+        EngineError::Thread(_) => "allow this user more processes or more memory",
         EngineError::Kernel(_) => "use --device cpu, and report it with the name of the GPU",
         EngineError::Shape(_) => "use --device cpu",
         _ => return error.to_string(),

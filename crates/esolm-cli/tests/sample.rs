@@ -505,3 +505,45 @@ fn an_interrupt_prints_what_is_known() {
         serde_json::from_str(trace.lines().last().unwrap_or_default()).expect("JSON");
     assert_eq!(footer["interrupted"], true);
 }
+
+/// Mesa's AMD driver opens no device where there is no AMD card, like a driver that is broken: `auto` goes on to the CPU and says why, and
+/// a GPU that was asked for is an error.
+#[cfg(target_os = "linux")]
+#[test]
+fn auto_passes_over_a_gpu_whose_driver_is_broken() {
+    let driver = "/usr/share/vulkan/icd.d/radeon_icd.json";
+    assert!(
+        std::path::Path::new(driver).exists(),
+        "{driver} is missing; install mesa-vulkan-drivers"
+    );
+    let sample = |device: &str, more: &[&str]| {
+        let output = esolm()
+            .env("VK_DRIVER_FILES", driver)
+            .env("RADV_FORCE_FAMILY", "navi31")
+            .args(["sample", "--seed", "1", "--length", "24"])
+            .args(["--device", device])
+            .args(more)
+            .output()
+            .expect("it starts");
+        let errors = String::from_utf8(output.stderr).expect("text");
+        (output.status.code(), output.stdout, errors)
+    };
+    let (code, story, errors) = sample("auto", &[]);
+    assert_eq!(code, Some(0), "{errors}");
+    let why = "Null hardware (RADV NAVI31) was passed over: the driver of Null hardware (RADV NAVI31) refuses a device";
+    let told: Vec<&str> = errors.lines().filter(|line| line.contains(why)).collect();
+    assert!(
+        told.len() == 1 && told[0].starts_with("device: CPU"),
+        "{errors}"
+    );
+    let arguments = ["sample", "--seed", "1", "--length", "24", "--device", "cpu"];
+    assert_eq!(String::from_utf8(story).expect("text"), succeed(&arguments));
+    let (code, _, errors) = sample("auto", &["--quiet"]);
+    assert!(code == Some(0) && !errors.contains("device:"), "{errors}");
+    let (code, story, errors) = sample("gpu", &[]);
+    assert!(code == Some(1) && story.is_empty(), "{errors}");
+    assert!(
+        errors.contains("esolm: the driver of Null hardware (RADV NAVI31) refuses a device ("),
+        "{errors}"
+    );
+}

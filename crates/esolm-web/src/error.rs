@@ -5,7 +5,7 @@ use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::plan::PlanError;
 use esolm::sampler::SamplerError;
 use esolm::text::TextError;
-use esolm::{EngineError, Error, ItemError, Precision, RequestError};
+use esolm::{EngineError, Error, ItemError, MemoryUse, Precision, RequestError};
 use js_sys::Reflect;
 use wasm_bindgen::JsValue;
 
@@ -179,7 +179,7 @@ fn plan(error: &PlanError) -> Failure {
 fn engine(error: &EngineError) -> Failure {
     const LESS: &str = "use a shorter length, a smaller batch, f16 or the CPU (device: \"cpu\")";
     let (code, remedy) = match error {
-        EngineError::NoAdapter(_) => (
+        EngineError::NoAdapter(_) | EngineError::Refused { .. } => (
             "no_adapter",
             "update the browser and the graphics driver, or use the CPU (device: \"cpu\")",
         ),
@@ -206,7 +206,17 @@ fn engine(error: &EngineError) -> Failure {
         ),
         EngineError::MaskDrawn { .. } => ("checkpoint", "give another checkpoint"),
         EngineError::Shape(_) => ("option", "use the CPU (device: \"cpu\")"),
-        EngineError::HostMemory { .. } => return Failure::new("out_of_memory", error.to_string()),
+        EngineError::HostMemory { purpose, .. } => (
+            "out_of_memory",
+            match purpose {
+                MemoryUse::Model => {
+                    "use a smaller model, or the GPU, which keeps the weights itself"
+                }
+                MemoryUse::Batch { .. } => "use a smaller batch or a shorter length",
+                MemoryUse::Logits { .. } => "give fewer sequences at once",
+            },
+        ),
+        EngineError::Thread(_) => return Failure::new("internal", error.to_string()),
         EngineError::Rows(_) => return Failure::new("plan", error.to_string()),
         EngineError::Option { .. } => return Failure::new("option", error.to_string()),
         EngineError::Checkpoint(error) => return checkpoint(error),

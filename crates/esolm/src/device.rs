@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use burn_wgpu::WgpuSetup;
 use serde::{Deserialize, Serialize};
 
-use crate::error::EngineError;
+use crate::error::{DeviceFault, EngineError};
 use crate::kernels::runtime::Gpu;
 use crate::kernels::watch::Watch;
 use crate::variants::{Chosen, Variants};
@@ -23,7 +23,7 @@ pub use crate::kernels::Precision;
 /// The device asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// A real GPU where there is one, else the CPU. A software adapter is never chosen: Burn's CPU backend is faster.
+    /// The first real GPU that works, else the CPU. A software adapter is never chosen: Burn's CPU backend is faster.
     #[default]
     Auto,
     /// Burn's CPU backend.
@@ -88,8 +88,28 @@ pub struct DeviceInfo {
     pub weights: Precision,
     /// Precision of the KV cache.
     pub kv_cache: Precision,
-    /// The CPU runs because `auto` found no real GPU.
+    /// The CPU runs because `auto` found no real GPU that works.
     pub is_fallback: bool,
+    /// The GPUs that `auto` tried before, in that order.
+    #[serde(default)]
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// A GPU that `auto` tried, and left for the next device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// The GPU.
+    pub adapter: AdapterInfo,
+    /// What it failed at, for programs.
+    pub fault: DeviceFault,
+    /// The same in words, for people.
+    pub reason: String,
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} was passed over: {}", self.adapter.name, self.reason)
+    }
 }
 
 impl DeviceInfo {
@@ -110,7 +130,10 @@ impl fmt::Display for DeviceInfo {
             )?,
             None => f.write_str("CPU (Burn flex), f32")?,
         }
-        if self.is_fallback {
+        for passed_over in &self.passed_over {
+            write!(f, "; {passed_over}")?;
+        }
+        if self.is_fallback && self.passed_over.is_empty() {
             f.write_str("; no real GPU was found")?;
         }
         if self.is_software() {
@@ -157,78 +180,185 @@ pub fn adapters() -> Vec<AdapterInfo> {
         .collect()
 }
 
-/// Opens the GPU that `choice` names, or nothing where the CPU should run. In a browser all models share one device, until it is lost or
-/// refuses something.
+/// A GPU that may run a model.
+pub(crate) struct Candidate {
+    /// The adapter behind it.
+    pub(crate) info: AdapterInfo,
+    pub(crate) state: CandidateState,
+}
+
+#[allow(clippy::large_enum_variant, reason = "there are a few, for a moment")]
+pub(crate) enum CandidateState {
+    Closed {
+        instance: wgpu::Instance,
+        adapter: wgpu::Adapter,
+        limits: wgpu::Limits,
+    },
+    /// The one that all models of a page or worker share.
+    #[cfg(target_family = "wasm")]
+    Open(Device, Watch),
+}
+
+impl Candidate {
+    fn new(instance: &wgpu::Instance, (info, adapter): (AdapterInfo, wgpu::Adapter)) -> Self {
+        Self {
+            info,
+            state: CandidateState::Closed {
+                instance: instance.clone(),
+                // The adapter's own, since large matrices need large bindings.
+                limits: adapter.limits(),
+                adapter,
+            },
+        }
+    }
+
+    /// Whether `auto` takes it.
+    fn is_real(&self) -> bool {
+        self.info.kind != AdapterKind::Software
+    }
+
+    /// Opens it, with those of the `optional` features that it has.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when its driver refuses a device.
+    async fn open_with(self, optional: wgpu::Features) -> Result<Gpu, EngineError> {
+        let info = self.info;
+        let (instance, adapter, limits) = match self.state {
+            CandidateState::Closed {
+                instance,
+                adapter,
+                limits,
+            } => (instance, adapter, limits),
+            #[cfg(target_family = "wasm")]
+            CandidateState::Open(device, watch) => return Gpu::new(device, info, watch),
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("esolm"),
+            required_features: adapter.features() & optional,
+            required_limits: limits,
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (device, queue) = (adapter.request_device(&descriptor).await)
+            .map_err(|error| EngineError::refused(&info.name, &error))?;
+        let backend = adapter.get_info().backend;
+        let setup = WgpuSetup {
+            instance,
+            adapter,
+            device: device.clone(),
+            queue,
+            backend,
+        };
+        let opened: Device = Device::wgpu_options()
+            // The engine submits by itself, step by step; the runtime's own limit only has to stay out of the way.
+            .tasks_max(512)
+            .setup(setup)
+            .init()
+            .map_err(|error| EngineError::refused(&info.name, &error))?;
+        let watch = Watch::new(&device);
+        #[cfg(target_family = "wasm")]
+        browser::keep(&opened, &info, &watch);
+        Gpu::new(opened, info, watch)
+    }
+
+    /// Opens it for the engine's kernels, which use nothing optional.
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] when its driver refuses a device.
+    pub(crate) async fn open(self) -> Result<Gpu, EngineError> {
+        self.open_with(wgpu::Features::empty()).await
+    }
+}
+
+/// The GPUs that `choice` names, the first to be tried first: of `auto` all real ones, none where the CPU should run. In a browser all
+/// models share one device, until it is lost or refuses something.
+///
+/// # Errors
+/// When a GPU was asked for and there is none.
+pub(crate) async fn candidates(choice: DeviceChoice) -> Result<Vec<Candidate>, EngineError> {
+    if choice == DeviceChoice::Cpu {
+        return Ok(Vec::new());
+    }
+    #[cfg(target_family = "wasm")]
+    if let Some((device, info, watch)) = browser::opened() {
+        let state = CandidateState::Open(device, watch);
+        let open = Candidate { info, state };
+        if choice != DeviceChoice::Auto || open.is_real() {
+            return Ok(vec![open]);
+        }
+    }
+    let instance = instance();
+    let found = enumerate(&instance).await;
+    let count = found.len();
+    let mut all = (found.into_iter()).map(|adapter| Candidate::new(&instance, adapter));
+    match choice {
+        DeviceChoice::Gpu(index) => {
+            let index = index.unwrap_or(0);
+            match all.nth(index) {
+                Some(one) => Ok(vec![one]),
+                None if count == 0 => Err(EngineError::NoAdapter("no driver answered".into())),
+                None => Err(EngineError::AdapterIndex { index, count }),
+            }
+        }
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(all.filter(Candidate::is_real).collect()),
+    }
+}
+
+/// What a choice of a device came to.
+pub(crate) struct Found<T> {
+    /// What runs on a GPU; nothing where the CPU should.
+    pub(crate) on_gpu: Option<T>,
+    /// The GPUs that `auto` tried before.
+    pub(crate) passed_over: Vec<PassedOver>,
+}
+
+/// Tries `candidates` in turn until `go` succeeds with one. With `auto` a GPU that fails is passed over for the next; any other error, of
+/// the checkpoint above all, would come again on every device and ends the search.
+///
+/// # Errors
+/// Of `go`: the first that is not a GPU's own, or, where a GPU was asked for, any.
+pub(crate) async fn first_that_works<T>(
+    choice: DeviceChoice,
+    candidates: Vec<Candidate>,
+    mut go: impl AsyncFnMut(Candidate) -> Result<T, EngineError>,
+) -> Result<Found<T>, EngineError> {
+    let mut passed_over = Vec::new();
+    for candidate in candidates {
+        let adapter = candidate.info.clone();
+        match (go(candidate).await, choice) {
+            (Ok(runs), _) => {
+                return Ok(Found {
+                    on_gpu: Some(runs),
+                    passed_over,
+                });
+            }
+            (Err(error), DeviceChoice::Auto) => {
+                let Some(fault) = error.device_fault() else {
+                    return Err(error);
+                };
+                passed_over.push(PassedOver {
+                    adapter,
+                    fault,
+                    reason: error.to_string(),
+                });
+            }
+            (Err(error), _) => return Err(error),
+        }
+    }
+    Ok(Found {
+        on_gpu: None,
+        passed_over,
+    })
+}
+
+/// Opens the GPU that `choice` names, or nothing where the CPU should run.
 ///
 /// # Errors
 /// When a GPU was asked for and there is none, or its driver refuses a device.
 pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
-    #[cfg(target_family = "wasm")]
-    if let Some((device, info, watch)) = browser::opened()
-        && (matches!(choice, DeviceChoice::Gpu(_))
-            || choice == DeviceChoice::Auto && info.kind != AdapterKind::Software)
-    {
-        return Gpu::new(device, info, watch).map(Some);
-    }
-    // Nothing optional is used by the engine's kernels.
-    open_with(choice, wgpu::Features::empty()).await
-}
-
-/// As [`open`], with those of the `optional` features that the adapter has.
-async fn open_with(
-    choice: DeviceChoice,
-    optional: wgpu::Features,
-) -> Result<Option<Gpu>, EngineError> {
-    let wanted = match choice {
-        DeviceChoice::Cpu => return Ok(None),
-        DeviceChoice::Auto => None,
-        DeviceChoice::Gpu(index) => Some(index.unwrap_or(0)),
-    };
-    let instance = instance();
-    let mut found = enumerate(&instance).await;
-    let count = found.len();
-    let at = match wanted {
-        None => match found
-            .iter()
-            .position(|(info, _)| info.kind != AdapterKind::Software)
-        {
-            Some(at) => at,
-            None => return Ok(None),
-        },
-        Some(_) if count == 0 => return Err(EngineError::NoAdapter("no driver answered".into())),
-        Some(index) if index >= count => return Err(EngineError::AdapterIndex { index, count }),
-        Some(index) => index,
-    };
-    let (info, adapter) = found.swap_remove(at);
-    let (device, queue) = adapter
-        .request_device(&wgpu::DeviceDescriptor {
-            label: Some("esolm"),
-            required_features: adapter.features() & optional,
-            // The adapter's own, since large matrices need large bindings.
-            required_limits: adapter.limits(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
-            ..Default::default()
-        })
-        .await
-        .map_err(|e| EngineError::NoAdapter(format!("{} refuses a device: {e}", info.name)))?;
-    let backend = adapter.get_info().backend;
-    let setup = WgpuSetup {
-        instance,
-        adapter,
-        device: device.clone(),
-        queue,
-        backend,
-    };
-    let opened: Device = Device::wgpu_options()
-        // The engine submits by itself, step by step; the runtime's own limit only has to stay out of the way.
-        .tasks_max(512)
-        .setup(setup)
-        .init()
-        .map_err(|e| EngineError::NoAdapter(e.to_string()))?;
-    let watch = Watch::new(&device);
-    #[cfg(target_family = "wasm")]
-    browser::keep(&opened, &info, &watch);
-    Gpu::new(opened, info, watch).map(Some)
+    let all = candidates(choice).await?;
+    let found = first_that_works(choice, all, Candidate::open).await?;
+    Ok(found.on_gpu)
 }
 
 /// A Burn device for tensors, as training and the reference pass use it, with what it is called. On a GPU, Burn's kernels that pick
@@ -237,10 +367,15 @@ async fn open_with(
 /// # Errors
 /// As [`open`].
 pub async fn tensors(choice: DeviceChoice) -> Result<(Device, String), EngineError> {
-    Ok(
-        match open_with(choice, wgpu::Features::SHADER_INT64).await? {
-            Some(gpu) => (gpu.device().clone(), gpu.info.to_string()),
-            None => (Device::flex(), "CPU".into()),
-        },
-    )
+    let all = candidates(choice).await?;
+    let open = async |candidate: Candidate| candidate.open_with(wgpu::Features::SHADER_INT64).await;
+    let found = first_that_works(choice, all, open).await?;
+    let (device, mut name) = match found.on_gpu {
+        Some(gpu) => (gpu.device().clone(), gpu.info.to_string()),
+        None => (Device::flex(), "CPU".into()),
+    };
+    for passed_over in found.passed_over {
+        name += &format!("; {passed_over}");
+    }
+    Ok((device, name))
 }

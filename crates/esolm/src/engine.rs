@@ -11,18 +11,18 @@ use esolm_core::sampler::Sampler;
 use esolm_core::trace::{Counters, Revealed, Step};
 use web_time::Instant;
 
-use crate::cpu::CpuExecutor;
-use crate::device::{DeviceChoice, DeviceInfo, LoadOptions, Precision, open};
+use crate::device::{DeviceInfo, LoadOptions};
 use crate::error::EngineError;
 use crate::executor::{
     Draw, Executor, Pending, check_drawn, check_logits, check_rows, check_targets, check_tokens,
     noise_keys,
 };
-use crate::gpu::GpuExecutor;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::forms::{Comparison, Scope};
+use crate::memory::{self, MemoryUse};
+use crate::place::place;
 
 /// A model on a device.
 pub struct Engine {
@@ -50,30 +50,7 @@ impl Engine {
     /// # Errors
     /// When the checkpoint is inconsistent, no device answers to the choice, or memory does not suffice.
     pub async fn load(ckpt: &Checkpoint, options: &LoadOptions) -> Result<Self, EngineError> {
-        let (executor, device): (Box<dyn Executor>, _) = match open(options.device).await? {
-            Some(gpu) => {
-                let adapter = gpu.info.clone();
-                let executor = GpuExecutor::load(gpu, ckpt, options).await?;
-                let device = DeviceInfo {
-                    adapter: Some(adapter),
-                    variants: Some(*executor.chosen()),
-                    weights: options.weights,
-                    kv_cache: options.kv_cache,
-                    is_fallback: false,
-                };
-                (Box::new(executor), device)
-            }
-            None => {
-                let device = DeviceInfo {
-                    adapter: None,
-                    variants: None,
-                    weights: Precision::F32,
-                    kv_cache: Precision::F32,
-                    is_fallback: options.device == DeviceChoice::Auto,
-                };
-                (Box::new(CpuExecutor::load(ckpt).await?), device)
-            }
-        };
+        let (executor, device) = place(ckpt, options).await?;
         Ok(Self {
             executor,
             config: ckpt.config().clone(),
@@ -134,6 +111,25 @@ impl Engine {
         self.executor.start(layout, tokens)?;
         self.layout = *layout;
         Ok(())
+    }
+
+    /// Asks for the memory of a batch, before anything is done for it: of its cache, and of passes of up to `rows` rows, `sampled` of them
+    /// sampled.
+    ///
+    /// # Errors
+    /// When this machine's memory does not suffice.
+    pub fn prepare(
+        &mut self,
+        layout: &Layout,
+        rows: usize,
+        sampled: usize,
+    ) -> Result<(), EngineError> {
+        self.executor.prepare(layout, rows, sampled)
+    }
+
+    fn prepare_plan(&mut self, plan: &Plan) -> Result<(), EngineError> {
+        let (rows, sampled) = plan.largest_pass();
+        self.prepare(&plan.layout(), rows, sampled)
     }
 
     /// Runs a pass whose rows were not checked yet.
@@ -278,8 +274,11 @@ impl Engine {
             top_p,
         };
         let ids = plan.ids();
+        self.prepare_plan(plan)?;
         self.start(&layout, &plan.initial_tokens())?;
-        let mut logits = vec![0.0; uniforms.len()];
+        let slots_in_all = slots * layout.sequences;
+        let purpose = MemoryUse::Logits { rows: slots_in_all };
+        let mut logits = memory::zeros(purpose, uniforms.len())?;
         for index in 0..plan.nfe() {
             let step = plan.step_rows(index);
             let mut noise = Vec::with_capacity(step.sampled.len() * vocab);
@@ -331,6 +330,7 @@ impl Engine {
         observe: bool,
     ) -> Result<Run<'a>, EngineError> {
         let began = Instant::now();
+        self.prepare_plan(plan)?;
         self.start(&plan.layout(), &plan.initial_tokens())?;
         Ok(Run {
             ids: plan.ids(),

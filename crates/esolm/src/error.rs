@@ -6,6 +6,9 @@ use esolm_core::plan::PlanError;
 use esolm_core::request::RequestError;
 use esolm_core::rows::RowsError;
 use esolm_core::text::TextError;
+use serde::{Deserialize, Serialize};
+
+use crate::memory::{MemoryRoom, MemoryUse};
 
 use crate::kernels::Precision;
 
@@ -236,6 +239,14 @@ pub enum EngineError {
         /// The values it takes.
         allowed: &'static str,
     },
+    /// An adapter is there, but gives no device.
+    #[error("the driver of {adapter} refuses a device ({why})")]
+    Refused {
+        /// Name of the adapter.
+        adapter: String,
+        /// The driver's own words.
+        why: String,
+    },
     /// The device failed or went away.
     #[error("the GPU stopped working ({0})")]
     Device(String),
@@ -256,16 +267,18 @@ pub enum EngineError {
     #[error("the GPU's driver refuses a kernel ({0})")]
     Kernel(String),
     /// The machine's own memory does not suffice.
-    #[error(
-        "{what} needs more memory than this machine gives{}; use a shorter length or a smaller batch",
-        bytes.map_or(String::new(), |bytes| format!(" ({} MiB)", mib(bytes)))
-    )]
+    #[error("{purpose} needs {} MiB of memory, {}", mib(*.bytes), left(.room.as_ref()))]
     HostMemory {
-        /// What was to be allocated.
-        what: String,
-        /// Its bytes, if they can be counted.
-        bytes: Option<u64>,
+        /// What the memory is for.
+        purpose: MemoryUse,
+        /// Bytes that it needs.
+        bytes: u64,
+        /// What there is, if the system tells.
+        room: Option<MemoryRoom>,
     },
+    /// The system gives no thread.
+    #[error("a thread could not be started ({0})")]
+    Thread(String),
     /// A shape that the kernels do not take.
     #[error("the GPU kernels do not take {0}")]
     Shape(String),
@@ -295,11 +308,65 @@ pub enum EngineError {
     },
 }
 
+fn left(room: Option<&MemoryRoom>) -> String {
+    match room {
+        Some(MemoryRoom { bytes, limit }) => format!("but {limit} leaves {} MiB", bytes >> 20),
+        None => "which the system does not give".into(),
+    }
+}
+
 fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
+/// What a GPU failed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceFault {
+    /// Its driver refuses a device.
+    Refused,
+    /// It was lost, or stopped working.
+    Lost,
+    /// Its memory does not suffice, or it holds too little in one piece.
+    Memory,
+    /// Its driver refuses a kernel.
+    Kernel,
+    /// The kernels do not take a shape of this model on it.
+    Shape,
+}
+
 impl EngineError {
+    /// What a GPU failed at, if the error is one of a GPU and not of what was asked of it: on another device it might not happen.
+    pub fn device_fault(&self) -> Option<DeviceFault> {
+        match self {
+            Self::Refused { .. } => Some(DeviceFault::Refused),
+            Self::Device(_) => Some(DeviceFault::Lost),
+            Self::Memory { .. } | Self::DeviceMemory(_) => Some(DeviceFault::Memory),
+            Self::Kernel(_) => Some(DeviceFault::Kernel),
+            Self::Shape(_) => Some(DeviceFault::Shape),
+            Self::Checkpoint(_)
+            | Self::NoAdapter(_)
+            | Self::AdapterIndex { .. }
+            | Self::Option { .. }
+            | Self::HostMemory { .. }
+            | Self::Thread(_)
+            | Self::Rows(_)
+            | Self::Overflow { .. }
+            | Self::NotFinite { .. }
+            | Self::MaskDrawn { .. } => None,
+        }
+    }
+
+    /// The words of a driver that refuses a device, on one line.
+    pub(crate) fn refused(adapter: &str, error: &impl std::fmt::Display) -> Self {
+        let text = error.to_string();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Self::Refused {
+            adapter: adapter.into(),
+            why: words.join(" ").chars().take(300).collect(),
+        }
+    }
+
     /// The device's own words on one line.
     pub(crate) fn lost(error: &impl std::fmt::Debug) -> Self {
         let text = format!("{error:?}");

@@ -35,6 +35,13 @@ pub struct Draw<'a> {
 /// A model on a device with one running batch: its KV cache, and its tokens in a flat buffer. Callers have checked rows, targets and noise
 /// ([`crate::engine::Engine`] does); a call that needs a batch or a pass comes after one.
 pub trait Executor {
+    /// Asks for the memory of a batch whose largest pass has `rows` rows, `sampled` of them sampled, before anything is done. A batch that
+    /// was not asked for is asked for as it grows.
+    ///
+    /// # Errors
+    /// When this machine's memory does not suffice.
+    fn prepare(&mut self, layout: &Layout, rows: usize, sampled: usize) -> Result<(), EngineError>;
+
     /// Prepares the cache and the token buffer `tokens` (flat, `layout.tokens` long) for a batch.
     ///
     /// # Errors

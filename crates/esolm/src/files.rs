@@ -12,6 +12,7 @@ use esolm_core::text::TextCodec;
 use esolm_core::trace::Header;
 
 use crate::error::Error;
+use crate::memory::{self, MemoryUse};
 
 /// A checkpoint that was opened, with its tokenizer, and not yet loaded onto a device: enough to check requests before anything heavy
 /// happens.
@@ -37,9 +38,22 @@ impl Shared {
         self.codec.as_ref().ok_or(Error::NeedsTokenizer)
     }
 
+    /// Draws a plan, if memory suffices for one of its size.
+    pub fn draw(&self, resolved: &Resolved) -> Result<Plan, Error> {
+        /// Bytes of a slot: its place in the order, a step of its own, and as much again while they are drawn.
+        const SLOT: u64 = 64;
+        let (sequences, slots) = (resolved.options.known.len(), resolved.options.length);
+        let bytes = (sequences as u64).saturating_mul(slots as u64);
+        memory::ask(
+            MemoryUse::Batch { sequences, slots },
+            bytes.saturating_mul(SLOT),
+        )?;
+        Ok(resolved.plan()?)
+    }
+
     pub fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
         let resolved = self.resolve(request)?;
-        let plan = resolved.plan()?;
+        let plan = self.draw(&resolved)?;
         let all = (0..plan.sequences.len()).collect();
         Ok((resolved.header(&self.name, &plan, 0, all), plan))
     }

@@ -161,7 +161,7 @@ impl Job {
         let resolved = self.shared.resolve(&self.request)?;
         let piece = |token: u32| codec.map_or_else(String::new, |codec| codec.decode(&[token]));
         let before = engine.counters();
-        let mut plan = resolved.plan()?;
+        let mut plan = self.shared.draw(&resolved)?;
         let mut texts: Vec<usize> = (0..plan.sequences.len()).collect();
         let mut footer = Footer {
             tokens: vec![Vec::new(); texts.len()],

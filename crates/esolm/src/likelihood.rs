@@ -331,6 +331,8 @@ pub async fn evaluate(
         }
     }
     let layout = layout(engine, windows, options.batch, jobs.len());
+    // Of each batch's cache; a pass asks for the rest when its rows are known.
+    engine.prepare(&layout, 0, 0)?;
     let shift = draw_time(options.seed, 0, 0);
     let mut done = 0;
     for batch in jobs.chunks(layout.sequences) {

@@ -15,6 +15,7 @@ use crate::engine::Replay;
 use crate::error::Error;
 use crate::files::{Shared, Source};
 use crate::generation::Generation;
+use crate::memory::{self, MemoryUse};
 use crate::perplexity::{Corpus, Perplexity, PerplexityOptions};
 use crate::score::{ScoreItem, ScoreOptions, Scored};
 use crate::worker::{Loaded, Worker};
@@ -153,7 +154,10 @@ impl Model {
         self.worker
             .call(move |engine, wanted| {
                 Box::pin(async move {
-                    let mut logits = Vec::new();
+                    let rows = pass.sort_idx.iter().map(Vec::len).sum();
+                    let purpose = MemoryUse::Logits { rows };
+                    let values = rows * shared.config.vocab_size;
+                    let mut logits = memory::with_capacity(purpose, values)?;
                     for rows in pass.passes(&shared.config) {
                         let (layout, tokens, step) = rows?;
                         logits.extend(engine.forward(&layout, &tokens, &step).await?);

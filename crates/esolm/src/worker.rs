@@ -51,10 +51,7 @@ impl Worker {
         std::thread::Builder::new()
             .name("esolm".into())
             .spawn(body)
-            .map_err(|error| EngineError::HostMemory {
-                what: format!("the model's thread ({error})"),
-                bytes: None,
-            })?;
+            .map_err(|error| EngineError::Thread(error.to_string()))?;
         let loaded = loading.recv().await.map_err(|_| Error::Crashed)??;
         Ok((worker, loaded))
     }

@@ -181,6 +181,25 @@ test("without WebGPU the processor does it, and the page says so", async ({ base
   }
 });
 
+test("a graphics card that does not work is left for the processor, and the page says why", async ({ page }) => {
+  await page.route("**/assets/worker-*.js", async (route) => {
+    const answer = await route.fetch();
+    const body = `{
+      const says = (field, value) => Object.defineProperty(GPUAdapterInfo.prototype, field, { get: () => value });
+      says("isFallbackAdapter", false);
+      says("architecture", "");
+      says("description", "Card of a test");
+      GPUAdapter.prototype.requestDevice = () => Promise.reject(new DOMException("not today", "OperationError"));
+    }
+    ${await answer.text()}`;
+    await route.fulfill({ response: answer, body });
+  });
+  await write(page, SHORT.replace(GPU, ""));
+  await expect(page.locator("#machine-line")).toHaveText(
+    /^Runs on the processor, more slowly, because the graphics card Card of a test does not work here: the driver of Card of a test refuses a device \(.*not today.*\)\. Weights: f32\.$/,
+  );
+});
+
 test("a graphics card is used and named, with numbers of 32 and of 16 bits", async ({ page }) => {
   await write(page, SHORT);
   await expect(page.locator("#machine-line")).toHaveText(/^Runs on .*swiftshader, a graphics card imitated by the processor, through WebGPU\. Weights: f32\.$/i);

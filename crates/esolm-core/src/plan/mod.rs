@@ -126,13 +126,30 @@ impl Plan {
     /// Number of rows of a step over all sequences, without making them.
     pub fn positions_computed(&self, step: usize) -> usize {
         let running = self.sequences.iter().filter_map(|s| s.steps.get(step));
-        running
-            .map(|s| match self.family {
-                Family::EsoLm => s.end - s.clean,
-                Family::Mdlm => self.length as u32,
-                Family::Ar => s.start - s.clean,
-            } as usize)
-            .sum()
+        running.map(|step| self.rows_of(step)).sum()
+    }
+
+    /// The most rows of any step, and the most tokens that one draws.
+    pub fn largest_pass(&self) -> (usize, usize) {
+        let mut steps = vec![(0, 0); self.nfe()];
+        for sequence in &self.sequences {
+            for (step, (rows, drawn)) in sequence.steps.iter().zip(&mut steps) {
+                *rows += self.rows_of(step);
+                *drawn += (step.end - step.start) as usize;
+            }
+        }
+        let rows = steps.iter().map(|step| step.0).max();
+        let drawn = steps.iter().map(|step| step.1).max();
+        (rows.unwrap_or(0), drawn.unwrap_or(0))
+    }
+
+    /// Rows of a sequence's step.
+    fn rows_of(&self, step: &PlanStep) -> usize {
+        match self.family {
+            Family::EsoLm => (step.end - step.clean) as usize,
+            Family::Mdlm => self.length,
+            Family::Ar => (step.start - step.clean) as usize,
+        }
     }
 
     /// The token buffer at the start: given tokens in place, the mask token elsewhere.

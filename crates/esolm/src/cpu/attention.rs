@@ -9,6 +9,8 @@ use burn::tensor::TensorData;
 use esolm_core::rows::{Layout, Row};
 
 use super::math;
+use crate::error::EngineError;
+use crate::memory::{self, MemoryUse};
 
 /// Most rows of one product of scores, so that these stay in cache and causal rows waste little.
 const ROWS: usize = 64;
@@ -76,9 +78,10 @@ pub(super) fn spans(rows: &[Row]) -> Vec<Span> {
 struct Host(FlexTensor);
 
 impl Host {
-    fn zeros(shape: [usize; 4]) -> Self {
-        let values = vec![0.0f32; shape.iter().product()];
-        Self(FlexTensor::from_data(TensorData::new(values, shape)))
+    fn zeros(purpose: MemoryUse, shape: [usize; 4]) -> Result<Self, EngineError> {
+        let values = memory::zeros(purpose, shape.iter().product())?;
+        let data = TensorData::new(values, shape);
+        Ok(Self(FlexTensor::from_data(data)))
     }
 
     fn values(&mut self) -> &mut [f32] {
@@ -108,18 +111,21 @@ fn stride(slots: usize) -> usize {
     slots.next_multiple_of(16) + 16
 }
 
-/// Bytes of a block's cache, if that fits a word.
-pub(super) fn cache_bytes(layout: &Layout, heads: Heads) -> Option<usize> {
-    let slots = layout.slots.checked_mul(2)?.checked_add(32)?;
-    layout
-        .sequences
-        .checked_mul(heads.hidden())?
-        .checked_mul(slots)?
-        .checked_mul(4)
+/// Bytes of a block's cache; as many as there are where the count does not fit.
+pub(super) fn cache_bytes(layout: &Layout, heads: Heads) -> u64 {
+    let columns = (stride(layout.slots) as u64).saturating_add(layout.slots as u64);
+    (layout.sequences as u64)
+        .saturating_mul(heads.hidden() as u64)
+        .saturating_mul(columns)
+        .saturating_mul(4)
 }
 
 impl Cache {
-    pub(super) fn new(layout: &Layout, heads: Heads) -> Self {
+    /// An empty cache.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub(super) fn new(layout: &Layout, heads: Heads) -> Result<Self, EngineError> {
         let Layout {
             sequences, slots, ..
         } = *layout;
@@ -128,13 +134,14 @@ impl Cache {
             head_dim,
         } = heads;
         let stride = stride(slots);
-        Self {
+        let purpose = MemoryUse::Batch { sequences, slots };
+        Ok(Self {
             heads,
-            k: Host::zeros([sequences, count, head_dim, stride]),
-            v: Host::zeros([sequences, count, slots, head_dim]),
+            k: Host::zeros(purpose, [sequences, count, head_dim, stride])?,
+            v: Host::zeros(purpose, [sequences, count, slots, head_dim])?,
             slots,
             stride,
-        }
+        })
     }
 
     /// Writes the rows' keys and values, `[rows, d]` each, to their slots.
@@ -160,7 +167,7 @@ impl Cache {
     }
 
     /// softmax(q kT) v of the rows of `spans`; `q` is scaled already. `k` and `v` are the rows' own. All are `[rows, d]`, as is
-    /// what comes back.
+    /// what comes back, in the zeros of `out`.
     pub(super) fn attend(
         &self,
         rows: &[Row],
@@ -168,10 +175,10 @@ impl Cache {
         q: &[f32],
         k: &[f32],
         v: &[f32],
+        mut out: Vec<f32>,
     ) -> Vec<f32> {
         let Heads { heads, head_dim } = self.heads;
         let hidden = self.heads.hidden();
-        let mut out = vec![0.0; rows.len() * hidden];
         for span in spans {
             let n = span.rows;
             // Index of the row, and where its head's columns stand in [rows, d].
@@ -327,7 +334,7 @@ mod tests {
                 slots,
                 tokens: 0,
             };
-            let mut cache = Cache::new(&layout, HEADS);
+            let mut cache = Cache::new(&layout, HEADS).expect("a little memory");
             let hidden = HEADS.hidden();
             let empty = vec![vec![vec![0.0; hidden]; slots]; sequences];
             let (mut all_k, mut all_v) = (empty.clone(), empty);
@@ -365,7 +372,8 @@ mod tests {
                     all_v[row.sequence as usize][row.slot as usize] = v[at].to_vec();
                 }
                 cache.scatter(&rows, &k, &v);
-                let out = cache.attend(&rows, &spans(&rows), &q, &k, &v);
+                let zeros = vec![0.0; rows.len() * hidden];
+                let out = cache.attend(&rows, &spans(&rows), &q, &k, &v, zeros);
                 for (i, row) in rows.iter().enumerate() {
                     for head in 0..HEADS.heads {
                         let want =
@@ -386,7 +394,8 @@ mod tests {
 
     #[test]
     fn the_cache_is_written_in_place() {
-        let mut host = Host::zeros([2, 3, 4, 5]);
+        let purpose = MemoryUse::Logits { rows: 0 };
+        let mut host = Host::zeros(purpose, [2, 3, 4, 5]).expect("a little memory");
         let mut places = Vec::new();
         for value in 0..3 {
             let values = host.values();

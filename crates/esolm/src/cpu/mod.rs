@@ -6,6 +6,7 @@
 //! hands over and takes back without a copy: as Burn operations they would be ten passes over the activations instead of one.
 
 mod attention;
+mod estimate;
 pub mod math;
 mod product;
 
@@ -21,9 +22,11 @@ use crate::executor::{Draw, Executor, NoiseKey, Pending};
 use crate::measure::Rates;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::forms::{Comparison, Scope};
+use crate::memory::{self, MemoryUse};
 use crate::network::fold::Folding;
 
 use attention::{Cache, Heads, spans};
+use estimate::Largest;
 use product::Matrix;
 
 /// Most rows whose MLP is held at once.
@@ -46,6 +49,8 @@ pub struct CpuExecutor {
     embedding: Vec<f32>,
     blocks: Vec<Block>,
     head: Matrix,
+    /// The batch whose memory was asked for, and its largest pass.
+    prepared: (Layout, Largest),
     state: State,
 }
 
@@ -72,9 +77,11 @@ impl CpuExecutor {
     /// Folds the constant conditioning, block by block.
     ///
     /// # Errors
-    /// When a tensor of the checkpoint cannot be read.
+    /// When a tensor of the checkpoint cannot be read, or memory does not suffice.
     pub async fn load(ckpt: &Checkpoint) -> Result<Self, EngineError> {
         let config = ckpt.config().clone();
+        start_threads()?;
+        memory::ask(MemoryUse::Model, estimate::model(&config))?;
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         // The largest first: while it is rearranged it is there twice.
@@ -102,6 +109,7 @@ impl CpuExecutor {
             embedding,
             blocks,
             head,
+            prepared: Default::default(),
             state: State::default(),
         })
     }
@@ -113,24 +121,15 @@ impl CpuExecutor {
 
     /// Bytes of the KV cache that the current batch holds.
     pub fn cache_bytes(&self) -> usize {
-        let block = attention::cache_bytes(&self.state.layout, self.heads).unwrap_or(0);
+        let block = attention::cache_bytes(&self.state.layout, self.heads) as usize;
         block * self.state.caches.len()
     }
 
-    /// Asks for the memory of all caches at once, so that too large a batch ends in a sentence.
-    fn reserve(&self, layout: &Layout) -> Result<(), EngineError> {
-        let bytes = attention::cache_bytes(layout, self.heads)
-            .and_then(|bytes| bytes.checked_mul(self.blocks.len()));
-        match bytes {
-            Some(bytes) if Vec::<u8>::new().try_reserve_exact(bytes).is_ok() => Ok(()),
-            _ => Err(EngineError::HostMemory {
-                what: format!(
-                    "the KV cache of {} sequences of {} slots",
-                    layout.sequences, layout.slots
-                ),
-                bytes: bytes.map(|bytes| bytes as u64),
-            }),
-        }
+    /// Whether the caches that there are suit a batch.
+    fn has_caches(&self, layout: &Layout) -> bool {
+        let state = &self.state;
+        let sizes = |layout: &Layout| (layout.sequences, layout.slots);
+        !state.caches.is_empty() && sizes(&state.layout) == sizes(layout)
     }
 
     /// Fills `out`, `width` values for each sampled row of the last pass, from the row's index and its logits `[V]`.
@@ -154,31 +153,40 @@ impl CpuExecutor {
     }
 
     /// Runs the blocks and returns the normalised hidden state of the sampled rows, `[sampled, d]`.
-    fn hidden_states(&mut self, step: &StepRows) -> Vec<f32> {
+    fn hidden_states(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
         if step.rows.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let hidden = self.config.hidden;
-        let mut x = self.embed(&step.rows);
+        let purpose = batch(&self.state.layout);
+        let zeros = |rows: usize| memory::zeros(purpose, rows * hidden);
+        let mut x = self.embed(&step.rows)?;
         let rotary = Rotary::new(&step.rows, self.heads.head_dim);
         let all = spans(&step.rows);
         let last = self.blocks.len() - 1;
         for (index, (block, cache)) in self.blocks.iter().zip(&mut self.state.caches).enumerate() {
-            let mut qkv = block.qkv(&math::normalise(&x, hidden), &rotary, self.heads);
+            let out = Qkv {
+                q: zeros(step.rows.len())?,
+                k: zeros(step.rows.len())?,
+                v: zeros(step.rows.len())?,
+            };
+            let mut qkv = block.qkv(&math::normalise(&x, hidden), &rotary, self.heads, out);
             cache.scatter(&step.rows, &qkv.k, &qkv.v);
             let attended = if index < last {
-                cache.attend(&step.rows, &all, &qkv.q, &qkv.k, &qkv.v)
+                let out = zeros(step.rows.len())?;
+                cache.attend(&step.rows, &all, &qkv.q, &qkv.k, &qkv.v, out)
             } else {
                 // Of the others only keys and values are wanted, and those are written.
                 for values in [&mut x, &mut qkv.q, &mut qkv.k, &mut qkv.v] {
-                    *values = select(values, &step.sampled, hidden);
+                    *values = select(purpose, values, &step.sampled, hidden)?;
                 }
                 let rows: Vec<Row> = step
                     .sampled
                     .iter()
                     .map(|&i| step.rows[i as usize])
                     .collect();
-                cache.attend(&rows, &spans(&rows), &qkv.q, &qkv.k, &qkv.v)
+                let out = zeros(rows.len())?;
+                cache.attend(&rows, &spans(&rows), &qkv.q, &qkv.k, &qkv.v, out)
             };
             if attended.is_empty() {
                 continue;
@@ -188,13 +196,14 @@ impl CpuExecutor {
                 block.mlp(x, hidden);
             }
         }
-        math::normalise(&x, hidden)
+        Ok(math::normalise(&x, hidden))
     }
 
     /// Embeddings of the rows' tokens, `[rows, d]`.
-    fn embed(&self, rows: &[Row]) -> Vec<f32> {
+    fn embed(&self, rows: &[Row]) -> Result<Vec<f32>, EngineError> {
         let hidden = self.config.hidden;
-        let mut x = Vec::with_capacity(rows.len() * hidden);
+        let purpose = batch(&self.state.layout);
+        let mut x = memory::with_capacity(purpose, rows.len() * hidden)?;
         for row in rows {
             let token = match row.source {
                 MASKED => self.config.mask_index,
@@ -206,20 +215,64 @@ impl CpuExecutor {
                 token => x.extend(&self.embedding[token as usize * hidden..][..hidden]),
             }
         }
-        x
+        Ok(x)
+    }
+}
+
+/// Starts the threads that share the work. They take memory as well, and are to have it before any is asked for.
+fn start_threads() -> Result<(), EngineError> {
+    #[cfg(not(target_family = "wasm"))]
+    if let Err(error) = rayon::ThreadPoolBuilder::new().build_global()
+        // There is no cause where they were started before.
+        && let Some(cause) = std::error::Error::source(&error)
+    {
+        return Err(EngineError::Thread(cause.to_string()));
+    }
+    // An allocator sets address space apart for each thread at its first allocation, some 64 MiB with glibc.
+    #[cfg(not(target_family = "wasm"))]
+    rayon::broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
+    Ok(())
+}
+
+/// What the memory of a batch is for.
+fn batch(layout: &Layout) -> MemoryUse {
+    MemoryUse::Batch {
+        sequences: layout.sequences,
+        slots: layout.slots,
     }
 }
 
 impl Executor for CpuExecutor {
-    fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
-        if self.state.layout.sequences != layout.sequences
-            || self.state.layout.slots != layout.slots
-        {
+    fn prepare(&mut self, layout: &Layout, rows: usize, sampled: usize) -> Result<(), EngineError> {
+        let mut largest = Largest { rows, sampled };
+        if self.prepared.0 == *layout {
+            let before = self.prepared.1;
+            if rows <= before.rows && sampled <= before.sampled {
+                return Ok(());
+            }
+            largest.rows = rows.max(before.rows);
+            largest.sampled = sampled.max(before.sampled);
+        }
+        let mut bytes = estimate::pass(&self.config, layout.slots, largest, self.heads);
+        if !self.has_caches(layout) {
             // Where the memory does not suffice, nothing of the batch before may pass for that of the next one.
             self.state = State::default();
-            self.reserve(layout)?;
+            self.prepared = Default::default();
+            let cache = estimate::cache(&self.config, layout, self.heads);
+            bytes = bytes.saturating_add(cache);
+        }
+        memory::ask(batch(layout), bytes)?;
+        self.prepared = (*layout, largest);
+        Ok(())
+    }
+
+    fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
+        self.prepare(layout, 0, 0)?;
+        if !self.has_caches(layout) {
+            self.state = State::default();
             let cache = |_| Cache::new(layout, self.heads);
-            self.state.caches = (0..self.blocks.len()).map(cache).collect();
+            let caches: Result<_, _> = (0..self.blocks.len()).map(cache).collect();
+            self.state.caches = caches?;
         }
         self.state.layout = *layout;
         self.state.tokens = tokens.to_vec();
@@ -228,9 +281,12 @@ impl Executor for CpuExecutor {
     }
 
     fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError> {
+        let layout = self.state.layout;
+        self.prepare(&layout, step.rows.len(), step.sampled.len())?;
         let target = |&index: &u32| step.rows[index as usize].target;
+        self.state.sampled = Sampled::default();
         self.state.sampled = Sampled {
-            x: self.hidden_states(step),
+            x: self.hidden_states(step)?,
             keys: keys.to_vec(),
             targets: step.sampled.iter().map(target).collect(),
         };
@@ -262,11 +318,14 @@ impl Executor for CpuExecutor {
 
     fn logits(&mut self) -> Pending<'_, Vec<f32>> {
         let vocab = self.config.vocab_size;
-        let mut all = vec![0.0; self.state.sampled.keys.len() * vocab];
-        self.for_logits(&mut all, vocab, |_, logits, out| {
-            out.copy_from_slice(logits)
+        let rows = self.state.sampled.keys.len();
+        let all = memory::zeros(MemoryUse::Logits { rows }, rows * vocab).map(|mut all| {
+            self.for_logits(&mut all, vocab, |_, logits, out| {
+                out.copy_from_slice(logits);
+            });
+            all
         });
-        Box::pin(std::future::ready(Ok(all)))
+        Box::pin(std::future::ready(all))
     }
 
     fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>> {
@@ -313,12 +372,17 @@ impl Executor for CpuExecutor {
 }
 
 /// The rows `indices` of `values` `[rows, width]`.
-fn select(values: &[f32], indices: &[u32], width: usize) -> Vec<f32> {
-    indices
-        .iter()
-        .flat_map(|&i| &values[i as usize * width..][..width])
-        .copied()
-        .collect()
+fn select(
+    purpose: MemoryUse,
+    values: &[f32],
+    indices: &[u32],
+    width: usize,
+) -> Result<Vec<f32>, EngineError> {
+    let mut out = memory::with_capacity(purpose, indices.len() * width)?;
+    for &index in indices {
+        out.extend_from_slice(&values[index as usize * width..][..width]);
+    }
+    Ok(out)
 }
 
 /// Cosines and sines of each row's rotary angles, `[rows, head_dim / 2]`.
@@ -333,8 +397,16 @@ impl Rotary {
         let angles = rows
             .iter()
             .flat_map(|row| frequencies.iter().map(move |f| row.position as f32 * f));
-        let (sin, cos) = angles.map(f32::sin_cos).unzip();
-        Self { cos, sin }
+        let zeros = vec![0.0; rows.len() * frequencies.len()];
+        let mut rotary = Self {
+            cos: zeros.clone(),
+            sin: zeros,
+        };
+        let places = rotary.sin.iter_mut().zip(&mut rotary.cos);
+        for ((sin, cos), angle) in places.zip(angles) {
+            (*sin, *cos) = angle.sin_cos();
+        }
+        rotary
     }
 
     /// Turns each pair (i, i + head_dim / 2) of each head of a row.
@@ -359,17 +431,12 @@ struct Qkv {
 }
 
 impl Block {
-    fn qkv(&self, x: &[f32], rotary: &Rotary, heads: Heads) -> Qkv {
+    /// Fills `qkv`, zeros of `[rows, d]` each, from the normalised `x`.
+    fn qkv(&self, x: &[f32], rotary: &Rotary, heads: Heads, mut qkv: Qkv) -> Qkv {
         let hidden = heads.hidden();
         let rows = x.len() / hidden;
         let product = self.qkv.product(x);
         let scale = 1.0 / (heads.head_dim as f32).sqrt();
-        let zeros = || vec![0.0; rows * hidden];
-        let mut qkv = Qkv {
-            q: zeros(),
-            k: zeros(),
-            v: zeros(),
-        };
         let mut all = vec![0.0; 3 * hidden];
         for row in 0..rows {
             product.write_row(row, &mut all);

@@ -40,6 +40,11 @@ pub(super) struct Product<'a> {
     blocks: Vec<TensorData>,
 }
 
+/// Columns that are held for `n_out`.
+pub(super) fn padded(n_out: usize) -> usize {
+    n_out.next_multiple_of(PANEL)
+}
+
 impl Matrix {
     pub(super) fn new(linear: &fold::Linear) -> Self {
         let fold::Linear { n_in, n_out, .. } = *linear;

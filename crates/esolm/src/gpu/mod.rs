@@ -1,5 +1,6 @@
 //! Runs passes of a plan on a GPU: folded weights, the KV cache and the tokens stay on the device.
 
+mod estimate;
 mod load;
 mod tables;
 
@@ -8,6 +9,7 @@ use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
 
+use crate::adapter::AdapterKind;
 use crate::device::{LoadOptions, Precision};
 use crate::error::EngineError;
 use crate::executor::{Draw, Executor, NoiseKey, Pending};
@@ -26,6 +28,7 @@ use crate::measure::{
     forms::{Comparison, Scope, Subject, compare},
     rates,
 };
+use crate::memory::{self, MemoryUse};
 use crate::variants::{Chosen, normalises};
 use load::Loaded;
 use tables::Tables;
@@ -97,6 +100,8 @@ impl GpuExecutor {
         ckpt: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
+        let host = estimate::model(ckpt.config(), options.weights, gpu.info.kind);
+        memory::ask(MemoryUse::Model, host)?;
         let loaded = Loaded::upload(&gpu, ckpt, options.weights).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
@@ -124,6 +129,11 @@ impl GpuExecutor {
     /// The variants that run.
     pub fn chosen(&self) -> &Chosen {
         &self.chosen
+    }
+
+    /// Gives up the batch that runs, and its memory to the next one.
+    pub fn end(&mut self) {
+        self.state = None;
     }
 
     fn scratch(
@@ -366,6 +376,20 @@ impl GpuExecutor {
 }
 
 impl Executor for GpuExecutor {
+    fn prepare(&mut self, layout: &Layout, rows: usize, sampled: usize) -> Result<(), EngineError> {
+        // A GPU tells of its own memory itself.
+        if self.gpu.info.kind != AdapterKind::Software {
+            return Ok(());
+        }
+        let purpose = MemoryUse::Batch {
+            sequences: layout.sequences,
+            slots: layout.slots,
+        };
+        let largest = [rows, sampled.min(self.logit_rows())];
+        let bytes = estimate::batch(&self.config, layout, largest, self.cache);
+        memory::ask(purpose, bytes)
+    }
+
     fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
         if self.gpu.take_refused() {
             // Memory that was refused is not there, though the runtime's pool believes it is.
@@ -387,7 +411,7 @@ impl Executor for GpuExecutor {
         // In 64 bits, since a browser's usize has 32.
         let bytes = [layout.sequences, layout.slots, self.config.hidden]
             .iter()
-            .try_fold(self.cache.bytes() as u64, |product, &n| {
+            .try_fold(self.cache.bytes(), |product, &n| {
                 product.checked_mul(n as u64)
             })
             .unwrap_or(u64::MAX);
@@ -464,7 +488,8 @@ impl Executor for GpuExecutor {
         Box::pin(async {
             let (state, tables) = self.passed()?;
             let (stride, vocab) = (self.head.padded(), self.head.n);
-            let mut all = Vec::with_capacity(tables.count * vocab);
+            let purpose = MemoryUse::Logits { rows: tables.count };
+            let mut all = memory::with_capacity(purpose, tables.count * vocab)?;
             for (first, count) in self.in_parts(tables.count) {
                 self.gpu.scoped(|| self.head(&state.scratch, first, count));
                 let held = state

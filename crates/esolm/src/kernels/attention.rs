@@ -162,7 +162,7 @@ pub(super) fn chunks_extents(geometry: &Geometry, rows: usize, prefix: usize) ->
     let chunks = chunks_for(prefix + 1);
     let groups = chunks.div_ceil(CHUNKS_WG as usize);
     let slots = (prefix + 1).div_ceil(groups) as u64;
-    let read = 2 * (geometry.head_dim() * geometry.cache.bytes()) as u64;
+    let read = 2 * geometry.head_dim() as u64 * geometry.cache.bytes();
     let split = Extent {
         grid: [groups, geometry.heads, rows],
         each: slots * read * BYTE,

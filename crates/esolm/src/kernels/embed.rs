@@ -35,7 +35,7 @@ impl Embedding {
                 "a width of {hidden} (not a multiple of four)"
             )));
         }
-        let fit = gpu.info.max_binding_bytes() / (hidden * precision.bytes()) as u64;
+        let fit = gpu.info.max_binding_bytes() / (hidden as u64 * precision.bytes());
         let fit = fit.max(1) as usize;
         let mut slices = Vec::new();
         for (i, part) in table.chunks(fit * hidden).enumerate() {

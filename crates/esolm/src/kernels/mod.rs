@@ -43,7 +43,7 @@ impl Precision {
     }
 
     /// Bytes of a number.
-    pub fn bytes(self) -> usize {
+    pub fn bytes(self) -> u64 {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,

@@ -70,7 +70,7 @@ impl Matrix {
             )));
         }
         let total4 = n.div_ceil(4);
-        let group_bytes = (4 * k * precision.bytes()) as u64;
+        let group_bytes = 4 * k as u64 * precision.bytes();
         let fit4 = ((gpu.info.max_binding_bytes() / group_bytes) as usize).max(1);
         let mut slices = Vec::new();
         for first4 in (0..total4).step_by(fit4) {
@@ -327,7 +327,7 @@ pub(super) fn extent(
             ProductVariant::Rows => [down, across, 1],
             ProductVariant::Split | ProductVariant::Tile => [across, down, 1],
         },
-        each: operations.max(weights * precision.bytes() as u64 * BYTE),
+        each: operations.max(weights * precision.bytes() * BYTE),
     }
 }
 

@@ -80,7 +80,7 @@ pub struct Gpu {
     pub info: AdapterInfo,
     /// How much runs at once.
     pub limits: Limits,
-    watch: Watch,
+    pub(crate) watch: Watch,
     faults: Pending,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
     dispatches: AtomicU64,

@@ -29,8 +29,8 @@ struct Shared {
 #[derive(Clone)]
 pub struct Watch {
     shared: Arc<Shared>,
-    #[cfg(target_family = "wasm")]
-    device: wgpu::Device,
+    #[cfg(any(test, target_family = "wasm"))]
+    pub(crate) device: wgpu::Device,
 }
 
 /// The answers of error scopes that are still to come.
@@ -91,7 +91,7 @@ impl Watch {
         }
         Self {
             shared,
-            #[cfg(target_family = "wasm")]
+            #[cfg(any(test, target_family = "wasm"))]
             device: device.clone(),
         }
     }

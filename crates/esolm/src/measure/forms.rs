@@ -207,8 +207,9 @@ pub async fn compare(
 }
 
 fn cache(gpu: &Gpu, geometry: &Geometry, scope: &Scope) -> Result<Buffer, EngineError> {
-    let bytes = scope.sequences * scope.length * geometry.hidden * geometry.cache.bytes();
-    gpu.allocate("the KV cache of the comparison", bytes / 4)
+    let values = scope.sequences * scope.length * geometry.hidden;
+    let words = values as u64 * geometry.cache.bytes() / 4;
+    gpu.allocate("the KV cache of the comparison", words as usize)
 }
 
 /// The row table of a pass, dealt out to sequences, with its spans.

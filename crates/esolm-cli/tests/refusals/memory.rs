@@ -1,0 +1,160 @@
+//! What does not fit the memory that a process may have: one sentence that says what is needed and what there is, never an abort.
+
+use std::io::Write;
+use std::process::Command;
+
+use crate::common::{Folder, GOLDEN, root};
+use crate::{sentence, words};
+
+/// Runs the program with `kib` of address space.
+fn run(kib: u64, line: &str) -> std::process::Output {
+    let limited = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
+    Command::new("sh")
+        .current_dir(root())
+        .env_remove("ESOLM_MODEL")
+        .args(["-c", &limited, env!("CARGO_BIN_EXE_esolm")])
+        .args(words(line))
+        .output()
+        .expect("a shell")
+}
+
+/// The MiB that are needed and those that are left, as the sentence has them.
+fn refused(kib: u64, line: &str, what: &str, remedy: &str) -> [u64; 2] {
+    let output = run(kib, line);
+    assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
+    let said = sentence(&output, line);
+    let rest = said
+        .strip_prefix(&format!("esolm: {what} needs "))
+        .expect(&said);
+    let (needed, rest) = rest.split_once(" MiB of memory, but ").expect(&said);
+    let limit = "the limit on this process's address space leaves ";
+    let rest = rest.strip_prefix(limit).expect(&said);
+    let (left, rest) = rest.split_once(" MiB; ").expect(&said);
+    assert_eq!(rest, remedy, "{said}");
+    [needed, left].map(|number| number.parse().expect(&said))
+}
+
+/// What is scored has a batch as well.
+#[test]
+fn texts_beyond_the_memory() {
+    let folder = Folder::new();
+    let text =
+        "Once upon a time there was a little cat who liked to play in the sun. ".repeat(4000);
+    let file = folder.file("text.txt");
+    std::fs::write(&file, text).expect("room");
+    let line = format!("ppl {file} --batch 250 --device cpu --quiet");
+    let what = "a batch of 250 sequences of 512 slots";
+    let [needed, left] = refused(400_000, &line, what, SMALLER);
+    assert!(needed > left, "{needed} {left}");
+}
+
+const SMALLER: &str = "use a smaller --batch or a shorter --length";
+
+#[test]
+fn a_batch_beyond_the_memory() {
+    let mdlm = format!(
+        "--model {GOLDEN}/mdlm.ema.safetensors --config {GOLDEN}/mdlm.config.json --tokenizer none"
+    );
+    for (line, what) in [
+        (
+            format!("sample {mdlm} --batch 65536 --steps 1"),
+            "a batch of 65536 sequences of 32 slots",
+        ),
+        (
+            "sample --batch 5000 --alpha0 1 --steps 1".into(),
+            "a batch of 5000 sequences of 256 slots",
+        ),
+        (
+            "sample --batch 65536 --alpha0 0".into(),
+            "a batch of 65536 sequences of 256 slots",
+        ),
+    ] {
+        let line = format!("{line} --device cpu --seed 1 --quiet");
+        let [needed, left] = refused(4_000_000, &line, what, SMALLER);
+        assert!(needed > left && left > 3000, "{needed} {left}");
+    }
+}
+
+/// With what the sentence asks for, the batch is written.
+#[test]
+fn a_batch_needs_no_more_than_is_said() {
+    let mdlm = format!(
+        "--model {GOLDEN}/mdlm.ema.safetensors --config {GOLDEN}/mdlm.config.json --tokenizer none"
+    );
+    for (line, what) in [
+        (
+            format!("sample {mdlm} --batch 4000 --steps 1"),
+            "a batch of 4000 sequences of 32 slots",
+        ),
+        (
+            "sample --batch 300 --length 64 --alpha0 1 --steps 1".into(),
+            "a batch of 300 sequences of 64 slots",
+        ),
+        (
+            "sample --batch 1500 --length 20 --alpha0 0".into(),
+            "a batch of 1500 sequences of 20 slots",
+        ),
+    ] {
+        let line = format!("{line} --device cpu --seed 1 --quiet");
+        let first = 400_000;
+        let [needed, left] = refused(first, &line, what, SMALLER);
+        // The limit may leave less at the second time, as each thread may take a part of the address space for itself.
+        let mut limit = first + ((needed - left + 1) << 10);
+        let mut output = run(limit, &line);
+        while output.status.code() == Some(1) && limit < 2_000_000 {
+            limit += 20 << 10;
+            output = run(limit, &line);
+        }
+        assert_eq!(output.status.code(), Some(0), "{line}: {output:?}");
+    }
+}
+
+/// The file has f16 values, which the CPU holds as f32.
+#[test]
+fn a_model_beyond_the_memory() {
+    const HIDDEN: usize = 4096;
+    let folder = Folder::new();
+    let golden = std::fs::read(root().join(GOLDEN).join("model_a.ema.safetensors")).expect("data");
+    let length = u64::from_le_bytes(golden[..8].try_into().expect("eight bytes")) as usize;
+    let small: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&golden[8..8 + length]).expect("a header");
+    let mut end = 0;
+    let mut header = serde_json::Map::new();
+    for (name, tensor) in small
+        .iter()
+        .filter(|(name, _)| *name != "__metadata__" && !name.ends_with("inv_freq"))
+    {
+        let sizes = tensor["shape"].as_array().expect("a shape");
+        let wide = |size: u64| match (name.contains("sigma_map"), size) {
+            (false, 64 | 128 | 192 | 256 | 384) => size as usize / 64 * HIDDEN,
+            (_, size) => size as usize,
+        };
+        let shape: Vec<usize> = (sizes
+            .iter()
+            .map(|size| wide(size.as_u64().expect("a size"))))
+        .collect();
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        let told =
+            serde_json::json!({"dtype": "F16", "shape": shape, "data_offsets": [start, end]});
+        header.insert(name.clone(), told);
+    }
+    let header = serde_json::to_vec(&header).expect("JSON");
+    let weights = folder.file("model.safetensors");
+    let mut file = std::fs::File::create(&weights).expect("a file");
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .expect("room");
+    file.write_all(&header).expect("room");
+    // Zeros that take no room on the disk.
+    file.set_len((8 + header.len() + end) as u64)
+        .expect("a sparse file");
+    let config = std::fs::read_to_string(root().join(GOLDEN).join("model_a.config.json"));
+    let mut config: serde_json::Value = serde_json::from_str(&config.expect("data")).expect("JSON");
+    config["hidden_size"] = HIDDEN.into();
+    config["n_heads"] = 64.into();
+    std::fs::write(folder.file("config.json"), config.to_string()).expect("room");
+    let line = format!("sample --model {weights} --tokenizer none --device cpu --seed 1 --quiet");
+    let remedy = "free or allow more, or use a smaller model or one in --weights f16 on a GPU";
+    let [needed, left] = refused(4_000_000, &line, "the model", remedy);
+    assert!(needed > 3000 && left < 2500, "{needed} {left}");
+}
