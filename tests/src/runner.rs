@@ -8,7 +8,7 @@ use esolm::executor::Draw;
 use esolm::network::Network;
 use esolm::passes::log_probability;
 use esolm::rows::{Layout, StepRows};
-use esolm::{DeviceChoice, LoadOptions};
+use esolm::{Activations, DeviceChoice, LoadOptions, Weights};
 
 /// An executor under test. Errors are panics here.
 pub trait Runner {
@@ -30,8 +30,15 @@ pub struct OnDevice(pub Engine);
 impl OnDevice {
     /// Loads a checkpoint for the CPU.
     pub fn cpu(ckpt: &Checkpoint) -> Self {
+        Self::rounded(ckpt, Weights::F32, Activations::F32)
+    }
+
+    /// Loads a checkpoint for the CPU with fewer bits.
+    pub fn rounded(ckpt: &Checkpoint, weights: Weights, activations: Activations) -> Self {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
+            weights,
+            activations,
             ..LoadOptions::default()
         };
         Self(

@@ -3,7 +3,17 @@
 use esolm::executor::Draw;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
+use esolm::{Activations, Weights};
 use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, losses, stories};
+
+/// All ways of holding weights with fewer bits.
+const ROUNDED: [(Weights, Activations); 5] = [
+    (Weights::F16, Activations::F32),
+    (Weights::Q8, Activations::F32),
+    (Weights::Q8, Activations::Q8),
+    (Weights::Q4, Activations::F32),
+    (Weights::Q4, Activations::Q8),
+];
 
 #[test]
 fn golden_forward() {
@@ -117,8 +127,15 @@ fn unusable_batches_end_in_a_sentence() {
 /// The same (seed, sequence) gives the same text alone, in a batch and behind another first sequence.
 #[test]
 fn a_text_does_not_depend_on_its_batch() {
+    check_batches(Weights::F32, Activations::F32);
+    for (weights, activations) in ROUNDED {
+        check_batches(weights, activations);
+    }
+}
+
+fn check_batches(weights: Weights, activations: Activations) {
     let ckpt = stories();
-    let mut cpu = OnDevice::cpu(&ckpt);
+    let mut cpu = OnDevice::rounded(&ckpt, weights, activations);
     let mut texts = |first_sequence: u32, batch: usize| {
         let plan = Plan::new(&PlanOptions {
             alpha_0: 0.6,
@@ -147,6 +164,7 @@ fn a_text_does_not_depend_on_its_batch() {
     };
     let batch = texts(4, 5);
     for (index, expected) in (0..).zip(&batch) {
-        assert_eq!(&texts(4 + index, 1)[0], expected, "sequence {}", 4 + index);
+        let name = format!("{weights} {activations}, sequence {}", 4 + index);
+        assert!(texts(4 + index, 1)[0] == *expected, "{name}");
     }
 }

@@ -10,7 +10,7 @@ use esolm::kernels::product::ProductVariant;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
-use esolm::{LoadOptions, Variants};
+use esolm::{LoadOptions, Variants, Weights};
 use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, losses, stories};
 use pollster::block_on;
 
@@ -202,7 +202,7 @@ fn a_text_does_not_depend_on_its_batch() {
 #[test]
 fn an_unobserved_run_reads_its_tokens_alone() {
     let options = LoadOptions {
-        weights: Precision::F16,
+        weights: Weights::F16,
         kv_cache: Precision::F16,
         ..Default::default()
     };
@@ -272,7 +272,7 @@ fn half_precision_is_close() {
         OnDevice::gpu(
             &ckpt,
             LoadOptions {
-                weights: Precision::F16,
+                weights: Weights::F16,
                 kv_cache: Precision::F16,
                 ..Default::default()
             },

@@ -37,8 +37,10 @@ export interface DeviceInfo {
   adapter: Adapter | null;
   /** The kernels in use, `null` on the CPU. */
   variants: { few: string; many: string; attention: string | null; chunk_rows: number } | null;
-  /** How weights are stored. */
-  weights: "f32" | "f16";
+  /** How weights are held. */
+  weights: "f32" | "f16" | "q8" | "q4";
+  /** How activations enter products with them. */
+  activations: "f32" | "q8";
   /** How the KV cache is stored. */
   kv_cache: "f32" | "f16";
   /** Whether the CPU computes because no GPU was found that works. */
@@ -276,8 +278,10 @@ export interface LoadOptions extends EngineOptions {
    * which it was, and why.
    */
   device?: "auto" | "gpu" | "cpu";
-  /** How weights are stored on the device, default f32. */
-  weights?: "f32" | "f16";
+  /** How weights are held, default f32. A GPU takes f32 and f16; 8 and 4 bits are for the CPU. */
+  weights?: "f32" | "f16" | "q8" | "q4";
+  /** How activations enter products with q8 and q4 weights, default f32. */
+  activations?: "f32" | "q8";
   /** How the KV cache is stored, default f32. */
   kvCache?: "f32" | "f16";
   /** Kernels to use, for measurements: `"few=rows,many=tile"`. */

@@ -50,6 +50,8 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["the tokenizer of another model", load("tokenizer: sources.stories.tokenizer", "small"), "tokenizer", /has 2048 tokens, but the model's vocabulary of 97 .*; give the tokenizer\.json that the model was trained with$/],
   ],
   "options of loading": [
+    ["activations of 8 bits beside floats", `lab.load(sources.small, { ...cpu, activations: "q8" })`, "option", /^activations of 8 bits go with q8 or q4 weights, .*; use weights: "q8"/],
+    ["weights of 8 bits on a GPU", `lab.load(sources.small, { device: "gpu", weights: "q8" })`, "option", /^q8 weights are for the CPU only; use the CPU/],
     ["an unknown device", `lab.load(sources.small, { device: "tpu" })`, "option", /`tpu` is not a device; use auto, cpu, gpu/],
     ["an unknown precision", `lab.load(sources.small, { weights: "f8" })`, "option", /^weights: unknown variant `f8`, expected `f32` or `f16`$/],
     ["an unknown precision of the cache", `lab.load(sources.small, { kv_cache: 16 })`, "option", /^kvCache: .*16/],

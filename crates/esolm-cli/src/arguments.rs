@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::checkpoint::StoreDtype;
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
-use esolm::{DeviceChoice, EngineError, LoadOptions, Precision, Variants};
+use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
 use crate::failure;
 pub use scoring::{Normalize, Ppl, Score};
@@ -103,9 +103,12 @@ pub struct Device {
     /// auto: the first real GPU that works, else the CPU; cpu; gpu: the first adapter, software ones included; gpu:N: adapter N of `esolm devices`.
     #[arg(long, value_name = "auto|cpu|gpu|gpu:N", default_value = "auto", value_parser = parse::<DeviceChoice>)]
     pub device: DeviceChoice,
-    /// Precision of the weights on a GPU; f16 halves their memory. The CPU computes in f32.
-    #[arg(long, value_name = "f32|f16", default_value = "f32", value_parser = parse::<Precision>)]
-    pub weights: Precision,
+    /// How weights are held: f16 takes half the memory of f32, q8 a quarter and q4 a sixth. q8 and q4 are for the CPU.
+    #[arg(long, value_name = "f32|f16|q8|q4", default_value = "f32", value_parser = parse::<Weights>)]
+    pub weights: Weights,
+    /// How activations enter products with q8 and q4 weights: q8 rounds them to 8 bits, which is faster and a little coarser.
+    #[arg(long, value_name = "f32|q8", default_value = "f32", value_parser = parse::<Activations>)]
+    pub activations: Activations,
     /// Precision of the KV cache on a GPU.
     #[arg(long, value_name = "f32|f16", default_value = "f32", value_parser = parse::<Precision>)]
     pub kv_cache: Precision,
@@ -119,6 +122,7 @@ impl Device {
         LoadOptions {
             device: self.device,
             weights: self.weights,
+            activations: self.activations,
             kv_cache: self.kv_cache,
             variants: self.variants,
         }

@@ -9,7 +9,7 @@ use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
-use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, Precision, RequestError};
+use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, RequestError, Weights};
 use esolm_checkpoint::atomic;
 use esolm_train::TrainError;
 
@@ -272,6 +272,9 @@ fn request(error: &RequestError) -> Failure {
 fn engine(error: &EngineError) -> Failure {
     match error {
         EngineError::Checkpoint(error) => checkpoint(error),
+        EngineError::CpuOnly { .. } | EngineError::Activations { .. } => {
+            Failure::usage(engine_sentence(error))
+        }
         error => Failure::failed(engine_sentence(error)),
     }
 }
@@ -284,10 +287,12 @@ pub fn engine_sentence(error: &EngineError) -> String {
             "install a Vulkan, Metal or DirectX 12 driver, or use --device cpu"
         }
         EngineError::Overflow {
-            precision: Precision::F16,
+            weights: Weights::F32,
             ..
-        } => "use --weights f32",
-        EngineError::Overflow { .. } => "give another checkpoint",
+        } => "give another checkpoint",
+        EngineError::Overflow { .. } => "use --weights f32",
+        EngineError::CpuOnly { .. } => "use --device cpu, or --weights f16 without --activations",
+        EngineError::Activations { .. } => "use --weights q8, or leave --activations out",
         EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
         EngineError::Refused { .. } => {
             "update the driver, or use --device cpu or another GPU that `esolm devices` lists"

@@ -17,6 +17,7 @@ pub mod noise;
 pub mod order;
 pub mod passes;
 pub mod plan;
+pub mod quantise;
 #[cfg(feature = "text")]
 pub mod request;
 pub mod rng;

@@ -5,7 +5,7 @@ use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::plan::PlanError;
 use esolm::sampler::SamplerError;
 use esolm::text::TextError;
-use esolm::{EngineError, Error, ItemError, MemoryUse, Precision, RequestError};
+use esolm::{EngineError, Error, ItemError, MemoryUse, RequestError, Weights};
 use js_sys::Reflect;
 use wasm_bindgen::JsValue;
 
@@ -184,10 +184,17 @@ fn engine(error: &EngineError) -> Failure {
             "update the browser and the graphics driver, or use the CPU (device: \"cpu\")",
         ),
         EngineError::Overflow {
-            precision: Precision::F16,
+            weights: Weights::F32,
             ..
-        } => ("checkpoint", "load it with weights: \"f32\""),
-        EngineError::Overflow { .. } => ("checkpoint", "give another checkpoint"),
+        } => ("checkpoint", "give another checkpoint"),
+        EngineError::Overflow { .. } => ("checkpoint", "load it with weights: \"f32\""),
+        EngineError::CpuOnly { .. } => (
+            "option",
+            "use the CPU (device: \"cpu\"), or weights: \"f16\" without activations",
+        ),
+        EngineError::Activations { .. } => {
+            ("option", "use weights: \"q8\", or leave activations out")
+        }
         EngineError::AdapterIndex { .. } => {
             ("no_adapter", "leave its number out (device: \"gpu\")")
         }

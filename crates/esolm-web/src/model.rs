@@ -5,7 +5,9 @@ use esolm::config::{Family, ModelConfig};
 use esolm::plan::Plan;
 use esolm::text::TextCodec;
 use esolm::trace::Header;
-use esolm::{DeviceInfo, Error, LoadOptions, Model, ModelFiles, Precision, ScoreItem};
+use esolm::{
+    Activations, DeviceInfo, Error, LoadOptions, Model, ModelFiles, Precision, ScoreItem, Weights,
+};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -20,7 +22,8 @@ use crate::source::Source;
 #[serde(deny_unknown_fields, default)]
 struct Load {
     device: Option<String>,
-    weights: Precision,
+    weights: Weights,
+    activations: Activations,
     kv_cache: Precision,
     variants: String,
     raw_weights: bool,
@@ -83,6 +86,7 @@ impl WasmModel {
         let load = LoadOptions {
             device: options.device.as_deref().unwrap_or("auto").parse()?,
             weights: options.weights,
+            activations: options.activations,
             kv_cache: options.kv_cache,
             variants: options.variants.parse()?,
         };

@@ -11,6 +11,7 @@ use crate::error::{DeviceFault, EngineError};
 use crate::kernels::runtime::Gpu;
 use crate::kernels::watch::Watch;
 use crate::variants::{Chosen, Variants};
+use crate::weights::{Activations, Weights};
 
 #[cfg(target_family = "wasm")]
 mod browser;
@@ -69,8 +70,10 @@ impl fmt::Display for DeviceChoice {
 pub struct LoadOptions {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// Precision of the weights on a GPU; the CPU computes with f32.
-    pub weights: Precision,
+    /// How weights are held; a GPU takes f32 and f16.
+    pub weights: Weights,
+    /// How activations enter products with quantised weights.
+    pub activations: Activations,
     /// Precision of the KV cache on a GPU.
     pub kv_cache: Precision,
     /// Forced kernel variants.
@@ -84,8 +87,11 @@ pub struct DeviceInfo {
     pub adapter: Option<AdapterInfo>,
     /// The kernel variants, on a GPU.
     pub variants: Option<Chosen>,
-    /// Precision of the weights.
-    pub weights: Precision,
+    /// How weights are held.
+    pub weights: Weights,
+    /// How activations enter products with them.
+    #[serde(default)]
+    pub activations: Activations,
     /// Precision of the KV cache.
     pub kv_cache: Precision,
     /// The CPU runs because `auto` found no real GPU that works.
@@ -128,7 +134,11 @@ impl fmt::Display for DeviceInfo {
                 "{adapter}, {} weights, {} kv_cache",
                 self.weights, self.kv_cache
             )?,
-            None => f.write_str("CPU (Burn flex), f32")?,
+            None if self.weights == Weights::F32 => f.write_str("CPU (Burn flex), f32")?,
+            None => write!(f, "CPU, {} weights", self.weights)?,
+        }
+        if self.activations != Activations::F32 {
+            write!(f, ", {} activations", self.activations)?;
         }
         for passed_over in &self.passed_over {
             write!(f, "; {passed_over}")?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::{MemoryRoom, MemoryUse};
 
-use crate::kernels::Precision;
+use crate::weights::Weights;
 
 /// An error of a [`Model`](crate::Model).
 #[derive(Debug, thiserror::Error)]
@@ -209,14 +209,26 @@ pub enum EngineError {
     Checkpoint(#[from] CheckpointError),
     /// Weights that were read are finite, but what is computed with is not: folded together they overflow, or the precision that they
     /// are to be stored in does not hold them.
-    #[error("the weights made of tensor {tensor} reach {value}, more than {precision} holds")]
+    #[error("the weights made of tensor {tensor} reach {value}, more than {weights} holds")]
     Overflow {
         /// The tensor's name without `backbone.`.
         tensor: String,
         /// The first such weight.
         value: f32,
         /// What it was to be stored in.
-        precision: Precision,
+        weights: Weights,
+    },
+    /// Something that no GPU computes.
+    #[error("{what} are for the CPU only")]
+    CpuOnly {
+        /// "q8 weights".
+        what: String,
+    },
+    /// Activations of 8 bits beside weights that are floats.
+    #[error("activations of 8 bits go with q8 or q4 weights, and the weights are {weights}")]
+    Activations {
+        /// Those asked for.
+        weights: Weights,
     },
     /// No adapter answers to the choice.
     #[error("no GPU adapter was found ({0})")]
@@ -352,6 +364,8 @@ impl EngineError {
             | Self::Thread(_)
             | Self::Rows(_)
             | Self::Overflow { .. }
+            | Self::CpuOnly { .. }
+            | Self::Activations { .. }
             | Self::NotFinite { .. }
             | Self::MaskDrawn { .. } => None,
         }

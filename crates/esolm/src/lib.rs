@@ -43,6 +43,7 @@ pub use model::{Forward, Model, random_seed};
 pub use perplexity::{Corpus, Figure, Nelbo, Perplexity, PerplexityOptions};
 pub use score::{Score, ScoreItem, ScoreOptions, Scored};
 pub use variants::{Chosen, Variants};
+pub use weights::{Activations, Weights};
 
 mod adapter;
 mod error;
@@ -54,6 +55,7 @@ mod perplexity;
 mod place;
 mod score;
 mod turn;
+mod weights;
 mod worker;
 
 // What lies below the front door, for this project's own programs and tests. It may change with any version.

@@ -14,6 +14,7 @@ use crate::error::EngineError;
 use crate::executor::{Draw, Executor};
 use crate::gpu::GpuExecutor;
 use crate::kernels::runtime::Gpu;
+use crate::weights::Activations;
 
 /// Loads a checkpoint onto a device.
 ///
@@ -23,6 +24,14 @@ pub async fn place(
     ckpt: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<(Box<dyn Executor>, DeviceInfo), EngineError> {
+    let LoadOptions {
+        weights,
+        activations,
+        ..
+    } = *options;
+    if activations == Activations::Q8 && !weights.are_quantised() {
+        return Err(EngineError::Activations { weights });
+    }
     let all = candidates(options.device).await?;
     let load = async |candidate: Candidate| on_gpu(candidate, ckpt, options).await;
     let Found {
@@ -39,12 +48,16 @@ pub async fn place(
     let device = DeviceInfo {
         adapter: None,
         variants: None,
-        weights: Precision::F32,
+        weights,
+        activations,
         kv_cache: Precision::F32,
         is_fallback: options.device == DeviceChoice::Auto,
         passed_over,
     };
-    Ok((Box::new(CpuExecutor::load(ckpt).await?), device))
+    Ok((
+        Box::new(CpuExecutor::load(ckpt, weights, activations).await?),
+        device,
+    ))
 }
 
 async fn on_gpu(
@@ -60,6 +73,11 @@ async fn put_on(
     ckpt: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<(GpuExecutor, DeviceInfo), EngineError> {
+    if options.activations == Activations::Q8 {
+        return Err(EngineError::CpuOnly {
+            what: "activations of 8 bits".into(),
+        });
+    }
     let adapter = gpu.info.clone();
     let mut executor = GpuExecutor::load(gpu, ckpt, options).await?;
     if options.device == DeviceChoice::Auto {
@@ -69,6 +87,7 @@ async fn put_on(
         adapter: Some(adapter),
         variants: Some(*executor.chosen()),
         weights: options.weights,
+        activations: options.activations,
         kv_cache: options.kv_cache,
         is_fallback: false,
         passed_over: Vec::new(),

@@ -2,11 +2,13 @@
 //! crash instead of a sentence, so keep them in step.
 
 use esolm_core::config::ModelConfig;
+use esolm_core::quantise::GROUP;
 use esolm_core::rows::Layout;
 
 use super::attention::{self, Heads};
 use super::product::padded;
 use super::{LOGIT_ROWS, MLP_ROWS};
+use crate::weights::Weights;
 
 /// Bytes of a value.
 const VALUE: u64 = 4;
@@ -21,16 +23,31 @@ pub(super) struct Largest {
 }
 
 /// Bytes of loading a model: its weights, and what is held beside them while the last are read.
-pub(super) fn model(config: &ModelConfig) -> u64 {
+pub(super) fn model(config: &ModelConfig, weights: Weights) -> u64 {
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
-    let matrix = |n_in: u64, n_out: u64| (n_in + 1) * padded(n_out as usize) as u64;
-    let block = matrix(d, 3 * d) + matrix(d, d) + matrix(d, 4 * d) + matrix(4 * d, d);
+    let ends = weights.at_the_ends();
+    let matrix = |n_in: u64, n_out: u64, weights: Weights| {
+        padded(n_out as usize) as u64 * (column(n_in, weights) + VALUE)
+    };
+    let inner = |n_in: u64, n_out: u64| matrix(n_in, n_out, weights);
+    let block = inner(d, 3 * d) + inner(d, d) + inner(d, 4 * d) + inner(4 * d, d);
     let blocks = block * config.n_blocks as u64;
-    let weights = matrix(d, vocab) + vocab * d + blocks;
+    let head = matrix(d, vocab, ends);
     // Of the head, read first: as it is stored, then transposed. Of a block, read last: folded, and one matrix as it is stored.
-    let first = matrix(d, vocab) + 2 * vocab * d;
-    let last = weights + 12 * d * d + 4 * d * d;
-    VALUE * first.max(last)
+    let first = head + 2 * vocab * d * VALUE;
+    let last = head + vocab * column(d, ends) + blocks + (12 + 4) * d * d * VALUE;
+    first.max(last)
+}
+
+/// Bytes of `n_in` weights of one output.
+fn column(n_in: u64, weights: Weights) -> u64 {
+    let groups = n_in.div_ceil(GROUP as u64);
+    match weights {
+        Weights::F32 => n_in * VALUE,
+        Weights::F16 => groups * 2 * GROUP as u64,
+        Weights::Q8 => groups * (GROUP as u64 + 2),
+        Weights::Q4 => groups * (GROUP as u64 / 2 + 4),
+    }
 }
 
 /// Bytes of a batch's cache.

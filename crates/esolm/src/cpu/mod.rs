@@ -6,8 +6,10 @@
 //! hands over and takes back without a copy: as Burn operations they would be ten passes over the activations instead of one.
 
 mod attention;
+mod embedding;
 mod estimate;
 pub mod math;
+mod packed;
 mod product;
 
 use esolm_core::checkpoint::Checkpoint;
@@ -23,9 +25,11 @@ use crate::measure::Rates;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::forms::{Comparison, Scope};
 use crate::memory::{self, MemoryUse};
-use crate::network::fold::Folding;
+use crate::network::fold::{Folding, Linear};
+use crate::weights::{Activations, Weights};
 
 use attention::{Cache, Heads, spans};
+use embedding::Embedding;
 use estimate::Largest;
 use product::Matrix;
 
@@ -45,8 +49,7 @@ struct Block {
 pub struct CpuExecutor {
     config: ModelConfig,
     heads: Heads,
-    /// `[V, d]`.
-    embedding: Vec<f32>,
+    embedding: Embedding,
     blocks: Vec<Block>,
     head: Matrix,
     /// The batch whose memory was asked for, and its largest pass.
@@ -74,30 +77,36 @@ struct Sampled {
 }
 
 impl CpuExecutor {
-    /// Folds the constant conditioning, block by block.
+    /// Folds the constant conditioning and rounds the weights, block by block.
     ///
     /// # Errors
-    /// When a tensor of the checkpoint cannot be read, or memory does not suffice.
-    pub async fn load(ckpt: &Checkpoint) -> Result<Self, EngineError> {
+    /// When a tensor of the checkpoint cannot be read or held, or memory does not suffice.
+    pub async fn load(
+        ckpt: &Checkpoint,
+        weights: Weights,
+        activations: Activations,
+    ) -> Result<Self, EngineError> {
         let config = ckpt.config().clone();
         start_threads()?;
-        memory::ask(MemoryUse::Model, estimate::model(&config))?;
+        memory::ask(MemoryUse::Model, estimate::model(&config, weights))?;
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         // The largest first: while it is rearranged it is there twice.
         ckpt.fetch("output_layer.").await?;
-        let head = Matrix::new(&folding.head()?);
+        let ends = weights.at_the_ends();
+        let head = Matrix::new(&folding.head()?, ends, activations)?;
         ckpt.fetch("vocab_embed.").await?;
-        let embedding = folding.embedding()?;
+        let embedding = Embedding::new(folding.embedding()?, config.hidden, ends)?;
+        let matrix = |linear: &Linear| Matrix::new(linear, weights, activations);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {
             ckpt.fetch(&format!("blocks.{index}.")).await?;
             let block = folding.block(index)?;
             blocks.push(Block {
-                qkv: Matrix::new(&block.qkv),
-                out: Matrix::new(&block.out),
-                up: Matrix::new(&block.up),
-                down: Matrix::new(&block.down),
+                qkv: matrix(&block.qkv)?,
+                out: matrix(&block.out)?,
+                up: matrix(&block.up)?,
+                down: matrix(&block.down)?,
             });
         }
         Ok(Self {
@@ -212,7 +221,7 @@ impl CpuExecutor {
             match token {
                 // Whoever reads the tokens finds it; nothing that comes of it may pass for a text until then.
                 NO_TOKEN => x.resize(x.len() + hidden, f32::NAN),
-                token => x.extend(&self.embedding[token as usize * hidden..][..hidden]),
+                token => self.embedding.write(token as usize, &mut x),
             }
         }
         Ok(x)

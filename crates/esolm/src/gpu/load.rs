@@ -3,12 +3,12 @@
 use esolm_core::checkpoint::Checkpoint;
 
 use super::{Block, positions};
-use crate::device::Precision;
 use crate::error::EngineError;
 use crate::kernels::embed::Embedding;
 use crate::kernels::product::{Matrix, pair_order, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::network::fold::{Folding, Linear, check_range};
+use crate::weights::Weights;
 
 /// What of a checkpoint is on the device.
 pub(super) struct Loaded {
@@ -22,8 +22,9 @@ impl Loaded {
     pub async fn upload(
         gpu: &Gpu,
         ckpt: &Checkpoint,
-        weights: Precision,
+        weights: Weights,
     ) -> Result<Self, EngineError> {
+        let precision = weights.on_gpu()?;
         let config = ckpt.config();
         let head_dim = config.head_dim();
         if !head_dim.is_multiple_of(4) || head_dim > 128 {
@@ -35,12 +36,12 @@ impl Loaded {
         let folding = Folding::new(ckpt)?;
         let upload = |linear: &Linear| {
             check_range(&linear.name, &linear.weight, weights)?;
-            gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, weights))
+            gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, precision))
         };
         ckpt.fetch("vocab_embed.").await?;
         let rows = folding.embedding()?;
         check_range("vocab_embed.embedding", &rows, weights)?;
-        let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, weights))?;
+        let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, precision))?;
         drop(rows);
         let order = pair_order(config.hidden, head_dim);
         let mut blocks = Vec::with_capacity(config.n_blocks);

@@ -34,14 +34,6 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// The largest number that it holds.
-    pub fn largest(self) -> f32 {
-        match self {
-            Self::F32 => f32::MAX,
-            Self::F16 => half::f16::MAX.to_f32(),
-        }
-    }
-
     /// Bytes of a number.
     pub fn bytes(self) -> u64 {
         match self {

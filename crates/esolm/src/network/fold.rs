@@ -20,7 +20,7 @@ use esolm_core::finite::first_beyond;
 
 use super::timestep::frequencies;
 use crate::error::EngineError;
-use crate::kernels::Precision;
+use crate::weights::Weights;
 
 /// A folded matrix with its bias: y = x weight + bias.
 #[derive(Debug, Clone)]
@@ -186,7 +186,7 @@ impl Weight {
     fn finish(self, bias: Vec<f32>, n_in: usize) -> Result<Linear, EngineError> {
         let Self { name, values } = self;
         for values in [&values, &bias] {
-            check_range(&name, values, Precision::F32)?;
+            check_range(&name, values, Weights::F32)?;
         }
         let n_out = bias.len();
         Ok(Linear {
@@ -199,16 +199,16 @@ impl Weight {
     }
 }
 
-/// Checks that a precision holds the weights made of `tensor`.
+/// Checks that the weights made of `tensor` can be held.
 ///
 /// # Errors
 /// [`EngineError::Overflow`] with the first that it does not.
-pub fn check_range(tensor: &str, values: &[f32], precision: Precision) -> Result<(), EngineError> {
-    match first_beyond(values, precision.largest()) {
+pub fn check_range(tensor: &str, values: &[f32], weights: Weights) -> Result<(), EngineError> {
+    match first_beyond(values, weights.largest()) {
         Some(index) => Err(EngineError::Overflow {
             tensor: tensor.into(),
             value: values[index],
-            precision,
+            weights,
         }),
         None => Ok(()),
     }

@@ -12,7 +12,8 @@ use crate::error::DeviceFault;
 
 const AUTO: LoadOptions = LoadOptions {
     device: DeviceChoice::Auto,
-    weights: Precision::F32,
+    weights: crate::weights::Weights::F32,
+    activations: Activations::F32,
     kv_cache: Precision::F32,
     variants: crate::variants::Variants {
         few: None,

@@ -210,7 +210,8 @@ fn qkv_turns_and_scatters() {
                 cached[1][place..place + hidden].copy_from_slice(&y[2 * hidden..]);
             }
             for value in cached.iter_mut().flatten() {
-                if value.abs() > cache.largest() {
+                // What f16 holds at most.
+                if cache == Precision::F16 && value.abs() > 65504.0 {
                     *value = f32::NAN;
                 }
             }

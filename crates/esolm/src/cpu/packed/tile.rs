@@ -1,0 +1,388 @@
+//! The loops of a product with one panel, for any instruction set ([`Simd`]) and any form of weights ([`Codes`]).
+//!
+//! A group of a panel (32 inputs, 64 columns: 2 KiB of bytes) stays in the first cache while all rows pass over it, a tile of a few
+//! rows and columns at a time in registers. Each value is a sum of 32 products times the group's scale, added up over the groups in
+//! ascending order, whatever the number of rows: a row comes out the same in any company.
+//!
+//! Plain loops instead of iterators and closures: those are functions of their own, and a function that is not inlined lacks the
+//! instruction set of its caller.
+#![allow(clippy::needless_range_loop)]
+
+use esolm_core::quantise::GROUP;
+
+use super::simd::Simd;
+use super::{Bytes, Floats, PANEL, Packed};
+
+/// A group of a panel whose weights come as floats, in units of their scale.
+pub trait Codes<S: Simd>: Copy {
+    /// Inputs 4 v to 4 v + 3, columns from `column` on.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    unsafe fn floats<const C: usize>(self, v: usize, column: usize) -> [[S::F; C]; 4];
+}
+
+/// A group of a panel whose weights also come as bytes.
+pub trait ByteCodes<S: Simd>: Codes<S> {
+    /// Whether they are signed.
+    const SIGNED: bool;
+    /// Four inputs a lane, as [`Simd::dot`] or [`Simd::dot_unsigned`] takes them.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    unsafe fn bytes<const C: usize>(self, v: usize, column: usize) -> [S::I; C];
+}
+
+/// `[32, 64]` f32, decoded before.
+#[derive(Clone, Copy)]
+struct Decoded(*const f32);
+/// `[32, 64]` f16.
+#[derive(Clone, Copy)]
+pub struct F16(pub *const u32);
+/// `[8, 64]` words of four signed bytes.
+#[derive(Clone, Copy)]
+pub struct Q8(pub *const u32);
+/// `[4, 64]` words: inputs 4 v to 4 v + 3 in the low halves of the bytes, 16 more in the high ones.
+#[derive(Clone, Copy)]
+pub struct Q4(pub *const u32);
+
+impl<S: Simd> Codes<S> for Decoded {
+    #[inline(always)]
+    unsafe fn floats<const C: usize>(self, v: usize, column: usize) -> [[S::F; C]; 4] {
+        unsafe {
+            let mut all = [[S::splat(0.0); C]; 4];
+            for j in 0..4 {
+                for c in 0..C {
+                    all[j][c] = S::load(self.0.add((4 * v + j) * PANEL + column + c * S::LANES));
+                }
+            }
+            all
+        }
+    }
+}
+
+impl<S: Simd> Codes<S> for F16 {
+    #[inline(always)]
+    unsafe fn floats<const C: usize>(self, v: usize, column: usize) -> [[S::F; C]; 4] {
+        unsafe {
+            let halves = self.0.cast::<u16>();
+            let mut all = [[S::splat(0.0); C]; 4];
+            for j in 0..4 {
+                for c in 0..C {
+                    all[j][c] =
+                        S::load_f16(halves.add((4 * v + j) * PANEL + column + c * S::LANES));
+                }
+            }
+            all
+        }
+    }
+}
+
+/// The bytes of words as floats.
+#[inline(always)]
+unsafe fn spread<S: Simd, const C: usize>(words: [S::I; C]) -> [[S::F; C]; 4] {
+    unsafe {
+        let mut all = [[S::splat(0.0); C]; 4];
+        for c in 0..C {
+            all[0][c] = S::signed_byte::<0>(words[c]);
+            all[1][c] = S::signed_byte::<1>(words[c]);
+            all[2][c] = S::signed_byte::<2>(words[c]);
+            all[3][c] = S::signed_byte::<3>(words[c]);
+        }
+        all
+    }
+}
+
+impl<S: Simd> Codes<S> for Q8 {
+    #[inline(always)]
+    unsafe fn floats<const C: usize>(self, v: usize, column: usize) -> [[S::F; C]; 4] {
+        unsafe {
+            let mut words = [S::splat_word(0); C];
+            for c in 0..C {
+                words[c] = S::load_words(self.0.add(v * PANEL + column + c * S::LANES));
+            }
+            spread::<S, C>(words)
+        }
+    }
+}
+
+impl<S: Simd> ByteCodes<S> for Q8 {
+    const SIGNED: bool = true;
+    #[inline(always)]
+    unsafe fn bytes<const C: usize>(self, v: usize, column: usize) -> [S::I; C] {
+        unsafe {
+            let mut words = [S::splat_word(0); C];
+            for c in 0..C {
+                let word = S::load_words(self.0.add(v * PANEL + column + c * S::LANES));
+                words[c] = S::prepare(word);
+            }
+            words
+        }
+    }
+}
+
+impl<S: Simd> Codes<S> for Q4 {
+    #[inline(always)]
+    unsafe fn floats<const C: usize>(self, v: usize, column: usize) -> [[S::F; C]; 4] {
+        unsafe { spread::<S, C>(ByteCodes::<S>::bytes(self, v, column)) }
+    }
+}
+
+impl<S: Simd> ByteCodes<S> for Q4 {
+    const SIGNED: bool = false;
+    #[inline(always)]
+    unsafe fn bytes<const C: usize>(self, v: usize, column: usize) -> [S::I; C] {
+        unsafe {
+            let mut words = [S::splat_word(0); C];
+            for c in 0..C {
+                let both = S::load_words(self.0.add(v % 4 * PANEL + column + c * S::LANES));
+                words[c] = if v < 4 {
+                    S::low_nibbles(both)
+                } else {
+                    S::high_nibbles(both)
+                };
+            }
+            words
+        }
+    }
+}
+
+/// Where a group lies, and its scales and offsets.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Of the panel's groups.
+    group: usize,
+    /// Groups of a row.
+    groups: usize,
+    /// `[64]` f16, or null for weights without.
+    scales: *const u16,
+    /// `[64]` f16, or null.
+    offsets: *const u16,
+}
+
+impl Place {
+    #[inline(always)]
+    fn of(matrix: &Packed, panel: usize, group: usize) -> Self {
+        let at = (panel * matrix.groups + group) * PANEL;
+        let part = |values: &[u16]| values.get(at..).map_or(std::ptr::null(), <[u16]>::as_ptr);
+        Self {
+            group,
+            groups: matrix.groups,
+            scales: if matrix.scales.is_empty() {
+                std::ptr::null()
+            } else {
+                part(&matrix.scales)
+            },
+            offsets: if matrix.offsets.is_empty() {
+                std::ptr::null()
+            } else {
+                part(&matrix.offsets)
+            },
+        }
+    }
+
+    /// Of a row's group among those of all rows.
+    #[inline(always)]
+    fn row(&self, row: usize) -> usize {
+        row * self.groups + self.group
+    }
+}
+
+/// Words of a group of a panel.
+#[inline(always)]
+fn block(matrix: &Packed, panel: usize, group: usize) -> *const u32 {
+    let words = matrix.codes.len() / (matrix.n_out.div_ceil(PANEL) * matrix.groups);
+    let at = (panel * matrix.groups + group) * words;
+    matrix.codes[at..at + words].as_ptr()
+}
+
+/// `out` `[rows, 64]` = `x` times a panel, in tiles of `C` vectors and `R` rows.
+///
+/// # Safety
+/// As for [`Simd`]; `matrix` holds what `codes` makes of it, and `C` vectors divide a panel.
+#[inline(always)]
+pub unsafe fn floats<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
+    codes: fn(*const u32) -> K,
+    matrix: &Packed,
+    panel: usize,
+    x: &Floats,
+    out: &mut [f32],
+) {
+    unsafe {
+        let rows = out.len() / PANEL;
+        assert!(
+            x.values.len() == rows * matrix.groups * GROUP && PANEL.is_multiple_of(C * S::LANES)
+        );
+        out.fill(0.0);
+        let mut decoded = [0.0; GROUP * PANEL];
+        for group in 0..matrix.groups {
+            let place = Place::of(matrix, panel, group);
+            let codes = codes(block(matrix, panel, group));
+            // Decoding costs as much as a few rows: below that it is done on the way.
+            match rows {
+                1 => float_tile::<S, K, C, 1>(codes, place, x, 0, out),
+                2 => float_tile::<S, K, C, 2>(codes, place, x, 0, out),
+                3 => float_tile::<S, K, C, 3>(codes, place, x, 0, out),
+                _ => {
+                    for column in (0..PANEL).step_by(S::LANES) {
+                        for v in 0..GROUP / 4 {
+                            let four = codes.floats::<1>(v, column);
+                            for j in 0..4 {
+                                let to = &mut decoded[(4 * v + j) * PANEL + column..][..S::LANES];
+                                S::store(to.as_mut_ptr(), four[j][0]);
+                            }
+                        }
+                    }
+                    let codes = Decoded(decoded.as_ptr());
+                    let mut row = 0;
+                    while row + R <= rows {
+                        float_tile::<S, Decoded, C, R>(codes, place, x, row, out);
+                        row += R;
+                    }
+                    while row < rows {
+                        float_tile::<S, Decoded, C, 1>(codes, place, x, row, out);
+                        row += 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
+    codes: K,
+    place: Place,
+    x: &Floats,
+    row: usize,
+    out: &mut [f32],
+) {
+    unsafe {
+        let mut from = [std::ptr::null(); R];
+        for r in 0..R {
+            from[r] = x.values[place.row(row + r) * GROUP..][..GROUP].as_ptr();
+        }
+        for column in (0..PANEL).step_by(C * S::LANES) {
+            let mut sums = [[S::splat(0.0); C]; R];
+            for v in 0..GROUP / 4 {
+                let weights = codes.floats::<C>(v, column);
+                for j in 0..4 {
+                    for r in 0..R {
+                        let x = S::splat(*from[r].add(4 * v + j));
+                        for c in 0..C {
+                            sums[r][c] = S::mul_add(weights[j][c], x, sums[r][c]);
+                        }
+                    }
+                }
+            }
+            for c in 0..C {
+                let first = column + c * S::LANES;
+                for r in 0..R {
+                    let to = out[(row + r) * PANEL + first..][..S::LANES].as_mut_ptr();
+                    let mut sum = S::load(to);
+                    if place.scales.is_null() {
+                        sum = S::add(sum, sums[r][c]);
+                    } else {
+                        sum = S::mul_add(sums[r][c], S::load_f16(place.scales.add(first)), sum);
+                    }
+                    if !place.offsets.is_null() {
+                        let total = S::splat(x.sums[place.row(row + r)]);
+                        sum = S::mul_add(S::load_f16(place.offsets.add(first)), total, sum);
+                    }
+                    S::store(to, sum);
+                }
+            }
+        }
+    }
+}
+
+/// `out` `[rows, 64]` = `x` times a panel, in tiles of `C` vectors and `R` rows. Sums of a group are exact, and no product is fused with
+/// what it is added to: every instruction set gives the same.
+///
+/// # Safety
+/// As for [`floats`].
+#[inline(always)]
+pub unsafe fn bytes<S: Simd, K: ByteCodes<S>, const C: usize, const R: usize>(
+    codes: fn(*const u32) -> K,
+    matrix: &Packed,
+    panel: usize,
+    x: &Bytes,
+    out: &mut [f32],
+) {
+    unsafe {
+        let rows = out.len() / PANEL;
+        assert!(
+            x.codes.len() == rows * matrix.groups * GROUP && PANEL.is_multiple_of(C * S::LANES)
+        );
+        out.fill(0.0);
+        for group in 0..matrix.groups {
+            let place = Place::of(matrix, panel, group);
+            let codes = codes(block(matrix, panel, group));
+            let mut row = 0;
+            while row + R <= rows {
+                byte_tile::<S, K, C, R>(codes, place, x, row, out);
+                row += R;
+            }
+            while row + 2 <= rows {
+                byte_tile::<S, K, C, 2>(codes, place, x, row, out);
+                row += 2;
+            }
+            if row < rows {
+                byte_tile::<S, K, C, 1>(codes, place, x, row, out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn byte_tile<S: Simd, K: ByteCodes<S>, const C: usize, const R: usize>(
+    codes: K,
+    place: Place,
+    x: &Bytes,
+    row: usize,
+    out: &mut [f32],
+) {
+    unsafe {
+        let mut from = [std::ptr::null::<i8>(); R];
+        for r in 0..R {
+            from[r] = x.codes[place.row(row + r) * GROUP..][..GROUP].as_ptr();
+        }
+        for column in (0..PANEL).step_by(C * S::LANES) {
+            let mut sums = [[S::splat_word(0); C]; R];
+            if K::SIGNED && S::OFFSET != 0 {
+                for r in 0..R {
+                    sums[r] = [S::splat_word(-S::OFFSET * x.sums[place.row(row + r)]); C];
+                }
+            }
+            for v in 0..GROUP / 4 {
+                let weights = codes.bytes::<C>(v, column);
+                for r in 0..R {
+                    let x = S::splat_word(from[r].add(4 * v).cast::<i32>().read_unaligned());
+                    for c in 0..C {
+                        sums[r][c] = if K::SIGNED {
+                            S::dot(sums[r][c], weights[c], x)
+                        } else {
+                            S::dot_unsigned(sums[r][c], weights[c], x)
+                        };
+                    }
+                }
+            }
+            for c in 0..C {
+                let first = column + c * S::LANES;
+                let scale = S::load_f16(place.scales.add(first));
+                for r in 0..R {
+                    let at = place.row(row + r);
+                    let to = out[(row + r) * PANEL + first..][..S::LANES].as_mut_ptr();
+                    let factor = S::mul(scale, S::splat(x.scales[at]));
+                    let mut sum = S::add(S::load(to), S::mul(S::to_float(sums[r][c]), factor));
+                    if !place.offsets.is_null() {
+                        let total = S::splat(x.scales[at] * x.sums[at] as f32);
+                        let offset = S::load_f16(place.offsets.add(first));
+                        sum = S::add(sum, S::mul(offset, total));
+                    }
+                    S::store(to, sum);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! How many bits weights and activations have.
+
+use std::fmt;
+use std::str::FromStr;
+
+use esolm_core::quantise::{Q4, Q8};
+use serde::{Deserialize, Serialize};
+
+use crate::error::EngineError;
+use crate::kernels::Precision;
+
+/// How weights are held in memory. Products add up in f32, whatever it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// 16-bit floats.
+    F16,
+    /// 8 bits in groups of 32 with a scale, 8.5 in all ([`esolm_core::quantise::Q8`]).
+    Q8,
+    /// 4 bits in groups of 32 with a scale and an offset, 5 in all ([`esolm_core::quantise::Q4`]); the embedding and the output matrix, which
+    /// suffer most, have 8.
+    Q4,
+}
+
+/// How activations enter products with quantised weights. It is one choice for all rows of a run, so that a text does not depend on its batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activations {
+    /// As they are.
+    #[default]
+    F32,
+    /// Rounded to 8 bits in groups of 32, for the processor's integer products: on the CPU only.
+    Q8,
+}
+
+impl Weights {
+    /// The largest weight that can be held.
+    pub fn largest(self) -> f32 {
+        match self {
+            Self::F32 => f32::MAX,
+            Self::F16 => half::f16::MAX.to_f32(),
+            Self::Q8 => Q8::LARGEST,
+            Self::Q4 => Q4::LARGEST,
+        }
+    }
+
+    /// Whether they are integers in groups.
+    pub fn are_quantised(self) -> bool {
+        matches!(self, Self::Q8 | Self::Q4)
+    }
+
+    /// What the embedding and the output matrix are held in.
+    pub(crate) fn at_the_ends(self) -> Self {
+        match self {
+            Self::Q4 => Self::Q8,
+            weights => weights,
+        }
+    }
+
+    /// The precision in which a GPU holds them.
+    ///
+    /// # Errors
+    /// [`EngineError::CpuOnly`]: the kernels read floats.
+    pub fn on_gpu(self) -> Result<Precision, EngineError> {
+        match self {
+            Self::F32 => Ok(Precision::F32),
+            Self::F16 => Ok(Precision::F16),
+            Self::Q8 | Self::Q4 => Err(EngineError::CpuOnly {
+                what: format!("{self} weights"),
+            }),
+        }
+    }
+}
+
+impl FromStr for Weights {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        let all = [Self::F32, Self::F16, Self::Q8, Self::Q4];
+        let found = all.into_iter().find(|weights| weights.to_string() == text);
+        found.ok_or_else(|| EngineError::Option {
+            option: "form of weights",
+            value: text.to_string(),
+            allowed: "f32, f16, q8 or q4",
+        })
+    }
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        })
+    }
+}
+
+impl FromStr for Activations {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "q8" => Ok(Self::Q8),
+            _ => Err(EngineError::Option {
+                option: "form of activations",
+                value: text.to_string(),
+                allowed: "f32 or q8",
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Activations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Q8 => "q8",
+        })
+    }
+}
