@@ -205,20 +205,19 @@ enum Activations {
 /// The instruction sets that products are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
-    /// What every processor of the target has.
-    Portable,
+    /// What every processor of the target has: plain Rust, or the vectors of WebAssembly.
+    Base,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    #[cfg(target_family = "wasm")]
-    Simd128,
 }
 
 impl Level {
     /// All that this processor has, the fastest last.
     fn all() -> Vec<Self> {
-        let mut all = vec![Self::Portable];
+        #[allow(unused_mut, reason = "some targets have no more")]
+        let mut all = vec![Self::Base];
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2")
@@ -230,27 +229,23 @@ impl Level {
             all.extend(avx2.then_some(Self::Avx2));
             all.extend((avx2 && avx512).then_some(Self::Avx512));
         }
-        #[cfg(target_family = "wasm")]
-        all.push(Self::Simd128);
         all
     }
 
     fn best() -> Self {
         static BEST: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
-        *BEST.get_or_init(|| *Self::all().last().unwrap_or(&Self::Portable))
+        *BEST.get_or_init(|| *Self::all().last().unwrap_or(&Self::Base))
     }
 
     /// `out` `[rows, 64]` = `x` times a panel.
     fn panel(self, matrix: &Packed, panel: usize, x: &Activations, out: &mut [f32]) {
         // Safety: `all` holds only what the processor has.
         match self {
-            Self::Portable => unsafe { portable(matrix, panel, x, out) },
+            Self::Base => unsafe { base(matrix, panel, x, out) },
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { avx2(matrix, panel, x, out) },
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { avx512(matrix, panel, x, out) },
-            #[cfg(target_family = "wasm")]
-            Self::Simd128 => unsafe { simd128(matrix, panel, x, out) },
         }
     }
 }
@@ -275,13 +270,14 @@ macro_rules! compile {
     };
 }
 
-compile!(portable, simd::Portable, 2 x 2, 2 x 2);
+#[cfg(not(target_family = "wasm"))]
+compile!(base, simd::Base, 2 x 2, 2 x 2);
+#[cfg(target_family = "wasm")]
+compile!(base, simd::Base, 2 x 4, 2 x 4);
 #[cfg(target_arch = "x86_64")]
 compile!(#[target_feature(enable = "avx2,fma,f16c")] avx2, simd::Avx2, 2 x 4, 2 x 4);
 #[cfg(target_arch = "x86_64")]
 compile!(#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")] avx512, simd::Avx512, 4 x 6, 4 x 6);
-#[cfg(target_family = "wasm")]
-compile!(simd128, simd::Simd128, 2 x 4, 2 x 4);
 
 #[cfg(test)]
 mod tests {

@@ -49,95 +49,104 @@ pub trait Simd {
 /// 2^112: what an f16's exponent lacks when its bits stand where an f32 has its own.
 const EXPONENT: f32 = f32::from_bits((127 + 112) << 23);
 
-/// Plain loops over four lanes, which compilers turn into what every processor has.
-pub struct Portable;
+#[cfg(not(target_family = "wasm"))]
+mod portable {
+    use super::{EXPONENT, Simd};
 
-/// Applies `f` lane by lane.
-#[inline(always)]
-fn lanes<A: Copy, B: Copy, C>(a: [A; 4], b: [B; 4], f: impl Fn(A, B) -> C) -> [C; 4] {
-    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+    /// Plain loops over four lanes, which compilers turn into what every processor has.
+    pub struct Portable;
+
+    /// Applies `f` lane by lane.
+    #[inline(always)]
+    fn lanes<A: Copy, B: Copy, C>(a: [A; 4], b: [B; 4], f: impl Fn(A, B) -> C) -> [C; 4] {
+        [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+    }
+
+    impl Simd for Portable {
+        const LANES: usize = 4;
+        const OFFSET: i32 = 0;
+        type F = [f32; 4];
+        type I = [i32; 4];
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self::F {
+            unsafe { from.cast::<Self::F>().read_unaligned() }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const u16) -> Self::F {
+            let halves = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
+            // Moves exponent and mantissa to their places; the factor mends the exponent's bias, for subnormal values too.
+            halves.map(|half| {
+                let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * EXPONENT;
+                f32::from_bits(magnitude.to_bits() | u32::from(half & 0x8000) << 16)
+            })
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, values: Self::F) {
+            unsafe { to.cast::<Self::F>().write_unaligned(values) }
+        }
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self::F {
+            [value; 4]
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+            lanes(a, b, |a, b| a + b)
+        }
+        #[inline(always)]
+        unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
+            lanes(a, b, |a, b| a * b)
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+            lanes(lanes(a, b, |a, b| a * b), c, |a, b| a + b)
+        }
+        #[inline(always)]
+        unsafe fn load_words(from: *const u32) -> Self::I {
+            unsafe { from.cast::<Self::I>().read_unaligned() }
+        }
+        #[inline(always)]
+        unsafe fn splat_word(value: i32) -> Self::I {
+            [value; 4]
+        }
+        #[inline(always)]
+        unsafe fn low_nibbles(words: Self::I) -> Self::I {
+            words.map(|word| word & 0x0f0f_0f0f)
+        }
+        #[inline(always)]
+        unsafe fn high_nibbles(words: Self::I) -> Self::I {
+            words.map(|word| word >> 4 & 0x0f0f_0f0f)
+        }
+        #[inline(always)]
+        unsafe fn to_float(words: Self::I) -> Self::F {
+            words.map(|word| word as f32)
+        }
+        #[inline(always)]
+        unsafe fn signed_byte<const N: u32>(words: Self::I) -> Self::F {
+            words.map(|word| (word << (24 - 8 * N) >> 24) as f32)
+        }
+        #[inline(always)]
+        unsafe fn prepare(weights: Self::I) -> Self::I {
+            weights
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+            let byte = |word: i32, n: u32| word << (24 - 8 * n) >> 24;
+            let products = lanes(weights, x, |w, x| {
+                (0..4).map(|n| byte(w, n) * byte(x, n)).sum::<i32>()
+            });
+            lanes(sum, products, |a, b| a + b)
+        }
+        #[inline(always)]
+        unsafe fn dot_unsigned(sum: Self::I, weights: Self::I, x: Self::I) -> Self::I {
+            unsafe { Self::dot(sum, weights, x) }
+        }
+    }
 }
 
-impl Simd for Portable {
-    const LANES: usize = 4;
-    const OFFSET: i32 = 0;
-    type F = [f32; 4];
-    type I = [i32; 4];
-
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self::F {
-        unsafe { from.cast::<Self::F>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn load_f16(from: *const u16) -> Self::F {
-        let halves = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
-        // Moves exponent and mantissa to their places; the factor mends the exponent's bias, for subnormal values too.
-        halves.map(|half| {
-            let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * EXPONENT;
-            f32::from_bits(magnitude.to_bits() | u32::from(half & 0x8000) << 16)
-        })
-    }
-    #[inline(always)]
-    unsafe fn store(to: *mut f32, values: Self::F) {
-        unsafe { to.cast::<Self::F>().write_unaligned(values) }
-    }
-    #[inline(always)]
-    unsafe fn splat(value: f32) -> Self::F {
-        [value; 4]
-    }
-    #[inline(always)]
-    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
-        lanes(a, b, |a, b| a + b)
-    }
-    #[inline(always)]
-    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F {
-        lanes(a, b, |a, b| a * b)
-    }
-    #[inline(always)]
-    unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        lanes(lanes(a, b, |a, b| a * b), c, |a, b| a + b)
-    }
-    #[inline(always)]
-    unsafe fn load_words(from: *const u32) -> Self::I {
-        unsafe { from.cast::<Self::I>().read_unaligned() }
-    }
-    #[inline(always)]
-    unsafe fn splat_word(value: i32) -> Self::I {
-        [value; 4]
-    }
-    #[inline(always)]
-    unsafe fn low_nibbles(words: Self::I) -> Self::I {
-        words.map(|word| word & 0x0f0f_0f0f)
-    }
-    #[inline(always)]
-    unsafe fn high_nibbles(words: Self::I) -> Self::I {
-        words.map(|word| word >> 4 & 0x0f0f_0f0f)
-    }
-    #[inline(always)]
-    unsafe fn to_float(words: Self::I) -> Self::F {
-        words.map(|word| word as f32)
-    }
-    #[inline(always)]
-    unsafe fn signed_byte<const N: u32>(words: Self::I) -> Self::F {
-        words.map(|word| (word << (24 - 8 * N) >> 24) as f32)
-    }
-    #[inline(always)]
-    unsafe fn prepare(weights: Self::I) -> Self::I {
-        weights
-    }
-    #[inline(always)]
-    unsafe fn dot(sum: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        let byte = |word: i32, n: u32| word << (24 - 8 * n) >> 24;
-        let products = lanes(weights, x, |w, x| {
-            (0..4).map(|n| byte(w, n) * byte(x, n)).sum::<i32>()
-        });
-        lanes(sum, products, |a, b| a + b)
-    }
-    #[inline(always)]
-    unsafe fn dot_unsigned(sum: Self::I, weights: Self::I, x: Self::I) -> Self::I {
-        unsafe { Self::dot(sum, weights, x) }
-    }
-}
+/// What every processor of the target has.
+#[cfg(not(target_family = "wasm"))]
+pub use portable::Portable as Base;
 
 /// The operations that have the same shape in both widths of x86.
 #[cfg(target_arch = "x86_64")]
@@ -325,7 +334,7 @@ mod wasm {
         #[inline(always)]
         unsafe fn load_f16(from: *const u16) -> v128 {
             unsafe {
-                // As in `Portable`.
+                // Moves exponent and mantissa to their places; the factor mends the exponent's bias, for subnormal values too.
                 let halves = u32x4_load_extend_u16x4(from);
                 let magnitude = u32x4_shl(v128_and(halves, u32x4_splat(0x7fff)), 13);
                 let magnitude = f32x4_mul(magnitude, f32x4_splat(super::EXPONENT));
@@ -401,4 +410,4 @@ mod wasm {
 }
 
 #[cfg(target_family = "wasm")]
-pub use wasm::Simd128;
+pub use wasm::Simd128 as Base;
