@@ -132,11 +132,23 @@ pub(crate) fn ask(purpose: MemoryUse, bytes: u64) -> Result<(), EngineError> {
             room: Some(room),
         });
     }
-    // The system's own word, which may know of more limits. Pages that nothing touches cost nothing.
-    let got = usize::try_from(bytes)
-        .ok()
-        .filter(|&bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok());
-    got.map(drop).ok_or_else(|| refused(purpose, bytes))
+    if is_to_be_had(bytes) {
+        Ok(())
+    } else {
+        Err(refused(purpose, bytes))
+    }
+}
+
+/// The system's own word, which may know of more limits. Pages that nothing touches cost nothing.
+#[cfg(not(target_family = "wasm"))]
+fn is_to_be_had(bytes: u64) -> bool {
+    usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+}
+
+/// Whether a module can ever hold as much. To try would leave it that large, since its memory only grows.
+#[cfg(target_family = "wasm")]
+fn is_to_be_had(bytes: u64) -> bool {
+    bytes < 1 << 32
 }
 
 fn refused(purpose: MemoryUse, bytes: u64) -> EngineError {
