@@ -20,6 +20,10 @@ const USAGE: u8 = 2;
 /// Everything else.
 const FAILED: u8 = 1;
 
+/// What helps where numbers of the network overflow.
+const OVERFLOWED: &str =
+    "give another checkpoint, or use f32 where --weights or --kv-cache say f16";
+
 /// Why a command stopped.
 #[derive(Debug)]
 pub struct Failure {
@@ -126,7 +130,7 @@ impl<E: Into<Error>> From<E> for Failure {
             Error::Plan(error) => plan(&error),
             Error::Engine(error) => engine(&error),
             Error::Likelihood(error @ LikelihoodError::NotFinite { .. }) => {
-                Self::failed(format!("{error}: try --weights f32"))
+                Self::failed(format!("{error}; {OVERFLOWED}"))
             }
             Error::Range {
                 option,
@@ -304,9 +308,7 @@ pub fn engine_sentence(error: &EngineError) -> String {
             "run again, and if it happens again use --device cpu or a smaller --batch"
         }
         EngineError::Memory { .. } | EngineError::DeviceMemory(_) => smaller,
-        EngineError::NotFinite { .. } => {
-            "try --weights f32 and --kv-cache f32, or give another checkpoint"
-        }
+        EngineError::NotFinite { .. } => OVERFLOWED,
         EngineError::MaskDrawn { .. } => "give another checkpoint",
         EngineError::HostMemory { purpose, .. } => match purpose {
             MemoryUse::Model => {

@@ -209,7 +209,7 @@ pub enum EngineError {
     Checkpoint(#[from] CheckpointError),
     /// Weights that were read are finite, but what is computed with is not: folded together they overflow, or the precision that they
     /// are to be stored in does not hold them.
-    #[error("the weights made of tensor {tensor} reach {value}, more than {weights} holds")]
+    #[error("the weights made of tensor {tensor} reach {value:?}, more than {weights} holds")]
     Overflow {
         /// The tensor's name without `backbone.`.
         tensor: String,

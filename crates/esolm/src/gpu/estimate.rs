@@ -7,6 +7,9 @@ use super::MLP_ROWS;
 use crate::adapter::AdapterKind;
 use crate::device::Precision;
 
+/// What the driver of a software adapter takes while it compiles kernels; it crashes where that is refused.
+const COMPILER: u64 = 256 << 20;
+
 /// Bytes of the machine's own memory that loading takes: a block, or the head, as it is stored, folded, reordered and on its way. A
 /// software adapter keeps the weights there as well.
 pub(super) fn model(config: &ModelConfig, weights: Precision, kind: AdapterKind) -> u64 {
@@ -14,7 +17,9 @@ pub(super) fn model(config: &ModelConfig, weights: Precision, kind: AdapterKind)
     let block = 12 * d * d;
     let passing = 4 * (4 * vocab * d).max(3 * block);
     let kept = match kind {
-        AdapterKind::Software => weights.bytes() * (2 * vocab * d + block * config.n_blocks as u64),
+        AdapterKind::Software => {
+            weights.bytes() * (2 * vocab * d + block * config.n_blocks as u64) + COMPILER
+        }
         _ => 0,
     };
     passing + kept

@@ -30,6 +30,9 @@ pub fn run(engine: &Engine, model: String, arguments: &Bench) -> Result<(), Fail
         length: arguments.length,
         seconds: arguments.max_seconds,
     };
+    output::note(
+        "kernels: each form is compiled first, which takes a minute or more on a software adapter",
+    );
     let comparisons = block_on(engine.compare(&scope))?.ok_or_else(|| {
         Failure::failed("--kernels compares the kernels of a GPU, and no real GPU was found; give --device gpu for one in software")
     })?;
