@@ -53,7 +53,7 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["activations of 8 bits beside floats", `lab.load(sources.small, { ...cpu, activations: "q8" })`, "option", /^activations of 8 bits go with q8 or q4 weights, .*; use weights: "q8"/],
     ["weights of 8 bits on a GPU", `lab.load(sources.small, { device: "gpu", weights: "q8" })`, "option", /^q8 weights are for the CPU only; use the CPU/],
     ["an unknown device", `lab.load(sources.small, { device: "tpu" })`, "option", /`tpu` is not a device; use auto, cpu, gpu/],
-    ["an unknown precision", `lab.load(sources.small, { weights: "f8" })`, "option", /^weights: unknown variant `f8`, expected `f32` or `f16`$/],
+    ["an unknown precision", `lab.load(sources.small, { weights: "f8" })`, "option", /^weights: unknown variant `f8`, expected one of `f32`, `f16`, `q8`, `q4`$/],
     ["an unknown precision of the cache", `lab.load(sources.small, { kv_cache: 16 })`, "option", /^kvCache: .*16/],
     ["an unknown kernel", `lab.load(sources.small, { variants: "few=tile" })`, "option", /`few=tile` is not a kernel variant; use few=rows\|split/],
     ["an unknown field", `lab.load(sources.small, { colour: 1 })`, "option", /^unknown field `colour`, expected one of `device`/],

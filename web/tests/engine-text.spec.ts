@@ -85,7 +85,7 @@ for (const { what, model, config = {}, native, request } of cases) {
 
 test("what the native program writes with weights of fewer bits, on the CPU", async ({ engine }) => {
   for (const weights of ["f16", "q8", "q4"] as const) {
-    const want = await sample("--model", stories, "--seed", "5", "--length", "48", "--device", "cpu", "--weights", weights);
+    const want = await sample("--model", stories, "--seed", "5", "--length", "48", "--weights", weights);
     const got = await engine.evaluate(
       async ([weights]) => {
         const model = await lab.load(await lab.stories(), { device: "cpu", weights });
