@@ -27,7 +27,7 @@ export interface PassedOver {
    * take a shape of the model on it.
    */
   fault: "refused" | "lost" | "memory" | "kernel" | "shape";
-  /** The same in words. */
+  /** The same in words, beside the name of the GPU. */
   reason: string;
 }
 

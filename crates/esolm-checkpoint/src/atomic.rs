@@ -161,14 +161,15 @@ impl Write for AtomicFile {
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::File { file, .. } => file.write(bytes),
+            // Not through `NamedTempFile`, whose errors name the temporary file.
+            Self::File { file, .. } => file.as_file_mut().write(bytes),
             Self::Stream(stream) => stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::File { file, .. } => file.flush(),
+            Self::File { file, .. } => file.as_file_mut().flush(),
             Self::Stream(stream) => stream.flush(),
         }
     }
@@ -329,13 +330,29 @@ fn remove_stale(folder: &Path, prefix: &str) {
         if random.is_none_or(|random| random.len() != RANDOM) {
             continue;
         }
+        // A pipe or a link of such a name is somebody's own.
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
         // Where there are no locks nothing says that it is stale, and it stays.
-        if let Ok(file) = File::open(entry.path())
+        if let Ok(file) = open_regular(&entry.path())
             && file.try_lock().is_ok()
         {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Opens what was a regular file a moment ago. A pipe or a link that has taken its place meanwhile is not waited for or followed.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(nix::libc::O_NONBLOCK | nix::libc::O_NOFOLLOW);
+    }
+    options.open(path)
 }
 
 fn under_way() -> MutexGuard<'static, BTreeSet<PathBuf>> {

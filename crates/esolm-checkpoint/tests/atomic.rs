@@ -200,6 +200,21 @@ mod unix {
         }
     }
 
+    /// Only a regular file can be what a killed process left.
+    #[test]
+    fn pipes_and_links_with_the_name_of_a_temporary_file_stay() {
+        let folder = Folder::new("atomic-stale-pipe");
+        let pipe = folder.path(".a.txt.Abc123.esolm.partial");
+        let made = Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        folder.write("own", b"own");
+        symlink("own", folder.path(".a.txt.Def456.esolm.partial")).unwrap();
+        let path = folder.path("a.txt");
+        atomic::write(&path, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(names(&folder).len(), 4);
+    }
+
     /// As `/dev/fd/3` with `3>> file` in a shell.
     #[cfg(target_os = "linux")]
     #[test]

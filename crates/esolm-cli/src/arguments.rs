@@ -292,7 +292,7 @@ pub struct Convert {
     /// Type of the written weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeName,
-    /// Replace a model that is already in OUT.
+    /// Replace a model that is already in OUT; its tokenizer.json is removed if the new model comes without one.
     #[arg(long)]
     pub force: bool,
 }

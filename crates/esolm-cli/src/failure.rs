@@ -13,7 +13,7 @@ use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, RequestEr
 use esolm_checkpoint::atomic;
 use esolm_train::TrainError;
 
-use crate::{interrupts, output};
+use crate::{files, interrupts, output};
 
 /// Bad usage: the command line itself must be changed.
 const USAGE: u8 = 2;
@@ -201,6 +201,15 @@ fn checkpoint(error: &CheckpointError) -> Failure {
             "give a configuration with --config FILE"
         }
         File(FileError::TooLarge { .. }) => "convert it with `esolm convert` and give the folder",
+        File(FileError::Io {
+            action: "write" | "create",
+            source,
+            ..
+        }) => match source.kind() {
+            // The name in the folder is not the user's.
+            io::ErrorKind::InvalidInput => "remove it, or give another folder",
+            kind => files::remedy(kind),
+        },
         _ => return Failure::of(matches!(error, HubName { .. }), error.to_string()),
     };
     let is_usage = matches!(error, RawWeightsNotApplicable);

@@ -81,20 +81,30 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     if path == Path::new(STDOUT) {
         return Failure::output(error);
     }
-    let remedy = match error.kind() {
-        ErrorKind::InvalidInput => {
-            let path = path.display();
-            return Failure::usage(format!(
-                "cannot write {path}: {error}; give the name of a file"
-            ));
-        }
+    let remedy = remedy(error.kind());
+    let sentence = format!("cannot write {}: {error}; {remedy}", path.display());
+    match error.kind() {
+        ErrorKind::InvalidInput => Failure::usage(sentence),
+        _ => Failure::failed(sentence),
+    }
+}
+
+/// What to do about a file or folder that cannot be written.
+pub fn remedy(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidInput => "give the name of a file",
         ErrorKind::BrokenPipe => "what reads it ended before everything was written",
+        ErrorKind::NotFound => "check that the folder exists",
+        ErrorKind::NotADirectory => "part of the path is a file, so give another path",
+        ErrorKind::InvalidFilename => "give a shorter name",
+        ErrorKind::PermissionDenied => "check the permissions of the folder and of what is in it",
+        ErrorKind::ReadOnlyFilesystem => "give a place that can be written to",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room, or give another place",
+        ErrorKind::FileTooLarge => {
+            "the file system or a limit (ulimit -f) allows no file of that size; raise the limit, or give another place"
+        }
         _ => "check that the folder exists and has room",
-    };
-    Failure::failed(format!(
-        "cannot write {}: {error}; {remedy}",
-        path.display()
-    ))
+    }
 }
 
 #[cfg(unix)]

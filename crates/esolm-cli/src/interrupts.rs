@@ -1,4 +1,4 @@
-//! What asks the program to end: Ctrl-C (SIGINT), and on Unix SIGTERM and SIGHUP too.
+//! What asks the program to end: Ctrl-C (SIGINT), and on Unix SIGTERM and SIGHUP too, each unless it is ignored when the program starts.
 //!
 //! The first request ends the work after the step under way, where the command said that it can be ended so ([`stop`]). Any other ends
 //! the program at once, and leaves no temporary file.
@@ -55,18 +55,22 @@ fn requested(code: u8) {
 
 #[cfg(unix)]
 mod system {
-    use std::thread;
+    use std::mem::MaybeUninit;
+    use std::{ptr, thread};
 
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+    use nix::libc;
+    use nix::sys::signal::{SigSet, Signal};
 
     /// Signals are blocked in all threads, and one thread waits for them: so what is done about them may do anything.
     pub fn listen() -> std::io::Result<()> {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        // Under nohup the program is to outlive its terminal.
-        if !is_ignored(Signal::SIGHUP) {
-            signals.add(Signal::SIGHUP);
+        // Who starts the program decides what it ignores: `nohup` SIGHUP, so that it outlives its terminal, and a script SIGINT for what
+        // it runs in the background with `&`, so that Ctrl-C ends the script alone.
+        let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+        let signals: SigSet = (all.into_iter())
+            .filter(|&signal| !is_ignored(signal))
+            .collect();
+        if signals.iter().next().is_none() {
+            return Ok(());
         }
         signals.thread_block()?;
         let waits = thread::Builder::new().name("signals".into());
@@ -83,19 +87,18 @@ mod system {
     }
 
     fn is_ignored(signal: Signal) -> bool {
-        let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-        // SAFETY: neither action runs code of this program, and the one that was there is put back.
-        let before = unsafe { sigaction(signal, &ignore) };
-        before.is_ok_and(|before| {
-            let _ = unsafe { sigaction(signal, &before) };
-            matches!(before.handler(), SigHandler::SigIgn)
-        })
+        let mut action = MaybeUninit::<libc::sigaction>::uninit();
+        // SAFETY: without a new action the call only tells the one in force, and it has filled it in where it succeeds.
+        unsafe {
+            libc::sigaction(signal as libc::c_int, ptr::null(), action.as_mut_ptr()) == 0
+                && action.assume_init().sa_sigaction == libc::SIG_IGN
+        }
     }
 
     /// Not `std::process::exit`, which would tear down what other threads still use, such as a GPU's driver.
     pub fn exit(code: u8) -> ! {
         // SAFETY: it takes any number, and does not return.
-        unsafe { nix::libc::_exit(code.into()) }
+        unsafe { libc::_exit(code.into()) }
     }
 }
 

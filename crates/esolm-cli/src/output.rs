@@ -1,6 +1,9 @@
 //! Writing to the standard streams.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -45,11 +48,31 @@ pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Gives a terminal its cursor back, which a watched text may have hidden.
+/// The longest that a terminal is waited for when the program ends.
+const TERMINAL_WAIT: Duration = Duration::from_millis(500);
+
+/// Gives a terminal its cursor back, which a watched text may have hidden, when the program is about to end. A terminal that is stopped
+/// (Ctrl-S) takes nothing, and does not keep the program from its end.
 pub fn show_cursor() {
-    if io::stderr().is_terminal() {
-        let _ = write!(io::stderr(), "\x1b[?25h");
+    if !io::stderr().is_terminal() {
+        return;
     }
+    let (done, shown) = mpsc::channel();
+    let writes = thread::Builder::new().spawn(move || {
+        write_unlocked(b"\x1b[?25h");
+        let _ = done.send(()); // nobody waits any more
+    });
+    if writes.is_ok() {
+        let _ = shown.recv_timeout(TERMINAL_WAIT);
+    }
+}
+
+/// Writes to stderr beside its lock, which a thread that is blocked in a write may hold.
+fn write_unlocked(bytes: &[u8]) {
+    #[cfg(unix)]
+    let _ = nix::unistd::write(io::stderr(), bytes);
+    #[cfg(not(unix))]
+    let _ = io::stderr().write_all(bytes);
 }
 
 /// Characters that a terminal would obey rather than show become U+FFFD; lines and tabs stay. Text of an unknown model is shown

@@ -208,6 +208,57 @@ fn the_shipped_model_survives_a_round_trip() {
     let refused = run(&["convert", "models/stories", &wide]);
     assert_eq!(refused.status.code(), Some(2));
     succeed(&["convert", "models/stories", &wide, "--force"]);
+    // A model without a tokenizer is not paired with the one that was there.
+    let bare = ["convert", "models/stories", &wide, "--tokenizer", "none"];
+    let output = run(&[&bare[..], &["--force"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("tokenizer.json is removed"),
+        "{said}"
+    );
+    let mut left: Vec<_> = (std::fs::read_dir(&wide).expect("a folder").flatten())
+        .map(|entry| entry.file_name())
+        .collect();
+    left.sort();
+    assert_eq!(left, ["config.json", "model.safetensors"]);
+    // Nor where no model was there, only a tokenizer.
+    std::fs::remove_file(format!("{wide}/model.safetensors")).expect("there");
+    std::fs::copy(
+        stories.join("tokenizer.json"),
+        format!("{wide}/tokenizer.json"),
+    )
+    .expect("writable");
+    let refused = run(&bare);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(2) && said.contains("taken for this model's"),
+        "{said}"
+    );
+}
+
+/// A limit on the size of files refuses the bytes as a full disk does.
+#[cfg(unix)]
+#[test]
+fn weights_that_do_not_fit_are_named_with_a_remedy() {
+    let folder = Folder::new();
+    let out = folder.file("new/model");
+    // Without the signal the write itself fails.
+    let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("sh")
+        .current_dir(common::root())
+        .args(["-c", script, env!("CARGO_BIN_EXE_esolm")])
+        .args(["convert", "models/stories", &out])
+        .output()
+        .expect("sh runs");
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let named = format!("esolm: cannot write {out}/model.safetensors: ");
+    assert!(
+        said.starts_with(&named) && said.contains("; ") && said.contains("give another place"),
+        "{said}"
+    );
+    assert!(!said.contains("partial"), "{said}");
+    assert!(!folder.path().join("new").exists());
 }
 
 #[test]

@@ -108,7 +108,7 @@ pub struct PassedOver {
     pub adapter: AdapterInfo,
     /// What it failed at, for programs.
     pub fault: DeviceFault,
-    /// The same in words, for people.
+    /// The same in words, for people, beside the name of the GPU.
     pub reason: String,
 }
 
@@ -349,7 +349,7 @@ pub(crate) async fn first_that_works<T>(
                 passed_over.push(PassedOver {
                     adapter,
                     fault,
-                    reason: error.to_string(),
+                    reason: error.of_named_gpu(),
                 });
             }
             (Err(error), _) => return Err(error),

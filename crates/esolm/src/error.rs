@@ -371,6 +371,14 @@ impl EngineError {
         }
     }
 
+    /// The sentence beside the name of the GPU, which it leaves out.
+    pub(crate) fn of_named_gpu(&self) -> String {
+        match self {
+            Self::Refused { why, .. } => format!("its driver refuses a device ({why})"),
+            error => error.to_string(),
+        }
+    }
+
     /// The words of a driver that refuses a device, on one line.
     pub(crate) fn refused(adapter: &str, error: &impl std::fmt::Display) -> Self {
         let text = error.to_string();

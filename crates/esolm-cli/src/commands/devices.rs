@@ -17,6 +17,7 @@ struct Entry {
     #[serde(flatten)]
     adapter: AdapterInfo,
     variants: Chosen,
+    /// Whether `auto` tries it first. Where it fails, `auto` goes on to the next real GPU, and then to the CPU.
     auto: bool,
 }
 
@@ -30,7 +31,7 @@ pub fn run(arguments: &Devices) -> Result<(), Failure> {
 }
 
 fn entries(adapters: Vec<AdapterInfo>) -> Vec<Entry> {
-    // `auto` takes the first real GPU.
+    // `auto` tries the real GPUs in this order; only opening one would tell whether it works.
     let auto = adapters
         .iter()
         .position(|adapter| adapter.kind != AdapterKind::Software);
@@ -65,7 +66,11 @@ fn table(entries: &[Entry]) -> String {
             "gpu:{}  {adapter}{}\n       driver    {}\n       limits    {} a binding, {} a buffer, {} storage buffers, {} KiB workgroup \
              memory, {} invocations\n       variants  {variants}\n",
             adapter.index,
-            if *auto { "  <- auto" } else { "" },
+            if *auto {
+                "  <- auto tries this first"
+            } else {
+                ""
+            },
             if adapter.driver.is_empty() {
                 "unnamed"
             } else {
@@ -112,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn auto_takes_the_first_real_gpu() {
+    fn auto_tries_the_first_real_gpu_first() {
         let none = table(&entries(Vec::new()));
         assert!(none.contains("cpu") && none.contains("<- auto"), "{none}");
         let software = table(&entries(vec![adapter(0, AdapterKind::Software)]));
@@ -133,6 +138,14 @@ mod tests {
             text.contains("128 MiB a binding, unlimited a buffer"),
             "{text}"
         );
-        assert_eq!(text.matches("<- auto").count(), 1);
+        let marked: Vec<&str> = text
+            .lines()
+            .filter(|line| line.contains("<- auto"))
+            .collect();
+        assert!(
+            marked.len() == 1 && marked[0].ends_with("<- auto tries this first"),
+            "{text}"
+        );
+        assert!(marked[0].starts_with("gpu:0"), "{text}");
     }
 }

@@ -147,10 +147,16 @@ fn input(folder: &Folder) -> String {
     file
 }
 
-/// What cannot be ended after a step ends at once, and leaves nothing.
+/// What cannot be ended after a step ends at once, and leaves nothing. A signal that whoever starts the program ignores, as a script
+/// does with SIGINT for what it runs in the background, stays ignored.
 #[test]
 fn a_signal_leaves_no_temporary_file() {
-    for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
+    for (ignored, signals, code) in [
+        ("", &["-INT"][..], 130),
+        ("", &["-TERM"], 143),
+        ("INT", &["-INT", "-TERM"], 143),
+        ("TERM HUP", &["-TERM", "-HUP", "-INT"], 130),
+    ] {
         let folder = Folder::new();
         let input = folder.file("in");
         // Work for many seconds.
@@ -165,7 +171,16 @@ fn a_signal_leaves_no_temporary_file() {
             tensor("sort_idx", order),
         ];
         crate::common::write(&input, &tensors);
-        let mut child = esolm()
+        let script = format!("trap '' {ignored}; exec \"$0\" \"$@\"");
+        let script = if ignored.is_empty() {
+            "exec \"$0\" \"$@\""
+        } else {
+            &script
+        };
+        let mut child = Command::new("sh")
+            .current_dir(root())
+            .env_remove("ESOLM_MODEL")
+            .args(["-c", script, env!("CARGO_BIN_EXE_esolm")])
             .args(["forward", "--device", "cpu", "--input", &input])
             .args(["--output", &folder.file("out")])
             .stderr(Stdio::piped())
@@ -176,13 +191,65 @@ fn a_signal_leaves_no_temporary_file() {
         errors.read_line(&mut line).expect("text");
         assert!(line.starts_with("device: "), "{line}");
         assert_eq!(names(&folder).len(), 2, "one is under way");
-        let killed = Command::new("kill")
-            .args([signal, &child.id().to_string()])
-            .status();
-        assert!(killed.expect("kill runs").success());
+        for signal in signals {
+            let killed = Command::new("kill")
+                .args([signal, &child.id().to_string()[..]])
+                .status();
+            assert!(killed.expect("kill runs").success());
+        }
         assert_eq!(child.wait().expect("it ends").code(), Some(code));
         assert_eq!(names(&folder), ["in"]);
     }
+}
+
+/// Ctrl-S stops a terminal, which then takes nothing, neither text nor the cursor that it should get back.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stopped_terminal_does_not_keep_the_program_from_its_end() {
+    let folder = Folder::new();
+    let pid_file = folder.file("pid");
+    let program = env!("CARGO_BIN_EXE_esolm");
+    let line = format!("echo $$ > {pid_file}; exec {program} {}", SHORT.join(" "));
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--return", "--command", &line])
+        .arg(folder.file("seen"))
+        .current_dir(root())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("script runs");
+    let mut keys = terminal.stdin.take().expect("piped");
+    keys.write_all(b"\x13").expect("script reads");
+    let patience = || std::thread::sleep(std::time::Duration::from_millis(100));
+    let listens = |pid: &str| {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter();
+        let mut threads = threads.flatten().flatten();
+        threads.any(|thread| {
+            let name = fs::read_to_string(thread.path().join("comm"));
+            name.is_ok_and(|name| name.trim() == "signals")
+        })
+    };
+    let pid = loop {
+        let pid = fs::read_to_string(&pid_file).unwrap_or_default();
+        if !pid.trim().is_empty() && listens(pid.trim()) {
+            break pid.trim().to_string();
+        }
+        let ended = terminal.try_wait().expect("script runs");
+        assert!(ended.is_none(), "it ended before the signal");
+        patience();
+    };
+    // The first signal ends the step under way, and the next one the program.
+    for _ in 0..300 {
+        let _ = Command::new("kill").args(["-TERM", &pid]).output();
+        if let Some(ended) = terminal.try_wait().expect("script runs") {
+            assert_eq!(ended.code(), Some(143));
+            return;
+        }
+        patience();
+    }
+    let _ = Command::new("kill").args(["-KILL", &pid]).output();
+    let _ = terminal.wait();
+    panic!("no signal ended it");
 }
 
 /// A model comes from a hub on this machine, with bars for whoever wants to see them.

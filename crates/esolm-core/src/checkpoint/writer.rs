@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::path::Path;
+#[cfg(not(target_family = "wasm"))]
+use std::path::PathBuf;
 
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
@@ -77,7 +79,7 @@ fn write_weights(
 /// stands beside the checkpoint or inside it comes along.
 ///
 /// Every file is written under a temporary name, brought to the disk, and renamed when all of them are whole, so that an error
-/// leaves no half-written file behind, and files that stood there before as they were.
+/// leaves no half-written file and no new folder behind, and files that stood there before as they were. Other files in the folder stay.
 ///
 /// # Errors
 /// [`FileError::Io`] from the disk, [`CheckpointError::F16Overflow`], and what [`Checkpoint::f32`] finds.
@@ -87,13 +89,39 @@ pub fn write_hf_folder(
     out: &Path,
     dtype: StoreDtype,
 ) -> Result<(), CheckpointError> {
-    let made = !out.exists();
-    std::fs::create_dir_all(out).map_err(|e| FileError::io("create", out, e))?;
-    let written = write_files(checkpoint, out, dtype);
-    if written.is_err() && made {
-        let _ = std::fs::remove_dir(out); // only succeeds while empty
+    let mut made = Vec::new();
+    let written = create_folder(out, &mut made)
+        .map_err(|error| FileError::io("create", out, error).into())
+        .and_then(|()| write_files(checkpoint, out, dtype));
+    if written.is_err() {
+        for folder in made.iter().rev() {
+            let _ = std::fs::remove_dir(folder); // only succeeds while empty
+        }
     }
     written
+}
+
+/// As [`std::fs::create_dir_all`], and adds to `made` the folders that were not there, the outermost first.
+#[cfg(not(target_family = "wasm"))]
+fn create_folder(path: &Path, made: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let mut answer = std::fs::create_dir(path);
+    if let Err(error) = &answer
+        && error.kind() == std::io::ErrorKind::NotFound
+        && let Some(parent) = path.parent()
+    {
+        create_folder(parent, made)?;
+        answer = std::fs::create_dir(path);
+    }
+    match answer {
+        Ok(()) => made.push(path.into()),
+        // Another process was faster.
+        Err(_) if path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }
 
 #[cfg(not(target_family = "wasm"))]
