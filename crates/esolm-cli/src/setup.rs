@@ -81,6 +81,7 @@ pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint,
         ..source.model.clone()
     };
     let (checkpoint, name) = checkpoint(&model, false)?;
+    note_mask(&checkpoint);
     let checkpoint = match Choice::of(source) {
         Choice::Own => checkpoint,
         Choice::None => checkpoint.without_tokenizer(),
@@ -109,11 +110,24 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// Loads a model onto the chosen device, and says on stderr which one that is.
+/// Says on stderr which token was taken for the mask where nothing in the checkpoint tells.
+pub fn note_mask(checkpoint: &Checkpoint) {
+    if !checkpoint.mask_told() {
+        output::note(&format!(
+            "mask: token {}, the last one, since the checkpoint names none",
+            checkpoint.config().mask_index
+        ));
+    }
+}
+
+/// Loads a model onto the chosen device, and says on stderr which one that is, and what was assumed of the checkpoint.
 pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Model, Failure> {
     let source = files.checkpoint().source();
     if !quiet && source == SourceKind::LightningWithoutEma {
         output::note("weights: raw, since the checkpoint holds no EMA weights");
+    }
+    if !quiet {
+        note_mask(files.checkpoint());
     }
     let model = esolm::Model::load_blocking(files, device.options())?;
     if !quiet {

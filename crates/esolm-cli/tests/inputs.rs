@@ -267,3 +267,52 @@ fn a_given_word_stays_whole_at_temperature_0() {
     assert!(!errors.contains("kept running on"), "{errors}");
     assert_eq!(succeed(&sample), text);
 }
+
+/// Nothing in the golden MDLM names its mask, and everything that opens it says which token was taken.
+#[test]
+fn a_guessed_mask_is_said_and_stays_a_guess() {
+    let folder = Folder::new();
+    let golden = root().join(GOLDEN);
+    for (from, to) in [
+        ("mdlm.config.json", "config.json"),
+        ("mdlm.ema.safetensors", "model.safetensors"),
+    ] {
+        std::fs::copy(golden.join(from), folder.file(to)).expect("writable");
+    }
+    let notes = |arguments: &[&str]| {
+        let output = run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {errors}");
+        let notes = errors.lines().filter(|line| line.starts_with("mask: "));
+        notes.map(String::from).collect::<Vec<_>>()
+    };
+    let said = ["mask: token 96, the last one, since the checkpoint names none"];
+    let model = folder.path().to_str().expect("UTF-8");
+    let sample = [
+        "sample",
+        "--seed",
+        "1",
+        "--length",
+        "8",
+        "--device",
+        "cpu",
+        "--tokenizer",
+        "none",
+        "--model",
+    ];
+    assert_eq!(notes(&[&sample[..], &[model]].concat()), said);
+    assert_eq!(notes(&[&sample[..], &[model, "--quiet"]].concat()), [""; 0]);
+
+    let converted = folder.file("converted");
+    assert_eq!(notes(&["convert", model, &converted]), said);
+    let config = std::fs::read_to_string(folder.file("converted/config.json")).expect("written");
+    assert!(!config.contains("mask_index"), "{config}");
+    assert_eq!(notes(&["inspect", &converted]), said);
+    assert!(succeed(&["inspect", &converted]).contains("mask 96, the last token"));
+    assert_eq!(notes(&[&sample[..], &[&converted]].concat()), said);
+
+    let told = lower_case();
+    let model = told.path().to_str().expect("UTF-8");
+    assert_eq!(notes(&[&sample[..], &[model]].concat()), [""; 0]);
+    assert_eq!(notes(&["inspect", model]), [""; 0]);
+}

@@ -13,9 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-pub use claims::names_mask;
+pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
 pub(crate) use partial::{PartialConfig, parse_attention, parse_family, parse_prepend};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use partial::{lookup, scalar};
 
 /// Width of the sinusoidal timestep embedding that enters `sigma_map` (`TimestepEmbedder`, models/dit.py).
 pub const TIMESTEP_EMBEDDING: usize = 256;
@@ -197,6 +199,11 @@ impl ModelConfig {
 
     /// Writes the Hugging Face form, which [`ModelConfig::from_json`] reads back to the same value.
     pub fn to_json(&self) -> String {
+        self.json(true)
+    }
+
+    /// As [`ModelConfig::to_json`], and without the mask index unless it was `told`: a guess must not become a fact.
+    pub(crate) fn json(&self, told: bool) -> String {
         let mut map = Map::new();
         let model_type = match self.family {
             Family::EsoLm => "EsoLM",
@@ -218,7 +225,9 @@ impl ModelConfig {
         map.insert("n_heads".into(), self.n_heads.into());
         map.insert("model_length".into(), self.length.into());
         map.insert("vocab_size".into(), self.vocab_size.into());
-        map.insert("mask_index".into(), self.mask_index.into());
+        if told {
+            map.insert("mask_index".into(), self.mask_index.into());
+        }
         map.insert("dropout".into(), self.dropout.into());
         map.insert("time_conditioning".into(), false.into());
         if let Some(alpha_0) = self.alpha_0 {

@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{ModelConfig, names_mask, unused_tokens};
+use crate::config::{ModelConfig, mask_tokens, unused_tokens};
 use crate::message::shorten;
 
 /// Names that end-of-text tokens have in published tokenizers, the most likely one first.
@@ -174,10 +174,16 @@ impl TextCodec {
         let vocabulary = tokenizer.get_vocab(true);
         let largest = vocabulary.values().max();
         let tokens = largest.map_or(0, |&index| index as usize + 1);
-        let other = (vocabulary.iter())
-            .filter(|&(name, &index)| names_mask(name) && index != config.mask_index)
-            .min();
-        if let Some((name, &index)) = other {
+        let added = tokenizer.get_added_tokens_decoder();
+        let special = |index| added.get(&index).is_some_and(|token| token.special);
+        let named =
+            (vocabulary.iter()).map(|(name, &index)| (name.as_str(), index, special(index)));
+        // Of several tokens that are merely named like a mask the configuration chooses one.
+        let masks = mask_tokens(named).unwrap_or_default();
+        let other = masks
+            .into_iter()
+            .find(|&(_, index)| index != config.mask_index);
+        if let Some((name, index)) = other {
             return Err(TextError::Mask {
                 name: shorten(name),
                 index,

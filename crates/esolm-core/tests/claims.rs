@@ -2,12 +2,13 @@
 //! computed. Run with `--nocapture` to read the messages.
 
 mod common;
+#[path = "claims/network.rs"]
+mod network;
 
-use common::forge::{Value, dict, global, int, list, none, object, plain, text};
+use common::forge::{Value, dict, global, int, list, none, object, text};
 use common::forged::Forged;
-use common::recorded::{Recorded, now};
-use common::{Folder, assert_told, case_path, golden, golden_path, golden_tensors, pack};
-use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions, Weights};
+use common::{Folder, assert_told, case_path, golden, golden_path};
+use esolm_core::checkpoint::{Checkpoint, CheckpointError, OpenOptions};
 use esolm_core::config::ModelConfig;
 
 fn open(path: &std::path::Path) -> Result<Checkpoint, CheckpointError> {
@@ -129,7 +130,7 @@ fn what_no_tokenizer_tells_is_not_guessed() {
     );
     assert_told(
         opened(tokenizer(&[("mask_token_id", int(7))])),
-        "mask_index|7|below vocab_size",
+        "mask token of the tokenizer in the checkpoint is 7|below vocab_size, which is 3",
     );
 }
 
@@ -245,6 +246,125 @@ fn the_smaller_files_of_a_tokenizer_name_the_mask_too() {
     );
 }
 
+/// A tokenizer.json of the golden vocabulary with these added tokens.
+fn added(tokens: &[(u32, &str, bool)]) -> String {
+    let vocab = (0..97).map(|index| (format!("t{index}"), index));
+    let vocab: std::collections::BTreeMap<_, u32> = vocab.collect();
+    let added: Vec<_> = (tokens.iter())
+        .map(|(id, content, special)| {
+            serde_json::json!({"id": id, "content": content, "special": special})
+        })
+        .collect();
+    serde_json::json!({"added_tokens": added, "model": {"vocab": vocab}}).to_string()
+}
+
+#[test]
+fn special_tokens_with_a_name_like_a_masks_are_the_mask() {
+    let mask = |config: &str, tokens: &[(u32, &str, bool)]| {
+        let folder = mdlm_folder(config);
+        folder.write("tokenizer.json", added(tokens).as_bytes());
+        let told =
+            |checkpoint: Checkpoint| (checkpoint.config().mask_index, checkpoint.mask_told());
+        open(&folder.path("")).map(told)
+    };
+    for name in ["<|mdm_mask|>", "MASK", "<MASK_0>", "[gMASK]"] {
+        assert_eq!(mask(&mdlm(""), &[(4, name, true)]).unwrap(), (4, true));
+        assert_told(
+            mask(&mdlm(r#""mask_index": 7,"#), &[(4, name, true)]),
+            &format!("\"mask_index\" of the configuration is 7|\"{name}\" of tokenizer.json is 4"),
+        );
+        // A word of the vocabulary may have such a name.
+        assert_eq!(mask(&mdlm(""), &[(4, name, false)]).unwrap(), (96, false));
+        let usual = [(5, "[MASK]", true), (4, name, true)];
+        assert_eq!(mask(&mdlm(""), &usual).unwrap(), (5, true));
+    }
+    let two = [(4, "<mask_1>", true), (5, "<mask_2>", true)];
+    assert_told(
+        mask(&mdlm(""), &two),
+        "which token is the mask|tokenizer.json|\"<mask_1>\" and \"<mask_2>\"|mask_index",
+    );
+    assert_eq!(mask(&mdlm(r#""mask_index": 5,"#), &two).unwrap(), (5, true));
+}
+
+#[test]
+fn sections_and_generation_configs_name_the_mask() {
+    for section in [
+        "model",
+        "algo",
+        "tokenizer",
+        "tokenizer_config",
+        "generation_config",
+    ] {
+        for field in ["mask_token_id", "mask_index", "mask_id"] {
+            let within = format!(r#""{section}": {{"{field}": 4}},"#);
+            let config = ModelConfig::from_json(&mdlm(&within)).unwrap();
+            assert_eq!(config.mask_index, 4, "{within}");
+            let both = mdlm(&format!(r#"{within} "mask_index": 5,"#));
+            assert_told(
+                ModelConfig::from_json(&both),
+                &format!(
+                    "\"mask_index\" of the configuration is 5|\"{section}.{field}\" of the configuration is 4"
+                ),
+            );
+        }
+    }
+    let generation = |config: &str, text: &str| {
+        let folder = mdlm_folder(config);
+        folder.write("generation_config.json", text.as_bytes());
+        let told =
+            |checkpoint: Checkpoint| (checkpoint.config().mask_index, checkpoint.mask_told());
+        open(&folder.path("")).map(told)
+    };
+    let four = r#"{"mask_token_id": 4}"#;
+    assert_eq!(generation(&mdlm(""), four).unwrap(), (4, true));
+    assert_eq!(
+        generation(&mdlm(""), r#"{"eos_token_id": 4}"#).unwrap(),
+        (96, false)
+    );
+    assert_told(
+        generation(&mdlm(r#""mask_index": 5,"#), four),
+        "\"mask_index\" of the configuration is 5|\"mask_token_id\" of generation_config.json is 4",
+    );
+    assert_told(
+        generation(&mdlm(""), r#"{"mask_token_id": "4"}"#),
+        "generation_config.json|mask_token_id|token index",
+    );
+    assert_told(
+        generation(&mdlm(""), "{"),
+        "which token is the mask|from generation_config.json",
+    );
+}
+
+/// A message names the field that stands there.
+#[test]
+fn masks_beyond_the_vocabulary_are_named_as_they_are_written() {
+    for field in ["mask_token_id", "mask_index", "mask_id"] {
+        assert_told(
+            ModelConfig::from_json(&mdlm(&format!(r#""{field}": 97,"#))),
+            &format!("\"{field}\" of the configuration is 97|below vocab_size, which is 97"),
+        );
+    }
+}
+
+/// What was guessed stays a guess in what is written.
+#[cfg(not(target_family = "wasm"))]
+#[test]
+fn a_guessed_mask_is_not_written() {
+    use esolm_core::checkpoint::{StoreDtype, write_hf_folder};
+    for (more, index, told) in [("", 96, false), (r#""mask_token_id": 4,"#, 4, true)] {
+        let folder = mdlm_folder(&mdlm(more));
+        let out = folder.path("out");
+        write_hf_folder(&open(&folder.path("")).unwrap(), &out, StoreDtype::F32).unwrap();
+        let config = std::fs::read_to_string(out.join("config.json")).unwrap();
+        assert_eq!(config.contains("mask_index"), told);
+        let again = open(&out).unwrap();
+        assert_eq!(
+            (again.config().mask_index, again.mask_told()),
+            (index, told)
+        );
+    }
+}
+
 #[test]
 fn in_a_padded_vocabulary_the_mask_must_be_told() {
     let padded = |config: &str| {
@@ -346,7 +466,12 @@ fn a_given_configuration_does_not_silence_the_checkpoint() {
             "the family of the configuration is Eso-LM|MDLM",
         ),
     ] {
-        assert_told(open_with(&bert, &folder, &format!("{MINI}{more}}}")), words);
+        // A field that stands there twice is refused for that.
+        let named = more.split(':').next().unwrap().trim_start_matches(',');
+        let fields = MINI.trim_start_matches('{').split(',');
+        let others: Vec<_> = fields.filter(|field| !field.starts_with(named)).collect();
+        let config = format!("{{{}{more}}}", others.join(","));
+        assert_told(open_with(&bert, &folder, &config), words);
     }
     for name in ["time-conditioned.ckpt", "mdlm-old-time.ckpt"] {
         let opened = open_with(&case_path(name), &folder, &format!("{MINI}}}"));
@@ -369,140 +494,4 @@ fn a_given_configuration_does_not_silence_the_checkpoint() {
     }
     let broken = mdlm_folder("{");
     open_with(&broken.path(""), &folder, &mdlm("")).unwrap();
-}
-
-#[test]
-fn a_network_of_another_kind_is_refused() {
-    for (more, words) in [
-        (
-            r#""time_conditioning": "true","#,
-            "time_conditioning|\"true\"|constant",
-        ),
-        (
-            r#""time_conditioning": "True","#,
-            "time_conditioning|\"True\"|constant",
-        ),
-        (r#""time_conditioning": 1,"#, "time_conditioning|1|constant"),
-        (
-            r#""algo": {"time_conditioning": true},"#,
-            "algo.time_conditioning|true|constant",
-        ),
-        (
-            r#""time_conditioning": "perhaps","#,
-            "time_conditioning|perhaps|true or false",
-        ),
-        (
-            r#""time_conditioning": [true],"#,
-            "time_conditioning|a list|true or false",
-        ),
-        (
-            r#""causal": true,"#,
-            "\"causal\" of the configuration is true|MDLM is bidirectional",
-        ),
-        (
-            r#""algo": {"causal_attention": "true"},"#,
-            "algo.causal_attention|MDLM is bidirectional",
-        ),
-        (
-            r#""parameterization": "mean","#,
-            "parameterization|\"mean\"|\"subs\"",
-        ),
-        (r#""algo": {"name": "duo_base"},"#, "algo.name|duo_base|Duo"),
-        (
-            r#""algo": {"name": "ar"},"#,
-            "\"model_type\" is MDLM|\"algo.name\" is AR",
-        ),
-        (r#""architectures": ["DUO"],"#, "architectures|\"DUO\"|Duo"),
-    ] {
-        // The golden configuration says false, which the first occurrence does not change.
-        let config = mdlm(more).replace(",\n \"time_conditioning\": false", "");
-        assert_told(ModelConfig::from_json(&config), words);
-    }
-    for more in [
-        r#""time_conditioning": "false","#,
-        r#""time_conditioning": 0,"#,
-        r#""time_conditioning": null,"#,
-        r#""causal": false, "parameterization": "SUBS", "algo": "mdlm","#,
-    ] {
-        let config = mdlm(more).replace(",\n \"time_conditioning\": false", "");
-        ModelConfig::from_json(&config).unwrap();
-    }
-    let ar = String::from_utf8(golden("ar.config.json")).unwrap();
-    ModelConfig::from_json(&ar.replacen('{', r#"{"time_conditioning": true, "causal": true,"#, 1))
-        .unwrap();
-    assert_told(
-        ModelConfig::from_json(&ar.replacen('{', r#"{"causal_attention": false,"#, 1)),
-        "causal_attention|AR is causal",
-    );
-}
-
-/// The network computes its rotary frequencies: a file that carries others belongs to another network.
-#[test]
-fn the_rotary_buffer_must_be_that_of_the_network() {
-    const NAME: &str = "rotary_emb.inv_freq";
-    let config = mdlm("");
-    let with = |values: Vec<f32>, dtype: &str| {
-        let mut tensors = golden_tensors("mdlm.ema.safetensors");
-        tensors.insert(NAME.into(), (vec![values.len()], values));
-        let bytes = pack(&tensors, dtype);
-        let parts = Weights::File(Box::new(Recorded::new(bytes.clone())));
-        let parts = Checkpoint::from_source(Some(&config), None, parts, false);
-        let whole = Checkpoint::from_safetensors_bytes(&config, bytes);
-        let [whole, parts] = [whole, now(parts)].map(|opened| opened.map(drop));
-        let said = |opened: &Result<(), CheckpointError>| {
-            opened.as_ref().map_err(|e| e.to_string()).copied()
-        };
-        assert_eq!(said(&whole), said(&parts));
-        whole
-    };
-    let base = |base: f32| {
-        (0..8)
-            .map(|i| base.powf(-(i as f32) / 8.0))
-            .collect::<Vec<_>>()
-    };
-    for dtype in ["F32", "F16", "BF16"] {
-        with(base(10_000.0), dtype).unwrap();
-    }
-    let rounded = |values: Vec<f32>| values.into_iter().map(|x| half::bf16::from_f32(x).to_f32());
-    with(rounded(base(10_000.0)).collect(), "BF16").unwrap();
-    // Rounding that the type does not need is another value.
-    assert_told(
-        with(rounded(base(10_000.0)).collect(), "F32"),
-        "rotary_emb.inv_freq holds",
-    );
-    assert_told(
-        with(base(10_010.0), "F32"),
-        "rotary_emb.inv_freq|0.31618|at index 1|0.31622776 is computed",
-    );
-    for (other, dtype) in [
-        (500_000.0, "F32"),
-        (10_100.0, "F16"),
-        (10_500.0, "BF16"),
-        (f32::NAN, "F32"),
-    ] {
-        assert_told(
-            with(base(other), dtype),
-            "rotary_emb.inv_freq holds|is computed|base 10000",
-        );
-    }
-    assert_told(
-        with(base(10_000.0)[..7].to_vec(), "F32"),
-        "rotary_emb.inv_freq has shape [7]|[8]",
-    );
-
-    // Averages have no buffers, so it stands among the raw weights.
-    let forged = |offset| {
-        Forged::with(|f| {
-            Forged::set(
-                &mut f.state,
-                "backbone.rotary_emb.inv_freq",
-                plain(&[1], offset),
-            )
-        })
-    };
-    forged(1).open().unwrap();
-    assert_told(
-        forged(2).open(),
-        "rotary_emb.inv_freq holds 2 at index 0|1 is computed",
-    );
 }

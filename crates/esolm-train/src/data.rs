@@ -117,10 +117,12 @@ impl TextTokens {
             .ok_or_else(|| TrainError::Tokenizer(format!("it has no token {end:?}")))?;
         let vocabulary = tokenizer.get_vocab(true);
         // The mask of the trained model comes after the tokens, and the model's reader would meet two.
-        if let Some(mask) = vocabulary
-            .keys()
-            .find(|name| esolm::config::names_mask(name))
-        {
+        let added = tokenizer.get_added_tokens_decoder();
+        let special = |index| added.get(&index).is_some_and(|token| token.special);
+        let named =
+            (vocabulary.iter()).map(|(name, &index)| (name.as_str(), index, special(index)));
+        let masks = esolm::config::mask_tokens(named).unwrap_or_default();
+        if let Some((mask, _)) = masks.first() {
             return Err(TrainError::Tokenizer(format!(
                 "it has the mask token {mask:?} already, and training adds one"
             )));

@@ -71,6 +71,7 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
         Some(_) => setup::checkpoint(&arguments.model, false)?,
         None => random::checkpoint(arguments)?,
     };
+    setup::note_mask(&checkpoint);
     let mut engine = block_on(Engine::load(&checkpoint, &arguments.device.options()))?;
     drop(checkpoint);
     output::note(&format!("device: {}", engine.device()));

@@ -236,10 +236,17 @@ pub fn prepare(folder: &Folder) {
         text(&format!("{name}/model.safetensors.index.json"), &index);
     }
     let mdlm = std::fs::read_to_string(root().join(GOLDEN).join("mdlm.config.json")).expect("text");
-    text(
-        "two-masks.json",
-        &mdlm.replacen('{', "{\"mask_index\": 96, \"mask_token_id\": 4,", 1),
-    );
+    for (name, fields) in [
+        ("two-masks", r#""mask_index": 96, "mask_token_id": 4"#),
+        ("large-mask", r#""mask_token_id": 97"#),
+        ("mask-twice", r#""mask_index": 3, "mask_index": 4"#),
+        ("two-lengths", r#""model": {"length": 64}"#),
+        ("uniform", r#""diffusion": "uniform""#),
+        ("other-base", r#""rope_theta": 500000"#),
+    ] {
+        let config = mdlm.replacen('{', &format!("{{{fields},"), 1);
+        text(&format!("{name}.json"), &config);
+    }
     let small = "{\"model\": {\"vocab\": {\"a\": 0, \"b\": 1}}}";
     for (name, tokenizer) in [("unread-tokenizer", "[MASK]"), ("padded", small)] {
         std::fs::create_dir(folder.file(name)).expect("writable");

@@ -8,12 +8,16 @@ use serde_json::Value;
 use super::CheckpointError;
 use super::open::read_text;
 use super::tokenizer::TokenizerJson;
-use crate::config::Claims;
+use crate::config::{Claims, lookup, scalar};
 use crate::documents::normalize;
 use crate::message::shorten;
 
-/// Files that may name the mask token.
-pub(super) const NAMING: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+/// Files that may name the mask token, or its index.
+pub(super) const NAMING: [&str; 3] = [
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+];
 /// Tables from names to indices.
 pub(super) const TABLES: [&str; 3] = ["vocab.txt", "vocab.json", "added_tokens.json"];
 /// Those of them that hold the whole vocabulary.
@@ -49,20 +53,16 @@ pub(super) fn read(
         if name.ends_with(".txt") {
             (0u32..)
                 .zip(text.lines())
-                .for_each(|(index, line)| own.add(line, index));
+                .for_each(|(index, line)| own.add(line, index, false));
         } else if let Ok(Value::Object(map)) = serde_json::from_str(&text) {
             let index = |value: &Value| u32::try_from(value.as_u64()?).ok();
             let entries = map
                 .iter()
                 .filter_map(|(token, value)| Some((token, index(value)?)));
-            entries.for_each(|(token, index)| own.add(token, index));
+            let special = !VOCABULARIES.contains(&name);
+            entries.for_each(|(token, index)| own.add(token, index, special));
         }
-        for (token, index) in own.masks() {
-            claims.mask_is(
-                format!("\"{}\" of {name} is {index}", shorten(token)),
-                index,
-            );
-        }
+        unread = own.tell_masks(name, &mut claims).or(unread);
         is_whole |= VOCABULARIES.contains(&name) && own.count() > 0;
         table.extend(own);
     }
@@ -75,12 +75,17 @@ pub(super) fn read(
         };
         let content =
             |token: &Value| Some(token.as_str().or(token["content"].as_str())?.to_string());
+        let told = Claims::read_mask(name, |path| lookup(&map, path).map(scalar));
+        claims.extend(told.map_err(|error| CheckpointError::config(name, error))?);
+        let mut own = TokenizerJson::default();
         let decoder = map.get("added_tokens_decoder").and_then(Value::as_object);
         for (index, token) in decoder.into_iter().flatten() {
-            if let (Ok(index), Some(token)) = (index.parse(), content(token)) {
-                table.add(&token, index);
+            if let (Ok(index), Some(name)) = (index.parse(), content(token)) {
+                own.add(&name, index, token["special"] == true);
             }
         }
+        unread = own.tell_masks(name, &mut claims).or(unread);
+        table.extend(own);
         if let Some(token) = map.get("mask_token").filter(|token| !token.is_null()) {
             named.push((name, content(token)));
         }

@@ -41,7 +41,6 @@ pub use writer::{StoreDtype, write_safetensors};
 
 use crate::config::{Claims, ModelConfig, PartialConfig};
 use crate::finite::first_beyond;
-use crate::message::shorten;
 use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
 
@@ -339,16 +338,15 @@ impl Checkpoint {
         if tokenizer_json.is_some() {
             match &tokenizer {
                 Some(tokenizer) => {
-                    for (name, index) in tokenizer.masks() {
-                        let said = format!("\"{}\" of tokenizer.json is {index}", shorten(name));
-                        partial.claims.mask_is(said, index);
-                    }
+                    let unclear = tokenizer.tell_masks("tokenizer.json", &mut partial.claims);
+                    unread_tokenizer = unclear.or(unread_tokenizer);
                 }
                 None => unread_tokenizer = Some("tokenizer.json".into()),
             }
         }
         let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
-        if let (None, Some(tokenizer)) = (told, unread_tokenizer) {
+        let told = told.is_some();
+        if let (false, Some(tokenizer)) = (told, unread_tokenizer) {
             return Err(CheckpointError::MaskUnknown { tokenizer });
         }
         let mut found: HashMap<String, (usize, TensorInfo)> = HashMap::with_capacity(raw.len());
@@ -368,7 +366,7 @@ impl Checkpoint {
         let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
         let tokenizer = tokenizer.or_else(|| Some(table).filter(|table| table.count() > 0));
         let unused = match &tokenizer {
-            Some(tokenizer) if told.is_none() && tokenizer.count() + 1 < config.vocab_size => {
+            Some(tokenizer) if !told && tokenizer.count() + 1 < config.vocab_size => {
                 return Err(CheckpointError::PaddedMask {
                     tokens: tokenizer.count(),
                     vocab_size: config.vocab_size,
@@ -421,7 +419,7 @@ impl Checkpoint {
             source,
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
-            mask_told: told.is_some(),
+            mask_told: told,
             unused,
         })
     }

@@ -7,7 +7,7 @@ use esolm_checkpoint::Value;
 use serde::Deserialize;
 
 use super::lightning::state;
-use crate::config::{names_mask, unused_tokens};
+use crate::config::{Claims, mask_tokens, unused_tokens};
 use crate::documents::normalize;
 use crate::message::shorten;
 
@@ -131,7 +131,7 @@ impl Pickled<'_> {
             };
             let index = index.and_then(|index| u32::try_from(index).ok());
             if let (Some(token), Some(index)) = (token, index) {
-                table.add(token, index);
+                table.add(token, index, false);
             }
         }
     }
@@ -198,6 +198,8 @@ pub(super) struct TokenizerJson {
 struct AddedToken {
     id: u32,
     content: String,
+    #[serde(default)]
+    special: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -230,9 +232,12 @@ impl TokenizerJson {
             .find_map(|(token, index)| (token == name).then_some(index))
     }
 
-    pub fn add(&mut self, content: &str, id: u32) {
-        let content = content.into();
-        self.added_tokens.push(AddedToken { id, content });
+    pub fn add(&mut self, content: &str, id: u32, special: bool) {
+        self.added_tokens.push(AddedToken {
+            id,
+            content: content.into(),
+            special,
+        });
     }
 
     #[cfg(not(target_family = "wasm"))]
@@ -240,12 +245,26 @@ impl TokenizerJson {
         self.added_tokens.extend(other.added_tokens);
     }
 
-    /// The tokens whose names are those of mask tokens, each once.
-    pub fn masks(&self) -> Vec<(&str, u32)> {
-        let mut masks: Vec<_> = self.tokens().filter(|(name, _)| names_mask(name)).collect();
-        masks.sort_unstable();
-        masks.dedup();
-        masks
+    /// Tells `claims` which tokens are the mask by their names. Where these do not tell, returns why,
+    /// beginning with `file`, the name of the file.
+    pub fn tell_masks(&self, file: &str, claims: &mut Claims) -> Option<String> {
+        let added = self.added_tokens.iter();
+        let special = added.map(|token| (token.content.as_str(), token.id, token.special));
+        let tokens = self.tokens().map(|(name, index)| (name, index, false));
+        match mask_tokens(special.chain(tokens)) {
+            Ok(masks) => {
+                for (name, index) in masks {
+                    let said = format!("\"{}\" of {file} is {index}", shorten(name));
+                    claims.mask_is(said, index);
+                }
+                None
+            }
+            Err([first, second]) => Some(format!(
+                "{file}, whose special tokens \"{}\" and \"{}\" are both named like one",
+                shorten(first),
+                shorten(second)
+            )),
+        }
     }
 
     fn tokens(&self) -> impl Iterator<Item = (&str, u32)> {

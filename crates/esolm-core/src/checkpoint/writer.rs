@@ -76,7 +76,8 @@ fn write_weights(
 }
 
 /// Writes `checkpoint` as a Hugging Face folder that [`Checkpoint::open`] reads, the folder made if need be. A tokenizer that
-/// stands beside the checkpoint or inside it comes along.
+/// stands beside the checkpoint or inside it comes along. The mask index is left out where [`Checkpoint::mask_told`] is false, so that the
+/// folder names it no more than the checkpoint does.
 ///
 /// Every file is written under a temporary name, brought to the disk, and renamed when all of them are whole, so that an error
 /// leaves no half-written file and no new folder behind, and files that stood there before as they were. Other files in the folder stay.
@@ -144,7 +145,8 @@ fn write_files(
     write_weights(checkpoint, &mut weights, dtype, &out.join(WEIGHTS))?;
     let mut files = vec![weights];
 
-    let mut texts = vec![("config.json", checkpoint.config().to_json().into_bytes())];
+    let config = checkpoint.config().json(checkpoint.mask_told());
+    let mut texts = vec![("config.json", config.into_bytes())];
     let tokenizer = match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
         (Some(path), _) => Some(std::fs::read(&path).map_err(|e| FileError::io("read", &path, e))?),
         (None, json) => json.map(|text| text.as_bytes().to_vec()),

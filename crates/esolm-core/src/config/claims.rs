@@ -2,31 +2,38 @@
 
 use std::fmt;
 
-use super::{AttentionKind, ConfigError, Family, ModelConfig};
+use super::{AttentionKind, ConfigError, Family, ModelConfig, ROTARY_BASE};
 use crate::message::shorten;
 
-const TIME: [&str; 3] = [
-    "time_conditioning",
-    "algo.time_conditioning",
-    "model.time_conditioning",
-];
-const CAUSAL: [&str; 6] = [
-    "causal",
-    "causal_attention",
-    "algo.causal",
-    "algo.causal_attention",
-    "model.causal",
-    "model.causal_attention",
-];
-const PARAMETERIZATION: [&str; 2] = ["parameterization", "algo.parameterization"];
-const MASK: [&str; 6] = [
-    "mask_index",
-    "mask_token_id",
-    "mask_id",
-    "algo.mask_index",
-    "model.mask_index",
-    "tokenization_config.mask_token_id",
-];
+/// Fields at the top of a configuration and in the sections where such fields are put.
+macro_rules! places {
+    ($($name:literal),+) => {
+        &[$(
+            $name,
+            concat!("algo.", $name),
+            concat!("model.", $name),
+            concat!("backbone.", $name),
+            concat!("backbone_config.", $name),
+            concat!("tokenizer.", $name),
+            concat!("tokenizer_config.", $name),
+            concat!("tokenization_config.", $name),
+            concat!("generation_config.", $name),
+        )+]
+    };
+}
+
+const TIME: &[&str] = places!("time_conditioning");
+const CAUSAL: &[&str] = places!("causal", "causal_attention");
+const PARAMETERIZATION: &[&str] = places!("parameterization");
+const MASK: &[&str] = places!("mask_index", "mask_token_id", "mask_id");
+const DIFFUSION: &[&str] = places!("diffusion", "diffusion_type");
+const ROTARY: &[&str] = places!("rope_theta", "rope_parameters.rope_theta");
+/// What may be said of stretched rotary angles; its kind is named rather than the whole of it.
+const STRETCHED: &[&str] = places!(
+    "rope_scaling.rope_type",
+    "rope_scaling.type",
+    "rope_scaling"
+);
 
 /// A value of a configuration, in whichever form it was written.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +57,14 @@ impl Scalar {
                 _ => None,
             },
             Self::Other(_) => None,
+        }
+    }
+
+    fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(value) => Some(*value),
+            Self::Text(text) => text.trim().parse().ok(),
+            _ => None,
         }
     }
 
@@ -91,6 +106,12 @@ enum What {
     Time,
     Causal(bool),
     Parameterization(String),
+    /// The noise that diffusion ends in is not the mask.
+    OtherNoise,
+    /// Base of the rotary angles.
+    RotaryBase(f64),
+    /// Rotary angles that are not those of the base alone.
+    Stretched,
 }
 
 /// Everything that was said.
@@ -112,18 +133,18 @@ impl Claims {
         };
         let said = |path: &str, value: &Scalar| format!("\"{path}\" of {source} is {value}");
         let invalid = |path, value: &Scalar, expected| super::invalid(path, value, expected);
-        for (path, value) in found(&TIME) {
+        for (path, value) in found(TIME) {
             let live = value.truth();
             if live.ok_or_else(|| invalid(path, &value, "true or false"))? {
                 claims.push(said(path, &value), What::Time);
             }
         }
-        for (path, value) in found(&CAUSAL) {
+        for (path, value) in found(CAUSAL) {
             let causal = value.truth();
             let causal = causal.ok_or_else(|| invalid(path, &value, "true or false"))?;
             claims.push(said(path, &value), What::Causal(causal));
         }
-        for (path, value) in found(&PARAMETERIZATION) {
+        for (path, value) in found(PARAMETERIZATION) {
             let Scalar::Text(name) = &value else {
                 return Err(invalid(path, &value, "a text in quotes"));
             };
@@ -132,11 +153,43 @@ impl Claims {
                 What::Parameterization(name.to_lowercase()),
             );
         }
-        for (path, value) in found(&MASK) {
-            let token = value.token();
+        for (path, value) in found(DIFFUSION) {
+            if let Scalar::Text(name) = &value
+                && ["uniform", "gaussian"]
+                    .iter()
+                    .any(|other| name.to_lowercase().contains(other))
+            {
+                claims.push(said(path, &value), What::OtherNoise);
+            }
+        }
+        for (path, value) in found(ROTARY) {
+            let base = value.number();
+            let base = base.ok_or_else(|| invalid(path, &value, "a number"))?;
+            claims.push(said(path, &value), What::RotaryBase(base));
+        }
+        let is_plain = |kind: &Scalar| matches!(kind, Scalar::Text(name) if name == "default");
+        let stretched = found(STRETCHED);
+        if let Some((path, value)) = stretched.first()
+            && !stretched.iter().any(|(_, kind)| is_plain(kind))
+        {
+            claims.push(said(path, value), What::Stretched);
+        }
+        claims.extend(Self::read_mask(source, value)?);
+        Ok(claims)
+    }
+
+    /// As [`Claims::read`], of the mask alone.
+    pub fn read_mask(
+        source: &str,
+        value: impl Fn(&'static str) -> Option<Scalar>,
+    ) -> Result<Self, ConfigError> {
+        let mut claims = Self::default();
+        for &path in MASK {
+            let Some(value) = value(path) else { continue };
             let expected = "a token index, that is a whole number";
-            let token = token.ok_or_else(|| invalid(path, &value, expected))?;
-            claims.push(said(path, &value), What::Mask(token));
+            let token = value.token();
+            let token = token.ok_or_else(|| super::invalid(path, &value, expected))?;
+            claims.mask_is(format!("\"{path}\" of {source} is {value}"), token);
         }
         Ok(claims)
     }
@@ -155,8 +208,8 @@ impl Claims {
         self.0.extend(other.0);
     }
 
-    /// The mask index, where all who speak of it agree; `None` where nobody does.
-    pub fn mask(&self) -> Result<Option<u32>, ConfigError> {
+    /// The mask index and where it stands, where all who speak of it agree; `None` where nobody does.
+    pub fn mask(&self) -> Result<Option<(&str, u32)>, ConfigError> {
         let mut masks = self.0.iter().filter_map(|claim| match claim.what {
             What::Mask(index) => Some((&claim.said, index)),
             _ => None,
@@ -165,7 +218,7 @@ impl Claims {
             return Ok(None);
         };
         match masks.find(|&(_, other)| other != index) {
-            None => Ok(Some(index)),
+            None => Ok(Some((first, index))),
             Some((second, _)) => Err(ConfigError::Contradiction {
                 first: first.clone(),
                 second: second.clone(),
@@ -195,6 +248,21 @@ impl Claims {
                     let own = if family == Family::Ar { "ar" } else { "subs" };
                     (name == own, format!("that of an {family} is \"{own}\""))
                 }
+                // Nothing diffuses in an AR model.
+                What::OtherNoise => (
+                    family == Family::Ar,
+                    "only models that diffuse to the mask can be run; those that diffuse to other noise, as Duo does to uniform noise, \
+                     are another kind of model"
+                        .into(),
+                ),
+                What::RotaryBase(base) => (
+                    *base == ROTARY_BASE,
+                    format!("the rotary angles are computed with base {ROTARY_BASE}"),
+                ),
+                What::Stretched => (
+                    false,
+                    format!("the rotary angles are computed with base {ROTARY_BASE} and not scaled"),
+                ),
             };
             if !holds {
                 return Err(ConfigError::Contradiction {
@@ -226,8 +294,35 @@ pub(crate) fn unused_tokens(
         .collect()
 }
 
-/// Whether a token's name is one that mask tokens have: `[MASK]`, `<mask>`, `<|mask|>` and the like.
-pub fn names_mask(name: &str) -> bool {
+/// Which of a tokenizer's tokens are its mask by their names: those called as mask tokens mostly are (`[MASK]`, `<mask>`, `<|mask|>`),
+/// or else the only special one with "mask" in its name. `tokens` are names and indices, and whether the token is special; a token may
+/// come more than once.
+///
+/// # Errors
+/// Two names, where several special tokens have "mask" in theirs and none is called as mask tokens mostly are.
+pub fn mask_tokens<'a>(
+    tokens: impl Iterator<Item = (&'a str, u32, bool)>,
+) -> Result<Vec<(&'a str, u32)>, [&'a str; 2]> {
+    let (mut called, mut similar) = (Vec::new(), Vec::new());
+    for (name, index, special) in tokens {
+        if is_mask_name(name) {
+            called.push((name, index));
+        } else if special && name.to_ascii_lowercase().contains("mask") {
+            similar.push((name, index));
+        }
+    }
+    for list in [&mut called, &mut similar] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    match (&called[..], &similar[..]) {
+        ([], [(first, _), (second, _), ..]) => Err([first, second]),
+        ([], _) => Ok(similar),
+        _ => Ok(called),
+    }
+}
+
+fn is_mask_name(name: &str) -> bool {
     let bare = name.trim_matches(|c| "[]<>|{}".contains(c));
     bare.len() + 2 <= name.len()
         && ["mask", "mask_token"].contains(&bare.to_ascii_lowercase().as_str())

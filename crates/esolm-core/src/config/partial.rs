@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::documents::normalize;
@@ -36,42 +38,75 @@ pub(crate) struct PartialConfig {
 impl PartialConfig {
     /// Reads a `config.json`, which messages call `source`.
     pub(crate) fn from_json(json: &str, source: &str) -> Result<Self, ConfigError> {
-        let map: Map<String, Value> = serde_json::from_str(&normalize(json))
+        let Fields { map, twin } = serde_json::from_str(&normalize(json))
             .map_err(|e| ConfigError::Json(json_error(&e)))?;
+        if let Some((field, first, second)) = twin {
+            let field = shorten(&field);
+            return Err(ConfigError::Contradiction {
+                first: format!("\"{field}\" of {source} is {}", shown(&first)),
+                second: format!("it stands there a second time and is {}", shown(&second)),
+                remedy: "remove the wrong one".into(),
+            });
+        }
         // Written by hand, `algo` can be the name alone.
         let algorithm = lookup(&map, "algo.name").or_else(|| lookup(&map, "algo"));
         let mut family = string(&map, "model_type")?
             .map(|name| parse_family("model_type", name))
             .transpose()?;
-        let architectures = present(&map, "architectures").and_then(Value::as_array);
-        if let Some(duo) = (architectures.into_iter().flatten())
-            .filter_map(Value::as_str)
-            .find(|name| is_duo(name))
-        {
-            return Err(unknown_family("architectures", duo));
+        for (field, class) in classes(&map) {
+            if is_duo(class) {
+                return Err(unknown_family(field, class));
+            }
+            // Wrappers may have any name.
+            let named = parse_family(field, class).ok();
+            let there = format!("the class in \"{field}\"");
+            settle(["\"model_type\"", &there], &mut family, named)?;
         }
         if let Some(name) = algorithm.and_then(Value::as_str) {
             let named = Some(parse_family("algo.name", name)?);
             settle(["\"model_type\"", "\"algo.name\""], &mut family, named)?;
         }
+        let size = |paths| agreeing(paths, |path| number(&map, path));
+        // Fields of other families may stand in the section as well.
+        let of = |wanted, paths: [&'static str; 2]| match family == Some(wanted) {
+            true => paths.to_vec(),
+            false => vec![paths[0]],
+        };
         Ok(Self {
             family,
-            hidden: either(&map, "hidden_size", "hidden_dim")?,
-            cond_dim: number(&map, "cond_dim")?,
-            n_blocks: number(&map, "n_blocks")?,
-            n_heads: number(&map, "n_heads")?,
-            length: either(&map, "model_length", "length")?,
-            vocab_size: number(&map, "vocab_size")?,
-            alpha_0: float(&map, "alpha_0")?,
-            prepend: string(&map, "prepend_token")?
-                .map(parse_prepend)
-                .transpose()?,
+            hidden: size(&[
+                "hidden_size",
+                "hidden_dim",
+                "model.hidden_size",
+                "model.hidden_dim",
+            ])?,
+            cond_dim: size(&["cond_dim", "model.cond_dim"])?,
+            n_blocks: size(&["n_blocks", "model.n_blocks"])?,
+            n_heads: size(&["n_heads", "model.n_heads"])?,
+            length: size(&[
+                "model_length",
+                "length",
+                "model.length",
+                "model.model_length",
+            ])?,
+            vocab_size: size(&["vocab_size", "model.vocab_size"])?,
+            alpha_0: agreeing(&of(Family::EsoLm, ["alpha_0", "algo.alpha_0"]), |path| {
+                float(&map, path)
+            })?,
+            prepend: agreeing(
+                &of(Family::Ar, ["prepend_token", "algo.prepend_token"]),
+                |path| string(&map, path)?.map(parse_prepend).transpose(),
+            )?,
             bos: token(&map, "bos_token_id")?,
             eos: token(&map, "eos_token_id")?,
             dropout: float(&map, "dropout")?,
-            attention: string(&map, "diffusion_attn_mode")?
-                .map(parse_attention)
-                .transpose()?,
+            attention: agreeing(
+                &of(
+                    Family::EsoLm,
+                    ["diffusion_attn_mode", "algo.diffusion_attn_mode"],
+                ),
+                |path| string(&map, path)?.map(parse_attention).transpose(),
+            )?,
             claims: Claims::read(source, |path| lookup(&map, path).map(scalar))?,
         })
     }
@@ -212,7 +247,19 @@ impl PartialConfig {
             vocab_size,
             // Published: without a mask token in the tokenizer, one is appended to the vocabulary (algo.py, AbsorbingState).
             mask_index: match self.claims.mask()? {
-                Some(index) => index,
+                // Named as it was written, which need not be "mask_index".
+                Some((said, index)) if index as usize >= vocab_size => {
+                    return Err(ConfigError::Contradiction {
+                        first: said.into(),
+                        second: format!(
+                            "a token index must be below vocab_size, which is {vocab_size}"
+                        ),
+                        remedy:
+                            "correct it, or give the configuration that belongs to these weights"
+                                .into(),
+                    });
+                }
+                Some((_, index)) => index,
                 None => u32::try_from(vocab_size.saturating_sub(1)).map_err(|_| {
                     invalid(
                         "vocab_size",
@@ -334,15 +381,49 @@ fn agree(
     }
 }
 
+/// The fields of an object, with the first that has two values: parsers take the last in silence.
+struct Fields {
+    map: Map<String, Value>,
+    twin: Option<(String, Value, Value)>,
+}
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(FieldsVisitor)
+    }
+}
+
+struct FieldsVisitor;
+
+impl<'de> Visitor<'de> for FieldsVisitor {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Fields, A::Error> {
+        let (mut map, mut twin) = (Map::new(), None);
+        while let Some((name, value)) = access.next_entry::<String, Value>()? {
+            if let Some(first) = map.insert(name.clone(), value.clone())
+                && first != value
+            {
+                twin = twin.or(Some((name, first, value)));
+            }
+        }
+        Ok(Fields { map, twin })
+    }
+}
+
 /// Follows a dotted path; null counts as absent.
-fn lookup<'a>(map: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
+pub(crate) fn lookup<'a>(map: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     match path.split_once('.') {
         None => present(map, path),
         Some((first, rest)) => lookup(map.get(first)?.as_object()?, rest),
     }
 }
 
-fn scalar(value: &Value) -> Scalar {
+pub(crate) fn scalar(value: &Value) -> Scalar {
     match value {
         Value::Bool(value) => Scalar::Truth(*value),
         Value::String(text) => Scalar::Text(text.clone()),
@@ -368,7 +449,7 @@ fn shown(value: &Value) -> String {
 }
 
 fn number(map: &Map<String, Value>, field: &'static str) -> Result<Option<usize>, ConfigError> {
-    present(map, field)
+    lookup(map, field)
         .map(|value| {
             let n = value.as_u64().and_then(|n| usize::try_from(n).ok());
             n.ok_or_else(|| invalid(field, shown(value), "a whole number"))
@@ -377,7 +458,7 @@ fn number(map: &Map<String, Value>, field: &'static str) -> Result<Option<usize>
 }
 
 fn token(map: &Map<String, Value>, field: &'static str) -> Result<Option<u32>, ConfigError> {
-    present(map, field)
+    lookup(map, field)
         .map(|value| {
             let n = value.as_u64().and_then(|n| u32::try_from(n).ok());
             n.ok_or_else(|| invalid(field, shown(value), "a token index, that is a whole number"))
@@ -386,7 +467,7 @@ fn token(map: &Map<String, Value>, field: &'static str) -> Result<Option<u32>, C
 }
 
 fn float(map: &Map<String, Value>, field: &'static str) -> Result<Option<f64>, ConfigError> {
-    present(map, field)
+    lookup(map, field)
         .map(|value| {
             value
                 .as_f64()
@@ -399,7 +480,7 @@ fn string<'a>(
     map: &'a Map<String, Value>,
     field: &'static str,
 ) -> Result<Option<&'a str>, ConfigError> {
-    present(map, field)
+    lookup(map, field)
         .map(|value| {
             value
                 .as_str()
@@ -408,17 +489,43 @@ fn string<'a>(
         .transpose()
 }
 
-fn either(
-    map: &Map<String, Value>,
-    first: &'static str,
-    second: &'static str,
-) -> Result<Option<usize>, ConfigError> {
-    match (number(map, first)?, number(map, second)?) {
-        (Some(a), Some(b)) if a != b => Err(ConfigError::Contradiction {
-            first: format!("the configuration's field \"{first}\" is {a}"),
-            second: format!("its other spelling \"{second}\" is {b}"),
-            remedy: "remove the wrong one".into(),
-        }),
-        (a, b) => Ok(a.or(b)),
+/// What the fields at `paths` say, which are spellings of one field.
+fn agreeing<T: Copy + PartialEq + fmt::Display>(
+    paths: &[&'static str],
+    read: impl Fn(&'static str) -> Result<Option<T>, ConfigError>,
+) -> Result<Option<T>, ConfigError> {
+    let mut found: Option<(&str, T)> = None;
+    for &path in paths {
+        let Some(value) = read(path)? else { continue };
+        match found {
+            Some((first, other)) if other != value => {
+                return Err(ConfigError::Contradiction {
+                    first: format!("the configuration's field \"{first}\" is {other}"),
+                    second: format!("its field \"{path}\" is {value}"),
+                    remedy: "remove the wrong one".into(),
+                });
+            }
+            _ => found = Some((path, value)),
+        }
     }
+    Ok(found.map(|(_, value)| value))
+}
+
+/// The classes that load the model in other programs, with the field that names them.
+fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
+    let listed = present(map, "architectures").and_then(Value::as_array);
+    let listed = listed
+        .into_iter()
+        .flatten()
+        .map(|name| ("architectures", name));
+    let mapped = present(map, "auto_map").and_then(Value::as_object);
+    let mapped = mapped
+        .into_iter()
+        .flatten()
+        .map(|(_, name)| ("auto_map", name));
+    // With its module, and that with its repository.
+    listed.chain(mapped).filter_map(move |(field, name)| {
+        let name = name.as_str()?;
+        Some((field, name.rsplit('.').next().unwrap_or(name)))
+    })
 }
