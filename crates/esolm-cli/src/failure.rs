@@ -81,6 +81,14 @@ impl Failure {
                 false,
                 "give the same text, or --accept-changed-text if the change is meant",
             ),
+            TrainError::NetworkChanged { .. } => (
+                false,
+                "keep the values that it was trained with, or give another --out for a new training",
+            ),
+            TrainError::TokenizerChanged { .. } => (
+                false,
+                "put back its tokenizer.json, of which model/tokenizer.json is a copy, or give another --out for a new training",
+            ),
             TrainError::Recipe(_) => (false, "`esolm train --help` shows one"),
             error => return Self::failed(error.to_string()),
         };
@@ -325,6 +333,7 @@ pub fn engine_sentence(error: &EngineError) -> String {
             }
             MemoryUse::Batch { .. } => "use a smaller --batch or a shorter --length",
             MemoryUse::Logits { .. } => "give fewer sequences at once",
+            MemoryUse::Training => "lower run.batch, model.length or model.hidden in the recipe",
         },
         EngineError::Thread(_) => "allow this user more processes or more memory",
         EngineError::Kernel(_) => "use --device cpu, and report it with the name of the GPU",

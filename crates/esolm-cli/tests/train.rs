@@ -204,8 +204,12 @@ fn a_refused_resume_changes_nothing() {
     let short = ["--set", "run.tokens=2560"];
     succeed(&[&["train", &recipe, "--out", &out], &short[..]].concat());
     for (set, named) in [
-        ("model.hidden=64", "hidden = 32"),
-        ("model.blocks=1", "blocks = 2"),
+        ("model.hidden=64", "model.hidden = 32"),
+        ("model.blocks=1", "model.blocks = 2"),
+        ("model.heads=1", "model.heads = 2"),
+        ("model.cond_dim=16", "model.cond_dim = 8"),
+        ("model.family=mdlm", "model.family = \"esolm\""),
+        ("data.separator=The", "data.separator = \"<|endoftext|>\""),
         ("model.length=1", "model.length"),
         ("data.train=[\"none.txt\"]", "none.txt"),
         ("run.batsch=1", "batsch"),
@@ -238,6 +242,109 @@ fn a_refused_resume_changes_nothing() {
     std::fs::write(&text, foreign.replace('\n', "\r\n")).expect("writable");
     let said = resumed(&["--resume", "--set", "run.tokens=3328"]);
     assert!(said.contains("steps 12 to 13"), "{said}");
+}
+
+/// Weights belong to the tokens that they were trained on.
+#[test]
+fn a_resume_with_another_tokenizer_is_refused() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let out = folder.file("run");
+    let short = ["--set", "run.tokens=2560"];
+    succeed(&[&["train", &recipe, "--out", &out], &short[..]].concat());
+    let path = format!("{out}/tokenizer.json");
+    let text = std::fs::read_to_string(&path).expect("a tokenizer");
+    let tokenizer: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let write = |tokenizer: &serde_json::Value| {
+        std::fs::write(&path, tokenizer.to_string()).expect("writable");
+    };
+
+    // Two tokens change places: every id there is stays one.
+    let mut swapped = tokenizer.clone();
+    let vocabulary = &mut swapped["model"]["vocab"];
+    let (a, b) = (vocabulary["a"].take(), vocabulary["e"].take());
+    vocabulary["a"] = b;
+    vocabulary["e"] = a;
+    write(&swapped);
+    let said = refused(&out, &["--resume"]);
+    for named in [
+        "tokenizer.json",
+        "280 tokens",
+        "step-",
+        "model/tokenizer.json",
+    ] {
+        assert!(said.contains(named), "{said}");
+    }
+
+    let mut larger = tokenizer.clone();
+    larger["model"]["vocab"]["zzz"] = 280.into();
+    write(&larger);
+    let said = refused(&out, &["--resume"]);
+    for named in ["281 tokens", "280 tokens"] {
+        assert!(said.contains(named), "{said}");
+    }
+
+    // What the sentence advises; other line ends are no other tokenizer.
+    let copy = std::fs::read_to_string(format!("{out}/model/tokenizer.json")).expect("a copy");
+    std::fs::write(&path, copy.replace('\n', "\r\n")).expect("writable");
+    let more = ["--resume", "--set", "run.tokens=3072"];
+    succeed(&[&["train", "--out", &out], &more[..]].concat());
+}
+
+/// Each state holds the recipe too.
+#[test]
+fn a_resume_does_without_the_file_of_the_recipe() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let out = folder.file("run");
+    let short = ["--set", "run.tokens=2560"];
+    succeed(&[&["train", &recipe, "--out", &out], &short[..]].concat());
+    let path = format!("{out}/recipe.toml");
+    let before = std::fs::read_to_string(&path).expect("a recipe");
+    std::fs::remove_file(&path).expect("it is there");
+    let more = ["--resume", "--set", "run.tokens=3072"];
+    let output = run(&[&["train", "--out", &out], &more[..]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("recipe.toml is missing"), "{said}");
+    assert!(said.contains("steps 10 to 12"), "{said}");
+    let after = std::fs::read_to_string(&path).expect("it is written again");
+    assert_eq!(after, before.replace("tokens = 2560", "tokens = 3072"));
+}
+
+/// Before the first step there is nothing to save, and reading the text may take long.
+#[cfg(unix)]
+#[test]
+fn a_signal_before_the_first_step_ends_at_once() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let out = folder.file("run");
+    let pipe = folder.file("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
+    let mut child = Running(
+        esolm()
+            .args(["train", &recipe, "--out", &out, "--quiet"])
+            .args(["--set", &format!("data.train=[{pipe:?}]")])
+            .spawn()
+            .expect("the program starts"),
+    );
+    // It opens once the program reads, and holds it there.
+    let text = std::fs::OpenOptions::new().write(true).open(&pipe);
+    let killed = std::process::Command::new("kill")
+        .args(["-TERM", &child.0.id().to_string()])
+        .status();
+    assert!(killed.expect("kill runs").success());
+    let ended = (0..600).find_map(|_| {
+        let ended = child.0.try_wait().expect("a child");
+        if ended.is_none() {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        ended
+    });
+    drop(text.expect("a pipe"));
+    assert_eq!(ended.expect("it goes on reading").code(), Some(128 + 15));
+    assert!(!Path::new(&out).exists());
 }
 
 #[test]

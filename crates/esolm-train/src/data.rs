@@ -47,6 +47,16 @@ pub fn digest(documents: &[String]) -> String {
         hash.update((document.len() as u64).to_le_bytes());
         hash.update(document);
     }
+    hexadecimal(hash)
+}
+
+/// A digest of a tokenizer.json: SHA-256 over its text, in hexadecimal digits. It knows nothing of line ends and marks of byte order.
+pub fn tokenizer_digest(json: &str) -> String {
+    let text = esolm::documents::normalize(json);
+    hexadecimal(Sha256::new_with_prefix(text.as_bytes()))
+}
+
+fn hexadecimal(hash: Sha256) -> String {
     let bytes = hash.finalize();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,7 +1,7 @@
 //! What can go wrong in training. Each message is one sentence that names the thing and the remedy.
 
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fmt, io};
 
 use esolm::EngineError;
 use esolm::checkpoint::CheckpointError;
@@ -75,6 +75,26 @@ pub enum TrainError {
     /// A saved state that was trained on another text.
     #[error("the training text is not the one that {} was trained on", .0.display())]
     TextChanged(PathBuf),
+    /// A recipe under which the weights of a saved state would mean something else.
+    #[error("the recipe has {}, but {} was trained with {}", list(changed, |c| &c.now), state.display(), list(changed, |c| &c.saved))]
+    NetworkChanged {
+        /// The state.
+        state: PathBuf,
+        /// What differs.
+        changed: Vec<Changed>,
+    },
+    /// A tokenizer that is not the one of a saved state.
+    #[error("the tokenizer of {} ({now}) is not the one that {} was trained with ({saved})", out.display(), state.display())]
+    TokenizerChanged {
+        /// The folder of the training.
+        out: PathBuf,
+        /// The state.
+        state: PathBuf,
+        /// The tokenizer of the state.
+        saved: TokenizerMark,
+        /// The one that there is.
+        now: TokenizerMark,
+    },
     /// Nothing to go on from.
     #[error("{} holds no saved training", .0.display())]
     NothingToResume(PathBuf),
@@ -101,14 +121,6 @@ pub enum TrainError {
         /// The last state that was saved.
         saved: Option<PathBuf>,
     },
-    /// The machine's memory does not suffice.
-    #[error(
-        "this training needs at least {gib} GiB of memory, more than this machine gives; lower run.batch, model.length or model.hidden"
-    )]
-    Memory {
-        /// What it needs.
-        gib: u64,
-    },
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -118,9 +130,47 @@ pub enum TrainError {
     /// The tokenizer does not fit the model.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The device is not there.
+    /// The device is not there, or the memory does not suffice.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+/// A value of the recipe that a saved state has otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Changed {
+    /// Key with its table, for example `model.heads`.
+    pub key: &'static str,
+    /// The state's value, as TOML.
+    pub saved: String,
+    /// The recipe's value, as TOML.
+    pub now: String,
+}
+
+/// The values of one side with their keys.
+fn list(changed: &[Changed], value: impl Fn(&Changed) -> &String) -> String {
+    let all: Vec<String> = (changed.iter())
+        .map(|change| format!("{} = {}", change.key, value(change)))
+        .collect();
+    all.join(" and ")
+}
+
+/// What tells one tokenizer from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizerMark {
+    /// Number of tokens, the mask not included.
+    pub tokens: usize,
+    /// Digest of its file; none if an older version saved the state.
+    pub digest: Option<String>,
+}
+
+impl fmt::Display for TokenizerMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tokens", self.tokens)?;
+        match &self.digest {
+            Some(digest) => write!(f, ", SHA-256 {}...", digest.get(..12).unwrap_or(digest)),
+            None => Ok(()),
+        }
+    }
 }
 
 fn last_good(saved: Option<&Path>) -> String {

@@ -10,6 +10,7 @@ mod error;
 pub mod init;
 mod log;
 pub mod loss;
+mod memory;
 pub mod ops;
 pub mod optimizer;
 mod pass;
@@ -20,7 +21,7 @@ mod train;
 pub mod weights;
 
 pub use batch::{Batch, BatchBuilder};
-pub use error::TrainError;
+pub use error::{Changed, TokenizerMark, TrainError};
 pub use log::{Line, read_log};
 pub use pass::scored_nll;
 pub use recipe::Recipe;

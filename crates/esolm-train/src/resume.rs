@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use esolm::config::Family;
 
-use crate::TrainError;
-use crate::state::{self, State};
+use crate::error::{Changed, TokenizerMark, TrainError};
+use crate::recipe::{Model, Recipe};
+use crate::state::{self, Progress, State, unusable};
 use crate::train::{Event, Options};
 use crate::weights::Weights;
 
@@ -80,17 +81,17 @@ fn has_states(out: &Path) -> bool {
     !state::list(&out.join("state")).is_empty()
 }
 
-/// The newest state that can be read.
-pub(crate) fn newest(
+/// The newest state that `load` can read, or what it reads of it.
+pub(crate) fn newest<T>(
     out: &Path,
-    device: &Device,
+    load: impl Fn(&Path) -> Result<T, TrainError>,
     watch: &mut dyn FnMut(Event),
-) -> Result<(PathBuf, State), TrainError> {
+) -> Result<(PathBuf, T), TrainError> {
     let mut states = state::list(&out.join("state"));
     let Some((_, last)) = states.pop() else {
         return Err(TrainError::NothingToResume(out.into()));
     };
-    let error = match State::load(&last, device) {
+    let error = match load(&last) {
         Ok(state) => return Ok((last, state)),
         Err(error) => error,
     };
@@ -98,7 +99,7 @@ pub(crate) fn newest(
     let Some((_, older)) = states.pop() else {
         return Err(error);
     };
-    let state = State::load(&older, device).map_err(|_| error)?;
+    let state = load(&older).map_err(|_| error)?;
     watch(Event::Note(format!(
         "{} cannot be read; going on from {}",
         last.display(),
@@ -151,13 +152,103 @@ pub(crate) fn changes(before: &str, now: &str) -> Option<String> {
     (!all.is_empty()).then(|| format!("going on with changed values: {}", all.join(", ")))
 }
 
-/// Whether a state has the parameters of the recipe's network.
-pub(crate) fn fits(
+const COND_DIM: &str = "model.cond_dim";
+
+/// Whether the state's weights mean under `recipe` what they meant when they were trained. What else a recipe says may change.
+///
+/// # Errors
+/// [`TrainError::NetworkChanged`], and [`TrainError::State`] for a state whose own recipe cannot be read.
+pub(crate) fn check_network(
+    path: &Path,
+    progress: &Progress,
+    recipe: &Recipe,
+) -> Result<(), TrainError> {
+    // Its values were checked when it was saved.
+    let saved: Recipe = toml::from_str(&progress.recipe).map_err(|error| {
+        let reason = format!("its recipe cannot be read ({})", error.message());
+        unusable(path, reason)
+    })?;
+    // An AR model has no conditioning, whatever its recipe says.
+    let both_conditioned = [&saved, recipe].map(|r| r.model.family != Family::Ar) == [true; 2];
+    let changed: Vec<Changed> = meaning(&saved)
+        .into_iter()
+        .zip(meaning(recipe))
+        .filter(|(saved, now)| saved != now && (saved.0 != COND_DIM || both_conditioned))
+        .map(|((key, saved), (_, now))| Changed { key, saved, now })
+        .collect();
+    match changed.is_empty() {
+        true => Ok(()),
+        false => Err(TrainError::NetworkChanged {
+            state: path.into(),
+            changed,
+        }),
+    }
+}
+
+/// The values of a recipe that say what the weights mean, as TOML.
+fn meaning(recipe: &Recipe) -> [(&'static str, String); 6] {
+    let Model {
+        family,
+        hidden,
+        blocks,
+        heads,
+        cond_dim,
+        // Positions are rotations, and have no weights.
+        length: _,
+        dropout: _,
+    } = recipe.model;
+    let family_name = toml::Value::try_from(family).expect("a text is TOML");
+    [
+        ("model.family", family_name.to_string()),
+        ("model.hidden", hidden.to_string()),
+        ("model.blocks", blocks.to_string()),
+        ("model.heads", heads.to_string()),
+        (COND_DIM, cond_dim.to_string()),
+        // It names the token that opens each document.
+        ("data.separator", format!("{:?}", recipe.data.separator)),
+    ]
+}
+
+/// Whether the tokenizer of the training in `out`, whose network is `hidden` wide, is the one that a state was trained with.
+///
+/// # Errors
+/// [`TrainError::TokenizerChanged`], and [`TrainError::State`] for a state without embeddings.
+pub(crate) fn check_tokenizer(
     path: &Path,
     state: &State,
-    wanted: &Weights,
-    recipe: &str,
+    out: &Path,
+    hidden: usize,
+    now: TokenizerMark,
+    watch: &mut dyn FnMut(Event),
 ) -> Result<(), TrainError> {
+    let embeddings = state.raw.get("vocab_embed.weight");
+    let rows = embeddings.map_or(0, |values| values.dims()[0] / hidden);
+    let saved = TokenizerMark {
+        // The mask has a row too.
+        tokens: (rows.checked_sub(1))
+            .ok_or_else(|| unusable(path, "it holds no embeddings".into()))?,
+        digest: state.progress.tokenizer.clone(),
+    };
+    let same_text = saved.digest.is_none() || saved.digest == now.digest;
+    if saved.tokens != now.tokens || !same_text {
+        return Err(TrainError::TokenizerChanged {
+            out: out.into(),
+            state: path.into(),
+            saved,
+            now,
+        });
+    }
+    if saved.digest.is_none() {
+        watch(Event::Note(format!(
+            "{} does not say what tokenizer it was trained with, so only the number of its tokens is checked",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a state has the parameters of the network that its recipe and its tokenizer give.
+pub(crate) fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), TrainError> {
     let same = |weights: &Weights| {
         weights.len() == wanted.len()
             && wanted.iter().all(|(name, values)| {
@@ -177,28 +268,8 @@ pub(crate) fn fits(
     if same(&state.raw) && same(&state.ema) && moments {
         return Ok(());
     }
-    Err(TrainError::State {
-        path: path.into(),
-        reason: other_network(&state.progress.recipe, recipe),
-        remedy: "resume with the recipe that it was made with, or choose another folder",
-    })
-}
-
-/// In what a state's network differs from the recipe's, as far as the recipes tell.
-fn other_network(before: &str, now: &str) -> String {
-    let model = |recipe: &str| -> Vec<String> {
-        let lines = recipe.lines().skip_while(|line| *line != "[model]").skip(1);
-        let lines = lines.take_while(|line| !line.starts_with('['));
-        lines.map(String::from).collect()
-    };
-    let now = model(now);
-    let mut other = model(before);
-    other.retain(|line| !line.is_empty() && !now.contains(line));
-    match other.is_empty() {
-        true => "its network is not the recipe's".into(),
-        false => format!(
-            "its network is not the recipe's, but has {}",
-            other.join(", ")
-        ),
-    }
+    Err(unusable(
+        path,
+        "its tensors are not those of the network in its recipe".into(),
+    ))
 }

@@ -37,6 +37,8 @@ pub struct Progress {
     pub recipe: String,
     /// Digest of the training text ([`crate::data::digest`]); none if an older version saved the state.
     pub text: Option<String>,
+    /// Digest of the tokenizer.json ([`crate::data::tokenizer_digest`]); none if an older version saved the state.
+    pub tokenizer: Option<String>,
 }
 
 /// What a file says of it. Older versions did not write what may be missing.
@@ -48,6 +50,7 @@ struct Saved {
     seconds: f64,
     recipe: String,
     text: Option<String>,
+    tokenizer: Option<String>,
 }
 
 impl Progress {
@@ -96,6 +99,7 @@ impl Progress {
             seconds,
             recipe: saved.recipe,
             text: saved.text,
+            tokenizer: saved.tokenizer,
         })
     }
 }
@@ -132,6 +136,37 @@ pub fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
         .collect();
     states.sort();
     states
+}
+
+/// The error for a state that cannot be gone on from.
+pub(crate) fn unusable(path: &Path, reason: String) -> TrainError {
+    TrainError::State {
+        path: path.into(),
+        reason,
+        remedy: "remove it; the state before it is taken where there is one",
+    }
+}
+
+fn open(path: &Path) -> Result<(TensorFile, Progress), TrainError> {
+    let unusable = |reason: String| unusable(path, reason);
+    let bytes = fs::read(path).map_err(|e| TrainError::read(path, e))?;
+    let file = TensorFile::from_bytes(bytes, Format::Safetensors)
+        .map_err(|error| unusable(error.to_string()))?;
+    let saved: Saved = (file.metadata().get(KEY))
+        .and_then(|json| serde_json::from_str(json).ok())
+        .ok_or_else(|| unusable("it holds no step".into()))?;
+    let progress = Progress::check(saved).map_err(unusable)?;
+    Ok((file, progress))
+}
+
+impl Progress {
+    /// Reads how far a state is, without its tensors.
+    ///
+    /// # Errors
+    /// As [`State::load`].
+    pub fn load(path: &Path) -> Result<Self, TrainError> {
+        open(path).map(|(_, progress)| progress)
+    }
 }
 
 impl State {
@@ -171,18 +206,9 @@ impl State {
     /// # Errors
     /// A file that cannot be read, is damaged, or holds no training.
     pub fn load(path: &Path, device: &Device) -> Result<Self, TrainError> {
-        let unusable = |reason: String| TrainError::State {
-            path: path.into(),
-            reason,
-            remedy: "remove it; the state before it is taken where there is one",
-        };
-        let bytes = fs::read(path).map_err(|e| TrainError::read(path, e))?;
+        let unusable = |reason: String| unusable(path, reason);
         let damaged = |error: esolm_checkpoint::Error| unusable(error.to_string());
-        let file = TensorFile::from_bytes(bytes, Format::Safetensors).map_err(damaged)?;
-        let saved: Saved = (file.metadata().get(KEY))
-            .and_then(|json| serde_json::from_str(json).ok())
-            .ok_or_else(|| unusable("it holds no step".into()))?;
-        let progress = Progress::check(saved).map_err(unusable)?;
+        let (file, progress) = open(path)?;
         let mut all: BTreeMap<&str, Weights> = BTreeMap::new();
         for info in file.tensors() {
             let (kind, parameter) = info

@@ -20,19 +20,19 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
 use esolm::checkpoint::{StoreDtype, write_hf_folder};
-use esolm::config::{Family, ModelConfig};
+use esolm::config::Family;
 use esolm::network::Network;
 
 use crate::data::{self, TextTokens, Windows};
 use crate::log::{Line, open_log, read_log};
 use crate::loss::{Losses, Noise, Objective};
-use crate::ops::Dropout;
+use crate::ops::{Dropout, on_host};
 use crate::optimizer::{self, Adam};
 use crate::recipe::{LossKind, Recipe};
 use crate::resume::Claim;
 use crate::state::{Progress, State, write_whole};
 use crate::weights::{self, Weights};
-use crate::{TrainError, curve, init, resume};
+use crate::{TokenizerMark, TrainError, curve, init, memory, resume};
 
 /// What happens in a training, for whoever watches.
 #[derive(Debug)]
@@ -79,16 +79,26 @@ pub struct Options<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// The recipe that a training in `out` was started with.
+/// The recipe of a training in `out`: the file there or, where that is missing, the one that the newest state holds.
 ///
 /// # Errors
-/// [`TrainError::NothingToResume`] when there is none, and what [`Recipe::parse`] finds.
-pub fn saved_recipe(out: &Path, overrides: &[String]) -> Result<Recipe, TrainError> {
+/// [`TrainError::NothingToResume`] when there is neither, states that cannot be read, and what [`Recipe::parse`] finds.
+pub fn saved_recipe(
+    out: &Path,
+    overrides: &[String],
+    watch: &mut dyn FnMut(Event),
+) -> Result<Recipe, TrainError> {
     let path = out.join("recipe.toml");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(TrainError::NothingToResume(out.into()));
+            let (state, progress) = resume::newest(out, Progress::load, &mut |_| {})?;
+            watch(Event::Note(format!(
+                "{} is missing; taking the recipe that {} holds",
+                path.display(),
+                state.display()
+            )));
+            progress.recipe
         }
         Err(e) => return Err(TrainError::read(&path, e)),
     };
@@ -179,10 +189,18 @@ impl<'a> Trainer<'a> {
             return Err(TrainError::write(out, error));
         }
         let mut claim = Claim::check(options, watch)?;
+        let on_host = on_host(&options.device);
         let found = match options.resume {
-            true => Some(resume::newest(out, &options.device, watch)?),
+            true => {
+                memory::for_state(out, on_host)?;
+                let load = |path: &Path| State::load(path, &options.device);
+                Some(resume::newest(out, load, watch)?)
+            }
             false => None,
         };
+        if let Some((path, state)) = &found {
+            resume::check_network(path, &state.progress, recipe)?;
+        }
         let texts = data::documents(&recipe.data.train, &recipe.data)?;
         if texts.is_empty() {
             return Err(TrainError::TooLittle {
@@ -198,20 +216,34 @@ impl<'a> Trainer<'a> {
         }
         let tokenizer_path = out.join("tokenizer.json");
         let end = &recipe.data.separator;
-        let tokens = match (
-            &recipe.data.tokenizer,
-            options.resume && tokenizer_path.exists(),
-        ) {
-            (_, true) => TextTokens::open(&tokenizer_path, end)?,
-            (Some(path), false) => TextTokens::open(path, end)?,
-            (None, false) => {
-                watch(Event::Note("training the tokenizer".into()));
-                TextTokens::train(&texts, recipe.data.vocab_size, end)?
-            }
+        let (tokens, tokenizer) = if options.resume && tokenizer_path.exists() {
+            let text = fs::read_to_string(&tokenizer_path)
+                .map_err(|e| TrainError::read(&tokenizer_path, e))?;
+            // Its text stays as it is, since the states know it by its digest.
+            let text = esolm::documents::normalize(&text).into_owned();
+            (TextTokens::from_bytes(text.as_bytes(), end)?, text)
+        } else {
+            let tokens = match &recipe.data.tokenizer {
+                Some(path) => TextTokens::open(path, end)?,
+                None => {
+                    watch(Event::Note("training the tokenizer".into()));
+                    TextTokens::train(&texts, recipe.data.vocab_size, end)?
+                }
+            };
+            let json = tokens.json()?;
+            (tokens, json)
         };
+        let tokenizer_digest = data::tokenizer_digest(&tokenizer);
+        if let Some((path, state)) = &found {
+            let now = TokenizerMark {
+                tokens: tokens.count,
+                digest: Some(tokenizer_digest.clone()),
+            };
+            resume::check_tokenizer(path, state, out, recipe.model.hidden, now, watch)?;
+        }
         let config = recipe.config(tokens.count, tokens.end)?;
         let parameters: u64 = config.parameters().iter().map(|p| p.elements()).sum();
-        suffices(parameters, &config, recipe)?;
+        memory::for_steps(parameters, recipe, &config, on_host, found.is_some())?;
         let length = config.length;
         let windows = Windows::new(tokens.encode(&texts)?, length, recipe.run.seed)?;
         let holdout = if recipe.data.holdout.is_empty() {
@@ -221,7 +253,6 @@ impl<'a> Trainer<'a> {
             data::first_windows(&tokens.encode(&texts)?, length, recipe.run.validate_windows)?
         };
 
-        let tokenizer = tokens.json()?;
         let text = recipe.to_toml();
         let device = options.device.clone().autodiff();
         let first = init::random(&config, recipe.run.seed)?;
@@ -231,7 +262,7 @@ impl<'a> Trainer<'a> {
         let mut progress = Progress::default();
         let mut saved = None;
         if let Some((path, state)) = found {
-            resume::fits(&path, &state, &ema, &text)?;
+            resume::fits(&path, &state, &ema)?;
             if let Some(note) = resume::changes(&state.progress.recipe, &text) {
                 watch(Event::Note(note));
             }
@@ -244,6 +275,7 @@ impl<'a> Trainer<'a> {
         }
         progress.recipe = text;
         progress.text = Some(digest);
+        progress.tokenizer = Some(tokenizer_digest);
 
         // Whatever is refused was refused before this, and has changed nothing.
         claim.make(watch)?;
@@ -533,23 +565,4 @@ pub fn evaluate(
         }
     }
     sum
-}
-
-/// Whether the machine's memory can hold a training at all: weights, averaged weights, two moments and gradients, and of the
-/// activations those that every layer keeps for its gradient.
-fn suffices(parameters: u64, config: &ModelConfig, recipe: &Recipe) -> Result<(), TrainError> {
-    let rows = (recipe.run.batch * config.length) as u64;
-    // Input, norm, three projections, attention and MLP of a block, and the logits, of one row.
-    let row = (config.n_blocks * config.hidden * 16 + 2 * config.vocab_size) as u64;
-    let bytes = rows
-        .checked_mul(row)
-        .and_then(|values| values.checked_add(parameters.checked_mul(5)?))
-        .and_then(|values| values.checked_mul(4));
-    let size = bytes.and_then(|bytes| usize::try_from(bytes).ok());
-    match size {
-        Some(size) if Vec::<u8>::new().try_reserve_exact(size).is_ok() => Ok(()),
-        _ => Err(TrainError::Memory {
-            gib: bytes.map_or(u64::MAX >> 30, |bytes| bytes >> 30),
-        }),
-    }
 }

@@ -60,7 +60,12 @@ impl Folder {
         resume: bool,
         stop_after: u64,
     ) -> Result<Vec<Line>, TrainError> {
-        self.run_until(out, recipe, resume, |step| step == stop_after)
+        self.run_until(
+            out,
+            recipe,
+            resume,
+            |event| matches!(event, Event::Step { step, .. } if *step == stop_after),
+        )
     }
 
     /// Runs until `done` says so of a step, which was made but not saved.
@@ -69,7 +74,7 @@ impl Folder {
         out: &str,
         recipe: &Recipe,
         resume: bool,
-        mut done: impl FnMut(u64) -> bool,
+        mut done: impl FnMut(&Event) -> bool,
     ) -> Result<Vec<Line>, TrainError> {
         let out = self.0.join(out);
         let stop = AtomicBool::new(false);
@@ -82,9 +87,7 @@ impl Folder {
             stop: &stop,
         };
         train(recipe, &options, &mut |event| {
-            if let Event::Step { step, .. } = event
-                && done(step)
-            {
+            if done(&event) {
                 stop.store(true, Ordering::SeqCst);
             }
         })?;
@@ -213,7 +216,7 @@ fn with_header(file: &[u8], from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
-/// Older versions counted steps alone, all of the size that the recipe gives, and knew nothing of the text.
+/// Older versions counted steps alone, all of the size that the recipe gives, and knew nothing of the text and the tokenizer.
 #[test]
 fn a_state_of_an_older_version_goes_on() {
     let folder = Folder::new("older");
@@ -230,7 +233,20 @@ fn a_state_of_an_older_version_goes_on() {
     let end = text + header[text..].find('}').unwrap();
     let text = header[text..end].to_string();
     fs::write(&path, with_header(&state, &text, "")).unwrap();
-    let goes_on = folder.run("older", &recipe, true, 5).unwrap();
+    let mut notes = String::new();
+    let until_5 = |event: &Event| {
+        if let Event::Note(note) = event {
+            notes += note;
+        }
+        matches!(event, Event::Step { step: 5, .. })
+    };
+    let goes_on = folder.run_until("older", &recipe, true, until_5).unwrap();
+    for unknown in ["what text", "what tokenizer"] {
+        assert!(
+            notes.contains(&format!("does not say {unknown}")),
+            "{notes}"
+        );
+    }
     assert!(matches!(
         goes_on.last(),
         Some(Line::End {
@@ -322,9 +338,40 @@ fn what_stands_there_is_not_overwritten() {
     folder.run("out", &recipe, false, 0).unwrap();
     let refused = folder.run("out", &recipe, false, 0).unwrap_err();
     assert!(matches!(refused, TrainError::Occupied(_)), "{refused}");
-    let other = folder.recipe(&["run.tokens=256", "model.hidden=32"]);
-    let refused = folder.run("out", &other, true, 0).unwrap_err();
-    assert!(matches!(refused, TrainError::State { .. }), "{refused}");
+}
+
+/// Values that say what the weights mean stay; an AR model has no conditioning, and positions have no weights.
+#[test]
+fn a_state_goes_on_in_the_network_that_it_was_trained_in() {
+    for (family, other) in [("esolm", "ar"), ("mdlm", "esolm"), ("ar", "mdlm")] {
+        let folder = Folder::new(&format!("network-{family}"));
+        let family = format!("model.family={family}");
+        let recipe = folder.recipe(&[&family, "run.tokens=128"]);
+        folder.run("out", &recipe, false, 0).unwrap();
+        let other = format!("model.family={other}");
+        for (set, keys) in [
+            (&[&other[..]][..], &["model.family"][..]),
+            (&["model.heads=1"], &["model.heads"]),
+            (
+                &["model.hidden=32", "model.blocks=1"],
+                &["model.hidden", "model.blocks"],
+            ),
+            (&["data.separator=. It"], &["data.separator"]),
+        ] {
+            let other = folder.recipe(&[&[&family, "run.tokens=256"][..], set].concat());
+            let refused = folder.run("out", &other, true, 0).unwrap_err();
+            let TrainError::NetworkChanged { changed, .. } = refused else {
+                panic!("{refused}");
+            };
+            let changed: Vec<_> = changed.iter().map(|change| change.key).collect();
+            assert_eq!(changed, keys);
+        }
+        let mut sets = vec![&family[..], "run.tokens=256", "model.length=8"];
+        if family.ends_with("ar") {
+            sets.push("model.cond_dim=4");
+        }
+        folder.run("out", &folder.recipe(&sets), true, 0).unwrap();
+    }
 }
 
 #[test]
@@ -356,8 +403,8 @@ fn a_disk_that_takes_nothing_loses_nothing() {
     let saved = fs::read(out.join("state/step-00000003.safetensors")).unwrap();
     // A folder in the place of the next state refuses the write as a full disk does, also for root.
     let next = out.join("state/step-00000004.safetensors");
-    let block = |step| {
-        if step == 4 {
+    let block = |event: &Event| {
+        if matches!(event, Event::Step { step: 4, .. }) {
             fs::create_dir(&next).unwrap();
         }
         false

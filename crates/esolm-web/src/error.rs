@@ -216,7 +216,8 @@ fn engine(error: &EngineError) -> Failure {
         EngineError::HostMemory { purpose, .. } => (
             "out_of_memory",
             match purpose {
-                MemoryUse::Model => {
+                // Browsers do not train.
+                MemoryUse::Model | MemoryUse::Training => {
                     "use a smaller model, or the GPU, which keeps the weights itself"
                 }
                 MemoryUse::Batch { .. } => "use a smaller batch or a shorter length",

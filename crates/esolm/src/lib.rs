@@ -49,7 +49,6 @@ mod adapter;
 mod error;
 mod files;
 mod generation;
-mod memory;
 mod model;
 mod perplexity;
 mod place;
@@ -80,6 +79,8 @@ pub mod likelihood;
 #[cfg(not(target_family = "wasm"))]
 #[doc(hidden)]
 pub mod measure;
+#[doc(hidden)]
+pub mod memory;
 #[doc(hidden)]
 pub mod network;
 #[doc(hidden)]

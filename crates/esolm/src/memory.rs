@@ -61,6 +61,8 @@ pub enum MemoryUse {
         /// Rows of them.
         rows: usize,
     },
+    /// Weights, moments, gradients, and what a training step keeps for them.
+    Training,
 }
 
 impl fmt::Display for MemoryUse {
@@ -75,6 +77,7 @@ impl fmt::Display for MemoryUse {
                 write!(f, "a batch of {sequences} sequences of {slots} slots")
             }
             Self::Logits { rows } => write!(f, "the logits of {rows} rows"),
+            Self::Training => f.write_str("this training"),
         }
     }
 }
@@ -121,7 +124,7 @@ fn with_margin(bytes: u64) -> u64 {
 ///
 /// # Errors
 /// [`EngineError::HostMemory`] where they cannot.
-pub(crate) fn ask(purpose: MemoryUse, bytes: u64) -> Result<(), EngineError> {
+pub fn ask(purpose: MemoryUse, bytes: u64) -> Result<(), EngineError> {
     let bytes = with_margin(bytes);
     if let Some(room) = room()
         && bytes > room.bytes

@@ -53,7 +53,8 @@ use clap::Args;
   device = \"cpu\"          # or auto, gpu, gpu:N
 
 Paths in a recipe are relative to the folder that the command runs in.
-Ctrl-C or SIGTERM saves and ends with exit code 0, a second one ends at once; --resume continues as if nothing had happened.
+Ctrl-C or SIGTERM saves and ends with exit code 0, a second one, or one before the first step, ends at once; --resume continues as if
+nothing had happened.
 
 Examples:
   esolm train stories.toml --out stories

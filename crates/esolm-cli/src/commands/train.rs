@@ -16,6 +16,7 @@ use crate::{files, interrupts, output};
 /// Runs the command.
 pub fn run(arguments: &Train) -> Result<(), Failure> {
     files::check_folder(&arguments.out)?;
+    let mut show = Show::new(arguments.quiet);
     let recipe = match &arguments.recipe {
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|error| {
@@ -26,13 +27,14 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
             })?;
             Recipe::parse(&text, &arguments.set)
         }
-        None => esolm_train::saved_recipe(&arguments.out, &arguments.set),
+        None => esolm_train::saved_recipe(&arguments.out, &arguments.set, &mut |event| {
+            show.event(&event)
+        }),
     };
     let recipe = recipe.map_err(Failure::training)?;
     let choice: DeviceChoice = recipe.run.device.parse()?;
     let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
     let stop = Arc::new(AtomicBool::new(false));
-    interrupts::stop(stop.clone());
     let options = Options {
         out: &arguments.out,
         resume: arguments.resume,
@@ -41,8 +43,13 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
         device_name,
         stop: &stop,
     };
-    let mut show = Show::new(arguments.quiet);
-    let ended = esolm_train::train(&recipe, &options, &mut |event| show.event(&event));
+    let ended = esolm_train::train(&recipe, &options, &mut |event| {
+        // Before its first step a training has nothing to save, and is ended at once.
+        if matches!(event, Event::Line(Line::Start { .. })) {
+            interrupts::stop(stop.clone());
+        }
+        show.event(&event);
+    });
     show.clear();
     let ended = ended.map_err(Failure::training)?;
     if !arguments.quiet {

@@ -2,7 +2,7 @@
 
 use safetensors::Dtype;
 
-use super::common::{Folder, GOLDEN, root, write};
+use super::common::{Folder, GOLDEN, root, succeed, write};
 
 /// Changes a tensor of this name: the type that it is stored as, and its values.
 type Change<'a> = dyn Fn(&str, &mut Dtype, &mut Vec<f32>) + 'a;
@@ -225,6 +225,12 @@ pub fn prepare(folder: &Folder) {
         "recipe.toml",
         "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
     );
+    let recipe = folder.file("recipe.toml");
+    for trained in ["trained", "retokenized"] {
+        succeed(&["train", &recipe, "--out", &folder.file(trained), "--quiet"]);
+    }
+    let tokenizer = root().join("models/stories/tokenizer.json");
+    std::fs::copy(tokenizer, folder.file("retokenized/tokenizer.json")).expect("writable");
     text("empty.json", "{}");
     for (name, map) in [
         ("shards", "{\"a\": \"../a\"}"),

@@ -75,6 +75,42 @@ fn a_batch_beyond_the_memory() {
     }
 }
 
+/// A training is refused before its first step.
+#[test]
+fn a_training_beyond_the_memory() {
+    let folder = Folder::new();
+    let text = "The cat went to the barn. It met a dog by the lake. ".repeat(40);
+    std::fs::write(folder.file("text.txt"), text).expect("room");
+    let recipe = folder.file("recipe.toml");
+    let text = format!(
+        "[data]\ntrain = [{:?}]\nvocab_size = 280\n",
+        folder.file("text.txt")
+    );
+    std::fs::write(&recipe, text).expect("room");
+    let out = folder.file("run");
+    let remedy = "lower run.batch, model.length or model.hidden in the recipe";
+    for set in [
+        "run.batch=1000",
+        "model.hidden=16384",
+        "run.batch=65536 --set model.hidden=65536",
+    ] {
+        let line = format!("train {recipe} --out {out} --set {set} --quiet");
+        let [needed, left] = refused(4_000_000, &line, "this training", remedy);
+        assert!(needed > left && left > 3000, "{needed} {left}");
+    }
+    assert!(!std::path::Path::new(&out).exists());
+
+    // What a state takes is asked for before it is read.
+    let small = "--set model.hidden=512 --set run.batch=2 --set run.tokens=256";
+    let line = format!("train {recipe} --out {out} {small} --quiet");
+    assert!(run(8_000_000, &line).status.success());
+    let state = format!("{out}/state/step-00000001.safetensors");
+    let bytes = std::fs::metadata(state).expect("a state").len();
+    let line = format!("train --out {out} --resume --quiet");
+    let [needed, _] = refused(400_000, &line, "this training", remedy);
+    assert!(needed >= (2 * bytes) >> 20, "{needed}");
+}
+
 /// With what the sentence asks for, the batch is written.
 #[test]
 fn a_batch_needs_no_more_than_is_said() {

@@ -1,0 +1,55 @@
+//! What a training takes of the machine's own memory, asked for before it begins.
+
+use std::path::Path;
+
+use esolm::EngineError;
+use esolm::config::{Family, ModelConfig};
+use esolm::memory::{MemoryUse, ask};
+
+use crate::recipe::Recipe;
+use crate::state;
+
+/// Asks for what loading the newest state in `out` takes: its file and, if they are to be `on_host`, its tensors.
+///
+/// # Errors
+/// [`EngineError::HostMemory`].
+pub(crate) fn for_state(out: &Path, on_host: bool) -> Result<(), EngineError> {
+    let states = state::list(&out.join("state"));
+    let newest = states.last().and_then(|(_, path)| path.metadata().ok());
+    let size = newest.map_or(0, |file| file.len());
+    let copies = if on_host { 2 } else { 1 };
+    ask(MemoryUse::Training, size.saturating_mul(copies))
+}
+
+/// Asks for what steps take at least, beside a state that is loaded already (`resumed`): weights as they are made; `on_host` also
+/// weights, averaged weights, two moments and gradients, and of the activations those that every layer keeps for its gradient. A GPU
+/// holds these itself.
+///
+/// # Errors
+/// [`EngineError::HostMemory`].
+pub(crate) fn for_steps(
+    parameters: u64,
+    recipe: &Recipe,
+    config: &ModelConfig,
+    on_host: bool,
+    resumed: bool,
+) -> Result<(), EngineError> {
+    // Input, norm, three projections, attention and MLP of a block, and the logits, of one row.
+    let row = (config.n_blocks * config.hidden * 16 + 2 * config.vocab_size) as u64;
+    let sequential = recipe.run.batch - recipe.diffusion_rows();
+    // Beside the clean tokens of the sequential loss stand its masked ones.
+    let masked = match config.family {
+        Family::EsoLm => 1.0 - recipe.loss.alpha_0,
+        Family::Mdlm | Family::Ar => 0.0,
+    };
+    let texts = recipe.run.batch as f64 + sequential as f64 * masked;
+    let rows = (texts * config.length as f64) as u64;
+    let (copies, rows) = match (on_host, resumed) {
+        (false, _) => (1, 0),
+        (true, true) => (2, rows),
+        (true, false) => (6, rows),
+    };
+    let activations = rows.saturating_mul(row);
+    let values = (parameters.saturating_mul(copies)).saturating_add(activations);
+    ask(MemoryUse::Training, values.saturating_mul(4))
+}
