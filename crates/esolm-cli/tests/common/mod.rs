@@ -24,8 +24,30 @@ pub fn esolm() -> Command {
         .env_remove("ESOLM_MODEL")
         .env_remove("NO_COLOR")
         .stdin(Stdio::null());
+    hears_signals(&mut command);
     command
 }
+
+/// Has a program hear signals that whoever runs the tests ignores: a shell ignores SIGINT for what it starts in the background, and
+/// the program leaves such a signal alone.
+#[cfg(unix)]
+pub fn hears_signals(command: &mut Command) {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    use std::os::unix::process::CommandExt;
+
+    let reset = || {
+        for which in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            // SAFETY: the system's own handling runs no code of this program.
+            unsafe { signal(which, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it only makes system calls.
+    unsafe { command.pre_exec(reset) };
+}
+
+#[cfg(not(unix))]
+pub fn hears_signals(_: &mut Command) {}
 
 /// Runs it to its end.
 pub fn run(arguments: &[&str]) -> Output {

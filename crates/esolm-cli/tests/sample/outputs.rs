@@ -177,7 +177,9 @@ fn a_signal_leaves_no_temporary_file() {
         } else {
             &script
         };
-        let mut child = Command::new("sh")
+        let mut program = Command::new("sh");
+        crate::common::hears_signals(&mut program);
+        let mut child = program
             .current_dir(root())
             .env_remove("ESOLM_MODEL")
             .args(["-c", script, env!("CARGO_BIN_EXE_esolm")])
