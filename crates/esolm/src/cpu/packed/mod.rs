@@ -12,6 +12,9 @@ use half::f16;
 use super::math;
 use crate::network::fold;
 
+// Halves and bytes are read from words as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"));
+
 /// Columns of a panel.
 pub(super) const PANEL: usize = 64;
 
@@ -24,6 +27,17 @@ pub enum Format {
     Q8,
     /// 4-bit groups.
     Q4,
+}
+
+impl Format {
+    /// Words of a group of a panel.
+    const fn words(self) -> usize {
+        match self {
+            Self::F16 => GROUP / 2 * PANEL,
+            Self::Q8 => GROUP / 4 * PANEL,
+            Self::Q4 => GROUP / 8 * PANEL,
+        }
+    }
 }
 
 /// A matrix `[n_in, n_out]`. The last group and the last panel are filled with zeros.
@@ -46,73 +60,60 @@ impl Packed {
         let fold::Linear { n_in, n_out, .. } = *linear;
         let panels = n_out.div_ceil(PANEL);
         let groups = n_in.div_ceil(GROUP);
-        let words = match format {
-            Format::F16 => GROUP / 2 * PANEL,
-            Format::Q8 => GROUP / 4 * PANEL,
-            Format::Q4 => GROUP / 8 * PANEL,
-        };
+        let words = format.words();
+        let each = |wanted: bool| vec![0; if wanted { panels * groups * PANEL } else { 0 }];
         let mut packed = Self {
             format,
             n_out,
             groups,
             codes: vec![0; panels * groups * words],
-            scales: vec![
-                0;
-                if format == Format::F16 {
-                    0
-                } else {
-                    panels * groups * PANEL
-                }
-            ],
-            offsets: vec![
-                0;
-                if format == Format::Q4 {
-                    panels * groups * PANEL
-                } else {
-                    0
-                }
-            ],
+            scales: each(format != Format::F16),
+            offsets: each(format == Format::Q4),
         };
-        for at in 0..panels * groups {
-            let (panel, inputs) = (
-                at / groups,
-                at % groups * GROUP..n_in.min((at % groups + 1) * GROUP),
-            );
-            let block = &mut packed.codes[at * words..(at + 1) * words];
+        for place in 0..panels * groups {
+            let (panel, group) = (place / groups, place % groups);
+            let inputs = group * GROUP..n_in.min((group + 1) * GROUP);
             for column in 0..PANEL.min(n_out - panel * PANEL) {
-                let index = |input: usize| input * n_out + panel * PANEL + column;
-                let mut group = [0.0; GROUP];
-                for (weight, input) in group.iter_mut().zip(inputs.clone()) {
-                    *weight = linear.weight[index(input)];
+                let weight = |input| linear.weight[input * n_out + panel * PANEL + column];
+                let mut weights = [0.0; GROUP];
+                for (to, input) in weights.iter_mut().zip(inputs.clone()) {
+                    *to = weight(input);
                 }
-                let group = &group[..inputs.len()];
-                match format {
-                    Format::F16 => {
-                        for (k, &weight) in group.iter().enumerate() {
-                            let (half, at) = (f16::from_f32(weight).to_bits(), k * PANEL + column);
-                            block[at / 2] |= u32::from(half) << (16 * (at % 2));
-                        }
-                    }
-                    Format::Q8 => {
-                        let group = quantise::Q8::new(group);
-                        packed.scales[at * PANEL + column] = group.scale.to_bits();
-                        for (k, &code) in group.codes.iter().enumerate() {
-                            block[k / 4 * PANEL + column] |= u32::from(code as u8) << (8 * (k % 4));
-                        }
-                    }
-                    Format::Q4 => {
-                        let group = quantise::Q4::new(group);
-                        packed.scales[at * PANEL + column] = group.scale.to_bits();
-                        packed.offsets[at * PANEL + column] = group.offset.to_bits();
-                        for (k, &code) in group.codes.iter().enumerate() {
-                            let shift = 8 * (k % 4) + 4 * (k / 16);
-                            block[k % 16 / 4 * PANEL + column] |= u32::from(code) << shift;
-                        }
-                    }
-                }
+                packed.write(place, column, &weights[..inputs.len()]);
             }
         }
         packed
+    }
+
+    /// Rounds the weights of a column of the group at `place`, which holds zeros, and writes them there.
+    fn write(&mut self, place: usize, column: usize, weights: &[f32]) {
+        let words = self.format.words();
+        let block = &mut self.codes[place * words..(place + 1) * words];
+        let at = place * PANEL + column;
+        match self.format {
+            Format::F16 => {
+                for (k, &weight) in weights.iter().enumerate() {
+                    let (half, at) = (f16::from_f32(weight).to_bits(), k * PANEL + column);
+                    block[at / 2] |= u32::from(half) << (16 * (at % 2));
+                }
+            }
+            Format::Q8 => {
+                let group = quantise::Q8::new(weights);
+                self.scales[at] = group.scale.to_bits();
+                for (k, &code) in group.codes.iter().enumerate() {
+                    block[k / 4 * PANEL + column] |= u32::from(code as u8) << (8 * (k % 4));
+                }
+            }
+            Format::Q4 => {
+                let group = quantise::Q4::new(weights);
+                self.scales[at] = group.scale.to_bits();
+                self.offsets[at] = group.offset.to_bits();
+                for (k, &code) in group.codes.iter().enumerate() {
+                    let shift = 8 * (k % 4) + 4 * (k / 16);
+                    block[k % 16 / 4 * PANEL + column] |= u32::from(code) << shift;
+                }
+            }
+        }
     }
 
     /// `x` `[rows, n_in]` times the matrix as `[panels, rows, 64]`, its activations as they are or rounded to bytes.

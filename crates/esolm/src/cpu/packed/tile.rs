@@ -191,7 +191,7 @@ impl Place {
 /// Words of a group of a panel.
 #[inline(always)]
 fn block(matrix: &Packed, panel: usize, group: usize) -> *const u32 {
-    let words = matrix.codes.len() / (matrix.n_out.div_ceil(PANEL) * matrix.groups);
+    let words = matrix.format.words();
     let at = (panel * matrix.groups + group) * words;
     matrix.codes[at..at + words].as_ptr()
 }
