@@ -180,7 +180,7 @@ const faults: Record<string, { provoke: () => void; reason: RegExp }> = {
     provoke: () => {
       GPUAdapter.prototype.requestDevice = () => Promise.reject(new DOMException("not today", "OperationError"));
     },
-    reason: /^the driver of Card of a test refuses a device \(.*not today.*\)$/,
+    reason: /^its driver refuses a device \(.*not today.*\)$/,
   },
   lost: {
     provoke: () => {

@@ -196,7 +196,7 @@ test("a graphics card that does not work is left for the processor, and the page
   });
   await write(page, SHORT.replace(GPU, ""));
   await expect(page.locator("#machine-line")).toHaveText(
-    /^Runs on the processor, more slowly, because the graphics card Card of a test does not work here: the driver of Card of a test refuses a device \(.*not today.*\)\. Weights: f32\.$/,
+    /^Runs on the processor, more slowly, because the graphics card Card of a test does not work here: its driver refuses a device \(.*not today.*\)\. Weights: f32\.$/,
   );
 });
 
