@@ -126,7 +126,7 @@ impl Packed {
         let x = if bytes && self.format != Format::F16 {
             Activations::Bytes(Bytes::new(x, n_in))
         } else {
-            Activations::Floats(Floats::new(x, n_in))
+            Activations::Floats(Floats::new(x, n_in, self.format == Format::Q4))
         };
         let mut out = vec![0.0; self.n_out.div_ceil(PANEL) * rows * PANEL];
         // A product touches each weight once and computes with it for each row.
@@ -142,21 +142,23 @@ impl Packed {
 pub struct Floats {
     /// `[rows, groups, 32]`.
     values: Vec<f32>,
-    /// Sums of the groups `[rows, groups]`.
+    /// Sums of the groups `[rows, groups]`, for weights with offsets.
     sums: Vec<f32>,
 }
 
 impl Floats {
-    fn new(x: &[f32], n_in: usize) -> Self {
+    fn new(x: &[f32], n_in: usize, with_sums: bool) -> Self {
         let width = n_in.next_multiple_of(GROUP);
         let mut values = vec![0.0; x.len() / n_in * width];
         for (to, from) in values.chunks_exact_mut(width).zip(x.chunks_exact(n_in)) {
             to[..n_in].copy_from_slice(from);
         }
-        let sums = values
-            .chunks_exact(GROUP)
-            .map(|group| group.iter().sum())
-            .collect();
+        let sums = match with_sums {
+            true => (values.chunks_exact(GROUP))
+                .map(|group| group.iter().sum())
+                .collect(),
+            false => Vec::new(),
+        };
         Self { values, sums }
     }
 }
