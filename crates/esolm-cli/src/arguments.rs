@@ -13,6 +13,7 @@ use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
+use crate::commands::bench::Form;
 use crate::failure;
 pub use scoring::{Normalize, Ppl, Score};
 pub use train::Train;
@@ -381,6 +382,13 @@ pub struct Bench {
     /// Sequences at once.
     #[arg(long, value_name = "B", default_value_t = 1)]
     pub batch: usize,
+    /// Forms to time side by side in alternated runs, each `weights` or `weights/activations`; the first is what the others are compared
+    /// with. Of a --model it is also measured what each costs in perplexity.
+    #[arg(long, value_name = "FORM,...", value_delimiter = ',', conflicts_with_all = ["weights", "activations", "kernels"], value_parser = parse::<Form>)]
+    pub compare: Vec<Form>,
+    /// Runs of each line, of which the median is taken.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, allow_negative_numbers = true)]
+    pub rounds: usize,
     /// Steps T to time.
     #[arg(long, value_name = "T,...", value_delimiter = ',', default_values_t = [16, 64, 1024])]
     pub steps: Vec<usize>,

@@ -333,6 +333,7 @@ pub fn engine_sentence(error: &EngineError) -> String {
             }
             MemoryUse::Batch { .. } => "use a smaller --batch or a shorter --length",
             MemoryUse::Logits { .. } => "give fewer sequences at once",
+            MemoryUse::Rates => "free or allow more",
             MemoryUse::Training => "lower run.batch, model.length or model.hidden in the recipe",
         },
         EngineError::Thread(_) => "allow this user more processes or more memory",

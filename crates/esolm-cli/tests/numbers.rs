@@ -428,3 +428,44 @@ fn kernels_are_compared() {
         assert!(one["runs"].as_u64() >= Some(1), "{one}");
     }
 }
+
+/// Forms of weights stand side by side, and a model that is given says what each costs in perplexity.
+#[test]
+fn forms_are_compared() {
+    let line = "bench --device cpu --json --max-seconds 0 --length 16 --steps 4 --rounds 2 --compare f32,f16,q8/q8";
+    let mut line: Vec<&str> = line.split(' ').collect();
+    let stories = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/stories");
+    line.extend(["--model", stories]);
+    let report: Value = serde_json::from_str(&succeed(&line)).expect("JSON");
+    let lines = report["lines"].as_array().expect("a list");
+    // MDLM and Eso-LM in four steps and in sixteen, and AR.
+    let plans = lines.chunk_by(|a, b| a["name"] == b["name"]);
+    assert_eq!(plans.clone().count(), 5);
+    for plan in plans {
+        let forms: Vec<&str> = plan
+            .iter()
+            .filter_map(|line| line["form"].as_str())
+            .collect();
+        assert_eq!(forms, ["f32", "f16", "q8/q8"]);
+        assert!(plan[0]["of_first"].is_null());
+        // What must be read differs by the bits alone, what must be computed not at all.
+        let bytes: Vec<f64> = (plan.iter())
+            .map(|line| {
+                let per_second = line["bytes_per_second"].as_f64().expect("a number");
+                per_second * line["seconds"].as_f64().expect("a number")
+            })
+            .collect();
+        assert!(bytes[0] > bytes[1] && bytes[1] > bytes[2], "{bytes:?}");
+        for line in plan {
+            let [least, most] = [0, 1].map(|i| line["range"][i].as_f64().expect("a number"));
+            let seconds = line["seconds"].as_f64().expect("a number");
+            assert!(0.0 < least && least <= seconds && seconds <= most, "{line}");
+        }
+    }
+    let cost = report["cost"]["forms"].as_array().expect("a list");
+    let ppl: Vec<f64> = cost.iter().filter_map(|form| form[1].as_f64()).collect();
+    assert_eq!(ppl.len(), 3);
+    let near = |other: &f64| (other / ppl[0] - 1.0).abs() < 0.01;
+    assert!(ppl[1..].iter().all(near), "{ppl:?}");
+    assert_eq!(report["cost"]["exact"], true);
+}

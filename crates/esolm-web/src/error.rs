@@ -216,8 +216,8 @@ fn engine(error: &EngineError) -> Failure {
         EngineError::HostMemory { purpose, .. } => (
             "out_of_memory",
             match purpose {
-                // Browsers do not train.
-                MemoryUse::Model | MemoryUse::Training => {
+                // Browsers neither train nor measure.
+                MemoryUse::Model | MemoryUse::Training | MemoryUse::Rates => {
                     "use a smaller model, or the GPU, which keeps the weights itself"
                 }
                 MemoryUse::Batch { .. } => "use a smaller batch or a shorter length",

@@ -83,12 +83,12 @@ impl Engine {
         self.executor.counters()
     }
 
-    /// Rates of the device, measured on this model's matrices; nothing on the CPU.
+    /// Rates of the device, a GPU's kernels measured on this model's matrices.
     ///
     /// # Errors
     /// When the device fails or has no memory for it.
     #[cfg(not(target_family = "wasm"))]
-    pub async fn rates(&self) -> Result<Option<Rates>, EngineError> {
+    pub async fn rates(&self) -> Result<Rates, EngineError> {
         self.executor.rates().await
     }
 

@@ -77,10 +77,10 @@ pub trait Executor {
     /// What was done since the device was opened.
     fn counters(&self) -> Counters;
 
-    /// Rates of the device, measured on this model's matrices; nothing on the CPU. Not for browsers: it multiplies by Burn's kernels as
+    /// Rates of the device, a GPU's kernels on this model's matrices. Not for browsers: it multiplies by Burn's kernels as
     /// well, which would double the wasm module.
     #[cfg(not(target_family = "wasm"))]
-    fn rates(&self) -> Pending<'_, Option<Rates>>;
+    fn rates(&self) -> Pending<'_, Rates>;
 
     /// Every form that a kernel could run in against the others, at this model's shapes; nothing on the CPU.
     #[cfg(not(target_family = "wasm"))]

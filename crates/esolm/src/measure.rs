@@ -2,6 +2,7 @@
 //! nothing while a model runs.
 
 pub mod forms;
+pub mod work;
 
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
@@ -20,15 +21,22 @@ const MANY: usize = 256;
 /// Floats of the measured copy: 64 MiB each way, beyond any cache.
 const COPY: usize = 16 << 20;
 
-/// Rates of an adapter.
+/// Rates of a device.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Rates {
-    /// Bytes read and written a second by a plain copy.
-    pub copy_bytes: f64,
+    /// Bytes a second of memory: read by all cores, or read and written by a GPU's plain copy.
+    pub memory_bytes: f64,
+    /// Floating-point operations a second: of Burn's f32 product on all cores (crate gemm), or of a GPU in registers alone.
+    pub flops: f64,
+    /// What single kernels of a GPU reach.
+    pub kernels: Option<KernelRates>,
+}
+
+/// Rates of a GPU's kernels.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct KernelRates {
     /// Bytes of weights read a second by the product of two rows.
     pub few_row_bytes: f64,
-    /// Floating-point operations a second in registers alone.
-    pub peak_flops: f64,
     /// Floating-point operations a second of the product of 256 rows.
     pub many_row_flops: f64,
     /// The same product by Burn's own matmul, in f32.
@@ -49,7 +57,7 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
         gpu.allocate("the copy", COPY)?,
     );
     let seconds = best(gpu, &target, || copy(gpu, &source, &target, COPY)).await?;
-    let copy_bytes = (COPY * 8) as f64 / seconds;
+    let memory_bytes = (COPY * 8) as f64 / seconds;
 
     let x = gpu.floats(vec![0.0; MANY * k])?;
     let out = gpu.allocate("the product", MANY * n)?;
@@ -89,11 +97,13 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     let sums = gpu.allocate("the peak", invocations * 4)?;
     let seconds = best(gpu, &sums, || peak(gpu, &sums, invocations, rounds, 0.5)).await?;
     Ok(Rates {
-        copy_bytes,
-        few_row_bytes,
-        peak_flops: (FLOPS * u64::from(rounds) * invocations as u64) as f64 / seconds,
-        many_row_flops,
-        burn_flops: flops / burn,
+        memory_bytes,
+        flops: (FLOPS * u64::from(rounds) * invocations as u64) as f64 / seconds,
+        kernels: Some(KernelRates {
+            few_row_bytes,
+            many_row_flops,
+            burn_flops: flops / burn,
+        }),
     })
 }
 

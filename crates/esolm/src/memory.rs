@@ -63,6 +63,8 @@ pub enum MemoryUse {
     },
     /// Weights, moments, gradients, and what a training step keeps for them.
     Training,
+    /// What a device's rates are measured on.
+    Rates,
 }
 
 impl fmt::Display for MemoryUse {
@@ -78,6 +80,7 @@ impl fmt::Display for MemoryUse {
             }
             Self::Logits { rows } => write!(f, "the logits of {rows} rows"),
             Self::Training => f.write_str("this training"),
+            Self::Rates => f.write_str("measuring the device"),
         }
     }
 }

@@ -1,64 +1,107 @@
 //! `esolm bench`: Eso-LM, MDLM and AR on one device in one run, by ratios. The three share a backbone, so one set of weights
-//! serves all; only the plan differs.
+//! serves all; only the plan differs. Forms of weights stand side by side in alternated runs.
 
+mod cost;
 mod kernels;
 mod random;
 mod table;
+mod timing;
 
-use std::time::Instant;
+use std::fmt;
+use std::str::FromStr;
 
-use esolm::DeviceChoice;
 use esolm::config::{AttentionKind, Family, ModelConfig, Prepend};
 use esolm::engine::Engine;
-use esolm::executor::Draw;
 use esolm::measure::Rates;
 use esolm::plan::{Plan, PlanOptions, Schedule};
-use esolm::rng::{Purpose, Stream};
-use esolm::sampler::Sampler;
+use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Weights};
 use pollster::block_on;
 use serde::Serialize;
 
 use crate::arguments::Bench;
 use crate::failure::Failure;
 use crate::{output, setup};
+use cost::Cost;
+use timing::Timing;
 
-/// One plan's figures.
+/// How a model's numbers are held: `weights`, or `weights/activations`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    weights: Weights,
+    activations: Activations,
+}
+
+impl FromStr for Form {
+    type Err = EngineError;
+
+    fn from_str(text: &str) -> Result<Self, EngineError> {
+        let (weights, activations) = text.split_once('/').unwrap_or((text, "f32"));
+        Ok(Self {
+            weights: weights.parse()?,
+            activations: activations.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.activations {
+            Activations::F32 => write!(f, "{}", self.weights),
+            activations => write!(f, "{}/{activations}", self.weights),
+        }
+    }
+}
+
+/// One plan's figures with one form of the weights.
 #[derive(Serialize)]
-pub struct Line {
+struct Line {
     /// Family and schedule.
-    pub name: String,
+    name: String,
+    /// Form of the weights.
+    form: String,
     /// Steps T asked for.
-    pub steps: usize,
+    steps: usize,
     /// Forward passes of the whole plan.
-    pub nfe: usize,
-    /// Share of the passes that was run; the other figures are for the whole plan.
-    pub share: f64,
-    /// Seconds of the whole plan.
-    pub seconds: f64,
+    nfe: usize,
+    /// Rows that go through the network in the whole plan.
+    rows: usize,
+    #[serde(flatten)]
+    timing: Timing,
     /// New tokens a second.
-    pub tokens_per_second: f64,
-    /// Kernel launches a pass.
-    pub dispatches_per_step: f64,
-    /// Command submissions a pass.
-    pub submits_per_step: f64,
-    /// Bytes read back in the passes that were run.
-    pub bytes_read: u64,
-    /// Rows that went through the network.
-    pub rows: usize,
+    tokens_per_second: f64,
+    /// Seconds over those of the first form in the same round: median, least and most.
+    of_first: Option<[f64; 3]>,
+    /// Bytes of weights and cache a second, and their share of what the memory gives.
+    bytes_per_second: f64,
+    memory_share: f64,
+    /// Floating-point operations a second, and their share of what the device makes in f32.
+    flops: f64,
+    flops_share: f64,
     /// MDLM's seconds at the same T over these.
-    pub speedup_over_mdlm: Option<f64>,
+    speedup_over_mdlm: Option<f64>,
 }
 
 /// Everything that is printed.
 #[derive(Serialize)]
-pub struct Report {
+struct Report {
     device: String,
     model: String,
     length: usize,
     batch: usize,
+    rounds: usize,
     peak_bytes: u64,
-    rates: Option<Rates>,
+    rates: Rates,
     lines: Vec<Line>,
+    /// What forms cost, of a model that was given.
+    cost: Option<Cost>,
+}
+
+/// A plan to time.
+struct Case {
+    name: String,
+    family: Family,
+    schedule: Schedule,
+    steps: usize,
 }
 
 pub fn run(arguments: &Bench) -> Result<(), Failure> {
@@ -67,56 +110,68 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
             "--kernels compares the kernels of a GPU, and --device cpu runs none; give --device gpu",
         ));
     }
-    let (checkpoint, model) = match arguments.model.model {
-        Some(_) => setup::checkpoint(&arguments.model, false)?,
-        None => random::checkpoint(arguments)?,
+    let is_random = arguments.model.model.is_none();
+    let (checkpoint, model) = match is_random {
+        false => setup::checkpoint(&arguments.model, false)?,
+        true => random::checkpoint(arguments)?,
     };
     setup::note_mask(&checkpoint);
-    let mut engine = block_on(Engine::load(&checkpoint, &arguments.device.options()))?;
+    let options = arguments.device.options();
+    let mut forms = arguments.compare.clone();
+    if forms.is_empty() {
+        forms.push(Form {
+            weights: options.weights,
+            activations: options.activations,
+        });
+    }
+    let load = |&form: &Form| -> Result<(Form, Engine), Failure> {
+        let options = LoadOptions {
+            weights: form.weights,
+            activations: form.activations,
+            ..options
+        };
+        let engine = block_on(Engine::load(&checkpoint, &options))?;
+        output::note(&format!("device: {}", engine.device()));
+        Ok((form, engine))
+    };
+    let mut engines = forms.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     drop(checkpoint);
-    output::note(&format!("device: {}", engine.device()));
+    let (_, first) = &engines[0];
     if arguments.kernels {
-        return kernels::run(&engine, model, arguments);
+        return kernels::run(first, model, arguments);
     }
-    let rates = block_on(engine.rates())?;
-    let [mdlm, eso_lm] = [("MDLM", Family::Mdlm), ("Eso-LM", Family::EsoLm)];
-    let mut cases = Vec::new();
-    for &steps in &arguments.steps {
-        for (name, family) in [mdlm, eso_lm] {
-            let name = format!("{name} T={steps}");
-            cases.push((name, family, Schedule::Binomial, steps));
-        }
-    }
-    // One token a pass: what the published speed table compares.
-    let length = arguments.length;
-    for (name, family) in [mdlm, eso_lm] {
-        let name = format!("{name} NFE=L");
-        cases.push((name, family, Schedule::BlocksShuffled, length));
-    }
-    cases.push(("AR".into(), Family::Ar, Schedule::Binomial, length));
-
+    let device = first.device().to_string();
+    let rates = block_on(first.rates())?;
+    let cost = match is_random {
+        true => None,
+        false => Some(Cost::measure(&mut engines)?),
+    };
     let mut lines: Vec<Line> = Vec::new();
-    // Each is compared with the MDLM before it.
-    let mut mdlm_seconds = None;
-    for (name, family, schedule, steps) in cases {
-        let options = options(engine.config(), family, schedule, steps, arguments);
-        let plan = Plan::new(&options)?;
-        output::note(&format!("{name}: {} passes", plan.nfe()));
-        let mut line = time(&mut engine, &plan, name, steps, arguments)?;
-        match family {
-            Family::Mdlm => mdlm_seconds = Some(line.seconds),
-            _ => line.speedup_over_mdlm = mdlm_seconds.map(|seconds| seconds / line.seconds),
+    // Of each form; the other families are compared with the MDLM before them.
+    let mut mdlm = Vec::new();
+    for case in cases(arguments) {
+        let mut timed = time(&mut engines, &case, &rates, arguments)?;
+        match case.family {
+            Family::Mdlm => mdlm = timed.iter().map(|line| line.timing.seconds).collect(),
+            _ => {
+                for (line, seconds) in timed.iter_mut().zip(&mdlm) {
+                    line.speedup_over_mdlm = Some(seconds / line.timing.seconds);
+                }
+            }
         }
-        lines.push(line);
+        lines.extend(timed);
     }
+    let peaks = engines.iter().map(|(_, e)| e.counters().peak_bytes);
     let report = Report {
-        device: engine.device().to_string(),
+        device,
         model,
-        length,
+        length: arguments.length,
         batch: arguments.batch,
-        peak_bytes: engine.counters().peak_bytes,
+        rounds: arguments.rounds,
+        peak_bytes: peaks.max().unwrap_or(0),
         rates,
         lines,
+        cost,
     };
     if arguments.json {
         output::json(&report)
@@ -125,101 +180,98 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     }
 }
 
-/// The plan of a case over any of the weights.
-fn options(
-    config: &ModelConfig,
-    family: Family,
-    schedule: Schedule,
-    steps: usize,
+fn cases(arguments: &Bench) -> Vec<Case> {
+    let [mdlm, eso_lm] = [("MDLM", Family::Mdlm), ("Eso-LM", Family::EsoLm)];
+    let mut cases = Vec::new();
+    let mut add = |name: String, family, schedule, steps| {
+        cases.push(Case {
+            name,
+            family,
+            schedule,
+            steps,
+        });
+    };
+    for &steps in &arguments.steps {
+        for (name, family) in [mdlm, eso_lm] {
+            let name = format!("{name} T={steps}");
+            add(name, family, Schedule::Binomial, steps);
+        }
+    }
+    // One token a pass: what the published speed table compares.
+    let length = arguments.length;
+    for (name, family) in [mdlm, eso_lm] {
+        let name = format!("{name} NFE=L");
+        add(name, family, Schedule::BlocksShuffled, length);
+    }
+    add("AR".into(), Family::Ar, Schedule::Binomial, length);
+    cases
+}
+
+/// A case with every form in turn, as many times as there are rounds.
+fn time(
+    engines: &mut [(Form, Engine)],
+    case: &Case,
+    rates: &Rates,
     arguments: &Bench,
-) -> PlanOptions {
+) -> Result<Vec<Line>, Failure> {
+    let options = options(engines[0].1.config(), case, arguments);
+    let plan = Plan::new(&options)?;
+    output::note(&format!("{}: {} passes", case.name, plan.nfe()));
+    let mut runs: Vec<Vec<Timing>> = vec![Vec::new(); engines.len()];
+    for _ in 0..arguments.rounds {
+        for ((_, engine), runs) in engines.iter_mut().zip(&mut runs) {
+            runs.push(Timing::of(engine, &plan, arguments)?);
+        }
+    }
+    let first: Vec<f64> = runs[0].iter().map(|run| run.seconds).collect();
+    let cache = arguments.device.kv_cache;
+    let lines = engines.iter().zip(runs).enumerate();
+    let lines = lines.map(|(index, ((form, engine), runs))| {
+        let ratios = runs
+            .iter()
+            .zip(&first)
+            .map(|(run, first)| run.seconds / first);
+        let of_first = (index > 0).then(|| timing::median_and_range(ratios.collect()));
+        let timing = Timing::median(runs);
+        let work = timing::work(engine.config(), form.weights, cache, &plan);
+        let (bytes_per_second, flops) = (
+            work.bytes() / timing.seconds,
+            work.operations / timing.seconds,
+        );
+        Line {
+            name: case.name.clone(),
+            form: form.to_string(),
+            steps: case.steps,
+            nfe: plan.nfe(),
+            rows: (0..plan.nfe())
+                .map(|step| plan.positions_computed(step))
+                .sum(),
+            tokens_per_second: plan.layout().tokens as f64 / timing.seconds,
+            of_first,
+            bytes_per_second,
+            memory_share: bytes_per_second / rates.memory_bytes,
+            flops,
+            flops_share: flops / rates.flops,
+            speedup_over_mdlm: None,
+            timing,
+        }
+    });
+    Ok(lines.collect())
+}
+
+/// The plan of a case over any of the weights.
+fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions {
     PlanOptions {
-        family,
-        attention: if family == Family::Mdlm {
-            AttentionKind::Bidirectional
-        } else {
-            AttentionKind::Causal
+        family: case.family,
+        attention: match case.family {
+            Family::Mdlm => AttentionKind::Bidirectional,
+            _ => AttentionKind::Causal,
         },
         alpha_0: 1.0,
         length: arguments.length,
-        schedule,
+        schedule: case.schedule,
         prepend: Prepend::None,
         bos: Some(0),
-        ..PlanOptions::new(config, arguments.batch, steps, 1)
+        ..PlanOptions::new(config, arguments.batch, case.steps, 1)
     }
-}
-
-/// Seconds of a whole plan: run from end to end where that fits `max_seconds`, else from passes drawn at random over the plan,
-/// each waited for. What a pass costs does not depend on the tokens.
-fn time(
-    engine: &mut Engine,
-    plan: &Plan,
-    name: String,
-    steps: usize,
-    arguments: &Bench,
-) -> Result<Line, Failure> {
-    let max_seconds = arguments.max_seconds;
-    let nfe = plan.nfe();
-    let tokens = plan.layout().tokens;
-    let all: usize = (0..nfe).map(|step| plan.positions_computed(step)).sum();
-    let mut order: Vec<usize> = (0..nfe).collect();
-    Stream::new(7, 0, Purpose::Other(0)).shuffle(&mut order);
-    let ids = plan.ids();
-    let draw = Draw {
-        sampler: Sampler {
-            temperature: 1.0,
-            top_p: arguments.top_p,
-        },
-        seed: 1,
-        noise: None,
-    };
-    engine.start(&plan.layout(), &plan.initial_tokens())?;
-    // The first passes compile kernels and size buffers; they are not counted.
-    let widest = (0..nfe).max_by_key(|&step| plan.positions_computed(step));
-    for &step in order.iter().take(2).chain(&widest) {
-        engine.step(&plan.step_rows(step), &ids, &draw)?;
-        block_on(engine.wait())?;
-    }
-    let before = engine.counters();
-    let begin = Instant::now();
-    let mut run = 0;
-    // A probe that settles whether the whole fits.
-    for &step in order.iter().take(4) {
-        engine.step(&plan.step_rows(step), &ids, &draw)?;
-        block_on(engine.wait())?;
-        run += 1;
-        if begin.elapsed().as_secs_f64() > max_seconds {
-            break;
-        }
-    }
-    let estimate = begin.elapsed().as_secs_f64() / run as f64 * nfe as f64;
-    let (seconds, ran, counters) = if estimate <= max_seconds {
-        let before = engine.counters();
-        let done = block_on(engine.run(plan, draw, false)?.finish())?;
-        (done.seconds, nfe, engine.counters().since(&before))
-    } else {
-        for &step in &order[run.min(nfe)..] {
-            if begin.elapsed().as_secs_f64() > max_seconds {
-                break;
-            }
-            engine.step(&plan.step_rows(step), &ids, &draw)?;
-            block_on(engine.wait())?;
-            run += 1;
-        }
-        let seconds = begin.elapsed().as_secs_f64() / run as f64 * nfe as f64;
-        (seconds, run, engine.counters().since(&before))
-    };
-    Ok(Line {
-        name,
-        steps,
-        nfe,
-        share: ran as f64 / nfe as f64,
-        seconds,
-        tokens_per_second: tokens as f64 / seconds,
-        dispatches_per_step: counters.dispatches as f64 / ran as f64,
-        submits_per_step: counters.submits as f64 / ran as f64,
-        bytes_read: counters.bytes_read,
-        rows: all,
-        speedup_over_mdlm: None,
-    })
 }

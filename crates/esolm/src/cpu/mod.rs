@@ -11,6 +11,8 @@ mod estimate;
 pub mod math;
 mod packed;
 mod product;
+#[cfg(not(target_family = "wasm"))]
+mod rates;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::{ModelConfig, rotary_frequencies};
@@ -366,8 +368,8 @@ impl Executor for CpuExecutor {
     }
 
     #[cfg(not(target_family = "wasm"))]
-    fn rates(&self) -> Pending<'_, Option<Rates>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn rates(&self) -> Pending<'_, Rates> {
+        Box::pin(std::future::ready(rates::rates()))
     }
 
     #[cfg(not(target_family = "wasm"))]

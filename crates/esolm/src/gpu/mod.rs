@@ -549,10 +549,10 @@ impl Executor for GpuExecutor {
     }
 
     #[cfg(not(target_family = "wasm"))]
-    fn rates(&self) -> Pending<'_, Option<Rates>> {
+    fn rates(&self) -> Pending<'_, Rates> {
         Box::pin(async {
             let matrices: Vec<&Matrix> = self.blocks.iter().map(|block| &block.qkv).collect();
-            Ok(Some(rates(&self.gpu, &self.chosen, &matrices).await?))
+            rates(&self.gpu, &self.chosen, &matrices).await
         })
     }
 

@@ -2,34 +2,64 @@
 
 use std::fmt::Write;
 
-use super::Report;
+use super::cost::Cost;
+use super::{Line, Report};
+
+const GIGA: f64 = 1e9;
 
 /// The report as a table of lines.
 pub fn table(report: &Report) -> String {
     let mut out = format!(
-        "{}\n{}\nlength {}, batch {}; Eso-LM, MDLM and AR run the same weights, only the plan differs\n\n",
+        "{}\n{}\nlength {}, batch {}; Eso-LM, MDLM and AR run the same weights, only the plan differs\n",
         report.device, report.model, report.length, report.batch
     );
-    out.push_str("plan                     NFE     seconds   tokens/s  of MDLM  rows computed  launches/step  submits/step  read back   run\n");
-    for line in &report.lines {
-        let ratio = line
-            .speedup_over_mdlm
-            .map_or("-".into(), |r| format!("{r:.1}x"));
-        // Writing to a string cannot fail.
-        let _ = writeln!(
+    // Writing to a string cannot fail.
+    let rates = &report.rates;
+    let _ = match &rates.kernels {
+        None => writeln!(
             out,
-            "{:<20} {:>7} {:>11.3} {:>10.1} {:>8} {:>14} {:>14.1} {:>13.1} {:>10} {:>4.0}%",
-            line.name,
-            line.nfe,
-            line.seconds,
-            line.tokens_per_second,
-            ratio,
-            line.rows,
-            line.dispatches_per_step,
-            line.submits_per_step,
-            line.bytes_read,
-            100.0 * line.share
-        );
+            "memory {:.1} GB/s, read by all cores; {:.0} GFLOP/s, an f32 product of squares",
+            rates.memory_bytes / GIGA,
+            rates.flops / GIGA
+        ),
+        Some(kernels) => writeln!(
+            out,
+            "copy {:.2} GB/s; product of 2 rows {:.2} GB/s of weights, {:.0} % of the copy\nregisters {:.1} GFLOP/s; product of 256 rows {:.1} GFLOP/s, {:.0} % of that; Burn's matmul {:.1} GFLOP/s",
+            rates.memory_bytes / GIGA,
+            kernels.few_row_bytes / GIGA,
+            100.0 * kernels.few_row_bytes / rates.memory_bytes,
+            rates.flops / GIGA,
+            kernels.many_row_flops / GIGA,
+            100.0 * kernels.many_row_flops / rates.flops,
+            kernels.burn_flops / GIGA
+        ),
+    };
+    let on_gpu = rates.kernels.is_some();
+    let first = &report.lines[0].form;
+    let against = format!("of {first}");
+    let _ = write!(
+        out,
+        "\n{:<18} {:<7} {:>6} {:>9} {:>17} {:>9} {:>8} {:>18} {:>6} {:>7} {:>8} {:>7} {:>5}",
+        "plan",
+        "weights",
+        "NFE",
+        "seconds",
+        "range",
+        "tokens/s",
+        "of MDLM",
+        against,
+        "GB/s",
+        "of mem",
+        "GFLOP/s",
+        "of peak",
+        "run"
+    );
+    if on_gpu {
+        out.push_str("  launches  submits  read back");
+    }
+    out.push('\n');
+    for line in &report.lines {
+        row(&mut out, line, on_gpu);
     }
     if report.peak_bytes > 0 {
         let _ = writeln!(
@@ -38,20 +68,75 @@ pub fn table(report: &Report) -> String {
             report.peak_bytes >> 20
         );
     }
-    if let Some(rates) = &report.rates {
-        let giga = 1e9;
-        let _ = writeln!(
+    if let Some(cost) = &report.cost {
+        perplexities(&mut out, cost);
+    }
+    let _ = writeln!(
+        out,
+        "\nseconds: the median of {}, with their range; \"{against}\" is the median over rounds of the time against the first form's in the\nsame round, with its range. GB/s: weights and cache that the passes must read; GFLOP/s: what they must compute. \"run\" is the share of the\npasses that was run and timed; the other figures of the line are for the whole plan.{}",
+        match report.rounds {
+            1 => "1 round".into(),
+            rounds => format!("{rounds} rounds"),
+        },
+        match on_gpu {
+            true => " Launches and submits are a pass's.",
+            false => "",
+        }
+    );
+    out
+}
+
+fn row(out: &mut String, line: &Line, on_gpu: bool) {
+    let timing = &line.timing;
+    let [least, most] = timing.range;
+    let mdlm = line.speedup_over_mdlm;
+    let mdlm = mdlm.map_or("-".into(), |ratio| format!("{ratio:.1}x"));
+    let of_first = line.of_first.map_or("-".into(), |[median, least, most]| {
+        format!("{median:.2} ({least:.2}-{most:.2})")
+    });
+    let _ = write!(
+        out,
+        "{:<18} {:<7} {:>6} {:>9.3} {:>17} {:>9.1} {mdlm:>8} {of_first:>18} {:>6.1} {:>5.0} % {:>8.1} {:>5.0} % {:>3.0} %",
+        line.name,
+        line.form,
+        line.nfe,
+        timing.seconds,
+        format!("{least:.3}-{most:.3}"),
+        line.tokens_per_second,
+        line.bytes_per_second / GIGA,
+        100.0 * line.memory_share,
+        line.flops / GIGA,
+        100.0 * line.flops_share,
+        100.0 * timing.share,
+    );
+    if on_gpu {
+        let _ = write!(
             out,
-            "copy {:.2} GB/s; product of 2 rows {:.2} GB/s of weights, {:.0} % of the copy\nregisters {:.1} GFLOP/s; product of 256 rows {:.1} GFLOP/s, {:.0} % of that; Burn's matmul {:.1} GFLOP/s",
-            rates.copy_bytes / giga,
-            rates.few_row_bytes / giga,
-            100.0 * rates.few_row_bytes / rates.copy_bytes,
-            rates.peak_flops / giga,
-            rates.many_row_flops / giga,
-            100.0 * rates.many_row_flops / rates.peak_flops,
-            rates.burn_flops / giga
+            "  {:>8.1}  {:>7.1}  {:>9}",
+            timing.dispatches_per_step, timing.submits_per_step, timing.bytes_read
         );
     }
-    out.push_str("\n\"run\" is the share of the passes that was run and timed; the other figures of the line are for the whole plan.\n");
-    out
+    out.push('\n');
+}
+
+/// What each form costs against the first.
+fn perplexities(out: &mut String, cost: &Cost) {
+    let kind = match cost.exact {
+        true => "perplexity",
+        false => "bound of the perplexity",
+    };
+    let (writer, first) = &cost.forms[0];
+    let _ = write!(
+        out,
+        "\n{kind} of {} tokens that {writer} wrote: {first:.3}",
+        cost.tokens
+    );
+    for (form, ppl) in &cost.forms[1..] {
+        let _ = write!(
+            out,
+            "; {form} {ppl:.3} ({:+.2} %)",
+            100.0 * (ppl / first - 1.0)
+        );
+    }
+    out.push('\n');
 }

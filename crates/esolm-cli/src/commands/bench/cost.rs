@@ -1,0 +1,86 @@
+//! What fewer bits cost: how likely each form finds texts that the model itself wrote. It needs no text of the user's; `esolm ppl` measures
+//! on those.
+
+use esolm::Likelihood;
+use esolm::engine::Engine;
+use esolm::executor::Draw;
+use esolm::likelihood::{Purpose, Summary, evaluate, without_exact};
+use esolm::passes::Window;
+use esolm::plan::{Plan, PlanOptions};
+use esolm::sampler::Sampler;
+use pollster::block_on;
+use serde::Serialize;
+
+use super::Form;
+use crate::failure::Failure;
+use crate::output;
+
+/// Tokens of all texts together.
+const TOKENS: usize = 2048;
+/// Diffusion steps in which a text is written.
+const STEPS: usize = 64;
+/// Draws of the bound, where there is no exact likelihood.
+const DRAWS: u32 = 4;
+
+/// The perplexities of all forms.
+#[derive(Serialize)]
+pub struct Cost {
+    /// Tokens that were scored, which the first form wrote.
+    pub tokens: usize,
+    /// Whether the perplexities are exact, or those of the bound.
+    pub exact: bool,
+    /// A form and its perplexity each.
+    pub forms: Vec<(String, f64)>,
+}
+
+impl Cost {
+    /// Lets the first engine write, and all of them score.
+    pub fn measure(engines: &mut [(Form, Engine)]) -> Result<Self, Failure> {
+        let (_, writer) = &mut engines[0];
+        let config = writer.config().clone();
+        let texts = TOKENS.div_ceil(config.length);
+        let plan = Plan::new(&PlanOptions::new(&config, texts, STEPS, 1))?;
+        output::note(&format!(
+            "perplexity: of {} tokens, written in {} passes",
+            plan.layout().tokens,
+            plan.nfe()
+        ));
+        let draw = Draw {
+            sampler: Sampler {
+                temperature: 1.0,
+                top_p: None,
+            },
+            seed: 1,
+            noise: None,
+        };
+        let written = block_on(writer.run(&plan, draw, false)?.finish())?;
+        let windows = written.tokens.into_iter().zip(0..);
+        let windows: Vec<Window> = (windows.map(|(tokens, i)| Window::whole(tokens, i))).collect();
+        let exact = without_exact(&config).is_none();
+        let (orders, draws) = match exact {
+            true => (1, 0),
+            false => (0, DRAWS),
+        };
+        let options = Likelihood {
+            orders: Some(orders),
+            draws: Some(draws),
+            ..Likelihood::default()
+        };
+        let options = options.resolve(&config, Purpose::Perplexity)?;
+        let mut cost = Self {
+            tokens: 0,
+            exact,
+            forms: Vec::new(),
+        };
+        for (form, engine) in engines {
+            let mut go_on = |_, _| true;
+            let scores = block_on(evaluate(engine, &windows, None, &options, &mut go_on));
+            let scores = scores.map_err(esolm::Error::from)?.unwrap_or_default();
+            let summary = Summary::of(&scores);
+            let nats = summary.exact.unwrap_or(summary.nelbo);
+            cost.tokens = summary.tokens;
+            cost.forms.push((form.to_string(), nats.per_token.exp()));
+        }
+        Ok(cost)
+    }
+}

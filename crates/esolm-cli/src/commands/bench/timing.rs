@@ -1,0 +1,121 @@
+//! How long a plan takes.
+
+use std::time::Instant;
+
+use esolm::config::ModelConfig;
+use esolm::engine::Engine;
+use esolm::executor::Draw;
+use esolm::measure::work::Work;
+use esolm::plan::Plan;
+use esolm::rng::{Purpose, Stream};
+use esolm::sampler::Sampler;
+use esolm::{Precision, Weights};
+use pollster::block_on;
+use serde::Serialize;
+
+use crate::arguments::Bench;
+use crate::failure::Failure;
+
+/// What a run of a plan took.
+#[derive(Clone, Serialize)]
+pub struct Timing {
+    /// Seconds of the whole plan; the median over rounds.
+    pub seconds: f64,
+    /// Least and most of them over rounds.
+    pub range: [f64; 2],
+    /// Share of the passes that was run; the other figures are for the whole plan.
+    pub share: f64,
+    /// Kernel launches a pass.
+    pub dispatches_per_step: f64,
+    /// Command submissions a pass.
+    pub submits_per_step: f64,
+    /// Bytes read back in the passes that were run.
+    pub bytes_read: u64,
+}
+
+impl Timing {
+    /// Times a plan: run from end to end where that fits the seconds that a line may take, else passes drawn at random over the plan, each
+    /// waited for. What a pass costs does not depend on the tokens.
+    pub fn of(engine: &mut Engine, plan: &Plan, arguments: &Bench) -> Result<Self, Failure> {
+        let max_seconds = arguments.max_seconds;
+        let nfe = plan.nfe();
+        let mut order: Vec<usize> = (0..nfe).collect();
+        Stream::new(7, 0, Purpose::Other(0)).shuffle(&mut order);
+        let ids = plan.ids();
+        let draw = Draw {
+            sampler: Sampler {
+                temperature: 1.0,
+                top_p: arguments.top_p,
+            },
+            seed: 1,
+            noise: None,
+        };
+        engine.start(&plan.layout(), &plan.initial_tokens())?;
+        // The first passes compile kernels and size buffers; they are not counted.
+        let widest = (0..nfe).max_by_key(|&step| plan.positions_computed(step));
+        for &step in order.iter().take(2).chain(&widest) {
+            engine.step(&plan.step_rows(step), &ids, &draw)?;
+            block_on(engine.wait())?;
+        }
+        let before = engine.counters();
+        let begin = Instant::now();
+        let mut run = 0;
+        // A probe that settles whether the whole fits.
+        for &step in order.iter().take(4) {
+            engine.step(&plan.step_rows(step), &ids, &draw)?;
+            block_on(engine.wait())?;
+            run += 1;
+            if begin.elapsed().as_secs_f64() > max_seconds {
+                break;
+            }
+        }
+        let estimate = begin.elapsed().as_secs_f64() / run as f64 * nfe as f64;
+        let (seconds, ran, counters) = if estimate <= max_seconds {
+            let before = engine.counters();
+            let done = block_on(engine.run(plan, draw, false)?.finish())?;
+            (done.seconds, nfe, engine.counters().since(&before))
+        } else {
+            for &step in &order[run.min(nfe)..] {
+                if begin.elapsed().as_secs_f64() > max_seconds {
+                    break;
+                }
+                engine.step(&plan.step_rows(step), &ids, &draw)?;
+                block_on(engine.wait())?;
+                run += 1;
+            }
+            let seconds = begin.elapsed().as_secs_f64() / run as f64 * nfe as f64;
+            (seconds, run, engine.counters().since(&before))
+        };
+        Ok(Self {
+            seconds,
+            range: [seconds; 2],
+            share: ran as f64 / nfe as f64,
+            dispatches_per_step: counters.dispatches as f64 / ran as f64,
+            submits_per_step: counters.submits as f64 / ran as f64,
+            bytes_read: counters.bytes_read,
+        })
+    }
+
+    /// The run of median time, with the range of all.
+    pub fn median(mut runs: Vec<Self>) -> Self {
+        runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let range = [runs[0].seconds, runs[runs.len() - 1].seconds];
+        Self {
+            range,
+            ..runs.swap_remove((runs.len() - 1) / 2)
+        }
+    }
+}
+
+/// Median, least and most of at least one value.
+pub fn median_and_range(mut values: Vec<f64>) -> [f64; 3] {
+    values.sort_by(f64::total_cmp);
+    let last = values.len() - 1;
+    [values[last / 2], values[0], values[last]]
+}
+
+/// What all passes of a plan cannot do without.
+pub fn work(config: &ModelConfig, weights: Weights, cache: Precision, plan: &Plan) -> Work {
+    let of = |step| Work::of(config, weights, cache, &plan.step_rows(step));
+    (0..plan.nfe()).map(of).sum()
+}

@@ -1,0 +1,148 @@
+//! What a pass cannot do without: the bytes that it reads and the operations that it makes, counted from its rows. Over the seconds that it
+//! takes they are the shares of a device's rates that it reaches.
+
+use std::iter::Sum;
+use std::ops::Add;
+
+use esolm_core::config::ModelConfig;
+use esolm_core::rows::{Row, StepRows};
+
+use crate::kernels::Precision;
+use crate::weights::Weights;
+
+/// Bytes and operations of one pass or of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Bytes of weights, each read once a pass.
+    pub weight_bytes: f64,
+    /// Bytes of keys and values: of each sequence's cache as far as any of its rows sees, once a pass.
+    pub cache_bytes: f64,
+    /// Floating-point operations of products and attention, a multiplication and an addition counted as two.
+    pub operations: f64,
+}
+
+impl Work {
+    /// Of a pass over a model of `config`'s shape. The last block computes all rows' keys and values and the rest for the sampled rows
+    /// alone, whose logits are the only other thing that anybody asks for. Embeddings, norms and draws are not counted.
+    pub fn of(config: &ModelConfig, weights: Weights, cache: Precision, step: &StepRows) -> Self {
+        let (d, vocab) = (config.hidden as f64, config.vocab_size as f64);
+        let (rows, sampled) = (step.rows.len() as f64, step.sampled.len() as f64);
+        let blocks = config.n_blocks as f64;
+        let per_number = match cache {
+            Precision::F32 => 4.0,
+            Precision::F16 => 2.0,
+        };
+        let chosen = step.sampled.iter().map(|&i| step.rows[i as usize]);
+        let (all, last) = (
+            Attention::of(step.rows.iter().copied()),
+            Attention::of(chosen),
+        );
+        // Of a block: q, k and v; the output; the MLP, four times as wide.
+        let (qkv, rest) = (3.0 * d * d, 9.0 * d * d);
+        let is_sampled = f64::from(u8::from(sampled > 0.0));
+        let body = blocks * qkv + (blocks - 1.0 + is_sampled) * rest;
+        let head = is_sampled * d * vocab;
+        let seen = (blocks - 1.0) * all.seen + last.seen;
+        let pairs = (blocks - 1.0) * all.pairs + last.pairs;
+        Self {
+            weight_bytes: (body * weights.bits() + head * weights.at_the_ends().bits()) / 8.0,
+            cache_bytes: 2.0 * seen * d * per_number,
+            operations: 2.0
+                * (rows * (blocks * qkv + (blocks - 1.0) * rest)
+                    + sampled * (rest + d * vocab)
+                    + 2.0 * pairs * d),
+        }
+    }
+
+    /// Weights and cache.
+    pub fn bytes(&self) -> f64 {
+        self.weight_bytes + self.cache_bytes
+    }
+}
+
+impl Add for Work {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            weight_bytes: self.weight_bytes + other.weight_bytes,
+            cache_bytes: self.cache_bytes + other.cache_bytes,
+            operations: self.operations + other.operations,
+        }
+    }
+}
+
+impl Sum for Work {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Add::add)
+    }
+}
+
+/// What rows look at in a block.
+#[derive(Default)]
+struct Attention {
+    /// Slots that any row of a sequence sees, over all sequences.
+    seen: f64,
+    /// Pairs of a row and a slot that it sees.
+    pairs: f64,
+}
+
+impl Attention {
+    /// Of rows that are grouped by sequence.
+    fn of(rows: impl Iterator<Item = Row>) -> Self {
+        let mut all = Self::default();
+        let mut longest = (None, 0);
+        for row in rows {
+            if longest.0 != Some(row.sequence) {
+                all.seen += f64::from(longest.1);
+                longest = (Some(row.sequence), 0);
+            }
+            longest.1 = longest.1.max(row.prefix);
+            let own = u32::from(row.slot >= row.prefix);
+            all.pairs += f64::from(row.prefix + own);
+        }
+        all.seen += f64::from(longest.1);
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use esolm_core::rows::{MASKED, NO_TARGET};
+
+    fn config() -> ModelConfig {
+        let json = r#"{"model_type": "EsoLM", "hidden_size": 64, "cond_dim": 16, "n_blocks": 3, "n_heads": 4, "model_length": 32, "vocab_size": 100, "mask_index": 99}"#;
+        ModelConfig::from_json(json).expect("a config")
+    }
+
+    #[test]
+    fn a_row_reads_every_weight_and_what_it_sees() {
+        let row = |sequence, slot, prefix| Row {
+            sequence,
+            slot,
+            position: slot,
+            prefix,
+            source: MASKED,
+            target: NO_TARGET,
+        };
+        let mut step = StepRows {
+            rows: vec![row(0, 4, 5), row(0, 5, 6), row(2, 9, 3)],
+            sampled: vec![1],
+        };
+        let of = |step: &StepRows| Work::of(&config(), Weights::F32, Precision::F16, step);
+        let work = of(&step);
+        let (d, vocab) = (64.0, 100.0);
+        assert_eq!(work.weight_bytes, 4.0 * (3.0 * 12.0 * d * d + d * vocab));
+        // Two blocks look at 6 and 3 slots, the last one at 6, keys and values of two bytes a number.
+        assert_eq!(work.cache_bytes, (2.0 * 9.0 + 6.0) * 2.0 * d * 2.0);
+        let products = 3.0 * 27.0 * d * d + 9.0 * d * d + d * vocab;
+        let pairs = 2.0 * (5.0 + 6.0 + 4.0) + 6.0;
+        assert_eq!(work.operations, 2.0 * (products + 2.0 * pairs * d));
+        // A pass that only stores keys and values needs no more of the last block than those.
+        step.sampled.clear();
+        assert_eq!(of(&step).weight_bytes, 4.0 * (2.0 * 12.0 + 3.0) * d * d);
+        let both: Work = [work, of(&step)].into_iter().sum();
+        assert_eq!(both.operations, work.operations + of(&step).operations);
+    }
+}
