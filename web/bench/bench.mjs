@@ -18,7 +18,8 @@ const HELP = `node bench.mjs [options]
   --chromium FILE  the browser (/usr/bin/chromium)
   --hardware       use the machine's GPU instead of SwiftShader
   --build NAME     of onnxruntime-web: webgpu, jspi or all, the one with JSEP (webgpu)
-  --engines A,B    some of: ${"esolm-gpu, esolm-barriers, esolm-cpu, ort-cached, ort-fused, ort-resident, ort-uncached, ort-wasm"} (all)
+  --engines A,B    some of: ${"esolm-gpu, esolm-barriers, esolm-cpu, ort-cached, ort-fused, ort-resident, ort-uncached, esolm-cpu-q8, ort-wasm, ort-wasm-int8"} (all)
+  --base NAME      the engine of each pair that the others are compared with: esolm-gpu or esolm-cpu (esolm-gpu)
   --rounds N       timed pairs of each engine and plan (3)
   --cold N         fresh browsers for loading and the first step (3)
   --length N       tokens of a text (256)
@@ -35,6 +36,7 @@ const { values: options } = parseArgs({
     hardware: { type: "boolean", default: false },
     build: { type: "string", default: "webgpu" },
     engines: { type: "string" },
+    base: { type: "string", default: "esolm-gpu" },
     rounds: { type: "string", default: "3" },
     cold: { type: "string", default: "3" },
     length: { type: "string", default: "256" },
@@ -62,7 +64,9 @@ const ENGINES = [
   { id: "ort-cached", label: "onnxruntime, WebGPU, standard operators", cold: true, open: { kind: "ort", graph: "cached", provider: "webgpu" } },
   { id: "ort-uncached", label: "the same without a cache", share: { few: 24, many: 5 }, open: { kind: "ort", graph: "uncached", provider: "webgpu" } },
   { id: "esolm-cpu", label: "esolm, CPU", cold: true, open: { kind: "esolm", device: "cpu" } },
+  { id: "esolm-cpu-q8", label: "esolm, CPU, weights and activations of 8 bits", open: { kind: "esolm", device: "cpu", weights: "q8", activations: "q8" } },
   { id: "ort-wasm", label: "onnxruntime, wasm, standard operators", cold: true, open: { kind: "ort", graph: "cached", provider: "wasm" } },
+  { id: "ort-wasm-int8", label: "the same with weights and activations of 8 bits", tolerance: 0.2, open: { kind: "ort", graph: "int8", provider: "wasm" } },
 ];
 const length = Number(options.length);
 const REQUESTS = {
@@ -72,7 +76,8 @@ const REQUESTS = {
 const chosen = options.engines?.split(",");
 const unknown = chosen?.find((id) => !ENGINES.some((engine) => engine.id === id));
 if (unknown) throw new Error(`there is no engine ${unknown}; node bench.mjs --help names them`);
-const needed = new Set(["esolm-gpu", ...(chosen ?? ENGINES.map(({ id }) => id))]);
+if (!["esolm-gpu", "esolm-cpu"].includes(options.base)) throw new Error(`${options.base} is not a base; node bench.mjs --help names them`);
+const needed = new Set([options.base, ...(chosen ?? ENGINES.map(({ id }) => id))]);
 for (const { id, page } of ENGINES) if (page && needed.has(id)) needed.add(page);
 const engines = ENGINES.filter(({ id }) => needed.has(id));
 
@@ -105,6 +110,7 @@ async function timed(browser, engine, plan, limits) {
   return { times: run.times, processor: before === null ? null : browser.processorTime() - before };
 }
 
+/** As a share of the largest logit. Rounding to 8 bits costs more, and a tolerance of its own says so. */
 const TOLERANCE = 1e-3;
 
 /** Largest difference between an engine's logits and those that esolm computes for the same tokens in one uncached pass, as a share of the largest. */
@@ -122,7 +128,7 @@ async function difference(esolm, engine, plan) {
       largest = Math.max(largest, Math.abs(value));
     });
   }
-  if (!(off < TOLERANCE * largest)) throw new Error(`${engine.id} computes something else: logits differ by ${off}, the largest is ${largest}`);
+  if (!(off < (engine.tolerance ?? TOLERANCE) * largest)) throw new Error(`${engine.id} computes something else: logits differ by ${off}, the largest is ${largest}`);
   return off / largest;
 }
 
@@ -154,10 +160,10 @@ try {
   const pages = new Map();
   for (const engine of engines) {
     const opened = engine.page ? pages.get(engine.page) : await open(browser, engine);
-    pages.set(engine.id, { ...opened, id: engine.id, readBack: engine.readBack, graph: engine.open?.graph });
+    pages.set(engine.id, { ...opened, id: engine.id, readBack: engine.readBack, graph: engine.open?.graph, tolerance: engine.tolerance });
     note(`${engine.id}: ${opened.info}`);
   }
-  const esolm = pages.get("esolm-gpu");
+  const esolm = pages.get(options.base);
   const plans = await makePlans(esolm);
   for (const engine of engines) {
     const page = pages.get(engine.id);
@@ -175,14 +181,14 @@ try {
   }
   for (let round = 0; round < Number(options.rounds); round++) {
     for (const [id, plan] of Object.entries(plans)) {
-      for (const engine of engines.filter((e) => e.id !== "esolm-gpu")) {
+      for (const engine of engines.filter((e) => e.id !== options.base)) {
         const indices = chosenSteps(engine, id, plan);
         const limits = engine.share ? { only: indices } : { steps: indices.length };
         const ours = await timed(browser, esolm, plan, engine.share ? {} : limits);
         const theirs = await timed(browser, pages.get(engine.id), plan, limits);
         const measured = pair(theirs, ours, indices);
         (found.get(engine.id).pairs[id] ??= []).push(measured);
-        if (ours.times.length === plan.nfe) (found.get("esolm-gpu").pairs[id] ??= []).push(pair(ours, ours, [...ours.times.keys()]));
+        if (ours.times.length === plan.nfe) (found.get(options.base).pairs[id] ??= []).push(pair(ours, ours, [...ours.times.keys()]));
         const ratio = (name) => (measured[name] / measured[`esolm_${name}`]).toFixed(2);
         note(`round ${round}, ${id} rows, ${engine.id}: ${measured.mean_ms.toFixed(1)} ms, times esolm ${ratio("mean_ms")}, processor ${ratio("processor_ms")}`);
       }

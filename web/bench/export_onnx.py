@@ -1,7 +1,8 @@
-"""Writes an Eso-LM as three ONNX graphs, after holding the same graphs of a test model against recorded logits.
+"""Writes an Eso-LM as ONNX graphs, after holding the same graphs of a test model against recorded logits.
 
   step_uncached.onnx  every row of the sequence so far, causal over slots; standard operators
   step_cached.onnx    a step's new rows against past keys and values, which it returns grown by the clean rows; standard operators
+  step_int8.onnx      step_cached with weights and activations of 8 bits, rounded by onnxruntime
   step_fused.onnx     the same with onnxruntime's own operators: GroupQueryAttention writes into a cache of fixed size and attends
 
 Time is always conditioned on sigma = 0, so every adaLN vector is a constant: scale and shift go into the LayerNorm before them, the gates into
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
@@ -255,6 +257,10 @@ def main():
         path = chosen.out / f"step_{kind}.onnx"
         onnx.save(Builder(model, kind).graph(), path)
         print(f"{path.name}: {path.stat().st_size} bytes")
+    # onnxruntime's own rounding: a scale for each column of a matrix, activations rounded as they come.
+    path = chosen.out / "step_int8.onnx"
+    quantize_dynamic(chosen.out / "step_cached.onnx", path, per_channel=True, weight_type=QuantType.QInt8)
+    print(f"{path.name}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

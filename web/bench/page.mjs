@@ -46,9 +46,9 @@ class Esolm {
     this.source = { ...files, weights: { size: weights.size, read } };
     this.module = await import("/dist/esolm_web.js");
   }
-  async load({ device, variants }) {
+  async load({ device, variants, weights = "f32", activations = "f32" }) {
     await this.module.default({ module_or_path: this.wasm });
-    this.model = await this.module.WasmModel.load(this.source, JSON.stringify({ device, variants, weights: "f32", kv_cache: "f32" }));
+    this.model = await this.module.WasmModel.load(this.source, JSON.stringify({ device, variants, weights, activations, kv_cache: "f32" }));
   }
   plan(request) {
     return JSON.parse(this.model.plan(JSON.stringify(request))).plan;
