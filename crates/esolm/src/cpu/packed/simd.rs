@@ -394,12 +394,12 @@ mod wasm {
         }
         #[inline(always)]
         unsafe fn dot(sum: v128, weights: v128, x: v128) -> v128 {
-            // Each gives two sums of two products for each of two lanes.
-            let low = i32x4_dot_i16x8(i16x8_extend_low_i8x16(weights), i16x8_extend_low_i8x16(x));
-            let high =
-                i32x4_dot_i16x8(i16x8_extend_high_i8x16(weights), i16x8_extend_high_i8x16(x));
-            let even = i32x4_shuffle::<0, 2, 4, 6>(low, high);
-            let odd = i32x4_shuffle::<1, 3, 5, 7>(low, high);
+            // Bytes 0 and 2 of each lane, and bytes 1 and 3, are two products of 16 bits for the lane that they are from: nothing has to be
+            // moved between lanes, and what is done to `x` alone is done once for all columns, to `weights` once for all rows.
+            let even = |bytes| i16x8_shr(i16x8_shl(bytes, 8), 8);
+            let odd = |bytes| i16x8_shr(bytes, 8);
+            let even = i32x4_dot_i16x8(even(weights), even(x));
+            let odd = i32x4_dot_i16x8(odd(weights), odd(x));
             i32x4_add(sum, i32x4_add(even, odd))
         }
         #[inline(always)]
