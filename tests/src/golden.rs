@@ -7,7 +7,7 @@ use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::rng::gumbel_from_uniform;
 use safetensors::{Dtype, SafeTensors};
 
-fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
@@ -33,8 +33,9 @@ pub fn stories() -> Checkpoint {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The tensors of one golden file.
+/// The tensors of one golden file, and its metadata.
 pub struct Golden {
+    metadata: HashMap<String, String>,
     tensors: HashMap<String, Entry>,
 }
 
@@ -47,8 +48,13 @@ struct Entry {
 impl Golden {
     /// Reads `name`.safetensors.
     pub fn open(name: &str) -> Self {
-        let path = path(&format!("{name}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self::read(&path(&format!("{name}.safetensors")))
+    }
+
+    /// Reads a file that may stand elsewhere.
+    pub fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.tensors().into_iter().map(|(name, view)| {
             let entry = Entry {
@@ -60,7 +66,18 @@ impl Golden {
         });
         Self {
             tensors: tensors.collect(),
+            metadata: header.metadata().clone().unwrap_or_default(),
         }
+    }
+
+    /// What stands beside the tensors.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     fn entry(&self, name: &str, dtype: Dtype) -> &Entry {

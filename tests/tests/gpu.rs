@@ -202,7 +202,7 @@ fn a_text_does_not_depend_on_its_batch() {
 #[test]
 fn an_unobserved_run_reads_its_tokens_alone() {
     let options = LoadOptions {
-        weights: Weights::F16,
+        weights: Some(Weights::F16),
         kv_cache: Precision::F16,
         ..Default::default()
     };
@@ -272,7 +272,7 @@ fn half_precision_is_close() {
         OnDevice::gpu(
             &ckpt,
             LoadOptions {
-                weights: Weights::F16,
+                weights: Some(Weights::F16),
                 kv_cache: Precision::F16,
                 ..Default::default()
             },

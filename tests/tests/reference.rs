@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use esolm::network::{Network, fold::Folding};
 use esolm_tests::checks::{GOLDEN, assert_close};
-use esolm_tests::{Golden, Reference, checkpoint, checks, losses};
+use esolm_tests::{Golden, Reference, checkpoint, checks, family, losses};
 
 #[test]
 fn golden_forward() {
@@ -13,6 +13,12 @@ fn golden_forward() {
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
     }
+}
+
+#[test]
+fn golden_family_forward() {
+    let ran = family::check_forward(|ckpt| Box::new(Reference::load(ckpt, &Device::flex())));
+    println!("{ran} cases");
 }
 
 #[test]

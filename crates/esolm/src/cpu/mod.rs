@@ -96,7 +96,7 @@ impl CpuExecutor {
         let ends = weights.at_the_ends();
         let head = Matrix::new(&folding.head()?, ends, activations)?;
         ckpt.fetch("vocab_embed.").await?;
-        let embedding = Embedding::new(folding.embedding()?, config.hidden, ends)?;
+        let embedding = Embedding::new(folding.embedding()?, ends)?;
         let matrix = |linear: &Linear| Matrix::new(linear, weights, activations);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {
