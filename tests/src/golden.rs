@@ -1,9 +1,11 @@
 //! Files under `tests/fixtures/golden` (their README says what each tensor is) and the model that ships.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::checkpoint::Dtype::F32;
+use esolm::checkpoint::{Checkpoint, OpenOptions, Parameter, SafetensorsWriter, TensorSpec};
+use esolm::config::ParamSpec;
 use esolm::rng::gumbel_from_uniform;
 use safetensors::{Dtype, SafeTensors};
 
@@ -24,6 +26,48 @@ pub fn checkpoint(name: &str) -> Checkpoint {
     };
     let weights = path(&format!("{name}.ema.safetensors"));
     Checkpoint::open(&weights.to_string_lossy(), &options).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The golden model `name` with a bias in every norm and every linear layer.
+pub fn with_biases(name: &str) -> Checkpoint {
+    changed(name, |biases, tensors| {
+        for (seed, bias) in biases.into_iter().enumerate() {
+            let value = |i: usize| 0.3 * ((7 * seed + i) as f32).sin();
+            let values = (0..bias.elements() as usize).map(value).collect();
+            tensors.insert(bias.name, (bias.shape, values));
+        }
+    })
+}
+
+/// The golden model `name` without a bias anywhere but in its conditioning.
+pub fn without_biases(name: &str) -> Checkpoint {
+    changed(name, |biases, tensors| {
+        for bias in biases {
+            tensors.remove(&bias.name);
+        }
+    })
+}
+
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// A golden model whose tensors were changed by `change`, which gets the biases that a network may have.
+fn changed(name: &str, change: impl FnOnce(Vec<ParamSpec>, &mut Tensors)) -> Checkpoint {
+    let ckpt = checkpoint(name);
+    let tensor = |parameter: &Parameter| {
+        let values = ckpt.f32(&parameter.name).unwrap();
+        (parameter.name.clone(), (parameter.shape.clone(), values))
+    };
+    let mut tensors: Tensors = ckpt.parameters().map(tensor).collect();
+    change(ckpt.config().biases().concat(), &mut tensors);
+    let specs: Vec<_> = (tensors.iter())
+        .map(|(name, (shape, _))| TensorSpec::new(name.as_str(), F32, shape.as_slice()))
+        .collect();
+    let mut writer = SafetensorsWriter::new(Vec::new(), &[], &specs).unwrap();
+    for (_, values) in tensors.values() {
+        writer.f32(values).unwrap();
+    }
+    let bytes = writer.finish().unwrap();
+    Checkpoint::from_safetensors_bytes(&ckpt.config().to_json(), bytes).unwrap()
 }
 
 /// The small trained model that ships.

@@ -6,6 +6,7 @@ use esolm::network::store::{stored_form, write_quantised};
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
+use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
 
 /// All ways of holding weights with fewer bits.
@@ -214,6 +215,9 @@ fn stored_weights_are_those_that_are_rounded() {
         ("mini_esolm", of_file(golden, "mini_esolm.ckpt")),
         ("mini_ar", of_file(golden, "mini_ar.ckpt")),
         ("owt_ar", of_file(family, "setdlm/owt_ar")),
+        ("mdlm with biases", with_biases("mdlm")),
+        ("ar with biases", with_biases("ar")),
+        ("ar without biases", without_biases("ar")),
     ] {
         for weights in [Weights::Q8, Weights::Q4] {
             let [once, twice] =
@@ -224,19 +228,21 @@ fn stored_weights_are_those_that_are_rounded() {
             let form = pollster::block_on(stored_form(&stored)).unwrap();
             assert_eq!(form, weights, "{name}");
             for activations in [Activations::F32, Activations::Q8] {
-                let rounded = logits(&ckpt, &mut OnDevice::rounded(&ckpt, weights, activations));
-                let read = logits(&ckpt, &mut OnDevice::as_stored(&stored, activations));
+                let rounded =
+                    checks::text_logits(&ckpt, &mut OnDevice::rounded(&ckpt, weights, activations));
+                let read =
+                    checks::text_logits(&ckpt, &mut OnDevice::as_stored(&stored, activations));
                 assert!(
                     rounded == read,
                     "{name} in {weights} with {activations} activations"
                 );
             }
             // As floats it computes with the weights that the codes stand for.
-            let rounded = logits(
+            let rounded = checks::text_logits(
                 &ckpt,
                 &mut OnDevice::rounded(&ckpt, weights, Activations::F32),
             );
-            let floats = logits(&ckpt, &mut OnDevice::cpu(&stored));
+            let floats = checks::text_logits(&ckpt, &mut OnDevice::cpu(&stored));
             checks::assert_close(
                 name,
                 &floats,
@@ -258,29 +264,6 @@ fn is_narrow(ckpt: &Checkpoint) -> bool {
     !ckpt.config().hidden.is_multiple_of(32)
 }
 
-/// Logits of a text, some of it masked, in the model's own attention.
-fn logits(ckpt: &Checkpoint, runner: &mut dyn Runner) -> Vec<f32> {
-    use esolm::config::Family;
-    use esolm::rows::{MaskMode, forward_rows};
-    let config = ckpt.config();
-    let length = config.length.min(24) as u32;
-    let mode = match config.family {
-        Family::Mdlm => MaskMode::Bidirectional,
-        _ => MaskMode::Causal,
-    };
-    let token = |i: u32| match i % 3 {
-        0 if config.family != Family::Ar => config.mask_index,
-        _ => (5 + 11 * i) % (config.vocab_size as u32 - 1),
-    };
-    let tokens: Vec<u32> = (0..length).map(token).collect();
-    let (vocab, mask) = (config.vocab_size, config.mask_index);
-    let order = (0..length).collect();
-    let (layout, tokens, step) =
-        forward_rows(mode, false, &[order], &[tokens], None, mask, vocab).unwrap();
-    runner.start(&layout, &tokens);
-    runner.logits(&step)
-}
-
 /// Groups of other sizes, and matrices that something is still to be folded into, would have to be rounded again: they are held in f16.
 #[test]
 fn what_would_be_rounded_twice_is_held_in_f16() {
@@ -299,5 +282,5 @@ fn what_would_be_rounded_twice_is_held_in_f16() {
     scaled[end..].copy_from_slice(&1.5f32.to_le_bytes());
     let scaled = Checkpoint::from_safetensors_bytes(&config, scaled).unwrap();
     assert_eq!(form(&scaled), Weights::F16);
-    logits(&scaled, &mut OnDevice::as_stored(&scaled, Activations::F32));
+    checks::text_logits(&scaled, &mut OnDevice::as_stored(&scaled, Activations::F32));
 }

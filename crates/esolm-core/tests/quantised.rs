@@ -288,7 +288,8 @@ fn entries_of_modules_count() {
         .unwrap();
     raw.retain(|name, _| !name.contains("vocab_embed"));
     let stored = (Dtype::F32, embedding.0, bytes(&embedding.1, &Dtype::F32));
-    raw.insert("backbone.vocab_embed.embedding".into(), stored);
+    // A module of MLX calls it so.
+    raw.insert("backbone.vocab_embed.weight".into(), stored);
     floats.insert("vocab_embed.embedding".into(), embedding.1);
     let config = config(json!({
         "group_size": 32, "bits": 4,

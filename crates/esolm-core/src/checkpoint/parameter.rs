@@ -246,6 +246,13 @@ pub(super) fn gather(
         };
         parameters.insert(name, parameter);
     }
+    // A module of MLX calls its floats so too.
+    let other_name = format!("{}.{WEIGHT}", EMBEDDING.0);
+    if !found.contains_key(EMBEDDING.1)
+        && let Some(floats) = found.remove(&other_name)
+    {
+        found.insert(EMBEDDING.1.into(), floats);
+    }
     for (name, place) in BTreeMap::from_iter(found) {
         let offsets = name
             .strip_suffix(BIASES)

@@ -88,7 +88,8 @@ impl CpuExecutor {
     ) -> Result<Self, EngineError> {
         let config = ckpt.config().clone();
         start_threads()?;
-        memory::ask(MemoryUse::Model, estimate::model(&config, weights))?;
+        let bytes = estimate::model(&config, weights) + estimate::groups(ckpt);
+        memory::ask(MemoryUse::Model, bytes)?;
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         // The largest first: while it is rearranged it is there twice.
