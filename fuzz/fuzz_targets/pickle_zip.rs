@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     for raw_weights in [false, true] {
         match Checkpoint::from_ckpt_bytes(bytes.clone(), raw_weights) {
             Ok(checkpoint) => {
-                for info in checkpoint.tensors() {
+                for info in checkpoint.parameters() {
                     // A checksum can be wrong here; when it is right, the values are all there.
                     if let Ok(values) = checkpoint.f32(&info.name) {
                         assert_eq!(values.len(), info.shape.iter().product::<usize>());

@@ -1,6 +1,7 @@
 //! Checks against the golden data that hold for every [`Runner`].
 
-use esolm::config::{ModelConfig, Prepend};
+use esolm::checkpoint::Checkpoint;
+use esolm::config::{Family, ModelConfig, Prepend};
 use esolm::executor::Draw;
 use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, forward_rows};
@@ -128,6 +129,26 @@ pub fn check_forward(model: &str, runner: &mut dyn Runner) -> (usize, f32) {
         largest = largest.max(assert_close(&case.name, &logits, &case.logits, GOLDEN));
     }
     (cases.len(), largest)
+}
+
+/// Logits of a text, some of it masked where the model knows masks, in the model's own attention.
+pub fn text_logits(ckpt: &Checkpoint, runner: &mut dyn Runner) -> Vec<f32> {
+    let config = ckpt.config();
+    let mode = match config.family {
+        Family::Mdlm => MaskMode::Bidirectional,
+        _ => MaskMode::Causal,
+    };
+    let (vocab, mask) = (config.vocab_size, config.mask_index);
+    let token = |i: u32| match i % 3 {
+        0 if config.family != Family::Ar => mask,
+        _ => (5 + 11 * i) % (vocab as u32 - 1),
+    };
+    let length = config.length.min(24) as u32;
+    let (order, tokens) = ((0..length).collect(), (0..length).map(token).collect());
+    let (layout, tokens, step) =
+        forward_rows(mode, false, &[order], &[tokens], None, mask, vocab).unwrap();
+    runner.start(&layout, &tokens);
+    runner.logits(&step)
 }
 
 /// One recorded generation: for each step the pass, the recorded logits where there are any, the noise of the sampled rows.

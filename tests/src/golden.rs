@@ -1,13 +1,15 @@
 //! Files under `tests/fixtures/golden` (their README says what each tensor is) and the model that ships.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::checkpoint::Dtype::F32;
+use esolm::checkpoint::{Checkpoint, OpenOptions, Parameter, SafetensorsWriter, TensorSpec};
+use esolm::config::ParamSpec;
 use esolm::rng::gumbel_from_uniform;
 use safetensors::{Dtype, SafeTensors};
 
-fn repository(path: &str) -> PathBuf {
+pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
@@ -26,6 +28,48 @@ pub fn checkpoint(name: &str) -> Checkpoint {
     Checkpoint::open(&weights.to_string_lossy(), &options).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// The golden model `name` with a bias in every norm and every linear layer.
+pub fn with_biases(name: &str) -> Checkpoint {
+    changed(name, |biases, tensors| {
+        for (seed, bias) in biases.into_iter().enumerate() {
+            let value = |i: usize| 0.3 * ((7 * seed + i) as f32).sin();
+            let values = (0..bias.elements() as usize).map(value).collect();
+            tensors.insert(bias.name, (bias.shape, values));
+        }
+    })
+}
+
+/// The golden model `name` without a bias anywhere but in its conditioning.
+pub fn without_biases(name: &str) -> Checkpoint {
+    changed(name, |biases, tensors| {
+        for bias in biases {
+            tensors.remove(&bias.name);
+        }
+    })
+}
+
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// A golden model whose tensors were changed by `change`, which gets the biases that a network may have.
+fn changed(name: &str, change: impl FnOnce(Vec<ParamSpec>, &mut Tensors)) -> Checkpoint {
+    let ckpt = checkpoint(name);
+    let tensor = |parameter: &Parameter| {
+        let values = ckpt.f32(&parameter.name).unwrap();
+        (parameter.name.clone(), (parameter.shape.clone(), values))
+    };
+    let mut tensors: Tensors = ckpt.parameters().map(tensor).collect();
+    change(ckpt.config().biases().concat(), &mut tensors);
+    let specs: Vec<_> = (tensors.iter())
+        .map(|(name, (shape, _))| TensorSpec::new(name.as_str(), F32, shape.as_slice()))
+        .collect();
+    let mut writer = SafetensorsWriter::new(Vec::new(), &[], &specs).unwrap();
+    for (_, values) in tensors.values() {
+        writer.f32(values).unwrap();
+    }
+    let bytes = writer.finish().unwrap();
+    Checkpoint::from_safetensors_bytes(&ckpt.config().to_json(), bytes).unwrap()
+}
+
 /// The small trained model that ships.
 pub fn stories() -> Checkpoint {
     let path = repository("models/stories");
@@ -33,8 +77,9 @@ pub fn stories() -> Checkpoint {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The tensors of one golden file.
+/// The tensors of one golden file, and its metadata.
 pub struct Golden {
+    metadata: HashMap<String, String>,
     tensors: HashMap<String, Entry>,
 }
 
@@ -47,8 +92,13 @@ struct Entry {
 impl Golden {
     /// Reads `name`.safetensors.
     pub fn open(name: &str) -> Self {
-        let path = path(&format!("{name}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        Self::read(&path(&format!("{name}.safetensors")))
+    }
+
+    /// Reads a file that may stand elsewhere.
+    pub fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file.tensors().into_iter().map(|(name, view)| {
             let entry = Entry {
@@ -60,7 +110,18 @@ impl Golden {
         });
         Self {
             tensors: tensors.collect(),
+            metadata: header.metadata().clone().unwrap_or_default(),
         }
+    }
+
+    /// What stands beside the tensors.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.metadata
+    }
+
+    /// Whether there is a tensor of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
     }
 
     fn entry(&self, name: &str, dtype: Dtype) -> &Entry {

@@ -4,6 +4,7 @@
 
 pub mod broken;
 pub mod checks;
+pub mod family;
 pub mod golden;
 pub mod losses;
 pub mod runner;

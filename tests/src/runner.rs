@@ -37,7 +37,20 @@ impl OnDevice {
     pub fn rounded(ckpt: &Checkpoint, weights: Weights, activations: Activations) -> Self {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
-            weights,
+            weights: Some(weights),
+            activations,
+            ..LoadOptions::default()
+        };
+        Self(
+            pollster::block_on(Engine::load(ckpt, &options))
+                .unwrap_or_else(|error| panic!("{error}")),
+        )
+    }
+
+    /// Loads a checkpoint for the CPU in the form in which its weights are stored.
+    pub fn as_stored(ckpt: &Checkpoint, activations: Activations) -> Self {
+        let options = LoadOptions {
+            device: DeviceChoice::Cpu,
             activations,
             ..LoadOptions::default()
         };

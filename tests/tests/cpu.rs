@@ -1,10 +1,13 @@
 //! The CPU executor against the published code's golden numbers, and its cache against none.
 
+use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::executor::Draw;
+use esolm::network::store::{stored_form, write_quantised};
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
-use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, losses, stories};
+use esolm_tests::golden::{with_biases, without_biases};
+use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
 
 /// All ways of holding weights with fewer bits.
 const ROUNDED: [(Weights, Activations); 5] = [
@@ -22,6 +25,13 @@ fn golden_forward() {
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
     }
+}
+
+/// adaLN is a property of the tensors, not of the family.
+#[test]
+fn golden_family_forward() {
+    let ran = family::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} cases");
 }
 
 #[test]
@@ -167,4 +177,110 @@ fn check_batches(weights: Weights, activations: Activations) {
         let name = format!("{weights} {activations}, sequence {}", 4 + index);
         assert!(texts(4 + index, 1)[0] == *expected, "{name}");
     }
+}
+
+/// A folder of its own that goes away with the test.
+struct Folder(std::path::PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("esolm-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What is stored in fewer bits is what the engine would round, code for code: logits are the same bit for bit, also of networks that are too
+/// narrow for whole groups, and storing it again gives the same file.
+#[test]
+fn stored_weights_are_those_that_are_rounded() {
+    let folder = Folder::new("stored");
+    let open = |path: &std::path::Path| {
+        let options = OpenOptions::default();
+        Checkpoint::open(&path.to_string_lossy(), &options).unwrap_or_else(|e| panic!("{e}"))
+    };
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden");
+    let family = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/golden-family");
+    let of_file = |folder: &str, name: &str| open(&std::path::Path::new(folder).join(name));
+    for (name, ckpt) in [
+        ("stories", stories()),
+        ("mdlm", checkpoint("mdlm")),
+        ("ar", checkpoint("ar")),
+        ("mini_esolm", of_file(golden, "mini_esolm.ckpt")),
+        ("mini_ar", of_file(golden, "mini_ar.ckpt")),
+        ("owt_ar", of_file(family, "setdlm/owt_ar")),
+        ("mdlm with biases", with_biases("mdlm")),
+        ("ar with biases", with_biases("ar")),
+        ("ar without biases", without_biases("ar")),
+    ] {
+        for weights in [Weights::Q8, Weights::Q4] {
+            let [once, twice] =
+                ["once", "twice"].map(|copy| folder.0.join(format!("{name}-{weights}-{copy}")));
+            write_quantised(&ckpt, &once, weights).unwrap();
+            let stored = open(&once);
+            assert_eq!(stored.config().cond_dim, 0);
+            let form = pollster::block_on(stored_form(&stored)).unwrap();
+            assert_eq!(form, weights, "{name}");
+            for activations in [Activations::F32, Activations::Q8] {
+                let rounded =
+                    checks::text_logits(&ckpt, &mut OnDevice::rounded(&ckpt, weights, activations));
+                let read =
+                    checks::text_logits(&ckpt, &mut OnDevice::as_stored(&stored, activations));
+                assert!(
+                    rounded == read,
+                    "{name} in {weights} with {activations} activations"
+                );
+            }
+            // As floats it computes with the weights that the codes stand for.
+            let rounded = checks::text_logits(
+                &ckpt,
+                &mut OnDevice::rounded(&ckpt, weights, Activations::F32),
+            );
+            let floats = checks::text_logits(&ckpt, &mut OnDevice::cpu(&stored));
+            checks::assert_close(
+                name,
+                &floats,
+                &rounded,
+                if is_narrow(&ckpt) { 1.0 } else { 1e-3 },
+            );
+
+            write_quantised(&stored, &twice, weights).unwrap();
+            for file in ["model.safetensors", "config.json"] {
+                let read = |path: &std::path::Path| std::fs::read(path.join(file)).unwrap();
+                assert!(read(&once) == read(&twice), "{name} in {weights}: {file}");
+            }
+        }
+    }
+}
+
+/// Matrices without whole groups are stored as floats.
+fn is_narrow(ckpt: &Checkpoint) -> bool {
+    !ckpt.config().hidden.is_multiple_of(32)
+}
+
+/// Groups of other sizes, and matrices that something is still to be folded into, would have to be rounded again: they are held in f16.
+#[test]
+fn what_would_be_rounded_twice_is_held_in_f16() {
+    let folder = Folder::new("rounded-twice");
+    let form = |ckpt: &Checkpoint| pollster::block_on(stored_form(ckpt)).unwrap();
+    assert_eq!(form(&stories()), Weights::F32);
+    write_quantised(&stories(), &folder.0, Weights::Q8).unwrap();
+    let path = |name: &str| folder.0.join(name);
+    let weights = std::fs::read(path("model.safetensors")).unwrap();
+    let config = std::fs::read_to_string(path("config.json")).unwrap();
+    let whole = Checkpoint::from_safetensors_bytes(&config, weights.clone()).unwrap();
+    assert_eq!(form(&whole), Weights::Q8);
+    // The last layer norm of the file has the last of its values changed.
+    let mut scaled = weights;
+    let end = scaled.len() - 4;
+    scaled[end..].copy_from_slice(&1.5f32.to_le_bytes());
+    let scaled = Checkpoint::from_safetensors_bytes(&config, scaled).unwrap();
+    assert_eq!(form(&scaled), Weights::F16);
+    checks::text_logits(&scaled, &mut OnDevice::as_stored(&scaled, Activations::F32));
 }

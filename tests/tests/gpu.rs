@@ -11,7 +11,7 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{LoadOptions, Variants, Weights};
-use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, losses, stories};
+use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
 use pollster::block_on;
 
 #[test]
@@ -22,6 +22,13 @@ fn golden_forward() {
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
     }
+}
+
+#[test]
+fn golden_family_forward() {
+    let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
+    let ran = family::check_forward(|ckpt| Box::new(load(ckpt)));
+    println!("{ran} cases");
 }
 
 /// Every kernel variant gives the published numbers, whatever this adapter would choose.
@@ -202,7 +209,7 @@ fn a_text_does_not_depend_on_its_batch() {
 #[test]
 fn an_unobserved_run_reads_its_tokens_alone() {
     let options = LoadOptions {
-        weights: Weights::F16,
+        weights: Some(Weights::F16),
         kv_cache: Precision::F16,
         ..Default::default()
     };
@@ -272,7 +279,7 @@ fn half_precision_is_close() {
         OnDevice::gpu(
             &ckpt,
             LoadOptions {
-                weights: Weights::F16,
+                weights: Some(Weights::F16),
                 kv_cache: Precision::F16,
                 ..Default::default()
             },

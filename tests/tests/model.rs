@@ -58,7 +58,7 @@ fn rounded_weights_cost_little() {
     let load = |weights, activations| {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
-            weights,
+            weights: Some(weights),
             activations,
             ..LoadOptions::default()
         };

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use esolm::network::{Network, fold::Folding};
 use esolm_tests::checks::{GOLDEN, assert_close};
-use esolm_tests::{Golden, Reference, checkpoint, checks, losses};
+use esolm_tests::{Golden, Reference, checkpoint, checks, family, losses};
 
 #[test]
 fn golden_forward() {
@@ -13,6 +13,12 @@ fn golden_forward() {
         println!("{model}: {cases} cases, largest difference {largest:e}");
         assert_eq!(cases, count);
     }
+}
+
+#[test]
+fn golden_family_forward() {
+    let ran = family::check_forward(|ckpt| Box::new(Reference::load(ckpt, &Device::flex())));
+    println!("{ran} cases");
 }
 
 #[test]
@@ -97,6 +103,26 @@ fn golden_states() {
     );
     let logits = network.forward(tokens, positions, context.mask, Some(sigma));
     check("diffusion.causal.uneven.sigma_logits", logits);
+}
+
+/// Norms and linear layers may have a bias or none, with adaLN and without: the folded form gives what the unfolded one gives.
+#[test]
+fn biases_of_every_kind_are_folded() {
+    use esolm_tests::OnDevice;
+    use esolm_tests::golden::{with_biases, without_biases};
+    let published: Vec<_> = ["mdlm", "ar"].map(checkpoint).into();
+    for (name, published) in ["mdlm", "ar"].into_iter().zip(published) {
+        let before = checks::text_logits(&published, &mut OnDevice::cpu(&published));
+        for ckpt in [with_biases(name), without_biases(name)] {
+            let mut unfolded = Reference::load(&ckpt, &Device::flex());
+            let unfolded = checks::text_logits(&ckpt, &mut unfolded);
+            let folded = checks::text_logits(&ckpt, &mut OnDevice::cpu(&ckpt));
+            assert_close(name, &folded, &unfolded, GOLDEN);
+            let pairs = folded.iter().zip(&before);
+            let changed = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(changed > 0.1, "{name}: {changed}");
+        }
+    }
 }
 
 /// The folded form gives what the unfolded one gives, on the model that ships.

@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { expect } from "@playwright/test";
 import * as golden from "./engine/golden.js";
 import { stories, test } from "./engine/lab.js";
-import { sample } from "./engine/native.js";
+import { convert, sample } from "./engine/native.js";
 
 // The first call may have to build the native program.
 test.setTimeout(1_800_000);
@@ -106,4 +106,24 @@ test("what the native program writes with weights of fewer bits, on the CPU", as
     return { written: tokens.flat().filter((token) => token !== mask_index).length, device: device.text };
   });
   expect(said).toEqual({ written: 48, device: "CPU, q8 weights, q8 activations" });
+});
+
+test("what the native program writes with weights that are stored in fewer bits, on the CPU", async ({ engine, server }, info) => {
+  for (const bits of ["q8", "q4"] as const) {
+    const folder = info.outputPath(bits);
+    await convert(stories, folder, bits);
+    server.folder(`/stored/${bits}/`, `${folder}/`);
+    const want = await sample("--model", stories, "--seed", "5", "--length", "48", "--weights", bits);
+    const got = await engine.evaluate(
+      async ([bits]) => {
+        const model = await lab.load(await lab.source(`/stored/${bits}`), { device: "cpu" });
+        const { tokens, text, nfe } = await lab.run(model, { seed: 5, length: 48 });
+        const { device } = JSON.parse(model.info()) as { device: { text: string } };
+        await model.close();
+        return { written: { tokens, text, nfe }, device: device.text };
+      },
+      [bits] as const,
+    );
+    expect(got, bits).toEqual({ written: want, device: `CPU, ${bits} weights` });
+  }
 });

@@ -229,30 +229,38 @@ impl TensorFile {
         self.bytes.of(&tensor.range).ok_or_else(not_fetched)
     }
 
+    /// What `read` makes of the values of a tensor as they are stored; the memory of a mapped file is given back after it.
+    ///
+    /// # Errors
+    /// As [`TensorFile::bytes`].
+    pub fn with_bytes<T>(
+        &self,
+        tensor: &TensorInfo,
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, Error> {
+        let made = read(&self.bytes(tensor)?);
+        let guard = tensor.guard.as_ref();
+        let used = guard.map_or(&tensor.range, |guard| &guard.range);
+        self.bytes.release(used.clone());
+        Ok(made)
+    }
+
     /// The values of a tensor of this file; f16 and bf16 values are exact in f32.
     ///
     /// # Errors
     /// As [`TensorFile::bytes`], and [`Error::Dtype`] for other types.
     pub fn f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, Error> {
-        let bytes = self.bytes(tensor)?;
-        let values = match &tensor.dtype {
-            Dtype::F32 => convert(&bytes, f32::from_le_bytes),
-            Dtype::F16 => convert(&bytes, |half| half::f16::from_le_bytes(half).to_f32()),
-            Dtype::Bf16 => convert(&bytes, |half| half::bf16::from_le_bytes(half).to_f32()),
-            other => {
-                return Err(Error::Dtype {
-                    name: tensor.name.clone(),
-                    found: other.clone(),
-                });
-            }
-        };
-        drop(bytes);
-        let read = tensor
-            .guard
-            .as_ref()
-            .map_or(&tensor.range, |guard| &guard.range);
-        self.bytes.release(read.clone());
-        Ok(values)
+        let half = |half| half::f16::from_le_bytes(half).to_f32();
+        let upper_half = |half| half::bf16::from_le_bytes(half).to_f32();
+        match &tensor.dtype {
+            Dtype::F32 => self.with_bytes(tensor, |bytes| convert(bytes, f32::from_le_bytes)),
+            Dtype::F16 => self.with_bytes(tensor, |bytes| convert(bytes, half)),
+            Dtype::Bf16 => self.with_bytes(tensor, |bytes| convert(bytes, upper_half)),
+            other => Err(Error::Dtype {
+                name: tensor.name.clone(),
+                found: other.clone(),
+            }),
+        }
     }
 }
 

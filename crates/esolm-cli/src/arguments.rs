@@ -4,11 +4,11 @@ mod scoring;
 mod train;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use esolm::checkpoint::StoreDtype;
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
@@ -105,8 +105,10 @@ pub struct Device {
     #[arg(long, value_name = "auto|cpu|gpu|gpu:N", default_value = "auto", value_parser = parse::<DeviceChoice>)]
     pub device: DeviceChoice,
     /// How weights are held: f16 takes half the memory of f32, q8 a quarter and q4 a sixth. q8 and q4 are for the CPU.
-    #[arg(long, value_name = "f32|f16|q8|q4", default_value = "f32", value_parser = parse::<Weights>)]
-    pub weights: Weights,
+    ///
+    /// Default: f32, and of quantised files the form that they are stored in.
+    #[arg(long, value_name = "f32|f16|q8|q4", value_parser = parse::<Weights>)]
+    pub weights: Option<Weights>,
     /// How activations enter products with q8 and q4 weights: q8 rounds them to 8 bits, which is faster and a little coarser.
     #[arg(long, value_name = "f32|q8", default_value = "f32", value_parser = parse::<Activations>)]
     pub activations: Activations,
@@ -448,14 +450,20 @@ pub enum DtypeName {
     F32,
     /// Half precision, half the size.
     F16,
+    /// 8 bits in groups of 32, folded for inference: a quarter of the size.
+    Q8,
+    /// 4 bits, with the embedding and the output matrix in 8: a sixth of the size.
+    Q4,
 }
 
-impl From<DtypeName> for StoreDtype {
-    fn from(name: DtypeName) -> Self {
-        match name {
-            DtypeName::F32 => Self::F32,
-            DtypeName::F16 => Self::F16,
-        }
+impl fmt::Display for DtypeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8 => "q8",
+            Self::Q4 => "q4",
+        })
     }
 }
 

@@ -236,6 +236,52 @@ fn the_shipped_model_survives_a_round_trip() {
     );
 }
 
+/// Stored in fewer bits, a model writes what it writes when it is rounded while it is loaded.
+#[test]
+fn the_shipped_model_is_stored_in_fewer_bits() {
+    let folder = Folder::new();
+    let options = ["sample", "--device", "cpu", "--seed", "1", "--length", "48"];
+    let size = |path: &str| std::fs::metadata(path).expect("a file").len();
+    for (bits, share) in [("q8", 0.57), ("q4", 0.42)] {
+        let out = folder.file(bits);
+        succeed(&["convert", "models/stories", &out, "--dtype", bits]);
+        let with = |more: &[&str]| succeed(&[&options[..], more].concat());
+        let rounded = with(&["--weights", bits]);
+        assert_eq!(with(&["--model", &out]), rounded);
+        assert_eq!(with(&["--model", &out, "--weights", bits]), rounded);
+        for other in ["f32", "f16", "q8", "q4"] {
+            with(&["--model", &out, "--weights", other]);
+        }
+        let written = size(&format!("{out}/model.safetensors")) as f64;
+        let before = size(
+            common::root()
+                .join("models/stories/model.safetensors")
+                .to_str()
+                .expect("UTF-8"),
+        ) as f64;
+        assert!(written < share * before, "{bits}: {written} of {before}");
+        let text = succeed(&["inspect", &out, "--tensors"]);
+        for part in [
+            "without adaLN",
+            "more than published: attn_qkv",
+            "u8/32",
+            bits,
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let report: Value =
+            serde_json::from_str(&succeed(&["inspect", &out, "--json"])).expect("JSON");
+        assert_eq!(report["weights"], bits);
+        // And back to floats, without another word on bits.
+        let floats = folder.file(&format!("{bits}-floats"));
+        succeed(&["convert", &out, &floats]);
+        let config = std::fs::read_to_string(format!("{floats}/config.json")).expect("text");
+        assert!(!config.contains("quantization"), "{config}");
+        let as_floats = with(&["--model", &out, "--weights", "f32"]);
+        assert_eq!(with(&["--model", &floats]), as_floats);
+    }
+}
+
 /// A limit on the size of files refuses the bytes as a full disk does.
 #[cfg(unix)]
 #[test]

@@ -6,6 +6,7 @@
 
 mod claims;
 mod partial;
+mod quantization;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub(crate) use claims::{Claims, Scalar, unused_tokens};
 pub(crate) use partial::{PartialConfig, parse_attention, parse_family, parse_prepend};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use partial::{lookup, scalar};
+pub use quantization::{Grid, Quantization};
 
 /// Width of the sinusoidal timestep embedding that enters `sigma_map` (`TimestepEmbedder`, models/dit.py).
 pub const TIMESTEP_EMBEDDING: usize = 256;
@@ -79,7 +81,7 @@ pub enum Family {
     EsoLm,
     /// Masked diffusion language model: bidirectional, no cache.
     Mdlm,
-    /// Autoregressive: causal, left to right, no conditioning.
+    /// Autoregressive: causal, left to right.
     Ar,
 }
 
@@ -161,7 +163,8 @@ pub struct ModelConfig {
     pub family: Family,
     /// Model width d.
     pub hidden: usize,
-    /// Width of the conditioning vector; 0 for AR, which has none.
+    /// Width of the conditioning vector that adaLN layers read; 0 for networks without them. The tensors decide: most published AR models
+    /// have none and most of the others have them, but all combinations exist.
     pub cond_dim: usize,
     /// Number of transformer blocks.
     pub n_blocks: usize,
@@ -199,11 +202,12 @@ impl ModelConfig {
 
     /// Writes the Hugging Face form, which [`ModelConfig::from_json`] reads back to the same value.
     pub fn to_json(&self) -> String {
-        self.json(true)
+        self.json(true, None)
     }
 
-    /// As [`ModelConfig::to_json`], and without the mask index unless it was `told`: a guess must not become a fact.
-    pub(crate) fn json(&self, told: bool) -> String {
+    /// As [`ModelConfig::to_json`], with how the weights beside it are quantised, and without the mask index unless it was `told`: a guess
+    /// must not become a fact.
+    pub(crate) fn json(&self, told: bool, quantization: Option<&Quantization>) -> String {
         let mut map = Map::new();
         let model_type = match self.family {
             Family::EsoLm => "EsoLM",
@@ -218,8 +222,12 @@ impl ModelConfig {
             "hidden_size"
         };
         map.insert(width.into(), self.hidden.into());
-        if self.family != Family::Ar {
+        if self.cond_dim > 0 {
             map.insert("cond_dim".into(), self.cond_dim.into());
+            if self.family == Family::Ar {
+                // Published AR models name a cond_dim without having such layers.
+                map.insert("adaln".into(), true.into());
+            }
         }
         map.insert("n_blocks".into(), self.n_blocks.into());
         map.insert("n_heads".into(), self.n_heads.into());
@@ -248,6 +256,9 @@ impl ModelConfig {
         }
         if let Some(eos) = self.eos {
             map.insert("eos_token_id".into(), eos.into());
+        }
+        if let Some(quantization) = quantization {
+            map.insert(quantization::FIELD.into(), quantization.to_json());
         }
         let mut text = serde_json::to_string_pretty(&Value::Object(map))
             .expect("a map of numbers and strings is always JSON");
@@ -278,15 +289,7 @@ impl ModelConfig {
             }
         };
         size("hidden_size", self.hidden, MAX_WIDTH)?;
-        if self.family == Family::Ar {
-            if self.cond_dim != 0 {
-                return Err(invalid(
-                    "cond_dim",
-                    self.cond_dim,
-                    "0 for an AR model, which has no conditioning",
-                ));
-            }
-        } else {
+        if self.cond_dim > 0 {
             size("cond_dim", self.cond_dim, MAX_WIDTH)?;
         }
         size("n_blocks", self.n_blocks, MAX_BLOCKS)?;
@@ -356,11 +359,11 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// Every parameter in the order of PyTorch's `parameters()` (models/dit.py), in which the EMA weights of a Lightning
-    /// checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter.
+    /// Every parameter of the published network in the order of PyTorch's `parameters()` (models/dit.py), in which the EMA weights of a
+    /// Lightning checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter.
     pub fn parameters(&self) -> Vec<ParamSpec> {
         let (d, c, v) = (self.hidden, self.cond_dim, self.vocab_size);
-        let conditioned = self.family != Family::Ar;
+        let conditioned = self.cond_dim > 0;
         let mut list = Vec::with_capacity(9 + 10 * self.n_blocks);
         let mut push = |name: String, shape: &[usize]| {
             list.push(ParamSpec {
@@ -399,6 +402,33 @@ impl ModelConfig {
             push("output_layer.adaLN_modulation.bias".into(), &[2 * d]);
         }
         list
+    }
+
+    /// The biases that a network may have or lack, a list for each kind: of a kind it has all or none. The published networks have those of
+    /// [`ModelConfig::parameters`]; a folded one has them where something was folded in.
+    pub fn biases(&self) -> Vec<Vec<ParamSpec>> {
+        let (d, v) = (self.hidden, self.vocab_size);
+        let spec = |name: String, width| ParamSpec {
+            name,
+            shape: vec![width],
+        };
+        let in_blocks = [
+            ("norm1", d),
+            ("attn_qkv", 3 * d),
+            ("attn_out", d),
+            ("norm2", d),
+            ("mlp.0", MLP_RATIO * d),
+            ("mlp.2", d),
+        ];
+        let of_block = |(layer, width)| {
+            let specs = (0..self.n_blocks).map(|block| format!("blocks.{block}.{layer}.bias"));
+            specs.map(|name| spec(name, width)).collect()
+        };
+        let after = [("norm_final", d), ("linear", v)];
+        let of_output = |(layer, width)| vec![spec(format!("output_layer.{layer}.bias"), width)];
+        let mut kinds: Vec<Vec<_>> = in_blocks.into_iter().map(of_block).collect();
+        kinds.extend(after.into_iter().map(of_output));
+        kinds
     }
 }
 

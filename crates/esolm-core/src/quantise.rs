@@ -35,7 +35,19 @@ pub struct Q4 {
     pub codes: [u8; GROUP],
 }
 
+/// The groups of a matrix `[out, in]`, `[out, groups]`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Groups {
+    /// Of 8 bits.
+    Q8(Vec<Q8>),
+    /// Of 4 bits.
+    Q4(Vec<Q4>),
+}
+
 impl Q8 {
+    /// The code of a weight of zero in files, where codes have no sign.
+    pub const STORED_ZERO: u8 = 128;
+
     /// The largest weight, at which the scale is the largest f16.
     pub const LARGEST: f32 = 127.0 * f16::MAX.to_f32_const();
 

@@ -23,6 +23,8 @@ fn weights_that_do_not_fit_their_configuration() {
             .replacen("\"F32\"", "\"I32\"", 1);
         [&good[..8], header.as_bytes(), &good[8 + header.len()..]].concat()
     };
+    let mut without_sigma = golden_tensors("model_a.ema.safetensors");
+    without_sigma.retain(|name, _| !name.starts_with("sigma_map"));
     let no_block = change(&|t| t.retain(|name, _| !name.starts_with("blocks.1.")));
     let twice = change(&|t| {
         let copy = t["blocks.0.norm1.weight"].clone();
@@ -56,8 +58,14 @@ fn weights_that_do_not_fit_their_configuration() {
         // extra tensor
         (
             ar_config(),
-            change(&|t| drop(t.insert("blocks.0.attn_out.bias".into(), (vec![1], vec![0.0])))),
-            "blocks.0.attn_out.bias|not a part of AR with 2 blocks",
+            change(&|t| drop(t.insert("blocks.0.attn_out.gain".into(), (vec![1], vec![0.0])))),
+            "blocks.0.attn_out.gain|not a part of AR with 2 blocks",
+        ),
+        // a bias in one block that others lack
+        (
+            ar_config(),
+            change(&|t| drop(t.insert("blocks.0.attn_out.bias".into(), (vec![64], vec![0.0; 64])))),
+            "blocks.1.attn_out.bias|missing|[64]",
         ),
         // one block fewer
         (
@@ -103,17 +111,17 @@ fn weights_that_do_not_fit_their_configuration() {
             good.clone(),
             "model_length (or length)|add it",
         ),
-        // Eso-LM without conditioning
+        // adaLN in words only
         (
-            swap("\"ar\"", "\"EsoLM\""),
+            swap("{", "{\"adaLN\": true, \"cond_dim\": 8,"),
             good.clone(),
-            "Eso-LM|no sigma_map|\"ar\"",
+            "\"adaLN\" of config.json is true|sigma_map",
         ),
-        // AR with conditioning
+        // adaLN without the embedding of the noise level
         (
             swap("\"n_blocks\": 2", "\"n_blocks\": 4"),
-            golden("model_a.ema.safetensors"),
-            "AR|sigma_map|conditioning cannot be run",
+            pack(&without_sigma, "F32"),
+            "sigma_map.mlp.0.weight|missing",
         ),
         // no family, conditioning
         (
@@ -125,5 +133,26 @@ fn weights_that_do_not_fit_their_configuration() {
         ("{".into(), good.clone(), "config.json|not a JSON object"),
     ] {
         assert_told(Checkpoint::from_safetensors_bytes(&config, bytes), words);
+    }
+}
+
+/// Whether a network has adaLN is a property of its tensors, whatever its family.
+#[test]
+fn every_family_comes_with_and_without_conditioning() {
+    for (weights, cond_dim) in [("ar", 0), ("mdlm", 32)] {
+        for family in ["ar", "mdlm", "EsoLM"] {
+            for more in ["", "\"adaln\": false,", "\"model\": {\"adaLN\": false},"] {
+                let config = format!(
+                    r#"{{"model_type": "{family}", {more} "n_heads": 4, "model_length": 32}}"#
+                );
+                let bytes = golden(&format!("{weights}.ema.safetensors"));
+                let checkpoint = Checkpoint::from_safetensors_bytes(&config, bytes).unwrap();
+                let config = checkpoint.config();
+                assert_eq!(config.cond_dim, cond_dim, "{weights} as {family}");
+                // What is written of it says the same without the tensors.
+                let again = esolm_core::config::ModelConfig::from_json(&config.to_json()).unwrap();
+                assert_eq!(again, *config);
+            }
+        }
     }
 }

@@ -21,8 +21,8 @@ fn hf_folder(name: &str) -> Folder {
 fn assert_same_weights(checkpoint: &Checkpoint, file: &str) {
     let mut expected = golden_tensors(file);
     expected.remove("rotary_emb.inv_freq");
-    assert_eq!(checkpoint.tensors().count(), expected.len());
-    for info in checkpoint.tensors() {
+    assert_eq!(checkpoint.parameters().count(), expected.len());
+    for info in checkpoint.parameters() {
         let (shape, values) = &expected[&info.name];
         assert_eq!(&info.shape, shape, "{}", info.name);
         let found = checkpoint.f32(&info.name).unwrap();
@@ -50,7 +50,10 @@ fn hugging_face_folders_open() {
         assert_eq!(config.alpha_0, (name == "model_a").then_some(0.5));
         assert_eq!(checkpoint.source(), SourceKind::HfFolder);
         assert_eq!(checkpoint.tokenizer_path(), None);
-        let names: Vec<_> = checkpoint.tensors().map(|info| info.name.clone()).collect();
+        let names: Vec<_> = checkpoint
+            .parameters()
+            .map(|info| info.name.clone())
+            .collect();
         let parameters: Vec<_> = config
             .parameters()
             .into_iter()
@@ -107,7 +110,7 @@ fn half_precision_weights_are_read_exactly() {
     for dtype in ["F16", "BF16"] {
         let bytes = pack(&tensors, dtype);
         let checkpoint = Checkpoint::from_safetensors_bytes(&config, bytes).unwrap();
-        for info in checkpoint.tensors() {
+        for info in checkpoint.parameters() {
             let expected: Vec<f32> = tensors[&info.name]
                 .1
                 .iter()
@@ -125,8 +128,8 @@ fn half_precision_weights_are_read_exactly() {
                 "{} {dtype}",
                 info.name
             );
-            assert_eq!(info.dtype.to_string(), dtype.to_lowercase());
-            assert_eq!(info.bytes, 2 * expected.len() as u64);
+            assert_eq!(info.form().to_string(), dtype.to_lowercase());
+            assert_eq!(info.bytes(), 2 * expected.len() as u64);
         }
     }
 }
@@ -149,7 +152,7 @@ fn conversion_round_trip() {
         // The format's own crate reads the file too.
         let bytes = std::fs::read(out.join("model.safetensors")).unwrap();
         let view = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(view.len(), checkpoint.tensors().count());
+        assert_eq!(view.len(), checkpoint.parameters().count());
         assert_eq!(
             view.tensor("backbone.vocab_embed.embedding")
                 .unwrap()
@@ -160,7 +163,7 @@ fn conversion_round_trip() {
         // f16 over the f32 folder: replaced as a whole, nothing else left.
         write_hf_folder(&checkpoint, &out, StoreDtype::F16).unwrap();
         let half = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
-        for info in half.tensors() {
+        for info in half.parameters() {
             let expected: Vec<f32> = checkpoint
                 .f32(&info.name)
                 .unwrap()
@@ -301,7 +304,7 @@ fn the_model_that_ships_opens() {
     assert_eq!((config.bos, config.eos), (Some(0), Some(0)));
     assert!(checkpoint.tokenizer_path().is_some());
     let count: usize = checkpoint
-        .tensors()
+        .parameters()
         .map(|info| checkpoint.f32(&info.name).unwrap().len())
         .sum();
     assert_eq!(count, 3_701_377);

@@ -16,8 +16,8 @@ fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
 /// Every tensor equals its namesake, and there are no others.
 fn assert_weights(checkpoint: &Checkpoint, mut expected: Tensors) {
     expected.remove("rotary_emb.inv_freq");
-    assert_eq!(checkpoint.tensors().count(), expected.len());
-    for info in checkpoint.tensors() {
+    assert_eq!(checkpoint.parameters().count(), expected.len());
+    for info in checkpoint.parameters() {
         assert_eq!(
             checkpoint.f32(&info.name).unwrap(),
             expected[&info.name].1,
@@ -31,7 +31,7 @@ fn assert_weights(checkpoint: &Checkpoint, mut expected: Tensors) {
 fn wrapped_modules_open_under_their_plain_names() {
     let checkpoint = open(&case_path("torch-compile.ckpt")).unwrap();
     let plain = open(&golden_path("mini_esolm.ckpt")).unwrap();
-    for info in checkpoint.tensors() {
+    for info in checkpoint.parameters() {
         assert_eq!(
             checkpoint.f32(&info.name).unwrap(),
             plain.f32(&info.name).unwrap()

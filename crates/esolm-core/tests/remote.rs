@@ -47,7 +47,7 @@ fn parameters_come_when_they_are_fetched_and_go_when_they_are_read() {
     );
     now(parts.fetch("blocks.1.")).unwrap();
     for info in whole
-        .tensors()
+        .parameters()
         .filter(|info| info.name.starts_with("blocks.1."))
     {
         assert_eq!(
@@ -64,7 +64,7 @@ fn parameters_come_when_they_are_fetched_and_go_when_they_are_read() {
     assert!(parts.f32("blocks.2.attn_qkv.weight").is_err());
 
     // Its first bytes, its header, its rotary buffer, and what was fetched.
-    let fetched = (whole.tensors()).filter(|info| info.name.starts_with("blocks.1."));
+    let fetched = (whole.parameters()).filter(|info| info.name.starts_with("blocks.1."));
     assert_eq!(source.read.lock().unwrap().len(), 3 + fetched.count());
     // What is there anyway needs no fetching.
     now(whole.fetch("blocks.")).unwrap();
@@ -76,7 +76,7 @@ fn a_lightning_checkpoint_is_read_whole() {
     let parts = open(None, &source).unwrap();
     assert_eq!(parts.source(), SourceKind::Lightning { ema: true });
     let whole = Checkpoint::from_ckpt_bytes(golden("mini_esolm.ckpt"), false).unwrap();
-    for info in whole.tensors() {
+    for info in whole.parameters() {
         assert_eq!(
             parts.f32(&info.name).unwrap(),
             whole.f32(&info.name).unwrap()
@@ -150,7 +150,7 @@ fn weights_in_several_files_are_read_in_parts() {
         Checkpoint::from_safetensors_bytes(&config(), golden("model_a.ema.safetensors")).unwrap();
     now(parts.fetch("blocks.1.")).unwrap();
     let block = |checkpoint: &Checkpoint| {
-        let tensors = checkpoint.tensors();
+        let tensors = checkpoint.parameters();
         let own = tensors.filter(|info| info.name.starts_with("blocks.1."));
         own.map(|info| info.name.clone()).collect::<Vec<_>>()
     };

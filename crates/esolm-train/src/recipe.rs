@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use esolm::config::{AttentionKind, Family, ModelConfig, Prepend};
+use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, Prepend};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -306,6 +306,17 @@ impl Recipe {
                 _ => AttentionKind::Causal,
             },
         };
+        if config.cond_dim == 0 && family != Family::Ar {
+            // Networks without adaLN can be run, but the published ones of these families are trained with it.
+            return Err(ConfigError::Invalid {
+                field: "cond_dim",
+                found: "0".into(),
+                expected: format!(
+                    "a whole number above 0 for {family}, which is trained with adaLN"
+                ),
+            }
+            .into());
+        }
         config.validate()?;
         Ok(config)
     }

@@ -22,7 +22,8 @@ use crate::source::Source;
 #[serde(deny_unknown_fields, default)]
 struct Load {
     device: Option<String>,
-    weights: Weights,
+    /// `None`: as they are stored.
+    weights: Option<Weights>,
     activations: Activations,
     kv_cache: Precision,
     variants: String,
@@ -98,11 +99,8 @@ impl WasmModel {
         )
         .await?;
         let codec = TextCodec::of_checkpoint(&checkpoint)?;
-        let sizes = checkpoint
-            .tensors()
-            .map(|t| t.shape.iter().product::<usize>());
         Ok(Self {
-            parameters: sizes.sum(),
+            parameters: checkpoint.count() as usize,
             file_bytes: checkpoint.file_bytes(),
             model: Model::load(ModelFiles::new(&options.name, checkpoint, codec), load).await?,
         })

@@ -5,11 +5,13 @@ use std::str::FromStr;
 
 use burn::tensor::Device;
 use burn_wgpu::WgpuSetup;
+use esolm_core::checkpoint::Checkpoint;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DeviceFault, EngineError};
 use crate::kernels::runtime::Gpu;
 use crate::kernels::watch::Watch;
+use crate::network::store::stored_form;
 use crate::variants::{Chosen, Variants};
 use crate::weights::{Activations, Weights};
 
@@ -70,14 +72,28 @@ impl fmt::Display for DeviceChoice {
 pub struct LoadOptions {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// How weights are held; a GPU takes f32 and f16.
-    pub weights: Weights,
+    /// How weights are held, or nothing for the form in which they are stored ([`stored_form`](crate::network::store::stored_form)); a GPU
+    /// takes f32 and f16.
+    pub weights: Option<Weights>,
     /// How activations enter products with quantised weights.
     pub activations: Activations,
     /// Precision of the KV cache on a GPU.
     pub kv_cache: Precision,
     /// Forced kernel variants.
     pub variants: Variants,
+}
+
+impl LoadOptions {
+    /// How the weights of a checkpoint are held.
+    ///
+    /// # Errors
+    /// When a tensor of it cannot be read.
+    pub(crate) async fn weights_of(&self, ckpt: &Checkpoint) -> Result<Weights, EngineError> {
+        match self.weights {
+            Some(weights) => Ok(weights),
+            None => stored_form(ckpt).await,
+        }
+    }
 }
 
 /// What runs a model; displayed as one line.

@@ -24,11 +24,8 @@ pub async fn place(
     ckpt: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<(Box<dyn Executor>, DeviceInfo), EngineError> {
-    let LoadOptions {
-        weights,
-        activations,
-        ..
-    } = *options;
+    let weights = options.weights_of(ckpt).await?;
+    let activations = options.activations;
     if activations == Activations::Q8 && !weights.are_quantised() {
         return Err(EngineError::Activations { weights });
     }
@@ -86,7 +83,7 @@ async fn put_on(
     let device = DeviceInfo {
         adapter: Some(adapter),
         variants: Some(*executor.chosen()),
-        weights: options.weights,
+        weights: options.weights_of(ckpt).await?,
         activations: options.activations,
         kv_cache: options.kv_cache,
         is_fallback: false,

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use esolm::checkpoint::write_hf_folder;
+use esolm::checkpoint::{Checkpoint, StoreDtype, write_hf_folder};
+use esolm::network::store::write_quantised;
+use esolm::{EngineError, Weights};
 
-use crate::arguments::Convert;
+use crate::arguments::{Convert, DtypeName};
 use crate::failure::Failure;
 use crate::{files, output, setup};
 
@@ -30,22 +32,30 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
             foreign.display()
         )));
     }
-    write_hf_folder(&checkpoint, out, arguments.dtype.into())?;
+    match arguments.dtype {
+        DtypeName::F32 => write_hf_folder(&checkpoint, out, StoreDtype::F32)?,
+        DtypeName::F16 => write_hf_folder(&checkpoint, out, StoreDtype::F16)?,
+        DtypeName::Q8 => quantised(&checkpoint, out, Weights::Q8)?,
+        DtypeName::Q4 => quantised(&checkpoint, out, Weights::Q4)?,
+    }
     if is_foreign {
         remove(&foreign)?;
     }
-    let config = checkpoint.config();
-    let parameters: u64 = config.parameters().iter().map(|p| p.elements()).sum();
     output::note(&format!(
-        "{}: {}, {parameters} parameters as {}",
+        "{}: {}, {} parameters as {}",
         out.display(),
-        config.family,
-        match arguments.dtype {
-            crate::arguments::DtypeName::F32 => "f32",
-            crate::arguments::DtypeName::F16 => "f16",
-        }
+        checkpoint.config().family,
+        checkpoint.count(),
+        arguments.dtype
     ));
     Ok(())
+}
+
+fn quantised(checkpoint: &Checkpoint, out: &Path, weights: Weights) -> Result<(), Failure> {
+    write_quantised(checkpoint, out, weights).map_err(|error| match error {
+        EngineError::Overflow { .. } => Failure::failed(format!("{error}; use --dtype f32")),
+        error => error.into(),
+    })
 }
 
 /// Removes the tokenizer of the model that was replaced.

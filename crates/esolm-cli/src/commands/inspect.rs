@@ -2,8 +2,10 @@
 
 use std::fmt::Write;
 
+use esolm::Error;
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
+use esolm::network::store::stored_form;
 use serde::Serialize;
 
 use crate::arguments::Inspect;
@@ -19,11 +21,24 @@ struct Report<'a> {
     config: &'a ModelConfig,
     /// False where the last token was taken for the mask.
     mask_told: bool,
+    /// Layers that have a bias and in the published network have none, or the other way round.
+    biases: Biases,
     parameters: u64,
     file_bytes: u64,
     dtypes: Vec<String>,
+    is_quantised: bool,
+    /// How the weights are held in memory where nothing else is asked for.
+    weights: String,
     tokenizer: Option<String>,
     tensors: Vec<Tensor>,
+}
+
+#[derive(Serialize)]
+struct Biases {
+    /// Layers with one that in the published network have none.
+    more: Vec<String>,
+    /// Layers without one that in the published network have one.
+    fewer: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -36,7 +51,8 @@ struct Tensor {
 
 pub fn run(arguments: &Inspect) -> Result<(), Failure> {
     let (checkpoint, name) = setup::described(&arguments.source, &arguments.input)?;
-    let report = report(&name, &checkpoint);
+    let weights = pollster::block_on(stored_form(&checkpoint)).map_err(Error::from)?;
+    let report = report(&name, &checkpoint, weights.to_string());
     if arguments.json {
         output::json(&report)
     } else {
@@ -44,14 +60,14 @@ pub fn run(arguments: &Inspect) -> Result<(), Failure> {
     }
 }
 
-fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint) -> Report<'a> {
+fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint, weights: String) -> Report<'a> {
     let tensors: Vec<Tensor> = checkpoint
-        .tensors()
+        .parameters()
         .map(|tensor| Tensor {
             name: tensor.name.clone(),
             shape: tensor.shape.clone(),
-            dtype: tensor.dtype.to_string(),
-            bytes: tensor.bytes,
+            dtype: tensor.form().to_string(),
+            bytes: tensor.bytes(),
         })
         .collect();
     let mut dtypes: Vec<String> = tensors.iter().map(|tensor| tensor.dtype.clone()).collect();
@@ -62,14 +78,12 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint) -> Report<'a> {
         form: checkpoint.source().to_string(),
         config: checkpoint.config(),
         mask_told: checkpoint.mask_told(),
-        parameters: checkpoint
-            .config()
-            .parameters()
-            .iter()
-            .map(|parameter| parameter.elements())
-            .sum(),
+        biases: biases(checkpoint),
+        parameters: checkpoint.count(),
         file_bytes: checkpoint.file_bytes(),
         dtypes,
+        is_quantised: checkpoint.quantization().is_some(),
+        weights,
         tokenizer: checkpoint
             .tokenizer_path()
             .map(|path| path.display().to_string())
@@ -80,6 +94,24 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint) -> Report<'a> {
             }),
         tensors,
     }
+}
+
+/// Of a kind of bias a network has all or none, so the first block speaks for all.
+fn biases(checkpoint: &Checkpoint) -> Biases {
+    let published = checkpoint.config().parameters();
+    let (mut more, mut fewer) = (Vec::new(), Vec::new());
+    for kind in checkpoint.config().biases() {
+        let Some(first) = kind.first() else { continue };
+        let is_published = published.iter().any(|spec| spec.name == first.name);
+        let layer = first.name.trim_start_matches("blocks.0.");
+        let layer = layer.trim_end_matches(".bias").to_string();
+        match (checkpoint.has(&first.name), is_published) {
+            (true, false) => more.push(layer),
+            (false, true) => fewer.push(layer),
+            _ => {}
+        }
+    }
+    Biases { more, fewer }
 }
 
 fn table(report: &Report, with_tensors: bool) -> String {
@@ -103,12 +135,21 @@ fn table(report: &Report, with_tensors: bool) -> String {
             config.hidden,
             config.n_heads,
             config.head_dim(),
-            match config.family {
-                Family::Ar => String::new(),
-                _ => format!(", conditioning width {}", config.cond_dim),
+            match config.cond_dim {
+                0 => ", without adaLN".into(),
+                width => format!(", adaLN of conditioning width {width}"),
             }
         ),
     );
+    for (what, layers) in [
+        ("more", &report.biases.more),
+        ("fewer", &report.biases.fewer),
+    ] {
+        if !layers.is_empty() {
+            let layers = layers.join(", ");
+            row("biases", format!("{what} than published: {layers}"));
+        }
+    }
     row("context", format!("{} tokens", config.length));
     row(
         "vocabulary",
@@ -148,6 +189,12 @@ fn table(report: &Report, with_tensors: bool) -> String {
             report.file_bytes as f64 / (1 << 20) as f64
         ),
     );
+    if report.is_quantised {
+        row(
+            "held as",
+            format!("{} unless asked otherwise", report.weights),
+        );
+    }
     row(
         "tokenizer",
         report.tokenizer.clone().unwrap_or_else(|| "none".into()),

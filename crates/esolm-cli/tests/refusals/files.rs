@@ -113,8 +113,31 @@ fn damaged(folder: &Folder) {
     }
 }
 
+/// A model in 8 bits, and configurations that do not belong to it.
+fn quantised(folder: &Folder) {
+    let model = format!("{GOLDEN}/model_a.ema.safetensors");
+    let config = format!("{GOLDEN}/model_a.config.json");
+    let out = folder.file("q8");
+    succeed(&[
+        "convert", &model, &out, "--config", &config, "--dtype", "q8",
+    ]);
+    let written = std::fs::read_to_string(format!("{out}/config.json")).expect("text");
+    std::fs::copy(
+        format!("{out}/model.safetensors"),
+        folder.file("q8.safetensors"),
+    )
+    .expect("writable");
+    for (name, from, to) in [
+        ("bits3.json", "\"bits\": 8", "\"bits\": 3"),
+        ("group64.json", "\"group_size\": 32", "\"group_size\": 64"),
+    ] {
+        std::fs::write(folder.file(name), written.replace(from, to)).expect("writable");
+    }
+}
+
 /// Makes them: `TMP/name`.
 pub fn prepare(folder: &Folder) {
+    quantised(folder);
     let i32s = |values: &[i32]| {
         values
             .iter()

@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
+use esolm_checkpoint::Dtype;
 use thiserror::Error;
 
 use super::lightning::LightningError;
-use crate::config::{ConfigError, Family};
+use crate::config::{ConfigError, Family, Grid};
 
 /// Why a checkpoint cannot be read or written.
 #[derive(Debug, Error)]
@@ -138,6 +139,16 @@ pub enum CheckpointError {
         /// What the network computes.
         computed: f32,
     },
+    /// A quantised matrix is incomplete, or not what the configuration says.
+    #[error(
+        "the weights of {module} are not usable: {fault}; give the configuration that belongs to the weights, or convert them again"
+    )]
+    Quantised {
+        /// Name of the module without `backbone.`, as part of its tensors' names.
+        module: String,
+        /// What is wrong.
+        fault: QuantisedError,
+    },
     /// A name that is not a parameter of this checkpoint.
     #[error("this checkpoint has no tensor {name}; its tensors are those of {family}")]
     NoSuchTensor {
@@ -200,6 +211,62 @@ impl CheckpointError {
             source,
         }
     }
+}
+
+/// What is wrong with a quantised matrix, or one that should be.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum QuantisedError {
+    /// Scales without a word on their meaning.
+    #[error(
+        "they have scales, but the configuration has no \"quantization\" that says how many bits and which groups they are of"
+    )]
+    NoSettings,
+    /// Scales where the configuration says that there are none.
+    #[error(
+        "they have scales, but \"quantization\" of the configuration says that they are not quantised"
+    )]
+    NotToBe,
+    /// Floats where the configuration says that there are codes.
+    #[error(
+        "\"quantization\" of the configuration says that they are quantised, but they are floats without scales"
+    )]
+    Floats,
+    /// One of three tensors is absent.
+    #[error("they are quantised, but the tensor {part} is missing")]
+    Missing {
+        /// The last part of its name.
+        part: &'static str,
+    },
+    /// A tensor has another type.
+    #[error("the tensor {part} holds {found}, where {expected} is expected")]
+    Dtype {
+        /// The last part of its name.
+        part: &'static str,
+        /// What it holds.
+        found: Dtype,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// Codes that are not a matrix of whole groups.
+    #[error("codes of shape {found:?} are not a matrix of {grid}")]
+    Codes {
+        /// The shape of the words that hold them.
+        found: Vec<usize>,
+        /// What the configuration says.
+        grid: Grid,
+    },
+    /// A tensor does not fit the codes.
+    #[error("the tensor {part} has shape {found:?}, where codes of {grid} make it {expected:?}")]
+    Shape {
+        /// The last part of its name.
+        part: &'static str,
+        /// Its shape.
+        found: Vec<usize>,
+        /// What it should be.
+        expected: Vec<usize>,
+        /// What the configuration says.
+        grid: Grid,
+    },
 }
 
 /// Why the hub did not deliver a file.

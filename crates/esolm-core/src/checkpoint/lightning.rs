@@ -225,6 +225,17 @@ impl<'a> Tree<'a> {
             .map(|name| parse_family("algo.name", name))
             .transpose()
             .map_err(parsed)?;
+        // The first published MDLM had no section `algo`.
+        let family = match (family, field("parameterization").text()?) {
+            (None, Some("subs")) => Some(Family::Mdlm),
+            (None, Some("ar")) => Some(Family::Ar),
+            (None, Some(_)) => {
+                let known =
+                    "\"subs\" or \"ar\", since other parameterizations are other kinds of models";
+                return Err(field("parameterization").invalid(known));
+            }
+            (family, _) => family,
+        };
         // Fields of other families stand in the tree as well.
         let of = |wanted, path| Field {
             value: field(path).value.filter(|_| family == Some(wanted)),
@@ -251,6 +262,8 @@ impl<'a> Tree<'a> {
                 .transpose()
                 .map_err(parsed)?,
             claims: self.claims()?,
+            quantization: None,
+            conditioned: None,
         })
     }
 }

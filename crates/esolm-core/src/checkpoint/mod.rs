@@ -17,6 +17,7 @@ mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
 mod lightning;
+mod parameter;
 mod rotary;
 mod shards;
 mod tokenizer;
@@ -32,14 +33,17 @@ use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::{Format, TensorFile};
 
-pub use error::{CheckpointError, HubError};
-pub use esolm_checkpoint::{ByteSource, Dtype, Error as FileError, Reading, TensorInfo};
+pub use error::{CheckpointError, HubError, QuantisedError};
+pub use esolm_checkpoint::{
+    ByteSource, Dtype, Error as FileError, Reading, SafetensorsWriter, TensorInfo, TensorSpec,
+};
 pub use lightning::LightningError;
-#[cfg(not(target_family = "wasm"))]
-pub use writer::write_hf_folder;
+pub use parameter::{Form, Parameter, Values};
 pub use writer::{StoreDtype, write_safetensors};
+#[cfg(not(target_family = "wasm"))]
+pub use writer::{write_folder, write_hf_folder};
 
-use crate::config::{Claims, ModelConfig, PartialConfig};
+use crate::config::{Claims, ModelConfig, PartialConfig, Quantization};
 use crate::finite::first_beyond;
 use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
@@ -139,9 +143,10 @@ impl fmt::Display for SourceKind {
 pub struct Checkpoint {
     config: ModelConfig,
     files: Vec<TensorFile>,
-    /// The number of the file and the tensor, named without the prefix `backbone.`, in the order of [`ModelConfig::parameters`].
-    tensors: Vec<(usize, TensorInfo)>,
+    /// In the order of [`ModelConfig::parameters`], then biases that the published network does not have.
+    parameters: Vec<Parameter>,
     by_name: HashMap<String, usize>,
+    quantization: Option<Quantization>,
     /// The buffer of rotary frequencies, if a file carries it.
     rotary: Option<(usize, TensorInfo)>,
     source: SourceKind,
@@ -192,7 +197,7 @@ impl fmt::Debug for Checkpoint {
         f.debug_struct("Checkpoint")
             .field("config", &self.config)
             .field("source", &self.source)
-            .field("tensors", &self.tensors.len())
+            .field("parameters", &self.parameters.len())
             .field("bytes", &self.file_bytes())
             .finish_non_exhaustive()
     }
@@ -356,13 +361,20 @@ impl Checkpoint {
                 return Err(FileError::DuplicateTensor { name: twin.name }.into());
             }
         }
+        let rotary = found.remove(rotary::BUFFER);
+        let rotary_shape = rotary.as_ref().map(|(_, buffer)| buffer.shape.as_slice());
+        let mut found = parameter::gather(found, partial.quantization.as_ref())?;
+        let shape = |name: &str| match name {
+            rotary::BUFFER => rotary_shape,
+            name => found.get(name).map(|parameter| parameter.shape.as_slice()),
+        };
+        let quantization = partial.quantization.clone();
         partial
-            .reconcile(|name| found.get(name).map(|(_, tensor)| tensor.shape.as_slice()))
+            .reconcile(shape)
             .map_err(|e| CheckpointError::config(&origin, e))?;
         let config = partial
             .complete()
             .map_err(|e| CheckpointError::config(&origin, e))?;
-        let rotary = found.remove(rotary::BUFFER);
         let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
         let tokenizer = tokenizer.or_else(|| Some(table).filter(|table| table.count() > 0));
         let unused = match &tokenizer {
@@ -376,33 +388,7 @@ impl Checkpoint {
             None => Vec::new(),
         };
 
-        let mut tensors = Vec::new();
-        let mut by_name = HashMap::new();
-        for spec in config.parameters() {
-            let Some((number, tensor)) = found.remove(&spec.name) else {
-                return Err(CheckpointError::MissingTensor {
-                    name: spec.name,
-                    family: config.family,
-                    expected: spec.shape,
-                });
-            };
-            if tensor.shape != spec.shape {
-                return Err(CheckpointError::Shape {
-                    name: spec.name,
-                    found: tensor.shape,
-                    expected: spec.shape,
-                });
-            }
-            if !tensor.dtype.fits_f32() {
-                return Err(FileError::Dtype {
-                    name: spec.name,
-                    found: tensor.dtype,
-                }
-                .into());
-            }
-            by_name.insert(spec.name, tensors.len());
-            tensors.push((number, tensor));
-        }
+        let parameters = parameter::choose(&mut found, &config, quantization.as_ref())?;
         if let Some(name) = found.into_keys().min() {
             return Err(CheckpointError::UnexpectedTensor {
                 name,
@@ -410,11 +396,13 @@ impl Checkpoint {
                 n_blocks: config.n_blocks,
             });
         }
+        let names = parameters.iter().map(|parameter| parameter.name.clone());
         Ok(Self {
+            by_name: names.zip(0..).collect(),
             config,
             files,
-            tensors,
-            by_name,
+            parameters,
+            quantization,
             rotary,
             source,
             tokenizer: None,
@@ -429,9 +417,26 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The parameters in the order of [`ModelConfig::parameters`].
-    pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
-        self.tensors.iter().map(|(_, tensor)| tensor)
+    /// The parameters in the order of [`ModelConfig::parameters`], then the [biases](ModelConfig::biases) that are not among those.
+    pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
+        self.parameters.iter()
+    }
+
+    /// Number of values of all parameters.
+    pub fn count(&self) -> u64 {
+        let size =
+            |parameter: &Parameter| parameter.shape.iter().map(|&n| n as u64).product::<u64>();
+        self.parameters.iter().map(size).sum()
+    }
+
+    /// Whether there is a parameter of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// How the configuration says that matrices are stored, where they are integers in groups.
+    pub fn quantization(&self) -> Option<&Quantization> {
+        self.quantization.as_ref()
     }
 
     /// The values of one parameter, flat, outermost dimension first, all of them finite; f16 and bf16 values are exact in f32.
@@ -440,6 +445,14 @@ impl Checkpoint {
     /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::NotFinite`], or of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and
     /// `NotFetched`.
     pub fn f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        Ok(self.values(name)?.floats)
+    }
+
+    /// As [`Checkpoint::f32`], with the groups of a matrix that is stored as the engine holds such.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn values(&self, name: &str) -> Result<Values, CheckpointError> {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         let Some(&index) = self.by_name.get(name) else {
             return Err(CheckpointError::NoSuchTensor {
@@ -447,12 +460,11 @@ impl Checkpoint {
                 family: self.config.family,
             });
         };
-        let (file, tensor) = &self.tensors[index];
-        let values = self.files[*file].f32(tensor)?;
-        match first_beyond(&values, f32::MAX) {
+        let values = self.parameters[index].values(&self.files)?;
+        match first_beyond(&values.floats, f32::MAX) {
             Some(index) => Err(CheckpointError::NotFinite {
                 name: name.into(),
-                value: values[index],
+                value: values.floats[index],
                 index,
             }),
             None => Ok(values),
@@ -465,8 +477,9 @@ impl Checkpoint {
     /// # Errors
     /// [`FileError::Source`] when the source does not deliver.
     pub async fn fetch(&self, prefix: &str) -> Result<(), CheckpointError> {
-        let wanted = (self.tensors.iter()).filter(|(_, tensor)| tensor.name.starts_with(prefix));
-        for (file, tensor) in wanted {
+        let wanted =
+            (self.parameters.iter()).filter(|parameter| parameter.name.starts_with(prefix));
+        for (file, tensor) in wanted.flat_map(Parameter::places) {
             self.files[*file].fetch(tensor).await?;
         }
         Ok(())

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
 use super::{Checkpoint, CheckpointError, FileError, PREFIX, WEIGHTS};
+#[cfg(not(target_family = "wasm"))]
+use crate::config::{ModelConfig, Quantization};
 use crate::finite::first_beyond;
 
 /// Element type of written weights.
@@ -44,14 +46,14 @@ fn write_weights(
         StoreDtype::F16 => Dtype::F16,
     };
     let specs: Vec<_> = checkpoint
-        .tensors()
+        .parameters()
         .map(|info| {
             let name = format!("{PREFIX}{}", info.name);
             TensorSpec::new(name, stored.clone(), info.shape.as_slice())
         })
         .collect();
     let mut writer = SafetensorsWriter::new(sink, &[("format", "pt")], &specs).map_err(io)?;
-    for info in checkpoint.tensors() {
+    for info in checkpoint.parameters() {
         let values = checkpoint.f32(&info.name)?;
         match dtype {
             StoreDtype::F32 => writer.f32(&values).map_err(io)?,
@@ -90,10 +92,29 @@ pub fn write_hf_folder(
     out: &Path,
     dtype: StoreDtype,
 ) -> Result<(), CheckpointError> {
+    let path = out.join(WEIGHTS);
+    let weights = |sink: &mut dyn Write| write_weights(checkpoint, sink, dtype, &path);
+    write_folder(checkpoint, out, checkpoint.config(), None, weights)
+}
+
+/// As [`write_hf_folder`], of a network that was made of `checkpoint`: its configuration, how its matrices are quantised, and what writes
+/// its weights as a safetensors file.
+///
+/// # Errors
+/// As there, and those of `weights`.
+#[cfg(not(target_family = "wasm"))]
+pub fn write_folder<E: From<CheckpointError>>(
+    checkpoint: &Checkpoint,
+    out: &Path,
+    config: &ModelConfig,
+    quantization: Option<&Quantization>,
+    weights: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
+    let config = config.json(checkpoint.mask_told(), quantization);
     let mut made = Vec::new();
     let written = create_folder(out, &mut made)
-        .map_err(|error| FileError::io("create", out, error).into())
-        .and_then(|()| write_files(checkpoint, out, dtype));
+        .map_err(|error| E::from(FileError::io("create", out, error).into()))
+        .and_then(|()| write_files(checkpoint, out, config, weights));
     if written.is_err() {
         for folder in made.iter().rev() {
             let _ = std::fs::remove_dir(folder); // only succeeds while empty
@@ -126,29 +147,32 @@ fn create_folder(path: &Path, made: &mut Vec<PathBuf>) -> std::io::Result<()> {
 }
 
 #[cfg(not(target_family = "wasm"))]
-fn write_files(
+fn write_files<E: From<CheckpointError>>(
     checkpoint: &Checkpoint,
     out: &Path,
-    dtype: StoreDtype,
-) -> Result<(), CheckpointError> {
+    config: String,
+    weights: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), E> {
     use esolm_checkpoint::{AtomicFile, atomic};
 
     let io = |path: &Path| {
         let path = path.to_path_buf();
-        move |error| FileError::io("write", &path, error)
+        move |error| CheckpointError::from(FileError::io("write", &path, error))
     };
     let create = |name: &str| {
         let path = out.join(name);
         AtomicFile::create(&path).map_err(io(&path))
     };
-    let mut weights = create(WEIGHTS)?;
-    write_weights(checkpoint, &mut weights, dtype, &out.join(WEIGHTS))?;
-    let mut files = vec![weights];
+    let mut file = create(WEIGHTS)?;
+    weights(&mut file)?;
+    let mut files = vec![file];
 
-    let config = checkpoint.config().json(checkpoint.mask_told());
     let mut texts = vec![("config.json", config.into_bytes())];
     let tokenizer = match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
-        (Some(path), _) => Some(std::fs::read(&path).map_err(|e| FileError::io("read", &path, e))?),
+        (Some(path), _) => {
+            let read = std::fs::read(&path).map_err(|e| FileError::io("read", &path, e));
+            Some(read.map_err(CheckpointError::from)?)
+        }
         (None, json) => json.map(|text| text.as_bytes().to_vec()),
     };
     texts.extend(tokenizer.map(|text| ("tokenizer.json", text)));
@@ -158,5 +182,6 @@ fn write_files(
         files.push(file);
     }
     // A full disk shows itself before any file is replaced.
-    atomic::commit_all(files).map_err(|(path, error)| io(&path)(error).into())
+    atomic::commit_all(files).map_err(|(path, error)| io(&path)(error))?;
+    Ok(())
 }

@@ -23,6 +23,7 @@ macro_rules! places {
 }
 
 const TIME: &[&str] = places!("time_conditioning");
+const ADA_LN: &[&str] = places!("adaLN", "adaln");
 const CAUSAL: &[&str] = places!("causal", "causal_attention");
 const PARAMETERIZATION: &[&str] = places!("parameterization");
 const MASK: &[&str] = places!("mask_index", "mask_token_id", "mask_id");
@@ -104,6 +105,8 @@ enum What {
     Mask(u32),
     /// The time input is live.
     Time,
+    /// Whether the network has adaLN layers.
+    AdaLn(bool),
     Causal(bool),
     Parameterization(String),
     /// The noise that diffusion ends in is not the mask.
@@ -138,6 +141,11 @@ impl Claims {
             if live.ok_or_else(|| invalid(path, &value, "true or false"))? {
                 claims.push(said(path, &value), What::Time);
             }
+        }
+        for (path, value) in found(ADA_LN) {
+            let wanted = value.truth();
+            let wanted = wanted.ok_or_else(|| invalid(path, &value, "true or false"))?;
+            claims.push(said(path, &value), What::AdaLn(wanted));
         }
         for (path, value) in found(CAUSAL) {
             let causal = value.truth();
@@ -227,16 +235,30 @@ impl Claims {
         }
     }
 
+    /// Whether the network is said to have adaLN layers, by anybody.
+    pub fn ada_ln(&self) -> Option<bool> {
+        let said = self.0.iter().filter_map(|claim| match claim.what {
+            What::AdaLn(wanted) => Some(wanted),
+            _ => None,
+        });
+        said.reduce(|one, other| one || other)
+    }
+
     /// Compares what was said with the network as it will be computed.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ConfigError> {
         let family = config.family;
         for claim in &self.0 {
             let (holds, computed) = match &claim.what {
                 What::Mask(_) => continue,
-                // The published scripts set it for AR models too, which have no time input.
+                // The published scripts set it for AR models too, most of which have no time input.
                 What::Time => (
-                    family == Family::Ar,
+                    config.cond_dim == 0,
                     "only networks whose time input is constant (time_conditioning false) can be run".into(),
+                ),
+                // Published BD3-LMs say false and have it.
+                What::AdaLn(wanted) => (
+                    !wanted || config.cond_dim > 0,
+                    "the weights have none of its tensors (sigma_map, adaLN_modulation)".into(),
                 ),
                 // The published Eso-LM says false there and has its own switches.
                 What::Causal(false) if family == Family::EsoLm => continue,

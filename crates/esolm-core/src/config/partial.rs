@@ -12,7 +12,7 @@ use crate::message::{json_error, shorten};
 use super::claims::{Claims, Scalar};
 use super::{
     AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
-    invalid,
+    Quantization, invalid,
 };
 
 /// A configuration as written, before what it leaves out is taken from the tensors.
@@ -33,6 +33,10 @@ pub(crate) struct PartialConfig {
     pub attention: Option<AttentionKind>,
     /// The mask index, and what must agree with the network that is computed.
     pub claims: Claims,
+    /// How the weights beside it are quantised.
+    pub quantization: Option<Quantization>,
+    /// Whether the network has adaLN layers, once the tensors were seen.
+    pub conditioned: Option<bool>,
 }
 
 impl PartialConfig {
@@ -79,17 +83,23 @@ impl PartialConfig {
                 "hidden_dim",
                 "model.hidden_size",
                 "model.hidden_dim",
+                "backbone_config.hidden_size",
             ])?,
-            cond_dim: size(&["cond_dim", "model.cond_dim"])?,
-            n_blocks: size(&["n_blocks", "model.n_blocks"])?,
-            n_heads: size(&["n_heads", "model.n_heads"])?,
+            cond_dim: size(&["cond_dim", "model.cond_dim", "backbone_config.cond_dim"])?,
+            n_blocks: size(&["n_blocks", "model.n_blocks", "backbone_config.num_layers"])?,
+            n_heads: size(&["n_heads", "model.n_heads", "backbone_config.n_heads"])?,
             length: size(&[
                 "model_length",
                 "length",
                 "model.length",
                 "model.model_length",
+                "backbone_config.length",
             ])?,
-            vocab_size: size(&["vocab_size", "model.vocab_size"])?,
+            vocab_size: size(&[
+                "vocab_size",
+                "model.vocab_size",
+                "backbone_config.vocab_size",
+            ])?,
             alpha_0: agreeing(&of(Family::EsoLm, ["alpha_0", "algo.alpha_0"]), |path| {
                 float(&map, path)
             })?,
@@ -108,6 +118,8 @@ impl PartialConfig {
                 |path| string(&map, path)?.map(parse_attention).transpose(),
             )?,
             claims: Claims::read(source, |path| lookup(&map, path).map(scalar))?,
+            quantization: Quantization::read(&map)?,
+            conditioned: None,
         })
     }
 
@@ -145,6 +157,7 @@ impl PartialConfig {
         self.eos = self.eos.or(own.eos);
         self.dropout = self.dropout.or(own.dropout);
         self.claims.extend(own.claims);
+        self.quantization = self.quantization.take().or(own.quantization);
         Ok(())
     }
 
@@ -159,30 +172,21 @@ impl PartialConfig {
         match self.family {
             None if !conditioned => self.family = Some(Family::Ar),
             None if self.alpha_0.is_some() => self.family = Some(Family::EsoLm),
-            None => {}
-            Some(Family::Ar) if conditioned => {
-                return Err(ConfigError::Contradiction {
-                    first: "the configuration says the model is AR".into(),
-                    second: "the file holds conditioning tensors (sigma_map, adaLN_modulation), which AR models do not have".into(),
-                    remedy: "give the configuration that belongs to these weights; AR models with conditioning cannot be run".into(),
-                });
-            }
-            Some(family @ (Family::EsoLm | Family::Mdlm))
-                if !conditioned && has("vocab_embed.embedding") =>
-            {
-                return Err(ConfigError::Contradiction {
-                    first: format!("the configuration says the model is {family}"),
-                    second: "the file holds no sigma_map and no adaLN_modulation tensors, as an AR model".into(),
-                    remedy: "set \"model_type\" to \"ar\", or give the weights that belong to this configuration".into(),
-                });
-            }
-            Some(_) => {}
+            _ => {}
         }
-        if self.family == Some(Family::Ar) {
-            // The published AR configuration names a cond_dim too; nothing in the network has that size.
-            self.cond_dim = Some(0);
-        } else if let Some(&[c, _]) = shape("sigma_map.mlp.0.weight") {
-            agree("cond_dim", &mut self.cond_dim, c, "sigma_map.mlp.0.weight")?;
+        if conditioned {
+            self.conditioned = Some(true);
+            for (tensor, dimension) in [
+                ("sigma_map.mlp.0.weight", 0),
+                ("blocks.0.adaLN_modulation.weight", 1),
+            ] {
+                if let Some(&width) = shape(tensor).and_then(|shape| shape.get(dimension)) {
+                    agree("cond_dim", &mut self.cond_dim, width, tensor)?;
+                }
+            }
+        } else if has("vocab_embed.embedding") {
+            // Published configurations name a cond_dim for networks without conditioning too; nothing in these has that size.
+            self.conditioned = Some(false);
         }
         if let Some(&[v, d]) = shape("vocab_embed.embedding") {
             agree(
@@ -218,6 +222,10 @@ impl PartialConfig {
     pub(crate) fn complete(self) -> Result<ModelConfig, ConfigError> {
         let missing = |field, expected| ConfigError::Missing { field, expected };
         let family = self.family.ok_or(missing("model_type", MODEL_TYPES))?;
+        // Without tensors to tell, most of the published AR networks are plain and the others are not.
+        let conditioned = self.conditioned.or_else(|| self.claims.ada_ln());
+        let conditioned =
+            conditioned.unwrap_or(family != Family::Ar && self.cond_dim.is_some_and(|c| c > 0));
         let vocab_size = self.vocab_size.ok_or(missing(
             "vocab_size",
             "the number of token embeddings, mask included",
@@ -228,9 +236,9 @@ impl PartialConfig {
                 "hidden_size (or hidden_dim)",
                 "the width of the model",
             ))?,
-            cond_dim: match family {
-                Family::Ar => 0,
-                _ => self
+            cond_dim: match conditioned {
+                false => 0,
+                true => self
                     .cond_dim
                     .ok_or(missing("cond_dim", "the width of the conditioning vector"))?,
             },
@@ -434,12 +442,12 @@ pub(crate) fn scalar(value: &Value) -> Scalar {
     }
 }
 
-fn present<'a>(map: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
+pub(super) fn present<'a>(map: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
     map.get(field).filter(|value| !value.is_null())
 }
 
 /// A value as it stands in the file, shortened: a hostile file must not fill the terminal.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "an object".into(),

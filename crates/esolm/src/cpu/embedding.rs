@@ -4,7 +4,7 @@ use esolm_core::quantise::{GROUP, Q8};
 use half::f16;
 
 use crate::error::EngineError;
-use crate::network::fold::check_range;
+use crate::network::fold;
 use crate::weights::Weights;
 
 /// `[V, d]`.
@@ -21,25 +21,20 @@ enum Values {
 }
 
 impl Embedding {
-    /// Rounds `values` `[V, hidden]`; what is 4 bits elsewhere has 8 here.
+    /// Rounds the embedding; what is 4 bits elsewhere has 8 here.
     ///
     /// # Errors
     /// A value that cannot be held.
-    pub(super) fn new(
-        values: Vec<f32>,
-        hidden: usize,
-        weights: Weights,
-    ) -> Result<Self, EngineError> {
-        check_range("vocab_embed.embedding", &values, weights)?;
-        let values = match weights {
-            Weights::F32 => Values::F32(values),
-            Weights::F16 => Values::F16(values.iter().map(|&value| f16::from_f32(value)).collect()),
-            Weights::Q8 | Weights::Q4 => {
-                let groups = values.chunks(hidden).flat_map(|row| row.chunks(GROUP));
-                Values::Q8(groups.map(Q8::new).collect())
-            }
-        };
-        Ok(Self { values, hidden })
+    pub(super) fn new(table: fold::Embedding, weights: Weights) -> Result<Self, EngineError> {
+        fold::check_range(fold::Embedding::NAME, &table.values, weights)?;
+        Ok(Self {
+            hidden: table.hidden,
+            values: match weights {
+                Weights::F32 => Values::F32(table.values),
+                Weights::F16 => Values::F16(table.values.into_iter().map(f16::from_f32).collect()),
+                Weights::Q8 | Weights::Q4 => Values::Q8(table.q8()),
+            },
+        })
     }
 
     /// Adds the embedding of `token` to the end of `out`.

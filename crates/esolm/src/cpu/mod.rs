@@ -90,7 +90,8 @@ impl CpuExecutor {
     ) -> Result<Self, EngineError> {
         let config = ckpt.config().clone();
         start_threads()?;
-        memory::ask(MemoryUse::Model, estimate::model(&config, weights))?;
+        let bytes = estimate::model(&config, weights) + estimate::groups(ckpt);
+        memory::ask(MemoryUse::Model, bytes)?;
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         // The largest first: while it is rearranged it is there twice.
@@ -98,7 +99,7 @@ impl CpuExecutor {
         let ends = weights.at_the_ends();
         let head = Matrix::new(&folding.head()?, ends, activations)?;
         ckpt.fetch("vocab_embed.").await?;
-        let embedding = Embedding::new(folding.embedding()?, config.hidden, ends)?;
+        let embedding = Embedding::new(folding.embedding()?, ends)?;
         let matrix = |linear: &Linear| Matrix::new(linear, weights, activations);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {

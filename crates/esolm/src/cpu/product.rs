@@ -189,6 +189,7 @@ mod tests {
                 bias: numbers(n_out),
                 n_in,
                 n_out,
+                groups: None,
             };
             let matrix = Matrix::new(&linear, Weights::F32, Activations::F32).unwrap();
             let x = numbers(150 * n_in);

@@ -39,7 +39,7 @@ impl Loaded {
             gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, precision))
         };
         ckpt.fetch("vocab_embed.").await?;
-        let rows = folding.embedding()?;
+        let rows = folding.embedding()?.values;
         check_range("vocab_embed.embedding", &rows, weights)?;
         let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, precision))?;
         drop(rows);
@@ -48,7 +48,7 @@ impl Loaded {
         for index in 0..config.n_blocks {
             ckpt.fetch(&format!("blocks.{index}.")).await?;
             let block = folding.block(index)?;
-            let paired = reorder(&block.qkv, &order);
+            let paired = block.qkv.with_columns(&order);
             let block = Block {
                 qkv: upload(&paired)?,
                 out: upload(&block.out)?,
@@ -87,21 +87,5 @@ impl Loaded {
             head,
             rotary,
         })
-    }
-}
-
-/// Columns of `linear` in a new order.
-fn reorder(linear: &Linear, order: &[usize]) -> Linear {
-    let weight = linear
-        .weight
-        .chunks(linear.n_out)
-        .flat_map(|row| order.iter().map(|&c| row[c]))
-        .collect();
-    Linear {
-        name: linear.name.clone(),
-        weight,
-        bias: order.iter().map(|&c| linear.bias[c]).collect(),
-        n_in: linear.n_in,
-        n_out: linear.n_out,
     }
 }

@@ -100,9 +100,10 @@ impl GpuExecutor {
         ckpt: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
-        let host = estimate::model(ckpt.config(), options.weights.on_gpu()?, gpu.info.kind);
+        let weights = options.weights_of(ckpt).await?;
+        let host = estimate::model(ckpt.config(), weights.on_gpu()?, gpu.info.kind);
         memory::ask(MemoryUse::Model, host)?;
-        let loaded = Loaded::upload(&gpu, ckpt, options.weights).await;
+        let loaded = Loaded::upload(&gpu, ckpt, weights).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {

@@ -56,7 +56,7 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// Attention and MLP, each normalised and modulated before, gated after, and added to the residual stream.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Norm before attention; weight only, eps 1e-5.
+    /// Norm before attention, eps 1e-5; the published ones have a weight only.
     pub norm1: LayerNorm,
     /// Attention with its two projections.
     pub attention: Attention,
@@ -66,7 +66,7 @@ pub struct Block {
     pub mlp_up: Linear,
     /// `mlp.2`, 4d to d.
     pub mlp_down: Linear,
-    /// Shift, scale and gate of attention, then of the MLP; `None` for AR.
+    /// Shift, scale and gate of attention, then of the MLP; `None` without adaLN.
     pub ada_ln: Option<AdaLn>,
     /// Active in training only.
     pub dropout: Dropout,
@@ -103,11 +103,11 @@ impl Block {
 /// Final norm, modulation and the logits.
 #[derive(Module, Debug)]
 pub struct OutputLayer {
-    /// Weight only, eps 1e-5.
+    /// eps 1e-5; the published ones have a weight only.
     pub norm_final: LayerNorm,
     /// d to V, with bias.
     pub linear: Linear,
-    /// Shift and scale; `None` for AR.
+    /// Shift and scale; `None` without adaLN.
     pub ada_ln: Option<AdaLn>,
 }
 

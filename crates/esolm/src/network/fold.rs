@@ -10,13 +10,16 @@
 //! ```
 //!
 //! so the norm's weight and the scale go into the columns of the next matrix, the shift into a bias, the gate into the rows of
-//! `attn_out` and of the second MLP matrix. Products that sum many terms are formed in f64, since their result serves every token.
+//! `attn_out` and of the second MLP matrix. Products that sum many terms are formed in f64, since their result serves every token. A network
+//! without adaLN folds alike, with shift 0, scale 0 and gate 1; a bias of a norm is part of the shift. Where there is nothing to fold, as in
+//! a network that was folded when it was stored, a matrix keeps the groups in which it is quantised.
 //!
 //! Weights come block by block, so that a loader can hand one to its device and drop it before the next is read.
 
-use esolm_core::checkpoint::{Checkpoint, CheckpointError};
+use esolm_core::checkpoint::{Checkpoint, CheckpointError, Values};
 use esolm_core::config::ModelConfig;
 use esolm_core::finite::first_beyond;
+use esolm_core::quantise::{GROUP, Groups, Q4, Q8};
 
 use super::timestep::frequencies;
 use crate::error::EngineError;
@@ -35,6 +38,88 @@ pub struct Linear {
     pub n_in: usize,
     /// Width of the output.
     pub n_out: usize,
+    /// The groups `[n_out, groups]` that the weights were stored in, where they are those of the engine and nothing was folded in.
+    pub groups: Option<Groups>,
+}
+
+impl Linear {
+    /// A group of a column in 8 bits, as it was stored or rounded.
+    pub fn q8(&self, column: usize, group: usize) -> Q8 {
+        match &self.groups {
+            Some(Groups::Q8(groups)) => groups[column * self.n_in.div_ceil(GROUP) + group],
+            _ => self.rounded(column, group, Q8::new),
+        }
+    }
+
+    /// A group of a column in 4 bits, as it was stored or rounded.
+    pub fn q4(&self, column: usize, group: usize) -> Q4 {
+        match &self.groups {
+            Some(Groups::Q4(groups)) => groups[column * self.n_in.div_ceil(GROUP) + group],
+            _ => self.rounded(column, group, Q4::new),
+        }
+    }
+
+    fn rounded<T>(&self, column: usize, group: usize, round: impl Fn(&[f32]) -> T) -> T {
+        let inputs = group * GROUP..self.n_in.min((group + 1) * GROUP);
+        let mut weights = [0.0; GROUP];
+        for (to, input) in weights.iter_mut().zip(inputs.clone()) {
+            *to = self.weight[input * self.n_out + column];
+        }
+        round(&weights[..inputs.len()])
+    }
+
+    /// Its columns in a new order.
+    #[must_use]
+    pub fn with_columns(&self, order: &[usize]) -> Self {
+        let rows = self.weight.chunks(self.n_out);
+        let groups = self.n_in.div_ceil(GROUP);
+        Self {
+            name: self.name.clone(),
+            weight: rows.flat_map(|row| order.iter().map(|&c| row[c])).collect(),
+            bias: order.iter().map(|&c| self.bias[c]).collect(),
+            n_in: self.n_in,
+            n_out: self.n_out,
+            groups: self.groups.as_ref().map(|all| match all {
+                Groups::Q8(all) => Groups::Q8(ordered(all, groups, order)),
+                Groups::Q4(all) => Groups::Q4(ordered(all, groups, order)),
+            }),
+        }
+    }
+}
+
+/// The stretches of `width` values in a new order.
+fn ordered<T: Copy>(values: &[T], width: usize, order: &[usize]) -> Vec<T> {
+    let stretch = |&c: &usize| &values[c * width..(c + 1) * width];
+    order.iter().flat_map(stretch).copied().collect()
+}
+
+/// The token embedding.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    /// `[V, d]`.
+    pub values: Vec<f32>,
+    /// d.
+    pub hidden: usize,
+    /// The groups `[V, groups]` that it was stored in, where they are those of the engine.
+    pub groups: Option<Groups>,
+}
+
+impl Embedding {
+    /// The tensor that it is.
+    pub const NAME: &str = "vocab_embed.embedding";
+
+    /// Its groups `[V, groups]` in 8 bits, as they were stored or rounded. The last of a row may be short.
+    pub fn q8(&self) -> Vec<Q8> {
+        match &self.groups {
+            Some(Groups::Q8(groups)) => groups.clone(),
+            _ => {
+                let rows = self.values.chunks(self.hidden);
+                rows.flat_map(|row| row.chunks(GROUP))
+                    .map(Q8::new)
+                    .collect()
+            }
+        }
+    }
 }
 
 /// The matrices of one block. `qkv` and `up` take the plain normalised input, `out` and `down` give what is added to the residual.
@@ -50,13 +135,20 @@ pub struct FoldedBlock {
     pub down: Linear,
 }
 
+impl FoldedBlock {
+    /// All four, in the order in which a pass multiplies by them.
+    pub fn matrices(&self) -> [&Linear; 4] {
+        [&self.qkv, &self.out, &self.up, &self.down]
+    }
+}
+
 /// The logit of a token that must not be drawn: finite at any temperature, and below any that a network computes.
 const NEVER: f32 = -1e30;
 
 /// A checkpoint whose weights are folded as they are asked for.
 pub struct Folding<'a> {
     ckpt: &'a Checkpoint,
-    /// Conditioning vector at sigma = 0, `[cond_dim]`, after the outer SiLU; `None` for AR.
+    /// Conditioning vector at sigma = 0, `[cond_dim]`, after the outer SiLU; `None` without adaLN.
     condition: Option<Vec<f64>>,
 }
 
@@ -87,17 +179,22 @@ impl<'a> Folding<'a> {
         self.ckpt.config()
     }
 
-    /// The conditioning vector of sigma = 0, `[cond_dim]`; `None` for AR.
+    /// The conditioning vector of sigma = 0, `[cond_dim]`; `None` without adaLN.
     pub fn condition(&self) -> Option<&[f64]> {
         self.condition.as_deref()
     }
 
-    /// The token embedding `[V, d]`, as it is.
+    /// The token embedding, as it is.
     ///
     /// # Errors
     /// When the tensor cannot be read.
-    pub fn embedding(&self) -> Result<Vec<f32>, CheckpointError> {
-        self.ckpt.f32("vocab_embed.embedding")
+    pub fn embedding(&self) -> Result<Embedding, CheckpointError> {
+        let Values { floats, groups } = self.ckpt.values(Embedding::NAME)?;
+        Ok(Embedding {
+            values: floats,
+            hidden: self.config().hidden,
+            groups,
+        })
     }
 
     /// The matrices of block `index`.
@@ -113,39 +210,52 @@ impl<'a> Folding<'a> {
         let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);
         let before =
             |norm: &str, first: usize| self.before(&name(norm), chunk(first), chunk(first + 1));
-        let attention = before("norm1.weight", 0)?;
-        let mlp = before("norm2.weight", 3)?;
-        let up_bias = self.ckpt.f32(&name("mlp.0.bias"))?;
-        let down_bias = self.ckpt.f32(&name("mlp.2.bias"))?;
-        let weight = |rest: &str| {
-            let name = name(rest);
-            let values = self.ckpt.f32(&name)?;
-            Ok::<_, EngineError>(Weight { name, values })
-        };
+        let (attention, mlp) = (before("norm1", 0)?, before("norm2", 3)?);
+        let layer = |layer: &str| self.layer(&name(layer));
         Ok(FoldedBlock {
-            qkv: attention.fold(weight("attn_qkv.weight")?, None)?,
-            out: gate(weight("attn_out.weight")?, None, chunk(2), d)?,
-            up: mlp.fold(weight("mlp.0.weight")?, Some(up_bias))?,
-            down: gate(weight("mlp.2.weight")?, Some(down_bias), chunk(5), d)?,
+            qkv: attention.fold(layer("attn_qkv")?)?,
+            out: gate(layer("attn_out")?, chunk(2), d)?,
+            up: mlp.fold(layer("mlp.0")?)?,
+            down: gate(layer("mlp.2")?, chunk(5), d)?,
         })
     }
 
-    /// The output matrix `[d, V]`, which takes the plain normalised hidden state.
+    /// The output matrix `[d, V]`, which takes the plain normalised hidden state. Tokens that must not be drawn have a bias that forbids it.
     ///
     /// # Errors
     /// When a tensor cannot be read, or the folded weights overflow.
     pub fn head(&self) -> Result<Linear, EngineError> {
+        let mut head = self.open_head()?;
+        for &token in self.ckpt.unused_tokens() {
+            head.bias[token as usize] = NEVER;
+        }
+        Ok(head)
+    }
+
+    /// As [`Folding::head`], with the biases of all tokens as they are.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_head(&self) -> Result<Linear, EngineError> {
         let d = self.config().hidden;
         let chunks = self.modulation("output_layer")?;
         let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);
-        let before = self.before("output_layer.norm_final.weight", chunk(0), chunk(1))?;
-        let mut bias = self.ckpt.f32("output_layer.linear.bias")?;
-        for &token in self.ckpt.unused_tokens() {
-            bias[token as usize] = NEVER;
-        }
-        let name = String::from("output_layer.linear.weight");
-        let values = self.ckpt.f32(&name)?;
-        before.fold(Weight { name, values }, Some(bias))
+        let before = self.before("output_layer.norm_final", chunk(0), chunk(1))?;
+        before.fold(self.layer("output_layer.linear")?)
+    }
+
+    /// A matrix with its bias, if it has one.
+    fn layer(&self, name: &str) -> Result<Layer, CheckpointError> {
+        Ok(Layer {
+            bias: self.optional(&format!("{name}.bias"))?,
+            name: format!("{name}.weight"),
+            values: self.ckpt.values(&format!("{name}.weight"))?,
+        })
+    }
+
+    fn optional(&self, name: &str) -> Result<Option<Vec<f32>>, CheckpointError> {
+        let there = self.ckpt.has(name);
+        there.then(|| self.ckpt.f32(name)).transpose()
     }
 
     /// All adaLN chunks of a block or of the output layer.
@@ -162,39 +272,49 @@ impl<'a> Folding<'a> {
         shift: Option<&[f64]>,
         scale: Option<&[f64]>,
     ) -> Result<Before, CheckpointError> {
-        let weight = self.ckpt.f32(norm)?;
-        let scale = |i: usize| scale.map_or(1.0, |s| 1.0 + s[i]);
+        let scaled = |values: Vec<f32>| -> Vec<f64> {
+            let scale = |i: usize| scale.map_or(1.0, |s| 1.0 + s[i]);
+            let values = values.into_iter().enumerate();
+            values
+                .map(|(i, value)| f64::from(value) * scale(i))
+                .collect()
+        };
+        let bias = self.optional(&format!("{norm}.bias"))?.map(scaled);
         Ok(Before {
-            factor: weight
-                .iter()
-                .enumerate()
-                .map(|(i, &w)| f64::from(w) * scale(i))
-                .collect(),
-            shift: shift.map(<[f64]>::to_vec),
+            factor: scaled(self.ckpt.f32(&format!("{norm}.weight"))?),
+            shift: match (bias, shift) {
+                (Some(bias), Some(shift)) => {
+                    Some(bias.iter().zip(shift).map(|(a, b)| a + b).collect())
+                }
+                (bias, shift) => bias.or(shift.map(<[f64]>::to_vec)),
+            },
         })
     }
 }
 
-/// A matrix `[n_out, n_in]` as it was read.
-struct Weight {
+/// A matrix `[n_out, n_in]` with its bias, as they were read.
+struct Layer {
     name: String,
-    values: Vec<f32>,
+    values: Values,
+    bias: Option<Vec<f32>>,
 }
 
-impl Weight {
-    /// What became of it, transposed, with its bias.
-    fn finish(self, bias: Vec<f32>, n_in: usize) -> Result<Linear, EngineError> {
-        let Self { name, values } = self;
-        for values in [&values, &bias] {
+impl Layer {
+    /// What became of it, transposed.
+    fn finish(self, n_in: usize) -> Result<Linear, EngineError> {
+        let Self { name, values, bias } = self;
+        let n_out = values.floats.len() / n_in;
+        let bias = bias.unwrap_or_else(|| vec![0.0; n_out]);
+        for values in [&values.floats, &bias] {
             check_range(&name, values, Weights::F32)?;
         }
-        let n_out = bias.len();
         Ok(Linear {
             name,
-            weight: transpose(&values, n_out, n_in),
+            weight: transpose(&values.floats, n_out, n_in),
             bias,
             n_in,
             n_out,
+            groups: values.groups,
         })
     }
 }
@@ -222,41 +342,42 @@ struct Before {
 
 impl Before {
     /// Folds it into a matrix `[n_out, n_in]` with its bias.
-    fn fold(&self, mut weight: Weight, bias: Option<Vec<f32>>) -> Result<Linear, EngineError> {
+    fn fold(&self, mut layer: Layer) -> Result<Linear, EngineError> {
         let n_in = self.factor.len();
-        let n_out = weight.values.len() / n_in;
-        let mut bias = bias.unwrap_or_else(|| vec![0.0; n_out]);
-        for (row, bias) in weight.values.chunks_exact_mut(n_in).zip(&mut bias) {
-            if let Some(shift) = &self.shift {
+        let n_out = layer.values.floats.len() / n_in;
+        if let Some(shift) = &self.shift {
+            let bias = layer.bias.get_or_insert_with(|| vec![0.0; n_out]);
+            for (row, bias) in layer.values.floats.chunks_exact(n_in).zip(bias) {
                 *bias = (f64::from(*bias) + dot(row, shift)) as f32;
             }
-            for (w, factor) in row.iter_mut().zip(&self.factor) {
-                *w = (f64::from(*w) * factor) as f32;
+        }
+        if self.factor.iter().any(|&factor| factor != 1.0) {
+            layer.values.groups = None;
+            for row in layer.values.floats.chunks_exact_mut(n_in) {
+                for (w, factor) in row.iter_mut().zip(&self.factor) {
+                    *w = (f64::from(*w) * factor) as f32;
+                }
             }
         }
-        weight.finish(bias, n_in)
+        layer.finish(n_in)
     }
 }
 
 /// Folds a gate into a matrix `[n_out, n_in]` and its bias.
-fn gate(
-    mut weight: Weight,
-    bias: Option<Vec<f32>>,
-    gate: Option<&[f64]>,
-    n_out: usize,
-) -> Result<Linear, EngineError> {
-    let n_in = weight.values.len() / n_out;
-    let mut bias = bias.unwrap_or_else(|| vec![0.0; n_out]);
+fn gate(mut layer: Layer, gate: Option<&[f64]>, n_out: usize) -> Result<Linear, EngineError> {
+    let n_in = layer.values.floats.len() / n_out;
     if let Some(gate) = gate {
-        let rows = weight.values.chunks_exact_mut(n_in).zip(&mut bias);
-        for ((row, bias), &gate) in rows.zip(gate) {
+        layer.values.groups = None;
+        for (bias, &gate) in layer.bias.iter_mut().flatten().zip(gate) {
             *bias = (f64::from(*bias) * gate) as f32;
+        }
+        for (row, &gate) in layer.values.floats.chunks_exact_mut(n_in).zip(gate) {
             for w in row {
                 *w = (f64::from(*w) * gate) as f32;
             }
         }
     }
-    weight.finish(bias, n_in)
+    layer.finish(n_in)
 }
 
 /// `NAME.weight` x + `NAME.bias`.

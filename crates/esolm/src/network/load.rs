@@ -27,15 +27,19 @@ impl Loader<'_> {
         Param::initialized(ParamId::new(), tensor)
     }
 
+    /// A vector that not every network has.
+    fn optional(&self, name: &str) -> Result<Option<Param<Tensor<1>>>, CheckpointError> {
+        let there = self.ckpt.has(name);
+        there.then(|| self.vector(name)).transpose()
+    }
+
     /// PyTorch holds `[out, in]`, Burn `[in, out]`.
-    fn linear(&self, name: &str, n_in: usize, bias: bool) -> Result<Linear, CheckpointError> {
+    fn linear(&self, name: &str, n_in: usize) -> Result<Linear, CheckpointError> {
         let values = self.ckpt.f32(&format!("{name}.weight"))?;
         let n_out = values.len() / n_in;
         Ok(Linear {
             weight: self.matrix(transpose(&values, n_out, n_in), [n_in, n_out]),
-            bias: bias
-                .then(|| self.vector(&format!("{name}.bias")))
-                .transpose()?,
+            bias: self.optional(&format!("{name}.bias"))?,
         })
     }
 
@@ -45,14 +49,14 @@ impl Loader<'_> {
             .with_epsilon(1e-5)
             .init(self.device);
         norm.gamma = self.vector(&format!("{name}.weight"))?;
+        norm.beta = self.optional(&format!("{name}.bias"))?;
         Ok(norm)
     }
 
     fn ada_ln(&self, at: &str, config: &ModelConfig) -> Result<Option<AdaLn>, CheckpointError> {
         (config.cond_dim > 0)
             .then(|| {
-                let linear =
-                    self.linear(&format!("{at}.adaLN_modulation"), config.cond_dim, true)?;
+                let linear = self.linear(&format!("{at}.adaLN_modulation"), config.cond_dim)?;
                 Ok(AdaLn { linear })
             })
             .transpose()
@@ -61,17 +65,17 @@ impl Loader<'_> {
     fn block(&self, index: usize, config: &ModelConfig) -> Result<Block, CheckpointError> {
         let hidden = config.hidden;
         let at = format!("blocks.{index}");
-        let linear = |name: &str, n_in, bias| self.linear(&format!("{at}.{name}"), n_in, bias);
+        let linear = |name: &str, n_in| self.linear(&format!("{at}.{name}"), n_in);
         Ok(Block {
             norm1: self.norm(&format!("{at}.norm1"), hidden)?,
             attention: Attention {
-                qkv: linear("attn_qkv", hidden, false)?,
-                out: linear("attn_out", hidden, false)?,
+                qkv: linear("attn_qkv", hidden)?,
+                out: linear("attn_out", hidden)?,
                 n_heads: config.n_heads,
             },
             norm2: self.norm(&format!("{at}.norm2"), hidden)?,
-            mlp_up: linear("mlp.0", hidden, true)?,
-            mlp_down: linear("mlp.2", 4 * hidden, true)?,
+            mlp_up: linear("mlp.0", hidden)?,
+            mlp_down: linear("mlp.2", 4 * hidden)?,
             ada_ln: self.ada_ln(&at, config)?,
             dropout: DropoutConfig::new(config.dropout).init(),
         })
@@ -90,12 +94,9 @@ impl Network {
         let sigma_map = (config.cond_dim > 0)
             .then(|| {
                 Ok::<_, CheckpointError>(TimestepEmbedder {
-                    mlp_in: loader.linear(
-                        "sigma_map.mlp.0",
-                        esolm_core::config::TIMESTEP_EMBEDDING,
-                        true,
-                    )?,
-                    mlp_out: loader.linear("sigma_map.mlp.2", config.cond_dim, true)?,
+                    mlp_in: loader
+                        .linear("sigma_map.mlp.0", esolm_core::config::TIMESTEP_EMBEDDING)?,
+                    mlp_out: loader.linear("sigma_map.mlp.2", config.cond_dim)?,
                 })
             })
             .transpose()?;
@@ -112,7 +113,7 @@ impl Network {
                 .collect::<Result<_, _>>()?,
             output_layer: OutputLayer {
                 norm_final: loader.norm("output_layer.norm_final", hidden)?,
-                linear: loader.linear("output_layer.linear", hidden, true)?,
+                linear: loader.linear("output_layer.linear", hidden)?,
                 ada_ln: loader.ada_ln("output_layer", config)?,
             },
             n_heads: config.n_heads,

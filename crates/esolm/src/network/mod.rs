@@ -2,7 +2,7 @@
 //!
 //! *Esoteric Language Models*, arXiv 2506.01928; the reference is `models/dit.py` of the GitHub repository s-sahoo/Eso-LMs. One
 //! transformer serves Eso-LM, MDLM (arXiv 2406.07524) and AR: a token embedding, N pre-norm blocks with rotary attention and
-//! adaLN modulation, and an untied output layer. AR has neither `sigma_map` nor adaLN. What differs between the families while
+//! adaLN modulation, and an untied output layer. Some networks, most of AR among them, have neither `sigma_map` nor adaLN. What differs between the families while
 //! they run is only which rows may attend to which, and that is data (`mask.rs`).
 //!
 //! | file | holds |
@@ -14,6 +14,7 @@
 //! | `mask.rs` | the reference pass over a step's rows: prefixes become a dense mask |
 //! | `load.rs` | parameters from a checkpoint |
 //! | `fold.rs` | the constant conditioning folded into the matrices, for inference |
+//! | `store.rs` | folded matrices, quantised, as a folder of files, and in what form such are run |
 //!
 //! This is the definition, fit for training and for checking; the executors run the folded form with a cache and never build a
 //! mask.
@@ -23,6 +24,7 @@ mod block;
 pub mod fold;
 mod load;
 mod mask;
+pub mod store;
 mod timestep;
 
 use burn::module::Module;
@@ -34,12 +36,12 @@ pub use block::{AdaLn, Block, Modulation, OutputLayer, gelu_tanh};
 pub use mask::StepInput;
 pub use timestep::TimestepEmbedder;
 
-/// The backbone (class `DIT` of models/dit.py; `DDiTBlockCausal` without adaLN for AR).
+/// The backbone (class `DIT` of models/dit.py; with blocks of `DDiTBlockCausal` where there is no adaLN).
 #[derive(Module, Debug)]
 pub struct Network {
     /// Token embedding, `[V, d]`, not tied to the output.
     pub vocab_embed: Embedding,
-    /// Embedding of the noise level; `None` for AR.
+    /// Embedding of the noise level; `None` without adaLN.
     pub sigma_map: Option<TimestepEmbedder>,
     /// The transformer blocks.
     pub blocks: Vec<Block>,
@@ -55,7 +57,7 @@ pub struct Context {
     pub rotary: Rotary,
     /// `[B, R, R]`: true where the row (second dimension) may attend to the column; `None` lets all rows attend to all.
     pub mask: Option<Tensor<3, Bool>>,
-    /// Conditioning vectors `[B, 1, cond_dim]`, after the outer SiLU; `None` for AR.
+    /// Conditioning vectors `[B, 1, cond_dim]`, after the outer SiLU; `None` without adaLN.
     pub condition: Option<Tensor<3>>,
 }
 
@@ -63,7 +65,7 @@ impl Network {
     /// Logits `[B, R, V]` of the tokens `[B, R]` at the natural positions `[B, R]`.
     ///
     /// `mask` `[B, R, R]` is true where a row may attend to a column (`None`: everywhere). `sigma` `[B]` is the noise level; the
-    /// published algorithms replace it by zero always, which is what `None` means. AR ignores it. The mask token's column of the
+    /// published algorithms replace it by zero always, which is what `None` means. Without adaLN it is ignored. The mask token's column of the
     /// logits is untouched.
     pub fn forward(
         &self,
@@ -100,7 +102,7 @@ impl Network {
         }
     }
 
-    /// The conditioning vector of sigma = 0, which the published algorithms hand the network always, `[1, cond_dim]`; `None` for AR.
+    /// The conditioning vector of sigma = 0, which the published algorithms hand the network always, `[1, cond_dim]`; `None` without adaLN.
     pub fn constant_condition(&self) -> Option<Tensor<2>> {
         let sigma_map = self.sigma_map.as_ref()?;
         let device = self.vocab_embed.weight.val().device();

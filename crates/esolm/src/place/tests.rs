@@ -12,7 +12,7 @@ use crate::error::DeviceFault;
 
 const AUTO: LoadOptions = LoadOptions {
     device: DeviceChoice::Auto,
-    weights: crate::weights::Weights::F32,
+    weights: None,
     activations: Activations::F32,
     kv_cache: Precision::F32,
     variants: crate::variants::Variants {

@@ -6,7 +6,7 @@
 mod simd;
 mod tile;
 
-use esolm_core::quantise::{self, GROUP};
+use esolm_core::quantise::GROUP;
 use half::f16;
 
 use super::math;
@@ -72,40 +72,43 @@ impl Packed {
         };
         for place in 0..panels * groups {
             let (panel, group) = (place / groups, place % groups);
-            let inputs = group * GROUP..n_in.min((group + 1) * GROUP);
             for column in 0..PANEL.min(n_out - panel * PANEL) {
-                let weight = |input| linear.weight[input * n_out + panel * PANEL + column];
-                let mut weights = [0.0; GROUP];
-                for (to, input) in weights.iter_mut().zip(inputs.clone()) {
-                    *to = weight(input);
-                }
-                packed.write(place, column, &weights[..inputs.len()]);
+                packed.write(place, column, linear, panel * PANEL + column, group);
             }
         }
         packed
     }
 
-    /// Rounds the weights of a column of the group at `place`, which holds zeros, and writes them there.
-    fn write(&mut self, place: usize, column: usize, weights: &[f32]) {
+    /// Writes a group of column `from` of `linear` to a column of the group at `place`, which holds zeros.
+    fn write(
+        &mut self,
+        place: usize,
+        column: usize,
+        linear: &fold::Linear,
+        from: usize,
+        group: usize,
+    ) {
         let words = self.format.words();
         let block = &mut self.codes[place * words..(place + 1) * words];
         let at = place * PANEL + column;
         match self.format {
             Format::F16 => {
-                for (k, &weight) in weights.iter().enumerate() {
+                let inputs = group * GROUP..linear.n_in.min((group + 1) * GROUP);
+                for (k, input) in inputs.enumerate() {
+                    let weight = linear.weight[input * linear.n_out + from];
                     let (half, at) = (f16::from_f32(weight).to_bits(), k * PANEL + column);
                     block[at / 2] |= u32::from(half) << (16 * (at % 2));
                 }
             }
             Format::Q8 => {
-                let group = quantise::Q8::new(weights);
+                let group = linear.q8(from, group);
                 self.scales[at] = group.scale.to_bits();
                 for (k, &code) in group.codes.iter().enumerate() {
                     block[k / 4 * PANEL + column] |= u32::from(code as u8) << (8 * (k % 4));
                 }
             }
             Format::Q4 => {
-                let group = quantise::Q4::new(weights);
+                let group = linear.q4(from, group);
                 self.scales[at] = group.scale.to_bits();
                 self.offsets[at] = group.offset.to_bits();
                 for (k, &code) in group.codes.iter().enumerate() {
@@ -285,6 +288,7 @@ compile!(#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
 #[cfg(test)]
 mod tests {
     use super::*;
+    use esolm_core::quantise;
     use esolm_core::rng::{Purpose, Stream};
 
     /// The weights that a packed matrix stands for, `[n_in, n_out]`, by the definition of the groups.
@@ -323,6 +327,7 @@ mod tests {
             bias: vec![0.0; n_out],
             n_in,
             n_out,
+            groups: None,
         }
     }
 

@@ -1,0 +1,133 @@
+//! How the weights beside a configuration are quantised, as MLX writes it: the object `quantization`.
+//!
+//! ```json
+//! "quantization": {"group_size": 32, "bits": 4, "backbone.vocab_embed": {"group_size": 32, "bits": 8}}
+//! ```
+//!
+//! An entry that is an object holds for the module of that name alone; one that is false says that this module is not quantised.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use super::partial::{present, shown};
+use super::{ConfigError, invalid};
+use crate::message::shorten;
+
+/// Its name in a configuration.
+pub(super) const FIELD: &str = "quantization";
+/// The name under which newer versions write it a second time, and other programs what they mean by it.
+const TWIN: &str = "quantization_config";
+
+/// Codes of so many bits, in groups that share a scale and an offset: a weight is scale x code + offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Grid {
+    /// Bits of a code: 4 or 8.
+    pub bits: usize,
+    /// Codes of a group, neighbours along the inputs: 32, 64 or 128.
+    pub group: usize,
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bits in groups of {}", self.bits, self.group)
+    }
+}
+
+/// Which weights are quantised, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quantization {
+    /// For modules that have no entry.
+    pub rest: Grid,
+    /// By the names of modules, as they were written; `None` for those that are not quantised.
+    pub modules: BTreeMap<String, Option<Grid>>,
+}
+
+impl Quantization {
+    /// Reads it from the fields of a configuration.
+    pub(super) fn read(map: &Map<String, Value>) -> Result<Option<Self>, ConfigError> {
+        let object = |field: &'static str| match present(map, field) {
+            None => Ok(None),
+            Some(Value::Object(object)) => Ok(Some(object)),
+            Some(other) => Err(invalid(field, shown(other), "an object")),
+        };
+        // Of programs that are not MLX, it says how they would quantise, or names a method by which these weights are none of ours.
+        let twin = object(TWIN)?;
+        if let Some(method) = twin.and_then(|twin| twin.get("quant_method"))
+            && method != "mlx"
+        {
+            return Err(invalid(
+                "quantization_config.quant_method",
+                shown(method),
+                "left out, since only the affine groups of MLX are read",
+            ));
+        }
+        let twin = twin.filter(|twin| twin.contains_key("bits"));
+        match (object(FIELD)?, twin) {
+            (Some(own), Some(twin)) if Self::of(own)? != Self::of(twin)? => {
+                Err(ConfigError::Contradiction {
+                    first: format!("the configuration's object \"{FIELD}\" says one thing"),
+                    second: format!("its object \"{TWIN}\" another"),
+                    remedy: "remove the wrong one".into(),
+                })
+            }
+            (own, twin) => own.or(twin).map(Self::of).transpose(),
+        }
+    }
+
+    fn of(object: &Map<String, Value>) -> Result<Self, ConfigError> {
+        let mut modules = BTreeMap::new();
+        let rest = grid(object, "")?;
+        for (name, value) in object {
+            let entry = match value {
+                Value::Object(entry) => Some(grid(entry, name)?),
+                Value::Bool(true) => Some(rest),
+                Value::Bool(false) => None,
+                _ => continue,
+            };
+            modules.insert(name.clone(), entry);
+        }
+        Ok(Self { rest, modules })
+    }
+
+    /// The object, which [`super::ModelConfig::from_json`] reads back.
+    pub(super) fn to_json(&self) -> Value {
+        let grid = |grid: &Grid| json!({"group_size": grid.group, "bits": grid.bits});
+        let mut object = grid(&self.rest);
+        for (name, entry) in &self.modules {
+            object[name] = entry.as_ref().map_or(Value::Bool(false), grid);
+        }
+        object
+    }
+}
+
+/// The grid of an object, for the module of that name; empty for the rest.
+fn grid(object: &Map<String, Value>, module: &str) -> Result<Grid, ConfigError> {
+    let found = |value: &Value| match module {
+        "" => shown(value),
+        module => format!("{} for \"{}\"", shown(value), shorten(module)),
+    };
+    match present(object, "mode") {
+        None => {}
+        Some(mode) if mode == "affine" => {}
+        Some(mode) => {
+            return Err(invalid("quantization.mode", found(mode), "\"affine\""));
+        }
+    }
+    let number = |name: &str, field: &'static str, expected: &'static str, allowed: &[usize]| {
+        let value = present(object, name).ok_or(ConfigError::Missing { field, expected })?;
+        let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        let number = number.filter(|number| allowed.contains(number));
+        number.ok_or_else(|| invalid(field, found(value), expected))
+    };
+    Ok(Grid {
+        bits: number("bits", "quantization.bits", "4 or 8", &[4, 8])?,
+        group: number(
+            "group_size",
+            "quantization.group_size",
+            "32, 64 or 128",
+            &[32, 64, 128],
+        )?,
+    })
+}
