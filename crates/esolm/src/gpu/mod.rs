@@ -100,7 +100,7 @@ impl GpuExecutor {
         ckpt: &Checkpoint,
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
-        let host = estimate::model(ckpt.config(), options.weights.on_gpu()?, gpu.info.kind);
+        let host = estimate::model(ckpt.config(), options.weights, gpu.info.kind);
         memory::ask(MemoryUse::Model, host)?;
         let loaded = Loaded::upload(&gpu, ckpt, options.weights).await;
         let loaded = match loaded {
