@@ -1,4 +1,4 @@
-// Token embedding: x [rows, D4] = embedding[token of the row]. One launch a vocabulary slice: a token
+// Token embedding: x [rows, N4] = embedding[token of the row]. One launch a vocabulary slice: a token
 // outside the slice is left to the launch that holds it.
 {{row}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
@@ -17,7 +17,7 @@ struct Info {
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let i = (info.origin.x + place.x) * WG + lane;
-    let r = i / D4;
+    let r = i / N4;
     if (r >= info.rows) {
         return;
     }
@@ -27,6 +27,6 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         token = tokens[source];
     }
     if (token >= info.first && token - info.first < info.count) {
-        x[i] = weight((token - info.first) * D4 + i % D4);
+        x[i] = weight(token - info.first, i % N4);
     }
 }

@@ -1,6 +1,7 @@
 // Product y [rows, N] = x [rows, K] w [K, N] + bias, register-blocked and free of barriers: an invocation holds
 // ROWS rows by GROUPS groups of four columns. A software adapter pays for loads, not for arithmetic, so the blocks are as
 // large as its compiler bears. Neighbouring workgroups take other rows of the same columns, whose weights stay in a cache.
+// Scales of quantised weights are loaded once for the GROUP4 x 4 inputs that share them; of floats all inputs are one such group.
 // With NORM the input is normalised on the way: sum and square sum of x run along, and
 // ((x - mean) scale) w = scale (x w - mean colsum(w)).
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
@@ -29,24 +30,25 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var square$r = vec4<f32>(0.0);
     //@end
     //@end
-    for (var k = 0u; k < K4; k++) {
-        //@unroll r ROWS
-        let x$r = x[base$r + k];
-        //@if NORM
-        sum$r += x$r;
-        square$r += x$r * x$r;
-        //@end
-        //@end
-        let i = k * 4u * N4;
+    for (var start = 0u; start < K4; start += GROUP4) {
         //@unroll c GROUPS
-        let a$c = weight(i + n$c);
-        let b$c = weight(i + N4 + n$c);
-        let c$c = weight(i + 2u * N4 + n$c);
-        let d$c = weight(i + 3u * N4 + n$c);
-        //@unroll r ROWS
-        acc$r_$c += x$r.x * a$c + x$r.y * b$c + x$r.z * c$c + x$r.w * d$c;
+        let s$c = scales(start, n$c);
         //@end
-        //@end
+        for (var k = start; k < min(start + GROUP4, K4); k++) {
+            //@unroll r ROWS
+            let x$r = x[base$r + k];
+            //@if NORM
+            sum$r += x$r;
+            square$r += x$r * x$r;
+            //@end
+            //@end
+            //@unroll c GROUPS
+            let w$c = weights(k, n$c, s$c);
+            //@unroll r ROWS
+            acc$r_$c += x$r.x * w$c[0] + x$r.y * w$c[1] + x$r.z * w$c[2] + x$r.w * w$c[3];
+            //@end
+            //@end
+        }
     }
     //@if NORM
     let count = f32(K4 * 4u);

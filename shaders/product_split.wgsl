@@ -32,14 +32,10 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     //@end
     //@end
     for (var k = lane; k < K4; k += LANES) {
-        let i = k * 4u * N4 + m4;
-        let w0 = weight(i);
-        let w1 = weight(i + N4);
-        let w2 = weight(i + 2u * N4);
-        let w3 = weight(i + 3u * N4);
+        let block = weights(k, m4, scales(k, m4));
         //@unroll r ROWS
         let x$r = x[base$r + k];
-        acc$r += x$r.x * w0 + x$r.y * w1 + x$r.z * w2 + x$r.w * w3;
+        acc$r += x$r.x * block[0] + x$r.y * block[1] + x$r.z * block[2] + x$r.w * block[3];
         //@if NORM
         sum$r += x$r;
         square$r += x$r * x$r;

@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         let kx = k0 + index % 4u;
         tile_x[index] = select(vec4<f32>(0.0), x[(info.row0 + load_row) * K4 + min(kx, K4 - 1u)], kx < K4);
         let kw = k0 * 4u + rowgroup;
-        tile_w[index] = select(vec4<f32>(0.0), weight(min(kw, K4 * 4u - 1u) * N4 + min(n4, N4 - 1u)), kw < K4 * 4u);
+        tile_w[index] = select(vec4<f32>(0.0), weight(min(kw, K4 * 4u - 1u), min(n4, N4 - 1u)), kw < K4 * 4u);
         workgroupBarrier();
         for (var k = 0u; k < 4u; k++) {
             let w0 = tile_w[(k * 4u) * 16u + column];

@@ -40,6 +40,12 @@ snippets! {
     WEIGHT_F32 = "weight_f32";
     /// Weights in f16.
     WEIGHT_F16 = "weight_f16";
+    /// Weights in 8-bit groups.
+    WEIGHT_Q8 = "weight_q8";
+    /// Weights in 4-bit groups.
+    WEIGHT_Q4 = "weight_q4";
+    /// An embedding in 8-bit groups.
+    TABLE_Q8 = "table_q8";
     /// A KV cache in f32.
     CACHE_F32 = "cache_f32";
     /// A KV cache in f16.
@@ -68,7 +74,11 @@ const FINITE_SLOT: Slot = Slot {
 };
 const WEIGHT_SLOT: Slot = Slot {
     name: "weight",
-    one_of: &[&WEIGHT_F32, &WEIGHT_F16],
+    one_of: &[&WEIGHT_F32, &WEIGHT_F16, &WEIGHT_Q8, &WEIGHT_Q4],
+};
+const TABLE_SLOT: Slot = Slot {
+    name: "weight",
+    one_of: &[&WEIGHT_F32, &WEIGHT_F16, &TABLE_Q8],
 };
 const CACHE_SLOT: Slot = Slot {
     name: "cache",
@@ -174,14 +184,15 @@ pub static EMBED: Shader = Shader {
     text: include_str!("../embed.wgsl"),
     launcher: "esolm::kernels::embed::Embedding::launch",
     twins: &["esolm::kernels::embed::embed_twin"],
-    slots: &[ROW_SLOT, WEIGHT_SLOT],
-    constants: &["WG", "D4"],
+    slots: &[ROW_SLOT, TABLE_SLOT],
+    constants: &["WG", "N4"],
     floats: &[],
     flags: NO_FLAGS,
     bindings: &[
         X.accessed(Write),
         binding("w", Read, "vec4<f32>", "[tokens of the slice][hidden]", "f32, row-major").when(&["weight_f32"]),
         binding("w", Read, "vec2<u32>", "[tokens of the slice][hidden]", "f16, row-major, two to a word with the first in the low half").when(&["weight_f16"]),
+        binding("w", Read, "u32", "[tokens of the slice][hidden]", "q8, row-major; a token's codes, i8, four to a word with the first in the lowest byte, then the scales of its groups of 32, f16, two to a word").when(&["table_q8"]),
         ROWS,
         binding("tokens", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `source` of a row points"),
         binding("info", Uniform, "Info", "rows, first, count, mask_index, origin", "u32; first and count are the slice's tokens"),
@@ -244,6 +255,8 @@ const PRODUCT_BINDINGS: &[Binding] = &[
     binding("x", Read, "vec4<f32>", "[rows][inputs]", "f32, row-major"),
     binding("w", Read, "vec4<f32>", "[inputs][outputs of the slice]", "f32, row-major, outputs padded to a multiple of four").when(&["weight_f32"]),
     binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "f16, row-major, two to a word with the first in the low half, outputs padded to a multiple of four").when(&["weight_f16"]),
+    binding("w", Read, "vec4<u32>", "[inputs][outputs of the slice]", "q8, outputs padded to a multiple of four; codes [inputs / 4][outputs], i8, a word for four neighbouring inputs with the first in the lowest byte, then scales [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q8"]),
+    binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "q4, outputs padded to a multiple of four; codes [inputs / 4][outputs], half a word for four neighbouring inputs with the first in the lowest bits, then scales and then offsets, each [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q4"]),
     binding("affine", Read, "vec4<f32>", "[2][outputs of the slice]", "f32, row-major, padded as w; the bias, then the sums of the columns of w"),
     binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major, outputs of all slices padded to a multiple of four").when(&["finish_store"]),
     binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_gelu"]),
@@ -266,7 +279,9 @@ pub static PRODUCT_ROWS: Shader = Shader {
     launcher: "esolm::kernels::product::product",
     twins: PRODUCT_TWINS,
     slots: NORM_PRODUCT_SLOTS,
-    constants: &["WG", "K4", "N4", "ROWS", "GROUPS", "D4", "HALF", "HEAD_DIM"],
+    constants: &[
+        "WG", "K4", "N4", "GROUP4", "ROWS", "GROUPS", "D4", "HALF", "HEAD_DIM",
+    ],
     floats: &[],
     flags: &[&[], &["NORM"]],
     bindings: PRODUCT_BINDINGS,

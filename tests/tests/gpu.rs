@@ -10,7 +10,7 @@ use esolm::kernels::product::ProductVariant;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
-use esolm::{LoadOptions, Variants, Weights};
+use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
 use pollster::block_on;
 
@@ -139,18 +139,63 @@ fn recorded_runs_replay() {
     }
 }
 
+/// Weights of fewer bits are the same on every device, and so are the numbers that come of them, but for rounding.
+#[test]
+fn fewer_bits_give_the_numbers_of_the_cpu() {
+    for ckpt in [checkpoint("model_a"), stories()] {
+        let options = PlanOptions {
+            alpha_0: 0.5,
+            ..PlanOptions::new(ckpt.config(), 3, 8, 4)
+        };
+        let plan = Plan::new(&options).unwrap();
+        let text: Vec<u32> = (0..plan.layout().tokens as u32)
+            .map(|place| place * 7 % (ckpt.config().vocab_size as u32 - 1))
+            .collect();
+        for weights in [Weights::F16, Weights::Q8, Weights::Q4] {
+            let mut cpu = OnDevice::rounded(&ckpt, weights, Activations::F32);
+            for variants in ["few=rows,many=rows", "few=split,many=tile"] {
+                let mut gpu = OnDevice::gpu(
+                    &ckpt,
+                    LoadOptions {
+                        weights,
+                        variants: variants.parse().unwrap(),
+                        ..Default::default()
+                    },
+                );
+                cpu.start(&plan.layout(), &text);
+                gpu.start(&plan.layout(), &text);
+                for step in (0..plan.nfe()).map(|index| plan.step_rows(index)) {
+                    let (got, want) = (gpu.logits(&step), cpu.logits(&step));
+                    let what = format!("{weights}, {variants}, {} rows", step.rows.len());
+                    checks::assert_close(&what, &got, &want, 2e-4);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn cached_equals_uncached() {
+    for weights in [Weights::F32, Weights::Q8, Weights::Q4] {
+        check_cached(weights);
+    }
+}
+
+fn check_cached(weights: Weights) {
     let ckpt = stories();
-    let (mut cached, mut uncached) = (
-        OnDevice::gpu(&ckpt, LoadOptions::default()),
-        OnDevice::gpu(&ckpt, LoadOptions::default()),
-    );
+    let load = || {
+        let options = LoadOptions {
+            weights,
+            ..Default::default()
+        };
+        OnDevice::gpu(&ckpt, options)
+    };
+    let (mut cached, mut uncached) = (load(), load());
     for (what, options) in checks::cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap();
         let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
         println!(
-            "{what}: {} steps, largest difference {largest:e}",
+            "{weights}, {what}: {} steps, largest difference {largest:e}",
             plan.nfe()
         );
     }
@@ -179,7 +224,17 @@ fn run_of<'a>(engine: &'a mut Engine, plan: &'a Plan, observe: bool) -> Run<'a> 
 /// A sequence's text does not depend on its batch, and the same seed gives it again.
 #[test]
 fn a_text_does_not_depend_on_its_batch() {
-    let mut engine = OnDevice::gpu(&stories(), LoadOptions::default()).0;
+    for weights in [Weights::F32, Weights::Q8, Weights::Q4] {
+        check_batches(weights);
+    }
+}
+
+fn check_batches(weights: Weights) {
+    let options = LoadOptions {
+        weights,
+        ..Default::default()
+    };
+    let mut engine = OnDevice::gpu(&stories(), options).0;
     let known = vec![vec![], vec![(0, 7), (1, 9)], vec![]];
     let batch = plan(&engine, known.clone(), 0);
     let mut run = |plan: &Plan| {
@@ -200,7 +255,7 @@ fn a_text_does_not_depend_on_its_batch() {
         assert_eq!(
             run(&Plan::new(&options).unwrap())[0],
             together[index],
-            "sequence {index}"
+            "{weights}, sequence {index}"
         );
     }
 }

@@ -11,6 +11,7 @@ use std::{fs, thread};
 
 use burn::cubecl::config::compilation::CompilationLogLevel;
 use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+use esolm::Weights;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
     Attention, Geometry, attention_chunks, attention_rows, scratch_len,
@@ -28,6 +29,7 @@ use esolm::sampler::Sampler;
 use esolm_shaders::SHADERS;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
+const WEIGHTS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
 const VOCAB: usize = 97;
 
 #[test]
@@ -166,16 +168,16 @@ fn rows(gpu: &Gpu, count: u32) -> Buffer {
 
 fn embeddings_and_norms(gpu: &Gpu) {
     let (x, out, index) = (zeros(gpu, 256), zeros(gpu, 256), words(gpu, 4));
-    for precision in PRECISIONS {
+    for weights in [Weights::F32, Weights::F16, Weights::Q8] {
         let table = vec![0.0; 64 * VOCAB];
-        let embedding = Embedding::upload(gpu, &table, 64, precision).expect("memory suffices");
+        let embedding = Embedding::upload(gpu, &table, 64, weights).expect("memory suffices");
         embedding.launch(gpu, &x, &rows(gpu, 4), 4, &words(gpu, 4), VOCAB as u32 - 1);
     }
     norm(gpu, &x, None, &out, 4, 64);
     norm(gpu, &x, Some(&index), &out, 4, 64);
 }
 
-/// Every variant with every end, precision and number of rows that makes a text of its own.
+/// Every variant with every end, form of weights and number of rows that makes a text of its own.
 fn products(gpu: &Gpu) {
     const HIDDEN: usize = 64;
     let head_dim = 16;
@@ -183,16 +185,10 @@ fn products(gpu: &Gpu) {
     let out = zeros(gpu, 64 * HIDDEN);
     let rotary = gpu.floats(rotary_table(64, head_dim)).unwrap();
     let (k, v) = (zeros(gpu, 64 * HIDDEN), zeros(gpu, 64 * HIDDEN));
-    for precision in PRECISIONS {
+    for weights in WEIGHTS {
         let matrix = |n: usize| {
-            Matrix::upload(
-                gpu,
-                &vec![0.0; HIDDEN * n],
-                &vec![0.0; n],
-                HIDDEN,
-                precision,
-            )
-            .expect("memory suffices")
+            Matrix::upload(gpu, &vec![0.0; HIDDEN * n], &vec![0.0; n], HIDDEN, weights)
+                .expect("memory suffices")
         };
         let (square, qkv) = (matrix(HIDDEN), matrix(3 * HIDDEN));
         // Numbers of rows whose blocks differ.

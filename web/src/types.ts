@@ -278,9 +278,12 @@ export interface LoadOptions extends EngineOptions {
    * which it was, and why.
    */
   device?: "auto" | "gpu" | "cpu";
-  /** How weights are held, default f32, and of files with 8 or 4 bits the form in which they are stored. A GPU takes f32 and f16; 8 and 4 bits are for the CPU. */
+  /**
+   * How weights are held: f16 takes half the memory of f32, q8 a quarter and q4 a sixth. Default: f32, and of files with 8 or 4 bits the form in which they
+   * are stored.
+   */
   weights?: "f32" | "f16" | "q8" | "q4";
-  /** How activations enter products with q8 and q4 weights, default f32. */
+  /** How activations enter products with q8 and q4 weights, default f32; q8 is for the CPU. */
   activations?: "f32" | "q8";
   /** How the KV cache is stored, default f32. */
   kvCache?: "f32" | "f16";

@@ -51,7 +51,7 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
   ],
   "options of loading": [
     ["activations of 8 bits beside floats", `lab.load(sources.small, { ...cpu, activations: "q8" })`, "option", /^activations of 8 bits go with q8 or q4 weights, .*; use weights: "q8"/],
-    ["weights of 8 bits on a GPU", `lab.load(sources.small, { device: "gpu", weights: "q8" })`, "option", /^q8 weights are for the CPU only; use the CPU/],
+    ["activations of 8 bits on a GPU", `lab.load(sources.small, { device: "gpu", weights: "q8", activations: "q8" })`, "option", /^activations of 8 bits are for the CPU only; use the CPU \(device: "cpu"\), or leave activations out$/],
     ["an unknown device", `lab.load(sources.small, { device: "tpu" })`, "option", /`tpu` is not a device; use auto, cpu, gpu/],
     ["an unknown precision", `lab.load(sources.small, { weights: "f8" })`, "option", /^weights: unknown variant `f8`, expected one of `f32`, `f16`, `q8`, `q4`$/],
     ["an unknown precision of the cache", `lab.load(sources.small, { kv_cache: 16 })`, "option", /^kvCache: .*16/],

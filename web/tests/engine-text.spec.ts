@@ -83,19 +83,22 @@ for (const { what, model, config = {}, native, request } of cases) {
   });
 }
 
-test("what the native program writes with weights of fewer bits, on the CPU", async ({ engine }) => {
+test("what the native program writes with weights of fewer bits, on the GPU and on the CPU", async ({ engine }) => {
   for (const weights of ["f16", "q8", "q4"] as const) {
     const want = await sample("--model", stories, "--seed", "5", "--length", "48", "--weights", weights);
-    const got = await engine.evaluate(
-      async ([weights]) => {
-        const model = await lab.load(await lab.stories(), { device: "cpu", weights });
-        const { tokens, text, nfe } = await lab.run(model, { seed: 5, length: 48 });
-        await model.close();
-        return { tokens, text, nfe };
-      },
-      [weights] as const,
-    );
-    expect(got, weights).toEqual(want);
+    for (const device of ["gpu", "cpu"] as const) {
+      const got = await engine.evaluate(
+        async ([weights, device]) => {
+          const model = await lab.load(await lab.stories(), { device, weights });
+          const { tokens, text, nfe } = await lab.run(model, { seed: 5, length: 48 });
+          const { adapter } = (JSON.parse(model.info()) as { device: { adapter: unknown } }).device;
+          await model.close();
+          return { tokens, text, nfe, onGpu: adapter !== null };
+        },
+        [weights, device] as const,
+      );
+      expect(got, `${weights} on ${device}`).toEqual({ ...want, onGpu: device === "gpu" });
+    }
   }
   // Rounded activations turn the last bits of a sum into whole steps, so that texts may differ between processors.
   const said = await engine.evaluate(async () => {

@@ -104,12 +104,12 @@ pub struct Device {
     /// auto: the first real GPU that works, else the CPU; cpu; gpu: the first adapter, software ones included; gpu:N: adapter N of `esolm devices`.
     #[arg(long, value_name = "auto|cpu|gpu|gpu:N", default_value = "auto", value_parser = parse::<DeviceChoice>)]
     pub device: DeviceChoice,
-    /// How weights are held: f16 takes half the memory of f32, q8 a quarter and q4 a sixth. q8 and q4 are for the CPU.
+    /// How weights are held: f16 takes half the memory of f32, q8 a quarter and q4 a sixth.
     ///
     /// Default: f32, and of quantised files the form that they are stored in.
     #[arg(long, value_name = "f32|f16|q8|q4", value_parser = parse::<Weights>)]
     pub weights: Option<Weights>,
-    /// How activations enter products with q8 and q4 weights: q8 rounds them to 8 bits, which is faster and a little coarser.
+    /// How activations enter products with q8 and q4 weights: q8 rounds them to 8 bits, which is faster and a little coarser, on the CPU alone.
     #[arg(long, value_name = "f32|q8", default_value = "f32", value_parser = parse::<Activations>)]
     pub activations: Activations,
     /// Precision of the KV cache on a GPU.

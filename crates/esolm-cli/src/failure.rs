@@ -312,7 +312,7 @@ pub fn engine_sentence(error: &EngineError) -> String {
             ..
         } => "give another checkpoint",
         EngineError::Overflow { .. } => "use --weights f32",
-        EngineError::CpuOnly { .. } => "use --device cpu, or --weights f16 without --activations",
+        EngineError::CpuOnly { .. } => "use --device cpu, or leave --activations out",
         EngineError::Activations { .. } => "use --weights q8, or leave --activations out",
         EngineError::AdapterIndex { .. } => "`esolm devices` lists them",
         EngineError::Refused { .. } => {

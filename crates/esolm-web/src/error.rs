@@ -190,7 +190,7 @@ fn engine(error: &EngineError) -> Failure {
         EngineError::Overflow { .. } => ("checkpoint", "load it with weights: \"f32\""),
         EngineError::CpuOnly { .. } => (
             "option",
-            "use the CPU (device: \"cpu\"), or weights: \"f16\" without activations",
+            "use the CPU (device: \"cpu\"), or leave activations out",
         ),
         EngineError::Activations { .. } => {
             ("option", "use weights: \"q8\", or leave activations out")

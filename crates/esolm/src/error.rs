@@ -221,7 +221,7 @@ pub enum EngineError {
     /// Something that no GPU computes.
     #[error("{what} are for the CPU only")]
     CpuOnly {
-        /// "q8 weights".
+        /// "activations of 8 bits".
         what: String,
     },
     /// Activations of 8 bits beside weights that are floats.

@@ -3,11 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use esolm_core::quantise::{Q4, Q8};
+use esolm_core::quantise::{GROUP, Q4, Q8};
 use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
-use crate::kernels::Precision;
 
 /// How weights are held in memory. Products add up in f32, whatever it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -70,17 +69,14 @@ impl Weights {
         }
     }
 
-    /// The precision in which a GPU holds them.
-    ///
-    /// # Errors
-    /// [`EngineError::CpuOnly`]: the kernels read floats.
-    pub fn on_gpu(self) -> Result<Precision, EngineError> {
+    /// Bytes of `n_in` weights of one output, whose last group may be short.
+    pub(crate) fn column_bytes(self, n_in: u64) -> u64 {
+        let groups = n_in.div_ceil(GROUP as u64);
         match self {
-            Self::F32 => Ok(Precision::F32),
-            Self::F16 => Ok(Precision::F16),
-            Self::Q8 | Self::Q4 => Err(EngineError::CpuOnly {
-                what: format!("{self} weights"),
-            }),
+            Self::F32 => n_in * 4,
+            Self::F16 => n_in * 2,
+            Self::Q8 => n_in + groups * 2,
+            Self::Q4 => n_in / 2 + groups * 4,
         }
     }
 }

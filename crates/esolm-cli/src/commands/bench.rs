@@ -117,24 +117,26 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     };
     setup::note_mask(&checkpoint);
     let options = arguments.device.options();
-    let mut forms = arguments.compare.clone();
-    if forms.is_empty() {
-        forms.push(Form {
-            weights: options.weights,
-            activations: options.activations,
-        });
-    }
-    let load = |&form: &Form| -> Result<(Form, Engine), Failure> {
-        let options = LoadOptions {
-            weights: form.weights,
-            activations: form.activations,
-            ..options
-        };
+    let load = |options: LoadOptions| -> Result<(Form, Engine), Failure> {
         let engine = block_on(Engine::load(&checkpoint, &options))?;
-        output::note(&format!("device: {}", engine.device()));
+        let device = engine.device();
+        output::note(&format!("device: {device}"));
+        let (weights, activations) = (device.weights, device.activations);
+        let form = Form {
+            weights,
+            activations,
+        };
         Ok((form, engine))
     };
-    let mut engines = forms.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+    let with = |form: &Form| LoadOptions {
+        weights: Some(form.weights),
+        activations: form.activations,
+        ..options
+    };
+    let mut engines = match arguments.compare.is_empty() {
+        true => vec![load(options)?],
+        false => (arguments.compare.iter().map(|form| load(with(form)))).collect::<Result<_, _>>()?,
+    };
     drop(checkpoint);
     let (_, first) = &engines[0];
     if arguments.kernels {

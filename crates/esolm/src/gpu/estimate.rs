@@ -6,19 +6,22 @@ use esolm_core::rows::Layout;
 use super::MLP_ROWS;
 use crate::adapter::AdapterKind;
 use crate::device::Precision;
+use crate::weights::Weights;
 
 /// What the driver of a software adapter takes while it compiles kernels; it crashes where that is refused.
 const COMPILER: u64 = 256 << 20;
 
 /// Bytes of the machine's own memory that loading takes: a block, or the head, as it is stored, folded, reordered and on its way. A
 /// software adapter keeps the weights there as well.
-pub(super) fn model(config: &ModelConfig, weights: Precision, kind: AdapterKind) -> u64 {
+pub(super) fn model(config: &ModelConfig, weights: Weights, kind: AdapterKind) -> u64 {
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
     let block = 12 * d * d;
     let passing = 4 * (4 * vocab * d).max(3 * block);
     let kept = match kind {
         AdapterKind::Software => {
-            weights.bytes() * (2 * vocab * d + block * config.n_blocks as u64) + COMPILER
+            let ends = vocab * weights.at_the_ends().column_bytes(d);
+            let inner = 8 * d * weights.column_bytes(d) + d * weights.column_bytes(4 * d);
+            2 * ends + inner * config.n_blocks as u64 + COMPILER
         }
         _ => 0,
     };

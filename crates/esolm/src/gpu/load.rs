@@ -24,7 +24,7 @@ impl Loaded {
         ckpt: &Checkpoint,
         weights: Weights,
     ) -> Result<Self, EngineError> {
-        let precision = weights.on_gpu()?;
+        let ends = weights.at_the_ends();
         let config = ckpt.config();
         let head_dim = config.head_dim();
         if !head_dim.is_multiple_of(4) || head_dim > 128 {
@@ -34,14 +34,14 @@ impl Loaded {
         }
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
-        let upload = |linear: &Linear| {
+        let upload = |linear: &Linear, weights: Weights| {
             check_range(&linear.name, &linear.weight, weights)?;
-            gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, precision))
+            gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, weights))
         };
         ckpt.fetch("vocab_embed.").await?;
         let rows = folding.embedding()?.values;
-        check_range("vocab_embed.embedding", &rows, weights)?;
-        let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, precision))?;
+        check_range("vocab_embed.embedding", &rows, ends)?;
+        let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, ends))?;
         drop(rows);
         let order = pair_order(config.hidden, head_dim);
         let mut blocks = Vec::with_capacity(config.n_blocks);
@@ -50,10 +50,10 @@ impl Loaded {
             let block = folding.block(index)?;
             let paired = block.qkv.with_columns(&order);
             let block = Block {
-                qkv: upload(&paired)?,
-                out: upload(&block.out)?,
-                up: upload(&block.up)?,
-                down: upload(&block.down)?,
+                qkv: upload(&paired, weights)?,
+                out: upload(&block.out, weights)?,
+                up: upload(&block.up, weights)?,
+                down: upload(&block.down, weights)?,
             };
             if ![&block.qkv, &block.out, &block.up, &block.down]
                 .iter()
@@ -70,7 +70,7 @@ impl Loaded {
             blocks.push(block);
         }
         ckpt.fetch("output_layer.").await?;
-        let head = upload(&folding.head()?)?;
+        let head = upload(&folding.head()?, ends)?;
         let rotary = gpu.floats(rotary_table(positions(config), head_dim))?;
         let all: Vec<&Buffer> = blocks
             .iter()

@@ -101,7 +101,7 @@ impl GpuExecutor {
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
         let weights = options.weights_of(ckpt).await?;
-        let host = estimate::model(ckpt.config(), weights.on_gpu()?, gpu.info.kind);
+        let host = estimate::model(ckpt.config(), weights, gpu.info.kind);
         memory::ask(MemoryUse::Model, host)?;
         let loaded = Loaded::upload(&gpu, ckpt, weights).await;
         let loaded = match loaded {

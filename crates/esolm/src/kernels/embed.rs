@@ -1,20 +1,20 @@
 //! Token embedding: `shaders/embed.wgsl`.
 
 use esolm_core::rows::{MASKED, Row};
-use esolm_shaders::{EMBED, Form};
+use esolm_shaders::{EMBED, Form, Snippet, TABLE_Q8, WEIGHT_F16, WEIGHT_F32};
 
-use super::Precision;
+use super::packed::{self, pack_table};
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
-use super::{pack_f16, weight_snippet};
 use crate::error::EngineError;
+use crate::weights::Weights;
 
 const WG: u32 = 64;
 
 /// The embedding [V, hidden] on the device, in slices of whole tokens that fit a binding.
 pub struct Embedding {
     hidden: usize,
-    precision: Precision,
+    weights: Weights,
     /// First token, tokens and rows of each slice.
     slices: Vec<(usize, usize, Buffer)>,
 }
@@ -28,26 +28,24 @@ impl Embedding {
         gpu: &Gpu,
         table: &[f32],
         hidden: usize,
-        precision: Precision,
+        weights: Weights,
     ) -> Result<Self, EngineError> {
         if !hidden.is_multiple_of(4) {
             return Err(EngineError::Shape(format!(
                 "a width of {hidden} (not a multiple of four)"
             )));
         }
-        let fit = gpu.info.max_binding_bytes() / (hidden as u64 * precision.bytes());
-        let fit = fit.max(1) as usize;
+        let row_bytes = 4 * packed::row_words(hidden, weights) as u64;
+        let fit = (gpu.info.max_binding_bytes() / row_bytes).max(1) as usize;
         let mut slices = Vec::new();
         for (i, part) in table.chunks(fit * hidden).enumerate() {
-            let buffer = match precision {
-                Precision::F32 => gpu.floats(part.to_vec())?,
-                Precision::F16 => gpu.words(pack_f16(part))?,
-            };
-            slices.push((i * fit, part.len() / hidden, buffer));
+            let mut part = part.to_vec();
+            let words = pack_table(&mut part, hidden, weights);
+            slices.push((i * fit, part.len() / hidden, gpu.words(words)?));
         }
         Ok(Self {
             hidden,
-            precision,
+            weights,
             slices,
         })
     }
@@ -68,10 +66,10 @@ impl Embedding {
         mask_index: u32,
     ) {
         let d4 = (self.hidden / 4) as u32;
-        let params = vec![d4, self.precision as u32];
+        let params = vec![d4, self.weights as u32];
         let kernel = gpu.kernel(&EMBED, params, WG, || Form {
-            constants: vec![("WG", WG), ("D4", d4)],
-            snippets: vec![weight_snippet(self.precision)],
+            constants: vec![("WG", WG), ("N4", d4)],
+            snippets: vec![table_snippet(self.weights)],
             ..Default::default()
         });
         for (first, tokens_here, buffer) in &self.slices {
@@ -82,6 +80,15 @@ impl Embedding {
                 &[count as u32, *first as u32, *tokens_here as u32, mask_index],
             );
         }
+    }
+}
+
+/// The snippet that reads the table.
+fn table_snippet(weights: Weights) -> &'static Snippet {
+    match weights {
+        Weights::F32 => &WEIGHT_F32,
+        Weights::F16 => &WEIGHT_F16,
+        Weights::Q8 | Weights::Q4 => &TABLE_Q8,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod attention;
 pub mod copy;
 pub mod embed;
 pub mod norm;
+pub mod packed;
 pub mod peak;
 pub mod product;
 pub mod runtime;
@@ -13,7 +14,7 @@ pub mod score;
 pub mod watch;
 pub mod work;
 
-use esolm_shaders::{CACHE_F16, CACHE_F32, Snippet, WEIGHT_F16, WEIGHT_F32};
+use esolm_shaders::{CACHE_F16, CACHE_F32, Snippet};
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 
-/// How numbers are stored; products always accumulate in f32.
+/// How the numbers of a KV cache are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -68,41 +69,10 @@ impl fmt::Display for Precision {
     }
 }
 
-/// The snippet that reads weights of a precision.
-fn weight_snippet(precision: Precision) -> &'static Snippet {
-    match precision {
-        Precision::F32 => &WEIGHT_F32,
-        Precision::F16 => &WEIGHT_F16,
-    }
-}
-
 /// The snippet that reads and writes a KV cache of a precision.
 fn cache_snippet(precision: Precision) -> &'static Snippet {
     match precision {
         Precision::F32 => &CACHE_F32,
         Precision::F16 => &CACHE_F16,
-    }
-}
-
-/// Two f16 to a word, the first in the low half, as `unpack2x16float` reads them. An odd end is padded with zero.
-pub fn pack_f16(values: &[f32]) -> Vec<u32> {
-    values
-        .chunks(2)
-        .map(|pair| {
-            let low = half::f16::from_f32(pair[0]).to_bits();
-            let high = half::f16::from_f32(pair.get(1).copied().unwrap_or(0.0)).to_bits();
-            u32::from(low) | u32::from(high) << 16
-        })
-        .collect()
-}
-
-/// The values that a precision keeps of `values`.
-pub fn rounded(values: &[f32], precision: Precision) -> Vec<f32> {
-    match precision {
-        Precision::F32 => values.to_vec(),
-        Precision::F16 => values
-            .iter()
-            .map(|&v| half::f16::from_f32(v).to_f32())
-            .collect(),
     }
 }

@@ -6,16 +6,18 @@ use std::ops::Range;
 use esolm_core::config::rotary_frequencies;
 use esolm_shaders::{
     FINISH_ADD, FINISH_GELU, FINISH_QKV, FINISH_STORE, Form, PRODUCT_ROWS, PRODUCT_SPLIT,
-    PRODUCT_TILE,
+    PRODUCT_TILE, Snippet, WEIGHT_F16, WEIGHT_F32, WEIGHT_Q4, WEIGHT_Q8,
 };
 use serde::{Deserialize, Serialize};
 
 use super::Precision;
+use super::cache_snippet;
 use super::norm::norm_twin;
+use super::packed::{GROUP4, pack_matrix};
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
-use super::{cache_snippet, pack_f16, rounded, weight_snippet};
 use crate::error::EngineError;
+use crate::weights::Weights;
 
 /// Rows to which activations are padded, so that a block of rows never reads past its buffer.
 pub const ROW_PAD: usize = 16;
@@ -38,7 +40,7 @@ pub struct Matrix {
     pub k: usize,
     /// Outputs.
     pub n: usize,
-    precision: Precision,
+    weights: Weights,
     slices: Vec<Slice>,
 }
 
@@ -61,7 +63,7 @@ impl Matrix {
         weight: &[f32],
         bias: &[f32],
         k: usize,
-        precision: Precision,
+        weights: Weights,
     ) -> Result<Self, EngineError> {
         let n = bias.len();
         if !k.is_multiple_of(4) {
@@ -70,8 +72,8 @@ impl Matrix {
             )));
         }
         let total4 = n.div_ceil(4);
-        let group_bytes = 4 * k as u64 * precision.bytes();
-        let fit4 = ((gpu.info.max_binding_bytes() / group_bytes) as usize).max(1);
+        let group_bytes = 4 * weights.column_bytes(k as u64);
+        let fit4 = ((gpu.info.max_binding_bytes() / 16 * 16 / group_bytes) as usize).max(1);
         let mut slices = Vec::new();
         for first4 in (0..total4).step_by(fit4) {
             let n4 = fit4.min(total4 - first4);
@@ -80,10 +82,10 @@ impl Matrix {
             for (row, out) in weight.chunks(n).zip(part.chunks_mut(n4 * 4)) {
                 out[..columns.len()].copy_from_slice(&row[columns.clone()]);
             }
-            // Sums of what the kernel will multiply with, so of the rounded weights.
-            let part = rounded(&part, precision);
+            let words = pack_matrix(&mut part, n4 * 4, weights);
             let mut affine = vec![0.0; n4 * 8];
             affine[..columns.len()].copy_from_slice(&bias[columns]);
+            // Sums of what the kernel will multiply with, so of the rounded weights.
             let mut sums = vec![0.0f64; n4 * 4];
             for row in part.chunks(n4 * 4) {
                 sums.iter_mut()
@@ -94,21 +96,17 @@ impl Matrix {
                 .iter_mut()
                 .zip(sums)
                 .for_each(|(a, sum)| *a = sum as f32);
-            let weight = match precision {
-                Precision::F32 => gpu.floats(part)?,
-                Precision::F16 => gpu.words(pack_f16(&part))?,
-            };
             slices.push(Slice {
                 first4,
                 n4,
-                weight,
+                weight: gpu.words(words)?,
                 affine: gpu.floats(affine)?,
             });
         }
         Ok(Self {
             k,
             n,
-            precision,
+            weights,
             slices,
         })
     }
@@ -199,7 +197,7 @@ fn launch(
 ) {
     let (row0, rows) = (range.start, range.len());
     let (k4, n4) = (matrix.k as u32 / 4, slice.n4 as u32);
-    let block = Block::new(variant, matrix.precision, rows);
+    let block = Block::new(variant, matrix.weights, rows);
     // (id, snippet, output and further buffers)
     let (id, snippet, mut buffers) = match finish {
         Finish::Store(out) => (0, &FINISH_STORE, vec![*out]),
@@ -214,7 +212,7 @@ fn launch(
         _ => (0, 0, Precision::F32),
     };
     let (shader, dim) = match variant {
-        ProductVariant::Rows => (&PRODUCT_ROWS, ROWS_WG),
+        ProductVariant::Rows => (&PRODUCT_ROWS, block.columns4 / block.groups),
         ProductVariant::Split => (&PRODUCT_SPLIT, WG),
         ProductVariant::Tile => (&PRODUCT_TILE, WG),
     };
@@ -225,19 +223,24 @@ fn launch(
         u32::from(norm),
         block.rows as u32,
         block.groups,
-        matrix.precision as u32,
+        matrix.weights as u32,
         head_dim,
         cache as u32,
     ];
+    let group4 = match matrix.weights {
+        Weights::F32 | Weights::F16 => k4,
+        Weights::Q8 | Weights::Q4 => GROUP4,
+    };
     let kernel = gpu.kernel(shader, params, dim, || {
         let mut form = Form {
             constants: vec![
                 ("WG", dim),
                 ("K4", k4),
                 ("N4", n4),
+                ("GROUP4", group4),
                 ("ROWS", block.rows as u32),
             ],
-            snippets: vec![weight_snippet(matrix.precision), snippet],
+            snippets: vec![weight_snippet(matrix.weights), snippet],
             flags: if norm { vec!["NORM"] } else { vec![] },
             ..Default::default()
         };
@@ -266,12 +269,22 @@ fn launch(
         0,
         0,
     ];
-    let extent = extent(variant, matrix.precision, rows, matrix.k, slice.n4);
+    let extent = extent(variant, matrix.weights, rows, matrix.k, slice.n4);
     gpu.launch(&kernel, &extent, &all, &info);
 }
 
-/// Invocations of a workgroup of the rows variant.
-const ROWS_WG: u32 = 32;
+/// The snippet that reads weights.
+fn weight_snippet(weights: Weights) -> &'static Snippet {
+    match weights {
+        Weights::F32 => &WEIGHT_F32,
+        Weights::F16 => &WEIGHT_F16,
+        Weights::Q8 => &WEIGHT_Q8,
+        Weights::Q4 => &WEIGHT_Q4,
+    }
+}
+
+/// Column groups of a workgroup of the rows variant where an invocation holds one of them.
+const ROWS_COLUMNS: u32 = 32;
 /// Invocations of a workgroup of the other variants.
 const WG: u32 = 256;
 /// Column groups of a workgroup of the split variant.
@@ -289,17 +302,18 @@ struct Block {
 
 impl Block {
     /// Of a product of `rows` rows.
-    fn new(variant: ProductVariant, precision: Precision, rows: usize) -> Self {
+    fn new(variant: ProductVariant, weights: Weights, rows: usize) -> Self {
         let up_to = |most| rows.next_power_of_two().min(most);
-        // In the rows variant each load of x then serves two.
-        let groups = if rows < 16 { 1 } else { 2 };
-        let (rows, columns4) = match variant {
-            ProductVariant::Tile => (64, 16),
-            ProductVariant::Split => (up_to(8), COLS),
-            ProductVariant::Rows if rows < 16 => (up_to(4), ROWS_WG * groups),
-            // Sixteen rows pay only while weights cost a load each: packed f16 has half as many.
-            ProductVariant::Rows if precision == Precision::F32 => (up_to(16), ROWS_WG * groups),
-            ProductVariant::Rows => (up_to(8), ROWS_WG * groups),
+        let (rows, groups, columns4) = match variant {
+            ProductVariant::Tile => (64, 1, 16),
+            ProductVariant::Split => (up_to(8), 1, COLS),
+            // A load brings four times as many weights as activations, so that the loads of x cost most: each serves four column groups.
+            // The workgroup is small instead, for the work to be shared out well where a matrix is narrow.
+            ProductVariant::Rows if weights.are_quantised() => (up_to(4), 4, ROWS_COLUMNS),
+            ProductVariant::Rows if rows < 16 => (up_to(4), 1, ROWS_COLUMNS),
+            // Each load of x then serves two. Sixteen rows pay only while weights cost a load each: packed f16 has half as many.
+            ProductVariant::Rows if weights == Weights::F32 => (up_to(16), 2, 2 * ROWS_COLUMNS),
+            ProductVariant::Rows => (up_to(8), 2, 2 * ROWS_COLUMNS),
         };
         Self {
             rows,
@@ -312,22 +326,24 @@ impl Block {
 /// The blocks of a product of `rows` rows of `k` inputs with `n4` column groups.
 pub(super) fn extent(
     variant: ProductVariant,
-    precision: Precision,
+    weights: Weights,
     rows: usize,
     k: usize,
     n4: usize,
 ) -> Extent {
-    let block = Block::new(variant, precision, rows);
+    let block = Block::new(variant, weights, rows);
     let down = rows.div_ceil(block.rows);
     let across = n4.div_ceil(block.columns4 as usize);
-    let weights = 4 * k as u64 * u64::from(block.columns4);
-    let operations = 2 * block.rows as u64 * weights;
+    let columns = 4 * u64::from(block.columns4);
+    // A weight in integers is made a float once for all rows.
+    let decoding = if weights.are_quantised() { 4 } else { 0 };
+    let operations = (2 * block.rows as u64 + decoding) * columns * k as u64;
     Extent {
         grid: match variant {
             ProductVariant::Rows => [down, across, 1],
             ProductVariant::Split | ProductVariant::Tile => [across, down, 1],
         },
-        each: operations.max(weights * precision.bytes() * BYTE),
+        each: operations.max(columns * weights.column_bytes(k as u64) * BYTE),
     }
 }
 

@@ -108,6 +108,7 @@ mod tests {
     use crate::kernels::attention::{Geometry, chunks_extents, rows_extent};
     use crate::kernels::product::ProductVariant;
     use crate::kernels::{Precision, embed, norm, product, sample, score};
+    use crate::weights::Weights;
 
     fn workgroups(grid: &[usize; 3]) -> u64 {
         grid.iter().map(|&n| n as u64).product()
@@ -179,7 +180,7 @@ mod tests {
             ProductVariant::Split,
             ProductVariant::Tile,
         ] {
-            for precision in [Precision::F32, Precision::F16] {
+            for weights in [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4] {
                 for (rows, k, n) in [
                     (rows, hidden, 3 * hidden),
                     (rows, hidden, hidden),
@@ -187,8 +188,8 @@ mod tests {
                     (rows, 4 * hidden, hidden),
                     (sampled, hidden, vocab),
                 ] {
-                    let extent = product::extent(variant, precision, rows, k, n.div_ceil(4));
-                    let name = format!("{variant:?} {precision} {rows} x {k} x {n}");
+                    let extent = product::extent(variant, weights, rows, k, n.div_ceil(4));
+                    let name = format!("{variant:?} {weights} {rows} x {k} x {n}");
                     all.push((name, extent));
                 }
             }
@@ -222,7 +223,7 @@ mod tests {
         assert!(longest > launch / 2);
         // What the products count is what they compute.
         for variant in [ProductVariant::Rows, ProductVariant::Tile] {
-            let extent = product::extent(variant, Precision::F32, rows, 768, 2304 / 4);
+            let extent = product::extent(variant, Weights::F32, rows, 768, 2304 / 4);
             let counted = workgroups(&extent.grid) * extent.each;
             assert_eq!(counted, 2 * rows as u64 * 768 * 2304, "{variant:?}");
         }

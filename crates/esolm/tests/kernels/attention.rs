@@ -40,8 +40,8 @@ fn attends() {
             let q = random.values(rows.len() * geometry.hidden);
             let size = sequences * slots * geometry.hidden;
             let (mut k, mut v) = (
-                rounded(&random.values(size), cache),
-                rounded(&random.values(size), cache),
+                cached(&random.values(size), cache),
+                cached(&random.values(size), cache),
             );
             // What no row may read holds what an earlier batch may have left there.
             for (at, (k, v)) in (k.chunks_mut(geometry.hidden))

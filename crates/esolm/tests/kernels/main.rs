@@ -12,6 +12,7 @@ mod splits;
 
 use std::sync::OnceLock;
 
+use esolm::Weights;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
     Attention, Geometry, attention_chunks, attention_rows, attention_twin, scratch_len,
@@ -24,11 +25,11 @@ use esolm::kernels::product::{
     Finish, Matrix, ProductVariant, Qkv, ROW_PAD, gelu_twin, product, product_twin, rotary_table,
     rotary_twin,
 };
-use esolm::kernels::rounded;
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::passes::log_probability;
+use esolm::quantise::{GROUP, Q4, Q8};
 use esolm::rows::{MASKED, NO_TARGET, Row};
 use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row};
 
@@ -118,6 +119,55 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 }
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
+const WEIGHTS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
+
+/// What a form of weights keeps of neighbours along the inputs, from the first of a group on.
+fn rounded(values: &[f32], weights: Weights) -> Vec<f32> {
+    let group = |values: &[f32]| -> Vec<f32> {
+        let held = match weights {
+            Weights::F32 => return values.to_vec(),
+            Weights::F16 => {
+                return values
+                    .iter()
+                    .map(|&v| half::f16::from_f32(v).to_f32())
+                    .collect();
+            }
+            Weights::Q8 => Q8::new(values).weights(),
+            Weights::Q4 => Q4::new(values).weights(),
+        };
+        held[..values.len()].to_vec()
+    };
+    values.chunks(GROUP).flat_map(group).collect()
+}
+
+/// What a cache keeps.
+fn cached(values: &[f32], precision: Precision) -> Vec<f32> {
+    match precision {
+        Precision::F32 => values.to_vec(),
+        Precision::F16 => rounded(values, Weights::F16),
+    }
+}
+
+/// [`rounded`] of each column of a matrix [k, n].
+fn rounded_matrix(values: &[f32], n: usize, weights: Weights) -> Vec<f32> {
+    let mut all = values.to_vec();
+    for c in 0..n {
+        let column: Vec<f32> = values.iter().skip(c).step_by(n).copied().collect();
+        let places = all.iter_mut().skip(c).step_by(n);
+        for (place, value) in places.zip(rounded(&column, weights)) {
+            *place = value;
+        }
+    }
+    all
+}
+
+/// What nothing may read of weights of a form: quantised, infinity has an infinite scale and codes of zero, which multiply to NaN.
+fn poison(weights: Weights) -> f32 {
+    match weights {
+        Weights::F32 | Weights::F16 => f32::NAN,
+        Weights::Q8 | Weights::Q4 => f32::INFINITY,
+    }
+}
 
 /// Random rows: sequences ascending, slots distinct within one, prefixes anywhere, own slots inside and outside them.
 fn random_rows(random: &mut Random, sequences: usize, slots: usize, most: usize) -> Vec<Row> {
@@ -164,6 +214,8 @@ fn table(rows: &[Row]) -> Buffer {
 fn cache_of(values: &[f32], precision: Precision) -> Buffer {
     match precision {
         Precision::F32 => floats(values),
-        Precision::F16 => gpu().words(esolm::kernels::pack_f16(values)).unwrap(),
+        Precision::F16 => gpu()
+            .words(esolm::kernels::packed::pack_f16(values))
+            .unwrap(),
     }
 }

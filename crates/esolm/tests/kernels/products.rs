@@ -44,21 +44,27 @@ fn products() {
         let bias = random.values(n);
         let mut old = random.values(rows * n.next_multiple_of(4));
         old.extend([f32::NAN; 4]);
-        for precision in PRECISIONS {
-            let matrix = Matrix::upload(gpu(), &weight, &bias, k, precision).unwrap();
+        for weights in WEIGHTS {
+            // Compiling takes a software adapter a second each: forms of fewer bits take every other shape.
+            let turn = match weights {
+                Weights::F32 => case % 2,
+                Weights::F16 | Weights::Q8 => 0,
+                Weights::Q4 => 1,
+            };
+            if case % 2 != turn {
+                continue;
+            }
+            let matrix = Matrix::upload(gpu(), &weight, &bias, k, weights).unwrap();
+            let held = rounded_matrix(&weight, n, weights);
             for variant in VARIANTS {
-                // Compiling takes a software adapter a second each: f16 takes every other shape.
-                if precision == Precision::F16 && case % 2 == 1 {
-                    continue;
-                }
                 for fused in [false, true] {
                     if fused && variant == ProductVariant::Tile {
                         continue;
                     }
                     let name =
-                        format!("{variant:?} {precision} norm={fused} rows={rows} k={k} n={n}");
+                        format!("{variant:?} {weights} norm={fused} rows={rows} k={k} n={n}");
                     let stride = matrix.padded();
-                    let want = product_twin(&x, k, &rounded(&weight, precision), &bias, fused);
+                    let want = product_twin(&x, k, &held, &bias, fused);
                     let unpad = |out: &Buffer| -> Vec<f32> {
                         let out = written(out, rows * stride);
                         out.chunks(stride)
@@ -77,7 +83,7 @@ fn products() {
                         &Finish::Store(&out),
                     );
                     close(&name, &unpad(&out), &want, 3e-5);
-                    if n % 4 != 0 || precision == Precision::F16 || k > 64 {
+                    if n % 4 != 0 || weights != Weights::F32 || k > 64 {
                         continue;
                     }
                     let out = blank(rows * stride);
@@ -121,7 +127,7 @@ fn products_start_at_a_row() {
     );
     x[..8 * k].fill(f32::NAN);
     x[20 * k..].fill(f32::NAN);
-    let matrix = Matrix::upload(gpu(), &weight, &bias, k, Precision::F32).unwrap();
+    let matrix = Matrix::upload(gpu(), &weight, &bias, k, Weights::F32).unwrap();
     let want = product_twin(&x[8 * k..20 * k], k, &weight, &bias, false);
     for variant in VARIANTS {
         let out = blank(12 * n);
@@ -137,6 +143,59 @@ fn products_start_at_a_row() {
         close("row0", &written(&out, 12 * n), &want, 1e-4);
     }
 }
+
+/// A column's scales and codes are its own, up to the last group, which is short here.
+#[test]
+fn a_column_that_is_not_finite_leaves_the_others_alone() {
+    let mut random = Random(13);
+    let (rows, k, n) = (5, 68, 43);
+    let (x, mut weight, bias) = (
+        random.values(rows * k),
+        random.values(k * n),
+        random.values(n),
+    );
+    for weights in [Weights::Q8, Weights::Q4] {
+        for poisoned in [0, 22, 41] {
+            let sound = weight.clone();
+            for value in weight.iter_mut().skip(poisoned).step_by(n) {
+                *value = poison(weights);
+            }
+            let matrix = Matrix::upload(gpu(), &weight, &bias, k, weights).unwrap();
+            weight = sound;
+            let held = rounded_matrix(&weight, n, weights);
+            let mut want = product_twin(&x, k, &held, &bias, false);
+            want.iter_mut()
+                .skip(poisoned)
+                .step_by(n)
+                .for_each(|y| *y = f32::NAN);
+            for variant in VARIANTS {
+                let out = blank(rows * matrix.padded());
+                let x = padded(&x, k);
+                product(
+                    gpu(),
+                    variant,
+                    false,
+                    &x,
+                    0..rows,
+                    &matrix,
+                    &Finish::Store(&out),
+                );
+                let got = written(&out, rows * matrix.padded());
+                let got = got
+                    .chunks(matrix.padded())
+                    .flat_map(|row| row[..n].to_vec());
+                let got: Vec<f32> = got.collect();
+                close(
+                    &format!("{variant:?} {weights} {poisoned}"),
+                    &got,
+                    &want,
+                    1e-4,
+                );
+            }
+        }
+    }
+}
+
 /// 1 / infinity would make zeros of it, and a text of those.
 #[test]
 fn a_row_whose_squares_overflow_is_not_a_number() {
@@ -148,7 +207,7 @@ fn a_row_whose_squares_overflow_is_not_a_number() {
         random.values(n),
     );
     x[2 * k + 3] = 1e25;
-    let matrix = Matrix::upload(gpu(), &weight, &bias, k, Precision::F32).unwrap();
+    let matrix = Matrix::upload(gpu(), &weight, &bias, k, Weights::F32).unwrap();
     let mut want = product_twin(&x, k, &weight, &bias, true);
     want[2 * n..3 * n].fill(f32::NAN);
     for variant in [ProductVariant::Rows, ProductVariant::Split] {
@@ -170,8 +229,14 @@ fn a_row_whose_squares_overflow_is_not_a_number() {
 #[test]
 fn qkv_turns_and_scatters() {
     let mut random = Random(6);
-    for cache in PRECISIONS {
-        for (heads, head_dim) in [(2, 8), (3, 12), (1, 64), (2, 128), (6, 32)] {
+    let shapes = [(2, 8), (3, 12), (1, 64), (2, 128), (6, 32)];
+    for (cache, weights, shapes) in [
+        (Precision::F32, Weights::F32, &shapes[..]),
+        (Precision::F16, Weights::F32, &shapes),
+        (Precision::F32, Weights::Q8, &shapes[1..2]),
+        (Precision::F16, Weights::Q4, &shapes[1..2]),
+    ] {
+        for &(heads, head_dim) in shapes {
             let hidden = heads * head_dim;
             let (sequences, slots) = (random.between(1, 3), random.between(2, 20));
             let rows = random_rows(&mut random, sequences, slots, 14);
@@ -193,8 +258,9 @@ fn qkv_turns_and_scatters() {
                     angles.fill(f32::NAN);
                 }
             }
-            let matrix = Matrix::upload(gpu(), &weight, &bias, hidden, Precision::F32).unwrap();
-            let mut want = product_twin(&x, hidden, &weight, &bias, false);
+            let matrix = Matrix::upload(gpu(), &weight, &bias, hidden, weights).unwrap();
+            let held = rounded_matrix(&weight, 3 * hidden, weights);
+            let mut want = product_twin(&x, hidden, &held, &bias, false);
             for (row, y) in rows.iter().zip(want.chunks_mut(3 * hidden)) {
                 let position = row.position as usize;
                 for part in y.chunks_mut(hidden).take(2) {
@@ -247,14 +313,19 @@ fn qkv_turns_and_scatters() {
                     .flat_map(|y| y[..hidden].to_vec())
                     .collect();
                 let got_q = written(&q, want_q.len());
-                close(&format!("q {variant:?}"), &got_q, &want_q, 5e-5);
+                close(&format!("q {variant:?} {weights}"), &got_q, &want_q, 5e-5);
                 for (buffer, want) in [(&k, &cached[0]), (&v, &cached[1])] {
                     let (mut got, tolerance) = match cache {
                         Precision::F32 => (read(buffer), 5e-5),
                         Precision::F16 => (unpack(buffer), 1e-3),
                     };
                     got.truncate(size);
-                    close(&format!("cache {variant:?} {cache}"), &got, want, tolerance);
+                    close(
+                        &format!("cache {variant:?} {weights} {cache}"),
+                        &got,
+                        want,
+                        tolerance,
+                    );
                 }
             }
         }

@@ -37,11 +37,13 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     );
 
     let embedding = random.values(91 * hidden);
-    let embedding = Embedding::upload(gpu, &embedding, hidden, Precision::F32).unwrap();
-    let x = zeros(count * hidden);
-    run("embed".into(), &[&x], &|| {
-        embedding.launch(gpu, &x, &row_table, count, &token_table, 90)
-    });
+    for weights in [Weights::F32, Weights::Q8] {
+        let embedding = Embedding::upload(gpu, &embedding, hidden, weights).unwrap();
+        let x = zeros(count * hidden);
+        run(format!("embed {weights}"), &[&x], &|| {
+            embedding.launch(gpu, &x, &row_table, count, &token_table, 90)
+        });
+    }
 
     let values = random.values((count + 3).next_multiple_of(ROW_PAD) * hidden);
     let x = floats(&values);
@@ -64,14 +66,16 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     });
 
     let rotary = floats(&rotary_table(slots, head_dim));
-    for (name, n) in [
-        ("store", 301),
-        ("gelu", 4 * hidden),
-        ("add", hidden),
-        ("qkv", 3 * hidden),
+    for (name, n, weights) in [
+        ("store", 301, Weights::F32),
+        ("gelu", 4 * hidden, Weights::F32),
+        ("add", hidden, Weights::F32),
+        ("qkv", 3 * hidden, Weights::F32),
+        ("store", 301, Weights::Q8),
+        ("qkv", 3 * hidden, Weights::Q4),
     ] {
         let weight = random.values(hidden * n);
-        let matrix = Matrix::upload(gpu, &weight, &random.values(n), hidden, Precision::F32);
+        let matrix = Matrix::upload(gpu, &weight, &random.values(n), hidden, weights);
         let matrix = matrix.unwrap();
         let old = random.values(count * matrix.padded());
         for variant in VARIANTS {
@@ -97,11 +101,13 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
                     cache: Precision::F32,
                 }),
             };
-            run(format!("{name} {variant:?}"), &[&out, &k, &v], &|| {
-                product(gpu, variant, false, &x, first..count, &matrix, &finish)
-            });
+            run(
+                format!("{name} {variant:?} {weights}"),
+                &[&out, &k, &v],
+                &|| product(gpu, variant, false, &x, first..count, &matrix, &finish),
+            );
             if name == "store" && variant != ProductVariant::Tile {
-                run(format!("few {variant:?}"), &[&out], &|| {
+                run(format!("few {variant:?} {weights}"), &[&out], &|| {
                     product(gpu, variant, true, &x, 7..12, &matrix, &finish)
                 });
             }

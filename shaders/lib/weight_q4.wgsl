@@ -1,0 +1,34 @@
+// Weight matrix of 4-bit codes [K4, 4 N4], a half word for four inputs of a column, then f16 scales [K / 32, 4 N4], then as many
+// offsets: w = s q + b.
+@group(0) @binding(1) var<storage, read_write> w: array<vec2<u32>>;
+struct Scales {
+    scale: vec4<f32>,
+    offset: vec4<f32>,
+}
+fn halves(i: u32) -> vec4<f32> {
+    let p = w[i];
+    return vec4<f32>(unpack2x16float(p.x), unpack2x16float(p.y));
+}
+fn scales(k4: u32, n4: u32) -> Scales {
+    let i = (K4 + k4 / 8u) * N4 + n4;
+    return Scales(halves(i), halves(i + (K4 + 7u) / 8u * N4));
+}
+fn codes(k4: u32, n4: u32) -> vec4<u32> {
+    let p = w[k4 * N4 + n4];
+    return vec4<u32>(p.x, p.x >> 16u, p.y, p.y >> 16u);
+}
+fn weights(k4: u32, n4: u32, scales: Scales) -> mat4x4<f32> {
+    let p = codes(k4, n4);
+    let low = vec4<u32>(15u);
+    return mat4x4<f32>(
+        scales.scale * vec4<f32>(p & low) + scales.offset,
+        scales.scale * vec4<f32>((p >> vec4<u32>(4u)) & low) + scales.offset,
+        scales.scale * vec4<f32>((p >> vec4<u32>(8u)) & low) + scales.offset,
+        scales.scale * vec4<f32>((p >> vec4<u32>(12u)) & low) + scales.offset,
+    );
+}
+fn weight(k: u32, n4: u32) -> vec4<f32> {
+    let p = codes(k / 4u, n4) >> vec4<u32>(k % 4u * 4u);
+    let scales = scales(k / 4u, n4);
+    return scales.scale * vec4<f32>(p & vec4<u32>(15u)) + scales.offset;
+}

@@ -1,0 +1,24 @@
+// Weight matrix of 8-bit codes [K4, N4], a word for four inputs of each of four columns, then f16 scales [K / 32, 4 N4]: w = s q.
+@group(0) @binding(1) var<storage, read_write> w: array<vec4<u32>>;
+alias Scales = vec4<f32>;
+fn scales(k4: u32, n4: u32) -> Scales {
+    let i = k4 / 8u * N4 + n4;
+    let pair = w[K4 * N4 + i / 2u];
+    let p = select(pair.xy, pair.zw, i % 2u == 1u);
+    return vec4<f32>(unpack2x16float(p.x), unpack2x16float(p.y));
+}
+fn weights(k4: u32, n4: u32, scales: Scales) -> mat4x4<f32> {
+    let p = bitcast<vec4<i32>>(w[k4 * N4 + n4]);
+    let shift = vec4<u32>(24u);
+    return mat4x4<f32>(
+        scales * vec4<f32>((p << shift) >> shift),
+        scales * vec4<f32>((p << vec4<u32>(16u)) >> shift),
+        scales * vec4<f32>((p << vec4<u32>(8u)) >> shift),
+        scales * vec4<f32>(p >> shift),
+    );
+}
+fn weight(k: u32, n4: u32) -> vec4<f32> {
+    let p = bitcast<vec4<i32>>(w[k / 4u * N4 + n4]);
+    let up = 24u - k % 4u * 8u;
+    return scales(k / 4u, n4) * vec4<f32>((p << vec4<u32>(up)) >> vec4<u32>(24u));
+}
