@@ -14,7 +14,6 @@ use esolm::executor::Draw;
 use esolm::measure::Rates;
 use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::rng::{Purpose, Stream};
-use esolm::sampler::Sampler;
 use pollster::block_on;
 use serde::Serialize;
 
@@ -166,10 +165,7 @@ fn time(
     Stream::new(7, 0, Purpose::Other(0)).shuffle(&mut order);
     let ids = plan.ids();
     let draw = Draw {
-        sampler: Sampler {
-            temperature: 1.0,
-            top_p: arguments.top_p,
-        },
+        sampler: arguments.filters.sampler(),
         seed: 1,
         noise: None,
     };
