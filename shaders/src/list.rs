@@ -14,6 +14,8 @@ pub static SHADERS: &[&Shader] = &[
     &ATTENTION_CHUNKS,
     &ATTENTION_MERGE,
     &SAMPLE,
+    &SAMPLE_PARTS,
+    &SAMPLE_MERGE,
     &SCORE,
     &COPY,
     &PEAK,
@@ -34,6 +36,14 @@ snippets! {
     ROW = "row";
     /// Counter-based random numbers.
     PHILOX = "philox";
+    /// A token with what it is chosen by.
+    BEST = "best";
+    /// A row of logits of which a token is drawn.
+    DRAWN_ROW = "drawn_row";
+    /// What top-k, top-p and min-p keep.
+    KEPT = "kept";
+    /// The best token of a part of a row.
+    CANDIDATE = "candidate";
     /// Finds values that are not finite.
     FINITE = "finite";
     /// Weights in f32.
@@ -67,6 +77,26 @@ const NO_FLAGS: &[&[&str]] = &[&[]];
 const ROW_SLOT: Slot = Slot {
     name: "row",
     one_of: &[&ROW],
+};
+const PHILOX_SLOT: Slot = Slot {
+    name: "philox",
+    one_of: &[&PHILOX],
+};
+const DRAWN_ROW_SLOT: Slot = Slot {
+    name: "drawn_row",
+    one_of: &[&DRAWN_ROW],
+};
+const BEST_SLOT: Slot = Slot {
+    name: "best",
+    one_of: &[&BEST],
+};
+const KEPT_SLOT: Slot = Slot {
+    name: "kept",
+    one_of: &[&KEPT],
+};
+const CANDIDATE_SLOT: Slot = Slot {
+    name: "candidate",
+    one_of: &[&CANDIDATE],
 };
 const FINITE_SLOT: Slot = Slot {
     name: "finite",
@@ -370,6 +400,21 @@ pub static ATTENTION_MERGE: Shader = Shader {
     ..ATTENTION_CHUNKS
 };
 
+#[rustfmt::skip]
+const SAMPLED: Binding = binding("index", Read, "u32", "[sampled rows of the pass]", "u32; the row of the pass");
+#[rustfmt::skip]
+const DRAWN: Binding = binding("tokens", Write, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, NO_TOKEN from logits that are not finite");
+#[rustfmt::skip]
+const DRAWS: Binding = binding("draws", Read, "vec2<u32>", "[sampled rows of the pass][2]", "u32, row-major; the number of the text, then the position that keys the noise").when(&["SEEDED"]);
+#[rustfmt::skip]
+const NOISE: Binding = binding("noise", Read, "f32", "[sampled rows of the pass][vocabulary]", "f32, row-major; Gumbel values").when(&["GIVEN"]);
+#[rustfmt::skip]
+const BESTS: Binding = binding("bests", Write, "vec4<u32>", "[rows of the launch][parts of a row]", "u32, row-major; the bits of a score, the token, whether a logit is not finite, and nothing");
+#[rustfmt::skip]
+const STATE: Binding = binding("state", ReadWrite, "atomic<u32>", "[rows of the launch][STATE_WORDS]", "u32, row-major; the shader says what the words are").when(&["FILTER"]);
+#[rustfmt::skip]
+const DRAWN_ROW_INFO: Binding = binding("info", Uniform, "Info", "first, count, stride, columns, seed_low, seed_high, mask_index, mask_logit, scale, rate, top_k, top_p, reach, stage, former, origin", "u32; mask_logit, scale and rate are the bits of an f32");
+
 /// Drawing a token a row.
 #[rustfmt::skip]
 pub static SAMPLE: Shader = Shader {
@@ -377,19 +422,48 @@ pub static SAMPLE: Shader = Shader {
     text: include_str!("../sample.wgsl"),
     launcher: "esolm::kernels::sample::sample",
     twins: &["esolm_core::sampler::sample_row"],
-    slots: &[ROW_SLOT, Slot { name: "philox", one_of: &[&PHILOX] }, FINITE_SLOT],
+    slots: &[ROW_SLOT, PHILOX_SLOT, FINITE_SLOT, DRAWN_ROW_SLOT, BEST_SLOT, KEPT_SLOT, CANDIDATE_SLOT],
     constants: &["WG", "VOCAB", "GUMBEL_DOMAIN", "NO_TOKEN"],
     floats: &[],
-    flags: &[&["GREEDY"], &["SEEDED"], &["SEEDED", "TOP_P"], &["GIVEN"], &["GIVEN", "TOP_P"]],
+    flags: &[&[], &["SEEDED"], &["SEEDED", "FILTER"], &["GIVEN"], &["GIVEN", "FILTER"]],
     bindings: &[
         LOGITS,
-        binding("index", Read, "u32", "[sampled rows of the pass]", "u32; the row of the pass"),
+        SAMPLED,
         ROWS,
-        binding("tokens", Write, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, NO_TOKEN from logits that are not finite"),
-        binding("draws", Read, "vec2<u32>", "[sampled rows of the pass][2]", "u32, row-major; the number of the text, then the position that keys the noise").when(&["SEEDED"]),
-        binding("noise", Read, "f32", "[sampled rows of the pass][vocabulary]", "f32, row-major; Gumbel values").when(&["GIVEN"]),
-        binding("info", Uniform, "Info", "first, count, stride, mask_index, seed_low, seed_high, scale, top_p, origin", "u32; scale and top_p are the bits of an f32"),
+        DRAWN,
+        DRAWS,
+        NOISE,
+        DRAWN_ROW_INFO,
     ],
+};
+
+/// The first launches of drawing tokens of rows that several workgroups share.
+#[rustfmt::skip]
+pub static SAMPLE_PARTS: Shader = Shader {
+    name: "sample_parts",
+    text: include_str!("../sample_parts.wgsl"),
+    slots: &[PHILOX_SLOT, FINITE_SLOT, DRAWN_ROW_SLOT, BEST_SLOT, KEPT_SLOT, CANDIDATE_SLOT],
+    constants: &["WG", "VOCAB", "GUMBEL_DOMAIN", "NO_TOKEN", "MAX_PARTS", "STATE_WORDS"],
+    bindings: &[LOGITS, BESTS, DRAWS, NOISE, STATE, DRAWN_ROW_INFO],
+    ..SAMPLE
+};
+
+/// The last launch of drawing tokens of rows that several workgroups share.
+#[rustfmt::skip]
+pub static SAMPLE_MERGE: Shader = Shader {
+    name: "sample_merge",
+    text: include_str!("../sample_merge.wgsl"),
+    slots: &[ROW_SLOT, BEST_SLOT],
+    constants: &["WG", "NO_TOKEN"],
+    flags: NO_FLAGS,
+    bindings: &[
+        BESTS.accessed(Read),
+        SAMPLED,
+        ROWS,
+        DRAWN,
+        binding("info", Uniform, "Info", "first, count, parts, origin", "u32"),
+    ],
+    ..SAMPLE
 };
 
 /// The log-probability of one token a row.

@@ -74,6 +74,7 @@ fn element(module: &Module, ty: &Type) -> String {
         TypeInner::Array { base, .. } => element(module, &module.types[*base]),
         TypeInner::Struct { .. } => ty.name.clone().expect("a name"),
         TypeInner::Scalar(scalar) => scalar.to_wgsl_for_diagnostics(),
+        TypeInner::Atomic(scalar) => format!("atomic<{}>", scalar.to_wgsl_for_diagnostics()),
         TypeInner::Vector { size, scalar } => {
             format!("vec{}<{}>", *size as u8, scalar.to_wgsl_for_diagnostics())
         }

@@ -193,8 +193,8 @@ fn run_trace(trace: &Trace, runner: &mut dyn Runner) -> Vec<u32> {
 fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
     Draw {
         sampler: Sampler {
-            temperature: 1.0,
             top_p,
+            ..Sampler::default()
         },
         seed: 0,
         noise,

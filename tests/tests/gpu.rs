@@ -123,7 +123,11 @@ fn recorded_runs_replay() {
         let plan = Plan::from_recorded(&golden.rows(&format!("{trace}.sort_idx")), &steps, 96, 97)
             .unwrap();
         let uniforms = golden.f64(&format!("{trace}.u"));
-        let replay = block_on(gpu.0.replay(&plan, &uniforms, top_p, &mut || true));
+        let sampler = Sampler {
+            top_p,
+            ..Sampler::default()
+        };
+        let replay = block_on(gpu.0.replay(&plan, &uniforms, sampler, &mut || true));
         let replay = replay.unwrap().expect("nobody stopped it");
         checks::assert_close(
             trace,

@@ -262,13 +262,22 @@ fn draws(gpu: &Gpu) {
                     draws: &draws,
                     tokens: &tokens,
                     noise,
+                    shared: None,
                     first: 0,
                     count: 4,
                     vocab: VOCAB,
                     mask_index: VOCAB as u32 - 1,
                     seed: 1,
                 };
-                sample(gpu, &Sampler { temperature, top_p }, &io);
+                sample(
+                    gpu,
+                    &Sampler {
+                        temperature,
+                        top_p,
+                        ..Sampler::default()
+                    },
+                    &io,
+                );
             }
         }
     }

@@ -113,8 +113,8 @@ export class Host implements Engine {
     decode: (tokens) => guard(() => this.#loaded().decode(tokens)),
     forward: (request, { signal }) => guard(() => this.#loaded().forward(optionsJson(request), signal)),
 
-    replay: async ({ plan, uniforms, topP }, { signal }) => {
-      const replay = await guard(() => this.#loaded().replay(JSON.stringify(plan), uniforms, topP, signal));
+    replay: async ({ plan, uniforms, filters }, { signal }) => {
+      const replay = await guard(() => this.#loaded().replay(JSON.stringify(plan), uniforms, optionsJson(filters), signal));
       try {
         return await guard(() => ({
           logits: replay.logits,

@@ -142,8 +142,8 @@ export class EsoLM implements AsyncDisposable {
   }
 
   /** Runs a plan with given random numbers: a row of `info.vocab_size` for every entry of every sequence, each in (0, 1). */
-  replay(plan: Plan, uniforms: Float64Array, { topP, signal }: ReplayOptions = {}): Promise<Replay> {
-    return this.#call("replay", { plan, uniforms, topP }, signal);
+  replay(plan: Plan, uniforms: Float64Array, { signal, ...filters }: ReplayOptions = {}): Promise<Replay> {
+    return this.#call("replay", { plan, uniforms, filters }, signal);
   }
 
   /** GPU memory in use, bytes; 0 on the CPU. */

@@ -27,7 +27,7 @@ export interface Calls {
   encode: { argument: string; result: Uint32Array };
   decode: { argument: Uint32Array; result: string };
   forward: { argument: Omit<ForwardOptions, "signal">; result: Float32Array };
-  replay: { argument: { plan: Plan; uniforms: Float64Array; topP: number | undefined }; result: Replay };
+  replay: { argument: { plan: Plan; uniforms: Float64Array; filters: Omit<ReplayOptions, "signal"> }; result: Replay };
   deviceBytes: { argument: null; result: number };
   wasmBytes: { argument: null; result: number };
 }

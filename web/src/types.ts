@@ -128,7 +128,10 @@ export interface Header {
   /** The steps T that were asked for, before those that draw nothing were dropped. */
   steps: number;
   schedule: Schedule;
+  /** `null` keeps all tokens; traces of earlier versions have no `top_k` and `min_p`. */
+  top_k?: number | null;
   top_p: number | null;
+  min_p?: number | null;
   temperature: number;
   /** A string where a number could not hold it exactly. */
   seed: number | string;
@@ -316,8 +319,12 @@ export interface GenerateOptions {
   /** Diffusion steps T, default the length. */
   steps?: number;
   schedule?: Schedule;
-  /** Draw from the likeliest tokens that together have this probability. */
+  /** Draw from so many of the likeliest tokens, at least 1; those as likely as the last of them stay too. */
+  topK?: number;
+  /** Draw from the likeliest tokens that together have this probability, of those that `topK` leaves. */
   topP?: number;
+  /** Draw from the tokens that are at least this fraction as likely as the likeliest one, 0 to 1. */
+  minP?: number;
   temperature?: number;
   /** The same seed gives the same text. A `bigint` or a string may use all 64 bits. */
   seed?: number | bigint | string;
@@ -366,7 +373,9 @@ export interface ForwardOptions {
 
 /** How to carry out a plan. */
 export interface ReplayOptions {
-  /** As in `GenerateOptions`. */
+  /** These as in `GenerateOptions`. */
+  topK?: number;
   topP?: number;
+  minP?: number;
   signal?: AbortSignal;
 }

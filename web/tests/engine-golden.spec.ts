@@ -33,9 +33,9 @@ async function forward(page: Page, cases: golden.ForwardCase[]): Promise<number>
 
 async function replay(page: Page, { name, plan, uniforms, topP, logits, tokensSorted, sample }: golden.Trace): Promise<number> {
   const got = await page.evaluate(
-    async ([plan, uniforms, topP]) => {
+    async ([plan, uniforms, filters]) => {
       const { model } = globalThis as unknown as Loaded;
-      const replay = await model.replay(JSON.stringify(plan), Float64Array.from(uniforms), topP);
+      const replay = await model.replay(JSON.stringify(plan), Float64Array.from(uniforms), filters);
       const found = {
         logits: Array.from(replay.logits),
         sample: JSON.parse(replay.sample()) as number[][],
@@ -44,7 +44,7 @@ async function replay(page: Page, { name, plan, uniforms, topP, logits, tokensSo
       replay.free();
       return found;
     },
-    [plan, uniforms, topP] as const,
+    [plan, uniforms, JSON.stringify({ top_p: topP })] as const,
   );
   expect(got.sample, name).toEqual(sample);
   if (tokensSorted !== null) expect(got.tokensSorted, name).toEqual(tokensSorted);

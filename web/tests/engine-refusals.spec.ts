@@ -26,8 +26,8 @@ const start = (request: string, model = "stories"): string => `(async () => {
   const run = ${model}.start(${JSON.stringify(request)});
   await run.next().finally(() => run.free());
 })()`;
-const replay = (uniforms: string, topP = "undefined"): string =>
-  `small.replay(JSON.stringify(JSON.parse(small.plan('{"length":4,"seed":1}')).plan), new Float64Array(4 * 97).fill(0.5)${uniforms}, ${topP})`;
+const replay = (uniforms: string, filters = "undefined"): string =>
+  `small.replay(JSON.stringify(JSON.parse(small.plan('{"length":4,"seed":1}')).plan), new Float64Array(4 * 97).fill(0.5)${uniforms}, ${filters})`;
 
 /** What is tried, in groups; the code; what the sentence must say. */
 const cases: Record<string, [what: string, action: string, code: string, says: RegExp][]> = {
@@ -97,6 +97,10 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["negative temperature", start('{"temperature":-1}'), "option", /temperature is -1; give/],
     ["infinite top_p", start('{"top_p":1e39}'), "option", /^topP is inf; give a number above 0 and at most 1/],
     ["no top_p", start('{"top_p":0}'), "option", /^topP is 0; give a number above 0 and at most 1/],
+    ["no top_k", start('{"top_k":0}'), "option", /^topK is 0; give a number of tokens from 1, or leave it out/],
+    ["half a top_k", start('{"top_k":1.5}'), "option", /^topK: invalid type: floating point `1.5`, expected u32/],
+    ["negative min_p", start('{"min_p":-0.5}'), "option", /^minP is -0.5; give a number from 0, which keeps every token, to 1/],
+    ["min_p above 1", start('{"min_p":1.5}'), "option", /^minP is 1.5; give a number from 0/],
     ["alpha_0 beyond 1", start('{"alpha_0":1.5}'), "plan", /^alpha0 is 1\.5; it must be from 0 .* to 1/],
     ["a word as seed", start('{"seed":"x"}'), "option", /^seed is "x"; it must be a whole number from 0 to 2\^64 - 1$/],
     ["half a seed", start('{"seed":1.5}'), "option", /^seed is 1\.5; it must be a whole number from 0 to 2\^64 - 1$/],

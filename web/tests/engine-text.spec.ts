@@ -50,8 +50,8 @@ const cases: Case[] = [
     what: "an AR model",
     model: "ar",
     config: { bos_token_id: golden.BOS },
-    native: ["--seed", "8", "--top-p", "0.9", "--batch", "2"],
-    request: { seed: 8, top_p: 0.9, batch: 2 },
+    native: ["--seed", "8", "--top-k", "30", "--top-p", "0.9", "--min-p", "0.05", "--batch", "2"],
+    request: { seed: 8, top_k: 30, top_p: 0.9, min_p: 0.05, batch: 2 },
   },
 ];
 

@@ -75,7 +75,7 @@ for (const worker of [true, false]) {
       const outcome = await inPage(page, worker, async ({ load, log }) => {
         const progress: string[] = [];
         const model = await load({ name: "toy", kvCache: "f16", rawWeights: true, onProgress: (p: { phase: string; loaded: number; total: number }) => progress.push(`${p.phase} ${p.loaded}/${p.total}`) });
-        const generation = model.generate({ prompt: "hello", alpha0: 0.5, topP: 0.9, decodeAs: "mdlm", seed: 2n ** 64n - 1n });
+        const generation = model.generate({ prompt: "hello", alpha0: 0.5, topK: 40, topP: 0.9, minP: 0.05, decodeAs: "mdlm", seed: 2n ** 64n - 1n });
         const steps = [];
         for await (const step of generation) steps.push(step);
         const again = [];
@@ -84,7 +84,7 @@ for (const worker of [true, false]) {
       });
       expect(outcome.info).toEqual({ family: "esolm", length: 8 });
       expect(outcome.header).toMatchObject({ model: "toy", nfe: 4 });
-      expect((outcome.header as unknown as { asked: unknown }).asked).toEqual({ prompt: "hello", alpha_0: 0.5, top_p: 0.9, decode_as: "mdlm", seed: "18446744073709551615" });
+      expect((outcome.header as unknown as { asked: unknown }).asked).toEqual({ prompt: "hello", alpha_0: 0.5, top_k: 40, top_p: 0.9, min_p: 0.05, decode_as: "mdlm", seed: "18446744073709551615" });
       expect(outcome.headers).toBe(1);
       expect(outcome.steps.map((step) => [step.step, step.attempt, step.revealed[0]!.text])).toEqual([0, 1, 2, 3].map((step) => [step, 0, `t${step}`]));
       expect(outcome.again).toEqual([0, 1, 2, 3]);
@@ -322,7 +322,7 @@ for (const worker of [true, false]) {
         const model = await load();
         const uniforms = Float64Array.of(0.25, 0.5);
         const plan = { esolm_plan: 1, family: "esolm", length: 8, lead: false, mask_index: 1, vocab_size: 2, sequences: [] } as const;
-        const replay = await model.replay({ ...plan, sequences: [] }, uniforms, { topP: 0.5 });
+        const replay = await model.replay({ ...plan, sequences: [] }, uniforms, { topK: 7, topP: 0.5, minP: 0.25 });
         const tokens = await model.encode("hi");
         return {
           tokens: [...tokens],
@@ -335,7 +335,7 @@ for (const worker of [true, false]) {
           facts: await esolm.EsoLM.deviceFacts(),
         };
       });
-      expect(outcome).toMatchObject({ tokens: [104, 105], text: "hi", logits: [2, 0.5], replay: [0.25, 0.5, [[8]], [[1]]], kept: 2, bytes: [123, 65536] });
+      expect(outcome).toMatchObject({ tokens: [104, 105], text: "hi", logits: [2, 0.5], replay: [0.25, 0.5, 7, 0.25, [[8]], [[1]]], kept: 2, bytes: [123, 65536] });
       expect(outcome.plan).toMatchObject({ model: "weights", asked: { steps: 3 } });
       expect(outcome.facts).toEqual({ webgpu: false, adapter: null, shader_f16: false, reason: "a stand-in" });
     });

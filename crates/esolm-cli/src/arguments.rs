@@ -11,6 +11,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
+use esolm::sampler::Sampler;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
@@ -179,9 +180,8 @@ pub struct Sample {
     /// Default: binomial; AR models take left-to-right only.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
-    /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1. Default: all tokens.
-    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub top_p: Option<f32>,
+    #[command(flatten, next_help_heading = "Sampling")]
+    pub filters: Filters,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     #[arg(long, value_name = "X", default_value = "1", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
@@ -330,6 +330,32 @@ pub struct Forward {
     pub device: Device,
 }
 
+/// Which tokens are drawn from: those that are left by all that are given, in this order.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Filters {
+    /// Draw from the N most likely tokens. Default: all tokens.
+    #[arg(long, value_name = "N", value_parser = top_k, allow_negative_numbers = true)]
+    pub top_k: Option<u32>,
+    /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1, of those that --top-k leaves. Default: all tokens.
+    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
+    /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens.
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
+    pub min_p: Option<f32>,
+}
+
+impl Filters {
+    /// Draws with these and the temperature 1.
+    pub fn sampler(self) -> Sampler {
+        Sampler {
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            ..Sampler::default()
+        }
+    }
+}
+
 /// Repeats a recorded generation of an Eso-LM, with the same steps and the same uniforms, through the KV cache.
 #[derive(Debug, Args)]
 #[command(
@@ -352,9 +378,8 @@ pub struct Replay {
     /// Safetensors file to write, or `-` for the standard output.
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
-    /// The top-p that the recorded generation had, above 0 up to 1. Default: none.
-    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
-    pub top_p: Option<f32>,
+    #[command(flatten)]
+    pub filters: Filters,
     #[command(flatten)]
     pub device: Device,
 }
@@ -394,12 +419,11 @@ pub struct Bench {
     /// Steps T to time.
     #[arg(long, value_name = "T,...", value_delimiter = ',', default_values_t = [16, 64, 1024])]
     pub steps: Vec<usize>,
-    /// Top-p of the draws, above 0 up to 1. Default: none.
-    #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
-    pub top_p: Option<f32>,
+    #[command(flatten)]
+    pub filters: Filters,
     /// Time no generations, but every form of the GPU's kernels at the model's shapes, in alternated runs, and say where the table that
     /// chooses between them is wrong for this device. Rows are dealt out to B sequences and attend to L slots.
-    #[arg(long, conflicts_with_all = ["steps", "top_p", "variants"])]
+    #[arg(long, conflicts_with_all = ["steps", "top_k", "top_p", "min_p", "variants"])]
     pub kernels: bool,
     /// Seconds after which a line is cut short.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
@@ -532,6 +556,20 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+fn top_k(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(k) if k > 0 => Ok(k),
+        _ => Err(format!("it must be a whole number from 1 to {}", u32::MAX)),
+    }
+}
+
+fn min_p(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
+        _ => Err("it must be a number from 0 to 1".into()),
+    }
+}
+
 fn top_p(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
@@ -563,6 +601,9 @@ mod tests {
         assert!(share("0").is_ok() && share("1").is_ok() && share("0.25").is_ok());
         assert!(share("-0.1").is_err() && share("nan").is_err() && share("1.1").is_err());
         assert!(top_p("1").is_ok() && top_p("0").is_err() && top_p("inf").is_err());
+        assert!(top_k("1").is_ok() && top_k("0").is_err() && top_k("4294967296").is_err());
+        assert!(min_p("0").is_ok() && min_p("1").is_ok() && min_p("1.1").is_err());
+        assert!(min_p("-0.1").is_err() && min_p("nan").is_err());
         assert!(temperature("0").is_ok() && temperature("1e-9").is_err());
         assert!(temperature("-1").is_err() && temperature("NaN").is_err());
         assert!(at_least_one("1").is_ok() && at_least_one("0").is_err());

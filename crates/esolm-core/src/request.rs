@@ -41,8 +41,12 @@ pub struct Request {
     pub steps: Option<usize>,
     /// How the steps are laid out. Default: binomial; AR goes from left to right.
     pub schedule: Option<Schedule>,
-    /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1]. Default: from all.
+    /// Draw from the so many most likely tokens, at least 1. Default: from all.
+    pub top_k: Option<u32>,
+    /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: from all.
     pub top_p: Option<f32>,
+    /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: from all.
+    pub min_p: Option<f32>,
     /// Divides the logits; 0 takes the most likely token. Default: 1.
     pub temperature: Option<f32>,
     /// Keys all random numbers; a number or, in JSON, also its digits as a string. Default: a random one.
@@ -145,7 +149,7 @@ pub enum RequestError {
     /// The prompt or the template is not usable.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Temperature or top-p are out of range.
+    /// Temperature, top-k, top-p or min-p are out of range.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
     /// No plan comes of it.
@@ -193,7 +197,9 @@ impl Request {
     ) -> Result<Resolved, RequestError> {
         let sampler = Sampler {
             temperature: self.temperature.unwrap_or(1.0),
+            top_k: self.top_k,
             top_p: self.top_p,
+            min_p: self.min_p,
         };
         sampler.validate()?;
         let config = &self.decoding(config)?;
@@ -443,7 +449,9 @@ impl Resolved {
             alpha_0: options.alpha_0,
             steps: options.steps,
             schedule: options.schedule,
+            top_k: sampler.top_k,
             top_p: sampler.top_p,
+            min_p: sampler.min_p,
             temperature: sampler.temperature,
             seed: options.seed,
             first: options.first_sequence,

@@ -5,26 +5,39 @@ use serde::{Deserialize, Serialize};
 use crate::finite::first_beyond;
 use crate::rng::{gumbel_block, gumbel_ceiling, gumbel_from_bits};
 
+pub mod kept;
+
+use kept::Filter;
+
 /// The logit that the mask token counts with, as in the published code.
 pub const MASK_LOGIT: f32 = -1e6;
 
 /// What is drawn from logits that are not finite, instead of a token: no vocabulary holds it.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// How tokens are drawn.
+/// How tokens are drawn: logits are divided by the temperature, then top-k, top-p and min-p leave tokens out, in this order, each of
+/// what the one before it left. Tokens whose logits are equal stay together ([`kept`]). The most likely token is always kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampler {
     /// Logits are divided by it; 0 takes the most likely token.
     pub temperature: f32,
-    /// Keeps the smallest set of tokens whose mass reaches p, the one that crosses it included.
+    /// Keeps the k most likely tokens, and what is as likely as the last of them; at least 1.
+    #[serde(default)]
+    pub top_k: Option<u32>,
+    /// Keeps the smallest set of tokens whose mass reaches p, the one that crosses it included; above 0, and 1 keeps all.
     pub top_p: Option<f32>,
+    /// Keeps the tokens that are at least this fraction as likely as the most likely one, from 0, which keeps all, to 1.
+    #[serde(default)]
+    pub min_p: Option<f32>,
 }
 
 impl Default for Sampler {
     fn default() -> Self {
         Self {
             temperature: 1.0,
+            top_k: None,
             top_p: None,
+            min_p: None,
         }
     }
 }
@@ -37,9 +50,15 @@ pub enum SamplerError {
         "the temperature is {0}; give 0 for the most likely token, 1 for a draw as the model says, or any number from 1e-6"
     )]
     Temperature(f32),
+    /// No token is kept.
+    #[error("top-k is 0; give a number of tokens from 1, or leave it out to keep every token")]
+    TopK,
     /// The nucleus holds nothing, or more than all.
     #[error("top-p is {0}; give a number above 0 and at most 1, where 1 keeps every token")]
     TopP(f32),
+    /// A fraction that no probability can be of another.
+    #[error("min-p is {0}; give a number from 0, which keeps every token, to 1")]
+    MinP(f32),
 }
 
 impl Sampler {
@@ -49,15 +68,22 @@ impl Sampler {
     /// Checks the ranges of the fields.
     ///
     /// # Errors
-    /// A temperature that is neither 0 nor a number from [`Sampler::MIN_TEMPERATURE`], or a top-p outside (0, 1].
+    /// A temperature that is neither 0 nor a number from [`Sampler::MIN_TEMPERATURE`], a top-k of 0, a top-p outside (0, 1] or a min-p
+    /// outside [0, 1].
     pub fn validate(&self) -> Result<(), SamplerError> {
         let temperature = self.temperature;
         let usable = temperature.is_finite() && temperature >= Self::MIN_TEMPERATURE;
         if temperature != 0.0 && !usable {
             return Err(SamplerError::Temperature(temperature));
         }
-        match self.top_p {
-            Some(p) if !(p > 0.0 && p <= 1.0) => Err(SamplerError::TopP(p)),
+        if self.top_k == Some(0) {
+            return Err(SamplerError::TopK);
+        }
+        if let Some(p) = self.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
+            return Err(SamplerError::TopP(p));
+        }
+        match self.min_p {
+            Some(p) if !(0.0..=1.0).contains(&p) => Err(SamplerError::MinP(p)),
             _ => Ok(()),
         }
     }
@@ -81,60 +107,113 @@ pub enum NoiseSource<'a> {
     None,
 }
 
-/// Draws a token from `logits` `[V]`, as the published samplers do (algo.py): mask column to -1e6, temperature, top-p, then the largest logit + noise (Gumbel-max); ties
-/// go to the lower index. Where a logit other than the mask's is not finite, or none is left after all that, it is [`NO_TOKEN`].
+/// Draws a token from `logits` `[V]`, as the published samplers do (algo.py): mask column to -1e6, temperature, then of what the [`Sampler`]
+/// keeps the largest logit + noise (Gumbel-max); ties go to the lower index. Where a logit other than the mask's is not finite, or none is
+/// left after all that, it is [`NO_TOKEN`].
 pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: NoiseSource) -> u32 {
     if !are_finite(logits, mask_index) {
         return NO_TOKEN;
     }
-    let greedy = sampler.temperature <= 0.0;
-    let scale = if greedy {
+    let is_greedy = sampler.temperature <= 0.0;
+    let scale = if is_greedy {
         1.0
     } else {
         1.0 / sampler.temperature
     };
-    let value = |v: usize| {
-        if v as u32 == mask_index {
-            MASK_LOGIT
-        } else {
-            logits[v] * scale
+    let row = Row {
+        logits,
+        mask_index,
+        scale,
+    };
+    let noise = if is_greedy { NoiseSource::None } else { noise };
+    match Filter::new(sampler) {
+        None => row.draw(noise, |_| true),
+        Some(filter) => {
+            let cut = filter.cut(logits, mask_index);
+            row.draw(noise, |token| match token {
+                Token::Mask => cut.keeps(filter.mask_logit),
+                Token::Logit(logit) => cut.keeps(logit),
+            })
         }
-    };
-    let noise = if greedy { NoiseSource::None } else { noise };
-    let floor = match sampler.top_p {
-        Some(p) if !greedy && p < 1.0 => nucleus_threshold((0..logits.len()).map(value), p),
-        _ => f32::MIN,
-    };
-    let mut best = (f32::MIN, NO_TOKEN);
-    // The noise is asked for only where an upper bound of it could win: two logarithms are spared for nearly all entries.
-    let mut offer = |v: usize, ceiling: f32, noise: &dyn Fn() -> f32| {
-        let value = value(v);
-        if value >= floor && value + ceiling > best.0 {
-            let score = value + noise();
-            if score > best.0 {
-                best = (score, v as u32);
+    }
+}
+
+/// What tells whether a token is kept.
+enum Token {
+    Mask,
+    /// Of any other token, not divided by the temperature.
+    Logit(f32),
+}
+
+/// A row of finite logits.
+struct Row<'a> {
+    logits: &'a [f32],
+    mask_index: u32,
+    scale: f32,
+}
+
+impl Row<'_> {
+    /// The token whose logit and noise are the most, of those that `keeps` keeps.
+    fn draw(&self, noise: NoiseSource, keeps: impl Fn(Token) -> bool) -> u32 {
+        let Self {
+            logits,
+            mask_index,
+            scale,
+        } = *self;
+        let is_mask = |v: usize| v as u32 == mask_index;
+        let value = |v: usize| match is_mask(v) {
+            true => MASK_LOGIT,
+            false => logits[v] * scale,
+        };
+        let is_kept = |v: usize| match is_mask(v) {
+            true => keeps(Token::Mask),
+            false => keeps(Token::Logit(logits[v])),
+        };
+        let (mut best, mut token) = (f32::MIN, NO_TOKEN);
+        match noise {
+            NoiseSource::Seeded {
+                seed,
+                sequence,
+                position,
+            } => {
+                for block in 0..logits.len().div_ceil(4) {
+                    let all = block * 4..logits.len().min(block * 4 + 4);
+                    // Nothing is computed for four tokens that are all left out.
+                    let highest = logits[all.clone()].iter().copied().fold(f32::MIN, f32::max);
+                    if !all.contains(&(mask_index as usize)) && !keeps(Token::Logit(highest)) {
+                        continue;
+                    }
+                    let bits = gumbel_block(seed, sequence, position, block as u32);
+                    for (v, bits) in all.zip(bits) {
+                        let value = value(v);
+                        // Nor are the two logarithms of the noise where an upper bound of it would not win.
+                        if value + gumbel_ceiling(bits) > best && is_kept(v) {
+                            let score = value + gumbel_from_bits(bits);
+                            if score > best {
+                                (best, token) = (score, v as u32);
+                            }
+                        }
+                    }
+                }
             }
-        }
-    };
-    match noise {
-        NoiseSource::Seeded {
-            seed,
-            sequence,
-            position,
-        } => {
-            for block in 0..logits.len().div_ceil(4) {
-                let bits = gumbel_block(seed, sequence, position, block as u32);
-                for (v, bits) in (block * 4..logits.len()).zip(bits) {
-                    offer(v, gumbel_ceiling(bits), &|| gumbel_from_bits(bits));
+            NoiseSource::Given(values) => {
+                for (v, noise) in (0..logits.len()).zip(values) {
+                    let score = value(v) + noise;
+                    if score > best && is_kept(v) {
+                        (best, token) = (score, v as u32);
+                    }
+                }
+            }
+            NoiseSource::None => {
+                for v in 0..logits.len() {
+                    if value(v) > best {
+                        (best, token) = (value(v), v as u32);
+                    }
                 }
             }
         }
-        NoiseSource::Given(values) => (0..logits.len())
-            .zip(values)
-            .for_each(|(v, &noise)| offer(v, noise, &|| noise)),
-        NoiseSource::None => (0..logits.len()).for_each(|v| offer(v, 0.0, &|| 0.0)),
+        token
     }
-    best.1
 }
 
 /// Whether all of a row's logits are finite but for the mask's, which nothing reads.
@@ -144,39 +223,6 @@ pub fn are_finite(logits: &[f32], mask_index: u32) -> bool {
     [before, after]
         .iter()
         .all(|logits| first_beyond(logits, f32::MAX).is_none())
-}
-
-/// The lowest logit that top-p keeps: the smallest set of most likely tokens whose mass reaches `p`. Equal logits stay together
-/// (`top_k_top_p_filtering` of the published utils.py, which keeps some of them). The logits are final: scaled, mask blanked.
-pub fn nucleus_threshold(logits: impl Iterator<Item = f32>, p: f32) -> f32 {
-    // Sorting the whole vocabulary costs more than a network's output layer; the nucleus mostly lies in a short beginning, so
-    // that is selected and sorted in parts of growing length.
-    const FIRST: usize = 256;
-    let mut logits: Vec<f32> = logits.filter(|logit| !logit.is_nan()).collect();
-    let Some(top) = logits.iter().copied().reduce(f32::max) else {
-        return f32::MIN;
-    };
-    let weight = |logit: f32| (f64::from(logit) - f64::from(top)).exp();
-    let wanted = f64::from(p) * logits.iter().map(|&l| weight(l)).sum::<f64>();
-    let descending = |a: &f32, b: &f32| b.total_cmp(a);
-    let (mut mass, mut lowest) = (0.0, f32::MIN);
-    let (mut rest, mut length) = (&mut logits[..], FIRST);
-    while !rest.is_empty() {
-        let taken = length.min(rest.len());
-        if taken < rest.len() {
-            rest.select_nth_unstable_by(taken, descending);
-        }
-        let (part, others) = rest.split_at_mut(taken);
-        part.sort_unstable_by(descending);
-        for &logit in &*part {
-            (mass, lowest) = (mass + weight(logit), logit);
-            if mass >= wanted {
-                return logit;
-            }
-        }
-        (rest, length) = (others, length * 4);
-    }
-    lowest
 }
 
 #[cfg(test)]

@@ -47,8 +47,14 @@ pub struct Header {
     pub steps: usize,
     /// How the steps are laid out.
     pub schedule: Schedule,
+    /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.
+    #[serde(default)]
+    pub top_k: Option<u32>,
     /// Nucleus, if not all tokens.
     pub top_p: Option<f32>,
+    /// Fraction of the largest probability that a token needed, if any; in no trace of an earlier program.
+    #[serde(default)]
+    pub min_p: Option<f32>,
     /// Temperature.
     pub temperature: f32,
     /// Keys all random numbers. In JSON a string where JavaScript's numbers would round it.

@@ -9,7 +9,8 @@ use esolm_core::config::{AttentionKind, Family, Prepend};
 use esolm_core::plan::{Phase, Plan, PlanOptions, Schedule};
 use esolm_core::rng::gumbel_from_uniform;
 use esolm_core::rows::{MASKED, MaskMode, NO_TARGET, Row, StepRows, forward_rows};
-use esolm_core::sampler::{MASK_LOGIT, NoiseSource, Sampler, nucleus_threshold, sample_row};
+use esolm_core::sampler::kept::Filter;
+use esolm_core::sampler::{MASK_LOGIT, NoiseSource, Sampler, sample_row};
 
 const L: usize = 32;
 
@@ -154,8 +155,8 @@ fn replay<'a>(
     uniforms: impl Fn(&Row) -> &'a [f64],
 ) -> Vec<u32> {
     let sampler = Sampler {
-        temperature: 1.0,
         top_p,
+        ..Sampler::default()
     };
     let mut tokens = plan.initial_tokens();
     for step in 0..plan.nfe() {
@@ -316,16 +317,26 @@ fn recorded_ar_runs_draw_the_same_tokens() {
 }
 
 #[test]
-fn the_nucleus_is_the_published_one() {
+fn what_top_p_and_top_k_keep_is_as_published() {
     let golden = Golden::open("nucleus.safetensors");
     let logits = golden.f64("logits");
-    for (name, p) in [("filtered_p09", 0.9), ("filtered_p05", 0.5)] {
+    for (name, top_k, top_p) in [
+        ("filtered_p09", None, Some(0.9)),
+        ("filtered_p05", None, Some(0.5)),
+        ("filtered_k5", Some(5), None),
+    ] {
         let filtered = golden.f64(name);
         for (row, expected) in logits.chunks(V).zip(filtered.chunks(V)) {
             let row: Vec<f32> = row.iter().map(|&x| x as f32).collect();
-            let threshold = nucleus_threshold(row.iter().copied(), p);
+            let sampler = Sampler {
+                top_k,
+                top_p,
+                ..Sampler::default()
+            };
+            let filter = Filter::new(&sampler).expect("it leaves tokens out");
+            let cut = filter.cut(&row, u32::MAX);
             for (v, (&logit, expected)) in row.iter().zip(expected).enumerate() {
-                assert_eq!(logit >= threshold, expected.is_finite(), "{name} {v}");
+                assert_eq!(cut.keeps(logit), expected.is_finite(), "{name} {v}");
             }
         }
     }

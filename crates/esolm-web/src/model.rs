@@ -3,6 +3,7 @@
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
 use esolm::plan::Plan;
+use esolm::sampler::Sampler;
 use esolm::text::TextCodec;
 use esolm::trace::Header;
 use esolm::{
@@ -16,6 +17,15 @@ use crate::error::Failure;
 use crate::json::{json, parse};
 use crate::run::WasmRun;
 use crate::source::Source;
+
+/// Which tokens a replay draws from.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Filters {
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+}
 
 /// How a model is loaded.
 #[derive(Deserialize, Default)]
@@ -212,7 +222,7 @@ impl WasmModel {
         unless_aborted(signal, self.model.forward(parse(&pass)?)).await
     }
 
-    /// Runs a plan (JSON) with recorded uniforms `[sequences, slots, V]`.
+    /// Runs a plan (JSON) with recorded uniforms `[sequences, slots, V]`, drawing from what `filters` (JSON) leave.
     ///
     /// # Errors
     /// When plan and uniforms do not fit the model, the device fails, or the call is aborted.
@@ -220,10 +230,21 @@ impl WasmModel {
         &self,
         plan: String,
         uniforms: Vec<f64>,
-        top_p: Option<f32>,
+        filters: Option<String>,
         signal: Option<AbortSignal>,
     ) -> Result<WasmReplay, Failure> {
-        let call = (self.model).replay(Plan::from_json(&plan)?, uniforms, top_p);
+        let Filters {
+            top_k,
+            top_p,
+            min_p,
+        } = filters.map_or(Ok(Filters::default()), |filters| parse(&filters))?;
+        let sampler = Sampler {
+            top_k,
+            top_p,
+            min_p,
+            ..Sampler::default()
+        };
+        let call = (self.model).replay(Plan::from_json(&plan)?, uniforms, sampler);
         Ok(WasmReplay(unless_aborted(signal, call).await?))
     }
 

@@ -246,7 +246,7 @@ impl Engine {
         &mut self,
         plan: &Plan,
         uniforms: &[f64],
-        top_p: Option<f32>,
+        sampler: Sampler,
         go_on: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Replay>, EngineError> {
         let vocab = self.config.vocab_size;
@@ -269,10 +269,6 @@ impl Engine {
                 uniforms[index]
             )));
         }
-        let sampler = Sampler {
-            temperature: 1.0,
-            top_p,
-        };
         let ids = plan.ids();
         self.prepare_plan(plan)?;
         self.start(&layout, &plan.initial_tokens())?;

@@ -175,26 +175,22 @@ impl Model {
     /// Runs a plan with recorded uniforms `[sequences, slots, V]`, each in (0, 1).
     ///
     /// # Errors
-    /// When plan and uniforms do not fit the model, or the device fails.
+    /// When plan and uniforms do not fit the model, the sampler's numbers are out of range, or the device fails.
     pub async fn replay(
         &self,
         plan: Plan,
         uniforms: Vec<f64>,
-        top_p: Option<f32>,
+        sampler: Sampler,
     ) -> Result<Replay, Error> {
         let config = &self.shared.config;
         plan.check()?;
         plan.check_model(config.vocab_size, config.mask_index)?;
-        let sampler = Sampler {
-            temperature: 1.0,
-            top_p,
-        };
         sampler.validate().map_err(RequestError::from)?;
         self.worker
             .call(move |engine, wanted| {
                 Box::pin(async move {
                     let mut go_on = || wanted.is_wanted();
-                    let replay = engine.replay(&plan, &uniforms, top_p, &mut go_on).await?;
+                    let replay = engine.replay(&plan, &uniforms, sampler, &mut go_on).await?;
                     replay.ok_or(Error::Stopped)
                 })
             })
@@ -343,9 +339,9 @@ impl Blocking<'_> {
         &self,
         plan: Plan,
         uniforms: Vec<f64>,
-        top_p: Option<f32>,
+        sampler: Sampler,
     ) -> Result<Replay, Error> {
-        pollster::block_on(self.0.replay(plan, uniforms, top_p))
+        pollster::block_on(self.0.replay(plan, uniforms, sampler))
     }
 }
 

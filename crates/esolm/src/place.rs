@@ -122,8 +122,8 @@ async fn rehearse(executor: &mut GpuExecutor, config: &ModelConfig) -> Result<()
         executor.pass(&step, &keys)?;
         for top_p in [None, Some(0.9)] {
             let sampler = Sampler {
-                temperature: 1.0,
                 top_p,
+                ..Sampler::default()
             };
             executor.draw(&Draw {
                 sampler,

@@ -4,7 +4,7 @@ import { element, input, setText } from "./dom";
 import { Problem } from "./parse";
 import { SCHEDULES, STORY, type Settings, type Start } from "./settings";
 
-const SLIDERS = { alpha0: "alpha0", steps: "steps", length: "length", topP: "top-p", temperature: "temperature" } as const;
+const SLIDERS = { alpha0: "alpha0", steps: "steps", length: "length", topK: "top-k", topP: "top-p", minP: "min-p", temperature: "temperature" } as const;
 type Slider = keyof typeof SLIDERS;
 
 export interface Limits {
@@ -15,7 +15,7 @@ export interface Limits {
 
 export class Controls {
   /** The values of the sliders themselves, finer than their marks where an address says so. */
-  private readonly exact: Record<Slider, number> = { alpha0: 0, steps: 1, length: 8, topP: 1, temperature: 1 };
+  private readonly exact: Record<Slider, number> = { alpha0: 0, steps: 1, length: 8, topK: 0, topP: 1, minP: 0, temperature: 1 };
 
   constructor(private readonly onChange: () => void) {
     const form = element("form", HTMLFormElement);

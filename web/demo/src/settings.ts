@@ -13,7 +13,10 @@ export interface Settings {
   alpha0: number;
   steps: number;
   schedule: Schedule;
+  /** 0 leaves all tokens. */
+  topK: number;
   topP: number;
+  minP: number;
   temperature: number;
   /** Up to 64 bits, so not a number here. */
   seed: string;
@@ -29,7 +32,9 @@ export const STORY: Settings = {
   alpha0: 0.5,
   steps: 32,
   schedule: "binomial",
+  topK: 0,
   topP: 0.8,
+  minP: 0,
   temperature: 1,
   seed: "3",
   length: 128,
@@ -52,7 +57,9 @@ export interface Request {
   alpha0?: number;
   steps: number;
   schedule: Schedule;
+  topK?: number;
   topP?: number;
+  minP?: number;
   temperature: number;
   seed: string;
   decodeAs?: "mdlm";
@@ -62,7 +69,9 @@ export function request(settings: Settings): Request {
   const { start, alpha0, steps, schedule, temperature, seed, length } = settings;
   const common: Request = { alpha0, steps, schedule, temperature, seed };
   // Every token may be drawn: then there is nothing to select.
+  if (settings.topK > 0) common.topK = settings.topK;
   if (settings.topP < 1) common.topP = settings.topP;
+  if (settings.minP > 0) common.minP = settings.minP;
   if (start === "infill") {
     if (!settings.infill.includes("_")) {
       throw new Problem("The text with gaps has no gap. Mark one with underscores, for example “Once ____ a time”.");
@@ -86,7 +95,9 @@ const KEYS = {
   alpha0: "alpha0",
   steps: "steps",
   schedule: "schedule",
+  topK: "top_k",
   topP: "top_p",
+  minP: "min_p",
   temperature: "temperature",
   seed: "seed",
   length: "length",
@@ -109,7 +120,7 @@ export function fromHash(hash: string): { settings: Partial<Settings>; refused: 
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const settings: Partial<Settings> = {};
   const refused: string[] = [];
-  const number = (key: "alpha0" | "steps" | "topP" | "temperature" | "length", low: number, high: number, integer: boolean): void => {
+  const number = (key: "alpha0" | "steps" | "topK" | "topP" | "minP" | "temperature" | "length", low: number, high: number, integer: boolean): void => {
     const text = query.get(KEYS[key]);
     if (text === null) return;
     const value = Number(text);
@@ -126,7 +137,9 @@ export function fromHash(hash: string): { settings: Partial<Settings>; refused: 
   };
   number("alpha0", 0, 1, false);
   number("steps", 1, 1 << 20, true);
+  number("topK", 0, 1 << 20, true);
   number("topP", 0.001, 1, false);
+  number("minP", 0, 1, false);
   number("temperature", 0, 100, false);
   number("length", 1, 1 << 16, true);
   choice("start", ["free", "prompt", "infill"]);

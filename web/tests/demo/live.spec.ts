@@ -80,7 +80,7 @@ test("a run that is scrubbed goes on behind the visitor’s back, and is joined 
 });
 
 test("the same link gives the same text, another seed another one", async ({ page }) => {
-  const link = `${SHORT}&seed=18446744073709551615&alpha0=0.25&top_p=0.9`;
+  const link = `${SHORT}&seed=18446744073709551615&alpha0=0.25&top_k=50&top_p=0.9&min_p=0.01`;
   const first = await write(page, link);
   const second = await write(page, link);
   expect(second).toBe(first);

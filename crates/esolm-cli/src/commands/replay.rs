@@ -40,7 +40,7 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
     let output = Pending::create_or_stdout(&arguments.output)?;
     let passes = plan.nfe();
     let model = setup::load(files, &arguments.device, false)?;
-    let replay = (model.blocking()).replay(plan, uniforms, arguments.top_p)?;
+    let replay = (model.blocking()).replay(plan, uniforms, arguments.filters.sampler())?;
     let flat = |rows: &[Vec<u32>]| {
         rows.concat()
             .into_iter()

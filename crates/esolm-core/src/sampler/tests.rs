@@ -11,7 +11,11 @@ fn seeded(position: u32) -> NoiseSource<'static> {
 }
 
 fn sampler(temperature: f32, top_p: Option<f32>) -> Sampler {
-    Sampler { temperature, top_p }
+    Sampler {
+        temperature,
+        top_p,
+        ..Sampler::default()
+    }
 }
 
 /// Chi-square of draws against weights, and that nothing of weight 0 is drawn.
@@ -86,20 +90,6 @@ fn a_nucleus_is_renormalised() {
         let chi = chi_square(&logits, &sampler(1.0, Some(p)), &weights, 30_000);
         assert!(chi < 18.5, "top-p {p}: chi-square {chi}");
     }
-}
-
-#[test]
-fn thresholds() {
-    let shares = [0.1f32, 0.4, 0.3, 0.2];
-    let logits = shares.map(f32::ln);
-    let threshold = |p| nucleus_threshold(logits.into_iter(), p);
-    assert_eq!(threshold(0.65), logits[2]);
-    assert_eq!(threshold(0.75), logits[3]);
-    assert_eq!(threshold(1e-6), logits[1]);
-    assert!(threshold(1.0) <= logits[0]);
-    assert_eq!(nucleus_threshold(std::iter::empty(), 0.5), f32::MIN);
-    // Equal logits stay together.
-    assert_eq!(nucleus_threshold([1.0, 2.0, 2.0].into_iter(), 0.1), 2.0);
 }
 
 #[test]
@@ -200,4 +190,24 @@ fn ranges_are_checked() {
         let error = sampler(1.0, Some(p)).validate().unwrap_err();
         assert!(error.to_string().starts_with("top-p is"), "{error}");
     }
+    for p in [-0.1, 1.1, f32::NAN, f32::INFINITY] {
+        let sampler = Sampler {
+            min_p: Some(p),
+            ..Sampler::default()
+        };
+        let error = sampler.validate().unwrap_err().to_string();
+        assert!(error.starts_with("min-p is"), "{error}");
+    }
+    let none = Sampler {
+        top_k: Some(0),
+        ..Sampler::default()
+    };
+    let error = none.validate().unwrap_err().to_string();
+    assert!(error.starts_with("top-k is 0"), "{error}");
+    let all = Sampler {
+        top_k: Some(1),
+        min_p: Some(1.0),
+        ..none
+    };
+    assert_eq!(all.validate(), Ok(()));
 }

@@ -20,7 +20,7 @@ use crate::kernels::embed::Embedding;
 use crate::kernels::norm::norm;
 use crate::kernels::product::{Finish, Matrix, Qkv, ROW_PAD, product, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
-use crate::kernels::sample::{Sample, sample};
+use crate::kernels::sample::{Sample, Shared, sample};
 use crate::kernels::score::{Score, score};
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::{
@@ -83,6 +83,7 @@ struct Scratch {
     logits: Buffer,
     parts: Buffer,
     stats: Buffer,
+    drawing: Option<Shared>,
 }
 
 /// Prepended elements may make the last position one more than the context.
@@ -162,6 +163,7 @@ impl GpuExecutor {
             logits: gpu.allocate(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
             parts: gpu.allocate(&name, parts)?,
             stats: gpu.allocate(&name, stats)?,
+            drawing: Shared::allocate(gpu, &name, self.head.n, sampled)?,
         })
     }
 
@@ -471,6 +473,7 @@ impl Executor for GpuExecutor {
                     draws: &tables.keys,
                     tokens: &state.tokens,
                     noise: noise.as_ref(),
+                    shared: state.scratch.drawing.as_ref(),
                     first,
                     count,
                     vocab: self.head.n,

@@ -1,11 +1,14 @@
-//! Drawing tokens on the device: `shaders/sample.wgsl`. Its twin is [`esolm_core::sampler::sample_row`].
+//! Drawing tokens on the device: `shaders/sample.wgsl`, or `shaders/sample_parts.wgsl` and `shaders/sample_merge.wgsl` where a few rows of a
+//! large vocabulary would leave most of a chip idle. The twin of both is [`esolm_core::sampler::sample_row`].
 
+use esolm_core::sampler::kept::Filter;
 use esolm_core::sampler::{NO_TOKEN, Sampler};
-use esolm_shaders::{Form, SAMPLE};
+use esolm_shaders::{Form, SAMPLE, SAMPLE_MERGE, SAMPLE_PARTS, Shader};
 
 use super::runtime::{Buffer, Gpu};
 use super::work::{ENTRY, Extent};
 use crate::adapter::AdapterKind;
+use crate::error::EngineError;
 
 /// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
 pub struct Sample<'a> {
@@ -23,6 +26,8 @@ pub struct Sample<'a> {
     pub tokens: &'a Buffer,
     /// Given Gumbel values [sampled rows, V].
     pub noise: Option<&'a Buffer>,
+    /// Where workgroups that share a row meet, if any may.
+    pub shared: Option<&'a Shared>,
     /// First sampled row of this launch.
     pub first: usize,
     /// Sampled rows of this launch.
@@ -35,6 +40,67 @@ pub struct Sample<'a> {
     pub seed: u64,
 }
 
+/// Vocabularies of which a row is shared.
+const LARGE_VOCAB: usize = 32_000;
+/// Most rows that are shared; more keep a chip busy with a workgroup each.
+const MAX_ROWS: usize = 16;
+/// Least columns of a part. Each part reads what the others found, which is as much as 3072 columns.
+const MIN_COLUMNS: usize = 4096;
+/// Most parts of a row.
+const MAX_PARTS: usize = 64;
+/// Words of a row in [`Shared`]: what the parts' largest logits and the crossings take, and 3072 for each of the four stages.
+const STATE_WORDS: usize = 2 * MAX_PARTS + 12 + 4 * 3072;
+/// The launch of [`SAMPLE_PARTS`] before the stages of a filter, 0 to 3.
+const TOP: u32 = 4;
+/// The launch after them.
+const DRAW: u32 = 5;
+
+/// Memory in which workgroups that share a row meet. Nothing in it outlasts a draw.
+pub struct Shared {
+    /// What the parts find of a row, up to the tokens that are kept.
+    pub state: Buffer,
+    /// The best token of each part, four words each.
+    pub bests: Buffer,
+}
+
+impl Shared {
+    /// Memory for draws of up to `rows` rows; none where no row of this vocabulary is shared, nor on a software adapter, whose few cores
+    /// gain less than what the parts read of each other costs.
+    ///
+    /// # Errors
+    /// As [`Gpu::allocate`].
+    pub fn allocate(
+        gpu: &Gpu,
+        what: &str,
+        vocab: usize,
+        rows: usize,
+    ) -> Result<Option<Self>, EngineError> {
+        let is_software = gpu.info.kind == AdapterKind::Software;
+        let Some([state, bests]) = Self::words(vocab, rows).filter(|_| !is_software) else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            state: gpu.allocate(what, state)?,
+            bests: gpu.allocate(what, bests)?,
+        }))
+    }
+
+    /// Words of its two buffers.
+    pub fn words(vocab: usize, rows: usize) -> Option<[usize; 2]> {
+        let rows = rows.min(MAX_ROWS);
+        (vocab >= LARGE_VOCAB).then_some([rows * STATE_WORDS, rows * MAX_PARTS * 4])
+    }
+}
+
+/// Columns of a part of a row.
+fn columns(vocab: usize) -> usize {
+    // Random numbers come four at a time.
+    vocab
+        .div_ceil(MAX_PARTS)
+        .next_multiple_of(4)
+        .max(MIN_COLUMNS)
+}
+
 /// Draws a token for each sampled row and writes it to the token buffer, [`NO_TOKEN`] where the row's logits are not finite.
 pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     let wg = if gpu.info.kind == AdapterKind::Software {
@@ -44,68 +110,124 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     };
     let greedy = sampler.temperature <= 0.0;
     let source = match (greedy, io.noise) {
-        (true, _) => "GREEDY",
-        (false, Some(_)) => "GIVEN",
-        (false, None) => "SEEDED",
+        (true, _) => None,
+        (false, Some(_)) => Some("GIVEN"),
+        (false, None) => Some("SEEDED"),
     };
-    // A greedy draw keeps the largest logit, which every nucleus holds; a nucleus of all is none.
-    let top_p = sampler.top_p.filter(|&p| !greedy && p < 1.0);
+    let filter = Filter::new(sampler);
     let vocab = io.vocab as u32;
-    let params = vec![
-        wg,
-        vocab,
-        u32::from(source.as_bytes()[1]),
-        u32::from(top_p.is_some()),
-    ];
-    let kernel = gpu.kernel(&SAMPLE, params, wg, || {
-        let mut flags = vec![source];
-        flags.extend(top_p.map(|_| "TOP_P"));
-        Form {
+    let shared = io.shared.filter(|_| io.count <= MAX_ROWS);
+    let kernel = |shader: &'static Shader| {
+        let params = vec![
+            wg,
+            vocab,
+            source.map_or(0, |name| u32::from(name.as_bytes()[0])),
+            u32::from(filter.is_some()),
+        ];
+        gpu.kernel(shader, params, wg, || Form {
             constants: vec![
                 ("WG", wg),
                 ("VOCAB", vocab),
                 ("GUMBEL_DOMAIN", esolm_core::rng::GUMBEL_DOMAIN),
                 ("NO_TOKEN", NO_TOKEN),
+                ("MAX_PARTS", MAX_PARTS as u32),
+                ("STATE_WORDS", STATE_WORDS as u32),
             ],
-            flags,
+            flags: source.into_iter().chain(filter.map(|_| "FILTER")).collect(),
             ..Default::default()
-        }
-    });
-    let mut buffers = vec![io.logits, io.sampled, io.rows, io.tokens];
-    if !greedy {
-        buffers.push(io.noise.unwrap_or(io.draws));
-    }
+        })
+    };
     let scale = if greedy {
         1.0
     } else {
         1.0 / sampler.temperature
     };
-    let info = [
-        io.first as u32,
-        io.count as u32,
-        io.stride as u32,
-        io.mask_index,
-        io.seed as u32,
-        (io.seed >> 32) as u32,
-        scale.to_bits(),
-        top_p.unwrap_or(1.0).to_bits(),
+    let kept = filter.unwrap_or(Filter::NONE);
+    let info = |columns: usize, stage: u32, former: u32| {
+        [
+            io.first as u32,
+            io.count as u32,
+            io.stride as u32,
+            columns as u32,
+            io.seed as u32,
+            (io.seed >> 32) as u32,
+            io.mask_index,
+            kept.mask_logit.to_bits(),
+            scale.to_bits(),
+            kept.rate.to_bits(),
+            kept.top_k,
+            kept.top_p,
+            kept.reach,
+            stage,
+            former,
+            0,
+        ]
+    };
+    let random = (!greedy).then(|| io.noise.unwrap_or(io.draws));
+    let Some(shared) = shared else {
+        let mut buffers = vec![io.logits, io.sampled, io.rows, io.tokens];
+        buffers.extend(random);
+        let extent = extent(io.count, io.vocab, source, filter.as_ref());
+        let info = info(io.vocab, DRAW, DRAW);
+        return gpu.launch(&kernel(&SAMPLE), &extent, &buffers, &info);
+    };
+    let columns = columns(io.vocab);
+    let parts = io.vocab.div_ceil(columns);
+    let mut buffers = vec![io.logits, &shared.bests];
+    buffers.extend(random);
+    buffers.extend(filter.map(|_| &shared.state));
+    let stages = [
+        (filter.is_some(), TOP),
+        (kept.top_k > 0, 0),
+        (kept.top_k > 0, 1),
+        (kept.top_p > 0, 2),
+        (kept.top_p > 0, 3),
+        (true, DRAW),
     ];
-    let extent = extent(io.count, io.vocab, source, top_p.is_some());
-    gpu.launch(&kernel, &extent, &buffers, &info);
+    let mut former = TOP;
+    for (_, stage) in stages.into_iter().filter(|(is_needed, _)| *is_needed) {
+        let source = if stage == DRAW { source } else { None };
+        let extent = Extent {
+            grid: [parts, io.count, 1],
+            each: entry(source) * columns as u64,
+        };
+        let info = info(columns, stage, former);
+        gpu.launch(&kernel(&SAMPLE_PARTS), &extent, &buffers, &info);
+        former = stage;
+    }
+    let merge = gpu.kernel(&SAMPLE_MERGE, vec![wg], wg, || Form {
+        constants: vec![("WG", wg), ("NO_TOKEN", NO_TOKEN)],
+        ..Default::default()
+    });
+    let buffers = [&shared.bests, io.sampled, io.rows, io.tokens];
+    let extent = Extent::line(
+        io.count.div_ceil(wg as usize),
+        u64::from(wg) * ENTRY * parts as u64,
+    );
+    let info = [io.first as u32, io.count as u32, parts as u32, 0];
+    gpu.launch(&merge, &extent, &buffers, &info);
 }
 
 /// Operations of an entry's seeded noise: a quarter of ten rounds of Philox in 32-bit words, and two logarithms.
 const NOISE: u64 = 128;
 
-/// A workgroup a row, with the passes that it takes over the logits.
-pub(super) fn extent(rows: usize, vocab: usize, source: &str, top_p: bool) -> Extent {
-    let entry = match source {
-        "SEEDED" => ENTRY + NOISE,
+/// Operations of an entry when tokens are drawn.
+fn entry(source: Option<&str>) -> u64 {
+    match source {
+        Some("SEEDED") => ENTRY + NOISE,
         // What is given is read as the logits are.
-        "GIVEN" => 2 * ENTRY,
-        _ => ENTRY,
-    };
-    // The largest logit, the mass, and a pass for each bit of the threshold.
-    let nucleus = if top_p { (2 + 32) * ENTRY } else { 0 };
-    Extent::line(rows, (entry + nucleus) * vocab as u64)
+        Some(_) => 2 * ENTRY,
+        None => ENTRY,
+    }
+}
+
+/// A workgroup a row, with the passes that it takes over the logits.
+pub(super) fn extent(
+    rows: usize,
+    vocab: usize,
+    source: Option<&str>,
+    filter: Option<&Filter>,
+) -> Extent {
+    let passes = filter.map_or(0, Filter::passes);
+    Extent::line(rows, (entry(source) + passes * ENTRY) * vocab as u64)
 }

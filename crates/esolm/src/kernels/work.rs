@@ -104,6 +104,9 @@ impl Extent {
 mod tests {
     use std::collections::HashSet;
 
+    use esolm_core::sampler::Sampler;
+    use esolm_core::sampler::kept::Filter;
+
     use super::*;
     use crate::kernels::attention::{Geometry, chunks_extents, rows_extent};
     use crate::kernels::product::ProductVariant;
@@ -169,10 +172,15 @@ mod tests {
         ];
         let [chunks, merge] = chunks_extents(geometry, rows, length);
         all.extend([("chunks".into(), chunks), ("merge".into(), merge)]);
-        for source in ["GREEDY", "SEEDED", "GIVEN"] {
-            for top_p in [false, true] {
-                let extent = sample::extent(sampled, vocab, source, top_p);
-                all.push((format!("sample {source} {top_p}"), extent));
+        let both = Sampler {
+            top_k: Some(50),
+            top_p: Some(0.9),
+            ..Sampler::default()
+        };
+        for filter in [None, Filter::new(&both)] {
+            for source in [None, Some("SEEDED"), Some("GIVEN")] {
+                let extent = sample::extent(sampled, vocab, source, filter.as_ref());
+                all.push((format!("sample {source:?} {filter:?}"), extent));
             }
         }
         for variant in [

@@ -55,113 +55,225 @@ impl Logits {
     }
 }
 
-/// What is drawn from `logits` in the launch of the rows from `first` on. `draws` and `noise` are of all rows of the pass.
-fn drawn(
-    logits: &Logits,
+/// A draw from `logits`, which are those of the rows from `first` on; `draws` and `noise` are of all rows of the pass.
+struct Drawing<'a> {
+    logits: &'a Logits,
     first: usize,
     sampler: Sampler,
     seed: u64,
-    draws: &[[u32; 2]],
-    noise: Option<&[f32]>,
-) -> Vec<u32> {
-    const OLD: u32 = 7777;
-    let all = draws.len();
-    // Sampled row i is row 2 i of the pass and writes token all - 1 - i.
-    let rows: Vec<Row> = (0..2 * all as u32)
-        .map(|r| Row {
-            sequence: 0,
-            slot: r,
-            position: r,
-            prefix: 0,
-            source: MASKED,
-            target: (all as u32).wrapping_sub(1 + r / 2),
-        })
+    draws: &'a [[u32; 2]],
+    noise: &'a [f32],
+}
+
+impl Drawing<'_> {
+    /// The tokens that the shaders draw, by seeded or by given noise, with a workgroup a row or with several.
+    fn run(&self, is_given: bool, is_shared: bool) -> Vec<u32> {
+        const OLD: u32 = 7777;
+        let (logits, first) = (self.logits, self.first);
+        let all = self.draws.len();
+        // Sampled row i is row 2 i of the pass and writes token all - 1 - i.
+        let rows: Vec<Row> = (0..2 * all as u32)
+            .map(|r| Row {
+                sequence: 0,
+                slot: r,
+                position: r,
+                prefix: 0,
+                source: MASKED,
+                target: (all as u32).wrapping_sub(1 + r / 2),
+            })
+            .collect();
+        let sampled: Vec<u32> = (0..all as u32).map(|i| 2 * i).collect();
+        let tokens = gpu().words(vec![OLD; all.max(4)]).unwrap();
+        let noise = is_given.then(|| floats(self.noise));
+        let count = logits.values.len() / logits.vocab;
+        let shared = is_shared.then(|| {
+            let [state, bests] = Shared::words(logits.vocab, count).expect("a large vocabulary");
+            Shared {
+                state: blank(state),
+                bests: blank(bests),
+            }
+        });
+        let io = Sample {
+            logits: &logits.upload(),
+            stride: logits.stride(),
+            sampled: &gpu().words(sampled).unwrap(),
+            rows: &table(&rows),
+            draws: &gpu().upload(bytemuck::cast_slice(self.draws)),
+            tokens: &tokens,
+            noise: noise.as_ref(),
+            shared: shared.as_ref(),
+            first,
+            count,
+            vocab: logits.vocab,
+            mask_index: logits.mask as u32,
+            seed: self.seed,
+        };
+        sample(gpu(), &self.sampler, &io);
+        if let Some(Shared { state, bests }) = &shared {
+            let [states, parts] = Shared::words(logits.vocab, count).unwrap();
+            written(state, states);
+            written(bests, parts);
+        }
+        let bytes = pollster::block_on(gpu().read(&tokens)).expect("the kernel ran");
+        let mut tokens: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        tokens.truncate(all);
+        tokens.reverse();
+        assert_eq!(tokens[..first], vec![OLD; first]);
+        tokens.split_off(first)
+    }
+
+    /// What the twin draws.
+    fn twin(&self, is_given: bool) -> Vec<u32> {
+        let vocab = self.logits.vocab;
+        (self.logits.rows().zip(self.first..))
+            .map(|(row, index)| {
+                let [sequence, position] = self.draws[index];
+                let noise = match is_given {
+                    true => NoiseSource::Given(&self.noise[index * vocab..][..vocab]),
+                    false => NoiseSource::Seeded {
+                        seed: self.seed,
+                        sequence,
+                        position,
+                    },
+                };
+                sample_row(row, self.logits.mask as u32, &self.sampler, noise)
+            })
+            .collect()
+    }
+}
+
+/// Holds the shaders to their twin, with logits that are all finite and with some that are not.
+fn check_draws(random: &mut Random, mut logits: Logits, sampler: Sampler, is_shared: &[bool]) {
+    let (vocab, count) = (logits.vocab, logits.values.len() / logits.vocab);
+    let first = random.below(3);
+    let draws: Vec<[u32; 2]> = (0..(first + count) as u32)
+        .map(|i| [i % 3, 5 * i])
         .collect();
-    let sampled: Vec<u32> = (0..all as u32).map(|i| 2 * i).collect();
-    let tokens = gpu().words(vec![OLD; all]).unwrap();
-    let noise = noise.map(floats);
-    let io = Sample {
-        logits: &logits.upload(),
-        stride: logits.stride(),
-        sampled: &gpu().words(sampled).unwrap(),
-        rows: &table(&rows),
-        draws: &gpu().upload(bytemuck::cast_slice(draws)),
-        tokens: &tokens,
-        noise: noise.as_ref(),
-        first,
-        count: logits.values.len() / logits.vocab,
-        vocab: logits.vocab,
-        mask_index: logits.mask as u32,
-        seed,
-    };
-    sample(gpu(), &sampler, &io);
-    let bytes = pollster::block_on(gpu().read(&tokens)).expect("the kernel ran");
-    let mut tokens: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-    tokens.truncate(all);
-    tokens.reverse();
-    assert_eq!(tokens[..first], vec![OLD; first]);
-    tokens.split_off(first)
+    let mut noise = random.values((first + count) * vocab);
+    noise[..first * vocab].fill(f32::NAN);
+    let seed = random.next();
+    for is_damaged in [false, true] {
+        if is_damaged {
+            logits.damage(random);
+        }
+        let drawing = Drawing {
+            logits: &logits,
+            first,
+            sampler,
+            seed,
+            draws: &draws,
+            noise: &noise,
+        };
+        for is_given in [false, true] {
+            let tokens = drawing.twin(is_given);
+            for &is_shared in is_shared {
+                assert_eq!(
+                    drawing.run(is_given, is_shared),
+                    tokens,
+                    "{vocab} {sampler:?} given {is_given} shared {is_shared}"
+                );
+            }
+            for (row, token) in tokens.into_iter().enumerate() {
+                let is_broken = is_damaged && row % 2 == 0;
+                assert_eq!(token == NO_TOKEN, is_broken, "{vocab} {sampler:?} {row}");
+                assert!(is_broken || (token as usize) < vocab && token as usize != logits.mask);
+            }
+        }
+    }
 }
 
 #[test]
 fn samples() {
     let mut random = Random(8);
-    for vocab in [3, 97, 1030] {
-        for (temperature, top_p) in [
-            (1.0, None),
-            (0.7, Some(0.9)),
-            (1.3, Some(0.3)),
-            (0.0, Some(0.5)),
+    for vocab in [3, 5, 97, 1030, 2049] {
+        for (temperature, top_k, top_p, min_p) in [
+            (1.0, None, None, None),
+            (0.7, None, Some(0.9), None),
+            (1.3, None, Some(0.3), None),
+            (0.0, Some(2), Some(0.5), Some(0.5)),
+            (0.8, Some(3), None, None),
+            (1.0, None, None, Some(0.2)),
+            (1.6, Some(40), Some(0.95), Some(0.01)),
         ] {
-            let sampler = Sampler { temperature, top_p };
-            let (first, count) = (random.below(3), 40);
+            let sampler = Sampler {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+            };
             let mask = random.below(vocab);
-            let mut logits = Logits::random(&mut random, count, vocab, mask, 3.0);
-            let draws: Vec<[u32; 2]> = (0..(first + count) as u32)
-                .map(|i| [i % 3, 5 * i])
-                .collect();
-            let seed = random.next();
-            let mut noise = random.values((first + count) * vocab);
-            noise[..first * vocab].fill(f32::NAN);
-            for is_damaged in [false, true] {
-                if is_damaged {
-                    logits.damage(&mut random);
-                }
-                let seeded: Vec<u32> = (logits.rows())
-                    .zip(&draws[first..])
-                    .map(|(row, &[sequence, position])| {
-                        let noise = NoiseSource::Seeded {
-                            seed,
-                            sequence,
-                            position,
-                        };
-                        sample_row(row, mask as u32, &sampler, noise)
-                    })
-                    .collect();
-                assert_eq!(
-                    drawn(&logits, first, sampler, seed, &draws, None),
-                    seeded,
-                    "seeded, {vocab} {sampler:?}"
-                );
-                let given: Vec<u32> = (logits.rows())
-                    .zip(noise[first * vocab..].chunks(vocab))
-                    .map(|(row, noise)| {
-                        sample_row(row, mask as u32, &sampler, NoiseSource::Given(noise))
-                    })
-                    .collect();
-                assert_eq!(
-                    drawn(&logits, first, sampler, seed, &draws, Some(&noise)),
-                    given,
-                    "given, {vocab} {sampler:?}"
-                );
-                for tokens in [seeded, given] {
-                    for (row, token) in tokens.into_iter().enumerate() {
-                        let is_broken = is_damaged && row % 2 == 0;
-                        assert_eq!(token == NO_TOKEN, is_broken, "{vocab} {sampler:?} {row}");
-                        assert!(is_broken || (token as usize) < vocab && token as usize != mask);
-                    }
+            let logits = Logits::random(&mut random, 40, vocab, mask, 3.0);
+            check_draws(&mut random, logits, sampler, &[false]);
+        }
+    }
+}
+
+#[test]
+fn samples_of_large_vocabularies() {
+    let mut random = Random(18);
+    for vocab in [32_003, 50_258, 131_072] {
+        for (temperature, top_k, top_p, min_p) in [
+            (1.0, None, None, None),
+            (0.0, None, None, None),
+            (1.0, None, Some(0.9), None),
+            (0.8, Some(50), None, None),
+            (1.0, None, None, Some(0.05)),
+            (1.3, Some(5000), Some(0.7), Some(0.02)),
+        ] {
+            let sampler = Sampler {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+            };
+            let mask = random.below(vocab);
+            let logits = Logits::random(&mut random, 3, vocab, mask, 4.0);
+            check_draws(&mut random, logits, sampler, &[false, true]);
+        }
+    }
+}
+
+/// Rows of one value, with a peak, and with most logits as low as they go.
+#[test]
+fn samples_of_odd_rows() {
+    let mut random = Random(28);
+    for vocab in [5, 2049, 32_003] {
+        let mask = random.below(vocab);
+        let mut logits = Logits::random(&mut random, 6, vocab, mask, 3.0);
+        for (row, values) in logits.values.chunks_mut(vocab).enumerate() {
+            for (v, value) in values.iter_mut().enumerate().filter(|(v, _)| *v != mask) {
+                match row / 2 {
+                    0 => *value = -7.25,
+                    1 => *value *= if v == (mask + 1) % vocab { 30.0 } else { 1.0 },
+                    _ if v % 3 != mask % 3 || v == (mask + 3) % vocab => {}
+                    _ => *value = -3.0e38,
                 }
             }
+        }
+        for (top_k, top_p, min_p) in [
+            (Some(1), None, None),
+            (Some(u32::MAX), Some(0.5), None),
+            (None, Some(0.999), None),
+            (None, Some(1e-9), None),
+            (None, None, Some(1.0)),
+            (Some(20), Some(0.6), Some(1e-5)),
+        ] {
+            let sampler = Sampler {
+                temperature: 0.9,
+                top_k,
+                top_p,
+                min_p,
+            };
+            let logits = Logits {
+                values: logits.values.clone(),
+                ..logits
+            };
+            let is_shared = if vocab > 32_000 {
+                &[false, true][..]
+            } else {
+                &[false]
+            };
+            check_draws(&mut random, logits, sampler, is_shared);
         }
     }
 }

@@ -26,7 +26,7 @@ use esolm::kernels::product::{
     rotary_twin,
 };
 use esolm::kernels::runtime::{Buffer, Gpu};
-use esolm::kernels::sample::{Sample, sample};
+use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::passes::log_probability;
 use esolm::quantise::{GROUP, Q4, Q8};

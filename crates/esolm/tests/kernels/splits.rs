@@ -5,6 +5,9 @@ use esolm::kernels::work::Limits;
 use super::products::VARIANTS;
 use super::*;
 
+/// A vocabulary of which several workgroups share a row.
+const LARGE: usize = 32_004;
+
 /// What the kernels give on `gpu` for the shapes and values that `seed` makes: the name of each run, the bytes that it wrote, and the
 /// launches that it took.
 fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
@@ -177,6 +180,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
             draws: &draws,
             tokens: &tokens,
             noise,
+            shared: None,
             first: 0,
             count: drawn,
             vocab,
@@ -184,8 +188,51 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
             seed: 5,
         };
         run(format!("sample {temperature}"), &[&tokens], &|| {
-            sample(gpu, &Sampler { temperature, top_p }, &io)
+            sample(
+                gpu,
+                &Sampler {
+                    temperature,
+                    top_p,
+                    ..Sampler::default()
+                },
+                &io,
+            )
         });
+    }
+    let [state, bests] = Shared::words(LARGE, 5).expect("a large vocabulary");
+    let shared = Shared {
+        state: zeros(state),
+        bests: zeros(bests),
+    };
+    let large = floats(&random.values(5 * LARGE));
+    for (name, sampler) in [
+        ("sample in parts, all", Sampler::default()),
+        (
+            "sample in parts, some",
+            Sampler {
+                top_k: Some(900),
+                top_p: Some(0.8),
+                ..Sampler::default()
+            },
+        ),
+    ] {
+        let tokens = gpu.words(vec![7777; drawn]).unwrap();
+        let io = Sample {
+            logits: &large,
+            stride: LARGE,
+            sampled: &sampled,
+            rows: &targets,
+            draws: &draws,
+            tokens: &tokens,
+            noise: None,
+            shared: Some(&shared),
+            first: 3,
+            count: 5,
+            vocab: LARGE,
+            mask_index: 11,
+            seed: 5,
+        };
+        run(name.into(), &[&tokens], &|| sample(gpu, &sampler, &io));
     }
     let wanted: Vec<u32> = (0..drawn + 2).map(|_| random.below(11) as u32).collect();
     let (wanted, scores) = (gpu.words(wanted).unwrap(), zeros(drawn + 2));
@@ -217,7 +264,12 @@ fn many_small_launches_give_what_one_gives() {
             let split = run_all(&gpu, seed);
             assert_eq!(split.len(), whole.len());
             for ((name, got, launches), (_, want, once)) in split.iter().zip(&whole) {
-                let expected = if name == "attention in chunks" { 2 } else { 1 };
+                let expected = match name.as_str() {
+                    "attention in chunks" | "sample in parts, all" => 2,
+                    // The largest logit, two stages of top-k and of top-p each, the best of the parts, and the best of those.
+                    "sample in parts, some" => 7,
+                    _ => 1,
+                };
                 assert_eq!(*once, expected, "{name}");
                 assert!(launch > 1 || launches > once, "{name} is not split");
                 assert!(got == want, "{name} differs in launches of {launch}");

@@ -46,10 +46,7 @@ impl Cost {
             plan.nfe()
         ));
         let draw = Draw {
-            sampler: Sampler {
-                temperature: 1.0,
-                top_p: None,
-            },
+            sampler: Sampler::default(),
             seed: 1,
             noise: None,
         };

@@ -8,7 +8,6 @@ use esolm::executor::Draw;
 use esolm::measure::work::Work;
 use esolm::plan::Plan;
 use esolm::rng::{Purpose, Stream};
-use esolm::sampler::Sampler;
 use esolm::{Precision, Weights};
 use pollster::block_on;
 use serde::Serialize;
@@ -43,10 +42,7 @@ impl Timing {
         Stream::new(7, 0, Purpose::Other(0)).shuffle(&mut order);
         let ids = plan.ids();
         let draw = Draw {
-            sampler: Sampler {
-                temperature: 1.0,
-                top_p: arguments.top_p,
-            },
+            sampler: arguments.filters.sampler(),
             seed: 1,
             noise: None,
         };

@@ -1,0 +1,286 @@
+//! Which tokens top-k, top-p and min-p keep. All of it after the first product is arithmetic of integers, whose sums do not depend
+//! on their order: so the shader's snippet `kept.wgsl`, which adds in any order, keeps the same tokens, bit for bit.
+//!
+//! What counts is how far a logit lies below the largest one, in steps of 2^-17 octaves: an octave halves the probability, and a step
+//! is 5.3e-6 of a natural logarithm, which is what f32 leaves of a logit of 64. Tokens of one step are equally likely here and stay
+//! together. Steps are counted up to 32 octaves; a token still rarer has no mass, and no noise of a draw would ever lift it to the top.
+//!
+//! A descent finds the step at which a sum crosses a bound, in two passes over the logits: first the sums of 2048 bins of 2048 steps
+//! each (a 64th of an octave), then those of the steps of one bin. For top-k they are counts. For top-p a token adds to its bin the
+//! share that its place in the bin leaves of a mass of 2^20; what a bin then weighs against the others follows from its number alone.
+//! So masses are exact to 2^-20 of themselves, and one of 32 octaves below the top still counts.
+
+use super::{MASK_LOGIT, Sampler};
+
+/// Bits of a step within its bin.
+const FINE_BITS: u32 = 11;
+/// Bins of the first pass of a descent, and steps of a bin.
+const BINS: usize = 1 << FINE_BITS;
+/// Tokens whose steps are computed at a time.
+const STRETCH: usize = 32;
+/// Steps of an octave.
+const OCTAVE: u32 = 1 << 17;
+/// The step of all tokens that lie 32 octaves or more below the top.
+pub const FAR: u32 = 32 * OCTAVE;
+
+/// The largest vocabulary whose masses fit 64 bits.
+pub const MAX_VOCAB: usize = 1 << 23;
+
+/// What a [`Sampler`] keeps, as the numbers that a draw computes with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Filter {
+    /// Steps of a unit of a logit.
+    pub rate: f32,
+    /// The logit that the mask counts with before it is divided by the temperature.
+    pub mask_logit: f32,
+    /// Tokens that top-k keeps; 0 keeps all.
+    pub top_k: u32,
+    /// 2^32 times top-p; 0 keeps all.
+    pub top_p: u32,
+    /// The last step that min-p keeps.
+    pub reach: u32,
+}
+
+/// Where a row's kept tokens end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cut {
+    top: f32,
+    rate: f32,
+    /// The last step that is kept.
+    pub last: u32,
+}
+
+impl Filter {
+    /// The filter that keeps every token, undivided.
+    pub const NONE: Self = Self {
+        rate: 0.0,
+        mask_logit: MASK_LOGIT,
+        top_k: 0,
+        top_p: 0,
+        reach: FAR,
+    };
+
+    /// The filter of a sampler; none where it keeps every token, or draws the most likely one, which is always kept.
+    pub fn new(sampler: &Sampler) -> Option<Self> {
+        if sampler.temperature <= 0.0 {
+            return None;
+        }
+        let top_p = sampler.top_p.filter(|&p| p < 1.0);
+        let min_p = f64::from(sampler.min_p.unwrap_or(0.0));
+        let reach = (-min_p.log2() * f64::from(OCTAVE)).min(f64::from(FAR)) as u32;
+        let top_k = sampler.top_k.unwrap_or(0);
+        if top_k == 0 && top_p.is_none() && reach == FAR {
+            return None;
+        }
+        let temperature = f64::from(sampler.temperature);
+        Some(Self {
+            rate: (f64::from(OCTAVE) * std::f64::consts::LOG2_E / temperature) as f32,
+            mask_logit: ((f64::from(MASK_LOGIT) * temperature) as f32).max(f32::MIN),
+            top_k,
+            // As small as it may be, it is not "all".
+            top_p: top_p.map_or(0, |p| ((f64::from(p) * 4_294_967_296.0) as u32).max(1)),
+            reach,
+        })
+    }
+
+    /// How often [`Filter::cut`] reads the logits: for the largest one, then twice for a descent.
+    pub fn passes(&self) -> u64 {
+        1 + 2 * u64::from(self.top_k > 0) + 2 * u64::from(self.top_p > 0)
+    }
+
+    /// Where the tokens that are kept of finite `logits` `[V]` end. Top-k comes first and keeps what is as likely as the k-th token;
+    /// top-p is a share of what that left; min-p is measured against the most likely token, which all three keep.
+    pub fn cut(&self, logits: &[f32], mask_index: u32) -> Cut {
+        let row = Row::new(logits, mask_index, self);
+        let mut last = FAR;
+        if self.top_k > 0 {
+            last = row.top_k(self.top_k).unwrap_or(FAR);
+        }
+        if self.top_p > 0 {
+            last = row.top_p(self.top_p, last).unwrap_or(FAR).min(last);
+        }
+        Cut {
+            top: row.top,
+            rate: self.rate,
+            last: last.min(self.reach),
+        }
+    }
+}
+
+impl Cut {
+    /// Whether a token of this logit is kept; the mask's is [`Filter::mask_logit`].
+    pub fn keeps(&self, logit: f32) -> bool {
+        step(logit, self.top, self.rate) <= self.last
+    }
+}
+
+/// Steps by which a logit lies below the largest one.
+fn step(logit: f32, top: f32, rate: f32) -> u32 {
+    ((top - logit) * rate).min(FAR as f32) as i32 as u32
+}
+
+/// A row of logits in three parts, the mask's in the middle.
+struct Row<'a> {
+    parts: [&'a [f32]; 3],
+    top: f32,
+    rate: f32,
+}
+
+impl<'a> Row<'a> {
+    fn new(logits: &'a [f32], mask_index: u32, filter: &'a Filter) -> Self {
+        let (before, rest) = logits.split_at(logits.len().min(mask_index as usize));
+        let mask = if rest.is_empty() {
+            &[]
+        } else {
+            std::slice::from_ref(&filter.mask_logit)
+        };
+        let parts = [before, mask, rest.get(1..).unwrap_or_default()];
+        Self {
+            parts,
+            top: parts.map(largest).into_iter().fold(f32::MIN, f32::max),
+            rate: filter.rate,
+        }
+    }
+
+    /// Calls `each` with the steps of all tokens, some at a time.
+    fn steps(&self, mut each: impl FnMut(&[u32])) {
+        for part in self.parts {
+            for logits in part.chunks(STRETCH) {
+                // A loop of its own, which compilers make vector code of.
+                let mut steps = [0; STRETCH];
+                for (to, &logit) in steps.iter_mut().zip(logits) {
+                    *to = step(logit, self.top, self.rate);
+                }
+                each(&steps[..logits.len()]);
+            }
+        }
+    }
+
+    /// The step of the k-th token; none if that is too rare to be counted.
+    fn top_k(&self, k: u32) -> Option<u32> {
+        let wanted = u64::from(k);
+        let mut counts = [0u64; BINS + 1];
+        self.steps(|steps| {
+            for step in steps {
+                counts[(step >> FINE_BITS) as usize] += 1;
+            }
+        });
+        let (bin, above) = crossing(counts[..BINS].iter().copied(), |sum| sum >= wanted)?;
+        let counts = self.count(bin, FAR);
+        let (fine, _) = crossing(counts, |sum| above + sum >= wanted)?;
+        Some((bin << FINE_BITS) as u32 + fine as u32)
+    }
+
+    /// The step of the token at which the mass of the tokens up to the step `last` reaches `p` / 2^32 of it.
+    fn top_p(&self, p: u32, last: u32) -> Option<u32> {
+        let mut sums = [0u64; BINS + 1];
+        self.steps(|steps| {
+            for &step in steps {
+                let share = if step <= last {
+                    SHARES[step as usize % BINS]
+                } else {
+                    0
+                };
+                sums[(step >> FINE_BITS) as usize] += u64::from(share);
+            }
+        });
+        let masses = || (sums[..BINS].iter().enumerate()).map(|(bin, &sum)| mass(bin, sum));
+        let total: u64 = masses().sum();
+        let wanted = ((u128::from(total) * u128::from(p)) >> 32) as u64;
+        let wanted = wanted.max(1);
+        let (bin, above) = crossing(masses(), |sum| sum >= wanted)?;
+        let sums = self
+            .count(bin, last)
+            .zip(&SHARES)
+            .map(|(count, &share)| count * u64::from(share));
+        let (fine, _) = crossing(sums, |sum| above + mass(bin, sum) >= wanted)?;
+        Some((bin << FINE_BITS) as u32 + fine as u32)
+    }
+
+    /// How many tokens each step of a bin has, of those up to the step `last`.
+    fn count(&self, bin: usize, last: u32) -> impl Iterator<Item = u64> {
+        let mut counts = [0u32; BINS];
+        let first = (bin << FINE_BITS) as u32;
+        let width = (last - first).min(BINS as u32 - 1);
+        self.steps(|steps| {
+            let is_here = |step: u32| step.wrapping_sub(first) <= width;
+            if steps.iter().fold(false, |any, &step| any | is_here(step)) {
+                for &step in steps.iter().filter(|&&step| is_here(step)) {
+                    counts[(step - first) as usize] += 1;
+                }
+            }
+        });
+        counts.into_iter().map(u64::from)
+    }
+}
+
+/// The largest of some values, [`f32::MIN`] of none.
+fn largest(values: &[f32]) -> f32 {
+    // Several at once, which compilers make vector code of.
+    let mut lanes = [f32::MIN; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, &value) in lanes.iter_mut().zip(chunk) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::MIN, f32::max)
+}
+
+/// The index at which the sum of `amounts` first reaches a bound, and the sum before it.
+fn crossing(
+    amounts: impl Iterator<Item = u64>,
+    reaches: impl Fn(u64) -> bool,
+) -> Option<(usize, u64)> {
+    let mut sum = 0;
+    for (index, amount) in amounts.enumerate() {
+        if reaches(sum + amount) {
+            return Some((index, sum));
+        }
+        sum += amount;
+    }
+    None
+}
+
+/// [`share`] of each step of a bin.
+static SHARES: [u32; BINS] = {
+    let mut shares = [0; BINS];
+    let mut fine = 0;
+    while fine < BINS {
+        shares[fine] = share(fine as u32);
+        fine += 1;
+    }
+    shares
+};
+
+/// 2^20 times 2^(-fine / 2^17), by two terms of its series: the third is below 2^-22.
+const fn share(fine: u32) -> u32 {
+    // ln 2 and half its square, times the powers of two that leave 18 bits below the result's.
+    let series = fine * 1_453_635 - ((fine * fine * 984) >> 8);
+    (1 << 20) - ((series + (1 << 17)) >> 18)
+}
+
+/// What a sum of shares weighs in a bin, in units of 2^-39 of the largest mass.
+fn mass(bin: usize, shares: u64) -> u64 {
+    /// 2^32 times 2^(-1/64), 2^(-1/32) .. 2^(-1/2).
+    const ROOTS: [u32; 6] = [
+        4_248_701_965,
+        4_202_935_003,
+        4_112_874_773,
+        3_938_502_376,
+        3_611_622_603,
+        3_037_000_500,
+    ];
+    // 2^31 times 2^(-(bin % 64) / 64).
+    let mut fraction = 1u32 << 31;
+    for (bit, root) in ROOTS.into_iter().enumerate() {
+        if bin >> bit & 1 == 1 {
+            fraction = ((u64::from(fraction) * u64::from(root)) >> 32) as u32;
+        }
+    }
+    let product = u128::from(shares << 20) * u128::from(fraction);
+    ((product >> 32) as u64) >> (bin / 64)
+}
+
+#[cfg(test)]
+mod tests;
