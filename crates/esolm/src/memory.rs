@@ -184,3 +184,25 @@ pub(crate) fn with_capacity(purpose: MemoryUse, len: usize) -> Result<Vec<f32>, 
         Err(_) => Err(refused(purpose, len as u64 * 4)),
     }
 }
+
+/// The first `len` values of a buffer that is used again: whatever stood there, or `empty` ones. It grows where it is too short.
+///
+/// # Errors
+/// [`EngineError::HostMemory`] where the system does not give the memory.
+pub(crate) fn grown<T: Clone>(
+    purpose: MemoryUse,
+    buffer: &mut Vec<T>,
+    len: usize,
+    empty: T,
+) -> Result<&mut [T], EngineError> {
+    if buffer.len() < len {
+        // What was there is not wanted, so that there is never more than the new one.
+        *buffer = Vec::new();
+        if buffer.try_reserve_exact(len).is_err() {
+            let bytes = len as u64 * size_of::<T>() as u64;
+            return Err(refused(purpose, bytes));
+        }
+        buffer.resize(len, empty);
+    }
+    Ok(&mut buffer[..len])
+}

@@ -1,19 +1,30 @@
-//! Prefix attention over the KV cache of one block.
+//! Prefix attention over the KV cache of one block, shared out over heads and rows.
 //!
-//! Products are Burn's; the softmax between them is a loop over host memory, since each row has a prefix of its own, for which
-//! Burn's operations would need a dense mask and three passes over the scores.
+//! A row's result is made of sums that run over the slots in ascending order, in blocks that begin at the same slots for every row: it comes
+//! out the same whatever rows stand beside it, and however many cores there are.
 
-use burn::backend::flex::FlexTensor;
-use burn::backend::flex::ops::matmul::matmul;
-use burn::tensor::TensorData;
+#![allow(
+    clippy::needless_range_loop,
+    reason = "closures and iterators may end up as functions that lack the instruction set of their caller"
+)]
+
+use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, Row};
 
+use super::level::{Level, Work};
 use super::math;
+use super::simd::Simd;
 use crate::error::EngineError;
 use crate::memory::{self, MemoryUse};
 
-/// Most rows of one product of scores, so that these stay in cache and causal rows waste little.
-const ROWS: usize = 64;
+/// Neighbouring slots whose keys are interleaved, and the columns that a value is filled up to: a multiple of every vector's lanes.
+const TILE: usize = 16;
+/// Slots whose scores are made at a time. A multiple of what a product of scores takes at a time.
+const BLOCK: usize = 256;
+/// Most rows of a sequence that pass over a block of slots together.
+const ROWS: usize = 24;
+/// Rows of a head that one core takes at a time.
+const SHARE: usize = 4 * ROWS;
 
 /// Sizes that all blocks share.
 #[derive(Clone, Copy)]
@@ -23,100 +34,44 @@ pub(super) struct Heads {
 }
 
 impl Heads {
+    pub(super) fn of(config: &ModelConfig) -> Self {
+        Self {
+            heads: config.n_heads,
+            head_dim: config.head_dim(),
+        }
+    }
+
     pub(super) fn hidden(self) -> usize {
         self.heads * self.head_dim
     }
-}
 
-/// Rows that share one product: `rows` rows of each of `sequences` consecutive sequences.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Span {
-    first: usize,
-    rows: usize,
-    sequence: usize,
-    sequences: usize,
-    /// The longest prefix among them.
-    prefix: usize,
-}
-
-/// Splits the rows (grouped by ascending sequence) into spans.
-pub(super) fn spans(rows: &[Row]) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
-    let mut first = 0;
-    for group in rows.chunk_by(|a, b| a.sequence == b.sequence) {
-        for part in group.chunks(ROWS) {
-            let prefix = part
-                .iter()
-                .map(|row| row.prefix as usize)
-                .max()
-                .unwrap_or(0);
-            let sequence = part[0].sequence as usize;
-            match spans.last_mut() {
-                // Batches whose sequences are in step, AR above all, make one product.
-                Some(last)
-                    if last.sequence + last.sequences == sequence
-                        && (last.rows, last.prefix) == (part.len(), prefix)
-                        && last.sequences * last.rows < ROWS =>
-                {
-                    last.sequences += 1;
-                }
-                _ => spans.push(Span {
-                    first,
-                    rows: part.len(),
-                    sequence,
-                    sequences: 1,
-                    prefix,
-                }),
-            }
-            first += part.len();
-        }
+    /// Columns that are held for a row of a head.
+    pub(super) fn wide(self) -> usize {
+        self.head_dim.next_multiple_of(TILE)
     }
-    spans
-}
-
-/// A tensor that is written in place between products, which nothing copies as long as no view of it is alive.
-struct Host(FlexTensor);
-
-impl Host {
-    fn zeros(purpose: MemoryUse, shape: [usize; 4]) -> Result<Self, EngineError> {
-        let values = memory::zeros(purpose, shape.iter().product())?;
-        let data = TensorData::new(values, shape);
-        Ok(Self(FlexTensor::from_data(data)))
-    }
-
-    fn values(&mut self) -> &mut [f32] {
-        self.0.storage_mut()
-    }
-}
-
-/// The values of f32 data.
-fn floats(data: &mut TensorData) -> &mut [f32] {
-    data.as_mut_slice::<f32>().unwrap_or_default()
 }
 
 /// Keys and values of one block.
 pub(super) struct Cache {
     heads: Heads,
-    /// `[sequences, heads, head_dim, stride]`: transposed, so that a product reads consecutive slots. The stride is the slots and a
-    /// little more: at a power of two all rows of a head would fall into the same few cache lines.
-    k: Host,
-    /// `[sequences, heads, slots, head_dim]`.
-    v: Host,
+    /// `[sequences, heads, slots / 16, head_dim, 16]`: neighbouring slots side by side, so that a vector holds the scores of as many.
+    k: Vec<f32>,
+    /// `[sequences, heads, slots, wide]`.
+    v: Vec<f32>,
     slots: usize,
-    stride: usize,
 }
 
-/// Columns of the key cache for a number of slots.
-fn stride(slots: usize) -> usize {
-    slots.next_multiple_of(16) + 16
+/// Slots that are held for a number of them.
+fn held(slots: usize) -> usize {
+    slots.next_multiple_of(4 * TILE)
 }
 
 /// Bytes of a block's cache; as many as there are where the count does not fit.
 pub(super) fn cache_bytes(layout: &Layout, heads: Heads) -> u64 {
-    let columns = (stride(layout.slots) as u64).saturating_add(layout.slots as u64);
+    let columns = heads.head_dim + heads.wide();
     (layout.sequences as u64)
-        .saturating_mul(heads.hidden() as u64)
-        .saturating_mul(columns)
+        .saturating_mul(heads.heads as u64 * columns as u64)
+        .saturating_mul((layout.slots as u64).next_multiple_of(4 * TILE as u64))
         .saturating_mul(4)
 }
 
@@ -129,146 +84,399 @@ impl Cache {
         let Layout {
             sequences, slots, ..
         } = *layout;
-        let Heads {
-            heads: count,
-            head_dim,
-        } = heads;
-        let stride = stride(slots);
         let purpose = MemoryUse::Batch { sequences, slots };
+        let rows = sequences * heads.heads * held(slots);
         Ok(Self {
             heads,
-            k: Host::zeros(purpose, [sequences, count, head_dim, stride])?,
-            v: Host::zeros(purpose, [sequences, count, slots, head_dim])?,
-            slots,
-            stride,
+            k: memory::zeros(purpose, rows * heads.head_dim)?,
+            v: memory::zeros(purpose, rows * heads.wide())?,
+            slots: held(slots),
         })
     }
 
-    /// Writes the rows' keys and values, `[rows, d]` each, to their slots.
-    pub(super) fn scatter(&mut self, rows: &[Row], k: &[f32], v: &[f32]) {
-        let Heads { heads, head_dim } = self.heads;
-        let hidden = self.heads.hidden();
-        let (slots, stride) = (self.slots, self.stride);
-        let cache = self.k.values();
-        for (row, k) in rows.iter().zip(k.chunks_exact(hidden)) {
-            let first = row.sequence as usize * hidden * stride + row.slot as usize;
-            for (i, &k) in k.iter().enumerate() {
-                cache[first + i * stride] = k;
-            }
-        }
-        let cache = self.v.values();
-        for (row, v) in rows.iter().zip(v.chunks_exact(hidden)) {
-            for (head, v) in v.chunks_exact(head_dim).enumerate() {
-                let at =
-                    ((row.sequence as usize * heads + head) * slots + row.slot as usize) * head_dim;
-                cache[at..at + head_dim].copy_from_slice(v);
-            }
-        }
-    }
-
-    /// softmax(q kT) v of the rows of `spans`; `q` is scaled already. `k` and `v` are the rows' own. All are `[rows, d]`, as is
-    /// what comes back, in the zeros of `out`.
-    pub(super) fn attend(
-        &self,
+    /// Writes keys and values of the rows, which are grouped by ascending sequence, to their slots: `k` is `[heads, rows, wide]`, and
+    /// `value(row, head, to)` writes the `head_dim` values of a row.
+    pub(super) fn scatter(
+        &mut self,
         rows: &[Row],
-        spans: &[Span],
-        q: &[f32],
         k: &[f32],
-        v: &[f32],
-        mut out: Vec<f32>,
-    ) -> Vec<f32> {
+        value: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) {
         let Heads { heads, head_dim } = self.heads;
-        let hidden = self.heads.hidden();
-        for span in spans {
-            let n = span.rows;
-            // Index of the row, and where its head's columns stand in [rows, d].
-            let place = |group: usize, i: usize| {
-                let row = span.first + group / heads * n + i;
-                let at = row * hidden + group % heads * head_dim;
-                (row, at..at + head_dim)
-            };
-            let groups = span.sequences * heads;
-            let places = || (0..groups).flat_map(|group| (0..n).map(move |i| place(group, i)));
-            // A row outside its own prefix attends to itself as well: its score, later its weight.
-            let mut own: Vec<Option<f32>> = places()
-                .map(|(row, at)| {
-                    let outside = rows[row].slot >= rows[row].prefix;
-                    outside.then(|| math::dot(&q[at.clone()], &k[at]))
-                })
-                .collect();
-            let attended = if span.prefix == 0 {
-                own.fill(Some(1.0));
-                None
-            } else {
-                let q: Vec<f32> = places().flat_map(|(_, at)| &q[at]).copied().collect();
-                let q = TensorData::new(q, [span.sequences, heads, n, head_dim]);
-                let mut scores = matmul(FlexTensor::from_data(q), self.keys(span)).into_data();
-                let mut parts: Vec<(&mut [f32], &mut [Option<f32>])> = floats(&mut scores)
-                    .chunks_exact_mut(n * span.prefix)
-                    .zip(own.chunks_exact_mut(n))
-                    .collect();
-                math::for_chunks(&mut parts, 1, groups * n * span.prefix, |group, part| {
-                    let (scores, own) = &mut part[0];
-                    for (i, (scores, own)) in scores
-                        .chunks_exact_mut(span.prefix)
-                        .zip(own.iter_mut())
-                        .enumerate()
-                    {
-                        softmax(scores, rows[place(group, i).0].prefix as usize, own);
+        let (slots, wide) = (self.slots, self.heads.wide());
+        let work = rows.len() * heads * wide * 4;
+        let sizes = (slots * head_dim, slots * wide);
+        math::for_pairs(
+            (&mut self.k, sizes.0),
+            (&mut self.v, sizes.1),
+            work,
+            |place, keys, values| {
+                let (sequence, head) = (place / heads, place % heads);
+                let first = rows.partition_point(|row| (row.sequence as usize) < sequence);
+                let of_sequence = rows[first..]
+                    .iter()
+                    .take_while(|row| row.sequence as usize == sequence);
+                for (row, Row { slot, .. }) in (first..).zip(of_sequence) {
+                    let slot = *slot as usize;
+                    let k = &k[(head * rows.len() + row) * wide..][..head_dim];
+                    let at = slot / TILE * head_dim * TILE + slot % TILE;
+                    for (to, k) in keys[at..].iter_mut().step_by(TILE).zip(k) {
+                        *to = *k;
                     }
-                });
-                drop(parts);
-                Some(matmul(FlexTensor::from_data(scores), self.values(span)).into_data())
-            };
-            let attended = attended
-                .as_ref()
-                .map_or(&[][..], |data| data.as_slice::<f32>().unwrap_or_default());
-            for ((_, at), part) in places().zip(attended.chunks_exact(head_dim)) {
-                out[at].copy_from_slice(part);
-            }
-            for ((_, at), weight) in places().zip(&own) {
-                if let Some(weight) = weight {
-                    out[at.clone()]
-                        .iter_mut()
-                        .zip(&v[at])
-                        .for_each(|(out, v)| *out += weight * v);
+                    value(row, head, &mut values[slot * wide..][..head_dim]);
                 }
-            }
-        }
-        out
+            },
+        );
     }
 
-    /// `[sequences, heads, head_dim, prefix]` of a span.
-    fn keys(&self, span: &Span) -> FlexTensor {
-        self.k
-            .0
-            .narrow(0, span.sequence, span.sequences)
-            .narrow(3, 0, span.prefix)
+    /// softmax(q kT) v of the rows, whose keys and values are written; `q` is scaled already. `q` and `out` are `[heads, rows, wide]`.
+    pub(super) fn attend(&self, rows: &[Row], q: &[f32], out: &mut [f32]) {
+        self.attend_on(Level::best(), rows, q, out);
     }
 
-    /// `[sequences, heads, prefix, head_dim]` of a span.
-    fn values(&self, span: &Span) -> FlexTensor {
-        self.v
-            .0
-            .narrow(0, span.sequence, span.sequences)
-            .narrow(2, 0, span.prefix)
+    fn attend_on(&self, level: Level, rows: &[Row], q: &[f32], out: &mut [f32]) {
+        let wide = self.heads.wide();
+        let slots: usize = rows.iter().map(|row| row.prefix as usize + 1).sum();
+        let work = slots * wide * self.heads.heads;
+        let per_head = (rows.len() * wide).max(1);
+        math::for_chunks(out, per_head, work, |head, out| {
+            let work = slots * wide;
+            math::for_chunks(out, SHARE * wide, work, |share, out| {
+                let first = share * SHARE;
+                let count = out.len() / wide;
+                let q = &q[(head * rows.len() + first) * wide..][..out.len()];
+                let rows = &rows[first..first + count];
+                level.run(Share {
+                    cache: self,
+                    head,
+                    rows,
+                    q,
+                    out,
+                });
+            });
+        });
     }
 }
 
-/// Softmax over the first `prefix` scores and the row's own, if it stands outside; what lies beyond the prefix gets no weight.
-fn softmax(scores: &mut [f32], prefix: usize, own: &mut Option<f32>) {
-    let (seen, beyond) = scores.split_at_mut(prefix);
-    let top = math::max(seen, own.unwrap_or(f32::MIN));
-    let mut sum = math::exp_sum(seen, top);
-    if let Some(own) = own {
-        *own = math::exp_one(*own - top);
-        sum += *own;
+/// Rows of one head.
+struct Share<'a> {
+    cache: &'a Cache,
+    head: usize,
+    rows: &'a [Row],
+    /// `[rows, wide]`, as is `out`.
+    q: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Work for Share<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Heads { heads, head_dim } = self.cache.heads;
+        let (slots, wide) = (self.cache.slots, self.cache.heads.wide());
+        let mut scores = [0.0; ROWS * BLOCK];
+        let mut first = 0;
+        while first < self.rows.len() {
+            let sequence = self.rows[first].sequence;
+            let mut end = first + 1;
+            while end < self.rows.len().min(first + ROWS) && self.rows[end].sequence == sequence {
+                end += 1;
+            }
+            let place = sequence as usize * heads + self.head;
+            let span = Span {
+                rows: &self.rows[first..end],
+                q: &self.q[first * wide..end * wide],
+                k: &self.cache.k[place * slots * head_dim..(place + 1) * slots * head_dim],
+                v: &self.cache.v[place * slots * wide..(place + 1) * slots * wide],
+                head_dim,
+                wide,
+            };
+            // Safety: as the caller promises.
+            unsafe { span.attend::<S>(&mut scores, &mut self.out[first * wide..end * wide]) };
+            first = end;
+        }
     }
-    let scale = 1.0 / sum;
-    seen.iter_mut()
-        .chain(own)
-        .for_each(|weight| *weight *= scale);
-    beyond.fill(0.0);
+}
+
+/// Rows of one head of one sequence, at most [`ROWS`].
+struct Span<'a> {
+    rows: &'a [Row],
+    q: &'a [f32],
+    /// `[slots / 16, head_dim, 16]`.
+    k: &'a [f32],
+    /// `[slots, wide]`.
+    v: &'a [f32],
+    head_dim: usize,
+    wide: usize,
+}
+
+impl Span<'_> {
+    /// Block by block: scores, the weights that they have beside the largest so far, and what the values add with those.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    unsafe fn attend<S: Simd>(&self, scores: &mut [f32; ROWS * BLOCK], out: &mut [f32]) {
+        // The largest score and the sum of the weights.
+        let mut state = [(f32::MIN, 0.0f32); ROWS];
+        for (i, row) in self.rows.iter().enumerate() {
+            let out = &mut out[i * self.wide..(i + 1) * self.wide];
+            // A row outside its own prefix attends to itself as well.
+            if row.slot >= row.prefix {
+                state[i] = (self.own_score(i), 1.0);
+                out.copy_from_slice(&self.v[row.slot as usize * self.wide..][..self.wide]);
+            } else {
+                out.fill(0.0);
+            }
+        }
+        let mut longest = 0;
+        for row in self.rows {
+            longest = longest.max(row.prefix as usize);
+        }
+        for block in (0..longest).step_by(BLOCK) {
+            // Slots of the block that a row sees.
+            let mut seen = [0; ROWS];
+            for (seen, row) in seen.iter_mut().zip(self.rows) {
+                *seen = (row.prefix as usize).saturating_sub(block).min(BLOCK);
+            }
+            let seen = &seen[..self.rows.len()];
+            let most = if S::LANES >= 16 { 6 } else { 4 };
+            let mut first = 0;
+            while first < seen.len() {
+                let count = (seen.len() - first).min(most);
+                // Safety: as the caller promises.
+                unsafe {
+                    match count {
+                        1 => self.pass::<S, 1>(block, first, seen, &mut state, scores, out),
+                        2 => self.pass::<S, 2>(block, first, seen, &mut state, scores, out),
+                        3 => self.pass::<S, 3>(block, first, seen, &mut state, scores, out),
+                        4 => self.pass::<S, 4>(block, first, seen, &mut state, scores, out),
+                        5 => self.pass::<S, 5>(block, first, seen, &mut state, scores, out),
+                        _ => self.pass::<S, 6>(block, first, seen, &mut state, scores, out),
+                    }
+                }
+                first += count;
+            }
+        }
+        for (out, (_, sum)) in out.chunks_exact_mut(self.wide).zip(state) {
+            let scale = 1.0 / sum;
+            for value in out {
+                *value *= scale;
+            }
+        }
+    }
+
+    /// The score of a row with itself.
+    #[inline(always)]
+    fn own_score(&self, row: usize) -> f32 {
+        let slot = self.rows[row].slot as usize;
+        let k = &self.k[slot / TILE * self.head_dim * TILE + slot % TILE..];
+        let q = &self.q[row * self.wide..][..self.head_dim];
+        let mut sum = 0.0;
+        for (i, q) in q.iter().enumerate() {
+            sum += q * k[i * TILE];
+        }
+        sum
+    }
+
+    /// The `R` rows from `first` on pass over a block of slots, of which they see as many as `seen` says.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    unsafe fn pass<S: Simd, const R: usize>(
+        &self,
+        block: usize,
+        first: usize,
+        seen: &[usize],
+        state: &mut [(f32, f32); ROWS],
+        scores: &mut [f32; ROWS * BLOCK],
+        out: &mut [f32],
+    ) {
+        let seen = &seen[first..first + R];
+        let (mut fewest, mut most) = (BLOCK, 0);
+        for &seen in seen {
+            (fewest, most) = (fewest.min(seen), most.max(seen));
+        }
+        let q: &[f32] = &self.q[first * self.wide..(first + R) * self.wide];
+        let out = &mut out[first * self.wide..(first + R) * self.wide];
+        // Safety: as the caller promises.
+        unsafe {
+            for slot in (0..most).step_by(4 * TILE) {
+                // Vectors of four tiles.
+                let tile = (block + slot) / TILE;
+                let k = &self.k[tile * self.head_dim * TILE..][..4 * self.head_dim * TILE];
+                let to = &mut scores[slot..];
+                if S::LANES >= 16 {
+                    self.scores::<S, 4, R>(k, q, to);
+                } else {
+                    self.scores::<S, 2, R>(k, q, to);
+                }
+            }
+            for r in 0..R {
+                let (top, sum) = &mut state[first + r];
+                let scores = &mut scores[r * BLOCK..][..seen[r]];
+                let highest = math::max(scores, *top);
+                // 1 where it stays the highest.
+                let factor = math::exp_one(*top - highest);
+                *sum = *sum * factor + math::exp_sum(scores, highest);
+                *top = highest;
+                for value in &mut out[r * self.wide..(r + 1) * self.wide] {
+                    *value *= factor;
+                }
+            }
+            let v = &self.v[block * self.wide..][..most * self.wide];
+            self.values::<S, R>(v, 0, fewest, scores, out);
+            for r in 0..R {
+                let out = &mut out[r * self.wide..(r + 1) * self.wide];
+                self.values::<S, 1>(v, fewest, seen[r], &scores[r * BLOCK..], out);
+            }
+        }
+    }
+
+    /// Scores of `R` rows with four tiles of keys, `C` vectors at a time.
+    ///
+    /// # Safety
+    /// As for [`Simd`]; `C` vectors divide a tile or are a number of them.
+    #[inline(always)]
+    unsafe fn scores<S: Simd, const C: usize, const R: usize>(
+        &self,
+        k: &[f32],
+        q: &[f32],
+        to: &mut [f32],
+    ) {
+        assert!(to.len() > (R - 1) * BLOCK + 4 * TILE - 1);
+        let mut vector = 0;
+        while vector * S::LANES < 4 * TILE {
+            let mut from = [k; C];
+            for c in 0..C {
+                let lane = (vector + c) * S::LANES;
+                from[c] = &k[lane / TILE * self.head_dim * TILE + lane % TILE..];
+                assert!(from[c].len() >= (self.head_dim - 1) * TILE + S::LANES);
+            }
+            let mut rows = [q; R];
+            for r in 0..R {
+                rows[r] = &q[r * self.wide..][..self.head_dim];
+            }
+            // Safety: the asserts.
+            unsafe {
+                let zeros = [[S::splat(0.0); C]; R];
+                let sums = multiply::<S, C, R>(from, TILE, rows, self.head_dim, zeros);
+                for r in 0..R {
+                    for c in 0..C {
+                        let at = r * BLOCK + (vector + c) * S::LANES;
+                        S::store(to[at..at + S::LANES].as_mut_ptr(), sums[r][c]);
+                    }
+                }
+            }
+            vector += C;
+        }
+    }
+
+    /// Adds to `R` rows of `out` what the slots `from..to` of a block give with their weights.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    unsafe fn values<S: Simd, const R: usize>(
+        &self,
+        v: &[f32],
+        from: usize,
+        to: usize,
+        weights: &[f32],
+        out: &mut [f32],
+    ) {
+        if from >= to {
+            return;
+        }
+        let mut column = 0;
+        while column < self.wide {
+            // Safety: as the caller promises.
+            unsafe {
+                let (slots, left) = (from..to, (self.wide - column) / S::LANES);
+                column += if left >= 4 && S::LANES >= 16 {
+                    self.columns::<S, 4, R>(v, slots, column, weights, out)
+                } else if left >= 2 {
+                    self.columns::<S, 2, R>(v, slots, column, weights, out)
+                } else {
+                    self.columns::<S, 1, R>(v, slots, column, weights, out)
+                };
+            }
+        }
+    }
+
+    /// `C` vectors of columns of [`Span::values`], and how many those are.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    unsafe fn columns<S: Simd, const C: usize, const R: usize>(
+        &self,
+        v: &[f32],
+        slots: std::ops::Range<usize>,
+        column: usize,
+        weights: &[f32],
+        out: &mut [f32],
+    ) -> usize {
+        let count = slots.len();
+        assert!(column + C * S::LANES <= self.wide && v.len() >= slots.end * self.wide);
+        let mut from = [v; C];
+        for c in 0..C {
+            from[c] = &v[slots.start * self.wide + column + c * S::LANES..];
+        }
+        let mut rows = [weights; R];
+        for r in 0..R {
+            rows[r] = &weights[r * BLOCK + slots.start..][..count];
+        }
+        // Safety: the assert.
+        unsafe {
+            let mut sums = [[S::splat(0.0); C]; R];
+            for r in 0..R {
+                for c in 0..C {
+                    let at = r * self.wide + column + c * S::LANES;
+                    sums[r][c] = S::load(out[at..at + S::LANES].as_ptr());
+                }
+            }
+            let sums = multiply::<S, C, R>(from, self.wide, rows, count, sums);
+            for r in 0..R {
+                for c in 0..C {
+                    let at = r * self.wide + column + c * S::LANES;
+                    S::store(out[at..at + S::LANES].as_mut_ptr(), sums[r][c]);
+                }
+            }
+        }
+        C * S::LANES
+    }
+}
+
+/// sums + `x` `[R, count]` times `count` rows of `C` vectors, which begin `step` values after each other.
+///
+/// # Safety
+/// As for [`Simd`]; each of `weights` has a vector at `(count - 1) * step`, and each row of `x` has `count` values.
+#[inline(always)]
+unsafe fn multiply<S: Simd, const C: usize, const R: usize>(
+    weights: [&[f32]; C],
+    step: usize,
+    x: [&[f32]; R],
+    count: usize,
+    mut sums: [[S::F; C]; R],
+) -> [[S::F; C]; R] {
+    unsafe {
+        for k in 0..count {
+            let mut vectors = [S::splat(0.0); C];
+            for c in 0..C {
+                vectors[c] = S::load(weights[c].as_ptr().add(k * step));
+            }
+            for r in 0..R {
+                let x = S::splat(*x[r].as_ptr().add(k));
+                for c in 0..C {
+                    sums[r][c] = S::mul_add(vectors[c], x, sums[r][c]);
+                }
+            }
+        }
+        sums
+    }
 }
 
 #[cfg(test)]
@@ -276,11 +484,6 @@ mod tests {
     use super::*;
     use esolm_core::rng::{Purpose, Stream};
     use esolm_core::rows::NO_TARGET;
-
-    const HEADS: Heads = Heads {
-        heads: 3,
-        head_dim: 8,
-    };
 
     fn numbers(random: &mut Stream, n: usize) -> Vec<f32> {
         (0..n)
@@ -291,119 +494,136 @@ mod tests {
     /// softmax(q kT) v of one row and head in f64 over all keys and values written so far, `[sequences][slots]` of `[d]`.
     fn naive(
         row: &Row,
-        head: usize,
+        columns: std::ops::Range<usize>,
         q: &[f32],
         k: &[Vec<Vec<f32>>],
         v: &[Vec<Vec<f32>>],
     ) -> Vec<f64> {
-        let columns = head * HEADS.head_dim..(head + 1) * HEADS.head_dim;
         let sequence = row.sequence as usize;
         let mut slots: Vec<usize> = (0..row.prefix as usize).collect();
         if row.slot >= row.prefix {
             slots.push(row.slot as usize);
         }
-        let weight = |slot: &usize| {
+        let score = |slot: &usize| {
             let k = &k[sequence][*slot][columns.clone()];
-            let q = &q[columns.clone()];
-            q.iter()
-                .zip(k)
+            let products = q[columns.clone()].iter().zip(k);
+            products
                 .map(|(&q, &k)| f64::from(q) * f64::from(k))
                 .sum::<f64>()
-                .exp()
         };
-        let sum: f64 = slots.iter().map(weight).sum();
+        let scores: Vec<f64> = slots.iter().map(score).collect();
+        let top = scores.iter().copied().fold(f64::MIN, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score - top).exp()).collect();
         columns
-            .clone()
             .map(|c| {
-                let terms = slots
-                    .iter()
-                    .map(|slot| weight(slot) * f64::from(v[sequence][*slot][c]));
-                terms.sum::<f64>() / sum
+                let terms = weights.iter().zip(&slots);
+                let terms = terms.map(|(weight, &slot)| weight * f64::from(v[sequence][slot][c]));
+                terms.sum::<f64>() / weights.iter().sum::<f64>()
             })
             .collect()
     }
 
+    /// `[rows, d]` as `[heads, rows, wide]`.
+    fn by_head(values: &[f32], heads: Heads) -> Vec<f32> {
+        let rows = values.len() / heads.hidden();
+        // What stands after a head's columns is not read.
+        let mut out = vec![f32::NAN; rows * heads.heads * heads.wide()];
+        for (row, values) in values.chunks_exact(heads.hidden()).enumerate() {
+            for (head, values) in values.chunks_exact(heads.head_dim).enumerate() {
+                let at = (head * rows + row) * heads.wide();
+                out[at..at + heads.head_dim].copy_from_slice(values);
+            }
+        }
+        out
+    }
+
     #[test]
-    fn any_rows_attend_as_told() {
-        for seed in 0..40 {
-            let mut random = Stream::new(seed, 0, Purpose::Other(0));
-            let mut below = |n: usize| random.below(n as u32) as usize;
-            let (sequences, slots) = (1 + below(4), 1 + below(150));
-            let layout = Layout {
-                sequences,
-                slots,
-                tokens: 0,
-            };
-            let mut cache = Cache::new(&layout, HEADS).expect("a little memory");
-            let hidden = HEADS.hidden();
-            let empty = vec![vec![vec![0.0; hidden]; slots]; sequences];
-            let (mut all_k, mut all_v) = (empty.clone(), empty);
-            // Some passes over the same cache; each writes slots in any order and any number of them.
-            for _ in 0..3 {
-                let in_step = random.below(2) == 0;
-                let count = random.below(slots as u32 + 1) as usize;
-                let mut rows = Vec::new();
-                for sequence in 0..sequences {
-                    let count = if in_step {
-                        count
-                    } else {
-                        random.below(slots as u32 + 1) as usize
-                    };
-                    let mut order: Vec<u32> = (0..slots as u32).collect();
-                    random.shuffle(&mut order);
-                    let common = random.below(slots as u32 + 1);
-                    rows.extend(order[..count].iter().map(|&slot| Row {
-                        sequence: sequence as u32,
-                        slot,
-                        position: slot,
-                        prefix: if in_step {
-                            common
-                        } else {
-                            random.below(slots as u32 + 1)
-                        },
-                        source: 0,
-                        target: NO_TARGET,
-                    }));
-                }
-                let [q, k, v] = [(); 3].map(|()| numbers(&mut random, rows.len() * hidden));
-                for (i, row) in rows.iter().enumerate() {
-                    let at = i * hidden..(i + 1) * hidden;
-                    all_k[row.sequence as usize][row.slot as usize] = k[at.clone()].to_vec();
-                    all_v[row.sequence as usize][row.slot as usize] = v[at].to_vec();
-                }
-                cache.scatter(&rows, &k, &v);
-                let zeros = vec![0.0; rows.len() * hidden];
-                let out = cache.attend(&rows, &spans(&rows), &q, &k, &v, zeros);
-                for (i, row) in rows.iter().enumerate() {
-                    for head in 0..HEADS.heads {
-                        let want =
-                            naive(row, head, &q[i * hidden..(i + 1) * hidden], &all_k, &all_v);
-                        let got = &out[i * hidden + head * HEADS.head_dim..][..HEADS.head_dim];
-                        for (got, want) in got.iter().zip(want) {
-                            let error = (f64::from(*got) - want).abs();
-                            assert!(
-                                error < 2e-5,
-                                "seed {seed}, row {i} {row:?}: {got}, want {want}"
-                            );
-                        }
-                    }
-                }
+    fn any_rows_attend_as_told_in_any_company() {
+        for level in Level::all() {
+            for seed in 0..40 {
+                check(level, seed);
             }
         }
     }
 
-    #[test]
-    fn the_cache_is_written_in_place() {
-        let purpose = MemoryUse::Logits { rows: 0 };
-        let mut host = Host::zeros(purpose, [2, 3, 4, 5]).expect("a little memory");
-        let mut places = Vec::new();
-        for value in 0..3 {
-            let values = host.values();
-            places.push(values.as_ptr() as usize);
-            values[7] = value as f32;
-            let view = host.0.narrow(0, 1, 1).narrow(3, 0, 2);
-            let _ = matmul(view.clone(), view.transpose(2, 3)).into_data();
+    fn check(level: Level, seed: u64) {
+        let mut random = Stream::new(seed, 0, Purpose::Other(0));
+        let mut below = |n: usize| random.below(n as u32) as usize;
+        let heads = Heads {
+            heads: 3,
+            head_dim: [2, 8, 16, 24, 32, 48, 64, 80][below(8)],
+        };
+        // Some have several blocks of slots.
+        let most = [9, 150, 600][below(3)];
+        let (sequences, slots) = (1 + below(4), 1 + below(most));
+        let layout = Layout {
+            sequences,
+            slots,
+            tokens: 0,
+        };
+        let mut cache = Cache::new(&layout, heads).expect("a little memory");
+        let (hidden, head_dim, wide) = (heads.hidden(), heads.head_dim, heads.wide());
+        let empty = vec![vec![vec![0.0; hidden]; slots]; sequences];
+        let (mut all_k, mut all_v) = (empty.clone(), empty);
+        // Some passes over the same cache; each writes slots in any order and any number of them.
+        for _ in 0..3 {
+            let in_step = random.below(2) == 0;
+            let count = random.below(slots.min(150) as u32 + 1) as usize;
+            let mut rows = Vec::new();
+            for sequence in 0..sequences {
+                let count = if in_step {
+                    count
+                } else {
+                    random.below(slots.min(150) as u32 + 1) as usize
+                };
+                let mut order: Vec<u32> = (0..slots as u32).collect();
+                random.shuffle(&mut order);
+                let common = random.below(slots as u32 + 1);
+                rows.extend(order[..count].iter().map(|&slot| Row {
+                    sequence: sequence as u32,
+                    slot,
+                    position: slot,
+                    prefix: if in_step {
+                        common
+                    } else {
+                        random.below(slots as u32 + 1)
+                    },
+                    source: 0,
+                    target: NO_TARGET,
+                }));
+            }
+            let [mut q, k, v] = [(); 3].map(|()| numbers(&mut random, rows.len() * hidden));
+            q.iter_mut().for_each(|q| *q /= (head_dim as f32).sqrt());
+            for (i, row) in rows.iter().enumerate() {
+                let at = i * hidden..(i + 1) * hidden;
+                all_k[row.sequence as usize][row.slot as usize] = k[at.clone()].to_vec();
+                all_v[row.sequence as usize][row.slot as usize] = v[at].to_vec();
+            }
+            let value = |row: usize, head: usize, to: &mut [f32]| {
+                to.copy_from_slice(&v[row * hidden + head * head_dim..][..head_dim]);
+            };
+            cache.scatter(&rows, &by_head(&k, heads), value);
+            let attend = |rows: &[Row], q: &[f32]| {
+                let mut out = vec![f32::NAN; rows.len() * heads.heads * wide];
+                cache.attend_on(level, rows, &by_head(q, heads), &mut out);
+                out
+            };
+            let out = attend(&rows, &q);
+            for (i, row) in rows.iter().enumerate() {
+                let q = &q[i * hidden..(i + 1) * hidden];
+                let alone = attend(&rows[i..=i], q);
+                for head in 0..heads.heads {
+                    let columns = head * head_dim..(head + 1) * head_dim;
+                    let want = naive(row, columns, q, &all_k, &all_v);
+                    let got = &out[(head * rows.len() + i) * wide..][..head_dim];
+                    let name = format!("{level:?}, seed {seed}, row {i} {row:?}");
+                    assert!(*got == alone[head * wide..][..head_dim], "{name}");
+                    for (got, want) in got.iter().zip(want) {
+                        let error = (f64::from(*got) - want).abs();
+                        assert!(error < 2e-5, "{name}: {got}, want {want}");
+                    }
+                }
+            }
         }
-        assert!(places.iter().all(|&place| place == places[0]), "{places:?}");
     }
 }

@@ -37,16 +37,22 @@ impl Embedding {
         })
     }
 
-    /// Adds the embedding of `token` to the end of `out`.
-    pub(super) fn write(&self, token: usize, out: &mut Vec<f32>) {
+    /// Writes the embedding of `token` to `out` `[d]`.
+    pub(super) fn write(&self, token: usize, out: &mut [f32]) {
         let at = token * self.hidden..(token + 1) * self.hidden;
         match &self.values {
-            Values::F32(values) => out.extend_from_slice(&values[at]),
-            Values::F16(values) => out.extend(values[at].iter().map(|value| value.to_f32())),
+            Values::F32(values) => out.copy_from_slice(&values[at]),
+            Values::F16(values) => {
+                for (out, value) in out.iter_mut().zip(&values[at]) {
+                    *out = value.to_f32();
+                }
+            }
             Values::Q8(groups) => {
                 let per_row = self.hidden.div_ceil(GROUP);
                 let row = &groups[token * per_row..(token + 1) * per_row];
-                out.extend(row.iter().flat_map(Q8::weights).take(self.hidden));
+                for (out, group) in out.chunks_mut(GROUP).zip(row) {
+                    out.copy_from_slice(&group.weights()[..out.len()]);
+                }
             }
         }
     }

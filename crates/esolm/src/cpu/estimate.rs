@@ -7,8 +7,9 @@ use esolm_core::quantise::{GROUP, Q4, Q8};
 use esolm_core::rows::Layout;
 
 use super::attention::{self, Heads};
-use super::product::padded;
-use super::{LOGIT_ROWS, MLP_ROWS};
+use super::inputs::Inputs;
+use super::pass::{LOGIT_ROWS, ROWS};
+use super::stream::padded;
 use crate::weights::Weights;
 
 /// Bytes of a value.
@@ -56,7 +57,7 @@ pub(super) fn groups(ckpt: &Checkpoint) -> u64 {
 fn column(n_in: u64, weights: Weights) -> u64 {
     let groups = n_in.div_ceil(GROUP as u64);
     match weights {
-        Weights::F32 => n_in * VALUE,
+        Weights::F32 => groups * GROUP as u64 * VALUE,
         Weights::F16 => groups * 2 * GROUP as u64,
         Weights::Q8 => groups * (GROUP as u64 + 2),
         Weights::Q4 => groups * (GROUP as u64 / 2 + 4),
@@ -70,22 +71,18 @@ pub(super) fn cache(config: &ModelConfig, layout: &Layout, heads: Heads) -> u64 
         .saturating_add(layout.tokens as u64 * 3 * VALUE)
 }
 
-/// Bytes that a pass takes beside the cache.
-pub(super) fn pass(config: &ModelConfig, slots: usize, largest: Largest, heads: Heads) -> u64 {
+/// Bytes that a pass takes beside the cache: what [`super::pass::Scratch`] holds.
+pub(super) fn pass(config: &ModelConfig, largest: Largest, heads: Heads) -> u64 {
+    let (d, vocab) = (config.hidden, config.vocab_size);
     let (rows, sampled) = (largest.rows as u64, largest.sampled as u64);
-    let d = config.hidden as u64;
-    let wide = |n: u64| padded(n as usize) as u64;
-    // x and q, k, v, with the normalised x and the product that they come from.
-    let attention_in = rows * (5 * d + wide(3 * d));
-    // x, q, k, v and what was attended, with one product after another.
-    let mlp = rows.min(MLP_ROWS as u64) * (d + 2 * wide(4 * d) + wide(d));
-    let after = rows * 5 * d + (rows * wide(d)).max(mlp);
-    let rotary = rows * heads.head_dim as u64;
-    // Scores of the rows that share a product.
-    let scores = 128 * (heads.heads as u64 * slots as u64 + 2 * d);
-    let logits = (2 * LOGIT_ROWS as u64).min(sampled + 1) * wide(config.vocab_size as u64);
-    // Of the sampled rows, x before and after the last norm.
-    let drawing = 2 * sampled * d + logits;
-    let values = (attention_in.max(after) + rotary + scores).max(drawing);
-    values.saturating_mul(VALUE).saturating_add(rows * ROW)
+    // Rows that are in a product at once, and logits.
+    let (some, drawn) = (rows.min(ROWS as u64), sampled.min(LOGIT_ROWS as u64));
+    let joined = (heads.heads * heads.wide()) as u64;
+    let stream = rows * (padded(d) as u64 + 2 * joined + heads.head_dim as u64) + some * joined;
+    let wide = (some * padded(4 * d) as u64).max(drawn * padded(vocab) as u64);
+    let values = stream + wide + drawn * vocab as u64;
+    let inputs = some.max(drawn) * Inputs::row_bytes(4 * d);
+    (values.saturating_mul(VALUE))
+        .saturating_add(inputs)
+        .saturating_add(rows * ROW)
 }

@@ -47,6 +47,7 @@ pub fn gelu_slope(x: f32) -> (f32, f32) {
 }
 
 /// `out` = GELU(`values` + `bias`).
+#[inline(always)]
 pub fn gelu(out: &mut [f32], values: &[f32], bias: &[f32]) {
     for ((out, value), bias) in out.iter_mut().zip(values).zip(bias) {
         *out = gelu_one(value + bias);
@@ -78,16 +79,19 @@ fn lanes(values: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// Sum of the values.
+#[inline(always)]
 pub fn sum(values: &[f32]) -> f32 {
     lanes(values, 0.0, |a, v| a + v)
 }
 
 /// Largest of the values and `start`.
+#[inline(always)]
 pub fn max(values: &[f32], start: f32) -> f32 {
     lanes(values, start, |a, v| if v > a { v } else { a })
 }
 
 /// Replaces each score by e^(score - top) and returns the sum.
+#[inline(always)]
 pub fn exp_sum(scores: &mut [f32], top: f32) -> f32 {
     for score in scores.iter_mut() {
         *score = exp(*score - top);
@@ -96,13 +100,9 @@ pub fn exp_sum(scores: &mut [f32], top: f32) -> f32 {
 }
 
 /// e^x of one value, with the same rounding as [`exp_sum`].
+#[inline(always)]
 pub fn exp_one(x: f32) -> f32 {
     exp(x)
-}
-
-/// sum a b.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// sum f(a, b), in lanes.
@@ -120,27 +120,15 @@ pub fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     rest + sum(&all)
 }
 
-/// (x - mean) / sqrt(var + 1e-5) of each row of `x` `[rows, width]`; NaN for a row whose squares overflow, of which 1 / infinity would make
-/// plausible zeros.
-pub fn normalise(x: &[f32], width: usize) -> Vec<f32> {
-    let mut out = x.to_vec();
-    for row in out.chunks_exact_mut(width) {
-        let mean = sum(row) / width as f32;
-        row.iter_mut().for_each(|v| *v -= mean);
-        let mut all = [0.0; LANES];
-        for chunk in row.chunks(LANES) {
-            for (a, v) in all.iter_mut().zip(chunk) {
-                *a += v * v;
-            }
-        }
-        let variance = sum(&all) / width as f32;
-        let scale = match variance.is_finite() {
-            true => 1.0 / (variance + 1e-5).sqrt(),
-            false => f32::NAN,
-        };
-        row.iter_mut().for_each(|v| *v *= scale);
-    }
-    out
+/// Values touched below which one core is faster.
+const SHARED: usize = 1 << 15;
+
+/// Runs `work` where [`for_chunks`] shares out without waiting for threads to wake.
+pub fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    #[cfg(not(target_family = "wasm"))]
+    return rayon::scope(|_| work());
+    #[cfg(target_family = "wasm")]
+    work()
 }
 
 /// Runs `f` on each `size` values of `data` with their index, on all cores where there are several: `work` is the number of
@@ -152,7 +140,7 @@ pub fn for_chunks<T: Send>(
     f: impl Fn(usize, &mut [T]) + Sync + Send,
 ) {
     #[cfg(not(target_family = "wasm"))]
-    if work >= 1 << 15 {
+    if work >= SHARED {
         use rayon::prelude::*;
         data.par_chunks_mut(size)
             .enumerate()
@@ -162,6 +150,28 @@ pub fn for_chunks<T: Send>(
     let _ = work;
     for (i, chunk) in data.chunks_mut(size).enumerate() {
         f(i, chunk);
+    }
+}
+
+/// As [`for_chunks`] with chunks of two slices that belong together, each with its size.
+pub fn for_pairs<A: Send, B: Send>(
+    a: (&mut [A], usize),
+    b: (&mut [B], usize),
+    work: usize,
+    f: impl Fn(usize, &mut [A], &mut [B]) + Sync + Send,
+) {
+    #[cfg(not(target_family = "wasm"))]
+    if work >= SHARED {
+        use rayon::prelude::*;
+        a.0.par_chunks_mut(a.1)
+            .zip(b.0.par_chunks_mut(b.1))
+            .enumerate()
+            .for_each(|(i, (a, b))| f(i, a, b));
+        return;
+    }
+    let _ = work;
+    for (i, (a, b)) in a.0.chunks_mut(a.1).zip(b.0.chunks_mut(b.1)).enumerate() {
+        f(i, a, b);
     }
 }
 
@@ -177,17 +187,6 @@ mod tests {
             let error = (f64::from(exp(x)) - want).abs() / want;
             assert!(error < 2.4e-7, "exp({x}): relative error {error}");
         }
-    }
-
-    #[test]
-    fn a_row_whose_squares_overflow_is_not_a_number() {
-        let rows = [[1e25, -1e25, 0.0, 1.0], [1.0, -1.0, 1.0, -1.0]].concat();
-        let normed = normalise(&rows, 4);
-        assert!(normed[..4].iter().all(|x| x.is_nan()), "{normed:?}");
-        assert!(
-            normed[4..].iter().all(|x| (x.abs() - 1.0).abs() < 1e-4),
-            "{normed:?}"
-        );
     }
 
     #[test]

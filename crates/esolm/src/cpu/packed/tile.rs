@@ -10,11 +10,14 @@
 
 use esolm_core::quantise::GROUP;
 
-use super::simd::Simd;
-use super::{Bytes, Floats, PANEL, Packed};
+use super::super::inputs::{ByteGroup, FloatGroup};
+use super::super::simd::Simd;
+use super::{PANEL, Packed};
 
 /// A group of a panel whose weights come as floats, in units of their scale.
 pub trait Codes<S: Simd>: Copy {
+    /// Whether they lie as floats already.
+    const PLAIN: bool = false;
     /// Inputs 4 v to 4 v + 3, columns from `column` on.
     ///
     /// # Safety
@@ -33,9 +36,9 @@ pub trait ByteCodes<S: Simd>: Codes<S> {
     unsafe fn bytes<const C: usize>(self, v: usize, column: usize) -> [S::I; C];
 }
 
-/// `[32, 64]` f32, decoded before.
+/// `[32, 64]` f32.
 #[derive(Clone, Copy)]
-struct Decoded(*const f32);
+pub struct F32(pub *const u32);
 /// `[32, 64]` f16.
 #[derive(Clone, Copy)]
 pub struct F16(pub *const u32);
@@ -46,14 +49,16 @@ pub struct Q8(pub *const u32);
 #[derive(Clone, Copy)]
 pub struct Q4(pub *const u32);
 
-impl<S: Simd> Codes<S> for Decoded {
+impl<S: Simd> Codes<S> for F32 {
+    const PLAIN: bool = true;
     #[inline(always)]
     unsafe fn floats<const C: usize>(self, v: usize, column: usize) -> [[S::F; C]; 4] {
         unsafe {
+            let floats = self.0.cast::<f32>();
             let mut all = [[S::splat(0.0); C]; 4];
             for j in 0..4 {
                 for c in 0..C {
-                    all[j][c] = S::load(self.0.add((4 * v + j) * PANEL + column + c * S::LANES));
+                    all[j][c] = S::load(floats.add((4 * v + j) * PANEL + column + c * S::LANES));
                 }
             }
             all
@@ -147,44 +152,27 @@ impl<S: Simd> ByteCodes<S> for Q4 {
     }
 }
 
-/// Where a group lies, and its scales and offsets.
+/// A group's scales and offsets.
 #[derive(Clone, Copy)]
-struct Place {
-    /// Of the panel's groups.
-    group: usize,
-    /// Groups of a row.
-    groups: usize,
+struct Scales {
     /// `[64]` f16, or null for weights without.
     scales: *const u16,
     /// `[64]` f16, or null.
     offsets: *const u16,
 }
 
-impl Place {
+impl Scales {
     #[inline(always)]
     fn of(matrix: &Packed, panel: usize, group: usize) -> Self {
         let at = (panel * matrix.groups + group) * PANEL;
-        let part = |values: &[u16]| values.get(at..).map_or(std::ptr::null(), <[u16]>::as_ptr);
+        let part = |values: &[u16]| match values.is_empty() {
+            true => std::ptr::null(),
+            false => values[at..at + PANEL].as_ptr(),
+        };
         Self {
-            group,
-            groups: matrix.groups,
-            scales: if matrix.scales.is_empty() {
-                std::ptr::null()
-            } else {
-                part(&matrix.scales)
-            },
-            offsets: if matrix.offsets.is_empty() {
-                std::ptr::null()
-            } else {
-                part(&matrix.offsets)
-            },
+            scales: part(&matrix.scales),
+            offsets: part(&matrix.offsets),
         }
-    }
-
-    /// Of a row's group among those of all rows.
-    #[inline(always)]
-    fn row(&self, row: usize) -> usize {
-        row * self.groups + self.group
     }
 }
 
@@ -196,79 +184,81 @@ fn block(matrix: &Packed, panel: usize, group: usize) -> *const u32 {
     matrix.codes[at..at + words].as_ptr()
 }
 
-/// `out` `[rows, 64]` = `x` times a panel, in tiles of `C` vectors and `R` rows.
+/// Runs `$tile::<S, $k, C, n>` over all rows of `$x`, as many at a time as the registers hold sums of.
+macro_rules! in_tiles {
+    ($tile:ident, $k:ty, $codes:expr, $scales:expr, $x:expr, $out:expr) => {{
+        let (mut x, mut out): (&[_], &mut [f32]) = ($x, &mut *$out);
+        let most = if S::LANES >= 16 { 6 } else { 4 };
+        while x.len() >= most {
+            let (rows, rest) = out.split_at_mut(most * PANEL);
+            match most {
+                6 => $tile::<S, $k, C, 6>($codes, $scales, x, rows),
+                _ => $tile::<S, $k, C, 4>($codes, $scales, x, rows),
+            }
+            (x, out) = (&x[most..], rest);
+        }
+        match x.len() {
+            0 => {}
+            1 => $tile::<S, $k, C, 1>($codes, $scales, x, out),
+            2 => $tile::<S, $k, C, 2>($codes, $scales, x, out),
+            3 => $tile::<S, $k, C, 3>($codes, $scales, x, out),
+            4 => $tile::<S, $k, C, 4>($codes, $scales, x, out),
+            _ => $tile::<S, $k, C, 5>($codes, $scales, x, out),
+        }
+    }};
+}
+
+/// Adds to `out` `[rows, 64]` what a group of a panel gives with a group of the rows `x`, in tiles of `C` vectors.
 ///
 /// # Safety
 /// As for [`Simd`]; `matrix` holds what `codes` makes of it, and `C` vectors divide a panel.
 #[inline(always)]
-pub unsafe fn floats<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
+pub unsafe fn floats<S: Simd, K: Codes<S>, const C: usize>(
     codes: fn(*const u32) -> K,
     matrix: &Packed,
-    panel: usize,
-    x: &Floats,
+    (panel, group): (usize, usize),
+    x: &[FloatGroup],
     out: &mut [f32],
 ) {
     unsafe {
-        let rows = out.len() / PANEL;
-        assert!(
-            x.values.len() == rows * matrix.groups * GROUP && PANEL.is_multiple_of(C * S::LANES)
-        );
-        out.fill(0.0);
-        let mut decoded = [0.0; GROUP * PANEL];
-        for group in 0..matrix.groups {
-            let place = Place::of(matrix, panel, group);
-            let codes = codes(block(matrix, panel, group));
-            // Decoding costs as much as a few rows: below that it is done on the way.
-            match rows {
-                1 => float_tile::<S, K, C, 1>(codes, place, x, 0, out),
-                2 => float_tile::<S, K, C, 2>(codes, place, x, 0, out),
-                3 => float_tile::<S, K, C, 3>(codes, place, x, 0, out),
-                _ => {
-                    for column in (0..PANEL).step_by(S::LANES) {
-                        for v in 0..GROUP / 4 {
-                            let four = codes.floats::<1>(v, column);
-                            for j in 0..4 {
-                                let to = &mut decoded[(4 * v + j) * PANEL + column..][..S::LANES];
-                                S::store(to.as_mut_ptr(), four[j][0]);
-                            }
-                        }
-                    }
-                    let codes = Decoded(decoded.as_ptr());
-                    let mut row = 0;
-                    while row + R <= rows {
-                        float_tile::<S, Decoded, C, R>(codes, place, x, row, out);
-                        row += R;
-                    }
-                    while row < rows {
-                        float_tile::<S, Decoded, C, 1>(codes, place, x, row, out);
-                        row += 1;
-                    }
+        let scales = Scales::of(matrix, panel, group);
+        let codes = codes(block(matrix, panel, group));
+        // Decoding costs as much as a few rows: below that it is done on the way.
+        if K::PLAIN || x.len() < 4 {
+            in_tiles!(float_tile, K, codes, scales, x, out);
+            return;
+        }
+        let mut decoded = [0.0f32; GROUP * PANEL];
+        for v in 0..GROUP / 4 {
+            for column in (0..PANEL).step_by(S::LANES) {
+                let four = codes.floats::<1>(v, column);
+                for j in 0..4 {
+                    let to = &mut decoded[(4 * v + j) * PANEL + column..][..S::LANES];
+                    S::store(to.as_mut_ptr(), four[j][0]);
                 }
             }
         }
+        let codes = F32(decoded.as_ptr().cast());
+        in_tiles!(float_tile, F32, codes, scales, x, out);
     }
 }
 
 #[inline(always)]
 unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
     codes: K,
-    place: Place,
-    x: &Floats,
-    row: usize,
+    place: Scales,
+    x: &[FloatGroup],
     out: &mut [f32],
 ) {
     unsafe {
-        let mut from = [std::ptr::null(); R];
-        for r in 0..R {
-            from[r] = x.values[place.row(row + r) * GROUP..][..GROUP].as_ptr();
-        }
+        assert!(x.len() >= R && out.len() >= R * PANEL && PANEL.is_multiple_of(C * S::LANES));
         for column in (0..PANEL).step_by(C * S::LANES) {
             let mut sums = [[S::splat(0.0); C]; R];
             for v in 0..GROUP / 4 {
                 let weights = codes.floats::<C>(v, column);
                 for j in 0..4 {
                     for r in 0..R {
-                        let x = S::splat(*from[r].add(4 * v + j));
+                        let x = S::splat(x[r].values[4 * v + j]);
                         for c in 0..C {
                             sums[r][c] = S::mul_add(weights[j][c], x, sums[r][c]);
                         }
@@ -278,7 +268,7 @@ unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
             for c in 0..C {
                 let first = column + c * S::LANES;
                 for r in 0..R {
-                    let to = out[(row + r) * PANEL + first..][..S::LANES].as_mut_ptr();
+                    let to = out[r * PANEL + first..][..S::LANES].as_mut_ptr();
                     let mut sum = S::load(to);
                     if place.scales.is_null() {
                         sum = S::add(sum, sums[r][c]);
@@ -286,7 +276,7 @@ unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
                         sum = S::mul_add(sums[r][c], S::load_f16(place.scales.add(first)), sum);
                     }
                     if !place.offsets.is_null() {
-                        let total = S::splat(x.sums[place.row(row + r)]);
+                        let total = S::splat(x[r].sum);
                         sum = S::mul_add(S::load_f16(place.offsets.add(first)), total, sum);
                     }
                     S::store(to, sum);
@@ -296,68 +286,47 @@ unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
     }
 }
 
-/// `out` `[rows, 64]` = `x` times a panel, in tiles of `C` vectors and `R` rows. Sums of a group are exact, and no product is fused with
-/// what it is added to: every instruction set gives the same.
+/// As [`floats`] for rows of bytes. Sums of a group are exact, and no product is fused with what it is added to: every instruction set
+/// gives the same.
 ///
 /// # Safety
 /// As for [`floats`].
 #[inline(always)]
-pub unsafe fn bytes<S: Simd, K: ByteCodes<S>, const C: usize, const R: usize>(
+pub unsafe fn bytes<S: Simd, K: ByteCodes<S>, const C: usize>(
     codes: fn(*const u32) -> K,
     matrix: &Packed,
-    panel: usize,
-    x: &Bytes,
+    (panel, group): (usize, usize),
+    x: &[ByteGroup],
     out: &mut [f32],
 ) {
     unsafe {
-        let rows = out.len() / PANEL;
-        assert!(
-            x.codes.len() == rows * matrix.groups * GROUP && PANEL.is_multiple_of(C * S::LANES)
-        );
-        out.fill(0.0);
-        for group in 0..matrix.groups {
-            let place = Place::of(matrix, panel, group);
-            let codes = codes(block(matrix, panel, group));
-            let mut row = 0;
-            while row + R <= rows {
-                byte_tile::<S, K, C, R>(codes, place, x, row, out);
-                row += R;
-            }
-            while row + 2 <= rows {
-                byte_tile::<S, K, C, 2>(codes, place, x, row, out);
-                row += 2;
-            }
-            if row < rows {
-                byte_tile::<S, K, C, 1>(codes, place, x, row, out);
-            }
-        }
+        let scales = Scales::of(matrix, panel, group);
+        let codes = codes(block(matrix, panel, group));
+        in_tiles!(byte_tile, K, codes, scales, x, out);
     }
 }
 
 #[inline(always)]
 unsafe fn byte_tile<S: Simd, K: ByteCodes<S>, const C: usize, const R: usize>(
     codes: K,
-    place: Place,
-    x: &Bytes,
-    row: usize,
+    place: Scales,
+    x: &[ByteGroup],
     out: &mut [f32],
 ) {
     unsafe {
-        let mut from = [std::ptr::null::<i8>(); R];
-        for r in 0..R {
-            from[r] = x.codes[place.row(row + r) * GROUP..][..GROUP].as_ptr();
-        }
+        assert!(x.len() >= R && out.len() >= R * PANEL && PANEL.is_multiple_of(C * S::LANES));
         for column in (0..PANEL).step_by(C * S::LANES) {
             let mut sums = [[S::splat_word(0); C]; R];
             if K::SIGNED && S::OFFSET != 0 {
                 for r in 0..R {
-                    sums[r] = [S::splat_word(-S::OFFSET * x.sums[place.row(row + r)]); C];
+                    sums[r] = [S::splat_word(-S::OFFSET * x[r].sum); C];
                 }
             }
             for v in 0..GROUP / 4 {
                 let weights = codes.bytes::<C>(v, column);
                 for r in 0..R {
-                    let x = S::splat_word(from[r].add(4 * v).cast::<i32>().read_unaligned());
+                    let x = &x[r].codes[4 * v..4 * v + 4];
+                    let x = S::splat_word(x.as_ptr().cast::<i32>().read_unaligned());
                     for c in 0..C {
                         sums[r][c] = if K::SIGNED {
                             S::dot(sums[r][c], weights[c], x)
@@ -371,12 +340,11 @@ unsafe fn byte_tile<S: Simd, K: ByteCodes<S>, const C: usize, const R: usize>(
                 let first = column + c * S::LANES;
                 let scale = S::load_f16(place.scales.add(first));
                 for r in 0..R {
-                    let at = place.row(row + r);
-                    let to = out[(row + r) * PANEL + first..][..S::LANES].as_mut_ptr();
-                    let factor = S::mul(scale, S::splat(x.scales[at]));
+                    let to = out[r * PANEL + first..][..S::LANES].as_mut_ptr();
+                    let factor = S::mul(scale, S::splat(x[r].scale));
                     let mut sum = S::add(S::load(to), S::mul(S::to_float(sums[r][c]), factor));
                     if !place.offsets.is_null() {
-                        let total = S::splat(x.scales[at] * x.sums[at] as f32);
+                        let total = S::splat(x[r].scale * x[r].sum as f32);
                         let offset = S::load_f16(place.offsets.add(first));
                         sum = S::add(sum, S::mul(offset, total));
                     }

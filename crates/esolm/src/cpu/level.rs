@@ -1,0 +1,77 @@
+//! Which instruction set the CPU path runs on: chosen when the program runs, the same for all work.
+
+use super::simd::{self, Simd};
+
+/// A piece of work that is compiled once for each instruction set. What its `run` calls must be inlined, since a function of its own lacks
+/// the instruction set of its caller; plain loops are, and then become vector code of its width.
+pub(super) trait Work {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    unsafe fn run<S: Simd>(self) -> Self::Output;
+}
+
+/// The instruction sets that work is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    /// What every processor of the target has: plain Rust, or the vectors of WebAssembly.
+    Base,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// All that this processor has, the fastest last.
+    pub(super) fn all() -> Vec<Self> {
+        #[allow(unused_mut, reason = "some targets have no more")]
+        let mut all = vec![Self::Base];
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c");
+            let avx512 = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vnni");
+            all.extend(avx2.then_some(Self::Avx2));
+            all.extend((avx2 && avx512).then_some(Self::Avx512));
+        }
+        all
+    }
+
+    /// The fastest that this processor has.
+    pub(super) fn best() -> Self {
+        static BEST: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
+        *BEST.get_or_init(|| *Self::all().last().unwrap_or(&Self::Base))
+    }
+
+    /// Does the work with this instruction set.
+    pub(super) fn run<W: Work>(self, work: W) -> W::Output {
+        // Safety: `all` holds only what the processor has.
+        match self {
+            Self::Base => unsafe { work.run::<simd::Base>() },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { avx2(work) },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { avx512(work) },
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn avx2<W: Work>(work: W) -> W::Output {
+    unsafe { work.run::<simd::Avx2>() }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,avx2,fma,f16c")]
+unsafe fn avx512<W: Work>(work: W) -> W::Output {
+    unsafe { work.run::<simd::Avx512>() }
+}

@@ -1,0 +1,284 @@
+//! One pass: how rows go through the blocks, in memory that is used again.
+//!
+//! What lies between two products is fused into how their rows are read and where their values go: a norm and the rounding to bytes are part of
+//! reading, bias, GELU and residual of writing.
+
+use esolm_core::config::ModelConfig;
+use esolm_core::rows::Row;
+
+use super::attention::{Cache, Heads};
+use super::inputs::{Form, Inputs};
+use super::math;
+use super::packed::{Finish, Target};
+use super::product::Matrix;
+use super::rotary::Rotary;
+use super::stream::{self, Joined, Moments, Normed, Panels, padded};
+use crate::error::EngineError;
+use crate::memory::{self, MemoryUse};
+
+/// Most rows of a product.
+pub(super) const ROWS: usize = 256;
+/// Most rows whose logits are held at once.
+pub(super) const LOGIT_ROWS: usize = 64;
+
+/// The matrices of a block.
+pub(super) struct Block {
+    pub(super) qkv: Matrix,
+    pub(super) out: Matrix,
+    pub(super) up: Matrix,
+    pub(super) down: Matrix,
+}
+
+/// What passes compute in; it grows to the largest ([`super::estimate::pass`]) and stays.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// The rows on their way, `[panels, rows, 64]`.
+    pub(super) x: Vec<f32>,
+    /// `[heads, rows, wide]`, scaled by 1 / sqrt(head_dim).
+    q: Vec<f32>,
+    /// `[heads, rows, wide]`.
+    attended: Vec<f32>,
+    /// Keys of the rows of a product, `[heads, rows, wide]`.
+    k: Vec<f32>,
+    /// The rows of a product.
+    inputs: Inputs,
+    moments: Vec<Moments>,
+    /// What comes of a product, `[panels, rows, 64]`.
+    product: Vec<f32>,
+    /// `[LOGIT_ROWS, V]`.
+    logits: Vec<f32>,
+    rotary: Rotary,
+    /// The rows of the last block's attention.
+    rows: Vec<Row>,
+}
+
+impl Scratch {
+    /// Makes room for a pass of `rows` rows, `sampled` of them sampled.
+    ///
+    /// # Errors
+    /// When memory does not suffice.
+    pub(super) fn reserve(
+        &mut self,
+        purpose: MemoryUse,
+        config: &ModelConfig,
+        form: Form,
+        rows: usize,
+        sampled: usize,
+    ) -> Result<(), EngineError> {
+        let (hidden, vocab) = (config.hidden, config.vocab_size);
+        let joined = config.n_heads * Heads::of(config).wide();
+        let (some, drawn) = (rows.min(ROWS), sampled.min(LOGIT_ROWS));
+        let wide = (some * padded(4 * hidden)).max(drawn * padded(vocab));
+        for (buffer, len) in [
+            (&mut self.x, rows * padded(hidden)),
+            (&mut self.q, rows * joined),
+            (&mut self.attended, rows * joined),
+            (&mut self.k, some * joined),
+            (&mut self.product, wide),
+            (&mut self.logits, drawn * vocab),
+        ] {
+            memory::grown(purpose, buffer, len, 0.0)?;
+        }
+        memory::grown(purpose, &mut self.moments, some, Moments::default())?;
+        self.inputs.reserve(purpose, form, some, 4 * hidden)
+    }
+
+    /// Row `row` of `rows` begins as what `write` writes, `[hidden]`.
+    pub(super) fn embed(
+        &mut self,
+        rows: usize,
+        row: usize,
+        hidden: usize,
+        write: impl FnOnce(&mut [f32]),
+    ) {
+        // Nothing else is in there yet.
+        let line = &mut self.product[..hidden];
+        write(line);
+        stream::write_row(&mut self.x, rows, row, line);
+    }
+
+    /// Takes the rows' rotary angles.
+    pub(super) fn turn(&mut self, rows: &[Row], heads: Heads) {
+        self.rotary.fill(rows, heads.head_dim);
+    }
+
+    /// The normalised rows `first..first + count` of `rows` enter the next product.
+    fn norm(&mut self, form: Form, hidden: usize, rows: usize, first: usize, count: usize) {
+        let x = Panels {
+            values: &self.x,
+            rows,
+        };
+        let moments = &mut self.moments[..count];
+        stream::moments(x, hidden, first, moments);
+        let normed = Normed {
+            x,
+            width: hidden,
+            moments,
+            first,
+        };
+        self.inputs.fill(form, count, hidden, &normed);
+    }
+}
+
+/// The parts of `rows` rows that go through a product together: first row and count.
+fn parts(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..rows)
+        .step_by(ROWS)
+        .map(move |first| (first, ROWS.min(rows - first)))
+}
+
+impl Block {
+    /// Runs the block over all `rows`, or, where `sampled` tells some of them, over those, after the keys and values of all were written;
+    /// only those are left then.
+    pub(super) fn run(
+        &self,
+        rows: &[Row],
+        sampled: Option<&[u32]>,
+        heads: Heads,
+        cache: &mut Cache,
+        scratch: &mut Scratch,
+    ) {
+        self.qkv(rows, heads, cache, scratch);
+        let Some(sampled) = sampled else {
+            let size = rows.len() * heads.heads * heads.wide();
+            let out = &mut scratch.attended[..size];
+            cache.attend(rows, &scratch.q[..size], out);
+            self.after(rows.len(), heads, scratch);
+            return;
+        };
+        let (wide, hidden) = (heads.wide(), heads.hidden());
+        let size = rows.len() * heads.heads * wide;
+        stream::keep(&mut scratch.q[..size], rows.len(), wide, sampled);
+        let size = rows.len() * padded(hidden);
+        let panel = padded(1);
+        stream::keep(&mut scratch.x[..size], rows.len(), panel, sampled);
+        scratch.rows.clear();
+        let kept = sampled.iter().map(|&i| rows[i as usize]);
+        scratch.rows.extend(kept);
+        let size = sampled.len() * heads.heads * wide;
+        let out = &mut scratch.attended[..size];
+        cache.attend(&scratch.rows, &scratch.q[..size], out);
+        self.after(sampled.len(), heads, scratch);
+    }
+
+    /// Queries of all rows, turned and scaled; keys and values go to the cache.
+    fn qkv(&self, rows: &[Row], heads: Heads, cache: &mut Cache, scratch: &mut Scratch) {
+        let (hidden, head_dim, wide) = (heads.hidden(), heads.head_dim, heads.wide());
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        for (first, count) in parts(rows.len()) {
+            scratch.norm(self.qkv.form(), hidden, rows.len(), first, count);
+            let product = &mut scratch.product[..count * self.qkv.padded()];
+            let target = Target {
+                values: product,
+                rows: count,
+                first: 0,
+            };
+            self.qkv.product(&scratch.inputs, Finish::Store, target);
+            let product = Panels {
+                values: product,
+                rows: count,
+            };
+            let rotary = &scratch.rotary;
+            let q = &mut scratch.q[..rows.len() * heads.heads * wide];
+            let work = count * hidden * 2;
+            math::for_chunks(q, rows.len() * wide, work, |head, q| {
+                let q = q[first * wide..].chunks_exact_mut(wide).take(count);
+                for (row, q) in q.enumerate() {
+                    let q = &mut q[..head_dim];
+                    product.copy(row, head * head_dim, q);
+                    rotary.turn(first + row, q);
+                    q.iter_mut().for_each(|q| *q *= scale);
+                }
+            });
+            let k = &mut scratch.k[..count * heads.heads * wide];
+            math::for_chunks(k, count * wide, work, |head, k| {
+                for (row, k) in k.chunks_exact_mut(wide).enumerate() {
+                    let k = &mut k[..head_dim];
+                    product.copy(row, hidden + head * head_dim, k);
+                    rotary.turn(first + row, k);
+                }
+            });
+            cache.scatter(&rows[first..first + count], k, |row, head, to| {
+                product.copy(row, 2 * hidden + head * head_dim, to);
+            });
+        }
+    }
+
+    /// Adds what was attended, and then the MLP, to the rows.
+    fn after(&self, rows: usize, heads: Heads, scratch: &mut Scratch) {
+        let hidden = heads.hidden();
+        for (first, count) in parts(rows) {
+            let attended = Joined {
+                values: &scratch.attended,
+                rows,
+                first,
+                heads,
+            };
+            scratch
+                .inputs
+                .fill(self.out.form(), count, hidden, &attended);
+            let x = rows * self.out.padded();
+            let target = Target {
+                values: &mut scratch.x[..x],
+                rows,
+                first,
+            };
+            self.out.product(&scratch.inputs, Finish::Add, target);
+
+            scratch.norm(self.up.form(), hidden, rows, first, count);
+            let inner = &mut scratch.product[..count * self.up.padded()];
+            let target = Target {
+                values: inner,
+                rows: count,
+                first: 0,
+            };
+            self.up.product(&scratch.inputs, Finish::Gelu, target);
+            let inner = Panels {
+                values: inner,
+                rows: count,
+            };
+            scratch
+                .inputs
+                .fill(self.down.form(), count, 4 * hidden, &inner);
+            let target = Target {
+                values: &mut scratch.x[..x],
+                rows,
+                first,
+            };
+            self.down.product(&scratch.inputs, Finish::Add, target);
+        }
+    }
+}
+
+/// Fills `out`, `width` values for each of the `rows` rows that the last block left, from the row's index and its logits `[V]`.
+pub(super) fn for_logits<T: Send>(
+    head: &Matrix,
+    config: &ModelConfig,
+    scratch: &mut Scratch,
+    rows: usize,
+    (out, width): (&mut [T], usize),
+    fill: impl Fn(usize, &mut [f32], &mut [T]) + Sync,
+) {
+    let (hidden, vocab) = (config.hidden, config.vocab_size);
+    for (part, out) in out.chunks_mut(LOGIT_ROWS * width).enumerate() {
+        let (first, count) = (part * LOGIT_ROWS, out.len() / width);
+        scratch.norm(head.form(), hidden, rows, first, count);
+        let product = &mut scratch.product[..count * head.padded()];
+        let target = Target {
+            values: product,
+            rows: count,
+            first: 0,
+        };
+        head.product(&scratch.inputs, Finish::Store, target);
+        let product = Panels {
+            values: product,
+            rows: count,
+        };
+        let logits = (&mut scratch.logits[..count * vocab], vocab);
+        let work = count * vocab;
+        math::for_pairs(logits, (out, width), work, |row, logits, out| {
+            product.copy(row, 0, logits);
+            fill(first + row, logits, out);
+        });
+    }
+}

@@ -1,0 +1,224 @@
+//! The rows on their way through the blocks, `[panels, rows, 64]` as products leave them, and what enters the next product from there.
+
+use esolm_core::quantise::GROUP;
+
+use super::attention::Heads;
+use super::inputs::Source;
+use super::level::{Level, Work};
+use super::math;
+use super::packed::PANEL;
+use super::simd::Simd;
+
+/// Rows of a task of [`moments`].
+const SHARE: usize = 8;
+
+/// Columns that are held for a row of `width`.
+pub(super) fn padded(width: usize) -> usize {
+    width.next_multiple_of(PANEL)
+}
+
+/// `[panels, rows, 64]`, zeros after a row's last column.
+#[derive(Clone, Copy)]
+pub(super) struct Panels<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// The columns from `first` on up to the end of their panel.
+    #[inline(always)]
+    fn from(&self, row: usize, first: usize) -> &'a [f32] {
+        let at = (first / PANEL * self.rows + row) * PANEL;
+        &self.values[at + first % PANEL..at + PANEL]
+    }
+
+    /// Copies as many columns from `first` on as `to` takes.
+    #[inline(always)]
+    pub(super) fn copy(&self, row: usize, first: usize, to: &mut [f32]) {
+        let mut done = 0;
+        while done < to.len() {
+            let part = self.from(row, first + done);
+            let count = part.len().min(to.len() - done);
+            to[done..done + count].copy_from_slice(&part[..count]);
+            done += count;
+        }
+    }
+}
+
+impl Source for Panels<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, group: usize, to: &mut [f32; GROUP]) {
+        to.copy_from_slice(&self.from(row, group * GROUP)[..GROUP]);
+    }
+}
+
+/// Writes a row of `[panels, rows, 64]`.
+pub(super) fn write_row(values: &mut [f32], rows: usize, row: usize, from: &[f32]) {
+    for (panel, from) in from.chunks(PANEL).enumerate() {
+        let to = &mut values[(panel * rows + row) * PANEL..][..PANEL];
+        to[..from.len()].copy_from_slice(from);
+        to[from.len()..].fill(0.0);
+    }
+}
+
+/// Keeps the rows `kept`, ascending, of `rows` rows of `[parts, rows, width]`, and moves them together.
+pub(super) fn keep(values: &mut [f32], rows: usize, width: usize, kept: &[u32]) {
+    if rows == 0 {
+        return;
+    }
+    for part in 0..values.len() / (rows * width) {
+        for (to, &from) in kept.iter().enumerate() {
+            let from = (part * rows + from as usize) * width;
+            values.copy_within(from..from + width, (part * kept.len() + to) * width);
+        }
+    }
+}
+
+/// What a layer norm needs of a row: its mean, and the reciprocal of its standard deviation.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Moments {
+    mean: f32,
+    scale: f32,
+}
+
+/// Rows of `width` columns as their layer norm leaves them: (x - mean) / sqrt(var + 1e-5).
+pub(super) struct Normed<'a> {
+    pub(super) x: Panels<'a>,
+    pub(super) width: usize,
+    /// Of the rows from `first` on, which is the source's first row.
+    pub(super) moments: &'a [Moments],
+    pub(super) first: usize,
+}
+
+impl Source for Normed<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, group: usize, to: &mut [f32; GROUP]) {
+        let Moments { mean, scale } = self.moments[row];
+        let x = &self.x.from(self.first + row, group * GROUP)[..GROUP];
+        for (to, x) in to.iter_mut().zip(x) {
+            *to = (x - mean) * scale;
+        }
+        let filled = self.width - group * GROUP;
+        if filled < GROUP {
+            to[filled..].fill(0.0);
+        }
+    }
+}
+
+/// Fills `moments` for the rows of `x` from `first` on.
+pub(super) fn moments(x: Panels, width: usize, first: usize, moments: &mut [Moments]) {
+    let work = moments.len() * width * 2;
+    math::for_chunks(moments, SHARE, work, |share, to| {
+        Level::best().run(Measure {
+            x,
+            width,
+            first: first + share * SHARE,
+            to,
+        });
+    });
+}
+
+struct Measure<'a> {
+    x: Panels<'a>,
+    width: usize,
+    first: usize,
+    to: &'a mut [Moments],
+}
+
+impl Work for Measure<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let count = self.width as f32;
+        for (row, to) in self.to.iter_mut().enumerate() {
+            let mut sum = 0.0;
+            for first in (0..self.width).step_by(PANEL) {
+                sum += math::sum(self.x.from(self.first + row, first));
+            }
+            let mean = sum / count;
+            let mut squares = 0.0;
+            for first in (0..self.width).step_by(PANEL) {
+                let x = self.x.from(self.first + row, first);
+                let x = &x[..PANEL.min(self.width - first)];
+                squares += math::sum_of(x, x, |a, b| (a - mean) * (b - mean));
+            }
+            let variance = squares / count;
+            to.mean = mean;
+            // Of squares that overflow, 1 / infinity would make plausible zeros.
+            to.scale = match variance.is_finite() {
+                true => 1.0 / (variance + 1e-5).sqrt(),
+                false => f32::NAN,
+            };
+        }
+    }
+}
+
+/// Rows of heads `[heads, rows, wide]`, of each of which `head_dim` columns count.
+pub(super) struct Joined<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+    /// The source's first row.
+    pub(super) first: usize,
+    pub(super) heads: Heads,
+}
+
+impl Source for Joined<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, group: usize, to: &mut [f32; GROUP]) {
+        let (Heads { heads, head_dim }, wide) = (self.heads, self.heads.wide());
+        let mut done = 0;
+        while done < GROUP {
+            let column = group * GROUP + done;
+            let (head, first) = (column / head_dim, column % head_dim);
+            if head >= heads {
+                to[done..].fill(0.0);
+                return;
+            }
+            let count = (head_dim - first).min(GROUP - done);
+            let at = (head * self.rows + self.first + row) * wide + first;
+            to[done..done + count].copy_from_slice(&self.values[at..at + count]);
+            done += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_whose_squares_overflow_is_not_a_number() {
+        let mut values = vec![0.0; 2 * PANEL];
+        write_row(&mut values, 2, 0, &[1e25, -1e25, 0.0, 1.0]);
+        write_row(&mut values, 2, 1, &[1.0, -1.0, 1.0, -1.0]);
+        let x = Panels {
+            values: &values,
+            rows: 2,
+        };
+        let mut both = [Moments::default(); 2];
+        moments(x, 4, 0, &mut both);
+        let normed = Normed {
+            x,
+            width: 4,
+            moments: &both,
+            first: 0,
+        };
+        let mut row = [[0.0; GROUP]; 2];
+        normed.read(0, 0, &mut row[0]);
+        normed.read(1, 0, &mut row[1]);
+        assert!(row[0][..4].iter().all(|x| x.is_nan()), "{row:?}");
+        let near = |x: &f32| (x.abs() - 1.0).abs() < 1e-4;
+        assert!(row[1][..4].iter().all(near), "{row:?}");
+        assert!(row.iter().all(|row| row[4..] == [0.0; GROUP - 4]));
+    }
+
+    #[test]
+    fn kept_rows_move_together() {
+        // Three parts of four rows of two values.
+        let mut values: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        keep(&mut values, 4, 2, &[1, 3]);
+        let kept = [2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23].map(|i| i as f32);
+        assert_eq!(values[..12], kept);
+    }
+}
