@@ -161,7 +161,7 @@ fn fewer_bits_give_the_numbers_of_the_cpu() {
                 let mut gpu = OnDevice::gpu(
                     &ckpt,
                     LoadOptions {
-                        weights,
+                        weights: Some(weights),
                         variants: variants.parse().unwrap(),
                         ..Default::default()
                     },
@@ -189,7 +189,7 @@ fn check_cached(weights: Weights) {
     let ckpt = stories();
     let load = || {
         let options = LoadOptions {
-            weights,
+            weights: Some(weights),
             ..Default::default()
         };
         OnDevice::gpu(&ckpt, options)
@@ -235,7 +235,7 @@ fn a_text_does_not_depend_on_its_batch() {
 
 fn check_batches(weights: Weights) {
     let options = LoadOptions {
-        weights,
+        weights: Some(weights),
         ..Default::default()
     };
     let mut engine = OnDevice::gpu(&stories(), options).0;

@@ -135,7 +135,9 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     };
     let mut engines = match arguments.compare.is_empty() {
         true => vec![load(options)?],
-        false => (arguments.compare.iter().map(|form| load(with(form)))).collect::<Result<_, _>>()?,
+        false => {
+            (arguments.compare.iter().map(|form| load(with(form)))).collect::<Result<_, _>>()?
+        }
     };
     drop(checkpoint);
     let (_, first) = &engines[0];

@@ -277,8 +277,8 @@ fn finish(finish: Finish, values: &[f32], bias: &[f32], out: &mut [f32]) {
 mod tests {
     use super::super::inputs::Source;
     use super::*;
-    use esolm_core::quantise;
     use crate::memory::MemoryUse;
+    use esolm_core::quantise;
     use esolm_core::rng::{Purpose, Stream};
 
     /// The weights that a packed matrix stands for, `[n_in, n_out]`, by the definition of the groups.
