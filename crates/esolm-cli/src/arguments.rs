@@ -281,7 +281,8 @@ pub struct Inspect {
     after_help = "Examples:
   esolm convert last.ckpt my-model
   esolm convert --model last.ckpt --tokenizer gpt2/tokenizer.json my-model
-  esolm convert hf:kuleshov-group/mdlm-owt mdlm --dtype f16"
+  esolm convert hf:kuleshov-group/mdlm-owt mdlm --dtype f16
+  esolm convert last.ckpt my-small-model --dtype q8"
 )]
 pub struct Convert {
     /// The checkpoint, as --model takes it.

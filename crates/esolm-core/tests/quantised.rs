@@ -417,6 +417,15 @@ fn what_contradicts_itself_is_refused() {
             with(&|raw| raw.get_mut(&of("weight")).unwrap().1 = vec![192 * 16, 1]),
             "blocks.1.attn_qkv|[3072, 1]|not a matrix",
         ),
+        // the embedding under both of its names
+        (
+            config(good.clone()),
+            with(&|raw| {
+                let floats = (Dtype::F32, vec![97, 64], vec![0; 4 * 97 * 64]);
+                raw.insert("backbone.vocab_embed.embedding".into(), floats);
+            }),
+            "vocab_embed.embedding twice",
+        ),
         // a whole matrix of another shape
         (
             config(good.clone()),

@@ -223,7 +223,10 @@ pub(super) fn gather(
         };
         let mut part = |name: &str| found.remove(&format!("{module}.{name}"));
         let (codes, scales, biases) = (part(WEIGHT), part(SCALES), part(BIASES));
-        let codes = codes.or_else(|| found.remove(EMBEDDING.1).filter(|_| module == EMBEDDING.0));
+        let codes = match codes {
+            None if module == EMBEDDING.0 => found.remove(EMBEDDING.1),
+            codes => codes,
+        };
         let there = |place: Option<Place>, part| {
             place.ok_or_else(|| refuse(QuantisedError::Missing { part }))
         };
@@ -268,6 +271,9 @@ pub(super) fn gather(
                 let module = module.into();
                 return Err(CheckpointError::Quantised { module, fault });
             }
+        }
+        if parameters.contains_key(&name) {
+            return Err(FileError::DuplicateTensor { name }.into());
         }
         let parameter = Parameter {
             name: name.clone(),

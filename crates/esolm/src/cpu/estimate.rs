@@ -1,9 +1,8 @@
 //! How much memory a model and a batch take on the CPU. What is counted is what [`super`] allocates; where the two differ, a batch ends in a
 //! crash instead of a sentence, so keep them in step.
 
-use esolm_core::checkpoint::{Checkpoint, Form};
 use esolm_core::config::ModelConfig;
-use esolm_core::quantise::{GROUP, Q4, Q8};
+use esolm_core::quantise::GROUP;
 use esolm_core::rows::Layout;
 
 use super::attention::{self, Heads};
@@ -39,18 +38,6 @@ pub(super) fn model(config: &ModelConfig, weights: Weights) -> u64 {
     let first = head + 2 * vocab * d * VALUE;
     let last = head + vocab * column(d, ends) + blocks + (12 + 4) * d * d * VALUE;
     first.max(last)
-}
-
-/// Bytes of the groups of the largest matrix that is stored in such, which are held beside its floats while it is read.
-pub(super) fn groups(ckpt: &Checkpoint) -> u64 {
-    let sizes = ckpt
-        .parameters()
-        .filter_map(|parameter| match parameter.form() {
-            Form::Codes(_) => Some(parameter.shape.iter().map(|&n| n as u64).product::<u64>()),
-            Form::Float(_) => None,
-        });
-    let weights = sizes.max().unwrap_or(0);
-    weights.div_ceil(GROUP as u64) * size_of::<Q4>().max(size_of::<Q8>()) as u64
 }
 
 /// Bytes of `n_in` weights of one output.

@@ -32,6 +32,7 @@ use crate::measure::Rates;
 use crate::measure::forms::{Comparison, Scope};
 use crate::memory::{self, MemoryUse};
 use crate::network::fold::{Folding, Linear};
+use crate::network::store::group_bytes;
 use crate::weights::{Activations, Weights};
 
 use attention::{Cache, Heads};
@@ -84,7 +85,7 @@ impl CpuExecutor {
     ) -> Result<Self, EngineError> {
         let config = ckpt.config().clone();
         start_threads()?;
-        let bytes = estimate::model(&config, weights) + estimate::groups(ckpt);
+        let bytes = estimate::model(&config, weights) + group_bytes(ckpt);
         memory::ask(MemoryUse::Model, bytes)?;
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;

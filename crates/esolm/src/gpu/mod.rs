@@ -29,6 +29,7 @@ use crate::measure::{
     rates,
 };
 use crate::memory::{self, MemoryUse};
+use crate::network::store::group_bytes;
 use crate::variants::{Chosen, normalises};
 use load::Loaded;
 use tables::Tables;
@@ -103,7 +104,7 @@ impl GpuExecutor {
     ) -> Result<Self, EngineError> {
         let weights = options.weights_of(ckpt).await?;
         let host = estimate::model(ckpt.config(), weights, gpu.info.kind);
-        memory::ask(MemoryUse::Model, host)?;
+        memory::ask(MemoryUse::Model, host + group_bytes(ckpt))?;
         let loaded = Loaded::upload(&gpu, ckpt, weights).await;
         let loaded = match loaded {
             Ok(loaded) => loaded,

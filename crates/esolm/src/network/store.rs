@@ -4,8 +4,7 @@
 //! files hold the codes that the engine holds, and nothing is rounded a second time when they are loaded.
 
 use esolm_core::checkpoint::{Checkpoint, Form};
-use esolm_core::config::Grid;
-use esolm_core::quantise::GROUP;
+use esolm_core::quantise::{GROUP, Q4, Q8};
 
 use crate::error::EngineError;
 use crate::weights::Weights;
@@ -16,12 +15,9 @@ mod write;
 #[cfg(not(target_family = "wasm"))]
 pub use write::write_quantised;
 
-/// The matrices of a block.
-const MATRICES: [&str; 4] = ["attn_qkv", "attn_out", "mlp.0", "mlp.2"];
-
-/// How the weights of a checkpoint are held where nothing else is asked for: floats in f32, and integers as they are stored if that can be
-/// done without rounding them again. It cannot where groups are not of 32 weights, or where adaLN or the weights of layer norms are still to
-/// be folded in; these are held in f16.
+/// How the weights of a checkpoint are held where nothing else is asked for: floats in f32, and integers as they are stored if nothing has
+/// to be rounded for it. It has where groups are not of 32 weights, where matrices stayed floats that have such groups, and where adaLN or
+/// the weights of layer norms are still to be folded in; these are held in f16.
 ///
 /// # Errors
 /// When a tensor cannot be read.
@@ -29,28 +25,31 @@ pub async fn stored_form(ckpt: &Checkpoint) -> Result<Weights, EngineError> {
     let Some(quantization) = ckpt.quantization() else {
         return Ok(Weights::F32);
     };
-    let grids: Vec<Grid> = ckpt
-        .parameters()
-        .filter_map(|parameter| match parameter.form() {
-            Form::Codes(grid) => Some((parameter.name.as_str(), grid)),
-            Form::Float(_) => None,
-        })
-        .filter(|(name, _)| MATRICES.iter().any(|matrix| name.contains(matrix)))
-        .map(|(_, grid)| grid)
-        .collect();
-    // In a network too narrow for any group, the configuration tells alone.
-    let grids = match grids.is_empty() {
-        true => vec![quantization.rest],
-        false => grids,
-    };
-    let is_folded = ckpt.config().cond_dim == 0 && has_plain_norms(ckpt).await?;
-    Ok(
-        match is_folded && grids.iter().all(|grid| grid.group == GROUP) {
-            false => Weights::F16,
-            true if grids.iter().all(|grid| grid.bits == 4) => Weights::Q4,
-            true => Weights::Q8,
-        },
-    )
+    if ckpt.config().cond_dim > 0 {
+        return Ok(Weights::F16);
+    }
+    let mut in_blocks = Vec::new();
+    for parameter in ckpt.parameters() {
+        match (parameter.form(), &parameter.shape[..]) {
+            (Form::Codes(grid), _) if grid.group != GROUP => return Ok(Weights::F16),
+            (Form::Codes(grid), _) if parameter.name.starts_with("blocks.") => {
+                in_blocks.push(grid);
+            }
+            (Form::Float(_), [_, inputs]) if inputs.is_multiple_of(GROUP) => {
+                return Ok(Weights::F16);
+            }
+            _ => {}
+        }
+    }
+    if in_blocks.is_empty() {
+        // The network is too narrow for any group.
+        in_blocks.push(quantization.rest);
+    }
+    Ok(match has_plain_norms(ckpt).await? {
+        false => Weights::F16,
+        true if in_blocks.iter().all(|grid| grid.bits == 4) => Weights::Q4,
+        true => Weights::Q8,
+    })
 }
 
 /// Whether the weights of all layer norms are one.
@@ -64,4 +63,16 @@ async fn has_plain_norms(ckpt: &Checkpoint) -> Result<bool, EngineError> {
         }
     }
     Ok(true)
+}
+
+/// Bytes of the groups of the largest matrix that is stored in such, which are held beside its floats while it is read.
+pub(crate) fn group_bytes(ckpt: &Checkpoint) -> u64 {
+    let sizes = ckpt
+        .parameters()
+        .filter_map(|parameter| match parameter.form() {
+            Form::Codes(_) => Some(parameter.shape.iter().map(|&n| n as u64).product::<u64>()),
+            Form::Float(_) => None,
+        });
+    let weights = sizes.max().unwrap_or(0);
+    weights.div_ceil(GROUP as u64) * size_of::<Q4>().max(size_of::<Q8>()) as u64
 }
