@@ -2,7 +2,7 @@
 
 import type { ErrorCode, EsoLMError } from "./errors.js";
 import type { Pieces } from "./source.js";
-import type { DeviceFacts, EngineOptions, Footer, ForwardOptions, GenerateOptions, Header, LoadOptions, Middle, ModelInfo, Plan, Progress, Replay, Score, ScoreOptions, Step } from "./types.js";
+import type { DeviceFacts, EngineOptions, Footer, ForwardOptions, GenerateOptions, Header, LoadOptions, Middle, ModelInfo, Plan, Progress, Replay, ReplayOptions, Score, ScoreOptions, Step } from "./types.js";
 
 /** What to write; the signal travels with the call. */
 export type Request = Omit<GenerateOptions, "signal">;

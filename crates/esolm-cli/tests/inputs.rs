@@ -99,6 +99,8 @@ fn padding_is_never_drawn() {
     for rest in [
         &[][..],
         &["--top-p", "0.9"],
+        &["--top-k", "9"],
+        &["--min-p", "0.1"],
         &["--temperature", "0"],
         &["--tokenizer", "none"],
     ] {

@@ -195,13 +195,21 @@ fn every_schedule_and_option_runs() {
             schedule,
             "--alpha0",
             "1",
+            "--top-k",
+            "40",
             "--top-p",
             "0.9",
+            "--min-p",
+            "0.25",
             "--temperature",
             "0.7",
             "--json",
         ]);
         assert_eq!(report["schedule"], schedule);
+        assert_eq!(
+            (report["top_k"].as_u64(), report["min_p"].as_f64()),
+            (Some(40), Some(0.25))
+        );
         let tokens = report["sequences"][0]["tokens"].as_array().expect("tokens");
         assert_eq!(tokens.len(), 24);
         assert!(
@@ -215,6 +223,12 @@ fn every_schedule_and_option_runs() {
             report["nfe"].as_u64().is_some_and(|nfe| nfe <= most),
             "{report}"
         );
+    }
+    // Only the most likely token is left.
+    for one in [["--top-k", "1"], ["--min-p", "1"]] {
+        let left = ["sample", "--device", "cpu", "--length", "16", "--alpha0", "0"];
+        let sample = |rest: &[&str]| succeed(&[&left[..], &["--seed", "1"], rest].concat());
+        assert_eq!(sample(&one), sample(&["--temperature", "0"]), "{one:?}");
     }
     // the most likely token needs no random numbers beside the order's
     let greedy = [
