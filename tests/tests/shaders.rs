@@ -21,7 +21,7 @@ use esolm::kernels::norm::norm;
 use esolm::kernels::peak::peak;
 use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rotary_table};
 use esolm::kernels::runtime::{Buffer, Gpu};
-use esolm::kernels::sample::{Sample, sample};
+use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::rows::Row;
 use esolm::sampler::Sampler;
@@ -255,7 +255,13 @@ fn draws(gpu: &Gpu) {
     let logits = zeros(gpu, 4 * VOCAB.next_multiple_of(4));
     let (rows, index) = (rows(gpu, 4), gpu.words(vec![0, 1, 2, 3]).unwrap());
     let (tokens, draws, noise) = (words(gpu, 4), words(gpu, 8), zeros(gpu, 4 * VOCAB));
-    for temperature in [0.0, 1.0] {
+    let [state, bests] = Shared::words(50_258, 4).expect("a large vocabulary");
+    let shared = Shared {
+        state: zeros(gpu, state),
+        bests: zeros(gpu, bests),
+    };
+    let ways = [0.0, 1.0].map(|temperature| [None, Some(&shared)].map(|s| (temperature, s)));
+    for (temperature, shared) in ways.into_iter().flatten() {
         for top_p in [None, Some(0.9)] {
             for noise in [None, Some(&noise)] {
                 let io = Sample {
@@ -266,7 +272,7 @@ fn draws(gpu: &Gpu) {
                     draws: &draws,
                     tokens: &tokens,
                     noise,
-                    shared: None,
+                    shared,
                     first: 0,
                     count: 4,
                     vocab: VOCAB,
