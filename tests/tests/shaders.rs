@@ -5,7 +5,7 @@
 //! Needs a GPU adapter; a software one will do, and nothing is computed on it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -22,7 +22,7 @@ use esolm::kernels::norm::norm;
 use esolm::kernels::peak::peak;
 use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rotary_table};
 use esolm::kernels::runtime::{Buffer, Gpu};
-use esolm::kernels::sample::{Sample, sample};
+use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::rows::Row;
 use esolm::sampler::Sampler;
@@ -44,25 +44,37 @@ fn every_shader_is_written_down() {
     config.compilation.logger.file = Some(log.clone());
     CubeClRuntimeConfig::set(config);
 
-    let mut gpu = pollster::block_on(open(DeviceChoice::Gpu(None)))
-        .expect("this test needs a GPU adapter; a software one will do: `cargo xtask test` installs it on Debian")
-        .expect("gpu was asked for");
-    for kind in [AdapterKind::Software, AdapterKind::Discrete] {
-        gpu.info.kind = kind;
-        draws(&gpu);
+    // Nothing is submitted, since only the texts count: a software adapter would take minutes for the machine code of all kernels. A
+    // device submits by itself what has piled up, so each form of weights gets one of its own, and all live on to the end.
+    let mut devices = Vec::new();
+    let mut on_a_device = |work: &dyn Fn(&mut Gpu)| {
+        let mut gpu = pollster::block_on(open(DeviceChoice::Gpu(None)))
+            .expect("this test needs a GPU adapter; a software one will do: `cargo xtask test` installs it on Debian")
+            .expect("gpu was asked for");
+        work(&mut gpu);
+        // A device's kernels are logged in order: once the last one is in the log, all are.
+        let (source, target) = (zeros(&gpu, 256), zeros(&gpu, 256));
+        wait_for(&log, "copy", devices.len() + 1, || {
+            copy(&gpu, &source, &target, 256);
+        });
+        devices.push(gpu);
+    };
+    on_a_device(&|gpu| {
+        for kind in [AdapterKind::Software, AdapterKind::Discrete] {
+            gpu.info.kind = kind;
+            draws(gpu);
+        }
+        embeddings_and_norms(gpu);
+        // Heads as wide as those of the golden models, of the one that ships, and of the published ones.
+        for (hidden, heads) in [(64, 4), (192, 6), (768, 12)] {
+            attends(gpu, hidden, heads);
+        }
+        peak(gpu, &zeros(gpu, 4 * 64), 64, 1, 0.5);
+    });
+    for weights in WEIGHTS {
+        on_a_device(&|gpu| products(gpu, weights));
     }
-    embeddings_and_norms(&gpu);
-    products(&gpu);
-    // Heads as wide as those of the golden models, of the one that ships, and of the published ones.
-    for (hidden, heads) in [(64, 4), (192, 6), (768, 12)] {
-        attends(&gpu, hidden, heads);
-    }
-    let out = zeros(&gpu, 4 * 64);
-    peak(&gpu, &out, 64, 1, 0.5);
-    // The log is written in order by a thread of its own: once the last kernel is in it, all are. Nothing is submitted, since only the
-    // texts count: a software adapter would take minutes for the machine code of all kernels.
-    let target = zeros(&gpu, 256);
-    let kernels = compiled(&log, "copy", || copy(&gpu, &out, &target, 256));
+    let kernels = compiled(&log);
 
     for shader in SHADERS {
         let texts = kernels
@@ -103,21 +115,28 @@ fn launchers_and_twins_are_where_the_list_says() {
     }
 }
 
-/// The kernels in the runtime's log, which ends with `last`: the text by the shader's name and what makes this form of it. `launch`
-/// launches the last one; what was launched waits in a queue until enough comes after it.
-fn compiled(log: &PathBuf, last: &str, launch: impl Fn()) -> BTreeMap<String, String> {
+/// Waits until the runtime's log holds the kernel `last` of so many devices. `launch` launches it; what was launched waits in a queue until
+/// enough comes after it.
+fn wait_for(log: &Path, last: &str, devices: usize, launch: impl Fn()) {
     let start = Instant::now();
-    let text = loop {
+    loop {
         launch();
         let text = fs::read_to_string(log).unwrap_or_default();
-        let end = text.find(&format!("name: \"{last}\""));
-        if end.is_some_and(|at| text[at..].contains("[END_KERNEL_COMPILATION]")) {
-            break text;
+        let end = text
+            .match_indices(&format!("name: \"{last}\""))
+            .nth(devices - 1);
+        if end.is_some_and(|(at, _)| text[at..].contains("[END_KERNEL_COMPILATION]")) {
+            return;
         }
         let waits = start.elapsed() < Duration::from_secs(60);
         assert!(waits, "the kernel {last} is not in {}", log.display());
         thread::sleep(Duration::from_millis(20));
-    };
+    }
+}
+
+/// The kernels in the runtime's log: the text by the shader's name and what makes this form of it.
+fn compiled(log: &Path) -> BTreeMap<String, String> {
+    let text = fs::read_to_string(log).expect("a log");
     let blocks = text.split("[START_KERNEL_COMPILATION]").skip(1);
     blocks
         .enumerate()
@@ -177,44 +196,42 @@ fn embeddings_and_norms(gpu: &Gpu) {
     norm(gpu, &x, Some(&index), &out, 4, 64);
 }
 
-/// Every variant with every end, form of weights and number of rows that makes a text of its own.
-fn products(gpu: &Gpu) {
+/// Every variant with every end and number of rows that makes a text of its own.
+fn products(gpu: &Gpu, weights: Weights) {
     const HIDDEN: usize = 64;
     let head_dim = 16;
     let x = zeros(gpu, 64 * HIDDEN);
     let out = zeros(gpu, 64 * HIDDEN);
     let rotary = gpu.floats(rotary_table(64, head_dim)).unwrap();
     let (k, v) = (zeros(gpu, 64 * HIDDEN), zeros(gpu, 64 * HIDDEN));
-    for weights in WEIGHTS {
-        let matrix = |n: usize| {
-            Matrix::upload(gpu, &vec![0.0; HIDDEN * n], &vec![0.0; n], HIDDEN, weights)
-                .expect("memory suffices")
-        };
-        let (square, qkv) = (matrix(HIDDEN), matrix(3 * HIDDEN));
-        // Numbers of rows whose blocks differ.
-        for (variant, counts, norms) in [
-            (ProductVariant::Rows, &[1, 2, 4, 16][..], &[false, true][..]),
-            (ProductVariant::Split, &[1, 2, 4, 8], &[false, true]),
-            (ProductVariant::Tile, &[64], &[false]),
-        ] {
-            for &count in counts {
-                for &norm in norms {
-                    for finish in [Finish::Store(&out), Finish::Gelu(&out), Finish::Add(&out)] {
-                        product(gpu, variant, norm, &x, 0..count, &square, &finish);
-                    }
-                    for cache in PRECISIONS {
-                        let to = Qkv {
-                            q: &out,
-                            rows: &rows(gpu, count as u32),
-                            rotary: &rotary,
-                            k: &k,
-                            v: &v,
-                            slots: 64,
-                            head_dim,
-                            cache,
-                        };
-                        product(gpu, variant, norm, &x, 0..count, &qkv, &Finish::Qkv(to));
-                    }
+    let matrix = |n: usize| {
+        Matrix::upload(gpu, &vec![0.0; HIDDEN * n], &vec![0.0; n], HIDDEN, weights)
+            .expect("memory suffices")
+    };
+    let (square, qkv) = (matrix(HIDDEN), matrix(3 * HIDDEN));
+    // Numbers of rows whose blocks differ.
+    for (variant, counts, norms) in [
+        (ProductVariant::Rows, &[1, 2, 4, 16][..], &[false, true][..]),
+        (ProductVariant::Split, &[1, 2, 4, 8], &[false, true]),
+        (ProductVariant::Tile, &[64], &[false]),
+    ] {
+        for &count in counts {
+            for &norm in norms {
+                for finish in [Finish::Store(&out), Finish::Gelu(&out), Finish::Add(&out)] {
+                    product(gpu, variant, norm, &x, 0..count, &square, &finish);
+                }
+                for cache in PRECISIONS {
+                    let to = Qkv {
+                        q: &out,
+                        rows: &rows(gpu, count as u32),
+                        rotary: &rotary,
+                        k: &k,
+                        v: &v,
+                        slots: 64,
+                        head_dim,
+                        cache,
+                    };
+                    product(gpu, variant, norm, &x, 0..count, &qkv, &Finish::Qkv(to));
                 }
             }
         }
@@ -251,7 +268,13 @@ fn draws(gpu: &Gpu) {
     let logits = zeros(gpu, 4 * VOCAB.next_multiple_of(4));
     let (rows, index) = (rows(gpu, 4), gpu.words(vec![0, 1, 2, 3]).unwrap());
     let (tokens, draws, noise) = (words(gpu, 4), words(gpu, 8), zeros(gpu, 4 * VOCAB));
-    for temperature in [0.0, 1.0] {
+    let [state, bests] = Shared::words(50_258, 4).expect("a large vocabulary");
+    let shared = Shared {
+        state: zeros(gpu, state),
+        bests: zeros(gpu, bests),
+    };
+    let ways = [0.0, 1.0].map(|temperature| [None, Some(&shared)].map(|s| (temperature, s)));
+    for (temperature, shared) in ways.into_iter().flatten() {
         for top_p in [None, Some(0.9)] {
             for noise in [None, Some(&noise)] {
                 let io = Sample {
@@ -262,7 +285,7 @@ fn draws(gpu: &Gpu) {
                     draws: &draws,
                     tokens: &tokens,
                     noise,
-                    shared: None,
+                    shared,
                     first: 0,
                     count: 4,
                     vocab: VOCAB,

@@ -226,7 +226,9 @@ fn every_schedule_and_option_runs() {
     }
     // Only the most likely token is left.
     for one in [["--top-k", "1"], ["--min-p", "1"]] {
-        let left = ["sample", "--device", "cpu", "--length", "16", "--alpha0", "0"];
+        let left = [
+            "sample", "--device", "cpu", "--length", "16", "--alpha0", "0",
+        ];
         let sample = |rest: &[&str]| succeed(&[&left[..], &["--seed", "1"], rest].concat());
         assert_eq!(sample(&one), sample(&["--temperature", "0"]), "{one:?}");
     }

@@ -179,12 +179,13 @@ impl Row<'_> {
                 for block in 0..logits.len().div_ceil(4) {
                     let all = block * 4..logits.len().min(block * 4 + 4);
                     // Nothing is computed for four tokens that are all left out.
-                    let highest = logits[all.clone()].iter().copied().fold(f32::MIN, f32::max);
-                    if !all.contains(&(mask_index as usize)) && !keeps(Token::Logit(highest)) {
+                    let four = logits.get(all.clone()).unwrap_or_default();
+                    let highest = four.iter().copied().fold(f32::MIN, f32::max);
+                    if !keeps(Token::Logit(highest)) && !all.contains(&(mask_index as usize)) {
                         continue;
                     }
                     let bits = gumbel_block(seed, sequence, position, block as u32);
-                    for (v, bits) in all.zip(bits) {
+                    for (v, bits) in (all.start..logits.len()).zip(bits) {
                         let value = value(v);
                         // Nor are the two logarithms of the noise where an upper bound of it would not win.
                         if value + gumbel_ceiling(bits) > best && is_kept(v) {
