@@ -24,6 +24,7 @@ use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rota
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
+use esolm::network::fold::{self, Linear};
 use esolm::rows::Row;
 use esolm::sampler::Sampler;
 use esolm_shaders::SHADERS;
@@ -188,8 +189,8 @@ fn rows(gpu: &Gpu, count: u32) -> Buffer {
 fn embeddings_and_norms(gpu: &Gpu) {
     let (x, out, index) = (zeros(gpu, 256), zeros(gpu, 256), words(gpu, 4));
     for weights in [Weights::F32, Weights::F16, Weights::Q8] {
-        let table = vec![0.0; 64 * VOCAB];
-        let embedding = Embedding::upload(gpu, &table, 64, weights).expect("memory suffices");
+        let table = fold::Embedding::new(vec![0.0; 64 * VOCAB], 64);
+        let embedding = Embedding::upload(gpu, &table, weights).expect("memory suffices");
         embedding.launch(gpu, &x, &rows(gpu, 4), 4, &words(gpu, 4), VOCAB as u32 - 1);
     }
     norm(gpu, &x, None, &out, 4, 64);
@@ -205,8 +206,8 @@ fn products(gpu: &Gpu, weights: Weights) {
     let rotary = gpu.floats(rotary_table(64, head_dim)).unwrap();
     let (k, v) = (zeros(gpu, 64 * HIDDEN), zeros(gpu, 64 * HIDDEN));
     let matrix = |n: usize| {
-        Matrix::upload(gpu, &vec![0.0; HIDDEN * n], &vec![0.0; n], HIDDEN, weights)
-            .expect("memory suffices")
+        let linear = Linear::new("", vec![0.0; HIDDEN * n], vec![0.0; n]);
+        Matrix::upload(gpu, &linear, weights).expect("memory suffices")
     };
     let (square, qkv) = (matrix(HIDDEN), matrix(3 * HIDDEN));
     // Numbers of rows whose blocks differ.

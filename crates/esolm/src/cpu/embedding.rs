@@ -32,7 +32,7 @@ impl Embedding {
             values: match weights {
                 Weights::F32 => Values::F32(table.values),
                 Weights::F16 => Values::F16(table.values.into_iter().map(f16::from_f32).collect()),
-                Weights::Q8 | Weights::Q4 => Values::Q8(table.q8()),
+                Weights::Q8 | Weights::Q4 => Values::Q8(table.all_q8()),
             },
         })
     }

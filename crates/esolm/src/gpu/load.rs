@@ -7,7 +7,7 @@ use crate::error::EngineError;
 use crate::kernels::embed::Embedding;
 use crate::kernels::product::{Matrix, pair_order, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
-use crate::network::fold::{Folding, Linear, check_range};
+use crate::network::fold::{self, Folding, Linear, check_range};
 use crate::weights::Weights;
 
 /// What of a checkpoint is on the device.
@@ -36,13 +36,13 @@ impl Loaded {
         let folding = Folding::new(ckpt)?;
         let upload = |linear: &Linear, weights: Weights| {
             check_range(&linear.name, &linear.weight, weights)?;
-            gpu.scoped(|| Matrix::upload(gpu, &linear.weight, &linear.bias, linear.n_in, weights))
+            gpu.scoped(|| Matrix::upload(gpu, linear, weights))
         };
         ckpt.fetch("vocab_embed.").await?;
-        let rows = folding.embedding()?.values;
-        check_range("vocab_embed.embedding", &rows, ends)?;
-        let embedding = gpu.scoped(|| Embedding::upload(gpu, &rows, config.hidden, ends))?;
-        drop(rows);
+        let table = folding.embedding()?;
+        check_range(fold::Embedding::NAME, &table.values, ends)?;
+        let embedding = gpu.scoped(|| Embedding::upload(gpu, &table, ends))?;
+        drop(table);
         let order = pair_order(config.hidden, head_dim);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {

@@ -7,6 +7,7 @@ use super::packed::{self, pack_table};
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
 use crate::error::EngineError;
+use crate::network::fold;
 use crate::weights::Weights;
 
 const WG: u32 = 64;
@@ -20,16 +21,16 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// Uploads `table` [V, hidden].
+    /// Uploads `table` [V, hidden], in the groups that it was stored in where these are those of `weights`.
     ///
     /// # Errors
-    /// When `hidden` is not a multiple of four or a slice does not fit.
+    /// When its width is not a multiple of four or a slice does not fit.
     pub fn upload(
         gpu: &Gpu,
-        table: &[f32],
-        hidden: usize,
+        table: &fold::Embedding,
         weights: Weights,
     ) -> Result<Self, EngineError> {
+        let hidden = table.hidden;
         if !hidden.is_multiple_of(4) {
             return Err(EngineError::Shape(format!(
                 "a width of {hidden} (not a multiple of four)"
@@ -38,10 +39,11 @@ impl Embedding {
         let row_bytes = 4 * packed::row_words(hidden, weights) as u64;
         let fit = (gpu.info.max_binding_bytes() / row_bytes).max(1) as usize;
         let mut slices = Vec::new();
-        for (i, part) in table.chunks(fit * hidden).enumerate() {
-            let mut part = part.to_vec();
-            let words = pack_table(&mut part, hidden, weights);
-            slices.push((i * fit, part.len() / hidden, gpu.words(words)?));
+        let all = table.values.len() / hidden;
+        for first in (0..all).step_by(fit) {
+            let tokens = first..all.min(first + fit);
+            let words = pack_table(table, tokens.clone(), weights);
+            slices.push((first, tokens.len(), gpu.words(words)?));
         }
         Ok(Self {
             hidden,

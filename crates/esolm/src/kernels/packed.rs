@@ -1,28 +1,55 @@
 //! Weights as the kernels read them (`shaders/lib/weight_*.wgsl` and `table_q8.wgsl`), and the values that they stand for.
 
-use esolm_core::quantise::{GROUP, Q4, Q8};
+use std::ops::Range;
+
+use esolm_core::quantise::GROUP;
 use half::f16;
 
+use crate::network::fold::{Embedding, Linear};
 use crate::weights::Weights;
 
 /// Inputs of a group, in fours.
 pub(super) const GROUP4: u32 = GROUP as u32 / 4;
 
-/// The words of a matrix `[k, n]`, k and n multiples of four, whose `values` become those that the words stand for.
-pub fn pack_matrix(values: &mut [f32], n: usize, weights: Weights) -> Vec<u32> {
-    let groups = (values.len() / n).div_ceil(GROUP);
-    match weights {
-        Weights::F32 | Weights::F16 => pack_floats(values, weights),
+/// The words of some columns of a matrix with a multiple of four inputs, filled up to a multiple of four columns with zeros, and the values
+/// `[inputs, columns]` that they stand for.
+pub fn pack_matrix(
+    linear: &Linear,
+    columns: Range<usize>,
+    weights: Weights,
+) -> (Vec<u32>, Vec<f32>) {
+    let n = columns.len().next_multiple_of(4);
+    let mut values = vec![0.0; linear.n_in * n];
+    let rows = linear.weight.chunks_exact(linear.n_out);
+    for (row, values) in rows.zip(values.chunks_exact_mut(n)) {
+        values[..columns.len()].copy_from_slice(&row[columns.clone()]);
+    }
+    let groups = linear.n_in.div_ceil(GROUP);
+    let halves = || vec![f16::ZERO; groups * n];
+    // Calls `each` with the group, its column, and the inputs of the group.
+    let for_groups = |each: &mut dyn FnMut(usize, usize, Range<usize>)| {
+        for group in 0..groups {
+            for column in 0..columns.len() {
+                each(
+                    group,
+                    column,
+                    group * GROUP..linear.n_in.min((group + 1) * GROUP),
+                );
+            }
+        }
+    };
+    let words = match weights {
+        Weights::F32 | Weights::F16 => pack_floats(&mut values, weights),
         Weights::Q8 => {
             let mut codes = vec![[0u8; 4]; values.len() / 4];
-            let mut scales = Vec::with_capacity(groups * n);
-            for_groups(values, n, |place, column, weights| {
-                let group = Q8::new(weights);
-                for (i, code) in group.codes.into_iter().enumerate().take(weights.len()) {
-                    codes[(place * GROUP + i) / 4 * n + column][i % 4] = code as u8;
+            let mut scales = halves();
+            for_groups(&mut |place, column, inputs| {
+                let group = linear.q8(columns.start + column, place);
+                for ((k, code), weight) in inputs.zip(group.codes).zip(group.weights()) {
+                    codes[k / 4 * n + column][k % 4] = code as u8;
+                    values[k * n + column] = weight;
                 }
-                scales.push(group.scale);
-                weights.copy_from_slice(&group.weights()[..weights.len()]);
+                scales[place * n + column] = group.scale;
             });
             let mut words: Vec<u32> = codes.into_iter().map(u32::from_le_bytes).collect();
             words.extend(pack_halves(&scales));
@@ -32,37 +59,38 @@ pub fn pack_matrix(values: &mut [f32], n: usize, weights: Weights) -> Vec<u32> {
         }
         Weights::Q4 => {
             let mut codes = vec![0u16; values.len() / 4];
-            let (mut scales, mut offsets) = (Vec::new(), Vec::new());
-            for_groups(values, n, |place, column, weights| {
-                let group = Q4::new(weights);
-                for (i, code) in group.codes.into_iter().enumerate().take(weights.len()) {
-                    codes[(place * GROUP + i) / 4 * n + column] |= u16::from(code) << (i % 4 * 4);
+            let (mut scales, mut offsets) = (halves(), halves());
+            for_groups(&mut |place, column, inputs| {
+                let group = linear.q4(columns.start + column, place);
+                for ((k, code), weight) in inputs.zip(group.codes).zip(group.weights()) {
+                    codes[k / 4 * n + column] |= u16::from(code) << (k % 4 * 4);
+                    values[k * n + column] = weight;
                 }
-                scales.push(group.scale);
-                offsets.push(group.offset);
-                weights.copy_from_slice(&group.weights()[..weights.len()]);
+                scales[place * n + column] = group.scale;
+                offsets[place * n + column] = group.offset;
             });
             let codes = codes.into_iter().map(f16::from_bits);
             let halves: Vec<f16> = codes.chain(scales).chain(offsets).collect();
             pack_halves(&halves)
         }
-    }
+    };
+    (words, values)
 }
 
-/// The words of an embedding `[tokens, hidden]`, hidden a multiple of four, whose `values` become those that the words stand for.
-pub fn pack_table(values: &mut [f32], hidden: usize, weights: Weights) -> Vec<u32> {
+/// The words of some tokens' rows of an embedding whose width is a multiple of four.
+pub fn pack_table(table: &Embedding, tokens: Range<usize>, weights: Weights) -> Vec<u32> {
+    let hidden = table.hidden;
     if !weights.are_quantised() {
-        return pack_floats(values, weights);
+        let mut values = table.values[tokens.start * hidden..tokens.end * hidden].to_vec();
+        return pack_floats(&mut values, weights);
     }
-    let mut words = Vec::with_capacity(values.len() / hidden * row_words(hidden, weights));
-    for row in values.chunks_exact_mut(hidden) {
+    let mut words = Vec::with_capacity(tokens.len() * row_words(hidden, weights));
+    for token in tokens {
         let mut scales = Vec::new();
-        for weights in row.chunks_mut(GROUP) {
-            let group = Q8::new(weights);
-            let codes = group.codes[..weights.len()].chunks_exact(4);
+        for (group, first) in table.q8(token).zip((0..hidden).step_by(GROUP)) {
+            let codes = group.codes[..GROUP.min(hidden - first)].chunks_exact(4);
             words.extend(codes.map(|four| u32::from_le_bytes([0, 1, 2, 3].map(|i| four[i] as u8))));
             scales.push(group.scale);
-            weights.copy_from_slice(&group.weights()[..weights.len()]);
         }
         words.extend(pack_halves(&scales));
     }
@@ -101,21 +129,4 @@ fn pack_halves(halves: &[f16]) -> Vec<u32> {
         u32::from(pair[0].to_bits()) | u32::from(high) << 16
     };
     halves.chunks(2).map(word).collect()
-}
-
-/// Calls `each` with the weights of every group of a matrix `[k, n]`, group by group of inputs and column by column: the number of the group,
-/// the column and the weights, which are written back.
-fn for_groups(values: &mut [f32], n: usize, mut each: impl FnMut(usize, usize, &mut [f32])) {
-    for (place, rows) in values.chunks_mut(GROUP * n).enumerate() {
-        let mut group = vec![0.0; rows.len() / n];
-        for column in 0..n {
-            for (to, row) in group.iter_mut().zip(rows.chunks_exact(n)) {
-                *to = row[column];
-            }
-            each(place, column, &mut group);
-            for (from, row) in group.iter().zip(rows.chunks_exact_mut(n)) {
-                row[column] = *from;
-            }
-        }
-    }
 }

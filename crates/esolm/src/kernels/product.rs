@@ -17,6 +17,7 @@ use super::packed::{GROUP4, pack_matrix};
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
 use crate::error::EngineError;
+use crate::network::fold::Linear;
 use crate::weights::Weights;
 
 /// Rows to which activations are padded, so that a block of rows never reads past its buffer.
@@ -54,18 +55,12 @@ struct Slice {
 }
 
 impl Matrix {
-    /// Uploads `weight` [k, n] row major and `bias` [n].
+    /// Uploads a folded matrix, in the groups that it was stored in where these are those of `weights`.
     ///
     /// # Errors
-    /// When `k` is not a multiple of four, or one column group does not fit a binding.
-    pub fn upload(
-        gpu: &Gpu,
-        weight: &[f32],
-        bias: &[f32],
-        k: usize,
-        weights: Weights,
-    ) -> Result<Self, EngineError> {
-        let n = bias.len();
+    /// When its number of inputs is not a multiple of four, or one column group does not fit a binding.
+    pub fn upload(gpu: &Gpu, linear: &Linear, weights: Weights) -> Result<Self, EngineError> {
+        let (k, n) = (linear.n_in, linear.n_out);
         if !k.is_multiple_of(4) {
             return Err(EngineError::Shape(format!(
                 "a product over {k} inputs (not a multiple of four)"
@@ -78,16 +73,12 @@ impl Matrix {
         for first4 in (0..total4).step_by(fit4) {
             let n4 = fit4.min(total4 - first4);
             let columns = first4 * 4..((first4 + n4) * 4).min(n);
-            let mut part = vec![0.0; k * n4 * 4];
-            for (row, out) in weight.chunks(n).zip(part.chunks_mut(n4 * 4)) {
-                out[..columns.len()].copy_from_slice(&row[columns.clone()]);
-            }
-            let words = pack_matrix(&mut part, n4 * 4, weights);
+            let (words, values) = pack_matrix(linear, columns.clone(), weights);
             let mut affine = vec![0.0; n4 * 8];
-            affine[..columns.len()].copy_from_slice(&bias[columns]);
+            affine[..columns.len()].copy_from_slice(&linear.bias[columns]);
             // Sums of what the kernel will multiply with, so of the rounded weights.
             let mut sums = vec![0.0f64; n4 * 4];
-            for row in part.chunks(n4 * 4) {
+            for row in values.chunks(n4 * 4) {
                 sums.iter_mut()
                     .zip(row)
                     .for_each(|(sum, &value)| *sum += f64::from(value));

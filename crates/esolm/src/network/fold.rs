@@ -43,6 +43,18 @@ pub struct Linear {
 }
 
 impl Linear {
+    /// A matrix that was not stored in groups: `weight` `[n_in, n_out]`, `bias` `[n_out]`, at least one column.
+    pub fn new(name: &str, weight: Vec<f32>, bias: Vec<f32>) -> Self {
+        Self {
+            name: name.into(),
+            n_in: weight.len() / bias.len(),
+            n_out: bias.len(),
+            weight,
+            bias,
+            groups: None,
+        }
+    }
+
     /// A group of a column in 8 bits, as it was stored or rounded.
     pub fn q8(&self, column: usize, group: usize) -> Q8 {
         match &self.groups {
@@ -108,17 +120,35 @@ impl Embedding {
     /// The tensor that it is.
     pub const NAME: &str = "vocab_embed.embedding";
 
-    /// Its groups `[V, groups]` in 8 bits, as they were stored or rounded. The last of a row may be short.
-    pub fn q8(&self) -> Vec<Q8> {
-        match &self.groups {
-            Some(Groups::Q8(groups)) => groups.clone(),
-            _ => {
-                let rows = self.values.chunks(self.hidden);
-                rows.flat_map(|row| row.chunks(GROUP))
-                    .map(Q8::new)
-                    .collect()
-            }
+    /// An embedding `[V, hidden]` that was not stored in groups.
+    pub fn new(values: Vec<f32>, hidden: usize) -> Self {
+        Self {
+            values,
+            hidden,
+            groups: None,
         }
+    }
+
+    /// The groups of a token's row in 8 bits, as they were stored or rounded. The last may be short.
+    pub fn q8(&self, token: usize) -> impl Iterator<Item = Q8> {
+        let stored = match &self.groups {
+            Some(Groups::Q8(groups)) => Some(groups),
+            _ => None,
+        };
+        let first = token * self.hidden.div_ceil(GROUP);
+        let row = self.values[token * self.hidden..(token + 1) * self.hidden].chunks(GROUP);
+        let group = move |(index, weights)| match stored {
+            Some(groups) => groups[first + index],
+            None => Q8::new(weights),
+        };
+        row.enumerate().map(group)
+    }
+
+    /// All of them, `[V, groups]`.
+    pub fn all_q8(&self) -> Vec<Q8> {
+        (0..self.values.len() / self.hidden)
+            .flat_map(|token| self.q8(token))
+            .collect()
     }
 }
 

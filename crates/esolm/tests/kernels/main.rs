@@ -28,6 +28,7 @@ use esolm::kernels::product::{
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
+use esolm::network::fold::{self, Linear};
 use esolm::passes::log_probability;
 use esolm::quantise::{GROUP, Q4, Q8};
 use esolm::rows::{MASKED, NO_TARGET, Row};
@@ -120,6 +121,10 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
 const WEIGHTS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
+
+fn linear(weight: &[f32], bias: &[f32]) -> Linear {
+    Linear::new("", weight.to_vec(), bias.to_vec())
+}
 
 /// What a form of weights keeps of neighbours along the inputs, from the first of a group on.
 fn rounded(values: &[f32], weights: Weights) -> Vec<f32> {

@@ -55,7 +55,7 @@ fn products() {
             if !takes {
                 continue;
             }
-            let matrix = Matrix::upload(gpu(), &weight, &bias, k, weights).unwrap();
+            let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
             let held = rounded_matrix(&weight, n, weights);
             for variant in VARIANTS {
                 for fused in [false, true] {
@@ -128,7 +128,7 @@ fn products_start_at_a_row() {
     );
     x[..8 * k].fill(f32::NAN);
     x[20 * k..].fill(f32::NAN);
-    let matrix = Matrix::upload(gpu(), &weight, &bias, k, Weights::F32).unwrap();
+    let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), Weights::F32).unwrap();
     let want = product_twin(&x[8 * k..20 * k], k, &weight, &bias, false);
     for variant in VARIANTS {
         let out = blank(12 * n);
@@ -161,7 +161,7 @@ fn a_column_that_is_not_finite_leaves_the_others_alone() {
             for value in weight.iter_mut().skip(poisoned).step_by(n) {
                 *value = poison(weights);
             }
-            let matrix = Matrix::upload(gpu(), &weight, &bias, k, weights).unwrap();
+            let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
             weight = sound;
             let held = rounded_matrix(&weight, n, weights);
             let mut want = product_twin(&x, k, &held, &bias, false);
@@ -208,7 +208,7 @@ fn a_row_whose_squares_overflow_is_not_a_number() {
         random.values(n),
     );
     x[2 * k + 3] = 1e25;
-    let matrix = Matrix::upload(gpu(), &weight, &bias, k, Weights::F32).unwrap();
+    let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), Weights::F32).unwrap();
     let mut want = product_twin(&x, k, &weight, &bias, true);
     want[2 * n..3 * n].fill(f32::NAN);
     for variant in [ProductVariant::Rows, ProductVariant::Split] {
@@ -259,7 +259,7 @@ fn qkv_turns_and_scatters() {
                     angles.fill(f32::NAN);
                 }
             }
-            let matrix = Matrix::upload(gpu(), &weight, &bias, hidden, weights).unwrap();
+            let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
             let held = rounded_matrix(&weight, 3 * hidden, weights);
             let mut want = product_twin(&x, hidden, &held, &bias, false);
             for (row, y) in rows.iter().zip(want.chunks_mut(3 * hidden)) {

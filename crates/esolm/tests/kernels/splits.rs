@@ -41,7 +41,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
 
     let embedding = random.values(91 * hidden);
     for weights in [Weights::F32, Weights::Q8] {
-        let embedding = Embedding::upload(gpu, &embedding, hidden, weights).unwrap();
+        let embedding = Embedding::upload(gpu, &fold::Embedding::new(embedding.clone(), hidden), weights).unwrap();
         let x = zeros(count * hidden);
         run(format!("embed {weights}"), &[&x], &|| {
             embedding.launch(gpu, &x, &row_table, count, &token_table, 90)
@@ -78,7 +78,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         ("qkv", 3 * hidden, Weights::Q4),
     ] {
         let weight = random.values(hidden * n);
-        let matrix = Matrix::upload(gpu, &weight, &random.values(n), hidden, weights);
+        let matrix = Matrix::upload(gpu, &linear(&weight, &random.values(n)), weights);
         let matrix = matrix.unwrap();
         let old = random.values(count * matrix.padded());
         for variant in VARIANTS {

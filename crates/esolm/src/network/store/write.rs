@@ -154,7 +154,7 @@ impl Network<'_> {
         let embedding = folding.embedding()?;
         check_range(Embedding::NAME, &embedding.values, self.ends)?;
         match config.hidden.is_multiple_of(GROUP) {
-            true => write_q8(Embedding::NAME, embedding.q8(), &mut writer, io)?,
+            true => write_q8(Embedding::NAME, embedding.all_q8(), &mut writer, io)?,
             false => writer.f32(&embedding.values).map_err(io)?,
         }
         drop(embedding);
