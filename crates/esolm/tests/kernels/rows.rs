@@ -45,8 +45,12 @@ fn embeds() {
                     target: NO_TARGET,
                 })
                 .collect();
-            let embedding =
-                Embedding::upload(gpu(), &fold::Embedding::new(values.clone(), hidden), weights).unwrap();
+            let embedding = Embedding::upload(
+                gpu(),
+                &fold::Embedding::new(values.clone(), hidden),
+                weights,
+            )
+            .unwrap();
             let x = blank(count * hidden);
             let (rows_buffer, token_buffer) = (table(&rows), gpu().words(tokens.clone()).unwrap());
             embedding.launch(gpu(), &x, &rows_buffer, count, &token_buffer, mask);

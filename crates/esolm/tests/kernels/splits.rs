@@ -41,7 +41,12 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
 
     let embedding = random.values(91 * hidden);
     for weights in [Weights::F32, Weights::Q8] {
-        let embedding = Embedding::upload(gpu, &fold::Embedding::new(embedding.clone(), hidden), weights).unwrap();
+        let embedding = Embedding::upload(
+            gpu,
+            &fold::Embedding::new(embedding.clone(), hidden),
+            weights,
+        )
+        .unwrap();
         let x = zeros(count * hidden);
         run(format!("embed {weights}"), &[&x], &|| {
             embedding.launch(gpu, &x, &row_table, count, &token_table, 90)
