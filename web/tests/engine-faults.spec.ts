@@ -238,7 +238,7 @@ for (const [fault, { provoke, reason }] of Object.entries(faults)) {
     }, small);
     expect(said.device).toMatchObject({ adapter: null, is_fallback: true, passed_over: [{ adapter: { name: "Card of a test" }, fault }] });
     expect(said.device.passed_over[0]!.reason).toMatch(reason);
-    expect(said.device.text).toBe(`CPU (Burn flex), f32; Card of a test was passed over: ${said.device.passed_over[0]!.reason}`);
+    expect(said.device.text).toBe(`CPU, f32; Card of a test was passed over: ${said.device.passed_over[0]!.reason}`);
     expect(said.tokens).toEqual(said.want);
   });
 }

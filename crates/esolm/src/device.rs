@@ -150,7 +150,7 @@ impl fmt::Display for DeviceInfo {
                 "{adapter}, {} weights, {} kv_cache",
                 self.weights, self.kv_cache
             )?,
-            None if self.weights == Weights::F32 => f.write_str("CPU (Burn flex), f32")?,
+            None if self.weights == Weights::F32 => f.write_str("CPU, f32")?,
             None => write!(f, "CPU, {} weights", self.weights)?,
         }
         if self.activations != Activations::F32 {

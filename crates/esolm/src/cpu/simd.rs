@@ -18,6 +18,10 @@ pub trait Simd {
     /// Lanes of an i32 or of four bytes.
     type I: Copy;
 
+    /// Asks for a cache line that is wanted soon; any address will do.
+    #[inline(always)]
+    fn prefetch(_line: *const u8) {}
+
     unsafe fn load(from: *const f32) -> Self::F;
     /// Finite f16 values.
     unsafe fn load_f16(from: *const u16) -> Self::F;
@@ -158,6 +162,11 @@ macro_rules! x86 {
         type F = $f;
         type I = $i;
 
+        #[inline(always)]
+        fn prefetch(line: *const u8) {
+            // Safety: it reads nothing, and every x86-64 has it.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+        }
         #[inline(always)]
         unsafe fn load(from: *const f32) -> $f {
             unsafe { $load(from) }

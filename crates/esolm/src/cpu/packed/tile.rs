@@ -184,6 +184,29 @@ fn block(matrix: &Packed, panel: usize, group: usize) -> *const u32 {
     matrix.codes[at..at + words].as_ptr()
 }
 
+/// Asks for the weights after those of a group, where so many rows of bytes pass over it that the processor no longer reads ahead by itself:
+/// with 32 rows on two Zen 4 cores 4 % faster, with 64 rows 12 %, with 16 rows 10 % slower, and no faster for floats.
+#[inline(always)]
+fn prefetch<S: Simd>(matrix: &Packed, group: *const u32, scales: Scales, rows: usize) {
+    /// Bytes of a cache line.
+    const LINE: usize = 64;
+    if rows < 24 {
+        return;
+    }
+    let bytes = matrix.format.words() * size_of::<u32>();
+    let next = group.cast::<u8>().wrapping_add(bytes);
+    for line in (0..bytes).step_by(LINE) {
+        S::prefetch(next.wrapping_add(line));
+    }
+    for part in [scales.scales, scales.offsets] {
+        if !part.is_null() {
+            let next = part.wrapping_add(PANEL).cast::<u8>();
+            S::prefetch(next);
+            S::prefetch(next.wrapping_add(LINE));
+        }
+    }
+}
+
 /// Runs `$tile::<S, $k, C, n>` over all rows of `$x`, as many at a time as the registers hold sums of.
 macro_rules! in_tiles {
     ($tile:ident, $k:ty, $codes:expr, $scales:expr, $x:expr, $out:expr) => {{
@@ -301,7 +324,9 @@ pub unsafe fn bytes<S: Simd, K: ByteCodes<S>, const C: usize>(
 ) {
     unsafe {
         let scales = Scales::of(matrix, panel, group);
-        let codes = codes(block(matrix, panel, group));
+        let block = block(matrix, panel, group);
+        prefetch::<S>(matrix, block, scales, x.len());
+        let codes = codes(block);
         in_tiles!(byte_tile, K, codes, scales, x, out);
     }
 }
