@@ -40,7 +40,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     for (var stage = first_stage(0u); stage < STAGES; stage = first_stage(stage + 1u)) {
         clear_bins(stage, lane);
         tally(stage, lane, base, 0u, VOCAB, top.score, bin, last);
-        cross(stage, lane, bin);
+        find_crossing(stage, lane, bin);
         if (is_fine(stage)) {
             last = min(last, bin * BINS + crossings[stage & 1u].bin);
         } else {

@@ -52,7 +52,7 @@ fn found(stage: u32, lane: u32, words: u32, is_first: bool) -> vec2<u32> {
         }
     }
     workgroupBarrier();
-    cross(stage, lane, bin);
+    find_crossing(stage, lane, bin);
     let crossing = crossings[stage & 1u];
     if (is_fine(stage)) {
         last = min(last, bin * BINS + crossing.bin);

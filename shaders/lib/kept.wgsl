@@ -140,7 +140,7 @@ fn is_reached(stage: u32, bin: u32, sum: vec2<u32>, bound: vec2<u32>) -> bool {
 }
 
 // Where the sum over the bins crosses the bound.
-fn cross(stage: u32, lane: u32, bin: u32) {
+fn find_crossing(stage: u32, lane: u32, bin: u32) {
     let each = BINS / WG;
     var own = vec2<u32>();
     for (var i = lane * each; i < (lane + 1u) * each; i++) {
