@@ -121,6 +121,7 @@ pub fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// Values touched below which one core is faster.
+#[cfg(not(target_family = "wasm"))]
 const SHARED: usize = 1 << 15;
 
 /// Runs `work` where [`for_chunks`] shares out without waiting for threads to wake.
