@@ -261,16 +261,19 @@ fn a_call_that_nobody_waits_for_ends() {
 #[test]
 fn texts_that_run_on_are_drawn_again_alone() {
     let model = model();
-    let request = |first: u32, batch: usize| Request {
+    let request = |seed: u64, first: u32, batch: usize| Request {
         infill: Some("The cat ____{6} with a dog ____{8}.".into()),
-        seed: Some(11),
+        seed: Some(seed),
         first,
         batch: Some(batch),
         ..Request::default()
     };
     const BATCH: usize = 24;
-    let (headers, steps, footer) = told(&model, request(0, BATCH));
-    assert!(headers.len() > 1, "no text ran on: take another seed");
+    // Whether a text runs on depends on the weights.
+    let (seed, (headers, steps, footer)) = (0..20)
+        .map(|seed| (seed, told(&model, request(seed, 0, BATCH))))
+        .find(|(_, (headers, ..))| headers.len() > 1)
+        .expect("a text that runs on");
     assert!(footer.run_on.is_empty());
     assert!(headers[1].texts.len() < BATCH, "not the whole batch");
     let again: Vec<usize> = (steps.iter().filter(|step| step.attempt > 0))
@@ -280,7 +283,7 @@ fn texts_that_run_on_are_drawn_again_alone() {
     assert!(again.iter().all(|text| headers[1].texts.contains(text)));
     for (text, tokens) in footer.tokens.iter().enumerate() {
         if headers[1].texts.contains(&text) || text < 3 {
-            let alone = told(&model, request(text as u32, 1)).2;
+            let alone = told(&model, request(seed, text as u32, 1)).2;
             assert_eq!(&alone.tokens[0], tokens, "text {text}");
         }
     }

@@ -47,7 +47,7 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["no JSON", load('config: "{"'), "checkpoint", /is not a JSON object .*; give the config\.json that belongs to the weights$/],
     ["no configuration", load("config: undefined"), "checkpoint", /without a configuration; give/],
     ["a tokenizer of nothing", load('tokenizer: "{}"'), "tokenizer", /not usable .*; give the tokenizer\.json that belongs to the model$/],
-    ["the tokenizer of another model", load("tokenizer: sources.stories.tokenizer", "small"), "tokenizer", /has 2048 tokens, but the model's vocabulary of 97 .*; give the tokenizer\.json that the model was trained with$/],
+    ["the tokenizer of another model", load("tokenizer: sources.stories.tokenizer", "small"), "tokenizer", /has 3968 tokens, but the model's vocabulary of 97 .*; give the tokenizer\.json that the model was trained with$/],
   ],
   "options of loading": [
     ["activations of 8 bits beside floats", `lab.load(sources.small, { ...cpu, activations: "q8" })`, "option", /^activations of 8 bits go with q8 or q4 weights, .*; use weights: "q8"/],

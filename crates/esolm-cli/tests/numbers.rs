@@ -328,27 +328,27 @@ fn inspect_says_what_a_checkpoint_is() {
     let text = succeed(&["inspect", "models/stories", "--tensors"]);
     for part in [
         "Eso-LM",
-        "6 blocks, width 192, 6 heads of 32",
+        "3 blocks, width 256, 8 heads of 32",
         "256 tokens",
-        "2049 (mask 2048)",
+        "3969 (mask 3968)",
         "0.25",
-        "3701377",
+        "4492449",
         "f16",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(text.contains("blocks.5.mlp.2.bias"), "{text}");
+    assert!(text.contains("blocks.2.mlp.2.bias"), "{text}");
     let report: Value =
         serde_json::from_str(&succeed(&["inspect", "models/stories", "--json"])).expect("JSON");
-    assert_eq!(report["parameters"], 3_701_377);
+    assert_eq!(report["parameters"], 4_492_449);
     assert_eq!(report["alpha_0"], 0.25);
-    assert_eq!(report["vocab_size"], 2049);
+    assert_eq!(report["vocab_size"], 3969);
     let sizes = report["tensors"]
         .as_array()
         .expect("a list")
         .iter()
         .map(|tensor| tensor["bytes"].as_u64().expect("a number"));
-    assert_eq!(sizes.sum::<u64>(), 2 * 3_701_377);
+    assert_eq!(sizes.sum::<u64>(), 2 * 4_492_449);
     for (model, part) in [
         ("mini_ar", "AR"),
         ("mini_mdlm", "MDLM"),

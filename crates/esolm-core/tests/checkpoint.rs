@@ -299,7 +299,7 @@ fn the_model_that_ships_opens() {
     assert_eq!((config.family, config.alpha_0), (Family::EsoLm, Some(0.25)));
     assert_eq!(
         (config.length, config.vocab_size, config.mask_index),
-        (256, 2049, 2048)
+        (256, 3969, 3968)
     );
     assert_eq!((config.bos, config.eos), (Some(0), Some(0)));
     assert!(checkpoint.tokenizer_path().is_some());
@@ -307,5 +307,5 @@ fn the_model_that_ships_opens() {
         .parameters()
         .map(|info| checkpoint.f32(&info.name).unwrap().len())
         .sum();
-    assert_eq!(count, 3_701_377);
+    assert_eq!(count, 4_492_449);
 }

@@ -309,7 +309,7 @@ pub fn prepare(folder: &Folder) {
         "empty-choice.jsonl",
         "{\"context\": \"a\", \"choices\": [\"\"]}\n",
     );
-    let long = "word ".repeat(200);
+    let long = "word ".repeat(400);
     text(
         "long-choice.jsonl",
         &format!("{{\"context\": \"a\", \"choices\": [\"{long}\"]}}\n"),

@@ -29,7 +29,7 @@ fn config(vocab_size: usize) -> ModelConfig {
 }
 
 fn codec() -> TextCodec {
-    TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(2049)).expect("the shipped tokenizer")
+    TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(3969)).expect("the shipped tokenizer")
 }
 
 fn parts(template: &str) -> Vec<Part> {
@@ -58,7 +58,7 @@ fn given(text: &str) -> Part {
 #[test]
 fn the_shipped_tokenizer_fits_the_shipped_model() {
     let codec = codec();
-    assert_eq!(codec.tokens(), 2048);
+    assert_eq!(codec.tokens(), 3968);
     assert_eq!(
         codec.ends(),
         ENDS,
@@ -68,24 +68,24 @@ fn the_shipped_tokenizer_fits_the_shipped_model() {
 
 #[test]
 fn a_foreign_tokenizer_is_refused() {
-    for vocab_size in [97, 2047, 2050, 50258] {
+    for vocab_size in [97, 3967, 3970, 50258] {
         let error = TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(vocab_size))
             .expect_err("wrong size");
         assert!(
-            matches!(error, TextError::Vocabulary { tokens: 2048, .. }),
+            matches!(error, TextError::Vocabulary { tokens: 3968, .. }),
             "{error}"
         );
     }
     // a tokenizer that knows the mask itself
-    assert!(TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(2048)).is_ok());
-    let mut inner_mask = config(2049);
+    assert!(TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(3968)).is_ok());
+    let mut inner_mask = config(3969);
     inner_mask.mask_index = 5;
     assert!(TextCodec::from_bytes(TOKENIZER.as_bytes(), &inner_mask).is_err());
     for bytes in [&b""[..], b"{}", b"{\"model\": 3}", b"\xff\xfe"] {
-        let error = TextCodec::from_bytes(bytes, &config(2049)).expect_err("no tokenizer");
+        let error = TextCodec::from_bytes(bytes, &config(3969)).expect_err("no tokenizer");
         assert!(matches!(error, TextError::Unusable(_)), "{error}");
     }
-    let error = TextCodec::from_file("no/such/tokenizer.json".as_ref(), &config(2049));
+    let error = TextCodec::from_file("no/such/tokenizer.json".as_ref(), &config(3969));
     assert!(matches!(error, Err(TextError::Io { .. })));
 }
 
@@ -108,18 +108,18 @@ fn a_tokenizer_with_another_mask_token_is_refused() {
 
 #[test]
 fn a_vocabulary_may_be_padded() {
-    let mut padded = config(2112);
-    padded.mask_index = 2048;
+    let mut padded = config(4032);
+    padded.mask_index = 3968;
     let json = [b"\xef\xbb\xbf", TOKENIZER.as_bytes()].concat();
     let codec = TextCodec::from_bytes(&json, &padded).expect("padded");
-    let unused: Vec<u32> = (2049..2112).collect();
+    let unused: Vec<u32> = (3969..4032).collect();
     assert_eq!(codec.unused_tokens(), unused);
     assert!(self::codec().unused_tokens().is_empty());
     // Padded to any size, where the tokens end at the mask; where that was only taken for the last index, the sentence says so.
-    let mut odd = config(2051);
-    odd.mask_index = 2048;
+    let mut odd = config(3971);
+    odd.mask_index = 3968;
     let codec = TextCodec::from_bytes(&json, &odd).expect("padded");
-    assert_eq!(codec.unused_tokens(), [2049, 2050]);
+    assert_eq!(codec.unused_tokens(), [3969, 3970]);
     let told = |vocab_size| {
         let refused = TextCodec::from_bytes(&json, &config(vocab_size));
         refused
@@ -127,11 +127,11 @@ fn a_vocabulary_may_be_padded() {
             .to_string()
             .contains("mask_index")
     };
-    assert!(told(2112) && told(2051) && !told(97) && !told(2047) && !told(50258));
+    assert!(told(4032) && told(3971) && !told(97) && !told(3967) && !told(50258));
     // One that comes with the model may be padded to any size, within reason.
     let own = |vocab_size| TextCodec::read(&json, &config(vocab_size), true);
-    assert_eq!(own(2051).expect("own").unused_tokens(), [2048, 2049]);
-    for vocab_size in [97, 2047, 50258] {
+    assert_eq!(own(3971).expect("own").unused_tokens(), [3968, 3969]);
+    for vocab_size in [97, 3967, 50258] {
         assert!(own(vocab_size).is_err(), "{vocab_size}");
     }
 }
@@ -156,14 +156,14 @@ fn text_goes_there_and_back() {
         "ab"
     );
     // the mask has no text
-    assert_eq!(codec.decode(&[2048]), "");
+    assert_eq!(codec.decode(&[3968]), "");
 }
 
 #[test]
 fn the_mask_is_no_text() {
-    let codec = TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(2048)).expect("mask inside");
-    let name = codec.tokenizer.id_to_token(2047).expect("last token");
-    let text = codec.decode(&[2047]);
+    let codec = TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(3968)).expect("mask inside");
+    let name = codec.tokenizer.id_to_token(3967).expect("last token");
+    let text = codec.decode(&[3967]);
     assert!(matches!(codec.encode(&text), Err(TextError::MaskInText(found)) if found == name));
 }
 
@@ -385,7 +385,7 @@ proptest! {
     #[test]
     fn given_texts_survive_any_filling(
         texts in prop::collection::vec("[ -^`-~é🦀\n]{1,12}", 1..4),
-        fill in prop::collection::vec(1u32..2048, 40),
+        fill in prop::collection::vec(1u32..3968, 40),
     ) {
         let codec = codec();
         let escaped: Vec<String> = texts.iter().map(|t| t.replace('\\', r"\\").replace('{', r"\{")).collect();
