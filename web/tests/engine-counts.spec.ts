@@ -60,7 +60,7 @@ test("a warm step compiles and allocates nothing, and leaves the thread to other
     console.log(`a step: ${Object.entries(calls).map(([name, number]) => `${name} ${(number / steps).toFixed(2)}`).join(", ")}; other turns in ${turns} of ${steps}`);
     expect(steps).toBeGreaterThan(30);
     expect(of("createShaderModule") + of("createComputePipeline") + of("createComputePipelineAsync") + of("createBuffer")).toBe(0);
-    expect(of("dispatchWorkgroups")).toBeGreaterThan(steps * 30);
+    expect(of("dispatchWorkgroups")).toBeGreaterThan(steps * 20);
     expect(of("createBindGroup")).toBe(of("dispatchWorkgroups") + of("dispatchWorkgroupsIndirect"));
     // What a step drew is read back once, and what the device says of errors is asked for a fixed number of times.
     expect(of("mapAsync")).toBeLessThanOrEqual(steps + 2);
@@ -92,8 +92,8 @@ test("constructors that are run at every call are seen", () => {
   expect([...wrappers(module)]).toEqual([[0, 6]]);
 });
 
-// The module itself takes 3 MiB, the tokenizer 8; on the CPU the weights are there as well. A fifth more than was measured.
-for (const [device, bound] of [["gpu", 14 * MIB], ["cpu", 24 * MIB]] as const) {
+// The module itself takes 3 MiB, the tokenizer 13; on the CPU the weights are there as well. A fifth more than was measured.
+for (const [device, bound] of [["gpu", 23 * MIB], ["cpu", 31 * MIB]] as const) {
   test(`a model is read in pieces and held once, on the ${device}`, async ({ engine }) => {
     const file = new Tensors(`${stories}model.safetensors`);
     const { reads, size, before, after, again } = await engine.evaluate(async (device) => {

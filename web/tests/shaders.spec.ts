@@ -18,16 +18,20 @@ const forms: Record<string, number> = {
   attention_merge: 6,
   attention_rows: 6,
   copy: 1,
-  embed: 2,
+  // Floats of two precisions, and 8 bits.
+  embed: 3,
   norm: 2,
   peak: 1,
-  // Four blocks of rows, plain and normalised, two precisions of weights, five ends: the one with rotary embedding has two precisions.
-  product_rows: 4 * 2 * 2 * 5,
-  product_split: 4 * 2 * 2 * 5,
+  // Four blocks of rows, three of weights in fewer bits; plain and normalised; four forms of weights, two of them floats; five ends: the one with rotary
+  // embedding has two precisions.
+  product_rows: (4 + 3) * 2 * 2 * 5,
+  product_split: 4 * 2 * 4 * 5,
   // One block, never normalised on the way.
-  product_tile: 2 * 5,
-  // Two sizes of workgroups; greedy, or with either source of noise with and without a nucleus.
+  product_tile: 4 * 5,
+  // Two sizes of workgroups; greedy, or with either source of noise with and without a filter. The same for rows that several workgroups share.
   sample: 2 * 5,
+  sample_merge: 2,
+  sample_parts: 2 * 5,
   score: 2,
 };
 
