@@ -12,8 +12,8 @@ use crate::error::EngineError;
 use crate::measure::Rates;
 use crate::memory::{self, MemoryUse};
 
-/// Numbers of the memory that is read: 256 MiB, beyond any cache.
-const READ: usize = 64 << 20;
+/// Numbers of the memory that is read: 512 MiB, of which a large cache holds a small part.
+const READ: usize = 128 << 20;
 /// Pieces of it, which the cores share.
 const PIECES: usize = 256;
 /// Size of the multiplied squares: large enough for every core, small enough for their caches.
