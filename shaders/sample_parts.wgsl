@@ -59,7 +59,7 @@ fn found(stage: u32, lane: u32, words: u32, is_first: bool) -> vec2<u32> {
     } else {
         bin = crossing.bin;
     }
-    // For the launches after the next stage: nobody reads it in this one.
+    // For the launches after this one; who reads it in this one already has a last step as small.
     if (is_first && lane == 0u && stage == FINE_COUNTS) {
         atomicStore(&state[words + LAST_KEPT], last);
     }

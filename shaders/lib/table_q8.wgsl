@@ -3,8 +3,12 @@
 @group(0) @binding(1) var<storage, read_write> w: array<u32>;
 fn weight(k: u32, n4: u32) -> vec4<f32> {
     let first = k * (N4 + (N4 + 15u) / 16u);
-    let scales = unpack2x16float(w[first + N4 + n4 / 16u]);
+    // An f16 by its bits: what unpacks them may flush numbers below 2^-14 to zero, and a scale is often one.
+    let pair = w[first + N4 + n4 / 16u];
+    let bits = select(pair & 0xffffu, pair >> 16u, n4 / 8u % 2u == 1u);
+    let more = select(0x38000000u, 0x70000000u, bits >= 0x7c00u);
+    let scale = select(bitcast<f32>((bits << 13u) + more), f32(bits) * 5.9604644775390625e-8, bits < 0x400u);
     let p = vec4<i32>(bitcast<i32>(w[first + n4]));
     let codes = (p << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
-    return select(scales.x, scales.y, n4 / 8u % 2u == 1u) * vec4<f32>(codes);
+    return scale * vec4<f32>(codes);
 }

@@ -5,9 +5,15 @@ struct Scales {
     scale: vec4<f32>,
     offset: vec4<f32>,
 }
+// An f16 by its bits: what unpacks them may flush numbers below 2^-14 to zero, and a scale is often one.
 fn halves(i: u32) -> vec4<f32> {
     let p = w[i];
-    return vec4<f32>(unpack2x16float(p.x), unpack2x16float(p.y));
+    let bits = vec4<u32>(p.x & 0xffffu, p.x >> 16u, p.y & 0xffffu, p.y >> 16u);
+    let size = bits & vec4<u32>(0x7fffu);
+    let more = select(vec4<u32>(0x38000000u), vec4<u32>(0x70000000u), size >= vec4<u32>(0x7c00u));
+    let normal = bitcast<vec4<f32>>((size << vec4<u32>(13u)) + more);
+    let value = select(normal, vec4<f32>(size) * 5.9604644775390625e-8, size < vec4<u32>(0x400u));
+    return select(value, -value, bits > vec4<u32>(0x7fffu));
 }
 fn scales(k4: u32, n4: u32) -> Scales {
     let i = (K4 + k4 / 8u) * N4 + n4;

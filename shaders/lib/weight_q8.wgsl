@@ -1,11 +1,17 @@
 // Weight matrix of 8-bit codes [K4, N4], a word for four inputs of each of four columns, then f16 scales [K / 32, 4 N4]: w = s q.
 @group(0) @binding(1) var<storage, read_write> w: array<vec4<u32>>;
 alias Scales = vec4<f32>;
+// An f16 by its bits: what unpacks them may flush numbers below 2^-14 to zero, and a scale is often one.
+fn positive_halves(bits: vec4<u32>) -> vec4<f32> {
+    let more = select(vec4<u32>(0x38000000u), vec4<u32>(0x70000000u), bits >= vec4<u32>(0x7c00u));
+    let normal = bitcast<vec4<f32>>((bits << vec4<u32>(13u)) + more);
+    return select(normal, vec4<f32>(bits) * 5.9604644775390625e-8, bits < vec4<u32>(0x400u));
+}
 fn scales(k4: u32, n4: u32) -> Scales {
     let i = k4 / 8u * N4 + n4;
     let pair = w[K4 * N4 + i / 2u];
     let p = select(pair.xy, pair.zw, i % 2u == 1u);
-    return vec4<f32>(unpack2x16float(p.x), unpack2x16float(p.y));
+    return positive_halves(vec4<u32>(p.x & 0xffffu, p.x >> 16u, p.y & 0xffffu, p.y >> 16u));
 }
 fn weights(k4: u32, n4: u32, scales: Scales) -> mat4x4<f32> {
     let p = bitcast<vec4<i32>>(w[k4 * N4 + n4]);

@@ -282,7 +282,7 @@ export interface LoadOptions extends EngineOptions {
    */
   device?: "auto" | "gpu" | "cpu";
   /**
-   * How weights are held: f16 takes half the memory of f32, q8 a quarter and q4 a sixth. Default: f32, and of files with 8 or 4 bits the form in which they
+   * How weights are held: f16 takes half the memory of f32, q8 about a quarter and q4 a fifth. Default: f32, and of files with 8 or 4 bits the form in which they
    * are stored.
    */
   weights?: "f32" | "f16" | "q8" | "q4";

@@ -105,7 +105,7 @@ pub struct Device {
     /// auto: the first real GPU that works, else the CPU; cpu; gpu: the first adapter, software ones included; gpu:N: adapter N of `esolm devices`.
     #[arg(long, value_name = "auto|cpu|gpu|gpu:N", default_value = "auto", value_parser = parse::<DeviceChoice>)]
     pub device: DeviceChoice,
-    /// How weights are held: f16 takes half the memory of f32, q8 a quarter and q4 a sixth.
+    /// How weights are held: f16 takes half the memory of f32, q8 about a quarter and q4 a fifth.
     ///
     /// Default: f32, and of quantised files the form that they are stored in.
     #[arg(long, value_name = "f32|f16|q8|q4", value_parser = parse::<Weights>)]
@@ -477,7 +477,7 @@ pub enum DtypeName {
     F16,
     /// 8 bits in groups of 32, folded for inference: a quarter of the size.
     Q8,
-    /// 4 bits, with the embedding and the output matrix in 8: a sixth of the size.
+    /// 4 bits, with the embedding and the output matrix in 8: about a fifth of the size.
     Q4,
 }
 

@@ -329,7 +329,7 @@ pub fn engine_sentence(error: &EngineError) -> String {
         EngineError::MaskDrawn { .. } => "give another checkpoint",
         EngineError::HostMemory { purpose, .. } => match purpose {
             MemoryUse::Model => {
-                "free or allow more, or use a smaller model or one in --weights f16 on a GPU"
+                "free or allow more, or use a smaller model or fewer bits, as --weights q8 or q4"
             }
             MemoryUse::Batch { .. } => "use a smaller --batch or a shorter --length",
             MemoryUse::Logits { .. } => "give fewer sequences at once",

@@ -72,8 +72,7 @@ impl fmt::Display for DeviceChoice {
 pub struct LoadOptions {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// How weights are held, or nothing for the form in which they are stored ([`stored_form`](crate::network::store::stored_form)); a GPU
-    /// takes f32 and f16.
+    /// How weights are held, or nothing for the form in which they are stored ([`stored_form`](crate::network::store::stored_form)).
     pub weights: Option<Weights>,
     /// How activations enter products with quantised weights.
     pub activations: Activations,

@@ -36,10 +36,18 @@ impl FromStr for Form {
 
     fn from_str(text: &str) -> Result<Self, EngineError> {
         let (weights, activations) = text.split_once('/').unwrap_or((text, "f32"));
-        Ok(Self {
+        let form = Self {
             weights: weights.parse()?,
             activations: activations.parse()?,
-        })
+        };
+        match form.activations == Activations::F32 || form.weights.are_quantised() {
+            true => Ok(form),
+            false => Err(EngineError::Option {
+                option: "form",
+                value: text.into(),
+                allowed: "f32, f16, q8, q4, q8/q8 or q4/q8",
+            }),
+        }
     }
 }
 
@@ -146,14 +154,18 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     }
     let device = first.device().to_string();
     let rates = block_on(first.rates())?;
-    let cost = match is_random {
+    let cost = match is_random || arguments.compare.is_empty() {
         true => None,
         false => Some(Cost::measure(&mut engines)?),
     };
     let mut lines: Vec<Line> = Vec::new();
     // Of each form; the other families are compared with the MDLM before them.
     let mut mdlm = Vec::new();
-    for case in cases(arguments) {
+    // A text of one token leaves AR nothing to predict.
+    let cases = cases(arguments)
+        .into_iter()
+        .filter(|case| arguments.length > 1 || case.family != Family::Ar);
+    for case in cases {
         let mut timed = time(&mut engines, &case, &rates, arguments)?;
         match case.family {
             Family::Mdlm => mdlm = timed.iter().map(|line| line.timing.seconds).collect(),

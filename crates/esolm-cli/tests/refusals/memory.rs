@@ -190,7 +190,7 @@ fn a_model_beyond_the_memory() {
     config["n_heads"] = 64.into();
     std::fs::write(folder.file("config.json"), config.to_string()).expect("room");
     let line = format!("sample --model {weights} --tokenizer none --device cpu --seed 1 --quiet");
-    let remedy = "free or allow more, or use a smaller model or one in --weights f16 on a GPU";
+    let remedy = "free or allow more, or use a smaller model or fewer bits, as --weights q8 or q4";
     let [needed, left] = refused(4_000_000, &line, "the model", remedy);
     assert!(needed > 3000 && left < 2500, "{needed} {left}");
 }

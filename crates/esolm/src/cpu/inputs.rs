@@ -188,7 +188,8 @@ impl ByteGroup {
             top = top.max(value.to_bits() & 0x7fff_ffff);
         }
         let top = f32::from_bits(top);
-        let inverse = if top > 0.0 { 127.0 / top } else { 0.0 };
+        // Of anything smaller the inverse would be infinite; it is as good as zero.
+        let inverse = if top > 1e-36 { 127.0 / top } else { 0.0 };
         // Adding it rounds to an integer, to even halfway, which then stands in the lowest bits.
         const ROUND: f32 = 12_582_912.0;
         let mut words = [0; GROUP];

@@ -92,12 +92,13 @@ impl Timing {
         })
     }
 
-    /// The run of median time, with the range of all.
+    /// The median time, with the range of all; the rest is of the run next to it.
     pub fn median(mut runs: Vec<Self>) -> Self {
         runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let range = [runs[0].seconds, runs[runs.len() - 1].seconds];
+        let [seconds, least, most] = median_and_range(runs.iter().map(|run| run.seconds).collect());
         Self {
-            range,
+            seconds,
+            range: [least, most],
             ..runs.swap_remove((runs.len() - 1) / 2)
         }
     }
@@ -107,7 +108,8 @@ impl Timing {
 pub fn median_and_range(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let last = values.len() - 1;
-    [values[last / 2], values[0], values[last]]
+    let median = (values[last / 2] + values[last.div_ceil(2)]) / 2.0;
+    [median, values[0], values[last]]
 }
 
 /// What all passes of a plan cannot do without.
