@@ -24,7 +24,12 @@ pub async fn place(
     ckpt: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<(Box<dyn Executor>, DeviceInfo), EngineError> {
+    // Asked once: the form in which weights are stored is found by reading some of them.
     let weights = options.weights_of(ckpt).await?;
+    let options = &LoadOptions {
+        weights: Some(weights),
+        ..*options
+    };
     let activations = options.activations;
     if activations == Activations::Q8 && !weights.are_quantised() {
         return Err(EngineError::Activations { weights });

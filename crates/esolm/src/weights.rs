@@ -46,16 +46,6 @@ impl Weights {
         }
     }
 
-    /// Bits of a weight, its group's scale and offset shared out.
-    pub fn bits(self) -> f64 {
-        match self {
-            Self::F32 => 32.0,
-            Self::F16 => 16.0,
-            Self::Q8 => 8.5,
-            Self::Q4 => 5.0,
-        }
-    }
-
     /// Whether they are integers in groups.
     pub fn are_quantised(self) -> bool {
         matches!(self, Self::Q8 | Self::Q4)

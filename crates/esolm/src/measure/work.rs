@@ -40,12 +40,16 @@ impl Work {
         // Of a block: q, k and v; the output; the MLP, four times as wide.
         let (qkv, rest) = (3.0 * d * d, 9.0 * d * d);
         let is_sampled = f64::from(u8::from(sampled > 0.0));
-        let body = blocks * qkv + (blocks - 1.0 + is_sampled) * rest;
-        let head = is_sampled * d * vocab;
+        let bytes = |weights: Weights, n_in: f64, n_out: f64| {
+            n_out * weights.column_bytes(n_in as u64) as f64
+        };
+        let inner = bytes(weights, d, 5.0 * d) + bytes(weights, 4.0 * d, d);
+        let body = blocks * bytes(weights, d, 3.0 * d) + (blocks - 1.0 + is_sampled) * inner;
+        let head = is_sampled * bytes(weights.at_the_ends(), d, vocab);
         let seen = (blocks - 1.0) * all.seen + last.seen;
         let pairs = (blocks - 1.0) * all.pairs + last.pairs;
         Self {
-            weight_bytes: (body * weights.bits() + head * weights.at_the_ends().bits()) / 8.0,
+            weight_bytes: body + head,
             cache_bytes: 2.0 * seen * d * per_number,
             operations: 2.0
                 * (rows * (blocks * qkv + (blocks - 1.0) * rest)
