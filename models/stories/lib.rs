@@ -5,6 +5,8 @@
 
 /// `config.json`: the shape of the network.
 pub const CONFIG: &str = include_str!("config.json");
+/// `generation_config.json`: how it recommends to sample.
+pub const GENERATION: &str = include_str!("generation_config.json");
 /// `tokenizer.json`: byte-level BPE with 3,968 tokens.
 pub const TOKENIZER: &str = include_str!("tokenizer.json");
 /// `model.safetensors`: the weights in f16, under the names of the published code.

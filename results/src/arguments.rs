@@ -85,7 +85,7 @@ pub struct Compare {
     /// Tokens of a sample and of a window, by default the smaller context
     #[arg(long, value_name = "L", value_parser = value_parser!(u32).range(1..))]
     pub length: Option<u32>,
-    /// Nucleus of the samples
+    /// Nucleus of the samples of a model that recommends no settings in its generation_config.json
     #[arg(long, value_name = "P", default_value_t = 0.9)]
     pub top_p: f64,
     /// Seed of orders and samples

@@ -73,7 +73,7 @@ pub fn compare(arguments: &Compare) -> Result<(), Error> {
         commands: Vec::new(),
     };
     let (mut bench_old, mut bench_new) = (bench("old"), bench("new"));
-    let (texts_old, texts_new) = (bench_old.sample()?, bench_new.sample()?);
+    let (texts_old, texts_new) = (bench_old.sample(&old)?, bench_new.sample(&new)?);
     // Hold-out texts cut to the length of the newer model's samples show what is good.
     let cut = all_words(&texts_new).concat().len() / arguments.samples as usize;
     let real = holdout.texts.iter().take(arguments.samples as usize);
@@ -95,6 +95,7 @@ pub fn compare(arguments: &Compare) -> Result<(), Error> {
             parameters: Some(model.parameters),
             exact: bench.exact(model)?,
             middles: bench.score(&held_out)?,
+            sampling: bench.sampling(model).0,
             texts: bench.judge(&texts, distinct_words, &body)?,
             examples: examples.map(|text| beginning(text, EXAMPLES.1)).collect(),
             commands: bench.commands,
@@ -111,8 +112,8 @@ pub fn compare(arguments: &Compare) -> Result<(), Error> {
         ),
         judge: shape(&judge),
         sampling: format!(
-            "{} of {length} tokens of the model's own tokenizer, up to the first end of text, alpha_0 of training, T = the length, nucleus {}, seed {}",
-            arguments.samples, arguments.top_p, arguments.seed
+            "{} of {length} tokens of the model's own tokenizer, up to the first end of text, T = the length, seed {}",
+            arguments.samples, arguments.seed
         ),
         samples: arguments.samples as usize,
         distinct_words,
@@ -131,8 +132,16 @@ pub fn compare(arguments: &Compare) -> Result<(), Error> {
 /// that one are forgotten.
 fn copy_model(esolm: &Esolm, key: &str, source: &Path) -> Result<(), Error> {
     let mut changed = false;
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "generation_config.json",
+    ] {
         let from = source.join(name);
+        if name == "generation_config.json" && !from.exists() {
+            continue;
+        }
         let bytes = fs::read(&from).map_err(Error::file("read", &from))?;
         changed |= record::replace(&esolm.path(&format!("models/{key}/{name}")), &bytes)?;
     }
@@ -231,17 +240,25 @@ impl Bench<'_> {
         })
     }
 
+    /// How the model is sampled, in words and as options: with what it recommends, which needs no option, or in its nucleus.
+    fn sampling(&self, model: &Inspected) -> (String, String) {
+        if model.recommended.is_empty() {
+            let top_p = self.arguments.top_p;
+            return (format!("top_p {top_p}"), format!("--top-p {top_p} "));
+        }
+        let settings = model.recommended.iter();
+        let settings: Vec<_> = settings
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        (settings.join(", "), String::new())
+    }
+
     /// The texts of the model's samples, without those that are empty.
-    fn sample(&mut self) -> Result<Vec<String>, Error> {
-        let Compare {
-            samples,
-            top_p,
-            seed,
-            ..
-        } = self.arguments;
-        let length = self.length;
+    fn sample(&mut self, model: &Inspected) -> Result<Vec<String>, Error> {
+        let Compare { samples, seed, .. } = self.arguments;
+        let (length, settings) = (self.length, self.sampling(model).1);
         let options =
-            format!("--batch {samples} --length {length} --top-p {top_p} --seed {seed} --quiet");
+            format!("--batch {samples} --length {length} {settings}--seed {seed} --quiet");
         let key = format!("{}--samples", self.key);
         let sampled: Sampled = self.ask(&key, "sample", self.key, &options, program::json)?;
         let texts = sampled.sequences.into_iter().map(|one| one.text);

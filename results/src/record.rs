@@ -156,6 +156,9 @@ pub struct Compared {
     pub exact: Vec<ExactAt>,
     /// Exact likelihood of the held-out middles.
     pub middles: MiddleFigures,
+    /// How it was sampled, in words.
+    #[serde(default)]
+    pub sampling: String,
     /// Its samples.
     pub texts: TextFigures,
     /// The beginnings of some samples.

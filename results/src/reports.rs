@@ -2,6 +2,8 @@
 //! does not say otherwise.
 #![allow(missing_docs)]
 
+use std::collections::BTreeMap;
+
 use esolm_core::config::Family;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,9 @@ pub struct Inspected {
     pub length: u64,
     pub vocab_size: u64,
     pub parameters: u64,
+    /// Settings that it recommends to sample with, by their names.
+    #[serde(default)]
+    pub recommended: BTreeMap<String, f64>,
 }
 
 /// `ppl`: the bound, which AR does not have, and the exact likelihood, which MDLM does not have.

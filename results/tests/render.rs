@@ -187,6 +187,7 @@ fn write_records(root: &Path) {
             bits_per_byte: nats / 2.0,
             bits_per_byte_error: 0.01,
         },
+        sampling: "top_p 0.9".into(),
         texts: TextFigures {
             judge_ppl: nats.exp(),
             judge_bits_per_byte: nats,

@@ -16,6 +16,8 @@ export interface Pieces {
   tokenizer: Piece | null;
   /** The tokenizer is only looked for: the source does not name it. */
   tokenizerOptional: boolean;
+  /** Settings to sample with, looked for where the source names none. */
+  generation: Piece | null;
   weights: WeightsPieces;
   /** What the weights, or their index, are called. */
   file: string;
@@ -34,6 +36,7 @@ export interface Reader {
 export interface WasmSource<Weights = Reader | { index: string; files: Reader[] }> {
   config?: string;
   tokenizer?: string;
+  generation?: string;
   weights: Weights;
 }
 
@@ -63,6 +66,7 @@ export function piecesOf(source: Source, base: string): Pieces {
     config: source.config === undefined ? null : textOf(source.config, base),
     tokenizer: source.tokenizer === undefined ? null : textOf(source.tokenizer, base),
     tokenizerOptional: false,
+    generation: source.generation === undefined ? null : textOf(source.generation, base),
     weights,
     file,
     name: url !== null ? nameOf(url) : stem(file),
@@ -97,6 +101,13 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
       source.tokenizer = await text(pieces.tokenizer);
     } catch (error) {
       if (!(pieces.tokenizerOptional && error instanceof NotFound)) throw error;
+    }
+  }
+  if (pieces.generation !== null) {
+    try {
+      source.generation = await text(pieces.generation);
+    } catch (error) {
+      if (!(error instanceof NotFound)) throw error;
     }
   }
   let given = pieces.weights;
@@ -192,7 +203,7 @@ class Hashes {
 function piecesOfAddress(url: URL): Pieces {
   const path = url.pathname;
   if (path.endsWith(".ckpt")) {
-    return { config: null, tokenizer: null, tokenizerOptional: true, weights: { url: url.href }, file: lastSegment(url.href), name: nameOf(url.href) };
+    return { config: null, tokenizer: null, tokenizerOptional: true, generation: null, weights: { url: url.href }, file: lastSegment(url.href), name: nameOf(url.href) };
   }
   const isIndex = path.endsWith(INDEX);
   const isFile = isIndex || path.endsWith(".safetensors");
@@ -204,6 +215,7 @@ function piecesOfAddress(url: URL): Pieces {
     config: { url: new URL("config.json", folder).href },
     tokenizer: { url: new URL("tokenizer.json", folder).href },
     tokenizerOptional: true,
+    generation: { url: new URL("generation_config.json", folder).href },
     weights: isIndex ? { index: weights } : { url: weights, ...orIndex },
     file: lastSegment(weights),
     name: nameOf(weights),
@@ -224,6 +236,7 @@ function piecesOfFiles(files: File[]): Pieces {
   }
   const config = files.find((file) => file.name === "config.json");
   const tokenizer = files.find((file) => file.name === "tokenizer.json");
+  const generation = files.find((file) => file.name === "generation_config.json");
   if (config === undefined && !weights.name.toLowerCase().endsWith(".ckpt")) {
     throw new EsoLMError("checkpoint", `${weights.name} came without its config.json, which says the model's shape; give both together.`);
   }
@@ -231,6 +244,7 @@ function piecesOfFiles(files: File[]): Pieces {
     config: config === undefined ? null : { blob: config },
     tokenizer: tokenizer === undefined ? null : { blob: tokenizer },
     tokenizerOptional: false,
+    generation: generation === undefined ? null : { blob: generation },
     weights: shards ?? { blob: weights },
     file: weights.name,
     name: stem(weights.name),

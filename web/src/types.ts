@@ -84,6 +84,8 @@ export interface ModelInfo {
   /** The end-of-text token. */
   eos: number | null;
   has_tokenizer: boolean;
+  /** How the checkpoint recommends to sample (`esolm` in its generation_config.json): what is used where a request does not say. */
+  recommended: { alpha_0?: number; temperature?: number; top_k?: number; top_p?: number; min_p?: number };
   /** Size of the weights file, bytes. */
   file_bytes: number;
   device: DeviceInfo;
@@ -255,15 +257,15 @@ export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBu
 
 /**
  * Where a model comes from:
- * - the address of a folder with `config.json`, `model.safetensors` and `tokenizer.json`;
+ * - the address of a folder with `config.json`, `model.safetensors`, `tokenizer.json` and, if it recommends settings, `generation_config.json`;
  * - the address of a `.safetensors` file with the other two beside it, or of a Lightning `.ckpt`, which carries its own;
- * - files, such as a visitor drops: `config.json`, one `.safetensors` and `tokenizer.json`, or one `.ckpt`;
+ * - files, such as a visitor drops: those of a folder, or one `.ckpt`;
  * - each file on its own.
  *
  * Weights in several files come with a `model.safetensors.index.json` that names them, in the place of the one `.safetensors` file.
  * Without a tokenizer a model works in token numbers only.
  */
-export type Source = string | URL | FileList | File[] | { config?: TextFile; tokenizer?: TextFile; weights: WeightsFile };
+export type Source = string | URL | FileList | File[] | { config?: TextFile; tokenizer?: TextFile; generation?: TextFile; weights: WeightsFile };
 
 /** Where the engine runs. */
 export interface EngineOptions {
@@ -306,7 +308,7 @@ export interface LoadOptions extends EngineOptions {
   onProgress?: (progress: Progress) => void;
 }
 
-/** What to write. */
+/** What to write. Where `alpha0`, `topK`, `topP`, `minP` or `temperature` is left out, what the model recommends is used (`ModelInfo.recommended`). */
 export interface GenerateOptions {
   /** The beginning of the text, or of each text. */
   prompt?: string | string[];

@@ -12,7 +12,12 @@ use crate::{size, wasm};
 const NODE: u32 = 20;
 const PORT: u16 = 4173;
 /// What the page shows; the folder's other files are for people.
-const MODEL: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+const MODEL: [&str; 4] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "model.safetensors",
+];
 /// What every browser that is kept up knows. Named one by one: wasm-opt must use nothing else.
 const FEATURES: [&str; 7] = [
     "bulk-memory",

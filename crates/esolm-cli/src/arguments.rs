@@ -138,7 +138,7 @@ impl Device {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   esolm sample --seed 1
-  esolm sample --prompt 'Once upon a time' --top-p 0.9
+  esolm sample --prompt 'Once upon a time' --top-p 0.8
   esolm sample --infill 'Once ____ a time, Lily ____{12} the end.'
   esolm sample --alpha0 1 --steps 32 --watch
   esolm sample --batch 4 --json
@@ -150,14 +150,16 @@ Infill templates:
   \\_  \\{  \\\\  the character itself
   The text ends with the template, unless --length asks for more. A word and the space before it are one token for most
   tokenizers, so one space right before a gap belongs to the gap, and the model writes its own. Given words stay whole: a text
-  in which the model runs on at one ('cat ____' becoming 'cats') is drawn again.")]
+  in which the model runs on at one ('cat ____' becoming 'cats') is drawn again.
+
+A checkpoint may recommend settings (the field esolm of its generation_config.json); options win. `esolm inspect` shows them.")]
 pub struct Sample {
     #[command(flatten)]
     pub source: Source,
 
     /// Share of the tokens written by diffusion, 0 to 1; the rest is written left to right.
     ///
-    /// Default: the value the model was trained with if the checkpoint says, else 1.
+    /// Default: what the checkpoint recommends, or the value that the model was trained with if the checkpoint says, else 1.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Sampling")]
     pub alpha0: Option<f64>,
     /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser.
@@ -183,8 +185,10 @@ pub struct Sample {
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
-    #[arg(long, value_name = "X", default_value = "1", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub temperature: f32,
+    ///
+    /// Default: what the checkpoint recommends, else 1.
+    #[arg(long, value_name = "X", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub temperature: Option<f32>,
     /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr.
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
@@ -331,7 +335,8 @@ pub struct Forward {
     pub device: Device,
 }
 
-/// Which tokens are drawn from: those that are left by all that are given, in this order.
+/// Which tokens are drawn from: those that are left by all that are given, in this order. `esolm sample` takes what the checkpoint
+/// recommends where nothing is given.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Filters {
     /// Draw from the N most likely tokens. Default: all tokens.

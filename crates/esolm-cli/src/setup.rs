@@ -38,7 +38,9 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
     }
     let weights = esolm_stories::WEIGHTS.to_vec();
     let checkpoint = Checkpoint::from_safetensors_bytes(esolm_stories::CONFIG, weights)?;
-    let checkpoint = checkpoint.with_tokenizer_json(esolm_stories::TOKENIZER);
+    let checkpoint = checkpoint
+        .with_tokenizer_json(esolm_stories::TOKENIZER)
+        .with_generation_config(esolm_stories::GENERATION, SHIPPED)?;
     Ok((checkpoint, SHIPPED.into()))
 }
 

@@ -8,7 +8,7 @@ mod outputs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
-use common::{Folder, GOLDEN, esolm, run, succeed};
+use common::{Folder, GOLDEN, esolm, root, run, succeed};
 use serde_json::Value;
 
 fn json(arguments: &[&str]) -> Value {
@@ -44,6 +44,35 @@ fn an_empty_folder_is_enough() {
     let model = ["--model", "models/stories"];
     let named = succeed(&[&["sample", "--seed", "1", "--device", "cpu"], &model[..]].concat());
     assert_eq!(story, named);
+}
+
+/// The settings of generation_config.json are those of no option; options win.
+#[test]
+fn recommended_settings_are_used() {
+    let folder = Folder::new();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let from = root().join("models/stories").join(name);
+        std::fs::copy(from, folder.file(name)).expect("copied");
+    }
+    let settings = r#"{"temperature": 7, "esolm": {"alpha_0": 0.5, "temperature": 0.25}}"#;
+    std::fs::write(folder.file("generation_config.json"), settings).expect("written");
+    let path = folder.path().to_str().expect("UTF-8");
+    let common = ["sample", "--seed", "1", "--length", "24", "--device", "cpu"];
+    let sample =
+        |options: &[&str]| json(&[&common[..], &["--json", "--model", path], options].concat());
+    let recommended = sample(&[]);
+    assert_eq!(recommended["alpha_0"], 0.5);
+    assert_eq!(recommended["temperature"], 0.25);
+    let same = sample(&["--alpha0", "0.5", "--temperature", "0.25"]);
+    assert_eq!(recommended["sequences"], same["sequences"]);
+    let own = sample(&["--alpha0", "0.25", "--temperature", "1"]);
+    assert_eq!(
+        (&own["alpha_0"], &own["temperature"]),
+        (&0.25.into(), &1.0.into())
+    );
+    assert_ne!(recommended["sequences"], own["sequences"]);
+    let told = json(&["inspect", path, "--json"]);
+    assert_eq!(told["recommended"]["temperature"], 0.25);
 }
 
 #[test]

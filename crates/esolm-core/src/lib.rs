@@ -18,6 +18,7 @@ pub mod order;
 pub mod passes;
 pub mod plan;
 pub mod quantise;
+pub mod recommended;
 #[cfg(feature = "text")]
 pub mod request;
 pub mod rng;

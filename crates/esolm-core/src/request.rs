@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
+use crate::recommended::Recommended;
 use crate::rng::redraw_seed;
 use crate::sampler::{Sampler, SamplerError};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
@@ -35,19 +36,21 @@ pub struct Request {
     pub infill: Option<String>,
     /// Tokens of a text. Default: the context, or what the template says.
     pub length: Option<usize>,
-    /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: the model's own, else 1.
+    /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
     pub alpha_0: Option<f64>,
     /// T, diffusion steps. Default: the length.
     pub steps: Option<usize>,
     /// How the steps are laid out. Default: binomial; AR goes from left to right.
     pub schedule: Option<Schedule>,
-    /// Draw from the so many most likely tokens, at least 1. Default: from all.
+    /// Draw from the so many most likely tokens, at least 1. Default: what is recommended, else from all.
     pub top_k: Option<u32>,
-    /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: from all.
+    /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: what is recommended, else from
+    /// all.
     pub top_p: Option<f32>,
-    /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: from all.
+    /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: what is recommended, else from
+    /// all.
     pub min_p: Option<f32>,
-    /// Divides the logits; 0 takes the most likely token. Default: 1.
+    /// Divides the logits; 0 takes the most likely token. Default: what is recommended, else 1.
     pub temperature: Option<f32>,
     /// Keys all random numbers; a number or, in JSON, also its digits as a string. Default: a random one.
     #[serde(with = "trace::optional_seed")]
@@ -186,6 +189,27 @@ pub struct Resolved {
 }
 
 impl Request {
+    /// The request with what `recommended` says wherever it says nothing itself. Of an alpha_0 only an Eso-LM that runs as one knows.
+    #[must_use]
+    pub fn or(&self, recommended: &Recommended, config: &ModelConfig) -> Self {
+        let is_esolm = config.family == Family::EsoLm && self.decode_as.is_none();
+        let Recommended {
+            alpha_0,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+        } = *recommended;
+        Self {
+            alpha_0: self.alpha_0.or(alpha_0.filter(|_| is_esolm)),
+            temperature: self.temperature.or(temperature),
+            top_k: self.top_k.or(top_k),
+            top_p: self.top_p.or(top_p),
+            min_p: self.min_p.or(min_p),
+            ..self.clone()
+        }
+    }
+
     /// Fills in what was not asked for, and turns words into tokens. Without a seed it is 0: whoever wants a random one gives one.
     ///
     /// # Errors

@@ -309,3 +309,26 @@ fn the_model_that_ships_opens() {
         .sum();
     assert_eq!(count, 4_492_449);
 }
+
+#[test]
+fn recommended_settings_come_along() {
+    let folder = hf_folder("model_a");
+    let open = |folder: &Folder| Checkpoint::open(folder.spec(), &OpenOptions::default());
+    assert_eq!(open(&folder).unwrap().recommended().to_json(), None);
+    folder.write(
+        "generation_config.json",
+        br#"{"top_k": 20, "esolm": {"temperature": 0.5}}"#,
+    );
+    let checkpoint = open(&folder).unwrap();
+    assert_eq!(checkpoint.recommended().temperature, Some(0.5));
+    assert_eq!(checkpoint.recommended().top_k, None);
+    let copy = Folder::new("recommended-copy");
+    write_hf_folder(&checkpoint, copy.spec().as_ref(), StoreDtype::F16).unwrap();
+    assert_eq!(open(&copy).unwrap().recommended(), checkpoint.recommended());
+    folder.write("generation_config.json", br#"{"esolm": {"heat": 1}}"#);
+    let error = open(&folder).unwrap_err().to_string();
+    assert!(
+        error.contains("generation_config.json") && error.contains("heat"),
+        "{error}"
+    );
+}

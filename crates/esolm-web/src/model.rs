@@ -7,7 +7,8 @@ use esolm::sampler::Sampler;
 use esolm::text::TextCodec;
 use esolm::trace::Header;
 use esolm::{
-    Activations, DeviceInfo, Error, LoadOptions, Model, ModelFiles, Precision, ScoreItem, Weights,
+    Activations, DeviceInfo, Error, LoadOptions, Model, ModelFiles, Precision, Recommended,
+    ScoreItem, Weights,
 };
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -57,6 +58,7 @@ struct Info<'a> {
     bos: Option<u32>,
     eos: Option<u32>,
     has_tokenizer: bool,
+    recommended: &'a Recommended,
     file_bytes: u64,
     device: Device<'a>,
 }
@@ -101,13 +103,16 @@ impl WasmModel {
             kv_cache: options.kv_cache,
             variants: options.variants.parse()?,
         };
-        let checkpoint = Checkpoint::from_source(
+        let mut checkpoint = Checkpoint::from_source(
             source.config().as_deref(),
             source.tokenizer().as_deref(),
             source.parts(),
             options.raw_weights,
         )
         .await?;
+        if let Some(json) = source.generation() {
+            checkpoint = checkpoint.with_generation_config(&json, "generation_config.json")?;
+        }
         let codec = TextCodec::of_checkpoint(&checkpoint)?;
         Ok(Self {
             parameters: checkpoint.count() as usize,
@@ -148,6 +153,7 @@ impl WasmModel {
             bos: ends.map_or(bos, |ends| ends.bos),
             eos: ends.map_or(eos, |ends| ends.eos),
             has_tokenizer: ends.is_some(),
+            recommended: self.model.recommended(),
             file_bytes: self.file_bytes,
             device: Device {
                 info: self.model.device(),

@@ -22,6 +22,9 @@ extern "C" {
     /// Text of tokenizer.json.
     #[wasm_bindgen(method, getter)]
     pub fn tokenizer(this: &Source) -> Option<String>;
+    /// Text of generation_config.json.
+    #[wasm_bindgen(method, getter)]
+    pub fn generation(this: &Source) -> Option<String>;
     /// The weights: a file, or shards.
     #[wasm_bindgen(method, getter)]
     fn weights(this: &Source) -> JsValue;
@@ -55,8 +58,8 @@ const TYPES: &'static str = r#"
 export interface WasmWeights { size: number; read(start: number, end: number): Promise<Uint8Array>; }
 /** Weights in several files: the text of model.safetensors.index.json, and the files that `shard_names` finds in it. */
 export interface WasmShards { index: string; files: (WasmWeights & { name: string })[]; }
-/** What a model is loaded from: texts of config.json and tokenizer.json, and model.safetensors, its shards, or a Lightning .ckpt. */
-export interface WasmSource { config?: string; tokenizer?: string; weights: WasmWeights | WasmShards; }
+/** What a model is loaded from: texts of config.json, tokenizer.json and generation_config.json, and model.safetensors, its shards, or a Lightning .ckpt. */
+export interface WasmSource { config?: string; tokenizer?: string; generation?: string; weights: WasmWeights | WasmShards; }
 "#;
 
 /// The names of the files that the text of a model.safetensors.index.json names. Each stands beside it.

@@ -7,6 +7,7 @@ use esolm_core::checkpoint::Checkpoint;
 use esolm_core::checkpoint::OpenOptions;
 use esolm_core::config::ModelConfig;
 use esolm_core::plan::Plan;
+use esolm_core::recommended::Recommended;
 use esolm_core::request::{Request, RequestError, Resolved};
 use esolm_core::text::TextCodec;
 use esolm_core::trace::Header;
@@ -26,11 +27,13 @@ pub struct ModelFiles {
 pub(crate) struct Shared {
     pub config: ModelConfig,
     pub codec: Option<TextCodec>,
+    pub recommended: Recommended,
     pub name: String,
 }
 
 impl Shared {
     pub fn resolve(&self, request: &Request) -> Result<Resolved, RequestError> {
+        let request = request.or(&self.recommended, &self.config);
         request.resolve(&self.config, self.codec.as_ref())
     }
 
@@ -81,6 +84,7 @@ impl ModelFiles {
         let shared = Shared {
             config: checkpoint.config().clone(),
             codec,
+            recommended: *checkpoint.recommended(),
             name: name.into(),
         };
         Self {
@@ -102,6 +106,11 @@ impl ModelFiles {
     /// The tokenizer, if there is one.
     pub fn codec(&self) -> Option<&TextCodec> {
         self.shared.codec.as_ref()
+    }
+
+    /// How the checkpoint recommends to sample.
+    pub fn recommended(&self) -> &Recommended {
+        &self.shared.recommended
     }
 
     /// As [`Model::plan`](crate::Model::plan).

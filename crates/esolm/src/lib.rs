@@ -29,6 +29,7 @@ pub use device::{DeviceChoice, DeviceInfo, LoadOptions, PassedOver};
 pub use engine::Replay;
 pub use error::{DeviceFault, EngineError, Error, ItemError, LikelihoodError};
 pub use esolm_core::documents::BetweenError;
+pub use esolm_core::recommended::Recommended;
 pub use esolm_core::request::{DecodeAs, Request, RequestError};
 pub use esolm_core::rows::{MaskMode, RowsError};
 pub use esolm_core::sampler::SamplerError;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use esolm_core::config::ModelConfig;
 use esolm_core::plan::Plan;
+use esolm_core::recommended::Recommended;
 use esolm_core::request::{Request, RequestError};
 use esolm_core::rows::{Layout, MaskMode, RowsError, StepRows, forward_rows};
 use esolm_core::sampler::Sampler;
@@ -69,6 +70,11 @@ impl Model {
     /// The tokenizer, if there is one.
     pub fn codec(&self) -> Option<&TextCodec> {
         self.shared.codec.as_ref()
+    }
+
+    /// How the checkpoint recommends to sample: what is used where a request does not say.
+    pub fn recommended(&self) -> &Recommended {
+        &self.shared.recommended
     }
 
     /// The name that traces give it.

@@ -1,5 +1,6 @@
 // The form: settings in, settings out.
 
+import type { ModelInfo } from "esolm";
 import { element, input, setText } from "./dom";
 import { Problem } from "./parse";
 import { SCHEDULES, STORY, type Settings, type Start } from "./settings";
@@ -91,6 +92,15 @@ export class Controls {
     element("schedule", HTMLSelectElement).disabled = family === "ar";
     if (family === "mdlm") this.slide("alpha0", 1);
     if (family === "ar") this.slide("alpha0", 0);
+  }
+
+  /** Sliders that were left where they began go to what a model recommends. */
+  recommend({ alpha_0, top_k, top_p, min_p, temperature }: ModelInfo["recommended"]): void {
+    const found = { alpha0: alpha_0, topK: top_k, topP: top_p, minP: min_p, temperature };
+    for (const key of Object.keys(found) as (keyof typeof found)[]) {
+      const value = found[key];
+      if (value !== undefined && this.exact[key] === STORY[key]) this.slide(key, value);
+    }
   }
 
   private slide(key: Slider, value: number): void {

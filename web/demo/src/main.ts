@@ -71,6 +71,7 @@ function showModel(info: ModelInfo | null): void {
     return;
   }
   const { device } = info;
+  controls.recommend(info.recommended);
   controls.limit(info);
   const place = placeOf(info);
   const numbers = `Weights are kept as ${device.weights}, the cache as ${device.kv_cache}.`;
@@ -127,9 +128,14 @@ function prepare(fresh: boolean): Settings {
 
 function write(fresh: boolean): Promise<void> {
   return alone(async (signal) => {
-    const settings = prepare(fresh);
-    const options = request(settings);
-    if (!engine.info) stage.wait(settings.start === "infill" ? 64 : settings.length);
+    let settings = prepare(fresh);
+    if (!engine.info) {
+      stage.wait(settings.start === "infill" ? 64 : settings.length);
+      await engine.ready(settings, signal);
+      // The model may have settings of its own.
+      settings = prepare(false);
+    }
+    const options = request(settings, engine.info);
     let opened: Trace | null = null;
     try {
       await engine.run(
@@ -171,7 +177,7 @@ function runCompare(): Promise<void> {
   button("compare-replay").hidden = true;
   return alone(async (signal) => {
     const settings = prepare(false);
-    const requests = SHARES.map((alpha0) => ({ ...request(settings), alpha0 }));
+    const requests = SHARES.map((alpha0) => ({ ...request(settings, engine.info), alpha0 }));
     await inLanes(compare, settings, requests, "compare-status", signal);
     compare.replay();
     button("compare-replay").hidden = false;
@@ -185,7 +191,7 @@ function runRace(): Promise<void> {
   button("race-replay").hidden = true;
   return alone(async (signal) => {
     const settings = prepare(false);
-    const options = request(settings);
+    const options = request(settings, engine.info);
     const { alpha0: _, ...rest } = options;
     // Alike in all but the cache: both write the whole text by diffusion, in the same number of steps.
     const requests = [{ ...options, alpha0: 1 }, { ...rest, decodeAs: "mdlm" as const }];

@@ -1,5 +1,7 @@
 // What the visitor can set, and its form in the address of the page.
 
+import type { ModelInfo } from "esolm";
+import { esolm as recommended } from "../../../models/stories/generation_config.json";
 import { Problem } from "./parse";
 
 export const SCHEDULES = ["binomial", "blocks", "blocks-shuffled", "left-to-right"] as const;
@@ -25,17 +27,18 @@ export interface Settings {
   weights: "f32" | "f16";
 }
 
+/** What the model that comes with the page recommends stands in its own files. */
 export const STORY: Settings = {
   start: "free",
   prompt: "Once upon a time, there was a little dog named Max. Max wanted to",
   infill: "Once upon a time, there was a ____{2} named Lily. She liked to ____{8} One day, she saw a ____{14} They were very happy.",
-  alpha0: 0.5,
+  alpha0: recommended.alpha_0,
   steps: 32,
   schedule: "binomial",
   topK: 0,
-  topP: 0.8,
+  topP: recommended.top_p,
   minP: 0,
-  temperature: 1,
+  temperature: recommended.temperature,
   seed: "3",
   length: 128,
   device: "auto",
@@ -58,20 +61,19 @@ export interface Request {
   steps: number;
   schedule: Schedule;
   topK?: number;
-  topP?: number;
-  minP?: number;
+  topP: number;
+  minP: number;
   temperature: number;
   seed: string;
   decodeAs?: "mdlm";
 }
 
-export function request(settings: Settings): Request {
-  const { start, alpha0, steps, schedule, temperature, seed, length } = settings;
-  const common: Request = { alpha0, steps, schedule, temperature, seed };
-  // Every token may be drawn: then there is nothing to select.
+/** A model is told every number, so that what it recommends counts only as far as the form shows it. */
+export function request(settings: Settings, info: ModelInfo | null): Request {
+  const { start, alpha0, steps, schedule, topP, minP, temperature, seed, length } = settings;
+  const common: Request = { alpha0, steps, schedule, topP, minP, temperature, seed };
   if (settings.topK > 0) common.topK = settings.topK;
-  if (settings.topP < 1) common.topP = settings.topP;
-  if (settings.minP > 0) common.minP = settings.minP;
+  else if (info?.recommended.top_k !== undefined) common.topK = info.vocab_size;
   if (start === "infill") {
     if (!settings.infill.includes("_")) {
       throw new Problem("The text with gaps has no gap. Mark one with underscores, for example “Once ____ a time”.");

@@ -91,7 +91,7 @@ export async function enter(page: Page, server: Server): Promise<void> {
         config: await configuration(`/golden/${name}.config.json`, config),
         weights: await weights(`/golden/${name}.ema.safetensors`),
       }),
-      stories: () => lab.source("/models/stories"),
+      stories: async () => ({ ...(await lab.source("/models/stories")), generation: await text("/models/stories/generation_config.json") }),
       load: (source, options) => module.WasmModel.load(source, JSON.stringify(options)),
       events: async function* (run) {
         for (let json = await run.next(); json !== undefined; json = await run.next()) yield JSON.parse(json) as Event;

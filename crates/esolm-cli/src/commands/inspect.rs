@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use esolm::Error;
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
 use esolm::network::store::stored_form;
+use esolm::{Error, Recommended};
 use serde::Serialize;
 
 use crate::arguments::Inspect;
@@ -30,6 +30,8 @@ struct Report<'a> {
     /// How the weights are held in memory where nothing else is asked for.
     weights: String,
     tokenizer: Option<String>,
+    /// What `esolm sample` takes where no option says otherwise.
+    recommended: &'a Recommended,
     tensors: Vec<Tensor>,
 }
 
@@ -92,6 +94,7 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint, weights: String) -> Re
                     .tokenizer_json()
                     .map(|_| "inside the checkpoint".into())
             }),
+        recommended: checkpoint.recommended(),
         tensors,
     }
 }
@@ -112,6 +115,26 @@ fn biases(checkpoint: &Checkpoint) -> Biases {
         }
     }
     Biases { more, fewer }
+}
+
+/// The recommended settings as options of `esolm sample`.
+fn recommended(settings: &Recommended) -> String {
+    let Recommended {
+        alpha_0,
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+    } = settings;
+    let options = [
+        alpha_0.map(|value| format!("--alpha0 {value}")),
+        temperature.map(|value| format!("--temperature {value}")),
+        top_k.map(|value| format!("--top-k {value}")),
+        top_p.map(|value| format!("--top-p {value}")),
+        min_p.map(|value| format!("--min-p {value}")),
+    ];
+    let options: Vec<String> = options.into_iter().flatten().collect();
+    options.join(" ")
 }
 
 fn table(report: &Report, with_tensors: bool) -> String {
@@ -199,6 +222,10 @@ fn table(report: &Report, with_tensors: bool) -> String {
         "tokenizer",
         report.tokenizer.clone().unwrap_or_else(|| "none".into()),
     );
+    let recommended = recommended(report.recommended);
+    if !recommended.is_empty() {
+        row("recommended", format!("to sample with {recommended}"));
+    }
     if with_tensors {
         let width = report
             .tensors

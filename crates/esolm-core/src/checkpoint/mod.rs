@@ -45,6 +45,7 @@ pub use writer::{write_folder, write_hf_folder};
 
 use crate::config::{Claims, ModelConfig, PartialConfig, Quantization};
 use crate::finite::first_beyond;
+use crate::recommended::Recommended;
 use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
 
@@ -155,6 +156,7 @@ pub struct Checkpoint {
     tokenizer_json: Option<String>,
     mask_told: bool,
     unused: Vec<u32>,
+    recommended: Recommended,
 }
 
 /// What a checkpoint is made of.
@@ -409,7 +411,27 @@ impl Checkpoint {
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
             mask_told: told,
             unused,
+            recommended: Recommended::default(),
         })
+    }
+
+    /// The checkpoint with the text of the `generation_config.json` that belongs to it, which errors call `origin`.
+    ///
+    /// # Errors
+    /// When settings of this engine stand in it that it cannot use.
+    pub fn with_generation_config(
+        mut self,
+        json: &str,
+        origin: &str,
+    ) -> Result<Self, CheckpointError> {
+        self.recommended =
+            Recommended::from_json(json).map_err(|error| CheckpointError::config(origin, error))?;
+        Ok(self)
+    }
+
+    /// How it recommends to sample.
+    pub fn recommended(&self) -> &Recommended {
+        &self.recommended
     }
 
     /// What the network is.

@@ -9,6 +9,7 @@ use super::shards::{self, INDEX, PYTORCH_INDEX};
 use super::tokenizer::TokenizerJson;
 use super::{Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, lightning};
 use crate::config::{ConfigError, PartialConfig};
+use crate::recommended;
 
 /// The names of the weights in a folder, the one that is preferred first.
 pub(super) const OWN_WEIGHTS: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", PYTORCH_INDEX];
@@ -98,6 +99,11 @@ fn open_parts(
         files,
     })?;
     checkpoint.tokenizer = tokenizer;
+    let settings = path.with_file_name(recommended::FILE);
+    if settings.is_file() {
+        let origin = settings.display().to_string();
+        checkpoint = checkpoint.with_generation_config(&read_text(&settings)?, &origin)?;
+    }
     Ok(checkpoint)
 }
 

@@ -1,4 +1,4 @@
-//! Writing weights, and a Hugging Face folder of them: config.json, model.safetensors and, when there is one, tokenizer.json.
+//! Writing weights, and a Hugging Face folder of them: config.json, model.safetensors and, when there are any, tokenizer.json and settings to sample with.
 
 use std::io::Write;
 use std::path::Path;
@@ -11,6 +11,8 @@ use super::{Checkpoint, CheckpointError, FileError, PREFIX, WEIGHTS};
 #[cfg(not(target_family = "wasm"))]
 use crate::config::{ModelConfig, Quantization};
 use crate::finite::first_beyond;
+#[cfg(not(target_family = "wasm"))]
+use crate::recommended;
 
 /// Element type of written weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +178,8 @@ fn write_files<E: From<CheckpointError>>(
         (None, json) => json.map(|text| text.as_bytes().to_vec()),
     };
     texts.extend(tokenizer.map(|text| ("tokenizer.json", text)));
+    let settings = checkpoint.recommended().to_json();
+    texts.extend(settings.map(|text| (recommended::FILE, text.into_bytes())));
     for (name, text) in texts {
         let mut file = create(name)?;
         file.write_all(&text).map_err(io(file.path()))?;

@@ -160,3 +160,43 @@ fn what_cannot_be_is_refused() {
     let without = prompt.resolve(&config(Family::EsoLm), None).unwrap_err();
     assert!(without.to_string().contains("needs a tokenizer"));
 }
+
+#[test]
+fn what_a_model_recommends_fills_what_is_left_out() {
+    let recommended = Recommended {
+        alpha_0: Some(0.125),
+        temperature: Some(0.9),
+        top_k: None,
+        top_p: Some(0.95),
+        min_p: Some(0.01),
+    };
+    let esolm = config(Family::EsoLm);
+    let asked = Request {
+        top_p: Some(1.0),
+        top_k: Some(7),
+        seed: Some(3),
+        ..Request::default()
+    };
+    let filled = asked.or(&recommended, &esolm);
+    let expected = Request {
+        alpha_0: Some(0.125),
+        temperature: Some(0.9),
+        min_p: Some(0.01),
+        ..asked.clone()
+    };
+    assert_eq!(filled, expected);
+    // Where nothing of it is Eso-LM's diffusion, there is no alpha_0.
+    let as_mdlm = Request {
+        decode_as: Some(DecodeAs::Mdlm),
+        ..asked.clone()
+    };
+    for (request, family) in [
+        (&asked, Family::Ar),
+        (&asked, Family::Mdlm),
+        (&as_mdlm, Family::EsoLm),
+    ] {
+        let filled = request.or(&recommended, &config(family));
+        assert_eq!((filled.alpha_0, filled.temperature), (None, Some(0.9)));
+        resolve(&filled, family).expect("nothing foreign");
+    }
+}

@@ -22,7 +22,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         top_k: arguments.filters.top_k,
         top_p: arguments.filters.top_p,
         min_p: arguments.filters.min_p,
-        temperature: Some(arguments.temperature),
+        temperature: arguments.temperature,
         seed: arguments.seed,
         batch: arguments.batch,
         first: arguments.first,
