@@ -8,7 +8,7 @@
 use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
 
-use super::tokenizer::{Tokenizer, TokenizerJson};
+use super::tokenizer::{Tokenizer, TokenizerError, TokenizerForm, TokenizerJson};
 use super::{CheckpointError, SourceKind, plain_name, rotary};
 use crate::config::{
     Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
@@ -76,8 +76,9 @@ pub(super) struct Lightning {
     pub source: SourceKind,
     pub config: PartialConfig,
     pub tensors: Vec<TensorInfo>,
-    pub tokenizer_json: Option<String>,
-    /// The tokens of a pickled tokenizer that has none.
+    /// The `tokenizer.json` of a pickled tokenizer with the form that it was made of, or why there is none.
+    pub tokenizer: Option<Result<(String, TokenizerForm), TokenizerError>>,
+    /// The tokens of a pickled tokenizer that gives none.
     pub table: TokenizerJson,
     /// What the pickled tokenizer is, where its mask token cannot be found out.
     pub unread_tokenizer: Option<String>,
@@ -148,16 +149,16 @@ pub(super) fn read(
         Some(averages) => (SourceKind::Lightning { ema: true }, ema(file, averages)?),
         None => (SourceKind::LightningWithoutEma, file.tensors().to_vec()),
     };
-    let (tokenizer_json, table) = tokenizer
+    let (tokenizer, table) = tokenizer
         .map(|tokenizer| (tokenizer.json, tokenizer.table))
-        .unwrap_or_default();
+        .unzip();
     Ok(Lightning {
         source,
         config,
         tensors,
         unread_tokenizer,
-        tokenizer_json,
-        table,
+        tokenizer,
+        table: table.unwrap_or_default(),
     })
 }
 

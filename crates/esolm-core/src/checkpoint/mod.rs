@@ -8,6 +8,9 @@
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
 //! | [`Weights`] that are read in parts | text of a `config.json`, or of the `.ckpt` | see [`Checkpoint::from_source`] |
 //!
+//! Tokenizers come as `tokenizer.json` beside the weights, or in other forms there and in the pickle of a `.ckpt` ([`TokenizerForm`]); whatever
+//! the form, [`Checkpoint::tokenizer_json`] gives the text of a `tokenizer.json`, or [`Checkpoint::tokenizer_form`] says why there is none.
+//!
 //! The crate `esolm_checkpoint` reads the files; this module knows the model. The file is mapped, not read, and [`Checkpoint::f32`]
 //! converts one tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
 
@@ -39,6 +42,8 @@ pub use esolm_checkpoint::{
 };
 pub use lightning::LightningError;
 pub use parameter::{Form, Parameter, Values};
+#[cfg(not(target_family = "wasm"))]
+pub use tokenizer::read_tokenizer;
 pub use writer::{StoreDtype, write_safetensors};
 #[cfg(not(target_family = "wasm"))]
 pub use writer::{write_folder, write_hf_folder};
@@ -47,6 +52,7 @@ use crate::config::{Claims, ModelConfig, PartialConfig, Quantization};
 use crate::finite::first_beyond;
 use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
+pub use tokenizer::{TokenizerError, TokenizerForm};
 
 /// The published module that holds the network is called `backbone`.
 const PREFIX: &str = "backbone.";
@@ -59,6 +65,8 @@ const WRAPPERS: [&str; 4] = [
 ];
 /// The name of the weights in a folder, and in messages about those that come without a path.
 const WEIGHTS: &str = "model.safetensors";
+/// The name of the tokenizer in a folder.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// How to open a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -153,6 +161,8 @@ pub struct Checkpoint {
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
     tokenizer_json: Option<String>,
+    /// The form in which the tokenizer came, or why it cannot be used; `None` without one, and where one was put in its place.
+    tokenizer_form: Option<Result<TokenizerForm, TokenizerError>>,
     mask_told: bool,
     unused: Vec<u32>,
 }
@@ -165,6 +175,8 @@ struct Parts<'a> {
     config: Option<(PartialConfig, String)>,
     /// The text of a tokenizer.json from outside of the file.
     tokenizer_json: Option<Cow<'a, str>>,
+    /// The name of the file that it was made of.
+    tokenizer_name: &'a str,
     /// What smaller files say of the mask, and which of them could not be made use of.
     mask: (Claims, Option<String>),
     /// The tokens of a tokenizer without tokenizer.json, as far as they are known.
@@ -183,6 +195,7 @@ impl Parts<'_> {
             files,
             config: None,
             tokenizer_json: None,
+            tokenizer_name: TOKENIZER,
             mask: Default::default(),
             table: TokenizerJson::default(),
             raw_weights: false,
@@ -284,6 +297,7 @@ impl Checkpoint {
             files,
             config,
             tokenizer_json,
+            tokenizer_name,
             mask: (claims, unread),
             mut table,
             raw_weights,
@@ -291,6 +305,7 @@ impl Checkpoint {
             path,
         } = parts;
         let (mut source, mut unread_tokenizer, mut pickled) = (kind, unread, None);
+        let mut tokenizer_form = None;
         let lightning = match &files[..] {
             [file] => lightning::root(file).map(|root| (file, root)),
             _ => None,
@@ -300,7 +315,10 @@ impl Checkpoint {
                 let lightning = lightning::read(file, root, raw_weights, config.is_some())?;
                 source = lightning.source;
                 unread_tokenizer = lightning.unread_tokenizer.or(unread_tokenizer);
-                pickled = lightning.tokenizer_json;
+                if let Some(own) = lightning.tokenizer {
+                    tokenizer_form = Some(own.as_ref().map(|own| own.1).map_err(Clone::clone));
+                    pickled = own.ok().map(|own| own.0);
+                }
                 if lightning.table.count() > 0 {
                     table = lightning.table;
                 }
@@ -343,11 +361,12 @@ impl Checkpoint {
         if tokenizer_json.is_some() {
             match &tokenizer {
                 Some(tokenizer) => {
-                    let unclear = tokenizer.tell_masks("tokenizer.json", &mut partial.claims);
+                    let unclear = tokenizer.tell_masks(tokenizer_name, &mut partial.claims);
                     unread_tokenizer = unclear.or(unread_tokenizer);
                 }
-                None => unread_tokenizer = Some("tokenizer.json".into()),
+                None => unread_tokenizer = Some(tokenizer_name.into()),
             }
+            tokenizer_form = None;
         }
         let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
         let told = told.is_some();
@@ -407,6 +426,7 @@ impl Checkpoint {
             source,
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
+            tokenizer_form,
             mask_told: told,
             unused,
         })
@@ -490,7 +510,8 @@ impl Checkpoint {
         self.files.iter().map(TensorFile::file_bytes).sum()
     }
 
-    /// The `tokenizer.json` that stands beside the weights, if there is one.
+    /// The `tokenizer.json` that stands beside the weights, if there is one, or a file in another form that stands for one
+    /// ([`read_tokenizer`]).
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         self.tokenizer.clone()
     }
@@ -499,6 +520,12 @@ impl Checkpoint {
     /// [`Checkpoint::with_tokenizer_json`].
     pub fn tokenizer_json(&self) -> Option<&str> {
         self.tokenizer_json.as_deref()
+    }
+
+    /// The form in which the checkpoint's own tokenizer came, or why no text can be encoded with it; `None` where it has none, or
+    /// another one was put in its place.
+    pub fn tokenizer_form(&self) -> Option<&Result<TokenizerForm, TokenizerError>> {
+        self.tokenizer_form.as_ref()
     }
 
     /// The checkpoint with the text of its `tokenizer.json`, where the weights came as bytes.
@@ -525,6 +552,7 @@ impl Checkpoint {
         Self {
             tokenizer: None,
             tokenizer_json: None,
+            tokenizer_form: None,
             ..self
         }
     }
