@@ -21,15 +21,11 @@ use crate::{Golden, Runner};
 /// # Panics
 /// Where logits differ, a network is refused for another reason than its kind, or there is no case at all.
 pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
-    let folder = std::env::var_os("ESOLM_GOLDEN_FAMILY");
-    let folder = folder.map_or_else(|| repository("tests/fixtures/golden-family"), PathBuf::from);
-    let mut files = Vec::new();
-    collect(&folder, &mut files);
-    files.sort();
     let mut ran = 0;
-    for file in files {
+    for file in files(FORWARD) {
         let golden = Golden::read(&file);
-        let checkpoint = match open(&file, &golden) {
+        let name = file.file_name().unwrap().to_string_lossy();
+        let checkpoint = match open(&file, &name.replace(FORWARD, ""), &golden) {
             Ok(checkpoint) => checkpoint,
             Err(error) if is_other_kind(&error.to_string()) => {
                 println!("{}: not run: {error}", file.display());
@@ -50,16 +46,29 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> us
         );
         ran += 1;
     }
-    assert!(ran > 0, "no case in {}", folder.display());
+    assert!(ran > 0, "no case in {}", folder().display());
     ran
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+fn folder() -> PathBuf {
+    let folder = std::env::var_os("ESOLM_GOLDEN_FAMILY");
+    folder.map_or_else(|| repository("tests/fixtures/golden-family"), PathBuf::from)
+}
+
+/// All files of the folder whose names end so.
+pub(crate) fn files(end: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    collect(&folder(), end, &mut files);
+    files.sort();
+    files
+}
+
+fn collect(folder: &Path, end: &str, files: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     for path in entries.map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
-            collect(&path, files);
-        } else if path.to_string_lossy().ends_with(FORWARD) {
+            collect(&path, end, files);
+        } else if path.to_string_lossy().ends_with(end) {
             files.push(path);
         }
     }
@@ -74,13 +83,12 @@ fn is_other_kind(error: &str) -> bool {
         .any(|kind| error.contains(kind))
 }
 
-/// The network of a case.
-fn open(file: &Path, golden: &Golden) -> Result<Checkpoint, CheckpointError> {
-    let name = file
-        .file_name()
-        .unwrap()
-        .to_string_lossy()
-        .replace(FORWARD, "");
+/// The network `name` beside a file of numbers.
+pub(crate) fn open(
+    file: &Path,
+    name: &str,
+    golden: &Golden,
+) -> Result<Checkpoint, CheckpointError> {
     let beside = |end: &str| file.with_file_name(format!("{name}{end}"));
     let open = |path: &Path, config: Option<PathBuf>| {
         let options = OpenOptions {
@@ -120,14 +128,21 @@ fn open(file: &Path, golden: &Golden) -> Result<Checkpoint, CheckpointError> {
 
 /// A configuration where none is given: the inputs tell the family, and the tensors the sizes.
 fn described(golden: &Golden) -> String {
-    let family = match (golden.has("sort_idx"), golden.has("xt")) {
-        (true, _) => "EsoLM",
-        (_, true) => "mdlm",
+    let names = golden.names();
+    let named = |end: &str| {
+        names
+            .iter()
+            .find(|name| name.rsplit('.').next() == Some(end))
+    };
+    let family = match (named("sort_idx"), named("xt")) {
+        (Some(_), _) => "EsoLM",
+        (_, Some(_)) => "mdlm",
         _ => "ar",
     };
+    let text = named("x0").or(named("sample")).expect("a text");
     format!(
         r#"{{"model_type": "{family}", "model_length": {}, "mask_index": {}}}"#,
-        golden.shape("x0")[1],
+        golden.shape(text)[1],
         golden.metadata()["mask_index"]
     )
 }

@@ -5,6 +5,7 @@
 pub mod broken;
 pub mod checks;
 pub mod family;
+pub mod family_schedules;
 pub mod golden;
 pub mod losses;
 pub mod runner;

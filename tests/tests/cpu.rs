@@ -7,7 +7,9 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
-use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{
+    OnDevice, Runner, broken, checkpoint, checks, family, family_schedules, losses, stories,
+};
 
 /// All ways of holding weights with fewer bits.
 const ROUNDED: [(Weights, Activations); 5] = [
@@ -32,6 +34,13 @@ fn golden_forward() {
 fn golden_family_forward() {
     let ran = family::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
     println!("{ran} cases");
+}
+
+/// scaling-dllms' schedules over contiguous blocks, token for token.
+#[test]
+fn golden_family_schedules() {
+    let ran = family_schedules::check_schedules(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} traces");
 }
 
 #[test]

@@ -11,7 +11,9 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
-use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{
+    Golden, OnDevice, Runner, broken, checkpoint, checks, family, family_schedules, losses, stories,
+};
 use pollster::block_on;
 
 #[test]
@@ -29,6 +31,13 @@ fn golden_family_forward() {
     let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
     let ran = family::check_forward(|ckpt| Box::new(load(ckpt)));
     println!("{ran} cases");
+}
+
+#[test]
+fn golden_family_schedules() {
+    let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
+    let ran = family_schedules::check_schedules(|ckpt| Box::new(load(ckpt)));
+    println!("{ran} traces");
 }
 
 /// Every kernel variant gives the published numbers, whatever this adapter would choose.

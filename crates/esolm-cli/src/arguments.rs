@@ -181,6 +181,9 @@ pub struct Sample {
     /// Default: binomial; AR models take left-to-right only, and a BD3-LM first-hitting.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
+    /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
+    #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub sar_steps: Option<usize>,
     /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
     #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub block_size: Option<usize>,
@@ -460,6 +463,11 @@ pub enum ScheduleName {
     BlocksShuffled,
     /// One by one, ascending.
     LeftToRight,
+    /// Blocks of S neighbours, S the steps: step i takes one place of every block at once, the places in random order.
+    Block,
+    /// Blocks of S neighbours, each from left to right, all at once after their first positions; see --sar-steps.
+    #[value(alias = "block_autoregressive")]
+    BlockAutoregressive,
     /// Of a BD3-LM: one by one in random order within each block.
     FirstHitting,
 }
@@ -471,6 +479,8 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Blocks => Self::Blocks,
             ScheduleName::BlocksShuffled => Self::BlocksShuffled,
             ScheduleName::LeftToRight => Self::LeftToRight,
+            ScheduleName::Block => Self::Block,
+            ScheduleName::BlockAutoregressive => Self::BlockAutoregressive,
             ScheduleName::FirstHitting => Self::FirstHitting,
         }
     }

@@ -42,6 +42,8 @@ pub struct Request {
     pub steps: Option<usize>,
     /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given.
     pub schedule: Option<Schedule>,
+    /// Stretches that the schedule block-autoregressive writes one after the other. Default: 1.
+    pub sar_steps: Option<usize>,
     /// Tokens of a block of a BD3-LM, in the place of its own.
     pub block_size: Option<usize>,
     /// Draw from the so many most likely tokens, at least 1. Default: from all.
@@ -215,10 +217,17 @@ impl Request {
             Family::Bd3Lm if self.steps.is_some() => Schedule::Binomial,
             _ => own.schedule,
         };
+        let schedule = self.schedule.unwrap_or(schedule);
+        let alpha_0 = match schedule {
+            // All of a text is in their blocks.
+            Schedule::Block | Schedule::BlockAutoregressive => 1.0,
+            _ => self.alpha_0.unwrap_or(own.alpha_0),
+        };
         let options = PlanOptions {
             length: given.length,
-            alpha_0: self.alpha_0.unwrap_or(own.alpha_0),
-            schedule: self.schedule.unwrap_or(schedule),
+            alpha_0,
+            schedule,
+            sar_steps: self.sar_steps.unwrap_or(1),
             first_sequence: self.first,
             known: given.known.clone(),
             bos: given.bos,
@@ -258,7 +267,14 @@ impl Request {
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
         let has_phases = self.alpha_0.is_some_and(|alpha_0| alpha_0 != 1.0);
         let blocks = self.block_size.map(|_| "block_size");
+        let all_in_blocks = matches!(
+            self.schedule,
+            Some(Schedule::Block | Schedule::BlockAutoregressive)
+        );
         let foreign = match family {
+            Family::EsoLm if has_phases && all_in_blocks => {
+                Some(("alpha_0", "a schedule that writes all in blocks"))
+            }
             Family::EsoLm => blocks.map(|option| (option, "an Eso-LM, which has no blocks")),
             Family::Mdlm if has_phases => {
                 Some(("alpha_0", "an MDLM, which writes all by diffusion"))
@@ -480,6 +496,8 @@ impl Resolved {
             alpha_0: options.alpha_0,
             steps: options.steps,
             schedule: options.schedule,
+            sar_steps: (options.schedule == Schedule::BlockAutoregressive)
+                .then_some(options.sar_steps),
             top_k: sampler.top_k,
             top_p: sampler.top_p,
             min_p: sampler.min_p,

@@ -47,6 +47,9 @@ pub struct Header {
     pub steps: usize,
     /// How the steps are laid out.
     pub schedule: Schedule,
+    /// Stretches of the schedule block-autoregressive, of that alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sar_steps: Option<usize>,
     /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.
     #[serde(default)]
     pub top_k: Option<u32>,

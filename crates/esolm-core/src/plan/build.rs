@@ -86,6 +86,17 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         return range("alpha_0", options.alpha_0.to_string(), one.into());
     }
     check_blocks(options)?;
+    match options.schedule {
+        Schedule::BlockAutoregressive => whole("sar_steps", options.sar_steps, MAX_STEPS)?,
+        schedule if options.sar_steps != 1 => {
+            let one = format!(
+                "1 with the schedule {schedule}, as only {} has such stretches",
+                Schedule::BlockAutoregressive
+            );
+            return range("sar_steps", options.sar_steps.to_string(), one);
+        }
+        _ => {}
+    }
     for (name, token) in [
         ("mask_index", Some(options.mask_index)),
         ("bos_token_id", options.bos),
@@ -99,7 +110,10 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
     }
     let blocks = matches!(
         options.schedule,
-        Schedule::Blocks | Schedule::BlocksShuffled
+        Schedule::Blocks
+            | Schedule::BlocksShuffled
+            | Schedule::Block
+            | Schedule::BlockAutoregressive
     );
     let first_hitting = options.schedule == Schedule::FirstHitting;
     match options.family {

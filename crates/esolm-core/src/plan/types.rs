@@ -29,17 +29,27 @@ pub enum Schedule {
     BlocksShuffled,
     /// One by one, ascending, whatever alpha_0.
     LeftToRight,
+    /// S = T neighbours are a block; step i takes one place, drawn at random for the text, of every block at once (`block` of
+    /// scaling-dllms). All by diffusion, whatever alpha_0.
+    Block,
+    /// Blocks as in [`Schedule::Block`], but each from left to right: the first positions of the blocks one by one, then those after them in
+    /// all blocks at once, in [`PlanOptions::sar_steps`] stretches of the text one after the other (`block_autoregressive` of
+    /// scaling-dllms).
+    #[serde(alias = "block_autoregressive")]
+    BlockAutoregressive,
     /// The published sampler of a BD3-LM: one by one in random order within each block.
     FirstHitting,
 }
 
 impl Schedule {
     /// Every schedule.
-    pub const ALL: [Schedule; 5] = [
+    pub const ALL: [Schedule; 7] = [
         Schedule::Binomial,
         Schedule::Blocks,
         Schedule::BlocksShuffled,
         Schedule::LeftToRight,
+        Schedule::Block,
+        Schedule::BlockAutoregressive,
         Schedule::FirstHitting,
     ];
 
@@ -50,6 +60,8 @@ impl Schedule {
             Schedule::Blocks => "blocks",
             Schedule::BlocksShuffled => "blocks-shuffled",
             Schedule::LeftToRight => "left-to-right",
+            Schedule::Block => "block",
+            Schedule::BlockAutoregressive => "block-autoregressive",
             Schedule::FirstHitting => "first-hitting",
         }
     }
@@ -65,9 +77,11 @@ impl FromStr for Schedule {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
+        // Published names are written with underscores.
+        let plain = name.replace('_', "-");
         Schedule::ALL
             .into_iter()
-            .find(|schedule| schedule.name() == name)
+            .find(|schedule| schedule.name() == plain)
             .ok_or_else(|| {
                 let names = Schedule::ALL.map(Schedule::name).join(", ");
                 format!("\"{name}\" is not a schedule; give one of {names}")
@@ -114,6 +128,8 @@ pub struct PlanOptions {
     /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules; a BD3-LM has the binomial one, left
     /// to right and first-hitting, each within a block.
     pub schedule: Schedule,
+    /// R: stretches of the text that [`Schedule::BlockAutoregressive`] writes one after the other; 1 for every other schedule.
+    pub sar_steps: usize,
     /// Seed of the plan.
     pub seed: u64,
     /// Absolute index of the first sequence; the others follow.
@@ -159,6 +175,7 @@ impl PlanOptions {
                 Family::EsoLm | Family::Mdlm => Schedule::Binomial,
                 Family::Bd3Lm => Schedule::FirstHitting,
             },
+            sar_steps: 1,
             seed,
             first_sequence: 0,
             known: vec![Vec::new(); batch],
