@@ -7,7 +7,7 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
-use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{OnDevice, Runner, blocks, broken, checkpoint, checks, family, losses, stories};
 
 /// All ways of holding weights with fewer bits.
 const ROUNDED: [(Weights, Activations); 5] = [
@@ -32,6 +32,13 @@ fn golden_forward() {
 fn golden_family_forward() {
     let ran = family::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
     println!("{ran} cases");
+}
+
+/// Generations of published BD3-LMs, token for token.
+#[test]
+fn golden_family_sampling() {
+    let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} traces");
 }
 
 #[test]
@@ -59,6 +66,20 @@ fn cached_equals_uncached() {
     let ckpt = stories();
     let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
     for (what, options) in checks::cached_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+        println!(
+            "{what}: {} steps, largest difference {largest:e}",
+            plan.nfe()
+        );
+    }
+}
+
+#[test]
+fn cached_blocks_equal_uncached() {
+    let ckpt = blocks::checkpoint();
+    let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
+    for (what, options) in blocks::cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap();
         let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
         println!(
