@@ -29,13 +29,8 @@ pub fn check_schedules(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> 
         if traces.is_empty() {
             continue;
         }
-        let name = file
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .replace(SAMPLING, "");
         let checkpoint =
-            open(&file, &name, &golden).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            open(&file, SAMPLING, &golden).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let mut runner = load(&checkpoint);
         for trace in &traces {
             check(trace, &golden, &checkpoint, &mut *runner);

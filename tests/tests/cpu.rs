@@ -8,7 +8,7 @@ use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Runner, broken, checkpoint, checks, family, family_schedules, losses, stories,
+    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, losses, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -43,6 +43,13 @@ fn golden_family_schedules() {
     println!("{ran} traces");
 }
 
+/// Generations of published BD3-LMs, token for token.
+#[test]
+fn golden_family_sampling() {
+    let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} traces");
+}
+
 #[test]
 fn golden_losses() {
     let ar = checkpoint("ar");
@@ -68,6 +75,20 @@ fn cached_equals_uncached() {
     let ckpt = stories();
     let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
     for (what, options) in checks::cached_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+        println!(
+            "{what}: {} steps, largest difference {largest:e}",
+            plan.nfe()
+        );
+    }
+}
+
+#[test]
+fn cached_blocks_equal_uncached() {
+    let ckpt = blocks::checkpoint();
+    let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
+    for (what, options) in blocks::cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap();
         let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
         println!(

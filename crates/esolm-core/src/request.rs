@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::rng::redraw_seed;
-use crate::sampler::{Sampler, SamplerError};
+use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
 
@@ -50,6 +50,8 @@ pub struct Request {
     pub top_k: Option<u32>,
     /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: from all.
     pub top_p: Option<f32>,
+    /// Whether the token at which the mass reaches `top_p` is drawn from too. Default: it is.
+    pub top_p_crossing: Option<Crossing>,
     /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: from all.
     pub min_p: Option<f32>,
     /// Divides the logits; 0 takes the most likely token. Default: 1.
@@ -204,9 +206,16 @@ impl Request {
             temperature: self.temperature.unwrap_or(1.0),
             top_k: self.top_k,
             top_p: self.top_p,
+            top_p_crossing: self.top_p_crossing.unwrap_or_default(),
             min_p: self.min_p,
         };
         sampler.validate()?;
+        if self.top_p_crossing.is_some() && self.top_p.is_none() {
+            return Err(RequestError::NotApplicable {
+                option: "top_p_crossing",
+                why: "a draw without top-p",
+            });
+        }
         let config = &self.decoding(config)?;
         self.check_family(config.family)?;
         let given = self.given(config, codec)?;
@@ -493,6 +502,8 @@ impl Resolved {
             model: model.into(),
             family: options.family,
             length: options.length,
+            block_size: options.block_size,
+            window: plan.window,
             alpha_0: options.alpha_0,
             steps: options.steps,
             schedule: options.schedule,
@@ -500,6 +511,7 @@ impl Resolved {
                 .then_some(options.sar_steps),
             top_k: sampler.top_k,
             top_p: sampler.top_p,
+            top_p_crossing: sampler.top_p_crossing,
             min_p: sampler.min_p,
             temperature: sampler.temperature,
             seed: options.seed,

@@ -24,7 +24,7 @@ use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows};
 
 use blocks::Blocks;
 pub use error::PlanError;
-pub use recorded::RecordedMdlm;
+pub use recorded::RecordedDiffusion;
 pub use types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };

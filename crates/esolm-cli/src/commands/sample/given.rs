@@ -23,6 +23,8 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         block_size: arguments.block_size,
         top_k: arguments.filters.top_k,
         top_p: arguments.filters.top_p,
+        top_p_crossing: (arguments.filters.top_p.is_some())
+            .then(|| arguments.filters.top_p_crossing.into()),
         min_p: arguments.filters.min_p,
         temperature: Some(arguments.temperature),
         seed: arguments.seed,
