@@ -12,7 +12,8 @@ use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{
-    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, losses, stories,
+    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, losses,
+    stories,
 };
 use pollster::block_on;
 

@@ -17,7 +17,7 @@ use thiserror::Error;
 pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
 pub(crate) use partial::{
-    PartialConfig, noise_range, parse_attention, parse_family, parse_prepend,
+    PartialConfig, noise_range, other_kind, parse_attention, parse_family, parse_prepend,
 };
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use partial::{lookup, scalar};

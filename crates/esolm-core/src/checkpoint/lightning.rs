@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::tokenizer::{Tokenizer, TokenizerError, TokenizerForm, TokenizerJson};
 use super::{CheckpointError, SourceKind, is_buffer, plain_name, scalars};
 use crate::config::{
-    Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
+    Claims, ConfigError, Family, PartialConfig, Scalar, other_kind, parse_attention, parse_family,
     parse_prepend,
 };
 
@@ -234,10 +234,11 @@ impl<'a> Tree<'a> {
         let family = match (family, field("parameterization").text()?) {
             (None, Some("subs")) => Some(Family::Mdlm),
             (None, Some("ar")) => Some(Family::Ar),
-            (None, Some(_)) => {
-                let known =
-                    "\"subs\" or \"ar\", since other parameterizations are other kinds of models";
-                return Err(field("parameterization").invalid(known));
+            (None, Some(name)) => {
+                let why = other_kind(name);
+                let why = why.unwrap_or("other parameterizations are other kinds of models");
+                let known = format!("\"subs\" or \"ar\"; {why}");
+                return Err(field("parameterization").invalid(&known));
             }
             (family, _) => family,
         };

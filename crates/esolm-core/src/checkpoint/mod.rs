@@ -49,7 +49,7 @@ pub use writer::{StoreDtype, write_safetensors};
 #[cfg(not(target_family = "wasm"))]
 pub use writer::{write_folder, write_hf_folder};
 
-use crate::config::{Claims, ModelConfig, PartialConfig, Quantization};
+use crate::config::{Claims, Family, ModelConfig, PartialConfig, Quantization};
 use crate::finite::first_beyond;
 use scalars::NoiseRange;
 use shards::{INDEX, Index};
@@ -163,6 +163,8 @@ pub struct Checkpoint {
     rotary: Option<(usize, TensorInfo)>,
     /// The noise range of a BD3-LM, which files may carry beside the weights.
     noise_range: NoiseRange,
+    /// Tensors of the files that nothing is computed with.
+    ignored: Vec<String>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
@@ -390,7 +392,11 @@ impl Checkpoint {
         }
         let rotary = found.remove(rotary::BUFFER);
         let noise_range = NoiseRange::new(partial.noise_range, &mut found);
-        found.remove(STATIC_MASK);
+        let mut ignored: Vec<String> = found
+            .remove(STATIC_MASK)
+            .map(|_| STATIC_MASK.into())
+            .into_iter()
+            .collect();
         let rotary_shape = rotary.as_ref().map(|(_, buffer)| buffer.shape.as_slice());
         let mut found = parameter::gather(found, partial.quantization.as_ref())?;
         let shape = |name: &str| match name {
@@ -417,6 +423,9 @@ impl Checkpoint {
             None => Vec::new(),
         };
 
+        if config.family != Family::Bd3Lm {
+            ignored.extend(noise_range.names());
+        }
         let parameters = parameter::choose(&mut found, &config, quantization.as_ref())?;
         if let Some(name) = found.into_keys().min() {
             return Err(CheckpointError::UnexpectedTensor {
@@ -434,6 +443,7 @@ impl Checkpoint {
             quantization,
             rotary,
             noise_range,
+            ignored,
             source,
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
@@ -585,6 +595,12 @@ impl Checkpoint {
     pub fn with_unused_tokens(mut self, unused: Vec<u32>) -> Self {
         self.unused = unused;
         self
+    }
+
+    /// The names of tensors that are in the files without a use: an attention mask, which is computed here, and the noise range of
+    /// another family.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
     }
 
     /// Which form the checkpoint had, and which weights were taken.

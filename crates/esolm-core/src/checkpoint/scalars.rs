@@ -34,6 +34,12 @@ impl NoiseRange {
         self.stored.iter().flatten()
     }
 
+    /// The names of the tensors that are there.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let there = NOISE_RANGE.into_iter().zip(&self.stored);
+        there.filter_map(|(name, stored)| stored.as_ref().map(|_| name.to_string()))
+    }
+
     /// Gives a BD3-LM the range of the tensors where its configuration is silent, and compares where it is not. Networks of other families
     /// that were trained by the same code carry it without a use.
     pub fn settle(

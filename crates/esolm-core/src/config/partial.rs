@@ -342,18 +342,31 @@ pub(crate) fn parse_family(field: &'static str, name: &str) -> Result<Family, Co
     }
 }
 
-/// What is said of models of the same code that are not run.
-fn other_kind(name: &str) -> Option<&'static str> {
-    let name = name.to_ascii_lowercase();
-    if name.starts_with("duo") {
-        return Some(
-            "Duo diffuses to uniform noise with a live time input, which is another kind of model",
-        );
-    }
-    let set = name.starts_with("setdlm");
-    set.then_some(
+/// What is said of models of the same code that are not run, by the beginning of their names.
+const OTHER_KINDS: [(&str, &str); 4] = [
+    (
+        "duo",
+        "Duo diffuses to uniform noise with a live time input, which is another kind of model",
+    ),
+    (
+        "setdlm",
         "SetDLM writes sets of tokens with masks that see nothing but themselves and what is written, which is another kind of model",
-    )
+    ),
+    (
+        "sedd",
+        "SEDD predicts ratios of probabilities instead of tokens, which is another kind of model",
+    ),
+    (
+        "d3pm",
+        "D3PM goes through a fixed number of times, each with a step of its own, which is another kind of model",
+    ),
+];
+
+/// What is said of a kind of model that is not run.
+pub(crate) fn other_kind(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    let kind = |(start, _): &&(&str, &str)| name.starts_with(start);
+    OTHER_KINDS.iter().find(kind).map(|(_, why)| *why)
 }
 
 fn unknown_family(field: &'static str, name: &str) -> ConfigError {
