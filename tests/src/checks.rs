@@ -152,21 +152,21 @@ pub fn text_logits(ckpt: &Checkpoint, runner: &mut dyn Runner) -> Vec<f32> {
 }
 
 /// One recorded generation: for each step the pass, the recorded logits where there are any, the noise of the sampled rows.
-struct Trace<'a> {
-    name: String,
-    plan: &'a Plan,
-    top_p: Option<f32>,
+pub(crate) struct Trace<'a> {
+    pub(crate) name: String,
+    pub(crate) plan: &'a Plan,
+    pub(crate) top_p: Option<f32>,
     /// `[B, slots, V]`.
-    logits: Vec<f32>,
+    pub(crate) logits: Vec<f32>,
     /// `[B, slots, V]`.
-    noise: Vec<f32>,
+    pub(crate) noise: Vec<f32>,
     /// Index of a sampled row's sequence and target in the two.
-    place: &'a dyn Fn(usize, u32) -> usize,
+    pub(crate) place: &'a dyn Fn(usize, u32) -> usize,
 }
 
 /// Runs a recorded generation step by step and returns the tokens.
-fn run_trace(trace: &Trace, runner: &mut dyn Runner) -> Vec<u32> {
-    let layout = trace.plan.layout();
+pub(crate) fn run_trace(trace: &Trace, runner: &mut dyn Runner) -> Vec<u32> {
+    let (layout, vocab) = (trace.plan.layout(), trace.plan.vocab_size);
     let ids: Vec<u32> = (0..layout.sequences as u32).collect();
     runner.start(&layout, &trace.plan.initial_tokens());
     for index in 0..trace.plan.nfe() {
@@ -177,7 +177,7 @@ fn run_trace(trace: &Trace, runner: &mut dyn Runner) -> Vec<u32> {
                 (trace.place)(row.sequence as usize, row.target)
             });
             places
-                .flat_map(|at| &values[at * VOCAB..(at + 1) * VOCAB])
+                .flat_map(|at| &values[at * vocab..(at + 1) * vocab])
                 .copied()
                 .collect()
         };

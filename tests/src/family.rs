@@ -21,15 +21,10 @@ use crate::{Golden, Runner};
 /// # Panics
 /// Where logits differ, a network is refused for another reason than its kind, or there is no case at all.
 pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
-    let folder = std::env::var_os("ESOLM_GOLDEN_FAMILY");
-    let folder = folder.map_or_else(|| repository("tests/fixtures/golden-family"), PathBuf::from);
-    let mut files = Vec::new();
-    collect(&folder, &mut files);
-    files.sort();
     let mut ran = 0;
-    for file in files {
+    for file in files(FORWARD) {
         let golden = Golden::read(&file);
-        let checkpoint = match open(&file, &golden) {
+        let checkpoint = match open(&file, FORWARD, &golden) {
             Ok(checkpoint) => checkpoint,
             Err(error) if is_other_kind(&error.to_string()) => {
                 println!("{}: not run: {error}", file.display());
@@ -37,6 +32,9 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> us
             }
             Err(error) => panic!("{}: {error}", file.display()),
         };
+        if checkpoint.config().family == Family::Bd3Lm {
+            continue;
+        }
         let largest = check(&golden, &checkpoint, &mut *load(&checkpoint));
         let config = checkpoint.config();
         println!(
@@ -47,16 +45,26 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> us
         );
         ran += 1;
     }
-    assert!(ran > 0, "no case in {}", folder.display());
+    assert!(ran > 0, "no case");
     ran
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+/// All files of a kind, by the end of their names: of the repository, or of the folder that `ESOLM_GOLDEN_FAMILY` names.
+pub(crate) fn files(end: &str) -> Vec<PathBuf> {
+    let folder = std::env::var_os("ESOLM_GOLDEN_FAMILY");
+    let folder = folder.map_or_else(|| repository("tests/fixtures/golden-family"), PathBuf::from);
+    let mut files = Vec::new();
+    collect(&folder, end, &mut files);
+    files.sort();
+    files
+}
+
+fn collect(folder: &Path, end: &str, files: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     for path in entries.map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
-            collect(&path, files);
-        } else if path.to_string_lossy().ends_with(FORWARD) {
+            collect(&path, end, files);
+        } else if path.to_string_lossy().ends_with(end) {
             files.push(path);
         }
     }
@@ -64,20 +72,16 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 
 const FORWARD: &str = ".forward.safetensors";
 
-/// Whether a network is refused for its kind: block diffusion, uniform noise, or a live time input.
+/// Whether a network is refused for its kind: sets in any order, uniform noise, or a live time input.
 fn is_other_kind(error: &str) -> bool {
-    ["bd3lm", "Duo", "time_conditioning"]
+    ["SetDLM", "Duo", "time_conditioning"]
         .iter()
         .any(|kind| error.contains(kind))
 }
 
-/// The network of a case.
-fn open(file: &Path, golden: &Golden) -> Result<Checkpoint, CheckpointError> {
-    let name = file
-        .file_name()
-        .unwrap()
-        .to_string_lossy()
-        .replace(FORWARD, "");
+/// The network of a case, whose file's name ends in `end`.
+pub(crate) fn open(file: &Path, end: &str, golden: &Golden) -> Result<Checkpoint, CheckpointError> {
+    let name = file.file_name().unwrap().to_string_lossy().replace(end, "");
     let beside = |end: &str| file.with_file_name(format!("{name}{end}"));
     let open = |path: &Path, config: Option<PathBuf>| {
         let options = OpenOptions {
@@ -117,14 +121,21 @@ fn open(file: &Path, golden: &Golden) -> Result<Checkpoint, CheckpointError> {
 
 /// A configuration where none is given: the inputs tell the family, and the tensors the sizes.
 fn described(golden: &Golden) -> String {
-    let family = match (golden.has("sort_idx"), golden.has("xt")) {
-        (true, _) => "EsoLM",
-        (_, true) => "mdlm",
+    let names = golden.names();
+    let named = |end: &str| {
+        names
+            .iter()
+            .find(|name| name.rsplit('.').next() == Some(end))
+    };
+    let family = match (named("sort_idx"), named("xt")) {
+        (Some(_), _) => "EsoLM",
+        (_, Some(_)) => "mdlm",
         _ => "ar",
     };
+    let text = named("x0").or(named("sample")).expect("a text");
     format!(
         r#"{{"model_type": "{family}", "model_length": {}, "mask_index": {}}}"#,
-        golden.shape("x0")[1],
+        golden.shape(text)[1],
         golden.metadata()["mask_index"]
     )
 }
@@ -192,6 +203,7 @@ fn check(golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn Runner) -> f
         Family::EsoLm => (MaskMode::Causal, "zt_sorted"),
         Family::Mdlm => (MaskMode::Bidirectional, "xt"),
         Family::Ar => (MaskMode::Causal, "x0"),
+        Family::Bd3Lm => panic!("a pass over blocks has rows of its own"),
     };
     let tokens = golden.rows(input);
     let natural = |t: &Vec<u32>| (0..t.len() as u32).collect();

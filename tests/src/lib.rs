@@ -2,9 +2,11 @@
 //!
 //! An executor takes part by implementing [`Runner`]; the checks in [`checks`] then run every golden case on it.
 
+pub mod blocks;
 pub mod broken;
 pub mod checks;
 pub mod family;
+pub mod family_schedules;
 pub mod golden;
 pub mod losses;
 pub mod runner;

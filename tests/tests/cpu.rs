@@ -7,7 +7,9 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
-use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{
+    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, losses, stories,
+};
 
 /// All ways of holding weights with fewer bits.
 const ROUNDED: [(Weights, Activations); 5] = [
@@ -32,6 +34,20 @@ fn golden_forward() {
 fn golden_family_forward() {
     let ran = family::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
     println!("{ran} cases");
+}
+
+/// scaling-dllms' schedules over contiguous blocks, token for token.
+#[test]
+fn golden_family_schedules() {
+    let ran = family_schedules::check_schedules(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} traces");
+}
+
+/// Generations of published BD3-LMs, token for token.
+#[test]
+fn golden_family_sampling() {
+    let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} traces");
 }
 
 #[test]
@@ -59,6 +75,20 @@ fn cached_equals_uncached() {
     let ckpt = stories();
     let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
     for (what, options) in checks::cached_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+        println!(
+            "{what}: {} steps, largest difference {largest:e}",
+            plan.nfe()
+        );
+    }
+}
+
+#[test]
+fn cached_blocks_equal_uncached() {
+    let ckpt = blocks::checkpoint();
+    let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
+    for (what, options) in blocks::cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap();
         let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
         println!(

@@ -11,7 +11,10 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
-use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{
+    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, losses,
+    stories,
+};
 use pollster::block_on;
 
 #[test]
@@ -29,6 +32,13 @@ fn golden_family_forward() {
     let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
     let ran = family::check_forward(|ckpt| Box::new(load(ckpt)));
     println!("{ran} cases");
+}
+
+#[test]
+fn golden_family_schedules() {
+    let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
+    let ran = family_schedules::check_schedules(|ckpt| Box::new(load(ckpt)));
+    println!("{ran} traces");
 }
 
 /// Every kernel variant gives the published numbers, whatever this adapter would choose.
@@ -79,6 +89,13 @@ fn loading_runs_no_kernel() {
         assert_eq!(executor.counters().dispatches, 0, "{kind:?}");
         assert_eq!(*executor.chosen(), Chosen::by_table(kind), "{kind:?}");
     }
+}
+
+/// Generations of published BD3-LMs, token for token.
+#[test]
+fn golden_family_sampling() {
+    let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::gpu(ckpt, LoadOptions::default())));
+    println!("{ran} traces");
 }
 
 #[test]
@@ -184,6 +201,21 @@ fn fewer_bits_give_the_numbers_of_the_cpu() {
 fn cached_equals_uncached() {
     for weights in [Weights::F32, Weights::Q8, Weights::Q4] {
         check_cached(weights);
+    }
+}
+
+#[test]
+fn cached_blocks_equal_uncached() {
+    let ckpt = blocks::checkpoint();
+    let load = || OnDevice::gpu(&ckpt, LoadOptions::default());
+    let (mut cached, mut uncached) = (load(), load());
+    for (what, options) in blocks::cached_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+        println!(
+            "{what}: {} steps, largest difference {largest:e}",
+            plan.nfe()
+        );
     }
 }
 

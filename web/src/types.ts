@@ -8,7 +8,7 @@ export type Family = "esolm" | "mdlm" | "ar";
 /** What a step does: put given tokens into the cache, draw tokens at any positions at once, or draw the next one. */
 export type Phase = "prompt" | "diffusion" | "sequential";
 /** Which positions diffusion writes in which step. */
-export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right";
+export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting";
 
 /** A GPU as WebGPU describes it. */
 export interface Adapter {
@@ -130,6 +130,8 @@ export interface Header {
   /** The steps T that were asked for, before those that draw nothing were dropped. */
   steps: number;
   schedule: Schedule;
+  /** Stretches of the schedule `block-autoregressive`. */
+  sar_steps?: number;
   /** `null` keeps all tokens; traces of earlier versions have no `top_k` and `min_p`. */
   top_k?: number | null;
   top_p: number | null;
@@ -321,6 +323,8 @@ export interface GenerateOptions {
   /** Diffusion steps T, default the length. */
   steps?: number;
   schedule?: Schedule;
+  /** Stretches that the schedule `block-autoregressive` writes one after the other, default 1. */
+  sarSteps?: number;
   /** Draw from so many of the likeliest tokens, at least 1; those as likely as the last of them stay too. */
   topK?: number;
   /** Draw from the likeliest tokens that together have this probability, of those that `topK` leaves. */

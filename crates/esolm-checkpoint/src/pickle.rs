@@ -167,6 +167,14 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// A text, or bytes whatever they are.
+    pub fn bytes(self) -> Option<&'a [u8]> {
+        match self.node() {
+            Node::Text(range) => Some(slice(&self.pickle.bytes, range)),
+            _ => None,
+        }
+    }
+
     /// Whether it is Python's `None`.
     pub fn is_none(self) -> bool {
         matches!(self.node(), Node::None)

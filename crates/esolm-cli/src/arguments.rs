@@ -11,7 +11,7 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
-use esolm::sampler::Sampler;
+use esolm::sampler::{Crossing, Sampler};
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
@@ -162,12 +162,13 @@ pub struct Sample {
     /// Default: what the checkpoint recommends, or the value that the model was trained with if the checkpoint says, else 1.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Sampling")]
     pub alpha0: Option<f64>,
-    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser.
+    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block.
     ///
-    /// Default: the length.
+    /// Default: the length. A BD3-LM draws one token a step unless steps are given.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub steps: Option<usize>,
-    /// Tokens of a text, from 1 to the model's context.
+    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; beyond its context each sees the last tokens alone, which
+    /// is not exact.
     ///
     /// Default: the model's context, or the length of an infill template.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
@@ -179,9 +180,15 @@ pub struct Sample {
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models take left-to-right only.
+    /// Default: binomial; AR models take left-to-right only, and a BD3-LM first-hitting.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
+    /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
+    #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub sar_steps: Option<usize>,
+    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
@@ -345,6 +352,9 @@ pub struct Filters {
     /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1, of those that --top-k leaves. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
+    /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does.
+    #[arg(long, value_enum, requires = "top_p", default_value = "keep")]
+    pub top_p_crossing: CrossingName,
     /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
@@ -356,6 +366,7 @@ impl Filters {
         Sampler {
             top_k: self.top_k,
             top_p: self.top_p,
+            top_p_crossing: self.top_p_crossing.into(),
             min_p: self.min_p,
             ..Sampler::default()
         }
@@ -429,7 +440,7 @@ pub struct Bench {
     pub filters: Filters,
     /// Time no generations, but every form of the GPU's kernels at the model's shapes, in alternated runs, and say where the table that
     /// chooses between them is wrong for this device. Rows are dealt out to B sequences and attend to L slots.
-    #[arg(long, conflicts_with_all = ["steps", "top_k", "top_p", "min_p", "variants"])]
+    #[arg(long, conflicts_with_all = ["steps", "top_k", "top_p", "top_p_crossing", "min_p", "variants"])]
     pub kernels: bool,
     /// Seconds after which a line is cut short.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
@@ -461,6 +472,13 @@ pub enum ScheduleName {
     BlocksShuffled,
     /// One by one, ascending.
     LeftToRight,
+    /// Blocks of S neighbours, S the steps: step i takes one place of every block at once, the places in random order.
+    Block,
+    /// Blocks of S neighbours, each from left to right, all at once after their first positions; see --sar-steps.
+    #[value(alias = "block_autoregressive")]
+    BlockAutoregressive,
+    /// Of a BD3-LM: one by one in random order within each block.
+    FirstHitting,
 }
 
 impl From<ScheduleName> for Schedule {
@@ -470,6 +488,26 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Blocks => Self::Blocks,
             ScheduleName::BlocksShuffled => Self::BlocksShuffled,
             ScheduleName::LeftToRight => Self::LeftToRight,
+            ScheduleName::Block => Self::Block,
+            ScheduleName::BlockAutoregressive => Self::BlockAutoregressive,
+            ScheduleName::FirstHitting => Self::FirstHitting,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CrossingName {
+    /// Probabilities add up to P or more.
+    Keep,
+    /// They add up to P at most; the most likely token is always there.
+    Drop,
+}
+
+impl From<CrossingName> for Crossing {
+    fn from(name: CrossingName) -> Self {
+        match name {
+            CrossingName::Keep => Self::Keep,
+            CrossingName::Drop => Self::Drop,
         }
     }
 }

@@ -227,7 +227,10 @@ fn checkpoint(error: &CheckpointError) -> Failure {
 fn plan(error: &PlanError) -> Failure {
     match error {
         PlanError::Range { name, value, range } => out_of_range(name, value, range),
-        _ => Failure::of(matches!(error, PlanError::Known { .. }), error.to_string()),
+        _ => Failure::of(
+            matches!(error, PlanError::Known { .. } | PlanError::Schedule { .. }),
+            error.to_string(),
+        ),
     }
 }
 
@@ -246,9 +249,10 @@ fn text(error: &TextError) -> Failure {
             "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; \
                  shorten the gaps, or raise --length up to the model's context"
         )),
-        TextError::Unusable(_) | TextError::Vocabulary { .. } | TextError::Mask { .. } => {
-            Failure::failed(error.to_string())
-        }
+        TextError::File { .. }
+        | TextError::Unusable(_)
+        | TextError::Vocabulary { .. }
+        | TextError::Mask { .. } => Failure::failed(error.to_string()),
         TextError::Template(_)
         | TextError::Lossy(_)
         | TextError::MaskInText(_)

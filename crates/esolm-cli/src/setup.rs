@@ -61,10 +61,13 @@ pub fn open(source: &Source, quiet: bool) -> Result<ModelFiles, Failure> {
         Choice::None => None,
         Choice::File(path) => Some(TextCodec::from_file(path, checkpoint.config())?),
         Choice::Own => Some(TextCodec::of_checkpoint(&checkpoint)?.ok_or_else(|| {
-            Failure::failed(
-                "the checkpoint comes without a tokenizer; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to \
-                 print token numbers",
-            )
+            let why = match checkpoint.tokenizer_form() {
+                Some(Err(error)) => format!("the tokenizer that comes with the checkpoint {error}"),
+                _ => "the checkpoint comes without a tokenizer".into(),
+            };
+            Failure::failed(format!(
+                "{why}; give its tokenizer.json with --tokenizer FILE, or --tokenizer none to print token numbers"
+            ))
         })?),
     };
     Ok(ModelFiles::new(&name, checkpoint, codec))

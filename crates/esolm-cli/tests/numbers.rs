@@ -357,6 +357,35 @@ fn inspect_says_what_a_checkpoint_is() {
         let text = succeed(&["inspect", &format!("{GOLDEN}/{model}.ckpt")]);
         assert!(text.contains(part), "{text}");
     }
+    for (model, tokenizer) in [
+        ("bert", "BERT vocabulary"),
+        ("text8", "single characters"),
+        ("sentencepiece", "SentencePiece model"),
+        ("tiktoken", "tiktoken ranks"),
+    ] {
+        let text = succeed(&["inspect", &format!("tests/fixtures/cases/{model}.ckpt")]);
+        let row = format!("tokenizer    inside the checkpoint ({tokenizer})");
+        assert!(text.contains(&row), "{text}");
+        assert!(text.contains("runs "), "{text}");
+    }
+}
+
+/// The memory of a whole network is known from its sizes, before any of it is loaded.
+#[test]
+fn inspect_says_what_memory_a_network_takes() {
+    let report: Value = serde_json::from_str(&succeed(&["inspect", "--json"])).expect("JSON");
+    let bytes = |form: &str| report["memory"][form].as_u64().expect("a number");
+    let weights = 4 * report["parameters"].as_u64().expect("a number");
+    assert!(
+        bytes("f32") > weights && bytes("f32") < 3 * weights + (16 << 20),
+        "{report}"
+    );
+    assert!(
+        bytes("f16") < bytes("f32") && bytes("q8") < bytes("f16"),
+        "{report}"
+    );
+    let cache = report["cache_bytes"].as_u64().expect("a number");
+    assert!(cache >= 3 * 2 * 256 * 256 * 4, "{report}");
 }
 
 /// `inspect` and `convert` open a checkpoint as all other commands do.

@@ -53,6 +53,40 @@ pub fn strided_blocks(free: &[u32], blocks: usize, shuffle: Option<&mut Stream>)
     all
 }
 
+/// The steps of scaling-dllms' schedule `block`: positions 0 to `length` are blocks of `size` neighbours, and each step takes the same
+/// place of every block, the places in random order. A last block may be short; a `size` of 0 counts as 1.
+pub fn block_steps(length: u32, size: u32, stream: &mut Stream) -> Vec<Vec<u32>> {
+    let size = size.max(1);
+    let mut places: Vec<u32> = (0..size.min(length)).collect();
+    stream.shuffle(&mut places);
+    let of_all = |place| (place..length).step_by(size as usize).collect();
+    places.into_iter().map(of_all).collect()
+}
+
+/// The steps of scaling-dllms' schedule `block_autoregressive`: positions 0 to `length` are `regions` of as many blocks of `size`
+/// neighbours each. A region after the other, the first position of each of its blocks is taken alone, then the next ones of all its
+/// blocks at once, so that every block goes from left to right. The last blocks may be short or missing; 0 counts as 1.
+pub fn block_autoregressive_steps(length: u32, size: u32, regions: u32) -> Vec<Vec<u32>> {
+    let (size, regions) = (size.max(1), regions.max(1));
+    // No more blocks than positions, so nothing overflows.
+    let blocks = length.div_ceil(size).div_ceil(regions);
+    let mut steps = Vec::new();
+    let starts = (0..length.div_ceil(size)).map(|block| block * size);
+    let starts: Vec<u32> = starts.collect();
+    for region in starts.chunks(blocks.max(1) as usize) {
+        steps.extend(region.iter().map(|&start| vec![start]));
+        for place in 1..size.min(length) {
+            let step = region.iter().map(|start| start + place);
+            let step: Vec<u32> = step.filter(|&position| position < length).collect();
+            if step.is_empty() {
+                break;
+            }
+            steps.push(step);
+        }
+    }
+    steps
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +118,42 @@ mod tests {
         assert_eq!(sorted, free);
         let more = random_then_ascending(&free, 8, &mut Stream::new(7, 0, Purpose::Order));
         assert_eq!(order[..5], more[..5], "one shuffle decides");
+    }
+
+    #[test]
+    fn blocks_of_neighbours_go_in_step() {
+        let mut stream = Stream::new(7, 0, Purpose::Order);
+        let steps = block_steps(12, 4, &mut stream);
+        assert_eq!(steps.len(), 4);
+        for step in &steps {
+            assert_eq!(*step, [step[0], step[0] + 4, step[0] + 8]);
+        }
+        assert!(is_permutation(&steps.concat()));
+        // A block that does not fit is short, and none is larger than the text.
+        let steps = block_steps(7, 5, &mut stream);
+        assert!(is_permutation(&steps.concat()));
+        assert_eq!(steps.iter().map(Vec::len).max(), Some(2));
+        assert_eq!(block_steps(3, u32::MAX, &mut stream).len(), 3);
+        assert_eq!(block_steps(3, 0, &mut stream), [[0, 1, 2]]);
+        assert!(block_steps(0, 3, &mut stream).is_empty());
+    }
+
+    #[test]
+    fn regions_go_one_after_the_other_and_their_blocks_at_once() {
+        let steps = block_autoregressive_steps(12, 3, 2);
+        let expected: [&[u32]; 8] = [&[0], &[3], &[1, 4], &[2, 5], &[6], &[9], &[7, 10], &[8, 11]];
+        assert_eq!(steps, expected);
+        assert_eq!(block_autoregressive_steps(4, 1, 1).concat(), [0, 1, 2, 3]);
+        assert_eq!(block_autoregressive_steps(4, 9, 9).concat(), [0, 1, 2, 3]);
+        for (length, size, regions) in [(11, 4, 2), (7, 2, 3), (5, u32::MAX, u32::MAX), (6, 0, 0)] {
+            let order = block_autoregressive_steps(length, size, regions).concat();
+            assert_eq!(order.len(), length as usize);
+            assert!(
+                is_permutation(&order),
+                "{length} {size} {regions}: {order:?}"
+            );
+        }
+        assert!(block_autoregressive_steps(0, 2, 2).is_empty());
     }
 
     #[test]

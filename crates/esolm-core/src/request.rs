@@ -8,7 +8,7 @@ use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::recommended::Recommended;
 use crate::rng::redraw_seed;
-use crate::sampler::{Sampler, SamplerError};
+use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
 
@@ -34,19 +34,26 @@ pub struct Request {
     pub prompt: Vec<String>,
     /// A template with gaps, instead of prompts ([`Template`]).
     pub infill: Option<String>,
-    /// Tokens of a text. Default: the context, or what the template says.
+    /// Tokens of a text. Default: the context, or what the template says. A BD3-LM writes whole blocks, and can write more than its
+    /// context: then each block sees the last so many tokens.
     pub length: Option<usize>,
     /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
     pub alpha_0: Option<f64>,
-    /// T, diffusion steps. Default: the length.
+    /// T, diffusion steps; of a BD3-LM those of each block, which the binomial schedule alone has. Default: the length.
     pub steps: Option<usize>,
-    /// How the steps are laid out. Default: binomial; AR goes from left to right.
+    /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given.
     pub schedule: Option<Schedule>,
+    /// Stretches that the schedule block-autoregressive writes one after the other. Default: 1.
+    pub sar_steps: Option<usize>,
+    /// Tokens of a block of a BD3-LM, in the place of its own.
+    pub block_size: Option<usize>,
     /// Draw from the so many most likely tokens, at least 1. Default: what is recommended, else from all.
     pub top_k: Option<u32>,
     /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: what is recommended, else from
     /// all.
     pub top_p: Option<f32>,
+    /// Whether the token at which the mass reaches `top_p` is drawn from too. Default: it is.
+    pub top_p_crossing: Option<Crossing>,
     /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: what is recommended, else from
     /// all.
     pub min_p: Option<f32>,
@@ -223,19 +230,37 @@ impl Request {
             temperature: self.temperature.unwrap_or(1.0),
             top_k: self.top_k,
             top_p: self.top_p,
+            top_p_crossing: self.top_p_crossing.unwrap_or_default(),
             min_p: self.min_p,
         };
         sampler.validate()?;
+        if self.top_p_crossing.is_some() && self.top_p.is_none() {
+            return Err(RequestError::NotApplicable {
+                option: "top_p_crossing",
+                why: "a draw without top-p",
+            });
+        }
         let config = &self.decoding(config)?;
         self.check_family(config.family)?;
         let given = self.given(config, codec)?;
         let seed = self.seed.unwrap_or(0);
         let steps = self.steps.unwrap_or(given.length);
         let own = PlanOptions::new(config, 0, steps, seed);
+        let schedule = match config.family {
+            Family::Bd3Lm if self.steps.is_some() => Schedule::Binomial,
+            _ => own.schedule,
+        };
+        let schedule = self.schedule.unwrap_or(schedule);
+        let alpha_0 = match schedule {
+            // All of a text is in their blocks.
+            Schedule::Block | Schedule::BlockAutoregressive => 1.0,
+            _ => self.alpha_0.unwrap_or(own.alpha_0),
+        };
         let options = PlanOptions {
             length: given.length,
-            alpha_0: self.alpha_0.unwrap_or(own.alpha_0),
-            schedule: self.schedule.unwrap_or(own.schedule),
+            alpha_0,
+            schedule,
+            sar_steps: self.sar_steps.unwrap_or(1),
             first_sequence: self.first,
             known: given.known.clone(),
             bos: given.bos,
@@ -252,32 +277,58 @@ impl Request {
     fn decoding(&self, own: &ModelConfig) -> Result<ModelConfig, RequestError> {
         let mut config = own.clone();
         if self.decode_as == Some(DecodeAs::Mdlm) {
-            if own.family == Family::Ar {
-                return Err(RequestError::NotApplicable {
-                    option: "decode_as",
-                    why: "an AR model, which writes from left to right",
-                });
+            let why = match own.family {
+                Family::Ar => Some("an AR model, which writes from left to right"),
+                Family::Bd3Lm => Some("a BD3-LM, which goes by its blocks"),
+                Family::EsoLm | Family::Mdlm => None,
+            };
+            if let Some(why) = why {
+                let option = "decode_as";
+                return Err(RequestError::NotApplicable { option, why });
             }
             config.family = Family::Mdlm;
+            config.block_size = None;
             config.attention = AttentionKind::Bidirectional;
             config.prepend = Prepend::None;
+        }
+        if let (Family::Bd3Lm, Some(size)) = (config.family, self.block_size) {
+            config.block_size = Some(size);
         }
         Ok(config)
     }
 
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
+        let has_phases = self.alpha_0.is_some_and(|alpha_0| alpha_0 != 1.0);
+        let blocks = self.block_size.map(|_| "block_size");
+        let all_in_blocks = matches!(
+            self.schedule,
+            Some(Schedule::Block | Schedule::BlockAutoregressive)
+        );
         let foreign = match family {
-            Family::EsoLm => None,
-            Family::Mdlm => self
-                .alpha_0
-                .filter(|&alpha_0| alpha_0 != 1.0)
-                .map(|_| ("alpha_0", "an MDLM, which writes all by diffusion")),
+            Family::EsoLm if has_phases && all_in_blocks => {
+                Some(("alpha_0", "a schedule that writes all in blocks"))
+            }
+            Family::EsoLm => blocks.map(|option| (option, "an Eso-LM, which has no blocks")),
+            Family::Mdlm if has_phases => {
+                Some(("alpha_0", "an MDLM, which writes all by diffusion"))
+            }
+            Family::Mdlm => blocks.map(|option| (option, "an MDLM, which has no blocks")),
+            Family::Bd3Lm if has_phases => {
+                Some(("alpha_0", "a BD3-LM, which writes all by diffusion"))
+            }
+            Family::Bd3Lm => {
+                let one_by_one = [Some(Schedule::FirstHitting), Some(Schedule::LeftToRight)]
+                    .contains(&self.schedule);
+                (one_by_one && self.steps.is_some())
+                    .then_some(("steps", "a schedule that draws one token a step"))
+            }
             Family::Ar => {
                 let left_to_right = [None, Some(Schedule::LeftToRight)].contains(&self.schedule);
                 let foreign = [
                     ("alpha_0", self.alpha_0.is_some()),
                     ("steps", self.steps.is_some()),
                     ("schedule", !left_to_right),
+                    ("block_size", blocks.is_some()),
                 ];
                 (foreign.iter().find(|(_, is_given)| *is_given))
                     .map(|&(option, _)| (option, "an AR model, which writes from left to right"))
@@ -302,7 +353,8 @@ impl Request {
             TextCodec::ends,
         );
         let context = config.length;
-        if let Some(length) = self.length.filter(|&length| length > context) {
+        let is_bounded = config.family != Family::Bd3Lm;
+        if let Some(length) = (self.length).filter(|&length| is_bounded && length > context) {
             return Err(RequestError::Length { length, context });
         }
         if self.length == Some(0) {
@@ -329,7 +381,11 @@ impl Request {
             })?;
             let placed = template.place(codec, &opening, most)?;
             // A template says how long its text is, unless more is asked for.
-            let length = self.length.unwrap_or(placed.length);
+            // Blocks are written whole.
+            let own = placed
+                .length
+                .next_multiple_of(config.block_size.unwrap_or(1).max(1));
+            let length = self.length.unwrap_or(own);
             word_ends = placed.word_ends;
             (vec![placed.known], length)
         } else if self.prompt.is_empty() {
@@ -470,11 +526,16 @@ impl Resolved {
             model: model.into(),
             family: options.family,
             length: options.length,
+            block_size: options.block_size,
+            window: plan.window,
             alpha_0: options.alpha_0,
             steps: options.steps,
             schedule: options.schedule,
+            sar_steps: (options.schedule == Schedule::BlockAutoregressive)
+                .then_some(options.sar_steps),
             top_k: sampler.top_k,
             top_p: sampler.top_p,
+            top_p_crossing: sampler.top_p_crossing,
             min_p: sampler.min_p,
             temperature: sampler.temperature,
             seed: options.seed,

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokenizers::{DecoderWrapper, Tokenizer};
 
-use crate::checkpoint::Checkpoint;
+#[cfg(not(target_family = "wasm"))]
+use crate::checkpoint::read_tokenizer;
+use crate::checkpoint::{Checkpoint, TokenizerError};
 use crate::config::{ModelConfig, mask_tokens, unused_tokens};
 use crate::message::shorten;
 
@@ -42,7 +44,15 @@ pub enum TextError {
         /// The operating system's answer.
         reason: String,
     },
-    /// The file is not a tokenizer.
+    /// The file is not a tokenizer in any known form.
+    #[error("the tokenizer {path} {source}; give the tokenizer.json that belongs to the model")]
+    File {
+        /// The file.
+        path: String,
+        /// What it is.
+        source: TokenizerError,
+    },
+    /// The text is not that of a tokenizer.
     #[error("the tokenizer is not usable ({0}); give the tokenizer.json that belongs to the model")]
     Unusable(String),
     /// Tokenizer and model have different vocabularies.
@@ -237,7 +247,8 @@ impl TextCodec {
         })
     }
 
-    /// As [`TextCodec::from_bytes`], from a file.
+    /// As [`TextCodec::from_bytes`], from a file, which may also have one of the other forms of tokenizers
+    /// ([`read_tokenizer`](crate::checkpoint::read_tokenizer)).
     ///
     /// # Errors
     /// [`TextError::Io`] besides.
@@ -354,8 +365,13 @@ impl TextCodec {
     pub fn keeps_words(&self, tokens: &[u32], word_ends: &[usize]) -> bool {
         let goes_on = |c: char| c.is_alphanumeric() || c == char::REPLACEMENT_CHARACTER;
         word_ends.iter().all(|&position| {
-            let rest = tokens.get(position..).unwrap_or_default();
-            !self.decode_plain(rest).starts_with(goes_on)
+            // With the word's last token before them: decoders leave out a space, or a sign of going on, where a text begins.
+            let before = position.saturating_sub(1);
+            let from = |start: usize| self.decode_plain(tokens.get(start..).unwrap_or_default());
+            let word = self.decode_plain(tokens.get(before..position).unwrap_or_default());
+            let (whole, alone) = (from(before), from(position));
+            let rest = whole.strip_prefix(&word).unwrap_or(&alone);
+            !rest.starts_with(goes_on)
         })
     }
 }
@@ -378,10 +394,17 @@ pub fn until_eos(tokens: &[u32], given: usize, ends: Ends) -> &[u32] {
 
 #[cfg(not(target_family = "wasm"))]
 fn read_file(path: &std::path::Path) -> Result<Vec<u8>, TextError> {
-    std::fs::read(path).map_err(|error| TextError::Io {
-        path: path.display().to_string(),
+    let name = || path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|error| TextError::Io {
+        path: name(),
         reason: error.to_string(),
-    })
+    })?;
+    let read = read_tokenizer(path, bytes);
+    let (json, _) = read.map_err(|source| TextError::File {
+        path: name(),
+        source,
+    })?;
+    Ok(json)
 }
 
 /// A foreign message as part of a sentence: one line, of bounded length.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Family;
 use crate::plan::{Phase, Schedule};
+use crate::sampler::Crossing;
 use crate::text::Altered;
 
 /// Version of the format.
@@ -41,17 +42,29 @@ pub struct Header {
     pub family: Family,
     /// Tokens of a text.
     pub length: usize,
+    /// Tokens of a block, of a BD3-LM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<usize>,
+    /// The last tokens that a block sees, where a BD3-LM writes more than its context: what it draws then is not exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
     /// Share of the tokens that diffusion writes.
     pub alpha_0: f64,
     /// T as it was asked for, before steps that draw nothing were dropped.
     pub steps: usize,
     /// How the steps are laid out.
     pub schedule: Schedule,
+    /// Stretches of the schedule block-autoregressive, of that alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sar_steps: Option<usize>,
     /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.
     #[serde(default)]
     pub top_k: Option<u32>,
     /// Nucleus, if not all tokens.
     pub top_p: Option<f32>,
+    /// What became of the token at which the mass reached top-p; in no trace where it was kept.
+    #[serde(default, skip_serializing_if = "Crossing::is_default")]
+    pub top_p_crossing: Crossing,
     /// Fraction of the largest probability that a token needed, if any; in no trace of an earlier program.
     #[serde(default)]
     pub min_p: Option<f32>,

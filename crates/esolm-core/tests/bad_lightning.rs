@@ -10,6 +10,22 @@ use common::forge::{
 use common::forged::{Forged, NAMES, open_pickle};
 use esolm_core::checkpoint::SourceKind;
 
+/// The first layout of MDLM's code has no section `algo`: there the parameterization is the family.
+#[test]
+fn other_parameterizations_are_refused_by_name() {
+    for (name, words) in [
+        ("sedd", "parameterization|\"sedd\"|SEDD"),
+        ("d3pm", "parameterization|\"d3pm\"|D3PM"),
+        ("score", "parameterization|\"score\"|other kinds"),
+    ] {
+        let old = Forged::with(|f| {
+            let config = dict(&[("parameterization", text(name)), ("model", dict(&f.model))]);
+            f.parameters = vec![("config", config)];
+        });
+        assert_told(old.open(), words);
+    }
+}
+
 #[test]
 fn lightning_contents() {
     let algo =

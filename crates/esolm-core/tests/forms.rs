@@ -138,6 +138,25 @@ fn weights_in_several_files_open() {
     );
 }
 
+/// Files of other code of the family carry more than weights.
+#[test]
+fn tensors_without_a_use_are_ignored_by_name() {
+    let mut tensors = golden_tensors("mdlm.ema.safetensors");
+    tensors.insert("static_attention_mask".into(), (vec![2, 2], vec![0.0; 4]));
+    tensors.insert("backbone.sampling_eps_min".into(), (vec![], vec![0.001]));
+    let config = String::from_utf8(golden("mdlm.config.json")).unwrap();
+    let opened = Checkpoint::from_safetensors_bytes(&config, pack(&tensors, "F32")).unwrap();
+    assert_eq!(
+        opened.ignored(),
+        ["static_attention_mask", "sampling_eps_min"]
+    );
+    let plain = Checkpoint::from_safetensors_bytes(&config, golden("mdlm.ema.safetensors"));
+    assert!(plain.unwrap().ignored().is_empty());
+    tensors.insert("other_attention_mask".into(), (vec![2, 2], vec![0.0; 4]));
+    let opened = Checkpoint::from_safetensors_bytes(&config, pack(&tensors, "F32"));
+    assert_told(opened, "other_attention_mask|not a part of");
+}
+
 #[test]
 fn state_dicts_open_with_a_configuration() {
     let folder = Folder::new("state");

@@ -1,5 +1,7 @@
 //! Properties of every plan: what a network would need of it, whatever the options.
 
+#[path = "plan/blocks.rs"]
+mod blocks;
 mod common;
 
 use common::plan::{BOS, MASK, options};
@@ -49,7 +51,15 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         .prop_flat_map(|(family, length, prepend)| {
             let schedule = match family {
                 Family::Ar => Just(Schedule::LeftToRight).boxed(),
-                _ => prop::sample::select(Schedule::ALL.to_vec()).boxed(),
+                _ => prop::sample::select(vec![
+                    Schedule::Binomial,
+                    Schedule::Blocks,
+                    Schedule::BlocksShuffled,
+                    Schedule::LeftToRight,
+                    Schedule::Block,
+                    Schedule::BlockAutoregressive,
+                ])
+                .boxed(),
             };
             let alpha_0 = match family {
                 Family::Mdlm => Just(1.0).boxed(),
@@ -58,11 +68,19 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
             let steps = prop_oneof![Just(1), 1..length + 1, 1..3 * length + 1];
             let first = prop_oneof![0u32..100, Just(u32::MAX - 5)];
             let batch = prop::collection::vec(known(family, length), 1..4);
-            let draw = (schedule, alpha_0, steps, any::<u64>(), first, batch);
+            let draw = (
+                schedule,
+                alpha_0,
+                steps,
+                1usize..5,
+                any::<u64>(),
+                first,
+                batch,
+            );
             (Just((family, length, prepend)), draw)
         })
         .prop_map(|((family, length, prepend), draw)| {
-            let (schedule, alpha_0, steps, seed, first_sequence, known) = draw;
+            let (schedule, alpha_0, steps, regions, seed, first_sequence, known) = draw;
             PlanOptions {
                 family,
                 attention: match family {
@@ -73,6 +91,10 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 alpha_0,
                 steps,
                 schedule,
+                sar_steps: match schedule {
+                    Schedule::BlockAutoregressive => regions,
+                    _ => 1,
+                },
                 seed,
                 first_sequence,
                 known,
@@ -114,7 +136,7 @@ impl Simulation {
             here[slot] = Some(row.source != MASKED);
             let position = match plan.family {
                 Family::EsoLm => order[slot],
-                Family::Mdlm | Family::Ar => row.slot,
+                Family::Mdlm | Family::Ar | Family::Bd3Lm => row.slot,
             };
             prop_assert_eq!(row.position, position);
             // A row reads its own position's token, and only once it is known.
@@ -249,6 +271,17 @@ proptest! {
                 (Family::Ar, _) => prop_assert_eq!(by_diffusion, 0),
                 (Family::Mdlm, _) => prop_assert_eq!(by_diffusion, free),
                 (_, Schedule::LeftToRight) => prop_assert_eq!(by_diffusion, 0),
+                (_, Schedule::Block | Schedule::BlockAutoregressive) => {
+                    prop_assert_eq!(by_diffusion, free);
+                    for step in sequence.steps.iter().filter(|step| step.phase == Phase::Diffusion) {
+                        // What is written at once lies in blocks of its own, at the same place of each.
+                        let drawn = &sequence.order[step.start as usize..step.end as usize];
+                        let place = |position: u32| position as usize % options.steps;
+                        prop_assert!(drawn.iter().all(|&position| place(position) == place(drawn[0])));
+                        prop_assert!(drawn.is_sorted());
+                    }
+                }
+                (_, Schedule::FirstHitting) => unreachable!("of BD3-LMs alone"),
                 (_, Schedule::Binomial) => {
                     prop_assert!(diffusion_steps <= options.steps.min(free) + 1);
                     if options.alpha_0 == 0.0 {

@@ -206,6 +206,28 @@ fn bad_options_are_said_in_one_sentence() {
             "an AR model only goes left to right",
         ),
         (
+            PlanOptions {
+                schedule: Schedule::BlockAutoregressive,
+                ..ar()
+            },
+            "an AR model only goes left to right",
+        ),
+        (
+            PlanOptions {
+                sar_steps: 2,
+                ..options()
+            },
+            "sar_steps is 2; it must be 1 with the schedule binomial, as only block-autoregressive has such stretches",
+        ),
+        (
+            PlanOptions {
+                schedule: Schedule::BlockAutoregressive,
+                sar_steps: 0,
+                ..options()
+            },
+            "sar_steps is 0",
+        ),
+        (
             PlanOptions { bos: None, ..ar() },
             "set \"bos_token_id\" in config.json",
         ),
@@ -312,10 +334,12 @@ fn names_of_schedules() {
             json!(schedule.name())
         );
     }
+    let published = "block_autoregressive";
+    assert_eq!(published.parse(), Ok(Schedule::BlockAutoregressive));
     let error = "random".parse::<Schedule>().unwrap_err();
     assert_eq!(
         error,
-        "\"random\" is not a schedule; give one of binomial, blocks, blocks-shuffled, left-to-right"
+        "\"random\" is not a schedule; give one of binomial, blocks, blocks-shuffled, left-to-right, block, block-autoregressive, first-hitting"
     );
 }
 

@@ -137,6 +137,7 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
 fn text(error: &TextError) -> Failure {
     let code = match error {
         TextError::Io { .. }
+        | TextError::File { .. }
         | TextError::Unusable(_)
         | TextError::Vocabulary { .. }
         | TextError::Mask { .. } => "tokenizer",

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use esolm_core::checkpoint::Checkpoint;
-use esolm_core::config::ModelConfig;
+use esolm_core::config::{Family, ModelConfig};
 use esolm_core::plan::Plan;
 use esolm_core::rng::gumbel_from_uniform;
 use esolm_core::rows::{Layout, StepRows};
@@ -135,7 +135,8 @@ impl Engine {
     /// Runs a pass whose rows were not checked yet.
     fn pass(&mut self, step: &StepRows, ids: Option<&[u32]>) -> Result<(), EngineError> {
         // A prepended element may make the last position one more than the context; a longer text than the context is allowed.
-        let positions = (self.config.length + 1).max(self.layout.slots);
+        let tokens = self.layout.tokens / self.layout.sequences.max(1);
+        let positions = (self.config.length + 1).max(self.layout.slots.max(tokens));
         check_rows(&self.layout, positions, step)?;
         let keys = match ids {
             Some(ids) => noise_keys(&self.layout, step, ids)?,
@@ -237,8 +238,8 @@ impl Engine {
         self.logits(step).await
     }
 
-    /// Runs a plan with recorded uniforms `[sequences, slots, V]`, indexed by the slot of the row that was sampled: noise is
-    /// -ln(-ln u), as the published sampler draws it. `go_on` is asked after each step; where it says no, there is no result.
+    /// Runs a plan with recorded uniforms `[sequences, slots, V]`, indexed by the slot of the row that was sampled, or of a BD3-LM by its
+    /// position: noise is -ln(-ln u), as the published sampler draws it. `go_on` is asked after each step; where it says no, there is no result.
     ///
     /// # Errors
     /// When the uniforms do not fit the plan, a pass draws no token, or as [`Engine::step`].
@@ -253,14 +254,14 @@ impl Engine {
         let layout = plan.layout();
         // The last slots may be left out where no row of theirs is ever sampled, as with an AR model's last.
         let slots = uniforms.len() / (layout.sequences * vocab).max(1);
-        if !(1..=layout.slots).contains(&slots)
-            || slots * layout.sequences * vocab != uniforms.len()
-        {
+        let is_ring = plan.family == Family::Bd3Lm;
+        let most = if is_ring { plan.length } else { layout.slots };
+        if !(1..=most).contains(&slots) || slots * layout.sequences * vocab != uniforms.len() {
             return Err(EngineError::Rows(format!(
                 "{} uniforms for {} sequences of {} slots and a vocabulary of {vocab}",
                 uniforms.len(),
                 layout.sequences,
-                layout.slots
+                most
             )));
         }
         if let Some(index) = uniforms.iter().position(|u| !(*u > 0.0 && *u < 1.0)) {
@@ -281,10 +282,11 @@ impl Engine {
             let mut places = Vec::with_capacity(step.sampled.len());
             for &row in &step.sampled {
                 let row = step.rows[row as usize];
-                let place = (row.sequence as usize * slots + row.slot as usize) * vocab;
-                let given = uniforms.get(place..place + vocab).ok_or_else(|| {
-                    EngineError::Rows(format!("no uniforms for slot {}", row.slot))
-                })?;
+                let slot = if is_ring { row.position } else { row.slot };
+                let place = (row.sequence as usize * slots + slot as usize) * vocab;
+                let given = uniforms
+                    .get(place..place + vocab)
+                    .ok_or_else(|| EngineError::Rows(format!("no uniforms for slot {slot}")))?;
                 noise.extend(given.iter().copied().map(gumbel_from_uniform));
                 places.push(place);
             }

@@ -118,7 +118,7 @@ fn left() -> Option<MemoryRoom> {
 }
 
 /// The estimate with what it leaves out: small buffers, threads, and what an allocator wastes.
-fn with_margin(bytes: u64) -> u64 {
+pub(crate) fn with_margin(bytes: u64) -> u64 {
     const SMALL: u64 = 8 << 20;
     bytes.saturating_add(bytes / 16).saturating_add(SMALL)
 }

@@ -1,16 +1,21 @@
 //! `esolm inspect`: what a checkpoint is, from its configuration and tensor directory.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use esolm::checkpoint::Checkpoint;
-use esolm::config::{Family, ModelConfig};
+use esolm::checkpoint::{Checkpoint, TokenizerForm};
+use esolm::config::{AttentionKind, Family, ModelConfig};
+use esolm::cpu::memory_needed;
 use esolm::network::store::stored_form;
-use esolm::{Error, Recommended};
+use esolm::{Error, Recommended, Weights};
 use serde::Serialize;
 
 use crate::arguments::Inspect;
 use crate::failure::Failure;
 use crate::{output, setup};
+
+/// Ways of holding weights.
+const FORMS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
 
 /// What is printed, as text or JSON.
 #[derive(Serialize)]
@@ -30,6 +35,16 @@ struct Report<'a> {
     /// How the weights are held in memory where nothing else is asked for.
     weights: String,
     tokenizer: Option<String>,
+    /// Why the tokenizer that comes with the checkpoint cannot be used.
+    tokenizer_problem: Option<String>,
+    /// What it does here.
+    runs: &'static str,
+    /// Tensors in the files that nothing is computed with.
+    ignored: &'a [String],
+    /// Bytes that loading takes on the CPU, by the form of the weights.
+    memory: BTreeMap<String, u64>,
+    /// Bytes of the cache of a text as long as the context.
+    cache_bytes: u64,
     /// What `esolm sample` takes where no option says otherwise.
     recommended: &'a Recommended,
     tensors: Vec<Tensor>,
@@ -86,16 +101,61 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint, weights: String) -> Re
         dtypes,
         is_quantised: checkpoint.quantization().is_some(),
         weights,
-        tokenizer: checkpoint
-            .tokenizer_path()
-            .map(|path| path.display().to_string())
-            .or_else(|| {
-                checkpoint
-                    .tokenizer_json()
-                    .map(|_| "inside the checkpoint".into())
-            }),
+        tokenizer: tokenizer(checkpoint),
         recommended: checkpoint.recommended(),
+        tokenizer_problem: match checkpoint.tokenizer_form() {
+            Some(Err(error)) => Some(error.to_string()),
+            _ => None,
+        },
+        runs: runs(checkpoint.config()),
+        ignored: checkpoint.ignored(),
+        memory: FORMS
+            .map(|form| {
+                (
+                    form.to_string(),
+                    memory_needed(checkpoint.config(), form)[0],
+                )
+            })
+            .into(),
+        cache_bytes: memory_needed(checkpoint.config(), Weights::F32)[1],
         tensors,
+    }
+}
+
+/// Where the tokenizer is, and what it was made of.
+fn tokenizer(checkpoint: &Checkpoint) -> Option<String> {
+    let place = checkpoint.tokenizer_path();
+    let place = place.map(|path| path.display().to_string()).or_else(|| {
+        checkpoint
+            .tokenizer_json()
+            .map(|_| "inside the checkpoint".into())
+    })?;
+    Some(match checkpoint.tokenizer_form() {
+        Some(Ok(form)) if *form != TokenizerForm::Fast => format!("{place} ({form})"),
+        _ => place,
+    })
+}
+
+/// What a network does here, and what it does not.
+fn runs(config: &ModelConfig) -> &'static str {
+    match (config.family, config.attention) {
+        (Family::EsoLm, AttentionKind::Causal) => {
+            "writes and scores in any order, with an exact cache"
+        }
+        (Family::EsoLm, _) => "scores, but does not write: no cache is exact for its attention",
+        (Family::Mdlm, _) => "writes and scores in any order, every position in every pass",
+        (Family::Ar, _) => "writes and scores from left to right, with an exact cache",
+        (Family::Bd3Lm, _) => {
+            "writes and scores a block after the other, with a cache that is exact up to the context"
+        }
+    }
+}
+
+/// Bytes as people say them.
+fn size(bytes: u64) -> String {
+    match bytes >> 20 {
+        mib if mib < 1024 => format!("{mib} MiB"),
+        mib => format!("{:.1} GiB", mib as f64 / 1024.0),
     }
 }
 
@@ -148,7 +208,13 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row("form", report.form.clone());
     row(
         "family",
-        format!("{}, {} attention", config.family, config.attention),
+        match config.block_size {
+            None => format!("{}, {} attention", config.family, config.attention),
+            Some(size) => format!(
+                "{}, {} attention, {size} tokens a block",
+                config.family, config.attention
+            ),
+        },
     );
     row(
         "shape",
@@ -192,6 +258,10 @@ fn table(report: &Report, with_tensors: bool) -> String {
         (family, _) => format!("none: {family} has one phase"),
     };
     row("alpha_0", alpha_0);
+    if let Some([least, most]) = config.noise_range {
+        let range = format!("{least} to {most} of the tokens masked in training");
+        row("noise", range);
+    }
     if config.family == Family::Ar {
         row("prepends", config.prepend.to_string());
     }
@@ -218,9 +288,34 @@ fn table(report: &Report, with_tensors: bool) -> String {
             format!("{} unless asked otherwise", report.weights),
         );
     }
+    row("runs", report.runs.into());
+    let forms = FORMS.map(|form| {
+        let bytes = report.memory.get(&form.to_string());
+        format!("{} in {form}", size(bytes.copied().unwrap_or(0)))
+    });
+    row(
+        "memory",
+        format!(
+            "{} to load on the CPU; then {} a text of {} tokens",
+            forms.join(", "),
+            size(report.cache_bytes),
+            config.length
+        ),
+    );
+    if !report.ignored.is_empty() {
+        let names = report.ignored.join(", ");
+        row(
+            "ignored",
+            format!("{names}, which nothing is computed with"),
+        );
+    }
     row(
         "tokenizer",
-        report.tokenizer.clone().unwrap_or_else(|| "none".into()),
+        match (&report.tokenizer, &report.tokenizer_problem) {
+            (Some(tokenizer), _) => tokenizer.clone(),
+            (None, Some(problem)) => format!("none: the checkpoint's own {problem}"),
+            (None, None) => "none".into(),
+        },
     );
     let recommended = recommended(report.recommended);
     if !recommended.is_empty() {

@@ -285,6 +285,12 @@ pub fn prepare(folder: &Folder) {
         let copy = folder.file(&format!("{name}/model.safetensors"));
         std::fs::copy(weights, copy).expect("writable");
     }
+    let told = mdlm.replacen('{', "{\"mask_index\": 96,", 1);
+    std::fs::create_dir(folder.file("unread-model")).expect("writable");
+    text("unread-model/config.json", &told);
+    text("unread-model/tokenizer.model", "no model");
+    let weights = root().join(GOLDEN).join("mdlm.ema.safetensors");
+    std::fs::copy(weights, folder.file("unread-model/model.safetensors")).expect("writable");
     std::fs::create_dir(folder.file("lower-case")).expect("writable");
     let fourth = mdlm.replacen('{', "{\"mask_index\": 4,", 1);
     text("lower-case/config.json", &fourth);

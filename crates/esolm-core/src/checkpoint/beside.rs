@@ -23,6 +23,11 @@ pub(super) const TABLES: [&str; 3] = ["vocab.txt", "vocab.json", "added_tokens.j
 /// Those of them that hold the whole vocabulary.
 const VOCABULARIES: [&str; 2] = ["vocab.txt", "vocab.json"];
 
+/// Whether a file is one of the tables, which are read here whatever else becomes of them.
+pub(super) fn is_table(path: &Path) -> bool {
+    TABLES.iter().any(|name| path.ends_with(name))
+}
+
 /// What the smaller files say.
 #[derive(Default)]
 pub(super) struct Beside {

@@ -7,6 +7,7 @@ use esolm_checkpoint::Dtype;
 use thiserror::Error;
 
 use super::lightning::LightningError;
+use super::tokenizer::TokenizerError;
 use crate::config::{ConfigError, Family, Grid};
 
 /// Why a checkpoint cannot be read or written.
@@ -84,6 +85,14 @@ pub enum CheckpointError {
         tokens: usize,
         /// V of the model.
         vocab_size: usize,
+    },
+    /// A file that was given as a tokenizer is not one.
+    #[error("the tokenizer {} {source}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TokenizerError,
     },
     /// The file is sound but does not hold what a Lightning checkpoint of the published code holds.
     #[error("the checkpoint is not one of the published code: {0}")]

@@ -11,6 +11,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::open::{OWN_WEIGHTS, read_text};
 use super::shards::Index;
+use super::tokenizer::{OTHER_FORMS, PARTS};
 use super::{CheckpointError, HubError, OpenOptions, WEIGHTS, beside};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
@@ -50,8 +51,8 @@ pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, Checkpoi
         hub.optional(name)?; // found beside the weights
     }
     if tokenizer.is_none() {
-        for name in beside::TABLES {
-            hub.optional(name)?;
+        for name in beside::TABLES.into_iter().chain(OTHER_FORMS).chain(PARTS) {
+            hub.optional(name)?; // found beside the weights
         }
     }
     let weights = hub.weights()?;

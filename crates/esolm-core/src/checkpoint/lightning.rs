@@ -8,10 +8,10 @@
 use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
 
-use super::tokenizer::{Tokenizer, TokenizerJson};
-use super::{CheckpointError, SourceKind, plain_name, rotary};
+use super::tokenizer::{Tokenizer, TokenizerError, TokenizerForm, TokenizerJson};
+use super::{CheckpointError, SourceKind, is_buffer, plain_name, scalars};
 use crate::config::{
-    Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
+    Claims, ConfigError, Family, PartialConfig, Scalar, other_kind, parse_attention, parse_family,
     parse_prepend,
 };
 
@@ -76,8 +76,9 @@ pub(super) struct Lightning {
     pub source: SourceKind,
     pub config: PartialConfig,
     pub tensors: Vec<TensorInfo>,
-    pub tokenizer_json: Option<String>,
-    /// The tokens of a pickled tokenizer that has none.
+    /// The `tokenizer.json` of a pickled tokenizer with the form that it was made of, or why there is none.
+    pub tokenizer: Option<Result<(String, TokenizerForm), TokenizerError>>,
+    /// The tokens of a pickled tokenizer that gives none.
     pub table: TokenizerJson,
     /// What the pickled tokenizer is, where its mask token cannot be found out.
     pub unread_tokenizer: Option<String>,
@@ -119,6 +120,10 @@ pub(super) fn read(
         None if given => PartialConfig::default(),
         None => return Err(LightningError::NoConfig.into()),
     };
+    for (end, name) in config.noise_range.iter_mut().zip(scalars::NOISE_RANGE) {
+        // Training may move the range, and then the tensors hold it; the configuration only says where it began.
+        *end = end.filter(|_| !file.tensors().iter().any(|t| plain_name(&t.name) == name));
+    }
     // Other arguments of the module stand beside the tree.
     if let Some(root) = root.get("hyper_parameters") {
         config.claims.extend(Tree { root, given }.claims()?);
@@ -148,16 +153,16 @@ pub(super) fn read(
         Some(averages) => (SourceKind::Lightning { ema: true }, ema(file, averages)?),
         None => (SourceKind::LightningWithoutEma, file.tensors().to_vec()),
     };
-    let (tokenizer_json, table) = tokenizer
+    let (tokenizer, table) = tokenizer
         .map(|tokenizer| (tokenizer.json, tokenizer.table))
-        .unwrap_or_default();
+        .unzip();
     Ok(Lightning {
         source,
         config,
         tensors,
         unread_tokenizer,
-        tokenizer_json,
-        table,
+        tokenizer,
+        table: table.unwrap_or_default(),
     })
 }
 
@@ -165,7 +170,7 @@ pub(super) fn read(
 fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
     let list = averages.get("shadow_params").and_then(Value::list);
     let list = list.ok_or(LightningError::NoEma)?;
-    let is_buffer = |tensor: &&TensorInfo| plain_name(&tensor.name) == rotary::BUFFER;
+    let is_buffer = |tensor: &&TensorInfo| is_buffer(&plain_name(&tensor.name));
     let (buffers, parameters): (Vec<_>, Vec<_>) = file.tensors().iter().partition(is_buffer);
     if list.len() != parameters.len() {
         return Err(LightningError::EmaCount {
@@ -229,10 +234,11 @@ impl<'a> Tree<'a> {
         let family = match (family, field("parameterization").text()?) {
             (None, Some("subs")) => Some(Family::Mdlm),
             (None, Some("ar")) => Some(Family::Ar),
-            (None, Some(_)) => {
-                let known =
-                    "\"subs\" or \"ar\", since other parameterizations are other kinds of models";
-                return Err(field("parameterization").invalid(known));
+            (None, Some(name)) => {
+                let why = other_kind(name);
+                let why = why.unwrap_or("other parameterizations are other kinds of models");
+                let known = format!("\"subs\" or \"ar\"; {why}");
+                return Err(field("parameterization").invalid(&known));
             }
             (family, _) => family,
         };
@@ -261,6 +267,11 @@ impl<'a> Tree<'a> {
                 .map(parse_attention)
                 .transpose()
                 .map_err(parsed)?,
+            block_size: of(Family::Bd3Lm, "block_size").size()?,
+            noise_range: [
+                of(Family::Bd3Lm, "training.sampling_eps_min").number()?,
+                of(Family::Bd3Lm, "training.sampling_eps_max").number()?,
+            ],
             claims: self.claims()?,
             quantization: None,
             conditioned: None,

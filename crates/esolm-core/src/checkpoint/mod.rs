@@ -8,6 +8,9 @@
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
 //! | [`Weights`] that are read in parts | text of a `config.json`, or of the `.ckpt` | see [`Checkpoint::from_source`] |
 //!
+//! Tokenizers come as `tokenizer.json` beside the weights, or in other forms there and in the pickle of a `.ckpt` ([`TokenizerForm`]); whatever
+//! the form, [`Checkpoint::tokenizer_json`] gives the text of a `tokenizer.json`, or [`Checkpoint::tokenizer_form`] says why there is none.
+//!
 //! The crate `esolm_checkpoint` reads the files; this module knows the model. The file is mapped, not read, and [`Checkpoint::f32`]
 //! converts one tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
 
@@ -19,6 +22,7 @@ mod hub;
 mod lightning;
 mod parameter;
 mod rotary;
+mod scalars;
 mod shards;
 mod tokenizer;
 mod writer;
@@ -39,15 +43,19 @@ pub use esolm_checkpoint::{
 };
 pub use lightning::LightningError;
 pub use parameter::{Form, Parameter, Values};
+#[cfg(not(target_family = "wasm"))]
+pub use tokenizer::read_tokenizer;
 pub use writer::{StoreDtype, write_safetensors};
 #[cfg(not(target_family = "wasm"))]
 pub use writer::{write_folder, write_hf_folder};
 
-use crate::config::{Claims, ModelConfig, PartialConfig, Quantization};
+use crate::config::{Claims, Family, ModelConfig, PartialConfig, Quantization};
 use crate::finite::first_beyond;
 use crate::recommended::Recommended;
+use scalars::NoiseRange;
 use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
+pub use tokenizer::{TokenizerError, TokenizerForm};
 
 /// The published module that holds the network is called `backbone`.
 const PREFIX: &str = "backbone.";
@@ -58,8 +66,12 @@ const WRAPPERS: [&str; 4] = [
     "_forward_module",
     "_fsdp_wrapped_module",
 ];
+/// A mask that some files carry as a buffer; the engine makes none.
+const STATIC_MASK: &str = "static_attention_mask";
 /// The name of the weights in a folder, and in messages about those that come without a path.
 const WEIGHTS: &str = "model.safetensors";
+/// The name of the tokenizer in a folder.
+const TOKENIZER: &str = "tokenizer.json";
 
 /// How to open a checkpoint.
 #[derive(Debug, Clone, Default)]
@@ -150,10 +162,16 @@ pub struct Checkpoint {
     quantization: Option<Quantization>,
     /// The buffer of rotary frequencies, if a file carries it.
     rotary: Option<(usize, TensorInfo)>,
+    /// The noise range of a BD3-LM, which files may carry beside the weights.
+    noise_range: NoiseRange,
+    /// Tensors of the files that nothing is computed with.
+    ignored: Vec<String>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
     tokenizer_json: Option<String>,
+    /// The form in which the tokenizer came, or why it cannot be used; `None` without one, and where one was put in its place.
+    tokenizer_form: Option<Result<TokenizerForm, TokenizerError>>,
     mask_told: bool,
     unused: Vec<u32>,
     recommended: Recommended,
@@ -167,6 +185,8 @@ struct Parts<'a> {
     config: Option<(PartialConfig, String)>,
     /// The text of a tokenizer.json from outside of the file.
     tokenizer_json: Option<Cow<'a, str>>,
+    /// The name of the file that it was made of.
+    tokenizer_name: &'a str,
     /// What smaller files say of the mask, and which of them could not be made use of.
     mask: (Claims, Option<String>),
     /// The tokens of a tokenizer without tokenizer.json, as far as they are known.
@@ -185,6 +205,7 @@ impl Parts<'_> {
             files,
             config: None,
             tokenizer_json: None,
+            tokenizer_name: TOKENIZER,
             mask: Default::default(),
             table: TokenizerJson::default(),
             raw_weights: false,
@@ -261,7 +282,8 @@ impl Checkpoint {
             raw_weights,
             ..Parts::new(files)
         })?;
-        if let Some((file, buffer)) = &checkpoint.rotary {
+        let beside = checkpoint.rotary.iter();
+        for (file, buffer) in beside.chain(checkpoint.noise_range.tensors()) {
             checkpoint.files[*file].fetch(buffer).await?;
         }
         checkpoint.checked()
@@ -273,7 +295,8 @@ impl Checkpoint {
     }
 
     /// Compares what the files carry beside parameters with what will be computed.
-    fn checked(self) -> Result<Self, CheckpointError> {
+    fn checked(mut self) -> Result<Self, CheckpointError> {
+        self.noise_range.settle(&self.files, &mut self.config)?;
         if let Some((file, buffer)) = &self.rotary {
             rotary::check(&self.files[*file], buffer, &self.config)?;
         }
@@ -286,6 +309,7 @@ impl Checkpoint {
             files,
             config,
             tokenizer_json,
+            tokenizer_name,
             mask: (claims, unread),
             mut table,
             raw_weights,
@@ -293,6 +317,7 @@ impl Checkpoint {
             path,
         } = parts;
         let (mut source, mut unread_tokenizer, mut pickled) = (kind, unread, None);
+        let mut tokenizer_form = None;
         let lightning = match &files[..] {
             [file] => lightning::root(file).map(|root| (file, root)),
             _ => None,
@@ -302,7 +327,10 @@ impl Checkpoint {
                 let lightning = lightning::read(file, root, raw_weights, config.is_some())?;
                 source = lightning.source;
                 unread_tokenizer = lightning.unread_tokenizer.or(unread_tokenizer);
-                pickled = lightning.tokenizer_json;
+                if let Some(own) = lightning.tokenizer {
+                    tokenizer_form = Some(own.as_ref().map(|own| own.1).map_err(Clone::clone));
+                    pickled = own.ok().map(|own| own.0);
+                }
                 if lightning.table.count() > 0 {
                     table = lightning.table;
                 }
@@ -345,11 +373,12 @@ impl Checkpoint {
         if tokenizer_json.is_some() {
             match &tokenizer {
                 Some(tokenizer) => {
-                    let unclear = tokenizer.tell_masks("tokenizer.json", &mut partial.claims);
+                    let unclear = tokenizer.tell_masks(tokenizer_name, &mut partial.claims);
                     unread_tokenizer = unclear.or(unread_tokenizer);
                 }
-                None => unread_tokenizer = Some("tokenizer.json".into()),
+                None => unread_tokenizer = Some(tokenizer_name.into()),
             }
+            tokenizer_form = None;
         }
         let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
         let told = told.is_some();
@@ -364,6 +393,12 @@ impl Checkpoint {
             }
         }
         let rotary = found.remove(rotary::BUFFER);
+        let noise_range = NoiseRange::new(partial.noise_range, &mut found);
+        let mut ignored: Vec<String> = found
+            .remove(STATIC_MASK)
+            .map(|_| STATIC_MASK.into())
+            .into_iter()
+            .collect();
         let rotary_shape = rotary.as_ref().map(|(_, buffer)| buffer.shape.as_slice());
         let mut found = parameter::gather(found, partial.quantization.as_ref())?;
         let shape = |name: &str| match name {
@@ -390,6 +425,9 @@ impl Checkpoint {
             None => Vec::new(),
         };
 
+        if config.family != Family::Bd3Lm {
+            ignored.extend(noise_range.names());
+        }
         let parameters = parameter::choose(&mut found, &config, quantization.as_ref())?;
         if let Some(name) = found.into_keys().min() {
             return Err(CheckpointError::UnexpectedTensor {
@@ -406,9 +444,12 @@ impl Checkpoint {
             parameters,
             quantization,
             rotary,
+            noise_range,
+            ignored,
             source,
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
+            tokenizer_form,
             mask_told: told,
             unused,
             recommended: Recommended::default(),
@@ -512,7 +553,8 @@ impl Checkpoint {
         self.files.iter().map(TensorFile::file_bytes).sum()
     }
 
-    /// The `tokenizer.json` that stands beside the weights, if there is one.
+    /// The `tokenizer.json` that stands beside the weights, if there is one, or a file in another form that stands for one
+    /// ([`read_tokenizer`]).
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         self.tokenizer.clone()
     }
@@ -521,6 +563,12 @@ impl Checkpoint {
     /// [`Checkpoint::with_tokenizer_json`].
     pub fn tokenizer_json(&self) -> Option<&str> {
         self.tokenizer_json.as_deref()
+    }
+
+    /// The form in which the checkpoint's own tokenizer came, or why no text can be encoded with it; `None` where it has none, or
+    /// another one was put in its place.
+    pub fn tokenizer_form(&self) -> Option<&Result<TokenizerForm, TokenizerError>> {
+        self.tokenizer_form.as_ref()
     }
 
     /// The checkpoint with the text of its `tokenizer.json`, where the weights came as bytes.
@@ -547,6 +595,7 @@ impl Checkpoint {
         Self {
             tokenizer: None,
             tokenizer_json: None,
+            tokenizer_form: None,
             ..self
         }
     }
@@ -570,10 +619,21 @@ impl Checkpoint {
         self
     }
 
+    /// The names of tensors that are in the files without a use: an attention mask, which is computed here, and the noise range of
+    /// another family.
+    pub fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+
     /// Which form the checkpoint had, and which weights were taken.
     pub fn source(&self) -> SourceKind {
         self.source
     }
+}
+
+/// Whether a tensor's plain name is that of a buffer, which is not a parameter and has no average.
+fn is_buffer(name: &str) -> bool {
+    name == rotary::BUFFER || name == STATIC_MASK || scalars::NOISE_RANGE.contains(&name)
 }
 
 /// A tensor's name as the network has it, without the prefix `backbone.` and without those of modules that were wrapped around.

@@ -6,15 +6,16 @@ use esolm_checkpoint::{Error, TensorFile};
 
 use super::beside::{self, Beside};
 use super::shards::{self, INDEX, PYTORCH_INDEX};
-use super::tokenizer::TokenizerJson;
-use super::{Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, WEIGHTS, lightning};
+use super::tokenizer::{OTHER_FORMS, TokenizerError, TokenizerForm, TokenizerJson, read_tokenizer};
+use super::{
+    Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, TOKENIZER, WEIGHTS, lightning,
+};
 use crate::config::{ConfigError, PartialConfig};
 use crate::recommended;
 
 /// The names of the weights in a folder, the one that is preferred first.
 pub(super) const OWN_WEIGHTS: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", PYTORCH_INDEX];
 const CONFIG: &str = "config.json";
-const TOKENIZER: &str = "tokenizer.json";
 /// No real config.json or tokenizer.json comes near this; a larger one is a mistaken path.
 const MAX_JSON_BYTES: u64 = 256 << 20;
 
@@ -48,8 +49,21 @@ fn open_weights(
     options: &OpenOptions,
     kind: SourceKind,
 ) -> Result<Checkpoint, CheckpointError> {
-    let beside = |name: &str| Some(path.with_file_name(name)).filter(|file| file.is_file());
-    open_parts(path, options, kind, beside(CONFIG), beside(TOKENIZER))
+    let config = beside_weights(path, CONFIG);
+    let tokenizer = tokenizer_beside(path);
+    open_parts(path, options, kind, config, tokenizer)
+}
+
+fn beside_weights(weights: &Path, name: &str) -> Option<PathBuf> {
+    Some(weights.with_file_name(name)).filter(|file| file.is_file())
+}
+
+/// The `tokenizer.json` beside weights, or else a tokenizer in another form.
+fn tokenizer_beside(weights: &Path) -> Option<PathBuf> {
+    let names = [TOKENIZER].into_iter().chain(OTHER_FORMS);
+    names
+        .into_iter()
+        .find_map(|name| beside_weights(weights, name))
 }
 
 /// Opens a file of weights, or the index of several, with the files that belong to it: a `config.json`, which a `.ckpt` of Lightning
@@ -81,30 +95,60 @@ fn open_parts(
             .map(|own| read_config(&own, "the configuration"))
             .transpose()?,
     };
-    let text = tokenizer.as_deref().map(read_text).transpose()?;
+    let found = tokenizer.as_deref().map(read_own).transpose()?;
+    let (text, form) = match found {
+        None => (None, None),
+        Some(Ok((text, form))) => (Some(text), Some(Ok(form))),
+        Some(Err(error)) => (None, Some(Err(error))),
+    };
     let parsed = text.as_deref().and_then(TokenizerJson::parse);
     let Beside {
         claims,
-        unread,
+        mut unread,
         table,
     } = beside::read(path, parsed)?;
+    if matches!(form, Some(Err(_))) && !tokenizer.as_deref().is_some_and(beside::is_table) {
+        // It may name the mask.
+        unread = unread.or(Some(name_of(tokenizer.as_deref()).into()));
+    }
     let mut checkpoint = Checkpoint::new(Parts {
         config,
         mask: (claims, unread),
         table,
         tokenizer_json: text.map(Into::into),
+        tokenizer_name: name_of(tokenizer.as_deref()),
         raw_weights: options.raw_weights,
         kind,
         path,
         files,
     })?;
-    checkpoint.tokenizer = tokenizer;
+    if let Some(form) = form {
+        checkpoint.tokenizer = tokenizer.filter(|_| form.is_ok());
+        checkpoint.tokenizer_form = Some(form);
+    }
     let settings = path.with_file_name(recommended::FILE);
     if settings.is_file() {
         let origin = settings.display().to_string();
         checkpoint = checkpoint.with_generation_config(&read_text(&settings)?, &origin)?;
     }
     Ok(checkpoint)
+}
+
+fn name_of(tokenizer: Option<&Path>) -> &str {
+    let name = tokenizer.and_then(|path| path.file_name()?.to_str());
+    name.unwrap_or(TOKENIZER)
+}
+
+/// A tokenizer beside weights. One in a form that cannot be used is no error: text is not all that a model is used for.
+#[allow(clippy::type_complexity)] // two kinds of errors, each handled by itself
+fn read_own(
+    path: &Path,
+) -> Result<Result<(String, TokenizerForm), TokenizerError>, CheckpointError> {
+    if path.ends_with(TOKENIZER) {
+        return Ok(Ok((read_text(path)?, TokenizerForm::Fast)));
+    }
+    let read = read_tokenizer(path, read_bytes(path)?);
+    Ok(read.map(|(json, form)| (String::from_utf8_lossy(&json).into_owned(), form)))
 }
 
 /// What the config.json beside the weights says also counts where another one is given; it may be unusable, and be replaced for that.
@@ -132,7 +176,7 @@ fn open_hub(name: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointE
         options,
         SourceKind::HfFolder,
         files.config,
-        files.tokenizer,
+        files.tokenizer.or_else(|| tokenizer_beside(&files.weights)),
     )
 }
 
@@ -157,6 +201,13 @@ fn read_config(path: &Path, source: &str) -> Result<(PartialConfig, String), Che
 }
 
 pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
+    String::from_utf8(read_bytes(path)?).map_err(|_| {
+        let text = std::io::Error::other("it is not UTF-8 text; check the path");
+        Error::io("read", path, text).into()
+    })
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>, CheckpointError> {
     let io = |source| Error::io("read", path, source);
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > MAX_JSON_BYTES {
@@ -165,5 +216,5 @@ pub(super) fn read_text(path: &Path) -> Result<String, CheckpointError> {
         )))
         .into());
     }
-    Ok(std::fs::read_to_string(path).map_err(io)?)
+    Ok(std::fs::read(path).map_err(io)?)
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
+#[cfg(not(target_family = "wasm"))]
+use super::tokenizer::read_tokenizer;
 use super::{Checkpoint, CheckpointError, FileError, PREFIX, WEIGHTS};
 #[cfg(not(target_family = "wasm"))]
 use crate::config::{ModelConfig, Quantization};
@@ -173,7 +175,13 @@ fn write_files<E: From<CheckpointError>>(
     let tokenizer = match (checkpoint.tokenizer_path(), checkpoint.tokenizer_json()) {
         (Some(path), _) => {
             let read = std::fs::read(&path).map_err(|e| FileError::io("read", &path, e));
-            Some(read.map_err(CheckpointError::from)?)
+            let bytes = read.map_err(CheckpointError::from)?;
+            let (json, _) =
+                read_tokenizer(&path, bytes).map_err(|source| CheckpointError::Tokenizer {
+                    path: path.clone(),
+                    source,
+                })?;
+            Some(json)
         }
         (None, json) => json.map(|text| text.as_bytes().to_vec()),
     };

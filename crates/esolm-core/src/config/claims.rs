@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::partial::other_kind;
 use super::{AttentionKind, ConfigError, Family, ModelConfig, ROTARY_BASE};
 use crate::message::shorten;
 
@@ -268,7 +269,8 @@ impl Claims {
                 ),
                 What::Parameterization(name) => {
                     let own = if family == Family::Ar { "ar" } else { "subs" };
-                    (name == own, format!("that of an {family} is \"{own}\""))
+                    let why = other_kind(name).map_or(String::new(), |why| format!("; {why}"));
+                    (name == own, format!("that of an {family} is \"{own}\"{why}"))
                 }
                 // Nothing diffuses in an AR model.
                 What::OtherNoise => (

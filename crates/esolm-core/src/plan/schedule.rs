@@ -21,6 +21,27 @@ pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
             order: free.to_vec(),
             diffusion: Vec::new(),
         },
+        Schedule::Block | Schedule::BlockAutoregressive => {
+            let (length, size) = (options.length as u32, options.steps as u32);
+            let steps = match options.schedule {
+                Schedule::Block => order::block_steps(length, size, &mut orders),
+                _ => order::block_autoregressive_steps(length, size, options.sar_steps as u32),
+            };
+            // Blocks lie where they lie whatever is given of them.
+            let is_free = |position: &u32| free.binary_search(position).is_ok();
+            let steps = steps
+                .into_iter()
+                .map(|step| step.into_iter().filter(is_free).collect());
+            let steps: Vec<Vec<u32>> = steps.filter(|step: &Vec<u32>| !step.is_empty()).collect();
+            Draw {
+                diffusion: steps.iter().map(|step| step.len() as u32).collect(),
+                order: steps.concat(),
+            }
+        }
+        Schedule::FirstHitting => Draw {
+            order: order::random_then_ascending(free, free.len(), &mut orders),
+            diffusion: vec![1; free.len()],
+        },
         Schedule::Binomial => {
             let mut sizes = Stream::new(options.seed, sequence, Purpose::Schedule);
             let diffusion = binomial_sizes(

@@ -120,6 +120,11 @@ fn a_network_of_another_kind_is_refused() {
             r#""parameterization": "mean","#,
             "parameterization|\"mean\"|\"subs\"",
         ),
+        (
+            r#""parameterization": "sedd","#,
+            "parameterization|\"sedd\"|SEDD predicts ratios",
+        ),
+        (r#""algo": {"name": "d3pm"},"#, "algo.name|d3pm|D3PM"),
         (r#""algo": {"name": "duo_base"},"#, "algo.name|duo_base|Duo"),
         (
             r#""algo": {"name": "ar"},"#,

@@ -15,6 +15,7 @@ pub fn options() -> PlanOptions {
         alpha_0: 0.5,
         steps: 8,
         schedule: Schedule::Binomial,
+        sar_steps: 1,
         seed: 1,
         first_sequence: 0,
         known: vec![vec![]],
@@ -22,5 +23,7 @@ pub fn options() -> PlanOptions {
         bos: Some(BOS),
         mask_index: MASK,
         vocab_size: V,
+        block_size: None,
+        context: 32,
     }
 }

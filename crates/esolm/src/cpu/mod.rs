@@ -73,6 +73,18 @@ struct Sampled {
     drawn: Vec<u32>,
 }
 
+/// Bytes that loading a network takes on the CPU at most, and those of the cache of one text as long as its context, both with what an
+/// estimate leaves out.
+pub fn memory_needed(config: &ModelConfig, weights: Weights) -> [u64; 2] {
+    let layout = Layout {
+        sequences: 1,
+        slots: config.length,
+        tokens: config.length,
+    };
+    let cache = estimate::cache(config, &layout, Heads::of(config));
+    [estimate::model(config, weights), cache].map(memory::with_margin)
+}
+
 impl CpuExecutor {
     /// Folds the constant conditioning and rounds the weights, block by block.
     ///

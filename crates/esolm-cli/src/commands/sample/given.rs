@@ -19,8 +19,12 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         alpha_0: arguments.alpha0,
         steps: arguments.steps,
         schedule: arguments.schedule.map(Into::into),
+        sar_steps: arguments.sar_steps,
+        block_size: arguments.block_size,
         top_k: arguments.filters.top_k,
         top_p: arguments.filters.top_p,
+        top_p_crossing: (arguments.filters.top_p.is_some())
+            .then(|| arguments.filters.top_p_crossing.into()),
         min_p: arguments.filters.min_p,
         temperature: arguments.temperature,
         seed: arguments.seed,

@@ -1,0 +1,161 @@
+//! Tokenizers in files: those that stand beside weights, and those that somebody names.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::draft::{Added, Draft};
+use super::words::Bert;
+use super::{TokenizerError, TokenizerForm, byte_level, sentencepiece, words};
+use crate::documents::normalize;
+
+/// Names that other forms than `tokenizer.json` have beside weights, the one that is preferred first.
+pub(in super::super) const OTHER_FORMS: [&str; 4] =
+    ["tokenizer.model", "spiece.model", "vocab.txt", "vocab.json"];
+/// Files that belong to them.
+pub(in super::super) const PARTS: [&str; 1] = [MERGES];
+const MERGES: &str = "merges.txt";
+/// Special tokens of the published vocabularies, which do not say themselves which tokens are.
+const SPECIAL: [&str; 12] = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "[BOS]",
+    "[EOS]",
+    "<|endoftext|>",
+    "<s>",
+    "</s>",
+    "<pad>",
+    "<mask>",
+];
+const CONFIG: &str = "tokenizer_config.json";
+
+/// The `tokenizer.json` that the bytes of the file `path` are or stand for, and its form; files beside it that belong to it are read as
+/// well.
+///
+/// # Errors
+/// [`TokenizerError`] where the file is of no known form, or damaged.
+pub fn read_tokenizer(
+    path: &Path,
+    bytes: Vec<u8>,
+) -> Result<(Vec<u8>, TokenizerForm), TokenizerError> {
+    let Ok(text) = std::str::from_utf8(&bytes) else {
+        let is_named = path
+            .extension()
+            .is_some_and(|extension| extension == "model");
+        return match sentencepiece::read(&bytes, Vec::new()) {
+            Ok(draft) => Ok((draft.text().into(), TokenizerForm::SentencePiece)),
+            Err(TokenizerError::SentencePiece(_)) if !is_named => Err(TokenizerError::File),
+            Err(error) => Err(error),
+        };
+    };
+    let text = normalize(text);
+    if text.trim_start().starts_with('{') {
+        return json(path, &text, &bytes);
+    }
+    if is_ranks(&text) {
+        return Err(TokenizerError::NoPattern);
+    }
+    // Of all their bytes some are beyond UTF-8 in any model with more than a few pieces.
+    if let Ok(draft) = sentencepiece::read(&bytes, Vec::new()) {
+        return Ok((draft.text().into(), TokenizerForm::SentencePiece));
+    }
+    let is_list = path.extension().is_some_and(|extension| extension == "txt");
+    if !is_list {
+        return Err(TokenizerError::File);
+    }
+    let tokens = (0u32..).zip(text.lines());
+    let tokens = tokens
+        .map(|(index, line)| (line.to_string(), index))
+        .collect();
+    let draft = words::bert(tokens, &bert(path), Vec::new())?;
+    Ok((with_special(draft).text().into(), TokenizerForm::Bert))
+}
+
+/// A `tokenizer.json`, or the `vocab.json` of GPT-2.
+fn json(path: &Path, text: &str, bytes: &[u8]) -> Result<(Vec<u8>, TokenizerForm), TokenizerError> {
+    let table: Option<Vec<(String, u32)>> = match serde_json::from_str(text) {
+        Ok(Value::Object(map)) if !map.contains_key("model") => map
+            .into_iter()
+            .map(|(name, id)| Some((name, u32::try_from(id.as_u64()?).ok()?)))
+            .collect(),
+        _ => None,
+    };
+    let Some(table) = table.filter(|table| !table.is_empty()) else {
+        // Whatever it is, the tokenizers library says what is wrong with it.
+        return Ok((bytes.to_vec(), TokenizerForm::Fast));
+    };
+    let merges = std::fs::read_to_string(path.with_file_name(MERGES));
+    let merges = merges.map_err(|_| TokenizerError::Part(MERGES))?;
+    let lines = merges.lines().filter(|line| !line.is_empty());
+    let pairs: Option<Vec<[String; 2]>> = lines
+        .enumerate()
+        .filter(|(number, line)| *number > 0 || !line.starts_with("#version"))
+        .map(|(_, line)| {
+            let (left, right) = line.split_once(' ')?;
+            Some([left.to_string(), right.to_string()])
+        })
+        .collect();
+    let pairs = pairs.ok_or_else(|| {
+        TokenizerError::Vocabulary(format!("whose {MERGES} has a line that is not a pair"))
+    })?;
+    let space = option(path, "add_prefix_space").unwrap_or(false);
+    let draft = byte_level::gpt2(table, pairs, space, Vec::new())?;
+    Ok((with_special(draft).text().into(), TokenizerForm::Gpt2))
+}
+
+/// The draft whose tokens with the names of special ones are such.
+fn with_special(mut draft: Draft) -> Draft {
+    let vocabulary = draft.model["vocab"].as_object();
+    let tokens = vocabulary.into_iter().flatten();
+    for (name, id) in tokens {
+        let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        if let (true, Some(id)) = (SPECIAL.contains(&name.as_str()), id) {
+            draft.added.push(Added {
+                id,
+                content: name.clone(),
+                special: true,
+            });
+        }
+    }
+    draft
+}
+
+/// Lines of a token in base64 and its rank, as tiktoken writes them.
+fn is_ranks(text: &str) -> bool {
+    let mut lines = text
+        .lines()
+        .filter(|line| !line.is_empty())
+        .take(100)
+        .peekable();
+    let base64 = |token: &str| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=');
+        token.len().is_multiple_of(4) && token.bytes().all(plain)
+    };
+    let is_rank = |line: &str| {
+        let pair = line.split_once(' ');
+        pair.is_some_and(|(token, rank)| base64(token) && rank.parse::<u32>().is_ok())
+    };
+    lines.peek().is_some() && lines.all(is_rank)
+}
+
+/// What the configuration beside a `vocab.txt` says of it.
+fn bert(path: &Path) -> Bert {
+    let own = Bert::default();
+    Bert {
+        lower_case: option(path, "do_lower_case").unwrap_or(own.lower_case),
+        strip_accents: option(path, "strip_accents"),
+        chinese_characters: option(path, "tokenize_chinese_chars")
+            .unwrap_or(own.chinese_characters),
+        ..own
+    }
+}
+
+fn option(path: &Path, name: &str) -> Option<bool> {
+    let config: PathBuf = path.with_file_name(CONFIG);
+    let text = std::fs::read_to_string(config).ok()?;
+    let config: Value = serde_json::from_str(&normalize(&text)).ok()?;
+    config.get(name)?.as_bool()
+}

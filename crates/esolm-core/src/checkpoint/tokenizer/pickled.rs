@@ -1,0 +1,394 @@
+//! Pickled tokenizers. Published checkpoints have them of many classes, and no class is needed to read one: its fields hold an index
+//! (`mask_token_id`), or the token's name and a table that has it, and what text is encoded with.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use esolm_checkpoint::Value;
+
+use super::draft::{Added, Draft};
+use super::words::Bert;
+use super::{TokenizerError, TokenizerForm, TokenizerJson, byte_level, sentencepiece, words};
+use crate::checkpoint::lightning::state;
+use crate::message::shorten;
+
+/// Fields in which tokenizers written in Python hold their vocabulary, tokens with indices or the other way round.
+const VOCABULARIES: [&str; 6] = [
+    "vocab",
+    "ids_to_tokens",
+    "encoder",
+    "decoder",
+    "_vocab_str_to_int",
+    "_vocab_int_to_str",
+];
+/// Fields with tokens beside it.
+const ADDED: [&str; 4] = [
+    "added_tokens_encoder",
+    "added_tokens_decoder",
+    "_added_tokens_encoder",
+    "_added_tokens_decoder",
+];
+
+/// A pickled tokenizer, as far as it can be read.
+pub(in super::super) struct Tokenizer {
+    /// Name (as part of a sentence) and index of the mask token; `Ok(None)` where it says that there is none, and what it is where
+    /// nothing can be found out.
+    pub mask: Result<Option<(String, u32)>, String>,
+    pub bos: Option<u32>,
+    pub eos: Option<u32>,
+    /// The text of a `tokenizer.json` with the form that it was made of, or why there is none.
+    pub json: Result<(String, TokenizerForm), TokenizerError>,
+    /// Its tokens, where it has no `tokenizer.json`.
+    pub table: TokenizerJson,
+}
+
+impl Tokenizer {
+    pub fn read(value: Value<'_>) -> Self {
+        let unread = || Err(value.to_string());
+        let Some(fields) = state(value).filter(|state| state.dict().is_some()) else {
+            return Self {
+                mask: unread(),
+                bos: None,
+                eos: None,
+                json: Err(TokenizerError::Unknown(value.to_string())),
+                table: TokenizerJson::default(),
+            };
+        };
+        let mut pickled = Pickled { fields, json: None };
+        let json = pickled
+            .text()
+            .unwrap_or_else(|| Err(TokenizerError::Unknown(value.to_string())));
+        pickled.json = json
+            .as_ref()
+            .ok()
+            .and_then(|(text, _)| TokenizerJson::parse(text));
+        let plain = |name: &str| pickled.special(name).ok().flatten().map(|(_, index)| index);
+        Self {
+            mask: pickled.special("mask").or_else(|()| unread()),
+            bos: plain("bos"),
+            eos: plain("eos"),
+            table: match pickled.json {
+                Some(_) => TokenizerJson::default(),
+                None => pickled.table(),
+            },
+            json,
+        }
+    }
+}
+
+struct Pickled<'a> {
+    fields: Value<'a>,
+    json: Option<TokenizerJson>,
+}
+
+impl<'a> Pickled<'a> {
+    /// Name and index of the special token "mask", "bos" or "eos"; an error where its fields do not tell.
+    fn special(&self, kind: &str) -> Result<Option<(String, u32)>, ()> {
+        let ids = [
+            format!("{kind}_token_id"),
+            format!("_{kind}_token_id"),
+            format!("_{kind}_id"),
+        ];
+        let said = ids.iter().find_map(|field| self.fields.get(field)?.int());
+        if let Some(index) = said {
+            let index = u32::try_from(index).map_err(drop)?;
+            return Ok(Some((String::new(), index)));
+        }
+        let Some(name) = self.named(kind)? else {
+            return Ok(None);
+        };
+        let index = self.index(name).ok_or(())?;
+        Ok(Some((format!(" \"{}\"", shorten(name)), index)))
+    }
+
+    /// Name of the special token "mask", "bos", "eos" or "unk"; an error where its fields do not tell.
+    fn named(&self, kind: &str) -> Result<Option<&'a str>, ()> {
+        // Newer versions keep the names of special tokens in one map, older ones in fields of their own.
+        let (map, name) = (
+            self.fields.get("_special_tokens_map"),
+            format!("{kind}_token"),
+        );
+        let named = [
+            map.and_then(|map| map.get(&name)),
+            self.fields.get(&format!("_{name}")),
+            self.fields.get(&name),
+        ];
+        let told = map.is_some() || named.iter().any(Option::is_some);
+        match named.into_iter().flatten().find(|token| !token.is_none()) {
+            Some(token) => name_of(token).ok_or(()).map(Some),
+            None if told => Ok(None),
+            None => Err(()),
+        }
+    }
+
+    /// All tokens, where it has its vocabulary in a field.
+    fn table(&self) -> TokenizerJson {
+        let mut table = TokenizerJson::default();
+        let mut add = |fields: &[&str]| {
+            let tokens = self.tokens(fields);
+            tokens.for_each(|(name, index)| table.add(name, index, false));
+            table.count() > 0
+        };
+        if add(&VOCABULARIES) {
+            add(&ADDED);
+        }
+        table
+    }
+
+    /// Names and indices in the tables of these fields, from names to indices or the other way round.
+    fn tokens(&self, fields: &[&str]) -> impl Iterator<Item = (&'a str, u32)> + use<'a> {
+        let fields: Vec<Value<'a>> = (fields.iter())
+            .filter_map(|name| self.fields.get(name))
+            .collect();
+        let pairs = fields.into_iter().filter_map(Value::dict).flatten();
+        pairs.filter_map(|(key, value)| {
+            let (token, index) = match key.int() {
+                Some(index) => (name_of(value), Some(index)),
+                None => (name_of(key), value.int()),
+            };
+            Some((token?, u32::try_from(index?).ok()?))
+        })
+    }
+
+    /// The index of a token in any table of the tokenizer, from names to indices or the other way round; `None` also where two of
+    /// them differ.
+    fn index(&self, name: &str) -> Option<u32> {
+        let fields = self.fields.dict()?;
+        let tables = fields.filter(|(field, _)| field.text() != Some("_special_tokens_map"));
+        let in_table = |table: Value<'_>| {
+            let by_name = table.get(name).and_then(Value::int);
+            by_name.or_else(|| {
+                let entry = table
+                    .dict()?
+                    .find(|&(index, token)| index.int().is_some() && name_of(token) == Some(name));
+                entry?.0.int()
+            })
+        };
+        let mut found: Vec<u32> = tables
+            .filter_map(|(_, table)| u32::try_from(in_table(table)?).ok())
+            .chain(self.json.as_ref().and_then(|json| json.index(name)))
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        <[u32; 1]>::try_from(found).ok().map(|[index]| index)
+    }
+
+    /// The text of a `tokenizer.json`; `None` where the fields are those of no known form.
+    fn text(&self) -> Option<Result<(String, TokenizerForm), TokenizerError>> {
+        if let Some(text) = self
+            .fields
+            .get("_tokenizer")
+            .and_then(state)
+            .and_then(bytes)
+        {
+            let text = String::from_utf8(text.into_owned()).ok();
+            let text = text.filter(|text| TokenizerJson::parse(text).is_some());
+            return Some(
+                text.ok_or(TokenizerError::Json)
+                    .map(|text| (text, TokenizerForm::Fast)),
+            );
+        }
+        let (draft, form) = None
+            .or_else(|| Some((self.sentencepiece()?, TokenizerForm::SentencePiece)))
+            .or_else(|| Some((self.tiktoken()?, TokenizerForm::Tiktoken)))
+            .or_else(|| Some((self.gpt2()?, TokenizerForm::Gpt2)))
+            .or_else(|| Some((self.bert()?, TokenizerForm::Bert)))
+            .or_else(|| Some((self.characters()?, TokenizerForm::Characters)))?;
+        Some(draft.map(|draft| (draft.text(), form)))
+    }
+
+    /// Tokens beside the vocabulary.
+    fn added(&self) -> Vec<Added> {
+        let described = self
+            .fields
+            .get("_added_tokens_decoder")
+            .and_then(Value::dict);
+        let ordinary: HashSet<u32> = described
+            .into_iter()
+            .flatten()
+            .filter(|&(_, token)| {
+                let special = state(token).and_then(|state| state.get("special")?.boolean());
+                special == Some(false)
+            })
+            .filter_map(|(index, _)| u32::try_from(index.int()?).ok())
+            .collect();
+        let mut added: Vec<Added> = self
+            .tokens(&ADDED)
+            .map(|(content, id)| Added {
+                id,
+                content: content.into(),
+                special: !ordinary.contains(&id),
+            })
+            .collect();
+        for kind in ["mask", "bos", "eos", "unk", "pad", "sep", "cls"] {
+            if let (Ok(Some(name)), Ok(Some((_, id)))) = (self.named(kind), self.special(kind))
+                && self.index(name) == Some(id)
+            {
+                added.push(Added {
+                    id,
+                    content: name.into(),
+                    special: true,
+                });
+            }
+        }
+        added
+    }
+
+    /// A field that holds a SentencePiece model: its bytes, the processor around them, or, where transformers left them out, nothing.
+    fn sentencepiece(&self) -> Option<Result<Draft, TokenizerError>> {
+        let processor = |(_, value): (Value<'a>, Value<'a>)| {
+            let class = value.object()?.class.global()?;
+            let is_one = class.1.ends_with("SentencePieceProcessor");
+            is_one.then(|| state(value).and_then(model_bytes))
+        };
+        let found = match self.fields.get("sp_model_proto").and_then(bytes) {
+            Some(model) => Some(model),
+            None => match self.fields.dict()?.find_map(processor) {
+                Some(model) => model,
+                // The slow tokenizers of transformers, some of which keep no more than the path of the file.
+                None => self.fields.get("sp_model").map(|_| None)?,
+            },
+        };
+        if self.fields.get("fairseq_offset").is_some() {
+            let what = "whose pieces it numbers anew";
+            return Some(Err(TokenizerError::SentencePieceKind(what)));
+        }
+        Some(match found {
+            Some(model) => sentencepiece::read(&model, self.added()),
+            None => Err(TokenizerError::ModelElsewhere),
+        })
+    }
+
+    /// A field that holds an encoding of tiktoken.
+    fn tiktoken(&self) -> Option<Result<Draft, TokenizerError>> {
+        let encoding = |(_, value): (Value<'a>, Value<'a>)| {
+            let class = value.object()?.class.global()?;
+            (class == ("tiktoken.core", "Encoding")).then(|| state(value))
+        };
+        let encoding = self.fields.dict()?.find_map(encoding)?;
+        // One of tiktoken's own is pickled by its name.
+        if let Some(name) = encoding.and_then(Value::text) {
+            return Some(Err(TokenizerError::NamedEncoding(shorten(name))));
+        }
+        let read = || {
+            let encoding = encoding?;
+            let pattern = encoding.get("pat_str")?.text()?;
+            let pairs = encoding.get("mergeable_ranks")?.dict()?;
+            let index = |value: Value<'_>| u32::try_from(value.int()?).ok();
+            let ranks: Option<Vec<(Cow<'a, [u8]>, u32)>> = pairs
+                .map(|(token, rank)| Some((bytes(token)?, index(rank)?)))
+                .collect();
+            let special = encoding.get("special_tokens")?.dict()?;
+            let special: Option<Vec<Added>> = special
+                .map(|(name, id)| {
+                    Some(Added {
+                        id: index(id)?,
+                        content: name.text()?.into(),
+                        special: true,
+                    })
+                })
+                .collect();
+            Some((pattern, ranks?, special?))
+        };
+        Some(match read() {
+            Some((pattern, ranks, special)) => {
+                let ranks: HashMap<&[u8], u32> = ranks
+                    .iter()
+                    .map(|(token, rank)| (&**token, *rank))
+                    .collect();
+                byte_level::tiktoken(pattern, &ranks, special)
+            }
+            None => Err(TokenizerError::Vocabulary(
+                "that is not one of tiktoken".into(),
+            )),
+        })
+    }
+
+    fn gpt2(&self) -> Option<Result<Draft, TokenizerError>> {
+        let ranks = self.fields.get("bpe_ranks")?.dict()?;
+        let merge = |(pair, rank): (Value<'a>, Value<'a>)| {
+            let mut pair = pair.tuple()?;
+            let (left, right) = (pair.next()?.text()?, pair.next()?.text()?);
+            Some((rank.int()?, [left.to_string(), right.to_string()]))
+        };
+        let Some(mut merges) = ranks.map(merge).collect::<Option<Vec<_>>>() else {
+            let text = "whose merges are not pairs of tokens".into();
+            return Some(Err(TokenizerError::Vocabulary(text)));
+        };
+        merges.sort_by_key(|(rank, _)| *rank);
+        let merges = merges.into_iter().map(|(_, pair)| pair).collect();
+        let space = self.fields.get("add_prefix_space").and_then(Value::boolean);
+        Some(byte_level::gpt2(
+            self.names("encoder"),
+            merges,
+            space == Some(true),
+            self.added(),
+        ))
+    }
+
+    fn bert(&self) -> Option<Result<Draft, TokenizerError>> {
+        let pieces = self.fields.get("wordpiece_tokenizer").and_then(state)?;
+        let basic = self.fields.get("basic_tokenizer").and_then(state);
+        let own = Bert::default();
+        let flag = |name: &str| basic?.get(name)?.boolean();
+        let options = Bert {
+            lower_case: flag("do_lower_case").unwrap_or(own.lower_case),
+            strip_accents: flag("strip_accents"),
+            chinese_characters: flag("tokenize_chinese_chars").unwrap_or(own.chinese_characters),
+            basic: basic.is_some(),
+            unknown: (pieces.get("unk_token").and_then(name_of)).map_or(own.unknown, Into::into),
+            longest_word: (pieces.get("max_input_chars_per_word").and_then(Value::int))
+                .and_then(|longest| u32::try_from(longest).ok())
+                .unwrap_or(own.longest_word),
+        };
+        Some(words::bert(self.names("vocab"), &options, self.added()))
+    }
+
+    fn characters(&self) -> Option<Result<Draft, TokenizerError>> {
+        let _ = self.fields.get("_vocab_str_to_int")?.dict()?;
+        let unknown = self.named("unk").ok().flatten().unwrap_or("[UNK]");
+        Some(words::characters(
+            self.names("_vocab_str_to_int"),
+            unknown,
+            self.added(),
+        ))
+    }
+
+    fn names(&self, field: &str) -> Vec<(String, u32)> {
+        let tokens = self.tokens(&[field]);
+        tokens
+            .map(|(name, index)| (name.to_string(), index))
+            .collect()
+    }
+}
+
+/// The text of a token, which may be an `AddedToken` around it.
+fn name_of(token: Value<'_>) -> Option<&str> {
+    token
+        .text()
+        .or_else(|| state(token)?.get("content")?.text())
+}
+
+/// The model in the state of a SentencePieceProcessor: its bytes, or fields with them.
+fn model_bytes(state: Value<'_>) -> Option<Cow<'_, [u8]>> {
+    let fields = ["model_proto", "serialized_model_proto"];
+    bytes(state).or_else(|| fields.iter().find_map(|field| bytes(state.get(field)?)))
+}
+
+/// The bytes of a bytes value. Protocol 2 has no bytes: it calls `_codecs.encode(text, 'latin1')`.
+fn bytes(value: Value<'_>) -> Option<Cow<'_, [u8]>> {
+    let Some(call) = value.object() else {
+        return value.bytes().map(Cow::Borrowed);
+    };
+    let mut args = call.args.tuple()?;
+    let (text, encoding) = (args.next()?, args.next()?);
+    if call.class.global() != Some(("_codecs", "encode")) || encoding.text() != Some("latin1") {
+        return None;
+    }
+    let bytes = text
+        .text()?
+        .chars()
+        .map(|c| u8::try_from(u32::from(c)).ok())
+        .collect::<Option<Vec<u8>>>()?;
+    Some(Cow::Owned(bytes))
+}

@@ -1,0 +1,130 @@
+//! Recorded generations of Eso-LMs of the family's other code, token for token. `ESOLM_GOLDEN_FAMILY` names a folder of such files to take in
+//! the place of the repository's.
+//!
+//! A file `NAME.sampling.safetensors` in which traces have a `sort_idx` is one; its network stands beside it, as `NAME.weights.safetensors` or in
+//! another of the forms of a forward case of that name.
+
+use esolm::checkpoint::Checkpoint;
+use esolm::plan::{Plan, PlanOptions, Schedule};
+use esolm::rng::gumbel_from_uniform;
+
+use crate::checks::{Trace, run_trace};
+use crate::family::{files, open};
+use crate::{Golden, Runner};
+
+const SAMPLING: &str = ".sampling.safetensors";
+
+/// Runs every trace with its cache and without; returns how many there were.
+///
+/// # Panics
+/// Where logits or tokens differ, or there is no trace at all.
+pub fn check_schedules(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
+    let mut ran = 0;
+    for file in files(SAMPLING) {
+        let golden = Golden::read(&file);
+        let traces = golden.names().into_iter();
+        let traces: Vec<&str> = traces
+            .filter_map(|name| name.strip_suffix(".sort_idx"))
+            .collect();
+        if traces.is_empty() {
+            continue;
+        }
+        let checkpoint =
+            open(&file, SAMPLING, &golden).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let mut runner = load(&checkpoint);
+        for trace in &traces {
+            check(trace, &golden, &checkpoint, &mut *runner);
+        }
+        println!("{}: {}", file.display(), traces.join(", "));
+        ran += traces.len();
+    }
+    assert!(ran > 0, "no trace of an Eso-LM");
+    ran
+}
+
+fn check(name: &str, golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn Runner) {
+    let tensor = |what: &str| format!("{name}.{what}");
+    let config = checkpoint.config();
+    let order = golden.rows(&tensor("sort_idx"));
+    let steps = golden.rows(&tensor("steps"));
+    let steps: Vec<[u32; 3]> = steps.iter().map(|s| [s[0], s[1], s[2]]).collect();
+    let plan = Plan::from_recorded(&order, &steps, config.mask_index, config.vocab_size).unwrap();
+    check_plan(name, &plan, checkpoint);
+    let length = plan.length;
+    let slot = |sequence: usize, target: u32| {
+        let position = target - (sequence * length) as u32;
+        let slot = order[sequence].iter().position(|&p| p == position);
+        sequence * length + slot.unwrap()
+    };
+    for plan in [&plan, &plan.uncached()] {
+        let trace = Trace {
+            name: name.into(),
+            plan,
+            top_p: name.ends_with("_p09").then_some(0.9),
+            logits: golden.f32(&tensor("logits")),
+            noise: (golden.f32(&tensor("u")).into_iter())
+                .map(|u| gumbel_from_uniform(u.into()))
+                .collect(),
+            place: &slot,
+        };
+        let tokens = run_trace(&trace, runner);
+        assert_eq!(
+            plan.sorted(&tokens),
+            golden.rows(&tensor("tokens_sorted")),
+            "{name}"
+        );
+        assert_eq!(
+            plan.output(&tokens),
+            golden.rows(&tensor("sample")),
+            "{name}"
+        );
+    }
+}
+
+/// The plan that is drawn for the schedule in the trace's name, such as `block_ar4_sar2`, goes as the recorded one; where the order is
+/// random, up to which place comes when.
+fn check_plan(name: &str, recorded: &Plan, checkpoint: &Checkpoint) {
+    let name = name.trim_end_matches("_p09");
+    let number = |text: &str| text.parse::<usize>().ok();
+    let (schedule, steps, sar_steps) = match name.strip_prefix("block") {
+        Some(rest) => match rest
+            .strip_prefix("_ar")
+            .and_then(|rest| rest.split_once("_sar"))
+        {
+            Some((steps, regions)) => (
+                Schedule::BlockAutoregressive,
+                number(steps).unwrap(),
+                number(regions).unwrap(),
+            ),
+            None => (Schedule::Block, number(rest).unwrap(), 1),
+        },
+        None => return,
+    };
+    let options = PlanOptions {
+        length: recorded.length,
+        schedule,
+        sar_steps,
+        ..PlanOptions::new(checkpoint.config(), recorded.sequences.len(), steps, 1)
+    };
+    let drawn = Plan::new(&options).unwrap();
+    for (drawn, recorded) in drawn.sequences.iter().zip(&recorded.sequences) {
+        let ranges = |plan: &esolm::plan::SequencePlan| -> Vec<[u32; 3]> {
+            plan.steps
+                .iter()
+                .map(|s| [s.clean, s.start, s.end])
+                .collect()
+        };
+        assert_eq!(ranges(drawn), ranges(recorded), "{name}");
+        if schedule == Schedule::BlockAutoregressive {
+            assert_eq!(drawn.order, recorded.order, "{name}");
+            continue;
+        }
+        let places = |order: &[u32]| -> Vec<Vec<u32>> {
+            let blocks = recorded.order.len() / steps;
+            let mut places: Vec<Vec<u32>> = order.chunks(blocks).map(<[u32]>::to_vec).collect();
+            places.sort_unstable();
+            places
+        };
+        assert_eq!(places(&drawn.order), places(&recorded.order), "{name}");
+    }
+}
