@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
 use esolm::sampler::{Crossing, Sampler};
+use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
@@ -186,6 +187,16 @@ pub struct Sample {
     pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
+    /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "RULE,...",
+        value_delimiter = ',',
+        help_heading = "Sampling"
+    )]
+    pub stop: Vec<StopName>,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     #[arg(long, value_name = "X", default_value = "1", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
@@ -476,6 +487,23 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::BlocksShuffled => Self::BlocksShuffled,
             ScheduleName::LeftToRight => Self::LeftToRight,
             ScheduleName::FirstHitting => Self::FirstHitting,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StopName {
+    /// A second end-of-text token.
+    Eos,
+    /// Tokens that repeat each other.
+    Entropy,
+}
+
+impl From<StopName> for StopRule {
+    fn from(name: StopName) -> Self {
+        match name {
+            StopName::Eos => Self::Eos,
+            StopName::Entropy => Self::Entropy,
         }
     }
 }
