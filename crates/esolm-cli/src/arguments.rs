@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
 use esolm::sampler::{Crossing, Sampler};
+use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
@@ -67,7 +68,7 @@ pub enum Command {
     Replay(Replay),
     /// Train a model on text files.
     Train(Box<Train>),
-    /// Time Eso-LM, MDLM and AR on one device, and the kernels against what the device can do.
+    /// Time Eso-LM, MDLM, BD3-LM and AR on one device, and the kernels against what the device can do.
     Bench(Bench),
 }
 
@@ -191,6 +192,16 @@ pub struct Sample {
     pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
+    /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "RULE,...",
+        value_delimiter = ',',
+        help_heading = "Sampling"
+    )]
+    pub stop: Vec<StopName>,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     ///
     /// Default: what the checkpoint recommends, else 1.
@@ -353,7 +364,13 @@ pub struct Filters {
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does.
-    #[arg(long, value_enum, requires = "top_p", default_value = "keep")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "keep|drop",
+        requires = "top_p",
+        default_value = "keep"
+    )]
     pub top_p_crossing: CrossingName,
     /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
@@ -402,7 +419,7 @@ pub struct Replay {
 }
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// BD3-LM in blocks of 16 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
 /// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
 #[derive(Debug, Args)]
 #[command(
@@ -491,6 +508,23 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Block => Self::Block,
             ScheduleName::BlockAutoregressive => Self::BlockAutoregressive,
             ScheduleName::FirstHitting => Self::FirstHitting,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StopName {
+    /// A second end-of-text token.
+    Eos,
+    /// Tokens that repeat each other.
+    Entropy,
+}
+
+impl From<StopName> for StopRule {
+    fn from(name: StopName) -> Self {
+        match name {
+            StopName::Eos => Self::Eos,
+            StopName::Entropy => Self::Entropy,
         }
     }
 }

@@ -3,7 +3,7 @@
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
 use esolm::plan::Plan;
-use esolm::sampler::Sampler;
+use esolm::sampler::{Crossing, Sampler};
 use esolm::text::TextCodec;
 use esolm::trace::Header;
 use esolm::{
@@ -25,6 +25,7 @@ use crate::source::Source;
 struct Filters {
     top_k: Option<u32>,
     top_p: Option<f32>,
+    top_p_crossing: Crossing,
     min_p: Option<f32>,
 }
 
@@ -54,6 +55,7 @@ struct Info<'a> {
     vocab_size: usize,
     mask_index: u32,
     alpha_0: Option<f64>,
+    block_size: Option<usize>,
     parameters: usize,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -135,6 +137,7 @@ impl WasmModel {
             vocab_size,
             mask_index,
             alpha_0,
+            block_size,
             bos,
             eos,
             ..
@@ -149,6 +152,7 @@ impl WasmModel {
             vocab_size,
             mask_index,
             alpha_0,
+            block_size,
             parameters: self.parameters,
             bos: ends.map_or(bos, |ends| ends.bos),
             eos: ends.map_or(eos, |ends| ends.eos),
@@ -242,11 +246,13 @@ impl WasmModel {
         let Filters {
             top_k,
             top_p,
+            top_p_crossing,
             min_p,
         } = filters.map_or(Ok(Filters::default()), |filters| parse(&filters))?;
         let sampler = Sampler {
             top_k,
             top_p,
+            top_p_crossing,
             min_p,
             ..Sampler::default()
         };

@@ -4,7 +4,7 @@ import type { ModelInfo } from "esolm";
 import { esolm as recommended } from "../../../models/stories/generation_config.json";
 import { Problem } from "./parse";
 
-export const SCHEDULES = ["binomial", "blocks", "blocks-shuffled", "left-to-right"] as const;
+export const SCHEDULES = ["binomial", "blocks", "blocks-shuffled", "left-to-right", "first-hitting"] as const;
 export type Schedule = (typeof SCHEDULES)[number];
 export type Start = "free" | "prompt" | "infill";
 
@@ -58,7 +58,7 @@ export interface Request {
   infill?: string;
   length?: number;
   alpha0?: number;
-  steps: number;
+  steps?: number;
   schedule: Schedule;
   topK?: number;
   topP: number;
@@ -71,7 +71,9 @@ export interface Request {
 /** A model is told every number, so that what it recommends counts only as far as the form shows it. */
 export function request(settings: Settings, info: ModelInfo | null): Request {
   const { start, alpha0, steps, schedule, topP, minP, temperature, seed, length } = settings;
-  const common: Request = { alpha0, steps, schedule, topP, minP, temperature, seed };
+  const common: Request = { alpha0, schedule, topP, minP, temperature, seed };
+  // One token a step takes as many as there are.
+  if (schedule !== "first-hitting") common.steps = steps;
   if (settings.topK > 0) common.topK = settings.topK;
   else if (info?.recommended.top_k !== undefined) common.topK = info.vocab_size;
   if (start === "infill") {
