@@ -94,6 +94,7 @@ fn unusable_batches_end_in_a_sentence() {
         slot,
         position: slot,
         prefix: slot + 1,
+        own: [slot + 1; 2],
         source: slot,
         target: slot,
     };
@@ -119,6 +120,7 @@ fn unusable_batches_end_in_a_sentence() {
         slot: 2,
         position: 0,
         prefix: 1,
+        own: [2, 3],
         source: 0,
         target: 0,
     };

@@ -259,11 +259,17 @@ impl Forward {
             let range = start..(start + share).min(count);
             let context = config.length;
             if length > context {
-                return Err(RowsError::Context { length, context });
+                let name = "sort_idx";
+                return Err(RowsError::Context {
+                    name,
+                    length,
+                    context,
+                });
             }
             if let Some((name, found)) = extra {
                 return Err(RowsError::Shape {
                     name,
+                    other: "sort_idx",
                     row: count,
                     found,
                     expected: 0,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Family;
 use crate::message::json_error;
 use crate::order;
-use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows};
+use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 
 pub use error::PlanError;
 pub use recorded::RecordedMdlm;
@@ -185,6 +185,7 @@ impl Plan {
                 slot,
                 position,
                 prefix,
+                own: own_slot(slot, prefix),
                 source,
                 target,
             });
