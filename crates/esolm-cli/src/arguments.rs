@@ -160,12 +160,13 @@ pub struct Sample {
     /// Default: the value the model was trained with if the checkpoint says, else 1.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Sampling")]
     pub alpha0: Option<f64>,
-    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser.
+    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block.
     ///
-    /// Default: the length.
+    /// Default: the length. A BD3-LM draws one token a step unless steps are given.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub steps: Option<usize>,
-    /// Tokens of a text, from 1 to the model's context.
+    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; beyond its context each sees the last tokens alone, which
+    /// is not exact.
     ///
     /// Default: the model's context, or the length of an infill template.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
@@ -177,9 +178,12 @@ pub struct Sample {
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models take left-to-right only.
+    /// Default: binomial; AR models take left-to-right only, and a BD3-LM first-hitting.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
+    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
@@ -456,6 +460,8 @@ pub enum ScheduleName {
     BlocksShuffled,
     /// One by one, ascending.
     LeftToRight,
+    /// Of a BD3-LM: one by one in random order within each block.
+    FirstHitting,
 }
 
 impl From<ScheduleName> for Schedule {
@@ -465,6 +471,7 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Blocks => Self::Blocks,
             ScheduleName::BlocksShuffled => Self::BlocksShuffled,
             ScheduleName::LeftToRight => Self::LeftToRight,
+            ScheduleName::FirstHitting => Self::FirstHitting,
         }
     }
 }

@@ -227,7 +227,10 @@ fn checkpoint(error: &CheckpointError) -> Failure {
 fn plan(error: &PlanError) -> Failure {
     match error {
         PlanError::Range { name, value, range } => out_of_range(name, value, range),
-        _ => Failure::of(matches!(error, PlanError::Known { .. }), error.to_string()),
+        _ => Failure::of(
+            matches!(error, PlanError::Known { .. } | PlanError::Schedule { .. }),
+            error.to_string(),
+        ),
     }
 }
 

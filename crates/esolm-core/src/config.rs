@@ -16,7 +16,9 @@ use thiserror::Error;
 
 pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
-pub(crate) use partial::{PartialConfig, parse_attention, parse_family, parse_prepend};
+pub(crate) use partial::{
+    PartialConfig, noise_range, parse_attention, parse_family, parse_prepend,
+};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use partial::{lookup, scalar};
 pub use quantization::{Grid, Quantization};
@@ -28,6 +30,12 @@ pub const MLP_RATIO: usize = 4;
 
 /// Base of the rotary angles (`Rotary`, models/dit.py).
 const ROTARY_BASE: f64 = 10000.0;
+
+/// A BD3-LM without blocks.
+const NO_BLOCK_SIZE: ConfigError = ConfigError::Missing {
+    field: "block_size",
+    expected: "the number of tokens of a block, which divides the context length",
+};
 
 /// Largest sizes that are accepted, so that products of two of them cannot overflow and no count of tensors is absurd.
 const MAX_WIDTH: usize = 1 << 16;
@@ -83,6 +91,8 @@ pub enum Family {
     Mdlm,
     /// Autoregressive: causal, left to right.
     Ar,
+    /// Block diffusion: blocks from left to right, diffusion within each (arXiv 2503.09573).
+    Bd3Lm,
 }
 
 impl fmt::Display for Family {
@@ -91,6 +101,7 @@ impl fmt::Display for Family {
             Family::EsoLm => "Eso-LM",
             Family::Mdlm => "MDLM",
             Family::Ar => "AR",
+            Family::Bd3Lm => "BD3-LM",
         })
     }
 }
@@ -105,6 +116,8 @@ pub enum AttentionKind {
     Bidirectional,
     /// Clean tokens attend to each other both ways, masked ones causally (`mixed2`): Eso-LM (A).
     Mixed,
+    /// Positions attend to their own block and to the clean tokens of earlier blocks: BD3-LM.
+    Block,
 }
 
 impl fmt::Display for AttentionKind {
@@ -113,6 +126,7 @@ impl fmt::Display for AttentionKind {
             AttentionKind::Causal => "causal",
             AttentionKind::Bidirectional => "bidirectional",
             AttentionKind::Mixed => "mixed",
+            AttentionKind::Block => "block",
         })
     }
 }
@@ -188,6 +202,10 @@ pub struct ModelConfig {
     pub dropout: f64,
     /// Attention of the diffusion phase.
     pub attention: AttentionKind,
+    /// Tokens of a block, a divisor of the length, for a BD3-LM and for no other family.
+    pub block_size: Option<usize>,
+    /// Least and greatest share of masked tokens that a BD3-LM was trained with, in [0, 1]; `None` when the checkpoint does not say.
+    pub noise_range: Option<[f64; 2]>,
 }
 
 impl ModelConfig {
@@ -213,13 +231,13 @@ impl ModelConfig {
             Family::EsoLm => "EsoLM",
             Family::Mdlm => "mdlm",
             Family::Ar => "ar",
+            Family::Bd3Lm => "bd3lm",
         };
         map.insert("model_type".into(), model_type.into());
-        // The published MDLM spells the width differently; its own loader must be able to read the folder.
-        let width = if self.family == Family::Mdlm {
-            "hidden_dim"
-        } else {
-            "hidden_size"
+        // The published MDLM and BD3-LM spell the width differently; their own loaders must be able to read the folder.
+        let width = match self.family {
+            Family::Mdlm | Family::Bd3Lm => "hidden_dim",
+            Family::EsoLm | Family::Ar => "hidden_size",
         };
         map.insert(width.into(), self.hidden.into());
         if self.cond_dim > 0 {
@@ -251,6 +269,13 @@ impl ModelConfig {
         if self.family == Family::Ar {
             map.insert("prepend_token".into(), self.prepend.to_string().into());
         }
+        if let Some(block_size) = self.block_size {
+            map.insert("block_size".into(), block_size.into());
+        }
+        if let Some([least, most]) = self.noise_range {
+            map.insert("sampling_eps_min".into(), least.into());
+            map.insert("sampling_eps_max".into(), most.into());
+        }
         if let Some(bos) = self.bos {
             map.insert("bos_token_id".into(), bos.into());
         }
@@ -272,7 +297,7 @@ impl ModelConfig {
     }
 
     /// Checks that the values describe a network: sizes above zero and within bounds, heads that divide the width into even head
-    /// dimensions (rotary embedding turns pairs), tokens inside the vocabulary, `alpha_0` in [0, 1].
+    /// dimensions (rotary embedding turns pairs), tokens inside the vocabulary, `alpha_0` in [0, 1], blocks that divide the length.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] with the first field that fails.
@@ -345,15 +370,58 @@ impl ModelConfig {
             ));
         }
         let attention_fits = match self.family {
-            Family::EsoLm => true,
+            Family::EsoLm => self.attention != AttentionKind::Block,
             Family::Mdlm => self.attention == AttentionKind::Bidirectional,
             Family::Ar => self.attention == AttentionKind::Causal,
+            Family::Bd3Lm => self.attention == AttentionKind::Block,
         };
         if !attention_fits {
             return Err(invalid(
                 "diffusion_attn_mode",
                 self.attention,
                 format!("left out, since {} has only one", self.family),
+            ));
+        }
+        self.validate_blocks()
+    }
+
+    /// What only a BD3-LM has, and it must.
+    fn validate_blocks(&self) -> Result<(), ConfigError> {
+        let is_block = self.family == Family::Bd3Lm;
+        match self.block_size {
+            None if is_block => return Err(NO_BLOCK_SIZE),
+            Some(size) if !is_block => {
+                let why = format!("left out, since {} has no blocks", self.family);
+                return Err(invalid("block_size", size, why));
+            }
+            Some(size) if size == 0 || !self.length.is_multiple_of(size) => {
+                let divides = format!(
+                    "a whole number from 1 that divides the context length {}",
+                    self.length
+                );
+                return Err(invalid("block_size", size, divides));
+            }
+            _ => {}
+        }
+        let Some([least, most]) = self.noise_range else {
+            return Ok(());
+        };
+        if !is_block {
+            let why = format!("left out, since {} has no such range", self.family);
+            return Err(invalid("sampling_eps_min", least, why));
+        }
+        if !(most > 0.0 && most <= 1.0) {
+            return Err(invalid(
+                "sampling_eps_max",
+                most,
+                "a share of masked tokens above 0, up to 1",
+            ));
+        }
+        if !(0.0..=most).contains(&least) {
+            return Err(invalid(
+                "sampling_eps_min",
+                least,
+                format!("a number from 0 to sampling_eps_max, which is {most}"),
             ));
         }
         Ok(())

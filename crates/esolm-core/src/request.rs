@@ -33,14 +33,17 @@ pub struct Request {
     pub prompt: Vec<String>,
     /// A template with gaps, instead of prompts ([`Template`]).
     pub infill: Option<String>,
-    /// Tokens of a text. Default: the context, or what the template says.
+    /// Tokens of a text. Default: the context, or what the template says. A BD3-LM writes whole blocks, and can write more than its
+    /// context: then each block sees the last so many tokens.
     pub length: Option<usize>,
     /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: the model's own, else 1.
     pub alpha_0: Option<f64>,
-    /// T, diffusion steps. Default: the length.
+    /// T, diffusion steps; of a BD3-LM those of each block, which the binomial schedule alone has. Default: the length.
     pub steps: Option<usize>,
-    /// How the steps are laid out. Default: binomial; AR goes from left to right.
+    /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given.
     pub schedule: Option<Schedule>,
+    /// Tokens of a block of a BD3-LM, in the place of its own.
+    pub block_size: Option<usize>,
     /// Draw from the so many most likely tokens, at least 1. Default: from all.
     pub top_k: Option<u32>,
     /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: from all.
@@ -208,10 +211,14 @@ impl Request {
         let seed = self.seed.unwrap_or(0);
         let steps = self.steps.unwrap_or(given.length);
         let own = PlanOptions::new(config, 0, steps, seed);
+        let schedule = match config.family {
+            Family::Bd3Lm if self.steps.is_some() => Schedule::Binomial,
+            _ => own.schedule,
+        };
         let options = PlanOptions {
             length: given.length,
             alpha_0: self.alpha_0.unwrap_or(own.alpha_0),
-            schedule: self.schedule.unwrap_or(own.schedule),
+            schedule: self.schedule.unwrap_or(schedule),
             first_sequence: self.first,
             known: given.known.clone(),
             bos: given.bos,
@@ -228,32 +235,51 @@ impl Request {
     fn decoding(&self, own: &ModelConfig) -> Result<ModelConfig, RequestError> {
         let mut config = own.clone();
         if self.decode_as == Some(DecodeAs::Mdlm) {
-            if own.family == Family::Ar {
-                return Err(RequestError::NotApplicable {
-                    option: "decode_as",
-                    why: "an AR model, which writes from left to right",
-                });
+            let why = match own.family {
+                Family::Ar => Some("an AR model, which writes from left to right"),
+                Family::Bd3Lm => Some("a BD3-LM, which goes by its blocks"),
+                Family::EsoLm | Family::Mdlm => None,
+            };
+            if let Some(why) = why {
+                let option = "decode_as";
+                return Err(RequestError::NotApplicable { option, why });
             }
             config.family = Family::Mdlm;
+            config.block_size = None;
             config.attention = AttentionKind::Bidirectional;
             config.prepend = Prepend::None;
+        }
+        if let (Family::Bd3Lm, Some(size)) = (config.family, self.block_size) {
+            config.block_size = Some(size);
         }
         Ok(config)
     }
 
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
+        let has_phases = self.alpha_0.is_some_and(|alpha_0| alpha_0 != 1.0);
+        let blocks = self.block_size.map(|_| "block_size");
         let foreign = match family {
-            Family::EsoLm => None,
-            Family::Mdlm => self
-                .alpha_0
-                .filter(|&alpha_0| alpha_0 != 1.0)
-                .map(|_| ("alpha_0", "an MDLM, which writes all by diffusion")),
+            Family::EsoLm => blocks.map(|option| (option, "an Eso-LM, which has no blocks")),
+            Family::Mdlm if has_phases => {
+                Some(("alpha_0", "an MDLM, which writes all by diffusion"))
+            }
+            Family::Mdlm => blocks.map(|option| (option, "an MDLM, which has no blocks")),
+            Family::Bd3Lm if has_phases => {
+                Some(("alpha_0", "a BD3-LM, which writes all by diffusion"))
+            }
+            Family::Bd3Lm => {
+                let one_by_one = [Some(Schedule::FirstHitting), Some(Schedule::LeftToRight)]
+                    .contains(&self.schedule);
+                (one_by_one && self.steps.is_some())
+                    .then_some(("steps", "a schedule that draws one token a step"))
+            }
             Family::Ar => {
                 let left_to_right = [None, Some(Schedule::LeftToRight)].contains(&self.schedule);
                 let foreign = [
                     ("alpha_0", self.alpha_0.is_some()),
                     ("steps", self.steps.is_some()),
                     ("schedule", !left_to_right),
+                    ("block_size", blocks.is_some()),
                 ];
                 (foreign.iter().find(|(_, is_given)| *is_given))
                     .map(|&(option, _)| (option, "an AR model, which writes from left to right"))
@@ -278,7 +304,8 @@ impl Request {
             TextCodec::ends,
         );
         let context = config.length;
-        if let Some(length) = self.length.filter(|&length| length > context) {
+        let is_bounded = config.family != Family::Bd3Lm;
+        if let Some(length) = (self.length).filter(|&length| is_bounded && length > context) {
             return Err(RequestError::Length { length, context });
         }
         if self.length == Some(0) {
@@ -305,7 +332,11 @@ impl Request {
             })?;
             let placed = template.place(codec, &opening, most)?;
             // A template says how long its text is, unless more is asked for.
-            let length = self.length.unwrap_or(placed.length);
+            // Blocks are written whole.
+            let own = placed
+                .length
+                .next_multiple_of(config.block_size.unwrap_or(1).max(1));
+            let length = self.length.unwrap_or(own);
             word_ends = placed.word_ends;
             (vec![placed.known], length)
         } else if self.prompt.is_empty() {

@@ -40,7 +40,7 @@ pub(crate) fn for_steps(
     // Beside the clean tokens of the sequential loss stand its masked ones.
     let masked = match config.family {
         Family::EsoLm => 1.0 - recipe.loss.alpha_0,
-        Family::Mdlm | Family::Ar => 0.0,
+        Family::Mdlm | Family::Ar | Family::Bd3Lm => 0.0,
     };
     let texts = recipe.run.batch as f64 + sequential as f64 * masked;
     let rows = (texts * config.length as f64) as u64;

@@ -268,7 +268,7 @@ impl Recipe {
     pub fn diffusion_rows(&self) -> usize {
         match self.model.family {
             Family::EsoLm => (self.run.batch as f64 * self.loss.batch_split).round() as usize,
-            Family::Mdlm => self.run.batch,
+            Family::Mdlm | Family::Bd3Lm => self.run.batch,
             Family::Ar => 0,
         }
     }
@@ -303,8 +303,11 @@ impl Recipe {
             dropout,
             attention: match family {
                 Family::Mdlm => AttentionKind::Bidirectional,
-                _ => AttentionKind::Causal,
+                Family::Bd3Lm => AttentionKind::Block,
+                Family::EsoLm | Family::Ar => AttentionKind::Causal,
             },
+            block_size: None,
+            noise_range: None,
         };
         if config.cond_dim == 0 && family != Family::Ar {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.

@@ -287,7 +287,7 @@ impl<'a> Trainer<'a> {
             objective: Objective {
                 alpha_0: match config.family {
                     Family::EsoLm => recipe.loss.alpha_0,
-                    Family::Mdlm | Family::Ar => 1.0,
+                    Family::Mdlm | Family::Ar | Family::Bd3Lm => 1.0,
                 },
                 kind: recipe.loss.kind,
                 config,
@@ -557,7 +557,7 @@ pub fn evaluate(
         };
         match objective.config.family {
             Family::Ar => add(0),
-            Family::Mdlm => add(chunk.len()),
+            Family::Mdlm | Family::Bd3Lm => add(chunk.len()),
             Family::EsoLm => {
                 add(chunk.len());
                 add(0);

@@ -121,14 +121,19 @@ impl Likelihood {
             (Family::Mdlm, _) => {
                 "an MDLM, which writes all by diffusion and has no exact likelihood"
             }
+            (Family::Bd3Lm, _) => "a BD3-LM, which is not scored",
             (Family::EsoLm, true) => "an Eso-LM (A), which has no exact likelihood",
             (Family::EsoLm, false) => "a model with an exact likelihood",
         };
         let has_alpha_0 = |alpha_0| match config.family {
             Family::EsoLm => true,
             Family::Mdlm => alpha_0 == 1.0,
-            Family::Ar => false,
+            Family::Ar | Family::Bd3Lm => false,
         };
+        if config.family == Family::Bd3Lm {
+            let option = "scoring";
+            return Err(Error::NotApplicable { option, why });
+        }
         let foreign = [
             ("alpha_0", self.alpha_0.is_some_and(|a| !has_alpha_0(a))),
             (
@@ -152,7 +157,7 @@ impl Likelihood {
         };
         Ok(LikelihoodOptions {
             alpha_0: match config.family {
-                Family::Mdlm => 1.0,
+                Family::Mdlm | Family::Bd3Lm => 1.0,
                 Family::Ar => 0.0,
                 Family::EsoLm if score && !bound => self.alpha_0.unwrap_or(0.0),
                 Family::EsoLm => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
@@ -285,6 +290,7 @@ impl Summary {
 pub fn without_exact(config: &ModelConfig) -> Option<&'static str> {
     match (config.family, config.attention) {
         (Family::Mdlm, _) => Some("an MDLM"),
+        (Family::Bd3Lm, _) => Some("a BD3-LM"),
         (Family::EsoLm, AttentionKind::Causal) | (Family::Ar, _) => None,
         (Family::EsoLm, _) => Some("an Eso-LM (A)"),
     }
@@ -439,7 +445,7 @@ fn jobs(
     };
     let draws = |kind| match (config.family, kind) {
         (Family::Ar, _) => 0,
-        (Family::Mdlm, Kind::Sequential) => 0,
+        (Family::Mdlm | Family::Bd3Lm, Kind::Sequential) => 0,
         (Family::EsoLm, Kind::Diffusion) if options.alpha_0 == 0.0 => 0,
         (Family::EsoLm, Kind::Sequential) if options.alpha_0 == 1.0 => 0,
         _ => options.draws,
@@ -536,7 +542,7 @@ fn noised_pass(
             Noised::diffusion(x, level, &uniforms, mask),
             MaskMode::Mixed2,
         ),
-        AttentionKind::Causal => (
+        AttentionKind::Causal | AttentionKind::Block => (
             Noised::diffusion(x, level, &uniforms, mask),
             MaskMode::Causal,
         ),

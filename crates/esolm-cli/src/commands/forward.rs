@@ -16,7 +16,7 @@ pub fn run(arguments: &Forward) -> Result<(), Failure> {
     let sequential = arguments.mode == ModeName::Sequential;
     let mode = match arguments.mask {
         Some(mask) => mask.into(),
-        None => own_mask(config, sequential),
+        None => own_mask(config, sequential)?,
     };
     if sequential && !matches!(mode, MaskMode::Causal | MaskMode::Mixed) {
         return Err(Failure::usage(
@@ -46,11 +46,16 @@ pub fn run(arguments: &Forward) -> Result<(), Failure> {
 }
 
 /// The mask that the published code uses for the model.
-fn own_mask(config: &ModelConfig, sequential: bool) -> MaskMode {
-    match (config.attention, sequential) {
+fn own_mask(config: &ModelConfig, sequential: bool) -> Result<MaskMode, Failure> {
+    Ok(match (config.attention, sequential) {
         (AttentionKind::Causal, _) => MaskMode::Causal,
         (AttentionKind::Bidirectional, _) => MaskMode::Bidirectional,
         (AttentionKind::Mixed, false) => MaskMode::Mixed2,
         (AttentionKind::Mixed, true) => MaskMode::Mixed,
-    }
+        (AttentionKind::Block, _) => {
+            return Err(Failure::failed(
+                "the attention of a BD3-LM goes by blocks, which no mask here has; use --mask causal or bidirectional to run its network in another way",
+            ));
+        }
+    })
 }

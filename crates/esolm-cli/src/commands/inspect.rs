@@ -125,7 +125,13 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row("form", report.form.clone());
     row(
         "family",
-        format!("{}, {} attention", config.family, config.attention),
+        match config.block_size {
+            None => format!("{}, {} attention", config.family, config.attention),
+            Some(size) => format!(
+                "{}, {} attention, {size} tokens a block",
+                config.family, config.attention
+            ),
+        },
     );
     row(
         "shape",
@@ -169,6 +175,10 @@ fn table(report: &Report, with_tensors: bool) -> String {
         (family, _) => format!("none: {family} has one phase"),
     };
     row("alpha_0", alpha_0);
+    if let Some([least, most]) = config.noise_range {
+        let range = format!("{least} to {most} of the tokens masked in training");
+        row("noise", range);
+    }
     if config.family == Family::Ar {
         row("prepends", config.prepend.to_string());
     }

@@ -9,7 +9,7 @@ use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
 
 use super::tokenizer::{Tokenizer, TokenizerJson};
-use super::{CheckpointError, SourceKind, plain_name, rotary};
+use super::{CheckpointError, SourceKind, is_buffer, plain_name, scalars};
 use crate::config::{
     Claims, ConfigError, Family, PartialConfig, Scalar, parse_attention, parse_family,
     parse_prepend,
@@ -119,6 +119,10 @@ pub(super) fn read(
         None if given => PartialConfig::default(),
         None => return Err(LightningError::NoConfig.into()),
     };
+    for (end, name) in config.noise_range.iter_mut().zip(scalars::NOISE_RANGE) {
+        // Training may move the range, and then the tensors hold it; the configuration only says where it began.
+        *end = end.filter(|_| !file.tensors().iter().any(|t| plain_name(&t.name) == name));
+    }
     // Other arguments of the module stand beside the tree.
     if let Some(root) = root.get("hyper_parameters") {
         config.claims.extend(Tree { root, given }.claims()?);
@@ -165,7 +169,7 @@ pub(super) fn read(
 fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
     let list = averages.get("shadow_params").and_then(Value::list);
     let list = list.ok_or(LightningError::NoEma)?;
-    let is_buffer = |tensor: &&TensorInfo| plain_name(&tensor.name) == rotary::BUFFER;
+    let is_buffer = |tensor: &&TensorInfo| is_buffer(&plain_name(&tensor.name));
     let (buffers, parameters): (Vec<_>, Vec<_>) = file.tensors().iter().partition(is_buffer);
     if list.len() != parameters.len() {
         return Err(LightningError::EmaCount {
@@ -261,6 +265,11 @@ impl<'a> Tree<'a> {
                 .map(parse_attention)
                 .transpose()
                 .map_err(parsed)?,
+            block_size: of(Family::Bd3Lm, "block_size").size()?,
+            noise_range: [
+                of(Family::Bd3Lm, "training.sampling_eps_min").number()?,
+                of(Family::Bd3Lm, "training.sampling_eps_max").number()?,
+            ],
             claims: self.claims()?,
             quantization: None,
             conditioned: None,

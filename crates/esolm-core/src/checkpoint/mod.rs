@@ -19,6 +19,7 @@ mod hub;
 mod lightning;
 mod parameter;
 mod rotary;
+mod scalars;
 mod shards;
 mod tokenizer;
 mod writer;
@@ -45,6 +46,7 @@ pub use writer::{write_folder, write_hf_folder};
 
 use crate::config::{Claims, ModelConfig, PartialConfig, Quantization};
 use crate::finite::first_beyond;
+use scalars::NoiseRange;
 use shards::{INDEX, Index};
 use tokenizer::TokenizerJson;
 
@@ -57,6 +59,8 @@ const WRAPPERS: [&str; 4] = [
     "_forward_module",
     "_fsdp_wrapped_module",
 ];
+/// A mask that some files carry as a buffer; the engine makes none.
+const STATIC_MASK: &str = "static_attention_mask";
 /// The name of the weights in a folder, and in messages about those that come without a path.
 const WEIGHTS: &str = "model.safetensors";
 
@@ -149,6 +153,8 @@ pub struct Checkpoint {
     quantization: Option<Quantization>,
     /// The buffer of rotary frequencies, if a file carries it.
     rotary: Option<(usize, TensorInfo)>,
+    /// The noise range of a BD3-LM, which files may carry beside the weights.
+    noise_range: NoiseRange,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
     /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
@@ -259,7 +265,8 @@ impl Checkpoint {
             raw_weights,
             ..Parts::new(files)
         })?;
-        if let Some((file, buffer)) = &checkpoint.rotary {
+        let beside = checkpoint.rotary.iter();
+        for (file, buffer) in beside.chain(checkpoint.noise_range.tensors()) {
             checkpoint.files[*file].fetch(buffer).await?;
         }
         checkpoint.checked()
@@ -271,7 +278,8 @@ impl Checkpoint {
     }
 
     /// Compares what the files carry beside parameters with what will be computed.
-    fn checked(self) -> Result<Self, CheckpointError> {
+    fn checked(mut self) -> Result<Self, CheckpointError> {
+        self.noise_range.settle(&self.files, &mut self.config)?;
         if let Some((file, buffer)) = &self.rotary {
             rotary::check(&self.files[*file], buffer, &self.config)?;
         }
@@ -362,6 +370,8 @@ impl Checkpoint {
             }
         }
         let rotary = found.remove(rotary::BUFFER);
+        let noise_range = NoiseRange::new(partial.noise_range, &mut found);
+        found.remove(STATIC_MASK);
         let rotary_shape = rotary.as_ref().map(|(_, buffer)| buffer.shape.as_slice());
         let mut found = parameter::gather(found, partial.quantization.as_ref())?;
         let shape = |name: &str| match name {
@@ -404,6 +414,7 @@ impl Checkpoint {
             parameters,
             quantization,
             rotary,
+            noise_range,
             source,
             tokenizer: None,
             tokenizer_json: tokenizer_json.map(Cow::into_owned).or(pickled),
@@ -552,6 +563,11 @@ impl Checkpoint {
     pub fn source(&self) -> SourceKind {
         self.source
     }
+}
+
+/// Whether a tensor's plain name is that of a buffer, which is not a parameter and has no average.
+fn is_buffer(name: &str) -> bool {
+    name == rotary::BUFFER || name == STATIC_MASK || scalars::NOISE_RANGE.contains(&name)
 }
 
 /// A tensor's name as the network has it, without the prefix `backbone.` and without those of modules that were wrapped around.

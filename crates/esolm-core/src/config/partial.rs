@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::documents::normalize;
 use crate::message::{json_error, shorten};
+use crate::noise;
 
 use super::claims::{Claims, Scalar};
 use super::{
@@ -31,6 +32,9 @@ pub(crate) struct PartialConfig {
     pub eos: Option<u32>,
     pub dropout: Option<f64>,
     pub attention: Option<AttentionKind>,
+    pub block_size: Option<usize>,
+    /// Both ends of the noise range of a BD3-LM, which may also stand beside the weights.
+    pub noise_range: [Option<f64>; 2],
     /// The mask index, and what must agree with the network that is computed.
     pub claims: Claims,
     /// How the weights beside it are quantised.
@@ -58,7 +62,7 @@ impl PartialConfig {
             .map(|name| parse_family("model_type", name))
             .transpose()?;
         for (field, class) in classes(&map) {
-            if is_duo(class) {
+            if other_kind(class).is_some() {
                 return Err(unknown_family(field, class));
             }
             // Wrappers may have any name.
@@ -71,6 +75,13 @@ impl PartialConfig {
             settle(["\"model_type\"", "\"algo.name\""], &mut family, named)?;
         }
         let size = |paths| agreeing(paths, |path| number(&map, path));
+        let cond_dim = size(&["cond_dim", "model.cond_dim", "backbone_config.cond_dim"])?;
+        // Other families of the same code have these fields without a use for them.
+        let has_blocks = [None, Some(Family::Bd3Lm)].contains(&family);
+        let of_blocks = |path| match has_blocks {
+            true => float(&map, path),
+            false => Ok(None),
+        };
         // Fields of other families may stand in the section as well.
         let of = |wanted, paths: [&'static str; 2]| match family == Some(wanted) {
             true => paths.to_vec(),
@@ -85,7 +96,7 @@ impl PartialConfig {
                 "model.hidden_dim",
                 "backbone_config.hidden_size",
             ])?,
-            cond_dim: size(&["cond_dim", "model.cond_dim", "backbone_config.cond_dim"])?,
+            cond_dim,
             n_blocks: size(&["n_blocks", "model.n_blocks", "backbone_config.num_layers"])?,
             n_heads: size(&["n_heads", "model.n_heads", "backbone_config.n_heads"])?,
             length: size(&[
@@ -117,9 +128,21 @@ impl PartialConfig {
                 ),
                 |path| string(&map, path)?.map(parse_attention).transpose(),
             )?,
+            block_size: match has_blocks {
+                true => size(&["block_size", "backbone_config.block_size"])?,
+                false => None,
+            },
+            noise_range: [
+                of_blocks("sampling_eps_min")?,
+                of_blocks("sampling_eps_max")?,
+            ],
             claims: Claims::read(source, |path| lookup(&map, path).map(scalar))?,
             quantization: Quantization::read(&map)?,
-            conditioned: None,
+            // The model type has two meanings: the flat one has adaLN whatever "adaln" says, the nested one says.
+            conditioned: match family == Some(Family::Bd3Lm) {
+                true if present(&map, "backbone_config").is_none() => cond_dim.map(|c| c > 0),
+                _ => None,
+            },
         })
     }
 
@@ -156,6 +179,10 @@ impl PartialConfig {
         self.bos = self.bos.or(own.bos);
         self.eos = self.eos.or(own.eos);
         self.dropout = self.dropout.or(own.dropout);
+        self.block_size = self.block_size.or(own.block_size);
+        for (end, own) in self.noise_range.iter_mut().zip(own.noise_range) {
+            *end = end.or(own);
+        }
         self.claims.extend(own.claims);
         self.quantization = self.quantization.take().or(own.quantization);
         Ok(())
@@ -285,7 +312,10 @@ impl PartialConfig {
                 Family::EsoLm => self.attention.unwrap_or(AttentionKind::Causal),
                 Family::Mdlm => AttentionKind::Bidirectional,
                 Family::Ar => AttentionKind::Causal,
+                Family::Bd3Lm => AttentionKind::Block,
             },
+            block_size: self.block_size.filter(|_| family == Family::Bd3Lm),
+            noise_range: noise_range(self.noise_range).filter(|_| family == Family::Bd3Lm),
         };
         config.validate()?;
         self.claims.check(&config)?;
@@ -293,7 +323,13 @@ impl PartialConfig {
     }
 }
 
-const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\" or \"ar\"";
+const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\", \"bd3lm\" or \"ar\"";
+
+/// Both ends of a noise range; where only one is said, the other is the end of the published schedule.
+pub(crate) fn noise_range([least, most]: [Option<f64>; 2]) -> Option<[f64; 2]> {
+    let said = least.is_some() || most.is_some();
+    said.then_some([least.unwrap_or(noise::EPS), most.unwrap_or(1.0)])
+}
 
 /// The family of a `model_type` or an `algo.name`, whose published spellings differ in case.
 pub(crate) fn parse_family(field: &'static str, name: &str) -> Result<Family, ConfigError> {
@@ -301,25 +337,32 @@ pub(crate) fn parse_family(field: &'static str, name: &str) -> Result<Family, Co
         "esolm" => Ok(Family::EsoLm),
         "mdlm" => Ok(Family::Mdlm),
         "ar" => Ok(Family::Ar),
+        "bd3lm" => Ok(Family::Bd3Lm),
         _ => Err(unknown_family(field, name)),
     }
 }
 
-fn is_duo(name: &str) -> bool {
-    name.to_ascii_lowercase().starts_with("duo")
+/// What is said of models of the same code that are not run.
+fn other_kind(name: &str) -> Option<&'static str> {
+    let name = name.to_ascii_lowercase();
+    if name.starts_with("duo") {
+        return Some(
+            "Duo diffuses to uniform noise with a live time input, which is another kind of model",
+        );
+    }
+    let set = name.starts_with("setdlm");
+    set.then_some(
+        "SetDLM writes sets of tokens with masks that see nothing but themselves and what is written, which is another kind of model",
+    )
 }
 
 fn unknown_family(field: &'static str, name: &str) -> ConfigError {
-    let why = if is_duo(name) {
-        "; Duo diffuses to uniform noise with a live time input, which is another kind of model"
-    } else {
-        ""
-    };
+    let why = other_kind(name).map_or(String::new(), |why| format!("; {why}"));
     let names = match field {
         "algo.name" => MODEL_TYPES.to_lowercase(),
         _ => MODEL_TYPES.into(),
     };
-    invalid(field, format!("\"{}\"", shorten(name)), names + why)
+    invalid(field, format!("\"{}\"", shorten(name)), names + &why)
 }
 
 /// Takes the second statement where the first is missing, and compares where neither is.

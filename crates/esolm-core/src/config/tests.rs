@@ -47,7 +47,21 @@ fn json_round_trip() {
         mask_index: 3,
         ..base.clone()
     };
-    for config in [base, mdlm, ar, a] {
+    let bd3lm = ModelConfig {
+        family: Family::Bd3Lm,
+        attention: AttentionKind::Block,
+        alpha_0: None,
+        block_size: Some(4),
+        noise_range: Some([0.001, 0.999]),
+        ..base.clone()
+    };
+    let plain = ModelConfig {
+        cond_dim: 0,
+        block_size: Some(32),
+        noise_range: None,
+        ..bd3lm.clone()
+    };
+    for config in [base, mdlm, ar, a, bd3lm, plain] {
         assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
     }
 }
@@ -122,6 +136,73 @@ fn bad_fields_are_named() {
             assert!(message.contains(word), "{message:?} lacks {word:?}");
         }
     }
+}
+
+#[test]
+fn bad_blocks_are_named() {
+    let bd3lm = r#"{"model_type":"bd3lm","hidden_dim":64,"cond_dim":32,"n_blocks":2,"n_heads":4,"model_length":32,"vocab_size":97,
+        "block_size":4,"sampling_eps_min":0.001,"sampling_eps_max":0.999,"adaln":false}"#;
+    let config = ModelConfig::from_json(bd3lm).unwrap();
+    assert_eq!((config.cond_dim, config.block_size), (32, Some(4)));
+    let nested = bd3lm.replace(
+        "\"hidden_dim\":64",
+        "\"backbone_config\":{\"hidden_size\":64}",
+    );
+    assert_eq!(ModelConfig::from_json(&nested).unwrap().cond_dim, 0);
+    for (from, to, words) in [
+        (
+            "\"block_size\":4,",
+            "",
+            ["block_size", "no field", "divides"],
+        ),
+        (
+            "\"block_size\":4",
+            "\"block_size\":0",
+            ["block_size", "0", "divides"],
+        ),
+        (
+            "\"block_size\":4",
+            "\"block_size\":5",
+            ["block_size", "5", "32"],
+        ),
+        (
+            "\"block_size\":4",
+            "\"block_size\":18446744073709551615",
+            ["block_size", "18446744073709551615", "32"],
+        ),
+        (
+            "\"block_size\":4",
+            "\"block_size\":4,\"backbone_config\":{\"block_size\":8}",
+            ["block_size", "is 4", "is 8"],
+        ),
+        (
+            "\"sampling_eps_min\":0.001",
+            "\"sampling_eps_min\":1",
+            ["sampling_eps_min", "is 1;", "0.999"],
+        ),
+        (
+            "\"sampling_eps_max\":0.999",
+            "\"sampling_eps_max\":1.5",
+            ["sampling_eps_max", "1.5", "up to 1"],
+        ),
+        (
+            "\"adaln\":false",
+            "\"architectures\":[\"SetDLM\"]",
+            ["architectures", "SetDLM", "another kind"],
+        ),
+    ] {
+        let message = ModelConfig::from_json(&bd3lm.replace(from, to))
+            .unwrap_err()
+            .to_string();
+        for word in words {
+            assert!(message.contains(word), "{message:?} lacks {word:?}");
+        }
+    }
+    // Networks of other families that the same code trained have these fields without a use for them.
+    let mdlm = bd3lm
+        .replace("bd3lm", "mdlm")
+        .replace("\"block_size\":4", "\"block_size\":0");
+    assert_eq!(ModelConfig::from_json(&mdlm).unwrap().block_size, None);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Makes plans from options.
 
+use super::blocks::{self, Blocks};
 use super::error::PlanError;
 use super::schedule;
 use super::types::{
@@ -26,6 +27,13 @@ pub(super) fn build(options: &PlanOptions) -> Result<(bool, Vec<SequencePlan>), 
             match options.family {
                 Family::Ar => autoregressive(options, index, sequence, &given, lead),
                 Family::EsoLm | Family::Mdlm => Ok(any_order(options, sequence, &given)),
+                Family::Bd3Lm => {
+                    let blocks = Blocks {
+                        size: options.block_size.unwrap_or(options.length) as u32,
+                        window: options.window().unwrap_or(options.length) as u32,
+                    };
+                    Ok(blocks::sequence(options, blocks, sequence, &given))
+                }
             }
         })
         .collect();
@@ -69,13 +77,15 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
             "from 0 (all left to right) to 1 (all by diffusion)".into(),
         );
     }
-    if options.family == Family::Mdlm && options.alpha_0 != 1.0 {
-        return range(
-            "alpha_0",
-            options.alpha_0.to_string(),
-            "1 for an MDLM, which has no sequential phase".into(),
-        );
+    let one_phase = match options.family {
+        Family::Mdlm => Some("1 for an MDLM, which has no sequential phase"),
+        Family::Bd3Lm => Some("1 for a BD3-LM, which has no sequential phase"),
+        Family::EsoLm | Family::Ar => None,
+    };
+    if let Some(one) = one_phase.filter(|_| options.alpha_0 != 1.0) {
+        return range("alpha_0", options.alpha_0.to_string(), one.into());
     }
+    check_blocks(options)?;
     for (name, token) in [
         ("mask_index", Some(options.mask_index)),
         ("bos_token_id", options.bos),
@@ -91,22 +101,71 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         options.schedule,
         Schedule::Blocks | Schedule::BlocksShuffled
     );
-    if options.family == Family::Ar && blocks {
-        return Err(PlanError::ArSchedule);
+    let first_hitting = options.schedule == Schedule::FirstHitting;
+    match options.family {
+        Family::Ar if blocks || first_hitting => return Err(PlanError::ArSchedule),
+        Family::Bd3Lm if blocks => {
+            return Err(PlanError::Schedule {
+                schedule: options.schedule,
+                why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial or left-to-right",
+            });
+        }
+        Family::EsoLm | Family::Mdlm if first_hitting => {
+            return Err(PlanError::Schedule {
+                schedule: options.schedule,
+                why: "goes through the blocks of a BD3-LM, which this model does not have; use binomial, or blocks-shuffled with as many steps as tokens to draw one by one",
+            });
+        }
+        _ => {}
     }
     let remedy = match (options.family, options.attention) {
         (Family::EsoLm | Family::Ar, AttentionKind::Causal) => return Ok(()),
         (Family::Mdlm, AttentionKind::Bidirectional) => return Ok(()),
+        (Family::Bd3Lm, AttentionKind::Block) => return Ok(()),
         (Family::EsoLm, _) => {
             "its clean tokens see each other both ways, so no cache is exact: use an Eso-LM (B), which is causal"
         }
         (Family::Mdlm, _) => "an MDLM is bidirectional: correct the configuration",
         (Family::Ar, _) => "an AR model is causal: correct the configuration",
+        (Family::Bd3Lm, _) => "a BD3-LM goes by blocks: correct the configuration",
     };
     Err(PlanError::Attention {
         family: options.family,
         attention: options.attention,
         remedy,
+    })
+}
+
+/// What only a BD3-LM has, and it must.
+fn check_blocks(options: &PlanOptions) -> Result<(), PlanError> {
+    let length = options.length;
+    let (value, range) = match (options.family, options.block_size) {
+        (Family::Bd3Lm, None) => ("missing".into(), "given for a BD3-LM".into()),
+        (Family::Bd3Lm, Some(size)) if size == 0 || !length.is_multiple_of(size) => (
+            size.to_string(),
+            format!("a whole number from 1 that divides the length {length}"),
+        ),
+        (Family::Bd3Lm, Some(size))
+            if options.context == 0 || !options.context.is_multiple_of(size) =>
+        {
+            (
+                size.to_string(),
+                format!(
+                    "a whole number from 1 that divides the context of {} tokens",
+                    options.context
+                ),
+            )
+        }
+        (Family::EsoLm | Family::Mdlm | Family::Ar, Some(size)) => (
+            size.to_string(),
+            "left out for a family without blocks".into(),
+        ),
+        _ => return Ok(()),
+    };
+    Err(PlanError::Range {
+        name: "block_size",
+        value,
+        range,
     })
 }
 

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Plan;
+use super::blocks::Follower;
 use super::error::PlanError;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
 use crate::config::Family;
@@ -19,6 +20,10 @@ pub(super) struct Unchecked {
     esolm_plan: u32,
     family: Family,
     length: usize,
+    #[serde(default)]
+    block_size: Option<usize>,
+    #[serde(default)]
+    window: Option<usize>,
     lead: bool,
     mask_index: u32,
     vocab_size: usize,
@@ -39,6 +44,8 @@ impl TryFrom<Unchecked> for Plan {
             esolm_plan: VERSION,
             family: read.family,
             length: read.length,
+            block_size: read.block_size,
+            window: read.window,
             lead: read.lead,
             mask_index: read.mask_index,
             vocab_size: read.vocab_size,
@@ -72,11 +79,39 @@ impl Plan {
         if self.lead && self.family != Family::Ar {
             return invalid("only an AR plan has a prepended token".into());
         }
+        self.check_blocks().map_err(PlanError::Invalid)?;
         for (index, sequence) in self.sequences.iter().enumerate() {
             self.check_sequence(sequence)
                 .map_err(|text| PlanError::Invalid(format!("sequence {index}: {text}")))?;
         }
         Ok(())
+    }
+
+    /// A whole number of blocks, in the text and in the window.
+    fn check_blocks(&self) -> Result<(), String> {
+        let length = self.length;
+        match (self.family, self.block_size) {
+            (Family::Bd3Lm, Some(size)) => {
+                if size == 0 || !length.is_multiple_of(size) {
+                    return Err(format!(
+                        "blocks of {size} do not divide its length of {length}"
+                    ));
+                }
+                match self.window {
+                    Some(window)
+                        if window == 0 || window >= length || !window.is_multiple_of(size) =>
+                    {
+                        Err(format!(
+                            "it has a window of {window}, which must be a whole number of blocks and less than its length of {length}"
+                        ))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            (Family::Bd3Lm, None) => Err("a BD3-LM's plan has a block_size".into()),
+            (_, None) if self.window.is_none() => Ok(()),
+            _ => Err("only a BD3-LM's plan has blocks and a window".into()),
+        }
     }
 
     fn check_sequence(&self, sequence: &SequencePlan) -> Result<(), String> {
@@ -101,14 +136,35 @@ impl Plan {
         }
         let (mut known, mut fed) = (sequence.known.len() as u32, 0);
         let mut last = Phase::Prompt;
+        let mut blocks = match self.family {
+            Family::Bd3Lm => Some(Follower::new(
+                self.blocks(),
+                &sequence.order,
+                sequence.known.len(),
+            )),
+            _ => None,
+        };
         for (number, step) in sequence.steps.iter().enumerate() {
-            if !self.step_follows(step, last, known, fed) {
+            let follows = match &mut blocks {
+                // Which blocks are known says more than how many entries.
+                Some(blocks) => {
+                    let is_next = match step.phase {
+                        Phase::Prompt => step.start == step.end && step.end as usize <= self.length,
+                        _ => step.start == known && step.start < step.end,
+                    };
+                    is_next && step.end as usize <= self.length && blocks.follows(step)
+                }
+                None => self.step_follows(step, last, known, fed),
+            };
+            if !follows {
                 return Err(format!(
                     "step {number}, {} from {} over {} to {}, does not follow on {known} known and {fed} cached entries",
                     step.phase, step.clean, step.start, step.end
                 ));
             }
-            known = known.max(step.end);
+            if blocks.is_none() || step.phase != Phase::Prompt {
+                known = known.max(step.end);
+            }
             fed = step.start;
             last = step.phase;
         }
@@ -141,6 +197,8 @@ impl Plan {
             Family::EsoLm => true,
             Family::Mdlm => step.phase == Phase::Diffusion && step.clean == 0,
             Family::Ar => step.phase != Phase::Diffusion && step.clean < step.start,
+            // Followed block by block.
+            Family::Bd3Lm => false,
         };
         dense && drawn && family
     }

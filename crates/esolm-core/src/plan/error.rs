@@ -1,5 +1,6 @@
 use thiserror::Error;
 
+use super::types::Schedule;
 use crate::config::{AttentionKind, Family};
 
 /// Why a plan cannot be made or is not valid. Every message is one sentence with the remedy.
@@ -47,6 +48,14 @@ pub enum PlanError {
         "an AR model only goes left to right; use the schedule left-to-right, or an Eso-LM or MDLM model"
     )]
     ArSchedule,
+    /// A schedule of another family.
+    #[error("the schedule {schedule} {why}")]
+    Schedule {
+        /// The schedule.
+        schedule: Schedule,
+        /// What it does, and the remedy.
+        why: &'static str,
+    },
     /// An attention that the family cannot be sampled with.
     #[error("{family} with {attention} attention cannot be sampled; {remedy}")]
     Attention {

@@ -5,12 +5,15 @@
 //! Each sequence has a schedule and an order of its own, drawn from (seed, sequence) alone, so a sample does not depend on the
 //! batch it is in. (The published code draws one schedule a batch; the distribution of each sequence is the same.)
 
+mod blocks;
 mod build;
 mod check;
 mod error;
 mod recorded;
 mod schedule;
 mod types;
+
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +22,7 @@ use crate::message::json_error;
 use crate::order;
 use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 
+use blocks::Blocks;
 pub use error::PlanError;
 pub use recorded::RecordedMdlm;
 pub use types::{
@@ -35,6 +39,12 @@ pub struct Plan {
     pub family: Family,
     /// Entries of each sequence, a prepended one included.
     pub length: usize,
+    /// Tokens of a block, for a BD3-LM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<usize>,
+    /// Slots of the cache where a BD3-LM writes more than its context: those of the last so many tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
     /// Whether the first entry is prepended and not part of the text.
     pub lead: bool,
     /// The mask token.
@@ -56,6 +66,8 @@ impl Plan {
             esolm_plan: check::VERSION,
             family: options.family,
             length: options.length + usize::from(lead),
+            block_size: options.block_size,
+            window: options.window(),
             lead,
             mask_index: options.mask_index,
             vocab_size: options.vocab_size,
@@ -96,8 +108,16 @@ impl Plan {
     pub fn layout(&self) -> Layout {
         Layout {
             sequences: self.sequences.len(),
-            slots: self.length,
+            slots: self.window.unwrap_or(self.length),
             tokens: self.sequences.len() * self.length,
+        }
+    }
+
+    /// The blocks of a BD3-LM's plan. Of a plan of another family they are one that nothing reads.
+    fn blocks(&self) -> Blocks {
+        Blocks {
+            size: self.block_size.unwrap_or(self.length).max(1) as u32,
+            window: self.layout().slots.max(1) as u32,
         }
     }
 
@@ -125,8 +145,10 @@ impl Plan {
 
     /// Number of rows of a step over all sequences, without making them.
     pub fn positions_computed(&self, step: usize) -> usize {
-        let running = self.sequences.iter().filter_map(|s| s.steps.get(step));
-        running.map(|step| self.rows_of(step)).sum()
+        let running = (self.sequences.iter()).filter_map(|s| Some((s, s.steps.get(step)?)));
+        running
+            .map(|(sequence, step)| self.rows_of(sequence, step))
+            .sum()
     }
 
     /// The most rows of any step, and the most tokens that one draws.
@@ -134,7 +156,7 @@ impl Plan {
         let mut steps = vec![(0, 0); self.nfe()];
         for sequence in &self.sequences {
             for (step, (rows, drawn)) in sequence.steps.iter().zip(&mut steps) {
-                *rows += self.rows_of(step);
+                *rows += self.rows_of(sequence, step);
                 *drawn += (step.end - step.start) as usize;
             }
         }
@@ -144,11 +166,27 @@ impl Plan {
     }
 
     /// Rows of a sequence's step.
-    fn rows_of(&self, step: &PlanStep) -> usize {
+    fn rows_of(&self, sequence: &SequencePlan, step: &PlanStep) -> usize {
         match self.family {
             Family::EsoLm => (step.end - step.clean) as usize,
             Family::Mdlm => self.length,
             Family::Ar => (step.start - step.clean) as usize,
+            Family::Bd3Lm => {
+                let (stored, block) = self.blocks_of(sequence, step);
+                (stored - step.clean) as usize + block.len()
+            }
+        }
+    }
+
+    /// Of a BD3-LM's step, the position up to which clean blocks are computed, and the positions of the block that is drawn from.
+    fn blocks_of(&self, sequence: &SequencePlan, step: &PlanStep) -> (u32, Range<u32>) {
+        match sequence.order[step.start as usize..step.end as usize].first() {
+            Some(&drawn) => {
+                let blocks = self.blocks();
+                let first = blocks.first(drawn);
+                (first, first..blocks.end(drawn))
+            }
+            None => (step.start, 0..0),
         }
     }
 
@@ -230,15 +268,50 @@ impl Plan {
                     push(position, position, position + 1, first + position, target);
                 }
             }
+            Family::Bd3Lm => {
+                let blocks = self.blocks();
+                let (stored, block) = self.blocks_of(sequence, step);
+                let mut at = |position: u32, source: u32, target: u32| {
+                    let (slot, prefix) = (blocks.slot(position), blocks.prefix(position));
+                    push(slot, position, prefix, source, target);
+                };
+                for position in step.clean..stored {
+                    at(position, first + position, NO_TARGET);
+                }
+                // What is not known of the block is drawn now or later.
+                let unknown = &sequence.order[step.start as usize..];
+                let drawn = (step.end - step.start) as usize;
+                let mut places = vec![None; block.len()];
+                for (place, position) in unknown.iter().take(block.len()).enumerate() {
+                    if let Some(entry) = position.checked_sub(block.start)
+                        && let Some(entry) = places.get_mut(entry as usize)
+                    {
+                        *entry = Some(place < drawn);
+                    }
+                }
+                for (position, place) in block.zip(places) {
+                    let place_of = first + position;
+                    match place {
+                        None => at(position, place_of, NO_TARGET),
+                        Some(true) => at(position, MASKED, place_of),
+                        Some(false) => at(position, MASKED, NO_TARGET),
+                    }
+                }
+            }
         }
     }
 
     /// Clean slots in the KV cache after a step, over all sequences; 0 for MDLM, which has no cache.
     pub fn cache_length(&self, step: usize) -> usize {
-        if self.family == Family::Mdlm {
-            return 0;
-        }
-        let last = |s: &SequencePlan| Some(s.steps.get(step).or(s.steps.last())?.start as usize);
+        let slots = self.layout().slots;
+        let last = |s: &SequencePlan| {
+            let step = s.steps.get(step).or(s.steps.last())?;
+            Some(match self.family {
+                Family::Mdlm => 0,
+                Family::EsoLm | Family::Ar => step.start as usize,
+                Family::Bd3Lm => (self.blocks_of(s, step).0 as usize).min(slots),
+            })
+        };
         self.sequences.iter().filter_map(last).sum()
     }
 
@@ -264,13 +337,18 @@ impl Plan {
     }
 
     /// The same steps and draws without a cache: every step computes all known rows again. What a cached run is checked
-    /// against, and what it saves.
+    /// against, and what it saves. What lies beyond a BD3-LM's window stays as it is.
     pub fn uncached(&self) -> Self {
         let mut plan = self.clone();
-        plan.sequences
-            .iter_mut()
-            .flat_map(|s| &mut s.steps)
-            .for_each(|step| step.clean = 0);
+        let slots = self.layout().slots as u32;
+        for (sequence, own) in plan.sequences.iter_mut().zip(&self.sequences) {
+            for step in &mut sequence.steps {
+                let (stored, block) = self.blocks_of(own, step);
+                if self.family != Family::Bd3Lm || stored.max(block.end) <= slots {
+                    step.clean = 0;
+                }
+            }
+        }
         plan
     }
 }

@@ -21,6 +21,10 @@ pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
             order: free.to_vec(),
             diffusion: Vec::new(),
         },
+        Schedule::FirstHitting => Draw {
+            order: order::random_then_ascending(free, free.len(), &mut orders),
+            diffusion: vec![1; free.len()],
+        },
         Schedule::Binomial => {
             let mut sizes = Stream::new(options.seed, sequence, Purpose::Schedule);
             let diffusion = binomial_sizes(

@@ -29,15 +29,18 @@ pub enum Schedule {
     BlocksShuffled,
     /// One by one, ascending, whatever alpha_0.
     LeftToRight,
+    /// The published sampler of a BD3-LM: one by one in random order within each block.
+    FirstHitting,
 }
 
 impl Schedule {
     /// Every schedule.
-    pub const ALL: [Schedule; 4] = [
+    pub const ALL: [Schedule; 5] = [
         Schedule::Binomial,
         Schedule::Blocks,
         Schedule::BlocksShuffled,
         Schedule::LeftToRight,
+        Schedule::FirstHitting,
     ];
 
     /// The name that [`FromStr`] reads, also that of the JSON form.
@@ -47,6 +50,7 @@ impl Schedule {
             Schedule::Blocks => "blocks",
             Schedule::BlocksShuffled => "blocks-shuffled",
             Schedule::LeftToRight => "left-to-right",
+            Schedule::FirstHitting => "first-hitting",
         }
     }
 }
@@ -105,9 +109,10 @@ pub struct PlanOptions {
     /// Share of the tokens that diffusion takes, in [0, 1]. An MDLM knows only 1. AR and [`Schedule::LeftToRight`] do not use it.
     pub alpha_0: f64,
     /// T: diffusion time steps, before those that unmask nothing are dropped; number of blocks of the block schedules. AR and
-    /// [`Schedule::LeftToRight`] do not use it.
+    /// [`Schedule::LeftToRight`] do not use it. Of a BD3-LM, the steps of each block, of [`Schedule::Binomial`] alone.
     pub steps: usize,
-    /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules.
+    /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules; a BD3-LM has the binomial one, left
+    /// to right and first-hitting, each within a block.
     pub schedule: Schedule,
     /// Seed of the plan.
     pub seed: u64,
@@ -123,9 +128,19 @@ pub struct PlanOptions {
     pub mask_index: u32,
     /// V, the mask included.
     pub vocab_size: usize,
+    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context.
+    pub block_size: Option<usize>,
+    /// Tokens of the context. A BD3-LM can write more, and then sees the last so many; other families do not read it.
+    pub context: usize,
 }
 
 impl PlanOptions {
+    /// Slots of the cache where the text is longer than the context.
+    pub(super) fn window(&self) -> Option<usize> {
+        let is_beyond = self.family == Family::Bd3Lm && self.length > self.context;
+        is_beyond.then_some(self.context)
+    }
+
     /// The options that suit a model: its length, its alpha_0 (1 where it does not say), the binomial schedule or, for AR, left to
     /// right; `batch` sequences from index 0, nothing given.
     pub fn new(config: &ModelConfig, batch: usize, steps: usize, seed: u64) -> Self {
@@ -135,13 +150,14 @@ impl PlanOptions {
             length: config.length,
             alpha_0: match config.family {
                 Family::EsoLm => config.alpha_0.unwrap_or(1.0),
-                Family::Mdlm => 1.0,
+                Family::Mdlm | Family::Bd3Lm => 1.0,
                 Family::Ar => 0.0,
             },
             steps,
             schedule: match config.family {
                 Family::Ar => Schedule::LeftToRight,
                 Family::EsoLm | Family::Mdlm => Schedule::Binomial,
+                Family::Bd3Lm => Schedule::FirstHitting,
             },
             seed,
             first_sequence: 0,
@@ -150,6 +166,8 @@ impl PlanOptions {
             bos: config.bos,
             mask_index: config.mask_index,
             vocab_size: config.vocab_size,
+            block_size: config.block_size,
+            context: config.length,
         }
     }
 }
@@ -161,7 +179,8 @@ impl PlanOptions {
 pub struct PlanStep {
     /// What it does.
     pub phase: Phase,
-    /// Entries clean..start of the order enter as known tokens; those below stand in the cache. An MDLM computes every row.
+    /// Entries clean..start of the order enter as known tokens; those below stand in the cache. An MDLM computes every row. Of a BD3-LM it
+    /// is a position, from which clean blocks enter up to the one that is drawn from.
     pub clean: u32,
     /// Entries start..end are drawn; an AR model draws entry `start` from the row of entry `start - 1`.
     pub start: u32,
@@ -193,7 +212,7 @@ pub struct SequencePlan {
     /// Absolute index: keys the random numbers.
     pub sequence: u32,
     /// Natural positions in the order in which they become known, the given ones first. For an Eso-LM entry i takes slot i; for
-    /// an MDLM, whose slots are positions, it is only the order; AR goes left to right. With a prepended token, that is position 0.
+    /// an MDLM or a BD3-LM, whose slots are positions, it is only the order; AR goes left to right. With a prepended token, that is position 0.
     pub order: Vec<u32>,
     /// Tokens of the first entries of the order: what is given.
     pub known: Vec<u32>,

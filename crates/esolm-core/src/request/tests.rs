@@ -20,8 +20,11 @@ fn config(family: Family) -> ModelConfig {
         dropout: 0.0,
         attention: match family {
             Family::Mdlm => AttentionKind::Bidirectional,
+            Family::Bd3Lm => AttentionKind::Block,
             _ => AttentionKind::Causal,
         },
+        block_size: (family == Family::Bd3Lm).then_some(8),
+        noise_range: None,
     }
 }
 

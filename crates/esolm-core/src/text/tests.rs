@@ -25,6 +25,8 @@ fn config(vocab_size: usize) -> ModelConfig {
         eos: None,
         dropout: 0.0,
         attention: AttentionKind::Causal,
+        block_size: None,
+        noise_range: None,
     }
 }
 

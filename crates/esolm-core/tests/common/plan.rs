@@ -22,5 +22,7 @@ pub fn options() -> PlanOptions {
         bos: Some(BOS),
         mask_index: MASK,
         vocab_size: V,
+        block_size: None,
+        context: 32,
     }
 }

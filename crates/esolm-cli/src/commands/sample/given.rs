@@ -19,6 +19,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         alpha_0: arguments.alpha0,
         steps: arguments.steps,
         schedule: arguments.schedule.map(Into::into),
+        block_size: arguments.block_size,
         top_k: arguments.filters.top_k,
         top_p: arguments.filters.top_p,
         min_p: arguments.filters.min_p,
