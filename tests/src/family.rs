@@ -14,18 +14,14 @@ use esolm::rows::{MaskMode, forward_rows};
 
 use crate::checks::{GOLDEN, assert_close};
 use crate::golden::repository;
-use crate::{Golden, Runner};
+use crate::{Golden, Runner, blocks};
 
 /// Runs every case whose network can be run, and returns how many those are.
 ///
 /// # Panics
 /// Where logits differ, a network is refused for another reason than its kind, or there is no case at all.
 pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
-    let folder = std::env::var_os("ESOLM_GOLDEN_FAMILY");
-    let folder = folder.map_or_else(|| repository("tests/fixtures/golden-family"), PathBuf::from);
-    let mut files = Vec::new();
-    collect(&folder, &mut files);
-    files.sort();
+    let files = files(FORWARD);
     let mut ran = 0;
     for file in files {
         let golden = Golden::read(&file);
@@ -37,10 +33,11 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> us
             }
             Err(error) => panic!("{}: {error}", file.display()),
         };
-        if checkpoint.config().family == Family::Bd3Lm {
-            continue;
-        }
-        let largest = check(&golden, &checkpoint, &mut *load(&checkpoint));
+        let mut runner = load(&checkpoint);
+        let largest = match checkpoint.config().family {
+            Family::Bd3Lm => blocks::check_forward(&golden, checkpoint.config(), &mut *runner),
+            _ => check(&golden, &checkpoint, &mut *runner),
+        };
         let config = checkpoint.config();
         println!(
             "{}: {}, conditioning width {}, largest difference {largest:e}",
@@ -50,16 +47,30 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> us
         );
         ran += 1;
     }
-    assert!(ran > 0, "no case in {}", folder.display());
+    assert!(ran > 0, "no case in {}", folder().display());
     ran
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
+/// The folder of the cases.
+pub(crate) fn folder() -> PathBuf {
+    let folder = std::env::var_os("ESOLM_GOLDEN_FAMILY");
+    folder.map_or_else(|| repository("tests/fixtures/golden-family"), PathBuf::from)
+}
+
+/// The files in it, at any depth, whose names end in `end`.
+pub(crate) fn files(end: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    collect(&folder(), end, &mut files);
+    files.sort();
+    files
+}
+
+fn collect(folder: &Path, end: &str, files: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     for path in entries.map(|entry| entry.unwrap().path()) {
         if path.is_dir() {
-            collect(&path, files);
-        } else if path.to_string_lossy().ends_with(FORWARD) {
+            collect(&path, end, files);
+        } else if path.to_string_lossy().ends_with(end) {
             files.push(path);
         }
     }
@@ -67,9 +78,9 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
 
 const FORWARD: &str = ".forward.safetensors";
 
-/// Whether a network is refused for its kind: block diffusion, uniform noise, or a live time input.
+/// Whether a network is refused for its kind: sets of tokens, uniform noise, or a live time input.
 fn is_other_kind(error: &str) -> bool {
-    ["bd3lm", "Duo", "time_conditioning"]
+    ["SetDLM", "Duo", "time_conditioning"]
         .iter()
         .any(|kind| error.contains(kind))
 }

@@ -7,7 +7,7 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
-use esolm_tests::{OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{OnDevice, Runner, blocks, broken, checkpoint, checks, family, losses, stories};
 
 /// All ways of holding weights with fewer bits.
 const ROUNDED: [(Weights, Activations); 5] = [
@@ -31,6 +31,12 @@ fn golden_forward() {
 #[test]
 fn golden_family_forward() {
     let ran = family::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} cases");
+}
+
+#[test]
+fn golden_family_likelihood() {
+    let ran = blocks::check_likelihood(|ckpt| Box::new(OnDevice::cpu(ckpt)));
     println!("{ran} cases");
 }
 

@@ -11,7 +11,9 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
-use esolm_tests::{Golden, OnDevice, Runner, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{
+    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, losses, stories,
+};
 use pollster::block_on;
 
 #[test]
@@ -28,6 +30,13 @@ fn golden_forward() {
 fn golden_family_forward() {
     let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
     let ran = family::check_forward(|ckpt| Box::new(load(ckpt)));
+    println!("{ran} cases");
+}
+
+#[test]
+fn golden_family_likelihood() {
+    let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
+    let ran = blocks::check_likelihood(|ckpt| Box::new(load(ckpt)));
     println!("{ran} cases");
 }
 

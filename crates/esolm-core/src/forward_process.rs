@@ -46,12 +46,12 @@ fn antithetic(uniforms: &[f64]) -> impl Iterator<Item = f64> {
 /// Times of an evaluation, spread evenly over sequences and over the draws of each: e = (`shift` + `sequence` phi + `draw` / `draws`)
 /// mod 1 with the golden ratio phi (a Kronecker sequence). Each is uniform on [1e-3, 1) for a uniform `shift`, and needs no knowledge
 /// of how many sequences there are.
-pub fn spread_time(shift: f64, sequence: u32, draw: u32, draws: u32) -> f64 {
+pub fn spread_time(shift: f64, sequence: u32, draw: u64, draws: u64) -> f64 {
     // The fraction of the golden ratio as a multiple of 2^-64: multiplying modulo 1 is then exact on every platform.
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let turned = u64::from(sequence).wrapping_mul(GOLDEN) >> 11;
     let turned = turned as f64 / (1u64 << 53) as f64;
-    time((shift + turned + f64::from(draw) / f64::from(draws.max(1))).fract())
+    time((shift + turned + draw as f64 / draws.max(1) as f64).fract())
 }
 
 /// How noisy a text is at a time, and what its masked tokens weigh.

@@ -66,8 +66,8 @@ impl Window {
     pub fn uniforms(&self, seed: u64, draw: u32, part: Part) -> Uniforms {
         let mut uniforms = Uniforms::draw(seed, self.number, draw, part, self.tokens.len());
         for position in self.given() {
-            // 1 is below no share of masked tokens, and -1 sorts before every offset.
-            uniforms.mask[position as usize] = 1.0;
+            // 2 is within no share of masked tokens, and -1 sorts before every offset.
+            uniforms.mask[position as usize] = 2.0;
             uniforms.offsets[position as usize] = -1.0;
         }
         uniforms

@@ -4,6 +4,7 @@
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Family;
 use crate::order::is_permutation;
 
 /// A source that stands for the mask token.
@@ -173,6 +174,9 @@ pub enum RowsError {
     /// Blocks of no tokens.
     #[error("the block size is 0; blocks have at least one token")]
     BlockSize,
+    /// A pass over blocks of a model that has none.
+    #[error("{} names no block size; give one", .0.one())]
+    NoBlockSize(Family),
     /// More than the row table can address.
     #[error(
         "{rows} sequences of {length} tokens are too many for one pass; give at most {max} tokens in all"

@@ -62,7 +62,7 @@ pub fn resample(
     let size = noised.size;
     let is_outside = |masked: &[bool]| {
         let count = masked.iter().filter(|&&masked| masked).count();
-        !(low..=high).contains(&(count as f64 / size as f64))
+        !(low..=high).contains(&(count as f64 / masked.len() as f64))
     };
     while noised.masked.chunks(size).any(is_outside) {
         let uniforms = redraw();

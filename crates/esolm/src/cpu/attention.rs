@@ -285,7 +285,10 @@ impl Span<'_> {
     /// # Safety
     /// As for [`Simd`].
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "what one loop over a block works with")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what one loop over a block works with"
+    )]
     unsafe fn passes<S: Simd>(
         &self,
         block: usize,
@@ -334,7 +337,10 @@ impl Span<'_> {
     /// # Safety
     /// As for [`Simd`].
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "what one loop over a block works with")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what one loop over a block works with"
+    )]
     unsafe fn pass<S: Simd, const R: usize>(
         &self,
         block: usize,
@@ -627,7 +633,8 @@ mod tests {
                 random.shuffle(&mut order);
                 let common = random.below(slots as u32 + 1);
                 // Beyond their prefix rows see themselves alone, or the block of so many slots that they are in.
-                let block = [1, 1 + random.below(40), 1 + random.below(400)][random.below(3) as usize];
+                let block =
+                    [1, 1 + random.below(40), 1 + random.below(400)][random.below(3) as usize];
                 order[..count].sort_unstable_by_key(|slot| (slot / block, slot % 3));
                 rows.extend(order[..count].iter().map(|&slot| {
                     let prefix = match in_step {

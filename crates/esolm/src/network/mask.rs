@@ -33,9 +33,8 @@ impl Network {
         let mask: Vec<bool> = rows
             .iter()
             .flat_map(|row| {
-                rows.iter().map(move |column| {
-                    column.sequence == row.sequence && row.sees(column.slot)
-                })
+                rows.iter()
+                    .map(move |column| column.sequence == row.sequence && row.sees(column.slot))
             })
             .collect();
         StepInput {
