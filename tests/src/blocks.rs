@@ -1,5 +1,7 @@
 //! Golden numbers of BD3-LMs: passes over noised and clean text, blocks after a cache, losses and bounds.
 
+use std::path::Path;
+
 use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::config::{Family, ModelConfig};
 use esolm::forward_process::{Noised, NoisedBlocks, block_times, resample};
@@ -7,6 +9,7 @@ use esolm::passes::{Pass, autoregressive, blocks, diffusion};
 use esolm::rows::{Layout, MaskMode, NO_TARGET, Row, StepRows, block_rows};
 
 use crate::checks::{GOLDEN, assert_close};
+use crate::golden::repository;
 use crate::losses::{check_table, close, f64s, tables};
 use crate::{Golden, Runner, family};
 
@@ -106,49 +109,62 @@ const LIKELIHOOD: &str = "likelihood.safetensors";
 /// Where a loss differs, or there is no file.
 pub fn check_likelihood(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
     let mut ran = 0;
+    for (golden, checkpoint) in likelihoods() {
+        ran += check_published(&golden, checkpoint.config(), &mut *load(&checkpoint));
+    }
     for file in family::files(LIKELIHOOD) {
         let golden = Golden::read(&file);
-        let open = |folder: &str| {
-            let path = file.with_file_name(folder);
-            let options = OpenOptions::default();
-            Checkpoint::open(&path.to_string_lossy(), &options).unwrap_or_else(|e| panic!("{e}"))
-        };
-        let name = file.file_name().unwrap().to_string_lossy();
-        let cases = match name.strip_suffix(&format!(".{LIKELIHOOD}")) {
-            Some(name) => {
-                let checkpoint = open(name);
-                check_published(&golden, checkpoint.config(), &mut *load(&checkpoint))
+        for family in ["mdlm", "bd3lm", "ar"] {
+            if !golden.has(&format!("{family}.nlls")) {
+                continue;
             }
-            None => {
-                let mut cases = 0;
-                for family in ["mdlm", "bd3lm", "ar"] {
-                    if !golden.has(&format!("{family}.nlls")) {
-                        continue;
-                    }
-                    let around = std::fs::read_dir(file.parent().unwrap()).unwrap();
-                    let names = around.map(|entry| entry.unwrap().file_name());
-                    let start = format!("owt_{family}");
-                    let folder = names
-                        .map(|name| name.to_string_lossy().to_string())
-                        .find(|name| name.starts_with(&start));
-                    let checkpoint = open(&folder.unwrap_or_else(|| panic!("no {start}")));
-                    check_nested(
-                        &golden,
-                        checkpoint.config(),
-                        family,
-                        &mut *load(&checkpoint),
-                    );
-                    cases += 1;
-                }
-                cases
-            }
-        };
-        println!("{}: {cases} cases", file.display());
-        assert!(cases > 0, "{}", file.display());
-        ran += cases;
+            let around = std::fs::read_dir(file.parent().unwrap()).unwrap();
+            let start = format!("owt_{family}");
+            let folder = (around.map(|entry| entry.unwrap().path())).find(|path| {
+                let name = path.file_name().unwrap().to_string_lossy();
+                name.starts_with(&start)
+            });
+            let checkpoint = open(&folder.unwrap_or_else(|| panic!("no {start}")));
+            check_nested(
+                &golden,
+                checkpoint.config(),
+                family,
+                &mut *load(&checkpoint),
+            );
+            ran += 1;
+        }
     }
     assert!(ran > 0, "no case in {}", family::folder().display());
     ran
+}
+
+/// The files of bd3lms' likelihoods, `NAME.likelihood.safetensors`, each with its network from the folder `NAME` beside it.
+pub fn likelihoods() -> Vec<(Golden, Checkpoint)> {
+    let end = format!(".{LIKELIHOOD}");
+    let files = family::files(&end).into_iter();
+    files
+        .map(|file| {
+            let name = file.file_name().unwrap().to_string_lossy();
+            let folder = file.with_file_name(name.strip_suffix(&end).unwrap());
+            (Golden::read(&file), open(&folder))
+        })
+        .collect()
+}
+
+/// A BD3-LM of the repository's, in blocks of another size.
+pub fn in_blocks_of(size: usize) -> Checkpoint {
+    let folder = repository("tests/fixtures/golden-family/bd3lm/bs4");
+    let config = ModelConfig {
+        block_size: Some(size),
+        ..open(&folder).config().clone()
+    };
+    let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
+    Checkpoint::from_safetensors_bytes(&config.to_json(), weights).unwrap()
+}
+
+fn open(folder: &Path) -> Checkpoint {
+    Checkpoint::open(&folder.to_string_lossy(), &OpenOptions::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// "03" is 0.3, "1" is 1.
@@ -157,71 +173,90 @@ fn share(digits: &str) -> f64 {
     format!("{whole}.{rest}0").parse().unwrap()
 }
 
+/// A case of bd3lms with its noise, from its recorded uniforms.
+pub struct Published {
+    /// What the names of its tensors begin with.
+    pub name: String,
+    /// Tokens of a block.
+    pub size: usize,
+    /// What is masked of each text.
+    pub noised: Vec<NoisedBlocks>,
+}
+
 /// The cases of bd3lms: `bsSIZE.nelbo`, `.nll` (all masked), `.clip_LOW_HIGH` and the same with `_resample`.
+pub fn published(golden: &Golden) -> Vec<Published> {
+    let names = golden.names();
+    let cases = (names.iter()).filter_map(|name| name.strip_suffix(".u_move"));
+    cases.map(|case| read(golden, case)).collect()
+}
+
+fn read(golden: &Golden, case: &str) -> Published {
+    let [texts, length] = golden.shape("x0").try_into().unwrap();
+    let tensor = |name: &str| format!("{case}.{name}");
+    let (size, kind) = case.strip_prefix("bs").unwrap().split_once('.').unwrap();
+    let size: usize = size.parse().unwrap();
+    let range = match kind {
+        "nelbo" => [1e-3, 1.0],
+        "nll" => [1.0, 1.0],
+        clip => {
+            let mut ends = clip.strip_prefix("clip_").unwrap().split('_');
+            [(); 2].map(|()| share(ends.next().unwrap()))
+        }
+    };
+    let count = length / size;
+    let times = block_times(&f64s(golden, &tensor("u_t")), range);
+    assert_eq!(times.len(), texts * count, "{case}");
+    for (got, want) in times.iter().zip(golden.f32(&tensor("t")).chunks(size)) {
+        close(&tensor("t"), *got, want[0]);
+    }
+    let u_move = f64s(golden, &tensor("u_move"));
+    let again = golden.has(&tensor("u_resample"));
+    let again = again.then(|| f64s(golden, &tensor("u_resample")));
+    let noised = (0..texts).map(|row| {
+        let times = &times[row * count..(row + 1) * count];
+        let mut noised = NoisedBlocks::new(size, times, &u_move[row * length..][..length]);
+        if let Some(again) = &again {
+            let mut redraws = again.chunks(texts * length);
+            let redraw = || redraws.next().unwrap()[row * length..][..length].to_vec();
+            resample(&mut noised, times, range, redraw);
+        }
+        noised.give(1);
+        if range[0] > 0.5 {
+            // So it is there, whatever the times are.
+            noised.weights.fill(1.0);
+        }
+        noised
+    });
+    Published {
+        name: case.into(),
+        size,
+        noised: noised.collect(),
+    }
+}
+
 fn check_published(golden: &Golden, config: &ModelConfig, runner: &mut dyn Runner) -> usize {
     let x0 = golden.rows("x0");
     let length = x0[0].len();
-    let names = golden.names();
-    let cases: Vec<&str> = (names.iter())
-        .filter_map(|name| name.strip_suffix(".u_move"))
-        .collect();
-    for case in &cases {
-        let tensor = |name: &str| format!("{case}.{name}");
-        let (size, kind) = case.strip_prefix("bs").unwrap().split_once('.').unwrap();
-        let size: usize = size.parse().unwrap();
-        let range = match kind {
-            "nelbo" => [1e-3, 1.0],
-            "nll" => [1.0, 1.0],
-            clip => {
-                let mut ends = clip.strip_prefix("clip_").unwrap().split('_');
-                [(); 2].map(|()| share(ends.next().unwrap()))
-            }
-        };
-        let count = length / size;
-        // The published times are repeated over their blocks where blocks have one token.
-        let times = block_times(&f64s(golden, &tensor("u_t")), range);
-        assert_eq!(times.len(), x0.len() * count, "{case}");
-        for (got, want) in times.iter().zip(golden.f32(&tensor("t")).chunks(size)) {
-            close(&tensor("t"), *got, want[0]);
-        }
-        let u_move = f64s(golden, &tensor("u_move"));
-        let again = golden.has(&tensor("u_resample"));
-        let again = again.then(|| f64s(golden, &tensor("u_resample")));
-        let noised: Vec<NoisedBlocks> = (0..x0.len())
-            .map(|row| {
-                let times = &times[row * count..(row + 1) * count];
-                let of_row = row * length..(row + 1) * length;
-                let mut noised = NoisedBlocks::new(size, times, &u_move[of_row]);
-                if let Some(again) = &again {
-                    let mut redraws = again.chunks(x0.len() * length);
-                    let redraw = || redraws.next().unwrap()[row * length..][..length].to_vec();
-                    resample(&mut noised, times, range, redraw);
-                }
-                noised.give(1);
-                if range[0] > 0.5 {
-                    // So it is there, whatever the times are.
-                    noised.weights.fill(1.0);
-                }
-                noised
-            })
-            .collect();
-        let passes: Vec<Pass> = (x0.iter().zip(&noised))
+    let cases = published(golden);
+    for Published { name, noised, .. } in &cases {
+        let tensor = |what: &str| format!("{name}.{what}");
+        let passes: Vec<Pass> = (x0.iter().zip(noised))
             .enumerate()
             .map(|(row, (x0, noised))| {
                 let xt = noised.apply(x0, config.mask_index);
-                assert_eq!(xt, golden.rows(&tensor("xt"))[row], "{case}, row {row}");
+                assert_eq!(xt, golden.rows(&tensor("xt"))[row], "{name}, row {row}");
                 blocks(x0, noised)
             })
             .collect();
-        let table = tables(runner, &passes, length);
-        check_table(&tensor("nlls"), &table, &golden.f32(&tensor("nlls")));
+        // Recorded losses are those of tokens that count.
         let counted = f64s(golden, &tensor("token_mask"));
-        let sum: f64 = table
-            .concat()
+        let table: Vec<Vec<f64>> = tables(runner, &passes, length)
             .iter()
-            .zip(&counted)
-            .map(|(x, m)| x * m)
-            .sum();
+            .zip(counted.chunks(length))
+            .map(|(row, counted)| row.iter().zip(counted).map(|(x, m)| x * m).collect())
+            .collect();
+        check_table(&tensor("nlls"), &table, &golden.f32(&tensor("nlls")));
+        let sum: f64 = table.concat().iter().sum();
         let loss = sum / counted.iter().sum::<f64>();
         close(&tensor("loss"), loss, golden.f32(&tensor("loss"))[0]);
     }
