@@ -42,7 +42,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         tally(stage, lane, base, 0u, VOCAB, top.score, bin, last);
         find_crossing(stage, lane, bin);
         if (is_fine(stage)) {
-            last = min(last, bin * BINS + crossings[stage & 1u].bin);
+            last = min(last, last_kept(stage, bin, crossings[stage & 1u].bin));
         } else {
             bin = crossings[stage & 1u].bin;
         }

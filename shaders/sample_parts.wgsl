@@ -55,7 +55,7 @@ fn found(stage: u32, lane: u32, words: u32, is_first: bool) -> vec2<u32> {
     find_crossing(stage, lane, bin);
     let crossing = crossings[stage & 1u];
     if (is_fine(stage)) {
-        last = min(last, bin * BINS + crossing.bin);
+        last = min(last, last_kept(stage, bin, crossing.bin));
     } else {
         bin = crossing.bin;
     }

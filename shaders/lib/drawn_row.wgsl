@@ -15,7 +15,7 @@ struct Info {
     reach: u32,      // the last step that min-p keeps
     stage: u32,      // what this launch does, of rows that several workgroups share
     former: u32,     // what the launch before it did
-    pad: u32,
+    drops: u32,      // 1 if the step at which the mass crosses top-p is left out
     origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;

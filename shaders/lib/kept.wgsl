@@ -139,6 +139,12 @@ fn is_reached(stage: u32, bin: u32, sum: vec2<u32>, bound: vec2<u32>) -> bool {
     return reaches(sum, bound);
 }
 
+// The last step that is kept where the sum of a fine stage crosses its bound in this bin of this one.
+fn last_kept(stage: u32, bin: u32, fine: u32) -> u32 {
+    let crossed = bin * BINS + fine;
+    return select(crossed, max(crossed, 1u) - 1u, stage == FINE_MASSES && info.drops != 0u);
+}
+
 // Where the sum over the bins crosses the bound.
 fn find_crossing(stage: u32, lane: u32, bin: u32) {
     let each = BINS / WG;
@@ -159,6 +165,10 @@ fn find_crossing(stage: u32, lane: u32, bin: u32) {
     var bound = vec2<u32>(info.top_k, 0u);
     if (stage == MASSES) {
         bound = times(total, info.top_p);
+        if (info.drops != 0u) {
+            // To exceed is to reach the next whole number.
+            bound = plus(bound, vec2<u32>(1u, 0u));
+        }
         bound.x = select(bound.x, 1u, bound.x == 0u && bound.y == 0u);
     }
     if (is_fine(stage)) {

@@ -1,322 +1,315 @@
-//! Golden numbers of BD3-LMs: passes over noised and clean text, blocks after a cache, losses and bounds.
+//! Recorded generations of published BD3-LMs, token for token, and their cache against none.
+//!
+//! Every `NAME.sampling.safetensors` with `TRACE.block` tensors is a case, its network as that of `NAME.forward.safetensors`.
 
-use std::path::Path;
-
-use esolm::checkpoint::{Checkpoint, OpenOptions};
-use esolm::config::{Family, ModelConfig};
-use esolm::forward_process::{Noised, NoisedBlocks, block_times, resample};
-use esolm::passes::{Pass, autoregressive, blocks, diffusion};
-use esolm::rows::{Layout, MaskMode, NO_TARGET, Row, StepRows, block_rows};
+use esolm::checkpoint::Checkpoint;
+use esolm::config::ModelConfig;
+use esolm::executor::Draw;
+use esolm::plan::{Phase, Plan, PlanOptions, Schedule};
+use esolm::rows::{MASKED, NO_TARGET, Row, StepRows};
+use esolm::sampler::{Crossing, Sampler};
+use esolm::stop::{ENTROPY_WINDOW, StopRule, StopRules, entropy};
 
 use crate::checks::{GOLDEN, assert_close};
-use crate::golden::repository;
-use crate::losses::{check_table, close, f64s, tables};
-use crate::{Golden, Runner, family};
+use crate::family::{files, open};
+use crate::{Golden, Runner};
 
-/// Every pass of a file; returns the largest difference of logits.
-pub fn check_forward(golden: &Golden, config: &ModelConfig, runner: &mut dyn Runner) -> f32 {
-    let (size, vocab) = (config.block_size.expect("blocks"), config.vocab_size);
-    let x0 = golden.rows("x0");
-    let names = golden.names();
-    let mut largest = 0.0f32;
-    let mut cases = 0;
-    for case in names.iter().filter_map(|name| name.strip_suffix("xt")) {
-        let xt = golden.rows(&format!("{case}xt"));
-        let (layout, tokens, step) = block_rows(size, &xt, &x0, vocab).unwrap();
-        runner.start(&layout, &tokens);
-        let logits = runner.logits(&step);
-        let name = format!("{case}logits");
-        largest = largest.max(assert_close(&name, &logits, &golden.f32(&name), GOLDEN));
-        cases += 1;
-    }
-    for name in names.iter().filter(|name| name.ends_with(".logits_cached")) {
-        let parts: Vec<&str> = name.split('.').collect();
-        let [_, case, block, _] = parts[..] else {
-            panic!("{name}")
-        };
-        let block: usize = block.strip_prefix('b').unwrap().parse().unwrap();
-        let xt = golden.rows(&format!("{case}.xt"));
-        let logits = after_clean(block, size, &xt, &x0, runner);
-        largest = largest.max(assert_close(name, &logits, &golden.f32(name), GOLDEN));
-    }
-    assert!(cases > 0, "no case");
-    largest
-}
+const SAMPLING: &str = ".sampling.safetensors";
 
-/// Logits of a block of `xt` after the blocks of `x0` before it, which are in the cache where there is one.
-fn after_clean(
-    block: usize,
-    size: usize,
-    xt: &[Vec<u32>],
-    x0: &[Vec<u32>],
-    runner: &mut dyn Runner,
-) -> Vec<f32> {
-    let (first, end) = (block * size, (block + 1) * size);
-    let layout = Layout {
-        sequences: x0.len(),
-        slots: end,
-        tokens: x0.len() * end,
-    };
-    let mut tokens = Vec::new();
-    for (x0, xt) in x0.iter().zip(xt) {
-        tokens.extend(&x0[..first]);
-        tokens.extend(&xt[first..end]);
-    }
-    let row = |sequence: usize, position: usize| {
-        let prefix = ((position / size + 1) * size) as u32;
-        Row {
-            sequence: sequence as u32,
-            slot: position as u32,
-            position: position as u32,
-            prefix,
-            own: [prefix; 2],
-            source: (sequence * end + position) as u32,
-            target: NO_TARGET,
-        }
-    };
-    let step = |from: usize| {
-        let mut step = StepRows::default();
-        for sequence in 0..x0.len() {
-            for position in from..end {
-                if position >= first {
-                    step.sampled.push(step.rows.len() as u32);
-                }
-                step.rows.push(row(sequence, position));
-            }
-        }
-        step
-    };
-    runner.start(&layout, &tokens);
-    if !runner.has_cache() {
-        return runner.logits(&step(0));
-    }
-    let clean = (0..x0.len()).flat_map(|sequence| (0..first).map(move |p| (sequence, p)));
-    let clean = StepRows {
-        rows: clean.map(|(sequence, p)| row(sequence, p)).collect(),
-        sampled: Vec::new(),
-    };
-    if first > 0 {
-        runner.logits(&clean);
-    }
-    runner.logits(&step(first))
-}
-
-const LIKELIHOOD: &str = "likelihood.safetensors";
-
-/// Every file of likelihoods in the folder of the family; returns how many cases there were.
+/// Runs every trace of every file, and returns how many there were.
 ///
 /// # Panics
-/// Where a loss differs, or there is no file.
-pub fn check_likelihood(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
+/// Where logits or tokens differ, or there is no trace at all.
+pub fn check_sampling(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
     let mut ran = 0;
-    for (golden, checkpoint) in likelihoods() {
-        ran += check_published(&golden, checkpoint.config(), &mut *load(&checkpoint));
-    }
-    for file in family::files(LIKELIHOOD) {
+    for file in files(SAMPLING) {
         let golden = Golden::read(&file);
-        for family in ["mdlm", "bd3lm", "ar"] {
-            if !golden.has(&format!("{family}.nlls")) {
-                continue;
-            }
-            let around = std::fs::read_dir(file.parent().unwrap()).unwrap();
-            let start = format!("owt_{family}");
-            let folder = (around.map(|entry| entry.unwrap().path())).find(|path| {
-                let name = path.file_name().unwrap().to_string_lossy();
-                name.starts_with(&start)
-            });
-            let checkpoint = open(&folder.unwrap_or_else(|| panic!("no {start}")));
-            check_nested(
-                &golden,
-                checkpoint.config(),
-                family,
-                &mut *load(&checkpoint),
-            );
+        let traces = golden
+            .names()
+            .into_iter()
+            .filter_map(|name| name.strip_suffix(".block"));
+        let traces: Vec<String> = traces.map(String::from).collect();
+        if traces.is_empty() {
+            continue;
+        }
+        let checkpoint =
+            open(&file, SAMPLING, &golden).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let mut runner = load(&checkpoint);
+        for name in &traces {
+            let what = format!("{}: {name}", file.display());
+            let largest = Trace::read(&what, &golden, name, checkpoint.config()).run(&mut *runner);
+            println!("{what}: largest difference {largest:e}");
             ran += 1;
         }
     }
-    assert!(ran > 0, "no case in {}", family::folder().display());
+    assert!(ran > 0, "no trace");
     ran
 }
 
-/// The files of bd3lms' likelihoods, `NAME.likelihood.safetensors`, each with its network from the folder `NAME` beside it.
-pub fn likelihoods() -> Vec<(Golden, Checkpoint)> {
-    let end = format!(".{LIKELIHOOD}");
-    let files = family::files(&end).into_iter();
-    files
-        .map(|file| {
-            let name = file.file_name().unwrap().to_string_lossy();
-            let folder = file.with_file_name(name.strip_suffix(&end).unwrap());
-            (Golden::read(&file), open(&folder))
-        })
-        .collect()
-}
-
-/// A BD3-LM of the repository's, in blocks of another size.
-pub fn in_blocks_of(size: usize) -> Checkpoint {
-    let folder = repository("tests/fixtures/golden-family/bd3lm/bs4");
-    let config = ModelConfig {
-        block_size: Some(size),
-        ..open(&folder).config().clone()
-    };
-    let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
-    Checkpoint::from_safetensors_bytes(&config.to_json(), weights).unwrap()
-}
-
-fn open(folder: &Path) -> Checkpoint {
-    Checkpoint::open(&folder.to_string_lossy(), &OpenOptions::default())
-        .unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// "03" is 0.3, "1" is 1.
-fn share(digits: &str) -> f64 {
-    let (whole, rest) = digits.split_at(1);
-    format!("{whole}.{rest}0").parse().unwrap()
-}
-
-/// A case of bd3lms with its noise, from its recorded uniforms.
-pub struct Published {
-    /// What the names of its tensors begin with.
-    pub name: String,
-    /// Tokens of a block.
-    pub size: usize,
-    /// What is masked of each text.
-    pub noised: Vec<NoisedBlocks>,
-}
-
-/// The cases of bd3lms: `bsSIZE.nelbo`, `.nll` (all masked), `.clip_LOW_HIGH` and the same with `_resample`.
-pub fn published(golden: &Golden) -> Vec<Published> {
-    let names = golden.names();
-    let cases = (names.iter()).filter_map(|name| name.strip_suffix(".u_move"));
-    cases.map(|case| read(golden, case)).collect()
-}
-
-fn read(golden: &Golden, case: &str) -> Published {
-    let [texts, length] = golden.shape("x0").try_into().unwrap();
-    let tensor = |name: &str| format!("{case}.{name}");
-    let (size, kind) = case.strip_prefix("bs").unwrap().split_once('.').unwrap();
-    let size: usize = size.parse().unwrap();
-    let range = match kind {
-        "nelbo" => [1e-3, 1.0],
-        "nll" => [1.0, 1.0],
-        clip => {
-            let mut ends = clip.strip_prefix("clip_").unwrap().split('_');
-            [(); 2].map(|()| share(ends.next().unwrap()))
+/// Holds the rules that end texts early to what the published code decided of texts.
+///
+/// # Panics
+/// Where they differ, or there is no text at all.
+pub fn check_stop_rules() -> usize {
+    let mut ran = 0;
+    for file in files("stop_conditions.safetensors") {
+        let golden = Golden::read(&file);
+        for case in golden
+            .names()
+            .into_iter()
+            .filter_map(|name| name.strip_suffix(".x"))
+        {
+            let what = format!("{}: {case}", file.display());
+            let text = golden.u32(&format!("{case}.x"));
+            // Texts open with the end-of-text token.
+            let rules = |rules: &[StopRule]| StopRules {
+                rules: rules.to_vec(),
+                bos: Some(text[0]),
+                eos: Some(text[0]),
+            };
+            let last = &text[text.len().saturating_sub(ENTROPY_WINDOW)..];
+            let published = golden.f32(&format!("{case}.entropy_last256"))[0];
+            assert!(
+                (entropy(last) - f64::from(published)).abs() < 1e-4,
+                "{what}"
+            );
+            let of = |field: &str| golden.u8(&format!("{case}.{field}.stop"))[0] != 0;
+            // A text of fixed length is thrown away whole.
+            let fixed = rules(&[StopRule::Entropy]).end(&text);
+            assert_eq!(fixed.is_some(), of("fixed"), "{what}");
+            let variable = rules(&[StopRule::Eos, StopRule::Entropy]).end(&text);
+            assert_eq!(variable.is_some(), of("var"), "{what}");
+            let length = golden.u32(&format!("{case}.var.out_len"))[0] as usize;
+            assert_eq!(variable.unwrap_or(text.len()), length, "{what}");
+            ran += 1;
         }
-    };
-    let count = length / size;
-    let times = block_times(&f64s(golden, &tensor("u_t")), range);
-    assert_eq!(times.len(), texts * count, "{case}");
-    for (got, want) in times.iter().zip(golden.f32(&tensor("t")).chunks(size)) {
-        close(&tensor("t"), *got, want[0]);
     }
-    let u_move = f64s(golden, &tensor("u_move"));
-    let again = golden.has(&tensor("u_resample"));
-    let again = again.then(|| f64s(golden, &tensor("u_resample")));
-    let noised = (0..texts).map(|row| {
-        let times = &times[row * count..(row + 1) * count];
-        let mut noised = NoisedBlocks::new(size, times, &u_move[row * length..][..length]);
-        if let Some(again) = &again {
-            let mut redraws = again.chunks(texts * length);
-            let redraw = || redraws.next().unwrap()[row * length..][..length].to_vec();
-            resample(&mut noised, times, range, redraw);
-        }
-        noised.give(1);
-        if range[0] > 0.5 {
-            // So it is there, whatever the times are.
-            noised.weights.fill(1.0);
-        }
-        noised
-    });
-    Published {
-        name: case.into(),
-        size,
-        noised: noised.collect(),
-    }
+    assert!(ran > 0, "no text");
+    ran
 }
 
-fn check_published(golden: &Golden, config: &ModelConfig, runner: &mut dyn Runner) -> usize {
-    let x0 = golden.rows("x0");
-    let length = x0[0].len();
-    let cases = published(golden);
-    for Published { name, noised, .. } in &cases {
-        let tensor = |what: &str| format!("{name}.{what}");
-        let passes: Vec<Pass> = (x0.iter().zip(noised))
-            .enumerate()
-            .map(|(row, (x0, noised))| {
-                let xt = noised.apply(x0, config.mask_index);
-                assert_eq!(xt, golden.rows(&tensor("xt"))[row], "{name}, row {row}");
-                blocks(x0, noised)
-            })
-            .collect();
-        // Recorded losses are those of tokens that count.
-        let counted = f64s(golden, &tensor("token_mask"));
-        let table: Vec<Vec<f64>> = tables(runner, &passes, length)
+struct Trace {
+    what: String,
+    plan: Plan,
+    /// For each position the recorded step that drew it.
+    drawn_in: Vec<Option<usize>>,
+    size: usize,
+    vocab: usize,
+    top_p: Option<f32>,
+    /// Diffusion time of each recorded step.
+    t: Vec<f64>,
+    /// `[N, b, V]`.
+    uniforms: Vec<f32>,
+    /// `[evaluated, b, V]`.
+    logits: Vec<f32>,
+    /// For each recorded step which of the evaluated ones it draws from.
+    evaluated: Vec<usize>,
+    x_after: Vec<Vec<u32>>,
+    sample: Vec<u32>,
+    /// Whether every step computes its window anew, without a cache.
+    is_uncached: bool,
+}
+
+impl Trace {
+    fn read(what: &str, golden: &Golden, name: &str, config: &ModelConfig) -> Self {
+        let tensor = |field: &str| format!("{name}.{field}");
+        let x_after = golden.rows(&tensor("x_after"));
+        let run = Plan::from_recorded_blocks(
+            &golden.u32(&tensor("block")),
+            &golden.rows(&tensor("x_before")),
+            &x_after,
+            config.length,
+            config.mask_index,
+            config.vocab_size,
+        )
+        .unwrap_or_else(|e| panic!("{what}: {e}"));
+        let drawing = run.plan.sequences[0]
+            .steps
             .iter()
-            .zip(counted.chunks(length))
-            .map(|(row, counted)| row.iter().zip(counted).map(|(x, m)| x * m).collect())
-            .collect();
-        check_table(&tensor("nlls"), &table, &golden.f32(&tensor("nlls")));
-        let sum: f64 = table.concat().iter().sum();
-        let loss = sum / counted.iter().sum::<f64>();
-        close(&tensor("loss"), loss, golden.f32(&tensor("loss"))[0]);
+            .filter(|step| step.phase == Phase::Diffusion);
+        assert_eq!(
+            drawing.count(),
+            golden.u32(&tensor("nfes"))[0] as usize,
+            "{what}"
+        );
+        let mut count = 0;
+        let evaluated = golden.u8(&tensor("evaluated")).iter().map(|&is_evaluated| {
+            count += usize::from(is_evaluated != 0);
+            count - 1
+        });
+        let digits = name.rsplit_once("_p").map(|(_, digits)| digits);
+        Self {
+            what: what.into(),
+            size: run.plan.block_size.unwrap(),
+            vocab: config.vocab_size,
+            // p09 is 0.9.
+            top_p: digits
+                .and_then(|digits| format!("0.{}", digits.strip_prefix('0')?).parse().ok()),
+            t: golden.f64(&tensor("t")),
+            uniforms: golden.f32(&tensor("u")),
+            logits: golden.f32(&tensor("logits")),
+            evaluated: evaluated.collect(),
+            x_after,
+            sample: golden.u32(&tensor("sample")),
+            is_uncached: golden
+                .u8(&tensor("stored"))
+                .iter()
+                .all(|&stored| stored == 0),
+            plan: run.plan,
+            drawn_in: run.unmasked_in,
+        }
     }
-    cases.len()
+
+    /// The largest difference of logits.
+    fn run(&self, runner: &mut dyn Runner) -> f32 {
+        let plan = match self.is_uncached {
+            true => self.plan.uncached(),
+            false => self.plan.clone(),
+        };
+        runner.start(&plan.layout(), &plan.initial_tokens());
+        let mut largest = 0.0f32;
+        for index in 0..plan.nfe() {
+            let step = plan.step_rows(index);
+            let step = match (self.is_uncached, plan.window) {
+                (true, Some(window)) => window_anew(&step, window, self.size),
+                _ => step,
+            };
+            let drawn = step
+                .sampled
+                .first()
+                .map(|&row| step.rows[row as usize].position);
+            let Some(number) = drawn.map(|position| self.drawn_in[position as usize].unwrap())
+            else {
+                let noise = Some(&[][..]);
+                runner.step(&step, &[0], &draw(None, noise));
+                continue;
+            };
+            let what = format!("{}, recorded step {number}", self.what);
+            // All of the block, which comes last.
+            let rows = step.rows.len();
+            let block = StepRows {
+                rows: step.rows.clone(),
+                sampled: ((rows - self.size) as u32..rows as u32).collect(),
+            };
+            let values = self.size * self.vocab;
+            let want = &self.logits[self.evaluated[number] * values..][..values];
+            largest = largest.max(assert_close(&what, &runner.logits(&block), want, GOLDEN));
+            // At time 0 the published code divides by 0 and takes whatever comes first; the token is forced then, and top-p left out.
+            let forced = self.t[number] == 0.0;
+            let mut noise = Vec::with_capacity(step.sampled.len() * self.vocab);
+            for &row in &step.sampled {
+                let place = step.rows[row as usize].position as usize % self.size;
+                let uniforms =
+                    &self.uniforms[(number * self.size + place) * self.vocab..][..self.vocab];
+                let token = self.x_after[number][place] as usize;
+                noise.extend(uniforms.iter().enumerate().map(|(v, &u)| {
+                    match forced && v == token {
+                        true => 1e9,
+                        false => gumbel(u),
+                    }
+                }));
+            }
+            let top_p = self.top_p.filter(|_| !forced);
+            runner.step(&step, &[0], &draw(top_p, Some(&noise)));
+            let first = step.rows[rows - self.size].position as usize;
+            assert_eq!(
+                runner.tokens()[first..first + self.size],
+                self.x_after[number],
+                "{what}"
+            );
+        }
+        assert_eq!(runner.tokens(), self.sample, "{}", self.what);
+        largest
+    }
 }
 
-/// Likelihoods of setdlms, whose texts are padded and whose loss is a mean of means.
-fn check_nested(golden: &Golden, config: &ModelConfig, name: &str, runner: &mut dyn Runner) {
-    let x0 = golden.rows("x0");
-    let length = x0[0].len();
-    let real = golden.rows("attention_mask");
-    let tensor = |what: &str| format!("{name}.{what}");
-    let per_row = |what: &str| f64s(golden, what);
-    let passes: Vec<Pass> = x0
-        .iter()
-        .zip(&real)
-        .enumerate()
-        .map(|(row, (x0, real))| {
-            let count = real.iter().sum::<u32>() as usize;
-            // As its f32 has it.
-            let weight = |t: f64| 1.0 / f64::from(1.0 - (1.0 - t as f32));
-            if config.family == Family::Ar {
-                // The last token of a text predicts what stands after it.
-                let text = &x0[..(count + 1).min(length)];
-                return autoregressive(text, 1..text.len(), None);
-            }
-            let text = &x0[..count];
-            let uniforms = &per_row(&tensor("u_move"))[row * length..][..count];
-            if config.family == Family::Mdlm {
-                let t = per_row("t")[row];
-                let mut masked: Vec<bool> = uniforms.iter().map(|&u| u < t).collect();
-                masked[0] = false;
-                let order = (0..count as u32).collect();
-                let noised = Noised::gather(text, &masked, order, config.mask_index);
-                return diffusion(&noised, MaskMode::Bidirectional, weight(t));
-            }
-            let size = config.block_size.unwrap();
-            let times = &per_row(&tensor("t"))[row * length..][..count];
-            let times: Vec<f64> = times.iter().step_by(size).copied().collect();
-            let mut noised = NoisedBlocks::new(size, &times, uniforms);
-            noised.give(1);
-            noised.weights = times.into_iter().map(weight).collect();
-            blocks(text, &noised)
-        })
-        .collect();
-    let table = tables(runner, &passes, length);
-    let table: Vec<Vec<f64>> = table.iter().map(|row| row[1..].to_vec()).collect();
-    let counted = golden.rows(&tensor("tokens_mask"));
-    let want = golden.f32(&tensor("nlls"));
-    let mut mean = 0.0;
-    for (row, (losses, counted)) in table.iter().zip(&counted).enumerate() {
-        let (mut sum, mut count) = (0.0, 0.0);
-        for (place, (&loss, &is_counted)) in losses.iter().zip(counted).enumerate() {
-            if is_counted == 1 {
-                close(&tensor("nlls"), loss, want[row * (length - 1) + place]);
-                sum += loss;
-                count += 1.0;
-            }
-        }
-        mean += sum / count / x0.len() as f64;
+/// The published noise: the token is the largest p / (1e-10 - log(u + 1e-10)).
+fn gumbel(u: f32) -> f32 {
+    -(1e-10 - (f64::from(u) + 1e-10).ln()).ln() as f32
+}
+
+fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
+    Draw {
+        sampler: Sampler {
+            top_p,
+            top_p_crossing: Crossing::Drop,
+            ..Sampler::default()
+        },
+        seed: 0,
+        noise,
     }
-    close(&tensor("loss"), mean, golden.f32(&tensor("loss"))[0]);
+}
+
+/// A step without a cache: all tokens of its block's window, which slides.
+fn window_anew(step: &StepRows, window: usize, size: usize) -> StepRows {
+    let Some(last) = step.sampled.last().map(|_| step.rows.len() - size) else {
+        return step.clone();
+    };
+    let (block, window, size) = (&step.rows[last..], window as u32, size as u32);
+    let end = block[0].position + size;
+    let start = end.saturating_sub(window);
+    let at = |position: u32| {
+        let prefix = position / size * size + size - start;
+        Row {
+            sequence: 0,
+            slot: position - start,
+            position,
+            prefix,
+            own: [prefix; 2],
+            source: position,
+            target: NO_TARGET,
+        }
+    };
+    let mut rows: Vec<Row> = (start..end - size).map(at).collect();
+    let sampled = step
+        .sampled
+        .iter()
+        .map(|&row| row - last as u32 + rows.len() as u32);
+    let sampled = sampled.collect();
+    rows.extend(block.iter().map(|row| Row {
+        source: if row.source == MASKED {
+            MASKED
+        } else {
+            row.position
+        },
+        target: row.target,
+        ..at(row.position)
+    }));
+    StepRows { rows, sampled }
+}
+
+/// Plans that between them use every kind of step of a BD3-LM: all schedules, ragged prompts, ends within a block, infill.
+pub fn cached_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
+    let base = PlanOptions::new(config, 2, 3, 3);
+    let some = |positions: &[u32]| positions.iter().map(|&p| (p, 5 + p)).collect();
+    let of = |schedule| PlanOptions {
+        schedule,
+        ..base.clone()
+    };
+    vec![
+        ("first-hitting", of(Schedule::FirstHitting)),
+        ("binomial", of(Schedule::Binomial)),
+        ("left to right", of(Schedule::LeftToRight)),
+        (
+            "ragged prompts",
+            PlanOptions {
+                known: vec![some(&[0, 1, 2, 3, 4, 5, 6, 7, 8]), some(&[0])],
+                ..base.clone()
+            },
+        ),
+        (
+            "infill",
+            PlanOptions {
+                known: vec![some(&[0, 1, 12, 13, 14, 15, 16, 17]), some(&[6, 30, 31])],
+                ..base.clone()
+            },
+        ),
+    ]
+}
+
+/// The network that the cache is checked with.
+pub fn checkpoint() -> Checkpoint {
+    let path = crate::golden::repository("tests/fixtures/golden-family/bd3lm/bs4");
+    Checkpoint::open(&path.to_string_lossy(), &Default::default())
+        .unwrap_or_else(|error| panic!("{error}"))
 }

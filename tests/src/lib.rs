@@ -7,6 +7,7 @@ pub mod broken;
 pub mod checks;
 pub mod family;
 pub mod golden;
+pub mod halves;
 pub mod losses;
 pub mod runner;
 

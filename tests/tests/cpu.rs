@@ -7,7 +7,9 @@ use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
-use esolm_tests::{OnDevice, Runner, blocks, broken, checkpoint, checks, family, losses, stories};
+use esolm_tests::{
+    OnDevice, Runner, blocks, broken, checkpoint, checks, family, halves, losses, stories,
+};
 
 /// All ways of holding weights with fewer bits.
 const ROUNDED: [(Weights, Activations); 5] = [
@@ -34,9 +36,22 @@ fn golden_family_forward() {
     println!("{ran} cases");
 }
 
+/// Generations of published BD3-LMs, token for token.
+#[test]
+fn golden_family_sampling() {
+    let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} traces");
+}
+
+/// When the published BD3-LM ends a text.
+#[test]
+fn golden_family_stop_rules() {
+    println!("{} texts", blocks::check_stop_rules());
+}
+
 #[test]
 fn golden_family_likelihood() {
-    let ran = blocks::check_likelihood(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    let ran = halves::check_likelihood(|ckpt| Box::new(OnDevice::cpu(ckpt)));
     println!("{ran} cases");
 }
 
@@ -65,6 +80,20 @@ fn cached_equals_uncached() {
     let ckpt = stories();
     let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
     for (what, options) in checks::cached_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+        println!(
+            "{what}: {} steps, largest difference {largest:e}",
+            plan.nfe()
+        );
+    }
+}
+
+#[test]
+fn cached_blocks_equal_uncached() {
+    let ckpt = blocks::checkpoint();
+    let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
+    for (what, options) in blocks::cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap();
         let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
         println!(

@@ -12,7 +12,7 @@ use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{
-    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, losses, stories,
+    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, halves, losses, stories,
 };
 use pollster::block_on;
 
@@ -36,7 +36,7 @@ fn golden_family_forward() {
 #[test]
 fn golden_family_likelihood() {
     let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
-    let ran = blocks::check_likelihood(|ckpt| Box::new(load(ckpt)));
+    let ran = halves::check_likelihood(|ckpt| Box::new(load(ckpt)));
     println!("{ran} cases");
 }
 
@@ -88,6 +88,13 @@ fn loading_runs_no_kernel() {
         assert_eq!(executor.counters().dispatches, 0, "{kind:?}");
         assert_eq!(*executor.chosen(), Chosen::by_table(kind), "{kind:?}");
     }
+}
+
+/// Generations of published BD3-LMs, token for token.
+#[test]
+fn golden_family_sampling() {
+    let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::gpu(ckpt, LoadOptions::default())));
+    println!("{ran} traces");
 }
 
 #[test]
@@ -193,6 +200,21 @@ fn fewer_bits_give_the_numbers_of_the_cpu() {
 fn cached_equals_uncached() {
     for weights in [Weights::F32, Weights::Q8, Weights::Q4] {
         check_cached(weights);
+    }
+}
+
+#[test]
+fn cached_blocks_equal_uncached() {
+    let ckpt = blocks::checkpoint();
+    let load = || OnDevice::gpu(&ckpt, LoadOptions::default());
+    let (mut cached, mut uncached) = (load(), load());
+    for (what, options) in blocks::cached_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+        println!(
+            "{what}: {} steps, largest difference {largest:e}",
+            plan.nfe()
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use esolm::likelihood::{LikelihoodOptions, Summary, TextScore, evaluate};
 use esolm::passes::{Pass, Window, assemble, exact, log_mean_exp};
 use esolm::rows::Layout;
 use esolm::{DeviceChoice, LoadOptions};
-use esolm_tests::{blocks, checkpoint, stories};
+use esolm_tests::{checkpoint, halves, stories};
 use pollster::block_on;
 
 const MASK: u32 = 96;
@@ -62,7 +62,7 @@ fn probabilities_of_all_middles_sum_to_one() {
         assert!(all.iter().all(|score| score.tokens == 2));
     }
     // From left to right a model needs no given suffix.
-    for ckpt in [checkpoint("ar"), blocks::in_blocks_of(1)] {
+    for ckpt in [checkpoint("ar"), halves::in_blocks_of(1)] {
         let mut cpu = engine(&ckpt, DeviceChoice::Cpu);
         let all = scores(&mut cpu, &pairs(&[5, 6], &[]), EXACT);
         let log_p: Vec<f64> = all.iter().map(|score| score.exact().unwrap()).collect();
@@ -127,7 +127,7 @@ fn bounds_of_one_token_are_cross_entropies() {
 /// In blocks of one token the bound of a BD3-LM is its exact value on average, but for the share 1e-3.
 #[test]
 fn blocks_of_one_token_meet_the_exact_value() {
-    let mut cpu = engine(&blocks::in_blocks_of(1), DeviceChoice::Cpu);
+    let mut cpu = engine(&halves::in_blocks_of(1), DeviceChoice::Cpu);
     let options = LikelihoodOptions {
         draws: 256,
         ..EXACT
@@ -147,8 +147,8 @@ fn figures_depend_on_no_batch() {
         (checkpoint("model_a"), 3),
         (checkpoint("mdlm"), 0),
         (checkpoint("ar"), 1),
-        (blocks::in_blocks_of(4), 0),
-        (blocks::in_blocks_of(1), 1),
+        (halves::in_blocks_of(4), 0),
+        (halves::in_blocks_of(1), 1),
     ] {
         let mut cpu = engine(&ckpt, DeviceChoice::Cpu);
         let options = |batch| LikelihoodOptions {

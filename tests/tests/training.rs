@@ -9,9 +9,9 @@ use burn::tensor::{Device, Tensor};
 use esolm::checkpoint::Checkpoint;
 use esolm::forward_process::{Uniforms, antithetic_times};
 use esolm::network::Network;
-use esolm_tests::blocks::Published;
+use esolm_tests::halves::Published;
 use esolm_tests::losses::{close, f64s, uniforms};
-use esolm_tests::{Golden, blocks, checkpoint};
+use esolm_tests::{Golden, checkpoint, halves};
 use esolm_train::loss::{BlockNoise, Losses, Noise, Objective};
 use esolm_train::recipe::LossKind;
 use esolm_train::weights::{self, Weights};
@@ -167,12 +167,12 @@ fn golden_losses_on_a_gpu() {
 
 /// The losses of a BD3-LM, whatever its blocks, from clipped noise and from all.
 fn golden_family_losses_on(device: &Device) {
-    for (golden, ckpt) in blocks::likelihoods() {
+    for (golden, ckpt) in halves::likelihoods() {
         let network = Network::load(&ckpt, device).unwrap();
         let texts = golden.rows("x0");
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
         let length = texts[0].len();
-        for Published { name, noised, .. } in blocks::published(&golden) {
+        for Published { name, noised, .. } in halves::published(&golden) {
             let noise = Noise {
                 blocks: noised,
                 ..Noise::default()
@@ -201,7 +201,7 @@ fn golden_family_losses_on_a_gpu() {
 
 /// A network of each way to attend.
 fn networks() -> Vec<Checkpoint> {
-    let (_, blocks) = blocks::likelihoods().swap_remove(0);
+    let (_, blocks) = halves::likelihoods().swap_remove(0);
     vec![checkpoint("model_a"), blocks]
 }
 

@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
-use esolm::sampler::Sampler;
+use esolm::sampler::{Crossing, Sampler};
+use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
@@ -187,6 +188,16 @@ pub struct Sample {
     pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
+    /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "RULE,...",
+        value_delimiter = ',',
+        help_heading = "Sampling"
+    )]
+    pub stop: Vec<StopName>,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     #[arg(long, value_name = "X", default_value = "1", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
@@ -315,6 +326,9 @@ pub struct Filters {
     /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1, of those that --top-k leaves. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
+    /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does.
+    #[arg(long, value_enum, requires = "top_p", default_value = "keep")]
+    pub top_p_crossing: CrossingName,
     /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
@@ -326,6 +340,7 @@ impl Filters {
         Sampler {
             top_k: self.top_k,
             top_p: self.top_p,
+            top_p_crossing: self.top_p_crossing.into(),
             min_p: self.min_p,
             ..Sampler::default()
         }
@@ -399,7 +414,7 @@ pub struct Bench {
     pub filters: Filters,
     /// Time no generations, but every form of the GPU's kernels at the model's shapes, in alternated runs, and say where the table that
     /// chooses between them is wrong for this device. Rows are dealt out to B sequences and attend to L slots.
-    #[arg(long, conflicts_with_all = ["steps", "top_k", "top_p", "min_p", "variants"])]
+    #[arg(long, conflicts_with_all = ["steps", "top_k", "top_p", "top_p_crossing", "min_p", "variants"])]
     pub kernels: bool,
     /// Seconds after which a line is cut short.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
@@ -443,6 +458,40 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::BlocksShuffled => Self::BlocksShuffled,
             ScheduleName::LeftToRight => Self::LeftToRight,
             ScheduleName::FirstHitting => Self::FirstHitting,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StopName {
+    /// A second end-of-text token.
+    Eos,
+    /// Tokens that repeat each other.
+    Entropy,
+}
+
+impl From<StopName> for StopRule {
+    fn from(name: StopName) -> Self {
+        match name {
+            StopName::Eos => Self::Eos,
+            StopName::Entropy => Self::Entropy,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CrossingName {
+    /// Probabilities add up to P or more.
+    Keep,
+    /// They add up to P at most; the most likely token is always there.
+    Drop,
+}
+
+impl From<CrossingName> for Crossing {
+    fn from(name: CrossingName) -> Self {
+        match name {
+            CrossingName::Keep => Self::Keep,
+            CrossingName::Drop => Self::Drop,
         }
     }
 }

@@ -7,7 +7,8 @@ use thiserror::Error;
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::rng::redraw_seed;
-use crate::sampler::{Sampler, SamplerError};
+use crate::sampler::{Crossing, Sampler, SamplerError};
+use crate::stop::{StopRule, StopRules};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
 
@@ -48,6 +49,8 @@ pub struct Request {
     pub top_k: Option<u32>,
     /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: from all.
     pub top_p: Option<f32>,
+    /// Whether the token at which the mass reaches `top_p` is drawn from too. Default: it is.
+    pub top_p_crossing: Option<Crossing>,
     /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: from all.
     pub min_p: Option<f32>,
     /// Divides the logits; 0 takes the most likely token. Default: 1.
@@ -59,6 +62,8 @@ pub struct Request {
     pub batch: Option<usize>,
     /// Absolute index of the first text.
     pub first: u32,
+    /// What ends a text of a BD3-LM before its length, after any block. Default: nothing.
+    pub stop: Vec<StopRule>,
     /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
     pub bos: Option<bool>,
     /// Run the network of an Eso-LM in another way than its own.
@@ -186,6 +191,8 @@ pub struct Resolved {
     pub sampler: Sampler,
     /// What is known before the model writes.
     pub given: Given,
+    /// What ends a text early.
+    pub stop: StopRules,
 }
 
 impl Request {
@@ -202,9 +209,16 @@ impl Request {
             temperature: self.temperature.unwrap_or(1.0),
             top_k: self.top_k,
             top_p: self.top_p,
+            top_p_crossing: self.top_p_crossing.unwrap_or_default(),
             min_p: self.min_p,
         };
         sampler.validate()?;
+        if self.top_p_crossing.is_some() && self.top_p.is_none() {
+            return Err(RequestError::NotApplicable {
+                option: "top_p_crossing",
+                why: "a draw without top-p",
+            });
+        }
         let config = &self.decoding(config)?;
         self.check_family(config.family)?;
         let given = self.given(config, codec)?;
@@ -224,10 +238,22 @@ impl Request {
             bos: given.bos,
             ..own
         };
+        let stop = StopRules {
+            rules: self.stop.clone(),
+            bos: given.bos,
+            eos: codec.map_or(config.eos, |codec| codec.ends().eos),
+        };
+        if stop.rules.contains(&StopRule::Eos) && stop.eos.is_none() {
+            return Err(RequestError::NotApplicable {
+                option: "stop",
+                why: "a model that does not say which token ends a text",
+            });
+        }
         Ok(Resolved {
             options,
             sampler,
             given,
+            stop,
         })
     }
 
@@ -256,6 +282,18 @@ impl Request {
     }
 
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
+        let why = match family {
+            Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
+            Family::Ar => Some("an AR model, whose texts are cut where they end"),
+            Family::Bd3Lm => self
+                .infill
+                .as_ref()
+                .map(|_| "an infill, whose end is given"),
+        };
+        if let Some(why) = why.filter(|_| !self.stop.is_empty()) {
+            let option = "stop";
+            return Err(RequestError::NotApplicable { option, why });
+        }
         let has_phases = self.alpha_0.is_some_and(|alpha_0| alpha_0 != 1.0);
         let blocks = self.block_size.map(|_| "block_size");
         let foreign = match family {
@@ -316,6 +354,16 @@ impl Request {
             });
         }
         let most = self.length.unwrap_or(context);
+        // A block size that was asked for is named by itself.
+        if let (None, Some(size)) = (self.block_size, config.block_size)
+            && !most.is_multiple_of(size.max(1))
+        {
+            return Err(RequestError::Range {
+                option: "length",
+                value: most as u64,
+                range: format!("a multiple of the model's block size, which is {size}"),
+            });
+        }
         // An AR model that prepends a token has it in its plan already.
         let opens = self.bos != Some(false)
             && (config.family != Family::Ar || config.prepend == Prepend::None);
@@ -477,11 +525,14 @@ impl Resolved {
             model: model.into(),
             family: options.family,
             length: options.length,
+            block_size: options.block_size,
+            window: plan.window,
             alpha_0: options.alpha_0,
             steps: options.steps,
             schedule: options.schedule,
             top_k: sampler.top_k,
             top_p: sampler.top_p,
+            top_p_crossing: sampler.top_p_crossing,
             min_p: sampler.min_p,
             temperature: sampler.temperature,
             seed: options.seed,

@@ -24,8 +24,11 @@ pub struct Sampler {
     /// Keeps the k most likely tokens, and what is as likely as the last of them; at least 1.
     #[serde(default)]
     pub top_k: Option<u32>,
-    /// Keeps the smallest set of tokens whose mass reaches p, the one that crosses it included; above 0, and 1 keeps all.
+    /// Keeps the smallest set of tokens whose mass reaches p; above 0, and 1 keeps all.
     pub top_p: Option<f32>,
+    /// Whether the token at which the mass reaches top-p is kept too.
+    #[serde(default)]
+    pub top_p_crossing: Crossing,
     /// Keeps the tokens that are at least this fraction as likely as the most likely one, from 0, which keeps all, to 1.
     #[serde(default)]
     pub min_p: Option<f32>,
@@ -37,8 +40,27 @@ impl Default for Sampler {
             temperature: 1.0,
             top_k: None,
             top_p: None,
+            top_p_crossing: Crossing::Keep,
             min_p: None,
         }
+    }
+}
+
+/// What becomes of the token at which the mass crosses top-p.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Crossing {
+    /// It is kept: what is kept has a mass of at least p.
+    #[default]
+    Keep,
+    /// It is left out, unless it is the most likely token: what is kept has a mass of at most p. So the published BD3-LM draws.
+    Drop,
+}
+
+impl Crossing {
+    /// Whether it is what is done unless asked otherwise.
+    pub fn is_default(&self) -> bool {
+        *self == Self::Keep
     }
 }
 

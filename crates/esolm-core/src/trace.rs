@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Family;
 use crate::plan::{Phase, Schedule};
+use crate::sampler::Crossing;
 use crate::text::Altered;
 
 /// Version of the format.
@@ -41,6 +42,12 @@ pub struct Header {
     pub family: Family,
     /// Tokens of a text.
     pub length: usize,
+    /// Tokens of a block, of a BD3-LM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<usize>,
+    /// The last tokens that a block sees, where a BD3-LM writes more than its context: what it draws then is not exact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
     /// Share of the tokens that diffusion writes.
     pub alpha_0: f64,
     /// T as it was asked for, before steps that draw nothing were dropped.
@@ -52,6 +59,9 @@ pub struct Header {
     pub top_k: Option<u32>,
     /// Nucleus, if not all tokens.
     pub top_p: Option<f32>,
+    /// What became of the token at which the mass reached top-p; in no trace where it was kept.
+    #[serde(default, skip_serializing_if = "Crossing::is_default")]
+    pub top_p_crossing: Crossing,
     /// Fraction of the largest probability that a token needed, if any; in no trace of an earlier program.
     #[serde(default)]
     pub min_p: Option<f32>,
@@ -122,7 +132,7 @@ pub struct Step {
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
-    /// Tokens of every text in natural order; what is not known yet is the mask token.
+    /// Tokens of every text in natural order; what is not known yet is the mask token. A text that a rule ended is shorter.
     pub tokens: Vec<Vec<u32>>,
     /// The texts; without a tokenizer the numbers of their tokens.
     pub text: Vec<String>,
@@ -142,6 +152,9 @@ pub struct Footer {
     /// Texts in which the model still ran on at a given word after the last attempt, as indices within the batch.
     #[serde(default)]
     pub run_on: Vec<usize>,
+    /// Texts that a rule ended before their length, as indices within the batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<usize>,
     /// What it cost the device; zeros on the CPU.
     #[serde(default)]
     pub counters: Counters,

@@ -121,9 +121,9 @@ impl BatchBuilder {
     ) {
         let (length, size) = (text.len(), noised.size);
         let clean = (length.div_ceil(size) - 1) * size;
-        for position in 0..clean {
+        for (position, &token) in text[..clean].iter().enumerate() {
             let end = (position / size + 1) * size;
-            self.row(text[position], position as u32, end);
+            self.row(token, position as u32, end);
         }
         for (position, &masked) in noised.masked.iter().enumerate() {
             let block = position / size;

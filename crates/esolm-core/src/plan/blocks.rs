@@ -49,7 +49,7 @@ impl Blocks {
 
     /// Passes in which the clean blocks of the positions from..to enter the cache, but for those that can come with the first rows of the
     /// block after them. The second value is how far these passes come.
-    fn storing(self, from: u32, to: u32) -> (Vec<PlanStep>, u32) {
+    pub fn storing(self, from: u32, to: u32) -> (Vec<PlanStep>, u32) {
         let most = (MAX_PROMPT_ROWS as u32 / self.size).max(1) * self.size;
         let (mut steps, mut stored) = (Vec::new(), from);
         loop {

@@ -4,46 +4,48 @@
 //! [`crate::rng::gumbel_from_uniform`], and must then draw the same tokens.
 //!
 //! * Eso-LM, [`Plan::from_recorded`]: one schedule a batch, one order a row; `u` `[B, L, V]` by slot.
-//! * MDLM, [`Plan::from_recorded_mdlm`]: `u` `[N, L, V]` by recorded step and position, see [`RecordedMdlm`].
+//! * MDLM, [`Plan::from_recorded_mdlm`]: `u` `[N, L, V]` by recorded step and position, see [`RecordedDiffusion`].
+//! * BD3-LM, [`Plan::from_recorded_blocks`]: `u` `[N, b, V]` by recorded step and place in the block, likewise.
 //! * AR needs no record: the plan of [`Plan::new`] is the only one. Row i of the published run, which draws entry i + 1 of the token
 //!   buffer, used `u[b, i]`; i is the row's slot.
 
 use super::Plan;
+use super::blocks::Blocks;
 use super::check::VERSION;
 use super::error::PlanError;
 use super::types::{Phase, PlanStep, SequencePlan};
 use crate::config::Family;
 
-/// An MDLM run as a plan, and which recorded step drew which position.
+/// The run of an MDLM or a BD3-LM as a plan, and which recorded step drew which position.
 ///
-/// The published sampler (`_ddpm_caching_update`, algo.py) draws for every masked position in every one of its N steps, from the
+/// The published samplers (`_ddpm_caching_update`) draw for every masked position in every one of their N steps, from the
 /// predicted distribution times the probability of being unmasked, with the rest of the mass on the mask token. Gumbel-max over that is
 /// the same as first deciding whether the position is unmasked and then drawing the token with the same noise, as scaling all tokens'
 /// probabilities moves their scores alike. So a position that recorded step n unmasked draws its token with the uniforms
 /// `u[n, position]`, from the logits of the text before step n. Where the step before changed nothing the published code keeps its
 /// prediction; the text is the same, so the logits are. Steps that unmask nothing are not in the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordedMdlm {
+pub struct RecordedDiffusion {
     /// The plan of the one sequence.
     pub plan: Plan,
     /// For each natural position the recorded step that unmasked it; `None` where the token was given.
     pub unmasked_in: Vec<Option<usize>>,
 }
 
-impl RecordedMdlm {
-    /// The uniforms `[1, L, V]` by slot, which is the position, from the recorded `[N, L, V]`. Given positions draw nothing and get
+impl RecordedDiffusion {
+    /// The uniforms `[1, L, V]` by position, from the recorded `[N, L, V]`, or of a BD3-LM `[N, b, V]`. Given positions draw nothing and get
     /// 1/2.
     ///
     /// # Errors
     /// [`PlanError::Recorded`] when the recorded array ends too early.
     pub fn uniforms(&self, recorded: &[f64]) -> Result<Vec<f64>, PlanError> {
         let vocab = self.plan.vocab_size;
-        let length = self.unmasked_in.len();
+        let width = (self.plan.block_size.unwrap_or(self.plan.length)).max(1);
         let mut uniforms = Vec::new();
         for (position, step) in self.unmasked_in.iter().enumerate() {
             match step {
                 Some(step) => {
-                    let row = step * length + position;
+                    let row = step * width + position % width;
                     let row = recorded.chunks_exact(vocab).nth(row).ok_or_else(|| {
                         PlanError::Recorded(format!("there are no uniforms for step {step}"))
                     })?;
@@ -108,7 +110,7 @@ impl Plan {
         recorded(plan)
     }
 
-    /// The plan of one recorded MDLM generation from its text before and after each step, `[N, L]` each. [`RecordedMdlm`] says which
+    /// The plan of one recorded MDLM generation from its text before and after each step, `[N, L]` each. [`RecordedDiffusion`] says which
     /// uniforms belong to which draw.
     ///
     /// # Errors
@@ -118,7 +120,7 @@ impl Plan {
         x_after: &[Vec<u32>],
         mask_index: u32,
         vocab_size: usize,
-    ) -> Result<RecordedMdlm, PlanError> {
+    ) -> Result<RecordedDiffusion, PlanError> {
         let wrong = |text: String| Err(PlanError::Recorded(text));
         let Some(first) = x_before.first() else {
             return wrong("it has no step".into());
@@ -185,7 +187,147 @@ impl Plan {
                 steps,
             }],
         };
-        Ok(RecordedMdlm {
+        Ok(RecordedDiffusion {
+            plan: recorded(plan)?,
+            unmasked_in,
+        })
+    }
+}
+
+/// A recorded block, and the entries of the order that each of its steps drew.
+struct RecordedBlock<'a> {
+    text: &'a [u32],
+    draws: Vec<Vec<u32>>,
+}
+
+impl Plan {
+    /// The plan of one recorded BD3-LM generation: for each step its block, and the tokens of that block before and after it, `[N, b]`
+    /// each. A text beyond `context` tokens goes through a window, as the published cache does. [`RecordedDiffusion`] says which uniforms
+    /// belong to which draw.
+    ///
+    /// # Errors
+    /// When the arrays differ in shape, blocks do not follow each other, a step changes a known token, does not begin where the last one
+    /// ended, or masks are left.
+    pub fn from_recorded_blocks(
+        block: &[u32],
+        x_before: &[Vec<u32>],
+        x_after: &[Vec<u32>],
+        context: usize,
+        mask_index: u32,
+        vocab_size: usize,
+    ) -> Result<RecordedDiffusion, PlanError> {
+        let wrong = |text: String| Err(PlanError::Recorded(text));
+        let size = x_before.first().map_or(0, Vec::len);
+        let shapes = x_before.iter().chain(x_after).all(|x| x.len() == size);
+        if size == 0 || !shapes || [x_before.len(), x_after.len()] != [block.len(); 2] {
+            return wrong("its steps have no block, or its arrays differ in shape".into());
+        }
+        let mut blocks: Vec<RecordedBlock> = Vec::new();
+        let (mut order, mut known) = (Vec::new(), Vec::new());
+        let mut unmasked_in = Vec::new();
+        for (number, ((&block, before), after)) in
+            block.iter().zip(x_before).zip(x_after).enumerate()
+        {
+            let count = blocks.len();
+            let current = (count.max(1) - 1) * size;
+            match blocks.last_mut() {
+                Some(last) if block as usize + 1 == count => {
+                    if before[..] != *last.text {
+                        return wrong(format!(
+                            "step {number} does not begin where the last one ended"
+                        ));
+                    }
+                }
+                Some(last) if last.text.contains(&mask_index) => {
+                    return wrong(format!("step {number} leaves a block with masks"));
+                }
+                _ if block as usize == count => {
+                    let first = (count * size) as u32;
+                    let given = (first..)
+                        .zip(before)
+                        .filter(|&(_, &token)| token != mask_index);
+                    let (positions, tokens): (Vec<u32>, Vec<u32>) = given.unzip();
+                    order.extend(positions);
+                    known.extend(tokens);
+                    unmasked_in.extend(std::iter::repeat_n(None, size));
+                    blocks.push(RecordedBlock {
+                        text: before,
+                        draws: Vec::new(),
+                    });
+                }
+                _ => {
+                    return wrong(format!(
+                        "step {number} is of block {block}, the {count} before it are done"
+                    ));
+                }
+            }
+            let first = if block as usize == count {
+                count * size
+            } else {
+                current
+            };
+            let mut drawn = Vec::new();
+            for (place, (&old, &new)) in before.iter().zip(after).enumerate() {
+                if old != new && old != mask_index {
+                    return wrong(format!(
+                        "step {number} changes the known place {place} of its block"
+                    ));
+                }
+                if old != new {
+                    drawn.push((first + place) as u32);
+                    unmasked_in[first + place] = Some(number);
+                }
+            }
+            if let Some(last) = blocks.last_mut() {
+                last.text = after;
+                if !drawn.is_empty() {
+                    last.draws.push(drawn);
+                }
+            }
+        }
+        let length = blocks.len() * size;
+        let window = (length > context).then_some(context);
+        let cache = Blocks {
+            size: size as u32,
+            window: window.unwrap_or(length).max(1) as u32,
+        };
+        let (mut steps, mut stored) = (Vec::new(), 0);
+        for (first, block) in (0..).step_by(size).zip(blocks) {
+            if block.draws.is_empty() {
+                continue;
+            }
+            let (mut own, mut clean) = cache.storing(stored, first);
+            steps.append(&mut own);
+            for drawn in block.draws {
+                let start = order.len() as u32;
+                order.extend(drawn);
+                steps.push(PlanStep {
+                    phase: Phase::Diffusion,
+                    clean,
+                    start,
+                    end: order.len() as u32,
+                });
+                clean = first;
+            }
+            stored = first;
+        }
+        let plan = Self {
+            esolm_plan: VERSION,
+            family: Family::Bd3Lm,
+            length,
+            block_size: Some(size),
+            window,
+            lead: false,
+            mask_index,
+            vocab_size,
+            sequences: vec![SequencePlan {
+                sequence: 0,
+                order,
+                known,
+                steps,
+            }],
+        };
+        Ok(RecordedDiffusion {
             plan: recorded(plan)?,
             unmasked_in,
         })

@@ -10,7 +10,7 @@
 //! share that its place in the bin leaves of a mass of 2^20; what a bin then weighs against the others follows from its number alone.
 //! So masses are exact to 2^-20 of themselves, and one of 32 octaves below the top still counts.
 
-use super::{MASK_LOGIT, Sampler};
+use super::{Crossing, MASK_LOGIT, Sampler};
 
 /// Bits of a step within its bin.
 const FINE_BITS: u32 = 11;
@@ -37,6 +37,8 @@ pub struct Filter {
     pub top_k: u32,
     /// 2^32 times top-p; 0 keeps all.
     pub top_p: u32,
+    /// Whether the step at which the mass crosses top-p is left out; the first one never is.
+    pub drops_crossing: bool,
     /// The last step that min-p keeps.
     pub reach: u32,
 }
@@ -57,6 +59,7 @@ impl Filter {
         mask_logit: MASK_LOGIT,
         top_k: 0,
         top_p: 0,
+        drops_crossing: false,
         reach: FAR,
     };
 
@@ -79,6 +82,7 @@ impl Filter {
             top_k,
             // As small as it may be, it is not "all".
             top_p: top_p.map_or(0, |p| ((f64::from(p) * 4_294_967_296.0) as u32).max(1)),
+            drops_crossing: sampler.top_p_crossing == Crossing::Drop,
             reach,
         })
     }
@@ -97,7 +101,8 @@ impl Filter {
             last = row.top_k(self.top_k).unwrap_or(FAR);
         }
         if self.top_p > 0 {
-            last = row.top_p(self.top_p, last).unwrap_or(FAR).min(last);
+            let crossed = row.top_p(self.top_p, self.drops_crossing, last);
+            last = crossed.unwrap_or(FAR).min(last);
         }
         Cut {
             top: row.top,
@@ -171,8 +176,9 @@ impl<'a> Row<'a> {
         Some((bin << FINE_BITS) as u32 + fine as u32)
     }
 
-    /// The step of the token at which the mass of the tokens up to the step `last` reaches `p` / 2^32 of it.
-    fn top_p(&self, p: u32, last: u32) -> Option<u32> {
+    /// The last step that a mass of `p` / 2^32 of the tokens up to the step `last` keeps: the one at which the sum reaches it, or, where that
+    /// one `drops`, the one before it at which the sum exceeds it. None where no sum does.
+    fn top_p(&self, p: u32, drops: bool, last: u32) -> Option<u32> {
         let mut sums = [0u64; BINS + 1];
         self.steps(|steps| {
             for &step in steps {
@@ -187,14 +193,16 @@ impl<'a> Row<'a> {
         let masses = || (sums[..BINS].iter().enumerate()).map(|(bin, &sum)| mass(bin, sum));
         let total: u64 = masses().sum();
         let wanted = ((u128::from(total) * u128::from(p)) >> 32) as u64;
-        let wanted = wanted.max(1);
+        // To exceed is to reach the next whole number.
+        let wanted = if drops { wanted + 1 } else { wanted.max(1) };
         let (bin, above) = crossing(masses(), |sum| sum >= wanted)?;
         let sums = self
             .count(bin, last)
             .zip(&SHARES)
             .map(|(count, &share)| count * u64::from(share));
         let (fine, _) = crossing(sums, |sum| above + mass(bin, sum) >= wanted)?;
-        Some((bin << FINE_BITS) as u32 + fine as u32)
+        let crossed = (bin << FINE_BITS) as u32 + fine as u32;
+        Some(crossed.saturating_sub(u32::from(drops)))
     }
 
     /// How many tokens each step of a bin has, of those up to the step `last`.

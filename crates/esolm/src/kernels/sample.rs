@@ -160,7 +160,7 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
             kept.reach,
             stage,
             former,
-            0,
+            u32::from(kept.drops_crossing),
         ]
     };
     let random = (!greedy).then(|| io.noise.unwrap_or(io.draws));

@@ -1,5 +1,7 @@
 //! Drawing tokens, and scoring given ones.
 
+use esolm_core::sampler::Crossing;
+
 use super::*;
 
 /// A launch's logits `[rows, V]`.
@@ -183,11 +185,16 @@ fn check_draws(random: &mut Random, mut logits: Logits, sampler: Sampler, is_sha
     }
 }
 
+/// A case with the token kept at which the mass crosses top-p, and with it left out.
+fn both_crossings<T: Copy>(case: T) -> [(T, Crossing); 2] {
+    [Crossing::Keep, Crossing::Drop].map(|crossing| (case, crossing))
+}
+
 #[test]
 fn samples() {
     let mut random = Random(8);
     for vocab in [3, 5, 97, 1030, 2049] {
-        for (temperature, top_k, top_p, min_p) in [
+        for ((temperature, top_k, top_p, min_p), top_p_crossing) in [
             (1.0, None, None, None),
             (0.7, None, Some(0.9), None),
             (1.3, None, Some(0.3), None),
@@ -195,12 +202,16 @@ fn samples() {
             (0.8, Some(3), None, None),
             (1.0, None, None, Some(0.2)),
             (1.6, Some(40), Some(0.95), Some(0.01)),
-        ] {
+        ]
+        .into_iter()
+        .flat_map(both_crossings)
+        {
             let sampler = Sampler {
                 temperature,
                 top_k,
                 top_p,
                 min_p,
+                top_p_crossing,
             };
             let mask = random.below(vocab);
             let logits = Logits::random(&mut random, 40, vocab, mask, 3.0);
@@ -213,19 +224,23 @@ fn samples() {
 fn samples_of_large_vocabularies() {
     let mut random = Random(18);
     for vocab in [32_003, 50_258, 131_072] {
-        for (temperature, top_k, top_p, min_p) in [
+        for ((temperature, top_k, top_p, min_p), top_p_crossing) in [
             (1.0, None, None, None),
             (0.0, None, None, None),
             (1.0, None, Some(0.9), None),
             (0.8, Some(50), None, None),
             (1.0, None, None, Some(0.05)),
             (1.3, Some(5000), Some(0.7), Some(0.02)),
-        ] {
+        ]
+        .into_iter()
+        .flat_map(both_crossings)
+        {
             let sampler = Sampler {
                 temperature,
                 top_k,
                 top_p,
                 min_p,
+                top_p_crossing,
             };
             let mask = random.below(vocab);
             let logits = Logits::random(&mut random, 3, vocab, mask, 4.0);
@@ -251,19 +266,23 @@ fn samples_of_odd_rows() {
                 }
             }
         }
-        for (top_k, top_p, min_p) in [
+        for ((top_k, top_p, min_p), top_p_crossing) in [
             (Some(1), None, None),
             (Some(u32::MAX), Some(0.5), None),
             (None, Some(0.999), None),
             (None, Some(1e-9), None),
             (None, None, Some(1.0)),
             (Some(20), Some(0.6), Some(1e-5)),
-        ] {
+        ]
+        .into_iter()
+        .flat_map(both_crossings)
+        {
             let sampler = Sampler {
                 temperature: 0.9,
                 top_k,
                 top_p,
                 min_p,
+                top_p_crossing,
             };
             let logits = Logits {
                 values: logits.values.clone(),

@@ -48,10 +48,26 @@ fn reference(logits: &[f32], mask: u32, sampler: &Sampler) -> [f64; 3] {
         let mut last = sorted[sorted.len() - 1];
         if let Some(p) = sampler.top_p.filter(|&p| p < 1.0) {
             let mut mass = 0.0;
-            for &x in &sorted {
-                (mass, last) = (mass + weight(x), x);
-                if mass >= f64::from(p) * about * total {
-                    break;
+            let bound = f64::from(p) * about * total;
+            match sampler.top_p_crossing {
+                Crossing::Keep => {
+                    for &x in &sorted {
+                        (mass, last) = (mass + weight(x), x);
+                        if mass >= bound {
+                            break;
+                        }
+                    }
+                }
+                // Equal tokens stay together.
+                Crossing::Drop => {
+                    last = sorted[0];
+                    for equal in sorted.chunk_by(|a, b| a == b) {
+                        mass += equal.iter().copied().map(weight).sum::<f64>();
+                        if mass > bound {
+                            break;
+                        }
+                        last = equal[0];
+                    }
                 }
             }
         }
@@ -130,11 +146,14 @@ fn what_is_kept_is_what_sorting_keeps() {
                             continue;
                         }
                         for min_p in [None, Some(0.0), Some(0.02), Some(0.6), Some(1.0)] {
-                            let sampler = Sampler {
-                                temperature,
-                                ..sampler(top_k, top_p, min_p)
-                            };
-                            check(name, &logits, &sampler);
+                            for top_p_crossing in [Crossing::Keep, Crossing::Drop] {
+                                let sampler = Sampler {
+                                    temperature,
+                                    top_p_crossing,
+                                    ..sampler(top_k, top_p, min_p)
+                                };
+                                check(name, &logits, &sampler);
+                            }
                         }
                     }
                 }
@@ -160,6 +179,15 @@ fn the_order_is_top_k_then_top_p() {
         of(sampler(Some(1), Some(0.75), None)),
         [true, false, false, false]
     );
+    // The token at which the mass crosses top-p may be left out, but not the first one.
+    let dropping = |top_k, top_p| Sampler {
+        top_p_crossing: Crossing::Drop,
+        ..sampler(top_k, Some(top_p), None)
+    };
+    assert_eq!(of(dropping(None, 0.75)), [true, true, false, false]);
+    assert_eq!(of(dropping(None, 0.95)), [true, true, true, false]);
+    assert_eq!(of(dropping(None, 0.3)), [true, false, false, false]);
+    assert_eq!(of(dropping(Some(3), 0.75)), [true, false, false, false]);
     // Min-p is a fraction of the largest probability, whatever was left out.
     assert_eq!(
         of(sampler(None, None, Some(0.45))),
