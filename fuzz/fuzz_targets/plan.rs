@@ -20,7 +20,7 @@ fuzz_target!(|text: &str| {
         let rows = plan.step_rows(step);
         for row in &rows.rows {
             assert!((row.sequence as usize) < layout.sequences);
-            assert!((row.slot as usize) < layout.slots && (row.prefix as usize) <= layout.slots);
+            assert!(row.is_sound(layout.slots));
             assert!((row.position as usize) < layout.slots);
             assert!(row.source == MASKED || (row.source as usize) < layout.tokens);
             if row.target != NO_TARGET {

@@ -248,13 +248,17 @@ fn window_anew(step: &StepRows, window: usize, size: usize) -> StepRows {
     let (block, window, size) = (&step.rows[last..], window as u32, size as u32);
     let end = block[0].position + size;
     let start = end.saturating_sub(window);
-    let at = |position: u32| Row {
-        sequence: 0,
-        slot: position - start,
-        position,
-        prefix: position / size * size + size - start,
-        source: position,
-        target: NO_TARGET,
+    let at = |position: u32| {
+        let prefix = position / size * size + size - start;
+        Row {
+            sequence: 0,
+            slot: position - start,
+            position,
+            prefix,
+            own: [prefix; 2],
+            source: position,
+            target: NO_TARGET,
+        }
     };
     let mut rows: Vec<Row> = (start..end - size).map(at).collect();
     let sampled = step

@@ -299,6 +299,7 @@ pub fn check_sampling_mdlm(runner: &mut dyn Runner) {
                 slot: p as u32,
                 position: p as u32,
                 prefix: length as u32,
+                own: [length as u32; 2],
                 source: if before[index][p] == MASK {
                     MASKED
                 } else {

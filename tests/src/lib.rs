@@ -8,6 +8,7 @@ pub mod checks;
 pub mod family;
 pub mod family_schedules;
 pub mod golden;
+pub mod halves;
 pub mod losses;
 pub mod runner;
 

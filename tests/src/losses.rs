@@ -26,10 +26,15 @@ pub fn close(what: &str, got: f64, want: f32) -> f64 {
 
 /// The weighted negative log-probabilities of each pass by place, `[L]`, zero where nothing is scored.
 fn losses(runner: &mut dyn Runner, passes: &[Pass]) -> Vec<Vec<f64>> {
+    tables(runner, passes, L)
+}
+
+/// As [`losses`], of texts of at most `length` tokens.
+pub(crate) fn tables(runner: &mut dyn Runner, passes: &[Pass], length: usize) -> Vec<Vec<f64>> {
     let layout = Layout {
         sequences: passes.len(),
-        slots: 2 * L,
-        tokens: passes.len() * L,
+        slots: 2 * length,
+        tokens: passes.len() * length,
     };
     let (tokens, step, targets) = assemble(passes, &layout);
     runner.start(&layout, &tokens);
@@ -40,7 +45,7 @@ fn losses(runner: &mut dyn Runner, passes: &[Pass]) -> Vec<Vec<f64>> {
         .map(|pass| {
             let (own, others) = rest.split_at(pass.scored.len());
             rest = others;
-            let mut table = vec![0.0; L];
+            let mut table = vec![0.0; length];
             for (scored, &log_p) in pass.scored.iter().zip(own) {
                 table[scored.place as usize] = -scored.weight * f64::from(log_p);
             }
@@ -49,7 +54,7 @@ fn losses(runner: &mut dyn Runner, passes: &[Pass]) -> Vec<Vec<f64>> {
         .collect()
 }
 
-fn check_table(what: &str, got: &[Vec<f64>], want: &[f32]) -> f64 {
+pub(crate) fn check_table(what: &str, got: &[Vec<f64>], want: &[f32]) -> f64 {
     let got: Vec<f64> = got.concat();
     assert_eq!(got.len(), want.len(), "{what}");
     (got.iter().zip(want))

@@ -22,6 +22,10 @@ pub trait Runner {
     fn step(&mut self, step: &StepRows, ids: &[u32], draw: &Draw);
     /// The token buffer.
     fn tokens(&mut self) -> Vec<u32>;
+    /// Whether a pass sees what earlier passes of the batch left.
+    fn has_cache(&self) -> bool {
+        true
+    }
 }
 
 /// The engine on the CPU or on a GPU adapter.
@@ -146,5 +150,9 @@ impl Runner for Reference {
 
     fn tokens(&mut self) -> Vec<u32> {
         self.tokens.clone()
+    }
+
+    fn has_cache(&self) -> bool {
+        false
     }
 }

@@ -8,7 +8,8 @@ use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, losses, stories,
+    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves, losses,
+    stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -54,6 +55,12 @@ fn golden_family_sampling() {
 #[test]
 fn golden_family_stop_rules() {
     println!("{} texts", blocks::check_stop_rules());
+}
+
+#[test]
+fn golden_family_likelihood() {
+    let ran = halves::check_likelihood(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{ran} cases");
 }
 
 #[test]
@@ -130,6 +137,7 @@ fn unusable_batches_end_in_a_sentence() {
         slot,
         position: slot,
         prefix: slot + 1,
+        own: [slot + 1; 2],
         source: slot,
         target: slot,
     };
@@ -155,6 +163,7 @@ fn unusable_batches_end_in_a_sentence() {
         slot: 2,
         position: 0,
         prefix: 1,
+        own: [2, 3],
         source: 0,
         target: 0,
     };

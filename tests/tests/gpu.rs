@@ -12,8 +12,8 @@ use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{
-    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, losses,
-    stories,
+    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves,
+    losses, stories,
 };
 use pollster::block_on;
 
@@ -39,6 +39,13 @@ fn golden_family_schedules() {
     let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
     let ran = family_schedules::check_schedules(|ckpt| Box::new(load(ckpt)));
     println!("{ran} traces");
+}
+
+#[test]
+fn golden_family_likelihood() {
+    let load = |ckpt: &_| OnDevice::gpu(ckpt, LoadOptions::default());
+    let ran = halves::check_likelihood(|ckpt| Box::new(load(ckpt)));
+    println!("{ran} cases");
 }
 
 /// Every kernel variant gives the published numbers, whatever this adapter would choose.

@@ -7,7 +7,7 @@ use esolm::likelihood::{LikelihoodOptions, Summary, TextScore, evaluate};
 use esolm::passes::{Pass, Window, assemble, exact, log_mean_exp};
 use esolm::rows::Layout;
 use esolm::{DeviceChoice, LoadOptions};
-use esolm_tests::{checkpoint, stories};
+use esolm_tests::{checkpoint, halves, stories};
 use pollster::block_on;
 
 const MASK: u32 = 96;
@@ -61,12 +61,14 @@ fn probabilities_of_all_middles_sum_to_one() {
         assert!((sum - 1.0).abs() < 1e-4, "{sum}");
         assert!(all.iter().all(|score| score.tokens == 2));
     }
-    // From left to right an AR model needs no given suffix.
-    let mut cpu = engine(&checkpoint("ar"), DeviceChoice::Cpu);
-    let all = scores(&mut cpu, &pairs(&[5, 6], &[]), EXACT);
-    let log_p: Vec<f64> = all.iter().map(|score| score.exact().unwrap()).collect();
-    let sum = (log_mean_exp(&log_p) + f64::from(MASK * MASK).ln()).exp();
-    assert!((sum - 1.0).abs() < 1e-4, "{sum}");
+    // From left to right a model needs no given suffix.
+    for ckpt in [checkpoint("ar"), halves::in_blocks_of(1)] {
+        let mut cpu = engine(&ckpt, DeviceChoice::Cpu);
+        let all = scores(&mut cpu, &pairs(&[5, 6], &[]), EXACT);
+        let log_p: Vec<f64> = all.iter().map(|score| score.exact().unwrap()).collect();
+        let sum = (log_mean_exp(&log_p) + f64::from(MASK * MASK).ln()).exp();
+        assert!((sum - 1.0).abs() < 1e-4, "{sum}");
+    }
 }
 
 fn texts(count: u32, length: u32) -> Vec<Window> {
@@ -122,10 +124,33 @@ fn bounds_of_one_token_are_cross_entropies() {
     }
 }
 
+/// In blocks of one token the bound of a BD3-LM is its exact value on average, but for the share 1e-3.
+#[test]
+fn blocks_of_one_token_meet_the_exact_value() {
+    let mut cpu = engine(&halves::in_blocks_of(1), DeviceChoice::Cpu);
+    let options = LikelihoodOptions {
+        draws: 256,
+        ..EXACT
+    };
+    for score in scores(&mut cpu, &texts(3, 12), options) {
+        let exact = -score.exact().unwrap();
+        assert!((score.nelbo() - exact).abs() < 0.02 * exact, "{score:?}");
+    }
+    // The first token is given.
+    let one = scores(&mut cpu, &[Window::whole(vec![5, 6], 0)], EXACT);
+    assert_eq!(one[0].tokens, 1);
+}
+
 #[test]
 fn figures_depend_on_no_batch() {
-    for (name, orders) in [("model_a", 3), ("mdlm", 0), ("ar", 1)] {
-        let mut cpu = engine(&checkpoint(name), DeviceChoice::Cpu);
+    for (ckpt, orders) in [
+        (checkpoint("model_a"), 3),
+        (checkpoint("mdlm"), 0),
+        (checkpoint("ar"), 1),
+        (halves::in_blocks_of(4), 0),
+        (halves::in_blocks_of(1), 1),
+    ] {
+        let mut cpu = engine(&ckpt, DeviceChoice::Cpu);
         let options = |batch| LikelihoodOptions {
             alpha_0: 0.5,
             orders,

@@ -76,7 +76,7 @@ fn rounded_weights_cost_little() {
     };
     let texts = told(&exact, request).2.tokens;
     let order: Vec<u32> = (0..config.length as u32).collect();
-    let pass = Forward {
+    let pass = Forward::Sorted {
         mode: MaskMode::Causal,
         sort_idx: vec![order; texts.len()],
         zt_sorted: vec![vec![config.mask_index; config.length]; texts.len()],

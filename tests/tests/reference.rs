@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use esolm::network::{Network, fold::Folding};
 use esolm_tests::checks::{GOLDEN, assert_close};
-use esolm_tests::{Golden, Reference, checkpoint, checks, family, losses};
+use esolm_tests::{Golden, Reference, checkpoint, checks, family, halves, losses};
 
 #[test]
 fn golden_forward() {
@@ -18,6 +18,12 @@ fn golden_forward() {
 #[test]
 fn golden_family_forward() {
     let ran = family::check_forward(|ckpt| Box::new(Reference::load(ckpt, &Device::flex())));
+    println!("{ran} cases");
+}
+
+#[test]
+fn golden_family_likelihood() {
+    let ran = halves::check_likelihood(|ckpt| Box::new(Reference::load(ckpt, &Device::flex())));
     println!("{ran} cases");
 }
 

@@ -25,7 +25,7 @@ use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::network::fold::{self, Linear};
-use esolm::rows::Row;
+use esolm::rows::{Row, own_slot};
 use esolm::sampler::Sampler;
 use esolm_shaders::SHADERS;
 
@@ -179,6 +179,7 @@ fn rows(gpu: &Gpu, count: u32) -> Buffer {
             slot,
             position: slot,
             prefix: 1,
+            own: own_slot(slot, 1),
             source: 0,
             target: slot,
         })

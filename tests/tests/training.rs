@@ -9,9 +9,10 @@ use burn::tensor::{Device, Tensor};
 use esolm::checkpoint::Checkpoint;
 use esolm::forward_process::{Uniforms, antithetic_times};
 use esolm::network::Network;
+use esolm_tests::halves::Published;
 use esolm_tests::losses::{close, f64s, uniforms};
-use esolm_tests::{Golden, checkpoint};
-use esolm_train::loss::{Losses, Noise, Objective};
+use esolm_tests::{Golden, checkpoint, halves};
+use esolm_train::loss::{BlockNoise, Losses, Noise, Objective};
 use esolm_train::recipe::LossKind;
 use esolm_train::weights::{self, Weights};
 
@@ -164,12 +165,63 @@ fn golden_losses_on_a_gpu() {
     golden_losses_on(&gpu());
 }
 
-/// The hybrid loss of four texts, two a half, and its gradient by parameter.
+/// The losses of a BD3-LM, whatever its blocks, from clipped noise and from all.
+fn golden_family_losses_on(device: &Device) {
+    for (golden, ckpt) in halves::likelihoods() {
+        let network = Network::load(&ckpt, device).unwrap();
+        let texts = golden.rows("x0");
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let length = texts[0].len();
+        for Published { name, noised, .. } in halves::published(&golden) {
+            let noise = Noise {
+                blocks: noised,
+                ..Noise::default()
+            };
+            let counted = golden.f32(&format!("{name}.token_mask"));
+            let valid = |row: usize, p: u32| counted[row * length + p as usize] > 0.0;
+            let objective = objective(&ckpt, 1.0, LossKind::Elbo);
+            let prepared = objective.prepare(&texts, &noise, valid);
+            let (_, nll) = prepared.loss(&network, None).expect("something is masked");
+            let loss = prepared.losses(nll).total();
+            let name = format!("{name}.loss");
+            close(&name, loss, golden.f32(&name)[0]);
+        }
+    }
+}
+
+#[test]
+fn golden_family_losses_on_the_cpu() {
+    golden_family_losses_on(&cpu());
+}
+
+#[test]
+fn golden_family_losses_on_a_gpu() {
+    golden_family_losses_on(&gpu());
+}
+
+/// A network of each way to attend.
+fn networks() -> Vec<Checkpoint> {
+    let (_, blocks) = halves::likelihoods().swap_remove(0);
+    vec![checkpoint("model_a"), blocks]
+}
+
+/// The hybrid loss of four texts, two a half, or the loss of a BD3-LM, and its gradient by parameter.
 fn loss_and_gradient(network: &Network, ckpt: &Checkpoint) -> (f64, BTreeMap<String, Vec<f64>>) {
     let golden = Golden::open("losses");
     let texts = golden.rows("x0");
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    let noise = Noise::draw(7, 0, 2, 2, L);
+    let noise = match ckpt.config().block_size {
+        Some(size) => {
+            let (range, resample) = (BlockNoise::WHOLE, false);
+            let blocks = BlockNoise {
+                size,
+                range,
+                resample,
+            };
+            Noise::draw_blocks(7, 0, 4, L, &blocks)
+        }
+        None => Noise::draw(7, 0, 2, 2, L),
+    };
     let prepared = objective(ckpt, 0.5, LossKind::Elbo).prepare(&texts, &noise, |_, _| true);
     let (loss, nll) = prepared.loss(network, None).expect("something is masked");
     let value = prepared.losses(nll).total();
@@ -209,10 +261,13 @@ fn norm<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
 /// says.
 #[test]
 fn gradient_against_finite_differences() {
-    let ckpt = checkpoint("model_a");
-    let network = trainable(&ckpt, cpu());
-    let (_, gradient) = loss_and_gradient(&network, &ckpt);
-    let plain = Network::load(&ckpt, &cpu()).unwrap();
+    networks().iter().for_each(check_differences);
+}
+
+fn check_differences(ckpt: &Checkpoint) {
+    let network = trainable(ckpt, cpu());
+    let (_, gradient) = loss_and_gradient(&network, ckpt);
+    let plain = Network::load(ckpt, &cpu()).unwrap();
     let weights = weights::of(&plain);
     let slope = |direction: &BTreeMap<String, Vec<f64>>, change: f64| {
         let length = norm(direction.values().flatten());
@@ -236,7 +291,7 @@ fn gradient_against_finite_differences() {
                     Some((name.clone(), values.clone() + d))
                 })
                 .collect();
-            loss_and_gradient(&weights::replace(plain.clone(), &moved), &ckpt).0
+            loss_and_gradient(&weights::replace(plain.clone(), &moved), ckpt).0
         };
         (along, (moved(1.0) - moved(-1.0)) / (2.0 * step))
     };
@@ -273,14 +328,15 @@ fn gradient_against_finite_differences() {
 /// The CPU's operations have gradients of their own; on a GPU all is composed of Burn's operations. Both agree.
 #[test]
 fn gradients_on_cpu_and_gpu_agree() {
-    let ckpt = checkpoint("model_a");
-    let (on_cpu, cpu_gradient) = loss_and_gradient(&trainable(&ckpt, cpu()), &ckpt);
-    let (on_gpu, gpu_gradient) = loss_and_gradient(&trainable(&ckpt, gpu()), &ckpt);
-    assert!((on_cpu - on_gpu).abs() < 1e-5 * on_cpu, "{on_cpu} {on_gpu}");
-    for (name, ours) in &cpu_gradient {
-        let theirs = &gpu_gradient[name];
-        let difference: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a - b).collect();
-        let relative = norm(&difference) / norm(ours);
-        assert!(relative < 1e-4, "{name}: {relative}");
+    for ckpt in networks() {
+        let (on_cpu, cpu_gradient) = loss_and_gradient(&trainable(&ckpt, cpu()), &ckpt);
+        let (on_gpu, gpu_gradient) = loss_and_gradient(&trainable(&ckpt, gpu()), &ckpt);
+        assert!((on_cpu - on_gpu).abs() < 1e-5 * on_cpu, "{on_cpu} {on_gpu}");
+        for (name, ours) in &cpu_gradient {
+            let theirs = &gpu_gradient[name];
+            let difference: Vec<f64> = ours.iter().zip(theirs).map(|(a, b)| a - b).collect();
+            let relative = norm(&difference) / norm(ours);
+            assert!(relative < 1e-4, "{name}: {relative}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line: every option with its default, its range and an example.
 
+mod forward;
 mod scoring;
 mod train;
 
@@ -10,13 +11,13 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
-use esolm::rows::MaskMode;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
 use crate::failure;
+pub use forward::{Forward, ModeName};
 pub use scoring::{Normalize, Ppl, Score};
 pub use train::Train;
 
@@ -323,36 +324,6 @@ pub struct Convert {
     pub force: bool,
 }
 
-/// Runs whole sequences through the network once.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Input:   zt_sorted   int32 [B, L]   tokens in sorted order, masked ones included
-         sort_idx    int32 [B, L]   natural position of each sorted place
-         x0_sorted   int32 [B, L]   clean tokens, for --mode sequential
-Output:  logits      f32 [B, L, V]  in sorted order, the mask column untouched
-
-Example:
-  esolm forward --model last.ckpt --input in.safetensors --output out.safetensors --mode diffusion --mask causal"
-)]
-pub struct Forward {
-    #[command(flatten)]
-    pub model: Model,
-    /// Safetensors file to read.
-    #[arg(long, value_name = "FILE")]
-    pub input: PathBuf,
-    /// Safetensors file to write, or `-` for the standard output.
-    #[arg(long, value_name = "FILE")]
-    pub output: PathBuf,
-    /// diffusion: the tokens alone; sequential: beside the clean tokens, as the sequential loss reads them.
-    #[arg(long, value_enum, default_value = "diffusion")]
-    pub mode: ModeName,
-    /// Attention mask over sorted places. Default: the model's own (mixed for the sequential mode of an Eso-LM (A)).
-    #[arg(long, value_enum)]
-    pub mask: Option<MaskName>,
-    #[command(flatten)]
-    pub device: Device,
-}
-
 /// Which tokens are drawn from: those that are left by all that are given, in this order. `esolm sample` takes what the checkpoint
 /// recommends where nothing is given.
 #[derive(Clone, Copy, Debug, Args)]
@@ -566,37 +537,6 @@ impl fmt::Display for DtypeName {
             Self::Q8 => "q8",
             Self::Q4 => "q4",
         })
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ModeName {
-    /// One row per token.
-    Diffusion,
-    /// Two rows per token, one clean and one noised.
-    Sequential,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MaskName {
-    /// Places up to its own: Eso-LM (B), AR.
-    Causal,
-    /// All places: MDLM.
-    Bidirectional,
-    /// Clean places causal, masked ones see all: Eso-LM (A), sequential.
-    Mixed,
-    /// Clean places see all clean ones, masked ones causal: Eso-LM (A), diffusion.
-    Mixed2,
-}
-
-impl From<MaskName> for MaskMode {
-    fn from(name: MaskName) -> Self {
-        match name {
-            MaskName::Causal => Self::Causal,
-            MaskName::Bidirectional => Self::Bidirectional,
-            MaskName::Mixed => Self::Mixed,
-            MaskName::Mixed2 => Self::Mixed2,
-        }
     }
 }
 

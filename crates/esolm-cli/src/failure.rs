@@ -60,7 +60,7 @@ impl Failure {
     pub fn item(place: &str, error: &ItemError) -> Self {
         Self::failed(match error {
             ItemError::Between(BetweenError::NothingBefore) => format!(
-                "{place}: it has nothing before the text to score, and an AR model does not predict the first token; give a \
+                "{place}: it has nothing before the text to score, and the model does not predict the first token; give a \
                  context, or leave out --no-bos"
             ),
             error => format!("{place}: {error}"),

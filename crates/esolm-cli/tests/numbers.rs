@@ -122,6 +122,57 @@ fn forward_runs_mdlm_and_ar() {
     }
 }
 
+/// The blocks of a BD3-LM, its own or those that are asked for, and AR with adaLN under the mask that serves it.
+#[test]
+fn forward_runs_blocks() {
+    let folder = Folder::new();
+    let family = format!("{GOLDEN}-family");
+    let golden = Tensors::golden("../golden-family/bd3lm/bs4.forward.safetensors");
+    let (input, output) = (
+        folder.file("in.safetensors"),
+        folder.file("out.safetensors"),
+    );
+    let bd3lm = ["--model".into(), format!("{family}/bd3lm/bs4")];
+    let blocks = ["--mode", "block", "--block-size", "4"];
+    for (case, options) in [
+        ("half", &blocks[..2]),
+        ("uneven", &blocks),
+        ("all_masked", &blocks[..2]),
+    ] {
+        copy(
+            &golden,
+            &[(&format!("{case}.xt"), "xt"), ("x0", "x0")],
+            &input,
+        );
+        let rest = ["--input", &input, "--output", &output, "--device", "cpu"];
+        call(&with("forward", &bd3lm, &[&rest[..], options].concat()));
+        let out = Tensors::read(&output);
+        assert_eq!(out.shape("logits"), [2, 32, 97]);
+        let want = golden.f32(&format!("{case}.logits"));
+        let error = distance(&out.f32("logits"), &want);
+        assert!(error < LOGITS, "{case}: {error}");
+    }
+    let golden = Tensors::golden("../golden-family/scaling/ar_adaln.forward.safetensors");
+    let natural = (0..2).flat_map(|_| 0..32i32).flat_map(i32::to_le_bytes);
+    let tensors = [
+        ("zt_sorted", Dtype::I32, vec![2, 32], golden.bytes("x0")),
+        ("sort_idx", Dtype::I32, vec![2, 32], natural.collect()),
+    ];
+    write(&input, &tensors);
+    let ar = [
+        "--model".into(),
+        format!("{family}/scaling/ar_adaln.weights.safetensors"),
+        "--config".into(),
+        format!("{family}/scaling/ar_adaln.config.json"),
+    ];
+    let rest = [
+        "--input", &input, "--output", &output, "--mask", "causal", "--device", "cpu",
+    ];
+    call(&with("forward", &ar, &rest));
+    let error = distance(&Tensors::read(&output).f32("logits"), &golden.f32("logits"));
+    assert!(error < LOGITS, "ar_adaln: {error}");
+}
+
 #[test]
 fn replay_gives_the_published_tokens() {
     let folder = Folder::new();

@@ -95,6 +95,18 @@ pub enum Family {
     Bd3Lm,
 }
 
+impl Family {
+    /// A model of the family, as a sentence names it.
+    pub fn one(self) -> &'static str {
+        match self {
+            Family::EsoLm => "an Eso-LM",
+            Family::Mdlm => "an MDLM",
+            Family::Ar => "an AR model",
+            Family::Bd3Lm => "a BD3-LM",
+        }
+    }
+}
+
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

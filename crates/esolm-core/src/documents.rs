@@ -88,7 +88,7 @@ pub enum BetweenError {
     },
     /// A model that predicts no first token has none before it.
     #[error(
-        "has nothing before the text to score, and an AR model predicts no first token; give a context, or open the text with the beginning-of-text token"
+        "has nothing before the text to score, and the model predicts no first token; give a context, or open the text with the beginning-of-text token"
     )]
     NothingBefore,
 }

@@ -8,13 +8,18 @@
 //!   times. The expectation over all of it bounds the share of -log p(x) that diffusion writes.
 //! * Sequential: each token is masked with probability 1 - alpha_0; clean tokens come first in random order, then masked ones from
 //!   left to right; -log p of a masked token counts once.
+//! * Block diffusion (BD3-LM, arXiv 2503.09573): see [`NoisedBlocks`].
 //! * Any order: Binomial(L, alpha_0) random positions in random order, the rest from left to right.
 //!
 //! Every function takes its uniforms in [0, 1) as arguments, so that recorded runs can be repeated. [`Uniforms::draw`] draws them,
 //! keyed by (seed, sequence, draw, purpose): numbers of a sequence do not depend on the batch it is in.
 
+mod blocks;
+
 use crate::noise;
 use crate::rng::{Purpose, Stream};
+
+pub use blocks::{NoisedBlocks, block_times, can_resample, resample};
 
 /// Smallest diffusion time of a loss (`sampling_eps` of the published configuration): t = 0 would weigh nothing infinitely.
 pub const TIME_EPS: f64 = 1e-3;
@@ -27,22 +32,26 @@ pub fn time(e: f64) -> f64 {
 /// Antithetic times of a batch, as the published training draws them: row i of n gets a time of the i-th of n equal parts,
 /// e = (u / n + i / n) mod 1.
 pub fn antithetic_times(uniforms: &[f64]) -> Vec<f64> {
+    antithetic(uniforms).map(time).collect()
+}
+
+/// (u / n + i / n) mod 1 of the i-th of n uniforms: one number in each of n equal parts of [0, 1).
+fn antithetic(uniforms: &[f64]) -> impl Iterator<Item = f64> {
     let n = uniforms.len() as f64;
     (0..)
         .zip(uniforms)
-        .map(|(i, u)| time((u / n + f64::from(i) / n).fract()))
-        .collect()
+        .map(move |(i, u)| (u / n + f64::from(i) / n).fract())
 }
 
 /// Times of an evaluation, spread evenly over sequences and over the draws of each: e = (`shift` + `sequence` phi + `draw` / `draws`)
 /// mod 1 with the golden ratio phi (a Kronecker sequence). Each is uniform on [1e-3, 1) for a uniform `shift`, and needs no knowledge
 /// of how many sequences there are.
-pub fn spread_time(shift: f64, sequence: u32, draw: u32, draws: u32) -> f64 {
+pub fn spread_time(shift: f64, sequence: u32, draw: u64, draws: u64) -> f64 {
     // The fraction of the golden ratio as a multiple of 2^-64: multiplying modulo 1 is then exact on every platform.
     const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
     let turned = u64::from(sequence).wrapping_mul(GOLDEN) >> 11;
     let turned = turned as f64 / (1u64 << 53) as f64;
-    time((shift + turned + f64::from(draw) / f64::from(draws.max(1))).fract())
+    time((shift + turned + draw as f64 / draws.max(1) as f64).fract())
 }
 
 /// How noisy a text is at a time, and what its masked tokens weigh.
@@ -215,6 +224,12 @@ impl Uniforms {
 /// One uniform number for a diffusion time.
 pub fn draw_time(seed: u64, sequence: u32, draw: u32) -> f64 {
     Part::Time.stream(seed, sequence, draw).uniform()
+}
+
+/// As many uniform numbers for the times of a sequence's blocks.
+pub fn draw_times(seed: u64, sequence: u32, draw: u32, count: usize) -> Vec<f64> {
+    let mut stream = Part::Time.stream(seed, sequence, draw);
+    (0..count).map(|_| stream.uniform()).collect()
 }
 
 /// A drawn order of `length` positions: Binomial(length, alpha_0) random ones first, in random order, the rest from left to right.

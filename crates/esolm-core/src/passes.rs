@@ -6,14 +6,16 @@
 //! * [`exact`]: log p(x | order), the sum over slots of log p(x_i | the tokens of lower slots). Attention is causal over slots, so
 //!   one pass over two rows a token gives all terms: x_i in slot i, and the mask z_i, which sees the x of lower slots and itself.
 //! * [`diffusion`], [`sequential`]: the two parts of the NELBO for one draw of the noise, from a [`Noised`] text.
+//! * [`blocks`]: the NELBO of a BD3-LM for one draw of the noise. With blocks of one token it is exact, and what [`exact`] makes of the order
+//!   from left to right.
 //! * [`autoregressive`]: log p(x) of an AR model.
 //!
 //! Only rows that something depends on are there: z rows of clean tokens and the x row of the last slot are left out.
 
 use std::ops::Range;
 
-use crate::forward_process::{Noised, Part, Uniforms, draw_order};
-use crate::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows};
+use crate::forward_process::{Noised, NoisedBlocks, Part, Uniforms, draw_order};
+use crate::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, block_row, own_slot};
 use crate::sampler::{MASK_LOGIT, are_finite};
 
 /// A text to score: its tokens in natural order, and the stretch of them that is scored given the others.
@@ -64,8 +66,8 @@ impl Window {
     pub fn uniforms(&self, seed: u64, draw: u32, part: Part) -> Uniforms {
         let mut uniforms = Uniforms::draw(seed, self.number, draw, part, self.tokens.len());
         for position in self.given() {
-            // 1 is below no share of masked tokens, and -1 sorts before every offset.
-            uniforms.mask[position as usize] = 1.0;
+            // 2 is within no share of masked tokens, and -1 sorts before every offset.
+            uniforms.mask[position as usize] = 2.0;
             uniforms.offsets[position as usize] = -1.0;
         }
         uniforms
@@ -113,20 +115,27 @@ impl Pass {
         source: u32,
         wanted: Option<Scored>,
     ) {
+        let (slot, prefix) = (slot as u32, prefix as u32);
+        let row = Row {
+            sequence: 0,
+            slot,
+            position,
+            prefix,
+            own: own_slot(slot, prefix),
+            source,
+            target: NO_TARGET,
+        };
+        self.push_row(row, wanted);
+    }
+
+    fn push_row(&mut self, row: Row, wanted: Option<Scored>) {
         if let Some(scored) = wanted {
             self.scored.push(Scored {
                 row: self.rows.len() as u32,
                 ..scored
             });
         }
-        self.rows.push(Row {
-            sequence: 0,
-            slot: slot as u32,
-            position,
-            prefix: prefix as u32,
-            source,
-            target: NO_TARGET,
-        });
+        self.rows.push(row);
     }
 }
 
@@ -216,6 +225,40 @@ pub fn sequential(noised: &Noised, mode: MaskMode) -> Pass {
     };
     let wanted = (0..length).filter(|&slot| noised.masked_sorted[slot]);
     beside(noised.x0_sorted.clone(), &noised.sort_idx, least, wanted)
+}
+
+/// A text of a BD3-LM in natural order, noised block by block: masked tokens see their own block as it is noised, and the clean tokens
+/// of the blocks before it. They are scored with the weight of their block.
+pub fn blocks(x: &[u32], noised: &NoisedBlocks) -> Pass {
+    let length = x.len();
+    let mut pass = Pass {
+        tokens: x.to_vec(),
+        slots: 2 * length,
+        ..Pass::default()
+    };
+    let size = noised.size;
+    let is_noised: Vec<bool> = (noised.masked.chunks(size))
+        .map(|block| block.contains(&true))
+        .collect();
+    let Some(last) = is_noised.iter().rposition(|&is_noised| is_noised) else {
+        return pass;
+    };
+    for position in 0..last * size {
+        pass.push_row(block_row(position as u32, false, size, length), None);
+    }
+    for position in (0..length).filter(|position| is_noised[position / size]) {
+        let row = block_row(position as u32, true, size, length);
+        match noised.masked[position] {
+            true => {
+                let weight = noised.weights[position / size];
+                let wanted = scored(x[position], position, weight);
+                let source = MASKED;
+                pass.push_row(Row { source, ..row }, wanted);
+            }
+            false => pass.push_row(row, None),
+        }
+    }
+    pass
 }
 
 /// log p(x) of an AR model, which reads `prepended` before the text. Without such a token nothing predicts the first token, which

@@ -1,9 +1,10 @@
-//! What an executor runs: the rows of one forward pass. Every mask of the model family is a prefix of slots plus the row's own
-//! slot, so no dense mask exists anywhere (docs/architecture.md).
+//! What an executor runs: the rows of one forward pass. Every mask of the model family is a prefix of slots plus a range around the
+//! row's own slot, so no dense mask exists anywhere (docs/architecture.md).
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
+use crate::config::Family;
 use crate::order::is_permutation;
 
 /// A source that stands for the mask token.
@@ -21,12 +22,50 @@ pub struct Row {
     pub slot: u32,
     /// Natural position, for the rotary embedding.
     pub position: u32,
-    /// Attends to slots 0..prefix, and always to its own slot, even where slot >= prefix.
+    /// Attends to slots 0..prefix,
     pub prefix: u32,
+    /// and to slots own[0]..own[1], which lie beyond the prefix and hold its own slot; empty where that lies within the prefix.
+    pub own: [u32; 2],
     /// Index into the flat token buffer, or [`MASKED`].
     pub source: u32,
     /// Index into the flat token buffer where the drawn token goes, or [`NO_TARGET`].
     pub target: u32,
+}
+
+/// [`Row::own`] of a row in `slot` that attends beyond its prefix to nothing but its own slot.
+pub fn own_slot(slot: u32, prefix: u32) -> [u32; 2] {
+    if slot < prefix {
+        [prefix; 2]
+    } else {
+        [slot, slot + 1]
+    }
+}
+
+impl Row {
+    /// Number of slots that it attends to.
+    pub fn seen(&self) -> usize {
+        self.prefix as usize + self.own[1].saturating_sub(self.own[0]) as usize
+    }
+
+    /// Whether it attends to `slot`.
+    pub fn sees(&self, slot: u32) -> bool {
+        slot < self.prefix || (self.own[0]..self.own[1]).contains(&slot)
+    }
+
+    /// The slots that it attends to, ascending.
+    pub fn slots(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.prefix as usize).chain(self.own[0] as usize..self.own[1] as usize)
+    }
+
+    /// Whether its own range is one that [`Row::own`] may hold in a cache of `slots` slots.
+    pub fn is_sound(&self, slots: usize) -> bool {
+        let [start, end] = self.own;
+        let own = match self.slot < self.prefix {
+            true => start == end,
+            false => self.prefix <= start && (start..end).contains(&self.slot),
+        };
+        own && self.prefix as usize <= slots && end as usize <= slots
+    }
 }
 
 /// One forward pass.
@@ -79,11 +118,13 @@ impl std::fmt::Display for MaskMode {
 pub enum RowsError {
     /// Arrays of different sizes.
     #[error(
-        "{name} has {found} entries in row {row} where sort_idx has {expected}; give arrays of the same shape [B, L]"
+        "{name} has {found} entries in row {row} where {other} has {expected}; give arrays of the same shape [B, L]"
     )]
     Shape {
         /// The array.
         name: &'static str,
+        /// The array that it goes with.
+        other: &'static str,
         /// The row of the batch.
         row: usize,
         /// Its entries.
@@ -117,17 +158,25 @@ pub enum RowsError {
     },
     /// Longer sequences than the model's context.
     #[error(
-        "sort_idx has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
+        "{name} has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
     )]
     Context {
+        /// The array.
+        name: &'static str,
         /// Tokens of a sequence.
         length: usize,
         /// Tokens of the context.
         context: usize,
     },
     /// No sequence at all.
-    #[error("sort_idx is empty; give at least one sequence of at least one token")]
-    Empty,
+    #[error("{0} is empty; give at least one sequence of at least one token")]
+    Empty(&'static str),
+    /// Blocks of no tokens.
+    #[error("the block size is 0; blocks have at least one token")]
+    BlockSize,
+    /// A pass over blocks of a model that has none.
+    #[error("{} names no block size; give one", .0.one())]
+    NoBlockSize(Family),
     /// More than the row table can address.
     #[error(
         "{rows} sequences of {length} tokens are too many for one pass; give at most {max} tokens in all"
@@ -175,16 +224,10 @@ pub fn forward_rows(
 ) -> Result<(Layout, Vec<u32>, StepRows), RowsError> {
     let length = sort_idx.first().map_or(0, Vec::len);
     if length == 0 {
-        return Err(RowsError::Empty);
+        return Err(RowsError::Empty("sort_idx"));
     }
     let span = if sequential { 2 * length } else { length };
-    if sort_idx.len() > MAX_TOKENS / span {
-        return Err(RowsError::Size {
-            rows: sort_idx.len(),
-            length,
-            max: MAX_TOKENS,
-        });
-    }
+    check_size(sort_idx.len(), length, span)?;
     if sequential && !matches!(mode, MaskMode::Causal | MaskMode::Mixed) {
         return Err(RowsError::SequentialMode(mode));
     }
@@ -198,9 +241,9 @@ pub fn forward_rows(
             return Err(RowsError::Order { row, length });
         }
     }
-    check_tokens("zt_sorted", zt_sorted, sort_idx, vocab)?;
+    check_tokens("zt_sorted", zt_sorted, "sort_idx", sort_idx, vocab)?;
     if let Some(x0_sorted) = x0_sorted {
-        check_tokens("x0_sorted", x0_sorted, sort_idx, vocab)?;
+        check_tokens("x0_sorted", x0_sorted, "sort_idx", sort_idx, vocab)?;
     }
 
     let mut tokens = Vec::with_capacity(sort_idx.len() * span);
@@ -219,6 +262,7 @@ pub fn forward_rows(
                 slot: slot as u32,
                 position: order[slot % length],
                 prefix: prefix as u32,
+                own: own_slot(slot as u32, prefix as u32),
                 source: token,
                 target: if wanted { token } else { NO_TARGET },
             });
@@ -249,21 +293,121 @@ pub fn forward_rows(
     Ok((layout, tokens, step))
 }
 
-/// Checks that `array` has the shape of `sort_idx` and holds tokens of the vocabulary.
+/// The pass of a BD3-LM over texts whose blocks of `block` tokens are noised one by one, from arrays `[B, L]` in natural order: 2L rows
+/// a sequence, of which those of `xt` are sampled. Returns the layout, the token buffer and the rows.
+///
+/// `x0` takes the slots 0..L, each row attending to its own block and those before it. `xt` takes the slots L..2L, each row attending to
+/// the blocks of `x0` before its own, and to its own block of `xt`. Where `block` does not divide the length, the last block is shorter.
+///
+/// # Errors
+/// When shapes differ, there is no token or one outside the vocabulary, or blocks have none.
+pub fn block_rows(
+    block: usize,
+    xt: &[Vec<u32>],
+    x0: &[Vec<u32>],
+    vocab: usize,
+) -> Result<(Layout, Vec<u32>, StepRows), RowsError> {
+    let length = xt.first().map_or(0, Vec::len);
+    if length == 0 {
+        return Err(RowsError::Empty("xt"));
+    }
+    if block == 0 {
+        return Err(RowsError::BlockSize);
+    }
+    let span = 2 * length;
+    check_size(xt.len(), length, span)?;
+    if let Some(row) = xt.iter().position(|tokens| tokens.len() != length) {
+        return Err(RowsError::Shape {
+            name: "xt",
+            other: "its first row",
+            row,
+            found: xt[row].len(),
+            expected: length,
+        });
+    }
+    check_tokens("xt", xt, "x0", x0, vocab)?;
+    check_tokens("x0", x0, "xt", xt, vocab)?;
+
+    let mut tokens = Vec::with_capacity(xt.len() * span);
+    let mut step = StepRows::default();
+    for (sequence, (xt, x0)) in xt.iter().zip(x0).enumerate() {
+        let first = tokens.len() as u32;
+        for slot in 0..span as u32 {
+            let is_noised = slot as usize >= length;
+            if is_noised {
+                step.sampled.push(step.rows.len() as u32);
+            }
+            let position = slot % length as u32;
+            step.rows.push(Row {
+                sequence: sequence as u32,
+                source: first + slot,
+                target: if is_noised { first + slot } else { NO_TARGET },
+                ..block_row(position, is_noised, block, length)
+            });
+        }
+        tokens.extend(x0);
+        tokens.extend(xt);
+    }
+    let layout = Layout {
+        sequences: xt.len(),
+        slots: span,
+        tokens: tokens.len(),
+    };
+    Ok((layout, tokens, step))
+}
+
+/// The row of a clean or a noised token of a BD3-LM's text of `length` tokens, of which the clean ones have the slots 0..length and the
+/// noised ones those after them.
+pub(crate) fn block_row(position: u32, is_noised: bool, block: usize, length: usize) -> Row {
+    let first = position as usize / block * block;
+    let end = (first + block).min(length);
+    let (offset, prefix) = match is_noised {
+        true => (length, first),
+        false => (0, end),
+    };
+    Row {
+        sequence: 0,
+        slot: offset as u32 + position,
+        position,
+        prefix: prefix as u32,
+        own: match is_noised {
+            true => [first, end].map(|p| (length + p) as u32),
+            false => [prefix as u32; 2],
+        },
+        source: position,
+        target: NO_TARGET,
+    }
+}
+
+/// Checks that so many sequences of `length` tokens, `span` rows each, are no more than the row table can address.
+fn check_size(sequences: usize, length: usize, span: usize) -> Result<(), RowsError> {
+    match sequences > MAX_TOKENS / span {
+        true => Err(RowsError::Size {
+            rows: sequences,
+            length,
+            max: MAX_TOKENS,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Checks that `array` has the shape of another one and holds tokens of the vocabulary.
 fn check_tokens(
     name: &'static str,
     array: &[Vec<u32>],
-    sort_idx: &[Vec<u32>],
+    other: &'static str,
+    shape: &[Vec<u32>],
     vocab: usize,
 ) -> Result<(), RowsError> {
-    for (row, order) in sort_idx.iter().enumerate() {
+    for (row, like) in shape.iter().enumerate() {
         let tokens = array.get(row).map_or(&[][..], Vec::as_slice);
-        if tokens.len() != order.len() {
+        if tokens.len() != like.len() {
             return Err(RowsError::Shape {
                 name,
+                other,
                 row,
                 found: tokens.len(),
-                expected: order.len(),
+                expected: like.len(),
             });
         }
         if let Some(&token) = tokens.iter().find(|&&token| token as usize >= vocab) {

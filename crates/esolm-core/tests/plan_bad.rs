@@ -477,7 +477,7 @@ fn exercise(plan: &Plan) -> Result<(), TestCaseError> {
         for row in &found.rows {
             prop_assert!((row.sequence as usize) < layout.sequences);
             prop_assert!((row.slot as usize) < layout.slots);
-            prop_assert!((row.prefix as usize) <= layout.slots);
+            prop_assert!(row.is_sound(layout.slots));
             prop_assert!((row.position as usize) < layout.slots);
             prop_assert!(row.source == MASKED || (row.source as usize) < layout.tokens);
             if row.target != NO_TARGET {

@@ -15,7 +15,7 @@ use esolm_core::sampler::{MASK_LOGIT, NoiseSource, Sampler, sample_row};
 const L: usize = 32;
 
 fn attends(row: &Row, slot: usize) -> bool {
-    slot < row.prefix as usize || slot == row.slot as usize
+    row.sees(slot as u32)
 }
 
 #[test]

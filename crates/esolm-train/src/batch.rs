@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use esolm::config::ModelConfig;
 use esolm::config::rotary_frequencies;
-use esolm::forward_process::Noised;
+use esolm::forward_process::{Noised, NoisedBlocks};
+use esolm::rows::own_slot;
 
 use crate::ops::{Span, Table, Targets};
 
@@ -38,6 +39,8 @@ pub struct BatchBuilder {
     cos: Vec<f32>,
     sin: Vec<f32>,
     tokens: Vec<u32>,
+    /// First row of the sequence that is being built.
+    first: usize,
     table: Table,
     scored: Vec<u32>,
     targets: Vec<u32>,
@@ -57,11 +60,13 @@ impl BatchBuilder {
             cos: angles.iter().map(|a| a.cos()).collect(),
             sin: angles.iter().map(|a| a.sin()).collect(),
             tokens: Vec::new(),
+            first: 0,
             table: Table {
                 heads: config.n_heads,
                 head_dim,
                 spans: Vec::new(),
                 prefix: Vec::new(),
+                own: Vec::new(),
                 cos: Vec::new(),
                 sin: Vec::new(),
             },
@@ -71,11 +76,17 @@ impl BatchBuilder {
         }
     }
 
-    /// A row of the sequence that is being built; gives its number.
+    /// A row of the sequence that is being built, which beyond its prefix attends to nothing but itself; gives its number.
     fn row(&mut self, token: u32, position: u32, prefix: usize) -> u32 {
+        let own = own_slot((self.tokens.len() - self.first) as u32, prefix as u32);
+        self.row_with(token, position, prefix, own)
+    }
+
+    fn row_with(&mut self, token: u32, position: u32, prefix: usize, own: [u32; 2]) -> u32 {
         let at = position as usize * self.half;
         self.tokens.push(token);
         self.table.prefix.push(prefix as u32);
+        self.table.own.push(own);
         for (to, from) in [
             (&mut self.table.cos, &self.cos),
             (&mut self.table.sin, &self.sin),
@@ -89,6 +100,46 @@ impl BatchBuilder {
         self.scored.push(row);
         self.targets.push(target);
         self.weights.push(weight as f32);
+    }
+
+    /// Ends the sequence that is being built, whose first `context` rows others attend to.
+    fn end(&mut self, context: usize) {
+        let rows = self.tokens.len() - self.first;
+        self.table.spans.push(Span { rows, context });
+        self.first = self.tokens.len();
+    }
+
+    /// A text as the loss of a BD3-LM reads it: the clean blocks but the last, which nobody sees, each row seeing its own block and those
+    /// before it; then all blocks as they are noised, each row seeing the clean blocks before its own, and its own as it is noised. Masked
+    /// tokens are scored with `weight(block)`, but for those whose position `valid` excludes.
+    pub fn blocks(
+        &mut self,
+        text: &[u32],
+        noised: &NoisedBlocks,
+        weight: impl Fn(usize) -> f64,
+        valid: impl Fn(u32) -> bool,
+    ) {
+        let (length, size) = (text.len(), noised.size);
+        let clean = (length.div_ceil(size) - 1) * size;
+        for (position, &token) in text[..clean].iter().enumerate() {
+            let end = (position / size + 1) * size;
+            self.row(token, position as u32, end);
+        }
+        for (position, &masked) in noised.masked.iter().enumerate() {
+            let block = position / size;
+            let (start, end) = (block * size, ((block + 1) * size).min(length));
+            let own = [start, end].map(|p| (clean + p) as u32);
+            let token = if masked {
+                self.mask_index
+            } else {
+                text[position]
+            };
+            let row = self.row_with(token, position as u32, start, own);
+            if masked && valid(position as u32) {
+                self.score(row, text[position], weight(block));
+            }
+        }
+        self.end(clean);
     }
 
     /// A sequence as the diffusion loss reads it: `prefix(slot)` leading slots beside itself, masked slots scored with `weight`,
@@ -108,10 +159,7 @@ impl BatchBuilder {
                 self.score(row, text.x0_sorted[slot], weight);
             }
         }
-        self.table.spans.push(Span {
-            rows: length,
-            context: length,
-        });
+        self.end(length);
     }
 
     /// Sequences as the sequential loss reads them: the clean text in slot order (row x_i sees x up to itself), then rows z_i, which
@@ -134,10 +182,7 @@ impl BatchBuilder {
                     self.score(row, text.x0_sorted[slot], 1.0);
                 }
             }
-            self.table.spans.push(Span {
-                rows: length + length - first,
-                context: length,
-            });
+            self.end(length);
         }
     }
 
@@ -149,10 +194,7 @@ impl BatchBuilder {
                 self.score(row, target, 1.0);
             }
         }
-        self.table.spans.push(Span {
-            rows: targets.len(),
-            context: targets.len(),
-        });
+        self.end(targets.len());
     }
 
     /// How many rows are scored so far.

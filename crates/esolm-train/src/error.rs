@@ -24,6 +24,14 @@ pub enum TrainError {
         /// What must stand there.
         expected: String,
     },
+    /// A value that the recipe must have.
+    #[error("the recipe has no {key}; it must be {expected}")]
+    Missing {
+        /// Key with its table.
+        key: &'static str,
+        /// What must stand there.
+        expected: String,
+    },
     /// An override that is not of the form `table.key=value`.
     #[error("`{0}` is not an override of the form table.key=value")]
     Override(String),

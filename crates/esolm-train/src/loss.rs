@@ -3,13 +3,16 @@
 //! Sources: `nll` of `Eso-LM` in algo.py and of `MDLM` and `AR` in trainer_base.py of the published code; arXiv 2506.01928,
 //! section 3. The first share `batch_split` of a batch trains the diffusion loss, the rest the sequential one. Both are divided by
 //! the number of their valid tokens, masked or not, and added.
+//!
+//! A BD3-LM (arXiv 2503.09573; diffusion.py of kuleshov-group/bd3lms) has a time for each block. Its first token is neither masked nor counted.
 
 use std::ops::Range;
 
 use burn::tensor::Tensor;
 use esolm::config::{Family, ModelConfig};
 use esolm::forward_process::{
-    Level, Noised, Part, Uniforms, antithetic_times, draw_time, sequential_order,
+    Level, Noised, NoisedBlocks, Part, TIME_EPS, Uniforms, antithetic_times, block_times,
+    draw_time, draw_times, resample, sequential_order,
 };
 use esolm::network::Network;
 use esolm::rng::Stream;
@@ -22,7 +25,7 @@ use crate::purpose;
 use crate::recipe::{Loss, LossKind};
 use crate::weights::host;
 
-/// Per-token means in nats. `sequential` is zero for MDLM, and holds the whole loss of AR.
+/// Per-token means in nats. `sequential` is zero for MDLM and BD3-LM, and holds the whole loss of AR.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Losses {
     /// Diffusion loss.
@@ -59,6 +62,24 @@ pub struct Noise {
     pub diffusion: Vec<Uniforms>,
     /// Likewise of the sequential loss.
     pub sequential: Vec<Uniforms>,
+    /// What is masked of each text of a BD3-LM, which has none of the others.
+    pub blocks: Vec<NoisedBlocks>,
+}
+
+/// The noise of a BD3-LM.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockNoise {
+    /// Tokens of a block.
+    pub size: usize,
+    /// The range of the times, the share of masked tokens.
+    pub range: [f64; 2],
+    /// Whether blocks whose share of masked tokens lies outside the range are masked anew.
+    pub resample: bool,
+}
+
+impl BlockNoise {
+    /// The range whose loss is the bound.
+    pub const WHOLE: [f64; 2] = [TIME_EPS, 1.0];
 }
 
 impl Noise {
@@ -78,6 +99,41 @@ impl Noise {
             sequential: (diffusion..diffusion + sequential)
                 .map(|i| draw(i, Part::Sequential))
                 .collect(),
+            blocks: Vec::new(),
+        }
+    }
+
+    /// The noise of `count` texts of a BD3-LM, number `first` and after; times are antithetic among all their blocks.
+    pub fn draw_blocks(
+        seed: u64,
+        first: u32,
+        count: usize,
+        length: usize,
+        noise: &BlockNoise,
+    ) -> Self {
+        let numbers = (0..count as u32).map(|i| first.wrapping_add(i));
+        let blocks = length.div_ceil(noise.size);
+        let uniforms = numbers
+            .clone()
+            .flat_map(|number| draw_times(seed, number, 0, blocks));
+        let times = block_times(&uniforms.collect::<Vec<f64>>(), noise.range);
+        let noised = numbers.zip(times.chunks(blocks)).map(|(number, times)| {
+            let draw = |n| Uniforms::draw(seed, number, n, Part::Diffusion, length).mask;
+            let mut noised = NoisedBlocks::new(noise.size, times, &draw(0));
+            if noise.resample && noise.range != BlockNoise::WHOLE {
+                let mut draws = 0;
+                resample(&mut noised, times, noise.range, || {
+                    draws += 1;
+                    draw(draws)
+                });
+            }
+            // Nothing predicts the first token.
+            noised.give(1);
+            noised
+        });
+        Self {
+            blocks: noised.collect(),
+            ..Self::default()
         }
     }
 
@@ -153,6 +209,21 @@ impl Objective {
                 batch: builder.finish(0),
                 diffusion_tokens: 0.0,
                 sequential_tokens: count(0..texts.len(), 1),
+            };
+        }
+        if self.config.family == Family::Bd3Lm {
+            for (i, (text, noised)) in texts.iter().zip(&noise.blocks).enumerate() {
+                let weight = |block: usize| match self.kind {
+                    LossKind::Elbo => noised.weights[block],
+                    LossKind::LowVar => 1.0,
+                };
+                builder.blocks(text, noised, weight, |p| valid(i, p));
+            }
+            let diffusion = builder.scored();
+            return Prepared {
+                batch: builder.finish(diffusion),
+                diffusion_tokens: count(0..texts.len(), 1),
+                sequential_tokens: 0.0,
             };
         }
         let mask = self.config.mask_index;

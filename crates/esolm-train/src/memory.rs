@@ -42,7 +42,12 @@ pub(crate) fn for_steps(
         Family::EsoLm => 1.0 - recipe.loss.alpha_0,
         Family::Mdlm | Family::Ar | Family::Bd3Lm => 0.0,
     };
-    let texts = recipe.run.batch as f64 + sequential as f64 * masked;
+    // A BD3-LM reads its texts twice, clean but for their last blocks and noised.
+    let twice = match config.block_size {
+        Some(size) => recipe.run.batch as f64 * (1.0 - size as f64 / config.length as f64),
+        None => 0.0,
+    };
+    let texts = recipe.run.batch as f64 + twice + sequential as f64 * masked;
     let rows = (texts * config.length as f64) as u64;
     let (copies, rows) = match (on_host, resumed) {
         (false, _) => (1, 0),

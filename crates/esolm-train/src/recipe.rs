@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, Prepend};
+use esolm::forward_process::can_resample;
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
+use crate::loss::BlockNoise;
 
 /// A whole recipe. Every table but `data` may be left out, and every key but `data.train`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// `esolm`, `mdlm` or `ar`.
+    /// `esolm`, `mdlm`, `ar` or `bd3lm`.
     pub family: Family,
     /// Width d.
     pub hidden: usize,
@@ -45,6 +47,9 @@ pub struct Model {
     pub length: usize,
     /// Dropout probability.
     pub dropout: f64,
+    /// Tokens of a block of a BD3-LM, a divisor of the context.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<usize>,
 }
 
 impl Default for Model {
@@ -57,6 +62,7 @@ impl Default for Model {
             cond_dim: 64,
             length: 128,
             dropout: 0.0,
+            block_size: None,
         }
     }
 }
@@ -102,7 +108,7 @@ pub enum LossKind {
     LowVar,
 }
 
-/// The loss. An AR model needs none of it, an MDLM `kind` alone.
+/// The loss. An AR model needs none of it, an MDLM `kind` alone, a BD3-LM `kind`, `noise_range` and `resample`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
@@ -119,6 +125,12 @@ pub struct Loss {
     pub batch_split: f64,
     /// Weight of masked tokens in the diffusion loss.
     pub kind: LossKind,
+    /// The range of the times of a BD3-LM's blocks, the share of their tokens that is masked. Default: the bound's, from 0.001 to 1. A
+    /// narrower one has less variance, and is no bound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_range: Option<[f64; 2]>,
+    /// Mask blocks of a BD3-LM anew whose share of masked tokens lies outside `noise_range`, as the published code can.
+    pub resample: bool,
 }
 
 impl Default for Loss {
@@ -129,6 +141,8 @@ impl Default for Loss {
             infill: 0.0,
             batch_split: 0.5,
             kind: LossKind::Elbo,
+            noise_range: None,
+            resample: false,
         }
     }
 }
@@ -273,6 +287,15 @@ impl Recipe {
         }
     }
 
+    /// The noise of a BD3-LM.
+    pub fn block_noise(&self) -> Option<BlockNoise> {
+        Some(BlockNoise {
+            size: self.model.block_size?,
+            range: self.loss.noise_range.unwrap_or(BlockNoise::WHOLE),
+            resample: self.loss.resample,
+        })
+    }
+
     /// The configuration of the network over a tokenizer of `tokens` tokens, whose end-of-text token is `end`.
     ///
     /// # Errors
@@ -286,6 +309,7 @@ impl Recipe {
             cond_dim,
             length,
             dropout,
+            block_size,
         } = self.model;
         let config = ModelConfig {
             family,
@@ -306,8 +330,8 @@ impl Recipe {
                 Family::Bd3Lm => AttentionKind::Block,
                 Family::EsoLm | Family::Ar => AttentionKind::Causal,
             },
-            block_size: None,
-            noise_range: None,
+            block_size,
+            noise_range: self.block_noise().map(|noise| noise.range),
         };
         if config.cond_dim == 0 && family != Family::Ar {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.
@@ -382,6 +406,7 @@ impl Recipe {
             ascending,
             two,
         )?;
+        self.check_blocks()?;
         must("loss.infill", loss.infill, share(loss.infill), SHARE)?;
         must(
             "loss.batch_split",
@@ -472,6 +497,49 @@ impl Recipe {
         // What is wrong with the shape is said before a tokenizer is trained; the vocabulary is not known yet.
         self.config(1 << 8, 0).map(drop)
     }
+
+    /// What a BD3-LM needs, and no other family has.
+    fn check_blocks(&self) -> Result<(), TrainError> {
+        let Model {
+            family,
+            length,
+            block_size,
+            ..
+        } = self.model;
+        let key = "model.block_size";
+        let expected = format!("a whole number that divides model.length = {length}");
+        let size = match (family, block_size) {
+            (Family::Bd3Lm, Some(size)) => size,
+            (Family::Bd3Lm, None) => return Err(TrainError::Missing { key, expected }),
+            (_, Some(size)) => {
+                let expected = format!("left out, since {} has no blocks", family.one());
+                return must(key, size, false, &expected);
+            }
+            (_, None) => return Ok(()),
+        };
+        must(
+            key,
+            size,
+            size > 0 && length.is_multiple_of(size),
+            &expected,
+        )?;
+        let [low, high] = self.loss.noise_range.unwrap_or(BlockNoise::WHOLE);
+        let resample = self.loss.resample;
+        must(
+            "loss.noise_range",
+            format!("[{low}, {high}]"),
+            low > 0.0 && low <= high && high <= 1.0,
+            "two numbers above 0 up to 1, the first not above the second",
+        )?;
+        must(
+            "loss.resample",
+            resample,
+            !resample || can_resample(size, [low, high]),
+            &format!(
+                "false, since no number of masked tokens in a block of {size} is a share from {low} to {high}"
+            ),
+        )
+    }
 }
 
 /// An error that names the key unless its value is `sound`.
@@ -516,51 +584,4 @@ fn one_line(message: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overrides_and_defaults() {
-        let text = "[data]\ntrain = [\"a.txt\"]\n[run]\nbatch = 4\n";
-        let sets = [
-            "run.batch=8".to_string(),
-            "loss.alpha_0 = 0.5".into(),
-            "data.tokenizer=t.json".into(),
-            "model.family=ar".into(),
-        ];
-        let recipe = Recipe::parse(text, &sets).unwrap();
-        assert_eq!(recipe.run.batch, 8);
-        assert_eq!(recipe.loss.alpha_0, 0.5);
-        assert_eq!(recipe.data.tokenizer, Some("t.json".into()));
-        assert_eq!(recipe.model.family, Family::Ar);
-        assert_eq!(recipe.optimizer, Optimizer::default());
-        assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).unwrap(), recipe);
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused_by_name() {
-        let refused = |sets: &[&str]| {
-            let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
-            Recipe::parse("[data]\ntrain = [\"a.txt\"]\n", &sets)
-                .unwrap_err()
-                .to_string()
-        };
-        for (set, named) in [
-            ("run.batch=0", "run.batch"),
-            ("run.batsch=1", "batsch"),
-            ("loss.alpha_0=2", "loss.alpha_0"),
-            ("optimizer.lr=nan", "optimizer.lr"),
-            ("model.family=gpt", "gpt"),
-            ("data.train=[]", "data.train"),
-            ("run.batch=1", "batch_split"),
-            ("data.vocab_size=256", "data.vocab_size"),
-            ("data.vocab_size=1000000000000", "data.vocab_size"),
-            ("model.cond_dim=0", "cond_dim"),
-            ("run", "run"),
-        ] {
-            let message = refused(&[set]);
-            assert!(message.contains(named), "{set}: {message}");
-            assert!(!message.contains('\n'), "{message}");
-        }
-    }
-}
+mod tests;

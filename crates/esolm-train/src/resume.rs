@@ -196,6 +196,8 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 6] {
         // Positions are rotations, and have no weights.
         length: _,
         dropout: _,
+        // A network can go on in blocks of another size.
+        block_size: _,
     } = recipe.model;
     let family_name = toml::Value::try_from(family).expect("a text is TOML");
     [

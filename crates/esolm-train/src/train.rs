@@ -25,7 +25,7 @@ use esolm::network::Network;
 
 use crate::data::{self, TextTokens, Windows};
 use crate::log::{Line, open_log, read_log};
-use crate::loss::{Losses, Noise, Objective};
+use crate::loss::{BlockNoise, Losses, Noise, Objective};
 use crate::ops::{Dropout, on_host};
 use crate::optimizer::{self, Adam};
 use crate::recipe::{LossKind, Recipe};
@@ -340,16 +340,18 @@ impl<'a> Trainer<'a> {
                 .map(|window| self.windows.get(window).to_vec())
                 .collect();
             let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-            let mut noise = Noise::draw(
-                run.seed,
-                first as u32,
-                diffusion,
-                run.batch - diffusion,
-                length,
-            );
-            if self.objective.config.family == Family::EsoLm {
-                noise.widen(&self.recipe.loss, run.seed, first as u32, length);
-            }
+            let number = first as u32;
+            let noise = match self.recipe.block_noise() {
+                Some(blocks) => Noise::draw_blocks(run.seed, number, run.batch, length, &blocks),
+                None => {
+                    let sequential = run.batch - diffusion;
+                    let mut noise = Noise::draw(run.seed, number, diffusion, sequential, length);
+                    if self.objective.config.family == Family::EsoLm {
+                        noise.widen(&self.recipe.loss, run.seed, number, length);
+                    }
+                    noise
+                }
+            };
             let prepared = self.objective.prepare(&texts, &noise, |_, _| true);
             let dropout = Dropout {
                 seed: run.seed,
@@ -549,7 +551,17 @@ pub fn evaluate(
         let share = chunk.len() as f64 / texts.len() as f64;
         let mut add = |diffusion: usize| {
             let length = objective.config.length;
-            let noise = Noise::draw(SEED, first, diffusion, chunk.len() - diffusion, length);
+            let noise = match objective.config.block_size {
+                Some(size) => {
+                    let whole = BlockNoise {
+                        size,
+                        range: BlockNoise::WHOLE,
+                        resample: false,
+                    };
+                    Noise::draw_blocks(SEED, first, chunk.len(), length, &whole)
+                }
+                None => Noise::draw(SEED, first, diffusion, chunk.len() - diffusion, length),
+            };
             let prepared = objective.prepare(&chunk, &noise, |_, _| true);
             if let Some((_, nll)) = prepared.loss(network, None) {
                 sum = sum.plus(prepared.losses(nll), share);

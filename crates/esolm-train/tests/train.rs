@@ -123,9 +123,21 @@ fn validations(lines: &[Line]) -> Vec<(u64, f64)> {
 
 #[test]
 fn a_resumed_run_equals_an_uninterrupted_one() {
-    for family in ["esolm", "mdlm", "ar"] {
+    for (family, more) in [
+        ("esolm", &[][..]),
+        ("mdlm", &[]),
+        ("ar", &[]),
+        (
+            "bd3lm",
+            &[
+                "model.block_size=4",
+                "loss.noise_range=[0.3, 0.8]",
+                "loss.resample=true",
+            ],
+        ),
+    ] {
         let folder = Folder::new(&format!("resume-{family}"));
-        let recipe = folder.recipe(&[&format!("model.family={family}")]);
+        let recipe = folder.recipe(&[&[&*format!("model.family={family}")], more].concat());
         assert_eq!(recipe.steps(), 8);
         let whole = folder.run("whole", &recipe, false, 0).unwrap();
         // Stopped twice: after a step that saves anyway, and after one that does not.
@@ -310,6 +322,34 @@ fn a_step_without_masked_tokens_counts_nothing() {
         assert!(losses.iter().all(|(_, loss)| loss.is_finite()));
         assert!(losses.iter().any(|(_, loss)| *loss == 0.0));
     }
+}
+
+/// A BD3-LM learns the text in blocks of any size, and can go on in blocks of another.
+#[test]
+fn blocks_are_learnt() {
+    let folder = Folder::new("blocks");
+    for size in ["1", "8", "16"] {
+        let size = format!("model.block_size={size}");
+        let sets = ["model.family=bd3lm", &size, "run.tokens=16384"];
+        let more = ["run.validate_every=8", "run.batch=8", "run.log_every=64"];
+        let recipe = folder.recipe(&[&sets[..], &more].concat());
+        let lines = folder.run(&size, &recipe, false, 0).unwrap();
+        let bounds = validations(&lines);
+        let (first, last) = (bounds[0].1, bounds[bounds.len() - 1].1);
+        assert!(last < first - 0.5, "{size}: {bounds:?}");
+        let config = open(&folder.0.join(&size).join("model")).config().clone();
+        assert_eq!(config.block_size, recipe.model.block_size);
+        assert_eq!(config.noise_range, Some([1e-3, 1.0]));
+    }
+    let sets = [
+        "model.family=bd3lm",
+        "model.block_size=4",
+        "run.tokens=16640",
+    ];
+    let recipe = folder.recipe(&sets);
+    folder.run("model.block_size=8", &recipe, true, 0).unwrap();
+    let went_on = open(&folder.0.join("model.block_size=8").join("model"));
+    assert_eq!(went_on.config().block_size, Some(4));
 }
 
 /// `low_var` is a loss to train on; what is validated stays the bound.

@@ -1,6 +1,7 @@
 //! What can go wrong. The messages say what is wrong and with what; each front end adds in its own words which option to change.
 
 use esolm_core::checkpoint::CheckpointError;
+use esolm_core::config::Family;
 use esolm_core::documents::BetweenError;
 use esolm_core::plan::PlanError;
 use esolm_core::request::RequestError;
@@ -142,9 +143,9 @@ pub enum ItemError {
     Between(#[from] BetweenError),
     /// A middle for a model that reads from left to right.
     #[error(
-        "it has a gap, and an AR model does not read what comes after one; use an Eso-LM or an MDLM"
+        "it has a gap, and {} does not read what comes after one; use an Eso-LM or an MDLM", .0.one()
     )]
-    Autoregressive,
+    LeftToRight(Family),
     /// A question without answers.
     #[error("it has no choices; give at least one")]
     NoChoices,

@@ -121,8 +121,7 @@ pub fn check_rows(layout: &Layout, positions: usize, step: &StepRows) -> Result<
     let mut last = 0;
     for (index, row) in step.rows.iter().enumerate() {
         let inside = (row.sequence as usize) < layout.sequences
-            && (row.slot as usize) < layout.slots
-            && (row.prefix as usize) <= layout.slots
+            && row.is_sound(layout.slots)
             && (row.position as usize) < positions
             && (row.source == MASKED || (row.source as usize) < layout.tokens)
             && (row.target == NO_TARGET || (row.target as usize) < layout.tokens)

@@ -4,13 +4,15 @@
 //! passes, this module runs them in batches and adds up. A figure of a text does not depend on the batch it is in: random numbers
 //! are keyed by (seed, number of the text, draw).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
-use esolm_core::forward_process::{Level, Noised, Part, draw_time, spread_time};
+use esolm_core::forward_process::{Level, Noised, NoisedBlocks, Part, draw_time, spread_time};
 use esolm_core::order::is_permutation;
 use esolm_core::passes::{
-    Mean, Pass, Window, assemble, autoregressive, diffusion, exact, log_mean_exp, sequential,
+    Mean, Pass, Window, assemble, autoregressive, blocks, diffusion, exact, log_mean_exp,
+    sequential,
 };
 use esolm_core::rows::{Layout, MaskMode};
 
@@ -121,25 +123,28 @@ impl Likelihood {
             (Family::Mdlm, _) => {
                 "an MDLM, which writes all by diffusion and has no exact likelihood"
             }
-            (Family::Bd3Lm, _) => "a BD3-LM, which is not scored",
+            (Family::Bd3Lm, true) => {
+                "a BD3-LM with blocks of several tokens, which has no exact likelihood"
+            }
+            (Family::Bd3Lm, false) => {
+                "a BD3-LM with blocks of one token, whose likelihood is exact in its one order"
+            }
             (Family::EsoLm, true) => "an Eso-LM (A), which has no exact likelihood",
             (Family::EsoLm, false) => "a model with an exact likelihood",
         };
         let has_alpha_0 = |alpha_0| match config.family {
             Family::EsoLm => true,
-            Family::Mdlm => alpha_0 == 1.0,
-            Family::Ar | Family::Bd3Lm => false,
+            Family::Mdlm | Family::Bd3Lm => alpha_0 == 1.0,
+            Family::Ar => false,
         };
-        if config.family == Family::Bd3Lm {
-            let option = "scoring";
-            return Err(Error::NotApplicable { option, why });
-        }
+        let one_order = matches!(config.family, Family::Ar | Family::Bd3Lm);
         let foreign = [
             ("alpha_0", self.alpha_0.is_some_and(|a| !has_alpha_0(a))),
             (
                 "orders",
-                self.orders
-                    .is_some_and(|n| bound && n > 0 || autoregressive && n != 1),
+                self.orders.is_some_and(|n| {
+                    bound && n > 0 || one_order && n > 1 || autoregressive && n != 1
+                }),
             ),
             (
                 "draws",
@@ -207,9 +212,21 @@ impl std::fmt::Debug for Progress {
     }
 }
 
-/// Whether nothing predicts the first token of a window: so it is with an AR model that reads nothing before a text.
+/// Whether nothing predicts the first token of a window: so it is with a BD3-LM, and with an AR model that reads nothing before a text.
 pub(crate) fn first_is_free(config: &ModelConfig) -> bool {
-    config.family == Family::Ar && config.prepend == Prepend::None
+    match config.family {
+        Family::Ar => config.prepend == Prepend::None,
+        // Its training leaves the first token of every text clean.
+        Family::Bd3Lm => true,
+        Family::EsoLm | Family::Mdlm => false,
+    }
+}
+
+/// What is scored of a window.
+fn scored(config: &ModelConfig, window: &Window) -> Range<usize> {
+    let Range { start, end } = window.free;
+    let first = usize::from(first_is_free(config)).min(end);
+    start.max(first)..end
 }
 
 /// The token that opens a document scored by itself. A model that reads a token before every text has its opening already.
@@ -290,7 +307,11 @@ impl Summary {
 pub fn without_exact(config: &ModelConfig) -> Option<&'static str> {
     match (config.family, config.attention) {
         (Family::Mdlm, _) => Some("an MDLM"),
-        (Family::Bd3Lm, _) => Some("a BD3-LM"),
+        (Family::Bd3Lm, _) => match config.block_size {
+            // Every token beside the clean ones before it.
+            Some(1) => None,
+            _ => Some("a BD3-LM with blocks of several tokens"),
+        },
         (Family::EsoLm, AttentionKind::Causal) | (Family::Ar, _) => None,
         (Family::EsoLm, _) => Some("an Eso-LM (A)"),
     }
@@ -330,11 +351,7 @@ pub async fn evaluate(
     let jobs = jobs(&config, windows, orders.is_some(), options);
     let mut scores = vec![TextScore::default(); windows.len()];
     for (score, window) in scores.iter_mut().zip(windows) {
-        score.tokens = window.scored();
-        if config.family == Family::Ar && prepended.is_none() && window.free.start == 0 {
-            // Nothing predicts the first token.
-            score.tokens = score.tokens.saturating_sub(1);
-        }
+        score.tokens = scored(&config, window).len();
     }
     let layout = layout(engine, windows, options.batch, jobs.len());
     // Of each batch's cache; a pass asks for the rest when its rows are known.
@@ -347,10 +364,14 @@ pub async fn evaluate(
             .map(|job| {
                 let window = &windows[job.text as usize];
                 let order = orders.map(|orders| &orders[job.text as usize][..]);
+                let free = scored(&config, window);
                 match (config.family, job.kind) {
-                    (Family::Ar, _) => {
-                        autoregressive(&window.tokens, window.free.clone(), prepended)
+                    (Family::Ar, _) => autoregressive(&window.tokens, free, prepended),
+                    (Family::Bd3Lm, Kind::Exact) => {
+                        let order: Vec<u32> = (0..window.tokens.len() as u32).collect();
+                        exact(&window.tokens, &order, free.start)
                     }
+                    (Family::Bd3Lm, _) => blocks_pass(window, *job, &config, shift, options),
                     (_, Kind::Exact) => exact_pass(window, order, job.draw, options),
                     _ => noised_pass(window, *job, &config, shift, options),
                 }
@@ -439,7 +460,7 @@ fn jobs(
     options: &LikelihoodOptions,
 ) -> Vec<Job> {
     let orders = match config.family {
-        Family::Ar => options.orders.min(1),
+        Family::Ar | Family::Bd3Lm => options.orders.min(1),
         _ if given_orders => options.orders.min(1),
         _ => options.orders,
     };
@@ -504,6 +525,29 @@ fn exact_pass(
     }
 }
 
+/// A draw of the bound of a BD3-LM: the times of its blocks are spread as those of as many draws are.
+fn blocks_pass(
+    window: &Window,
+    job: Job,
+    config: &ModelConfig,
+    shift: f64,
+    options: &LikelihoodOptions,
+) -> Pass {
+    let size = config.block_size.unwrap_or(config.length);
+    let count = window.tokens.len().div_ceil(size) as u64;
+    let (first, all) = (
+        u64::from(job.draw) * count,
+        u64::from(options.draws) * count,
+    );
+    let times: Vec<f64> = (first..first + count)
+        .map(|part| spread_time(shift, window.number, part, all))
+        .collect();
+    let uniforms = window.uniforms(options.seed, job.draw, Part::Diffusion);
+    let mut noised = NoisedBlocks::new(size, &times, &uniforms.mask);
+    noised.give(scored(config, window).start);
+    blocks(&window.tokens, &noised)
+}
+
 fn noised_pass(
     window: &Window,
     job: Job,
@@ -530,7 +574,7 @@ fn noised_pass(
     };
     let level = Level::at(
         alpha_0,
-        spread_time(shift, window.number, job.draw, options.draws),
+        spread_time(shift, window.number, job.draw.into(), options.draws.into()),
     );
     let uniforms = uniforms(Part::Diffusion);
     let (noised, mode) = match config.attention {
@@ -542,6 +586,7 @@ fn noised_pass(
             Noised::diffusion(x, level, &uniforms, mask),
             MaskMode::Mixed2,
         ),
+        // A BD3-LM has passes of its own.
         AttentionKind::Causal | AttentionKind::Block => (
             Noised::diffusion(x, level, &uniforms, mask),
             MaskMode::Causal,

@@ -6,7 +6,6 @@ use esolm_core::config::ModelConfig;
 use esolm_core::plan::Plan;
 use esolm_core::recommended::Recommended;
 use esolm_core::request::{Request, RequestError};
-use esolm_core::rows::{Layout, MaskMode, RowsError, StepRows, forward_rows};
 use esolm_core::sampler::Sampler;
 use esolm_core::text::TextCodec;
 use esolm_core::trace::{Counters, Header};
@@ -15,6 +14,7 @@ use crate::device::{DeviceInfo, LoadOptions};
 use crate::engine::Replay;
 use crate::error::Error;
 use crate::files::{Shared, Source};
+use crate::forward::Forward;
 use crate::generation::Generation;
 use crate::memory::{self, MemoryUse};
 use crate::perplexity::{Corpus, Perplexity, PerplexityOptions};
@@ -160,7 +160,7 @@ impl Model {
         self.worker
             .call(move |engine, wanted| {
                 Box::pin(async move {
-                    let rows = pass.sort_idx.iter().map(Vec::len).sum();
+                    let rows = pass.tokens();
                     let purpose = MemoryUse::Logits { rows };
                     let values = rows * shared.config.vocab_size;
                     let mut logits = memory::with_capacity(purpose, values)?;
@@ -218,78 +218,6 @@ impl Model {
         self.worker.close().await;
     }
 }
-
-/// One pass over whole sequences, as the published code makes it. Arrays are `[B, L]` in sorted order.
-#[derive(Clone, Debug, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Forward {
-    /// Which rows attend to which.
-    pub mode: MaskMode,
-    /// The natural position of each slot.
-    pub sort_idx: Vec<Vec<u32>>,
-    /// Tokens, the mask where one is not known.
-    pub zt_sorted: Vec<Vec<u32>>,
-    /// The clean tokens, for two rows a token as the sequential loss reads them.
-    pub x0_sorted: Option<Vec<Vec<u32>>>,
-}
-
-impl Forward {
-    /// Sequences go through the network together up to so many rows, so that memory does not grow with the batch.
-    const ROWS_AT_ONCE: usize = 2048;
-
-    /// Checks the arrays against each other and against a model.
-    ///
-    /// # Errors
-    /// The first thing that does not fit.
-    pub fn check(&self, config: &ModelConfig) -> Result<(), RowsError> {
-        self.passes(config).try_for_each(|pass| pass.map(drop))
-    }
-
-    /// The passes over the whole input, some sequences each.
-    fn passes<'a>(
-        &'a self,
-        config: &'a ModelConfig,
-    ) -> impl Iterator<Item = Result<Pass, RowsError>> + 'a {
-        let length = self.sort_idx.first().map_or(0, Vec::len);
-        let rows = length.max(1) * if self.x0_sorted.is_some() { 2 } else { 1 };
-        let (share, count) = ((Self::ROWS_AT_ONCE / rows).max(1), self.sort_idx.len());
-        let extra = [
-            ("zt_sorted", Some(&self.zt_sorted)),
-            ("x0_sorted", self.x0_sorted.as_ref()),
-        ];
-        let extra =
-            (extra.into_iter()).find_map(|(name, rows)| Some((name, rows?.get(count)?.len())));
-        // At least one, for the message that there is nothing.
-        let starts = (0..count.max(1)).step_by(share);
-        starts.map(move |start| {
-            let range = start..(start + share).min(count);
-            let context = config.length;
-            if length > context {
-                return Err(RowsError::Context { length, context });
-            }
-            if let Some((name, found)) = extra {
-                return Err(RowsError::Shape {
-                    name,
-                    row: count,
-                    found,
-                    expected: 0,
-                });
-            }
-            let part = |rows: &'a [Vec<u32>]| rows.get(range.clone()).unwrap_or_default();
-            forward_rows(
-                self.mode,
-                self.x0_sorted.is_some(),
-                part(&self.sort_idx),
-                part(&self.zt_sorted),
-                self.x0_sorted.as_deref().map(part),
-                config.mask_index,
-                config.vocab_size,
-            )
-        })
-    }
-}
-
-type Pass = (Layout, Vec<u32>, StepRows);
 
 /// The calls of a [`Model`], each waiting until it is done. Not for code that an async executor runs.
 #[cfg(not(target_family = "wasm"))]

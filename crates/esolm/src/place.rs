@@ -116,6 +116,7 @@ async fn rehearse(executor: &mut GpuExecutor, config: &ModelConfig) -> Result<()
             slot,
             position: slot,
             prefix: slot + 1,
+            own: [slot + 1; 2],
             source: MASKED,
             target: slot,
         });

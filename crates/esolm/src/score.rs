@@ -112,7 +112,9 @@ impl ScoreItem {
             Self::Choices { choices, .. } if choices.iter().any(String::is_empty) => {
                 Err(ItemError::EmptyChoice)
             }
-            Self::Infill { .. } if config.family == Family::Ar => Err(ItemError::Autoregressive),
+            Self::Infill { .. } if matches!(config.family, Family::Ar | Family::Bd3Lm) => {
+                Err(ItemError::LeftToRight(config.family))
+            }
             _ => Ok(()),
         }
     }

@@ -4,19 +4,20 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Trains an Eso-LM, MDLM or AR model on text files, from a recipe in TOML.
+/// Trains an Eso-LM, MDLM, BD3-LM or AR model on text files, from a recipe in TOML.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A recipe, with every key and its default but for data.train, which has none:
 
   [model]
-  family = \"esolm\"        # or mdlm, ar
+  family = \"esolm\"        # or mdlm, ar, bd3lm
   hidden = 256            # width
   blocks = 6
   heads = 8
   cond_dim = 64           # width of the conditioning vector; AR has none
   length = 128            # context in tokens
   dropout = 0.0
+  # block_size = 16       # tokens of a block of a BD3-LM, a divisor of the length
   [data]
   train = [\"stories.txt\"]
   holdout = []            # validated on
@@ -30,6 +31,8 @@ use clap::Args;
   infill = 0.0            # share of the sequential half with one gap instead of random masks (not published)
   batch_split = 0.5       # share of a batch that trains the diffusion loss
   kind = \"elbo\"           # or low_var
+  # noise_range = [0.3, 0.8]   # share of masked tokens in a BD3-LM's blocks; without it that of the bound, 0.001 to 1
+  resample = false        # mask blocks of a BD3-LM anew whose share lies outside the range
   [optimizer]             # AdamW
   lr = 1e-3
   beta_1 = 0.9

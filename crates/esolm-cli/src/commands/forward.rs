@@ -13,6 +13,46 @@ use crate::{setup, tensors};
 pub fn run(arguments: &Forward) -> Result<(), Failure> {
     let files = setup::open_without_tokenizer(&arguments.model, false)?;
     let config = files.config();
+    let (pass, [texts, length]) = pass(arguments, config)?;
+    pass.check(config)?;
+    let shape = [texts, length, config.vocab_size];
+    let output = Pending::create_or_stdout(&arguments.output)?;
+    let model = setup::load(files, &arguments.device, false)?;
+    let logits = model.blocking().forward(pass)?;
+    tensors::write(output, vec![Output::f32("logits", &shape, &logits)])?;
+    note(&format!("{}: logits {shape:?}", arguments.output.display()));
+    Ok(())
+}
+
+/// The pass that is asked for, and the shape of its arrays.
+fn pass(
+    arguments: &Forward,
+    config: &ModelConfig,
+) -> Result<(esolm::Forward, [usize; 2]), Failure> {
+    if arguments.mode == ModeName::Block {
+        if arguments.mask.is_some() {
+            return Err(Failure::usage(
+                "--mode block has a mask of its own; leave out --mask",
+            ));
+        }
+        if config.block_size.is_none() && arguments.block_size.is_none() {
+            return Err(Failure::usage(format!(
+                "--mode block needs a block size, which {} does not name; give one with --block-size",
+                config.family.one()
+            )));
+        }
+        let input = Input::read(&arguments.input)?;
+        let rows = |name| input.rows(name, ["B", "L"]);
+        let (xt, x0) = (rows("xt")?, rows("x0")?);
+        let shape = shape(&xt);
+        let block_size = arguments.block_size;
+        return Ok((esolm::Forward::Blocks { block_size, xt, x0 }, shape));
+    }
+    if arguments.block_size.is_some() {
+        return Err(Failure::usage(
+            "--block-size goes with --mode block; give both or neither",
+        ));
+    }
     let sequential = arguments.mode == ModeName::Sequential;
     let mode = match arguments.mask {
         Some(mask) => mask.into(),
@@ -25,24 +65,21 @@ pub fn run(arguments: &Forward) -> Result<(), Failure> {
     }
     let input = Input::read(&arguments.input)?;
     let rows = |name| input.rows(name, ["B", "L"]);
-    let pass = esolm::Forward {
+    let zt_sorted = rows("zt_sorted")?;
+    let sort_idx = rows("sort_idx")?;
+    let x0_sorted = sequential.then(|| rows("x0_sorted")).transpose()?;
+    let shape = shape(&sort_idx);
+    let pass = esolm::Forward::Sorted {
         mode,
-        zt_sorted: rows("zt_sorted")?,
-        sort_idx: rows("sort_idx")?,
-        x0_sorted: sequential.then(|| rows("x0_sorted")).transpose()?,
+        sort_idx,
+        zt_sorted,
+        x0_sorted,
     };
-    pass.check(config)?;
-    let shape = [
-        pass.sort_idx.len(),
-        pass.sort_idx[0].len(),
-        config.vocab_size,
-    ];
-    let output = Pending::create_or_stdout(&arguments.output)?;
-    let model = setup::load(files, &arguments.device, false)?;
-    let logits = model.blocking().forward(pass)?;
-    tensors::write(output, vec![Output::f32("logits", &shape, &logits)])?;
-    note(&format!("{}: logits {shape:?}", arguments.output.display()));
-    Ok(())
+    Ok((pass, shape))
+}
+
+fn shape(rows: &[Vec<u32>]) -> [usize; 2] {
+    [rows.len(), rows.first().map_or(0, Vec::len)]
 }
 
 /// The mask that the published code uses for the model.
@@ -53,8 +90,8 @@ fn own_mask(config: &ModelConfig, sequential: bool) -> Result<MaskMode, Failure>
         (AttentionKind::Mixed, false) => MaskMode::Mixed2,
         (AttentionKind::Mixed, true) => MaskMode::Mixed,
         (AttentionKind::Block, _) => {
-            return Err(Failure::failed(
-                "the attention of a BD3-LM goes by blocks, which no mask here has; use --mask causal or bidirectional to run its network in another way",
+            return Err(Failure::usage(
+                "the attention of a BD3-LM goes by blocks; use --mode block, or --mask causal or bidirectional to run its network in another way",
             ));
         }
     })

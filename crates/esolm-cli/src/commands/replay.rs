@@ -24,7 +24,13 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
     let sort_idx = input.rows("sort_idx", ["B", "L"])?;
     let (length, context) = (sort_idx.first().map_or(0, Vec::len), config.length);
     if length > context {
-        return Err(RowsError::Context { length, context }.into());
+        let name = "sort_idx";
+        let error = RowsError::Context {
+            name,
+            length,
+            context,
+        };
+        return Err(error.into());
     }
     let steps = steps(&input.rows("steps", ["N", "3"])?)?;
     let shape = [sort_idx.len(), length, config.vocab_size];

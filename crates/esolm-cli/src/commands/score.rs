@@ -27,10 +27,11 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
         ..ScoreOptions::default()
     };
     let config = files.config();
-    if arguments.infill && config.family == Family::Ar {
-        return Err(Failure::usage(
-            "--infill needs a model that reads what comes after a gap, which an AR model does not; give an Eso-LM or an MDLM",
-        ));
+    if arguments.infill && matches!(config.family, Family::Ar | Family::Bd3Lm) {
+        return Err(Failure::usage(format!(
+            "--infill needs a model that reads what comes after a gap, which {} does not; give an Eso-LM or an MDLM",
+            config.family.one()
+        )));
     }
     let is_exact = options.likelihood.resolve(config, Purpose::Score)?.orders > 0;
     if files.codec().is_none() {

@@ -243,6 +243,20 @@ pub fn prepare(folder: &Folder) {
         ],
     );
 
+    let xt = |values: &[i32]| ("xt", Dtype::I32, vec![1, values.len()], i32s(values));
+    let x0 = |values: &[i32]| ("x0", Dtype::I32, vec![1, values.len()], i32s(values));
+    file("blocks.safetensors", &[xt(&[96; 4]), x0(&[1, 2, 3, 4])]);
+    file("blocks-shape.safetensors", &[xt(&[96; 4]), x0(&[1, 2, 3])]);
+    file(
+        "blocks-rows.safetensors",
+        &[xt(&[96; 4]), ("x0", Dtype::I32, vec![2, 4], i32s(&[1; 8]))],
+    );
+    file(
+        "blocks-vocabulary.safetensors",
+        &[xt(&[96; 4]), x0(&[1, 2, 3, 97])],
+    );
+    file("blocks-long.safetensors", &[xt(&[1; 33]), x0(&[1; 33])]);
+
     let tokens = |values: &[i32]| ("tokens", Dtype::I32, vec![1, 4], i32s(values));
     file("tokens.safetensors", &[tokens(&[1, 2, 3, 4])]);
     file("tokens-mask.safetensors", &[tokens(&[1, 2, 96, 4])]);

@@ -99,3 +99,37 @@ fn drawn_orders_have_a_random_share_in_front() {
     assert!(draw_order(9, 0, 0, 40, 0.0).is_sorted());
     assert!(!draw_order(9, 0, 0, 40, 1.0).is_sorted());
 }
+
+#[test]
+fn times_of_blocks_fall_in_the_equal_parts_of_a_range() {
+    let times = block_times(&[0.0, 0.5, 0.25, 0.999], [0.2, 0.6]);
+    for (i, t) in times.iter().enumerate() {
+        let part = 0.2 + 0.1 * i as f64..0.2 + 0.1 * (i + 1) as f64;
+        assert!(part.contains(t), "{t}");
+    }
+}
+
+#[test]
+fn blocks_are_masked_until_their_share_lies_in_the_range() {
+    let (size, range) = (4, [0.3, 0.8]);
+    let times = block_times(&draw_times(7, 1, 0, 5), range);
+    let draw = |n| Uniforms::draw(7, 1, n, Part::Diffusion, 20).mask;
+    let mut noised = NoisedBlocks::new(size, &times, &[0.0; 20]);
+    let mut draws = 0;
+    resample(&mut noised, &times, range, || {
+        draws += 1;
+        draw(draws)
+    });
+    assert!(draws > 0);
+    for block in noised.masked.chunks(size) {
+        let count = block.iter().filter(|&&masked| masked).count();
+        assert!((2..=3).contains(&count), "{count} masked");
+    }
+    let before = noised.clone();
+    resample(&mut noised, &times, range, || panic!("nothing is outside"));
+    assert_eq!(noised, before);
+    assert!(can_resample(4, [0.3, 0.8]));
+    assert!(!can_resample(4, [0.3, 0.45]));
+    assert!(can_resample(1, [0.3, 1.0]));
+    assert!(!can_resample(1, [0.3, 0.8]));
+}

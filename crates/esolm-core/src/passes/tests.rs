@@ -1,6 +1,6 @@
 use super::*;
 use crate::forward_process::Level;
-use crate::rows::forward_rows;
+use crate::rows::{block_rows, forward_rows};
 
 const MASK: u32 = 9;
 const V: usize = 10;
@@ -172,4 +172,74 @@ fn means_are_over_tokens() {
     assert!((mean.standard_error.unwrap() - 1.0 / 3f64.sqrt()).abs() < 1e-12);
     assert_eq!(Mean::of(&[3.0], &[1]).standard_error, None);
     assert_eq!(Mean::of(&[], &[]).per_token, 0.0);
+}
+
+/// The rows of a pass over blocks are rows of the whole pass, and every row that a scored one sees is among them.
+#[test]
+fn blocks_are_parts_of_the_published_pass() {
+    let x: Vec<u32> = (1..8).collect();
+    for size in [1, 2, 3, 4, 7, 9] {
+        let count = x.len().div_ceil(size);
+        let times: Vec<f64> = (0..count).map(|block| [0.5, 0.0, 0.8][block % 3]).collect();
+        let uniforms = [0.4, 0.9, 0.7, 0.1, 0.6, 0.3, 0.2];
+        let mut noised = NoisedBlocks::new(size, &times, &uniforms);
+        noised.give(1);
+        assert!(!noised.masked[0]);
+        let xt = noised.apply(&x, MASK);
+        let all = [vec![xt], vec![x.clone()]];
+        let (layout, tokens, whole) = block_rows(size, &all[0], &all[1], V).unwrap();
+        let pass = blocks(&x, &noised);
+        assert_eq!(layout.slots, pass.slots);
+        for row in &pass.rows {
+            let same = whole.rows.iter().find(|r| r.slot == row.slot).unwrap();
+            let token = match row.source {
+                MASKED => MASK,
+                source => pass.tokens[source as usize],
+            };
+            assert_eq!(token, tokens[same.source as usize]);
+            let (source, target) = (same.source, same.target);
+            assert_eq!(
+                Row {
+                    source,
+                    target,
+                    ..*row
+                },
+                *same
+            );
+            assert!(row.is_sound(pass.slots));
+            let has = |slot: usize| pass.rows.iter().any(|r| r.slot as usize == slot);
+            assert!(row.slots().all(has), "{row:?}");
+            // As docs/architecture.md has it.
+            let (length, slot) = (x.len(), row.slot as usize);
+            let block = |slot: usize| slot % length / size;
+            for other in 0..2 * length {
+                let sees = match (slot < length, other < length) {
+                    (true, true) => block(other) <= block(slot),
+                    (true, false) => false,
+                    (false, true) => block(other) < block(slot),
+                    (false, false) => block(other) == block(slot),
+                };
+                assert_eq!(row.sees(other as u32), sees, "{row:?} {other}");
+            }
+        }
+        let scored: Vec<(u32, u32, f64)> = (pass.scored.iter())
+            .map(|s| (s.place, s.token, s.weight))
+            .collect();
+        let masked = (0..x.len()).filter(|&p| noised.masked[p]);
+        let want: Vec<_> = masked
+            .map(|p| (p as u32, x[p], 1.0 / times[p / size]))
+            .collect();
+        assert_eq!(scored, want);
+    }
+    let clean = NoisedBlocks::new(2, &[0.0; 4], &[0.5; 7]);
+    assert!(blocks(&x, &clean).rows.is_empty());
+}
+
+#[test]
+fn blocks_of_one_token_are_exact() {
+    let x = [1, 2, 3, 4, 5];
+    let mut noised = NoisedBlocks::new(1, &[1.0; 5], &[0.5; 5]);
+    noised.give(2);
+    let order: Vec<u32> = (0..5).collect();
+    assert_eq!(blocks(&x, &noised), exact(&x, &order, 2));
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Family;
 use crate::message::json_error;
 use crate::order;
-use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows};
+use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 
 use blocks::Blocks;
 pub use error::PlanError;
@@ -233,6 +233,7 @@ impl Plan {
                 slot,
                 position,
                 prefix,
+                own: own_slot(slot, prefix),
                 source,
                 target,
             });

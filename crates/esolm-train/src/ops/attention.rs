@@ -1,8 +1,10 @@
 //! Rotary attention over prefixes, and its gradient.
 //!
-//! Every mask of the Eso-LM family is a prefix and the own slot: row r of a sequence attends to the leading `prefix[r]` context rows,
-//! and to itself. So no mask is built on the CPU, and scores beyond a block's longest prefix are never computed. The scores are
+//! Every mask of the Eso-LM family is a prefix and a range around the own row: row r of a sequence attends to the leading `prefix[r]`
+//! context rows, and beyond them to the rows `own[r]`, itself among them. So no mask is built on the CPU, and scores beyond a block's longest prefix are never computed. The scores are
 //! computed again in the backward pass, a block of rows at a time, so that they never leave a core's cache.
+
+use std::ops::Range;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Tensor, TensorData};
@@ -12,6 +14,8 @@ use rayon::prelude::*;
 
 /// Rows whose scores are held at once.
 const BLOCK: usize = 64;
+/// Rows whose own ranges are computed together; divides [`BLOCK`].
+const NEAR: usize = 16;
 /// Score of what may not be attended, as in [`esolm::network`].
 const EXCLUDED: f32 = -1e30;
 
@@ -33,8 +37,10 @@ pub struct Table {
     pub head_dim: usize,
     /// The sequences, in the order of their rows.
     pub spans: Vec<Span>,
-    /// `[R]`: how many leading context rows of its sequence a row attends to, beside itself.
+    /// `[R]`: how many leading context rows of its sequence a row attends to.
     pub prefix: Vec<u32>,
+    /// `[R]`: the rows of its sequence that it attends to beyond those, itself among them; empty where its prefix holds it.
+    pub own: Vec<[u32; 2]>,
     /// Cosines of the rotary angles, `[R, head_dim / 2]`.
     pub cos: Vec<f32>,
     /// Sines of them.
@@ -78,6 +84,11 @@ fn product([m, n, k]: [usize; 3], out: &mut [f32], width: usize, add: bool, a: M
     if m == 0 || n == 0 {
         return;
     }
+    if k == 0 {
+        let rows = out.chunks_mut(width).take(if add { 0 } else { m });
+        rows.for_each(|row| row[..n].fill(0.0));
+        return;
+    }
     assert!(n <= width && (m - 1) * width + n <= out.len());
     assert!(a.holds(m, k) && b.holds(k, n));
     // SAFETY: the assertions above keep every element that gemm touches inside the slices, and `out` is borrowed alone.
@@ -119,6 +130,7 @@ struct Rows<'a> {
     table: &'a Table,
     context: usize,
     prefix: &'a [u32],
+    own: &'a [[u32; 2]],
     cos: &'a [f32],
     sin: &'a [f32],
     qkv: &'a [f32],
@@ -129,9 +141,29 @@ impl Rows<'_> {
         self.prefix.len()
     }
 
-    /// Whether a row attends to itself beside its prefix.
-    fn own(&self, row: usize) -> bool {
-        row >= self.prefix[row] as usize
+    /// What the own ranges of some rows span.
+    fn near(&self, rows: Range<usize>) -> Range<usize> {
+        let own = self.own[rows].iter().filter(|[start, end]| start < end);
+        let (start, end) = own.fold((u32::MAX, 0), |(least, most), &[start, end]| {
+            (least.min(start), most.max(end))
+        });
+        (start.min(end) as usize)..end as usize
+    }
+
+    /// The most that the own ranges of any [`NEAR`] rows span.
+    fn width(&self) -> usize {
+        let starts = (0..self.count()).step_by(NEAR);
+        let spans = starts.map(|first| self.near(first..(first + NEAR).min(self.count())).len());
+        spans.max().unwrap_or(0)
+    }
+
+    /// The rows `first..first + n` in parts of [`NEAR`]: each part's rows, counted from `first`, and what their own ranges span.
+    fn parts(&self, first: usize, n: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        (0..n).step_by(NEAR).map(move |start| {
+            let part = start..(start + NEAR).min(n);
+            let near = self.near(first + part.start..first + part.end);
+            (part, near)
+        })
     }
 
     fn load(&self, head: usize, into: &mut Head) {
@@ -166,23 +198,23 @@ impl Rows<'_> {
     }
 
     /// Longest prefix among rows of a block.
-    fn reach(&self, rows: std::ops::Range<usize>) -> usize {
+    fn reach(&self, rows: Range<usize>) -> usize {
         let longest = self.prefix[rows].iter().max();
         longest.map_or(0, |&p| p as usize)
     }
 
-    /// Attention probabilities of the rows `first..first + n`: `scores` `[n, reach]`, and of each row for itself in `own` `[n]`,
-    /// zero where its prefix holds it.
+    /// Attention probabilities of the rows `first..first + n`: `scores` `[n, reach]`, and `own` `[n, width]` for the rows that the own
+    /// ranges of their part span.
     fn probabilities(
         &self,
         head: &Head,
-        first: usize,
+        [first, n]: [usize; 2],
         reach: usize,
         scores: &mut [f32],
         own: &mut [f32],
+        width: usize,
     ) {
         let dim = self.table.head_dim;
-        let n = own.len();
         let q = &head.q[first * dim..][..n * dim];
         let keys = Matrix::new(&head.k, dim).transposed();
         product(
@@ -193,29 +225,36 @@ impl Rows<'_> {
             Matrix::new(q, dim),
             keys,
         );
-        for (i, own) in own.iter_mut().enumerate() {
-            let row = first + i;
-            let prefix = self.prefix[row] as usize;
-            let (seen, unseen) = scores[i * reach..][..reach].split_at_mut(prefix);
-            unseen.fill(0.0);
-            let mut top = max(seen, EXCLUDED);
-            let own_score = if self.own(row) {
-                let score = dot(&q[i * dim..][..dim], &head.k[row * dim..][..dim]);
-                top = top.max(score);
-                score
-            } else {
-                EXCLUDED
-            };
-            let mut total = exp_sum(seen, top);
-            *own = if self.own(row) {
-                (own_score - top).exp()
-            } else {
-                0.0
-            };
-            total += *own;
-            let scale = 1.0 / total;
-            *own *= scale;
-            seen.iter_mut().for_each(|p| *p *= scale);
+        for (part, near) in self.parts(first, n) {
+            let keys = Matrix::new(&head.k[near.start * dim..], dim).transposed();
+            product(
+                [part.len(), near.len(), dim],
+                &mut own[part.start * width..],
+                width,
+                false,
+                Matrix::new(&q[part.start * dim..], dim),
+                keys,
+            );
+            for i in part {
+                let prefix = self.prefix[first + i] as usize;
+                let (seen, unseen) = scores[i * reach..][..reach].split_at_mut(prefix);
+                unseen.fill(0.0);
+                let range = self.own[first + i].map(|row| row as usize);
+                let beyond = &mut own[i * width..][..near.len()];
+                let beyond = if range[0] < range[1] {
+                    let [start, end] = range.map(|row| row - near.start);
+                    beyond[..start].fill(0.0);
+                    beyond[end..].fill(0.0);
+                    &mut beyond[start..end]
+                } else {
+                    beyond.fill(0.0);
+                    &mut beyond[..0]
+                };
+                let top = max(beyond, max(seen, EXCLUDED));
+                let scale = 1.0 / (exp_sum(seen, top) + exp_sum(beyond, top));
+                let all = seen.iter_mut().chain(beyond);
+                all.for_each(|p| *p *= scale);
+            }
         }
     }
 
@@ -224,22 +263,22 @@ impl Rows<'_> {
         let d = self.table.heads * dim;
         let mut head = Head::default();
         let mut scores = vec![0.0; BLOCK * self.context];
-        let mut own = [0.0; BLOCK];
+        let width = self.width();
+        let mut own = vec![0.0; BLOCK * width];
         for h in 0..self.table.heads {
             self.load(h, &mut head);
             for first in (0..self.count()).step_by(BLOCK) {
                 let n = BLOCK.min(self.count() - first);
                 let reach = self.reach(first..first + n);
-                let own = &mut own[..n];
-                self.probabilities(&head, first, reach, &mut scores, own);
+                self.probabilities(&head, [first, n], reach, &mut scores, &mut own, width);
                 let out = &mut out[first * d + h * dim..];
                 let (p, v) = (Matrix::new(&scores, reach), Matrix::new(&head.v, dim));
                 product([n, dim, reach], out, d, false, p, v);
-                for (i, &own) in own.iter().enumerate().filter(|(_, own)| **own > 0.0) {
-                    let v = &head.v[(first + i) * dim..][..dim];
-                    for (out, v) in out[i * d..][..dim].iter_mut().zip(v) {
-                        *out += own * v;
-                    }
+                for (part, near) in self.parts(first, n) {
+                    let p = Matrix::new(&own[part.start * width..], width);
+                    let v = Matrix::new(&head.v[near.start * dim..], dim);
+                    let out = &mut out[part.start * d..];
+                    product([part.len(), dim, near.len()], out, d, true, p, v);
                 }
             }
         }
@@ -253,7 +292,8 @@ impl Rows<'_> {
         let mut head = Head::default();
         let mut scores = vec![0.0; BLOCK * self.context];
         let mut slopes = vec![0.0; BLOCK * self.context];
-        let mut own = [0.0; BLOCK];
+        let width = self.width();
+        let [mut own, mut own_slopes] = [(); 2].map(|()| vec![0.0; BLOCK * width]);
         let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0.0f32; rows * dim]);
         let mut dout = vec![0.0; BLOCK * dim];
         for h in 0..self.table.heads {
@@ -263,8 +303,7 @@ impl Rows<'_> {
             for first in (0..rows).step_by(BLOCK) {
                 let n = BLOCK.min(rows - first);
                 let reach = self.reach(first..first + n);
-                let own = &mut own[..n];
-                self.probabilities(&head, first, reach, &mut scores, own);
+                self.probabilities(&head, [first, n], reach, &mut scores, &mut own, width);
                 for (i, to) in dout.chunks_exact_mut(dim).enumerate().take(n) {
                     to.copy_from_slice(&grad[(first + i) * d + h * dim..][..dim]);
                 }
@@ -274,18 +313,32 @@ impl Rows<'_> {
                 let p = Matrix::new(&scores, reach).transposed();
                 product([reach, dim, n], &mut dv, dim, true, p, douts);
 
-                let mut own_slopes = [0.0; BLOCK];
-                for (i, own_slope) in own_slopes.iter_mut().enumerate().take(n) {
-                    let row = first + i;
-                    let p = &scores[i * reach..][..reach];
-                    let slopes = &mut slopes[i * reach..][..reach];
-                    let to = &dout[i * dim..][..dim];
-                    let own_gain = dot(to, &head.v[row * dim..][..dim]);
-                    let mean = dot(p, slopes) + own[i] * own_gain;
-                    for (slope, p) in slopes.iter_mut().zip(p) {
-                        *slope = p * (*slope - mean);
+                for (part, near) in self.parts(first, n) {
+                    let douts = Matrix::new(&dout[part.start * dim..], dim);
+                    let values = Matrix::new(&head.v[near.start * dim..], dim).transposed();
+                    let to = &mut own_slopes[part.start * width..];
+                    product(
+                        [part.len(), near.len(), dim],
+                        to,
+                        width,
+                        false,
+                        douts,
+                        values,
+                    );
+                    let p = Matrix::new(&own[part.start * width..], width).transposed();
+                    let to = &mut dv[near.start * dim..];
+                    product([near.len(), dim, part.len()], to, dim, true, p, douts);
+                    for i in part {
+                        let p = &scores[i * reach..][..reach];
+                        let slopes = &mut slopes[i * reach..][..reach];
+                        let own = &own[i * width..][..near.len()];
+                        let own_slopes = &mut own_slopes[i * width..][..near.len()];
+                        let mean = dot(p, slopes) + dot(own, own_slopes);
+                        let all = slopes.iter_mut().zip(p);
+                        for (slope, p) in all.chain(own_slopes.iter_mut().zip(own)) {
+                            *slope = p * (*slope - mean);
+                        }
                     }
-                    *own_slope = own[i] * (own_gain - mean);
                 }
                 let ds = Matrix::new(&slopes, reach);
                 let q = Matrix::new(&head.q[first * dim..], dim);
@@ -299,13 +352,22 @@ impl Rows<'_> {
                     Matrix::new(&head.k, dim),
                 );
                 product([reach, dim, n], &mut dk, dim, true, ds.transposed(), q);
-                for i in (0..n).filter(|&i| own[i] > 0.0) {
-                    let at = (first + i) * dim;
-                    for c in 0..dim {
-                        dq[at + c] += own_slopes[i] * head.k[at + c];
-                        dk[at + c] += own_slopes[i] * head.q[at + c];
-                        dv[at + c] += own[i] * dout[i * dim + c];
-                    }
+                for (part, near) in self.parts(first, n) {
+                    let at = (first + part.start) * dim;
+                    let ds = Matrix::new(&own_slopes[part.start * width..], width);
+                    let keys = Matrix::new(&head.k[near.start * dim..], dim);
+                    product(
+                        [part.len(), dim, near.len()],
+                        &mut dq[at..],
+                        dim,
+                        true,
+                        ds,
+                        keys,
+                    );
+                    let to = &mut dk[near.start * dim..];
+                    let q = Matrix::new(&head.q[at..], dim);
+                    let ds = ds.transposed();
+                    product([near.len(), dim, part.len()], to, dim, true, ds, q);
                 }
             }
             self.store(h, [&dq, &dk, &dv], out);
@@ -373,6 +435,7 @@ impl Table {
                 table: self,
                 context: span.context,
                 prefix: &self.prefix[first..][..span.rows],
+                own: &self.own[first..][..span.rows],
                 cos: &self.cos[first * half..][..span.rows * half],
                 sin: &self.sin[first * half..][..span.rows * half],
                 qkv: &qkv[first * columns..][..span.rows * columns],
@@ -418,7 +481,8 @@ impl Table {
 }
 
 /// The same of Burn's operations: sequences of one form go together, `[B, heads, rows, context + 1]` scores, the last column being a
-/// row's own where its prefix does not hold it. The mask is broadcast over the heads.
+/// row's own where its prefix does not hold it; `[B, heads, rows, rows]` where own ranges have more than one row. The mask is broadcast
+/// over the heads.
 pub fn composed(qkv: Tensor<2>, table: &Table) -> Tensor<2> {
     let device = &qkv.device();
     let (heads, dim) = (table.heads, table.head_dim);
@@ -448,6 +512,20 @@ pub fn composed(qkv: Tensor<2>, table: &Table) -> Tensor<2> {
         let q = q / (dim as f64).sqrt();
 
         let prefix = &table.prefix[first..][..all];
+        let own = &table.own[first..][..all];
+        if own.iter().any(|[start, end]| end - start > 1) {
+            let excluded: Vec<bool> = (prefix.iter().zip(own))
+                .flat_map(|(&prefix, &[start, end])| {
+                    (0..rows as u32).map(move |c| c >= prefix && !(start..end).contains(&c))
+                })
+                .collect();
+            let data = TensorData::new(excluded, [batch, 1, rows, rows]);
+            let excluded = Tensor::<4, Bool>::from_data(data, device);
+            let excluded = excluded.expand([batch, heads, rows, rows]);
+            let scores = q.matmul(k.swap_dims(2, 3)).mask_fill(excluded, EXCLUDED);
+            let out = softmax(scores, 3).matmul(v);
+            return out.swap_dims(1, 2).reshape([all, width]);
+        }
         let excluded: Vec<bool> = prefix
             .iter()
             .enumerate()

@@ -136,7 +136,7 @@ impl Cache {
 
     fn attend_on(&self, level: Level, rows: &[Row], q: &[f32], out: &mut [f32]) {
         let wide = self.heads.wide();
-        let slots: usize = rows.iter().map(|row| row.prefix as usize + 1).sum();
+        let slots: usize = rows.iter().map(Row::seen).sum();
         let work = slots * wide * self.heads.heads;
         let per_head = (rows.len() * wide).max(1);
         math::for_chunks(out, per_head, work, |head, out| {
@@ -222,8 +222,8 @@ impl Span<'_> {
         let mut state = [(f32::MIN, 0.0f32); ROWS];
         for (i, row) in self.rows.iter().enumerate() {
             let out = &mut out[i * self.wide..(i + 1) * self.wide];
-            // A row outside its own prefix attends to itself as well.
-            if row.slot >= row.prefix {
+            // A row that attends to itself alone beyond its prefix.
+            if self.is_lone(i) {
                 state[i] = (self.own_score(i), 1.0);
                 out.copy_from_slice(&self.v[row.slot as usize * self.wide..][..self.wide]);
             } else {
@@ -241,29 +241,81 @@ impl Span<'_> {
                 *seen = (row.prefix as usize).saturating_sub(block).min(BLOCK);
             }
             let seen = &seen[..self.rows.len()];
-            let most = if S::LANES >= 16 { 6 } else { 4 };
-            let mut first = 0;
-            while first < seen.len() {
-                let count = (seen.len() - first).min(most);
-                // Safety: as the caller promises.
-                unsafe {
-                    match count {
-                        1 => self.pass::<S, 1>(block, first, seen, &mut state, scores, out),
-                        2 => self.pass::<S, 2>(block, first, seen, &mut state, scores, out),
-                        3 => self.pass::<S, 3>(block, first, seen, &mut state, scores, out),
-                        4 => self.pass::<S, 4>(block, first, seen, &mut state, scores, out),
-                        5 => self.pass::<S, 5>(block, first, seen, &mut state, scores, out),
-                        _ => self.pass::<S, 6>(block, first, seen, &mut state, scores, out),
-                    }
-                }
-                first += count;
+            // Safety: as the caller promises.
+            unsafe { self.passes::<S>(block, 0, 0, seen, &mut state, scores, out) };
+        }
+        // Then the own ranges; neighbours often have the same.
+        let mut first = 0;
+        while first < self.rows.len() {
+            let [start, end] = self.rows[first].own;
+            let mut last = first + 1;
+            while last < self.rows.len() && self.rows[last].own == [start, end] {
+                last += 1;
             }
+            if start < end && !self.is_lone(first) {
+                let (start, end) = (start as usize, end as usize);
+                // The same blocks as of prefixes, so that vectors of tiles stay inside the cache.
+                for block in (start / BLOCK * BLOCK..end).step_by(BLOCK) {
+                    let from = start.saturating_sub(block);
+                    let seen = [(end - block).min(BLOCK); ROWS];
+                    let seen = &seen[..last - first];
+                    // Safety: as the caller promises.
+                    unsafe { self.passes::<S>(block, first, from, seen, &mut state, scores, out) };
+                }
+            }
+            first = last;
         }
         for (out, (_, sum)) in out.chunks_exact_mut(self.wide).zip(state) {
             let scale = 1.0 / sum;
             for value in out {
                 *value *= scale;
             }
+        }
+    }
+
+    /// Whether a row sees itself alone beyond its prefix.
+    #[inline(always)]
+    fn is_lone(&self, row: usize) -> bool {
+        let [start, end] = self.rows[row].own;
+        end == start + 1
+    }
+
+    /// The rows from `start` on pass over the slots `from..seen` of a block, a number of rows of each at a time.
+    ///
+    /// # Safety
+    /// As for [`Simd`].
+    #[inline(always)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what one loop over a block works with"
+    )]
+    unsafe fn passes<S: Simd>(
+        &self,
+        block: usize,
+        start: usize,
+        from: usize,
+        seen: &[usize],
+        state: &mut [(f32, f32); ROWS],
+        scores: &mut [f32; ROWS * BLOCK],
+        out: &mut [f32],
+    ) {
+        let most = if S::LANES >= 16 { 6 } else { 4 };
+        let mut first = 0;
+        while first < seen.len() {
+            let count = (seen.len() - first).min(most);
+            let (row, seen) = (start + first, &seen[first..first + count]);
+            // Safety: as the caller promises.
+            unsafe {
+                match count {
+                    1 => self.pass::<S, 1>(block, row, from, seen, state, scores, out),
+                    2 => self.pass::<S, 2>(block, row, from, seen, state, scores, out),
+                    3 => self.pass::<S, 3>(block, row, from, seen, state, scores, out),
+                    4 => self.pass::<S, 4>(block, row, from, seen, state, scores, out),
+                    5 => self.pass::<S, 5>(block, row, from, seen, state, scores, out),
+                    _ => self.pass::<S, 6>(block, row, from, seen, state, scores, out),
+                }
+            }
+            first += count;
         }
     }
 
@@ -280,21 +332,25 @@ impl Span<'_> {
         sum
     }
 
-    /// The `R` rows from `first` on pass over a block of slots, of which they see as many as `seen` says.
+    /// The `R` rows from `first` on pass over a block of slots, of which each sees those from `from` to its number in `seen`.
     ///
     /// # Safety
     /// As for [`Simd`].
     #[inline(always)]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what one loop over a block works with"
+    )]
     unsafe fn pass<S: Simd, const R: usize>(
         &self,
         block: usize,
         first: usize,
+        from: usize,
         seen: &[usize],
         state: &mut [(f32, f32); ROWS],
         scores: &mut [f32; ROWS * BLOCK],
         out: &mut [f32],
     ) {
-        let seen = &seen[first..first + R];
         let (mut fewest, mut most) = (BLOCK, 0);
         for &seen in seen {
             (fewest, most) = (fewest.min(seen), most.max(seen));
@@ -303,7 +359,7 @@ impl Span<'_> {
         let out = &mut out[first * self.wide..(first + R) * self.wide];
         // Safety: as the caller promises.
         unsafe {
-            for slot in (0..most).step_by(4 * TILE) {
+            for slot in (from / (4 * TILE) * (4 * TILE)..most).step_by(4 * TILE) {
                 // Vectors of four tiles.
                 let tile = (block + slot) / TILE;
                 let k = &self.k[tile * self.head_dim * TILE..][..4 * self.head_dim * TILE];
@@ -316,7 +372,7 @@ impl Span<'_> {
             }
             for r in 0..R {
                 let (top, sum) = &mut state[first + r];
-                let scores = &mut scores[r * BLOCK..][..seen[r]];
+                let scores = &mut scores[r * BLOCK..][from..seen[r]];
                 let highest = math::max(scores, *top);
                 // 1 where it stays the highest.
                 let factor = math::exp_one(*top - highest);
@@ -327,7 +383,7 @@ impl Span<'_> {
                 }
             }
             let v = &self.v[block * self.wide..][..most * self.wide];
-            self.values::<S, R>(v, 0, fewest, scores, out);
+            self.values::<S, R>(v, from, fewest, scores, out);
             for r in 0..R {
                 let out = &mut out[r * self.wide..(r + 1) * self.wide];
                 self.values::<S, 1>(v, fewest, seen[r], &scores[r * BLOCK..], out);
@@ -500,10 +556,7 @@ mod tests {
         v: &[Vec<Vec<f32>>],
     ) -> Vec<f64> {
         let sequence = row.sequence as usize;
-        let mut slots: Vec<usize> = (0..row.prefix as usize).collect();
-        if row.slot >= row.prefix {
-            slots.push(row.slot as usize);
-        }
+        let slots: Vec<usize> = row.slots().collect();
         let score = |slot: &usize| {
             let k = &k[sequence][*slot][columns.clone()];
             let products = q[columns.clone()].iter().zip(k);
@@ -579,17 +632,28 @@ mod tests {
                 let mut order: Vec<u32> = (0..slots as u32).collect();
                 random.shuffle(&mut order);
                 let common = random.below(slots as u32 + 1);
-                rows.extend(order[..count].iter().map(|&slot| Row {
-                    sequence: sequence as u32,
-                    slot,
-                    position: slot,
-                    prefix: if in_step {
-                        common
-                    } else {
-                        random.below(slots as u32 + 1)
-                    },
-                    source: 0,
-                    target: NO_TARGET,
+                // Beyond their prefix rows see themselves alone, or the block of so many slots that they are in.
+                let block =
+                    [1, 1 + random.below(40), 1 + random.below(400)][random.below(3) as usize];
+                order[..count].sort_unstable_by_key(|slot| (slot / block, slot % 3));
+                rows.extend(order[..count].iter().map(|&slot| {
+                    let prefix = match in_step {
+                        true => common,
+                        false => random.below(slots as u32 + 1),
+                    };
+                    let first = slot / block * block;
+                    Row {
+                        sequence: sequence as u32,
+                        slot,
+                        position: slot,
+                        prefix,
+                        own: match slot < prefix {
+                            true => [prefix; 2],
+                            false => [first.max(prefix), (first + block).min(slots as u32)],
+                        },
+                        source: 0,
+                        target: NO_TARGET,
+                    }
                 }));
             }
             let [mut q, k, v] = [(); 3].map(|()| numbers(&mut random, rows.len() * hidden));

@@ -187,10 +187,7 @@ pub fn attention_twin(
     let (hidden, width) = (geometry.hidden, geometry.head_dim());
     let mut out = vec![0.0; rows.len() * hidden];
     for (r, row) in rows.iter().enumerate() {
-        let mut slots: Vec<usize> = (0..row.prefix as usize).collect();
-        if row.slot >= row.prefix {
-            slots.push(row.slot as usize);
-        }
+        let slots: Vec<usize> = row.slots().collect();
         for head in 0..geometry.heads {
             let place = |slot: usize| {
                 (row.sequence as usize * geometry.slots + slot) * hidden + head * width

@@ -232,6 +232,7 @@ impl Table {
                 slot: (row % longest % scope.length) as u32,
                 position: 0,
                 prefix: scope.length as u32,
+                own: [scope.length as u32; 2],
                 source: MASKED,
                 target: NO_TARGET,
             })

@@ -102,8 +102,7 @@ impl Attention {
                 longest = (Some(row.sequence), 0);
             }
             longest.1 = longest.1.max(row.prefix);
-            let own = u32::from(row.slot >= row.prefix);
-            all.pairs += f64::from(row.prefix + own);
+            all.pairs += row.seen() as f64;
         }
         all.seen += f64::from(longest.1);
         all
@@ -113,7 +112,7 @@ impl Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use esolm_core::rows::{MASKED, NO_TARGET};
+    use esolm_core::rows::{MASKED, NO_TARGET, own_slot};
 
     fn config() -> ModelConfig {
         let json = r#"{"model_type": "EsoLM", "hidden_size": 64, "cond_dim": 16, "n_blocks": 3, "n_heads": 4, "model_length": 32, "vocab_size": 100, "mask_index": 99}"#;
@@ -127,6 +126,7 @@ mod tests {
             slot,
             position: slot,
             prefix,
+            own: own_slot(slot, prefix),
             source: MASKED,
             target: NO_TARGET,
         };

@@ -11,7 +11,7 @@ pub struct StepInput {
     pub tokens: Tensor<2, Int>,
     /// `[1, R]`, natural positions.
     pub positions: Tensor<2, Int>,
-    /// `[1, R, R]`: row r attends to row c of the same sequence where slot_c < prefix_r, and to itself.
+    /// `[1, R, R]`: row r attends to row c of the same sequence where r sees the slot of c.
     pub mask: Tensor<3, Bool>,
     /// `[sampled]`.
     pub sampled: Tensor<1, Int>,
@@ -32,11 +32,9 @@ impl Network {
         };
         let mask: Vec<bool> = rows
             .iter()
-            .enumerate()
-            .flat_map(|(r, row)| {
-                rows.iter().enumerate().map(move |(c, column)| {
-                    c == r || (column.sequence == row.sequence && column.slot < row.prefix)
-                })
+            .flat_map(|row| {
+                rows.iter()
+                    .map(move |column| column.sequence == row.sequence && row.sees(column.slot))
             })
             .collect();
         StepInput {

@@ -30,12 +30,15 @@ fn attends() {
                 };
                 for row in rows.iter_mut().filter(|r| r.sequence == sequence as u32) {
                     row.prefix = row.prefix.min(end as u32);
+                    row.own = own_slot(row.slot, row.prefix);
                 }
             }
             // A row that sees nothing but itself, and one that sees everything.
             rows[0].prefix = 0;
+            rows[0].own = own_slot(rows[0].slot, 0);
             if let Some(last) = rows.last_mut() {
                 last.prefix = slots as u32;
+                last.own = [slots as u32; 2];
             }
             let q = random.values(rows.len() * geometry.hidden);
             let size = sequences * slots * geometry.hidden;
@@ -49,7 +52,7 @@ fn attends() {
                 .enumerate()
             {
                 let (sequence, slot) = ((at / slots) as u32, (at % slots) as u32);
-                let is_read = |row: &Row| slot < row.prefix || slot == row.slot;
+                let is_read = |row: &Row| row.sees(slot);
                 let mut own = rows.iter().filter(|row| row.sequence == sequence);
                 if !own.any(is_read) {
                     k.fill(f32::NAN);
@@ -125,6 +128,7 @@ fn what_is_not_a_number_spreads() {
             slot,
             position: slot,
             prefix,
+            own: own_slot(slot, prefix),
             source: MASKED,
             target: NO_TARGET,
         })

@@ -80,6 +80,7 @@ impl Drawing<'_> {
                 slot: r,
                 position: r,
                 prefix: 0,
+                own: own_slot(r, 0),
                 source: MASKED,
                 target: (all as u32).wrapping_sub(1 + r / 2),
             })

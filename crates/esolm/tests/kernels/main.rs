@@ -31,7 +31,7 @@ use esolm::kernels::score::{Score, score};
 use esolm::network::fold::{self, Linear};
 use esolm::passes::log_probability;
 use esolm::quantise::{GROUP, Q4, Q8};
-use esolm::rows::{MASKED, NO_TARGET, Row};
+use esolm::rows::{MASKED, NO_TARGET, Row, own_slot};
 use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row};
 
 fn gpu() -> &'static Gpu {
@@ -181,11 +181,14 @@ fn random_rows(random: &mut Random, sequences: usize, slots: usize, most: usize)
         let mut free: Vec<usize> = (0..slots).collect();
         for _ in 0..random.between(0, most.min(slots)) {
             let slot = free.swap_remove(random.below(free.len()));
+            let position = random.below(slots) as u32;
+            let prefix = random.between(0, slots) as u32;
             rows.push(Row {
                 sequence: sequence as u32,
                 slot: slot as u32,
-                position: random.below(slots) as u32,
-                prefix: random.between(0, slots) as u32,
+                position,
+                prefix,
+                own: own_slot(slot as u32, prefix),
                 source: MASKED,
                 target: NO_TARGET,
             });
@@ -197,6 +200,7 @@ fn random_rows(random: &mut Random, sequences: usize, slots: usize, most: usize)
             slot: 0,
             position: 1,
             prefix: 0,
+            own: [0, 1],
             source: MASKED,
             target: NO_TARGET,
         });

@@ -42,6 +42,7 @@ fn embeds() {
                     slot: 0,
                     position: 0,
                     prefix: 0,
+                    own: [0, 1],
                     target: NO_TARGET,
                 })
                 .collect();

@@ -1,0 +1,80 @@
+use super::*;
+
+#[test]
+fn overrides_and_defaults() {
+    let text = "[data]\ntrain = [\"a.txt\"]\n[run]\nbatch = 4\n";
+    let sets = [
+        "run.batch=8".to_string(),
+        "loss.alpha_0 = 0.5".into(),
+        "data.tokenizer=t.json".into(),
+        "model.family=ar".into(),
+    ];
+    let recipe = Recipe::parse(text, &sets).unwrap();
+    assert_eq!(recipe.run.batch, 8);
+    assert_eq!(recipe.loss.alpha_0, 0.5);
+    assert_eq!(recipe.data.tokenizer, Some("t.json".into()));
+    assert_eq!(recipe.model.family, Family::Ar);
+    assert_eq!(recipe.optimizer, Optimizer::default());
+    assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).unwrap(), recipe);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() {
+    let refused = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+        Recipe::parse("[data]\ntrain = [\"a.txt\"]\n", &sets)
+            .unwrap_err()
+            .to_string()
+    };
+    for (set, named) in [
+        ("run.batch=0", "run.batch"),
+        ("run.batsch=1", "batsch"),
+        ("loss.alpha_0=2", "loss.alpha_0"),
+        ("optimizer.lr=nan", "optimizer.lr"),
+        ("model.family=gpt", "gpt"),
+        ("data.train=[]", "data.train"),
+        ("run.batch=1", "batch_split"),
+        ("data.vocab_size=256", "data.vocab_size"),
+        ("data.vocab_size=1000000000000", "data.vocab_size"),
+        ("model.cond_dim=0", "cond_dim"),
+        ("model.block_size=4", "an Eso-LM has no blocks"),
+        ("model.family=bd3lm", "has no model.block_size"),
+        ("run", "run"),
+    ] {
+        let message = refused(&[set]);
+        assert!(message.contains(named), "{set}: {message}");
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn blocks_divide_the_length_and_their_noise_is_a_range() {
+    let parsed = |sets: &[&str]| {
+        let sets = ["model.family=bd3lm", "model.block_size=4"]
+            .iter()
+            .chain(sets);
+        let sets: Vec<String> = sets.map(|s| s.to_string()).collect();
+        Recipe::parse("[data]\ntrain = [\"a.txt\"]\n", &sets)
+    };
+    let recipe = parsed(&["loss.noise_range=[0.3, 0.8]", "loss.resample=true"]).unwrap();
+    assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).unwrap(), recipe);
+    let config = recipe.config(300, 0).unwrap();
+    assert_eq!(config.block_size, Some(4));
+    assert_eq!(config.noise_range, Some([0.3, 0.8]));
+    let whole = parsed(&[]).unwrap().config(300, 0).unwrap();
+    assert_eq!(whole.noise_range, Some([1e-3, 1.0]));
+    for (sets, named) in [
+        (&["model.block_size=0"][..], "model.block_size = 0"),
+        (&["model.block_size=5"], "model.length = 128"),
+        (&["loss.noise_range=[0, 1]"], "loss.noise_range"),
+        (&["loss.noise_range=[0.8, 0.3]"], "loss.noise_range"),
+        (&["loss.noise_range=[0.5, 1.1]"], "loss.noise_range"),
+        (
+            &["loss.noise_range=[0.3, 0.45]", "loss.resample=true"],
+            "loss.resample",
+        ),
+    ] {
+        let message = parsed(sets).unwrap_err().to_string();
+        assert!(message.contains(named), "{sets:?}: {message}");
+    }
+}
