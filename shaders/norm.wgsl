@@ -1,7 +1,8 @@
 // Plain layer normalisation, eps 1e-5, of all rows, or with GATHER of chosen ones: out [rows, D4] = (x[index[r]] - mean) / sqrt(var + eps).
 // Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
-// One workgroup a row.
+// One workgroup a row. x is the residual stream (lib/residual.wgsl).
 {{finite}}
+{{residual}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
 //@if GATHER
@@ -9,9 +10,9 @@
 //@end
 struct Info {
     rows: u32,
+    row0: u32,  // first row of x
+    parts: u32, // parts that are to be added to x
     pad0: u32,
-    pad1: u32,
-    pad2: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;
@@ -39,23 +40,23 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     //@if GATHER
-    let base = index[r] * D4;
+    let source = index[r];
     //@else
-    let base = r * D4;
+    let source = r;
     //@end
     var sum = 0.0;
     for (var i = lane; i < D4; i += WG) {
-        sum += dot(x[base + i], vec4<f32>(1.0));
+        sum += dot(residual(source, i, D4), vec4<f32>(1.0));
     }
     let mean = total(lane, sum) / f32(D4 * 4u);
     var square = 0.0;
     for (var i = lane; i < D4; i += WG) {
-        let centred = x[base + i] - mean;
+        let centred = residual(source, i, D4) - mean;
         square += dot(centred, centred);
     }
     let squares = total(lane, square);
     let scale = norm_scale(squares, squares / f32(D4 * 4u));
     for (var i = lane; i < D4; i += WG) {
-        out[r * D4 + i] = (x[base + i] - mean) * scale;
+        out[r * D4 + i] = (residual(source, i, D4) - mean) * scale;
     }
 }

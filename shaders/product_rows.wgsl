@@ -14,38 +14,41 @@
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = info.origin + place;
-    // Invocations past the last column repeat it and write nothing, so that no lane leaves early.
+    // Invocations past the last columns repeat them and write nothing, so that no lane leaves early. N4 is at least GROUPS.
     let first = (group.y * WG + lane) * GROUPS;
+    let n0 = min(first, N4 - GROUPS);
     let r0 = group.x * ROWS;
-    //@unroll c GROUPS
-    let n$c = min(first + $cu, N4 - 1u);
-    //@end
     //@unroll r ROWS
     //@unroll c GROUPS
     var acc$r_$c = vec4<f32>(0.0);
     //@end
     let base$r = (info.row0 + r0 + $ru) * K4;
     //@if NORM
-    var sum$r = vec4<f32>(0.0);
-    var square$r = vec4<f32>(0.0);
+    var sum$r = 0.0;
+    var square$r = 0.0;
     //@end
     //@end
     for (var start = 0u; start < K4; start += GROUP4) {
         //@unroll c GROUPS
-        let s$c = scales(start, n$c);
+        let s$c = scales(start, n0 + $cu);
         //@end
         for (var k = start; k < min(start + GROUP4, K4); k++) {
             //@unroll r ROWS
             let x$r = x[base$r + k];
-            //@if NORM
-            sum$r += x$r;
-            square$r += x$r * x$r;
-            //@end
             //@end
             //@unroll c GROUPS
-            let w$c = weights(k, n$c, s$c);
+            let w$c = weights(k, n0 + $cu);
+            //@unroll i 4
+            let w$c_$i = decoded$i(w$c, s$c);
             //@unroll r ROWS
-            acc$r_$c += x$r.x * w$c[0] + x$r.y * w$c[1] + x$r.z * w$c[2] + x$r.w * w$c[3];
+            acc$r_$c += x$r[$i] * w$c_$i;
+            //@end
+            //@end
+            //@end
+            //@if NORM
+            //@unroll r ROWS
+            sum$r += dot(x$r, vec4<f32>(1.0));
+            square$r += dot(x$r, x$r);
             //@end
             //@end
         }
@@ -57,22 +60,21 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var y: array<vec4<f32>, ROWS * GROUPS>;
     //@unroll r ROWS
     //@if NORM
-    let mean$r = dot(sum$r, vec4<f32>(1.0)) / count;
-    let squares$r = dot(square$r, vec4<f32>(1.0));
-    let scale$r = norm_scale(squares$r, max(squares$r / count - mean$r * mean$r, 0.0));
+    let mean$r = sum$r / count;
+    let scale$r = norm_scale(square$r, max(square$r / count - mean$r * mean$r, 0.0));
     //@end
     //@unroll c GROUPS
     //@if NORM
-    y[$ru * GROUPS + $cu] = scale$r * (acc$r_$c - mean$r * affine[N4 + n$c]) + affine[n$c];
+    y[$ru * GROUPS + $cu] = scale$r * (acc$r_$c - mean$r * affine[N4 + n0 + $cu]) + affine[n0 + $cu];
     //@else
-    y[$ru * GROUPS + $cu] = acc$r_$c + affine[n$c];
+    y[$ru * GROUPS + $cu] = acc$r_$c + affine[n0 + $cu];
     //@end
     //@end
     //@end
     for (var i = 0u; i < ROWS * GROUPS; i++) {
         let r = r0 + i / GROUPS;
-        let n4 = first + i % GROUPS;
-        if (r < info.rows && n4 < N4) {
+        let n4 = n0 + i % GROUPS;
+        if (r < info.rows && n4 >= first) {
             finish(r, n4, y[i]);
         }
     }

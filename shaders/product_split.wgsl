@@ -1,86 +1,125 @@
-// Product y [rows, N] = x [rows, K] w [K, N] + bias for few rows on a GPU: the K dimension is split over LANES
-// invocations of a workgroup, which then add their parts. COLS column groups a workgroup keep loads of w coalesced.
-// ROWS rows, NORM as in product_rows.wgsl.
+// Product y [rows, N] = x [rows, K] w [K, N] + bias for few rows on a GPU: the sum over K is shared by LANES invocations of a
+// workgroup, and where N alone makes too few workgroups, by several of these: each sums `span` groups of inputs, and stores its part FEW
+// rows after that of the one before. COLS column groups a workgroup keep loads of w coalesced. ROWS rows a workgroup.
+// With NORM the input is normalised on the way, by the formula of product_rows.wgsl. It is the residual stream, which the workgroups
+// read with what was added to it in parts (lib/residual.wgsl); the first one of each row stores the sum for those after it.
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4], then column sums of w [N4]
 {{product_info}}
 {{finish}}
 {{finite}}
+{{residual}}
 
-var<workgroup> part: array<vec4<f32>, WG>;
+// Inputs [ROWS, CHUNK] of x, then results [BATCH, LANES, COLS] while they are added.
+var<workgroup> held: array<vec4<f32>, HELD>;
 //@if NORM
+// Sums and square sums [ROWS, SHARE].
 var<workgroup> moments: array<vec2<f32>, WG>;
 //@end
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let group = info.origin + place;
-    let column = index % COLS;
     let lane = index / COLS;
-    let n4 = group.x * COLS + column;
     let r0 = group.y * ROWS;
-    let inside = n4 < N4;
-    // Columns past the end read the last group and write nothing, so that barriers stay uniform.
-    let m4 = min(n4, N4 - 1u);
+    // Columns past the end repeat the last ones and write nothing, so that barriers stay uniform.
+    let m4 = min(group.x * COLS + index % COLS, N4 - 1u);
     //@unroll r ROWS
     var acc$r = vec4<f32>(0.0);
-    let base$r = (info.row0 + r0 + $ru) * K4;
+    //@end
     //@if NORM
-    var sum$r = vec4<f32>(0.0);
-    var square$r = vec4<f32>(0.0);
+    // Each row is read by SHARE invocations.
+    let own = index / SHARE;
+    let share = index % SHARE;
+    var moment = vec2<f32>(0.0);
+    for (var start = 0u; start < K4; start += CHUNK) {
+        let end = min(start + CHUNK, K4);
+        for (var k = start + share; k < end; k += SHARE) {
+            let value = residual(r0 + own, k, K4);
+            held[own * CHUNK + k - start] = value;
+            moment += vec2<f32>(dot(value, vec4<f32>(1.0)), dot(value, value));
+            if (info.parts > 0u && group.x == 0u) {
+                x[(FEW - info.row0 + r0 + own) * K4 + k] = value;
+            }
+        }
+        workgroupBarrier();
+        for (var k = start + lane; k < end; k += LANES) {
+            let w = weights(k, m4);
+            let s = scales(k, m4);
+            //@unroll r ROWS
+            let x$r = held[$ru * CHUNK + k - start];
+            //@end
+            //@unroll i 4
+            let w$i = decoded$i(w, s);
+            //@unroll r ROWS
+            acc$r += x$r[$i] * w$i;
+            //@end
+            //@end
+        }
+        workgroupBarrier();
+    }
+    moments[index] = moment;
+    workgroupBarrier();
+    for (var half = SHARE / 2u; half > 0u; half /= 2u) {
+        if (share < half) {
+            moments[index] += moments[index + half];
+        }
+        workgroupBarrier();
+    }
     //@end
+    //@if PLAIN
+    //@unroll r ROWS
+    let base$r = (info.row0 + r0 + $ru) * K4;
     //@end
-    for (var k = lane; k < K4; k += LANES) {
-        let block = weights(k, m4, scales(k, m4));
+    let end = min((group.z + 1u) * info.span, K4);
+    for (var k = group.z * info.span + lane; k < end; k += LANES) {
+        let w = weights(k, m4);
+        let s = scales(k, m4);
         //@unroll r ROWS
         let x$r = x[base$r + k];
-        acc$r += x$r.x * block[0] + x$r.y * block[1] + x$r.z * block[2] + x$r.w * block[3];
-        //@if NORM
-        sum$r += x$r;
-        square$r += x$r * x$r;
+        //@end
+        //@unroll i 4
+        let w$i = decoded$i(w, s);
+        //@unroll r ROWS
+        acc$r += x$r[$i] * w$i;
         //@end
         //@end
     }
-    let bias = affine[m4];
-    //@if NORM
-    let colsum = affine[N4 + m4];
-    let count = f32(K4 * 4u);
     //@end
-    // One row after the other, in a loop so that the finish is compiled once.
+    // BATCH rows at a time, in a loop so that the finish is compiled once.
     var y: array<vec4<f32>, ROWS>;
-    //@if NORM
-    var row_moments: array<vec2<f32>, ROWS>;
-    //@end
     //@unroll r ROWS
     y[$r] = acc$r;
-    //@if NORM
-    row_moments[$r] = vec2<f32>(dot(sum$r, vec4<f32>(1.0)), dot(square$r, vec4<f32>(1.0)));
     //@end
-    //@end
-    // The end of the loop is not known to the compiler, which would unroll it, barriers and all.
-    let end = min(info.block, info.rows - r0);
-    for (var r = 0u; r < end; r++) {
-        part[index] = y[r];
-        //@if NORM
-        moments[index] = row_moments[r];
+    // How many there are is not known to the compiler, which would unroll the loop, barriers and all.
+    let rows = min(info.block, info.rows - r0);
+    for (var first = 0u; first < rows; first += BATCH) {
+        //@unroll b BATCH
+        held[$bu * WG + index] = y[first + $bu];
         //@end
         workgroupBarrier();
-        if (lane == 0u && inside) {
-            var sum = part[column];
-            for (var l = 1u; l < LANES; l++) {
-                sum += part[column + l * COLS];
+        for (var half = LANES / 2u; half > 0u; half /= 2u) {
+            let each = half * COLS;
+            for (var i = index; i < BATCH * each; i += WG) {
+                let at = i / each * WG + i % each;
+                held[at] += held[at + each];
             }
+            workgroupBarrier();
+        }
+        let r = first + index / COLS;
+        let n4 = group.x * COLS + index % COLS;
+        if (index < BATCH * COLS && r < rows && n4 < N4) {
+            let sum = held[index / COLS * WG + index % COLS];
             //@if NORM
-            var moment = moments[column];
-            for (var l = 1u; l < LANES; l++) {
-                moment += moments[column + l * COLS];
-            }
-            let mean = moment.x / count;
-            let scale = norm_scale(moment.y, max(moment.y / count - mean * mean, 0.0));
-            finish(r0 + r, n4, scale * (sum - mean * colsum) + bias);
-            //@else
-            finish(r0 + r, n4, sum + bias);
+            let count = f32(K4 * 4u);
+            let both = moments[r * SHARE];
+            let mean = both.x / count;
+            let scale = norm_scale(both.y, max(both.y / count - mean * mean, 0.0));
+            finish(r0 + r, n4, scale * (sum - mean * affine[N4 + n4]) + affine[n4]);
+            //@end
+            //@if PLAIN
+            finish(group.z * FEW + r0 + r, n4, sum + select(vec4<f32>(0.0), affine[n4], group.z == 0u));
             //@end
         }
         workgroupBarrier();

@@ -1,49 +1,86 @@
-// Product y [rows, N] = x [rows, K] w [K, N] + bias for many rows on a GPU: a workgroup computes 64 rows by 64
-// columns, 16 x 16 invocations of 4 x 4 each, staging 16 of K at a time in workgroup memory (8 KiB).
+// Product y [rows, N] = x [rows, K] w [K, N] + bias for many rows on a GPU: 8 x 8 invocations compute a square of 32 SIDE rows and columns,
+// each of them SIDE blocks of four rows by SIDE groups of four columns, every eighth, so that neighbours read neighbouring words of
+// workgroup memory. STEP groups of four inputs at a time are staged there, x transposed and the weights decoded. STEP x SIDE is 8: each
+// invocation stages four rows and four columns of a group. Scales as in product_rows.wgsl.
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4]
 {{product_info}}
 {{finish}}
 
-var<workgroup> tile_x: array<vec4<f32>, 256>; // [64 rows, 4 groups of k]
-var<workgroup> tile_w: array<vec4<f32>, 256>; // [16 of k, 16 column groups]
+const WIDTH = 8u * SIDE;
+var<workgroup> tile_x: array<vec4<f32>, 256>; // [4 STEP inputs, WIDTH blocks of four rows]
+var<workgroup> tile_w: array<vec4<f32>, 256>; // [4 STEP inputs, WIDTH groups of four columns]
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) index: u32) {
     let group = info.origin + place;
-    let column = index % 16u;
-    let rowgroup = index / 16u;
-    let n4 = group.x * 16u + column;
-    let row = group.y * 64u + rowgroup * 4u;
-    var acc0 = vec4<f32>(0.0);
-    var acc1 = vec4<f32>(0.0);
-    var acc2 = vec4<f32>(0.0);
-    var acc3 = vec4<f32>(0.0);
-    let load_row = min(group.y * 64u + index / 4u, info.rows - 1u);
-    for (var k0 = 0u; k0 < K4; k0 += 4u) {
-        let kx = k0 + index % 4u;
-        tile_x[index] = select(vec4<f32>(0.0), x[(info.row0 + load_row) * K4 + min(kx, K4 - 1u)], kx < K4);
-        let kw = k0 * 4u + rowgroup;
-        tile_w[index] = select(vec4<f32>(0.0), weight(min(kw, K4 * 4u - 1u), min(n4, N4 - 1u)), kw < K4 * 4u);
-        workgroupBarrier();
-        for (var k = 0u; k < 4u; k++) {
-            let w0 = tile_w[(k * 4u) * 16u + column];
-            let w1 = tile_w[(k * 4u + 1u) * 16u + column];
-            let w2 = tile_w[(k * 4u + 2u) * 16u + column];
-            let w3 = tile_w[(k * 4u + 3u) * 16u + column];
-            //@unroll r 4
-            let x$r = tile_x[(rowgroup * 4u + $ru) * 4u + k];
-            acc$r += x$r.x * w0 + x$r.y * w1 + x$r.z * w2 + x$r.w * w3;
+    let column = index % 8u;
+    let down = index / 8u;
+    let r0 = group.y * 4u * WIDTH;
+    let n0 = group.x * WIDTH;
+    // What this invocation stages: neighbours take neighbouring inputs of x, and neighbouring columns of w.
+    let block = index / STEP;
+    let x_k = index % STEP;
+    let w_k = index / WIDTH;
+    let w_n = index % WIDTH;
+    let row = info.row0 + r0 + block * 4u;
+    let last = info.row0 + info.rows - 1u;
+    let n4 = min(n0 + w_n, N4 - 1u);
+    //@unroll b SIDE
+    //@unroll i 4
+    //@unroll c SIDE
+    var acc$b_$i_$c = vec4<f32>(0.0);
+    //@end
+    //@end
+    //@end
+    for (var start = 0u; start < K4; start += GROUP4) {
+        let s = scales(start, n4);
+        for (var k0 = start; k0 < min(start + GROUP4, K4); k0 += STEP) {
+            let k4 = min(k0 + w_k, K4 - 1u);
+            let w = weights(k4, n4);
+            //@unroll i 4
+            tile_w[(w_k * 4u + $iu) * WIDTH + w_n] = decoded$i(w, s);
             //@end
+            // Inputs past the end are zeros, by which the last weights are multiplied.
+            let k = min(k0 + x_k, K4 - 1u);
+            //@unroll j 4
+            let x$j = select(vec4<f32>(0.0), x[min(row + $ju, last) * K4 + k], k0 + x_k < K4);
+            //@end
+            //@unroll i 4
+            tile_x[(x_k * 4u + $iu) * WIDTH + block] = vec4<f32>(x0[$i], x1[$i], x2[$i], x3[$i]);
+            //@end
+            workgroupBarrier();
+            for (var i = 0u; i < 4u * STEP; i++) {
+                //@unroll b SIDE
+                let x_$b = tile_x[i * WIDTH + $bu * 8u + down];
+                let w_$b = tile_w[i * WIDTH + $bu * 8u + column];
+                //@end
+                //@unroll b SIDE
+                //@unroll i 4
+                //@unroll c SIDE
+                acc$b_$i_$c += x_$b[$i] * w_$c;
+                //@end
+                //@end
+                //@end
+            }
+            workgroupBarrier();
         }
-        workgroupBarrier();
     }
-    if (n4 < N4 && row < info.rows) {
-        let bias = affine[n4];
-        var y = array<vec4<f32>, 4>(acc0 + bias, acc1 + bias, acc2 + bias, acc3 + bias);
-        for (var r = 0u; r < min(4u, info.rows - row); r++) {
-            finish(row + r, n4, y[r]);
+    // In a loop so that the finish is compiled once.
+    var y: array<vec4<f32>, 4u * SIDE * SIDE>;
+    //@unroll b SIDE
+    //@unroll i 4
+    //@unroll c SIDE
+    y[($bu * 4u + $iu) * SIDE + $cu] = acc$b_$i_$c;
+    //@end
+    //@end
+    //@end
+    for (var i = 0u; i < 4u * SIDE * SIDE; i++) {
+        let r = r0 + (i / (4u * SIDE) * 8u + down) * 4u + i / SIDE % 4u;
+        let n4 = n0 + i % SIDE * 8u + column;
+        if (r < info.rows && n4 < N4) {
+            finish(r, n4, y[i] + affine[n4]);
         }
     }
 }

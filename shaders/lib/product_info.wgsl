@@ -5,8 +5,8 @@ struct Info {
     col4: u32,    // first column group of a stored output
     slots: u32,   // cache slots a sequence
     block: u32,   // rows a block holds (ROWS)
-    pad1: u32,
-    pad2: u32,
+    span: u32,    // groups of four inputs that a workgroup sums
+    parts: u32,   // parts that are to be added to x
     origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;

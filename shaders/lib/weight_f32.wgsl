@@ -7,7 +7,14 @@ alias Scales = u32; // floats have none
 fn scales(k4: u32, n4: u32) -> Scales {
     return 0u;
 }
-fn weights(k4: u32, n4: u32, scales: Scales) -> mat4x4<f32> {
+// Four inputs of four columns, and what one of the inputs is multiplied with.
+alias Weights = array<vec4<f32>, 4>;
+fn weights(k4: u32, n4: u32) -> Weights {
     let i = k4 * 4u * N4 + n4;
-    return mat4x4<f32>(w[i], w[i + N4], w[i + 2u * N4], w[i + 3u * N4]);
+    return Weights(w[i], w[i + N4], w[i + 2u * N4], w[i + 3u * N4]);
 }
+//@unroll i 4
+fn decoded$i(weights: Weights, scales: Scales) -> vec4<f32> {
+    return weights[$i];
+}
+//@end

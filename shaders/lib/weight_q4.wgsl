@@ -19,22 +19,14 @@ fn scales(k4: u32, n4: u32) -> Scales {
     let i = (K4 + k4 / 8u) * N4 + n4;
     return Scales(halves(i), halves(i + (K4 + 7u) / 8u * N4));
 }
-fn codes(k4: u32, n4: u32) -> vec4<u32> {
-    let p = w[k4 * N4 + n4];
-    return vec4<u32>(p.x, p.x >> 16u, p.y, p.y >> 16u);
+// Four inputs of four columns, and what one of the inputs is multiplied with.
+alias Weights = vec2<u32>;
+fn weights(k4: u32, n4: u32) -> Weights {
+    return w[k4 * N4 + n4];
 }
-fn weights(k4: u32, n4: u32, scales: Scales) -> mat4x4<f32> {
-    let p = codes(k4, n4);
-    let low = vec4<u32>(15u);
-    return mat4x4<f32>(
-        scales.scale * vec4<f32>(p & low) + scales.offset,
-        scales.scale * vec4<f32>((p >> vec4<u32>(4u)) & low) + scales.offset,
-        scales.scale * vec4<f32>((p >> vec4<u32>(8u)) & low) + scales.offset,
-        scales.scale * vec4<f32>((p >> vec4<u32>(12u)) & low) + scales.offset,
-    );
+//@unroll i 4
+fn decoded$i(weights: Weights, scales: Scales) -> vec4<f32> {
+    let codes = vec4<u32>(weights.x, weights.x >> 16u, weights.y, weights.y >> 16u);
+    return scales.scale * vec4<f32>((codes >> vec4<u32>(4u * $iu)) & vec4<u32>(15u)) + scales.offset;
 }
-fn weight(k: u32, n4: u32) -> vec4<f32> {
-    let p = codes(k / 4u, n4) >> vec4<u32>(k % 4u * 4u);
-    let scales = scales(k / 4u, n4);
-    return scales.scale * vec4<f32>(p & vec4<u32>(15u)) + scales.offset;
-}
+//@end

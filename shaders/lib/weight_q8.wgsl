@@ -13,18 +13,13 @@ fn scales(k4: u32, n4: u32) -> Scales {
     let p = select(pair.xy, pair.zw, i % 2u == 1u);
     return positive_halves(vec4<u32>(p.x & 0xffffu, p.x >> 16u, p.y & 0xffffu, p.y >> 16u));
 }
-fn weights(k4: u32, n4: u32, scales: Scales) -> mat4x4<f32> {
-    let p = bitcast<vec4<i32>>(w[k4 * N4 + n4]);
-    let shift = vec4<u32>(24u);
-    return mat4x4<f32>(
-        scales * vec4<f32>((p << shift) >> shift),
-        scales * vec4<f32>((p << vec4<u32>(16u)) >> shift),
-        scales * vec4<f32>((p << vec4<u32>(8u)) >> shift),
-        scales * vec4<f32>(p >> shift),
-    );
+// Four inputs of four columns, and what one of the inputs is multiplied with.
+alias Weights = vec4<i32>;
+fn weights(k4: u32, n4: u32) -> Weights {
+    return bitcast<vec4<i32>>(w[k4 * N4 + n4]);
 }
-fn weight(k: u32, n4: u32) -> vec4<f32> {
-    let p = bitcast<vec4<i32>>(w[k / 4u * N4 + n4]);
-    let up = 24u - k % 4u * 8u;
-    return scales(k / 4u, n4) * vec4<f32>((p << vec4<u32>(up)) >> vec4<u32>(24u));
+//@unroll i 4
+fn decoded$i(weights: Weights, scales: Scales) -> vec4<f32> {
+    return scales * vec4<f32>((weights << vec4<u32>(24u - 8u * $iu)) >> vec4<u32>(24u));
 }
+//@end

@@ -60,6 +60,8 @@ snippets! {
     CACHE_F32 = "cache_f32";
     /// A KV cache in f16.
     CACHE_F16 = "cache_f16";
+    /// The residual stream, with what is to be added to it.
+    RESIDUAL = "residual";
     /// The uniform block of a product.
     PRODUCT_INFO = "product_info";
     /// Ends a product by storing it.
@@ -101,6 +103,10 @@ const CANDIDATE_SLOT: Slot = Slot {
 const FINITE_SLOT: Slot = Slot {
     name: "finite",
     one_of: &[&FINITE],
+};
+const RESIDUAL_SLOT: Slot = Slot {
+    name: "residual",
+    one_of: &[&RESIDUAL],
 };
 const WEIGHT_SLOT: Slot = Slot {
     name: "weight",
@@ -144,6 +150,11 @@ impl Binding {
         self
     }
 
+    const fn shaped(mut self, shape: &'static str) -> Self {
+        self.shape = shape;
+        self
+    }
+
     const fn accessed(mut self, access: Access) -> Self {
         self.access = access;
         self
@@ -151,6 +162,13 @@ impl Binding {
 }
 
 const X: Binding = binding("x", Read, "vec4<f32>", "[rows][hidden]", "f32, row-major");
+const STREAM: Binding = binding(
+    "x",
+    Read,
+    "vec4<f32>",
+    "[rows][hidden]",
+    "f32, row-major; of few rows two places of FEW rows for the residual stream, then a part of what is added to it every FEW rows",
+);
 const OUT: Binding = binding(
     "out",
     Write,
@@ -236,15 +254,15 @@ pub static NORM: Shader = Shader {
     text: include_str!("../norm.wgsl"),
     launcher: "esolm::kernels::norm::norm",
     twins: &["esolm::kernels::norm::norm_twin"],
-    slots: &[FINITE_SLOT],
-    constants: &["WG", "D4"],
+    slots: &[FINITE_SLOT, RESIDUAL_SLOT],
+    constants: &["WG", "D4", "FEW"],
     floats: &[],
     flags: &[&[], &["GATHER"]],
     bindings: &[
-        X,
+        STREAM,
         OUT,
         binding("index", Read, "u32", "[rows]", "u32; the row of x that is normalised").when(&["GATHER"]),
-        binding("info", Uniform, "Info", "rows, origin", "u32; rows of out"),
+        binding("info", Uniform, "Info", "rows, row0, parts, origin", "u32; rows of out; row0 is the first row of x, and parts are to be added to it"),
     ],
 };
 
@@ -257,22 +275,17 @@ const FINISH_SLOT: Slot = Slot {
     one_of: &[&FINISH_STORE, &FINISH_GELU, &FINISH_ADD, &FINISH_QKV],
 };
 
-const PRODUCT_SLOTS: &[Slot] = &[
-    PRODUCT_INFO_SLOT,
-    WEIGHT_SLOT,
-    FINISH_SLOT,
-    ROW_SLOT,
-    CACHE_SLOT,
-];
-/// Those of a product that can normalise on the way.
-const NORM_PRODUCT_SLOTS: &[Slot] = &[
-    PRODUCT_INFO_SLOT,
-    WEIGHT_SLOT,
-    FINISH_SLOT,
-    ROW_SLOT,
-    CACHE_SLOT,
-    FINITE_SLOT,
-];
+/// The snippets of a product, with those of one that normalises on the way.
+macro_rules! product_slots {
+    ($($more:expr),*) => {&[
+        PRODUCT_INFO_SLOT,
+        WEIGHT_SLOT,
+        FINISH_SLOT,
+        ROW_SLOT,
+        CACHE_SLOT,
+        $($more,)*
+    ]};
+}
 
 const PRODUCT_TWINS: &[&str] = &[
     "esolm::kernels::product::product_twin",
@@ -280,27 +293,31 @@ const PRODUCT_TWINS: &[&str] = &[
     "esolm::kernels::product::rotary_twin",
 ];
 
-#[rustfmt::skip]
-const PRODUCT_BINDINGS: &[Binding] = &[
-    binding("x", Read, "vec4<f32>", "[rows][inputs]", "f32, row-major"),
-    binding("w", Read, "vec4<f32>", "[inputs][outputs of the slice]", "f32, row-major, outputs padded to a multiple of four").when(&["weight_f32"]),
-    binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "f16, row-major, two to a word with the first in the low half, outputs padded to a multiple of four").when(&["weight_f16"]),
-    binding("w", Read, "vec4<u32>", "[inputs][outputs of the slice]", "q8, outputs padded to a multiple of four; codes [inputs / 4][outputs], i8, a word for four neighbouring inputs with the first in the lowest byte, then scales [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q8"]),
-    binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "q4, outputs padded to a multiple of four; codes [inputs / 4][outputs], half a word for four neighbouring inputs with the first in the lowest bits, then scales and then offsets, each [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q4"]),
-    binding("affine", Read, "vec4<f32>", "[2][outputs of the slice]", "f32, row-major, padded as w; the bias, then the sums of the columns of w"),
-    binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major, outputs of all slices padded to a multiple of four").when(&["finish_store"]),
-    binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_gelu"]),
-    binding("out", ReadWrite, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_add"]),
-    Q.named("out").accessed(Write).when(&["finish_qkv"]),
-    ROWS.when(&["finish_qkv"]),
-    binding("rotary", Read, "vec2<f32>", "[positions][head_dim / 2][2]", "f32, row-major; cosine, then sine").when(&["finish_qkv"]),
-    // A form chooses a cache only with finish_qkv, the one snippet that has a place for it.
-    CACHE.accessed(Write).when(&["cache_f32"]),
-    CACHE.named("cache_v").accessed(Write),
-    CACHE_HALF.accessed(Write),
-    CACHE_HALF.named("cache_v").accessed(Write),
-    binding("info", Uniform, "Info", "rows, row0, stride4, col4, slots, block, origin", "u32; row0 is the first row of x, col4 and stride4 place a stored slice in its rows"),
-];
+/// The bindings of a product after that of x.
+macro_rules! product_bindings {
+    ($($x:expr),*) => {&[
+        $($x,)*
+        binding("w", Read, "vec4<f32>", "[inputs][outputs of the slice]", "f32, row-major, outputs padded to a multiple of four").when(&["weight_f32"]),
+        binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "f16, row-major, two to a word with the first in the low half, outputs padded to a multiple of four").when(&["weight_f16"]),
+        binding("w", Read, "vec4<u32>", "[inputs][outputs of the slice]", "q8, outputs padded to a multiple of four; codes [inputs / 4][outputs], i8, a word for four neighbouring inputs with the first in the lowest byte, then scales [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q8"]),
+        binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "q4, outputs padded to a multiple of four; codes [inputs / 4][outputs], half a word for four neighbouring inputs with the first in the lowest bits, then scales and then offsets, each [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q4"]),
+        binding("affine", Read, "vec4<f32>", "[2][outputs of the slice]", "f32, row-major, padded as w; the bias, then the sums of the columns of w"),
+        binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major, outputs of all slices padded to a multiple of four").when(&["finish_store"]),
+        binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_gelu"]),
+        binding("out", ReadWrite, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_add"]),
+        Q.named("out").accessed(Write).when(&["finish_qkv"]),
+        ROWS.when(&["finish_qkv"]),
+        binding("rotary", Read, "vec2<f32>", "[positions][head_dim / 2][2]", "f32, row-major; cosine, then sine").when(&["finish_qkv"]),
+        // A form chooses a cache only with finish_qkv, the one snippet that has a place for it.
+        CACHE.accessed(Write).when(&["cache_f32"]),
+        CACHE.named("cache_v").accessed(Write),
+        CACHE_HALF.accessed(Write),
+        CACHE_HALF.named("cache_v").accessed(Write),
+        binding("info", Uniform, "Info", "rows, row0, stride4, col4, slots, block, span, parts, origin", "u32; row0 is the first row of x, col4 and stride4 place a stored slice in its rows, a workgroup sums span groups of four inputs, and parts are to be added to x"),
+    ]};
+}
+
+const INPUT: Binding = X.shaped("[rows][inputs]");
 
 /// The matrix product in registers.
 pub static PRODUCT_ROWS: Shader = Shader {
@@ -308,31 +325,40 @@ pub static PRODUCT_ROWS: Shader = Shader {
     text: include_str!("../product_rows.wgsl"),
     launcher: "esolm::kernels::product::product",
     twins: PRODUCT_TWINS,
-    slots: NORM_PRODUCT_SLOTS,
+    slots: product_slots!(FINITE_SLOT),
     constants: &[
         "WG", "K4", "N4", "GROUP4", "ROWS", "GROUPS", "D4", "HALF", "HEAD_DIM",
     ],
     floats: &[],
     flags: &[&[], &["NORM"]],
-    bindings: PRODUCT_BINDINGS,
+    bindings: product_bindings!(INPUT),
 };
 
-/// The matrix product whose inner dimension is split over a workgroup.
+/// The matrix product of few rows, whose inner dimension is split over a workgroup and over several.
 pub static PRODUCT_SPLIT: Shader = Shader {
     name: "product_split",
     text: include_str!("../product_split.wgsl"),
+    slots: product_slots!(FINITE_SLOT, RESIDUAL_SLOT),
     constants: &[
-        "WG", "K4", "N4", "ROWS", "COLS", "LANES", "D4", "HALF", "HEAD_DIM",
+        "WG", "K4", "N4", "ROWS", "COLS", "LANES", "SHARE", "CHUNK", "BATCH", "HELD", "FEW", "D4",
+        "HALF", "HEAD_DIM",
     ],
+    flags: &[&["PLAIN"], &["NORM"]],
+    bindings: product_bindings!(
+        INPUT.when(&["PLAIN"]),
+        STREAM.accessed(ReadWrite).when(&["NORM"])
+    ),
     ..PRODUCT_ROWS
 };
 
-/// The matrix product in tiles.
+/// The matrix product of many rows, in tiles.
 pub static PRODUCT_TILE: Shader = Shader {
     name: "product_tile",
     text: include_str!("../product_tile.wgsl"),
-    slots: PRODUCT_SLOTS,
-    constants: &["K4", "N4", "D4", "HALF", "HEAD_DIM"],
+    slots: product_slots!(),
+    constants: &[
+        "K4", "N4", "GROUP4", "SIDE", "STEP", "D4", "HALF", "HEAD_DIM",
+    ],
     flags: NO_FLAGS,
     ..PRODUCT_ROWS
 };

@@ -201,21 +201,23 @@ fn embeddings_and_norms(gpu: &Gpu) {
 /// Every variant with every end and number of rows that makes a text of its own.
 fn products(gpu: &Gpu, weights: Weights) {
     const HIDDEN: usize = 64;
+    // Of so many the tiles are large.
+    const MOST: usize = 6144;
     let head_dim = 16;
-    let x = zeros(gpu, 64 * HIDDEN);
-    let out = zeros(gpu, 64 * HIDDEN);
-    let rotary = gpu.floats(rotary_table(64, head_dim)).unwrap();
-    let (k, v) = (zeros(gpu, 64 * HIDDEN), zeros(gpu, 64 * HIDDEN));
+    let x = zeros(gpu, MOST * HIDDEN);
+    let out = zeros(gpu, MOST * HIDDEN);
+    let rotary = gpu.floats(rotary_table(MOST, head_dim)).unwrap();
+    let (k, v) = (zeros(gpu, MOST * HIDDEN), zeros(gpu, MOST * HIDDEN));
     let matrix = |n: usize| {
         let linear = Linear::new("", vec![0.0; HIDDEN * n], vec![0.0; n]);
         Matrix::upload(gpu, &linear, weights).expect("memory suffices")
     };
-    let (square, qkv) = (matrix(HIDDEN), matrix(3 * HIDDEN));
+    let (square, qkv, wide) = (matrix(HIDDEN), matrix(3 * HIDDEN), matrix(12_288));
     // Numbers of rows whose blocks differ.
     for (variant, counts, norms) in [
         (ProductVariant::Rows, &[1, 2, 4, 16][..], &[false, true][..]),
         (ProductVariant::Split, &[1, 2, 4, 8], &[false, true]),
-        (ProductVariant::Tile, &[64], &[false]),
+        (ProductVariant::Tile, &[64, MOST], &[false]),
     ] {
         for &count in counts {
             for &norm in norms {
@@ -229,12 +231,24 @@ fn products(gpu: &Gpu, weights: Weights) {
                         rotary: &rotary,
                         k: &k,
                         v: &v,
-                        slots: 64,
+                        slots: MOST,
                         head_dim,
                         cache,
                     };
                     product(gpu, variant, norm, &x, 0..count, &qkv, &Finish::Qkv(to));
                 }
+            }
+            if variant == ProductVariant::Split {
+                // As logits.
+                product(
+                    gpu,
+                    variant,
+                    false,
+                    &x,
+                    0..count,
+                    &wide,
+                    &Finish::Store(&out),
+                );
             }
         }
     }

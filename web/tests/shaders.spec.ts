@@ -25,9 +25,10 @@ const forms: Record<string, number> = {
   // Four blocks of rows, three of weights in fewer bits; plain and normalised; four forms of weights, two of them floats; five ends: the one with rotary
   // embedding has two precisions.
   product_rows: (4 + 3) * 2 * 2 * 5,
-  product_split: 4 * 2 * 4 * 5,
-  // One block, never normalised on the way.
-  product_tile: 4 * 5,
+  // And a wide matrix, for logits.
+  product_split: 4 * 2 * 4 * 5 + 4 * 4,
+  // Two sizes of tiles, never normalised on the way.
+  product_tile: 2 * 4 * 5,
   // Two sizes of workgroups; greedy, or with either source of noise with and without a filter. The same for rows that several workgroups share.
   sample: 2 * 5,
   sample_merge: 2,

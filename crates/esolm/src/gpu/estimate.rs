@@ -6,6 +6,7 @@ use esolm_core::rows::Layout;
 use super::MLP_ROWS;
 use crate::adapter::AdapterKind;
 use crate::device::Precision;
+use crate::kernels::residual::STREAM_ROWS;
 use crate::weights::Weights;
 
 /// What the driver of a software adapter takes while it compiles kernels; it crashes where that is refused.
@@ -40,7 +41,8 @@ pub(super) fn batch(
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
     let slots = (layout.sequences as u64).saturating_mul(layout.slots as u64);
     let cached = slots.saturating_mul(2 * d * config.n_blocks as u64 * cache.bytes());
-    let activations = rows * 4 * d + rows.min(MLP_ROWS as u64) * 4 * d;
+    let stream = rows.max(STREAM_ROWS as u64) * d;
+    let activations = stream + rows * 3 * d + rows.min(MLP_ROWS as u64) * 4 * d;
     let pass = 4 * (activations + sampled * (d + vocab));
     cached.saturating_add(pass)
 }

@@ -17,8 +17,8 @@ use crate::kernels::attention::{
     Attention, AttentionVariant, Geometry, attention_chunks, attention_rows, scratch_len,
 };
 use crate::kernels::embed::Embedding;
-use crate::kernels::norm::norm;
 use crate::kernels::product::{Finish, Matrix, Qkv, ROW_PAD, product, rotary_table};
+use crate::kernels::residual::{Residual, STREAM_ROWS};
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::kernels::sample::{Sample, Shared, sample};
 use crate::kernels::score::{Score, score};
@@ -30,7 +30,7 @@ use crate::measure::{
 };
 use crate::memory::{self, MemoryUse};
 use crate::network::store::group_bytes;
-use crate::variants::{Chosen, normalises};
+use crate::variants::Chosen;
 use load::Loaded;
 use tables::Tables;
 
@@ -155,7 +155,7 @@ impl GpuExecutor {
             rows,
             sampled,
             chunk_rows,
-            x: gpu.allocate(&name, rows * hidden)?,
+            x: gpu.allocate(&name, rows.max(STREAM_ROWS) * hidden)?,
             normed: gpu.allocate(&name, rows * hidden)?,
             q: gpu.allocate(&name, rows * hidden)?,
             attended: gpu.allocate(&name, rows * hidden)?,
@@ -248,7 +248,7 @@ impl GpuExecutor {
             self.config.mask_index,
         );
         let variant = self.chosen.product(count);
-        let fused = normalises(variant, count);
+        let mut residual = Residual::new(gpu, variant, count, hidden, &s.x, &s.normed);
         for (block, (k, v)) in self.blocks.iter().zip(&state.kv) {
             let to = Qkv {
                 q: &s.q,
@@ -260,16 +260,7 @@ impl GpuExecutor {
                 head_dim: geometry.head_dim(),
                 cache: self.cache,
             };
-            let input = self.normalised(fused, &s.x, &s.normed, count);
-            product(
-                gpu,
-                variant,
-                fused,
-                input,
-                0..count,
-                &block.qkv,
-                &Finish::Qkv(to),
-            );
+            residual.product(0..count, &block.qkv, &Finish::Qkv(to));
             let io = Attention {
                 q: &s.q,
                 k,
@@ -291,70 +282,17 @@ impl GpuExecutor {
                     tables.prefix,
                 );
             }
-            product(
-                gpu,
-                variant,
-                false,
-                &s.attended,
-                0..count,
-                &block.out,
-                &Finish::Add(&s.x),
-            );
+            residual.add(&s.attended, 0..count, &block.out);
             for first in (0..count).step_by(MLP_ROWS) {
-                let rows = MLP_ROWS.min(count - first);
-                let held = if count > MLP_ROWS {
-                    rows.next_multiple_of(ROW_PAD)
-                } else {
-                    s.rows
-                };
-                let x =
-                    s.x.part((first * hidden * 4) as u64, (held * hidden * 4) as u64);
-                let input = self.normalised(fused, &x, &s.normed, rows);
-                product(
-                    gpu,
-                    variant,
-                    fused,
-                    input,
-                    0..rows,
-                    &block.up,
-                    &Finish::Gelu(&s.mid),
-                );
-                product(
-                    gpu,
-                    variant,
-                    false,
-                    &s.mid,
-                    0..rows,
-                    &block.down,
-                    &Finish::Add(&x),
-                );
+                let rows = first..count.min(first + MLP_ROWS);
+                residual.product(rows.clone(), &block.up, &Finish::Gelu(&s.mid));
+                residual.add(&s.mid, rows, &block.down);
             }
         }
         if !step.sampled.is_empty() {
-            norm(
-                gpu,
-                &s.x,
-                Some(&tables.sampled),
-                &s.picked,
-                step.sampled.len(),
-                hidden,
-            );
+            residual.gather(&tables.sampled, &s.picked, step.sampled.len());
         }
         Ok(tables)
-    }
-
-    fn normalised<'a>(
-        &self,
-        fused: bool,
-        x: &'a Buffer,
-        normed: &'a Buffer,
-        rows: usize,
-    ) -> &'a Buffer {
-        if fused {
-            return x;
-        }
-        norm(&self.gpu, x, None, normed, rows, self.config.hidden);
-        normed
     }
 
     /// Computes the logits of sampled rows `first..first + count` into the scratch.

@@ -8,6 +8,7 @@ pub mod norm;
 pub mod packed;
 pub mod peak;
 pub mod product;
+pub mod residual;
 pub mod runtime;
 pub mod sample;
 pub mod score;

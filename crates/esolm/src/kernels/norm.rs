@@ -2,6 +2,7 @@
 
 use esolm_shaders::{Form, NORM};
 
+use super::product::ROW_PAD;
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
 
@@ -19,10 +20,23 @@ pub fn norm(
     rows: usize,
     hidden: usize,
 ) {
+    norm_of(gpu, x, index, out, rows, hidden, [0, 0]);
+}
+
+/// [`norm`] of the residual stream: `[row0, parts]` are the row of `x` that it begins at and the parts that are to be added to it.
+pub(super) fn norm_of(
+    gpu: &Gpu,
+    x: &Buffer,
+    index: Option<&Buffer>,
+    out: &Buffer,
+    rows: usize,
+    hidden: usize,
+    [row0, parts]: [usize; 2],
+) {
     let d4 = (hidden / 4) as u32;
     let params = vec![d4, u32::from(index.is_some())];
     let kernel = gpu.kernel(&NORM, params, WG, || Form {
-        constants: vec![("WG", WG), ("D4", d4)],
+        constants: vec![("WG", WG), ("D4", d4), ("FEW", ROW_PAD as u32)],
         flags: index.map(|_| "GATHER").into_iter().collect(),
         ..Default::default()
     });
@@ -30,7 +44,8 @@ pub fn norm(
     let mut buffers = vec![x, out];
     buffers.extend(index);
     let extent = extent(rows, hidden);
-    gpu.launch(&kernel, &extent, &buffers, &[rows as u32, 0, 0, 0]);
+    let info = [rows as u32, row0 as u32, parts as u32, 0];
+    gpu.launch(&kernel, &extent, &buffers, &info);
 }
 
 /// A workgroup a row, whose floats are read three times and written once.

@@ -29,7 +29,7 @@ pub const ROW_PAD: usize = 16;
 pub enum ProductVariant {
     /// Register blocks without barriers: software adapters, any number of rows.
     Rows,
-    /// The inner dimension split over a workgroup: few rows on a GPU.
+    /// The inner dimension split over a workgroup, and of narrow matrices over several: few rows on a GPU.
     Split,
     /// Tiles in workgroup memory: many rows on a GPU. Takes input that is already normalised.
     Tile,
@@ -107,6 +107,14 @@ impl Matrix {
         self.slices.len() == 1
     }
 
+    /// Parts into which a product of `rows` rows splits its sums where these are added to the residual stream.
+    pub fn parts(&self, variant: ProductVariant, rows: usize) -> usize {
+        if !self.is_whole() {
+            return 1;
+        }
+        parts(variant, self.weights, rows, self.k, self.padded() / 4)
+    }
+
     /// Outputs padded to four.
     pub fn padded(&self) -> usize {
         self.n.div_ceil(4) * 4
@@ -131,6 +139,9 @@ pub enum Finish<'a> {
     Gelu(&'a Buffer),
     /// `out` [rows, n] += y.
     Add(&'a Buffer),
+    /// So many parts that add up to y, each a block of [`ROW_PAD`] rows [.., n] after the first two of `out` (the split variant alone, up to
+    /// [`ROW_PAD`] rows).
+    Parts(&'a Buffer, usize),
     /// Rotary embedding; q to a buffer, k and v to the cache.
     Qkv(Qkv<'a>),
 }
@@ -166,37 +177,81 @@ pub fn product(
     matrix: &Matrix,
     finish: &Finish,
 ) {
-    assert!(
-        !(norm && variant == ProductVariant::Tile),
-        "the tile variant takes normalised rows"
-    );
-    for slice in &matrix.slices {
-        launch(gpu, variant, norm, x, &rows, matrix, slice, finish);
-    }
+    product_of(gpu, variant, norm, x, rows, 0, matrix, finish);
 }
 
+/// [`product`] of the residual stream: with `norm`, `parts` are added to the rows first, and the sums are stored in the other one of the
+/// first two blocks of [`ROW_PAD`] rows of x.
 #[allow(clippy::too_many_arguments)]
-fn launch(
+pub(super) fn product_of(
     gpu: &Gpu,
     variant: ProductVariant,
     norm: bool,
     x: &Buffer,
-    range: &Range<usize>,
+    rows: Range<usize>,
+    parts: usize,
+    matrix: &Matrix,
+    finish: &Finish,
+) {
+    assert!(
+        !(norm && variant == ProductVariant::Tile),
+        "the tile variant takes normalised rows"
+    );
+    assert!(
+        parts == 0 || norm && variant == ProductVariant::Split,
+        "the split variant adds parts where it normalises"
+    );
+    let input = Input {
+        x,
+        rows,
+        norm,
+        parts,
+    };
+    for slice in &matrix.slices {
+        launch(gpu, variant, &input, matrix, slice, finish);
+    }
+}
+
+/// What a product reads.
+struct Input<'a> {
+    x: &'a Buffer,
+    rows: Range<usize>,
+    norm: bool,
+    /// Parts that are added first.
+    parts: usize,
+}
+
+fn launch(
+    gpu: &Gpu,
+    variant: ProductVariant,
+    input: &Input,
     matrix: &Matrix,
     slice: &Slice,
     finish: &Finish,
 ) {
-    let (row0, rows) = (range.start, range.len());
+    let (row0, rows) = (input.rows.start, input.rows.len());
     let (k4, n4) = (matrix.k as u32 / 4, slice.n4 as u32);
-    let block = Block::new(variant, matrix.weights, rows);
+    let padded4 = matrix.padded() as u32 / 4;
+    let parts = match finish {
+        Finish::Parts(_, parts) => *parts,
+        _ => 1,
+    };
+    let block = Block::new(variant, matrix.weights, rows, matrix.k, slice.n4, parts);
+    // The first column group of what is stored.
+    let mut col4 = slice.first4 as u32;
     // (id, snippet, output and further buffers)
     let (id, snippet, mut buffers) = match finish {
         Finish::Store(out) => (0, &FINISH_STORE, vec![*out]),
         Finish::Gelu(out) => (1, &FINISH_GELU, vec![*out]),
         Finish::Add(out) => (2, &FINISH_ADD, vec![*out]),
+        Finish::Parts(out, _) => {
+            assert!(variant == ProductVariant::Split && rows <= ROW_PAD && matrix.is_whole());
+            col4 = 2 * ROW_PAD as u32 * padded4;
+            (0, &FINISH_STORE, vec![*out])
+        }
         Finish::Qkv(to) => (3, &FINISH_QKV, vec![to.q, to.rows, to.rotary, to.k, to.v]),
     };
-    let mut all = vec![x, &slice.weight, &slice.affine];
+    let mut all = vec![input.x, &slice.weight, &slice.affine];
     all.append(&mut buffers);
     let (slots, head_dim, cache) = match finish {
         Finish::Qkv(to) => (to.slots as u32, to.head_dim as u32, to.cache),
@@ -204,42 +259,33 @@ fn launch(
     };
     let (shader, dim) = match variant {
         ProductVariant::Rows => (&PRODUCT_ROWS, block.columns4 / block.groups),
-        ProductVariant::Split => (&PRODUCT_SPLIT, WG),
-        ProductVariant::Tile => (&PRODUCT_TILE, WG),
+        ProductVariant::Split => (&PRODUCT_SPLIT, SPLIT_WG),
+        ProductVariant::Tile => (&PRODUCT_TILE, TILE_WG),
     };
     let params = vec![
         k4,
         n4,
         id,
-        u32::from(norm),
+        u32::from(input.norm),
         block.rows as u32,
-        block.groups,
+        block.columns4,
         matrix.weights as u32,
         head_dim,
         cache as u32,
     ];
-    let group4 = match matrix.weights {
-        Weights::F32 | Weights::F16 => k4,
-        Weights::Q8 | Weights::Q4 => GROUP4,
-    };
     let kernel = gpu.kernel(shader, params, dim, || {
         let mut form = Form {
-            constants: vec![
-                ("WG", dim),
-                ("K4", k4),
-                ("N4", n4),
-                ("GROUP4", group4),
-                ("ROWS", block.rows as u32),
-            ],
+            constants: vec![("K4", k4), ("N4", n4)],
             snippets: vec![weight_snippet(matrix.weights), snippet],
-            flags: if norm { vec!["NORM"] } else { vec![] },
+            flags: match (input.norm, variant) {
+                (true, _) => vec!["NORM"],
+                (false, ProductVariant::Split) => vec!["PLAIN"],
+                (false, _) => vec![],
+            },
             ..Default::default()
         };
-        form.constants.push(("GROUPS", block.groups));
-        if variant == ProductVariant::Split {
-            let split = [("COLS", COLS), ("LANES", dim / COLS)];
-            form.constants.extend(split);
-        }
+        form.constants
+            .extend(block.constants(variant, matrix.weights, input.norm, k4));
         if id == 3 {
             form.constants.extend([
                 ("D4", n4 / 3),
@@ -253,15 +299,14 @@ fn launch(
     let info = [
         rows as u32,
         row0 as u32,
-        matrix.padded() as u32 / 4,
-        slice.first4 as u32,
+        padded4,
+        col4,
         slots,
         block.rows as u32,
-        0,
-        0,
+        k4.div_ceil(parts as u32),
+        input.parts as u32,
     ];
-    let extent = extent(variant, matrix.weights, rows, matrix.k, slice.n4);
-    gpu.launch(&kernel, &extent, &all, &info);
+    gpu.launch(&kernel, &block.extent, &all, &info);
 }
 
 /// The snippet that reads weights.
@@ -274,67 +319,157 @@ fn weight_snippet(weights: Weights) -> &'static Snippet {
     }
 }
 
-/// Column groups of a workgroup of the rows variant where an invocation holds one of them.
+/// Column groups of a workgroup of the rows variant where an invocation holds one row of column groups.
 const ROWS_COLUMNS: u32 = 32;
-/// Invocations of a workgroup of the other variants.
-const WG: u32 = 256;
-/// Column groups of a workgroup of the split variant.
-const COLS: u32 = 8;
+/// Invocations of a workgroup of the split variant.
+const SPLIT_WG: u32 = 128;
+/// Column groups of a workgroup of the split variant, and of a matrix so wide that these fill a GPU.
+const COLUMNS: [u32; 2] = [8, 32];
+/// Rows of which the split variant adds up the results at once: more take more workgroup memory than WebGPU promises.
+const BATCH: u32 = 4;
+/// Vectors of x that a workgroup of the split variant stages.
+const STAGED: u32 = 512;
+/// Invocations of a workgroup of the tile variant.
+const TILE_WG: u32 = 64;
+/// Rows and columns of a tile of the tile variant, and of a smaller one for what has too few.
+const TILES: [usize; 2] = [64, 32];
 
-/// What a workgroup computes of a product.
-struct Block {
-    /// Rows.
+/// Workgroups that give most GPUs enough to do: a small one has 12 units that run several each, a large one about 100.
+const FILL: usize = 96;
+/// Parts into which a sum is split at most: the next kernel reads each.
+pub(super) const MOST_PARTS: usize = 4;
+
+/// Parts into which the sums of a product of `rows` rows are split so that it has [`FILL`] workgroups, while an invocation still adds up two
+/// groups of inputs.
+fn parts(variant: ProductVariant, weights: Weights, rows: usize, k: usize, n4: usize) -> usize {
+    if variant != ProductVariant::Split || rows > ROW_PAD {
+        return 1;
+    }
+    let block = Block::new(variant, weights, rows, k, n4, 1);
+    let [across, down, _] = block.extent.grid;
+    let lanes = (SPLIT_WG / block.columns4) as usize;
+    let mut parts = 1;
+    while parts < MOST_PARTS && parts * across * down < FILL && 2 * parts * 2 * lanes <= k / 4 {
+        parts *= 2;
+    }
+    parts
+}
+
+/// What the workgroups of a product compute.
+pub(super) struct Block {
+    /// Rows of a workgroup.
     rows: usize,
     /// Column groups an invocation of the rows variant holds.
     groups: u32,
-    /// Column groups of the workgroup.
+    /// Column groups of a workgroup.
     columns4: u32,
+    /// All of them.
+    pub(super) extent: Extent,
 }
 
 impl Block {
-    /// Of a product of `rows` rows.
-    fn new(variant: ProductVariant, weights: Weights, rows: usize) -> Self {
+    /// Of a product of `rows` rows of `k` inputs with `n4` column groups, with the sums split into `parts`.
+    pub(super) fn new(
+        variant: ProductVariant,
+        weights: Weights,
+        rows: usize,
+        k: usize,
+        n4: usize,
+        parts: usize,
+    ) -> Self {
         let up_to = |most| rows.next_power_of_two().min(most);
-        let (rows, groups, columns4) = match variant {
-            ProductVariant::Tile => (64, 1, 16),
-            ProductVariant::Split => (up_to(8), 1, COLS),
+        // No more than there are.
+        let groups_of = |most: u32| most.min(1 << n4.max(1).ilog2());
+        let (block_rows, groups, columns4) = match variant {
+            ProductVariant::Tile => {
+                let tiles = |side: usize| rows.div_ceil(side) * (4 * n4).div_ceil(side);
+                let side = if tiles(TILES[0]) >= FILL {
+                    TILES[0]
+                } else {
+                    TILES[1]
+                };
+                (side, 1, side as u32 / 4)
+            }
+            ProductVariant::Split => {
+                let is_wide = n4.div_ceil(COLUMNS[1] as usize) >= FILL;
+                (up_to(8), 1, COLUMNS[usize::from(is_wide)])
+            }
             // A load brings four times as many weights as activations, so that the loads of x cost most: each serves four column groups.
             // The workgroup is small instead, for the work to be shared out well where a matrix is narrow.
-            ProductVariant::Rows if weights.are_quantised() => (up_to(4), 4, ROWS_COLUMNS),
+            ProductVariant::Rows if weights.are_quantised() => {
+                (up_to(4), groups_of(4), ROWS_COLUMNS)
+            }
             ProductVariant::Rows if rows < 16 => (up_to(4), 1, ROWS_COLUMNS),
-            // Each load of x then serves two. Sixteen rows pay only while weights cost a load each: packed f16 has half as many.
-            ProductVariant::Rows if weights == Weights::F32 => (up_to(16), 2, 2 * ROWS_COLUMNS),
-            ProductVariant::Rows => (up_to(8), 2, 2 * ROWS_COLUMNS),
+            // Each load of x then serves two.
+            ProductVariant::Rows => {
+                let groups = groups_of(2);
+                (up_to(8), groups, groups * ROWS_COLUMNS)
+            }
+        };
+        let down = rows.div_ceil(block_rows);
+        let across = n4.div_ceil(columns4 as usize);
+        let columns = 4 * u64::from(columns4);
+        // A weight in integers is made a float once for all rows.
+        let decoding = if weights.are_quantised() { 4 } else { 0 };
+        let inputs = k.div_ceil(parts) as u64;
+        let operations = (2 * block_rows as u64 + decoding) * columns * inputs;
+        let bytes = columns * weights.column_bytes(inputs);
+        let extent = Extent {
+            grid: match variant {
+                ProductVariant::Rows => [down, across, parts],
+                ProductVariant::Split | ProductVariant::Tile => [across, down, parts],
+            },
+            each: operations.max(bytes * BYTE),
         };
         Self {
-            rows,
+            rows: block_rows,
             groups,
             columns4,
+            extent,
         }
     }
-}
 
-/// The blocks of a product of `rows` rows of `k` inputs with `n4` column groups.
-pub(super) fn extent(
-    variant: ProductVariant,
-    weights: Weights,
-    rows: usize,
-    k: usize,
-    n4: usize,
-) -> Extent {
-    let block = Block::new(variant, weights, rows);
-    let down = rows.div_ceil(block.rows);
-    let across = n4.div_ceil(block.columns4 as usize);
-    let columns = 4 * u64::from(block.columns4);
-    // A weight in integers is made a float once for all rows.
-    let decoding = if weights.are_quantised() { 4 } else { 0 };
-    let operations = (2 * block.rows as u64 + decoding) * columns * k as u64;
-    Extent {
-        grid: match variant {
-            ProductVariant::Rows => [down, across, 1],
-            ProductVariant::Split | ProductVariant::Tile => [across, down, 1],
-        },
-        each: operations.max(columns * weights.column_bytes(k as u64) * BYTE),
+    /// The constants of the shader that depend on it.
+    fn constants(
+        &self,
+        variant: ProductVariant,
+        weights: Weights,
+        norm: bool,
+        k4: u32,
+    ) -> Vec<(&'static str, u32)> {
+        let rows = self.rows as u32;
+        let group4 = match weights {
+            Weights::F32 | Weights::F16 => k4,
+            Weights::Q8 | Weights::Q4 => GROUP4,
+        };
+        match variant {
+            ProductVariant::Rows => vec![
+                ("WG", self.columns4 / self.groups),
+                ("GROUP4", group4),
+                ("ROWS", rows),
+                ("GROUPS", self.groups),
+            ],
+            ProductVariant::Split => {
+                let chunk = (STAGED / rows).min(k4);
+                let batch = BATCH.min(rows);
+                let staged = if norm { rows * chunk } else { 0 };
+                vec![
+                    ("WG", SPLIT_WG),
+                    ("ROWS", rows),
+                    ("COLS", self.columns4),
+                    ("LANES", SPLIT_WG / self.columns4),
+                    ("SHARE", SPLIT_WG / rows),
+                    ("CHUNK", chunk),
+                    ("BATCH", batch),
+                    ("HELD", staged.max(batch * SPLIT_WG)),
+                    ("FEW", ROW_PAD as u32),
+                ]
+            }
+            ProductVariant::Tile => {
+                let side = rows / TILES[1] as u32;
+                vec![("GROUP4", group4), ("SIDE", side), ("STEP", 8 / side)]
+            }
+        }
     }
 }
 
@@ -400,5 +535,41 @@ pub fn rotary_twin(row: &mut [f32], position: usize, head_dim: usize, table: &[f
         let at = (position * head_dim / 2 + i) * 2;
         let (cos, sin) = (table[at], table[at + 1]);
         (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Narrow matrices of few rows, and no others: of the published networks, of the one that ships and of a golden one.
+    #[test]
+    fn sums_are_split_where_columns_are_few() {
+        let parts = |rows, k, n: usize| {
+            let of = |variant| parts(variant, Weights::F32, rows, k, n.div_ceil(4));
+            assert_eq!((of(ProductVariant::Rows), of(ProductVariant::Tile)), (1, 1));
+            of(ProductVariant::Split)
+        };
+        for (hidden, [out, down]) in [(768, [4, 4]), (192, [1, 4]), (64, [1, 2]), (4096, [1, 1])] {
+            assert_eq!(parts(2, hidden, hidden), out, "{hidden}");
+            assert_eq!(parts(2, 4 * hidden, hidden), down, "{hidden}");
+        }
+        // Twice the blocks of rows, and more than a stream in parts holds.
+        assert_eq!((parts(9, 3072, 768), parts(17, 3072, 768)), (2, 1));
+        assert_eq!(parts(2, 768, 50_258), 1);
+    }
+
+    /// The shapes of workgroups that a matrix gets: of the published networks.
+    #[test]
+    fn workgroups_are_shaped_by_the_matrix() {
+        let grid = |variant, rows, n: usize| {
+            let block = Block::new(variant, Weights::F32, rows, 768, n.div_ceil(4), 1);
+            (block.columns4, block.extent.grid)
+        };
+        let (split, tile) = (ProductVariant::Split, ProductVariant::Tile);
+        assert_eq!(grid(split, 1, 768), (8, [24, 1, 1]));
+        assert_eq!(grid(split, 1, 50_258), (32, [393, 1, 1]));
+        assert_eq!(grid(tile, 64, 768), (8, [24, 2, 1]));
+        assert_eq!(grid(tile, 1024, 768), (16, [12, 16, 1]));
     }
 }

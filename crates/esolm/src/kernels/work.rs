@@ -109,8 +109,8 @@ mod tests {
 
     use super::*;
     use crate::kernels::attention::{Geometry, chunks_extents, rows_extent};
-    use crate::kernels::product::ProductVariant;
-    use crate::kernels::{Precision, embed, norm, product, sample, score};
+    use crate::kernels::product::{Block, ProductVariant};
+    use crate::kernels::{Precision, embed, norm, sample, score};
     use crate::weights::Weights;
 
     fn workgroups(grid: &[usize; 3]) -> u64 {
@@ -196,9 +196,9 @@ mod tests {
                     (rows, 4 * hidden, hidden),
                     (sampled, hidden, vocab),
                 ] {
-                    let extent = product::extent(variant, weights, rows, k, n.div_ceil(4));
+                    let block = Block::new(variant, weights, rows, k, n.div_ceil(4), 1);
                     let name = format!("{variant:?} {weights} {rows} x {k} x {n}");
-                    all.push((name, extent));
+                    all.push((name, block.extent));
                 }
             }
         }
@@ -230,10 +230,16 @@ mod tests {
         // Launches are not made smaller than they must be, either.
         assert!(longest > launch / 2);
         // What the products count is what they compute.
-        for variant in [ProductVariant::Rows, ProductVariant::Tile] {
-            let extent = product::extent(variant, Weights::F32, rows, 768, 2304 / 4);
-            let counted = workgroups(&extent.grid) * extent.each;
-            assert_eq!(counted, 2 * rows as u64 * 768 * 2304, "{variant:?}");
+        for (variant, parts) in [
+            (ProductVariant::Rows, 1),
+            (ProductVariant::Tile, 1),
+            (ProductVariant::Split, 1),
+            (ProductVariant::Split, 4),
+        ] {
+            let Extent { grid, each } =
+                Block::new(variant, Weights::F32, rows, 768, 2304 / 4, parts).extent;
+            let counted = workgroups(&grid) * each;
+            assert_eq!(counted, 2 * rows as u64 * 768 * 2304, "{variant:?} {parts}");
         }
     }
 

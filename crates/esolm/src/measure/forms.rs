@@ -11,10 +11,10 @@ use crate::error::EngineError;
 use crate::kernels::attention::{
     Attention, AttentionVariant, Geometry, attention_chunks, attention_rows, scratch_len,
 };
-use crate::kernels::norm::norm;
 use crate::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product};
+use crate::kernels::residual::Residual;
 use crate::kernels::runtime::{Buffer, Gpu};
-use crate::variants::{Chosen, normalises};
+use crate::variants::Chosen;
 
 /// Rows of the passes that are compared: around every change of a form.
 const ROWS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 256];
@@ -273,30 +273,33 @@ impl Buffers {
         table: &Table,
     ) {
         let rows = table.count;
-        let takes_normalised = matches!(kernel, "qkv" | "up");
-        let fused = takes_normalised && normalises(variant, rows);
-        let x = if takes_normalised && !fused {
-            norm(gpu, &self.x, None, &self.normed, rows, matrix.k);
-            &self.normed
-        } else {
-            &self.x
+        let new = |x| Residual::new(gpu, variant, rows, subject.geometry.hidden, x, &self.normed);
+        // In a pass attention's product was added before the MLP, and the MLP's before the next block.
+        let after = |matrices: &[&Matrix]| match matrices.first() {
+            Some(matrix) => new(&self.x).after_adding(matrix),
+            None => new(&self.x),
         };
-        let finish = match kernel {
-            "qkv" => Finish::Qkv(Qkv {
-                q: &self.out,
-                rows: &table.rows,
-                rotary: subject.rotary,
-                k: &self.k,
-                v: &self.v,
-                slots: subject.geometry.slots,
-                head_dim: subject.geometry.head_dim(),
-                cache: subject.geometry.cache,
-            }),
-            "up" => Finish::Gelu(&self.out),
-            "logits" => Finish::Store(&self.out),
-            _ => Finish::Add(&self.out),
-        };
-        product(gpu, variant, fused, x, 0..rows, matrix, &finish);
+        match kernel {
+            "qkv" => {
+                let to = Qkv {
+                    q: &self.out,
+                    rows: &table.rows,
+                    rotary: subject.rotary,
+                    k: &self.k,
+                    v: &self.v,
+                    slots: subject.geometry.slots,
+                    head_dim: subject.geometry.head_dim(),
+                    cache: subject.geometry.cache,
+                };
+                after(&subject.down).product(0..rows, matrix, &Finish::Qkv(to));
+            }
+            "up" => after(&subject.out).product(0..rows, matrix, &Finish::Gelu(&self.out)),
+            "logits" => {
+                let finish = Finish::Store(&self.out);
+                product(gpu, variant, false, &self.x, 0..rows, matrix, &finish);
+            }
+            _ => new(&self.out).add(&self.x, 0..rows, matrix),
+        }
     }
 
     fn attend(

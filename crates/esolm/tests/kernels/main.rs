@@ -7,6 +7,7 @@
 mod attention;
 mod draws;
 mod products;
+mod residual;
 mod rows;
 mod splits;
 
@@ -25,6 +26,7 @@ use esolm::kernels::product::{
     Finish, Matrix, ProductVariant, Qkv, ROW_PAD, gelu_twin, product, product_twin, rotary_table,
     rotary_twin,
 };
+use esolm::kernels::residual::{Residual, STREAM_ROWS};
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};

@@ -117,6 +117,42 @@ fn products() {
     }
 }
 
+/// Sizes of tiles and of workgroups that only large products have.
+#[test]
+fn large_products() {
+    let mut random = Random(14);
+    for (variant, rows, k, n) in [
+        (ProductVariant::Tile, 627, 44, 604),
+        (ProductVariant::Split, 5, 36, 12_291),
+    ] {
+        let x = random.values(rows * k);
+        let (weight, bias) = (random.values(k * n), random.values(n));
+        for weights in WEIGHTS {
+            let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
+            let held = rounded_matrix(&weight, n, weights);
+            let want = product_twin(&x, k, &held, &bias, false);
+            let stride = matrix.padded();
+            let out = blank(rows * stride);
+            let x = padded(&x, k);
+            product(
+                gpu(),
+                variant,
+                false,
+                &x,
+                0..rows,
+                &matrix,
+                &Finish::Store(&out),
+            );
+            let out = written(&out, rows * stride);
+            let got: Vec<f32> = out
+                .chunks(stride)
+                .flat_map(|row| row[..n].to_vec())
+                .collect();
+            close(&format!("{variant:?} {weights}"), &got, &want, 1e-4);
+        }
+    }
+}
+
 #[test]
 fn products_start_at_a_row() {
     let mut random = Random(5);

@@ -64,6 +64,8 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     run("gathered norm".into(), &[&out], &|| {
         norm(gpu, &x, Some(&index), &out, 29, hidden)
     });
+    let few: Vec<u32> = (0..29).map(|_| random.below(7) as u32).collect();
+    let few = gpu.words(few).unwrap();
     let copied = zeros(count * hidden);
     run("copy".into(), &[&copied], &|| {
         copy(gpu, &x, &copied, count * hidden)
@@ -120,6 +122,29 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
                 });
             }
         }
+    }
+
+    // In parts.
+    let inputs = floats(&random.values(ROW_PAD * 1028));
+    let wide = linear(&random.values(1028 * hidden), &random.values(hidden));
+    let next = linear(&random.values(hidden * 52), &random.values(52));
+    let [wide, next] = [wide, next].map(|l| Matrix::upload(gpu, &l, Weights::F32).unwrap());
+    let values = random.values(STREAM_ROWS * hidden);
+    for variant in VARIANTS {
+        let (stream, normed, out, picked) = (
+            floats(&values),
+            zeros(7 * hidden),
+            zeros(7 * 52),
+            zeros(29 * hidden),
+        );
+        let name = format!("residual {variant:?}");
+        run(name, &[&stream, &out, &picked], &|| {
+            let mut residual = Residual::new(gpu, variant, 7, hidden, &stream, &normed);
+            residual.add(&inputs, 0..7, &wide);
+            residual.product(0..7, &next, &Finish::Store(&out));
+            residual.add(&inputs, 0..7, &wide);
+            residual.gather(&few, &picked, 29);
+        });
     }
 
     let geometry = Geometry {
@@ -271,6 +296,9 @@ fn many_small_launches_give_what_one_gives() {
             for ((name, got, launches), (_, want, once)) in split.iter().zip(&whole) {
                 let expected = match name.as_str() {
                     "attention in chunks" | "sample in parts, all" => 2,
+                    // A tile takes rows that are normalised before.
+                    "residual Rows" | "residual Split" => 4,
+                    "residual Tile" => 5,
                     // The largest logit, two stages of top-k and of top-p each, the best of the parts, and the best of those.
                     "sample in parts, some" => 7,
                     _ => 1,

@@ -1,0 +1,139 @@
+//! The residual stream of a pass: what is added to it, and the products and norms that read it. With few rows on a GPU a matrix too narrow
+//! for one is split over several workgroups a column ([`Matrix::parts`]), of which none sees what another writes. So each stores its part of the
+//! sum, and the next kernel, which reads the whole stream anyway, adds them up and stores the stream anew for those after it. That costs no
+//! launch. All of it lies in one buffer, since a product for q, k and v already binds as many as WebGPU promises.
+
+use std::ops::Range;
+
+use super::norm::norm_of;
+use super::product::{Finish, MOST_PARTS, Matrix, ProductVariant, ROW_PAD, product_of};
+use super::runtime::{Buffer, Gpu};
+use crate::variants::normalises;
+
+/// Rows that the buffer of a stream holds at least: of up to [`ROW_PAD`] rows two places, since the old ones are read while the new ones are
+/// written, and the parts.
+pub const STREAM_ROWS: usize = (2 + MOST_PARTS) * ROW_PAD;
+
+/// The residual stream of a pass.
+pub struct Residual<'a> {
+    gpu: &'a Gpu,
+    variant: ProductVariant,
+    /// Rows of the pass.
+    rows: usize,
+    hidden: usize,
+    x: &'a Buffer,
+    normed: &'a Buffer,
+    /// Row of `x` that the stream begins at.
+    row0: usize,
+    /// Parts that are still to be added.
+    parts: usize,
+}
+
+impl<'a> Residual<'a> {
+    /// Of `rows` rows that lie at the start of `x` [[`STREAM_ROWS`] or more, `hidden`]. `variant` is the form of the products, and `normed`
+    /// holds normalised rows where the products do not normalise on the way.
+    pub fn new(
+        gpu: &'a Gpu,
+        variant: ProductVariant,
+        rows: usize,
+        hidden: usize,
+        x: &'a Buffer,
+        normed: &'a Buffer,
+    ) -> Self {
+        Self {
+            gpu,
+            variant,
+            rows,
+            hidden,
+            x,
+            normed,
+            row0: 0,
+            parts: 0,
+        }
+    }
+
+    /// The product of some rows, normalised, with `matrix`. `finish` counts them from the first one on, which is a multiple of [`ROW_PAD`].
+    pub fn product(&mut self, rows: Range<usize>, matrix: &Matrix, finish: &Finish) {
+        let (gpu, count) = (self.gpu, rows.len());
+        if normalises(self.variant, self.rows) {
+            let rows = self.row0 + rows.start..self.row0 + rows.end;
+            let (variant, x, parts) = (self.variant, self.x, self.parts);
+            product_of(gpu, variant, true, x, rows, parts, matrix, finish);
+            if self.parts > 0 {
+                (self.row0, self.parts) = (ROW_PAD - self.row0, 0);
+            }
+        } else {
+            let x = self.from(self.row0 + rows.start);
+            norm_of(gpu, &x, None, self.normed, count, self.hidden, [0, 0]);
+            let variant = self.variant;
+            product_of(
+                gpu,
+                variant,
+                false,
+                self.normed,
+                0..count,
+                0,
+                matrix,
+                finish,
+            );
+        }
+    }
+
+    /// Adds the product of as many rows of `input` with `matrix` to some rows, of which the first one is a multiple of
+    /// [`ROW_PAD`].
+    pub fn add(&mut self, input: &Buffer, rows: Range<usize>, matrix: &Matrix) {
+        assert_eq!(self.parts, 0, "what was added was never read");
+        let (gpu, variant, count) = (self.gpu, self.variant, rows.len());
+        self.parts = self.parts_of(matrix);
+        let x = match self.parts {
+            0 => self.from(self.row0 + rows.start),
+            _ => self.x.clone(),
+        };
+        let finish = match self.parts {
+            0 => Finish::Add(&x),
+            parts => Finish::Parts(&x, parts),
+        };
+        product_of(gpu, variant, false, input, 0..count, 0, matrix, &finish);
+    }
+
+    /// Goes on with the first `rows` of its rows alone, and with products in another form.
+    pub fn keep(&mut self, rows: usize, variant: ProductVariant) {
+        assert_eq!(self.parts, 0, "what was added was never read");
+        (self.rows, self.variant) = (rows, variant);
+    }
+
+    /// As after a product with `matrix` was added, for measuring what comes then.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn after_adding(mut self, matrix: &Matrix) -> Self {
+        self.parts = self.parts_of(matrix);
+        self
+    }
+
+    /// Parts in which a product with `matrix` is added, none where it is whole.
+    fn parts_of(&self, matrix: &Matrix) -> usize {
+        match matrix.parts(self.variant, self.rows) {
+            1 => 0,
+            parts => parts,
+        }
+    }
+
+    /// Normalises the rows that `index` names into `out` [count, hidden].
+    pub fn gather(&self, index: &Buffer, out: &Buffer, count: usize) {
+        let place = [self.row0, self.parts];
+        norm_of(
+            self.gpu,
+            self.x,
+            Some(index),
+            out,
+            count,
+            self.hidden,
+            place,
+        );
+    }
+
+    /// The buffer from a row on.
+    fn from(&self, row: usize) -> Buffer {
+        let start = (row * self.hidden * 4) as u64;
+        self.x.part(start, self.x.bytes() - start)
+    }
+}

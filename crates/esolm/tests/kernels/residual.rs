@@ -1,0 +1,111 @@
+//! The residual stream: what is added to it, in parts where matrices are narrow, and what reads it.
+
+use super::products::VARIANTS;
+use super::*;
+
+/// A matrix with its values as a form of weights holds them.
+struct Held {
+    matrix: Matrix,
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl Held {
+    fn new(random: &mut Random, k: usize, n: usize, weights: Weights) -> Self {
+        let scale = 1.0 / (k as f32).sqrt();
+        let weight: Vec<f32> = random.values(k * n).iter().map(|w| w * scale).collect();
+        let bias = random.values(n);
+        let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
+        let weight = rounded_matrix(&weight, n, weights);
+        Self {
+            matrix,
+            weight,
+            bias,
+        }
+    }
+
+    /// The twin of its product with rows of `x`.
+    fn times(&self, x: &[f32], norm: bool) -> Vec<f32> {
+        let k = self.weight.len() / self.bias.len();
+        product_twin(x, k, &self.weight, &self.bias, norm)
+    }
+}
+
+/// A stream of rows, with nothing that may be read behind them.
+fn stream(x: &[f32], hidden: usize) -> Buffer {
+    let mut all = x.to_vec();
+    let rows = (x.len() / hidden).next_multiple_of(ROW_PAD);
+    all.resize(rows.max(STREAM_ROWS) * hidden + 4, f32::NAN);
+    floats(&all)
+}
+
+/// Three times: something is added, a product reads the sum; then the rows that are wanted are gathered. Inner sizes of one part, of two and
+/// of four, not all of which divide; outer ones that end within a workgroup.
+#[test]
+fn a_stream_is_what_was_added_to_it() {
+    let mut random = Random(31);
+    for (case, (rows, hidden, inner)) in [
+        (1, 36, [20, 516, 516]),
+        (3, 100, [1028, 1028, 260]),
+        (8, 68, [260, 64, 260]),
+        (9, 36, [516, 516, 516]),
+        (16, 44, [1028, 20, 260]),
+        (17, 40, [516, 516, 516]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let weights = WEIGHTS[case % 4];
+        for variant in VARIANTS {
+            let x = random.values(rows * hidden);
+            let (buffer, normed) = (stream(&x, hidden), blank(rows * hidden));
+            let mut want = x;
+            let mut residual = Residual::new(gpu(), variant, rows, hidden, &buffer, &normed);
+            let mut split = 0;
+            let name = format!("{variant:?} {weights} rows={rows} hidden={hidden}");
+            for (step, k) in inner.into_iter().enumerate() {
+                let (add, read) = (
+                    Held::new(&mut random, k, hidden, weights),
+                    Held::new(&mut random, hidden, 52, weights),
+                );
+                let input = random.values(rows * k);
+                let added = add.times(&input, false);
+                want.iter_mut().zip(added).for_each(|(x, y)| *x += y);
+                let launches = gpu().counters().dispatches;
+                residual.add(&padded(&input, k), 0..rows, &add.matrix);
+                split += usize::from(add.matrix.parts(variant, rows) > 1);
+                let out = blank(rows * 52);
+                residual.product(0..rows, &read.matrix, &Finish::Store(&out));
+                let launches = gpu().counters().dispatches - launches;
+                assert!(launches <= 3, "{name}: {launches} launches");
+                let got = written(&out, rows * 52);
+                let what = format!("{name} step {step}");
+                close(&what, &got, &read.times(&want, true), 1e-4);
+            }
+            // Then the first rows alone, in the form for few. What is added last is read by nothing else.
+            let kept = rows.min(5);
+            let few = match variant {
+                ProductVariant::Tile => ProductVariant::Split,
+                other => other,
+            };
+            residual.keep(kept, few);
+            let last = Held::new(&mut random, inner[2], hidden, weights);
+            let input = random.values(kept * inner[2]);
+            let added = last.times(&input, false);
+            want.iter_mut().zip(added).for_each(|(x, y)| *x += y);
+            residual.add(&padded(&input, inner[2]), 0..kept, &last.matrix);
+            let index: Vec<u32> = (0..7).map(|_| random.below(kept) as u32).collect();
+            let picked = blank(7 * hidden);
+            residual.gather(&gpu().words(index.clone()).unwrap(), &picked, 7);
+            let want: Vec<f32> = index
+                .iter()
+                .flat_map(|&r| norm_twin(&want[r as usize * hidden..][..hidden]))
+                .collect();
+            let got = written(&picked, 7 * hidden);
+            close(&format!("{name} gathered"), &got, &want, 1e-4);
+            // Few rows alone are added in parts, and by the variant for them.
+            let is_split = variant == ProductVariant::Split && rows <= ROW_PAD;
+            assert_eq!(split > 0, is_split, "{name}");
+        }
+    }
+}
