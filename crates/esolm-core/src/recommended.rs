@@ -66,6 +66,7 @@ impl Recommended {
             top_k: read.top_k,
             top_p: read.top_p,
             min_p: read.min_p,
+            ..usual
         };
         sampler.validate().map_err(|error| {
             let found = format!("not usable: {error}");
