@@ -1,12 +1,9 @@
-// Plain layer normalisation, eps 1e-5, of all rows, or with GATHER of chosen ones: out [rows, D4] = (x[index[r]] - mean) / sqrt(var + eps).
+// Plain layer normalisation, eps 1e-5, of all rows: out [rows, D4] = (x - mean) / sqrt(var + eps).
 // Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
 // One workgroup a row.
 {{finite}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
-//@if GATHER
-@group(0) @binding(2) var<storage, read_write> index: array<u32>;
-//@end
 struct Info {
     rows: u32,
     pad0: u32,
@@ -14,7 +11,7 @@ struct Info {
     pad2: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }
-@group(0) @binding({{info}}) var<uniform> info: Info;
+@group(0) @binding(2) var<uniform> info: Info;
 
 var<workgroup> partial: array<f32, WG>;
 
@@ -38,11 +35,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     if (r >= info.rows) {
         return;
     }
-    //@if GATHER
-    let base = index[r] * D4;
-    //@else
     let base = r * D4;
-    //@end
     var sum = 0.0;
     for (var i = lane; i < D4; i += WG) {
         sum += dot(x[base + i], vec4<f32>(1.0));
@@ -56,6 +49,6 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     let squares = total(lane, square);
     let scale = norm_scale(squares, squares / f32(D4 * 4u));
     for (var i = lane; i < D4; i += WG) {
-        out[r * D4 + i] = (x[base + i] - mean) * scale;
+        out[base + i] = (x[base + i] - mean) * scale;
     }
 }

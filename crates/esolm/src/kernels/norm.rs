@@ -10,27 +10,15 @@ const WG: u32 = 64;
 /// The constant under the root, as in the published model.
 pub const EPS: f64 = 1e-5;
 
-/// out [rows, hidden] = plain-normalised rows of x: row r itself, or row `index[r]` where an index is given.
-pub fn norm(
-    gpu: &Gpu,
-    x: &Buffer,
-    index: Option<&Buffer>,
-    out: &Buffer,
-    rows: usize,
-    hidden: usize,
-) {
+/// out [rows, hidden] = plain-normalised rows of x.
+pub fn norm(gpu: &Gpu, x: &Buffer, out: &Buffer, rows: usize, hidden: usize) {
     let d4 = (hidden / 4) as u32;
-    let params = vec![d4, u32::from(index.is_some())];
-    let kernel = gpu.kernel(&NORM, params, WG, || Form {
+    let kernel = gpu.kernel(&NORM, vec![d4], WG, || Form {
         constants: vec![("WG", WG), ("D4", d4)],
-        flags: index.map(|_| "GATHER").into_iter().collect(),
         ..Default::default()
     });
-    // No buffer is bound twice: a browser refuses two writable views of one range.
-    let mut buffers = vec![x, out];
-    buffers.extend(index);
     let extent = extent(rows, hidden);
-    gpu.launch(&kernel, &extent, &buffers, &[rows as u32, 0, 0, 0]);
+    gpu.launch(&kernel, &extent, &[x, out], &[rows as u32, 0, 0, 0]);
 }
 
 /// A workgroup a row, whose floats are read three times and written once.

@@ -5,21 +5,49 @@ use super::*;
 #[test]
 fn attends() {
     let mut random = Random(7);
-    for cache in PRECISIONS {
-        for (heads, head_dim, slots) in [
-            (2, 8, 5),
-            (3, 12, 40),
-            (1, 64, 130),
-            (2, 128, 33),
-            (6, 32, 300),
-            (4, 16, 1),
-        ] {
+    // The column groups of a head are no power of two everywhere.
+    for (cache, kind, shapes) in [
+        (
+            Precision::F32,
+            AdapterKind::Software,
+            &[
+                (2, 8, 5),
+                (1, 64, 290),
+                (2, 128, 33),
+                (6, 32, 300),
+                (4, 16, 1),
+            ][..],
+        ),
+        (
+            Precision::F32,
+            AdapterKind::Discrete,
+            &[
+                (3, 12, 40),
+                (1, 64, 130),
+                (2, 128, 33),
+                (6, 32, 300),
+                (2, 100, 77),
+            ],
+        ),
+        (
+            Precision::F16,
+            AdapterKind::Software,
+            &[(3, 12, 40), (1, 64, 130), (2, 100, 140)],
+        ),
+        (
+            Precision::F16,
+            AdapterKind::Discrete,
+            &[(2, 8, 5), (2, 128, 70), (4, 16, 1)],
+        ),
+    ] {
+        for &(heads, head_dim, slots) in shapes {
             let sequences = random.between(1, 3);
             let geometry = Geometry {
                 hidden: heads * head_dim,
                 heads,
                 slots,
                 cache,
+                kind,
             };
             let mut rows = random_rows(&mut random, sequences, slots, 80);
             // What was written ends somewhere: in the last sequence at its end, in the others anywhere.
@@ -81,28 +109,22 @@ fn attends() {
                 count: rows.len(),
                 out: &out,
             };
-            let spans = gpu().upload(bytemuck::cast_slice(&spans));
-            attention_rows(gpu(), &geometry, &io, &spans, sequences, longest, prefix);
+            let spans = Spans {
+                table: &gpu().upload(bytemuck::cast_slice(&spans)),
+                count: sequences,
+                longest,
+            };
+            attention_tile(gpu(), &geometry, &io, &spans, prefix);
             close(
-                &format!("rows {geometry:?}"),
+                &format!("tiles {geometry:?}"),
                 &written(&out, q.len()),
                 &want,
                 3e-5,
             );
             let out = blank(q.len());
-            // An earlier pass leaves chunks in the scratch that this one does not have.
-            let (parts, stats) = scratch_len(&geometry, rows.len());
-            let (parts, stats) = (blank(parts), blank(stats));
-            attention_chunks(
-                gpu(),
-                &geometry,
-                &Attention { out: &out, ..io },
-                prefix,
-                &parts,
-                &stats,
-            );
+            attention_split(gpu(), &geometry, &Attention { out: &out, ..io });
             close(
-                &format!("chunks {geometry:?}"),
+                &format!("split {geometry:?}"),
                 &written(&out, q.len()),
                 &want,
                 3e-5,
@@ -120,6 +142,7 @@ fn what_is_not_a_number_spreads() {
         heads: 2,
         slots: 9,
         cache: Precision::F32,
+        kind: gpu().info.kind,
     };
     let size = geometry.slots * geometry.hidden;
     let rows: Vec<Row> = [(0, 1), (1, 4), (8, 0), (3, 5), (6, 9)]
@@ -134,8 +157,6 @@ fn what_is_not_a_number_spreads() {
         })
         .into();
     let q = random.values(rows.len() * geometry.hidden);
-    let (parts, stats) = scratch_len(&geometry, rows.len());
-    let (parts, stats) = (blank(parts), blank(stats));
     for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for is_key in [true, false] {
             let (mut k, mut v) = (random.values(size), random.values(size));
@@ -147,7 +168,7 @@ fn what_is_not_a_number_spreads() {
             let value = if is_key { f32::NAN } else { strange };
             broken[4 * geometry.hidden..5 * geometry.hidden].fill(value);
             let (q_buffer, rows_buffer) = (padded(&q, geometry.hidden), table(&rows));
-            for in_chunks in [false, true] {
+            for is_split in [false, true] {
                 let out = blank(q.len());
                 let io = Attention {
                     q: &q_buffer,
@@ -157,11 +178,15 @@ fn what_is_not_a_number_spreads() {
                     count: rows.len(),
                     out: &out,
                 };
-                if in_chunks {
-                    attention_chunks(gpu(), &geometry, &io, 9, &parts, &stats);
+                if is_split {
+                    attention_split(gpu(), &geometry, &io);
                 } else {
-                    let spans = gpu().upload(bytemuck::cast_slice(&[[0u32, rows.len() as u32]]));
-                    attention_rows(gpu(), &geometry, &io, &spans, 1, rows.len(), 9);
+                    let spans = Spans {
+                        table: &gpu().upload(bytemuck::cast_slice(&[[0u32, rows.len() as u32]])),
+                        count: 1,
+                        longest: rows.len(),
+                    };
+                    attention_tile(gpu(), &geometry, &io, &spans, 9);
                 }
                 let got = written(&out, q.len());
                 for (row, got) in rows.iter().zip(got.chunks(geometry.hidden)) {
