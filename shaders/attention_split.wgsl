@@ -1,5 +1,5 @@
-// Prefix attention over the any-order KV cache for few rows: out [rows, D4] = softmax(q k^T / sqrt(head_dim)) v over slots 0..prefix and the
-// row's own slot, which comes last where it lies beyond, as slot number `prefix`. A workgroup a row and head, BLOCK slots at a time:
+// Prefix attention over the any-order KV cache for few rows: out [rows, D4] = softmax(q k^T / sqrt(head_dim)) v over slots 0..prefix and
+// the row's own range, which comes after them as slots number `prefix` and on. A workgroup a row and head, BLOCK slots at a time:
 // first their scores, a slot by PARTS lanes that take every PARTS-th column group, then the weighted sum, a column group by a lane for
 // every GROUPS-th slot.
 {{row}}
@@ -42,10 +42,11 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     let head4 = group.x * HEAD4;
     let base = row.sequence * info.slots * D4 + head4;
     if (lane == 0u) {
-        count = row.prefix + select(0u, 1u, row.slot >= row.prefix);
+        count = row.prefix + (row.own_end - row.own_start);
         atomicStore(&top, rank_of(LOWEST));
     }
     let all = workgroupUniformLoad(&count);
+    let beyond = row.own_start - row.prefix; // how much further slots of the own range lie; none is before the prefix
     let part = lane % PARTS;
     // Lanes that have a column group less than others read the last one and count it nought times.
     //@unroll c OWN
@@ -63,7 +64,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             //@unroll j AT_ONCE
             let i$j = min(i + $ju * WG, left * PARTS - 1u);
             let t$j = first + i$j / PARTS;
-            let at$j = base + select(row.slot, t$j, t$j < row.prefix) * D4;
+            let at$j = base + (t$j + select(beyond, 0u, t$j < row.prefix)) * D4;
             var score$j = 0.0;
             //@unroll c OWN
             score$j += dot(q$c, load_k(at$j + column$c));
@@ -99,7 +100,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             let t$j = first + i$j;
             let p$j = select(0.0, weights[i$j], i + $ju * GROUPS < left);
             mass += p$j;
-            sum += p$j * load_v(base + select(row.slot, t$j, t$j < row.prefix) * D4 + column);
+            sum += p$j * load_v(base + (t$j + select(beyond, 0u, t$j < row.prefix)) * D4 + column);
             //@end
         }
     }

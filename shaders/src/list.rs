@@ -162,7 +162,7 @@ const ROWS: Binding = binding(
     Read,
     "Row",
     "[rows]",
-    "six u32 a row, 24 bytes, as in lib/row.wgsl; the rows whose logits are wanted come first; among these, and among the others, those of a sequence are neighbours and sequences ascend",
+    "eight u32 a row, 32 bytes, as in lib/row.wgsl; the rows whose logits are wanted come first; among these, and among the others, those of a sequence are neighbours and sequences ascend",
 );
 const LOGITS: Binding = binding(
     "logits",

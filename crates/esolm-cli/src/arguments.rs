@@ -69,7 +69,7 @@ pub enum Command {
     Replay(Replay),
     /// Train a model on text files.
     Train(Box<Train>),
-    /// Time Eso-LM, MDLM and AR on one device, and the kernels against what the device can do.
+    /// Time Eso-LM, MDLM, BD3-LM and AR on one device, and the kernels against what the device can do.
     Bench(Bench),
 }
 
@@ -327,7 +327,13 @@ pub struct Filters {
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does.
-    #[arg(long, value_enum, requires = "top_p", default_value = "keep")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "keep|drop",
+        requires = "top_p",
+        default_value = "keep"
+    )]
     pub top_p_crossing: CrossingName,
     /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
@@ -376,7 +382,7 @@ pub struct Replay {
 }
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// BD3-LM in blocks of 16 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
 /// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
 #[derive(Debug, Args)]
 #[command(

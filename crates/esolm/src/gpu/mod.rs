@@ -271,7 +271,7 @@ impl GpuExecutor {
                         count: going_on.spans,
                         longest: going_on.longest,
                     };
-                    attention_tile(gpu, &geometry, &io, &spans, going_on.prefix);
+                    attention_tile(gpu, &geometry, &io, &spans, going_on.seen);
                 }
             }
             product(

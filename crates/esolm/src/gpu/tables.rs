@@ -24,8 +24,8 @@ pub(super) struct Leading {
     pub spans: usize,
     /// Most rows of a span.
     pub longest: usize,
-    /// Their largest prefix.
-    pub prefix: usize,
+    /// Most slots that one of them sees.
+    pub seen: usize,
 }
 
 impl Leading {
@@ -34,7 +34,7 @@ impl Leading {
             rows: rows.len(),
             spans: spans.len(),
             longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
-            prefix: rows.iter().map(|r| r.prefix as usize).max().unwrap_or(0),
+            seen: rows.iter().map(Row::seen).max().unwrap_or(0),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Prefix attention over the any-order KV cache: `shaders/attention_split.wgsl` for few rows, `attention_tile.wgsl` for many. Every mask
-//! of the model family is a prefix (docs/architecture.md).
+//! of the model family is a prefix and a range around the own slot (docs/architecture.md).
 
 use std::sync::Arc;
 
@@ -143,17 +143,11 @@ pub struct Spans<'a> {
     pub longest: usize,
 }
 
-/// Many rows, whose largest prefix is `prefix`.
-pub fn attention_tile(
-    gpu: &Gpu,
-    geometry: &Geometry,
-    io: &Attention,
-    spans: &Spans,
-    prefix: usize,
-) {
+/// Many rows, of which none sees more than `seen` slots.
+pub fn attention_tile(gpu: &Gpu, geometry: &Geometry, io: &Attention, spans: &Spans, seen: usize) {
     gpu.launch(
         &geometry.kernel(gpu, &ATTENTION_TILE, geometry.tile(), &[]),
-        &tile_extent(geometry, spans.count, spans.longest, prefix),
+        &tile_extent(geometry, spans.count, spans.longest, seen),
         &[io.q, io.k, io.v, io.rows, spans.table, io.out],
         &[geometry.slots as u32, 0, 0, 0],
     );
@@ -164,13 +158,14 @@ pub(super) fn tile_extent(
     geometry: &Geometry,
     spans: usize,
     longest: usize,
-    prefix: usize,
+    seen: usize,
 ) -> Extent {
     let [wg, parts] = geometry.tile();
     let rows = (TILE_ROWS * wg / parts) as usize;
     Extent {
         grid: [longest.div_ceil(rows), geometry.heads, spans],
-        each: 4 * (rows * (prefix + 1) * geometry.head_dim()) as u64,
+        // Beyond their prefixes the rows walk what their own ranges span together.
+        each: 4 * (rows * (seen + rows) * geometry.head_dim()) as u64,
     }
 }
 

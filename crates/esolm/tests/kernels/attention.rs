@@ -58,7 +58,7 @@ fn attends() {
                 };
                 for row in rows.iter_mut().filter(|r| r.sequence == sequence as u32) {
                     row.prefix = row.prefix.min(end as u32);
-                    row.own = own_slot(row.slot, row.prefix);
+                    row.own = own_range(&mut random, row, slots);
                 }
             }
             // A row that sees nothing but itself, and one that sees everything.
@@ -98,7 +98,7 @@ fn attends() {
                 })
                 .collect();
             let longest = spans.iter().map(|s| s[1] as usize).max().unwrap();
-            let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap();
+            let seen = rows.iter().map(Row::seen).max().unwrap();
             let want = attention_twin(&geometry, &q, &k, &v, &rows);
             let out = blank(q.len());
             let io = Attention {
@@ -114,7 +114,7 @@ fn attends() {
                 count: sequences,
                 longest,
             };
-            attention_tile(gpu(), &geometry, &io, &spans, prefix);
+            attention_tile(gpu(), &geometry, &io, &spans, seen);
             close(
                 &format!("tiles {geometry:?}"),
                 &written(&out, q.len()),
@@ -133,7 +133,17 @@ fn attends() {
     }
 }
 
-/// What is not a number within a prefix is in all that comes of it, and in nothing else.
+/// Slots that a row attends to beyond its prefix: its own alone, or up to 32 around it.
+fn own_range(random: &mut Random, row: &Row, slots: usize) -> [u32; 2] {
+    if row.slot < row.prefix || random.below(2) == 0 {
+        return own_slot(row.slot, row.prefix);
+    }
+    let before = random.between(0, ((row.slot - row.prefix) as usize).min(15)) as u32;
+    let after = random.between(1, (slots - row.slot as usize).min(16)) as u32;
+    [row.slot - before, row.slot + after]
+}
+
+/// What is not a number among what a row sees is in all that comes of it, and in nothing else.
 #[test]
 fn what_is_not_a_number_spreads() {
     let mut random = Random(11);
@@ -145,17 +155,22 @@ fn what_is_not_a_number_spreads() {
         kind: gpu().info.kind,
     };
     let size = geometry.slots * geometry.hidden;
+    let lone = |(slot, prefix)| (slot, prefix, own_slot(slot, prefix));
+    let ranges = [(5, 3, [4, 7]), (7, 1, [5, 9]), (2, 0, [2, 5])];
     let rows: Vec<Row> = [(0, 1), (1, 4), (8, 0), (3, 5), (6, 9)]
-        .map(|(slot, prefix)| Row {
+        .into_iter()
+        .map(lone)
+        .chain(ranges)
+        .map(|(slot, prefix, own)| Row {
             sequence: 0,
             slot,
             position: slot,
             prefix,
-            own: own_slot(slot, prefix),
+            own,
             source: MASKED,
             target: NO_TARGET,
         })
-        .into();
+        .collect();
     let q = random.values(rows.len() * geometry.hidden);
     for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for is_key in [true, false] {
@@ -193,7 +208,7 @@ fn what_is_not_a_number_spreads() {
                     let is_finite = got.iter().all(|value| value.is_finite());
                     let is_broken = got.iter().all(|value| !value.is_finite());
                     assert!(
-                        if row.prefix > 4 { is_broken } else { is_finite },
+                        if row.sees(4) { is_broken } else { is_finite },
                         "{row:?}: {got:?}"
                     );
                 }

@@ -133,7 +133,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         })
         .collect();
     let longest = spans.iter().map(|s| s[1] as usize).max().unwrap();
-    let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap();
+    let seen = rows.iter().map(Row::seen).max().unwrap();
     let spans = gpu.upload(bytemuck::cast_slice(&spans));
     let io = Attention {
         q: &x,
@@ -149,7 +149,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         longest,
     };
     run("attention in tiles".into(), &[&out], &|| {
-        attention_tile(gpu, &geometry, &io, &spans, prefix)
+        attention_tile(gpu, &geometry, &io, &spans, seen)
     });
     run("split attention".into(), &[&out], &|| {
         attention_split(gpu, &geometry, &io)
