@@ -1,13 +1,10 @@
-// Plain layer normalisation, eps 1e-5, of all rows, or with GATHER of chosen ones: out [rows, D4] = (x[index[r]] - mean) / sqrt(var + eps).
+// Plain layer normalisation, eps 1e-5, of all rows: out [rows, D4] = (x - mean) / sqrt(var + eps).
 // Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
 // One workgroup a row. x is the residual stream (lib/residual.wgsl).
 {{finite}}
 {{residual}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
-//@if GATHER
-@group(0) @binding(2) var<storage, read_write> index: array<u32>;
-//@end
 struct Info {
     rows: u32,
     row0: u32,  // first row of x
@@ -15,7 +12,7 @@ struct Info {
     pad0: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }
-@group(0) @binding({{info}}) var<uniform> info: Info;
+@group(0) @binding(2) var<uniform> info: Info;
 
 var<workgroup> partial: array<f32, WG>;
 
@@ -39,24 +36,19 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     if (r >= info.rows) {
         return;
     }
-    //@if GATHER
-    let source = index[r];
-    //@else
-    let source = r;
-    //@end
     var sum = 0.0;
     for (var i = lane; i < D4; i += WG) {
-        sum += dot(residual(source, i, D4), vec4<f32>(1.0));
+        sum += dot(residual(r, i, D4), vec4<f32>(1.0));
     }
     let mean = total(lane, sum) / f32(D4 * 4u);
     var square = 0.0;
     for (var i = lane; i < D4; i += WG) {
-        let centred = residual(source, i, D4) - mean;
+        let centred = residual(r, i, D4) - mean;
         square += dot(centred, centred);
     }
     let squares = total(lane, square);
     let scale = norm_scale(squares, squares / f32(D4 * 4u));
     for (var i = lane; i < D4; i += WG) {
-        out[r * D4 + i] = (residual(source, i, D4) - mean) * scale;
+        out[r * D4 + i] = (residual(r, i, D4) - mean) * scale;
     }
 }

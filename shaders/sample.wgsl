@@ -6,14 +6,13 @@
 {{philox}}
 {{finite}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [rows, stride]
-@group(0) @binding(1) var<storage, read_write> index: array<u32>;  // sampled rows of the pass
-@group(0) @binding(2) var<storage, read_write> rows: array<Row>;
-@group(0) @binding(3) var<storage, read_write> tokens: array<u32>;
+@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass; those that are sampled come first
+@group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
 //@if SEEDED
-@group(0) @binding(4) var<storage, read_write> draws: array<vec2<u32>>; // a sampled row: absolute sequence, noise position
+@group(0) @binding(3) var<storage, read_write> draws: array<vec2<u32>>; // a sampled row: absolute sequence, noise position
 //@end
 //@if GIVEN
-@group(0) @binding(4) var<storage, read_write> noise: array<f32>; // [sampled rows, V] Gumbel values
+@group(0) @binding(3) var<storage, read_write> noise: array<f32>; // [sampled rows, V] Gumbel values
 //@end
 {{drawn_row}}
 //@if FILTER
@@ -51,6 +50,6 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     //@end
     let best = best_of_all(lane, candidate(lane, s, base, 0u, VOCAB, top.score, last));
     if (lane == 0u) {
-        tokens[rows[index[s]].dest] = select(best.token, NO_TOKEN, top.is_broken | best.is_broken);
+        tokens[rows[s].dest] = select(best.token, NO_TOKEN, top.is_broken | best.is_broken);
     }
 }

@@ -1,9 +1,8 @@
 // Takes the best of the parts' tokens of sample_parts.wgsl and writes it where the next pass reads it. One invocation a row.
 {{row}}
 @group(0) @binding(0) var<storage, read_write> bests: array<vec4<u32>>; // [rows, parts]
-@group(0) @binding(1) var<storage, read_write> index: array<u32>; // sampled rows of the pass
-@group(0) @binding(2) var<storage, read_write> rows: array<Row>;
-@group(0) @binding(3) var<storage, read_write> tokens: array<u32>;
+@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass; those that are sampled come first
+@group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
 struct Info {
     first: u32, // first sampled row of this launch
     count: u32,
@@ -24,5 +23,5 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     for (var part = 1u; part < info.parts; part++) {
         best = better(best, unpacked(bests[launch * info.parts + part]));
     }
-    tokens[rows[index[info.first + launch]].dest] = select(best.token, NO_TOKEN, best.is_broken);
+    tokens[rows[info.first + launch].dest] = select(best.token, NO_TOKEN, best.is_broken);
 }

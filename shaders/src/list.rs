@@ -10,9 +10,8 @@ pub static SHADERS: &[&Shader] = &[
     &PRODUCT_ROWS,
     &PRODUCT_SPLIT,
     &PRODUCT_TILE,
-    &ATTENTION_ROWS,
-    &ATTENTION_CHUNKS,
-    &ATTENTION_MERGE,
+    &ATTENTION_SPLIT,
+    &ATTENTION_TILE,
     &SAMPLE,
     &SAMPLE_PARTS,
     &SAMPLE_MERGE,
@@ -181,7 +180,7 @@ const ROWS: Binding = binding(
     Read,
     "Row",
     "[rows]",
-    "six u32 a row, 24 bytes, as in lib/row.wgsl; the rows of a sequence are neighbours, sequences ascend",
+    "eight u32 a row, 32 bytes, as in lib/row.wgsl; the rows whose logits are wanted come first; among these, and among the others, those of a sequence are neighbours and sequences ascend",
 );
 const LOGITS: Binding = binding(
     "logits",
@@ -210,21 +209,6 @@ const CACHE_HALF: Binding = Binding {
     memory: "f16, row-major, two to a word with the first in the low half; k is paired as q is, v is not",
     ..CACHE
 }.when(&["cache_f16"]);
-const PARTS: Binding = binding(
-    "parts",
-    Write,
-    "vec4<f32>",
-    "[rows][heads][chunks][head_dim]",
-    "f32, row-major; sums that are not yet divided by their mass",
-);
-const STATS: Binding = binding(
-    "stats",
-    Write,
-    "vec2<f32>",
-    "[rows][heads][chunks][2]",
-    "f32, row-major; the largest score, then the mass of exp(score - largest)",
-);
-
 /// Token embedding.
 #[rustfmt::skip]
 pub static EMBED: Shader = Shader {
@@ -257,11 +241,10 @@ pub static NORM: Shader = Shader {
     slots: &[FINITE_SLOT, RESIDUAL_SLOT],
     constants: &["WG", "D4", "FEW"],
     floats: &[],
-    flags: &[&[], &["GATHER"]],
+    flags: NO_FLAGS,
     bindings: &[
         STREAM,
         OUT,
-        binding("index", Read, "u32", "[rows]", "u32; the row of x that is normalised").when(&["GATHER"]),
         binding("info", Uniform, "Info", "rows, row0, parts, origin", "u32; rows of out; row0 is the first row of x, and parts are to be added to it"),
     ],
 };
@@ -363,17 +346,15 @@ pub static PRODUCT_TILE: Shader = Shader {
     ..PRODUCT_ROWS
 };
 
-const ATTENTION_CONSTANTS: &[&str] = &["WG", "D4", "HEAD4", "KEYS"];
-
-/// Attention to a prefix, an invocation a row and head.
+/// Attention to a prefix, a workgroup a row and head.
 #[rustfmt::skip]
-pub static ATTENTION_ROWS: Shader = Shader {
-    name: "attention_rows",
-    text: include_str!("../attention_rows.wgsl"),
-    launcher: "esolm::kernels::attention::attention_rows",
+pub static ATTENTION_SPLIT: Shader = Shader {
+    name: "attention_split",
+    text: include_str!("../attention_split.wgsl"),
+    launcher: "esolm::kernels::attention::attention_split",
     twins: &["esolm::kernels::attention::attention_twin"],
     slots: &[ROW_SLOT, CACHE_SLOT],
-    constants: ATTENTION_CONSTANTS,
+    constants: &["WG", "D4", "HEAD4", "PARTS", "OWN", "AT_ONCE", "BLOCK"],
     floats: &["SCALE"],
     flags: NO_FLAGS,
     bindings: &[
@@ -383,19 +364,18 @@ pub static ATTENTION_ROWS: Shader = Shader {
         CACHE_HALF,
         CACHE_HALF.named("cache_v"),
         ROWS,
-        binding("spans", Read, "vec2<u32>", "[sequences][2]", "u32, row-major; a sequence's first row, then how many it has"),
         OUT,
-        binding("info", Uniform, "Info", "slots, limit, origin", "u32; slots of a sequence, and the largest prefix"),
+        binding("info", Uniform, "Info", "slots, origin", "u32; slots of a sequence"),
     ],
 };
 
-/// Attention to a prefix in chunks, first half.
+/// Attention to a prefix, several rows a workgroup.
 #[rustfmt::skip]
-pub static ATTENTION_CHUNKS: Shader = Shader {
-    name: "attention_chunks",
-    text: include_str!("../attention_chunks.wgsl"),
-    launcher: "esolm::kernels::attention::attention_chunks",
-    constants: &["WG", "D4", "HEADS", "HEAD4"],
+pub static ATTENTION_TILE: Shader = Shader {
+    name: "attention_tile",
+    text: include_str!("../attention_tile.wgsl"),
+    launcher: "esolm::kernels::attention::attention_tile",
+    constants: &["WG", "D4", "HEAD4", "PARTS", "OWN"],
     bindings: &[
         Q,
         CACHE,
@@ -403,31 +383,13 @@ pub static ATTENTION_CHUNKS: Shader = Shader {
         CACHE_HALF,
         CACHE_HALF.named("cache_v"),
         ROWS,
-        PARTS,
-        STATS,
-        binding("info", Uniform, "Info", "rows, slots, chunks, origin", "u32"),
-    ],
-    ..ATTENTION_ROWS
-};
-
-/// Attention to a prefix in chunks, second half.
-pub static ATTENTION_MERGE: Shader = Shader {
-    name: "attention_merge",
-    text: include_str!("../attention_merge.wgsl"),
-    slots: &[],
-    constants: &["WG", "D4", "HEADS", "HEAD4"],
-    floats: &[],
-    bindings: &[
-        PARTS.accessed(Read),
-        STATS.accessed(Read),
+        binding("spans", Read, "vec2<u32>", "[spans][2]", "u32, row-major; neighbours of one sequence: the first row, then how many"),
         OUT,
-        binding("info", Uniform, "Info", "rows, chunks, origin", "u32"),
+        binding("info", Uniform, "Info", "slots, origin", "u32; slots of a sequence"),
     ],
-    ..ATTENTION_CHUNKS
+    ..ATTENTION_SPLIT
 };
 
-#[rustfmt::skip]
-const SAMPLED: Binding = binding("index", Read, "u32", "[sampled rows of the pass]", "u32; the row of the pass");
 #[rustfmt::skip]
 const DRAWN: Binding = binding("tokens", Write, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, NO_TOKEN from logits that are not finite");
 #[rustfmt::skip]
@@ -454,7 +416,6 @@ pub static SAMPLE: Shader = Shader {
     flags: &[&[], &["SEEDED"], &["SEEDED", "FILTER"], &["GIVEN"], &["GIVEN", "FILTER"]],
     bindings: &[
         LOGITS,
-        SAMPLED,
         ROWS,
         DRAWN,
         DRAWS,
@@ -484,7 +445,6 @@ pub static SAMPLE_MERGE: Shader = Shader {
     flags: NO_FLAGS,
     bindings: &[
         BESTS.accessed(Read),
-        SAMPLED,
         ROWS,
         DRAWN,
         binding("info", Uniform, "Info", "first, count, parts, origin", "u32"),

@@ -55,12 +55,12 @@ fn golden_forward_in_every_variant() {
         (
             ProductVariant::Rows,
             ProductVariant::Rows,
-            AttentionVariant::Chunks,
+            AttentionVariant::Split,
         ),
         (
             ProductVariant::Split,
             ProductVariant::Tile,
-            AttentionVariant::Rows,
+            AttentionVariant::Tile,
         ),
     ] {
         let variants = Variants {

@@ -13,9 +13,7 @@ use burn::cubecl::config::compilation::CompilationLogLevel;
 use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use esolm::Weights;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
-use esolm::kernels::attention::{
-    Attention, Geometry, attention_chunks, attention_rows, scratch_len,
-};
+use esolm::kernels::attention::{Attention, Geometry, Spans, attention_split, attention_tile};
 use esolm::kernels::copy::copy;
 use esolm::kernels::embed::Embedding;
 use esolm::kernels::norm::norm;
@@ -66,8 +64,8 @@ fn every_shader_is_written_down() {
             draws(gpu);
         }
         embeddings_and_norms(gpu);
-        // Heads as wide as those of the golden models, of the one that ships, and of the published ones.
-        for (hidden, heads) in [(64, 4), (192, 6), (768, 12)] {
+        // Heads as wide as those of the golden models, of small ones, of the published ones, and the widest.
+        for (hidden, heads) in [(64, 4), (192, 6), (768, 12), (768, 6)] {
             attends(gpu, hidden, heads);
         }
         peak(gpu, &zeros(gpu, 4 * 64), 64, 1, 0.5);
@@ -188,14 +186,13 @@ fn rows(gpu: &Gpu, count: u32) -> Buffer {
 }
 
 fn embeddings_and_norms(gpu: &Gpu) {
-    let (x, out, index) = (zeros(gpu, 256), zeros(gpu, 256), words(gpu, 4));
+    let (x, out) = (zeros(gpu, 256), zeros(gpu, 256));
     for weights in [Weights::F32, Weights::F16, Weights::Q8] {
         let table = fold::Embedding::new(vec![0.0; 64 * VOCAB], 64);
         let embedding = Embedding::upload(gpu, &table, weights).expect("memory suffices");
         embedding.launch(gpu, &x, &rows(gpu, 4), 4, &words(gpu, 4), VOCAB as u32 - 1);
     }
-    norm(gpu, &x, None, &out, 4, 64);
-    norm(gpu, &x, Some(&index), &out, 4, 64);
+    norm(gpu, &x, &out, 4, 64);
 }
 
 /// Every variant with every end and number of rows that makes a text of its own.
@@ -255,12 +252,17 @@ fn products(gpu: &Gpu, weights: Weights) {
 }
 
 fn attends(gpu: &Gpu, hidden: usize, heads: usize) {
-    for cache in PRECISIONS {
+    let kinds = [AdapterKind::Software, AdapterKind::Discrete];
+    for (cache, kind) in PRECISIONS
+        .into_iter()
+        .flat_map(|cache| kinds.map(|kind| (cache, kind)))
+    {
         let geometry = Geometry {
             hidden,
             heads,
             slots: 8,
             cache,
+            kind,
         };
         let [q, k, v, out] = [4, 8, 8, 4].map(|count| zeros(gpu, count * hidden));
         let io = Attention {
@@ -272,10 +274,13 @@ fn attends(gpu: &Gpu, hidden: usize, heads: usize) {
             out: &out,
         };
         let spans = gpu.upload(bytemuck::cast_slice(&[0u32, 4]));
-        attention_rows(gpu, &geometry, &io, &spans, 1, 4, 4);
-        let (parts, stats) = scratch_len(&geometry, 4);
-        let (parts, stats) = (zeros(gpu, parts), zeros(gpu, stats));
-        attention_chunks(gpu, &geometry, &io, 4, &parts, &stats);
+        let spans = Spans {
+            table: &spans,
+            count: 1,
+            longest: 4,
+        };
+        attention_tile(gpu, &geometry, &io, &spans, 4);
+        attention_split(gpu, &geometry, &io);
     }
 }
 
@@ -296,7 +301,6 @@ fn draws(gpu: &Gpu) {
                 let io = Sample {
                     logits: &logits,
                     stride: VOCAB.next_multiple_of(4),
-                    sampled: &index,
                     rows: &rows,
                     draws: &draws,
                     tokens: &tokens,

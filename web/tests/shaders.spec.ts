@@ -13,14 +13,13 @@ const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it (
 
 /** Forms that there must be of each shader, at least. */
 const forms: Record<string, number> = {
-  // Three widths of heads, two precisions of the cache.
-  attention_chunks: 6,
-  attention_merge: 6,
-  attention_rows: 6,
+  // Four widths of heads, two precisions of the cache, two sizes of workgroups; one at the widest, where a tile is as large on every adapter.
+  attention_split: 4 * 2 * 2,
+  attention_tile: 3 * 2 * 2 + 2,
   copy: 1,
   // Floats of two precisions, and 8 bits.
   embed: 3,
-  norm: 2,
+  norm: 1,
   peak: 1,
   // Four blocks of rows, three of weights in fewer bits; plain and normalised; four forms of weights, two of them floats; five ends: the one with rotary
   // embedding has two precisions.

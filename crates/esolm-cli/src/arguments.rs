@@ -118,7 +118,7 @@ pub struct Device {
     /// Precision of the KV cache on a GPU.
     #[arg(long, value_name = "f32|f16", default_value = "f32", value_parser = parse::<Precision>)]
     pub kv_cache: Precision,
-    /// Force kernel variants instead of those of the table for this kind of adapter, for example few=split,many=tile,attention=chunks.
+    /// Force kernel variants instead of those of the table for this kind of adapter, for example few=split,many=tile,attention=split.
     #[arg(long, value_name = "KERNEL=NAME,...", default_value = "", hide_default_value = true, value_parser = parse::<Variants>)]
     pub variants: Variants,
 }

@@ -26,8 +26,11 @@ pub struct Variants {
 /// Rows up to which a product counts as one of few rows.
 pub const FEW_ROWS: usize = 16;
 
+/// Rows of a sequence below which no tile is worth its while: most of its lanes would idle.
+pub const TILE_ROWS: usize = 8;
+
 const ALLOWED: &str =
-    "few=rows|split, many=rows|split|tile and attention=rows|chunks, joined by commas";
+    "few=rows|split, many=rows|split|tile and attention=split|tile, joined by commas";
 
 impl FromStr for Variants {
     type Err = EngineError;
@@ -50,8 +53,8 @@ impl FromStr for Variants {
                 ("many", "rows") => variants.many = Some(ProductVariant::Rows),
                 ("many", "split") => variants.many = Some(ProductVariant::Split),
                 ("many", "tile") => variants.many = Some(ProductVariant::Tile),
-                ("attention", "rows") => variants.attention = Some(AttentionVariant::Rows),
-                ("attention", "chunks") => variants.attention = Some(AttentionVariant::Chunks),
+                ("attention", "split") => variants.attention = Some(AttentionVariant::Split),
+                ("attention", "tile") => variants.attention = Some(AttentionVariant::Tile),
                 _ => return Err(wrong()),
             }
         }
@@ -68,8 +71,8 @@ pub struct Chosen {
     pub many: ProductVariant,
     /// Forced attention, if any.
     pub attention: Option<AttentionVariant>,
-    /// Rows of a pass below which attention is split into chunks.
-    pub chunk_rows: usize,
+    /// Rows of a pass from which attention runs in tiles, where at least one sequence has [`TILE_ROWS`] of them.
+    pub tile_rows: usize,
 }
 
 impl fmt::Display for Chosen {
@@ -81,7 +84,7 @@ impl fmt::Display for Chosen {
             self.many,
             match self.attention {
                 Some(variant) => format!("{variant:?}"),
-                None => format!("Chunks below {} rows, else Rows", self.chunk_rows),
+                None => format!("Split below {} rows, else Tile", self.tile_rows),
             }
         )
     }
@@ -96,7 +99,7 @@ impl Chosen {
                 few: ProductVariant::Rows,
                 many: ProductVariant::Rows,
                 attention: None,
-                chunk_rows: 8,
+                tile_rows: 8,
             },
             // Hardware needs thousands of invocations. With few rows they come from splitting the inner dimension, and attention's
             // prefix; with many rows a tile reads each weight once for 64 of them. The inner and outer size of a matrix change neither.
@@ -107,7 +110,7 @@ impl Chosen {
                 few: ProductVariant::Split,
                 many: ProductVariant::Tile,
                 attention: None,
-                chunk_rows: 64,
+                tile_rows: 64,
             },
         }
     }
@@ -118,7 +121,7 @@ impl Chosen {
             few: forced.few.unwrap_or(self.few),
             many: forced.many.unwrap_or(self.many),
             attention: forced.attention.or(self.attention),
-            chunk_rows: self.chunk_rows,
+            tile_rows: self.tile_rows,
         }
     }
 
@@ -131,12 +134,13 @@ impl Chosen {
         }
     }
 
-    /// The attention of a pass of `rows` rows.
-    pub fn attention(&self, rows: usize) -> AttentionVariant {
-        self.attention.unwrap_or(if rows < self.chunk_rows {
-            AttentionVariant::Chunks
+    /// The attention of a pass of `rows` rows, at most `longest` of them of one sequence.
+    pub fn attention(&self, rows: usize, longest: usize) -> AttentionVariant {
+        let is_many = rows >= self.tile_rows && longest >= TILE_ROWS;
+        self.attention.unwrap_or(if is_many {
+            AttentionVariant::Tile
         } else {
-            AttentionVariant::Rows
+            AttentionVariant::Split
         })
     }
 }

@@ -2,6 +2,7 @@
 
 mod estimate;
 mod load;
+mod recordings;
 mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
@@ -14,7 +15,7 @@ use crate::device::{LoadOptions, Precision};
 use crate::error::EngineError;
 use crate::executor::{Draw, Executor, NoiseKey, Pending};
 use crate::kernels::attention::{
-    Attention, AttentionVariant, Geometry, attention_chunks, attention_rows, scratch_len,
+    Attention, AttentionVariant, Geometry, Spans, attention_split, attention_tile,
 };
 use crate::kernels::embed::Embedding;
 use crate::kernels::product::{Finish, Matrix, Qkv, ROW_PAD, product, rotary_table};
@@ -30,9 +31,10 @@ use crate::measure::{
 };
 use crate::memory::{self, MemoryUse};
 use crate::network::store::group_bytes;
-use crate::variants::Chosen;
+use crate::variants::{Chosen, FEW_ROWS};
 use load::Loaded;
-use tables::Tables;
+use recordings::Recordings;
+use tables::{FEW_BYTES, Leading, Tables};
 
 /// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
 const MLP_ROWS: usize = 2048;
@@ -66,6 +68,9 @@ struct State {
     tokens: Buffer,
     kv: Vec<(Buffer, Buffer)>,
     scratch: Scratch,
+    /// Where the tables of passes of few rows go.
+    few: Buffer,
+    recordings: Recordings,
     /// Of the last pass.
     tables: Option<Tables>,
 }
@@ -74,7 +79,6 @@ struct State {
 struct Scratch {
     rows: usize,
     sampled: usize,
-    chunk_rows: usize,
     x: Buffer,
     normed: Buffer,
     q: Buffer,
@@ -82,8 +86,6 @@ struct Scratch {
     mid: Buffer,
     picked: Buffer,
     logits: Buffer,
-    parts: Buffer,
-    stats: Buffer,
     drawing: Option<Shared>,
 }
 
@@ -139,22 +141,15 @@ impl GpuExecutor {
         self.state = None;
     }
 
-    fn scratch(
-        &self,
-        rows: usize,
-        sampled: usize,
-        chunk_rows: usize,
-    ) -> Result<Scratch, EngineError> {
+    fn scratch(&self, rows: usize, sampled: usize) -> Result<Scratch, EngineError> {
         let pad = |n: usize| n.next_multiple_of(ROW_PAD);
-        let (rows, sampled, chunk_rows) = (pad(rows), pad(sampled), pad(chunk_rows));
+        let (rows, sampled) = (pad(rows), pad(sampled));
         let hidden = self.config.hidden;
         let gpu = &self.gpu;
         let name = format!("a pass of {rows} rows");
-        let (parts, stats) = scratch_len(&self.geometry(0), chunk_rows);
         Ok(Scratch {
             rows,
             sampled,
-            chunk_rows,
             x: gpu.allocate(&name, rows.max(STREAM_ROWS) * hidden)?,
             normed: gpu.allocate(&name, rows * hidden)?,
             q: gpu.allocate(&name, rows * hidden)?,
@@ -162,8 +157,6 @@ impl GpuExecutor {
             mid: gpu.allocate(&name, rows.min(MLP_ROWS) * hidden * 4)?,
             picked: gpu.allocate(&name, sampled * hidden)?,
             logits: gpu.allocate(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
-            parts: gpu.allocate(&name, parts)?,
-            stats: gpu.allocate(&name, stats)?,
             drawing: Shared::allocate(gpu, &name, self.head.n, sampled)?,
         })
     }
@@ -180,12 +173,8 @@ impl GpuExecutor {
             heads: self.config.n_heads,
             slots,
             cache: self.cache,
+            kind: self.gpu.info.kind,
         }
-    }
-
-    /// Whether a pass of `rows` rows splits its attention into chunks.
-    fn in_chunks(&self, rows: usize) -> bool {
-        self.chosen.attention(rows) == AttentionVariant::Chunks
     }
 
     /// The batch that runs.
@@ -203,40 +192,23 @@ impl GpuExecutor {
 
     /// Makes room for the activations of a pass.
     fn grow(&mut self, step: &StepRows) -> Result<(), EngineError> {
-        let count = step.rows.len();
-        let in_chunks = self.in_chunks(count);
-        let state = self.started()?;
-        let held = &state.scratch;
-        if count > held.rows
-            || step.sampled.len() > held.sampled
-            || (in_chunks && count > held.chunk_rows)
-        {
-            let (rows, sampled, chunk_rows) = (
-                count.max(held.rows),
-                step.sampled.len().max(held.sampled),
-                if in_chunks {
-                    count.max(held.chunk_rows)
-                } else {
-                    held.chunk_rows
-                },
-            );
-            let scratch = self
-                .gpu
-                .scoped(|| self.scratch(rows, sampled, chunk_rows))?;
+        let held = &self.started()?.scratch;
+        let (rows, sampled) = (step.rows.len(), step.sampled.len());
+        if rows > held.rows || sampled > held.sampled {
+            let (rows, sampled) = (rows.max(held.rows), sampled.max(held.sampled));
+            let scratch = self.gpu.scoped(|| self.scratch(rows, sampled))?;
             if let Some(state) = &mut self.state {
+                state.recordings = Recordings::default();
                 state.scratch = scratch;
             }
         }
         Ok(())
     }
 
-    /// Runs all blocks over the rows of `step` and leaves the normalised sampled rows in `picked`.
-    fn launch(&self, step: &StepRows, keys: &[NoiseKey]) -> Result<Tables, EngineError> {
-        let count = step.rows.len();
-        let in_chunks = self.in_chunks(count);
-        let state = self.started()?;
+    /// Launches the blocks over the rows of a pass, the last one over those whose logits are wanted, and leaves these normalised in `picked`.
+    fn launch(&self, state: &State, tables: &Tables) {
+        let count = tables.all.rows;
         let layout = state.layout;
-        let tables = Tables::upload(&self.gpu, &layout, step, keys);
         let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
         let geometry = self.geometry(layout.slots);
         self.embedding.launch(
@@ -249,7 +221,7 @@ impl GpuExecutor {
         );
         let variant = self.chosen.product(count);
         let mut residual = Residual::new(gpu, variant, count, hidden, &s.x, &s.normed);
-        for (block, (k, v)) in self.blocks.iter().zip(&state.kv) {
+        for (index, (block, (k, v))) in self.blocks.iter().zip(&state.kv).enumerate() {
             let to = Qkv {
                 q: &s.q,
                 rows: &tables.rows,
@@ -261,6 +233,16 @@ impl GpuExecutor {
                 cache: self.cache,
             };
             residual.product(0..count, &block.qkv, &Finish::Qkv(to));
+            // Of the rows whose logits nobody wants, only the last keys and values are wanted.
+            let going_on = match index + 1 == self.blocks.len() {
+                true => &tables.wanted,
+                false => &tables.all,
+            };
+            let count = going_on.rows;
+            if count == 0 {
+                break;
+            }
+            residual.keep(count, self.chosen.product(count));
             let io = Attention {
                 q: &s.q,
                 k,
@@ -269,18 +251,18 @@ impl GpuExecutor {
                 count,
                 out: &s.attended,
             };
-            if in_chunks {
-                attention_chunks(gpu, &geometry, &io, tables.prefix, &s.parts, &s.stats);
-            } else {
-                attention_rows(
-                    gpu,
-                    &geometry,
-                    &io,
-                    &tables.spans,
-                    layout.sequences,
-                    tables.longest,
-                    tables.prefix,
-                );
+            match self.chosen.attention(count, going_on.longest) {
+                AttentionVariant::Split => {
+                    attention_split(gpu, &geometry, &io);
+                }
+                AttentionVariant::Tile => {
+                    let spans = Spans {
+                        table: &tables.spans,
+                        count: going_on.spans,
+                        longest: going_on.longest,
+                    };
+                    attention_tile(gpu, &geometry, &io, &spans, going_on.seen);
+                }
             }
             residual.add(&s.attended, 0..count, &block.out);
             for first in (0..count).step_by(MLP_ROWS) {
@@ -289,10 +271,17 @@ impl GpuExecutor {
                 residual.add(&s.mid, rows, &block.down);
             }
         }
-        if !step.sampled.is_empty() {
-            residual.gather(&tables.sampled, &s.picked, step.sampled.len());
+        if tables.wanted.rows > 0 {
+            residual.normalise(&s.picked);
         }
-        Ok(tables)
+    }
+
+    /// Whether a pass takes the launches of every pass of so many rows.
+    fn is_recordable(&self, tables: &Tables) -> bool {
+        let is_split = |rows: &Leading| {
+            self.chosen.attention(rows.rows, rows.longest) == AttentionVariant::Split
+        };
+        tables.all.rows <= FEW_ROWS && is_split(&tables.all) && is_split(&tables.wanted)
     }
 
     /// Computes the logits of sampled rows `first..first + count` into the scratch.
@@ -364,36 +353,52 @@ impl Executor for GpuExecutor {
             .as_ref()
             .is_some_and(|state| state.layout == *layout);
         let kept = if same { self.state.take() } else { None };
-        let (kv, scratch) = match kept {
-            Some(state) => (state.kv, state.scratch),
-            None => {
-                self.state = None;
-                self.gpu.scoped(|| {
-                    let cache = || self.gpu.allocate(&what, words);
-                    let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
-                        .map(|_| Ok((cache()?, cache()?)))
-                        .collect();
-                    Ok::<_, EngineError>((kv?, self.scratch(1, 1, 1)?))
-                })?
-            }
-        };
-        self.state = Some(State {
-            layout: *layout,
-            tokens: self.gpu.words(tokens.to_vec())?,
-            kv,
-            scratch,
-            tables: None,
-        });
+        if let Some(mut state) = kept {
+            self.gpu.write(&state.tokens, bytemuck::cast_slice(tokens));
+            state.tables = None;
+            self.state = Some(state);
+            return Ok(());
+        }
+        self.state = None;
+        let state = self.gpu.scoped(|| {
+            let cache = || self.gpu.allocate(&what, words);
+            let kv: Result<Vec<_>, EngineError> = (0..self.blocks.len())
+                .map(|_| Ok((cache()?, cache()?)))
+                .collect();
+            Ok::<_, EngineError>(State {
+                layout: *layout,
+                tokens: self.gpu.words(tokens.to_vec())?,
+                kv: kv?,
+                scratch: self.scratch(1, 1)?,
+                few: self.gpu.allocate("a row table", FEW_BYTES / 4)?,
+                recordings: Recordings::default(),
+                tables: None,
+            })
+        })?;
+        self.state = Some(state);
         Ok(())
     }
 
     fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError> {
         self.grow(step)?;
-        let tables = self.gpu.scoped(|| self.launch(step, keys))?;
-        if let Some(state) = &mut self.state {
-            state.tables = Some(tables);
-        }
-        Ok(())
+        let none = || EngineError::Rows("no batch was started".into());
+        let mut state = self.state.take().ok_or_else(none)?;
+        let passed = self.gpu.scoped(|| {
+            let tables = Tables::upload(&self.gpu, &state.few, step, keys);
+            if self.is_recordable(&tables) {
+                let mut recordings = std::mem::take(&mut state.recordings);
+                let shape = [tables.all.rows, tables.wanted.rows];
+                let run = recordings.run(&self.gpu, shape, || self.launch(&state, &tables));
+                state.recordings = recordings;
+                run?;
+            } else {
+                self.launch(&state, &tables);
+            }
+            Ok::<_, EngineError>(tables)
+        });
+        let passed = passed.map(|tables| state.tables = Some(tables));
+        self.state = Some(state);
+        passed
     }
 
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
@@ -403,11 +408,10 @@ impl Executor for GpuExecutor {
                 .noise
                 .map(|values| self.gpu.floats(values.to_vec()))
                 .transpose()?;
-            for (first, count) in self.in_parts(tables.count) {
+            for (first, count) in self.in_parts(tables.wanted.rows) {
                 let io = Sample {
                     logits: &state.scratch.logits,
                     stride: self.head.padded(),
-                    sampled: &tables.sampled,
                     rows: &tables.rows,
                     draws: &tables.keys,
                     tokens: &state.tokens,
@@ -431,9 +435,9 @@ impl Executor for GpuExecutor {
         Box::pin(async {
             let (state, tables) = self.passed()?;
             let (stride, vocab) = (self.head.padded(), self.head.n);
-            let purpose = MemoryUse::Logits { rows: tables.count };
-            let mut all = memory::with_capacity(purpose, tables.count * vocab)?;
-            for (first, count) in self.in_parts(tables.count) {
+            let rows = tables.wanted.rows;
+            let mut all = memory::with_capacity(MemoryUse::Logits { rows }, rows * vocab)?;
+            for (first, count) in self.in_parts(tables.wanted.rows) {
                 self.gpu.scoped(|| self.head(&state.scratch, first, count));
                 let held = state
                     .scratch

@@ -1,73 +1,119 @@
 //! The tables of a pass on the device.
 
-use esolm_core::rows::{Layout, Row, StepRows};
+use esolm_core::rows::{Row, StepRows};
 
 use crate::executor::NoiseKey;
 use crate::kernels::runtime::{Buffer, Gpu};
+use crate::variants::FEW_ROWS;
 
 /// Alignment of a part of an upload, bytes.
 const ALIGN: usize = 256;
+/// Bytes of the tables of up to [`FEW_ROWS`] rows: rows, spans and keys.
+const FEW_SIZES: [usize; 3] = [
+    (FEW_ROWS * size_of::<Row>()).next_multiple_of(ALIGN),
+    (FEW_ROWS * size_of::<[u32; 2]>()).next_multiple_of(ALIGN),
+    (FEW_ROWS * size_of::<NoiseKey>()).next_multiple_of(ALIGN),
+];
+/// All of them.
+pub(super) const FEW_BYTES: usize = FEW_SIZES[0] + FEW_SIZES[1] + FEW_SIZES[2];
+
+/// Rows that come first in the row table.
+pub(super) struct Leading {
+    pub rows: usize,
+    /// The spans that they are in.
+    pub spans: usize,
+    /// Most rows of a span.
+    pub longest: usize,
+    /// Most slots that one of them sees.
+    pub seen: usize,
+}
+
+impl Leading {
+    fn of(rows: &[Row], spans: &[[u32; 2]]) -> Self {
+        Self {
+            rows: rows.len(),
+            spans: spans.len(),
+            longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
+            seen: rows.iter().map(Row::seen).max().unwrap_or(0),
+        }
+    }
+}
 
 /// The tables of one pass on the device.
 pub(super) struct Tables {
+    /// The rows whose logits are wanted, then the others.
     pub rows: Buffer,
-    pub sampled: Buffer,
-    /// Number of sampled rows.
-    pub count: usize,
+    /// Neighbours of one sequence, either kind on its own.
     pub spans: Buffer,
     pub keys: Buffer,
-    /// Most rows of a sequence.
-    pub longest: usize,
-    /// The largest prefix.
-    pub prefix: usize,
+    pub all: Leading,
+    /// Those whose logits are wanted.
+    pub wanted: Leading,
+}
+
+/// The rows whose logits are wanted, then the others, each in their order.
+fn wanted_first(step: &StepRows) -> Vec<Row> {
+    let mut is_wanted = vec![false; step.rows.len()];
+    for &index in &step.sampled {
+        is_wanted[index as usize] = true;
+    }
+    let of = |wanted: bool| {
+        let rows = step.rows.iter().zip(&is_wanted);
+        rows.filter(move |&(_, &is)| is == wanted)
+            .map(|(&row, _)| row)
+    };
+    of(true).chain(of(false)).collect()
+}
+
+/// Neighbours of one sequence among `rows`, which begin at row `first` of the table: the first of them, and how many.
+fn spans(rows: &[Row], mut first: u32) -> Vec<[u32; 2]> {
+    let runs = rows.chunk_by(|a, b| a.sequence == b.sequence);
+    runs.map(|run| {
+        let span = [first, run.len() as u32];
+        first += span[1];
+        span
+    })
+    .collect()
 }
 
 impl Tables {
-    /// Uploads them in one piece.
-    pub fn upload(gpu: &Gpu, layout: &Layout, step: &StepRows, keys: &[NoiseKey]) -> Self {
-        let mut spans = vec![[0u32; 2]; layout.sequences];
-        for (index, row) in step.rows.iter().enumerate() {
-            let span = &mut spans[row.sequence as usize];
-            if span[1] == 0 {
-                span[0] = index as u32;
-            }
-            span[1] += 1;
-        }
-        let sections: [&[u8]; 4] = [
-            bytemuck::cast_slice(&step.rows),
-            bytemuck::cast_slice(&step.sampled),
-            bytemuck::cast_slice(&spans),
+    /// Uploads them in one piece; those of few rows to `few`, [`FEW_BYTES`] large, where each has a place of its own.
+    pub fn upload(gpu: &Gpu, few: &Buffer, step: &StepRows, keys: &[NoiseKey]) -> Self {
+        let rows = wanted_first(step);
+        let (wanted, others) = rows.split_at(step.sampled.len());
+        let mut spans_of_all = spans(wanted, 0);
+        let of_wanted = spans_of_all.len();
+        spans_of_all.extend(spans(others, wanted.len() as u32));
+        let sections: [&[u8]; 3] = [
+            bytemuck::cast_slice(&rows),
+            bytemuck::cast_slice(&spans_of_all),
             bytemuck::cast_slice(keys),
         ];
-        let mut bytes = Vec::new();
-        let starts: Vec<usize> = sections
-            .iter()
-            .map(|section| {
-                let start = bytes.len();
-                bytes.extend_from_slice(section);
-                // An empty section still binds something.
-                bytes.resize((bytes.len().max(start + 1)).next_multiple_of(ALIGN), 0);
-                start
-            })
-            .collect();
-        let buffer = gpu.upload(&bytes);
-        let part = |i: usize| {
-            let end = starts.get(i + 1).copied().unwrap_or(bytes.len());
-            buffer.part(starts[i] as u64, (end - starts[i]) as u64)
+        let is_few = rows.len() <= FEW_ROWS;
+        let sizes = match is_few {
+            true => FEW_SIZES,
+            // An empty section still binds something.
+            false => sections.map(|section| section.len().max(1).next_multiple_of(ALIGN)),
         };
+        let starts = [0, sizes[0], sizes[0] + sizes[1]];
+        let mut bytes = vec![0; sizes.iter().sum()];
+        for (section, start) in sections.into_iter().zip(starts) {
+            bytes[start..][..section.len()].copy_from_slice(section);
+        }
+        let buffer = match is_few {
+            true => {
+                gpu.write(few, &bytes);
+                few.clone()
+            }
+            false => gpu.upload(&bytes),
+        };
+        let part = |i: usize| buffer.part(starts[i] as u64, sizes[i] as u64);
         Self {
+            wanted: Leading::of(wanted, &spans_of_all[..of_wanted]),
+            all: Leading::of(&rows, &spans_of_all),
             rows: part(0),
-            sampled: part(1),
-            count: step.sampled.len(),
-            spans: part(2),
-            keys: part(3),
-            longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
-            prefix: step
-                .rows
-                .iter()
-                .map(|r: &Row| r.prefix as usize)
-                .max()
-                .unwrap_or(0),
+            spans: part(1),
+            keys: part(2),
         }
     }
 }

@@ -1,25 +1,26 @@
-//! Prefix attention over the any-order kv_cache: `shaders/attention_rows.wgsl`, and for few rows `attention_chunks.wgsl`
-//! with `attention_merge.wgsl`. Every mask of the model family is a prefix (docs/architecture.md).
+//! Prefix attention over the any-order KV cache: `shaders/attention_split.wgsl` for few rows, `attention_tile.wgsl` for many. Every mask
+//! of the model family is a prefix and a range around the own slot (docs/architecture.md).
 
 use std::sync::Arc;
 
 use esolm_core::rows::Row;
-use esolm_shaders::{ATTENTION_CHUNKS, ATTENTION_MERGE, ATTENTION_ROWS, Form, Shader};
+use esolm_shaders::{ATTENTION_SPLIT, ATTENTION_TILE, Form, Shader};
 use serde::{Deserialize, Serialize};
 
 use super::Precision;
 use super::cache_snippet;
 use super::runtime::{Buffer, Gpu, Kernel};
 use super::work::{BYTE, Extent};
+use crate::adapter::AdapterKind;
 
 /// How attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttentionVariant {
-    /// An invocation a row and head: many rows.
-    Rows,
-    /// The prefix split over several invocations and merged: few rows.
-    Chunks,
+    /// A workgroup a row and head, which shares out the prefix: few rows.
+    Split,
+    /// Several rows a workgroup, for which keys and values go through workgroup memory: many rows of a sequence.
+    Tile,
 }
 
 /// Shape of the attention.
@@ -33,6 +34,8 @@ pub struct Geometry {
     pub slots: usize,
     /// Precision of the cache.
     pub cache: Precision,
+    /// What the workgroups are cut for.
+    pub kind: AdapterKind,
 }
 
 impl Geometry {
@@ -41,30 +44,77 @@ impl Geometry {
         self.hidden / self.heads
     }
 
-    fn kernel(&self, gpu: &Gpu, shader: &'static Shader, wg: u32) -> Arc<Kernel> {
-        let params = vec![self.hidden as u32, self.heads as u32, self.cache as u32];
+    /// Column groups of a head, four columns each.
+    fn groups(&self) -> u32 {
+        self.head_dim() as u32 / 4
+    }
+
+    /// Lanes, a power of two, that the column groups of a head are dealt out to where each holds `most` of them at most. None holds a
+    /// whole head, which would take most of its registers.
+    fn parts(&self, most: u32) -> u32 {
+        self.groups().div_ceil(most).next_power_of_two()
+    }
+
+    /// The kernel with a workgroup of `wg`, where `parts` lanes share a head.
+    fn kernel(
+        &self,
+        gpu: &Gpu,
+        shader: &'static Shader,
+        [wg, parts]: [u32; 2],
+        further: &[(&'static str, u32)],
+    ) -> Arc<Kernel> {
+        let params = vec![self.hidden as u32, self.heads as u32, self.cache as u32, wg];
         gpu.kernel(shader, params, wg, || Form {
-            constants: vec![
+            constants: [
                 ("WG", wg),
                 ("D4", self.hidden as u32 / 4),
-                ("HEADS", self.heads as u32),
-                ("HEAD4", self.head_dim() as u32 / 4),
-                ("KEYS", KEYS),
-            ],
+                ("HEAD4", self.groups()),
+                ("PARTS", parts),
+                ("OWN", self.groups().div_ceil(parts)),
+            ]
+            .into_iter()
+            .chain(further.iter().copied())
+            .collect(),
             floats: vec![("SCALE", 1.0 / (self.head_dim() as f32).sqrt())],
             snippets: vec![cache_snippet(self.cache)],
             flags: vec![],
         })
     }
+
+    /// Invocations of a workgroup and lanes of a head in the split variant, and the slots of a block.
+    fn split(&self) -> ([u32; 2], u32) {
+        let parts = self.parts(SPLIT_GROUPS);
+        match self.kind {
+            // A barrier costs such an adapter as much as a few slots for each vector of lanes: few of either.
+            AdapterKind::Software => {
+                let wg = self.groups().next_power_of_two().max(16);
+                ([wg, parts], (256 / parts).min(128))
+            }
+            _ => ([WG, parts], 64),
+        }
+    }
+
+    /// Invocations of a workgroup and lanes of a head in the tile variant.
+    fn tile(&self) -> [u32; 2] {
+        let parts = self.parts(TILE_GROUPS);
+        match self.kind {
+            // Eight rows: with more, lanes idle where few run.
+            AdapterKind::Software => [(4 * parts).max(8), parts],
+            _ => [WG, parts],
+        }
+    }
 }
 
-const KEYS: u32 = 4;
-const ROWS_WG: u32 = 64;
-const CHUNKS_WG: u32 = 32;
-const MERGE_WG: u32 = 64;
-
-/// Most chunks a prefix is split into; scratch is sized for it.
-pub const MAX_CHUNKS: usize = 64;
+/// Invocations of a workgroup on hardware.
+const WG: u32 = 64;
+/// Column groups that a lane of the split variant holds of q.
+const SPLIT_GROUPS: u32 = 4;
+/// Scores that a lane of the split variant computes at once.
+const SPLIT_AT_ONCE: u32 = 4;
+/// Column groups that a lane of the tile variant holds of q, and of the sum, of each of its rows.
+const TILE_GROUPS: u32 = 2;
+/// Rows of a lane of the tile variant.
+const TILE_ROWS: u32 = 2;
 
 /// What a launch reads and writes.
 pub struct Attention<'a> {
@@ -82,98 +132,62 @@ pub struct Attention<'a> {
     pub out: &'a Buffer,
 }
 
-/// Many rows: `spans` holds (first row, rows) of each of `sequences` sequences, `longest` the most rows of one, `prefix` the
-/// largest prefix.
-pub fn attention_rows(
-    gpu: &Gpu,
-    geometry: &Geometry,
-    io: &Attention,
-    spans: &Buffer,
-    sequences: usize,
-    longest: usize,
-    prefix: usize,
-) {
-    let kernel = geometry.kernel(gpu, &ATTENTION_ROWS, ROWS_WG);
+/// Rows that are neighbours in the row table and of one sequence, as the tile variant takes them.
+#[derive(Clone, Copy)]
+pub struct Spans<'a> {
+    /// (first row, rows) of each.
+    pub table: &'a Buffer,
+    /// How many there are.
+    pub count: usize,
+    /// Most rows of one.
+    pub longest: usize,
+}
+
+/// Many rows, of which none sees more than `seen` slots.
+pub fn attention_tile(gpu: &Gpu, geometry: &Geometry, io: &Attention, spans: &Spans, seen: usize) {
     gpu.launch(
-        &kernel,
-        &rows_extent(geometry, sequences, longest, prefix),
-        &[io.q, io.k, io.v, io.rows, spans, io.out],
-        &[geometry.slots as u32, prefix as u32, 0, 0],
+        &geometry.kernel(gpu, &ATTENTION_TILE, geometry.tile(), &[]),
+        &tile_extent(geometry, spans.count, spans.longest, seen),
+        &[io.q, io.k, io.v, io.rows, spans.table, io.out],
+        &[geometry.slots as u32, 0, 0, 0],
     );
 }
 
-/// A workgroup for each [`ROWS_WG`] rows of a sequence and each head. Its rows share the keys that they walk, so arithmetic counts.
-pub(super) fn rows_extent(
+/// Workgroups for the rows of each span and for each head. The rows share the keys that they walk, so arithmetic counts.
+pub(super) fn tile_extent(
     geometry: &Geometry,
-    sequences: usize,
+    spans: usize,
     longest: usize,
-    prefix: usize,
+    seen: usize,
 ) -> Extent {
+    let [wg, parts] = geometry.tile();
+    let rows = (TILE_ROWS * wg / parts) as usize;
     Extent {
-        grid: [
-            longest.div_ceil(ROWS_WG as usize),
-            geometry.heads,
-            sequences,
-        ],
-        each: 4 * u64::from(ROWS_WG) * ((prefix + 1) * geometry.head_dim()) as u64,
+        grid: [longest.div_ceil(rows), geometry.heads, spans],
+        // Beyond their prefixes the rows walk what their own ranges span together.
+        each: 4 * (rows * (seen + rows) * geometry.head_dim()) as u64,
     }
 }
 
-/// Chunks for a largest prefix: about sixteen slots each, a power of two so that few uniform blocks differ.
-pub fn chunks_for(prefix: usize) -> usize {
-    prefix.div_ceil(16).next_power_of_two().clamp(1, MAX_CHUNKS)
-}
-
-/// Floats of the scratch `parts` and `stats` for `rows` rows.
-pub fn scratch_len(geometry: &Geometry, rows: usize) -> (usize, usize) {
-    (
-        rows * MAX_CHUNKS * geometry.hidden,
-        rows * geometry.heads * MAX_CHUNKS * 2,
-    )
-}
-
-/// Few rows: the prefix in chunks, then the merge. `parts` and `stats` are scratch of [`scratch_len`].
-pub fn attention_chunks(
-    gpu: &Gpu,
-    geometry: &Geometry,
-    io: &Attention,
-    prefix: usize,
-    parts: &Buffer,
-    stats: &Buffer,
-) {
-    let chunks = chunks_for(prefix + 1) as u32;
-    let [split, merge] = chunks_extents(geometry, io.count, prefix);
+/// Few rows. However long their prefixes are, the launches are the same.
+pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
+    let (lanes, block) = geometry.split();
+    let further = [("AT_ONCE", SPLIT_AT_ONCE.min(lanes[1])), ("BLOCK", block)];
     gpu.launch(
-        &geometry.kernel(gpu, &ATTENTION_CHUNKS, CHUNKS_WG),
-        &split,
-        &[io.q, io.k, io.v, io.rows, parts, stats],
-        &[io.count as u32, geometry.slots as u32, chunks, 0],
-    );
-    gpu.launch(
-        &geometry.kernel(gpu, &ATTENTION_MERGE, MERGE_WG),
-        &merge,
-        &[parts, stats, io.out],
-        &[io.count as u32, chunks, 0, 0],
+        &geometry.kernel(gpu, &ATTENTION_SPLIT, lanes, &further),
+        &split_extent(geometry, io.count),
+        &[io.q, io.k, io.v, io.rows, io.out],
+        &[geometry.slots as u32, 0, 0, 0],
     );
 }
 
-/// Of the chunks and of their merge. Each row reads its keys and values for itself, and the merge what the chunks left of each.
-pub(super) fn chunks_extents(geometry: &Geometry, rows: usize, prefix: usize) -> [Extent; 2] {
-    let chunks = chunks_for(prefix + 1);
-    let groups = chunks.div_ceil(CHUNKS_WG as usize);
-    let slots = (prefix + 1).div_ceil(groups) as u64;
+/// A workgroup for each head of each row, which reads its keys and values for itself.
+pub(super) fn split_extent(geometry: &Geometry, rows: usize) -> Extent {
     let read = 2 * geometry.head_dim() as u64 * geometry.cache.bytes();
-    let split = Extent {
-        grid: [groups, geometry.heads, rows],
-        each: slots * read * BYTE,
-    };
-    let invocations = rows * geometry.hidden / 4;
-    // Two statistics, one of them twice, and four floats of a chunk.
-    let each = u64::from(MERGE_WG) * chunks as u64 * (4 + 8 + 16) * BYTE;
-    [
-        split,
-        Extent::line(invocations.div_ceil(MERGE_WG as usize), each),
-    ]
+    Extent {
+        grid: [geometry.heads, rows, 1],
+        each: geometry.slots as u64 * read * BYTE,
+    }
 }
 
 /// The twin of both: out [rows, hidden] in f64, with k and v [sequences, slots, hidden].

@@ -11,41 +11,28 @@ const WG: u32 = 64;
 /// The constant under the root, as in the published model.
 pub const EPS: f64 = 1e-5;
 
-/// out [rows, hidden] = plain-normalised rows of x: row r itself, or row `index[r]` where an index is given.
-pub fn norm(
-    gpu: &Gpu,
-    x: &Buffer,
-    index: Option<&Buffer>,
-    out: &Buffer,
-    rows: usize,
-    hidden: usize,
-) {
-    norm_of(gpu, x, index, out, rows, hidden, [0, 0]);
+/// out [rows, hidden] = plain-normalised rows of x.
+pub fn norm(gpu: &Gpu, x: &Buffer, out: &Buffer, rows: usize, hidden: usize) {
+    norm_of(gpu, x, out, rows, hidden, [0, 0]);
 }
 
 /// [`norm`] of the residual stream: `[row0, parts]` are the row of `x` that it begins at and the parts that are to be added to it.
 pub(super) fn norm_of(
     gpu: &Gpu,
     x: &Buffer,
-    index: Option<&Buffer>,
     out: &Buffer,
     rows: usize,
     hidden: usize,
     [row0, parts]: [usize; 2],
 ) {
     let d4 = (hidden / 4) as u32;
-    let params = vec![d4, u32::from(index.is_some())];
-    let kernel = gpu.kernel(&NORM, params, WG, || Form {
+    let kernel = gpu.kernel(&NORM, vec![d4], WG, || Form {
         constants: vec![("WG", WG), ("D4", d4), ("FEW", ROW_PAD as u32)],
-        flags: index.map(|_| "GATHER").into_iter().collect(),
         ..Default::default()
     });
-    // No buffer is bound twice: a browser refuses two writable views of one range.
-    let mut buffers = vec![x, out];
-    buffers.extend(index);
     let extent = extent(rows, hidden);
     let info = [rows as u32, row0 as u32, parts as u32, 0];
-    gpu.launch(&kernel, &extent, &buffers, &info);
+    gpu.launch(&kernel, &extent, &[x, out], &info);
 }
 
 /// A workgroup a row, whose floats are read three times and written once.

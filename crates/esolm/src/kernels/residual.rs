@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::norm::norm_of;
+use super::norm::{norm, norm_of};
 use super::product::{Finish, MOST_PARTS, Matrix, ProductVariant, ROW_PAD, product_of};
 use super::runtime::{Buffer, Gpu};
 use crate::variants::normalises;
@@ -64,7 +64,7 @@ impl<'a> Residual<'a> {
             }
         } else {
             let x = self.from(self.row0 + rows.start);
-            norm_of(gpu, &x, None, self.normed, count, self.hidden, [0, 0]);
+            norm(gpu, &x, self.normed, count, self.hidden);
             let variant = self.variant;
             product_of(
                 gpu,
@@ -117,18 +117,10 @@ impl<'a> Residual<'a> {
         }
     }
 
-    /// Normalises the rows that `index` names into `out` [count, hidden].
-    pub fn gather(&self, index: &Buffer, out: &Buffer, count: usize) {
+    /// Normalises its rows into `out` [rows, hidden].
+    pub fn normalise(&self, out: &Buffer) {
         let place = [self.row0, self.parts];
-        norm_of(
-            self.gpu,
-            self.x,
-            Some(index),
-            out,
-            count,
-            self.hidden,
-            place,
-        );
+        norm_of(self.gpu, self.x, out, self.rows, self.hidden, place);
     }
 
     /// The buffer from a row on.

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::thread::{self, ThreadId};
 
 use burn::cubecl::CubeDim;
 use burn::cubecl::MemoryScope;
-use burn::cubecl::client::Client;
+use burn::cubecl::client::{Client, Graph};
 use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
 use burn::tensor::{Bytes, Device, Tensor};
@@ -72,6 +73,26 @@ impl Buffer {
     }
 }
 
+/// Launches that were recorded, to be run any number of times on the same buffers and workgroups: what a driver is told of each is then
+/// prepared once, which is most of what a launch costs the host.
+pub struct Recording {
+    graph: Graph,
+    /// Where it was recorded; nothing orders it after the work of another thread.
+    thread: ThreadId,
+    /// What the launches read and write.
+    _buffers: Vec<Buffer>,
+    launches: u64,
+    work: u64,
+}
+
+/// What is being recorded.
+#[derive(Default)]
+struct Recorder {
+    buffers: Vec<Buffer>,
+    launches: u64,
+    work: u64,
+}
+
 /// An open GPU with Burn's client, the kernels compiled so far and the counts.
 pub struct Gpu {
     device: Device,
@@ -83,6 +104,7 @@ pub struct Gpu {
     pub(crate) watch: Watch,
     faults: Pending,
     kernels: Mutex<HashMap<KernelKey, Arc<Kernel>>>,
+    recorder: Mutex<Option<Recorder>>,
     dispatches: AtomicU64,
     submits: AtomicU64,
     bytes_read: AtomicU64,
@@ -106,6 +128,7 @@ impl Gpu {
             watch,
             faults: Pending::default(),
             kernels: Mutex::default(),
+            recorder: Mutex::default(),
             dispatches: AtomicU64::new(0),
             submits: AtomicU64::new(0),
             bytes_read: AtomicU64::new(0),
@@ -189,6 +212,13 @@ impl Gpu {
         }
     }
 
+    /// Writes over what `buffer` holds, after all work so far; `bytes` are as long as it is.
+    pub fn write(&self, buffer: &Buffer, bytes: &[u8]) {
+        debug_assert_eq!(buffer.bytes(), bytes.len() as u64);
+        let bytes = Bytes::from_elems(bytes.to_vec());
+        self.client.write(&buffer.handle, bytes);
+    }
+
     /// Whether a tensor of `bytes` fits one binding.
     ///
     /// # Errors
@@ -237,11 +267,15 @@ impl Gpu {
     /// multiple of four words, without the first workgroup of a launch that every kernel's block ends with.
     pub fn launch(&self, kernel: &Kernel, extent: &Extent, buffers: &[&Buffer], info: &[u32]) {
         debug_assert_eq!(info.len() % 4, 0);
+        let mut recorder = self.recorder();
         for part in extent.parts(self.limits.launch) {
-            let pending = self.pending.load(Ordering::Relaxed);
-            if pending > 0 && pending + part.work > self.limits.submit {
-                // A failed flush is the device's fault and surfaces at the next read, which is checked.
-                let _ = self.submit();
+            match &mut *recorder {
+                Some(recorder) => {
+                    recorder.launches += 1;
+                    recorder.work += part.work;
+                    recorder.buffers.extend(buffers.iter().copied().cloned());
+                }
+                None => self.count(1, part.work),
             }
             let [x, y, z] = part.origin;
             let words = [info, &[x, y, z, 0]]
@@ -259,9 +293,70 @@ impl Gpu {
                 CubeCount::Static(x, y, z),
                 arguments,
             );
-            self.dispatches.fetch_add(1, Ordering::Relaxed);
-            self.pending.fetch_add(part.work, Ordering::Relaxed);
         }
+    }
+
+    /// Counts launches that follow, and submits what is queued where it would be too much with them.
+    fn count(&self, launches: u64, work: u64) {
+        let pending = self.pending.load(Ordering::Relaxed);
+        if pending > 0 && pending + work > self.limits.submit {
+            // A failed flush is the device's fault and surfaces at the next read, which is checked.
+            let _ = self.submit();
+        }
+        self.dispatches.fetch_add(launches, Ordering::Relaxed);
+        self.pending.fetch_add(work, Ordering::Relaxed);
+    }
+
+    fn recorder(&self) -> MutexGuard<'_, Option<Recorder>> {
+        let locked = self.recorder.lock();
+        locked.unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Records what `work` launches, and runs none of it. `work` does nothing but launch kernels, which have all run before. None where
+    /// that fails, or is too much to be submitted at once.
+    pub fn record(&self, work: impl FnOnce()) -> Option<Recording> {
+        let started = self.client.graph_prepare();
+        if started.and_then(|()| self.client.start_capture()).is_err() {
+            // What was prepared is given up.
+            let _ = self.client.stop_capture();
+            return None;
+        }
+        *self.recorder() = Some(Recorder::default());
+        work();
+        let recorded = self.recorder().take().unwrap_or_default();
+        let graph = self.client.stop_capture();
+        let Recorder {
+            buffers,
+            launches,
+            work,
+        } = recorded;
+        (work <= self.limits.submit).then_some(Recording {
+            graph: graph.ok()?,
+            thread: thread::current().id(),
+            _buffers: buffers,
+            launches,
+            work,
+        })
+    }
+
+    /// Whether [`Gpu::replay`] may run `recording` here: on the thread that recorded it.
+    pub fn can_replay(&self, recording: &Recording) -> bool {
+        recording.thread == thread::current().id()
+    }
+
+    /// Runs what was recorded once more, after all work of this thread so far.
+    ///
+    /// # Errors
+    /// [`EngineError::Device`] when the device is lost.
+    ///
+    /// # Panics
+    /// On another thread than the one that recorded it.
+    pub fn replay(&self, recording: &Recording) -> Result<(), EngineError> {
+        assert!(self.can_replay(recording), "recorded on another thread");
+        self.count(recording.launches, recording.work);
+        // SAFETY: the recording holds every buffer that its launches read or write, and they are ordered among the work of this
+        // thread, which alone uses this client.
+        unsafe { recording.graph.replay() }.map_err(|e| EngineError::lost(&e))
     }
 
     /// Submits what is queued.

@@ -16,9 +16,7 @@ pub struct Sample<'a> {
     pub logits: &'a Buffer,
     /// Floats a row of logits.
     pub stride: usize,
-    /// Rows of the pass that are sampled.
-    pub sampled: &'a Buffer,
-    /// The row table.
+    /// The row table, which begins with the rows that are sampled.
     pub rows: &'a Buffer,
     /// [sampled rows] pairs (absolute sequence, noise position).
     pub draws: &'a Buffer,
@@ -165,7 +163,7 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     };
     let random = (!greedy).then(|| io.noise.unwrap_or(io.draws));
     let Some(shared) = shared else {
-        let mut buffers = vec![io.logits, io.sampled, io.rows, io.tokens];
+        let mut buffers = vec![io.logits, io.rows, io.tokens];
         buffers.extend(random);
         let extent = extent(io.count, io.vocab, source, filter.as_ref());
         let info = info(io.vocab, DRAW, DRAW);
@@ -199,7 +197,7 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
         constants: vec![("WG", wg), ("NO_TOKEN", NO_TOKEN)],
         ..Default::default()
     });
-    let buffers = [&shared.bests, io.sampled, io.rows, io.tokens];
+    let buffers = [&shared.bests, io.rows, io.tokens];
     let extent = Extent::line(
         io.count.div_ceil(wg as usize),
         u64::from(wg) * ENTRY * parts as u64,

@@ -108,7 +108,8 @@ mod tests {
     use esolm_core::sampler::kept::Filter;
 
     use super::*;
-    use crate::kernels::attention::{Geometry, chunks_extents, rows_extent};
+    use crate::adapter::AdapterKind;
+    use crate::kernels::attention::{Geometry, split_extent, tile_extent};
     use crate::kernels::product::{Block, ProductVariant};
     use crate::kernels::{Precision, embed, norm, sample, score};
     use crate::weights::Weights;
@@ -165,13 +166,12 @@ mod tests {
             ("embed".to_string(), embed::extent(rows, hidden)),
             ("norm".into(), norm::extent(rows, hidden)),
             (
-                "attention in rows".into(),
-                rows_extent(geometry, rows.div_ceil(length), length, length),
+                "attention in tiles".into(),
+                tile_extent(geometry, rows.div_ceil(length), length, length),
             ),
+            ("split attention".into(), split_extent(geometry, rows)),
             ("score".into(), score::extent(sampled, vocab)),
         ];
-        let [chunks, merge] = chunks_extents(geometry, rows, length);
-        all.extend([("chunks".into(), chunks), ("merge".into(), merge)]);
         let both = Sampler {
             top_k: Some(50),
             top_p: Some(0.9),
@@ -213,6 +213,7 @@ mod tests {
             heads: 12,
             slots: 1024,
             cache: Precision::F32,
+            kind: AdapterKind::Discrete,
         };
         let Limits { launch, submit } = Limits::default();
         assert!(launch <= 5_000_000_000 && submit >= launch);
@@ -251,6 +252,7 @@ mod tests {
             heads: 6,
             slots: 128,
             cache: Precision::F32,
+            kind: AdapterKind::Discrete,
         };
         let Limits { launch, submit } = Limits::default();
         for rows in [1, 5, 64, 512] {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::EngineError;
 use crate::kernels::attention::{
-    Attention, AttentionVariant, Geometry, attention_chunks, attention_rows, scratch_len,
+    Attention, AttentionVariant, Geometry, Spans, attention_split, attention_tile,
 };
 use crate::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product};
 use crate::kernels::residual::Residual;
@@ -186,22 +186,18 @@ pub async fn compare(
         if table.longest > scope.length {
             continue;
         }
-        let (parts, stats) = scratch_len(geometry, rows);
-        let scratch = [
-            gpu.allocate("the comparison", parts)?,
-            gpu.allocate("the comparison", stats)?,
-        ];
         let run = |form, times| {
             for _ in 0..times {
-                buffers.attend(gpu, form, geometry, &table, scope, &scratch);
+                buffers.attend(gpu, form, geometry, &table, scope);
             }
         };
         let shape = Shape::Attention {
             sequences: table.sequences,
             prefix: scope.length,
         };
-        let forms = [AttentionVariant::Rows, AttentionVariant::Chunks].map(Form::Attention);
-        let chosen = Form::Attention(Chosen::by_table(gpu.info.kind).attention(rows));
+        let forms = [AttentionVariant::Split, AttentionVariant::Tile].map(Form::Attention);
+        let chosen = Chosen::by_table(gpu.info.kind).attention(rows, table.longest);
+        let chosen = Form::Attention(chosen);
         let times = race(gpu, &buffers.out, chosen, &forms, scope.seconds, run).await?;
         all.push(times.comparison("attention", rows, shape, chosen));
     }
@@ -302,15 +298,7 @@ impl Buffers {
         }
     }
 
-    fn attend(
-        &self,
-        gpu: &Gpu,
-        form: Form,
-        geometry: &Geometry,
-        table: &Table,
-        scope: &Scope,
-        [parts, stats]: &[Buffer; 2],
-    ) {
+    fn attend(&self, gpu: &Gpu, form: Form, geometry: &Geometry, table: &Table, scope: &Scope) {
         let io = Attention {
             q: &self.x,
             k: &self.k,
@@ -319,12 +307,15 @@ impl Buffers {
             count: table.count,
             out: &self.out,
         };
-        if form == Form::Attention(AttentionVariant::Chunks) {
-            attention_chunks(gpu, geometry, &io, scope.length, parts, stats);
+        if form == Form::Attention(AttentionVariant::Split) {
+            attention_split(gpu, geometry, &io);
         } else {
-            let (sequences, longest) = (table.sequences, table.longest);
-            let spans = &table.spans;
-            attention_rows(gpu, geometry, &io, spans, sequences, longest, scope.length);
+            let spans = Spans {
+                table: &table.spans,
+                count: table.sequences,
+                longest: table.longest,
+            };
+            attention_tile(gpu, geometry, &io, &spans, scope.length);
         }
     }
 }

@@ -5,21 +5,49 @@ use super::*;
 #[test]
 fn attends() {
     let mut random = Random(7);
-    for cache in PRECISIONS {
-        for (heads, head_dim, slots) in [
-            (2, 8, 5),
-            (3, 12, 40),
-            (1, 64, 130),
-            (2, 128, 33),
-            (6, 32, 300),
-            (4, 16, 1),
-        ] {
+    // The column groups of a head are no power of two everywhere.
+    for (cache, kind, shapes) in [
+        (
+            Precision::F32,
+            AdapterKind::Software,
+            &[
+                (2, 8, 5),
+                (1, 64, 290),
+                (2, 128, 33),
+                (6, 32, 300),
+                (4, 16, 1),
+            ][..],
+        ),
+        (
+            Precision::F32,
+            AdapterKind::Discrete,
+            &[
+                (3, 12, 40),
+                (1, 64, 130),
+                (2, 128, 33),
+                (6, 32, 300),
+                (2, 100, 77),
+            ],
+        ),
+        (
+            Precision::F16,
+            AdapterKind::Software,
+            &[(3, 12, 40), (1, 64, 130), (2, 100, 140)],
+        ),
+        (
+            Precision::F16,
+            AdapterKind::Discrete,
+            &[(2, 8, 5), (2, 128, 70), (4, 16, 1)],
+        ),
+    ] {
+        for &(heads, head_dim, slots) in shapes {
             let sequences = random.between(1, 3);
             let geometry = Geometry {
                 hidden: heads * head_dim,
                 heads,
                 slots,
                 cache,
+                kind,
             };
             let mut rows = random_rows(&mut random, sequences, slots, 80);
             // What was written ends somewhere: in the last sequence at its end, in the others anywhere.
@@ -30,7 +58,7 @@ fn attends() {
                 };
                 for row in rows.iter_mut().filter(|r| r.sequence == sequence as u32) {
                     row.prefix = row.prefix.min(end as u32);
-                    row.own = own_slot(row.slot, row.prefix);
+                    row.own = own_range(&mut random, row, slots);
                 }
             }
             // A row that sees nothing but itself, and one that sees everything.
@@ -70,7 +98,7 @@ fn attends() {
                 })
                 .collect();
             let longest = spans.iter().map(|s| s[1] as usize).max().unwrap();
-            let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap();
+            let seen = rows.iter().map(Row::seen).max().unwrap();
             let want = attention_twin(&geometry, &q, &k, &v, &rows);
             let out = blank(q.len());
             let io = Attention {
@@ -81,28 +109,22 @@ fn attends() {
                 count: rows.len(),
                 out: &out,
             };
-            let spans = gpu().upload(bytemuck::cast_slice(&spans));
-            attention_rows(gpu(), &geometry, &io, &spans, sequences, longest, prefix);
+            let spans = Spans {
+                table: &gpu().upload(bytemuck::cast_slice(&spans)),
+                count: sequences,
+                longest,
+            };
+            attention_tile(gpu(), &geometry, &io, &spans, seen);
             close(
-                &format!("rows {geometry:?}"),
+                &format!("tiles {geometry:?}"),
                 &written(&out, q.len()),
                 &want,
                 3e-5,
             );
             let out = blank(q.len());
-            // An earlier pass leaves chunks in the scratch that this one does not have.
-            let (parts, stats) = scratch_len(&geometry, rows.len());
-            let (parts, stats) = (blank(parts), blank(stats));
-            attention_chunks(
-                gpu(),
-                &geometry,
-                &Attention { out: &out, ..io },
-                prefix,
-                &parts,
-                &stats,
-            );
+            attention_split(gpu(), &geometry, &Attention { out: &out, ..io });
             close(
-                &format!("chunks {geometry:?}"),
+                &format!("split {geometry:?}"),
                 &written(&out, q.len()),
                 &want,
                 3e-5,
@@ -111,7 +133,17 @@ fn attends() {
     }
 }
 
-/// What is not a number within a prefix is in all that comes of it, and in nothing else.
+/// Slots that a row attends to beyond its prefix: its own alone, or up to 32 around it.
+fn own_range(random: &mut Random, row: &Row, slots: usize) -> [u32; 2] {
+    if row.slot < row.prefix || random.below(2) == 0 {
+        return own_slot(row.slot, row.prefix);
+    }
+    let before = random.between(0, ((row.slot - row.prefix) as usize).min(15)) as u32;
+    let after = random.between(1, (slots - row.slot as usize).min(16)) as u32;
+    [row.slot - before, row.slot + after]
+}
+
+/// What is not a number among what a row sees is in all that comes of it, and in nothing else.
 #[test]
 fn what_is_not_a_number_spreads() {
     let mut random = Random(11);
@@ -120,22 +152,26 @@ fn what_is_not_a_number_spreads() {
         heads: 2,
         slots: 9,
         cache: Precision::F32,
+        kind: gpu().info.kind,
     };
     let size = geometry.slots * geometry.hidden;
+    let lone = |(slot, prefix)| (slot, prefix, own_slot(slot, prefix));
+    let ranges = [(5, 3, [4, 7]), (7, 1, [5, 9]), (2, 0, [2, 5])];
     let rows: Vec<Row> = [(0, 1), (1, 4), (8, 0), (3, 5), (6, 9)]
-        .map(|(slot, prefix)| Row {
+        .into_iter()
+        .map(lone)
+        .chain(ranges)
+        .map(|(slot, prefix, own)| Row {
             sequence: 0,
             slot,
             position: slot,
             prefix,
-            own: own_slot(slot, prefix),
+            own,
             source: MASKED,
             target: NO_TARGET,
         })
-        .into();
+        .collect();
     let q = random.values(rows.len() * geometry.hidden);
-    let (parts, stats) = scratch_len(&geometry, rows.len());
-    let (parts, stats) = (blank(parts), blank(stats));
     for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for is_key in [true, false] {
             let (mut k, mut v) = (random.values(size), random.values(size));
@@ -147,7 +183,7 @@ fn what_is_not_a_number_spreads() {
             let value = if is_key { f32::NAN } else { strange };
             broken[4 * geometry.hidden..5 * geometry.hidden].fill(value);
             let (q_buffer, rows_buffer) = (padded(&q, geometry.hidden), table(&rows));
-            for in_chunks in [false, true] {
+            for is_split in [false, true] {
                 let out = blank(q.len());
                 let io = Attention {
                     q: &q_buffer,
@@ -157,18 +193,22 @@ fn what_is_not_a_number_spreads() {
                     count: rows.len(),
                     out: &out,
                 };
-                if in_chunks {
-                    attention_chunks(gpu(), &geometry, &io, 9, &parts, &stats);
+                if is_split {
+                    attention_split(gpu(), &geometry, &io);
                 } else {
-                    let spans = gpu().upload(bytemuck::cast_slice(&[[0u32, rows.len() as u32]]));
-                    attention_rows(gpu(), &geometry, &io, &spans, 1, rows.len(), 9);
+                    let spans = Spans {
+                        table: &gpu().upload(bytemuck::cast_slice(&[[0u32, rows.len() as u32]])),
+                        count: 1,
+                        longest: rows.len(),
+                    };
+                    attention_tile(gpu(), &geometry, &io, &spans, 9);
                 }
                 let got = written(&out, q.len());
                 for (row, got) in rows.iter().zip(got.chunks(geometry.hidden)) {
                     let is_finite = got.iter().all(|value| value.is_finite());
                     let is_broken = got.iter().all(|value| !value.is_finite());
                     assert!(
-                        if row.prefix > 4 { is_broken } else { is_finite },
+                        if row.sees(4) { is_broken } else { is_finite },
                         "{row:?}: {got:?}"
                     );
                 }

@@ -73,8 +73,8 @@ impl Drawing<'_> {
         const OLD: u32 = 7777;
         let (logits, first) = (self.logits, self.first);
         let all = self.draws.len();
-        // Sampled row i is row 2 i of the pass and writes token all - 1 - i.
-        let rows: Vec<Row> = (0..2 * all as u32)
+        // Row i of the pass writes token all - 1 - i. What follows the rows that are sampled writes the first one over.
+        let rows: Vec<Row> = (0..all as u32 + 3)
             .map(|r| Row {
                 sequence: 0,
                 slot: r,
@@ -82,10 +82,9 @@ impl Drawing<'_> {
                 prefix: 0,
                 own: own_slot(r, 0),
                 source: MASKED,
-                target: (all as u32).wrapping_sub(1 + r / 2),
+                target: (all as u32 - 1).saturating_sub(r),
             })
             .collect();
-        let sampled: Vec<u32> = (0..all as u32).map(|i| 2 * i).collect();
         let tokens = gpu().words(vec![OLD; all.max(4)]).unwrap();
         let noise = is_given.then(|| floats(self.noise));
         let count = logits.values.len() / logits.vocab;
@@ -99,7 +98,6 @@ impl Drawing<'_> {
         let io = Sample {
             logits: &logits.upload(),
             stride: logits.stride(),
-            sampled: &gpu().words(sampled).unwrap(),
             rows: &table(&rows),
             draws: &gpu().upload(bytemuck::cast_slice(self.draws)),
             tokens: &tokens,

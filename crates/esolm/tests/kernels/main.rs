@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use esolm::Weights;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
-    Attention, Geometry, attention_chunks, attention_rows, attention_twin, scratch_len,
+    Attention, Geometry, Spans, attention_split, attention_tile, attention_twin,
 };
 use esolm::kernels::copy::copy;
 use esolm::kernels::embed::{Embedding, embed_twin};
@@ -121,7 +121,6 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
 const WEIGHTS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
 
 fn linear(weight: &[f32], bias: &[f32]) -> Linear {

@@ -57,12 +57,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     let x = floats(&values);
     let out = zeros(count * hidden);
     run("norm".into(), &[&out], &|| {
-        norm(gpu, &x, None, &out, count, hidden)
-    });
-    let index: Vec<u32> = (0..29).map(|_| random.below(count) as u32).collect();
-    let index = gpu.words(index).unwrap();
-    run("gathered norm".into(), &[&out], &|| {
-        norm(gpu, &x, Some(&index), &out, 29, hidden)
+        norm(gpu, &x, &out, count, hidden)
     });
     let few: Vec<u32> = (0..29).map(|_| random.below(7) as u32).collect();
     let few = gpu.words(few).unwrap();
@@ -135,7 +130,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
             floats(&values),
             zeros(7 * hidden),
             zeros(7 * 52),
-            zeros(29 * hidden),
+            zeros(7 * hidden),
         );
         let name = format!("residual {variant:?}");
         run(name, &[&stream, &out, &picked], &|| {
@@ -143,7 +138,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
             residual.add(&inputs, 0..7, &wide);
             residual.product(0..7, &next, &Finish::Store(&out));
             residual.add(&inputs, 0..7, &wide);
-            residual.gather(&few, &picked, 29);
+            residual.normalise(&picked);
         });
     }
 
@@ -152,6 +147,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         heads,
         slots,
         cache: Precision::F32,
+        kind: AdapterKind::Discrete,
     };
     let [k, v] = [(); 2].map(|()| floats(&random.values(sequences * slots * hidden)));
     let spans: Vec<[u32; 2]> = (0..sequences as u32)
@@ -162,7 +158,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         })
         .collect();
     let longest = spans.iter().map(|s| s[1] as usize).max().unwrap();
-    let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap();
+    let seen = rows.iter().map(Row::seen).max().unwrap();
     let spans = gpu.upload(bytemuck::cast_slice(&spans));
     let io = Attention {
         q: &x,
@@ -172,13 +168,16 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         count,
         out: &out,
     };
-    run("attention in rows".into(), &[&out], &|| {
-        attention_rows(gpu, &geometry, &io, &spans, sequences, longest, prefix)
+    let spans = Spans {
+        table: &spans,
+        count: sequences,
+        longest,
+    };
+    run("attention in tiles".into(), &[&out], &|| {
+        attention_tile(gpu, &geometry, &io, &spans, seen)
     });
-    let (parts, stats) = scratch_len(&geometry, count);
-    let (parts, stats) = (zeros(parts), zeros(stats));
-    run("attention in chunks".into(), &[&out], &|| {
-        attention_chunks(gpu, &geometry, &io, prefix, &parts, &stats)
+    run("split attention".into(), &[&out], &|| {
+        attention_split(gpu, &geometry, &io)
     });
 
     let (vocab, stride, drawn) = (203, 204, 37);
@@ -186,11 +185,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     let targets: Vec<Row> = (0..drawn as u32)
         .map(|target| Row { target, ..rows[0] })
         .collect();
-    let sampled: Vec<u32> = (0..drawn as u32).collect();
-    let (sampled, targets) = (
-        gpu.words(sampled).unwrap(),
-        gpu.upload(bytemuck::cast_slice(&targets)),
-    );
+    let targets = gpu.upload(bytemuck::cast_slice(&targets));
     let draws: Vec<u32> = (0..2 * drawn).map(|_| random.below(99) as u32).collect();
     let (draws, noise) = (
         gpu.words(draws).unwrap(),
@@ -205,7 +200,6 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         let io = Sample {
             logits: &logits,
             stride,
-            sampled: &sampled,
             rows: &targets,
             draws: &draws,
             tokens: &tokens,
@@ -250,7 +244,6 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         let io = Sample {
             logits: &large,
             stride: LARGE,
-            sampled: &sampled,
             rows: &targets,
             draws: &draws,
             tokens: &tokens,
@@ -331,7 +324,7 @@ fn queued_work_is_submitted_in_time() {
         gpu.limits = Limits { launch, submit };
         pollster::block_on(gpu.read(&x)).unwrap();
         let before = gpu.counters();
-        norm(&gpu, &x, None, &out, rows, hidden);
+        norm(&gpu, &x, &out, rows, hidden);
         let done = gpu.counters().since(&before);
         assert_eq!((done.dispatches, done.submits), (launches, submits));
     }

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub struct Report {
     model: String,
     family: Family,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block_size: Option<usize>,
     device: String,
     weights: String,
     #[serde(flatten)]
@@ -56,6 +58,7 @@ impl Report {
         Self {
             model: model.name().into(),
             family: model.config().family,
+            block_size: model.config().block_size,
             device: model.device().to_string(),
             weights: model.device().weights.to_string(),
             measured,
@@ -75,8 +78,10 @@ impl Report {
                 "{} ({}{}), {} weights",
                 self.model,
                 self.family,
-                match self.family {
-                    Family::EsoLm => format!(", alpha_0 {}", measured.alpha_0),
+                match (self.family, self.block_size) {
+                    (Family::EsoLm, _) => format!(", alpha_0 {}", measured.alpha_0),
+                    (_, Some(1)) => ", blocks of 1 token".into(),
+                    (_, Some(size)) => format!(", blocks of {size} tokens"),
                     _ => String::new(),
                 },
                 self.weights
@@ -131,7 +136,7 @@ impl Report {
         }
         if let Some(exact) = &measured.exact {
             let orders = match (self.family, measured.orders) {
-                (Family::Ar, _) => String::new(),
+                (Family::Ar | Family::Bd3Lm, _) => String::new(),
                 (_, 1) => ", 1 order".into(),
                 (_, n) => format!(", {n} orders"),
             };
