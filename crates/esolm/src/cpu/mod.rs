@@ -386,7 +386,8 @@ impl Executor for CpuExecutor {
 
     #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Rates> {
-        Box::pin(std::future::ready(rates::rates()))
+        let matrix = &self.blocks[0].qkv;
+        Box::pin(std::future::ready(rates::rates(matrix, self.config.hidden)))
     }
 
     #[cfg(not(target_family = "wasm"))]
