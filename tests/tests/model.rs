@@ -100,7 +100,7 @@ fn rounded_weights_cost_little() {
     for (device, weights, activations, loss, others) in [
         (cpu, Weights::F16, Activations::F32, 1e-4, 0.001),
         (cpu, Weights::Q8, Activations::F32, 1e-3, 0.015),
-        (cpu, Weights::Q8, Activations::Q8, 4e-3, 0.04),
+        (cpu, Weights::Q8, Activations::Q8, 1e-3, 0.025),
         (cpu, Weights::Q4, Activations::F32, 0.15, 0.25),
         (cpu, Weights::Q4, Activations::Q8, 0.15, 0.25),
         (gpu, Weights::F16, Activations::F32, 1e-4, 0.001),

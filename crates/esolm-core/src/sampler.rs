@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::finite::first_beyond;
-use crate::rng::{gumbel_block, gumbel_ceiling, gumbel_from_bits};
+use crate::rng::{STRETCH, gumbel_ceiling, gumbel_from_bits, gumbel_stretch};
 
 pub mod kept;
 
@@ -132,6 +132,9 @@ pub enum NoiseSource<'a> {
 /// Draws a token from `logits` `[V]`, as the published samplers do (algo.py): mask column to -1e6, temperature, then of what the [`Sampler`]
 /// keeps the largest logit + noise (Gumbel-max); ties go to the lower index. Where a logit other than the mask's is not finite, or none is
 /// left after all that, it is [`NO_TOKEN`].
+///
+/// It is inlined, so that its loops have the instruction set of whoever calls.
+#[inline(always)]
 pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: NoiseSource) -> u32 {
     if !are_finite(logits, mask_index) {
         return NO_TOKEN;
@@ -176,6 +179,7 @@ struct Row<'a> {
 
 impl Row<'_> {
     /// The token whose logit and noise are the most, of those that `keeps` keeps.
+    #[inline(always)]
     fn draw(&self, noise: NoiseSource, keeps: impl Fn(Token) -> bool) -> u32 {
         let Self {
             logits,
@@ -198,16 +202,17 @@ impl Row<'_> {
                 sequence,
                 position,
             } => {
-                for block in 0..logits.len().div_ceil(4) {
-                    let all = block * 4..logits.len().min(block * 4 + 4);
-                    // Nothing is computed for four tokens that are all left out.
-                    let four = logits.get(all.clone()).unwrap_or_default();
-                    let highest = four.iter().copied().fold(f32::MIN, f32::max);
+                for first in (0..logits.len().div_ceil(4)).step_by(STRETCH) {
+                    let all = first * 4..logits.len().min((first + STRETCH) * 4);
+                    // Nothing is computed for neighbours that are all left out.
+                    let stretch = logits.get(all.clone()).unwrap_or_default();
+                    let highest = stretch.iter().copied().fold(f32::MIN, f32::max);
                     if !keeps(Token::Logit(highest)) && !all.contains(&(mask_index as usize)) {
                         continue;
                     }
-                    let bits = gumbel_block(seed, sequence, position, block as u32);
-                    for (v, bits) in (all.start..logits.len()).zip(bits) {
+                    let words = gumbel_stretch(seed, sequence, position, first as u32);
+                    for v in all {
+                        let bits = words[v % 4][v / 4 - first];
                         let value = value(v);
                         // Nor are the two logarithms of the noise where an upper bound of it would not win.
                         if value + gumbel_ceiling(bits) > best && is_kept(v) {

@@ -2,6 +2,7 @@
 //! nothing while a model runs.
 
 pub mod forms;
+pub mod prediction;
 pub mod work;
 
 use burn::tensor::Tensor;
@@ -20,6 +21,8 @@ const FEW: usize = 2;
 const MANY: usize = 256;
 /// Floats of the measured copy: 64 MiB each way, beyond any cache.
 const COPY: usize = 16 << 20;
+/// Launches of four floats each that are timed together.
+const LAUNCHES: usize = 256;
 
 /// Rates of a device.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -28,6 +31,10 @@ pub struct Rates {
     pub memory_bytes: f64,
     /// Floating-point operations a second: of Burn's f32 product on all cores (crate gemm), or of a GPU in registers alone.
     pub flops: f64,
+    /// Operations a second of the model's own product of 256 rows, in the form of its weights and activations.
+    pub product_flops: f64,
+    /// Seconds that a launch takes of which nothing is asked: of a kernel, or of work that all cores share and wait for.
+    pub launch_seconds: f64,
     /// What single kernels of a GPU reach.
     pub kernels: Option<KernelRates>,
 }
@@ -37,9 +44,7 @@ pub struct Rates {
 pub struct KernelRates {
     /// Bytes of weights read a second by the product of two rows.
     pub few_row_bytes: f64,
-    /// Floating-point operations a second of the product of 256 rows.
-    pub many_row_flops: f64,
-    /// The same product by Burn's own matmul, in f32.
+    /// Floating-point operations a second of the product of 256 rows by Burn's own matmul, in f32.
     pub burn_flops: f64,
 }
 
@@ -58,6 +63,11 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     );
     let seconds = best(gpu, &target, || copy(gpu, &source, &target, COPY)).await?;
     let memory_bytes = (COPY * 8) as f64 / seconds;
+    let seconds = best(gpu, &target, || {
+        (0..LAUNCHES).for_each(|_| copy(gpu, &source, &target, 4))
+    })
+    .await?;
+    let launch_seconds = seconds / LAUNCHES as f64;
 
     let x = gpu.floats(vec![0.0; MANY * k])?;
     let out = gpu.allocate("the product", MANY * n)?;
@@ -79,7 +89,7 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     let few_row_bytes = matrices.iter().map(|m| m.weight_bytes()).sum::<u64>() as f64 / seconds;
     let seconds = best(gpu, &out, || run(chosen.many, MANY, first)).await?;
     let flops = (2 * MANY * k * n) as f64;
-    let many_row_flops = flops / seconds;
+    let product_flops = flops / seconds;
 
     let (a, b) = (
         Tensor::<2>::ones([MANY, k], gpu.device()),
@@ -99,9 +109,10 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     Ok(Rates {
         memory_bytes,
         flops: (FLOPS * u64::from(rounds) * invocations as u64) as f64 / seconds,
+        product_flops,
+        launch_seconds,
         kernels: Some(KernelRates {
             few_row_bytes,
-            many_row_flops,
             burn_flops: flops / burn,
         }),
     })

@@ -13,6 +13,8 @@ use std::str::FromStr;
 use esolm::config::{AttentionKind, Family, ModelConfig, Prepend};
 use esolm::engine::Engine;
 use esolm::measure::Rates;
+use esolm::measure::prediction::{self, Device};
+use esolm::measure::work::Work;
 use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Weights};
 use pollster::block_on;
@@ -75,6 +77,8 @@ struct Line {
     rows: usize,
     #[serde(flatten)]
     timing: Timing,
+    /// Least and most seconds that the passes should take, by what they must read and compute and by what the device can do.
+    predicted: [f64; 2],
     /// New tokens a second.
     tokens_per_second: f64,
     /// Seconds over those of the first form in the same round: median, least and most.
@@ -153,7 +157,8 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
         return kernels::run(first, model, arguments);
     }
     let device = first.device().to_string();
-    let rates = block_on(first.rates())?;
+    let rates = (engines.iter().map(|(_, engine)| block_on(engine.rates())))
+        .collect::<Result<Vec<_>, _>>()?;
     let cost = match is_random || arguments.compare.is_empty() {
         true => None,
         false => Some(Cost::measure(&mut engines)?),
@@ -185,7 +190,7 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
         batch: arguments.batch,
         rounds: arguments.rounds,
         peak_bytes: peaks.max().unwrap_or(0),
-        rates,
+        rates: rates[0],
         lines,
         cost,
     };
@@ -230,7 +235,7 @@ fn cases(arguments: &Bench) -> Vec<Case> {
 fn time(
     engines: &mut [(Form, Engine)],
     case: &Case,
-    rates: &Rates,
+    rates: &[Rates],
     arguments: &Bench,
 ) -> Result<Vec<Line>, Failure> {
     let options = options(engines[0].1.config(), case, arguments);
@@ -244,18 +249,27 @@ fn time(
     }
     let first: Vec<f64> = runs[0].iter().map(|run| run.seconds).collect();
     let cache = arguments.device.kv_cache;
-    let lines = engines.iter().zip(runs).enumerate();
-    let lines = lines.map(|(index, ((form, engine), runs))| {
+    let lines = engines.iter().zip(rates).zip(runs).enumerate();
+    let lines = lines.map(|(index, (((form, engine), own), runs))| {
         let ratios = runs
             .iter()
             .zip(&first)
             .map(|(run, first)| run.seconds / first);
         let of_first = (index > 0).then(|| timing::median_and_range(ratios.collect()));
         let timing = Timing::median(runs);
-        let work = timing::work(engine.config(), form.weights, cache, &plan);
+        let config = engine.config();
+        let passes = timing::work(config, form.weights, cache, &plan);
+        let launches = match own.kernels {
+            Some(_) => timing.dispatches_per_step,
+            None => prediction::waits(config.n_blocks),
+        };
+        let device = Device::from(own);
+        let each = passes.iter().map(|work| device.seconds(work, launches));
+        let predicted = each.fold([0.0; 2], |all, pass| [all[0] + pass[0], all[1] + pass[1]]);
+        let work: Work = passes.into_iter().sum();
         let (bytes_per_second, flops) = (
             work.bytes() / timing.seconds,
-            work.operations / timing.seconds,
+            work.operations() / timing.seconds,
         );
         Line {
             name: case.name.clone(),
@@ -265,12 +279,13 @@ fn time(
             rows: (0..plan.nfe())
                 .map(|step| plan.positions_computed(step))
                 .sum(),
+            predicted,
             tokens_per_second: plan.layout().tokens as f64 / timing.seconds,
             of_first,
             bytes_per_second,
-            memory_share: bytes_per_second / rates.memory_bytes,
+            memory_share: bytes_per_second / rates[0].memory_bytes,
             flops,
-            flops_share: flops / rates.flops,
+            flops_share: flops / rates[0].flops,
             speedup_over_mdlm: None,
             timing,
         }

@@ -302,6 +302,12 @@ fn noise_is_keyed_by_all_of_its_arguments() {
         let word = gumbel_block(1, 2, 3, vocab / 4)[vocab as usize % 4];
         assert_eq!(gumbel(1, 2, 3, vocab), gumbel_from_bits(word));
     }
+    // Many at a time are the same.
+    let stretch = gumbel_stretch(1, 2, 3, 77);
+    for block in 0..STRETCH {
+        let words = stretch.map(|lanes| lanes[block]);
+        assert_eq!(words, gumbel_block(1, 2, 3, 77 + block as u32));
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! A pass runs inside the threads that share its work, and computes in memory that is used again ([`pass::Scratch`]).
 
 mod attention;
+mod centre;
 mod embedding;
 mod estimate;
 mod inputs;
@@ -21,7 +22,7 @@ mod stream;
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
-use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, are_finite, sample_row};
+use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row};
 use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
@@ -38,8 +39,10 @@ use crate::weights::{Activations, Weights};
 use attention::{Cache, Heads};
 use embedding::Embedding;
 use estimate::Largest;
+use level::{Level, Work};
 use pass::{Block, Scratch, for_logits};
 use product::Matrix;
+use simd::Simd;
 
 /// A model on the CPU.
 pub struct CpuExecutor {
@@ -119,7 +122,7 @@ impl CpuExecutor {
                 down: matrix(&block.down)?,
             });
         }
-        Ok(Self {
+        let mut model = Self {
             heads: Heads::of(&config),
             config,
             embedding,
@@ -127,7 +130,9 @@ impl CpuExecutor {
             head,
             prepared: Default::default(),
             state: State::default(),
-        })
+        };
+        model.centre()?;
+        Ok(model)
     }
 
     /// What the network is.
@@ -199,6 +204,23 @@ fn start_threads() -> Result<(), EngineError> {
     #[cfg(not(target_family = "wasm"))]
     rayon::broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
     Ok(())
+}
+
+/// The draw from a row of logits.
+struct DrawRow<'a> {
+    logits: &'a [f32],
+    mask: u32,
+    sampler: &'a Sampler,
+    noise: NoiseSource<'a>,
+}
+
+impl Work for DrawRow<'_> {
+    type Output = u32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> u32 {
+        sample_row(self.logits, self.mask, self.sampler, self.noise)
+    }
 }
 
 /// What the memory of a batch is for.
@@ -301,7 +323,12 @@ impl Executor for CpuExecutor {
                             position,
                         },
                     };
-                    drawn[0] = sample_row(logits, mask, &draw.sampler, noise);
+                    drawn[0] = Level::best().run(DrawRow {
+                        logits,
+                        mask,
+                        sampler: &draw.sampler,
+                        noise,
+                    });
                 },
             );
         });
@@ -371,7 +398,8 @@ impl Executor for CpuExecutor {
 
     #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Rates> {
-        Box::pin(std::future::ready(rates::rates()))
+        let matrix = &self.blocks[0].qkv;
+        Box::pin(std::future::ready(rates::rates(matrix, self.config.hidden)))
     }
 
     #[cfg(not(target_family = "wasm"))]

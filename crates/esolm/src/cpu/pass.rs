@@ -7,6 +7,7 @@ use esolm_core::config::ModelConfig;
 use esolm_core::rows::Row;
 
 use super::attention::{Cache, Heads};
+use super::centre;
 use super::inputs::{Form, Inputs};
 use super::math;
 use super::packed::{Finish, Target};
@@ -50,6 +51,8 @@ pub(super) struct Scratch {
     rotary: Rotary,
     /// The rows of the last block's attention.
     rows: Vec<Row>,
+    /// Where somebody wants them, the means of what norms gave, one after the other.
+    pub(super) means: Option<Vec<Vec<f32>>>,
 }
 
 impl Scratch {
@@ -102,8 +105,15 @@ impl Scratch {
         self.rotary.fill(rows, heads.head_dim);
     }
 
-    /// The normalised rows `first..first + count` of `rows` enter the next product.
-    fn norm(&mut self, form: Form, hidden: usize, rows: usize, first: usize, count: usize) {
+    /// The normalised rows `first..first + count` of `rows` enter the product with `matrix`.
+    pub(super) fn norm(
+        &mut self,
+        matrix: &Matrix,
+        hidden: usize,
+        rows: usize,
+        first: usize,
+        count: usize,
+    ) {
         let x = Panels {
             values: &self.x,
             rows,
@@ -115,8 +125,12 @@ impl Scratch {
             width: hidden,
             moments,
             first,
+            centre: matrix.centre(),
         };
-        self.inputs.fill(form, count, hidden, &normed);
+        if let Some(means) = &mut self.means {
+            means.push(centre::mean(&normed, count, hidden));
+        }
+        self.inputs.fill(matrix.form(), count, hidden, &normed);
     }
 }
 
@@ -166,7 +180,7 @@ impl Block {
         let (hidden, head_dim, wide) = (heads.hidden(), heads.head_dim, heads.wide());
         let scale = 1.0 / (head_dim as f32).sqrt();
         for (first, count) in parts(rows.len()) {
-            scratch.norm(self.qkv.form(), hidden, rows.len(), first, count);
+            scratch.norm(&self.qkv, hidden, rows.len(), first, count);
             let product = &mut scratch.product[..count * self.qkv.padded()];
             let target = Target {
                 values: product,
@@ -225,7 +239,7 @@ impl Block {
             };
             self.out.product(&scratch.inputs, Finish::Add, target);
 
-            scratch.norm(self.up.form(), hidden, rows, first, count);
+            scratch.norm(&self.up, hidden, rows, first, count);
             let inner = &mut scratch.product[..count * self.up.padded()];
             let target = Target {
                 values: inner,
@@ -262,7 +276,7 @@ pub(super) fn for_logits<T: Send>(
     let (hidden, vocab) = (config.hidden, config.vocab_size);
     for (part, out) in out.chunks_mut(LOGIT_ROWS * width).enumerate() {
         let (first, count) = (part * LOGIT_ROWS, out.len() / width);
-        scratch.norm(head.form(), hidden, rows, first, count);
+        scratch.norm(head, hidden, rows, first, count);
         let product = &mut scratch.product[..count * head.padded()];
         let target = Target {
             values: product,

@@ -5,9 +5,13 @@ use std::hint::black_box;
 use burn::backend::flex::FlexTensor;
 use burn::backend::flex::ops::matmul::matmul;
 use burn::tensor::TensorData;
+use esolm_core::quantise::GROUP;
 use web_time::Instant;
 
+use super::inputs::{Inputs, Source};
 use super::math;
+use super::packed::{Finish, Target};
+use super::product::Matrix;
 use crate::error::EngineError;
 use crate::measure::Rates;
 use crate::memory::{self, MemoryUse};
@@ -19,11 +23,16 @@ const PIECES: usize = 256;
 /// Size of the multiplied squares: large enough for every core, small enough for their caches.
 const SIZE: usize = 768;
 
-/// Measures both.
+/// Rows of the model's product.
+const ROWS: usize = 256;
+/// Times that the cores wait for each other in a run.
+const WAITS: usize = 1000;
+
+/// Measures them, products with one of the model's matrices.
 ///
 /// # Errors
 /// When memory does not suffice.
-pub(super) fn rates() -> Result<Rates, EngineError> {
+pub(super) fn rates(matrix: &Matrix, n_in: usize) -> Result<Rates, EngineError> {
     let purpose = MemoryUse::Rates;
     let mut values = memory::zeros(purpose, READ)?;
     // Pages that were never written would all be the same one.
@@ -43,11 +52,46 @@ pub(super) fn rates() -> Result<Rates, EngineError> {
     let multiply = best(|| {
         black_box(matmul(a.clone(), b.clone()));
     });
+    let mut inputs = Inputs::default();
+    inputs.reserve(purpose, matrix.form(), ROWS, n_in)?;
+    inputs.fill(matrix.form(), ROWS, n_in, &Ones);
+    let mut out = memory::zeros(purpose, ROWS * matrix.padded())?;
+    let product = best(|| {
+        math::on_all_cores(|| {
+            let target = Target {
+                values: &mut out,
+                rows: ROWS,
+                first: 0,
+            };
+            matrix.product(&inputs, Finish::Store, target);
+        });
+    });
+    let mut counts = [0u32; PIECES];
+    let wait = best(|| {
+        math::on_all_cores(|| {
+            for _ in 0..WAITS {
+                math::for_chunks(&mut counts, 1, usize::MAX, |_, count| count[0] += 1);
+            }
+        });
+        black_box(&counts);
+    });
     Ok(Rates {
         memory_bytes: (READ * 4) as f64 / read,
         flops: (2 * SIZE * SIZE * SIZE) as f64 / multiply,
+        product_flops: (2 * ROWS * n_in * matrix.padded()) as f64 / product,
+        launch_seconds: wait / WAITS as f64,
         kernels: None,
     })
+}
+
+/// Rows of ones.
+struct Ones;
+
+impl Source for Ones {
+    #[inline(always)]
+    fn read(&self, _row: usize, _group: usize, to: &mut [f32; GROUP]) {
+        to.fill(1.0);
+    }
 }
 
 /// Seconds of the best of eight runs.

@@ -81,13 +81,15 @@ pub(super) struct Moments {
     scale: f32,
 }
 
-/// Rows of `width` columns as their layer norm leaves them: (x - mean) / sqrt(var + 1e-5).
+/// Rows of `width` columns as their layer norm leaves them: (x - mean) / sqrt(var + 1e-5), less what they are measured from.
 pub(super) struct Normed<'a> {
     pub(super) x: Panels<'a>,
     pub(super) width: usize,
     /// Of the rows from `first` on, which is the source's first row.
     pub(super) moments: &'a [Moments],
     pub(super) first: usize,
+    /// See [`super::centre`]: a value for each column of the groups, or nothing.
+    pub(super) centre: &'a [f32],
 }
 
 impl Source for Normed<'_> {
@@ -97,6 +99,12 @@ impl Source for Normed<'_> {
         let x = &self.x.from(self.first + row, group * GROUP)[..GROUP];
         for (to, x) in to.iter_mut().zip(x) {
             *to = (x - mean) * scale;
+        }
+        if !self.centre.is_empty() {
+            let centre = &self.centre[group * GROUP..(group + 1) * GROUP];
+            for (to, centre) in to.iter_mut().zip(centre) {
+                *to -= centre;
+            }
         }
         let filled = self.width - group * GROUP;
         if filled < GROUP {
@@ -203,6 +211,7 @@ mod tests {
             width: 4,
             moments: &both,
             first: 0,
+            centre: &[],
         };
         let mut row = [[0.0; GROUP]; 2];
         normed.read(0, 0, &mut row[0]);

@@ -17,8 +17,10 @@ pub struct Work {
     pub weight_bytes: f64,
     /// Bytes of keys and values: of each sequence's cache as far as any of its rows sees, once a pass.
     pub cache_bytes: f64,
-    /// Floating-point operations of products and attention, a multiplication and an addition counted as two.
-    pub operations: f64,
+    /// Operations of products, a multiplication and an addition counted as two.
+    pub product_operations: f64,
+    /// Operations of attention, counted alike.
+    pub attention_operations: f64,
 }
 
 impl Work {
@@ -51,11 +53,15 @@ impl Work {
         Self {
             weight_bytes: body + head,
             cache_bytes: 2.0 * seen * d * per_number,
-            operations: 2.0
-                * (rows * (blocks * qkv + (blocks - 1.0) * rest)
-                    + sampled * (rest + d * vocab)
-                    + 2.0 * pairs * d),
+            product_operations: 2.0
+                * (rows * (blocks * qkv + (blocks - 1.0) * rest) + sampled * (rest + d * vocab)),
+            attention_operations: 4.0 * pairs * d,
         }
+    }
+
+    /// Of products and attention.
+    pub fn operations(&self) -> f64 {
+        self.product_operations + self.attention_operations
     }
 
     /// Weights and cache.
@@ -71,7 +77,8 @@ impl Add for Work {
         Self {
             weight_bytes: self.weight_bytes + other.weight_bytes,
             cache_bytes: self.cache_bytes + other.cache_bytes,
-            operations: self.operations + other.operations,
+            product_operations: self.product_operations + other.product_operations,
+            attention_operations: self.attention_operations + other.attention_operations,
         }
     }
 }
@@ -142,11 +149,15 @@ mod tests {
         assert_eq!(work.cache_bytes, (2.0 * 9.0 + 6.0) * 2.0 * d * 2.0);
         let products = 3.0 * 27.0 * d * d + 9.0 * d * d + d * vocab;
         let pairs = 2.0 * (5.0 + 6.0 + 4.0) + 6.0;
-        assert_eq!(work.operations, 2.0 * (products + 2.0 * pairs * d));
+        assert_eq!(work.product_operations, 2.0 * products);
+        assert_eq!(work.attention_operations, 4.0 * pairs * d);
         // A pass that only stores keys and values needs no more of the last block than those.
         step.sampled.clear();
         assert_eq!(of(&step).weight_bytes, 4.0 * (2.0 * 12.0 + 3.0) * d * d);
         let both: Work = [work, of(&step)].into_iter().sum();
-        assert_eq!(both.operations, work.operations + of(&step).operations);
+        assert_eq!(
+            both.operations(),
+            work.operations() + of(&step).operations()
+        );
     }
 }

@@ -18,9 +18,10 @@ pub fn table(report: &Report) -> String {
     let _ = match &rates.kernels {
         None => writeln!(
             out,
-            "memory {:.1} GB/s, read by all cores; {:.0} GFLOP/s, an f32 product of squares",
+            "memory {:.1} GB/s, read by all cores; {:.0} GFLOP/s, an f32 product of squares; {:.0} GFLOP/s, a product of 256 rows",
             rates.memory_bytes / GIGA,
-            rates.flops / GIGA
+            rates.flops / GIGA,
+            rates.product_flops / GIGA
         ),
         Some(kernels) => writeln!(
             out,
@@ -29,22 +30,24 @@ pub fn table(report: &Report) -> String {
             kernels.few_row_bytes / GIGA,
             100.0 * kernels.few_row_bytes / rates.memory_bytes,
             rates.flops / GIGA,
-            kernels.many_row_flops / GIGA,
-            100.0 * kernels.many_row_flops / rates.flops,
+            rates.product_flops / GIGA,
+            100.0 * rates.product_flops / rates.flops,
             kernels.burn_flops / GIGA
         ),
     };
+    let _ = writeln!(out, "an empty launch {:.1} us", 1e6 * rates.launch_seconds);
     let on_gpu = rates.kernels.is_some();
     let first = &report.lines[0].form;
     let against = format!("of {first}");
     let _ = write!(
         out,
-        "\n{:<18} {:<7} {:>6} {:>9} {:>17} {:>9} {:>8} {:>18} {:>6} {:>7} {:>8} {:>7} {:>5}",
+        "\n{:<18} {:<7} {:>6} {:>9} {:>17} {:>17} {:>9} {:>8} {:>18} {:>6} {:>7} {:>8} {:>7} {:>5}",
         "plan",
         "weights",
         "NFE",
         "seconds",
         "range",
+        "predicted",
         "tokens/s",
         "of MDLM",
         against,
@@ -73,7 +76,7 @@ pub fn table(report: &Report) -> String {
     }
     let _ = writeln!(
         out,
-        "\nseconds: the median of {}, with their range; \"{against}\" is the median over rounds of the time against the first form's in the\nsame round, with its range. GB/s: weights and cache that the passes must read; GFLOP/s: what they must compute. \"run\" is the share of the\npasses that was run and timed; the other figures of the line are for the whole plan.{}",
+        "\nseconds: the median of {}, with their range; \"{against}\" is the median over rounds of the time against the first form's in the\nsame round, with its range. GB/s: weights and cache that the passes must read; GFLOP/s: what they must compute; predicted: the\nseconds that both take at the rates above, at the same time or in turn, with the launches. \"run\" is the share of the\npasses that was run and timed; the other figures of the line are for the whole plan.{}",
         match report.rounds {
             1 => "1 round".into(),
             rounds => format!("{rounds} rounds"),
@@ -89,6 +92,7 @@ pub fn table(report: &Report) -> String {
 fn row(out: &mut String, line: &Line, on_gpu: bool) {
     let timing = &line.timing;
     let [least, most] = timing.range;
+    let [predicted, bound] = line.predicted;
     let mdlm = line.speedup_over_mdlm;
     let mdlm = mdlm.map_or("-".into(), |ratio| format!("{ratio:.1}x"));
     let of_first = line.of_first.map_or("-".into(), |[median, least, most]| {
@@ -96,12 +100,13 @@ fn row(out: &mut String, line: &Line, on_gpu: bool) {
     });
     let _ = write!(
         out,
-        "{:<18} {:<7} {:>6} {:>9.3} {:>17} {:>9.1} {mdlm:>8} {of_first:>18} {:>6.1} {:>5.0} % {:>8.1} {:>5.0} % {:>3.0} %",
+        "{:<18} {:<7} {:>6} {:>9.3} {:>17} {:>17} {:>9.1} {mdlm:>8} {of_first:>18} {:>6.1} {:>5.0} % {:>8.1} {:>5.0} % {:>3.0} %",
         line.name,
         line.form,
         line.nfe,
         timing.seconds,
         format!("{least:.3}-{most:.3}"),
+        format!("{predicted:.3}-{bound:.3}"),
         line.tokens_per_second,
         line.bytes_per_second / GIGA,
         100.0 * line.memory_share,

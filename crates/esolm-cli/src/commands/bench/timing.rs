@@ -112,8 +112,8 @@ pub fn median_and_range(mut values: Vec<f64>) -> [f64; 3] {
     [median, values[0], values[last]]
 }
 
-/// What all passes of a plan cannot do without.
-pub fn work(config: &ModelConfig, weights: Weights, cache: Precision, plan: &Plan) -> Work {
+/// What each pass of a plan cannot do without.
+pub fn work(config: &ModelConfig, weights: Weights, cache: Precision, plan: &Plan) -> Vec<Work> {
     let of = |step| Work::of(config, weights, cache, &plan.step_rows(step));
-    (0..plan.nfe()).map(of).sum()
+    (0..plan.nfe()).map(of).collect()
 }

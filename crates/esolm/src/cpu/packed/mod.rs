@@ -5,6 +5,8 @@
 
 mod tile;
 
+use std::mem::MaybeUninit;
+
 use esolm_core::quantise::GROUP;
 use half::f16;
 
@@ -217,11 +219,14 @@ impl PanelWork<'_> {
         let Self {
             matrix, panel, x, ..
         } = self;
-        let mut sums = [0.0; ROWS * PANEL];
+        // Only what the rows need is filled: all of it takes a single row longer than its sums.
+        let mut sums = [const { MaybeUninit::uninit() }; ROWS * PANEL];
         for (part, out) in self.out.chunks_mut(ROWS * PANEL).enumerate() {
             let (first, rows) = (part * ROWS, out.len() / PANEL);
             let sums = &mut sums[..out.len()];
-            sums.fill(0.0);
+            sums.fill(MaybeUninit::new(0.0));
+            // Safety: they were all written.
+            let sums = unsafe { sums.assume_init_mut() };
             for group in 0..matrix.groups {
                 let at = (panel, group);
                 // Safety: as the caller promises; the code of a format reads what `write` wrote in it.

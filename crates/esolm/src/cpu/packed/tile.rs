@@ -27,7 +27,7 @@ pub trait Codes<S: Simd>: Copy {
 
 /// A group of a panel whose weights also come as bytes.
 pub trait ByteCodes<S: Simd>: Codes<S> {
-    /// Whether they are signed.
+    /// Whether they are signed, and then without offsets.
     const SIGNED: bool;
     /// Four inputs a lane, as [`Simd::dot`] or [`Simd::dot_unsigned`] takes them.
     ///
@@ -231,6 +231,23 @@ macro_rules! in_tiles {
     }};
 }
 
+/// Runs `$body` for each `$c` below `$count`, at most 4. Written out, since compilers leave a loop over so much a loop, and what it indexes
+/// goes through memory.
+macro_rules! for_vectors {
+    ($count:ident, |$c:ident| $body:block) => {{
+        const {
+            assert!($count <= 4);
+        }
+        for_vectors!($count, $c, $body, 0 1 2 3);
+    }};
+    ($count:ident, $c:ident, $body:block, $($index:literal)*) => {
+        $(if $index < $count {
+            let $c = $index;
+            $body
+        })*
+    };
+}
+
 /// Adds to `out` `[rows, 64]` what a group of a panel gives with a group of the rows `x`, in tiles of `C` vectors.
 ///
 /// # Safety
@@ -288,7 +305,7 @@ unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
                     }
                 }
             }
-            for c in 0..C {
+            for_vectors!(C, |c| {
                 let first = column + c * S::LANES;
                 for r in 0..R {
                     let to = out[r * PANEL + first..][..S::LANES].as_mut_ptr();
@@ -304,7 +321,7 @@ unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
                     }
                     S::store(to, sum);
                 }
-            }
+            });
         }
     }
 }
@@ -361,21 +378,21 @@ unsafe fn byte_tile<S: Simd, K: ByteCodes<S>, const C: usize, const R: usize>(
                     }
                 }
             }
-            for c in 0..C {
+            for_vectors!(C, |c| {
                 let first = column + c * S::LANES;
                 let scale = S::load_f16(place.scales.add(first));
                 for r in 0..R {
                     let to = out[r * PANEL + first..][..S::LANES].as_mut_ptr();
                     let factor = S::mul(scale, S::splat(x[r].scale));
                     let mut sum = S::add(S::load(to), S::mul(S::to_float(sums[r][c]), factor));
-                    if !place.offsets.is_null() {
+                    if !K::SIGNED {
                         let total = S::splat(x[r].scale * x[r].sum as f32);
                         let offset = S::load_f16(place.offsets.add(first));
                         sum = S::add(sum, S::mul(offset, total));
                     }
                     S::store(to, sum);
                 }
-            }
+            });
         }
     }
 }
