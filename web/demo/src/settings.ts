@@ -59,7 +59,7 @@ export interface Request {
   length?: number;
   alpha0?: number;
   steps?: number;
-  schedule: Schedule;
+  schedule?: Schedule;
   topK?: number;
   topP: number;
   minP: number;
@@ -68,12 +68,20 @@ export interface Request {
   decodeAs?: "mdlm";
 }
 
-/** A model is told every number, so that what it recommends counts only as far as the form shows it. */
+/**
+ * What to ask of a model; some settings belong to families other than its own. It is told every number, so that what it recommends counts only
+ * as far as the form shows it.
+ */
 export function request(settings: Settings, info: ModelInfo | null): Request {
   const { start, alpha0, steps, schedule, topP, minP, temperature, seed, length } = settings;
-  const common: Request = { alpha0, schedule, topP, minP, temperature, seed };
-  // One token a step takes as many as there are.
-  if (schedule !== "first-hitting") common.steps = steps;
+  const family = info?.family ?? "esolm";
+  const common: Request = { topP, minP, temperature, seed };
+  if (family === "esolm") common.alpha0 = alpha0;
+  if (family !== "ar") {
+    common.schedule = schedule;
+    // One token a step takes as many as there are.
+    if (schedule !== "first-hitting") common.steps = steps;
+  }
   if (settings.topK > 0) common.topK = settings.topK;
   else if (info?.recommended.top_k !== undefined) common.topK = info.vocab_size;
   if (start === "infill") {
