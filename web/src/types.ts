@@ -318,7 +318,7 @@ export interface GenerateOptions {
   length?: number;
   /** The share of tokens that diffusion writes, 0 to 1. */
   alpha0?: number;
-  /** Diffusion steps T, default the length. */
+  /** Diffusion steps T, default the length; with the schedules `block` and `block-autoregressive` the tokens of a block. */
   steps?: number;
   schedule?: Schedule;
   /** Stretches that the schedule `block-autoregressive` writes one after the other, default 1. */
