@@ -8,6 +8,7 @@ use esolm::executor::Draw;
 use esolm::plan::{Phase, Plan, PlanOptions, Schedule};
 use esolm::rows::{MASKED, NO_TARGET, Row, StepRows};
 use esolm::sampler::{Crossing, Sampler};
+use esolm::stop::{ENTROPY_WINDOW, StopRule, StopRules, entropy};
 
 use crate::checks::{GOLDEN, assert_close};
 use crate::family::{files, open};
@@ -42,6 +43,48 @@ pub fn check_sampling(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> u
         }
     }
     assert!(ran > 0, "no trace");
+    ran
+}
+
+/// Holds the rules that end texts early to what the published code decided of texts.
+///
+/// # Panics
+/// Where they differ, or there is no text at all.
+pub fn check_stop_rules() -> usize {
+    let mut ran = 0;
+    for file in files("stop_conditions.safetensors") {
+        let golden = Golden::read(&file);
+        for case in golden
+            .names()
+            .into_iter()
+            .filter_map(|name| name.strip_suffix(".x"))
+        {
+            let what = format!("{}: {case}", file.display());
+            let text = golden.u32(&format!("{case}.x"));
+            // Texts open with the end-of-text token.
+            let rules = |rules: &[StopRule]| StopRules {
+                rules: rules.to_vec(),
+                bos: Some(text[0]),
+                eos: Some(text[0]),
+            };
+            let last = &text[text.len().saturating_sub(ENTROPY_WINDOW)..];
+            let published = golden.f32(&format!("{case}.entropy_last256"))[0];
+            assert!(
+                (entropy(last) - f64::from(published)).abs() < 1e-4,
+                "{what}"
+            );
+            let of = |field: &str| golden.u8(&format!("{case}.{field}.stop"))[0] != 0;
+            // A text of fixed length is thrown away whole.
+            let fixed = rules(&[StopRule::Entropy]).end(&text);
+            assert_eq!(fixed.is_some(), of("fixed"), "{what}");
+            let variable = rules(&[StopRule::Eos, StopRule::Entropy]).end(&text);
+            assert_eq!(variable.is_some(), of("var"), "{what}");
+            let length = golden.u32(&format!("{case}.var.out_len"))[0] as usize;
+            assert_eq!(variable.unwrap_or(text.len()), length, "{what}");
+            ran += 1;
+        }
+    }
+    assert!(ran > 0, "no text");
     ran
 }
 

@@ -50,6 +50,12 @@ fn golden_family_sampling() {
     println!("{ran} traces");
 }
 
+/// When the published BD3-LM ends a text.
+#[test]
+fn golden_family_stop_rules() {
+    println!("{} texts", blocks::check_stop_rules());
+}
+
 #[test]
 fn golden_losses() {
     let ar = checkpoint("ar");

@@ -3,11 +3,11 @@
  * same as in its trace files; what goes in is camelCase.
  */
 
-/** A model's architecture: an Eso-LM, a masked diffusion model, or an autoregressive one. */
-export type Family = "esolm" | "mdlm" | "ar";
+/** A model's architecture: an Eso-LM, a masked diffusion model, an autoregressive one, or one that writes block by block. */
+export type Family = "esolm" | "mdlm" | "ar" | "bd3lm";
 /** What a step does: put given tokens into the cache, draw tokens at any positions at once, or draw the next one. */
 export type Phase = "prompt" | "diffusion" | "sequential";
-/** Which positions diffusion writes in which step. */
+/** Which positions diffusion writes in which step. `"first-hitting"` is for models that write block by block: one token a step. */
 export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting";
 
 /** A GPU as WebGPU describes it. */
@@ -77,6 +77,8 @@ export interface ModelInfo {
   mask_index: number;
   /** The share of tokens that diffusion writes by default; `null` unless it is an Eso-LM. */
   alpha_0: number | null;
+  /** Tokens of a block; `null` unless it is a BD3-LM. */
+  block_size: number | null;
   /** Number of parameters. */
   parameters: number;
   /** The beginning-of-text token. */
@@ -97,7 +99,7 @@ export interface PlanSequence {
   order: number[];
   /** The given tokens, those of the first entries. */
   known: number[];
-  /** `[phase, clean, start, end]` in entries: reads tokens from `clean` to `start`, draws those from `start` up to, not including, `end`. */
+  /** `[phase, clean, start, end]` in entries (of a BD3-LM `clean` is a position): reads tokens from `clean` to `start`, draws those from `start` up to, not including, `end`. */
   steps: [Phase, number, number, number][];
 }
 
@@ -106,6 +108,10 @@ export interface Plan {
   esolm_plan: 1;
   family: Family;
   length: number;
+  /** Tokens of a block, of a BD3-LM. */
+  block_size?: number;
+  /** Slots of the cache, where a BD3-LM writes more than its context. */
+  window?: number;
   /** Whether entry 0 is a token before the text (some AR models). */
   lead: boolean;
   mask_index: number;
@@ -124,6 +130,10 @@ export interface Header {
   family: Family;
   /** Tokens of a text. */
   length: number;
+  /** Tokens of a block, of a BD3-LM. */
+  block_size?: number;
+  /** Where a BD3-LM writes more than its context: each block sees the last so many tokens, which is not exact. */
+  window?: number;
   alpha_0: number;
   /** The steps T that were asked for, before those that draw nothing were dropped. */
   steps: number;
@@ -134,6 +144,8 @@ export interface Header {
   top_k?: number | null;
   top_p: number | null;
   min_p?: number | null;
+  /** Only where the token at which the mass reaches `top_p` was left out. */
+  top_p_crossing?: "drop";
   temperature: number;
   /** A string where a number could not hold it exactly. */
   seed: number | string;
@@ -207,6 +219,8 @@ export interface Footer {
   rows: number;
   /** Texts in which the model ran on at a given word even in the last attempt, as indices within the batch. */
   run_on: number[];
+  /** Texts that a rule of `stop` ended before their length, as indices within the batch; only where there are any. */
+  ended?: number[];
   /** What it cost the GPU; zeros on the CPU. */
   counters: { dispatches: number; submits: number; bytes_read: number; peak_bytes: number };
 }
@@ -314,19 +328,28 @@ export interface GenerateOptions {
   prompt?: string | string[];
   /** A text with gaps to fill: `____` for as many tokens as fit, `____{12}` for twelve. */
   infill?: string;
-  /** Tokens, default the model's length. */
+  /** Tokens, default the model's length. A BD3-LM writes whole blocks, and can write more than its length. */
   length?: number;
   /** The share of tokens that diffusion writes, 0 to 1. */
   alpha0?: number;
-  /** Diffusion steps T, default the length; with the schedules `block` and `block-autoregressive` the tokens of a block. */
+  /**
+   * Diffusion steps T, default the length; of a BD3-LM those of each block, without which it draws one token a step; with the schedules `block` and
+   * `block-autoregressive` the tokens of a block.
+   */
   steps?: number;
   schedule?: Schedule;
   /** Stretches that the schedule `block-autoregressive` writes one after the other, default 1. */
   sarSteps?: number;
+  /** Tokens of a block of a BD3-LM, in the place of its own. */
+  blockSize?: number;
+  /** What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. */
+  stop?: ("eos" | "entropy")[];
   /** Draw from so many of the likeliest tokens, at least 1; those as likely as the last of them stay too. */
   topK?: number;
   /** Draw from the likeliest tokens that together have this probability, of those that `topK` leaves. */
   topP?: number;
+  /** Whether the token at which that probability is reached is drawn from too (`"keep"`, the default). */
+  topPCrossing?: "keep" | "drop";
   /** Draw from the tokens that are at least this fraction as likely as the likeliest one, 0 to 1. */
   minP?: number;
   temperature?: number;
@@ -380,6 +403,7 @@ export interface ReplayOptions {
   /** These as in `GenerateOptions`. */
   topK?: number;
   topP?: number;
+  topPCrossing?: "keep" | "drop";
   minP?: number;
   signal?: AbortSignal;
 }

@@ -83,6 +83,31 @@ for (const { what, model, config = {}, native, request } of cases) {
   });
 }
 
+test("what the native program writes: block by block", async ({ engine }) => {
+  for (const [native, request] of [
+    [["--seed", "9", "--batch", "2"], { seed: 9, batch: 2 }],
+    [["--seed", "9", "--steps", "3", "--block-size", "8", "--top-p", "0.8", "--top-p-crossing", "drop"], { seed: 9, steps: 3, block_size: 8, top_p: 0.8, top_p_crossing: "drop" }],
+    // Beyond the context.
+    [["--seed", "9", "--length", "44"], { seed: 9, length: 44 }],
+  ] as const) {
+    const want = await sample("--model", `${golden.family}bd3lm/bs4`, "--tokenizer", "none", ...native);
+    expect(want.tokens.flat().length).toBeGreaterThan(30);
+    for (const device of ["gpu", "cpu"]) {
+      const got = await engine.evaluate(
+        async ([device, request]) => {
+          const model = await lab.load(await lab.family("bd3lm/bs4"), { device });
+          const { tokens, nfe } = await lab.run(model, request);
+          const { block_size } = JSON.parse(model.info()) as { block_size: number | null };
+          await model.close();
+          return { tokens, nfe, block_size };
+        },
+        [device, request] as const,
+      );
+      expect(got, device).toEqual({ tokens: want.tokens, nfe: want.nfe, block_size: 4 });
+    }
+  }
+});
+
 test("what the native program writes with weights of fewer bits, on the GPU and on the CPU", async ({ engine }) => {
   for (const weights of ["f16", "q8", "q4"] as const) {
     const want = await sample("--model", stories, "--seed", "5", "--length", "48", "--weights", weights);

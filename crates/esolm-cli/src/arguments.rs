@@ -2,6 +2,7 @@
 
 mod scoring;
 mod train;
+mod values;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -12,12 +13,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
 use esolm::rows::MaskMode;
 use esolm::sampler::{Crossing, Sampler};
-use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
+use esolm::stop::StopRule;
+use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
-use crate::failure;
 pub use scoring::{Normalize, Ppl, Score};
 pub use train::Train;
+use values::{at_least_one, min_p, parse, share, temperature, top_k, top_p, whole};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -67,7 +69,7 @@ pub enum Command {
     Replay(Replay),
     /// Train a model on text files.
     Train(Box<Train>),
-    /// Time Eso-LM, MDLM and AR on one device, and the kernels against what the device can do.
+    /// Time Eso-LM, MDLM, BD3-LM and AR on one device, and the kernels against what the device can do.
     Bench(Bench),
 }
 
@@ -190,6 +192,16 @@ pub struct Sample {
     pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
+    /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "RULE,...",
+        value_delimiter = ',',
+        help_heading = "Sampling"
+    )]
+    pub stop: Vec<StopName>,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     #[arg(long, value_name = "X", default_value = "1", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: f32,
@@ -349,7 +361,13 @@ pub struct Filters {
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does.
-    #[arg(long, value_enum, requires = "top_p", default_value = "keep")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "keep|drop",
+        requires = "top_p",
+        default_value = "keep"
+    )]
     pub top_p_crossing: CrossingName,
     /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
@@ -398,7 +416,7 @@ pub struct Replay {
 }
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// BD3-LM in blocks of 16 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
 /// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
 #[derive(Debug, Args)]
 #[command(
@@ -492,6 +510,23 @@ impl From<ScheduleName> for Schedule {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StopName {
+    /// A second end-of-text token.
+    Eos,
+    /// Tokens that repeat each other.
+    Entropy,
+}
+
+impl From<StopName> for StopRule {
+    fn from(name: StopName) -> Self {
+        match name {
+            StopName::Eos => Self::Eos,
+            StopName::Entropy => Self::Entropy,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CrossingName {
     /// Probabilities add up to P or more.
     Keep,
@@ -562,69 +597,6 @@ impl From<MaskName> for MaskMode {
     }
 }
 
-/// Any option that the library reads from text itself.
-fn parse<T: std::str::FromStr<Err = EngineError>>(text: &str) -> Result<T, String> {
-    text.parse()
-        .map_err(|error| failure::engine_sentence(&error))
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n) if n >= 1 => Ok(n),
-        _ => Err("it must be a whole number, 1 or more".into()),
-    }
-}
-
-/// A whole number of a type that has no negative ones.
-fn whole<T>(text: &str) -> Result<T, String>
-where
-    T: std::str::FromStr,
-{
-    let most = if size_of::<T>() == 4 {
-        u64::from(u32::MAX)
-    } else {
-        u64::MAX
-    };
-    text.parse()
-        .map_err(|_| format!("it must be a whole number from 0 to {most}"))
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
-        _ => Err("it must be a number from 0 to 1".into()),
-    }
-}
-
-fn top_k(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(k) if k > 0 => Ok(k),
-        _ => Err(format!("it must be a whole number from 1 to {}", u32::MAX)),
-    }
-}
-
-fn min_p(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
-        _ => Err("it must be a number from 0 to 1".into()),
-    }
-}
-
-fn top_p(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
-        _ => Err("it must be a number above 0, up to 1".into()),
-    }
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        // Dividing by less would overflow logits; 0 is meant.
-        Ok(x) if x == 0.0 || (1e-6..=1e6).contains(&x) => Ok(x),
-        _ => Err("it must be 0 (the most likely token) or a number from 1e-6 to 1e6".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -634,19 +606,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Esolm::command().debug_assert();
-    }
-
-    #[test]
-    fn numbers_have_ranges() {
-        assert!(share("0").is_ok() && share("1").is_ok() && share("0.25").is_ok());
-        assert!(share("-0.1").is_err() && share("nan").is_err() && share("1.1").is_err());
-        assert!(top_p("1").is_ok() && top_p("0").is_err() && top_p("inf").is_err());
-        assert!(top_k("1").is_ok() && top_k("0").is_err() && top_k("4294967296").is_err());
-        assert!(min_p("0").is_ok() && min_p("1").is_ok() && min_p("1.1").is_err());
-        assert!(min_p("-0.1").is_err() && min_p("nan").is_err());
-        assert!(temperature("0").is_ok() && temperature("1e-9").is_err());
-        assert!(temperature("-1").is_err() && temperature("NaN").is_err());
-        assert!(at_least_one("1").is_ok() && at_least_one("0").is_err());
-        assert!(at_least_one("99999999999999999999999").is_err());
     }
 }

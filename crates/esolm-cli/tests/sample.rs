@@ -1,5 +1,7 @@
 //! `esolm sample` from outside: the same seed gives the same text, given words stay, output goes where it belongs.
 
+#[path = "sample/blocks.rs"]
+mod blocks;
 mod common;
 #[cfg(unix)]
 #[path = "sample/outputs.rs"]

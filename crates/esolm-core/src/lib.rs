@@ -24,5 +24,6 @@ pub mod rng;
 pub mod rows;
 pub mod sampler;
 #[cfg(feature = "text")]
+pub mod stop;
 pub mod text;
 pub mod trace;

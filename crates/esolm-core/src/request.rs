@@ -8,6 +8,7 @@ use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::rng::redraw_seed;
 use crate::sampler::{Crossing, Sampler, SamplerError};
+use crate::stop::{StopRule, StopRules};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
 
@@ -64,6 +65,8 @@ pub struct Request {
     pub batch: Option<usize>,
     /// Absolute index of the first text.
     pub first: u32,
+    /// What ends a text of a BD3-LM before its length, after any block. Default: nothing.
+    pub stop: Vec<StopRule>,
     /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
     pub bos: Option<bool>,
     /// Run the network of an Eso-LM in another way than its own.
@@ -191,6 +194,8 @@ pub struct Resolved {
     pub sampler: Sampler,
     /// What is known before the model writes.
     pub given: Given,
+    /// What ends a text early.
+    pub stop: StopRules,
 }
 
 impl Request {
@@ -243,10 +248,22 @@ impl Request {
             bos: given.bos,
             ..own
         };
+        let stop = StopRules {
+            rules: self.stop.clone(),
+            bos: given.bos,
+            eos: codec.map_or(config.eos, |codec| codec.ends().eos),
+        };
+        if stop.rules.contains(&StopRule::Eos) && stop.eos.is_none() {
+            return Err(RequestError::NotApplicable {
+                option: "stop",
+                why: "a model that does not say which token ends a text",
+            });
+        }
         Ok(Resolved {
             options,
             sampler,
             given,
+            stop,
         })
     }
 
@@ -275,6 +292,18 @@ impl Request {
     }
 
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
+        let why = match family {
+            Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
+            Family::Ar => Some("an AR model, whose texts are cut where they end"),
+            Family::Bd3Lm => self
+                .infill
+                .as_ref()
+                .map(|_| "an infill, whose end is given"),
+        };
+        if let Some(why) = why.filter(|_| !self.stop.is_empty()) {
+            let option = "stop";
+            return Err(RequestError::NotApplicable { option, why });
+        }
         let has_phases = self.alpha_0.is_some_and(|alpha_0| alpha_0 != 1.0);
         let blocks = self.block_size.map(|_| "block_size");
         let all_in_blocks = matches!(
@@ -342,6 +371,16 @@ impl Request {
             });
         }
         let most = self.length.unwrap_or(context);
+        // A block size that was asked for is named by itself.
+        if let (None, Some(size)) = (self.block_size, config.block_size)
+            && !most.is_multiple_of(size.max(1))
+        {
+            return Err(RequestError::Range {
+                option: "length",
+                value: most as u64,
+                range: format!("a multiple of the model's block size, which is {size}"),
+            });
+        }
         // An AR model that prepends a token has it in its plan already.
         let opens = self.bos != Some(false)
             && (config.family != Family::Ar || config.prepend == Prepend::None);

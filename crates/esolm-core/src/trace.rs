@@ -135,7 +135,7 @@ pub struct Step {
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
-    /// Tokens of every text in natural order; what is not known yet is the mask token.
+    /// Tokens of every text in natural order; what is not known yet is the mask token. A text that a rule ended is shorter.
     pub tokens: Vec<Vec<u32>>,
     /// The texts; without a tokenizer the numbers of their tokens.
     pub text: Vec<String>,
@@ -155,6 +155,9 @@ pub struct Footer {
     /// Texts in which the model still ran on at a given word after the last attempt, as indices within the batch.
     #[serde(default)]
     pub run_on: Vec<usize>,
+    /// Texts that a rule ended before their length, as indices within the batch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<usize>,
     /// What it cost the device; zeros on the CPU.
     #[serde(default)]
     pub counters: Counters,

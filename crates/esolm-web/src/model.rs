@@ -3,7 +3,7 @@
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
 use esolm::plan::Plan;
-use esolm::sampler::Sampler;
+use esolm::sampler::{Crossing, Sampler};
 use esolm::text::TextCodec;
 use esolm::trace::Header;
 use esolm::{
@@ -24,6 +24,7 @@ use crate::source::Source;
 struct Filters {
     top_k: Option<u32>,
     top_p: Option<f32>,
+    top_p_crossing: Crossing,
     min_p: Option<f32>,
 }
 
@@ -53,6 +54,7 @@ struct Info<'a> {
     vocab_size: usize,
     mask_index: u32,
     alpha_0: Option<f64>,
+    block_size: Option<usize>,
     parameters: usize,
     bos: Option<u32>,
     eos: Option<u32>,
@@ -130,6 +132,7 @@ impl WasmModel {
             vocab_size,
             mask_index,
             alpha_0,
+            block_size,
             bos,
             eos,
             ..
@@ -144,6 +147,7 @@ impl WasmModel {
             vocab_size,
             mask_index,
             alpha_0,
+            block_size,
             parameters: self.parameters,
             bos: ends.map_or(bos, |ends| ends.bos),
             eos: ends.map_or(eos, |ends| ends.eos),
@@ -236,11 +240,13 @@ impl WasmModel {
         let Filters {
             top_k,
             top_p,
+            top_p_crossing,
             min_p,
         } = filters.map_or(Ok(Filters::default()), |filters| parse(&filters))?;
         let sampler = Sampler {
             top_k,
             top_p,
+            top_p_crossing,
             min_p,
             ..Sampler::default()
         };

@@ -309,7 +309,9 @@ impl Engine {
         }
         let tokens = self.executor.tokens().await?;
         let sample = plan.output(&tokens);
-        check_texts(plan, &ids, &sample, plan.nfe())?;
+        for (&id, tokens) in ids.iter().zip(&sample) {
+            check_text(plan.mask_index, id, tokens, true)?;
+        }
         Ok(Some(Replay {
             logits,
             tokens_sorted: plan.sorted(&tokens),
@@ -340,6 +342,8 @@ impl Engine {
             rows: 0,
             waiting: VecDeque::new(),
             wanted: plan.nfe(),
+            ended: vec![false; plan.sequences.len()],
+            is_stopped: false,
             began,
         })
     }
@@ -361,8 +365,12 @@ pub struct Run<'a> {
     rows: usize,
     /// Steps launched but not yet reported: one, while somebody watches.
     waiting: VecDeque<Waiting>,
-    /// Steps to run: all of the plan, unless it is stopped.
+    /// Steps to run: all of the plan, unless it is stopped or its last texts have ended.
     wanted: usize,
+    /// Texts of which no further step is run.
+    ended: Vec<bool>,
+    /// Whether steps of texts that have not ended were given up.
+    is_stopped: bool,
     began: Instant,
 }
 
@@ -389,7 +397,18 @@ impl Run<'_> {
 
     /// Lets no further step begin; those under way are still reported.
     pub fn launch_no_more(&mut self) {
+        self.is_stopped |= self.launched < self.wanted;
         self.wanted = self.launched;
+    }
+
+    /// Runs no further step of a text; the others go on. What is not known of it stays the mask token.
+    pub fn end(&mut self, text: usize) {
+        self.ended[text] = true;
+        let texts = self.plan.sequences.iter().zip(&self.ended);
+        let left = texts
+            .filter(|(_, ended)| !**ended)
+            .map(|(text, _)| text.steps.len());
+        self.wanted = self.wanted.min(left.max().unwrap_or(0).max(self.launched));
     }
 
     async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
@@ -430,7 +449,7 @@ impl Run<'_> {
 
     fn launch(&mut self) -> Result<(), EngineError> {
         let index = self.launched;
-        let step = self.plan.step_rows(index);
+        let step = self.plan.step_rows_of(index, |text| !self.ended[text]);
         self.engine.step(&step, &self.ids, &self.draw)?;
         self.launched += 1;
         self.rows += step.rows.len();
@@ -488,9 +507,14 @@ impl Run<'_> {
         self.settle().await;
         let tokens = self.engine.tokens().await?;
         let tokens = self.plan.output(&tokens);
-        check_texts(self.plan, &self.ids, &tokens, self.launched)?;
+        let is_finished = self.launched == self.wanted && !self.is_stopped;
+        for (text, tokens) in tokens.iter().enumerate() {
+            let is_whole = is_finished && !self.ended[text];
+            check_text(self.plan.mask_index, self.ids[text], tokens, is_whole)?;
+        }
         Ok(Written {
             tokens,
+            is_finished,
             nfe: self.launched,
             rows: self.rows,
             seconds: self.began.elapsed().as_secs_f64(),
@@ -498,19 +522,11 @@ impl Run<'_> {
     }
 }
 
-/// Checks that the texts of a plan after so many passes hold tokens, and the mask only while passes are left.
-fn check_texts(
-    plan: &Plan,
-    ids: &[u32],
-    texts: &[Vec<u32>],
-    passes: usize,
-) -> Result<(), EngineError> {
-    let is_finished = passes == plan.nfe();
-    for (&text, tokens) in ids.iter().zip(texts) {
-        for (position, &token) in (0..).zip(tokens) {
-            if is_finished || token != plan.mask_index {
-                check_drawn(text, position, token, plan.mask_index)?;
-            }
+/// Checks that a text holds tokens, and the mask only where it is not whole.
+fn check_text(mask: u32, text: u32, tokens: &[u32], is_whole: bool) -> Result<(), EngineError> {
+    for (position, &token) in (0..).zip(tokens) {
+        if is_whole || token != mask {
+            check_drawn(text, position, token, mask)?;
         }
     }
     Ok(())
@@ -521,6 +537,8 @@ fn check_texts(
 pub struct Written {
     /// Tokens in natural order, a sequence each.
     pub tokens: Vec<Vec<u32>>,
+    /// Whether no step was given up but those of texts that ended.
+    pub is_finished: bool,
     /// Forward passes.
     pub nfe: usize,
     /// Rows that went through the network in all.

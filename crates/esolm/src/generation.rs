@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_channel::{Receiver, Sender};
-use esolm_core::request::{MAX_REDRAWS, Request};
-use esolm_core::trace::{Event, Footer};
+use esolm_core::plan::Plan;
+use esolm_core::request::{MAX_REDRAWS, Request, Resolved};
+use esolm_core::stop::StopRules;
+use esolm_core::trace::{Event, Footer, Step};
 use futures_core::Stream;
 
 use crate::engine::{Engine, Written};
@@ -130,6 +132,58 @@ impl Stream for Generation {
     }
 }
 
+/// Watches for texts that the rules end, block by block.
+struct Ends<'a> {
+    rules: &'a StopRules,
+    mask: u32,
+    size: usize,
+    /// As far as they are known, one step behind the device.
+    texts: Vec<Vec<u32>>,
+    /// The blocks of each text that were looked at; all once it has ended.
+    seen: Vec<usize>,
+}
+
+impl<'a> Ends<'a> {
+    fn new(resolved: &'a Resolved, plan: &Plan) -> Self {
+        let texts = plan.output(&plan.initial_tokens());
+        Self {
+            rules: &resolved.stop,
+            mask: plan.mask_index,
+            size: plan.block_size.unwrap_or(plan.length).max(1),
+            seen: vec![0; texts.len()],
+            texts,
+        }
+    }
+
+    /// The texts that end with a step, and how many of their tokens to keep.
+    fn after(&mut self, step: &Step) -> Vec<(usize, usize)> {
+        let mut ended = Vec::new();
+        if self.rules.rules.is_empty() {
+            return ended;
+        }
+        for revealed in &step.revealed {
+            self.texts[revealed.sequence as usize][revealed.position as usize] = revealed.token;
+        }
+        for (index, (text, seen)) in self.texts.iter().zip(&mut self.seen).enumerate() {
+            let blocks = text.chunks(self.size).skip(*seen);
+            let known = blocks
+                .take_while(|block| !block.contains(&self.mask))
+                .count();
+            // Blocks that were given whole are looked at with the one after them.
+            for _ in 0..known {
+                *seen += 1;
+                let so_far = &text[..text.len().min(*seen * self.size)];
+                if let Some(kept) = self.rules.end(so_far) {
+                    ended.push((index, kept));
+                    *seen = text.len();
+                    break;
+                }
+            }
+        }
+        ended
+    }
+}
+
 impl Start {
     fn run(self) -> Receiver<Result<Event, Error>> {
         let (events, receiver) = async_channel::bounded(1);
@@ -167,6 +221,8 @@ impl Job {
             tokens: vec![Vec::new(); texts.len()],
             ..Footer::default()
         };
+        // Where rules end texts. No text that they end is drawn again.
+        let mut cut = vec![None; texts.len()];
         for attempt in 0.. {
             let header = resolved.header(name, &plan, attempt, texts.clone());
             if events.send(Ok(Event::Header(header))).await.is_err() {
@@ -177,7 +233,10 @@ impl Job {
                 seed: resolved.seed(attempt),
                 noise: None,
             };
-            let mut run = engine.run(&plan, draw, self.observe)?;
+            // Rules read what was drawn.
+            let observe = self.observe || !resolved.stop.rules.is_empty();
+            let mut run = engine.run(&plan, draw, observe)?;
+            let mut ends = Ends::new(&resolved, &plan);
             loop {
                 if self.stop.load(Ordering::SeqCst) {
                     run.launch_no_more();
@@ -185,6 +244,11 @@ impl Job {
                 let Some(mut step) = run.next().await? else {
                     break;
                 };
+                for (text, kept) in ends.after(&step) {
+                    run.end(text);
+                    footer.ended.push(text);
+                    cut[text] = Some(kept);
+                }
                 step.attempt = attempt;
                 step.seconds += footer.seconds;
                 for revealed in &mut step.revealed {
@@ -199,16 +263,20 @@ impl Job {
             }
             let Written {
                 tokens,
+                is_finished,
                 nfe,
                 rows,
                 seconds,
             } = run.stop().await?;
-            footer.interrupted = nfe < plan.nfe();
+            footer.interrupted = !is_finished;
             footer.nfe += nfe;
             footer.rows += rows;
             footer.seconds += seconds;
             for (&text, tokens) in texts.iter().zip(tokens) {
                 footer.tokens[text] = tokens;
+            }
+            for (tokens, cut) in footer.tokens.iter_mut().zip(&cut) {
+                tokens.truncate(cut.unwrap_or(tokens.len()));
             }
             if footer.interrupted {
                 break;

@@ -20,7 +20,7 @@
 //! [`Model::generate`] reports each step while it writes, [`Model::score`] and [`Model::perplexity`] say how likely a text is.
 //! Data flows one way: [`config`] -> [`checkpoint`] -> [`plan`] -> generator -> [`text`].
 
-pub use esolm_core::{checkpoint, config, plan, text, trace};
+pub use esolm_core::{checkpoint, config, plan, stop, text, trace};
 
 pub use adapter::{AdapterInfo, AdapterKind, AdapterLimits};
 #[cfg(not(target_family = "wasm"))]

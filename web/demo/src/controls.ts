@@ -8,9 +8,11 @@ const SLIDERS = { alpha0: "alpha0", steps: "steps", length: "length", topK: "top
 type Slider = keyof typeof SLIDERS;
 
 export interface Limits {
-  family: "esolm" | "mdlm" | "ar";
+  family: "esolm" | "mdlm" | "ar" | "bd3lm";
   /** The model's context, in tokens. */
   length: number;
+  /** Tokens of a block, where it writes in blocks. */
+  block_size: number | null;
 }
 
 export class Controls {
@@ -80,16 +82,23 @@ export class Controls {
   }
 
   /** What the model at hand allows. */
-  limit({ family, length }: Limits): void {
+  limit({ family, length, block_size }: Limits): void {
     input("length").max = String(length);
-    input("length").step = length % 8 === 0 && length >= 64 ? "8" : "1";
+    input("length").step = block_size !== null ? String(block_size) : length % 8 === 0 && length >= 64 ? "8" : "1";
     input("length").min = input("length").step;
     input("steps").max = String(Math.max(length, 1));
     if (this.exact.length > length) this.slide("length", length);
+    if (block_size !== null) this.slide("length", Math.max(1, Math.floor(this.exact.length / block_size)) * block_size);
+    const schedule = element("schedule", HTMLSelectElement);
+    for (const option of schedule.options) {
+      const ofBlocks = option.value === "first-hitting";
+      option.disabled = family === "bd3lm" ? option.value.startsWith("blocks") : ofBlocks;
+    }
+    if (schedule.selectedOptions[0]?.disabled) schedule.value = STORY.schedule;
     input("alpha0").disabled = family !== "esolm";
     input("steps").disabled = family === "ar";
-    element("schedule", HTMLSelectElement).disabled = family === "ar";
-    if (family === "mdlm") this.slide("alpha0", 1);
+    schedule.disabled = family === "ar";
+    if (family === "mdlm" || family === "bd3lm") this.slide("alpha0", 1);
     if (family === "ar") this.slide("alpha0", 0);
   }
 

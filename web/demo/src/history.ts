@@ -1,7 +1,7 @@
 // What a trace says about one of its texts: in which step, by which phase and at which slot each position was written, and what
 // each step computed. With a plan all of it is known ahead; without one it is worked out from the steps.
 
-import type { Phase, SequencePlan, Step, Trace } from "./trace";
+import type { Phase, Revealed, SequencePlan, Step, Trace } from "./trace";
 
 /** Step of a position that was given. */
 export const GIVEN = -1;
@@ -70,7 +70,8 @@ export class History {
     }
     this.knownAfter.push(given.length);
     this.planned = own !== undefined;
-    if (own) this.follow(own, lead);
+    if (own && header.block_size) this.followBlocks(own, header.block_size);
+    else if (own) this.follow(own, lead);
     this.sync();
   }
 
@@ -79,7 +80,7 @@ export class History {
     for (; this.read < this.trace.steps.length; this.read += 1) {
       const step = this.trace.steps[this.read]!;
       const own = step.revealed.filter((item) => item.sequence === this.sequence);
-      if (!this.planned) this.steps.push(this.infer(step, own.length));
+      if (!this.planned) this.steps.push(this.infer(step, own));
       for (const { position, token } of own) {
         if (this.slotOf[position] === -1) this.place(position, this.read, step.phase);
         this.stepOf[position] = this.read;
@@ -110,7 +111,32 @@ export class History {
     });
   }
 
-  private infer(step: Step, drawn: number): SlotStep | null {
+  /** A model that writes in blocks: slots go block by block, in each the given ones first and then the order in which it writes. */
+  private followBlocks(plan: SequencePlan, size: number): void {
+    const block = (position: number): number => Math.floor(position / size);
+    const order = [...plan.order].sort((a, b) => block(a) - block(b));
+    this.order.splice(0, Infinity, ...order);
+    order.forEach((position, slot) => (this.slotOf[position] = slot));
+    plan.steps.forEach(([phase, clean, start, end], index) => {
+      const drawn = plan.order.slice(start, end);
+      const first = drawn[0];
+      if (first === undefined) {
+        this.steps.push({ phase, from: clean, start, end: start, masksTo: start });
+        return;
+      }
+      const slot = this.slotOf[first]!;
+      this.steps.push({ phase, from: clean, start: slot, end: slot + drawn.length, masksTo: (block(first) + 1) * size });
+      for (const position of drawn) {
+        this.stepOf[position] = index;
+        this.phaseOf[position] = phase;
+      }
+    });
+  }
+
+  private infer(step: Step, own: Revealed[]): SlotStep | null {
+    const drawn = own.length;
+    const size = this.trace.header.block_size;
+    if (size) return this.inferBlocks(step, own, size);
     const start = this.order.length;
     if (step.phase === "prompt" || drawn === 0) {
       // Without a draw there is either a part of a long prompt to take in, or nothing left to do.
@@ -122,6 +148,20 @@ export class History {
     const from = this.fed;
     this.fed = start;
     return this.layout(step.phase, from, start, start + drawn);
+  }
+
+  private inferBlocks(step: Step, own: Revealed[], size: number): SlotStep | null {
+    const from = this.fed;
+    if (own.length === 0) {
+      // Known blocks enter the cache by themselves; of several texts nothing tells whose.
+      if (step.phase !== "prompt" || this.trace.header.batch > 1) return null;
+      this.fed += step.rows;
+      return { phase: "prompt", from, start: this.fed, end: this.fed, masksTo: this.fed };
+    }
+    const first = Math.floor(own[0]!.position / size) * size;
+    const start = this.order.length;
+    this.fed = first;
+    return { phase: step.phase, from, start, end: start + own.length, masksTo: first + size };
   }
 
   private layout(phase: Phase, clean: number, start: number, end: number): SlotStep {

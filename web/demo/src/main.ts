@@ -10,7 +10,7 @@ import { Lanes } from "./lanes";
 import { PRESETS, STORY, fromHash, randomSeed, request, toHash, type Settings } from "./settings";
 import { Stage } from "./stage";
 import type { Trace } from "./trace";
-import { count, megabytes, seconds, times } from "./words";
+import { blocksNote, count, megabytes, seconds, times } from "./words";
 
 const stage = new Stage();
 const controls = new Controls(() => remember());
@@ -76,6 +76,8 @@ function showModel(info: ModelInfo | null): void {
   const numbers = `Weights are kept as ${device.weights}, the cache as ${device.kv_cache}.`;
   setText("runs-on", `${place} ${numbers} The model has ${(info.parameters / 1e6).toFixed(1)} million parameters and sees ${count(info.length)} tokens.`);
   setText("machine-line", `${place} Weights: ${device.weights}.`);
+  element("blocks-note", HTMLElement).hidden = info.block_size === null;
+  if (info.block_size !== null) setText("blocks-note", blocksNote(info.block_size));
   button("race-run").disabled = info.family !== "esolm";
   button("compare-run").disabled = info.family !== "esolm";
 }

@@ -33,7 +33,9 @@ function header(raw: Fields, text: string, name: string, line: number): Header {
   if (raw.esolm_trace === undefined) bad("has no field “esolm_trace”");
   if (raw.esolm_trace !== 1) bad(`has version ${JSON.stringify(raw.esolm_trace)} of the format, and this page reads version 1`);
   const { family, length, batch, nfe, attempt = 0, known } = raw;
-  if (family !== "esolm" && family !== "mdlm" && family !== "ar") bad("names no family that this page knows (esolm, mdlm, ar)");
+  if (family !== "esolm" && family !== "mdlm" && family !== "ar" && family !== "bd3lm") bad("names no family that this page knows (esolm, mdlm, ar, bd3lm)");
+  const size = raw.block_size ?? undefined;
+  if (family === "bd3lm" && (!whole(size, MAX_LENGTH) || size === 0)) bad("has no number of tokens in a block (block_size)");
   if (!whole(length, MAX_LENGTH) || length === 0) bad(`has no length from 1 to ${MAX_LENGTH - 1}`);
   if (!whole(batch, 4096) || batch === 0) bad("has no number of texts (batch)");
   if (!whole(nfe, 1 << 20)) bad("has no number of steps (nfe)");
@@ -51,6 +53,7 @@ function header(raw: Fields, text: string, name: string, line: number): Header {
     model: String(raw.model ?? "unknown"),
     family: family as Header["family"],
     length: length as number,
+    ...(family === "bd3lm" ? { block_size: size as number } : {}),
     batch: batch as number,
     nfe: nfe as number,
     attempt: attempt as number,

@@ -2,7 +2,7 @@
 
 import { Problem } from "./parse";
 
-export const SCHEDULES = ["binomial", "blocks", "blocks-shuffled", "left-to-right"] as const;
+export const SCHEDULES = ["binomial", "blocks", "blocks-shuffled", "left-to-right", "first-hitting"] as const;
 export type Schedule = (typeof SCHEDULES)[number];
 export type Start = "free" | "prompt" | "infill";
 
@@ -55,7 +55,7 @@ export interface Request {
   infill?: string;
   length?: number;
   alpha0?: number;
-  steps: number;
+  steps?: number;
   schedule: Schedule;
   topK?: number;
   topP?: number;
@@ -67,7 +67,9 @@ export interface Request {
 
 export function request(settings: Settings): Request {
   const { start, alpha0, steps, schedule, temperature, seed, length } = settings;
-  const common: Request = { alpha0, steps, schedule, temperature, seed };
+  const common: Request = { alpha0, schedule, temperature, seed };
+  // One token a step takes as many as there are.
+  if (schedule !== "first-hitting") common.steps = steps;
   // Every token may be drawn: then there is nothing to select.
   if (settings.topK > 0) common.topK = settings.topK;
   if (settings.topP < 1) common.topP = settings.topP;

@@ -47,7 +47,7 @@ export class TextView {
 
   bind(history: History): void {
     this.history = history;
-    this.build(history.length);
+    this.build(history.length, history.trace.header.block_size);
   }
 
   render(shown: number): void {
@@ -82,7 +82,8 @@ export class TextView {
     if (position !== null) this.cells[position]?.element.classList.add("marked");
   }
 
-  private build(length: number): void {
+  /** Cells; those at which a new block of the model begins have a border. */
+  private build(length: number, block?: number): void {
     this.active = 0;
     this.cells = Array.from({ length }, (_, position) => {
       const element = document.createElement("span");
@@ -91,6 +92,7 @@ export class TextView {
       element.className = "cell";
       body.className = "token";
       element.dataset.position = String(position);
+      if (block && position > 0 && position % block === 0) element.dataset.block = "";
       element.append(space, body);
       if (this.options.interactive) {
         element.setAttribute("role", "option");

@@ -16,7 +16,7 @@ export type Plan = Pick<FullPlan, "lead" | "sequences">;
 /** What the page reads of a header. Only a live run's first one has a plan. */
 export type Header = Pick<
   LiveHeader,
-  "model" | "family" | "length" | "steps" | "top_p" | "temperature" | "seed" | "batch" | "nfe" | "mask_index" | "attempt" | "texts" | "known"
+  "model" | "family" | "length" | "block_size" | "steps" | "top_p" | "temperature" | "seed" | "batch" | "nfe" | "mask_index" | "attempt" | "texts" | "known"
 > & { alpha_0: number | null; schedule: string; plan?: Plan };
 
 export type Footer = Pick<LiveFooter, "tokens" | "text" | "interrupted" | "seconds" | "pieces">;

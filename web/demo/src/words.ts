@@ -34,11 +34,17 @@ export function phaseName(phase: Phase, family: Family): string {
   return family === "ar" ? "Left to right" : "Sequential";
 }
 
+/** How a model writes whose blocks have so many tokens. */
+export function blocksNote(size: number): string {
+  return `This model writes in blocks of ${plural(size, "token")}, one block after the other. Within a block it fills the blanks in any order and sees the whole block; finished blocks come from the cache. The steps T are those of each block.`;
+}
+
 /** What a step does, for somebody who reads it for the first time. */
 export function stepSentence(phase: Phase, drawn: number, family: Family): string {
   if (phase === "prompt") return "The given words are read in.";
   if (phase === "diffusion") {
-    return drawn === 1 ? "One token appears, anywhere in the text." : `${plural(drawn, "token")} appear at once, anywhere in the text.`;
+    const where = family === "bd3lm" ? "anywhere in its block" : "anywhere in the text";
+    return drawn === 1 ? `One token appears, ${where}.` : `${plural(drawn, "token")} appear at once, ${where.replace("its", "their")}.`;
   }
   return family === "ar" ? "The next token is written." : "The leftmost blank is filled.";
 }

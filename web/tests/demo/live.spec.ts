@@ -245,6 +245,25 @@ test("a model that cannot be fetched gets a sentence; recorded runs still play",
   await finished(page);
 });
 
+test("a model that writes in blocks says so, and shows where they begin", async ({ page }) => {
+  await write(page, SHORT);
+  await expect(page.locator("#blocks-note")).toBeHidden();
+  const ckpt = fileURLToPath(new URL("../../../tests/fixtures/golden-family/bd3lm/mini_bd3lm.ckpt", import.meta.url));
+  await page.locator("#files").setInputFiles(ckpt);
+  await expect(page.locator("#model-name")).toHaveText("In use: mini_bd3lm.ckpt.");
+  await finished(page);
+  await expect(page.locator("#blocks-note")).toContainText("in blocks of 4 tokens");
+  await expect(page.locator("#known")).toHaveText("8 of 8");
+  expect(await positions(page, "[data-block]")).toEqual([4]);
+  await expect(page.locator("#compare-run")).toBeDisabled();
+  // Each token of a block is computed in each of its steps, and finished blocks once more.
+  await page.locator("#schedule").selectOption("first-hitting");
+  await page.locator("#write").click();
+  await finished(page);
+  await expect(page.locator("#computed")).toHaveText(String(7 * 4 + 4));
+  expect(await violations(page)).toEqual([]);
+});
+
 test("a model of one’s own is used, and a broken one gets a sentence", async ({ page }) => {
   await write(page, SHORT);
   const files = ["config.json", "tokenizer.json", "model.safetensors"].map(stories);

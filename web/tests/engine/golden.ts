@@ -6,6 +6,9 @@ import { Tensors } from "./safetensors.js";
 
 export const folder = fileURLToPath(new URL("../../../tests/fixtures/golden/", import.meta.url));
 
+/** That of the family's other code. */
+export const family = fileURLToPath(new URL("../../../tests/fixtures/golden-family/", import.meta.url));
+
 /** Largest difference of logits that counts as the published code's. */
 export const BOUND = 1e-4;
 /** Vocabulary, mask token and beginning-of-text token of the golden models. */

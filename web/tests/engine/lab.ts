@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test as base, type Page } from "@playwright/test";
 import { Server } from "../server.js";
-import { folder as goldenFolder } from "./golden.js";
+import { family, folder as goldenFolder } from "./golden.js";
 
 type Module = typeof import("../../dist/esolm_web.js");
 type Model = import("../../dist/esolm_web.js").WasmModel;
@@ -41,6 +41,8 @@ export interface Lab {
   source(folder: string, config?: object): Promise<Source>;
   /** A golden model. */
   golden(name: string, config?: object): Promise<Source>;
+  /** A golden model of the family's other code, a folder without a tokenizer. */
+  family(folder: string): Promise<Source>;
   stories(): Promise<Source>;
   load(source: Source, options: object): Promise<Model>;
   /** All events of a run. */
@@ -91,6 +93,10 @@ export async function enter(page: Page, server: Server): Promise<void> {
         config: await configuration(`/golden/${name}.config.json`, config),
         weights: await weights(`/golden/${name}.ema.safetensors`),
       }),
+      family: async (folder) => ({
+        config: await text(`/golden-family/${folder}/config.json`),
+        weights: await weights(`/golden-family/${folder}/model.safetensors`),
+      }),
       stories: () => lab.source("/models/stories"),
       load: (source, options) => module.WasmModel.load(source, JSON.stringify(options)),
       events: async function* (run) {
@@ -128,7 +134,7 @@ export async function enter(page: Page, server: Server): Promise<void> {
 export async function serve(): Promise<Server> {
   if (!existsSync(`${dist}esolm_web.js`)) throw new Error("web/dist/esolm_web.js is not there; `cargo xtask web --build` makes it");
   const server = await Server.start();
-  return server.folder("/dist/", dist).folder("/golden/", goldenFolder).folder("/models/stories/", stories);
+  return server.folder("/dist/", dist).folder("/golden/", goldenFolder).folder("/golden-family/", family).folder("/models/stories/", stories);
 }
 
 /** Tests with a page that holds the lab. */

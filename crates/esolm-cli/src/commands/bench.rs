@@ -219,6 +219,9 @@ fn cases(arguments: &Bench) -> Vec<Case> {
         let name = format!("{name} NFE=L");
         add(name, family, Schedule::BlocksShuffled, length);
     }
+    let size = block_size(length);
+    let name = format!("BD3-LM ({size}) NFE=L");
+    add(name, Family::Bd3Lm, Schedule::FirstHitting, length);
     add("AR".into(), Family::Ar, Schedule::Binomial, length);
     cases
 }
@@ -275,14 +278,23 @@ fn time(
     Ok(lines.collect())
 }
 
+/// Blocks of 16, as the published comparison has them, or of the most below that divide the length.
+fn block_size(length: usize) -> usize {
+    let divides = |size: &usize| length.is_multiple_of(*size);
+    (1..=16).rev().find(divides).unwrap_or(1)
+}
+
 /// The plan of a case over any of the weights.
 fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions {
     PlanOptions {
         family: case.family,
         attention: match case.family {
             Family::Mdlm => AttentionKind::Bidirectional,
-            _ => AttentionKind::Causal,
+            Family::Bd3Lm => AttentionKind::Block,
+            Family::EsoLm | Family::Ar => AttentionKind::Causal,
         },
+        block_size: (case.family == Family::Bd3Lm).then(|| block_size(arguments.length)),
+        context: arguments.length,
         alpha_0: 1.0,
         length: arguments.length,
         schedule: case.schedule,

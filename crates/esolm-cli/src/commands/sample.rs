@@ -28,6 +28,8 @@ struct Report<'a> {
     interrupted: bool,
     /// Texts in which the model ran on at a given word to the last, as indices within the batch.
     run_on: &'a [usize],
+    /// Texts that a rule of --stop ended, likewise.
+    ended: &'a [usize],
     rows: usize,
     seconds: f64,
     tokens_per_second: f64,
@@ -101,8 +103,13 @@ fn announcements(header: &Header, is_random: bool) -> Vec<String> {
     }
     let altered = (header.altered.iter())
         .map(|altered| format!("warning: {altered} in the prompt, and the text goes on from that"));
+    let window = header.window.map(|window| {
+        format!(
+            "the text is longer than the model's context: past {window} tokens each block sees the last {window} alone, its own included, which is not exact"
+        )
+    });
     let seed = is_random.then(|| format!("seed: {}", header.seed));
-    altered.chain(seed).collect()
+    altered.chain(window).chain(seed).collect()
 }
 
 fn print(
@@ -115,6 +122,13 @@ fn print(
         output::note(&format!(
             "in {} of the texts the model kept running on at a given word; move the gap, or try another --seed",
             footer.run_on.len()
+        ));
+    }
+    if !arguments.quiet && !footer.ended.is_empty() {
+        output::note(&format!(
+            "{} of {} texts ended before their length",
+            footer.ended.len(),
+            header.batch
         ));
     }
     let tokens = count(&header, footer);
@@ -145,6 +159,7 @@ fn print(
             device: model.device().to_string(),
             interrupted: footer.interrupted,
             run_on: &footer.run_on,
+            ended: &footer.ended,
             rows: footer.rows,
             seconds: footer.seconds,
             tokens_per_second,
@@ -173,5 +188,8 @@ fn print(
 fn count(header: &Header, footer: &Footer) -> usize {
     let tokens = footer.tokens.iter().flatten();
     let known = tokens.filter(|&&token| token != header.mask_index).count();
-    known.saturating_sub(header.known.iter().map(Vec::len).sum())
+    let texts = header.known.iter().zip(&footer.tokens);
+    let given =
+        texts.flat_map(|(known, text)| known.iter().filter(|(at, _)| (*at as usize) < text.len()));
+    known.saturating_sub(given.count())
 }

@@ -136,8 +136,35 @@ fn quantised(folder: &Folder) {
 }
 
 /// Makes them: `TMP/name`.
+/// Configurations of a BD3-LM that cannot be.
+fn blocks(folder: &Folder) {
+    let path = root().join("tests/fixtures/golden-family/bd3lm/bs4/config.json");
+    let config = std::fs::read_to_string(path).expect("a configuration");
+    for (name, from, to) in [
+        ("blocks-0", "\"block_size\": 4", "\"block_size\": 0"),
+        ("blocks-5", "\"block_size\": 4", "\"block_size\": 5"),
+        ("blocks-none", "\"block_size\": 4,", ""),
+        (
+            "noise-order",
+            "\"sampling_eps_min\": 0.001",
+            "\"sampling_eps_min\": 1.5",
+        ),
+        (
+            "noise-tensor",
+            "\"sampling_eps_max\": 0.999",
+            "\"sampling_eps_max\": 0.8",
+        ),
+        ("sets", "\"BD3LM\"", "\"SetDLM\""),
+    ] {
+        let edited = config.replacen(from, to, 1);
+        assert_ne!(edited, config, "{from}");
+        std::fs::write(folder.file(&format!("{name}.json")), edited).expect("a file");
+    }
+}
+
 pub fn prepare(folder: &Folder) {
     quantised(folder);
+    blocks(folder);
     let i32s = |values: &[i32]| {
         values
             .iter()

@@ -203,8 +203,18 @@ impl Plan {
 
     /// The rows of a step for the whole batch; a sequence that is done adds none.
     pub fn step_rows(&self, step: usize) -> StepRows {
+        self.step_rows_of(step, |_| true)
+    }
+
+    /// The rows of a step for the sequences that are wanted, by their index.
+    pub fn step_rows_of(&self, step: usize, is_wanted: impl Fn(usize) -> bool) -> StepRows {
         let mut rows = StepRows::default();
-        for (index, sequence) in self.sequences.iter().enumerate() {
+        for (index, sequence) in self
+            .sequences
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| is_wanted(*index))
+        {
             if let Some(step) = sequence.steps.get(step) {
                 self.add_rows(index as u32, sequence, step, &mut rows);
             }

@@ -285,6 +285,12 @@ impl Plan {
                 }
             }
         }
+        if blocks
+            .last()
+            .is_some_and(|block| block.text.contains(&mask_index))
+        {
+            return wrong("its last block has masks".into());
+        }
         let length = blocks.len() * size;
         let window = (length > context).then_some(context);
         let cache = Blocks {

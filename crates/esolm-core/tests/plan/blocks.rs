@@ -401,3 +401,67 @@ fn bad_plans_are_named() {
         assert!(message.contains(words), "{message:?} lacks {words:?}");
     }
 }
+
+#[test]
+fn recorded_runs_must_be_whole() {
+    const M: u32 = MASK;
+    let block = [0, 0, 1];
+    let before = [vec![7, M], vec![7, M], vec![M, M]];
+    let after = [vec![7, M], vec![7, 5], vec![3, 4]];
+    let of = |block: &[u32], before: &[Vec<u32>], after: &[Vec<u32>]| {
+        Plan::from_recorded_blocks(block, before, after, 4, M, 97)
+    };
+    let run = of(&block, &before, &after).unwrap();
+    let sequence = &run.plan.sequences[0];
+    assert_eq!(
+        (&sequence.order[..], &sequence.known[..]),
+        (&[0, 1, 2, 3][..], &[7][..])
+    );
+    assert_eq!(run.unmasked_in, [None, Some(1), Some(2), Some(2)]);
+    assert_eq!((run.plan.window, sequence.steps.len()), (None, 2));
+    // Row `step` and place in the block of what was recorded.
+    let recorded: Vec<f64> = (0..3 * 2 * 97).map(f64::from).collect();
+    let uniforms = run.uniforms(&recorded).unwrap();
+    let first = |position: usize| uniforms[position * 97];
+    assert_eq!(
+        [first(0), first(1), first(2), first(3)],
+        [0.5, 3.0 * 97.0, 4.0 * 97.0, 5.0 * 97.0]
+    );
+    let beyond = Plan::from_recorded_blocks(&block, &before, &after, 2, M, 97).unwrap();
+    assert_eq!(
+        (beyond.plan.window, beyond.plan.sequences[0].steps.len()),
+        (Some(2), 3)
+    );
+
+    let edited = |number: usize, text: Vec<u32>| {
+        let mut after = after.clone();
+        after[number] = text;
+        after
+    };
+    let refused = |result: Result<esolm_core::plan::RecordedDiffusion, _>, words: &str| {
+        let message: esolm_core::plan::PlanError = result.unwrap_err();
+        let message = message.to_string();
+        assert!(message.contains(words), "{message:?} lacks {words:?}");
+    };
+    refused(of(&[], &[], &[]), "no block");
+    refused(of(&block[..2], &before, &after), "differ in shape");
+    refused(of(&block, &before, &edited(2, vec![3])), "differ in shape");
+    refused(of(&[0, 0, 2], &before, &after), "of block 2");
+    refused(of(&[1, 1, 1], &before, &after), "of block 1");
+    refused(
+        of(&block, &before, &edited(0, vec![7, 6])),
+        "does not begin where",
+    );
+    refused(
+        of(&block, &before, &edited(1, vec![8, 5])),
+        "changes the known place 0",
+    );
+    refused(
+        of(&block, &before, &edited(1, vec![7, M])),
+        "leaves a block with masks",
+    );
+    refused(
+        of(&block, &before, &edited(2, vec![3, M])),
+        "last block has masks",
+    );
+}

@@ -27,6 +27,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
             .then(|| arguments.filters.top_p_crossing.into()),
         min_p: arguments.filters.min_p,
         temperature: Some(arguments.temperature),
+        stop: arguments.stop.iter().copied().map(Into::into).collect(),
         seed: arguments.seed,
         batch: arguments.batch,
         first: arguments.first,

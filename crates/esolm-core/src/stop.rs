@@ -1,0 +1,106 @@
+//! When a text that is written block by block ends early: the rules of the published BD3-LM for texts of variable length.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The entropy is that of so many last tokens, and counts once there are more.
+pub const ENTROPY_WINDOW: usize = 256;
+/// An entropy below so many nats ends a text.
+pub const LEAST_ENTROPY: f64 = 4.0;
+
+/// Why a text may end after a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopRule {
+    /// It has more than one end-of-text token, the token that opens it included, and is cut after the second.
+    Eos,
+    /// Its last [`ENTROPY_WINDOW`] tokens repeat each other, with an entropy below [`LEAST_ENTROPY`], and are cut off.
+    Entropy,
+}
+
+/// Rules, and the tokens that they look for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StopRules {
+    /// Any of them ends a text.
+    pub rules: Vec<StopRule>,
+    /// The token that opens texts; at position 0 it counts as an end of the text before.
+    pub bos: Option<u32>,
+    /// The end-of-text token.
+    pub eos: Option<u32>,
+}
+
+impl StopRules {
+    /// Tokens to keep of a text whose blocks so far are `tokens`, where it ends after the last of them; none where it goes on. As
+    /// published, low entropy decides where both rules hold.
+    pub fn end(&self, tokens: &[u32]) -> Option<usize> {
+        let has = |rule| self.rules.contains(&rule);
+        if has(StopRule::Entropy)
+            && tokens.len() > ENTROPY_WINDOW
+            && entropy(&tokens[tokens.len() - ENTROPY_WINDOW..]) < LEAST_ENTROPY
+        {
+            return Some(tokens.len() - ENTROPY_WINDOW);
+        }
+        let is_end = |&(place, &token): &(usize, &u32)| {
+            Some(token) == self.eos || place == 0 && Some(token) == self.bos
+        };
+        let second = tokens.iter().enumerate().filter(is_end).nth(1);
+        second
+            .filter(|_| has(StopRule::Eos))
+            .map(|(place, _)| place + 1)
+    }
+}
+
+/// The entropy of how often each token occurs, in nats.
+pub fn entropy(tokens: &[u32]) -> f64 {
+    let mut counts: HashMap<u32, usize> = HashMap::new();
+    for &token in tokens {
+        *counts.entry(token).or_default() += 1;
+    }
+    // In an order of their own, so that the sum is the same every time.
+    let mut counts: Vec<usize> = counts.into_values().collect();
+    counts.sort_unstable();
+    let share = |count: usize| count as f64 / tokens.len() as f64;
+    -counts
+        .into_iter()
+        .map(|count| share(count) * share(count).ln())
+        .sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(rules: &[StopRule], bos: u32) -> StopRules {
+        StopRules {
+            rules: rules.to_vec(),
+            bos: Some(bos),
+            eos: Some(9),
+        }
+    }
+
+    #[test]
+    fn the_second_end_counts_and_so_does_the_opening() {
+        let eos = |bos| rules(&[StopRule::Eos], bos);
+        assert_eq!(eos(9).end(&[9, 1, 2, 3]), None);
+        assert_eq!(eos(9).end(&[9, 1, 9, 3]), Some(3));
+        assert_eq!(eos(8).end(&[8, 1, 9, 3]), Some(3));
+        assert_eq!(eos(8).end(&[1, 8, 9, 3]), None);
+        assert_eq!(eos(8).end(&[1, 9, 8, 9]), Some(4));
+        assert_eq!(rules(&[], 9).end(&[9, 9]), None);
+    }
+
+    #[test]
+    fn low_entropy_cuts_what_repeats() {
+        let mut text: Vec<u32> = (0..300).map(|i| 10 + i % 3).collect();
+        assert_eq!(rules(&[StopRule::Entropy], 9).end(&text), Some(44));
+        assert_eq!(rules(&[StopRule::Entropy], 9).end(&text[..256]), None);
+        assert_eq!(rules(&[StopRule::Eos], 9).end(&text), None);
+        text[100..]
+            .iter_mut()
+            .zip(100..)
+            .for_each(|(token, i)| *token = i);
+        assert_eq!(rules(&[StopRule::Entropy], 9).end(&text), None);
+        assert!((entropy(&[1, 2, 3, 4]) - 4f64.ln()).abs() < 1e-12);
+    }
+}
