@@ -1,10 +1,12 @@
-//! Recorded generations of Eso-LMs of the family's other code, token for token. `ESOLM_GOLDEN_FAMILY` names a folder of such files to take in
+//! Recorded generations of Eso-LMs and AR models of the family's other code, token for token. `ESOLM_GOLDEN_FAMILY` names a folder of such files to take in
 //! the place of the repository's.
 //!
-//! A file `NAME.sampling.safetensors` in which traces have a `sort_idx` is one; its network stands beside it, as `NAME.weights.safetensors` or in
+//! A file `NAME.sampling.safetensors` in which traces have a `sort_idx` is one of an Eso-LM, a file `NAME.forward.safetensors` with
+//! `sampling.sample` one of an AR model; its network stands beside it, as `NAME.weights.safetensors` or in
 //! another of the forms of a forward case of that name.
 
 use esolm::checkpoint::Checkpoint;
+use esolm::config::ModelConfig;
 use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::rng::gumbel_from_uniform;
 
@@ -13,6 +15,7 @@ use crate::family::{files, open};
 use crate::{Golden, Runner};
 
 const SAMPLING: &str = ".sampling.safetensors";
+const FORWARD: &str = ".forward.safetensors";
 
 /// Runs every trace with its cache and without; returns how many there were.
 ///
@@ -38,6 +41,17 @@ pub fn check_schedules(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> 
         println!("{}: {}", file.display(), traces.join(", "));
         ran += traces.len();
     }
+    for file in files(FORWARD) {
+        let golden = Golden::read(&file);
+        if !golden.has("sampling.sample") {
+            continue;
+        }
+        let checkpoint =
+            open(&file, FORWARD, &golden).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        check_ar(&golden, &checkpoint, &mut *load(&checkpoint));
+        println!("{}: sampling", file.display());
+        ran += 1;
+    }
     assert!(ran > 0, "no trace of an Eso-LM");
     ran
 }
@@ -62,9 +76,7 @@ fn check(name: &str, golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn 
             plan,
             top_p: name.ends_with("_p09").then_some(0.9),
             logits: golden.f32(&tensor("logits")),
-            noise: (golden.f32(&tensor("u")).into_iter())
-                .map(|u| gumbel_from_uniform(u.into()))
-                .collect(),
+            noise: noise(golden, &tensor("u")),
             place: &slot,
         };
         let tokens = run_trace(&trace, runner);
@@ -79,6 +91,42 @@ fn check(name: &str, golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn 
             "{name}"
         );
     }
+}
+
+/// The sampler of AR: the beginning of text, then a token after the other.
+fn check_ar(golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn Runner) {
+    let sample = golden.rows("sampling.sample");
+    let config = ModelConfig {
+        length: sample[0].len(),
+        bos: golden
+            .metadata()
+            .get("bos_token_id")
+            .map(|bos| bos.parse().unwrap()),
+        ..checkpoint.config().clone()
+    };
+    let plan = Plan::new(&PlanOptions::new(&config, sample.len(), 1, 0)).unwrap();
+    let steps = golden.shape("sampling.logits")[1];
+    for plan in [&plan, &plan.uncached()] {
+        let trace = Trace {
+            name: "sampling".into(),
+            plan,
+            top_p: None,
+            logits: golden.f32("sampling.logits"),
+            noise: noise(golden, "sampling.u"),
+            // Step s draws the token at s + 1.
+            place: &|sequence, target| {
+                sequence * steps + target as usize - sequence * plan.length - 1
+            },
+        };
+        let tokens = run_trace(&trace, runner);
+        assert_eq!(plan.output(&tokens), sample);
+    }
+}
+
+/// The Gumbel noise of uniforms that were recorded in f32.
+fn noise(golden: &Golden, name: &str) -> Vec<f32> {
+    let uniforms = golden.f32(name).into_iter();
+    uniforms.map(|u| gumbel_from_uniform(u.into())).collect()
 }
 
 /// The plan that is drawn for the schedule in the trace's name, such as `block_ar4_sar2`, goes as the recorded one; where the order is

@@ -334,7 +334,10 @@ export interface GenerateOptions {
   length?: number;
   /** The share of tokens that diffusion writes, 0 to 1. */
   alpha0?: number;
-  /** Diffusion steps T, default the length; of a BD3-LM those of each block, without which it draws one token a step. */
+  /**
+   * Diffusion steps T, default the length; of a BD3-LM those of each block, without which it draws one token a step; with the schedules `block` and
+   * `block-autoregressive` the tokens of a block.
+   */
   steps?: number;
   schedule?: Schedule;
   /** Stretches that the schedule `block-autoregressive` writes one after the other, default 1. */

@@ -165,7 +165,8 @@ pub struct Sample {
     /// Default: what the checkpoint recommends, or the value that the model was trained with if the checkpoint says, else 1.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Sampling")]
     pub alpha0: Option<f64>,
-    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block.
+    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block; with
+    /// the schedules block and block-autoregressive they are the tokens of a block.
     ///
     /// Default: the length. A BD3-LM draws one token a step unless steps are given.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]

@@ -40,7 +40,8 @@ pub struct Request {
     pub length: Option<usize>,
     /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
     pub alpha_0: Option<f64>,
-    /// T, diffusion steps; of a BD3-LM those of each block, which the binomial schedule alone has. Default: the length.
+    /// T, diffusion steps; of a BD3-LM those of each block, which the binomial schedule alone has; with the schedules
+    /// block and block-autoregressive the tokens of a block. Default: the length.
     pub steps: Option<usize>,
     /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given.
     pub schedule: Option<Schedule>,

@@ -143,7 +143,7 @@ fn weights_in_several_files_open() {
 fn tensors_without_a_use_are_ignored_by_name() {
     let mut tensors = golden_tensors("mdlm.ema.safetensors");
     tensors.insert("static_attention_mask".into(), (vec![2, 2], vec![0.0; 4]));
-    tensors.insert("backbone.sampling_eps_min".into(), (vec![], vec![0.001]));
+    tensors.insert("sampling_eps_min".into(), (vec![], vec![0.001]));
     let config = String::from_utf8(golden("mdlm.config.json")).unwrap();
     let opened = Checkpoint::from_safetensors_bytes(&config, pack(&tensors, "F32")).unwrap();
     assert_eq!(

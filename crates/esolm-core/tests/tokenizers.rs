@@ -442,6 +442,10 @@ fn tokenizers_that_cannot_be_read_say_why() {
         file("some.model", b"\x00\x01\xff"),
         "SentencePiece model|cannot be read",
     );
+    assert_told(
+        file("own.model", b"no model"),
+        "SentencePiece model|cannot be read",
+    );
     assert_told(file("picture.png", b"\x89PNG\xff"), "neither");
     assert_told(file("notes.md", b"# Notes"), "neither");
     assert_told(file("gpt2.tiktoken", b"IQ== 0\nIg== 1\n"), "the pattern");

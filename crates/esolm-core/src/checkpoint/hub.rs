@@ -51,7 +51,9 @@ pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, Checkpoi
         hub.optional(name)?; // found beside the weights
     }
     if tokenizer.is_none() {
-        for name in beside::TABLES.into_iter().chain(OTHER_FORMS).chain(PARTS) {
+        let others = OTHER_FORMS.into_iter().chain(PARTS);
+        let others = others.filter(|name| !beside::TABLES.contains(name));
+        for name in beside::TABLES.into_iter().chain(others) {
             hub.optional(name)?; // found beside the weights
         }
     }

@@ -120,9 +120,11 @@ pub struct PlanOptions {
     pub attention: AttentionKind,
     /// Tokens of each sequence, the given ones included.
     pub length: usize,
-    /// Share of the tokens that diffusion takes, in [0, 1]. An MDLM knows only 1. AR and [`Schedule::LeftToRight`] do not use it.
+    /// Share of the tokens that diffusion takes, in [0, 1]. An MDLM knows only 1. AR, [`Schedule::LeftToRight`], [`Schedule::Block`] and
+    /// [`Schedule::BlockAutoregressive`] do not use it.
     pub alpha_0: f64,
-    /// T: diffusion time steps, before those that unmask nothing are dropped; number of blocks of the block schedules. AR and
+    /// T: diffusion time steps, before those that unmask nothing are dropped; number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and tokens of a block
+    /// of [`Schedule::Block`] and [`Schedule::BlockAutoregressive`]. AR and
     /// [`Schedule::LeftToRight`] do not use it. Of a BD3-LM, the steps of each block, of [`Schedule::Binomial`] alone.
     pub steps: usize,
     /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules; a BD3-LM has the binomial one, left

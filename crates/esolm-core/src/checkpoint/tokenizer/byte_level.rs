@@ -9,8 +9,8 @@ use super::draft::{Added, Draft, vocabulary};
 
 /// Longest token of ranks, so that looking at every cut of every token stays cheap. The longest of the published ones have 128 bytes.
 const MAX_TOKEN: usize = 256;
-/// Most merges that are made of ranks; 200,000 published tokens have a million.
-const MAX_MERGES: usize = 1 << 22;
+/// Most merges that are made of ranks; 200,000 published tokens have 450,000.
+const MAX_MERGES: usize = 1 << 20;
 
 /// Tokens are sequences of bytes, written as the tokenizers library writes bytes: those that print as themselves, the others as the
 /// characters from U+0100 on.

@@ -41,31 +41,20 @@ pub fn read_tokenizer(
     path: &Path,
     bytes: Vec<u8>,
 ) -> Result<(Vec<u8>, TokenizerForm), TokenizerError> {
-    let Ok(text) = std::str::from_utf8(&bytes) else {
-        let is_named = path
-            .extension()
-            .is_some_and(|extension| extension == "model");
-        return match sentencepiece::read(&bytes, Vec::new()) {
-            Ok(draft) => Ok((draft.text().into(), TokenizerForm::SentencePiece)),
-            Err(TokenizerError::SentencePiece(_)) if !is_named => Err(TokenizerError::File),
-            Err(error) => Err(error),
-        };
-    };
-    let text = normalize(text);
-    if text.trim_start().starts_with('{') {
-        return json(path, &text, &bytes);
+    let is = |kind: &str| path.extension().is_some_and(|extension| extension == kind);
+    let text = std::str::from_utf8(&bytes).ok().map(normalize);
+    match &text {
+        Some(text) if text.trim_start().starts_with('{') => return json(path, text, &bytes),
+        Some(text) if is_ranks(text) => return Err(TokenizerError::NoPattern),
+        _ => {}
     }
-    if is_ranks(&text) {
-        return Err(TokenizerError::NoPattern);
+    match sentencepiece::read(&bytes, Vec::new()) {
+        Ok(draft) => return Ok((draft.text().into(), TokenizerForm::SentencePiece)),
+        // It is something else, unless its name says that it should be one.
+        Err(TokenizerError::SentencePiece(_)) if !is("model") => {}
+        Err(error) => return Err(error),
     }
-    // Of all their bytes some are beyond UTF-8 in any model with more than a few pieces.
-    if let Ok(draft) = sentencepiece::read(&bytes, Vec::new()) {
-        return Ok((draft.text().into(), TokenizerForm::SentencePiece));
-    }
-    let is_list = path.extension().is_some_and(|extension| extension == "txt");
-    if !is_list {
-        return Err(TokenizerError::File);
-    }
+    let text = text.filter(|_| is("txt")).ok_or(TokenizerError::File)?;
     let tokens = (0u32..).zip(text.lines());
     let tokens = tokens
         .map(|(index, line)| (line.to_string(), index))

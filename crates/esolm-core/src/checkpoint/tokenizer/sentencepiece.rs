@@ -14,7 +14,7 @@ const MAX_BYTES: usize = 8 << 20;
 /// Longest piece of BPE, as every cut of every piece is looked at. SentencePiece trains pieces of 16 characters.
 const MAX_PIECE: usize = 256;
 /// Most merges that are made of pieces.
-const MAX_MERGES: usize = 1 << 22;
+const MAX_MERGES: usize = 1 << 20;
 /// `ModelType` of a trainer.
 const UNIGRAM: u64 = 1;
 const BPE: u64 = 2;
