@@ -202,10 +202,13 @@ pub struct Resolved {
 }
 
 impl Request {
-    /// The request with what `recommended` says wherever it says nothing itself. Of an alpha_0 only an Eso-LM that runs as one knows.
+    /// The request with what `recommended` says wherever it says nothing itself. An alpha_0 is only for an Eso-LM
+    /// that runs as one, by a schedule with two phases.
     #[must_use]
     pub fn or(&self, recommended: &Recommended, config: &ModelConfig) -> Self {
-        let is_esolm = config.family == Family::EsoLm && self.decode_as.is_none();
+        let has_phases = config.family == Family::EsoLm
+            && self.decode_as.is_none()
+            && !self.schedule.is_some_and(Schedule::is_all_in_blocks);
         let Recommended {
             alpha_0,
             temperature,
@@ -214,7 +217,7 @@ impl Request {
             min_p,
         } = *recommended;
         Self {
-            alpha_0: self.alpha_0.or(alpha_0.filter(|_| is_esolm)),
+            alpha_0: self.alpha_0.or(alpha_0.filter(|_| has_phases)),
             temperature: self.temperature.or(temperature),
             top_k: self.top_k.or(top_k),
             top_p: self.top_p.or(top_p),
@@ -330,10 +333,7 @@ impl Request {
         }
         let has_phases = self.alpha_0.is_some_and(|alpha_0| alpha_0 != 1.0);
         let blocks = self.block_size.map(|_| "block_size");
-        let all_in_blocks = matches!(
-            self.schedule,
-            Some(Schedule::Block | Schedule::BlockAutoregressive)
-        );
+        let all_in_blocks = self.schedule.is_some_and(Schedule::is_all_in_blocks);
         let foreign = match family {
             Family::EsoLm if has_phases && all_in_blocks => {
                 Some(("alpha_0", "a schedule that writes all in blocks"))

@@ -53,6 +53,11 @@ impl Schedule {
         Schedule::FirstHitting,
     ];
 
+    /// Whether it writes every token in contiguous blocks, so that no phase is left for an alpha_0 to divide.
+    pub fn is_all_in_blocks(self) -> bool {
+        matches!(self, Schedule::Block | Schedule::BlockAutoregressive)
+    }
+
     /// The name that [`FromStr`] reads, also that of the JSON form.
     pub fn name(self) -> &'static str {
         match self {

@@ -193,7 +193,13 @@ fn what_a_model_recommends_fills_what_is_left_out() {
         decode_as: Some(DecodeAs::Mdlm),
         ..asked.clone()
     };
+    let in_blocks = Request {
+        schedule: Some(Schedule::Block),
+        steps: Some(8),
+        ..asked.clone()
+    };
     for (request, family) in [
+        (&in_blocks, Family::EsoLm),
         (&asked, Family::Ar),
         (&asked, Family::Mdlm),
         (&as_mdlm, Family::EsoLm),

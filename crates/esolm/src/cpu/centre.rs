@@ -7,7 +7,7 @@
 
 use esolm_core::quantise::GROUP;
 use esolm_core::rng::{Purpose, Stream};
-use esolm_core::rows::{Layout, MASKED, NO_TARGET, Row, StepRows};
+use esolm_core::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 
 use super::inputs::{Form, Source};
 use super::{CpuExecutor, State};
@@ -60,6 +60,7 @@ impl CpuExecutor {
             slot,
             position: slot,
             prefix: slot + 1,
+            own: own_slot(slot, slot + 1),
             source: match slot < TOKENS as u32 {
                 true => slot,
                 false => MASKED,

@@ -59,8 +59,6 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     run("norm".into(), &[&out], &|| {
         norm(gpu, &x, &out, count, hidden)
     });
-    let few: Vec<u32> = (0..29).map(|_| random.below(7) as u32).collect();
-    let few = gpu.words(few).unwrap();
     let copied = zeros(count * hidden);
     run("copy".into(), &[&copied], &|| {
         copy(gpu, &x, &copied, count * hidden)
