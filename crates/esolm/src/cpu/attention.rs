@@ -418,7 +418,7 @@ impl Span<'_> {
             // Safety: the asserts.
             unsafe {
                 let zeros = [[S::splat(0.0); C]; R];
-                let sums = multiply::<S, C, R>(from, TILE, rows, self.head_dim, zeros);
+                let sums = multiply::<S, C, R, 4>(from, TILE, rows, self.head_dim, zeros);
                 for r in 0..R {
                     for c in 0..C {
                         let at = r * BLOCK + (vector + c) * S::LANES;
@@ -494,7 +494,7 @@ impl Span<'_> {
                     sums[r][c] = S::load(out[at..at + S::LANES].as_ptr());
                 }
             }
-            let sums = multiply::<S, C, R>(from, self.wide, rows, count, sums);
+            let sums = multiply::<S, C, R, 0>(from, self.wide, rows, count, sums);
             for r in 0..R {
                 for c in 0..C {
                     let at = r * self.wide + column + c * S::LANES;
@@ -506,12 +506,13 @@ impl Span<'_> {
     }
 }
 
-/// sums + `x` `[R, count]` times `count` rows of `C` vectors, which begin `step` values after each other.
+/// sums + `x` `[R, count]` times `count` rows of `C` vectors, which begin `step` values after each other. It asks for what lies `AHEAD` times as
+/// many rows further on, unless that is 0: four tiles of keys are four streams, each of about a page, and processors do not read ahead beyond one.
 ///
 /// # Safety
 /// As for [`Simd`]; each of `weights` has a vector at `(count - 1) * step`, and each row of `x` has `count` values.
 #[inline(always)]
-unsafe fn multiply<S: Simd, const C: usize, const R: usize>(
+unsafe fn multiply<S: Simd, const C: usize, const R: usize, const AHEAD: usize>(
     weights: [&[f32]; C],
     step: usize,
     x: [&[f32]; R],
@@ -522,7 +523,11 @@ unsafe fn multiply<S: Simd, const C: usize, const R: usize>(
         for k in 0..count {
             let mut vectors = [S::splat(0.0); C];
             for c in 0..C {
-                vectors[c] = S::load(weights[c].as_ptr().add(k * step));
+                let from = weights[c].as_ptr().add(k * step);
+                vectors[c] = S::load(from);
+                if AHEAD > 0 {
+                    S::prefetch(from.wrapping_add(AHEAD * count * step).cast());
+                }
             }
             for r in 0..R {
                 let x = S::splat(*x[r].as_ptr().add(k));
