@@ -2,6 +2,8 @@
 // ROWS rows by GROUPS groups of four columns. A software adapter pays for loads, not for arithmetic, so the blocks are as
 // large as its compiler bears. Neighbouring workgroups take other rows of the same columns, whose weights stay in a cache.
 // Scales of quantised weights are loaded once for the GROUP4 x 4 inputs that share them; of floats all inputs are one such group.
+// A result takes four products at once, since a software adapter keeps more of them than it has registers; with SINGLE one after the other,
+// as registers for four decoded weights would be too many beside two scales a column.
 // With NORM the input is normalised on the way: sum and square sum of x run along, and
 // ((x - mean) scale) w = scale (x w - mean colsum(w)).
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
@@ -38,10 +40,19 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             //@end
             //@unroll c GROUPS
             let w$c = weights(k, n0 + $cu);
+            //@if SINGLE
             //@unroll i 4
             let w$c_$i = decoded$i(w$c, s$c);
             //@unroll r ROWS
             acc$r_$c += x$r[$i] * w$c_$i;
+            //@end
+            //@end
+            //@else
+            //@unroll i 4
+            let w$c_$i = decoded$i(w$c, s$c);
+            //@end
+            //@unroll r ROWS
+            acc$r_$c += x$r.x * w$c_0 + x$r.y * w$c_1 + x$r.z * w$c_2 + x$r.w * w$c_3;
             //@end
             //@end
             //@end

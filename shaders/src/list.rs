@@ -313,7 +313,7 @@ pub static PRODUCT_ROWS: Shader = Shader {
         "WG", "K4", "N4", "GROUP4", "ROWS", "GROUPS", "D4", "HALF", "HEAD_DIM",
     ],
     floats: &[],
-    flags: &[&[], &["NORM"]],
+    flags: &[&[], &["NORM"], &["SINGLE"], &["SINGLE", "NORM"]],
     bindings: product_bindings!(INPUT),
 };
 

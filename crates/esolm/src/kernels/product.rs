@@ -277,11 +277,7 @@ fn launch(
         let mut form = Form {
             constants: vec![("K4", k4), ("N4", n4)],
             snippets: vec![weight_snippet(matrix.weights), snippet],
-            flags: match (input.norm, variant) {
-                (true, _) => vec!["NORM"],
-                (false, ProductVariant::Split) => vec!["PLAIN"],
-                (false, _) => vec![],
-            },
+            flags: flags(variant, matrix.weights, input.norm),
             ..Default::default()
         };
         form.constants
@@ -307,6 +303,20 @@ fn launch(
         input.parts as u32,
     ];
     gpu.launch(&kernel, &block.extent, &all, &info);
+}
+
+/// The flags of a form.
+fn flags(variant: ProductVariant, weights: Weights, norm: bool) -> Vec<&'static str> {
+    let mut flags = vec![];
+    if norm {
+        flags.push("NORM");
+    } else if variant == ProductVariant::Split {
+        flags.push("PLAIN");
+    }
+    if variant == ProductVariant::Rows && weights == Weights::Q4 {
+        flags.push("SINGLE");
+    }
+    flags
 }
 
 /// The snippet that reads weights.
