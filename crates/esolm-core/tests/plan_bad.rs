@@ -315,7 +315,7 @@ fn names_of_schedules() {
     let error = "random".parse::<Schedule>().unwrap_err();
     assert_eq!(
         error,
-        "\"random\" is not a schedule; give one of binomial, blocks, blocks-shuffled, left-to-right"
+        "\"random\" is not a schedule; give one of binomial, blocks, blocks-shuffled, left-to-right, first-hitting"
     );
 }
 
