@@ -137,14 +137,13 @@ impl Trace {
             count += usize::from(is_evaluated != 0);
             count - 1
         });
-        let digits = name.rsplit_once("_p").map(|(_, digits)| digits);
+        // The nucleus of NAME_p09 is 0.9.
+        let nucleus = |part: &str| format!("0.{}", part.strip_prefix("p0")?).parse().ok();
         Self {
             what: what.into(),
             size: run.plan.block_size.unwrap(),
             vocab: config.vocab_size,
-            // p09 is 0.9.
-            top_p: digits
-                .and_then(|digits| format!("0.{}", digits.strip_prefix('0')?).parse().ok()),
+            top_p: name.split('_').find_map(nucleus),
             t: golden.f64(&tensor("t")),
             uniforms: golden.f32(&tensor("u")),
             logits: golden.f32(&tensor("logits")),

@@ -254,8 +254,12 @@ impl Engine {
         let layout = plan.layout();
         // The last slots may be left out where no row of theirs is ever sampled, as with an AR model's last.
         let slots = uniforms.len() / (layout.sequences * vocab).max(1);
-        let is_ring = plan.family == Family::Bd3Lm;
-        let most = if is_ring { plan.length } else { layout.slots };
+        let by_position = plan.family == Family::Bd3Lm;
+        let most = if by_position {
+            plan.length
+        } else {
+            layout.slots
+        };
         if !(1..=most).contains(&slots) || slots * layout.sequences * vocab != uniforms.len() {
             return Err(EngineError::Rows(format!(
                 "{} uniforms for {} sequences of {} slots and a vocabulary of {vocab}",
@@ -282,7 +286,7 @@ impl Engine {
             let mut places = Vec::with_capacity(step.sampled.len());
             for &row in &step.sampled {
                 let row = step.rows[row as usize];
-                let slot = if is_ring { row.position } else { row.slot };
+                let slot = if by_position { row.position } else { row.slot };
                 let place = (row.sequence as usize * slots + slot as usize) * vocab;
                 let given = uniforms
                     .get(place..place + vocab)
