@@ -24,7 +24,8 @@ pub mod request;
 pub mod rng;
 pub mod rows;
 pub mod sampler;
-#[cfg(feature = "text")]
 pub mod stop;
+#[cfg(feature = "text")]
 pub mod text;
+#[cfg(feature = "text")]
 pub mod trace;

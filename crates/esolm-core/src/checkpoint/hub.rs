@@ -11,9 +11,11 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 
 use super::open::{OWN_WEIGHTS, read_text};
 use super::shards::Index;
-use super::tokenizer::{OTHER_FORMS, PARTS};
+use super::tokenizer::OTHER_FORMS;
 use super::{CheckpointError, HubError, OpenOptions, WEIGHTS, beside};
 
+/// What belongs to a `vocab.json`.
+const MERGES: &str = "merges.txt";
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
 /// Where the files of a model lie after fetching.
@@ -51,7 +53,7 @@ pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, Checkpoi
         hub.optional(name)?; // found beside the weights
     }
     if tokenizer.is_none() {
-        let others = OTHER_FORMS.into_iter().chain(PARTS);
+        let others = OTHER_FORMS.into_iter().chain([MERGES]);
         let others = others.filter(|name| !beside::TABLES.contains(name));
         for name in beside::TABLES.into_iter().chain(others) {
             hub.optional(name)?; // found beside the weights

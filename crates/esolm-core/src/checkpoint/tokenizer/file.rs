@@ -12,8 +12,6 @@ use crate::documents::normalize;
 /// Names that other forms than `tokenizer.json` have beside weights, the one that is preferred first.
 pub(in super::super) const OTHER_FORMS: [&str; 4] =
     ["tokenizer.model", "spiece.model", "vocab.txt", "vocab.json"];
-/// Files that belong to them.
-pub(in super::super) const PARTS: [&str; 1] = [MERGES];
 const MERGES: &str = "merges.txt";
 /// Special tokens of the published vocabularies, which do not say themselves which tokens are.
 const SPECIAL: [&str; 12] = [

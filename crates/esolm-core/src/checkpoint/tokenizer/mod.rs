@@ -26,9 +26,9 @@ use std::fmt;
 use thiserror::Error;
 
 #[cfg(not(target_family = "wasm"))]
-pub use file::read_tokenizer;
+pub(super) use file::OTHER_FORMS;
 #[cfg(not(target_family = "wasm"))]
-pub(super) use file::{OTHER_FORMS, PARTS};
+pub use file::read_tokenizer;
 pub(super) use json::TokenizerJson;
 pub(super) use pickled::Tokenizer;
 

@@ -237,9 +237,11 @@ impl<'a> Pickled<'a> {
     /// A field that holds a SentencePiece model: its bytes, the processor around them, or, where transformers left them out, nothing.
     fn sentencepiece(&self) -> Option<Result<Draft, TokenizerError>> {
         let processor = |(_, value): (Value<'a>, Value<'a>)| {
-            let class = value.object()?.class.global()?;
-            let is_one = class.1.ends_with("SentencePieceProcessor");
-            is_one.then(|| state(value).and_then(model_bytes))
+            let class = value.object()?.class.global();
+            let is_one = class.is_some_and(|(_, name)| name.ends_with("SentencePieceProcessor"));
+            let model = state(value).and_then(model_bytes);
+            let has_one = state(value).is_some_and(|state| state.get("model_proto").is_some());
+            (is_one || has_one).then_some(model)
         };
         let found = match self.fields.get("sp_model_proto").and_then(bytes) {
             Some(model) => Some(model),
@@ -262,8 +264,10 @@ impl<'a> Pickled<'a> {
     /// A field that holds an encoding of tiktoken.
     fn tiktoken(&self) -> Option<Result<Draft, TokenizerError>> {
         let encoding = |(_, value): (Value<'a>, Value<'a>)| {
-            let class = value.object()?.class.global()?;
-            (class == ("tiktoken.core", "Encoding")).then(|| state(value))
+            let is_one = value.object()?.class.global() == Some(("tiktoken.core", "Encoding"));
+            let state = state(value);
+            let has_ranks = state.is_some_and(|state| state.get("mergeable_ranks").is_some());
+            (is_one || has_ranks).then_some(state)
         };
         let encoding = self.fields.dict()?.find_map(encoding)?;
         // One of tiktoken's own is pickled by its name.
