@@ -3,6 +3,7 @@
 mod forward;
 mod scoring;
 mod train;
+mod values;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,13 +14,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use esolm::plan::Schedule;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::stop::StopRule;
-use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Precision, Variants, Weights};
+use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
-use crate::failure;
 pub use forward::{Forward, ModeName};
 pub use scoring::{Normalize, Ppl, Score};
 pub use train::Train;
+use values::{at_least_one, min_p, parse, share, temperature, top_k, top_p, whole};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -525,69 +526,6 @@ impl fmt::Display for DtypeName {
     }
 }
 
-/// Any option that the library reads from text itself.
-fn parse<T: std::str::FromStr<Err = EngineError>>(text: &str) -> Result<T, String> {
-    text.parse()
-        .map_err(|error| failure::engine_sentence(&error))
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(n) if n >= 1 => Ok(n),
-        _ => Err("it must be a whole number, 1 or more".into()),
-    }
-}
-
-/// A whole number of a type that has no negative ones.
-fn whole<T>(text: &str) -> Result<T, String>
-where
-    T: std::str::FromStr,
-{
-    let most = if size_of::<T>() == 4 {
-        u64::from(u32::MAX)
-    } else {
-        u64::MAX
-    };
-    text.parse()
-        .map_err(|_| format!("it must be a whole number from 0 to {most}"))
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
-        _ => Err("it must be a number from 0 to 1".into()),
-    }
-}
-
-fn top_k(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(k) if k > 0 => Ok(k),
-        _ => Err(format!("it must be a whole number from 1 to {}", u32::MAX)),
-    }
-}
-
-fn min_p(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(p) if (0.0..=1.0).contains(&p) => Ok(p),
-        _ => Err("it must be a number from 0 to 1".into()),
-    }
-}
-
-fn top_p(text: &str) -> Result<f32, String> {
-    match text.parse() {
-        Ok(p) if p > 0.0 && p <= 1.0 => Ok(p),
-        _ => Err("it must be a number above 0, up to 1".into()),
-    }
-}
-
-fn temperature(text: &str) -> Result<f32, String> {
-    match text.parse::<f32>() {
-        // Dividing by less would overflow logits; 0 is meant.
-        Ok(x) if x == 0.0 || (1e-6..=1e6).contains(&x) => Ok(x),
-        _ => Err("it must be 0 (the most likely token) or a number from 1e-6 to 1e6".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -597,19 +535,5 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Esolm::command().debug_assert();
-    }
-
-    #[test]
-    fn numbers_have_ranges() {
-        assert!(share("0").is_ok() && share("1").is_ok() && share("0.25").is_ok());
-        assert!(share("-0.1").is_err() && share("nan").is_err() && share("1.1").is_err());
-        assert!(top_p("1").is_ok() && top_p("0").is_err() && top_p("inf").is_err());
-        assert!(top_k("1").is_ok() && top_k("0").is_err() && top_k("4294967296").is_err());
-        assert!(min_p("0").is_ok() && min_p("1").is_ok() && min_p("1.1").is_err());
-        assert!(min_p("-0.1").is_err() && min_p("nan").is_err());
-        assert!(temperature("0").is_ok() && temperature("1e-9").is_err());
-        assert!(temperature("-1").is_err() && temperature("NaN").is_err());
-        assert!(at_least_one("1").is_ok() && at_least_one("0").is_err());
-        assert!(at_least_one("99999999999999999999999").is_err());
     }
 }

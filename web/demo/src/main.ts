@@ -129,14 +129,19 @@ function prepare(fresh: boolean): Settings {
 
 function write(fresh: boolean): Promise<void> {
   return alone(async (signal) => {
-    const settings = prepare(fresh);
-    const options = request(settings);
-    if (!engine.info) stage.wait(settings.start === "infill" ? 64 : settings.length);
+    const asked = prepare(fresh);
+    // What does not fit is said before a model is loaded.
+    request(asked);
+    if (!engine.info) stage.wait(asked.start === "infill" ? 64 : asked.length);
     let opened: Trace | null = null;
     try {
+      const { info } = await engine.ready(asked, signal);
+      // A model of another family, or with a shorter context, has moved the settings.
+      const settings = controls.read();
+      remember();
       await engine.run(
         settings,
-        options,
+        request(settings, info.family),
         {
           begun: (trace) => {
             opened = trace;

@@ -56,7 +56,7 @@ export interface Request {
   length?: number;
   alpha0?: number;
   steps?: number;
-  schedule: Schedule;
+  schedule?: Schedule;
   topK?: number;
   topP?: number;
   minP?: number;
@@ -65,11 +65,16 @@ export interface Request {
   decodeAs?: "mdlm";
 }
 
-export function request(settings: Settings): Request {
+/** What to ask of a model of this family: some settings belong to others. */
+export function request(settings: Settings, family: "esolm" | "mdlm" | "ar" | "bd3lm" = "esolm"): Request {
   const { start, alpha0, steps, schedule, temperature, seed, length } = settings;
-  const common: Request = { alpha0, schedule, temperature, seed };
-  // One token a step takes as many as there are.
-  if (schedule !== "first-hitting") common.steps = steps;
+  const common: Request = { temperature, seed };
+  if (family === "esolm") common.alpha0 = alpha0;
+  if (family !== "ar") {
+    common.schedule = schedule;
+    // One token a step takes as many as there are.
+    if (schedule !== "first-hitting") common.steps = steps;
+  }
   // Every token may be drawn: then there is nothing to select.
   if (settings.topK > 0) common.topK = settings.topK;
   if (settings.topP < 1) common.topP = settings.topP;
