@@ -18,23 +18,25 @@ const FEW_SIZES: [usize; 3] = [
 pub(super) const FEW_BYTES: usize = FEW_SIZES[0] + FEW_SIZES[1] + FEW_SIZES[2];
 
 /// Rows that come first in the row table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Leading {
     pub rows: usize,
     /// The spans that they are in.
     pub spans: usize,
     /// Most rows of a span.
     pub longest: usize,
-    /// Their largest prefix.
-    pub prefix: usize,
+    /// No prefix of theirs is longer: a power of two, so that few passes differ.
+    pub reach: usize,
 }
 
 impl Leading {
     fn of(rows: &[Row], spans: &[[u32; 2]]) -> Self {
+        let prefix = rows.iter().map(|r| r.prefix as usize).max().unwrap_or(0);
         Self {
             rows: rows.len(),
             spans: spans.len(),
             longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
-            prefix: rows.iter().map(|r| r.prefix as usize).max().unwrap_or(0),
+            reach: prefix.next_power_of_two(),
         }
     }
 }
