@@ -12,6 +12,7 @@ pub static SHADERS: &[&Shader] = &[
     &PRODUCT_TILE,
     &ATTENTION_SPLIT,
     &ATTENTION_TILE,
+    &ATTENTION_ROWS,
     &SAMPLE,
     &SAMPLE_PARTS,
     &SAMPLE_MERGE,
@@ -388,6 +389,15 @@ pub static ATTENTION_TILE: Shader = Shader {
         binding("info", Uniform, "Info", "slots, origin", "u32; slots of a sequence"),
     ],
     ..ATTENTION_SPLIT
+};
+
+/// Attention to a prefix, an invocation a row and head.
+pub static ATTENTION_ROWS: Shader = Shader {
+    name: "attention_rows",
+    text: include_str!("../attention_rows.wgsl"),
+    launcher: "esolm::kernels::attention::attention_rows",
+    constants: &["WG", "D4", "HEAD4", "KEYS"],
+    ..ATTENTION_TILE
 };
 
 #[rustfmt::skip]

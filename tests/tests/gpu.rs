@@ -8,6 +8,7 @@ use esolm::gpu::GpuExecutor;
 use esolm::kernels::attention::AttentionVariant;
 use esolm::kernels::product::ProductVariant;
 use esolm::plan::{Plan, PlanOptions};
+use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
 use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
@@ -103,6 +104,65 @@ fn loading_runs_no_kernel() {
 fn golden_family_sampling() {
     let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::gpu(ckpt, LoadOptions::default())));
     println!("{ran} traces");
+}
+
+/// A pass of few rows takes five launches a block, one to embed and one to normalise what is wanted; where nothing is, the last block only
+/// writes keys and values. When it comes again it is recorded, and then replayed: with the same numbers, of whatever tokens there are.
+#[test]
+fn passes_of_few_rows_are_recorded() {
+    let checkpoint = checkpoint("model_a");
+    let gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
+    let options = LoadOptions::default();
+    let loaded = GpuExecutor::load(gpu, &checkpoint, &options);
+    let mut executor = block_on(loaded).unwrap();
+    let blocks = checkpoint.config().n_blocks as u64;
+    let layout = Layout {
+        sequences: 2,
+        slots: 6,
+        tokens: 12,
+    };
+    // The wanted rows are neither the first nor neighbours.
+    let rows: Vec<Row> = [(0, 3, 2), (0, 1, 2), (0, 0, 1), (1, 0, 1), (1, 2, 1)]
+        .map(|(sequence, slot, prefix)| Row {
+            sequence,
+            slot,
+            position: slot,
+            prefix,
+            own: own_slot(slot, prefix),
+            source: 6 * sequence + slot,
+            target: NO_TARGET,
+        })
+        .into();
+    let mut run = |tokens: &[u32], sampled: &[u32]| {
+        executor.start(&layout, tokens).unwrap();
+        let step = StepRows {
+            rows: rows.clone(),
+            sampled: sampled.to_vec(),
+        };
+        let keys = vec![[0; 2]; sampled.len()];
+        let before = executor.counters();
+        executor.pass(&step, &keys).unwrap();
+        let launches = executor.counters().since(&before).dispatches;
+        (launches, block_on(executor.logits()).unwrap())
+    };
+    let [some, others]: [Vec<u32>; 2] = [3, 7].map(|n| (0..12).map(|i| (n * i) % 11).collect());
+    let vocab = checkpoint.config().vocab_size;
+    let (_, all) = run(&some, &[0, 1, 2, 3, 4]);
+    let (launches, first) = run(&some, &[0, 2, 4]);
+    assert_eq!(launches, 5 * blocks + 2);
+    for (row, logits) in [0, 2, 4].into_iter().zip(first.chunks(vocab)) {
+        for (a, b) in logits.iter().zip(&all[row * vocab..]) {
+            assert!((a - b).abs() < 1e-4, "row {row}: {a} is not {b}");
+        }
+    }
+    let (_, of_others) = run(&others, &[0, 2, 4]);
+    assert_ne!(first, of_others);
+    for _ in 0..3 {
+        assert_eq!(run(&some, &[0, 2, 4]), (launches, first.clone()));
+        assert_eq!(run(&others, &[0, 2, 4]), (launches, of_others.clone()));
+        let (launches, none) = run(&some, &[]);
+        assert_eq!((launches, none.len()), (5 * (blocks - 1) + 2, 0));
+    }
 }
 
 #[test]

@@ -36,7 +36,7 @@ export interface DeviceInfo {
   /** `null` on the CPU. */
   adapter: Adapter | null;
   /** The kernels in use, `null` on the CPU. */
-  variants: { few: string; many: string; attention: string | null; tile_rows: number } | null;
+  variants: { few: string; many: string; attention: string | null; many_attention: string; many_rows: number; many_of_one: number } | null;
   /** How weights are held. */
   weights: "f32" | "f16" | "q8" | "q4";
   /** How activations enter products with them. */

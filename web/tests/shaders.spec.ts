@@ -13,9 +13,10 @@ const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it (
 
 /** Forms that there must be of each shader, at least. */
 const forms: Record<string, number> = {
-  // Four widths of heads, two precisions of the cache, two sizes of workgroups; one at the widest, where a tile is as large on every adapter.
+  // Three or four widths of heads, two precisions of the cache, and two sizes of workgroups.
+  attention_rows: 3 * 2,
   attention_split: 4 * 2 * 2,
-  attention_tile: 3 * 2 * 2 + 2,
+  attention_tile: 4 * 2,
   copy: 1,
   // Floats of two precisions, and 8 bits.
   embed: 3,

@@ -26,11 +26,8 @@ pub struct Variants {
 /// Rows up to which a product counts as one of few rows.
 pub const FEW_ROWS: usize = 16;
 
-/// Rows of a sequence below which no tile is worth its while: most of its lanes would idle.
-pub const TILE_ROWS: usize = 8;
-
 const ALLOWED: &str =
-    "few=rows|split, many=rows|split|tile and attention=split|tile, joined by commas";
+    "few=rows|split, many=rows|split|tile and attention=split|tile|rows, joined by commas";
 
 impl FromStr for Variants {
     type Err = EngineError;
@@ -55,6 +52,7 @@ impl FromStr for Variants {
                 ("many", "tile") => variants.many = Some(ProductVariant::Tile),
                 ("attention", "split") => variants.attention = Some(AttentionVariant::Split),
                 ("attention", "tile") => variants.attention = Some(AttentionVariant::Tile),
+                ("attention", "rows") => variants.attention = Some(AttentionVariant::Rows),
                 _ => return Err(wrong()),
             }
         }
@@ -71,8 +69,12 @@ pub struct Chosen {
     pub many: ProductVariant,
     /// Forced attention, if any.
     pub attention: Option<AttentionVariant>,
-    /// Rows of a pass from which attention runs in tiles, where at least one sequence has [`TILE_ROWS`] of them.
-    pub tile_rows: usize,
+    /// Attention of many rows; few are [`AttentionVariant::Split`].
+    pub many_attention: AttentionVariant,
+    /// Rows from which a pass has many.
+    pub many_rows: usize,
+    /// How many of these a sequence must have.
+    pub many_of_one: usize,
 }
 
 impl fmt::Display for Chosen {
@@ -84,7 +86,10 @@ impl fmt::Display for Chosen {
             self.many,
             match self.attention {
                 Some(variant) => format!("{variant:?}"),
-                None => format!("Split below {} rows, else Tile", self.tile_rows),
+                None => format!(
+                    "{:?} from {} rows on, {} of a sequence, else Split",
+                    self.many_attention, self.many_rows, self.many_of_one
+                ),
             }
         )
     }
@@ -94,15 +99,19 @@ impl Chosen {
     /// The table: what an adapter of `kind` runs where nothing is forced.
     pub fn by_table(kind: AdapterKind) -> Self {
         match kind {
-            // Workgroup memory and barriers cost a software adapter 6 to 13 times; two cores need little parallelism.
+            // Workgroup memory and barriers cost a software adapter 6 to 13 times in a product, and up to four times in attention once an
+            // invocation a row fills the lanes of a vector; two cores need little parallelism.
             AdapterKind::Software => Self {
                 few: ProductVariant::Rows,
                 many: ProductVariant::Rows,
                 attention: None,
-                tile_rows: 8,
+                many_attention: AttentionVariant::Rows,
+                many_rows: 8,
+                many_of_one: 8,
             },
             // Hardware needs thousands of invocations. With few rows they come from splitting the inner dimension, and attention's
-            // prefix; with many rows a tile reads each weight once for 64 of them. The inner and outer size of a matrix change neither.
+            // prefix; with many rows a tile reads each weight once for 64 of them, and keys and values once for 16 rows of a sequence at
+            // heads of 64. The inner and outer size of a matrix change neither.
             AdapterKind::Discrete
             | AdapterKind::Integrated
             | AdapterKind::Virtual
@@ -110,7 +119,9 @@ impl Chosen {
                 few: ProductVariant::Split,
                 many: ProductVariant::Tile,
                 attention: None,
-                tile_rows: 64,
+                many_attention: AttentionVariant::Tile,
+                many_rows: 64,
+                many_of_one: 8,
             },
         }
     }
@@ -121,7 +132,7 @@ impl Chosen {
             few: forced.few.unwrap_or(self.few),
             many: forced.many.unwrap_or(self.many),
             attention: forced.attention.or(self.attention),
-            tile_rows: self.tile_rows,
+            ..self
         }
     }
 
@@ -136,9 +147,9 @@ impl Chosen {
 
     /// The attention of a pass of `rows` rows, at most `longest` of them of one sequence.
     pub fn attention(&self, rows: usize, longest: usize) -> AttentionVariant {
-        let is_many = rows >= self.tile_rows && longest >= TILE_ROWS;
+        let is_many = rows >= self.many_rows && longest >= self.many_of_one;
         self.attention.unwrap_or(if is_many {
-            AttentionVariant::Tile
+            self.many_attention
         } else {
             AttentionVariant::Split
         })

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use esolm::MaskMode;
 
-use super::{Device, Model, at_least_one};
+use super::values::at_least_one;
+use super::{Device, Model};
 
 /// Runs whole sequences through the network once.
 #[derive(Debug, Args)]

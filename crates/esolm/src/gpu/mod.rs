@@ -15,7 +15,7 @@ use crate::device::{LoadOptions, Precision};
 use crate::error::EngineError;
 use crate::executor::{Draw, Executor, NoiseKey, Pending};
 use crate::kernels::attention::{
-    Attention, AttentionVariant, Geometry, Spans, attention_split, attention_tile,
+    Attention, AttentionVariant, Geometry, Spans, attention_rows, attention_split, attention_tile,
 };
 use crate::kernels::embed::Embedding;
 use crate::kernels::product::{Finish, Matrix, Qkv, ROW_PAD, product, rotary_table};
@@ -34,7 +34,7 @@ use crate::network::store::group_bytes;
 use crate::variants::{Chosen, FEW_ROWS};
 use load::Loaded;
 use recordings::Recordings;
-use tables::{FEW_BYTES, Leading, Tables};
+use tables::{FEW_BYTES, Tables};
 
 /// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
 const MLP_ROWS: usize = 2048;
@@ -251,17 +251,18 @@ impl GpuExecutor {
                 count,
                 out: &s.attended,
             };
+            let spans = Spans {
+                table: &tables.spans,
+                count: going_on.spans,
+                longest: going_on.longest,
+            };
             match self.chosen.attention(count, going_on.longest) {
-                AttentionVariant::Split => {
-                    attention_split(gpu, &geometry, &io);
-                }
+                AttentionVariant::Split => attention_split(gpu, &geometry, &io),
                 AttentionVariant::Tile => {
-                    let spans = Spans {
-                        table: &tables.spans,
-                        count: going_on.spans,
-                        longest: going_on.longest,
-                    };
-                    attention_tile(gpu, &geometry, &io, &spans, going_on.seen);
+                    attention_tile(gpu, &geometry, &io, &spans, going_on.reach);
+                }
+                AttentionVariant::Rows => {
+                    attention_rows(gpu, &geometry, &io, &spans, going_on.reach);
                 }
             }
             residual.add(&s.attended, 0..count, &block.out);
@@ -274,14 +275,6 @@ impl GpuExecutor {
         if tables.wanted.rows > 0 {
             residual.normalise(&s.picked);
         }
-    }
-
-    /// Whether a pass takes the launches of every pass of so many rows.
-    fn is_recordable(&self, tables: &Tables) -> bool {
-        let is_split = |rows: &Leading| {
-            self.chosen.attention(rows.rows, rows.longest) == AttentionVariant::Split
-        };
-        tables.all.rows <= FEW_ROWS && is_split(&tables.all) && is_split(&tables.wanted)
     }
 
     /// Computes the logits of sampled rows `first..first + count` into the scratch.
@@ -385,9 +378,9 @@ impl Executor for GpuExecutor {
         let mut state = self.state.take().ok_or_else(none)?;
         let passed = self.gpu.scoped(|| {
             let tables = Tables::upload(&self.gpu, &state.few, step, keys);
-            if self.is_recordable(&tables) {
+            if tables.all.rows <= FEW_ROWS {
                 let mut recordings = std::mem::take(&mut state.recordings);
-                let shape = [tables.all.rows, tables.wanted.rows];
+                let shape = [tables.all, tables.wanted];
                 let run = recordings.run(&self.gpu, shape, || self.launch(&state, &tables));
                 state.recordings = recordings;
                 run?;

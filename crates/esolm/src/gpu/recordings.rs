@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::tables::Leading;
 use crate::error::EngineError;
 use crate::kernels::runtime::{Gpu, Recording};
 
 /// Most passes that are kept; each keeps some megabytes of small buffers from others.
 const MOST: usize = 32;
 
-/// What of a pass decides which launches it takes, on the buffers of one batch: how many rows there are, and how many are wanted.
-pub(super) type Shape = [usize; 2];
+/// What of a pass decides which launches it takes, on the buffers of one batch: of all rows, and of those that are wanted.
+pub(super) type Shape = [Leading; 2];
 
 /// The recorded passes of a batch.
 #[derive(Default)]

@@ -18,23 +18,25 @@ const FEW_SIZES: [usize; 3] = [
 pub(super) const FEW_BYTES: usize = FEW_SIZES[0] + FEW_SIZES[1] + FEW_SIZES[2];
 
 /// Rows that come first in the row table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Leading {
     pub rows: usize,
     /// The spans that they are in.
     pub spans: usize,
     /// Most rows of a span.
     pub longest: usize,
-    /// Most slots that one of them sees.
-    pub seen: usize,
+    /// None of them sees more slots: a power of two, so that few passes differ.
+    pub reach: usize,
 }
 
 impl Leading {
     fn of(rows: &[Row], spans: &[[u32; 2]]) -> Self {
+        let seen = rows.iter().map(Row::seen).max().unwrap_or(0);
         Self {
             rows: rows.len(),
             spans: spans.len(),
             longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
-            seen: rows.iter().map(Row::seen).max().unwrap_or(0),
+            reach: seen.next_power_of_two(),
         }
     }
 }

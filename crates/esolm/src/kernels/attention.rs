@@ -1,10 +1,11 @@
-//! Prefix attention over the any-order KV cache: `shaders/attention_split.wgsl` for few rows, `attention_tile.wgsl` for many. Every mask
-//! of the model family is a prefix and a range around the own slot (docs/architecture.md).
+//! Prefix attention over the any-order KV cache: `shaders/attention_split.wgsl` for few rows, `attention_tile.wgsl` for many, or
+//! `attention_rows.wgsl` on a software adapter. Every mask of the model family is a prefix and a range
+//! around the own slot (docs/architecture.md).
 
 use std::sync::Arc;
 
 use esolm_core::rows::Row;
-use esolm_shaders::{ATTENTION_SPLIT, ATTENTION_TILE, Form, Shader};
+use esolm_shaders::{ATTENTION_ROWS, ATTENTION_SPLIT, ATTENTION_TILE, Form, Shader};
 use serde::{Deserialize, Serialize};
 
 use super::Precision;
@@ -21,6 +22,8 @@ pub enum AttentionVariant {
     Split,
     /// Several rows a workgroup, for which keys and values go through workgroup memory: many rows of a sequence.
     Tile,
+    /// An invocation a row and head, without barriers: several rows of a sequence on a software adapter. Holds a whole head in registers.
+    Rows,
 }
 
 /// Shape of the attention.
@@ -55,12 +58,12 @@ impl Geometry {
         self.groups().div_ceil(most).next_power_of_two()
     }
 
-    /// The kernel with a workgroup of `wg`, where `parts` lanes share a head.
+    /// The kernel with a workgroup of `wg`.
     fn kernel(
         &self,
         gpu: &Gpu,
         shader: &'static Shader,
-        [wg, parts]: [u32; 2],
+        wg: u32,
         further: &[(&'static str, u32)],
     ) -> Arc<Kernel> {
         let params = vec![self.hidden as u32, self.heads as u32, self.cache as u32, wg];
@@ -69,8 +72,6 @@ impl Geometry {
                 ("WG", wg),
                 ("D4", self.hidden as u32 / 4),
                 ("HEAD4", self.groups()),
-                ("PARTS", parts),
-                ("OWN", self.groups().div_ceil(parts)),
             ]
             .into_iter()
             .chain(further.iter().copied())
@@ -87,25 +88,20 @@ impl Geometry {
         match self.kind {
             // A barrier costs such an adapter as much as a few slots for each vector of lanes: few of either.
             AdapterKind::Software => {
-                let wg = self.groups().next_power_of_two().max(16);
-                ([wg, parts], (256 / parts).min(128))
+                let wg = self.groups().next_power_of_two().max(8);
+                ([wg, parts], (512 / parts).min(128))
             }
             _ => ([WG, parts], 64),
         }
     }
-
-    /// Invocations of a workgroup and lanes of a head in the tile variant.
-    fn tile(&self) -> [u32; 2] {
-        let parts = self.parts(TILE_GROUPS);
-        match self.kind {
-            // Eight rows: with more, lanes idle where few run.
-            AdapterKind::Software => [(4 * parts).max(8), parts],
-            _ => [WG, parts],
-        }
-    }
 }
 
-/// Invocations of a workgroup on hardware.
+/// The constants of shaders in which `parts` lanes share a head of `groups` column groups.
+fn shared(parts: u32, groups: u32) -> [(&'static str, u32); 2] {
+    [("PARTS", parts), ("OWN", groups.div_ceil(parts))]
+}
+
+/// Invocations of a workgroup, except where the split variant is cut for a software adapter.
 const WG: u32 = 64;
 /// Column groups that a lane of the split variant holds of q.
 const SPLIT_GROUPS: u32 = 4;
@@ -115,6 +111,8 @@ const SPLIT_AT_ONCE: u32 = 4;
 const TILE_GROUPS: u32 = 2;
 /// Rows of a lane of the tile variant.
 const TILE_ROWS: u32 = 2;
+/// Slots that the rows variant takes at once.
+const ROWS_KEYS: u32 = 4;
 
 /// What a launch reads and writes.
 pub struct Attention<'a> {
@@ -145,23 +143,44 @@ pub struct Spans<'a> {
 
 /// Many rows, of which none sees more than `seen` slots.
 pub fn attention_tile(gpu: &Gpu, geometry: &Geometry, io: &Attention, spans: &Spans, seen: usize) {
+    let parts = geometry.parts(TILE_GROUPS);
+    let kernel = geometry.kernel(gpu, &ATTENTION_TILE, WG, &shared(parts, geometry.groups()));
+    let rows = TILE_ROWS * WG / parts;
+    attend(gpu, geometry, io, spans, &kernel, rows, seen);
+}
+
+/// As [`attention_tile`] in another form.
+pub fn attention_rows(gpu: &Gpu, geometry: &Geometry, io: &Attention, spans: &Spans, seen: usize) {
+    let kernel = geometry.kernel(gpu, &ATTENTION_ROWS, WG, &[("KEYS", ROWS_KEYS)]);
+    attend(gpu, geometry, io, spans, &kernel, WG, seen);
+}
+
+/// Launches `kernel`, whose workgroup takes `rows` rows.
+fn attend(
+    gpu: &Gpu,
+    geometry: &Geometry,
+    io: &Attention,
+    spans: &Spans,
+    kernel: &Kernel,
+    rows: u32,
+    seen: usize,
+) {
     gpu.launch(
-        &geometry.kernel(gpu, &ATTENTION_TILE, geometry.tile(), &[]),
-        &tile_extent(geometry, spans.count, spans.longest, seen),
+        kernel,
+        &rows_extent(geometry, rows as usize, spans.count, spans.longest, seen),
         &[io.q, io.k, io.v, io.rows, spans.table, io.out],
         &[geometry.slots as u32, 0, 0, 0],
     );
 }
 
-/// Workgroups for the rows of each span and for each head. The rows share the keys that they walk, so arithmetic counts.
-pub(super) fn tile_extent(
+/// Workgroups of `rows` rows for each span and head. The rows share the keys that they walk, so arithmetic counts.
+pub(super) fn rows_extent(
     geometry: &Geometry,
+    rows: usize,
     spans: usize,
     longest: usize,
     seen: usize,
 ) -> Extent {
-    let [wg, parts] = geometry.tile();
-    let rows = (TILE_ROWS * wg / parts) as usize;
     Extent {
         grid: [longest.div_ceil(rows), geometry.heads, spans],
         // Beyond their prefixes the rows walk what their own ranges span together.
@@ -171,10 +190,12 @@ pub(super) fn tile_extent(
 
 /// Few rows. However long their prefixes are, the launches are the same.
 pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
-    let (lanes, block) = geometry.split();
-    let further = [("AT_ONCE", SPLIT_AT_ONCE.min(lanes[1])), ("BLOCK", block)];
+    let ([wg, parts], block) = geometry.split();
+    let [lanes, own] = shared(parts, geometry.groups());
+    let at_once = ("AT_ONCE", SPLIT_AT_ONCE.min(parts));
+    let constants = [lanes, own, at_once, ("BLOCK", block)];
     gpu.launch(
-        &geometry.kernel(gpu, &ATTENTION_SPLIT, lanes, &further),
+        &geometry.kernel(gpu, &ATTENTION_SPLIT, wg, &constants),
         &split_extent(geometry, io.count),
         &[io.q, io.k, io.v, io.rows, io.out],
         &[geometry.slots as u32, 0, 0, 0],

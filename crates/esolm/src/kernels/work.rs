@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
     use crate::adapter::AdapterKind;
-    use crate::kernels::attention::{Geometry, split_extent, tile_extent};
+    use crate::kernels::attention::{Geometry, rows_extent, split_extent};
     use crate::kernels::product::{Block, ProductVariant};
     use crate::kernels::{Precision, embed, norm, sample, score};
     use crate::weights::Weights;
@@ -166,8 +166,8 @@ mod tests {
             ("embed".to_string(), embed::extent(rows, hidden)),
             ("norm".into(), norm::extent(rows, hidden)),
             (
-                "attention in tiles".into(),
-                tile_extent(geometry, rows.div_ceil(length), length, length),
+                "attention in rows".into(),
+                rows_extent(geometry, 64, rows.div_ceil(length), length, length),
             ),
             ("split attention".into(), split_extent(geometry, rows)),
             ("score".into(), score::extent(sampled, vocab)),

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::error::EngineError;
 use crate::kernels::attention::{
-    Attention, AttentionVariant, Geometry, Spans, attention_split, attention_tile,
+    Attention, AttentionVariant, Geometry, Spans, attention_rows, attention_split, attention_tile,
 };
 use crate::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product};
 use crate::kernels::residual::Residual;
@@ -195,7 +195,12 @@ pub async fn compare(
             sequences: table.sequences,
             prefix: scope.length,
         };
-        let forms = [AttentionVariant::Split, AttentionVariant::Tile].map(Form::Attention);
+        let forms = [
+            AttentionVariant::Split,
+            AttentionVariant::Tile,
+            AttentionVariant::Rows,
+        ]
+        .map(Form::Attention);
         let chosen = Chosen::by_table(gpu.info.kind).attention(rows, table.longest);
         let chosen = Form::Attention(chosen);
         let times = race(gpu, &buffers.out, chosen, &forms, scope.seconds, run).await?;
@@ -307,15 +312,19 @@ impl Buffers {
             count: table.count,
             out: &self.out,
         };
-        if form == Form::Attention(AttentionVariant::Split) {
-            attention_split(gpu, geometry, &io);
-        } else {
-            let spans = Spans {
-                table: &table.spans,
-                count: table.sequences,
-                longest: table.longest,
-            };
-            attention_tile(gpu, geometry, &io, &spans, scope.length);
+        let spans = Spans {
+            table: &table.spans,
+            count: table.sequences,
+            longest: table.longest,
+        };
+        match form {
+            Form::Attention(AttentionVariant::Tile) => {
+                attention_tile(gpu, geometry, &io, &spans, scope.length);
+            }
+            Form::Attention(AttentionVariant::Rows) => {
+                attention_rows(gpu, geometry, &io, &spans, scope.length);
+            }
+            _ => attention_split(gpu, geometry, &io),
         }
     }
 }

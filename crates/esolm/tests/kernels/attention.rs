@@ -1,5 +1,7 @@
 //! Attention over the cache.
 
+use esolm::kernels::attention::AttentionVariant;
+
 use super::*;
 
 #[test]
@@ -121,6 +123,13 @@ fn attends() {
                 &want,
                 3e-5,
             );
+            if kind == AdapterKind::Software {
+                let out = blank(q.len());
+                let io = Attention { out: &out, ..io };
+                attention_rows(gpu(), &geometry, &io, &spans, seen);
+                let name = format!("rows {geometry:?}");
+                close(&name, &written(&out, q.len()), &want, 3e-5);
+            }
             let out = blank(q.len());
             attention_split(gpu(), &geometry, &Attention { out: &out, ..io });
             close(
@@ -183,7 +192,11 @@ fn what_is_not_a_number_spreads() {
             let value = if is_key { f32::NAN } else { strange };
             broken[4 * geometry.hidden..5 * geometry.hidden].fill(value);
             let (q_buffer, rows_buffer) = (padded(&q, geometry.hidden), table(&rows));
-            for is_split in [false, true] {
+            for variant in [
+                AttentionVariant::Split,
+                AttentionVariant::Tile,
+                AttentionVariant::Rows,
+            ] {
                 let out = blank(q.len());
                 let io = Attention {
                     q: &q_buffer,
@@ -193,15 +206,15 @@ fn what_is_not_a_number_spreads() {
                     count: rows.len(),
                     out: &out,
                 };
-                if is_split {
-                    attention_split(gpu(), &geometry, &io);
-                } else {
-                    let spans = Spans {
-                        table: &gpu().upload(bytemuck::cast_slice(&[[0u32, rows.len() as u32]])),
-                        count: 1,
-                        longest: rows.len(),
-                    };
-                    attention_tile(gpu(), &geometry, &io, &spans, 9);
+                let spans = Spans {
+                    table: &gpu().upload(bytemuck::cast_slice(&[[0u32, rows.len() as u32]])),
+                    count: 1,
+                    longest: rows.len(),
+                };
+                match variant {
+                    AttentionVariant::Split => attention_split(gpu(), &geometry, &io),
+                    AttentionVariant::Tile => attention_tile(gpu(), &geometry, &io, &spans, 9),
+                    AttentionVariant::Rows => attention_rows(gpu(), &geometry, &io, &spans, 9),
                 }
                 let got = written(&out, q.len());
                 for (row, got) in rows.iter().zip(got.chunks(geometry.hidden)) {

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use esolm::Weights;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
-    Attention, Geometry, Spans, attention_split, attention_tile, attention_twin,
+    Attention, Geometry, Spans, attention_rows, attention_split, attention_tile, attention_twin,
 };
 use esolm::kernels::copy::copy;
 use esolm::kernels::embed::{Embedding, embed_twin};

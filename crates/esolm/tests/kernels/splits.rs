@@ -174,6 +174,9 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     run("attention in tiles".into(), &[&out], &|| {
         attention_tile(gpu, &geometry, &io, &spans, seen)
     });
+    run("attention in rows".into(), &[&out], &|| {
+        attention_rows(gpu, &geometry, &io, &spans, seen)
+    });
     run("split attention".into(), &[&out], &|| {
         attention_split(gpu, &geometry, &io)
     });
