@@ -71,13 +71,10 @@ fn a_stream_is_what_was_added_to_it() {
                 let input = random.values(rows * k);
                 let added = add.times(&input, false);
                 want.iter_mut().zip(added).for_each(|(x, y)| *x += y);
-                let launches = gpu().counters().dispatches;
                 residual.add(&padded(&input, k), 0..rows, &add.matrix);
                 split += usize::from(add.matrix.parts(variant, rows) > 1);
                 let out = blank(rows * 52);
                 residual.product(0..rows, &read.matrix, &Finish::Store(&out));
-                let launches = gpu().counters().dispatches - launches;
-                assert!(launches <= 3, "{name}: {launches} launches");
                 let got = written(&out, rows * 52);
                 let what = format!("{name} step {step}");
                 close(&what, &got, &read.times(&want, true), 1e-4);
