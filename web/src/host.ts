@@ -11,9 +11,9 @@ type Handlers = { [N in CallName]: (argument: Calls[N]["argument"], control: Con
 
 const parse = <T>(json: string): T => JSON.parse(json) as T;
 
-/** JSON of options under their names in the engine: `alpha0` is `alpha_0`. Numbers that JSON does not have become texts, for the engine to read or to refuse. */
+/** JSON of options under their names in the engine: `alpha0` is `alpha_0`, and `x0` stays. Numbers that JSON does not have become texts, for the engine to read or to refuse. */
 function optionsJson(options: object): string {
-  const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]|\d$/g, (letter) => `_${letter.toLowerCase()}`), value]);
+  const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]|(?<=[a-z]{2})\d$/g, (letter) => `_${letter.toLowerCase()}`), value]);
   const isExact = (value: unknown): boolean => typeof value !== "bigint" && (typeof value !== "number" || Number.isFinite(value));
   return JSON.stringify(Object.fromEntries(named), (_, value: unknown) => (isExact(value) ? value : String(value)));
 }

@@ -389,7 +389,10 @@ export interface Middle {
 }
 
 /** One pass through the network, for comparisons with other implementations. */
-export interface ForwardOptions {
+export type ForwardOptions = SortedForward | BlockForward;
+
+/** A pass over tokens in sorted order. */
+export interface SortedForward {
   mode: "causal" | "bidirectional" | "mixed" | "mixed2";
   /** The position of every slot, a row a sequence. */
   sortIdx: number[][];
@@ -397,6 +400,17 @@ export interface ForwardOptions {
   ztSorted: number[][];
   /** The clean tokens of every slot, where the mode reads both. */
   x0Sorted?: number[][];
+  signal?: AbortSignal;
+}
+
+/** A pass over noised tokens, each of which sees its own block of them and the clean tokens of earlier blocks. */
+export interface BlockForward {
+  /** Tokens of a block, default the model's. */
+  blockSize?: number;
+  /** The noised tokens in natural order, masks included, a row a sequence. */
+  xt: number[][];
+  /** The clean ones. */
+  x0: number[][];
   signal?: AbortSignal;
 }
 

@@ -62,6 +62,15 @@ for (const device of ["gpu", "cpu"]) {
     }
   });
 
+  test(`logits of a BD3-LM's blocks, on the ${device}`, async ({ engine }) => {
+    await engine.evaluate(async (device) => {
+      Object.assign(globalThis, { model: await lab.load(await lab.family("bd3lm/bs4"), { device }) });
+    }, device);
+    const cases = golden.blockCases("bd3lm/bs4");
+    expect(cases.length).toBe(3);
+    console.log(`${device}, BD3-LM: largest difference ${(await forward(engine, cases)).toExponential(1)}`);
+  });
+
   test(`Eso-LM generations token for token, on the ${device}`, async ({ engine }) => {
     await load(engine, "model_a", { device });
     const traces = golden.esolmTraces();

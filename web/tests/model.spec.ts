@@ -209,6 +209,7 @@ for (const worker of [true, false]) {
         const calls = [
           (signal: AbortSignal) => model.score("forever", { signal }),
           (signal: AbortSignal) => model.forward({ mode: "mixed2", sortIdx: [[0]], ztSorted: [[1]], x0Sorted: [[1]], signal }),
+          (signal: AbortSignal) => model.forward({ blockSize: 4, xt: [[1]], x0: [[1]], signal }),
           (signal: AbortSignal) => model.replay({ ...plan, sequences: [] }, new Float64Array(0), { signal }),
         ];
         const failures = [];
@@ -221,10 +222,10 @@ for (const worker of [true, false]) {
         }
         return { failures, after: (await model.score("text")).logp, log: await log(model) };
       });
-      expect(outcome.failures).toEqual(["Error: enough", "Error: enough", "Error: enough"]);
+      expect(outcome.failures).toEqual(Array(4).fill("Error: enough"));
       expect(outcome.after).toBe(-1);
       expect(outcome.log.slice(2)).toEqual([
-        'score "forever" {}', "aborted", 'forward {"mode":"mixed2","sort_idx":[[0]],"zt_sorted":[[1]],"x0_sorted":[[1]]}', "aborted", "replay", "aborted", 'score "text" {}', "scored",
+        'score "forever" {}', "aborted", 'forward {"mode":"mixed2","sort_idx":[[0]],"zt_sorted":[[1]],"x0_sorted":[[1]]}', "aborted", 'forward {"block_size":4,"xt":[[1]],"x0":[[1]]}', "aborted", "replay", "aborted", 'score "text" {}', "scored",
       ]);
     });
 

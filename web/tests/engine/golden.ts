@@ -22,12 +22,7 @@ export type GoldenModel = "model_a" | "mdlm" | "ar";
 export interface ForwardCase {
   /** Name of the golden tensor. */
   name: string;
-  request: {
-    mode: string;
-    sort_idx: number[][];
-    zt_sorted: number[][];
-    x0_sorted?: number[][];
-  };
+  request: { mode: string; sort_idx: number[][]; zt_sorted: number[][]; x0_sorted?: number[][] } | { xt: number[][]; x0: number[][] };
   /** `[B, S, V]` */
   logits: number[];
 }
@@ -68,6 +63,13 @@ export function forwardCases(model: GoldenModel): ForwardCase[] {
       logits: golden.f32(name),
     };
   });
+}
+
+/** A BD3-LM's passes over noised and clean text. */
+export function blockCases(name: string): ForwardCase[] {
+  const golden = new Tensors(`${family}${name}.forward.safetensors`);
+  const cases = golden.names.filter((name) => name.endsWith(".xt")).map((name) => name.slice(0, -3));
+  return cases.map((name) => ({ name, request: { xt: golden.rows(`${name}.xt`), x0: golden.rows("x0") }, logits: golden.f32(`${name}.logits`) }));
 }
 
 function naturalCase(model: "mdlm" | "ar"): ForwardCase {
