@@ -321,31 +321,27 @@ pub struct Convert {
     /// Type of the written weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeName,
-    /// Replace a model that is already in OUT; its tokenizer.json is removed if the new model comes without one.
+    /// Replace a model that is already in OUT; its tokenizer.json and its generation_config.json are removed if the new model comes without them.
     #[arg(long)]
     pub force: bool,
 }
 
-/// Which tokens are drawn from: those that are left by all that are given, in this order. `esolm sample` takes what the checkpoint
-/// recommends where nothing is given.
+/// Which tokens are drawn from: those that are left by all that are given, in this order.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Filters {
-    /// Draw from the N most likely tokens. Default: all tokens.
+    /// Draw from the N most likely tokens. Default: all tokens, or for `sample` what the
+    /// checkpoint recommends.
     #[arg(long, value_name = "N", value_parser = top_k, allow_negative_numbers = true)]
     pub top_k: Option<u32>,
-    /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1, of those that --top-k leaves. Default: all tokens.
+    /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1, of those that --top-k leaves. Default: all tokens, or for `sample` what the
+    /// checkpoint recommends.
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
-    /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does.
-    #[arg(
-        long,
-        value_enum,
-        value_name = "keep|drop",
-        requires = "top_p",
-        default_value = "keep"
-    )]
-    pub top_p_crossing: CrossingName,
-    /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens.
+    /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does. Default: keep.
+    #[arg(long, value_enum, value_name = "keep|drop")]
+    pub top_p_crossing: Option<CrossingName>,
+    /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens, or for `sample` what the
+    /// checkpoint recommends.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true)]
     pub min_p: Option<f32>,
 }
@@ -356,7 +352,7 @@ impl Filters {
         Sampler {
             top_k: self.top_k,
             top_p: self.top_p,
-            top_p_crossing: self.top_p_crossing.into(),
+            top_p_crossing: self.top_p_crossing.map(Into::into).unwrap_or_default(),
             min_p: self.min_p,
             ..Sampler::default()
         }

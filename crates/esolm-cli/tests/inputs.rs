@@ -90,6 +90,8 @@ fn padding_is_never_drawn() {
     std::fs::write(folder.file("config.json"), config).expect("writable");
     let tokenizer = shipped.join("tokenizer.json");
     std::fs::copy(&tokenizer, folder.file("tokenizer.json")).expect("writable");
+    let settings = "generation_config.json";
+    std::fs::copy(shipped.join(settings), folder.file(settings)).expect("writable");
     assert_eq!(
         Tensors::read(folder.file("model.safetensors")).shape("backbone.output_layer.linear.bias"),
         [4032]

@@ -450,7 +450,19 @@ fn a_trace_tells_what_is_drawn_again() {
     let file = folder.file("trace.jsonl");
     let template = "Lily ____{3} the cat ____";
     let options = [
-        "sample", "--device", "cpu", "--seed", "9", "--length", "32", "--infill", template,
+        "sample",
+        "--device",
+        "cpu",
+        "--seed",
+        "9",
+        "--length",
+        "32",
+        "--top-p",
+        "1",
+        "--temperature",
+        "1",
+        "--infill",
+        template,
     ];
     let output = run(&[&options[..], &["--batch", "64", "--trace", &file]].concat());
     let errors = String::from_utf8_lossy(&output.stderr);

@@ -51,6 +51,9 @@ pub enum ConfigError {
         "the configuration is not a JSON object ({0}); give the config.json that belongs to the weights"
     )]
     Json(String),
+    /// The settings that come with a model for sampling.
+    #[error("the settings to sample with cannot be used: {0}; correct the file, or remove it")]
+    Settings(String),
     /// A field that cannot be taken from elsewhere is absent.
     #[error("the configuration has no field \"{field}\"; add it, it must be {expected}")]
     Missing {

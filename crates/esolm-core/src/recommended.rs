@@ -1,10 +1,14 @@
 //! Settings for sampling that come with a checkpoint: `generation_config.json`, under the key `esolm`. What else stands in that file was
 //! chosen for text that is written from left to right, mostly by other models, and is not taken.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::config::ConfigError;
+use crate::documents::normalize;
+use crate::message::{json_error, shorten};
 use crate::sampler::Sampler;
 
 /// The file.
@@ -34,32 +38,33 @@ pub struct Recommended {
 }
 
 impl Recommended {
-    /// Reads the text of a `generation_config.json`; one that is not a JSON object, or has no field `esolm`, recommends nothing.
+    /// Reads the text of a `generation_config.json`; one without a field `esolm` recommends nothing.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] where that field is not an object of known settings within their ranges.
+    /// [`ConfigError::Settings`] where the text is not a JSON object, or that field not an object of known settings within their ranges.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let Ok(Value::Object(mut file)) = serde_json::from_str(text) else {
-            return Ok(Self::default());
+        let unusable = |why: String| Err(ConfigError::Settings(why));
+        let mut file: Map<String, Value> = match serde_json::from_str(&normalize(text)) {
+            Ok(file) => file,
+            Err(error) => {
+                return unusable(format!(
+                    "they are not a JSON object ({})",
+                    json_error(&error)
+                ));
+            }
         };
-        let Some(own) = file.remove(KEY).filter(|own| !own.is_null()) else {
-            return Ok(Self::default());
+        let own = match file.remove(KEY) {
+            None | Some(Value::Null) => return Ok(Self::default()),
+            Some(own) if own.is_object() => own,
+            Some(own) => {
+                let found = shorten(&own.to_string());
+                return unusable(format!("\"{KEY}\" is {found}, which is not an object"));
+            }
         };
-        let invalid = |found: String, expected: String| ConfigError::Invalid {
-            field: KEY,
-            found,
-            expected,
+        let read: Self = match serde_json::from_value(own) {
+            Ok(read) => read,
+            Err(error) => return unusable(format!("\"{KEY}\" has {}", json_error(&error))),
         };
-        let read: Self = serde_json::from_value(own).map_err(|error| {
-            invalid(
-                format!("not usable ({error})"),
-                "an object with any of alpha_0, temperature, top_k, top_p and min_p".into(),
-            )
-        })?;
-        if let Some(alpha_0) = read.alpha_0.filter(|a| !(0.0..=1.0).contains(a)) {
-            let found = format!("an object whose alpha_0 is {alpha_0}");
-            return Err(invalid(found, "one whose alpha_0 lies from 0 to 1".into()));
-        }
         let usual = Sampler::default();
         let sampler = Sampler {
             temperature: read.temperature.unwrap_or(usual.temperature),
@@ -68,11 +73,20 @@ impl Recommended {
             min_p: read.min_p,
             ..usual
         };
-        sampler.validate().map_err(|error| {
-            let found = format!("not usable: {error}");
-            invalid(found, "an object of settings within their ranges".into())
-        })?;
-        Ok(read)
+        let wrong = match (read.alpha_0, sampler.validate()) {
+            (Some(alpha_0), _) if !(0.0..=1.0).contains(&alpha_0) => {
+                format!("alpha_0 is {alpha_0}, which lies outside of 0 to 1")
+            }
+            // The remedy behind the semicolon is for who can change an option.
+            (_, Err(error)) => error
+                .to_string()
+                .split(';')
+                .next()
+                .unwrap_or_default()
+                .into(),
+            (_, Ok(())) => return Ok(read),
+        };
+        unusable(wrong)
     }
 
     /// The text of a file that [`Recommended::from_json`] reads back; `None` where nothing is recommended.
@@ -80,8 +94,9 @@ impl Recommended {
         if *self == Self::default() {
             return None;
         }
-        let file = serde_json::json!({ KEY: self });
-        Some(format!("{file:#}\n"))
+        let file = BTreeMap::from([(KEY, self)]);
+        let text = serde_json::to_string_pretty(&file);
+        Some(text.expect("numbers are always JSON") + "\n")
     }
 }
 
@@ -96,8 +111,7 @@ mod tests {
             r#"{"temperature": 0.6, "top_p": 0.95, "do_sample": true}"#,
             r#"{"esolm": null}"#,
             r#"{"esolm": {}}"#,
-            "[1]",
-            "not JSON",
+            "\u{feff}{}",
         ] {
             assert_eq!(Recommended::from_json(text), Ok(none), "{text}");
         }
@@ -112,13 +126,19 @@ mod tests {
         };
         assert_eq!(read, expected);
         let written = read.to_json().unwrap();
+        let short = Recommended {
+            top_p: Some(0.9),
+            ..none
+        };
+        assert!(short.to_json().unwrap().contains(": 0.9\n"));
         assert_eq!(Recommended::from_json(&written), Ok(read));
     }
 
     #[test]
     fn settings_that_cannot_be_used_are_named() {
         for (own, words) in [
-            ("3", "an object"),
+            ("3", "is 3, which is not an object"),
+            ("[0.25, 0.9]", "is [0.25,0.9], which is not an object"),
             (r#"{"topP": 0.9}"#, "topP"),
             (r#"{"top_p": "0.9"}"#, "0.9"),
             (r#"{"top_p": 1.5}"#, "top-p is 1.5"),
@@ -128,10 +148,24 @@ mod tests {
         ] {
             let error = Recommended::from_json(&format!(r#"{{"esolm": {own}}}"#)).unwrap_err();
             let text = error.to_string();
-            assert!(
-                text.contains("\"esolm\"") && text.contains(words),
-                "{own}: {text}"
-            );
+            assert!(text.contains(words), "{own}: {text}");
         }
+        for text in [
+            "[1]",
+            "not JSON",
+            r#"{"esolm": {"top_p": 0.9},}"#,
+            r#"{"a": 1e400}"#,
+        ] {
+            let error = Recommended::from_json(text).unwrap_err().to_string();
+            assert!(error.contains("not a JSON object"), "{text}: {error}");
+        }
+        let flood = format!(r#"{{"esolm": {{"{}": 1}}}}"#, "x".repeat(1 << 20));
+        assert!(
+            Recommended::from_json(&flood)
+                .unwrap_err()
+                .to_string()
+                .len()
+                < 400
+        );
     }
 }

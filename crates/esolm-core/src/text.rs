@@ -4,6 +4,7 @@
 //! a file may ask for are left out: a prompt becomes its own tokens and nothing else.
 
 mod template;
+mod unigram;
 
 use std::str::SplitWhitespace;
 
@@ -175,6 +176,7 @@ impl TextCodec {
     /// `own` tells that the tokenizer comes with the model.
     fn read(json: &[u8], config: &ModelConfig, own: bool) -> Result<Self, TextError> {
         let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+        unigram::check(json).map_err(TextError::Unusable)?;
         let mut tokenizer = Tokenizer::from_bytes(json)
             .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
         tokenizer.with_padding(None);

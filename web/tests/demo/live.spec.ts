@@ -54,7 +54,7 @@ test("it opens with the story model, writes at once, and can be scrubbed", async
   await expect(page.locator("#known")).toHaveText("128 of 128");
   await expect(page.locator("#machine-line")).toHaveText(/^Runs on .* Weights: f32\.$/);
   await expect(page.locator("#rate")).toHaveText(/^[\d.,]+$/);
-  await expect(page.locator("#origin")).toHaveText("stories, seed 3, α₀ 0.5");
+  await expect(page.locator("#origin")).toHaveText("stories, seed 3, α₀ 0.25");
   const rows = Number((await page.locator("#computed").innerText()).replace(",", ""));
   // Each token is computed as a blank and as a token, but for the last ones.
   expect(rows).toBeGreaterThan(200);
@@ -95,7 +95,7 @@ test("the same link gives the same text, another seed another one", async ({ pag
 test("filling gaps keeps the given words", async ({ page }) => {
   await write(page, SHORT);
   await page.getByRole("button", { name: "Fill the gaps" }).click();
-  await expect(page.locator("#origin")).not.toHaveText("stories, seed 3, α₀ 0.5");
+  await expect(page.locator("#origin")).not.toHaveText("stories, seed 3, α₀ 0.25");
   const text = await finished(page);
   const template = await page.locator("#infill").inputValue();
   const given = template.split(/ ?_+(?:\{\d+\})?/).filter((part) => part !== "");

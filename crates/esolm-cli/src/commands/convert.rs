@@ -4,7 +4,7 @@ use std::path::Path;
 
 use esolm::checkpoint::{Checkpoint, StoreDtype, write_hf_folder};
 use esolm::network::store::write_quantised;
-use esolm::{EngineError, Weights};
+use esolm::{EngineError, Recommended, Weights};
 
 use crate::arguments::{Convert, DtypeName};
 use crate::failure::Failure;
@@ -20,16 +20,26 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         )));
     }
     let (checkpoint, _) = setup::described(&arguments.source, &arguments.input)?;
-    // Whatever opens the folder would take it for the model's own.
-    let foreign = out.join("tokenizer.json");
+    // Whatever opens the folder would take these for the model's own.
     let has_tokenizer =
         checkpoint.tokenizer_path().is_some() || checkpoint.tokenizer_json().is_some();
-    let is_foreign = !has_tokenizer && foreign.symlink_metadata().is_ok();
-    if is_foreign && !arguments.force {
+    let has_settings = *checkpoint.recommended() != Recommended::default();
+    let beside = [
+        ("tokenizer.json", has_tokenizer, "a tokenizer"),
+        ("generation_config.json", has_settings, "settings"),
+    ];
+    let foreign: Vec<_> = (beside.into_iter())
+        .filter(|(_, has, _)| !has)
+        .map(|(name, _, what)| (out.join(name), what))
+        .filter(|(path, _)| path.symlink_metadata().is_ok())
+        .collect();
+    if let Some((path, what)) = foreign.first()
+        && !arguments.force
+    {
         return Err(Failure::usage(format!(
-            "{} is there already and would be taken for this model's, which comes without a tokenizer; give another \
+            "{} is there already and would be taken for this model's, which comes without {what}; give another \
              folder, or --force to remove it",
-            foreign.display()
+            path.display()
         )));
     }
     match arguments.dtype {
@@ -38,8 +48,8 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         DtypeName::Q8 => quantised(&checkpoint, out, Weights::Q8)?,
         DtypeName::Q4 => quantised(&checkpoint, out, Weights::Q4)?,
     }
-    if is_foreign {
-        remove(&foreign)?;
+    for (path, what) in &foreign {
+        remove(path, what)?;
     }
     output::note(&format!(
         "{}: {}, {} parameters as {}",
@@ -58,8 +68,8 @@ fn quantised(checkpoint: &Checkpoint, out: &Path, weights: Weights) -> Result<()
     })
 }
 
-/// Removes the tokenizer of the model that was replaced.
-fn remove(path: &Path) -> Result<(), Failure> {
+/// Removes what belonged to the model that was replaced.
+fn remove(path: &Path, what: &str) -> Result<(), Failure> {
     let name = path.display();
     std::fs::remove_file(path).map_err(|error| {
         Failure::failed(format!(
@@ -67,7 +77,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
         ))
     })?;
     output::note(&format!(
-        "{name} is removed: it belonged to the model before, and this one comes without a tokenizer"
+        "{name} is removed: it belonged to the model before, and this one comes without {what}"
     ));
     Ok(())
 }

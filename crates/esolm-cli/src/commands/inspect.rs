@@ -178,7 +178,7 @@ fn biases(checkpoint: &Checkpoint) -> Biases {
 }
 
 /// The recommended settings as options of `esolm sample`.
-fn recommended(settings: &Recommended) -> String {
+fn recommended(settings: &Recommended, family: Family) -> String {
     let Recommended {
         alpha_0,
         temperature,
@@ -187,7 +187,7 @@ fn recommended(settings: &Recommended) -> String {
         min_p,
     } = settings;
     let options = [
-        alpha_0.map(|value| format!("--alpha0 {value}")),
+        (alpha_0.filter(|_| family == Family::EsoLm)).map(|value| format!("--alpha0 {value}")),
         temperature.map(|value| format!("--temperature {value}")),
         top_k.map(|value| format!("--top-k {value}")),
         top_p.map(|value| format!("--top-p {value}")),
@@ -211,8 +211,13 @@ fn table(report: &Report, with_tensors: bool) -> String {
         match config.block_size {
             None => format!("{}, {} attention", config.family, config.attention),
             Some(size) => format!(
-                "{}, {} attention, {size} tokens a block",
-                config.family, config.attention
+                "{}, {} attention, {} a block",
+                config.family,
+                config.attention,
+                match size {
+                    1 => "a token".into(),
+                    _ => format!("{size} tokens"),
+                }
             ),
         },
     );
@@ -317,7 +322,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
             (None, None) => "none".into(),
         },
     );
-    let recommended = recommended(report.recommended);
+    let recommended = recommended(report.recommended, config.family);
     if !recommended.is_empty() {
         row("recommended", format!("to sample with {recommended}"));
     }

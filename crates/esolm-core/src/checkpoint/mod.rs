@@ -54,6 +54,8 @@ use crate::finite::first_beyond;
 use crate::recommended::Recommended;
 use scalars::NoiseRange;
 use shards::{INDEX, Index};
+#[cfg(feature = "text")]
+pub(crate) use tokenizer::MAX_PIECE_BYTES;
 use tokenizer::TokenizerJson;
 pub use tokenizer::{TokenizerError, TokenizerForm};
 

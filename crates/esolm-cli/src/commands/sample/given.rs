@@ -23,8 +23,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         block_size: arguments.block_size,
         top_k: arguments.filters.top_k,
         top_p: arguments.filters.top_p,
-        top_p_crossing: (arguments.filters.top_p.is_some())
-            .then(|| arguments.filters.top_p_crossing.into()),
+        top_p_crossing: arguments.filters.top_p_crossing.map(Into::into),
         min_p: arguments.filters.min_p,
         temperature: arguments.temperature,
         stop: arguments.stop.iter().copied().map(Into::into).collect(),

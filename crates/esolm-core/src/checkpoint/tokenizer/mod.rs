@@ -31,6 +31,8 @@ pub(super) use file::OTHER_FORMS;
 pub use file::read_tokenizer;
 pub(super) use json::TokenizerJson;
 pub(super) use pickled::Tokenizer;
+#[cfg(feature = "text")]
+pub(crate) use sentencepiece::MAX_PIECE_BYTES;
 
 /// The form in which a tokenizer came that was no `tokenizer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,9 @@ use super::draft::{Added, Draft, vocabulary};
 
 /// Largest model that is read: the published ones with 260,000 pieces have 5 MB.
 const MAX_BYTES: usize = 8 << 20;
+/// Bytes of the longest piece: the library keeps the pieces of a unigram model in a tree that is as deep as the longest, and walks it by
+/// calling itself.
+pub(crate) const MAX_PIECE_BYTES: usize = 4096;
 /// Longest piece of BPE, as every cut of every piece is looked at. SentencePiece trains pieces of 16 characters.
 const MAX_PIECE: usize = 256;
 /// Most merges that are made of pieces.
@@ -117,7 +120,8 @@ impl<'a> Piece<'a> {
             }
         }
         // As SentencePiece demands; it also keeps the number of pieces in proportion to the bytes.
-        (!piece.text.is_empty() && piece.score.is_finite()).then_some(piece)
+        let fits = (1..=MAX_PIECE_BYTES).contains(&piece.text.len());
+        (fits && piece.score.is_finite()).then_some(piece)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tokenizers that look words up: WordPiece, and single characters.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::TokenizerError;
@@ -76,7 +78,8 @@ pub(super) fn characters(
 ) -> Result<Draft, TokenizerError> {
     needs(&tokens, &added, unknown)?;
     let single = |name: &str| name.chars().nth(1).is_none();
-    let is_added = |name: &str| added.iter().any(|token| token.content == name);
+    let added_names: HashSet<&str> = added.iter().map(|token| token.content.as_str()).collect();
+    let is_added = |name: &str| added_names.contains(name);
     // Of a name in brackets nobody expects to find it in a text.
     let bracketed = |name: &str| name.starts_with(['[', '<']) && name.ends_with([']', '>']);
     let ordinary = |name: &str| !is_added(name) && !bracketed(name);
