@@ -72,6 +72,9 @@ fn rounded_weights_cost_little() {
         batch: Some(48),
         seed: Some(1),
         alpha_0: Some(0.0),
+        // Texts as the model has them, not as it is recommended to write them.
+        temperature: Some(1.0),
+        top_p: Some(1.0),
         ..Request::default()
     };
     let texts = told(&exact, request).2.tokens;

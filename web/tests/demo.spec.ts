@@ -369,12 +369,12 @@ test("the address holds the settings", async ({ page }) => {
   await openTrace(page, story.text);
   await page.getByLabel("A text with gaps").check();
   await page.getByLabel("Text with gaps", { exact: true }).fill("One ____{3} & two ____");
-  await page.locator("#alpha0").fill("0.25");
+  await page.locator("#alpha0").fill("0.75");
   await page.locator("#seed").fill("18446744073709551615");
   const query = (): Promise<object> => page.evaluate(() => Object.fromEntries(new URLSearchParams(location.hash.slice(1))));
-  expect(await query()).toEqual({ start: "infill", infill: "One ____{3} & two ____", alpha0: "0.25", seed: "18446744073709551615" });
+  expect(await query()).toEqual({ start: "infill", infill: "One ____{3} & two ____", alpha0: "0.75", seed: "18446744073709551615" });
   await page.getByRole("link", { name: "Settings" }).click();
-  expect(await query()).toMatchObject({ alpha0: "0.25" });
+  expect(await query()).toMatchObject({ alpha0: "0.75" });
 });
 
 test("a recorded run that is not there gets a sentence", async ({ page }) => {

@@ -60,8 +60,10 @@ test("a warm step compiles and allocates nothing, and leaves the thread to other
     console.log(`a step: ${Object.entries(calls).map(([name, number]) => `${name} ${(number / steps).toFixed(2)}`).join(", ")}; other turns in ${turns} of ${steps}`);
     expect(steps).toBeGreaterThan(30);
     expect(of("createShaderModule") + of("createComputePipeline") + of("createComputePipelineAsync") + of("createBuffer")).toBe(0);
-    expect(of("dispatchWorkgroups")).toBeGreaterThan(steps * 20);
-    expect(of("createBindGroup")).toBe(of("dispatchWorkgroups") + of("dispatchWorkgroupsIndirect"));
+    // Five launches a block, and four.
+    expect(of("dispatchWorkgroups")).toBeGreaterThan(steps * 15);
+    // A recorded pass has its bind groups already.
+    expect(of("createBindGroup")).toBeLessThan(of("dispatchWorkgroups") / 4);
     // What a step drew is read back once, and what the device says of errors is asked for a fixed number of times.
     expect(of("mapAsync")).toBeLessThanOrEqual(steps + 2);
     expect(of("submit")).toBeLessThanOrEqual(4 * steps);

@@ -143,7 +143,7 @@ test("starting anew in the midst of a run leaves one run", async ({ page }) => {
 test("settings that do not fit get a sentence", async ({ page }) => {
   await page.goto(`/#${SHORT}&alpha0=7&schedule=sideways`);
   await expect(page.getByRole("alert")).toContainText("settings that do not fit (alpha0, schedule)");
-  await expect(page.locator("#alpha0")).toHaveValue("0.5");
+  await expect(page.locator("#alpha0")).toHaveValue("0.25");
   await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
   await page.locator("#seed").fill("many");
   await page.locator("#write").click();
