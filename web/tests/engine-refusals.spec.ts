@@ -42,7 +42,7 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["a reader of text", load(`weights: { size: ${size}, read: async () => "text" }`), "checkpoint", /gave no Uint8Array; /],
   ],
   "configurations and tokenizers of something else": [
-    ["another kind of model", load(`config: '{"model_type":"bert"}'`), "checkpoint", /"model_type" is "bert"; it must be "EsoLM", "mdlm" or "ar"$/],
+    ["another kind of model", load(`config: '{"model_type":"bert"}'`), "checkpoint", /"model_type" is "bert"; it must be "EsoLM", "mdlm", "bd3lm" or "ar"$/],
     ["the configuration of another model", load("config: sources.small.config"), "checkpoint", /"cond_dim" is 32 but .* makes it 16; give the configuration that belongs to these weights$/],
     ["no JSON", load('config: "{"'), "checkpoint", /is not a JSON object .*; give the config\.json that belongs to the weights$/],
     ["no configuration", load("config: undefined"), "checkpoint", /without a configuration; give/],

@@ -87,6 +87,7 @@ export async function enter(page: Page, server: Server): Promise<void> {
       source: async (folder, config = {}) => ({
         config: await configuration(`${folder}/config.json`, config),
         tokenizer: await text(`${folder}/tokenizer.json`),
+        generation: await text(`${folder}/generation_config.json`),
         weights: await weights(`${folder}/model.safetensors`),
       }),
       golden: async (name, config = {}) => ({
@@ -97,7 +98,7 @@ export async function enter(page: Page, server: Server): Promise<void> {
         config: await text(`/golden-family/${folder}/config.json`),
         weights: await weights(`/golden-family/${folder}/model.safetensors`),
       }),
-      stories: async () => ({ ...(await lab.source("/models/stories")), generation: await text("/models/stories/generation_config.json") }),
+      stories: () => lab.source("/models/stories"),
       load: (source, options) => module.WasmModel.load(source, JSON.stringify(options)),
       events: async function* (run) {
         for (let json = await run.next(); json !== undefined; json = await run.next()) yield JSON.parse(json) as Event;

@@ -13,6 +13,8 @@ use crate::error::EngineError;
 enum Fault {
     Memory(String),
     Shader(String),
+    /// A queue refuses buffers that were sound: their device is gone.
+    Lost(String),
 }
 
 /// What is known about a device, shared by all that run on it.
@@ -57,6 +59,7 @@ impl Fault {
         let line = words.chars().take(300).collect();
         match error {
             wgpu::Error::OutOfMemory { .. } => Self::Memory(line),
+            wgpu::Error::Validation { .. } if line.contains("In Queue::") => Self::Lost(line),
             wgpu::Error::Validation { .. } | wgpu::Error::Internal { .. } => Self::Shader(line),
         }
     }
@@ -65,6 +68,7 @@ impl Fault {
         match self {
             Self::Memory(what) => EngineError::DeviceMemory(what),
             Self::Shader(what) => EngineError::Kernel(what),
+            Self::Lost(what) => EngineError::Device(what),
         }
     }
 }
