@@ -107,7 +107,10 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
     try {
       source.generation = await text(pieces.generation);
     } catch (error) {
-      if (!(error instanceof NotFound)) throw error;
+      // Without a network a model that is kept still loads: had it such a file, that would be kept with it.
+      const isAway = error instanceof EsoLMError && error.code === "network" && "url" in pieces.generation;
+      if (!isAway && !(error instanceof NotFound)) throw error;
+      options.signal.throwIfAborted();
     }
   }
   let given = pieces.weights;

@@ -46,7 +46,7 @@ let files: Map<string, Buffer>;
 test.beforeEach(async ({ page }) => {
   server = await Server.start();
   server.folder("/dist/", at("../dist/")).folder("/models/", at("../../models/"));
-  files = new Map([["config.json", model("config.json")], ["tokenizer.json", model("tokenizer.json")], [INDEX, Buffer.from(index)], ...shards]);
+  files = new Map([["config.json", model("config.json")], ["tokenizer.json", model("tokenizer.json")], ["generation_config.json", model("generation_config.json")], [INDEX, Buffer.from(index)], ...shards]);
   await page.goto(server.url("/"));
 });
 test.afterEach(async () => {
