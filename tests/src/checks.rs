@@ -201,6 +201,44 @@ fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
     }
 }
 
+/// Runs a recorded generation of an Eso-LM, whose tensors are called `name`, by a plan over its `order`, and compares logits and tokens.
+pub(crate) fn check_trace(
+    golden: &Golden,
+    name: &str,
+    order: &[Vec<u32>],
+    plan: &Plan,
+    noise: Vec<f32>,
+    runner: &mut dyn Runner,
+) {
+    let tensor = |what: &str| format!("{name}.{what}");
+    let length = plan.length;
+    // Places of natural positions in the sorted order.
+    let slot = |sequence: usize, target: u32| {
+        let position = target - (sequence * length) as u32;
+        let slot = order[sequence].iter().position(|&p| p == position);
+        sequence * length + slot.unwrap()
+    };
+    let trace = Trace {
+        name: name.into(),
+        plan,
+        top_p: name.ends_with("_p09").then_some(0.9),
+        logits: golden.f32(&tensor("logits")),
+        noise,
+        place: &slot,
+    };
+    let tokens = run_trace(&trace, runner);
+    assert_eq!(
+        plan.sorted(&tokens),
+        golden.rows(&tensor("tokens_sorted")),
+        "{name}"
+    );
+    assert_eq!(
+        plan.output(&tokens),
+        golden.rows(&tensor("sample")),
+        "{name}"
+    );
+}
+
 /// Every Eso-LM trace, token for token, on an executor of model_a; returns how many there were.
 pub fn check_sampling_model_a(runner: &mut dyn Runner) -> usize {
     let golden = Golden::open("sampling_model_a");
@@ -215,32 +253,8 @@ pub fn check_sampling_model_a(runner: &mut dyn Runner) -> usize {
         let steps = golden.rows(&tensor("steps"));
         let steps: Vec<[u32; 3]> = steps.iter().map(|s| [s[0], s[1], s[2]]).collect();
         let plan = Plan::from_recorded(&order, &steps, MASK, VOCAB).unwrap();
-        let length = plan.length;
-        // Places of natural positions in the sorted order.
-        let slot = |sequence: usize, target: u32| {
-            let position = target - (sequence * length) as u32;
-            let slot = order[sequence].iter().position(|&p| p == position);
-            sequence * length + slot.unwrap()
-        };
-        let trace = Trace {
-            name: name.into(),
-            plan: &plan,
-            top_p: name.ends_with("_p09").then_some(0.9),
-            logits: golden.f32(&tensor("logits")),
-            noise: golden.gumbel(&tensor("u")),
-            place: &slot,
-        };
-        let tokens = run_trace(&trace, runner);
-        assert_eq!(
-            plan.sorted(&tokens),
-            golden.rows(&tensor("tokens_sorted")),
-            "{name}"
-        );
-        assert_eq!(
-            plan.output(&tokens),
-            golden.rows(&tensor("sample")),
-            "{name}"
-        );
+        let noise = golden.gumbel(&tensor("u"));
+        check_trace(&golden, name, &order, &plan, noise, runner);
     }
     names.len()
 }

@@ -10,7 +10,7 @@ use esolm::config::ModelConfig;
 use esolm::plan::{Plan, PlanOptions, Schedule};
 use esolm::rng::gumbel_from_uniform;
 
-use crate::checks::{Trace, run_trace};
+use crate::checks::{Trace, check_trace, run_trace};
 use crate::family::{files, open};
 use crate::{Golden, Runner};
 
@@ -64,31 +64,14 @@ fn check(name: &str, golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn 
     let steps: Vec<[u32; 3]> = steps.iter().map(|s| [s[0], s[1], s[2]]).collect();
     let plan = Plan::from_recorded(&order, &steps, config.mask_index, config.vocab_size).unwrap();
     check_plan(name, &plan, checkpoint);
-    let length = plan.length;
-    let slot = |sequence: usize, target: u32| {
-        let position = target - (sequence * length) as u32;
-        let slot = order[sequence].iter().position(|&p| p == position);
-        sequence * length + slot.unwrap()
-    };
     for plan in [&plan, &plan.uncached()] {
-        let trace = Trace {
-            name: name.into(),
+        check_trace(
+            golden,
+            name,
+            &order,
             plan,
-            top_p: name.ends_with("_p09").then_some(0.9),
-            logits: golden.f32(&tensor("logits")),
-            noise: noise(golden, &tensor("u")),
-            place: &slot,
-        };
-        let tokens = run_trace(&trace, runner);
-        assert_eq!(
-            plan.sorted(&tokens),
-            golden.rows(&tensor("tokens_sorted")),
-            "{name}"
-        );
-        assert_eq!(
-            plan.output(&tokens),
-            golden.rows(&tensor("sample")),
-            "{name}"
+            noise(golden, &tensor("u")),
+            runner,
         );
     }
 }

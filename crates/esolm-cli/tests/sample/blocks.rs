@@ -7,21 +7,22 @@ use serde_json::Value;
 const BLOCKS: &str = "tests/fixtures/golden-family/bd3lm/bs4";
 const MINI: &str = "tests/fixtures/golden-family/bd3lm/mini_bd3lm.ckpt";
 
+/// The command that samples from a model of 32 tokens in blocks of 4.
+const SAMPLE: [&str; 9] = [
+    "sample",
+    "--model",
+    BLOCKS,
+    "--tokenizer",
+    "none",
+    "--seed",
+    "1",
+    "--device",
+    "cpu",
+];
+
 /// What `esolm sample --json` writes with a model of 32 tokens in blocks of 4.
 fn sample(more: &[&str]) -> Value {
-    let model = [
-        "sample",
-        "--model",
-        BLOCKS,
-        "--tokenizer",
-        "none",
-        "--seed",
-        "1",
-        "--device",
-        "cpu",
-        "--json",
-    ];
-    json(&[&model[..], more].concat())
+    json(&[&SAMPLE[..], &["--json"], more].concat())
 }
 
 fn tokens(report: &Value, text: usize) -> Vec<u64> {
@@ -81,18 +82,7 @@ fn the_nucleus_with_and_without_the_token_that_crosses_it() {
 
 #[test]
 fn beyond_the_context_is_said() {
-    let model = [
-        "sample",
-        "--model",
-        BLOCKS,
-        "--tokenizer",
-        "none",
-        "--seed",
-        "1",
-        "--device",
-        "cpu",
-    ];
-    let output = run(&[&model[..], &["--length", "48"]].concat());
+    let output = run(&[&SAMPLE[..], &["--length", "48"]].concat());
     let said = String::from_utf8(output.stderr).expect("text");
     assert!(
         output.status.success() && said.contains("past 32 tokens") && said.contains("not exact"),
