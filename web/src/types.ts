@@ -185,6 +185,8 @@ export interface Revealed {
   token: number;
   /** Empty without a tokenizer. */
   text: string;
+  /** With `logprobs`: what the model gave the token in this step, before temperature, top-k, top-p and min-p. */
+  logprob?: number;
 }
 
 /** What one step did. */
@@ -221,8 +223,12 @@ export interface Footer {
   rows: number;
   /** Texts in which the model ran on at a given word even in the last attempt, as indices within the batch. */
   run_on: number[];
-  /** Texts that a rule of `stop` ended before their length, as indices within the batch; only where there are any. */
+  /** Texts that a rule of `stop` or a stop string ended before their length, as indices within the batch; only where there are any. */
   ended?: number[];
+  /** Why each text is as long as it is. Not in traces of earlier versions. */
+  finish?: ("length" | "stop" | "eos" | "entropy" | "interrupted")[];
+  /** With `logprobs`, for each text and token; `null` for what was given. */
+  logprobs?: (number | null)[][];
   /** What it cost the GPU; zeros on the CPU. */
   counters: { dispatches: number; submits: number; bytes_read: number; peak_bytes: number };
 }
@@ -346,6 +352,10 @@ export interface GenerateOptions {
   blockSize?: number;
   /** What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. */
   stop?: ("eos" | "entropy")[];
+  /** A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before. */
+  stopStrings?: string | string[];
+  /** Tell with each token the log-probability that the model gave it in the step that drew it. */
+  logprobs?: boolean;
   /** Draw from so many of the likeliest tokens, at least 1; those as likely as the last of them stay too. */
   topK?: number;
   /** Draw from the likeliest tokens that together have this probability, of those that `topK` leaves. */

@@ -20,7 +20,7 @@ use crate::commands::bench::Form;
 pub use forward::{Forward, ModeName};
 pub use scoring::{Normalize, Ppl, Score};
 pub use train::Train;
-use values::{at_least_one, min_p, parse, share, temperature, top_k, top_p, whole};
+use values::{at_least_one, min_p, parse, share, stop_string, temperature, top_k, top_p, whole};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -205,6 +205,17 @@ pub struct Sample {
         help_heading = "Sampling"
     )]
     pub stop: Vec<StopName>,
+    /// Ends a text before TEXT where the model writes it, and then also at its first end-of-text token; \n stands for a newline. May be given
+    /// several times: what is complete first counts. What is given is not searched. Nothing more is written of a text that has ended.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_parser = stop_string,
+        allow_hyphen_values = true,
+        conflicts_with = "raw",
+        help_heading = "Sampling"
+    )]
+    pub stop_string: Vec<String>,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     ///
     /// Default: what the checkpoint recommends, else 1.
@@ -247,6 +258,11 @@ pub struct Sample {
     /// Print all tokens, special ones too, and what follows the first end-of-text token.
     #[arg(long, help_heading = "Output")]
     pub raw: bool,
+    /// Tell in JSON the log-probability that the model gave each token in the step that drew it, before temperature, top-k, top-p and min-p.
+    ///
+    /// Costs another product with the output matrix each step.
+    #[arg(long, help_heading = "Output")]
+    pub logprobs: bool,
     /// Print one JSON object with texts, tokens, options and timings.
     #[arg(long, help_heading = "Output")]
     pub json: bool,

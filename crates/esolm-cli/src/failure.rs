@@ -288,9 +288,9 @@ fn request(error: &RequestError) -> Failure {
         RequestError::NotApplicable { option, why } => not_applicable(option, why),
         RequestError::Text(error) => text(error),
         RequestError::Plan(error) => plan(error),
-        RequestError::PromptAndInfill | RequestError::Sampler(_) => {
-            Failure::usage(error.to_string())
-        }
+        RequestError::PromptAndInfill
+        | RequestError::EmptyStopString
+        | RequestError::Sampler(_) => Failure::usage(error.to_string()),
     }
 }
 

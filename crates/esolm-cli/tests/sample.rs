@@ -3,6 +3,8 @@
 #[path = "sample/blocks.rs"]
 mod blocks;
 mod common;
+#[path = "sample/endings.rs"]
+mod endings;
 #[cfg(unix)]
 #[path = "sample/outputs.rs"]
 mod outputs;

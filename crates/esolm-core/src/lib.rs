@@ -10,6 +10,8 @@
 pub mod checkpoint;
 pub mod config;
 pub mod documents;
+#[cfg(feature = "text")]
+pub mod ending;
 pub mod finite;
 pub(crate) use esolm_checkpoint::message;
 pub mod forward_process;

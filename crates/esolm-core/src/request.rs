@@ -5,6 +5,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
+use crate::ending::{Ending, Watch};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::recommended::Recommended;
 use crate::rng::redraw_seed;
@@ -70,6 +71,13 @@ pub struct Request {
     pub first: u32,
     /// What ends a text of a BD3-LM before its length, after any block. Default: nothing.
     pub stop: Vec<StopRule>,
+    /// A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before; only
+    /// what begins in a written token counts. Needs a tokenizer; none may be empty. Default: none.
+    #[serde(deserialize_with = "one_or_several")]
+    pub stop_strings: Vec<String>,
+    /// Tell with each token the log-probability that the model gave it in the step that drew it. Costs another product with the output
+    /// matrix each step, and on a GPU a reading. Default: not.
+    pub logprobs: bool,
     /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
     pub bos: Option<bool>,
     /// Run the network of an Eso-LM in another way than its own.
@@ -149,9 +157,12 @@ pub enum RequestError {
     /// Text for a model without a tokenizer.
     #[error("{what} needs a tokenizer; give the tokenizer.json of the model")]
     NoTokenizer {
-        /// "a prompt" or "an infill template".
+        /// "a prompt", "an infill template" or "a stop string".
         what: &'static str,
     },
+    /// A stop string without characters.
+    #[error("a stop string is empty; give at least one character")]
+    EmptyStopString,
     /// An option that this family does not have.
     #[error("{option} does not apply to {why}; leave it out")]
     NotApplicable {
@@ -199,6 +210,8 @@ pub struct Resolved {
     pub given: Given,
     /// What ends a text early.
     pub stop: StopRules,
+    /// Whether log-probabilities are told.
+    pub logprobs: bool,
 }
 
 impl Request {
@@ -275,8 +288,16 @@ impl Request {
             bos: given.bos,
             ..own
         };
+        if self.stop_strings.iter().any(String::is_empty) {
+            return Err(RequestError::EmptyStopString);
+        }
+        if !self.stop_strings.is_empty() && codec.is_none() {
+            let what = "a stop string";
+            return Err(RequestError::NoTokenizer { what });
+        }
         let stop = StopRules {
             rules: self.stop.clone(),
+            strings: self.stop_strings.clone(),
             bos: given.bos,
             eos: codec.map_or(config.eos, |codec| codec.ends().eos),
         };
@@ -291,6 +312,7 @@ impl Request {
             sampler,
             given,
             stop,
+            logprobs: self.logprobs,
         })
     }
 
@@ -591,6 +613,25 @@ impl Resolved {
         }
     }
 
+    /// Watches a text (an index within the batch) of which `tokens` are known, in natural order, the mask where none is.
+    pub fn watch<'a>(
+        &'a self,
+        text: usize,
+        tokens: Vec<u32>,
+        codec: Option<&'a TextCodec>,
+    ) -> Watch<'a> {
+        let options = &self.options;
+        let known = &self.given.known[text];
+        Watch::new(
+            &self.stop,
+            codec,
+            options.mask_index,
+            options.block_size,
+            known,
+            tokens,
+        )
+    }
+
     /// Indices of the texts in which the model ran on at a given word, such as "cats" for "cat ____".
     pub fn run_on(&self, texts: &[Vec<u32>], codec: Option<&TextCodec>) -> Vec<usize> {
         let Some(codec) = codec else {
@@ -601,9 +642,14 @@ impl Resolved {
             .collect()
     }
 
-    /// The texts that tokens in natural order make. Where a run was stopped, unknown stretches show as underscores; without a tokenizer
+    /// The texts that tokens in natural order make which were kept because of `endings`. Where a run was stopped, unknown stretches show as underscores; without a tokenizer
     /// texts are the numbers of their tokens.
-    pub fn texts(&self, tokens: &[Vec<u32>], codec: Option<&TextCodec>) -> Vec<String> {
+    pub fn texts(
+        &self,
+        tokens: &[Vec<u32>],
+        endings: &[Ending],
+        codec: Option<&TextCodec>,
+    ) -> Vec<String> {
         let mask = self.options.mask_index;
         let one = |(tokens, &until): (&Vec<u32>, &usize)| match codec {
             None => {
@@ -619,7 +665,10 @@ impl Resolved {
                 .collect(),
             Some(codec) => codec.text(tokens, until),
         };
-        tokens.iter().zip(&self.given.until).map(one).collect()
+        let texts = tokens.iter().zip(&self.given.until).zip(endings);
+        texts
+            .map(|(text, ending)| ending.text.clone().unwrap_or_else(|| one(text)))
+            .collect()
     }
 }
 

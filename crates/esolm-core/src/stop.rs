@@ -1,4 +1,5 @@
-//! When a text that is written block by block ends early: the rules of the published BD3-LM for texts of variable length.
+//! When a text ends early: stop strings, and for texts that are written block by block the rules of the published BD3-LM for texts of
+//! variable length. `ending` looks for both while a text is written.
 
 use std::collections::HashMap;
 
@@ -19,11 +20,30 @@ pub enum StopRule {
     Entropy,
 }
 
-/// Rules, and the tokens that they look for.
+/// Why a text is as long as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// It has its whole length.
+    #[default]
+    Length,
+    /// A stop string followed.
+    Stop,
+    /// An end-of-text token followed, or the rule for those ended it.
+    Eos,
+    /// It began to repeat itself, and the rule for that ended it.
+    Entropy,
+    /// The run was stopped before the text was whole.
+    Interrupted,
+}
+
+/// What ends a text before its length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopRules {
-    /// Any of them ends a text.
+    /// Any of them ends a text after a block.
     pub rules: Vec<StopRule>,
+    /// Texts before any of which a text ends, and then also at its first end-of-text token; none of them is empty.
+    pub strings: Vec<String>,
     /// The token that opens texts; at position 0 it counts as an end of the text before.
     pub bos: Option<u32>,
     /// The end-of-text token.
@@ -31,15 +51,20 @@ pub struct StopRules {
 }
 
 impl StopRules {
-    /// Tokens to keep of a text whose blocks so far are `tokens`, where it ends after the last of them; none where it goes on. As
-    /// published, low entropy decides where both rules hold.
-    pub fn end(&self, tokens: &[u32]) -> Option<usize> {
+    /// Whether there is anything that ends a text early.
+    pub fn is_any(&self) -> bool {
+        !self.rules.is_empty() || !self.strings.is_empty()
+    }
+
+    /// Tokens to keep of a text whose blocks so far are `tokens`, where a rule ends it after the last of them, and which one does; none
+    /// where it goes on. As published, low entropy decides where both rules hold.
+    pub fn end(&self, tokens: &[u32]) -> Option<(usize, Finish)> {
         let has = |rule| self.rules.contains(&rule);
         if has(StopRule::Entropy)
             && tokens.len() > ENTROPY_WINDOW
             && entropy(&tokens[tokens.len() - ENTROPY_WINDOW..]) < LEAST_ENTROPY
         {
-            return Some(tokens.len() - ENTROPY_WINDOW);
+            return Some((tokens.len() - ENTROPY_WINDOW, Finish::Entropy));
         }
         let is_end = |&(place, &token): &(usize, &u32)| {
             Some(token) == self.eos || place == 0 && Some(token) == self.bos
@@ -47,7 +72,7 @@ impl StopRules {
         let second = tokens.iter().enumerate().filter(is_end).nth(1);
         second
             .filter(|_| has(StopRule::Eos))
-            .map(|(place, _)| place + 1)
+            .map(|(place, _)| (place + 1, Finish::Eos))
     }
 }
 
@@ -74,26 +99,32 @@ mod tests {
     fn rules(rules: &[StopRule], bos: u32) -> StopRules {
         StopRules {
             rules: rules.to_vec(),
+            strings: Vec::new(),
             bos: Some(bos),
             eos: Some(9),
         }
     }
 
+    fn eos(tokens: usize) -> Option<(usize, Finish)> {
+        Some((tokens, Finish::Eos))
+    }
+
     #[test]
     fn the_second_end_counts_and_so_does_the_opening() {
-        let eos = |bos| rules(&[StopRule::Eos], bos);
-        assert_eq!(eos(9).end(&[9, 1, 2, 3]), None);
-        assert_eq!(eos(9).end(&[9, 1, 9, 3]), Some(3));
-        assert_eq!(eos(8).end(&[8, 1, 9, 3]), Some(3));
-        assert_eq!(eos(8).end(&[1, 8, 9, 3]), None);
-        assert_eq!(eos(8).end(&[1, 9, 8, 9]), Some(4));
+        let ends = |bos, text: &[u32]| rules(&[StopRule::Eos], bos).end(text);
+        assert_eq!(ends(9, &[9, 1, 2, 3]), None);
+        assert_eq!(ends(9, &[9, 1, 9, 3]), eos(3));
+        assert_eq!(ends(8, &[8, 1, 9, 3]), eos(3));
+        assert_eq!(ends(8, &[1, 8, 9, 3]), None);
+        assert_eq!(ends(8, &[1, 9, 8, 9]), eos(4));
         assert_eq!(rules(&[], 9).end(&[9, 9]), None);
     }
 
     #[test]
     fn low_entropy_cuts_what_repeats() {
         let mut text: Vec<u32> = (0..300).map(|i| 10 + i % 3).collect();
-        assert_eq!(rules(&[StopRule::Entropy], 9).end(&text), Some(44));
+        let repeats = rules(&[StopRule::Entropy], 9).end(&text);
+        assert_eq!(repeats, Some((44, Finish::Entropy)));
         assert_eq!(rules(&[StopRule::Entropy], 9).end(&text[..256]), None);
         assert_eq!(rules(&[StopRule::Eos], 9).end(&text), None);
         text[100..]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::config::Family;
 use crate::plan::{Phase, Schedule};
 use crate::sampler::Crossing;
+use crate::stop::Finish;
 use crate::text::Altered;
 
 /// Version of the format.
@@ -97,7 +98,7 @@ pub struct Header {
 }
 
 /// A token that a step revealed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Revealed {
     /// Index of the text within the batch.
     pub sequence: u32,
@@ -108,6 +109,10 @@ pub struct Revealed {
     /// Its text; empty without a tokenizer.
     #[serde(default)]
     pub text: String,
+    /// Natural logarithm of the probability that the model gave it in this step, before temperature, top-k, top-p and min-p; where it was
+    /// asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprob: Option<f32>,
 }
 
 /// What one step did.
@@ -135,7 +140,8 @@ pub struct Step {
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
-    /// Tokens of every text in natural order; what is not known yet is the mask token. A text that a rule ended is shorter.
+    /// Tokens of every text in natural order; what is not known yet is the mask token. A text that a rule or a stop string ended is shorter; its
+    /// last token may hold the beginning of the stop string, which is not in the text.
     pub tokens: Vec<Vec<u32>>,
     /// The texts; without a tokenizer the numbers of their tokens.
     pub text: Vec<String>,
@@ -155,9 +161,15 @@ pub struct Footer {
     /// Texts in which the model still ran on at a given word after the last attempt, as indices within the batch.
     #[serde(default)]
     pub run_on: Vec<usize>,
-    /// Texts that a rule ended before their length, as indices within the batch.
+    /// Texts that a rule or a stop string ended before their length, as indices within the batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ended: Vec<usize>,
+    /// Why each text is as long as it is; in no trace of an earlier program.
+    #[serde(default)]
+    pub finish: Vec<Finish>,
+    /// Where it was asked for, for each text and token what [`Revealed::logprob`] says; nothing for what was given or is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<Vec<Option<f32>>>,
     /// What it cost the device; zeros on the CPU.
     #[serde(default)]
     pub counters: Counters,

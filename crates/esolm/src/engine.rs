@@ -342,6 +342,7 @@ impl Engine {
             plan,
             draw,
             observe,
+            logprobs: false,
             launched: 0,
             rows: 0,
             waiting: VecDeque::new(),
@@ -365,6 +366,8 @@ pub struct Run<'a> {
     draw: Draw<'static>,
     /// Report which tokens each step revealed. They are read back asynchronously and one step behind.
     observe: bool,
+    /// Report what the model gave each of them.
+    logprobs: bool,
     launched: usize,
     rows: usize,
     /// Steps launched but not yet reported: one, while somebody watches.
@@ -383,6 +386,8 @@ struct Waiting {
     /// Sequence and place in the token buffer of each token drawn.
     targets: Vec<(u32, u32)>,
     reading: Option<Pending<'static, Vec<u32>>>,
+    /// What the model gave each of them, where that was asked for.
+    logprobs: Vec<f32>,
 }
 
 impl Run<'_> {
@@ -397,6 +402,13 @@ impl Run<'_> {
             self.settle().await;
         }
         step
+    }
+
+    /// Has the log-probability of each token told with it ([`Revealed::logprob`]), and so tokens read back in every step.
+    pub fn with_logprobs(mut self) -> Self {
+        self.observe = true;
+        self.logprobs = true;
+        self
     }
 
     /// Lets no further step begin; those under way are still reported.
@@ -419,6 +431,9 @@ impl Run<'_> {
         let ahead = usize::from(self.observe);
         while self.launched < self.wanted && self.waiting.len() <= ahead {
             self.launch()?;
+            if self.logprobs {
+                self.score_drawn().await?;
+            }
             self.keep_up().await?;
         }
         let Some(mut oldest) = self.waiting.pop_front() else {
@@ -426,7 +441,7 @@ impl Run<'_> {
         };
         if let Some(reading) = oldest.reading {
             let tokens = reading.await?;
-            for (sequence, target) in oldest.targets {
+            for (index, (sequence, target)) in oldest.targets.into_iter().enumerate() {
                 let (position, token) =
                     (self.plan.output_position(target), tokens[target as usize]);
                 let text = self.ids[sequence as usize];
@@ -436,6 +451,7 @@ impl Run<'_> {
                     position,
                     token,
                     text: String::new(),
+                    logprob: oldest.logprobs.get(index).copied(),
                 });
             }
         }
@@ -447,6 +463,33 @@ impl Run<'_> {
     async fn keep_up(&mut self) -> Result<(), EngineError> {
         if !self.observe && self.launched.is_multiple_of(QUEUED_STEPS) {
             self.engine.wait().await?;
+        }
+        Ok(())
+    }
+
+    /// What the step that was launched last gave the tokens that it drew, before the next one takes its place.
+    async fn score_drawn(&mut self) -> Result<(), EngineError> {
+        let Some(last) = self.waiting.back_mut() else {
+            return Ok(());
+        };
+        let Some(reading) = last.reading.take() else {
+            return Ok(());
+        };
+        let tokens = reading.await?;
+        let mut wanted = Vec::with_capacity(last.targets.len());
+        for &(sequence, target) in &last.targets {
+            let (position, token) = (self.plan.output_position(target), tokens[target as usize]);
+            check_drawn(
+                self.ids[sequence as usize],
+                position,
+                token,
+                self.plan.mask_index,
+            )?;
+            wanted.push(token);
+        }
+        last.reading = Some(Box::pin(std::future::ready(Ok(tokens))));
+        if !wanted.is_empty() {
+            last.logprobs = self.engine.executor.score(&wanted).await?;
         }
         Ok(())
     }
@@ -464,6 +507,7 @@ impl Run<'_> {
         self.waiting.push_back(Waiting {
             targets: drawn.filter(|_| self.observe).collect(),
             reading: self.observe.then(|| self.engine.executor.tokens()),
+            logprobs: Vec::new(),
             step: Step {
                 step: index,
                 steps: self.plan.nfe(),

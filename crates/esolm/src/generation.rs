@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_channel::{Receiver, Sender};
+use esolm_core::ending::{Ending, Watch};
 use esolm_core::plan::Plan;
 use esolm_core::request::{MAX_REDRAWS, Request, Resolved};
-use esolm_core::stop::StopRules;
+use esolm_core::text::TextCodec;
 use esolm_core::trace::{Event, Footer, Step};
 use futures_core::Stream;
 
@@ -132,55 +133,43 @@ impl Stream for Generation {
     }
 }
 
-/// Watches for texts that the rules end, block by block.
-struct Ends<'a> {
-    rules: &'a StopRules,
-    mask: u32,
-    size: usize,
-    /// As far as they are known, one step behind the device.
-    texts: Vec<Vec<u32>>,
-    /// The blocks of each text that were looked at; all once it has ended.
-    seen: Vec<usize>,
+/// The texts of an attempt, watched for their ends.
+struct Texts<'a> {
+    /// One for each, as far as it is known: one step behind the device.
+    watches: Vec<Watch<'a>>,
+    /// Their log-probabilities by position.
+    logprobs: Vec<Vec<Option<f32>>>,
 }
 
-impl<'a> Ends<'a> {
-    fn new(resolved: &'a Resolved, plan: &Plan) -> Self {
-        let texts = plan.output(&plan.initial_tokens());
+impl<'a> Texts<'a> {
+    /// `texts` are their indices within the batch.
+    fn new(
+        resolved: &'a Resolved,
+        codec: Option<&'a TextCodec>,
+        plan: &Plan,
+        texts: &[usize],
+    ) -> Self {
+        let known = plan.output(&plan.initial_tokens());
+        let logprobs = known.iter().map(|tokens| vec![None; tokens.len()]);
         Self {
-            rules: &resolved.stop,
-            mask: plan.mask_index,
-            size: plan.block_size.unwrap_or(plan.length).max(1),
-            seen: vec![0; texts.len()],
-            texts,
+            logprobs: logprobs.collect(),
+            watches: (texts.iter().zip(known))
+                .map(|(&text, known)| resolved.watch(text, known, codec))
+                .collect(),
         }
     }
 
-    /// The texts that end with a step, and how many of their tokens to keep.
-    fn after(&mut self, step: &Step) -> Vec<(usize, usize)> {
-        let mut ended = Vec::new();
-        if self.rules.rules.is_empty() {
-            return ended;
-        }
+    /// The texts that end with a step.
+    fn after(&mut self, step: &Step) -> Vec<usize> {
         for revealed in &step.revealed {
-            self.texts[revealed.sequence as usize][revealed.position as usize] = revealed.token;
+            let text = revealed.sequence as usize;
+            self.watches[text].reveal(revealed.position, revealed.token);
+            self.logprobs[text][revealed.position as usize] = revealed.logprob;
         }
-        for (index, (text, seen)) in self.texts.iter().zip(&mut self.seen).enumerate() {
-            let blocks = text.chunks(self.size).skip(*seen);
-            let known = blocks
-                .take_while(|block| !block.contains(&self.mask))
-                .count();
-            // Blocks that were given whole are looked at with the one after them.
-            for _ in 0..known {
-                *seen += 1;
-                let so_far = &text[..text.len().min(*seen * self.size)];
-                if let Some(kept) = self.rules.end(so_far) {
-                    ended.push((index, kept));
-                    *seen = text.len();
-                    break;
-                }
-            }
-        }
-        ended
+        let watches = self.watches.iter_mut().enumerate();
+        watches
+            .filter_map(|(text, watch)| watch.look().then_some(text))
+            .collect()
     }
 }
 
@@ -219,10 +208,10 @@ impl Job {
         let mut texts: Vec<usize> = (0..plan.sequences.len()).collect();
         let mut footer = Footer {
             tokens: vec![Vec::new(); texts.len()],
+            logprobs: vec![Vec::new(); if resolved.logprobs { texts.len() } else { 0 }],
             ..Footer::default()
         };
-        // Where rules end texts. No text that they end is drawn again.
-        let mut cut = vec![None; texts.len()];
+        let mut endings = vec![Ending::default(); texts.len()];
         for attempt in 0.. {
             let header = resolved.header(name, &plan, attempt, texts.clone());
             if events.send(Ok(Event::Header(header))).await.is_err() {
@@ -233,10 +222,13 @@ impl Job {
                 seed: resolved.seed(attempt),
                 noise: None,
             };
-            // Rules read what was drawn.
-            let observe = self.observe || !resolved.stop.rules.is_empty();
+            // What ends texts is seen in what was drawn.
+            let observe = self.observe || resolved.stop.is_any();
             let mut run = engine.run(&plan, draw, observe)?;
-            let mut ends = Ends::new(&resolved, &plan);
+            if resolved.logprobs {
+                run = run.with_logprobs();
+            }
+            let mut under_way = Texts::new(&resolved, codec, &plan, &texts);
             loop {
                 if self.stop.load(Ordering::SeqCst) {
                     run.launch_no_more();
@@ -244,10 +236,8 @@ impl Job {
                 let Some(mut step) = run.next().await? else {
                     break;
                 };
-                for (text, kept) in ends.after(&step) {
+                for text in under_way.after(&step) {
                     run.end(text);
-                    footer.ended.push(text);
-                    cut[text] = Some(kept);
                 }
                 step.attempt = attempt;
                 step.seconds += footer.seconds;
@@ -272,11 +262,15 @@ impl Job {
             footer.nfe += nfe;
             footer.rows += rows;
             footer.seconds += seconds;
-            for (&text, tokens) in texts.iter().zip(tokens) {
-                footer.tokens[text] = tokens;
+            let Texts { watches, logprobs } = under_way;
+            for ((&text, watch), tokens) in texts.iter().zip(watches).zip(tokens) {
+                (footer.tokens[text], endings[text]) = watch.finish(tokens);
             }
-            for (tokens, cut) in footer.tokens.iter_mut().zip(&cut) {
-                tokens.truncate(cut.unwrap_or(tokens.len()));
+            if resolved.logprobs {
+                for (&text, mut logprobs) in texts.iter().zip(logprobs) {
+                    logprobs.truncate(footer.tokens[text].len());
+                    footer.logprobs[text] = logprobs;
+                }
             }
             if footer.interrupted {
                 break;
@@ -289,7 +283,11 @@ impl Job {
             texts.clone_from(&footer.run_on);
             plan = resolved.redraw(&texts, attempt + 1)?;
         }
-        footer.text = resolved.texts(&footer.tokens, codec);
+        footer.text = resolved.texts(&footer.tokens, &endings, codec);
+        footer.finish = endings.iter().map(|ending| ending.finish).collect();
+        footer.ended = (0..endings.len())
+            .filter(|&text| endings[text].is_early)
+            .collect();
         if codec.is_some() {
             for &token in footer.tokens.iter().flatten() {
                 let pieces = &mut footer.pieces;

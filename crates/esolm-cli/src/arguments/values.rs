@@ -38,6 +38,14 @@ pub fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Text in which `\n` stands for a newline.
+pub fn stop_string(text: &str) -> Result<String, String> {
+    match text.is_empty() {
+        true => Err("it must have at least one character".into()),
+        false => Ok(text.replace("\\n", "\n")),
+    }
+}
+
 pub fn top_k(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(k) if k > 0 => Ok(k),

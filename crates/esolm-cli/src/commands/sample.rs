@@ -6,6 +6,7 @@ mod watch;
 
 use std::io::{self, IsTerminal};
 
+use esolm::stop::Finish;
 use esolm::trace::{Counters, Event, Footer, Header};
 use serde::Serialize;
 
@@ -28,7 +29,7 @@ struct Report<'a> {
     interrupted: bool,
     /// Texts in which the model ran on at a given word to the last, as indices within the batch.
     run_on: &'a [usize],
-    /// Texts that a rule of --stop ended, likewise.
+    /// Texts that --stop or --stop-string ended, likewise.
     ended: &'a [usize],
     rows: usize,
     seconds: f64,
@@ -43,6 +44,9 @@ struct Sequence<'a> {
     /// `null` without a tokenizer.
     text: Option<&'a str>,
     tokens: &'a [u32],
+    finish: Finish,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<&'a [Option<f32>]>,
 }
 
 pub fn run(arguments: Sample) -> Result<(), Failure> {
@@ -154,7 +158,6 @@ fn print(
         })
         .collect();
     if arguments.json {
-        let numbered = (header.first..).zip(texts.iter().zip(&footer.tokens));
         return output::json(&Report {
             device: model.device().to_string(),
             interrupted: footer.interrupted,
@@ -164,11 +167,13 @@ fn print(
             seconds: footer.seconds,
             tokens_per_second,
             counters: footer.counters,
-            sequences: numbered
-                .map(|(sequence, (text, tokens))| Sequence {
-                    sequence,
+            sequences: (texts.iter().enumerate())
+                .map(|(index, text)| Sequence {
+                    sequence: header.first + index as u32,
                     text: model.codec().map(|_| &text[..]),
-                    tokens,
+                    tokens: &footer.tokens[index],
+                    finish: footer.finish[index],
+                    logprobs: footer.logprobs.get(index).map(Vec::as_slice),
                 })
                 .collect(),
             header: Header {

@@ -27,6 +27,8 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         min_p: arguments.filters.min_p,
         temperature: arguments.temperature,
         stop: arguments.stop.iter().copied().map(Into::into).collect(),
+        stop_strings: arguments.stop_string.clone(),
+        logprobs: arguments.logprobs,
         seed: arguments.seed,
         batch: arguments.batch,
         first: arguments.first,

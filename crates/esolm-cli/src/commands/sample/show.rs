@@ -197,6 +197,7 @@ mod tests {
             position: 0,
             token: 1,
             text: String::new(),
+            logprob: None,
         };
         let step = Step {
             step: 2,

@@ -265,6 +265,7 @@ mod tests {
                 position,
                 token,
                 text: String::new(),
+                logprob: None,
             });
         Step {
             step: 0,
