@@ -3,6 +3,8 @@
 #[path = "plan/blocks.rs"]
 mod blocks;
 mod common;
+#[path = "plan/reveal.rs"]
+mod reveal;
 
 use common::plan::{BOS, MASK, options};
 use esolm_core::config::{AttentionKind, Family, Prepend};
@@ -281,7 +283,9 @@ proptest! {
                         prop_assert!(drawn.is_sorted());
                     }
                 }
-                (_, Schedule::FirstHitting) => unreachable!("of BD3-LMs alone"),
+                (_, Schedule::FirstHitting | Schedule::Confidence) => {
+                    unreachable!("not of an Eso-LM")
+                }
                 (_, Schedule::Binomial) => {
                     prop_assert!(diffusion_steps <= options.steps.min(free) + 1);
                     if options.alpha_0 == 0.0 {

@@ -7,6 +7,7 @@ use super::types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
 use crate::config::{AttentionKind, Family, Prepend};
+use crate::reveal::{Rule, even_counts};
 use crate::rows::MAX_TOKENS;
 
 /// The token before a text, if the model reads one there, and the plan of every sequence.
@@ -119,8 +120,32 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
             | Schedule::BlockAutoregressive
     );
     let first_hitting = options.schedule == Schedule::FirstHitting;
+    let confidence = options.schedule == Schedule::Confidence;
+    if !confidence && options.reveal != Rule::default() {
+        return Err(PlanError::Schedule {
+            schedule: options.schedule,
+            why: "settles beforehand which tokens become known, whatever their confidence; leave out how they are chosen, or use the schedule confidence",
+        });
+    }
+    if let Some(threshold) = options
+        .reveal
+        .threshold
+        .filter(|_| !options.reveal.is_sound())
+    {
+        return range(
+            "confidence_threshold",
+            threshold.to_string(),
+            "from 0 to 1, for a confidence of the network's".into(),
+        );
+    }
     match options.family {
-        Family::Ar if blocks || first_hitting => return Err(PlanError::ArSchedule),
+        Family::Ar if blocks || first_hitting || confidence => return Err(PlanError::ArSchedule),
+        Family::EsoLm if confidence => {
+            return Err(PlanError::Schedule {
+                schedule: options.schedule,
+                why: "lets the network choose the order, which the cache of an Eso-LM must know beforehand; write with it as with an MDLM, or use binomial",
+            });
+        }
         Family::Bd3Lm if blocks => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
@@ -245,12 +270,7 @@ fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
     let mut steps = Vec::new();
     let mut fed = 0;
     while known - fed > rows {
-        steps.push(PlanStep {
-            phase: Phase::Prompt,
-            clean: fed,
-            start: fed + rows,
-            end: fed + rows,
-        });
+        steps.push(PlanStep::new(Phase::Prompt, fed, fed + rows, fed + rows));
         fed += rows;
     }
     (steps, fed)
@@ -258,6 +278,9 @@ fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
 
 /// Eso-LM, MDLM and SetDLM: given tokens first, then the schedule over the rest.
 fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
+    if options.schedule == Schedule::Confidence {
+        return by_confidence(options, sequence, given);
+    }
     let positions = |wanted: bool| {
         (0..)
             .zip(given)
@@ -284,17 +307,13 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
         .chain(std::iter::repeat_n(1, rest));
     let mut start = known;
     for (number, size) in sizes.enumerate() {
-        steps.push(PlanStep {
-            // An MDLM has no other phase: it predicts single tokens as it does many.
-            phase: if number < diffusion || !cached {
-                Phase::Diffusion
-            } else {
-                Phase::Sequential
-            },
-            clean: if cached { fed } else { 0 },
-            start,
-            end: start + size,
-        });
+        // An MDLM has no other phase: it predicts single tokens as it does many.
+        let phase = match number < diffusion || !cached {
+            true => Phase::Diffusion,
+            false => Phase::Sequential,
+        };
+        let clean = if cached { fed } else { 0 };
+        steps.push(PlanStep::new(phase, clean, start, start + size));
         fed = start;
         start += size;
     }
@@ -303,6 +322,26 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
         order,
         known: given.iter().copied().flatten().collect(),
         steps,
+    }
+}
+
+/// An MDLM whose confidence chooses among all of its positions that are not given.
+fn by_confidence(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
+    let mut order: Vec<u32> = (0..given.len() as u32).collect();
+    // A stable sort: positions ascend on either side.
+    order.sort_by_key(|&position| given[position as usize].is_none());
+    let known: Vec<u32> = given.iter().copied().flatten().collect();
+    let (start, end) = (known.len() as u32, given.len() as u32);
+    let counts = even_counts(end - start, options.steps);
+    let step = |least: u32| PlanStep {
+        least: Some(least),
+        ..PlanStep::new(Phase::Diffusion, 0, start, end)
+    };
+    SequencePlan {
+        sequence,
+        order,
+        known,
+        steps: counts.into_iter().map(step).collect(),
     }
 }
 
@@ -337,12 +376,7 @@ fn autoregressive(
         (Vec::new(), 0)
     };
     for start in first..length {
-        steps.push(PlanStep {
-            phase: Phase::Sequential,
-            clean: fed,
-            start,
-            end: start + 1,
-        });
+        steps.push(PlanStep::new(Phase::Sequential, fed, start, start + 1));
         fed = start;
     }
     Ok(SequencePlan {

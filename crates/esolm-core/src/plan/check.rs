@@ -8,6 +8,7 @@ use super::error::PlanError;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
 use crate::config::Family;
 use crate::order::is_permutation;
+use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
 
 /// The version of the JSON form, the field `esolm_plan`.
@@ -27,6 +28,8 @@ pub(super) struct Unchecked {
     lead: bool,
     mask_index: u32,
     vocab_size: usize,
+    #[serde(default)]
+    reveal: Option<Rule>,
     sequences: Vec<SequencePlan>,
 }
 
@@ -49,6 +52,7 @@ impl TryFrom<Unchecked> for Plan {
             lead: read.lead,
             mask_index: read.mask_index,
             vocab_size: read.vocab_size,
+            reveal: read.reveal,
             sequences: read.sequences,
         };
         plan.check()?;
@@ -78,6 +82,15 @@ impl Plan {
         }
         if self.lead && self.family != Family::Ar {
             return invalid("only an AR plan has a prepended token".into());
+        }
+        if let Some(rule) = self.reveal {
+            if !matches!(self.family, Family::Mdlm | Family::Bd3Lm) {
+                let family = self.family.one();
+                return invalid(format!("confidence cannot choose the order of {family}"));
+            }
+            if !rule.is_sound() {
+                return invalid(format!("its rule has the threshold {:?}", rule.threshold));
+            }
         }
         self.check_blocks().map_err(PlanError::Invalid)?;
         for (index, sequence) in self.sequences.iter().enumerate() {
@@ -144,7 +157,13 @@ impl Plan {
             )),
             _ => None,
         };
+        // The stretch that confidence goes through, and how many of its entries are not known for certain.
+        let mut stretch: Option<(PlanStep, u32)> = None;
         for (number, step) in sequence.steps.iter().enumerate() {
+            let left = self
+                .stretch_left(step, stretch)
+                .map_err(|why| format!("step {number} {why}"))?;
+            let is_last = left == 0;
             let follows = match &mut blocks {
                 // Which blocks are known says more than how many entries.
                 Some(blocks) => {
@@ -152,7 +171,7 @@ impl Plan {
                         Phase::Prompt => step.start == step.end && step.end as usize <= self.length,
                         _ => step.start == known && step.start < step.end,
                     };
-                    is_next && step.end as usize <= self.length && blocks.follows(step)
+                    is_next && step.end as usize <= self.length && blocks.follows(step, is_last)
                 }
                 None => self.step_follows(step, last, known, fed),
             };
@@ -162,9 +181,10 @@ impl Plan {
                     step.phase, step.clean, step.start, step.end
                 ));
             }
-            if blocks.is_none() || step.phase != Phase::Prompt {
+            if is_last && (blocks.is_none() || step.phase != Phase::Prompt) {
                 known = known.max(step.end);
             }
+            stretch = (!is_last).then_some((*step, left));
             fed = step.start;
             last = step.phase;
         }
@@ -175,6 +195,32 @@ impl Plan {
             ));
         }
         Ok(())
+    }
+
+    /// How many entries of a step may still be masked after it, when `open` is the stretch under way; 0 for a step that draws all.
+    fn stretch_left(&self, step: &PlanStep, open: Option<(PlanStep, u32)>) -> Result<u32, String> {
+        if let Some((first, _)) = open
+            && (step.least.is_none() || (step.start, step.end) != (first.start, first.end))
+        {
+            return Err(format!(
+                "leaves the entries {} to {}, of which some may still be masked",
+                first.start, first.end
+            ));
+        }
+        let Some(least) = step.least else {
+            return Ok(0);
+        };
+        if self.reveal.is_none() {
+            return Err("lets confidence choose, and the plan has no rule for it".into());
+        }
+        if least == 0 || step.phase != Phase::Diffusion {
+            return Err(format!(
+                "lets confidence choose {least} tokens at least in the phase {}",
+                step.phase
+            ));
+        }
+        let left = open.map_or(step.end.saturating_sub(step.start), |(_, left)| left);
+        Ok(left.saturating_sub(least))
     }
 
     /// Whether a step can run when `known` entries are known, and `fed` of them computed as known ones.

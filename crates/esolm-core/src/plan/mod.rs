@@ -4,6 +4,9 @@
 //!
 //! Each sequence has a schedule and an order of its own, drawn from (seed, sequence) alone, so a sample does not depend on the
 //! batch it is in. (The published code draws one schedule a batch; the distribution of each sequence is the same.)
+//!
+//! A second form leaves open *which* tokens of a stretch become known in a step, and says how many at least: confidence chooses
+//! ([`crate::reveal`]). Which rows run is settled there too.
 
 mod blocks;
 mod build;
@@ -20,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Family;
 use crate::message::json_error;
 use crate::order;
+use crate::reveal::{Choice, Group, Rule};
 use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 
 use blocks::Blocks;
@@ -30,7 +34,7 @@ pub use types::{
 };
 
 /// The plan of a batch. Its JSON form is that of docs/plan-format.md; reading it, in whatever way, checks all of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "check::Unchecked")]
 pub struct Plan {
     /// Version of the JSON form.
@@ -51,6 +55,9 @@ pub struct Plan {
     pub mask_index: u32,
     /// V, the mask included: all given tokens lie below.
     pub vocab_size: usize,
+    /// How confidence chooses, in the steps that let it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reveal: Option<Rule>,
     /// One plan a sequence.
     pub sequences: Vec<SequencePlan>,
 }
@@ -71,6 +78,7 @@ impl Plan {
             lead,
             mask_index: options.mask_index,
             vocab_size: options.vocab_size,
+            reveal: (options.schedule == Schedule::Confidence).then_some(options.reveal),
             sequences,
         })
     }
@@ -126,7 +134,7 @@ impl Plan {
         self.sequences.iter().map(|s| s.sequence).collect()
     }
 
-    /// Forward passes: the most steps of any sequence.
+    /// Forward passes: the most steps of any sequence. Where tokens beyond a threshold become known as well, fewer may do.
     pub fn nfe(&self) -> usize {
         self.sequences
             .iter()
@@ -222,8 +230,31 @@ impl Plan {
         rows
     }
 
+    /// How confidence chooses in a step, for the sequences that are wanted, by their index; none where the plan says all itself.
+    pub fn choice(&self, step: usize, is_wanted: impl Fn(usize) -> bool) -> Option<Choice> {
+        let rule = self.reveal?;
+        let (mut groups, mut first) = (Vec::new(), 0);
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            let Some(step) = sequence.steps.get(step).filter(|_| is_wanted(index)) else {
+                continue;
+            };
+            let rows = step.end - step.start;
+            if rows > 0 {
+                let least = step.least.unwrap_or(rows);
+                groups.push(Group { first, rows, least });
+                first += rows;
+            }
+        }
+        Some(Choice { rule, groups })
+    }
+
     fn add_rows(&self, index: u32, sequence: &SequencePlan, step: &PlanStep, out: &mut StepRows) {
         let first = index * self.length as u32;
+        // Where confidence chooses, the buffer alone knows what is masked.
+        let unknown_source = |place: u32| match self.reveal {
+            Some(_) => place,
+            None => MASKED,
+        };
         let mut push = |slot: u32, position: u32, prefix: u32, source: u32, target: u32| {
             if target != NO_TARGET {
                 out.sampled.push(out.rows.len() as u32);
@@ -259,10 +290,9 @@ impl Plan {
                 // Every position runs in natural order; its rank in the order says whether it is known or drawn now.
                 let rank = order::inverse(&sequence.order);
                 for (position, &rank) in (0..).zip(&rank) {
-                    let source = if rank < step.start {
-                        first + position
-                    } else {
-                        MASKED
+                    let source = match rank < step.start {
+                        true => first + position,
+                        false => unknown_source(first + position),
                     };
                     let target = if (step.start..step.end).contains(&rank) {
                         first + position
@@ -308,8 +338,8 @@ impl Plan {
                     let place_of = first + position;
                     match place {
                         None => at(position, place_of, NO_TARGET),
-                        Some(true) => at(position, MASKED, place_of),
-                        Some(false) => at(position, MASKED, NO_TARGET),
+                        Some(true) => at(position, unknown_source(place_of), place_of),
+                        Some(false) => at(position, unknown_source(place_of), NO_TARGET),
                     }
                 }
             }

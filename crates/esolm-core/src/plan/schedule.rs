@@ -19,7 +19,7 @@ pub(super) struct Draw {
 pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
     let mut orders = Stream::new(options.seed, sequence, Purpose::Order);
     match options.schedule {
-        Schedule::LeftToRight => Draw {
+        Schedule::LeftToRight | Schedule::Confidence => Draw {
             order: free.to_vec(),
             diffusion: Vec::new(),
         },

@@ -9,6 +9,7 @@ pub mod packed;
 pub mod peak;
 pub mod product;
 pub mod residual;
+pub mod reveal;
 pub mod runtime;
 pub mod sample;
 pub mod score;
