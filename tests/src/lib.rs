@@ -11,6 +11,7 @@ pub mod golden;
 pub mod halves;
 pub mod losses;
 pub mod runner;
+pub mod sets;
 
 pub use golden::{Golden, checkpoint, stories};
 pub use runner::{OnDevice, Reference, Runner};

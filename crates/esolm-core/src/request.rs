@@ -323,6 +323,7 @@ impl Request {
             let why = match own.family {
                 Family::Ar => Some("an AR model, which writes from left to right"),
                 Family::Bd3Lm => Some("a BD3-LM, which goes by its blocks"),
+                Family::SetDlm => Some("a SetDLM, whose masked tokens see no later ones"),
                 Family::EsoLm | Family::Mdlm => None,
             };
             if let Some(why) = why {
@@ -342,7 +343,9 @@ impl Request {
 
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
         let why = match family {
-            Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
+            Family::EsoLm | Family::Mdlm | Family::SetDlm => {
+                Some("a model that writes in any order")
+            }
             Family::Ar => Some("an AR model, whose texts are cut where they end"),
             Family::Bd3Lm => self
                 .infill
@@ -365,6 +368,7 @@ impl Request {
                 Some(("alpha_0", "an MDLM, which writes all by diffusion"))
             }
             Family::Mdlm => blocks.map(|option| (option, "an MDLM, which has no blocks")),
+            Family::SetDlm => blocks.map(|option| (option, "a SetDLM, which has no blocks")),
             Family::Bd3Lm if has_phases => {
                 Some(("alpha_0", "a BD3-LM, which writes all by diffusion"))
             }

@@ -137,7 +137,7 @@ impl Simulation {
             prop_assert!(here[slot].is_none(), "slot {slot} twice in a step");
             here[slot] = Some(row.source != MASKED);
             let position = match plan.family {
-                Family::EsoLm => order[slot],
+                Family::EsoLm | Family::SetDlm => order[slot],
                 Family::Mdlm | Family::Ar | Family::Bd3Lm => row.slot,
             };
             prop_assert_eq!(row.position, position);

@@ -4,8 +4,6 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use esolm::config::Family;
-
 use crate::error::{Changed, TokenizerMark, TrainError};
 use crate::recipe::{Model, Recipe};
 use crate::state::{self, Progress, State, unusable};
@@ -168,8 +166,8 @@ pub(crate) fn check_network(
         let reason = format!("its recipe cannot be read ({})", error.message());
         unusable(path, reason)
     })?;
-    // An AR model has no conditioning, whatever its recipe says.
-    let both_conditioned = [&saved, recipe].map(|r| r.model.family != Family::Ar) == [true; 2];
+    // AR models and SetDLMs have no conditioning, whatever their recipes say.
+    let both_conditioned = [&saved, recipe].map(|r| r.model.is_conditioned()) == [true; 2];
     let changed: Vec<Changed> = meaning(&saved)
         .into_iter()
         .zip(meaning(recipe))
@@ -196,8 +194,10 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 6] {
         // Positions are rotations, and have no weights.
         length: _,
         dropout: _,
-        // A network can go on in blocks of another size.
+        // A network can go on in blocks or sets of another size.
         block_size: _,
+        set_size: _,
+        max_set_size: _,
     } = recipe.model;
     let family_name = toml::Value::try_from(family).expect("a text is TOML");
     [

@@ -306,6 +306,7 @@ fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions 
         attention: match case.family {
             Family::Mdlm => AttentionKind::Bidirectional,
             Family::Bd3Lm => AttentionKind::Block,
+            Family::SetDlm => AttentionKind::Set,
             Family::EsoLm | Family::Ar => AttentionKind::Causal,
         },
         block_size: (case.family == Family::Bd3Lm).then(|| block_size(arguments.length)),

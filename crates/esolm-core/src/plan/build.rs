@@ -27,7 +27,9 @@ pub(super) fn build(options: &PlanOptions) -> Result<(bool, Vec<SequencePlan>), 
             let sequence = options.first_sequence + index as u32;
             match options.family {
                 Family::Ar => autoregressive(options, index, sequence, &given, lead),
-                Family::EsoLm | Family::Mdlm => Ok(any_order(options, sequence, &given)),
+                Family::EsoLm | Family::Mdlm | Family::SetDlm => {
+                    Ok(any_order(options, sequence, &given))
+                }
                 Family::Bd3Lm => {
                     let blocks = Blocks {
                         size: options.block_size.unwrap_or(options.length) as u32,
@@ -81,6 +83,7 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
     let one_phase = match options.family {
         Family::Mdlm => Some("1 for an MDLM, which has no sequential phase"),
         Family::Bd3Lm => Some("1 for a BD3-LM, which has no sequential phase"),
+        Family::SetDlm => Some("1 for a SetDLM, which has no sequential phase"),
         Family::EsoLm | Family::Ar => None,
     };
     if let Some(one) = one_phase.filter(|_| options.alpha_0 != 1.0) {
@@ -149,6 +152,19 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
                 why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial or left-to-right",
             });
         }
+        Family::SetDlm if blocks || options.schedule == Schedule::Binomial => {
+            return Err(PlanError::Schedule {
+                schedule: options.schedule,
+                why: "takes places from all over the text at once, and a SetDLM knows only neighbouring ones; use first-hitting or left-to-right",
+            });
+        }
+        Family::SetDlm if options.sets.is_none() => {
+            return Err(PlanError::Range {
+                name: "set_size",
+                value: "missing".into(),
+                range: "given for a SetDLM".into(),
+            });
+        }
         Family::EsoLm | Family::Mdlm if first_hitting => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
@@ -161,12 +177,14 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         (Family::EsoLm | Family::Ar, AttentionKind::Causal) => return Ok(()),
         (Family::Mdlm, AttentionKind::Bidirectional) => return Ok(()),
         (Family::Bd3Lm, AttentionKind::Block) => return Ok(()),
+        (Family::SetDlm, AttentionKind::Set) => return Ok(()),
         (Family::EsoLm, _) => {
             "its clean tokens see each other both ways, so no cache is exact: use an Eso-LM (B), which is causal"
         }
         (Family::Mdlm, _) => "an MDLM is bidirectional: correct the configuration",
         (Family::Ar, _) => "an AR model is causal: correct the configuration",
         (Family::Bd3Lm, _) => "a BD3-LM goes by blocks: correct the configuration",
+        (Family::SetDlm, _) => "a SetDLM goes by sets: correct the configuration",
     };
     Err(PlanError::Attention {
         family: options.family,
@@ -195,7 +213,7 @@ fn check_blocks(options: &PlanOptions) -> Result<(), PlanError> {
                 ),
             )
         }
-        (Family::EsoLm | Family::Mdlm | Family::Ar, Some(size)) => (
+        (Family::EsoLm | Family::Mdlm | Family::Ar | Family::SetDlm, Some(size)) => (
             size.to_string(),
             "left out for a family without blocks".into(),
         ),
@@ -258,7 +276,7 @@ fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
     (steps, fed)
 }
 
-/// Eso-LM and MDLM: given tokens first, then the schedule over the rest.
+/// Eso-LM, MDLM and SetDLM: given tokens first, then the schedule over the rest.
 fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
     if options.schedule == Schedule::Confidence {
         return by_confidence(options, sequence, given);
@@ -275,7 +293,7 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
     let known = order.len() as u32;
     order.extend(draw.order);
 
-    let cached = options.family == Family::EsoLm;
+    let cached = options.family != Family::Mdlm;
     let (mut steps, mut fed) = if cached && !free.is_empty() {
         prompt_steps(known)
     } else {

@@ -240,7 +240,7 @@ impl Plan {
             Phase::Sequential => step.start == known && step.end.checked_sub(1) == Some(step.start),
         };
         let family = match self.family {
-            Family::EsoLm => true,
+            Family::EsoLm | Family::SetDlm => true,
             Family::Mdlm => step.phase == Phase::Diffusion && step.clean == 0,
             Family::Ar => step.phase != Phase::Diffusion && step.clean < step.start,
             // Followed block by block.

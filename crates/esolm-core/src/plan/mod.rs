@@ -176,7 +176,7 @@ impl Plan {
     /// Rows of a sequence's step.
     fn rows_of(&self, sequence: &SequencePlan, step: &PlanStep) -> usize {
         match self.family {
-            Family::EsoLm => (step.end - step.clean) as usize,
+            Family::EsoLm | Family::SetDlm => (step.end - step.clean) as usize,
             Family::Mdlm => self.length,
             Family::Ar => (step.start - step.clean) as usize,
             Family::Bd3Lm => {
@@ -270,14 +270,19 @@ impl Plan {
             });
         };
         match self.family {
-            Family::EsoLm => {
+            Family::EsoLm | Family::SetDlm => {
+                // Masks of a SetDLM see none of each other.
+                let sees = |slot| match self.family {
+                    Family::SetDlm => step.start,
+                    _ => slot + 1,
+                };
                 for slot in step.clean..step.end {
                     let position = sequence.order[slot as usize];
                     let place = first + position;
                     if slot < step.start {
                         push(slot, position, slot + 1, place, NO_TARGET);
                     } else {
-                        push(slot, position, slot + 1, MASKED, place);
+                        push(slot, position, sees(slot), MASKED, place);
                     }
                 }
             }
@@ -348,7 +353,7 @@ impl Plan {
             let step = s.steps.get(step).or(s.steps.last())?;
             Some(match self.family {
                 Family::Mdlm => 0,
-                Family::EsoLm | Family::Ar => step.start as usize,
+                Family::EsoLm | Family::SetDlm | Family::Ar => step.start as usize,
                 Family::Bd3Lm => (self.blocks_of(s, step).0 as usize).min(slots),
             })
         };

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
+use crate::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
 use crate::reveal::Rule;
 
 /// Longest sequence of a plan.
@@ -38,7 +38,8 @@ pub enum Schedule {
     /// scaling-dllms).
     #[serde(alias = "block_autoregressive")]
     BlockAutoregressive,
-    /// The published sampler of a BD3-LM: one by one in random order within each block.
+    /// The published sampler of a BD3-LM: one by one in random order within each block. Of a SetDLM, in an order that its noise draws, as many
+    /// at a time as make T steps of about the same size.
     FirstHitting,
     /// The network's confidence chooses: each step draws a token for every place of the text, or of the block of a BD3-LM, that is still
     /// masked, and the tokens that it is most sure of become known. The first T steps take about as many each.
@@ -134,7 +135,7 @@ pub struct PlanOptions {
     /// Share of the tokens that diffusion takes, in [0, 1]. An MDLM knows only 1. AR, [`Schedule::LeftToRight`], [`Schedule::Block`] and
     /// [`Schedule::BlockAutoregressive`] do not use it.
     pub alpha_0: f64,
-    /// T: diffusion time steps, before those that unmask nothing are dropped; number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and tokens of a block
+    /// T: diffusion time steps, of a SetDLM the most that there are; of the other families before those that unmask nothing are dropped; number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and tokens of a block
     /// of [`Schedule::Block`] and [`Schedule::BlockAutoregressive`]. AR and
     /// [`Schedule::LeftToRight`] do not use it. Of a BD3-LM, the steps of each block, of [`Schedule::Binomial`] and [`Schedule::Confidence`]
     /// alone.
@@ -164,6 +165,8 @@ pub struct PlanOptions {
     pub block_size: Option<usize>,
     /// Tokens of the context. A BD3-LM can write more, and then sees the last so many; other families do not read it.
     pub context: usize,
+    /// The noise of a SetDLM, which [`Schedule::FirstHitting`] draws the order of its tokens from.
+    pub sets: Option<Sets>,
 }
 
 impl PlanOptions {
@@ -182,14 +185,14 @@ impl PlanOptions {
             length: config.length,
             alpha_0: match config.family {
                 Family::EsoLm => config.alpha_0.unwrap_or(1.0),
-                Family::Mdlm | Family::Bd3Lm => 1.0,
+                Family::Mdlm | Family::Bd3Lm | Family::SetDlm => 1.0,
                 Family::Ar => 0.0,
             },
             steps,
             schedule: match config.family {
                 Family::Ar => Schedule::LeftToRight,
                 Family::EsoLm | Family::Mdlm => Schedule::Binomial,
-                Family::Bd3Lm => Schedule::FirstHitting,
+                Family::Bd3Lm | Family::SetDlm => Schedule::FirstHitting,
             },
             sar_steps: 1,
             reveal: Rule::default(),
@@ -202,6 +205,7 @@ impl PlanOptions {
             vocab_size: config.vocab_size,
             block_size: config.block_size,
             context: config.length,
+            sets: config.sets,
         }
     }
 }

@@ -27,5 +27,6 @@ pub fn options() -> PlanOptions {
         vocab_size: V,
         block_size: None,
         context: 32,
+        sets: None,
     }
 }
