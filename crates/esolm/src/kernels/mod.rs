@@ -4,11 +4,13 @@
 pub mod attention;
 pub mod copy;
 pub mod embed;
+pub mod heads;
 pub mod norm;
 pub mod packed;
 pub mod peak;
 pub mod product;
 pub mod residual;
+pub mod rotary;
 pub mod runtime;
 pub mod sample;
 pub mod score;
