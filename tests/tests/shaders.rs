@@ -205,7 +205,9 @@ fn products(gpu: &Gpu, weights: Weights) {
     let head_dim = 16;
     let x = zeros(gpu, MOST * HIDDEN);
     let out = zeros(gpu, MOST * HIDDEN);
-    let rotary = gpu.floats(rotary_table(MOST, head_dim)).unwrap();
+    let rotary = gpu
+        .floats(rotary_table(MOST, head_dim, esolm::config::ROTARY_BASE))
+        .unwrap();
     let (k, v) = (zeros(gpu, MOST * HIDDEN), zeros(gpu, MOST * HIDDEN));
     let matrix = |n: usize| {
         let linear = Linear::new("", vec![0.0; HIDDEN * n], vec![0.0; n]);

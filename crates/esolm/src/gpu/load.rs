@@ -32,6 +32,11 @@ impl Loaded {
                 "heads of {head_dim} columns (multiples of 4 up to 128 are taken)"
             )));
         }
+        if config.decoder.is_some() {
+            return Err(EngineError::CpuOnly {
+                what: "a decoder of this kind".into(),
+            });
+        }
         ckpt.fetch("sigma_map.").await?;
         let folding = Folding::new(ckpt)?;
         let upload = |linear: &Linear, weights: Weights| {
@@ -71,7 +76,11 @@ impl Loaded {
         }
         ckpt.fetch("output_layer.").await?;
         let head = upload(&folding.head()?, ends)?;
-        let rotary = gpu.floats(rotary_table(positions(config), head_dim))?;
+        let rotary = gpu.floats(rotary_table(
+            positions(config),
+            head_dim,
+            config.rotary_base(),
+        ))?;
         let all: Vec<&Buffer> = blocks
             .iter()
             .flat_map(|b| [&b.qkv, &b.out, &b.up, &b.down])

@@ -323,9 +323,11 @@ impl Executor for GpuExecutor {
         let longest = layout.slots.max(tokens.len() / layout.sequences.max(1));
         if longest > self.positions {
             // A longer text than the context: rotary angles go on.
-            self.rotary = self
-                .gpu
-                .floats(rotary_table(longest, self.config.head_dim()))?;
+            self.rotary = self.gpu.floats(rotary_table(
+                longest,
+                self.config.head_dim(),
+                self.config.rotary_base(),
+            ))?;
             self.positions = longest;
         }
         let what = format!(

@@ -525,12 +525,12 @@ pub fn pair_order(hidden: usize, head_dim: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Rotary angles (cos, sin) [positions, head_dim / 2], base 10000, computed as the published code does: frequencies and
+/// Rotary angles (cos, sin) [positions, head_dim / 2] to a base, computed as the published code does: frequencies and
 /// angles in f32.
-pub fn rotary_table(positions: usize, head_dim: usize) -> Vec<f32> {
+pub fn rotary_table(positions: usize, head_dim: usize, base: f64) -> Vec<f32> {
     let mut table = Vec::with_capacity(positions * head_dim);
     for position in 0..positions {
-        for frequency in rotary_frequencies(head_dim) {
+        for frequency in rotary_frequencies(head_dim, base) {
             let angle = f64::from(position as f32 * frequency);
             table.extend([angle.cos() as f32, angle.sin() as f32]);
         }

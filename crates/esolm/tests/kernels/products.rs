@@ -289,7 +289,7 @@ fn qkv_turns_and_scatters() {
                 bias[hidden + 1] = 1e5;
                 bias[3 * hidden - 1] = -1e5;
             }
-            let mut angles = rotary_table(slots, head_dim);
+            let mut angles = rotary_table(slots, head_dim, esolm::config::ROTARY_BASE);
             for (position, angles) in (0..).zip(angles.chunks_mut(head_dim)) {
                 if rows.iter().all(|row| row.position != position) {
                     angles.fill(f32::NAN);

@@ -68,7 +68,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         peak(gpu, &sums, 64 * 5, 3, 0.5)
     });
 
-    let rotary = floats(&rotary_table(slots, head_dim));
+    let rotary = floats(&rotary_table(slots, head_dim, esolm::config::ROTARY_BASE));
     for (name, n, weights) in [
         ("store", 301, Weights::F32),
         ("gelu", 4 * hidden, Weights::F32),
