@@ -8,9 +8,9 @@
 @group(0) @binding(1) var<storage, read_write> gains: array<vec4<f32>>; // [2, HEAD4], of q, then of k
 struct Info {
     slots: u32, // cache slots a sequence
+    row0: u32,  // the row of the pass that x begins with
     pad0: u32,
     pad1: u32,
-    pad2: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;
@@ -43,5 +43,5 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         }
         y *= rms_scale(sum, f32(HEAD_DIM)) * gains[select(HEAD4, 0u, n4 < Q4) + lane];
     }
-    finish(r, n4, y);
+    finish(info.row0 + r, n4, y);
 }

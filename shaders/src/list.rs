@@ -436,7 +436,7 @@ pub static HEADS: Shader = Shader {
         CACHE.named("cache_v").accessed(Write),
         CACHE_HALF.accessed(Write),
         CACHE_HALF.named("cache_v").accessed(Write),
-        binding("info", Uniform, "Info", "slots, origin", "u32; slots of a sequence"),
+        binding("info", Uniform, "Info", "slots, row0, origin", "u32; slots of a sequence, and the row of the pass that x begins with"),
     ],
 };
 

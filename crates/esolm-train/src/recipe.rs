@@ -332,6 +332,7 @@ impl Recipe {
             },
             block_size,
             noise_range: self.block_noise().map(|noise| noise.range),
+            decoder: None,
         };
         if config.cond_dim == 0 && family != Family::Ar {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.

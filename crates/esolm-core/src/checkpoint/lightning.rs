@@ -274,6 +274,7 @@ impl<'a> Tree<'a> {
             ],
             claims: self.claims()?,
             quantization: None,
+            decoder: None,
             conditioned: None,
         })
     }

@@ -11,9 +11,10 @@ use crate::message::{json_error, shorten};
 use crate::noise;
 
 use super::claims::{Claims, Scalar};
+use super::decoder::{self, PartialDecoder};
 use super::{
     AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
-    Quantization, invalid,
+    Quantization, ReadAs, invalid,
 };
 
 /// A configuration as written, before what it leaves out is taken from the tensors.
@@ -41,6 +42,8 @@ pub(crate) struct PartialConfig {
     pub quantization: Option<Quantization>,
     /// Whether the network has adaLN layers, once the tensors were seen.
     pub conditioned: Option<bool>,
+    /// What a decoder has beside.
+    pub decoder: Option<PartialDecoder>,
 }
 
 impl PartialConfig {
@@ -55,6 +58,9 @@ impl PartialConfig {
                 second: format!("it stands there a second time and is {}", shown(&second)),
                 remedy: "remove the wrong one".into(),
             });
+        }
+        if let Some(decoder) = decoder::read(&map, source)? {
+            return Ok(decoder);
         }
         // Written by hand, `algo` can be the name alone.
         let algorithm = lookup(&map, "algo.name").or_else(|| lookup(&map, "algo"));
@@ -143,7 +149,45 @@ impl PartialConfig {
                 true if present(&map, "backbone_config").is_none() => cond_dim.map(|c| c > 0),
                 _ => None,
             },
+            decoder: None,
         })
+    }
+
+    /// Adds what somebody says of a model that leaves it open.
+    pub(crate) fn read_as(&mut self, said: &ReadAs) -> Result<(), ConfigError> {
+        let Some(decoder) = &self.decoder else {
+            return match said.family {
+                Some(family) if self.family.is_some_and(|own| own != family) => {
+                    Err(self.contradicts(family))
+                }
+                _ => Ok(()),
+            };
+        };
+        match said.family {
+            Some(family) if !decoder.may_be(self.family, family) => {
+                return Err(self.contradicts(family));
+            }
+            Some(family) => self.family = Some(family),
+            None if self.family.is_none() => return Err(decoder.undecided()),
+            None => {}
+        }
+        if said.block_size.is_some() && self.family == Some(Family::Bd3Lm) {
+            self.block_size = said.block_size;
+        }
+        if let Some(mask) = said.mask {
+            self.claims
+                .mask_is(format!("the mask is said to be {mask}"), mask);
+        }
+        Ok(())
+    }
+
+    fn contradicts(&self, said: Family) -> ConfigError {
+        let own = self.family.map_or("another model", Family::one);
+        ConfigError::Contradiction {
+            first: format!("the model is to be read as {}", said.one()),
+            second: format!("its configuration makes it {own}"),
+            remedy: "read it as what it is".into(),
+        }
     }
 
     /// Adds what the checkpoint says of itself to a configuration that is used in its place. Sizes that only this one gives are taken;
@@ -185,6 +229,7 @@ impl PartialConfig {
         }
         self.claims.extend(own.claims);
         self.quantization = self.quantization.take().or(own.quantization);
+        self.decoder = self.decoder.take().or(own.decoder);
         Ok(())
     }
 
@@ -194,6 +239,10 @@ impl PartialConfig {
         &mut self,
         shape: impl Fn(&str) -> Option<&'a [usize]>,
     ) -> Result<(), ConfigError> {
+        if let Some(decoder) = &mut self.decoder {
+            decoder.reconcile(shape);
+            return Ok(());
+        }
         let has = |name: &str| shape(name).is_some();
         let conditioned = has("sigma_map.mlp.0.weight") || has("blocks.0.adaLN_modulation.weight");
         match self.family {
@@ -247,6 +296,9 @@ impl PartialConfig {
 
     /// The finished configuration, or the field that is missing.
     pub(crate) fn complete(self) -> Result<ModelConfig, ConfigError> {
+        if let Some(decoder) = &self.decoder {
+            return self.complete_decoder(decoder);
+        }
         let missing = |field, expected| ConfigError::Missing { field, expected };
         let family = self.family.ok_or(missing("model_type", MODEL_TYPES))?;
         // Without tensors to tell, most of the published AR networks are plain and the others are not.
@@ -316,6 +368,7 @@ impl PartialConfig {
             },
             block_size: self.block_size.filter(|_| family == Family::Bd3Lm),
             noise_range: noise_range(self.noise_range).filter(|_| family == Family::Bd3Lm),
+            decoder: None,
         };
         config.validate()?;
         self.claims.check(&config)?;
@@ -373,6 +426,7 @@ fn unknown_family(field: &'static str, name: &str) -> ConfigError {
     let why = other_kind(name).map_or(String::new(), |why| format!("; {why}"));
     let names = match field {
         "algo.name" => MODEL_TYPES.to_lowercase(),
+        "model_type" => format!("{MODEL_TYPES}, or {}", decoder::MODEL_TYPES),
         _ => MODEL_TYPES.into(),
     };
     invalid(field, format!("\"{}\"", shorten(name)), names + &why)
@@ -512,7 +566,10 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
-fn number(map: &Map<String, Value>, field: &'static str) -> Result<Option<usize>, ConfigError> {
+pub(super) fn number(
+    map: &Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<usize>, ConfigError> {
     lookup(map, field)
         .map(|value| {
             let n = value.as_u64().and_then(|n| usize::try_from(n).ok());
@@ -530,7 +587,10 @@ fn token(map: &Map<String, Value>, field: &'static str) -> Result<Option<u32>, C
         .transpose()
 }
 
-fn float(map: &Map<String, Value>, field: &'static str) -> Result<Option<f64>, ConfigError> {
+pub(super) fn float(
+    map: &Map<String, Value>,
+    field: &'static str,
+) -> Result<Option<f64>, ConfigError> {
     lookup(map, field)
         .map(|value| {
             value
@@ -540,7 +600,7 @@ fn float(map: &Map<String, Value>, field: &'static str) -> Result<Option<f64>, C
         .transpose()
 }
 
-fn string<'a>(
+pub(super) fn string<'a>(
     map: &'a Map<String, Value>,
     field: &'static str,
 ) -> Result<Option<&'a str>, ConfigError> {
@@ -554,7 +614,7 @@ fn string<'a>(
 }
 
 /// What the fields at `paths` say, which are spellings of one field.
-fn agreeing<T: Copy + PartialEq + fmt::Display>(
+pub(super) fn agreeing<T: Copy + PartialEq + fmt::Display>(
     paths: &[&'static str],
     read: impl Fn(&'static str) -> Result<Option<T>, ConfigError>,
 ) -> Result<Option<T>, ConfigError> {
@@ -576,7 +636,7 @@ fn agreeing<T: Copy + PartialEq + fmt::Display>(
 }
 
 /// The classes that load the model in other programs, with the field that names them.
-fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
+pub(super) fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
     let listed = present(map, "architectures").and_then(Value::as_array);
     let listed = listed
         .into_iter()
@@ -586,6 +646,8 @@ fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str
     let mapped = mapped
         .into_iter()
         .flatten()
+        // Of tokenizers and the like nothing follows.
+        .filter(|(of, _)| of.starts_with("AutoModel") || of.starts_with("AutoConfig"))
         .map(|(_, name)| ("auto_map", name));
     // With its module, and that with its repository.
     listed.chain(mapped).filter_map(move |(field, name)| {

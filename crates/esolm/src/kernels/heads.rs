@@ -1,5 +1,7 @@
 //! Where q, k and v go, and the RMS norm over each head of q and k that some networks have before rotary embedding: `shaders/heads.wgsl`.
 
+use std::ops::Range;
+
 use esolm_shaders::{FINISH_GROUPED, Form, HEADS};
 
 use super::norm::{Norm, norm_twin};
@@ -58,8 +60,9 @@ impl Qkv<'_> {
 }
 
 /// Normalises each head of q and k in `x` [rows, heads of q, k and v, head_dim], pair-ordered, by its root mean square and multiplies it with
-/// `gains` [2, head_dim], for q and for k and paired as these are; then turns them, and stores q, k and v.
-pub fn heads(gpu: &Gpu, x: &Buffer, rows: usize, gains: &Buffer, eps: f32, to: &Qkv) {
+/// `gains` [2, head_dim], for q and for k and paired as these are; then turns them, and stores q, k and v. `rows` are those of the pass that `x`
+/// holds.
+pub fn heads(gpu: &Gpu, x: &Buffer, rows: Range<usize>, gains: &Buffer, eps: f32, to: &Qkv) {
     let lanes = lanes(to.head_dim);
     let sizes = [to.heads, to.kv_heads, to.head_dim, to.cache as usize];
     let params = sizes.map(|size| size as u32).into_iter();
@@ -75,9 +78,9 @@ pub fn heads(gpu: &Gpu, x: &Buffer, rows: usize, gains: &Buffer, eps: f32, to: &
     });
     gpu.launch(
         &kernel,
-        &extent(rows, to.all_heads(), to.head_dim),
+        &extent(rows.len(), to.all_heads(), to.head_dim),
         &[x, gains, to.q, to.rows, to.rotary, to.k, to.v],
-        &[to.slots as u32, 0, 0, 0],
+        &[to.slots as u32, rows.start as u32, 0, 0],
     );
 }
 

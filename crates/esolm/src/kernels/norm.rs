@@ -100,9 +100,8 @@ pub(super) fn extent(rows: usize, hidden: usize) -> Extent {
 /// The twin for one row.
 pub fn norm_twin(norm: Norm, row: &[f32]) -> Vec<f32> {
     let count = row.len() as f64;
-    let average = |value: &dyn Fn(f64) -> f64| {
-        row.iter().map(|&v| value(f64::from(v))).sum::<f64>() / count
-    };
+    let average =
+        |value: &dyn Fn(f64) -> f64| row.iter().map(|&v| value(f64::from(v))).sum::<f64>() / count;
     let (mean, eps) = match norm {
         Norm::Layer => (average(&|v| v), EPS),
         Norm::Rms { eps } => (0.0, f64::from(eps)),

@@ -70,16 +70,7 @@ impl<'a> Residual<'a> {
             let x = self.from(self.row0 + rows.start);
             norm(gpu, self.norm, &x, self.normed, count, self.hidden);
             let variant = self.variant;
-            product_of(
-                gpu,
-                variant,
-                None,
-                self.normed,
-                0..count,
-                0,
-                matrix,
-                finish,
-            );
+            product_of(gpu, variant, None, self.normed, 0..count, 0, matrix, finish);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Rotary embedding: the order of columns that keeps a pair in one register, and the table of angles. Kernels turn by
 //! `shaders/lib/finish_qkv.wgsl` and `finish_grouped.wgsl`.
 
+use esolm_core::config::rotary_frequencies;
+
 /// Puts the columns of a rotary pair (i, i + head_dim / 2) side by side within each head: the order in which kernels hold q and k. Of
 /// `columns` in whole heads the first `turned` are paired, the others (v) stay.
 pub fn pair_order(columns: usize, turned: usize, head_dim: usize) -> Vec<usize> {
@@ -13,11 +15,12 @@ pub fn pair_order(columns: usize, turned: usize, head_dim: usize) -> Vec<usize> 
         .collect()
 }
 
-/// Angles (cos, sin) [positions, head_dim / 2], computed as the published codes do: `frequencies` of the pairs and angles in f32.
-pub fn rotary_table(positions: usize, frequencies: &[f32]) -> Vec<f32> {
-    let mut table = Vec::with_capacity(positions * frequencies.len() * 2);
+/// Angles (cos, sin) [positions, head_dim / 2] to a base, computed as the published codes do: frequencies and angles in f32.
+pub fn rotary_table(positions: usize, head_dim: usize, base: f64) -> Vec<f32> {
+    let frequencies: Vec<f32> = rotary_frequencies(head_dim, base).collect();
+    let mut table = Vec::with_capacity(positions * head_dim);
     for position in 0..positions {
-        for frequency in frequencies {
+        for frequency in &frequencies {
             let angle = f64::from(position as f32 * frequency);
             table.extend([angle.cos() as f32, angle.sin() as f32]);
         }

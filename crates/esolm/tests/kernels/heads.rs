@@ -80,7 +80,11 @@ fn heads_are_normalised_before_they_turn() {
             let want = case.turned(want);
             let (x, gains) = (padded(&stored, width), floats(&gains));
             case.check(&format!("heads {shape:?}"), &want, |to| {
-                heads(gpu(), &x, case.rows.len(), &gains, EPS, &to);
+                // The first rows, then those that are left.
+                let first = case.rows.len().div_ceil(3);
+                heads(gpu(), &x, 0..first, &gains, EPS, &to);
+                let rest = padded(&stored[first * width..], width);
+                heads(gpu(), &rest, first..case.rows.len(), &gains, EPS, &to);
             });
         }
     }

@@ -29,7 +29,7 @@ use esolm::kernels::product::{
     Finish, Matrix, ProductVariant, ROW_PAD, gelu_twin, product, product_twin, silu_twin,
 };
 use esolm::kernels::residual::{Residual, STREAM_ROWS};
-use esolm::kernels::rotary::{pair_order, rotary_table, rotary_twin};
+use esolm::kernels::rotary::{rotary_table, rotary_twin};
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};

@@ -61,7 +61,10 @@ fn a_stream_is_what_was_added_to_it() {
             0 => &[Norm::Layer, RMS][..],
             _ => &[Norm::Layer],
         };
-        for (variant, norm) in VARIANTS.into_iter().flat_map(|v| norms.iter().map(move |&n| (v, n))) {
+        for (variant, norm) in VARIANTS
+            .into_iter()
+            .flat_map(|v| norms.iter().map(move |&n| (v, n)))
+        {
             let x = random.values(rows * hidden);
             let (buffer, normed) = (stream(&x, hidden), blank(rows * hidden));
             let mut want = x;

@@ -41,12 +41,8 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
 
     let table = random.values(91 * hidden);
     for weights in [Weights::F32, Weights::Q8] {
-        let embedding = Embedding::upload(
-            gpu,
-            &fold::Embedding::new(table.clone(), hidden),
-            weights,
-        )
-        .unwrap();
+        let embedding =
+            Embedding::upload(gpu, &fold::Embedding::new(table.clone(), hidden), weights).unwrap();
         let x = zeros(count * hidden);
         run(format!("embed {weights}"), &[&x], &|| {
             embedding.launch(gpu, &x, &row_table, count, &token_table, 90)
@@ -127,9 +123,11 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
             );
             if name == "store" && variant != ProductVariant::Tile {
                 for norm in [Norm::Layer, RMS] {
-                    run(format!("few {variant:?} {weights} {norm:?}"), &[&out], &|| {
-                        product(gpu, variant, Some(norm), &x, 7..12, &matrix, &finish)
-                    });
+                    run(
+                        format!("few {variant:?} {weights} {norm:?}"),
+                        &[&out],
+                        &|| product(gpu, variant, Some(norm), &x, 7..12, &matrix, &finish),
+                    );
                 }
             }
         }
@@ -150,7 +148,8 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         );
         let name = format!("residual {variant:?}");
         run(name, &[&stream, &out, &picked], &|| {
-            let mut residual = Residual::new(gpu, Norm::Layer, variant, 7, hidden, &stream, &normed);
+            let mut residual =
+                Residual::new(gpu, Norm::Layer, variant, 7, hidden, &stream, &normed);
             residual.add(&inputs, 0..7, &wide);
             residual.product(0..7, &next, &Finish::Store(&out));
             residual.add(&inputs, 0..7, &wide);
@@ -219,7 +218,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         cache: Precision::F32,
     };
     run("heads".into(), &[&out, &k, &v], &|| {
-        esolm::kernels::heads::heads(gpu, &stored, count, &gains, 0.1, &to)
+        esolm::kernels::heads::heads(gpu, &stored, 0..count, &gains, 0.1, &to)
     });
 
     let (vocab, stride, drawn) = (203, 204, 37);
