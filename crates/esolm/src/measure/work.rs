@@ -39,31 +39,23 @@ impl Work {
             Attention::of(step.rows.iter().copied()),
             Attention::of(chosen),
         );
-        let [q, kv, inner] =
-            [config.q_width(), config.kv_width(), config.inner()].map(|n| n as f64);
-        // A decoder's MLP has gates as well.
-        let up = if config.decoder.is_some() {
-            2.0 * inner
-        } else {
-            inner
-        };
-        // Of a block: q, k and v; the output and the MLP.
-        let (qkv, rest) = (d * (q + 2.0 * kv), q * d + d * up + inner * d);
+        // Of a block: q, k and v; the output; the MLP, four times as wide.
+        let (qkv, rest) = (3.0 * d * d, 9.0 * d * d);
         let is_sampled = f64::from(u8::from(sampled > 0.0));
         let bytes = |weights: Weights, n_in: f64, n_out: f64| {
             n_out * weights.column_bytes(n_in as u64) as f64
         };
-        let after = bytes(weights, q, d) + bytes(weights, d, up) + bytes(weights, inner, d);
-        let body = blocks * bytes(weights, d, q + 2.0 * kv) + (blocks - 1.0 + is_sampled) * after;
+        let inner = bytes(weights, d, 5.0 * d) + bytes(weights, 4.0 * d, d);
+        let body = blocks * bytes(weights, d, 3.0 * d) + (blocks - 1.0 + is_sampled) * inner;
         let head = is_sampled * bytes(weights.at_the_ends(), d, vocab);
         let seen = (blocks - 1.0) * all.seen + last.seen;
         let pairs = (blocks - 1.0) * all.pairs + last.pairs;
         Self {
             weight_bytes: body + head,
-            cache_bytes: 2.0 * seen * kv * per_number,
+            cache_bytes: 2.0 * seen * d * per_number,
             product_operations: 2.0
                 * (rows * (blocks * qkv + (blocks - 1.0) * rest) + sampled * (rest + d * vocab)),
-            attention_operations: 4.0 * pairs * q,
+            attention_operations: 4.0 * pairs * d,
         }
     }
 
