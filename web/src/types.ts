@@ -318,6 +318,10 @@ export interface LoadOptions extends EngineOptions {
   variants?: string;
   /** The raw weights of a `.ckpt` rather than their running average. */
   rawWeights?: boolean;
+  /** What a model is whose configuration does not say it: `a2d-qwen3` and `a2d-qwen2` are MDLMs or BD3-LMs. */
+  as?: "mdlm" | "bd3lm";
+  /** Tokens of a block of such a BD3-LM. */
+  blockSize?: number;
   /** Name of the model, which headers repeat. */
   name?: string;
   /** `"sha256-"` and 64 hexadecimal digits: what the weights file must be; of weights in several files an object with that of each, by its name. */

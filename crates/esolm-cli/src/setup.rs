@@ -20,6 +20,7 @@ const NO_TOKENIZER: &str = "none";
 /// Downloads show how far they are, unless it should be `quiet`.
 pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Failure> {
     let options = OpenOptions {
+        read_as: Default::default(),
         config: model.config.clone(),
         raw_weights: model.raw_weights,
         progress: !quiet,

@@ -5,6 +5,7 @@
 //! the shapes of the tensors, and what contradicts them is said in one sentence.
 
 mod claims;
+mod decoder;
 mod fields;
 mod partial;
 mod quantization;
@@ -18,6 +19,8 @@ use thiserror::Error;
 
 pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
+pub use decoder::{Decoder, DecoderKind};
+pub use decoder::{EMBEDDING as DECODER_EMBEDDING, HEAD as DECODER_HEAD};
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use fields::{lookup, scalar};
 pub(crate) use partial::{
@@ -32,7 +35,10 @@ pub const TIMESTEP_EMBEDDING: usize = 256;
 pub const MLP_RATIO: usize = 4;
 
 /// Base of the rotary angles (`Rotary`, models/dit.py).
-const ROTARY_BASE: f64 = 10000.0;
+pub const ROTARY_BASE: f64 = 10000.0;
+
+/// The mask of a model that has none, in the place of a token: above every vocabulary.
+pub const NO_MASK: u32 = u32::MAX;
 
 /// A BD3-LM without blocks.
 const NO_BLOCK_SIZE: ConfigError = ConfigError::Missing {
@@ -74,6 +80,14 @@ pub enum ConfigError {
         found: String,
         /// What must stand there.
         expected: String,
+    },
+    /// A decoder that is an MDLM or a BD3-LM, which only somebody who knows the model can tell.
+    #[error(
+        "the configuration says \"{model_type}\", which is what an MDLM and a BD3-LM are called, and not which of them the model is"
+    )]
+    Undecided {
+        /// What `model_type` says.
+        model_type: &'static str,
     },
     /// Two fields, or a field and the tensors, contradict each other.
     #[error("{first} but {second}; {remedy}")]
@@ -195,6 +209,17 @@ impl ParamSpec {
     }
 }
 
+/// What somebody says of a model whose configuration leaves it open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadAs {
+    /// MDLM or BD3-LM, of a decoder that may be either.
+    pub family: Option<Family>,
+    /// Tokens of a block of a decoder that is a BD3-LM, whatever its configuration says.
+    pub block_size: Option<usize>,
+    /// The mask token of a decoder, which must agree with what its files say.
+    pub mask: Option<u32>,
+}
+
 /// The network behind a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -213,7 +238,7 @@ pub struct ModelConfig {
     pub length: usize,
     /// V: number of token embeddings and of logits, the mask column included.
     pub vocab_size: usize,
-    /// Token index of the mask.
+    /// Token index of the mask; [`NO_MASK`] for an AR decoder.
     pub mask_index: u32,
     /// Share of tokens that diffusion takes, as trained, in [0, 1]; `None` when the checkpoint does not say.
     pub alpha_0: Option<f64>,
@@ -234,6 +259,9 @@ pub struct ModelConfig {
     /// The noise of a SetDLM and what else it alone has; of no other family.
     #[serde(default)]
     pub sets: Option<Sets>,
+    /// What a decoder of the Qwen3, Qwen2 or Llama kind has; `None` for the networks of models/dit.py.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<Decoder>,
 }
 
 impl ModelConfig {
@@ -255,10 +283,31 @@ impl ModelConfig {
     /// must not become a fact.
     pub(crate) fn json(&self, told: bool, quantization: Option<&Quantization>) -> String {
         let mut map = Map::new();
-        if let Some(sets) = &self.sets {
-            sets.write(self, told, &mut map);
-            return self.finish_json(map, quantization);
+        match (&self.decoder, &self.sets) {
+            (Some(decoder), _) => decoder::fields(self, decoder, &mut map),
+            (None, Some(sets)) => sets.write(self, told, &mut map),
+            (None, None) => self.published_fields(told, &mut map),
         }
+        if let Some(block_size) = self.block_size {
+            map.insert("block_size".into(), block_size.into());
+        }
+        if let Some(bos) = self.bos {
+            map.insert("bos_token_id".into(), bos.into());
+        }
+        if let Some(eos) = self.eos {
+            map.insert("eos_token_id".into(), eos.into());
+        }
+        if let Some(quantization) = quantization {
+            map.insert(quantization::FIELD.into(), quantization.to_json());
+        }
+        let mut text = serde_json::to_string_pretty(&Value::Object(map))
+            .expect("a map of numbers and strings is always JSON");
+        text.push('\n');
+        text
+    }
+
+    /// The fields of a network of models/dit.py.
+    fn published_fields(&self, told: bool, map: &mut Map<String, Value>) {
         let model_type = match self.family {
             Family::EsoLm => "EsoLM",
             Family::Mdlm => "mdlm",
@@ -301,40 +350,53 @@ impl ModelConfig {
         if self.family == Family::Ar {
             map.insert("prepend_token".into(), self.prepend.to_string().into());
         }
-        if let Some(block_size) = self.block_size {
-            map.insert("block_size".into(), block_size.into());
-        }
         if let Some([least, most]) = self.noise_range {
             map.insert("sampling_eps_min".into(), least.into());
             map.insert("sampling_eps_max".into(), most.into());
         }
-        self.finish_json(map, quantization)
     }
 
-    /// The text of a configuration whose network stands in `map`, with the ends of texts and how the weights are quantised.
-    fn finish_json(
-        &self,
-        mut map: Map<String, Value>,
-        quantization: Option<&Quantization>,
-    ) -> String {
-        if let Some(bos) = self.bos {
-            map.insert("bos_token_id".into(), bos.into());
-        }
-        if let Some(eos) = self.eos {
-            map.insert("eos_token_id".into(), eos.into());
-        }
-        if let Some(quantization) = quantization {
-            map.insert(quantization::FIELD.into(), quantization.to_json());
-        }
-        let mut text = serde_json::to_string_pretty(&Value::Object(map))
-            .expect("a map of numbers and strings is always JSON");
-        text.push('\n');
-        text
+    /// The mask token, where the model has one.
+    pub fn mask(&self) -> Option<u32> {
+        Some(self.mask_index).filter(|&mask| mask != NO_MASK)
     }
 
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
-        self.hidden / self.n_heads.max(1)
+        match &self.decoder {
+            Some(decoder) => decoder.head_dim,
+            None => self.hidden / self.n_heads.max(1),
+        }
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        self.decoder
+            .map_or(self.n_heads, |decoder| decoder.kv_heads)
+    }
+
+    /// Columns of all query heads together, which is what attention gives.
+    pub fn q_width(&self) -> usize {
+        self.n_heads * self.head_dim()
+    }
+
+    /// Columns of all heads of keys, and of values, of a slot of the cache.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads() * self.head_dim()
+    }
+
+    /// Width inside the MLP.
+    pub fn inner(&self) -> usize {
+        match &self.decoder {
+            Some(decoder) => decoder.inner,
+            None => MLP_RATIO * self.hidden,
+        }
+    }
+
+    /// Base of the rotary angles.
+    pub fn rotary_base(&self) -> f64 {
+        self.decoder
+            .map_or(ROTARY_BASE, |decoder| decoder.rotary_base)
     }
 
     /// Checks that the values describe a network: sizes above zero and within bounds, heads that divide the width into even head
@@ -368,8 +430,9 @@ impl ModelConfig {
                 format!("a whole number from 2 to {MAX_VOCAB}"),
             ));
         }
-        if !self.hidden.is_multiple_of(self.n_heads)
-            || !(self.hidden / self.n_heads).is_multiple_of(2)
+        if self.decoder.is_none()
+            && (!self.hidden.is_multiple_of(self.n_heads)
+                || !(self.hidden / self.n_heads).is_multiple_of(2))
         {
             return Err(invalid(
                 "n_heads",
@@ -381,7 +444,7 @@ impl ModelConfig {
             ));
         }
         for (field, token) in [
-            ("mask_index", Some(self.mask_index)),
+            ("mask_index", self.mask()),
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
         ] {
@@ -437,6 +500,11 @@ impl ModelConfig {
             }
             (_, None) => {}
         }
+        if let Some(decoder) = &self.decoder {
+            decoder::validate(self, decoder)?;
+        } else if self.mask().is_none() {
+            return Err(invalid("mask_index", NO_MASK, "a token index"));
+        }
         self.validate_blocks()
     }
 
@@ -449,6 +517,7 @@ impl ModelConfig {
                 let why = format!("left out, since {} has no blocks", self.family);
                 return Err(invalid("block_size", size, why));
             }
+            Some(_) if self.decoder.is_some() => {}
             Some(size) if size == 0 || !self.length.is_multiple_of(size) => {
                 let divides = format!(
                     "a whole number from 1 that divides the context length {}",
@@ -483,8 +552,11 @@ impl ModelConfig {
     }
 
     /// Every parameter of the published network in the order of PyTorch's `parameters()` (models/dit.py), in which the EMA weights of a
-    /// Lightning checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter.
+    /// Lightning checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter. Of a decoder, those of its published network.
     pub fn parameters(&self) -> Vec<ParamSpec> {
+        if let Some(decoder) = &self.decoder {
+            return decoder::parameters(self, decoder);
+        }
         let (d, c, v) = (self.hidden, self.cond_dim, self.vocab_size);
         let conditioned = self.cond_dim > 0;
         let mut list = Vec::with_capacity(9 + 10 * self.n_blocks);
@@ -530,6 +602,10 @@ impl ModelConfig {
     /// The biases that a network may have or lack, a list for each kind: of a kind it has all or none. The published networks have those of
     /// [`ModelConfig::parameters`]; a folded one has them where something was folded in.
     pub fn biases(&self) -> Vec<Vec<ParamSpec>> {
+        if self.decoder.is_some() {
+            // The configuration says which biases there are.
+            return Vec::new();
+        }
         let (d, v) = (self.hidden, self.vocab_size);
         let spec = |name: String, width| ParamSpec {
             name,
@@ -556,9 +632,8 @@ impl ModelConfig {
 }
 
 /// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.
-pub fn rotary_frequencies(head_dim: usize) -> impl Iterator<Item = f32> {
-    (0..head_dim / 2)
-        .map(move |i| (1.0 / ROTARY_BASE.powf(2.0 * i as f64 / head_dim as f64)) as f32)
+pub fn rotary_frequencies(head_dim: usize, base: f64) -> impl Iterator<Item = f32> {
+    (0..head_dim / 2).map(move |i| (1.0 / base.powf(2.0 * i as f64 / head_dim as f64)) as f32)
 }
 
 fn invalid(

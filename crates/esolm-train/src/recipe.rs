@@ -359,6 +359,7 @@ impl Recipe {
                 cache_by_time: false,
                 pad: None,
             }),
+            decoder: None,
         };
         if config.cond_dim == 0 && conditioned {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.

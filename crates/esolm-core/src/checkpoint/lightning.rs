@@ -276,6 +276,7 @@ impl<'a> Tree<'a> {
             sets: None,
             claims: self.claims()?,
             quantization: None,
+            decoder: None,
             conditioned: None,
         })
     }

@@ -11,10 +11,11 @@ use crate::message::{json_error, shorten};
 use crate::noise;
 
 use super::claims::Claims;
+use super::decoder::{self, PartialDecoder};
 use super::fields::{agreeing, float, lookup, number, present, scalar, shown, string, token};
 use super::{
     AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
-    Quantization, Sets, invalid, sets,
+    Quantization, ReadAs, Sets, invalid, sets,
 };
 
 /// A configuration as written, before what it leaves out is taken from the tensors.
@@ -44,6 +45,8 @@ pub(crate) struct PartialConfig {
     pub quantization: Option<Quantization>,
     /// Whether the network has adaLN layers, once the tensors were seen.
     pub conditioned: Option<bool>,
+    /// What a decoder has beside.
+    pub decoder: Option<PartialDecoder>,
 }
 
 impl PartialConfig {
@@ -58,6 +61,9 @@ impl PartialConfig {
                 second: format!("it stands there a second time and is {}", shown(&second)),
                 remedy: "remove the wrong one".into(),
             });
+        }
+        if let Some(decoder) = decoder::read(&map, source)? {
+            return Ok(decoder);
         }
         // Written by hand, `algo` can be the name alone.
         let algorithm = lookup(&map, "algo.name").or_else(|| lookup(&map, "algo"));
@@ -165,7 +171,45 @@ impl PartialConfig {
                 true if present(&map, "backbone_config").is_none() => cond_dim.map(|c| c > 0),
                 _ => None,
             },
+            decoder: None,
         })
+    }
+
+    /// Adds what somebody says of a model that leaves it open.
+    pub(crate) fn read_as(&mut self, said: &ReadAs) -> Result<(), ConfigError> {
+        let Some(decoder) = &self.decoder else {
+            return match said.family {
+                Some(family) if self.family.is_some_and(|own| own != family) => {
+                    Err(self.contradicts(family))
+                }
+                _ => Ok(()),
+            };
+        };
+        match said.family {
+            Some(family) if !decoder.may_be(self.family, family) => {
+                return Err(self.contradicts(family));
+            }
+            Some(family) => self.family = Some(family),
+            None if self.family.is_none() => return Err(decoder.undecided()),
+            None => {}
+        }
+        if said.block_size.is_some() && self.family == Some(Family::Bd3Lm) {
+            self.block_size = said.block_size;
+        }
+        if let Some(mask) = said.mask {
+            self.claims
+                .mask_is(format!("the mask is said to be {mask}"), mask);
+        }
+        Ok(())
+    }
+
+    fn contradicts(&self, said: Family) -> ConfigError {
+        let own = self.family.map_or("another model", Family::one);
+        ConfigError::Contradiction {
+            first: format!("the model is to be read as {}", said.one()),
+            second: format!("its configuration makes it {own}"),
+            remedy: "read it as what it is".into(),
+        }
     }
 
     /// Adds what the checkpoint says of itself to a configuration that is used in its place. Sizes that only this one gives are taken;
@@ -208,6 +252,7 @@ impl PartialConfig {
         self.sets = self.sets.or(own.sets);
         self.claims.extend(own.claims);
         self.quantization = self.quantization.take().or(own.quantization);
+        self.decoder = self.decoder.take().or(own.decoder);
         Ok(())
     }
 
@@ -217,6 +262,10 @@ impl PartialConfig {
         &mut self,
         shape: impl Fn(&str) -> Option<&'a [usize]>,
     ) -> Result<(), ConfigError> {
+        if let Some(decoder) = &mut self.decoder {
+            decoder.reconcile(shape);
+            return Ok(());
+        }
         let has = |name: &str| shape(name).is_some();
         let conditioned = has("sigma_map.mlp.0.weight") || has("blocks.0.adaLN_modulation.weight");
         match self.family {
@@ -270,6 +319,9 @@ impl PartialConfig {
 
     /// The finished configuration, or the field that is missing.
     pub(crate) fn complete(self) -> Result<ModelConfig, ConfigError> {
+        if let Some(decoder) = &self.decoder {
+            return self.complete_decoder(decoder);
+        }
         let missing = |field, expected| ConfigError::Missing { field, expected };
         let family = self.family.ok_or(missing("model_type", MODEL_TYPES))?;
         // Without tensors to tell, most of the published AR networks are plain and the others are not.
@@ -341,6 +393,7 @@ impl PartialConfig {
             block_size: self.block_size.filter(|_| family == Family::Bd3Lm),
             noise_range: noise_range(self.noise_range).filter(|_| family == Family::Bd3Lm),
             sets: self.sets.filter(|_| family == Family::SetDlm),
+            decoder: None,
         };
         config.validate()?;
         self.claims.check(&config)?;
@@ -395,6 +448,7 @@ fn unknown_family(field: &'static str, name: &str) -> ConfigError {
     let why = other_kind(name).map_or(String::new(), |why| format!("; {why}"));
     let names = match field {
         "algo.name" => MODEL_TYPES.to_lowercase(),
+        "model_type" => format!("{MODEL_TYPES}, or {}", decoder::MODEL_TYPES),
         _ => MODEL_TYPES.into(),
     };
     invalid(field, format!("\"{}\"", shorten(name)), names + &why)
@@ -502,7 +556,7 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 }
 
 /// The classes that load the model in other programs, with the field that names them.
-fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
+pub(super) fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
     let listed = present(map, "architectures").and_then(Value::as_array);
     let listed = listed
         .into_iter()
@@ -512,6 +566,8 @@ fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str
     let mapped = mapped
         .into_iter()
         .flatten()
+        // Of tokenizers and the like nothing follows.
+        .filter(|(of, _)| of.starts_with("AutoModel") || of.starts_with("AutoConfig"))
         .map(|(_, name)| ("auto_map", name));
     // With its module, and that with its repository.
     listed.chain(mapped).filter_map(move |(field, name)| {

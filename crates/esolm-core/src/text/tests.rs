@@ -28,6 +28,7 @@ fn config(vocab_size: usize) -> ModelConfig {
         block_size: None,
         noise_range: None,
         sets: None,
+        decoder: None,
     }
 }
 

@@ -173,7 +173,7 @@ impl CpuExecutor {
         let State {
             caches, scratch, ..
         } = &mut self.state;
-        scratch.turn(rows, self.heads);
+        scratch.turn(rows, self.heads, self.config.rotary_base());
         let last = self.blocks.len() - 1;
         for (index, (block, cache)) in self.blocks.iter().zip(caches).enumerate() {
             // Of the others only keys and values are wanted in the end.

@@ -101,8 +101,8 @@ impl Scratch {
     }
 
     /// Takes the rows' rotary angles.
-    pub(super) fn turn(&mut self, rows: &[Row], heads: Heads) {
-        self.rotary.fill(rows, heads.head_dim);
+    pub(super) fn turn(&mut self, rows: &[Row], heads: Heads, base: f64) {
+        self.rotary.fill(rows, heads.head_dim, base);
     }
 
     /// The normalised rows `first..first + count` of `rows` enter the product with `matrix`.

@@ -111,7 +111,7 @@ mod tests {
     use crate::adapter::AdapterKind;
     use crate::kernels::attention::{Geometry, rows_extent, split_extent};
     use crate::kernels::product::{Block, ProductVariant};
-    use crate::kernels::{Precision, embed, norm, reveal, sample, score};
+    use crate::kernels::{Precision, embed, heads, norm, reveal, sample, score};
     use crate::weights::Weights;
 
     fn workgroups(grid: &[usize; 3]) -> u64 {
@@ -161,9 +161,14 @@ mod tests {
         length: usize,
         sampled: usize,
     ) -> Vec<(String, Extent)> {
-        let hidden = geometry.hidden;
+        let hidden = geometry.width();
+        let all_heads = geometry.heads + 2 * geometry.kv_heads;
         let mut all = vec![
             ("embed".to_string(), embed::extent(rows, hidden)),
+            (
+                "heads".into(),
+                heads::extent(rows, all_heads, geometry.head_dim),
+            ),
             ("norm".into(), norm::extent(rows, hidden)),
             (
                 "attention in rows".into(),
@@ -216,8 +221,9 @@ mod tests {
     #[test]
     fn no_launch_of_a_large_pass_is_long() {
         let geometry = Geometry {
-            hidden: 768,
             heads: 12,
+            kv_heads: 12,
+            head_dim: 64,
             slots: 1024,
             cache: Precision::F32,
             kind: AdapterKind::Discrete,
@@ -255,8 +261,9 @@ mod tests {
     #[test]
     fn a_small_pass_is_not_split() {
         let geometry = Geometry {
-            hidden: 192,
             heads: 6,
+            kv_heads: 6,
+            head_dim: 32,
             slots: 128,
             cache: Precision::F32,
             kind: AdapterKind::Discrete,

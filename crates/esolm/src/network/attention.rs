@@ -18,9 +18,9 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Angles of the natural positions `[B, R]`, wherever a token stands in the sorted order.
-    pub fn new(positions: Tensor<2, Int>, head_dim: usize) -> Self {
-        let frequencies: Vec<f32> = rotary_frequencies(head_dim).collect();
+    /// Angles to a base of the natural positions `[B, R]`, wherever a token stands in the sorted order.
+    pub fn new(positions: Tensor<2, Int>, head_dim: usize, base: f64) -> Self {
+        let frequencies: Vec<f32> = rotary_frequencies(head_dim, base).collect();
         let frequencies = Tensor::<1>::from_floats(frequencies.as_slice(), &positions.device());
         let angles = positions.float().unsqueeze_dim::<3>(2) * frequencies.unsqueeze();
         let angles = angles.unsqueeze_dim::<4>(1);

@@ -30,6 +30,7 @@ mod timestep;
 use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{Bool, Int, Tensor, activation::silu};
+use esolm_core::config::ROTARY_BASE;
 
 pub use attention::{Attention, Rotary};
 pub use block::{AdaLn, Block, Modulation, OutputLayer, gelu_tanh};
@@ -96,7 +97,7 @@ impl Network {
         });
         let [_, hidden] = self.vocab_embed.weight.dims();
         Context {
-            rotary: Rotary::new(positions, hidden / self.n_heads),
+            rotary: Rotary::new(positions, hidden / self.n_heads, ROTARY_BASE),
             mask,
             condition,
         }
