@@ -12,6 +12,7 @@ pub mod halves;
 pub mod losses;
 pub mod runner;
 pub mod sets;
+pub mod sets_sampling;
 
 pub use golden::{Golden, checkpoint, stories};
 pub use runner::{OnDevice, Reference, Runner};

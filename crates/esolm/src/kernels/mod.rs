@@ -13,6 +13,7 @@ pub mod reveal;
 pub mod runtime;
 pub mod sample;
 pub mod score;
+pub mod slots;
 pub mod watch;
 pub mod work;
 
