@@ -3,8 +3,6 @@
 //! A `sampling.safetensors` with `TRACE.num_mask_tokens` tensors is a case; its network is the folder `owt_setdlm...` beside it. The window and
 //! the threshold of a trace follow from what it did; its nucleus stands in its name.
 
-use std::path::Path;
-
 use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
 use esolm::engine::Engine;
@@ -19,7 +17,7 @@ use pollster::block_on;
 
 use crate::checks::{GOLDEN, assert_close};
 use crate::family::files;
-use crate::sets::{order, schedule};
+use crate::sets::{beside, order, schedule};
 use crate::{Golden, OnDevice};
 
 /// Runs every trace of every file, and returns how many there were.
@@ -48,18 +46,6 @@ pub fn check_sampling(mut load: impl FnMut(&Checkpoint) -> OnDevice) -> usize {
     }
     assert!(ran > 0, "no trace");
     ran
-}
-
-/// The SetDLM beside a file.
-fn beside(file: &Path) -> Checkpoint {
-    let around = std::fs::read_dir(file.parent().unwrap()).unwrap();
-    let folder = (around.map(|entry| entry.unwrap().path())).find(|path| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with("owt_setdlm") || name.starts_with("setdlm.") && path.is_dir()
-    });
-    let folder = folder.unwrap_or_else(|| panic!("{}: no network", file.display()));
-    Checkpoint::open(&folder.to_string_lossy(), &Default::default())
-        .unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The repository's SetDLM.
@@ -110,7 +96,7 @@ impl Trace {
         let rows = golden.rows(&tensor("steps"));
         let all = AllRows {
             places: golden.u32(&tensor("row_position")),
-            decoded: golden.u8(&tensor("row_decoded")),
+            decoded: golden.u8(&tensor("row_decoded")).to_vec(),
             tokens: golden.u32(&tensor("row_token")),
             confidence: golden.f32(&tensor("row_confidence")),
             logits: golden.f32(&tensor("logits")),
@@ -465,4 +451,19 @@ fn by_hand(plan: &Plan, engine: &mut Engine, uncached: bool) -> (Vec<Vec<f32>>, 
         number += 1;
     }
     (all, block_on(engine.tokens()).unwrap())
+}
+
+/// Plans whose order is known beforehand.
+pub fn ordered_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
+    let own = PlanOptions::new(config, 2, 7, 3);
+    let some = |places: &[u32]| places.iter().map(|&p| (p, 5 + p)).collect();
+    let of = |schedule| PlanOptions {
+        schedule,
+        known: vec![some(&[0]), some(&[0, 1, 9, 10, 30])],
+        ..own.clone()
+    };
+    vec![
+        ("first-hitting", of(Schedule::FirstHitting)),
+        ("left to right", of(Schedule::LeftToRight)),
+    ]
 }

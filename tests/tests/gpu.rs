@@ -14,7 +14,7 @@ use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{
     Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves,
-    losses, stories,
+    losses, sets_sampling, stories,
 };
 use pollster::block_on;
 
@@ -289,6 +289,20 @@ fn cached_blocks_equal_uncached() {
             plan.nfe()
         );
     }
+}
+
+/// Generations of published SetDLMs, token for token, also past the context.
+#[test]
+fn golden_family_sets() {
+    let ran = sets_sampling::check_sampling(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
+    println!("{ran} traces");
+}
+
+#[test]
+fn cached_sets_equal_uncached() {
+    let ckpt = sets_sampling::checkpoint();
+    let mut gpu = OnDevice::gpu(&ckpt, LoadOptions::default());
+    sets_sampling::check_cached(&ckpt, &mut gpu, checks::GOLDEN);
 }
 
 fn check_cached(weights: Weights) {

@@ -1,6 +1,8 @@
 //! From what somebody asks for to a plan: options are filled in from the model, prompts and templates become given tokens. Every
 //! front end comes this way, so the same words give the same plan.
 
+mod sets;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
@@ -12,6 +14,7 @@ use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::stop::{StopRule, StopRules};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
+pub use sets::InfillContext;
 
 /// Texts of one run may not be more than any real use needs; beyond it, numbers would overflow first.
 pub const MAX_BATCH: usize = 1 << 16;
@@ -49,6 +52,13 @@ pub struct Request {
     pub sar_steps: Option<usize>,
     /// Tokens of a block of a BD3-LM, in the place of its own.
     pub block_size: Option<usize>,
+    /// Masked places that a SetDLM draws at in a step, counted from the first one on. Default: the most tokens of a set that it was trained
+    /// for.
+    pub window: Option<usize>,
+    /// Let a SetDLM go through its text in an order that its noise draws, as in training.
+    pub train_order: bool,
+    /// What a SetDLM sees of a template. Default: all that is given.
+    pub infill_context: Option<InfillContext>,
     /// Draw from the so many most likely tokens, at least 1. Default: what is recommended, else from all.
     pub top_k: Option<u32>,
     /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: what is recommended, else from
@@ -68,7 +78,7 @@ pub struct Request {
     pub batch: Option<usize>,
     /// Absolute index of the first text.
     pub first: u32,
-    /// What ends a text of a BD3-LM before its length, after any block. Default: nothing.
+    /// What ends a text of a BD3-LM before its length, after any block, or one of a SetDLM after any token. Default: nothing.
     pub stop: Vec<StopRule>,
     /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
     pub bos: Option<bool>,
@@ -251,6 +261,7 @@ impl Request {
         }
         let config = &self.decoding(config)?;
         self.check_family(config.family)?;
+        self.check_sets(config.family)?;
         let given = self.given(config, codec)?;
         let seed = self.seed.unwrap_or(0);
         let steps = self.steps.unwrap_or(given.length);
@@ -273,6 +284,8 @@ impl Request {
             first_sequence: self.first,
             known: given.known.clone(),
             bos: given.bos,
+            set_rules: self.set_rules(&own, given.length),
+            reveal: Self::own_rule(config, schedule),
             ..own
         };
         let stop = StopRules {
@@ -321,11 +334,9 @@ impl Request {
 
     fn check_family(&self, family: Family) -> Result<(), RequestError> {
         let why = match family {
-            Family::EsoLm | Family::Mdlm | Family::SetDlm => {
-                Some("a model that writes in any order")
-            }
+            Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
             Family::Ar => Some("an AR model, whose texts are cut where they end"),
-            Family::Bd3Lm => self
+            Family::Bd3Lm | Family::SetDlm => self
                 .infill
                 .as_ref()
                 .map(|_| "an infill, whose end is given"),
@@ -346,6 +357,13 @@ impl Request {
                 Some(("alpha_0", "an MDLM, which writes all by diffusion"))
             }
             Family::Mdlm => blocks.map(|option| (option, "an MDLM, which has no blocks")),
+            Family::SetDlm if has_phases => {
+                Some(("alpha_0", "a SetDLM, which writes all by diffusion"))
+            }
+            Family::SetDlm if self.schedule == Some(Schedule::LeftToRight) => {
+                (self.steps.is_some())
+                    .then_some(("steps", "a schedule that draws one token a step"))
+            }
             Family::SetDlm => blocks.map(|option| (option, "a SetDLM, which has no blocks")),
             Family::Bd3Lm if has_phases => {
                 Some(("alpha_0", "a BD3-LM, which writes all by diffusion"))
@@ -387,7 +405,7 @@ impl Request {
             TextCodec::ends,
         );
         let context = config.length;
-        let is_bounded = config.family != Family::Bd3Lm;
+        let is_bounded = !self.goes_beyond(config.family);
         if let Some(length) = (self.length).filter(|&length| is_bounded && length > context) {
             return Err(RequestError::Length { length, context });
         }
