@@ -8,8 +8,8 @@ use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves, losses,
-    stories,
+    OnDevice, Runner, blocks, broken, checkpoint, checks, confidence, family, family_schedules,
+    halves, losses, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -109,6 +109,14 @@ fn cached_blocks_equal_uncached() {
             plan.nfe()
         );
     }
+}
+
+/// Where confidence chooses: against a loop that is written out, cached and uncached, alone and in a batch, watched or not.
+#[test]
+fn confidence_chooses() {
+    let saved = confidence::check(|ckpt| OnDevice::cpu(ckpt).0);
+    assert!(saved > 0, "no threshold ended anything early");
+    println!("{saved} passes saved");
 }
 
 #[test]
