@@ -9,8 +9,8 @@ use esolm::{Activations, Weights};
 use esolm_tests::checks::GOLDEN;
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves, losses,
-    sets, sets_sampling, stories,
+    OnDevice, Runner, blocks, broken, checkpoint, checks, confidence, family, family_schedules,
+    halves, losses, sets, sets_sampling, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -123,6 +123,14 @@ fn cached_blocks_equal_uncached() {
             plan.nfe()
         );
     }
+}
+
+/// Where confidence chooses: against a loop that is written out, cached and uncached, alone and in a batch, watched or not.
+#[test]
+fn confidence_chooses() {
+    let saved = confidence::check(|ckpt| OnDevice::cpu(ckpt).0);
+    assert!(saved > 0, "no threshold ended anything early");
+    println!("{saved} passes saved");
 }
 
 #[test]

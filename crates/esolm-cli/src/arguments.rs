@@ -193,6 +193,10 @@ pub struct Sample {
     /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
     #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub sar_steps: Option<usize>,
+    /// With the schedule confidence: tokens that the network is at least this sure of, 0 to 1, are all kept at once, so that a text may take fewer passes.
+    /// Default: every step keeps as many as --steps says.
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub confidence_threshold: Option<f32>,
     /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
     #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub block_size: Option<usize>,
@@ -471,6 +475,8 @@ pub enum ScheduleName {
     BlockAutoregressive,
     /// Of a BD3-LM: one by one in random order within each block.
     FirstHitting,
+    /// Of an MDLM or a BD3-LM: in every step a token is drawn for all positions that are left, and those are kept of which the network is most sure.
+    Confidence,
 }
 
 impl From<ScheduleName> for Schedule {
@@ -483,6 +489,7 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Block => Self::Block,
             ScheduleName::BlockAutoregressive => Self::BlockAutoregressive,
             ScheduleName::FirstHitting => Self::FirstHitting,
+            ScheduleName::Confidence => Self::Confidence,
         }
     }
 }

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::recommended::Recommended;
+use crate::reveal::Rule;
 use crate::rng::redraw_seed;
 use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::stop::{StopRule, StopRules};
@@ -43,13 +44,16 @@ pub struct Request {
     pub length: Option<usize>,
     /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
     pub alpha_0: Option<f64>,
-    /// T, diffusion steps; of a BD3-LM those of each block, which the binomial schedule alone has; with the schedules
+    /// T, diffusion steps; of a BD3-LM those of each block, which the schedules binomial and confidence alone have; with the schedules
     /// block and block-autoregressive the tokens of a block. Default: the length.
     pub steps: Option<usize>,
     /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given.
     pub schedule: Option<Schedule>,
     /// Stretches that the schedule block-autoregressive writes one after the other. Default: 1.
     pub sar_steps: Option<usize>,
+    /// Of the schedule confidence: tokens of at least this confidence, in [0, 1], become known at once, however many a step takes, so that a
+    /// text may take fewer passes. Default: none do.
+    pub confidence_threshold: Option<f32>,
     /// Tokens of a block of a BD3-LM, in the place of its own.
     pub block_size: Option<usize>,
     /// Masked places that a SetDLM draws at in a step, counted from the first one on. Default: the most tokens of a set that it was trained
@@ -271,6 +275,12 @@ impl Request {
             _ => own.schedule,
         };
         let schedule = self.schedule.unwrap_or(schedule);
+        if self.confidence_threshold.is_some() && schedule != Schedule::Confidence {
+            return Err(RequestError::NotApplicable {
+                option: "confidence_threshold",
+                why: "a schedule other than confidence",
+            });
+        }
         let alpha_0 = match schedule {
             // All of a text is in their blocks.
             Schedule::Block | Schedule::BlockAutoregressive => 1.0,
@@ -281,11 +291,14 @@ impl Request {
             alpha_0,
             schedule,
             sar_steps: self.sar_steps.unwrap_or(1),
+            reveal: Rule {
+                threshold: self.confidence_threshold,
+                ..Self::own_rule(config, schedule)
+            },
             first_sequence: self.first,
             known: given.known.clone(),
             bos: given.bos,
             set_rules: self.set_rules(&own, given.length),
-            reveal: Self::own_rule(config, schedule),
             ..own
         };
         let stop = StopRules {
@@ -595,6 +608,7 @@ impl Resolved {
             schedule: options.schedule,
             sar_steps: (options.schedule == Schedule::BlockAutoregressive)
                 .then_some(options.sar_steps),
+            confidence_threshold: options.reveal.threshold,
             top_k: sampler.top_k,
             top_p: sampler.top_p,
             top_p_crossing: sampler.top_p_crossing,

@@ -150,7 +150,7 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         Family::Bd3Lm if blocks => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
-                why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial or left-to-right",
+                why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial, confidence or left-to-right",
             });
         }
         Family::SetDlm => sets::check(options)?,

@@ -20,6 +20,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         steps: arguments.steps,
         schedule: arguments.schedule.map(Into::into),
         sar_steps: arguments.sar_steps,
+        confidence_threshold: arguments.confidence_threshold,
         block_size: arguments.block_size,
         window: arguments.sets.window,
         train_order: arguments.sets.train_order,
