@@ -21,6 +21,7 @@ pub static SHADERS: &[&Shader] = &[
     &SCORE,
     &CONFIDENCE,
     &REVEAL,
+    &MOVE_SLOTS,
     &COPY,
     &PEAK,
 ];
@@ -623,6 +624,25 @@ pub static REVEAL: Shader = Shader {
         KNOWN.accessed(ReadWrite),
         binding("outcome", Write, "u32", "[groups + sampled rows of the pass]", "u32; the rows of each group whose places are still masked, then the token that became known by each row, or the mask token"),
         binding("info", Uniform, "Info", "groups, mask_index, bound, origin", "u32; bound is a confidence"),
+    ],
+};
+
+/// Slots of the cache that go to others.
+#[rustfmt::skip]
+pub static MOVE_SLOTS: Shader = Shader {
+    name: "move_slots",
+    text: include_str!("../move_slots.wgsl"),
+    launcher: "esolm::kernels::slots::move_slots",
+    twins: &[],
+    slots: &[],
+    constants: &["WG"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        binding("rows", Read, "vec2<u32>", "[moves][2]", "u32; rows of the cache, from and to"),
+        binding("cache_k", ReadWrite, "u32", "[sequences, slots, hidden]", "f32, or two f16 a word"),
+        binding("cache_v", ReadWrite, "u32", "[sequences, slots, hidden]", "f32, or two f16 a word"),
+        binding("info", Uniform, "Info", "count, words, origin", "u32"),
     ],
 };
 

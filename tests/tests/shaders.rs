@@ -27,6 +27,7 @@ use esolm::kernels::rotary::rotary_table;
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
+use esolm::kernels::slots::move_slots;
 use esolm::network::fold::{self, Linear};
 use esolm::rows::{Row, own_slot};
 use esolm::sampler::Sampler;
@@ -79,6 +80,8 @@ fn every_shader_is_written_down() {
             attends(gpu, heads, kv_heads, head_dim);
             normalises_heads(gpu, heads, kv_heads, head_dim);
         }
+        let cache = (zeros(gpu, 256), zeros(gpu, 256));
+        move_slots(gpu, &zeros(gpu, 2), &cache, 1, 64);
         peak(gpu, &zeros(gpu, 4 * 64), 64, 1, 0.5);
     });
     for weights in WEIGHTS {

@@ -7,7 +7,7 @@ mod common;
 mod reveal;
 
 use common::plan::{BOS, MASK, options};
-use esolm_core::config::{AttentionKind, Family, Prepend};
+use esolm_core::config::{AttentionKind, Family, Prepend, Sets};
 use esolm_core::plan::{MAX_PROMPT_ROWS, Phase, Plan, PlanOptions, Schedule, SequencePlan};
 use esolm_core::rows::{MASKED, NO_TARGET, Row};
 use proptest::prelude::*;
@@ -45,6 +45,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         3 => Just(Family::EsoLm),
         1 => Just(Family::Mdlm),
         1 => Just(Family::Ar),
+        1 => Just(Family::SetDlm),
     ];
     let prepend = prop_oneof![Just(Prepend::None), Just(Prepend::Bos), Just(Prepend::Mask)];
     // Now and then long enough that prompts need steps of their own.
@@ -53,6 +54,10 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         .prop_flat_map(|(family, length, prepend)| {
             let schedule = match family {
                 Family::Ar => Just(Schedule::LeftToRight).boxed(),
+                Family::SetDlm => {
+                    prop::sample::select(vec![Schedule::FirstHitting, Schedule::LeftToRight])
+                        .boxed()
+                }
                 _ => prop::sample::select(vec![
                     Schedule::Binomial,
                     Schedule::Blocks,
@@ -64,7 +69,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 .boxed(),
             };
             let alpha_0 = match family {
-                Family::Mdlm => Just(1.0).boxed(),
+                Family::Mdlm | Family::SetDlm => Just(1.0).boxed(),
                 _ => prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64].boxed(),
             };
             let steps = prop_oneof![Just(1), 1..length + 1, 1..3 * length + 1];
@@ -87,6 +92,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 family,
                 attention: match family {
                     Family::Mdlm => AttentionKind::Bidirectional,
+                    Family::SetDlm => AttentionKind::Set,
                     _ => AttentionKind::Causal,
                 },
                 length,
@@ -101,6 +107,14 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 first_sequence,
                 known,
                 prepend,
+                context: length,
+                sets: (family == Family::SetDlm).then_some(Sets {
+                    desired: length.div_ceil(3),
+                    largest: length.div_ceil(2),
+                    keeps_first: true,
+                    cache_by_time: false,
+                    pad: None,
+                }),
                 ..options()
             }
         })
@@ -162,6 +176,12 @@ impl Simulation {
         for row in rows {
             match plan.family {
                 Family::Mdlm => prop_assert_eq!(row.prefix as usize, self.length),
+                Family::SetDlm if row.source == MASKED => {
+                    // It sees all clean tokens, and no other mask.
+                    let clean = rows.iter().filter(|row| row.source == MASKED);
+                    prop_assert_eq!(Some(row.prefix), clean.map(|row| row.slot).min());
+                    prop_assert_eq!(row.own, [row.slot, row.slot + 1]);
+                }
                 _ => prop_assert_eq!(row.prefix, row.slot + 1),
             }
             prop_assert!(row.prefix as usize <= dense, "a hole in slot {dense}");
@@ -283,6 +303,10 @@ proptest! {
                         prop_assert!(drawn.is_sorted());
                     }
                 }
+                (Family::SetDlm, Schedule::FirstHitting) => {
+                    prop_assert_eq!(by_diffusion, free);
+                    prop_assert_eq!(diffusion_steps, options.steps.min(free));
+                }
                 (_, Schedule::FirstHitting | Schedule::Confidence) => {
                     unreachable!("not of an Eso-LM")
                 }
@@ -330,7 +354,7 @@ proptest! {
                 match options.family {
                     Family::Mdlm => prop_assert_eq!(rows, options.length),
                     family => {
-                        let masks = if family == Family::EsoLm { drawn } else { 0 };
+                        let masks = if family == Family::Ar { 0 } else { drawn };
                         let portion = given.min(MAX_PROMPT_ROWS);
                         prop_assert_eq!(rows, portion + before + masks);
                         given -= portion;

@@ -1,10 +1,12 @@
 //! A model on a device, and plans run on it. Everything here runs in the model's own thread; what users meet is [`crate::Model`].
 
+mod sets;
+
 use std::collections::VecDeque;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::{Family, ModelConfig};
-use esolm_core::plan::Plan;
+use esolm_core::plan::{Phase, Plan, SlotMove};
 use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rng::{gumbel_from_uniform, step_seed};
 use esolm_core::rows::{Layout, StepRows};
@@ -24,6 +26,7 @@ use crate::measure::Rates;
 use crate::measure::forms::{Comparison, Scope};
 use crate::memory::{self, MemoryUse};
 use crate::place::place;
+use sets::Sets;
 
 /// A model on a device.
 pub struct Engine {
@@ -172,6 +175,26 @@ impl Engine {
         check_choice(step, choice)?;
         self.pass(step, Some(ids))?;
         self.executor.reveal(draw, choice)
+    }
+
+    /// Copies slots of the cache to others, one move after the other, before the next pass.
+    ///
+    /// # Errors
+    /// When a slot lies outside of the started batch, or the device fails.
+    pub fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        let Layout {
+            sequences, slots, ..
+        } = self.layout;
+        let is_inside = |m: &SlotMove| {
+            (m.sequence as usize) < sequences && m.from.max(m.to) < slots as u32 && m.from != m.to
+        };
+        match moves.iter().find(|m| !is_inside(m)) {
+            Some(outside) => Err(EngineError::Rows(format!(
+                "{outside:?} does not fit a batch of {sequences} sequences of {slots} slots"
+            ))),
+            None if moves.is_empty() => Ok(()),
+            None => self.executor.move_slots(moves),
+        }
     }
 
     /// What the last [`Engine::reveal`] came to, whatever is queued later; its tokens only where they are `wanted`.
@@ -377,7 +400,12 @@ impl Engine {
             rows: 0,
             waiting: VecDeque::new(),
             known: vec![0; plan.sequences.len()],
-            wanted: plan.nfe(),
+            wanted: match plan.sets {
+                // Until no place is masked.
+                Some(_) => usize::MAX,
+                None => plan.nfe(),
+            },
+            sets: Sets::of(plan),
             ended: vec![false; plan.sequences.len()],
             is_stopped: false,
             began,
@@ -408,6 +436,8 @@ pub struct Run<'a> {
     waiting: VecDeque<Waiting>,
     /// Steps to run: all of the plan, unless it is stopped or its last texts have ended.
     wanted: usize,
+    /// The texts of a SetDLM, where what became known decides which rows are run.
+    sets: Option<Sets>,
     /// Texts of which no further step is run.
     ended: Vec<bool>,
     /// Entries of each text that are known before the plan would know it.
@@ -459,13 +489,19 @@ impl Run<'_> {
 
     /// Lets no further step begin; those under way are still reported.
     pub fn launch_no_more(&mut self) {
-        self.is_stopped |= self.next < self.wanted;
+        self.is_stopped |= match &self.sets {
+            Some(sets) => sets.goes_on(&self.ended),
+            None => self.next < self.wanted,
+        };
         self.wanted = self.next;
     }
 
     /// Runs no further step of a text; the others go on. What is not known of it stays the mask token.
     pub fn end(&mut self, text: usize) {
         self.ended[text] = true;
+        if self.sets.is_some() {
+            return;
+        }
         let texts = self.plan.sequences.iter().zip(&self.ended);
         let left = texts
             .filter(|(_, ended)| !**ended)
@@ -480,7 +516,8 @@ impl Run<'_> {
     }
 
     async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
-        let ahead = usize::from(self.observe || self.is_led());
+        // The next step of a SetDLM is made of what became known in this one.
+        let ahead = usize::from((self.observe || self.is_led()) && self.sets.is_none());
         while self.next < self.wanted && self.waiting.len() <= ahead {
             self.launch()?;
             if self.logprobs {
@@ -500,6 +537,9 @@ impl Run<'_> {
             }
             Some(Reading::Outcome(reading, stretches)) => {
                 let Outcome { left, tokens } = reading.await?;
+                if let Some(sets) = &mut self.sets {
+                    sets.end(&tokens);
+                }
                 for ((text, end), left) in stretches.into_iter().zip(left) {
                     if left == 0 {
                         self.known[text] = end;
@@ -576,6 +616,9 @@ impl Run<'_> {
 
     /// Launches the next step, but for the texts of which it would draw nothing.
     fn launch(&mut self) -> Result<(), EngineError> {
+        if self.sets.is_some() {
+            return self.launch_sets();
+        }
         let (plan, index) = (self.plan, self.next);
         self.next += 1;
         let is_known = |text: usize, known: u32| {
@@ -635,6 +678,48 @@ impl Run<'_> {
                 revealed: Vec::new(),
                 rows: step.rows.len(),
                 cache_length: plan.cache_length(index),
+                seconds: 0.0,
+                attempt: 0,
+            },
+        });
+        Ok(())
+    }
+
+    /// Launches the next step of a SetDLM, or ends the run where nothing is masked any more.
+    fn launch_sets(&mut self) -> Result<(), EngineError> {
+        let (plan, index) = (self.plan, self.next);
+        let sets = self.sets.as_mut().filter(|sets| sets.goes_on(&self.ended));
+        let Some(sets) = sets else {
+            self.wanted = self.next;
+            return Ok(());
+        };
+        let draw = Draw {
+            seed: step_seed(self.draw.seed, index as u32),
+            ..self.draw
+        };
+        let step = sets.launch(self.engine, &self.ids, &self.ended, &draw)?;
+        self.next += 1;
+        self.launched += 1;
+        self.rows += step.rows.len();
+        let cache_length = sets.cache_length();
+        let drawn = step.sampled.iter().map(|&row| {
+            let row = step.rows[row as usize];
+            (row.sequence, row.target)
+        });
+        let phase = match step.sampled.is_empty() {
+            true => Phase::Prompt,
+            false => Phase::Diffusion,
+        };
+        self.waiting.push_back(Waiting {
+            targets: drawn.filter(|_| self.observe).collect(),
+            reading: Some(Reading::Outcome(self.engine.outcome(true), Vec::new())),
+            step: Step {
+                step: index,
+                steps: plan.nfe().max(index + 1),
+                phase,
+                revealed: Vec::new(),
+                rows: step.rows.len(),
+                cache_length,
                 seconds: 0.0,
                 attempt: 0,
             },

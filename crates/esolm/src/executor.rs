@@ -4,6 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use esolm_core::plan::SlotMove;
 use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, MASKED, NO_TARGET, StepRows};
 use esolm_core::sampler::{NO_TOKEN, Sampler, are_finite};
@@ -69,6 +70,12 @@ pub trait Executor {
     /// # Errors
     /// As [`Executor::draw`].
     fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError>;
+
+    /// Copies what slots of the cache hold to other slots, one move after the other; none writes what a later one reads.
+    ///
+    /// # Errors
+    /// As [`Executor::draw`].
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError>;
 
     /// What the last [`Executor::reveal`] came to, whatever is queued later. Its tokens are read only where they are `wanted`, and are empty
     /// else.

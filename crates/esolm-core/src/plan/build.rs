@@ -3,6 +3,7 @@
 use super::blocks::{self, Blocks};
 use super::error::PlanError;
 use super::schedule;
+use super::sets;
 use super::types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
@@ -149,22 +150,10 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         Family::Bd3Lm if blocks => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
-                why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial or left-to-right",
+                why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial, confidence or left-to-right",
             });
         }
-        Family::SetDlm if blocks || options.schedule == Schedule::Binomial => {
-            return Err(PlanError::Schedule {
-                schedule: options.schedule,
-                why: "takes places from all over the text at once, and a SetDLM knows only neighbouring ones; use first-hitting or left-to-right",
-            });
-        }
-        Family::SetDlm if options.sets.is_none() => {
-            return Err(PlanError::Range {
-                name: "set_size",
-                value: "missing".into(),
-                range: "given for a SetDLM".into(),
-            });
-        }
+        Family::SetDlm => sets::check(options)?,
         Family::EsoLm | Family::Mdlm if first_hitting => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
@@ -325,14 +314,20 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
     }
 }
 
-/// An MDLM whose confidence chooses among all of its positions that are not given.
+/// An MDLM whose confidence chooses among all of its positions that are not given, or a SetDLM among those of windows.
 fn by_confidence(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
     let mut order: Vec<u32> = (0..given.len() as u32).collect();
     // A stable sort: positions ascend on either side.
     order.sort_by_key(|&position| given[position as usize].is_none());
     let known: Vec<u32> = given.iter().copied().flatten().collect();
     let (start, end) = (known.len() as u32, given.len() as u32);
-    let counts = even_counts(end - start, options.steps);
+    let counts = match options.family {
+        Family::SetDlm => {
+            sets::arrange(options, sequence, &mut order[known.len()..]);
+            schedule::even_sizes(end - start, options.steps)
+        }
+        _ => even_counts(end - start, options.steps),
+    };
     let step = |least: u32| PlanStep {
         least: Some(least),
         ..PlanStep::new(Phase::Diffusion, 0, start, end)

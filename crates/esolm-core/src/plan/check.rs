@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::Plan;
 use super::blocks::Follower;
 use super::error::PlanError;
+use super::sets::SetRules;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
 use crate::config::Family;
 use crate::order::is_permutation;
@@ -30,6 +31,8 @@ pub(super) struct Unchecked {
     vocab_size: usize,
     #[serde(default)]
     reveal: Option<Rule>,
+    #[serde(default)]
+    sets: Option<SetRules>,
     sequences: Vec<SequencePlan>,
 }
 
@@ -53,6 +56,7 @@ impl TryFrom<Unchecked> for Plan {
             mask_index: read.mask_index,
             vocab_size: read.vocab_size,
             reveal: read.reveal,
+            sets: read.sets,
             sequences: read.sequences,
         };
         plan.check()?;
@@ -84,7 +88,7 @@ impl Plan {
             return invalid("only an AR plan has a prepended token".into());
         }
         if let Some(rule) = self.reveal {
-            if !matches!(self.family, Family::Mdlm | Family::Bd3Lm) {
+            if !matches!(self.family, Family::Mdlm | Family::Bd3Lm | Family::SetDlm) {
                 let family = self.family.one();
                 return invalid(format!("confidence cannot choose the order of {family}"));
             }
@@ -92,6 +96,7 @@ impl Plan {
                 return invalid(format!("its rule has the threshold {:?}", rule.threshold));
             }
         }
+        self.check_sets().map_err(PlanError::Invalid)?;
         self.check_blocks().map_err(PlanError::Invalid)?;
         for (index, sequence) in self.sequences.iter().enumerate() {
             self.check_sequence(sequence)
@@ -122,8 +127,35 @@ impl Plan {
                 }
             }
             (Family::Bd3Lm, None) => Err("a BD3-LM's plan has a block_size".into()),
+            (Family::SetDlm, None) => Ok(()),
             (_, None) if self.window.is_none() => Ok(()),
             _ => Err("only a BD3-LM's plan has blocks and a window".into()),
+        }
+    }
+
+    /// A SetDLM whose confidence chooses goes by rules, and no other plan has them.
+    fn check_sets(&self) -> Result<(), String> {
+        let length = self.length;
+        if (self.family == Family::SetDlm && self.reveal.is_some()) != self.sets.is_some() {
+            return Err(
+                "the plan of a SetDLM that writes by confidence has sets, and no other".into(),
+            );
+        }
+        if let Some(rules) = &self.sets
+            && !rules.fit(length)
+        {
+            return Err(format!(
+                "a window of {} places does not fit a context of {} and a text of {length} tokens",
+                rules.window, rules.context
+            ));
+        }
+        let beyond = self.sets.map(|rules| rules.context).filter(|&c| c < length);
+        match self.family == Family::SetDlm && self.window != beyond {
+            true => Err(format!(
+                "it has {:?} slots, and its text {beyond:?}",
+                self.window
+            )),
+            false => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ mod check;
 mod error;
 mod recorded;
 mod schedule;
+mod sets;
 mod types;
 
 use std::ops::Range;
@@ -29,6 +30,7 @@ use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 use blocks::Blocks;
 pub use error::PlanError;
 pub use recorded::RecordedDiffusion;
+pub use sets::{Joining, SetRules, SetRun, SlotMove};
 pub use types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
@@ -46,7 +48,7 @@ pub struct Plan {
     /// Tokens of a block, for a BD3-LM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// Slots of the cache where a BD3-LM writes more than its context: those of the last so many tokens.
+    /// Slots of the cache where a BD3-LM or a SetDLM writes more than its context: those of the last so many tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
     /// Whether the first entry is prepended and not part of the text.
@@ -58,6 +60,9 @@ pub struct Plan {
     /// How confidence chooses, in the steps that let it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reveal: Option<Rule>,
+    /// How confidence goes through the texts of a SetDLM. Then a step says what it takes at least, and a [`SetRun`] which rows run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sets: Option<SetRules>,
     /// One plan a sequence.
     pub sequences: Vec<SequencePlan>,
 }
@@ -79,6 +84,9 @@ impl Plan {
             mask_index: options.mask_index,
             vocab_size: options.vocab_size,
             reveal: (options.schedule == Schedule::Confidence).then_some(options.reveal),
+            sets: (options.set_rules).filter(|_| {
+                options.schedule == Schedule::Confidence && options.family == Family::SetDlm
+            }),
             sequences,
         })
     }
@@ -165,7 +173,8 @@ impl Plan {
         for sequence in &self.sequences {
             for (step, (rows, drawn)) in sequence.steps.iter().zip(&mut steps) {
                 *rows += self.rows_of(sequence, step);
-                *drawn += (step.end - step.start) as usize;
+                let places = (step.end - step.start) as usize;
+                *drawn += self.sets.map_or(places, |rules| places.min(rules.window));
             }
         }
         let rows = steps.iter().map(|step| step.0).max();
@@ -173,8 +182,11 @@ impl Plan {
         (rows.unwrap_or(0), drawn.unwrap_or(0))
     }
 
-    /// Rows of a sequence's step.
+    /// Rows of a sequence's step; where a SetDLM's confidence decides, the most that there can be.
     fn rows_of(&self, sequence: &SequencePlan, step: &PlanStep) -> usize {
+        if let Some(rules) = &self.sets {
+            return rules.most_rows().min(self.layout().slots);
+        }
         match self.family {
             Family::EsoLm | Family::SetDlm => (step.end - step.clean) as usize,
             Family::Mdlm => self.length,
@@ -214,9 +226,12 @@ impl Plan {
         self.step_rows_of(step, |_| true)
     }
 
-    /// The rows of a step for the sequences that are wanted, by their index.
+    /// The rows of a step for the sequences that are wanted, by their index; none where a [`SetRun`] makes them.
     pub fn step_rows_of(&self, step: usize, is_wanted: impl Fn(usize) -> bool) -> StepRows {
         let mut rows = StepRows::default();
+        if self.sets.is_some() {
+            return rows;
+        }
         for (index, sequence) in self
             .sequences
             .iter()

@@ -103,6 +103,7 @@ impl Plan {
             mask_index,
             vocab_size,
             reveal: None,
+            sets: None,
             sequences,
         };
         recorded(plan)
@@ -174,6 +175,7 @@ impl Plan {
             mask_index,
             vocab_size,
             reveal: None,
+            sets: None,
             sequences: vec![SequencePlan {
                 sequence: 0,
                 order,
@@ -317,6 +319,7 @@ impl Plan {
             mask_index,
             vocab_size,
             reveal: None,
+            sets: None,
             sequences: vec![SequencePlan {
                 sequence: 0,
                 order,

@@ -111,7 +111,7 @@ pub(super) fn binomial_sizes(
 }
 
 /// The places of a SetDLM in an order that its noise draws.
-fn set_order(options: &PlanOptions, sequence: u32, free: &[u32]) -> Vec<u32> {
+pub(super) fn set_order(options: &PlanOptions, sequence: u32, free: &[u32]) -> Vec<u32> {
     let mut stream = Stream::new(options.seed, sequence, Purpose::Order);
     let schedule = (options.sets.as_ref()).map(|sets| Staggered::new(sets, options.context));
     let mut timed: Vec<(f64, u32)> = free

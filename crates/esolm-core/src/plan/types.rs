@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
 use crate::reveal::Rule;
 
+use super::sets::{Joining, SetRules};
+
 /// Longest sequence of a plan.
 pub const MAX_LENGTH: usize = 1 << 20;
 /// Most diffusion steps T that can be asked for.
@@ -42,7 +44,8 @@ pub enum Schedule {
     /// at a time as make T steps of about the same size.
     FirstHitting,
     /// The network's confidence chooses: each step draws a token for every place of the text, or of the block of a BD3-LM, that is still
-    /// masked, and the tokens that it is most sure of become known. The first T steps take about as many each.
+    /// masked, and the tokens that it is most sure of become known. The first T steps take about as many each. Of a SetDLM, for the masked
+    /// places of a window ([`SetRules`]).
     Confidence,
 }
 
@@ -163,17 +166,24 @@ pub struct PlanOptions {
     pub vocab_size: usize,
     /// Tokens of a block of a BD3-LM, a divisor of the length and of the context.
     pub block_size: Option<usize>,
-    /// Tokens of the context. A BD3-LM can write more, and then sees the last so many; other families do not read it.
+    /// Tokens of the context. A BD3-LM can write more, and so can a SetDLM by confidence, and then see the last so many; other families do not
+    /// read it.
     pub context: usize,
     /// The noise of a SetDLM, which [`Schedule::FirstHitting`] draws the order of its tokens from.
     pub sets: Option<Sets>,
+    /// How [`Schedule::Confidence`] goes through the text of a SetDLM.
+    pub set_rules: Option<SetRules>,
 }
 
 impl PlanOptions {
     /// Slots of the cache where the text is longer than the context.
     pub(super) fn window(&self) -> Option<usize> {
-        let is_beyond = self.family == Family::Bd3Lm && self.length > self.context;
-        is_beyond.then_some(self.context)
+        let can = match self.family {
+            Family::Bd3Lm => true,
+            Family::SetDlm => self.schedule == Schedule::Confidence,
+            _ => false,
+        };
+        (can && self.length > self.context).then_some(self.context)
     }
 
     /// The options that suit a model: its length, its alpha_0 (1 where it does not say), the binomial schedule or, for AR, left to
@@ -192,7 +202,8 @@ impl PlanOptions {
             schedule: match config.family {
                 Family::Ar => Schedule::LeftToRight,
                 Family::EsoLm | Family::Mdlm => Schedule::Binomial,
-                Family::Bd3Lm | Family::SetDlm => Schedule::FirstHitting,
+                Family::Bd3Lm => Schedule::FirstHitting,
+                Family::SetDlm => Schedule::Confidence,
             },
             sar_steps: 1,
             reveal: Rule::default(),
@@ -206,6 +217,15 @@ impl PlanOptions {
             block_size: config.block_size,
             context: config.length,
             sets: config.sets,
+            set_rules: config.sets.map(|sets| SetRules {
+                window: sets.largest,
+                context: config.length,
+                joining: match sets.cache_by_time {
+                    true => Joining::Time,
+                    false => Joining::Position,
+                },
+                sees_right: true,
+            }),
         }
     }
 }

@@ -28,5 +28,6 @@ pub fn options() -> PlanOptions {
         block_size: None,
         context: 32,
         sets: None,
+        set_rules: None,
     }
 }

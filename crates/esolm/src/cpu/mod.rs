@@ -21,6 +21,7 @@ mod stream;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
+use esolm_core::plan::SlotMove;
 use esolm_core::reveal::{Choice, Outcome, choose, confidence};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
 use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row};
@@ -368,6 +369,15 @@ impl Executor for CpuExecutor {
         let (drawn, confidences) = (of(|drawn| drawn.token), of(|drawn| drawn.confidence));
         let targets = &sampled.targets;
         sampled.outcome = choose(choice, mask, &drawn, &confidences, targets, tokens);
+        Ok(())
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        for cache in &mut self.state.caches {
+            for SlotMove { sequence, from, to } in moves {
+                cache.move_slot(*sequence as usize, *from as usize, *to as usize);
+            }
+        }
         Ok(())
     }
 

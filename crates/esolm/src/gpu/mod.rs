@@ -8,6 +8,7 @@ mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
+use esolm_core::plan::SlotMove;
 use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
@@ -28,6 +29,7 @@ use crate::kernels::rotary::rotary_table;
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::kernels::sample::{Sample, Shared, sample};
 use crate::kernels::score::{Score, score};
+use crate::kernels::slots::move_slots;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::{
     Rates,
@@ -513,6 +515,21 @@ impl Executor for GpuExecutor {
 
     fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
         self.choose(draw, choice)
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        let state = self.started()?;
+        let slots = state.layout.slots as u32;
+        let row = |m: &SlotMove| [m.sequence * slots + m.from, m.sequence * slots + m.to];
+        let rows: Vec<u32> = moves.iter().flat_map(row).collect();
+        let words = self.config.hidden * self.cache.bytes() as usize / 4;
+        self.gpu.scoped(|| {
+            let rows = self.gpu.words(rows)?;
+            for cache in &state.kv {
+                move_slots(&self.gpu, &rows, cache, moves.len(), words);
+            }
+            Ok::<_, EngineError>(())
+        })
     }
 
     fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {

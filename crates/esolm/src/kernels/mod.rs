@@ -15,6 +15,7 @@ pub mod rotary;
 pub mod runtime;
 pub mod sample;
 pub mod score;
+pub mod slots;
 pub mod watch;
 pub mod work;
 
