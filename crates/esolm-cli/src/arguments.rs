@@ -1,6 +1,7 @@
 //! The command line: every option with its default, its range and an example.
 
 mod forward;
+mod job;
 mod scoring;
 mod sets;
 mod train;
@@ -19,6 +20,7 @@ use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights
 
 use crate::commands::bench::Form;
 pub use forward::{Forward, ModeName};
+pub use job::{FormatName, Job, OutputFormat, Shard};
 pub use scoring::{Normalize, Ppl, Score};
 pub use sets::Sets;
 pub use train::Train;
@@ -72,6 +74,10 @@ pub enum Command {
     Replay(Replay),
     /// Train a model on text files.
     Train(Box<Train>),
+    /// Print a script that completes commands and options in a shell.
+    Completions(Completions),
+    /// Write the manual pages.
+    Man(Man),
     /// Time Eso-LM, MDLM, BD3-LM and AR on one device, and the kernels against what the device can do.
     Bench(Bench),
 }
@@ -147,7 +153,11 @@ impl Device {
   esolm sample --infill 'Once ____ a time, Lily ____{12} the end.'
   esolm sample --alpha0 1 --steps 32 --watch
   esolm sample --batch 4 --json
+  esolm sample --prompt 'Tom said' --stop-string . --logprobs --json
+  esolm sample --input prompts.jsonl --output stories.jsonl --resume
   esolm sample --model hf:sahoo-diffusion/Eso-LM-B-alpha-1 --tokenizer gpt2/tokenizer.json
+
+Jobs: --input has lines such as {\"id\": 7, \"prompt\": \"Once\"} or {\"infill\": \"Once ____ a time\", \"seed\": 3}; docs/scale.md has all fields.
 
 Infill templates:
   ____        a gap of as many tokens as underscores, here 4
@@ -180,9 +190,9 @@ pub struct Sample {
     /// Default: the model's context, or the length of an infill template.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub length: Option<usize>,
-    /// Number of texts.
+    /// Number of texts; of a job, lines that are done together.
     ///
-    /// Default: 1, or one for each --prompt.
+    /// Default: 1, or one for each --prompt; of a job as many as take some seconds and fit in memory.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
@@ -231,10 +241,10 @@ pub struct Sample {
     /// Default: what the checkpoint recommends, else 1.
     #[arg(long, value_name = "X", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: Option<f32>,
-    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr.
+    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr; of a job 0.
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
-    /// Number of the first text. Text number N of a seed is the same in any batch.
+    /// Number of the first text, of a job that of its first line. Text number N of a seed is the same in any batch.
     #[arg(long, value_name = "N", value_parser = whole::<u32>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Sampling")]
     pub first: u32,
 
@@ -243,7 +253,7 @@ pub struct Sample {
         long,
         value_name = "TEXT",
         allow_hyphen_values = true,
-        conflicts_with = "infill",
+        conflicts_with_all = ["infill", "input"],
         help_heading = "Given text"
     )]
     pub prompt: Vec<OsString>,
@@ -252,6 +262,7 @@ pub struct Sample {
         long,
         value_name = "TEMPLATE",
         allow_hyphen_values = true,
+        conflicts_with = "input",
         help_heading = "Given text"
     )]
     pub infill: Option<OsString>,
@@ -261,6 +272,9 @@ pub struct Sample {
     /// any part of one.
     #[arg(long, help_heading = "Given text")]
     pub no_bos: bool,
+
+    #[command(flatten)]
+    pub job: Job,
 
     #[command(flatten)]
     pub device: Device,
@@ -273,11 +287,10 @@ pub struct Sample {
     /// Costs another product with the output matrix each step.
     #[arg(long, help_heading = "Output")]
     pub logprobs: bool,
-    /// Print one JSON object with texts, tokens, options and timings.
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
     /// Show the text while it is written: given tokens bold, new ones cyan (diffusion) or yellow (left to right).
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, conflicts_with = "input", help_heading = "Output")]
     pub watch: bool,
     /// Minimum time between two steps shown.
     #[arg(
@@ -289,19 +302,46 @@ pub struct Sample {
     )]
     pub watch_delay: u64,
     /// Write every step as a line of JSON (docs/plan-format.md).
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "input",
+        help_heading = "Output"
+    )]
     pub trace: Option<PathBuf>,
     /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
 }
 
+/// Prints a script that completes commands, options and their values.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  esolm completions bash > ~/.local/share/bash-completion/completions/esolm
+  esolm completions zsh > ~/.zfunc/_esolm          with ~/.zfunc in fpath
+  esolm completions fish > ~/.config/fish/completions/esolm.fish
+  esolm completions powershell >> $PROFILE")]
+pub struct Completions {
+    /// The shell.
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Writes a manual page for the program and one for each command, such as esolm-sample.1.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  esolm man ~/.local/share/man/man1 && man esolm-sample")]
+pub struct Man {
+    /// Folder to write to.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+}
+
 /// Lists the adapters that `--device gpu:N` counts, real GPUs first.
 #[derive(Debug, Args)]
 pub struct Devices {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
 }
 
 /// Reads the configuration and the tensor directory of a checkpoint; no weight is loaded.
@@ -320,9 +360,8 @@ pub struct Inspect {
     /// List every tensor.
     #[arg(long)]
     pub tensors: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
 }
 
 /// Writes config.json, model.safetensors and, where there is one, tokenizer.json. Nothing half-written is left behind.
@@ -469,9 +508,8 @@ pub struct Bench {
     /// Vocabulary of the random model, including the mask token.
     #[arg(long, value_name = "V", default_value_t = 50_258)]
     pub vocab: usize,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

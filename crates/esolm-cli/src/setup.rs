@@ -5,6 +5,7 @@ use std::path::Path;
 use esolm::ModelFiles;
 use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 use esolm::text::TextCodec;
+use serde_json::{Map, Value, json};
 
 use crate::arguments::{Device, Model, Source};
 use crate::failure::Failure;
@@ -113,6 +114,25 @@ impl<'a> Choice<'a> {
             Some(path) if path == Path::new(NO_TOKENIZER) => Self::None,
             Some(path) => Self::File(path),
         }
+    }
+}
+
+/// What decides which weights and tokens a job computes with, by the names of the options.
+pub fn identity(source: &Source, device: &Device) -> Map<String, Value> {
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|p| p.display().to_string());
+    let environment = from_environment().ok().flatten();
+    let fields = json!({
+        "model": source.model.model.clone().or(environment).unwrap_or_else(|| SHIPPED.into()),
+        "config": path(&source.model.config),
+        "raw_weights": source.model.raw_weights,
+        "tokenizer": path(&source.tokenizer),
+        "weights": device.weights,
+        "activations": device.activations,
+        "kv_cache": device.kv_cache,
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
     }
 }
 

@@ -5,6 +5,10 @@ mod blocks;
 mod common;
 #[path = "sample/endings.rs"]
 mod endings;
+#[path = "sample/jobs.rs"]
+mod jobs;
+#[path = "sample/manual.rs"]
+mod manual;
 #[cfg(unix)]
 #[path = "sample/outputs.rs"]
 mod outputs;

@@ -17,6 +17,7 @@ use std::ops::Range;
 use crate::forward_process::{
     Noised, NoisedBlocks, Part, Staggered, Uniforms, draw_exponentials, draw_order,
 };
+use crate::rng::philox4x32;
 use crate::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, block_row, own_slot};
 use crate::sampler::{MASK_LOGIT, are_finite};
 
@@ -38,6 +39,17 @@ impl Window {
             free: 0..tokens.len(),
             tokens,
             number,
+        }
+    }
+
+    /// Numbers the windows of one text so that their random numbers depend on `number`, that of the text, and on nothing else.
+    pub fn number_by(windows: &mut [Self], number: u32) {
+        for (place, window) in (0..).zip(windows) {
+            // The first has the text's own number, so that a text of one window has the figures of that window.
+            window.number = match place {
+                0 => number,
+                _ => philox4x32([number, place, 0, 0], [0, 0])[0],
+            };
         }
     }
 

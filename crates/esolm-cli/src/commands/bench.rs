@@ -20,7 +20,7 @@ use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Weights};
 use pollster::block_on;
 use serde::Serialize;
 
-use crate::arguments::Bench;
+use crate::arguments::{Bench, FormatName};
 use crate::failure::Failure;
 use crate::{output, setup};
 use cost::Cost;
@@ -194,10 +194,9 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
         lines,
         cost,
     };
-    if arguments.json {
-        output::json(&report)
-    } else {
-        output::text(&table::table(&report))
+    match arguments.form.format() {
+        FormatName::Text => output::text(&table::table(&report)),
+        format => output::json(&report, format),
     }
 }
 

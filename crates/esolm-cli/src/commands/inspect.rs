@@ -10,7 +10,7 @@ use esolm::network::store::stored_form;
 use esolm::{Error, Recommended, Weights};
 use serde::Serialize;
 
-use crate::arguments::Inspect;
+use crate::arguments::{FormatName, Inspect};
 use crate::failure::Failure;
 use crate::{output, setup};
 
@@ -70,10 +70,9 @@ pub fn run(arguments: &Inspect) -> Result<(), Failure> {
     let (checkpoint, name) = setup::described(&arguments.source, &arguments.input)?;
     let weights = pollster::block_on(stored_form(&checkpoint)).map_err(Error::from)?;
     let report = report(&name, &checkpoint, weights.to_string());
-    if arguments.json {
-        output::json(&report)
-    } else {
-        output::text(&table(&report, arguments.tensors))
+    match arguments.form.format() {
+        FormatName::Text => output::text(&table(&report, arguments.tensors)),
+        format => output::json(&report, format),
     }
 }
 

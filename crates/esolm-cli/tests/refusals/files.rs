@@ -163,6 +163,12 @@ fn blocks(folder: &Folder) {
 }
 
 pub fn prepare(folder: &Folder) {
+    for (name, line) in [
+        ("jobs.jsonl", "{\"prompt\": \"Once\"}\n"),
+        ("bad-jobs.jsonl", "{}\n{\"promt\": \"Once\"}\n"),
+    ] {
+        std::fs::write(folder.file(name), line).expect("writable");
+    }
     quantised(folder);
     blocks(folder);
     let i32s = |values: &[i32]| {
