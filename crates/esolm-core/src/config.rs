@@ -306,6 +306,15 @@ impl ModelConfig {
         text
     }
 
+    /// The token that an AR model reads before a text, if it reads one there, and the configuration names it.
+    pub fn prepended(&self) -> Option<u32> {
+        match (self.family, self.prepend) {
+            (Family::Ar, Prepend::Bos) => self.bos,
+            (Family::Ar, Prepend::Mask) => Some(self.mask_index),
+            _ => None,
+        }
+    }
+
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
         self.hidden / self.n_heads.max(1)

@@ -1,5 +1,7 @@
 //! What to train, on what, and how: a TOML file.
 
+mod text;
+
 use std::path::PathBuf;
 
 use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, Prepend};
@@ -41,7 +43,8 @@ pub struct Model {
     pub blocks: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of the conditioning vector; an AR model has none.
+    /// Width of the conditioning vector; an AR model has none, unless it starts from one that has. 0, for a network without adaLN, only where
+    /// the training starts from a checkpoint.
     pub cond_dim: usize,
     /// Context in tokens.
     pub length: usize,
@@ -50,12 +53,15 @@ pub struct Model {
     /// Tokens of a block of a BD3-LM, a divisor of the context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
+    /// The checkpoint whose weights the training starts from, a path or `hf:owner/name`; without one they are random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
 }
 
 impl Default for Model {
     fn default() -> Self {
         Self {
-            family: Family::EsoLm,
+            family: text::DEFAULT,
             hidden: 256,
             blocks: 6,
             heads: 8,
@@ -63,6 +69,7 @@ impl Default for Model {
             length: 128,
             dropout: 0.0,
             block_size: None,
+            init: None,
         }
     }
 }
@@ -241,27 +248,6 @@ impl Default for Run {
 }
 
 impl Recipe {
-    /// Reads a recipe, with `table.key=value` overrides on top.
-    ///
-    /// # Errors
-    /// Text that is not TOML, unknown keys, and values out of range.
-    pub fn parse(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
-        let recipe = |e: toml::de::Error| TrainError::Recipe(one_line(&e.to_string()));
-        let text = esolm::documents::normalize(text);
-        let mut table: toml::Table = text.parse().map_err(recipe)?;
-        for assignment in overrides {
-            set(&mut table, assignment)?;
-        }
-        let parsed: Self = table.try_into().map_err(recipe)?;
-        parsed.check()?;
-        Ok(parsed)
-    }
-
-    /// The recipe with every default written out.
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("tables of numbers, texts and lists are TOML")
-    }
-
     /// Tokens of one step.
     pub fn step_tokens(&self) -> u64 {
         (self.run.batch * self.run.accumulate * self.model.length) as u64
@@ -310,6 +296,7 @@ impl Recipe {
             length,
             dropout,
             block_size,
+            init: _,
         } = self.model;
         let config = ModelConfig {
             family,
@@ -333,7 +320,7 @@ impl Recipe {
             block_size,
             noise_range: self.block_noise().map(|noise| noise.range),
         };
-        if config.cond_dim == 0 && family != Family::Ar {
+        if config.cond_dim == 0 && family != Family::Ar && self.model.init.is_none() {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.
             return Err(ConfigError::Invalid {
                 field: "cond_dim",
@@ -344,6 +331,30 @@ impl Recipe {
             }
             .into());
         }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration of a network that goes on with weights of a network of `start`, and with its vocabulary.
+    ///
+    /// # Errors
+    /// What [`ModelConfig::validate`] finds.
+    pub fn config_from(&self, start: &ModelConfig) -> Result<ModelConfig, TrainError> {
+        let is_ar = self.model.family == Family::Ar;
+        let config = ModelConfig {
+            cond_dim: if is_ar {
+                start.cond_dim
+            } else {
+                self.model.cond_dim
+            },
+            vocab_size: start.vocab_size,
+            mask_index: start.mask_index,
+            bos: start.bos,
+            eos: start.eos,
+            // The others have none.
+            prepend: if is_ar { start.prepend } else { Prepend::None },
+            ..self.config(start.vocab_size - 1, 0)?
+        };
         config.validate()?;
         Ok(config)
     }
@@ -387,7 +398,9 @@ impl Recipe {
         must(
             "data.vocab_size",
             data.vocab_size,
-            data.tokenizer.is_some() || (257..=1 << 20).contains(&data.vocab_size),
+            data.tokenizer.is_some()
+                || model.init.is_some()
+                || (257..=1 << 20).contains(&data.vocab_size),
             "a whole number from 257 (all bytes and the end-of-text token) to 1048576",
         )?;
         must(
@@ -557,30 +570,6 @@ fn must(
         value: value.to_string(),
         expected: expected.into(),
     })
-}
-
-/// `table.key=value`; what is not a TOML value is a text.
-fn set(table: &mut toml::Table, assignment: &str) -> Result<(), TrainError> {
-    let wrong = || TrainError::Override(assignment.into());
-    let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
-    let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
-    let value = value.trim();
-    let value = format!("x = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut table| table.remove("x"))
-        .unwrap_or_else(|| toml::Value::String(value.into()));
-    table
-        .entry(section)
-        .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-        .as_table_mut()
-        .ok_or_else(wrong)?
-        .insert(key.into(), value);
-    Ok(())
-}
-
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
