@@ -10,6 +10,7 @@ pub mod family_schedules;
 pub mod golden;
 pub mod halves;
 pub mod losses;
+pub mod mixed;
 pub mod runner;
 
 pub use golden::{Golden, checkpoint, stories};

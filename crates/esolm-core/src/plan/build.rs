@@ -134,10 +134,11 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
     }
     let remedy = match (options.family, options.attention) {
         (Family::EsoLm | Family::Ar, AttentionKind::Causal) => return Ok(()),
+        (Family::EsoLm, AttentionKind::Mixed) => return Ok(()),
         (Family::Mdlm, AttentionKind::Bidirectional) => return Ok(()),
         (Family::Bd3Lm, AttentionKind::Block) => return Ok(()),
         (Family::EsoLm, _) => {
-            "its clean tokens see each other both ways, so no cache is exact: use an Eso-LM (B), which is causal"
+            "its masked tokens would see each other, which no published sampler lets them: use an Eso-LM (A) or (B)"
         }
         (Family::Mdlm, _) => "an MDLM is bidirectional: correct the configuration",
         (Family::Ar, _) => "an AR model is causal: correct the configuration",
@@ -238,7 +239,8 @@ fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
     (steps, fed)
 }
 
-/// Eso-LM and MDLM: given tokens first, then the schedule over the rest.
+/// Eso-LM and MDLM: given tokens first, then the schedule over the rest. The clean tokens of an Eso-LM (A) see each other in the diffusion
+/// phase, so all of them are computed again whenever some have joined, for the last time in the first sequential step.
 fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
     let positions = |wanted: bool| {
         (0..)
@@ -253,7 +255,8 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
     order.extend(draw.order);
 
     let cached = options.family == Family::EsoLm;
-    let (mut steps, mut fed) = if cached && !free.is_empty() {
+    let is_mixed = options.is_mixed();
+    let (mut steps, mut fed) = if cached && !is_mixed && !free.is_empty() {
         prompt_steps(known)
     } else {
         (Vec::new(), 0)
@@ -273,7 +276,10 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
             } else {
                 Phase::Sequential
             },
-            clean: if cached { fed } else { 0 },
+            clean: match cached {
+                true if !is_mixed || number > diffusion => fed,
+                _ => 0,
+            },
             start,
             end: start + size,
         });

@@ -6,7 +6,7 @@ use super::Plan;
 use super::blocks::Follower;
 use super::error::PlanError;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
-use crate::config::Family;
+use crate::config::{AttentionKind, Family};
 use crate::order::is_permutation;
 use crate::rows::MAX_TOKENS;
 
@@ -19,6 +19,8 @@ pub(super) const VERSION: u32 = 1;
 pub(super) struct Unchecked {
     esolm_plan: u32,
     family: Family,
+    #[serde(default)]
+    attention: Option<AttentionKind>,
     length: usize,
     #[serde(default)]
     block_size: Option<usize>,
@@ -43,6 +45,7 @@ impl TryFrom<Unchecked> for Plan {
         let plan = Plan {
             esolm_plan: VERSION,
             family: read.family,
+            attention: read.attention,
             length: read.length,
             block_size: read.block_size,
             window: read.window,
@@ -78,6 +81,15 @@ impl Plan {
         }
         if self.lead && self.family != Family::Ar {
             return invalid("only an AR plan has a prepended token".into());
+        }
+        match (self.family, self.attention) {
+            (_, None) | (Family::EsoLm, Some(AttentionKind::Mixed)) => {}
+            (family, Some(attention)) => {
+                return invalid(format!(
+                    "it has {attention} attention, and of a plan for {} that is not said",
+                    family.one()
+                ));
+            }
         }
         self.check_blocks().map_err(PlanError::Invalid)?;
         for (index, sequence) in self.sequences.iter().enumerate() {
@@ -194,6 +206,12 @@ impl Plan {
             Phase::Sequential => step.start == known && step.end.checked_sub(1) == Some(step.start),
         };
         let family = match self.family {
+            // Before the sequential phase every row sees those that joined last.
+            Family::EsoLm if self.attention.is_some() => match step.phase {
+                Phase::Prompt => false,
+                Phase::Diffusion => step.clean == 0,
+                Phase::Sequential => step.clean == 0 || last == Phase::Sequential,
+            },
             Family::EsoLm => true,
             Family::Mdlm => step.phase == Phase::Diffusion && step.clean == 0,
             Family::Ar => step.phase != Phase::Diffusion && step.clean < step.start,
