@@ -302,7 +302,9 @@ fn a_checkpoint_is_a_start() {
     let text = std::fs::read_to_string(&recipe).expect("a recipe");
     let (_, rest) = text.split_once("[data]").expect("it names a text");
     let bare = folder.file("bare.toml");
-    let rest = rest.replace("vocab_size = 280\n", "").replace("tokens = 20000", "tokens = 1280");
+    let rest = rest
+        .replace("vocab_size = 280\n", "")
+        .replace("tokens = 20000", "tokens = 1280");
     std::fs::write(&bare, format!("[data]{rest}")).expect("writable");
 
     let (out, model) = (folder.file("second"), format!("{first}/model"));
@@ -317,10 +319,22 @@ fn a_checkpoint_is_a_start() {
     let report = succeed(&["inspect", &format!("{out}/model"), "--json"]);
     let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
     assert_eq!(
-        (&report["family"], &report["alpha_0"], &report["hidden"], &report["length"]),
+        (
+            &report["family"],
+            &report["alpha_0"],
+            &report["hidden"],
+            &report["length"]
+        ),
         (&"esolm".into(), &0.5.into(), &32.into(), &32.into())
     );
-    let text = ["sample", "--model", &format!("{out}/model"), "--device", "cpu", "-q"];
+    let text = [
+        "sample",
+        "--model",
+        &format!("{out}/model"),
+        "--device",
+        "cpu",
+        "-q",
+    ];
     assert!(!succeed(&text).is_empty());
 
     // It goes on by the same command, without the checkpoint, and from no other one.
