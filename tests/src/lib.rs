@@ -11,6 +11,7 @@ pub mod family_schedules;
 pub mod golden;
 pub mod halves;
 pub mod losses;
+pub mod mixed;
 pub mod runner;
 pub mod sets;
 pub mod sets_sampling;

@@ -1,5 +1,6 @@
 //! The CPU executor against the published code's golden numbers, and its cache against none.
 
+use burn::tensor::Device;
 use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::executor::Draw;
 use esolm::network::store::{stored_form, write_quantised};
@@ -9,8 +10,8 @@ use esolm::{Activations, Weights};
 use esolm_tests::checks::GOLDEN;
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Runner, blocks, broken, checkpoint, checks, confidence, family, family_schedules,
-    halves, losses, sets, sets_sampling, stories,
+    OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, family,
+    family_schedules, halves, losses, mixed, sets, sets_sampling, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -101,14 +102,27 @@ fn golden_sampling() {
 fn cached_equals_uncached() {
     let ckpt = stories();
     let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
-    for (what, options) in checks::cached_cases(ckpt.config()) {
-        let plan = Plan::new(&options).unwrap();
-        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
-        println!(
-            "{what}: {} steps, largest difference {largest:e}",
-            plan.nfe()
-        );
+    let own = ckpt.config();
+    for config in [own.clone(), mixed::config(own)] {
+        for (what, options) in checks::cached_cases(&config) {
+            let plan = Plan::new(&options).unwrap();
+            let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+            println!(
+                "{what}, {}: {} steps, largest difference {largest:e}",
+                config.attention,
+                plan.nfe()
+            );
+        }
     }
+}
+
+/// An Eso-LM (A) samples from what it was trained to compute, step by step.
+#[test]
+fn mixed_attention_samples_as_it_was_trained() {
+    let ckpt = checkpoint("model_a");
+    let mut reference = Reference::load(&ckpt, &Device::flex());
+    let steps = mixed::check(ckpt.config(), &mut OnDevice::cpu(&ckpt), &mut reference);
+    println!("{steps} steps");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The GPU path against the published code's golden numbers, its cache against none, and what it promises about memory traffic.
 //! Needs a GPU adapter; a software one will do.
 
+use burn::tensor::Device;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::engine::{Engine, Run};
 use esolm::executor::{Draw, Executor};
@@ -13,8 +14,8 @@ use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{
-    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, confidence, family,
-    family_schedules, halves, losses, sets_sampling, stories,
+    Golden, OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, family,
+    family_schedules, halves, losses, mixed, sets_sampling, stories,
 };
 use pollster::block_on;
 
@@ -276,6 +277,16 @@ fn cached_equals_uncached() {
     }
 }
 
+/// An Eso-LM (A) samples from what it was trained to compute, step by step.
+#[test]
+fn mixed_attention_samples_as_it_was_trained() {
+    let ckpt = checkpoint("model_a");
+    let mut reference = Reference::load(&ckpt, &Device::flex());
+    let mut gpu = OnDevice::gpu(&ckpt, LoadOptions::default());
+    let steps = mixed::check(ckpt.config(), &mut gpu, &mut reference);
+    println!("{steps} steps");
+}
+
 #[test]
 fn cached_blocks_equal_uncached() {
     let ckpt = blocks::checkpoint();
@@ -315,7 +326,13 @@ fn check_cached(weights: Weights) {
         OnDevice::gpu(&ckpt, options)
     };
     let (mut cached, mut uncached) = (load(), load());
-    for (what, options) in checks::cached_cases(ckpt.config()) {
+    let own = ckpt.config();
+    let mixed = mixed::config(own);
+    let cases = [own, &mixed]
+        .map(checks::cached_cases)
+        .into_iter()
+        .flatten();
+    for (what, options) in cases {
         // Both phases in one plan are enough to tell whether fewer bits change anything about it.
         if weights != Weights::F32 && what != "alpha_0 = 0.5" {
             continue;

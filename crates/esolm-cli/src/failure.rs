@@ -85,6 +85,11 @@ impl Failure {
                 false,
                 "keep the values that it was trained with, or give another --out for a new training",
             ),
+            TrainError::SourceDiffers { .. } => (
+                false,
+                "leave these keys out, since the weights to start from settle them",
+            ),
+            TrainError::NotOpened(_) => (true, "name it with --init"),
             TrainError::TokenizerChanged { .. } => (
                 false,
                 "put back its tokenizer.json, of which model/tokenizer.json is a copy, or give another --out for a new training",

@@ -566,9 +566,9 @@ fn forms_are_compared() {
     line.extend(["--model", stories]);
     let report: Value = serde_json::from_str(&succeed(&line)).expect("JSON");
     let lines = report["lines"].as_array().expect("a list");
-    // MDLM and Eso-LM in four steps and in sixteen, BD3-LM and AR.
+    // MDLM, Eso-LM and Eso-LM (A) in four steps and in sixteen, BD3-LM and AR.
     let plans = lines.chunk_by(|a, b| a["name"] == b["name"]);
-    assert_eq!(plans.clone().count(), 6);
+    assert_eq!(plans.clone().count(), 8);
     for plan in plans {
         let forms: Vec<&str> = plan
             .iter()

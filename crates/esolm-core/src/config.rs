@@ -361,6 +361,15 @@ impl ModelConfig {
         Some(self.mask_index).filter(|&mask| mask != NO_MASK)
     }
 
+    /// The token that an AR model reads before a text, if it reads one there, and the configuration names it.
+    pub fn prepended(&self) -> Option<u32> {
+        match (self.family, self.prepend) {
+            (Family::Ar, Prepend::Bos) => self.bos,
+            (Family::Ar, Prepend::Mask) => Some(self.mask_index),
+            _ => None,
+        }
+    }
+
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
         match &self.decoder {

@@ -228,14 +228,20 @@ impl Objective {
             range.map(of).sum::<usize>() as f64
         };
         if self.config.family == Family::Ar {
+            // Without a token before the text nothing predicts its first one.
+            let before = self.config.prepended();
+            let first = usize::from(before.is_none());
             for (i, text) in texts.iter().enumerate() {
-                let targets = &text[1..];
-                builder.autoregressive(&text[..targets.len()], targets, |p| valid(i, p + 1));
+                let input: Vec<u32> = before.into_iter().chain(text.iter().copied()).collect();
+                let targets = &text[first..];
+                builder.autoregressive(&input[..targets.len()], targets, |p| {
+                    valid(i, p + first as u32)
+                });
             }
             return Prepared {
                 batch: builder.finish(0),
                 diffusion_tokens: 0.0,
-                sequential_tokens: count(0..texts.len(), 1),
+                sequential_tokens: count(0..texts.len(), first),
             };
         }
         if self.config.family == Family::Bd3Lm {

@@ -1,6 +1,7 @@
 //! What to train, on what, and how: a TOML file.
 
 mod families;
+mod text;
 
 use std::path::PathBuf;
 
@@ -42,7 +43,8 @@ pub struct Model {
     pub blocks: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of the conditioning vector; AR models and SetDLMs have none.
+    /// Width of the conditioning vector; AR models and SetDLMs have none, unless they start from one that has. 0, for a network without adaLN,
+    /// only where the training starts from a checkpoint.
     pub cond_dim: usize,
     /// Context in tokens.
     pub length: usize,
@@ -57,19 +59,27 @@ pub struct Model {
     /// Most tokens of a set of a SetDLM. Default: twice `set_size`, as published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_set_size: Option<usize>,
+    /// The checkpoint whose weights the training starts from, a path or `hf:owner/name`; without one they are random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
 }
 
 impl Model {
     /// Whether networks of the family are trained with adaLN.
     pub fn is_conditioned(&self) -> bool {
-        !matches!(self.family, Family::Ar | Family::SetDlm)
+        is_conditioned(self.family)
     }
+}
+
+/// Whether networks of a family are trained with adaLN.
+fn is_conditioned(family: Family) -> bool {
+    !matches!(family, Family::Ar | Family::SetDlm)
 }
 
 impl Default for Model {
     fn default() -> Self {
         Self {
-            family: Family::EsoLm,
+            family: text::DEFAULT,
             hidden: 256,
             blocks: 6,
             heads: 8,
@@ -79,6 +89,7 @@ impl Default for Model {
             block_size: None,
             set_size: None,
             max_set_size: None,
+            init: None,
         }
     }
 }
@@ -257,27 +268,6 @@ impl Default for Run {
 }
 
 impl Recipe {
-    /// Reads a recipe, with `table.key=value` overrides on top.
-    ///
-    /// # Errors
-    /// Text that is not TOML, unknown keys, and values out of range.
-    pub fn parse(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
-        let recipe = |e: toml::de::Error| TrainError::Recipe(one_line(&e.to_string()));
-        let text = esolm::documents::normalize(text);
-        let mut table: toml::Table = text.parse().map_err(recipe)?;
-        for assignment in overrides {
-            set(&mut table, assignment)?;
-        }
-        let parsed: Self = table.try_into().map_err(recipe)?;
-        parsed.check()?;
-        Ok(parsed)
-    }
-
-    /// The recipe with every default written out.
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("tables of numbers, texts and lists are TOML")
-    }
-
     /// Tokens of one step.
     pub fn step_tokens(&self) -> u64 {
         (self.run.batch * self.run.accumulate * self.model.length) as u64
@@ -328,6 +318,7 @@ impl Recipe {
             block_size,
             set_size,
             max_set_size,
+            init: _,
         } = self.model;
         let conditioned = self.model.is_conditioned();
         let config = ModelConfig {
@@ -361,7 +352,7 @@ impl Recipe {
             }),
             decoder: None,
         };
-        if config.cond_dim == 0 && conditioned {
+        if config.cond_dim == 0 && conditioned && self.model.init.is_none() {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.
             return Err(ConfigError::Invalid {
                 field: "cond_dim",
@@ -372,6 +363,29 @@ impl Recipe {
             }
             .into());
         }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration of a network that goes on with weights of a network of `start`, and with its vocabulary.
+    ///
+    /// # Errors
+    /// What [`ModelConfig::validate`] finds.
+    pub fn config_from(&self, start: &ModelConfig) -> Result<ModelConfig, TrainError> {
+        let is_ar = self.model.family == Family::Ar;
+        let config = ModelConfig {
+            cond_dim: match self.model.is_conditioned() {
+                true => self.model.cond_dim,
+                false => start.cond_dim,
+            },
+            vocab_size: start.vocab_size,
+            mask_index: start.mask_index,
+            bos: start.bos,
+            eos: start.eos,
+            // The others have none.
+            prepend: if is_ar { start.prepend } else { Prepend::None },
+            ..self.config(start.vocab_size - 1, 0)?
+        };
         config.validate()?;
         Ok(config)
     }
@@ -415,7 +429,9 @@ impl Recipe {
         must(
             "data.vocab_size",
             data.vocab_size,
-            data.tokenizer.is_some() || (257..=1 << 20).contains(&data.vocab_size),
+            data.tokenizer.is_some()
+                || model.init.is_some()
+                || (257..=1 << 20).contains(&data.vocab_size),
             "a whole number from 257 (all bytes and the end-of-text token) to 1048576",
         )?;
         must(
@@ -543,30 +559,6 @@ fn must(
         value: value.to_string(),
         expected: expected.into(),
     })
-}
-
-/// `table.key=value`; what is not a TOML value is a text.
-fn set(table: &mut toml::Table, assignment: &str) -> Result<(), TrainError> {
-    let wrong = || TrainError::Override(assignment.into());
-    let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
-    let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
-    let value = value.trim();
-    let value = format!("x = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut table| table.remove("x"))
-        .unwrap_or_else(|| toml::Value::String(value.into()));
-    table
-        .entry(section)
-        .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-        .as_table_mut()
-        .ok_or_else(wrong)?
-        .insert(key.into(), value);
-    Ok(())
-}
-
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

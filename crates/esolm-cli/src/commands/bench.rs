@@ -112,6 +112,7 @@ struct Report {
 struct Case {
     name: String,
     family: Family,
+    attention: AttentionKind,
     schedule: Schedule,
     steps: usize,
 }
@@ -201,32 +202,39 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
 }
 
 fn cases(arguments: &Bench) -> Vec<Case> {
-    let [mdlm, eso_lm] = [("MDLM", Family::Mdlm), ("Eso-LM", Family::EsoLm)];
+    let any_order = [
+        ("MDLM", Family::Mdlm, AttentionKind::Bidirectional),
+        ("Eso-LM", Family::EsoLm, AttentionKind::Causal),
+        ("Eso-LM (A)", Family::EsoLm, AttentionKind::Mixed),
+    ];
     let mut cases = Vec::new();
-    let mut add = |name: String, family, schedule, steps| {
+    let mut add = |name: String, family, attention, schedule, steps| {
         cases.push(Case {
             name,
             family,
+            attention,
             schedule,
             steps,
         });
     };
     for &steps in &arguments.steps {
-        for (name, family) in [mdlm, eso_lm] {
+        for (name, family, attention) in any_order {
             let name = format!("{name} T={steps}");
-            add(name, family, Schedule::Binomial, steps);
+            add(name, family, attention, Schedule::Binomial, steps);
         }
     }
     // One token a pass: what the published speed table compares.
     let length = arguments.length;
-    for (name, family) in [mdlm, eso_lm] {
+    for (name, family, attention) in any_order {
         let name = format!("{name} NFE=L");
-        add(name, family, Schedule::BlocksShuffled, length);
+        add(name, family, attention, Schedule::BlocksShuffled, length);
     }
     let size = block_size(length);
     let name = format!("BD3-LM ({size}) NFE=L");
-    add(name, Family::Bd3Lm, Schedule::FirstHitting, length);
-    add("AR".into(), Family::Ar, Schedule::Binomial, length);
+    let (block, causal) = (AttentionKind::Block, AttentionKind::Causal);
+    add(name, Family::Bd3Lm, block, Schedule::FirstHitting, length);
+    let binomial = Schedule::Binomial;
+    add("AR".into(), Family::Ar, causal, binomial, length);
     cases
 }
 
@@ -302,12 +310,7 @@ fn block_size(length: usize) -> usize {
 fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions {
     PlanOptions {
         family: case.family,
-        attention: match case.family {
-            Family::Mdlm => AttentionKind::Bidirectional,
-            Family::Bd3Lm => AttentionKind::Block,
-            Family::SetDlm => AttentionKind::Set,
-            Family::EsoLm | Family::Ar => AttentionKind::Causal,
-        },
+        attention: case.attention,
         block_size: (case.family == Family::Bd3Lm).then(|| block_size(arguments.length)),
         context: arguments.length,
         alpha_0: 1.0,

@@ -141,7 +141,10 @@ fn runs(config: &ModelConfig) -> &'static str {
         (Family::EsoLm, AttentionKind::Causal) => {
             "writes and scores in any order, with an exact cache"
         }
-        (Family::EsoLm, _) => "scores, but does not write: no cache is exact for its attention",
+        (Family::EsoLm, AttentionKind::Mixed) => {
+            "writes and scores in any order, every known token in every diffusion pass, then with an exact cache"
+        }
+        (Family::EsoLm, _) => "scores, but does not write: its masked tokens would see each other",
         (Family::Mdlm, _) => "writes and scores in any order, every position in every pass",
         (Family::Ar, _) => "writes and scores from left to right, with an exact cache",
         (Family::Bd3Lm, _) => {

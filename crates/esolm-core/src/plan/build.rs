@@ -164,11 +164,12 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
     }
     let remedy = match (options.family, options.attention) {
         (Family::EsoLm | Family::Ar, AttentionKind::Causal) => return Ok(()),
+        (Family::EsoLm, AttentionKind::Mixed) => return Ok(()),
         (Family::Mdlm, AttentionKind::Bidirectional) => return Ok(()),
         (Family::Bd3Lm, AttentionKind::Block) => return Ok(()),
         (Family::SetDlm, AttentionKind::Set) => return Ok(()),
         (Family::EsoLm, _) => {
-            "its clean tokens see each other both ways, so no cache is exact: use an Eso-LM (B), which is causal"
+            "its masked tokens would see each other, which no published sampler lets them: use an Eso-LM (A) or (B)"
         }
         (Family::Mdlm, _) => "an MDLM is bidirectional: correct the configuration",
         (Family::Ar, _) => "an AR model is causal: correct the configuration",
@@ -265,7 +266,8 @@ fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
     (steps, fed)
 }
 
-/// Eso-LM, MDLM and SetDLM: given tokens first, then the schedule over the rest.
+/// Eso-LM, MDLM and SetDLM: given tokens first, then the schedule over the rest. The clean tokens of an Eso-LM (A) see each other in the diffusion
+/// phase, so all of them are computed again whenever some have joined, for the last time in the first sequential step.
 fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
     if options.schedule == Schedule::Confidence {
         return by_confidence(options, sequence, given);
@@ -283,7 +285,8 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
     order.extend(draw.order);
 
     let cached = options.family != Family::Mdlm;
-    let (mut steps, mut fed) = if cached && !free.is_empty() {
+    let is_mixed = options.is_mixed();
+    let (mut steps, mut fed) = if cached && !is_mixed && !free.is_empty() {
         prompt_steps(known)
     } else {
         (Vec::new(), 0)
@@ -301,7 +304,10 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
             true => Phase::Diffusion,
             false => Phase::Sequential,
         };
-        let clean = if cached { fed } else { 0 };
+        let clean = match cached {
+            true if !is_mixed || number > diffusion => fed,
+            _ => 0,
+        };
         steps.push(PlanStep::new(phase, clean, start, start + size));
         fed = start;
         start += size;

@@ -7,7 +7,7 @@ use super::blocks::Follower;
 use super::error::PlanError;
 use super::sets::SetRules;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
-use crate::config::Family;
+use crate::config::{AttentionKind, Family};
 use crate::order::is_permutation;
 use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
@@ -21,6 +21,8 @@ pub(super) const VERSION: u32 = 1;
 pub(super) struct Unchecked {
     esolm_plan: u32,
     family: Family,
+    #[serde(default)]
+    attention: Option<AttentionKind>,
     length: usize,
     #[serde(default)]
     block_size: Option<usize>,
@@ -49,6 +51,7 @@ impl TryFrom<Unchecked> for Plan {
         let plan = Plan {
             esolm_plan: VERSION,
             family: read.family,
+            attention: read.attention,
             length: read.length,
             block_size: read.block_size,
             window: read.window,
@@ -97,6 +100,15 @@ impl Plan {
             }
         }
         self.check_sets().map_err(PlanError::Invalid)?;
+        match (self.family, self.attention) {
+            (_, None) | (Family::EsoLm, Some(AttentionKind::Mixed)) => {}
+            (family, Some(attention)) => {
+                return invalid(format!(
+                    "it has {attention} attention, and of a plan for {} that is not said",
+                    family.one()
+                ));
+            }
+        }
         self.check_blocks().map_err(PlanError::Invalid)?;
         for (index, sequence) in self.sequences.iter().enumerate() {
             self.check_sequence(sequence)
@@ -272,6 +284,12 @@ impl Plan {
             Phase::Sequential => step.start == known && step.end.checked_sub(1) == Some(step.start),
         };
         let family = match self.family {
+            // Before the sequential phase every row sees those that joined last.
+            Family::EsoLm if self.attention.is_some() => match step.phase {
+                Phase::Prompt => false,
+                Phase::Diffusion => step.clean == 0,
+                Phase::Sequential => step.clean == 0 || last == Phase::Sequential,
+            },
             Family::EsoLm | Family::SetDlm => true,
             Family::Mdlm => step.phase == Phase::Diffusion && step.clean == 0,
             Family::Ar => step.phase != Phase::Diffusion && step.clean < step.start,

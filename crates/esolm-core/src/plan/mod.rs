@@ -21,7 +21,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Family;
+use crate::config::{AttentionKind, Family};
 use crate::message::json_error;
 use crate::order;
 use crate::reveal::{Choice, Group, Rule};
@@ -45,6 +45,9 @@ pub struct Plan {
     pub family: Family,
     /// Entries of each sequence, a prepended one included.
     pub length: usize,
+    /// [`AttentionKind::Mixed`] for an Eso-LM (A), and nothing for all others, whose family says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attention: Option<AttentionKind>,
     /// Tokens of a block, for a BD3-LM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
@@ -77,6 +80,7 @@ impl Plan {
         Ok(Self {
             esolm_plan: check::VERSION,
             family: options.family,
+            attention: options.is_mixed().then_some(options.attention),
             length: options.length + usize::from(lead),
             block_size: options.block_size,
             window: options.window(),
@@ -198,6 +202,20 @@ impl Plan {
         }
     }
 
+    /// The first slots, which clean rows of an Eso-LM attend to wherever they are. Of an Eso-LM (A) those are all that are known in the diffusion
+    /// phase, and in the sequential phase what was known when it began.
+    fn seen_by_all(&self, sequence: &SequencePlan, step: &PlanStep) -> u32 {
+        match (self.attention, step.phase) {
+            (None, _) => 0,
+            (Some(_), Phase::Sequential) => {
+                let steps = &sequence.steps;
+                let first = steps.partition_point(|step| step.phase != Phase::Sequential);
+                steps.get(first).map_or(0, |first| first.start)
+            }
+            (Some(_), _) => step.start,
+        }
+    }
+
     /// Of a BD3-LM's step, the position up to which clean blocks are computed, and the positions of the block that is drawn from.
     fn blocks_of(&self, sequence: &SequencePlan, step: &PlanStep) -> (u32, Range<u32>) {
         match sequence.order[step.start as usize..step.end as usize].first() {
@@ -286,6 +304,7 @@ impl Plan {
         };
         match self.family {
             Family::EsoLm | Family::SetDlm => {
+                let least = self.seen_by_all(sequence, step);
                 // Masks of a SetDLM see none of each other.
                 let sees = |slot| match self.family {
                     Family::SetDlm => step.start,
@@ -295,7 +314,7 @@ impl Plan {
                     let position = sequence.order[slot as usize];
                     let place = first + position;
                     if slot < step.start {
-                        push(slot, position, slot + 1, place, NO_TARGET);
+                        push(slot, position, least.max(slot + 1), place, NO_TARGET);
                     } else {
                         push(slot, position, sees(slot), MASKED, place);
                     }
@@ -361,13 +380,15 @@ impl Plan {
         }
     }
 
-    /// Clean slots in the KV cache after a step, over all sequences; 0 for MDLM, which has no cache.
+    /// Clean slots in the KV cache after a step, over all sequences; 0 for MDLM, which has no cache, and in the diffusion phase of an
+    /// Eso-LM (A), whose next step computes all of them again.
     pub fn cache_length(&self, step: usize) -> usize {
         let slots = self.layout().slots;
         let last = |s: &SequencePlan| {
             let step = s.steps.get(step).or(s.steps.last())?;
             Some(match self.family {
                 Family::Mdlm => 0,
+                Family::EsoLm if self.attention.is_some() && step.phase != Phase::Sequential => 0,
                 Family::EsoLm | Family::SetDlm | Family::Ar => step.start as usize,
                 Family::Bd3Lm => (self.blocks_of(s, step).0 as usize).min(slots),
             })

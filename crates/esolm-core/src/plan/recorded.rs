@@ -14,7 +14,7 @@ use super::blocks::Blocks;
 use super::check::VERSION;
 use super::error::PlanError;
 use super::types::{Phase, PlanStep, SequencePlan};
-use crate::config::Family;
+use crate::config::{AttentionKind, Family};
 
 /// The run of an MDLM or a BD3-LM as a plan, and which recorded step drew which position.
 ///
@@ -74,6 +74,38 @@ impl Plan {
         vocab_size: usize,
     ) -> Result<Self, PlanError> {
         let sequential = sequential_start(sort_idx, steps);
+        Self::from_steps(None, sequential, sort_idx, steps, mask_index, vocab_size)
+    }
+
+    /// As [`Plan::from_recorded`], of an Eso-LM (A). A step that does not compute all known tokens belongs to the sequential phase, which begins
+    /// in the step before the first such one: until then they see each other, and each that joins changes the others.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_recorded_mixed(
+        sort_idx: &[Vec<u32>],
+        steps: &[[u32; 3]],
+        mask_index: u32,
+        vocab_size: usize,
+    ) -> Result<Self, PlanError> {
+        let cached = steps.iter().position(|[clean, ..]| *clean > 0);
+        let first = cached.map(|step| step.saturating_sub(1));
+        let sequential = first.map_or(u32::MAX, |first| steps[first][1]);
+        let attention = Some(AttentionKind::Mixed);
+        Self::from_steps(
+            attention, sequential, sort_idx, steps, mask_index, vocab_size,
+        )
+    }
+
+    /// The plan of recorded steps, of which those from entry `sequential` on are sequential ones.
+    fn from_steps(
+        attention: Option<AttentionKind>,
+        sequential: u32,
+        sort_idx: &[Vec<u32>],
+        steps: &[[u32; 3]],
+        mask_index: u32,
+        vocab_size: usize,
+    ) -> Result<Self, PlanError> {
         let steps: Vec<PlanStep> = steps
             .iter()
             .map(|&[clean, start, end]| {
@@ -96,6 +128,7 @@ impl Plan {
         let plan = Self {
             esolm_plan: VERSION,
             family: Family::EsoLm,
+            attention,
             length: sort_idx.first().map_or(0, Vec::len),
             block_size: None,
             window: None,
@@ -168,6 +201,7 @@ impl Plan {
         let plan = Self {
             esolm_plan: VERSION,
             family: Family::Mdlm,
+            attention: None,
             length: first.len(),
             block_size: None,
             window: None,
@@ -312,6 +346,7 @@ impl Plan {
         let plan = Self {
             esolm_plan: VERSION,
             family: Family::Bd3Lm,
+            attention: None,
             length,
             block_size: Some(size),
             window,

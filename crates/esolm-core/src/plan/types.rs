@@ -176,6 +176,11 @@ pub struct PlanOptions {
 }
 
 impl PlanOptions {
+    /// Whether it is for an Eso-LM (A).
+    pub(super) fn is_mixed(&self) -> bool {
+        self.family == Family::EsoLm && self.attention == AttentionKind::Mixed
+    }
+
     /// Slots of the cache where the text is longer than the context.
     pub(super) fn window(&self) -> Option<usize> {
         let can = match self.family {
@@ -242,7 +247,8 @@ impl PlanOptions {
 pub struct PlanStep {
     /// What it does.
     pub phase: Phase,
-    /// Entries clean..start of the order enter as known tokens; those below stand in the cache. An MDLM computes every row. Of a BD3-LM it
+    /// Entries clean..start of the order enter as known tokens; those below stand in the cache. An MDLM computes every row, an Eso-LM (A)
+    /// all known ones up to its first sequential step, as they see each other. Of a BD3-LM it
     /// is a position, from which clean blocks enter up to the one that is drawn from.
     pub clean: u32,
     /// Entries start..end are drawn; an AR model draws entry `start` from the row of entry `start - 1`.
