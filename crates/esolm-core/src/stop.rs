@@ -160,8 +160,14 @@ mod tests {
         assert_eq!(by_eos.end_of_sets(&text[..40], 1), None);
         let entropy = rules(&[StopRule::Entropy], 9);
         let repeats: Vec<u32> = (0..200).map(|i| 10 + i % 3).collect();
-        assert_eq!(entropy.end_of_sets(&repeats, 1), Some((72, Finish::Entropy)));
-        assert_eq!(entropy.end_of_sets(&repeats, 60), Some((92, Finish::Entropy)));
+        assert_eq!(
+            entropy.end_of_sets(&repeats, 1),
+            Some((72, Finish::Entropy))
+        );
+        assert_eq!(
+            entropy.end_of_sets(&repeats, 60),
+            Some((92, Finish::Entropy))
+        );
         assert_eq!(entropy.end_of_sets(&repeats[..127], 1), None);
         let differs: Vec<u32> = (0..200).collect();
         assert_eq!(entropy.end_of_sets(&differs, 1), None);

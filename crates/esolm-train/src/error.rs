@@ -91,6 +91,11 @@ pub enum TrainError {
         /// What differs.
         changed: Vec<Changed>,
     },
+    /// A decoder of another kind of network cannot be trained here.
+    #[error(
+        "{0} is a decoder of the Qwen3, Qwen2 or Llama kind, which training does not know; start from an Eso-LM, an MDLM, a BD3-LM, a SetDLM or an AR model of this family"
+    )]
+    SourceIsDecoder(String),
     /// A recipe that describes other weights than those of the checkpoint that it starts from.
     #[error("the recipe has {}, but {source_name} has {}", list(changed, |c| &c.now), list(changed, |c| &c.saved))]
     SourceDiffers {

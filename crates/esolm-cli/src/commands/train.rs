@@ -82,6 +82,7 @@ fn recipe(arguments: &Train, show: &mut Show) -> Result<(Recipe, Option<Source>)
                 config: arguments.config.clone(),
                 raw_weights: arguments.raw_weights,
                 progress: !arguments.quiet,
+                ..OpenOptions::default()
             };
             let source = Source::new(&name, Checkpoint::open(&name, &options)?);
             let recipe = Recipe::parse_from(&text, &set, &source).map_err(Failure::training)?;

@@ -7,7 +7,7 @@ use super::blocks::Follower;
 use super::error::PlanError;
 use super::sets::SetRules;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
-use crate::config::{AttentionKind, Family};
+use crate::config::{AttentionKind, Family, NO_MASK};
 use crate::order::is_permutation;
 use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
@@ -81,7 +81,8 @@ impl Plan {
         if self.sequences.is_empty() || self.sequences.len() > MAX_TOKENS / self.length {
             return invalid(format!("it has {} sequences", self.sequences.len()));
         }
-        if self.mask_index as usize >= self.vocab_size {
+        let has_none = self.family == Family::Ar && self.mask_index == NO_MASK;
+        if self.mask_index as usize >= self.vocab_size && !has_none {
             return invalid(format!(
                 "its mask token {} lies beyond its vocabulary of {}",
                 self.mask_index, self.vocab_size

@@ -57,6 +57,9 @@ impl Recipe {
     ) -> Result<Self, TrainError> {
         let mut table = table(text, overrides)?;
         let config = source.checkpoint().config();
+        if config.decoder.is_some() {
+            return Err(TrainError::SourceIsDecoder(source.name().into()));
+        }
         let own = config.family;
         let family = family(&table, own).unwrap_or(own);
         let changed = take(&mut table, of_source(source.name(), config, family));

@@ -21,7 +21,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         schedule: arguments.schedule.map(Into::into),
         sar_steps: arguments.sar_steps,
         confidence_threshold: arguments.confidence_threshold,
-        block_size: arguments.block_size,
+        block_size: arguments.source.model.block_size,
         window: arguments.sets.window,
         train_order: arguments.sets.train_order,
         infill_context: arguments.sets.infill_context.map(Into::into),
