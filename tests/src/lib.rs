@@ -5,6 +5,7 @@
 pub mod blocks;
 pub mod broken;
 pub mod checks;
+pub mod decoders;
 pub mod family;
 pub mod family_schedules;
 pub mod golden;

@@ -8,8 +8,8 @@ use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves, losses,
-    stories,
+    OnDevice, Runner, blocks, broken, checkpoint, checks, decoders, family, family_schedules,
+    halves, losses, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -55,6 +55,57 @@ fn golden_family_sampling() {
 #[test]
 fn golden_family_stop_rules() {
     println!("{} texts", blocks::check_stop_rules());
+}
+
+/// Decoders of the Qwen3, Qwen2 and Llama kinds.
+#[test]
+fn golden_llm_forward() {
+    let [cases, passes] = decoders::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{cases} cases, {passes} passes");
+}
+
+/// With fewer bits too, a decoder's text does not depend on its batch.
+#[test]
+fn golden_llm_company() {
+    for case in decoders::cases() {
+        let (f32, rounded) = ((Weights::F32, Activations::F32), ROUNDED);
+        for (weights, activations) in rounded.into_iter().chain([f32]) {
+            decoders::check_company(&case.checkpoint, |ckpt| {
+                Box::new(OnDevice::rounded(ckpt, weights, activations))
+            });
+        }
+    }
+}
+
+/// Decoders with fewer bits stay near the published numbers: 16 bits are hardly seen, 4 bits change no logit by more than its deviation.
+#[test]
+fn golden_llm_rounded() {
+    for case in decoders::cases() {
+        let pass = case
+            .golden
+            .names()
+            .into_iter()
+            .find(|name| name.ends_with(".logits"));
+        let pass = pass.unwrap().trim_end_matches(".logits");
+        let want = case.golden.f32(&format!("{pass}.logits"));
+        let square = |values: &mut dyn Iterator<Item = f32>| {
+            let all: Vec<f32> = values.collect();
+            (all.iter().map(|x| x * x).sum::<f32>() / all.len() as f32).sqrt()
+        };
+        let size = square(&mut want.iter().copied());
+        for ((weights, activations), bound) in ROUNDED.into_iter().zip([2e-3, 0.05, 0.08, 0.6, 0.6])
+        {
+            let mut runner = OnDevice::rounded(&case.checkpoint, weights, activations);
+            let got = decoders::logits(&case, pass, &mut runner);
+            let error = square(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / size;
+            println!("{}, {weights}/{activations}: {error}", case.name);
+            assert!(
+                error < bound,
+                "{}, {weights}/{activations}: {error}",
+                case.name
+            );
+        }
+    }
 }
 
 #[test]

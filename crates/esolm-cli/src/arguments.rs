@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use esolm::config::{Family, ReadAs};
 use esolm::plan::Schedule;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::stop::StopRule;
@@ -88,6 +89,36 @@ pub struct Model {
     /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
     #[arg(long)]
     pub raw_weights: bool,
+    /// What a model is whose config.json does not say it: those of a2d-qwen3 and a2d-qwen2 may be either.
+    #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
+    pub read_as: Option<ReadAsName>,
+    /// Tokens of a block of a BD3-LM. A model with adaLN is sampled with blocks that divide the length and the context; with --mode block of
+    /// `esolm forward` the last block may be shorter. Default: the model's own.
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub block_size: Option<usize>,
+}
+
+impl Model {
+    /// What the configuration leaves open.
+    pub fn read_as(&self) -> ReadAs {
+        ReadAs {
+            family: self.read_as.map(|name| match name {
+                ReadAsName::Mdlm => Family::Mdlm,
+                ReadAsName::Bd3lm => Family::Bd3Lm,
+            }),
+            block_size: self.block_size,
+            mask: None,
+        }
+    }
+}
+
+/// What a model may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadAsName {
+    /// Masked diffusion over the whole text.
+    Mdlm,
+    /// Blocks from left to right; with --block-size.
+    Bd3lm,
 }
 
 /// Which checkpoint, and which tokenizer.
@@ -190,9 +221,6 @@ pub struct Sample {
     /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
     #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub sar_steps: Option<usize>,
-    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
-    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the

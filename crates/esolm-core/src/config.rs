@@ -86,6 +86,9 @@ pub enum ConfigError {
         /// What `model_type` says.
         model_type: &'static str,
     },
+    /// A decoder that is read as a BD3-LM without a length of its blocks.
+    #[error("nothing says how many tokens a block of this BD3-LM has")]
+    Blocks,
     /// Two fields, or a field and the tensors, contradict each other.
     #[error("{first} but {second}; {remedy}")]
     Contradiction {
@@ -258,7 +261,17 @@ impl ModelConfig {
     /// # Errors
     /// Text that is not a JSON object, absent or unusable fields, and whatever [`ModelConfig::validate`] finds.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
-        PartialConfig::from_json(json, "the configuration")?.complete()
+        Self::from_json_as(json, &ReadAs::default())
+    }
+
+    /// As [`ModelConfig::from_json`], with what somebody says that the configuration leaves open.
+    ///
+    /// # Errors
+    /// As there, and where it contradicts what is said.
+    pub fn from_json_as(json: &str, said: &ReadAs) -> Result<Self, ConfigError> {
+        let mut config = PartialConfig::from_json(json, "the configuration")?;
+        config.read_as(said)?;
+        config.complete()
     }
 
     /// Writes the Hugging Face form, which [`ModelConfig::from_json`] reads back to the same value.

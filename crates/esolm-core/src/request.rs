@@ -408,6 +408,13 @@ impl Request {
         // An AR model that prepends a token has it in its plan already.
         let opens = self.bos != Some(false)
             && (config.family != Family::Ar || config.prepend == Prepend::None);
+        // Of a decoder its tokenizer knows, and where nothing else begins a text that token must.
+        let opens = match config.decoder {
+            Some(_) if self.bos.is_none() && !self.prompt.is_empty() => {
+                codec.is_some_and(TextCodec::puts_bos)
+            }
+            _ => opens,
+        };
         let opening: Vec<u32> = ends.bos.filter(|_| opens).into_iter().collect();
 
         let (mut word_ends, mut altered) = (Vec::new(), None);

@@ -14,8 +14,8 @@ use web_time::Instant;
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::error::EngineError;
 use crate::executor::{
-    Draw, Executor, Pending, check_drawn, check_logits, check_rows, check_targets, check_tokens,
-    noise_keys,
+    Draw, Executor, Pending, check_drawn, check_logits, check_masked, check_rows, check_targets,
+    check_tokens, noise_keys,
 };
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
@@ -106,7 +106,12 @@ impl Engine {
     /// # Errors
     /// When the tokens do not fit the layout or the vocabulary, or the batch does not fit the device.
     pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
-        check_tokens(layout, tokens, self.config.vocab_size)?;
+        check_tokens(
+            layout,
+            tokens,
+            self.config.vocab_size,
+            self.config.mask_index,
+        )?;
         self.layout = Layout::default();
         self.executor.start(layout, tokens)?;
         self.layout = *layout;
@@ -138,6 +143,7 @@ impl Engine {
         let tokens = self.layout.tokens / self.layout.sequences.max(1);
         let positions = (self.config.length + 1).max(self.layout.slots.max(tokens));
         check_rows(&self.layout, positions, step)?;
+        check_masked(step, self.config.mask())?;
         let keys = match ids {
             Some(ids) => noise_keys(&self.layout, step, ids)?,
             None => vec![[0; 2]; step.sampled.len()],

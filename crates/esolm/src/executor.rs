@@ -93,11 +93,16 @@ pub trait Executor {
     fn close(self: Box<Self>) -> Result<(), EngineError>;
 }
 
-/// Checks that a batch's tokens fit its layout and the vocabulary.
+/// Checks that a batch's tokens fit its layout and the vocabulary; what is not known is `mask`, which need not be one of its tokens.
 ///
 /// # Errors
 /// [`EngineError::Rows`] saying what does not fit.
-pub fn check_tokens(layout: &Layout, tokens: &[u32], vocab: usize) -> Result<(), EngineError> {
+pub fn check_tokens(
+    layout: &Layout,
+    tokens: &[u32],
+    vocab: usize,
+    mask: u32,
+) -> Result<(), EngineError> {
     if tokens.len() != layout.tokens {
         return Err(EngineError::Rows(format!(
             "{} tokens for a layout of {}",
@@ -105,7 +110,8 @@ pub fn check_tokens(layout: &Layout, tokens: &[u32], vocab: usize) -> Result<(),
             layout.tokens
         )));
     }
-    match tokens.iter().find(|&&token| token as usize >= vocab) {
+    let mut tokens = tokens.iter();
+    match tokens.find(|&&token| token as usize >= vocab && token != mask) {
         Some(token) => Err(EngineError::Rows(format!(
             "the token {token} is beyond the vocabulary of {vocab}"
         ))),
@@ -136,6 +142,20 @@ pub fn check_rows(layout: &Layout, positions: usize, step: &StepRows) -> Result<
     let rows = step.rows.len();
     match step.sampled.iter().find(|&&index| index as usize >= rows) {
         Some(index) => Err(EngineError::Rows(format!("sampled row {index} of {rows}"))),
+        None => Ok(()),
+    }
+}
+
+/// Checks that no row reads the mask of a model that has none.
+///
+/// # Errors
+/// [`EngineError::Rows`] naming the first that does.
+pub fn check_masked(step: &StepRows, mask: Option<u32>) -> Result<(), EngineError> {
+    let mut rows = step.rows.iter();
+    match rows.position(|row| row.source == MASKED && mask.is_none()) {
+        Some(index) => Err(EngineError::Rows(format!(
+            "row {index} reads the mask, which the model does not have"
+        ))),
         None => Ok(()),
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use esolm::MaskMode;
 
-use super::values::at_least_one;
 use super::{Device, Model};
 
 /// Runs whole sequences through the network once.
@@ -36,9 +35,6 @@ pub struct Forward {
     /// blocks of x0 before it, as a BD3-LM reads them.
     #[arg(long, value_enum, default_value = "diffusion")]
     pub mode: ModeName,
-    /// Tokens of a block, for --mode block; where it does not divide the length, the last block is shorter. Default: the model's own.
-    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
-    pub block_size: Option<usize>,
     /// Attention mask over sorted places. Default: the model's own (mixed for the sequential mode of an Eso-LM (A)).
     #[arg(long, value_enum)]
     pub mask: Option<MaskName>,

@@ -35,7 +35,7 @@ fn pass(
                 "--mode block has a mask of its own; leave out --mask",
             ));
         }
-        if config.block_size.is_none() && arguments.block_size.is_none() {
+        if config.block_size.is_none() && arguments.model.block_size.is_none() {
             return Err(Failure::usage(format!(
                 "--mode block needs a block size, which {} does not name; give one with --block-size",
                 config.family.one()
@@ -45,10 +45,11 @@ fn pass(
         let rows = |name| input.rows(name, ["B", "L"]);
         let (xt, x0) = (rows("xt")?, rows("x0")?);
         let shape = shape(&xt);
-        let block_size = arguments.block_size;
+        let block_size = arguments.model.block_size;
         return Ok((esolm::Forward::Blocks { block_size, xt, x0 }, shape));
     }
-    if arguments.block_size.is_some() {
+    let is_of_model = config.decoder.is_some() && config.block_size.is_some();
+    if arguments.model.block_size.is_some() && !is_of_model {
         return Err(Failure::usage(
             "--block-size goes with --mode block; give both or neither",
         ));

@@ -197,6 +197,32 @@ fn recommended(settings: &Recommended, family: Family) -> String {
     options.join(" ")
 }
 
+/// The network in a line.
+fn shape(config: &ModelConfig) -> String {
+    let sizes = format!(
+        "{} blocks, width {}, {} heads of {}",
+        config.n_blocks,
+        config.hidden,
+        config.n_heads,
+        config.head_dim()
+    );
+    match (&config.decoder, config.cond_dim) {
+        (Some(decoder), _) => format!(
+            "{}'s: {sizes} over {} of keys and values, MLP of {}, rotary base {}, {}",
+            decoder.kind,
+            decoder.kv_heads,
+            decoder.inner,
+            decoder.rotary_base,
+            match decoder.tied {
+                true => "the output matrix is the embedding",
+                false => "an output matrix of its own",
+            }
+        ),
+        (None, 0) => format!("{sizes}, without adaLN"),
+        (None, width) => format!("{sizes}, adaLN of conditioning width {width}"),
+    }
+}
+
 fn table(report: &Report, with_tensors: bool) -> String {
     let config = report.config;
     let mut text = String::new();
@@ -221,20 +247,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
             ),
         },
     );
-    row(
-        "shape",
-        format!(
-            "{} blocks, width {}, {} heads of {}{}",
-            config.n_blocks,
-            config.hidden,
-            config.n_heads,
-            config.head_dim(),
-            match config.cond_dim {
-                0 => ", without adaLN".into(),
-                width => format!(", adaLN of conditioning width {width}"),
-            }
-        ),
-    );
+    row("shape", shape(config));
     for (what, layers) in [
         ("more", &report.biases.more),
         ("fewer", &report.biases.fewer),
@@ -248,9 +261,12 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row(
         "vocabulary",
         format!(
-            "{} (mask {}{})",
+            "{} ({}{})",
             config.vocab_size,
-            config.mask_index,
+            match config.mask() {
+                Some(mask) => format!("mask {mask}"),
+                None => "no mask".into(),
+            },
             match report.mask_told {
                 true => "",
                 false => ", the last token, since the checkpoint names none",
@@ -267,7 +283,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
         let range = format!("{least} to {most} of the tokens masked in training");
         row("noise", range);
     }
-    if config.family == Family::Ar {
+    if config.family == Family::Ar && config.decoder.is_none() {
         row("prepends", config.prepend.to_string());
     }
     row(

@@ -15,6 +15,7 @@ use crate::{output, setup, texts};
 
 pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
     let files = setup::open(&arguments.source, arguments.quiet)?;
+    setup::check_block_size(&arguments.source.model, files.config())?;
     let mut options = ScoreOptions {
         likelihood: Likelihood {
             alpha_0: arguments.alpha0,

@@ -514,7 +514,7 @@ impl PartialConfig {
             block_size: match family {
                 // What the published models have that do not say.
                 Family::Bd3Lm if partial.kind == DecoderKind::Sdar => self.block_size.or(Some(4)),
-                Family::Bd3Lm => self.block_size,
+                Family::Bd3Lm => Some(self.block_size.ok_or(ConfigError::Blocks)?),
                 _ => None,
             },
             noise_range: None,

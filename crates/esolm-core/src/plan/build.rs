@@ -6,7 +6,7 @@ use super::schedule;
 use super::types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
-use crate::config::{AttentionKind, Family, Prepend};
+use crate::config::{AttentionKind, Family, NO_MASK, Prepend};
 use crate::rows::MAX_TOKENS;
 
 /// The token before a text, if the model reads one there, and the plan of every sequence.
@@ -98,7 +98,10 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         _ => {}
     }
     for (name, token) in [
-        ("mask_index", Some(options.mask_index)),
+        (
+            "mask_index",
+            Some(options.mask_index).filter(|&mask| mask != NO_MASK),
+        ),
         ("bos_token_id", options.bos),
     ] {
         if let Some(token) = token

@@ -6,7 +6,7 @@ use super::Plan;
 use super::blocks::Follower;
 use super::error::PlanError;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
-use crate::config::Family;
+use crate::config::{Family, NO_MASK};
 use crate::order::is_permutation;
 use crate::rows::MAX_TOKENS;
 
@@ -70,7 +70,8 @@ impl Plan {
         if self.sequences.is_empty() || self.sequences.len() > MAX_TOKENS / self.length {
             return invalid(format!("it has {} sequences", self.sequences.len()));
         }
-        if self.mask_index as usize >= self.vocab_size {
+        let has_none = self.family == Family::Ar && self.mask_index == NO_MASK;
+        if self.mask_index as usize >= self.vocab_size && !has_none {
             return invalid(format!(
                 "its mask token {} lies beyond its vocabulary of {}",
                 self.mask_index, self.vocab_size

@@ -16,6 +16,7 @@ mod product;
 #[cfg(not(target_family = "wasm"))]
 mod rates;
 mod rotary;
+mod shape;
 mod simd;
 mod stream;
 
@@ -32,23 +33,26 @@ use crate::measure::Rates;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::forms::{Comparison, Scope};
 use crate::memory::{self, MemoryUse};
-use crate::network::fold::{Folding, Linear};
+use crate::network::fold::{self, Folding, Linear, Part};
 use crate::network::store::group_bytes;
 use crate::weights::{Activations, Weights};
 
 use attention::{Cache, Heads};
 use embedding::Embedding;
+use esolm_core::quantise::GROUP;
 use estimate::Largest;
 use level::{Level, Work};
-use pass::{Block, Scratch, for_logits};
+use pass::{Block, QkNorm, Scratch, for_logits};
 use product::Matrix;
+use shape::Shape;
 use simd::Simd;
 
 /// A model on the CPU.
 pub struct CpuExecutor {
     config: ModelConfig,
-    heads: Heads,
-    embedding: Embedding,
+    shape: Shape,
+    /// `None` where it is the output matrix.
+    embedding: Option<Embedding>,
     blocks: Vec<Block>,
     head: Matrix,
     /// The batch whose memory was asked for, and its largest pass.
@@ -102,28 +106,43 @@ impl CpuExecutor {
         start_threads()?;
         let bytes = estimate::model(&config, weights) + group_bytes(ckpt);
         memory::ask(MemoryUse::Model, bytes)?;
-        ckpt.fetch("sigma_map.").await?;
-        let folding = Folding::new(ckpt)?;
+        fold::fetch(ckpt, Part::Condition).await?;
+        let folding = Folding::new(ckpt)?.with_stretch(GROUP);
         // The largest first: while it is rearranged it is there twice.
-        ckpt.fetch("output_layer.").await?;
+        fold::fetch(ckpt, Part::Head).await?;
         let ends = weights.at_the_ends();
         let head = Matrix::new(&folding.head()?, ends, activations)?;
-        ckpt.fetch("vocab_embed.").await?;
-        let embedding = Embedding::new(folding.embedding()?, ends)?;
+        let head = head.scaled(folding.head_scale()?);
+        let is_tied = config.decoder.is_some_and(|decoder| decoder.tied);
+        let embedding = match is_tied {
+            true => None,
+            false => {
+                fold::fetch(ckpt, Part::Embedding).await?;
+                Some(Embedding::new(folding.embedding()?, ends)?)
+            }
+        };
         let matrix = |linear: &Linear| Matrix::new(linear, weights, activations);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {
-            ckpt.fetch(&format!("blocks.{index}.")).await?;
+            fold::fetch(ckpt, Part::Block(index)).await?;
             let block = folding.block(index)?;
             blocks.push(Block {
                 qkv: matrix(&block.qkv)?,
+                qk_norm: block
+                    .qk_norm
+                    .zip(config.decoder)
+                    .map(|(norm, decoder)| QkNorm {
+                        q: norm.q,
+                        k: norm.k,
+                        eps: decoder.eps as f32,
+                    }),
                 out: matrix(&block.out)?,
                 up: matrix(&block.up)?,
                 down: matrix(&block.down)?,
             });
         }
         let mut model = Self {
-            heads: Heads::of(&config),
+            shape: Shape::of(&config),
             config,
             embedding,
             blocks,
@@ -142,7 +161,7 @@ impl CpuExecutor {
 
     /// Bytes of the KV cache that the current batch holds.
     pub fn cache_bytes(&self) -> usize {
-        let block = attention::cache_bytes(&self.state.layout, self.heads) as usize;
+        let block = attention::cache_bytes(&self.state.layout, self.shape.heads) as usize;
         block * self.state.caches.len()
     }
 
@@ -163,12 +182,12 @@ impl CpuExecutor {
         let State {
             caches, scratch, ..
         } = &mut self.state;
-        scratch.turn(rows, self.heads, self.config.rotary_base());
+        scratch.turn(rows, self.shape.heads, self.config.rotary_base());
         let last = self.blocks.len() - 1;
         for (index, (block, cache)) in self.blocks.iter().zip(caches).enumerate() {
             // Of the others only keys and values are wanted in the end.
             let sampled = (index == last).then_some(&step.sampled[..]);
-            block.run(rows, sampled, self.heads, cache, scratch);
+            block.run(rows, sampled, self.shape, cache, scratch);
         }
     }
 
@@ -185,7 +204,10 @@ impl CpuExecutor {
             scratch.embed(rows.len(), index, self.config.hidden, |to| match token {
                 // Whoever reads the tokens finds it; nothing that comes of it may pass for a text until then.
                 NO_TOKEN => to.fill(f32::NAN),
-                token => self.embedding.write(token as usize, to),
+                token => match &self.embedding {
+                    Some(embedding) => embedding.write(token as usize, to),
+                    None => self.head.column(token as usize, to),
+                },
             });
         }
     }
@@ -242,12 +264,12 @@ impl Executor for CpuExecutor {
             largest.rows = rows.max(before.rows);
             largest.sampled = sampled.max(before.sampled);
         }
-        let mut bytes = estimate::pass(&self.config, largest, self.heads);
+        let mut bytes = estimate::pass(&self.config, largest, self.shape.heads);
         if !self.has_caches(layout) {
             // Where the memory does not suffice, nothing of the batch before may pass for that of the next one.
             self.state = State::default();
             self.prepared = Default::default();
-            let cache = estimate::cache(&self.config, layout, self.heads);
+            let cache = estimate::cache(&self.config, layout, self.shape.heads);
             bytes = bytes.saturating_add(cache);
         }
         memory::ask(batch(layout), bytes)?;
@@ -259,7 +281,7 @@ impl Executor for CpuExecutor {
         self.prepare(layout, 0, 0)?;
         if !self.has_caches(layout) {
             self.state = State::default();
-            let cache = |_| Cache::new(layout, self.heads);
+            let cache = |_| Cache::new(layout, self.shape.heads);
             let caches: Result<_, _> = (0..self.blocks.len()).map(cache).collect();
             self.state.caches = caches?;
         }
@@ -375,7 +397,10 @@ impl Executor for CpuExecutor {
                     score[0] = f32::NAN;
                     return;
                 }
-                logits[mask as usize] = MASK_LOGIT;
+                // Not every model has one.
+                if let Some(logit) = logits.get_mut(mask as usize) {
+                    *logit = MASK_LOGIT;
+                }
                 let top = math::max(logits, f32::MIN);
                 let wanted = logits[targets[index] as usize] - top;
                 score[0] = wanted - math::exp_sum(logits, top).ln();

@@ -9,7 +9,7 @@ use esolm_core::config::rotary_frequencies;
 use super::Context;
 
 /// Score of what may not be attended; finite, since some devices know no infinities.
-const EXCLUDED: f32 = -1e30;
+pub(super) const EXCLUDED: f32 = -1e30;
 
 /// Cosines and sines of the rows' rotary angles, each `[B, 1, R, head_dim / 2]`.
 pub struct Rotary {

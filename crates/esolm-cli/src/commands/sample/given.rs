@@ -20,7 +20,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         steps: arguments.steps,
         schedule: arguments.schedule.map(Into::into),
         sar_steps: arguments.sar_steps,
-        block_size: arguments.block_size,
+        block_size: arguments.source.model.block_size,
         top_k: arguments.filters.top_k,
         top_p: arguments.filters.top_p,
         top_p_crossing: arguments.filters.top_p_crossing.map(Into::into),
