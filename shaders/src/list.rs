@@ -331,7 +331,7 @@ const PRODUCT_TWINS: &[&str] = &[
     "esolm::kernels::product::product_twin",
     "esolm::kernels::product::gelu_twin",
     "esolm::kernels::product::silu_twin",
-    "esolm::kernels::product::rotary_twin",
+    "esolm::kernels::rotary::rotary_twin",
 ];
 
 /// What ends with q, k and v.

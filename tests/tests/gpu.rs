@@ -1,6 +1,9 @@
 //! The GPU path against the published code's golden numbers, its cache against none, and what it promises about memory traffic.
 //! Needs a GPU adapter; a software one will do.
 
+#[path = "gpu/decoders.rs"]
+mod decoders;
+
 use burn::tensor::Device;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::engine::{Engine, Run};

@@ -9,7 +9,7 @@ use crate::kernels::embed::Embedding;
 use crate::kernels::product::Matrix;
 use crate::kernels::rotary::{pair_order, rotary_table};
 use crate::kernels::runtime::{Buffer, Gpu};
-use crate::network::fold::{self, Folding, Linear, Part, QkNorm, check_range, fetch};
+use crate::network::fold::{Folding, Linear, Part, QkNorm, check_range, fetch};
 use crate::weights::Weights;
 
 /// What of a checkpoint is on the device.
@@ -48,7 +48,7 @@ impl Loaded {
             false => {
                 fetch(ckpt, Part::Embedding).await?;
                 let table = folding.embedding()?;
-                check_range(fold::Embedding::NAME, &table.values, ends)?;
+                check_range(table.name, &table.values, ends)?;
                 Some(gpu.scoped(|| Embedding::upload(gpu, &table, ends))?)
             }
         };

@@ -48,7 +48,7 @@ use tables::{FEW_BYTES, Tables};
 /// aligned.
 const MLP_ROWS: usize = 2048;
 /// Positions whose angles are there from the start; further ones come when a text reaches them.
-const POSITIONS: usize = 4096;
+const POSITIONS: usize = 2048;
 /// Bytes of logits held at once.
 const LOGITS_BYTES: usize = 64 << 20;
 

@@ -217,22 +217,27 @@ mod tests {
         all
     }
 
-    /// An MDLM of the size of GPT-2, 64 texts of 1024 tokens at once: its q, k, v product alone is 232 GFLOP.
+    /// An MDLM of the size of GPT-2, 64 texts of 1024 tokens at once: its q, k, v product alone is 232 GFLOP. Then one with the heads and the
+    /// vocabulary of a Qwen3-0.6B.
     #[test]
     fn no_launch_of_a_large_pass_is_long() {
-        let geometry = Geometry {
-            heads: 12,
-            kv_heads: 12,
-            head_dim: 64,
-            slots: 1024,
-            cache: Precision::F32,
-            kind: AdapterKind::Discrete,
-        };
         let Limits { launch, submit } = Limits::default();
         assert!(launch <= 5_000_000_000 && submit >= launch);
         let rows = 64 * 1024;
         let mut longest = 0;
-        for (name, extent) in pass(&geometry, 50_258, rows, 1024, 320) {
+        let of = |[heads, kv_heads, head_dim, vocab]: [usize; 4]| {
+            let geometry = Geometry {
+                heads,
+                kv_heads,
+                head_dim,
+                slots: 1024,
+                cache: Precision::F32,
+                kind: AdapterKind::Discrete,
+            };
+            pass(&geometry, vocab, rows, 1024, 320)
+        };
+        let networks = [[12, 12, 64, 50_258], [16, 8, 128, 151_936]];
+        for (name, extent) in networks.into_iter().flat_map(of) {
             let mut count = 0;
             for part in extent.parts(launch) {
                 assert!(part.work <= launch, "{name}: {}", part.work);

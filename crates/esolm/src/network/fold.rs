@@ -118,10 +118,12 @@ pub struct Embedding {
     pub hidden: usize,
     /// The groups `[V, groups]` that it was stored in, where they are those of the engine.
     pub groups: Option<Groups>,
+    /// The tensor that it is.
+    pub name: &'static str,
 }
 
 impl Embedding {
-    /// The tensor that it is.
+    /// The tensor that it is in the networks of models/dit.py.
     pub const NAME: &str = "vocab_embed.embedding";
 
     /// An embedding `[V, hidden]` that was not stored in groups.
@@ -130,6 +132,7 @@ impl Embedding {
             values,
             hidden,
             groups: None,
+            name: Self::NAME,
         }
     }
 
@@ -298,6 +301,7 @@ impl<'a> Folding<'a> {
             values: floats,
             hidden: self.config().hidden,
             groups,
+            name,
         })
     }
 
