@@ -4,6 +4,8 @@
 mod blocks;
 mod common;
 #[cfg(unix)]
+#[path = "sample/mixed.rs"]
+mod mixed;
 #[path = "sample/outputs.rs"]
 mod outputs;
 
