@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use esolm::checkpoint::Checkpoint;
+use esolm::config::{Family, Prepend};
 use esolm::forward_process::{Uniforms, antithetic_times};
 use esolm::network::Network;
+use esolm::passes::log_probability;
+use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::halves::Published;
 use esolm_tests::losses::{close, f64s, uniforms};
 use esolm_tests::{Golden, checkpoint, halves, sets, sets_sampling};
@@ -17,6 +20,8 @@ use esolm_train::recipe::LossKind;
 use esolm_train::weights::{self, Weights};
 
 const L: usize = 32;
+/// What opens a text of the recorded AR losses.
+const BOS: u32 = 95;
 
 fn cpu() -> Device {
     Device::flex()
@@ -142,17 +147,23 @@ fn golden_losses_on(device: &Device) {
         case.check(&format!("mdlm.{table}"), &got);
     }
 
+    // An AR model that reads a token before the text predicts the first one too.
     let ar = checkpoint("ar");
     let network = Network::load(&ar, device).unwrap();
-    let all = objective(&ar, 1.0, LossKind::Elbo);
-    let (got, _) = case.run(&network, &all, &Noise::default(), false);
-    case.check("ar.none.nll", &got);
-    let (_, losses) = case.run(&network, &all, &Noise::default(), true);
-    close(
-        "ar.none.loss",
-        losses.total(),
-        golden.f32("ar.none.loss")[0],
-    );
+    for (name, prepend) in [
+        ("ar.none", Prepend::None),
+        ("ar.bos", Prepend::Bos),
+        ("ar.mask", Prepend::Mask),
+    ] {
+        let mut all = objective(&ar, 1.0, LossKind::Elbo);
+        all.config.prepend = prepend;
+        all.config.bos = Some(BOS);
+        let (got, _) = case.run(&network, &all, &Noise::default(), false);
+        case.check(&format!("{name}.nll"), &got);
+        let (_, losses) = case.run(&network, &all, &Noise::default(), true);
+        let name = format!("{name}.loss");
+        close(&name, losses.total(), golden.f32(&name)[0]);
+    }
 }
 
 #[test]
@@ -163,6 +174,49 @@ fn golden_losses_on_the_cpu() {
 #[test]
 fn golden_losses_on_a_gpu() {
     golden_losses_on(&gpu());
+}
+
+/// Networks with a bias everywhere, in norms too, and with none: the pass of training gives what the plain pass over all rows does.
+#[test]
+fn other_biases_are_trained_with() {
+    let golden = Golden::open("losses");
+    let texts = golden.rows("x0");
+    for checkpoint in [
+        with_biases("model_a"),
+        without_biases("model_a"),
+        with_biases("ar"),
+    ] {
+        let network = Network::load(&checkpoint, &cpu()).unwrap();
+        let mut objective = objective(&checkpoint, 1.0, LossKind::Elbo);
+        objective.config.family = Family::Ar;
+        objective.config.prepend = Prepend::None;
+        let text = texts[0].as_slice();
+        let prepared = objective.prepare(&[text], &Noise::default(), |_, _| true);
+        let (_, nll) = prepared.loss(&network, None).expect("all is predicted");
+        let nll: Vec<f32> = nll.into_data().try_into_vec().unwrap();
+
+        let rows = text.len() - 1;
+        let ints = |values: Vec<i32>| {
+            let values = TensorData::new(values, [1, rows]);
+            Tensor::<2, Int>::from_data(values, &cpu())
+        };
+        let tokens = ints(text[..rows].iter().map(|&token| token as i32).collect());
+        let positions = ints((0..rows as i32).collect());
+        let causal: Vec<bool> = (0..rows * rows).map(|i| i % rows <= i / rows).collect();
+        let mask = Tensor::<3, Bool>::from_data(TensorData::new(causal, [1, rows, rows]), &cpu());
+        let logits = network.forward(tokens, positions, Some(mask), None);
+        let logits: Vec<f32> = logits.into_data().try_into_vec().unwrap();
+        let config = checkpoint.config();
+        assert_eq!(nll.len(), rows);
+        for ((got, row), &token) in nll
+            .iter()
+            .zip(logits.chunks(config.vocab_size))
+            .zip(&text[1..])
+        {
+            let want = -log_probability(row, config.mask_index, token) as f32;
+            assert!((got - want).abs() < 1e-4, "{got} is not {want}");
+        }
+    }
 }
 
 /// The losses of a BD3-LM, whatever its blocks, from clipped noise and from all.

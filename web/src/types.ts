@@ -112,6 +112,8 @@ export interface PlanSequence {
 export interface Plan {
   esolm_plan: 1;
   family: Family;
+  /** Of an Eso-LM (A), whose clean tokens see each other while diffusion writes. */
+  attention?: "mixed";
   length: number;
   /** Tokens of a block, of a BD3-LM. */
   block_size?: number;

@@ -10,6 +10,8 @@ mod jobs;
 #[path = "sample/manual.rs"]
 mod manual;
 #[cfg(unix)]
+#[path = "sample/mixed.rs"]
+mod mixed;
 #[path = "sample/outputs.rs"]
 mod outputs;
 

@@ -119,6 +119,19 @@ impl Plan {
         })
     }
 
+    /// Checks that a plan for an Eso-LM lets tokens see each other as the model was trained, if that is an Eso-LM too.
+    ///
+    /// # Errors
+    /// [`PlanError::OtherAttention`] where it does not.
+    pub fn check_attention(&self, family: Family, own: AttentionKind) -> Result<(), PlanError> {
+        let planned = self.attention.unwrap_or(AttentionKind::Causal);
+        let are_both = self.family == Family::EsoLm && family == Family::EsoLm;
+        match are_both && planned != own {
+            true => Err(PlanError::OtherAttention { planned, own }),
+            false => Ok(()),
+        }
+    }
+
     /// The plan as JSON.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("numbers, strings and lists are always JSON")
