@@ -44,6 +44,12 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     if arguments.job.input.is_some() {
         return lines::run(&arguments);
     }
+    let is_json = arguments.form.format() != FormatName::Text || arguments.trace.is_some();
+    if arguments.logprobs && !is_json {
+        return Err(Failure::usage(
+            "--logprobs are told in JSON; give --format json or jsonl, or --trace FILE",
+        ));
+    }
     let files = setup::open(&arguments.source, arguments.quiet)?;
     let request = given::request(&arguments)?;
     // Bad requests and files that cannot be written are said before the model is loaded.

@@ -111,7 +111,7 @@ impl Log {
         };
         if there > 0 && !job.resume {
             return Err(Failure::usage(format!(
-                "{} has results already; go on with --resume, or give another --output",
+                "{} is not empty; go on with --resume if its results are those of this job, or give another --output",
                 path.display()
             )));
         }

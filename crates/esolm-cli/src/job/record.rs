@@ -26,7 +26,6 @@ impl Record {
         });
         let mut options = plan.options.clone();
         options["first"] = plan.first.into();
-        options["keep_going"] = plan.job.keep_going.into();
         options["shard"] = plan.job.shard.unwrap_or(Shard::ALL).to_string().into();
         Self(json!({
             "esolm_job": 1,

@@ -227,7 +227,7 @@ fn another_job_is_not_gone_on_with() {
     done(job(&input, &path, &[]));
     let whole = fs::read(&path).expect("results");
     for (rest, code, said) in [
-        (&[][..], 2, "has results already; go on with --resume"),
+        (&[][..], 2, "is not empty; go on with --resume"),
         (
             &["--resume", "--seed", "1"],
             1,
@@ -313,6 +313,18 @@ fn bad_lines_are_named() {
         let there = fs::read_to_string(&path).unwrap_or_default();
         assert!(there.lines().count() <= 1, "{there}");
     }
+    // A job that ended at a line that only the model refuses goes on behind it.
+    let text = format!("{{\"id\": 1}}\n{{\"prompt\": \"{long}\"}}\n{{\"id\": 3}}\n");
+    fs::write(&input, text).expect("written");
+    let _ = fs::remove_file(&path);
+    let (_, errors) = refused(job(&input, &path, &[]));
+    assert!(errors.contains("line 2 of"), "{errors}");
+    assert_eq!(lines(&path).len(), 1, "the results before it stay");
+    done(job(&input, &path, &["--resume", "--keep-going"]));
+    let results = lines(&path);
+    assert_eq!((results.len(), &results[2]["id"]), (3, &json!(3)));
+    assert!(results[1]["error"].is_string());
+
     // With --keep-going each has a result.
     let all: Vec<&str> = bad.iter().map(|(line, _)| *line).collect();
     let text = format!(
