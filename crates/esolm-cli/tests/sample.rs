@@ -6,6 +6,8 @@ mod common;
 #[cfg(unix)]
 #[path = "sample/outputs.rs"]
 mod outputs;
+#[path = "sample/sets.rs"]
+mod sets;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;

@@ -5,6 +5,8 @@ mod blocks;
 mod common;
 #[path = "plan/reveal.rs"]
 mod reveal;
+#[path = "plan/sets.rs"]
+mod sets;
 
 use common::plan::{BOS, MASK, options};
 use esolm_core::config::{AttentionKind, Family, Prepend, Sets};
