@@ -14,6 +14,8 @@ mod manual;
 mod mixed;
 #[path = "sample/outputs.rs"]
 mod outputs;
+#[path = "sample/sets.rs"]
+mod sets;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
