@@ -1,5 +1,7 @@
 //! `cargo xtask soak`: runs that are too long for every test run. Each leaves a row in docs/soak.md.
 
+mod jobs;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -17,7 +19,7 @@ type Outcome = Result<String, String>;
 type Run = fn(&Options) -> Outcome;
 
 /// The runs by name.
-const RUNS: [(&str, Run); 2] = [("packages", packages), ("fuzz", fuzz)];
+const RUNS: [(&str, Run); 3] = [("packages", packages), ("fuzz", fuzz), ("jobs", jobs::run)];
 
 /// The command line after `soak`.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub struct Options {
     no_install: bool,
     /// Of each fuzz target.
     seconds: u32,
+    /// How often jobs are killed.
+    kills: u32,
     /// The one run to make.
     only: Option<String>,
 }
@@ -38,17 +42,14 @@ impl Options {
         let mut options = Self {
             no_install: false,
             seconds: 600,
+            kills: 100,
             only: None,
         };
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--no-install" => options.no_install = true,
-                "--seconds" => {
-                    let number = arguments.next().and_then(|word| word.parse().ok());
-                    options.seconds = number
-                        .filter(|seconds| *seconds > 0)
-                        .ok_or("--seconds wants a whole number, 1 or more")?;
-                }
+                "--seconds" => options.seconds = number(&argument, arguments.next())?,
+                "--kills" => options.kills = number(&argument, arguments.next())?,
                 name if RUNS.iter().any(|(run, _)| *run == name) && options.only.is_none() => {
                     options.only = Some(argument);
                 }
@@ -61,6 +62,14 @@ impl Options {
         }
         Ok(options)
     }
+}
+
+/// The number that an option wants.
+fn number(option: &str, word: Option<String>) -> Result<u32, String> {
+    let number = word.and_then(|word| word.parse().ok());
+    number
+        .filter(|number| *number > 0)
+        .ok_or_else(|| format!("{option} wants a whole number, 1 or more"))
 }
 
 /// Makes the runs, whatever becomes of those before, and records each.
@@ -287,11 +296,12 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         let all = parse(&[]).unwrap();
-        assert_eq!((all.seconds, all.only), (600, None));
+        assert_eq!((all.seconds, all.kills, all.only), (600, 100, None));
         let options = parse(&["fuzz", "--no-install", "--seconds", "5"]);
         let expected = Options {
             no_install: true,
             seconds: 5,
+            kills: 100,
             only: Some("fuzz".into()),
         };
         assert_eq!(options, Ok(expected));
@@ -300,6 +310,7 @@ mod tests {
             &["fuzz", "packages"],
             &["--seconds", "0"],
             &["--seconds"],
+            &["jobs", "--kills", "-1"],
         ] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }

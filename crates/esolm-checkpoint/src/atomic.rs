@@ -175,6 +175,20 @@ impl Write for Sink {
     }
 }
 
+/// Whether what stands at `path` would be written to as it comes: a device, a pipe, a socket or an open descriptor, and not a file or nothing.
+///
+/// # Errors
+/// As [`AtomicFile::create`], where the path itself is not usable.
+pub fn is_stream(path: impl AsRef<Path>) -> io::Result<bool> {
+    let (target, is_descriptor) = follow(path.as_ref())?;
+    match fs::metadata(&target) {
+        Ok(there) if there.is_dir() => Err(invalid("it is a folder")),
+        Ok(there) => Ok(is_descriptor || !there.is_file() || standard_stream(&there).is_some()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes a file of these bytes, whole or not at all.
 ///
 /// # Errors

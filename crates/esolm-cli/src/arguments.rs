@@ -1,7 +1,9 @@
 //! The command line: every option with its default, its range and an example.
 
 mod forward;
+mod job;
 mod scoring;
+mod sets;
 mod train;
 mod values;
 
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use esolm::config::{Family, ReadAs};
 use esolm::plan::Schedule;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::stop::StopRule;
@@ -18,7 +21,9 @@ use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights
 
 use crate::commands::bench::Form;
 pub use forward::{Forward, ModeName};
+pub use job::{FormatName, Job, OutputFormat, Shard};
 pub use scoring::{Normalize, Ppl, Score};
+pub use sets::Sets;
 pub use train::Train;
 use values::{at_least_one, min_p, parse, share, stop_string, temperature, top_k, top_p, whole};
 
@@ -70,6 +75,10 @@ pub enum Command {
     Replay(Replay),
     /// Train a model on text files.
     Train(Box<Train>),
+    /// Print a script that completes commands and options in a shell.
+    Completions(Completions),
+    /// Write the manual pages.
+    Man(Man),
     /// Time Eso-LM, MDLM, BD3-LM and AR on one device, and the kernels against what the device can do.
     Bench(Bench),
 }
@@ -88,6 +97,36 @@ pub struct Model {
     /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
     #[arg(long)]
     pub raw_weights: bool,
+    /// What a model is whose config.json does not say it: those of a2d-qwen3 and a2d-qwen2 may be either.
+    #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
+    pub read_as: Option<ReadAsName>,
+    /// Tokens of a block of a BD3-LM. A model with adaLN is sampled with blocks that divide the length and the context; with --mode block of
+    /// `esolm forward` the last block may be shorter. Default: the model's own.
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub block_size: Option<usize>,
+}
+
+impl Model {
+    /// What the configuration leaves open.
+    pub fn read_as(&self) -> ReadAs {
+        ReadAs {
+            family: self.read_as.map(|name| match name {
+                ReadAsName::Mdlm => Family::Mdlm,
+                ReadAsName::Bd3lm => Family::Bd3Lm,
+            }),
+            block_size: self.block_size,
+            mask: None,
+        }
+    }
+}
+
+/// What a model may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadAsName {
+    /// Masked diffusion over the whole text.
+    Mdlm,
+    /// Blocks from left to right; with --block-size.
+    Bd3lm,
 }
 
 /// Which checkpoint, and which tokenizer.
@@ -145,7 +184,11 @@ impl Device {
   esolm sample --infill 'Once ____ a time, Lily ____{12} the end.'
   esolm sample --alpha0 1 --steps 32 --watch
   esolm sample --batch 4 --json
+  esolm sample --prompt 'Tom said' --stop-string . --logprobs --json
+  esolm sample --input prompts.jsonl --output stories.jsonl --resume
   esolm sample --model hf:sahoo-diffusion/Eso-LM-B-alpha-1 --tokenizer gpt2/tokenizer.json
+
+Jobs: --input has lines such as {\"id\": 7, \"prompt\": \"Once\"} or {\"infill\": \"Once ____ a time\", \"seed\": 3}; docs/scale.md has all fields.
 
 Infill templates:
   ____        a gap of as many tokens as underscores, here 4
@@ -168,35 +211,40 @@ pub struct Sample {
     /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block; with
     /// the schedules block and block-autoregressive they are the tokens of a block.
     ///
-    /// Default: the length. A BD3-LM draws one token a step unless steps are given.
+    /// Default: the length. A BD3-LM draws one token a step unless steps are given. Of a SetDLM, further steps follow where its window was
+    /// too small for as many tokens.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub steps: Option<usize>,
-    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; beyond its context each sees the last tokens alone, which
-    /// is not exact.
+    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; it and a SetDLM can write more than their context, and
+    /// then see the last tokens alone, which is not exact.
     ///
     /// Default: the model's context, or the length of an infill template.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub length: Option<usize>,
-    /// Number of texts.
+    /// Number of texts; of a job, lines that are done together.
     ///
-    /// Default: 1, or one for each --prompt.
+    /// Default: 1, or one for each --prompt; of a job as many as take some seconds and fit in memory.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models take left-to-right only, and a BD3-LM first-hitting.
+    /// Default: binomial; AR models take left-to-right only, a BD3-LM first-hitting, and a SetDLM confidence.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
     /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
     #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub sar_steps: Option<usize>,
-    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
-    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub block_size: Option<usize>,
+    /// With the schedule confidence: tokens that the network is at least this sure of, 0 to 1, are all kept at once, so that a text may take fewer passes.
+    /// Default: every step keeps as many as --steps says.
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub confidence_threshold: Option<f32>,
+    #[command(flatten, next_help_heading = "Sampling")]
+    pub sets: Sets,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
-    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off.
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. One of a SetDLM after any token, once 32
+    /// are written: eos with the first end-of-text token; entropy by the last 128 tokens.
     #[arg(
         long,
         value_enum,
@@ -221,10 +269,10 @@ pub struct Sample {
     /// Default: what the checkpoint recommends, else 1.
     #[arg(long, value_name = "X", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: Option<f32>,
-    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr.
+    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr; of a job 0.
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
-    /// Number of the first text. Text number N of a seed is the same in any batch.
+    /// Number of the first text, of a job that of its first line. Text number N of a seed is the same in any batch.
     #[arg(long, value_name = "N", value_parser = whole::<u32>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Sampling")]
     pub first: u32,
 
@@ -233,7 +281,7 @@ pub struct Sample {
         long,
         value_name = "TEXT",
         allow_hyphen_values = true,
-        conflicts_with = "infill",
+        conflicts_with_all = ["infill", "input"],
         help_heading = "Given text"
     )]
     pub prompt: Vec<OsString>,
@@ -242,6 +290,7 @@ pub struct Sample {
         long,
         value_name = "TEMPLATE",
         allow_hyphen_values = true,
+        conflicts_with = "input",
         help_heading = "Given text"
     )]
     pub infill: Option<OsString>,
@@ -251,6 +300,9 @@ pub struct Sample {
     /// any part of one.
     #[arg(long, help_heading = "Given text")]
     pub no_bos: bool,
+
+    #[command(flatten)]
+    pub job: Job,
 
     #[command(flatten)]
     pub device: Device,
@@ -263,11 +315,10 @@ pub struct Sample {
     /// Costs another product with the output matrix each step.
     #[arg(long, help_heading = "Output")]
     pub logprobs: bool,
-    /// Print one JSON object with texts, tokens, options and timings.
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
     /// Show the text while it is written: given tokens bold, new ones cyan (diffusion) or yellow (left to right).
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, conflicts_with = "input", help_heading = "Output")]
     pub watch: bool,
     /// Minimum time between two steps shown.
     #[arg(
@@ -279,19 +330,46 @@ pub struct Sample {
     )]
     pub watch_delay: u64,
     /// Write every step as a line of JSON (docs/plan-format.md).
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "input",
+        help_heading = "Output"
+    )]
     pub trace: Option<PathBuf>,
     /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
 }
 
+/// Prints a script that completes commands, options and their values.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  esolm completions bash > ~/.local/share/bash-completion/completions/esolm
+  esolm completions zsh > ~/.zfunc/_esolm          with ~/.zfunc in fpath
+  esolm completions fish > ~/.config/fish/completions/esolm.fish
+  esolm completions powershell >> $PROFILE")]
+pub struct Completions {
+    /// The shell.
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Writes a manual page for the program and one for each command, such as esolm-sample.1.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  esolm man ~/.local/share/man/man1 && man esolm-sample")]
+pub struct Man {
+    /// Folder to write to.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+}
+
 /// Lists the adapters that `--device gpu:N` counts, real GPUs first.
 #[derive(Debug, Args)]
 pub struct Devices {
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
 }
 
 /// Reads the configuration and the tensor directory of a checkpoint; no weight is loaded.
@@ -310,9 +388,8 @@ pub struct Inspect {
     /// List every tensor.
     #[arg(long)]
     pub tensors: bool,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
 }
 
 /// Writes config.json, model.safetensors and, where there is one, tokenizer.json. Nothing half-written is left behind.
@@ -404,7 +481,7 @@ pub struct Replay {
 }
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// BD3-LM in blocks of 16 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// BD3-LM in blocks of 16 and SetDLM in windows of 8 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
 /// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
 #[derive(Debug, Args)]
 #[command(
@@ -459,9 +536,8 @@ pub struct Bench {
     /// Vocabulary of the random model, including the mask token.
     #[arg(long, value_name = "V", default_value_t = 50_258)]
     pub vocab: usize,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -481,6 +557,8 @@ pub enum ScheduleName {
     BlockAutoregressive,
     /// Of a BD3-LM: one by one in random order within each block.
     FirstHitting,
+    /// Of an MDLM or a BD3-LM: in every step a token is drawn for all positions that are left, and those are kept of which the network is most sure.
+    Confidence,
 }
 
 impl From<ScheduleName> for Schedule {
@@ -493,6 +571,7 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Block => Self::Block,
             ScheduleName::BlockAutoregressive => Self::BlockAutoregressive,
             ScheduleName::FirstHitting => Self::FirstHitting,
+            ScheduleName::Confidence => Self::Confidence,
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod convert;
 pub mod devices;
 pub mod forward;
 pub mod inspect;
+pub mod manual;
 pub mod ppl;
 pub mod replay;
 pub mod sample;

@@ -77,7 +77,7 @@ pub fn check_folder(path: &Path) -> Result<(), Failure> {
 }
 
 /// The sentence for a file that cannot be written.
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     if path == Path::new(STDOUT) {
         return Failure::output(error);
     }

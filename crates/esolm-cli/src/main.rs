@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod files;
 mod interrupts;
+mod job;
 mod likelihood;
 mod output;
 mod setup;
@@ -33,6 +34,8 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Convert(arguments) => commands::convert::run(&arguments),
         Command::Forward(arguments) => commands::forward::run(&arguments),
+        Command::Completions(arguments) => commands::manual::completions(&arguments),
+        Command::Man(arguments) => commands::manual::pages(&arguments),
         Command::Bench(arguments) => commands::bench::run(&arguments),
         Command::Train(arguments) => commands::train::run(&arguments),
         Command::Replay(arguments) => commands::replay::run(&arguments),

@@ -8,20 +8,29 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::arguments::FormatName;
 use crate::failure::Failure;
 
 /// Text on stdout, exactly as given.
 pub fn text(text: &str) -> Result<(), Failure> {
+    bytes(text.as_bytes())
+}
+
+/// Bytes on stdout.
+pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout
-        .write_all(text.as_bytes())
+        .write_all(bytes)
         .and_then(|()| stdout.flush())
         .map_err(|error| Failure::output(&error))
 }
 
-/// A value as JSON on stdout, one object over several lines.
-pub fn json(value: &impl Serialize) -> Result<(), Failure> {
-    text(&(serde_json::to_string_pretty(value).map_err(no_json)? + "\n"))
+/// A value as JSON on stdout: over several lines, or for [`FormatName::Jsonl`] on one.
+pub fn json(value: &impl Serialize, format: FormatName) -> Result<(), Failure> {
+    match format {
+        FormatName::Jsonl => json_line(value),
+        _ => text(&(serde_json::to_string_pretty(value).map_err(no_json)? + "\n")),
+    }
 }
 
 /// A value as one line of JSON on stdout.
@@ -41,6 +50,24 @@ pub fn passes(quiet: bool) -> ProgressBar {
     let style = "{bar:32.cyan} {pos}/{len} passes  {elapsed}, {eta} left  {msg}";
     let style = ProgressStyle::with_template(style).expect("the template is a constant");
     ProgressBar::new(0).with_style(style)
+}
+
+/// A bar that counts the lines of a job, of which there are `all` if that is known.
+pub fn lines(quiet: bool, all: Option<u64>) -> ProgressBar {
+    if quiet || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, style) = match all {
+        Some(all) => (
+            ProgressBar::new(all),
+            "{bar:32.cyan} {pos}/{len} lines  {elapsed}, {eta} left",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {pos} lines  {elapsed}",
+        ),
+    };
+    bar.with_style(ProgressStyle::with_template(style).expect("the template is a constant"))
 }
 
 /// A line on stderr. Nobody is told when stderr itself is gone.

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use esolm::ModelFiles;
 use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
+use esolm::config::ModelConfig;
 use esolm::text::TextCodec;
+use serde_json::{Map, Value, json};
 
 use crate::arguments::{Device, Model, Source};
 use crate::failure::Failure;
@@ -20,6 +22,7 @@ const NO_TOKENIZER: &str = "none";
 /// Downloads show how far they are, unless it should be `quiet`.
 pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Failure> {
     let options = OpenOptions {
+        read_as: model.read_as(),
         config: model.config.clone(),
         raw_weights: model.raw_weights,
         progress: !quiet,
@@ -31,9 +34,9 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
     {
         return Ok((Checkpoint::open(&spec, &options)?, spec));
     }
-    if options.config.is_some() || options.raw_weights {
+    if options.config.is_some() || options.raw_weights || options.read_as.family.is_some() {
         return Err(Failure::usage(
-            "--config and --raw-weights say how to read a checkpoint; name it with --model",
+            "--config, --raw-weights and --as say how to read a checkpoint; name it with --model",
         ));
     }
     let weights = esolm_stories::WEIGHTS.to_vec();
@@ -86,6 +89,7 @@ pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint,
         ..source.model.clone()
     };
     let (checkpoint, name) = checkpoint(&model, false)?;
+    check_block_size(&model, checkpoint.config())?;
     note_mask(&checkpoint);
     let checkpoint = match Choice::of(source) {
         Choice::Own => checkpoint,
@@ -96,6 +100,19 @@ pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint,
         }
     };
     Ok((checkpoint, name))
+}
+
+/// Refuses a block size where blocks are not chosen: of the networks of models/dit.py they are when a text is written or a pass is made.
+pub fn check_block_size(model: &Model, config: &ModelConfig) -> Result<(), Failure> {
+    match model.block_size {
+        Some(_) if config.decoder.is_none() || config.block_size.is_none() => {
+            Err(Failure::usage(format!(
+                "--block-size is for decoders that are read as BD3-LMs here, and this is {}; leave it out",
+                config.family.one()
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What `--tokenizer` says.
@@ -112,6 +129,25 @@ impl<'a> Choice<'a> {
             Some(path) if path == Path::new(NO_TOKENIZER) => Self::None,
             Some(path) => Self::File(path),
         }
+    }
+}
+
+/// What decides which weights and tokens a job computes with, by the names of the options.
+pub fn identity(source: &Source, device: &Device) -> Map<String, Value> {
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|p| p.display().to_string());
+    let environment = from_environment().ok().flatten();
+    let fields = json!({
+        "model": source.model.model.clone().or(environment).unwrap_or_else(|| SHIPPED.into()),
+        "config": path(&source.model.config),
+        "raw_weights": source.model.raw_weights,
+        "tokenizer": path(&source.tokenizer),
+        "weights": device.weights,
+        "activations": device.activations,
+        "kv_cache": device.kv_cache,
+    });
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
     }
 }
 

@@ -5,9 +5,17 @@ mod blocks;
 mod common;
 #[path = "sample/endings.rs"]
 mod endings;
+#[path = "sample/jobs.rs"]
+mod jobs;
+#[path = "sample/manual.rs"]
+mod manual;
 #[cfg(unix)]
+#[path = "sample/mixed.rs"]
+mod mixed;
 #[path = "sample/outputs.rs"]
 mod outputs;
+#[path = "sample/sets.rs"]
+mod sets;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;

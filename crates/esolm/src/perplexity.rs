@@ -46,6 +46,9 @@ pub struct PerplexityOptions {
     pub ascii_only: bool,
     /// Score each document by itself, given its opening token, instead of packing them without gaps.
     pub per_document: bool,
+    /// Numbers of documents that are scored by themselves, one for each, which key their random numbers whatever they are scored with. Where
+    /// there are none, windows are numbered as they come.
+    pub numbers: Vec<u32>,
     /// Hears how far it is.
     pub progress: Progress,
 }
@@ -209,10 +212,10 @@ impl PerplexityOptions {
             Family::Ar => not("sort_idx", "an AR model, which has one order"),
             Family::Mdlm => not("sort_idx", "an MDLM, which has no exact likelihood"),
             Family::Bd3Lm => not("sort_idx", "a BD3-LM, whose blocks go left to right"),
-            Family::EsoLm if likelihood.orders == 0 => {
+            Family::EsoLm | Family::SetDlm if likelihood.orders == 0 => {
                 not("sort_idx", "a run without the exact likelihood")
             }
-            Family::EsoLm => Ok(()),
+            Family::EsoLm | Family::SetDlm => Ok(()),
         }
     }
 
@@ -419,7 +422,11 @@ impl Reader<'_> {
             }
             let tokens = self.encode(index, document, &mut cut).await?;
             let first = cut.windows.len();
-            let windows = documents::alone(&tokens, opening, self.length, overlap, first as u32);
+            let mut windows =
+                documents::alone(&tokens, opening, self.length, overlap, first as u32);
+            if let Some(&number) = self.options.numbers.get(index) {
+                Window::number_by(&mut windows, number);
+            }
             cut.windows.extend(windows);
             cut.documents.push(Document {
                 index,

@@ -49,6 +49,9 @@ pub struct ScoreOptions {
     pub likelihood: Likelihood,
     /// Whether texts open with the beginning-of-text token, which is given. Default: they do.
     pub bos: Option<bool>,
+    /// Numbers of the items, one for each, which key their random numbers whatever they are scored with. Where there are none, texts are
+    /// numbered as they come, also those of choices and of long texts that are cut.
+    pub numbers: Vec<u32>,
     /// Hears how far it is.
     pub progress: Progress,
 }
@@ -77,6 +80,7 @@ impl From<Flat> for ScoreOptions {
                 batch: flat.batch,
             },
             bos: flat.bos,
+            numbers: Vec::new(),
             progress: Progress::default(),
         }
     }
@@ -188,7 +192,11 @@ pub(crate) async fn score(
     let mut pieces: Vec<Pieces> = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
         between_texts(&options.progress, go_on).await?;
+        let first = reader.windows.len();
         let read = reader.item(item);
+        if let Some(&number) = options.numbers.get(index) {
+            Window::number_by(&mut reader.windows[first..], number);
+        }
         pieces.push(read.map_err(|source| Error::Item { index, source })?);
     }
     let progress = &mut |done, all| options.progress.go_on(done, all) && go_on();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Device, Source, at_least_one, share, whole};
+use super::{Device, Job, OutputFormat, Source, at_least_one, share, whole};
 
 /// Measures how well a model predicts a text: NELBO (a bound) and exact likelihood, in nats and bits per token, bits per byte, and
 /// perplexity. docs/likelihood.md has the formulas.
@@ -15,7 +15,9 @@ use super::{Device, Source, at_least_one, share, whole};
   esolm ppl stories.jsonl --per-document scores.jsonl --json
   cat holdout.txt | esolm ppl - --length 64 --max-windows 100
   esolm ppl --tokens tokens.safetensors --per-sequence out.safetensors --draws 0
+  esolm ppl --input documents.jsonl --output scores.jsonl --resume
 
+Jobs: --input has lines {\"text\": ...}, each a document that is scored by itself, as with --per-document; docs/scale.md.
 Plain text:   documents between separators, white space around them left out.
 JSON lines:   {\"text\": \"...\"} on each line.
 --tokens:     tokens     int32 [N, L]
@@ -26,30 +28,35 @@ JSON lines:   {\"text\": \"...\"} on each line.
               nelbo_per_seq   f32 [N]      where the NELBO is computed")]
 pub struct Ppl {
     /// Text files, or `-` for the standard input. Files named .jsonl are JSON lines.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", conflicts_with = "input")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub source: Source,
 
     /// Read every file as JSON lines with a field `text`, whatever its name.
-    #[arg(long, help_heading = "Text")]
+    #[arg(long, conflicts_with = "input", help_heading = "Text")]
     pub jsonl: bool,
     /// What separates the documents of a plain text; \n stands for a newline.
     ///
     /// Default: the text of the tokenizer's end-of-text token, such as <|endoftext|>, if it has one.
-    #[arg(long, value_name = "TEXT", help_heading = "Text")]
+    #[arg(
+        long,
+        conflicts_with = "input",
+        value_name = "TEXT",
+        help_heading = "Text"
+    )]
     pub separator: Option<String>,
     /// Leave out documents with characters beyond ASCII.
-    #[arg(long, help_heading = "Text")]
+    #[arg(long, conflicts_with = "input", help_heading = "Text")]
     pub ascii_only: bool,
     /// Tokens of a window, from 1 to the model's context. Default: the context.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Text")]
     pub length: Option<usize>,
     /// Score only the first N windows.
-    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Text")]
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, conflicts_with = "input", help_heading = "Text")]
     pub max_windows: Option<usize>,
     /// Tokens to score instead of text.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "jsonl", "separator", "ascii_only", "length", "per_document", "tokenizer"], help_heading = "Text")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "jsonl", "separator", "ascii_only", "length", "per_document", "tokenizer", "input"], help_heading = "Text")]
     pub tokens: Option<PathBuf>,
 
     /// Share of the tokens that diffusion writes, 0 to 1, of an Eso-LM.
@@ -76,13 +83,16 @@ pub struct Ppl {
     pub batch: Option<usize>,
 
     #[command(flatten)]
+    pub job: Job,
+
+    #[command(flatten)]
     pub device: Device,
 
     /// Score each document on its own, given its opening token, and write a line of JSON for each.
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with = "max_windows",
+        conflicts_with_all = ["max_windows", "input"],
         help_heading = "Output"
     )]
     pub per_document: Option<PathBuf>,
@@ -90,13 +100,12 @@ pub struct Ppl {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with = "per_document",
+        conflicts_with_all = ["per_document", "input"],
         help_heading = "Output"
     )]
     pub per_sequence: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
     /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
@@ -110,6 +119,10 @@ pub struct Ppl {
   echo 'Once upon a time' | esolm score --json
   esolm score --choices questions.jsonl --normalize byte
   esolm score --infill middles.jsonl
+  esolm score --input pairs.jsonl --output scores.jsonl --resume
+
+Jobs: --input has lines {\"text\": ...}, {\"context\": ..., \"continuation\": ...}, {\"context\": ..., \"choices\": [...]} or {\"prefix\": ..., \"middle\": ...,
+  \"suffix\": ...}, each with an id if you like; docs/scale.md.
 
 --choices: lines {\"context\": \"...\", \"choices\": [\"...\", \"...\"]}; prints the number of the likelier choice, counted from 0, and the
   log-likelihood of each given the context, separated by tabs. A space at the end of the context belongs to the choices.
@@ -117,25 +130,19 @@ pub struct Ppl {
 Eso-LMs score from left to right after what is given, unless --alpha0 asks for random orders.")]
 pub struct Score {
     /// Text files, or `-` for the standard input, which is also the default.
-    #[arg(value_name = "FILE")]
+    #[arg(value_name = "FILE", conflicts_with = "input")]
     pub files: Vec<PathBuf>,
     #[command(flatten)]
     pub source: Source,
 
     /// Read lines of JSON with a context and choices.
-    #[arg(long, help_heading = "Task")]
+    #[arg(long, conflicts_with = "input", help_heading = "Task")]
     pub choices: bool,
     /// Read lines of JSON with a prefix, a middle and a suffix.
-    #[arg(long, conflicts_with = "choices", help_heading = "Task")]
+    #[arg(long, conflicts_with_all = ["choices", "input"], help_heading = "Task")]
     pub infill: bool,
     /// What choices are compared by: log-likelihood, or log-likelihood per token or per byte.
-    #[arg(
-        long,
-        value_enum,
-        default_value = "none",
-        requires = "choices",
-        help_heading = "Task"
-    )]
+    #[arg(long, value_enum, default_value = "none", help_heading = "Task")]
     pub normalize: Normalize,
     /// Do not begin texts with the beginning-of-text token.
     #[arg(long, help_heading = "Task")]
@@ -158,11 +165,13 @@ pub struct Score {
     pub batch: Option<usize>,
 
     #[command(flatten)]
+    pub job: Job,
+
+    #[command(flatten)]
     pub device: Device,
 
-    /// Print a line of JSON for each.
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
+    #[command(flatten)]
+    pub form: OutputFormat,
     /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,

@@ -7,7 +7,7 @@ use esolm::variants::Chosen;
 use esolm::{AdapterInfo, AdapterKind};
 use serde::Serialize;
 
-use crate::arguments::Devices;
+use crate::arguments::{Devices, FormatName};
 use crate::failure::Failure;
 use crate::output;
 
@@ -23,10 +23,9 @@ struct Entry {
 
 pub fn run(arguments: &Devices) -> Result<(), Failure> {
     let entries = entries(adapters());
-    if arguments.json {
-        output::json(&entries)
-    } else {
-        output::text(&table(&entries))
+    match arguments.form.format() {
+        FormatName::Text => output::text(&table(&entries)),
+        format => output::json(&entries, format),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `esolm ppl`: how well a model predicts texts, exact and bounded.
 
+mod lines;
 mod report;
 
 use std::path::Path;
@@ -8,7 +9,7 @@ use esolm::likelihood::TextScore;
 use esolm::{Corpus, Error, Likelihood, ModelFiles, Perplexity, PerplexityOptions, documents};
 use serde::Deserialize;
 
-use crate::arguments::Ppl;
+use crate::arguments::{FormatName, Ppl};
 use crate::failure::Failure;
 use crate::files::Pending;
 use crate::likelihood::{self, Line};
@@ -17,6 +18,9 @@ use crate::{output, setup, texts};
 use report::Report;
 
 pub fn run(arguments: &Ppl) -> Result<(), Failure> {
+    if arguments.job.input.is_some() {
+        return lines::run(arguments, options(arguments));
+    }
     if arguments.files.is_empty() && arguments.tokens.is_none() {
         return Err(Failure::usage(
             "there is nothing to score; give text files, - for the standard input, or --tokens FILE",
@@ -26,6 +30,7 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
         Some(_) => setup::open_without_tokenizer(&arguments.source.model, arguments.quiet)?,
         None => setup::open(&arguments.source, arguments.quiet)?,
     };
+    setup::check_block_size(&arguments.source.model, files.config())?;
     let mut options = options(arguments);
     let corpus = match &arguments.tokens {
         Some(path) => read_tokens(path)?,
@@ -69,10 +74,9 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
     }
     let cut = report::cut(&measured, arguments.per_document.is_some(), has_orders);
     let report = Report::new(&model, measured);
-    if arguments.json {
-        output::json(&report)
-    } else {
-        output::text(&report.text(&cut))
+    match arguments.form.format() {
+        FormatName::Text => output::text(&report.text(&cut)),
+        format => output::json(&report, format),
     }
 }
 

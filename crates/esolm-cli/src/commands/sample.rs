@@ -1,25 +1,27 @@
 //! `esolm sample`: options become a request, the events of its generation are shown, the text is printed.
 
 mod given;
+mod lines;
+mod report;
 mod show;
 mod watch;
 
 use std::io::{self, IsTerminal};
 
-use esolm::stop::Finish;
 use esolm::trace::{Counters, Event, Footer, Header};
 use serde::Serialize;
 
-use crate::arguments::Sample;
+use crate::arguments::{FormatName, Sample};
 use crate::failure::Failure;
 use crate::files::Pending;
 use crate::{interrupts, output, setup};
+use report::Sequence;
 use show::Show;
 
 /// Between the texts of a batch.
 const SEPARATOR: &str = "----\n";
 
-/// `--json`.
+/// `--format json`.
 #[derive(Serialize)]
 struct Report<'a> {
     /// That of a trace, with the passes of all attempts.
@@ -35,21 +37,19 @@ struct Report<'a> {
     seconds: f64,
     tokens_per_second: f64,
     counters: Counters,
-    sequences: Vec<Sequence<'a>>,
-}
-
-#[derive(Serialize)]
-struct Sequence<'a> {
-    sequence: u32,
-    /// `null` without a tokenizer.
-    text: Option<&'a str>,
-    tokens: &'a [u32],
-    finish: Finish,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<&'a [Option<f32>]>,
+    sequences: Vec<Sequence>,
 }
 
 pub fn run(arguments: Sample) -> Result<(), Failure> {
+    if arguments.job.input.is_some() {
+        return lines::run(&arguments);
+    }
+    let is_json = arguments.form.format() != FormatName::Text || arguments.trace.is_some();
+    if arguments.logprobs && !is_json {
+        return Err(Failure::usage(
+            "--logprobs are told in JSON; give --format json or jsonl, or --trace FILE",
+        ));
+    }
     let files = setup::open(&arguments.source, arguments.quiet)?;
     let request = given::request(&arguments)?;
     // Bad requests and files that cannot be written are said before the model is loaded.
@@ -109,7 +109,7 @@ fn announcements(header: &Header, is_random: bool) -> Vec<String> {
         .map(|altered| format!("warning: {altered} in the prompt, and the text goes on from that"));
     let window = header.window.map(|window| {
         format!(
-            "the text is longer than the model's context: past {window} tokens each block sees the last {window} alone, its own included, which is not exact"
+            "the text is longer than the model's context: past {window} tokens what is written sees the last {window} alone, its own included, which is not exact"
         )
     });
     let seed = is_random.then(|| format!("seed: {}", header.seed));
@@ -150,15 +150,13 @@ fn print(
             }
         ));
     }
-    let raw = model.codec().filter(|_| arguments.raw);
-    let texts: Vec<String> = (footer.tokens.iter().zip(&footer.text))
-        .map(|(tokens, text)| match raw {
-            Some(codec) if !tokens.contains(&header.mask_index) => codec.decode(tokens),
-            _ => text.clone(),
-        })
-        .collect();
-    if arguments.json {
-        return output::json(&Report {
+    let (format, raw) = (arguments.form.format(), arguments.raw);
+    if format == FormatName::Jsonl {
+        let mut lines = report::lines(model, &header, footer, raw).into_iter();
+        return lines.try_for_each(|line| output::json_line(&line));
+    }
+    if format == FormatName::Json {
+        let report = Report {
             device: model.device().to_string(),
             interrupted: footer.interrupted,
             run_on: &footer.run_on,
@@ -167,21 +165,15 @@ fn print(
             seconds: footer.seconds,
             tokens_per_second,
             counters: footer.counters,
-            sequences: (texts.iter().enumerate())
-                .map(|(index, text)| Sequence {
-                    sequence: header.first + index as u32,
-                    text: model.codec().map(|_| &text[..]),
-                    tokens: &footer.tokens[index],
-                    finish: footer.finish[index],
-                    logprobs: footer.logprobs.get(index).map(Vec::as_slice),
-                })
-                .collect(),
+            sequences: report::sequences(model, &header, footer, raw),
             header: Header {
                 nfe: footer.nfe,
                 ..header
             },
-        });
+        };
+        return output::json(&report, format);
     }
+    let texts = report::texts(model, &header, footer, raw);
     let mut text = texts.join(&format!("\n{SEPARATOR}")) + "\n";
     if io::stdout().is_terminal() {
         text = output::printable(&text);

@@ -1,5 +1,7 @@
 //! `esolm score`: log-likelihoods of lines, of choices given a context, and of middles given both sides.
 
+mod lines;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -8,13 +10,13 @@ use esolm::likelihood::Purpose;
 use esolm::{Error, Likelihood, Score, ScoreItem, ScoreOptions, Scored};
 use serde::{Deserialize, Serialize};
 
-use crate::arguments::{self, Normalize};
+use crate::arguments::{self, FormatName, Normalize};
 use crate::failure::Failure;
 use crate::likelihood::{self, Line};
 use crate::{output, setup, texts};
+pub use lines::all_but_bad;
 
 pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
-    let files = setup::open(&arguments.source, arguments.quiet)?;
     let mut options = ScoreOptions {
         likelihood: Likelihood {
             alpha_0: arguments.alpha0,
@@ -26,6 +28,16 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
         bos: arguments.no_bos.then_some(false),
         ..ScoreOptions::default()
     };
+    if arguments.job.input.is_some() {
+        return lines::run(arguments, options);
+    }
+    if arguments.normalize != Normalize::None && !arguments.choices {
+        return Err(Failure::usage(
+            "--normalize compares choices; give --choices, or a job with --input",
+        ));
+    }
+    let files = setup::open(&arguments.source, arguments.quiet)?;
+    setup::check_block_size(&arguments.source.model, files.config())?;
     let config = files.config();
     if arguments.infill && matches!(config.family, Family::Ar | Family::Bd3Lm) {
         return Err(Failure::usage(format!(
@@ -57,7 +69,9 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
     for (index, scored) in scored.iter().enumerate() {
         match &scored.scores[..] {
             scores if arguments.choices => print_choices(index, scores, arguments)?,
-            [score] if arguments.json => output::json_line(&Line { index, score })?,
+            [score] if arguments.form.format() != FormatName::Text => {
+                output::json_line(&Line { index, score })?
+            }
             scores => scores
                 .iter()
                 .try_for_each(|score| output::text(&format!("{:.6}\n", score.logp)))?,
@@ -168,8 +182,15 @@ fn notes(scored: &[Scored], places: &[String], is_exact: bool) -> Vec<String> {
 
 /// A JSON line of `--choices`.
 #[derive(Serialize)]
-struct Choice {
+struct ChoiceLine {
     index: usize,
+    #[serde(flatten)]
+    choice: Choice,
+}
+
+/// The choices of one context.
+#[derive(Serialize)]
+struct Choice {
     best: usize,
     logp: Vec<f64>,
     tokens: Vec<usize>,
@@ -179,40 +200,45 @@ struct Choice {
     exact: bool,
 }
 
-fn print_choices(
-    index: usize,
-    scores: &[Score],
-    arguments: &arguments::Score,
-) -> Result<(), Failure> {
-    let normalized: Vec<f64> = scores
-        .iter()
-        .map(|score| match arguments.normalize {
-            Normalize::None => score.logp,
-            Normalize::Token => score.logp / score.tokens.max(1) as f64,
-            Normalize::Byte => score.logp / score.bytes.max(1) as f64,
-        })
-        .collect();
-    // Of equal ones the first.
-    let better = |best, i| {
-        if normalized[i] > normalized[best] {
-            i
-        } else {
-            best
-        }
-    };
-    let best = (0..normalized.len()).fold(0, better);
-    if arguments.json {
-        return output::json_line(&Choice {
-            index,
-            best,
+impl Choice {
+    fn of(scores: &[Score], normalize: Normalize) -> Self {
+        let normalized: Vec<f64> = scores
+            .iter()
+            .map(|score| match normalize {
+                Normalize::None => score.logp,
+                Normalize::Token => score.logp / score.tokens.max(1) as f64,
+                Normalize::Byte => score.logp / score.bytes.max(1) as f64,
+            })
+            .collect();
+        // Of equal ones the first.
+        let better = |best, i| {
+            if normalized[i] > normalized[best] {
+                i
+            } else {
+                best
+            }
+        };
+        Self {
+            best: (0..normalized.len()).fold(0, better),
             logp: scores.iter().map(|score| score.logp).collect(),
             tokens: scores.iter().map(|score| score.tokens).collect(),
             bytes: scores.iter().map(|score| score.bytes).collect(),
             normalized,
             exact: scores.iter().all(|score| score.exact),
-        });
+        }
     }
-    let mut text = best.to_string();
+}
+
+fn print_choices(
+    index: usize,
+    scores: &[Score],
+    arguments: &arguments::Score,
+) -> Result<(), Failure> {
+    let choice = Choice::of(scores, arguments.normalize);
+    if arguments.form.format() != FormatName::Text {
+        return output::json_line(&ChoiceLine { index, choice });
+    }
+    let mut text = choice.best.to_string();
     for score in scores {
         // Writing to a String cannot fail.
         let _ = write!(text, "\t{:.6}", score.logp);

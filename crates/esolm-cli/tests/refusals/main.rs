@@ -161,7 +161,17 @@ fn help_goes_to_stdout_unless_it_was_not_asked_for() {
     assert_eq!(output.status.code(), Some(2));
     assert!(output.stdout.is_empty());
     for command in [
-        "sample", "ppl", "score", "devices", "inspect", "convert", "forward", "replay", "bench",
+        "sample",
+        "ppl",
+        "score",
+        "devices",
+        "inspect",
+        "convert",
+        "forward",
+        "replay",
+        "bench",
+        "completions",
+        "man",
     ] {
         let help = String::from_utf8(run(&[command, "--help"]).stdout).expect("text");
         assert!(help.contains("Usage: esolm "), "{help}");

@@ -7,7 +7,7 @@ use esolm::measure::forms::{Comparison, Scope, Shape};
 use pollster::block_on;
 use serde::Serialize;
 
-use crate::arguments::Bench;
+use crate::arguments::{Bench, FormatName};
 use crate::failure::Failure;
 use crate::output;
 
@@ -43,10 +43,9 @@ pub fn run(engine: &Engine, model: String, arguments: &Bench) -> Result<(), Fail
         wrong: comparisons.iter().filter(wrong).count(),
         comparisons,
     };
-    if arguments.json {
-        output::json(&report)
-    } else {
-        output::text(&table(&report))
+    match arguments.form.format() {
+        FormatName::Text => output::text(&table(&report)),
+        format => output::json(&report, format),
     }
 }
 

@@ -1,0 +1,52 @@
+//! `esolm completions` and `esolm man`: what a shell and `man` want to know of the command line.
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+
+use clap::CommandFactory;
+use clap_mangen::Man as Page;
+
+use crate::arguments::{Completions, Esolm, Man};
+use crate::failure::Failure;
+use crate::files::{self, Pending, check_folder};
+use crate::output;
+
+pub fn completions(arguments: &Completions) -> Result<(), Failure> {
+    let mut command = Esolm::command();
+    let mut script = Vec::new();
+    clap_complete::generate(arguments.shell, &mut command, "esolm", &mut script);
+    output::bytes(&script)
+}
+
+/// Writes the page of the program, and those of its commands.
+pub fn pages(arguments: &Man) -> Result<(), Failure> {
+    let folder = &arguments.folder;
+    check_folder(folder)?;
+    fs::create_dir_all(folder).map_err(|error| {
+        let remedy = files::remedy(match error.kind() {
+            // What stands in the way has a name of its own in the path.
+            ErrorKind::AlreadyExists => ErrorKind::NotADirectory,
+            kind => kind,
+        });
+        Failure::failed(format!(
+            "cannot create {}: {error}; {remedy}",
+            folder.display()
+        ))
+    })?;
+    // No short options of clap's own, and names with the program's in front.
+    let mut program = Esolm::command().disable_help_subcommand(true);
+    program.build();
+    let commands = program.get_subcommands().cloned();
+    let all: Vec<clap::Command> = std::iter::once(program.clone()).chain(commands).collect();
+    for command in all {
+        let page = Page::new(command);
+        let path = folder.join(page.get_filename());
+        let mut file = Pending::create(&path)?;
+        let mut text = Vec::new();
+        // Writing to memory cannot fail.
+        let _ = page.render(&mut text);
+        file.fill(|file| file.write_all(&text))?;
+        file.commit()?;
+    }
+    Ok(())
+}

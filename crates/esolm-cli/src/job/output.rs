@@ -1,0 +1,182 @@
+//! The results of a job: a file that is appended to and can be gone on with, or a stream.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use esolm_checkpoint::atomic;
+use serde::Deserialize;
+
+use super::input::Lines;
+use super::record::Record;
+use crate::arguments::Job;
+use crate::failure::Failure;
+use crate::files::{self, Pending};
+
+/// Where results go.
+pub enum Output {
+    /// Whoever reads it has what was written.
+    Stream(Pending),
+    File(Log),
+}
+
+/// A regular file of whole results.
+pub struct Log {
+    path: PathBuf,
+    file: File,
+    /// Its bytes, all of them on the disk.
+    length: u64,
+    /// Results that it had when it was opened.
+    done: u64,
+}
+
+/// As much of a result as tells whose it is.
+#[derive(Deserialize)]
+struct Place {
+    line: u64,
+}
+
+impl Output {
+    /// Opens the output. Where a job goes on, the lines whose results are there are taken from `lines`.
+    pub fn open(job: &Job, record: &Record, lines: &mut Lines) -> Result<Self, Failure> {
+        let path = job.output.as_deref().unwrap_or("-".as_ref());
+        let is_stream = path == Path::new("-")
+            || atomic::is_stream(path).map_err(|error| files::cannot_write(path, &error))?;
+        if !is_stream {
+            return Log::open(path, job, record, lines).map(Self::File);
+        }
+        if job.resume {
+            let name = match path == Path::new("-") {
+                true => "the standard output".into(),
+                false => path.display().to_string(),
+            };
+            return Err(Failure::usage(format!(
+                "--resume needs an output that can be read again, which {name} cannot; give a file"
+            )));
+        }
+        Pending::create_or_stdout(path).map(Self::Stream)
+    }
+
+    /// Results that were there already.
+    pub fn done(&self) -> u64 {
+        match self {
+            Self::Stream(_) => 0,
+            Self::File(log) => log.done,
+        }
+    }
+
+    /// Adds whole lines, and brings them to the disk.
+    pub fn append(&mut self, lines: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Stream(stream) => stream.fill(|file| {
+                file.write_all(lines)?;
+                file.flush()
+            }),
+            Self::File(log) => log.append(lines),
+        }
+    }
+
+    pub fn finish(self) -> Result<(), Failure> {
+        match self {
+            Self::Stream(stream) => stream.commit(),
+            Self::File(_) => Ok(()),
+        }
+    }
+}
+
+impl Log {
+    fn open(path: &Path, job: &Job, record: &Record, lines: &mut Lines) -> Result<Self, Failure> {
+        let cannot = |error: &std::io::Error| files::cannot_write(path, error);
+        // Not in append mode, which on some systems keeps a file from being cut.
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|error| cannot(&error))?;
+        // Some network file systems have no locks; there it is up to the user.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Failure::failed(format!(
+                "another process writes {}; wait for its end, or give another --output",
+                path.display()
+            )));
+        }
+        let there = file.metadata().map_err(|error| cannot(&error))?.len();
+        let mut log = Self {
+            path: path.into(),
+            file,
+            length: 0,
+            done: 0,
+        };
+        if there > 0 && !job.resume {
+            return Err(Failure::usage(format!(
+                "{} is not empty; go on with --resume if its results are those of this job, or give another --output",
+                path.display()
+            )));
+        }
+        if there > 0 {
+            record.compare(path)?;
+            log.count(lines)?;
+            log.cut().map_err(|error| cannot(&error))?;
+        }
+        if log.done == 0 {
+            record.write(path)?;
+        }
+        Ok(log)
+    }
+
+    /// Counts the results, each of which must be that of the next line.
+    fn count(&mut self, lines: &mut Lines) -> Result<(), Failure> {
+        let cannot = |error: std::io::Error| {
+            let path = self.path.display();
+            Failure::failed(format!("cannot read {path}: {error}; check the disk"))
+        };
+        let mut reader = BufReader::new(&self.file);
+        let mut text = Vec::new();
+        loop {
+            text.clear();
+            let count = reader.read_until(b'\n', &mut text).map_err(cannot)?;
+            // What a killed process or a power cut left of a line.
+            if text.last() != Some(&b'\n') {
+                return Ok(());
+            }
+            let result: Option<Place> = serde_json::from_slice(&text).ok();
+            let line = lines.next()?;
+            let is_its = match (&result, &line) {
+                (Some(result), Some(line)) => result.line == line.number,
+                _ => false,
+            };
+            if !is_its {
+                return Err(Failure::failed(format!(
+                    "line {} of {} is not the result that belongs there; give another --output",
+                    self.done + 1,
+                    self.path.display()
+                )));
+            }
+            self.length += count as u64;
+            self.done += 1;
+        }
+    }
+
+    /// Leaves the whole results alone, and writes behind them.
+    fn cut(&mut self) -> std::io::Result<()> {
+        self.file.set_len(self.length)?;
+        self.file.seek(SeekFrom::Start(self.length))?;
+        self.file.sync_data()
+    }
+
+    fn append(&mut self, lines: &[u8]) -> Result<(), Failure> {
+        let written = self
+            .file
+            .write_all(lines)
+            .and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // A full disk leaves no half of a line, if it can be helped.
+            let _ = self.cut();
+            return Err(files::cannot_write(&self.path, &error));
+        }
+        self.length += lines.len() as u64;
+        Ok(())
+    }
+}

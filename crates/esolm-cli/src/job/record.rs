@@ -1,0 +1,127 @@
+//! What a job was asked for, written beside its output, so that nobody goes on with another input or other options.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use esolm_checkpoint::atomic;
+use serde_json::{Value, json};
+
+use super::Plan;
+use super::input::Survey;
+use crate::arguments::Shard;
+use crate::failure::Failure;
+use crate::files;
+
+/// Ends the name of a record.
+const SUFFIX: &str = ".job";
+
+/// What decides every byte of the results on one device.
+pub struct Record(Value);
+
+impl Record {
+    pub fn new(plan: &Plan, survey: Option<Survey>) -> Self {
+        let input = survey.map(|survey| {
+            json!({ "lines": survey.lines, "bytes": survey.bytes, "sha256": survey.sha256 })
+        });
+        let mut options = plan.options.clone();
+        options["first"] = plan.first.into();
+        options["shard"] = plan.job.shard.unwrap_or(Shard::ALL).to_string().into();
+        Self(json!({
+            "esolm_job": 1,
+            "esolm": env!("CARGO_PKG_VERSION"),
+            "command": plan.command,
+            "input": input,
+            "options": options,
+        }))
+    }
+
+    /// Where the record of an output stands.
+    pub fn path(output: &Path) -> PathBuf {
+        let mut name = output.as_os_str().to_owned();
+        name.push(SUFFIX);
+        name.into()
+    }
+
+    /// Writes it beside the output.
+    pub fn write(&self, output: &Path) -> Result<(), Failure> {
+        let path = Self::path(output);
+        let text = format!("{:#}\n", self.0);
+        atomic::write(&path, text).map_err(|error| files::cannot_write(&path, &error))
+    }
+
+    /// Compares it with the one beside an output that has results.
+    pub fn compare(&self, output: &Path) -> Result<(), Failure> {
+        let path = Self::path(output);
+        let text = fs::read(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Failure::failed(format!(
+                "{} has results, but {}, which says what they are of, is not there; give another --output",
+                output.display(),
+                path.display()
+            )),
+            _ => Failure::failed(format!("cannot read {}: {error}; check its permissions", path.display())),
+        })?;
+        let there: Value = serde_json::from_slice(&text).map_err(|_| {
+            Failure::failed(format!(
+                "{} is damaged; give another --output",
+                path.display()
+            ))
+        })?;
+        match difference("", &there, &self.0) {
+            None => Ok(()),
+            Some((what, _, _)) if what.starts_with("input") => Err(Failure::failed(format!(
+                "the input is not the one that the results in {} are of; give that one, or another --output",
+                output.display()
+            ))),
+            Some((what, there, here)) => Err(Failure::failed(format!(
+                "the results in {} were made with {what} {there}, not {here}; give the same options, or another --output",
+                output.display()
+            ))),
+        }
+    }
+}
+
+/// The first field in which two records differ, and what it says in each.
+fn difference(name: &str, a: &Value, b: &Value) -> Option<(String, String, String)> {
+    if let (Value::Object(a), Value::Object(b)) = (a, b) {
+        let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+        names.sort();
+        names.dedup();
+        return names.into_iter().find_map(|field| {
+            let inner = match name {
+                "" | "options" => field.clone(),
+                _ => format!("{name}.{field}"),
+            };
+            let of = |object: &serde_json::Map<String, Value>| {
+                object.get(field).cloned().unwrap_or(Value::Null)
+            };
+            difference(&inner, &of(a), &of(b))
+        });
+    }
+    let said = |value: &Value| match value {
+        Value::Null => "left out".into(),
+        value => value.to_string().chars().take(80).collect(),
+    };
+    (a != b).then(|| (name.into(), said(a), said(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let record = |seed: u64, sha: &str| json!({"options": {"a": 1, "seed": seed}, "input": {"sha256": sha}});
+        assert_eq!(difference("", &record(1, "x"), &record(1, "x")), None);
+        let (what, there, here) =
+            difference("", &record(1, "x"), &record(2, "x")).expect("it differs");
+        assert_eq!(
+            (what.as_str(), there.as_str(), here.as_str()),
+            ("seed", "1", "2")
+        );
+        let (what, ..) = difference("", &record(1, "x"), &record(2, "y")).expect("it differs");
+        assert_eq!(what, "input.sha256");
+        let (_, there, here) = difference("", &json!({}), &json!({"a": "b"})).expect("it differs");
+        assert_eq!((there.as_str(), here.as_str()), ("left out", "\"b\""));
+    }
+}

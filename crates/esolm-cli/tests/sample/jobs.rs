@@ -1,0 +1,596 @@
+//! Jobs: lines in, lines out, in shards and through kills.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Folder, esolm, root, succeed};
+
+const PROMPTS: [&str; 4] = ["One day", "The cat", "Tom and Lily", "There was a big"];
+/// Lines of the input.
+const LINES: usize = 14;
+
+/// Lines with ids, prompts, templates, seeds and lengths of their own, and a blank one between them.
+fn input(folder: &Folder) -> String {
+    let path = folder.file("in.jsonl");
+    let mut text = String::from("\u{feff}");
+    for index in 0..LINES {
+        let line = match index {
+            3 => json!({"id": "three", "infill": "Once ____{3} a time"}),
+            4 => json!({"length": 20}),
+            8 => json!({"id": 8, "prompt": "My dog", "seed": 5, "stop_strings": ["."]}),
+            _ => json!({"id": index, "prompt": PROMPTS[index % 4]}),
+        };
+        text += &format!("{line}\r\n");
+        if index == 5 {
+            text += "\n  \n";
+        }
+    }
+    fs::write(&path, text).expect("written");
+    path
+}
+
+fn job(input: &str, output: &str, rest: &[&str]) -> Command {
+    let mut command = esolm();
+    command.args([
+        "sample", "--device", "cpu", "--length", "24", "--quiet", "--input", input, "--output",
+        output,
+    ]);
+    command.args(rest);
+    command
+}
+
+fn done(mut command: Command) -> Output {
+    let output = command.output().expect("it starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {errors}");
+    output
+}
+
+/// The one sentence of a run that is refused, with its exit code.
+fn refused(mut command: Command) -> (i32, String) {
+    let output = command.output().expect("it starts");
+    let errors = String::from_utf8(output.stderr).expect("text");
+    let code = output.status.code().expect("an exit code");
+    assert_ne!(code, 0, "{command:?}");
+    (code, errors)
+}
+
+fn lines(path: &str) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("results");
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect()
+}
+
+/// The output of a run that nobody interrupts.
+fn whole(folder: &Folder, input: &str) -> Vec<u8> {
+    let path = folder.file("whole.jsonl");
+    done(job(input, &path, &[]));
+    fs::read(path).expect("results")
+}
+
+#[test]
+fn a_line_gives_what_the_command_gives() {
+    let folder = Folder::new();
+    let input = input(&folder);
+    whole(&folder, &input);
+    let results = lines(&folder.file("whole.jsonl"));
+    assert_eq!(results.len(), LINES);
+    for (index, result) in results.iter().enumerate() {
+        let number = index.to_string();
+        let mut options = vec![
+            "sample", "--device", "cpu", "--quiet", "--json", "--first", &number,
+        ];
+        options.extend(match index {
+            3 => [
+                &["--length", "24", "--seed", "0"][..],
+                &["--infill", "Once ____{3} a time"],
+            ]
+            .concat(),
+            4 => vec!["--length", "20", "--seed", "0"],
+            8 => [
+                &["--length", "24", "--seed", "5"][..],
+                &["--prompt", "My dog", "--stop-string", "."],
+            ]
+            .concat(),
+            _ => [
+                &["--length", "24", "--seed", "0"][..],
+                &["--prompt", PROMPTS[index % 4]],
+            ]
+            .concat(),
+        });
+        let alone: Value = serde_json::from_str(&succeed(&options)).expect("JSON");
+        for field in ["text", "tokens", "finish", "sequence"] {
+            assert_eq!(result[field], alone["sequences"][0][field], "line {index}");
+        }
+        assert_eq!(result["seed"], alone["seed"]);
+        // Two blank lines come after the sixth.
+        let line = index + if index > 5 { 3 } else { 1 };
+        assert_eq!(result["line"], line);
+        let id = match index {
+            3 => json!("three"),
+            4 => Value::Null,
+            _ => json!(index),
+        };
+        assert_eq!(result["id"], id);
+        assert_eq!(result.get("id").is_none(), index == 4);
+    }
+}
+
+#[test]
+fn shards_put_together_are_one_run() {
+    let folder = Folder::new();
+    let input = input(&folder);
+    let whole = whole(&folder, &input);
+    for (count, batch) in [(1, "1"), (2, "64"), (3, "2"), (20, "5")] {
+        let mut joined = Vec::new();
+        for index in 1..=count {
+            let (shard, path) = (format!("{index}/{count}"), folder.file("part.jsonl"));
+            let _ = fs::remove_file(&path);
+            done(job(&input, &path, &["--shard", &shard, "--batch", batch]));
+            joined.extend(fs::read(&path).expect("results"));
+        }
+        assert!(joined == whole, "{count} shards, batches of {batch}");
+    }
+}
+
+/// Ended at any moment, and gone on with, also with a torn last line: the results are those of one run.
+#[cfg(unix)]
+#[test]
+fn a_killed_job_goes_on() {
+    let folder = Folder::new();
+    let input = input(&folder);
+    let whole = whole(&folder, &input);
+    let path = folder.file("killed.jsonl");
+    let size = |path: &str| fs::metadata(path).map_or(0, |there| there.len());
+    let mut kills = 0;
+    for round in 0.. {
+        let mut child = job(&input, &path, &["--resume", "--batch", "1"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        // After a result or two, or at once.
+        let before = size(&path);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while round % 3 != 0 && size(&path) <= before && Instant::now() < deadline {
+            if child.try_wait().expect("it is there").is_some() {
+                break;
+            }
+            sleep(Duration::from_millis(2));
+        }
+        if let Some(status) = child.try_wait().expect("it is there") {
+            assert!(status.success());
+            break;
+        }
+        child.kill().expect("killed");
+        child.wait().expect("gone");
+        kills += 1;
+        let there = fs::read(&path).unwrap_or_default();
+        // Where it was killed at once, the line that was torn before is still there.
+        let end = there.iter().rposition(|&byte| byte == b'\n');
+        let there = &there[..end.map_or(0, |end| end + 1)];
+        assert!(whole.starts_with(there), "round {round}");
+        if round % 2 == 1 && !there.is_empty() {
+            let torn = OpenOptions::new().append(true).open(&path);
+            let torn = torn.and_then(|mut file| file.write_all(b"{\"id\":1,\"li"));
+            torn.expect("torn");
+        }
+        assert!(round < 200, "it gets nowhere");
+    }
+    assert!(kills >= 3, "{kills}");
+    assert!(fs::read(&path).expect("results") == whole);
+    // Once it is done, there is nothing to do.
+    done(job(&input, &path, &["--resume"]));
+    assert!(fs::read(&path).expect("results") == whole);
+}
+
+/// A signal ends it after the step under way; what was written stays.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_job_goes_on() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let folder = Folder::new();
+    let input = input(&folder);
+    let whole = whole(&folder, &input);
+    let path = folder.file("out.jsonl");
+    let mut child = job(&input, &path, &["--batch", "1"])
+        .spawn()
+        .expect("it starts");
+    while fs::metadata(&path).map_or(0, |there| there.len()) == 0 {
+        assert!(child.try_wait().expect("there").is_none(), "it ended");
+        sleep(Duration::from_millis(2));
+    }
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("sent");
+    let status = child.wait().expect("it ends");
+    let there = fs::read(&path).expect("results");
+    assert!(whole.starts_with(&there) && there.ends_with(b"\n"));
+    if there.len() < whole.len() {
+        assert_eq!(status.code(), Some(143));
+    }
+    done(job(&input, &path, &["--resume"]));
+    assert!(fs::read(&path).expect("results") == whole);
+}
+
+#[test]
+fn another_job_is_not_gone_on_with() {
+    let folder = Folder::new();
+    let input = input(&folder);
+    let path = folder.file("out.jsonl");
+    done(job(&input, &path, &[]));
+    let whole = fs::read(&path).expect("results");
+    for (rest, code, said) in [
+        (&[][..], 2, "is not empty; go on with --resume"),
+        (
+            &["--resume", "--seed", "1"],
+            1,
+            "were made with seed 0, not 1;",
+        ),
+        (
+            &["--resume", "--top-k", "4"],
+            1,
+            "were made with top_k left out, not 4;",
+        ),
+        (
+            &["--resume", "--shard", "1/2"],
+            1,
+            "were made with shard \"1/1\", not \"1/2\";",
+        ),
+        (
+            &["--resume", "--weights", "f16"],
+            1,
+            "were made with weights left out, not \"f16\";",
+        ),
+        (
+            &["--resume", "--first", "3"],
+            1,
+            "were made with first 0, not 3;",
+        ),
+    ] {
+        let (exit, errors) = refused(job(&input, &path, rest));
+        assert_eq!(exit, code, "{errors}");
+        assert!(errors.contains(said), "{errors}");
+    }
+    // The number of texts at once changes nothing.
+    done(job(&input, &path, &["--resume", "--batch", "3"]));
+    // Another input of the same length.
+    let text = fs::read_to_string(&input).expect("the input");
+    fs::write(&input, text.replace("The cat", "The dog")).expect("written");
+    let (_, errors) = refused(job(&input, &path, &["--resume"]));
+    assert!(errors.contains("the input is not the one"), "{errors}");
+    fs::write(&input, &text).expect("written");
+    assert!(fs::read(&path).expect("results") == whole);
+    // Results that are another's, or without their record.
+    fs::write(&path, "{\"line\": 2}\n").expect("written");
+    let (_, errors) = refused(job(&input, &path, &["--resume"]));
+    assert!(errors.contains("line 1 of"), "{errors}");
+    fs::remove_file(format!("{path}.job")).expect("removed");
+    let (_, errors) = refused(job(&input, &path, &["--resume"]));
+    assert!(errors.contains("out.jsonl.job"), "{errors}");
+}
+
+#[test]
+fn bad_lines_are_named() {
+    let folder = Folder::new();
+    let (input, path) = (folder.file("bad.jsonl"), folder.file("out.jsonl"));
+    let long = "word ".repeat(400);
+    let bad = [
+        ("{\"prompt\": \"a\"", "it is not a JSON object"),
+        ("[1]", "it is not a JSON object"),
+        ("{\"promt\": \"a\"}", "it has the field \"promt\""),
+        ("{\"prompt\": 3}", "it does not say what to write"),
+        ("{\"prompt\": [\"a\", \"b\"]}", "its prompt is a list"),
+        ("{\"id\": 1.5, \"prompt\": \"a\"}", "its id must be"),
+        (
+            "{\"prompt\": \"a\", \"infill\": \"b ____\"}",
+            "exclude each other",
+        ),
+        ("{\"length\": 100000}", "more than the model's context"),
+        (
+            &format!("{{\"prompt\": \"{long}\"}}"),
+            "which leaves nothing to write",
+        ),
+        ("{\"stop_strings\": [\"\"]}", "a stop string is empty"),
+    ];
+    for (line, why) in bad {
+        fs::write(&input, format!("{{\"id\": \"good\"}}\n{line}\n{{}}\n")).expect("written");
+        let _ = fs::remove_file(&path);
+        let (code, errors) = refused(job(&input, &path, &[]));
+        assert_eq!(code, 1, "{errors}");
+        assert!(
+            errors.contains("line 2 of") && errors.contains(why),
+            "{errors}"
+        );
+        assert!(errors.contains("--keep-going"), "{errors}");
+        // What can be seen without the model is said before anything is done; else what comes before is there.
+        let there = fs::read_to_string(&path).unwrap_or_default();
+        assert!(there.lines().count() <= 1, "{there}");
+    }
+    // A job that ended at a line that only the model refuses goes on behind it.
+    let text = format!("{{\"id\": 1}}\n{{\"prompt\": \"{long}\"}}\n{{\"id\": 3}}\n");
+    fs::write(&input, text).expect("written");
+    let _ = fs::remove_file(&path);
+    let (_, errors) = refused(job(&input, &path, &[]));
+    assert!(errors.contains("line 2 of"), "{errors}");
+    assert_eq!(lines(&path).len(), 1, "the results before it stay");
+    done(job(&input, &path, &["--resume", "--keep-going"]));
+    let results = lines(&path);
+    assert_eq!((results.len(), &results[2]["id"]), (3, &json!(3)));
+    assert!(results[1]["error"].is_string());
+
+    // With --keep-going each has a result.
+    let all: Vec<&str> = bad.iter().map(|(line, _)| *line).collect();
+    let text = format!(
+        "{{\"id\": \"good\"}}\n{}\n{{\"id\": \"last\"}}\n",
+        all.join("\n")
+    );
+    let mut bytes = text.into_bytes();
+    bytes.extend(b"{\"prompt\": \"\xff\"}\n");
+    fs::write(&input, bytes).expect("written");
+    let _ = fs::remove_file(&path);
+    done(job(&input, &path, &["--keep-going"]));
+    let results = lines(&path);
+    assert_eq!(results.len(), bad.len() + 3);
+    for (result, (_, why)) in results[1..].iter().zip(bad) {
+        let error = result["error"].as_str().expect("an error");
+        assert!(error.contains(why), "{error}");
+    }
+    assert!(results[0]["text"].is_string() && results[bad.len() + 1]["text"].is_string());
+    assert_eq!(results[bad.len() + 1]["sequence"], bad.len() + 1);
+    assert!(
+        results[bad.len() + 2]["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("UTF-8"))
+    );
+}
+
+/// From a pipe to a pipe; a named one stays what it is.
+#[cfg(unix)]
+#[test]
+fn a_job_goes_through_pipes() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let folder = Folder::new();
+    let input = input(&folder);
+    let whole = whole(&folder, &input);
+    let through = |arguments: &[&str]| {
+        let mut command = esolm();
+        command
+            .args([
+                "sample", "--device", "cpu", "--length", "24", "--quiet", "--input", "-",
+            ])
+            .args(arguments)
+            .stdin(fs::File::open(&input).expect("the input"));
+        command
+    };
+    assert!(done(through(&[])).stdout == whole);
+    assert!(done(through(&["--output", "-"])).stdout == whole);
+    let pipe = folder.file("pipe");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .expect("mkfifo")
+            .success()
+    );
+    let reader = {
+        let pipe = pipe.clone();
+        std::thread::spawn(move || fs::read(pipe).expect("read"))
+    };
+    done(through(&["--output", &pipe]));
+    assert!(reader.join().expect("read") == whole);
+    assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo());
+    assert!(!fs::exists(format!("{pipe}.job")).expect("a folder"));
+    // What can be read only once is neither divided nor gone on with.
+    for (rest, said) in [
+        (&["--shard", "1/2"][..], "--shard needs an input"),
+        (
+            &["--resume", "--output", &folder.file("x")],
+            "--resume needs an input",
+        ),
+    ] {
+        let (code, errors) = refused(through(rest));
+        assert!(code == 2 && errors.contains(said), "{errors}");
+    }
+    let (code, errors) = refused(job(&input, &pipe, &["--resume"]));
+    assert!(
+        code == 2 && errors.contains("--resume needs an output"),
+        "{errors}"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn two_jobs_do_not_write_one_output() {
+    let folder = Folder::new();
+    let input = input(&folder);
+    let path = folder.file("out.jsonl");
+    let mut first = job(&input, &path, &["--batch", "1"])
+        .spawn()
+        .expect("it starts");
+    while fs::metadata(&path).map_or(0, |there| there.len()) == 0 {
+        sleep(Duration::from_millis(2));
+    }
+    let second = refused(job(&input, &path, &["--resume"]));
+    let is_over = first.try_wait().expect("there").is_some();
+    assert!(
+        is_over || second.1.contains("another process writes"),
+        "{}",
+        second.1
+    );
+    assert!(first.wait().expect("it ends").success());
+}
+
+/// Scores do not depend on shards and batches either, where random orders decide them; and they are those of the plain command.
+#[test]
+fn scores_are_a_job_too() {
+    let folder = Folder::new();
+    let input = folder.file("in.jsonl");
+    let items = [
+        json!({"id": "a", "text": "Once upon a time there was a cat."}),
+        json!({"id": "b", "context": "The dog was", "continuation": " happy."}),
+        json!({"id": "c", "context": "She ate the", "choices": [" apple.", " sky."]}),
+        json!({"id": "d", "prefix": "Tom had a", "middle": " red ball", "suffix": " and ran."}),
+        json!({"id": "e", "text": "One day. ".repeat(200)}),
+        json!({"id": "f", "text": "The end."}),
+    ];
+    let text: String = items.iter().map(|item| format!("{item}\n")).collect();
+    fs::write(&input, &text).expect("written");
+    let run = |command: &str, input: &str, rest: &[&str]| {
+        let arguments = [
+            &[command, "--device", "cpu", "--quiet", "--input", input],
+            rest,
+        ]
+        .concat();
+        succeed(&arguments)
+    };
+    let random = ["--alpha0", "1", "--orders", "2", "--seed", "3"];
+    let whole = run("score", &input, &random);
+    for batch in ["1", "3"] {
+        let parts: Vec<String> = ["1/3", "2/3", "3/3"]
+            .iter()
+            .map(|shard| {
+                run(
+                    "score",
+                    &input,
+                    &[&random[..], &["--shard", shard, "--batch", batch]].concat(),
+                )
+            })
+            .collect();
+        assert_eq!(parts.concat(), whole);
+    }
+    let results: Vec<Value> = run("score", &input, &[])
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(results.len(), items.len());
+    let file = |name: &str, text: &str| {
+        let path = folder.file(name);
+        fs::write(&path, text).expect("written");
+        path
+    };
+    let plain = |rest: &[&str]| -> Value {
+        let all = [&["score", "--device", "cpu", "--quiet", "--json"], rest].concat();
+        serde_json::from_str(&succeed(&all)).expect("JSON")
+    };
+    let alone = plain(&[&file("a.txt", "Once upon a time there was a cat.\n")]);
+    assert_eq!(results[0]["logp"], alone["logp"]);
+    assert_eq!(
+        (&results[0]["id"], &results[0]["line"]),
+        (&json!("a"), &json!(1))
+    );
+    let alone = plain(&[
+        "--choices",
+        &file(
+            "c.jsonl",
+            &items[2].to_string().replace("\"id\":\"c\",", ""),
+        ),
+    ]);
+    assert_eq!(results[2]["logp"], alone["logp"]);
+    assert_eq!(results[2]["best"], 0);
+    assert!(results[1]["logp"].is_f64(), "a continuation has one figure");
+    let alone = plain(&[
+        "--infill",
+        &file(
+            "d.jsonl",
+            &items[3].to_string().replace("\"id\":\"d\",", ""),
+        ),
+    ]);
+    assert_eq!(results[3]["logp"], alone["logp"]);
+    assert_eq!(results[4]["is_cut"], true);
+
+    // Documents.
+    let texts: Vec<&Value> = items
+        .iter()
+        .filter(|item| item["text"].is_string())
+        .collect();
+    let text: String = texts.iter().map(|item| format!("{item}\n")).collect();
+    let input = file("documents.jsonl", &text);
+    let whole = run("ppl", &input, &random);
+    let parts = ["1/2", "2/2"]
+        .map(|shard| run("ppl", &input, &[&random[..], &["--shard", shard]].concat()));
+    assert_eq!(parts.concat(), whole);
+    let first: Value = serde_json::from_str(whole.lines().next().expect("a line")).expect("JSON");
+    let nats = first["nats_per_token"].as_f64().expect("a number");
+    assert!((first["ppl"].as_f64().expect("a number") - nats.exp()).abs() < 1e-9);
+    // From left to right it is the figure of the plain command.
+    let left = ["--alpha0", "0"];
+    let scores = folder.file("scores.jsonl");
+    succeed(
+        &[
+            &[
+                "ppl",
+                "--device",
+                "cpu",
+                "--quiet",
+                "--draws",
+                "0",
+                "--jsonl",
+                "--per-document",
+                &scores,
+                &input,
+            ][..],
+            &left,
+        ]
+        .concat(),
+    );
+    let lines_of = |text: &str| -> Vec<Value> {
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["logp"].clone())
+            .collect()
+    };
+    // The plain reader knows no ids.
+    assert_eq!(
+        lines_of(&run("ppl", &input, &left)),
+        lines_of(&fs::read_to_string(&scores).expect("written"))
+    );
+    // Bad lines.
+    let bad = file(
+        "bad.jsonl",
+        "{\"text\": \"a\"}\n{\"context\": \"a\", \"choices\": []}\n{\"text\": \"a\", \"prefix\": \"b\"}\n{\"context\": \"a\", \"continuation\": \"\"}\n{\"text\": \"The end.\"}\n",
+    );
+    let results = run("score", &bad, &["--keep-going"]);
+    let errors: Vec<bool> = results
+        .lines()
+        .map(|line| line.contains("\"error\""))
+        .collect();
+    assert_eq!(errors, [false, true, true, true, false], "{results}");
+}
+
+/// One option names the form of every output.
+#[test]
+fn formats_are_named_alike() {
+    let common = ["--device", "cpu", "--quiet"];
+    let sample = ["sample", "--seed", "1", "--length", "16", "--batch", "2"];
+    let run = |rest: &[&str]| succeed(&[&sample[..], &common, rest].concat());
+    assert_eq!(run(&["--format", "text"]), run(&[]));
+    let report: Value = serde_json::from_str(&run(&["--format", "json"])).expect("JSON");
+    let short: Value = serde_json::from_str(&run(&["--json"])).expect("JSON");
+    assert_eq!(report["sequences"], short["sequences"]);
+    let lines = run(&["--format", "jsonl"]);
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    for (index, line) in lines.iter().enumerate() {
+        assert_eq!(line["text"], report["sequences"][index]["text"]);
+        assert_eq!(
+            (&line["seed"], &line["sequence"]),
+            (&json!(1), &json!(index))
+        );
+    }
+    assert_eq!(lines.len(), 2);
+    let model = root().join("models/stories");
+    let model = model.to_str().expect("UTF-8");
+    let line = succeed(&["inspect", model, "--format", "jsonl"]);
+    assert_eq!(line.lines().count(), 1);
+    let whole: Value = serde_json::from_str(&succeed(&["inspect", model, "--json"])).expect("JSON");
+    assert_eq!(serde_json::from_str::<Value>(&line).expect("JSON"), whole);
+}
