@@ -27,7 +27,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         return;
     }
     let s = info.first + launch;
-    let base = launch * info.stride;
+    let base = (info.skipped + launch) * info.stride;
     var top = Best(LOWEST, NO_TOKEN, false);
     var last = 0u;
     //@if FILTER

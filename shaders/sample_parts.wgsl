@@ -98,7 +98,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     if (launch >= info.count || part >= count) {
         return;
     }
-    let base = launch * info.stride;
+    let base = (info.skipped + launch) * info.stride;
     //@if FILTER
     let words = launch * STATE_WORDS;
     //@end

@@ -1,6 +1,6 @@
 // A row of logits of which a token is drawn, and the token that is drawn.
 struct Info {
-    first: u32,      // first sampled row of this launch; logits start with it
+    first: u32,      // first sampled row of this launch
     count: u32,
     stride: u32,     // floats a row of logits
     columns: u32,    // of a workgroup's part of a row
@@ -16,6 +16,7 @@ struct Info {
     stage: u32,      // what this launch does, of rows that several workgroups share
     former: u32,     // what the launch before it did
     drops: u32,      // 1 if the step at which the mass crosses top-p is left out
+    skipped: u32,    // rows of logits before that of the first row
     origin: vec3<u32>, // first workgroup of this launch
 }
 @group(0) @binding({{info}}) var<uniform> info: Info;

@@ -411,7 +411,7 @@ const BESTS: Binding = binding("bests", Write, "vec4<u32>", "[rows of the launch
 #[rustfmt::skip]
 const STATE: Binding = binding("state", ReadWrite, "atomic<u32>", "[rows of the launch][STATE_WORDS]", "u32, row-major; the shader says what the words are").when(&["FILTER"]);
 #[rustfmt::skip]
-const DRAWN_ROW_INFO: Binding = binding("info", Uniform, "Info", "first, count, stride, columns, seed_low, seed_high, mask_index, mask_logit, scale, rate, top_k, top_p, reach, stage, former, drops, origin", "u32; mask_logit, scale and rate are the bits of an f32");
+const DRAWN_ROW_INFO: Binding = binding("info", Uniform, "Info", "first, count, stride, columns, seed_low, seed_high, mask_index, mask_logit, scale, rate, top_k, top_p, reach, stage, former, drops, skipped, origin", "u32; mask_logit, scale and rate are the bits of an f32");
 
 /// Drawing a token a row.
 #[rustfmt::skip]

@@ -17,6 +17,8 @@ mod generate;
 mod infill;
 #[path = "../../crates/esolm/examples/score.rs"]
 mod score;
+#[path = "model/serving.rs"]
+mod serving;
 #[path = "../../crates/esolm/examples/watch.rs"]
 mod watch;
 

@@ -307,6 +307,7 @@ fn draws(gpu: &Gpu) {
             for noise in [None, Some(&noise)] {
                 let io = Sample {
                     logits: &logits,
+                    held: 0,
                     stride: VOCAB.next_multiple_of(4),
                     rows: &rows,
                     draws: &draws,

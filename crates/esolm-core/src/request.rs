@@ -14,6 +14,8 @@ use crate::stop::{StopRule, StopRules};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
 
+mod tokens;
+
 /// Texts of one run may not be more than any real use needs; beyond it, numbers would overflow first.
 pub const MAX_BATCH: usize = 1 << 16;
 /// So often a text is drawn again in which the model ran on at a given word.
@@ -248,6 +250,15 @@ impl Request {
         config: &ModelConfig,
         codec: Option<&TextCodec>,
     ) -> Result<Resolved, RequestError> {
+        self.resolve_with(config, codec, |config| self.given(config, codec))
+    }
+
+    fn resolve_with(
+        &self,
+        config: &ModelConfig,
+        codec: Option<&TextCodec>,
+        given: impl FnOnce(&ModelConfig) -> Result<Given, RequestError>,
+    ) -> Result<Resolved, RequestError> {
         let sampler = Sampler {
             temperature: self.temperature.unwrap_or(1.0),
             top_k: self.top_k,
@@ -264,7 +275,7 @@ impl Request {
         }
         let config = &self.decoding(config)?;
         self.check_family(config.family)?;
-        let given = self.given(config, codec)?;
+        let given = given(config)?;
         let seed = self.seed.unwrap_or(0);
         let steps = self.steps.unwrap_or(given.length);
         let own = PlanOptions::new(config, 0, steps, seed);
@@ -427,10 +438,7 @@ impl Request {
                 range: format!("a multiple of the model's block size, which is {size}"),
             });
         }
-        // An AR model that prepends a token has it in its plan already.
-        let opens = self.bos != Some(false)
-            && (config.family != Family::Ar || config.prepend == Prepend::None);
-        let opening: Vec<u32> = ends.bos.filter(|_| opens).into_iter().collect();
+        let opening: Vec<u32> = self.opening(config, codec).into_iter().collect();
 
         let (mut word_ends, mut altered) = (Vec::new(), None);
         let (lists, length) = if let Some(template) = &self.infill {

@@ -1,5 +1,7 @@
 //! A model on a device, and plans run on it. Everything here runs in the model's own thread; what users meet is [`crate::Model`].
 
+mod shared;
+
 use std::collections::VecDeque;
 
 use esolm_core::checkpoint::Checkpoint;
@@ -31,6 +33,8 @@ pub struct Engine {
     device: DeviceInfo,
     /// Of the batch that was started last.
     layout: Layout,
+    /// Of the batch that was set aside.
+    aside: Layout,
 }
 
 /// A replayed trace.
@@ -56,6 +60,7 @@ impl Engine {
             config: ckpt.config().clone(),
             device,
             layout: Layout::default(),
+            aside: Layout::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 //! this is where safety lies.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 
 use esolm_core::rows::{Layout, MASKED, NO_TARGET, StepRows};
@@ -17,6 +18,10 @@ use crate::measure::forms::{Comparison, Scope};
 /// What comes when a device is done.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + 'a>>;
 
+/// A stretch of the token buffer that is written over begins at a multiple of so many tokens, since a part of a GPU's buffer begins at a
+/// multiple of 256 bytes.
+pub const TOKEN_ALIGN: usize = 64;
+
 /// The words that key the noise of a sampled row: absolute index of its sequence, and position of the token within the sequence's part of
 /// the token buffer.
 pub type NoiseKey = [u32; 2];
@@ -30,6 +35,15 @@ pub struct Draw<'a> {
     pub seed: u64,
     /// Given Gumbel values `[sampled rows, V]` instead of the seeded ones (a replay).
     pub noise: Option<&'a [f32]>,
+}
+
+/// How a stretch of a pass's sampled rows is drawn.
+#[derive(Clone, Debug)]
+pub struct Share<'a> {
+    /// Indices among the sampled rows.
+    pub rows: Range<usize>,
+    /// How they are drawn; given noise is that of the whole pass.
+    pub draw: Draw<'a>,
 }
 
 /// A model on a device with one running batch: its KV cache, and its tokens in a flat buffer. Callers have checked rows, targets and noise
@@ -60,6 +74,21 @@ pub trait Executor {
     /// # Errors
     /// What fails on the device may show only at the next read.
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError>;
+
+    /// As [`Executor::draw`] where not all rows are drawn alike: `shares` cover the sampled rows one after the other.
+    ///
+    /// # Errors
+    /// As [`Executor::draw`].
+    fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError>;
+
+    /// Writes over a stretch of the token buffer that begins at a multiple of [`TOKEN_ALIGN`], after all passes so far.
+    ///
+    /// # Errors
+    /// When no batch was started.
+    fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError>;
+
+    /// Sets the running batch aside and takes up the one that was set aside before; at first there is none.
+    fn swap(&mut self);
 
     /// Logits `[sampled, V]` of the last pass, the mask token's column untouched.
     fn logits(&mut self) -> Pending<'_, Vec<f32>>;

@@ -93,6 +93,11 @@ impl ModelFiles {
         }
     }
 
+    /// What traces call the model.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     /// The checkpoint.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint

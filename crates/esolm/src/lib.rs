@@ -44,6 +44,11 @@ pub use model::Blocking;
 pub use model::{Model, random_seed};
 pub use perplexity::{Corpus, Figure, Nelbo, Perplexity, PerplexityOptions};
 pub use score::{Score, ScoreItem, ScoreOptions, Scored};
+#[cfg(not(target_family = "wasm"))]
+pub use serving::{
+    Echo, Echoed, LogProb, Serving, ServingError, ServingOptions, ServingState, TextRequest, Told,
+    Writing, Written,
+};
 pub use variants::{Chosen, Variants};
 pub use weights::{Activations, Weights};
 
@@ -56,6 +61,8 @@ mod model;
 mod perplexity;
 mod place;
 mod score;
+#[cfg(not(target_family = "wasm"))]
+mod serving;
 mod turn;
 mod weights;
 mod worker;

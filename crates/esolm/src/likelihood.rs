@@ -28,7 +28,7 @@ const ROWS_CPU: usize = 2048;
 /// Rows of a pass that keep a GPU busy.
 const ROWS_GPU: usize = 8192;
 /// Bytes of one block's keys that a batch takes unless it is told otherwise.
-const CACHE_BYTES: usize = 16 << 20;
+pub(crate) const CACHE_BYTES: usize = 16 << 20;
 
 /// How texts are scored.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -223,7 +223,7 @@ pub(crate) fn first_is_free(config: &ModelConfig) -> bool {
 }
 
 /// What is scored of a window.
-fn scored(config: &ModelConfig, window: &Window) -> Range<usize> {
+pub(crate) fn scored(config: &ModelConfig, window: &Window) -> Range<usize> {
     let Range { start, end } = window.free;
     let first = usize::from(first_is_free(config)).min(end);
     start.max(first)..end
@@ -444,7 +444,7 @@ fn check(
 }
 
 /// The token that an AR model reads before a text.
-fn prepended(config: &ModelConfig) -> Result<Option<u32>, LikelihoodError> {
+pub(crate) fn prepended(config: &ModelConfig) -> Result<Option<u32>, LikelihoodError> {
     match config.prepend {
         Prepend::None => Ok(None),
         Prepend::Mask => Ok(Some(config.mask_index)),
@@ -485,6 +485,13 @@ fn jobs(
     jobs
 }
 
+/// Rows of a pass that keep the engine's device busy.
+pub(crate) fn busy_rows(engine: &Engine) -> usize {
+    let device = engine.device();
+    let real_gpu = device.adapter.is_some() && !device.is_software();
+    if real_gpu { ROWS_GPU } else { ROWS_CPU }
+}
+
 /// The layout of every batch: the same for all, so that caches are made once, with room for no more than the `passes` that there are.
 fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>, passes: usize) -> Layout {
     let longest = windows
@@ -496,9 +503,7 @@ fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>, passes: usi
     let tokens: usize = windows.iter().map(|w| w.tokens.len()).sum();
     let mean = (2 * tokens).div_ceil(windows.len().max(1)).max(1);
     let slots = 2 * longest;
-    let device = engine.device();
-    let real_gpu = device.adapter.is_some() && !device.is_software();
-    let rows = if real_gpu { ROWS_GPU } else { ROWS_CPU };
+    let rows = busy_rows(engine);
     let cached = slots * engine.config().hidden * 4;
     let sequences = batch.unwrap_or_else(|| (rows / mean).min(CACHE_BYTES / cached));
     let sequences = sequences.min(passes).max(1);

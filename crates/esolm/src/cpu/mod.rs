@@ -26,7 +26,7 @@ use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite
 use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
-use crate::executor::{Draw, Executor, NoiseKey, Pending};
+use crate::executor::{Draw, Executor, NoiseKey, Pending, Share};
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
 #[cfg(not(target_family = "wasm"))]
@@ -54,6 +54,8 @@ pub struct CpuExecutor {
     /// The batch whose memory was asked for, and its largest pass.
     prepared: (Layout, Largest),
     state: State,
+    /// Both of the batch that was set aside.
+    aside: ((Layout, Largest), State),
 }
 
 /// What belongs to the batch that runs.
@@ -130,6 +132,7 @@ impl CpuExecutor {
             head,
             prepared: Default::default(),
             state: State::default(),
+            aside: Default::default(),
         };
         model.centre()?;
         Ok(model)
@@ -289,6 +292,11 @@ impl Executor for CpuExecutor {
     }
 
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
+        let rows = 0..self.state.sampled.keys.len();
+        self.draw_each(&[Share { rows, draw: *draw }])
+    }
+
+    fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError> {
         let (config, head) = (&self.config, &self.head);
         let (vocab, mask) = (config.vocab_size, config.mask_index);
         let State {
@@ -312,6 +320,8 @@ impl Executor for CpuExecutor {
                 keys.len(),
                 out,
                 |index, logits, drawn| {
+                    let share = shares.partition_point(|share| share.rows.end <= index);
+                    let draw = &shares[share].draw;
                     let [sequence, position] = keys[index];
                     let noise = match draw.noise {
                         Some(noise) => {
@@ -336,6 +346,16 @@ impl Executor for CpuExecutor {
             tokens[target as usize] = token;
         }
         Ok(())
+    }
+
+    fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError> {
+        self.state.tokens[first..][..tokens.len()].copy_from_slice(tokens);
+        Ok(())
+    }
+
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.prepared, &mut self.aside.0);
+        std::mem::swap(&mut self.state, &mut self.aside.1);
     }
 
     fn logits(&mut self) -> Pending<'_, Vec<f32>> {

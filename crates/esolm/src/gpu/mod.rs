@@ -13,7 +13,7 @@ use esolm_core::trace::Counters;
 use crate::adapter::AdapterKind;
 use crate::device::{LoadOptions, Precision};
 use crate::error::EngineError;
-use crate::executor::{Draw, Executor, NoiseKey, Pending};
+use crate::executor::{Draw, Executor, NoiseKey, Pending, Share};
 use crate::kernels::attention::{
     Attention, AttentionVariant, Geometry, Spans, attention_rows, attention_split, attention_tile,
 };
@@ -60,6 +60,8 @@ pub struct GpuExecutor {
     chosen: Chosen,
     cache: Precision,
     state: Option<State>,
+    /// The batch that was set aside.
+    aside: Option<State>,
 }
 
 /// What belongs to the batch that runs.
@@ -128,6 +130,7 @@ impl GpuExecutor {
             rotary: loaded.rotary,
             cache: options.kv_cache,
             state: None,
+            aside: None,
         })
     }
 
@@ -318,6 +321,7 @@ impl Executor for GpuExecutor {
         if self.gpu.take_refused() {
             // Memory that was refused is not there, though the runtime's pool believes it is.
             self.state = None;
+            self.aside = None;
             self.gpu.clean_up()?;
         }
         let longest = layout.slots.max(tokens.len() / layout.sequences.max(1));
@@ -395,33 +399,58 @@ impl Executor for GpuExecutor {
     }
 
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
+        let rows = 0..self.passed()?.1.wanted.rows;
+        self.draw_each(&[Share { rows, draw: *draw }])
+    }
+
+    fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError> {
         let (state, tables) = self.passed()?;
         self.gpu.scoped(|| {
-            let noise = draw
-                .noise
-                .map(|values| self.gpu.floats(values.to_vec()))
-                .transpose()?;
-            for (first, count) in self.in_parts(tables.wanted.rows) {
-                let io = Sample {
-                    logits: &state.scratch.logits,
-                    stride: self.head.padded(),
-                    rows: &tables.rows,
-                    draws: &tables.keys,
-                    tokens: &state.tokens,
-                    noise: noise.as_ref(),
-                    shared: state.scratch.drawing.as_ref(),
-                    first,
-                    count,
-                    vocab: self.head.n,
-                    mask_index: self.config.mask_index,
-                    seed: draw.seed,
-                };
-                self.head(&state.scratch, first, count);
-                sample(&self.gpu, &draw.sampler, &io);
+            let noise = |share: &Share| {
+                let values = share.draw.noise.map(<[f32]>::to_vec);
+                values.map(|values| self.gpu.floats(values)).transpose()
+            };
+            let noise: Vec<_> = shares.iter().map(noise).collect::<Result<_, _>>()?;
+            for (held, count) in self.in_parts(tables.wanted.rows) {
+                self.head(&state.scratch, held, count);
+                for (Share { rows, draw }, noise) in shares.iter().zip(&noise) {
+                    let (first, end) = (rows.start.max(held), rows.end.min(held + count));
+                    if first >= end {
+                        continue;
+                    }
+                    let io = Sample {
+                        logits: &state.scratch.logits,
+                        held,
+                        stride: self.head.padded(),
+                        rows: &tables.rows,
+                        draws: &tables.keys,
+                        tokens: &state.tokens,
+                        noise: noise.as_ref(),
+                        shared: state.scratch.drawing.as_ref(),
+                        first,
+                        count: end - first,
+                        vocab: self.head.n,
+                        mask_index: self.config.mask_index,
+                        seed: draw.seed,
+                    };
+                    sample(&self.gpu, &draw.sampler, &io);
+                }
             }
             Ok::<_, EngineError>(())
         })?;
         self.gpu.submit()
+    }
+
+    fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError> {
+        let bytes: &[u8] = bytemuck::cast_slice(tokens);
+        let buffer = &self.started()?.tokens;
+        let part = buffer.part(first as u64 * 4, bytes.len() as u64);
+        self.gpu.write(&part, bytes);
+        Ok(())
+    }
+
+    fn swap(&mut self) {
+        std::mem::swap(&mut self.state, &mut self.aside);
     }
 
     fn logits(&mut self) -> Pending<'_, Vec<f32>> {
@@ -522,9 +551,10 @@ impl Executor for GpuExecutor {
             head,
             rotary,
             state,
+            aside,
             ..
         } = *self;
-        drop((embedding, blocks, head, rotary, state));
+        drop((embedding, blocks, head, rotary, state, aside));
         gpu.submit()?;
         gpu.clean_up()
     }

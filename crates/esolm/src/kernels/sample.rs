@@ -10,10 +10,12 @@ use super::work::{ENTRY, Extent};
 use crate::adapter::AdapterKind;
 use crate::error::EngineError;
 
-/// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
+/// What a launch reads and writes. Tables are those of the whole pass.
 pub struct Sample<'a> {
-    /// [count, stride].
+    /// [rows, stride], those of the sampled row `held` first.
     pub logits: &'a Buffer,
+    /// First sampled row that logits are held of; `first` or less.
+    pub held: usize,
     /// Floats a row of logits.
     pub stride: usize,
     /// The row table, which begins with the rows that are sampled.
@@ -159,6 +161,10 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
             stage,
             former,
             u32::from(kept.drops_crossing),
+            (io.first - io.held) as u32,
+            0,
+            0,
+            0,
         ]
     };
     let random = (!greedy).then(|| io.noise.unwrap_or(io.draws));

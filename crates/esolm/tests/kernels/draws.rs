@@ -45,15 +45,20 @@ impl Logits {
         self.vocab.next_multiple_of(4)
     }
 
-    /// Rows padded to four columns, and a further row.
-    fn upload(&self) -> Buffer {
+    /// Rows padded to four columns, after so many others, and a further row.
+    fn upload_after(&self, others: usize) -> Buffer {
         let stride = self.stride();
         let count = self.values.len() / self.vocab;
-        let mut padded = vec![f32::NAN; (count + 1) * stride];
-        for (row, out) in self.rows().zip(padded.chunks_mut(stride)) {
+        let mut padded = vec![f32::NAN; (others + count + 1) * stride];
+        let own = padded.chunks_mut(stride).skip(others);
+        for (row, out) in self.rows().zip(own) {
             out[..self.vocab].copy_from_slice(row);
         }
         floats(&padded)
+    }
+
+    fn upload(&self) -> Buffer {
+        self.upload_after(0)
     }
 }
 
@@ -95,8 +100,11 @@ impl Drawing<'_> {
                 bests: blank(bests),
             }
         });
+        // Logits may be held of rows before the first as well.
+        let held = if is_given { first } else { 0 };
         let io = Sample {
-            logits: &logits.upload(),
+            logits: &logits.upload_after(first - held),
+            held,
             stride: logits.stride(),
             rows: &table(&rows),
             draws: &gpu().upload(bytemuck::cast_slice(self.draws)),

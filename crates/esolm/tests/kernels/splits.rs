@@ -200,6 +200,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         let tokens = gpu.words(vec![7777; drawn]).unwrap();
         let io = Sample {
             logits: &logits,
+            held: 0,
             stride,
             rows: &targets,
             draws: &draws,
@@ -244,6 +245,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         let tokens = gpu.words(vec![7777; drawn]).unwrap();
         let io = Sample {
             logits: &large,
+            held: 3,
             stride: LARGE,
             rows: &targets,
             draws: &draws,

@@ -1,0 +1,104 @@
+//! A batch that several requests share: what each of them needs of the engine between the steps of the others.
+
+use esolm_core::rows::{Layout, StepRows};
+
+use super::Engine;
+use crate::error::EngineError;
+use crate::executor::{Pending, Share, TOKEN_ALIGN};
+
+impl Engine {
+    /// Writes over a stretch of the started batch's tokens, after all steps so far; `first` is a multiple of [`TOKEN_ALIGN`].
+    ///
+    /// # Errors
+    /// When the stretch or a token of it lies outside.
+    pub fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError> {
+        let vocab = self.config.vocab_size;
+        let is_inside = first.is_multiple_of(TOKEN_ALIGN)
+            && first.saturating_add(tokens.len()) <= self.layout.tokens
+            && tokens.iter().all(|&token| (token as usize) < vocab);
+        match is_inside {
+            true => self.executor.write(first, tokens),
+            false => Err(EngineError::Rows(format!(
+                "{} tokens from {first} on do not fit the layout {:?}",
+                tokens.len(),
+                self.layout
+            ))),
+        }
+    }
+
+    /// As [`Engine::step`], each share of the sampled rows drawn in its own way. Gives their logits `[sampled, V]`, unchecked, where
+    /// `with_logits` asks for them.
+    ///
+    /// # Errors
+    /// As [`Engine::step`], and when the shares do not cover the sampled rows one after the other.
+    pub async fn step_each(
+        &mut self,
+        step: &StepRows,
+        ids: &[u32],
+        shares: &[Share<'static>],
+        with_logits: bool,
+    ) -> Result<Vec<f32>, EngineError> {
+        let covered = shares.iter().try_fold(0, |end, share| {
+            (share.rows.start == end).then_some(share.rows.end.max(end))
+        });
+        if covered != Some(step.sampled.len()) {
+            return Err(EngineError::Rows(format!(
+                "the shares of a pass do not cover its {} sampled rows",
+                step.sampled.len()
+            )));
+        }
+        self.pass(step, Some(ids))?;
+        let logits = match with_logits {
+            true => self.executor.logits().await?,
+            false => Vec::new(),
+        };
+        self.executor.draw_each(shares)?;
+        Ok(logits)
+    }
+
+    /// The token buffer as it is after the steps so far, whatever is run meanwhile. Must be awaited, not dropped.
+    pub fn reading(&mut self) -> Pending<'static, Vec<u32>> {
+        self.executor.tokens()
+    }
+
+    /// Runs one pass over the started batch and reads the logits `[sampled, V]` of its rows, unchecked.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub async fn unchecked_logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
+        self.pass(step, None)?;
+        self.executor.logits().await
+    }
+
+    /// Sets the started batch aside and takes up the one that was set aside before; at first there is none.
+    pub fn swap(&mut self) {
+        self.executor.swap();
+        std::mem::swap(&mut self.layout, &mut self.aside);
+    }
+
+    /// Slots and tokens of a sequence that any request of this model fits in.
+    pub fn place(&self) -> Layout {
+        let slots = self.config.length + 1;
+        Layout {
+            sequences: 1,
+            slots,
+            tokens: slots.next_multiple_of(TOKEN_ALIGN),
+        }
+    }
+
+    /// An engine over an executor that is no device of this machine.
+    #[cfg(test)]
+    pub(crate) fn of(
+        executor: Box<dyn crate::executor::Executor>,
+        config: esolm_core::config::ModelConfig,
+        device: crate::device::DeviceInfo,
+    ) -> Self {
+        Self {
+            executor,
+            config,
+            device,
+            layout: Layout::default(),
+            aside: Layout::default(),
+        }
+    }
+}

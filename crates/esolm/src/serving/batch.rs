@@ -1,0 +1,275 @@
+//! The running batch: places that texts take and leave between two passes, each text on a plan of its own.
+
+use std::collections::VecDeque;
+
+use esolm_core::rows::{Layout, MASKED, Row, StepRows};
+use esolm_core::text::TextCodec;
+
+use super::seat::{Landed, Seat};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::executor::{Pending, Share};
+use crate::likelihood::busy_rows;
+
+/// Passes that are queued at most while nobody reads tokens.
+const QUEUED_PASSES: usize = 32;
+
+/// An engine whose started batch has places.
+pub(super) struct Batch {
+    engine: Engine,
+    /// Tokens of a place in the token buffer.
+    span: usize,
+    seats: Vec<Option<Seat>>,
+    /// Where the next pass begins to take steps, if not all fit it.
+    next: usize,
+    /// Passes whose tokens were not looked at yet: one, while there is more to run.
+    flights: VecDeque<Flight>,
+    /// Passes since the device was last waited for.
+    unread: usize,
+    /// Most rows of a pass, unless a single text needs more.
+    rows: usize,
+}
+
+/// A pass that was launched.
+struct Flight {
+    reading: Option<Pending<'static, Vec<u32>>>,
+    steps: Vec<Flown>,
+}
+
+/// The step of one text in a pass.
+struct Flown {
+    place: usize,
+    serial: u64,
+    landed: Landed,
+}
+
+/// What a pass came to, for counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ran {
+    pub rows: usize,
+    pub drawn: usize,
+}
+
+impl Batch {
+    /// Starts a batch of `places` empty places.
+    ///
+    /// # Errors
+    /// When it does not fit the device.
+    pub fn start(mut engine: Engine, places: usize) -> Result<Self, EngineError> {
+        let one = engine.place();
+        let layout = Layout {
+            sequences: places,
+            slots: one.slots,
+            tokens: places * one.tokens,
+        };
+        let rows = busy_rows(&engine).min(places * one.slots).max(one.slots);
+        engine.prepare(&layout, rows, rows)?;
+        engine.start(&layout, &vec![engine.config().mask_index; layout.tokens])?;
+        Ok(Self {
+            engine,
+            span: one.tokens,
+            seats: (0..places).map(|_| None).collect(),
+            next: 0,
+            flights: VecDeque::new(),
+            unread: 0,
+            rows,
+        })
+    }
+
+    /// The engine, for work beside the batch; it must swap the batch back.
+    pub fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// Texts that have a place.
+    pub fn running(&self) -> usize {
+        self.seats.iter().flatten().count()
+    }
+
+    /// Whether nothing is left to run or to look at.
+    pub fn is_idle(&self) -> bool {
+        self.running() == 0 && self.flights.is_empty()
+    }
+
+    /// Whether a text finds a place.
+    pub fn has_place(&self) -> bool {
+        self.seats.iter().any(Option::is_none)
+    }
+
+    /// Gives a text a place, of which there is one.
+    ///
+    /// # Errors
+    /// When the device fails; the text has its place all the same.
+    pub fn seat(&mut self, seat: Seat) -> Result<(), EngineError> {
+        let place = self.seats.iter().position(Option::is_none);
+        let place = place.ok_or_else(|| EngineError::Rows("no place is free".into()))?;
+        let seat = self.seats[place].insert(seat);
+        self.engine.write(place * self.span, seat.tokens())
+    }
+
+    /// Runs a step of every text that is not done, as far as they fit one pass, and tells of the pass before.
+    ///
+    /// # Errors
+    /// When the device fails; what concerns one text alone is told to that one.
+    pub async fn round(&mut self, codec: Option<&TextCodec>) -> Result<Ran, EngineError> {
+        // A text whose caller has gone leaves its place; steps of it that are under way are forgotten.
+        for seat in &mut self.seats {
+            if seat.as_ref().is_some_and(Seat::is_forsaken) {
+                *seat = None;
+            }
+        }
+        let chosen = self.choose();
+        let ran = match chosen.is_empty() {
+            true => Ran::default(),
+            false => self.launch(&chosen).await?,
+        };
+        let ahead = usize::from(!chosen.is_empty());
+        while self.flights.len() > ahead {
+            self.land(codec).await?;
+        }
+        Ok(ran)
+    }
+
+    /// The places whose texts take a step in the next pass, ascending.
+    fn choose(&mut self) -> Vec<usize> {
+        let (mut chosen, mut rows) = (Vec::new(), 0);
+        let places = self.seats.len();
+        let mut next = None;
+        for place in (0..places).map(|i| (self.next + i) % places) {
+            let Some(more) = self.seats[place].as_ref().and_then(Seat::next_rows) else {
+                continue;
+            };
+            if !chosen.is_empty() && rows + more > self.rows {
+                next = next.or(Some(place));
+                continue;
+            }
+            rows += more;
+            chosen.push(place);
+        }
+        self.next = next.unwrap_or(0);
+        chosen.sort_unstable();
+        chosen
+    }
+
+    async fn launch(&mut self, chosen: &[usize]) -> Result<Ran, EngineError> {
+        let mut ids = vec![0; self.seats.len()];
+        let mut step = StepRows::default();
+        let mut shares: Vec<Share<'static>> = Vec::new();
+        let mut steps = Vec::with_capacity(chosen.len());
+        let (mut is_read, mut with_logits) = (false, false);
+        for &place in chosen {
+            let Some(seat) = &mut self.seats[place] else {
+                continue;
+            };
+            ids[place] = seat.number();
+            let (own, landed) = seat.launch();
+            let (first_row, first_token) = (step.rows.len() as u32, (place * self.span) as u32);
+            let moved = |token: u32| match token {
+                // Neither what stands for the mask nor what stands for no target is a place.
+                MASKED => MASKED,
+                token => token + first_token,
+            };
+            step.rows.extend(own.rows.iter().map(|row| Row {
+                sequence: place as u32,
+                source: moved(row.source),
+                target: moved(row.target),
+                ..*row
+            }));
+            let from = step.sampled.len();
+            let sampled = own.sampled.iter().map(|&row| first_row + row);
+            step.sampled.extend(sampled);
+            let rows = from..step.sampled.len();
+            let draw = seat.draw();
+            match shares.last_mut() {
+                Some(last) if (last.draw.sampler, last.draw.seed) == (draw.sampler, draw.seed) => {
+                    last.rows.end = rows.end;
+                }
+                _ if rows.is_empty() => {}
+                _ => shares.push(Share { rows, draw }),
+            }
+            is_read |= seat.is_read_after(&landed);
+            with_logits |= seat.wants_logits() && from < step.sampled.len();
+            steps.push(Flown {
+                place,
+                serial: seat.serial(),
+                landed,
+            });
+        }
+        let vocab = self.engine.config().vocab_size;
+        let logits = (self.engine)
+            .step_each(&step, &ids, &shares, with_logits)
+            .await?;
+        if with_logits {
+            let mut rest = &logits[..];
+            for flown in &mut steps {
+                let (own, others) = rest.split_at(flown.landed.targets.len() * vocab);
+                rest = others;
+                let seat = self.seats[flown.place].as_ref();
+                if seat.is_some_and(Seat::wants_logits) {
+                    flown.landed.logits = own.to_vec();
+                }
+            }
+        }
+        self.unread += 1;
+        if is_read {
+            self.unread = 0;
+        } else if self.unread >= QUEUED_PASSES {
+            // So that few passes are queued, and a text that leaves is soon gone.
+            self.engine.wait().await?;
+            self.unread = 0;
+        }
+        self.flights.push_back(Flight {
+            reading: is_read.then(|| self.engine.reading()),
+            steps,
+        });
+        Ok(Ran {
+            rows: step.rows.len(),
+            drawn: step.sampled.len(),
+        })
+    }
+
+    /// Looks at the oldest pass.
+    async fn land(&mut self, codec: Option<&TextCodec>) -> Result<(), EngineError> {
+        let Some(flight) = self.flights.pop_front() else {
+            return Ok(());
+        };
+        let Some(reading) = flight.reading else {
+            return Ok(());
+        };
+        let tokens = reading.await?;
+        for Flown {
+            place,
+            serial,
+            landed,
+        } in flight.steps
+        {
+            let Some(seat) = &mut self.seats[place] else {
+                continue;
+            };
+            if seat.serial() != serial {
+                continue;
+            }
+            let own = &tokens[place * self.span..][..seat.tokens().len()];
+            match seat.land(landed, own, codec) {
+                // It is written once more.
+                Some(true) => self.engine.write(place * self.span, seat.tokens())?,
+                Some(false) => {}
+                None => self.seats[place] = None,
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up the batch: the engine, and the texts that had a place as they can go on in another one.
+    pub async fn take_apart(mut self) -> (Engine, Vec<Seat>) {
+        for flight in self.flights.drain(..) {
+            if let Some(reading) = flight.reading {
+                // A reading that is dropped half done would keep its staging buffer mapped.
+                let _ = reading.await;
+            }
+        }
+        let mut seats: Vec<Seat> = self.seats.drain(..).flatten().collect();
+        seats.iter_mut().for_each(Seat::rewind);
+        (self.engine, seats)
+    }
+}

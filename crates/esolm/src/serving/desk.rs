@@ -1,0 +1,245 @@
+//! The thread that serves: requests wait at the desk until they find a place in the running batch.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use async_channel::Receiver;
+
+use super::batch::Batch;
+use super::echo::{self, EchoJob};
+use super::seat::Seat;
+use super::state::Counts;
+use super::{ServingError, ServingOptions};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::files::Shared;
+
+/// Opens the device and loads the model onto it.
+pub(super) type Opener = Box<dyn Fn() -> Opening + Send>;
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Engine, EngineError>>>>;
+
+/// What comes to the desk.
+pub(super) enum Message {
+    Text(Box<Seat>),
+    Echo(EchoJob),
+}
+
+pub(super) struct Desk {
+    pub open: Opener,
+    pub shared: Arc<Shared>,
+    pub options: ServingOptions,
+    pub inbox: Receiver<Message>,
+    pub counts: Arc<Counts>,
+    pub waiting: VecDeque<Seat>,
+    pub echoes: VecDeque<EchoJob>,
+    /// Texts that had a place when the device failed for another reason.
+    pub returning: VecDeque<Seat>,
+    /// Texts that had a place when the device failed in a pass of theirs. One of them may be the reason, so each runs alone.
+    pub suspects: VecDeque<Seat>,
+}
+
+/// What is left when the thread ends, after a panic too, is dropped, so that whoever waits for it hears of it.
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.inbox.close();
+        while self.inbox.try_recv().is_ok() {}
+    }
+}
+
+impl Desk {
+    /// Serves until all handles are gone and nothing is left to do. At first the batch is there.
+    pub async fn serve(mut self, batch: Batch) {
+        let mut batch = Some(batch);
+        while self
+            .receive(batch.as_ref().is_none_or(Batch::is_idle))
+            .await
+        {
+            let mut running = match batch.take() {
+                Some(batch) => batch,
+                None => match self.reopen().await {
+                    Ok(batch) => batch,
+                    Err(error) => {
+                        self.turn_away(&error);
+                        continue;
+                    }
+                },
+            };
+            self.forget();
+            match self.work(&mut running).await {
+                Ok(()) => batch = Some(running),
+                Err(failed) => batch = self.recover(running, failed).await,
+            }
+            let running = batch.as_ref().map_or(0, Batch::running);
+            self.counts.set_running(running);
+        }
+        if let Some(batch) = batch {
+            let (engine, _) = batch.take_apart().await;
+            // On a lost device there is nothing to give back.
+            let _ = engine.close();
+        }
+    }
+
+    /// Takes in what has come; waits for something where there is nothing else to do. False once nothing will come any more and nothing is
+    /// left.
+    async fn receive(&mut self, is_idle: bool) -> bool {
+        let has_work = !(is_idle
+            && self.waiting.is_empty()
+            && self.returning.is_empty()
+            && self.suspects.is_empty()
+            && self.echoes.is_empty());
+        if !has_work {
+            match self.inbox.recv().await {
+                Ok(message) => self.take(message),
+                Err(_) => return false,
+            }
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            self.take(message);
+        }
+        true
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Text(seat) => self.waiting.push_back(*seat),
+            Message::Echo(job) => self.echoes.push_back(job),
+        }
+    }
+
+    /// Drops what nobody waits for any more.
+    fn forget(&mut self) {
+        let before = self.waiting.len() + self.echoes.len();
+        self.waiting.retain(|seat| !seat.is_forsaken());
+        self.echoes.retain(|job| !job.told.is_closed());
+        self.returning.retain(|seat| !seat.is_forsaken());
+        self.suspects.retain(|seat| !seat.is_forsaken());
+        let left = self.waiting.len() + self.echoes.len();
+        self.counts.leave_queue(before - left);
+    }
+
+    /// A step of the running batch, and a group of texts to score.
+    async fn work(&mut self, batch: &mut Batch) -> Result<(), Failed> {
+        self.admit(batch)?;
+        if !batch.is_idle() {
+            let ran = batch.round(self.shared.codec.as_ref()).await;
+            self.counts.ran(ran.map_err(Failed::in_batch)?);
+        }
+        let count = echo::group(batch.engine(), &self.echoes);
+        if count == 0 {
+            return Ok(());
+        }
+        let mut jobs: Vec<EchoJob> = self.echoes.drain(..count).collect();
+        let Err(error) = echo::run(batch.engine(), &jobs).await else {
+            self.counts.leave_queue(count);
+            return Ok(());
+        };
+        let failed = Failed {
+            is_lost: error.device_fault().is_some(),
+            of_batch: None,
+        };
+        if let (1, Some(job)) = (count, jobs.first()) {
+            self.counts.leave_queue(1);
+            job.tell(Err(ServingError::Model(error.into())));
+            jobs.clear();
+        }
+        for mut job in jobs.into_iter().rev() {
+            job.is_alone = true;
+            self.echoes.push_front(job);
+        }
+        Err(failed)
+    }
+
+    /// Gives places to those who wait, in the order in which they came.
+    fn admit(&mut self, batch: &mut Batch) -> Result<(), Failed> {
+        if batch.running() == 0
+            && let Some(seat) = self.suspects.pop_front()
+        {
+            return batch.seat(seat).map_err(Failed::in_batch);
+        }
+        while self.suspects.is_empty() && batch.has_place() {
+            let seat = match self.returning.pop_front() {
+                Some(seat) => seat,
+                None => {
+                    let Some(mut seat) = self.waiting.pop_front() else {
+                        break;
+                    };
+                    self.counts.leave_queue(1);
+                    seat.begin();
+                    seat
+                }
+            };
+            batch.seat(seat).map_err(Failed::in_batch)?;
+        }
+        Ok(())
+    }
+
+    /// After a failure: the text that it happened to is told where that is known, the others are kept, and the device is opened again
+    /// where it was lost.
+    async fn recover(&mut self, batch: Batch, failed: Failed) -> Option<Batch> {
+        self.counts.failed();
+        let (engine, mut seats) = batch.take_apart().await;
+        seats.retain(|seat| !seat.is_forsaken());
+        match failed.of_batch {
+            None => self.returning.extend(seats),
+            Some(error) if seats.len() == 1 => {
+                let told = ServingError::Model(error.into());
+                seats.remove(0).fail(told);
+            }
+            Some(_) => self.suspects.extend(seats),
+        }
+        let restarted = if failed.is_lost {
+            // On a lost device there is nothing to give back.
+            let _ = engine.close();
+            self.reopen().await
+        } else {
+            Batch::start(engine, self.options.places)
+        };
+        match restarted {
+            Ok(batch) => Some(batch),
+            Err(error) => {
+                self.turn_away(&error);
+                None
+            }
+        }
+    }
+
+    async fn reopen(&mut self) -> Result<Batch, EngineError> {
+        let batch = Batch::start((self.open)().await?, self.options.places)?;
+        self.counts.set_open(true);
+        Ok(batch)
+    }
+
+    /// Tells everybody that there is no device. The next request tries again.
+    fn turn_away(&mut self, error: &EngineError) {
+        self.counts.set_open(false);
+        self.counts.set_running(0);
+        self.counts
+            .leave_queue(self.waiting.len() + self.echoes.len());
+        let unavailable = || ServingError::Unavailable(error.to_string());
+        let seats = self.suspects.drain(..).chain(self.returning.drain(..));
+        for seat in seats.chain(self.waiting.drain(..)) {
+            seat.fail(unavailable());
+        }
+        for job in self.echoes.drain(..) {
+            job.tell(Err(unavailable()));
+        }
+    }
+}
+
+/// A pass failed.
+struct Failed {
+    /// The device has to be opened again.
+    is_lost: bool,
+    /// Why, where it was a pass of the running batch.
+    of_batch: Option<EngineError>,
+}
+
+impl Failed {
+    fn in_batch(error: EngineError) -> Self {
+        Self {
+            is_lost: error.device_fault().is_some(),
+            of_batch: Some(error),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Log-probabilities of given tokens, beside the running batch: groups of texts, a pass each.
+
+use std::ops::Range;
+
+use async_channel::Sender;
+use esolm_core::config::{Family, ModelConfig};
+use esolm_core::passes::{Pass, Window, assemble, autoregressive, exact};
+use esolm_core::rows::Layout;
+
+use super::ServingError;
+use super::log_probs::{LogProb, log_prob};
+use crate::engine::Engine;
+use crate::error::{EngineError, Error, LikelihoodError};
+use crate::executor::TOKEN_ALIGN;
+use crate::likelihood::{
+    CACHE_BYTES, Likelihood, Purpose, busy_rows, prepended, scored, without_exact,
+};
+
+/// Bytes of logits that a pass brings, unless a single text needs more.
+const LOGITS_BYTES: usize = 64 << 20;
+
+/// Tokens whose log-probabilities are asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Echo {
+    /// The tokens, at most as many as the context holds.
+    pub tokens: Vec<u32>,
+    /// How many of the first are given, not scored.
+    pub given: usize,
+    /// Share of the tokens that are scored in a drawn order, in [0, 1], the rest from left to right after them; of an Eso-LM alone. Default: 0,
+    /// all from left to right.
+    pub alpha_0: Option<f64>,
+    /// Keys the drawn order.
+    pub seed: u64,
+    /// How many of the most likely tokens are told beside each.
+    pub top: usize,
+}
+
+impl Echo {
+    /// Checks that a model can tell, and what of each token.
+    ///
+    /// # Errors
+    /// When the model has no exact likelihood, an option is out of range or foreign to its family, or the tokens do not fit it.
+    pub(super) fn check(&self, config: &ModelConfig) -> Result<(), Error> {
+        if let Some(what) = without_exact(config) {
+            return Err(LikelihoodError::NoExact(what).into());
+        }
+        let likelihood = Likelihood {
+            alpha_0: self.alpha_0,
+            ..Likelihood::default()
+        };
+        likelihood.resolve(config, Purpose::Score)?;
+        prepended(config)?;
+        let (length, context) = (self.tokens.len(), config.length);
+        if length > context {
+            return Err(Error::LongSequences { length, context });
+        }
+        let vocab = config.vocab_size;
+        let outside = |&&token: &&u32| token as usize >= vocab || token == config.mask_index;
+        match self.tokens.iter().find(outside) {
+            None => Ok(()),
+            Some(&token) => {
+                let text = 0;
+                Err(LikelihoodError::Token { text, token, vocab }.into())
+            }
+        }
+    }
+
+    /// The pass that predicts its tokens, and the position of each prediction.
+    fn pass(&self, config: &ModelConfig) -> Result<(Pass, Vec<usize>), Error> {
+        let window = Window {
+            free: self.given.min(self.tokens.len())..self.tokens.len(),
+            tokens: self.tokens.clone(),
+            number: 0,
+        };
+        let free: Range<usize> = scored(config, &window);
+        if free.is_empty() {
+            return Ok((Pass::default(), Vec::new()));
+        }
+        if config.family == Family::Ar {
+            let pass = autoregressive(&window.tokens, free, prepended(config)?);
+            let places = pass.scored.iter().map(|s| s.place as usize).collect();
+            return Ok((pass, places));
+        }
+        let order = match config.family {
+            Family::Bd3Lm => (0..window.tokens.len() as u32).collect(),
+            _ => window.order(self.seed, 0, self.alpha_0.unwrap_or(0.0)),
+        };
+        let given = match config.family {
+            Family::Bd3Lm => free.start,
+            _ => window.tokens.len() - window.scored(),
+        };
+        let pass = exact(&window.tokens, &order, given);
+        let places = (pass.scored.iter())
+            .map(|s| order[s.place as usize] as usize)
+            .collect();
+        Ok((pass, places))
+    }
+}
+
+/// What each token of an [`Echo`] scored: nothing where none precedes it, or it is given.
+pub type Echoed = Vec<Option<LogProb>>;
+
+/// An [`Echo`] and who waits for it.
+pub(super) struct EchoJob {
+    pub echo: Echo,
+    pub told: Sender<Result<Echoed, ServingError>>,
+    /// The device failed when it ran beside others.
+    pub is_alone: bool,
+}
+
+impl EchoJob {
+    pub fn tell(&self, told: Result<Echoed, ServingError>) {
+        // Nobody may be left to hear it.
+        let _ = self.told.try_send(told);
+    }
+}
+
+/// How many of the first of these texts share a pass.
+pub(super) fn group<'a>(engine: &Engine, jobs: impl IntoIterator<Item = &'a EchoJob>) -> usize {
+    let config = engine.config();
+    let most_rows = busy_rows(engine);
+    let most_logits = LOGITS_BYTES / (4 * config.vocab_size);
+    let (mut count, mut tokens, mut longest) = (0, 0, 0);
+    for job in jobs {
+        let own = job.echo.tokens.len();
+        tokens += own;
+        longest = own.max(longest);
+        let layout = layout(count + 1, longest);
+        let cached = layout.sequences * layout.slots * config.hidden * 4;
+        let is_much = 2 * tokens > most_rows || tokens > most_logits || cached > CACHE_BYTES;
+        if count > 0 && (job.is_alone || is_much) {
+            break;
+        }
+        count += 1;
+        if job.is_alone {
+            break;
+        }
+    }
+    count
+}
+
+/// The layout of a pass of so many texts. There are few of them, so that caches are kept from one pass to the next.
+fn layout(texts: usize, longest: usize) -> Layout {
+    let (sequences, tokens) = (texts.next_power_of_two(), longest.next_power_of_two());
+    Layout {
+        sequences,
+        slots: 2 * tokens,
+        // One more may be prepended.
+        tokens: sequences * (tokens + 1).next_multiple_of(TOKEN_ALIGN),
+    }
+}
+
+/// Scores the texts of one pass, the running batch set aside meanwhile, and tells of each.
+///
+/// # Errors
+/// When the device fails; nothing was told then.
+pub(super) async fn run(engine: &mut Engine, jobs: &[EchoJob]) -> Result<(), EngineError> {
+    engine.swap();
+    let scored = score(engine, jobs).await;
+    engine.swap();
+    for (job, scored) in jobs.iter().zip(scored?) {
+        job.tell(scored.map_err(ServingError::Model));
+    }
+    Ok(())
+}
+
+async fn score(
+    engine: &mut Engine,
+    jobs: &[EchoJob],
+) -> Result<Vec<Result<Echoed, Error>>, EngineError> {
+    let config = engine.config().clone();
+    let read: Vec<_> = jobs.iter().map(|job| job.echo.pass(&config)).collect();
+    let empty = Pass::default();
+    let passes: Vec<Pass> = (read.iter())
+        .map(|read| read.as_ref().map_or(&empty, |(pass, _)| pass).clone())
+        .collect();
+    let longest = jobs.iter().map(|job| job.echo.tokens.len()).max();
+    let layout = layout(jobs.len(), longest.unwrap_or(0).max(1));
+    let (tokens, step, targets) = assemble(&passes, &layout);
+    let logits = match targets.is_empty() {
+        true => Vec::new(),
+        false => {
+            engine.start(&layout, &tokens)?;
+            engine.unchecked_logits(&step).await?
+        }
+    };
+    let (mask, vocab) = (config.mask_index, config.vocab_size);
+    let mut rows = logits.chunks(vocab.max(1));
+    let told = jobs.iter().zip(read).map(|(job, read)| {
+        let (pass, places) = read?;
+        let mut echoed = vec![None; job.echo.tokens.len()];
+        // All of its rows are taken, so that those of the next text follow.
+        let own: Vec<&[f32]> = rows.by_ref().take(pass.scored.len()).collect();
+        for ((logits, scored), place) in own.into_iter().zip(&pass.scored).zip(places) {
+            let one = log_prob(logits, mask, scored.token, job.echo.top);
+            echoed[place] = Some(one.ok_or(LikelihoodError::NotFinite { text: 0 })?);
+        }
+        Ok(echoed)
+    });
+    Ok(told.collect())
+}

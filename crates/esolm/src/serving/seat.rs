@@ -1,0 +1,334 @@
+//! A text of the running batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_channel::Sender;
+use esolm_core::ending::Ending;
+use esolm_core::plan::Plan;
+use esolm_core::request::{MAX_REDRAWS, Resolved};
+use esolm_core::rows::StepRows;
+use esolm_core::text::{Ends, TextCodec, until_eos};
+use esolm_core::trace::{Revealed, Step};
+use web_time::Instant;
+
+use super::log_probs::{LogProb, log_prob};
+use super::{ServingError, TextRequest, Told, Written};
+use crate::error::EngineError;
+use crate::executor::{Draw, check_drawn};
+
+/// Tells attempts at texts apart, whichever places they had.
+static SERIALS: AtomicU64 = AtomicU64::new(0);
+
+fn next_serial() -> u64 {
+    SERIALS.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A text under way.
+pub(super) struct Seat {
+    resolved: Arc<Resolved>,
+    name: String,
+    plan: Plan,
+    attempt: u32,
+    serial: u64,
+    /// Steps that were launched.
+    launched: usize,
+    /// Steps whose tokens are known here.
+    read: usize,
+    /// As they are known here, in the order of the token buffer.
+    tokens: Vec<u32>,
+    is_watched: bool,
+    /// Its first end-of-text token ends it.
+    ends_at_eos: bool,
+    /// How many of the most likely tokens are told beside each that is drawn, if any log-probability is.
+    top: Option<usize>,
+    log_probs: Vec<Option<LogProb>>,
+    told: Sender<Result<Told, ServingError>>,
+    began: Instant,
+    nfe: usize,
+    rows: usize,
+}
+
+/// What a step of a text will have drawn.
+pub(super) struct Landed {
+    step: usize,
+    rows: usize,
+    /// Indices into the text's token buffer.
+    pub targets: Vec<u32>,
+    /// `[targets, V]`, where they are wanted.
+    pub logits: Vec<f32>,
+}
+
+impl Seat {
+    /// A text that has not begun: `plan` is that of its one sequence.
+    pub fn new(
+        name: String,
+        resolved: Arc<Resolved>,
+        plan: Plan,
+        text: &TextRequest,
+        told: Sender<Result<Told, ServingError>>,
+    ) -> Self {
+        Self {
+            tokens: plan.initial_tokens(),
+            log_probs: vec![None; plan.length - usize::from(plan.lead)],
+            top: text.top.or(resolved.logprobs.then_some(0)),
+            ends_at_eos: text.ends_at_eos,
+            is_watched: text.is_watched,
+            resolved,
+            name,
+            plan,
+            attempt: 0,
+            serial: next_serial(),
+            launched: 0,
+            read: 0,
+            told,
+            began: Instant::now(),
+            nfe: 0,
+            rows: 0,
+        }
+    }
+
+    /// Takes the time from now on, and tells what is going to be written.
+    pub fn begin(&mut self) {
+        self.began = Instant::now();
+        self.announce();
+    }
+
+    fn announce(&self) {
+        let header = (self.resolved).header(&self.name, &self.plan, self.attempt, vec![0]);
+        self.tell(Ok(Told::Header(Box::new(header))));
+    }
+
+    /// Nobody may be left to hear it. The channel takes everything, so that no reader holds up the others.
+    fn tell(&self, told: Result<Told, ServingError>) {
+        let _ = self.told.try_send(told);
+    }
+
+    /// Tells why it will not be written.
+    pub fn fail(self, error: ServingError) {
+        self.tell(Err(error));
+    }
+
+    /// Whether nobody waits for it any more.
+    pub fn is_forsaken(&self) -> bool {
+        self.told.is_closed()
+    }
+
+    /// Absolute index of the text, which with the seed keys its random numbers.
+    pub fn number(&self) -> u32 {
+        self.plan.sequences[0].sequence
+    }
+
+    /// Which attempt at which text it is.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    pub fn draw(&self) -> Draw<'static> {
+        Draw {
+            sampler: self.resolved.sampler(self.attempt),
+            seed: self.resolved.seed(self.attempt),
+            noise: None,
+        }
+    }
+
+    pub fn wants_logits(&self) -> bool {
+        self.top.is_some()
+    }
+
+    /// Rows of its next step; none once all are launched.
+    pub fn next_rows(&self) -> Option<usize> {
+        (self.launched < self.plan.nfe()).then(|| self.plan.positions_computed(self.launched))
+    }
+
+    /// The rows of its next step, which counts as launched.
+    pub fn launch(&mut self) -> (StepRows, Landed) {
+        let step = self.plan.step_rows(self.launched);
+        let target = |&row: &u32| step.rows[row as usize].target;
+        let landed = Landed {
+            step: self.launched,
+            rows: step.rows.len(),
+            targets: step.sampled.iter().map(target).collect(),
+            logits: Vec::new(),
+        };
+        self.launched += 1;
+        self.nfe += 1;
+        self.rows += step.rows.len();
+        (step, landed)
+    }
+
+    /// Whether the tokens of every step are read: somebody watches, or they may end the text.
+    fn is_read(&self) -> bool {
+        let may_end = self.ends_at_eos || self.resolved.stop.is_any();
+        self.is_watched || self.wants_logits() || may_end
+    }
+
+    /// Whether tokens are to be read after this step.
+    pub fn is_read_after(&self, landed: &Landed) -> bool {
+        self.is_read() || landed.step + 1 == self.plan.nfe()
+    }
+
+    /// Takes what a step drew from `tokens`, its part of the token buffer after that step. Nothing comes back once the text is told or has
+    /// failed, else whether it begins again.
+    pub fn land(
+        &mut self,
+        landed: Landed,
+        tokens: &[u32],
+        codec: Option<&TextCodec>,
+    ) -> Option<bool> {
+        let is_last = landed.step + 1 == self.plan.nfe();
+        if !is_last && !self.is_read() {
+            // Read for the sake of others; what it would go on from is what it began with.
+            return Some(false);
+        }
+        self.tokens.copy_from_slice(tokens);
+        self.read = landed.step + 1;
+        let step = match self.step(&landed) {
+            Ok(step) => step,
+            Err(error) => return self.failed(error),
+        };
+        if self.is_watched {
+            self.tell(Ok(step));
+        }
+        if !is_last && !self.has_ended(codec) {
+            return Some(false);
+        }
+        match self.finish(codec) {
+            Ok(true) => Some(true),
+            Ok(false) => None,
+            Err(error) => self.failed(error),
+        }
+    }
+
+    fn failed(&self, error: crate::Error) -> Option<bool> {
+        self.tell(Err(ServingError::Model(error)));
+        None
+    }
+
+    /// Checks what a step drew, and makes a report of it.
+    fn step(&mut self, landed: &Landed) -> Result<Told, crate::Error> {
+        let (mask, number) = (self.plan.mask_index, self.number());
+        let vocab = self.plan.vocab_size;
+        let mut revealed = Vec::with_capacity(landed.targets.len());
+        let mut log_probs = Vec::new();
+        for (index, &target) in landed.targets.iter().enumerate() {
+            let position = self.plan.output_position(target);
+            let token = self.tokens[target as usize];
+            check_drawn(number, position, token, mask)?;
+            let mut logprob = None;
+            if let Some(top) = self.top {
+                let logits = &landed.logits[index * vocab..][..vocab];
+                let own = log_prob(logits, mask, token, top);
+                let own = own.ok_or(EngineError::NotFinite {
+                    text: number,
+                    position,
+                })?;
+                logprob = Some(own.logp);
+                log_probs.push(own.clone());
+                self.log_probs[position as usize] = Some(own);
+            }
+            revealed.push(Revealed {
+                sequence: 0,
+                position,
+                token,
+                text: String::new(),
+                logprob,
+            });
+        }
+        let step = Step {
+            step: landed.step,
+            steps: self.plan.nfe(),
+            phase: self.plan.phase(landed.step),
+            revealed,
+            rows: landed.rows,
+            cache_length: self.plan.cache_length(landed.step),
+            seconds: self.began.elapsed().as_secs_f64(),
+            attempt: self.attempt,
+        };
+        Ok(Told::Step { step, log_probs })
+    }
+
+    /// The text's tokens as they are known here, in natural order.
+    fn natural(&self) -> Vec<u32> {
+        self.plan.output(&self.tokens).remove(0)
+    }
+
+    /// How many of `tokens`, those of the text, there are up to the end-of-text token that ends it, if that is known.
+    fn up_to_eos(&self, tokens: &[u32]) -> Option<usize> {
+        let unknown = |&token: &u32| token == self.plan.mask_index;
+        let known = tokens.iter().position(unknown).unwrap_or(tokens.len());
+        let stop = &self.resolved.stop;
+        let ends = Ends {
+            bos: stop.bos,
+            eos: stop.eos,
+        };
+        let body = until_eos(&tokens[..known], self.resolved.given.until[0], ends).len();
+        (self.ends_at_eos && body < known).then_some(body + 1)
+    }
+
+    /// Whether what is known of it says where it ends, so that nothing more has to be written.
+    fn has_ended(&self, codec: Option<&TextCodec>) -> bool {
+        let tokens = self.natural();
+        self.up_to_eos(&tokens).is_some()
+            || self.resolved.stop.is_any() && self.resolved.watch(0, tokens, codec).look()
+    }
+
+    /// Tells the text, or begins it again where the model ran on at a given word; says which.
+    fn finish(&mut self, codec: Option<&TextCodec>) -> Result<bool, crate::Error> {
+        let tokens = self.natural();
+        for (position, &token) in (0..).zip(&tokens) {
+            if token != self.plan.mask_index || self.read == self.plan.nfe() {
+                check_drawn(self.number(), position, token, self.plan.mask_index)?;
+            }
+        }
+        let texts = [tokens];
+        let ran_on = !self.resolved.run_on(&texts, codec).is_empty();
+        if ran_on && self.attempt < MAX_REDRAWS {
+            self.attempt += 1;
+            self.plan = self.resolved.redraw(&[0], self.attempt)?;
+            self.serial = next_serial();
+            (self.launched, self.read) = (0, 0);
+            self.tokens = self.plan.initial_tokens();
+            self.log_probs.fill(None);
+            self.announce();
+            return Ok(true);
+        }
+        let [mut tokens] = texts;
+        if let Some(count) = self.up_to_eos(&tokens) {
+            tokens.truncate(count);
+        }
+        let known = self.plan.output(&self.plan.initial_tokens()).remove(0);
+        let (tokens, ending) = self.resolved.watch(0, known, codec).finish(tokens);
+        let mut log_probs = std::mem::take(&mut self.log_probs);
+        log_probs.truncate(tokens.len());
+        let (texts, endings) = ([tokens], [ending]);
+        let text = self.resolved.texts(&texts, &endings, codec).remove(0);
+        let ([tokens], [Ending { finish, .. }]) = (texts, endings);
+        self.tell(Ok(Told::Written(Written {
+            tokens,
+            text,
+            finish,
+            log_probs,
+            ran_on,
+            nfe: self.nfe,
+            rows: self.rows,
+            seconds: self.began.elapsed().as_secs_f64(),
+        })));
+        Ok(false)
+    }
+
+    /// Prepares it for another place. What was told of it stays true: it goes on after the last step that was looked at, whose pass computes
+    /// again what stood in the cache.
+    pub fn rewind(&mut self) {
+        self.serial = next_serial();
+        self.nfe -= self.launched - self.read;
+        self.launched = self.read;
+        if let Some(step) = self.plan.sequences[0].steps.get_mut(self.launched) {
+            step.clean = 0;
+        }
+    }
+}
