@@ -1,15 +1,20 @@
 //! `esolm sample --input`: every line is a text to write, with what it says for itself in the place of the options.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake};
+use std::thread::{self, Thread};
+use std::time::Duration;
 
-use esolm::text::Altered;
-use esolm::trace::Event;
-use esolm::{EngineError, Error, ModelFiles, Request};
+use esolm::{
+    EngineError, Error, MemoryUse, ModelFiles, Request, Serving, ServingError, ServingOptions,
+    TextRequest, Writing,
+};
 use serde_json::{Map, Value};
 
 use super::given;
-use super::report::{self, TextLine};
+use super::report::{Sequence, TextLine};
 use crate::arguments::Sample;
 use crate::failure::Failure;
 use crate::job::{self, Line, Work};
@@ -36,6 +41,13 @@ const FIELDS: [&str; 17] = [
     "bos",
 ];
 
+/// Texts that are written at once, if nobody says how many and memory suffices.
+const PLACES: usize = 32;
+/// Texts that wait for a place: as many as any number of lines that are done together.
+const QUEUE: usize = 1 << 20;
+/// How often a wait for a text looks whether it should end.
+const LOOK: Duration = Duration::from_millis(50);
+
 pub fn run(arguments: &Sample) -> Result<(), Failure> {
     job::check_format(arguments.form.format)?;
     let files = setup::open(&arguments.source, arguments.quiet)?;
@@ -47,7 +59,13 @@ pub fn run(arguments: &Sample) -> Result<(), Failure> {
         ..given::request(arguments)?
     };
     // Bad options are said before anything is read.
-    files.plan(&request)?;
+    let (header, _) = files.plan(&request)?;
+    if header.window.is_some() {
+        return Err(Failure::usage(format!(
+            "a job writes texts within the model's context of {} tokens; give a --length up to that",
+            files.config().length
+        )));
+    }
     let Ok(Value::Object(defaults)) = serde_json::to_value(&request) else {
         return Err(Error::Crashed.into());
     };
@@ -62,48 +80,25 @@ pub fn run(arguments: &Sample) -> Result<(), Failure> {
         batch: arguments.batch,
         quiet: arguments.quiet,
     };
-    let work = Writing {
+    let work = Writer {
         arguments,
         defaults,
         files: Some(files),
-        model: None,
-        most: usize::MAX,
+        serving: None,
     };
     job::run(&plan, work)
 }
 
-struct Writing<'a> {
+struct Writer<'a> {
     arguments: &'a Sample,
     /// The request of a line that says nothing.
     defaults: Map<String, Value>,
     /// Until the model is loaded.
     files: Option<ModelFiles>,
-    model: Option<esolm::Model>,
-    /// Texts of a batch that fit in memory, as far as is known.
-    most: usize,
+    serving: Option<Serving>,
 }
 
-/// A text that can be written.
-struct Ready {
-    number: u32,
-    request: Request,
-    altered: Option<Altered>,
-}
-
-impl Ready {
-    /// Whether both can be written in one batch, this one right behind the other.
-    fn follows(&self, other: &Self) -> bool {
-        let rest = |request: &Request| Request {
-            prompt: Vec::new(),
-            ..request.clone()
-        };
-        self.number == other.number + 1
-            && self.request.prompt.is_empty() == other.request.prompt.is_empty()
-            && rest(&self.request) == rest(&other.request)
-    }
-}
-
-impl Work for Writing<'_> {
+impl Work for Writer<'_> {
     type Item = Request;
     type Done = TextLine;
 
@@ -129,11 +124,36 @@ impl Work for Writing<'_> {
         })
     }
 
-    fn load(&mut self) -> Result<(), Failure> {
-        if let Some(files) = self.files.take() {
-            let model = setup::load(files, &self.arguments.device, self.arguments.quiet)?;
-            self.model = Some(model);
-        }
+    fn load(&mut self, left: Option<u64>) -> Result<(), Failure> {
+        let Sample {
+            source,
+            device,
+            batch,
+            quiet,
+            ..
+        } = self.arguments;
+        let Some(mut files) = self.files.take() else {
+            return Ok(());
+        };
+        let left = left.map_or(usize::MAX, |left| {
+            usize::try_from(left).unwrap_or(usize::MAX)
+        });
+        let mut places = batch.unwrap_or(PLACES).min(left).max(1);
+        self.serving = loop {
+            let options = ServingOptions {
+                places,
+                queue: QUEUE,
+            };
+            match setup::serve(files, device, options, *quiet) {
+                Ok(serving) => break Some(serving),
+                // Fewer texts at once may fit.
+                Err(error) if is_of_memory(&error) && places > 1 => {
+                    places /= 2;
+                    files = setup::open(source, true)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         Ok(())
     }
 
@@ -142,132 +162,106 @@ impl Work for Writing<'_> {
         lines: Vec<Line<Request>>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Vec<Result<TextLine, String>>, Failure> {
-        let model = self.model.clone().ok_or(Error::Crashed)?;
-        let mut ready: Vec<Ready> = Vec::new();
-        // A place for each line; what is wrong with it, or nothing yet.
-        let mut wrong: Vec<Option<String>> = Vec::new();
+        let serving = self.serving.as_ref().ok_or(Error::Crashed)?;
+        // All of them wait for a place at once, so that none is free while there are any.
+        let mut under_way = Vec::with_capacity(lines.len());
         for Line { number, item } in lines {
             let request = Request {
                 first: number,
                 ..item
             };
-            match model.plan(&request) {
-                Ok((header, _)) => {
-                    wrong.push(None);
-                    ready.push(Ready {
-                        number,
-                        request: Request {
-                            first: 0,
-                            ..request
-                        },
-                        altered: header.altered,
-                    });
-                }
-                Err(error @ (Error::Request(_) | Error::Text(_) | Error::Plan(_))) => {
-                    wrong.push(Some(error.to_string()));
-                }
-                Err(error) => return Err(error.into()),
-            }
+            let text = TextRequest {
+                request,
+                ..TextRequest::default()
+            };
+            under_way.push(match serving.write(vec![text]) {
+                Ok(mut writings) => Ok(writings.pop().ok_or(Error::Crashed)?),
+                Err(ServingError::Model(
+                    error @ (Error::Request(_) | Error::Text(_) | Error::Plan(_)),
+                )) => Err(error.to_string()),
+                Err(error) => return Err(refused(error)),
+            });
         }
-        let mut written = Vec::with_capacity(ready.len());
-        for group in ready.chunk_by(|one, next| next.follows(one)) {
-            self.write(&model, group, stop, &mut written)?;
+        let mut results = Vec::with_capacity(under_way.len());
+        for writing in under_way {
+            results.push(match writing {
+                Ok(writing) => Ok(self.line(serving, writing, stop)?),
+                Err(why) => Err(why),
+            });
         }
-        let mut written = written.into_iter();
-        let results = wrong.into_iter().map(|wrong| match wrong {
-            Some(why) => Ok(Err(why)),
-            None => written.next().map(Ok).ok_or(Error::Crashed.into()),
-        });
-        results.collect()
+        Ok(results)
     }
 }
 
-impl Writing<'_> {
-    /// Writes texts that go together, in as many batches as memory asks for.
-    fn write(
-        &mut self,
-        model: &esolm::Model,
-        group: &[Ready],
-        stop: &Arc<AtomicBool>,
-        written: &mut Vec<TextLine>,
-    ) -> Result<(), Failure> {
-        let mut rest = group;
-        while !rest.is_empty() {
-            let (batch, others) = rest.split_at(rest.len().min(self.most));
-            match self.batch(model, batch, stop) {
-                Ok(lines) => {
-                    written.extend(lines);
-                    rest = others;
-                }
-                Err(Refused::Memory(_)) if batch.len() > 1 => self.most = batch.len() / 2,
-                Err(Refused::Memory(error)) => return Err(error.into()),
-                Err(Refused::Failure(failure)) => return Err(failure),
-            }
-        }
-        Ok(())
-    }
-
-    fn batch(
+impl Writer<'_> {
+    /// Waits for a text.
+    fn line(
         &self,
-        model: &esolm::Model,
-        batch: &[Ready],
-        stop: &Arc<AtomicBool>,
-    ) -> Result<Vec<TextLine>, Refused> {
-        let crashed = || Refused::Failure(Error::Crashed.into());
-        let first = batch.first().ok_or_else(crashed)?;
-        let prompts = batch.iter().flat_map(|text| text.request.prompt.clone());
-        let generation = model.generate(Request {
-            prompt: prompts.collect(),
-            batch: Some(batch.len()),
-            first: first.number,
-            ..first.request.clone()
-        });
-        let (generation, ended) = {
-            let generation = generation.unobserved();
-            let flag = generation.stop_flag();
-            (generation, flag)
+        serving: &Serving,
+        writing: Writing,
+        stop: &AtomicBool,
+    ) -> Result<TextLine, Failure> {
+        let resolved = writing.resolved().clone();
+        let written = wait_for(writing.finish(), stop).ok_or_else(Failure::interrupted)?;
+        let written = written.map_err(refused)?;
+        let text = match serving.codec() {
+            Some(codec) if self.arguments.raw => Some(codec.decode(&written.tokens)),
+            codec => codec.map(|_| written.text),
         };
-        let (mut header, mut footer) = (None, None);
-        for event in generation.blocking() {
-            if stop.load(Ordering::SeqCst) {
-                ended.store(true, Ordering::SeqCst);
-            }
-            match event.map_err(Refused::from)? {
-                Event::Header(begun) => drop(header.get_or_insert(begun)),
-                Event::Step(_) => {}
-                Event::Footer(last) => footer = Some(last),
-            }
-        }
-        let (header, footer) = header.zip(footer).ok_or_else(crashed)?;
-        if footer.interrupted {
-            return Err(Refused::Failure(Failure::interrupted()));
-        }
-        let lines = report::lines(model, &header, &footer, self.arguments.raw);
-        let lines = lines.into_iter().zip(batch);
-        let line = |(line, text): (TextLine, &Ready)| TextLine {
-            altered: text.altered.clone(),
-            ..line
-        };
-        Ok(lines.map(line).collect())
+        let logprobs = written.log_probs.into_iter();
+        Ok(TextLine {
+            seed: Some(resolved.options.seed),
+            run_on: written.ran_on,
+            altered: resolved.given.altered.clone(),
+            sequence: Sequence {
+                sequence: resolved.options.first_sequence,
+                text,
+                tokens: written.tokens,
+                finish: written.finish,
+                logprobs: (resolved.logprobs)
+                    .then(|| logprobs.map(|told| told.map(|told| told.logp)).collect()),
+            },
+        })
     }
 }
 
-/// Why a batch was not written.
-enum Refused {
-    /// A smaller one may fit.
-    Memory(Error),
-    Failure(Failure),
+/// What comes of `work`, or nothing where `stop` ends the wait for it.
+fn wait_for<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> Option<T> {
+    /// Wakes the thread that waits.
+    struct Waiting(Thread);
+    impl Wake for Waiting {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let mut work = pin!(work);
+    let waker = Arc::new(Waiting(thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    while !stop.load(Ordering::SeqCst) {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
+            return Some(done);
+        }
+        thread::park_timeout(LOOK);
+    }
+    None
 }
 
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Engine(
-                EngineError::HostMemory { .. }
-                | EngineError::Memory { .. }
-                | EngineError::DeviceMemory(_),
-            ) => Self::Memory(error),
-            error => Self::Failure(error.into()),
-        }
+fn is_of_memory(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Engine(
+            EngineError::HostMemory {
+                purpose: MemoryUse::Batch { .. },
+                ..
+            } | EngineError::Memory { .. }
+                | EngineError::DeviceMemory(_)
+        )
+    )
+}
+
+fn refused(error: ServingError) -> Failure {
+    match error {
+        ServingError::Model(error) => error.into(),
+        error => Failure::failed(error.to_string()),
     }
 }
