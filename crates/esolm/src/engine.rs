@@ -465,8 +465,18 @@ impl Run<'_> {
         rule.is_some_and(|rule| rule.threshold.is_some())
     }
 
+    /// Steps that are launched before one of them is read, so that a device need not wait. What the CPU did is there at once, and where it
+    /// leads, no step is run for nothing.
+    fn ahead(&self) -> usize {
+        let is_cpu = self.engine.device.adapter.is_none();
+        usize::from(match self.is_led() {
+            true => !is_cpu,
+            false => self.observe,
+        })
+    }
+
     async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
-        let ahead = usize::from(self.observe || self.is_led());
+        let ahead = self.ahead();
         while self.next < self.wanted && self.waiting.len() <= ahead {
             self.launch()?;
             self.keep_up().await?;
