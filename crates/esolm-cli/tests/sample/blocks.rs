@@ -114,7 +114,7 @@ fn a_trace_says_what_confidence_chose() {
         "--schedule",
         "confidence",
         "--confidence-threshold",
-        "0.3",
+        "0.1",
         "--trace",
         trace,
     ];
