@@ -525,9 +525,21 @@ impl Run<'_> {
         rule.is_some_and(|rule| rule.threshold.is_some())
     }
 
+    /// Steps that are launched before one of them is read, so that a device need not wait. What the CPU did is there at once, and where it
+    /// leads, no step is run for nothing. The next step of a SetDLM is made of what became known in the one before.
+    fn ahead(&self) -> usize {
+        if self.sets.is_some() {
+            return 0;
+        }
+        let is_cpu = self.engine.device.adapter.is_none();
+        usize::from(match self.is_led() {
+            true => !is_cpu,
+            false => self.observe,
+        })
+    }
+
     async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
-        // The next step of a SetDLM is made of what became known in this one.
-        let ahead = usize::from((self.observe || self.is_led()) && self.sets.is_none());
+        let ahead = self.ahead();
         while self.next < self.wanted && self.waiting.len() <= ahead {
             self.launch()?;
             if self.logprobs {
