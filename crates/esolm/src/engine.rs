@@ -501,9 +501,22 @@ impl Run<'_> {
         rule.is_some_and(|rule| rule.threshold.is_some())
     }
 
+    /// Steps that are launched before one of them is read, so that a device need not wait. What the CPU did is there at once, and where it
+    /// leads, no step is run for nothing.
+    fn ahead(&self) -> usize {
+        let is_cpu = self.engine.device.adapter.is_none();
+        if self.sets.is_some() {
+            // The next step of a SetDLM is made of what became known in this one.
+            return 0;
+        }
+        usize::from(match self.is_led() {
+            true => !is_cpu,
+            false => self.observe,
+        })
+    }
+
     async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
-        // The next step of a SetDLM is made of what became known in this one.
-        let ahead = usize::from((self.observe || self.is_led()) && self.sets.is_none());
+        let ahead = self.ahead();
         while self.next < self.wanted && self.waiting.len() <= ahead {
             self.launch()?;
             self.keep_up().await?;
@@ -523,7 +536,9 @@ impl Run<'_> {
             Some(Reading::Outcome(reading, stretches)) => {
                 let Outcome { left, tokens } = reading.await?;
                 if let Some(sets) = &mut self.sets {
-                    sets.end(&tokens);
+                    for (text, place, token) in sets.end(&tokens) {
+                        check_drawn(self.ids[text], place, token, self.plan.mask_index)?;
+                    }
                 }
                 for ((text, end), left) in stretches.into_iter().zip(left) {
                     if left == 0 {
