@@ -2,10 +2,10 @@
 
 use esolm::EngineError;
 use esolm::checkpoint::Checkpoint;
-use esolm::config::{AttentionKind, Family};
+use esolm::config::{AttentionKind, Family, Sets};
 use esolm::engine::{Engine, Written};
 use esolm::executor::Draw;
-use esolm::plan::{Plan, PlanOptions, Schedule};
+use esolm::plan::{Joining, Plan, PlanOptions, Schedule, SetRules};
 use esolm::reveal::Rule;
 use esolm::sampler::Sampler;
 use pollster::block_on;
@@ -59,7 +59,30 @@ pub fn check(engine: &mut Engine) {
         },
         ..own.clone()
     };
-    for options in [own.clone(), by_confidence(None), by_confidence(Some(0.5))] {
+    let sets = PlanOptions {
+        family: Family::SetDlm,
+        attention: AttentionKind::Set,
+        sets: Some(Sets {
+            desired: 2,
+            largest: 4,
+            keeps_first: true,
+            cache_by_time: false,
+            pad: None,
+        }),
+        set_rules: Some(SetRules {
+            window: 4,
+            context: own.length,
+            joining: Joining::Position,
+            sees_right: true,
+        }),
+        ..by_confidence(None)
+    };
+    for options in [
+        own.clone(),
+        by_confidence(None),
+        by_confidence(Some(0.5)),
+        sets,
+    ] {
         check_options(engine, &options);
     }
 }

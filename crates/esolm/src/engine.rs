@@ -532,6 +532,10 @@ impl Run<'_> {
             return 0;
         }
         let is_cpu = self.engine.device.adapter.is_none();
+        if self.sets.is_some() {
+            // The next step of a SetDLM is made of what became known in this one.
+            return 0;
+        }
         usize::from(match self.is_led() {
             true => !is_cpu,
             false => self.observe,
@@ -560,7 +564,9 @@ impl Run<'_> {
             Some(Reading::Outcome(reading, stretches)) => {
                 let Outcome { left, tokens } = reading.await?;
                 if let Some(sets) = &mut self.sets {
-                    sets.end(&tokens);
+                    for (text, place, token) in sets.end(&tokens) {
+                        check_drawn(self.ids[text], place, token, self.plan.mask_index)?;
+                    }
                 }
                 for ((text, end), left) in stretches.into_iter().zip(left) {
                     if left == 0 {
