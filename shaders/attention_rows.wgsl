@@ -16,20 +16,42 @@ struct Info {
 }
 @group(0) @binding(6) var<uniform> info: Info;
 
+//@if GROUPED
+// GROUP heads of q read each head of k and v, and are taken for as many rows that see the same slots: row r here is the query head
+// number r % GROUP of a group, in row r / GROUP of the pass. So they share what rows share. D4 is the width of k and v.
+fn query4(r: u32, head4: u32) -> u32 {
+    return (r / GROUP * D4 + head4) * GROUP + r % GROUP * HEAD4;
+}
+//@end
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = info.origin + place;
+    //@if GROUPED
+    let span = spans[group.z] * GROUP;
+    //@else
     let span = spans[group.z];
+    //@end
     let local = group.x * WG + lane;
     if (local >= span.y) {
         return;
     }
     let r = span.x + local;
+    //@if GROUPED
+    let row = rows[r / GROUP];
+    //@else
     let row = rows[r];
+    //@end
     let head4 = group.y * HEAD4;
     let base = row.sequence * info.slots * D4 + head4;
+    //@if GROUPED
+    let own = query4(r, head4);
+    //@end
     //@unroll c HEAD4
+    //@if GROUPED
+    let q$c = q[own + $cu] * SCALE;
+    //@else
     let q$c = q[r * D4 + head4 + $cu] * SCALE;
+    //@end
     var acc$c = vec4<f32>(0.0);
     //@end
     var top = -1e30;
@@ -79,6 +101,10 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     }
     let share = 1.0 / mass;
     //@unroll c HEAD4
+    //@if GROUPED
+    out[own + $cu] = acc$c * share;
+    //@else
     out[r * D4 + head4 + $cu] = acc$c * share;
+    //@end
     //@end
 }

@@ -34,11 +34,22 @@ fn of_rank(rank: u32) -> f32 {
     return bitcast<f32>(rank ^ select(0xffffffffu, 0x80000000u, rank >= 0x80000000u));
 }
 
+//@if GROUPED
+// GROUP heads of q read each head of k and v, and are taken for as many rows that see the same slots: row r here is the query head
+// number r % GROUP of a group, in row r / GROUP of the pass. So they share what rows share. D4 is the width of k and v.
+fn query4(r: u32, head4: u32) -> u32 {
+    return (r / GROUP * D4 + head4) * GROUP + r % GROUP * HEAD4;
+}
+//@end
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = info.origin + place;
     let r = group.y;
+    //@if GROUPED
+    let row = rows[r / GROUP];
+    //@else
     let row = rows[r];
+    //@end
     let head4 = group.x * HEAD4;
     let base = row.sequence * info.slots * D4 + head4;
     if (lane == 0u) {
@@ -51,7 +62,11 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     // Lanes that have a column group less than others read the last one and count it nought times.
     //@unroll c OWN
     let column$c = min(part + $cu * PARTS, HEAD4 - 1u);
+    //@if GROUPED
+    let q$c = q[query4(r, head4) + column$c] * select(0.0, SCALE, part + $cu * PARTS < HEAD4);
+    //@else
     let q$c = q[r * D4 + head4 + column$c] * select(0.0, SCALE, part + $cu * PARTS < HEAD4);
+    //@end
     //@end
     let column = lane % HEAD4;
     var high = LOWEST;
@@ -114,6 +129,10 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             sum += sums[i * HEAD4 + lane];
             mass += masses[i];
         }
+        //@if GROUPED
+        out[query4(r, head4) + lane] = sum / mass;
+        //@else
         out[r * D4 + head4 + lane] = sum / mass;
+        //@end
     }
 }

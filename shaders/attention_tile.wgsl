@@ -25,12 +25,27 @@ const NORMAL: u32 = 0x40000000u; // makes the bits of a float of those of a smal
 var<workgroup> tile: array<vec4<f32>, KEYS * HEAD4>;
 var<workgroup> products: array<f32, ROWS * PARTS * KEYS>; // what each lane adds to a score, then the score in place of its first lane's
 
+//@if GROUPED
+// GROUP heads of q read each head of k and v, and are taken for as many rows that see the same slots: row r here is the query head
+// number r % GROUP of a group, in row r / GROUP of the pass. So they share what rows share. D4 is the width of k and v.
+fn query4(r: u32, head4: u32) -> u32 {
+    return (r / GROUP * D4 + head4) * GROUP + r % GROUP * HEAD4;
+}
+//@end
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = info.origin + place;
+    //@if GROUPED
+    let span = spans[group.z] * GROUP;
+    //@else
     let span = spans[group.z];
+    //@end
     let head4 = group.y * HEAD4;
+    //@if GROUPED
+    let base = rows[span.x / GROUP].sequence * info.slots * D4 + head4;
+    //@else
     let base = rows[span.x].sequence * info.slots * D4 + head4;
+    //@end
     let part = lane % PARTS;
     let local = group.x * ROWS + lane / PARTS * 2u;
     let mine = lane / PARTS * 2u * PARTS * KEYS; // of this lane's rows in `products`
@@ -47,14 +62,22 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var sum$r_$c = vec4<f32>(0.0);
     //@end
     if (is_row$r) {
+        //@if GROUPED
+        let row = rows[r$r / GROUP];
+        //@else
         let row = rows[r$r];
+        //@end
         prefix$r = row.prefix;
         if (row.own_start < row.own_end) {
             own$r = vec2<u32>(row.own_start, row.own_end);
         }
         //@unroll c OWN
         // A lane that has a column group less than others reads the last one and counts it nought times.
+        //@if GROUPED
+        q$r_$c = q[query4(r$r, head4) + column$c] * select(0.0, SCALE, part + $cu * PARTS < HEAD4);
+        //@else
         q$r_$c = q[r$r * D4 + head4 + column$c] * select(0.0, SCALE, part + $cu * PARTS < HEAD4);
+        //@end
         //@end
     }
     var top$r = LOWEST;
@@ -158,7 +181,11 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         let share = 1.0 / mass$r;
         //@unroll c OWN
         if (part + $cu * PARTS < HEAD4) {
+            //@if GROUPED
+            out[query4(r$r, head4) + column$c] = sum$r_$c * share;
+            //@else
             out[r$r * D4 + head4 + column$c] = sum$r_$c * share;
+            //@end
         }
         //@end
     }

@@ -1,7 +1,13 @@
 // Plain layer normalisation, eps 1e-5, of all rows: out [rows, D4] = (x - mean) / sqrt(var + eps).
 // Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
 // One workgroup a row. x is the residual stream (lib/residual.wgsl).
+//@if RMS
+// Here without the mean, x / sqrt(mean square + eps), and with GAIN times a weight that nothing was folded into.
+//@end
 {{finite}}
+//@if RMS
+{{rms}}
+//@end
 {{residual}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
@@ -12,7 +18,10 @@ struct Info {
     pad0: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }
-@group(0) @binding(2) var<uniform> info: Info;
+@group(0) @binding({{info}}) var<uniform> info: Info;
+//@if GAIN
+@group(0) @binding({{gain}}) var<storage, read_write> gain: array<vec4<f32>>; // [D4]
+//@end
 
 var<workgroup> partial: array<f32, WG>;
 
@@ -36,6 +45,21 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     if (r >= info.rows) {
         return;
     }
+    //@if RMS
+    var square = 0.0;
+    for (var i = lane; i < D4; i += WG) {
+        let value = residual(r, i, D4);
+        square += dot(value, value);
+    }
+    let scale = rms_scale(total(lane, square), f32(D4 * 4u));
+    for (var i = lane; i < D4; i += WG) {
+        //@if GAIN
+        out[r * D4 + i] = residual(r, i, D4) * scale * gain[i];
+        //@else
+        out[r * D4 + i] = residual(r, i, D4) * scale;
+        //@end
+    }
+    //@else
     var sum = 0.0;
     for (var i = lane; i < D4; i += WG) {
         sum += dot(residual(r, i, D4), vec4<f32>(1.0));
@@ -51,4 +75,5 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     for (var i = lane; i < D4; i += WG) {
         out[r * D4 + i] = (residual(r, i, D4) - mean) * scale;
     }
+    //@end
 }

@@ -6,12 +6,18 @@
 // as registers for four decoded weights would be too many beside two scales a column.
 // With NORM the input is normalised on the way: sum and square sum of x run along, and
 // ((x - mean) scale) w = scale (x w - mean colsum(w)).
+//@if RMS
+// Here by its root mean square alone: (x scale) w = scale (x w).
+//@end
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4], then column sums of w [N4]
 {{product_info}}
 {{finish}}
 {{finite}}
+//@if RMS
+{{rms}}
+//@end
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -26,7 +32,9 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     //@end
     let base$r = (info.row0 + r0 + $ru) * K4;
     //@if NORM
+    //@unless RMS
     var sum$r = 0.0;
+    //@end
     var square$r = 0.0;
     //@end
     //@end
@@ -58,7 +66,9 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             //@end
             //@if NORM
             //@unroll r ROWS
+            //@unless RMS
             sum$r += dot(x$r, vec4<f32>(1.0));
+            //@end
             square$r += dot(x$r, x$r);
             //@end
             //@end
@@ -71,12 +81,20 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var y: array<vec4<f32>, ROWS * GROUPS>;
     //@unroll r ROWS
     //@if NORM
+    //@if RMS
+    let scale$r = rms_scale(square$r, count);
+    //@else
     let mean$r = sum$r / count;
     let scale$r = norm_scale(square$r, max(square$r / count - mean$r * mean$r, 0.0));
     //@end
+    //@end
     //@unroll c GROUPS
     //@if NORM
+    //@if RMS
+    y[$ru * GROUPS + $cu] = scale$r * acc$r_$c + affine[n0 + $cu];
+    //@else
     y[$ru * GROUPS + $cu] = scale$r * (acc$r_$c - mean$r * affine[N4 + n0 + $cu]) + affine[n0 + $cu];
+    //@end
     //@else
     y[$ru * GROUPS + $cu] = acc$r_$c + affine[n0 + $cu];
     //@end

@@ -9,13 +9,21 @@
 {{product_info}}
 {{finish}}
 {{finite}}
+//@if RMS
+{{rms}}
+//@end
 {{residual}}
 
 // Inputs [ROWS, CHUNK] of x, then results [BATCH, LANES, COLS] while they are added.
 var<workgroup> held: array<vec4<f32>, HELD>;
 //@if NORM
+//@if RMS
+// Square sums [ROWS, SHARE].
+var<workgroup> moments: array<f32, WG>;
+//@else
 // Sums and square sums [ROWS, SHARE].
 var<workgroup> moments: array<vec2<f32>, WG>;
+//@end
 //@end
 
 @compute @workgroup_size(WG)
@@ -32,13 +40,21 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     // Each row is read by SHARE invocations.
     let own = index / SHARE;
     let share = index % SHARE;
+    //@if RMS
+    var moment = 0.0;
+    //@else
     var moment = vec2<f32>(0.0);
+    //@end
     for (var start = 0u; start < K4; start += CHUNK) {
         let end = min(start + CHUNK, K4);
         for (var k = start + share; k < end; k += SHARE) {
             let value = residual(r0 + own, k, K4);
             held[own * CHUNK + k - start] = value;
+            //@if RMS
+            moment += dot(value, value);
+            //@else
             moment += vec2<f32>(dot(value, vec4<f32>(1.0)), dot(value, value));
+            //@end
             if (info.parts > 0u && group.x == 0u) {
                 x[(FEW - info.row0 + r0 + own) * K4 + k] = value;
             }
@@ -113,10 +129,14 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             let sum = held[index / COLS * WG + index % COLS];
             //@if NORM
             let count = f32(K4 * 4u);
+            //@if RMS
+            finish(r0 + r, n4, rms_scale(moments[r * SHARE], count) * sum + affine[n4]);
+            //@else
             let both = moments[r * SHARE];
             let mean = both.x / count;
             let scale = norm_scale(both.y, max(both.y / count - mean * mean, 0.0));
             finish(r0 + r, n4, scale * (sum - mean * affine[N4 + n4]) + affine[n4]);
+            //@end
             //@end
             //@if PLAIN
             finish(group.z * FEW + r0 + r, n4, sum + select(vec4<f32>(0.0), affine[n4], group.z == 0u));

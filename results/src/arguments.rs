@@ -21,6 +21,9 @@ pub enum Command {
         /// What to train and measure, by default results/plan.json
         #[arg(long, value_name = "FILE", default_value_os_t = repository("results/plan.json"), hide_default_value = true)]
         plan: PathBuf,
+        /// Keep the records of the same commands that are there already, and train and measure only what is missing
+        #[arg(long)]
+        keep_records: bool,
         /// What both commands take.
         #[command(flatten)]
         common: Common,

@@ -11,7 +11,11 @@ use esolm_results::{compare, render, run};
 fn main() -> ExitCode {
     let result = match Arguments::try_parse() {
         Ok(Arguments { command }) => match command {
-            Command::Run { plan, common } => run::run(&plan, &common),
+            Command::Run {
+                plan,
+                keep_records,
+                common,
+            } => run::run(&plan, keep_records, &common),
             Command::Compare(arguments) => compare::compare(&arguments),
             Command::Render { root } => render::write(&root),
         },

@@ -46,6 +46,9 @@ pub struct Model {
     /// Recipe fields of this model alone, `section.field` to value.
     #[serde(default)]
     pub set: BTreeMap<String, Value>,
+    /// Options with which `esolm ppl` scores the whole hold-out, where those of other families do not suit it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ppl: Option<String>,
 }
 
 /// How the hold-out is scored.
@@ -85,15 +88,18 @@ pub struct Grid {
     /// alpha_0 at evaluation; empty: the one of training. Ignored for AR and MDLM, which have none.
     #[serde(default)]
     pub alpha_0: Vec<f64>,
-    /// Steps T; ignored for AR.
+    /// Steps T, of a BD3-LM those of each block; ignored for AR and for schedules that draw one token a step.
     #[serde(default)]
     pub steps: Vec<usize>,
-    /// Schedules; empty: the published one, binomial. Ignored for AR.
+    /// Schedules; empty: the published one of Eso-LM and MDLM, binomial. Ignored for AR.
     #[serde(default)]
     pub schedules: Vec<String>,
 }
 
-/// One setting: a model, its alpha_0 at evaluation if it is an Eso-LM, and T and the schedule if it is not AR.
+/// Schedules that draw one token a step, and so have no T.
+const ONE_BY_ONE: [&str; 2] = ["first-hitting", "left-to-right"];
+
+/// One setting: a model, its alpha_0 at evaluation if it is an Eso-LM, and T, where it has one, and the schedule if it is not AR.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Setting {
     pub name: String,
@@ -109,8 +115,11 @@ impl Setting {
         if let Some(alpha_0) = self.alpha_0 {
             key += &format!("-a{alpha_0}");
         }
-        if let (Some(steps), Some(schedule)) = (self.steps, &self.schedule) {
-            key += &format!("-{schedule}-{steps}");
+        if let Some(schedule) = &self.schedule {
+            key += &format!("-{schedule}");
+        }
+        if let Some(steps) = self.steps {
+            key += &format!("-{steps}");
         }
         key
     }
@@ -141,8 +150,12 @@ impl Grid {
                 continue;
             }
             for schedule in schedules {
-                settings.extend(self.steps.iter().map(|&steps| Setting {
-                    steps: Some(steps),
+                let steps = match ONE_BY_ONE.contains(&schedule.as_str()) {
+                    true => vec![None],
+                    false => self.steps.iter().copied().map(Some).collect(),
+                };
+                settings.extend(steps.into_iter().map(|steps| Setting {
+                    steps,
                     schedule: Some(schedule.clone()),
                     ..at_alpha.clone()
                 }));

@@ -265,20 +265,58 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     }
 }
 
+/// Reads the entries of an array that [`write_lines`] wrote, each with its line: a number that is read and written again may have another last digit.
+///
+/// # Errors
+/// [`Error::File`] and [`Error::Json`].
+pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<(T, String)>, Error> {
+    let entries: Vec<T> = read(path)?.unwrap_or_default();
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines = text.lines().map(|line| line.trim_end_matches(','));
+    let lines: Vec<&str> = lines.filter(|line| line.starts_with('{')).collect();
+    match lines.len() == entries.len() {
+        true => Ok(entries
+            .into_iter()
+            .zip(lines.into_iter().map(String::from))
+            .collect()),
+        false => Err(Error::Data(format!(
+            "{} has not an entry a line, as it was written; restore it",
+            path.display()
+        ))),
+    }
+}
+
+/// An entry as JSON, its keys in alphabetical order.
+///
+/// # Errors
+/// [`Error::Json`].
+pub fn line<T: Serialize>(entry: &T) -> Result<String, Error> {
+    let value = serde_json::to_value(entry).map_err(Error::json("an entry"))?;
+    Ok(value.to_string())
+}
+
+/// Writes an array, an entry a line.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn write_lines(path: &Path, lines: &[String]) -> Result<(), Error> {
+    let text = format!("[\n{}\n]\n", lines.join(",\n"));
+    replace(path, text.as_bytes()).map(|_| ())
+}
+
 /// Writes a JSON file, its keys in alphabetical order, an array with a line per entry.
 ///
 /// # Errors
 /// [`Error::File`].
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     let value = serde_json::to_value(value).map_err(Error::json(path.display()))?;
-    let text = match value.as_array() {
+    match value.as_array() {
         Some(entries) => {
             let lines: Vec<String> = entries.iter().map(Value::to_string).collect();
-            format!("[\n{}\n]\n", lines.join(",\n"))
+            write_lines(path, &lines)
         }
-        None => format!("{value:#}\n"),
-    };
-    replace(path, text.as_bytes()).map(|_| ())
+        None => replace(path, format!("{value:#}\n").as_bytes()).map(|_| ()),
+    }
 }
 
 /// Writes a file, and the folders above it, unless it already has this content; says whether it was written. The old file is replaced as

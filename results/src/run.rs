@@ -1,6 +1,8 @@
 //! `cargo xtask results run`: trains what the plan names, measures it, and leaves records. What is already in the work folder is not
-//! made again, so a run can be interrupted at any time and continued by the same command.
+//! made again, so a run can be interrupted at any time and continued by the same command. On demand the records that are there already are
+//! kept too, though the models that they are of are not there any more.
 
+mod kept;
 mod measure;
 mod train;
 
@@ -15,6 +17,7 @@ use crate::error::Error;
 use crate::plan::{Model, Plan};
 use crate::program::Esolm;
 use crate::record::{self, Setup};
+use kept::Kept;
 
 /// What training and measuring share.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ struct Bench {
     plan: Plan,
     /// Folder of the records.
     out: PathBuf,
+    /// What was there before, to be kept.
+    kept: Kept,
 }
 
 /// Ends the key of the judge's answers about samples.
@@ -42,7 +47,7 @@ impl Bench {
 ///
 /// # Errors
 /// A sentence about what is missing, or about the command of `esolm` that failed.
-pub fn run(path: &Path, common: &Common) -> Result<(), Error> {
+pub fn run(path: &Path, keep_records: bool, common: &Common) -> Result<(), Error> {
     let plan = Plan::read(path)?;
     let recipe_path = path.with_file_name(&plan.recipe);
     let recipe = fs::read_to_string(&recipe_path).map_err(Error::file("read", &recipe_path))?;
@@ -62,9 +67,10 @@ pub fn run(path: &Path, common: &Common) -> Result<(), Error> {
         version: esolm.run("esolm --version", false)?.trim().into(),
         machine: machine(),
         command: format!(
-            "cargo xtask results run --train{} --holdout FILE --work DIR --device {}",
+            "cargo xtask results run --train{} --holdout FILE --work DIR --device {}{}",
             " FILE".repeat(common.train.len()),
-            common.device
+            common.device,
+            if keep_records { " --keep-records" } else { "" }
         ),
         train: for_models.extent(),
         judge_train: for_judge.extent(),
@@ -73,9 +79,18 @@ pub fn run(path: &Path, common: &Common) -> Result<(), Error> {
         plan: plan.clone(),
     };
     let out = common.out.clone();
+    let kept = match keep_records {
+        true => Kept::read(&out, &plan)?,
+        false => Kept::default(),
+    };
     record::write(&out.join("setup.json"), &setup)?;
 
-    let bench = Bench { esolm, plan, out };
+    let bench = Bench {
+        esolm,
+        plan,
+        out,
+        kept,
+    };
     train::all(&bench)?;
     measure::likelihoods(&bench)?;
     measure::samples(&bench)?;

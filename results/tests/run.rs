@@ -216,6 +216,80 @@ fn a_run_leaves_records_and_repeats_nothing() {
     assert!(String::from_utf8_lossy(&changed.stderr).contains("was trained by another command"));
 }
 
+/// What has its records is not trained again, but for the tokenizer of the first model and for the judge, which must come out the same.
+#[test]
+fn records_are_kept_and_only_what_is_missing_is_made() {
+    let folder = Folder::new("keep");
+    let model = |name: &str, family: &str, alpha_0: Value| json!({ "name": name, "title": name, "family": family, "alpha_0": alpha_0 });
+    let mut plan = json!({
+        "recipe": "recipe.toml", "vocab_size": 32, "tokens": 1220,
+        "models": [model("ar", "ar", json!(null)), model("eso", "esolm", json!(0.5))],
+        "judge": model("judge", "ar", json!(null)),
+        "likelihood": { "draws": 2, "orders": 1, "seed": 3, "cross": [], "cross_windows": 0 },
+        "sampling": { "batch": 2, "seed": 3, "top_p": 0.9, "grids": [{ "models": ["ar", "eso"], "steps": [2] }] },
+    });
+    folder.write("plan.json", &plan.to_string());
+    folder.write("recipe.toml", "[model]\nhidden = 8\n");
+    let line = "run --plan plan.json --keep-records";
+    succeeded(&folder.results(line));
+    let file = |name: &str| fs::read_to_string(folder.0.join("out").join(name)).expect("there");
+    let before = ["train-eso.json", "likelihood.json", "samples.json"].map(file);
+
+    // The models are gone; nothing is missing.
+    fs::remove_dir_all(folder.0.join("work")).expect("removed");
+    succeeded(&folder.results(line));
+    assert_eq!(folder.calls(), ["--version"]);
+    assert_eq!(
+        ["train-eso.json", "likelihood.json", "samples.json"].map(file),
+        before
+    );
+
+    let blocks = json!({ "name": "bd3lm", "title": "b", "family": "bd3lm", "set": { "model.block_size": 4 } });
+    plan["models"].as_array_mut().expect("a list").push(blocks);
+    let grids = plan["sampling"]["grids"].as_array_mut().expect("a list");
+    grids.push(
+        json!({ "models": ["bd3lm"], "steps": [2], "schedules": ["binomial", "first-hitting"] }),
+    );
+    folder.write("plan.json", &plan.to_string());
+    succeeded(&folder.results(line));
+    let calls = folder.calls();
+    let trained: Vec<&str> = calls
+        .iter()
+        .filter(|call| call.starts_with("train"))
+        .filter_map(|call| call.split(' ').nth(3))
+        .collect();
+    assert_eq!(trained, ["train/ar", "train/bd3lm", "train/judge"]);
+    assert!(
+        !calls.iter().any(|call| call.contains("train/eso")),
+        "{calls:#?}"
+    );
+    let blocks = "sample --model train/bd3lm/model --batch 2 --seed 3 --top-p 0.9 --device cpu --quiet --json";
+    for options in [
+        " --steps 2 --schedule binomial",
+        " --schedule first-hitting",
+    ] {
+        let call = format!("{blocks}{options}");
+        assert!(calls.contains(&call), "{call} is not in {calls:#?}");
+    }
+    assert_eq!(file("train-eso.json"), before[0]);
+    let records = Records::read(&folder.0.join("out")).expect("read");
+    let names: Vec<&str> = records.likelihood.iter().map(|line| &*line.name).collect();
+    assert_eq!(names, ["ar", "eso", "bd3lm", "judge"]);
+    assert_eq!(records.samples.len(), 4);
+
+    // A judge that learnt something else would not have judged so.
+    fs::remove_dir_all(folder.0.join("work")).expect("removed");
+    fs::remove_file(folder.0.join("out/train-bd3lm.json")).expect("removed");
+    folder.write("stub", &STUB.replace("3.00004", "4.0"));
+    let other = folder.results(line);
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert_eq!(other.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the training of ar came out otherwise"),
+        "{said}"
+    );
+}
+
 #[test]
 fn a_comparison_measures_both_models_alike() {
     let folder = Folder::new("compare");

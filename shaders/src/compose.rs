@@ -1,9 +1,9 @@
-//! Puts a WGSL kernel together: constants, then the shader with its snippets and three line directives.
+//! Puts a WGSL kernel together: constants, then the shader with its snippets and line directives.
 //!
 //! - `{{name}}` is replaced by a snippet or by the index of the binding of that name.
 //! - `//@unroll v N` .. `//@end` repeats its lines N times with `$v` replaced by 0, 1, ...; N is a number or one of the
 //!   constants. Register blocks written this way do not depend on what a driver's compiler unrolls.
-//! - `//@if FLAG` .. `//@else` .. `//@end` keeps lines for a flag.
+//! - `//@if FLAG` .. `//@else` .. `//@end` keeps lines for a flag, `//@unless FLAG` .. `//@end` lines for its absence.
 
 use crate::{Shader, Snippet};
 
@@ -103,8 +103,8 @@ impl Form {
                     }
                     at = end + 1;
                 }
-                ["if", flag] => {
-                    let yes = self.flags.contains(flag);
+                [condition @ ("if" | "unless"), flag] => {
+                    let yes = self.flags.contains(flag) == (*condition == "if");
                     let mut end = self.block(lines, at + 1, vars, keep && yes, out);
                     if lines[end].trim() == "//@else" {
                         end = self.block(lines, end + 1, vars, keep && !yes, out);
@@ -138,7 +138,7 @@ mod tests {
             flags: vec!["NORM"],
             ..Default::default()
         };
-        let text = form.expand("//@unroll r ROWS\na$r\n//@if NORM\nn$ru\n//@else\nno\n//@end\n//@unroll c 2\n$r-$c\n//@end\n//@end\nz\n//@if TOP_P\nq\n//@end");
-        assert_eq!(text, "a0\nn0u\n0-0\n0-1\na1\nn1u\n1-0\n1-1\nz\n");
+        let text = form.expand("//@unroll r ROWS\na$r\n//@if NORM\nn$ru\n//@else\nno\n//@end\n//@unroll c 2\n$r-$c\n//@end\n//@end\nz\n//@if TOP_P\nq\n//@end\n//@unless TOP_P\nu\n//@end\n//@unless NORM\nv\n//@end");
+        assert_eq!(text, "a0\nn0u\n0-0\n0-1\na1\nn1u\n1-0\n1-1\nz\nu\n");
     }
 }

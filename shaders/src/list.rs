@@ -6,7 +6,9 @@ use crate::{Access, Binding, Shader, Slot, Snippet};
 /// All shaders.
 pub static SHADERS: &[&Shader] = &[
     &EMBED,
+    &EMBED_TIED,
     &NORM,
+    &HEADS,
     &PRODUCT_ROWS,
     &PRODUCT_SPLIT,
     &PRODUCT_TILE,
@@ -17,6 +19,9 @@ pub static SHADERS: &[&Shader] = &[
     &SAMPLE_PARTS,
     &SAMPLE_MERGE,
     &SCORE,
+    &CONFIDENCE,
+    &REVEAL,
+    &MOVE_SLOTS,
     &COPY,
     &PEAK,
 ];
@@ -46,6 +51,8 @@ snippets! {
     CANDIDATE = "candidate";
     /// Finds values that are not finite.
     FINITE = "finite";
+    /// The scale of an RMS norm.
+    RMS = "rms";
     /// Weights in f32.
     WEIGHT_F32 = "weight_f32";
     /// Weights in f16.
@@ -72,6 +79,10 @@ snippets! {
     FINISH_ADD = "finish_add";
     /// Ends the product for q, k and v: rotary embedding, then into the cache.
     FINISH_QKV = "finish_qkv";
+    /// As that where heads of q share those of k and v.
+    FINISH_GROUPED = "finish_grouped";
+    /// Ends a product of gates and what they let through.
+    FINISH_SILU = "finish_silu";
 }
 
 const NO_FLAGS: &[&[&str]] = &[&[]];
@@ -103,6 +114,10 @@ const CANDIDATE_SLOT: Slot = Slot {
 const FINITE_SLOT: Slot = Slot {
     name: "finite",
     one_of: &[&FINITE],
+};
+const RMS_SLOT: Slot = Slot {
+    name: "rms",
+    one_of: &[&RMS],
 };
 const RESIDUAL_SLOT: Slot = Slot {
     name: "residual",
@@ -210,6 +225,19 @@ const CACHE_HALF: Binding = Binding {
     memory: "f16, row-major, two to a word with the first in the low half; k is paired as q is, v is not",
     ..CACHE
 }.when(&["cache_f16"]);
+#[rustfmt::skip]
+const WEIGHTS_F32: Binding = binding("w", Read, "vec4<f32>", "[inputs][outputs of the slice]", "f32, row-major, outputs padded to a multiple of four").when(&["weight_f32"]);
+#[rustfmt::skip]
+const WEIGHTS_F16: Binding = binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "f16, row-major, two to a word with the first in the low half, outputs padded to a multiple of four").when(&["weight_f16"]);
+#[rustfmt::skip]
+const WEIGHTS_Q8: Binding = binding("w", Read, "vec4<u32>", "[inputs][outputs of the slice]", "q8, outputs padded to a multiple of four; codes [inputs / 4][outputs], i8, a word for four neighbouring inputs with the first in the lowest byte, then scales [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q8"]);
+#[rustfmt::skip]
+const WEIGHTS_Q4: Binding = binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "q4, outputs padded to a multiple of four; codes [inputs / 4][outputs], half a word for four neighbouring inputs with the first in the lowest bits, then scales and then offsets, each [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q4"]);
+#[rustfmt::skip]
+const TOKENS: Binding = binding("tokens", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `source` of a row points");
+#[rustfmt::skip]
+const EMBED_INFO: Binding = binding("info", Uniform, "Info", "rows, first, count, mask_index, origin", "u32; first and count are the slice's tokens");
+
 /// Token embedding.
 #[rustfmt::skip]
 pub static EMBED: Shader = Shader {
@@ -227,25 +255,46 @@ pub static EMBED: Shader = Shader {
         binding("w", Read, "vec2<u32>", "[tokens of the slice][hidden]", "f16, row-major, two to a word with the first in the low half").when(&["weight_f16"]),
         binding("w", Read, "u32", "[tokens of the slice][hidden]", "q8, row-major; a token's codes, i8, four to a word with the first in the lowest byte, then the scales of its groups of 32, f16, two to a word").when(&["table_q8"]),
         ROWS,
-        binding("tokens", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `source` of a row points"),
-        binding("info", Uniform, "Info", "rows, first, count, mask_index, origin", "u32; first and count are the slice's tokens"),
+        TOKENS,
+        EMBED_INFO,
     ],
 };
 
-/// Layer normalisation without weight and bias.
+/// Token embedding from an output matrix that is the embedding as well.
+#[rustfmt::skip]
+pub static EMBED_TIED: Shader = Shader {
+    name: "embed_tied",
+    text: include_str!("../embed_tied.wgsl"),
+    launcher: "esolm::kernels::embed::embed_tied",
+    slots: &[ROW_SLOT, Slot { name: "weight", one_of: &[&WEIGHT_F32, &WEIGHT_F16, &WEIGHT_Q8] }],
+    constants: &["WG", "K4", "N4"],
+    bindings: &[
+        X.accessed(Write),
+        WEIGHTS_F32,
+        WEIGHTS_F16,
+        WEIGHTS_Q8,
+        ROWS,
+        TOKENS,
+        EMBED_INFO,
+    ],
+    ..EMBED
+};
+
+/// Layer normalisation without weight and bias, or an RMS norm with or without a weight.
 #[rustfmt::skip]
 pub static NORM: Shader = Shader {
     name: "norm",
     text: include_str!("../norm.wgsl"),
     launcher: "esolm::kernels::norm::norm",
     twins: &["esolm::kernels::norm::norm_twin"],
-    slots: &[FINITE_SLOT, RESIDUAL_SLOT],
+    slots: &[FINITE_SLOT, RMS_SLOT, RESIDUAL_SLOT],
     constants: &["WG", "D4", "FEW"],
-    floats: &[],
-    flags: NO_FLAGS,
+    floats: &["EPS"],
+    flags: &[&[], &["RMS"], &["RMS", "GAIN"]],
     bindings: &[
         STREAM,
         OUT,
+        binding("gain", Read, "vec4<f32>", "[hidden]", "f32; the norm's weight").when(&["GAIN"]),
         binding("info", Uniform, "Info", "rows, row0, parts, origin", "u32; rows of out; row0 is the first row of x, and parts are to be added to it"),
     ],
 };
@@ -256,7 +305,14 @@ const PRODUCT_INFO_SLOT: Slot = Slot {
 };
 const FINISH_SLOT: Slot = Slot {
     name: "finish",
-    one_of: &[&FINISH_STORE, &FINISH_GELU, &FINISH_ADD, &FINISH_QKV],
+    one_of: &[
+        &FINISH_STORE,
+        &FINISH_GELU,
+        &FINISH_SILU,
+        &FINISH_ADD,
+        &FINISH_QKV,
+        &FINISH_GROUPED,
+    ],
 };
 
 /// The snippets of a product, with those of one that normalises on the way.
@@ -274,25 +330,32 @@ macro_rules! product_slots {
 const PRODUCT_TWINS: &[&str] = &[
     "esolm::kernels::product::product_twin",
     "esolm::kernels::product::gelu_twin",
-    "esolm::kernels::product::rotary_twin",
+    "esolm::kernels::product::silu_twin",
+    "esolm::kernels::rotary::rotary_twin",
 ];
+
+/// What ends with q, k and v.
+const TURNED: &[&str] = &["finish_qkv", "finish_grouped"];
+#[rustfmt::skip]
+const ROTARY: Binding = binding("rotary", Read, "vec2<f32>", "[positions][head_dim / 2][2]", "f32, row-major; cosine, then sine");
 
 /// The bindings of a product after that of x.
 macro_rules! product_bindings {
     ($($x:expr),*) => {&[
         $($x,)*
-        binding("w", Read, "vec4<f32>", "[inputs][outputs of the slice]", "f32, row-major, outputs padded to a multiple of four").when(&["weight_f32"]),
-        binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "f16, row-major, two to a word with the first in the low half, outputs padded to a multiple of four").when(&["weight_f16"]),
-        binding("w", Read, "vec4<u32>", "[inputs][outputs of the slice]", "q8, outputs padded to a multiple of four; codes [inputs / 4][outputs], i8, a word for four neighbouring inputs with the first in the lowest byte, then scales [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q8"]),
-        binding("w", Read, "vec2<u32>", "[inputs][outputs of the slice]", "q4, outputs padded to a multiple of four; codes [inputs / 4][outputs], half a word for four neighbouring inputs with the first in the lowest bits, then scales and then offsets, each [groups of 32 inputs][outputs], f16, two to a word").when(&["weight_q4"]),
+        WEIGHTS_F32,
+        WEIGHTS_F16,
+        WEIGHTS_Q8,
+        WEIGHTS_Q4,
         binding("affine", Read, "vec4<f32>", "[2][outputs of the slice]", "f32, row-major, padded as w; the bias, then the sums of the columns of w"),
         binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major, outputs of all slices padded to a multiple of four").when(&["finish_store"]),
         binding("out", Write, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_gelu"]),
+        binding("out", Write, "vec2<f32>", "[rows][outputs / 2]", "f32, row-major; outputs are pairs of a gate and what it is multiplied with").when(&["finish_silu"]),
         binding("out", ReadWrite, "vec4<f32>", "[rows][outputs]", "f32, row-major").when(&["finish_add"]),
-        Q.named("out").accessed(Write).when(&["finish_qkv"]),
-        ROWS.when(&["finish_qkv"]),
-        binding("rotary", Read, "vec2<f32>", "[positions][head_dim / 2][2]", "f32, row-major; cosine, then sine").when(&["finish_qkv"]),
-        // A form chooses a cache only with finish_qkv, the one snippet that has a place for it.
+        Q.named("out").accessed(Write).when(TURNED),
+        ROWS.when(TURNED),
+        ROTARY.when(TURNED),
+        // A form chooses a cache only with these, the snippets that have a place for it.
         CACHE.accessed(Write).when(&["cache_f32"]),
         CACHE.named("cache_v").accessed(Write),
         CACHE_HALF.accessed(Write),
@@ -309,12 +372,19 @@ pub static PRODUCT_ROWS: Shader = Shader {
     text: include_str!("../product_rows.wgsl"),
     launcher: "esolm::kernels::product::product",
     twins: PRODUCT_TWINS,
-    slots: product_slots!(FINITE_SLOT),
+    slots: product_slots!(FINITE_SLOT, RMS_SLOT),
     constants: &[
-        "WG", "K4", "N4", "GROUP4", "ROWS", "GROUPS", "D4", "HALF", "HEAD_DIM",
+        "WG", "K4", "N4", "GROUP4", "ROWS", "GROUPS", "D4", "Q4", "HALF", "HEAD_DIM",
     ],
-    floats: &[],
-    flags: &[&[], &["NORM"], &["SINGLE"], &["SINGLE", "NORM"]],
+    floats: &["EPS"],
+    flags: &[
+        &[],
+        &["NORM"],
+        &["NORM", "RMS"],
+        &["SINGLE"],
+        &["SINGLE", "NORM"],
+        &["SINGLE", "NORM", "RMS"],
+    ],
     bindings: product_bindings!(INPUT),
 };
 
@@ -322,12 +392,12 @@ pub static PRODUCT_ROWS: Shader = Shader {
 pub static PRODUCT_SPLIT: Shader = Shader {
     name: "product_split",
     text: include_str!("../product_split.wgsl"),
-    slots: product_slots!(FINITE_SLOT, RESIDUAL_SLOT),
+    slots: product_slots!(FINITE_SLOT, RMS_SLOT, RESIDUAL_SLOT),
     constants: &[
         "WG", "K4", "N4", "ROWS", "COLS", "LANES", "SHARE", "CHUNK", "BATCH", "HELD", "FEW", "D4",
-        "HALF", "HEAD_DIM",
+        "Q4", "HALF", "HEAD_DIM",
     ],
-    flags: &[&["PLAIN"], &["NORM"]],
+    flags: &[&["PLAIN"], &["NORM"], &["NORM", "RMS"]],
     bindings: product_bindings!(
         INPUT.when(&["PLAIN"]),
         STREAM.accessed(ReadWrite).when(&["NORM"])
@@ -341,13 +411,39 @@ pub static PRODUCT_TILE: Shader = Shader {
     text: include_str!("../product_tile.wgsl"),
     slots: product_slots!(),
     constants: &[
-        "K4", "N4", "GROUP4", "SIDE", "STEP", "D4", "HALF", "HEAD_DIM",
+        "K4", "N4", "GROUP4", "SIDE", "STEP", "D4", "Q4", "HALF", "HEAD_DIM",
     ],
+    floats: &[],
     flags: NO_FLAGS,
     ..PRODUCT_ROWS
 };
 
-/// Attention to a prefix, a workgroup a row and head.
+/// The RMS norm of each head of q and k, and their rotary embedding.
+#[rustfmt::skip]
+pub static HEADS: Shader = Shader {
+    name: "heads",
+    text: include_str!("../heads.wgsl"),
+    launcher: "esolm::kernels::heads::heads",
+    twins: &["esolm::kernels::heads::heads_twin"],
+    slots: &[FINITE_SLOT, RMS_SLOT, Slot { name: "finish", one_of: &[&FINISH_GROUPED] }, ROW_SLOT, CACHE_SLOT],
+    constants: &["WG", "LANES", "HEAD_DIM", "HALF", "D4", "Q4"],
+    floats: &["EPS"],
+    flags: NO_FLAGS,
+    bindings: &[
+        X.shaped("[rows][heads of q, then of k, then of v][head_dim]"),
+        binding("gains", Read, "vec4<f32>", "[2][head_dim]", "f32, row-major; the weight for heads of q, then that for heads of k, paired as these are"),
+        Q.named("out").accessed(Write),
+        ROWS,
+        ROTARY,
+        CACHE.accessed(Write),
+        CACHE.named("cache_v").accessed(Write),
+        CACHE_HALF.accessed(Write),
+        CACHE_HALF.named("cache_v").accessed(Write),
+        binding("info", Uniform, "Info", "slots, row0, origin", "u32; slots of a sequence, and the row of the pass that x begins with"),
+    ],
+};
+
+/// Attention to a prefix, a workgroup a row and head of k and v.
 #[rustfmt::skip]
 pub static ATTENTION_SPLIT: Shader = Shader {
     name: "attention_split",
@@ -355,9 +451,9 @@ pub static ATTENTION_SPLIT: Shader = Shader {
     launcher: "esolm::kernels::attention::attention_split",
     twins: &["esolm::kernels::attention::attention_twin"],
     slots: &[ROW_SLOT, CACHE_SLOT],
-    constants: &["WG", "D4", "HEAD4", "PARTS", "OWN", "AT_ONCE", "BLOCK"],
+    constants: &["WG", "D4", "HEAD4", "GROUP", "PARTS", "OWN", "AT_ONCE", "BLOCK"],
     floats: &["SCALE"],
-    flags: NO_FLAGS,
+    flags: &[&[], &["GROUPED"]],
     bindings: &[
         Q,
         CACHE,
@@ -376,7 +472,7 @@ pub static ATTENTION_TILE: Shader = Shader {
     name: "attention_tile",
     text: include_str!("../attention_tile.wgsl"),
     launcher: "esolm::kernels::attention::attention_tile",
-    constants: &["WG", "D4", "HEAD4", "PARTS", "OWN"],
+    constants: &["WG", "D4", "HEAD4", "GROUP", "PARTS", "OWN"],
     bindings: &[
         Q,
         CACHE,
@@ -391,12 +487,12 @@ pub static ATTENTION_TILE: Shader = Shader {
     ..ATTENTION_SPLIT
 };
 
-/// Attention to a prefix, an invocation a row and head.
+/// Attention to a prefix, an invocation a row and head of q.
 pub static ATTENTION_ROWS: Shader = Shader {
     name: "attention_rows",
     text: include_str!("../attention_rows.wgsl"),
     launcher: "esolm::kernels::attention::attention_rows",
-    constants: &["WG", "D4", "HEAD4", "KEYS"],
+    constants: &["WG", "D4", "HEAD4", "GROUP", "KEYS"],
     ..ATTENTION_TILE
 };
 
@@ -478,6 +574,75 @@ pub static SCORE: Shader = Shader {
         binding("wanted", Read, "u32", "[scored rows of the pass]", "u32; tokens"),
         binding("scores", Write, "u32", "[scored rows of the pass]", "the bits of an f32; natural logarithms, NaN for logits that are not finite"),
         binding("info", Uniform, "Info", "first, count, stride, mask_index, origin", "u32"),
+    ],
+};
+
+#[rustfmt::skip]
+const KNOWN: Binding = binding("tokens", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, the mask token where nothing is known");
+#[rustfmt::skip]
+const PROPOSED: Binding = binding("drawn", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, the token that was drawn for it");
+#[rustfmt::skip]
+const CONFIDENCES: Binding = binding("confidences", Read, "u32", "[sampled rows of the pass]", "u32; units of 2^-31");
+
+/// How sure the network is of the token drawn for a row.
+#[rustfmt::skip]
+pub static CONFIDENCE: Shader = Shader {
+    name: "confidence",
+    text: include_str!("../confidence.wgsl"),
+    launcher: "esolm::kernels::reveal::confidence",
+    twins: &["esolm_core::reveal::confidence"],
+    slots: &[ROW_SLOT, PHILOX_SLOT, FINITE_SLOT, DRAWN_ROW_SLOT, BEST_SLOT, KEPT_SLOT],
+    constants: &["WG", "VOCAB", "NO_TOKEN", "BROKEN"],
+    floats: &[],
+    flags: &[&[], &["FILTER"]],
+    bindings: &[
+        LOGITS,
+        ROWS,
+        KNOWN,
+        PROPOSED,
+        CONFIDENCES.accessed(Write),
+        DRAWN_ROW_INFO,
+    ],
+};
+
+/// Which of the drawn tokens become known.
+#[rustfmt::skip]
+pub static REVEAL: Shader = Shader {
+    name: "reveal",
+    text: include_str!("../reveal.wgsl"),
+    launcher: "esolm::kernels::reveal::reveal",
+    twins: &["esolm_core::reveal::choose"],
+    slots: &[ROW_SLOT],
+    constants: &["WG", "NO_TOKEN", "BROKEN"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        ROWS,
+        PROPOSED,
+        CONFIDENCES,
+        binding("groups", Read, "vec4<u32>", "[groups][4]", "u32, row-major; the first sampled row of neighbours of one sequence, how many there are, how many of them become known at least, and nothing"),
+        KNOWN.accessed(ReadWrite),
+        binding("outcome", Write, "u32", "[groups + sampled rows of the pass]", "u32; the rows of each group whose places are still masked, then the token that became known by each row, or the mask token"),
+        binding("info", Uniform, "Info", "groups, mask_index, bound, origin", "u32; bound is a confidence"),
+    ],
+};
+
+/// Slots of the cache that go to others.
+#[rustfmt::skip]
+pub static MOVE_SLOTS: Shader = Shader {
+    name: "move_slots",
+    text: include_str!("../move_slots.wgsl"),
+    launcher: "esolm::kernels::slots::move_slots",
+    twins: &[],
+    slots: &[],
+    constants: &["WG"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        binding("rows", Read, "vec2<u32>", "[moves][2]", "u32; rows of the cache, from and to"),
+        binding("cache_k", ReadWrite, "u32", "[sequences, slots, hidden]", "f32, or two f16 a word"),
+        binding("cache_v", ReadWrite, "u32", "[sequences, slots, hidden]", "f32, or two f16 a word"),
+        binding("info", Uniform, "Info", "count, words, origin", "u32"),
     ],
 };
 

@@ -5,7 +5,7 @@ use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
 use esolm::engine::Engine;
 use esolm::executor::Draw;
-use esolm::network::Network;
+use esolm::network::{DecoderNetwork, Network};
 use esolm::passes::log_probability;
 use esolm::rows::{Layout, StepRows};
 use esolm::{Activations, DeviceChoice, LoadOptions, Weights};
@@ -104,17 +104,26 @@ impl Runner for OnDevice {
 
 /// The unfolded network with a dense mask on a Burn device. It has no cache, so each pass must hold all rows.
 pub struct Reference {
-    network: Network,
+    network: Unfolded,
     config: ModelConfig,
     layout: Layout,
     tokens: Vec<u32>,
+}
+
+/// Either kind of network.
+enum Unfolded {
+    Published(Box<Network>),
+    Decoder(Box<DecoderNetwork>),
 }
 
 impl Reference {
     /// Loads a checkpoint onto a device.
     pub fn load(ckpt: &Checkpoint, device: &Device) -> Self {
         Self {
-            network: Network::load(ckpt, device).unwrap(),
+            network: match ckpt.config().decoder {
+                None => Unfolded::Published(Box::new(Network::load(ckpt, device).unwrap())),
+                Some(_) => Unfolded::Decoder(Box::new(DecoderNetwork::load(ckpt, device).unwrap())),
+            },
             config: ckpt.config().clone(),
             layout: Layout {
                 sequences: 0,
@@ -133,7 +142,12 @@ impl Runner for Reference {
     }
 
     fn logits(&mut self, step: &StepRows) -> Vec<f32> {
-        let logits = self.network.forward_rows(&self.tokens, step, &self.layout);
+        let logits = match &self.network {
+            Unfolded::Published(network) => network.forward_rows(&self.tokens, step, &self.layout),
+            Unfolded::Decoder(network) => {
+                network.forward_rows(&self.tokens, step, self.config.mask_index)
+            }
+        };
         logits.into_data().try_to_vec().unwrap()
     }
 

@@ -1,15 +1,17 @@
 //! The CPU executor against the published code's golden numbers, and its cache against none.
 
+use burn::tensor::Device;
 use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::executor::Draw;
 use esolm::network::store::{stored_form, write_quantised};
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
+use esolm_tests::checks::GOLDEN;
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves, losses,
-    stories,
+    OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, decoders, family,
+    family_schedules, halves, losses, mixed, sets, sets_sampling, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -51,10 +53,74 @@ fn golden_family_sampling() {
     println!("{ran} traces");
 }
 
+/// Generations of published SetDLMs, token for token, also past the context.
+#[test]
+fn golden_family_sets() {
+    let ran = sets_sampling::check_sampling(OnDevice::cpu);
+    println!("{ran} traces");
+}
+
+/// When a SetDLM's noise masks which place, and the orders that follow.
+#[test]
+fn golden_family_set_schedules() {
+    println!("{} schedules", sets::check_schedule());
+}
+
 /// When the published BD3-LM ends a text.
 #[test]
 fn golden_family_stop_rules() {
     println!("{} texts", blocks::check_stop_rules());
+}
+
+/// Decoders of the Qwen3, Qwen2 and Llama kinds.
+#[test]
+fn golden_llm_forward() {
+    let [cases, passes] = decoders::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
+    println!("{cases} cases, {passes} passes");
+}
+
+/// With fewer bits too, a decoder's text does not depend on its batch.
+#[test]
+fn golden_llm_company() {
+    for case in decoders::cases() {
+        let (f32, rounded) = ((Weights::F32, Activations::F32), ROUNDED);
+        for (weights, activations) in rounded.into_iter().chain([f32]) {
+            decoders::check_company(&case.checkpoint, |ckpt| {
+                Box::new(OnDevice::rounded(ckpt, weights, activations))
+            });
+        }
+    }
+}
+
+/// Decoders with fewer bits stay near the published numbers: 16 bits are hardly seen, 4 bits change no logit by more than its deviation.
+#[test]
+fn golden_llm_rounded() {
+    for case in decoders::cases() {
+        let pass = case
+            .golden
+            .names()
+            .into_iter()
+            .find(|name| name.ends_with(".logits"));
+        let pass = pass.unwrap().trim_end_matches(".logits");
+        let want = case.golden.f32(&format!("{pass}.logits"));
+        let square = |values: &mut dyn Iterator<Item = f32>| {
+            let all: Vec<f32> = values.collect();
+            (all.iter().map(|x| x * x).sum::<f32>() / all.len() as f32).sqrt()
+        };
+        let size = square(&mut want.iter().copied());
+        for ((weights, activations), bound) in ROUNDED.into_iter().zip([2e-3, 0.05, 0.08, 0.6, 0.6])
+        {
+            let mut runner = OnDevice::rounded(&case.checkpoint, weights, activations);
+            let got = decoders::logits(&case, pass, &mut runner);
+            let error = square(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / size;
+            println!("{}, {weights}/{activations}: {error}", case.name);
+            assert!(
+                error < bound,
+                "{}, {weights}/{activations}: {error}",
+                case.name
+            );
+        }
+    }
 }
 
 #[test]
@@ -87,14 +153,27 @@ fn golden_sampling() {
 fn cached_equals_uncached() {
     let ckpt = stories();
     let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
-    for (what, options) in checks::cached_cases(ckpt.config()) {
-        let plan = Plan::new(&options).unwrap();
-        let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
-        println!(
-            "{what}: {} steps, largest difference {largest:e}",
-            plan.nfe()
-        );
+    let own = ckpt.config();
+    for config in [own.clone(), mixed::config(own)] {
+        for (what, options) in checks::cached_cases(&config) {
+            let plan = Plan::new(&options).unwrap();
+            let largest = checks::check_cached(what, &plan, &mut cached, &mut uncached);
+            println!(
+                "{what}, {}: {} steps, largest difference {largest:e}",
+                config.attention,
+                plan.nfe()
+            );
+        }
     }
+}
+
+/// An Eso-LM (A) samples from what it was trained to compute, step by step.
+#[test]
+fn mixed_attention_samples_as_it_was_trained() {
+    let ckpt = checkpoint("model_a");
+    let mut reference = Reference::load(&ckpt, &Device::flex());
+    let steps = mixed::check(ckpt.config(), &mut OnDevice::cpu(&ckpt), &mut reference);
+    println!("{steps} steps");
 }
 
 #[test]
@@ -108,6 +187,25 @@ fn cached_blocks_equal_uncached() {
             "{what}: {} steps, largest difference {largest:e}",
             plan.nfe()
         );
+    }
+}
+
+/// Where confidence chooses: against a loop that is written out, cached and uncached, alone and in a batch, watched or not.
+#[test]
+fn confidence_chooses() {
+    let saved = confidence::check(|ckpt| OnDevice::cpu(ckpt).0);
+    assert!(saved > 0, "no threshold ended anything early");
+    println!("{saved} passes saved");
+}
+
+#[test]
+fn cached_sets_equal_uncached() {
+    let ckpt = sets_sampling::checkpoint();
+    sets_sampling::check_cached(&ckpt, &mut OnDevice::cpu(&ckpt), GOLDEN);
+    let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
+    for (what, options) in sets_sampling::ordered_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        checks::check_cached(what, &plan, &mut cached, &mut uncached);
     }
 }
 
@@ -260,6 +358,7 @@ fn stored_weights_are_those_that_are_rounded() {
         ("mini_esolm", of_file(golden, "mini_esolm.ckpt")),
         ("mini_ar", of_file(golden, "mini_ar.ckpt")),
         ("owt_ar", of_file(family, "setdlm/owt_ar")),
+        ("owt_setdlm", of_file(family, "setdlm/owt_setdlm_smax8")),
         ("mdlm with biases", with_biases("mdlm")),
         ("ar with biases", with_biases("ar")),
         ("ar without biases", without_biases("ar")),

@@ -1,6 +1,10 @@
 //! The GPU path against the published code's golden numbers, its cache against none, and what it promises about memory traffic.
 //! Needs a GPU adapter; a software one will do.
 
+#[path = "gpu/decoders.rs"]
+mod decoders;
+
+use burn::tensor::Device;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::engine::{Engine, Run};
 use esolm::executor::{Draw, Executor};
@@ -13,8 +17,8 @@ use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{
-    Golden, OnDevice, Runner, blocks, broken, checkpoint, checks, family, family_schedules, halves,
-    losses, stories,
+    Golden, OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, family,
+    family_schedules, halves, losses, mixed, sets_sampling, stories,
 };
 use pollster::block_on;
 
@@ -276,6 +280,16 @@ fn cached_equals_uncached() {
     }
 }
 
+/// An Eso-LM (A) samples from what it was trained to compute, step by step.
+#[test]
+fn mixed_attention_samples_as_it_was_trained() {
+    let ckpt = checkpoint("model_a");
+    let mut reference = Reference::load(&ckpt, &Device::flex());
+    let mut gpu = OnDevice::gpu(&ckpt, LoadOptions::default());
+    let steps = mixed::check(ckpt.config(), &mut gpu, &mut reference);
+    println!("{steps} steps");
+}
+
 #[test]
 fn cached_blocks_equal_uncached() {
     let ckpt = blocks::checkpoint();
@@ -291,6 +305,20 @@ fn cached_blocks_equal_uncached() {
     }
 }
 
+/// Generations of published SetDLMs, token for token, also past the context.
+#[test]
+fn golden_family_sets() {
+    let ran = sets_sampling::check_sampling(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
+    println!("{ran} traces");
+}
+
+#[test]
+fn cached_sets_equal_uncached() {
+    let ckpt = sets_sampling::checkpoint();
+    let mut gpu = OnDevice::gpu(&ckpt, LoadOptions::default());
+    sets_sampling::check_cached(&ckpt, &mut gpu, checks::GOLDEN);
+}
+
 fn check_cached(weights: Weights) {
     let ckpt = stories();
     let load = || {
@@ -301,7 +329,13 @@ fn check_cached(weights: Weights) {
         OnDevice::gpu(&ckpt, options)
     };
     let (mut cached, mut uncached) = (load(), load());
-    for (what, options) in checks::cached_cases(ckpt.config()) {
+    let own = ckpt.config();
+    let mixed = mixed::config(own);
+    let cases = [own, &mixed]
+        .map(checks::cached_cases)
+        .into_iter()
+        .flatten();
+    for (what, options) in cases {
         // Both phases in one plan are enough to tell whether fewer bits change anything about it.
         if weights != Weights::F32 && what != "alpha_0 = 0.5" {
             continue;
@@ -415,6 +449,36 @@ fn an_unobserved_run_reads_its_tokens_alone() {
 #[test]
 fn numbers_that_overflow_are_an_error() {
     broken::check(&mut OnDevice::gpu(&broken::checkpoint(), LoadOptions::default()).0);
+}
+
+/// Where confidence chooses, a GPU writes the CPU's texts and reads nothing back; with a threshold a word a text and pass.
+#[test]
+fn confidence_chooses_as_on_the_cpu() {
+    for ckpt in confidence::checkpoints() {
+        let mut cpu = OnDevice::cpu(&ckpt).0;
+        let mut gpu = OnDevice::gpu(&ckpt, LoadOptions::default()).0;
+        for case in confidence::cases(ckpt.config()) {
+            let name = format!("{}: {}", ckpt.config().family, case.name);
+            let plan = case.plan();
+            let before = gpu.counters();
+            let written = confidence::run(&mut gpu, &case, false);
+            let read = gpu.counters().since(&before).bytes_read / 4;
+            let tokens = plan.layout().tokens as u64;
+            match case.options.reveal.threshold {
+                None => assert_eq!(read, tokens, "{name}"),
+                Some(_) => {
+                    let most = tokens + (written.nfe * plan.sequences.len()) as u64;
+                    assert!(read > tokens && read <= most, "{name}: {read}");
+                }
+            }
+            let expected = confidence::run(&mut cpu, &case, false);
+            assert_eq!(written.tokens, expected.tokens, "{name}");
+            assert!(written.nfe <= plan.nfe(), "{name}");
+            let watched = confidence::run(&mut gpu, &case, true);
+            assert_eq!(watched.tokens, written.tokens, "{name}");
+        }
+        gpu.close().unwrap();
+    }
 }
 
 /// A run that is watched and stopped midway leaves nothing behind: the next one on the same engine gives its text.

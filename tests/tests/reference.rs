@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use esolm::network::{Network, fold::Folding};
 use esolm_tests::checks::{GOLDEN, assert_close};
-use esolm_tests::{Golden, Reference, checkpoint, checks, family, halves, losses};
+use esolm_tests::{Golden, Reference, checkpoint, checks, decoders, family, halves, losses};
 
 #[test]
 fn golden_forward() {
@@ -19,6 +19,20 @@ fn golden_forward() {
 fn golden_family_forward() {
     let ran = family::check_forward(|ckpt| Box::new(Reference::load(ckpt, &Device::flex())));
     println!("{ran} cases");
+}
+
+/// Decoders of the Qwen3, Qwen2 and Llama kinds.
+#[test]
+fn golden_llm_forward() {
+    let [cases, passes] =
+        decoders::check_forward(|ckpt| Box::new(Reference::load(ckpt, &Device::flex())));
+    println!("{cases} cases, {passes} passes");
+}
+
+/// Hidden states, keys and values of the unfolded decoders.
+#[test]
+fn golden_llm_states() {
+    println!("{} arrays", decoders::check_states(&Device::flex()));
 }
 
 #[test]

@@ -17,21 +17,28 @@ use esolm::kernels::attention::{
     Attention, Geometry, Spans, attention_rows, attention_split, attention_tile,
 };
 use esolm::kernels::copy::copy;
-use esolm::kernels::embed::Embedding;
-use esolm::kernels::norm::norm;
+use esolm::kernels::embed::{Embedding, embed_tied};
+use esolm::kernels::heads::{Qkv, heads};
+use esolm::kernels::norm::{Norm, norm};
 use esolm::kernels::peak::peak;
-use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rotary_table};
+use esolm::kernels::product::{Finish, Matrix, ProductVariant, product};
+use esolm::kernels::residual::{Residual, STREAM_ROWS};
+use esolm::kernels::reveal::{Confidences, Reveal, confidence, reveal};
+use esolm::kernels::rotary::rotary_table;
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
+use esolm::kernels::slots::move_slots;
 use esolm::network::fold::{self, Linear};
 use esolm::rows::{Row, own_slot};
 use esolm::sampler::Sampler;
+use esolm::sampler::kept::Filter;
 use esolm_shaders::SHADERS;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
 const WEIGHTS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
 const VOCAB: usize = 97;
+const RMS: Norm = Norm::Rms { eps: 1e-6 };
 
 #[test]
 fn every_shader_is_written_down() {
@@ -64,12 +71,20 @@ fn every_shader_is_written_down() {
         for kind in [AdapterKind::Software, AdapterKind::Discrete] {
             gpu.info.kind = kind;
             draws(gpu);
+            choices(gpu);
         }
         embeddings_and_norms(gpu);
         // Heads as wide as those of the golden models, of small ones, of the published ones, and the widest.
-        for (hidden, heads) in [(64, 4), (192, 6), (768, 12), (768, 6)] {
-            attends(gpu, hidden, heads);
+        for (heads, head_dim) in [(4, 16), (6, 32), (12, 64), (6, 128)] {
+            attends(gpu, heads, heads, head_dim);
         }
+        // Heads of q that share those of k and v, as decoders of all sizes have them.
+        for (heads, kv_heads, head_dim) in [(4, 2, 32), (9, 3, 64), (16, 8, 128)] {
+            attends(gpu, heads, kv_heads, head_dim);
+            normalises_heads(gpu, heads, kv_heads, head_dim);
+        }
+        let cache = (zeros(gpu, 256), zeros(gpu, 256));
+        move_slots(gpu, &zeros(gpu, 2), &cache, 1, 64);
         peak(gpu, &zeros(gpu, 4 * 64), 64, 1, 0.5);
     });
     for weights in WEIGHTS {
@@ -193,8 +208,38 @@ fn embeddings_and_norms(gpu: &Gpu) {
         let table = fold::Embedding::new(vec![0.0; 64 * VOCAB], 64);
         let embedding = Embedding::upload(gpu, &table, weights).expect("memory suffices");
         embedding.launch(gpu, &x, &rows(gpu, 4), 4, &words(gpu, 4), VOCAB as u32 - 1);
+        let head = Linear::new("", vec![0.0; 64 * VOCAB], vec![0.0; VOCAB]);
+        let head = Matrix::upload(gpu, &head, weights).expect("memory suffices");
+        embed_tied(gpu, &head, &x, &rows(gpu, 4), 4, &words(gpu, 4), 0);
     }
-    norm(gpu, &x, &out, 4, 64);
+    for kind in [Norm::Layer, RMS] {
+        norm(gpu, kind, &x, &out, 4, 64);
+    }
+    let stream = zeros(gpu, STREAM_ROWS * 64);
+    let residual = Residual::new(gpu, RMS, ProductVariant::Split, 4, 64, &stream, &x);
+    residual.normalise(Some(&zeros(gpu, 64)), &out);
+}
+
+fn normalises_heads(gpu: &Gpu, heads_of_q: usize, kv_heads: usize, head_dim: usize) {
+    let width = (heads_of_q + 2 * kv_heads) * head_dim;
+    let [x, q, k, v] = [(); 4].map(|()| zeros(gpu, 8 * width));
+    let (rows, gains) = (rows(gpu, 4), zeros(gpu, 2 * head_dim));
+    let rotary = zeros(gpu, 4 * head_dim);
+    for cache in PRECISIONS {
+        let to = Qkv {
+            q: &q,
+            rows: &rows,
+            rotary: &rotary,
+            k: &k,
+            v: &v,
+            slots: 8,
+            heads: heads_of_q,
+            kv_heads,
+            head_dim,
+            cache,
+        };
+        heads(gpu, &x, 0..4, &gains, 1e-6, &to);
+    }
 }
 
 /// Every variant with every end and number of rows that makes a text of its own.
@@ -205,36 +250,59 @@ fn products(gpu: &Gpu, weights: Weights) {
     let head_dim = 16;
     let x = zeros(gpu, MOST * HIDDEN);
     let out = zeros(gpu, MOST * HIDDEN);
-    let rotary = gpu.floats(rotary_table(MOST, head_dim)).unwrap();
+    let rotary = gpu
+        .floats(rotary_table(MOST, head_dim, esolm::config::ROTARY_BASE))
+        .unwrap();
     let (k, v) = (zeros(gpu, MOST * HIDDEN), zeros(gpu, MOST * HIDDEN));
     let matrix = |n: usize| {
         let linear = Linear::new("", vec![0.0; HIDDEN * n], vec![0.0; n]);
         Matrix::upload(gpu, &linear, weights).expect("memory suffices")
     };
     let (square, qkv, wide) = (matrix(HIDDEN), matrix(3 * HIDDEN), matrix(12_288));
+    let grouped = matrix(2 * HIDDEN);
+    let none_or_layer = [None, Some(Norm::Layer)];
     // Numbers of rows whose blocks differ.
     for (variant, counts, norms) in [
-        (ProductVariant::Rows, &[1, 2, 4, 16][..], &[false, true][..]),
-        (ProductVariant::Split, &[1, 2, 4, 8], &[false, true]),
-        (ProductVariant::Tile, &[64, MOST], &[false]),
+        (ProductVariant::Rows, &[1, 2, 4, 16][..], &none_or_layer[..]),
+        (ProductVariant::Split, &[1, 2, 4, 8], &none_or_layer),
+        (ProductVariant::Tile, &[64, MOST], &[None]),
     ] {
         for &count in counts {
+            let table = rows(gpu, count as u32);
+            let to = |heads, kv_heads, cache| Qkv {
+                q: &out,
+                rows: &table,
+                rotary: &rotary,
+                k: &k,
+                v: &v,
+                slots: MOST,
+                heads,
+                kv_heads,
+                head_dim,
+                cache,
+            };
             for &norm in norms {
                 for finish in [Finish::Store(&out), Finish::Gelu(&out), Finish::Add(&out)] {
                     product(gpu, variant, norm, &x, 0..count, &square, &finish);
                 }
                 for cache in PRECISIONS {
-                    let to = Qkv {
-                        q: &out,
-                        rows: &rows(gpu, count as u32),
-                        rotary: &rotary,
-                        k: &k,
-                        v: &v,
-                        slots: MOST,
-                        head_dim,
-                        cache,
-                    };
-                    product(gpu, variant, norm, &x, 0..count, &qkv, &Finish::Qkv(to));
+                    let finish = Finish::Qkv(to(4, 4, cache));
+                    product(gpu, variant, norm, &x, 0..count, &qkv, &finish);
+                }
+            }
+            // Decoders' own. On a GPU few rows are normalised on the way and more before; a software adapter has either in one variant.
+            let norms = match variant {
+                ProductVariant::Tile => &[None][..],
+                ProductVariant::Rows if count == 16 => &[Some(RMS), None],
+                _ => &[Some(RMS)],
+            };
+            for &norm in norms {
+                for finish in [Finish::Store(&out), Finish::Silu(&out)] {
+                    product(gpu, variant, norm, &x, 0..count, &square, &finish);
+                }
+                for cache in PRECISIONS {
+                    let finish = Finish::Qkv(to(4, 2, cache));
+                    product(gpu, variant, norm, &x, 0..count, &grouped, &finish);
                 }
             }
             if variant == ProductVariant::Split {
@@ -242,7 +310,7 @@ fn products(gpu: &Gpu, weights: Weights) {
                 product(
                     gpu,
                     variant,
-                    false,
+                    None,
                     &x,
                     0..count,
                     &wide,
@@ -253,15 +321,17 @@ fn products(gpu: &Gpu, weights: Weights) {
     }
 }
 
-fn attends(gpu: &Gpu, hidden: usize, heads: usize) {
+fn attends(gpu: &Gpu, heads: usize, kv_heads: usize, head_dim: usize) {
+    let hidden = heads * head_dim;
     let kinds = [AdapterKind::Software, AdapterKind::Discrete];
     for (cache, kind) in PRECISIONS
         .into_iter()
         .flat_map(|cache| kinds.map(|kind| (cache, kind)))
     {
         let geometry = Geometry {
-            hidden,
             heads,
+            kv_heads,
+            head_dim,
             slots: 8,
             cache,
             kind,
@@ -283,7 +353,7 @@ fn attends(gpu: &Gpu, hidden: usize, heads: usize) {
         };
         if kind != AdapterKind::Software {
             attention_tile(gpu, &geometry, &io, &spans, 4);
-        } else if geometry.head_dim() <= 64 {
+        } else if head_dim <= 64 {
             // Wider heads spill on the chips whose compiler is asked, and run on none of them.
             attention_rows(gpu, &geometry, &io, &spans, 4);
         }
@@ -343,4 +413,42 @@ fn draws(gpu: &Gpu) {
         mask_index: VOCAB as u32 - 1,
     };
     score(gpu, &io);
+}
+
+fn choices(gpu: &Gpu) {
+    let logits = zeros(gpu, 4 * VOCAB.next_multiple_of(4));
+    let (rows, words) = (rows(gpu, 4), || words(gpu, 8));
+    let (tokens, drawn, confidences) = (words(), words(), words());
+    let top_k = Sampler {
+        top_k: Some(5),
+        ..Sampler::default()
+    };
+    for filter in [Filter::all(1.0), Filter::new(&top_k).expect("a filter")] {
+        let io = Confidences {
+            logits: &logits,
+            stride: VOCAB.next_multiple_of(4),
+            rows: &rows,
+            tokens: &tokens,
+            drawn: &drawn,
+            confidences: &confidences,
+            first: 0,
+            count: 4,
+            vocab: VOCAB,
+            mask_index: VOCAB as u32 - 1,
+        };
+        confidence(gpu, &filter, &io);
+    }
+    let io = Reveal {
+        rows: &rows,
+        drawn: &drawn,
+        confidences: &confidences,
+        groups: &words(),
+        tokens: &tokens,
+        outcome: &words(),
+        count: 1,
+        longest: 4,
+        mask_index: VOCAB as u32 - 1,
+        bound: 0,
+    };
+    reveal(gpu, &io);
 }

@@ -5,18 +5,23 @@ use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use esolm::checkpoint::Checkpoint;
+use esolm::config::{Family, Prepend};
 use esolm::forward_process::{Uniforms, antithetic_times};
 use esolm::network::Network;
+use esolm::passes::log_probability;
+use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::halves::Published;
 use esolm_tests::losses::{close, f64s, uniforms};
-use esolm_tests::{Golden, checkpoint, halves};
+use esolm_tests::{Golden, checkpoint, halves, sets, sets_sampling};
 use esolm_train::loss::{BlockNoise, Losses, Noise, Objective};
 use esolm_train::recipe::LossKind;
 use esolm_train::weights::{self, Weights};
 
 const L: usize = 32;
+/// What opens a text of the recorded AR losses.
+const BOS: u32 = 95;
 
 fn cpu() -> Device {
     Device::flex()
@@ -142,17 +147,23 @@ fn golden_losses_on(device: &Device) {
         case.check(&format!("mdlm.{table}"), &got);
     }
 
+    // An AR model that reads a token before the text predicts the first one too.
     let ar = checkpoint("ar");
     let network = Network::load(&ar, device).unwrap();
-    let all = objective(&ar, 1.0, LossKind::Elbo);
-    let (got, _) = case.run(&network, &all, &Noise::default(), false);
-    case.check("ar.none.nll", &got);
-    let (_, losses) = case.run(&network, &all, &Noise::default(), true);
-    close(
-        "ar.none.loss",
-        losses.total(),
-        golden.f32("ar.none.loss")[0],
-    );
+    for (name, prepend) in [
+        ("ar.none", Prepend::None),
+        ("ar.bos", Prepend::Bos),
+        ("ar.mask", Prepend::Mask),
+    ] {
+        let mut all = objective(&ar, 1.0, LossKind::Elbo);
+        all.config.prepend = prepend;
+        all.config.bos = Some(BOS);
+        let (got, _) = case.run(&network, &all, &Noise::default(), false);
+        case.check(&format!("{name}.nll"), &got);
+        let (_, losses) = case.run(&network, &all, &Noise::default(), true);
+        let name = format!("{name}.loss");
+        close(&name, losses.total(), golden.f32(&name)[0]);
+    }
 }
 
 #[test]
@@ -163,6 +174,49 @@ fn golden_losses_on_the_cpu() {
 #[test]
 fn golden_losses_on_a_gpu() {
     golden_losses_on(&gpu());
+}
+
+/// Networks with a bias everywhere, in norms too, and with none: the pass of training gives what the plain pass over all rows does.
+#[test]
+fn other_biases_are_trained_with() {
+    let golden = Golden::open("losses");
+    let texts = golden.rows("x0");
+    for checkpoint in [
+        with_biases("model_a"),
+        without_biases("model_a"),
+        with_biases("ar"),
+    ] {
+        let network = Network::load(&checkpoint, &cpu()).unwrap();
+        let mut objective = objective(&checkpoint, 1.0, LossKind::Elbo);
+        objective.config.family = Family::Ar;
+        objective.config.prepend = Prepend::None;
+        let text = texts[0].as_slice();
+        let prepared = objective.prepare(&[text], &Noise::default(), |_, _| true);
+        let (_, nll) = prepared.loss(&network, None).expect("all is predicted");
+        let nll: Vec<f32> = nll.into_data().try_into_vec().unwrap();
+
+        let rows = text.len() - 1;
+        let ints = |values: Vec<i32>| {
+            let values = TensorData::new(values, [1, rows]);
+            Tensor::<2, Int>::from_data(values, &cpu())
+        };
+        let tokens = ints(text[..rows].iter().map(|&token| token as i32).collect());
+        let positions = ints((0..rows as i32).collect());
+        let causal: Vec<bool> = (0..rows * rows).map(|i| i % rows <= i / rows).collect();
+        let mask = Tensor::<3, Bool>::from_data(TensorData::new(causal, [1, rows, rows]), &cpu());
+        let logits = network.forward(tokens, positions, Some(mask), None);
+        let logits: Vec<f32> = logits.into_data().try_into_vec().unwrap();
+        let config = checkpoint.config();
+        assert_eq!(nll.len(), rows);
+        for ((got, row), &token) in nll
+            .iter()
+            .zip(logits.chunks(config.vocab_size))
+            .zip(&text[1..])
+        {
+            let want = -log_probability(row, config.mask_index, token) as f32;
+            assert!((got - want).abs() < 1e-4, "{got} is not {want}");
+        }
+    }
 }
 
 /// The losses of a BD3-LM, whatever its blocks, from clipped noise and from all.
@@ -199,13 +253,56 @@ fn golden_family_losses_on_a_gpu() {
     golden_family_losses_on(&gpu());
 }
 
+/// The loss of a SetDLM, token by token in the recorded orders.
+fn golden_set_losses_on(device: &Device) {
+    for (golden, ckpt) in sets::likelihoods() {
+        let network = Network::load(&ckpt, device).unwrap();
+        let (x0, perm) = (golden.rows("x0"), golden.rows("setdlm.perm"));
+        let length = x0[0].len();
+        let (counted, want) = (golden.rows("setdlm.tokens_mask"), golden.f32("setdlm.nlls"));
+        let texts: Vec<&[u32]> = x0.iter().map(Vec::as_slice).collect();
+        let noise = Noise {
+            orders: perm.clone(),
+            ..Noise::default()
+        };
+        let counts = |row: usize, place: usize| counted[row][place - 1] == 1;
+        let valid = |row: usize, p: u32| {
+            let place = perm[row].iter().position(|&q| q == p).unwrap();
+            place > 0 && counts(row, place)
+        };
+        let objective = objective(&ckpt, 1.0, LossKind::Elbo);
+        let prepared = objective.prepare(&texts, &noise, valid);
+        let (_, nll) = prepared.loss(&network, None).expect("all is masked");
+        let got: Vec<f32> = nll.into_data().try_into_vec().unwrap();
+        let places = (0..x0.len()).flat_map(|row| (1..length).map(move |place| (row, place)));
+        let wanted = places.filter(|&(row, place)| counts(row, place));
+        let wanted: Vec<f32> = wanted
+            .map(|(row, place)| want[row * (length - 1) + place - 1])
+            .collect();
+        assert_eq!(got.len(), wanted.len());
+        for (got, want) in got.into_iter().zip(wanted) {
+            close("setdlm.nlls", got.into(), want);
+        }
+    }
+}
+
+#[test]
+fn golden_set_losses_on_the_cpu() {
+    golden_set_losses_on(&cpu());
+}
+
+#[test]
+fn golden_set_losses_on_a_gpu() {
+    golden_set_losses_on(&gpu());
+}
+
 /// A network of each way to attend.
 fn networks() -> Vec<Checkpoint> {
     let (_, blocks) = halves::likelihoods().swap_remove(0);
-    vec![checkpoint("model_a"), blocks]
+    vec![checkpoint("model_a"), blocks, sets_sampling::checkpoint()]
 }
 
-/// The hybrid loss of four texts, two a half, or the loss of a BD3-LM, and its gradient by parameter.
+/// The hybrid loss of four texts, two a half, or the loss of a BD3-LM or a SetDLM, and its gradient by parameter.
 fn loss_and_gradient(network: &Network, ckpt: &Checkpoint) -> (f64, BTreeMap<String, Vec<f64>>) {
     let golden = Golden::open("losses");
     let texts = golden.rows("x0");
@@ -220,6 +317,7 @@ fn loss_and_gradient(network: &Network, ckpt: &Checkpoint) -> (f64, BTreeMap<Str
             };
             Noise::draw_blocks(7, 0, 4, L, &blocks)
         }
+        None if ckpt.config().sets.is_some() => Noise::draw_orders(7, 0, 4, L, ckpt.config()),
         None => Noise::draw(7, 0, 2, 2, L),
     };
     let prepared = objective(ckpt, 0.5, LossKind::Elbo).prepare(&texts, &noise, |_, _| true);

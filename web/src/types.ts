@@ -4,11 +4,14 @@
  */
 
 /** A model's architecture: an Eso-LM, a masked diffusion model, an autoregressive one, or one that writes block by block. */
-export type Family = "esolm" | "mdlm" | "ar" | "bd3lm";
+export type Family = "esolm" | "mdlm" | "ar" | "bd3lm" | "setdlm";
 /** What a step does: put given tokens into the cache, draw tokens at any positions at once, or draw the next one. */
 export type Phase = "prompt" | "diffusion" | "sequential";
-/** Which positions diffusion writes in which step. `"first-hitting"` is for models that write block by block: one token a step. */
-export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting";
+/**
+ * Which positions diffusion writes in which step. `"first-hitting"` is for models that write block by block: one token a step. With `"confidence"` an MDLM or
+ * a BD3-LM draws a token for every place that is left, and keeps those that it is most sure of.
+ */
+export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting" | "confidence";
 
 /** A GPU as WebGPU describes it. */
 export interface Adapter {
@@ -101,14 +104,16 @@ export interface PlanSequence {
   order: number[];
   /** The given tokens, those of the first entries. */
   known: number[];
-  /** `[phase, clean, start, end]` in entries (of a BD3-LM `clean` is a position): reads tokens from `clean` to `start`, draws those from `start` up to, not including, `end`. */
-  steps: [Phase, number, number, number][];
+  /** `[phase, clean, start, end]` in entries (of a BD3-LM `clean` is a position): reads tokens from `clean` to `start`, draws those from `start` up to, not including, `end`. A fifth number, where confidence chooses: at least so many of them become known. */
+  steps: ([Phase, number, number, number] | [Phase, number, number, number, number])[];
 }
 
 /** Which positions are computed and drawn in which step. It does not depend on the network. */
 export interface Plan {
   esolm_plan: 1;
   family: Family;
+  /** Of an Eso-LM (A), whose clean tokens see each other while diffusion writes. */
+  attention?: "mixed";
   length: number;
   /** Tokens of a block, of a BD3-LM. */
   block_size?: number;
@@ -118,6 +123,10 @@ export interface Plan {
   lead: boolean;
   mask_index: number;
   vocab_size: number;
+  /** How confidence chooses what becomes known, where it does. */
+  reveal?: { by?: "model" | "tempered" | "drawn" | "random" | "leftmost"; threshold?: number };
+  /** How confidence goes through the texts of a SetDLM. */
+  sets?: { window: number; context: number; joining: "position" | "time" | "order"; sees_right: boolean };
   sequences: PlanSequence[];
 }
 
@@ -142,6 +151,8 @@ export interface Header {
   schedule: Schedule;
   /** Stretches of the schedule `block-autoregressive`. */
   sar_steps?: number;
+  /** Of the schedule `confidence`, where it was given. */
+  confidence_threshold?: number;
   /** `null` keeps all tokens; traces of earlier versions have no `top_k` and `min_p`. */
   top_k?: number | null;
   top_p: number | null;
@@ -157,7 +168,7 @@ export interface Header {
   batch: number;
   vocab_size: number;
   mask_index: number;
-  /** Passes through the network, so steps that follow. */
+  /** Passes through the network, so steps that follow; with a `confidence_threshold` at most. */
   nfe: number;
   /** From 0. An infill in which the model ran on at a given word is drawn again, up to 32 times. */
   attempt: number;
@@ -197,6 +208,8 @@ export interface Step {
   steps: number;
   phase: Phase;
   revealed: Revealed[];
+  /** Text and position of each place at which a SetDLM drew by confidence, its window; left out otherwise. */
+  window?: [number, number][];
   /** Rows that went through the network, over all texts. */
   rows: number;
   /** Cache slots that hold known tokens after the step, over all texts; 0 for an MDLM, which has no cache. */
@@ -318,6 +331,10 @@ export interface LoadOptions extends EngineOptions {
   variants?: string;
   /** The raw weights of a `.ckpt` rather than their running average. */
   rawWeights?: boolean;
+  /** What a model is whose configuration does not say it: `a2d-qwen3` and `a2d-qwen2` are MDLMs or BD3-LMs. */
+  as?: "mdlm" | "bd3lm";
+  /** Tokens of a block of such a BD3-LM. */
+  blockSize?: number;
   /** Name of the model, which headers repeat. */
   name?: string;
   /** `"sha256-"` and 64 hexadecimal digits: what the weights file must be; of weights in several files an object with that of each, by its name. */
@@ -336,7 +353,7 @@ export interface GenerateOptions {
   prompt?: string | string[];
   /** A text with gaps to fill: `____` for as many tokens as fit, `____{12}` for twelve. */
   infill?: string;
-  /** Tokens, default the model's length. A BD3-LM writes whole blocks, and can write more than its length. */
+  /** Tokens, default the model's length. A BD3-LM writes whole blocks; it and a SetDLM can write more than its length. */
   length?: number;
   /** The share of tokens that diffusion writes, 0 to 1. */
   alpha0?: number;
@@ -348,9 +365,20 @@ export interface GenerateOptions {
   schedule?: Schedule;
   /** Stretches that the schedule `block-autoregressive` writes one after the other, default 1. */
   sarSteps?: number;
+  /** Of the schedule `confidence`: tokens that the network is at least this sure of, 0 to 1, become known at once, so that a text may take fewer passes. */
+  confidenceThreshold?: number;
   /** Tokens of a block of a BD3-LM, in the place of its own. */
   blockSize?: number;
-  /** What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. */
+  /** Masked places that a SetDLM draws at in a step, from the first one on; default: the most tokens of a set that it was trained for. */
+  window?: number;
+  /** Lets a SetDLM go through the text in an order that its noise draws, as in training. */
+  trainOrder?: boolean;
+  /** What a SetDLM sees of a template: both sides of a gap (the default), or what stands left of it. */
+  infillContext?: "both" | "left";
+  /**
+   * What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. Of a SetDLM the first end-of-text token, or
+   * 128 such tokens, once 32 are written.
+   */
   stop?: ("eos" | "entropy")[];
   /** A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before. */
   stopStrings?: string | string[];

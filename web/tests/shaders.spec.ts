@@ -13,22 +13,26 @@ const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it (
 
 /** Forms that there must be of each shader, at least. */
 const forms: Record<string, number> = {
-  // Three or four widths of heads, two precisions of the cache, and two sizes of workgroups.
-  attention_rows: 3 * 2,
-  attention_split: 4 * 2 * 2,
-  attention_tile: 4 * 2,
+  // Three or four widths of heads, and two or three of those that share keys; two precisions of the cache, and two sizes of workgroups.
+  attention_rows: (3 + 2) * 2,
+  attention_split: (4 + 3) * 2 * 2,
+  attention_tile: (4 + 3) * 2,
   copy: 1,
   // Floats of two precisions, and 8 bits.
   embed: 3,
-  norm: 1,
+  embed_tied: 3,
+  // Three widths, two precisions of the cache.
+  heads: 3 * 2,
+  // Of either kind, and one with a weight.
+  norm: 3,
   peak: 1,
   // Four blocks of rows, three of weights in fewer bits; plain and normalised; four forms of weights, two of them floats; five ends: the one with rotary
-  // embedding has two precisions.
-  product_rows: (4 + 3) * 2 * 2 * 5,
+  // embedding has two precisions. Decoders add four ends where they normalise, and three where they do not.
+  product_rows: (4 + 3) * 2 * 2 * 5 + (4 + 3) * 2 * 4 + 4 * 3,
   // And a wide matrix, for logits.
-  product_split: 4 * 2 * 4 * 5 + 4 * 4,
+  product_split: 4 * 2 * 4 * 5 + 4 * 4 + 4 * 4 * 4,
   // Two sizes of tiles, never normalised on the way.
-  product_tile: 2 * 4 * 5,
+  product_tile: 2 * 4 * (5 + 3),
   // Two sizes of workgroups; greedy, or with either source of noise with and without a filter. The same for rows that several workgroups share.
   sample: 2 * 5,
   sample_merge: 2,

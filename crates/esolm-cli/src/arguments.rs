@@ -3,6 +3,7 @@
 mod forward;
 mod job;
 mod scoring;
+mod sets;
 mod train;
 mod values;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use esolm::config::{Family, ReadAs};
 use esolm::plan::Schedule;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::stop::StopRule;
@@ -21,6 +23,7 @@ use crate::commands::bench::Form;
 pub use forward::{Forward, ModeName};
 pub use job::{FormatName, Job, OutputFormat, Shard};
 pub use scoring::{Normalize, Ppl, Score};
+pub use sets::Sets;
 pub use train::Train;
 use values::{at_least_one, min_p, parse, share, stop_string, temperature, top_k, top_p, whole};
 
@@ -94,6 +97,36 @@ pub struct Model {
     /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
     #[arg(long)]
     pub raw_weights: bool,
+    /// What a model is whose config.json does not say it: those of a2d-qwen3 and a2d-qwen2 may be either.
+    #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
+    pub read_as: Option<ReadAsName>,
+    /// Tokens of a block of a BD3-LM. A model with adaLN is sampled with blocks that divide the length and the context; with --mode block of
+    /// `esolm forward` the last block may be shorter. Default: the model's own.
+    #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
+    pub block_size: Option<usize>,
+}
+
+impl Model {
+    /// What the configuration leaves open.
+    pub fn read_as(&self) -> ReadAs {
+        ReadAs {
+            family: self.read_as.map(|name| match name {
+                ReadAsName::Mdlm => Family::Mdlm,
+                ReadAsName::Bd3lm => Family::Bd3Lm,
+            }),
+            block_size: self.block_size,
+            mask: None,
+        }
+    }
+}
+
+/// What a model may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReadAsName {
+    /// Masked diffusion over the whole text.
+    Mdlm,
+    /// Blocks from left to right; with --block-size.
+    Bd3lm,
 }
 
 /// Which checkpoint, and which tokenizer.
@@ -178,11 +211,12 @@ pub struct Sample {
     /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block; with
     /// the schedules block and block-autoregressive they are the tokens of a block.
     ///
-    /// Default: the length. A BD3-LM draws one token a step unless steps are given.
+    /// Default: the length. A BD3-LM draws one token a step unless steps are given. Of a SetDLM, further steps follow where its window was
+    /// too small for as many tokens.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub steps: Option<usize>,
-    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; beyond its context each sees the last tokens alone, which
-    /// is not exact.
+    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; it and a SetDLM can write more than their context, and
+    /// then see the last tokens alone, which is not exact.
     ///
     /// Default: the model's context, or the length of an infill template.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
@@ -194,19 +228,23 @@ pub struct Sample {
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models take left-to-right only, and a BD3-LM first-hitting.
+    /// Default: binomial; AR models take left-to-right only, a BD3-LM first-hitting, and a SetDLM confidence.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
     /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
     #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub sar_steps: Option<usize>,
-    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
-    #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
-    pub block_size: Option<usize>,
+    /// With the schedule confidence: tokens that the network is at least this sure of, 0 to 1, are all kept at once, so that a text may take fewer passes.
+    /// Default: every step keeps as many as --steps says.
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub confidence_threshold: Option<f32>,
+    #[command(flatten, next_help_heading = "Sampling")]
+    pub sets: Sets,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
-    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off.
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. One of a SetDLM after any token, once 32
+    /// are written: eos with the first end-of-text token; entropy by the last 128 tokens.
     #[arg(
         long,
         value_enum,
@@ -443,7 +481,7 @@ pub struct Replay {
 }
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// BD3-LM in blocks of 16 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// BD3-LM in blocks of 16 and SetDLM in windows of 8 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
 /// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
 #[derive(Debug, Args)]
 #[command(
@@ -519,6 +557,8 @@ pub enum ScheduleName {
     BlockAutoregressive,
     /// Of a BD3-LM: one by one in random order within each block.
     FirstHitting,
+    /// Of an MDLM or a BD3-LM: in every step a token is drawn for all positions that are left, and those are kept of which the network is most sure.
+    Confidence,
 }
 
 impl From<ScheduleName> for Schedule {
@@ -531,6 +571,7 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Block => Self::Block,
             ScheduleName::BlockAutoregressive => Self::BlockAutoregressive,
             ScheduleName::FirstHitting => Self::FirstHitting,
+            ScheduleName::Confidence => Self::Confidence,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
+use esolm::config::ConfigError;
 use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
@@ -85,6 +86,11 @@ impl Failure {
                 false,
                 "keep the values that it was trained with, or give another --out for a new training",
             ),
+            TrainError::SourceDiffers { .. } => (
+                false,
+                "leave these keys out, since the weights to start from settle them",
+            ),
+            TrainError::NotOpened(_) => (true, "name it with --init"),
             TrainError::TokenizerChanged { .. } => (
                 false,
                 "put back its tokenizer.json, of which model/tokenizer.json is a copy, or give another --out for a new training",
@@ -190,12 +196,25 @@ fn too_long(length: usize, context: usize) -> Failure {
 
 fn checkpoint(error: &CheckpointError) -> Failure {
     use CheckpointError::{
-        File, HubName, Lightning, MaskUnknown, NoConfig, PaddedMask, RawWeightsNotApplicable,
+        Config, File, HubName, Lightning, MaskUnknown, NoConfig, PaddedMask,
+        RawWeightsNotApplicable,
     };
     let remedy = match error {
         MaskUnknown { .. } | PaddedMask { .. } => {
             "give a configuration that has it with --config FILE"
         }
+        Config {
+            source: ConfigError::Undecided { .. },
+            ..
+        } => {
+            return Failure::usage(format!(
+                "{error}; say --as mdlm, or --as bd3lm with --block-size N"
+            ));
+        }
+        Config {
+            source: ConfigError::Blocks,
+            ..
+        } => return Failure::usage(format!("{error}; give it with --block-size N")),
         NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
         RawWeightsNotApplicable => {
             "leave --raw-weights out, a safetensors file holds one set of weights"

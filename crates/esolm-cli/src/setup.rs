@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
+use esolm::config::ModelConfig;
 use esolm::text::TextCodec;
 use esolm::{Error, ModelFiles, Serving, ServingOptions};
 use serde_json::{Map, Value, json};
@@ -21,6 +22,7 @@ const NO_TOKENIZER: &str = "none";
 /// Downloads show how far they are, unless it should be `quiet`.
 pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Failure> {
     let options = OpenOptions {
+        read_as: model.read_as(),
         config: model.config.clone(),
         raw_weights: model.raw_weights,
         progress: !quiet,
@@ -32,9 +34,9 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
     {
         return Ok((Checkpoint::open(&spec, &options)?, spec));
     }
-    if options.config.is_some() || options.raw_weights {
+    if options.config.is_some() || options.raw_weights || options.read_as.family.is_some() {
         return Err(Failure::usage(
-            "--config and --raw-weights say how to read a checkpoint; name it with --model",
+            "--config, --raw-weights and --as say how to read a checkpoint; name it with --model",
         ));
     }
     let weights = esolm_stories::WEIGHTS.to_vec();
@@ -87,6 +89,7 @@ pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint,
         ..source.model.clone()
     };
     let (checkpoint, name) = checkpoint(&model, false)?;
+    check_block_size(&model, checkpoint.config())?;
     note_mask(&checkpoint);
     let checkpoint = match Choice::of(source) {
         Choice::Own => checkpoint,
@@ -97,6 +100,19 @@ pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint,
         }
     };
     Ok((checkpoint, name))
+}
+
+/// Refuses a block size where blocks are not chosen: of the networks of models/dit.py they are when a text is written or a pass is made.
+pub fn check_block_size(model: &Model, config: &ModelConfig) -> Result<(), Failure> {
+    match model.block_size {
+        Some(_) if config.decoder.is_none() || config.block_size.is_none() => {
+            Err(Failure::usage(format!(
+                "--block-size is for decoders that are read as BD3-LMs here, and this is {}; leave it out",
+                config.family.one()
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What `--tokenizer` says.

@@ -10,8 +10,12 @@ mod jobs;
 #[path = "sample/manual.rs"]
 mod manual;
 #[cfg(unix)]
+#[path = "sample/mixed.rs"]
+mod mixed;
 #[path = "sample/outputs.rs"]
 mod outputs;
+#[path = "sample/sets.rs"]
+mod sets;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;

@@ -291,6 +291,67 @@ fn a_resume_with_another_tokenizer_is_refused() {
     succeed(&[&["train", "--out", &out], &more[..]].concat());
 }
 
+/// A checkpoint of any family is a start; the recipe says no more than what is new.
+#[test]
+fn a_checkpoint_is_a_start() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let first = folder.file("first");
+    let short = ["--set", "run.tokens=2560", "--set", "model.family=mdlm"];
+    succeed(&[&["train", &recipe, "--out", &first], &short[..]].concat());
+    let text = std::fs::read_to_string(&recipe).expect("a recipe");
+    let (_, rest) = text.split_once("[data]").expect("it names a text");
+    let bare = folder.file("bare.toml");
+    let rest = rest
+        .replace("vocab_size = 280\n", "")
+        .replace("tokens = 20000", "tokens = 1280");
+    std::fs::write(&bare, format!("[data]{rest}")).expect("writable");
+
+    let (out, model) = (folder.file("second"), format!("{first}/model"));
+    let init = ["train", &bare, "--out", &out, "--init", &model];
+    let family = ["--set", "model.family=esolm", "--set", "loss.alpha_0=0.5"];
+    let output = run(&[&init[..], &family].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for wanted in ["starting from", "an MDLM", "step 0, hold-out", "done;"] {
+        assert!(said.contains(wanted), "no {wanted:?} in {said}");
+    }
+    let report = succeed(&["inspect", &format!("{out}/model"), "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    assert_eq!(
+        (
+            &report["family"],
+            &report["alpha_0"],
+            &report["hidden"],
+            &report["length"]
+        ),
+        (&"esolm".into(), &0.5.into(), &32.into(), &32.into())
+    );
+    let text = [
+        "sample",
+        "--model",
+        &format!("{out}/model"),
+        "--device",
+        "cpu",
+        "-q",
+    ];
+    assert!(!succeed(&text).is_empty());
+
+    // It goes on by the same command, without the checkpoint, and from no other one.
+    std::fs::rename(&first, folder.file("elsewhere")).expect("a folder");
+    let more = ["--resume", "--set", "run.tokens=1536"];
+    succeed(&[&init[..], &family, &more].concat());
+    let other = refused(&out, &["--resume", "--init", "models/stories"]);
+    assert!(
+        other.contains("model.init = \"models/stories\"") && other.contains(&model),
+        "{other}"
+    );
+    let recipe = format!("{out}/recipe.toml");
+    let third = run(&["train", &recipe, "--out", &folder.file("third")]);
+    let said = String::from_utf8_lossy(&third.stderr);
+    assert!(!third.status.success() && said.contains(&model), "{said}");
+}
+
 /// Each state holds the recipe too.
 #[test]
 fn a_resume_does_without_the_file_of_the_recipe() {

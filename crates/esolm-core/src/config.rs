@@ -5,8 +5,11 @@
 //! the shapes of the tensors, and what contradicts them is said in one sentence.
 
 mod claims;
+mod decoder;
+mod fields;
 mod partial;
 mod quantization;
+mod sets;
 
 use std::fmt;
 
@@ -16,12 +19,15 @@ use thiserror::Error;
 
 pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
+pub use decoder::{Decoder, DecoderKind};
+pub use decoder::{EMBEDDING as DECODER_EMBEDDING, HEAD as DECODER_HEAD};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use fields::{lookup, scalar};
 pub(crate) use partial::{
     PartialConfig, noise_range, other_kind, parse_attention, parse_family, parse_prepend,
 };
-#[cfg(not(target_family = "wasm"))]
-pub(crate) use partial::{lookup, scalar};
 pub use quantization::{Grid, Quantization};
+pub use sets::Sets;
 
 /// Width of the sinusoidal timestep embedding that enters `sigma_map` (`TimestepEmbedder`, models/dit.py).
 pub const TIMESTEP_EMBEDDING: usize = 256;
@@ -29,7 +35,10 @@ pub const TIMESTEP_EMBEDDING: usize = 256;
 pub const MLP_RATIO: usize = 4;
 
 /// Base of the rotary angles (`Rotary`, models/dit.py).
-const ROTARY_BASE: f64 = 10000.0;
+pub const ROTARY_BASE: f64 = 10000.0;
+
+/// The mask of a model that has none, in the place of a token: above every vocabulary.
+pub const NO_MASK: u32 = u32::MAX;
 
 /// A BD3-LM without blocks.
 const NO_BLOCK_SIZE: ConfigError = ConfigError::Missing {
@@ -72,6 +81,17 @@ pub enum ConfigError {
         /// What must stand there.
         expected: String,
     },
+    /// A decoder that is an MDLM or a BD3-LM, which only somebody who knows the model can tell.
+    #[error(
+        "the configuration says \"{model_type}\", which is what an MDLM and a BD3-LM are called, and not which of them the model is"
+    )]
+    Undecided {
+        /// What `model_type` says.
+        model_type: &'static str,
+    },
+    /// A decoder that is read as a BD3-LM without a length of its blocks.
+    #[error("nothing says how many tokens a block of this BD3-LM has")]
+    Blocks,
     /// Two fields, or a field and the tensors, contradict each other.
     #[error("{first} but {second}; {remedy}")]
     Contradiction {
@@ -96,6 +116,8 @@ pub enum Family {
     Ar,
     /// Block diffusion: blocks from left to right, diffusion within each (arXiv 2503.09573).
     Bd3Lm,
+    /// Set diffusion: sets of tokens at places that may interleave, each drawn given those before it (kuleshov-group/setdlms).
+    SetDlm,
 }
 
 impl Family {
@@ -106,6 +128,7 @@ impl Family {
             Family::Mdlm => "an MDLM",
             Family::Ar => "an AR model",
             Family::Bd3Lm => "a BD3-LM",
+            Family::SetDlm => "a SetDLM",
         }
     }
 }
@@ -117,6 +140,7 @@ impl fmt::Display for Family {
             Family::Mdlm => "MDLM",
             Family::Ar => "AR",
             Family::Bd3Lm => "BD3-LM",
+            Family::SetDlm => "SetDLM",
         })
     }
 }
@@ -133,6 +157,8 @@ pub enum AttentionKind {
     Mixed,
     /// Positions attend to their own block and to the clean tokens of earlier blocks: BD3-LM.
     Block,
+    /// Slots attend to the clean tokens of lower slots and to themselves: SetDLM.
+    Set,
 }
 
 impl fmt::Display for AttentionKind {
@@ -142,6 +168,7 @@ impl fmt::Display for AttentionKind {
             AttentionKind::Bidirectional => "bidirectional",
             AttentionKind::Mixed => "mixed",
             AttentionKind::Block => "block",
+            AttentionKind::Set => "set",
         })
     }
 }
@@ -185,6 +212,17 @@ impl ParamSpec {
     }
 }
 
+/// What somebody says of a model whose configuration leaves it open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadAs {
+    /// MDLM or BD3-LM, of a decoder that may be either.
+    pub family: Option<Family>,
+    /// Tokens of a block of a decoder that is a BD3-LM, whatever its configuration says.
+    pub block_size: Option<usize>,
+    /// The mask token of a decoder, which must agree with what its files say.
+    pub mask: Option<u32>,
+}
+
 /// The network behind a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
@@ -203,7 +241,7 @@ pub struct ModelConfig {
     pub length: usize,
     /// V: number of token embeddings and of logits, the mask column included.
     pub vocab_size: usize,
-    /// Token index of the mask.
+    /// Token index of the mask; [`NO_MASK`] for an AR decoder.
     pub mask_index: u32,
     /// Share of tokens that diffusion takes, as trained, in [0, 1]; `None` when the checkpoint does not say.
     pub alpha_0: Option<f64>,
@@ -221,6 +259,12 @@ pub struct ModelConfig {
     pub block_size: Option<usize>,
     /// Least and greatest share of masked tokens that a BD3-LM was trained with, in [0, 1]; `None` when the checkpoint does not say.
     pub noise_range: Option<[f64; 2]>,
+    /// The noise of a SetDLM and what else it alone has; of no other family.
+    #[serde(default)]
+    pub sets: Option<Sets>,
+    /// What a decoder of the Qwen3, Qwen2 or Llama kind has; `None` for the networks of models/dit.py.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoder: Option<Decoder>,
 }
 
 impl ModelConfig {
@@ -230,7 +274,17 @@ impl ModelConfig {
     /// # Errors
     /// Text that is not a JSON object, absent or unusable fields, and whatever [`ModelConfig::validate`] finds.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
-        PartialConfig::from_json(json, "the configuration")?.complete()
+        Self::from_json_as(json, &ReadAs::default())
+    }
+
+    /// As [`ModelConfig::from_json`], with what somebody says that the configuration leaves open.
+    ///
+    /// # Errors
+    /// As there, and where it contradicts what is said.
+    pub fn from_json_as(json: &str, said: &ReadAs) -> Result<Self, ConfigError> {
+        let mut config = PartialConfig::from_json(json, "the configuration")?;
+        config.read_as(said)?;
+        config.complete()
     }
 
     /// Writes the Hugging Face form, which [`ModelConfig::from_json`] reads back to the same value.
@@ -242,17 +296,42 @@ impl ModelConfig {
     /// must not become a fact.
     pub(crate) fn json(&self, told: bool, quantization: Option<&Quantization>) -> String {
         let mut map = Map::new();
+        match (&self.decoder, &self.sets) {
+            (Some(decoder), _) => decoder::fields(self, decoder, &mut map),
+            (None, Some(sets)) => sets.write(self, told, &mut map),
+            (None, None) => self.published_fields(told, &mut map),
+        }
+        if let Some(block_size) = self.block_size {
+            map.insert("block_size".into(), block_size.into());
+        }
+        if let Some(bos) = self.bos {
+            map.insert("bos_token_id".into(), bos.into());
+        }
+        if let Some(eos) = self.eos {
+            map.insert("eos_token_id".into(), eos.into());
+        }
+        if let Some(quantization) = quantization {
+            map.insert(quantization::FIELD.into(), quantization.to_json());
+        }
+        let mut text = serde_json::to_string_pretty(&Value::Object(map))
+            .expect("a map of numbers and strings is always JSON");
+        text.push('\n');
+        text
+    }
+
+    /// The fields of a network of models/dit.py.
+    fn published_fields(&self, told: bool, map: &mut Map<String, Value>) {
         let model_type = match self.family {
             Family::EsoLm => "EsoLM",
             Family::Mdlm => "mdlm",
             Family::Ar => "ar",
-            Family::Bd3Lm => "bd3lm",
+            Family::Bd3Lm | Family::SetDlm => "bd3lm",
         };
         map.insert("model_type".into(), model_type.into());
         // The published MDLM and BD3-LM spell the width differently; their own loaders must be able to read the folder.
         let width = match self.family {
             Family::Mdlm | Family::Bd3Lm => "hidden_dim",
-            Family::EsoLm | Family::Ar => "hidden_size",
+            Family::EsoLm | Family::Ar | Family::SetDlm => "hidden_size",
         };
         map.insert(width.into(), self.hidden.into());
         if self.cond_dim > 0 {
@@ -284,31 +363,62 @@ impl ModelConfig {
         if self.family == Family::Ar {
             map.insert("prepend_token".into(), self.prepend.to_string().into());
         }
-        if let Some(block_size) = self.block_size {
-            map.insert("block_size".into(), block_size.into());
-        }
         if let Some([least, most]) = self.noise_range {
             map.insert("sampling_eps_min".into(), least.into());
             map.insert("sampling_eps_max".into(), most.into());
         }
-        if let Some(bos) = self.bos {
-            map.insert("bos_token_id".into(), bos.into());
+    }
+
+    /// The mask token, where the model has one.
+    pub fn mask(&self) -> Option<u32> {
+        Some(self.mask_index).filter(|&mask| mask != NO_MASK)
+    }
+
+    /// The token that an AR model reads before a text, if it reads one there, and the configuration names it.
+    pub fn prepended(&self) -> Option<u32> {
+        match (self.family, self.prepend) {
+            (Family::Ar, Prepend::Bos) => self.bos,
+            (Family::Ar, Prepend::Mask) => Some(self.mask_index),
+            _ => None,
         }
-        if let Some(eos) = self.eos {
-            map.insert("eos_token_id".into(), eos.into());
-        }
-        if let Some(quantization) = quantization {
-            map.insert(quantization::FIELD.into(), quantization.to_json());
-        }
-        let mut text = serde_json::to_string_pretty(&Value::Object(map))
-            .expect("a map of numbers and strings is always JSON");
-        text.push('\n');
-        text
     }
 
     /// Width of one attention head.
     pub fn head_dim(&self) -> usize {
-        self.hidden / self.n_heads.max(1)
+        match &self.decoder {
+            Some(decoder) => decoder.head_dim,
+            None => self.hidden / self.n_heads.max(1),
+        }
+    }
+
+    /// Heads of keys and values.
+    pub fn kv_heads(&self) -> usize {
+        self.decoder
+            .map_or(self.n_heads, |decoder| decoder.kv_heads)
+    }
+
+    /// Columns of all query heads together, which is what attention gives.
+    pub fn q_width(&self) -> usize {
+        self.n_heads * self.head_dim()
+    }
+
+    /// Columns of all heads of keys, and of values, of a slot of the cache.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads() * self.head_dim()
+    }
+
+    /// Width inside the MLP.
+    pub fn inner(&self) -> usize {
+        match &self.decoder {
+            Some(decoder) => decoder.inner,
+            None => MLP_RATIO * self.hidden,
+        }
+    }
+
+    /// Base of the rotary angles.
+    pub fn rotary_base(&self) -> f64 {
+        self.decoder
+            .map_or(ROTARY_BASE, |decoder| decoder.rotary_base)
     }
 
     /// Checks that the values describe a network: sizes above zero and within bounds, heads that divide the width into even head
@@ -342,8 +452,9 @@ impl ModelConfig {
                 format!("a whole number from 2 to {MAX_VOCAB}"),
             ));
         }
-        if !self.hidden.is_multiple_of(self.n_heads)
-            || !(self.hidden / self.n_heads).is_multiple_of(2)
+        if self.decoder.is_none()
+            && (!self.hidden.is_multiple_of(self.n_heads)
+                || !(self.hidden / self.n_heads).is_multiple_of(2))
         {
             return Err(invalid(
                 "n_heads",
@@ -355,7 +466,7 @@ impl ModelConfig {
             ));
         }
         for (field, token) in [
-            ("mask_index", Some(self.mask_index)),
+            ("mask_index", self.mask()),
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
         ] {
@@ -385,10 +496,11 @@ impl ModelConfig {
             ));
         }
         let attention_fits = match self.family {
-            Family::EsoLm => self.attention != AttentionKind::Block,
+            Family::EsoLm => ![AttentionKind::Block, AttentionKind::Set].contains(&self.attention),
             Family::Mdlm => self.attention == AttentionKind::Bidirectional,
             Family::Ar => self.attention == AttentionKind::Causal,
             Family::Bd3Lm => self.attention == AttentionKind::Block,
+            Family::SetDlm => self.attention == AttentionKind::Set,
         };
         if !attention_fits {
             return Err(invalid(
@@ -396,6 +508,24 @@ impl ModelConfig {
                 self.attention,
                 format!("left out, since {} has only one", self.family),
             ));
+        }
+        match (self.family, &self.sets) {
+            (Family::SetDlm, None) => return Err(Sets::MISSING),
+            (Family::SetDlm, Some(sets)) => sets.validate(self)?,
+            (_, Some(sets)) => {
+                let why = format!("left out, since {} has no sets", self.family);
+                return Err(invalid(
+                    "noise_config.desired_block_size",
+                    sets.desired,
+                    why,
+                ));
+            }
+            (_, None) => {}
+        }
+        if let Some(decoder) = &self.decoder {
+            decoder::validate(self, decoder)?;
+        } else if self.mask().is_none() {
+            return Err(invalid("mask_index", NO_MASK, "a token index"));
         }
         self.validate_blocks()
     }
@@ -409,6 +539,7 @@ impl ModelConfig {
                 let why = format!("left out, since {} has no blocks", self.family);
                 return Err(invalid("block_size", size, why));
             }
+            Some(_) if self.decoder.is_some() => {}
             Some(size) if size == 0 || !self.length.is_multiple_of(size) => {
                 let divides = format!(
                     "a whole number from 1 that divides the context length {}",
@@ -443,8 +574,11 @@ impl ModelConfig {
     }
 
     /// Every parameter of the published network in the order of PyTorch's `parameters()` (models/dit.py), in which the EMA weights of a
-    /// Lightning checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter.
+    /// Lightning checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter. Of a decoder, those of its published network.
     pub fn parameters(&self) -> Vec<ParamSpec> {
+        if let Some(decoder) = &self.decoder {
+            return decoder::parameters(self, decoder);
+        }
         let (d, c, v) = (self.hidden, self.cond_dim, self.vocab_size);
         let conditioned = self.cond_dim > 0;
         let mut list = Vec::with_capacity(9 + 10 * self.n_blocks);
@@ -490,6 +624,10 @@ impl ModelConfig {
     /// The biases that a network may have or lack, a list for each kind: of a kind it has all or none. The published networks have those of
     /// [`ModelConfig::parameters`]; a folded one has them where something was folded in.
     pub fn biases(&self) -> Vec<Vec<ParamSpec>> {
+        if self.decoder.is_some() {
+            // The configuration says which biases there are.
+            return Vec::new();
+        }
         let (d, v) = (self.hidden, self.vocab_size);
         let spec = |name: String, width| ParamSpec {
             name,
@@ -516,9 +654,8 @@ impl ModelConfig {
 }
 
 /// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.
-pub fn rotary_frequencies(head_dim: usize) -> impl Iterator<Item = f32> {
-    (0..head_dim / 2)
-        .map(move |i| (1.0 / ROTARY_BASE.powf(2.0 * i as f64 / head_dim as f64)) as f32)
+pub fn rotary_frequencies(head_dim: usize, base: f64) -> impl Iterator<Item = f32> {
+    (0..head_dim / 2).map(move |i| (1.0 / base.powf(2.0 * i as f64 / head_dim as f64)) as f32)
 }
 
 fn invalid(

@@ -28,6 +28,8 @@ pub struct Watch<'a> {
     mask: u32,
     /// Tokens of a block.
     size: usize,
+    /// Whether a SetDLM writes it, whose rules are looked at after each token.
+    is_of_sets: bool,
     /// In natural order, the mask where none is known.
     tokens: Vec<u32>,
     /// Given positions, ascending.
@@ -59,6 +61,7 @@ impl<'a> Watch<'a> {
             codec,
             mask,
             size: block_size.unwrap_or(tokens.len()).max(1),
+            is_of_sets: false,
             until: given.last().map_or(0, |&last| last as usize + 1),
             given,
             tokens,
@@ -66,6 +69,13 @@ impl<'a> Watch<'a> {
             blocks: 0,
             ending: None,
         }
+    }
+
+    /// The same of a text that a SetDLM writes.
+    pub fn of_sets(mut self) -> Self {
+        self.is_of_sets = true;
+        self.size = 1;
+        self
     }
 
     /// A token was drawn. Positions beyond the text are ignored.
@@ -232,7 +242,12 @@ impl<'a> Watch<'a> {
                 break;
             }
             self.blocks += 1;
-            if let Some((tokens, finish)) = self.rules.end(&self.tokens[..end]) {
+            let so_far = &self.tokens[..end];
+            let ends = match self.is_of_sets {
+                true => self.rules.end_of_sets(so_far, self.until),
+                false => self.rules.end(so_far),
+            };
+            if let Some((tokens, finish)) = ends {
                 return Some(Ending {
                     finish,
                     tokens,

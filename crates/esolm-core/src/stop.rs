@@ -1,5 +1,5 @@
-//! When a text ends early: stop strings, and for texts that are written block by block the rules of the published BD3-LM for texts of
-//! variable length. `ending` looks for both while a text is written.
+//! When a text ends early: stop strings, for texts that are written block by block the rules of the published BD3-LM for texts of
+//! variable length, and for those of a SetDLM the rules of its scripts. `ending` looks for all of them while a text is written.
 
 use std::collections::HashMap;
 
@@ -10,13 +10,20 @@ pub const ENTROPY_WINDOW: usize = 256;
 /// An entropy below so many nats ends a text.
 pub const LEAST_ENTROPY: f64 = 4.0;
 
-/// Why a text may end after a block.
+/// The entropy of a SetDLM's text is that of so many last tokens.
+pub const SET_ENTROPY_WINDOW: usize = 128;
+/// So many tokens of a SetDLM's text are written at least.
+pub const SET_LEAST_TOKENS: usize = 32;
+
+/// Why a text may end after a block, or one of a SetDLM after a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopRule {
-    /// It has more than one end-of-text token, the token that opens it included, and is cut after the second.
+    /// It has more than one end-of-text token, the token that opens it included, and is cut after the second. One of a SetDLM is cut after the
+    /// first that is not given, if [`SET_LEAST_TOKENS`] are.
     Eos,
-    /// Its last [`ENTROPY_WINDOW`] tokens repeat each other, with an entropy below [`LEAST_ENTROPY`], and are cut off.
+    /// Its last [`ENTROPY_WINDOW`] tokens, of a SetDLM [`SET_ENTROPY_WINDOW`], repeat each other, with an entropy below [`LEAST_ENTROPY`], and
+    /// are cut off.
     Entropy,
 }
 
@@ -74,6 +81,27 @@ impl StopRules {
             .filter(|_| has(StopRule::Eos))
             .map(|(place, _)| (place + 1, Finish::Eos))
     }
+
+    /// Tokens to keep of a SetDLM's text of which `tokens` are known so far without a gap, the first `given` of them not written, and the rule
+    /// that ends it; none where it goes on.
+    pub fn end_of_sets(&self, tokens: &[u32], given: usize) -> Option<(usize, Finish)> {
+        let least = given + SET_LEAST_TOKENS;
+        if tokens.len() < least {
+            return None;
+        }
+        let ends = |&(place, token): &(usize, &u32)| {
+            place >= given && place + 1 >= least && Some(*token) == self.eos
+        };
+        if self.rules.contains(&StopRule::Eos)
+            && let Some((place, _)) = tokens.iter().enumerate().find(ends)
+        {
+            return Some((place + 1, Finish::Eos));
+        }
+        let start = tokens.len().checked_sub(SET_ENTROPY_WINDOW)?;
+        let repeats =
+            self.rules.contains(&StopRule::Entropy) && entropy(&tokens[start..]) < LEAST_ENTROPY;
+        repeats.then_some((start.max(least), Finish::Entropy))
+    }
 }
 
 /// The entropy of how often each token occurs, in nats.
@@ -118,6 +146,32 @@ mod tests {
         assert_eq!(ends(8, &[1, 8, 9, 3]), None);
         assert_eq!(ends(8, &[1, 9, 8, 9]), eos(4));
         assert_eq!(rules(&[], 9).end(&[9, 9]), None);
+    }
+
+    #[test]
+    fn a_text_of_sets_ends_with_the_first_end_that_is_written() {
+        let by_eos = rules(&[StopRule::Eos], 9);
+        let mut text = vec![1; 60];
+        // Too early, given, and in time.
+        for (place, given, end) in [(20, 1, None), (40, 41, None), (40, 1, eos(41))] {
+            text[place] = 9;
+            assert_eq!(by_eos.end_of_sets(&text, given), end, "{place}, {given}");
+        }
+        assert_eq!(by_eos.end_of_sets(&text[..40], 1), None);
+        let entropy = rules(&[StopRule::Entropy], 9);
+        let repeats: Vec<u32> = (0..200).map(|i| 10 + i % 3).collect();
+        assert_eq!(
+            entropy.end_of_sets(&repeats, 1),
+            Some((72, Finish::Entropy))
+        );
+        assert_eq!(
+            entropy.end_of_sets(&repeats, 60),
+            Some((92, Finish::Entropy))
+        );
+        assert_eq!(entropy.end_of_sets(&repeats[..127], 1), None);
+        let differs: Vec<u32> = (0..200).collect();
+        assert_eq!(entropy.end_of_sets(&differs, 1), None);
+        assert_eq!(by_eos.end_of_sets(&repeats, 1), None);
     }
 
     #[test]

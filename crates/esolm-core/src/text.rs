@@ -192,9 +192,9 @@ impl TextCodec {
             (vocabulary.iter()).map(|(name, &index)| (name.as_str(), index, special(index)));
         // Of several tokens that are merely named like a mask the configuration chooses one.
         let masks = mask_tokens(named).unwrap_or_default();
-        let other = masks
-            .into_iter()
-            .find(|&(_, index)| index != config.mask_index);
+        // A model without a mask may have a tokenizer that serves others as well.
+        let other =
+            (masks.into_iter()).find(|&(_, index)| config.mask().is_some_and(|mask| index != mask));
         if let Some((name, index)) = other {
             return Err(TextError::Mask {
                 name: shorten(name),
@@ -205,7 +205,8 @@ impl TextCodec {
         let byte_level = matches!(tokenizer.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
 
         // The published code appends the mask to a tokenizer that has none.
-        let mask_is_last = config.mask_index as usize + 1 == config.vocab_size;
+        let mask_is_last =
+            (config.mask()).is_some_and(|mask| mask as usize + 1 == config.vocab_size);
         let appended = usize::from(mask_is_last && tokens < config.vocab_size);
         let fits = match config.vocab_size.checked_sub(tokens + appended) {
             None => false,
@@ -287,6 +288,13 @@ impl TextCodec {
     /// such as `<|endoftext|>`.
     pub fn ends(&self) -> Ends {
         self.ends
+    }
+
+    /// Whether the tokenizer itself puts the beginning-of-text token before a text. Those of some models do, and others know no such token.
+    pub fn puts_bos(&self) -> bool {
+        let opening = self.tokenizer.encode_fast("", true);
+        opening.is_ok_and(|opening| opening.get_ids().first().copied() == self.ends.bos)
+            && self.ends.bos.is_some()
     }
 
     /// Tokens of a text, without any that the text does not hold. The name of a special token, such as `<|endoftext|>`, stands

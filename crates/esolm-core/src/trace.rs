@@ -58,6 +58,9 @@ pub struct Header {
     /// Stretches of the schedule block-autoregressive, of that alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sar_steps: Option<usize>,
+    /// Confidence at which tokens became known at once, of the schedule confidence alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence_threshold: Option<f32>,
     /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.
     #[serde(default)]
     pub top_k: Option<u32>,
@@ -82,7 +85,7 @@ pub struct Header {
     pub vocab_size: usize,
     /// The mask token.
     pub mask_index: u32,
-    /// Passes that follow.
+    /// Passes that follow; with a confidence threshold at most.
     pub nfe: usize,
     /// From 0; texts in which the model ran on at a given word are drawn again with numbers of their own.
     #[serde(default)]
@@ -118,7 +121,7 @@ pub struct Revealed {
 /// What one step did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Number of the step, from 0.
+    /// Number of the step, from 0. Some are left out where a confidence threshold left them nothing to draw.
     pub step: usize,
     /// The header's `nfe`.
     pub steps: usize,
@@ -128,6 +131,9 @@ pub struct Step {
     pub revealed: Vec<Revealed>,
     /// Rows that went through the network.
     pub rows: usize,
+    /// Texts and positions at which a SetDLM drew by confidence, its windows; empty for others, and unless tokens are observed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub window: Vec<(u32, u32)>,
     /// Cache slots that hold known tokens after the step, over all texts.
     pub cache_length: usize,
     /// Seconds since the generation began.

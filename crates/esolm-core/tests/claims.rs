@@ -2,6 +2,8 @@
 //! computed. Run with `--nocapture` to read the messages.
 
 mod common;
+#[path = "claims/decoders.rs"]
+mod decoders;
 #[path = "claims/network.rs"]
 mod network;
 

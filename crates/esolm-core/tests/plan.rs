@@ -3,9 +3,13 @@
 #[path = "plan/blocks.rs"]
 mod blocks;
 mod common;
+#[path = "plan/reveal.rs"]
+mod reveal;
+#[path = "plan/sets.rs"]
+mod sets;
 
-use common::plan::{BOS, MASK, options};
-use esolm_core::config::{AttentionKind, Family, Prepend};
+use common::plan::{BOS, MASK, V, options};
+use esolm_core::config::{AttentionKind, Family, Prepend, Sets};
 use esolm_core::plan::{MAX_PROMPT_ROWS, Phase, Plan, PlanOptions, Schedule, SequencePlan};
 use esolm_core::rows::{MASKED, NO_TARGET, Row};
 use proptest::prelude::*;
@@ -43,14 +47,19 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         3 => Just(Family::EsoLm),
         1 => Just(Family::Mdlm),
         1 => Just(Family::Ar),
+        1 => Just(Family::SetDlm),
     ];
     let prepend = prop_oneof![Just(Prepend::None), Just(Prepend::Bos), Just(Prepend::Mask)];
     // Now and then long enough that prompts need steps of their own.
     let length = prop_oneof![8 => 1usize..70, 1 => 600usize..1700];
-    (family, length, prepend)
-        .prop_flat_map(|(family, length, prepend)| {
+    (family, length, prepend, any::<bool>())
+        .prop_flat_map(|(family, length, prepend, is_mixed)| {
             let schedule = match family {
                 Family::Ar => Just(Schedule::LeftToRight).boxed(),
+                Family::SetDlm => {
+                    prop::sample::select(vec![Schedule::FirstHitting, Schedule::LeftToRight])
+                        .boxed()
+                }
                 _ => prop::sample::select(vec![
                     Schedule::Binomial,
                     Schedule::Blocks,
@@ -62,7 +71,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 .boxed(),
             };
             let alpha_0 = match family {
-                Family::Mdlm => Just(1.0).boxed(),
+                Family::Mdlm | Family::SetDlm => Just(1.0).boxed(),
                 _ => prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64].boxed(),
             };
             let steps = prop_oneof![Just(1), 1..length + 1, 1..3 * length + 1];
@@ -77,14 +86,17 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 first,
                 batch,
             );
-            (Just((family, length, prepend)), draw)
+            (Just((family, length, prepend, is_mixed)), draw)
         })
-        .prop_map(|((family, length, prepend), draw)| {
+        .prop_map(|((family, length, prepend, is_mixed), draw)| {
             let (schedule, alpha_0, steps, regions, seed, first_sequence, known) = draw;
             PlanOptions {
                 family,
                 attention: match family {
                     Family::Mdlm => AttentionKind::Bidirectional,
+                    Family::SetDlm => AttentionKind::Set,
+                    // Half of them are Eso-LMs (A).
+                    Family::EsoLm if is_mixed => AttentionKind::Mixed,
                     _ => AttentionKind::Causal,
                 },
                 length,
@@ -99,6 +111,14 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 first_sequence,
                 known,
                 prepend,
+                context: length,
+                sets: (family == Family::SetDlm).then_some(Sets {
+                    desired: length.div_ceil(3),
+                    largest: length.div_ceil(2),
+                    keeps_first: true,
+                    cache_by_time: false,
+                    pad: None,
+                }),
                 ..options()
             }
         })
@@ -111,6 +131,10 @@ struct Simulation {
     known: Vec<bool>,
     /// Slots whose key and value are those of their clean token.
     clean: Vec<bool>,
+    /// How many slots each saw when it was computed last.
+    seen: Vec<u32>,
+    /// Of an Eso-LM (A), how many tokens were known when the sequential phase began.
+    settled: Option<u32>,
 }
 
 impl Simulation {
@@ -122,11 +146,32 @@ impl Simulation {
             length: plan.length,
             known,
             clean: vec![false; plan.length],
+            seen: vec![0; plan.length],
+            settled: None,
         }
     }
 
+    /// How many slots the clean row of a slot sees in a step.
+    fn sees(&mut self, plan: &Plan, phase: Phase, slot: u32) -> u32 {
+        if plan.attention.is_none() {
+            return slot + 1;
+        }
+        let known = self.known.iter().filter(|&&known| known).count() as u32;
+        let all = match phase {
+            Phase::Sequential => *self.settled.get_or_insert(known),
+            _ => known,
+        };
+        all.max(slot + 1)
+    }
+
     /// Runs the rows of one step and says how many tokens became known.
-    fn step(&mut self, plan: &Plan, index: usize, rows: &[Row]) -> Result<usize, TestCaseError> {
+    fn step(
+        &mut self,
+        plan: &Plan,
+        index: usize,
+        phase: Phase,
+        rows: &[Row],
+    ) -> Result<usize, TestCaseError> {
         let first = (index * self.length) as u32;
         let order = &plan.sequences[index].order;
         let mut here = vec![None; self.length];
@@ -135,7 +180,7 @@ impl Simulation {
             prop_assert!(here[slot].is_none(), "slot {slot} twice in a step");
             here[slot] = Some(row.source != MASKED);
             let position = match plan.family {
-                Family::EsoLm => order[slot],
+                Family::EsoLm | Family::SetDlm => order[slot],
                 Family::Mdlm | Family::Ar | Family::Bd3Lm => row.slot,
             };
             prop_assert_eq!(row.position, position);
@@ -160,9 +205,23 @@ impl Simulation {
         for row in rows {
             match plan.family {
                 Family::Mdlm => prop_assert_eq!(row.prefix as usize, self.length),
-                _ => prop_assert_eq!(row.prefix, row.slot + 1),
+                Family::SetDlm if row.source == MASKED => {
+                    // It sees all clean tokens, and no other mask.
+                    let clean = rows.iter().filter(|row| row.source == MASKED);
+                    prop_assert_eq!(Some(row.prefix), clean.map(|row| row.slot).min());
+                    prop_assert_eq!(row.own, [row.slot, row.slot + 1]);
+                }
+                _ if row.source == MASKED => prop_assert_eq!(row.prefix, row.slot + 1),
+                _ => prop_assert_eq!(row.prefix, self.sees(plan, phase, row.slot)),
             }
             prop_assert!(row.prefix as usize <= dense, "a hole in slot {dense}");
+            self.seen[row.slot as usize] = row.prefix;
+        }
+        // What comes from the cache is what would be computed now.
+        let most = rows.iter().map(|row| row.prefix).max().unwrap_or(0);
+        for slot in (0..most).filter(|&slot| here[slot as usize].is_none()) {
+            let now = self.sees(plan, phase, slot);
+            prop_assert_eq!(self.seen[slot as usize], now, "slot {} is stale", slot);
         }
         for (slot, here) in here.iter().enumerate() {
             if let Some(clean) = *here {
@@ -211,7 +270,7 @@ fn simulate(plan: &Plan) -> Result<(), TestCaseError> {
                 prop_assert!(rows.is_empty(), "a done sequence has rows");
                 continue;
             };
-            let drawn = simulation.step(plan, index, &rows)?;
+            let drawn = simulation.step(plan, index, planned.phase, &rows)?;
             phases.push(planned.phase);
             match planned.phase {
                 Phase::Prompt => prop_assert_eq!(drawn, 0),
@@ -281,7 +340,13 @@ proptest! {
                         prop_assert!(drawn.is_sorted());
                     }
                 }
-                (_, Schedule::FirstHitting) => unreachable!("of BD3-LMs alone"),
+                (Family::SetDlm, Schedule::FirstHitting) => {
+                    prop_assert_eq!(by_diffusion, free);
+                    prop_assert_eq!(diffusion_steps, options.steps.min(free));
+                }
+                (_, Schedule::FirstHitting | Schedule::Confidence) => {
+                    unreachable!("not of an Eso-LM")
+                }
                 (_, Schedule::Binomial) => {
                     prop_assert!(diffusion_steps <= options.steps.min(free) + 1);
                     if options.alpha_0 == 0.0 {
@@ -311,7 +376,7 @@ proptest! {
 
     #[test]
     fn a_step_computes_only_what_is_new(options in any_options()) {
-        // Outside MDLM: given tokens in bounded portions, else the tokens of the step before and the masks of this one.
+        // Outside MDLM and Eso-LM (A): given tokens in bounded portions, else the tokens of the step before and the masks of this one.
         let plan = Plan::new(&options).unwrap();
         for (index, sequence) in plan.sequences.iter().enumerate() {
             let alone = Plan::from_json(&plan.to_json()).map(|mut plan| {
@@ -319,14 +384,20 @@ proptest! {
                 plan
             }).unwrap();
             let mut before = 0;
+            let mut last = Phase::Prompt;
             let mut given = sequence.known.len();
             for (number, step) in sequence.steps.iter().enumerate() {
                 let rows = alone.positions_computed(number);
                 let drawn = (step.end - step.start) as usize;
                 match options.family {
                     Family::Mdlm => prop_assert_eq!(rows, options.length),
+                    // An Eso-LM (A) computes what is known again, until nothing joins that others see.
+                    Family::EsoLm if plan.attention.is_some() => {
+                        let is_settled = last == Phase::Sequential;
+                        prop_assert_eq!(rows, if is_settled { 2 } else { step.end as usize });
+                    }
                     family => {
-                        let masks = if family == Family::EsoLm { drawn } else { 0 };
+                        let masks = if family == Family::Ar { 0 } else { drawn };
                         let portion = given.min(MAX_PROMPT_ROWS);
                         prop_assert_eq!(rows, portion + before + masks);
                         given -= portion;
@@ -335,7 +406,13 @@ proptest! {
                         before = drawn;
                     }
                 }
-                prop_assert_eq!(alone.cache_length(number), if options.family == Family::Mdlm { 0 } else { step.start as usize });
+                last = step.phase;
+                let has_cache = match options.attention {
+                    AttentionKind::Bidirectional => false,
+                    AttentionKind::Mixed => step.phase == Phase::Sequential,
+                    _ => true,
+                };
+                prop_assert_eq!(alone.cache_length(number), if has_cache { step.start as usize } else { 0 });
             }
         }
     }
@@ -383,6 +460,33 @@ proptest! {
         let entries = plan.sequences.len() * plan.length;
         prop_assert!(json.len() < 200 + plan.sequences.len() * 100 + entries * 10 + steps * 40);
     }
+}
+
+/// The steps of an Eso-LM (A) say where its sequential phase begins.
+#[test]
+fn recorded_steps_of_mixed_attention_give_the_plan() {
+    for alpha_0 in [0.0, 0.3, 0.9, 1.0] {
+        let plan = Plan::new(&PlanOptions {
+            attention: AttentionKind::Mixed,
+            alpha_0,
+            ..options()
+        })
+        .unwrap();
+        let sequence = &plan.sequences[0];
+        let steps = sequence.steps.iter();
+        let steps: Vec<[u32; 3]> = steps.map(|s| [s.clean, s.start, s.end]).collect();
+        let order = std::slice::from_ref(&sequence.order);
+        let again = Plan::from_recorded_mixed(order, &steps, MASK, V).unwrap();
+        for step in 0..plan.nfe() {
+            assert_eq!(again.step_rows(step), plan.step_rows(step), "{alpha_0}");
+        }
+    }
+    // Known tokens that are not computed again have not seen the ones that joined.
+    let steps = [[0, 0, 2], [0, 2, 4], [2, 4, 5]];
+    let order = [vec![4, 1, 3, 0, 2]];
+    Plan::from_recorded(&order, &steps, MASK, V).unwrap();
+    let error = Plan::from_recorded_mixed(&order, &steps, MASK, V).unwrap_err();
+    assert!(error.to_string().contains("step 1"), "{error}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use common::{ar_config, assert_told, case_path, golden_tensors};
 use esolm_core::checkpoint::{
     Checkpoint, Dtype, Form, SafetensorsWriter, StoreDtype, TensorSpec, Weights, write_safetensors,
 };
+use esolm_core::config::ReadAs;
 use esolm_core::quantise::{GROUP, Groups, Q4, Q8};
 use half::{bf16, f16};
 use serde_json::{Value, json};
@@ -178,8 +179,14 @@ fn every_grid_reads_as_it_is_defined() {
                         config(json!({"group_size": group, "bits": bits, "mode": "affine"}));
                     let bytes = file(&raw);
                     let source = Weights::File(Box::new(Recorded::new(bytes.clone())));
-                    let parts =
-                        now(Checkpoint::from_source(Some(&config), None, source, false)).unwrap();
+                    let parts = now(Checkpoint::from_source(
+                        Some(&config),
+                        None,
+                        source,
+                        false,
+                        ReadAs::default(),
+                    ))
+                    .unwrap();
                     let whole = Checkpoint::from_safetensors_bytes(&config, bytes).unwrap();
                     let mut coded = 0;
                     for parameter in whole.parameters() {

@@ -9,6 +9,7 @@ use common::{assert_told, golden};
 use esolm_core::checkpoint::{
     ByteSource, Checkpoint, CheckpointError, SourceKind, Weights, shard_names,
 };
+use esolm_core::config::ReadAs;
 
 fn open(config: Option<&str>, source: &Recorded) -> Result<Checkpoint, CheckpointError> {
     now(Checkpoint::from_source(
@@ -16,6 +17,7 @@ fn open(config: Option<&str>, source: &Recorded) -> Result<Checkpoint, Checkpoin
         None,
         Weights::File(Box::new(source.clone())),
         false,
+        ReadAs::default(),
     ))
 }
 
@@ -132,6 +134,7 @@ fn open_shards(
         None,
         weights,
         false,
+        ReadAs::default(),
     ))
 }
 

@@ -6,8 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use esolm::config::ModelConfig;
-use esolm::config::rotary_frequencies;
+use esolm::config::{ModelConfig, ROTARY_BASE, rotary_frequencies};
 use esolm::forward_process::{Noised, NoisedBlocks};
 use esolm::rows::own_slot;
 
@@ -51,7 +50,7 @@ impl BatchBuilder {
     /// No rows yet, of sequences of at most `length` tokens.
     pub fn new(config: &ModelConfig, length: usize) -> Self {
         let head_dim = config.hidden / config.n_heads;
-        let frequencies: Vec<f32> = rotary_frequencies(head_dim).collect();
+        let frequencies: Vec<f32> = rotary_frequencies(head_dim, ROTARY_BASE).collect();
         let angles = (0..length).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
         let angles: Vec<f32> = angles.collect();
         Self {

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use esolm::config::ModelConfig;
 use esolm::rng::Stream;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -64,10 +65,12 @@ fn hexadecimal(hash: Sha256) -> String {
 /// A tokenizer with its end-of-text token.
 pub struct TextTokens {
     tokenizer: Tokenizer,
-    /// Number of tokens; the mask token comes after them.
+    /// Number of tokens, the mask not included; in a tokenizer that was made here it comes after them.
     pub count: usize,
     /// Opens each document.
     pub end: u32,
+    /// The mask, where it is one of the tokens, and so may stand in a text.
+    mask: Option<u32>,
 }
 
 impl TextTokens {
@@ -85,12 +88,33 @@ impl TextTokens {
     /// # Errors
     /// As [`TextTokens::open`].
     pub fn from_bytes(bytes: &[u8], end: &str) -> Result<Self, TrainError> {
-        let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
-        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(unusable)?;
-        Self::new(tokenizer, end)
+        Self::new(read(bytes)?, end)
+    }
+
+    /// The tokenizer that belongs to a model, whose mask may be one of its tokens. Documents are opened by the token called `end` or, where
+    /// there is none of that name, by the one that opens the model's texts, or else ends them.
+    ///
+    /// # Errors
+    /// What is not a tokenizer, or has no such token.
+    pub fn of_model(json: &str, end: &str, config: &ModelConfig) -> Result<Self, TrainError> {
+        let tokenizer = read(json.as_bytes())?;
+        let opening = tokenizer.token_to_id(end).or(config.bos).or(config.eos);
+        let mask = config.mask_index;
+        Ok(Self {
+            count: config.vocab_size - 1,
+            end: opening.filter(|&token| token != mask).ok_or_else(|| {
+                TrainError::Tokenizer(format!(
+                    "it has no token {end:?}, and the model names none that opens a text"
+                ))
+            })?,
+            mask: tokenizer.id_to_token(mask).map(|_| mask),
+            tokenizer,
+        })
+    }
+
+    /// Whether both have the same tokens.
+    pub fn has_tokens_of(&self, other: &Self) -> bool {
+        self.tokenizer.get_vocab(true) == other.tokenizer.get_vocab(true)
     }
 
     /// Trains a byte-level BPE of `size` tokens, of which the first is `end`.
@@ -141,6 +165,7 @@ impl TextTokens {
         Ok(Self {
             count: largest.map_or(0, |index| index as usize + 1),
             end,
+            mask: None,
             tokenizer,
         })
     }
@@ -165,12 +190,26 @@ impl TextTokens {
                 .tokenizer
                 .encode_fast(document.as_str(), false)
                 .map_err(|e| TrainError::Tokenizer(e.to_string()))?;
+            if let Some(mask) = self.mask.filter(|mask| encoding.get_ids().contains(mask)) {
+                let name = self.tokenizer.id_to_token(mask);
+                return Err(TrainError::MaskInText(name.unwrap_or_default()));
+            }
             Ok(std::iter::once(self.end)
                 .chain(encoding.get_ids().iter().copied())
                 .collect())
         };
         documents.par_iter().map(encode).collect()
     }
+}
+
+/// A tokenizer that neither pads nor cuts.
+fn read(bytes: &[u8]) -> Result<Tokenizer, TrainError> {
+    let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(unusable)?;
+    Ok(tokenizer)
 }
 
 /// Documents cut into windows, in another way each epoch.

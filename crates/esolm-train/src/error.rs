@@ -91,6 +91,36 @@ pub enum TrainError {
         /// What differs.
         changed: Vec<Changed>,
     },
+    /// A decoder of another kind of network cannot be trained here.
+    #[error(
+        "{0} is a decoder of the Qwen3, Qwen2 or Llama kind, which training does not know; start from an Eso-LM, an MDLM, a BD3-LM, a SetDLM or an AR model of this family"
+    )]
+    SourceIsDecoder(String),
+    /// A recipe that describes other weights than those of the checkpoint that it starts from.
+    #[error("the recipe has {}, but {source_name} has {}", list(changed, |c| &c.now), list(changed, |c| &c.saved))]
+    SourceDiffers {
+        /// The checkpoint.
+        source_name: String,
+        /// What differs.
+        changed: Vec<Changed>,
+    },
+    /// A checkpoint to start from without a tokenizer, and none in the recipe.
+    #[error("{0} comes without a tokenizer; give the path of its tokenizer.json as data.tokenizer")]
+    NoTokenizer(String),
+    /// A tokenizer in the recipe that is not the one of the checkpoint that it starts from.
+    #[error("{} is not the tokenizer of {source_name}; leave data.tokenizer out", path.display())]
+    OtherTokenizer {
+        /// The tokenizer.
+        path: PathBuf,
+        /// The checkpoint.
+        source_name: String,
+    },
+    /// Text that holds the name of the mask.
+    #[error("the text contains {0:?}, the mask token of the model; leave it out")]
+    MaskInText(String),
+    /// A recipe that starts from a checkpoint, without that checkpoint.
+    #[error("the recipe starts from {0}, which was not opened")]
+    NotOpened(String),
     /// A tokenizer that is not the one of a saved state.
     #[error("the tokenizer of {} ({now}) is not the one that {} was trained with ({saved})", out.display(), state.display())]
     TokenizerChanged {
@@ -143,12 +173,12 @@ pub enum TrainError {
     Engine(#[from] EngineError),
 }
 
-/// A value of the recipe that a saved state has otherwise.
+/// A value of the recipe that a saved state, or the checkpoint to start from, has otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
     /// Key with its table, for example `model.heads`.
     pub key: &'static str,
-    /// The state's value, as TOML.
+    /// The value of the state or the checkpoint, as TOML.
     pub saved: String,
     /// The recipe's value, as TOML.
     pub now: String,

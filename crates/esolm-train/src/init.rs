@@ -1,11 +1,17 @@
-//! Random weights to start training from, distributed as the published code's (models/dit.py and PyTorch's defaults).
+//! Weights to start training from: random ones, distributed as the published code's (models/dit.py and PyTorch's defaults), or those of
+//! a checkpoint.
 
-use esolm::checkpoint::{Checkpoint, CheckpointError};
-use esolm::config::{ModelConfig, TIMESTEP_EMBEDDING};
+use esolm::checkpoint::{
+    Checkpoint, CheckpointError, FileError, SourceKind, TokenizerError, read_tokenizer,
+};
+use esolm::config::{AttentionKind, Family, ModelConfig, ParamSpec, TIMESTEP_EMBEDDING};
 use esolm::rng::Stream;
+use esolm::text::TextCodec;
 
-use crate::purpose;
-use crate::weights::assemble;
+use crate::data::TextTokens;
+use crate::recipe::Data;
+use crate::weights::{assemble, specs};
+use crate::{TrainError, purpose};
 
 /// A network of the given shape with random weights.
 ///
@@ -20,16 +26,191 @@ pub fn random(config: &ModelConfig, seed: u64) -> Result<Checkpoint, CheckpointE
         .into_iter()
         .zip(0..)
         .map(|(parameter, index)| {
-            let mut stream = Stream::new(seed, index, purpose::INIT);
-            let bound = bound(&parameter.name, &parameter.shape, config);
-            let mut value = || match bound {
-                Bound::Constant(value) => value,
-                Bound::Uniform(bound) => ((2.0 * stream.uniform() - 1.0) * bound) as f32,
-            };
-            let values = (0..parameter.elements()).map(|_| value()).collect();
+            let values = drawn(&parameter, index, config, seed);
             (parameter, values)
         });
     assemble(&tensors.collect::<Vec<_>>(), config)
+}
+
+/// Random values of the parameter number `index`.
+fn drawn(parameter: &ParamSpec, index: u32, config: &ModelConfig, seed: u64) -> Vec<f32> {
+    let mut stream = Stream::new(seed, index, purpose::INIT);
+    let bound = bound(&parameter.name, &parameter.shape, config);
+    let mut value = || match bound {
+        Bound::Constant(value) => value,
+        Bound::Uniform(bound) => ((2.0 * stream.uniform() - 1.0) * bound) as f32,
+    };
+    (0..parameter.elements()).map(|_| value()).collect()
+}
+
+/// A checkpoint that a training starts from.
+#[derive(Debug)]
+pub struct Source {
+    name: String,
+    checkpoint: Checkpoint,
+}
+
+impl Source {
+    /// A checkpoint under the name by which recipes and messages call it: its path, or `hf:owner/name`.
+    pub fn new(name: &str, checkpoint: Checkpoint) -> Self {
+        Self {
+            name: name.into(),
+            checkpoint,
+        }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The weights for a network of `config`, whose shape and vocabulary are those of the checkpoint. Integers in groups become the floats
+    /// that they stand for. Where the checkpoint has no adaLN and the network has, scale and shift are 0 and gates 1, so that it
+    /// computes what it did, and `seed` draws the rest of the conditioning.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn weights(&self, config: &ModelConfig, seed: u64) -> Result<Checkpoint, CheckpointError> {
+        let is_there = |name: &str| self.checkpoint.has(name);
+        let is_added = |name: &str| !is_there(name) && is_conditioning(name);
+        let all = specs(config, |name| is_there(name) || is_added(name));
+        let mut tensors = Vec::with_capacity(all.len());
+        for (spec, index) in all.into_iter().zip(0..) {
+            let values = match &*spec.name {
+                name if is_there(name) => self.checkpoint.f32(name)?,
+                name if name.ends_with("adaLN_modulation.bias") => neutral(&spec, config.hidden),
+                _ => drawn(&spec, index, config, seed),
+            };
+            tensors.push((spec, values));
+        }
+        assemble(&tensors, config)
+    }
+
+    /// The text of its tokenizer.json, if it has a tokenizer.
+    ///
+    /// # Errors
+    /// A file that cannot be read, and a tokenizer of an unknown form.
+    pub(crate) fn tokenizer(&self) -> Result<Option<String>, TrainError> {
+        let unusable = |error: &TokenizerError| {
+            TrainError::Tokenizer(format!(
+                "the tokenizer that comes with {} {error}",
+                self.name
+            ))
+        };
+        if let Some(path) = self.checkpoint.tokenizer_path() {
+            let read = std::fs::read(&path).map_err(|e| FileError::io("read", &path, e));
+            let bytes = read.map_err(CheckpointError::from)?;
+            let (json, _) = read_tokenizer(&path, bytes).map_err(|error| unusable(&error))?;
+            return Ok(Some(String::from_utf8_lossy(&json).into_owned()));
+        }
+        match (
+            self.checkpoint.tokenizer_json(),
+            self.checkpoint.tokenizer_form(),
+        ) {
+            (Some(json), _) => Ok(Some(json.into())),
+            (None, Some(Err(error))) => Err(unusable(error)),
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// Its tokenizer, or the recipe's where it has none, with the text of its tokenizer.json.
+    ///
+    /// # Errors
+    /// Where there is none, it does not belong to the weights, or the recipe names another one.
+    pub(crate) fn tokens(&self, data: &Data) -> Result<(TextTokens, String), TrainError> {
+        let config = self.checkpoint.config();
+        let of = |json: &str| TextTokens::of_model(json, &data.separator, config);
+        let given = match &data.tokenizer {
+            None => None,
+            Some(path) => {
+                let bytes = std::fs::read(path).map_err(|e| TrainError::read(path, e))?;
+                let (json, _) = read_tokenizer(path, bytes)
+                    .map_err(|error| TrainError::Tokenizer(error.to_string()))?;
+                Some((path, json))
+            }
+        };
+        let Some(own) = self.tokenizer()? else {
+            let (_, json) = given.ok_or_else(|| TrainError::NoTokenizer(self.name.clone()))?;
+            TextCodec::from_bytes(&json, config)?;
+            let json = String::from_utf8_lossy(&json).into_owned();
+            return Ok((of(&json)?, json));
+        };
+        TextCodec::of_checkpoint(&self.checkpoint)?;
+        let tokens = of(&own)?;
+        if let Some((path, json)) = given
+            && !of(&String::from_utf8_lossy(&json))?.has_tokens_of(&tokens)
+        {
+            return Err(TrainError::OtherTokenizer {
+                path: path.clone(),
+                source_name: self.name.clone(),
+            });
+        }
+        Ok((tokens, own))
+    }
+
+    /// What is worth knowing of a start from it in a network of `config`.
+    pub(crate) fn notes(&self, config: &ModelConfig) -> Vec<String> {
+        let (name, own) = (&self.name, self.checkpoint.config());
+        let mut notes = vec![format!(
+            "starting from {name}, {} of {} parameters",
+            own.family.one(),
+            self.checkpoint.count()
+        )];
+        let mut note = |is_so: bool, text: String| {
+            if is_so {
+                notes.push(text);
+            }
+        };
+        note(
+            self.checkpoint.source() == SourceKind::LightningWithoutEma,
+            format!("{name} has no EMA weights, so its raw ones are taken"),
+        );
+        note(
+            !self.checkpoint.mask_told(),
+            format!(
+                "{name} does not name its mask, so token {} is taken for it, the last one",
+                own.mask_index
+            ),
+        );
+        note(
+            self.checkpoint.quantization().is_some(),
+            format!(
+                "{name} is quantised; what is trained are the floats that its integers stand for"
+            ),
+        );
+        note(
+            own.cond_dim == 0 && config.cond_dim > 0,
+            format!(
+                "{name} has no adaLN; one of model.cond_dim = {} is added, which at first changes nothing",
+                config.cond_dim
+            ),
+        );
+        note(
+            own.attention == AttentionKind::Mixed && config.family == Family::EsoLm,
+            format!(
+                "{name} is an Eso-LM (A); what is trained is an Eso-LM (B), whose clean tokens see each other one way"
+            ),
+        );
+        notes
+    }
+}
+
+/// Whether a parameter is part of the conditioning, which not every network has.
+fn is_conditioning(name: &str) -> bool {
+    name.starts_with("sigma_map") || name.contains("adaLN_modulation")
+}
+
+/// The bias of an adaLN that changes nothing: in a block shift, scale and gate of attention, then of the MLP; in the output layer shift and
+/// scale.
+fn neutral(spec: &ParamSpec, hidden: usize) -> Vec<f32> {
+    let is_gate = |i: usize| spec.name.starts_with("blocks.") && i / hidden % 3 == 2;
+    let values = 0..spec.elements() as usize;
+    values.map(|i| f32::from(u8::from(is_gate(i)))).collect()
 }
 
 enum Bound {

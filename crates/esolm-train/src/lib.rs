@@ -22,10 +22,12 @@ pub mod weights;
 
 pub use batch::{Batch, BatchBuilder};
 pub use error::{Changed, TokenizerMark, TrainError};
+pub use init::Source;
 pub use log::{Line, read_log};
 pub use pass::scored_nll;
 pub use recipe::Recipe;
-pub use train::{Ended, Event, Options, evaluate, saved_recipe, train};
+pub use resume::{resumed_recipe, saved_recipe};
+pub use train::{Ended, Event, Options, evaluate, train};
 
 /// What random streams of training are for; a purpose for each, so that none shares numbers with another.
 pub(crate) mod purpose {

@@ -33,24 +33,26 @@ fn row(bias: &Option<Param<Tensor<1>>>) -> Option<Tensor<2>> {
     bias.as_ref().map(|bias| bias.val().unsqueeze())
 }
 
-/// W (n w (1 + scale) + shift) + b for the normalised input n.
+/// W ((n w + v) (1 + scale) + shift) + b for the normalised input n, where v is the bias of a norm that has one.
 fn fold_norm(norm: &LayerNorm, modulation: Option<[Tensor<2>; 2]>, linear: &Linear) -> Folded {
     let matrix = linear.weight.val();
     let bias = row(&linear.bias);
-    let weight = norm.gamma.val().unsqueeze::<2>();
-    let Some([shift, scale]) = modulation else {
-        return Folded {
-            weight: matrix * weight.swap_dims(0, 1),
-            bias,
-        };
-    };
-    let shift = shift.matmul(matrix.clone());
+    let (mut weight, mut shift) = (norm.gamma.val().unsqueeze::<2>(), row(&norm.beta));
+    if let Some([added, scale]) = modulation {
+        let scale = scale + 1.0;
+        weight = weight * scale.clone();
+        shift = Some(match shift {
+            Some(own) => own * scale + added,
+            None => added,
+        });
+    }
+    let shift = shift.map(|shift| shift.matmul(matrix.clone()));
     Folded {
-        weight: matrix * (weight * (scale + 1.0)).swap_dims(0, 1),
-        bias: Some(match bias {
-            Some(bias) => bias + shift,
-            None => shift,
-        }),
+        weight: matrix * weight.swap_dims(0, 1),
+        bias: match (bias, shift) {
+            (Some(bias), Some(shift)) => Some(bias + shift),
+            (bias, shift) => bias.or(shift),
+        },
     }
 }
 

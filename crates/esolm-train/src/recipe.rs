@@ -1,9 +1,11 @@
 //! What to train, on what, and how: a TOML file.
 
+mod families;
+mod text;
+
 use std::path::PathBuf;
 
-use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, Prepend};
-use esolm::forward_process::can_resample;
+use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, Prepend, Sets};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -33,7 +35,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// `esolm`, `mdlm`, `ar` or `bd3lm`.
+    /// `esolm`, `mdlm`, `ar`, `bd3lm` or `setdlm`.
     pub family: Family,
     /// Width d.
     pub hidden: usize,
@@ -41,7 +43,8 @@ pub struct Model {
     pub blocks: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of the conditioning vector; an AR model has none.
+    /// Width of the conditioning vector; AR models and SetDLMs have none, unless they start from one that has. 0, for a network without adaLN,
+    /// only where the training starts from a checkpoint.
     pub cond_dim: usize,
     /// Context in tokens.
     pub length: usize,
@@ -50,12 +53,33 @@ pub struct Model {
     /// Tokens of a block of a BD3-LM, a divisor of the context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
+    /// Tokens of a set that the noise of a SetDLM aims at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_size: Option<usize>,
+    /// Most tokens of a set of a SetDLM. Default: twice `set_size`, as published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_set_size: Option<usize>,
+    /// The checkpoint whose weights the training starts from, a path or `hf:owner/name`; without one they are random.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+}
+
+impl Model {
+    /// Whether networks of the family are trained with adaLN.
+    pub fn is_conditioned(&self) -> bool {
+        is_conditioned(self.family)
+    }
+}
+
+/// Whether networks of a family are trained with adaLN.
+fn is_conditioned(family: Family) -> bool {
+    !matches!(family, Family::Ar | Family::SetDlm)
 }
 
 impl Default for Model {
     fn default() -> Self {
         Self {
-            family: Family::EsoLm,
+            family: text::DEFAULT,
             hidden: 256,
             blocks: 6,
             heads: 8,
@@ -63,6 +87,9 @@ impl Default for Model {
             length: 128,
             dropout: 0.0,
             block_size: None,
+            set_size: None,
+            max_set_size: None,
+            init: None,
         }
     }
 }
@@ -108,7 +135,7 @@ pub enum LossKind {
     LowVar,
 }
 
-/// The loss. An AR model needs none of it, an MDLM `kind` alone, a BD3-LM `kind`, `noise_range` and `resample`.
+/// The loss. AR models and SetDLMs need none of it, an MDLM `kind` alone, a BD3-LM `kind`, `noise_range` and `resample`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
@@ -241,27 +268,6 @@ impl Default for Run {
 }
 
 impl Recipe {
-    /// Reads a recipe, with `table.key=value` overrides on top.
-    ///
-    /// # Errors
-    /// Text that is not TOML, unknown keys, and values out of range.
-    pub fn parse(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
-        let recipe = |e: toml::de::Error| TrainError::Recipe(one_line(&e.to_string()));
-        let text = esolm::documents::normalize(text);
-        let mut table: toml::Table = text.parse().map_err(recipe)?;
-        for assignment in overrides {
-            set(&mut table, assignment)?;
-        }
-        let parsed: Self = table.try_into().map_err(recipe)?;
-        parsed.check()?;
-        Ok(parsed)
-    }
-
-    /// The recipe with every default written out.
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("tables of numbers, texts and lists are TOML")
-    }
-
     /// Tokens of one step.
     pub fn step_tokens(&self) -> u64 {
         (self.run.batch * self.run.accumulate * self.model.length) as u64
@@ -283,7 +289,7 @@ impl Recipe {
         match self.model.family {
             Family::EsoLm => (self.run.batch as f64 * self.loss.batch_split).round() as usize,
             Family::Mdlm | Family::Bd3Lm => self.run.batch,
-            Family::Ar => 0,
+            Family::Ar | Family::SetDlm => 0,
         }
     }
 
@@ -310,11 +316,15 @@ impl Recipe {
             length,
             dropout,
             block_size,
+            set_size,
+            max_set_size,
+            init: _,
         } = self.model;
+        let conditioned = self.model.is_conditioned();
         let config = ModelConfig {
             family,
             hidden,
-            cond_dim: if family == Family::Ar { 0 } else { cond_dim },
+            cond_dim: if conditioned { cond_dim } else { 0 },
             n_blocks: blocks,
             n_heads: heads,
             length,
@@ -328,12 +338,21 @@ impl Recipe {
             attention: match family {
                 Family::Mdlm => AttentionKind::Bidirectional,
                 Family::Bd3Lm => AttentionKind::Block,
+                Family::SetDlm => AttentionKind::Set,
                 Family::EsoLm | Family::Ar => AttentionKind::Causal,
             },
             block_size,
             noise_range: self.block_noise().map(|noise| noise.range),
+            sets: set_size.map(|desired| Sets {
+                desired,
+                largest: max_set_size.unwrap_or(desired.saturating_mul(2)),
+                keeps_first: true,
+                cache_by_time: false,
+                pad: None,
+            }),
+            decoder: None,
         };
-        if config.cond_dim == 0 && family != Family::Ar {
+        if config.cond_dim == 0 && conditioned && self.model.init.is_none() {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.
             return Err(ConfigError::Invalid {
                 field: "cond_dim",
@@ -344,6 +363,29 @@ impl Recipe {
             }
             .into());
         }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration of a network that goes on with weights of a network of `start`, and with its vocabulary.
+    ///
+    /// # Errors
+    /// What [`ModelConfig::validate`] finds.
+    pub fn config_from(&self, start: &ModelConfig) -> Result<ModelConfig, TrainError> {
+        let is_ar = self.model.family == Family::Ar;
+        let config = ModelConfig {
+            cond_dim: match self.model.is_conditioned() {
+                true => self.model.cond_dim,
+                false => start.cond_dim,
+            },
+            vocab_size: start.vocab_size,
+            mask_index: start.mask_index,
+            bos: start.bos,
+            eos: start.eos,
+            // The others have none.
+            prepend: if is_ar { start.prepend } else { Prepend::None },
+            ..self.config(start.vocab_size - 1, 0)?
+        };
         config.validate()?;
         Ok(config)
     }
@@ -387,7 +429,9 @@ impl Recipe {
         must(
             "data.vocab_size",
             data.vocab_size,
-            data.tokenizer.is_some() || (257..=1 << 20).contains(&data.vocab_size),
+            data.tokenizer.is_some()
+                || model.init.is_some()
+                || (257..=1 << 20).contains(&data.vocab_size),
             "a whole number from 257 (all bytes and the end-of-text token) to 1048576",
         )?;
         must(
@@ -407,6 +451,7 @@ impl Recipe {
             two,
         )?;
         self.check_blocks()?;
+        self.check_sets()?;
         must("loss.infill", loss.infill, share(loss.infill), SHARE)?;
         must(
             "loss.batch_split",
@@ -497,49 +542,6 @@ impl Recipe {
         // What is wrong with the shape is said before a tokenizer is trained; the vocabulary is not known yet.
         self.config(1 << 8, 0).map(drop)
     }
-
-    /// What a BD3-LM needs, and no other family has.
-    fn check_blocks(&self) -> Result<(), TrainError> {
-        let Model {
-            family,
-            length,
-            block_size,
-            ..
-        } = self.model;
-        let key = "model.block_size";
-        let expected = format!("a whole number that divides model.length = {length}");
-        let size = match (family, block_size) {
-            (Family::Bd3Lm, Some(size)) => size,
-            (Family::Bd3Lm, None) => return Err(TrainError::Missing { key, expected }),
-            (_, Some(size)) => {
-                let expected = format!("left out, since {} has no blocks", family.one());
-                return must(key, size, false, &expected);
-            }
-            (_, None) => return Ok(()),
-        };
-        must(
-            key,
-            size,
-            size > 0 && length.is_multiple_of(size),
-            &expected,
-        )?;
-        let [low, high] = self.loss.noise_range.unwrap_or(BlockNoise::WHOLE);
-        let resample = self.loss.resample;
-        must(
-            "loss.noise_range",
-            format!("[{low}, {high}]"),
-            low > 0.0 && low <= high && high <= 1.0,
-            "two numbers above 0 up to 1, the first not above the second",
-        )?;
-        must(
-            "loss.resample",
-            resample,
-            !resample || can_resample(size, [low, high]),
-            &format!(
-                "false, since no number of masked tokens in a block of {size} is a share from {low} to {high}"
-            ),
-        )
-    }
 }
 
 /// An error that names the key unless its value is `sound`.
@@ -557,30 +559,6 @@ fn must(
         value: value.to_string(),
         expected: expected.into(),
     })
-}
-
-/// `table.key=value`; what is not a TOML value is a text.
-fn set(table: &mut toml::Table, assignment: &str) -> Result<(), TrainError> {
-    let wrong = || TrainError::Override(assignment.into());
-    let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
-    let (section, key) = path.trim().split_once('.').ok_or_else(wrong)?;
-    let value = value.trim();
-    let value = format!("x = {value}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut table| table.remove("x"))
-        .unwrap_or_else(|| toml::Value::String(value.into()));
-    table
-        .entry(section)
-        .or_insert_with(|| toml::Value::Table(toml::Table::new()))
-        .as_table_mut()
-        .ok_or_else(wrong)?
-        .insert(key.into(), value);
-    Ok(())
-}
-
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use esolm::config::Family;
+use esolm::checkpoint::Checkpoint;
+use esolm::config::ModelConfig;
 
 use crate::error::{Changed, TokenizerMark, TrainError};
 use crate::recipe::{Model, Recipe};
 use crate::state::{self, Progress, State, unusable};
 use crate::train::{Event, Options};
-use crate::weights::Weights;
+use crate::weights::{self, Weights};
 
 /// The name of the file that is locked while a training runs.
 const LOCK: &str = "lock";
@@ -79,6 +80,44 @@ impl<'a> Claim<'a> {
 
 fn has_states(out: &Path) -> bool {
     !state::list(&out.join("state")).is_empty()
+}
+
+/// The recipe of a training in `out`: the file there or, where that is missing, the one that the newest state holds.
+///
+/// # Errors
+/// [`TrainError::NothingToResume`] when there is neither, states that cannot be read, and what [`Recipe::parse`] finds.
+pub fn saved_recipe(
+    out: &Path,
+    overrides: &[String],
+    watch: &mut dyn FnMut(Event),
+) -> Result<Recipe, TrainError> {
+    let path = out.join("recipe.toml");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let (state, progress) = newest(out, Progress::load, &mut |_| {})?;
+            watch(Event::Note(format!(
+                "{} is missing; taking the recipe that {} holds",
+                path.display(),
+                state.display()
+            )));
+            progress.recipe
+        }
+        Err(e) => return Err(TrainError::read(&path, e)),
+    };
+    Recipe::parse_saved(&text, overrides)
+}
+
+/// The recipe `text` for a training in `out` that goes on. What it does not say of a network that came from a checkpoint is as before.
+///
+/// # Errors
+/// What [`Recipe::parse`] finds.
+pub fn resumed_recipe(out: &Path, text: &str, overrides: &[String]) -> Result<Recipe, TrainError> {
+    // What is wrong with the folder is said where the training begins.
+    match saved_recipe(out, &[], &mut |_| {}) {
+        Ok(before) => Recipe::parse_after(text, overrides, &before),
+        Err(_) => Recipe::parse(text, overrides),
+    }
 }
 
 /// The newest state that `load` can read, or what it reads of it.
@@ -153,27 +192,61 @@ pub(crate) fn changes(before: &str, now: &str) -> Option<String> {
 }
 
 const COND_DIM: &str = "model.cond_dim";
+const INIT: &str = "model.init";
 
-/// Whether the state's weights mean under `recipe` what they meant when they were trained. What else a recipe says may change.
+/// The recipe that a state was saved with. Its values were checked then.
 ///
 /// # Errors
-/// [`TrainError::NetworkChanged`], and [`TrainError::State`] for a state whose own recipe cannot be read.
-pub(crate) fn check_network(
-    path: &Path,
-    progress: &Progress,
-    recipe: &Recipe,
-) -> Result<(), TrainError> {
-    // Its values were checked when it was saved.
-    let saved: Recipe = toml::from_str(&progress.recipe).map_err(|error| {
+/// [`TrainError::State`] where it cannot be read.
+pub(crate) fn recipe_of(path: &Path, progress: &Progress) -> Result<Recipe, TrainError> {
+    toml::from_str(&progress.recipe).map_err(|error: toml::de::Error| {
         let reason = format!("its recipe cannot be read ({})", error.message());
         unusable(path, reason)
-    })?;
-    // An AR model has no conditioning, whatever its recipe says.
-    let both_conditioned = [&saved, recipe].map(|r| r.model.family != Family::Ar) == [true; 2];
-    let changed: Vec<Changed> = meaning(&saved)
+    })
+}
+
+/// The configuration that a state holds of a network whose weights came from a checkpoint.
+///
+/// # Errors
+/// [`TrainError::State`] where it is not one.
+pub(crate) fn config_of(path: &Path, state: &State) -> Result<Option<ModelConfig>, TrainError> {
+    let json = state.progress.config.as_deref();
+    let config = json.map(ModelConfig::from_json).transpose();
+    config.map_err(|error| unusable(path, error.to_string()))
+}
+
+/// The trained weights of a state, for a network that may have biases which a new one does not.
+///
+/// # Errors
+/// [`TrainError::State`] where they are not those of `config`.
+pub(crate) fn weights_of(
+    path: &Path,
+    state: &State,
+    config: &ModelConfig,
+) -> Result<Checkpoint, TrainError> {
+    weights::checkpoint(&state.raw, config).map_err(|error| unusable(path, error.to_string()))
+}
+
+/// Whether the state's weights mean under `recipe` what they meant when they were trained by `saved`. What else a recipe says may change.
+///
+/// # Errors
+/// [`TrainError::NetworkChanged`].
+pub(crate) fn check_network(
+    path: &Path,
+    saved: &Recipe,
+    recipe: &Recipe,
+) -> Result<(), TrainError> {
+    // AR models and SetDLMs have no conditioning, whatever their recipes say.
+    let both_conditioned = [saved, recipe].map(|r| r.model.is_conditioned()) == [true; 2];
+    let is_same_start = is_same_checkpoint(saved, recipe);
+    let changed: Vec<Changed> = meaning(saved)
         .into_iter()
         .zip(meaning(recipe))
-        .filter(|(saved, now)| saved != now && (saved.0 != COND_DIM || both_conditioned))
+        .filter(|(saved, now)| match saved.0 {
+            COND_DIM => saved != now && both_conditioned,
+            INIT => !is_same_start,
+            _ => saved != now,
+        })
         .map(|((key, saved), (_, now))| Changed { key, saved, now })
         .collect();
     match changed.is_empty() {
@@ -186,7 +259,7 @@ pub(crate) fn check_network(
 }
 
 /// The values of a recipe that say what the weights mean, as TOML.
-fn meaning(recipe: &Recipe) -> [(&'static str, String); 6] {
+fn meaning(recipe: &Recipe) -> [(&'static str, String); 7] {
     let Model {
         family,
         hidden,
@@ -196,9 +269,13 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 6] {
         // Positions are rotations, and have no weights.
         length: _,
         dropout: _,
-        // A network can go on in blocks of another size.
+        // A network can go on in blocks or sets of another size.
         block_size: _,
+        set_size: _,
+        max_set_size: _,
+        ref init,
     } = recipe.model;
+    let random = || "none (random weights)".to_string();
     let family_name = toml::Value::try_from(family).expect("a text is TOML");
     [
         ("model.family", family_name.to_string()),
@@ -208,7 +285,23 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 6] {
         (COND_DIM, cond_dim.to_string()),
         // It names the token that opens each document.
         ("data.separator", format!("{:?}", recipe.data.separator)),
+        (
+            INIT,
+            init.as_ref()
+                .map_or_else(random, |name| format!("{name:?}")),
+        ),
     ]
+}
+
+/// Whether two recipes start from the same weights, however their path is written.
+fn is_same_checkpoint(a: &Recipe, b: &Recipe) -> bool {
+    match (&a.model.init, &b.model.init) {
+        (Some(a), Some(b)) => {
+            let place = |name| std::fs::canonicalize(name).ok();
+            a == b || (place(a).is_some() && place(a) == place(b))
+        }
+        (a, b) => a == b,
+    }
 }
 
 /// Whether the tokenizer of the training in `out`, whose network is `hidden` wide, is the one that a state was trained with.

@@ -39,6 +39,9 @@ pub struct Progress {
     pub text: Option<String>,
     /// Digest of the tokenizer.json ([`crate::data::tokenizer_digest`]); none if an older version saved the state.
     pub tokenizer: Option<String>,
+    /// What the network is, as the text of a config.json, where its weights came from a checkpoint. Its vocabulary, mask and ends of texts do
+    /// not follow from the recipe then.
+    pub config: Option<String>,
 }
 
 /// What a file says of it. Older versions did not write what may be missing.
@@ -51,6 +54,7 @@ struct Saved {
     recipe: String,
     text: Option<String>,
     tokenizer: Option<String>,
+    config: Option<String>,
 }
 
 impl Progress {
@@ -79,7 +83,7 @@ impl Progress {
             (Some(tokens), Some(warmup)) => (tokens, warmup),
             // All steps were counted in the size of the last one.
             _ => {
-                let recipe = Recipe::parse(&saved.recipe, &[])
+                let recipe = Recipe::parse_saved(&saved.recipe, &[])
                     .map_err(|error| format!("it does not say its tokens, and {error}"))?;
                 let tokens = |steps: u64| steps.saturating_mul(recipe.step_tokens());
                 let warmup = recipe.optimizer.warmup_steps.min(step);
@@ -100,6 +104,7 @@ impl Progress {
             recipe: saved.recipe,
             text: saved.text,
             tokenizer: saved.tokenizer,
+            config: saved.config,
         })
     }
 }

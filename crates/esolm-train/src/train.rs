@@ -32,7 +32,7 @@ use crate::recipe::{LossKind, Recipe};
 use crate::resume::Claim;
 use crate::state::{Progress, State, write_whole};
 use crate::weights::{self, Weights};
-use crate::{TokenizerMark, TrainError, curve, init, memory, resume};
+use crate::{Source, TokenizerMark, TrainError, curve, init, memory, resume};
 
 /// What happens in a training, for whoever watches.
 #[derive(Debug)]
@@ -71,38 +71,14 @@ pub struct Options<'a> {
     pub resume: bool,
     /// Go on although the training text is not the one before.
     pub accept_changed_text: bool,
+    /// The checkpoint whose weights a new training starts from; none for random ones. A training that goes on has its own.
+    pub init: Option<&'a Source>,
     /// Device of the tensors, without autodiff.
     pub device: Device,
     /// What the log calls it.
     pub device_name: String,
     /// Becomes true when the training should save and stop after the step under way.
     pub stop: &'a AtomicBool,
-}
-
-/// The recipe of a training in `out`: the file there or, where that is missing, the one that the newest state holds.
-///
-/// # Errors
-/// [`TrainError::NothingToResume`] when there is neither, states that cannot be read, and what [`Recipe::parse`] finds.
-pub fn saved_recipe(
-    out: &Path,
-    overrides: &[String],
-    watch: &mut dyn FnMut(Event),
-) -> Result<Recipe, TrainError> {
-    let path = out.join("recipe.toml");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let (state, progress) = resume::newest(out, Progress::load, &mut |_| {})?;
-            watch(Event::Note(format!(
-                "{} is missing; taking the recipe that {} holds",
-                path.display(),
-                state.display()
-            )));
-            progress.recipe
-        }
-        Err(e) => return Err(TrainError::read(&path, e)),
-    };
-    Recipe::parse(&text, overrides)
 }
 
 /// Trains a network, or goes on with it, to the end of its recipe or until it is stopped.
@@ -115,6 +91,10 @@ pub fn train(
     watch: &mut dyn FnMut(Event),
 ) -> Result<Ended, TrainError> {
     let mut trainer = Trainer::start(recipe, options, watch)?;
+    if options.init.is_some() && trainer.saved.is_none() && recipe.run.validate_every > 0 {
+        // What the checkpoint is worth before anything is learnt.
+        trainer.validate(watch)?;
+    }
     while !trainer.is_done() && !options.stop.load(Ordering::SeqCst) {
         trainer.advance(watch)?;
         let due = |every: u64| every > 0 && trainer.progress.step.is_multiple_of(every);
@@ -198,9 +178,21 @@ impl<'a> Trainer<'a> {
             }
             false => None,
         };
+        let mut before = None;
         if let Some((path, state)) = &found {
-            resume::check_network(path, &state.progress, recipe)?;
+            let saved = resume::recipe_of(path, &state.progress)?;
+            resume::check_network(path, &saved, recipe)?;
+            before = Some(saved);
         }
+        let source = options.init.filter(|_| found.is_none());
+        if let (None, None, Some(init)) = (&found, source, &recipe.model.init) {
+            return Err(TrainError::NotOpened(init.clone()));
+        }
+        // The network that the weights come from.
+        let origin = match (&found, source) {
+            (Some((path, state)), _) => resume::config_of(path, state)?,
+            (None, source) => source.map(|source| source.checkpoint().config().clone()),
+        };
         let texts = data::documents(&recipe.data.train, &recipe.data)?;
         if texts.is_empty() {
             return Err(TrainError::TooLittle {
@@ -221,7 +213,13 @@ impl<'a> Trainer<'a> {
                 .map_err(|e| TrainError::read(&tokenizer_path, e))?;
             // Its text stays as it is, since the states know it by its digest.
             let text = esolm::documents::normalize(&text).into_owned();
-            (TextTokens::from_bytes(text.as_bytes(), end)?, text)
+            let tokens = match &origin {
+                Some(origin) => TextTokens::of_model(&text, end, origin)?,
+                None => TextTokens::from_bytes(text.as_bytes(), end)?,
+            };
+            (tokens, text)
+        } else if let Some(source) = source {
+            source.tokens(&recipe.data)?
         } else {
             let tokens = match &recipe.data.tokenizer {
                 Some(path) => TextTokens::open(path, end)?,
@@ -241,7 +239,10 @@ impl<'a> Trainer<'a> {
             };
             resume::check_tokenizer(path, state, out, recipe.model.hidden, now, watch)?;
         }
-        let config = recipe.config(tokens.count, tokens.end)?;
+        let config = match &origin {
+            Some(origin) => recipe.config_from(origin)?,
+            None => recipe.config(tokens.count, tokens.end)?,
+        };
         let parameters: u64 = config.parameters().iter().map(|p| p.elements()).sum();
         memory::for_steps(parameters, recipe, &config, on_host, found.is_some())?;
         let length = config.length;
@@ -255,7 +256,16 @@ impl<'a> Trainer<'a> {
 
         let text = recipe.to_toml();
         let device = options.device.clone().autodiff();
-        let first = init::random(&config, recipe.run.seed)?;
+        for note in source.iter().flat_map(|source| source.notes(&config)) {
+            watch(Event::Note(note));
+        }
+        let first = match (&found, source) {
+            (Some((path, state)), _) if origin.is_some() => {
+                resume::weights_of(path, state, &config)?
+            }
+            (_, Some(source)) => source.weights(&config, recipe.run.seed)?,
+            _ => init::random(&config, recipe.run.seed)?,
+        };
         let mut network = weights::trainable(Network::load(&first, &device)?);
         let mut adam = Adam::new(&recipe.optimizer);
         let mut ema = weights::of(&network);
@@ -263,7 +273,8 @@ impl<'a> Trainer<'a> {
         let mut saved = None;
         if let Some((path, state)) = found {
             resume::fits(&path, &state, &ema)?;
-            if let Some(note) = resume::changes(&state.progress.recipe, &text) {
+            let before = before.map(|before| before.to_toml()).unwrap_or_default();
+            if let Some(note) = resume::changes(&before, &text) {
                 watch(Event::Note(note));
             }
             network = weights::replace(network, &state.raw);
@@ -276,6 +287,7 @@ impl<'a> Trainer<'a> {
         progress.recipe = text;
         progress.text = Some(digest);
         progress.tokenizer = Some(tokenizer_digest);
+        progress.config = origin.map(|_| config.to_json());
 
         // Whatever is refused was refused before this, and has changed nothing.
         claim.make(watch)?;
@@ -287,7 +299,7 @@ impl<'a> Trainer<'a> {
             objective: Objective {
                 alpha_0: match config.family {
                     Family::EsoLm => recipe.loss.alpha_0,
-                    Family::Mdlm | Family::Ar | Family::Bd3Lm => 1.0,
+                    Family::Mdlm | Family::Ar | Family::Bd3Lm | Family::SetDlm => 1.0,
                 },
                 kind: recipe.loss.kind,
                 config,
@@ -343,6 +355,10 @@ impl<'a> Trainer<'a> {
             let number = first as u32;
             let noise = match self.recipe.block_noise() {
                 Some(blocks) => Noise::draw_blocks(run.seed, number, run.batch, length, &blocks),
+                None if self.objective.config.family == Family::SetDlm => {
+                    let config = &self.objective.config;
+                    Noise::draw_orders(run.seed, number, run.batch, length, config)
+                }
                 None => {
                     let sequential = run.batch - diffusion;
                     let mut noise = Noise::draw(run.seed, number, diffusion, sequential, length);
@@ -560,6 +576,9 @@ pub fn evaluate(
                     };
                     Noise::draw_blocks(SEED, first, chunk.len(), length, &whole)
                 }
+                None if objective.config.family == Family::SetDlm => {
+                    Noise::draw_orders(SEED, first, chunk.len(), length, &objective.config)
+                }
                 None => Noise::draw(SEED, first, diffusion, chunk.len() - diffusion, length),
             };
             let prepared = objective.prepare(&chunk, &noise, |_, _| true);
@@ -568,7 +587,7 @@ pub fn evaluate(
             }
         };
         match objective.config.family {
-            Family::Ar => add(0),
+            Family::Ar | Family::SetDlm => add(0),
             Family::Mdlm | Family::Bd3Lm => add(chunk.len()),
             Family::EsoLm => {
                 add(chunk.len());

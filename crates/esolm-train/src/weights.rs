@@ -111,6 +111,7 @@ fn published(path: &str) -> (String, bool) {
         ("mlp_up", "mlp.0"),
         ("mlp_down", "mlp.2"),
         ("gamma", "weight"),
+        ("beta", "bias"),
     ] {
         name = name.replace(ours, theirs);
     }
@@ -130,7 +131,7 @@ pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint,
         })
         .collect();
     let mut tensors = Vec::new();
-    for parameter in config.parameters() {
+    for parameter in specs(config, |name| values.contains_key(name)) {
         let Some((mut values, transposed)) = values.remove(&parameter.name) else {
             continue; // the checkpoint's own check names what is missing
         };
@@ -140,6 +141,16 @@ pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint,
         tensors.push((parameter, values));
     }
     assemble(&tensors, config)
+}
+
+/// The parameters of a network in which those are there that `is_there` says: the published ones, and biases that only some have.
+pub(crate) fn specs(config: &ModelConfig, is_there: impl Fn(&str) -> bool) -> Vec<ParamSpec> {
+    let mut all = config.parameters();
+    let biases = config.biases().into_iter().flatten();
+    let more: Vec<ParamSpec> = biases.filter(|bias| !all.contains(bias)).collect();
+    all.extend(more);
+    all.retain(|spec| is_there(&spec.name));
+    all
 }
 
 /// A checkpoint of parameters in their published form.

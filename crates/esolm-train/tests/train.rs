@@ -1,5 +1,8 @@
 //! Whole trainings of tiny networks on a text made here.
 
+#[path = "train/init.rs"]
+mod init_from;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +15,9 @@ use esolm::network::Network;
 use esolm_train::loss::{Noise, Objective};
 use esolm_train::optimizer::Adam;
 use esolm_train::recipe::{LossKind, Optimizer};
-use esolm_train::{Event, Line, Options, Recipe, TrainError, init, read_log, train, weights};
+use esolm_train::{
+    Event, Line, Options, Recipe, Source, TrainError, init, read_log, train, weights,
+};
 
 /// A folder that is removed when the test ends.
 struct Folder(PathBuf);
@@ -42,15 +47,18 @@ impl Folder {
     }
 
     fn recipe(&self, more: &[&str]) -> Recipe {
+        let more: Vec<String> = more.iter().map(|s| s.to_string()).collect();
+        Recipe::parse(&self.recipe_text(), &more).unwrap()
+    }
+
+    fn recipe_text(&self) -> String {
         let text = self.text();
-        let base = format!(
+        format!(
             "[model]\nhidden = 16\nblocks = 2\nheads = 2\ncond_dim = 8\nlength = 16\ndropout = 0.1\n\
              [data]\ntrain = [{text:?}]\nholdout = [{text:?}]\nvocab_size = 270\n\
              [optimizer]\nlr = 0.01\nwarmup_steps = 2\n\
              [run]\nbatch = 4\naccumulate = 2\ntokens = 1024\nvalidate_every = 4\nvalidate_windows = 8\nsave_every = 3\nlog_every = 1\nema = 0.9\n"
-        );
-        let more: Vec<String> = more.iter().map(|s| s.to_string()).collect();
-        Recipe::parse(&base, &more).unwrap()
+        )
     }
 
     fn run(
@@ -74,6 +82,18 @@ impl Folder {
         out: &str,
         recipe: &Recipe,
         resume: bool,
+        done: impl FnMut(&Event) -> bool,
+    ) -> Result<Vec<Line>, TrainError> {
+        self.run_from(None, out, recipe, resume, done)
+    }
+
+    /// As [`Folder::run_until`], from the weights of a checkpoint.
+    fn run_from(
+        &self,
+        init: Option<&Source>,
+        out: &str,
+        recipe: &Recipe,
+        resume: bool,
         mut done: impl FnMut(&Event) -> bool,
     ) -> Result<Vec<Line>, TrainError> {
         let out = self.0.join(out);
@@ -82,6 +102,7 @@ impl Folder {
             out: &out,
             resume,
             accept_changed_text: false,
+            init,
             device: Device::flex(),
             device_name: "CPU".into(),
             stop: &stop,
@@ -135,6 +156,7 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
                 "loss.resample=true",
             ],
         ),
+        ("setdlm", &["model.set_size=3", "model.max_set_size=5"]),
     ] {
         let folder = Folder::new(&format!("resume-{family}"));
         let recipe = folder.recipe(&[&[&*format!("model.family={family}")], more].concat());
@@ -350,6 +372,42 @@ fn blocks_are_learnt() {
     folder.run("model.block_size=8", &recipe, true, 0).unwrap();
     let went_on = open(&folder.0.join("model.block_size=8").join("model"));
     assert_eq!(went_on.config().block_size, Some(4));
+}
+
+/// A SetDLM learns the text in sets of any size, without adaLN, and can go on in sets of another.
+#[test]
+fn sets_are_learnt() {
+    let folder = Folder::new("sets");
+    for size in ["1", "4", "8"] {
+        let size = format!("model.set_size={size}");
+        let sets = ["model.family=setdlm", &size, "run.tokens=16384"];
+        let more = ["run.validate_every=8", "run.batch=8", "run.log_every=64"];
+        let recipe = folder.recipe(&[&sets[..], &more].concat());
+        let lines = folder.run(&size, &recipe, false, 0).unwrap();
+        let figures = validations(&lines);
+        let (first, last) = (figures[0].1, figures[figures.len() - 1].1);
+        assert!(last < first - 0.5, "{size}: {figures:?}");
+        let config = open(&folder.0.join(&size).join("model")).config().clone();
+        assert_eq!(
+            config,
+            recipe
+                .config(config.vocab_size - 1, config.eos.unwrap())
+                .unwrap()
+        );
+        assert_eq!(
+            (config.cond_dim, config.sets.unwrap().keeps_first),
+            (0, true)
+        );
+    }
+    let sets = [
+        "model.family=setdlm",
+        "model.set_size=2",
+        "run.tokens=16640",
+    ];
+    let recipe = folder.recipe(&sets);
+    folder.run("model.set_size=8", &recipe, true, 0).unwrap();
+    let went_on = open(&folder.0.join("model.set_size=8").join("model"));
+    assert_eq!(went_on.config().sets.unwrap().desired, 2);
 }
 
 /// `low_var` is a loss to train on; what is validated stays the bound.

@@ -2,6 +2,7 @@
 //! library's sentences get their remedies, and options the names that they have in JavaScript.
 
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
+use esolm::config::ConfigError;
 use esolm::plan::PlanError;
 use esolm::sampler::SamplerError;
 use esolm::text::TextError;
@@ -116,6 +117,14 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
         | CheckpointError::Lightning(Lightning::NoConfig | Lightning::Interpolation { .. }) => {
             "give the config.json that belongs to it"
         }
+        CheckpointError::Config {
+            source: ConfigError::Undecided { .. },
+            ..
+        } => "say as: \"mdlm\", or as: \"bd3lm\" with blockSize",
+        CheckpointError::Config {
+            source: ConfigError::Blocks,
+            ..
+        } => "give it with blockSize",
         CheckpointError::MaskUnknown { .. } | CheckpointError::PaddedMask { .. } => {
             "give a config.json with \"mask_index\""
         }

@@ -1,7 +1,7 @@
 //! A loaded model.
 
 use esolm::checkpoint::Checkpoint;
-use esolm::config::{Family, ModelConfig};
+use esolm::config::{Family, ModelConfig, ReadAs};
 use esolm::plan::Plan;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::text::TextCodec;
@@ -40,6 +40,11 @@ struct Load {
     kv_cache: Precision,
     variants: String,
     raw_weights: bool,
+    /// MDLM or BD3-LM, of a decoder that may be either.
+    #[serde(rename = "as")]
+    family: Option<Family>,
+    /// Tokens of a block of such a BD3-LM.
+    block_size: Option<usize>,
     /// What traces call the model.
     name: String,
 }
@@ -110,6 +115,11 @@ impl WasmModel {
             source.tokenizer().as_deref(),
             source.parts(),
             options.raw_weights,
+            ReadAs {
+                family: options.family,
+                block_size: options.block_size,
+                mask: None,
+            },
         )
         .await?;
         if let Some(json) = source.generation() {

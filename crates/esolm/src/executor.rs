@@ -5,6 +5,8 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, MASKED, NO_TARGET, StepRows};
 use esolm_core::sampler::{NO_TOKEN, Sampler, are_finite};
 use esolm_core::trace::Counters;
@@ -90,6 +92,24 @@ pub trait Executor {
     /// Sets the running batch aside and takes up the one that was set aside before; at first there is none.
     fn swap(&mut self);
 
+    /// Draws a token for each sampled row of the last pass, and writes those that `choice` lets become known to their rows' targets; only
+    /// places that hold the mask token are written to. A row whose logits are not finite draws [`NO_TOKEN`], which becomes known at once.
+    /// Nothing is read back.
+    ///
+    /// # Errors
+    /// As [`Executor::draw`].
+    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError>;
+
+    /// Copies what slots of the cache hold to other slots, one move after the other; none writes what a later one reads.
+    ///
+    /// # Errors
+    /// As [`Executor::draw`].
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError>;
+
+    /// What the last [`Executor::reveal`] came to, whatever is queued later. Its tokens are read only where they are `wanted`, and are empty
+    /// else.
+    fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome>;
+
     /// Logits `[sampled, V]` of the last pass, the mask token's column untouched.
     fn logits(&mut self) -> Pending<'_, Vec<f32>>;
 
@@ -122,11 +142,16 @@ pub trait Executor {
     fn close(self: Box<Self>) -> Result<(), EngineError>;
 }
 
-/// Checks that a batch's tokens fit its layout and the vocabulary.
+/// Checks that a batch's tokens fit its layout and the vocabulary; what is not known is `mask`, which need not be one of its tokens.
 ///
 /// # Errors
 /// [`EngineError::Rows`] saying what does not fit.
-pub fn check_tokens(layout: &Layout, tokens: &[u32], vocab: usize) -> Result<(), EngineError> {
+pub fn check_tokens(
+    layout: &Layout,
+    tokens: &[u32],
+    vocab: usize,
+    mask: u32,
+) -> Result<(), EngineError> {
     if tokens.len() != layout.tokens {
         return Err(EngineError::Rows(format!(
             "{} tokens for a layout of {}",
@@ -134,7 +159,8 @@ pub fn check_tokens(layout: &Layout, tokens: &[u32], vocab: usize) -> Result<(),
             layout.tokens
         )));
     }
-    match tokens.iter().find(|&&token| token as usize >= vocab) {
+    let mut tokens = tokens.iter();
+    match tokens.find(|&&token| token as usize >= vocab && token != mask) {
         Some(token) => Err(EngineError::Rows(format!(
             "the token {token} is beyond the vocabulary of {vocab}"
         ))),
@@ -169,6 +195,20 @@ pub fn check_rows(layout: &Layout, positions: usize, step: &StepRows) -> Result<
     }
 }
 
+/// Checks that no row reads the mask of a model that has none.
+///
+/// # Errors
+/// [`EngineError::Rows`] naming the first that does.
+pub fn check_masked(step: &StepRows, mask: Option<u32>) -> Result<(), EngineError> {
+    let mut rows = step.rows.iter();
+    match rows.position(|row| row.source == MASKED && mask.is_none()) {
+        Some(index) => Err(EngineError::Rows(format!(
+            "row {index} reads the mask, which the model does not have"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// The noise keys of a pass that was checked. `ids` has the absolute index of each sequence of the batch, so that a text does not depend
 /// on the batch it is in.
 ///
@@ -197,6 +237,27 @@ pub fn noise_keys(
         }
     };
     step.sampled.iter().map(key).collect()
+}
+
+/// Checks that a choice is one of all sampled rows of a pass, within sequences.
+///
+/// # Errors
+/// [`EngineError::Rows`] where it is not.
+pub fn check_choice(step: &StepRows, choice: &Choice) -> Result<(), EngineError> {
+    let sequence = |row: u32| step.rows[step.sampled[row as usize] as usize].sequence;
+    let is_within = choice.holds(step.sampled.len())
+        && choice.groups.iter().all(|group| {
+            let mut rows = group.first..group.first + group.rows;
+            rows.all(|row| sequence(row) == sequence(group.first))
+        });
+    match is_within {
+        true => Ok(()),
+        false => Err(EngineError::Rows(format!(
+            "a choice of {} groups does not fit {} sampled rows",
+            choice.groups.len(),
+            step.sampled.len()
+        ))),
+    }
 }
 
 /// Checks that a token was drawn, and not the mask.

@@ -75,7 +75,7 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
         product(
             gpu,
             variant,
-            false,
+            None,
             &x,
             0..rows,
             matrix,

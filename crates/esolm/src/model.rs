@@ -191,6 +191,7 @@ impl Model {
         let config = &self.shared.config;
         plan.check()?;
         plan.check_model(config.vocab_size, config.mask_index)?;
+        plan.check_attention(config.family, config.attention)?;
         sampler.validate().map_err(RequestError::from)?;
         self.worker
             .call(move |engine, wanted| {

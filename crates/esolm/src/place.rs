@@ -109,7 +109,7 @@ async fn rehearse(executor: &mut GpuExecutor, config: &ModelConfig) -> Result<()
         slots,
         tokens: slots,
     };
-    executor.start(&layout, &vec![config.mask_index; slots])?;
+    executor.start(&layout, &vec![config.mask().unwrap_or(0); slots])?;
     for count in [slots, 1] {
         let rows = (0..count as u32).map(|slot| Row {
             sequence: 0,
@@ -117,7 +117,7 @@ async fn rehearse(executor: &mut GpuExecutor, config: &ModelConfig) -> Result<()
             position: slot,
             prefix: slot + 1,
             own: [slot + 1; 2],
-            source: MASKED,
+            source: config.mask().map_or(slot, |_| MASKED),
             target: slot,
         });
         let step = StepRows {

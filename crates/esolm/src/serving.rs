@@ -282,6 +282,12 @@ impl Serving {
             return Err(refused(RequestError::Length { length, context }));
         }
         let plan = shared.draw(&resolved)?;
+        if plan.reveal.is_some() || plan.sets.is_some() {
+            return Err(refused(RequestError::NotApplicable {
+                option: "schedule",
+                why: "a running batch where confidence would choose the rows of a step",
+            }));
+        }
         let resolved = Arc::new(resolved);
         let (told, events) = async_channel::unbounded();
         let seat = Seat::new(shared.name.clone(), resolved.clone(), plan, text, told);

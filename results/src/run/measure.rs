@@ -1,5 +1,7 @@
 //! What the trained models are measured by: the likelihood of the hold-out, and samples that the judge scores.
 
+use std::collections::BTreeSet;
+
 use super::{Bench, JUDGED};
 use crate::corpus::{SEPARATOR, beginning};
 use crate::error::Error;
@@ -15,10 +17,20 @@ const ALONE: usize = 3;
 /// Characters of the example text.
 const EXAMPLE: usize = 320;
 
-/// Scores the hold-out under every model; its first windows under each Eso-LM also at other alpha_0, and with more orders.
-pub fn likelihoods(bench: &Bench) -> Result<(), Error> {
+/// A measurement of the hold-out.
+struct Scoring {
+    name: String,
+    alpha_0: Option<f64>,
+    whole: bool,
+    /// Of the answer.
+    key: String,
+    command: String,
+}
+
+/// Every model on the hold-out; each Eso-LM that is compared also on its first windows at other alpha_0, and with more orders.
+fn scorings(bench: &Bench) -> Vec<Scoring> {
     let settings = &bench.plan.likelihood;
-    let mut lines = Vec::new();
+    let mut all = Vec::new();
     for model in bench.plan.all() {
         let mut runs = vec![(model.alpha_0, settings.orders, true)];
         let is_control = bench.plan.controls.contains(model);
@@ -29,22 +41,22 @@ pub fn likelihoods(bench: &Bench) -> Result<(), Error> {
                 runs.push((model.alpha_0, settings.more_orders, false));
             }
         }
-        for (alpha_0, orders, whole) in runs {
-            lines.push(likelihood(bench, model, alpha_0, orders, whole)?);
-        }
-        record::write(&bench.out.join(LIKELIHOOD), &lines)?;
+        let scored = runs.into_iter();
+        all.extend(
+            scored.map(|(alpha_0, orders, whole)| scoring(bench, model, alpha_0, orders, whole)),
+        );
     }
-    Ok(())
+    all
 }
 
-/// One measurement: bound and exact likelihood on the whole hold-out, or the exact one on its first windows.
-fn likelihood(
+/// Bound and exact likelihood on the whole hold-out, or the exact one on its first windows.
+fn scoring(
     Bench { esolm, plan, .. }: &Bench,
     model: &Model,
     alpha_0: Option<f64>,
     orders: usize,
     whole: bool,
-) -> Result<Likelihood, Error> {
+) -> Scoring {
     let settings = &plan.likelihood;
     let (name, device, seed) = (model.name.clone(), &esolm.device, settings.seed);
     let mut key = format!("{name}--ppl");
@@ -61,9 +73,91 @@ fn likelihood(
         if orders != settings.orders {
             key += &format!("-{orders}");
         }
+    } else if let Some(options) = &model.ppl {
+        command += &format!(" {options}");
     } else if model.family != Family::Ar {
         command += &format!(" --draws {}", settings.draws);
     }
+    Scoring {
+        name,
+        alpha_0,
+        whole,
+        key,
+        command,
+    }
+}
+
+/// The commands that draw samples, of this many texts, and have the judge score them.
+fn sampling(
+    Bench { esolm, plan, .. }: &Bench,
+    setting: &Setting,
+    batch: usize,
+) -> (String, String) {
+    let (name, device, sampling) = (&setting.name, &esolm.device, &plan.sampling);
+    let mut options = String::new();
+    if let Some(alpha_0) = setting.alpha_0 {
+        options += &format!(" --alpha0 {alpha_0}");
+    }
+    if let Some(steps) = setting.steps {
+        options += &format!(" --steps {steps}");
+    }
+    if let Some(schedule) = &setting.schedule {
+        options += &format!(" --schedule {schedule}");
+    }
+    let draw = format!(
+        "esolm sample --model train/{name}/model --batch {batch} --seed {} --top-p {} --device {device} --quiet --json{options}",
+        sampling.seed, sampling.top_p
+    );
+    let (file, judge) = (samples_file(setting), &plan.judge.name);
+    let judged =
+        format!("esolm ppl --tokens {file} --model train/{judge}/model --device {device} --json");
+    (draw, judged)
+}
+
+fn samples_file(setting: &Setting) -> String {
+    format!("data/samples-{}.safetensors", setting.key())
+}
+
+/// The models that something is still to be measured with.
+pub fn needed(bench: &Bench) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for scoring in scorings(bench) {
+        if bench.kept.likelihood(&scoring.command).is_none() {
+            names.insert(scoring.name);
+        }
+    }
+    for setting in bench.plan.settings() {
+        let (draw, judged) = sampling(bench, &setting, bench.plan.sampling.batch);
+        if bench.kept.samples(&draw, &judged).is_none() {
+            names.extend([setting.name, bench.plan.judge.name.clone()]);
+        }
+    }
+    names
+}
+
+/// Scores the hold-out under every model.
+pub fn likelihoods(bench: &Bench) -> Result<(), Error> {
+    let mut lines = Vec::new();
+    for scoring in scorings(bench) {
+        if let Some(kept) = bench.kept.likelihood(&scoring.command) {
+            lines.push(kept.clone());
+            continue;
+        }
+        lines.push(record::line(&score(bench, scoring)?)?);
+        let all = bench.kept.with_likelihood(&lines);
+        record::write_lines(&bench.out.join(LIKELIHOOD), &all)?;
+    }
+    record::write_lines(&bench.out.join(LIKELIHOOD), &lines)
+}
+
+fn score(Bench { esolm, .. }: &Bench, scoring: Scoring) -> Result<Likelihood, Error> {
+    let Scoring {
+        name,
+        alpha_0,
+        whole,
+        key,
+        command,
+    } = scoring;
     eprintln!("likelihood: {key}");
     let answer = esolm.answer(&key, command, json)?;
     Ok(Likelihood {
@@ -80,32 +174,27 @@ pub fn samples(bench: &Bench) -> Result<(), Error> {
     let mut lines = Vec::new();
     for (index, setting) in settings.iter().enumerate() {
         let (key, count) = (setting.key(), settings.len());
+        let (draw, judged) = sampling(bench, setting, bench.plan.sampling.batch);
+        if let Some(kept) = bench.kept.samples(&draw, &judged) {
+            lines.push(kept.clone());
+            continue;
+        }
         eprintln!("samples {} of {count}: {key}", index + 1);
-        lines.push(sample(bench, setting)?);
-        record::write(&bench.out.join(SAMPLES), &lines)?;
+        lines.push(record::line(&sample(bench, setting)?)?);
+        let all = bench.kept.with_samples(&lines);
+        record::write_lines(&bench.out.join(SAMPLES), &all)?;
     }
-    Ok(())
+    record::write_lines(&bench.out.join(SAMPLES), &lines)
 }
 
-fn sample(Bench { esolm, plan, .. }: &Bench, setting: &Setting) -> Result<Samples, Error> {
-    let sampling = &plan.sampling;
-    let (name, device) = (&setting.name, &esolm.device);
-    let mut options = String::new();
-    if let Some(alpha_0) = setting.alpha_0 {
-        options += &format!(" --alpha0 {alpha_0}");
-    }
-    if let (Some(steps), Some(schedule)) = (setting.steps, &setting.schedule) {
-        options += &format!(" --steps {steps} --schedule {schedule}");
-    }
+fn sample(bench: &Bench, setting: &Setting) -> Result<Samples, Error> {
+    let Bench { esolm, plan, .. } = bench;
     let draw = |key: &str, batch: usize| {
-        let command = format!(
-            "esolm sample --model train/{name}/model --batch {batch} --seed {} --top-p {} --device {device} --quiet --json{options}",
-            sampling.seed, sampling.top_p
-        );
+        let (command, _) = sampling(bench, setting, batch);
         esolm.answer::<Sampled>(key, command, json)
     };
-    let key = format!("{name}--sample-{}", setting.key());
-    let drawn = draw(&key, sampling.batch)?;
+    let key = format!("{}--sample-{}", setting.name, setting.key());
+    let drawn = draw(&key, plan.sampling.batch)?;
     let mut alone = f64::INFINITY;
     for repeat in 0..ALONE {
         let drawn = draw(&format!("{key}--alone-{repeat}"), 1)?;
@@ -115,11 +204,8 @@ fn sample(Bench { esolm, plan, .. }: &Bench, setting: &Setting) -> Result<Sample
     // The judge shares the tokenizer, so it reads the tokens themselves, each sample as a window of its own.
     let sequences = &drawn.report.sequences;
     let tokens: Vec<&[u32]> = sequences.iter().map(|one| &*one.tokens).collect();
-    let file = format!("data/samples-{}.safetensors", setting.key());
-    esolm.write_tokens(&file, &tokens)?;
-    let judge = &plan.judge.name;
-    let command =
-        format!("esolm ppl --tokens {file} --model train/{judge}/model --device {device} --json");
+    esolm.write_tokens(&samples_file(setting), &tokens)?;
+    let (_, command) = sampling(bench, setting, plan.sampling.batch);
     let judged = esolm.answer::<Perplexity>(&(key + JUDGED), command, json)?;
     let Some(figure) = judged.report.exact else {
         return Err(Error::Data(

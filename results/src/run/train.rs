@@ -1,12 +1,12 @@
 //! Training runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::Bench;
+use super::{Bench, measure};
 use crate::error::Error;
 use crate::plan::{Model, Plan};
 use crate::program::{self, json_lines};
@@ -19,14 +19,26 @@ const POINTS: usize = 60;
 /// Last lines of the log that are kept.
 const TAIL: usize = 4;
 
-/// Trains every model of the plan that is not there yet.
+/// Trains every model of the plan that is not there yet, and that a record is missing of.
 pub fn all(bench: &Bench) -> Result<(), Error> {
+    let needed = needed(bench)?;
     let count = bench.plan.all().count();
     for (index, model) in bench.plan.all().enumerate() {
         let name = &model.name;
         let command = command(&bench.plan, model, &bench.esolm.device)?;
+        if !needed.contains(name) {
+            eprintln!("model {} of {count}: {name} has all its records", index + 1);
+            continue;
+        }
         eprintln!("model {} of {count}: {command}", index + 1);
         let mut training = read_log(&train(bench, model, &command)?)?;
+        if let Some(kept) = bench.kept.training(&command) {
+            // What else is kept belongs to the model that it was measured with, and was judged by.
+            match kept.validation == training.validation {
+                true => continue,
+                false => return Err(came_out_otherwise(bench, name)),
+            }
+        }
         let inspect = format!("esolm inspect train/{name}/model --json");
         let key = format!("{name}--inspect");
         let inspected: Answer<Inspected> = bench.esolm.answer(&key, inspect, program::json)?;
@@ -39,6 +51,29 @@ pub fn all(bench: &Bench) -> Result<(), Error> {
         record::write(&path, &training)?;
     }
     Ok(())
+}
+
+/// The models that must be there: those without a record of their training, those that something is to be measured with, and for their
+/// tokenizer the first one.
+fn needed(bench: &Bench) -> Result<BTreeSet<String>, Error> {
+    let mut needed = measure::needed(bench);
+    for model in bench.plan.all() {
+        let command = command(&bench.plan, model, &bench.esolm.device)?;
+        if bench.kept.training(&command).is_none() {
+            needed.insert(model.name.clone());
+        }
+    }
+    if !needed.is_empty() {
+        needed.insert(bench.plan.models[0].name.clone());
+    }
+    Ok(needed)
+}
+
+fn came_out_otherwise(bench: &Bench, name: &str) -> Error {
+    Error::Data(format!(
+        "the training of {name} came out otherwise than its record in {} says, so that nothing there can be kept; leave --keep-records out to measure everything anew",
+        bench.out.display()
+    ))
 }
 
 /// Trains a model to its end, if that has not happened yet, and returns where its log is.

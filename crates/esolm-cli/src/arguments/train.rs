@@ -4,20 +4,23 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Trains an Eso-LM, MDLM, BD3-LM or AR model on text files, from a recipe in TOML.
+/// Trains an Eso-LM, MDLM, BD3-LM, SetDLM or AR model on text files, from a recipe in TOML.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A recipe, with every key and its default but for data.train, which has none:
 
   [model]
-  family = \"esolm\"        # or mdlm, ar, bd3lm
+  family = \"esolm\"        # or mdlm, ar, bd3lm, setdlm
   hidden = 256            # width
   blocks = 6
   heads = 8
-  cond_dim = 64           # width of the conditioning vector; AR has none
+  cond_dim = 64           # width of the conditioning vector; AR and SetDLM have none
   length = 128            # context in tokens
   dropout = 0.0
   # block_size = 16       # tokens of a block of a BD3-LM, a divisor of the length
+  # set_size = 4          # tokens of a set that the noise of a SetDLM aims at ...
+  # max_set_size = 8      # ... and at most; twice as many unless it is given
+  # init = \"hf:owner/name\"   # the checkpoint to start from, as --init says it
   [data]
   train = [\"stories.txt\"]
   holdout = []            # validated on
@@ -25,7 +28,7 @@ use clap::Args;
   ascii_only = false      # true leaves out documents with other characters
   vocab_size = 2048       # of the byte-level BPE that is trained on the text ...
   # tokenizer = \"tokenizer.json\"   # ... unless there is one already
-  [loss]
+  [loss]                  # keys of another family are refused; AR has none
   alpha_0 = 0.25          # share of the tokens that diffusion writes
   # alpha_0_range = [0.05, 0.85]   # each sequence draws its own (not published); alpha_0 is then what sampling takes
   infill = 0.0            # share of the sequential half with one gap instead of random masks (not published)
@@ -55,6 +58,7 @@ use clap::Args;
   log_every = 10          # steps
   device = \"cpu\"          # or auto, gpu, gpu:N
 
+With --init the shape, the tokenizer and, unless the recipe says otherwise, the family and the context are those of the checkpoint.
 Paths in a recipe are relative to the folder that the command runs in.
 Ctrl-C or SIGTERM saves and ends with exit code 0, a second one, or one before the first step, ends at once; --resume continues as if
 nothing had happened.
@@ -63,6 +67,7 @@ Examples:
   esolm train stories.toml --out stories
   esolm train --out stories --resume
   esolm train stories.toml --out small --set model.hidden=128 --set run.tokens=1000000
+  esolm train fables.toml --out fables --init stories/model --set loss.alpha_0=0.5
   esolm sample --model stories/model"
 )]
 pub struct Train {
@@ -75,6 +80,16 @@ pub struct Train {
     /// Change a value of the recipe, for example run.batch=16.
     #[arg(long, value_name = "TABLE.KEY=VALUE")]
     pub set: Vec<String>,
+    /// Start from the weights, the shape and the tokenizer of a checkpoint of any family: a Hugging Face folder, a .safetensors file, a
+    /// Lightning .ckpt, or hf:owner/name. Quantised weights are trained on as the floats that they stand for.
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub init: Option<String>,
+    /// config.json of that checkpoint, for a .safetensors file without one beside it.
+    #[arg(long, value_name = "FILE", requires = "init")]
+    pub config: Option<PathBuf>,
+    /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
+    #[arg(long, requires = "init")]
+    pub raw_weights: bool,
     /// Continue from the newest state in OUT.
     #[arg(long)]
     pub resume: bool,

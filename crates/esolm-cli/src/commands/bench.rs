@@ -10,12 +10,12 @@ mod timing;
 use std::fmt;
 use std::str::FromStr;
 
-use esolm::config::{AttentionKind, Family, ModelConfig, Prepend};
+use esolm::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
 use esolm::engine::Engine;
 use esolm::measure::Rates;
 use esolm::measure::prediction::{self, Device};
 use esolm::measure::work::Work;
-use esolm::plan::{Plan, PlanOptions, Schedule};
+use esolm::plan::{Joining, Plan, PlanOptions, Schedule, SetRules};
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Weights};
 use pollster::block_on;
 use serde::Serialize;
@@ -112,6 +112,7 @@ struct Report {
 struct Case {
     name: String,
     family: Family,
+    attention: AttentionKind,
     schedule: Schedule,
     steps: usize,
 }
@@ -201,32 +202,43 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
 }
 
 fn cases(arguments: &Bench) -> Vec<Case> {
-    let [mdlm, eso_lm] = [("MDLM", Family::Mdlm), ("Eso-LM", Family::EsoLm)];
+    let any_order = [
+        ("MDLM", Family::Mdlm, AttentionKind::Bidirectional),
+        ("Eso-LM", Family::EsoLm, AttentionKind::Causal),
+        ("Eso-LM (A)", Family::EsoLm, AttentionKind::Mixed),
+    ];
     let mut cases = Vec::new();
-    let mut add = |name: String, family, schedule, steps| {
+    let mut add = |name: String, family, attention, schedule, steps| {
         cases.push(Case {
             name,
             family,
+            attention,
             schedule,
             steps,
         });
     };
     for &steps in &arguments.steps {
-        for (name, family) in [mdlm, eso_lm] {
+        for (name, family, attention) in any_order {
             let name = format!("{name} T={steps}");
-            add(name, family, Schedule::Binomial, steps);
+            add(name, family, attention, Schedule::Binomial, steps);
         }
     }
     // One token a pass: what the published speed table compares.
     let length = arguments.length;
-    for (name, family) in [mdlm, eso_lm] {
+    for (name, family, attention) in any_order {
         let name = format!("{name} NFE=L");
-        add(name, family, Schedule::BlocksShuffled, length);
+        add(name, family, attention, Schedule::BlocksShuffled, length);
     }
     let size = block_size(length);
     let name = format!("BD3-LM ({size}) NFE=L");
-    add(name, Family::Bd3Lm, Schedule::FirstHitting, length);
-    add("AR".into(), Family::Ar, Schedule::Binomial, length);
+    let (block, causal) = (AttentionKind::Block, AttentionKind::Causal);
+    add(name, Family::Bd3Lm, block, Schedule::FirstHitting, length);
+    let window = SETS.largest.min(length);
+    let name = format!("SetDLM ({window}) NFE=L");
+    let (set, by_confidence) = (AttentionKind::Set, Schedule::Confidence);
+    add(name, Family::SetDlm, set, by_confidence, length);
+    let binomial = Schedule::Binomial;
+    add("AR".into(), Family::Ar, causal, binomial, length);
     cases
 }
 
@@ -239,11 +251,12 @@ fn time(
 ) -> Result<Vec<Line>, Failure> {
     let options = options(engines[0].1.config(), case, arguments);
     let plan = Plan::new(&options)?;
-    output::note(&format!("{}: {} passes", case.name, plan.nfe()));
+    let steps = plan.passes();
+    output::note(&format!("{}: {} passes", case.name, steps.len()));
     let mut runs: Vec<Vec<Timing>> = vec![Vec::new(); engines.len()];
     for _ in 0..arguments.rounds {
         for ((_, engine), runs) in engines.iter_mut().zip(&mut runs) {
-            runs.push(Timing::of(engine, &plan, arguments)?);
+            runs.push(Timing::of(engine, &plan, &steps, arguments)?);
         }
     }
     let first: Vec<f64> = runs[0].iter().map(|run| run.seconds).collect();
@@ -257,7 +270,7 @@ fn time(
         let of_first = (index > 0).then(|| timing::median_and_range(ratios.collect()));
         let timing = Timing::median(runs);
         let config = engine.config();
-        let passes = timing::work(config, form.weights, cache, &plan);
+        let passes = timing::work(config, form.weights, cache, &steps);
         let launches = match own.kernels {
             Some(_) => timing.dispatches_per_step,
             None => prediction::waits(config.n_blocks),
@@ -274,10 +287,8 @@ fn time(
             name: case.name.clone(),
             form: form.to_string(),
             steps: case.steps,
-            nfe: plan.nfe(),
-            rows: (0..plan.nfe())
-                .map(|step| plan.positions_computed(step))
-                .sum(),
+            nfe: steps.len(),
+            rows: steps.iter().map(|step| step.rows.len()).sum(),
             predicted,
             tokens_per_second: plan.layout().tokens as f64 / timing.seconds,
             of_first,
@@ -298,15 +309,20 @@ fn block_size(length: usize) -> usize {
     (1..=16).rev().find(divides).unwrap_or(1)
 }
 
+/// The sets of a published SetDLM, whose window is as large as its largest one.
+const SETS: Sets = Sets {
+    desired: 4,
+    largest: 8,
+    keeps_first: true,
+    cache_by_time: false,
+    pad: None,
+};
+
 /// The plan of a case over any of the weights.
 fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions {
     PlanOptions {
         family: case.family,
-        attention: match case.family {
-            Family::Mdlm => AttentionKind::Bidirectional,
-            Family::Bd3Lm => AttentionKind::Block,
-            Family::EsoLm | Family::Ar => AttentionKind::Causal,
-        },
+        attention: case.attention,
         block_size: (case.family == Family::Bd3Lm).then(|| block_size(arguments.length)),
         context: arguments.length,
         alpha_0: 1.0,
@@ -314,6 +330,13 @@ fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions 
         schedule: case.schedule,
         prepend: Prepend::None,
         bos: Some(0),
+        sets: (case.family == Family::SetDlm).then_some(SETS),
+        set_rules: (case.family == Family::SetDlm).then_some(SetRules {
+            window: SETS.largest.min(arguments.length),
+            context: arguments.length,
+            joining: Joining::Position,
+            sees_right: true,
+        }),
         ..PlanOptions::new(config, arguments.batch, case.steps, 1)
     }
 }

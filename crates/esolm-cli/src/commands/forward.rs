@@ -35,7 +35,7 @@ fn pass(
                 "--mode block has a mask of its own; leave out --mask",
             ));
         }
-        if config.block_size.is_none() && arguments.block_size.is_none() {
+        if config.block_size.is_none() && arguments.model.block_size.is_none() {
             return Err(Failure::usage(format!(
                 "--mode block needs a block size, which {} does not name; give one with --block-size",
                 config.family.one()
@@ -45,12 +45,31 @@ fn pass(
         let rows = |name| input.rows(name, ["B", "L"]);
         let (xt, x0) = (rows("xt")?, rows("x0")?);
         let shape = shape(&xt);
-        let block_size = arguments.block_size;
+        let block_size = arguments.model.block_size;
         return Ok((esolm::Forward::Blocks { block_size, xt, x0 }, shape));
     }
-    if arguments.block_size.is_some() {
+    let is_of_model = config.decoder.is_some() && config.block_size.is_some();
+    if arguments.model.block_size.is_some() && !is_of_model {
         return Err(Failure::usage(
             "--block-size goes with --mode block; give both or neither",
+        ));
+    }
+    if arguments.mode == ModeName::Set {
+        if arguments.mask.is_some() {
+            return Err(Failure::usage(
+                "--mode set has a mask of its own; leave out --mask",
+            ));
+        }
+        let input = Input::read(&arguments.input)?;
+        let rows = |name| input.rows(name, ["B", "L"]);
+        let (sort_idx, x0_sorted) = (rows("sort_idx")?, rows("x0_sorted")?);
+        let shape = shape(&sort_idx);
+        return Ok((
+            esolm::Forward::Sets {
+                sort_idx,
+                x0_sorted,
+            },
+            shape,
         ));
     }
     let sequential = arguments.mode == ModeName::Sequential;
@@ -92,6 +111,11 @@ fn own_mask(config: &ModelConfig, sequential: bool) -> Result<MaskMode, Failure>
         (AttentionKind::Block, _) => {
             return Err(Failure::usage(
                 "the attention of a BD3-LM goes by blocks; use --mode block, or --mask causal or bidirectional to run its network in another way",
+            ));
+        }
+        (AttentionKind::Set, _) => {
+            return Err(Failure::usage(
+                "the masked tokens of a SetDLM see clean ones alone; use --mode set, or --mask causal or bidirectional to run its network in another way",
             ));
         }
     })

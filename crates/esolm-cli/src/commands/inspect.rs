@@ -141,11 +141,17 @@ fn runs(config: &ModelConfig) -> &'static str {
         (Family::EsoLm, AttentionKind::Causal) => {
             "writes and scores in any order, with an exact cache"
         }
-        (Family::EsoLm, _) => "scores, but does not write: no cache is exact for its attention",
+        (Family::EsoLm, AttentionKind::Mixed) => {
+            "writes and scores in any order, every known token in every diffusion pass, then with an exact cache"
+        }
+        (Family::EsoLm, _) => "scores, but does not write: its masked tokens would see each other",
         (Family::Mdlm, _) => "writes and scores in any order, every position in every pass",
         (Family::Ar, _) => "writes and scores from left to right, with an exact cache",
         (Family::Bd3Lm, _) => {
             "writes and scores a block after the other, with a cache that is exact up to the context"
+        }
+        (Family::SetDlm, _) => {
+            "writes sets of tokens by confidence and scores in any order, with a cache that is exact up to the context"
         }
     }
 }
@@ -196,6 +202,32 @@ fn recommended(settings: &Recommended, family: Family) -> String {
     options.join(" ")
 }
 
+/// The network in a line.
+fn shape(config: &ModelConfig) -> String {
+    let sizes = format!(
+        "{} blocks, width {}, {} heads of {}",
+        config.n_blocks,
+        config.hidden,
+        config.n_heads,
+        config.head_dim()
+    );
+    match (&config.decoder, config.cond_dim) {
+        (Some(decoder), _) => format!(
+            "{}'s: {sizes} over {} of keys and values, MLP of {}, rotary base {}, {}",
+            decoder.kind,
+            decoder.kv_heads,
+            decoder.inner,
+            decoder.rotary_base,
+            match decoder.tied {
+                true => "the output matrix is the embedding",
+                false => "an output matrix of its own",
+            }
+        ),
+        (None, 0) => format!("{sizes}, without adaLN"),
+        (None, width) => format!("{sizes}, adaLN of conditioning width {width}"),
+    }
+}
+
 fn table(report: &Report, with_tensors: bool) -> String {
     let config = report.config;
     let mut text = String::new();
@@ -220,20 +252,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
             ),
         },
     );
-    row(
-        "shape",
-        format!(
-            "{} blocks, width {}, {} heads of {}{}",
-            config.n_blocks,
-            config.hidden,
-            config.n_heads,
-            config.head_dim(),
-            match config.cond_dim {
-                0 => ", without adaLN".into(),
-                width => format!(", adaLN of conditioning width {width}"),
-            }
-        ),
-    );
+    row("shape", shape(config));
     for (what, layers) in [
         ("more", &report.biases.more),
         ("fewer", &report.biases.fewer),
@@ -247,9 +266,12 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row(
         "vocabulary",
         format!(
-            "{} (mask {}{})",
+            "{} ({}{})",
             config.vocab_size,
-            config.mask_index,
+            match config.mask() {
+                Some(mask) => format!("mask {mask}"),
+                None => "no mask".into(),
+            },
             match report.mask_told {
                 true => "",
                 false => ", the last token, since the checkpoint names none",
@@ -266,7 +288,18 @@ fn table(report: &Report, with_tensors: bool) -> String {
         let range = format!("{least} to {most} of the tokens masked in training");
         row("noise", range);
     }
-    if config.family == Family::Ar {
+    if let Some(sets) = &config.sets {
+        let first = match sets.keeps_first {
+            true => "; the first token of a text is given",
+            false => "",
+        };
+        let (desired, largest) = (sets.desired, sets.largest);
+        row(
+            "sets",
+            format!("trained for {desired} tokens at once, {largest} at most{first}"),
+        );
+    }
+    if config.family == Family::Ar && config.decoder.is_none() {
         row("prepends", config.prepend.to_string());
     }
     row(

@@ -30,6 +30,7 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
         Some(_) => setup::open_without_tokenizer(&arguments.source.model, arguments.quiet)?,
         None => setup::open(&arguments.source, arguments.quiet)?,
     };
+    setup::check_block_size(&arguments.source.model, files.config())?;
     let mut options = options(arguments);
     let corpus = match &arguments.tokens {
         Some(path) => read_tokens(path)?,

@@ -1,6 +1,6 @@
 //! `esolm replay`: a recorded generation once more, with its own random numbers.
 
-use esolm::config::Family;
+use esolm::config::{AttentionKind, Family};
 use esolm::plan::Plan;
 use esolm::rows::RowsError;
 
@@ -41,7 +41,11 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
             uniforms[index]
         )));
     }
-    let plan = Plan::from_recorded(&sort_idx, &steps, config.mask_index, config.vocab_size)?;
+    let recorded = match config.attention {
+        AttentionKind::Mixed => Plan::from_recorded_mixed,
+        _ => Plan::from_recorded,
+    };
+    let plan = recorded(&sort_idx, &steps, config.mask_index, config.vocab_size)?;
 
     let output = Pending::create_or_stdout(&arguments.output)?;
     let passes = plan.nfe();

@@ -37,6 +37,7 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
         ));
     }
     let files = setup::open(&arguments.source, arguments.quiet)?;
+    setup::check_block_size(&arguments.source.model, files.config())?;
     let config = files.config();
     if arguments.infill && matches!(config.family, Family::Ar | Family::Bd3Lm) {
         return Err(Failure::usage(format!(

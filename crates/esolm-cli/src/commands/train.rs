@@ -6,7 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use esolm::DeviceChoice;
-use esolm_train::{Event, Line, Options, Recipe};
+use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm_train::{Event, Line, Options, Recipe, Source};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::arguments::Train;
@@ -17,21 +18,7 @@ use crate::{files, interrupts, output};
 pub fn run(arguments: &Train) -> Result<(), Failure> {
     files::check_folder(&arguments.out)?;
     let mut show = Show::new(arguments.quiet);
-    let recipe = match &arguments.recipe {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| {
-                Failure::failed(format!(
-                    "cannot read the recipe {}: {error}; give a TOML file, as `esolm train --help` shows",
-                    path.display()
-                ))
-            })?;
-            Recipe::parse(&text, &arguments.set)
-        }
-        None => esolm_train::saved_recipe(&arguments.out, &arguments.set, &mut |event| {
-            show.event(&event)
-        }),
-    };
-    let recipe = recipe.map_err(Failure::training)?;
+    let (recipe, source) = recipe(arguments, &mut show)?;
     let choice: DeviceChoice = recipe.run.device.parse()?;
     let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -39,6 +26,7 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
         out: &arguments.out,
         resume: arguments.resume,
         accept_changed_text: arguments.accept_changed_text,
+        init: source.as_ref(),
         device,
         device_name,
         stop: &stop,
@@ -64,6 +52,44 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+/// What to train, and the checkpoint that a new training starts from.
+fn recipe(arguments: &Train, show: &mut Show) -> Result<(Recipe, Option<Source>), Failure> {
+    let mut set = arguments.set.clone();
+    if let Some(init) = &arguments.init {
+        // JSON texts are TOML texts too.
+        set.push(format!("model.init={}", serde_json::json!(init)));
+    }
+    let text = arguments.recipe.as_ref().map(|path| {
+        std::fs::read_to_string(path).map_err(|error| {
+            Failure::failed(format!(
+                "cannot read the recipe {}: {error}; give a TOML file, as `esolm train --help` shows",
+                path.display()
+            ))
+        })
+    });
+    let out = &arguments.out;
+    let recipe = match text.transpose()? {
+        None => esolm_train::saved_recipe(out, &set, &mut |event| show.event(&event)),
+        Some(text) if arguments.resume => esolm_train::resumed_recipe(out, &text, &set),
+        Some(text) => {
+            let Some(name) = Recipe::init(&text, &set).map_err(Failure::training)? else {
+                let recipe = Recipe::parse(&text, &set).map_err(Failure::training)?;
+                return Ok((recipe, None));
+            };
+            let options = OpenOptions {
+                config: arguments.config.clone(),
+                raw_weights: arguments.raw_weights,
+                progress: !arguments.quiet,
+                ..OpenOptions::default()
+            };
+            let source = Source::new(&name, Checkpoint::open(&name, &options)?);
+            let recipe = Recipe::parse_from(&text, &set, &source).map_err(Failure::training)?;
+            return Ok((recipe, Some(source)));
+        }
+    };
+    Ok((recipe.map_err(Failure::training)?, None))
 }
 
 /// What a terminal, or a file of stderr, sees.

@@ -295,6 +295,7 @@ pub fn prepare(folder: &Folder) {
         "recipe.toml",
         "[data]\ntrain = [\"LICENSE-APACHE\"]\nvocab_size = 300\n[model]\nhidden = 16\nblocks = 1\nheads = 2\nlength = 16\n[run]\ntokens = 64\nbatch = 2\n",
     );
+    text("bare.toml", "[data]\ntrain = [\"LICENSE-APACHE\"]\n");
     let recipe = folder.file("recipe.toml");
     for trained in ["trained", "retokenized"] {
         succeed(&["train", &recipe, "--out", &folder.file(trained), "--quiet"]);

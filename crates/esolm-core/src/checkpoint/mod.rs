@@ -16,6 +16,7 @@
 
 #[cfg(not(target_family = "wasm"))]
 mod beside;
+mod decoder;
 mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
@@ -49,7 +50,7 @@ pub use writer::{StoreDtype, write_safetensors};
 #[cfg(not(target_family = "wasm"))]
 pub use writer::{write_folder, write_hf_folder};
 
-use crate::config::{Claims, Family, ModelConfig, PartialConfig, Quantization};
+use crate::config::{Claims, Family, ModelConfig, PartialConfig, Quantization, ReadAs};
 use crate::finite::first_beyond;
 use crate::recommended::Recommended;
 use scalars::NoiseRange;
@@ -84,6 +85,8 @@ pub struct OpenOptions {
     pub raw_weights: bool,
     /// Show on a terminal's stderr how far downloads are.
     pub progress: bool,
+    /// What the configuration leaves open.
+    pub read_as: ReadAs,
 }
 
 /// Weights that are read in parts.
@@ -194,6 +197,7 @@ struct Parts<'a> {
     /// The tokens of a tokenizer without tokenizer.json, as far as they are known.
     table: TokenizerJson,
     raw_weights: bool,
+    read_as: ReadAs,
     /// What a safetensors file stands for.
     kind: SourceKind,
     /// The name of the file.
@@ -211,6 +215,7 @@ impl Parts<'_> {
             mask: Default::default(),
             table: TokenizerJson::default(),
             raw_weights: false,
+            read_as: ReadAs::default(),
             kind: SourceKind::Safetensors,
             path: WEIGHTS.as_ref(),
         }
@@ -267,7 +272,7 @@ impl Checkpoint {
 
     /// Opens a checkpoint that is read in parts: safetensors with the text of their `config.json`, or a Lightning `.ckpt`, which brings
     /// its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is read it must be
-    /// [fetched](Self::fetch).
+    /// [fetched](Self::fetch). `read_as` says what the configuration leaves open.
     ///
     /// # Errors
     /// As [`Checkpoint::from_safetensors_bytes`] and [`Checkpoint::from_ckpt_bytes`], and when the source does not deliver.
@@ -276,12 +281,14 @@ impl Checkpoint {
         tokenizer_json: Option<&str>,
         weights: Weights,
         raw_weights: bool,
+        read_as: ReadAs,
     ) -> Result<Self, CheckpointError> {
         let files = weights.open().await?;
         let checkpoint = Self::assemble(Parts {
             config: config_json.map(from_json).transpose()?,
             tokenizer_json: tokenizer_json.map(Into::into),
             raw_weights,
+            read_as,
             ..Parts::new(files)
         })?;
         let beside = checkpoint.rotary.iter();
@@ -315,6 +322,7 @@ impl Checkpoint {
             mask: (claims, unread),
             mut table,
             raw_weights,
+            read_as,
             kind,
             path,
         } = parts;
@@ -369,6 +377,9 @@ impl Checkpoint {
                 (config.ok_or_else(none)?, tensors)
             }
         };
+        partial
+            .read_as(&read_as)
+            .map_err(|e| CheckpointError::config(&origin, e))?;
         partial.claims.extend(claims);
         let text = tokenizer_json.as_deref().or(pickled.as_deref());
         let tokenizer = text.and_then(TokenizerJson::parse);
@@ -384,7 +395,9 @@ impl Checkpoint {
         }
         let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
         let told = told.is_some();
-        if let (false, Some(tokenizer)) = (told, unread_tokenizer) {
+        // An AR decoder has no mask, whatever its tokenizer has.
+        let needs_mask = partial.decoder.is_none() || partial.family != Some(Family::Ar);
+        if let (false, true, Some(tokenizer)) = (told, needs_mask, unread_tokenizer) {
             return Err(CheckpointError::MaskUnknown { tokenizer });
         }
         let mut found: HashMap<String, (usize, TensorInfo)> = HashMap::with_capacity(raw.len());
@@ -401,6 +414,9 @@ impl Checkpoint {
             .map(|_| STATIC_MASK.into())
             .into_iter()
             .collect();
+        if partial.decoder.is_some() {
+            ignored.extend(decoder::take_ignored(&partial, &mut found));
+        }
         let rotary_shape = rotary.as_ref().map(|(_, buffer)| buffer.shape.as_slice());
         let mut found = parameter::gather(found, partial.quantization.as_ref())?;
         let shape = |name: &str| match name {
@@ -417,7 +433,11 @@ impl Checkpoint {
         let tokenizer = tokenizer.filter(|tokenizer| tokenizer.count() > 0);
         let tokenizer = tokenizer.or_else(|| Some(table).filter(|table| table.count() > 0));
         let unused = match &tokenizer {
-            Some(tokenizer) if !told && tokenizer.count() + 1 < config.vocab_size => {
+            Some(tokenizer)
+                if !told
+                    && config.decoder.is_none()
+                    && tokenizer.count() + 1 < config.vocab_size =>
+            {
                 return Err(CheckpointError::PaddedMask {
                     tokens: tokenizer.count(),
                     vocab_size: config.vocab_size,
@@ -427,7 +447,7 @@ impl Checkpoint {
             None => Vec::new(),
         };
 
-        if config.family != Family::Bd3Lm {
+        if config.family != Family::Bd3Lm || config.decoder.is_some() {
             ignored.extend(noise_range.names());
         }
         let parameters = parameter::choose(&mut found, &config, quantization.as_ref())?;
@@ -605,7 +625,7 @@ impl Checkpoint {
     /// Whether anything in the checkpoint says which token is the mask; otherwise the last one is taken, as the published code does for
     /// tokenizers without a mask token.
     pub fn mask_told(&self) -> bool {
-        self.mask_told
+        self.mask_told || self.config.mask().is_none()
     }
 
     /// The indices of the vocabulary that neither have a token in the checkpoint's tokenizer nor are the mask. Nothing trained them, and

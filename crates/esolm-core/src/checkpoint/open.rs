@@ -118,6 +118,7 @@ fn open_parts(
         tokenizer_json: text.map(Into::into),
         tokenizer_name: name_of(tokenizer.as_deref()),
         raw_weights: options.raw_weights,
+        read_as: options.read_as,
         kind,
         path,
         files,

@@ -39,7 +39,7 @@ pub(super) fn check(
     };
     let pairs = values
         .into_iter()
-        .zip(rotary_frequencies(config.head_dim()));
+        .zip(rotary_frequencies(config.head_dim(), config.rotary_base()));
     for (index, (found, computed)) in pairs.enumerate() {
         let expected = f64::from(computed);
         let is_near = (found - expected).abs() <= expected * (COMPUTED + rounding);

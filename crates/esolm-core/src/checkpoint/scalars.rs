@@ -47,7 +47,7 @@ impl NoiseRange {
         files: &[TensorFile],
         config: &mut ModelConfig,
     ) -> Result<(), CheckpointError> {
-        if config.family != Family::Bd3Lm {
+        if config.family != Family::Bd3Lm || config.decoder.is_some() {
             return Ok(());
         }
         let mut ends = self.said;

@@ -52,7 +52,10 @@ fn write_weights(
     let specs: Vec<_> = checkpoint
         .parameters()
         .map(|info| {
-            let name = format!("{PREFIX}{}", info.name);
+            let name = match checkpoint.config().decoder {
+                None => format!("{PREFIX}{}", info.name),
+                Some(_) => info.name.clone(),
+            };
             TensorSpec::new(name, stored.clone(), info.shape.as_slice())
         })
         .collect();

@@ -25,6 +25,8 @@ fn codec() -> TextCodec {
         attention: AttentionKind::Causal,
         block_size: None,
         noise_range: None,
+        sets: None,
+        decoder: None,
     };
     TextCodec::from_bytes(TOKENIZER.as_bytes(), &config).expect("the shipped tokenizer")
 }

@@ -5,9 +5,11 @@ use serde::Deserialize;
 use super::Plan;
 use super::blocks::Follower;
 use super::error::PlanError;
+use super::sets::SetRules;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
-use crate::config::Family;
+use crate::config::{AttentionKind, Family, NO_MASK};
 use crate::order::is_permutation;
+use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
 
 /// The version of the JSON form, the field `esolm_plan`.
@@ -19,6 +21,8 @@ pub(super) const VERSION: u32 = 1;
 pub(super) struct Unchecked {
     esolm_plan: u32,
     family: Family,
+    #[serde(default)]
+    attention: Option<AttentionKind>,
     length: usize,
     #[serde(default)]
     block_size: Option<usize>,
@@ -27,6 +31,10 @@ pub(super) struct Unchecked {
     lead: bool,
     mask_index: u32,
     vocab_size: usize,
+    #[serde(default)]
+    reveal: Option<Rule>,
+    #[serde(default)]
+    sets: Option<SetRules>,
     sequences: Vec<SequencePlan>,
 }
 
@@ -43,12 +51,15 @@ impl TryFrom<Unchecked> for Plan {
         let plan = Plan {
             esolm_plan: VERSION,
             family: read.family,
+            attention: read.attention,
             length: read.length,
             block_size: read.block_size,
             window: read.window,
             lead: read.lead,
             mask_index: read.mask_index,
             vocab_size: read.vocab_size,
+            reveal: read.reveal,
+            sets: read.sets,
             sequences: read.sequences,
         };
         plan.check()?;
@@ -70,7 +81,8 @@ impl Plan {
         if self.sequences.is_empty() || self.sequences.len() > MAX_TOKENS / self.length {
             return invalid(format!("it has {} sequences", self.sequences.len()));
         }
-        if self.mask_index as usize >= self.vocab_size {
+        let has_none = self.family == Family::Ar && self.mask_index == NO_MASK;
+        if self.mask_index as usize >= self.vocab_size && !has_none {
             return invalid(format!(
                 "its mask token {} lies beyond its vocabulary of {}",
                 self.mask_index, self.vocab_size
@@ -78,6 +90,25 @@ impl Plan {
         }
         if self.lead && self.family != Family::Ar {
             return invalid("only an AR plan has a prepended token".into());
+        }
+        if let Some(rule) = self.reveal {
+            if !matches!(self.family, Family::Mdlm | Family::Bd3Lm | Family::SetDlm) {
+                let family = self.family.one();
+                return invalid(format!("confidence cannot choose the order of {family}"));
+            }
+            if !rule.is_sound() {
+                return invalid(format!("its rule has the threshold {:?}", rule.threshold));
+            }
+        }
+        self.check_sets().map_err(PlanError::Invalid)?;
+        match (self.family, self.attention) {
+            (_, None) | (Family::EsoLm, Some(AttentionKind::Mixed)) => {}
+            (family, Some(attention)) => {
+                return invalid(format!(
+                    "it has {attention} attention, and of a plan for {} that is not said",
+                    family.one()
+                ));
+            }
         }
         self.check_blocks().map_err(PlanError::Invalid)?;
         for (index, sequence) in self.sequences.iter().enumerate() {
@@ -109,8 +140,35 @@ impl Plan {
                 }
             }
             (Family::Bd3Lm, None) => Err("a BD3-LM's plan has a block_size".into()),
+            (Family::SetDlm, None) => Ok(()),
             (_, None) if self.window.is_none() => Ok(()),
             _ => Err("only a BD3-LM's plan has blocks and a window".into()),
+        }
+    }
+
+    /// A SetDLM whose confidence chooses goes by rules, and no other plan has them.
+    fn check_sets(&self) -> Result<(), String> {
+        let length = self.length;
+        if (self.family == Family::SetDlm && self.reveal.is_some()) != self.sets.is_some() {
+            return Err(
+                "the plan of a SetDLM that writes by confidence has sets, and no other".into(),
+            );
+        }
+        if let Some(rules) = &self.sets
+            && !rules.fit(length)
+        {
+            return Err(format!(
+                "a window of {} places does not fit a context of {} and a text of {length} tokens",
+                rules.window, rules.context
+            ));
+        }
+        let beyond = self.sets.map(|rules| rules.context).filter(|&c| c < length);
+        match self.family == Family::SetDlm && self.window != beyond {
+            true => Err(format!(
+                "it has {:?} slots, and its text {beyond:?}",
+                self.window
+            )),
+            false => Ok(()),
         }
     }
 
@@ -144,7 +202,13 @@ impl Plan {
             )),
             _ => None,
         };
+        // The stretch that confidence goes through, and how many of its entries are not known for certain.
+        let mut stretch: Option<(PlanStep, u32)> = None;
         for (number, step) in sequence.steps.iter().enumerate() {
+            let left = self
+                .stretch_left(step, stretch)
+                .map_err(|why| format!("step {number} {why}"))?;
+            let is_last = left == 0;
             let follows = match &mut blocks {
                 // Which blocks are known says more than how many entries.
                 Some(blocks) => {
@@ -152,7 +216,7 @@ impl Plan {
                         Phase::Prompt => step.start == step.end && step.end as usize <= self.length,
                         _ => step.start == known && step.start < step.end,
                     };
-                    is_next && step.end as usize <= self.length && blocks.follows(step)
+                    is_next && step.end as usize <= self.length && blocks.follows(step, is_last)
                 }
                 None => self.step_follows(step, last, known, fed),
             };
@@ -162,9 +226,10 @@ impl Plan {
                     step.phase, step.clean, step.start, step.end
                 ));
             }
-            if blocks.is_none() || step.phase != Phase::Prompt {
+            if is_last && (blocks.is_none() || step.phase != Phase::Prompt) {
                 known = known.max(step.end);
             }
+            stretch = (!is_last).then_some((*step, left));
             fed = step.start;
             last = step.phase;
         }
@@ -175,6 +240,32 @@ impl Plan {
             ));
         }
         Ok(())
+    }
+
+    /// How many entries of a step may still be masked after it, when `open` is the stretch under way; 0 for a step that draws all.
+    fn stretch_left(&self, step: &PlanStep, open: Option<(PlanStep, u32)>) -> Result<u32, String> {
+        if let Some((first, _)) = open
+            && (step.least.is_none() || (step.start, step.end) != (first.start, first.end))
+        {
+            return Err(format!(
+                "leaves the entries {} to {}, of which some may still be masked",
+                first.start, first.end
+            ));
+        }
+        let Some(least) = step.least else {
+            return Ok(0);
+        };
+        if self.reveal.is_none() {
+            return Err("lets confidence choose, and the plan has no rule for it".into());
+        }
+        if least == 0 || step.phase != Phase::Diffusion {
+            return Err(format!(
+                "lets confidence choose {least} tokens at least in the phase {}",
+                step.phase
+            ));
+        }
+        let left = open.map_or(step.end.saturating_sub(step.start), |(_, left)| left);
+        Ok(left.saturating_sub(least))
     }
 
     /// Whether a step can run when `known` entries are known, and `fed` of them computed as known ones.
@@ -194,7 +285,13 @@ impl Plan {
             Phase::Sequential => step.start == known && step.end.checked_sub(1) == Some(step.start),
         };
         let family = match self.family {
-            Family::EsoLm => true,
+            // Before the sequential phase every row sees those that joined last.
+            Family::EsoLm if self.attention.is_some() => match step.phase {
+                Phase::Prompt => false,
+                Phase::Diffusion => step.clean == 0,
+                Phase::Sequential => step.clean == 0 || last == Phase::Sequential,
+            },
+            Family::EsoLm | Family::SetDlm => true,
             Family::Mdlm => step.phase == Phase::Diffusion && step.clean == 0,
             Family::Ar => step.phase != Phase::Diffusion && step.clean < step.start,
             // Followed block by block.

@@ -76,6 +76,16 @@ pub enum PlanError {
         /// Its mask token.
         mask_index: u32,
     },
+    /// A plan for an Eso-LM with another attention.
+    #[error(
+        "the plan is for an Eso-LM with {planned} attention, and the model has {own} attention; give a plan made for this model"
+    )]
+    OtherAttention {
+        /// Attention of the plan.
+        planned: AttentionKind,
+        /// That of the model.
+        own: AttentionKind,
+    },
     /// Recorded arrays that are not a complete run.
     #[error("the recorded run cannot be replayed: {0}; give the arrays of one complete run")]
     Recorded(String),

@@ -14,7 +14,7 @@ use super::blocks::Blocks;
 use super::check::VERSION;
 use super::error::PlanError;
 use super::types::{Phase, PlanStep, SequencePlan};
-use crate::config::Family;
+use crate::config::{AttentionKind, Family};
 
 /// The run of an MDLM or a BD3-LM as a plan, and which recorded step drew which position.
 ///
@@ -24,7 +24,7 @@ use crate::config::Family;
 /// probabilities moves their scores alike. So a position that recorded step n unmasked draws its token with the uniforms
 /// `u[n, position]`, from the logits of the text before step n. Where the step before changed nothing the published code keeps its
 /// prediction; the text is the same, so the logits are. Steps that unmask nothing are not in the plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RecordedDiffusion {
     /// The plan of the one sequence.
     pub plan: Plan,
@@ -74,17 +74,46 @@ impl Plan {
         vocab_size: usize,
     ) -> Result<Self, PlanError> {
         let sequential = sequential_start(sort_idx, steps);
+        Self::from_steps(None, sequential, sort_idx, steps, mask_index, vocab_size)
+    }
+
+    /// As [`Plan::from_recorded`], of an Eso-LM (A). A step that does not compute all known tokens belongs to the sequential phase, which begins
+    /// in the step before the first such one: until then they see each other, and each that joins changes the others.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_recorded_mixed(
+        sort_idx: &[Vec<u32>],
+        steps: &[[u32; 3]],
+        mask_index: u32,
+        vocab_size: usize,
+    ) -> Result<Self, PlanError> {
+        let cached = steps.iter().position(|[clean, ..]| *clean > 0);
+        let first = cached.map(|step| step.saturating_sub(1));
+        let sequential = first.map_or(u32::MAX, |first| steps[first][1]);
+        let attention = Some(AttentionKind::Mixed);
+        Self::from_steps(
+            attention, sequential, sort_idx, steps, mask_index, vocab_size,
+        )
+    }
+
+    /// The plan of recorded steps, of which those from entry `sequential` on are sequential ones.
+    fn from_steps(
+        attention: Option<AttentionKind>,
+        sequential: u32,
+        sort_idx: &[Vec<u32>],
+        steps: &[[u32; 3]],
+        mask_index: u32,
+        vocab_size: usize,
+    ) -> Result<Self, PlanError> {
         let steps: Vec<PlanStep> = steps
             .iter()
-            .map(|&[clean, start, end]| PlanStep {
-                phase: if start < sequential {
-                    Phase::Diffusion
-                } else {
-                    Phase::Sequential
-                },
-                clean,
-                start,
-                end,
+            .map(|&[clean, start, end]| {
+                let phase = match start < sequential {
+                    true => Phase::Diffusion,
+                    false => Phase::Sequential,
+                };
+                PlanStep::new(phase, clean, start, end)
             })
             .collect();
         let sequences = (0..)
@@ -99,12 +128,15 @@ impl Plan {
         let plan = Self {
             esolm_plan: VERSION,
             family: Family::EsoLm,
+            attention,
             length: sort_idx.first().map_or(0, Vec::len),
             block_size: None,
             window: None,
             lead: false,
             mask_index,
             vocab_size,
+            reveal: None,
+            sets: None,
             sequences,
         };
         recorded(plan)
@@ -162,24 +194,22 @@ impl Plan {
             }
             let end = order.len() as u32;
             if start < end {
-                steps.push(PlanStep {
-                    phase: Phase::Diffusion,
-                    clean: 0,
-                    start,
-                    end,
-                });
+                steps.push(PlanStep::new(Phase::Diffusion, 0, start, end));
             }
             text = after;
         }
         let plan = Self {
             esolm_plan: VERSION,
             family: Family::Mdlm,
+            attention: None,
             length: first.len(),
             block_size: None,
             window: None,
             lead: false,
             mask_index,
             vocab_size,
+            reveal: None,
+            sets: None,
             sequences: vec![SequencePlan {
                 sequence: 0,
                 order,
@@ -307,12 +337,8 @@ impl Plan {
             for drawn in block.draws {
                 let start = order.len() as u32;
                 order.extend(drawn);
-                steps.push(PlanStep {
-                    phase: Phase::Diffusion,
-                    clean,
-                    start,
-                    end: order.len() as u32,
-                });
+                let end = order.len() as u32;
+                steps.push(PlanStep::new(Phase::Diffusion, clean, start, end));
                 clean = first;
             }
             stored = first;
@@ -320,12 +346,15 @@ impl Plan {
         let plan = Self {
             esolm_plan: VERSION,
             family: Family::Bd3Lm,
+            attention: None,
             length,
             block_size: Some(size),
             window,
             lead: false,
             mask_index,
             vocab_size,
+            reveal: None,
+            sets: None,
             sequences: vec![SequencePlan {
                 sequence: 0,
                 order,

@@ -6,11 +6,22 @@ use crate::text::TextCodec;
 
 impl Request {
     /// The token that opens the request's texts: the beginning-of-text token, unless there is none or the request does without. An AR model that
-    /// prepends a token has it in its plan already.
-    pub fn opening(&self, config: &ModelConfig, codec: Option<&TextCodec>) -> Option<u32> {
+    /// prepends a token has it in its plan already. Of a decoder its tokenizer knows, and where nothing else begins a text, which
+    /// `is_prompted` tells, that token must.
+    pub fn opening(
+        &self,
+        config: &ModelConfig,
+        codec: Option<&TextCodec>,
+        is_prompted: bool,
+    ) -> Option<u32> {
         let bos = codec.map_or(config.bos, |codec| codec.ends().bos);
-        let opens = self.bos != Some(false)
-            && (config.family != Family::Ar || config.prepend == Prepend::None);
+        let opens = match config.decoder {
+            Some(_) if self.bos.is_none() && is_prompted => codec.is_some_and(TextCodec::puts_bos),
+            _ => {
+                self.bos != Some(false)
+                    && (config.family != Family::Ar || config.prepend == Prepend::None)
+            }
+        };
         bos.filter(|_| opens)
     }
 
@@ -32,7 +43,8 @@ impl Request {
         };
         bare.resolve_with(config, codec, |config| {
             let mut given = bare.given(config, codec)?;
-            let opening: Vec<u32> = bare.opening(config, codec).into_iter().collect();
+            let opening = bare.opening(config, codec, !tokens.is_empty());
+            let opening: Vec<u32> = opening.into_iter().collect();
             let known = placed_prompt(&opening, tokens.to_vec(), given.length)?;
             given.until.fill(known.len());
             given.known.fill(known);

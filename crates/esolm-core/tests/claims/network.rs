@@ -1,7 +1,7 @@
 //! The kind of network that a configuration or a file speaks of.
 
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, Weights};
-use esolm_core::config::ModelConfig;
+use esolm_core::config::{ModelConfig, ReadAs};
 
 use crate::common::forge::plain;
 use crate::common::forged::Forged;
@@ -164,7 +164,7 @@ fn the_rotary_buffer_must_be_that_of_the_network() {
         tensors.insert(NAME.into(), (vec![values.len()], values));
         let bytes = pack(&tensors, dtype);
         let parts = Weights::File(Box::new(Recorded::new(bytes.clone())));
-        let parts = Checkpoint::from_source(Some(&config), None, parts, false);
+        let parts = Checkpoint::from_source(Some(&config), None, parts, false, ReadAs::default());
         let whole = Checkpoint::from_safetensors_bytes(&config, bytes);
         let [whole, parts] = [whole, now(parts)].map(|opened| opened.map(drop));
         let said = |opened: &Result<(), CheckpointError>| {

@@ -29,7 +29,10 @@ const SHARE: usize = 4 * ROWS;
 /// Sizes that all blocks share.
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
+    /// Of queries.
     pub(super) heads: usize,
+    /// Of keys and values, a divisor of those.
+    pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
 }
 
@@ -37,12 +40,24 @@ impl Heads {
     pub(super) fn of(config: &ModelConfig) -> Self {
         Self {
             heads: config.n_heads,
+            kv_heads: config.kv_heads(),
             head_dim: config.head_dim(),
         }
     }
 
-    pub(super) fn hidden(self) -> usize {
+    /// Columns of all heads of queries.
+    pub(super) fn width(self) -> usize {
         self.heads * self.head_dim
+    }
+
+    /// Columns of all heads of keys, and of values.
+    pub(super) fn kv_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// The head of keys and values that a head of queries reads.
+    fn kv_head(self, head: usize) -> usize {
+        head / (self.heads / self.kv_heads)
     }
 
     /// Columns that are held for a row of a head.
@@ -54,9 +69,9 @@ impl Heads {
 /// Keys and values of one block.
 pub(super) struct Cache {
     heads: Heads,
-    /// `[sequences, heads, slots / 16, head_dim, 16]`: neighbouring slots side by side, so that a vector holds the scores of as many.
+    /// `[sequences, kv_heads, slots / 16, head_dim, 16]`: neighbouring slots side by side, so that a vector holds the scores of as many.
     k: Vec<f32>,
-    /// `[sequences, heads, slots, wide]`.
+    /// `[sequences, kv_heads, slots, wide]`.
     v: Vec<f32>,
     slots: usize,
 }
@@ -70,7 +85,7 @@ fn held(slots: usize) -> usize {
 pub(super) fn cache_bytes(layout: &Layout, heads: Heads) -> u64 {
     let columns = heads.head_dim + heads.wide();
     (layout.sequences as u64)
-        .saturating_mul(heads.heads as u64 * columns as u64)
+        .saturating_mul(heads.kv_heads as u64 * columns as u64)
         .saturating_mul((layout.slots as u64).next_multiple_of(4 * TILE as u64))
         .saturating_mul(4)
 }
@@ -85,7 +100,7 @@ impl Cache {
             sequences, slots, ..
         } = *layout;
         let purpose = MemoryUse::Batch { sequences, slots };
-        let rows = sequences * heads.heads * held(slots);
+        let rows = sequences * heads.kv_heads * held(slots);
         Ok(Self {
             heads,
             k: memory::zeros(purpose, rows * heads.head_dim)?,
@@ -94,7 +109,24 @@ impl Cache {
         })
     }
 
-    /// Writes keys and values of the rows, which are grouped by ascending sequence, to their slots: `k` is `[heads, rows, wide]`, and
+    /// Copies keys and values of a slot to another one.
+    pub(super) fn move_slot(&mut self, sequence: usize, from: usize, to: usize) {
+        let Heads {
+            kv_heads, head_dim, ..
+        } = self.heads;
+        let (slots, wide) = (self.slots, self.heads.wide());
+        let group = |slot: usize| slot / TILE * TILE * head_dim + slot % TILE;
+        for place in sequence * kv_heads..(sequence + 1) * kv_heads {
+            let keys = &mut self.k[place * slots * head_dim..][..slots * head_dim];
+            for column in 0..head_dim {
+                keys[group(to) + column * TILE] = keys[group(from) + column * TILE];
+            }
+            let values = &mut self.v[place * slots * wide..][..slots * wide];
+            values.copy_within(from * wide..(from + 1) * wide, to * wide);
+        }
+    }
+
+    /// Writes keys and values of the rows, which are grouped by ascending sequence, to their slots: `k` is `[kv_heads, rows, wide]`, and
     /// `value(row, head, to)` writes the `head_dim` values of a row.
     pub(super) fn scatter(
         &mut self,
@@ -102,7 +134,11 @@ impl Cache {
         k: &[f32],
         value: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) {
-        let Heads { heads, head_dim } = self.heads;
+        let Heads {
+            kv_heads: heads,
+            head_dim,
+            ..
+        } = self.heads;
         let (slots, wide) = (self.slots, self.heads.wide());
         let work = rows.len() * heads * wide * 4;
         let sizes = (slots * head_dim, slots * wide);
@@ -173,7 +209,8 @@ impl Work for Share<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Heads { heads, head_dim } = self.cache.heads;
+        let heads = self.cache.heads;
+        let head_dim = heads.head_dim;
         let (slots, wide) = (self.cache.slots, self.cache.heads.wide());
         let mut scores = [0.0; ROWS * BLOCK];
         let mut first = 0;
@@ -183,7 +220,7 @@ impl Work for Share<'_> {
             while end < self.rows.len().min(first + ROWS) && self.rows[end].sequence == sequence {
                 end += 1;
             }
-            let place = sequence as usize * heads + self.head;
+            let place = sequence as usize * heads.kv_heads + heads.kv_head(self.head);
             let span = Span {
                 rows: &self.rows[first..end],
                 q: &self.q[first * wide..end * wide],

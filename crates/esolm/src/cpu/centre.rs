@@ -48,7 +48,10 @@ impl CpuExecutor {
         }
         let mut random = Stream::new(0, 0, Purpose::Other(0));
         let vocab = self.config.vocab_size as u32;
-        let tokens: Vec<u32> = (0..TOKENS).map(|_| random.below(vocab)).collect();
+        // A model without a mask gets as many tokens more.
+        let has_mask = self.config.mask().is_some();
+        let count = if has_mask { TOKENS } else { 2 * TOKENS };
+        let tokens: Vec<u32> = (0..count).map(|_| random.below(vocab)).collect();
         let all = 0..2 * TOKENS as u32;
         let layout = Layout {
             sequences: 1,
@@ -61,7 +64,7 @@ impl CpuExecutor {
             position: slot,
             prefix: slot + 1,
             own: own_slot(slot, slot + 1),
-            source: match slot < TOKENS as u32 {
+            source: match (slot as usize) < count {
                 true => slot,
                 false => MASKED,
             },
@@ -75,9 +78,9 @@ impl CpuExecutor {
         self.state.scratch.means = Some(Vec::new());
         let keys = vec![[0; 2]; step.rows.len()];
         self.pass(&step, &keys)?;
-        let (hidden, count) = (self.config.hidden, step.rows.len());
+        let count = step.rows.len();
         let scratch = &mut self.state.scratch;
-        scratch.norm(&self.head, hidden, count, 0, count);
+        scratch.norm(&self.head, self.shape, count, 0, count);
         let means = scratch.means.take().unwrap_or_default();
         let blocks = self.blocks.iter_mut();
         let normed = blocks.flat_map(|block| [&mut block.qkv, &mut block.up]);

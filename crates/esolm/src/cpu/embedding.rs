@@ -26,7 +26,7 @@ impl Embedding {
     /// # Errors
     /// A value that cannot be held.
     pub(super) fn new(table: fold::Embedding, weights: Weights) -> Result<Self, EngineError> {
-        fold::check_range(fold::Embedding::NAME, &table.values, weights)?;
+        fold::check_range(table.name, &table.values, weights)?;
         Ok(Self {
             hidden: table.hidden,
             values: match weights {

@@ -8,6 +8,7 @@ use esolm_core::rows::Layout;
 use super::attention::{self, Heads};
 use super::inputs::Inputs;
 use super::pass::{LOGIT_ROWS, ROWS};
+use super::shape::Shape;
 use super::stream::padded;
 use crate::weights::Weights;
 
@@ -30,13 +31,27 @@ pub(super) fn model(config: &ModelConfig, weights: Weights) -> u64 {
     let matrix = |n_in: u64, n_out: u64, weights: Weights| {
         padded(n_out as usize) as u64 * (column(n_in, weights) + VALUE)
     };
-    let inner = |n_in: u64, n_out: u64| matrix(n_in, n_out, weights);
-    let block = inner(d, 3 * d) + inner(d, d) + inner(d, 4 * d) + inner(4 * d, d);
+    let matrices = Shape::of(config)
+        .matrices()
+        .map(|sizes| sizes.map(|n| n as u64));
+    let block: u64 = (matrices.iter())
+        .map(|&[n_in, n_out]| matrix(n_in, n_out, weights))
+        .sum();
     let blocks = block * config.n_blocks as u64;
+    let values = matrices.map(|[n_in, n_out]| n_in * n_out);
+    let (all, largest) = (
+        values.iter().sum::<u64>(),
+        values.iter().max().copied().unwrap_or(0),
+    );
     let head = matrix(d, vocab, ends);
+    // One that is tied is read out of the output matrix.
+    let embedding = match config.decoder {
+        Some(decoder) if decoder.tied => 0,
+        _ => vocab * column(d, ends),
+    };
     // Of the head, read first: as it is stored, then transposed. Of a block, read last: folded, and one matrix as it is stored.
     let first = head + 2 * vocab * d * VALUE;
-    let last = head + vocab * column(d, ends) + blocks + (12 + 4) * d * d * VALUE;
+    let last = head + embedding + blocks + (all + largest) * VALUE;
     first.max(last)
 }
 
@@ -60,15 +75,17 @@ pub(super) fn cache(config: &ModelConfig, layout: &Layout, heads: Heads) -> u64 
 
 /// Bytes that a pass takes beside the cache: what [`super::pass::Scratch`] holds.
 pub(super) fn pass(config: &ModelConfig, largest: Largest, heads: Heads) -> u64 {
-    let (d, vocab) = (config.hidden, config.vocab_size);
+    let (shape, vocab) = (Shape::of(config), config.vocab_size);
     let (rows, sampled) = (largest.rows as u64, largest.sampled as u64);
     // Rows that are in a product at once, and logits.
     let (some, drawn) = (rows.min(ROWS as u64), sampled.min(LOGIT_ROWS as u64));
     let joined = (heads.heads * heads.wide()) as u64;
-    let stream = rows * (padded(d) as u64 + 2 * joined + heads.head_dim as u64) + some * joined;
-    let wide = (some * padded(4 * d) as u64).max(drawn * padded(vocab) as u64);
+    let keys = some * (heads.kv_heads * heads.wide()) as u64;
+    let row = padded(shape.hidden) as u64 + 2 * joined + heads.head_dim as u64;
+    let stream = rows * row + keys;
+    let wide = (some * shape.widest_product() as u64).max(drawn * padded(vocab) as u64);
     let values = stream + wide + drawn * vocab as u64;
-    let inputs = some.max(drawn) * Inputs::row_bytes(4 * d);
+    let inputs = some.max(drawn) * Inputs::row_bytes(shape.widest_input());
     (values.saturating_mul(VALUE))
         .saturating_add(inputs)
         .saturating_add(rows * ROW)

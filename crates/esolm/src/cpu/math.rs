@@ -36,6 +36,21 @@ fn gelu_one(x: f32) -> f32 {
     x / (1.0 + exp(-SCALE * x * (1.0 + 0.044_715 * x * x)))
 }
 
+/// `out` = silu(g + bias) (u + bias), with the gates g in the first half of `values` and u in the second; as long as a half, and the rest
+/// of `out` is left.
+#[inline(always)]
+pub fn gate(out: &mut [f32], values: &[f32], bias: &[f32]) {
+    let half = values.len() / 2;
+    let (gates, ups) = values.split_at(half);
+    let (gate_bias, up_bias) = bias.split_at(half);
+    let gates = gates.iter().zip(gate_bias);
+    let ups = ups.iter().zip(up_bias);
+    for ((out, (gate, gate_bias)), (up, up_bias)) in out.iter_mut().zip(gates).zip(ups) {
+        let gate = gate + gate_bias;
+        *out = gate / (1.0 + exp(-gate)) * (up + up_bias);
+    }
+}
+
 /// GELU's tanh form and its derivative.
 #[inline(always)]
 pub fn gelu_slope(x: f32) -> (f32, f32) {
@@ -203,6 +218,18 @@ mod tests {
                 "gelu({x}): {} and {want}",
                 got[0]
             );
+        }
+    }
+
+    #[test]
+    fn gate_matches_silu() {
+        for i in -2000..=2000 {
+            let x = f64::from(i) / 50.0;
+            let want = (x + 0.25) / (1.0 + (-(x + 0.25)).exp()) * (3.0 - 0.5);
+            let mut got = [0.0, 7.0];
+            gate(&mut got, &[x as f32, 3.0], &[0.25, -0.5]);
+            assert!((f64::from(got[0]) - want).abs() < 1e-5, "{x}: {got:?}");
+            assert_eq!(got[1], 7.0);
         }
     }
 

@@ -16,11 +16,14 @@ mod product;
 #[cfg(not(target_family = "wasm"))]
 mod rates;
 mod rotary;
+mod shape;
 mod simd;
 mod stream;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Outcome, choose, confidence};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
 use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row};
 use esolm_core::trace::Counters;
@@ -32,23 +35,26 @@ use crate::measure::Rates;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::forms::{Comparison, Scope};
 use crate::memory::{self, MemoryUse};
-use crate::network::fold::{Folding, Linear};
+use crate::network::fold::{self, Folding, Linear, Part};
 use crate::network::store::group_bytes;
 use crate::weights::{Activations, Weights};
 
 use attention::{Cache, Heads};
 use embedding::Embedding;
+use esolm_core::quantise::GROUP;
 use estimate::Largest;
 use level::{Level, Work};
-use pass::{Block, Scratch, for_logits};
+use pass::{Block, QkNorm, Scratch, for_logits};
 use product::Matrix;
+use shape::Shape;
 use simd::Simd;
 
 /// A model on the CPU.
 pub struct CpuExecutor {
     config: ModelConfig,
-    heads: Heads,
-    embedding: Embedding,
+    shape: Shape,
+    /// `None` where it is the output matrix.
+    embedding: Option<Embedding>,
     blocks: Vec<Block>,
     head: Matrix,
     /// The batch whose memory was asked for, and its largest pass.
@@ -75,7 +81,16 @@ struct Sampled {
     /// Where each token goes.
     targets: Vec<u32>,
     /// What was drawn.
-    drawn: Vec<u32>,
+    drawn: Vec<Drawn>,
+    /// What the last choice came to.
+    outcome: Outcome,
+}
+
+/// A drawn token, and what else is asked of the logits that it was drawn from.
+#[derive(Clone, Copy, Default)]
+struct Drawn {
+    token: u32,
+    confidence: u32,
 }
 
 /// Bytes that loading a network takes on the CPU at most, and those of the cache of one text as long as its context, both with what an
@@ -104,28 +119,43 @@ impl CpuExecutor {
         start_threads()?;
         let bytes = estimate::model(&config, weights) + group_bytes(ckpt);
         memory::ask(MemoryUse::Model, bytes)?;
-        ckpt.fetch("sigma_map.").await?;
-        let folding = Folding::new(ckpt)?;
+        fold::fetch(ckpt, Part::Condition).await?;
+        let folding = Folding::new(ckpt)?.with_stretch(GROUP);
         // The largest first: while it is rearranged it is there twice.
-        ckpt.fetch("output_layer.").await?;
+        fold::fetch(ckpt, Part::Head).await?;
         let ends = weights.at_the_ends();
         let head = Matrix::new(&folding.head()?, ends, activations)?;
-        ckpt.fetch("vocab_embed.").await?;
-        let embedding = Embedding::new(folding.embedding()?, ends)?;
+        let head = head.scaled(folding.head_scale()?);
+        let is_tied = config.decoder.is_some_and(|decoder| decoder.tied);
+        let embedding = match is_tied {
+            true => None,
+            false => {
+                fold::fetch(ckpt, Part::Embedding).await?;
+                Some(Embedding::new(folding.embedding()?, ends)?)
+            }
+        };
         let matrix = |linear: &Linear| Matrix::new(linear, weights, activations);
         let mut blocks = Vec::with_capacity(config.n_blocks);
         for index in 0..config.n_blocks {
-            ckpt.fetch(&format!("blocks.{index}.")).await?;
+            fold::fetch(ckpt, Part::Block(index)).await?;
             let block = folding.block(index)?;
             blocks.push(Block {
                 qkv: matrix(&block.qkv)?,
+                qk_norm: block
+                    .qk_norm
+                    .zip(config.decoder)
+                    .map(|(norm, decoder)| QkNorm {
+                        q: norm.q,
+                        k: norm.k,
+                        eps: decoder.eps as f32,
+                    }),
                 out: matrix(&block.out)?,
                 up: matrix(&block.up)?,
                 down: matrix(&block.down)?,
             });
         }
         let mut model = Self {
-            heads: Heads::of(&config),
+            shape: Shape::of(&config),
             config,
             embedding,
             blocks,
@@ -145,7 +175,7 @@ impl CpuExecutor {
 
     /// Bytes of the KV cache that the current batch holds.
     pub fn cache_bytes(&self) -> usize {
-        let block = attention::cache_bytes(&self.state.layout, self.heads) as usize;
+        let block = attention::cache_bytes(&self.state.layout, self.shape.heads) as usize;
         block * self.state.caches.len()
     }
 
@@ -166,13 +196,64 @@ impl CpuExecutor {
         let State {
             caches, scratch, ..
         } = &mut self.state;
-        scratch.turn(rows, self.heads);
+        scratch.turn(rows, self.shape.heads, self.config.rotary_base());
         let last = self.blocks.len() - 1;
         for (index, (block, cache)) in self.blocks.iter().zip(caches).enumerate() {
             // Of the others only keys and values are wanted in the end.
             let sampled = (index == last).then_some(&step.sampled[..]);
-            block.run(rows, sampled, self.heads, cache, scratch);
+            block.run(rows, sampled, self.shape, cache, scratch);
         }
+    }
+
+    /// Draws a token for each sampled row, and asks `confidence` of each with its logits and its key.
+    fn draw_rows(
+        &mut self,
+        shares: &[Share],
+        confidence: impl Fn(&[f32], NoiseKey, u32) -> u32 + Sync,
+    ) {
+        let (config, head) = (&self.config, &self.head);
+        let (vocab, mask) = (config.vocab_size, config.mask_index);
+        let State {
+            sampled: Sampled { keys, drawn, .. },
+            scratch,
+            ..
+        } = &mut self.state;
+        drawn.resize(keys.len(), Drawn::default());
+        math::on_all_cores(|| {
+            let out = (&mut drawn[..], 1);
+            for_logits(
+                head,
+                config,
+                scratch,
+                keys.len(),
+                out,
+                |index, logits, drawn| {
+                    let share = shares.partition_point(|share| share.rows.end <= index);
+                    let draw = &shares[share].draw;
+                    let [sequence, position] = keys[index];
+                    let noise = match draw.noise {
+                        Some(noise) => {
+                            NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab])
+                        }
+                        None => NoiseSource::Seeded {
+                            seed: draw.seed,
+                            sequence,
+                            position,
+                        },
+                    };
+                    let token = Level::best().run(DrawRow {
+                        logits,
+                        mask,
+                        sampler: &draw.sampler,
+                        noise,
+                    });
+                    drawn[0] = Drawn {
+                        token,
+                        confidence: confidence(logits, keys[index], token),
+                    };
+                },
+            );
+        });
     }
 
     /// Embeddings of the rows' tokens.
@@ -188,7 +269,10 @@ impl CpuExecutor {
             scratch.embed(rows.len(), index, self.config.hidden, |to| match token {
                 // Whoever reads the tokens finds it; nothing that comes of it may pass for a text until then.
                 NO_TOKEN => to.fill(f32::NAN),
-                token => self.embedding.write(token as usize, to),
+                token => match &self.embedding {
+                    Some(embedding) => embedding.write(token as usize, to),
+                    None => self.head.column(token as usize, to),
+                },
             });
         }
     }
@@ -245,12 +329,12 @@ impl Executor for CpuExecutor {
             largest.rows = rows.max(before.rows);
             largest.sampled = sampled.max(before.sampled);
         }
-        let mut bytes = estimate::pass(&self.config, largest, self.heads);
+        let mut bytes = estimate::pass(&self.config, largest, self.shape.heads);
         if !self.has_caches(layout) {
             // Where the memory does not suffice, nothing of the batch before may pass for that of the next one.
             self.state = State::default();
             self.prepared = Default::default();
-            let cache = estimate::cache(&self.config, layout, self.heads);
+            let cache = estimate::cache(&self.config, layout, self.shape.heads);
             bytes = bytes.saturating_add(cache);
         }
         memory::ask(batch(layout), bytes)?;
@@ -262,7 +346,7 @@ impl Executor for CpuExecutor {
         self.prepare(layout, 0, 0)?;
         if !self.has_caches(layout) {
             self.state = State::default();
-            let cache = |_| Cache::new(layout, self.heads);
+            let cache = |_| Cache::new(layout, self.shape.heads);
             let caches: Result<_, _> = (0..self.blocks.len()).map(cache).collect();
             self.state.caches = caches?;
         }
@@ -297,53 +381,12 @@ impl Executor for CpuExecutor {
     }
 
     fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError> {
-        let (config, head) = (&self.config, &self.head);
-        let (vocab, mask) = (config.vocab_size, config.mask_index);
+        self.draw_rows(shares, |_, _, _| 0);
         let State {
-            tokens,
-            sampled:
-                Sampled {
-                    keys,
-                    targets,
-                    drawn,
-                },
-            scratch,
-            ..
+            tokens, sampled, ..
         } = &mut self.state;
-        drawn.resize(keys.len(), NO_TOKEN);
-        math::on_all_cores(|| {
-            let out = (&mut drawn[..], 1);
-            for_logits(
-                head,
-                config,
-                scratch,
-                keys.len(),
-                out,
-                |index, logits, drawn| {
-                    let share = shares.partition_point(|share| share.rows.end <= index);
-                    let draw = &shares[share].draw;
-                    let [sequence, position] = keys[index];
-                    let noise = match draw.noise {
-                        Some(noise) => {
-                            NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab])
-                        }
-                        None => NoiseSource::Seeded {
-                            seed: draw.seed,
-                            sequence,
-                            position,
-                        },
-                    };
-                    drawn[0] = Level::best().run(DrawRow {
-                        logits,
-                        mask,
-                        sampler: &draw.sampler,
-                        noise,
-                    });
-                },
-            );
-        });
-        for (&target, &token) in targets.iter().zip(&*drawn) {
-            tokens[target as usize] = token;
+        for (&target, drawn) in sampled.targets.iter().zip(&sampled.drawn) {
+            tokens[target as usize] = drawn.token;
         }
         Ok(())
     }
@@ -356,6 +399,42 @@ impl Executor for CpuExecutor {
     fn swap(&mut self) {
         std::mem::swap(&mut self.prepared, &mut self.aside.0);
         std::mem::swap(&mut self.state, &mut self.aside.1);
+    }
+
+    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
+        let (mask, by, sampler) = (self.config.mask_index, choice.rule.by, draw.sampler);
+        let rows = 0..self.state.sampled.keys.len();
+        let share = Share { rows, draw: *draw };
+        self.draw_rows(&[share], |logits, key, token| {
+            let own = by.of_key(draw.seed, key);
+            own.or_else(|| confidence(by, &sampler, logits, mask, token))
+                .unwrap_or(0)
+        });
+        let State {
+            tokens, sampled, ..
+        } = &mut self.state;
+        let of = |part: fn(&Drawn) -> u32| sampled.drawn.iter().map(part).collect::<Vec<_>>();
+        let (drawn, confidences) = (of(|drawn| drawn.token), of(|drawn| drawn.confidence));
+        let targets = &sampled.targets;
+        sampled.outcome = choose(choice, mask, &drawn, &confidences, targets, tokens);
+        Ok(())
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        for cache in &mut self.state.caches {
+            for SlotMove { sequence, from, to } in moves {
+                cache.move_slot(*sequence as usize, *from as usize, *to as usize);
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {
+        let mut outcome = self.state.sampled.outcome.clone();
+        if !wanted {
+            outcome.tokens.clear();
+        }
+        Box::pin(std::future::ready(Ok(outcome)))
     }
 
     fn logits(&mut self) -> Pending<'_, Vec<f32>> {
@@ -395,7 +474,10 @@ impl Executor for CpuExecutor {
                     score[0] = f32::NAN;
                     return;
                 }
-                logits[mask as usize] = MASK_LOGIT;
+                // Not every model has one.
+                if let Some(logit) = logits.get_mut(mask as usize) {
+                    *logit = MASK_LOGIT;
+                }
                 let top = math::max(logits, f32::MIN);
                 let wanted = logits[targets[index] as usize] - top;
                 score[0] = wanted - math::exp_sum(logits, top).ln();

@@ -1,19 +1,20 @@
 //! One pass: how rows go through the blocks, in memory that is used again.
 //!
 //! What lies between two products is fused into how their rows are read and where their values go: a norm and the rounding to bytes are part of
-//! reading, bias, GELU and residual of writing.
+//! reading, bias, GELU or gate, and residual of writing.
 
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::Row;
 
 use super::attention::{Cache, Heads};
 use super::centre;
-use super::inputs::{Form, Inputs};
+use super::inputs::{Form, Inputs, Source};
 use super::math;
 use super::packed::{Finish, Target};
 use super::product::Matrix;
 use super::rotary::Rotary;
-use super::stream::{self, Joined, Moments, Normed, Panels, padded};
+use super::shape::Shape;
+use super::stream::{self, Gated, Joined, Moments, Normed, Panels, Scaled, padded};
 use crate::error::EngineError;
 use crate::memory::{self, MemoryUse};
 
@@ -25,6 +26,8 @@ pub(super) const LOGIT_ROWS: usize = 64;
 /// The matrices of a block.
 pub(super) struct Block {
     pub(super) qkv: Matrix,
+    /// What q and k of a head are multiplied by after a norm of their own, where they have one.
+    pub(super) qk_norm: Option<QkNorm>,
     pub(super) out: Matrix,
     pub(super) up: Matrix,
     pub(super) down: Matrix,
@@ -39,7 +42,7 @@ pub(super) struct Scratch {
     q: Vec<f32>,
     /// `[heads, rows, wide]`.
     attended: Vec<f32>,
-    /// Keys of the rows of a product, `[heads, rows, wide]`.
+    /// Keys of the rows of a product, `[kv_heads, rows, wide]`.
     k: Vec<f32>,
     /// The rows of a product.
     inputs: Inputs,
@@ -68,22 +71,26 @@ impl Scratch {
         rows: usize,
         sampled: usize,
     ) -> Result<(), EngineError> {
-        let (hidden, vocab) = (config.hidden, config.vocab_size);
-        let joined = config.n_heads * Heads::of(config).wide();
+        let (shape, vocab) = (Shape::of(config), config.vocab_size);
+        let Heads {
+            heads, kv_heads, ..
+        } = shape.heads;
+        let joined = heads * shape.heads.wide();
         let (some, drawn) = (rows.min(ROWS), sampled.min(LOGIT_ROWS));
-        let wide = (some * padded(4 * hidden)).max(drawn * padded(vocab));
+        let wide = (some * shape.widest_product()).max(drawn * padded(vocab));
         for (buffer, len) in [
-            (&mut self.x, rows * padded(hidden)),
+            (&mut self.x, rows * padded(shape.hidden)),
             (&mut self.q, rows * joined),
             (&mut self.attended, rows * joined),
-            (&mut self.k, some * joined),
+            (&mut self.k, some * kv_heads * shape.heads.wide()),
             (&mut self.product, wide),
             (&mut self.logits, drawn * vocab),
         ] {
             memory::grown(purpose, buffer, len, 0.0)?;
         }
         memory::grown(purpose, &mut self.moments, some, Moments::default())?;
-        self.inputs.reserve(purpose, form, some, 4 * hidden)
+        self.inputs
+            .reserve(purpose, form, some, shape.widest_input())
     }
 
     /// Row `row` of `rows` begins as what `write` writes, `[hidden]`.
@@ -101,36 +108,91 @@ impl Scratch {
     }
 
     /// Takes the rows' rotary angles.
-    pub(super) fn turn(&mut self, rows: &[Row], heads: Heads) {
-        self.rotary.fill(rows, heads.head_dim);
+    pub(super) fn turn(&mut self, rows: &[Row], heads: Heads, base: f64) {
+        self.rotary.fill(rows, heads.head_dim, base);
     }
 
     /// The normalised rows `first..first + count` of `rows` enter the product with `matrix`.
     pub(super) fn norm(
         &mut self,
         matrix: &Matrix,
-        hidden: usize,
+        shape: Shape,
         rows: usize,
         first: usize,
         count: usize,
     ) {
+        let Shape { hidden, norm, .. } = shape;
         let x = Panels {
             values: &self.x,
             rows,
         };
         let moments = &mut self.moments[..count];
-        stream::moments(x, hidden, first, moments);
-        let normed = Normed {
+        stream::moments(x, norm, hidden, first, moments);
+        let normed = |centre| Normed {
             x,
             width: hidden,
             moments,
             first,
+            centre,
+        };
+        if matrix.scale().is_empty() {
+            let source = normed(matrix.centre());
+            Self::enter(
+                &mut self.inputs,
+                &mut self.means,
+                matrix,
+                hidden,
+                count,
+                &source,
+            );
+            return;
+        }
+        let source = Scaled {
+            normed: normed(&[]),
+            scale: matrix.scale(),
             centre: matrix.centre(),
         };
-        if let Some(means) = &mut self.means {
-            means.push(centre::mean(&normed, count, hidden));
+        Self::enter(
+            &mut self.inputs,
+            &mut self.means,
+            matrix,
+            hidden,
+            count,
+            &source,
+        );
+    }
+
+    fn enter(
+        inputs: &mut Inputs,
+        means: &mut Option<Vec<Vec<f32>>>,
+        matrix: &Matrix,
+        hidden: usize,
+        count: usize,
+        source: &impl Source,
+    ) {
+        if let Some(means) = means {
+            means.push(centre::mean(source, count, hidden));
         }
-        self.inputs.fill(matrix.form(), count, hidden, &normed);
+        inputs.fill(matrix.form(), count, hidden, source);
+    }
+}
+
+/// The norm of q and k, head by head.
+pub(super) struct QkNorm {
+    /// Of every query head, `[head_dim]`.
+    pub(super) q: Vec<f32>,
+    /// Of every head of keys, `[head_dim]`.
+    pub(super) k: Vec<f32>,
+    pub(super) eps: f32,
+}
+
+impl QkNorm {
+    fn apply(&self, head: &mut [f32], weights: &[f32]) {
+        let square = math::sum_of(head, head, |a, b| a * b) / head.len() as f32;
+        let scale = stream::inverse_root(square, self.eps);
+        for (x, weight) in head.iter_mut().zip(weights) {
+            *x *= scale * weight;
+        }
     }
 }
 
@@ -148,22 +210,23 @@ impl Block {
         &self,
         rows: &[Row],
         sampled: Option<&[u32]>,
-        heads: Heads,
+        shape: Shape,
         cache: &mut Cache,
         scratch: &mut Scratch,
     ) {
-        self.qkv(rows, heads, cache, scratch);
+        let heads = shape.heads;
+        self.qkv(rows, shape, cache, scratch);
         let Some(sampled) = sampled else {
             let size = rows.len() * heads.heads * heads.wide();
             let out = &mut scratch.attended[..size];
             cache.attend(rows, &scratch.q[..size], out);
-            self.after(rows.len(), heads, scratch);
+            self.after(rows.len(), shape, scratch);
             return;
         };
-        let (wide, hidden) = (heads.wide(), heads.hidden());
+        let wide = heads.wide();
         let size = rows.len() * heads.heads * wide;
         stream::keep(&mut scratch.q[..size], rows.len(), wide, sampled);
-        let size = rows.len() * padded(hidden);
+        let size = rows.len() * padded(shape.hidden);
         let panel = padded(1);
         stream::keep(&mut scratch.x[..size], rows.len(), panel, sampled);
         scratch.rows.clear();
@@ -172,15 +235,16 @@ impl Block {
         let size = sampled.len() * heads.heads * wide;
         let out = &mut scratch.attended[..size];
         cache.attend(&scratch.rows, &scratch.q[..size], out);
-        self.after(sampled.len(), heads, scratch);
+        self.after(sampled.len(), shape, scratch);
     }
 
     /// Queries of all rows, turned and scaled; keys and values go to the cache.
-    fn qkv(&self, rows: &[Row], heads: Heads, cache: &mut Cache, scratch: &mut Scratch) {
-        let (hidden, head_dim, wide) = (heads.hidden(), heads.head_dim, heads.wide());
+    fn qkv(&self, rows: &[Row], shape: Shape, cache: &mut Cache, scratch: &mut Scratch) {
+        let heads = shape.heads;
+        let (head_dim, wide) = (heads.head_dim, heads.wide());
         let scale = 1.0 / (head_dim as f32).sqrt();
         for (first, count) in parts(rows.len()) {
-            scratch.norm(&self.qkv, hidden, rows.len(), first, count);
+            scratch.norm(&self.qkv, shape, rows.len(), first, count);
             let product = &mut scratch.product[..count * self.qkv.padded()];
             let target = Target {
                 values: product,
@@ -194,33 +258,40 @@ impl Block {
             };
             let rotary = &scratch.rotary;
             let q = &mut scratch.q[..rows.len() * heads.heads * wide];
-            let work = count * hidden * 2;
+            let work = count * heads.width() * 2;
             math::for_chunks(q, rows.len() * wide, work, |head, q| {
                 let q = q[first * wide..].chunks_exact_mut(wide).take(count);
                 for (row, q) in q.enumerate() {
                     let q = &mut q[..head_dim];
                     product.copy(row, head * head_dim, q);
+                    if let Some(norm) = &self.qk_norm {
+                        norm.apply(q, &norm.q);
+                    }
                     rotary.turn(first + row, q);
                     q.iter_mut().for_each(|q| *q *= scale);
                 }
             });
-            let k = &mut scratch.k[..count * heads.heads * wide];
+            let k = &mut scratch.k[..count * heads.kv_heads * wide];
+            let (of_k, of_v) = (heads.width(), heads.width() + heads.kv_width());
             math::for_chunks(k, count * wide, work, |head, k| {
                 for (row, k) in k.chunks_exact_mut(wide).enumerate() {
                     let k = &mut k[..head_dim];
-                    product.copy(row, hidden + head * head_dim, k);
+                    product.copy(row, of_k + head * head_dim, k);
+                    if let Some(norm) = &self.qk_norm {
+                        norm.apply(k, &norm.k);
+                    }
                     rotary.turn(first + row, k);
                 }
             });
             cache.scatter(&rows[first..first + count], k, |row, head, to| {
-                product.copy(row, 2 * hidden + head * head_dim, to);
+                product.copy(row, of_v + head * head_dim, to);
             });
         }
     }
 
     /// Adds what was attended, and then the MLP, to the rows.
-    fn after(&self, rows: usize, heads: Heads, scratch: &mut Scratch) {
-        let hidden = heads.hidden();
+    fn after(&self, rows: usize, shape: Shape, scratch: &mut Scratch) {
+        let heads = shape.heads;
         for (first, count) in parts(rows) {
             let attended = Joined {
                 values: &scratch.attended,
@@ -230,7 +301,7 @@ impl Block {
             };
             scratch
                 .inputs
-                .fill(self.out.form(), count, hidden, &attended);
+                .fill(self.out.form(), count, heads.width(), &attended);
             let x = rows * self.out.padded();
             let target = Target {
                 values: &mut scratch.x[..x],
@@ -239,21 +310,35 @@ impl Block {
             };
             self.out.product(&scratch.inputs, Finish::Add, target);
 
-            scratch.norm(&self.up, hidden, rows, first, count);
-            let inner = &mut scratch.product[..count * self.up.padded()];
+            scratch.norm(&self.up, shape, rows, first, count);
+            let values = &mut scratch.product[..count * self.up.padded()];
             let target = Target {
-                values: inner,
+                values,
                 rows: count,
                 first: 0,
             };
-            self.up.product(&scratch.inputs, Finish::Gelu, target);
-            let inner = Panels {
-                values: inner,
-                rows: count,
-            };
-            scratch
-                .inputs
-                .fill(self.down.form(), count, 4 * hidden, &inner);
+            self.up.product(&scratch.inputs, shape.up_finish(), target);
+            let (inputs, form, inner) = (&mut scratch.inputs, self.down.form(), shape.inner);
+            match shape.is_gated {
+                true => inputs.fill(
+                    form,
+                    count,
+                    inner,
+                    &Gated {
+                        values,
+                        rows: count,
+                    },
+                ),
+                false => inputs.fill(
+                    form,
+                    count,
+                    inner,
+                    &Panels {
+                        values,
+                        rows: count,
+                    },
+                ),
+            }
             let target = Target {
                 values: &mut scratch.x[..x],
                 rows,
@@ -273,10 +358,10 @@ pub(super) fn for_logits<T: Send>(
     (out, width): (&mut [T], usize),
     fill: impl Fn(usize, &mut [f32], &mut [T]) + Sync,
 ) {
-    let (hidden, vocab) = (config.hidden, config.vocab_size);
+    let (shape, vocab) = (Shape::of(config), config.vocab_size);
     for (part, out) in out.chunks_mut(LOGIT_ROWS * width).enumerate() {
         let (first, count) = (part * LOGIT_ROWS, out.len() / width);
-        scratch.norm(head, hidden, rows, first, count);
+        scratch.norm(head, shape, rows, first, count);
         let product = &mut scratch.product[..count * head.padded()];
         let target = Target {
             values: product,

@@ -18,6 +18,8 @@ pub(super) struct Matrix {
     form: Form,
     /// See [`super::centre`]; empty where rows enter as they are.
     centre: Vec<f32>,
+    /// What rows are multiplied by before; empty where they enter as they are.
+    scale: Vec<f32>,
 }
 
 impl Matrix {
@@ -46,7 +48,26 @@ impl Matrix {
             bias,
             form,
             centre: Vec::new(),
+            scale: Vec::new(),
         })
+    }
+
+    /// With a value for each input that rows are multiplied by before they enter.
+    #[must_use]
+    pub(super) fn scaled(self, scale: Option<Vec<f32>>) -> Self {
+        let mut scale = scale.unwrap_or_default();
+        scale.resize(scale.len().next_multiple_of(GROUP), 0.0);
+        Self { scale, ..self }
+    }
+
+    /// What rows are multiplied by before they enter: a value for each input, zeros up to the end of the last group, or nothing.
+    pub(super) fn scale(&self) -> &[f32] {
+        &self.scale
+    }
+
+    /// Writes the weights of an output, one for each input.
+    pub(super) fn column(&self, column: usize, to: &mut [f32]) {
+        self.weight.column(column, to);
     }
 
     /// How rows enter its product.

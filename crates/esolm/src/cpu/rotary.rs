@@ -12,10 +12,10 @@ pub(super) struct Rotary {
 }
 
 impl Rotary {
-    /// Takes the positions of `rows`.
-    pub(super) fn fill(&mut self, rows: &[Row], head_dim: usize) {
+    /// Takes the positions of `rows`; angles are to `base`.
+    pub(super) fn fill(&mut self, rows: &[Row], head_dim: usize, base: f64) {
         self.frequencies.clear();
-        self.frequencies.extend(rotary_frequencies(head_dim));
+        self.frequencies.extend(rotary_frequencies(head_dim, base));
         self.turns.clear();
         self.turns.reserve_exact(rows.len() * head_dim / 2);
         for row in rows {

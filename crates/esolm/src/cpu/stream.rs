@@ -7,6 +7,7 @@ use super::inputs::Source;
 use super::level::{Level, Work};
 use super::math;
 use super::packed::PANEL;
+use super::shape::Norm;
 use super::simd::Simd;
 
 /// Rows of a task of [`moments`].
@@ -74,14 +75,15 @@ pub(super) fn keep(values: &mut [f32], rows: usize, width: usize, kept: &[u32]) 
     }
 }
 
-/// What a layer norm needs of a row: its mean, and the reciprocal of its standard deviation.
+/// What a norm needs of a row: what it is measured from, and the reciprocal of how far it goes from there. That is the mean and the standard
+/// deviation, or zero and the root of the mean square.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Moments {
     mean: f32,
     scale: f32,
 }
 
-/// Rows of `width` columns as their layer norm leaves them: (x - mean) / sqrt(var + 1e-5), less what they are measured from.
+/// Rows of `width` columns as their norm leaves them, less what they are measured from.
 pub(super) struct Normed<'a> {
     pub(super) x: Panels<'a>,
     pub(super) width: usize,
@@ -113,12 +115,50 @@ impl Source for Normed<'_> {
     }
 }
 
+/// Rows as their norm leaves them, times a value for each column.
+pub(super) struct Scaled<'a> {
+    /// Without a centre.
+    pub(super) normed: Normed<'a>,
+    /// A value for each column of the groups.
+    pub(super) scale: &'a [f32],
+    /// What is taken away then: a value for each column of the groups, or nothing.
+    pub(super) centre: &'a [f32],
+}
+
+impl Source for Scaled<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, group: usize, to: &mut [f32; GROUP]) {
+        self.normed.read(row, group, to);
+        for (to, scale) in to.iter_mut().zip(&self.scale[group * GROUP..]) {
+            *to *= scale;
+        }
+        for (to, centre) in to.iter_mut().zip(self.centre.iter().skip(group * GROUP)) {
+            *to -= centre;
+        }
+    }
+}
+
+/// What gates left of the panels of a product, `[panels, rows, 64]`: the first half of each, which is a group.
+pub(super) struct Gated<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) rows: usize,
+}
+
+impl Source for Gated<'_> {
+    #[inline(always)]
+    fn read(&self, row: usize, group: usize, to: &mut [f32; GROUP]) {
+        let at = (group * self.rows + row) * PANEL;
+        to.copy_from_slice(&self.values[at..at + GROUP]);
+    }
+}
+
 /// Fills `moments` for the rows of `x` from `first` on.
-pub(super) fn moments(x: Panels, width: usize, first: usize, moments: &mut [Moments]) {
+pub(super) fn moments(x: Panels, norm: Norm, width: usize, first: usize, moments: &mut [Moments]) {
     let work = moments.len() * width * 2;
     math::for_chunks(moments, SHARE, work, |share, to| {
         Level::best().run(Measure {
             x,
+            norm,
             width,
             first: first + share * SHARE,
             to,
@@ -128,6 +168,7 @@ pub(super) fn moments(x: Panels, width: usize, first: usize, moments: &mut [Mome
 
 struct Measure<'a> {
     x: Panels<'a>,
+    norm: Norm,
     width: usize,
     first: usize,
     to: &'a mut [Moments],
@@ -138,6 +179,33 @@ impl Work for Measure<'_> {
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        match self.norm {
+            Norm::Layer => self.layer(),
+            Norm::Rms { eps } => self.rms(eps),
+        }
+    }
+}
+
+impl Measure<'_> {
+    #[inline(always)]
+    fn rms(self, eps: f32) {
+        let count = self.width as f32;
+        for (row, to) in self.to.iter_mut().enumerate() {
+            let mut squares = 0.0;
+            for first in (0..self.width).step_by(PANEL) {
+                // Columns after the last are zeros.
+                let x = self.x.from(self.first + row, first);
+                squares += math::sum_of(x, x, |a, b| a * b);
+            }
+            *to = Moments {
+                mean: 0.0,
+                scale: inverse_root(squares / count, eps),
+            };
+        }
+    }
+
+    #[inline(always)]
+    fn layer(self) {
         let count = self.width as f32;
         for (row, to) in self.to.iter_mut().enumerate() {
             let mut sum = 0.0;
@@ -151,14 +219,21 @@ impl Work for Measure<'_> {
                 let x = &x[..PANEL.min(self.width - first)];
                 squares += math::sum_of(x, x, |a, b| (a - mean) * (b - mean));
             }
-            let variance = squares / count;
-            to.mean = mean;
-            // Of squares that overflow, 1 / infinity would make plausible zeros.
-            to.scale = match variance.is_finite() {
-                true => 1.0 / (variance + 1e-5).sqrt(),
-                false => f32::NAN,
+            *to = Moments {
+                mean,
+                scale: inverse_root(squares / count, 1e-5),
             };
         }
+    }
+}
+
+/// 1 / sqrt(square + eps).
+#[inline(always)]
+pub(super) fn inverse_root(square: f32, eps: f32) -> f32 {
+    // Of squares that overflow, 1 / infinity would make plausible zeros.
+    match square.is_finite() {
+        true => 1.0 / (square + eps).sqrt(),
+        false => f32::NAN,
     }
 }
 
@@ -174,7 +249,10 @@ pub(super) struct Joined<'a> {
 impl Source for Joined<'_> {
     #[inline(always)]
     fn read(&self, row: usize, group: usize, to: &mut [f32; GROUP]) {
-        let (Heads { heads, head_dim }, wide) = (self.heads, self.heads.wide());
+        let Heads {
+            heads, head_dim, ..
+        } = self.heads;
+        let wide = self.heads.wide();
         let mut done = 0;
         while done < GROUP {
             let column = group * GROUP + done;
@@ -205,7 +283,7 @@ mod tests {
             rows: 2,
         };
         let mut both = [Moments::default(); 2];
-        moments(x, 4, 0, &mut both);
+        moments(x, Norm::Layer, 4, 0, &mut both);
         let normed = Normed {
             x,
             width: 4,

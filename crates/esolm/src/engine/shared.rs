@@ -12,10 +12,11 @@ impl Engine {
     /// # Errors
     /// When the stretch or a token of it lies outside.
     pub fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError> {
-        let vocab = self.config.vocab_size;
+        let (vocab, mask) = (self.config.vocab_size, self.config.mask_index);
+        let is_token = |token: u32| (token as usize) < vocab || token == mask;
         let is_inside = first.is_multiple_of(TOKEN_ALIGN)
             && first.saturating_add(tokens.len()) <= self.layout.tokens
-            && tokens.iter().all(|&token| (token as usize) < vocab);
+            && tokens.iter().all(|&token| is_token(token));
         match is_inside {
             true => self.executor.write(first, tokens),
             false => Err(EngineError::Rows(format!(

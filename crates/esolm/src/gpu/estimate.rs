@@ -4,6 +4,7 @@ use esolm_core::config::ModelConfig;
 use esolm_core::rows::Layout;
 
 use super::MLP_ROWS;
+use super::load::is_tied;
 use crate::adapter::AdapterKind;
 use crate::device::Precision;
 use crate::kernels::residual::STREAM_ROWS;
@@ -16,13 +17,16 @@ const COMPILER: u64 = 256 << 20;
 /// software adapter keeps the weights there as well.
 pub(super) fn model(config: &ModelConfig, weights: Weights, kind: AdapterKind) -> u64 {
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
-    let block = 12 * d * d;
+    let Sizes { q, kv, inner, up } = Sizes::of(config);
+    let block = d * (q + 2 * kv) + q * d + d * up + inner * d;
     let passing = 4 * (4 * vocab * d).max(3 * block);
     let kept = match kind {
         AdapterKind::Software => {
             let ends = vocab * weights.at_the_ends().column_bytes(d);
-            let inner = 8 * d * weights.column_bytes(d) + d * weights.column_bytes(4 * d);
-            2 * ends + inner * config.n_blocks as u64 + COMPILER
+            let ends = if is_tied(config) { ends } else { 2 * ends };
+            let from_d = (q + 2 * kv + up) * weights.column_bytes(d);
+            let to_d = d * (weights.column_bytes(q) + weights.column_bytes(inner));
+            ends + (from_d + to_d) * config.n_blocks as u64 + COMPILER
         }
         _ => 0,
     };
@@ -39,10 +43,42 @@ pub(super) fn batch(
 ) -> u64 {
     let [rows, sampled] = largest.map(|n| n as u64);
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
+    let Sizes { q, kv, inner, .. } = Sizes::of(config);
     let slots = (layout.sequences as u64).saturating_mul(layout.slots as u64);
-    let cached = slots.saturating_mul(2 * d * config.n_blocks as u64 * cache.bytes());
+    let cached = slots.saturating_mul(2 * kv * config.n_blocks as u64 * cache.bytes());
     let stream = rows.max(STREAM_ROWS as u64) * d;
-    let activations = stream + rows * 3 * d + rows.min(MLP_ROWS as u64) * 4 * d;
+    // What is stored of heads that are normalised counts for those that are not.
+    let stored = if config.decoder.is_some() {
+        q + 2 * kv
+    } else {
+        0
+    };
+    let activations = stream + rows * (d + 2 * q) + rows.min(MLP_ROWS as u64) * (inner + stored);
     let pass = 4 * (activations + sampled * (d + vocab));
     cached.saturating_add(pass)
+}
+
+/// Widths of a block beside that of the residual stream.
+struct Sizes {
+    /// Of all heads of q.
+    q: u64,
+    /// Of all heads of k, and of v.
+    kv: u64,
+    /// Inside the MLP.
+    inner: u64,
+    /// Columns of the MLP's first matrix: of a decoder gates as well.
+    up: u64,
+}
+
+impl Sizes {
+    fn of(config: &ModelConfig) -> Self {
+        let [q, kv, inner] =
+            [config.q_width(), config.kv_width(), config.inner()].map(|n| n as u64);
+        let up = if config.decoder.is_some() {
+            2 * inner
+        } else {
+            inner
+        };
+        Self { q, kv, inner, up }
+    }
 }

@@ -3,10 +3,13 @@
 mod estimate;
 mod load;
 mod recordings;
+mod reveal;
 mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
 
@@ -17,12 +20,16 @@ use crate::executor::{Draw, Executor, NoiseKey, Pending, Share};
 use crate::kernels::attention::{
     Attention, AttentionVariant, Geometry, Spans, attention_rows, attention_split, attention_tile,
 };
-use crate::kernels::embed::Embedding;
-use crate::kernels::product::{Finish, Matrix, Qkv, ROW_PAD, product, rotary_table};
+use crate::kernels::embed::{Embedding, embed_tied};
+use crate::kernels::heads::{Qkv, heads};
+use crate::kernels::norm::Norm;
+use crate::kernels::product::{Activation, Finish, Matrix, ROW_PAD, product};
 use crate::kernels::residual::{Residual, STREAM_ROWS};
+use crate::kernels::rotary::rotary_table;
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::kernels::sample::{Sample, Shared, sample};
 use crate::kernels::score::{Score, score};
+use crate::kernels::slots::move_slots;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::{
     Rates,
@@ -34,15 +41,21 @@ use crate::network::store::group_bytes;
 use crate::variants::{Chosen, FEW_ROWS};
 use load::Loaded;
 use recordings::Recordings;
+use reveal::Choosing;
 use tables::{FEW_BYTES, Tables};
 
-/// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
+/// Most rows whose MLP, or whose q, k and v before they are normalised, are held at once; a multiple of 64 so that parts of buffers stay
+/// aligned.
 const MLP_ROWS: usize = 2048;
+/// Positions whose angles are there from the start; further ones come when a text reaches them.
+const POSITIONS: usize = 2048;
 /// Bytes of logits held at once.
 const LOGITS_BYTES: usize = 64 << 20;
 
 struct Block {
     qkv: Matrix,
+    /// Weights of the norms of q's heads and of k's, paired as these are, where there are such norms.
+    head_gains: Option<Buffer>,
     out: Matrix,
     up: Matrix,
     down: Matrix,
@@ -52,10 +65,16 @@ struct Block {
 pub struct GpuExecutor {
     gpu: Gpu,
     config: ModelConfig,
-    embedding: Embedding,
+    norm: Norm,
+    activation: Activation,
+    /// `None` where the output matrix is the embedding.
+    embedding: Option<Embedding>,
     blocks: Vec<Block>,
+    /// The weight of the last norm, where it is not folded into the output matrix.
+    head_gain: Option<Buffer>,
     head: Matrix,
     rotary: Buffer,
+    /// Positions that `rotary` has angles of.
     positions: usize,
     chosen: Chosen,
     cache: Precision,
@@ -73,8 +92,11 @@ struct State {
     /// Where the tables of passes of few rows go.
     few: Buffer,
     recordings: Recordings,
+    choosing: Option<Choosing>,
     /// Of the last pass.
     tables: Option<Tables>,
+    /// Of its sampled rows.
+    keys: Vec<NoiseKey>,
 }
 
 /// Activations, sized for the largest pass so far.
@@ -83,6 +105,8 @@ struct Scratch {
     sampled: usize,
     x: Buffer,
     normed: Buffer,
+    /// q, k and v of heads that are normalised before they are turned.
+    stored: Buffer,
     q: Buffer,
     attended: Buffer,
     mid: Buffer,
@@ -91,9 +115,9 @@ struct Scratch {
     drawing: Option<Shared>,
 }
 
-/// Prepended elements may make the last position one more than the context.
+/// Positions to begin with. Prepended elements may make the last one one more than the context.
 fn positions(config: &ModelConfig) -> usize {
-    config.length + 1
+    (config.length + 1).min(POSITIONS)
 }
 
 impl GpuExecutor {
@@ -123,9 +147,20 @@ impl GpuExecutor {
             chosen: Chosen::by_table(gpu.info.kind).with(&options.variants),
             gpu,
             positions: positions(&config),
+            norm: match &config.decoder {
+                Some(decoder) => Norm::Rms {
+                    eps: decoder.eps as f32,
+                },
+                None => Norm::Layer,
+            },
+            activation: match config.decoder {
+                Some(_) => Activation::Silu,
+                None => Activation::Gelu,
+            },
             config,
             embedding: loaded.embedding,
             blocks: loaded.blocks,
+            head_gain: loaded.head_gain,
             head: loaded.head,
             rotary: loaded.rotary,
             cache: options.kv_cache,
@@ -147,7 +182,12 @@ impl GpuExecutor {
     fn scratch(&self, rows: usize, sampled: usize) -> Result<Scratch, EngineError> {
         let pad = |n: usize| n.next_multiple_of(ROW_PAD);
         let (rows, sampled) = (pad(rows), pad(sampled));
-        let hidden = self.config.hidden;
+        let (hidden, q_width) = (self.config.hidden, self.config.q_width());
+        let held = rows.min(MLP_ROWS);
+        let stored = match self.has_head_norms() {
+            true => held * (q_width + 2 * self.config.kv_width()),
+            false => 0,
+        };
         let gpu = &self.gpu;
         let name = format!("a pass of {rows} rows");
         Ok(Scratch {
@@ -155,9 +195,10 @@ impl GpuExecutor {
             sampled,
             x: gpu.allocate(&name, rows.max(STREAM_ROWS) * hidden)?,
             normed: gpu.allocate(&name, rows * hidden)?,
-            q: gpu.allocate(&name, rows * hidden)?,
-            attended: gpu.allocate(&name, rows * hidden)?,
-            mid: gpu.allocate(&name, rows.min(MLP_ROWS) * hidden * 4)?,
+            stored: gpu.allocate(&name, stored)?,
+            q: gpu.allocate(&name, rows * q_width)?,
+            attended: gpu.allocate(&name, rows * q_width)?,
+            mid: gpu.allocate(&name, held * self.config.inner())?,
             picked: gpu.allocate(&name, sampled * hidden)?,
             logits: gpu.allocate(&name, sampled.min(self.logit_rows()) * self.head.padded())?,
             drawing: Shared::allocate(gpu, &name, self.head.n, sampled)?,
@@ -172,12 +213,34 @@ impl GpuExecutor {
 
     fn geometry(&self, slots: usize) -> Geometry {
         Geometry {
-            hidden: self.config.hidden,
             heads: self.config.n_heads,
+            kv_heads: self.config.kv_heads(),
+            head_dim: self.config.head_dim(),
             slots,
             cache: self.cache,
             kind: self.gpu.info.kind,
         }
+    }
+
+    fn has_head_norms(&self) -> bool {
+        self.blocks.iter().any(|block| block.head_gains.is_some())
+    }
+
+    /// Has angles of so many positions.
+    fn reach(&mut self, positions: usize) -> Result<(), EngineError> {
+        if positions <= self.positions {
+            return Ok(());
+        }
+        let positions = positions.next_power_of_two();
+        let (head_dim, base) = (self.config.head_dim(), self.config.rotary_base());
+        let table = || self.gpu.floats(rotary_table(positions, head_dim, base));
+        self.rotary = self.gpu.scoped(table)?;
+        self.positions = positions;
+        if let Some(state) = &mut self.state {
+            // They go on with the old ones.
+            state.recordings = Recordings::default();
+        }
+        Ok(())
     }
 
     /// The batch that runs.
@@ -214,16 +277,14 @@ impl GpuExecutor {
         let layout = state.layout;
         let (s, gpu, hidden) = (&state.scratch, &self.gpu, self.config.hidden);
         let geometry = self.geometry(layout.slots);
-        self.embedding.launch(
-            gpu,
-            &s.x,
-            &tables.rows,
-            count,
-            &state.tokens,
-            self.config.mask_index,
-        );
+        let (rows, tokens, mask) = (&tables.rows, &state.tokens, self.config.mask_index);
+        match &self.embedding {
+            Some(embedding) => embedding.launch(gpu, &s.x, rows, count, tokens, mask),
+            None => embed_tied(gpu, &self.head, &s.x, rows, count, tokens, mask),
+        }
         let variant = self.chosen.product(count);
-        let mut residual = Residual::new(gpu, variant, count, hidden, &s.x, &s.normed);
+        let norm = self.norm;
+        let mut residual = Residual::new(gpu, norm, variant, count, hidden, &s.x, &s.normed);
         for (index, (block, (k, v))) in self.blocks.iter().zip(&state.kv).enumerate() {
             let to = Qkv {
                 q: &s.q,
@@ -232,10 +293,22 @@ impl GpuExecutor {
                 k,
                 v,
                 slots: layout.slots,
-                head_dim: geometry.head_dim(),
+                heads: geometry.heads,
+                kv_heads: geometry.kv_heads,
+                head_dim: geometry.head_dim,
                 cache: self.cache,
             };
-            residual.product(0..count, &block.qkv, &Finish::Qkv(to));
+            match (&block.head_gains, norm) {
+                (Some(gains), Norm::Rms { eps }) => {
+                    for first in (0..count).step_by(MLP_ROWS) {
+                        let rows = first..count.min(first + MLP_ROWS);
+                        let finish = Finish::Store(&s.stored);
+                        residual.product(rows.clone(), &block.qkv, &finish);
+                        heads(gpu, &s.stored, rows, gains, eps, &to);
+                    }
+                }
+                _ => residual.product(0..count, &block.qkv, &Finish::Qkv(to)),
+            }
             // Of the rows whose logits nobody wants, only the last keys and values are wanted.
             let going_on = match index + 1 == self.blocks.len() {
                 true => &tables.wanted,
@@ -259,7 +332,11 @@ impl GpuExecutor {
                 count: going_on.spans,
                 longest: going_on.longest,
             };
-            match self.chosen.attention(count, going_on.longest) {
+            let sharing = geometry.sharing();
+            let form = self
+                .chosen
+                .attention(count * sharing, going_on.longest * sharing);
+            match form {
                 AttentionVariant::Split => attention_split(gpu, &geometry, &io),
                 AttentionVariant::Tile => {
                     attention_tile(gpu, &geometry, &io, &spans, going_on.reach);
@@ -271,12 +348,12 @@ impl GpuExecutor {
             residual.add(&s.attended, 0..count, &block.out);
             for first in (0..count).step_by(MLP_ROWS) {
                 let rows = first..count.min(first + MLP_ROWS);
-                residual.product(rows.clone(), &block.up, &Finish::Gelu(&s.mid));
+                residual.product(rows.clone(), &block.up, &self.activation.finish(&s.mid));
                 residual.add(&s.mid, rows, &block.down);
             }
         }
         if tables.wanted.rows > 0 {
-            residual.normalise(&s.picked);
+            residual.normalise(self.head_gain.as_ref(), &s.picked);
         }
     }
 
@@ -285,12 +362,55 @@ impl GpuExecutor {
         product(
             &self.gpu,
             self.chosen.product(count),
-            false,
+            None,
             &scratch.picked,
             first..first + count,
             &self.head,
             &Finish::Store(&scratch.logits),
         );
+    }
+
+    /// Draws a token for each sampled row of the last pass into `tokens`, each share in its own way; `then` is told of rows, by the first one
+    /// and their number, whose logits are still in the scratch.
+    fn draw_to(
+        &self,
+        shares: &[Share],
+        tokens: &Buffer,
+        then: impl Fn(&Tables, usize, usize),
+    ) -> Result<(), EngineError> {
+        let (state, tables) = self.passed()?;
+        let noise = |share: &Share| {
+            let values = share.draw.noise.map(<[f32]>::to_vec);
+            values.map(|values| self.gpu.floats(values)).transpose()
+        };
+        let noise: Vec<_> = shares.iter().map(noise).collect::<Result<_, _>>()?;
+        for (held, count) in self.in_parts(tables.wanted.rows) {
+            self.head(&state.scratch, held, count);
+            for (Share { rows, draw }, noise) in shares.iter().zip(&noise) {
+                let (first, end) = (rows.start.max(held), rows.end.min(held + count));
+                if first >= end {
+                    continue;
+                }
+                let io = Sample {
+                    logits: &state.scratch.logits,
+                    held,
+                    stride: self.head.padded(),
+                    rows: &tables.rows,
+                    draws: &tables.keys,
+                    tokens,
+                    noise: noise.as_ref(),
+                    shared: state.scratch.drawing.as_ref(),
+                    first,
+                    count: end - first,
+                    vocab: self.head.n,
+                    mask_index: self.config.mask_index,
+                    seed: draw.seed,
+                };
+                sample(&self.gpu, &draw.sampler, &io);
+            }
+            then(tables, held, count);
+        }
+        Ok(())
     }
 
     /// The parts of `count` sampled rows whose logits are held at once: the first row and how many there are.
@@ -325,19 +445,13 @@ impl Executor for GpuExecutor {
             self.gpu.clean_up()?;
         }
         let longest = layout.slots.max(tokens.len() / layout.sequences.max(1));
-        if longest > self.positions {
-            // A longer text than the context: rotary angles go on.
-            self.rotary = self
-                .gpu
-                .floats(rotary_table(longest, self.config.head_dim()))?;
-            self.positions = longest;
-        }
+        self.reach(longest)?;
         let what = format!(
             "the KV cache of {} sequences of {} slots",
             layout.sequences, layout.slots
         );
         // In 64 bits, since a browser's usize has 32.
-        let bytes = [layout.sequences, layout.slots, self.config.hidden]
+        let bytes = [layout.sequences, layout.slots, self.config.kv_width()]
             .iter()
             .try_fold(self.cache.bytes(), |product, &n| {
                 product.checked_mul(n as u64)
@@ -369,7 +483,9 @@ impl Executor for GpuExecutor {
                 scratch: self.scratch(1, 1)?,
                 few: self.gpu.allocate("a row table", FEW_BYTES / 4)?,
                 recordings: Recordings::default(),
+                choosing: None,
                 tables: None,
+                keys: Vec::new(),
             })
         })?;
         self.state = Some(state);
@@ -378,6 +494,8 @@ impl Executor for GpuExecutor {
 
     fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError> {
         self.grow(step)?;
+        let last = step.rows.iter().map(|row| row.position as usize).max();
+        self.reach(last.map_or(0, |last| last + 1))?;
         let none = || EngineError::Rows("no batch was started".into());
         let mut state = self.state.take().ok_or_else(none)?;
         let passed = self.gpu.scoped(|| {
@@ -394,6 +512,8 @@ impl Executor for GpuExecutor {
             Ok::<_, EngineError>(tables)
         });
         let passed = passed.map(|tables| state.tables = Some(tables));
+        state.keys.clear();
+        state.keys.extend_from_slice(keys);
         self.state = Some(state);
         passed
     }
@@ -404,41 +524,33 @@ impl Executor for GpuExecutor {
     }
 
     fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError> {
-        let (state, tables) = self.passed()?;
+        let (state, _) = self.passed()?;
+        self.gpu
+            .scoped(|| self.draw_to(shares, &state.tokens, |_, _, _| ()))?;
+        self.gpu.submit()
+    }
+
+    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
+        self.choose(draw, choice)
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        let state = self.started()?;
+        let slots = state.layout.slots as u32;
+        let row = |m: &SlotMove| [m.sequence * slots + m.from, m.sequence * slots + m.to];
+        let rows: Vec<u32> = moves.iter().flat_map(row).collect();
+        let words = self.config.hidden * self.cache.bytes() as usize / 4;
         self.gpu.scoped(|| {
-            let noise = |share: &Share| {
-                let values = share.draw.noise.map(<[f32]>::to_vec);
-                values.map(|values| self.gpu.floats(values)).transpose()
-            };
-            let noise: Vec<_> = shares.iter().map(noise).collect::<Result<_, _>>()?;
-            for (held, count) in self.in_parts(tables.wanted.rows) {
-                self.head(&state.scratch, held, count);
-                for (Share { rows, draw }, noise) in shares.iter().zip(&noise) {
-                    let (first, end) = (rows.start.max(held), rows.end.min(held + count));
-                    if first >= end {
-                        continue;
-                    }
-                    let io = Sample {
-                        logits: &state.scratch.logits,
-                        held,
-                        stride: self.head.padded(),
-                        rows: &tables.rows,
-                        draws: &tables.keys,
-                        tokens: &state.tokens,
-                        noise: noise.as_ref(),
-                        shared: state.scratch.drawing.as_ref(),
-                        first,
-                        count: end - first,
-                        vocab: self.head.n,
-                        mask_index: self.config.mask_index,
-                        seed: draw.seed,
-                    };
-                    sample(&self.gpu, &draw.sampler, &io);
-                }
+            let rows = self.gpu.words(rows)?;
+            for cache in &state.kv {
+                move_slots(&self.gpu, &rows, cache, moves.len(), words);
             }
             Ok::<_, EngineError>(())
-        })?;
-        self.gpu.submit()
+        })
+    }
+
+    fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {
+        self.chosen_tokens(wanted)
     }
 
     fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError> {
@@ -536,6 +648,9 @@ impl Executor for GpuExecutor {
                 up: of(|block| &block.up),
                 down: of(|block| &block.down),
                 head: &self.head,
+                norm: self.norm,
+                activation: self.activation,
+                has_head_norms: self.has_head_norms(),
                 rotary: &self.rotary,
                 geometry: self.geometry(scope.length),
             };
@@ -548,13 +663,14 @@ impl Executor for GpuExecutor {
             gpu,
             embedding,
             blocks,
+            head_gain,
             head,
             rotary,
             state,
             aside,
             ..
         } = *self;
-        drop((embedding, blocks, head, rotary, state, aside));
+        drop((embedding, blocks, head_gain, head, rotary, state, aside));
         gpu.submit()?;
         gpu.clean_up()
     }

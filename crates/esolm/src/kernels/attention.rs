@@ -29,10 +29,12 @@ pub enum AttentionVariant {
 /// Shape of the attention.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
-    /// Width of the model.
-    pub hidden: usize,
-    /// Heads.
+    /// Heads of q, a multiple of those of k and v.
     pub heads: usize,
+    /// Heads of k and v. Head h of q reads head h / (heads / kv_heads) of these.
+    pub kv_heads: usize,
+    /// Width of a head, a multiple of four.
+    pub head_dim: usize,
     /// Cache slots a sequence.
     pub slots: usize,
     /// Precision of the cache.
@@ -42,14 +44,24 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Width of a head.
-    pub fn head_dim(&self) -> usize {
-        self.hidden / self.heads
+    /// Width of q, and of what comes of it.
+    pub fn width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of k and of v.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Heads of q that read a head of k and v. The kernels take them for as many rows, so rows and those of one sequence count so many times.
+    pub fn sharing(&self) -> usize {
+        self.heads / self.kv_heads
     }
 
     /// Column groups of a head, four columns each.
     fn groups(&self) -> u32 {
-        self.head_dim() as u32 / 4
+        self.head_dim as u32 / 4
     }
 
     /// Lanes, a power of two, that the column groups of a head are dealt out to where each holds `most` of them at most. None holds a
@@ -66,19 +78,24 @@ impl Geometry {
         wg: u32,
         further: &[(&'static str, u32)],
     ) -> Arc<Kernel> {
-        let params = vec![self.hidden as u32, self.heads as u32, self.cache as u32, wg];
+        let sizes = [self.width(), self.heads, self.cache as usize];
+        let mut params = sizes.map(|size| size as u32).to_vec();
+        params.push(wg);
+        let grouped = (self.sharing() > 1).then_some(self.kv_heads as u32);
+        params.extend(grouped);
         gpu.kernel(shader, params, wg, || Form {
             constants: [
                 ("WG", wg),
-                ("D4", self.hidden as u32 / 4),
+                ("D4", self.kv_width() as u32 / 4),
                 ("HEAD4", self.groups()),
             ]
             .into_iter()
             .chain(further.iter().copied())
+            .chain(grouped.map(|_| ("GROUP", self.sharing() as u32)))
             .collect(),
-            floats: vec![("SCALE", 1.0 / (self.head_dim() as f32).sqrt())],
+            floats: vec![("SCALE", 1.0 / (self.head_dim as f32).sqrt())],
             snippets: vec![cache_snippet(self.cache)],
-            flags: vec![],
+            flags: grouped.map(|_| "GROUPED").into_iter().collect(),
         })
     }
 
@@ -116,9 +133,9 @@ const ROWS_KEYS: u32 = 4;
 
 /// What a launch reads and writes.
 pub struct Attention<'a> {
-    /// q [rows, hidden], pair-ordered like k.
+    /// q [rows, heads, head_dim], pair-ordered like k.
     pub q: &'a Buffer,
-    /// Cache of k [sequences, slots, hidden].
+    /// Cache of k [sequences, slots, kv_heads, head_dim].
     pub k: &'a Buffer,
     /// Cache of v.
     pub v: &'a Buffer,
@@ -126,7 +143,7 @@ pub struct Attention<'a> {
     pub rows: &'a Buffer,
     /// Rows of the pass.
     pub count: usize,
-    /// out [rows, hidden].
+    /// out [rows, heads, head_dim].
     pub out: &'a Buffer,
 }
 
@@ -173,7 +190,7 @@ fn attend(
     );
 }
 
-/// Workgroups of `rows` rows for each span and head. The rows share the keys that they walk, so arithmetic counts.
+/// Workgroups of `rows` rows for each span and head of k and v. The rows share the keys that they walk, so arithmetic counts.
 pub(super) fn rows_extent(
     geometry: &Geometry,
     rows: usize,
@@ -182,9 +199,13 @@ pub(super) fn rows_extent(
     seen: usize,
 ) -> Extent {
     Extent {
-        grid: [longest.div_ceil(rows), geometry.heads, spans],
+        grid: [
+            (longest * geometry.sharing()).div_ceil(rows),
+            geometry.kv_heads,
+            spans,
+        ],
         // Beyond their prefixes the rows walk what their own ranges span together.
-        each: 4 * (rows * (seen + rows) * geometry.head_dim()) as u64,
+        each: 4 * (rows * (seen + rows) * geometry.head_dim) as u64,
     }
 }
 
@@ -204,14 +225,14 @@ pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
 
 /// A workgroup for each head of each row, which reads its keys and values for itself.
 pub(super) fn split_extent(geometry: &Geometry, rows: usize) -> Extent {
-    let read = 2 * geometry.head_dim() as u64 * geometry.cache.bytes();
+    let read = 2 * geometry.head_dim as u64 * geometry.cache.bytes();
     Extent {
-        grid: [geometry.heads, rows, 1],
+        grid: [geometry.kv_heads, rows * geometry.sharing(), 1],
         each: geometry.slots as u64 * read * BYTE,
     }
 }
 
-/// The twin of both: out [rows, hidden] in f64, with k and v [sequences, slots, hidden].
+/// The twin of all: out [rows, heads, head_dim] in f64, with k and v [sequences, slots, kv_heads, head_dim].
 pub fn attention_twin(
     geometry: &Geometry,
     q: &[f32],
@@ -219,15 +240,17 @@ pub fn attention_twin(
     v: &[f32],
     rows: &[Row],
 ) -> Vec<f32> {
-    let (hidden, width) = (geometry.hidden, geometry.head_dim());
-    let mut out = vec![0.0; rows.len() * hidden];
+    let (all, width) = (geometry.width(), geometry.head_dim);
+    let mut out = vec![0.0; rows.len() * all];
     for (r, row) in rows.iter().enumerate() {
         let slots: Vec<usize> = row.slots().collect();
         for head in 0..geometry.heads {
+            let kv_head = head / geometry.sharing();
             let place = |slot: usize| {
-                (row.sequence as usize * geometry.slots + slot) * hidden + head * width
+                let slot = row.sequence as usize * geometry.slots + slot;
+                slot * geometry.kv_width() + kv_head * width
             };
-            let query = &q[r * hidden + head * width..][..width];
+            let query = &q[r * all + head * width..][..width];
             let scores: Vec<f64> = slots
                 .iter()
                 .map(|&slot| {
@@ -247,7 +270,7 @@ pub fn attention_twin(
                     .zip(&scores)
                     .map(|(&slot, s)| (s - top).exp() * f64::from(v[place(slot) + c]))
                     .sum();
-                out[r * hidden + head * width + c] = (sum / mass) as f32;
+                out[r * all + head * width + c] = (sum / mass) as f32;
             }
         }
     }

@@ -1,9 +1,10 @@
-//! Token embedding: `shaders/embed.wgsl`.
+//! Token embedding: `shaders/embed.wgsl`, or `embed_tied.wgsl` where the output matrix is the embedding too.
 
 use esolm_core::rows::{MASKED, Row};
-use esolm_shaders::{EMBED, Form, Snippet, TABLE_Q8, WEIGHT_F16, WEIGHT_F32};
+use esolm_shaders::{EMBED, EMBED_TIED, Form, Snippet, TABLE_Q8, WEIGHT_F16, WEIGHT_F32};
 
 use super::packed::{self, pack_table};
+use super::product::{Matrix, weight_snippet};
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
 use crate::error::EngineError;
@@ -82,6 +83,33 @@ impl Embedding {
                 &[count as u32, *first as u32, *tokens_here as u32, mask_index],
             );
         }
+    }
+}
+
+/// As [`Embedding::launch`] from an output matrix [hidden, V] whose columns are the embedding.
+pub fn embed_tied(
+    gpu: &Gpu,
+    head: &Matrix,
+    x: &Buffer,
+    rows: &Buffer,
+    count: usize,
+    tokens: &Buffer,
+    mask_index: u32,
+) {
+    let k4 = (head.k / 4) as u32;
+    for (first, columns, buffer) in head.slices() {
+        let params = vec![k4, columns as u32 / 4, head.weights() as u32];
+        let kernel = gpu.kernel(&EMBED_TIED, params, WG, || Form {
+            constants: vec![("WG", WG), ("K4", k4), ("N4", columns as u32 / 4)],
+            snippets: vec![weight_snippet(head.weights())],
+            ..Default::default()
+        });
+        gpu.launch(
+            &kernel,
+            &extent(count, head.k),
+            &[x, buffer, rows, tokens],
+            &[count as u32, first as u32, columns as u32, mask_index],
+        );
     }
 }
 

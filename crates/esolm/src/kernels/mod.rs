@@ -4,14 +4,18 @@
 pub mod attention;
 pub mod copy;
 pub mod embed;
+pub mod heads;
 pub mod norm;
 pub mod packed;
 pub mod peak;
 pub mod product;
 pub mod residual;
+pub mod reveal;
+pub mod rotary;
 pub mod runtime;
 pub mod sample;
 pub mod score;
+pub mod slots;
 pub mod watch;
 pub mod work;
 

@@ -1,4 +1,4 @@
-//! Plain layer normalisation: `shaders/norm.wgsl`.
+//! Norms of rows: `shaders/norm.wgsl`.
 
 use esolm_shaders::{Form, NORM};
 
@@ -8,31 +8,88 @@ use super::work::{BYTE, Extent};
 
 const WG: u32 = 64;
 
-/// The constant under the root, as in the published model.
+/// The constant under the root of a layer norm, as in the published model.
 pub const EPS: f64 = 1e-5;
 
-/// out [rows, hidden] = plain-normalised rows of x.
-pub fn norm(gpu: &Gpu, x: &Buffer, out: &Buffer, rows: usize, hidden: usize) {
-    norm_of(gpu, x, out, rows, hidden, [0, 0]);
+/// How rows are normalised. Weights and biases are folded into the matrix that follows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Norm {
+    /// Layer normalisation: (x - mean) / sqrt(variance + 1e-5).
+    Layer,
+    /// x / sqrt(mean square + eps).
+    Rms {
+        /// The constant under the root, above zero.
+        eps: f32,
+    },
 }
 
-/// [`norm`] of the residual stream: `[row0, parts]` are the row of `x` that it begins at and the parts that are to be added to it.
+impl Norm {
+    /// Tells the forms of a kernel apart, and from 0 for those that do not normalise: the bits of eps are far above 1.
+    pub(super) fn key(self) -> u32 {
+        match self {
+            Self::Layer => 1,
+            Self::Rms { eps } => eps.to_bits(),
+        }
+    }
+
+    /// The constants of a form.
+    pub(super) fn floats(self) -> Vec<(&'static str, f32)> {
+        match self {
+            Self::Layer => vec![],
+            Self::Rms { eps } => vec![("EPS", eps)],
+        }
+    }
+
+    /// The flags of a form, besides that which says that it normalises.
+    pub(super) fn flags(self) -> Vec<&'static str> {
+        match self {
+            Self::Layer => vec![],
+            Self::Rms { .. } => vec!["RMS"],
+        }
+    }
+}
+
+/// out [rows, hidden] = normalised rows of x.
+pub fn norm(gpu: &Gpu, norm: Norm, x: &Buffer, out: &Buffer, rows: usize, hidden: usize) {
+    norm_of(gpu, norm, None, x, out, rows, hidden, [0, 0]);
+}
+
+/// [`norm`] of the residual stream: `[row0, parts]` are the row of `x` that it begins at and the parts that are to be added to it. An RMS
+/// norm may have its weight `gain` [hidden] here, where nothing it could be folded into follows.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn norm_of(
     gpu: &Gpu,
+    norm: Norm,
+    gain: Option<&Buffer>,
     x: &Buffer,
     out: &Buffer,
     rows: usize,
     hidden: usize,
     [row0, parts]: [usize; 2],
 ) {
+    assert!(
+        gain.is_none() || norm != Norm::Layer,
+        "the weight of a layer norm is folded"
+    );
     let d4 = (hidden / 4) as u32;
-    let kernel = gpu.kernel(&NORM, vec![d4], WG, || Form {
-        constants: vec![("WG", WG), ("D4", d4), ("FEW", ROW_PAD as u32)],
-        ..Default::default()
+    let mut params = vec![d4];
+    if norm != Norm::Layer {
+        params.extend([norm.key(), u32::from(gain.is_some())]);
+    }
+    let kernel = gpu.kernel(&NORM, params, WG, || {
+        let mut flags = norm.flags();
+        flags.extend(gain.map(|_| "GAIN"));
+        Form {
+            constants: vec![("WG", WG), ("D4", d4), ("FEW", ROW_PAD as u32)],
+            floats: norm.floats(),
+            flags,
+            ..Default::default()
+        }
     });
     let extent = extent(rows, hidden);
     let info = [rows as u32, row0 as u32, parts as u32, 0];
-    gpu.launch(&kernel, &extent, &[x, out], &info);
+    let buffers: Vec<&Buffer> = [x, out].into_iter().chain(gain).collect();
+    gpu.launch(&kernel, &extent, &buffers, &info);
 }
 
 /// A workgroup a row, whose floats are read three times and written once.
@@ -41,15 +98,16 @@ pub(super) fn extent(rows: usize, hidden: usize) -> Extent {
 }
 
 /// The twin for one row.
-pub fn norm_twin(row: &[f32]) -> Vec<f32> {
+pub fn norm_twin(norm: Norm, row: &[f32]) -> Vec<f32> {
     let count = row.len() as f64;
-    let mean = row.iter().map(|&v| f64::from(v)).sum::<f64>() / count;
-    let var = row
-        .iter()
-        .map(|&v| (f64::from(v) - mean).powi(2))
-        .sum::<f64>()
-        / count;
+    let average =
+        |value: &dyn Fn(f64) -> f64| row.iter().map(|&v| value(f64::from(v))).sum::<f64>() / count;
+    let (mean, eps) = match norm {
+        Norm::Layer => (average(&|v| v), EPS),
+        Norm::Rms { eps } => (0.0, f64::from(eps)),
+    };
+    let variance = average(&|v| (v - mean).powi(2));
     row.iter()
-        .map(|&v| ((f64::from(v) - mean) / (var + EPS).sqrt()) as f32)
+        .map(|&v| ((f64::from(v) - mean) / (variance + eps).sqrt()) as f32)
         .collect()
 }

@@ -3,16 +3,16 @@
 
 use std::ops::Range;
 
-use esolm_core::config::rotary_frequencies;
 use esolm_shaders::{
-    FINISH_ADD, FINISH_GELU, FINISH_QKV, FINISH_STORE, Form, PRODUCT_ROWS, PRODUCT_SPLIT,
-    PRODUCT_TILE, Snippet, WEIGHT_F16, WEIGHT_F32, WEIGHT_Q4, WEIGHT_Q8,
+    FINISH_ADD, FINISH_GELU, FINISH_GROUPED, FINISH_QKV, FINISH_SILU, FINISH_STORE, Form,
+    PRODUCT_ROWS, PRODUCT_SPLIT, PRODUCT_TILE, Snippet, WEIGHT_F16, WEIGHT_F32, WEIGHT_Q4,
+    WEIGHT_Q8,
 };
 use serde::{Deserialize, Serialize};
 
-use super::Precision;
 use super::cache_snippet;
-use super::norm::norm_twin;
+use super::heads::Qkv;
+use super::norm::{Norm, norm_twin};
 use super::packed::{GROUP4, pack_matrix};
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
@@ -125,6 +125,17 @@ impl Matrix {
         self.slices.iter().map(|s| s.weight.bytes()).sum()
     }
 
+    /// First column, columns, padded to four, and weights of each slice.
+    pub(super) fn slices(&self) -> impl Iterator<Item = (usize, usize, &Buffer)> {
+        let slices = self.slices.iter();
+        slices.map(|s| (4 * s.first4, 4 * s.n4, &s.weight))
+    }
+
+    /// How the weights are held.
+    pub(super) fn weights(&self) -> Weights {
+        self.weights
+    }
+
     /// The buffers, to check that they were allocated.
     pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
         self.slices.iter().flat_map(|s| [&s.weight, &s.affine])
@@ -137,6 +148,8 @@ pub enum Finish<'a> {
     Store(&'a Buffer),
     /// `out` [rows, n] = gelu(y), tanh form.
     Gelu(&'a Buffer),
+    /// `out` [rows, n / 2] = silu(gate) up, of columns that are pairs of a gate and what it is multiplied with.
+    Silu(&'a Buffer),
     /// `out` [rows, n] += y.
     Add(&'a Buffer),
     /// So many parts that add up to y, each a block of [`ROW_PAD`] rows [.., n] after the first two of `out` (the split variant alone, up to
@@ -146,24 +159,23 @@ pub enum Finish<'a> {
     Qkv(Qkv<'a>),
 }
 
-/// Where q, k and v go.
-pub struct Qkv<'a> {
-    /// q [rows, hidden].
-    pub q: &'a Buffer,
-    /// The row table.
-    pub rows: &'a Buffer,
-    /// [positions, head_dim / 2] pairs (cos, sin).
-    pub rotary: &'a Buffer,
-    /// Cache of k [sequences, slots, hidden].
-    pub k: &'a Buffer,
-    /// Cache of v.
-    pub v: &'a Buffer,
-    /// Slots a sequence.
-    pub slots: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Precision of the cache.
-    pub cache: Precision,
+/// What stands between the two matrices of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// GELU, tanh form.
+    Gelu,
+    /// SiLU of a gate, times what the gate lets through.
+    Silu,
+}
+
+impl Activation {
+    /// What ends the product with the first matrix.
+    pub fn finish<'a>(self, out: &'a Buffer) -> Finish<'a> {
+        match self {
+            Self::Gelu => Finish::Gelu(out),
+            Self::Silu => Finish::Silu(out),
+        }
+    }
 }
 
 /// Computes `rows` of x [.., k] times `matrix`, ended by `finish`. With `norm` the rows are
@@ -171,7 +183,7 @@ pub struct Qkv<'a> {
 pub fn product(
     gpu: &Gpu,
     variant: ProductVariant,
-    norm: bool,
+    norm: Option<Norm>,
     x: &Buffer,
     rows: Range<usize>,
     matrix: &Matrix,
@@ -186,7 +198,7 @@ pub fn product(
 pub(super) fn product_of(
     gpu: &Gpu,
     variant: ProductVariant,
-    norm: bool,
+    norm: Option<Norm>,
     x: &Buffer,
     rows: Range<usize>,
     parts: usize,
@@ -194,11 +206,11 @@ pub(super) fn product_of(
     finish: &Finish,
 ) {
     assert!(
-        !(norm && variant == ProductVariant::Tile),
+        norm.is_none() || variant != ProductVariant::Tile,
         "the tile variant takes normalised rows"
     );
     assert!(
-        parts == 0 || norm && variant == ProductVariant::Split,
+        parts == 0 || norm.is_some() && variant == ProductVariant::Split,
         "the split variant adds parts where it normalises"
     );
     let input = Input {
@@ -216,7 +228,7 @@ pub(super) fn product_of(
 struct Input<'a> {
     x: &'a Buffer,
     rows: Range<usize>,
-    norm: bool,
+    norm: Option<Norm>,
     /// Parts that are added first.
     parts: usize,
 }
@@ -249,47 +261,53 @@ fn launch(
             col4 = 2 * ROW_PAD as u32 * padded4;
             (0, &FINISH_STORE, vec![*out])
         }
-        Finish::Qkv(to) => (3, &FINISH_QKV, vec![to.q, to.rows, to.rotary, to.k, to.v]),
+        Finish::Qkv(to) => {
+            let buffers = vec![to.q, to.rows, to.rotary, to.k, to.v];
+            match to.heads == to.kv_heads {
+                true => (3, &FINISH_QKV, buffers),
+                false => (4, &FINISH_GROUPED, buffers),
+            }
+        }
+        Finish::Silu(out) => (5, &FINISH_SILU, vec![*out]),
     };
     let mut all = vec![input.x, &slice.weight, &slice.affine];
     all.append(&mut buffers);
-    let (slots, head_dim, cache) = match finish {
-        Finish::Qkv(to) => (to.slots as u32, to.head_dim as u32, to.cache),
-        _ => (0, 0, Precision::F32),
+    let to = match finish {
+        Finish::Qkv(to) => Some(to),
+        _ => None,
     };
     let (shader, dim) = match variant {
         ProductVariant::Rows => (&PRODUCT_ROWS, block.columns4 / block.groups),
         ProductVariant::Split => (&PRODUCT_SPLIT, SPLIT_WG),
         ProductVariant::Tile => (&PRODUCT_TILE, TILE_WG),
     };
-    let params = vec![
+    let mut params = vec![
         k4,
         n4,
         id,
-        u32::from(input.norm),
+        input.norm.map_or(0, Norm::key),
         block.rows as u32,
         block.columns4,
         matrix.weights as u32,
-        head_dim,
-        cache as u32,
+        to.map_or(0, |to| to.head_dim as u32),
+        to.map_or(0, |to| to.cache as u32),
     ];
+    let grouped = to.filter(|to| to.heads != to.kv_heads);
+    params.extend(grouped.map(|to| to.kv_heads as u32));
     let kernel = gpu.kernel(shader, params, dim, || {
         let mut form = Form {
             constants: vec![("K4", k4), ("N4", n4)],
             snippets: vec![weight_snippet(matrix.weights), snippet],
             flags: flags(variant, matrix.weights, input.norm),
-            ..Default::default()
+            floats: input.norm.map(Norm::floats).unwrap_or_default(),
         };
         form.constants
-            .extend(block.constants(variant, matrix.weights, input.norm, k4));
-        if id == 3 {
-            form.constants.extend([
-                ("D4", n4 / 3),
-                ("HALF", head_dim / 2),
-                ("HEAD_DIM", head_dim),
-            ]);
-            form.snippets.push(cache_snippet(cache));
+            .extend(block.constants(variant, matrix.weights, input.norm.is_some(), k4));
+        if let Some(to) = to {
+            form.constants.extend(to.constants());
+            form.snippets.push(cache_snippet(to.cache));
         }
+        form.constants.extend(grouped.map(Qkv::q4));
         form
     });
     let info = [
@@ -297,7 +315,7 @@ fn launch(
         row0 as u32,
         padded4,
         col4,
-        slots,
+        to.map_or(0, |to| to.slots as u32),
         block.rows as u32,
         k4.div_ceil(parts as u32),
         input.parts as u32,
@@ -306,10 +324,11 @@ fn launch(
 }
 
 /// The flags of a form.
-fn flags(variant: ProductVariant, weights: Weights, norm: bool) -> Vec<&'static str> {
+fn flags(variant: ProductVariant, weights: Weights, norm: Option<Norm>) -> Vec<&'static str> {
     let mut flags = vec![];
-    if norm {
+    if let Some(norm) = norm {
         flags.push("NORM");
+        flags.extend(norm.flags());
     } else if variant == ProductVariant::Split {
         flags.push("PLAIN");
     }
@@ -320,7 +339,7 @@ fn flags(variant: ProductVariant, weights: Weights, norm: bool) -> Vec<&'static 
 }
 
 /// The snippet that reads weights.
-fn weight_snippet(weights: Weights) -> &'static Snippet {
+pub(super) fn weight_snippet(weights: Weights) -> &'static Snippet {
     match weights {
         Weights::F32 => &WEIGHT_F32,
         Weights::F16 => &WEIGHT_F16,
@@ -484,11 +503,17 @@ impl Block {
 }
 
 /// The twin: y [rows, n] = x w + bias in f64, rows normalised first with `norm`.
-pub fn product_twin(x: &[f32], k: usize, weight: &[f32], bias: &[f32], norm: bool) -> Vec<f32> {
+pub fn product_twin(
+    x: &[f32],
+    k: usize,
+    weight: &[f32],
+    bias: &[f32],
+    norm: Option<Norm>,
+) -> Vec<f32> {
     let n = bias.len();
     let mut out = Vec::with_capacity(x.len() / k * n);
     for row in x.chunks(k) {
-        let row = if norm { norm_twin(row) } else { row.to_vec() };
+        let row = norm.map_or(row.to_vec(), |norm| norm_twin(norm, row));
         let mut y: Vec<f64> = bias.iter().map(|&b| f64::from(b)).collect();
         for (value, weights) in row.iter().zip(weight.chunks(n)) {
             y.iter_mut()
@@ -507,45 +532,14 @@ pub fn gelu_twin(y: f32) -> f32 {
         as f32
 }
 
-/// Puts the columns of a rotary pair (i, i + head_dim / 2) side by side within each head: the order in which the qkv product
-/// stores q and k. `columns` holds q, k and v of `hidden` columns each; v stays.
-pub fn pair_order(hidden: usize, head_dim: usize) -> Vec<usize> {
-    let paired = |c: usize| {
-        let (head, within) = (c / head_dim * head_dim, c % head_dim);
-        head + within / 2 + within % 2 * (head_dim / 2)
-    };
-    (0..3 * hidden)
-        .map(|c| {
-            if c < 2 * hidden {
-                c / hidden * hidden + paired(c % hidden)
-            } else {
-                c
-            }
+/// silu(gate) up, of columns that are pairs of the two.
+pub fn silu_twin(y: &[f32]) -> Vec<f32> {
+    y.chunks_exact(2)
+        .map(|pair| {
+            let (gate, up) = (f64::from(pair[0]), f64::from(pair[1]));
+            (gate / (1.0 + (-gate).exp()) * up) as f32
         })
         .collect()
-}
-
-/// Rotary angles (cos, sin) [positions, head_dim / 2], base 10000, computed as the published code does: frequencies and
-/// angles in f32.
-pub fn rotary_table(positions: usize, head_dim: usize) -> Vec<f32> {
-    let mut table = Vec::with_capacity(positions * head_dim);
-    for position in 0..positions {
-        for frequency in rotary_frequencies(head_dim) {
-            let angle = f64::from(position as f32 * frequency);
-            table.extend([angle.cos() as f32, angle.sin() as f32]);
-        }
-    }
-    table
-}
-
-/// The twin of the rotary part of the q, k, v finish, on pair-ordered columns of one head row.
-pub fn rotary_twin(row: &mut [f32], position: usize, head_dim: usize, table: &[f32]) {
-    for (c, pair) in row.chunks_mut(2).enumerate() {
-        let i = c % (head_dim / 2);
-        let at = (position * head_dim / 2 + i) * 2;
-        let (cos, sin) = (table[at], table[at + 1]);
-        (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[1] * cos + pair[0] * sin);
-    }
 }
 
 #[cfg(test)]

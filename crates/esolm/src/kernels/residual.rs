@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::norm::{norm, norm_of};
+use super::norm::{Norm, norm, norm_of};
 use super::product::{Finish, MOST_PARTS, Matrix, ProductVariant, ROW_PAD, product_of};
 use super::runtime::{Buffer, Gpu};
 use crate::variants::normalises;
@@ -17,6 +17,7 @@ pub const STREAM_ROWS: usize = (2 + MOST_PARTS) * ROW_PAD;
 /// The residual stream of a pass.
 pub struct Residual<'a> {
     gpu: &'a Gpu,
+    norm: Norm,
     variant: ProductVariant,
     /// Rows of the pass.
     rows: usize,
@@ -30,10 +31,11 @@ pub struct Residual<'a> {
 }
 
 impl<'a> Residual<'a> {
-    /// Of `rows` rows that lie at the start of `x` [[`STREAM_ROWS`] or more, `hidden`]. `variant` is the form of the products, and `normed`
-    /// holds normalised rows where the products do not normalise on the way.
+    /// Of `rows` rows that lie at the start of `x` [[`STREAM_ROWS`] or more, `hidden`], which `norm` normalises. `variant` is the form of the
+    /// products, and `normed` holds normalised rows where the products do not normalise on the way.
     pub fn new(
         gpu: &'a Gpu,
+        norm: Norm,
         variant: ProductVariant,
         rows: usize,
         hidden: usize,
@@ -42,6 +44,7 @@ impl<'a> Residual<'a> {
     ) -> Self {
         Self {
             gpu,
+            norm,
             variant,
             rows,
             hidden,
@@ -58,24 +61,16 @@ impl<'a> Residual<'a> {
         if normalises(self.variant, self.rows) {
             let rows = self.row0 + rows.start..self.row0 + rows.end;
             let (variant, x, parts) = (self.variant, self.x, self.parts);
-            product_of(gpu, variant, true, x, rows, parts, matrix, finish);
+            let norm = Some(self.norm);
+            product_of(gpu, variant, norm, x, rows, parts, matrix, finish);
             if self.parts > 0 {
                 (self.row0, self.parts) = (ROW_PAD - self.row0, 0);
             }
         } else {
             let x = self.from(self.row0 + rows.start);
-            norm(gpu, &x, self.normed, count, self.hidden);
+            norm(gpu, self.norm, &x, self.normed, count, self.hidden);
             let variant = self.variant;
-            product_of(
-                gpu,
-                variant,
-                false,
-                self.normed,
-                0..count,
-                0,
-                matrix,
-                finish,
-            );
+            product_of(gpu, variant, None, self.normed, 0..count, 0, matrix, finish);
         }
     }
 
@@ -93,7 +88,7 @@ impl<'a> Residual<'a> {
             0 => Finish::Add(&x),
             parts => Finish::Parts(&x, parts),
         };
-        product_of(gpu, variant, false, input, 0..count, 0, matrix, &finish);
+        product_of(gpu, variant, None, input, 0..count, 0, matrix, &finish);
     }
 
     /// Goes on with the first `rows` of its rows alone, and with products in another form.
@@ -117,10 +112,11 @@ impl<'a> Residual<'a> {
         }
     }
 
-    /// Normalises its rows into `out` [rows, hidden].
-    pub fn normalise(&self, out: &Buffer) {
+    /// Normalises its rows into `out` [rows, hidden], times the weight `gain` [hidden] of an RMS norm that is not folded.
+    pub fn normalise(&self, gain: Option<&Buffer>, out: &Buffer) {
         let place = [self.row0, self.parts];
-        norm_of(self.gpu, self.x, out, self.rows, self.hidden, place);
+        let (norm, hidden) = (self.norm, self.hidden);
+        norm_of(self.gpu, norm, gain, self.x, out, self.rows, hidden, place);
     }
 
     /// The buffer from a row on.

@@ -111,7 +111,7 @@ mod tests {
     use crate::adapter::AdapterKind;
     use crate::kernels::attention::{Geometry, rows_extent, split_extent};
     use crate::kernels::product::{Block, ProductVariant};
-    use crate::kernels::{Precision, embed, norm, sample, score};
+    use crate::kernels::{Precision, embed, heads, norm, reveal, sample, score};
     use crate::weights::Weights;
 
     fn workgroups(grid: &[usize; 3]) -> u64 {
@@ -161,9 +161,14 @@ mod tests {
         length: usize,
         sampled: usize,
     ) -> Vec<(String, Extent)> {
-        let hidden = geometry.hidden;
+        let hidden = geometry.width();
+        let all_heads = geometry.heads + 2 * geometry.kv_heads;
         let mut all = vec![
             ("embed".to_string(), embed::extent(rows, hidden)),
+            (
+                "heads".into(),
+                heads::extent(rows, all_heads, geometry.head_dim),
+            ),
             ("norm".into(), norm::extent(rows, hidden)),
             (
                 "attention in rows".into(),
@@ -171,6 +176,10 @@ mod tests {
             ),
             ("split attention".into(), split_extent(geometry, rows)),
             ("score".into(), score::extent(sampled, vocab)),
+            (
+                "reveal".into(),
+                reveal::extent(rows.div_ceil(length), length),
+            ),
         ];
         let both = Sampler {
             top_k: Some(50),
@@ -182,6 +191,9 @@ mod tests {
                 let extent = sample::extent(sampled, vocab, source, filter.as_ref());
                 all.push((format!("sample {source:?} {filter:?}"), extent));
             }
+            let filter = filter.unwrap_or(Filter::all(1.0));
+            let extent = reveal::confidence_extent(sampled, vocab, &filter);
+            all.push((format!("confidence {filter:?}"), extent));
         }
         for variant in [
             ProductVariant::Rows,
@@ -205,21 +217,27 @@ mod tests {
         all
     }
 
-    /// An MDLM of the size of GPT-2, 64 texts of 1024 tokens at once: its q, k, v product alone is 232 GFLOP.
+    /// An MDLM of the size of GPT-2, 64 texts of 1024 tokens at once: its q, k, v product alone is 232 GFLOP. Then one with the heads and the
+    /// vocabulary of a Qwen3-0.6B.
     #[test]
     fn no_launch_of_a_large_pass_is_long() {
-        let geometry = Geometry {
-            hidden: 768,
-            heads: 12,
-            slots: 1024,
-            cache: Precision::F32,
-            kind: AdapterKind::Discrete,
-        };
         let Limits { launch, submit } = Limits::default();
         assert!(launch <= 5_000_000_000 && submit >= launch);
         let rows = 64 * 1024;
         let mut longest = 0;
-        for (name, extent) in pass(&geometry, 50_258, rows, 1024, 320) {
+        let of = |[heads, kv_heads, head_dim, vocab]: [usize; 4]| {
+            let geometry = Geometry {
+                heads,
+                kv_heads,
+                head_dim,
+                slots: 1024,
+                cache: Precision::F32,
+                kind: AdapterKind::Discrete,
+            };
+            pass(&geometry, vocab, rows, 1024, 320)
+        };
+        let networks = [[12, 12, 64, 50_258], [16, 8, 128, 151_936]];
+        for (name, extent) in networks.into_iter().flat_map(of) {
             let mut count = 0;
             for part in extent.parts(launch) {
                 assert!(part.work <= launch, "{name}: {}", part.work);
@@ -248,8 +266,9 @@ mod tests {
     #[test]
     fn a_small_pass_is_not_split() {
         let geometry = Geometry {
-            hidden: 192,
             heads: 6,
+            kv_heads: 6,
+            head_dim: 32,
             slots: 128,
             cache: Precision::F32,
             kind: AdapterKind::Discrete,

@@ -11,7 +11,9 @@ use crate::error::EngineError;
 use crate::kernels::attention::{
     Attention, AttentionVariant, Geometry, Spans, attention_rows, attention_split, attention_tile,
 };
-use crate::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product};
+use crate::kernels::heads::Qkv;
+use crate::kernels::norm::Norm;
+use crate::kernels::product::{Activation, Finish, Matrix, ProductVariant, product};
 use crate::kernels::residual::Residual;
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::variants::Chosen;
@@ -41,6 +43,12 @@ pub struct Subject<'a> {
     pub down: Vec<&'a Matrix>,
     /// For the logits.
     pub head: &'a Matrix,
+    /// How rows are normalised before the first of each pair.
+    pub norm: Norm,
+    /// Between those of the MLP.
+    pub activation: Activation,
+    /// Whether heads are normalised between the product for q, k and v and what turns them, which then is no part of the product.
+    pub has_head_norms: bool,
     /// Rotary angles.
     pub rotary: &'a Buffer,
     /// Shape of the attention; its slots are the prefix of every row.
@@ -140,11 +148,16 @@ pub async fn compare(
 ) -> Result<Vec<Comparison>, EngineError> {
     let Subject { head, geometry, .. } = subject;
     let most = ROWS.into_iter().max().unwrap_or(1);
-    let hidden = geometry.hidden;
+    // The widest of what products read, and of what they write.
+    let matrices = [&subject.qkv, &subject.out, &subject.up, &subject.down];
+    let matrices = matrices.into_iter().flatten().chain([head]);
+    let [read, written] = matrices.fold([0, 0], |[read, written], matrix| {
+        [read.max(matrix.k), written.max(matrix.padded())]
+    });
     let buffers = Buffers {
-        x: gpu.floats(vec![0.0; most * 4 * hidden])?,
-        normed: gpu.allocate("the comparison", most * hidden)?,
-        out: gpu.allocate("the comparison", most * head.padded().max(4 * hidden))?,
+        x: gpu.floats(vec![0.0; most * read])?,
+        normed: gpu.allocate("the comparison", most * head.k)?,
+        out: gpu.allocate("the comparison", most * written)?,
         k: cache(gpu, geometry, scope)?,
         v: cache(gpu, geometry, scope)?,
     };
@@ -201,7 +214,9 @@ pub async fn compare(
             AttentionVariant::Rows,
         ]
         .map(Form::Attention);
-        let chosen = Chosen::by_table(gpu.info.kind).attention(rows, table.longest);
+        let sharing = geometry.sharing();
+        let chosen =
+            Chosen::by_table(gpu.info.kind).attention(rows * sharing, table.longest * sharing);
         let chosen = Form::Attention(chosen);
         let times = race(gpu, &buffers.out, chosen, &forms, scope.seconds, run).await?;
         all.push(times.comparison("attention", rows, shape, chosen));
@@ -210,7 +225,7 @@ pub async fn compare(
 }
 
 fn cache(gpu: &Gpu, geometry: &Geometry, scope: &Scope) -> Result<Buffer, EngineError> {
-    let values = scope.sequences * scope.length * geometry.hidden;
+    let values = scope.sequences * scope.length * geometry.kv_width();
     let words = values as u64 * geometry.cache.bytes() / 4;
     gpu.allocate("the KV cache of the comparison", words as usize)
 }
@@ -274,13 +289,18 @@ impl Buffers {
         table: &Table,
     ) {
         let rows = table.count;
-        let new = |x| Residual::new(gpu, variant, rows, subject.geometry.hidden, x, &self.normed);
+        let (norm, hidden) = (subject.norm, subject.head.k);
+        let new = |x| Residual::new(gpu, norm, variant, rows, hidden, x, &self.normed);
         // In a pass attention's product was added before the MLP, and the MLP's before the next block.
         let after = |matrices: &[&Matrix]| match matrices.first() {
             Some(matrix) => new(&self.x).after_adding(matrix),
             None => new(&self.x),
         };
         match kernel {
+            "qkv" if subject.has_head_norms => {
+                let finish = Finish::Store(&self.out);
+                after(&subject.down).product(0..rows, matrix, &finish);
+            }
             "qkv" => {
                 let to = Qkv {
                     q: &self.out,
@@ -289,15 +309,20 @@ impl Buffers {
                     k: &self.k,
                     v: &self.v,
                     slots: subject.geometry.slots,
-                    head_dim: subject.geometry.head_dim(),
+                    heads: subject.geometry.heads,
+                    kv_heads: subject.geometry.kv_heads,
+                    head_dim: subject.geometry.head_dim,
                     cache: subject.geometry.cache,
                 };
                 after(&subject.down).product(0..rows, matrix, &Finish::Qkv(to));
             }
-            "up" => after(&subject.out).product(0..rows, matrix, &Finish::Gelu(&self.out)),
+            "up" => {
+                let finish = subject.activation.finish(&self.out);
+                after(&subject.out).product(0..rows, matrix, &finish);
+            }
             "logits" => {
                 let finish = Finish::Store(&self.out);
-                product(gpu, variant, false, &self.x, 0..rows, matrix, &finish);
+                product(gpu, variant, None, &self.x, 0..rows, matrix, &finish);
             }
             _ => new(&self.out).add(&self.x, 0..rows, matrix),
         }

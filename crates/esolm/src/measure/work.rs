@@ -39,23 +39,27 @@ impl Work {
             Attention::of(step.rows.iter().copied()),
             Attention::of(chosen),
         );
-        // Of a block: q, k and v; the output; the MLP, four times as wide.
-        let (qkv, rest) = (3.0 * d * d, 9.0 * d * d);
+        // Of a block: q, k and v; the output; the MLP, with a gate beside in a decoder.
+        let [q, kv, inner] =
+            [config.q_width(), config.kv_width(), config.inner()].map(|width| width as f64);
+        let up = inner * if config.decoder.is_some() { 2.0 } else { 1.0 };
+        let qkv = d * (q + 2.0 * kv);
+        let rest = d * (q + up + inner);
         let is_sampled = f64::from(u8::from(sampled > 0.0));
         let bytes = |weights: Weights, n_in: f64, n_out: f64| {
             n_out * weights.column_bytes(n_in as u64) as f64
         };
-        let inner = bytes(weights, d, 5.0 * d) + bytes(weights, 4.0 * d, d);
-        let body = blocks * bytes(weights, d, 3.0 * d) + (blocks - 1.0 + is_sampled) * inner;
+        let after = bytes(weights, q, d) + bytes(weights, d, up) + bytes(weights, inner, d);
+        let body = blocks * bytes(weights, d, q + 2.0 * kv) + (blocks - 1.0 + is_sampled) * after;
         let head = is_sampled * bytes(weights.at_the_ends(), d, vocab);
         let seen = (blocks - 1.0) * all.seen + last.seen;
         let pairs = (blocks - 1.0) * all.pairs + last.pairs;
         Self {
             weight_bytes: body + head,
-            cache_bytes: 2.0 * seen * d * per_number,
+            cache_bytes: 2.0 * seen * kv * per_number,
             product_operations: 2.0
                 * (rows * (blocks * qkv + (blocks - 1.0) * rest) + sampled * (rest + d * vocab)),
-            attention_operations: 4.0 * pairs * d,
+            attention_operations: 4.0 * pairs * q,
         }
     }
 

@@ -9,7 +9,7 @@ use esolm_core::config::rotary_frequencies;
 use super::Context;
 
 /// Score of what may not be attended; finite, since some devices know no infinities.
-const EXCLUDED: f32 = -1e30;
+pub(super) const EXCLUDED: f32 = -1e30;
 
 /// Cosines and sines of the rows' rotary angles, each `[B, 1, R, head_dim / 2]`.
 pub struct Rotary {
@@ -18,9 +18,9 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Angles of the natural positions `[B, R]`, wherever a token stands in the sorted order.
-    pub fn new(positions: Tensor<2, Int>, head_dim: usize) -> Self {
-        let frequencies: Vec<f32> = rotary_frequencies(head_dim).collect();
+    /// Angles to a base of the natural positions `[B, R]`, wherever a token stands in the sorted order.
+    pub fn new(positions: Tensor<2, Int>, head_dim: usize, base: f64) -> Self {
+        let frequencies: Vec<f32> = rotary_frequencies(head_dim, base).collect();
         let frequencies = Tensor::<1>::from_floats(frequencies.as_slice(), &positions.device());
         let angles = positions.float().unsqueeze_dim::<3>(2) * frequencies.unsqueeze();
         let angles = angles.unsqueeze_dim::<4>(1);

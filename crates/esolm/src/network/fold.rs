@@ -14,12 +14,16 @@
 //! without adaLN folds alike, with shift 0, scale 0 and gate 1; a bias of a norm is part of the shift. Where there is nothing to fold, as in
 //! a network that was folded when it was stored, a matrix keeps the groups in which it is quantised.
 //!
+//! Decoders of the Qwen3, Qwen2 and Llama kinds fold into the same blocks (`fold/decoder.rs`).
+//!
 //! Weights come block by block, so that a loader can hand one to its device and drop it before the next is read.
 
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, Values};
-use esolm_core::config::ModelConfig;
+use esolm_core::config::{DECODER_EMBEDDING, ModelConfig};
 use esolm_core::finite::first_beyond;
 use esolm_core::quantise::{GROUP, Groups, Q4, Q8};
+
+mod decoder;
 
 use super::timestep::frequencies;
 use crate::error::EngineError;
@@ -114,10 +118,12 @@ pub struct Embedding {
     pub hidden: usize,
     /// The groups `[V, groups]` that it was stored in, where they are those of the engine.
     pub groups: Option<Groups>,
+    /// The tensor that it is.
+    pub name: &'static str,
 }
 
 impl Embedding {
-    /// The tensor that it is.
+    /// The tensor that it is in the networks of models/dit.py.
     pub const NAME: &str = "vocab_embed.embedding";
 
     /// An embedding `[V, hidden]` that was not stored in groups.
@@ -126,6 +132,7 @@ impl Embedding {
             values,
             hidden,
             groups: None,
+            name: Self::NAME,
         }
     }
 
@@ -152,16 +159,31 @@ impl Embedding {
     }
 }
 
-/// The matrices of one block. `qkv` and `up` take the plain normalised input, `out` and `down` give what is added to the residual.
+/// The weights of the norms that q and k of every head pass before they are turned, `[head_dim]` each. Those of a slot's k are in the cache.
+#[derive(Debug, Clone)]
+pub struct QkNorm {
+    /// Of every query head.
+    pub q: Vec<f32>,
+    /// Of every head of keys.
+    pub k: Vec<f32>,
+}
+
+/// The matrices of one block. `qkv` and `up` take the plain normalised input, `out` and `down` give what is added to the residual. What is
+/// normalised, is (x - mean) / sqrt(var + 1e-5) of the networks of models/dit.py, and x / sqrt(mean(x^2) + eps) of decoders.
 #[derive(Debug, Clone)]
 pub struct FoldedBlock {
-    /// `[d, 3d]`, columns (three, head, head_dim).
+    /// `[d, (heads + 2 kv_heads) head_dim]`, columns (q heads, k heads, v heads), each head_dim wide: `[d, 3d]` where keys and values have as
+    /// many heads as queries.
     pub qkv: Linear,
-    /// `[d, d]`.
+    /// `None` where q and k are turned as they come.
+    pub qk_norm: Option<QkNorm>,
+    /// `[heads head_dim, d]`.
     pub out: Linear,
-    /// `[d, 4d]`, before GELU.
+    /// `[d, 4d]`, before GELU. Of decoders gate and up in one, `[d, 2 inner]`: columns in turns of `stretch` gates and `stretch` ups
+    /// ([`Folding::with_stretch`]), the last of both filled up with columns of zeros where the inner width is not a multiple of it. Gate i
+    /// and up i make silu(gate i) up i, which is input i of `down`.
     pub up: Linear,
-    /// `[4d, d]`.
+    /// `[inner, d]`, inner being 4d in the networks of models/dit.py.
     pub down: Linear,
 }
 
@@ -180,6 +202,46 @@ pub struct Folding<'a> {
     ckpt: &'a Checkpoint,
     /// Conditioning vector at sigma = 0, `[cond_dim]`, after the outer SiLU; `None` without adaLN.
     condition: Option<Vec<f64>>,
+    /// Columns of gates, and of ups, that lie together.
+    stretch: usize,
+}
+
+/// What can be fetched by itself, see [`Checkpoint::fetch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// What the conditioning is computed from, before [`Folding::new`].
+    Condition,
+    /// The embedding.
+    Embedding,
+    /// The last norm and the output matrix. A decoder's that is tied is the embedding, which is fetched with it.
+    Head,
+    /// A block.
+    Block(usize),
+}
+
+/// Brings the tensors of a part into memory, where each stays until it is read once.
+///
+/// # Errors
+/// As [`Checkpoint::fetch`].
+pub async fn fetch(ckpt: &Checkpoint, part: Part) -> Result<(), CheckpointError> {
+    let decoder = &ckpt.config().decoder;
+    let prefixes: Vec<String> = match (part, decoder) {
+        (Part::Condition, None) => vec!["sigma_map.".into()],
+        (Part::Embedding, None) => vec!["vocab_embed.".into()],
+        (Part::Head, None) => vec!["output_layer.".into()],
+        (Part::Block(index), None) => vec![format!("blocks.{index}.")],
+        (Part::Condition, Some(_)) => Vec::new(),
+        (Part::Embedding, Some(_)) => vec![DECODER_EMBEDDING.into()],
+        (Part::Head, Some(decoder)) if decoder.tied => {
+            vec!["model.norm.".into(), DECODER_EMBEDDING.into()]
+        }
+        (Part::Head, Some(_)) => vec!["model.norm.".into(), "lm_head.".into()],
+        (Part::Block(index), Some(_)) => vec![format!("model.layers.{index}.")],
+    };
+    for prefix in prefixes {
+        ckpt.fetch(&prefix).await?;
+    }
+    Ok(())
 }
 
 impl<'a> Folding<'a> {
@@ -201,7 +263,18 @@ impl<'a> Folding<'a> {
             condition.iter_mut().for_each(silu);
             Some(condition)
         };
-        Ok(Self { ckpt, condition })
+        Ok(Self {
+            ckpt,
+            condition,
+            stretch: 1,
+        })
+    }
+
+    /// With so many columns of gates of a decoder together, then as many of ups, from 1 on: a product that holds both of a pair can
+    /// multiply them. Without it they alternate.
+    #[must_use]
+    pub fn with_stretch(self, stretch: usize) -> Self {
+        Self { stretch, ..self }
     }
 
     /// What the network is.
@@ -219,11 +292,16 @@ impl<'a> Folding<'a> {
     /// # Errors
     /// When the tensor cannot be read.
     pub fn embedding(&self) -> Result<Embedding, CheckpointError> {
-        let Values { floats, groups } = self.ckpt.values(Embedding::NAME)?;
+        let name = match self.config().decoder {
+            Some(_) => DECODER_EMBEDDING,
+            None => Embedding::NAME,
+        };
+        let Values { floats, groups } = self.ckpt.values(name)?;
         Ok(Embedding {
             values: floats,
             hidden: self.config().hidden,
             groups,
+            name,
         })
     }
 
@@ -232,6 +310,9 @@ impl<'a> Folding<'a> {
     /// # Errors
     /// When a tensor cannot be read, or the folded weights overflow.
     pub fn block(&self, index: usize) -> Result<FoldedBlock, EngineError> {
+        if let Some(decoder) = &self.config().decoder {
+            return self.decoder_block(index, decoder);
+        }
         let d = self.config().hidden;
         let at = format!("blocks.{index}");
         let name = |rest: &str| format!("{at}.{rest}");
@@ -244,13 +325,15 @@ impl<'a> Folding<'a> {
         let layer = |layer: &str| self.layer(&name(layer));
         Ok(FoldedBlock {
             qkv: attention.fold(layer("attn_qkv")?)?,
+            qk_norm: None,
             out: gate(layer("attn_out")?, chunk(2), d)?,
             up: mlp.fold(layer("mlp.0")?)?,
             down: gate(layer("mlp.2")?, chunk(5), d)?,
         })
     }
 
-    /// The output matrix `[d, V]`, which takes the plain normalised hidden state. Tokens that must not be drawn have a bias that forbids it.
+    /// The output matrix `[d, V]`, which takes the plain normalised hidden state, times [`Folding::head_scale`] where there is one. Tokens
+    /// that must not be drawn have a bias that forbids it.
     ///
     /// # Errors
     /// When a tensor cannot be read, or the folded weights overflow.
@@ -267,6 +350,9 @@ impl<'a> Folding<'a> {
     /// # Errors
     /// As there.
     pub fn open_head(&self) -> Result<Linear, EngineError> {
+        if let Some(decoder) = &self.config().decoder {
+            return self.decoder_head(decoder);
+        }
         let d = self.config().hidden;
         let chunks = self.modulation("output_layer")?;
         let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);

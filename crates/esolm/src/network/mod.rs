@@ -10,10 +10,11 @@
 //! | `mod.rs` | [`Network`] and its forward pass |
 //! | `block.rs` | one transformer block, adaLN, the output layer |
 //! | `attention.rs` | rotary positions and masked attention |
+//! | `decoder.rs` | [`DecoderNetwork`]: decoders of the Qwen3, Qwen2 and Llama kinds |
 //! | `timestep.rs` | `sigma_map`, the embedding of the noise level |
 //! | `mask.rs` | the reference pass over a step's rows: prefixes become a dense mask |
 //! | `load.rs` | parameters from a checkpoint |
-//! | `fold.rs` | the constant conditioning folded into the matrices, for inference |
+//! | `fold.rs`, `fold/decoder.rs` | what is constant folded into the matrices, for inference: conditioning, and weights of norms |
 //! | `store.rs` | folded matrices, quantised, as a folder of files, and in what form such are run |
 //!
 //! This is the definition, fit for training and for checking; the executors run the folded form with a cache and never build a
@@ -21,6 +22,7 @@
 
 mod attention;
 mod block;
+mod decoder;
 pub mod fold;
 mod load;
 mod mask;
@@ -30,9 +32,11 @@ mod timestep;
 use burn::module::Module;
 use burn::nn::Embedding;
 use burn::tensor::{Bool, Int, Tensor, activation::silu};
+use esolm_core::config::ROTARY_BASE;
 
 pub use attention::{Attention, Rotary};
 pub use block::{AdaLn, Block, Modulation, OutputLayer, gelu_tanh};
+pub use decoder::{DecoderLayer, DecoderNetwork, RmsNorm, SharedAttention};
 pub use mask::StepInput;
 pub use timestep::TimestepEmbedder;
 
@@ -96,7 +100,7 @@ impl Network {
         });
         let [_, hidden] = self.vocab_embed.weight.dims();
         Context {
-            rotary: Rotary::new(positions, hidden / self.n_heads),
+            rotary: Rotary::new(positions, hidden / self.n_heads, ROTARY_BASE),
             mask,
             condition,
         }

@@ -25,7 +25,8 @@ pub async fn stored_form(ckpt: &Checkpoint) -> Result<Weights, EngineError> {
     let Some(quantization) = ckpt.quantization() else {
         return Ok(Weights::F32);
     };
-    if ckpt.config().cond_dim > 0 {
+    // The norms of decoders never have weights of one alone.
+    if ckpt.config().cond_dim > 0 || ckpt.config().decoder.is_some() {
         return Ok(Weights::F16);
     }
     let mut in_blocks = Vec::new();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use esolm_core::checkpoint::{ByteSource, Reading};
+use esolm_core::config::ReadAs;
 
 use super::*;
 use crate::device::{CandidateState, PassedOver};
@@ -62,7 +63,8 @@ async fn checkpoint(bytes: Vec<u8>, device: &Arc<OnceLock<wgpu::Device>>) -> Che
         device: device.clone(),
     };
     let weights = esolm_core::checkpoint::Weights::File(Box::new(weights));
-    let opened = Checkpoint::from_source(Some(&config), None, weights, false).await;
+    let opened =
+        Checkpoint::from_source(Some(&config), None, weights, false, ReadAs::default()).await;
     opened.expect("the golden model")
 }
 

@@ -41,6 +41,12 @@ impl Echo {
     /// # Errors
     /// When the model has no exact likelihood, an option is out of range or foreign to its family, or the tokens do not fit it.
     pub(super) fn check(&self, config: &ModelConfig) -> Result<(), Error> {
+        if config.family == Family::SetDlm {
+            return Err(Error::NotApplicable {
+                option: "echo",
+                why: "a SetDLM, whose tokens are scored set by set",
+            });
+        }
         if let Some(what) = without_exact(config) {
             return Err(LikelihoodError::NoExact(what).into());
         }

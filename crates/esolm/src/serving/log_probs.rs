@@ -22,7 +22,10 @@ pub(super) fn log_prob(logits: &[f32], mask: u32, token: u32, top: usize) -> Opt
         return None;
     }
     let mut logits = logits.to_vec();
-    logits[mask as usize] = MASK_LOGIT;
+    // Not every model has one.
+    if let Some(logit) = logits.get_mut(mask as usize) {
+        *logit = MASK_LOGIT;
+    }
     let largest = math::max(&logits, f32::MIN);
     let mut masses = logits.clone();
     let norm = math::exp_sum(&mut masses, largest).ln();

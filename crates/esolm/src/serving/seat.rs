@@ -245,6 +245,7 @@ impl Seat {
             phase: self.plan.phase(landed.step),
             revealed,
             rows: landed.rows,
+            window: Vec::new(),
             cache_length: self.plan.cache_length(landed.step),
             seconds: self.began.elapsed().as_secs_f64(),
             attempt: self.attempt,

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use esolm_core::checkpoint::OpenOptions;
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
 use pollster::block_on;
@@ -76,6 +78,18 @@ impl Executor for Fragile {
 
     fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError> {
         self.cpu.draw_each(shares)
+    }
+
+    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
+        self.cpu.reveal(draw, choice)
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        self.cpu.move_slots(moves)
+    }
+
+    fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {
+        self.cpu.outcome(wanted)
     }
 
     fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError> {

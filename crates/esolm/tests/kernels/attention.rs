@@ -13,40 +13,59 @@ fn attends() {
             Precision::F32,
             AdapterKind::Software,
             &[
-                (2, 8, 5),
-                (1, 64, 290),
-                (2, 128, 33),
-                (6, 32, 300),
-                (4, 16, 1),
+                (2, 2, 8, 5),
+                (1, 1, 64, 290),
+                (2, 2, 128, 33),
+                (6, 6, 32, 300),
+                (4, 4, 16, 1),
+                (4, 2, 32, 50),
+                (14, 2, 64, 33),
+                (2, 1, 128, 70),
             ][..],
         ),
         (
             Precision::F32,
             AdapterKind::Discrete,
             &[
-                (3, 12, 40),
-                (1, 64, 130),
-                (2, 128, 33),
-                (6, 32, 300),
-                (2, 100, 77),
+                (3, 3, 12, 40),
+                (1, 1, 64, 130),
+                (2, 2, 128, 33),
+                (6, 6, 32, 300),
+                (2, 2, 100, 77),
+                (4, 2, 32, 130),
+                (9, 3, 64, 40),
+                (8, 2, 128, 33),
+                (5, 1, 12, 77),
             ],
         ),
         (
             Precision::F16,
             AdapterKind::Software,
-            &[(3, 12, 40), (1, 64, 130), (2, 100, 140)],
+            &[
+                (3, 3, 12, 40),
+                (1, 1, 64, 130),
+                (2, 2, 100, 140),
+                (9, 3, 64, 70),
+            ],
         ),
         (
             Precision::F16,
             AdapterKind::Discrete,
-            &[(2, 8, 5), (2, 128, 70), (4, 16, 1)],
+            &[
+                (2, 2, 8, 5),
+                (2, 2, 128, 70),
+                (4, 4, 16, 1),
+                (4, 2, 128, 70),
+                (7, 1, 64, 33),
+            ],
         ),
     ] {
-        for &(heads, head_dim, slots) in shapes {
+        for &(heads, kv_heads, head_dim, slots) in shapes {
             let sequences = random.between(1, 3);
             let geometry = Geometry {
-                hidden: heads * head_dim,
                 heads,
+                kv_heads,
+                head_dim,
                 slots,
                 cache,
                 kind,
@@ -70,15 +89,15 @@ fn attends() {
                 last.prefix = slots as u32;
                 last.own = [slots as u32; 2];
             }
-            let q = random.values(rows.len() * geometry.hidden);
-            let size = sequences * slots * geometry.hidden;
+            let q = random.values(rows.len() * geometry.width());
+            let size = sequences * slots * geometry.kv_width();
             let (mut k, mut v) = (
                 cached(&random.values(size), cache),
                 cached(&random.values(size), cache),
             );
             // What no row may read holds what an earlier batch may have left there.
-            for (at, (k, v)) in (k.chunks_mut(geometry.hidden))
-                .zip(v.chunks_mut(geometry.hidden))
+            for (at, (k, v)) in (k.chunks_mut(geometry.kv_width()))
+                .zip(v.chunks_mut(geometry.kv_width()))
                 .enumerate()
             {
                 let (sequence, slot) = ((at / slots) as u32, (at % slots) as u32);
@@ -90,7 +109,7 @@ fn attends() {
                 }
             }
             let (k_buffer, v_buffer) = (cache_of(&k, cache), cache_of(&v, cache));
-            let (q_buffer, rows_buffer) = (padded(&q, geometry.hidden), table(&rows));
+            let (q_buffer, rows_buffer) = (padded(&q, geometry.width()), table(&rows));
             let spans: Vec<[u32; 2]> = (0..sequences as u32)
                 .map(|s| {
                     [
@@ -155,15 +174,22 @@ fn own_range(random: &mut Random, row: &Row, slots: usize) -> [u32; 2] {
 /// What is not a number among what a row sees is in all that comes of it, and in nothing else.
 #[test]
 fn what_is_not_a_number_spreads() {
+    for kv_heads in [2, 1] {
+        spreads(kv_heads);
+    }
+}
+
+fn spreads(kv_heads: usize) {
     let mut random = Random(11);
     let geometry = Geometry {
-        hidden: 24,
         heads: 2,
+        kv_heads,
+        head_dim: 12,
         slots: 9,
         cache: Precision::F32,
         kind: gpu().info.kind,
     };
-    let size = geometry.slots * geometry.hidden;
+    let size = geometry.slots * geometry.kv_width();
     let lone = |(slot, prefix)| (slot, prefix, own_slot(slot, prefix));
     let ranges = [(5, 3, [4, 7]), (7, 1, [5, 9]), (2, 0, [2, 5])];
     let rows: Vec<Row> = [(0, 1), (1, 4), (8, 0), (3, 5), (6, 9)]
@@ -180,7 +206,7 @@ fn what_is_not_a_number_spreads() {
             target: NO_TARGET,
         })
         .collect();
-    let q = random.values(rows.len() * geometry.hidden);
+    let q = random.values(rows.len() * geometry.width());
     for strange in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         for is_key in [true, false] {
             let (mut k, mut v) = (random.values(size), random.values(size));
@@ -190,8 +216,8 @@ fn what_is_not_a_number_spreads() {
             };
             // A score of minus infinity is one of no weight, as one of a very large number is.
             let value = if is_key { f32::NAN } else { strange };
-            broken[4 * geometry.hidden..5 * geometry.hidden].fill(value);
-            let (q_buffer, rows_buffer) = (padded(&q, geometry.hidden), table(&rows));
+            broken[4 * geometry.kv_width()..5 * geometry.kv_width()].fill(value);
+            let (q_buffer, rows_buffer) = (padded(&q, geometry.width()), table(&rows));
             for variant in [
                 AttentionVariant::Split,
                 AttentionVariant::Tile,
@@ -217,7 +243,7 @@ fn what_is_not_a_number_spreads() {
                     AttentionVariant::Rows => attention_rows(gpu(), &geometry, &io, &spans, 9),
                 }
                 let got = written(&out, q.len());
-                for (row, got) in rows.iter().zip(got.chunks(geometry.hidden)) {
+                for (row, got) in rows.iter().zip(got.chunks(geometry.width())) {
                     let is_finite = got.iter().all(|value| value.is_finite());
                     let is_broken = got.iter().all(|value| !value.is_finite());
                     assert!(

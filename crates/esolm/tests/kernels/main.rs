@@ -5,7 +5,9 @@
 //! are written. Memory of an earlier batch may hold such values, and 0 times NaN is NaN.
 
 mod attention;
+mod choices;
 mod draws;
+mod heads;
 mod products;
 mod residual;
 mod rows;
@@ -14,25 +16,29 @@ mod splits;
 use std::sync::OnceLock;
 
 use esolm::Weights;
+use esolm::config::ROTARY_BASE;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
     Attention, Geometry, Spans, attention_rows, attention_split, attention_tile, attention_twin,
 };
 use esolm::kernels::copy::copy;
-use esolm::kernels::embed::{Embedding, embed_twin};
-use esolm::kernels::norm::{norm, norm_twin};
+use esolm::kernels::embed::{Embedding, embed_tied, embed_twin};
+use esolm::kernels::heads::{Qkv, heads, heads_twin};
+use esolm::kernels::norm::{Norm, norm, norm_twin};
 use esolm::kernels::peak::{peak, peak_twin};
 use esolm::kernels::product::{
-    Finish, Matrix, ProductVariant, Qkv, ROW_PAD, gelu_twin, product, product_twin, rotary_table,
-    rotary_twin,
+    Finish, Matrix, ProductVariant, ROW_PAD, gelu_twin, product, product_twin, silu_twin,
 };
 use esolm::kernels::residual::{Residual, STREAM_ROWS};
+use esolm::kernels::reveal::{Confidences, Reveal, confidence as confidence_of, reveal};
+use esolm::kernels::rotary::{rotary_table, rotary_twin};
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::network::fold::{self, Linear};
 use esolm::passes::log_probability;
 use esolm::quantise::{GROUP, Q4, Q8};
+use esolm::reveal::{BROKEN, CERTAIN, Choice, Confidence, Group, Rule, choose, confidence};
 use esolm::rows::{MASKED, NO_TARGET, Row, own_slot};
 use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row};
 
@@ -120,6 +126,9 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
         );
     }
 }
+
+/// An RMS norm with a constant that shows beside squares of one.
+const RMS: Norm = Norm::Rms { eps: 0.25 };
 
 const WEIGHTS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
 

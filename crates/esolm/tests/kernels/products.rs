@@ -58,14 +58,15 @@ fn products() {
             let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
             let held = rounded_matrix(&weight, n, weights);
             for variant in VARIANTS {
-                for fused in [false, true] {
-                    if fused && variant == ProductVariant::Tile {
+                for norm in [None, Some(Norm::Layer), Some(RMS)] {
+                    // Most of a form does not depend on which norm it is.
+                    let is_left_out = norm == Some(RMS) && case % 3 == 1;
+                    if norm.is_some() && variant == ProductVariant::Tile || is_left_out {
                         continue;
                     }
-                    let name =
-                        format!("{variant:?} {weights} norm={fused} rows={rows} k={k} n={n}");
+                    let name = format!("{variant:?} {weights} {norm:?} rows={rows} k={k} n={n}");
                     let stride = matrix.padded();
-                    let want = product_twin(&x, k, &held, &bias, fused);
+                    let want = product_twin(&x, k, &held, &bias, norm);
                     let unpad = |out: &Buffer| -> Vec<f32> {
                         let out = written(out, rows * stride);
                         out.chunks(stride)
@@ -77,7 +78,7 @@ fn products() {
                     product(
                         gpu(),
                         variant,
-                        fused,
+                        norm,
                         &x_buffer,
                         0..rows,
                         &matrix,
@@ -91,7 +92,7 @@ fn products() {
                     product(
                         gpu(),
                         variant,
-                        fused,
+                        norm,
                         &x_buffer,
                         0..rows,
                         &matrix,
@@ -99,11 +100,23 @@ fn products() {
                     );
                     let gelu: Vec<f32> = want.iter().map(|&y| gelu_twin(y)).collect();
                     close(&format!("gelu {name}"), &unpad(&out), &gelu, 3e-5);
+                    let out = blank(rows * n / 2);
+                    product(
+                        gpu(),
+                        variant,
+                        norm,
+                        &x_buffer,
+                        0..rows,
+                        &matrix,
+                        &Finish::Silu(&out),
+                    );
+                    let got = written(&out, rows * n / 2);
+                    close(&format!("silu {name}"), &got, &silu_twin(&want), 3e-5);
                     let out = floats(&old);
                     product(
                         gpu(),
                         variant,
-                        fused,
+                        norm,
                         &x_buffer,
                         0..rows,
                         &matrix,
@@ -130,14 +143,14 @@ fn large_products() {
         for weights in WEIGHTS {
             let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
             let held = rounded_matrix(&weight, n, weights);
-            let want = product_twin(&x, k, &held, &bias, false);
+            let want = product_twin(&x, k, &held, &bias, None);
             let stride = matrix.padded();
             let out = blank(rows * stride);
             let x = padded(&x, k);
             product(
                 gpu(),
                 variant,
-                false,
+                None,
                 &x,
                 0..rows,
                 &matrix,
@@ -165,13 +178,13 @@ fn products_start_at_a_row() {
     x[..8 * k].fill(f32::NAN);
     x[20 * k..].fill(f32::NAN);
     let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), Weights::F32).unwrap();
-    let want = product_twin(&x[8 * k..20 * k], k, &weight, &bias, false);
+    let want = product_twin(&x[8 * k..20 * k], k, &weight, &bias, None);
     for variant in VARIANTS {
         let out = blank(12 * n);
         product(
             gpu(),
             variant,
-            false,
+            None,
             &padded(&x, k),
             8..20,
             &matrix,
@@ -200,7 +213,7 @@ fn a_column_that_is_not_finite_leaves_the_others_alone() {
             let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
             weight = sound;
             let held = rounded_matrix(&weight, n, weights);
-            let mut want = product_twin(&x, k, &held, &bias, false);
+            let mut want = product_twin(&x, k, &held, &bias, None);
             want.iter_mut()
                 .skip(poisoned)
                 .step_by(n)
@@ -211,7 +224,7 @@ fn a_column_that_is_not_finite_leaves_the_others_alone() {
                 product(
                     gpu(),
                     variant,
-                    false,
+                    None,
                     &x,
                     0..rows,
                     &matrix,
@@ -245,134 +258,46 @@ fn a_row_whose_squares_overflow_is_not_a_number() {
     );
     x[2 * k + 3] = 1e25;
     let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), Weights::F32).unwrap();
-    let mut want = product_twin(&x, k, &weight, &bias, true);
-    want[2 * n..3 * n].fill(f32::NAN);
-    for variant in [ProductVariant::Rows, ProductVariant::Split] {
-        let out = blank(rows * n);
-        let x = padded(&x, k);
-        product(
-            gpu(),
-            variant,
-            true,
-            &x,
-            0..rows,
-            &matrix,
-            &Finish::Store(&out),
-        );
-        close("norm", &written(&out, rows * n), &want, 1e-4);
-    }
-}
-
-#[test]
-fn qkv_turns_and_scatters() {
-    let mut random = Random(6);
-    let shapes = [(2, 8), (3, 12), (1, 64), (2, 128), (6, 32)];
-    for (cache, weights, shapes) in [
-        (Precision::F32, Weights::F32, &shapes[..]),
-        (Precision::F16, Weights::F32, &shapes),
-        (Precision::F32, Weights::Q8, &shapes[1..2]),
-        (Precision::F16, Weights::Q4, &shapes[1..2]),
-    ] {
-        for &(heads, head_dim) in shapes {
-            let hidden = heads * head_dim;
-            let (sequences, slots) = (random.between(1, 3), random.between(2, 20));
-            let rows = random_rows(&mut random, sequences, slots, 14);
-            let x = random.values(rows.len() * hidden);
-            let weight: Vec<f32> = random
-                .values(hidden * 3 * hidden)
-                .iter()
-                .map(|w| w / (hidden as f32).sqrt())
-                .collect();
-            let mut bias = random.values(3 * hidden);
-            if cache == Precision::F16 {
-                // A column of k and one of v that f16 does not hold.
-                bias[hidden + 1] = 1e5;
-                bias[3 * hidden - 1] = -1e5;
-            }
-            let mut angles = rotary_table(slots, head_dim);
-            for (position, angles) in (0..).zip(angles.chunks_mut(head_dim)) {
-                if rows.iter().all(|row| row.position != position) {
-                    angles.fill(f32::NAN);
-                }
-            }
-            let matrix = Matrix::upload(gpu(), &linear(&weight, &bias), weights).unwrap();
-            let held = rounded_matrix(&weight, 3 * hidden, weights);
-            let mut want = product_twin(&x, hidden, &held, &bias, false);
-            for (row, y) in rows.iter().zip(want.chunks_mut(3 * hidden)) {
-                let position = row.position as usize;
-                for part in y.chunks_mut(hidden).take(2) {
-                    rotary_twin(part, position, head_dim, &angles);
-                }
-            }
-            // Slots of no row stay as they were.
-            let size = sequences * slots * hidden;
-            let mut cached = [vec![f32::NAN; size], vec![f32::NAN; size]];
-            for (row, y) in rows.iter().zip(want.chunks(3 * hidden)) {
-                let place = (row.sequence as usize * slots + row.slot as usize) * hidden;
-                cached[0][place..place + hidden].copy_from_slice(&y[hidden..2 * hidden]);
-                cached[1][place..place + hidden].copy_from_slice(&y[2 * hidden..]);
-            }
-            for value in cached.iter_mut().flatten() {
-                // What f16 holds at most.
-                if cache == Precision::F16 && value.abs() > 65504.0 {
-                    *value = f32::NAN;
-                }
-            }
-            for variant in VARIANTS {
-                let empty = vec![f32::NAN; size];
-                let (q, k, v) = (
-                    blank(rows.len() * hidden),
-                    cache_of(&empty, cache),
-                    cache_of(&empty, cache),
-                );
-                let (rows_buffer, rotary) = (table(&rows), floats(&angles));
-                let to = Qkv {
-                    q: &q,
-                    rows: &rows_buffer,
-                    rotary: &rotary,
-                    k: &k,
-                    v: &v,
-                    slots,
-                    head_dim,
-                    cache,
-                };
-                product(
-                    gpu(),
-                    variant,
-                    false,
-                    &padded(&x, hidden),
-                    0..rows.len(),
-                    &matrix,
-                    &Finish::Qkv(to),
-                );
-                let want_q: Vec<f32> = want
-                    .chunks(3 * hidden)
-                    .flat_map(|y| y[..hidden].to_vec())
-                    .collect();
-                let got_q = written(&q, want_q.len());
-                close(&format!("q {variant:?} {weights}"), &got_q, &want_q, 5e-5);
-                for (buffer, want) in [(&k, &cached[0]), (&v, &cached[1])] {
-                    let (mut got, tolerance) = match cache {
-                        Precision::F32 => (read(buffer), 5e-5),
-                        Precision::F16 => (unpack(buffer), 1e-3),
-                    };
-                    got.truncate(size);
-                    close(
-                        &format!("cache {variant:?} {weights} {cache}"),
-                        &got,
-                        want,
-                        tolerance,
-                    );
-                }
-            }
+    for norm in [Norm::Layer, RMS] {
+        let mut want = product_twin(&x, k, &weight, &bias, Some(norm));
+        want[2 * n..3 * n].fill(f32::NAN);
+        for variant in [ProductVariant::Rows, ProductVariant::Split] {
+            let out = blank(rows * n);
+            let x = padded(&x, k);
+            product(
+                gpu(),
+                variant,
+                Some(norm),
+                &x,
+                0..rows,
+                &matrix,
+                &Finish::Store(&out),
+            );
+            close("norm", &written(&out, rows * n), &want, 1e-4);
         }
     }
 }
-/// The floats of a packed f16 buffer.
-fn unpack(buffer: &Buffer) -> Vec<f32> {
-    let bytes = pollster::block_on(gpu().read(buffer)).expect("the kernel ran");
-    bytes
-        .chunks(2)
-        .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-        .collect()
+
+/// A gate that is far from zero either way lets nothing through or all, and what is not a number is not hidden by one that is closed.
+#[test]
+fn gates_close_and_open() {
+    let (k, pairs) = (4, 6);
+    let n = 2 * pairs;
+    let gates = [-1e30, -500.0, -20.0, 90.0, f32::NAN, -500.0];
+    let ups = [2.0, -3.0, 1.0, 2.5, 1.0, f32::NAN];
+    let bias: Vec<f32> = (0..pairs).flat_map(|i| [gates[i], ups[i]]).collect();
+    let matrix = Matrix::upload(gpu(), &linear(&vec![0.0; k * n], &bias), Weights::F32).unwrap();
+    for variant in VARIANTS {
+        let out = blank(pairs);
+        product(
+            gpu(),
+            variant,
+            None,
+            &padded(&[1.0; 4], k),
+            0..1,
+            &matrix,
+            &Finish::Silu(&out),
+        );
+        close("gates", &written(&out, pairs), &silu_twin(&bias), 1e-6);
+    }
 }

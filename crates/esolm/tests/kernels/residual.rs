@@ -25,7 +25,7 @@ impl Held {
     }
 
     /// The twin of its product with rows of `x`.
-    fn times(&self, x: &[f32], norm: bool) -> Vec<f32> {
+    fn times(&self, x: &[f32], norm: Option<Norm>) -> Vec<f32> {
         let k = self.weight.len() / self.bias.len();
         product_twin(x, k, &self.weight, &self.bias, norm)
     }
@@ -56,20 +56,28 @@ fn a_stream_is_what_was_added_to_it() {
     .enumerate()
     {
         let weights = WEIGHTS[case % 4];
-        for variant in VARIANTS {
+        // The norm changes nothing in how parts are added.
+        let norms = match case % 3 {
+            0 => &[Norm::Layer, RMS][..],
+            _ => &[Norm::Layer],
+        };
+        for (variant, norm) in VARIANTS
+            .into_iter()
+            .flat_map(|v| norms.iter().map(move |&n| (v, n)))
+        {
             let x = random.values(rows * hidden);
             let (buffer, normed) = (stream(&x, hidden), blank(rows * hidden));
             let mut want = x;
-            let mut residual = Residual::new(gpu(), variant, rows, hidden, &buffer, &normed);
+            let mut residual = Residual::new(gpu(), norm, variant, rows, hidden, &buffer, &normed);
             let mut split = 0;
-            let name = format!("{variant:?} {weights} rows={rows} hidden={hidden}");
+            let name = format!("{variant:?} {weights} {norm:?} rows={rows} hidden={hidden}");
             for (step, k) in inner.into_iter().enumerate() {
                 let (add, read) = (
                     Held::new(&mut random, k, hidden, weights),
                     Held::new(&mut random, hidden, 52, weights),
                 );
                 let input = random.values(rows * k);
-                let added = add.times(&input, false);
+                let added = add.times(&input, None);
                 want.iter_mut().zip(added).for_each(|(x, y)| *x += y);
                 residual.add(&padded(&input, k), 0..rows, &add.matrix);
                 split += usize::from(add.matrix.parts(variant, rows) > 1);
@@ -77,7 +85,7 @@ fn a_stream_is_what_was_added_to_it() {
                 residual.product(0..rows, &read.matrix, &Finish::Store(&out));
                 let got = written(&out, rows * 52);
                 let what = format!("{name} step {step}");
-                close(&what, &got, &read.times(&want, true), 1e-4);
+                close(&what, &got, &read.times(&want, Some(norm)), 1e-4);
             }
             // Then the first rows alone, in the form for few. What is added last is read by nothing else.
             let kept = rows.min(5);
@@ -88,13 +96,19 @@ fn a_stream_is_what_was_added_to_it() {
             residual.keep(kept, few);
             let last = Held::new(&mut random, inner[2], hidden, weights);
             let input = random.values(kept * inner[2]);
-            let added = last.times(&input, false);
+            let added = last.times(&input, None);
             want.iter_mut().zip(added).for_each(|(x, y)| *x += y);
             residual.add(&padded(&input, inner[2]), 0..kept, &last.matrix);
             let picked = blank(kept * hidden);
-            residual.normalise(&picked);
+            // The last norm may have a weight that nothing is folded into.
+            let gain = (norm == RMS).then(|| random.values(hidden));
+            let gain_buffer = gain.as_deref().map(floats);
+            residual.normalise(gain_buffer.as_ref(), &picked);
             let kept_rows = want[..kept * hidden].chunks(hidden);
-            let want: Vec<f32> = kept_rows.flat_map(norm_twin).collect();
+            let mut want: Vec<f32> = kept_rows.flat_map(|row| norm_twin(norm, row)).collect();
+            for (value, gain) in want.iter_mut().zip(gain.iter().flatten().cycle()) {
+                *value *= gain;
+            }
             let got = written(&picked, kept * hidden);
             close(&format!("{name} at the end"), &got, &want, 1e-4);
             // Few rows alone are added in parts, and by the variant for them.

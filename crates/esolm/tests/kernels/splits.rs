@@ -39,26 +39,30 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         gpu.words(tokens).unwrap(),
     );
 
-    let embedding = random.values(91 * hidden);
+    let table = random.values(91 * hidden);
     for weights in [Weights::F32, Weights::Q8] {
-        let embedding = Embedding::upload(
-            gpu,
-            &fold::Embedding::new(embedding.clone(), hidden),
-            weights,
-        )
-        .unwrap();
+        let embedding =
+            Embedding::upload(gpu, &fold::Embedding::new(table.clone(), hidden), weights).unwrap();
         let x = zeros(count * hidden);
         run(format!("embed {weights}"), &[&x], &|| {
             embedding.launch(gpu, &x, &row_table, count, &token_table, 90)
+        });
+        let columns = fold::transpose(&table, 91, hidden);
+        let head = linear(&columns, &[0.0; 91]);
+        let head = Matrix::upload(gpu, &head, weights).unwrap();
+        run(format!("embed tied {weights}"), &[&x], &|| {
+            embed_tied(gpu, &head, &x, &row_table, count, &token_table, 90)
         });
     }
 
     let values = random.values((count + 3).next_multiple_of(ROW_PAD) * hidden);
     let x = floats(&values);
     let out = zeros(count * hidden);
-    run("norm".into(), &[&out], &|| {
-        norm(gpu, &x, &out, count, hidden)
-    });
+    for kind in [Norm::Layer, RMS] {
+        run(format!("norm {kind:?}"), &[&out], &|| {
+            norm(gpu, kind, &x, &out, count, hidden)
+        });
+    }
     let copied = zeros(count * hidden);
     run("copy".into(), &[&copied], &|| {
         copy(gpu, &x, &copied, count * hidden)
@@ -68,14 +72,16 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         peak(gpu, &sums, 64 * 5, 3, 0.5)
     });
 
-    let rotary = floats(&rotary_table(slots, head_dim));
+    let rotary = floats(&rotary_table(slots, head_dim, ROTARY_BASE));
     for (name, n, weights) in [
         ("store", 301, Weights::F32),
         ("gelu", 4 * hidden, Weights::F32),
+        ("silu", 4 * hidden, Weights::F32),
         ("add", hidden, Weights::F32),
         ("qkv", 3 * hidden, Weights::F32),
         ("store", 301, Weights::Q8),
         ("qkv", 3 * hidden, Weights::Q4),
+        ("grouped", (heads + 2) * head_dim, Weights::F32),
     ] {
         let weight = random.values(hidden * n);
         let matrix = Matrix::upload(gpu, &linear(&weight, &random.values(n)), weights);
@@ -88,10 +94,14 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
                 zeros(sequences * slots * hidden),
             );
             // From a row on that is not the first, but for rows of the row table.
-            let first = if name == "qkv" { 0 } else { 3 };
+            let first = match name {
+                "qkv" | "grouped" => 0,
+                _ => 3,
+            };
             let finish = match name {
                 "store" => Finish::Store(&out),
                 "gelu" => Finish::Gelu(&out),
+                "silu" => Finish::Silu(&out),
                 "add" => Finish::Add(&out),
                 _ => Finish::Qkv(Qkv {
                     q: &out,
@@ -100,6 +110,8 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
                     k: &k,
                     v: &v,
                     slots,
+                    heads,
+                    kv_heads: if name == "qkv" { heads } else { 1 },
                     head_dim,
                     cache: Precision::F32,
                 }),
@@ -107,12 +119,16 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
             run(
                 format!("{name} {variant:?} {weights}"),
                 &[&out, &k, &v],
-                &|| product(gpu, variant, false, &x, first..count, &matrix, &finish),
+                &|| product(gpu, variant, None, &x, first..count, &matrix, &finish),
             );
             if name == "store" && variant != ProductVariant::Tile {
-                run(format!("few {variant:?} {weights}"), &[&out], &|| {
-                    product(gpu, variant, true, &x, 7..12, &matrix, &finish)
-                });
+                for norm in [Norm::Layer, RMS] {
+                    run(
+                        format!("few {variant:?} {weights} {norm:?}"),
+                        &[&out],
+                        &|| product(gpu, variant, Some(norm), &x, 7..12, &matrix, &finish),
+                    );
+                }
             }
         }
     }
@@ -132,21 +148,15 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         );
         let name = format!("residual {variant:?}");
         run(name, &[&stream, &out, &picked], &|| {
-            let mut residual = Residual::new(gpu, variant, 7, hidden, &stream, &normed);
+            let mut residual =
+                Residual::new(gpu, Norm::Layer, variant, 7, hidden, &stream, &normed);
             residual.add(&inputs, 0..7, &wide);
             residual.product(0..7, &next, &Finish::Store(&out));
             residual.add(&inputs, 0..7, &wide);
-            residual.normalise(&picked);
+            residual.normalise(None, &picked);
         });
     }
 
-    let geometry = Geometry {
-        hidden,
-        heads,
-        slots,
-        cache: Precision::F32,
-        kind: AdapterKind::Discrete,
-    };
     let [k, v] = [(); 2].map(|()| floats(&random.values(sequences * slots * hidden)));
     let spans: Vec<[u32; 2]> = (0..sequences as u32)
         .map(|s| {
@@ -171,14 +181,44 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         count: sequences,
         longest,
     };
-    run("attention in tiles".into(), &[&out], &|| {
-        attention_tile(gpu, &geometry, &io, &spans, seen)
-    });
-    run("attention in rows".into(), &[&out], &|| {
-        attention_rows(gpu, &geometry, &io, &spans, seen)
-    });
-    run("split attention".into(), &[&out], &|| {
-        attention_split(gpu, &geometry, &io)
+    for kv_heads in [heads, 1] {
+        let geometry = Geometry {
+            heads,
+            kv_heads,
+            head_dim,
+            slots,
+            cache: Precision::F32,
+            kind: AdapterKind::Discrete,
+        };
+        run(format!("attention in tiles, {kv_heads}"), &[&out], &|| {
+            attention_tile(gpu, &geometry, &io, &spans, seen)
+        });
+        run(format!("attention in rows, {kv_heads}"), &[&out], &|| {
+            attention_rows(gpu, &geometry, &io, &spans, seen)
+        });
+        run(format!("split attention, {kv_heads}"), &[&out], &|| {
+            attention_split(gpu, &geometry, &io)
+        });
+    }
+    let (stored, gains) = (
+        floats(&random.values(count * 5 * head_dim)),
+        floats(&random.values(2 * head_dim)),
+    );
+    let [k, v] = [(); 2].map(|()| zeros(sequences * slots * head_dim));
+    let to = Qkv {
+        q: &out,
+        rows: &row_table,
+        rotary: &rotary,
+        k: &k,
+        v: &v,
+        slots,
+        heads,
+        kv_heads: 1,
+        head_dim,
+        cache: Precision::F32,
+    };
+    run("heads".into(), &[&out, &k, &v], &|| {
+        esolm::kernels::heads::heads(gpu, &stored, 0..count, &gains, 0.1, &to)
     });
 
     let (vocab, stride, drawn) = (203, 204, 37);
@@ -291,7 +331,7 @@ fn many_small_launches_give_what_one_gives() {
             assert_eq!(split.len(), whole.len());
             for ((name, got, launches), (_, want, once)) in split.iter().zip(&whole) {
                 let expected = match name.as_str() {
-                    "attention in chunks" | "sample in parts, all" => 2,
+                    "sample in parts, all" => 2,
                     // A tile takes rows that are normalised before.
                     "residual Rows" | "residual Split" => 4,
                     "residual Tile" => 5,
@@ -327,7 +367,7 @@ fn queued_work_is_submitted_in_time() {
         gpu.limits = Limits { launch, submit };
         pollster::block_on(gpu.read(&x)).unwrap();
         let before = gpu.counters();
-        norm(&gpu, &x, &out, rows, hidden);
+        norm(&gpu, Norm::Layer, &x, &out, rows, hidden);
         let done = gpu.counters().since(&before);
         assert_eq!((done.dispatches, done.submits), (launches, submits));
     }

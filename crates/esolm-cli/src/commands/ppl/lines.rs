@@ -33,6 +33,7 @@ pub struct Done {
 pub fn run(arguments: &Ppl, mut options: PerplexityOptions) -> Result<(), Failure> {
     job::check_format(arguments.form.format)?;
     let files = setup::open(&arguments.source, arguments.quiet)?;
+    setup::check_block_size(&arguments.source.model, files.config())?;
     if files.codec().is_none() {
         return Err(Error::NeedsTokenizer.into());
     }

@@ -67,6 +67,7 @@ pub struct Item {
 pub fn run(arguments: &arguments::Score, mut options: ScoreOptions) -> Result<(), Failure> {
     job::check_format(arguments.form.format)?;
     let files = setup::open(&arguments.source, arguments.quiet)?;
+    setup::check_block_size(&arguments.source.model, files.config())?;
     options.likelihood.resolve(files.config(), Purpose::Score)?;
     if files.codec().is_none() {
         return Err(Error::NeedsTokenizer.into());

@@ -8,7 +8,8 @@ fn numbers(random: &mut Stream, n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// softmax(q kT) v of one row and head in f64 over all keys and values written so far, `[sequences][slots]` of `[d]`.
+/// softmax(q kT) v of one row and head in f64 over all keys and values written so far, `[sequences][slots]` of all heads'; `columns` are
+/// those of the head that it reads.
 fn naive(
     row: &Row,
     columns: std::ops::Range<usize>,
@@ -20,7 +21,7 @@ fn naive(
     let slots: Vec<usize> = row.slots().collect();
     let score = |slot: &usize| {
         let k = &k[sequence][*slot][columns.clone()];
-        let products = q[columns.clone()].iter().zip(k);
+        let products = q.iter().zip(k);
         products
             .map(|(&q, &k)| f64::from(q) * f64::from(k))
             .sum::<f64>()
@@ -38,11 +39,12 @@ fn naive(
 }
 
 /// `[rows, d]` as `[heads, rows, wide]`.
-fn by_head(values: &[f32], heads: Heads) -> Vec<f32> {
-    let rows = values.len() / heads.hidden();
+fn by_head(values: &[f32], heads: Heads, count: usize) -> Vec<f32> {
+    let width = count * heads.head_dim;
+    let rows = values.len() / width;
     // What stands after a head's columns is not read.
-    let mut out = vec![f32::NAN; rows * heads.heads * heads.wide()];
-    for (row, values) in values.chunks_exact(heads.hidden()).enumerate() {
+    let mut out = vec![f32::NAN; rows * count * heads.wide()];
+    for (row, values) in values.chunks_exact(width).enumerate() {
         for (head, values) in values.chunks_exact(heads.head_dim).enumerate() {
             let at = (head * rows + row) * heads.wide();
             out[at..at + heads.head_dim].copy_from_slice(values);
@@ -63,8 +65,10 @@ fn any_rows_attend_as_told_in_any_company() {
 fn check(level: Level, seed: u64) {
     let mut random = Stream::new(seed, 0, Purpose::Other(0));
     let mut below = |n: usize| random.below(n as u32) as usize;
+    let [heads, kv_heads] = [[3, 3], [4, 2], [3, 1]][below(3)];
     let heads = Heads {
-        heads: 3,
+        heads,
+        kv_heads,
         head_dim: [2, 8, 16, 24, 32, 48, 64, 80][below(8)],
     };
     // Some have several blocks of slots.
@@ -76,8 +80,9 @@ fn check(level: Level, seed: u64) {
         tokens: 0,
     };
     let mut cache = Cache::new(&layout, heads).expect("a little memory");
-    let (hidden, head_dim, wide) = (heads.hidden(), heads.head_dim, heads.wide());
-    let empty = vec![vec![vec![0.0; hidden]; slots]; sequences];
+    let (hidden, head_dim, wide) = (heads.width(), heads.head_dim, heads.wide());
+    let kv_width = heads.kv_width();
+    let empty = vec![vec![vec![0.0; kv_width]; slots]; sequences];
     let (mut all_k, mut all_v) = (empty.clone(), empty);
     // Some passes over the same cache; each writes slots in any order and any number of them.
     for _ in 0..3 {
@@ -116,20 +121,21 @@ fn check(level: Level, seed: u64) {
                 }
             }));
         }
-        let [mut q, k, v] = [(); 3].map(|()| numbers(&mut random, rows.len() * hidden));
+        let [mut q, k, v] =
+            [hidden, kv_width, kv_width].map(|width| numbers(&mut random, rows.len() * width));
         q.iter_mut().for_each(|q| *q /= (head_dim as f32).sqrt());
         for (i, row) in rows.iter().enumerate() {
-            let at = i * hidden..(i + 1) * hidden;
+            let at = i * kv_width..(i + 1) * kv_width;
             all_k[row.sequence as usize][row.slot as usize] = k[at.clone()].to_vec();
             all_v[row.sequence as usize][row.slot as usize] = v[at].to_vec();
         }
         let value = |row: usize, head: usize, to: &mut [f32]| {
-            to.copy_from_slice(&v[row * hidden + head * head_dim..][..head_dim]);
+            to.copy_from_slice(&v[row * kv_width + head * head_dim..][..head_dim]);
         };
-        cache.scatter(&rows, &by_head(&k, heads), value);
+        cache.scatter(&rows, &by_head(&k, heads, kv_heads), value);
         let attend = |rows: &[Row], q: &[f32]| {
             let mut out = vec![f32::NAN; rows.len() * heads.heads * wide];
-            cache.attend_on(level, rows, &by_head(q, heads), &mut out);
+            cache.attend_on(level, rows, &by_head(q, heads, heads.heads), &mut out);
             out
         };
         let out = attend(&rows, &q);
@@ -137,7 +143,9 @@ fn check(level: Level, seed: u64) {
             let q = &q[i * hidden..(i + 1) * hidden];
             let alone = attend(&rows[i..=i], q);
             for head in 0..heads.heads {
-                let columns = head * head_dim..(head + 1) * head_dim;
+                let q = &q[head * head_dim..(head + 1) * head_dim];
+                let read = head * kv_heads / heads.heads;
+                let columns = read * head_dim..(read + 1) * head_dim;
                 let want = naive(row, columns, q, &all_k, &all_v);
                 let got = &out[(head * rows.len() + i) * wide..][..head_dim];
                 let name = format!("{level:?}, seed {seed}, row {i} {row:?}");

@@ -132,6 +132,37 @@ impl Packed {
         }
     }
 
+    /// Writes the weights of a column, as many as `to` takes.
+    pub(super) fn column(&self, column: usize, to: &mut [f32]) {
+        let words = self.format.words();
+        let (panel, column) = (column / PANEL, column % PANEL);
+        for (group, to) in to.chunks_mut(GROUP).enumerate() {
+            let place = panel * self.groups + group;
+            let block = &self.codes[place * words..(place + 1) * words];
+            let at = place * PANEL + column;
+            let half = |values: &[u16]| f16::from_bits(values[at]);
+            for (k, to) in to.iter_mut().enumerate() {
+                let place = k * PANEL + column;
+                *to = match self.format {
+                    Format::F32 => f32::from_bits(block[place]),
+                    Format::F16 => {
+                        f16::from_bits((block[place / 2] >> (16 * (place % 2))) as u16).to_f32()
+                    }
+                    Format::Q8 => {
+                        let word = block[k / 4 * PANEL + column];
+                        let code = (word >> (8 * (k % 4))) as u8 as i8;
+                        half(&self.scales).to_f32() * f32::from(code)
+                    }
+                    Format::Q4 => {
+                        let word = block[k % 16 / 4 * PANEL + column];
+                        let code = word >> (8 * (k % 4) + 4 * (k / 16)) & 15;
+                        half(&self.scales).to_f32() * code as f32 + half(&self.offsets).to_f32()
+                    }
+                };
+            }
+        }
+    }
+
     /// How rows enter a product with it.
     pub(super) fn form(&self, bytes: bool) -> Form {
         match self.format {
@@ -182,6 +213,8 @@ pub(super) enum Finish {
     Add,
     /// Stores their GELU.
     Gelu,
+    /// Stores silu(gate) up of a panel's first half, which are gates, and its second.
+    Gate,
 }
 
 /// The product of all rows with one panel.
@@ -274,6 +307,7 @@ fn finish(finish: Finish, values: &[f32], bias: &[f32], out: &mut [f32]) {
                 }
             }
             Finish::Gelu => math::gelu(out, values, bias),
+            Finish::Gate => math::gate(out, values, bias),
         }
     }
 }

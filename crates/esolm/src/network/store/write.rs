@@ -27,7 +27,7 @@ const HEAD: &str = "output_layer.linear";
 /// [`esolm_core::checkpoint::write_hf_folder`].
 ///
 /// # Errors
-/// Weights that are not quantised or that the form does not hold, a tensor that cannot be read, too little memory, and the disk's.
+/// Weights that are not quantised or that the form does not hold, a decoder, a tensor that cannot be read, too little memory, and the disk's.
 pub fn write_quantised(ckpt: &Checkpoint, out: &Path, weights: Weights) -> Result<(), EngineError> {
     if !weights.are_quantised() {
         return Err(EngineError::Option {
@@ -37,6 +37,13 @@ pub fn write_quantised(ckpt: &Checkpoint, out: &Path, weights: Weights) -> Resul
         });
     }
     let config = ckpt.config();
+    if config.decoder.is_some() {
+        return Err(EngineError::Option {
+            option: "form of a decoder's files",
+            value: weights.to_string(),
+            allowed: "f32 or f16, which can be rounded when they are loaded",
+        });
+    }
     let largest = config.hidden * config.vocab_size.max(4 * config.hidden);
     // As read, as folded and transposed, and as groups.
     memory::ask(MemoryUse::Model, 12 * largest as u64)?;

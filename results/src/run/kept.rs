@@ -1,0 +1,66 @@
+//! Records of an earlier run that are not made again.
+
+use std::path::Path;
+
+use crate::error::Error;
+use crate::plan::Plan;
+use crate::record::{self, LIKELIHOOD, Likelihood, SAMPLES, Samples, Training, training_file};
+
+/// What the folder of the records held when the run began. A record counts only if the commands that made it are those of the plan.
+#[derive(Debug, Default)]
+pub struct Kept {
+    training: Vec<Training>,
+    likelihood: Vec<(Likelihood, String)>,
+    samples: Vec<(Samples, String)>,
+}
+
+impl Kept {
+    /// Reads what is there of the models of a plan.
+    pub fn read(out: &Path, plan: &Plan) -> Result<Self, Error> {
+        let training = plan
+            .all()
+            .map(|model| record::read(&out.join(training_file(&model.name))));
+        let training: Result<Vec<Option<Training>>, Error> = training.collect();
+        Ok(Self {
+            training: training?.into_iter().flatten().collect(),
+            likelihood: record::read_lines(&out.join(LIKELIHOOD))?,
+            samples: record::read_lines(&out.join(SAMPLES))?,
+        })
+    }
+
+    /// A training by this command.
+    pub fn training(&self, command: &str) -> Option<&Training> {
+        self.training.iter().find(|kept| kept.command == command)
+    }
+
+    /// The line of a measurement by this command.
+    pub fn likelihood(&self, command: &str) -> Option<&String> {
+        let mut all = self.likelihood.iter();
+        let found = all.find(|(kept, _)| kept.answer.command == command);
+        found.map(|(_, line)| line)
+    }
+
+    /// The line of samples that these commands drew and judged.
+    pub fn samples(&self, command: &str, judge_command: &str) -> Option<&String> {
+        let mut all = self.samples.iter();
+        let found =
+            all.find(|(kept, _)| kept.command == command && kept.judge_command == judge_command);
+        found.map(|(_, line)| line)
+    }
+
+    /// `lines`, and behind them the kept ones that are not among those: what the file holds while more of it is made.
+    pub fn with_likelihood(&self, lines: &[String]) -> Vec<String> {
+        with(lines, &self.likelihood)
+    }
+
+    /// As [`Kept::with_likelihood`].
+    pub fn with_samples(&self, lines: &[String]) -> Vec<String> {
+        with(lines, &self.samples)
+    }
+}
+
+fn with<T>(lines: &[String], kept: &[(T, String)]) -> Vec<String> {
+    let kept = kept.iter().map(|(_, line)| line);
+    let rest = kept.filter(|line| !lines.contains(line));
+    lines.iter().chain(rest).cloned().collect()
+}

@@ -1,0 +1,157 @@
+//! Decoders of the Qwen3, Qwen2 and Llama kinds on the GPU path.
+
+use esolm::checkpoint::Checkpoint;
+use esolm::device::{DeviceChoice, Precision, open};
+use esolm::executor::Executor;
+use esolm::gpu::GpuExecutor;
+use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
+use esolm::{Activations, LoadOptions, Weights};
+use esolm_tests::checks::assert_close;
+use esolm_tests::decoders::{LOGITS, cases, check_forward, logits};
+use esolm_tests::{OnDevice, Runner};
+use pollster::block_on;
+
+/// Every choice that runs other kernels than this adapter would choose.
+const VARIANTS: [&str; 3] = [
+    "few=rows,many=rows,attention=split",
+    "few=split,many=tile,attention=tile",
+    "few=split,many=split,attention=rows",
+];
+
+fn on_gpu(ckpt: &Checkpoint, options: LoadOptions) -> Box<dyn Runner> {
+    Box::new(OnDevice::gpu(ckpt, options))
+}
+
+#[test]
+fn golden_llm_forward() {
+    let [cases, passes] = check_forward(|ckpt| on_gpu(ckpt, LoadOptions::default()));
+    println!("{cases} cases, {passes} passes");
+}
+
+/// Every kernel variant gives the published numbers, whatever this adapter would choose.
+#[test]
+fn golden_llm_forward_in_every_variant() {
+    for variants in VARIANTS {
+        check_forward(|ckpt| {
+            let variants = variants.parse().unwrap();
+            on_gpu(
+                ckpt,
+                LoadOptions {
+                    variants,
+                    ..LoadOptions::default()
+                },
+            )
+        });
+    }
+}
+
+/// Weights of fewer bits are the same on every device, of an output matrix that is the embedding too, and so are the numbers that come of
+/// them, but for rounding.
+#[test]
+fn golden_llm_fewer_bits_give_the_numbers_of_the_cpu() {
+    for case in cases() {
+        for (weights, variants) in [Weights::F16, Weights::Q8, Weights::Q4]
+            .into_iter()
+            .zip(VARIANTS)
+        {
+            let mut cpu = OnDevice::rounded(&case.checkpoint, weights, Activations::F32);
+            let options = LoadOptions {
+                weights: Some(weights),
+                variants: variants.parse().unwrap(),
+                ..LoadOptions::default()
+            };
+            let mut gpu = OnDevice::gpu(&case.checkpoint, options);
+            for pass in ["bidir", "block4.noisy"] {
+                let (got, want) = (logits(&case, pass, &mut gpu), logits(&case, pass, &mut cpu));
+                let what = format!("{}, {weights}, {variants}, {pass}", case.name);
+                let largest = assert_close(&what, &got, &want, LOGITS);
+                println!("{what}: largest difference {largest:e}");
+            }
+        }
+    }
+}
+
+/// With keys and values of 16 bits the numbers stay near the published ones: their rounding is a few thousandths of them.
+#[test]
+fn golden_llm_half_a_cache_is_close() {
+    for case in cases() {
+        let options = LoadOptions {
+            kv_cache: Precision::F16,
+            ..LoadOptions::default()
+        };
+        let mut gpu = OnDevice::gpu(&case.checkpoint, options);
+        let got = logits(&case, "causal", &mut gpu);
+        let want = case.golden.f32("causal.logits");
+        let size =
+            |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
+        let error = size(&mut got.iter().zip(&want).map(|(a, b)| a - b));
+        let share = error / size(&mut want.iter().copied());
+        println!("{}: {share:e}", case.name);
+        assert!(share > 0.0 && share < 3e-3, "{}: {share:e}", case.name);
+    }
+}
+
+/// A pass of few rows takes five launches a block, and one more where heads are normalised; it embeds in one, and normalises what is wanted in
+/// another. When it comes again it is recorded and replayed, with the same numbers, until it reaches positions whose angles were not there.
+#[test]
+fn golden_llm_passes_of_few_rows_are_recorded() {
+    for case in cases() {
+        let config = case.checkpoint.config();
+        let has_norms = config.decoder.is_some_and(|decoder| decoder.has_qk_norm());
+        let each = if has_norms { 6 } else { 5 };
+        let blocks = config.n_blocks as u64;
+        let gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
+        let options = LoadOptions::default();
+        let loaded = GpuExecutor::load(gpu, &case.checkpoint, &options);
+        let mut executor = block_on(loaded).unwrap();
+        let layout = Layout {
+            sequences: 2,
+            slots: 6,
+            tokens: 12,
+        };
+        let tokens: Vec<u32> = (0..12).map(|i| (3 * i) % 11).collect();
+        let mut run = |first: u32, sampled: &[u32]| {
+            executor.start(&layout, &tokens).unwrap();
+            // The wanted rows are neither the first nor neighbours.
+            let rows = [(0, 3, 2), (0, 1, 2), (0, 0, 1), (1, 0, 1), (1, 2, 1)];
+            let rows = rows.map(|(sequence, slot, prefix)| Row {
+                sequence,
+                slot,
+                position: first + slot,
+                prefix,
+                own: own_slot(slot, prefix),
+                source: 6 * sequence + slot,
+                target: NO_TARGET,
+            });
+            let step = StepRows {
+                rows: rows.into(),
+                sampled: sampled.to_vec(),
+            };
+            let before = executor.counters();
+            let keys = vec![[0; 2]; sampled.len()];
+            executor.pass(&step, &keys).unwrap();
+            let launches = executor.counters().since(&before).dispatches;
+            (launches, block_on(executor.logits()).unwrap())
+        };
+        let (_, all) = run(0, &[0, 1, 2, 3, 4]);
+        let (launches, near) = run(0, &[0, 2, 4]);
+        assert_eq!(launches, each * blocks + 2, "{}", case.name);
+        for (row, logits) in [0, 2, 4].into_iter().zip(near.chunks(config.vocab_size)) {
+            let of_all = &all[row * config.vocab_size..][..config.vocab_size];
+            assert_close("a row among others", logits, of_all, 1e-4);
+        }
+        for _ in 0..3 {
+            assert_eq!(run(0, &[0, 2, 4]), (launches, near.clone()));
+            let (launches, none) = run(0, &[]);
+            let last = if has_norms { 2 } else { 1 };
+            let expected = each * (blocks - 1) + last + 1;
+            assert_eq!((launches, none.len()), (expected, 0));
+        }
+        // Only distances count, and the angles of all positions are computed as f32.
+        for first in [1000, 5000, 1000, 5000] {
+            let (launches_there, there) = run(first, &[0, 2, 4]);
+            assert_eq!(launches_there, launches);
+            assert_close(&format!("from {first} on"), &there, &near, 2e-2);
+        }
+    }
+}
