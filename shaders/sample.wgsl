@@ -32,21 +32,8 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var last = 0u;
     //@if FILTER
     top = largest(lane, base, 0u, VOCAB);
-    last = FAR;
-    // Two stages for top-k, then two for top-p; a loop, since compilers put what is called several times there several times.
     fill_fractions(lane);
-    var bin = 0u;
-    for (var stage = first_stage(0u); stage < STAGES; stage = first_stage(stage + 1u)) {
-        clear_bins(stage, lane);
-        tally(stage, lane, base, 0u, VOCAB, top.score, bin, last);
-        find_crossing(stage, lane, bin);
-        if (is_fine(stage)) {
-            last = min(last, last_kept(stage, bin, crossings[stage & 1u].bin));
-        } else {
-            bin = crossings[stage & 1u].bin;
-        }
-    }
-    last = min(last, info.reach);
+    last = cut(lane, base, VOCAB, top.score);
     //@end
     let best = best_of_all(lane, candidate(lane, s, base, 0u, VOCAB, top.score, last));
     if (lane == 0u) {

@@ -188,3 +188,21 @@ fn find_crossing(stage: u32, lane: u32, bin: u32) {
     }
     workgroupBarrier();
 }
+
+// The last step that is kept of a row's first `end` columns. `fractions` are filled.
+fn cut(lane: u32, base: u32, end: u32, top: f32) -> u32 {
+    var last = FAR;
+    var bin = 0u;
+    // Two stages for top-k, then two for top-p; a loop, since compilers put what is called several times there several times.
+    for (var stage = first_stage(0u); stage < STAGES; stage = first_stage(stage + 1u)) {
+        clear_bins(stage, lane);
+        tally(stage, lane, base, 0u, end, top, bin, last);
+        find_crossing(stage, lane, bin);
+        if (is_fine(stage)) {
+            last = min(last, last_kept(stage, bin, crossings[stage & 1u].bin));
+        } else {
+            bin = crossings[stage & 1u].bin;
+        }
+    }
+    return min(last, info.reach);
+}

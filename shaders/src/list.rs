@@ -17,6 +17,9 @@ pub static SHADERS: &[&Shader] = &[
     &SAMPLE_PARTS,
     &SAMPLE_MERGE,
     &SCORE,
+    &CONFIDENCE,
+    &REVEAL,
+    &MOVE_SLOTS,
     &COPY,
     &PEAK,
 ];
@@ -478,6 +481,75 @@ pub static SCORE: Shader = Shader {
         binding("wanted", Read, "u32", "[scored rows of the pass]", "u32; tokens"),
         binding("scores", Write, "u32", "[scored rows of the pass]", "the bits of an f32; natural logarithms, NaN for logits that are not finite"),
         binding("info", Uniform, "Info", "first, count, stride, mask_index, origin", "u32"),
+    ],
+};
+
+#[rustfmt::skip]
+const KNOWN: Binding = binding("tokens", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, the mask token where nothing is known");
+#[rustfmt::skip]
+const PROPOSED: Binding = binding("drawn", Read, "u32", "[sequences][tokens of a sequence]", "u32, row-major; where `dest` of a row points, the token that was drawn for it");
+#[rustfmt::skip]
+const CONFIDENCES: Binding = binding("confidences", Read, "u32", "[sampled rows of the pass]", "u32; units of 2^-31");
+
+/// How sure the network is of the token drawn for a row.
+#[rustfmt::skip]
+pub static CONFIDENCE: Shader = Shader {
+    name: "confidence",
+    text: include_str!("../confidence.wgsl"),
+    launcher: "esolm::kernels::reveal::confidence",
+    twins: &["esolm_core::reveal::confidence"],
+    slots: &[ROW_SLOT, PHILOX_SLOT, FINITE_SLOT, DRAWN_ROW_SLOT, BEST_SLOT, KEPT_SLOT],
+    constants: &["WG", "VOCAB", "NO_TOKEN", "BROKEN"],
+    floats: &[],
+    flags: &[&[], &["FILTER"]],
+    bindings: &[
+        LOGITS,
+        ROWS,
+        KNOWN,
+        PROPOSED,
+        CONFIDENCES.accessed(Write),
+        DRAWN_ROW_INFO,
+    ],
+};
+
+/// Which of the drawn tokens become known.
+#[rustfmt::skip]
+pub static REVEAL: Shader = Shader {
+    name: "reveal",
+    text: include_str!("../reveal.wgsl"),
+    launcher: "esolm::kernels::reveal::reveal",
+    twins: &["esolm_core::reveal::choose"],
+    slots: &[ROW_SLOT],
+    constants: &["WG", "NO_TOKEN", "BROKEN"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        ROWS,
+        PROPOSED,
+        CONFIDENCES,
+        binding("groups", Read, "vec4<u32>", "[groups][4]", "u32, row-major; the first sampled row of neighbours of one sequence, how many there are, how many of them become known at least, and nothing"),
+        KNOWN.accessed(ReadWrite),
+        binding("outcome", Write, "u32", "[groups + sampled rows of the pass]", "u32; the rows of each group whose places are still masked, then the token that became known by each row, or the mask token"),
+        binding("info", Uniform, "Info", "groups, mask_index, bound, origin", "u32; bound is a confidence"),
+    ],
+};
+
+/// Slots of the cache that go to others.
+#[rustfmt::skip]
+pub static MOVE_SLOTS: Shader = Shader {
+    name: "move_slots",
+    text: include_str!("../move_slots.wgsl"),
+    launcher: "esolm::kernels::slots::move_slots",
+    twins: &[],
+    slots: &[],
+    constants: &["WG"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        binding("rows", Read, "vec2<u32>", "[moves][2]", "u32; rows of the cache, from and to"),
+        binding("cache_k", ReadWrite, "u32", "[sequences, slots, hidden]", "f32, or two f16 a word"),
+        binding("cache_v", ReadWrite, "u32", "[sequences, slots, hidden]", "f32, or two f16 a word"),
+        binding("info", Uniform, "Info", "count, words, origin", "u32"),
     ],
 };
 

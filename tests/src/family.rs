@@ -14,7 +14,7 @@ use esolm::rows::{MaskMode, forward_rows};
 
 use crate::checks::{GOLDEN, assert_close};
 use crate::golden::repository;
-use crate::{Golden, Runner, halves};
+use crate::{Golden, Runner, halves, sets};
 
 /// Runs every case whose network can be run, and returns how many those are.
 ///
@@ -35,6 +35,7 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> us
         let mut runner = load(&checkpoint);
         let largest = match checkpoint.config().family {
             Family::Bd3Lm => halves::check_forward(&golden, checkpoint.config(), &mut *runner),
+            Family::SetDlm => sets::check_forward(&golden, checkpoint.config(), &mut *runner),
             _ => check(&golden, &checkpoint, &mut *runner),
         };
         let config = checkpoint.config();
@@ -73,9 +74,9 @@ fn collect(folder: &Path, end: &str, files: &mut Vec<PathBuf>) {
 
 const FORWARD: &str = ".forward.safetensors";
 
-/// Whether a network is refused for its kind: sets in any order, uniform noise, or a live time input.
+/// Whether a network is refused for its kind: uniform noise, or a live time input.
 fn is_other_kind(error: &str) -> bool {
-    ["SetDLM", "Duo", "time_conditioning"]
+    ["Duo", "time_conditioning"]
         .iter()
         .any(|kind| error.contains(kind))
 }
@@ -204,7 +205,7 @@ fn check(golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn Runner) -> f
         Family::EsoLm => (MaskMode::Causal, "zt_sorted"),
         Family::Mdlm => (MaskMode::Bidirectional, "xt"),
         Family::Ar => (MaskMode::Causal, "x0"),
-        Family::Bd3Lm => panic!("a pass over blocks has rows of its own"),
+        Family::Bd3Lm | Family::SetDlm => panic!("its passes have rows of their own"),
     };
     let tokens = golden.rows(input);
     let natural = |t: &Vec<u32>| (0..t.len() as u32).collect();

@@ -11,7 +11,7 @@ use esolm::rows::{Layout, MaskMode, NO_TARGET, Row, StepRows, block_rows};
 use crate::checks::{GOLDEN, assert_close};
 use crate::golden::repository;
 use crate::losses::{check_table, close, f64s, tables};
-use crate::{Golden, Runner, family};
+use crate::{Golden, Runner, family, sets};
 
 /// Every pass of a file; returns the largest difference of logits.
 pub fn check_forward(golden: &Golden, config: &ModelConfig, runner: &mut dyn Runner) -> f32 {
@@ -114,7 +114,7 @@ pub fn check_likelihood(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) ->
     }
     for file in family::files(LIKELIHOOD) {
         let golden = Golden::read(&file);
-        for family in ["mdlm", "bd3lm", "ar"] {
+        for family in ["mdlm", "bd3lm", "ar", "setdlm"] {
             if !golden.has(&format!("{family}.nlls")) {
                 continue;
             }
@@ -125,12 +125,11 @@ pub fn check_likelihood(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) ->
                 name.starts_with(&start)
             });
             let checkpoint = open(&folder.unwrap_or_else(|| panic!("no {start}")));
-            check_nested(
-                &golden,
-                checkpoint.config(),
-                family,
-                &mut *load(&checkpoint),
-            );
+            let (config, mut runner) = (checkpoint.config(), load(&checkpoint));
+            match config.family {
+                Family::SetDlm => sets::check_likelihood(&golden, config, &mut *runner),
+                _ => check_nested(&golden, config, family, &mut *runner),
+            }
             ran += 1;
         }
     }

@@ -5,6 +5,7 @@
 pub mod blocks;
 pub mod broken;
 pub mod checks;
+pub mod confidence;
 pub mod family;
 pub mod family_schedules;
 pub mod golden;
@@ -12,6 +13,8 @@ pub mod halves;
 pub mod losses;
 pub mod mixed;
 pub mod runner;
+pub mod sets;
+pub mod sets_sampling;
 
 pub use golden::{Golden, checkpoint, stories};
 pub use runner::{OnDevice, Reference, Runner};

@@ -7,10 +7,11 @@ use esolm::network::store::{stored_form, write_quantised};
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
 use esolm::{Activations, Weights};
+use esolm_tests::checks::GOLDEN;
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, family, family_schedules,
-    halves, losses, mixed, stories,
+    OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, family,
+    family_schedules, halves, losses, mixed, sets, sets_sampling, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -50,6 +51,19 @@ fn golden_family_schedules() {
 fn golden_family_sampling() {
     let ran = blocks::check_sampling(|ckpt| Box::new(OnDevice::cpu(ckpt)));
     println!("{ran} traces");
+}
+
+/// Generations of published SetDLMs, token for token, also past the context.
+#[test]
+fn golden_family_sets() {
+    let ran = sets_sampling::check_sampling(OnDevice::cpu);
+    println!("{ran} traces");
+}
+
+/// When a SetDLM's noise masks which place, and the orders that follow.
+#[test]
+fn golden_family_set_schedules() {
+    println!("{} schedules", sets::check_schedule());
 }
 
 /// When the published BD3-LM ends a text.
@@ -122,6 +136,25 @@ fn cached_blocks_equal_uncached() {
             "{what}: {} steps, largest difference {largest:e}",
             plan.nfe()
         );
+    }
+}
+
+/// Where confidence chooses: against a loop that is written out, cached and uncached, alone and in a batch, watched or not.
+#[test]
+fn confidence_chooses() {
+    let saved = confidence::check(|ckpt| OnDevice::cpu(ckpt).0);
+    assert!(saved > 0, "no threshold ended anything early");
+    println!("{saved} passes saved");
+}
+
+#[test]
+fn cached_sets_equal_uncached() {
+    let ckpt = sets_sampling::checkpoint();
+    sets_sampling::check_cached(&ckpt, &mut OnDevice::cpu(&ckpt), GOLDEN);
+    let (mut cached, mut uncached) = (OnDevice::cpu(&ckpt), OnDevice::cpu(&ckpt));
+    for (what, options) in sets_sampling::ordered_cases(ckpt.config()) {
+        let plan = Plan::new(&options).unwrap();
+        checks::check_cached(what, &plan, &mut cached, &mut uncached);
     }
 }
 
@@ -274,6 +307,7 @@ fn stored_weights_are_those_that_are_rounded() {
         ("mini_esolm", of_file(golden, "mini_esolm.ckpt")),
         ("mini_ar", of_file(golden, "mini_ar.ckpt")),
         ("owt_ar", of_file(family, "setdlm/owt_ar")),
+        ("owt_setdlm", of_file(family, "setdlm/owt_setdlm_smax8")),
         ("mdlm with biases", with_biases("mdlm")),
         ("ar with biases", with_biases("ar")),
         ("ar without biases", without_biases("ar")),

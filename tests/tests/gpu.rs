@@ -14,8 +14,8 @@ use esolm::sampler::Sampler;
 use esolm::variants::Chosen;
 use esolm::{Activations, LoadOptions, Variants, Weights};
 use esolm_tests::{
-    Golden, OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, family,
-    family_schedules, halves, losses, mixed, stories,
+    Golden, OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, family,
+    family_schedules, halves, losses, mixed, sets_sampling, stories,
 };
 use pollster::block_on;
 
@@ -302,6 +302,20 @@ fn cached_blocks_equal_uncached() {
     }
 }
 
+/// Generations of published SetDLMs, token for token, also past the context.
+#[test]
+fn golden_family_sets() {
+    let ran = sets_sampling::check_sampling(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
+    println!("{ran} traces");
+}
+
+#[test]
+fn cached_sets_equal_uncached() {
+    let ckpt = sets_sampling::checkpoint();
+    let mut gpu = OnDevice::gpu(&ckpt, LoadOptions::default());
+    sets_sampling::check_cached(&ckpt, &mut gpu, checks::GOLDEN);
+}
+
 fn check_cached(weights: Weights) {
     let ckpt = stories();
     let load = || {
@@ -432,6 +446,36 @@ fn an_unobserved_run_reads_its_tokens_alone() {
 #[test]
 fn numbers_that_overflow_are_an_error() {
     broken::check(&mut OnDevice::gpu(&broken::checkpoint(), LoadOptions::default()).0);
+}
+
+/// Where confidence chooses, a GPU writes the CPU's texts and reads nothing back; with a threshold a word a text and pass.
+#[test]
+fn confidence_chooses_as_on_the_cpu() {
+    for ckpt in confidence::checkpoints() {
+        let mut cpu = OnDevice::cpu(&ckpt).0;
+        let mut gpu = OnDevice::gpu(&ckpt, LoadOptions::default()).0;
+        for case in confidence::cases(ckpt.config()) {
+            let name = format!("{}: {}", ckpt.config().family, case.name);
+            let plan = case.plan();
+            let before = gpu.counters();
+            let written = confidence::run(&mut gpu, &case, false);
+            let read = gpu.counters().since(&before).bytes_read / 4;
+            let tokens = plan.layout().tokens as u64;
+            match case.options.reveal.threshold {
+                None => assert_eq!(read, tokens, "{name}"),
+                Some(_) => {
+                    let most = tokens + (written.nfe * plan.sequences.len()) as u64;
+                    assert!(read > tokens && read <= most, "{name}: {read}");
+                }
+            }
+            let expected = confidence::run(&mut cpu, &case, false);
+            assert_eq!(written.tokens, expected.tokens, "{name}");
+            assert!(written.nfe <= plan.nfe(), "{name}");
+            let watched = confidence::run(&mut gpu, &case, true);
+            assert_eq!(watched.tokens, written.tokens, "{name}");
+        }
+        gpu.close().unwrap();
+    }
 }
 
 /// A run that is watched and stopped midway leaves nothing behind: the next one on the same engine gives its text.

@@ -24,6 +24,7 @@ use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rota
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
+use esolm::kernels::slots::move_slots;
 use esolm::network::fold::{self, Linear};
 use esolm::rows::{Row, own_slot};
 use esolm::sampler::Sampler;
@@ -70,6 +71,8 @@ fn every_shader_is_written_down() {
         for (hidden, heads) in [(64, 4), (192, 6), (768, 12), (768, 6)] {
             attends(gpu, hidden, heads);
         }
+        let cache = (zeros(gpu, 256), zeros(gpu, 256));
+        move_slots(gpu, &zeros(gpu, 2), &cache, 1, 64);
         peak(gpu, &zeros(gpu, 4 * 64), 64, 1, 0.5);
     });
     for weights in WEIGHTS {

@@ -14,7 +14,7 @@ use esolm::passes::log_probability;
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::halves::Published;
 use esolm_tests::losses::{close, f64s, uniforms};
-use esolm_tests::{Golden, checkpoint, halves};
+use esolm_tests::{Golden, checkpoint, halves, sets, sets_sampling};
 use esolm_train::loss::{BlockNoise, Losses, Noise, Objective};
 use esolm_train::recipe::LossKind;
 use esolm_train::weights::{self, Weights};
@@ -253,13 +253,56 @@ fn golden_family_losses_on_a_gpu() {
     golden_family_losses_on(&gpu());
 }
 
+/// The loss of a SetDLM, token by token in the recorded orders.
+fn golden_set_losses_on(device: &Device) {
+    for (golden, ckpt) in sets::likelihoods() {
+        let network = Network::load(&ckpt, device).unwrap();
+        let (x0, perm) = (golden.rows("x0"), golden.rows("setdlm.perm"));
+        let length = x0[0].len();
+        let (counted, want) = (golden.rows("setdlm.tokens_mask"), golden.f32("setdlm.nlls"));
+        let texts: Vec<&[u32]> = x0.iter().map(Vec::as_slice).collect();
+        let noise = Noise {
+            orders: perm.clone(),
+            ..Noise::default()
+        };
+        let counts = |row: usize, place: usize| counted[row][place - 1] == 1;
+        let valid = |row: usize, p: u32| {
+            let place = perm[row].iter().position(|&q| q == p).unwrap();
+            place > 0 && counts(row, place)
+        };
+        let objective = objective(&ckpt, 1.0, LossKind::Elbo);
+        let prepared = objective.prepare(&texts, &noise, valid);
+        let (_, nll) = prepared.loss(&network, None).expect("all is masked");
+        let got: Vec<f32> = nll.into_data().try_into_vec().unwrap();
+        let places = (0..x0.len()).flat_map(|row| (1..length).map(move |place| (row, place)));
+        let wanted = places.filter(|&(row, place)| counts(row, place));
+        let wanted: Vec<f32> = wanted
+            .map(|(row, place)| want[row * (length - 1) + place - 1])
+            .collect();
+        assert_eq!(got.len(), wanted.len());
+        for (got, want) in got.into_iter().zip(wanted) {
+            close("setdlm.nlls", got.into(), want);
+        }
+    }
+}
+
+#[test]
+fn golden_set_losses_on_the_cpu() {
+    golden_set_losses_on(&cpu());
+}
+
+#[test]
+fn golden_set_losses_on_a_gpu() {
+    golden_set_losses_on(&gpu());
+}
+
 /// A network of each way to attend.
 fn networks() -> Vec<Checkpoint> {
     let (_, blocks) = halves::likelihoods().swap_remove(0);
-    vec![checkpoint("model_a"), blocks]
+    vec![checkpoint("model_a"), blocks, sets_sampling::checkpoint()]
 }
 
-/// The hybrid loss of four texts, two a half, or the loss of a BD3-LM, and its gradient by parameter.
+/// The hybrid loss of four texts, two a half, or the loss of a BD3-LM or a SetDLM, and its gradient by parameter.
 fn loss_and_gradient(network: &Network, ckpt: &Checkpoint) -> (f64, BTreeMap<String, Vec<f64>>) {
     let golden = Golden::open("losses");
     let texts = golden.rows("x0");
@@ -274,6 +317,7 @@ fn loss_and_gradient(network: &Network, ckpt: &Checkpoint) -> (f64, BTreeMap<Str
             };
             Noise::draw_blocks(7, 0, 4, L, &blocks)
         }
+        None if ckpt.config().sets.is_some() => Noise::draw_orders(7, 0, 4, L, ckpt.config()),
         None => Noise::draw(7, 0, 2, 2, L),
     };
     let prepared = objective(ckpt, 0.5, LossKind::Elbo).prepare(&texts, &noise, |_, _| true);

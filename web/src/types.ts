@@ -7,8 +7,11 @@
 export type Family = "esolm" | "mdlm" | "ar" | "bd3lm";
 /** What a step does: put given tokens into the cache, draw tokens at any positions at once, or draw the next one. */
 export type Phase = "prompt" | "diffusion" | "sequential";
-/** Which positions diffusion writes in which step. `"first-hitting"` is for models that write block by block: one token a step. */
-export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting";
+/**
+ * Which positions diffusion writes in which step. `"first-hitting"` is for models that write block by block: one token a step. With `"confidence"` an MDLM or
+ * a BD3-LM draws a token for every place that is left, and keeps those that it is most sure of.
+ */
+export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting" | "confidence";
 
 /** A GPU as WebGPU describes it. */
 export interface Adapter {
@@ -101,8 +104,8 @@ export interface PlanSequence {
   order: number[];
   /** The given tokens, those of the first entries. */
   known: number[];
-  /** `[phase, clean, start, end]` in entries (of a BD3-LM `clean` is a position): reads tokens from `clean` to `start`, draws those from `start` up to, not including, `end`. */
-  steps: [Phase, number, number, number][];
+  /** `[phase, clean, start, end]` in entries (of a BD3-LM `clean` is a position): reads tokens from `clean` to `start`, draws those from `start` up to, not including, `end`. A fifth number, where confidence chooses: at least so many of them become known. */
+  steps: ([Phase, number, number, number] | [Phase, number, number, number, number])[];
 }
 
 /** Which positions are computed and drawn in which step. It does not depend on the network. */
@@ -120,6 +123,8 @@ export interface Plan {
   lead: boolean;
   mask_index: number;
   vocab_size: number;
+  /** How confidence chooses what becomes known, where it does. */
+  reveal?: { by?: "model" | "tempered" | "drawn" | "random" | "leftmost"; threshold?: number };
   sequences: PlanSequence[];
 }
 
@@ -144,6 +149,8 @@ export interface Header {
   schedule: Schedule;
   /** Stretches of the schedule `block-autoregressive`. */
   sar_steps?: number;
+  /** Of the schedule `confidence`, where it was given. */
+  confidence_threshold?: number;
   /** `null` keeps all tokens; traces of earlier versions have no `top_k` and `min_p`. */
   top_k?: number | null;
   top_p: number | null;
@@ -159,7 +166,7 @@ export interface Header {
   batch: number;
   vocab_size: number;
   mask_index: number;
-  /** Passes through the network, so steps that follow. */
+  /** Passes through the network, so steps that follow; with a `confidence_threshold` at most. */
   nfe: number;
   /** From 0. An infill in which the model ran on at a given word is drawn again, up to 32 times. */
   attempt: number;
@@ -344,6 +351,8 @@ export interface GenerateOptions {
   schedule?: Schedule;
   /** Stretches that the schedule `block-autoregressive` writes one after the other, default 1. */
   sarSteps?: number;
+  /** Of the schedule `confidence`: tokens that the network is at least this sure of, 0 to 1, become known at once, so that a text may take fewer passes. */
+  confidenceThreshold?: number;
   /** Tokens of a block of a BD3-LM, in the place of its own. */
   blockSize?: number;
   /** What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. */

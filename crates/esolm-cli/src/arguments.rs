@@ -2,6 +2,7 @@
 
 mod forward;
 mod scoring;
+mod sets;
 mod train;
 mod values;
 
@@ -19,6 +20,7 @@ use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights
 use crate::commands::bench::Form;
 pub use forward::{Forward, ModeName};
 pub use scoring::{Normalize, Ppl, Score};
+pub use sets::Sets;
 pub use train::Train;
 use values::{at_least_one, min_p, parse, share, temperature, top_k, top_p, whole};
 
@@ -168,11 +170,12 @@ pub struct Sample {
     /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block; with
     /// the schedules block and block-autoregressive they are the tokens of a block.
     ///
-    /// Default: the length. A BD3-LM draws one token a step unless steps are given.
+    /// Default: the length. A BD3-LM draws one token a step unless steps are given. Of a SetDLM, further steps follow where its window was
+    /// too small for as many tokens.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub steps: Option<usize>,
-    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; beyond its context each sees the last tokens alone, which
-    /// is not exact.
+    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; it and a SetDLM can write more than their context, and
+    /// then see the last tokens alone, which is not exact.
     ///
     /// Default: the model's context, or the length of an infill template.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
@@ -184,19 +187,26 @@ pub struct Sample {
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models take left-to-right only, and a BD3-LM first-hitting.
+    /// Default: binomial; AR models take left-to-right only, a BD3-LM first-hitting, and a SetDLM confidence.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
     /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
     #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub sar_steps: Option<usize>,
+    /// With the schedule confidence: tokens that the network is at least this sure of, 0 to 1, are all kept at once, so that a text may take fewer passes.
+    /// Default: every step keeps as many as --steps says.
+    #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true, help_heading = "Sampling")]
+    pub confidence_threshold: Option<f32>,
     /// Tokens of a block of a BD3-LM, a divisor of the length and of the context. Default: the model's own.
     #[arg(long, value_name = "N", value_parser = whole::<usize>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub block_size: Option<usize>,
     #[command(flatten, next_help_heading = "Sampling")]
+    pub sets: Sets,
+    #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
-    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off.
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. One of a SetDLM after any token, once 32
+    /// are written: eos with the first end-of-text token; entropy by the last 128 tokens.
     #[arg(
         long,
         value_enum,
@@ -465,6 +475,8 @@ pub enum ScheduleName {
     BlockAutoregressive,
     /// Of a BD3-LM: one by one in random order within each block.
     FirstHitting,
+    /// Of an MDLM or a BD3-LM: in every step a token is drawn for all positions that are left, and those are kept of which the network is most sure.
+    Confidence,
 }
 
 impl From<ScheduleName> for Schedule {
@@ -477,6 +489,7 @@ impl From<ScheduleName> for Schedule {
             ScheduleName::Block => Self::Block,
             ScheduleName::BlockAutoregressive => Self::BlockAutoregressive,
             ScheduleName::FirstHitting => Self::FirstHitting,
+            ScheduleName::Confidence => Self::Confidence,
         }
     }
 }

@@ -5,8 +5,10 @@
 //! the shapes of the tensors, and what contradicts them is said in one sentence.
 
 mod claims;
+mod fields;
 mod partial;
 mod quantization;
+mod sets;
 
 use std::fmt;
 
@@ -16,12 +18,13 @@ use thiserror::Error;
 
 pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
+#[cfg(not(target_family = "wasm"))]
+pub(crate) use fields::{lookup, scalar};
 pub(crate) use partial::{
     PartialConfig, noise_range, other_kind, parse_attention, parse_family, parse_prepend,
 };
-#[cfg(not(target_family = "wasm"))]
-pub(crate) use partial::{lookup, scalar};
 pub use quantization::{Grid, Quantization};
+pub use sets::Sets;
 
 /// Width of the sinusoidal timestep embedding that enters `sigma_map` (`TimestepEmbedder`, models/dit.py).
 pub const TIMESTEP_EMBEDDING: usize = 256;
@@ -96,6 +99,8 @@ pub enum Family {
     Ar,
     /// Block diffusion: blocks from left to right, diffusion within each (arXiv 2503.09573).
     Bd3Lm,
+    /// Set diffusion: sets of tokens at places that may interleave, each drawn given those before it (kuleshov-group/setdlms).
+    SetDlm,
 }
 
 impl Family {
@@ -106,6 +111,7 @@ impl Family {
             Family::Mdlm => "an MDLM",
             Family::Ar => "an AR model",
             Family::Bd3Lm => "a BD3-LM",
+            Family::SetDlm => "a SetDLM",
         }
     }
 }
@@ -117,6 +123,7 @@ impl fmt::Display for Family {
             Family::Mdlm => "MDLM",
             Family::Ar => "AR",
             Family::Bd3Lm => "BD3-LM",
+            Family::SetDlm => "SetDLM",
         })
     }
 }
@@ -133,6 +140,8 @@ pub enum AttentionKind {
     Mixed,
     /// Positions attend to their own block and to the clean tokens of earlier blocks: BD3-LM.
     Block,
+    /// Slots attend to the clean tokens of lower slots and to themselves: SetDLM.
+    Set,
 }
 
 impl fmt::Display for AttentionKind {
@@ -142,6 +151,7 @@ impl fmt::Display for AttentionKind {
             AttentionKind::Bidirectional => "bidirectional",
             AttentionKind::Mixed => "mixed",
             AttentionKind::Block => "block",
+            AttentionKind::Set => "set",
         })
     }
 }
@@ -221,6 +231,9 @@ pub struct ModelConfig {
     pub block_size: Option<usize>,
     /// Least and greatest share of masked tokens that a BD3-LM was trained with, in [0, 1]; `None` when the checkpoint does not say.
     pub noise_range: Option<[f64; 2]>,
+    /// The noise of a SetDLM and what else it alone has; of no other family.
+    #[serde(default)]
+    pub sets: Option<Sets>,
 }
 
 impl ModelConfig {
@@ -242,17 +255,21 @@ impl ModelConfig {
     /// must not become a fact.
     pub(crate) fn json(&self, told: bool, quantization: Option<&Quantization>) -> String {
         let mut map = Map::new();
+        if let Some(sets) = &self.sets {
+            sets.write(self, told, &mut map);
+            return self.finish_json(map, quantization);
+        }
         let model_type = match self.family {
             Family::EsoLm => "EsoLM",
             Family::Mdlm => "mdlm",
             Family::Ar => "ar",
-            Family::Bd3Lm => "bd3lm",
+            Family::Bd3Lm | Family::SetDlm => "bd3lm",
         };
         map.insert("model_type".into(), model_type.into());
         // The published MDLM and BD3-LM spell the width differently; their own loaders must be able to read the folder.
         let width = match self.family {
             Family::Mdlm | Family::Bd3Lm => "hidden_dim",
-            Family::EsoLm | Family::Ar => "hidden_size",
+            Family::EsoLm | Family::Ar | Family::SetDlm => "hidden_size",
         };
         map.insert(width.into(), self.hidden.into());
         if self.cond_dim > 0 {
@@ -291,6 +308,15 @@ impl ModelConfig {
             map.insert("sampling_eps_min".into(), least.into());
             map.insert("sampling_eps_max".into(), most.into());
         }
+        self.finish_json(map, quantization)
+    }
+
+    /// The text of a configuration whose network stands in `map`, with the ends of texts and how the weights are quantised.
+    fn finish_json(
+        &self,
+        mut map: Map<String, Value>,
+        quantization: Option<&Quantization>,
+    ) -> String {
         if let Some(bos) = self.bos {
             map.insert("bos_token_id".into(), bos.into());
         }
@@ -394,10 +420,11 @@ impl ModelConfig {
             ));
         }
         let attention_fits = match self.family {
-            Family::EsoLm => self.attention != AttentionKind::Block,
+            Family::EsoLm => ![AttentionKind::Block, AttentionKind::Set].contains(&self.attention),
             Family::Mdlm => self.attention == AttentionKind::Bidirectional,
             Family::Ar => self.attention == AttentionKind::Causal,
             Family::Bd3Lm => self.attention == AttentionKind::Block,
+            Family::SetDlm => self.attention == AttentionKind::Set,
         };
         if !attention_fits {
             return Err(invalid(
@@ -405,6 +432,19 @@ impl ModelConfig {
                 self.attention,
                 format!("left out, since {} has only one", self.family),
             ));
+        }
+        match (self.family, &self.sets) {
+            (Family::SetDlm, None) => return Err(Sets::MISSING),
+            (Family::SetDlm, Some(sets)) => sets.validate(self)?,
+            (_, Some(sets)) => {
+                let why = format!("left out, since {} has no sets", self.family);
+                return Err(invalid(
+                    "noise_config.desired_block_size",
+                    sets.desired,
+                    why,
+                ));
+            }
+            (_, None) => {}
         }
         self.validate_blocks()
     }

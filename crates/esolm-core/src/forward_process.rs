@@ -9,17 +9,20 @@
 //! * Sequential: each token is masked with probability 1 - alpha_0; clean tokens come first in random order, then masked ones from
 //!   left to right; -log p of a masked token counts once.
 //! * Block diffusion (BD3-LM, arXiv 2503.09573): see [`NoisedBlocks`].
+//! * Set diffusion (SetDLM): see [`Staggered`].
 //! * Any order: Binomial(L, alpha_0) random positions in random order, the rest from left to right.
 //!
 //! Every function takes its uniforms in [0, 1) as arguments, so that recorded runs can be repeated. [`Uniforms::draw`] draws them,
 //! keyed by (seed, sequence, draw, purpose): numbers of a sequence do not depend on the batch it is in.
 
 mod blocks;
+mod sets;
 
 use crate::noise;
 use crate::rng::{Purpose, Stream};
 
 pub use blocks::{NoisedBlocks, block_times, can_resample, resample};
+pub use sets::{Staggered, by_time, hold};
 
 /// Smallest diffusion time of a loss (`sampling_eps` of the published configuration): t = 0 would weigh nothing infinitely.
 pub const TIME_EPS: f64 = 1e-3;
@@ -238,6 +241,12 @@ pub fn draw_order(seed: u64, sequence: u32, draw: u32, length: usize, alpha_0: f
     let diffusion = stream.binomial(length as u32, alpha_0) as usize;
     let offsets: Vec<f64> = (0..length).map(|_| stream.uniform()).collect();
     any_order(&offsets, diffusion)
+}
+
+/// As many exponential numbers of rate 1, which draw the order of a SetDLM's text ([`Staggered::times`]).
+pub fn draw_exponentials(seed: u64, sequence: u32, draw: u32, count: usize) -> Vec<f64> {
+    let mut stream = Part::Order.stream(seed, sequence, draw);
+    (0..count).map(|_| -stream.uniform().ln()).collect()
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod quantise;
 pub mod recommended;
 #[cfg(feature = "text")]
 pub mod request;
+pub mod reveal;
 pub mod rng;
 pub mod rows;
 pub mod sampler;

@@ -3,8 +3,8 @@
 //!
 //! The quantities are those of arXiv 2506.01928 and of its published code (algo.py); docs/likelihood.md writes them out:
 //!
-//! * [`exact`]: log p(x | order), the sum over slots of log p(x_i | the tokens of lower slots). Attention is causal over slots, so
-//!   one pass over two rows a token gives all terms: x_i in slot i, and the mask z_i, which sees the x of lower slots and itself.
+//! * [`exact`]: log p(x | order), the sum over slots of log p(x_i | the tokens of lower slots), of an Eso-LM (B) and of a SetDLM. Attention
+//!   is causal over slots, so one pass over two rows a token gives all terms: x_i in slot i, and the mask z_i, which sees the x of lower slots and itself.
 //! * [`diffusion`], [`sequential`]: the two parts of the NELBO for one draw of the noise, from a [`Noised`] text.
 //! * [`blocks`]: the NELBO of a BD3-LM for one draw of the noise. With blocks of one token it is exact, and what [`exact`] makes of the order
 //!   from left to right.
@@ -14,7 +14,9 @@
 
 use std::ops::Range;
 
-use crate::forward_process::{Noised, NoisedBlocks, Part, Uniforms, draw_order};
+use crate::forward_process::{
+    Noised, NoisedBlocks, Part, Staggered, Uniforms, draw_exponentials, draw_order,
+};
 use crate::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, block_row, own_slot};
 use crate::sampler::{MASK_LOGIT, are_finite};
 
@@ -60,6 +62,18 @@ impl Window {
         self.given()
             .chain(free.into_iter().map(|p| p + start))
             .collect()
+    }
+
+    /// As [`Window::order`], of a SetDLM: the tokens outside of `free` from left to right, then those within by drawn hitting times.
+    pub fn set_order(
+        &self,
+        seed: u64,
+        draw: u32,
+        schedule: &Staggered,
+        free: &Range<usize>,
+    ) -> Vec<u32> {
+        let exponentials = draw_exponentials(seed, self.number, draw, free.len());
+        schedule.order(self.tokens.len(), free, &exponentials)
     }
 
     /// The uniforms of a draw of the noise, such that given tokens stay clean and come first.
@@ -149,7 +163,7 @@ fn scored(token: u32, place: usize, weight: f64) -> Option<Scored> {
     })
 }
 
-/// log p(x | order) of a model whose clean tokens see each other causally: Eso-LM (B). `order` lists natural positions; the tokens
+/// log p(x | order) of a model whose clean tokens see each other causally: Eso-LM (B), SetDLM. `order` lists natural positions; the tokens
 /// of its first `given` slots are not scored.
 pub fn exact(x: &[u32], order: &[u32], given: usize) -> Pass {
     let tokens = order.iter().map(|&p| x[p as usize]).collect();

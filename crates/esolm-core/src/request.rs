@@ -1,17 +1,21 @@
 //! From what somebody asks for to a plan: options are filled in from the model, prompts and templates become given tokens. Every
 //! front end comes this way, so the same words give the same plan.
 
+mod sets;
+
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
 
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
 use crate::recommended::Recommended;
+use crate::reveal::Rule;
 use crate::rng::redraw_seed;
 use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::stop::{StopRule, StopRules};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
+pub use sets::InfillContext;
 
 /// Texts of one run may not be more than any real use needs; beyond it, numbers would overflow first.
 pub const MAX_BATCH: usize = 1 << 16;
@@ -40,15 +44,25 @@ pub struct Request {
     pub length: Option<usize>,
     /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
     pub alpha_0: Option<f64>,
-    /// T, diffusion steps; of a BD3-LM those of each block, which the binomial schedule alone has; with the schedules
+    /// T, diffusion steps; of a BD3-LM those of each block, which the schedules binomial and confidence alone have; with the schedules
     /// block and block-autoregressive the tokens of a block. Default: the length.
     pub steps: Option<usize>,
     /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given.
     pub schedule: Option<Schedule>,
     /// Stretches that the schedule block-autoregressive writes one after the other. Default: 1.
     pub sar_steps: Option<usize>,
+    /// Of the schedule confidence: tokens of at least this confidence, in [0, 1], become known at once, however many a step takes, so that a
+    /// text may take fewer passes. Default: none do.
+    pub confidence_threshold: Option<f32>,
     /// Tokens of a block of a BD3-LM, in the place of its own.
     pub block_size: Option<usize>,
+    /// Masked places that a SetDLM draws at in a step, counted from the first one on. Default: the most tokens of a set that it was trained
+    /// for.
+    pub window: Option<usize>,
+    /// Let a SetDLM go through its text in an order that its noise draws, as in training.
+    pub train_order: bool,
+    /// What a SetDLM sees of a template. Default: all that is given.
+    pub infill_context: Option<InfillContext>,
     /// Draw from the so many most likely tokens, at least 1. Default: what is recommended, else from all.
     pub top_k: Option<u32>,
     /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: what is recommended, else from
@@ -68,7 +82,7 @@ pub struct Request {
     pub batch: Option<usize>,
     /// Absolute index of the first text.
     pub first: u32,
-    /// What ends a text of a BD3-LM before its length, after any block. Default: nothing.
+    /// What ends a text of a BD3-LM before its length, after any block, or one of a SetDLM after any token. Default: nothing.
     pub stop: Vec<StopRule>,
     /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
     pub bos: Option<bool>,
@@ -251,6 +265,7 @@ impl Request {
         }
         let config = &self.decoding(config)?;
         self.check_family(config.family)?;
+        self.check_sets(config.family)?;
         let given = self.given(config, codec)?;
         let seed = self.seed.unwrap_or(0);
         let steps = self.steps.unwrap_or(given.length);
@@ -260,6 +275,12 @@ impl Request {
             _ => own.schedule,
         };
         let schedule = self.schedule.unwrap_or(schedule);
+        if self.confidence_threshold.is_some() && schedule != Schedule::Confidence {
+            return Err(RequestError::NotApplicable {
+                option: "confidence_threshold",
+                why: "a schedule other than confidence",
+            });
+        }
         let alpha_0 = match schedule {
             // All of a text is in their blocks.
             Schedule::Block | Schedule::BlockAutoregressive => 1.0,
@@ -270,9 +291,14 @@ impl Request {
             alpha_0,
             schedule,
             sar_steps: self.sar_steps.unwrap_or(1),
+            reveal: Rule {
+                threshold: self.confidence_threshold,
+                ..Self::own_rule(config, schedule)
+            },
             first_sequence: self.first,
             known: given.known.clone(),
             bos: given.bos,
+            set_rules: self.set_rules(&own, given.length),
             ..own
         };
         let stop = StopRules {
@@ -301,6 +327,7 @@ impl Request {
             let why = match own.family {
                 Family::Ar => Some("an AR model, which writes from left to right"),
                 Family::Bd3Lm => Some("a BD3-LM, which goes by its blocks"),
+                Family::SetDlm => Some("a SetDLM, whose masked tokens see no later ones"),
                 Family::EsoLm | Family::Mdlm => None,
             };
             if let Some(why) = why {
@@ -322,7 +349,7 @@ impl Request {
         let why = match family {
             Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
             Family::Ar => Some("an AR model, whose texts are cut where they end"),
-            Family::Bd3Lm => self
+            Family::Bd3Lm | Family::SetDlm => self
                 .infill
                 .as_ref()
                 .map(|_| "an infill, whose end is given"),
@@ -343,6 +370,14 @@ impl Request {
                 Some(("alpha_0", "an MDLM, which writes all by diffusion"))
             }
             Family::Mdlm => blocks.map(|option| (option, "an MDLM, which has no blocks")),
+            Family::SetDlm if has_phases => {
+                Some(("alpha_0", "a SetDLM, which writes all by diffusion"))
+            }
+            Family::SetDlm if self.schedule == Some(Schedule::LeftToRight) => {
+                (self.steps.is_some())
+                    .then_some(("steps", "a schedule that draws one token a step"))
+            }
+            Family::SetDlm => blocks.map(|option| (option, "a SetDLM, which has no blocks")),
             Family::Bd3Lm if has_phases => {
                 Some(("alpha_0", "a BD3-LM, which writes all by diffusion"))
             }
@@ -383,7 +418,7 @@ impl Request {
             TextCodec::ends,
         );
         let context = config.length;
-        let is_bounded = config.family != Family::Bd3Lm;
+        let is_bounded = !self.goes_beyond(config.family);
         if let Some(length) = (self.length).filter(|&length| is_bounded && length > context) {
             return Err(RequestError::Length { length, context });
         }
@@ -573,6 +608,7 @@ impl Resolved {
             schedule: options.schedule,
             sar_steps: (options.schedule == Schedule::BlockAutoregressive)
                 .then_some(options.sar_steps),
+            confidence_threshold: options.reveal.threshold,
             top_k: sampler.top_k,
             top_p: sampler.top_p,
             top_p_crossing: sampler.top_p_crossing,

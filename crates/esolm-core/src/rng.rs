@@ -7,6 +7,11 @@ const PLAN_DOMAIN: u32 = 0x706c_616e;
 /// Domain word of the seeds for texts that are drawn again.
 const REDRAW_DOMAIN: u32 = 0x7265_6472;
 
+/// Domain word of the seeds of single steps.
+const STEP_DOMAIN: u32 = 0x7374_6570;
+/// Domain word of random numbers of rows.
+const ROW_DOMAIN: u32 = 0x726f_7773;
+
 /// Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     philox_lanes(counter.map(|word| [word]), key).map(|[word]| word)
@@ -47,6 +52,18 @@ pub fn key(seed: u64) -> [u32; 2] {
 pub fn redraw_seed(seed: u64, attempt: u32) -> u64 {
     let [low, high, ..] = philox4x32([attempt, 0, 0, REDRAW_DOMAIN], key(seed));
     u64::from(low) | u64::from(high) << 32
+}
+
+/// The seed of one step of a text, where steps draw again at places that they drew at before: noise that stayed the same there would keep
+/// drawing the tokens that were not wanted.
+pub fn step_seed(seed: u64, step: u32) -> u64 {
+    let [low, high, ..] = philox4x32([step, 0, 0, STEP_DOMAIN], key(seed));
+    u64::from(low) | u64::from(high) << 32
+}
+
+/// 32 random bits of a row, which no draw uses.
+pub fn row_word(seed: u64, sequence: u32, position: u32) -> u32 {
+    philox4x32([0, position, sequence, ROW_DOMAIN], key(seed))[0]
 }
 
 /// Gumbel noise -ln(-ln u) from 32 random bits `n`, u = 1 - (n + 0.5) / 2^32. Built so that neither tail is cut short: noise

@@ -293,6 +293,26 @@ pub fn forward_rows(
     Ok((layout, tokens, step))
 }
 
+/// The pass of a SetDLM over whole texts, from arrays `[B, L]` in the order in which the tokens are written: 2L rows a sequence, of which
+/// the masked ones are sampled. Returns the layout, the token buffer and the rows.
+///
+/// `x0_sorted` takes the slots 0..L, row i attending to `0..i + 1`. Masks in the same places take the slots L..2L: row i attends to the
+/// slots `0..i`, and to itself.
+///
+/// # Errors
+/// When shapes differ, an order is not a permutation, or a token lies outside the vocabulary.
+pub fn set_rows(
+    sort_idx: &[Vec<u32>],
+    x0_sorted: &[Vec<u32>],
+    mask_index: u32,
+    vocab: usize,
+) -> Result<(Layout, Vec<u32>, StepRows), RowsError> {
+    let masks = |order: &Vec<u32>| vec![mask_index; order.len()];
+    let masks: Vec<Vec<u32>> = sort_idx.iter().map(masks).collect();
+    let (mode, x0) = (MaskMode::Causal, Some(x0_sorted));
+    forward_rows(mode, true, sort_idx, &masks, x0, mask_index, vocab)
+}
+
 /// The pass of a BD3-LM over texts whose blocks of `block` tokens are noised one by one, from arrays `[B, L]` in natural order: 2L rows
 /// a sequence, of which those of `xt` are sampled. Returns the layout, the token buffer and the rows.
 ///

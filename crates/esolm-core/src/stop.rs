@@ -1,4 +1,5 @@
-//! When a text that is written block by block ends early: the rules of the published BD3-LM for texts of variable length.
+//! When a text that is written block by block ends early, by the rules of the published BD3-LM for texts of variable length, and when one of a
+//! SetDLM does, by those of its scripts.
 
 use std::collections::HashMap;
 
@@ -9,13 +10,20 @@ pub const ENTROPY_WINDOW: usize = 256;
 /// An entropy below so many nats ends a text.
 pub const LEAST_ENTROPY: f64 = 4.0;
 
-/// Why a text may end after a block.
+/// The entropy of a SetDLM's text is that of so many last tokens.
+pub const SET_ENTROPY_WINDOW: usize = 128;
+/// So many tokens of a SetDLM's text are written at least.
+pub const SET_LEAST_TOKENS: usize = 32;
+
+/// Why a text may end after a block, or one of a SetDLM after a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopRule {
-    /// It has more than one end-of-text token, the token that opens it included, and is cut after the second.
+    /// It has more than one end-of-text token, the token that opens it included, and is cut after the second. One of a SetDLM is cut after the
+    /// first that is not given, if [`SET_LEAST_TOKENS`] are.
     Eos,
-    /// Its last [`ENTROPY_WINDOW`] tokens repeat each other, with an entropy below [`LEAST_ENTROPY`], and are cut off.
+    /// Its last [`ENTROPY_WINDOW`] tokens, of a SetDLM [`SET_ENTROPY_WINDOW`], repeat each other, with an entropy below [`LEAST_ENTROPY`], and
+    /// are cut off.
     Entropy,
 }
 
@@ -48,6 +56,29 @@ impl StopRules {
         second
             .filter(|_| has(StopRule::Eos))
             .map(|(place, _)| place + 1)
+    }
+}
+
+impl StopRules {
+    /// Tokens to keep of a SetDLM's text of which `tokens` are known so far without a gap, the first `given` of them not written; none where
+    /// it goes on.
+    pub fn end_of_sets(&self, tokens: &[u32], given: usize) -> Option<usize> {
+        let least = given + SET_LEAST_TOKENS;
+        if tokens.len() < least {
+            return None;
+        }
+        let ends = |&(place, token): &(usize, &u32)| {
+            place >= given && place + 1 >= least && Some(*token) == self.eos
+        };
+        if self.rules.contains(&StopRule::Eos)
+            && let Some((place, _)) = tokens.iter().enumerate().find(ends)
+        {
+            return Some(place + 1);
+        }
+        let start = tokens.len().checked_sub(SET_ENTROPY_WINDOW)?;
+        let repeats =
+            self.rules.contains(&StopRule::Entropy) && entropy(&tokens[start..]) < LEAST_ENTROPY;
+        repeats.then_some(start.max(least))
     }
 }
 
@@ -88,6 +119,26 @@ mod tests {
         assert_eq!(eos(8).end(&[1, 8, 9, 3]), None);
         assert_eq!(eos(8).end(&[1, 9, 8, 9]), Some(4));
         assert_eq!(rules(&[], 9).end(&[9, 9]), None);
+    }
+
+    #[test]
+    fn a_text_of_sets_ends_with_the_first_end_that_is_written() {
+        let eos = rules(&[StopRule::Eos], 9);
+        let mut text = vec![1; 60];
+        // Too early, given, and in time.
+        for (place, given, end) in [(20, 1, None), (40, 41, None), (40, 1, Some(41))] {
+            text[place] = 9;
+            assert_eq!(eos.end_of_sets(&text, given), end, "{place}, {given}");
+        }
+        assert_eq!(eos.end_of_sets(&text[..40], 1), None);
+        let entropy = rules(&[StopRule::Entropy], 9);
+        let repeats: Vec<u32> = (0..200).map(|i| 10 + i % 3).collect();
+        assert_eq!(entropy.end_of_sets(&repeats, 1), Some(72));
+        assert_eq!(entropy.end_of_sets(&repeats, 60), Some(92));
+        assert_eq!(entropy.end_of_sets(&repeats[..127], 1), None);
+        let differs: Vec<u32> = (0..200).collect();
+        assert_eq!(entropy.end_of_sets(&differs, 1), None);
+        assert_eq!(eos.end_of_sets(&repeats, 1), None);
     }
 
     #[test]

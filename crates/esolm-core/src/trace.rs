@@ -57,6 +57,9 @@ pub struct Header {
     /// Stretches of the schedule block-autoregressive, of that alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sar_steps: Option<usize>,
+    /// Confidence at which tokens became known at once, of the schedule confidence alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence_threshold: Option<f32>,
     /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.
     #[serde(default)]
     pub top_k: Option<u32>,
@@ -81,7 +84,7 @@ pub struct Header {
     pub vocab_size: usize,
     /// The mask token.
     pub mask_index: u32,
-    /// Passes that follow.
+    /// Passes that follow; with a confidence threshold at most.
     pub nfe: usize,
     /// From 0; texts in which the model ran on at a given word are drawn again with numbers of their own.
     #[serde(default)]
@@ -113,7 +116,7 @@ pub struct Revealed {
 /// What one step did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Number of the step, from 0.
+    /// Number of the step, from 0. Some are left out where a confidence threshold left them nothing to draw.
     pub step: usize,
     /// The header's `nfe`.
     pub steps: usize,

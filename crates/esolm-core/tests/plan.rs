@@ -3,9 +3,11 @@
 #[path = "plan/blocks.rs"]
 mod blocks;
 mod common;
+#[path = "plan/reveal.rs"]
+mod reveal;
 
 use common::plan::{BOS, MASK, V, options};
-use esolm_core::config::{AttentionKind, Family, Prepend};
+use esolm_core::config::{AttentionKind, Family, Prepend, Sets};
 use esolm_core::plan::{MAX_PROMPT_ROWS, Phase, Plan, PlanOptions, Schedule, SequencePlan};
 use esolm_core::rows::{MASKED, NO_TARGET, Row};
 use proptest::prelude::*;
@@ -43,6 +45,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         3 => Just(Family::EsoLm),
         1 => Just(Family::Mdlm),
         1 => Just(Family::Ar),
+        1 => Just(Family::SetDlm),
     ];
     let prepend = prop_oneof![Just(Prepend::None), Just(Prepend::Bos), Just(Prepend::Mask)];
     // Now and then long enough that prompts need steps of their own.
@@ -51,6 +54,10 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         .prop_flat_map(|(family, length, prepend, is_mixed)| {
             let schedule = match family {
                 Family::Ar => Just(Schedule::LeftToRight).boxed(),
+                Family::SetDlm => {
+                    prop::sample::select(vec![Schedule::FirstHitting, Schedule::LeftToRight])
+                        .boxed()
+                }
                 _ => prop::sample::select(vec![
                     Schedule::Binomial,
                     Schedule::Blocks,
@@ -62,7 +69,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 .boxed(),
             };
             let alpha_0 = match family {
-                Family::Mdlm => Just(1.0).boxed(),
+                Family::Mdlm | Family::SetDlm => Just(1.0).boxed(),
                 _ => prop_oneof![Just(0.0), Just(1.0), 0.0..1.0f64].boxed(),
             };
             let steps = prop_oneof![Just(1), 1..length + 1, 1..3 * length + 1];
@@ -87,6 +94,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                     Family::Mdlm => AttentionKind::Bidirectional,
                     // Half of them are Eso-LMs (A).
                     Family::EsoLm if is_mixed => AttentionKind::Mixed,
+                    Family::SetDlm => AttentionKind::Set,
                     _ => AttentionKind::Causal,
                 },
                 length,
@@ -101,6 +109,14 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
                 first_sequence,
                 known,
                 prepend,
+                context: length,
+                sets: (family == Family::SetDlm).then_some(Sets {
+                    desired: length.div_ceil(3),
+                    largest: length.div_ceil(2),
+                    keeps_first: true,
+                    cache_by_time: false,
+                    pad: None,
+                }),
                 ..options()
             }
         })
@@ -162,7 +178,7 @@ impl Simulation {
             prop_assert!(here[slot].is_none(), "slot {slot} twice in a step");
             here[slot] = Some(row.source != MASKED);
             let position = match plan.family {
-                Family::EsoLm => order[slot],
+                Family::EsoLm | Family::SetDlm => order[slot],
                 Family::Mdlm | Family::Ar | Family::Bd3Lm => row.slot,
             };
             prop_assert_eq!(row.position, position);
@@ -187,6 +203,12 @@ impl Simulation {
         for row in rows {
             match plan.family {
                 Family::Mdlm => prop_assert_eq!(row.prefix as usize, self.length),
+                Family::SetDlm if row.source == MASKED => {
+                    // It sees all clean tokens, and no other mask.
+                    let clean = rows.iter().filter(|row| row.source == MASKED);
+                    prop_assert_eq!(Some(row.prefix), clean.map(|row| row.slot).min());
+                    prop_assert_eq!(row.own, [row.slot, row.slot + 1]);
+                }
                 _ if row.source == MASKED => prop_assert_eq!(row.prefix, row.slot + 1),
                 _ => prop_assert_eq!(row.prefix, self.sees(plan, phase, row.slot)),
             }
@@ -316,7 +338,13 @@ proptest! {
                         prop_assert!(drawn.is_sorted());
                     }
                 }
-                (_, Schedule::FirstHitting) => unreachable!("of BD3-LMs alone"),
+                (Family::SetDlm, Schedule::FirstHitting) => {
+                    prop_assert_eq!(by_diffusion, free);
+                    prop_assert_eq!(diffusion_steps, options.steps.min(free));
+                }
+                (_, Schedule::FirstHitting | Schedule::Confidence) => {
+                    unreachable!("not of an Eso-LM")
+                }
                 (_, Schedule::Binomial) => {
                     prop_assert!(diffusion_steps <= options.steps.min(free) + 1);
                     if options.alpha_0 == 0.0 {
@@ -367,7 +395,7 @@ proptest! {
                         prop_assert_eq!(rows, if is_settled { 2 } else { step.end as usize });
                     }
                     family => {
-                        let masks = if family == Family::EsoLm { drawn } else { 0 };
+                        let masks = if family == Family::Ar { 0 } else { drawn };
                         let portion = given.min(MAX_PROMPT_ROWS);
                         prop_assert_eq!(rows, portion + before + masks);
                         given -= portion;

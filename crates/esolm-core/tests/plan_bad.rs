@@ -332,7 +332,7 @@ fn names_of_schedules() {
     let error = "random".parse::<Schedule>().unwrap_err();
     assert_eq!(
         error,
-        "\"random\" is not a schedule; give one of binomial, blocks, blocks-shuffled, left-to-right, block, block-autoregressive, first-hitting"
+        "\"random\" is not a schedule; give one of binomial, blocks, blocks-shuffled, left-to-right, block, block-autoregressive, first-hitting, confidence"
     );
 }
 

@@ -5,14 +5,17 @@
 //! the number of their valid tokens, masked or not, and added.
 //!
 //! A BD3-LM (arXiv 2503.09573; diffusion.py of kuleshov-group/bd3lms) has a time for each block. Its first token is neither masked nor counted.
+//!
+//! A SetDLM (kuleshov-group/setdlms) has an order for each text, drawn by its noise, and reads every token beside the mask in its place: the
+//! loss is -log p in that order, without a weight.
 
 use std::ops::Range;
 
 use burn::tensor::Tensor;
 use esolm::config::{Family, ModelConfig};
 use esolm::forward_process::{
-    Level, Noised, NoisedBlocks, Part, TIME_EPS, Uniforms, antithetic_times, block_times,
-    draw_time, draw_times, resample, sequential_order,
+    Level, Noised, NoisedBlocks, Part, Staggered, TIME_EPS, Uniforms, antithetic_times,
+    block_times, draw_exponentials, draw_time, draw_times, resample, sequential_order,
 };
 use esolm::network::Network;
 use esolm::rng::Stream;
@@ -25,7 +28,7 @@ use crate::purpose;
 use crate::recipe::{Loss, LossKind};
 use crate::weights::host;
 
-/// Per-token means in nats. `sequential` is zero for MDLM and BD3-LM, and holds the whole loss of AR.
+/// Per-token means in nats. `sequential` is zero for MDLM and BD3-LM, and holds the whole loss of AR and SetDLM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Losses {
     /// Diffusion loss.
@@ -64,6 +67,8 @@ pub struct Noise {
     pub sequential: Vec<Uniforms>,
     /// What is masked of each text of a BD3-LM, which has none of the others.
     pub blocks: Vec<NoisedBlocks>,
+    /// The order of each text of a SetDLM, which has none of the others.
+    pub orders: Vec<Vec<u32>>,
 }
 
 /// The noise of a BD3-LM.
@@ -92,14 +97,36 @@ impl Noise {
             .collect();
         let draw = |i: usize, part| Uniforms::draw(seed, number(i), 0, part, length);
         Self {
-            alpha_0: Vec::new(),
-            gaps: Vec::new(),
             times: antithetic_times(&uniforms),
             diffusion: (0..diffusion).map(|i| draw(i, Part::Diffusion)).collect(),
             sequential: (diffusion..diffusion + sequential)
                 .map(|i| draw(i, Part::Sequential))
                 .collect(),
-            blocks: Vec::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Orders of `count` texts of a SetDLM, number `first` and after, whose first token is given where it `keeps_first`.
+    pub fn draw_orders(
+        seed: u64,
+        first: u32,
+        count: usize,
+        length: usize,
+        config: &ModelConfig,
+    ) -> Self {
+        let Some(sets) = &config.sets else {
+            return Self::default();
+        };
+        let schedule = Staggered::new(sets, config.length);
+        let free = usize::from(sets.keeps_first)..length;
+        let numbers = (0..count as u32).map(|i| first.wrapping_add(i));
+        let orders = numbers.map(|number| {
+            let exponentials = draw_exponentials(seed, number, 0, free.len());
+            schedule.order(length, &free, &exponentials)
+        });
+        Self {
+            orders: orders.collect(),
+            ..Self::default()
         }
     }
 
@@ -166,7 +193,7 @@ impl Noise {
 pub struct Objective {
     /// What the network is.
     pub config: ModelConfig,
-    /// Share of the tokens that diffusion writes; 1 for MDLM.
+    /// Share of the tokens that diffusion writes; 1 for all but Eso-LM.
     pub alpha_0: f64,
     /// Weight of masked tokens in the diffusion loss.
     pub kind: LossKind,
@@ -182,7 +209,7 @@ pub struct Prepared {
 
 impl Objective {
     /// The rows of `texts` `[B, L]`: the first ones, as many as `noise` has times, for the diffusion loss, the rest for the
-    /// sequential one; all of them from left to right for AR. Tokens at positions where `valid(sequence, position)` is false are
+    /// sequential one; all of them from left to right for AR, and in the orders of `noise` for SetDLM. Tokens at positions where `valid(sequence, position)` is false are
     /// read but count in no loss.
     pub fn prepare(
         &self,
@@ -233,6 +260,19 @@ impl Objective {
             };
         }
         let mask = self.config.mask_index;
+        if let Some(sets) = &self.config.sets {
+            let first = usize::from(sets.keeps_first);
+            let sorted = texts.iter().zip(&noise.orders).map(|(text, order)| {
+                let masked: Vec<bool> = (0..text.len()).map(|p| p >= first).collect();
+                Noised::gather(text, &masked, order.clone(), mask)
+            });
+            builder.sequential(&sorted.collect::<Vec<_>>(), &valid);
+            return Prepared {
+                batch: builder.finish(0),
+                diffusion_tokens: 0.0,
+                sequential_tokens: count(0..texts.len(), first),
+            };
+        }
         let split = noise.times.len();
         let alpha_0 = |i: usize| noise.alpha_0.get(i).copied().unwrap_or(self.alpha_0);
         for (i, (uniforms, &t)) in noise.diffusion.iter().zip(&noise.times).enumerate() {

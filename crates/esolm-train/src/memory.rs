@@ -40,6 +40,7 @@ pub(crate) fn for_steps(
     // Beside the clean tokens of the sequential loss stand its masked ones.
     let masked = match config.family {
         Family::EsoLm => 1.0 - recipe.loss.alpha_0,
+        Family::SetDlm => 1.0,
         Family::Mdlm | Family::Ar | Family::Bd3Lm => 0.0,
     };
     // A BD3-LM reads its texts twice, clean but for their last blocks and noised.

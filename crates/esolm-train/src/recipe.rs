@@ -1,11 +1,11 @@
 //! What to train, on what, and how: a TOML file.
 
+mod families;
 mod text;
 
 use std::path::PathBuf;
 
-use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, Prepend};
-use esolm::forward_process::can_resample;
+use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, Prepend, Sets};
 use serde::{Deserialize, Serialize};
 
 use crate::TrainError;
@@ -35,7 +35,7 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Model {
-    /// `esolm`, `mdlm`, `ar` or `bd3lm`.
+    /// `esolm`, `mdlm`, `ar`, `bd3lm` or `setdlm`.
     pub family: Family,
     /// Width d.
     pub hidden: usize,
@@ -43,8 +43,8 @@ pub struct Model {
     pub blocks: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of the conditioning vector; an AR model has none, unless it starts from one that has. 0, for a network without adaLN, only where
-    /// the training starts from a checkpoint.
+    /// Width of the conditioning vector; AR models and SetDLMs have none, unless they start from a network that has. 0, for another network
+    /// without adaLN, only where the training starts from a checkpoint.
     pub cond_dim: usize,
     /// Context in tokens.
     pub length: usize,
@@ -53,9 +53,22 @@ pub struct Model {
     /// Tokens of a block of a BD3-LM, a divisor of the context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
+    /// Tokens of a set that the noise of a SetDLM aims at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_size: Option<usize>,
+    /// Most tokens of a set of a SetDLM. Default: twice `set_size`, as published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_set_size: Option<usize>,
     /// The checkpoint whose weights the training starts from, a path or `hf:owner/name`; without one they are random.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
+}
+
+impl Model {
+    /// Whether networks of the family are trained with adaLN.
+    pub fn is_conditioned(&self) -> bool {
+        !matches!(self.family, Family::Ar | Family::SetDlm)
+    }
 }
 
 impl Default for Model {
@@ -70,6 +83,8 @@ impl Default for Model {
             dropout: 0.0,
             block_size: None,
             init: None,
+            set_size: None,
+            max_set_size: None,
         }
     }
 }
@@ -115,7 +130,7 @@ pub enum LossKind {
     LowVar,
 }
 
-/// The loss. An AR model needs none of it, an MDLM `kind` alone, a BD3-LM `kind`, `noise_range` and `resample`.
+/// The loss. AR models and SetDLMs need none of it, an MDLM `kind` alone, a BD3-LM `kind`, `noise_range` and `resample`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
@@ -269,7 +284,7 @@ impl Recipe {
         match self.model.family {
             Family::EsoLm => (self.run.batch as f64 * self.loss.batch_split).round() as usize,
             Family::Mdlm | Family::Bd3Lm => self.run.batch,
-            Family::Ar => 0,
+            Family::Ar | Family::SetDlm => 0,
         }
     }
 
@@ -297,11 +312,14 @@ impl Recipe {
             dropout,
             block_size,
             init: _,
+            set_size,
+            max_set_size,
         } = self.model;
+        let conditioned = self.model.is_conditioned();
         let config = ModelConfig {
             family,
             hidden,
-            cond_dim: if family == Family::Ar { 0 } else { cond_dim },
+            cond_dim: if conditioned { cond_dim } else { 0 },
             n_blocks: blocks,
             n_heads: heads,
             length,
@@ -315,12 +333,20 @@ impl Recipe {
             attention: match family {
                 Family::Mdlm => AttentionKind::Bidirectional,
                 Family::Bd3Lm => AttentionKind::Block,
+                Family::SetDlm => AttentionKind::Set,
                 Family::EsoLm | Family::Ar => AttentionKind::Causal,
             },
             block_size,
             noise_range: self.block_noise().map(|noise| noise.range),
+            sets: set_size.map(|desired| Sets {
+                desired,
+                largest: max_set_size.unwrap_or(desired.saturating_mul(2)),
+                keeps_first: true,
+                cache_by_time: false,
+                pad: None,
+            }),
         };
-        if config.cond_dim == 0 && family != Family::Ar && self.model.init.is_none() {
+        if config.cond_dim == 0 && conditioned && self.model.init.is_none() {
             // Networks without adaLN can be run, but the published ones of these families are trained with it.
             return Err(ConfigError::Invalid {
                 field: "cond_dim",
@@ -340,20 +366,29 @@ impl Recipe {
     /// # Errors
     /// What [`ModelConfig::validate`] finds.
     pub fn config_from(&self, start: &ModelConfig) -> Result<ModelConfig, TrainError> {
-        let is_ar = self.model.family == Family::Ar;
+        let family = self.model.family;
+        let own = self.config(start.vocab_size - 1, 0)?;
         let config = ModelConfig {
-            cond_dim: if is_ar {
-                start.cond_dim
-            } else {
-                self.model.cond_dim
+            cond_dim: match self.model.is_conditioned() {
+                true => self.model.cond_dim,
+                false => start.cond_dim,
             },
             vocab_size: start.vocab_size,
             mask_index: start.mask_index,
             bos: start.bos,
             eos: start.eos,
             // The others have none.
-            prepend: if is_ar { start.prepend } else { Prepend::None },
-            ..self.config(start.vocab_size - 1, 0)?
+            prepend: match family {
+                Family::Ar => start.prepend,
+                _ => Prepend::None,
+            },
+            // What no recipe says of a SetDLM.
+            sets: own.sets.map(|sets| Sets {
+                desired: sets.desired,
+                largest: sets.largest,
+                ..start.sets.unwrap_or(sets)
+            }),
+            ..own
         };
         config.validate()?;
         Ok(config)
@@ -420,6 +455,7 @@ impl Recipe {
             two,
         )?;
         self.check_blocks()?;
+        self.check_sets()?;
         must("loss.infill", loss.infill, share(loss.infill), SHARE)?;
         must(
             "loss.batch_split",
@@ -509,49 +545,6 @@ impl Recipe {
         )?;
         // What is wrong with the shape is said before a tokenizer is trained; the vocabulary is not known yet.
         self.config(1 << 8, 0).map(drop)
-    }
-
-    /// What a BD3-LM needs, and no other family has.
-    fn check_blocks(&self) -> Result<(), TrainError> {
-        let Model {
-            family,
-            length,
-            block_size,
-            ..
-        } = self.model;
-        let key = "model.block_size";
-        let expected = format!("a whole number that divides model.length = {length}");
-        let size = match (family, block_size) {
-            (Family::Bd3Lm, Some(size)) => size,
-            (Family::Bd3Lm, None) => return Err(TrainError::Missing { key, expected }),
-            (_, Some(size)) => {
-                let expected = format!("left out, since {} has no blocks", family.one());
-                return must(key, size, false, &expected);
-            }
-            (_, None) => return Ok(()),
-        };
-        must(
-            key,
-            size,
-            size > 0 && length.is_multiple_of(size),
-            &expected,
-        )?;
-        let [low, high] = self.loss.noise_range.unwrap_or(BlockNoise::WHOLE);
-        let resample = self.loss.resample;
-        must(
-            "loss.noise_range",
-            format!("[{low}, {high}]"),
-            low > 0.0 && low <= high && high <= 1.0,
-            "two numbers above 0 up to 1, the first not above the second",
-        )?;
-        must(
-            "loss.resample",
-            resample,
-            !resample || can_resample(size, [low, high]),
-            &format!(
-                "false, since no number of masked tokens in a block of {size} is a share from {low} to {high}"
-            ),
-        )
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use esolm::checkpoint::Checkpoint;
-use esolm::config::{Family, ModelConfig};
+use esolm::config::ModelConfig;
 
 use crate::error::{Changed, TokenizerMark, TrainError};
 use crate::recipe::{Model, Recipe};
@@ -236,8 +236,8 @@ pub(crate) fn check_network(
     saved: &Recipe,
     recipe: &Recipe,
 ) -> Result<(), TrainError> {
-    // An AR model has no conditioning, whatever its recipe says.
-    let both_conditioned = [saved, recipe].map(|r| r.model.family != Family::Ar) == [true; 2];
+    // AR models and SetDLMs have no conditioning, whatever their recipes say.
+    let both_conditioned = [saved, recipe].map(|r| r.model.is_conditioned()) == [true; 2];
     let is_same_start = is_same_checkpoint(saved, recipe);
     let changed: Vec<Changed> = meaning(saved)
         .into_iter()
@@ -269,8 +269,10 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 7] {
         // Positions are rotations, and have no weights.
         length: _,
         dropout: _,
-        // A network can go on in blocks of another size.
+        // A network can go on in blocks or sets of another size.
         block_size: _,
+        set_size: _,
+        max_set_size: _,
         ref init,
     } = recipe.model;
     let random = || "none (random weights)".to_string();

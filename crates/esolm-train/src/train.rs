@@ -299,7 +299,7 @@ impl<'a> Trainer<'a> {
             objective: Objective {
                 alpha_0: match config.family {
                     Family::EsoLm => recipe.loss.alpha_0,
-                    Family::Mdlm | Family::Ar | Family::Bd3Lm => 1.0,
+                    Family::Mdlm | Family::Ar | Family::Bd3Lm | Family::SetDlm => 1.0,
                 },
                 kind: recipe.loss.kind,
                 config,
@@ -355,6 +355,10 @@ impl<'a> Trainer<'a> {
             let number = first as u32;
             let noise = match self.recipe.block_noise() {
                 Some(blocks) => Noise::draw_blocks(run.seed, number, run.batch, length, &blocks),
+                None if self.objective.config.family == Family::SetDlm => {
+                    let config = &self.objective.config;
+                    Noise::draw_orders(run.seed, number, run.batch, length, config)
+                }
                 None => {
                     let sequential = run.batch - diffusion;
                     let mut noise = Noise::draw(run.seed, number, diffusion, sequential, length);
@@ -572,6 +576,9 @@ pub fn evaluate(
                     };
                     Noise::draw_blocks(SEED, first, chunk.len(), length, &whole)
                 }
+                None if objective.config.family == Family::SetDlm => {
+                    Noise::draw_orders(SEED, first, chunk.len(), length, &objective.config)
+                }
                 None => Noise::draw(SEED, first, diffusion, chunk.len() - diffusion, length),
             };
             let prepared = objective.prepare(&chunk, &noise, |_, _| true);
@@ -580,7 +587,7 @@ pub fn evaluate(
             }
         };
         match objective.config.family {
-            Family::Ar => add(0),
+            Family::Ar | Family::SetDlm => add(0),
             Family::Mdlm | Family::Bd3Lm => add(chunk.len()),
             Family::EsoLm => {
                 add(chunk.len());

@@ -156,6 +156,7 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
                 "loss.resample=true",
             ],
         ),
+        ("setdlm", &["model.set_size=3", "model.max_set_size=5"]),
     ] {
         let folder = Folder::new(&format!("resume-{family}"));
         let recipe = folder.recipe(&[&[&*format!("model.family={family}")], more].concat());
@@ -371,6 +372,42 @@ fn blocks_are_learnt() {
     folder.run("model.block_size=8", &recipe, true, 0).unwrap();
     let went_on = open(&folder.0.join("model.block_size=8").join("model"));
     assert_eq!(went_on.config().block_size, Some(4));
+}
+
+/// A SetDLM learns the text in sets of any size, without adaLN, and can go on in sets of another.
+#[test]
+fn sets_are_learnt() {
+    let folder = Folder::new("sets");
+    for size in ["1", "4", "8"] {
+        let size = format!("model.set_size={size}");
+        let sets = ["model.family=setdlm", &size, "run.tokens=16384"];
+        let more = ["run.validate_every=8", "run.batch=8", "run.log_every=64"];
+        let recipe = folder.recipe(&[&sets[..], &more].concat());
+        let lines = folder.run(&size, &recipe, false, 0).unwrap();
+        let figures = validations(&lines);
+        let (first, last) = (figures[0].1, figures[figures.len() - 1].1);
+        assert!(last < first - 0.5, "{size}: {figures:?}");
+        let config = open(&folder.0.join(&size).join("model")).config().clone();
+        assert_eq!(
+            config,
+            recipe
+                .config(config.vocab_size - 1, config.eos.unwrap())
+                .unwrap()
+        );
+        assert_eq!(
+            (config.cond_dim, config.sets.unwrap().keeps_first),
+            (0, true)
+        );
+    }
+    let sets = [
+        "model.family=setdlm",
+        "model.set_size=2",
+        "run.tokens=16640",
+    ];
+    let recipe = folder.recipe(&sets);
+    folder.run("model.set_size=8", &recipe, true, 0).unwrap();
+    let went_on = open(&folder.0.join("model.set_size=8").join("model"));
+    assert_eq!(went_on.config().sets.unwrap().desired, 2);
 }
 
 /// `low_var` is a loss to train on; what is validated stays the bound.

@@ -1,11 +1,14 @@
 //! A model on a device, and plans run on it. Everything here runs in the model's own thread; what users meet is [`crate::Model`].
 
+mod sets;
+
 use std::collections::VecDeque;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::{Family, ModelConfig};
-use esolm_core::plan::Plan;
-use esolm_core::rng::gumbel_from_uniform;
+use esolm_core::plan::{Phase, Plan, SlotMove};
+use esolm_core::reveal::{Choice, Outcome};
+use esolm_core::rng::{gumbel_from_uniform, step_seed};
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::sampler::Sampler;
 use esolm_core::trace::{Counters, Revealed, Step};
@@ -14,8 +17,8 @@ use web_time::Instant;
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::error::EngineError;
 use crate::executor::{
-    Draw, Executor, Pending, check_drawn, check_logits, check_rows, check_targets, check_tokens,
-    noise_keys,
+    Draw, Executor, Pending, check_choice, check_drawn, check_logits, check_rows, check_targets,
+    check_tokens, noise_keys,
 };
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
@@ -23,6 +26,7 @@ use crate::measure::Rates;
 use crate::measure::forms::{Comparison, Scope};
 use crate::memory::{self, MemoryUse};
 use crate::place::place;
+use sets::Sets;
 
 /// A model on a device.
 pub struct Engine {
@@ -155,6 +159,49 @@ impl Engine {
         self.executor.draw(draw)
     }
 
+    /// Runs one pass over the started batch and lets `choice` choose which of the drawn tokens become known. `ids` has the absolute index of
+    /// each sequence. Of a text that draws at a place more than once, each draw has a seed of its own ([`step_seed`]).
+    ///
+    /// # Errors
+    /// As [`Engine::step`], and when the choice does not fit the pass.
+    pub fn reveal(
+        &mut self,
+        step: &StepRows,
+        ids: &[u32],
+        draw: &Draw,
+        choice: &Choice,
+    ) -> Result<(), EngineError> {
+        self.check_noise(step, draw)?;
+        check_choice(step, choice)?;
+        self.pass(step, Some(ids))?;
+        self.executor.reveal(draw, choice)
+    }
+
+    /// Copies slots of the cache to others, one move after the other, before the next pass.
+    ///
+    /// # Errors
+    /// When a slot lies outside of the started batch, or the device fails.
+    pub fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        let Layout {
+            sequences, slots, ..
+        } = self.layout;
+        let is_inside = |m: &SlotMove| {
+            (m.sequence as usize) < sequences && m.from.max(m.to) < slots as u32 && m.from != m.to
+        };
+        match moves.iter().find(|m| !is_inside(m)) {
+            Some(outside) => Err(EngineError::Rows(format!(
+                "{outside:?} does not fit a batch of {sequences} sequences of {slots} slots"
+            ))),
+            None if moves.is_empty() => Ok(()),
+            None => self.executor.move_slots(moves),
+        }
+    }
+
+    /// What the last [`Engine::reveal`] came to, whatever is queued later; its tokens only where they are `wanted`.
+    pub fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {
+        self.executor.outcome(wanted)
+    }
+
     fn check_noise(&self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
         let vocab = self.config.vocab_size;
         match draw.noise {
@@ -274,6 +321,11 @@ impl Engine {
                 uniforms[index]
             )));
         }
+        if plan.reveal.is_some() {
+            return Err(EngineError::Rows(
+                "uniforms of a plan that does not say which tokens become known".into(),
+            ));
+        }
         let ids = plan.ids();
         self.prepare_plan(plan)?;
         self.start(&layout, &plan.initial_tokens())?;
@@ -342,10 +394,17 @@ impl Engine {
             plan,
             draw,
             observe,
+            next: 0,
             launched: 0,
             rows: 0,
             waiting: VecDeque::new(),
-            wanted: plan.nfe(),
+            known: vec![0; plan.sequences.len()],
+            wanted: match plan.sets {
+                // Until no place is masked.
+                Some(_) => usize::MAX,
+                None => plan.nfe(),
+            },
+            sets: Sets::of(plan),
             ended: vec![false; plan.sequences.len()],
             is_stopped: false,
             began,
@@ -365,14 +424,21 @@ pub struct Run<'a> {
     draw: Draw<'static>,
     /// Report which tokens each step revealed. They are read back asynchronously and one step behind.
     observe: bool,
+    /// The step of the plan that comes next.
+    next: usize,
+    /// Passes so far: steps of which confidence left nothing to draw are not run.
     launched: usize,
     rows: usize,
     /// Steps launched but not yet reported: one, while somebody watches.
     waiting: VecDeque<Waiting>,
     /// Steps to run: all of the plan, unless it is stopped or its last texts have ended.
     wanted: usize,
+    /// The texts of a SetDLM, where what became known decides which rows are run.
+    sets: Option<Sets>,
     /// Texts of which no further step is run.
     ended: Vec<bool>,
+    /// Entries of each text that are known before the plan would know it.
+    known: Vec<u32>,
     /// Whether steps of texts that have not ended were given up.
     is_stopped: bool,
     began: Instant,
@@ -382,7 +448,15 @@ struct Waiting {
     step: Step,
     /// Sequence and place in the token buffer of each token drawn.
     targets: Vec<(u32, u32)>,
-    reading: Option<Pending<'static, Vec<u32>>>,
+    reading: Option<Reading>,
+}
+
+/// What is read of a step.
+enum Reading {
+    /// The token buffer.
+    Tokens(Pending<'static, Vec<u32>>),
+    /// What became known, and of each text that was drawn from the entries that are known when nothing of them is left.
+    Outcome(Pending<'static, Outcome>, Vec<(usize, u32)>),
 }
 
 impl Run<'_> {
@@ -401,43 +475,78 @@ impl Run<'_> {
 
     /// Lets no further step begin; those under way are still reported.
     pub fn launch_no_more(&mut self) {
-        self.is_stopped |= self.launched < self.wanted;
-        self.wanted = self.launched;
+        self.is_stopped |= match &self.sets {
+            Some(sets) => sets.goes_on(&self.ended),
+            None => self.next < self.wanted,
+        };
+        self.wanted = self.next;
     }
 
     /// Runs no further step of a text; the others go on. What is not known of it stays the mask token.
     pub fn end(&mut self, text: usize) {
         self.ended[text] = true;
+        if self.sets.is_some() {
+            return;
+        }
         let texts = self.plan.sequences.iter().zip(&self.ended);
         let left = texts
             .filter(|(_, ended)| !**ended)
             .map(|(text, _)| text.steps.len());
-        self.wanted = self.wanted.min(left.max().unwrap_or(0).max(self.launched));
+        self.wanted = self.wanted.min(left.max().unwrap_or(0).max(self.next));
+    }
+
+    /// Whether what became known decides which steps are run.
+    fn is_led(&self) -> bool {
+        let rule = self.plan.reveal.as_ref();
+        rule.is_some_and(|rule| rule.threshold.is_some())
     }
 
     async fn advance(&mut self) -> Result<Option<Step>, EngineError> {
-        let ahead = usize::from(self.observe);
-        while self.launched < self.wanted && self.waiting.len() <= ahead {
+        // The next step of a SetDLM is made of what became known in this one.
+        let ahead = usize::from((self.observe || self.is_led()) && self.sets.is_none());
+        while self.next < self.wanted && self.waiting.len() <= ahead {
             self.launch()?;
             self.keep_up().await?;
         }
         let Some(mut oldest) = self.waiting.pop_front() else {
             return Ok(None);
         };
-        if let Some(reading) = oldest.reading {
-            let tokens = reading.await?;
-            for (sequence, target) in oldest.targets {
-                let (position, token) =
-                    (self.plan.output_position(target), tokens[target as usize]);
-                let text = self.ids[sequence as usize];
-                check_drawn(text, position, token, self.plan.mask_index)?;
-                oldest.step.revealed.push(Revealed {
-                    sequence,
-                    position,
-                    token,
-                    text: String::new(),
-                });
+        let drawn = match oldest.reading {
+            None => Vec::new(),
+            Some(Reading::Tokens(reading)) => {
+                let tokens = reading.await?;
+                let drawn = oldest.targets.into_iter();
+                drawn
+                    .map(|(sequence, target)| (sequence, target, tokens[target as usize]))
+                    .collect()
             }
+            Some(Reading::Outcome(reading, stretches)) => {
+                let Outcome { left, tokens } = reading.await?;
+                if let Some(sets) = &mut self.sets {
+                    sets.end(&tokens);
+                }
+                for ((text, end), left) in stretches.into_iter().zip(left) {
+                    if left == 0 {
+                        self.known[text] = end;
+                    }
+                }
+                let drawn = oldest.targets.into_iter().zip(tokens);
+                drawn
+                    .filter(|&(_, token)| token != self.plan.mask_index)
+                    .map(|((sequence, target), token)| (sequence, target, token))
+                    .collect()
+            }
+        };
+        for (sequence, target, token) in drawn {
+            let position = self.plan.output_position(target);
+            let text = self.ids[sequence as usize];
+            check_drawn(text, position, token, self.plan.mask_index)?;
+            oldest.step.revealed.push(Revealed {
+                sequence,
+                position,
+                token,
+                text: String::new(),
+            });
         }
         oldest.step.seconds = self.began.elapsed().as_secs_f64();
         Ok(Some(oldest.step))
@@ -451,26 +560,110 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Launches the next step, but for the texts of which it would draw nothing.
     fn launch(&mut self) -> Result<(), EngineError> {
-        let index = self.launched;
-        let step = self.plan.step_rows_of(index, |text| !self.ended[text]);
-        self.engine.step(&step, &self.ids, &self.draw)?;
+        if self.sets.is_some() {
+            return self.launch_sets();
+        }
+        let (plan, index) = (self.plan, self.next);
+        self.next += 1;
+        let is_known = |text: usize, known: u32| {
+            let step = plan.sequences[text].steps.get(index);
+            step.is_some_and(|step| step.least.is_some() && step.end <= known)
+        };
+        let runs: Vec<bool> = (self.ended.iter().zip(&self.known).enumerate())
+            .map(|(text, (ended, &known))| !ended && !is_known(text, known))
+            .collect();
+        let step = plan.step_rows_of(index, |text| runs[text]);
+        if step.rows.is_empty() {
+            return Ok(());
+        }
+        let choice = plan.choice(index, |text| runs[text]);
+        match &choice {
+            None => self.engine.step(&step, &self.ids, &self.draw)?,
+            Some(choice) => {
+                let draw = Draw {
+                    seed: step_seed(self.draw.seed, index as u32),
+                    ..self.draw
+                };
+                self.engine.reveal(&step, &self.ids, &draw, choice)?;
+            }
+        }
         self.launched += 1;
         self.rows += step.rows.len();
         let drawn = step.sampled.iter().map(|&row| {
             let row = step.rows[row as usize];
             (row.sequence, row.target)
         });
+        let reading = match &choice {
+            None => self
+                .observe
+                .then(|| Reading::Tokens(self.engine.executor.tokens())),
+            Some(_) if !self.observe && !self.is_led() => None,
+            Some(_) => {
+                let end = |text: usize| {
+                    let step = plan.sequences[text].steps.get(index)?;
+                    (runs[text] && step.start < step.end).then_some((text, step.end))
+                };
+                let stretches = (0..runs.len()).filter_map(end).collect();
+                Some(Reading::Outcome(
+                    self.engine.outcome(self.observe),
+                    stretches,
+                ))
+            }
+        };
         self.waiting.push_back(Waiting {
             targets: drawn.filter(|_| self.observe).collect(),
-            reading: self.observe.then(|| self.engine.executor.tokens()),
+            reading,
             step: Step {
                 step: index,
-                steps: self.plan.nfe(),
-                phase: self.plan.phase(index),
+                steps: plan.nfe(),
+                phase: plan.phase(index),
                 revealed: Vec::new(),
                 rows: step.rows.len(),
-                cache_length: self.plan.cache_length(index),
+                cache_length: plan.cache_length(index),
+                seconds: 0.0,
+                attempt: 0,
+            },
+        });
+        Ok(())
+    }
+
+    /// Launches the next step of a SetDLM, or ends the run where nothing is masked any more.
+    fn launch_sets(&mut self) -> Result<(), EngineError> {
+        let (plan, index) = (self.plan, self.next);
+        let sets = self.sets.as_mut().filter(|sets| sets.goes_on(&self.ended));
+        let Some(sets) = sets else {
+            self.wanted = self.next;
+            return Ok(());
+        };
+        let draw = Draw {
+            seed: step_seed(self.draw.seed, index as u32),
+            ..self.draw
+        };
+        let step = sets.launch(self.engine, &self.ids, &self.ended, &draw)?;
+        self.next += 1;
+        self.launched += 1;
+        self.rows += step.rows.len();
+        let cache_length = sets.cache_length();
+        let drawn = step.sampled.iter().map(|&row| {
+            let row = step.rows[row as usize];
+            (row.sequence, row.target)
+        });
+        let phase = match step.sampled.is_empty() {
+            true => Phase::Prompt,
+            false => Phase::Diffusion,
+        };
+        self.waiting.push_back(Waiting {
+            targets: drawn.filter(|_| self.observe).collect(),
+            reading: Some(Reading::Outcome(self.engine.outcome(true), Vec::new())),
+            step: Step {
+                step: index,
+                steps: plan.nfe().max(index + 1),
+                phase,
+                revealed: Vec::new(),
+                rows: step.rows.len(),
+                cache_length,
                 seconds: 0.0,
                 attempt: 0,
             },
@@ -485,20 +678,18 @@ impl Run<'_> {
     pub async fn finish(mut self) -> Result<Written, EngineError> {
         self.observe = false;
         self.settle().await;
-        while self.launched < self.wanted {
-            self.launch()?;
-            self.waiting.clear();
-            self.keep_up().await?;
-        }
+        while self.next().await?.is_some() {}
         self.stop().await
     }
 
     /// Waits for the readings under way and gives up what they bring.
     pub async fn settle(&mut self) {
         for waiting in self.waiting.drain(..) {
-            if let Some(reading) = waiting.reading {
-                // An error comes again with whatever is read next.
-                let _ = reading.await;
+            // An error comes again with whatever is read next.
+            match waiting.reading {
+                Some(Reading::Tokens(reading)) => drop(reading.await),
+                Some(Reading::Outcome(reading, _)) => drop(reading.await),
+                None => {}
             }
         }
     }
@@ -511,7 +702,7 @@ impl Run<'_> {
         self.settle().await;
         let tokens = self.engine.tokens().await?;
         let tokens = self.plan.output(&tokens);
-        let is_finished = self.launched == self.wanted && !self.is_stopped;
+        let is_finished = self.next == self.wanted && !self.is_stopped;
         for (text, tokens) in tokens.iter().enumerate() {
             let is_whole = is_finished && !self.ended[text];
             check_text(self.plan.mask_index, self.ids[text], tokens, is_whole)?;

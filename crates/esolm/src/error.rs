@@ -182,6 +182,14 @@ pub enum LikelihoodError {
         /// Tokens of the text.
         length: usize,
     },
+    /// An order that does not begin with what nothing predicts.
+    #[error(
+        "the order of text {text} does not begin with position 0, whose token this model is always given; put it first"
+    )]
+    FirstOfOrder {
+        /// Index of the text, from 0.
+        text: usize,
+    },
     /// A family without an exact likelihood.
     #[error(
         "{0} has no exact likelihood, since its clean tokens attend to later ones; ask for the NELBO alone"

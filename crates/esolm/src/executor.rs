@@ -4,6 +4,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, MASKED, NO_TARGET, StepRows};
 use esolm_core::sampler::{NO_TOKEN, Sampler, are_finite};
 use esolm_core::trace::Counters;
@@ -60,6 +62,24 @@ pub trait Executor {
     /// # Errors
     /// What fails on the device may show only at the next read.
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError>;
+
+    /// Draws a token for each sampled row of the last pass, and writes those that `choice` lets become known to their rows' targets; only
+    /// places that hold the mask token are written to. A row whose logits are not finite draws [`NO_TOKEN`], which becomes known at once.
+    /// Nothing is read back.
+    ///
+    /// # Errors
+    /// As [`Executor::draw`].
+    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError>;
+
+    /// Copies what slots of the cache hold to other slots, one move after the other; none writes what a later one reads.
+    ///
+    /// # Errors
+    /// As [`Executor::draw`].
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError>;
+
+    /// What the last [`Executor::reveal`] came to, whatever is queued later. Its tokens are read only where they are `wanted`, and are empty
+    /// else.
+    fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome>;
 
     /// Logits `[sampled, V]` of the last pass, the mask token's column untouched.
     fn logits(&mut self) -> Pending<'_, Vec<f32>>;
@@ -168,6 +188,27 @@ pub fn noise_keys(
         }
     };
     step.sampled.iter().map(key).collect()
+}
+
+/// Checks that a choice is one of all sampled rows of a pass, within sequences.
+///
+/// # Errors
+/// [`EngineError::Rows`] where it is not.
+pub fn check_choice(step: &StepRows, choice: &Choice) -> Result<(), EngineError> {
+    let sequence = |row: u32| step.rows[step.sampled[row as usize] as usize].sequence;
+    let is_within = choice.holds(step.sampled.len())
+        && choice.groups.iter().all(|group| {
+            let mut rows = group.first..group.first + group.rows;
+            rows.all(|row| sequence(row) == sequence(group.first))
+        });
+    match is_within {
+        true => Ok(()),
+        false => Err(EngineError::Rows(format!(
+            "a choice of {} groups does not fit {} sampled rows",
+            choice.groups.len(),
+            step.sampled.len()
+        ))),
+    }
 }
 
 /// Checks that a token was drawn, and not the mask.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use esolm_core::config::ModelConfig;
-use esolm_core::rows::{Layout, MaskMode, RowsError, StepRows, block_rows, forward_rows};
+use esolm_core::rows::{Layout, MaskMode, RowsError, StepRows, block_rows, forward_rows, set_rows};
 use serde::Deserialize;
 
 /// One pass over whole sequences, as the published code makes it.
@@ -30,6 +30,14 @@ pub enum Forward {
         xt: Vec<Vec<u32>>,
         /// The clean tokens.
         x0: Vec<Vec<u32>>,
+    },
+    /// Arrays `[B, L]` in the order in which the tokens are written. Each place is predicted from a mask that attends to the tokens before it
+    /// in the order and to itself: as a SetDLM reads its texts.
+    Sets {
+        /// The natural position of each slot.
+        sort_idx: Vec<Vec<u32>>,
+        /// The clean tokens.
+        x0_sorted: Vec<Vec<u32>>,
     },
 }
 
@@ -63,6 +71,12 @@ impl TryFrom<Flat> for Forward {
                 x0: flat.x0.ok_or_else(|| missing("x0"))?,
             });
         }
+        if let (None, None, Some(x0_sorted)) = (flat.mode, &flat.zt_sorted, &flat.x0_sorted) {
+            return Ok(Self::Sets {
+                sort_idx: flat.sort_idx.ok_or_else(|| missing("sort_idx"))?,
+                x0_sorted: x0_sorted.clone(),
+            });
+        }
         Ok(Self::Sorted {
             mode: flat.mode.ok_or_else(|| missing("mode"))?,
             sort_idx: flat.sort_idx.ok_or_else(|| missing("sort_idx"))?,
@@ -89,7 +103,7 @@ impl Forward {
     /// The array whose shape the others have, with its name.
     fn shape(&self) -> (&'static str, &[Vec<u32>]) {
         match self {
-            Self::Sorted { sort_idx, .. } => ("sort_idx", sort_idx),
+            Self::Sorted { sort_idx, .. } | Self::Sets { sort_idx, .. } => ("sort_idx", sort_idx),
             Self::Blocks { xt, .. } => ("xt", xt),
         }
     }
@@ -119,6 +133,7 @@ impl Forward {
                 ],
             ),
             Self::Blocks { x0, .. } => (2, vec![("x0", Some(x0))]),
+            Self::Sets { x0_sorted, .. } => (2, vec![("x0_sorted", Some(x0_sorted))]),
         };
         let share = (Self::ROWS_AT_ONCE / (length.max(1) * rows_of_token)).max(1);
         let extra =
@@ -170,6 +185,15 @@ impl Forward {
                 let size = size.ok_or(RowsError::NoBlockSize(config.family))?;
                 block_rows(size, part(xt, &range), part(x0, &range), vocab)
             }
+            Self::Sets {
+                sort_idx,
+                x0_sorted,
+            } => set_rows(
+                part(sort_idx, &range),
+                part(x0_sorted, &range),
+                config.mask_index,
+                vocab,
+            ),
         }
     }
 }

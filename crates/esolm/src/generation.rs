@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use async_channel::{Receiver, Sender};
+use esolm_core::config::Family;
 use esolm_core::plan::Plan;
 use esolm_core::request::{MAX_REDRAWS, Request, Resolved};
 use esolm_core::stop::StopRules;
@@ -136,7 +137,10 @@ impl Stream for Generation {
 struct Ends<'a> {
     rules: &'a StopRules,
     mask: u32,
+    /// Tokens of a block; of a SetDLM, which is looked at after each, one.
     size: usize,
+    /// Leading tokens of each text that are given, of a SetDLM.
+    given: Option<&'a [usize]>,
     /// As far as they are known, one step behind the device.
     texts: Vec<Vec<u32>>,
     /// The blocks of each text that were looked at; all once it has ended.
@@ -149,7 +153,11 @@ impl<'a> Ends<'a> {
         Self {
             rules: &resolved.stop,
             mask: plan.mask_index,
-            size: plan.block_size.unwrap_or(plan.length).max(1),
+            size: match plan.family {
+                Family::SetDlm => 1,
+                _ => plan.block_size.unwrap_or(plan.length).max(1),
+            },
+            given: (plan.family == Family::SetDlm).then_some(&resolved.given.until[..]),
             seen: vec![0; texts.len()],
             texts,
         }
@@ -173,7 +181,11 @@ impl<'a> Ends<'a> {
             for _ in 0..known {
                 *seen += 1;
                 let so_far = &text[..text.len().min(*seen * self.size)];
-                if let Some(kept) = self.rules.end(so_far) {
+                let end = match self.given {
+                    Some(given) => self.rules.end_of_sets(so_far, given[index % given.len()]),
+                    None => self.rules.end(so_far),
+                };
+                if let Some(kept) = end {
                     ended.push((index, kept));
                     *seen = text.len();
                     break;

@@ -63,7 +63,7 @@ mod worker;
 // What lies below the front door, for this project's own programs and tests. It may change with any version.
 #[doc(hidden)]
 pub use esolm_core::{
-    documents, forward_process, noise, order, passes, quantise, request, rng, rows, sampler,
+    documents, forward_process, noise, order, passes, quantise, request, reveal, rng, rows, sampler,
 };
 #[doc(hidden)]
 pub mod cpu;

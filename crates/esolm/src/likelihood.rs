@@ -4,24 +4,23 @@
 //! passes, this module runs them in batches and adds up. A figure of a text does not depend on the batch it is in: random numbers
 //! are keyed by (seed, number of the text, draw).
 
+mod draws;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
-use esolm_core::forward_process::{Level, Noised, NoisedBlocks, Part, draw_time, spread_time};
+use esolm_core::forward_process::draw_time;
 use esolm_core::order::is_permutation;
-use esolm_core::passes::{
-    Mean, Pass, Window, assemble, autoregressive, blocks, diffusion, exact, log_mean_exp,
-    sequential,
-};
-use esolm_core::rows::{Layout, MaskMode};
-
+use esolm_core::passes::{Mean, Pass, Window, assemble, autoregressive, exact, log_mean_exp};
+use esolm_core::rows::Layout;
 use esolm_core::text::TextCodec;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::error::{Error, LikelihoodError};
 use crate::turn::turn;
+use draws::{blocks_pass, exact_pass, noised_pass, set_pass};
 
 /// Rows of a pass that keep a CPU or a software adapter busy.
 const ROWS_CPU: usize = 2048;
@@ -129,14 +128,17 @@ impl Likelihood {
             (Family::Bd3Lm, false) => {
                 "a BD3-LM with blocks of one token, whose likelihood is exact in its one order"
             }
+            (Family::SetDlm, _) => "a SetDLM, whose likelihood is exact in each of its orders",
             (Family::EsoLm, true) => "an Eso-LM (A), which has no exact likelihood",
             (Family::EsoLm, false) => "a model with an exact likelihood",
         };
         let has_alpha_0 = |alpha_0| match config.family {
             Family::EsoLm => true,
             Family::Mdlm | Family::Bd3Lm => alpha_0 == 1.0,
-            Family::Ar => false,
+            Family::Ar | Family::SetDlm => false,
         };
+        // Nothing is left for a bound.
+        let only_exact = matches!(config.family, Family::Ar | Family::SetDlm);
         let one_order = matches!(config.family, Family::Ar | Family::Bd3Lm);
         let foreign = [
             ("alpha_0", self.alpha_0.is_some_and(|a| !has_alpha_0(a))),
@@ -149,7 +151,7 @@ impl Likelihood {
             (
                 "draws",
                 self.draws
-                    .is_some_and(|n| !bound && (score || autoregressive && n != 0)),
+                    .is_some_and(|n| !bound && (score || only_exact && n != 0)),
             ),
         ];
         if let Some(&(option, _)) = foreign.iter().find(|(_, is_foreign)| *is_foreign) {
@@ -158,11 +160,11 @@ impl Likelihood {
         let default_draws = match (bound, score) {
             (true, true) => DRAWS,
             (false, true) => 0,
-            (_, false) => u32::from(!autoregressive),
+            (_, false) => u32::from(!only_exact),
         };
         Ok(LikelihoodOptions {
             alpha_0: match config.family {
-                Family::Mdlm | Family::Bd3Lm => 1.0,
+                Family::Mdlm | Family::Bd3Lm | Family::SetDlm => 1.0,
                 Family::Ar => 0.0,
                 Family::EsoLm if score && !bound => self.alpha_0.unwrap_or(0.0),
                 Family::EsoLm => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
@@ -212,12 +214,13 @@ impl std::fmt::Debug for Progress {
     }
 }
 
-/// Whether nothing predicts the first token of a window: so it is with a BD3-LM, and with an AR model that reads nothing before a text.
+/// Whether nothing predicts the first token of a window: so it is with a BD3-LM, with a SetDLM that was trained so, and with an AR model that reads nothing before a text.
 pub(crate) fn first_is_free(config: &ModelConfig) -> bool {
     match config.family {
         Family::Ar => config.prepend == Prepend::None,
         // Its training leaves the first token of every text clean.
         Family::Bd3Lm => true,
+        Family::SetDlm => config.sets.is_some_and(|sets| sets.keeps_first),
         Family::EsoLm | Family::Mdlm => false,
     }
 }
@@ -312,7 +315,7 @@ pub fn without_exact(config: &ModelConfig) -> Option<&'static str> {
             Some(1) => None,
             _ => Some("a BD3-LM with blocks of several tokens"),
         },
-        (Family::EsoLm, AttentionKind::Causal) | (Family::Ar, _) => None,
+        (Family::EsoLm, AttentionKind::Causal) | (Family::Ar | Family::SetDlm, _) => None,
         (Family::EsoLm, _) => Some("an Eso-LM (A)"),
     }
 }
@@ -371,6 +374,7 @@ pub async fn evaluate(
                         let order: Vec<u32> = (0..window.tokens.len() as u32).collect();
                         exact(&window.tokens, &order, free.start)
                     }
+                    (Family::SetDlm, _) => set_pass(window, order, job.draw, &config, options),
                     (Family::Bd3Lm, _) => blocks_pass(window, *job, &config, shift, options),
                     (_, Kind::Exact) => exact_pass(window, order, job.draw, options),
                     _ => noised_pass(window, *job, &config, shift, options),
@@ -438,6 +442,9 @@ fn check(
             if order.len() != length || !is_permutation(order) {
                 return Err(LikelihoodError::Order { text, length });
             }
+            if first_is_free(config) && order.first().is_some_and(|&first| first != 0) {
+                return Err(LikelihoodError::FirstOfOrder { text });
+            }
         }
     }
     Ok(())
@@ -465,7 +472,7 @@ fn jobs(
         _ => options.orders,
     };
     let draws = |kind| match (config.family, kind) {
-        (Family::Ar, _) => 0,
+        (Family::Ar | Family::SetDlm, _) => 0,
         (Family::Mdlm | Family::Bd3Lm, Kind::Sequential) => 0,
         (Family::EsoLm, Kind::Diffusion) if options.alpha_0 == 0.0 => 0,
         (Family::EsoLm, Kind::Sequential) if options.alpha_0 == 1.0 => 0,
@@ -507,90 +514,4 @@ fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>, passes: usi
         slots,
         tokens: sequences * longest,
     }
-}
-
-fn exact_pass(
-    window: &Window,
-    order: Option<&[u32]>,
-    draw: u32,
-    options: &LikelihoodOptions,
-) -> Pass {
-    match order {
-        Some(order) => exact(&window.tokens, order, 0),
-        None => {
-            let order = window.order(options.seed, draw, options.alpha_0);
-            let given = window.tokens.len() - window.scored();
-            exact(&window.tokens, &order, given)
-        }
-    }
-}
-
-/// A draw of the bound of a BD3-LM: the times of its blocks are spread as those of as many draws are.
-fn blocks_pass(
-    window: &Window,
-    job: Job,
-    config: &ModelConfig,
-    shift: f64,
-    options: &LikelihoodOptions,
-) -> Pass {
-    let size = config.block_size.unwrap_or(config.length);
-    let count = window.tokens.len().div_ceil(size) as u64;
-    let (first, all) = (
-        u64::from(job.draw) * count,
-        u64::from(options.draws) * count,
-    );
-    let times: Vec<f64> = (first..first + count)
-        .map(|part| spread_time(shift, window.number, part, all))
-        .collect();
-    let uniforms = window.uniforms(options.seed, job.draw, Part::Diffusion);
-    let mut noised = NoisedBlocks::new(size, &times, &uniforms.mask);
-    noised.give(scored(config, window).start);
-    blocks(&window.tokens, &noised)
-}
-
-fn noised_pass(
-    window: &Window,
-    job: Job,
-    config: &ModelConfig,
-    shift: f64,
-    options: &LikelihoodOptions,
-) -> Pass {
-    let (x, mask) = (&window.tokens, config.mask_index);
-    let mixed = config.attention == AttentionKind::Mixed;
-    let uniforms = |part| window.uniforms(options.seed, job.draw, part);
-    if job.kind == Kind::Sequential {
-        let uniforms = uniforms(Part::Sequential);
-        let noised = Noised::sequential(x, options.alpha_0, &uniforms, mask);
-        let mode = if mixed {
-            MaskMode::Mixed
-        } else {
-            MaskMode::Causal
-        };
-        return sequential(&noised, mode);
-    }
-    let alpha_0 = match config.family {
-        Family::EsoLm => options.alpha_0,
-        _ => 1.0,
-    };
-    let level = Level::at(
-        alpha_0,
-        spread_time(shift, window.number, job.draw.into(), options.draws.into()),
-    );
-    let uniforms = uniforms(Part::Diffusion);
-    let (noised, mode) = match config.attention {
-        AttentionKind::Bidirectional => (
-            Noised::mdlm(x, level, &uniforms, mask),
-            MaskMode::Bidirectional,
-        ),
-        AttentionKind::Mixed => (
-            Noised::diffusion(x, level, &uniforms, mask),
-            MaskMode::Mixed2,
-        ),
-        // A BD3-LM has passes of its own.
-        AttentionKind::Causal | AttentionKind::Block => (
-            Noised::diffusion(x, level, &uniforms, mask),
-            MaskMode::Causal,
-        ),
-    };
-    diffusion(&noised, mode, level.weight)
 }

@@ -209,10 +209,10 @@ impl PerplexityOptions {
             Family::Ar => not("sort_idx", "an AR model, which has one order"),
             Family::Mdlm => not("sort_idx", "an MDLM, which has no exact likelihood"),
             Family::Bd3Lm => not("sort_idx", "a BD3-LM, whose blocks go left to right"),
-            Family::EsoLm if likelihood.orders == 0 => {
+            Family::EsoLm | Family::SetDlm if likelihood.orders == 0 => {
                 not("sort_idx", "a run without the exact likelihood")
             }
-            Family::EsoLm => Ok(()),
+            Family::EsoLm | Family::SetDlm => Ok(()),
         }
     }
 

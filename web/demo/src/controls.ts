@@ -93,7 +93,9 @@ export class Controls {
     const schedule = element("schedule", HTMLSelectElement);
     for (const option of schedule.options) {
       const ofBlocks = option.value === "first-hitting";
-      option.disabled = family === "bd3lm" ? option.value.startsWith("blocks") : ofBlocks;
+      // A cache in any order must know the order beforehand.
+      const byConfidence = option.value === "confidence" && family !== "mdlm";
+      option.disabled = family === "bd3lm" ? option.value.startsWith("blocks") : ofBlocks || byConfidence;
     }
     if (schedule.selectedOptions[0]?.disabled) schedule.value = STORY.schedule;
     input("alpha0").disabled = family !== "esolm";

@@ -4,7 +4,7 @@ import type { ModelInfo } from "esolm";
 import { esolm as recommended } from "../../../models/stories/generation_config.json";
 import { Problem } from "./parse";
 
-export const SCHEDULES = ["binomial", "blocks", "blocks-shuffled", "left-to-right", "first-hitting"] as const;
+export const SCHEDULES = ["binomial", "blocks", "blocks-shuffled", "left-to-right", "first-hitting", "confidence"] as const;
 export type Schedule = (typeof SCHEDULES)[number];
 export type Start = "free" | "prompt" | "infill";
 

@@ -13,7 +13,7 @@ use super::{Device, Model};
 #[command(
     after_help = "Input:   zt_sorted   int32 [B, L]   tokens in sorted order, masked ones included
          sort_idx    int32 [B, L]   natural position of each sorted place
-         x0_sorted   int32 [B, L]   clean tokens, for --mode sequential
+         x0_sorted   int32 [B, L]   clean tokens, for --mode sequential and --mode set, which has no zt_sorted
          of --mode block instead, in natural order:
          xt          int32 [B, L]   tokens, masked ones included
          x0          int32 [B, L]   clean tokens
@@ -21,7 +21,8 @@ Output:  logits      f32 [B, L, V]  in the order of the input, the mask column u
 
 Examples:
   esolm forward --model last.ckpt --input in.safetensors --output out.safetensors --mode diffusion --mask causal
-  esolm forward --model bd3lm-folder --input in.safetensors --output out.safetensors --mode block --block-size 4"
+  esolm forward --model bd3lm-folder --input in.safetensors --output out.safetensors --mode block --block-size 4
+  esolm forward --model setdlm-folder --input in.safetensors --output out.safetensors --mode set"
 )]
 pub struct Forward {
     #[command(flatten)]
@@ -33,7 +34,8 @@ pub struct Forward {
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
     /// diffusion: the tokens alone; sequential: beside the clean tokens, as the sequential loss reads them; block: each block of xt after the
-    /// blocks of x0 before it, as a BD3-LM reads them.
+    /// blocks of x0 before it, as a BD3-LM reads them; set: a mask in the place of each token after the clean tokens before it, as a SetDLM
+    /// reads them.
     #[arg(long, value_enum, default_value = "diffusion")]
     pub mode: ModeName,
     /// Tokens of a block, for --mode block; where it does not divide the length, the last block is shorter. Default: the model's own.
@@ -54,6 +56,8 @@ pub enum ModeName {
     Sequential,
     /// Likewise, and the noised ones see their block.
     Block,
+    /// Likewise, and the noised ones are all masks.
+    Set,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -53,6 +53,24 @@ fn pass(
             "--block-size goes with --mode block; give both or neither",
         ));
     }
+    if arguments.mode == ModeName::Set {
+        if arguments.mask.is_some() {
+            return Err(Failure::usage(
+                "--mode set has a mask of its own; leave out --mask",
+            ));
+        }
+        let input = Input::read(&arguments.input)?;
+        let rows = |name| input.rows(name, ["B", "L"]);
+        let (sort_idx, x0_sorted) = (rows("sort_idx")?, rows("x0_sorted")?);
+        let shape = shape(&sort_idx);
+        return Ok((
+            esolm::Forward::Sets {
+                sort_idx,
+                x0_sorted,
+            },
+            shape,
+        ));
+    }
     let sequential = arguments.mode == ModeName::Sequential;
     let mode = match arguments.mask {
         Some(mask) => mask.into(),
@@ -92,6 +110,11 @@ fn own_mask(config: &ModelConfig, sequential: bool) -> Result<MaskMode, Failure>
         (AttentionKind::Block, _) => {
             return Err(Failure::usage(
                 "the attention of a BD3-LM goes by blocks; use --mode block, or --mask causal or bidirectional to run its network in another way",
+            ));
+        }
+        (AttentionKind::Set, _) => {
+            return Err(Failure::usage(
+                "the masked tokens of a SetDLM see clean ones alone; use --mode set, or --mask causal or bidirectional to run its network in another way",
             ));
         }
     })

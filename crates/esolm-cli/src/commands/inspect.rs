@@ -151,6 +151,9 @@ fn runs(config: &ModelConfig) -> &'static str {
         (Family::Bd3Lm, _) => {
             "writes and scores a block after the other, with a cache that is exact up to the context"
         }
+        (Family::SetDlm, _) => {
+            "writes sets of tokens by confidence and scores in any order, with a cache that is exact up to the context"
+        }
     }
 }
 
@@ -269,6 +272,17 @@ fn table(report: &Report, with_tensors: bool) -> String {
     if let Some([least, most]) = config.noise_range {
         let range = format!("{least} to {most} of the tokens masked in training");
         row("noise", range);
+    }
+    if let Some(sets) = &config.sets {
+        let first = match sets.keeps_first {
+            true => "; the first token of a text is given",
+            false => "",
+        };
+        let (desired, largest) = (sets.desired, sets.largest);
+        row(
+            "sets",
+            format!("trained for {desired} tokens at once, {largest} at most{first}"),
+        );
     }
     if config.family == Family::Ar {
         row("prepends", config.prepend.to_string());

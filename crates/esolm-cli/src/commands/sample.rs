@@ -105,7 +105,7 @@ fn announcements(header: &Header, is_random: bool) -> Vec<String> {
         .map(|altered| format!("warning: {altered} in the prompt, and the text goes on from that"));
     let window = header.window.map(|window| {
         format!(
-            "the text is longer than the model's context: past {window} tokens each block sees the last {window} alone, its own included, which is not exact"
+            "the text is longer than the model's context: past {window} tokens what is written sees the last {window} alone, its own included, which is not exact"
         )
     });
     let seed = is_random.then(|| format!("seed: {}", header.seed));

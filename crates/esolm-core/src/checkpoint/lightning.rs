@@ -272,6 +272,8 @@ impl<'a> Tree<'a> {
                 of(Family::Bd3Lm, "training.sampling_eps_min").number()?,
                 of(Family::Bd3Lm, "training.sampling_eps_max").number()?,
             ],
+            // Its code writes no such checkpoints.
+            sets: None,
             claims: self.claims()?,
             quantization: None,
             conditioned: None,

@@ -10,10 +10,11 @@ use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 use crate::noise;
 
-use super::claims::{Claims, Scalar};
+use super::claims::Claims;
+use super::fields::{agreeing, float, lookup, number, present, scalar, shown, string, token};
 use super::{
     AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
-    Quantization, invalid,
+    Quantization, Sets, invalid, sets,
 };
 
 /// A configuration as written, before what it leaves out is taken from the tensors.
@@ -35,6 +36,8 @@ pub(crate) struct PartialConfig {
     pub block_size: Option<usize>,
     /// Both ends of the noise range of a BD3-LM, which may also stand beside the weights.
     pub noise_range: [Option<f64>; 2],
+    /// What a SetDLM says of its noise.
+    pub sets: Option<Sets>,
     /// The mask index, and what must agree with the network that is computed.
     pub claims: Claims,
     /// How the weights beside it are quantised.
@@ -67,6 +70,12 @@ impl PartialConfig {
             }
             // Wrappers may have any name.
             let named = parse_family(field, class).ok();
+            // A SetDLM has the model type of a BD3-LM, and the published files load it by that class.
+            match (family, named) {
+                (Some(Family::SetDlm), Some(Family::Bd3Lm)) => continue,
+                (Some(Family::Bd3Lm), Some(Family::SetDlm)) => family = named,
+                _ => {}
+            }
             let there = format!("the class in \"{field}\"");
             settle(["\"model_type\"", &there], &mut family, named)?;
         }
@@ -74,8 +83,9 @@ impl PartialConfig {
             let named = Some(parse_family("algo.name", name)?);
             settle(["\"model_type\"", "\"algo.name\""], &mut family, named)?;
         }
-        let size = |paths| agreeing(paths, |path| number(&map, path));
+        let size = |paths: &[&'static str]| agreeing(paths, |path| number(&map, path));
         let cond_dim = size(&["cond_dim", "model.cond_dim", "backbone_config.cond_dim"])?;
+        let is_set = family == Some(Family::SetDlm);
         // Other families of the same code have these fields without a use for them.
         let has_blocks = [None, Some(Family::Bd3Lm)].contains(&family);
         let of_blocks = |path| match has_blocks {
@@ -87,6 +97,18 @@ impl PartialConfig {
             true => paths.to_vec(),
             false => vec![paths[0]],
         };
+        let mut lengths = vec![
+            "model_length",
+            "length",
+            "model.length",
+            "model.model_length",
+            "backbone_config.length",
+        ];
+        lengths.extend(is_set.then_some("noise_config.length"));
+        let length = size(&lengths)?;
+        if is_set {
+            sets::check_block_size(&map, length)?;
+        }
         Ok(Self {
             family,
             hidden: size(&[
@@ -99,13 +121,7 @@ impl PartialConfig {
             cond_dim,
             n_blocks: size(&["n_blocks", "model.n_blocks", "backbone_config.num_layers"])?,
             n_heads: size(&["n_heads", "model.n_heads", "backbone_config.n_heads"])?,
-            length: size(&[
-                "model_length",
-                "length",
-                "model.length",
-                "model.model_length",
-                "backbone_config.length",
-            ])?,
+            length,
             vocab_size: size(&[
                 "vocab_size",
                 "model.vocab_size",
@@ -120,7 +136,9 @@ impl PartialConfig {
             )?,
             bos: token(&map, "bos_token_id")?,
             eos: token(&map, "eos_token_id")?,
-            dropout: float(&map, "dropout")?,
+            dropout: agreeing(&["dropout", "backbone_config.dropout"], |path| {
+                float(&map, path)
+            })?,
             attention: agreeing(
                 &of(
                     Family::EsoLm,
@@ -136,6 +154,10 @@ impl PartialConfig {
                 of_blocks("sampling_eps_min")?,
                 of_blocks("sampling_eps_max")?,
             ],
+            sets: match is_set {
+                true => Sets::read(&map)?,
+                false => None,
+            },
             claims: Claims::read(source, |path| lookup(&map, path).map(scalar))?,
             quantization: Quantization::read(&map)?,
             // The model type has two meanings: the flat one has adaLN whatever "adaln" says, the nested one says.
@@ -183,6 +205,7 @@ impl PartialConfig {
         for (end, own) in self.noise_range.iter_mut().zip(own.noise_range) {
             *end = end.or(own);
         }
+        self.sets = self.sets.or(own.sets);
         self.claims.extend(own.claims);
         self.quantization = self.quantization.take().or(own.quantization);
         Ok(())
@@ -313,9 +336,11 @@ impl PartialConfig {
                 Family::Mdlm => AttentionKind::Bidirectional,
                 Family::Ar => AttentionKind::Causal,
                 Family::Bd3Lm => AttentionKind::Block,
+                Family::SetDlm => AttentionKind::Set,
             },
             block_size: self.block_size.filter(|_| family == Family::Bd3Lm),
             noise_range: noise_range(self.noise_range).filter(|_| family == Family::Bd3Lm),
+            sets: self.sets.filter(|_| family == Family::SetDlm),
         };
         config.validate()?;
         self.claims.check(&config)?;
@@ -323,7 +348,7 @@ impl PartialConfig {
     }
 }
 
-const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\", \"bd3lm\" or \"ar\"";
+const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\", \"bd3lm\", \"SetDLM\" or \"ar\"";
 
 /// Both ends of a noise range; where only one is said, the other is the end of the published schedule.
 pub(crate) fn noise_range([least, most]: [Option<f64>; 2]) -> Option<[f64; 2]> {
@@ -338,19 +363,16 @@ pub(crate) fn parse_family(field: &'static str, name: &str) -> Result<Family, Co
         "mdlm" => Ok(Family::Mdlm),
         "ar" => Ok(Family::Ar),
         "bd3lm" => Ok(Family::Bd3Lm),
+        "setdlm" => Ok(Family::SetDlm),
         _ => Err(unknown_family(field, name)),
     }
 }
 
 /// What is said of models of the same code that are not run, by the beginning of their names.
-const OTHER_KINDS: [(&str, &str); 4] = [
+const OTHER_KINDS: [(&str, &str); 3] = [
     (
         "duo",
         "Duo diffuses to uniform noise with a live time input, which is another kind of model",
-    ),
-    (
-        "setdlm",
-        "SetDLM writes sets of tokens with masks that see nothing but themselves and what is written, which is another kind of model",
     ),
     (
         "sedd",
@@ -477,102 +499,6 @@ impl<'de> Visitor<'de> for FieldsVisitor {
         }
         Ok(Fields { map, twin })
     }
-}
-
-/// Follows a dotted path; null counts as absent.
-pub(crate) fn lookup<'a>(map: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
-    match path.split_once('.') {
-        None => present(map, path),
-        Some((first, rest)) => lookup(map.get(first)?.as_object()?, rest),
-    }
-}
-
-pub(crate) fn scalar(value: &Value) -> Scalar {
-    match value {
-        Value::Bool(value) => Scalar::Truth(*value),
-        Value::String(text) => Scalar::Text(text.clone()),
-        Value::Number(number) => number
-            .as_f64()
-            .map_or_else(|| Scalar::Other(shown(value)), Scalar::Number),
-        other => Scalar::Other(shown(other)),
-    }
-}
-
-pub(super) fn present<'a>(map: &'a Map<String, Value>, field: &str) -> Option<&'a Value> {
-    map.get(field).filter(|value| !value.is_null())
-}
-
-/// A value as it stands in the file, shortened: a hostile file must not fill the terminal.
-pub(super) fn shown(value: &Value) -> String {
-    match value {
-        Value::Array(_) => "a list".into(),
-        Value::Object(_) => "an object".into(),
-        Value::String(text) => format!("\"{}\"", shorten(text)),
-        other => other.to_string(),
-    }
-}
-
-fn number(map: &Map<String, Value>, field: &'static str) -> Result<Option<usize>, ConfigError> {
-    lookup(map, field)
-        .map(|value| {
-            let n = value.as_u64().and_then(|n| usize::try_from(n).ok());
-            n.ok_or_else(|| invalid(field, shown(value), "a whole number"))
-        })
-        .transpose()
-}
-
-fn token(map: &Map<String, Value>, field: &'static str) -> Result<Option<u32>, ConfigError> {
-    lookup(map, field)
-        .map(|value| {
-            let n = value.as_u64().and_then(|n| u32::try_from(n).ok());
-            n.ok_or_else(|| invalid(field, shown(value), "a token index, that is a whole number"))
-        })
-        .transpose()
-}
-
-fn float(map: &Map<String, Value>, field: &'static str) -> Result<Option<f64>, ConfigError> {
-    lookup(map, field)
-        .map(|value| {
-            value
-                .as_f64()
-                .ok_or_else(|| invalid(field, shown(value), "a number"))
-        })
-        .transpose()
-}
-
-fn string<'a>(
-    map: &'a Map<String, Value>,
-    field: &'static str,
-) -> Result<Option<&'a str>, ConfigError> {
-    lookup(map, field)
-        .map(|value| {
-            value
-                .as_str()
-                .ok_or_else(|| invalid(field, shown(value), "a text in quotes"))
-        })
-        .transpose()
-}
-
-/// What the fields at `paths` say, which are spellings of one field.
-fn agreeing<T: Copy + PartialEq + fmt::Display>(
-    paths: &[&'static str],
-    read: impl Fn(&'static str) -> Result<Option<T>, ConfigError>,
-) -> Result<Option<T>, ConfigError> {
-    let mut found: Option<(&str, T)> = None;
-    for &path in paths {
-        let Some(value) = read(path)? else { continue };
-        match found {
-            Some((first, other)) if other != value => {
-                return Err(ConfigError::Contradiction {
-                    first: format!("the configuration's field \"{first}\" is {other}"),
-                    second: format!("its field \"{path}\" is {value}"),
-                    remedy: "remove the wrong one".into(),
-                });
-            }
-            _ => found = Some((path, value)),
-        }
-    }
-    Ok(found.map(|(_, value)| value))
 }
 
 /// The classes that load the model in other programs, with the field that names them.

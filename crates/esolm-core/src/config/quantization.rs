@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde_json::{Map, Value, json};
 
-use super::partial::{present, shown};
+use super::fields::{present, shown};
 use super::{ConfigError, invalid};
 use crate::message::shorten;
 

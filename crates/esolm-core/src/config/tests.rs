@@ -61,7 +61,28 @@ fn json_round_trip() {
         noise_range: None,
         ..bd3lm.clone()
     };
-    for config in [base, mdlm, ar, a, bd3lm, plain] {
+    let setdlm = ModelConfig {
+        family: Family::SetDlm,
+        attention: AttentionKind::Set,
+        cond_dim: 0,
+        alpha_0: None,
+        bos: Some(95),
+        eos: Some(94),
+        dropout: 0.2,
+        sets: Some(Sets {
+            desired: 3,
+            largest: 7,
+            keeps_first: false,
+            cache_by_time: true,
+            pad: Some(1),
+        }),
+        ..base.clone()
+    };
+    let conditioned = ModelConfig {
+        cond_dim: 32,
+        ..setdlm.clone()
+    };
+    for config in [base, mdlm, ar, a, bd3lm, plain, setdlm, conditioned] {
         assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
     }
 }
@@ -187,8 +208,8 @@ fn bad_blocks_are_named() {
         ),
         (
             "\"adaln\":false",
-            "\"architectures\":[\"SetDLM\"]",
-            ["architectures", "SetDLM", "another kind"],
+            "\"architectures\":[\"Duo\"]",
+            ["architectures", "Duo", "another kind"],
         ),
     ] {
         let message = ModelConfig::from_json(&bd3lm.replace(from, to))
@@ -203,6 +224,75 @@ fn bad_blocks_are_named() {
         .replace("bd3lm", "mdlm")
         .replace("\"block_size\":4", "\"block_size\":0");
     assert_eq!(ModelConfig::from_json(&mdlm).unwrap().block_size, None);
+}
+
+/// The published form has the model type of a BD3-LM; the class tells.
+#[test]
+fn a_setdlm_is_told_by_its_class() {
+    let path = "../../tests/fixtures/golden-family/setdlm/owt_setdlm_smax8/config.json";
+    let published = std::fs::read_to_string(path).unwrap();
+    let config = ModelConfig::from_json(&published).unwrap();
+    assert_eq!(
+        (config.family, config.attention),
+        (Family::SetDlm, AttentionKind::Set)
+    );
+    assert_eq!(
+        (config.cond_dim, config.block_size, config.length),
+        (0, None, 32)
+    );
+    let sets = config.sets.unwrap();
+    assert_eq!((sets.desired, sets.largest), (4, 8));
+    assert_eq!(
+        (sets.keeps_first, sets.cache_by_time, sets.pad),
+        (true, false, Some(95))
+    );
+    let named = published.replace("\"diffusion.BD3LM\"", "\"diffusion.SetDLM\"");
+    assert_eq!(ModelConfig::from_json(&named).unwrap(), config);
+    for (from, to, words) in [
+        ("\"SetDLM\"", "\"MDLM\"", ["model_type", "BD3-LM", "MDLM"]),
+        (
+            "\"desired_block_size\": 4,",
+            "",
+            ["noise_config.desired_block_size", "no field", "set"],
+        ),
+        (
+            "\"desired_block_size\": 4",
+            "\"desired_block_size\": 9",
+            ["desired_block_size", "is 9;", "max_block_size, which is 8"],
+        ),
+        (
+            "\"max_block_size\": 8",
+            "\"max_block_size\": 33",
+            ["max_block_size", "33", "context length 32"],
+        ),
+        (
+            "StaggeredNoise",
+            "LinearNoise",
+            ["_target_", "LinearNoise", "StaggeredNoise"],
+        ),
+        (
+            "\"keep_clean_bos\": true",
+            "\"keep_clean_bos\": 1",
+            ["keep_clean_bos", "is 1;", "true or false"],
+        ),
+        (
+            "\"block_size\": 32,\n  \"bos",
+            "\"block_size\": 16,\n  \"bos",
+            ["block_size", "16", "no blocks"],
+        ),
+        (
+            "\"pad_token_id\": 95,\n  \"pad_vocab",
+            "\"pad_token_id\": 97,\n  \"pad_vocab",
+            ["pad_token_id", "97", "vocab_size"],
+        ),
+    ] {
+        let edited = published.replace(from, to);
+        assert_ne!(edited, published, "{from}");
+        let message = ModelConfig::from_json(&edited).unwrap_err().to_string();
+        for word in words {
+            assert!(message.contains(word), "{from}: {message:?} lacks {word:?}");
+        }
+    }
 }
 
 #[test]

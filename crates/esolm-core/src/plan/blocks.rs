@@ -10,6 +10,7 @@
 
 use super::schedule;
 use super::types::{MAX_PROMPT_ROWS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan};
+use crate::reveal::even_counts;
 use crate::rng::{Purpose, Stream};
 
 /// The blocks of a plan.
@@ -62,12 +63,7 @@ impl Blocks {
                 true => stored + self.size,
                 false => (stored + most).min(to).min(self.window),
             };
-            steps.push(PlanStep {
-                phase: Phase::Prompt,
-                clean: stored,
-                start: end,
-                end,
-            });
+            steps.push(PlanStep::new(Phase::Prompt, stored, end, end));
             stored = end;
         }
     }
@@ -100,24 +96,31 @@ pub(super) fn sequence(
                 options.alpha_0,
                 options.steps,
             ),
+            Schedule::Confidence => even_counts(free.len() as u32, options.steps),
             _ => vec![1; free.len()],
         };
-        if options.schedule != Schedule::LeftToRight {
+        let chooses = options.schedule == Schedule::Confidence;
+        if !chooses && options.schedule != Schedule::LeftToRight {
             orders.shuffle(&mut free);
         }
         order.append(&mut free);
         let (mut own, mut clean) = blocks.storing(stored, first);
         steps.append(&mut own);
+        let known = order.len() as u32;
         for size in draws {
-            steps.push(PlanStep {
-                phase: Phase::Diffusion,
-                clean,
-                start,
-                end: start + size,
+            steps.push(match chooses {
+                true => PlanStep {
+                    least: Some(size),
+                    ..PlanStep::new(Phase::Diffusion, clean, start, known)
+                },
+                false => PlanStep::new(Phase::Diffusion, clean, start, start + size),
             });
             clean = first;
-            start += size;
+            if !chooses {
+                start += size;
+            }
         }
+        start = known;
         stored = first;
     }
     SequencePlan {
@@ -165,8 +168,9 @@ impl<'a> Follower<'a> {
         self.open += more as u32 * self.blocks.size;
     }
 
-    /// Takes a step whose entries start..end lie within the order and follow on those that are known.
-    pub fn follows(&mut self, step: &PlanStep) -> bool {
+    /// Takes a step whose entries start..end lie within the order and follow on those that are known. `is_last` is false where they are
+    /// drawn again in the next step.
+    pub fn follows(&mut self, step: &PlanStep, is_last: bool) -> bool {
         let Blocks { size, window } = self.blocks;
         if !step.clean.is_multiple_of(size) || step.clean > self.stored {
             return false;
@@ -195,8 +199,10 @@ impl<'a> Follower<'a> {
                 if !is_own || to < step.clean || moves && clean != 0 {
                     return false;
                 }
-                self.unknown[(self.open / size) as usize] -= drawn.len() as u32;
-                self.skip_known();
+                if is_last {
+                    self.unknown[(self.open / size) as usize] -= drawn.len() as u32;
+                    self.skip_known();
+                }
             }
             Phase::Sequential => return false,
         }

@@ -3,10 +3,12 @@
 use super::blocks::{self, Blocks};
 use super::error::PlanError;
 use super::schedule;
+use super::sets;
 use super::types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
 use crate::config::{AttentionKind, Family, Prepend};
+use crate::reveal::{Rule, even_counts};
 use crate::rows::MAX_TOKENS;
 
 /// The token before a text, if the model reads one there, and the plan of every sequence.
@@ -26,7 +28,9 @@ pub(super) fn build(options: &PlanOptions) -> Result<(bool, Vec<SequencePlan>), 
             let sequence = options.first_sequence + index as u32;
             match options.family {
                 Family::Ar => autoregressive(options, index, sequence, &given, lead),
-                Family::EsoLm | Family::Mdlm => Ok(any_order(options, sequence, &given)),
+                Family::EsoLm | Family::Mdlm | Family::SetDlm => {
+                    Ok(any_order(options, sequence, &given))
+                }
                 Family::Bd3Lm => {
                     let blocks = Blocks {
                         size: options.block_size.unwrap_or(options.length) as u32,
@@ -80,6 +84,7 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
     let one_phase = match options.family {
         Family::Mdlm => Some("1 for an MDLM, which has no sequential phase"),
         Family::Bd3Lm => Some("1 for a BD3-LM, which has no sequential phase"),
+        Family::SetDlm => Some("1 for a SetDLM, which has no sequential phase"),
         Family::EsoLm | Family::Ar => None,
     };
     if let Some(one) = one_phase.filter(|_| options.alpha_0 != 1.0) {
@@ -116,14 +121,39 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
             | Schedule::BlockAutoregressive
     );
     let first_hitting = options.schedule == Schedule::FirstHitting;
+    let confidence = options.schedule == Schedule::Confidence;
+    if !confidence && options.reveal != Rule::default() {
+        return Err(PlanError::Schedule {
+            schedule: options.schedule,
+            why: "settles beforehand which tokens become known, whatever their confidence; leave out how they are chosen, or use the schedule confidence",
+        });
+    }
+    if let Some(threshold) = options
+        .reveal
+        .threshold
+        .filter(|_| !options.reveal.is_sound())
+    {
+        return range(
+            "confidence_threshold",
+            threshold.to_string(),
+            "from 0 to 1, for a confidence of the network's".into(),
+        );
+    }
     match options.family {
-        Family::Ar if blocks || first_hitting => return Err(PlanError::ArSchedule),
+        Family::Ar if blocks || first_hitting || confidence => return Err(PlanError::ArSchedule),
+        Family::EsoLm if confidence => {
+            return Err(PlanError::Schedule {
+                schedule: options.schedule,
+                why: "lets the network choose the order, which the cache of an Eso-LM must know beforehand; write with it as with an MDLM, or use binomial",
+            });
+        }
         Family::Bd3Lm if blocks => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
-                why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial or left-to-right",
+                why: "spreads steps over the whole text, and a BD3-LM writes a block after the other; use first-hitting, binomial, confidence or left-to-right",
             });
         }
+        Family::SetDlm => sets::check(options)?,
         Family::EsoLm | Family::Mdlm if first_hitting => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
@@ -137,12 +167,14 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         (Family::EsoLm, AttentionKind::Mixed) => return Ok(()),
         (Family::Mdlm, AttentionKind::Bidirectional) => return Ok(()),
         (Family::Bd3Lm, AttentionKind::Block) => return Ok(()),
+        (Family::SetDlm, AttentionKind::Set) => return Ok(()),
         (Family::EsoLm, _) => {
             "its masked tokens would see each other, which no published sampler lets them: use an Eso-LM (A) or (B)"
         }
         (Family::Mdlm, _) => "an MDLM is bidirectional: correct the configuration",
         (Family::Ar, _) => "an AR model is causal: correct the configuration",
         (Family::Bd3Lm, _) => "a BD3-LM goes by blocks: correct the configuration",
+        (Family::SetDlm, _) => "a SetDLM goes by sets: correct the configuration",
     };
     Err(PlanError::Attention {
         family: options.family,
@@ -171,7 +203,7 @@ fn check_blocks(options: &PlanOptions) -> Result<(), PlanError> {
                 ),
             )
         }
-        (Family::EsoLm | Family::Mdlm | Family::Ar, Some(size)) => (
+        (Family::EsoLm | Family::Mdlm | Family::Ar | Family::SetDlm, Some(size)) => (
             size.to_string(),
             "left out for a family without blocks".into(),
         ),
@@ -228,20 +260,18 @@ fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
     let mut steps = Vec::new();
     let mut fed = 0;
     while known - fed > rows {
-        steps.push(PlanStep {
-            phase: Phase::Prompt,
-            clean: fed,
-            start: fed + rows,
-            end: fed + rows,
-        });
+        steps.push(PlanStep::new(Phase::Prompt, fed, fed + rows, fed + rows));
         fed += rows;
     }
     (steps, fed)
 }
 
-/// Eso-LM and MDLM: given tokens first, then the schedule over the rest. The clean tokens of an Eso-LM (A) see each other in the diffusion
+/// Eso-LM, MDLM and SetDLM: given tokens first, then the schedule over the rest. The clean tokens of an Eso-LM (A) see each other in the diffusion
 /// phase, so all of them are computed again whenever some have joined, for the last time in the first sequential step.
 fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
+    if options.schedule == Schedule::Confidence {
+        return by_confidence(options, sequence, given);
+    }
     let positions = |wanted: bool| {
         (0..)
             .zip(given)
@@ -254,7 +284,7 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
     let known = order.len() as u32;
     order.extend(draw.order);
 
-    let cached = options.family == Family::EsoLm;
+    let cached = options.family != Family::Mdlm;
     let is_mixed = options.is_mixed();
     let (mut steps, mut fed) = if cached && !is_mixed && !free.is_empty() {
         prompt_steps(known)
@@ -269,20 +299,16 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
         .chain(std::iter::repeat_n(1, rest));
     let mut start = known;
     for (number, size) in sizes.enumerate() {
-        steps.push(PlanStep {
-            // An MDLM has no other phase: it predicts single tokens as it does many.
-            phase: if number < diffusion || !cached {
-                Phase::Diffusion
-            } else {
-                Phase::Sequential
-            },
-            clean: match cached {
-                true if !is_mixed || number > diffusion => fed,
-                _ => 0,
-            },
-            start,
-            end: start + size,
-        });
+        // An MDLM has no other phase: it predicts single tokens as it does many.
+        let phase = match number < diffusion || !cached {
+            true => Phase::Diffusion,
+            false => Phase::Sequential,
+        };
+        let clean = match cached {
+            true if !is_mixed || number > diffusion => fed,
+            _ => 0,
+        };
+        steps.push(PlanStep::new(phase, clean, start, start + size));
         fed = start;
         start += size;
     }
@@ -291,6 +317,32 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
         order,
         known: given.iter().copied().flatten().collect(),
         steps,
+    }
+}
+
+/// An MDLM whose confidence chooses among all of its positions that are not given, or a SetDLM among those of windows.
+fn by_confidence(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
+    let mut order: Vec<u32> = (0..given.len() as u32).collect();
+    // A stable sort: positions ascend on either side.
+    order.sort_by_key(|&position| given[position as usize].is_none());
+    let known: Vec<u32> = given.iter().copied().flatten().collect();
+    let (start, end) = (known.len() as u32, given.len() as u32);
+    let counts = match options.family {
+        Family::SetDlm => {
+            sets::arrange(options, sequence, &mut order[known.len()..]);
+            schedule::even_sizes(end - start, options.steps)
+        }
+        _ => even_counts(end - start, options.steps),
+    };
+    let step = |least: u32| PlanStep {
+        least: Some(least),
+        ..PlanStep::new(Phase::Diffusion, 0, start, end)
+    };
+    SequencePlan {
+        sequence,
+        order,
+        known,
+        steps: counts.into_iter().map(step).collect(),
     }
 }
 
@@ -325,12 +377,7 @@ fn autoregressive(
         (Vec::new(), 0)
     };
     for start in first..length {
-        steps.push(PlanStep {
-            phase: Phase::Sequential,
-            clean: fed,
-            start,
-            end: start + 1,
-        });
+        steps.push(PlanStep::new(Phase::Sequential, fed, start, start + 1));
         fed = start;
     }
     Ok(SequencePlan {

@@ -5,9 +5,11 @@ use serde::Deserialize;
 use super::Plan;
 use super::blocks::Follower;
 use super::error::PlanError;
+use super::sets::SetRules;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
 use crate::config::{AttentionKind, Family};
 use crate::order::is_permutation;
+use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
 
 /// The version of the JSON form, the field `esolm_plan`.
@@ -29,6 +31,10 @@ pub(super) struct Unchecked {
     lead: bool,
     mask_index: u32,
     vocab_size: usize,
+    #[serde(default)]
+    reveal: Option<Rule>,
+    #[serde(default)]
+    sets: Option<SetRules>,
     sequences: Vec<SequencePlan>,
 }
 
@@ -52,6 +58,8 @@ impl TryFrom<Unchecked> for Plan {
             lead: read.lead,
             mask_index: read.mask_index,
             vocab_size: read.vocab_size,
+            reveal: read.reveal,
+            sets: read.sets,
             sequences: read.sequences,
         };
         plan.check()?;
@@ -91,6 +99,16 @@ impl Plan {
                 ));
             }
         }
+        if let Some(rule) = self.reveal {
+            if !matches!(self.family, Family::Mdlm | Family::Bd3Lm | Family::SetDlm) {
+                let family = self.family.one();
+                return invalid(format!("confidence cannot choose the order of {family}"));
+            }
+            if !rule.is_sound() {
+                return invalid(format!("its rule has the threshold {:?}", rule.threshold));
+            }
+        }
+        self.check_sets().map_err(PlanError::Invalid)?;
         self.check_blocks().map_err(PlanError::Invalid)?;
         for (index, sequence) in self.sequences.iter().enumerate() {
             self.check_sequence(sequence)
@@ -121,8 +139,35 @@ impl Plan {
                 }
             }
             (Family::Bd3Lm, None) => Err("a BD3-LM's plan has a block_size".into()),
+            (Family::SetDlm, None) => Ok(()),
             (_, None) if self.window.is_none() => Ok(()),
             _ => Err("only a BD3-LM's plan has blocks and a window".into()),
+        }
+    }
+
+    /// A SetDLM whose confidence chooses goes by rules, and no other plan has them.
+    fn check_sets(&self) -> Result<(), String> {
+        let length = self.length;
+        if (self.family == Family::SetDlm && self.reveal.is_some()) != self.sets.is_some() {
+            return Err(
+                "the plan of a SetDLM that writes by confidence has sets, and no other".into(),
+            );
+        }
+        if let Some(rules) = &self.sets
+            && !rules.fit(length)
+        {
+            return Err(format!(
+                "a window of {} places does not fit a context of {} and a text of {length} tokens",
+                rules.window, rules.context
+            ));
+        }
+        let beyond = self.sets.map(|rules| rules.context).filter(|&c| c < length);
+        match self.family == Family::SetDlm && self.window != beyond {
+            true => Err(format!(
+                "it has {:?} slots, and its text {beyond:?}",
+                self.window
+            )),
+            false => Ok(()),
         }
     }
 
@@ -156,7 +201,13 @@ impl Plan {
             )),
             _ => None,
         };
+        // The stretch that confidence goes through, and how many of its entries are not known for certain.
+        let mut stretch: Option<(PlanStep, u32)> = None;
         for (number, step) in sequence.steps.iter().enumerate() {
+            let left = self
+                .stretch_left(step, stretch)
+                .map_err(|why| format!("step {number} {why}"))?;
+            let is_last = left == 0;
             let follows = match &mut blocks {
                 // Which blocks are known says more than how many entries.
                 Some(blocks) => {
@@ -164,7 +215,7 @@ impl Plan {
                         Phase::Prompt => step.start == step.end && step.end as usize <= self.length,
                         _ => step.start == known && step.start < step.end,
                     };
-                    is_next && step.end as usize <= self.length && blocks.follows(step)
+                    is_next && step.end as usize <= self.length && blocks.follows(step, is_last)
                 }
                 None => self.step_follows(step, last, known, fed),
             };
@@ -174,9 +225,10 @@ impl Plan {
                     step.phase, step.clean, step.start, step.end
                 ));
             }
-            if blocks.is_none() || step.phase != Phase::Prompt {
+            if is_last && (blocks.is_none() || step.phase != Phase::Prompt) {
                 known = known.max(step.end);
             }
+            stretch = (!is_last).then_some((*step, left));
             fed = step.start;
             last = step.phase;
         }
@@ -187,6 +239,32 @@ impl Plan {
             ));
         }
         Ok(())
+    }
+
+    /// How many entries of a step may still be masked after it, when `open` is the stretch under way; 0 for a step that draws all.
+    fn stretch_left(&self, step: &PlanStep, open: Option<(PlanStep, u32)>) -> Result<u32, String> {
+        if let Some((first, _)) = open
+            && (step.least.is_none() || (step.start, step.end) != (first.start, first.end))
+        {
+            return Err(format!(
+                "leaves the entries {} to {}, of which some may still be masked",
+                first.start, first.end
+            ));
+        }
+        let Some(least) = step.least else {
+            return Ok(0);
+        };
+        if self.reveal.is_none() {
+            return Err("lets confidence choose, and the plan has no rule for it".into());
+        }
+        if least == 0 || step.phase != Phase::Diffusion {
+            return Err(format!(
+                "lets confidence choose {least} tokens at least in the phase {}",
+                step.phase
+            ));
+        }
+        let left = open.map_or(step.end.saturating_sub(step.start), |(_, left)| left);
+        Ok(left.saturating_sub(least))
     }
 
     /// Whether a step can run when `known` entries are known, and `fed` of them computed as known ones.
@@ -212,7 +290,7 @@ impl Plan {
                 Phase::Diffusion => step.clean == 0,
                 Phase::Sequential => step.clean == 0 || last == Phase::Sequential,
             },
-            Family::EsoLm => true,
+            Family::EsoLm | Family::SetDlm => true,
             Family::Mdlm => step.phase == Phase::Diffusion && step.clean == 0,
             Family::Ar => step.phase != Phase::Diffusion && step.clean < step.start,
             // Followed block by block.

@@ -4,6 +4,9 @@
 //!
 //! Each sequence has a schedule and an order of its own, drawn from (seed, sequence) alone, so a sample does not depend on the
 //! batch it is in. (The published code draws one schedule a batch; the distribution of each sequence is the same.)
+//!
+//! A second form leaves open *which* tokens of a stretch become known in a step, and says how many at least: confidence chooses
+//! ([`crate::reveal`]). Which rows run is settled there too.
 
 mod blocks;
 mod build;
@@ -11,6 +14,7 @@ mod check;
 mod error;
 mod recorded;
 mod schedule;
+mod sets;
 mod types;
 
 use std::ops::Range;
@@ -20,17 +24,19 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AttentionKind, Family};
 use crate::message::json_error;
 use crate::order;
+use crate::reveal::{Choice, Group, Rule};
 use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 
 use blocks::Blocks;
 pub use error::PlanError;
 pub use recorded::RecordedDiffusion;
+pub use sets::{Joining, SetRules, SetRun, SlotMove};
 pub use types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
 
 /// The plan of a batch. Its JSON form is that of docs/plan-format.md; reading it, in whatever way, checks all of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "check::Unchecked")]
 pub struct Plan {
     /// Version of the JSON form.
@@ -45,7 +51,7 @@ pub struct Plan {
     /// Tokens of a block, for a BD3-LM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// Slots of the cache where a BD3-LM writes more than its context: those of the last so many tokens.
+    /// Slots of the cache where a BD3-LM or a SetDLM writes more than its context: those of the last so many tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
     /// Whether the first entry is prepended and not part of the text.
@@ -54,6 +60,12 @@ pub struct Plan {
     pub mask_index: u32,
     /// V, the mask included: all given tokens lie below.
     pub vocab_size: usize,
+    /// How confidence chooses, in the steps that let it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reveal: Option<Rule>,
+    /// How confidence goes through the texts of a SetDLM. Then a step says what it takes at least, and a [`SetRun`] which rows run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sets: Option<SetRules>,
     /// One plan a sequence.
     pub sequences: Vec<SequencePlan>,
 }
@@ -75,6 +87,10 @@ impl Plan {
             lead,
             mask_index: options.mask_index,
             vocab_size: options.vocab_size,
+            reveal: (options.schedule == Schedule::Confidence).then_some(options.reveal),
+            sets: (options.set_rules).filter(|_| {
+                options.schedule == Schedule::Confidence && options.family == Family::SetDlm
+            }),
             sequences,
         })
     }
@@ -143,7 +159,7 @@ impl Plan {
         self.sequences.iter().map(|s| s.sequence).collect()
     }
 
-    /// Forward passes: the most steps of any sequence.
+    /// Forward passes: the most steps of any sequence. Where tokens beyond a threshold become known as well, fewer may do.
     pub fn nfe(&self) -> usize {
         self.sequences
             .iter()
@@ -174,7 +190,8 @@ impl Plan {
         for sequence in &self.sequences {
             for (step, (rows, drawn)) in sequence.steps.iter().zip(&mut steps) {
                 *rows += self.rows_of(sequence, step);
-                *drawn += (step.end - step.start) as usize;
+                let places = (step.end - step.start) as usize;
+                *drawn += self.sets.map_or(places, |rules| places.min(rules.window));
             }
         }
         let rows = steps.iter().map(|step| step.0).max();
@@ -182,10 +199,13 @@ impl Plan {
         (rows.unwrap_or(0), drawn.unwrap_or(0))
     }
 
-    /// Rows of a sequence's step.
+    /// Rows of a sequence's step; where a SetDLM's confidence decides, the most that there can be.
     fn rows_of(&self, sequence: &SequencePlan, step: &PlanStep) -> usize {
+        if let Some(rules) = &self.sets {
+            return rules.most_rows().min(self.layout().slots);
+        }
         match self.family {
-            Family::EsoLm => (step.end - step.clean) as usize,
+            Family::EsoLm | Family::SetDlm => (step.end - step.clean) as usize,
             Family::Mdlm => self.length,
             Family::Ar => (step.start - step.clean) as usize,
             Family::Bd3Lm => {
@@ -237,9 +257,12 @@ impl Plan {
         self.step_rows_of(step, |_| true)
     }
 
-    /// The rows of a step for the sequences that are wanted, by their index.
+    /// The rows of a step for the sequences that are wanted, by their index; none where a [`SetRun`] makes them.
     pub fn step_rows_of(&self, step: usize, is_wanted: impl Fn(usize) -> bool) -> StepRows {
         let mut rows = StepRows::default();
+        if self.sets.is_some() {
+            return rows;
+        }
         for (index, sequence) in self
             .sequences
             .iter()
@@ -253,8 +276,31 @@ impl Plan {
         rows
     }
 
+    /// How confidence chooses in a step, for the sequences that are wanted, by their index; none where the plan says all itself.
+    pub fn choice(&self, step: usize, is_wanted: impl Fn(usize) -> bool) -> Option<Choice> {
+        let rule = self.reveal?;
+        let (mut groups, mut first) = (Vec::new(), 0);
+        for (index, sequence) in self.sequences.iter().enumerate() {
+            let Some(step) = sequence.steps.get(step).filter(|_| is_wanted(index)) else {
+                continue;
+            };
+            let rows = step.end - step.start;
+            if rows > 0 {
+                let least = step.least.unwrap_or(rows);
+                groups.push(Group { first, rows, least });
+                first += rows;
+            }
+        }
+        Some(Choice { rule, groups })
+    }
+
     fn add_rows(&self, index: u32, sequence: &SequencePlan, step: &PlanStep, out: &mut StepRows) {
         let first = index * self.length as u32;
+        // Where confidence chooses, the buffer alone knows what is masked.
+        let unknown_source = |place: u32| match self.reveal {
+            Some(_) => place,
+            None => MASKED,
+        };
         let mut push = |slot: u32, position: u32, prefix: u32, source: u32, target: u32| {
             if target != NO_TARGET {
                 out.sampled.push(out.rows.len() as u32);
@@ -270,15 +316,20 @@ impl Plan {
             });
         };
         match self.family {
-            Family::EsoLm => {
+            Family::EsoLm | Family::SetDlm => {
                 let least = self.seen_by_all(sequence, step);
+                // Masks of a SetDLM see none of each other.
+                let sees = |slot| match self.family {
+                    Family::SetDlm => step.start,
+                    _ => slot + 1,
+                };
                 for slot in step.clean..step.end {
                     let position = sequence.order[slot as usize];
                     let place = first + position;
                     if slot < step.start {
                         push(slot, position, least.max(slot + 1), place, NO_TARGET);
                     } else {
-                        push(slot, position, slot + 1, MASKED, place);
+                        push(slot, position, sees(slot), MASKED, place);
                     }
                 }
             }
@@ -286,10 +337,9 @@ impl Plan {
                 // Every position runs in natural order; its rank in the order says whether it is known or drawn now.
                 let rank = order::inverse(&sequence.order);
                 for (position, &rank) in (0..).zip(&rank) {
-                    let source = if rank < step.start {
-                        first + position
-                    } else {
-                        MASKED
+                    let source = match rank < step.start {
+                        true => first + position,
+                        false => unknown_source(first + position),
                     };
                     let target = if (step.start..step.end).contains(&rank) {
                         first + position
@@ -335,8 +385,8 @@ impl Plan {
                     let place_of = first + position;
                     match place {
                         None => at(position, place_of, NO_TARGET),
-                        Some(true) => at(position, MASKED, place_of),
-                        Some(false) => at(position, MASKED, NO_TARGET),
+                        Some(true) => at(position, unknown_source(place_of), place_of),
+                        Some(false) => at(position, unknown_source(place_of), NO_TARGET),
                     }
                 }
             }
@@ -352,7 +402,7 @@ impl Plan {
             Some(match self.family {
                 Family::Mdlm => 0,
                 Family::EsoLm if self.attention.is_some() && step.phase != Phase::Sequential => 0,
-                Family::EsoLm | Family::Ar => step.start as usize,
+                Family::EsoLm | Family::SetDlm | Family::Ar => step.start as usize,
                 Family::Bd3Lm => (self.blocks_of(s, step).0 as usize).min(slots),
             })
         };

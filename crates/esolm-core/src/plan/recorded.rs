@@ -24,7 +24,7 @@ use crate::config::{AttentionKind, Family};
 /// probabilities moves their scores alike. So a position that recorded step n unmasked draws its token with the uniforms
 /// `u[n, position]`, from the logits of the text before step n. Where the step before changed nothing the published code keeps its
 /// prediction; the text is the same, so the logits are. Steps that unmask nothing are not in the plan.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RecordedDiffusion {
     /// The plan of the one sequence.
     pub plan: Plan,
@@ -108,15 +108,12 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let steps: Vec<PlanStep> = steps
             .iter()
-            .map(|&[clean, start, end]| PlanStep {
-                phase: if start < sequential {
-                    Phase::Diffusion
-                } else {
-                    Phase::Sequential
-                },
-                clean,
-                start,
-                end,
+            .map(|&[clean, start, end]| {
+                let phase = match start < sequential {
+                    true => Phase::Diffusion,
+                    false => Phase::Sequential,
+                };
+                PlanStep::new(phase, clean, start, end)
             })
             .collect();
         let sequences = (0..)
@@ -138,6 +135,8 @@ impl Plan {
             lead: false,
             mask_index,
             vocab_size,
+            reveal: None,
+            sets: None,
             sequences,
         };
         recorded(plan)
@@ -195,12 +194,7 @@ impl Plan {
             }
             let end = order.len() as u32;
             if start < end {
-                steps.push(PlanStep {
-                    phase: Phase::Diffusion,
-                    clean: 0,
-                    start,
-                    end,
-                });
+                steps.push(PlanStep::new(Phase::Diffusion, 0, start, end));
             }
             text = after;
         }
@@ -214,6 +208,8 @@ impl Plan {
             lead: false,
             mask_index,
             vocab_size,
+            reveal: None,
+            sets: None,
             sequences: vec![SequencePlan {
                 sequence: 0,
                 order,
@@ -341,12 +337,8 @@ impl Plan {
             for drawn in block.draws {
                 let start = order.len() as u32;
                 order.extend(drawn);
-                steps.push(PlanStep {
-                    phase: Phase::Diffusion,
-                    clean,
-                    start,
-                    end: order.len() as u32,
-                });
+                let end = order.len() as u32;
+                steps.push(PlanStep::new(Phase::Diffusion, clean, start, end));
                 clean = first;
             }
             stored = first;
@@ -361,6 +353,8 @@ impl Plan {
             lead: false,
             mask_index,
             vocab_size,
+            reveal: None,
+            sets: None,
             sequences: vec![SequencePlan {
                 sequence: 0,
                 order,

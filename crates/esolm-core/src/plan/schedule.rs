@@ -1,6 +1,8 @@
 //! Which positions each diffusion step takes.
 
 use super::types::{PlanOptions, Schedule};
+use crate::config::Family;
+use crate::forward_process::Staggered;
 use crate::noise::unmask_probability;
 use crate::order;
 use crate::rng::{Purpose, Stream};
@@ -17,7 +19,7 @@ pub(super) struct Draw {
 pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
     let mut orders = Stream::new(options.seed, sequence, Purpose::Order);
     match options.schedule {
-        Schedule::LeftToRight => Draw {
+        Schedule::LeftToRight | Schedule::Confidence => Draw {
             order: free.to_vec(),
             diffusion: Vec::new(),
         },
@@ -38,6 +40,10 @@ pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
                 order: steps.concat(),
             }
         }
+        Schedule::FirstHitting if options.family == Family::SetDlm => Draw {
+            order: set_order(options, sequence, free),
+            diffusion: even_sizes(free.len() as u32, options.steps),
+        },
         Schedule::FirstHitting => Draw {
             order: order::random_then_ascending(free, free.len(), &mut orders),
             diffusion: vec![1; free.len()],
@@ -102,4 +108,33 @@ pub(super) fn binomial_sizes(
         sizes.push(left);
     }
     sizes
+}
+
+/// The places of a SetDLM in an order that its noise draws.
+pub(super) fn set_order(options: &PlanOptions, sequence: u32, free: &[u32]) -> Vec<u32> {
+    let mut stream = Stream::new(options.seed, sequence, Purpose::Order);
+    let schedule = (options.sets.as_ref()).map(|sets| Staggered::new(sets, options.context));
+    let mut timed: Vec<(f64, u32)> = free
+        .iter()
+        .map(|&place| {
+            let exponential = -stream.uniform().ln();
+            let time = schedule.map(|s| s.times(place as usize, &[exponential])[0]);
+            (time.unwrap_or(-f64::from(place)), place)
+        })
+        .collect();
+    timed.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    timed.into_iter().map(|(_, place)| place).collect()
+}
+
+/// How many of `free` tokens each of at most `steps` steps draws, as the published sampler of a SetDLM counts them: what is left at a time t
+/// is t times as many as there were, rounded, halves to even numbers.
+pub(super) fn even_sizes(free: u32, steps: usize) -> Vec<u32> {
+    let steps = steps.min(free as usize);
+    // As published, times are counted from the nearer end, whose rounding decides which halves are such.
+    let time = |i: usize| match i < steps.div_ceil(2) {
+        true => 1.0 - i as f64 * (1.0 / steps as f64),
+        false => (steps - i) as f64 * (1.0 / steps as f64),
+    };
+    let left = |i: usize| (time(i) * f64::from(free)).round_ties_even() as u32;
+    (0..steps).map(|i| left(i) - left(i + 1)).collect()
 }

@@ -5,7 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
+use crate::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
+use crate::reveal::Rule;
+
+use super::sets::{Joining, SetRules};
 
 /// Longest sequence of a plan.
 pub const MAX_LENGTH: usize = 1 << 20;
@@ -37,13 +40,18 @@ pub enum Schedule {
     /// scaling-dllms).
     #[serde(alias = "block_autoregressive")]
     BlockAutoregressive,
-    /// The published sampler of a BD3-LM: one by one in random order within each block.
+    /// The published sampler of a BD3-LM: one by one in random order within each block. Of a SetDLM, in an order that its noise draws, as many
+    /// at a time as make T steps of about the same size.
     FirstHitting,
+    /// The network's confidence chooses: each step draws a token for every place of the text, or of the block of a BD3-LM, that is still
+    /// masked, and the tokens that it is most sure of become known. The first T steps take about as many each. Of a SetDLM, for the masked
+    /// places of a window ([`SetRules`]).
+    Confidence,
 }
 
 impl Schedule {
     /// Every schedule.
-    pub const ALL: [Schedule; 7] = [
+    pub const ALL: [Schedule; 8] = [
         Schedule::Binomial,
         Schedule::Blocks,
         Schedule::BlocksShuffled,
@@ -51,6 +59,7 @@ impl Schedule {
         Schedule::Block,
         Schedule::BlockAutoregressive,
         Schedule::FirstHitting,
+        Schedule::Confidence,
     ];
 
     /// Whether it writes every token in contiguous blocks, so that no phase is left for an alpha_0 to divide.
@@ -68,6 +77,7 @@ impl Schedule {
             Schedule::Block => "block",
             Schedule::BlockAutoregressive => "block-autoregressive",
             Schedule::FirstHitting => "first-hitting",
+            Schedule::Confidence => "confidence",
         }
     }
 }
@@ -128,15 +138,18 @@ pub struct PlanOptions {
     /// Share of the tokens that diffusion takes, in [0, 1]. An MDLM knows only 1. AR, [`Schedule::LeftToRight`], [`Schedule::Block`] and
     /// [`Schedule::BlockAutoregressive`] do not use it.
     pub alpha_0: f64,
-    /// T: diffusion time steps, before those that unmask nothing are dropped; number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and tokens of a block
+    /// T: diffusion time steps, of a SetDLM the most that there are; of the other families before those that unmask nothing are dropped; number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and tokens of a block
     /// of [`Schedule::Block`] and [`Schedule::BlockAutoregressive`]. AR and
-    /// [`Schedule::LeftToRight`] do not use it. Of a BD3-LM, the steps of each block, of [`Schedule::Binomial`] alone.
+    /// [`Schedule::LeftToRight`] do not use it. Of a BD3-LM, the steps of each block, of [`Schedule::Binomial`] and [`Schedule::Confidence`]
+    /// alone.
     pub steps: usize,
     /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules; a BD3-LM has the binomial one, left
     /// to right and first-hitting, each within a block.
     pub schedule: Schedule,
     /// R: stretches of the text that [`Schedule::BlockAutoregressive`] writes one after the other; 1 for every other schedule.
     pub sar_steps: usize,
+    /// How [`Schedule::Confidence`] chooses; every other schedule has the default.
+    pub reveal: Rule,
     /// Seed of the plan.
     pub seed: u64,
     /// Absolute index of the first sequence; the others follow.
@@ -153,8 +166,13 @@ pub struct PlanOptions {
     pub vocab_size: usize,
     /// Tokens of a block of a BD3-LM, a divisor of the length and of the context.
     pub block_size: Option<usize>,
-    /// Tokens of the context. A BD3-LM can write more, and then sees the last so many; other families do not read it.
+    /// Tokens of the context. A BD3-LM can write more, and so can a SetDLM by confidence, and then see the last so many; other families do not
+    /// read it.
     pub context: usize,
+    /// The noise of a SetDLM, which [`Schedule::FirstHitting`] draws the order of its tokens from.
+    pub sets: Option<Sets>,
+    /// How [`Schedule::Confidence`] goes through the text of a SetDLM.
+    pub set_rules: Option<SetRules>,
 }
 
 impl PlanOptions {
@@ -165,8 +183,12 @@ impl PlanOptions {
 
     /// Slots of the cache where the text is longer than the context.
     pub(super) fn window(&self) -> Option<usize> {
-        let is_beyond = self.family == Family::Bd3Lm && self.length > self.context;
-        is_beyond.then_some(self.context)
+        let can = match self.family {
+            Family::Bd3Lm => true,
+            Family::SetDlm => self.schedule == Schedule::Confidence,
+            _ => false,
+        };
+        (can && self.length > self.context).then_some(self.context)
     }
 
     /// The options that suit a model: its length, its alpha_0 (1 where it does not say), the binomial schedule or, for AR, left to
@@ -178,7 +200,7 @@ impl PlanOptions {
             length: config.length,
             alpha_0: match config.family {
                 Family::EsoLm => config.alpha_0.unwrap_or(1.0),
-                Family::Mdlm | Family::Bd3Lm => 1.0,
+                Family::Mdlm | Family::Bd3Lm | Family::SetDlm => 1.0,
                 Family::Ar => 0.0,
             },
             steps,
@@ -186,8 +208,10 @@ impl PlanOptions {
                 Family::Ar => Schedule::LeftToRight,
                 Family::EsoLm | Family::Mdlm => Schedule::Binomial,
                 Family::Bd3Lm => Schedule::FirstHitting,
+                Family::SetDlm => Schedule::Confidence,
             },
             sar_steps: 1,
+            reveal: Rule::default(),
             seed,
             first_sequence: 0,
             known: vec![Vec::new(); batch],
@@ -197,14 +221,29 @@ impl PlanOptions {
             vocab_size: config.vocab_size,
             block_size: config.block_size,
             context: config.length,
+            sets: config.sets,
+            set_rules: config.sets.map(|sets| SetRules {
+                window: sets.largest,
+                context: config.length,
+                joining: match sets.cache_by_time {
+                    true => Joining::Time,
+                    false => Joining::Position,
+                },
+                sees_right: true,
+            }),
         }
     }
 }
 
 /// One step of one sequence, as ranges of its order; `clean`, `start` and `end` are the `last_k_start`, `curr_k_start` and
-/// `curr_k_end` of the published sampler. JSON: `[phase, clean, start, end]`.
+/// `curr_k_end` of the published sampler. JSON: `[phase, clean, start, end]`, or `[phase, clean, start, end, least]`.
+///
+/// Steps with a `least` let the network's confidence choose ([`crate::reveal`]). Those with the same entries start..end are one *stretch*:
+/// each draws for those of the entries that are still masked, and at the end of the stretch, when `least` has added up to their number, all
+/// of them are known. Of which places a token is known meanwhile no plan says, so the rows of such a plan read the token buffer, where an
+/// unknown place holds the mask token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(from = "(Phase, u32, u32, u32)", into = "(Phase, u32, u32, u32)")]
+#[serde(from = "StepForm", into = "StepForm")]
 pub struct PlanStep {
     /// What it does.
     pub phase: Phase,
@@ -216,22 +255,59 @@ pub struct PlanStep {
     pub start: u32,
     /// One past the last entry drawn.
     pub end: u32,
+    /// At least so many of the entries become known, the most confident ones; without it all of them do.
+    pub least: Option<u32>,
 }
 
-impl From<(Phase, u32, u32, u32)> for PlanStep {
-    fn from((phase, clean, start, end): (Phase, u32, u32, u32)) -> Self {
+impl PlanStep {
+    /// The step that draws the entries start..end.
+    pub fn new(phase: Phase, clean: u32, start: u32, end: u32) -> Self {
         Self {
             phase,
             clean,
             start,
             end,
+            least: None,
         }
     }
 }
 
-impl From<PlanStep> for (Phase, u32, u32, u32) {
+/// A step in JSON.
+#[derive(Deserialize, Serialize)]
+#[serde(
+    untagged,
+    expecting = "a step is [phase, clean, start, end], or with a fifth number"
+)]
+enum StepForm {
+    All(Phase, u32, u32, u32),
+    Least(Phase, u32, u32, u32, u32),
+}
+
+impl From<StepForm> for PlanStep {
+    fn from(form: StepForm) -> Self {
+        match form {
+            StepForm::All(phase, clean, start, end) => Self::new(phase, clean, start, end),
+            StepForm::Least(phase, clean, start, end, least) => Self {
+                least: Some(least),
+                ..Self::new(phase, clean, start, end)
+            },
+        }
+    }
+}
+
+impl From<PlanStep> for StepForm {
     fn from(step: PlanStep) -> Self {
-        (step.phase, step.clean, step.start, step.end)
+        let PlanStep {
+            phase,
+            clean,
+            start,
+            end,
+            least,
+        } = step;
+        match least {
+            Some(least) => Self::Least(phase, clean, start, end, least),
+            None => Self::All(phase, clean, start, end),
+        }
     }
 }
 
@@ -243,6 +319,7 @@ pub struct SequencePlan {
     pub sequence: u32,
     /// Natural positions in the order in which they become known, the given ones first. For an Eso-LM entry i takes slot i; for
     /// an MDLM or a BD3-LM, whose slots are positions, it is only the order; AR goes left to right. With a prepended token, that is position 0.
+    /// Where confidence chooses, nobody knows the order beforehand, and positions ascend within a stretch.
     pub order: Vec<u32>,
     /// Tokens of the first entries of the order: what is given.
     pub known: Vec<u32>,

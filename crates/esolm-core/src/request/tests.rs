@@ -25,6 +25,7 @@ fn config(family: Family) -> ModelConfig {
         },
         block_size: (family == Family::Bd3Lm).then_some(8),
         noise_range: None,
+        sets: None,
     }
 }
 

@@ -75,16 +75,24 @@ impl Filter {
         if top_k == 0 && top_p.is_none() && reach == FAR {
             return None;
         }
-        let temperature = f64::from(sampler.temperature);
         Some(Self {
-            rate: (f64::from(OCTAVE) * std::f64::consts::LOG2_E / temperature) as f32,
-            mask_logit: ((f64::from(MASK_LOGIT) * temperature) as f32).max(f32::MIN),
             top_k,
             // As small as it may be, it is not "all".
             top_p: top_p.map_or(0, |p| ((f64::from(p) * 4_294_967_296.0) as u32).max(1)),
             drops_crossing: sampler.top_p_crossing == Crossing::Drop,
             reach,
+            ..Self::all(sampler.temperature)
         })
+    }
+
+    /// The filter that keeps every token, at a temperature above 0.
+    pub fn all(temperature: f32) -> Self {
+        let temperature = f64::from(temperature);
+        Self {
+            rate: (f64::from(OCTAVE) * std::f64::consts::LOG2_E / temperature) as f32,
+            mask_logit: ((f64::from(MASK_LOGIT) * temperature) as f32).max(f32::MIN),
+            ..Self::NONE
+        }
     }
 
     /// How often [`Filter::cut`] reads the logits: for the largest one, then twice for a descent.
@@ -108,6 +116,32 @@ impl Filter {
             top: row.top,
             rate: self.rate,
             last: last.min(self.reach),
+        }
+    }
+
+    /// The share of a `token` in the mass of all that are kept of finite `logits` `[V]`, the mask apart, in units of 2^-31; 0 for the mask.
+    /// Each token's mass is that of its step, so the sum depends on no order.
+    pub fn share(&self, logits: &[f32], mask_index: u32, token: u32) -> u32 {
+        let cut = self.cut(logits, mask_index);
+        let mass_of = |logit: f32| match step(logit, cut.top, cut.rate) {
+            step if step > cut.last || step == FAR => 0,
+            step => mass(
+                (step >> FINE_BITS) as usize,
+                u64::from(SHARES[step as usize % BINS]),
+            ),
+        };
+        let (before, rest) = logits.split_at(logits.len().min(mask_index as usize));
+        let after = rest.get(1..).unwrap_or_default();
+        let total: u64 = before
+            .iter()
+            .chain(after)
+            .map(|&logit| mass_of(logit))
+            .sum();
+        match logits.get(token as usize) {
+            Some(&logit) if token != mask_index && total > 0 => {
+                ((u128::from(mass_of(logit)) << 31) / u128::from(total)) as u32
+            }
+            _ => 0,
         }
     }
 }
@@ -270,6 +304,22 @@ const fn share(fine: u32) -> u32 {
 
 /// What a sum of shares weighs in a bin, in units of 2^-39 of the largest mass.
 fn mass(bin: usize, shares: u64) -> u64 {
+    let product = u128::from(shares << 20) * u128::from(FRACTIONS[bin % 64]);
+    ((product >> 32) as u64) >> (bin / 64)
+}
+
+/// 2^31 times 2^(-i/64).
+static FRACTIONS: [u32; 64] = {
+    let mut fractions = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        fractions[i] = fraction(i);
+        i += 1;
+    }
+    fractions
+};
+
+const fn fraction(i: usize) -> u32 {
     /// 2^32 times 2^(-1/64), 2^(-1/32) .. 2^(-1/2).
     const ROOTS: [u32; 6] = [
         4_248_701_965,
@@ -279,15 +329,15 @@ fn mass(bin: usize, shares: u64) -> u64 {
         3_611_622_603,
         3_037_000_500,
     ];
-    // 2^31 times 2^(-(bin % 64) / 64).
     let mut fraction = 1u32 << 31;
-    for (bit, root) in ROOTS.into_iter().enumerate() {
-        if bin >> bit & 1 == 1 {
-            fraction = ((u64::from(fraction) * u64::from(root)) >> 32) as u32;
+    let mut bit = 0;
+    while bit < ROOTS.len() {
+        if i >> bit & 1 == 1 {
+            fraction = ((fraction as u64 * ROOTS[bit] as u64) >> 32) as u32;
         }
+        bit += 1;
     }
-    let product = u128::from(shares << 20) * u128::from(fraction);
-    ((product >> 32) as u64) >> (bin / 64)
+    fraction
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ fn config(vocab_size: usize) -> ModelConfig {
         attention: AttentionKind::Causal,
         block_size: None,
         noise_range: None,
+        sets: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use esolm_core::config::{AttentionKind, Family, Prepend};
 use esolm_core::plan::{PlanOptions, Schedule};
+use esolm_core::reveal::Rule;
 
 pub const MASK: u32 = 96;
 pub const V: usize = 97;
@@ -16,6 +17,7 @@ pub fn options() -> PlanOptions {
         steps: 8,
         schedule: Schedule::Binomial,
         sar_steps: 1,
+        reveal: Rule::default(),
         seed: 1,
         first_sequence: 0,
         known: vec![vec![]],
@@ -25,5 +27,7 @@ pub fn options() -> PlanOptions {
         vocab_size: V,
         block_size: None,
         context: 32,
+        sets: None,
+        set_rules: None,
     }
 }

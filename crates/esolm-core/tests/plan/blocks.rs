@@ -238,12 +238,7 @@ fn steps_of_an_example() {
     .unwrap();
     let sequence = &plan.sequences[0];
     assert_eq!(sequence.order, [0, 1, 2, 3, 4, 9, 5, 6, 7, 8, 10, 11]);
-    let step = |clean, start| PlanStep {
-        phase: Phase::Diffusion,
-        clean,
-        start,
-        end: start + 1,
-    };
+    let step = |clean, start| PlanStep::new(Phase::Diffusion, clean, start, start + 1);
     assert_eq!(
         sequence.steps,
         [

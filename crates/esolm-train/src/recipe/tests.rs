@@ -39,6 +39,9 @@ fn what_makes_no_sense_is_refused_by_name() {
         ("model.cond_dim=0", "cond_dim"),
         ("model.block_size=4", "an Eso-LM has no blocks"),
         ("model.family=bd3lm", "has no model.block_size"),
+        ("model.family=setdlm", "has no model.set_size"),
+        ("model.set_size=4", "an Eso-LM has no sets"),
+        ("model.max_set_size=4", "an Eso-LM has no sets"),
         ("run", "run"),
     ] {
         let message = refused(&[set]);
@@ -73,6 +76,35 @@ fn blocks_divide_the_length_and_their_noise_is_a_range() {
             &["loss.noise_range=[0.3, 0.45]", "loss.resample=true"],
             "loss.resample",
         ),
+    ] {
+        let message = parsed(sets).unwrap_err().to_string();
+        assert!(message.contains(named), "{sets:?}: {message}");
+    }
+}
+
+#[test]
+fn sets_fit_the_length() {
+    let parsed = |sets: &[&str]| {
+        let sets = ["model.family=setdlm", "model.set_size=4"]
+            .iter()
+            .chain(sets);
+        let sets: Vec<String> = sets.map(|s| s.to_string()).collect();
+        Recipe::parse("[data]\ntrain = [\"a.txt\"]\n", &sets)
+    };
+    let recipe = parsed(&[]).unwrap();
+    assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).unwrap(), recipe);
+    let config = recipe.config(300, 0).unwrap();
+    let sets = config.sets.unwrap();
+    assert_eq!((sets.desired, sets.largest, sets.keeps_first), (4, 8, true));
+    assert_eq!((config.cond_dim, config.block_size), (0, None));
+    let same = parsed(&["model.max_set_size=4"]).unwrap();
+    assert_eq!(same.config(300, 0).unwrap().sets.unwrap().largest, 4);
+    for (sets, named) in [
+        (&["model.set_size=0"][..], "model.max_set_size = 0"),
+        (&["model.set_size=65"], "model.max_set_size = 130"),
+        (&["model.max_set_size=129"], "model.length = 128"),
+        (&["model.max_set_size=3"], "model.max_set_size = 3"),
+        (&["model.block_size=4"], "a SetDLM has no blocks"),
     ] {
         let message = parsed(sets).unwrap_err().to_string();
         assert!(message.contains(named), "{sets:?}: {message}");

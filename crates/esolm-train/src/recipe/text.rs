@@ -45,8 +45,8 @@ impl Recipe {
     }
 
     /// As [`Recipe::parse`], for a training that starts from the weights of `source`: what describes those is taken from there, and so is, where
-    /// the recipe does not say it, the family, the context and, of the same family, the size of a block, `loss.alpha_0` and
-    /// `loss.noise_range`. A source without adaLN stays so in its own family, and as an AR model.
+    /// the recipe does not say it, the family, the context and, of the same family, the size of a block or set, `loss.alpha_0` and
+    /// `loss.noise_range`. A source without adaLN stays so in its own family, and as an AR model or a SetDLM.
     ///
     /// # Errors
     /// As there, and [`TrainError::SourceDiffers`] where the recipe describes other weights.
@@ -154,7 +154,7 @@ impl Recipe {
 }
 
 /// What a training that started from a checkpoint took from there, or was told instead.
-const KEPT: [&str; 11] = [
+const KEPT: [&str; 13] = [
     "model.init",
     "model.family",
     "model.hidden",
@@ -163,6 +163,8 @@ const KEPT: [&str; 11] = [
     "model.cond_dim",
     "model.length",
     "model.block_size",
+    "model.set_size",
+    "model.max_set_size",
     "data.vocab_size",
     "loss.alpha_0",
     "loss.noise_range",
@@ -192,11 +194,16 @@ fn of_source(source: &str, config: &ModelConfig, family: Family) -> Vec<Taken> {
     let alpha_0 = config.alpha_0.filter(|_| is_same);
     let range = config.noise_range.filter(|_| is_same);
     let block_size = config.block_size.filter(|_| is_same);
+    let sets = config.sets.filter(|_| is_same);
+    // Networks of these families have no adaLN, unless they start from one that has.
+    let has_none = matches!(family, Family::Ar | Family::SetDlm);
     let default = [
         Some(("model.init", Value::String(source.into()))),
         Some(("model.family", family_name)),
         Some(("model.length", count(config.length))),
-        (!has_adaln && (is_same || family == Family::Ar)).then(|| ("model.cond_dim", count(0))),
+        (!has_adaln && (is_same || has_none)).then(|| ("model.cond_dim", count(0))),
+        sets.map(|sets| ("model.set_size", count(sets.desired))),
+        sets.map(|sets| ("model.max_set_size", count(sets.largest))),
         block_size.map(|size| ("model.block_size", count(size))),
         alpha_0.map(|alpha_0| ("loss.alpha_0", Value::Float(alpha_0))),
         // Published configurations have a range that begins at 0, which no time of a block is.

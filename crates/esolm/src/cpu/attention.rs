@@ -94,6 +94,21 @@ impl Cache {
         })
     }
 
+    /// Copies keys and values of a slot to another one.
+    pub(super) fn move_slot(&mut self, sequence: usize, from: usize, to: usize) {
+        let Heads { heads, head_dim } = self.heads;
+        let (slots, wide) = (self.slots, self.heads.wide());
+        let group = |slot: usize| slot / TILE * TILE * head_dim + slot % TILE;
+        for place in sequence * heads..(sequence + 1) * heads {
+            let keys = &mut self.k[place * slots * head_dim..][..slots * head_dim];
+            for column in 0..head_dim {
+                keys[group(to) + column * TILE] = keys[group(from) + column * TILE];
+            }
+            let values = &mut self.v[place * slots * wide..][..slots * wide];
+            values.copy_within(from * wide..(from + 1) * wide, to * wide);
+        }
+    }
+
     /// Writes keys and values of the rows, which are grouped by ascending sequence, to their slots: `k` is `[heads, rows, wide]`, and
     /// `value(row, head, to)` writes the `head_dim` values of a row.
     pub(super) fn scatter(

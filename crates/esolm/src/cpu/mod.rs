@@ -21,6 +21,8 @@ mod stream;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Outcome, choose, confidence};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
 use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row};
 use esolm_core::trace::Counters;
@@ -73,7 +75,16 @@ struct Sampled {
     /// Where each token goes.
     targets: Vec<u32>,
     /// What was drawn.
-    drawn: Vec<u32>,
+    drawn: Vec<Drawn>,
+    /// What the last choice came to.
+    outcome: Outcome,
+}
+
+/// A drawn token, and what else is asked of the logits that it was drawn from.
+#[derive(Clone, Copy, Default)]
+struct Drawn {
+    token: u32,
+    confidence: u32,
 }
 
 /// Bytes that loading a network takes on the CPU at most, and those of the cache of one text as long as its context, both with what an
@@ -170,6 +181,51 @@ impl CpuExecutor {
             let sampled = (index == last).then_some(&step.sampled[..]);
             block.run(rows, sampled, self.heads, cache, scratch);
         }
+    }
+
+    /// Draws a token for each sampled row, and asks `confidence` of each with its logits and its key.
+    fn draw_rows(&mut self, draw: &Draw, confidence: impl Fn(&[f32], NoiseKey, u32) -> u32 + Sync) {
+        let (config, head) = (&self.config, &self.head);
+        let (vocab, mask) = (config.vocab_size, config.mask_index);
+        let State {
+            sampled: Sampled { keys, drawn, .. },
+            scratch,
+            ..
+        } = &mut self.state;
+        drawn.resize(keys.len(), Drawn::default());
+        math::on_all_cores(|| {
+            let out = (&mut drawn[..], 1);
+            for_logits(
+                head,
+                config,
+                scratch,
+                keys.len(),
+                out,
+                |index, logits, drawn| {
+                    let [sequence, position] = keys[index];
+                    let noise = match draw.noise {
+                        Some(noise) => {
+                            NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab])
+                        }
+                        None => NoiseSource::Seeded {
+                            seed: draw.seed,
+                            sequence,
+                            position,
+                        },
+                    };
+                    let token = Level::best().run(DrawRow {
+                        logits,
+                        mask,
+                        sampler: &draw.sampler,
+                        noise,
+                    });
+                    drawn[0] = Drawn {
+                        token,
+                        confidence: confidence(logits, keys[index], token),
+                    };
+                },
+            );
+        });
     }
 
     /// Embeddings of the rows' tokens.
@@ -289,53 +345,48 @@ impl Executor for CpuExecutor {
     }
 
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
-        let (config, head) = (&self.config, &self.head);
-        let (vocab, mask) = (config.vocab_size, config.mask_index);
+        self.draw_rows(draw, |_, _, _| 0);
         let State {
-            tokens,
-            sampled:
-                Sampled {
-                    keys,
-                    targets,
-                    drawn,
-                },
-            scratch,
-            ..
+            tokens, sampled, ..
         } = &mut self.state;
-        drawn.resize(keys.len(), NO_TOKEN);
-        math::on_all_cores(|| {
-            let out = (&mut drawn[..], 1);
-            for_logits(
-                head,
-                config,
-                scratch,
-                keys.len(),
-                out,
-                |index, logits, drawn| {
-                    let [sequence, position] = keys[index];
-                    let noise = match draw.noise {
-                        Some(noise) => {
-                            NoiseSource::Given(&noise[index * vocab..(index + 1) * vocab])
-                        }
-                        None => NoiseSource::Seeded {
-                            seed: draw.seed,
-                            sequence,
-                            position,
-                        },
-                    };
-                    drawn[0] = Level::best().run(DrawRow {
-                        logits,
-                        mask,
-                        sampler: &draw.sampler,
-                        noise,
-                    });
-                },
-            );
-        });
-        for (&target, &token) in targets.iter().zip(&*drawn) {
-            tokens[target as usize] = token;
+        for (&target, drawn) in sampled.targets.iter().zip(&sampled.drawn) {
+            tokens[target as usize] = drawn.token;
         }
         Ok(())
+    }
+
+    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
+        let (mask, by, sampler) = (self.config.mask_index, choice.rule.by, draw.sampler);
+        self.draw_rows(draw, |logits, key, token| {
+            let own = by.of_key(draw.seed, key);
+            own.or_else(|| confidence(by, &sampler, logits, mask, token))
+                .unwrap_or(0)
+        });
+        let State {
+            tokens, sampled, ..
+        } = &mut self.state;
+        let of = |part: fn(&Drawn) -> u32| sampled.drawn.iter().map(part).collect::<Vec<_>>();
+        let (drawn, confidences) = (of(|drawn| drawn.token), of(|drawn| drawn.confidence));
+        let targets = &sampled.targets;
+        sampled.outcome = choose(choice, mask, &drawn, &confidences, targets, tokens);
+        Ok(())
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        for cache in &mut self.state.caches {
+            for SlotMove { sequence, from, to } in moves {
+                cache.move_slot(*sequence as usize, *from as usize, *to as usize);
+            }
+        }
+        Ok(())
+    }
+
+    fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {
+        let mut outcome = self.state.sampled.outcome.clone();
+        if !wanted {
+            outcome.tokens.clear();
+        }
+        Box::pin(std::future::ready(Ok(outcome)))
     }
 
     fn logits(&mut self) -> Pending<'_, Vec<f32>> {

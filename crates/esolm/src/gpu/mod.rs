@@ -3,10 +3,13 @@
 mod estimate;
 mod load;
 mod recordings;
+mod reveal;
 mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
 
@@ -23,6 +26,7 @@ use crate::kernels::residual::{Residual, STREAM_ROWS};
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::kernels::sample::{Sample, Shared, sample};
 use crate::kernels::score::{Score, score};
+use crate::kernels::slots::move_slots;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::{
     Rates,
@@ -34,6 +38,7 @@ use crate::network::store::group_bytes;
 use crate::variants::{Chosen, FEW_ROWS};
 use load::Loaded;
 use recordings::Recordings;
+use reveal::Choosing;
 use tables::{FEW_BYTES, Tables};
 
 /// Most rows whose MLP is held at once; a multiple of 64 so that parts of buffers stay aligned.
@@ -71,8 +76,11 @@ struct State {
     /// Where the tables of passes of few rows go.
     few: Buffer,
     recordings: Recordings,
+    choosing: Option<Choosing>,
     /// Of the last pass.
     tables: Option<Tables>,
+    /// Of its sampled rows.
+    keys: Vec<NoiseKey>,
 }
 
 /// Activations, sized for the largest pass so far.
@@ -290,6 +298,41 @@ impl GpuExecutor {
         );
     }
 
+    /// Draws a token for each sampled row of the last pass into `tokens`; `then` is told of rows, by the first one and their number, whose
+    /// logits are still in the scratch.
+    fn draw_to(
+        &self,
+        draw: &Draw,
+        tokens: &Buffer,
+        then: impl Fn(&Tables, usize, usize),
+    ) -> Result<(), EngineError> {
+        let (state, tables) = self.passed()?;
+        let noise = draw
+            .noise
+            .map(|values| self.gpu.floats(values.to_vec()))
+            .transpose()?;
+        for (first, count) in self.in_parts(tables.wanted.rows) {
+            let io = Sample {
+                logits: &state.scratch.logits,
+                stride: self.head.padded(),
+                rows: &tables.rows,
+                draws: &tables.keys,
+                tokens,
+                noise: noise.as_ref(),
+                shared: state.scratch.drawing.as_ref(),
+                first,
+                count,
+                vocab: self.head.n,
+                mask_index: self.config.mask_index,
+                seed: draw.seed,
+            };
+            self.head(&state.scratch, first, count);
+            sample(&self.gpu, &draw.sampler, &io);
+            then(tables, first, count);
+        }
+        Ok(())
+    }
+
     /// The parts of `count` sampled rows whose logits are held at once: the first row and how many there are.
     fn in_parts(&self, count: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let most = self.logit_rows();
@@ -365,7 +408,9 @@ impl Executor for GpuExecutor {
                 scratch: self.scratch(1, 1)?,
                 few: self.gpu.allocate("a row table", FEW_BYTES / 4)?,
                 recordings: Recordings::default(),
+                choosing: None,
                 tables: None,
+                keys: Vec::new(),
             })
         })?;
         self.state = Some(state);
@@ -390,38 +435,40 @@ impl Executor for GpuExecutor {
             Ok::<_, EngineError>(tables)
         });
         let passed = passed.map(|tables| state.tables = Some(tables));
+        state.keys.clear();
+        state.keys.extend_from_slice(keys);
         self.state = Some(state);
         passed
     }
 
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
-        let (state, tables) = self.passed()?;
+        let (state, _) = self.passed()?;
+        self.gpu
+            .scoped(|| self.draw_to(draw, &state.tokens, |_, _, _| ()))?;
+        self.gpu.submit()
+    }
+
+    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
+        self.choose(draw, choice)
+    }
+
+    fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
+        let state = self.started()?;
+        let slots = state.layout.slots as u32;
+        let row = |m: &SlotMove| [m.sequence * slots + m.from, m.sequence * slots + m.to];
+        let rows: Vec<u32> = moves.iter().flat_map(row).collect();
+        let words = self.config.hidden * self.cache.bytes() as usize / 4;
         self.gpu.scoped(|| {
-            let noise = draw
-                .noise
-                .map(|values| self.gpu.floats(values.to_vec()))
-                .transpose()?;
-            for (first, count) in self.in_parts(tables.wanted.rows) {
-                let io = Sample {
-                    logits: &state.scratch.logits,
-                    stride: self.head.padded(),
-                    rows: &tables.rows,
-                    draws: &tables.keys,
-                    tokens: &state.tokens,
-                    noise: noise.as_ref(),
-                    shared: state.scratch.drawing.as_ref(),
-                    first,
-                    count,
-                    vocab: self.head.n,
-                    mask_index: self.config.mask_index,
-                    seed: draw.seed,
-                };
-                self.head(&state.scratch, first, count);
-                sample(&self.gpu, &draw.sampler, &io);
+            let rows = self.gpu.words(rows)?;
+            for cache in &state.kv {
+                move_slots(&self.gpu, &rows, cache, moves.len(), words);
             }
             Ok::<_, EngineError>(())
-        })?;
-        self.gpu.submit()
+        })
+    }
+
+    fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {
+        self.chosen_tokens(wanted)
     }
 
     fn logits(&mut self) -> Pending<'_, Vec<f32>> {

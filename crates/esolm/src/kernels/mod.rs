@@ -9,9 +9,11 @@ pub mod packed;
 pub mod peak;
 pub mod product;
 pub mod residual;
+pub mod reveal;
 pub mod runtime;
 pub mod sample;
 pub mod score;
+pub mod slots;
 pub mod watch;
 pub mod work;
 

@@ -111,7 +111,7 @@ mod tests {
     use crate::adapter::AdapterKind;
     use crate::kernels::attention::{Geometry, rows_extent, split_extent};
     use crate::kernels::product::{Block, ProductVariant};
-    use crate::kernels::{Precision, embed, norm, sample, score};
+    use crate::kernels::{Precision, embed, norm, reveal, sample, score};
     use crate::weights::Weights;
 
     fn workgroups(grid: &[usize; 3]) -> u64 {
@@ -171,6 +171,10 @@ mod tests {
             ),
             ("split attention".into(), split_extent(geometry, rows)),
             ("score".into(), score::extent(sampled, vocab)),
+            (
+                "reveal".into(),
+                reveal::extent(rows.div_ceil(length), length),
+            ),
         ];
         let both = Sampler {
             top_k: Some(50),
@@ -182,6 +186,9 @@ mod tests {
                 let extent = sample::extent(sampled, vocab, source, filter.as_ref());
                 all.push((format!("sample {source:?} {filter:?}"), extent));
             }
+            let filter = filter.unwrap_or(Filter::all(1.0));
+            let extent = reveal::confidence_extent(sampled, vocab, &filter);
+            all.push((format!("confidence {filter:?}"), extent));
         }
         for variant in [
             ProductVariant::Rows,

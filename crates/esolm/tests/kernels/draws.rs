@@ -5,15 +5,21 @@ use esolm_core::sampler::Crossing;
 use super::*;
 
 /// A launch's logits `[rows, V]`.
-struct Logits {
-    vocab: usize,
-    mask: usize,
-    values: Vec<f32>,
+pub(super) struct Logits {
+    pub(super) vocab: usize,
+    pub(super) mask: usize,
+    pub(super) values: Vec<f32>,
 }
 
 impl Logits {
     /// Random ones. Nothing may depend on the logit of the mask.
-    fn random(random: &mut Random, rows: usize, vocab: usize, mask: usize, spread: f32) -> Self {
+    pub(super) fn random(
+        random: &mut Random,
+        rows: usize,
+        vocab: usize,
+        mask: usize,
+        spread: f32,
+    ) -> Self {
         let mut values = random.values(rows * vocab);
         values.iter_mut().for_each(|value| *value *= spread);
         for row in values.chunks_mut(vocab) {
@@ -26,12 +32,12 @@ impl Logits {
         }
     }
 
-    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks(self.vocab)
     }
 
     /// Puts values that are not finite into every other row, at places of their own.
-    fn damage(&mut self, random: &mut Random) {
+    pub(super) fn damage(&mut self, random: &mut Random) {
         let strange = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN];
         for (value, row) in
             (strange.iter().cycle()).zip(self.values.chunks_mut(self.vocab).step_by(2))
@@ -41,12 +47,12 @@ impl Logits {
         }
     }
 
-    fn stride(&self) -> usize {
+    pub(super) fn stride(&self) -> usize {
         self.vocab.next_multiple_of(4)
     }
 
     /// Rows padded to four columns, and a further row.
-    fn upload(&self) -> Buffer {
+    pub(super) fn upload(&self) -> Buffer {
         let stride = self.stride();
         let count = self.values.len() / self.vocab;
         let mut padded = vec![f32::NAN; (count + 1) * stride];

@@ -5,6 +5,7 @@
 //! are written. Memory of an earlier batch may hold such values, and 0 times NaN is NaN.
 
 mod attention;
+mod choices;
 mod draws;
 mod products;
 mod residual;
@@ -27,12 +28,14 @@ use esolm::kernels::product::{
     rotary_twin,
 };
 use esolm::kernels::residual::{Residual, STREAM_ROWS};
+use esolm::kernels::reveal::{Confidences, Reveal, confidence as confidence_of, reveal};
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
 use esolm::network::fold::{self, Linear};
 use esolm::passes::log_probability;
 use esolm::quantise::{GROUP, Q4, Q8};
+use esolm::reveal::{BROKEN, CERTAIN, Choice, Confidence, Group, Rule, choose, confidence};
 use esolm::rows::{MASKED, NO_TARGET, Row, own_slot};
 use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row};
 

@@ -1,0 +1,26 @@
+// Copies rows of the KV cache to others, where the oldest tokens left it and the others close up. What is read is not written. One workgroup
+// a row, whatever the cache's form is.
+@group(0) @binding(0) var<storage, read_write> rows: array<vec2<u32>>; // from and to, as [sequences, slots]
+@group(0) @binding(1) var<storage, read_write> cache_k: array<u32>;
+@group(0) @binding(2) var<storage, read_write> cache_v: array<u32>;
+struct Info {
+    count: u32,
+    words: u32, // of a row
+    pad0: u32,
+    pad1: u32,
+    origin: vec3<u32>, // first workgroup of this launch
+}
+@group(0) @binding(3) var<uniform> info: Info;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let r = info.origin.x + place.x;
+    if (r >= info.count) {
+        return;
+    }
+    let row = rows[r] * info.words;
+    for (var i = lane; i < info.words; i += WG) {
+        cache_k[row.y + i] = cache_k[row.x + i];
+        cache_v[row.y + i] = cache_v[row.x + i];
+    }
+}
