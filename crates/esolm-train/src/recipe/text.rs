@@ -98,7 +98,7 @@ impl Recipe {
     /// Reads a recipe that a training saved. Earlier versions wrote every key of `[loss]` out, of whatever family.
     pub(crate) fn parse_saved(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
         let mut saved = table(text, &[])?;
-        let family = family(&saved, DEFAULT).unwrap_or(DEFAULT);
+        let family = family(&table(text, overrides)?, DEFAULT).unwrap_or(DEFAULT);
         if let Some(loss) = saved.get_mut("loss").and_then(Value::as_table_mut) {
             for key in others(family) {
                 loss.remove(name(key));
