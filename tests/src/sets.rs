@@ -1,6 +1,6 @@
 //! Golden numbers of SetDLMs: passes over clean and masked text, masks after a cache, the noise schedule and likelihoods.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{ModelConfig, Sets};
@@ -275,13 +275,20 @@ pub fn likelihoods() -> Vec<(Golden, Checkpoint)> {
         .collect()
 }
 
-/// The SetDLM beside a file.
+/// The SetDLM beside a file, the one of its name or any.
 pub(crate) fn beside(file: &Path) -> Checkpoint {
     let around = std::fs::read_dir(file.parent().unwrap()).unwrap();
-    let folder = (around.map(|entry| entry.unwrap().path())).find(|path| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        path.is_dir() && name.starts_with("owt_setdlm")
-    });
+    let mut folders: Vec<_> = around
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().to_string();
+    // NAME.sampling has a network of its own, where there is one of that name.
+    let own = name(file).split('.').next().unwrap().to_string();
+    let named = |path: &&PathBuf| [own.clone(), format!("owt_{own}")].contains(&name(path));
+    let any = |path: &&PathBuf| name(path).starts_with("owt_setdlm");
+    let folder = folders.iter().find(named).or(folders.iter().find(any));
     let folder = folder.unwrap_or_else(|| panic!("{}: no network", file.display()));
     Checkpoint::open(&folder.to_string_lossy(), &Default::default())
         .unwrap_or_else(|error| panic!("{error}"))

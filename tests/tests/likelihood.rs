@@ -3,11 +3,12 @@
 
 use esolm::checkpoint::Checkpoint;
 use esolm::engine::Engine;
+use esolm::forward_process::Staggered;
 use esolm::likelihood::{LikelihoodOptions, Summary, TextScore, evaluate};
 use esolm::passes::{Pass, Window, assemble, exact, log_mean_exp};
 use esolm::rows::Layout;
 use esolm::{DeviceChoice, LoadOptions};
-use esolm_tests::{checkpoint, halves, stories};
+use esolm_tests::{checkpoint, halves, sets, stories};
 use pollster::block_on;
 
 const MASK: u32 = 96;
@@ -142,6 +143,51 @@ fn blocks_of_one_token_meet_the_exact_value() {
     // The first token is given.
     let one = scores(&mut cpu, &[Window::whole(vec![5, 6], 0)], EXACT);
     assert_eq!(one[0].tokens, 1);
+}
+
+/// A SetDLM scores the recorded texts in the recorded orders as the published code does, and in orders of its own as in the same ones
+/// given; all middles between given tokens together have probability one.
+#[test]
+fn sets_are_scored_in_their_orders() {
+    for (golden, ckpt) in sets::likelihoods() {
+        let mut cpu = engine(&ckpt, DeviceChoice::Cpu);
+        let (x0, orders) = (golden.rows("x0"), golden.rows("setdlm.perm"));
+        let windows: Vec<Window> = (0..).zip(x0).map(|(n, x)| Window::whole(x, n)).collect();
+        let length = windows[0].tokens.len();
+        let mut given = |orders: &[Vec<u32>]| {
+            let scored = evaluate(&mut cpu, &windows, Some(orders), &EXACT, &mut |_, _| true);
+            block_on(scored).unwrap().unwrap()
+        };
+        let recorded = golden.f32("setdlm.neg_log_p");
+        let whole = golden.rows("setdlm.tokens_mask");
+        let mut compared = 0;
+        for (row, score) in given(&orders).iter().enumerate() {
+            assert_eq!(score.tokens, length - 1);
+            // Of the others the published code leaves tokens out.
+            if whole[row].iter().all(|&counts| counts == 1) {
+                let losses = &recorded[row * (length - 1)..][..length - 1];
+                let want: f64 = losses.iter().map(|&x| f64::from(x)).sum();
+                let got = -score.log_likelihood();
+                assert!((got - want).abs() < 1e-5 * want, "{got}, want {want}");
+                compared += 1;
+            }
+        }
+        assert!(compared > 0, "no whole text");
+        let schedule = Staggered::new(&ckpt.config().sets.unwrap(), ckpt.config().length);
+        let drawn = |window: &Window| window.set_order(EXACT.seed, 0, &schedule, &(1..length));
+        let drawn: Vec<Vec<u32>> = windows.iter().map(drawn).collect();
+        let same = given(&drawn);
+        assert_eq!(scores(&mut cpu, &windows, EXACT), same);
+        let one = LikelihoodOptions {
+            batch: Some(64),
+            ..EXACT
+        };
+        let pairs = pairs(&[95, 5, 6], &[7, 8]);
+        let all = scores(&mut cpu, &pairs, one);
+        let log_p: Vec<f64> = all.iter().map(|score| score.exact().unwrap()).collect();
+        let sum = (log_mean_exp(&log_p) + f64::from(MASK * MASK).ln()).exp();
+        assert!((sum - 1.0).abs() < 1e-4, "{sum}");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use esolm::kernels::embed::Embedding;
 use esolm::kernels::norm::norm;
 use esolm::kernels::peak::peak;
 use esolm::kernels::product::{Finish, Matrix, ProductVariant, Qkv, product, rotary_table};
+use esolm::kernels::reveal::{Confidences, Reveal, confidence, reveal};
 use esolm::kernels::runtime::{Buffer, Gpu};
 use esolm::kernels::sample::{Sample, Shared, sample};
 use esolm::kernels::score::{Score, score};
@@ -28,6 +29,7 @@ use esolm::kernels::slots::move_slots;
 use esolm::network::fold::{self, Linear};
 use esolm::rows::{Row, own_slot};
 use esolm::sampler::Sampler;
+use esolm::sampler::kept::Filter;
 use esolm_shaders::SHADERS;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
@@ -65,6 +67,7 @@ fn every_shader_is_written_down() {
         for kind in [AdapterKind::Software, AdapterKind::Discrete] {
             gpu.info.kind = kind;
             draws(gpu);
+            choices(gpu);
         }
         embeddings_and_norms(gpu);
         // Heads as wide as those of the golden models, of small ones, of the published ones, and the widest.
@@ -345,4 +348,42 @@ fn draws(gpu: &Gpu) {
         mask_index: VOCAB as u32 - 1,
     };
     score(gpu, &io);
+}
+
+fn choices(gpu: &Gpu) {
+    let logits = zeros(gpu, 4 * VOCAB.next_multiple_of(4));
+    let (rows, words) = (rows(gpu, 4), || words(gpu, 8));
+    let (tokens, drawn, confidences) = (words(), words(), words());
+    let top_k = Sampler {
+        top_k: Some(5),
+        ..Sampler::default()
+    };
+    for filter in [Filter::all(1.0), Filter::new(&top_k).expect("a filter")] {
+        let io = Confidences {
+            logits: &logits,
+            stride: VOCAB.next_multiple_of(4),
+            rows: &rows,
+            tokens: &tokens,
+            drawn: &drawn,
+            confidences: &confidences,
+            first: 0,
+            count: 4,
+            vocab: VOCAB,
+            mask_index: VOCAB as u32 - 1,
+        };
+        confidence(gpu, &filter, &io);
+    }
+    let io = Reveal {
+        rows: &rows,
+        drawn: &drawn,
+        confidences: &confidences,
+        groups: &words(),
+        tokens: &tokens,
+        outcome: &words(),
+        count: 1,
+        longest: 4,
+        mask_index: VOCAB as u32 - 1,
+        bound: 0,
+    };
+    reveal(gpu, &io);
 }

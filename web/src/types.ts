@@ -4,7 +4,7 @@
  */
 
 /** A model's architecture: an Eso-LM, a masked diffusion model, an autoregressive one, or one that writes block by block. */
-export type Family = "esolm" | "mdlm" | "ar" | "bd3lm";
+export type Family = "esolm" | "mdlm" | "ar" | "bd3lm" | "setdlm";
 /** What a step does: put given tokens into the cache, draw tokens at any positions at once, or draw the next one. */
 export type Phase = "prompt" | "diffusion" | "sequential";
 /**
@@ -125,6 +125,8 @@ export interface Plan {
   vocab_size: number;
   /** How confidence chooses what becomes known, where it does. */
   reveal?: { by?: "model" | "tempered" | "drawn" | "random" | "leftmost"; threshold?: number };
+  /** How confidence goes through the texts of a SetDLM. */
+  sets?: { window: number; context: number; joining: "position" | "time" | "order"; sees_right: boolean };
   sequences: PlanSequence[];
 }
 
@@ -204,6 +206,8 @@ export interface Step {
   steps: number;
   phase: Phase;
   revealed: Revealed[];
+  /** Text and position of each place at which a SetDLM drew by confidence, its window; left out otherwise. */
+  window?: [number, number][];
   /** Rows that went through the network, over all texts. */
   rows: number;
   /** Cache slots that hold known tokens after the step, over all texts; 0 for an MDLM, which has no cache. */
@@ -339,7 +343,7 @@ export interface GenerateOptions {
   prompt?: string | string[];
   /** A text with gaps to fill: `____` for as many tokens as fit, `____{12}` for twelve. */
   infill?: string;
-  /** Tokens, default the model's length. A BD3-LM writes whole blocks, and can write more than its length. */
+  /** Tokens, default the model's length. A BD3-LM writes whole blocks; it and a SetDLM can write more than its length. */
   length?: number;
   /** The share of tokens that diffusion writes, 0 to 1. */
   alpha0?: number;
@@ -355,7 +359,16 @@ export interface GenerateOptions {
   confidenceThreshold?: number;
   /** Tokens of a block of a BD3-LM, in the place of its own. */
   blockSize?: number;
-  /** What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. */
+  /** Masked places that a SetDLM draws at in a step, from the first one on; default: the most tokens of a set that it was trained for. */
+  window?: number;
+  /** Lets a SetDLM go through the text in an order that its noise draws, as in training. */
+  trainOrder?: boolean;
+  /** What a SetDLM sees of a template: both sides of a gap (the default), or what stands left of it. */
+  infillContext?: "both" | "left";
+  /**
+   * What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. Of a SetDLM the first end-of-text token, or
+   * 128 such tokens, once 32 are written.
+   */
   stop?: ("eos" | "entropy")[];
   /** Draw from so many of the likeliest tokens, at least 1; those as likely as the last of them stay too. */
   topK?: number;

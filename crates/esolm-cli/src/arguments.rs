@@ -398,7 +398,7 @@ pub struct Replay {
 }
 
 /// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// BD3-LM in blocks of 16 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
+/// BD3-LM in blocks of 16 and SetDLM in windows of 8 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
 /// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
 #[derive(Debug, Args)]
 #[command(

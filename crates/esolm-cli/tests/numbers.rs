@@ -173,6 +173,28 @@ fn forward_runs_blocks() {
     assert!(error < LOGITS, "ar_adaln: {error}");
 }
 
+/// The masks of a SetDLM beside its clean tokens.
+#[test]
+fn forward_runs_sets() {
+    let folder = Folder::new();
+    let golden = Tensors::golden("../golden-family/setdlm/setdlm.forward.safetensors");
+    let (input, output) = (
+        folder.file("in.safetensors"),
+        folder.file("out.safetensors"),
+    );
+    let given = [("perm", "sort_idx"), ("x0_sorted", "x0_sorted")];
+    copy(&golden, &given, &input);
+    let model = format!("{GOLDEN}-family/setdlm/owt_setdlm_smax8");
+    let rest = [
+        "--input", &input, "--output", &output, "--mode", "set", "--device", "cpu",
+    ];
+    call(&with("forward", &["--model".into(), model], &rest));
+    let out = Tensors::read(&output);
+    assert_eq!(out.shape("logits"), [2, 32, 97]);
+    let error = distance(&out.f32("logits"), &golden.f32("logits_sorted"));
+    assert!(error < LOGITS, "{error}");
+}
+
 #[test]
 fn replay_gives_the_published_tokens() {
     let folder = Folder::new();
@@ -566,9 +588,9 @@ fn forms_are_compared() {
     line.extend(["--model", stories]);
     let report: Value = serde_json::from_str(&succeed(&line)).expect("JSON");
     let lines = report["lines"].as_array().expect("a list");
-    // MDLM, Eso-LM and Eso-LM (A) in four steps and in sixteen, BD3-LM and AR.
+    // MDLM, Eso-LM and Eso-LM (A) in four steps and in sixteen, BD3-LM, SetDLM and AR.
     let plans = lines.chunk_by(|a, b| a["name"] == b["name"]);
-    assert_eq!(plans.clone().count(), 8);
+    assert_eq!(plans.clone().count(), 9);
     for plan in plans {
         let forms: Vec<&str> = plan
             .iter()

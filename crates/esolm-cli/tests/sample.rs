@@ -8,6 +8,8 @@ mod common;
 mod mixed;
 #[path = "sample/outputs.rs"]
 mod outputs;
+#[path = "sample/sets.rs"]
+mod sets;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;

@@ -126,6 +126,9 @@ pub struct Step {
     pub revealed: Vec<Revealed>,
     /// Rows that went through the network.
     pub rows: usize,
+    /// Texts and positions at which a SetDLM drew by confidence, its windows; empty for others, and unless tokens are observed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub window: Vec<(u32, u32)>,
     /// Cache slots that hold known tokens after the step, over all texts.
     pub cache_length: usize,
     /// Seconds since the generation began.

@@ -5,6 +5,8 @@ mod blocks;
 mod common;
 #[path = "plan/reveal.rs"]
 mod reveal;
+#[path = "plan/sets.rs"]
+mod sets;
 
 use common::plan::{BOS, MASK, V, options};
 use esolm_core::config::{AttentionKind, Family, Prepend, Sets};

@@ -621,6 +621,7 @@ impl Run<'_> {
                 phase: plan.phase(index),
                 revealed: Vec::new(),
                 rows: step.rows.len(),
+                window: Vec::new(),
                 cache_length: plan.cache_length(index),
                 seconds: 0.0,
                 attempt: 0,
@@ -646,16 +647,17 @@ impl Run<'_> {
         self.launched += 1;
         self.rows += step.rows.len();
         let cache_length = sets.cache_length();
-        let drawn = step.sampled.iter().map(|&row| {
-            let row = step.rows[row as usize];
-            (row.sequence, row.target)
-        });
+        let drawn = (step.sampled.iter())
+            .filter(|_| self.observe)
+            .map(|&row| step.rows[row as usize]);
+        let window = drawn.clone().map(|row| (row.sequence, row.position));
+        let window = window.collect();
         let phase = match step.sampled.is_empty() {
             true => Phase::Prompt,
             false => Phase::Diffusion,
         };
         self.waiting.push_back(Waiting {
-            targets: drawn.filter(|_| self.observe).collect(),
+            targets: drawn.map(|row| (row.sequence, row.target)).collect(),
             reading: Some(Reading::Outcome(self.engine.outcome(true), Vec::new())),
             step: Step {
                 step: index,
@@ -663,6 +665,7 @@ impl Run<'_> {
                 phase,
                 revealed: Vec::new(),
                 rows: step.rows.len(),
+                window,
                 cache_length,
                 seconds: 0.0,
                 attempt: 0,

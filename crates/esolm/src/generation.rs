@@ -263,6 +263,9 @@ impl Job {
                 }
                 step.attempt = attempt;
                 step.seconds += footer.seconds;
+                for (text, _) in &mut step.window {
+                    *text = texts[*text as usize] as u32;
+                }
                 for revealed in &mut step.revealed {
                     revealed.sequence = texts[revealed.sequence as usize] as u32;
                     revealed.text = piece(revealed.token);

@@ -9,7 +9,7 @@ const SLIDERS = { alpha0: "alpha0", steps: "steps", length: "length", topK: "top
 type Slider = keyof typeof SLIDERS;
 
 export interface Limits {
-  family: "esolm" | "mdlm" | "ar" | "bd3lm";
+  family: "esolm" | "mdlm" | "ar" | "bd3lm" | "setdlm";
   /** The model's context, in tokens. */
   length: number;
   /** Tokens of a block, where it writes in blocks. */
@@ -95,13 +95,15 @@ export class Controls {
       const ofBlocks = option.value === "first-hitting";
       // A cache in any order must know the order beforehand.
       const byConfidence = option.value === "confidence" && family !== "mdlm";
-      option.disabled = family === "bd3lm" ? option.value.startsWith("blocks") : ofBlocks || byConfidence;
+      const spread = option.value.startsWith("blocks");
+      if (family === "setdlm") option.disabled = spread || option.value === "binomial";
+      else option.disabled = family === "bd3lm" ? spread : ofBlocks || byConfidence;
     }
-    if (schedule.selectedOptions[0]?.disabled) schedule.value = STORY.schedule;
+    if (schedule.selectedOptions[0]?.disabled) schedule.value = family === "setdlm" ? "confidence" : STORY.schedule;
     input("alpha0").disabled = family !== "esolm";
     input("steps").disabled = family === "ar";
     schedule.disabled = family === "ar";
-    if (family === "mdlm" || family === "bd3lm") this.slide("alpha0", 1);
+    if (family === "mdlm" || family === "bd3lm" || family === "setdlm") this.slide("alpha0", 1);
     if (family === "ar") this.slide("alpha0", 0);
   }
 

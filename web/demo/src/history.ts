@@ -54,7 +54,8 @@ export class History {
     this.phaseOf = new Array<Phase | null>(this.length).fill(null);
 
     const { plan } = header;
-    const own = plan?.sequences[sequence];
+    // Where confidence chooses, no plan knows the order.
+    const own = plan?.reveal ? undefined : plan?.sequences[sequence];
     const lead = plan ? plan.lead : leadOf(trace);
     this.slots = this.length + (lead ? 1 : 0);
     if (lead) this.order.push(-1);
@@ -73,6 +74,12 @@ export class History {
     if (own && header.block_size) this.followBlocks(own, header.block_size);
     else if (own) this.follow(own, lead);
     this.sync();
+  }
+
+  /** The positions at which a step drew, counted from 1, where that is a window of masked ones; nothing else has one. */
+  window(shown: number): Set<number> {
+    const own = this.trace.steps[shown - 1]?.window?.filter(([sequence]) => sequence === this.sequence);
+    return new Set(own?.map(([, position]) => position));
   }
 
   /** Takes in the steps that the trace has gained. */
@@ -147,6 +154,8 @@ export class History {
     }
     const from = this.fed;
     this.fed = start;
+    const window = step.window?.filter(([sequence]) => sequence === this.sequence).length;
+    if (window) return { phase: step.phase, from, start, end: start + drawn, masksTo: start + window };
     return this.layout(step.phase, from, start, start + drawn);
   }
 

@@ -33,7 +33,9 @@ function header(raw: Fields, text: string, name: string, line: number): Header {
   if (raw.esolm_trace === undefined) bad("has no field “esolm_trace”");
   if (raw.esolm_trace !== 1) bad(`has version ${JSON.stringify(raw.esolm_trace)} of the format, and this page reads version 1`);
   const { family, length, batch, nfe, attempt = 0, known } = raw;
-  if (family !== "esolm" && family !== "mdlm" && family !== "ar" && family !== "bd3lm") bad("names no family that this page knows (esolm, mdlm, ar, bd3lm)");
+  if (family !== "esolm" && family !== "mdlm" && family !== "ar" && family !== "bd3lm" && family !== "setdlm") {
+    bad("names no family that this page knows (esolm, mdlm, ar, bd3lm, setdlm)");
+  }
   const size = raw.block_size ?? undefined;
   if (family === "bd3lm" && (!whole(size, MAX_LENGTH) || size === 0)) bad("has no number of tokens in a block (block_size)");
   if (!whole(length, MAX_LENGTH) || length === 0) bad(`has no length from 1 to ${MAX_LENGTH - 1}`);
@@ -72,7 +74,7 @@ function header(raw: Fields, text: string, name: string, line: number): Header {
 
 function step(raw: Fields, index: number, head: Header, taken: Set<number>[], name: string, line: number): Step {
   const bad = (what: string): never => fail(name, line, what);
-  const { phase, revealed, rows, cache_length, seconds } = raw;
+  const { phase, revealed, rows, cache_length, seconds, window = [] } = raw;
   if (raw.step !== index) bad(`is not step ${index}`);
   if (phase !== "prompt" && phase !== "diffusion" && phase !== "sequential") bad("names no phase (prompt, diffusion, sequential)");
   if (!whole(rows, 1 << 30)) bad("has no number of rows");
@@ -87,9 +89,13 @@ function step(raw: Fields, index: number, head: Header, taken: Set<number>[], na
       taken[sequence]!.add(position);
     }
   }
+  const places = Array.isArray(window) ? window : bad("has no list of the places that it drew at (window)");
+  const inside = (pair: unknown): boolean => Array.isArray(pair) && whole(pair[0], head.batch) && whole(pair[1], head.length);
+  if (!places.every(inside)) bad("draws at a place (window) outside the text");
   return {
     step: index,
     steps: head.nfe,
+    ...(places.length > 0 ? { window: places as [number, number][] } : {}),
     phase: phase as Phase,
     revealed: list as Revealed[],
     rows: rows as number,

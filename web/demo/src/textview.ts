@@ -54,7 +54,10 @@ export class TextView {
     const { history } = this;
     if (!history) return;
     const span = Math.max(1, history.trace.total - 1);
+    const window = history.window(shown);
     this.cells.forEach((cell, position) => {
+      // A step draws at all places of a window, and keeps the tokens that it is surest of.
+      cell.element.toggleAttribute("data-window", window.has(position));
       const step = history.stepOf[position]!;
       const token = history.tokenOf[position]!;
       const known = step < shown;

@@ -43,7 +43,8 @@ export function blocksNote(size: number): string {
 export function stepSentence(phase: Phase, drawn: number, family: Family): string {
   if (phase === "prompt") return "The given words are read in.";
   if (phase === "diffusion") {
-    const where = family === "bd3lm" ? "anywhere in its block" : "anywhere in the text";
+    const places: Partial<Record<Family, string>> = { bd3lm: "anywhere in its block", setdlm: "somewhere in its window" };
+    const where = places[family] ?? "anywhere in the text";
     return drawn === 1 ? `One token appears, ${where}.` : `${plural(drawn, "token")} appear at once, ${where.replace("its", "their")}.`;
   }
   return family === "ar" ? "The next token is written." : "The leftmost blank is filled.";

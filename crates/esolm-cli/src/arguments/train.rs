@@ -4,20 +4,22 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Trains an Eso-LM, MDLM, BD3-LM or AR model on text files, from a recipe in TOML.
+/// Trains an Eso-LM, MDLM, BD3-LM, SetDLM or AR model on text files, from a recipe in TOML.
 #[derive(Debug, Args)]
 #[command(
     after_help = "A recipe, with every key and its default but for data.train, which has none:
 
   [model]
-  family = \"esolm\"        # or mdlm, ar, bd3lm
+  family = \"esolm\"        # or mdlm, ar, bd3lm, setdlm
   hidden = 256            # width
   blocks = 6
   heads = 8
-  cond_dim = 64           # width of the conditioning vector; AR has none
+  cond_dim = 64           # width of the conditioning vector; AR and SetDLM have none
   length = 128            # context in tokens
   dropout = 0.0
   # block_size = 16       # tokens of a block of a BD3-LM, a divisor of the length
+  # set_size = 4          # tokens of a set that the noise of a SetDLM aims at ...
+  # max_set_size = 8      # ... and at most; twice as many unless it is given
   # init = \"hf:owner/name\"   # the checkpoint to start from, as --init says it
   [data]
   train = [\"stories.txt\"]

@@ -10,12 +10,12 @@ mod timing;
 use std::fmt;
 use std::str::FromStr;
 
-use esolm::config::{AttentionKind, Family, ModelConfig, Prepend};
+use esolm::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
 use esolm::engine::Engine;
 use esolm::measure::Rates;
 use esolm::measure::prediction::{self, Device};
 use esolm::measure::work::Work;
-use esolm::plan::{Plan, PlanOptions, Schedule};
+use esolm::plan::{Joining, Plan, PlanOptions, Schedule, SetRules};
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Weights};
 use pollster::block_on;
 use serde::Serialize;
@@ -234,6 +234,10 @@ fn cases(arguments: &Bench) -> Vec<Case> {
     let name = format!("BD3-LM ({size}) NFE=L");
     let (block, causal) = (AttentionKind::Block, AttentionKind::Causal);
     add(name, Family::Bd3Lm, block, Schedule::FirstHitting, length);
+    let window = SETS.largest.min(length);
+    let name = format!("SetDLM ({window}) NFE=L");
+    let (set, confidence) = (AttentionKind::Set, Schedule::Confidence);
+    add(name, Family::SetDlm, set, confidence, length);
     let binomial = Schedule::Binomial;
     add("AR".into(), Family::Ar, causal, binomial, length);
     cases
@@ -248,11 +252,12 @@ fn time(
 ) -> Result<Vec<Line>, Failure> {
     let options = options(engines[0].1.config(), case, arguments);
     let plan = Plan::new(&options)?;
-    output::note(&format!("{}: {} passes", case.name, plan.nfe()));
+    let steps = plan.passes();
+    output::note(&format!("{}: {} passes", case.name, steps.len()));
     let mut runs: Vec<Vec<Timing>> = vec![Vec::new(); engines.len()];
     for _ in 0..arguments.rounds {
         for ((_, engine), runs) in engines.iter_mut().zip(&mut runs) {
-            runs.push(Timing::of(engine, &plan, arguments)?);
+            runs.push(Timing::of(engine, &plan, &steps, arguments)?);
         }
     }
     let first: Vec<f64> = runs[0].iter().map(|run| run.seconds).collect();
@@ -266,7 +271,7 @@ fn time(
         let of_first = (index > 0).then(|| timing::median_and_range(ratios.collect()));
         let timing = Timing::median(runs);
         let config = engine.config();
-        let passes = timing::work(config, form.weights, cache, &plan);
+        let passes = timing::work(config, form.weights, cache, &steps);
         let launches = match own.kernels {
             Some(_) => timing.dispatches_per_step,
             None => prediction::waits(config.n_blocks),
@@ -283,10 +288,8 @@ fn time(
             name: case.name.clone(),
             form: form.to_string(),
             steps: case.steps,
-            nfe: plan.nfe(),
-            rows: (0..plan.nfe())
-                .map(|step| plan.positions_computed(step))
-                .sum(),
+            nfe: steps.len(),
+            rows: steps.iter().map(|step| step.rows.len()).sum(),
             predicted,
             tokens_per_second: plan.layout().tokens as f64 / timing.seconds,
             of_first,
@@ -307,6 +310,15 @@ fn block_size(length: usize) -> usize {
     (1..=16).rev().find(divides).unwrap_or(1)
 }
 
+/// The sets of a published SetDLM, whose window is as large as its largest one.
+const SETS: Sets = Sets {
+    desired: 4,
+    largest: 8,
+    keeps_first: true,
+    cache_by_time: false,
+    pad: None,
+};
+
 /// The plan of a case over any of the weights.
 fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions {
     PlanOptions {
@@ -319,6 +331,13 @@ fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions 
         schedule: case.schedule,
         prepend: Prepend::None,
         bos: Some(0),
+        sets: (case.family == Family::SetDlm).then_some(SETS),
+        set_rules: (case.family == Family::SetDlm).then_some(SetRules {
+            window: SETS.largest.min(arguments.length),
+            context: arguments.length,
+            joining: Joining::Position,
+            sees_right: true,
+        }),
         ..PlanOptions::new(config, arguments.batch, case.steps, 1)
     }
 }

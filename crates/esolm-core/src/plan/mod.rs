@@ -176,6 +176,14 @@ impl Plan {
         running.map(|s| s.phase).max().unwrap_or(Phase::Prompt)
     }
 
+    /// The rows of every step; where confidence decides which rows a SetDLM has, those of a run in which it takes the leftmost places.
+    pub fn passes(&self) -> Vec<StepRows> {
+        match SetRun::of(self) {
+            Some(mut runs) => SetRun::leftmost(&mut runs, self.mask_index),
+            None => (0..self.nfe()).map(|step| self.step_rows(step)).collect(),
+        }
+    }
+
     /// Number of rows of a step over all sequences, without making them.
     pub fn positions_computed(&self, step: usize) -> usize {
         let running = (self.sequences.iter()).filter_map(|s| Some((s, s.steps.get(step)?)));

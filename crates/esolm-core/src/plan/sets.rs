@@ -357,6 +357,26 @@ impl SetRun {
         self.joining = joining;
     }
 
+    /// The rows of all steps that are left, where of each window the leftmost places become known; of several texts side by side.
+    pub(super) fn leftmost(runs: &mut [Self], mask: u32) -> Vec<StepRows> {
+        let mut steps = Vec::new();
+        while runs.iter().any(|run| !run.is_done()) {
+            let (mut step, mut moves) = (StepRows::default(), Vec::new());
+            for run in runs.iter_mut().filter(|run| !run.is_done()) {
+                let mut groups = Vec::new();
+                run.begin(&mut step, &mut groups, &mut moves);
+                let least = groups
+                    .first()
+                    .map_or(0, |group: &Group| group.least as usize);
+                let known = |place: usize| if place < least { mask ^ 1 } else { mask };
+                let tokens: Vec<u32> = (0..run.window().len()).map(known).collect();
+                run.end(&tokens, mask);
+            }
+            steps.push(step);
+        }
+        steps
+    }
+
     /// The masked places that the next step draws at.
     fn next_window(&self) -> Vec<u32> {
         let is_masked = |&place: &u32| !self.is_known[place as usize];

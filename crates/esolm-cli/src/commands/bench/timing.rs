@@ -8,6 +8,7 @@ use esolm::executor::Draw;
 use esolm::measure::work::Work;
 use esolm::plan::Plan;
 use esolm::rng::{Purpose, Stream};
+use esolm::rows::StepRows;
 use esolm::{Precision, Weights};
 use pollster::block_on;
 use serde::Serialize;
@@ -33,11 +34,16 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Times a plan: run from end to end where that fits the seconds that a line may take, else passes drawn at random over the plan, each
+    /// Times a plan of so many `passes`: run from end to end where that fits the seconds that a line may take, else passes drawn at random over the plan, each
     /// waited for. What a pass costs does not depend on the tokens.
-    pub fn of(engine: &mut Engine, plan: &Plan, arguments: &Bench) -> Result<Self, Failure> {
+    pub fn of(
+        engine: &mut Engine,
+        plan: &Plan,
+        passes: &[StepRows],
+        arguments: &Bench,
+    ) -> Result<Self, Failure> {
         let max_seconds = arguments.max_seconds;
-        let nfe = plan.nfe();
+        let nfe = passes.len();
         let mut order: Vec<usize> = (0..nfe).collect();
         Stream::new(7, 0, Purpose::Other(0)).shuffle(&mut order);
         let ids = plan.ids();
@@ -48,9 +54,9 @@ impl Timing {
         };
         engine.start(&plan.layout(), &plan.initial_tokens())?;
         // The first passes compile kernels and size buffers; they are not counted.
-        let widest = (0..nfe).max_by_key(|&step| plan.positions_computed(step));
+        let widest = (0..nfe).max_by_key(|&step| passes[step].rows.len());
         for &step in order.iter().take(2).chain(&widest) {
-            engine.step(&plan.step_rows(step), &ids, &draw)?;
+            engine.step(&passes[step], &ids, &draw)?;
             block_on(engine.wait())?;
         }
         let before = engine.counters();
@@ -58,7 +64,7 @@ impl Timing {
         let mut run = 0;
         // A probe that settles whether the whole fits.
         for &step in order.iter().take(4) {
-            engine.step(&plan.step_rows(step), &ids, &draw)?;
+            engine.step(&passes[step], &ids, &draw)?;
             block_on(engine.wait())?;
             run += 1;
             if begin.elapsed().as_secs_f64() > max_seconds {
@@ -75,7 +81,7 @@ impl Timing {
                 if begin.elapsed().as_secs_f64() > max_seconds {
                     break;
                 }
-                engine.step(&plan.step_rows(step), &ids, &draw)?;
+                engine.step(&passes[step], &ids, &draw)?;
                 block_on(engine.wait())?;
                 run += 1;
             }
@@ -112,8 +118,13 @@ pub fn median_and_range(mut values: Vec<f64>) -> [f64; 3] {
     [median, values[0], values[last]]
 }
 
-/// What each pass of a plan cannot do without.
-pub fn work(config: &ModelConfig, weights: Weights, cache: Precision, plan: &Plan) -> Vec<Work> {
-    let of = |step| Work::of(config, weights, cache, &plan.step_rows(step));
-    (0..plan.nfe()).map(of).collect()
+/// What each pass cannot do without.
+pub fn work(
+    config: &ModelConfig,
+    weights: Weights,
+    cache: Precision,
+    passes: &[StepRows],
+) -> Vec<Work> {
+    let of = |step| Work::of(config, weights, cache, step);
+    passes.iter().map(of).collect()
 }

@@ -204,6 +204,7 @@ mod tests {
             phase: Phase::Diffusion,
             revealed: vec![revealed; 12],
             rows: 31,
+            window: Vec::new(),
             cache_length: 8,
             seconds: 0.25,
             attempt: 0,

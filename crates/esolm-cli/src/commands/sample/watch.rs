@@ -272,6 +272,7 @@ mod tests {
             phase,
             revealed: revealed.collect(),
             rows: 1,
+            window: Vec::new(),
             cache_length: 0,
             seconds: 0.0,
             attempt: 0,
