@@ -155,7 +155,8 @@ fn sets_are_scored_in_their_orders() {
         let windows: Vec<Window> = (0..).zip(x0).map(|(n, x)| Window::whole(x, n)).collect();
         let length = windows[0].tokens.len();
         let mut given = |orders: &[Vec<u32>]| {
-            let scored = evaluate(&mut cpu, &windows, Some(orders), &EXACT, &mut |_, _| true);
+            let go_on = &mut |_, _| true;
+            let scored = evaluate(&mut cpu, &windows, Some(orders), &EXACT, go_on);
             block_on(scored).unwrap().unwrap()
         };
         let recorded = golden.f32("setdlm.neg_log_p");

@@ -169,6 +169,32 @@ test("an AR model's run goes left to right", async ({ page }) => {
   await expect(page.locator("#origin")).not.toContainText("more than this page can tell");
 });
 
+test("a SetDLM's run shows the window that each step drew at", async ({ page }) => {
+  const tokens = [0, 5, 6, 7, 8];
+  const reveal = (...positions: number[]) => positions.map((position) => ({ sequence: 0, position, token: tokens[position]! }));
+  const window = (...positions: number[]) => positions.map((position) => [0, position]);
+  const base = { steps: 2, phase: "diffusion", seconds: 0.1 };
+  const text = written({
+    header: { ...story.header, family: "setdlm", alpha_0: 1, schedule: "confidence", length: 5, nfe: 2, known: [[[0, 0]]] },
+    steps: [
+      { ...base, step: 0, window: window(1, 2, 3), revealed: reveal(1, 3), rows: 4, cache_length: 1 },
+      { ...base, step: 1, window: window(2, 4), revealed: reveal(2, 4), rows: 4, cache_length: 3 },
+    ],
+    footer: { tokens: [tokens], text: ["abcd"], interrupted: false, seconds: 1, pieces: { 0: "<|endoftext|>", 5: "a", 6: "b", 7: "c", 8: "d" } },
+  });
+  await openTrace(page, text);
+  await scrub(page, 1);
+  expect(await positions(page, "[data-window]")).toEqual([1, 2, 3]);
+  expect(await positions(page, ".known")).toEqual([0, 1, 3]);
+  await expect(page.locator("#caption")).toContainText("somewhere in their window");
+  await expect(page.locator("#slots")).toHaveAccessibleName(/0 slots taken from the cache, 1 token and 3 blanks computed/);
+  await scrub(page, 2);
+  expect(await positions(page, "[data-window]")).toEqual([2, 4]);
+  await expect(page.locator("#computed")).toHaveText("8");
+  await expect(page.locator("#slots")).toHaveAccessibleName(/1 slot taken from the cache, 2 tokens and 2 blanks computed/);
+  await expect(page.locator("#origin")).not.toContainText("more than this page can tell");
+});
+
 test("a long prompt that enters in steps of its own is counted", async ({ page }) => {
   const known = Array.from({ length: 520 }, (_, position) => [position, 5]);
   const step = { step: 0, steps: 2, phase: "prompt", revealed: [], rows: 512, cache_length: 512, seconds: 0.1 };

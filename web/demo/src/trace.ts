@@ -11,7 +11,7 @@ export type Step = Omit<LiveStep, "revealed" | "attempt"> & { revealed: Revealed
 
 export type SequencePlan = PlanSequence;
 
-export type Plan = Pick<FullPlan, "lead" | "sequences">;
+export type Plan = Pick<FullPlan, "lead" | "sequences" | "reveal">;
 
 /** What the page reads of a header. Only a live run's first one has a plan. */
 export type Header = Pick<
