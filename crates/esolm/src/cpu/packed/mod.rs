@@ -65,6 +65,7 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Rounds a folded matrix, whose weights are in the format's range.
+    #[cfg(test)]
     pub(super) fn new(linear: &fold::Linear, format: Format) -> Self {
         let mut packed = Self::with_room([linear.n_in, linear.n_out], format);
         packed.push(linear);
