@@ -1,14 +1,20 @@
 //! The folders of decoders that the cases read.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::common::{Folder, root};
 
+fn at(folder: &Folder, name: &str) -> PathBuf {
+    folder.path().join("decoders").join(name)
+}
+
 /// A folder of the golden Qwen2 with other fields in its configuration.
 fn changed(folder: &Folder, name: &str, fields: Value) {
     let golden = root().join("tests/fixtures/golden-llm/models/qwen2");
-    let out = folder.path().join(name);
-    std::fs::create_dir(&out).expect("a new folder");
+    let out = at(folder, name);
+    std::fs::create_dir_all(&out).expect("a new folder");
     let config = std::fs::read(golden.join("config.json")).expect("a configuration");
     let mut config: Value = serde_json::from_slice(&config).expect("JSON");
     let all = config.as_object_mut().expect("an object");
@@ -43,7 +49,7 @@ pub fn prepare(folder: &Folder) {
     // Two files, of which one is cut short, and one is not there.
     for (name, is_there) in [("cut", true), ("gone", false)] {
         changed(folder, name, json!({}));
-        let out = folder.path().join(name);
+        let out = at(folder, name);
         let whole = std::fs::read(out.join("model.safetensors")).expect("weights");
         std::fs::remove_file(out.join("model.safetensors")).expect("it is there");
         if is_there {
