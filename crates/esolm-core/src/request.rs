@@ -32,6 +32,9 @@ pub const MAX_REDRAWS: u32 = 32;
 pub enum DecodeAs {
     /// As a masked diffusion model: every position in every step, all attending to all, nothing kept.
     Mdlm,
+    /// As a block diffusion model, in blocks of [`Request::block_size`]: one after the other, each attending to itself both ways and to those
+    /// before it, whose keys and values are kept.
+    Bd3lm,
 }
 
 /// What is asked for. What is left out comes from the model.
@@ -62,7 +65,7 @@ pub struct Request {
     /// Of the schedule confidence: what tokens are compared by. Default: the model's probability; of a SetDLM that with which a token was
     /// drawn, and of SDAR that after the temperature.
     pub confidence: Option<Confidence>,
-    /// Tokens of a block of a BD3-LM, in the place of its own. An MDLM by confidence writes so many before any behind them; default: all
+    /// Tokens of a block of a BD3-LM, in the place of its own; a network that is run [as one](DecodeAs::Bd3lm) has none of its own. An MDLM by confidence writes so many before any behind them; default: all
     /// at once, of a decoder that goes on from a prompt 32.
     pub block_size: Option<usize>,
     /// Where the blocks of a decoder that is a BD3-LM begin, and what a prompt sees of the first one. Default: as its published sampler has
@@ -106,7 +109,8 @@ pub struct Request {
     pub logprobs: bool,
     /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
     pub bos: Option<bool>,
-    /// Run the network of an Eso-LM in another way than its own.
+    /// Run the network of an Eso-LM or an MDLM in another way than its own, which it was not trained for: texts show what a way of writing
+    /// costs, not how well it writes.
     pub decode_as: Option<DecodeAs>,
 }
 
@@ -373,20 +377,21 @@ impl Request {
     /// The configuration that the text is written with.
     fn decoding(&self, own: &ModelConfig) -> Result<ModelConfig, RequestError> {
         let mut config = own.clone();
-        if self.decode_as == Some(DecodeAs::Mdlm) {
-            let why = match own.family {
-                Family::Ar => Some("an AR model, which writes from left to right"),
-                Family::Bd3Lm => Some("a BD3-LM, which goes by its blocks"),
-                Family::SetDlm => Some("a SetDLM, whose masked tokens see no later ones"),
-                Family::EsoLm | Family::Mdlm => None,
+        if let Some(other) = self.decode_as {
+            let why = match (own.family, other) {
+                (Family::Ar, _) => Some("an AR model, which writes from left to right"),
+                (Family::SetDlm, _) => Some("a SetDLM, whose masked tokens see no later ones"),
+                (Family::Bd3Lm, DecodeAs::Mdlm) => Some("a BD3-LM, which goes by its blocks"),
+                (Family::Bd3Lm, DecodeAs::Bd3lm) | (Family::EsoLm | Family::Mdlm, _) => None,
             };
             if let Some(why) = why {
                 let option = "decode_as";
                 return Err(RequestError::NotApplicable { option, why });
             }
-            config.family = Family::Mdlm;
-            config.block_size = None;
-            config.attention = AttentionKind::Bidirectional;
+            (config.family, config.attention) = match other {
+                DecodeAs::Mdlm => (Family::Mdlm, AttentionKind::Bidirectional),
+                DecodeAs::Bd3lm => (Family::Bd3Lm, AttentionKind::Block),
+            };
             config.prepend = Prepend::None;
         }
         match config.family {
