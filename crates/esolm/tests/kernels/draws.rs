@@ -360,7 +360,7 @@ fn scores() {
 #[test]
 fn suppressed_tokens() {
     let mut random = Random(71);
-    for (vocab, rows) in [(5, 3), (97, 7), (1001, 30)] {
+    for (vocab, rows) in [(5usize, 3), (97, 7), (1001, 30)] {
         for count in [1, 4, vocab / 2, vocab - 1] {
             let stride = vocab.next_multiple_of(4);
             let before = random.values((rows + 4) * stride);
