@@ -571,7 +571,7 @@ pub static SUPPRESS: Shader = Shader {
     floats: &[],
     flags: NO_FLAGS,
     bindings: &[
-        LOGITS.accessed(ReadWrite),
+        LOGITS.accessed(Write),
         binding("suppressed", Read, "u32", "[tokens]", "u32; tokens of the vocabulary"),
         binding("info", Uniform, "Info", "first, count, stride, tokens, origin", "u32"),
     ],

@@ -19,6 +19,7 @@ use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::stop::{StopRule, StopRules};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
+use left_out::NOT_BY_CONFIDENCE;
 pub use left_out::TokenName;
 pub use sets::InfillContext;
 pub use tokens::{NO_BOS, opens};
@@ -383,6 +384,12 @@ impl Request {
             let what = "a stop string";
             return Err(RequestError::NoTokenizer { what });
         }
+        if self.confidence_threshold.is_some() && !options.reveal.by.is_networks() {
+            return Err(RequestError::NotApplicable {
+                option: "confidence_threshold",
+                why: NOT_BY_CONFIDENCE,
+            });
+        }
         let suppressed = self.suppressed(config, codec)?;
         let unsure = self.unsure(config, codec, &options)?;
         let stop = StopRules {
@@ -440,6 +447,7 @@ impl Request {
         let family = config.family;
         let why = match family {
             Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
+            Family::Ar if config.decoder.is_some() => None,
             Family::Ar => Some("an AR model, whose texts are cut where they end"),
             Family::Bd3Lm | Family::SetDlm => self
                 .infill

@@ -208,7 +208,7 @@ fn tokens_are_left_out_of_draws_and_of_confidences() {
         );
     }
 
-    // The first word is the surest one, until nobody is sure of it.
+    // A word that is not the last of its block, until nobody is sure of it.
     let when = |more: &[&str]| {
         let trace = folder.file("order");
         write(&[more, &["--trace", &trace]].concat());
@@ -222,7 +222,8 @@ fn tokens_are_left_out_of_draws_and_of_confidences() {
         })
     };
     let (early, late) = (when(&[]), when(&["--begin-suppress-tokens", "The"]));
-    assert_eq!((early, late), (Some(1), Some(8)));
+    assert!(early < Some(8), "{early:?}");
+    assert_eq!(late, Some(8));
 }
 
 #[test]

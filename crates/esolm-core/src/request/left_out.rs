@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{Request, RequestError};
 use crate::config::ModelConfig;
 use crate::plan::{PlanOptions, Schedule};
-use crate::reveal::Confidence;
 use crate::text::TextCodec;
+
+/// Of what asks for a confidence where there is none.
+pub(super) const NOT_BY_CONFIDENCE: &str = "an order that does not go by the network's confidence";
 
 /// A token of the vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,15 +112,12 @@ impl Request {
         options: &PlanOptions,
     ) -> Result<Vec<u32>, RequestError> {
         let option = "begin_suppress_tokens";
-        let why = match options.reveal.by {
-            _ if self.begin_suppress_tokens.is_empty() => None,
-            _ if options.schedule != Schedule::Confidence => {
-                Some("a schedule other than confidence")
-            }
-            Confidence::Random | Confidence::Leftmost => {
-                Some("an order that does not go by the network's confidence")
-            }
-            Confidence::Model | Confidence::Tempered | Confidence::Drawn => None,
+        let why = if self.begin_suppress_tokens.is_empty() {
+            None
+        } else if options.schedule != Schedule::Confidence {
+            Some("a schedule other than confidence")
+        } else {
+            (!options.reveal.by.is_networks()).then_some(NOT_BY_CONFIDENCE)
         };
         match why {
             Some(why) => Err(RequestError::NotApplicable { option, why }),

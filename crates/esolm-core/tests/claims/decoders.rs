@@ -424,8 +424,8 @@ fn every_end_of_text_token_is_taken() {
     }
     let refused = ends(json!({}), Some(r#"{"eos_token_id": "</s>"}"#));
     assert_told(refused, "generation_config.json|eos_token_id|token index");
-    let refused = ends(json!({"eos_token_id": [4, 151]}), None);
-    assert_told(refused, "eos_token_id|151|below vocab_size");
+    let refused = ends(json!({"eos_token_id": [4, 5000]}), None);
+    assert_told(refused, "eos_token_id|5000|below vocab_size");
 }
 
 #[test]
