@@ -168,7 +168,7 @@ export interface Header {
   prompt_tail?: PromptTail;
   /** Tokens that were never drawn; only where there are any. */
   suppress_tokens?: number[];
-  /** Tokens of which the network counted as never sure; only where there are any. */
+  /** Tokens that could be drawn, but only ever with confidence 0; only where there are any. */
   begin_suppress_tokens?: number[];
   /** `null` keeps all tokens; traces of earlier versions have no `top_k` and `min_p`. */
   top_k?: number | null;
@@ -401,7 +401,7 @@ export interface GenerateOptions {
   promptTail?: PromptTail;
   /** Tokens that are never drawn, by their numbers or names. */
   suppressTokens?: (number | string)[];
-  /** Of the schedule `confidence`: tokens that may be drawn, but of which the network counts as never sure, so that they become known last. */
+  /** Of the schedule `confidence`: tokens that may be drawn, but with confidence 0, so that they become known last. */
   beginSuppressTokens?: (number | string)[];
   /** Masked places that a SetDLM draws at in a step, from the first one on; default: the most tokens of a set that it was trained for. */
   window?: number;

@@ -93,7 +93,7 @@ pub struct Request {
     pub min_p: Option<f32>,
     /// Tokens that are never drawn. Their probabilities are the other tokens'. Default: none.
     pub suppress_tokens: Vec<TokenName>,
-    /// Of the schedule confidence: tokens that may be drawn, but of which the network is never sure, so that they become known last. They take
+    /// Of the schedule confidence: tokens that may be drawn, but with confidence 0, so that they become known last. They take
     /// no part in the confidence of others. Default: none.
     pub begin_suppress_tokens: Vec<TokenName>,
     /// Divides the logits; 0 takes the most likely token. Default: what is recommended, else 1.
@@ -265,7 +265,7 @@ pub struct Resolved {
     pub sampler: Sampler,
     /// Tokens that are never drawn, ascending.
     pub suppressed: Vec<u32>,
-    /// Tokens of which the network is never sure, ascending.
+    /// Tokens whose confidence is 0, ascending.
     pub unsure: Vec<u32>,
     /// What is known before the model writes.
     pub given: Given,

@@ -71,7 +71,7 @@ pub struct Header {
     /// Tokens that were never drawn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub suppress_tokens: Vec<u32>,
-    /// Tokens of which the network was never sure.
+    /// Tokens whose confidence was 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub begin_suppress_tokens: Vec<u32>,
     /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.

@@ -29,7 +29,7 @@ pub struct Choosing {
         allow_hyphen_values = true
     )]
     pub suppress_tokens: Vec<TokenName>,
-    /// With the schedule confidence: tokens that may be drawn, but of which the network counts as never sure, so that they become known last.
+    /// With the schedule confidence: tokens that may be drawn, but with confidence 0, so that they become known last.
     ///
     /// Of an end-of-text token this puts off the end of a text. Names or numbers, several divided by commas.
     #[arg(

@@ -7,12 +7,12 @@ use clap::Args;
 pub struct Opening {
     /// Begin texts with the beginning-of-text token.
     ///
-    /// Default: so it is with every model that has one; with a decoder (Qwen3, Qwen2, Llama, SDAR) only where its tokenizer puts that token before every text.
+    /// Default: texts of every model that has such a token do; those of a decoder (Qwen3, Qwen2, Llama, SDAR) only where its tokenizer puts the token before every text.
     #[arg(long, conflicts_with = "no_bos")]
     pub bos: bool,
     /// Do not begin texts with the beginning-of-text token.
     ///
-    /// Models that have it begin each document with it, so that a text without it is any part of one. An AR model that has nothing else to go
+    /// Models that were trained with it saw it at the beginning of each document, so a text without it may be any part of a document. An AR model that has nothing else to go
     /// on from reads it all the same.
     #[arg(long)]
     pub no_bos: bool,

@@ -1,4 +1,4 @@
-//! Tokens that are not to be drawn, or not to be sure of.
+//! Tokens that are not to be drawn, or only with confidence 0.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -104,7 +104,7 @@ impl Request {
         }
     }
 
-    /// The tokens of which the network is never sure.
+    /// The tokens whose confidence is 0.
     pub(super) fn unsure(
         &self,
         config: &ModelConfig,
