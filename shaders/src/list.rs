@@ -18,6 +18,7 @@ pub static SHADERS: &[&Shader] = &[
     &SAMPLE,
     &SAMPLE_PARTS,
     &SAMPLE_MERGE,
+    &SUPPRESS,
     &SCORE,
     &CONFIDENCE,
     &REVEAL,
@@ -556,6 +557,24 @@ pub static SAMPLE_MERGE: Shader = Shader {
         binding("info", Uniform, "Info", "first, count, parts, origin", "u32"),
     ],
     ..SAMPLE
+};
+
+/// Tokens that are left out.
+#[rustfmt::skip]
+pub static SUPPRESS: Shader = Shader {
+    name: "suppress",
+    text: include_str!("../suppress.wgsl"),
+    launcher: "esolm::kernels::sample::suppress",
+    twins: &["esolm_core::sampler::suppress"],
+    slots: &[],
+    constants: &["WG"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        LOGITS.accessed(Write),
+        binding("suppressed", Read, "u32", "[tokens]", "u32; tokens of the vocabulary"),
+        binding("info", Uniform, "Info", "first, count, stride, tokens, origin", "u32"),
+    ],
 };
 
 /// The log-probability of one token a row.

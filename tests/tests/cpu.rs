@@ -10,8 +10,8 @@ use esolm::{Activations, Weights};
 use esolm_tests::checks::GOLDEN;
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
-    OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, decoders, family,
-    family_schedules, halves, losses, mixed, samplers, sets, sets_sampling, stories,
+    OnDevice, Reference, Runner, answers, blocks, broken, checkpoint, checks, confidence, decoders,
+    family, family_schedules, halves, losses, mixed, samplers, sets, sets_sampling, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -89,7 +89,7 @@ fn golden_llm_traces() {
 /// What chat models say, with the request that a user would make.
 #[test]
 fn golden_llm_answers() {
-    println!("{} answers", samplers::check_answers(OnDevice::cpu));
+    println!("{} answers", answers::check_answers(OnDevice::cpu));
 }
 
 /// With fewer bits too, a decoder's text does not depend on its batch.
@@ -313,7 +313,7 @@ fn check_batches(weights: Weights, activations: Activations) {
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 9,
-            noise: None,
+            ..Draw::default()
         };
         cpu.start(&plan.layout(), &plan.initial_tokens());
         let mut logits = vec![Vec::new(); batch];

@@ -4,6 +4,7 @@ export { EsoLM } from "./model.js";
 export type {
   Adapter,
   Altered,
+  Confidence,
   DeviceFacts,
   DeviceInfo,
   EngineOptions,
@@ -22,6 +23,7 @@ export type {
   Plan,
   PlanSequence,
   Progress,
+  PromptTail,
   Replay,
   ReplayOptions,
   Revealed,

@@ -13,6 +13,11 @@ export type Phase = "prompt" | "diffusion" | "sequential";
  */
 export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting" | "confidence";
 
+/** What tokens are compared by, where confidence chooses. */
+export type Confidence = "model" | "tempered" | "drawn" | "random" | "leftmost";
+/** Where the blocks of a decoder begin, and what the end of its prompt sees of the first one. */
+export type PromptTail = "own" | "shared" | "blind";
+
 /** A GPU as WebGPU describes it. */
 export interface Adapter {
   name: string;
@@ -119,6 +124,8 @@ export interface Plan {
   length: number;
   /** Tokens of a block, of a BD3-LM. */
   block_size?: number;
+  /** Of a decoder that is a BD3-LM. */
+  prompt_tail?: PromptTail;
   /** Slots of the cache, where a BD3-LM writes more than its context. */
   window?: number;
   /** Whether entry 0 is a token before the text (some AR models). */
@@ -126,7 +133,7 @@ export interface Plan {
   mask_index: number;
   vocab_size: number;
   /** How confidence chooses what becomes known, where it does. */
-  reveal?: { by?: "model" | "tempered" | "drawn" | "random" | "leftmost"; threshold?: number };
+  reveal?: { by?: Confidence; threshold?: number };
   /** How confidence goes through the texts of a SetDLM. */
   sets?: { window: number; context: number; joining: "position" | "time" | "order"; sees_right: boolean };
   sequences: PlanSequence[];
@@ -153,8 +160,16 @@ export interface Header {
   schedule: Schedule;
   /** Stretches of the schedule `block-autoregressive`. */
   sar_steps?: number;
+  /** Of the schedule `confidence`: what tokens were compared by. Traces of earlier versions do not have it. */
+  confidence?: Confidence;
   /** Of the schedule `confidence`, where it was given. */
   confidence_threshold?: number;
+  /** Of a decoder that is a BD3-LM. */
+  prompt_tail?: PromptTail;
+  /** Tokens that were never drawn; only where there are any. */
+  suppress_tokens?: number[];
+  /** Tokens that could be drawn, but only ever with confidence 0; only where there are any. */
+  begin_suppress_tokens?: number[];
   /** `null` keeps all tokens; traces of earlier versions have no `top_k` and `min_p`. */
   top_k?: number | null;
   top_p: number | null;
@@ -355,7 +370,7 @@ export interface GenerateOptions {
   prompt?: string | string[];
   /** A text with gaps to fill: `____` for as many tokens as fit, `____{12}` for twelve. */
   infill?: string;
-  /** Tokens, default the model's length. A BD3-LM writes whole blocks; it and a SetDLM can write more than its length. */
+  /** Tokens, default the model's length, of a decoder 128 more than are given. A BD3-LM writes whole blocks; it and a SetDLM can write more than its length. */
   length?: number;
   /** The share of tokens that diffusion writes, 0 to 1. */
   alpha0?: number;
@@ -369,8 +384,25 @@ export interface GenerateOptions {
   sarSteps?: number;
   /** Of the schedule `confidence`: tokens that the network is at least this sure of, 0 to 1, become known at once, so that a text may take fewer passes. */
   confidenceThreshold?: number;
-  /** Tokens of a block of a BD3-LM, in the place of its own; a network that is decoded as one has none of its own. */
+  /**
+   * Of the schedule `confidence`: what tokens are compared by. The probability at temperature 1 (`"model"`, the default), that after the temperature (the default of
+   * SDAR), that with which a token was drawn (the default of a SetDLM), a random number, or nothing, so that the leftmost come first.
+   */
+  confidence?: Confidence;
+  /**
+   * Tokens of a block of a BD3-LM, in the place of its own; a network that is decoded as one has none of its own. With the schedule `confidence` an MDLM writes so
+   * many before any behind them; default: all at once, of a decoder 32.
+   */
   blockSize?: number;
+  /**
+   * Where the blocks of a decoder that is a BD3-LM begin, and what the end of its prompt sees of the first one: counted from the end of the prompt (`"own"`), or from
+   * the beginning of the text, where both see each other (`"shared"`, the default of SDAR) or the prompt sees nothing of it until it is whole (`"blind"`).
+   */
+  promptTail?: PromptTail;
+  /** Tokens that are never drawn, by their numbers or names. */
+  suppressTokens?: (number | string)[];
+  /** Of the schedule `confidence`: tokens that may be drawn, but with confidence 0, so that they become known last. */
+  beginSuppressTokens?: (number | string)[];
   /** Masked places that a SetDLM draws at in a step, from the first one on; default: the most tokens of a set that it was trained for. */
   window?: number;
   /** Lets a SetDLM go through the text in an order that its noise draws, as in training. */
@@ -379,7 +411,7 @@ export interface GenerateOptions {
   infillContext?: "both" | "left";
   /**
    * What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. Of a SetDLM the first end-of-text token, or
-   * 128 such tokens, once 32 are written.
+   * 128 such tokens, once 32 are written. A decoder's text ends with the first end-of-text token that it writes in any case.
    */
   stop?: ("eos" | "entropy")[];
   /** A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before. */
@@ -401,7 +433,7 @@ export interface GenerateOptions {
   batch?: number;
   /** Absolute index of the first text, default 0: text i of a batch is what `first: i` gives alone. */
   first?: number;
-  /** Open with the beginning-of-text token, default true. */
+  /** Open with the beginning-of-text token. Default: yes; with a decoder only where its tokenizer puts the token before every text. */
   bos?: boolean;
   /**
    * Run the network of an Eso-LM or an MDLM as another family would: as an MDLM it attends both ways, computes everything in each step and caches nothing; as
@@ -421,6 +453,7 @@ export interface ScoreOptions {
   /** Number of draws of the bound. */
   draws?: number;
   seed?: number | bigint | string;
+  /** Open with the beginning-of-text token, which is given. Default: as of a generation. */
   bos?: boolean;
   signal?: AbortSignal;
 }

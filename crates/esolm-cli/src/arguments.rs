@@ -3,6 +3,7 @@
 mod decoders;
 mod forward;
 mod job;
+mod opening;
 mod scoring;
 mod sets;
 mod train;
@@ -24,6 +25,7 @@ use crate::commands::bench::Form;
 pub use decoders::Choosing;
 pub use forward::{Forward, ModeName};
 pub use job::{FormatName, Job, OutputFormat, Shard};
+pub use opening::Opening;
 pub use scoring::{Normalize, Ppl, Score};
 pub use sets::Sets;
 pub use train::Train;
@@ -192,6 +194,8 @@ impl Device {
   esolm sample --prompt 'Tom said' --stop-string . --logprobs --json
   esolm sample --input prompts.jsonl --output stories.jsonl --resume
   esolm sample --model hf:sahoo-diffusion/Eso-LM-B-alpha-1 --tokenizer gpt2/tokenizer.json
+  esolm sample --model sdar --prompt 'Once' --steps 4 --confidence-threshold 0.9 --temperature 0
+  esolm sample --model a2d --as bd3lm --block-size 32 --prompt 'Once' --steps 8 --suppress-tokens '<|im_end|>'
 
 Jobs: --input has lines such as {\"id\": 7, \"prompt\": \"Once\"} or {\"infill\": \"Once ____ a time\", \"seed\": 3}; docs/scale.md has all fields.
 
@@ -223,7 +227,7 @@ pub struct Sample {
     /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; it and a SetDLM can write more than their context, and
     /// then see the last tokens alone, which is not exact.
     ///
-    /// Default: the model's context, or the length of an infill template; of a decoder that writes by diffusion, 128 more than are given.
+    /// Default: the model's context, or the length of an infill template; of a decoder 128 more than are given.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub length: Option<usize>,
     /// Number of texts; of a job, lines that are done together.
@@ -251,7 +255,8 @@ pub struct Sample {
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
-    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. A decoder's ends with its first end-of-text token in any case. One of a SetDLM after any token, once 32
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. A decoder's text ends with the first end-of-text
+    /// token that it writes in any case. One of a SetDLM after any token, once 32
     /// are written: eos with the first end-of-text token; entropy by the last 128 tokens.
     #[arg(
         long,
@@ -302,12 +307,8 @@ pub struct Sample {
         help_heading = "Given text"
     )]
     pub infill: Option<OsString>,
-    /// Do not begin the text with the beginning-of-text token.
-    ///
-    /// Models with such a token begin each document with it. Without this option a text is a document from its beginning; with it,
-    /// any part of one.
-    #[arg(long, help_heading = "Given text")]
-    pub no_bos: bool,
+    #[command(flatten, next_help_heading = "Given text")]
+    pub opening: Opening,
 
     #[command(flatten)]
     pub job: Job,

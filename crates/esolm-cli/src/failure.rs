@@ -62,7 +62,7 @@ impl Failure {
         Self::failed(match error {
             ItemError::Between(BetweenError::NothingBefore) => format!(
                 "{place}: it has nothing before the text to score, and the model does not predict the first token; give a \
-                 context, or leave out --no-bos"
+                 context, or begin texts with --bos"
             ),
             error => format!("{place}: {error}"),
         })
@@ -305,6 +305,22 @@ fn request(error: &RequestError) -> Failure {
             range,
         } => out_of_range(option, value, range),
         RequestError::NotApplicable { option, why } => not_applicable(option, why),
+        RequestError::NoToken {
+            option,
+            token,
+            vocab_size,
+        } => {
+            let option = flag(option);
+            Failure::usage(format!(
+                "{token} in {option} is not one token of the model; give a token's name, or its number below {vocab_size}"
+            ))
+        }
+        RequestError::NothingLeft { option } => {
+            let option = flag(option);
+            Failure::usage(format!(
+                "{option} leaves no token to draw; leave some of them out"
+            ))
+        }
         RequestError::Text(error) => text(error),
         RequestError::Plan(error) => plan(error),
         RequestError::PromptAndInfill

@@ -3,6 +3,8 @@
 #[path = "sample/blocks.rs"]
 mod blocks;
 mod common;
+#[path = "sample/decoders.rs"]
+mod decoders;
 #[path = "sample/endings.rs"]
 mod endings;
 #[path = "sample/jobs.rs"]

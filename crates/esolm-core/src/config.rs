@@ -263,6 +263,9 @@ pub struct ModelConfig {
     pub bos: Option<u32>,
     /// End-of-text token, when the checkpoint says.
     pub eos: Option<u32>,
+    /// Further tokens that end a text of a decoder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_eos: Vec<u32>,
     /// Dropout probability in training; inference does not use it.
     pub dropout: f64,
     /// Attention of the diffusion phase.
@@ -319,8 +322,15 @@ impl ModelConfig {
         if let Some(bos) = self.bos {
             map.insert("bos_token_id".into(), bos.into());
         }
-        if let Some(eos) = self.eos {
-            map.insert("eos_token_id".into(), eos.into());
+        match (self.eos, &self.more_eos[..]) {
+            (Some(eos), []) => {
+                map.insert("eos_token_id".into(), eos.into());
+            }
+            (None, []) => {}
+            (eos, more) => {
+                let all: Vec<u32> = eos.into_iter().chain(more.iter().copied()).collect();
+                map.insert("eos_token_id".into(), all.into());
+            }
         }
         if let Some(quantization) = quantization {
             map.insert(quantization::FIELD.into(), quantization.to_json());
@@ -477,11 +487,13 @@ impl ModelConfig {
                 ),
             ));
         }
-        for (field, token) in [
+        let ends = self.more_eos.iter().map(|&eos| ("eos_token_id", Some(eos)));
+        let tokens = [
             ("mask_index", self.mask()),
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
-        ] {
+        ];
+        for (field, token) in tokens.into_iter().chain(ends) {
             if let Some(token) = token
                 && token as usize >= self.vocab_size
             {

@@ -17,9 +17,11 @@ use tokenizers::{DecoderWrapper, Tokenizer};
 #[cfg(not(target_family = "wasm"))]
 use crate::checkpoint::read_tokenizer;
 use crate::checkpoint::{Checkpoint, TokenizerError};
-use crate::config::{ModelConfig, mask_tokens, unused_tokens};
+use crate::config::{Family, ModelConfig, mask_tokens, unused_tokens};
 use crate::message::shorten;
 
+/// Ends a turn of a chat.
+const TURN_END: &str = "<|im_end|>";
 /// Names that end-of-text tokens have in published tokenizers, the most likely one first.
 const END_NAMES: [&str; 5] = ["<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>"];
 /// Likewise for the beginning of a text. GPT-2 has one token for both.
@@ -142,12 +144,35 @@ impl Altered {
 }
 
 /// Tokens that begin and end a text, where the model has such.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ends {
     /// Opens a text.
     pub bos: Option<u32>,
     /// Ends a text.
     pub eos: Option<u32>,
+    /// End a text too, as those of a chat model that ends its turns and its documents by different tokens.
+    pub more: Vec<u32>,
+}
+
+impl Ends {
+    /// Those that a configuration says.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self {
+            bos: config.bos,
+            eos: config.eos,
+            more: config.more_eos.clone(),
+        }
+    }
+
+    /// Whether a token ends a text.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.eos == Some(token) || self.more.contains(&token)
+    }
+
+    /// Whether there is such a token.
+    pub fn has_end(&self) -> bool {
+        self.eos.is_some() || !self.more.is_empty()
+    }
 }
 
 /// A tokenizer that was checked against a model's vocabulary.
@@ -235,10 +260,15 @@ impl TextCodec {
             });
         }
         let named = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
-        let ends = Ends {
+        let mut ends = Ends {
             bos: config.bos.or_else(|| named(&BEGIN_NAMES)),
             eos: config.eos.or_else(|| named(&END_NAMES)),
+            more: config.more_eos.clone(),
         };
+        ends.more.extend(turn_end(&tokenizer, config));
+        ends.more.retain(|token| ends.eos != Some(*token));
+        ends.more.sort_unstable();
+        ends.more.dedup();
         let indices = vocabulary.into_values();
         Ok(Self {
             tokenizer,
@@ -287,14 +317,23 @@ impl TextCodec {
     /// The tokens that begin and end a text: those of the model's configuration, else the tokenizer's tokens with a usual name
     /// such as `<|endoftext|>`.
     pub fn ends(&self) -> Ends {
-        self.ends
+        self.ends.clone()
     }
 
-    /// Whether the tokenizer itself puts the beginning-of-text token before a text. Those of some models do, and others know no such token.
+    /// Whether the tokenizer itself puts the beginning-of-text token before a text. Those of some models do, and others have no such token.
     pub fn puts_bos(&self) -> bool {
         let opening = self.tokenizer.encode_fast("", true);
         opening.is_ok_and(|opening| opening.get_ids().first().copied() == self.ends.bos)
             && self.ends.bos.is_some()
+    }
+
+    /// The token of a name: one of the vocabulary, or a text that is one token.
+    pub fn token(&self, name: &str) -> Option<u32> {
+        let named = self.tokenizer.token_to_id(name);
+        named.or_else(|| match &self.encode(name).ok()?[..] {
+            [token] => Some(*token),
+            _ => None,
+        })
     }
 
     /// Tokens of a text, without any that the text does not hold. The name of a special token, such as `<|endoftext|>`, stands
@@ -367,7 +406,7 @@ impl TextCodec {
     /// `given` is the length of the part that holds given words (a prompt, or an infill template up to its last word), which is
     /// never cut.
     pub fn text(&self, tokens: &[u32], given: usize) -> String {
-        self.decode_plain(until_eos(tokens, given, self.ends))
+        self.decode_plain(until_eos(tokens, given, &self.ends))
     }
 
     /// Whether `tokens` leave the given words of a template whole: at no position of `word_ends` ([`Placed::word_ends`]) does a letter or
@@ -388,18 +427,30 @@ impl TextCodec {
 
 /// `tokens` up to, not including, the first end of text. A beginning-of-text token and end-of-text tokens that open the sequence
 /// do not end it, nor does one among the first `given` tokens.
-pub fn until_eos(tokens: &[u32], given: usize, ends: Ends) -> &[u32] {
-    let Some(eos) = ends.eos else { return tokens };
+pub fn until_eos<'t>(tokens: &'t [u32], given: usize, ends: &Ends) -> &'t [u32] {
+    if !ends.has_end() {
+        return tokens;
+    }
     let opening = tokens
         .iter()
-        .take_while(|&&token| token == eos || Some(token) == ends.bos)
+        .take_while(|&&token| ends.is_end(token) || Some(token) == ends.bos)
         .count();
     let from = opening.max(given.min(tokens.len()));
     let end = tokens[from..]
         .iter()
-        .position(|&token| token == eos)
+        .position(|&token| ends.is_end(token))
         .map_or(tokens.len(), |index| from + index);
     &tokens[..end]
+}
+
+/// The token with which the published samplers of decoders that write by diffusion end a text whatever the configuration says, where the
+/// tokenizer has it.
+fn turn_end(tokenizer: &Tokenizer, config: &ModelConfig) -> Option<u32> {
+    let diffuses = config.decoder.is_some() && config.family != Family::Ar;
+    let index = tokenizer.token_to_id(TURN_END).filter(|_| diffuses)?;
+    let added = tokenizer.get_added_tokens_decoder();
+    added.get(&index).filter(|token| token.special)?;
+    Some(index)
 }
 
 #[cfg(not(target_family = "wasm"))]

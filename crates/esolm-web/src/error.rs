@@ -165,6 +165,24 @@ fn request(error: RequestError) -> Failure {
             range,
         } => Failure::out_of_range(option, &value, &range),
         RequestError::NotApplicable { option, why } => Failure::not_applicable(option, why),
+        RequestError::NoToken {
+            option,
+            token,
+            vocab_size,
+        } => Failure::new(
+            "option",
+            format!(
+                "{token} in {} is not one token of the model; give a token's name, or its number below {vocab_size}",
+                camel(option)
+            ),
+        ),
+        RequestError::NothingLeft { option } => Failure::new(
+            "option",
+            format!(
+                "{} leaves no token to draw; leave some of them out",
+                camel(option)
+            ),
+        ),
         RequestError::Sampler(error) => Failure::new("option", sampler(&error)),
         RequestError::NoTokenizer { .. } => Failure::new("tokenizer", error.to_string()),
         error => Failure::new("option", error.to_string()),

@@ -17,7 +17,7 @@ use crate::device::{DeviceInfo, LoadOptions};
 use crate::error::EngineError;
 use crate::executor::{
     Draw, Executor, Pending, check_choice, check_logits, check_masked, check_rows, check_targets,
-    check_tokens, noise_keys,
+    check_tokens, check_vocabulary, noise_keys,
 };
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
@@ -163,7 +163,7 @@ impl Engine {
     /// # Errors
     /// When the pass does not fit the batch or the device fails.
     pub fn step(&mut self, step: &StepRows, ids: &[u32], draw: &Draw) -> Result<(), EngineError> {
-        self.check_noise(step, draw)?;
+        self.check_draw(step, draw)?;
         self.pass(step, Some(ids))?;
         self.executor.draw(draw)
     }
@@ -180,7 +180,7 @@ impl Engine {
         draw: &Draw,
         choice: &Choice,
     ) -> Result<(), EngineError> {
-        self.check_noise(step, draw)?;
+        self.check_draw(step, draw)?;
         check_choice(step, choice)?;
         self.pass(step, Some(ids))?;
         self.executor.reveal(draw, choice)
@@ -211,8 +211,9 @@ impl Engine {
         self.executor.outcome(wanted)
     }
 
-    fn check_noise(&self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
+    fn check_draw(&self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
         let vocab = self.config.vocab_size;
+        check_vocabulary(draw, vocab)?;
         match draw.noise {
             Some(noise) if noise.len() != step.sampled.len() * vocab => {
                 Err(EngineError::Rows(format!(
@@ -357,8 +358,8 @@ impl Engine {
             }
             let draw = Draw {
                 sampler,
-                seed: 0,
                 noise: Some(&noise),
+                ..Draw::default()
             };
             self.pass(&step, Some(&ids))?;
             let drawn_from = self.executor.logits().await?;

@@ -47,7 +47,8 @@ pub enum ScoreItem {
 pub struct ScoreOptions {
     /// Orders, draws and seed. By default an exact likelihood goes from left to right.
     pub likelihood: Likelihood,
-    /// Whether texts open with the beginning-of-text token, which is given. Default: they do.
+    /// Whether texts open with the beginning-of-text token, which is given. Default: they do; those of a decoder where its tokenizer puts the
+    /// token before every text. An AR decoder does not predict the first token of a text that nothing opens.
     pub bos: Option<bool>,
     /// Numbers of the items, one for each, which key their random numbers whatever they are scored with. Where there are none, texts are
     /// numbered as they come, also those of choices and of long texts that are cut.
@@ -186,7 +187,7 @@ pub(crate) async fn score(
     let mut reader = Reader {
         codec: shared.codec()?,
         config,
-        opening: opening(config, shared.codec()?).filter(|_| options.bos != Some(false)),
+        opening: opening(config, shared.codec()?, options.bos)?,
         windows: Vec::new(),
     };
     let mut pieces: Vec<Pieces> = Vec::with_capacity(items.len());

@@ -6,6 +6,7 @@ use esolm::executor::Executor;
 use esolm::gpu::GpuExecutor;
 use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
 use esolm::{Activations, LoadOptions, Weights};
+use esolm_tests::answers::check_answers;
 use esolm_tests::checks::assert_close;
 use esolm_tests::decoders::{Case, LOGITS, cases, check_forward, logits};
 use esolm_tests::samplers::check_traces;
@@ -43,6 +44,13 @@ fn golden_llm_forward() {
 fn golden_llm_traces() {
     let ran = check_traces(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
     println!("{} traces: {ran:?}", ran.kinds.values().sum::<usize>());
+}
+
+/// What chat models say.
+#[test]
+fn golden_llm_answers() {
+    let asked = check_answers(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
+    println!("{asked} answers");
 }
 
 /// Every kernel variant gives the published numbers, whatever this adapter would choose.

@@ -94,6 +94,7 @@ fn options(arguments: &Ppl) -> PerplexityOptions {
         max_windows: arguments.max_windows,
         ascii_only: arguments.ascii_only,
         per_document: arguments.per_document.is_some(),
+        bos: arguments.opening.said(),
         ..PerplexityOptions::default()
     }
 }

@@ -25,7 +25,7 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
             seed: Some(arguments.seed),
             batch: arguments.batch,
         },
-        bos: arguments.no_bos.then_some(false),
+        bos: arguments.opening.said(),
         ..ScoreOptions::default()
     };
     if arguments.job.input.is_some() {

@@ -40,6 +40,14 @@ pub fn prepare(folder: &Folder) {
     changed(folder, "dream", dream);
     let moe = json!({"architectures": ["Qwen2MoeForCausalLM"]});
     changed(folder, "moe", moe);
+    // What ends its texts is no token.
+    changed(folder, "ends", json!({}));
+    let settings = json!({"eos_token_id": [150, "<|im_end|>"]});
+    std::fs::write(
+        at(folder, "ends").join("generation_config.json"),
+        settings.to_string(),
+    )
+    .expect("writable");
     changed(
         folder,
         "yarn",

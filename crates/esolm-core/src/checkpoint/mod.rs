@@ -487,8 +487,9 @@ impl Checkpoint {
         json: &str,
         origin: &str,
     ) -> Result<Self, CheckpointError> {
-        self.recommended =
-            Recommended::from_json(json).map_err(|error| CheckpointError::config(origin, error))?;
+        let wrong = |error| CheckpointError::config(origin, error);
+        self.recommended = Recommended::from_json(json).map_err(wrong)?;
+        self.config.add_ends(json).map_err(wrong)?;
         Ok(self)
     }
 

@@ -22,7 +22,8 @@ use super::{
     AttentionKind, ConfigError, Family, MAX_LENGTH, MAX_WIDTH, ModelConfig, NO_MASK, ParamSpec,
     Prepend, Quantization, invalid,
 };
-use crate::message::shorten;
+use crate::documents::normalize;
+use crate::message::{json_error, shorten};
 
 /// What a decoder has beside the sizes that every network has.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -225,6 +226,7 @@ pub(super) fn read(
     let needed =
         |field, expected| number(map, field)?.ok_or(ConfigError::Missing { field, expected });
     let hidden = needed("hidden_size", "the width of the model")?;
+    let ends = token_list(map, "eos_token_id")?;
     Ok(Some(PartialConfig {
         family,
         hidden: Some(hidden),
@@ -235,8 +237,9 @@ pub(super) fn read(
             "the context length in tokens",
         )?),
         vocab_size: Some(needed("vocab_size", "the number of token embeddings")?),
-        bos: first_token(map, "bos_token_id")?,
-        eos: first_token(map, "eos_token_id")?,
+        bos: token_list(map, "bos_token_id")?.first().copied(),
+        eos: ends.first().copied(),
+        more_eos: ends.get(1..).unwrap_or_default().to_vec(),
         block_size: match is_block {
             true => size("block_size")?,
             false => None,
@@ -386,26 +389,30 @@ fn truth(map: &Map<String, Value>, field: &'static str) -> Result<Option<bool>, 
         .transpose()
 }
 
-/// A token, or the first of a list of tokens.
-fn first_token(map: &Map<String, Value>, field: &'static str) -> Result<Option<u32>, ConfigError> {
-    let Some(value) = present(map, field) else {
-        return Ok(None);
+/// A token, or a list of tokens, each once.
+pub(super) fn token_list(
+    map: &Map<String, Value>,
+    field: &'static str,
+) -> Result<Vec<u32>, ConfigError> {
+    let list = match present(map, field) {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(value) => vec![value],
     };
-    let value = match value {
-        Value::Array(list) => match list.first() {
-            None => return Ok(None),
-            Some(first) => first,
-        },
-        value => value,
-    };
-    // Some files say that there is none by a number below zero.
-    if value.as_i64().is_some_and(|token| token < 0) {
-        return Ok(None);
+    let mut tokens = Vec::with_capacity(list.len());
+    for value in list {
+        // Some files say that there is none by a number below zero.
+        if value.as_i64().is_some_and(|token| token < 0) {
+            continue;
+        }
+        let token = value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let token = token
+            .ok_or_else(|| invalid(field, shown(value), "a token index, or a list of such"))?;
+        if !tokens.contains(&token) {
+            tokens.push(token);
+        }
     }
-    let token = value.as_u64().and_then(|n| u32::try_from(n).ok());
-    token
-        .map(Some)
-        .ok_or_else(|| invalid(field, shown(value), "a token index, or a list of such"))
+    Ok(tokens)
 }
 
 /// The tensor of the embedding.
@@ -439,6 +446,34 @@ impl PartialDecoder {
         ConfigError::Undecided {
             model_type: self.model_type,
         }
+    }
+}
+
+impl ModelConfig {
+    /// Adds the tokens that the text of a `generation_config.json` says end a text. Those of networks that are no decoders are in their
+    /// configurations.
+    ///
+    /// # Errors
+    /// When it is not a JSON object, or says what is not a token or a list of tokens. Tokens beyond the vocabulary are left out, since
+    /// none of them is ever drawn.
+    pub(crate) fn add_ends(&mut self, json: &str) -> Result<(), ConfigError> {
+        if self.decoder.is_none() {
+            return Ok(());
+        }
+        let map: Map<String, Value> = serde_json::from_str(&normalize(json)).map_err(|error| {
+            let why = json_error(&error);
+            ConfigError::Settings(format!("they are not a JSON object ({why})"))
+        })?;
+        for token in token_list(&map, "eos_token_id")? {
+            if token as usize >= self.vocab_size {
+                continue;
+            }
+            let eos = *self.eos.get_or_insert(token);
+            if token != eos && !self.more_eos.contains(&token) {
+                self.more_eos.push(token);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -496,6 +531,7 @@ impl PartialConfig {
             prepend: Prepend::None,
             bos: self.bos,
             eos: self.eos,
+            more_eos: self.more_eos.clone(),
             dropout: 0.0,
             attention: match family {
                 Family::Mdlm => AttentionKind::Bidirectional,

@@ -32,6 +32,7 @@ pub(crate) struct PartialConfig {
     pub prepend: Option<Prepend>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    pub more_eos: Vec<u32>,
     pub dropout: Option<f64>,
     pub attention: Option<AttentionKind>,
     pub block_size: Option<usize>,
@@ -142,6 +143,7 @@ impl PartialConfig {
             )?,
             bos: token(&map, "bos_token_id")?,
             eos: token(&map, "eos_token_id")?,
+            more_eos: Vec::new(),
             dropout: agreeing(&["dropout", "backbone_config.dropout"], |path| {
                 float(&map, path)
             })?,
@@ -243,6 +245,9 @@ impl PartialConfig {
         self.vocab_size = self.vocab_size.or(own.vocab_size);
         self.alpha_0 = self.alpha_0.or(own.alpha_0);
         self.bos = self.bos.or(own.bos);
+        if self.eos.is_none() {
+            self.more_eos = own.more_eos;
+        }
         self.eos = self.eos.or(own.eos);
         self.dropout = self.dropout.or(own.dropout);
         self.block_size = self.block_size.or(own.block_size);
@@ -382,6 +387,7 @@ impl PartialConfig {
             prepend: self.prepend.unwrap_or_default(),
             bos: self.bos,
             eos: self.eos,
+            more_eos: Vec::new(),
             dropout: self.dropout.unwrap_or(0.1), // the published default; inference does not use it
             attention: match family {
                 Family::EsoLm => self.attention.unwrap_or(AttentionKind::Causal),

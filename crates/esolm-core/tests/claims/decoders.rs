@@ -388,6 +388,47 @@ fn folders_of_decoders_hold_what_they_must() {
 }
 
 #[test]
+fn every_end_of_text_token_is_taken() {
+    let ends = |config: Value, settings: Option<&str>| {
+        let folder = folder(config, |_| {});
+        if let Some(settings) = settings {
+            folder.write("generation_config.json", settings.as_bytes());
+        }
+        open(&folder, ReadAs::default()).map(|opened| {
+            let config = opened.config();
+            // What is written is read.
+            let again = ModelConfig::from_json(&config.to_json()).unwrap();
+            assert_eq!((again.eos, &again.more_eos), (config.eos, &config.more_eos));
+            (config.eos, config.more_eos.clone())
+        })
+    };
+    let list = json!({"eos_token_id": [4, 9, 4, -1, 7]});
+    for (config, settings, expected) in [
+        (json!({"eos_token_id": 4}), None, (Some(4), vec![])),
+        (list.clone(), None, (Some(4), vec![9, 7])),
+        (list, Some(r#"{"eos_token_id": 9}"#), (Some(4), vec![9, 7])),
+        // A token that the vocabulary does not have is never drawn.
+        (
+            json!({"eos_token_id": 4}),
+            Some(r#"{"eos_token_id": [9, 4, 151643], "temperature": 0.6}"#),
+            (Some(4), vec![9]),
+        ),
+        (
+            json!({"eos_token_id": null}),
+            Some(r#"{"eos_token_id": [9, 4]}"#),
+            (Some(9), vec![4]),
+        ),
+        (json!({"eos_token_id": null}), Some("{}"), (None, vec![])),
+    ] {
+        assert_eq!(ends(config, settings).unwrap(), expected, "{settings:?}");
+    }
+    let refused = ends(json!({}), Some(r#"{"eos_token_id": "</s>"}"#));
+    assert_told(refused, "generation_config.json|eos_token_id|token index");
+    let refused = ends(json!({"eos_token_id": [4, 5000]}), None);
+    assert_told(refused, "eos_token_id|5000|below vocab_size");
+}
+
+#[test]
 fn decoders_come_in_several_files() {
     let all = tensors();
     let folder = Folder::new("decoder-shards");

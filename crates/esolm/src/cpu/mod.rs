@@ -25,7 +25,9 @@ use esolm_core::config::ModelConfig;
 use esolm_core::plan::SlotMove;
 use esolm_core::reveal::{Choice, Outcome, choose, confidence};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
-use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row};
+use esolm_core::sampler::{
+    MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row, suppress,
+};
 use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
@@ -209,7 +211,7 @@ impl CpuExecutor {
     fn draw_rows(
         &mut self,
         shares: &[Share],
-        confidence: impl Fn(&[f32], NoiseKey, u32) -> u32 + Sync,
+        confidence: impl Fn(&mut [f32], NoiseKey, u32) -> u32 + Sync,
     ) {
         let (config, head) = (&self.config, &self.head);
         let (vocab, mask) = (config.vocab_size, config.mask_index);
@@ -241,6 +243,7 @@ impl CpuExecutor {
                             position,
                         },
                     };
+                    suppress(logits, draw.suppressed);
                     let token = Level::best().run(DrawRow {
                         logits,
                         mask,
@@ -407,8 +410,11 @@ impl Executor for CpuExecutor {
         let share = Share { rows, draw: *draw };
         self.draw_rows(&[share], |logits, key, token| {
             let own = by.of_key(draw.seed, key);
-            own.or_else(|| confidence(by, &sampler, logits, mask, token))
-                .unwrap_or(0)
+            let asked = || {
+                suppress(logits, draw.unsure);
+                confidence(by, &sampler, logits, mask, token)
+            };
+            own.or_else(asked).unwrap_or(0)
         });
         let State {
             tokens, sampled, ..

@@ -21,7 +21,7 @@ impl Engine {
     pub fn run<'a>(
         &'a mut self,
         plan: &'a Plan,
-        draw: Draw<'static>,
+        draw: Draw<'a>,
         observe: bool,
     ) -> Result<Run<'a>, EngineError> {
         let began = Instant::now();
@@ -61,7 +61,7 @@ pub struct Run<'a> {
     engine: &'a mut Engine,
     plan: &'a Plan,
     ids: Vec<u32>,
-    draw: Draw<'static>,
+    draw: Draw<'a>,
     /// Report which tokens each step revealed. They are read back asynchronously and one step behind.
     observe: bool,
     /// Report what the model gave each of them.

@@ -4,7 +4,7 @@ use esolm_core::rows::{Layout, StepRows};
 
 use super::Engine;
 use crate::error::EngineError;
-use crate::executor::{Pending, Share, TOKEN_ALIGN};
+use crate::executor::{Pending, Share, TOKEN_ALIGN, check_vocabulary};
 
 impl Engine {
     /// Writes over a stretch of the started batch's tokens, after all steps so far; `first` is a multiple of [`TOKEN_ALIGN`].
@@ -36,7 +36,7 @@ impl Engine {
         &mut self,
         step: &StepRows,
         ids: &[u32],
-        shares: &[Share<'static>],
+        shares: &[Share<'_>],
         with_logits: bool,
     ) -> Result<Vec<f32>, EngineError> {
         let covered = shares.iter().try_fold(0, |end, share| {
@@ -47,6 +47,9 @@ impl Engine {
                 "the shares of a pass do not cover its {} sampled rows",
                 step.sampled.len()
             )));
+        }
+        for share in shares {
+            check_vocabulary(&share.draw, self.config.vocab_size)?;
         }
         self.pass(step, Some(ids))?;
         let logits = match with_logits {

@@ -4,6 +4,7 @@ mod estimate;
 mod load;
 mod recordings;
 mod reveal;
+mod suppress;
 mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
@@ -384,13 +385,20 @@ impl GpuExecutor {
             values.map(|values| self.gpu.floats(values)).transpose()
         };
         let noise: Vec<_> = shares.iter().map(noise).collect::<Result<_, _>>()?;
+        let suppressed = shares
+            .iter()
+            .map(|share| self.listed(share.draw.suppressed));
+        let suppressed: Vec<_> = suppressed.collect::<Result<_, _>>()?;
         for (held, count) in self.in_parts(tables.wanted.rows) {
             self.head(&state.scratch, held, count);
-            for (Share { rows, draw }, noise) in shares.iter().zip(&noise) {
+            for ((Share { rows, draw }, noise), suppressed) in
+                shares.iter().zip(&noise).zip(&suppressed)
+            {
                 let (first, end) = (rows.start.max(held), rows.end.min(held + count));
                 if first >= end {
                     continue;
                 }
+                self.suppress(state, [first - held, end - first], suppressed.as_ref());
                 let io = Sample {
                     logits: &state.scratch.logits,
                     held,

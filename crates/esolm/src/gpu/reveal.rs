@@ -80,6 +80,7 @@ impl GpuExecutor {
             return self.gpu.submit();
         };
         let filter = choice.rule.by.filter(&draw.sampler);
+        let unsure = self.listed(draw.unsure)?;
         let share = Share {
             rows: 0..tables.wanted.rows,
             draw: *draw,
@@ -90,6 +91,7 @@ impl GpuExecutor {
                 &choosing.drawn,
                 |tables: &Tables, first, count| {
                     if let Some(filter) = &filter {
+                        self.suppress(state, [0, count], unsure.as_ref());
                         let io = Confidences {
                             logits: &state.scratch.logits,
                             stride: self.head.padded(),

@@ -24,6 +24,7 @@ use esolm_core::checkpoint::{Checkpoint, CheckpointError, Values};
 use esolm_core::config::{DECODER_EMBEDDING, ModelConfig};
 use esolm_core::finite::first_beyond;
 use esolm_core::quantise::{GROUP, Groups, Q4, Q8};
+use esolm_core::sampler::NEVER;
 
 mod decoder;
 
@@ -232,9 +233,6 @@ impl HeadRows {
         }
     }
 }
-
-/// The logit of a token that must not be drawn: finite at any temperature, and below any that a network computes.
-const NEVER: f32 = -1e30;
 
 /// A checkpoint whose weights are folded as they are asked for.
 pub struct Folding<'a> {

@@ -154,7 +154,7 @@ impl Batch {
     async fn launch(&mut self, chosen: &[usize]) -> Result<Ran, EngineError> {
         let mut ids = vec![0; self.seats.len()];
         let mut step = StepRows::default();
-        let mut shares: Vec<Share<'static>> = Vec::new();
+        let mut drawn = Vec::with_capacity(chosen.len());
         let mut steps = Vec::with_capacity(chosen.len());
         let (mut is_read, mut with_logits) = (false, false);
         for &place in chosen {
@@ -179,14 +179,7 @@ impl Batch {
             let sampled = own.sampled.iter().map(|&row| first_row + row);
             step.sampled.extend(sampled);
             let rows = from..step.sampled.len();
-            let draw = seat.draw();
-            match shares.last_mut() {
-                Some(last) if (last.draw.sampler, last.draw.seed) == (draw.sampler, draw.seed) => {
-                    last.rows.end = rows.end;
-                }
-                _ if rows.is_empty() => {}
-                _ => shares.push(Share { rows, draw }),
-            }
+            drawn.push((place, rows));
             is_read |= seat.is_read_after(&landed);
             with_logits |= seat.wants_logits() && from < step.sampled.len();
             steps.push(Flown {
@@ -194,6 +187,17 @@ impl Batch {
                 serial: seat.serial(),
                 landed,
             });
+        }
+        let mut shares: Vec<Share> = Vec::new();
+        for (place, rows) in drawn {
+            let Some(seat) = self.seats[place].as_ref().filter(|_| !rows.is_empty()) else {
+                continue;
+            };
+            let draw = seat.draw();
+            match shares.last_mut() {
+                Some(last) if last.draw.is_like(&draw) => last.rows.end = rows.end,
+                _ => shares.push(Share { rows, draw }),
+            }
         }
         let vocab = self.engine.config().vocab_size;
         let logits = (self.engine)

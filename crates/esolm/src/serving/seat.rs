@@ -8,7 +8,7 @@ use esolm_core::ending::Ending;
 use esolm_core::plan::Plan;
 use esolm_core::request::{MAX_REDRAWS, Resolved};
 use esolm_core::rows::StepRows;
-use esolm_core::text::{Ends, TextCodec, until_eos};
+use esolm_core::text::{TextCodec, until_eos};
 use esolm_core::trace::{Revealed, Step};
 use web_time::Instant;
 
@@ -128,11 +128,13 @@ impl Seat {
         &self.tokens
     }
 
-    pub fn draw(&self) -> Draw<'static> {
+    pub fn draw(&self) -> Draw<'_> {
         Draw {
             sampler: self.resolved.sampler(self.attempt),
             seed: self.resolved.seed(self.attempt),
             noise: None,
+            suppressed: &self.resolved.suppressed,
+            unsure: &self.resolved.unsure,
         }
     }
 
@@ -262,11 +264,7 @@ impl Seat {
     fn up_to_eos(&self, tokens: &[u32]) -> Option<usize> {
         let unknown = |&token: &u32| token == self.plan.mask_index;
         let known = tokens.iter().position(unknown).unwrap_or(tokens.len());
-        let stop = &self.resolved.stop;
-        let ends = Ends {
-            bos: stop.bos,
-            eos: stop.eos,
-        };
+        let ends = &self.resolved.stop.ends;
         let body = until_eos(&tokens[..known], self.resolved.given.until[0], ends).len();
         (self.ends_at_eos && body < known).then_some(body + 1)
     }

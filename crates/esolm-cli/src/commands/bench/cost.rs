@@ -48,7 +48,7 @@ impl Cost {
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 1,
-            noise: None,
+            ..Draw::default()
         };
         let written = block_on(writer.run(&plan, draw, false)?.finish())?;
         let windows = written.tokens.into_iter().zip(0..);

@@ -50,6 +50,7 @@ pub fn run(arguments: &Ppl, mut options: PerplexityOptions) -> Result<(), Failur
     identity.insert("draws".into(), asked.draws.into());
     identity.insert("seed".into(), asked.seed.into());
     identity.insert("length".into(), options.length.into());
+    identity.insert("bos".into(), options.bos.into());
     // Bad options are said before anything is read.
     let example = Corpus::Documents(vec!["example".into()]);
     options.check(files.config(), &example)?;
