@@ -66,7 +66,7 @@ fn block(options: &PlanOptions, prompt: usize, position: usize) -> (usize, usize
     let size = options.block_size.unwrap();
     let is_own = options.block_rules.unwrap().tail == PromptTail::Own;
     let mut end = match is_own {
-        true if prompt % size > 0 => prompt % size,
+        true if !prompt.is_multiple_of(size) => prompt % size,
         _ => size,
     };
     let mut start = 0;

@@ -5,22 +5,27 @@ use esolm_core::rows::Layout;
 
 use super::MLP_ROWS;
 use super::load::is_tied;
-use crate::adapter::AdapterKind;
+use crate::adapter::{AdapterInfo, AdapterKind};
 use crate::device::Precision;
 use crate::kernels::residual::STREAM_ROWS;
+use crate::network::fold::TOKENS;
 use crate::weights::Weights;
 
 /// What the driver of a software adapter takes while it compiles kernels; it crashes where that is refused.
 const COMPILER: u64 = 256 << 20;
 
-/// Bytes of the machine's own memory that loading takes: a block, or the head, as it is stored, folded, reordered and on its way. A
-/// software adapter keeps the weights there as well.
-pub(super) fn model(config: &ModelConfig, weights: Weights, kind: AdapterKind) -> u64 {
+/// Bytes of the machine's own memory that loading takes: a block as it is stored, folded, reordered and on its way, or what a binding holds of
+/// the embedding or the output matrix, made and on its way, and some tokens of it as floats. A software adapter keeps the weights there as
+/// well.
+pub(super) fn model(config: &ModelConfig, weights: Weights, adapter: &AdapterInfo) -> u64 {
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
     let Sizes { q, kv, inner, up } = Sizes::of(config);
     let block = d * (q + 2 * kv) + q * d + d * up + inner * d;
-    let passing = 4 * (4 * vocab * d).max(3 * block);
-    let kept = match kind {
+    let slice = vocab * weights.at_the_ends().column_bytes(d);
+    let slice = slice.min(adapter.max_binding_bytes());
+    let tokens = 3 * 4 * vocab.min(TOKENS as u64) * d;
+    let passing = (2 * slice + tokens).max(3 * 4 * block);
+    let kept = match adapter.kind {
         AdapterKind::Software => {
             let ends = vocab * weights.at_the_ends().column_bytes(d);
             let ends = if is_tied(config) { ends } else { 2 * ends };

@@ -131,7 +131,7 @@ impl GpuExecutor {
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
         let weights = options.weights_of(ckpt).await?;
-        let host = estimate::model(ckpt.config(), weights, gpu.info.kind);
+        let host = estimate::model(ckpt.config(), weights, &gpu.info);
         memory::ask(MemoryUse::Model, host + group_bytes(ckpt))?;
         let loaded = Loaded::upload(&gpu, ckpt, weights).await;
         let loaded = match loaded {
