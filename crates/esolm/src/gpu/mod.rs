@@ -39,6 +39,7 @@ use crate::measure::{
 use crate::memory::{self, MemoryUse};
 use crate::network::store::group_bytes;
 use crate::variants::{Chosen, FEW_ROWS};
+use crate::weights::Weights;
 use load::Loaded;
 use recordings::Recordings;
 use reveal::Choosing;
@@ -118,6 +119,16 @@ struct Scratch {
 /// Positions to begin with. Prepended elements may make the last one one more than the context.
 fn positions(config: &ModelConfig) -> usize {
     (config.length + 1).min(POSITIONS)
+}
+
+/// Bytes of the weights of a network on a GPU, and those that loading it takes of the machine's own memory, where a binding holds any matrix
+/// and the GPU has memory of its own.
+pub fn memory_needed(config: &ModelConfig, weights: Weights) -> [u64; 2] {
+    let host = estimate::passing(config, weights, u64::MAX);
+    [
+        estimate::weight_bytes(config, weights),
+        memory::with_margin(host),
+    ]
 }
 
 impl GpuExecutor {
