@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
-use esolm::config::ConfigError;
+use esolm::config::{ConfigError, Open};
 use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
@@ -204,17 +204,9 @@ fn checkpoint(error: &CheckpointError) -> Failure {
             "give a configuration that has it with --config FILE"
         }
         Config {
-            source: ConfigError::Undecided { .. },
+            source: ConfigError::Open(open),
             ..
-        } => {
-            return Failure::usage(format!(
-                "{error}; say --as mdlm, or --as bd3lm with --block-size N"
-            ));
-        }
-        Config {
-            source: ConfigError::Blocks,
-            ..
-        } => return Failure::usage(format!("{error}; give it with --block-size N")),
+        } => return left_open(error, open),
         NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
         RawWeightsNotApplicable => {
             "leave --raw-weights out, a safetensors file holds one set of weights"
@@ -241,6 +233,23 @@ fn checkpoint(error: &CheckpointError) -> Failure {
     };
     let is_usage = matches!(error, RawWeightsNotApplicable);
     Failure::of(is_usage, format!("{error}; {remedy}"))
+}
+
+/// All that is left open of a decoder is asked for at once.
+fn left_open(error: &CheckpointError, open: &Open) -> Failure {
+    let options = match (open.model_type, open.block_size) {
+        (Some(_), _) => Some("say --as mdlm, or --as bd3lm with --block-size N"),
+        (None, true) => Some("give the size with --block-size N"),
+        (None, false) => None,
+    };
+    let files = open.mask.then_some(
+        "put the model's tokenizer files beside the weights (or \"mask_token_id\" into the configuration)",
+    );
+    let remedies: Vec<&str> = options.into_iter().chain(files).collect();
+    Failure::of(
+        options.is_some(),
+        format!("{error}; {}", remedies.join(", and ")),
+    )
 }
 
 fn plan(error: &PlanError) -> Failure {

@@ -1,6 +1,8 @@
 //! `esolm forward` and `esolm replay` against the published code, `convert` and `inspect` against the files they read.
 
 mod common;
+#[path = "numbers/decoders.rs"]
+mod decoders;
 
 use common::{Folder, GOLDEN, Tensors, distance, run, succeed, write};
 use safetensors::Dtype;

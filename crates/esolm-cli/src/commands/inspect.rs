@@ -6,6 +6,7 @@ use std::fmt::Write;
 use esolm::checkpoint::{Checkpoint, TokenizerForm};
 use esolm::config::{AttentionKind, Family, ModelConfig};
 use esolm::cpu::memory_needed;
+use esolm::gpu;
 use esolm::network::store::stored_form;
 use esolm::{Error, Recommended, Weights};
 use serde::Serialize;
@@ -43,6 +44,8 @@ struct Report<'a> {
     ignored: &'a [String],
     /// Bytes that loading takes on the CPU, by the form of the weights.
     memory: BTreeMap<String, u64>,
+    /// Bytes of the weights on a GPU, and of the machine's own memory that loading them takes, by the form of the weights.
+    gpu_memory: BTreeMap<String, [u64; 2]>,
     /// Bytes of the cache of a text as long as the context.
     cache_bytes: u64,
     /// What `esolm sample` takes where no option says otherwise.
@@ -114,6 +117,12 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint, weights: String) -> Re
                     form.to_string(),
                     memory_needed(checkpoint.config(), form)[0],
                 )
+            })
+            .into(),
+        gpu_memory: FORMS
+            .map(|form| {
+                let needed = gpu::memory_needed(checkpoint.config(), form);
+                (form.to_string(), needed)
             })
             .into(),
         cache_bytes: memory_needed(checkpoint.config(), Weights::F32)[1],
@@ -337,6 +346,18 @@ fn table(report: &Report, with_tensors: bool) -> String {
             forms.join(", "),
             size(report.cache_bytes),
             config.length
+        ),
+    );
+    let forms = FORMS.map(|form| {
+        let bytes = report.gpu_memory.get(&form.to_string());
+        let [device, host] = bytes.copied().unwrap_or_default();
+        format!("{} in {form} ({})", size(device), size(host))
+    });
+    row(
+        "on a GPU",
+        format!(
+            "{} of its memory (of the machine's while it loads), beside the cache",
+            forms.join(", ")
         ),
     );
     if !report.ignored.is_empty() {

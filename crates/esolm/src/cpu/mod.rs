@@ -133,7 +133,7 @@ impl CpuExecutor {
             true => None,
             false => {
                 fold::fetch(ckpt, Part::Embedding).await?;
-                Some(Embedding::new(folding.embedding()?, ends)?)
+                Some(Embedding::new(&folding.embedding_rows()?, ends)?)
             }
         };
         let matrix = |linear: &Linear| Matrix::new(linear, weights, activations);
