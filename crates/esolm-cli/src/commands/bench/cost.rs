@@ -8,6 +8,7 @@ use esolm::likelihood::{Purpose, Summary, evaluate, without_exact};
 use esolm::passes::Window;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
+use esolm_checkpoint::message::count;
 use pollster::block_on;
 use serde::Serialize;
 
@@ -41,9 +42,9 @@ impl Cost {
         let texts = TOKENS.div_ceil(config.length);
         let plan = Plan::new(&PlanOptions::new(&config, texts, STEPS, 1))?;
         output::note(&format!(
-            "perplexity: of {} tokens, written in {} passes",
-            plan.layout().tokens,
-            plan.nfe()
+            "perplexity: of {}, written in {}",
+            count(plan.layout().tokens, "token"),
+            count(plan.nfe(), "pass")
         ));
         let draw = Draw {
             sampler: Sampler::default(),
