@@ -101,6 +101,14 @@ pub enum ConfigError {
         /// What `model_type` says.
         model_type: &'static str,
     },
+    /// A model that is to be read as one of another family.
+    #[error("the model cannot be read as {}, since its configuration makes it {own}", .said.one())]
+    OtherFamily {
+        /// The family that was asked for.
+        said: Family,
+        /// What it is, with its article.
+        own: &'static str,
+    },
     /// A decoder that is read as a BD3-LM without a length of its blocks.
     #[error("nothing says how many tokens a block of this BD3-LM has")]
     Blocks,

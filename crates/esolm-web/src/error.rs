@@ -125,6 +125,10 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
             source: ConfigError::Blocks,
             ..
         } => "give it with blockSize",
+        CheckpointError::Config {
+            source: ConfigError::OtherFamily { .. },
+            ..
+        } => "leave as out",
         CheckpointError::MaskUnknown { .. } | CheckpointError::PaddedMask { .. } => {
             "give a config.json with \"mask_index\""
         }
