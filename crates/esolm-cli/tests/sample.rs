@@ -5,6 +5,8 @@ mod blocks;
 mod common;
 #[path = "sample/endings.rs"]
 mod endings;
+#[path = "sample/job_refusals.rs"]
+mod job_refusals;
 #[path = "sample/jobs.rs"]
 mod jobs;
 #[path = "sample/manual.rs"]
