@@ -12,13 +12,15 @@ use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
 use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, RequestError, Weights};
 use esolm_checkpoint::atomic;
+use esolm_checkpoint::message::count;
 use esolm_train::TrainError;
 
 use crate::{files, interrupts, output};
 
-/// Bad usage: the command line itself must be changed.
+/// Bad usage: an option or an argument must be another one, whoever finds that out and when: the option is unknown, its value is out of
+/// range, the model does not have it, or it contradicts what is there already.
 const USAGE: u8 = 2;
-/// Everything else.
+/// Everything else: a file, a line of one or a recipe is not what it must be, or the machine cannot do it.
 const FAILED: u8 = 1;
 
 /// What helps where numbers of the network overflow.
@@ -109,6 +111,11 @@ impl Failure {
         }
     }
 
+    /// Whether a signal stopped it.
+    pub fn is_interrupt(&self) -> bool {
+        self.message.is_empty() && self.code == interrupts::exit_code()
+    }
+
     /// Writing to stdout failed. A reader that went away, such as `head`, is not an error.
     pub fn output(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
@@ -157,7 +164,8 @@ impl<E: Into<Error>> From<E> for Failure {
                 "tokens has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
             )),
             Error::Orders { orders, sequences } => Self::failed(format!(
-                "sort_idx has {orders} rows where tokens has {sequences}; give arrays of the same shape [N, L]"
+                "sort_idx has {} where tokens has {sequences}; give arrays of the same shape [N, L]",
+                count(orders, "row")
             )),
             Error::NothingToCompute => Self::usage(
                 "neither the exact likelihood nor the NELBO is left to compute; give --draws 1 or more",
@@ -207,6 +215,10 @@ fn checkpoint(error: &CheckpointError) -> Failure {
             source: ConfigError::Open(open),
             ..
         } => return left_open(error, open),
+        Config {
+            source: ConfigError::OtherFamily { .. },
+            ..
+        } => return Failure::usage(format!("{error}; leave --as out")),
         NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
         RawWeightsNotApplicable => {
             "leave --raw-weights out, a safetensors file holds one set of weights"
@@ -256,7 +268,13 @@ fn plan(error: &PlanError) -> Failure {
     match error {
         PlanError::Range { name, value, range } => out_of_range(name, value, range),
         _ => Failure::of(
-            matches!(error, PlanError::Known { .. } | PlanError::Schedule { .. }),
+            matches!(
+                error,
+                PlanError::Known { .. }
+                    | PlanError::Schedule { .. }
+                    | PlanError::ArSchedule
+                    | PlanError::ArGap { .. }
+            ),
             error.to_string(),
         ),
     }
@@ -302,8 +320,9 @@ fn request(error: &RequestError) -> Failure {
             opening,
             length,
         } => Failure::usage(format!(
-            "the prompt has {tokens} tokens{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise \
-             --length up to the model's context"
+            "the prompt has {}{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise \
+             --length up to the model's context",
+            count(*tokens, "token")
         )),
         RequestError::NoTokenizer { what } => Failure::usage(format!(
             "{what} needs a tokenizer; give one with --tokenizer FILE instead of none"
@@ -341,9 +360,9 @@ fn request(error: &RequestError) -> Failure {
 fn engine(error: &EngineError) -> Failure {
     match error {
         EngineError::Checkpoint(error) => checkpoint(error),
-        EngineError::CpuOnly { .. } | EngineError::Activations { .. } => {
-            Failure::usage(engine_sentence(error))
-        }
+        EngineError::CpuOnly { .. }
+        | EngineError::Activations { .. }
+        | EngineError::Option { .. } => Failure::usage(engine_sentence(error)),
         error => Failure::failed(engine_sentence(error)),
     }
 }

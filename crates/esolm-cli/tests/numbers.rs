@@ -535,6 +535,12 @@ fn devices_are_listed() {
     let text = succeed(&["devices"]);
     assert!(
         text.lines()
+            .any(|line| line.starts_with("cpu    ") && line.contains(" thread")),
+        "{text}"
+    );
+    assert!(!text.contains("Burn"), "{text}");
+    assert!(
+        text.lines()
             .last()
             .is_some_and(|line| line.starts_with("cpu")),
         "{text}"

@@ -98,6 +98,14 @@ pub enum ConfigError {
     /// A decoder of which something is left open.
     #[error("{0}")]
     Open(Open),
+    /// A model that is to be read as one of another family.
+    #[error("the model cannot be read as {}, since its configuration makes it {own}", .said.one())]
+    OtherFamily {
+        /// The family that was asked for.
+        said: Family,
+        /// What it is, with its article.
+        own: &'static str,
+    },
     /// Two fields, or a field and the tensors, contradict each other.
     #[error("{first} but {second}; {remedy}")]
     Contradiction {

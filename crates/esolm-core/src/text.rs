@@ -313,6 +313,15 @@ impl TextCodec {
         &self.unused
     }
 
+    /// The tokenizer as the text of a `tokenizer.json`: the same for all files that make the same tokenizer.
+    ///
+    /// # Errors
+    /// [`TextError::Unusable`] where it cannot be written.
+    pub fn json(&self) -> Result<String, TextError> {
+        (self.tokenizer.to_string(false))
+            .map_err(|error| TextError::Unusable(one_line(&error.to_string())))
+    }
+
     /// Number of tokens: the largest index plus one.
     pub fn tokens(&self) -> usize {
         self.tokens

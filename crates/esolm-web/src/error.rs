@@ -129,6 +129,10 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
             (false, true, true) => "give it with blockSize, and the model's tokenizer",
             (false, false, _) => "give the model's tokenizer",
         },
+        CheckpointError::Config {
+            source: ConfigError::OtherFamily { .. },
+            ..
+        } => "leave as out",
         CheckpointError::MaskUnknown { .. } | CheckpointError::PaddedMask { .. } => {
             "give a config.json with \"mask_index\""
         }

@@ -17,6 +17,7 @@ use esolm::measure::Rates;
 use esolm::measure::prediction::{self, Device};
 use esolm::measure::work::Work;
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Weights};
+use esolm_checkpoint::message::count;
 use pollster::block_on;
 use serde::Serialize;
 
@@ -212,7 +213,8 @@ fn time(
 ) -> Result<Vec<Line>, Failure> {
     let plan = case.plan(engines[0].1.config(), arguments)?;
     let steps = plan.passes();
-    output::note(&format!("{}: {} passes", case.name, steps.len()));
+    let passes = count(steps.len(), "pass");
+    output::note(&format!("{}: {passes}", case.name));
     let mut runs: Vec<Vec<Timing>> = vec![Vec::new(); engines.len()];
     for _ in 0..arguments.rounds {
         for ((_, engine), runs) in engines.iter_mut().zip(&mut runs) {

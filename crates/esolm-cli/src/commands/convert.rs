@@ -34,6 +34,13 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         .map(|(name, _, what)| (out.join(name), what))
         .filter(|(path, _)| path.symlink_metadata().is_ok())
         .collect();
+    let odd = (foreign.iter()).find(|(path, _)| path.exists() && !path.is_file());
+    if let Some((path, what)) = odd {
+        return Err(Failure::usage(format!(
+            "{} is not a regular file, and would be taken for that of this model, which comes without {what}; give another folder",
+            path.display()
+        )));
+    }
     if let Some((path, what)) = foreign.first()
         && !arguments.force
     {

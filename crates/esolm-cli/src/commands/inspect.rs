@@ -9,6 +9,7 @@ use esolm::cpu::memory_needed;
 use esolm::gpu;
 use esolm::network::store::stored_form;
 use esolm::{Error, Recommended, Weights};
+use esolm_checkpoint::message::count;
 use serde::Serialize;
 
 use crate::arguments::{FormatName, Inspect};
@@ -214,10 +215,10 @@ fn recommended(settings: &Recommended, family: Family) -> String {
 /// The network in a line.
 fn shape(config: &ModelConfig) -> String {
     let sizes = format!(
-        "{} blocks, width {}, {} heads of {}",
-        config.n_blocks,
+        "{}, width {}, {} of {}",
+        count(config.n_blocks, "block"),
         config.hidden,
-        config.n_heads,
+        count(config.n_heads, "head"),
         config.head_dim()
     );
     match (&config.decoder, config.cond_dim) {
@@ -254,10 +255,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
                 "{}, {} attention, {} a block",
                 config.family,
                 config.attention,
-                match size {
-                    1 => "a token".into(),
-                    _ => format!("{size} tokens"),
-                }
+                count(size, "token")
             ),
         },
     );
@@ -271,7 +269,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
             row("biases", format!("{what} than published: {layers}"));
         }
     }
-    row("context", format!("{} tokens", config.length));
+    row("context", count(config.length, "token"));
     row(
         "vocabulary",
         format!(
@@ -305,7 +303,10 @@ fn table(report: &Report, with_tensors: bool) -> String {
         let (desired, largest) = (sets.desired, sets.largest);
         row(
             "sets",
-            format!("trained for {desired} tokens at once, {largest} at most{first}"),
+            format!(
+                "trained for {} at once, {largest} at most{first}",
+                count(desired, "token")
+            ),
         );
     }
     if config.family == Family::Ar && config.decoder.is_none() {
@@ -342,10 +343,10 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row(
         "memory",
         format!(
-            "{} to load on the CPU; then {} a text of {} tokens",
+            "{} to load on the CPU; then {} a text of {}",
             forms.join(", "),
             size(report.cache_bytes),
-            config.length
+            count(config.length, "token")
         ),
     );
     let forms = FORMS.map(|form| {

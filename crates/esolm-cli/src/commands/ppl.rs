@@ -156,7 +156,7 @@ fn read_documents(arguments: &Ppl, files: &ModelFiles) -> Result<Corpus, Failure
     let mut all: Vec<String> = Vec::new();
     for text in texts::read(&arguments.files)? {
         if arguments.jsonl || text.is_jsonl {
-            let lines = text.json_lines("an object with a field text")?;
+            let lines = text.json_lines("a JSON object whose field text is a text")?;
             let text = |(_, line): (usize, JsonText)| line.text.trim().to_string();
             // White space around a document is left out everywhere.
             all.extend(lines.into_iter().map(text));

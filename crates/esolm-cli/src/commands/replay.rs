@@ -3,6 +3,7 @@
 use esolm::config::{AttentionKind, Family};
 use esolm::plan::Plan;
 use esolm::rows::RowsError;
+use esolm_checkpoint::message::count;
 
 use crate::arguments::Replay;
 use crate::failure::Failure;
@@ -67,10 +68,10 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
         ],
     )?;
     note(&format!(
-        "{}: logits {shape:?}, tokens_sorted and sample {:?}, {} steps",
+        "{}: logits {shape:?}, tokens_sorted and sample {:?}, {}",
         arguments.output.display(),
         &shape[..2],
-        passes
+        count(passes, "step")
     ));
     Ok(())
 }

@@ -599,6 +599,21 @@ impl Checkpoint {
         self.parameters[index].rows(&self.files)
     }
 
+    /// Hands over the bytes of one of the [parameters](Self::parameters) as they are stored, a tensor at a time; a quantised matrix has three.
+    ///
+    /// # Errors
+    /// Of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and `NotFetched`.
+    pub fn stored(
+        &self,
+        parameter: &Parameter,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), CheckpointError> {
+        for (file, tensor) in parameter.places() {
+            self.files[*file].with_bytes(tensor, &mut *take)?;
+        }
+        Ok(())
+    }
+
     /// Brings the parameters whose names begin with `prefix` into memory, where each stays until it is read once. Does nothing for a
     /// checkpoint that is a file or was given whole.
     ///

@@ -205,11 +205,7 @@ impl PartialConfig {
 
     fn contradicts(&self, said: Family) -> ConfigError {
         let own = self.family.map_or("another model", Family::one);
-        ConfigError::Contradiction {
-            first: format!("the model is to be read as {}", said.one()),
-            second: format!("its configuration makes it {own}"),
-            remedy: "read it as what it is".into(),
-        }
+        ConfigError::OtherFamily { said, own }
     }
 
     /// Adds what the checkpoint says of itself to a configuration that is used in its place. Sizes that only this one gives are taken;

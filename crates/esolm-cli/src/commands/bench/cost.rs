@@ -8,6 +8,7 @@ use esolm::likelihood::{Purpose, Summary, evaluate, without_exact};
 use esolm::passes::Window;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
+use esolm_checkpoint::message::count;
 use pollster::block_on;
 use serde::Serialize;
 
@@ -45,9 +46,9 @@ impl Cost {
             ..PlanOptions::new(&config, tokens.div_ceil(length), STEPS, 1)
         })?;
         output::note(&format!(
-            "perplexity: of {} tokens, written in {} passes",
-            plan.layout().tokens,
-            plan.nfe()
+            "perplexity: of {}, written in {}",
+            count(plan.layout().tokens, "token"),
+            count(plan.nfe(), "pass")
         ));
         let draw = Draw {
             sampler: Sampler::default(),
