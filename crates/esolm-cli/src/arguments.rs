@@ -3,6 +3,7 @@
 mod forward;
 mod job;
 mod scoring;
+mod serve;
 mod sets;
 mod train;
 mod values;
@@ -23,6 +24,7 @@ use crate::commands::bench::Form;
 pub use forward::{Forward, ModeName};
 pub use job::{FormatName, Job, OutputFormat, Shard};
 pub use scoring::{Normalize, Ppl, Score};
+pub use serve::Serve;
 pub use sets::Sets;
 pub use train::Train;
 use values::{at_least_one, min_p, parse, share, stop_string, temperature, top_k, top_p, whole};
@@ -63,6 +65,8 @@ pub enum Command {
     Ppl(Box<Ppl>),
     /// Print the log-likelihood of lines, choices or infills.
     Score(Box<Score>),
+    /// Answer requests over HTTP, in the form of OpenAI's completions.
+    Serve(Box<Serve>),
     /// List the GPUs here, their limits, and which kernels would run.
     Devices(Devices),
     /// Describe a checkpoint: family, shapes, parameters, bytes.
