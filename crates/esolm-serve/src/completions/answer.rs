@@ -127,8 +127,7 @@ impl Answer {
                     _ => writings.next(),
                 };
                 let resolved = writing.as_ref().map(|writing| writing.resolved().clone());
-                let index = choices.len();
-                let choice = Choice::new(index, codec.clone(), placed, resolved, ask.logprobs);
+                let choice = Choice::new(codec.clone(), placed, resolved, ask.logprobs);
                 echoes.push(ask.echo.then(|| {
                     // Of the opening token nobody hears.
                     let hidden = placed.opening.len();

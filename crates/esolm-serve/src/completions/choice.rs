@@ -43,7 +43,6 @@ impl Piece {
 
 /// A choice of a completion.
 pub struct Choice {
-    pub index: usize,
     codec: Arc<TextCodec>,
     resolved: Option<Arc<Resolved>>,
     /// Where what is written begins and ends.
@@ -63,7 +62,6 @@ pub struct Choice {
 
 impl Choice {
     pub fn new(
-        index: usize,
         codec: Arc<TextCodec>,
         placed: &Placed,
         resolved: Option<Arc<Resolved>>,
@@ -71,7 +69,6 @@ impl Choice {
     ) -> Self {
         let start = placed.start();
         let mut choice = Self {
-            index,
             prompt: codec.decode_plain(&placed.tokens),
             codec,
             resolved,
