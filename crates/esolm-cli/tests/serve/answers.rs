@@ -110,7 +110,7 @@ fn a_completion_is_what_sample_writes() {
 #[test]
 fn a_middle_is_the_infill_that_sample_writes() {
     let server = Server::start(&[]);
-    let template = "The cat ____{6} with a dog\\_ and \\{a\\} ball.";
+    let template = "The cat ____{6} with a dog\\_ and \\{a} ball.";
     let expected = sample(&["--infill", template, "--seed", "5", "--batch", "6"]);
     let body = json!({
         "prompt": "The cat ", "suffix": " with a dog_ and {a} ball.", "max_tokens": 6, "seed": 5, "n": 6,
@@ -252,7 +252,7 @@ fn an_echo_tells_what_score_adds_up() {
             .iter()
             .map(|logp| logp.as_f64().expect("a number"))
             .sum();
-        let expected = find(&scored, "logp");
+        let expected = scored["logp"][0].as_f64().expect("a number");
         assert!(
             (sum - expected).abs() < 1e-5 * expected.abs(),
             "{sum} {expected}"
@@ -292,21 +292,6 @@ fn an_echo_tells_what_score_adds_up() {
     alone["stream"] = true.into();
     let events = server.complete(&alone).events();
     assert_eq!(texts_of(&events[0], 0), format!("{context}{choice}"));
-}
-
-/// A number of this name, wherever it stands.
-fn find(value: &Value, name: &str) -> f64 {
-    fn look(value: &Value, name: &str) -> Option<f64> {
-        match value {
-            Value::Object(fields) => fields
-                .get(name)
-                .and_then(Value::as_f64)
-                .or_else(|| fields.values().find_map(|value| look(value, name))),
-            Value::Array(items) => items.iter().find_map(|value| look(value, name)),
-            _ => None,
-        }
-    }
-    look(value, name).unwrap_or_else(|| panic!("no {name} in {value}"))
 }
 
 #[test]
