@@ -2,9 +2,11 @@
 
 use esolm::EngineError;
 use esolm::checkpoint::Checkpoint;
+use esolm::config::{AttentionKind, Family, Sets};
 use esolm::engine::{Engine, Written};
 use esolm::executor::Draw;
-use esolm::plan::{Plan, PlanOptions};
+use esolm::plan::{Joining, Plan, PlanOptions, Schedule, SetRules};
+use esolm::reveal::Rule;
 use esolm::sampler::Sampler;
 use pollster::block_on;
 use safetensors::SafeTensors;
@@ -39,14 +41,57 @@ pub fn checkpoint() -> Checkpoint {
 }
 
 /// A text in which the numbers overflow is an error that names it, watched or not, and the next text on the same engine has nothing of
-/// what was left in its memory.
+/// what was left in its memory; also where confidence chooses.
 pub fn check(engine: &mut Engine) {
+    let own = PlanOptions {
+        alpha_0: 0.5,
+        first_sequence: 5,
+        ..PlanOptions::new(engine.config(), 3, 8, 1)
+    };
+    let by_confidence = |threshold: Option<f32>| PlanOptions {
+        family: Family::Mdlm,
+        attention: AttentionKind::Bidirectional,
+        alpha_0: 1.0,
+        schedule: Schedule::Confidence,
+        reveal: Rule {
+            threshold,
+            ..Rule::default()
+        },
+        ..own.clone()
+    };
+    let sets = PlanOptions {
+        family: Family::SetDlm,
+        attention: AttentionKind::Set,
+        sets: Some(Sets {
+            desired: 2,
+            largest: 4,
+            keeps_first: true,
+            cache_by_time: false,
+            pad: None,
+        }),
+        set_rules: Some(SetRules {
+            window: 4,
+            context: own.length,
+            joining: Joining::Position,
+            sees_right: true,
+        }),
+        ..by_confidence(None)
+    };
+    for options in [
+        own.clone(),
+        by_confidence(None),
+        by_confidence(Some(0.5)),
+        sets,
+    ] {
+        check_options(engine, &options);
+    }
+}
+
+fn check_options(engine: &mut Engine, options: &PlanOptions) {
     let plan = |token: u32| {
         let options = PlanOptions {
-            alpha_0: 0.5,
             known: vec![vec![], vec![(3, token)], vec![]],
-            first_sequence: 5,
-            ..PlanOptions::new(engine.config(), 3, 8, 1)
+            ..options.clone()
         };
         Plan::new(&options).unwrap()
     };

@@ -104,8 +104,10 @@ pub struct Model {
     /// What a model is whose config.json does not say it: those of a2d-qwen3 and a2d-qwen2 may be either.
     #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
     pub read_as: Option<ReadAsName>,
-    /// Tokens of a block of a BD3-LM. A model with adaLN is sampled with blocks that divide the length and the context; with --mode block of
-    /// `esolm forward` the last block may be shorter. Default: the model's own.
+    /// Tokens of a block of a BD3-LM: of a decoder that is read as one, and for `sample` and `forward` of any. Texts are written in whole blocks;
+    /// the last block of `forward --mode block` may be shorter.
+    ///
+    /// Default: the model's own.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     pub block_size: Option<usize>,
 }

@@ -25,10 +25,10 @@ use record::Record;
 
 /// Most bytes of lines that are done together.
 const MOST_BYTES: usize = 4 << 20;
-/// Lines that are done together take about so long, if nobody says how many they are: that much is lost where a job is killed.
+/// Lines that are done together take about so long: that much is lost where a job is killed.
 const SOON: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(20);
-/// How many they are at first, and at most.
+/// How many they are at first, if nobody says, and at most.
 const FEW: usize = 16;
 const MANY: usize = 1024;
 
@@ -45,8 +45,8 @@ pub trait Work {
     /// What is wrong with it, as the part of a sentence that follows "line 3 of FILE: ".
     fn read(&self, fields: Map<String, Value>) -> Result<Self::Item, String>;
 
-    /// Loads the model.
-    fn load(&mut self) -> Result<(), Failure>;
+    /// Loads the model, for as many lines as are `left` if that is known.
+    fn load(&mut self, left: Option<u64>) -> Result<(), Failure>;
 
     /// Does some lines, in the same order. `stop` ends it early, with [`Failure::interrupted`].
     fn run(
@@ -72,7 +72,7 @@ pub struct Plan<'a> {
     pub options: Value,
     /// Number of the first line.
     pub first: u32,
-    /// Lines to do together, if somebody said.
+    /// Lines to do together at first, if somebody said.
     pub batch: Option<usize>,
     pub quiet: bool,
 }
@@ -128,11 +128,12 @@ pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     if number >= end {
         return finish(plan, output, &Told::default());
     }
-    work.load()?;
+    let left = (end < u64::MAX).then_some(end - number);
+    work.load(left)?;
 
     let stop = Arc::new(AtomicBool::new(false));
     interrupts::stop(stop.clone());
-    let bar = print::lines(plan.quiet, (end < u64::MAX).then_some(end - number));
+    let bar = print::lines(plan.quiet, left);
     let mut pace = Pace::new(plan.batch);
     let mut told = Told::default();
     while number < end {
@@ -198,21 +199,18 @@ fn finish(plan: &Plan, output: Output, told: &Told) -> Result<(), Failure> {
 /// How many lines are done together.
 struct Pace {
     lines: usize,
-    is_fixed: bool,
 }
 
 impl Pace {
     fn new(batch: Option<usize>) -> Self {
         Self {
             lines: batch.unwrap_or(FEW),
-            is_fixed: batch.is_some(),
         }
     }
 
     fn took(&mut self, time: Duration) {
         self.lines = match time {
-            _ if self.is_fixed => self.lines,
-            time if time < SOON => (self.lines * 2).min(MANY),
+            time if time < SOON => self.lines.max(MANY.min(self.lines * 2)),
             time if time > LATE => (self.lines / 2).max(1),
             _ => self.lines,
         };

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use esolm::ModelFiles;
 use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 use esolm::config::ModelConfig;
 use esolm::text::TextCodec;
+use esolm::{Error, ModelFiles, Serving, ServingOptions};
 use serde_json::{Map, Value, json};
 
 use crate::arguments::{Device, Model, Source};
@@ -161,18 +161,43 @@ pub fn note_mask(checkpoint: &Checkpoint) {
     }
 }
 
-/// Loads a model onto the chosen device, and says on stderr which one that is, and what was assumed of the checkpoint.
-pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Model, Failure> {
-    let source = files.checkpoint().source();
-    if !quiet && source == SourceKind::LightningWithoutEma {
+/// Says on stderr what was assumed of a checkpoint.
+fn note_assumed(files: &ModelFiles) {
+    if files.checkpoint().source() == SourceKind::LightningWithoutEma {
         output::note("weights: raw, since the checkpoint holds no EMA weights");
     }
+    note_mask(files.checkpoint());
+}
+
+/// Loads a model onto the chosen device, and says on stderr which one that is, and what was assumed of the checkpoint.
+pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Model, Failure> {
     if !quiet {
-        note_mask(files.checkpoint());
+        note_assumed(&files);
     }
     let model = esolm::Model::load_blocking(files, device.options())?;
     if !quiet {
         output::note(&format!("device: {}", model.device()));
     }
     Ok(model)
+}
+
+/// As [`load`], for texts that come one after the other.
+pub fn serve(
+    files: ModelFiles,
+    device: &Device,
+    options: ServingOptions,
+    quiet: bool,
+) -> Result<Serving, Error> {
+    if !quiet {
+        note_assumed(&files);
+    }
+    let serving = pollster::block_on(Serving::start(files, device.options(), options))?;
+    if !quiet {
+        let texts = match options.places {
+            1 => "1 text".into(),
+            n => format!("{n} texts"),
+        };
+        output::note(&format!("device: {}, {texts} at once", serving.device()));
+    }
+    Ok(serving)
 }

@@ -81,6 +81,18 @@ pub enum ConfigError {
         /// What must stand there.
         expected: String,
     },
+    /// A decoder of a kind that is not run.
+    #[error(
+        "the configuration's field \"{field}\" is \"{found}\": {why}, and models of that kind are not run"
+    )]
+    OtherKind {
+        /// Name of the field.
+        field: &'static str,
+        /// What stands there.
+        found: String,
+        /// What is said of the kind.
+        why: &'static str,
+    },
     /// A decoder that is an MDLM or a BD3-LM, which only somebody who knows the model can tell.
     #[error(
         "the configuration says \"{model_type}\", which is what an MDLM and a BD3-LM are called, and not which of them the model is"

@@ -5,6 +5,7 @@ mod common;
 use common::plan::{BOS, MASK, V, options};
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
 use esolm_core::plan::{MAX_LENGTH, MAX_STEPS, Plan, PlanError, PlanOptions, Schedule};
+use esolm_core::reveal::{Choice, Rule, choose};
 use esolm_core::rows::{MASKED, NO_TARGET};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -463,9 +464,22 @@ fn messages_stay_short() {
 fn exercise(plan: &Plan) -> Result<(), TestCaseError> {
     let layout = plan.layout();
     let mut drawn = vec![false; layout.tokens];
+    let mut text = plan.initial_tokens();
     let mut rows = 0;
     for step in 0..plan.nfe() {
         let found = plan.step_rows(step);
+        if let Some(choice) = plan.choice(step, |_| true) {
+            // The least that may become known, of which nothing is known before.
+            let places = found.sampled.iter();
+            let places: Vec<u32> = places.map(|&row| found.rows[row as usize].target).collect();
+            prop_assert!(choice.holds(places.len()));
+            let fives = vec![5; places.len()];
+            let fewest = Choice {
+                rule: Rule::default(),
+                ..choice
+            };
+            choose(&fewest, plan.mask_index, &fives, &fives, &places, &mut text);
+        }
         prop_assert_eq!(found.rows.len(), plan.positions_computed(step));
         for row in &found.rows {
             prop_assert!((row.sequence as usize) < layout.sequences);
@@ -474,7 +488,8 @@ fn exercise(plan: &Plan) -> Result<(), TestCaseError> {
             prop_assert!((row.position as usize) < layout.slots);
             prop_assert!(row.source == MASKED || (row.source as usize) < layout.tokens);
             if row.target != NO_TARGET {
-                prop_assert!(!std::mem::replace(&mut drawn[row.target as usize], true));
+                let before = std::mem::replace(&mut drawn[row.target as usize], true);
+                prop_assert!(!before || plan.reveal.is_some());
                 plan.output_position(row.target);
             }
         }
@@ -483,6 +498,7 @@ fn exercise(plan: &Plan) -> Result<(), TestCaseError> {
         plan.cache_length(step);
     }
     prop_assert!(rows <= 2 * layout.tokens * layout.slots);
+    prop_assert!(plan.reveal.is_none() || plan.mask_index == 5 || !text.contains(&plan.mask_index));
     let tokens = plan.initial_tokens();
     prop_assert!(
         tokens
@@ -505,14 +521,31 @@ fn written(seed: u64, family: usize, known: u32) -> String {
             prepend: Prepend::Mask,
             ..ar()
         },
+        PlanOptions {
+            schedule: Schedule::Confidence,
+            ..mdlm()
+        },
+        PlanOptions {
+            family: Family::Bd3Lm,
+            attention: AttentionKind::Block,
+            block_size: Some(4),
+            context: 8,
+            schedule: Schedule::Confidence,
+            reveal: Rule {
+                threshold: Some(1.0),
+                ..Rule::default()
+            },
+            ..mdlm()
+        },
     ];
+    let base = &base[family % base.len()];
     let known = (0..known).map(|position| (position, position)).collect();
     let plan = Plan::new(&PlanOptions {
-        length: 7,
-        steps: 4,
+        length: base.block_size.map_or(7, |size| 2 * size),
+        steps: 3,
         seed,
         known: vec![known, vec![]],
-        ..base[family % base.len()].clone()
+        ..base.clone()
     });
     plan.unwrap().to_json()
 }
@@ -581,12 +614,24 @@ fn the_vocabulary_is_that_of_the_options() {
 }
 
 #[test]
-fn the_example_of_the_documentation_is_a_plan() {
+fn the_examples_of_the_documentation_are_plans() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/plan-format.md");
     let text = std::fs::read_to_string(path).unwrap();
     let example = text.split("```json\n").nth(1).unwrap();
     let plan = Plan::from_json(example.split("```").next().unwrap()).unwrap();
     assert_eq!((plan.sequences.len(), plan.nfe()), (2, 7));
+    exercise(&plan).unwrap();
+    // The other one is what a plan has more where confidence chooses: of six places that are not given.
+    let example = text.split("```json\n").nth(2).unwrap();
+    let example: Value = serde_json::from_str(example.split("```").next().unwrap()).unwrap();
+    let mut whole = json!({
+        "esolm_plan": 1, "family": "mdlm", "length": 8, "lead": false, "mask_index": 96, "vocab_size": 97,
+        "reveal": example["reveal"],
+        "sequences": [{"sequence": 0, "order": [2, 5, 0, 1, 3, 4, 6, 7], "known": [11, 42]}],
+    });
+    whole["sequences"][0]["steps"] = example["steps"].clone();
+    let plan = Plan::from_json(&whole.to_string()).unwrap();
+    assert_eq!(plan.nfe(), 3);
     exercise(&plan).unwrap();
 }
 

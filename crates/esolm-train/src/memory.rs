@@ -21,8 +21,8 @@ pub(crate) fn for_state(out: &Path, on_host: bool) -> Result<(), EngineError> {
     ask(MemoryUse::Training, size.saturating_mul(copies))
 }
 
-/// Asks for what steps take at least, beside a state that is loaded already (`resumed`): weights as they are made; `on_host` also
-/// weights, averaged weights, two moments and gradients, and of the activations those that every layer keeps for its gradient. A GPU
+/// Asks for what steps take at least, beside a state that is loaded already (`resumed`): weights as they are made or taken from a
+/// checkpoint, as numbers and as the bytes of a file; `on_host` also weights, averaged weights, two moments and gradients, and of the activations those that every layer keeps for its gradient. A GPU
 /// holds these itself.
 ///
 /// # Errors
@@ -51,7 +51,7 @@ pub(crate) fn for_steps(
     let texts = recipe.run.batch as f64 + twice + sequential as f64 * masked;
     let rows = (texts * config.length as f64) as u64;
     let (copies, rows) = match (on_host, resumed) {
-        (false, _) => (1, 0),
+        (false, _) => (2, 0),
         (true, true) => (2, rows),
         (true, false) => (6, rows),
     };

@@ -372,7 +372,8 @@ impl Recipe {
     /// # Errors
     /// What [`ModelConfig::validate`] finds.
     pub fn config_from(&self, start: &ModelConfig) -> Result<ModelConfig, TrainError> {
-        let is_ar = self.model.family == Family::Ar;
+        let family = self.model.family;
+        let own = self.config(start.vocab_size - 1, 0)?;
         let config = ModelConfig {
             cond_dim: match self.model.is_conditioned() {
                 true => self.model.cond_dim,
@@ -383,8 +384,17 @@ impl Recipe {
             bos: start.bos,
             eos: start.eos,
             // The others have none.
-            prepend: if is_ar { start.prepend } else { Prepend::None },
-            ..self.config(start.vocab_size - 1, 0)?
+            prepend: match family {
+                Family::Ar => start.prepend,
+                _ => Prepend::None,
+            },
+            // What no recipe says of a SetDLM.
+            sets: own.sets.map(|sets| Sets {
+                desired: sets.desired,
+                largest: sets.largest,
+                ..start.sets.unwrap_or(sets)
+            }),
+            ..own
         };
         config.validate()?;
         Ok(config)

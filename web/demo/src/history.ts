@@ -1,5 +1,5 @@
 // What a trace says about one of its texts: in which step, by which phase and at which slot each position was written, and what
-// each step computed. With a plan all of it is known ahead; without one it is worked out from the steps.
+// each step computed. With a plan all of it is known ahead; without one, or where confidence chooses, it is worked out from the steps.
 
 import type { Phase, Revealed, SequencePlan, Step, Trace } from "./trace";
 
@@ -54,7 +54,7 @@ export class History {
     this.phaseOf = new Array<Phase | null>(this.length).fill(null);
 
     const { plan } = header;
-    // Where confidence chooses, no plan knows the order.
+    // Where confidence chooses, no plan says in which step a position becomes known.
     const own = plan?.reveal ? undefined : plan?.sequences[sequence];
     const lead = plan ? plan.lead : leadOf(trace);
     this.slots = this.length + (lead ? 1 : 0);

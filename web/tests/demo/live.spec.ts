@@ -261,6 +261,11 @@ test("a model that writes in blocks says so, and shows where they begin", async 
   await page.locator("#write").click();
   await finished(page);
   await expect(page.locator("#computed")).toHaveText(String(7 * 4 + 4));
+  // What confidence chooses is seen when it has chosen.
+  await page.locator("#schedule").selectOption("confidence");
+  await page.locator("#write").click();
+  await finished(page);
+  await expect(page.locator("#known")).toHaveText("8 of 8");
   expect(await violations(page)).toEqual([]);
 });
 

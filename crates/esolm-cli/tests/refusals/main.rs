@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod decoders;
 mod files;
 #[cfg(target_os = "linux")]
 mod memory;
@@ -99,6 +100,7 @@ fn sentence(output: &Output, line: &str) -> String {
 fn bad_input_ends_in_one_sentence() {
     let folder = Folder::new();
     files::prepare(&folder);
+    decoders::prepare(&folder);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/refusals/refusals.txt");
     let written = std::fs::read_to_string(&path).expect("the cases");
     let mut seen = String::new();

@@ -71,6 +71,84 @@ fn every_sampler_of_a_bd3lm_writes() {
 }
 
 #[test]
+fn confidence_chooses_within_blocks() {
+    let of = |more: &[&str]| sample(&[&["--schedule", "confidence"], more].concat());
+    let one_by_one = of(&[]);
+    assert_eq!(one_by_one["schedule"], "confidence");
+    assert_eq!(one_by_one["confidence_threshold"], Value::Null);
+    assert_eq!(one_by_one["nfe"], 32);
+    let few = of(&["--steps", "2"]);
+    assert_eq!(few["nfe"], 16);
+    assert_ne!(tokens(&few, 0), tokens(&one_by_one, 0));
+    assert_eq!(tokens(&of(&["--steps", "2"]), 0), tokens(&few, 0));
+
+    // All of a block at once, some of it, and nothing that a step would not take anyhow.
+    let at = |threshold: &str| of(&["--confidence-threshold", threshold]);
+    assert_eq!(at("0")["nfe"], 8);
+    // Steps have their numbers whether or not those before them were run, so later blocks have other random numbers.
+    assert_eq!(
+        tokens(&at("0"), 0)[..4],
+        tokens(&of(&["--steps", "1"]), 0)[..4]
+    );
+    let some = at("0.1");
+    assert_eq!(
+        some["confidence_threshold"].as_f64().map(|t| t as f32),
+        Some(0.1)
+    );
+    let passes = some["nfe"].as_u64().expect("a number");
+    assert!((9..32).contains(&passes), "{passes}");
+    assert_eq!(tokens(&at("1"), 0), tokens(&one_by_one, 0));
+
+    let batch = of(&["--batch", "3", "--confidence-threshold", "0.1"]);
+    assert_eq!(tokens(&batch, 0), tokens(&some, 0));
+    let third = of(&["--first", "2", "--confidence-threshold", "0.1"]);
+    assert_eq!(tokens(&batch, 2), tokens(&third, 0));
+}
+
+#[test]
+fn a_trace_says_what_confidence_chose() {
+    let folder = Folder::new();
+    let trace = folder.path().join("trace");
+    let trace = trace.to_str().expect("UTF-8");
+    let more = [
+        "--schedule",
+        "confidence",
+        "--confidence-threshold",
+        "0.1",
+        "--trace",
+        trace,
+    ];
+    let written = tokens(&sample(&more), 0);
+    let text = std::fs::read_to_string(trace).expect("a trace");
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let (header, steps) = (&lines[0], &lines[1..lines.len() - 1]);
+    assert_eq!(
+        header["confidence_threshold"].as_f64().map(|t| t as f32),
+        Some(0.1)
+    );
+    assert_eq!(header["nfe"], 32);
+    assert!(steps.len() < 32 && lines[lines.len() - 1]["nfe"] == steps.len());
+    let mut revealed = vec![None; 32];
+    let mut last = None;
+    for step in steps {
+        assert_eq!(step["steps"], 32);
+        assert!(step["step"].as_u64() > last, "{step}");
+        last = step["step"].as_u64();
+        for token in step["revealed"].as_array().expect("tokens") {
+            let place = token["position"].as_u64().expect("a position") as usize;
+            assert_eq!(
+                revealed[place].replace(token["token"].as_u64().expect("a token")),
+                None
+            );
+        }
+    }
+    assert!(revealed.into_iter().map(Option::unwrap).eq(written));
+}
+
+#[test]
 fn the_nucleus_with_and_without_the_token_that_crosses_it() {
     let of = |more: &[&str]| tokens(&sample(&[&["--top-p", "0.01"], more].concat()), 0);
     // So little that either way the most likely token is all there is.

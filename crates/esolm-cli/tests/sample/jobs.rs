@@ -412,20 +412,17 @@ fn two_jobs_do_not_write_one_output() {
     let folder = Folder::new();
     let input = input(&folder);
     let path = folder.file("out.jsonl");
-    let mut first = job(&input, &path, &["--batch", "1"])
-        .spawn()
-        .expect("it starts");
-    while fs::metadata(&path).map_or(0, |there| there.len()) == 0 {
-        sleep(Duration::from_millis(2));
-    }
-    let second = refused(job(&input, &path, &["--resume"]));
-    let is_over = first.try_wait().expect("there").is_some();
+    // Whoever writes an output holds a lock on it.
+    let held = fs::File::create(&path).expect("created");
+    held.lock().expect("locked");
+    let (code, errors) = refused(job(&input, &path, &["--resume"]));
     assert!(
-        is_over || second.1.contains("another process writes"),
-        "{}",
-        second.1
+        code == 1 && errors.contains("another process writes"),
+        "{errors}"
     );
-    assert!(first.wait().expect("it ends").success());
+    drop(held);
+    done(job(&input, &path, &["--resume"]));
+    assert_eq!(lines(&path).len(), LINES);
 }
 
 /// Scores do not depend on shards and batches either, where random orders decide them; and they are those of the plain command.
@@ -593,4 +590,37 @@ fn formats_are_named_alike() {
     assert_eq!(line.lines().count(), 1);
     let whole: Value = serde_json::from_str(&succeed(&["inspect", model, "--json"])).expect("JSON");
     assert_eq!(serde_json::from_str::<Value>(&line).expect("JSON"), whole);
+}
+
+/// What a running batch does not take is written in batches: texts beyond a BD3-LM's context, and steps whose tokens the model's confidence
+/// chooses. Others share passes whatever they ask for, and tell what each token got.
+#[test]
+fn every_kind_of_text_is_a_job() {
+    let folder = Folder::new();
+    let (input, path) = (folder.file("in.jsonl"), folder.file("out.jsonl"));
+    fs::write(&input, "{}\n{}\n{\"seed\": 4}\n{}\n").expect("written");
+    let blocks = "tests/fixtures/golden-family/bd3lm/bs4";
+    let sets = "tests/fixtures/golden-family/setdlm/owt_setdlm_smax8";
+    for options in [
+        &["--model", blocks, "--tokenizer", "none", "--length", "48"][..],
+        &["--model", blocks, "--tokenizer", "none"],
+        &["--model", sets, "--tokenizer", "none"],
+        &["--length", "20", "--logprobs", "--temperature", "0.5"],
+    ] {
+        let _ = fs::remove_file(&path);
+        let common = ["sample", "--device", "cpu", "--quiet"];
+        let files = ["--input", &input, "--output", &path, "--batch", "3"];
+        succeed(&[&common[..], options, &files].concat());
+        for (index, line) in lines(&path).iter().enumerate() {
+            let (number, seed) = (index.to_string(), line["seed"].to_string());
+            let alone = ["--json", "--first", &number, "--seed", &seed];
+            let alone = succeed(&[&common[..], options, &alone].concat());
+            let alone: Value = serde_json::from_str(&alone).expect("JSON");
+            for field in ["text", "tokens", "finish", "logprobs"] {
+                let (job, alone) = (line.get(field), alone["sequences"][0].get(field));
+                assert_eq!(job, alone, "{options:?}, line {index}");
+            }
+            assert_eq!(line["seed"], if index == 2 { 4 } else { 0 });
+        }
+    }
 }

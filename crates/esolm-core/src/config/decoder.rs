@@ -129,37 +129,31 @@ pub(super) const MODEL_TYPES: &str = "\"qwen3\", \"qwen2\", \"llama\", \"a2d-qwe
 
 /// Kinds of decoders that are not run, by the beginnings of their names without `_` and `-`.
 const OTHER_KINDS: [(&str, &str); 13] = [
-    (
-        "lladamoe",
-        "LLaDA-MoE is a mixture of experts, which is not run",
-    ),
-    ("llada2", "LLaDA2 is a mixture of experts, which is not run"),
-    ("llada", "LLaDA has a network of its own, which is not run"),
+    ("lladamoe", "LLaDA-MoE is a mixture of experts"),
+    ("llada2", "LLaDA2 is a mixture of experts"),
+    ("llada", "LLaDA has a network of its own"),
     (
         "dream",
-        "Dream predicts each token from the place before it, which is not run",
+        "Dream predicts each token from the place before it",
     ),
     (
         "fastdllm",
-        "Fast-dLLM v2 predicts each token from the place before it, which is not run",
+        "Fast-dLLM v2 predicts each token from the place before it",
     ),
     (
         "efficientdlm",
-        "Efficient-DLM is a diffusion model of its own, which is not run",
+        "Efficient-DLM is a diffusion model of its own",
     ),
-    (
-        "sdarmoe",
-        "SDAR-MoE is a mixture of experts, which is not run",
-    ),
-    ("qwen3moe", "it is a mixture of experts, which is not run"),
-    ("qwen2moe", "it is a mixture of experts, which is not run"),
+    ("sdarmoe", "SDAR-MoE is a mixture of experts"),
+    ("qwen3moe", "it is a mixture of experts"),
+    ("qwen2moe", "it is a mixture of experts"),
     (
         "qwen3next",
-        "Qwen3-Next is a mixture of experts with linear attention, which is not run",
+        "Qwen3-Next is a mixture of experts with linear attention",
     ),
-    ("qwen3vl", "it reads pictures, which is not done here"),
-    ("qwen2vl", "it reads pictures, which is not done here"),
-    ("mixtral", "it is a mixture of experts, which is not run"),
+    ("qwen3vl", "it reads pictures"),
+    ("qwen2vl", "it reads pictures"),
+    ("mixtral", "it is a mixture of experts"),
 ];
 
 /// Lower case, without the signs by which spellings of a name differ.
@@ -199,12 +193,10 @@ pub(super) fn read(
     source: &str,
 ) -> Result<Option<PartialConfig>, ConfigError> {
     // What is not run is told by any of its names, since `model_type` may be another's.
-    let refused = |field, name: &str, why: &str| {
-        invalid(
-            field,
-            format!("\"{}\"", shorten(name)),
-            format!("a model of another kind; {why}"),
-        )
+    let refused = |field, name: &str, why| ConfigError::OtherKind {
+        field,
+        found: shorten(name),
+        why,
     };
     for (field, class) in classes(map) {
         if let Some(why) = other_decoder(class) {

@@ -90,7 +90,16 @@ fn json_round_trip() {
 #[test]
 fn bad_fields_are_named() {
     for (from, to, words) in [
-        ("\"EsoLM\"", "\"llama\"", ["model_type", "llama", "EsoLM"]),
+        (
+            "\"EsoLM\"",
+            "\"mistral\"",
+            ["model_type", "mistral", "EsoLM"],
+        ),
+        (
+            "\"EsoLM\"",
+            "\"llama\"",
+            ["num_hidden_layers", "layers", "add it"],
+        ),
         (
             "\"hidden_size\":64",
             "\"hidden_size\":64,\"hidden_dim\":63",

@@ -147,7 +147,7 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         Family::EsoLm if confidence => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
-                why: "lets the network choose the order, which the cache of an Eso-LM must know beforehand; write with it as with an MDLM, or use binomial",
+                why: "lets the network choose the order, which the cache of an Eso-LM must know beforehand; use binomial, or an MDLM or BD3-LM",
             });
         }
         Family::Bd3Lm if blocks => {

@@ -211,3 +211,42 @@ fn what_a_model_recommends_fills_what_is_left_out() {
         resolve(&filled, family).expect("nothing foreign");
     }
 }
+
+#[test]
+fn confidence_is_a_schedule_of_its_own() {
+    let request = Request {
+        schedule: Some(Schedule::Confidence),
+        steps: Some(4),
+        confidence_threshold: Some(0.9),
+        ..Request::default()
+    };
+    for family in [Family::Mdlm, Family::Bd3Lm] {
+        let resolved = resolve(&request, family).unwrap();
+        assert_eq!(resolved.options.reveal.threshold, Some(0.9));
+        let plan = resolved.plan().unwrap();
+        assert_eq!(plan.reveal, Some(resolved.options.reveal));
+        let header = resolved.header("", &plan, 0, vec![0]);
+        assert_eq!(header.confidence_threshold, Some(0.9));
+    }
+    let plan = resolve(&request, Family::EsoLm).unwrap().plan();
+    assert!(
+        plan.unwrap_err()
+            .to_string()
+            .contains("lets the network choose the order")
+    );
+    assert!(refused(&request, Family::Ar).contains("does not apply to an AR model"));
+    // Its network may choose where it runs without a cache.
+    let as_mdlm = Request {
+        decode_as: Some(DecodeAs::Mdlm),
+        ..request.clone()
+    };
+    assert!(resolve(&as_mdlm, Family::EsoLm).unwrap().plan().is_ok());
+    let other = Request {
+        schedule: None,
+        ..request
+    };
+    for family in [Family::Mdlm, Family::Bd3Lm] {
+        let said = refused(&other, family);
+        assert!(said.contains("a schedule other than confidence"), "{said}");
+    }
+}

@@ -45,8 +45,8 @@ impl Recipe {
     }
 
     /// As [`Recipe::parse`], for a training that starts from the weights of `source`: what describes those is taken from there, and so is, where
-    /// the recipe does not say it, the family, the context and, of the same family, the size of a block, `loss.alpha_0` and
-    /// `loss.noise_range`. A source without adaLN stays so in its own family, and as an AR model.
+    /// the recipe does not say it, the family, the context and, of the same family, the size of a block or set, `loss.alpha_0` and
+    /// `loss.noise_range`. A source without adaLN stays so in its own family, and as an AR model or a SetDLM.
     ///
     /// # Errors
     /// As there, and [`TrainError::SourceDiffers`] where the recipe describes other weights.

@@ -8,6 +8,7 @@ use esolm_core::rows::Layout;
 use super::attention::{self, Heads};
 use super::inputs::Inputs;
 use super::pass::{LOGIT_ROWS, ROWS};
+use super::product::TOKENS;
 use super::shape::Shape;
 use super::stream::padded;
 use crate::weights::Weights;
@@ -49,8 +50,11 @@ pub(super) fn model(config: &ModelConfig, weights: Weights) -> u64 {
         Some(decoder) if decoder.tied => 0,
         _ => vocab * column(d, ends),
     };
-    // Of the head, read first: as it is stored, then transposed. Of a block, read last: folded, and one matrix as it is stored.
-    let first = head + 2 * vocab * d * VALUE;
+    // Of the head, read first: as it is stored, and some of it transposed; then the embedding, as it is stored and rounded. Of a block, read
+    // last: folded, and one matrix as it is stored.
+    let transposed = vocab.min(TOKENS as u64) * d * VALUE;
+    let rounded = if ends == Weights::F32 { 0 } else { embedding };
+    let first = head + vocab * d * VALUE + transposed.max(rounded);
     let last = head + embedding + blocks + (all + largest) * VALUE;
     first.max(last)
 }

@@ -121,10 +121,10 @@ impl CpuExecutor {
         memory::ask(MemoryUse::Model, bytes)?;
         fold::fetch(ckpt, Part::Condition).await?;
         let folding = Folding::new(ckpt)?.with_stretch(GROUP);
-        // The largest first: while it is rearranged it is there twice.
+        // The largest first, while nothing else is there.
         fold::fetch(ckpt, Part::Head).await?;
         let ends = weights.at_the_ends();
-        let head = Matrix::new(&folding.head()?, ends, activations)?;
+        let head = Matrix::of_head(&folding.head_rows()?, ends, activations)?;
         let head = head.scaled(folding.head_scale()?);
         let is_tied = config.decoder.is_some_and(|decoder| decoder.tied);
         let embedding = match is_tied {

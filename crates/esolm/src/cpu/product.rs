@@ -3,12 +3,15 @@
 use esolm_core::quantise::GROUP;
 
 use super::inputs::{Form, Inputs, Source};
-use super::packed::{Finish, Format, Packed, Target};
+use super::packed::{Finish, Format, PANEL, Packed, Target};
 use super::stream::padded;
 use crate::error::EngineError;
 use crate::memory::{self, MemoryUse};
 use crate::network::fold;
 use crate::weights::{Activations, Weights};
+
+/// Tokens of the output matrix that are rearranged at a time: whole panels.
+pub(super) const TOKENS: usize = 64 * PANEL;
 
 /// A folded matrix with its bias.
 pub(super) struct Matrix {
@@ -32,24 +35,53 @@ impl Matrix {
         weights: Weights,
         activations: Activations,
     ) -> Result<Self, EngineError> {
-        let mut bias = linear.bias.clone();
-        bias.resize(padded(linear.n_out), 0.0);
-        fold::check_range(&linear.name, &linear.weight, weights)?;
+        let mut matrix = Self::with_room([linear.n_in, linear.n_out], weights, activations);
+        matrix.push(linear, weights)?;
+        Ok(matrix)
+    }
+
+    /// As [`Matrix::new`], of the output matrix, some tokens at a time.
+    ///
+    /// # Errors
+    /// A weight that cannot be held.
+    pub(super) fn of_head(
+        rows: &fold::HeadRows,
+        weights: Weights,
+        activations: Activations,
+    ) -> Result<Self, EngineError> {
+        let sizes = rows.sizes();
+        let mut matrix = Self::with_room(sizes, weights, activations);
+        for first in (0..sizes[1]).step_by(TOKENS) {
+            let part = rows.linear(first..sizes[1].min(first + TOKENS));
+            matrix.push(&part, weights)?;
+        }
+        Ok(matrix)
+    }
+
+    fn with_room(sizes: [usize; 2], weights: Weights, activations: Activations) -> Self {
         let format = match weights {
             Weights::F32 => Format::F32,
             Weights::F16 => Format::F16,
             Weights::Q8 => Format::Q8,
             Weights::Q4 => Format::Q4,
         };
-        let weight = Packed::new(linear, format);
-        let form = weight.form(activations == Activations::Q8);
-        Ok(Self {
+        let weight = Packed::with_room(sizes, format);
+        Self {
+            form: weight.form(activations == Activations::Q8),
             weight,
-            bias,
-            form,
+            bias: Vec::with_capacity(padded(sizes[1])),
             centre: Vec::new(),
             scale: Vec::new(),
-        })
+        }
+    }
+
+    /// More columns, after those that there are, which fill panels.
+    fn push(&mut self, linear: &fold::Linear, weights: Weights) -> Result<(), EngineError> {
+        fold::check_range(&linear.name, &linear.weight, weights)?;
+        self.weight.push(linear);
+        self.bias.extend(&linear.bias);
+        self.bias.resize(padded(self.bias.len()), 0.0);
+        Ok(())
     }
 
     /// With a value for each input that rows are multiplied by before they enter.

@@ -61,14 +61,18 @@ impl Sets {
         self.runs.iter().map(SetRun::clean).sum()
     }
 
-    /// Ends the step under way, whose sampled rows made `tokens` known.
-    pub(super) fn end(&mut self, tokens: &[u32]) {
-        let mut rest = tokens;
+    /// Ends the step under way, whose sampled rows made `tokens` known. Gives those that did: the text, the place and the token.
+    pub(super) fn end(&mut self, tokens: &[u32]) -> Vec<(usize, u32, u32)> {
+        let (mut rest, mut known) = (tokens, Vec::new());
         for &text in &self.under_way {
             let run = &mut self.runs[text];
             let (own, others) = rest.split_at(run.window().len().min(rest.len()));
             rest = others;
+            let drawn = run.window().iter().zip(own);
+            let drawn = drawn.filter(|&(_, &token)| token != self.mask);
+            known.extend(drawn.map(|(&place, &token)| (text, place, token)));
             run.end(own, self.mask);
         }
+        known
     }
 }

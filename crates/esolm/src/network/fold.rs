@@ -18,6 +18,8 @@
 //!
 //! Weights come block by block, so that a loader can hand one to its device and drop it before the next is read.
 
+use std::ops::Range;
+
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, Values};
 use esolm_core::config::{DECODER_EMBEDDING, ModelConfig};
 use esolm_core::finite::first_beyond;
@@ -194,6 +196,43 @@ impl FoldedBlock {
     }
 }
 
+/// The output matrix as it was read and folded: a row for each token.
+pub struct HeadRows {
+    name: String,
+    values: Values,
+    bias: Vec<f32>,
+    n_in: usize,
+}
+
+impl HeadRows {
+    /// Inputs and outputs of the matrix.
+    pub fn sizes(&self) -> [usize; 2] {
+        [self.n_in, self.bias.len()]
+    }
+
+    /// The matrix of some tokens.
+    ///
+    /// # Panics
+    /// When one of them lies outside of the vocabulary.
+    pub fn linear(&self, tokens: Range<usize>) -> Linear {
+        let (n_in, n_out) = (self.n_in, tokens.len());
+        let floats = &self.values.floats[tokens.start * n_in..tokens.end * n_in];
+        let groups = n_in.div_ceil(GROUP);
+        let of = tokens.start * groups..tokens.end * groups;
+        Linear {
+            name: self.name.clone(),
+            weight: transpose(floats, n_out, n_in),
+            groups: self.values.groups.as_ref().map(|all| match all {
+                Groups::Q8(all) => Groups::Q8(all[of].to_vec()),
+                Groups::Q4(all) => Groups::Q4(all[of].to_vec()),
+            }),
+            bias: self.bias[tokens].to_vec(),
+            n_in,
+            n_out,
+        }
+    }
+}
+
 /// The logit of a token that must not be drawn: finite at any temperature, and below any that a network computes.
 const NEVER: f32 = -1e30;
 
@@ -338,11 +377,7 @@ impl<'a> Folding<'a> {
     /// # Errors
     /// When a tensor cannot be read, or the folded weights overflow.
     pub fn head(&self) -> Result<Linear, EngineError> {
-        let mut head = self.open_head()?;
-        for &token in self.ckpt.unused_tokens() {
-            head.bias[token as usize] = NEVER;
-        }
-        Ok(head)
+        Ok(self.head_rows()?.linear(0..self.config().vocab_size))
     }
 
     /// As [`Folding::head`], with the biases of all tokens as they are.
@@ -350,6 +385,30 @@ impl<'a> Folding<'a> {
     /// # Errors
     /// As there.
     pub fn open_head(&self) -> Result<Linear, EngineError> {
+        self.head_layer()?.finish(self.config().hidden)
+    }
+
+    /// As [`Folding::head`], to be taken some tokens at a time: it is the largest matrix, and need not be there twice.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn head_rows(&self) -> Result<HeadRows, EngineError> {
+        let layer = self.head_layer()?;
+        layer.check()?;
+        let mut bias = (layer.bias).unwrap_or_else(|| vec![0.0; self.config().vocab_size]);
+        for &token in self.ckpt.unused_tokens() {
+            bias[token as usize] = NEVER;
+        }
+        Ok(HeadRows {
+            name: layer.name,
+            values: layer.values,
+            bias,
+            n_in: self.config().hidden,
+        })
+    }
+
+    /// The output matrix, folded.
+    fn head_layer(&self) -> Result<Layer, EngineError> {
         if let Some(decoder) = &self.config().decoder {
             return self.decoder_head(decoder);
         }
@@ -357,7 +416,7 @@ impl<'a> Folding<'a> {
         let chunks = self.modulation("output_layer")?;
         let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);
         let before = self.before("output_layer.norm_final", chunk(0), chunk(1))?;
-        before.fold(self.layer("output_layer.linear")?)
+        Ok(before.put_into(self.layer("output_layer.linear")?))
     }
 
     /// A matrix with its bias, if it has one.
@@ -416,14 +475,20 @@ struct Layer {
 }
 
 impl Layer {
+    /// Whether all that was folded is finite.
+    fn check(&self) -> Result<(), EngineError> {
+        for values in [Some(&self.values.floats), self.bias.as_ref()] {
+            check_range(&self.name, values.map_or(&[], Vec::as_slice), Weights::F32)?;
+        }
+        Ok(())
+    }
+
     /// What became of it, transposed.
     fn finish(self, n_in: usize) -> Result<Linear, EngineError> {
+        self.check()?;
         let Self { name, values, bias } = self;
         let n_out = values.floats.len() / n_in;
         let bias = bias.unwrap_or_else(|| vec![0.0; n_out]);
-        for values in [&values.floats, &bias] {
-            check_range(&name, values, Weights::F32)?;
-        }
         Ok(Linear {
             name,
             weight: transpose(&values.floats, n_out, n_in),
@@ -458,7 +523,12 @@ struct Before {
 
 impl Before {
     /// Folds it into a matrix `[n_out, n_in]` with its bias.
-    fn fold(&self, mut layer: Layer) -> Result<Linear, EngineError> {
+    fn fold(&self, layer: Layer) -> Result<Linear, EngineError> {
+        self.put_into(layer).finish(self.factor.len())
+    }
+
+    /// As [`Before::fold`], of what is still as it was read.
+    fn put_into(&self, mut layer: Layer) -> Layer {
         let n_in = self.factor.len();
         let n_out = layer.values.floats.len() / n_in;
         if let Some(shift) = &self.shift {
@@ -475,7 +545,7 @@ impl Before {
                 }
             }
         }
-        layer.finish(n_in)
+        layer
     }
 }
 

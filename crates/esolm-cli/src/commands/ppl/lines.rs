@@ -94,7 +94,7 @@ impl Work for Measuring<'_> {
         }
     }
 
-    fn load(&mut self) -> Result<(), Failure> {
+    fn load(&mut self, _left: Option<u64>) -> Result<(), Failure> {
         if let Some(files) = self.files.take() {
             let model = setup::load(files, &self.arguments.device, self.arguments.quiet)?;
             self.model = Some(model);

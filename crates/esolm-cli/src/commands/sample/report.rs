@@ -59,7 +59,7 @@ pub fn sequences(model: &Model, header: &Header, footer: &Footer, raw: bool) -> 
         .collect()
 }
 
-/// Lines of all texts. What a tokenizer made of a prompt is told where it was the one prompt.
+/// Lines of all texts. What a tokenizer made of a prompt is told where there is one text.
 pub fn lines(model: &Model, header: &Header, footer: &Footer, raw: bool) -> Vec<TextLine> {
     let sequences = sequences(model, header, footer, raw)
         .into_iter()

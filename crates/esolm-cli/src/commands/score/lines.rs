@@ -162,7 +162,7 @@ impl Work for Scoring<'_> {
         Ok(Item { item, is_choice })
     }
 
-    fn load(&mut self) -> Result<(), Failure> {
+    fn load(&mut self, _left: Option<u64>) -> Result<(), Failure> {
         if let Some(files) = self.files.take() {
             let model = setup::load(files, &self.arguments.device, self.arguments.quiet)?;
             self.model = Some(model);

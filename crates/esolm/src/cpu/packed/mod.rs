@@ -65,26 +65,51 @@ pub(super) struct Packed {
 
 impl Packed {
     /// Rounds a folded matrix, whose weights are in the format's range.
+    #[cfg(test)]
     pub(super) fn new(linear: &fold::Linear, format: Format) -> Self {
-        let fold::Linear { n_in, n_out, .. } = *linear;
-        let panels = n_out.div_ceil(PANEL);
+        let mut packed = Self::with_room([linear.n_in, linear.n_out], format);
+        packed.push(linear);
+        packed
+    }
+
+    /// No columns yet, and room for all of a matrix of those inputs and outputs.
+    pub(super) fn with_room([n_in, n_out]: [usize; 2], format: Format) -> Self {
         let groups = n_in.div_ceil(GROUP);
-        let words = format.words();
-        let each = |wanted: bool| vec![0; if wanted { panels * groups * PANEL } else { 0 }];
-        let mut packed = Self {
+        let places = n_out.div_ceil(PANEL) * groups;
+        let [scales, offsets] = Self::beside(format);
+        Self {
             format,
             groups,
-            codes: vec![0; panels * groups * words],
-            scales: each(matches!(format, Format::Q8 | Format::Q4)),
-            offsets: each(format == Format::Q4),
-        };
-        for place in 0..panels * groups {
-            let (panel, group) = (place / groups, place % groups);
+            codes: Vec::with_capacity(places * format.words()),
+            scales: Vec::with_capacity(places * scales),
+            offsets: Vec::with_capacity(places * offsets),
+        }
+    }
+
+    /// Scales and offsets of a group of a panel.
+    fn beside(format: Format) -> [usize; 2] {
+        match format {
+            Format::F32 | Format::F16 => [0, 0],
+            Format::Q8 => [PANEL, 0],
+            Format::Q4 => [PANEL, PANEL],
+        }
+    }
+
+    /// Rounds more columns, after those that there are, which fill panels.
+    pub(super) fn push(&mut self, linear: &fold::Linear) {
+        let (words, groups, n_out) = (self.format.words(), self.groups, linear.n_out);
+        let first = self.codes.len() / words;
+        let places = first + n_out.div_ceil(PANEL) * groups;
+        let [scales, offsets] = Self::beside(self.format);
+        self.codes.resize(places * words, 0);
+        self.scales.resize(places * scales, 0);
+        self.offsets.resize(places * offsets, 0);
+        for place in first..places {
+            let (panel, group) = ((place - first) / groups, (place - first) % groups);
             for column in 0..PANEL.min(n_out - panel * PANEL) {
-                packed.write(place, column, linear, panel * PANEL + column, group);
+                self.write(place, column, linear, panel * PANEL + column, group);
             }
         }
-        packed
     }
 
     /// Writes a group of column `from` of `linear` to a column of the group at `place`, which holds zeros.

@@ -8,7 +8,7 @@
 use esolm_core::checkpoint::{CheckpointError, Values};
 use esolm_core::config::{DECODER_EMBEDDING, DECODER_HEAD, Decoder};
 
-use super::{FoldedBlock, Folding, Layer, Linear, QkNorm};
+use super::{FoldedBlock, Folding, Layer, QkNorm};
 use crate::error::EngineError;
 
 impl Folding<'_> {
@@ -52,14 +52,15 @@ impl Folding<'_> {
     }
 
     /// The output matrix, with the last norm in it unless it is the embedding.
-    pub(super) fn decoder_head(&self, decoder: &Decoder) -> Result<Linear, EngineError> {
+    pub(super) fn decoder_head(&self, decoder: &Decoder) -> Result<Layer, EngineError> {
         let module = |tensor: &'static str| tensor.strip_suffix(".weight").unwrap_or(tensor);
-        match decoder.tied {
-            true => (self.layer(module(DECODER_EMBEDDING))?).finish(self.config().hidden),
+        Ok(match decoder.tied {
+            true => self.layer(module(DECODER_EMBEDDING))?,
             false => {
-                (self.before("model.norm", None, None)?).fold(self.layer(module(DECODER_HEAD))?)
+                let before = self.before("model.norm", None, None)?;
+                before.put_into(self.layer(module(DECODER_HEAD))?)
             }
-        }
+        })
     }
 
     /// What rows that the last norm left, without its weight, are multiplied by before they enter the output matrix, `[d]`; `None` where

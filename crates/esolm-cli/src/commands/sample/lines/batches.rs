@@ -1,0 +1,146 @@
+//! Lines in batches of those that ask for the same, for what a running batch does not take: steps whose rows the model's confidence
+//! chooses, and texts longer than the context.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use esolm::text::Altered;
+use esolm::trace::Event;
+use esolm::{Error, Model, Request};
+
+use super::super::report::{self, TextLine};
+use super::running::is_of_memory;
+use crate::failure::Failure;
+use crate::job::Line;
+
+/// A text that can be written.
+struct Ready {
+    number: u32,
+    request: Request,
+    altered: Option<Altered>,
+}
+
+impl Ready {
+    /// Whether both can be written in one batch, this one right behind the other.
+    fn follows(&self, other: &Self) -> bool {
+        let rest = |request: &Request| Request {
+            prompt: Vec::new(),
+            ..request.clone()
+        };
+        self.number == other.number + 1
+            && self.request.prompt.is_empty() == other.request.prompt.is_empty()
+            && rest(&self.request) == rest(&other.request)
+    }
+}
+
+/// Writes lines, at most `most` texts at once, which becomes less where memory asks for it.
+pub fn write(
+    model: &Model,
+    lines: Vec<Line<Request>>,
+    raw: bool,
+    stop: &AtomicBool,
+    most: &mut usize,
+) -> Result<Vec<Result<TextLine, String>>, Failure> {
+    let mut ready: Vec<Ready> = Vec::new();
+    // A place for each line; what is wrong with it, or nothing yet.
+    let mut wrong: Vec<Option<String>> = Vec::new();
+    for Line { number, item } in lines {
+        let alone = Request {
+            first: number,
+            ..item.clone()
+        };
+        match model.plan(&alone) {
+            Ok((header, _)) => {
+                wrong.push(None);
+                ready.push(Ready {
+                    number,
+                    request: item,
+                    altered: header.altered,
+                });
+            }
+            Err(error @ (Error::Request(_) | Error::Text(_) | Error::Plan(_))) => {
+                wrong.push(Some(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut written = Vec::with_capacity(ready.len());
+    for group in ready.chunk_by(|one, next| next.follows(one)) {
+        let mut rest = group;
+        while !rest.is_empty() {
+            let (some, others) = rest.split_at(rest.len().min(*most));
+            match batch(model, some, raw, stop) {
+                Ok(lines) => {
+                    written.extend(lines);
+                    rest = others;
+                }
+                Err(Refused::Memory(_)) if some.len() > 1 => *most = some.len() / 2,
+                Err(Refused::Memory(error)) => return Err(error.into()),
+                Err(Refused::Failure(failure)) => return Err(failure),
+            }
+        }
+    }
+    let mut written = written.into_iter();
+    let results = wrong.into_iter().map(|wrong| match wrong {
+        Some(why) => Ok(Err(why)),
+        None => written.next().map(Ok).ok_or(Error::Crashed.into()),
+    });
+    results.collect()
+}
+
+fn batch(
+    model: &Model,
+    texts: &[Ready],
+    raw: bool,
+    stop: &AtomicBool,
+) -> Result<Vec<TextLine>, Refused> {
+    let crashed = || Refused::Failure(Error::Crashed.into());
+    let first = texts.first().ok_or_else(crashed)?;
+    let prompts = texts.iter().flat_map(|text| text.request.prompt.clone());
+    let generation = model.generate(Request {
+        prompt: prompts.collect(),
+        batch: Some(texts.len()),
+        first: first.number,
+        ..first.request.clone()
+    });
+    let generation = generation.unobserved();
+    let ended = generation.stop_flag();
+    let (mut header, mut footer) = (None, None);
+    for event in generation.blocking() {
+        if stop.load(Ordering::SeqCst) {
+            ended.store(true, Ordering::SeqCst);
+        }
+        match event.map_err(Refused::from)? {
+            Event::Header(begun) => {
+                header.get_or_insert(begun);
+            }
+            Event::Step(_) => {}
+            Event::Footer(last) => footer = Some(last),
+        }
+    }
+    let (header, footer) = header.zip(footer).ok_or_else(crashed)?;
+    if footer.interrupted {
+        return Err(Refused::Failure(Failure::interrupted()));
+    }
+    let lines = report::lines(model, &header, &footer, raw);
+    let line = |(line, text): (TextLine, &Ready)| TextLine {
+        altered: text.altered.clone(),
+        ..line
+    };
+    Ok(lines.into_iter().zip(texts).map(line).collect())
+}
+
+/// Why a batch was not written.
+enum Refused {
+    /// A smaller one may fit.
+    Memory(Error),
+    Failure(Failure),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        match is_of_memory(&error) {
+            true => Self::Memory(error),
+            false => Self::Failure(error.into()),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Lines as texts of a running batch, each on a plan of its own.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use esolm::{
+    EngineError, Error, MemoryUse, ModelFiles, Request, Serving, ServingError, ServingOptions,
+    TextRequest, Writing,
+};
+
+use super::super::report::{Sequence, TextLine};
+use crate::arguments::Sample;
+use crate::failure::Failure;
+use crate::job::Line;
+use crate::setup;
+
+/// Texts that are written at once, if nobody says how many and memory suffices.
+const PLACES: usize = 32;
+/// Texts that wait for a place: as many as any number of lines that are done together.
+const QUEUE: usize = 1 << 20;
+/// How often a wait for a text looks whether it should end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Loads a model for as many lines as are `left`, with as many places as memory allows.
+pub fn load(
+    arguments: &Sample,
+    mut files: ModelFiles,
+    left: Option<u64>,
+) -> Result<Serving, Failure> {
+    let left = left.map_or(usize::MAX, |left| {
+        usize::try_from(left).unwrap_or(usize::MAX)
+    });
+    let mut places = arguments.batch.unwrap_or(PLACES).min(left).max(1);
+    loop {
+        let options = ServingOptions {
+            places,
+            queue: QUEUE,
+        };
+        match setup::serve(files, &arguments.device, options, arguments.quiet) {
+            Ok(serving) => return Ok(serving),
+            // Fewer texts at once may fit.
+            Err(error) if is_of_memory(&error) && places > 1 => {
+                places /= 2;
+                files = setup::open(&arguments.source, true)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Writes lines, all of which wait for a place at once, so that none is free while there are any.
+pub fn write(
+    serving: &Serving,
+    lines: Vec<Line<Request>>,
+    raw: bool,
+    stop: &AtomicBool,
+) -> Result<Vec<Result<TextLine, String>>, Failure> {
+    let mut under_way = Vec::with_capacity(lines.len());
+    for Line { number, item } in lines {
+        let text = TextRequest {
+            request: Request {
+                first: number,
+                ..item
+            },
+            ..TextRequest::default()
+        };
+        under_way.push(match serving.write(vec![text]) {
+            Ok(mut writings) => Ok(writings.pop().ok_or(Error::Crashed)?),
+            Err(ServingError::Model(
+                error @ (Error::Request(_) | Error::Text(_) | Error::Plan(_)),
+            )) => Err(error.to_string()),
+            Err(error) => return Err(refused(error)),
+        });
+    }
+    let mut results = Vec::with_capacity(under_way.len());
+    for writing in under_way {
+        results.push(match writing {
+            Ok(writing) => Ok(line(serving, writing, raw, stop)?),
+            Err(why) => Err(why),
+        });
+    }
+    Ok(results)
+}
+
+/// Waits for a text.
+fn line(
+    serving: &Serving,
+    writing: Writing,
+    raw: bool,
+    stop: &AtomicBool,
+) -> Result<TextLine, Failure> {
+    let resolved = writing.resolved().clone();
+    let written = wait_for(writing.finish(), stop).ok_or_else(Failure::interrupted)?;
+    let written = written.map_err(refused)?;
+    let text = match serving.codec() {
+        Some(codec) if raw => Some(codec.decode(&written.tokens)),
+        codec => codec.map(|_| written.text),
+    };
+    let logprobs = written.log_probs.into_iter();
+    Ok(TextLine {
+        seed: Some(resolved.options.seed),
+        run_on: written.ran_on,
+        altered: resolved.given.altered.clone(),
+        sequence: Sequence {
+            sequence: resolved.options.first_sequence,
+            text,
+            tokens: written.tokens,
+            finish: written.finish,
+            logprobs: (resolved.logprobs)
+                .then(|| logprobs.map(|told| told.map(|told| told.logp)).collect()),
+        },
+    })
+}
+
+/// What comes of `work`, or nothing where `stop` ends the wait for it.
+fn wait_for<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> Option<T> {
+    /// Wakes the thread that waits.
+    struct Waiting(Thread);
+    impl Wake for Waiting {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let mut work = pin!(work);
+    let waker = Arc::new(Waiting(thread::current())).into();
+    let mut context = Context::from_waker(&waker);
+    while !stop.load(Ordering::SeqCst) {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
+            return Some(done);
+        }
+        thread::park_timeout(LOOK);
+    }
+    None
+}
+
+/// Whether fewer texts at once might have been possible.
+pub fn is_of_memory(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Engine(
+            EngineError::HostMemory {
+                purpose: MemoryUse::Batch { .. },
+                ..
+            } | EngineError::Memory { .. }
+                | EngineError::DeviceMemory(_)
+        )
+    )
+}
+
+fn refused(error: ServingError) -> Failure {
+    match error {
+        ServingError::Model(error) => error.into(),
+        error => Failure::failed(error.to_string()),
+    }
+}

@@ -1,0 +1,63 @@
+//! The folders of decoders that the cases read.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use super::common::{Folder, root};
+
+fn at(folder: &Folder, name: &str) -> PathBuf {
+    folder.path().join("decoders").join(name)
+}
+
+/// A folder of the golden Qwen2 with other fields in its configuration.
+fn changed(folder: &Folder, name: &str, fields: Value) {
+    let golden = root().join("tests/fixtures/golden-llm/models/qwen2");
+    let out = at(folder, name);
+    std::fs::create_dir_all(&out).expect("a new folder");
+    let config = std::fs::read(golden.join("config.json")).expect("a configuration");
+    let mut config: Value = serde_json::from_slice(&config).expect("JSON");
+    let all = config.as_object_mut().expect("an object");
+    all.extend(fields.as_object().expect("an object").clone());
+    std::fs::write(out.join("config.json"), config.to_string()).expect("writable");
+    let weights = golden.join("model.safetensors");
+    std::fs::copy(weights, out.join("model.safetensors")).expect("writable");
+}
+
+/// Makes them.
+pub fn prepare(folder: &Folder) {
+    let a2d = json!({"model_type": "a2d-qwen2", "architectures": ["A2DQwen2LMHeadModel"]});
+    changed(folder, "qwen2", json!({}));
+    changed(folder, "a2d", a2d.clone());
+    let told = json!({"mask_token_id": 150});
+    let mut masked = a2d;
+    masked
+        .as_object_mut()
+        .expect("an object")
+        .extend(told.as_object().expect("an object").clone());
+    changed(folder, "a2d-mask", masked);
+    let dream = json!({"model_type": "Dream", "architectures": ["DreamModel"]});
+    changed(folder, "dream", dream);
+    let moe = json!({"architectures": ["Qwen2MoeForCausalLM"]});
+    changed(folder, "moe", moe);
+    changed(
+        folder,
+        "yarn",
+        json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}}),
+    );
+    changed(folder, "wide", json!({"intermediate_size": 145}));
+    // Two files, of which one is cut short, and one is not there.
+    for (name, is_there) in [("cut", true), ("gone", false)] {
+        changed(folder, name, json!({}));
+        let out = at(folder, name);
+        let whole = std::fs::read(out.join("model.safetensors")).expect("weights");
+        std::fs::remove_file(out.join("model.safetensors")).expect("it is there");
+        if is_there {
+            let cut = &whole[..whole.len() - 4];
+            std::fs::write(out.join("model-1.safetensors"), cut).expect("writable");
+        }
+        let index = json!({"weight_map": {"model.norm.weight": "model-1.safetensors"}});
+        std::fs::write(out.join("model.safetensors.index.json"), index.to_string())
+            .expect("writable");
+    }
+}
