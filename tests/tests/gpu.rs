@@ -329,13 +329,7 @@ fn check_cached(weights: Weights) {
         OnDevice::gpu(&ckpt, options)
     };
     let (mut cached, mut uncached) = (load(), load());
-    let own = ckpt.config();
-    let mixed = mixed::config(own);
-    let cases = [own, &mixed]
-        .map(checks::cached_cases)
-        .into_iter()
-        .flatten();
-    for (what, options) in cases {
+    for (what, options) in checks::cached_cases(ckpt.config()) {
         // Both phases in one plan are enough to tell whether fewer bits change anything about it.
         if weights != Weights::F32 && what != "alpha_0 = 0.5" {
             continue;

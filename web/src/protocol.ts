@@ -2,7 +2,7 @@
 
 import type { ErrorCode, EsoLMError } from "./errors.js";
 import type { Pieces } from "./source.js";
-import type { BlockForward, DeviceFacts, EngineOptions, Footer, GenerateOptions, Header, LoadOptions, Middle, ModelInfo, Plan, Progress, Replay, ReplayOptions, Score, ScoreOptions, SortedForward, Step } from "./types.js";
+import type { BlockForward, DeviceFacts, EngineOptions, Footer, GenerateOptions, Header, LoadOptions, Middle, ModelInfo, Plan, Progress, Replay, ReplayOptions, Score, ScoreOptions, SetForward, SortedForward, Step } from "./types.js";
 
 /** What to write; the signal travels with the call. */
 export type Request = Omit<GenerateOptions, "signal">;
@@ -26,7 +26,7 @@ export interface Calls {
   score: { argument: { item: string | Middle; options: Omit<ScoreOptions, "signal"> }; result: Score };
   encode: { argument: string; result: Uint32Array };
   decode: { argument: Uint32Array; result: string };
-  forward: { argument: Omit<SortedForward, "signal"> | Omit<BlockForward, "signal">; result: Float32Array };
+  forward: { argument: Omit<SortedForward, "signal"> | Omit<BlockForward, "signal"> | Omit<SetForward, "signal">; result: Float32Array };
   replay: { argument: { plan: Plan; uniforms: Float64Array; filters: Omit<ReplayOptions, "signal"> }; result: Replay };
   deviceBytes: { argument: null; result: number };
   wasmBytes: { argument: null; result: number };

@@ -69,6 +69,8 @@ export interface DeviceFacts {
 /** A loaded model. */
 export interface ModelInfo {
   family: Family;
+  /** Which tokens see which; `"mixed"` for an Eso-LM (A), whose clean tokens see each other while diffusion writes, so that it caches none of them then. */
+  attention: "causal" | "bidirectional" | "mixed" | "block" | "set";
   /** Width of the network. */
   hidden: number;
   n_blocks: number;
@@ -367,7 +369,7 @@ export interface GenerateOptions {
   sarSteps?: number;
   /** Of the schedule `confidence`: tokens that the network is at least this sure of, 0 to 1, become known at once, so that a text may take fewer passes. */
   confidenceThreshold?: number;
-  /** Tokens of a block of a BD3-LM, in the place of its own. */
+  /** Tokens of a block of a BD3-LM, in the place of its own; a network that is decoded as one has none of its own. */
   blockSize?: number;
   /** Masked places that a SetDLM draws at in a step, from the first one on; default: the most tokens of a set that it was trained for. */
   window?: number;
@@ -401,8 +403,12 @@ export interface GenerateOptions {
   first?: number;
   /** Open with the beginning-of-text token, default true. */
   bos?: boolean;
-  /** Run an Eso-LM's network as an MDLM would: attend both ways, compute everything each step, cache nothing. */
-  decodeAs?: "mdlm";
+  /**
+   * Run the network of an Eso-LM or an MDLM as another family would: as an MDLM it attends both ways, computes everything in each step and caches nothing; as
+   * a BD3-LM it writes blocks of `blockSize` one after the other, and keeps what is written. It was not trained for either, so this shows what a way of
+   * writing costs, not how well it writes.
+   */
+  decodeAs?: "mdlm" | "bd3lm";
   signal?: AbortSignal;
 }
 
@@ -427,7 +433,7 @@ export interface Middle {
 }
 
 /** One pass through the network, for comparisons with other implementations. */
-export type ForwardOptions = SortedForward | BlockForward;
+export type ForwardOptions = SortedForward | BlockForward | SetForward;
 
 /** A pass over tokens in sorted order. */
 export interface SortedForward {
@@ -449,6 +455,18 @@ export interface BlockForward {
   xt: number[][];
   /** The clean ones. */
   x0: number[][];
+  signal?: AbortSignal;
+}
+
+/**
+ * A pass over a text in the order in which its tokens are written. Each is predicted from a mask that sees the tokens before it in the order and itself: as a
+ * SetDLM reads its texts.
+ */
+export interface SetForward {
+  /** The position of every slot, a row a sequence. */
+  sortIdx: number[][];
+  /** The clean token of every slot. */
+  x0Sorted: number[][];
   signal?: AbortSignal;
 }
 

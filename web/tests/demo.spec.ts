@@ -193,6 +193,12 @@ test("a SetDLM's run shows the window that each step drew at", async ({ page }) 
   await expect(page.locator("#computed")).toHaveText("8");
   await expect(page.locator("#slots")).toHaveAccessibleName(/1 slot taken from the cache, 2 tokens and 2 blanks computed/);
   await expect(page.locator("#origin")).not.toContainText("more than this page can tell");
+  await scrub(page, 1);
+  await expect(page.locator("#cells .cell[data-position='2']")).toHaveAccessibleName("Blank in the window, not written yet");
+  await expect(page.locator("#cells .cell[data-position='4']")).toHaveAccessibleName("Blank, not written yet");
+  await expect(page.locator("#window-legend")).toBeVisible();
+  await scrub(page, 2);
+  await expect(page.locator("#cells .cell[data-window].masked")).toHaveCount(0);
 });
 
 test("a long prompt that enters in steps of its own is counted", async ({ page }) => {

@@ -19,14 +19,14 @@ async function load(page: Page, name: golden.GoldenModel, options: object, confi
 type Loaded = { model: import("../dist/esolm_web.js").WasmModel };
 
 /** Largest difference of all `cases`. */
-async function forward(page: Page, cases: golden.ForwardCase[]): Promise<number> {
+async function forward(page: Page, cases: golden.ForwardCase[], bound = golden.BOUND): Promise<number> {
   let largest = 0;
   for (const { name, request, logits } of cases) {
     const got = await page.evaluate(async (request) => {
       const { model } = globalThis as unknown as Loaded;
       return Array.from(await model.forward(JSON.stringify(request)));
     }, request);
-    largest = Math.max(largest, golden.close(name, got, logits));
+    largest = Math.max(largest, golden.close(name, got, logits, bound));
   }
   return largest;
 }
@@ -69,6 +69,23 @@ for (const device of ["gpu", "cpu"]) {
     const cases = golden.blockCases("bd3lm/bs4");
     expect(cases.length).toBe(3);
     console.log(`${device}, BD3-LM: largest difference ${(await forward(engine, cases)).toExponential(1)}`);
+  });
+
+  test(`logits of decoders, on the ${device}`, async ({ engine }) => {
+    for (const name of ["qwen3_tied_bf16", "qwen2"]) {
+      const onGpu = await engine.evaluate(
+        async ([name, device]) => {
+          const model = await lab.load(await lab.decoder(name), { device });
+          Object.assign(globalThis, { model });
+          return (JSON.parse(model.info()) as { device: { adapter: unknown } }).device.adapter !== null;
+        },
+        [name, device] as const,
+      );
+      expect(onGpu).toBe(device === "gpu");
+      const cases = golden.decoderCases(name);
+      expect(cases.length).toBe(2);
+      console.log(`${device}, ${name}: largest difference ${(await forward(engine, cases, golden.DECODER_BOUND)).toExponential(1)}`);
+    }
   });
 
   test(`Eso-LM generations token for token, on the ${device}`, async ({ engine }) => {

@@ -42,7 +42,7 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["a reader of text", load(`weights: { size: ${size}, read: async () => "text" }`), "checkpoint", /gave no Uint8Array; /],
   ],
   "configurations and tokenizers of something else": [
-    ["another kind of model", load(`config: '{"model_type":"bert"}'`), "checkpoint", /"model_type" is "bert"; it must be "EsoLM", "mdlm", "bd3lm" or "ar"$/],
+    ["another kind of model", load(`config: '{"model_type":"bert"}'`), "checkpoint", /"model_type" is "bert"; it must be "EsoLM", "mdlm", "bd3lm", "SetDLM" or "ar", or "qwen3", .* of a decoder$/],
     ["the configuration of another model", load("config: sources.small.config"), "checkpoint", /"cond_dim" is 32 but .* makes it 16; give the configuration that belongs to these weights$/],
     ["no JSON", load('config: "{"'), "checkpoint", /is not a JSON object .*; give the config\.json that belongs to the weights$/],
     ["no configuration", load("config: undefined"), "checkpoint", /without a configuration; give/],
@@ -79,6 +79,9 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["text without a tokenizer", 'small.encode("a")', "tokenizer", /without a tokenizer, which texts need; load it with its tokenizer\.json$/],
     ["alpha_0 of an AR model", start('{"alpha_0":1}', "ar"), "option", /^alpha0 does not apply to an AR model, .*; leave it out$/],
     ["an AR model as an MDLM", start('{"decode_as":"mdlm"}', "ar"), "option", /^decodeAs does not apply to an AR model, .*; leave it out$/],
+    ["an AR model in blocks", start('{"decode_as":"bd3lm","block_size":8}', "ar"), "option", /^decodeAs does not apply to an AR model, .*; leave it out$/],
+    ["blocks of no size", start('{"decode_as":"bd3lm","alpha_0":1}'), "plan", /^blockSize is missing; it must be given for a BD3-LM$/],
+    ["blocks that do not divide the text", start('{"decode_as":"bd3lm","alpha_0":1,"block_size":7,"length":48}'), "plan", /^blockSize is 7; it must be a whole number from 1 that divides the length 48$/],
     ["nothing to score", 'stories.score("{}", "{}")', "option", /^a score needs a text, .* or a prefix, a middle and a suffix; give one of them$/],
     ["a score without a tokenizer", `ar.score('"a"', "{}")`, "tokenizer", /without a tokenizer/],
     ["a gap for an AR model", `ar.score('{"prefix":"a","middle":"b","suffix":"c"}', "{}")`, "option", /it has a gap, and an AR model does not read what comes after one/],

@@ -83,29 +83,100 @@ for (const { what, model, config = {}, native, request } of cases) {
   });
 }
 
-test("what the native program writes: block by block", async ({ engine }) => {
-  for (const [native, request] of [
-    [["--seed", "9", "--batch", "2"], { seed: 9, batch: 2 }],
-    [["--seed", "9", "--steps", "3", "--block-size", "8", "--top-p", "0.8", "--top-p-crossing", "drop"], { seed: 9, steps: 3, block_size: 8, top_p: 0.8, top_p_crossing: "drop" }],
-    // Beyond the context.
-    [["--seed", "9", "--length", "44"], { seed: 9, length: 44 }],
-  ] as const) {
-    const want = await sample("--model", `${golden.family}bd3lm/bs4`, "--tokenizer", "none", ...native);
-    expect(want.tokens.flat().length).toBeGreaterThan(30);
-    for (const device of ["gpu", "cpu"]) {
-      const got = await engine.evaluate(
-        async ([device, request]) => {
-          const model = await lab.load(await lab.family("bd3lm/bs4"), { device });
-          const { tokens, nfe } = await lab.run(model, request);
-          const { block_size } = JSON.parse(model.info()) as { block_size: number | null };
-          await model.close();
-          return { tokens, nfe, block_size };
-        },
-        [device, request] as const,
-      );
-      expect(got, device).toEqual({ tokens: want.tokens, nfe: want.nfe, block_size: 4 });
+/** Folders without a tokenizer, and what is asked of them. */
+const folders: { what: string; folder: string; info: object; asked: [native: string[], request: object][] }[] = [
+  {
+    what: "block by block",
+    folder: "golden-family/bd3lm/bs4",
+    info: { family: "bd3lm", block_size: 4 },
+    asked: [
+      [["--seed", "9", "--batch", "2"], { seed: 9, batch: 2 }],
+      [["--seed", "9", "--steps", "3", "--block-size", "8", "--top-p", "0.8", "--top-p-crossing", "drop"], { seed: 9, steps: 3, block_size: 8, top_p: 0.8, top_p_crossing: "drop" }],
+      // Beyond the context.
+      [["--seed", "9", "--length", "44"], { seed: 9, length: 44 }],
+      // Where blocks may end early.
+      [["--seed", "9", "--schedule", "confidence", "--steps", "3", "--confidence-threshold", "0.02"], { seed: 9, schedule: "confidence", steps: 3, confidence_threshold: 0.02 }],
+    ],
+  },
+  {
+    what: "in windows",
+    folder: "golden-family/setdlm/owt_setdlm_smax8",
+    info: { family: "setdlm", block_size: null },
+    asked: [
+      [["--seed", "9", "--batch", "2", "--steps", "9"], { seed: 9, batch: 2, steps: 9 }],
+      [["--seed", "9", "--window", "3", "--length", "44", "--steps", "11"], { seed: 9, window: 3, length: 44, steps: 11 }],
+      [["--seed", "9", "--train-order", "--top-k", "20", "--confidence-threshold", "0.02"], { seed: 9, train_order: true, top_k: 20, confidence_threshold: 0.02 }],
+      [["--seed", "9", "--schedule", "first-hitting", "--steps", "8"], { seed: 9, schedule: "first-hitting", steps: 8 }],
+    ],
+  },
+  {
+    what: "from left to right, a decoder",
+    folder: "golden-llm/models/qwen3_tied_bf16",
+    info: { family: "ar", block_size: null },
+    asked: [[["--seed", "9", "--length", "24", "--top-p", "0.9", "--batch", "2"], { seed: 9, length: 24, top_p: 0.9, batch: 2 }]],
+  },
+];
+
+for (const { what, folder, info, asked } of folders) {
+  test(`what the native program writes: ${what}`, async ({ engine }) => {
+    for (const [native, request] of asked) {
+      const want = await sample("--model", `tests/fixtures/${folder}`, "--tokenizer", "none", ...native);
+      expect(want.tokens.flat().length).toBeGreaterThan(20);
+      for (const device of ["gpu", "cpu"]) {
+        const got = await engine.evaluate(
+          async ([folder, device, request]) => {
+            const model = await lab.load(await lab.folder(`/${folder}`), { device });
+            const { tokens, passes } = await lab.run(model, request);
+            const { family, block_size } = JSON.parse(model.info()) as { family: string; block_size: number | null };
+            await model.close();
+            return { tokens, passes, info: { family, block_size } };
+          },
+          [folder, device, request] as const,
+        );
+        // How soon a run hears that a text is known ahead of its steps depends on the device; the text does not.
+        const passes = "confidence_threshold" in request ? expect.any(Number) : want.nfe;
+        expect(got, `${native.join(" ")} on ${device}`).toEqual({ tokens: want.tokens, passes, info });
+      }
     }
-  }
+  });
+}
+
+test("one network in the ways of three families", async ({ engine }) => {
+  const written = (device: string, ...requests: object[]) =>
+    engine.evaluate(
+      async ([device, requests]) => {
+        const model = await lab.load(await lab.stories(), { device });
+        const all = [];
+        for (const request of requests) {
+          const run = model.start(JSON.stringify({ seed: 5, length: 64, steps: 16, ...request }));
+          const [rows, cached] = [[] as number[], [] as number[]];
+          let [family, nfe] = ["", 0];
+          for await (const event of lab.events(run)) {
+            if ("esolm_trace" in event) ({ family, nfe } = event);
+            else if ("step" in event) [rows.push(event.rows), cached.push(event.cache_length)];
+            else all.push({ family, nfe, rows, cached, tokens: event.tokens });
+          }
+          run.free();
+        }
+        await model.close();
+        return all;
+      },
+      [device, requests] as const,
+    );
+  const requests = [{ alpha_0: 1 }, { decode_as: "bd3lm", block_size: 8, steps: 2 }, { decode_as: "bd3lm", block_size: 64 }, { decode_as: "mdlm" }];
+  const [onGpu, onCpu] = [await written("gpu", ...requests), await written("cpu", ...requests)];
+  expect(onGpu).toEqual(onCpu);
+  const [eso, blocks, oneBlock, mdlm] = onCpu as [(typeof onCpu)[0], (typeof onCpu)[0], (typeof onCpu)[0], (typeof onCpu)[0]];
+  expect(onCpu.map(({ family }) => family)).toEqual(["esolm", "bd3lm", "bd3lm", "mdlm"]);
+  // Two rows a token; each block in each of its steps, and once more; everything in every step.
+  const sum = (rows: number[]): number => rows.reduce((sum, one) => sum + one, 0);
+  expect(sum(eso.rows)).toBeLessThan(2 * 64);
+  expect(sum(blocks.rows)).toBe(8 * blocks.nfe + 56);
+  expect(mdlm.rows).toEqual(Array(mdlm.nfe).fill(64));
+  expect(blocks.cached.at(-1)).toBe(56);
+  expect(mdlm.cached).toEqual(Array(mdlm.nfe).fill(0));
+  // A block as long as the text is what an MDLM does.
+  expect(oneBlock.tokens).toEqual(mdlm.tokens);
 });
 
 test("what the native program writes with weights of fewer bits, on the GPU and on the CPU", async ({ engine }) => {

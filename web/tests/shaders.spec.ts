@@ -17,12 +17,15 @@ const forms: Record<string, number> = {
   attention_rows: (3 + 2) * 2,
   attention_split: (4 + 3) * 2 * 2,
   attention_tile: (4 + 3) * 2,
+  // Two sizes of workgroups, with and without a filter.
+  confidence: 2 * 2,
   copy: 1,
   // Floats of two precisions, and 8 bits.
   embed: 3,
   embed_tied: 3,
   // Three widths, two precisions of the cache.
   heads: 3 * 2,
+  move_slots: 1,
   // Of either kind, and one with a weight.
   norm: 3,
   peak: 1,
@@ -33,6 +36,8 @@ const forms: Record<string, number> = {
   product_split: 4 * 2 * 4 * 5 + 4 * 4 + 4 * 4 * 4,
   // Two sizes of tiles, never normalised on the way.
   product_tile: 2 * 4 * (5 + 3),
+  // Two sizes of workgroups.
+  reveal: 2,
   // Two sizes of workgroups; greedy, or with either source of noise with and without a filter. The same for rows that several workgroups share.
   sample: 2 * 5,
   sample_merge: 2,

@@ -31,6 +31,9 @@ pub const MAX_REDRAWS: u32 = 32;
 pub enum DecodeAs {
     /// As a masked diffusion model: every position in every step, all attending to all, nothing kept.
     Mdlm,
+    /// As a block diffusion model, in blocks of [`Request::block_size`]: one after the other, each attending to itself both ways and to those
+    /// before it, whose keys and values are kept.
+    Bd3lm,
 }
 
 /// What is asked for. What is left out comes from the model.
@@ -57,7 +60,7 @@ pub struct Request {
     /// Of the schedule confidence: tokens of at least this confidence, in [0, 1], become known at once, however many a step takes, so that a
     /// text may take fewer passes. Default: none do.
     pub confidence_threshold: Option<f32>,
-    /// Tokens of a block of a BD3-LM, in the place of its own.
+    /// Tokens of a block of a BD3-LM, in the place of its own; a network that is run [as one](DecodeAs::Bd3lm) has none of its own.
     pub block_size: Option<usize>,
     /// Masked places that a SetDLM draws at in a step, counted from the first one on. Default: the most tokens of a set that it was trained
     /// for.
@@ -96,7 +99,8 @@ pub struct Request {
     pub logprobs: bool,
     /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
     pub bos: Option<bool>,
-    /// Run the network of an Eso-LM in another way than its own.
+    /// Run the network of an Eso-LM or an MDLM in another way than its own, which it was not trained for: texts show what a way of writing
+    /// costs, not how well it writes.
     pub decode_as: Option<DecodeAs>,
 }
 
@@ -356,20 +360,21 @@ impl Request {
     /// The configuration that the text is written with.
     fn decoding(&self, own: &ModelConfig) -> Result<ModelConfig, RequestError> {
         let mut config = own.clone();
-        if self.decode_as == Some(DecodeAs::Mdlm) {
-            let why = match own.family {
-                Family::Ar => Some("an AR model, which writes from left to right"),
-                Family::Bd3Lm => Some("a BD3-LM, which goes by its blocks"),
-                Family::SetDlm => Some("a SetDLM, whose masked tokens see no later ones"),
-                Family::EsoLm | Family::Mdlm => None,
+        if let Some(other) = self.decode_as {
+            let why = match (own.family, other) {
+                (Family::Ar, _) => Some("an AR model, which writes from left to right"),
+                (Family::SetDlm, _) => Some("a SetDLM, whose masked tokens see no later ones"),
+                (Family::Bd3Lm, DecodeAs::Mdlm) => Some("a BD3-LM, which goes by its blocks"),
+                (Family::Bd3Lm, DecodeAs::Bd3lm) | (Family::EsoLm | Family::Mdlm, _) => None,
             };
             if let Some(why) = why {
                 let option = "decode_as";
                 return Err(RequestError::NotApplicable { option, why });
             }
-            config.family = Family::Mdlm;
-            config.block_size = None;
-            config.attention = AttentionKind::Bidirectional;
+            (config.family, config.attention) = match other {
+                DecodeAs::Mdlm => (Family::Mdlm, AttentionKind::Bidirectional),
+                DecodeAs::Bd3lm => (Family::Bd3Lm, AttentionKind::Block),
+            };
             config.prepend = Prepend::None;
         }
         if let (Family::Bd3Lm, Some(size)) = (config.family, self.block_size) {

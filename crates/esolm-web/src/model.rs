@@ -1,7 +1,7 @@
 //! A loaded model.
 
 use esolm::checkpoint::Checkpoint;
-use esolm::config::{Family, ModelConfig, ReadAs};
+use esolm::config::{AttentionKind, Family, ModelConfig, ReadAs};
 use esolm::plan::Plan;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::text::TextCodec;
@@ -53,6 +53,7 @@ struct Load {
 #[derive(Serialize)]
 struct Info<'a> {
     family: Family,
+    attention: AttentionKind,
     hidden: usize,
     n_blocks: usize,
     n_heads: usize,
@@ -140,6 +141,7 @@ impl WasmModel {
     pub fn info(&self) -> Result<String, Failure> {
         let ModelConfig {
             family,
+            attention,
             hidden,
             n_blocks,
             n_heads,
@@ -155,6 +157,7 @@ impl WasmModel {
         let ends = self.model.codec().map(TextCodec::ends);
         json(&Info {
             family,
+            attention,
             hidden,
             n_blocks,
             n_heads,

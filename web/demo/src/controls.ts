@@ -5,7 +5,7 @@ import { element, input, setText } from "./dom";
 import { Problem } from "./parse";
 import { SCHEDULES, STORY, type Settings, type Start } from "./settings";
 
-const SLIDERS = { alpha0: "alpha0", steps: "steps", length: "length", topK: "top-k", topP: "top-p", minP: "min-p", temperature: "temperature" } as const;
+const SLIDERS = { alpha0: "alpha0", steps: "steps", length: "length", threshold: "threshold", topK: "top-k", topP: "top-p", minP: "min-p", temperature: "temperature" } as const;
 type Slider = keyof typeof SLIDERS;
 
 export interface Limits {
@@ -18,7 +18,7 @@ export interface Limits {
 
 export class Controls {
   /** The values of the sliders themselves, finer than their marks where an address says so. */
-  private readonly exact: Record<Slider, number> = { alpha0: 0, steps: 1, length: 8, topK: 0, topP: 1, minP: 0, temperature: 1 };
+  private readonly exact: Record<Slider, number> = { alpha0: 0, steps: 1, length: 8, threshold: 1, topK: 0, topP: 1, minP: 0, temperature: 1 };
 
   constructor(private readonly onChange: () => void) {
     const form = element("form", HTMLFormElement);
@@ -105,6 +105,7 @@ export class Controls {
     schedule.disabled = family === "ar";
     if (family === "mdlm" || family === "bd3lm" || family === "setdlm") this.slide("alpha0", 1);
     if (family === "ar") this.slide("alpha0", 0);
+    this.arrange();
   }
 
   /** Sliders that were left where they began go to what a model recommends. */
@@ -135,11 +136,13 @@ export class Controls {
     this.onChange();
   }
 
-  /** Shows the fields that the chosen start needs. */
+  /** Shows the fields that the chosen start and the chosen order need. */
   private arrange(): void {
     const start = document.querySelector<HTMLInputElement>("input[name=start]:checked")?.value;
     element("prompt-field", HTMLElement).hidden = start !== "prompt";
     element("infill-field", HTMLElement).hidden = start !== "infill";
     input("length").disabled = start === "infill";
+    const schedule = element("schedule", HTMLSelectElement);
+    element("threshold-field", HTMLElement).hidden = schedule.value !== "confidence" || schedule.disabled;
   }
 }

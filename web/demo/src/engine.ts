@@ -81,7 +81,8 @@ export class Engine {
       const header = await model.plan(options);
       trace = new Trace(header, this.name);
       const given = new Set(header.known.flat().map(([, token]) => token));
-      for (const token of given) trace.name(token, await model.decode([token]));
+      // Without a tokenizer tokens have numbers alone.
+      if (model.info.has_tokenizer) for (const token of given) trace.name(token, await model.decode([token]));
       signal.throwIfAborted();
       hooks.begun(trace);
       const generation = model.generate({ ...options, signal });

@@ -35,7 +35,7 @@ export async function sortOut(files: File[]): Promise<Dropped> {
   if (!ckpt && named(/^config\.json$/).length === 0) {
     throw new Problem(`${file.name} came without config.json, which says what the model looks like. Drop both, and tokenizer.json, together.`);
   }
-  const keep = named(/^(config|tokenizer)\.json$/);
+  const keep = named(/^(config|tokenizer|generation_config)\.json$/);
   return { model: { name: file.name, files: [file, ...shards, ...keep] } };
 }
 

@@ -3,6 +3,7 @@
 import { element, stillness } from "./dom";
 import { History, work } from "./history";
 import { TextView } from "./textview";
+import type { Result } from "./race";
 import type { Trace } from "./trace";
 import { count, figure, seconds, times } from "./words";
 
@@ -12,6 +13,7 @@ const STEPS_A_SECOND = 12;
 
 interface Lane {
   root: HTMLElement;
+  about: HTMLElement;
   text: TextView;
   trace: Trace | null;
   history: History | null;
@@ -34,6 +36,12 @@ export class Lanes {
     const root = element(id, HTMLElement);
     this.lanes = names.map(({ title, note }) => lane(title, note));
     root.replaceChildren(...this.lanes.map((item) => item.root));
+  }
+
+  /** Says of a lane how it writes. */
+  note(index: number, text: string): void {
+    const item = this.lanes[index];
+    if (item) item.about.textContent = text;
   }
 
   clear(length: number): void {
@@ -102,9 +110,16 @@ export class Lanes {
     this.telling = 0;
   }
 
-  /** Times and positions of each lane, for a sentence about who won. */
-  results(): { seconds: number; computed: number }[] {
-    return this.lanes.flatMap(({ trace }) => (trace ? [{ seconds: trace.seconds, computed: work(trace, trace.steps.length).computed }] : []));
+  /** What each lane came to, for a sentence about who won. */
+  results(): Result[] {
+    const traces = this.lanes.flatMap(({ trace }) => (trace ? [trace] : []));
+    return traces.map((trace) => ({
+      seconds: trace.seconds,
+      computed: work(trace, trace.steps.length).computed,
+      steps: trace.steps.length,
+      length: trace.header.length,
+      block: trace.header.block_size,
+    }));
   }
 
   private show(item: Lane, shown: number, time?: number): void {
@@ -151,5 +166,5 @@ function lane(title: string, note: string): Lane {
   const facts = { step: fact("Step"), work: fact("Positions computed"), time: fact("Time"), less: fact("Less work") };
   root.append(head, about, track, list, cells);
   root.setAttribute("aria-label", title);
-  return { root, text: new TextView(cells, { interactive: false }), trace: null, history: null, facts, bar };
+  return { root, about, text: new TextView(cells, { interactive: false }), trace: null, history: null, facts, bar };
 }

@@ -7,10 +7,11 @@ import { button, element, input, setText } from "./dom";
 import { Engine, isAbort, sentence } from "./engine";
 import { fetchTrace, onDrop, sortOut } from "./files";
 import { Lanes } from "./lanes";
+import { RACERS, outcome, ownNote, racers } from "./race";
 import { PRESETS, STORY, fromHash, randomSeed, request, toHash, type Settings } from "./settings";
 import { Stage } from "./stage";
 import type { Trace } from "./trace";
-import { blocksNote, count, megabytes, seconds, times } from "./words";
+import { count, megabytes, wayNote } from "./words";
 
 const stage = new Stage();
 const controls = new Controls(() => remember());
@@ -24,14 +25,7 @@ const compare = new Lanes(
   ],
   false,
 );
-const race = new Lanes(
-  "race-lanes",
-  [
-    { title: "Eso-LM", note: "what is written stays in the cache" },
-    { title: "MDLM decoding", note: "every position, every step" },
-  ],
-  true,
-);
+const race = new Lanes("race-lanes", RACERS, true);
 const SHARES = [0, 0.25, 1];
 
 /** Ends what is under way; there is one run at a time. */
@@ -77,8 +71,10 @@ function showModel(info: ModelInfo | null): void {
   const numbers = `Weights are kept as ${device.weights}, the cache as ${device.kv_cache}.`;
   setText("runs-on", `${place} ${numbers} The model has ${(info.parameters / 1e6).toFixed(1)} million parameters and sees ${count(info.length)} tokens.`);
   setText("machine-line", `${place} Weights: ${device.weights}.`);
-  element("blocks-note", HTMLElement).hidden = info.block_size === null;
-  if (info.block_size !== null) setText("blocks-note", blocksNote(info.block_size));
+  const note = wayNote(info);
+  element("way-note", HTMLElement).hidden = note === null;
+  setText("way-note", note ?? "");
+  race.note(0, ownNote(info));
   button("race-run").disabled = info.family !== "esolm";
   button("compare-run").disabled = info.family !== "esolm";
 }
@@ -192,18 +188,16 @@ function runCompare(): Promise<void> {
 function runRace(): Promise<void> {
   button("race-replay").hidden = true;
   return alone(async (signal) => {
-    const settings = prepare(false);
-    const options = request(settings, engine.info);
-    const { alpha0: _, ...rest } = options;
-    // Alike in all but the cache: both write the whole text by diffusion, in the same number of steps.
-    const requests = [{ ...options, alpha0: 1 }, { ...rest, decodeAs: "mdlm" as const }];
-    await inLanes(race, settings, requests, "race-status", signal);
+    const asked = prepare(false);
+    request(asked, engine.info);
+    const model = await engine.ready(asked, signal);
+    const settings = controls.read();
+    const { length } = await model.plan(request(settings, model.info));
+    await inLanes(race, settings, racers(settings, model.info, length), "race-status", signal);
     const slowed = race.replay();
     button("race-replay").hidden = false;
-    const [eso, mdlm] = race.results();
-    if (!eso || !mdlm) return;
-    const gap = eso.seconds < mdlm.seconds ? `${times(mdlm.seconds, eso.seconds)} times as fast` : "not faster here";
-    const words = `With the cache: ${seconds(eso.seconds)}, ${count(eso.computed)} positions. Without: ${seconds(mdlm.seconds)}, ${count(mdlm.computed)} positions. The cached run is ${gap}.`;
+    const words = outcome(race.results());
+    if (words === null) return;
     setText("race-status", `${words} ${slowed}`);
     announce(words);
   }).finally(() => settle("race-status"));

@@ -15,6 +15,8 @@ export interface Settings {
   alpha0: number;
   steps: number;
   schedule: Schedule;
+  /** Of the schedule confidence: tokens of at least this confidence are kept too; 1 leaves it at those that the steps ask for. */
+  threshold: number;
   /** 0 leaves all tokens. */
   topK: number;
   topP: number;
@@ -35,6 +37,7 @@ export const STORY: Settings = {
   alpha0: recommended.alpha_0,
   steps: 32,
   schedule: "binomial",
+  threshold: 1,
   topK: 0,
   topP: recommended.top_p,
   minP: 0,
@@ -60,12 +63,14 @@ export interface Request {
   alpha0?: number;
   steps?: number;
   schedule?: Schedule;
+  confidenceThreshold?: number;
   topK?: number;
   topP: number;
   minP: number;
   temperature: number;
   seed: string;
-  decodeAs?: "mdlm";
+  decodeAs?: "mdlm" | "bd3lm";
+  blockSize?: number;
 }
 
 /**
@@ -81,6 +86,7 @@ export function request(settings: Settings, info: ModelInfo | null): Request {
     common.schedule = schedule;
     // One token a step takes as many as there are.
     if (schedule !== "first-hitting") common.steps = steps;
+    if (schedule === "confidence" && settings.threshold < 1) common.confidenceThreshold = settings.threshold;
   }
   if (settings.topK > 0) common.topK = settings.topK;
   else if (info?.recommended.top_k !== undefined) common.topK = info.vocab_size;
@@ -107,6 +113,7 @@ const KEYS = {
   alpha0: "alpha0",
   steps: "steps",
   schedule: "schedule",
+  threshold: "threshold",
   topK: "top_k",
   topP: "top_p",
   minP: "min_p",
@@ -132,7 +139,7 @@ export function fromHash(hash: string): { settings: Partial<Settings>; refused: 
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const settings: Partial<Settings> = {};
   const refused: string[] = [];
-  const number = (key: "alpha0" | "steps" | "topK" | "topP" | "minP" | "temperature" | "length", low: number, high: number, integer: boolean): void => {
+  const number = (key: "alpha0" | "steps" | "threshold" | "topK" | "topP" | "minP" | "temperature" | "length", low: number, high: number, integer: boolean): void => {
     const text = query.get(KEYS[key]);
     if (text === null) return;
     const value = Number(text);
@@ -149,6 +156,7 @@ export function fromHash(hash: string): { settings: Partial<Settings>; refused: 
   };
   number("alpha0", 0, 1, false);
   number("steps", 1, 1 << 20, true);
+  number("threshold", 0, 1, false);
   number("topK", 0, 1 << 20, true);
   number("topP", 0.001, 1, false);
   number("minP", 0, 1, false);

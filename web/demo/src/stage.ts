@@ -8,7 +8,7 @@ import { Player, type Pace } from "./player";
 import { SlotsView } from "./slotsview";
 import { TextView } from "./textview";
 import type { Trace } from "./trace";
-import { cellFacts, count, figure, isSpecial, phaseName, plural, seconds, specialName, stepSentence, times, visible } from "./words";
+import { cellFacts, count, figure, isSpecial, phaseName, placesOf, plural, seconds, specialName, stepSentence, times, visible } from "./words";
 
 const HINT = "Point at a word, or walk through the text with the arrow keys, to see when it was written.";
 const PLAY = "M5 3.5v13l11-6.5z";
@@ -30,7 +30,7 @@ export class Stage {
     this.text = new TextView(element("cells", HTMLElement), {
       interactive: true,
       onPoint: (position) => this.point(position),
-      label: (position, shown) => this.label(position, shown),
+      label: (position, shown, inWindow) => this.label(position, shown, inWindow),
     });
     this.slots = new SlotsView(element("slots", HTMLCanvasElement), (position) => this.point(position));
     this.map = new MapView(element("map", HTMLCanvasElement), (shown) => this.player.seek(shown));
@@ -78,6 +78,7 @@ export class Stage {
     const { batch, length, known } = trace.header;
     const texts = element("texts", HTMLElement);
     texts.hidden = batch === 1;
+    element("window-legend", HTMLElement).hidden = trace.header.family !== "setdlm";
     element("sequence", HTMLSelectElement).replaceChildren(
       ...Array.from({ length: batch }, (_, index) => new Option(`${index + 1} of ${batch}`, String(index))),
     );
@@ -227,11 +228,11 @@ export class Stage {
     setText("caption", `${sentence}${stopped}`);
   }
 
-  private label(position: number, shown: number): string {
+  private label(position: number, shown: number, inWindow: boolean): string {
     const { history } = this;
     if (!history) return "";
     const facts = cellFacts(history, position, shown);
-    const name = facts.token === null ? "Blank" : isSpecial(facts.token) ? specialName(position) : visible(facts.token.replace(/^ +/, "")) || "space";
+    const name = facts.token === null ? `Blank${inWindow ? " in the window" : ""}` : isSpecial(facts.token) ? specialName(position) : visible(facts.token.replace(/^ +/, "")) || "space";
     return facts.token !== null && facts.step ? `${name}, ${facts.how}, step ${facts.step}` : `${name}, ${facts.how}`;
   }
 
@@ -252,7 +253,8 @@ export class Stage {
       return;
     }
     const facts = cellFacts(history, pointed, this.player.shown);
-    const name = facts.token === null ? "A blank" : `“${visible(facts.token)}”`;
+    const blank = history.window(this.player.shown).has(pointed) ? "A blank in this step’s window" : "A blank";
+    const name = facts.token === null ? blank : `“${visible(facts.token)}”`;
     const when = facts.step === 0 ? "given" : facts.token === null ? (facts.step ? `will be written in step ${facts.step}` : "not written yet") : `written in step ${facts.step}, ${facts.how}`;
     const slot = facts.slot === null ? "no slot yet" : `slot ${facts.slot}`;
     setText("facts", `${name}: ${when} · position ${facts.position} · ${slot}`);
@@ -268,7 +270,7 @@ export class Stage {
     if (trace.footer && shown === trace.steps.length) {
       saying = trace.footer.interrupted ? "The run was stopped." : `Finished. ${trace.footer.text[this.sequence] ?? ""}`;
     } else if (this.player.playing && step) {
-      saying = step.phase === "diffusion" ? "Diffusion: tokens appear anywhere in the text." : step.phase === "sequential" ? "Now the blanks are filled from left to right." : "";
+      saying = step.phase === "diffusion" ? `Diffusion: tokens appear ${placesOf(trace.header.family)}.` : step.phase === "sequential" ? "Now the blanks are filled from left to right." : "";
     }
     if (saying === "" || saying === this.said) return;
     this.said = saying;

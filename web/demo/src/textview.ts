@@ -18,7 +18,7 @@ export interface CellOptions {
   interactive: boolean;
   onPoint?: (position: number | null) => void;
   /** Name of a cell for a screen reader. */
-  label?: (position: number, shown: number) => string;
+  label?: (position: number, shown: number, inWindow: boolean) => string;
 }
 
 export class TextView {
@@ -57,14 +57,15 @@ export class TextView {
     const window = history.window(shown);
     this.cells.forEach((cell, position) => {
       // A step draws at all places of a window, and keeps the tokens that it is surest of.
-      cell.element.toggleAttribute("data-window", window.has(position));
+      const inWindow = window.has(position);
+      cell.element.toggleAttribute("data-window", inWindow);
       const step = history.stepOf[position]!;
       const token = history.tokenOf[position]!;
       const known = step < shown;
       const fresh = known && step === shown - 1 && step !== GIVEN;
       // A blank is as wide as the token that will stand there, as soon as that is known, so that lines stay where they are.
       const text = step !== UNKNOWN && token !== -1 ? history.trace.text(token) : null;
-      const state = known ? `k${fresh ? 1 : 0}${token}/${span}` : `m${text ?? ""}`;
+      const state = known ? `k${fresh ? 1 : 0}${token}/${span}` : `${inWindow ? "w" : "m"}${text ?? ""}`;
       if (state === cell.state) return;
       cell.state = state;
       if (known) {
@@ -74,7 +75,7 @@ export class TextView {
         const lead = text === null ? " " : /^\s*/.exec(text)![0].replaceAll("\n", "");
         this.mask(cell, text === null ? BLANK : text.trim() || "\u2007", lead);
       }
-      const label = this.options.label?.(position, shown);
+      const label = this.options.label?.(position, shown, inWindow);
       if (label !== undefined) cell.element.setAttribute("aria-label", label);
     });
   }

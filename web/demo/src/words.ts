@@ -1,5 +1,6 @@
 // How numbers, phases and tokens are put into words.
 
+import type { ModelInfo } from "esolm";
 import type { Family, Phase } from "./trace";
 import { GIVEN, UNKNOWN, type History } from "./history";
 
@@ -34,18 +35,27 @@ export function phaseName(phase: Phase, family: Family): string {
   return family === "ar" ? "Left to right" : "Sequential";
 }
 
-/** How a model writes whose blocks have so many tokens. */
-export function blocksNote(size: number): string {
-  return `This model writes in blocks of ${plural(size, "token")}, one block after the other. Within a block it fills the blanks in any order and sees the whole block; finished blocks come from the cache. The steps T are those of each block.`;
+/** How a model writes, where that is not what the page explains. */
+export function wayNote({ family, block_size }: Pick<ModelInfo, "family" | "block_size">): string | null {
+  if (block_size !== null) {
+    return `This model writes in blocks of ${plural(block_size, "token")}, one block after the other. Within a block it fills the blanks in any order and sees the whole block; finished blocks come from the cache. The steps T are those of each block.`;
+  }
+  if (family !== "setdlm") return null;
+  return "This model writes within a window of blanks that moves along with the text. Each step draws a token for every blank of the window and keeps those that the model is most sure of; what is kept comes from the cache.";
+}
+
+/** Where a diffusion step writes. */
+export function placesOf(family: Family): string {
+  const places: Partial<Record<Family, string>> = { bd3lm: "anywhere in their block", setdlm: "somewhere in their window" };
+  return places[family] ?? "anywhere in the text";
 }
 
 /** What a step does, for somebody who reads it for the first time. */
 export function stepSentence(phase: Phase, drawn: number, family: Family): string {
   if (phase === "prompt") return "The given words are read in.";
   if (phase === "diffusion") {
-    const places: Partial<Record<Family, string>> = { bd3lm: "anywhere in its block", setdlm: "somewhere in its window" };
-    const where = places[family] ?? "anywhere in the text";
-    return drawn === 1 ? `One token appears, ${where}.` : `${plural(drawn, "token")} appear at once, ${where.replace("its", "their")}.`;
+    const where = placesOf(family);
+    return drawn === 1 ? `One token appears, ${where.replace("their", "its")}.` : `${plural(drawn, "token")} appear at once, ${where}.`;
   }
   return family === "ar" ? "The next token is written." : "The leftmost blank is filled.";
 }

@@ -247,12 +247,12 @@ test("a model that cannot be fetched gets a sentence; recorded runs still play",
 
 test("a model that writes in blocks says so, and shows where they begin", async ({ page }) => {
   await write(page, SHORT);
-  await expect(page.locator("#blocks-note")).toBeHidden();
+  await expect(page.locator("#way-note")).toBeHidden();
   const ckpt = fileURLToPath(new URL("../../../tests/fixtures/golden-family/bd3lm/mini_bd3lm.ckpt", import.meta.url));
   await page.locator("#files").setInputFiles(ckpt);
   await expect(page.locator("#model-name")).toHaveText("In use: mini_bd3lm.ckpt.");
   await finished(page);
-  await expect(page.locator("#blocks-note")).toContainText("in blocks of 4 tokens");
+  await expect(page.locator("#way-note")).toContainText("in blocks of 4 tokens");
   await expect(page.locator("#known")).toHaveText("8 of 8");
   expect(await positions(page, "[data-block]")).toEqual([4]);
   await expect(page.locator("#compare-run")).toBeDisabled();
@@ -262,11 +262,53 @@ test("a model that writes in blocks says so, and shows where they begin", async 
   await finished(page);
   await expect(page.locator("#computed")).toHaveText(String(7 * 4 + 4));
   // What confidence chooses is seen when it has chosen.
+  await expect(page.locator("#threshold-field")).toBeHidden();
   await page.locator("#schedule").selectOption("confidence");
+  await page.locator("#steps").fill("4");
   await page.locator("#write").click();
   await finished(page);
   await expect(page.locator("#known")).toHaveText("8 of 8");
+  await expect(page.locator("#step-of")).toHaveText("Step 7 of 7");
+  // A threshold that everything reaches: a block is known after its first step, which is seen one step behind.
+  await page.getByLabel("Confidence threshold").press("Home");
+  await expect(page.locator("#threshold-out")).toHaveText("0");
+  await page.locator("#write").click();
+  await finished(page);
+  expect(Number(await page.locator("#timeline").getAttribute("max"))).toBeLessThanOrEqual(4);
+  await scrub(page, 1);
+  expect((await positions(page, ".known")).sort(byNumber)).toEqual([0, 1, 2, 3]);
+  expect(await page.evaluate(() => new URLSearchParams(location.hash.slice(1)).get("threshold"))).toBe("0");
   expect(await violations(page)).toEqual([]);
+});
+
+test("a SetDLM shows its windows, also to the keyboard and on a phone", async ({ browser, baseURL }) => {
+  const context = await browser.newContext({ baseURL: baseURL!, viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true, serviceWorkers: "block" });
+  const page = await context.newPage();
+  await write(page, SHORT);
+  await expect(page.locator("#window-legend")).toBeHidden();
+  const folder = "../../../tests/fixtures/golden-family/setdlm/owt_setdlm_smax8/";
+  await page.locator("#files").setInputFiles(["config.json", "model.safetensors"].map((name) => fileURLToPath(new URL(folder + name, import.meta.url))));
+  await finished(page);
+  await expect(page.locator("#way-note")).toContainText("within a window of blanks");
+  await expect(page.locator("#window-legend")).toBeVisible();
+  await expect(page.locator("#known")).toHaveText("32 of 32");
+  await scrub(page, 1);
+  // The first masked places, from the second on, of which some became known.
+  const window = await positions(page, "[data-window]");
+  expect(window).toEqual(Array.from({ length: 8 }, (_, index) => index + 1));
+  const fresh = await positions(page, ".fresh");
+  expect(fresh.length).toBeGreaterThan(0);
+  expect(fresh.every((position) => window.includes(position))).toBe(true);
+  const blank = window.find((position) => !fresh.includes(position))!;
+  await expect(page.locator(`#cells .cell[data-position='${blank}']`)).toHaveAccessibleName("Blank in the window, not written yet");
+  await page.locator("#cells .cell[tabindex='0']").focus();
+  for (let at = 0; at < blank; at += 1) await page.keyboard.press("ArrowRight");
+  await expect(page.locator(`#cells .cell[data-position='${blank}']`)).toBeFocused();
+  await expect(page.locator("#facts")).toContainText("A blank in this step’s window");
+  await expect(page.locator("#race-run")).toBeDisabled();
+  expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(360);
+  expect(await violations(page)).toEqual([]);
+  await context.close();
 });
 
 test("a model of one’s own is used, and a broken one gets a sentence", async ({ page }) => {
@@ -294,12 +336,19 @@ test("three shares side by side, and the race", async ({ page }, info) => {
   const steps = page.locator("#compare-lanes .lane dd:first-of-type >> nth=0");
   await expect(steps).toContainText("31 of 31");
   await page.locator("#race-run").click();
-  await expect(page.locator("#race-status")).toContainText("With the cache:", { timeout: 90_000 });
+  await expect(page.locator("#race-status")).toContainText("Beside MDLM decoding, the Eso-LM is", { timeout: 90_000 });
   const words = await page.locator("#race-status").innerText();
-  const [cached, full] = [...words.matchAll(/([\d,]+) positions/g)].map((match) => Number(match[1]!.replace(",", ""))) as [number, number];
-  expect(cached).toBeLessThanOrEqual(64);
-  expect(full % 32).toBe(0);
-  expect(full).toBeGreaterThan(cached);
+  const shares = [...words.matchAll(/([\d,]+) positions in (\d+) steps/g)].map(([, rows, steps]) => ({ rows: Number(rows!.replace(",", "")), steps: Number(steps) }));
+  const [cached, blocks, full] = shares as [(typeof shares)[0], (typeof shares)[0], (typeof shares)[0]];
+  expect(words).toContain("BD3-LM, in blocks of 16 tokens:");
+  // Two rows a token; every row of a block in each of its four steps at most, and once more; everything in every step.
+  expect(cached.rows).toBeLessThanOrEqual(64);
+  expect(blocks.rows).toBe(16 * blocks.steps + 16);
+  expect(blocks.steps).toBeLessThanOrEqual(8);
+  expect(full.rows).toBe(32 * full.steps);
+  expect(await page.locator("#race-lanes .lane h3").allTextContents()).toEqual(["Eso-LM", "BD3-LM decoding", "MDLM decoding"]);
+  expect(await page.locator("#race-lanes .lane [data-block]").count()).toBe(1);
+  await expect(page.locator("#race")).toContainText("Compare the times, the steps and the work, not the words");
   expect(await violations(page)).toEqual([]);
   await info.attach("compare and race", { body: await page.screenshot({ fullPage: true }), contentType: "image/png" });
 });

@@ -1,5 +1,6 @@
 /** The golden data of the published code (tests/fixtures/golden/README.md) as requests to the engine, with what it must answer. */
 
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { expect } from "@playwright/test";
 import { Tensors } from "./safetensors.js";
@@ -9,8 +10,13 @@ export const folder = fileURLToPath(new URL("../../../tests/fixtures/golden/", i
 /** That of the family's other code. */
 export const family = fileURLToPath(new URL("../../../tests/fixtures/golden-family/", import.meta.url));
 
+/** That of decoders of the Qwen3 and Qwen2 kinds. */
+export const decoders = fileURLToPath(new URL("../../../tests/fixtures/golden-llm/", import.meta.url));
+
 /** Largest difference of logits that counts as the published code's. */
 export const BOUND = 1e-4;
+/** The same of decoders, whose logits deviate by about 3.5. */
+export const DECODER_BOUND = 2e-4;
 /** Vocabulary, mask token and beginning-of-text token of the golden models. */
 const VOCAB = 97;
 const MASK = 96;
@@ -70,6 +76,17 @@ export function blockCases(name: string): ForwardCase[] {
   const golden = new Tensors(`${family}${name}.forward.safetensors`);
   const cases = golden.names.filter((name) => name.endsWith(".xt")).map((name) => name.slice(0, -3));
   return cases.map((name) => ({ name, request: { xt: golden.rows(`${name}.xt`), x0: golden.rows("x0") }, logits: golden.f32(`${name}.logits`) }));
+}
+
+/** A decoder's passes over a whole text, each token seeing those up to itself, or all. */
+export function decoderCases(name: string): ForwardCase[] {
+  const recorded = JSON.parse(readFileSync(`${decoders}forward/${name}.json`, "utf8")) as { ids: number[]; ids_masked: number[] };
+  const golden = new Tensors(`${decoders}forward/${name}.safetensors`);
+  return ([["causal", "causal", recorded.ids], ["bidir", "bidirectional", recorded.ids_masked]] as const).map(([pass, mode, ids]) => ({
+    name: `${name}, ${pass}`,
+    request: { mode, sort_idx: [natural(ids)], zt_sorted: [ids] },
+    logits: golden.f32(`${pass}.logits`),
+  }));
 }
 
 function naturalCase(model: "mdlm" | "ar"): ForwardCase {

@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test as base, type Page } from "@playwright/test";
 import { Server } from "../server.js";
-import { family, folder as goldenFolder } from "./golden.js";
+import { decoders, family, folder as goldenFolder } from "./golden.js";
 
 type Module = typeof import("../../dist/esolm_web.js");
 type Model = import("../../dist/esolm_web.js").WasmModel;
@@ -20,8 +20,10 @@ type Event = import("../../src/index.js").Header | import("../../src/index.js").
 export interface Written {
   tokens: number[][];
   text: string[];
-  /** Passes of the last attempt. */
+  /** Passes that the last header says. */
   nfe: number;
+  /** Passes that there were, over all attempts. */
+  passes: number;
   /** Steps that were told, over all attempts. */
   steps: number;
 }
@@ -41,8 +43,12 @@ export interface Lab {
   source(folder: string, config?: object): Promise<Source>;
   /** A golden model. */
   golden(name: string, config?: object): Promise<Source>;
-  /** A golden model of the family's other code, a folder without a tokenizer. */
+  /** A folder without a tokenizer. */
+  folder(folder: string): Promise<Source>;
+  /** A golden model of the family's other code. */
   family(folder: string): Promise<Source>;
+  /** A golden decoder. */
+  decoder(name: string): Promise<Source>;
   stories(): Promise<Source>;
   load(source: Source, options: object): Promise<Model>;
   /** All events of a run. */
@@ -94,9 +100,11 @@ export async function enter(page: Page, server: Server): Promise<void> {
         config: await configuration(`/golden/${name}.config.json`, config),
         weights: await weights(`/golden/${name}.ema.safetensors`),
       }),
-      family: async (folder) => ({
-        config: await text(`/golden-family/${folder}/config.json`),
-        weights: await weights(`/golden-family/${folder}/model.safetensors`),
+      family: (folder) => lab.folder(`/golden-family/${folder}`),
+      decoder: (name) => lab.folder(`/golden-llm/models/${name}`),
+      folder: async (folder) => ({
+        config: await text(`${folder}/config.json`),
+        weights: await weights(`${folder}/model.safetensors`),
       }),
       stories: () => lab.source("/models/stories"),
       load: (source, options) => module.WasmModel.load(source, JSON.stringify(options)),
@@ -110,7 +118,7 @@ export async function enter(page: Page, server: Server): Promise<void> {
           for await (const event of lab.events(run)) {
             if ("esolm_trace" in event) ({ nfe } = event);
             else if ("step" in event) steps += 1;
-            else return { tokens: event.tokens, text: event.text, nfe, steps };
+            else return { tokens: event.tokens, text: event.text, nfe, passes: event.nfe, steps };
           }
           throw new Error("the run ended without a footer");
         } finally {
@@ -135,7 +143,7 @@ export async function enter(page: Page, server: Server): Promise<void> {
 export async function serve(): Promise<Server> {
   if (!existsSync(`${dist}esolm_web.js`)) throw new Error("web/dist/esolm_web.js is not there; `cargo xtask web --build` makes it");
   const server = await Server.start();
-  return server.folder("/dist/", dist).folder("/golden/", goldenFolder).folder("/golden-family/", family).folder("/models/stories/", stories);
+  return server.folder("/dist/", dist).folder("/golden/", goldenFolder).folder("/golden-family/", family).folder("/golden-llm/", decoders).folder("/models/stories/", stories);
 }
 
 /** Tests with a page that holds the lab. */

@@ -250,3 +250,59 @@ fn confidence_is_a_schedule_of_its_own() {
         assert!(said.contains("a schedule other than confidence"), "{said}");
     }
 }
+
+#[test]
+fn a_network_runs_in_other_ways_than_its_own() {
+    let asked = |decode_as, block_size| Request {
+        decode_as: Some(decode_as),
+        block_size,
+        seed: Some(3),
+        steps: Some(8),
+        length: Some(32),
+        alpha_0: Some(1.0),
+        ..Request::default()
+    };
+    for family in [Family::EsoLm, Family::Mdlm, Family::Bd3Lm] {
+        let resolved = resolve(&asked(DecodeAs::Bd3lm, Some(4)), family).unwrap();
+        let plan = resolved.plan().unwrap();
+        assert_eq!((plan.family, plan.block_size), (Family::Bd3Lm, Some(4)));
+        assert_eq!(resolved.header("", &plan, 0, vec![0]).block_size, Some(4));
+        // What was stored is not computed again: no step has more rows than two blocks.
+        assert!((0..plan.nfe()).all(|step| plan.positions_computed(step) <= 8));
+    }
+    // One block that is all of the text is what an MDLM does.
+    let plan = |decode_as, size| {
+        let resolved = resolve(&asked(decode_as, size), Family::EsoLm).unwrap();
+        resolved.plan().unwrap().sequences
+    };
+    assert_eq!(plan(DecodeAs::Bd3lm, Some(32)), plan(DecodeAs::Mdlm, None));
+    for (decode_as, family, what) in [
+        (
+            DecodeAs::Bd3lm,
+            Family::Ar,
+            "decode_as does not apply to an AR",
+        ),
+        (
+            DecodeAs::Bd3lm,
+            Family::SetDlm,
+            "decode_as does not apply to a SetDLM",
+        ),
+        (
+            DecodeAs::Mdlm,
+            Family::Bd3Lm,
+            "decode_as does not apply to a BD3-LM",
+        ),
+    ] {
+        let said = refused(&asked(decode_as, None), family);
+        assert!(said.contains(what), "{said}");
+    }
+    // An Eso-LM has no blocks of its own.
+    let unsaid = resolve(&asked(DecodeAs::Bd3lm, None), Family::EsoLm).unwrap();
+    let said = unsaid.plan().unwrap_err().to_string();
+    assert!(said.contains("block_size is missing"), "{said}");
+    let said = refused(&asked(DecodeAs::Mdlm, Some(4)), Family::EsoLm);
+    assert!(
+        said.contains("block_size does not apply to an MDLM"),
+        "{said}"
+    );
+}

@@ -7,13 +7,13 @@ fn overrides_and_defaults() {
         "run.batch=8".to_string(),
         "loss.alpha_0 = 0.5".into(),
         "data.tokenizer=t.json".into(),
-        "model.family=ar".into(),
+        "model.cond_dim=32".into(),
     ];
     let recipe = Recipe::parse(text, &sets).unwrap();
     assert_eq!(recipe.run.batch, 8);
     assert_eq!(recipe.loss.alpha_0, 0.5);
     assert_eq!(recipe.data.tokenizer, Some("t.json".into()));
-    assert_eq!(recipe.model.family, Family::Ar);
+    assert_eq!(recipe.model.cond_dim, 32);
     assert_eq!(recipe.optimizer, Optimizer::default());
     assert_eq!(Recipe::parse(&recipe.to_toml(), &[]).unwrap(), recipe);
 }

@@ -63,13 +63,11 @@ impl Loaded {
                 let matrix = upload(linear, weights)?;
                 match matrix.is_whole() {
                     true => Ok(matrix),
-                    false => Err(EngineError::Shape(format!(
-                        "a matrix of {} x {} ({}) on an adapter that binds {} MiB at most",
-                        linear.n_in,
-                        linear.n_out,
-                        linear.name,
-                        gpu.info.max_binding_bytes() >> 20
-                    ))),
+                    false => Err(EngineError::Memory {
+                        what: linear.name.clone(),
+                        bytes: matrix.weight_bytes(),
+                        limit: gpu.info.max_binding_bytes(),
+                    }),
                 }
             };
             let block = Block {

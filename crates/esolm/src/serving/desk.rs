@@ -138,7 +138,8 @@ impl Desk {
             is_lost: error.device_fault().is_some(),
             of_batch: None,
         };
-        if let (1, Some(job)) = (count, jobs.first()) {
+        // One that was alone by chance may have met a fault of another's making: it is tried once more.
+        if let Some(job) = jobs.first().filter(|job| job.is_alone) {
             self.counts.leave_queue(1);
             job.tell(Err(ServingError::Model(error.into())));
             jobs.clear();
