@@ -78,6 +78,15 @@ fn number(option: &str, word: Option<String>) -> Result<u32, String> {
         .ok_or_else(|| format!("{option} wants a whole number, 1 or more"))
 }
 
+/// What of the runs every test run makes: many clients against a server, for a short time.
+///
+/// # Errors
+/// A sentence about what failed.
+pub fn short() -> Result<(), String> {
+    println!("{}", serve::short()?);
+    Ok(())
+}
+
 /// Makes the runs, whatever becomes of those before, and records each.
 ///
 /// # Errors

@@ -10,5 +10,7 @@ mod clients;
 mod common;
 #[path = "serve/http.rs"]
 mod http;
+#[path = "serve/models.rs"]
+mod models;
 #[path = "serve/refusals.rs"]
 mod refusals;

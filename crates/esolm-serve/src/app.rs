@@ -19,6 +19,7 @@ use crate::Limits;
 use crate::body;
 use crate::completions::{completions, tokens};
 use crate::error::{ApiError, quoted};
+use crate::fields::Fields;
 use crate::guard::{self, Guard};
 use crate::metrics::{self, Metrics};
 
@@ -39,7 +40,7 @@ pub struct App {
     pub guard: Guard,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
-    /// Requests whose texts are tokenized at once.
+    /// Bodies that are read and tokenized at once.
     pub workers: Semaphore,
 }
 
@@ -136,7 +137,7 @@ struct Listed<'a> {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// Tokens of its context, as vLLM tells.
+    /// Tokens of a text at most, as vLLM tells.
     max_model_len: usize,
 }
 
@@ -147,7 +148,7 @@ impl<'a> Listed<'a> {
             object: "model",
             created: model.created,
             owned_by: "esolm",
-            max_model_len: model.serving.config().length,
+            max_model_len: model.serving.length(),
         }
     }
 }
@@ -199,7 +200,7 @@ async fn tokenizer_info(
         pad_token: None,
         chat_template: None,
         vocab_size: model.serving.config().vocab_size,
-        max_model_len: model.serving.config().length,
+        max_model_len: model.serving.length(),
     }))
 }
 
@@ -210,28 +211,29 @@ async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Respo
         count: usize,
         max_model_len: usize,
     }
-    let mut fields = body::fields(&app.limits, request).await?;
-    let model = app
-        .model_or_first(fields.text("model")?.as_deref())?
-        .clone();
-    let prompt = fields.text("prompt")?;
-    let prompt = prompt.ok_or_else(|| ApiError::field("prompt", "prompt is missing; give text"))?;
-    let adds_special = fields.flag("add_special_tokens")?;
-    fields.finish(&["return_token_strs"])?;
-    let max_model_len = model.serving.config().length;
-    let tokens = app
-        .work(move || {
-            let own = model.codec.encode(&prompt);
-            let own = own.map_err(|error| ApiError::field("prompt", error.to_string()))?;
-            let opening = model.codec.ends().bos.filter(|_| adds_special);
-            Ok(opening.into_iter().chain(own).collect::<Vec<u32>>())
-        })
-        .await?;
-    Ok(as_json(&Tokens {
-        count: tokens.len(),
-        tokens,
-        max_model_len,
-    }))
+    let body = body::read(&app.limits, request).await?;
+    let shared = app.clone();
+    let work = app.work(move || {
+        let mut fields = Fields::read(&body)?;
+        let model = shared.model_or_first(fields.text("model")?.as_deref())?;
+        let prompt = fields.text("prompt")?;
+        let missing = || ApiError::field("prompt", "prompt is missing; give text");
+        let prompt = prompt.ok_or_else(missing)?;
+        let adds_special = fields.flag("add_special_tokens")?;
+        fields.finish(&["return_token_strs"])?;
+        let own = model.codec.encode(&prompt);
+        let own = own.map_err(|error| ApiError::field("prompt", error.to_string()))?;
+        let (config, codec) = (model.serving.config(), Some(&*model.codec));
+        let opening = esolm::Request::default().opening(config, codec, !own.is_empty());
+        let opening = opening.filter(|_| adds_special);
+        let tokens: Vec<u32> = opening.into_iter().chain(own).collect();
+        Ok(as_json(&Tokens {
+            count: tokens.len(),
+            tokens,
+            max_model_len: model.serving.length(),
+        }))
+    });
+    work.await
 }
 
 async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Response, ApiError> {
@@ -239,27 +241,28 @@ async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Res
     struct Text {
         prompt: String,
     }
-    let mut fields = body::fields(&app.limits, request).await?;
-    let model = app
-        .model_or_first(fields.text("model")?.as_deref())?
-        .clone();
-    let tokens = match fields.take("tokens") {
-        Some(Value::Array(items)) => tokens("tokens", items)?,
-        _ => {
-            return Err(ApiError::field(
-                "tokens",
-                "tokens must be a list of token numbers",
-            ));
+    let body = body::read(&app.limits, request).await?;
+    let shared = app.clone();
+    let work = app.work(move || {
+        let mut fields = Fields::read(&body)?;
+        let model = shared.model_or_first(fields.text("model")?.as_deref())?;
+        let tokens = match fields.take("tokens") {
+            Some(Value::Array(items)) => tokens("tokens", items)?,
+            _ => {
+                let message = "tokens must be a list of token numbers";
+                return Err(ApiError::field("tokens", message));
+            }
+        };
+        fields.finish(&[])?;
+        let vocab = model.serving.config().vocab_size;
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            let message = format!("the token {token} is beyond the vocabulary of {vocab}");
+            return Err(ApiError::field("tokens", message));
         }
-    };
-    fields.finish(&[])?;
-    let vocab = model.serving.config().vocab_size;
-    if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
-        let message = format!("the token {token} is beyond the vocabulary of {vocab}");
-        return Err(ApiError::field("tokens", message));
-    }
-    let prompt = app.work(move || Ok(model.codec.decode(&tokens))).await?;
-    Ok(as_json(&Text { prompt }))
+        let prompt = model.codec.decode(&tokens);
+        Ok(as_json(&Text { prompt }))
+    });
+    work.await
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {

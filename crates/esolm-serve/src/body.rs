@@ -2,20 +2,19 @@
 
 use std::error::Error;
 
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use http_body_util::LengthLimitError;
 
 use crate::Limits;
 use crate::error::ApiError;
-use crate::fields::Fields;
 
-/// The fields of a body.
+/// The bytes of a body that says it is JSON.
 ///
 /// # Errors
-/// When it is not a JSON object, larger than the limit, or does not come in time.
-pub async fn fields(limits: &Limits, request: Request) -> Result<Fields, ApiError> {
+/// When it says something else, is larger than the limit, or does not come in time.
+pub async fn read(limits: &Limits, request: Request) -> Result<Bytes, ApiError> {
     let headers = request.headers();
     let is_json = headers
         .get(header::CONTENT_TYPE)
@@ -45,7 +44,7 @@ pub async fn fields(limits: &Limits, request: Request) -> Result<Fields, ApiErro
         let message = format!("the body did not come within {} s", limits.body.as_secs());
         return Err(ApiError::of(StatusCode::REQUEST_TIMEOUT, message));
     };
-    let body = read.map_err(|error| {
+    read.map_err(|error| {
         match error
             .source()
             .is_some_and(|source| source.is::<LengthLimitError>())
@@ -56,6 +55,5 @@ pub async fn fields(limits: &Limits, request: Request) -> Result<Fields, ApiErro
                 ApiError::of(StatusCode::BAD_REQUEST, message)
             }
         }
-    })?;
-    Fields::read(&body)
+    })
 }

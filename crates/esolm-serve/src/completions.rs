@@ -19,30 +19,47 @@ use ask::Ask;
 pub use ask::tokens;
 use order::Order;
 
-use crate::app::{App, json};
+use crate::app::{App, Model, json};
 use crate::body;
 use crate::error::ApiError;
+use crate::fields::Fields;
 
 /// Answers a completion.
 pub async fn completions(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let mut fields = body::fields(&app.limits, request).await?;
-    let model = app.model(fields.text("model")?.as_deref())?.clone();
-    let mut ask = Ask::read(fields)?;
-    let seed = *ask.request.seed.get_or_insert_with(esolm::random_seed);
-    // Tokenizing takes its time.
-    let (ask, order, writings) = {
-        let model = model.clone();
-        app.work(move || {
-            let mut order = Order::new(&ask, &model.serving, &model.codec)?;
-            let texts = std::mem::take(&mut order.texts);
-            Ok::<_, ApiError>((ask, order, model.serving.write(texts)?))
-        })
-        .await?
-    };
-    let echoes = order.echoes.clone();
+    let (answer, is_stream) = begin(app, request, |fields, _| Ask::read(fields)).await?;
+    match is_stream {
+        true => Ok(stream(answer)),
+        false => Ok(json(answer.whole().await?)),
+    }
+}
+
+/// Begins what a body asks for, which `read` makes of its fields but for the model's name. Tells whether it is to be answered by a stream.
+///
+/// # Errors
+/// When the body or a field of it is not usable, the queue is full, or what is given has no log-probabilities.
+async fn begin(
+    app: Arc<App>,
+    request: Request,
+    read: impl FnOnce(Fields, &Model) -> Result<Ask, ApiError> + Send + 'static,
+) -> Result<(Answer, bool), ApiError> {
+    let body = body::read(&app.limits, request).await?;
+    let shared = app.clone();
+    // Reading and tokenizing take their time, and what is read takes many times the memory of the body.
+    let work = app.work(move || {
+        let mut fields = Fields::read(&body)?;
+        let model = shared.model(fields.text("model")?.as_deref())?.clone();
+        let mut ask = read(fields, &model)?;
+        let seed = *ask.request.seed.get_or_insert_with(esolm::random_seed);
+        let mut order = Order::new(&ask, &model.serving, &model.codec)?;
+        let texts = std::mem::take(&mut order.texts);
+        let writings = model.serving.write(texts)?;
+        Ok((model, seed, ask, order, writings))
+    });
+    let (model, seed, ask, mut order, writings) = work.await?;
+    let echoes = std::mem::take(&mut order.echoes);
     let echoed = model.serving.echo(echoes).await?;
     let head = Head {
         id: format!(
@@ -56,18 +73,13 @@ pub async fn completions(
         model: model.name.clone(),
         seed,
     };
-    let answer = Answer::new(
-        head,
-        &ask,
-        order,
-        writings,
-        echoed,
-        model.codec.clone(),
-        app.metrics.clone(),
-    );
-    if !ask.stream {
-        return Ok(json(answer.whole().await?));
-    }
+    let (codec, metrics) = (model.codec.clone(), app.metrics.clone());
+    let answer = Answer::new(head, &ask, order, writings, echoed, codec, metrics);
+    Ok((answer, ask.stream))
+}
+
+/// An answer as server-sent events.
+fn stream(answer: Answer) -> Response {
     let mut response = Response::new(Body::from_stream(answer.stream()));
     let headers = response.headers_mut();
     let events = HeaderValue::from_static("text/event-stream");
@@ -76,5 +88,5 @@ pub async fn completions(
     let fresh = HeaderValue::from_static("no-cache");
     headers.insert(header::CACHE_CONTROL, fresh);
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    response
 }

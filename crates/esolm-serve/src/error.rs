@@ -121,6 +121,7 @@ impl From<ServingError> for ApiError {
                 Self::of(StatusCode::TOO_MANY_REQUESTS, message).with_code("queue_full")
             }
             ServingError::TooMany { .. } => Self::field("n", message),
+            ServingError::TooLong { .. } => Self::field("max_tokens", message),
             ServingError::Unavailable(_) => {
                 Self::of(StatusCode::SERVICE_UNAVAILABLE, message).with_code("no_device")
             }

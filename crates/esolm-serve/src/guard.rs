@@ -125,6 +125,11 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         Err(error) => return error.into_response(),
     };
     let is_preflight = request.method() == Method::OPTIONS && origin.is_some();
+    // A page that was named may send what headers it likes; clients have some of their own.
+    let wanted = request
+        .headers()
+        .get(header::ACCESS_CONTROL_REQUEST_HEADERS);
+    let wanted = wanted.cloned();
     let mut response = if is_preflight {
         StatusCode::NO_CONTENT.into_response()
     } else {
@@ -139,7 +144,8 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         }
     };
     let headers = response.headers_mut();
-    headers.insert(header::VARY, HeaderValue::from_static("origin"));
+    let vary = HeaderValue::from_static("origin, access-control-request-headers");
+    headers.insert(header::VARY, vary);
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
         HeaderValue::from_static("nosniff"),
@@ -147,16 +153,15 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     if let Some(origin) = origin {
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         if is_preflight {
-            for (name, value) in [
-                (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-                (
-                    header::ACCESS_CONTROL_ALLOW_HEADERS,
-                    "authorization, content-type",
-                ),
-                (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS),
-            ] {
-                headers.insert(name, HeaderValue::from_static(value));
-            }
+            let usual = HeaderValue::from_static("authorization, content-type");
+            let methods = HeaderValue::from_static("GET, POST");
+            let age = HeaderValue::from_static(PREFLIGHT_SECONDS);
+            headers.insert(
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                wanted.unwrap_or(usual),
+            );
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+            headers.insert(header::ACCESS_CONTROL_MAX_AGE, age);
         }
     }
     response

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `listen.rs` | connections and their limits |
+//! | `listen.rs`, `connections.rs` | connections and their limits |
 //! | `guard.rs` | who may ask: keys, hosts, origins |
 //! | `app.rs` | the paths, and small answers |
 //! | `body.rs`, `fields.rs` | bodies, and their fields one by one |
@@ -13,6 +13,7 @@
 mod app;
 mod body;
 mod completions;
+mod connections;
 mod error;
 mod fields;
 mod guard;
@@ -44,7 +45,7 @@ pub struct Limits {
     pub body: Duration,
     /// Time in which a client takes something of an answer that waits for it.
     pub stalled: Duration,
-    /// Connections at once.
+    /// Connections at once. Beyond it the one that has waited longest for a request is closed.
     pub connections: usize,
     /// Time for what is under way once the server is to end.
     pub drain: Duration,

@@ -1,23 +1,28 @@
 //! Connections: bounded in number and time, and ended in good order.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::Limits;
+use crate::connections::{Answering, Connection, Connections};
 use crate::metrics::Metrics;
 
 /// How often it is looked whether to end.
@@ -34,7 +39,7 @@ pub async fn listen(
     stop: &AtomicBool,
 ) {
     let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(limits.connections));
+    let connections = Connections::new(limits.connections);
     while !stop.load(Ordering::SeqCst) {
         let stream = match timeout(LOOKS, listener.accept()).await {
             Ok(Ok((stream, _))) => stream,
@@ -45,8 +50,8 @@ pub async fn listen(
             }
             Err(_) => continue,
         };
-        let Ok(permit) = connections.clone().try_acquire_owned() else {
-            // Closed at once: a client that waits for nothing is told, and the server holds nothing for it.
+        let Some(entered) = connections.enter() else {
+            // Closed at once: its client is told, and the server holds nothing for it.
             metrics.count_refused();
             continue;
         };
@@ -57,16 +62,38 @@ pub async fn listen(
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header)
             .max_buf_size(HEAD_BYTES)
-            .serve_connection(io, TowerToHyperService::new(router.clone()));
+            .serve_connection(io, answers(router.clone(), entered.connection()));
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
-            // Whatever is wrong with a connection is its client's to see.
-            let _ = connection.await;
-            drop(permit);
+            let (mut connection, mut leaves) = (pin!(connection), pin!(entered.leaves()));
+            poll_fn(|context| match leaves.as_mut().poll(context) {
+                Poll::Ready(()) => Poll::Ready(()),
+                // Whatever is wrong with a connection is its client's to see.
+                Poll::Pending => connection.as_mut().poll(context).map(drop),
+            })
+            .await;
         });
     }
     drop(listener);
     let _ = timeout(limits.drain, graceful.shutdown()).await;
+}
+
+/// Answers the requests of a connection, which does not wait for one meanwhile.
+fn answers(
+    router: Router,
+    connection: Arc<Connection>,
+) -> impl Service<
+    Request<Incoming>,
+    Response = Response<Answering>,
+    Error = Infallible,
+    Future = impl Future<Output = Result<Response<Answering>, Infallible>> + Send,
+> {
+    let service = TowerToHyperService::new(router);
+    service_fn(move |request: Request<Incoming>| {
+        let asked = connection.clone().is_asked();
+        let answer = service.call(request);
+        async move { Ok(answer.await?.map(|body| asked.answered_by(body))) }
+    })
 }
 
 /// A connection that fails when its client takes nothing for so long.

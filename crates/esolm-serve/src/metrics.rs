@@ -14,6 +14,8 @@ use crate::completions::Usage;
 
 const METADATA: Metadata<'static> = Metadata::new("esolm", Level::INFO, None);
 
+const REFUSED: &str = "esolm_connections_refused_total";
+
 /// What is counted, of one server.
 pub struct Metrics {
     recorder: PrometheusRecorder,
@@ -33,8 +35,8 @@ impl Metrics {
                 "Tokens that were written and answered",
             ),
             (
-                "esolm_connections_refused_total",
-                "Connections beyond the limit",
+                REFUSED,
+                "Connections beyond the limit, while all were being answered",
             ),
             ("esolm_passes_total", "Forward passes that wrote"),
             ("esolm_rows_total", "Rows of those passes"),
@@ -63,6 +65,8 @@ impl Metrics {
             Some(Unit::Seconds),
             "Seconds until an answer begins, by path".into(),
         );
+        // So that it is there before it counts anything.
+        metrics.counter(REFUSED, Vec::new()).increment(0);
         metrics
     }
 
@@ -89,10 +93,9 @@ impl Metrics {
         count("esolm_completion_tokens_total", usage.completion_tokens);
     }
 
-    /// A connection was closed at once, since there are too many.
+    /// A connection was closed at once, since there are too many that are being answered.
     pub fn count_refused(&self) {
-        self.counter("esolm_connections_refused_total", Vec::new())
-            .increment(1);
+        self.counter(REFUSED, Vec::new()).increment(1);
     }
 
     /// Everything as text.

@@ -25,6 +25,11 @@ const PLACES: usize = 16;
 const LENGTH: usize = 128;
 /// Least share of the rate of `esolm sample` that a full batch must reach.
 const LEAST_SHARE: f64 = 0.8;
+/// How long the crowd is there in every test run, and how often the server is killed then.
+const SHORT: Duration = Duration::from_secs(24);
+const SHORT_KILLS: u32 = 3;
+/// Time after which a server has met every kind of request, where it has that long.
+const SETTLES: Duration = Duration::from_secs(12);
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -166,6 +171,13 @@ pub(super) fn run(options: &Options) -> Outcome {
     ))
 }
 
+/// A short time of it, with the program that the tests have built.
+pub(super) fn short() -> Outcome {
+    let (answers, growth) = crowd(SHORT)?;
+    kill(SHORT_KILLS)?;
+    Ok(format!("{answers}; {growth}; killed {SHORT_KILLS} times"))
+}
+
 /// Tokens a second of a full batch over those of `esolm sample --batch`, texts of the same length in the same way: medians of alternated
 /// runs.
 fn throughput() -> Result<f64, String> {
@@ -286,7 +298,7 @@ fn crowd(time: Duration) -> Result<(String, String), String> {
             });
         }
         // Once every size of pass has been there.
-        thread::sleep(time / 5);
+        thread::sleep((time / 5).max(time.min(SETTLES)));
         server.memory()
     });
     if let Some(why) = wrong.into_inner().unwrap_or_else(|e| e.into_inner()) {

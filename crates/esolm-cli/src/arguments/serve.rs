@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::Device;
-use super::values::at_least_one;
+use super::values::{at_least_one, host_name, origin};
+use super::{Device, ReadAsName};
 
 /// Answers requests over HTTP in the form of OpenAI's completions, for as many clients at once as there are places: texts join and leave
 /// a running batch between two steps. A text is the one that `esolm sample` writes for its seed and its number among the choices.
@@ -25,6 +25,12 @@ pub struct Serve {
     /// Default: what the variable ESOLM_MODEL names, else the small model inside the program. It is called by the last part of its path, or owner/name.
     #[arg(long = "model", value_name = "[NAME=]MODEL")]
     pub models: Vec<String>,
+    /// What models are whose config.json does not say it, as of `esolm sample`.
+    #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
+    pub read_as: Option<ReadAsName>,
+    /// Tokens of a block, of decoders that are read as BD3-LMs.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub block_size: Option<usize>,
     /// Address to listen on; 0.0.0.0 is every one of this machine.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     pub host: IpAddr,
@@ -38,14 +44,17 @@ pub struct Serve {
     /// Texts that run at once. Memory for all of them is taken at the start.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     pub max_batch: usize,
+    /// Tokens of a text at most, the prompt's included. Default: the model's context. Each place takes memory for so many.
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
+    pub max_length: Option<usize>,
     /// Texts that wait for a place at most; beyond that, clients are told to come again (429).
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
     pub queue: usize,
     /// Origin of web pages that may ask, such as https://example.org; may be given several times. Pages of no other origin may.
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub cors: Vec<String>,
     /// Name under which the server is reached, beside localhost and numeric addresses; may be given several times.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
     pub allow_host: Vec<String>,
     #[command(flatten)]
     pub device: Device,

@@ -3,14 +3,15 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 
 use super::http::{Answer, Server};
 
-/// Connections that do nothing; each is a file of both programs, of which a system gives each 1024 by default.
-const IDLE: usize = 300;
+/// Connections that do nothing, more than the server has.
+const IDLE: usize = 3000;
 
 /// That the server lives, and serves.
 fn lives(server: &Server) {
@@ -117,7 +118,17 @@ fn no_name_of_a_model_leads_to_a_file() {
 #[test]
 fn slow_clients_hold_nobody_up_and_are_sent_away() {
     let server = Server::start(&[]);
+    // Each is a file of both programs, of which a system gives each 1024 by default.
+    let files = Resource::RLIMIT_NOFILE;
+    let (allowed, possible) = getrlimit(files).expect("a limit");
+    let needed = 2 * IDLE as u64;
+    if allowed < needed {
+        setrlimit(files, needed.min(possible), possible)
+            .expect("a system that lets a program have {needed} files");
+    }
     let idle: Vec<_> = (0..IDLE).map(|_| server.connect()).collect();
+    // Whoever has said nothing for longest makes room.
+    assert_eq!(server.metric("esolm_connections_refused_total"), 0.0);
     lives(&server);
     // A head that never ends, and a body that never ends.
     let mut slow_head = server.connect();

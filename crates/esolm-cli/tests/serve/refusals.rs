@@ -231,6 +231,14 @@ fn no_web_page_gets_in_unless_it_was_named() {
             .contains("access-control-allow-headers: authorization, content-type")
     );
     assert_eq!(asks("https://evil.example").status, 403);
+    let host = &server.address;
+    let request = format!(
+        "OPTIONS /v1/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nOrigin: https://example.org\r\n\
+         Access-Control-Request-Headers: authorization,content-type,x-stainless-os\r\n\r\n"
+    );
+    let answer = server.exchange(request.as_bytes());
+    let allowed = "access-control-allow-headers: authorization,content-type,x-stainless-os";
+    assert!(answer.head.contains(allowed), "{answer:?}");
     // A form, which any page may send without asking, is not JSON.
     for kind in [
         "text/plain",

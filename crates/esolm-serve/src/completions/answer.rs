@@ -266,6 +266,9 @@ impl Parts {
                     self.push_piece(index, &piece);
                 }
                 if self.answer.include_steps {
+                    for (sequence, _) in &mut step.window {
+                        *sequence = index as u32;
+                    }
                     for revealed in &mut step.revealed {
                         revealed.sequence = index as u32;
                         revealed.text = self.answer.codec.decode(&[revealed.token]);

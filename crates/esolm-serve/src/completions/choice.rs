@@ -173,11 +173,7 @@ impl Choice {
 
     /// What comes after the prompt in a text.
     fn completion<'t>(&self, text: &'t str) -> &'t str {
-        // Half a character at the end of the prompt may have become a whole one.
-        let prompt = self.prompt.trim_end_matches(char::REPLACEMENT_CHARACTER);
-        text.strip_prefix(&self.prompt)
-            .or_else(|| text.strip_prefix(prompt))
-            .unwrap_or(text)
+        after(&self.prompt, text)
     }
 
     /// What was not sent of the completion `text`, and of the first `known` tokens.
@@ -277,6 +273,14 @@ fn numbered(token: u32) -> String {
     format!("token:{token}")
 }
 
+/// What comes after a prompt in a text, which begins with it as far as its tokens say it the same beside those that follow: half a
+/// character at its end may have become a whole one.
+fn after<'t>(prompt: &str, text: &'t str) -> &'t str {
+    let same = text.chars().zip(prompt.chars()).take_while(|(a, b)| a == b);
+    let bytes = same.map(|(own, _)| own.len_utf8()).sum();
+    &text[bytes..]
+}
+
 /// Bytes at the end of a text that may be the beginning of a stop string.
 fn held_back(text: &str, stops: &[String]) -> usize {
     let longest = |stop: &String| {
@@ -290,7 +294,15 @@ fn held_back(text: &str, stops: &[String]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::held_back;
+    use super::{after, held_back};
+
+    #[test]
+    fn a_completion_is_what_comes_after_its_prompt() {
+        assert_eq!(after("Once", "Once upon"), " upon");
+        assert_eq!(after("", "Once"), "Once");
+        assert_eq!(after("caf\u{fffd}", "caf\u{e9}s"), "\u{e9}s");
+        assert_eq!(after("Once upon", "Once"), "");
+    }
 
     #[test]
     fn what_may_be_a_stop_string_is_held_back() {

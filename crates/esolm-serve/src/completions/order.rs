@@ -114,8 +114,8 @@ impl Order {
             tokens,
             max_tokens: 0,
         };
-        let (start, context) = (placed.start(), config.length);
-        let room = context.saturating_sub(start);
+        let (start, most) = (placed.start(), serving.length());
+        let room = most.saturating_sub(start);
         placed.max_tokens = ask.max_tokens.unwrap_or(USUAL_TOKENS.min(room));
         if placed.max_tokens > room || room == 0 && ask.max_tokens != Some(0) {
             let opened = match placed.opening.is_empty() {
@@ -123,7 +123,7 @@ impl Order {
                 false => " and one that opens it",
             };
             let message = format!(
-                "the prompt has {} tokens{opened}, which leaves {room} of the model's context of {context} to write; max_tokens may be at most that",
+                "the prompt has {} tokens{opened}, which leaves {room} of the {most} of a text to write; max_tokens may be at most that",
                 placed.tokens.len(),
             );
             return Err(ApiError::field("max_tokens", message));
@@ -132,7 +132,7 @@ impl Order {
             return Ok(placed);
         }
         let block = match config.family {
-            Family::Bd3Lm => config.block_size.unwrap_or(1).max(1),
+            Family::Bd3Lm => (ask.request.block_size.or(config.block_size)).map_or(1, |b| b.max(1)),
             _ => 1,
         };
         for _ in 0..ask.n {

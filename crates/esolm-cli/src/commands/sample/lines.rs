@@ -31,7 +31,7 @@ pub fn run(arguments: &Sample) -> Result<(), Failure> {
     };
     // Bad options are said before anything is read.
     let (_, plan) = files.plan(&request)?;
-    let in_batches = plan.window.is_some() || plan.reveal.is_some() || plan.sets.is_some();
+    let in_batches = plan.window.is_some();
     let Ok(Value::Object(defaults)) = serde_json::to_value(&request) else {
         return Err(Error::Crashed.into());
     };
