@@ -14,6 +14,7 @@ pub mod halves;
 pub mod losses;
 pub mod mixed;
 pub mod runner;
+pub mod samplers;
 pub mod sets;
 pub mod sets_sampling;
 

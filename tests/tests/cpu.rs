@@ -11,7 +11,7 @@ use esolm_tests::checks::GOLDEN;
 use esolm_tests::golden::{with_biases, without_biases};
 use esolm_tests::{
     OnDevice, Reference, Runner, blocks, broken, checkpoint, checks, confidence, decoders, family,
-    family_schedules, halves, losses, mixed, sets, sets_sampling, stories,
+    family_schedules, halves, losses, mixed, samplers, sets, sets_sampling, stories,
 };
 
 /// All ways of holding weights with fewer bits.
@@ -77,6 +77,19 @@ fn golden_family_stop_rules() {
 fn golden_llm_forward() {
     let [cases, passes] = decoders::check_forward(|ckpt| Box::new(OnDevice::cpu(ckpt)));
     println!("{cases} cases, {passes} passes");
+}
+
+/// The samplers that decoders were published with.
+#[test]
+fn golden_llm_traces() {
+    let ran = samplers::check_traces(OnDevice::cpu);
+    println!("{} traces: {ran:?}", ran.kinds.values().sum::<usize>());
+}
+
+/// What chat models say, with the request that a user would make.
+#[test]
+fn golden_llm_answers() {
+    println!("{} answers", samplers::check_answers(OnDevice::cpu));
 }
 
 /// With fewer bits too, a decoder's text does not depend on its batch.

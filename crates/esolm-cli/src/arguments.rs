@@ -1,5 +1,6 @@
 //! The command line: every option with its default, its range and an example.
 
+mod decoders;
 mod forward;
 mod job;
 mod scoring;
@@ -21,6 +22,7 @@ use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights};
 
 use crate::commands::bench::Form;
+pub use decoders::Choosing;
 pub use forward::{Forward, ModeName};
 pub use job::{FormatName, Job, OutputFormat, Shard};
 pub use scoring::{Normalize, Ppl, Score};
@@ -105,9 +107,10 @@ pub struct Model {
     #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
     pub read_as: Option<ReadAsName>,
     /// Tokens of a block of a BD3-LM: of a decoder that is read as one, and for `sample` and `forward` of any. Texts are written in whole blocks;
-    /// the last block of `forward --mode block` may be shorter.
+    /// the last block of a decoder's text and of `forward --mode block` may be shorter. With the schedule confidence an MDLM writes so many tokens
+    /// before any behind them.
     ///
-    /// Default: the model's own.
+    /// Default: the model's own; of a decoder that is an MDLM 32.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     pub block_size: Option<usize>,
 }
@@ -224,7 +227,7 @@ pub struct Sample {
     /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; it and a SetDLM can write more than their context, and
     /// then see the last tokens alone, which is not exact.
     ///
-    /// Default: the model's context, or the length of an infill template.
+    /// Default: the model's context, or the length of an infill template; of a decoder that writes by diffusion, 128 more than are given.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub length: Option<usize>,
     /// Number of texts; of a job, lines that are done together.
@@ -234,7 +237,8 @@ pub struct Sample {
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models take left-to-right only, a BD3-LM first-hitting, and a SetDLM confidence.
+    /// Default: binomial; AR models take left-to-right only, a BD3-LM first-hitting, and a SetDLM confidence, as do decoders that write by
+    /// diffusion.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
     /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
@@ -245,11 +249,13 @@ pub struct Sample {
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true, help_heading = "Sampling")]
     pub confidence_threshold: Option<f32>,
     #[command(flatten, next_help_heading = "Sampling")]
+    pub choosing: Choosing,
+    #[command(flatten, next_help_heading = "Sampling")]
     pub sets: Sets,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
-    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. One of a SetDLM after any token, once 32
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. A decoder's ends with its first end-of-text token in any case. One of a SetDLM after any token, once 32
     /// are written: eos with the first end-of-text token; entropy by the last 128 tokens.
     #[arg(
         long,

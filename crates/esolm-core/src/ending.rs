@@ -20,6 +20,17 @@ pub struct Ending {
 /// A stop string is searched in the last tokens alone, in so many more than it has bytes: a decoder may change the first ones.
 const MARGIN: usize = 8;
 
+/// What writes a text, which decides how its rules are read.
+#[derive(Clone, Copy, Debug)]
+enum Writer {
+    /// The published networks, in blocks.
+    Blocks,
+    /// A SetDLM, whose rules are looked at after each token.
+    Sets,
+    /// A decoder, in blocks.
+    Decoder,
+}
+
 /// What is known of a text under way.
 #[derive(Clone, Debug)]
 pub struct Watch<'a> {
@@ -28,8 +39,10 @@ pub struct Watch<'a> {
     mask: u32,
     /// Tokens of a block.
     size: usize,
-    /// Whether a SetDLM writes it, whose rules are looked at after each token.
-    is_of_sets: bool,
+    /// By so many tokens the first block is short.
+    pad: usize,
+    /// Which rules end it.
+    writer: Writer,
     /// In natural order, the mask where none is known.
     tokens: Vec<u32>,
     /// Given positions, ascending.
@@ -61,7 +74,8 @@ impl<'a> Watch<'a> {
             codec,
             mask,
             size: block_size.unwrap_or(tokens.len()).max(1),
-            is_of_sets: false,
+            pad: 0,
+            writer: Writer::Blocks,
             until: given.last().map_or(0, |&last| last as usize + 1),
             given,
             tokens,
@@ -73,8 +87,15 @@ impl<'a> Watch<'a> {
 
     /// The same of a text that a SetDLM writes.
     pub fn of_sets(mut self) -> Self {
-        self.is_of_sets = true;
+        self.writer = Writer::Sets;
         self.size = 1;
+        self
+    }
+
+    /// The same of a text that a decoder writes, whose first block is short by `pad` tokens.
+    pub fn of_decoder(mut self, pad: usize) -> Self {
+        self.writer = Writer::Decoder;
+        self.pad = pad;
         self
     }
 
@@ -235,17 +256,18 @@ impl<'a> Watch<'a> {
             return None;
         }
         // Blocks that were given whole are looked at with the one after them.
-        let blocks = self.tokens.len().div_ceil(self.size);
+        let blocks = (self.tokens.len() + self.pad).div_ceil(self.size);
         while self.blocks < blocks {
-            let end = self.tokens.len().min((self.blocks + 1) * self.size);
+            let end = ((self.blocks + 1) * self.size - self.pad).min(self.tokens.len());
             if end > self.known {
                 break;
             }
             self.blocks += 1;
             let so_far = &self.tokens[..end];
-            let ends = match self.is_of_sets {
-                true => self.rules.end_of_sets(so_far, self.until),
-                false => self.rules.end(so_far),
+            let ends = match self.writer {
+                Writer::Sets => self.rules.end_of_sets(so_far, self.until),
+                Writer::Decoder => self.rules.end_of_decoder(so_far, self.until),
+                Writer::Blocks => self.rules.end(so_far),
             };
             if let Some((tokens, finish)) = ends {
                 return Some(Ending {

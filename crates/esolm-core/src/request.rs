@@ -1,6 +1,7 @@
 //! From what somebody asks for to a plan: options are filled in from the model, prompts and templates become given tokens. Every
 //! front end comes this way, so the same words give the same plan.
 
+mod decoder;
 mod sets;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -8,9 +9,9 @@ use thiserror::Error;
 
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::ending::{Ending, Watch};
-use crate::plan::{Plan, PlanError, PlanOptions, Schedule};
+use crate::plan::{Plan, PlanError, PlanOptions, PromptTail, Schedule};
 use crate::recommended::Recommended;
-use crate::reveal::Rule;
+use crate::reveal::{Confidence, Rule};
 use crate::rng::redraw_seed;
 use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::stop::{StopRule, StopRules};
@@ -45,7 +46,7 @@ pub struct Request {
     pub prompt: Vec<String>,
     /// A template with gaps, instead of prompts ([`Template`]).
     pub infill: Option<String>,
-    /// Tokens of a text. Default: the context, or what the template says. A BD3-LM writes whole blocks, and can write more than its
+    /// Tokens of a text. Default: the context, or what the template says; of a decoder that writes by diffusion, 128 more than are given. A BD3-LM writes whole blocks, and can write more than its
     /// context: then each block sees the last so many tokens.
     pub length: Option<usize>,
     /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
@@ -53,15 +54,23 @@ pub struct Request {
     /// T, diffusion steps; of a BD3-LM those of each block, which the schedules binomial and confidence alone have; with the schedules
     /// block and block-autoregressive the tokens of a block. Default: the length.
     pub steps: Option<usize>,
-    /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given.
+    /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given; of
+    /// a decoder that writes by diffusion, confidence.
     pub schedule: Option<Schedule>,
     /// Stretches that the schedule block-autoregressive writes one after the other. Default: 1.
     pub sar_steps: Option<usize>,
     /// Of the schedule confidence: tokens of at least this confidence, in [0, 1], become known at once, however many a step takes, so that a
     /// text may take fewer passes. Default: none do.
     pub confidence_threshold: Option<f32>,
-    /// Tokens of a block of a BD3-LM, in the place of its own; a network that is run [as one](DecodeAs::Bd3lm) has none of its own.
+    /// Of the schedule confidence: what tokens are compared by. Default: the model's probability; of a SetDLM that with which a token was
+    /// drawn, and of SDAR that after the temperature.
+    pub confidence: Option<Confidence>,
+    /// Tokens of a block of a BD3-LM, in the place of its own; a network that is run [as one](DecodeAs::Bd3lm) has none of its own. An MDLM by confidence writes so many before any behind them; default: all
+    /// at once, of a decoder that goes on from a prompt 32.
     pub block_size: Option<usize>,
+    /// Where the blocks of a decoder that is a BD3-LM begin, and what a prompt sees of the first one. Default: as its published sampler has
+    /// it, and in a template counted from the beginning of the text.
+    pub prompt_tail: Option<PromptTail>,
     /// Masked places that a SetDLM draws at in a step, counted from the first one on. Default: the most tokens of a set that it was trained
     /// for.
     pub window: Option<usize>,
@@ -88,7 +97,8 @@ pub struct Request {
     pub batch: Option<usize>,
     /// Absolute index of the first text.
     pub first: u32,
-    /// What ends a text of a BD3-LM before its length, after any block, or one of a SetDLM after any token. Default: nothing.
+    /// What ends a text of a BD3-LM before its length, after any block, or one of a SetDLM after any token. Default: nothing; of a decoder that
+    /// is a BD3-LM its end-of-text token.
     pub stop: Vec<StopRule>,
     /// A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before; only
     /// what begins in a written token counts. Needs a tokenizer; none may be empty. Default: none.
@@ -292,20 +302,26 @@ impl Request {
             });
         }
         let config = &self.decoding(config)?;
-        self.check_family(config.family)?;
+        self.check_family(config)?;
         self.check_sets(config.family)?;
         let given = given(config)?;
         let seed = self.seed.unwrap_or(0);
         let steps = self.steps.unwrap_or(given.length);
         let own = PlanOptions::new(config, 0, steps, seed);
         let schedule = match config.family {
-            Family::Bd3Lm if self.steps.is_some() => Schedule::Binomial,
+            Family::Bd3Lm if self.steps.is_some() && config.decoder.is_none() => Schedule::Binomial,
             _ => own.schedule,
         };
         let schedule = self.schedule.unwrap_or(schedule);
         if self.confidence_threshold.is_some() && schedule != Schedule::Confidence {
             return Err(RequestError::NotApplicable {
                 option: "confidence_threshold",
+                why: "a schedule other than confidence",
+            });
+        }
+        if self.confidence.is_some() && schedule != Schedule::Confidence {
+            return Err(RequestError::NotApplicable {
+                option: "confidence",
                 why: "a schedule other than confidence",
             });
         }
@@ -321,8 +337,9 @@ impl Request {
             sar_steps: self.sar_steps.unwrap_or(1),
             reveal: Rule {
                 threshold: self.confidence_threshold,
-                ..Self::own_rule(config, schedule)
+                by: (self.confidence).unwrap_or(Self::own_rule(config, schedule).by),
             },
+            block_rules: self.block_rules(config),
             first_sequence: self.first,
             known: given.known.clone(),
             bos: given.bos,
@@ -337,7 +354,7 @@ impl Request {
             return Err(RequestError::NoTokenizer { what });
         }
         let stop = StopRules {
-            rules: self.stop.clone(),
+            rules: self.stop_rules(config, codec),
             strings: self.stop_strings.clone(),
             bos: given.bos,
             eos: codec.map_or(config.eos, |codec| codec.ends().eos),
@@ -377,13 +394,17 @@ impl Request {
             };
             config.prepend = Prepend::None;
         }
-        if let (Family::Bd3Lm, Some(size)) = (config.family, self.block_size) {
-            config.block_size = Some(size);
+        match config.family {
+            Family::Bd3Lm => config.block_size = self.block_size.or(config.block_size),
+            Family::Mdlm => config.block_size = self.mdlm_block(&config),
+            _ => {}
         }
         Ok(config)
     }
 
-    fn check_family(&self, family: Family) -> Result<(), RequestError> {
+    fn check_family(&self, config: &ModelConfig) -> Result<(), RequestError> {
+        self.check_decoder(config)?;
+        let family = config.family;
         let why = match family {
             Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
             Family::Ar => Some("an AR model, whose texts are cut where they end"),
@@ -407,6 +428,7 @@ impl Request {
             Family::Mdlm if has_phases => {
                 Some(("alpha_0", "an MDLM, which writes all by diffusion"))
             }
+            Family::Mdlm if self.is_by_confidence(config) => None,
             Family::Mdlm => blocks.map(|option| (option, "an MDLM, which has no blocks")),
             Family::SetDlm if has_phases => {
                 Some(("alpha_0", "a SetDLM, which writes all by diffusion"))
@@ -456,7 +478,7 @@ impl Request {
             TextCodec::ends,
         );
         let context = config.length;
-        let is_bounded = !self.goes_beyond(config.family);
+        let is_bounded = !self.goes_beyond(config);
         if let Some(length) = (self.length).filter(|&length| is_bounded && length > context) {
             return Err(RequestError::Length { length, context });
         }
@@ -469,7 +491,9 @@ impl Request {
         }
         let most = self.length.unwrap_or(context);
         // A block size that was asked for is named by itself.
-        if let (None, Some(size)) = (self.block_size, config.block_size)
+        let whole = (config.block_size)
+            .filter(|_| config.family == Family::Bd3Lm && config.decoder.is_none());
+        if let (None, Some(size)) = (self.block_size, whole)
             && !most.is_multiple_of(size.max(1))
         {
             return Err(RequestError::Range {
@@ -494,17 +518,17 @@ impl Request {
             let placed = template.place(codec, &opening, most)?;
             // A template says how long its text is, unless more is asked for.
             // Blocks are written whole.
-            let own = placed
-                .length
-                .next_multiple_of(config.block_size.unwrap_or(1).max(1));
+            let own = placed.length.next_multiple_of(whole.unwrap_or(1).max(1));
             let length = self.length.unwrap_or(own);
             word_ends = placed.word_ends;
             (vec![placed.known], length)
         } else if self.prompt.is_empty() {
             // Nothing but the opening token leaves nothing to write in a text of one token.
             let opens = most > opening.len();
+            let opening_length = opening.len();
             let known = (0..).zip(opening).filter(|_| opens).collect();
-            (vec![known], most)
+            let length = self.own_length(config, opening_length).unwrap_or(most);
+            (vec![known], length)
         } else {
             let codec = codec.ok_or(RequestError::NoTokenizer { what: "a prompt" })?;
             let prompt = |prompt: &String| {
@@ -515,7 +539,9 @@ impl Request {
                 placed_prompt(&opening, tokens, most)
             };
             let lists: Result<Vec<_>, RequestError> = self.prompt.iter().map(prompt).collect();
-            (lists?, most)
+            let lists = lists?;
+            let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+            (lists, self.own_length(config, longest).unwrap_or(most))
         };
         let batch = self.batch.unwrap_or(lists.len());
         if batch == 0 {
@@ -683,6 +709,7 @@ impl Resolved {
         );
         match options.family {
             Family::SetDlm => watch.of_sets(),
+            Family::Bd3Lm if options.block_rules.is_some() => watch.of_decoder(self.pad(text)),
             _ => watch,
         }
     }

@@ -9,11 +9,14 @@
 //! A confidence is a whole number, [`CERTAIN`] times a probability, made of the integers of [`crate::sampler::kept`]: so devices that agree
 //! on the logits agree on the choice, ties included, which go to the earlier row.
 
+mod counts;
+
 use serde::{Deserialize, Serialize};
 
 use crate::rng;
 use crate::sampler::kept::Filter;
 use crate::sampler::{NO_TOKEN, Sampler, are_finite};
+pub use counts::{Counts, even_counts, linear_counts};
 
 /// The confidence of a token whose probability is 1.
 pub const CERTAIN: u32 = 1 << 31;
@@ -184,17 +187,6 @@ pub fn choose(
         outcome.left.push((masked.len() - known) as u32);
     }
     outcome
-}
-
-/// How many of `masked` places become known in each of `steps` steps: as many in each, the first ones taking one more where they do not
-/// divide. Steps that would take none are left out.
-pub fn even_counts(masked: u32, steps: usize) -> Vec<u32> {
-    let steps = steps.clamp(1, masked.max(1) as usize) as u32;
-    let more = masked % steps;
-    (0..steps)
-        .map(|step| masked / steps + u32::from(step < more))
-        .filter(|&count| count > 0)
-        .collect()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub const SET_LEAST_TOKENS: usize = 32;
 #[serde(rename_all = "lowercase")]
 pub enum StopRule {
     /// It has more than one end-of-text token, the token that opens it included, and is cut after the second. One of a SetDLM is cut after the
-    /// first that is not given, if [`SET_LEAST_TOKENS`] are.
+    /// first that is not given, if [`SET_LEAST_TOKENS`] are; one of a decoder after the first that is not given.
     Eos,
     /// Its last [`ENTROPY_WINDOW`] tokens, of a SetDLM [`SET_ENTROPY_WINDOW`], repeat each other, with an entropy below [`LEAST_ENTROPY`], and
     /// are cut off.
@@ -66,20 +66,33 @@ impl StopRules {
     /// Tokens to keep of a text whose blocks so far are `tokens`, where a rule ends it after the last of them, and which one does; none
     /// where it goes on. As published, low entropy decides where both rules hold.
     pub fn end(&self, tokens: &[u32]) -> Option<(usize, Finish)> {
-        let has = |rule| self.rules.contains(&rule);
-        if has(StopRule::Entropy)
-            && tokens.len() > ENTROPY_WINDOW
-            && entropy(&tokens[tokens.len() - ENTROPY_WINDOW..]) < LEAST_ENTROPY
-        {
-            return Some((tokens.len() - ENTROPY_WINDOW, Finish::Entropy));
+        if let Some(end) = self.low_entropy(tokens) {
+            return Some(end);
         }
         let is_end = |&(place, &token): &(usize, &u32)| {
             Some(token) == self.eos || place == 0 && Some(token) == self.bos
         };
         let second = tokens.iter().enumerate().filter(is_end).nth(1);
         second
-            .filter(|_| has(StopRule::Eos))
+            .filter(|_| self.rules.contains(&StopRule::Eos))
             .map(|(place, _)| (place + 1, Finish::Eos))
+    }
+
+    fn low_entropy(&self, tokens: &[u32]) -> Option<(usize, Finish)> {
+        let start = (tokens.len().checked_sub(ENTROPY_WINDOW)).filter(|&start| start > 0)?;
+        let repeats =
+            self.rules.contains(&StopRule::Entropy) && entropy(&tokens[start..]) < LEAST_ENTROPY;
+        repeats.then_some((start, Finish::Entropy))
+    }
+
+    /// As [`StopRules::end`] for the text of a decoder, of which the first `given` tokens are not written: the first end-of-text token behind
+    /// them ends it, since prompts hold such tokens themselves.
+    pub fn end_of_decoder(&self, tokens: &[u32], given: usize) -> Option<(usize, Finish)> {
+        let mut written = tokens.iter().enumerate().skip(given);
+        let eos = written.find(|&(_, &token)| Some(token) == self.eos);
+        eos.filter(|_| self.rules.contains(&StopRule::Eos))
+            .map(|(place, _)| (place + 1, Finish::Eos))
+            .or_else(|| self.low_entropy(tokens))
     }
 
     /// Tokens to keep of a SetDLM's text of which `tokens` are known so far without a gap, the first `given` of them not written, and the rule

@@ -3,6 +3,8 @@
 #[path = "plan/blocks.rs"]
 mod blocks;
 mod common;
+#[path = "plan/decoders.rs"]
+mod decoders;
 #[path = "plan/reveal.rs"]
 mod reveal;
 #[path = "plan/sets.rs"]

@@ -8,6 +8,7 @@ use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
 use esolm::{Activations, LoadOptions, Weights};
 use esolm_tests::checks::assert_close;
 use esolm_tests::decoders::{Case, LOGITS, cases, check_forward, logits};
+use esolm_tests::samplers::check_traces;
 use esolm_tests::{OnDevice, Runner};
 use pollster::block_on;
 
@@ -35,6 +36,13 @@ fn on_gpu(ckpt: &Checkpoint, options: LoadOptions) -> Box<dyn Runner> {
 fn golden_llm_forward() {
     let [cases, passes] = check_forward(|ckpt| on_gpu(ckpt, LoadOptions::default()));
     println!("{cases} cases, {passes} passes");
+}
+
+/// The samplers that decoders were published with.
+#[test]
+fn golden_llm_traces() {
+    let ran = check_traces(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
+    println!("{} traces: {ran:?}", ran.kinds.values().sum::<usize>());
 }
 
 /// Every kernel variant gives the published numbers, whatever this adapter would choose.

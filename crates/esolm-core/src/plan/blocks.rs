@@ -7,10 +7,16 @@
 //! Beyond the context the cache is a ring of as many slots: the rows of a block take the slots of the block that leaves the window, and
 //! attend to all of them. Then the clean rows of the block before cannot come along, since the block that leaves is still in their window:
 //! they take a pass of their own.
+//!
+//! The text of a decoder may begin with a short block, so that the others are counted from the end of its prompt, and end with one
+//! ([`super::PromptTail`]).
+
+use std::ops::Range;
 
 use super::schedule;
+use super::tail::PromptTail;
 use super::types::{MAX_PROMPT_ROWS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan};
-use crate::reveal::even_counts;
+use crate::reveal::Counts;
 use crate::rng::{Purpose, Stream};
 
 /// The blocks of a plan.
@@ -18,19 +24,65 @@ use crate::rng::{Purpose, Stream};
 pub(super) struct Blocks {
     /// Tokens of a block.
     pub size: u32,
-    /// Slots of the cache, a whole number of blocks.
+    /// Slots of the cache, a whole number of blocks where they are fewer than the tokens of the text.
     pub window: u32,
+    /// Tokens of the text.
+    pub length: u32,
+    /// By so many tokens the first block is short, fewer than a block has.
+    pub pad: u32,
 }
 
 impl Blocks {
+    /// The blocks of a text of `length` tokens of which the first `prompt` may have a last block of their own.
+    pub fn new(
+        size: usize,
+        window: usize,
+        length: usize,
+        tail: Option<PromptTail>,
+        prompt: usize,
+    ) -> Self {
+        let size = size.max(1) as u32;
+        Self {
+            size,
+            window: window.max(1) as u32,
+            length: length as u32,
+            pad: match tail {
+                Some(PromptTail::Own) => (size - prompt as u32 % size) % size,
+                _ => 0,
+            },
+        }
+    }
+
+    /// The number of the block of a position.
+    fn index(self, position: u32) -> u32 {
+        (position + self.pad) / self.size
+    }
+
     /// First position of the block of a position.
     pub fn first(self, position: u32) -> u32 {
-        position / self.size * self.size
+        (self.index(position) * self.size).saturating_sub(self.pad)
+    }
+
+    /// Whether a block begins at a position, or the text ends there.
+    fn is_boundary(self, position: u32) -> bool {
+        position == self.length || self.first(position) == position
+    }
+
+    /// First positions of the blocks, each with one past its last.
+    pub fn ranges(self) -> impl Iterator<Item = Range<u32>> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let first = next;
+            (first < self.length).then(|| {
+                next = self.end(first);
+                first..next
+            })
+        })
     }
 
     /// One past the last position of the block of a position.
     pub fn end(self, position: u32) -> u32 {
-        self.first(position) + self.size
+        ((self.index(position) + 1) * self.size - self.pad).min(self.length)
     }
 
     /// The slot of a position.
@@ -61,7 +113,7 @@ impl Blocks {
             // Blocks whose window lost nothing yet can come together.
             let end = match self.wraps(stored) {
                 true => stored + self.size,
-                false => (stored + most).min(to).min(self.window),
+                false => self.first(stored + most).min(to).min(self.window),
             };
             steps.push(PlanStep::new(Phase::Prompt, stored, end, end));
             stored = end;
@@ -82,8 +134,12 @@ pub(super) fn sequence(
     let mut order: Vec<u32> = known.map(|(position, _)| position).collect();
     let mut start = order.len() as u32;
     let (mut steps, mut stored) = (Vec::new(), 0);
-    for first in (0..given.len() as u32).step_by(blocks.size as usize) {
-        let mut free: Vec<u32> = (first..first + blocks.size)
+    let counts = options
+        .block_rules
+        .map_or(Counts::Even, |rules| rules.counts);
+    for block in blocks.ranges() {
+        let first = block.start;
+        let mut free: Vec<u32> = block
             .filter(|&position| given[position as usize].is_none())
             .collect();
         if free.is_empty() {
@@ -96,7 +152,7 @@ pub(super) fn sequence(
                 options.alpha_0,
                 options.steps,
             ),
-            Schedule::Confidence => even_counts(free.len() as u32, options.steps),
+            Schedule::Confidence => counts.of(free.len() as u32, blocks.size, options.steps),
             _ => vec![1; free.len()],
         };
         let chooses = options.schedule == Schedule::Confidence;
@@ -144,11 +200,12 @@ pub(super) struct Follower<'a> {
 }
 
 impl<'a> Follower<'a> {
-    /// Before the first step, when the first `known` entries of `order`, a permutation of a whole number of blocks, are given.
+    /// Before the first step, when the first `known` entries of `order`, a permutation of the blocks' positions, are given.
     pub fn new(blocks: Blocks, order: &'a [u32], known: usize) -> Self {
-        let mut unknown = vec![blocks.size; order.len() / blocks.size as usize];
+        let sizes = blocks.ranges().map(|block| block.end - block.start);
+        let mut unknown: Vec<u32> = sizes.collect();
         for position in &order[..known] {
-            unknown[(position / blocks.size) as usize] -= 1;
+            unknown[blocks.index(*position) as usize] -= 1;
         }
         let mut follower = Self {
             blocks,
@@ -162,17 +219,18 @@ impl<'a> Follower<'a> {
     }
 
     fn skip_known(&mut self) {
-        let closed = |&&unknown: &&u32| unknown == 0;
-        let from = (self.open / self.blocks.size) as usize;
-        let more = self.unknown[from..].iter().take_while(closed).count();
-        self.open += more as u32 * self.blocks.size;
+        while self.open < self.blocks.length
+            && self.unknown[self.blocks.index(self.open) as usize] == 0
+        {
+            self.open = self.blocks.end(self.open);
+        }
     }
 
     /// Takes a step whose entries start..end lie within the order and follow on those that are known. `is_last` is false where they are
     /// drawn again in the next step.
     pub fn follows(&mut self, step: &PlanStep, is_last: bool) -> bool {
-        let Blocks { size, window } = self.blocks;
-        if !step.clean.is_multiple_of(size) || step.clean > self.stored {
+        let Blocks { size, window, .. } = self.blocks;
+        if !self.blocks.is_boundary(step.clean) || step.clean > self.stored {
             return false;
         }
         // Up to where clean rows are computed.
@@ -188,7 +246,7 @@ impl<'a> Follower<'a> {
         let clean = to.saturating_sub(step.clean);
         match step.phase {
             Phase::Prompt => {
-                let is_new = to.is_multiple_of(size) && to > self.stored && to <= self.open;
+                let is_new = self.blocks.is_boundary(to) && to > self.stored && to <= self.open;
                 if !is_new || moves && (clean != size || step.clean != self.stored) {
                     return false;
                 }
@@ -200,7 +258,7 @@ impl<'a> Follower<'a> {
                     return false;
                 }
                 if is_last {
-                    self.unknown[(self.open / size) as usize] -= drawn.len() as u32;
+                    self.unknown[self.blocks.index(self.open) as usize] -= drawn.len() as u32;
                     self.skip_known();
                 }
             }

@@ -1,5 +1,7 @@
 //! Makes plans from options.
 
+use std::ops::Range;
+
 use super::blocks::{self, Blocks};
 use super::error::PlanError;
 use super::schedule;
@@ -8,7 +10,7 @@ use super::types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
 use crate::config::{AttentionKind, Family, NO_MASK, Prepend};
-use crate::reveal::{Rule, even_counts};
+use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
 
 /// The token before a text, if the model reads one there, and the plan of every sequence.
@@ -25,6 +27,7 @@ pub(super) fn build(options: &PlanOptions) -> Result<(bool, Vec<SequencePlan>), 
         .enumerate()
         .map(|(index, known)| {
             let given = given(options, index, known)?;
+            check_prefix(options, index, &given)?;
             let sequence = options.first_sequence + index as u32;
             match options.family {
                 Family::Ar => autoregressive(options, index, sequence, &given, lead),
@@ -32,10 +35,14 @@ pub(super) fn build(options: &PlanOptions) -> Result<(bool, Vec<SequencePlan>), 
                     Ok(any_order(options, sequence, &given))
                 }
                 Family::Bd3Lm => {
-                    let blocks = Blocks {
-                        size: options.block_size.unwrap_or(options.length) as u32,
-                        window: options.window().unwrap_or(options.length) as u32,
-                    };
+                    let length = options.length;
+                    let blocks = Blocks::new(
+                        options.block_size.unwrap_or(length),
+                        options.window().unwrap_or(length),
+                        length,
+                        options.block_rules.map(|rules| rules.tail),
+                        known.len(),
+                    );
                     Ok(blocks::sequence(options, blocks, sequence, &given))
                 }
             }
@@ -191,6 +198,31 @@ fn check_blocks(options: &PlanOptions) -> Result<(), PlanError> {
     let length = options.length;
     let (value, range) = match (options.family, options.block_size) {
         (Family::Bd3Lm, None) => ("missing".into(), "given for a BD3-LM".into()),
+        // The last block may be short.
+        (Family::Bd3Lm, Some(size)) if options.block_rules.is_some() => {
+            let (most, length) = (options.context, options.length);
+            let range = match (1..=MAX_LENGTH).contains(&size) {
+                false => format!("a whole number from 1 to {MAX_LENGTH}"),
+                true if length <= most => return Ok(()),
+                true => {
+                    return Err(PlanError::Range {
+                        name: "length",
+                        value: length.to_string(),
+                        range: format!("at most the model's context of {most} tokens"),
+                    });
+                }
+            };
+            (size.to_string(), range)
+        }
+        (Family::Mdlm, Some(size)) if options.schedule == Schedule::Confidence => {
+            match (1..=MAX_LENGTH).contains(&size) {
+                false => (
+                    size.to_string(),
+                    format!("a whole number from 1 to {MAX_LENGTH}"),
+                ),
+                true => return Ok(()),
+            }
+        }
         (Family::Bd3Lm, Some(size)) if size == 0 || !length.is_multiple_of(size) => (
             size.to_string(),
             format!("a whole number from 1 that divides the length {length}"),
@@ -254,6 +286,25 @@ fn given(
         *place = Some(token);
     }
     Ok(given)
+}
+
+/// Refuses gaps where blocks are counted from the end of a prompt, or go by it.
+fn check_prefix(
+    options: &PlanOptions,
+    sequence: usize,
+    given: &[Option<u32>],
+) -> Result<(), PlanError> {
+    let needs = (options.block_rules).is_some_and(|rules| rules.tail.needs_prefix())
+        && options.block_size.is_some();
+    let prompt = given.iter().take_while(|token| token.is_some()).count();
+    match given[prompt..].iter().position(Option::is_some) {
+        Some(behind) if needs => Err(PlanError::Known {
+            sequence,
+            position: (prompt + behind) as u32,
+            reason: "stands behind a gap, and the blocks go by the end of a prompt; count them from the beginning of the text to fill gaps".into(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Steps in which a prompt of `known` entries enters the cache as far as it is too long to come with the first draw; the second
@@ -323,30 +374,66 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
     }
 }
 
-/// An MDLM whose confidence chooses among all of its positions that are not given, or a SetDLM among those of windows.
+/// An MDLM whose confidence chooses among all of its positions that are not given, or among those of one block after the other, or a SetDLM
+/// among those of windows.
 fn by_confidence(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
     let mut order: Vec<u32> = (0..given.len() as u32).collect();
     // A stable sort: positions ascend on either side.
     order.sort_by_key(|&position| given[position as usize].is_none());
     let known: Vec<u32> = given.iter().copied().flatten().collect();
     let (start, end) = (known.len() as u32, given.len() as u32);
-    let counts = match options.family {
+    // Each stretch of entries that confidence goes through, and the counts of its steps.
+    let stretches = match options.family {
         Family::SetDlm => {
             sets::arrange(options, sequence, &mut order[known.len()..]);
-            schedule::even_sizes(end - start, options.steps)
+            let counts = schedule::even_sizes(end - start, options.steps);
+            vec![(start..end, counts)]
         }
-        _ => even_counts(end - start, options.steps),
+        _ => mdlm_stretches(options, &order, known.len()),
     };
-    let step = |least: u32| PlanStep {
-        least: Some(least),
-        ..PlanStep::new(Phase::Diffusion, 0, start, end)
-    };
+    let steps = stretches.into_iter().flat_map(|(entries, counts)| {
+        counts.into_iter().map(move |least| PlanStep {
+            least: Some(least),
+            ..PlanStep::new(Phase::Diffusion, 0, entries.start, entries.end)
+        })
+    });
+    let steps = steps.collect();
     SequencePlan {
         sequence,
         order,
         known,
-        steps: counts.into_iter().map(step).collect(),
+        steps,
     }
+}
+
+/// The entries that confidence goes through together in the text of an MDLM, and how many it takes in each step: all that are not given, or
+/// those of one block after the other.
+fn mdlm_stretches(
+    options: &PlanOptions,
+    order: &[u32],
+    known: usize,
+) -> Vec<(Range<u32>, Vec<u32>)> {
+    let rules = options.block_rules.unwrap_or_default();
+    let length = order.len();
+    let size = options.block_size.unwrap_or(length);
+    let begins = match rules.tail.needs_prefix() {
+        true => known,
+        false => 0,
+    };
+    // Steps are divided among the blocks that could be written, whether or not anything is masked in them.
+    let count = (length - begins).div_ceil(size).max(1);
+    let steps = options.steps.div_ceil(count);
+    let block = |position: u32| (position as usize).saturating_sub(begins) / size;
+    let mut start = known as u32;
+    order[known..]
+        .chunk_by(|&a, &b| block(a) == block(b))
+        .map(|places| {
+            let masked = places.len() as u32;
+            let entries = start..start + masked;
+            start = entries.end;
+            (entries, rules.counts.of(masked, size as u32, steps))
+        })
+        .collect()
 }
 
 /// AR: a prefix, then one token after the other.

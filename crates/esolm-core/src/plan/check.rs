@@ -2,11 +2,11 @@
 
 use serde::Deserialize;
 
-use super::Plan;
 use super::blocks::Follower;
 use super::error::PlanError;
 use super::sets::SetRules;
 use super::types::{MAX_LENGTH, Phase, PlanStep, SequencePlan};
+use super::{Plan, PromptTail};
 use crate::config::{AttentionKind, Family, NO_MASK};
 use crate::order::is_permutation;
 use crate::reveal::Rule;
@@ -28,6 +28,8 @@ pub(super) struct Unchecked {
     block_size: Option<usize>,
     #[serde(default)]
     window: Option<usize>,
+    #[serde(default)]
+    prompt_tail: Option<PromptTail>,
     lead: bool,
     mask_index: u32,
     vocab_size: usize,
@@ -55,6 +57,7 @@ impl TryFrom<Unchecked> for Plan {
             length: read.length,
             block_size: read.block_size,
             window: read.window,
+            prompt_tail: read.prompt_tail,
             lead: read.lead,
             mask_index: read.mask_index,
             vocab_size: read.vocab_size,
@@ -121,7 +124,17 @@ impl Plan {
     /// A whole number of blocks, in the text and in the window.
     fn check_blocks(&self) -> Result<(), String> {
         let length = self.length;
+        if self.prompt_tail.is_some() && (self.family != Family::Bd3Lm || self.window.is_some()) {
+            return Err("only a BD3-LM's plan without a window has a prompt_tail".into());
+        }
         match (self.family, self.block_size) {
+            // The last block may be short, and be the only one.
+            (Family::Bd3Lm, Some(size)) if self.prompt_tail.is_some() => {
+                match (1..=MAX_LENGTH).contains(&size) {
+                    true => Ok(()),
+                    false => Err(format!("it has blocks of {size}")),
+                }
+            }
             (Family::Bd3Lm, Some(size)) => {
                 if size == 0 || !length.is_multiple_of(size) {
                     return Err(format!(
@@ -192,11 +205,17 @@ impl Plan {
                 return Err(format!("the given token {token} is none of the model's"));
             }
         }
+        let is_prefix = sequence.order[..sequence.known.len()].is_sorted()
+            && (sequence.order[..sequence.known.len()].last())
+                .is_none_or(|&last| last as usize + 1 == sequence.known.len());
+        if self.prompt_tail.is_some_and(PromptTail::needs_prefix) && !is_prefix {
+            return Err("its blocks go by a prompt, and what is given is none".into());
+        }
         let (mut known, mut fed) = (sequence.known.len() as u32, 0);
         let mut last = Phase::Prompt;
         let mut blocks = match self.family {
             Family::Bd3Lm => Some(Follower::new(
-                self.blocks(),
+                self.blocks(sequence),
                 &sequence.order,
                 sequence.known.len(),
             )),

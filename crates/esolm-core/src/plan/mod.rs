@@ -15,6 +15,7 @@ mod error;
 mod recorded;
 mod schedule;
 mod sets;
+mod tail;
 mod types;
 
 use std::ops::Range;
@@ -31,6 +32,7 @@ use blocks::Blocks;
 pub use error::PlanError;
 pub use recorded::RecordedDiffusion;
 pub use sets::{Joining, SetRules, SetRun, SlotMove};
+pub use tail::{BlockRules, PromptTail};
 pub use types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
@@ -54,6 +56,9 @@ pub struct Plan {
     /// Slots of the cache where a BD3-LM or a SetDLM writes more than its context: those of the last so many tokens.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// Where the blocks of a decoder that is a BD3-LM begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_tail: Option<PromptTail>,
     /// Whether the first entry is prepended and not part of the text.
     pub lead: bool,
     /// The mask token.
@@ -82,7 +87,12 @@ impl Plan {
             family: options.family,
             attention: options.is_mixed().then_some(options.attention),
             length: options.length + usize::from(lead),
-            block_size: options.block_size,
+            block_size: options
+                .block_size
+                .filter(|_| options.family == Family::Bd3Lm),
+            prompt_tail: (options.block_rules)
+                .filter(|_| options.family == Family::Bd3Lm)
+                .map(|rules| rules.tail),
             window: options.window(),
             lead,
             mask_index: options.mask_index,
@@ -146,12 +156,15 @@ impl Plan {
         }
     }
 
-    /// The blocks of a BD3-LM's plan. Of a plan of another family they are one that nothing reads.
-    fn blocks(&self) -> Blocks {
-        Blocks {
-            size: self.block_size.unwrap_or(self.length).max(1) as u32,
-            window: self.layout().slots.max(1) as u32,
-        }
+    /// The blocks of a sequence of a BD3-LM's plan. Of a plan of another family they are one that nothing reads.
+    fn blocks(&self, sequence: &SequencePlan) -> Blocks {
+        Blocks::new(
+            self.block_size.unwrap_or(self.length),
+            self.layout().slots,
+            self.length,
+            self.prompt_tail,
+            sequence.known.len(),
+        )
     }
 
     /// Absolute index of each sequence, which with the seed keys its random numbers.
@@ -241,7 +254,7 @@ impl Plan {
     fn blocks_of(&self, sequence: &SequencePlan, step: &PlanStep) -> (u32, Range<u32>) {
         match sequence.order[step.start as usize..step.end as usize].first() {
             Some(&drawn) => {
-                let blocks = self.blocks();
+                let blocks = self.blocks(sequence);
                 let first = blocks.first(drawn);
                 (first, first..blocks.end(drawn))
             }
@@ -369,10 +382,19 @@ impl Plan {
                 }
             }
             Family::Bd3Lm => {
-                let blocks = self.blocks();
+                let blocks = self.blocks(sequence);
                 let (stored, block) = self.blocks_of(sequence, step);
+                // What a prompt sees of the block that is drawn from.
+                let blind = match self.prompt_tail {
+                    Some(PromptTail::Blind) => sequence.known.len() as u32,
+                    _ => 0,
+                };
                 let mut at = |position: u32, source: u32, target: u32| {
-                    let (slot, prefix) = (blocks.slot(position), blocks.prefix(position));
+                    let slot = blocks.slot(position);
+                    let prefix = match position < blind && position >= stored {
+                        true => blind.min(blocks.prefix(position)),
+                        false => blocks.prefix(position),
+                    };
                     push(slot, position, prefix, source, target);
                 };
                 for position in step.clean..stored {

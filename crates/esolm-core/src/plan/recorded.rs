@@ -135,6 +135,7 @@ impl Plan {
             lead: false,
             mask_index,
             vocab_size,
+            prompt_tail: None,
             reveal: None,
             sets: None,
             sequences,
@@ -208,6 +209,7 @@ impl Plan {
             lead: false,
             mask_index,
             vocab_size,
+            prompt_tail: None,
             reveal: None,
             sets: None,
             sequences: vec![SequencePlan {
@@ -323,10 +325,7 @@ impl Plan {
         }
         let length = blocks.len() * size;
         let window = (length > context).then_some(context);
-        let cache = Blocks {
-            size: size as u32,
-            window: window.unwrap_or(length).max(1) as u32,
-        };
+        let cache = Blocks::new(size, window.unwrap_or(length), length, None, 0);
         let (mut steps, mut stored) = (Vec::new(), 0);
         for (first, block) in (0..).step_by(size).zip(blocks) {
             if block.draws.is_empty() {
@@ -353,6 +352,7 @@ impl Plan {
             lead: false,
             mask_index,
             vocab_size,
+            prompt_tail: None,
             reveal: None,
             sets: None,
             sequences: vec![SequencePlan {

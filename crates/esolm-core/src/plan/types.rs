@@ -9,6 +9,7 @@ use crate::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
 use crate::reveal::Rule;
 
 use super::sets::{Joining, SetRules};
+use super::tail::BlockRules;
 
 /// Longest sequence of a plan.
 pub const MAX_LENGTH: usize = 1 << 20;
@@ -141,7 +142,7 @@ pub struct PlanOptions {
     /// T: diffusion time steps, of a SetDLM the most that there are; of the other families before those that unmask nothing are dropped; number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and tokens of a block
     /// of [`Schedule::Block`] and [`Schedule::BlockAutoregressive`]. AR and
     /// [`Schedule::LeftToRight`] do not use it. Of a BD3-LM, the steps of each block, of [`Schedule::Binomial`] and [`Schedule::Confidence`]
-    /// alone.
+    /// alone. An MDLM that is written in blocks has T divided by their number, rounded up, in each.
     pub steps: usize,
     /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules; a BD3-LM has the binomial one, left
     /// to right and first-hitting, each within a block.
@@ -164,8 +165,12 @@ pub struct PlanOptions {
     pub mask_index: u32,
     /// V, the mask included.
     pub vocab_size: usize,
-    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context.
+    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context; with [`PlanOptions::block_rules`] the last block may be
+    /// short. Of an MDLM by [`Schedule::Confidence`], the tokens that are written before any behind them; without it, confidence chooses among
+    /// all.
     pub block_size: Option<usize>,
+    /// Where the blocks of a decoder begin, and how many tokens a step of [`Schedule::Confidence`] takes; other networks have none.
+    pub block_rules: Option<BlockRules>,
     /// Tokens of the context. A BD3-LM can write more, and so can a SetDLM by confidence, and then see the last so many; other families do not
     /// read it.
     pub context: usize,
@@ -184,7 +189,7 @@ impl PlanOptions {
     /// Slots of the cache where the text is longer than the context.
     pub(super) fn window(&self) -> Option<usize> {
         let can = match self.family {
-            Family::Bd3Lm => true,
+            Family::Bd3Lm => self.block_rules.is_none(),
             Family::SetDlm => self.schedule == Schedule::Confidence,
             _ => false,
         };
@@ -192,7 +197,7 @@ impl PlanOptions {
     }
 
     /// The options that suit a model: its length, its alpha_0 (1 where it does not say), the binomial schedule or, for AR, left to
-    /// right; `batch` sequences from index 0, nothing given.
+    /// right, for a decoder that is neither confidence; `batch` sequences from index 0, nothing given.
     pub fn new(config: &ModelConfig, batch: usize, steps: usize, seed: u64) -> Self {
         Self {
             family: config.family,
@@ -206,6 +211,7 @@ impl PlanOptions {
             steps,
             schedule: match config.family {
                 Family::Ar => Schedule::LeftToRight,
+                _ if config.decoder.is_some() => Schedule::Confidence,
                 Family::EsoLm | Family::Mdlm => Schedule::Binomial,
                 Family::Bd3Lm => Schedule::FirstHitting,
                 Family::SetDlm => Schedule::Confidence,
@@ -220,6 +226,9 @@ impl PlanOptions {
             mask_index: config.mask_index,
             vocab_size: config.vocab_size,
             block_size: config.block_size,
+            block_rules: (config.decoder.as_ref())
+                .filter(|_| config.family != Family::Ar)
+                .map(|decoder| BlockRules::new(decoder, None)),
             context: config.length,
             sets: config.sets,
             set_rules: config.sets.map(|sets| SetRules {

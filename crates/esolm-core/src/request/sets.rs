@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Request, RequestError};
-use crate::config::{Family, ModelConfig};
+use crate::config::{DecoderKind, Family, ModelConfig};
 use crate::plan::{Joining, PlanOptions, Schedule, SetRules};
 use crate::reveal::{Confidence, Rule};
 
@@ -20,9 +20,9 @@ pub enum InfillContext {
 
 impl Request {
     /// Whether a text may be longer than the context.
-    pub(super) fn goes_beyond(&self, family: Family) -> bool {
-        match family {
-            Family::Bd3Lm => true,
+    pub(super) fn goes_beyond(&self, config: &ModelConfig) -> bool {
+        match config.family {
+            Family::Bd3Lm => config.decoder.is_none(),
             Family::SetDlm => {
                 !self.train_order && [None, Some(Schedule::Confidence)].contains(&self.schedule)
             }
@@ -74,11 +74,19 @@ impl Request {
         })
     }
 
-    /// How a model chooses that writes by confidence and is not told otherwise: a SetDLM by the probability that a token was drawn with.
+    /// How a model chooses that writes by confidence and is not told otherwise: a SetDLM by the probability that a token was drawn with, and
+    /// SDAR, as it is evaluated, by that after the temperature among all tokens.
     pub(super) fn own_rule(config: &ModelConfig, schedule: Schedule) -> Rule {
         match (config.family, schedule) {
             (Family::SetDlm, Schedule::Confidence) => Rule {
                 by: Confidence::Drawn,
+                ..Rule::default()
+            },
+            (Family::Bd3Lm, Schedule::Confidence) => Rule {
+                by: match config.decoder.map(|decoder| decoder.kind) {
+                    Some(DecoderKind::Sdar) => Confidence::Tempered,
+                    _ => Confidence::Model,
+                },
                 ..Rule::default()
             },
             _ => Rule::default(),

@@ -1,7 +1,10 @@
 use esolm_stories::TOKENIZER;
 
 use super::*;
-use crate::config::AttentionKind;
+use crate::config::{AttentionKind, Decoder, DecoderKind};
+use crate::plan::BlockRules;
+use crate::reveal::Counts;
+use crate::stop::Finish;
 
 fn config(family: Family) -> ModelConfig {
     ModelConfig {
@@ -248,6 +251,155 @@ fn confidence_is_a_schedule_of_its_own() {
     for family in [Family::Mdlm, Family::Bd3Lm] {
         let said = refused(&other, family);
         assert!(said.contains("a schedule other than confidence"), "{said}");
+    }
+}
+
+/// A decoder with a context of 4096 tokens.
+fn decoder(family: Family, kind: DecoderKind) -> ModelConfig {
+    ModelConfig {
+        length: 4096,
+        eos: Some(3),
+        block_size: (family == Family::Bd3Lm).then_some(32),
+        decoder: Some(Decoder {
+            kind,
+            kv_heads: 2,
+            head_dim: 32,
+            inner: 512,
+            rotary_base: 1e6,
+            eps: 1e-6,
+            tied: true,
+            attention_bias: false,
+            mlp_bias: false,
+        }),
+        ..config(family)
+    }
+}
+
+fn answer(request: &Request, config: &ModelConfig) -> Result<Resolved, RequestError> {
+    request.resolve_tokens(config, None, &[5; 50])
+}
+
+#[test]
+fn a_decoder_is_sampled_as_published() {
+    let bd3lm = decoder(Family::Bd3Lm, DecoderKind::Qwen3);
+    let sdar = decoder(Family::Bd3Lm, DecoderKind::Sdar);
+    let mdlm = decoder(Family::Mdlm, DecoderKind::Qwen2);
+    let some = Request {
+        steps: Some(7),
+        ..Request::default()
+    };
+    for (config, length, by, tail, counts, block) in [
+        (
+            &bd3lm,
+            178,
+            Confidence::Model,
+            PromptTail::Own,
+            Counts::Linear,
+            32,
+        ),
+        (
+            &mdlm,
+            178,
+            Confidence::Model,
+            PromptTail::Own,
+            Counts::Linear,
+            32,
+        ),
+        // It writes whole blocks.
+        (
+            &sdar,
+            192,
+            Confidence::Tempered,
+            PromptTail::Shared,
+            Counts::Block,
+            32,
+        ),
+    ] {
+        let resolved = answer(&some, config).unwrap();
+        let options = &resolved.options;
+        assert_eq!(options.schedule, Schedule::Confidence);
+        assert_eq!((options.length, options.steps), (length, 7));
+        assert_eq!(options.reveal.by, by);
+        assert_eq!(options.block_rules, Some(BlockRules { tail, counts }));
+        assert_eq!(options.block_size, Some(block));
+        let ends = match config.family {
+            Family::Bd3Lm => vec![StopRule::Eos],
+            _ => vec![],
+        };
+        assert_eq!(resolved.stop.rules, ends);
+        resolved.plan().unwrap().check().unwrap();
+    }
+    let card = Request {
+        prompt_tail: Some(PromptTail::Blind),
+        confidence: Some(Confidence::Leftmost),
+        length: Some(77),
+        ..some
+    };
+    let resolved = answer(&card, &bd3lm).unwrap();
+    let rules = resolved.options.block_rules.unwrap();
+    assert_eq!(
+        (rules.tail, rules.counts),
+        (PromptTail::Blind, Counts::Even)
+    );
+    assert_eq!(resolved.options.reveal.by, Confidence::Leftmost);
+    let plan = resolved.plan().unwrap();
+    assert_eq!(
+        (plan.length, plan.prompt_tail),
+        (77, Some(PromptTail::Blind))
+    );
+}
+
+#[test]
+fn a_decoders_answer_ends_after_the_block_with_its_end_of_text_token() {
+    let bd3lm = decoder(Family::Bd3Lm, DecoderKind::Qwen3);
+    let prompt = [3, 5, 3, 6];
+    let resolved = Request::default()
+        .resolve_tokens(&bd3lm, None, &prompt)
+        .unwrap();
+    let mut tokens = prompt.to_vec();
+    tokens.resize(resolved.options.length, 3968);
+    let mut watch = resolved.watch(0, tokens, None);
+    for position in 4..36 {
+        assert!(!watch.look(), "before {position}");
+        watch.reveal(position, if position == 9 { 3 } else { 7 });
+    }
+    assert!(watch.look());
+    let ending = watch.ending().unwrap();
+    assert_eq!((ending.finish, ending.tokens), (Finish::Eos, 10));
+}
+
+#[test]
+fn what_only_some_decoders_have_is_refused_of_others() {
+    let with_tail = Request {
+        prompt_tail: Some(PromptTail::Own),
+        ..Request::default()
+    };
+    let long = Request {
+        length: Some(5000),
+        ..Request::default()
+    };
+    let by = Request {
+        confidence: Some(Confidence::Random),
+        schedule: Some(Schedule::FirstHitting),
+        ..Request::default()
+    };
+    let bd3lm = decoder(Family::Bd3Lm, DecoderKind::Qwen3);
+    for (request, config, words) in [
+        (
+            &with_tail,
+            config(Family::Bd3Lm),
+            "prompt_tail does not apply",
+        ),
+        (
+            &with_tail,
+            decoder(Family::Mdlm, DecoderKind::Qwen3),
+            "prompt_tail does not apply",
+        ),
+        (&long, bd3lm.clone(), "context of 4096"),
+        (&by, bd3lm, "confidence does not apply"),
+    ] {
+        let said = answer(request, &config).unwrap_err().to_string();
+        assert!(said.contains(words), "{said}");
     }
 }
 

@@ -45,6 +45,10 @@ impl Request {
             let mut given = bare.given(config, codec)?;
             let opening = bare.opening(config, codec, !tokens.is_empty());
             let opening: Vec<u32> = opening.into_iter().collect();
+            let longest = opening.len() + tokens.len();
+            if let Some(length) = bare.own_length(config, longest) {
+                given.length = length;
+            }
             let known = placed_prompt(&opening, tokens.to_vec(), given.length)?;
             given.until.fill(known.len());
             given.known.fill(known);

@@ -248,3 +248,48 @@ fn counts_take_all() {
     assert_eq!(even_counts(7, 1), [7]);
     assert_eq!(even_counts(0, 5), [0u32; 0]);
 }
+
+#[test]
+fn counts_of_a_block_end_with_its_masks() {
+    assert_eq!(Counts::Block.of(8, 8, 3), [3, 3, 2]);
+    assert_eq!(Counts::Block.of(4, 8, 3), [3, 1]);
+    assert_eq!(Counts::Block.of(1, 4, 4), [1]);
+    assert_eq!(Counts::Block.of(0, 4, 4), [0u32; 0]);
+    assert_eq!(Counts::Even.of(4, 8, 3), [2, 1, 1]);
+}
+
+/// The published counts, of a file in the folder that `ESOLM_GOLDEN_LLM` names or the repository's.
+#[test]
+fn golden_llm_transfer_counts() {
+    let own = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../tests/fixtures/golden-llm"
+    );
+    let folder = std::env::var("ESOLM_GOLDEN_LLM").unwrap_or_else(|_| own.into());
+    let path = std::path::Path::new(&folder).join("transfer_counts.json");
+    let json = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let mut compared = 0;
+    for (masked, row) in json["table"].as_object().unwrap() {
+        for (steps, counts) in row.as_object().unwrap() {
+            let counts = counts.as_array().unwrap().iter();
+            let want: Vec<u32> = counts.map(|c| c.as_u64().unwrap() as u32).collect();
+            let got = linear_counts(masked.parse().unwrap(), steps.parse().unwrap());
+            assert_eq!(got, want, "{masked} in {steps} steps");
+            compared += 1;
+        }
+    }
+    assert!(compared > 0, "no counts in {}", path.display());
+    println!("{compared} pairs");
+}
+
+#[test]
+fn linear_counts_take_all() {
+    for masked in 0..70 {
+        for steps in [1, 2, 3, 7, 64, 1000, 1 << 20] {
+            let counts = linear_counts(masked, steps);
+            assert_eq!(counts.iter().sum::<u32>(), masked, "{masked} in {steps}");
+            assert!(!counts.contains(&0) && counts.len() <= steps);
+        }
+    }
+}

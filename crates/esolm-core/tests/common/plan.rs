@@ -26,6 +26,7 @@ pub fn options() -> PlanOptions {
         mask_index: MASK,
         vocab_size: V,
         block_size: None,
+        block_rules: None,
         context: 32,
         sets: None,
         set_rules: None,

@@ -21,6 +21,8 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         schedule: arguments.schedule.map(Into::into),
         sar_steps: arguments.sar_steps,
         confidence_threshold: arguments.confidence_threshold,
+        confidence: arguments.choosing.confidence.map(Into::into),
+        prompt_tail: arguments.choosing.prompt_tail.map(Into::into),
         block_size: arguments.source.model.block_size,
         window: arguments.sets.window,
         train_order: arguments.sets.train_order,
