@@ -41,7 +41,26 @@ pub struct App {
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
     /// Bodies that are read and tokenized at once.
-    pub workers: Semaphore,
+    pub workers: Workers,
+}
+
+/// Turns at reading bodies. Large ones, each of which takes seconds, wait for each other alone.
+pub struct Workers {
+    small: Semaphore,
+    large: Semaphore,
+}
+
+/// Bytes beyond which a body is a large one.
+const LARGE: usize = 256 << 10;
+
+impl Workers {
+    /// For a machine of so many cores.
+    pub fn new(cores: usize) -> Self {
+        Self {
+            small: Semaphore::new(cores),
+            large: Semaphore::new(cores.div_ceil(2)),
+        }
+    }
 }
 
 impl App {
@@ -76,19 +95,24 @@ impl App {
         }
     }
 
-    /// Does what takes its time, in a thread that no other request waits for.
+    /// Does what takes its time with so many `bytes`, in a thread that no other request waits for.
     ///
     /// # Errors
     /// Those of `work`.
     pub async fn work<T: Send + 'static>(
         &self,
+        bytes: usize,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let crashed = || {
             let message = "the request failed inside the server";
             ApiError::of(StatusCode::INTERNAL_SERVER_ERROR, message)
         };
-        let _turn = self.workers.acquire().await.map_err(|_| crashed())?;
+        let workers = match bytes > LARGE {
+            true => &self.workers.large,
+            false => &self.workers.small,
+        };
+        let _turn = workers.acquire().await.map_err(|_| crashed())?;
         let done = tokio::task::spawn_blocking(work).await;
         done.unwrap_or_else(|_| Err(crashed()))
     }
@@ -213,7 +237,7 @@ async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Respo
     }
     let body = body::read(&app.limits, request).await?;
     let shared = app.clone();
-    let work = app.work(move || {
+    let work = app.work(body.len(), move || {
         let mut fields = Fields::read(&body)?;
         let model = shared.model_or_first(fields.text("model")?.as_deref())?;
         let prompt = fields.text("prompt")?;
@@ -243,7 +267,7 @@ async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Res
     }
     let body = body::read(&app.limits, request).await?;
     let shared = app.clone();
-    let work = app.work(move || {
+    let work = app.work(body.len(), move || {
         let mut fields = Fields::read(&body)?;
         let model = shared.model_or_first(fields.text("model")?.as_deref())?;
         let tokens = match fields.take("tokens") {

@@ -48,7 +48,7 @@ async fn begin(
     let body = body::read(&app.limits, request).await?;
     let shared = app.clone();
     // Reading and tokenizing take their time, and what is read takes many times the memory of the body.
-    let work = app.work(move || {
+    let work = app.work(body.len(), move || {
         let mut fields = Fields::read(&body)?;
         let model = shared.model(fields.text("model")?.as_deref())?.clone();
         let mut ask = read(fields, &model)?;

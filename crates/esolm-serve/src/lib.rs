@@ -28,9 +28,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use esolm::Serving;
 use tokio::runtime::Runtime;
-use tokio::sync::Semaphore;
 
-use app::{App, Model};
+use app::{App, Model, Workers};
 pub use guard::Guard;
 use metrics::Metrics;
 
@@ -168,7 +167,7 @@ impl Server {
             guard: self.guard,
             limits: self.limits,
             metrics: metrics.clone(),
-            workers: Semaphore::new(cores),
+            workers: Workers::new(cores),
         };
         let router = app::router(Arc::new(app));
         runtime.block_on(async {

@@ -11,7 +11,8 @@ const SETDLM: &str = "tests/fixtures/golden-family/setdlm/owt_setdlm_smax8";
 const BD3LM: &str = "tests/fixtures/golden-family/bd3lm/bs4";
 const DECODER: &str = "tests/fixtures/golden-llm/models/qwen2";
 
-/// A copy of a model with other fields in its configuration, and with a tokenizer of so many words, w0, w1 and so on.
+/// A copy of a model with other fields in its configuration, and with a tokenizer of so many words, w0, w1 and so on, of which that which
+/// begins and ends texts is shown in none.
 fn worded(folder: &Folder, source: &str, fields: &Value, words: usize) -> String {
     let (from, to) = (root().join(source), folder.path().join("model"));
     std::fs::create_dir_all(&to).expect("a new folder");
@@ -21,11 +22,19 @@ fn worded(folder: &Folder, source: &str, fields: &Value, words: usize) -> String
     all.extend(fields.as_object().expect("an object").clone());
     let write = |name: &str, text: String| std::fs::write(to.join(name), text).expect("writable");
     write("config.json", config.to_string());
+    let special: Vec<Value> = (config["bos_token_id"].as_u64().into_iter())
+        .map(|id| {
+            json!({
+                "id": id, "content": format!("w{id}"), "special": true, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false,
+            })
+        })
+        .collect();
     let vocabulary = (0..words).map(|word| (format!("w{word}"), word.into()));
     let vocabulary: serde_json::Map<String, Value> = vocabulary.collect();
     let tokenizer = json!({
         "version": "1.0",
-        "added_tokens": [],
+        "added_tokens": special,
         "pre_tokenizer": {"type": "WhitespaceSplit"},
         "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "w0"},
     });

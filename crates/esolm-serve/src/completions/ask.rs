@@ -2,6 +2,7 @@
 
 use esolm::Request;
 use esolm::plan::Schedule;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -83,6 +84,8 @@ impl Ask {
             alpha_0: fields.number("alpha_0")?,
             steps: fields.whole("steps", 1, MOST_TOKENS)?,
             confidence_threshold: single(fields.number("confidence_threshold")?),
+            confidence: named(&mut fields, "confidence")?,
+            prompt_tail: named(&mut fields, "prompt_tail")?,
             block_size: fields.whole("block_size", 1, MOST_TOKENS)?,
             window: fields.whole("window", 1, MOST_TOKENS)?,
             schedule: schedule(&mut fields)?,
@@ -190,6 +193,17 @@ fn schedule(fields: &mut Fields) -> Result<Option<Schedule>, ApiError> {
         name.parse().map_err(refused)
     })
     .transpose()
+}
+
+/// One of the names of a type.
+fn named<T: DeserializeOwned>(fields: &mut Fields, field: &str) -> Result<Option<T>, ApiError> {
+    let Some(name) = fields.text(field)? else {
+        return Ok(None);
+    };
+    match serde_json::from_value(Value::String(name)) {
+        Ok(named) => Ok(Some(named)),
+        Err(error) => Err(ApiError::field(field, format!("{field}: {error}"))),
+    }
 }
 
 /// A number, or its digits where JavaScript would round it.

@@ -1,5 +1,6 @@
 //! A choice while it is written: what of its text is known for good.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use esolm::request::Resolved;
@@ -16,8 +17,9 @@ use super::order::Placed;
 pub struct LogProbs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,
-    /// The most likely tokens' texts with theirs; null where none were asked for.
-    top_logprobs: Option<Vec<Option<serde_json::Map<String, serde_json::Value>>>>,
+    /// The most likely tokens' texts with theirs; null where none were asked for. Numbers of the same kind as those of the tokens, since
+    /// clients compare them.
+    top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
     /// Characters before each token, counted from the beginning of the prompt.
     text_offset: Vec<usize>,
 }
@@ -234,13 +236,13 @@ impl LogProbs {
             told.token_logprobs.push(own.map(|own| own.logp));
             if let Some(all) = &mut told.top_logprobs {
                 all.push(own.map(|own| {
-                    let mut most = serde_json::Map::new();
+                    let mut most = BTreeMap::new();
                     for &(token, logp) in &own.top {
                         let mut text = said(codec, token);
                         if most.contains_key(&text) {
                             text = numbered(token);
                         }
-                        most.insert(text, logp.into());
+                        most.insert(text, logp);
                     }
                     most
                 }));

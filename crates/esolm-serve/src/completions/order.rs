@@ -131,8 +131,10 @@ impl Order {
         if placed.max_tokens == 0 {
             return Ok(placed);
         }
+        let own = ask.request.block_size.or(config.block_size);
         let block = match config.family {
-            Family::Bd3Lm => (ask.request.block_size.or(config.block_size)).map_or(1, |b| b.max(1)),
+            // The last block of a decoder may be short.
+            Family::Bd3Lm if config.decoder.is_none() => own.map_or(1, |block| block.max(1)),
             _ => 1,
         };
         for _ in 0..ask.n {

@@ -352,7 +352,7 @@ fn what_confidence_chose_before_a_failure_stays() {
         block_size: (number % 2 == 1).then_some(4),
         schedule: Some(Schedule::Confidence),
         confidence_threshold: (number > 2).then_some(0.5),
-        steps: Some(if number % 2 == 0 { 8 } else { 3 }),
+        steps: Some([8, 3][number as usize % 2]),
         alpha_0: None,
         ..request(number)
     };
@@ -371,7 +371,7 @@ fn what_confidence_chose_before_a_failure_stays() {
             let serving = serving_of(source, &faults, options);
             let texts = (0..TEXTS).map(|number| TextRequest {
                 request: request(number),
-                is_watched: number % 2 == 0,
+                is_watched: number.is_multiple_of(2),
                 ..TextRequest::default()
             });
             let writings = serving.write(texts.collect()).unwrap();
