@@ -8,6 +8,7 @@ mod manual;
 mod opening;
 mod replay;
 mod scoring;
+mod serve;
 mod sets;
 mod train;
 mod values;
@@ -32,6 +33,7 @@ pub use manual::{Completions, Man};
 pub use opening::Opening;
 pub use replay::Replay;
 pub use scoring::{Normalize, Ppl, Score};
+pub use serve::Serve;
 pub use sets::Sets;
 pub use train::Train;
 use values::{at_least_one, min_p, parse, share, stop_string, temperature, top_k, top_p, whole};
@@ -74,6 +76,8 @@ pub enum Command {
     Ppl(Box<Ppl>),
     /// Print the log-likelihood of lines, choices or infills.
     Score(Box<Score>),
+    /// Answer requests over HTTP, in the form of OpenAI's completions.
+    Serve(Box<Serve>),
     /// List the GPUs here, their limits, and which kernels would run.
     Devices(Devices),
     /// Describe a checkpoint: family, shapes, parameters, bytes.

@@ -13,6 +13,7 @@ use esolm::text::{TemplateError, TextError};
 use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, RequestError, Weights};
 use esolm_checkpoint::atomic;
 use esolm_checkpoint::message::count;
+use esolm_serve::ServeError;
 use esolm_train::TrainError;
 
 use crate::{files, interrupts, output};
@@ -99,6 +100,18 @@ impl Failure {
             ),
             TrainError::Recipe(_) => (false, "`esolm train --help` shows one"),
             error => return Self::failed(error.to_string()),
+        };
+        Self::of(is_usage, format!("{error}; {remedy}"))
+    }
+
+    /// Why nothing is served.
+    pub fn serving(error: ServeError) -> Self {
+        let (is_usage, remedy) = match error {
+            ServeError::Address { .. } => (false, "give another --host or --port"),
+            ServeError::SameName(_) => (true, "--model NAME=MODEL names one"),
+            ServeError::NoTokenizer(_) | ServeError::NoModel | ServeError::Thread(_) => {
+                return Self::failed(error.to_string());
+            }
         };
         Self::of(is_usage, format!("{error}; {remedy}"))
     }

@@ -6,7 +6,7 @@ use esolm::checkpoint::{Checkpoint, CheckpointError, OpenOptions, SourceKind};
 use esolm::config::{ConfigError, ModelConfig};
 use esolm::network::store::stored_form;
 use esolm::text::TextCodec;
-use esolm::{Error, ModelFiles, Serving, ServingOptions};
+use esolm::{EngineError, Error, MemoryUse, ModelFiles, Serving, ServingOptions};
 use esolm_checkpoint::message::count;
 use serde_json::{Map, Value, json};
 
@@ -194,7 +194,7 @@ pub fn note_mask(checkpoint: &Checkpoint) {
 }
 
 /// Says on stderr what was assumed of a checkpoint.
-fn note_assumed(files: &ModelFiles) {
+pub fn note_assumed(files: &ModelFiles) {
     if files.checkpoint().source() == SourceKind::LightningWithoutEma {
         output::note("weights: raw, since the checkpoint holds no EMA weights");
     }
@@ -229,4 +229,18 @@ pub fn serve(
         output::note(&format!("device: {}, {texts} at once", serving.device()));
     }
     Ok(serving)
+}
+
+/// Whether fewer or shorter texts at once might have been possible.
+pub fn is_of_memory(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Engine(
+            EngineError::HostMemory {
+                purpose: MemoryUse::Batch { .. },
+                ..
+            } | EngineError::Memory { .. }
+                | EngineError::DeviceMemory(_)
+        )
+    )
 }

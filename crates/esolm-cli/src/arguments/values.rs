@@ -38,6 +38,33 @@ pub fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+/// The origin of a web page as a browser sends it, which never ends in a path.
+pub fn origin(text: &str) -> Result<String, String> {
+    let is_one = text.split_once("://").is_some_and(|(scheme, host)| {
+        let is_of_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        !scheme.is_empty()
+            && scheme.chars().all(is_of_scheme)
+            && !host.is_empty()
+            && host.chars().all(is_of_host)
+    });
+    match is_one {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("it must be an origin such as https://example.org, without a path".into()),
+    }
+}
+
+/// The name of a host, without scheme and port.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    match !text.is_empty() && text.chars().all(is_of_name) {
+        true => Ok(text.into()),
+        false => {
+            Err("it must be the name of a host such as esolm.example.org, without a port".into())
+        }
+    }
+}
+
 /// Text in which `\n` stands for a newline.
 pub fn stop_string(text: &str) -> Result<String, String> {
     match text.is_empty() {

@@ -549,8 +549,8 @@ impl Executor for GpuExecutor {
         self.gpu.submit()
     }
 
-    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
-        self.choose(draw, choice)
+    fn reveal(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError> {
+        self.choose(shares, choice)
     }
 
     fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {

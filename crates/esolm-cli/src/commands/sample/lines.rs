@@ -67,20 +67,16 @@ const FIELDS: [Field; 23] = [
 /// So many different sets of options are looked at before anything is computed; further ones when their turn comes.
 const LOOKED_AT: usize = 1000;
 
-/// Whether a running batch does not take the texts of a plan: its steps must be known beforehand, and its places are as long as the context.
+/// Whether a running batch does not take the texts of a plan: its places are as long as the context.
 fn is_for_batches(plan: &Plan) -> bool {
-    plan.window.is_some() || plan.reveal.is_some() || plan.sets.is_some()
+    plan.window.is_some()
 }
 
 /// Whether a line by itself asks for such a text, where the job does not. What the model's family cannot write is refused elsewhere.
 fn asks_for_batches(line: &Request, config: &ModelConfig) -> bool {
-    let is_long = line.length.is_some_and(|length| length > config.length);
-    let by_confidence = line.schedule == Some(Schedule::Confidence);
-    match config.family {
-        Family::EsoLm | Family::Ar => false,
-        Family::Mdlm => by_confidence,
-        Family::Bd3Lm | Family::SetDlm => by_confidence || is_long && config.decoder.is_none(),
-    }
+    let slides =
+        matches!(config.family, Family::Bd3Lm | Family::SetDlm) && config.decoder.is_none();
+    slides && line.length.is_some_and(|length| length > config.length)
 }
 
 pub fn run(arguments: &Sample) -> Result<(), Failure> {

@@ -1,5 +1,5 @@
-//! Lines in batches of those that ask for the same, for what a running batch does not take: steps whose rows the model's confidence
-//! chooses, and texts longer than the context.
+//! Lines in batches of those that ask for the same, for what a running batch does not take: texts longer than the context, for which its
+//! places have no room.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,9 +8,9 @@ use esolm::trace::Event;
 use esolm::{Error, Model, Request};
 
 use super::super::report::{self, TextLine};
-use super::running::is_of_memory;
 use crate::failure::Failure;
 use crate::job::Line;
+use crate::setup;
 
 /// A text that can be written.
 struct Ready {
@@ -142,7 +142,7 @@ enum Refused {
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        match is_of_memory(&error) {
+        match setup::is_of_memory(&error) {
             true => Self::Memory(error),
             false => Self::Failure(error.into()),
         }

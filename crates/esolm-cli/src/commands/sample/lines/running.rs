@@ -8,8 +8,8 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use esolm::{
-    EngineError, Error, MemoryUse, ModelFiles, Request, Serving, ServingError, ServingOptions,
-    TextRequest, Writing,
+    Error, ModelFiles, Request, RequestError, Serving, ServingError, ServingOptions, TextRequest,
+    Writing,
 };
 
 use super::super::report::{Sequence, TextLine};
@@ -43,11 +43,12 @@ pub fn load(
         let options = ServingOptions {
             places,
             queue: QUEUE,
+            length: None,
         };
         match setup::serve(files, &arguments.device, options, arguments.quiet) {
             Ok(serving) => return Ok(serving),
             // Fewer texts at once may fit.
-            Err(error) if is_of_memory(&error) && places > 1 => {
+            Err(error) if setup::is_of_memory(&error) && places > 1 => {
                 places /= 2;
                 files = setup::open(&arguments.source, true)?;
             }
@@ -82,6 +83,10 @@ pub fn write(
             Err(ServingError::Model(
                 error @ (Error::Request(_) | Error::Text(_) | Error::Plan(_)),
             )) => Err(error.to_string()),
+            Err(ServingError::TooLong { length, most }) => {
+                let context = most;
+                Err(RequestError::Length { length, context }.to_string())
+            }
             Err(error) => return Err(refused(error)),
         });
     }
@@ -151,20 +156,6 @@ fn wait_for<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> Option<T> {
         }
         thread::park_timeout(LOOK);
     }
-}
-
-/// Whether fewer texts at once might have been possible.
-pub fn is_of_memory(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Engine(
-            EngineError::HostMemory {
-                purpose: MemoryUse::Batch { .. },
-                ..
-            } | EngineError::Memory { .. }
-                | EngineError::DeviceMemory(_)
-        )
-    )
 }
 
 fn refused(error: ServingError) -> Failure {
