@@ -248,7 +248,7 @@ async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Respo
         let own = model.codec.encode(&prompt);
         let own = own.map_err(|error| ApiError::field("prompt", error.to_string()))?;
         let (config, codec) = (model.serving.config(), Some(&*model.codec));
-        let opening = esolm::Request::default().opening(config, codec, !own.is_empty());
+        let opening = esolm::Request::default().opening(config, codec);
         let opening = opening.filter(|_| adds_special);
         let tokens: Vec<u32> = opening.into_iter().chain(own).collect();
         Ok(as_json(&Tokens {

@@ -599,7 +599,7 @@ impl Checkpoint {
         self.parameters[index].rows(&self.files)
     }
 
-    /// Hands over the bytes of one of the [parameters](Self::parameters) as they are stored, a tensor at a time; a quantised matrix has three.
+    /// Hands over the bytes of one of the [parameters](Self::parameters) as they are stored, a stretch at a time; a quantised matrix has three tensors.
     ///
     /// # Errors
     /// Of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and `NotFetched`.
@@ -608,8 +608,14 @@ impl Checkpoint {
         parameter: &Parameter,
         take: &mut dyn FnMut(&[u8]),
     ) -> Result<(), CheckpointError> {
+        /// Values that are handed over at a time.
+        const STRETCH: usize = 1 << 20;
         for (file, tensor) in parameter.places() {
-            self.files[*file].with_bytes(tensor, &mut *take)?;
+            let reader = self.files[*file].reader(tensor)?;
+            let values: usize = tensor.shape.iter().product();
+            for start in (0..values).step_by(STRETCH) {
+                reader.with_bytes(start..values.min(start + STRETCH), &mut *take);
+            }
         }
         Ok(())
     }

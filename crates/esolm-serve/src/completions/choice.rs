@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use esolm::request::Resolved;
 use esolm::stop::Finish;
-use esolm::text::{Ends, TextCodec, until_eos};
+use esolm::text::{TextCodec, until_eos};
 use esolm::trace::Step;
 use esolm::{LogProb, Written};
 use serde::Serialize;
@@ -130,12 +130,8 @@ impl Choice {
         let completion = self.completion(&text);
         let kept = completion.len() - held_back(completion, &resolved.stop.strings);
         let text = completion[..kept].to_string();
-        let ends = Ends {
-            bos: resolved.stop.bos,
-            eos: resolved.stop.eos,
-        };
         // The end-of-text token is told, and nothing after it.
-        let body = until_eos(&self.tokens[..known], resolved.given.until[0], ends).len();
+        let body = until_eos(&self.tokens[..known], resolved.given.until[0], &resolved.stop.ends).len();
         let mut known = known.min(body + 1);
         if kept < completion.len() {
             // Tokens that may be those of a stop string are held back with their text.

@@ -107,7 +107,7 @@ impl Order {
             Prompt::Tokens(tokens) => tokens.clone(),
         };
         // A client that opens its text by itself needs no second opening.
-        let opening = (ask.request).opening(config, Some(codec), !tokens.is_empty());
+        let opening = (ask.request).opening(config, Some(codec));
         let opening = opening.filter(|opening| tokens.first() != Some(opening));
         let mut placed = Placed {
             opening: opening.into_iter().collect(),
@@ -182,7 +182,7 @@ impl Order {
                 ..TextRequest::default()
             });
         }
-        let opening = ask.request.opening(serving.config(), Some(codec), false);
+        let opening = ask.request.opening(serving.config(), Some(codec));
         Ok(Placed {
             tokens,
             opening: opening.into_iter().collect(),
