@@ -11,6 +11,7 @@ mod record;
 
 use std::io;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::arguments::{Job, OutputFormat, Shard};
 use crate::failure::Failure;
-use crate::{interrupts, output as print};
+use crate::{files, interrupts, output as print};
 pub use input::syntax;
 use input::{Input, RawLine};
 use output::Output;
@@ -119,21 +120,17 @@ pub fn check_format(form: OutputFormat) -> Result<(), Failure> {
     }
 }
 
-/// The results must not replace what they are made from.
-fn check_output(job: &Job, input: &Input) -> Result<(), Failure> {
+/// The results, and the record beside them, must not replace what they are made from.
+fn check_output(job: &Job, input: &Path) -> Result<(), Failure> {
     let Some(output) = job.output.as_deref().filter(|path| *path != "-") else {
         return Ok(());
     };
-    let named = output.display();
-    if input.is(output) {
-        return Err(Failure::usage(format!(
-            "{named} is the input itself; give another --output"
-        )));
-    }
+    files::check_apart([input], output)?;
     let record = Record::path(output);
-    match input.is(&record) {
+    match files::is_same(input, &record) {
         true => Err(Failure::usage(format!(
-            "the record of a job with the output {named} would replace the input {}; give another --output",
+            "the record of a job with the output {} would replace the input {}; give another --output",
+            output.display(),
             record.display()
         ))),
         false => Ok(()),
@@ -144,7 +141,7 @@ fn check_output(job: &Job, input: &Input) -> Result<(), Failure> {
 pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     let path = plan.job.input.as_deref().unwrap_or("-".as_ref());
     let input = Input::open(path)?;
-    check_output(plan.job, &input)?;
+    check_output(plan.job, path)?;
     if plan.job.shard.is_some() || plan.job.resume {
         input.needs_file(plan.job)?;
     }

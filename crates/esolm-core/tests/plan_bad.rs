@@ -190,7 +190,7 @@ fn bad_options_are_said_in_one_sentence() {
                 schedule: Schedule::Blocks,
                 ..ar()
             },
-            "an AR model only goes left to right; use the schedule left-to-right",
+            "an AR model writes from left to right alone; use the schedule left-to-right",
         ),
         (
             PlanOptions {

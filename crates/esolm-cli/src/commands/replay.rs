@@ -7,12 +7,13 @@ use esolm_checkpoint::message::count;
 
 use crate::arguments::Replay;
 use crate::failure::Failure;
-use crate::files::Pending;
+use crate::files::{Pending, check_apart};
 use crate::output::note;
 use crate::tensors::{Input, Output};
 use crate::{setup, tensors};
 
 pub fn run(arguments: &Replay) -> Result<(), Failure> {
+    check_apart([arguments.input.as_path()], &arguments.output)?;
     let files = setup::open_without_tokenizer(&arguments.model, false)?;
     let config = files.config();
     if config.family != Family::EsoLm {

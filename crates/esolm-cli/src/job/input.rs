@@ -5,7 +5,6 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::message::json_error;
-use same_file::Handle;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -67,25 +66,6 @@ impl Input {
             name,
             is_file: metadata.is_file(),
         })
-    }
-
-    /// Whether `path` leads to the file that is read.
-    pub fn is(&self, path: &Path) -> bool {
-        // Nothing else is opened: a pipe would wait for its other end.
-        let is_file = |metadata: io::Result<fs::Metadata>| metadata.is_ok_and(|m| m.is_file());
-        if !is_file(fs::metadata(path)) {
-            return false;
-        }
-        let own = match self.path == Path::new(texts::STDIN) {
-            true => Handle::stdin(),
-            false if self.is_file => Handle::from_path(&self.path),
-            false => return false,
-        };
-        match (own, Handle::from_path(path)) {
-            (Ok(own), Ok(other)) => own == other,
-            // What cannot be opened is said where it is used.
-            _ => false,
-        }
     }
 
     /// Refuses what can be read only once.

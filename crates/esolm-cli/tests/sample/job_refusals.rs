@@ -232,7 +232,8 @@ fn another_model_is_not_gone_on_with() {
         "\"normalizer\":{\"type\":\"Lowercase\"}",
     );
     let less = replaced("\"alpha_0\": 0.25", "\"alpha_0\": 0.5");
-    let changes: [(&str, &dyn Fn(Vec<u8>) -> Vec<u8>, &str); 3] = [
+    type Change<'a> = &'a dyn Fn(Vec<u8>) -> Vec<u8>;
+    let changes: [(&str, Change, &str); 3] = [
         ("model.safetensors", &flipped, "its weights changed"),
         ("tokenizer.json", &lower, "its tokenizer changed"),
         ("config.json", &less, "its configuration changed"),
