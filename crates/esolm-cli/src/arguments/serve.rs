@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::values::{at_least_one, host_name, origin};
+use super::values::{address, at_least_one, host_name, origin, port};
 use super::{Device, ReadAsName};
 
 /// Answers requests over HTTP in the form of OpenAI's completions, for as many clients at once as there are places: texts join and leave
@@ -32,10 +32,10 @@ pub struct Serve {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub block_size: Option<usize>,
     /// Address to listen on; 0.0.0.0 is every one of this machine.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", value_parser = address)]
     pub host: IpAddr,
     /// Port to listen on; 0 takes one that is free.
-    #[arg(long, value_name = "PORT", default_value_t = 8000)]
+    #[arg(long, value_name = "PORT", default_value_t = 8000, value_parser = port)]
     pub port: u16,
     /// Key that clients must send as `Authorization: Bearer KEY`. Others on this machine can read a command line; the variable
     /// ESOLM_API_KEY, which this overrides, stays private.

@@ -1,5 +1,7 @@
 //! Values of options, read from their text, with their ranges.
 
+use std::net::IpAddr;
+
 use esolm::EngineError;
 
 use crate::failure;
@@ -52,6 +54,18 @@ pub fn origin(text: &str) -> Result<String, String> {
         true => Ok(text.to_ascii_lowercase()),
         false => Err("it must be an origin such as https://example.org, without a path".into()),
     }
+}
+
+/// The numeric address of an interface.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        "it must be an address of this machine in numbers, such as 127.0.0.1 or 0.0.0.0".into()
+    })
+}
+
+pub fn port(text: &str) -> Result<u16, String> {
+    let range = format!("it must be a whole number from 0 to {}", u16::MAX);
+    text.parse().map_err(|_| range)
 }
 
 /// The name of a host, without scheme and port.

@@ -33,6 +33,14 @@ def openai_client(address, key):
     assert "".join(parts) == choice.text, parts
     assert usage == whole.usage
 
+    # One with stop strings shows nothing that it would have to take back.
+    stopped = dict(common, max_tokens=100, stop=[" was", ".\n", " very big"], extra_body={"alpha_0": 0.4}, seed=8)
+    whole_stopped = ours.completions.create(**stopped).choices[0]
+    parts = [choice for part in ours.completions.create(**stopped, stream=True) for choice in part.choices]
+    assert "".join(part.text for part in parts) == whole_stopped.text, parts
+    assert parts[-1].finish_reason == whole_stopped.finish_reason == "stop"
+    assert " was" not in whole_stopped.text
+
     # Fields of ours arrive beside OpenAI's.
     own = ours.completions.create(**common, extra_body={"alpha_0": 0.5, "steps": 8, "schedule": "binomial"})
     assert own.choices[0].text

@@ -25,7 +25,7 @@ fn worded(folder: &Folder, source: &str, fields: &Value, words: usize) -> String
     let special: Vec<Value> = (config["bos_token_id"].as_u64().into_iter())
         .map(|id| {
             json!({
-                "id": id, "content": format!("w{id}"), "special": true, "single_word": false, "lstrip": false,
+                "id": id, "content": format!("w{id}"), "special": true, "single_word": true, "lstrip": false,
                 "rstrip": false, "normalized": false,
             })
         })
