@@ -97,12 +97,28 @@ fn ends(template: &ChatTemplate, codec: &TextCodec, config: &ModelConfig) -> Vec
 }
 
 impl ModelFiles {
-    /// Checks that the model can be talked to, before its weights are loaded.
+    /// Checks that the model can be talked to, and answer so, before its weights are loaded.
     ///
     /// # Errors
-    /// As [`Chat::new`].
-    pub fn check_chat(&self) -> Result<(), Error> {
-        Language::new(&self.shared).map(|_| ())
+    /// As [`Chat::new`], and where an option does not fit the model.
+    pub fn check_chat(&self, options: &ChatOptions) -> Result<(), Error> {
+        Language::new(&self.shared)?;
+        let config = self.config();
+        let (most, context) = (options.most_tokens(config), config.length);
+        if most >= context {
+            return Err(Error::Range {
+                option: "max_tokens",
+                value: most.to_string(),
+                range: format!("less than the model's context of {context} tokens"),
+            });
+        }
+        // Any token will do for what a prompt is.
+        let token = (0..)
+            .find(|&token| Some(token) != config.mask())
+            .unwrap_or(0);
+        let resolved = turn::resolve(&self.shared, options, &[token])?;
+        resolved.plan()?;
+        Ok(())
     }
 }
 

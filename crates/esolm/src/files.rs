@@ -23,7 +23,7 @@ pub struct ModelFiles {
 }
 
 /// What is known of a model without its weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub config: ModelConfig,
     pub codec: Option<TextCodec>,
@@ -91,6 +91,29 @@ impl ModelFiles {
         };
         Self {
             checkpoint,
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The model with other files that say how it is talked to.
+    #[must_use]
+    pub fn with_chat_files(self, chat: ChatFiles) -> Self {
+        let Shared {
+            config,
+            codec,
+            recommended,
+            name,
+            ..
+        } = Arc::unwrap_or_clone(self.shared);
+        let shared = Shared {
+            config,
+            codec,
+            recommended,
+            chat: chat.clone(),
+            name,
+        };
+        Self {
+            checkpoint: self.checkpoint.with_chat_files(chat),
             shared: Arc::new(shared),
         }
     }

@@ -83,7 +83,7 @@ fn load(folder: &Temporary, read_as: ReadAs, device: DeviceChoice) -> Model {
         ..OpenOptions::default()
     };
     let files = ModelFiles::open(folder.path(), &options).unwrap_or_else(|e| panic!("{e}"));
-    files.check_chat().unwrap();
+    files.check_chat(&ChatOptions::default()).unwrap();
     let options = LoadOptions {
         device,
         ..LoadOptions::default()

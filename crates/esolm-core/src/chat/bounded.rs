@@ -82,6 +82,11 @@ fn check(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
     state.consume_fuel(((MOST_PARTS - budget.parts) / 4) as u64)
 }
 
+/// The test `iterable`, in which nothing is not one, as in Python.
+pub fn is_iterable(value: &Value) -> bool {
+    value.kind() != ValueKind::None && value.try_iter().is_ok()
+}
+
 /// `range` of bearable numbers.
 pub fn range(lower: i64, upper: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
     const MOST: i64 = 1 << 24;

@@ -279,25 +279,35 @@ impl<'a> Guard<'a> {
         self.source.len()
     }
 
-    /// A product of a list repeats it.
+    /// A product of a list repeats it. That of a text is counted by the engine.
     fn check_products(&self, tokens: &[Token<'a>]) -> Result<(), ChatTemplateError> {
-        let is_product = |index: usize| {
-            let before = index.checked_sub(1).map(|before| tokens[before]);
-            tokens[index].text == "*"
-                && tokens[index].kind == Kind::Mark
-                && before.is_some_and(|before| before.completes())
+        let sides = |index: usize| [index.checked_sub(1), Some(index + 1)];
+        let side = |place: Option<usize>| place.and_then(|place| tokens.get(place));
+        // The first factor of several.
+        let first = |index: usize| {
+            let mut first = index;
+            while first >= 3 && tokens[first - 2].text == "*" {
+                first -= 2;
+            }
+            side(first.checked_sub(1))
         };
-        let products: Vec<usize> = (0..tokens.len())
-            .filter(|&index| is_product(index))
-            .collect();
+        let is_product = |&index: &usize| {
+            let [before, after] = sides(index).map(side);
+            let is_text = |token: Option<&Token<'a>>| token.is_some_and(|t| t.kind == Kind::Text);
+            tokens[index].kind == Kind::Mark
+                && tokens[index].text == "*"
+                && before.is_some_and(Token::completes)
+                && !is_text(first(index))
+                && !is_text(after)
+        };
+        let is_small = |token: Option<&Token<'a>>| {
+            let number = token.filter(|token| token.kind == Kind::Number);
+            let number = number.and_then(|number| number.text.parse::<usize>().ok());
+            number.is_some_and(|number| number <= MOST_REPEATS)
+        };
+        let products: Vec<usize> = (0..tokens.len()).filter(is_product).collect();
         for &index in &products {
-            let is_small = |token: Option<&Token<'a>>| {
-                let number = token.filter(|token| token.kind == Kind::Number);
-                let number = number.and_then(|number| number.text.parse::<usize>().ok());
-                number.is_some_and(|number| number <= MOST_REPEATS)
-            };
-            let is_bearable = is_small(tokens.get(index + 1)) || is_small(tokens.get(index - 1));
-            if !is_bearable || products.len() > 1 {
+            if products.len() > 1 || !sides(index).map(side).into_iter().any(is_small) {
                 return self.refuse("multiplies by more than a small number", tokens[index].at);
             }
         }

@@ -134,6 +134,7 @@ fn compile(source: String) -> Result<Environment<'static>, ChatTemplateError> {
     environment.add_function("raise_exception", bounded::raise_exception);
     environment.add_function("range", bounded::range);
     environment.remove_global("debug");
+    environment.add_test("iterable", bounded::is_iterable);
     environment.add_filter("tojson", json::tojson);
     environment.add_filter(guard::BOUNDED, bounded::bounded);
     environment.add_filter(guard::HELD, bounded::held);

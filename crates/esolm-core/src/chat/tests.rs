@@ -68,16 +68,16 @@ fn the_language_is_that_of_published_templates() {
             "[{\"content\": \"hello\", \"role\": \"user\"}][\n 1,\n \"é<\"\n]",
         ),
         (
-            "{{ strftime_now('%d %b %Y') }}{{ tools is none }}{{ enable_thinking is defined }}",
-            "29 Feb 2000TrueFalse",
+            "{{ strftime_now('%d %b %Y') }}{{ tools is iterable }}{{ enable_thinking is defined }}",
+            "29 Feb 2000FalseFalse",
         ),
         (
             "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
             "1",
         ),
         (
-            "{% if true %}\n  {%- set x = ['a'] + ['b'] -%}\n  {{ x|join('=' * 3) }}\n{% endif %}\n",
-            "a===b\n",
+            "{% if true %}\n  {%- set x = ['a'] + ['b'] -%}\n  {{ x|join('=' * 3 * x|length) }}\n{% endif %}\n",
+            "a======b\n",
         ),
     ] {
         assert_eq!(says(source).as_deref(), Ok(text), "{source}");
@@ -102,6 +102,8 @@ fn work_without_end_is_stopped() {
         "{{ '%99999999999d'|format(1) }}".into(),
         "{{ 'a\nb'|indent(99999999999) }}".into(),
         "{{ [1]|batch(10**12, 1)|list|length }}".into(),
+        "{% set n = 10**7 %}{% set x = 'a' * n %}{{ x.strip('b' ~ x) }}".into(),
+        "{% set n = 900000 %}{% set x = 'a' * n %}{{ x.strip('b' ~ x) }}{{ x.split('a') }}".into(),
     ] {
         let sentence = refused(&source);
         assert!(sentence.contains("was stopped"), "{sentence}");

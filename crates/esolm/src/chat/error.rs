@@ -17,7 +17,7 @@ pub enum ChatError {
     },
     /// The last message is too long.
     #[error(
-        "the last message makes a prompt of {tokens} tokens, and the context of {context} must hold {answer} of the answer too; shorten it, or let the answer be shorter"
+        "the last message makes a prompt of {tokens} tokens, and the context of {context} must hold {answer} of the answer too"
     )]
     TooLong {
         /// Tokens of the prompt, nothing but what cannot be left out.

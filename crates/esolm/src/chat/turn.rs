@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_channel::{Receiver, Sender};
 use esolm_core::chat::{Message, Rendering, oldest_turn, without_oldest};
-use esolm_core::config::{Family, ModelConfig};
+use esolm_core::config::Family;
 use esolm_core::plan::{Grouping, Plan};
 use esolm_core::request::{Request, Resolved};
 use esolm_core::rows::Layout;
@@ -110,47 +110,6 @@ impl Turn {
         }
     }
 
-    fn resolve(&self, tokens: &[u32]) -> Result<Resolved, Error> {
-        let Shared {
-            config,
-            codec,
-            recommended,
-            ..
-        } = &*self.shared;
-        let asked = self.options.request.or(recommended, config);
-        let is_ar = config.family == Family::Ar;
-        let says_how =
-            asked.temperature.is_some() || asked.top_k.is_some() || asked.top_p.is_some();
-        let request = Request {
-            prompt: Vec::new(),
-            infill: None,
-            length: Some(self.length(config, tokens.len())),
-            batch: None,
-            first: 0,
-            stop: Vec::new(),
-            stop_strings: Vec::new(),
-            logprobs: false,
-            // Templates write it themselves where there is one.
-            bos: Some(false),
-            steps: asked
-                .steps
-                .or((config.family == Family::Mdlm).then_some(self.most_tokens)),
-            temperature: asked.temperature.or(match (is_ar, says_how) {
-                (false, false) => Some(0.0),
-                (true, false) => Some(0.7),
-                (_, true) => None,
-            }),
-            top_p: asked.top_p.or((is_ar && !says_how).then_some(0.9)),
-            ..asked
-        };
-        Ok(request.resolve_tokens(config, codec.as_ref(), tokens)?)
-    }
-
-    /// Tokens of the whole text.
-    fn length(&self, config: &ModelConfig, prompt: usize) -> usize {
-        (prompt + self.most_tokens).min(config.length)
-    }
-
     /// Makes the plan keep what stands in the cache, and sees to a batch for it. Gives the number of tokens kept.
     fn keep(&self, engine: &mut Engine, plan: &mut Plan) -> Result<usize, EngineError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +146,7 @@ impl Turn {
     async fn write(&self, engine: &mut Engine, events: &Events) -> Result<Option<Answer>, Error> {
         let codec = self.shared.codec()?;
         let (text, prompt, dropped) = self.prompt()?;
-        let resolved = self.resolve(&prompt)?;
+        let resolved = resolve(&self.shared, &self.options, &prompt)?;
         let mut plan = self.shared.draw(&resolved)?;
         let cached = self.keep(engine, &mut plan)?;
         let told = ChatEvent::Prompt(ChatPrompt {
@@ -302,6 +261,43 @@ impl Turn {
         }
         Ok(Some(run.stop().await?))
     }
+}
+
+/// The request whose text goes on from the tokens of a prompt.
+pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result<Resolved, Error> {
+    let Shared {
+        config,
+        codec,
+        recommended,
+        ..
+    } = shared;
+    let most = options.most_tokens(config);
+    let asked = options.request.or(recommended, config);
+    let is_ar = config.family == Family::Ar;
+    let says_how = asked.temperature.is_some() || asked.top_k.is_some() || asked.top_p.is_some();
+    let temperature = match (is_ar, says_how) {
+        (false, false) => Some(0.0),
+        (true, false) => Some(0.7),
+        (_, true) => None,
+    };
+    let is_mdlm = config.family == Family::Mdlm;
+    let request = Request {
+        prompt: Vec::new(),
+        infill: None,
+        length: Some((tokens.len() + most).min(config.length)),
+        batch: None,
+        first: 0,
+        stop: Vec::new(),
+        stop_strings: Vec::new(),
+        logprobs: false,
+        // Templates write it themselves where there is one.
+        bos: Some(false),
+        steps: asked.steps.or(is_mdlm.then_some(most)),
+        temperature: asked.temperature.or(temperature),
+        top_p: asked.top_p.or((is_ar && !says_how).then_some(0.9)),
+        ..asked
+    };
+    Ok(request.resolve_tokens(config, codec.as_ref(), tokens)?)
 }
 
 /// One past the last position that the stretch of a step has.
