@@ -13,6 +13,8 @@ use pollster::block_on;
 
 #[path = "model/chosen.rs"]
 mod chosen;
+#[path = "model/chat.rs"]
+mod chat;
 #[path = "../../crates/esolm/examples/generate.rs"]
 mod generate;
 #[path = "../../crates/esolm/examples/infill.rs"]

@@ -1,6 +1,7 @@
 //! The command line: every option with its default, its range and an example.
 
 mod bench;
+mod chat;
 mod decoders;
 mod forward;
 mod job;
@@ -26,6 +27,7 @@ use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights};
 
 pub use bench::{Bench, LikeName};
+pub use chat::Chat;
 pub use decoders::Choosing;
 pub use forward::{Forward, ModeName};
 pub use job::{FormatName, Job, OutputFormat, Shard};
@@ -72,6 +74,8 @@ pub struct Esolm {
 pub enum Command {
     /// Write text.
     Sample(Box<Sample>),
+    /// Talk with a model that answers.
+    Chat(Box<Chat>),
     /// Measure perplexity on texts: exact likelihood and NELBO.
     Ppl(Box<Ppl>),
     /// Print the log-likelihood of lines, choices or infills.

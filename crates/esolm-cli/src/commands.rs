@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 pub mod bench;
+pub mod chat;
 pub mod convert;
 pub mod devices;
 pub mod forward;

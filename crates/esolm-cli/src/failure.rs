@@ -10,7 +10,10 @@ use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
-use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, RequestError, Weights};
+use esolm::{
+    ChatError, ChatTemplateError, EngineError, Error, ItemError, LikelihoodError, MemoryUse,
+    RequestError, Weights,
+};
 use esolm_checkpoint::atomic;
 use esolm_checkpoint::message::count;
 use esolm_serve::ServeError;
@@ -116,6 +119,21 @@ impl Failure {
         Self::of(is_usage, format!("{error}; {remedy}"))
     }
 
+    /// All is said already.
+    pub fn told() -> Self {
+        Self::failed("")
+    }
+
+    /// What is wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether nothing is wrong that could be said and mended: the program was told to end, or nobody reads what it writes.
+    pub fn is_final(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// A signal stopped it.
     pub fn interrupted() -> Self {
         Self {
@@ -183,6 +201,7 @@ impl<E: Into<Error>> From<E> for Failure {
             Error::NothingToCompute => Self::usage(
                 "neither the exact likelihood nor the NELBO is left to compute; give --draws 1 or more",
             ),
+            Error::Chat(error) => chat(&error),
             Error::Stopped => Self::interrupted(),
             error => Self::failed(error.to_string()),
         }
@@ -275,6 +294,18 @@ fn left_open(error: &CheckpointError, open: &Open) -> Failure {
         options.is_some(),
         format!("{error}; {}", remedies.join(", and ")),
     )
+}
+
+fn chat(error: &ChatError) -> Failure {
+    let remedy = match error {
+        ChatError::Template(ChatTemplateError::Refused(_)) | ChatError::NoMessage => {
+            return Failure::failed(error.to_string());
+        }
+        ChatError::Template(_) => "give another with --chat-template FILE",
+        ChatError::NotADecoder { .. } => "continue text with `esolm sample --prompt`",
+        ChatError::TooLong { .. } => "shorten it, or give a smaller --max-tokens",
+    };
+    Failure::failed(format!("{error}; {remedy}"))
 }
 
 fn plan(error: &PlanError) -> Failure {

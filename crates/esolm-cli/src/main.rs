@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Sample(arguments) => commands::sample::run(*arguments),
+        Command::Chat(arguments) => commands::chat::run(*arguments),
         Command::Ppl(arguments) => commands::ppl::run(&arguments),
         Command::Score(arguments) => commands::score::run(&arguments),
         Command::Serve(arguments) => commands::serve::run(&arguments),

@@ -1,7 +1,9 @@
-//! `esolm sample` from outside: the same seed gives the same text, given words stay, output goes where it belongs.
+//! `esolm sample` and `esolm chat` from outside: the same seed gives the same text, given words stay, output goes where it belongs.
 
 #[path = "sample/blocks.rs"]
 mod blocks;
+#[path = "sample/chat.rs"]
+mod chat;
 mod common;
 #[path = "sample/decoders.rs"]
 mod decoders;

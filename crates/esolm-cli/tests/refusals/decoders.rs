@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::common::{Folder, root};
+use super::common::{Folder, chat_model, root};
 
 fn at(folder: &Folder, name: &str) -> PathBuf {
     folder.path().join("decoders").join(name)
@@ -66,6 +66,31 @@ pub fn prepare(folder: &Folder) {
     let text = std::fs::read_to_string(&config).expect("a configuration");
     let text = text.replace("\"rope_theta\":7", "\"rope_theta\":7,\"rope_theta\":8");
     std::fs::write(config, text).expect("writable");
+    let ar = json!({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]});
+    chat_model(&at(folder, "chat"), &ar);
+    chat_model(&at(folder, "chat-blocks"), &json!({}));
+    chat_model(
+        &at(folder, "chat-short"),
+        &json!({"max_position_embeddings": 64}),
+    );
+    for (name, template) in [
+        ("open", "{% for m in messages %}".to_string()),
+        ("reads", "{% include '/etc/passwd' %}".into()),
+        (
+            "deep",
+            format!("{{{{ {}1{} }}}}", "(".repeat(500), ")".repeat(500)),
+        ),
+        ("long", "x".repeat(300_000)),
+    ] {
+        std::fs::write(at(folder, &format!("{name}.jinja")), template).expect("writable");
+    }
+    let saved = json!({"esolm_chat": 9, "model": "m", "messages": []});
+    std::fs::write(at(folder, "saved.json"), saved.to_string()).expect("writable");
+    std::fs::write(
+        at(folder, "saved-bad.json"),
+        "{\"esolm_chat\": 1, \"messages\"",
+    )
+    .expect("writable");
     // Two files, of which one is cut short, and one is not there.
     for (name, is_there) in [("cut", true), ("gone", false)] {
         changed(folder, name, json!({}));

@@ -124,6 +124,7 @@ impl Engine {
             device,
             layout: Layout::default(),
             aside: Layout::default(),
+            started: 0,
         }
     }
 }

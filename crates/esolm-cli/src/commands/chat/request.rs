@@ -1,0 +1,100 @@
+//! What options, and lines of JSON, ask for.
+
+use esolm::checkpoint::{ChatFiles, FileError};
+use esolm::{Chat, ChatOptions, Message, ModelFiles, Request};
+use serde::Deserialize;
+
+use crate::arguments::Chat as Arguments;
+use crate::failure::Failure;
+
+/// How answers are written.
+pub fn options(arguments: &Arguments) -> ChatOptions {
+    let filters = &arguments.filters;
+    ChatOptions {
+        request: Request {
+            steps: arguments.steps,
+            confidence_threshold: arguments.confidence_threshold,
+            confidence: arguments.choosing.confidence.map(Into::into),
+            prompt_tail: arguments.choosing.prompt_tail.map(Into::into),
+            block_size: arguments.source.model.block_size,
+            top_k: filters.top_k,
+            top_p: filters.top_p,
+            top_p_crossing: filters.top_p_crossing.map(Into::into),
+            min_p: filters.min_p,
+            temperature: arguments.temperature,
+            seed: arguments.seed,
+            stop_strings: arguments.stop_string.clone(),
+            ..Request::default()
+        },
+        max_tokens: arguments.max_tokens,
+        think: match (arguments.think, arguments.no_think) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        },
+    }
+}
+
+/// The model with the chat template that was asked for.
+pub fn with_template(files: ModelFiles, arguments: &Arguments) -> Result<ModelFiles, Failure> {
+    let cannot_read = |path: &std::path::Path, error| {
+        Failure::from(esolm::Error::Checkpoint(
+            FileError::io("read", path, error).into(),
+        ))
+    };
+    let mut chat = files.checkpoint().chat_files().clone();
+    if let Some(path) = &arguments.source.tokenizer {
+        let beside = ChatFiles::beside(path).map_err(|(path, error)| cannot_read(&path, error))?;
+        if beside != ChatFiles::default() {
+            chat = beside;
+        }
+    }
+    if let Some(path) = &arguments.chat_template {
+        let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, error))?;
+        chat.template = Some(text);
+    }
+    Ok(files.with_chat_files(chat))
+}
+
+/// A line of JSON: a whole conversation, or one more message of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    messages: Option<Vec<Message>>,
+    content: Option<String>,
+    think: Option<bool>,
+    seed: Option<u64>,
+    max_tokens: Option<usize>,
+}
+
+impl Asked {
+    pub fn read(line: &str) -> Result<Self, Failure> {
+        let unusable = |why: String| {
+            Failure::usage(format!(
+                "a line of the input cannot be used: {why}; an example is {{\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}"
+            ))
+        };
+        let asked: Self =
+            serde_json::from_str(line).map_err(|error| unusable(error.to_string()))?;
+        if asked.messages.is_some() == asked.content.is_some() {
+            return Err(unusable("it needs one of messages and content".into()));
+        }
+        if asked.max_tokens == Some(0) {
+            return Err(unusable("max_tokens is 0".into()));
+        }
+        Ok(asked)
+    }
+
+    /// Hands the messages to the conversation, and what else it says for one answer.
+    pub fn apply(self, chat: &mut Chat) {
+        if let Some(messages) = self.messages {
+            chat.set_messages(messages);
+        }
+        if let Some(content) = self.content {
+            chat.push(Message::user(content));
+        }
+        chat.options.think = self.think.or(chat.options.think);
+        chat.options.request.seed = self.seed.or(chat.options.request.seed);
+        chat.options.max_tokens = self.max_tokens.or(chat.options.max_tokens);
+    }
+}
