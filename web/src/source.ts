@@ -54,7 +54,9 @@ const INDEX = ".safetensors.index.json";
 
 /** Tells which files a source consists of; fetches nothing. */
 export function piecesOf(source: Source, base: string): Pieces {
-  if (typeof source === "string" || source instanceof URL) return piecesOfAddress(absolute(source, base));
+  if (typeof source === "string" || source instanceof URL) {
+    return piecesOfAddress(hubFolder(String(source)) ?? absolute(source, base));
+  }
   if (isFileList(source)) return piecesOfFiles(Array.from(source));
   if (typeof source !== "object" || source === null || !("weights" in source) || !source.weights) {
     throw new EsoLMError("option", "The source names no weights; give a folder's address, files, or an object with the field weights.");
@@ -201,6 +203,18 @@ class Hashes {
       throw new EsoLMError("option", `hash names ${JSON.stringify(unknown)}, but the weights are ${names.join(", ")}; name these.`);
     }
   }
+}
+
+/** The folder on the Hugging Face hub that `hf:owner/name`, `hf:owner/name@revision` or the address of a model's page stands for; `null` for any other source. */
+function hubFolder(source: string): URL | null {
+  const [, page] = /^https:\/\/huggingface\.co\/([^?#]*)$/.exec(source) ?? [];
+  const [, owner, name, revision = "main"] =
+    page === undefined ? (/^hf:([\w.-]+)\/([\w.-]+)(?:@([\w./-]+))?$/.exec(source) ?? []) : (/^([\w.-]+)\/([\w.-]+)(?:\/tree\/([\w.-]+))?\/?$/.exec(page) ?? []);
+  if (owner !== undefined && name !== undefined) {
+    return new URL(`https://huggingface.co/${owner}/${name}/resolve/${encodeURIComponent(revision)}/`);
+  }
+  if (page !== undefined || !source.startsWith("hf:")) return null;
+  throw new EsoLMError("option", `${JSON.stringify(source)} is not a name of the Hugging Face hub; write hf:owner/name, for a certain revision hf:owner/name@revision.`);
 }
 
 function piecesOfAddress(url: URL): Pieces {

@@ -295,6 +295,7 @@ export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBu
 /**
  * Where a model comes from:
  * - the address of a folder with `config.json`, `model.safetensors`, `tokenizer.json` and, if it recommends settings, `generation_config.json`;
+ * - a model of the Hugging Face hub, as `hf:owner/name`, `hf:owner/name@revision` or the address of its page;
  * - the address of a `.safetensors` file with the other two beside it, or of a Lightning `.ckpt`, which carries its own;
  * - files, such as a visitor drops: those of a folder, or one `.ckpt`;
  * - each file on its own.

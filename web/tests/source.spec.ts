@@ -62,6 +62,16 @@ test("addresses of folders and files", async ({ page }) => {
     weights: { index: `${url}.index.json` },
     file: "model.safetensors.index.json",
   });
+  const hub = "https://huggingface.co/owner/some-model/resolve";
+  for (const [source, revision] of [
+    ["hf:owner/some-model", "main"],
+    ["hf:owner/some-model@refs/pr/3", "refs%2Fpr%2F3"],
+    ["https://huggingface.co/owner/some-model", "main"],
+    ["https://huggingface.co/owner/some-model/tree/v2/", "v2"],
+  ]) {
+    expect(await pieces(page, JSON.stringify(source))).toMatchObject({ config: { url: `${hub}/${revision}/config.json` }, name: "some-model", file: "model.safetensors" });
+  }
+  expect(await pieces(page, '"hf:some-model"')).toMatchObject({ code: "option", message: expect.stringContaining("hf:owner/name") });
   // A signature holds for the file that it came with.
   expect(await pieces(page, '"/a/b/small.safetensors?sig=1"')).toEqual({
     config: { url: "https://site.test/a/b/config.json" },
