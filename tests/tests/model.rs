@@ -11,6 +11,8 @@ use esolm::{
 };
 use pollster::block_on;
 
+#[path = "model/chat.rs"]
+mod chat;
 #[path = "../../crates/esolm/examples/generate.rs"]
 mod generate;
 #[path = "../../crates/esolm/examples/infill.rs"]

@@ -7,6 +7,8 @@
 //! The crate also compiles for `wasm32-unknown-unknown`; there, checkpoints come as bytes
 //! ([`checkpoint::Checkpoint::from_safetensors_bytes`]) and nothing touches a file system.
 
+#[cfg(feature = "chat")]
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod documents;

@@ -290,6 +290,16 @@ impl TextCodec {
         self.ends
     }
 
+    /// The index of a special token, by its name.
+    pub fn special_token(&self, name: &str) -> Option<u32> {
+        let index = self.tokenizer.token_to_id(name)?;
+        let added = self.tokenizer.get_added_tokens_decoder();
+        added
+            .get(&index)
+            .filter(|token| token.special)
+            .map(|_| index)
+    }
+
     /// Whether the tokenizer itself puts the beginning-of-text token before a text. Those of some models do, and others know no such token.
     pub fn puts_bos(&self) -> bool {
         let opening = self.tokenizer.encode_fast("", true);
@@ -303,14 +313,22 @@ impl TextCodec {
     /// # Errors
     /// [`TextError::MaskInText`], [`TextError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
-        let tokens = encoding.get_ids().to_vec();
+        let tokens = self.encode_all(text)?;
         if tokens.contains(&self.mask) {
             let name = self.tokenizer.id_to_token(self.mask);
             return Err(TextError::MaskInText(name.unwrap_or_default()));
         }
         Ok(tokens)
+    }
+
+    /// As [`TextCodec::encode`], the mask token too where the text names it, which no model goes on from.
+    ///
+    /// # Errors
+    /// [`TextError::Encode`].
+    pub fn encode_all(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// What `tokens`, those of `text`, say in its place, if it is not the same: a tokenizer may write small letters only, or not

@@ -215,7 +215,9 @@ impl Counters {
 }
 
 /// A seed in JSON: a number, or its digits as a string.
-mod seed {
+#[doc(hidden)]
+#[allow(missing_docs, reason = "for serde alone")]
+pub mod seed {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[derive(Deserialize)]

@@ -37,6 +37,8 @@ pub struct Engine {
     layout: Layout,
     /// Of the batch that was set aside.
     aside: Layout,
+    /// Batches that were started so far, by which whoever comes back knows whether the one running is his own.
+    started: u64,
 }
 
 /// A replayed trace.
@@ -63,6 +65,7 @@ impl Engine {
             device,
             layout: Layout::default(),
             aside: Layout::default(),
+            started: 0,
         })
     }
 
@@ -120,9 +123,20 @@ impl Engine {
             self.config.mask_index,
         )?;
         self.layout = Layout::default();
+        self.started += 1;
         self.executor.start(layout, tokens)?;
         self.layout = *layout;
         Ok(())
+    }
+
+    /// Sizes of the batch that was started last.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The number of the batch that was started last.
+    pub fn batch(&self) -> u64 {
+        self.started
     }
 
     /// Asks for the memory of a batch, before anything is done for it: of its cache, and of passes of up to `rows` rows, `sampled` of them

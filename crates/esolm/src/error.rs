@@ -9,6 +9,7 @@ use esolm_core::rows::RowsError;
 use esolm_core::text::TextError;
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatError;
 use crate::memory::{MemoryRoom, MemoryUse};
 
 use crate::weights::Weights;
@@ -108,6 +109,9 @@ pub enum Error {
         "neither the exact likelihood nor the NELBO is left to compute; ask for one draw or more"
     )]
     NothingToCompute,
+    /// A conversation that cannot be gone on with.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The call was stopped by its caller.
     #[error("stopped before it was done")]
     Stopped,

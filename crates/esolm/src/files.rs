@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use esolm_core::checkpoint::Checkpoint;
 #[cfg(not(target_family = "wasm"))]
 use esolm_core::checkpoint::OpenOptions;
+use esolm_core::checkpoint::{ChatFiles, Checkpoint};
 use esolm_core::config::ModelConfig;
 use esolm_core::plan::Plan;
 use esolm_core::recommended::Recommended;
@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub config: ModelConfig,
     pub codec: Option<TextCodec>,
     pub recommended: Recommended,
+    pub chat: ChatFiles,
     pub name: String,
 }
 
@@ -85,6 +86,7 @@ impl ModelFiles {
             config: checkpoint.config().clone(),
             codec,
             recommended: *checkpoint.recommended(),
+            chat: checkpoint.chat_files().clone(),
             name: name.into(),
         };
         Self {

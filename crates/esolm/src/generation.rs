@@ -260,6 +260,7 @@ impl Job {
                 nfe,
                 rows,
                 seconds,
+                ..
             } = run.stop().await?;
             footer.interrupted = !is_finished;
             footer.nfe += nfe;

@@ -16,6 +16,7 @@
 
 #[cfg(not(target_family = "wasm"))]
 mod beside;
+mod chat;
 mod decoder;
 mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
@@ -38,6 +39,7 @@ use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::{Format, TensorFile};
 
+pub use chat::{ChatFiles, TOKENIZER_CONFIG};
 pub use error::{CheckpointError, HubError, QuantisedError};
 pub use esolm_checkpoint::{
     ByteSource, Dtype, Error as FileError, Reading, SafetensorsWriter, TensorInfo, TensorSpec,
@@ -180,6 +182,7 @@ pub struct Checkpoint {
     mask_told: bool,
     unused: Vec<u32>,
     recommended: Recommended,
+    chat: ChatFiles,
 }
 
 /// What a checkpoint is made of.
@@ -475,6 +478,7 @@ impl Checkpoint {
             mask_told: told,
             unused,
             recommended: Recommended::default(),
+            chat: ChatFiles::default(),
         })
     }
 
@@ -495,6 +499,17 @@ impl Checkpoint {
     /// How it recommends to sample.
     pub fn recommended(&self) -> &Recommended {
         &self.recommended
+    }
+
+    /// The checkpoint with the texts of the files that say how it is talked to.
+    #[must_use]
+    pub fn with_chat_files(self, chat: ChatFiles) -> Self {
+        Self { chat, ..self }
+    }
+
+    /// The texts of the files that say how it is talked to; nobody has looked at them yet.
+    pub fn chat_files(&self) -> &ChatFiles {
+        &self.chat
     }
 
     /// What the network is.

@@ -9,6 +9,8 @@ use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
 #[cfg(not(target_family = "wasm"))]
 use super::tokenizer::read_tokenizer;
+#[cfg(not(target_family = "wasm"))]
+use super::{ChatFiles, chat};
 use super::{Checkpoint, CheckpointError, FileError, PREFIX, WEIGHTS};
 #[cfg(not(target_family = "wasm"))]
 use crate::config::{ModelConfig, Quantization};
@@ -189,6 +191,14 @@ fn write_files<E: From<CheckpointError>>(
         (None, json) => json.map(|text| text.as_bytes().to_vec()),
     };
     texts.extend(tokenizer.map(|text| ("tokenizer.json", text)));
+    let ChatFiles {
+        template,
+        tokenizer_config,
+    } = checkpoint.chat_files().clone();
+    let tells = |config: &String| template.is_some() || config.contains("\"chat_template\"");
+    let tokenizer_config = tokenizer_config.filter(tells);
+    texts.extend(tokenizer_config.map(|text| (chat::TOKENIZER_CONFIG, text.into_bytes())));
+    texts.extend(template.map(|text| (chat::TEMPLATE, text.into_bytes())));
     let settings = checkpoint.recommended().to_json();
     texts.extend(settings.map(|text| (recommended::FILE, text.into_bytes())));
     for (name, text) in texts {

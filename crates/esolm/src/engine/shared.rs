@@ -100,6 +100,7 @@ impl Engine {
             device,
             layout: Layout::default(),
             aside: Layout::default(),
+            started: 0,
         }
     }
 }
