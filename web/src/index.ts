@@ -1,9 +1,13 @@
 export { EsoLMError, type ErrorCode } from "./errors.js";
-export type { Generation } from "./generation.js";
+export type { Answering, Generation } from "./generation.js";
 export { EsoLM } from "./model.js";
 export type {
   Adapter,
   Altered,
+  Answer,
+  ChatOptions,
+  ChatPrompt,
+  ChatStep,
   DeviceFacts,
   DeviceInfo,
   EngineOptions,
@@ -15,6 +19,8 @@ export type {
   GenerateOptions,
   Header,
   LoadOptions,
+  MemoryNeeded,
+  Message,
   Middle,
   ModelInfo,
   PassedOver,

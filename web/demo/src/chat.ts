@@ -1,9 +1,9 @@
 // A conversation with a chat model: what was said, and the answer under way with its blanks.
 
-import type { EsoLM, Generation, Header, Message, ModelInfo } from "esolm";
+import type { Answering, ChatStep, EsoLM, Message, ModelInfo } from "esolm";
 import { announce } from "./announce";
 import { button, element, setText } from "./dom";
-import { figure, plural } from "./words";
+import { count, figure, plural } from "./words";
 
 /** What the page does for it: it loads the model, and lets one thing run at a time. */
 export interface ChatHooks {
@@ -37,7 +37,7 @@ export class Chat {
     const can = info?.chat ?? null;
     element("chat", HTMLElement).hidden = can === null;
     element("chat-link", HTMLElement).hidden = can === null;
-    element("chat-thinking-field", HTMLElement).hidden = !can?.thinking;
+    element("chat-thinking-field", HTMLElement).hidden = !can?.think;
     if (info !== null) this.restart();
   }
 
@@ -66,8 +66,9 @@ export class Chat {
       // Stopping keeps what was written, so the run is ended rather than thrown away.
       signal.addEventListener("abort", () => void run.stop(), { once: true });
       if (signal.aborted) void run.stop();
-      const text = await this.follow(run, answer);
-      this.messages.push({ role: "assistant", content: text });
+      const content = await this.follow(run, answer);
+      answer.root.parentElement!.dataset.answer = content;
+      this.messages.push({ role: "assistant", content });
       isAnswered = true;
     });
     button("chat-stop").hidden = true;
@@ -82,21 +83,20 @@ export class Chat {
     setText("chat-status", "");
   }
 
-  private async follow(run: Generation, answer: Answer): Promise<string> {
-    answer.begin(await run.header);
-    let written = 0;
+  private async follow(run: Answering, answer: Answer): Promise<string> {
+    const { dropped, cached, tokens } = await run.prompt;
+    const left = dropped > 0 ? ` The oldest ${plural(dropped, "message")} no longer fit and were left out.` : "";
+    setText("chat-status", `${plural(tokens.length, "token")} of conversation, ${count(cached)} of them in the cache.${left}`);
     for await (const step of run) {
-      written += step.revealed.length;
-      answer.reveal(step.revealed);
-      setText("chat-status", `${plural(written, "token")}${step.seconds > 0 ? `, ${figure(written / step.seconds)} a second` : ""}`);
+      answer.grow(step);
+      setText("chat-status", `${plural(step.tokens, "token")}${rate(step.tokens, step.seconds)}.${left}`);
     }
-    const { text, seconds, interrupted } = await run.result;
-    const said = text[0] ?? "";
-    answer.end(said);
-    const rate = seconds > 0 ? `, ${figure(written / seconds)} a second` : "";
-    setText("chat-status", `${plural(written, "token")}${rate}${interrupted ? "; stopped" : ""}.`);
-    announce(interrupted ? "The answer was stopped." : `The answer: ${said}`);
-    return said;
+    const { content, reasoning, tokens: written, seconds, finish } = await run.result;
+    answer.end(content, reasoning);
+    const how = finish === "interrupted" ? "; stopped" : finish === "length" ? "; cut off at its longest" : "";
+    setText("chat-status", `${plural(written.length, "token")}${rate(written.length, seconds)}${how}.${left}`);
+    announce(finish === "interrupted" ? "The answer was stopped." : `The answer: ${content}`);
+    return content;
   }
 
   private withSystem(): Message[] {
@@ -104,8 +104,8 @@ export class Chat {
     return system === "" ? [...this.messages] : [{ role: "system", content: system }, ...this.messages];
   }
 
-  private options(): { thinking?: boolean } {
-    return element("chat-thinking-field", HTMLElement).hidden ? {} : { thinking: element("chat-thinking", HTMLInputElement).checked };
+  private options(): { think?: boolean } {
+    return element("chat-thinking-field", HTMLElement).hidden ? {} : { think: element("chat-thinking", HTMLInputElement).checked };
   }
 
   private bubble(role: "user" | "assistant"): { root: HTMLElement; body: HTMLElement } {
@@ -123,7 +123,7 @@ export class Chat {
       copy.className = "quiet";
       copy.textContent = "Copy";
       copy.addEventListener("click", () => {
-        navigator.clipboard.writeText(body.textContent).then(
+        navigator.clipboard.writeText(root.dataset.answer ?? body.textContent).then(
           () => announce("The answer is copied."),
           () => announce("The browser did not let the page copy."),
         );
@@ -136,52 +136,47 @@ export class Chat {
   }
 }
 
-/** An answer under way: the tokens that are known, with a blank for each that is still to come up to the end of the block that is written. */
+const rate = (tokens: number, seconds: number): string => (seconds > 0 ? `, ${figure(tokens / seconds)} a second` : "");
+
+/** An answer under way: what is written, and behind it the block that fills in any order. */
 class Answer {
-  private first = 0;
-  private length = 0;
-  private block = 0;
-  private readonly cells: HTMLElement[] = [];
+  private readonly written = document.createElement("span");
+  private readonly open = document.createElement("span");
 
-  constructor(readonly root: HTMLElement) {}
-
-  begin({ known, length, block_size }: Header): void {
-    // The conversation so far comes first.
-    this.first = known[0]?.length ?? 0;
-    this.length = length - this.first;
-    this.block = block_size ?? this.length;
-    this.grow(1);
+  constructor(readonly root: HTMLElement) {
+    root.append(this.written, this.open);
   }
 
-  reveal(revealed: { position: number; text: string }[]): void {
-    for (const cell of this.root.querySelectorAll(".fresh")) cell.classList.remove("fresh");
-    for (const { position, text } of revealed) {
-      const place = position - this.first;
-      if (place < 0) continue;
-      this.grow(place + 1);
-      const cell = this.cells[place]!;
-      cell.className = "cell known diffusion fresh";
-      cell.firstElementChild!.textContent = text;
+  grow({ text, open }: Pick<ChatStep, "text" | "open">): void {
+    if (text !== "") {
+      const fresh = cell("known diffusion fresh", text);
+      this.written.querySelector(".fresh")?.classList.remove("fresh", "known", "diffusion");
+      this.written.append(fresh);
     }
+    this.open.replaceChildren(...open.map((token) => (token === null ? cell("masked") : cell("known diffusion", token))));
     this.root.scrollIntoView({ block: "nearest" });
   }
 
-  end(text: string): void {
-    this.root.textContent = text;
-  }
-
-  /** Blanks up to the end of the block of the last of so many tokens. */
-  private grow(tokens: number): void {
-    const end = Math.min(Math.ceil(tokens / this.block) * this.block, this.length);
-    while (this.cells.length < end) {
-      const cell = document.createElement("span");
-      const token = document.createElement("span");
-      cell.className = "cell masked";
-      token.className = "token";
-      token.dataset.width = "\u2007\u2007\u2007";
-      cell.append(token);
-      this.cells.push(cell);
-      this.root.append(cell);
+  end(content: string, thoughts: string | undefined): void {
+    const parts: Node[] = [document.createTextNode(content)];
+    if (thoughts !== undefined && thoughts !== "") {
+      const details = document.createElement("details");
+      const summary = document.createElement("summary");
+      summary.textContent = "What it thought first";
+      details.append(summary, thoughts);
+      parts.unshift(details);
     }
+    this.root.replaceChildren(...parts);
   }
+}
+
+function cell(kind: string, text?: string): HTMLElement {
+  const outer = document.createElement("span");
+  const token = document.createElement("span");
+  outer.className = `cell ${kind}`;
+  token.className = "token";
+  if (text === undefined) token.dataset.width = "\u2007\u2007\u2007";
+  else token.textContent = text;
+  outer.append(token);
+  return outer;
 }

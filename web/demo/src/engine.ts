@@ -8,7 +8,8 @@ import { Trace } from "./trace";
 /** Codes after which a model cannot be used any more. */
 const FATAL = new Set(["device_lost", "internal", "disposed", "worker", "wasm", "out_of_memory", "shader"]);
 
-export type ModelFiles = { name: string; files: File[] };
+/** A model of the visitor: files, or the address of a folder. */
+export type ModelFiles = { name: string; source: File[] | string };
 
 export interface RunHooks {
   /** The trace as soon as there is one, without a step yet. */
@@ -68,7 +69,7 @@ export class Engine {
   private async load(settings: Settings, signal: AbortSignal): Promise<EsoLM> {
     const { EsoLM } = await import("esolm");
     const { device, weights } = settings;
-    const source = this.own?.files ?? new URL("models/stories/", document.baseURI);
+    const source = this.own?.source ?? new URL("models/stories/", document.baseURI);
     return EsoLM.load(source, { device, weights, name: this.name, signal, onProgress: this.onProgress });
   }
 
