@@ -8,8 +8,21 @@ use esolm::{Answering, ChatOptions, Message, Request};
 use serde_json::{Map, Value};
 use wasm_bindgen::prelude::wasm_bindgen;
 
-use crate::error::Failure;
+use crate::error::{Failure, camel};
 use crate::json::{json, parse};
+
+/// What is asked for a text, and not for an answer.
+const NOT_ASKED: [&str; 9] = [
+    "prompt",
+    "infill",
+    "length",
+    "batch",
+    "first",
+    "bos",
+    "stop",
+    "stop_strings",
+    "logprobs",
+];
 
 /// The options of an answer from their JSON: those of a request, and two more.
 pub fn options(text: &str) -> Result<ChatOptions, Failure> {
@@ -17,6 +30,11 @@ pub fn options(text: &str) -> Result<ChatOptions, Failure> {
     let own = |value: Option<Value>| value.unwrap_or(Value::Null).to_string();
     let think = own(fields.remove("think"));
     let max_tokens = own(fields.remove("max_tokens"));
+    // The conversation says what is written, and the model where it ends.
+    if let Some(name) = NOT_ASKED.iter().find(|name| fields.contains_key(**name)) {
+        let message = format!("{} is not an option of an answer; leave it out", camel(name));
+        return Err(Failure::new("option", message));
+    }
     let request: Request = parse(&Value::Object(fields).to_string())?;
     let named = |name: &str, failure: Failure| failure.about(name);
     Ok(ChatOptions {
