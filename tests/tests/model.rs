@@ -11,10 +11,10 @@ use esolm::{
 };
 use pollster::block_on;
 
-#[path = "model/chosen.rs"]
-mod chosen;
 #[path = "model/chat.rs"]
 mod chat;
+#[path = "model/chosen.rs"]
+mod chosen;
 #[path = "../../crates/esolm/examples/generate.rs"]
 mod generate;
 #[path = "../../crates/esolm/examples/infill.rs"]

@@ -1,10 +1,10 @@
 /** Drives the wasm module in this thread. */
 
-import { WasmModel, device_facts, shard_names } from "./esolm_web.js";
+import { WasmModel, device_facts, memory_needed, shard_names } from "./esolm_web.js";
 import { EsoLMError } from "./errors.js";
 import type { CallName, Calls, Control, Engine } from "./protocol.js";
-import { open, type Reader } from "./source.js";
-import type { DeviceFacts, Footer, Header, ModelInfo, Plan, Score, Step } from "./types.js";
+import { configOf, open, type Reader } from "./source.js";
+import type { Answer, ChatPrompt, ChatStep, DeviceFacts, Footer, Header, MemoryNeeded, ModelInfo, Plan, Score, Step } from "./types.js";
 import { crashed, guard, initialise, memoryBytes } from "./wasm.js";
 
 type Handlers = { [N in CallName]: (argument: Calls[N]["argument"], control: Control) => Promise<Calls[N]["result"]> };
@@ -41,6 +41,12 @@ export class Host implements Engine {
     deviceFacts: async ({ wasm }, { signal, emit }) => {
       await initialise(wasm, signal, (progress) => emit({ progress }));
       return parse<DeviceFacts>(await guard(() => device_facts()));
+    },
+
+    memoryNeeded: async ({ wasm, pieces, options }, { signal, emit }) => {
+      await initialise(wasm, signal, (progress) => emit({ progress }));
+      const config = await configOf(pieces, signal);
+      return parse<MemoryNeeded>(await guard(() => memory_needed(config, optionsJson(options))));
     },
 
     load: async ({ wasm, pieces, cache, hash, options }, { signal, emit }) => {
@@ -93,7 +99,7 @@ export class Host implements Engine {
       try {
         for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
           const event = parse<Header | Step | Footer>(json);
-          if ("esolm_trace" in event) emit({ header: event });
+          if ("esolm_trace" in event) emit({ start: event });
           else if ("step" in event) emit({ step: event });
           else return event;
         }
@@ -102,6 +108,25 @@ export class Host implements Engine {
         if (crashed() === null) run.free();
       }
       throw new EsoLMError("internal", "The engine ended without a result; this is a defect, please report it.");
+    },
+
+    chat: async ({ messages, options }, { signal, emit }) => {
+      const run = await guard(() => this.#loaded().chat(JSON.stringify(messages), optionsJson(options)));
+      const stop = (): void => run.stop();
+      signal.addEventListener("abort", stop);
+      if (signal.aborted) stop();
+      try {
+        for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
+          const { event, ...told } = parse<({ event: "prompt" } & ChatPrompt) | ({ event: "step" } & ChatStep) | ({ event: "answer" } & Answer)>(json);
+          if (event === "prompt") emit({ start: told as ChatPrompt });
+          else if (event === "step") emit({ step: told as ChatStep });
+          else return told as Answer;
+        }
+      } finally {
+        signal.removeEventListener("abort", stop);
+        if (crashed() === null) run.free();
+      }
+      throw new EsoLMError("internal", "The engine ended without an answer; this is a defect, please report it.");
     },
 
     score: async ({ item, options }, { signal }) => {

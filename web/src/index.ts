@@ -1,10 +1,14 @@
 export { EsoLMError, type ErrorCode } from "./errors.js";
-export type { Generation } from "./generation.js";
+export type { Answering, Generation } from "./generation.js";
 export { EsoLM } from "./model.js";
 export type {
   Adapter,
   Altered,
   Confidence,
+  Answer,
+  ChatOptions,
+  ChatPrompt,
+  ChatStep,
   DeviceFacts,
   DeviceInfo,
   EngineOptions,
@@ -16,6 +20,8 @@ export type {
   GenerateOptions,
   Header,
   LoadOptions,
+  MemoryNeeded,
+  Message,
   Middle,
   ModelInfo,
   PassedOver,

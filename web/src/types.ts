@@ -100,6 +100,8 @@ export interface ModelInfo {
   recommended: { alpha_0?: number; temperature?: number; top_k?: number; top_p?: number; min_p?: number };
   /** Size of the weights file, bytes. */
   file_bytes: number;
+  /** Of a model that can be talked to; `think` says whether its chat template asks if it is to think first. */
+  chat: { think: boolean } | null;
   device: DeviceInfo;
 }
 
@@ -263,6 +265,68 @@ export interface Footer {
   counters: { dispatches: number; submits: number; bytes_read: number; peak_bytes: number };
 }
 
+/** What somebody says in a conversation. */
+export interface Message {
+  /** `"user"`, `"system"`, `"assistant"`, or another role that the model's chat template knows. */
+  role: string;
+  content: string;
+  /** What a model thought before it, where that is not in the content itself. */
+  reasoning_content?: string;
+}
+
+/** What an answer goes on from. */
+export interface ChatPrompt {
+  /** What the chat template made of the messages. */
+  text: string;
+  tokens: number[];
+  /** How many of them, from the first on, stand in the cache from before. */
+  cached: number;
+  /** Messages after the system's that no longer fit the context and were left out. */
+  dropped: number;
+  /** Tokens of the answer at most. */
+  max_tokens: number;
+  /** A string where a number could not hold it exactly. */
+  seed: number | string;
+}
+
+/** A pass of an answer. The answer's text is that of all its steps, one after the other; what is known behind a gap is told anew with each step. */
+export interface ChatStep {
+  /** From 0. */
+  step: number;
+  /** Steps that the plan has. */
+  steps: number;
+  /** Text that joined the answer, up to the first place that is not known. */
+  text: string;
+  /** The places behind it up to the end of the block under way: the text of each token that is known, `null` where none is. */
+  open: (string | null)[];
+  /** Tokens of the answer so far, without those behind a gap. */
+  tokens: number;
+  /** Rows of the pass. */
+  rows: number;
+  /** Since the answer began. */
+  seconds: number;
+}
+
+/** An answer. */
+export interface Answer {
+  /** All that the model wrote, without special tokens. */
+  text: string;
+  /** What it thought first, where it did. */
+  reasoning?: string;
+  /** The text without those thoughts. */
+  content: string;
+  tokens: number[];
+  finish: "length" | "stop" | "eos" | "entropy" | "interrupted";
+  prompt_tokens: number;
+  /** How many of those stood in the cache. */
+  cached: number;
+  /** Passes of the network. */
+  passes: number;
+  /** Rows that went through it. */
+  rows: number;
+  seconds: number;
+}
+
 /** How likely a text is. */
 export interface Score {
   /** Natural logarithm of the probability. */
@@ -310,6 +374,7 @@ export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBu
 /**
  * Where a model comes from:
  * - the address of a folder with `config.json`, `model.safetensors`, `tokenizer.json` and, if it recommends settings, `generation_config.json`;
+ * - a model of the Hugging Face hub, as `hf:owner/name`, `hf:owner/name@revision` or the address of its page;
  * - the address of a `.safetensors` file with the other two beside it, or of a Lightning `.ckpt`, which carries its own;
  * - files, such as a visitor drops: those of a folder, or one `.ckpt`;
  * - each file on its own.
@@ -317,7 +382,21 @@ export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBu
  * Weights in several files come with a `model.safetensors.index.json` that names them, in the place of the one `.safetensors` file.
  * Without a tokenizer a model works in token numbers only.
  */
-export type Source = string | URL | FileList | File[] | { config?: TextFile; tokenizer?: TextFile; generation?: TextFile; weights: WeightsFile };
+export type Source =
+  | string
+  | URL
+  | FileList
+  | File[]
+  | {
+      config?: TextFile;
+      tokenizer?: TextFile;
+      generation?: TextFile;
+      /** `tokenizer_config.json`, which may hold the chat template. */
+      tokenizerConfig?: TextFile;
+      /** `chat_template.jinja`, which counts before it: an address or a `Blob`. */
+      chatTemplate?: string | URL | Blob;
+      weights: WeightsFile;
+    };
 
 /** Where the engine runs. */
 export interface EngineOptions {
@@ -326,6 +405,14 @@ export interface EngineOptions {
   /** Address of `esolm_web_bg.wasm`; by default beside this module. */
   wasm?: string | URL;
   signal?: AbortSignal;
+}
+
+/** Bytes that a model takes. */
+export interface MemoryNeeded {
+  /** Its weights, and what is computed with while they are read. */
+  model: number;
+  /** The cache of a text as long as the context. */
+  cache: number;
 }
 
 /** How to load a model. */
@@ -443,6 +530,17 @@ export interface GenerateOptions {
   decodeAs?: "mdlm" | "bd3lm";
   signal?: AbortSignal;
 }
+
+/** How to answer. What says what to write, and where it ends, comes from the conversation and from the model. */
+export type ChatOptions = Omit<
+  GenerateOptions,
+  "prompt" | "infill" | "length" | "batch" | "first" | "bos" | "stop" | "stopStrings" | "logprobs" | "decodeAs" | "window" | "trainOrder" | "infillContext"
+> & {
+  /** Tokens of an answer at most; default: 1024 of an AR model, 256 of a BD3-LM, 128 of an MDLM, and no more than half the context. */
+  maxTokens?: number;
+  /** Whether the model thinks before it answers, of models whose template asks (`ModelInfo.chat`). */
+  think?: boolean;
+};
 
 /** How to score a text. */
 export interface ScoreOptions {

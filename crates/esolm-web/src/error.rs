@@ -25,6 +25,12 @@ impl Failure {
         }
     }
 
+    /// The same about a certain argument.
+    pub fn about(self, name: &str) -> Self {
+        let message = format!("{name}: {}", self.message);
+        Self { message, ..self }
+    }
+
     fn with_remedy(code: &'static str, error: &impl ToString, remedy: &str) -> Self {
         Self::new(code, format!("{}; {remedy}", error.to_string()))
     }
@@ -76,6 +82,7 @@ impl<E: Into<Error>> From<E> for Failure {
             Error::Request(error) => request(error),
             Error::Plan(error) => plan(&error),
             Error::Engine(error) => engine(&error),
+            Error::Chat(error) => Self::new("chat", error.to_string()),
             Error::Item {
                 source: ItemError::Between(error),
                 ..

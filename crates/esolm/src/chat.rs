@@ -137,6 +137,11 @@ pub struct Chat {
 }
 
 impl Chat {
+    /// Whether the model's chat template asks if it is to think first ([`ChatOptions::think`]).
+    pub fn asks_for_thinking(&self) -> bool {
+        self.language.template.asks_for_thinking()
+    }
+
     /// Begins a conversation without messages.
     ///
     /// # Errors

@@ -11,7 +11,8 @@ const FATAL = new Set(["device_lost", "internal", "disposed", "worker", "wasm", 
 /** What a model is whose configuration does not say it. */
 export type ReadAs = Pick<LoadOptions, "as" | "blockSize">;
 
-export type ModelFiles = { name: string; files: File[] } & ReadAs;
+/** A model of the visitor: files, or the address of a folder. */
+export type ModelFiles = { name: string; source: File[] | string } & ReadAs;
 
 export interface RunHooks {
   /** The trace as soon as there is one, without a step yet. */
@@ -71,8 +72,8 @@ export class Engine {
   private async load(settings: Settings, signal: AbortSignal): Promise<EsoLM> {
     const { EsoLM } = await import("esolm");
     const { device, weights } = settings;
-    const { files, name, ...readAs } = this.own ?? { files: new URL("models/stories/", document.baseURI), name: this.name };
-    return EsoLM.load(files, { device, weights, name, ...readAs, signal, onProgress: this.onProgress });
+    const { source, name, ...readAs } = this.own ?? { source: new URL("models/stories/", document.baseURI), name: this.name };
+    return EsoLM.load(source, { device, weights, name, ...readAs, signal, onProgress: this.onProgress });
   }
 
   /** One run. What it has written when it is stopped or fails stays in the trace that `begun` got. */

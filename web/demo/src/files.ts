@@ -36,8 +36,8 @@ export async function sortOut(files: File[]): Promise<Dropped> {
   if (!ckpt && named(/^config\.json$/).length === 0) {
     throw new Problem(`${file.name} came without config.json, which says what the model looks like. Drop both, and tokenizer.json, together.`);
   }
-  const keep = named(/^(config|tokenizer|generation_config)\.json$/);
-  return { model: { name: file.name, files: [file, ...shards, ...keep] } };
+  const keep = named(/^(config|tokenizer|generation_config|tokenizer_config)\.json$|^chat_template\.jinja$/);
+  return { model: { name: file.name, source: [file, ...shards, ...keep] } };
 }
 
 /** What the visitor says that a model is whose configuration leaves it open. */

@@ -71,6 +71,12 @@ impl ChatTemplate {
         token.map(|(_, token)| token.as_str())
     }
 
+    /// Whether it asks if the model is to think first.
+    pub fn asks_for_thinking(&self) -> bool {
+        let template = self.environment.get_template(NAME);
+        template.is_ok_and(|template| template.source().contains("enable_thinking"))
+    }
+
     /// The text of a conversation.
     ///
     /// # Errors
