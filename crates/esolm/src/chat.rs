@@ -15,7 +15,7 @@ use async_channel::Receiver;
 use esolm_core::chat::{ChatTemplate, Message};
 use esolm_core::config::{Family, ModelConfig};
 use esolm_core::request::Request;
-use esolm_core::text::TextCodec;
+use esolm_core::text::{Ends, TextCodec};
 use futures_core::Stream;
 
 use crate::error::Error;
@@ -90,7 +90,9 @@ impl Language {
 fn ends(template: &ChatTemplate, codec: &TextCodec, config: &ModelConfig) -> Vec<u32> {
     let named = END_NAMES.iter().copied().chain(template.eos_token());
     let named = named.filter_map(|name| codec.special_token(name));
-    let mut ends: Vec<u32> = named.chain(config.eos).chain(codec.ends().eos).collect();
+    let Ends { eos, more, .. } = codec.ends();
+    let told = config.eos.into_iter().chain(eos).chain(more);
+    let mut ends: Vec<u32> = named.chain(told).collect();
     ends.sort_unstable();
     ends.dedup();
     ends

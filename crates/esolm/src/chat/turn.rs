@@ -164,6 +164,8 @@ impl Turn {
             sampler: resolved.sampler(0),
             seed: resolved.seed(0),
             noise: None,
+            suppressed: &resolved.suppressed,
+            unsure: &resolved.unsure,
         };
         let batch = engine.batch();
         let run = engine.go_on(&plan, draw, true)?;

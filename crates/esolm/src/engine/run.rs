@@ -38,7 +38,7 @@ impl Engine {
     pub fn go_on<'a>(
         &'a mut self,
         plan: &'a Plan,
-        draw: Draw<'static>,
+        draw: Draw<'a>,
         observe: bool,
     ) -> Result<Run<'a>, EngineError> {
         let began = Instant::now();
@@ -57,7 +57,7 @@ impl Engine {
     fn begin<'a>(
         &'a mut self,
         plan: &'a Plan,
-        draw: Draw<'static>,
+        draw: Draw<'a>,
         observe: bool,
         began: Instant,
     ) -> Run<'a> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use esolm::config::{Family, ModelConfig};
-use esolm::plan::{Plan, Schedule};
+use esolm::plan::Plan;
 use esolm::{Error, Model, ModelFiles, Request, Serving};
 use serde_json::{Map, Value};
 
@@ -228,6 +228,8 @@ impl Writer<'_> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use esolm::plan::Schedule;
 
     use super::*;
 
