@@ -444,7 +444,7 @@ fn log_probabilities_of_given_tokens_add_up_to_scores() {
             },
         ),
         (
-            "context",
+            "at most 256",
             Echo {
                 tokens: vec![1; 400],
                 ..echo.clone()
