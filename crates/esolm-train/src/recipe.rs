@@ -565,7 +565,7 @@ fn must(
         return Ok(());
     }
     Err(TrainError::Value {
-        key,
+        key: key.into(),
         value: value.to_string(),
         expected: expected.into(),
     })
