@@ -1,5 +1,6 @@
 //! What can go wrong in training. Each message is one sentence that names the thing and the remedy.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -19,7 +20,7 @@ pub enum TrainError {
     #[error("{key} = {value} in the recipe makes no sense; it must be {expected}")]
     Value {
         /// Key with its table, for example `run.batch`.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// What stands there.
         value: String,
         /// What must stand there.

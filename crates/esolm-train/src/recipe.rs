@@ -567,7 +567,7 @@ fn must(
         return Ok(());
     }
     Err(TrainError::Value {
-        key,
+        key: key.into(),
         value: value.to_string(),
         expected: expected.into(),
     })
