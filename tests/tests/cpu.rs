@@ -471,7 +471,8 @@ fn a_decoder_is_stored_in_several_files() {
 
 /// Matrices without whole groups are stored as floats.
 fn is_narrow(ckpt: &Checkpoint) -> bool {
-    !ckpt.config().hidden.is_multiple_of(32)
+    let is_narrow = |shape: &[usize]| matches!(shape, [_, inputs] if !inputs.is_multiple_of(32));
+    ckpt.parameters().any(|matrix| is_narrow(&matrix.shape))
 }
 
 /// Groups of other sizes, and matrices that something is still to be folded into, would have to be rounded again: they are held in f16.
