@@ -11,6 +11,8 @@ use esolm::{
 };
 use pollster::block_on;
 
+#[path = "model/chosen.rs"]
+mod chosen;
 #[path = "../../crates/esolm/examples/generate.rs"]
 mod generate;
 #[path = "../../crates/esolm/examples/infill.rs"]

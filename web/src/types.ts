@@ -348,9 +348,9 @@ export interface LoadOptions extends EngineOptions {
   variants?: string;
   /** The raw weights of a `.ckpt` rather than their running average. */
   rawWeights?: boolean;
-  /** What a model is whose configuration does not say it: `a2d-qwen3` and `a2d-qwen2` are MDLMs or BD3-LMs. */
+  /** What a model is whose configuration does not say it: `a2d-qwen3`, `a2d-qwen2` and `a2d-llama` are MDLMs or BD3-LMs. */
   as?: "mdlm" | "bd3lm";
-  /** Tokens of a block of such a BD3-LM. */
+  /** Tokens of a block of such a BD3-LM, or of an `sdar`, whose own are 4. */
   blockSize?: number;
   /** Name of the model, which headers repeat. */
   name?: string;

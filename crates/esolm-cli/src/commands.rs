@@ -10,4 +10,5 @@ pub mod ppl;
 pub mod replay;
 pub mod sample;
 pub mod score;
+pub mod serve;
 pub mod train;

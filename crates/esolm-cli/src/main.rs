@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Sample(arguments) => commands::sample::run(*arguments),
         Command::Ppl(arguments) => commands::ppl::run(&arguments),
         Command::Score(arguments) => commands::score::run(&arguments),
+        Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Devices(arguments) => commands::devices::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Convert(arguments) => commands::convert::run(&arguments),

@@ -7,6 +7,8 @@ mod common;
 mod decoders;
 #[path = "sample/endings.rs"]
 mod endings;
+#[path = "sample/job_refusals.rs"]
+mod job_refusals;
 #[path = "sample/jobs.rs"]
 mod jobs;
 #[path = "sample/manual.rs"]

@@ -6,6 +6,7 @@
 
 mod claims;
 mod decoder;
+mod document;
 mod fields;
 mod partial;
 mod quantization;
@@ -19,8 +20,9 @@ use thiserror::Error;
 
 pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
-pub use decoder::{Decoder, DecoderKind};
+pub use decoder::{Decoder, DecoderKind, Open};
 pub use decoder::{EMBEDDING as DECODER_EMBEDDING, HEAD as DECODER_HEAD};
+use fields::Figure;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use fields::{lookup, scalar};
 pub(crate) use partial::{
@@ -93,17 +95,17 @@ pub enum ConfigError {
         /// What is said of the kind.
         why: &'static str,
     },
-    /// A decoder that is an MDLM or a BD3-LM, which only somebody who knows the model can tell.
-    #[error(
-        "the configuration says \"{model_type}\", which is what an MDLM and a BD3-LM are called, and not which of them the model is"
-    )]
-    Undecided {
-        /// What `model_type` says.
-        model_type: &'static str,
+    /// A decoder of which something is left open.
+    #[error("{0}")]
+    Open(Open),
+    /// A model that is to be read as one of another family.
+    #[error("the model cannot be read as {}, since its configuration makes it {own}", .said.one())]
+    OtherFamily {
+        /// The family that was asked for.
+        said: Family,
+        /// What it is, with its article.
+        own: &'static str,
     },
-    /// A decoder that is read as a BD3-LM without a length of its blocks.
-    #[error("nothing says how many tokens a block of this BD3-LM has")]
-    Blocks,
     /// Two fields, or a field and the tensors, contradict each other.
     #[error("{first} but {second}; {remedy}")]
     Contradiction {
@@ -464,9 +466,10 @@ impl ModelConfig {
         if self.cond_dim > 0 {
             size("cond_dim", self.cond_dim, MAX_WIDTH)?;
         }
-        size("n_blocks", self.n_blocks, MAX_BLOCKS)?;
-        size("n_heads", self.n_heads, MAX_WIDTH)?;
-        size("model_length", self.length, MAX_LENGTH)?;
+        let named = self.field_names();
+        size(named.blocks, self.n_blocks, MAX_BLOCKS)?;
+        size(named.heads, self.n_heads, MAX_WIDTH)?;
+        size(named.length, self.length, MAX_LENGTH)?;
         if !(2..=MAX_VOCAB).contains(&self.vocab_size) {
             return Err(invalid(
                 "vocab_size",
@@ -489,7 +492,7 @@ impl ModelConfig {
         }
         let ends = self.more_eos.iter().map(|&eos| ("eos_token_id", Some(eos)));
         let tokens = [
-            ("mask_index", self.mask()),
+            (named.mask, self.mask()),
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
         ];
@@ -507,10 +510,14 @@ impl ModelConfig {
         if let Some(alpha_0) = self.alpha_0
             && !(0.0..=1.0).contains(&alpha_0)
         {
-            return Err(invalid("alpha_0", alpha_0, "a number from 0 to 1"));
+            return Err(invalid("alpha_0", Figure(alpha_0), "a number from 0 to 1"));
         }
         if !(0.0..=1.0).contains(&self.dropout) {
-            return Err(invalid("dropout", self.dropout, "a number from 0 to 1"));
+            return Err(invalid(
+                "dropout",
+                Figure(self.dropout),
+                "a number from 0 to 1",
+            ));
         }
         if self.family != Family::Ar && self.prepend != Prepend::None {
             return Err(invalid(
@@ -554,6 +561,19 @@ impl ModelConfig {
         self.validate_blocks()
     }
 
+    /// What the file of such a network calls its fields.
+    fn field_names(&self) -> FieldNames {
+        match self.decoder {
+            None => FieldNames {
+                blocks: "n_blocks",
+                heads: "n_heads",
+                length: "model_length",
+                mask: "mask_index",
+            },
+            Some(_) => decoder::FIELD_NAMES,
+        }
+    }
+
     /// What only a BD3-LM has, and it must.
     fn validate_blocks(&self) -> Result<(), ConfigError> {
         let is_block = self.family == Family::Bd3Lm;
@@ -578,20 +598,23 @@ impl ModelConfig {
         };
         if !is_block {
             let why = format!("left out, since {} has no such range", self.family);
-            return Err(invalid("sampling_eps_min", least, why));
+            return Err(invalid("sampling_eps_min", Figure(least), why));
         }
         if !(most > 0.0 && most <= 1.0) {
             return Err(invalid(
                 "sampling_eps_max",
-                most,
+                Figure(most),
                 "a share of masked tokens above 0, up to 1",
             ));
         }
         if !(0.0..=most).contains(&least) {
             return Err(invalid(
                 "sampling_eps_min",
-                least,
-                format!("a number from 0 to sampling_eps_max, which is {most}"),
+                Figure(least),
+                format!(
+                    "a number from 0 to sampling_eps_max, which is {}",
+                    Figure(most)
+                ),
             ));
         }
         Ok(())
@@ -675,6 +698,14 @@ impl ModelConfig {
         kinds.extend(after.into_iter().map(of_output));
         kinds
     }
+}
+
+/// Names of fields that are spelt differently in the files of different networks.
+struct FieldNames {
+    blocks: &'static str,
+    heads: &'static str,
+    length: &'static str,
+    mask: &'static str,
 }
 
 /// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.

@@ -13,7 +13,7 @@ pub mod documents;
 #[cfg(feature = "text")]
 pub mod ending;
 pub mod finite;
-pub(crate) use esolm_checkpoint::message;
+pub use esolm_checkpoint::message;
 pub mod forward_process;
 pub mod noise;
 pub mod order;

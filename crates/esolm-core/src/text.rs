@@ -60,8 +60,9 @@ pub enum TextError {
     Unusable(String),
     /// Tokenizer and model have different vocabularies.
     #[error(
-        "the tokenizer has {tokens} tokens, but the model's vocabulary of {vocab_size} (mask included) needs {expected}; \
+        "the tokenizer has {tokens} tokens, but the model's vocabulary of {vocab_size}{} needs {expected}; \
          give the tokenizer.json that the model was trained with{}",
+        if *.has_mask { " (mask included)" } else { "" },
         if *.may_be_padded {
             ", or, if the vocabulary is padded beyond it, a configuration whose \"mask_index\" says which token is the mask"
         } else {
@@ -73,6 +74,8 @@ pub enum TextError {
         tokens: usize,
         /// V of the model.
         vocab_size: usize,
+        /// Whether one of V is the mask.
+        has_mask: bool,
         /// What would fit: "2048", or "2048 or 2049".
         expected: String,
         /// The mask may have been taken for the last index because nothing says which it is, and the vocabulary be padded.
@@ -253,6 +256,7 @@ impl TextCodec {
             return Err(TextError::Vocabulary {
                 tokens,
                 vocab_size: config.vocab_size,
+                has_mask: config.mask().is_some(),
                 expected,
                 may_be_padded: mask_is_last
                     && tokens + 1 < config.vocab_size
@@ -307,6 +311,15 @@ impl TextCodec {
     /// The indices of the model's vocabulary that neither have a token nor are the mask.
     pub fn unused_tokens(&self) -> &[u32] {
         &self.unused
+    }
+
+    /// The tokenizer as the text of a `tokenizer.json`: the same for all files that make the same tokenizer.
+    ///
+    /// # Errors
+    /// [`TextError::Unusable`] where it cannot be written.
+    pub fn json(&self) -> Result<String, TextError> {
+        (self.tokenizer.to_string(false))
+            .map_err(|error| TextError::Unusable(one_line(&error.to_string())))
     }
 
     /// Number of tokens: the largest index plus one.

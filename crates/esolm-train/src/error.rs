@@ -7,6 +7,7 @@ use esolm::EngineError;
 use esolm::checkpoint::CheckpointError;
 use esolm::config::ConfigError;
 use esolm::text::TextError;
+use esolm_checkpoint::message::count;
 
 /// An error of training.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +58,9 @@ pub enum TrainError {
     },
     /// Too little text.
     #[error(
-        "the {what} text has {tokens} tokens in {documents} documents, less than one window of {length}; give more text, or a smaller model.length"
+        "the {what} text has {} in {}, less than one window of {length}; give more text, or a smaller model.length",
+        count(*.tokens, "token"),
+        count(*.documents, "document")
     )]
     TooLittle {
         /// "training" or "hold-out".

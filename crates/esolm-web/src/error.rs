@@ -118,13 +118,21 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
             "give the config.json that belongs to it"
         }
         CheckpointError::Config {
-            source: ConfigError::Undecided { .. },
+            source: ConfigError::Open(open),
             ..
-        } => "say as: \"mdlm\", or as: \"bd3lm\" with blockSize",
+        } => match (open.model_type.is_some(), open.block_size, open.mask) {
+            (true, _, false) => "say as: \"mdlm\", or as: \"bd3lm\" with blockSize",
+            (true, _, true) => {
+                "say as: \"mdlm\", or as: \"bd3lm\" with blockSize, and give the model's tokenizer"
+            }
+            (false, true, false) => "give it with blockSize",
+            (false, true, true) => "give it with blockSize, and the model's tokenizer",
+            (false, false, _) => "give the model's tokenizer",
+        },
         CheckpointError::Config {
-            source: ConfigError::Blocks,
+            source: ConfigError::OtherFamily { .. },
             ..
-        } => "give it with blockSize",
+        } => "leave as out",
         CheckpointError::MaskUnknown { .. } | CheckpointError::PaddedMask { .. } => {
             "give a config.json with \"mask_index\""
         }

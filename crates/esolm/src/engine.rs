@@ -16,8 +16,8 @@ use esolm_core::trace::Counters;
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::error::EngineError;
 use crate::executor::{
-    Draw, Executor, Pending, check_choice, check_logits, check_masked, check_rows, check_targets,
-    check_tokens, check_vocabulary, noise_keys,
+    Draw, Executor, Pending, Share, check_choice, check_logits, check_masked, check_rows,
+    check_targets, check_tokens, check_vocabulary, noise_keys,
 };
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
@@ -183,7 +183,8 @@ impl Engine {
         self.check_draw(step, draw)?;
         check_choice(step, choice)?;
         self.pass(step, Some(ids))?;
-        self.executor.reveal(draw, choice)
+        let rows = 0..step.sampled.len();
+        self.executor.reveal(&[Share { rows, draw: *draw }], choice)
     }
 
     /// Copies slots of the cache to others, one move after the other, before the next pass.

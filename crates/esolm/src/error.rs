@@ -3,6 +3,7 @@
 use esolm_core::checkpoint::CheckpointError;
 use esolm_core::config::Family;
 use esolm_core::documents::BetweenError;
+use esolm_core::message::count;
 use esolm_core::plan::PlanError;
 use esolm_core::request::RequestError;
 use esolm_core::rows::RowsError;
@@ -77,7 +78,7 @@ pub enum Error {
         context: usize,
     },
     /// Not one order a sequence.
-    #[error("there are {orders} orders for {sequences} sequences; give one for each")]
+    #[error("there are {} for {}; give one for each", count(*.orders, "order"), count(*.sequences, "sequence"))]
     Orders {
         /// Orders given.
         orders: usize,
@@ -143,7 +144,7 @@ pub enum ItemError {
     Between(#[from] BetweenError),
     /// A middle for a model that reads from left to right.
     #[error(
-        "it has a gap, and {} does not read what comes after one; use an Eso-LM or an MDLM", .0.one()
+        "it has a gap, and {} does not read what comes after one; use an Eso-LM, an MDLM or a SetDLM", .0.one()
     )]
     LeftToRight(Family),
     /// A question without answers.

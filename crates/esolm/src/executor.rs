@@ -106,11 +106,11 @@ pub trait Executor {
 
     /// Draws a token for each sampled row of the last pass, and writes those that `choice` lets become known to their rows' targets; only
     /// places that hold the mask token are written to. A row whose logits are not finite draws [`NO_TOKEN`], which becomes known at once.
-    /// Nothing is read back.
+    /// Nothing is read back. `shares` cover the sampled rows one after the other, and differ in their seeds alone.
     ///
     /// # Errors
     /// As [`Executor::draw`].
-    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError>;
+    fn reveal(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError>;
 
     /// Copies what slots of the cache hold to other slots, one move after the other; none writes what a later one reads.
     ///

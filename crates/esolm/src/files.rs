@@ -45,6 +45,7 @@ impl Shared {
     pub fn draw(&self, resolved: &Resolved) -> Result<Plan, Error> {
         /// Bytes of a slot: its place in the order, a step of its own, and as much again while they are drawn.
         const SLOT: u64 = 64;
+        resolved.options.check().map_err(RequestError::from)?;
         let (sequences, slots) = (resolved.options.known.len(), resolved.options.length);
         let bytes = (sequences as u64).saturating_mul(slots as u64);
         memory::ask(

@@ -8,7 +8,7 @@ use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
 use esolm::{Activations, LoadOptions, Weights};
 use esolm_tests::answers::check_answers;
 use esolm_tests::checks::assert_close;
-use esolm_tests::decoders::{Case, LOGITS, cases, check_forward, logits};
+use esolm_tests::decoders::{Case, LOGITS, cases, check_forward, check_wide, logits};
 use esolm_tests::samplers::check_traces;
 use esolm_tests::{OnDevice, Runner};
 use pollster::block_on;
@@ -37,6 +37,12 @@ fn on_gpu(ckpt: &Checkpoint, options: LoadOptions) -> Box<dyn Runner> {
 fn golden_llm_forward() {
     let [cases, passes] = check_forward(|ckpt| on_gpu(ckpt, LoadOptions::default()));
     println!("{cases} cases, {passes} passes");
+}
+
+/// The embedding and the output matrix are read in parts, and lie in several slices where a binding is small.
+#[test]
+fn a_wide_vocabulary_gives_the_numbers_of_the_reference() {
+    check_wide(|ckpt| on_gpu(ckpt, LoadOptions::default()));
 }
 
 /// The samplers that decoders were published with.

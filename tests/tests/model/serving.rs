@@ -26,7 +26,11 @@ fn serving_on(device: DeviceChoice, options: ServingOptions) -> Serving {
 }
 
 fn serving(places: usize) -> Serving {
-    serving_on(DeviceChoice::Cpu, ServingOptions { places, queue: 64 })
+    let options = ServingOptions {
+        places,
+        ..ServingOptions::default()
+    };
+    serving_on(DeviceChoice::Cpu, options)
 }
 
 /// Requests of every kind, no two alike.
@@ -141,7 +145,7 @@ fn texts_of_a_running_batch_on_a_gpu_are_those_that_they_are_alone() {
         gpu,
         ServingOptions {
             places: 5,
-            queue: 64,
+            ..ServingOptions::default()
         },
     );
     let texts: Vec<TextRequest> = (0..7)
@@ -180,6 +184,7 @@ fn a_place_is_free_once_its_text_is_given_up() {
         ServingOptions {
             places: 1,
             queue: 2,
+            length: None,
         },
     );
     let text = |length: usize| TextRequest {
@@ -274,6 +279,61 @@ fn texts_of_a_running_batch_end_where_they_end_alone() {
         "a story shorter than the context"
     );
     assert!(written.nfe < whole.nfe, "{} of {}", written.nfe, whole.nfe);
+}
+
+/// Places may be shorter than the context, and then what is longer does not fit.
+#[test]
+fn places_are_as_long_as_they_are_asked_to_be() {
+    let model = model();
+    let options = ServingOptions {
+        places: 2,
+        length: Some(40),
+        ..ServingOptions::default()
+    };
+    let serving = serving_on(DeviceChoice::Cpu, options);
+    assert_eq!(serving.length(), 40);
+    let request = |length| Request {
+        length: Some(length),
+        seed: Some(8),
+        ..Request::default()
+    };
+    let text = |length| TextRequest {
+        request: request(length),
+        ..TextRequest::default()
+    };
+    for length in [40, 17, 40] {
+        let writing = serving.write(vec![text(length)]).unwrap().remove(0);
+        let written = block_on(writing.finish()).unwrap();
+        assert_eq!(written.tokens, alone(&model, &request(length)));
+    }
+    let refused = serving.write(vec![text(41)]).err();
+    let is_too_long = matches!(
+        refused,
+        Some(ServingError::TooLong {
+            length: 41,
+            most: 40
+        })
+    );
+    assert!(is_too_long, "{refused:?}");
+    let echo = Echo {
+        tokens: vec![1; 41],
+        ..Echo::default()
+    };
+    let refused = block_on(serving.echo(vec![echo])).unwrap_err();
+    assert!(matches!(refused, ServingError::TooLong { .. }), "{refused}");
+    let files = ModelFiles::open(STORIES, &OpenOptions::default()).unwrap();
+    let options = ServingOptions {
+        length: Some(257),
+        ..ServingOptions::default()
+    };
+    let refused = block_on(Serving::start(files, LoadOptions::default(), options)).err();
+    assert!(matches!(
+        refused,
+        Some(Error::Context {
+            length: 257,
+            context: 256
+        })
+    ));
 }
 
 #[test]
@@ -461,6 +521,7 @@ fn models_without_an_exact_likelihood_have_no_log_probabilities_of_given_tokens(
         let options = ServingOptions {
             places: 1,
             queue: 4,
+            length: None,
         };
         let serving = block_on(Serving::start(files, load, options)).unwrap();
         let echo = Echo {

@@ -3,9 +3,9 @@
 import type { ModelInfo, Progress } from "esolm";
 import { alertProblem, announce, clearProblem } from "./announce";
 import { Controls } from "./controls";
-import { button, element, input, setText } from "./dom";
+import { button, element, input, select, setText } from "./dom";
 import { Engine, isAbort, sentence } from "./engine";
-import { fetchTrace, onDrop, sortOut } from "./files";
+import { fetchTrace, onDrop, readAs, sortOut } from "./files";
 import { Lanes } from "./lanes";
 import { RACERS, outcome, ownNote, racers } from "./race";
 import { PRESETS, STORY, fromHash, randomSeed, request, toHash, type Settings } from "./settings";
@@ -218,7 +218,7 @@ async function take(files: File[]): Promise<void> {
       element("stage", HTMLElement).scrollIntoView({ block: "nearest" });
       return;
     }
-    await useModel(found.model);
+    await useModel({ ...found.model, ...readAs() });
   } catch (error) {
     alertProblem(sentence(error));
   }
@@ -283,6 +283,7 @@ function connect(): void {
   button("race-replay").addEventListener("click", () => void race.replay());
   button("share").addEventListener("click", () => void share());
   button("default-model").addEventListener("click", () => void useModel(null));
+  select("read-as").addEventListener("change", () => (element("read-block-label", HTMLElement).hidden = select("read-as").value !== "bd3lm"));
   const chooser = input("files");
   chooser.addEventListener("change", () => {
     void take([...(chooser.files ?? [])]);

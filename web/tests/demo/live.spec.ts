@@ -311,6 +311,27 @@ test("a SetDLM shows its windows, also to the keyboard and on a phone", async ({
   await context.close();
 });
 
+test("a decoder is read as the visitor says", async ({ page }) => {
+  await write(page, SHORT);
+  const files = ["model_bd3lm/config.json", "model_bd3lm/model.safetensors", "tokenizer.json"].map((name) =>
+    fileURLToPath(new URL(`../../../tests/fixtures/golden-llm/chat/${name}`, import.meta.url)),
+  );
+  await page.locator("#files").setInputFiles(files);
+  await expect(page.locator(".alert")).toContainText("choose below what to read it as", { timeout: 60_000 });
+  await expect(page.locator("#read-block")).toBeHidden();
+  await page.locator("#read-as").selectOption("bd3lm");
+  await page.locator("#read-block").fill("8");
+  await page.locator("#files").setInputFiles(files);
+  await finished(page);
+  await expect(page.locator("#way-note")).toContainText("in blocks of 8 tokens");
+  await page.locator("#read-as").selectOption("mdlm");
+  await expect(page.locator("#read-block")).toBeHidden();
+  await page.locator("#files").setInputFiles(files);
+  await expect(page.locator("#way-note")).not.toContainText("in blocks of 8 tokens");
+  await finished(page);
+  expect(await violations(page)).toEqual([]);
+});
+
 test("a model of one’s own is used, and a broken one gets a sentence", async ({ page }) => {
   await write(page, SHORT);
   const files = ["config.json", "tokenizer.json", "model.safetensors"].map(stories);

@@ -113,8 +113,8 @@ pub struct Ppl {
     pub quiet: bool,
 }
 
-/// Prints the log-likelihood of each line in nats, given the beginning-of-text token: exact for an Eso-LM (B), for AR and for a BD3-LM with
-/// blocks of one token, a lower bound for other BD3-LMs and for an MDLM.
+/// Prints the log-likelihood of each line in nats, given the beginning-of-text token: exact for an Eso-LM (B), a SetDLM, an AR model and a
+/// BD3-LM with blocks of one token, a lower bound for an Eso-LM (A), an MDLM and other BD3-LMs. Of a line without a token to score it is 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   esolm score lines.txt                 one number per line
@@ -155,7 +155,7 @@ pub struct Score {
     /// Orders, whose likelihoods are averaged. Default: 1.
     #[arg(long, value_name = "K", value_parser = repeats, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub orders: Option<u32>,
-    /// Draws of the noise for the bound of an MDLM or a BD3-LM. Default: 32.
+    /// Draws of the noise for the bound of an MDLM, a BD3-LM or an Eso-LM (A). Default: 32.
     #[arg(long, value_name = "N", value_parser = repeats, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub draws: Option<u32>,
     /// Seed of the orders and of the noise.

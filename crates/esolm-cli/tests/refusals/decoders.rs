@@ -54,6 +54,18 @@ pub fn prepare(folder: &Folder) {
         json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}}),
     );
     changed(folder, "wide", json!({"intermediate_size": 145}));
+    changed(folder, "theta", json!({"rope_theta": 1e308}));
+    changed(folder, "ends", json!({"eos_token_id": -1}));
+    changed(folder, "heads", json!({"num_attention_heads": 70_000}));
+    changed(
+        folder,
+        "twice",
+        json!({"rope_parameters": {"rope_theta": 7}}),
+    );
+    let config = at(folder, "twice").join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    let text = text.replace("\"rope_theta\":7", "\"rope_theta\":7,\"rope_theta\":8");
+    std::fs::write(config, text).expect("writable");
     // Two files, of which one is cut short, and one is not there.
     for (name, is_there) in [("cut", true), ("gone", false)] {
         changed(folder, name, json!({}));
