@@ -131,7 +131,12 @@ impl Choice {
         let kept = completion.len() - held_back(completion, &resolved.stop.strings);
         let text = completion[..kept].to_string();
         // The end-of-text token is told, and nothing after it.
-        let body = until_eos(&self.tokens[..known], resolved.given.until[0], &resolved.stop.ends).len();
+        let body = until_eos(
+            &self.tokens[..known],
+            resolved.given.until[0],
+            &resolved.stop.ends,
+        )
+        .len();
         let mut known = known.min(body + 1);
         if kept < completion.len() {
             // Tokens that may be those of a stop string are held back with their text.
