@@ -2,7 +2,7 @@
 
 use esolm::checkpoint::OpenOptions;
 use esolm::plan::Schedule;
-use esolm::request::DecodeAs;
+use esolm::request::{DecodeAs, TokenName};
 use esolm::{
     DeviceChoice, LoadOptions, Model, ModelFiles, Request, Serving, ServingOptions, TextRequest,
     Told,
@@ -52,9 +52,17 @@ fn of_blocks() -> Vec<Request> {
         .map(|number| Request {
             steps: Some(2 + number as usize % 2),
             confidence_threshold: (number > 3).then_some(0.05),
+            // Some do without half of the tokens, or take them with no confidence.
+            suppress_tokens: left_out(number % 4 == 2),
+            begin_suppress_tokens: left_out(number % 4 == 3),
             ..by_confidence(number)
         })
         .collect()
+}
+
+fn left_out(is_wanted: bool) -> Vec<TokenName> {
+    let tokens = if is_wanted { 0..48 } else { 0..0 };
+    tokens.map(TokenName::Number).collect()
 }
 
 fn of_sets() -> Vec<Request> {

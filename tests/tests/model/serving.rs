@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use esolm::checkpoint::OpenOptions;
 use esolm::plan::Schedule;
+use esolm::request::TokenName;
 use esolm::stop::Finish;
 use esolm::{
     DeviceChoice, Echo, Error, LikelihoodError, LoadOptions, Model, ModelFiles, Request, ScoreItem,
@@ -53,6 +54,7 @@ fn requests() -> Vec<Request> {
             alpha_0: (i % 4 != 3).then_some(i as f64 / 20.0),
             temperature: Some([0.0, 0.7, 1.0][i % 3]),
             top_p: [None, Some(0.9)][i % 2],
+            suppress_tokens: left_out(i % 5 == 4),
             seed: Some(i as u64 / 3),
             first: i as u32,
             ..Request::default()
@@ -66,6 +68,12 @@ fn requests() -> Vec<Request> {
         ..Request::default()
     }));
     all
+}
+
+/// What stories are full of, for texts that are to do without.
+fn left_out(is_wanted: bool) -> Vec<TokenName> {
+    let tokens = [".", ",", " the"].into_iter().filter(|_| is_wanted);
+    tokens.map(|name| TokenName::Name(name.into())).collect()
 }
 
 fn alone(model: &Model, request: &Request) -> Vec<u32> {
@@ -129,6 +137,7 @@ fn texts_of_a_running_batch_on_a_gpu_are_those_that_they_are_alone() {
         // Neighbours are drawn in one launch, others each in one of its own.
         seed: Some(u64::from(number / 2)),
         temperature: Some(if number < 4 { 1.0 } else { 0.6 }),
+        suppress_tokens: left_out(number == 3),
         first: number,
         ..Request::default()
     };
