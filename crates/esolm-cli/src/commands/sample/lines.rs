@@ -227,9 +227,8 @@ impl Writer<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use esolm::plan::Schedule;
+    use serde_json::json;
 
     use super::*;
 
