@@ -44,7 +44,7 @@ pub struct App {
     pub workers: Workers,
 }
 
-/// Turns at reading bodies. Large ones, each of which takes seconds, wait for each other alone.
+/// Turns at reading bodies. Large ones, each of which may take seconds and a gigabyte, wait for each other alone.
 pub struct Workers {
     small: Semaphore,
     large: Semaphore,
@@ -58,7 +58,7 @@ impl Workers {
     pub fn new(cores: usize) -> Self {
         Self {
             small: Semaphore::new(cores),
-            large: Semaphore::new(cores.div_ceil(2)),
+            large: Semaphore::new(1),
         }
     }
 }

@@ -163,7 +163,7 @@ impl From<RequestError> for ApiError {
             }
             RequestError::Batch { .. } => Self::field("n", message),
             RequestError::Range { option, .. } => Self::field(named(option), message),
-            RequestError::NotApplicable { option, .. } => Self::field(option, message),
+            RequestError::NotApplicable { option, .. } => Self::field(named(option), message),
             RequestError::EmptyStopString => Self::field("stop", message),
             RequestError::Sampler(error) => Self::field(
                 match error {
@@ -189,6 +189,7 @@ fn named(option: &'static str) -> &'static str {
     match option {
         "length" => "max_tokens",
         "batch" | "first" => "n",
+        "infill" => "suffix",
         option => option,
     }
 }

@@ -130,6 +130,9 @@ fn decoders_answer_as_sample_writes() {
         server.post("/v1/completions", &long).refusal(400)["param"],
         "max_tokens"
     );
+    let between = json!({"model": "model", "prompt": "w5", "suffix": "w6", "max_tokens": 3});
+    let refused = server.post("/v1/completions", &between).refusal(400);
+    assert_eq!(refused["param"], "suffix");
     let models = server.get("/v1/models").success();
     assert_eq!(models["data"][0]["max_model_len"], 64);
 
@@ -169,6 +172,26 @@ fn models_that_confidence_leads_answer_as_sample_writes() {
         ),
     ];
     answers_as_sample_writes(&sets, &[], ways);
+    // A token that opens a text is hidden where its tokenizer would show it, too.
+    let tokenizer = Path::new(&sets).join("tokenizer.json");
+    let told = std::fs::read_to_string(&tokenizer).expect("a tokenizer");
+    let mut told: Value = serde_json::from_str(&told).expect("JSON");
+    told["added_tokens"] = json!([]);
+    std::fs::write(&tokenizer, told.to_string()).expect("writable");
+    let server = Server::start(&["--model", &sets]);
+    for (fields, shown) in [
+        (json!({"echo": true}), "w5 w6"),
+        (json!({}), ""),
+        (json!({"suffix": "w9"}), ""),
+    ] {
+        let mut body = fields;
+        body["model"] = "model".into();
+        body["prompt"] = "w5 w6".into();
+        body["seed"] = 1.into();
+        let answer = server.post("/v1/completions", &body).success();
+        let text = answer["choices"][0]["text"].as_str().expect("text");
+        assert!(text.starts_with(&format!("{shown} w")), "{text}");
+    }
     let folder = Folder::new();
     let blocks = worded(&folder, BD3LM, &json!({}), 96);
     let ways: &[Way] = &[

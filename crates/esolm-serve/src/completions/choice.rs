@@ -56,6 +56,8 @@ pub struct Choice {
     /// How many likely tokens are told beside each.
     top: Option<usize>,
     prompt: String,
+    /// The prompt with the token that opens it, which a tokenizer may show.
+    opened: String,
     /// Bytes of the completion, and tokens of the text, that were sent.
     sent: (usize, usize),
     /// Tokens that were written.
@@ -72,6 +74,7 @@ impl Choice {
         let start = placed.start();
         let mut choice = Self {
             prompt: codec.decode_plain(&placed.tokens),
+            opened: codec.decode_plain(&placed.given()),
             codec,
             resolved,
             start,
@@ -176,7 +179,7 @@ impl Choice {
 
     /// What comes after the prompt in a text.
     fn completion<'t>(&self, text: &'t str) -> &'t str {
-        after(&self.prompt, text)
+        after(&self.opened, text)
     }
 
     /// What was not sent of the completion `text`, and of the first `known` tokens.

@@ -164,6 +164,10 @@ impl Order {
         serving: &Serving,
         codec: &TextCodec,
     ) -> Result<Placed, ApiError> {
+        if serving.config().family == Family::Ar {
+            let message = "suffix does not apply to an AR model, which only goes on from what it is given; leave it out";
+            return Err(ApiError::field("suffix", message));
+        }
         let max_tokens = ask.max_tokens.unwrap_or(USUAL_TOKENS);
         let template = format!("{}____{{{max_tokens}}}{}", escaped(prefix), escaped(suffix));
         // One space right before a gap belongs to the gap.
