@@ -163,7 +163,7 @@ fn a_decoder_beyond_the_memory() {
     let json = serde_json::json!({
         "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
         "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "vocab_size": 151936,
-        "tie_word_embeddings": true,
+        "tie_word_embeddings": true, "bos_token_id": 1,
     });
     let of_layer: [(&str, &[usize]); 11] = [
         ("self_attn.q_proj", &[2048, 1024]),
