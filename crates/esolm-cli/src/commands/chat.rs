@@ -33,7 +33,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let model = setup::load(files, &arguments.device, arguments.quiet)?;
     let mut chat = Chat::new(&model, options)?;
     chat.set_messages(messages);
-    let input = Input::new();
+    let input = Input::new(!arguments.json);
     let mut conversation = Conversation {
         show: Show::new(arguments.json, arguments.quiet),
         is_typed: input.is_terminal(),

@@ -24,8 +24,9 @@ pub enum Input {
 }
 
 impl Input {
-    pub fn new() -> Self {
-        let can_edit = io::stdin().is_terminal() && io::stdout().is_terminal();
+    /// `edits` tells whether a person's lines may be edited where they are shown.
+    pub fn new(edits: bool) -> Self {
+        let can_edit = edits && io::stdin().is_terminal() && io::stdout().is_terminal();
         match can_edit {
             true => Self::Typed(Box::default()),
             false => Self::Piped(io::stdin().lock()),

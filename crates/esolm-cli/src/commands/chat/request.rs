@@ -2,6 +2,7 @@
 
 use esolm::checkpoint::{ChatFiles, FileError};
 use esolm::{Chat, ChatOptions, Message, ModelFiles, Request};
+use esolm_checkpoint::message::json_error;
 use serde::Deserialize;
 
 use crate::arguments::Chat as Arguments;
@@ -75,7 +76,7 @@ impl Asked {
             ))
         };
         let asked: Self =
-            serde_json::from_str(line).map_err(|error| unusable(error.to_string()))?;
+            serde_json::from_str(line).map_err(|error| unusable(json_error(&error)))?;
         if asked.messages.is_some() == asked.content.is_some() {
             return Err(unusable("it needs one of messages and content".into()));
         }

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use esolm::Message;
+use esolm_checkpoint::message::json_error;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -56,15 +57,8 @@ pub fn load(path: &Path) -> Result<Vec<Message>, Failure> {
     if bytes.len() as u64 > MOST {
         return Err(unusable("it is too long".into()));
     }
-    let saved: Saved = serde_json::from_slice(&bytes).map_err(|error| {
-        let said = error.to_string();
-        unusable(
-            said.chars()
-                .flat_map(char::escape_default)
-                .take(160)
-                .collect(),
-        )
-    })?;
+    let saved: Saved =
+        serde_json::from_slice(&bytes).map_err(|error| unusable(json_error(&error)))?;
     match saved.esolm_chat {
         VERSION => Ok(saved.messages),
         other => Err(unusable(format!(
