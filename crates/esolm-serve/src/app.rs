@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use esolm::Serving;
+use esolm::{ChatTemplate, ChatTemplateError, Serving};
 use esolm::text::TextCodec;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::Limits;
 use crate::body;
-use crate::completions::{completions, tokens};
+use crate::completions::{chat_completions, completions, tokens};
 use crate::error::{ApiError, quoted};
 use crate::fields::Fields;
 use crate::guard::{self, Guard};
@@ -29,6 +29,8 @@ pub struct Model {
     pub name: String,
     pub serving: Serving,
     pub codec: Arc<TextCodec>,
+    /// How it is talked to, or why it is not.
+    pub chat: Arc<Result<ChatTemplate, ChatTemplateError>>,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
 }
@@ -124,6 +126,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models))
         .route("/v1/models/{name}", get(model))
         .route("/v1/completions", post(completions))
+        .route("/v1/chat/completions", post(chat_completions))
         .route("/tokenizer_info", get(tokenizer_info))
         .route("/tokenize", post(tokenize))
         .route("/detokenize", post(detokenize))

@@ -1,7 +1,8 @@
-//! `POST /v1/completions`.
+//! `POST /v1/completions`, and `/v1/chat/completions`.
 
 mod answer;
 mod ask;
+mod chat;
 mod choice;
 mod order;
 
@@ -14,7 +15,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 
 pub use answer::Usage;
-use answer::{Answer, Head};
+use answer::{Answer, Form, Head};
 use ask::Ask;
 pub use ask::tokens;
 use order::Order;
@@ -29,7 +30,19 @@ pub async fn completions(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (answer, is_stream) = begin(app, request, |fields, _| Ask::read(fields)).await?;
+    let read = |fields, _: &Model| Ask::read(fields);
+    answered(begin(app, request, Form::Text, read).await?).await
+}
+
+/// Answers a conversation.
+pub async fn chat_completions(
+    State(app): State<Arc<App>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    answered(begin(app, request, Form::Chat, Ask::read_chat).await?).await
+}
+
+async fn answered((answer, is_stream): (Answer, bool)) -> Result<Response, ApiError> {
     match is_stream {
         true => Ok(stream(answer)),
         false => Ok(json(answer.whole().await?)),
@@ -43,6 +56,7 @@ pub async fn completions(
 async fn begin(
     app: Arc<App>,
     request: Request,
+    form: Form,
     read: impl FnOnce(Fields, &Model) -> Result<Ask, ApiError> + Send + 'static,
 ) -> Result<(Answer, bool), ApiError> {
     let body = body::read(&app.limits, request).await?;
@@ -62,8 +76,10 @@ async fn begin(
     let echoes = std::mem::take(&mut order.echoes);
     let echoed = model.serving.echo(echoes).await?;
     let head = Head {
+        form,
         id: format!(
-            "cmpl-{:08x}{:08x}",
+            "{}-{:08x}{:08x}",
+            form.prefix(),
             esolm::random_seed(),
             esolm::random_seed()
         ),

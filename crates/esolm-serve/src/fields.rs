@@ -47,9 +47,17 @@ impl Fields {
     /// # Errors
     /// When it is anything else.
     pub fn flag(&mut self, name: &str) -> Result<bool, ApiError> {
+        Ok(self.switch(name)?.unwrap_or(false))
+    }
+
+    /// True or false, or nothing.
+    ///
+    /// # Errors
+    /// When it is anything else.
+    pub fn switch(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.take(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(flag),
+            None => Ok(None),
+            Some(Value::Bool(switch)) => Ok(Some(switch)),
             Some(other) => Err(wrong(name, &other, "true or false")),
         }
     }

@@ -69,6 +69,8 @@ pub struct ServedModel {
     pub name: String,
     /// The model, which has a tokenizer.
     pub serving: Serving,
+    /// Its chat template, or why it cannot be talked to.
+    pub chat: Result<ChatTemplate, ChatTemplateError>,
 }
 
 /// Why nothing is served.
@@ -183,7 +185,7 @@ fn checked(models: Vec<ServedModel>) -> Result<Vec<Model>, ServeError> {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut all: Vec<Model> = Vec::with_capacity(models.len());
-    for ServedModel { name, serving } in models {
+    for ServedModel { name, serving, chat } in models {
         if all.iter().any(|model| model.name == name) {
             return Err(ServeError::SameName(name));
         }
@@ -194,6 +196,7 @@ fn checked(models: Vec<ServedModel>) -> Result<Vec<Model>, ServeError> {
             name,
             serving,
             codec,
+            chat: Arc::new(chat),
             created,
         });
     }

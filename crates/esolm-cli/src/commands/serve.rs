@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use esolm::text::TextCodec;
-use esolm::{ModelFiles, Serving, ServingOptions};
+use esolm::{ChatTemplate, ModelFiles, Serving, ServingOptions};
 use esolm_serve::{Guard, Limits, ServeError, ServedModel, Server};
 
 use crate::arguments::{Model, Serve};
@@ -130,6 +130,8 @@ fn load(arguments: &Serve, name: String, files: ModelFiles) -> Result<ServedMode
     if !arguments.quiet {
         setup::note_assumed(&files);
     }
+    // A model that is not talked to continues text all the same.
+    let chat = ChatTemplate::new(files.checkpoint().chat_files());
     let started = pollster::block_on(Serving::start(files, arguments.device.options(), options));
     let serving = started.map_err(|error| match setup::is_of_memory(&error) {
         true => Failure::failed(format!(
@@ -140,7 +142,11 @@ fn load(arguments: &Serve, name: String, files: ModelFiles) -> Result<ServedMode
     if !arguments.quiet {
         output::note(&format!("{name}: {}", serving.device()));
     }
-    Ok(ServedModel { name, serving })
+    Ok(ServedModel {
+        name,
+        serving,
+        chat,
+    })
 }
 
 fn key(arguments: &Serve) -> Result<Option<String>, Failure> {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use axum::body::Bytes;
 use esolm::text::TextCodec;
 use esolm::trace::Step;
-use esolm::{Echoed, Told, Writing};
+use esolm::{Echoed, Told, Writing, split_thoughts};
 use futures_core::Stream;
 use serde::Serialize;
 
@@ -19,9 +19,38 @@ use super::order::Order;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Of `/v1/completions`.
+    Text,
+    /// Of `/v1/chat/completions`.
+    Chat,
+}
+
+impl Form {
+    /// What its ids begin with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Text => "cmpl",
+            Self::Chat => "chatcmpl",
+        }
+    }
+
+    /// What an answer calls itself; a stream's parts are of another kind in chats alone.
+    fn object(self, is_stream: bool) -> &'static str {
+        match (self, is_stream) {
+            (Self::Text, _) => "text_completion",
+            (Self::Chat, false) => "chat.completion",
+            (Self::Chat, true) => "chat.completion.chunk",
+        }
+    }
+}
+
 /// What all parts of an answer say.
 #[derive(Clone, Debug)]
 pub struct Head {
+    pub form: Form,
     pub id: String,
     /// Seconds since 1970.
     pub created: u64,
@@ -50,10 +79,36 @@ struct Part<'a> {
 #[derive(Serialize)]
 struct ChoicePart<'a> {
     index: usize,
-    text: &'a str,
+    #[serde(flatten)]
+    said: Said<'a>,
     logprobs: Option<&'a LogProbs>,
     finish_reason: Option<&'static str>,
 }
+
+/// What a choice says.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Said<'a> {
+    Text(&'a str),
+    /// The whole of an answer in a conversation.
+    Message(Spoken<'a>),
+    /// What joins one.
+    Delta(Spoken<'a>),
+}
+
+#[derive(Serialize)]
+struct Spoken<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<&'a str>,
+    /// What the model thought before it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+}
+
+/// Who answers.
+const ASSISTANT: Option<&str> = Some("assistant");
 
 /// Tokens of a request and its answer.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -64,10 +119,10 @@ pub struct Usage {
 }
 
 impl Head {
-    fn part<'a>(&'a self, choices: Vec<ChoicePart<'a>>) -> Part<'a> {
+    fn part<'a>(&'a self, is_stream: bool, choices: Vec<ChoicePart<'a>>) -> Part<'a> {
         Part {
             id: &self.id,
-            object: "text_completion",
+            object: self.form.object(is_stream),
             created: self.created,
             model: &self.model,
             choices,
@@ -85,10 +140,28 @@ impl Head {
     }
 }
 
-fn told<'a>(index: usize, piece: &'a Piece) -> ChoicePart<'a> {
+/// A piece of a choice; `is_stream` where more may follow.
+fn told<'a>(form: Form, is_stream: bool, index: usize, piece: &'a Piece) -> ChoicePart<'a> {
+    let text = &*piece.text;
+    let said = match (form, is_stream) {
+        (Form::Text, _) => Said::Text(text),
+        (Form::Chat, false) => {
+            let (thoughts, answer) = split_thoughts(text);
+            Said::Message(Spoken {
+                role: ASSISTANT,
+                content: Some(answer),
+                reasoning_content: thoughts,
+            })
+        }
+        (Form::Chat, true) => Said::Delta(Spoken {
+            role: None,
+            content: Some(text).filter(|text| !text.is_empty()),
+            reasoning_content: None,
+        }),
+    };
     ChoicePart {
         index,
-        text: &piece.text,
+        said,
         logprobs: piece.logprobs.as_ref(),
         finish_reason: piece.finish,
     }
@@ -182,13 +255,13 @@ impl Answer {
         }
         let usage = self.usage();
         self.metrics.count_tokens(&self.head.model, usage);
+        let form = self.head.form;
         let choices = pieces.iter().enumerate();
+        let choices = choices.map(|(i, piece)| told(form, false, i, piece));
         let part = Part {
             usage: Some(usage),
             seed: self.head.seed(),
-            ..self
-                .head
-                .part(choices.map(|(i, piece)| told(i, piece)).collect())
+            ..self.head.part(false, choices.collect())
         };
         Ok(serde_json::to_vec(&part).unwrap_or_default())
     }
@@ -226,7 +299,7 @@ impl Parts {
         let head = self.answer.head.clone();
         self.push_part(&Part {
             seed: head.seed().filter(|_| piece.finish.is_some()),
-            ..head.part(vec![told(index, piece)])
+            ..head.part(true, vec![told(head.form, true, index, piece)])
         });
     }
 
@@ -236,6 +309,22 @@ impl Parts {
         for index in 0..self.answer.choices.len() {
             let is_written = self.answer.choices[index].1.is_some();
             let echo = self.answer.echoes[index].take();
+            if self.answer.head.form == Form::Chat {
+                // Clients learn first who speaks.
+                let head = self.answer.head.clone();
+                let spoken = Spoken {
+                    role: ASSISTANT,
+                    content: Some(""),
+                    reasoning_content: None,
+                };
+                let choice = ChoicePart {
+                    index,
+                    said: Said::Delta(spoken),
+                    logprobs: None,
+                    finish_reason: None,
+                };
+                self.push_part(&head.part(true, vec![choice]));
+            }
             if let Some(piece) = &echo {
                 self.push_piece(index, piece);
             }
@@ -276,7 +365,7 @@ impl Parts {
                     let head = self.answer.head.clone();
                     self.push_part(&Part {
                         step: Some(&step),
-                        ..head.part(Vec::new())
+                        ..head.part(true, Vec::new())
                     });
                 }
             }
@@ -295,7 +384,7 @@ impl Parts {
         if self.answer.include_usage {
             self.push_part(&Part {
                 usage: Some(usage),
-                ..head.part(Vec::new())
+                ..head.part(true, Vec::new())
             });
         }
         self.push(b"[DONE]");

@@ -61,38 +61,16 @@ impl Ask {
     pub fn read(mut fields: Fields) -> Result<Self, ApiError> {
         let prompts = prompts(fields.take("prompt"))?;
         let suffix = fields.text("suffix")?.filter(|suffix| !suffix.is_empty());
-        let max_tokens = fields.whole("max_tokens", 0, MOST_TOKENS)?;
-        let n = fields.whole("n", 1, MOST_CHOICES)?.unwrap_or(1);
+        let max_tokens = tokens_to_write(&mut fields, "max_tokens", 0)?;
+        let n = choices(&mut fields)?;
         let logprobs = fields.whole("logprobs", 0, MOST_LOGPROBS)?;
         let echo = fields.flag("echo")?;
-        let stream = fields.flag("stream")?;
-        let mut stream_options = fields.object("stream_options")?;
-        let include_usage = stream_options.flag("include_usage")?;
-        let include_steps = stream_options.flag("include_steps")?;
-        // Its own way to hide the length of what is sent.
-        stream_options.finish(&["include_obfuscation"])?;
-        if (include_usage || include_steps) && !stream {
-            let message = "stream_options go with a stream; set stream, or leave them out";
-            return Err(ApiError::field("stream_options", message));
-        }
-        let single = |number: Option<f64>| number.map(|number| number as f32);
-        let request = Request {
-            temperature: single(fields.number("temperature")?),
-            top_p: single(fields.number("top_p")?),
-            min_p: single(fields.number("min_p")?),
-            top_k: fields.whole("top_k", 1, u32::MAX.into())?.map(|k| k as u32),
-            alpha_0: fields.number("alpha_0")?,
-            steps: fields.whole("steps", 1, MOST_TOKENS)?,
-            confidence_threshold: single(fields.number("confidence_threshold")?),
-            confidence: named(&mut fields, "confidence")?,
-            prompt_tail: named(&mut fields, "prompt_tail")?,
-            block_size: fields.whole("block_size", 1, MOST_TOKENS)?,
-            window: fields.whole("window", 1, MOST_TOKENS)?,
-            schedule: schedule(&mut fields)?,
-            seed: seed(fields.take("seed"))?,
-            stop_strings: stops(fields.take("stop"))?,
-            ..Request::default()
-        };
+        let Streaming {
+            stream,
+            include_usage,
+            include_steps,
+        } = Streaming::read(&mut fields)?;
+        let request = sampling(&mut fields)?;
         fields.finish(&FOREIGN)?;
         if max_tokens == Some(0) && !echo {
             let message =
@@ -124,6 +102,73 @@ impl Ask {
             request,
         })
     }
+}
+
+/// How an answer is sent.
+pub(super) struct Streaming {
+    pub stream: bool,
+    pub include_usage: bool,
+    pub include_steps: bool,
+}
+
+impl Streaming {
+    /// Reads the fields `stream` and `stream_options`.
+    ///
+    /// # Errors
+    /// When one of them is not usable, or there are options and no stream.
+    pub fn read(fields: &mut Fields) -> Result<Self, ApiError> {
+        let stream = fields.flag("stream")?;
+        let mut options = fields.object("stream_options")?;
+        let include_usage = options.flag("include_usage")?;
+        let include_steps = options.flag("include_steps")?;
+        // Its own way to hide the length of what is sent.
+        options.finish(&["include_obfuscation"])?;
+        if (include_usage || include_steps) && !stream {
+            let message = "stream_options go with a stream; set stream, or leave them out";
+            return Err(ApiError::field("stream_options", message));
+        }
+        Ok(Self {
+            stream,
+            include_usage,
+            include_steps,
+        })
+    }
+}
+
+/// Choices of each prompt.
+pub(super) fn choices(fields: &mut Fields) -> Result<usize, ApiError> {
+    Ok(fields.whole("n", 1, MOST_CHOICES)?.unwrap_or(1))
+}
+
+/// Tokens to write, by the name that a field has.
+pub(super) fn tokens_to_write(
+    fields: &mut Fields,
+    name: &str,
+    least: u64,
+) -> Result<Option<usize>, ApiError> {
+    fields.whole(name, least, MOST_TOKENS)
+}
+
+/// How tokens are drawn, and where texts end.
+pub(super) fn sampling(fields: &mut Fields) -> Result<Request, ApiError> {
+    let single = |number: Option<f64>| number.map(|number| number as f32);
+    Ok(Request {
+        temperature: single(fields.number("temperature")?),
+        top_p: single(fields.number("top_p")?),
+        min_p: single(fields.number("min_p")?),
+        top_k: fields.whole("top_k", 1, u32::MAX.into())?.map(|k| k as u32),
+        alpha_0: fields.number("alpha_0")?,
+        steps: fields.whole("steps", 1, MOST_TOKENS)?,
+        confidence_threshold: single(fields.number("confidence_threshold")?),
+        confidence: named(fields, "confidence")?,
+        prompt_tail: named(fields, "prompt_tail")?,
+        block_size: fields.whole("block_size", 1, MOST_TOKENS)?,
+        window: fields.whole("window", 1, MOST_TOKENS)?,
+        schedule: schedule(fields)?,
+        seed: seed(fields.take("seed"))?,
+        stop_strings: stops(fields.take("stop"))?,
+        ..Request::default()
+    })
 }
 
 fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, ApiError> {
