@@ -557,7 +557,7 @@ fn lines_may_differ_in_everything() {
     let (code, errors) = refused(command);
     assert_eq!(code, 1, "{errors}");
     assert!(
-        errors.contains("line 2 of the standard input: ") && errors.contains("--schedule"),
+        errors.contains("line 3 of the standard input: ") && errors.contains("--length"),
         "{errors}"
     );
 }

@@ -24,9 +24,10 @@ use crate::setup;
 const COUNT: &str = "a whole number, 1 or more";
 const SHARE: &str = "a number from 0 to 1";
 const SWITCH: &str = "true or false";
+const TOKENS: &str = "a list of tokens, each by its number or its name";
 
 /// The fields of a [`Request`] that a line has. Those that are left out here are the job's, or of several texts.
-const FIELDS: [Field; 23] = [
+const FIELDS: [Field; 25] = [
     ("prompt", "a text"),
     (
         "infill",
@@ -54,6 +55,8 @@ const FIELDS: [Field; 23] = [
     ("top_p", "a number above 0, up to 1"),
     ("top_p_crossing", "\"keep\" or \"drop\""),
     ("min_p", SHARE),
+    ("suppress_tokens", TOKENS),
+    ("begin_suppress_tokens", TOKENS),
     ("temperature", "0 or a number from 1e-6 to 1e6"),
     (
         "seed",

@@ -24,8 +24,8 @@ const PLACES: usize = 32;
 /// Texts that wait for a place: as many as any number of lines that are done together.
 const QUEUE: usize = 1 << 20;
 /// Said of a line that turns up where all lines have been taken for texts of a running batch: those of a stream are not known beforehand.
-const NOT_BESIDE_OTHERS: &str = "it asks for the schedule confidence or for more tokens than the model's context, which the lines of a stream cannot ask for by themselves; \
-     ask for it with --schedule or --length, or give the lines as a file";
+const NOT_BESIDE_OTHERS: &str = "it asks for more tokens than the model's context, which a line of a stream cannot ask for by itself; \
+     ask for them with --length, or give the lines as a file";
 /// How often a wait for a text looks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
 
