@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use esolm::Serving;
+use esolm::{ChatTemplate, ChatTemplateError, Serving};
 use tokio::runtime::Runtime;
 
 use app::{App, Model, Workers};
@@ -185,7 +185,12 @@ fn checked(models: Vec<ServedModel>) -> Result<Vec<Model>, ServeError> {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut all: Vec<Model> = Vec::with_capacity(models.len());
-    for ServedModel { name, serving, chat } in models {
+    for ServedModel {
+        name,
+        serving,
+        chat,
+    } in models
+    {
         if all.iter().any(|model| model.name == name) {
             return Err(ServeError::SameName(name));
         }

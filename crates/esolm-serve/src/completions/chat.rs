@@ -57,7 +57,8 @@ impl Ask {
         if let Some(format) = fields.take("response_format")
             && format["type"] != "text"
         {
-            let message = "response_format is not supported but as {\"type\": \"text\"}; leave it out";
+            let message =
+                "response_format is not supported but as {\"type\": \"text\"}; leave it out";
             return Err(ApiError::field("response_format", message));
         }
         fields.finish(&FOREIGN)?;
@@ -104,7 +105,9 @@ fn usual_sampling(asked: Request, config: &ModelConfig, max_tokens: usize) -> Re
         bos: Some(false),
         temperature: asked.temperature.or((!says_how).then_some(temperature)),
         top_p: asked.top_p.or((is_ar && !says_how).then_some(0.9)),
-        steps: asked.steps.or((config.family == Family::Mdlm).then_some(max_tokens)),
+        steps: asked
+            .steps
+            .or((config.family == Family::Mdlm).then_some(max_tokens)),
         ..asked
     }
 }
@@ -139,9 +142,17 @@ fn messages(value: Option<Value>) -> Result<Vec<Message>, ApiError> {
     let range = "a list of messages, each with a role and a content";
     let items = match value {
         Some(Value::Array(items)) if !items.is_empty() => items,
-        None => return Err(ApiError::field("messages", format!("messages is missing; give {range}"))),
+        None => {
+            return Err(ApiError::field(
+                "messages",
+                format!("messages is missing; give {range}"),
+            ));
+        }
         Some(Value::Array(_)) => {
-            return Err(ApiError::field("messages", "messages is an empty list; give at least one"));
+            return Err(ApiError::field(
+                "messages",
+                "messages is an empty list; give at least one",
+            ));
         }
         Some(other) => return Err(wrong("messages", &other, range)),
     };
@@ -160,7 +171,9 @@ fn message((index, item): (usize, Value)) -> Result<Message, ApiError> {
         Some(Value::String(text)) => text,
         Some(Value::Array(parts)) => {
             let parts: Option<Vec<&str>> = parts.iter().map(|part| part["text"].as_str()).collect();
-            parts.ok_or_else(|| at(".content holds what is not text; only text is read"))?.concat()
+            parts
+                .ok_or_else(|| at(".content holds what is not text; only text is read"))?
+                .concat()
         }
         _ => return Err(at(".content must be text, or a list of parts of text")),
     };
