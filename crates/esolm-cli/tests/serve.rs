@@ -5,6 +5,8 @@ mod answers;
 #[cfg(unix)]
 #[path = "serve/attacks.rs"]
 mod attacks;
+#[path = "serve/chats.rs"]
+mod chats;
 #[path = "serve/clients.rs"]
 mod clients;
 mod common;

@@ -75,6 +75,13 @@ def openai_client(address, key):
     assert refused(openai.NotFoundError, model="gpt-4").code == "model_not_found"
     assert refused(openai.AuthenticationError, key="wrong").code == "invalid_api_key"
 
+    # A model without a chat template says so.
+    try:
+        ours.chat.completions.create(model="stories", messages=[{"role": "user", "content": "Hello"}])
+        raise AssertionError("a model that is not talked to answered")
+    except openai.BadRequestError as error:
+        assert error.param == "model" and "chat template" in error.message, error.body
+
     length = 1 + whole.usage.prompt_tokens + 24
     return {"text": whole.choices[0].text, "length": length}
 
