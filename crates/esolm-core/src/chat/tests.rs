@@ -65,7 +65,7 @@ fn the_language_is_that_of_published_templates() {
         ),
         (
             "{{ messages|tojson }}{{ [1, 'é<']|tojson(indent=1) }}",
-            "[{\"content\": \"hello\", \"role\": \"user\"}][\n 1,\n \"é<\"\n]",
+            "[{\"role\": \"user\", \"content\": \"hello\"}][\n 1,\n \"é<\"\n]",
         ),
         (
             "{{ strftime_now('%d %b %Y') }}{{ tools is iterable }}{{ enable_thinking is defined }}",
