@@ -301,6 +301,7 @@ fn chat(error: &ChatError) -> Failure {
         ChatError::Template(ChatTemplateError::Refused(_)) | ChatError::NoMessage => {
             return Failure::failed(error.to_string());
         }
+        ChatError::Template(ChatTemplateError::Missing) => "give one with --chat-template FILE",
         ChatError::Template(_) => "give another with --chat-template FILE",
         ChatError::NotADecoder { .. } => "continue text with `esolm sample --prompt`",
         ChatError::TooLong { .. } => "shorten it, or give a smaller --max-tokens",

@@ -10,7 +10,7 @@ pub enum ChatError {
     #[error(transparent)]
     Template(#[from] ChatTemplateError),
     /// A model that was not trained to answer.
-    #[error("{} continues text and does not answer; chats are with decoders that were trained for them", .family.one())]
+    #[error("{} continues text, and does not answer as decoders do that were trained for it", .family.one())]
     NotADecoder {
         /// Its family.
         family: Family,

@@ -51,7 +51,12 @@ pub fn with_template(files: ModelFiles, arguments: &Arguments) -> Result<ModelFi
         }
     }
     if let Some(path) = &arguments.chat_template {
-        let text = std::fs::read_to_string(path).map_err(|error| cannot_read(path, error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::failed(format!(
+                "cannot read {}: {error}; check the path",
+                path.display()
+            ))
+        })?;
         chat.template = Some(text);
     }
     Ok(files.with_chat_files(chat))
