@@ -1,6 +1,7 @@
 //! The files that say how a model is talked to.
 
 /// The file that holds a chat template alone.
+#[cfg(not(target_family = "wasm"))]
 pub(super) const TEMPLATE: &str = "chat_template.jinja";
 /// The file that holds one beside other things.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
