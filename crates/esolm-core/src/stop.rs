@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::text::Ends;
+use crate::config::ModelConfig;
 
 /// The entropy is that of so many last tokens, and counts once there are more.
 pub const ENTROPY_WINDOW: usize = 256;
@@ -44,6 +44,38 @@ pub enum Finish {
     Entropy,
     /// The run was stopped before the text was whole.
     Interrupted,
+}
+
+/// Tokens that begin and end a text, where the model has such.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// Opens a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// End a text too, as those of a chat model that ends its turns and its documents by different tokens.
+    pub more: Vec<u32>,
+}
+
+impl Ends {
+    /// Those that a configuration says.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self {
+            bos: config.bos,
+            eos: config.eos,
+            more: config.more_eos.clone(),
+        }
+    }
+
+    /// Whether a token ends a text.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.eos == Some(token) || self.more.contains(&token)
+    }
+
+    /// Whether there is such a token.
+    pub fn has_end(&self) -> bool {
+        self.eos.is_some() || !self.more.is_empty()
+    }
 }
 
 /// What ends a text before its length.

@@ -20,6 +20,8 @@ use crate::checkpoint::{Checkpoint, TokenizerError};
 use crate::config::{Family, ModelConfig, mask_tokens, unused_tokens};
 use crate::message::shorten;
 
+pub use crate::stop::Ends;
+
 /// Ends a turn of a chat.
 const TURN_END: &str = "<|im_end|>";
 /// Names that end-of-text tokens have in published tokenizers, the most likely one first.
@@ -143,38 +145,6 @@ impl Altered {
             given: if is_space { shorten(given) } else { from },
             kept: if is_space { shorten(kept) } else { to },
         }
-    }
-}
-
-/// Tokens that begin and end a text, where the model has such.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ends {
-    /// Opens a text.
-    pub bos: Option<u32>,
-    /// Ends a text.
-    pub eos: Option<u32>,
-    /// End a text too, as those of a chat model that ends its turns and its documents by different tokens.
-    pub more: Vec<u32>,
-}
-
-impl Ends {
-    /// Those that a configuration says.
-    pub fn of(config: &ModelConfig) -> Self {
-        Self {
-            bos: config.bos,
-            eos: config.eos,
-            more: config.more_eos.clone(),
-        }
-    }
-
-    /// Whether a token ends a text.
-    pub fn is_end(&self, token: u32) -> bool {
-        self.eos == Some(token) || self.more.contains(&token)
-    }
-
-    /// Whether there is such a token.
-    pub fn has_end(&self) -> bool {
-        self.eos.is_some() || !self.more.is_empty()
     }
 }
 
