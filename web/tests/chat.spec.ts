@@ -95,7 +95,8 @@ test("a conversation goes on from the cache, and stops, and says what is wrong",
     // From nothing, in a model of its own.
     const other = await EsoLM.load(files, { device: "cpu", as: "bd3lm", blockSize: 8 });
     const alone = await other.chat(next, options).result;
-    const stopped = model.chat(next, { ...options, steps: 8 });
+    // So hot that it does not soon come to an end by itself.
+    const stopped = model.chat(next, { ...options, maxTokens: 200, steps: 8, temperature: 50 });
     for await (const _ of stopped) break;
     const { finish } = await stopped.result;
     const failures = [
