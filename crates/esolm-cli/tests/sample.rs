@@ -35,12 +35,12 @@ fn json(arguments: &[&str]) -> Value {
 
 #[test]
 fn the_same_seed_writes_the_same_story() {
-    let story = succeed(&["sample", "--seed", "1", "--device", "cpu"]);
+    let story = succeed(&["sample", "--seed", "3", "--device", "cpu"]);
     assert!(story.split_whitespace().count() > 40, "{story}");
     assert!(!story.contains("<|endoftext|>"), "{story}");
     assert_eq!(
         story,
-        succeed(&["sample", "--seed", "1", "--device", "cpu"])
+        succeed(&["sample", "--seed", "3", "--device", "cpu"])
     );
     assert_ne!(
         story,

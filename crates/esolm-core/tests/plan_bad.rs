@@ -197,14 +197,14 @@ fn bad_options_are_said_in_one_sentence() {
                 schedule: Schedule::BlocksShuffled,
                 ..ar()
             },
-            "an AR model only goes left to right",
+            "an AR model writes from left to right alone",
         ),
         (
             PlanOptions {
                 schedule: Schedule::BlockAutoregressive,
                 ..ar()
             },
-            "an AR model only goes left to right",
+            "an AR model writes from left to right alone",
         ),
         (
             PlanOptions {

@@ -55,7 +55,7 @@ pub fn prepare(folder: &Folder) {
     );
     changed(folder, "wide", json!({"intermediate_size": 145}));
     changed(folder, "theta", json!({"rope_theta": 1e308}));
-    changed(folder, "ends", json!({"eos_token_id": -1}));
+    changed(folder, "minus", json!({"eos_token_id": -1}));
     changed(folder, "heads", json!({"num_attention_heads": 70_000}));
     changed(
         folder,

@@ -129,7 +129,8 @@ fn wrong_fields_are_named() {
         );
     }
     server.get("/v1/completions").refusal(405);
-    server.get("/v1/chat/completions").refusal(404);
+    server.get("/v1/chat/completions").refusal(405);
+    server.get("/v1/embeddings").refusal(404);
     server.get("/tokenizer_info?model=x").refusal(404);
 }
 

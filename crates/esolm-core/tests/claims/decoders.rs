@@ -461,7 +461,7 @@ fn every_end_of_text_token_is_taken() {
             (config.eos, config.more_eos.clone())
         })
     };
-    let list = json!({"eos_token_id": [4, 9, 4, -1, 7]});
+    let list = json!({"eos_token_id": [4, 9, 4, 7]});
     for (config, settings, expected) in [
         (json!({"eos_token_id": 4}), None, (Some(4), vec![])),
         (list.clone(), None, (Some(4), vec![9, 7])),
