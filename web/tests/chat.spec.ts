@@ -14,9 +14,15 @@ const test = base.extend<{ server: Server }>({
   },
 });
 
+interface Message {
+  role: string;
+  content: string;
+}
+
 interface Recorded {
+  kind: "bd3lm" | "mdlm";
   runs: {
-    messages: { role: string; content: string }[];
+    messages: Message[];
     enable_thinking: boolean;
     prompt: number[];
     options: { max_new_tokens: number; block_size: number; steps: number; temperature: number };
@@ -24,52 +30,82 @@ interface Recorded {
   }[];
 }
 
-const recorded = JSON.parse(readFileSync(`${decoders}chat/golden_bd3lm.json`, "utf8")) as Recorded;
-const FILES = {
-  config: "/golden-llm/chat/model_bd3lm/config.json",
-  generation: "/golden-llm/chat/model_bd3lm/generation_config.json",
-  weights: "/golden-llm/chat/model_bd3lm/model.safetensors",
+const read = (name: string): unknown => JSON.parse(readFileSync(`${decoders}chat/${name}`, "utf8"));
+const files = (kind: string) => ({
+  config: `/golden-llm/chat/model_${kind}/config.json`,
+  generation: `/golden-llm/chat/model_${kind}/generation_config.json`,
+  weights: `/golden-llm/chat/model_${kind}/model.safetensors`,
   tokenizer: "/golden-llm/chat/tokenizer.json",
   tokenizerConfig: "/golden-llm/chat/tokenizer_config.json",
-};
+});
+const FILES = files("bd3lm");
 
-for (const device of ["gpu", "cpu"] as const) {
-  test(`the published sampler's answers, on the ${device}`, async ({ page, server: _ }) => {
-    const answers = await page.evaluate(
-      async ([device, files, { runs }]) => {
-        const path = "/dist/index.js";
-        const { EsoLM } = (await import(path)) as typeof import("../src/index.js");
-        const blockSize = runs[0]!.options.block_size;
-        const model = await EsoLM.load(files, { device, as: "bd3lm", blockSize });
-        const all = [];
-        for (const { messages, enable_thinking, options } of runs.filter((run) => run.options.block_size === blockSize)) {
-          const { max_new_tokens: maxTokens, temperature } = options;
-          const steps = Math.ceil(options.steps / Math.ceil(maxTokens / blockSize));
-          const answering = model.chat(messages, { maxTokens, temperature, steps, think: enable_thinking });
-          let [joined, blanks] = ["", 0];
-          for await (const { text, open } of answering) {
-            joined += text;
-            blanks += open.filter((token) => token === null).length;
+for (const kind of ["bd3lm", "mdlm"] as const) {
+  for (const device of ["gpu", "cpu"] as const) {
+    test(`the published sampler's answers, ${kind} on the ${device}`, async ({ page, server: _ }) => {
+      const { runs } = read(`golden_${kind}.json`) as Recorded;
+      const answers = await page.evaluate(
+        async ([device, kind, files, runs]) => {
+          const path = "/dist/index.js";
+          const { EsoLM } = (await import(path)) as typeof import("../src/index.js");
+          const blockSize = runs[0]!.options.block_size;
+          const model = await EsoLM.load(files, { device, as: kind, ...(kind === "bd3lm" ? { blockSize } : {}) });
+          const all = [];
+          for (const { messages, enable_thinking, options } of runs.filter((run) => run.options.block_size === blockSize)) {
+            const { max_new_tokens: maxTokens, temperature } = options;
+            // Steps of a BD3-LM are those of each block.
+            const steps = kind === "bd3lm" ? Math.ceil(options.steps / Math.ceil(maxTokens / blockSize)) : options.steps;
+            const answering = model.chat(messages, { maxTokens, temperature, steps, blockSize, think: enable_thinking });
+            let [joined, blanks] = ["", 0];
+            for await (const { text, open } of answering) {
+              joined += text;
+              blanks += open.filter((token) => token === null).length;
+            }
+            const { text } = await answering.result;
+            all.push({ text, joined, blanks, prompt: (await answering.prompt).tokens });
           }
-          const { text } = await answering.result;
-          all.push({ text, joined, blanks, prompt: (await answering.prompt).tokens });
-        }
-        const { chat } = model.info;
-        await model.dispose();
-        return { chat, all };
-      },
-      [device, FILES, recorded] as const,
-    );
-    expect(answers.chat).toEqual({ think: true });
-    const wanted = recorded.runs.filter((run) => run.options.block_size === recorded.runs[0]!.options.block_size);
-    expect(wanted.length).toBeGreaterThan(2);
-    expect(answers.all.map(({ text, prompt }) => ({ text, prompt }))).toEqual(wanted.map(({ text, prompt }) => ({ text, prompt })));
-    for (const { text, joined, blanks } of answers.all) {
-      expect(joined).toBe(text);
-      expect(blanks).toBeGreaterThan(0);
-    }
-  });
+          const { chat } = model.info;
+          await model.dispose();
+          return { chat, all };
+        },
+        [device, kind, files(kind), runs] as const,
+      );
+      expect(answers.chat).toEqual({ think: true });
+      const wanted = runs.filter((run) => run.options.block_size === runs[0]!.options.block_size);
+      expect(wanted.length).toBeGreaterThan(2);
+      expect(answers.all.map(({ text, prompt }) => ({ text, prompt }))).toEqual(wanted.map(({ text, prompt }) => ({ text, prompt })));
+      for (const { text, joined, blanks } of answers.all) {
+        expect(joined).toBe(text);
+        expect(blanks).toBeGreaterThan(0);
+      }
+    });
+  }
 }
+
+test("conversations become the prompts that transformers makes of them", async ({ page, server: _ }) => {
+  const { chat } = read("golden_tokenizer.json") as { chat: { messages: Message[]; add_generation_prompt: boolean; enable_thinking: boolean | null; text: string; ids: number[] }[] };
+  // An answer always has its beginning in its prompt, and no mask is taken from anybody.
+  const asked = chat.filter((one) => one.add_generation_prompt && !one.text.includes("<|mask|>"));
+  expect(asked.length).toBeGreaterThan(10);
+  const told = await page.evaluate(
+    async ([files, asked]) => {
+      const path = "/dist/index.js";
+      const { EsoLM } = (await import(path)) as typeof import("../src/index.js");
+      const model = await EsoLM.load(files, { device: "cpu", as: "bd3lm", blockSize: 8 });
+      const all = [];
+      for (const { messages, enable_thinking } of asked) {
+        const answering = model.chat(messages, { maxTokens: 8, ...(enable_thinking === null ? {} : { think: enable_thinking }) });
+        const { text, tokens } = await answering.prompt;
+        await answering.stop();
+        all.push({ text, ids: tokens });
+      }
+      await model.dispose();
+      return all;
+    },
+    [FILES, asked] as const,
+  );
+  expect(told).toEqual(asked.map(({ text, ids }) => ({ text, ids })));
+});
 
 test("a conversation goes on from the cache, and stops, and says what is wrong", async ({ page, server: _ }) => {
   const told = await page.evaluate(async (files) => {
