@@ -259,12 +259,19 @@ fn texts_of_a_running_batch_end_where_they_end_alone() {
             assert!(written.nfe <= alone.nfe + 1);
         }
     }
-    let request = Request {
+    let request = |seed| Request {
         alpha_0: Some(0.0),
-        seed: Some(1),
+        seed: Some(seed),
         ..Request::default()
     };
-    let whole = block_on(model.generate(request.clone()).finish()).unwrap();
+    // Which stories are shorter than the context depends on the weights.
+    let (request, whole) = (1..30)
+        .map(|seed| {
+            let whole = block_on(model.generate(request(seed)).finish()).unwrap();
+            (request(seed), whole)
+        })
+        .find(|(_, whole)| whole.finish[0] == Finish::Eos)
+        .expect("a story shorter than the context");
     let text = TextRequest {
         request,
         ends_at_eos: true,
@@ -273,11 +280,6 @@ fn texts_of_a_running_batch_end_where_they_end_alone() {
     let writing = serving.write(vec![text]).unwrap().remove(0);
     let written = block_on(writing.finish()).unwrap();
     assert_eq!(written.text, whole.text[0]);
-    assert_eq!(
-        whole.finish[0],
-        Finish::Eos,
-        "a story shorter than the context"
-    );
     assert!(written.nfe < whole.nfe, "{} of {}", written.nfe, whole.nfe);
 }
 
