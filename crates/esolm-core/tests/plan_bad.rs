@@ -246,7 +246,7 @@ fn bad_options_are_said_in_one_sentence() {
                 prepend: Prepend::Bos,
                 ..ar()
             },
-            "text 0 has a gap before the token at position 2, and an AR model fills none",
+            "text 1 has a gap before the token at position 2, and an AR model fills none",
         ),
     ];
     for (options, expected) in cases {

@@ -10,7 +10,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use esolm::text::TextCodec;
-use esolm::{ChatTemplate, ChatTemplateError, Serving};
+use esolm::{ChatTemplate, ChatTemplateError, Recommended, Serving};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -31,6 +31,8 @@ pub struct Model {
     pub codec: Arc<TextCodec>,
     /// How it is talked to, or why it is not.
     pub chat: Arc<Result<ChatTemplate, ChatTemplateError>>,
+    /// How it recommends to sample.
+    pub recommended: Recommended,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
 }

@@ -121,7 +121,7 @@ impl Fields {
                 Value::Bool(true) | Value::String(_) => false,
             };
             let is_foreign = foreign.contains(&name.as_str());
-            if is_foreign && asks_for_nothing || value.is_null() {
+            if is_foreign && asks_for_nothing {
                 continue;
             }
             let message = match is_foreign {

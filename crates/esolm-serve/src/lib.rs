@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use esolm::{ChatTemplate, ChatTemplateError, Serving};
+use esolm::{ChatTemplate, ChatTemplateError, Recommended, Serving};
 use tokio::runtime::Runtime;
 
 use app::{App, Model, Workers};
@@ -71,6 +71,8 @@ pub struct ServedModel {
     pub serving: Serving,
     /// Its chat template, or why it cannot be talked to.
     pub chat: Result<ChatTemplate, ChatTemplateError>,
+    /// How its checkpoint recommends to sample.
+    pub recommended: Recommended,
 }
 
 /// Why nothing is served.
@@ -189,6 +191,7 @@ fn checked(models: Vec<ServedModel>) -> Result<Vec<Model>, ServeError> {
         name,
         serving,
         chat,
+        recommended,
     } in models
     {
         if all.iter().any(|model| model.name == name) {
@@ -202,6 +205,7 @@ fn checked(models: Vec<ServedModel>) -> Result<Vec<Model>, ServeError> {
             serving,
             codec,
             chat: Arc::new(chat),
+            recommended,
             created,
         });
     }

@@ -8,6 +8,7 @@ mod saved;
 mod show;
 
 use esolm::{Chat, ChatEvent, Message};
+use esolm_checkpoint::message::count;
 
 use crate::arguments::Chat as Arguments;
 use crate::failure::Failure;
@@ -174,17 +175,17 @@ impl Conversation {
             "save" => {
                 let path = named("a file to write")?;
                 saved::save(path, &self.name, self.chat.messages())?;
-                let count = self.chat.messages().len();
+                let messages = count(self.chat.messages().len(), "message");
                 self.show
-                    .note(&format!("{count} messages written to {}", path.display()))?;
+                    .note(&format!("{messages} written to {}", path.display()))?;
             }
             "load" => {
                 let path = named("a file that /save wrote")?;
                 let messages = saved::load(path)?;
-                let count = messages.len();
+                let read = count(messages.len(), "message");
                 self.chat.set_messages(messages);
                 self.show
-                    .note(&format!("{count} messages read from {}", path.display()))?;
+                    .note(&format!("{read} read from {}", path.display()))?;
             }
             other => {
                 return Err(Failure::usage(format!(

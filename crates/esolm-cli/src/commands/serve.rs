@@ -132,6 +132,7 @@ fn load(arguments: &Serve, name: String, files: ModelFiles) -> Result<ServedMode
     }
     // A model that is not talked to continues text all the same.
     let chat = ChatTemplate::new(files.checkpoint().chat_files());
+    let recommended = *files.recommended();
     let started = pollster::block_on(Serving::start(files, arguments.device.options(), options));
     let serving = started.map_err(|error| match setup::is_of_memory(&error) {
         true => Failure::failed(format!(
@@ -146,6 +147,7 @@ fn load(arguments: &Serve, name: String, files: ModelFiles) -> Result<ServedMode
         name,
         serving,
         chat,
+        recommended,
     })
 }
 

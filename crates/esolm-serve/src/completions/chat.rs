@@ -46,7 +46,12 @@ impl Ask {
         let think = own.switch("enable_thinking")?;
         own.finish(&[])?;
         let newer = tokens_to_write(&mut fields, "max_completion_tokens", 1)?;
-        let max_tokens = tokens_to_write(&mut fields, "max_tokens", 1)?.or(newer);
+        let older = tokens_to_write(&mut fields, "max_tokens", 1)?;
+        if older.is_some_and(|older| newer.is_some_and(|newer| newer != older)) {
+            let message = "max_tokens and max_completion_tokens are two names for the same and differ; give one of them";
+            return Err(ApiError::field("max_tokens", message));
+        }
+        let max_tokens = newer.or(older);
         let n = choices(&mut fields)?;
         let Streaming {
             stream,
@@ -57,8 +62,7 @@ impl Ask {
         if let Some(format) = fields.take("response_format")
             && format["type"] != "text"
         {
-            let message =
-                "response_format is not supported but as {\"type\": \"text\"}; leave it out";
+            let message = "response_format must be {\"type\": \"text\"}, or left out";
             return Err(ApiError::field("response_format", message));
         }
         fields.finish(&FOREIGN)?;
@@ -72,7 +76,11 @@ impl Ask {
         let room = model.serving.length().saturating_sub(prompt.len());
         let usual = usual_tokens(config).min(room).max(1);
         Ok(Self {
-            request: usual_sampling(request, config, max_tokens.unwrap_or(usual)),
+            request: usual_sampling(
+                &request.or(&model.recommended, config),
+                config,
+                max_tokens.unwrap_or(usual),
+            ),
             prompts: vec![Prompt::Tokens(prompt)],
             suffix: None,
             max_tokens: Some(max_tokens.unwrap_or(usual)),
@@ -95,8 +103,8 @@ fn usual_tokens(config: &ModelConfig) -> usize {
     }
 }
 
-/// How an answer is drawn where nothing is said, as in `esolm chat`.
-fn usual_sampling(asked: Request, config: &ModelConfig, max_tokens: usize) -> Request {
+/// How an answer is drawn where nothing is said or recommended, as in `esolm chat`.
+fn usual_sampling(asked: &Request, config: &ModelConfig, max_tokens: usize) -> Request {
     let is_ar = config.family == Family::Ar;
     let says_how = asked.temperature.is_some() || asked.top_k.is_some() || asked.top_p.is_some();
     let temperature = if is_ar { 0.7 } else { 0.0 };
@@ -108,7 +116,7 @@ fn usual_sampling(asked: Request, config: &ModelConfig, max_tokens: usize) -> Re
         steps: asked
             .steps
             .or((config.family == Family::Mdlm).then_some(max_tokens)),
-        ..asked
+        ..asked.clone()
     }
 }
 
@@ -131,8 +139,12 @@ fn prompt(
     let most = model.serving.length();
     if tokens.len() >= most {
         return Err(refused(format!(
-            "messages make a prompt of {} tokens, and a text has at most {most} with its answer; leave out the oldest",
-            tokens.len()
+            "messages make a prompt of {} tokens, and a text has at most {most} with its answer; {}",
+            tokens.len(),
+            match messages {
+                [_] => "shorten the message",
+                _ => "leave out the oldest",
+            }
         )));
     }
     Ok(tokens)

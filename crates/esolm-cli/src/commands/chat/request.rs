@@ -5,18 +5,27 @@ use esolm::{Chat, ChatOptions, Message, ModelFiles, Request};
 use esolm_checkpoint::message::json_error;
 use serde::Deserialize;
 
-use crate::arguments::Chat as Arguments;
+use crate::arguments::{Chat as Arguments, Choosing};
 use crate::failure::Failure;
 
 /// How answers are written.
 pub fn options(arguments: &Arguments) -> ChatOptions {
     let filters = &arguments.filters;
+    // All of them, so that none is forgotten.
+    let Choosing {
+        confidence,
+        prompt_tail,
+        suppress_tokens,
+        begin_suppress_tokens,
+    } = &arguments.choosing;
     ChatOptions {
         request: Request {
             steps: arguments.steps,
             confidence_threshold: arguments.confidence_threshold,
-            confidence: arguments.choosing.confidence.map(Into::into),
-            prompt_tail: arguments.choosing.prompt_tail.map(Into::into),
+            confidence: confidence.map(Into::into),
+            prompt_tail: prompt_tail.map(Into::into),
+            suppress_tokens: suppress_tokens.clone(),
+            begin_suppress_tokens: begin_suppress_tokens.clone(),
             block_size: arguments.source.model.block_size,
             top_k: filters.top_k,
             top_p: filters.top_p,
@@ -69,6 +78,7 @@ pub struct Asked {
     messages: Option<Vec<Message>>,
     content: Option<String>,
     think: Option<bool>,
+    #[serde(default, with = "esolm::trace::optional_seed")]
     seed: Option<u64>,
     max_tokens: Option<usize>,
 }
@@ -83,10 +93,12 @@ impl Asked {
         let asked: Self =
             serde_json::from_str(line).map_err(|error| unusable(json_error(&error)))?;
         if asked.messages.is_some() == asked.content.is_some() {
-            return Err(unusable("it needs one of messages and content".into()));
+            return Err(unusable(
+                "it must have either messages or content, not both".into(),
+            ));
         }
         if asked.max_tokens == Some(0) {
-            return Err(unusable("max_tokens is 0".into()));
+            return Err(unusable("max_tokens is 0; it must be 1 or more".into()));
         }
         Ok(asked)
     }
