@@ -38,11 +38,16 @@ export class Chat {
     element("chat", HTMLElement).hidden = can === null;
     element("chat-link", HTMLElement).hidden = can === null;
     element("chat-thinking-field", HTMLElement).hidden = !can?.think;
-    if (info !== null) this.restart();
+    // A model that was lost is loaded again by the next question, and the conversation goes on with it.
+    if (info !== null && button("chat-stop").hidden) this.clear();
   }
 
   private restart(): void {
-    this.hooks.stop();
+    if (!button("chat-stop").hidden) this.hooks.stop();
+    this.clear();
+  }
+
+  private clear(): void {
     this.messages.length = 0;
     this.log.replaceChildren();
     setText("chat-status", "");
@@ -68,7 +73,8 @@ export class Chat {
       if (signal.aborted) void run.stop();
       const content = await this.follow(run, answer);
       answer.root.parentElement!.dataset.answer = content;
-      this.messages.push({ role: "assistant", content });
+      // A conversation that was begun meanwhile is another one.
+      if (this.messages.at(-1) === asked) this.messages.push({ role: "assistant", content });
       isAnswered = true;
     });
     button("chat-stop").hidden = true;
