@@ -1,6 +1,6 @@
 /** Drives the wasm module in this thread. */
 
-import { WasmModel, device_facts, memory_needed, shard_names } from "./esolm_web.js";
+import { WasmModel, device_facts, memory_needed, shard_names, type WasmAnswer, type WasmRun } from "./esolm_web.js";
 import { EsoLMError } from "./errors.js";
 import type { CallName, Calls, Control, Engine } from "./protocol.js";
 import { configOf, open, type Reader } from "./source.js";
@@ -16,6 +16,23 @@ function optionsJson(options: object): string {
   const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]|(?<=[a-z]{2})\d$/g, (letter) => `_${letter.toLowerCase()}`), value]);
   const isExact = (value: unknown): boolean => typeof value !== "bigint" && (typeof value !== "number" || Number.isFinite(value));
   return JSON.stringify(Object.fromEntries(named), (_, value: unknown) => (isExact(value) ? value : String(value)));
+}
+
+/** What a run comes to: `take` gets all that it tells, and gives the result when that is it. When `signal` is aborted the run ends after the pass under way. */
+async function followed<Told, Result>(run: WasmRun | WasmAnswer, signal: AbortSignal, take: (told: Told) => Result | void): Promise<Result> {
+  const stop = (): void => run.stop();
+  signal.addEventListener("abort", stop);
+  if (signal.aborted) stop();
+  try {
+    for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
+      const result = take(parse<Told>(json));
+      if (result !== undefined) return result as Result;
+    }
+  } finally {
+    signal.removeEventListener("abort", stop);
+    if (crashed() === null) run.free();
+  }
+  throw new EsoLMError("internal", "The engine ended without a result; this is a defect, please report it.");
 }
 
 export class Host implements Engine {
@@ -91,43 +108,23 @@ export class Host implements Engine {
 
     plan: async (request) => parse<Header & { plan: Plan }>(await guard(() => this.#loaded().plan(optionsJson(request)))),
 
-    generate: async (request, { signal, emit }) => {
-      const run = await guard(() => this.#loaded().start(optionsJson(request)));
-      const stop = (): void => run.stop();
-      signal.addEventListener("abort", stop);
-      if (signal.aborted) stop();
-      try {
-        for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
-          const event = parse<Header | Step | Footer>(json);
-          if ("esolm_trace" in event) emit({ start: event });
-          else if ("step" in event) emit({ step: event });
-          else return event;
-        }
-      } finally {
-        signal.removeEventListener("abort", stop);
-        if (crashed() === null) run.free();
-      }
-      throw new EsoLMError("internal", "The engine ended without a result; this is a defect, please report it.");
-    },
+    generate: async (request, { signal, emit }) =>
+      followed<Header | Step | Footer, Footer>(await guard(() => this.#loaded().start(optionsJson(request))), signal, (event) => {
+        if ("esolm_trace" in event) emit({ start: event });
+        else if ("step" in event) emit({ step: event });
+        else return event;
+      }),
 
-    chat: async ({ messages, options }, { signal, emit }) => {
-      const run = await guard(() => this.#loaded().chat(JSON.stringify(messages), optionsJson(options)));
-      const stop = (): void => run.stop();
-      signal.addEventListener("abort", stop);
-      if (signal.aborted) stop();
-      try {
-        for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
-          const { event, ...told } = parse<({ event: "prompt" } & ChatPrompt) | ({ event: "step" } & ChatStep) | ({ event: "answer" } & Answer)>(json);
+    chat: async ({ messages, options }, { signal, emit }) =>
+      followed<({ event: "prompt" } & ChatPrompt) | ({ event: "step" } & ChatStep) | ({ event: "answer" } & Answer), Answer>(
+        await guard(() => this.#loaded().chat(JSON.stringify(messages), optionsJson(options))),
+        signal,
+        ({ event, ...told }) => {
           if (event === "prompt") emit({ start: told as ChatPrompt });
           else if (event === "step") emit({ step: told as ChatStep });
           else return told as Answer;
-        }
-      } finally {
-        signal.removeEventListener("abort", stop);
-        if (crashed() === null) run.free();
-      }
-      throw new EsoLMError("internal", "The engine ended without an answer; this is a defect, please report it.");
-    },
+        },
+      ),
 
     score: async ({ item, options }, { signal }) => {
       const json = await guard(() => this.#loaded().score(JSON.stringify(item), optionsJson(options), signal));
