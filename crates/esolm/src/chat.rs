@@ -64,6 +64,24 @@ impl ChatOptions {
     }
 }
 
+/// A request for an answer of at most `most` tokens with how answers are drawn where it says nothing ([`ChatOptions::request`]); what the
+/// checkpoint recommends is in it already ([`Request::or`]).
+pub fn drawn_as_answers(asked: Request, config: &ModelConfig, most: usize) -> Request {
+    let is_ar = config.family == Family::Ar;
+    let says_how = asked.temperature.is_some() || asked.top_k.is_some() || asked.top_p.is_some();
+    let temperature = if is_ar { 0.7 } else { 0.0 };
+    Request {
+        // Templates write it themselves where there is one.
+        bos: Some(false),
+        temperature: asked.temperature.or((!says_how).then_some(temperature)),
+        top_p: asked.top_p.or((is_ar && !says_how).then_some(0.9)),
+        steps: asked
+            .steps
+            .or((config.family == Family::Mdlm).then_some(most)),
+        ..asked
+    }
+}
+
 /// What is needed to talk with a model, whose weights need not be loaded yet.
 struct Language {
     template: ChatTemplate,

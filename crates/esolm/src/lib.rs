@@ -23,7 +23,10 @@
 pub use esolm_core::{chat::Message, checkpoint, config, plan, stop, text, trace};
 
 pub use adapter::{AdapterInfo, AdapterKind, AdapterLimits};
-pub use chat::{Answer, Answering, Chat, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep};
+pub use chat::{
+    Answer, Answering, Chat, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep,
+    drawn_as_answers,
+};
 #[cfg(not(target_family = "wasm"))]
 pub use device::adapters;
 pub use device::{DeviceChoice, DeviceInfo, LoadOptions, PassedOver};

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use esolm::config::{Family, ModelConfig};
-use esolm::{ChatTemplate, Message, Rendering, Request};
+use esolm::{ChatTemplate, Message, Rendering, drawn_as_answers};
 use serde_json::Value;
 
 use super::ask::{Ask, Prompt, Streaming, choices, sampling, tokens_to_write};
@@ -76,8 +76,8 @@ impl Ask {
         let room = model.serving.length().saturating_sub(prompt.len());
         let usual = usual_tokens(config).min(room).max(1);
         Ok(Self {
-            request: usual_sampling(
-                &request.or(&model.recommended, config),
+            request: drawn_as_answers(
+                request.or(&model.recommended, config),
                 config,
                 max_tokens.unwrap_or(usual),
             ),
@@ -100,23 +100,6 @@ fn usual_tokens(config: &ModelConfig) -> usize {
         Family::Ar => 1024,
         Family::Mdlm => 128,
         _ => 256,
-    }
-}
-
-/// How an answer is drawn where nothing is said or recommended, as in `esolm chat`.
-fn usual_sampling(asked: &Request, config: &ModelConfig, max_tokens: usize) -> Request {
-    let is_ar = config.family == Family::Ar;
-    let says_how = asked.temperature.is_some() || asked.top_k.is_some() || asked.top_p.is_some();
-    let temperature = if is_ar { 0.7 } else { 0.0 };
-    Request {
-        // Templates write it themselves where there is one.
-        bos: Some(false),
-        temperature: asked.temperature.or((!says_how).then_some(temperature)),
-        top_p: asked.top_p.or((is_ar && !says_how).then_some(0.9)),
-        steps: asked
-            .steps
-            .or((config.family == Family::Mdlm).then_some(max_tokens)),
-        ..asked.clone()
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_channel::{Receiver, Sender};
 use esolm_core::chat::{Message, Rendering, oldest_turn, without_oldest};
-use esolm_core::config::Family;
 use esolm_core::plan::{Grouping, Plan};
 use esolm_core::request::{Request, Resolved};
 use esolm_core::rows::Layout;
@@ -13,7 +12,9 @@ use esolm_core::stop::Finish;
 use web_time::{SystemTime, UNIX_EPOCH};
 
 use super::text::AnswerText;
-use super::{Answer, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep, Language};
+use super::{
+    Answer, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep, Language, drawn_as_answers,
+};
 use crate::engine::{Engine, Run, Written};
 use crate::error::{EngineError, Error};
 use crate::executor::{Draw, TOKEN_ALIGN};
@@ -275,14 +276,6 @@ pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result
     } = shared;
     let most = options.most_tokens(config);
     let asked = options.request.or(recommended, config);
-    let is_ar = config.family == Family::Ar;
-    let says_how = asked.temperature.is_some() || asked.top_k.is_some() || asked.top_p.is_some();
-    let temperature = match (is_ar, says_how) {
-        (false, false) => Some(0.0),
-        (true, false) => Some(0.7),
-        (_, true) => None,
-    };
-    let is_mdlm = config.family == Family::Mdlm;
     let request = Request {
         prompt: Vec::new(),
         infill: None,
@@ -292,12 +285,7 @@ pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result
         stop: Vec::new(),
         stop_strings: Vec::new(),
         logprobs: false,
-        // Templates write it themselves where there is one.
-        bos: Some(false),
-        steps: asked.steps.or(is_mdlm.then_some(most)),
-        temperature: asked.temperature.or(temperature),
-        top_p: asked.top_p.or((is_ar && !says_how).then_some(0.9)),
-        ..asked
+        ..drawn_as_answers(asked, config, most)
     };
     Ok(request.resolve_tokens(config, codec.as_ref(), tokens)?)
 }
