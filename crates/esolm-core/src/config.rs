@@ -11,6 +11,7 @@ mod fields;
 mod partial;
 mod quantization;
 mod sets;
+mod validate;
 
 use std::fmt;
 
@@ -22,7 +23,6 @@ pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
 pub use decoder::{Decoder, DecoderKind, Open};
 pub use decoder::{EMBEDDING as DECODER_EMBEDDING, HEAD as DECODER_HEAD};
-use fields::Figure;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use fields::{lookup, scalar};
 pub(crate) use partial::{
@@ -445,181 +445,6 @@ impl ModelConfig {
             .map_or(ROTARY_BASE, |decoder| decoder.rotary_base)
     }
 
-    /// Checks that the values describe a network: sizes above zero and within bounds, heads that divide the width into even head
-    /// dimensions (rotary embedding turns pairs), tokens inside the vocabulary, `alpha_0` in [0, 1], blocks that divide the length.
-    ///
-    /// # Errors
-    /// [`ConfigError::Invalid`] with the first field that fails.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let size = |field, value: usize, max: usize| {
-            if (1..=max).contains(&value) {
-                Ok(())
-            } else {
-                Err(invalid(
-                    field,
-                    value,
-                    format!("a whole number from 1 to {max}"),
-                ))
-            }
-        };
-        size("hidden_size", self.hidden, MAX_WIDTH)?;
-        if self.cond_dim > 0 {
-            size("cond_dim", self.cond_dim, MAX_WIDTH)?;
-        }
-        let named = self.field_names();
-        size(named.blocks, self.n_blocks, MAX_BLOCKS)?;
-        size(named.heads, self.n_heads, MAX_WIDTH)?;
-        size(named.length, self.length, MAX_LENGTH)?;
-        if !(2..=MAX_VOCAB).contains(&self.vocab_size) {
-            return Err(invalid(
-                "vocab_size",
-                self.vocab_size,
-                format!("a whole number from 2 to {MAX_VOCAB}"),
-            ));
-        }
-        if self.decoder.is_none()
-            && (!self.hidden.is_multiple_of(self.n_heads)
-                || !(self.hidden / self.n_heads).is_multiple_of(2))
-        {
-            return Err(invalid(
-                "n_heads",
-                self.n_heads,
-                format!(
-                    "a number that divides the width {} into heads of even size",
-                    self.hidden
-                ),
-            ));
-        }
-        let ends = self.more_eos.iter().map(|&eos| ("eos_token_id", Some(eos)));
-        let tokens = [
-            (named.mask, self.mask()),
-            ("bos_token_id", self.bos),
-            ("eos_token_id", self.eos),
-        ];
-        for (field, token) in tokens.into_iter().chain(ends) {
-            if let Some(token) = token
-                && token as usize >= self.vocab_size
-            {
-                return Err(invalid(
-                    field,
-                    token,
-                    format!("below vocab_size, which is {}", self.vocab_size),
-                ));
-            }
-        }
-        if let Some(alpha_0) = self.alpha_0
-            && !(0.0..=1.0).contains(&alpha_0)
-        {
-            return Err(invalid("alpha_0", Figure(alpha_0), "a number from 0 to 1"));
-        }
-        if !(0.0..=1.0).contains(&self.dropout) {
-            return Err(invalid(
-                "dropout",
-                Figure(self.dropout),
-                "a number from 0 to 1",
-            ));
-        }
-        if self.family != Family::Ar && self.prepend != Prepend::None {
-            return Err(invalid(
-                "prepend_token",
-                self.prepend,
-                "\"none\", since only AR models prepend a token",
-            ));
-        }
-        let attention_fits = match self.family {
-            Family::EsoLm => ![AttentionKind::Block, AttentionKind::Set].contains(&self.attention),
-            Family::Mdlm => self.attention == AttentionKind::Bidirectional,
-            Family::Ar => self.attention == AttentionKind::Causal,
-            Family::Bd3Lm => self.attention == AttentionKind::Block,
-            Family::SetDlm => self.attention == AttentionKind::Set,
-        };
-        if !attention_fits {
-            return Err(invalid(
-                "diffusion_attn_mode",
-                self.attention,
-                format!("left out, since {} has only one", self.family),
-            ));
-        }
-        match (self.family, &self.sets) {
-            (Family::SetDlm, None) => return Err(Sets::MISSING),
-            (Family::SetDlm, Some(sets)) => sets.validate(self)?,
-            (_, Some(sets)) => {
-                let why = format!("left out, since {} has no sets", self.family);
-                return Err(invalid(
-                    "noise_config.desired_block_size",
-                    sets.desired,
-                    why,
-                ));
-            }
-            (_, None) => {}
-        }
-        if let Some(decoder) = &self.decoder {
-            decoder::validate(self, decoder)?;
-        } else if self.mask().is_none() {
-            return Err(invalid("mask_index", NO_MASK, "a token index"));
-        }
-        self.validate_blocks()
-    }
-
-    /// What the file of such a network calls its fields.
-    fn field_names(&self) -> FieldNames {
-        match self.decoder {
-            None => FieldNames {
-                blocks: "n_blocks",
-                heads: "n_heads",
-                length: "model_length",
-                mask: "mask_index",
-            },
-            Some(_) => decoder::FIELD_NAMES,
-        }
-    }
-
-    /// What only a BD3-LM has, and it must.
-    fn validate_blocks(&self) -> Result<(), ConfigError> {
-        let is_block = self.family == Family::Bd3Lm;
-        match self.block_size {
-            None if is_block => return Err(NO_BLOCK_SIZE),
-            Some(size) if !is_block => {
-                let why = format!("left out, since {} has no blocks", self.family);
-                return Err(invalid("block_size", size, why));
-            }
-            Some(_) if self.decoder.is_some() => {}
-            Some(size) if size == 0 || !self.length.is_multiple_of(size) => {
-                let divides = format!(
-                    "a whole number from 1 that divides the context length {}",
-                    self.length
-                );
-                return Err(invalid("block_size", size, divides));
-            }
-            _ => {}
-        }
-        let Some([least, most]) = self.noise_range else {
-            return Ok(());
-        };
-        if !is_block {
-            let why = format!("left out, since {} has no such range", self.family);
-            return Err(invalid("sampling_eps_min", Figure(least), why));
-        }
-        if !(most > 0.0 && most <= 1.0) {
-            return Err(invalid(
-                "sampling_eps_max",
-                Figure(most),
-                "a share of masked tokens above 0, up to 1",
-            ));
-        }
-        if !(0.0..=most).contains(&least) {
-            return Err(invalid(
-                "sampling_eps_min",
-                Figure(least),
-                format!(
-                    "a number from 0 to sampling_eps_max, which is {}",
-                    Figure(most)
-                ),
-            ));
-        }
-        Ok(())
-    }
-
     /// Every parameter of the published network in the order of PyTorch's `parameters()` (models/dit.py), in which the EMA weights of a
     /// Lightning checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter. Of a decoder, those of its published network.
     pub fn parameters(&self) -> Vec<ParamSpec> {
@@ -698,14 +523,6 @@ impl ModelConfig {
         kinds.extend(after.into_iter().map(of_output));
         kinds
     }
-}
-
-/// Names of fields that are spelt differently in the files of different networks.
-struct FieldNames {
-    blocks: &'static str,
-    heads: &'static str,
-    length: &'static str,
-    mask: &'static str,
 }
 
 /// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.

@@ -16,10 +16,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::fields::Figure;
-use super::{
-    ConfigError, Family, FieldNames, MAX_LENGTH, MAX_WIDTH, ModelConfig, NO_MASK, ParamSpec,
-    invalid,
-};
+use super::validate::FieldNames;
+use super::{ConfigError, Family, MAX_LENGTH, MAX_WIDTH, ModelConfig, NO_MASK, ParamSpec, invalid};
 pub(super) use names::MODEL_TYPES;
 use names::NAMED;
 pub use read::Open;

@@ -1,6 +1,7 @@
 //! Requests whose prompt is tokens already.
 
-use super::{Request, RequestError, Resolved, placed_prompt};
+use super::given::placed_prompt;
+use super::{Request, RequestError, Resolved};
 use crate::config::{Family, ModelConfig, Prepend};
 use crate::text::TextCodec;
 
