@@ -1,4 +1,4 @@
-//! What a driver or a browser says of an adapter.
+//! How a driver or browser describes an adapter.
 
 use std::fmt;
 
@@ -8,52 +8,52 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdapterKind {
-    /// A GPU with memory of its own.
+    /// A GPU with its own memory.
     Discrete,
-    /// A GPU that shares the system's memory.
+    /// A GPU that shares system memory.
     Integrated,
-    /// A GPU inside a virtual machine.
+    /// A GPU in a virtual machine.
     Virtual,
     /// A software adapter (lavapipe, WARP, SwiftShader).
     Software,
-    /// The driver or browser does not say.
+    /// Not reported by the driver or browser.
     Unknown,
 }
 
-/// Limits of an adapter that decide what fits.
+/// The adapter limits that decide what fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterLimits {
-    /// Largest storage binding, bytes.
+    /// Largest storage binding in bytes.
     pub max_binding_bytes: u64,
-    /// Largest buffer, bytes.
+    /// Largest buffer in bytes.
     pub max_buffer_bytes: u64,
-    /// Storage buffers a shader stage may bind.
+    /// Maximum storage buffers per shader stage.
     pub storage_buffers: u32,
-    /// Workgroup memory, bytes.
+    /// Workgroup memory in bytes.
     pub workgroup_bytes: u32,
-    /// Invocations a workgroup may have.
+    /// Maximum invocations per workgroup.
     pub workgroup_invocations: u32,
 }
 
-/// An adapter as its driver describes it.
+/// An adapter as described by its driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdapterInfo {
     /// Index for `gpu:N`.
     pub index: usize,
     /// Name of the adapter.
     pub name: String,
-    /// Graphics interface: vulkan, metal, dx12, browser_webgpu.
+    /// Graphics API: vulkan, metal, dx12, browser_webgpu.
     pub backend: String,
     /// Driver and its version.
     pub driver: String,
-    /// What kind of adapter it is.
+    /// The kind of adapter.
     pub kind: AdapterKind,
-    /// What fits.
+    /// Its limits.
     pub limits: AdapterLimits,
 }
 
 impl AdapterInfo {
-    /// The largest piece of memory that a kernel can bind.
+    /// Most bytes that a kernel can bind at once.
     pub fn max_binding_bytes(&self) -> u64 {
         self.limits
             .max_binding_bytes

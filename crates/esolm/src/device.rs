@@ -1,4 +1,4 @@
-//! Which device runs a model: the choice, the adapters there are, and opening one for Burn.
+//! Device selection: the user's choice, the adapters that exist, and opening one for Burn.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,13 +23,13 @@ pub use browser::facts;
 pub use crate::adapter::{AdapterInfo, AdapterKind, AdapterLimits};
 pub use crate::kernels::Precision;
 
-/// The device asked for.
+/// The requested device.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first real GPU that works, else the CPU. A software adapter is never chosen: Burn's CPU backend is faster.
+    /// The first real GPU that works, otherwise the CPU. Never a software adapter: the CPU path is faster.
     #[default]
     Auto,
-    /// Burn's CPU backend.
+    /// The CPU.
     Cpu,
     /// The first adapter (real GPUs come first), or the one with this index in [`adapters`].
     Gpu(Option<usize>),
@@ -67,26 +67,27 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// How a model is loaded.
+/// Options for loading a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadOptions {
-    /// Where it runs.
+    /// The device to run on.
     pub device: DeviceChoice,
-    /// How weights are held, or nothing for the form in which they are stored ([`stored_form`](crate::network::store::stored_form)).
+    /// Weight format; `None` keeps the format in which the checkpoint stores them
+    /// ([`stored_form`](crate::network::store::stored_form)).
     pub weights: Option<Weights>,
-    /// How activations enter products with quantised weights.
+    /// Format of activations in products with quantised weights.
     pub activations: Activations,
     /// Precision of the KV cache on a GPU.
     pub kv_cache: Precision,
-    /// Forced kernel variants.
+    /// Kernel variants to force.
     pub variants: Variants,
 }
 
 impl LoadOptions {
-    /// How the weights of a checkpoint are held.
+    /// The weight format to use for a checkpoint.
     ///
     /// # Errors
-    /// When a tensor of it cannot be read.
+    /// If one of its tensors cannot be read.
     pub(crate) async fn weights_of(&self, ckpt: &Checkpoint) -> Result<Weights, EngineError> {
         match self.weights {
             Some(weights) => Ok(weights),
@@ -95,35 +96,35 @@ impl LoadOptions {
     }
 }
 
-/// What runs a model; displayed as one line.
+/// The device that runs a model. Its `Display` is one line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeviceInfo {
-    /// The adapter, or nothing for the CPU.
+    /// The adapter, or `None` for the CPU.
     pub adapter: Option<AdapterInfo>,
-    /// The kernel variants, on a GPU.
+    /// The kernel variants, if on a GPU.
     pub variants: Option<Chosen>,
-    /// How weights are held.
+    /// Format of the weights.
     pub weights: Weights,
-    /// How activations enter products with them.
+    /// Format of activations in products with them.
     #[serde(default)]
     pub activations: Activations,
     /// Precision of the KV cache.
     pub kv_cache: Precision,
-    /// The CPU runs because `auto` found no real GPU that works.
+    /// Whether this is the CPU because `auto` found no working GPU.
     pub is_fallback: bool,
-    /// The GPUs that `auto` tried before, in that order.
+    /// The GPUs that `auto` tried first, in order.
     #[serde(default)]
     pub passed_over: Vec<PassedOver>,
 }
 
-/// A GPU that `auto` tried, and left for the next device.
+/// A GPU that `auto` tried and skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassedOver {
     /// The GPU.
     pub adapter: AdapterInfo,
-    /// What it failed at, for programs.
+    /// What failed, in machine-readable form.
     pub fault: DeviceFault,
-    /// The same in words, for people, beside the name of the GPU.
+    /// What failed, in words that follow the name of the GPU.
     pub reason: String,
 }
 
@@ -134,7 +135,7 @@ impl fmt::Display for PassedOver {
 }
 
 impl DeviceInfo {
-    /// Whether it is an adapter in software, which is slower than the CPU path.
+    /// Whether this is a software adapter, which is slower than the CPU path.
     pub fn is_software(&self) -> bool {
         let kind = self.adapter.as_ref().map(|adapter| adapter.kind);
         kind == Some(AdapterKind::Software)
@@ -170,12 +171,12 @@ impl fmt::Display for DeviceInfo {
 
 fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    // OpenGL has no place here: its compute lacks limits that the kernels need.
+    // No OpenGL: its compute support lacks limits that the kernels need.
     descriptor.backends = wgpu::Backends::PRIMARY;
     wgpu::Instance::new(descriptor)
 }
 
-/// Adapters, real GPUs before software ones, each with its index for `gpu:N`. A browser has one at most.
+/// All adapters, real GPUs first, each with its index for `gpu:N`. A browser offers at most one.
 async fn enumerate(instance: &wgpu::Instance) -> Vec<(AdapterInfo, wgpu::Adapter)> {
     #[cfg(target_family = "wasm")]
     return browser::adapter(instance).await.into_iter().collect();
@@ -196,7 +197,7 @@ async fn enumerate(instance: &wgpu::Instance) -> Vec<(AdapterInfo, wgpu::Adapter
     }
 }
 
-/// The adapters of this machine, as `gpu:N` counts them. Blocks while drivers answer.
+/// The adapters of this machine, in the order in which `gpu:N` counts them. Blocks until the drivers answer.
 #[cfg(not(target_family = "wasm"))]
 pub fn adapters() -> Vec<AdapterInfo> {
     pollster::block_on(enumerate(&instance()))
@@ -205,7 +206,7 @@ pub fn adapters() -> Vec<AdapterInfo> {
         .collect()
 }
 
-/// A GPU that may run a model.
+/// A GPU that a model might run on.
 pub(crate) struct Candidate {
     /// The adapter behind it.
     pub(crate) info: AdapterInfo,
@@ -219,7 +220,7 @@ pub(crate) enum CandidateState {
         adapter: wgpu::Adapter,
         limits: wgpu::Limits,
     },
-    /// The one that all models of a page or worker share.
+    /// The device shared by all models of a page or worker.
     #[cfg(target_family = "wasm")]
     Open(Device, Watch),
 }
@@ -230,22 +231,22 @@ impl Candidate {
             info,
             state: CandidateState::Closed {
                 instance: instance.clone(),
-                // The adapter's own, since large matrices need large bindings.
+                // The adapter's own limits, since large matrices need large bindings.
                 limits: adapter.limits(),
                 adapter,
             },
         }
     }
 
-    /// Whether `auto` takes it.
+    /// Whether `auto` considers it.
     fn is_real(&self) -> bool {
         self.info.kind != AdapterKind::Software
     }
 
-    /// Opens it, with those of the `optional` features that it has.
+    /// Opens a device with those of the `optional` features that the adapter supports.
     ///
     /// # Errors
-    /// [`EngineError::Refused`] when its driver refuses a device.
+    /// [`EngineError::Refused`] if the driver refuses to create a device.
     async fn open_with(self, optional: wgpu::Features) -> Result<Gpu, EngineError> {
         let info = self.info;
         let (instance, adapter, limits) = match self.state {
@@ -275,7 +276,7 @@ impl Candidate {
             backend,
         };
         let opened: Device = Device::wgpu_options()
-            // The engine submits by itself, step by step; the runtime's own limit only has to stay out of the way.
+            // The engine submits its work itself, step by step; the runtime's own limit just has to be out of the way.
             .tasks_max(512)
             .setup(setup)
             .init()
@@ -286,20 +287,20 @@ impl Candidate {
         Gpu::new(opened, info, watch)
     }
 
-    /// Opens it for the engine's kernels, which use nothing optional.
+    /// Opens a device for the engine's kernels, which need no optional features.
     ///
     /// # Errors
-    /// [`EngineError::Refused`] when its driver refuses a device.
+    /// [`EngineError::Refused`] if the driver refuses to create a device.
     pub(crate) async fn open(self) -> Result<Gpu, EngineError> {
         self.open_with(wgpu::Features::empty()).await
     }
 }
 
-/// The GPUs that `choice` names, the first to be tried first: of `auto` all real ones, none where the CPU should run. In a browser all
-/// models share one device, until it is lost or refuses something.
+/// The GPUs to try for `choice`, in order: all real ones for `auto`, none for the CPU. In a browser all models share
+/// one device until it is lost or refuses something.
 ///
 /// # Errors
-/// When a GPU was asked for and there is none.
+/// If a GPU was requested and there is none.
 pub(crate) async fn candidates(choice: DeviceChoice) -> Result<Vec<Candidate>, EngineError> {
     if choice == DeviceChoice::Cpu {
         return Ok(Vec::new());
@@ -329,19 +330,19 @@ pub(crate) async fn candidates(choice: DeviceChoice) -> Result<Vec<Candidate>, E
     }
 }
 
-/// What a choice of a device came to.
+/// The result of choosing a device.
 pub(crate) struct Found<T> {
-    /// What runs on a GPU; nothing where the CPU should.
+    /// What runs on a GPU, or `None` if the CPU is to be used.
     pub(crate) on_gpu: Option<T>,
-    /// The GPUs that `auto` tried before.
+    /// The GPUs that `auto` tried first.
     pub(crate) passed_over: Vec<PassedOver>,
 }
 
-/// Tries `candidates` in turn until `go` succeeds with one. With `auto` a GPU that fails is passed over for the next; any other error, of
-/// the checkpoint above all, would come again on every device and ends the search.
+/// Tries `candidates` in turn until `go` succeeds with one. With `auto`, a GPU that fails is skipped; any other error,
+/// such as one of the checkpoint, would recur on every device and ends the search.
 ///
 /// # Errors
-/// Of `go`: the first that is not a GPU's own, or, where a GPU was asked for, any.
+/// The first error of `go` that is not the GPU's fault, or any error if a specific GPU was requested.
 pub(crate) async fn first_that_works<T>(
     choice: DeviceChoice,
     candidates: Vec<Candidate>,
@@ -376,21 +377,21 @@ pub(crate) async fn first_that_works<T>(
     })
 }
 
-/// Opens the GPU that `choice` names, or nothing where the CPU should run.
+/// Opens the GPU named by `choice`, or returns `None` if the CPU is to be used.
 ///
 /// # Errors
-/// When a GPU was asked for and there is none, or its driver refuses a device.
+/// If a GPU was requested and there is none, or its driver refuses to create a device.
 pub async fn open(choice: DeviceChoice) -> Result<Option<Gpu>, EngineError> {
     let all = candidates(choice).await?;
     let found = first_that_works(choice, all, Candidate::open).await?;
     Ok(found.on_gpu)
 }
 
-/// A Burn device for tensors, as training and the reference pass use it, with what it is called. On a GPU, Burn's kernels that pick
-/// rows use 64-bit integers, which the adapter must have.
+/// A Burn device for tensors, as used by training and the reference pass, and its name. On a GPU, Burn's gather kernels
+/// use 64-bit integers, which the adapter has to support.
 ///
 /// # Errors
-/// As [`open`].
+/// See [`open`].
 pub async fn tensors(choice: DeviceChoice) -> Result<(Device, String), EngineError> {
     let all = candidates(choice).await?;
     let open = async |candidate: Candidate| candidate.open_with(wgpu::Features::SHADER_INT64).await;

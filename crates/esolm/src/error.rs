@@ -1,4 +1,4 @@
-//! What can go wrong. The messages say what is wrong and with what; each front end adds in its own words which option to change.
+//! Error types. Messages say what is wrong; each front end adds which option to change, in its own terms.
 
 use esolm_core::checkpoint::CheckpointError;
 use esolm_core::config::Family;
@@ -21,10 +21,10 @@ pub enum Error {
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// The tokenizer, or a text for it.
+    /// The tokenizer is unusable, or cannot encode a text.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// A text for a model that was loaded without a tokenizer.
+    /// Text was given to a model that was loaded without a tokenizer.
     #[error("the model was loaded without a tokenizer, which texts need")]
     NeedsTokenizer,
     /// The request does not fit the model.
@@ -33,34 +33,34 @@ pub enum Error {
     /// The plan does not fit the model.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// Rows that cannot be made from given arrays.
+    /// The given arrays do not make valid rows.
     #[error(transparent)]
     Rows(#[from] RowsError),
     /// The device failed, or something does not fit it.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A text that cannot be scored.
+    /// A text could not be scored.
     #[error(transparent)]
     Likelihood(LikelihoodError),
-    /// One of several texts cannot be scored.
+    /// One of several texts could not be scored.
     #[error("text {index}: {source}")]
     Item {
         /// Index of the text among those given, from 0.
         index: usize,
-        /// Why.
+        /// The reason.
         source: ItemError,
     },
-    /// A value out of its range.
+    /// A value is out of range.
     #[error("{option} is {value}; it must be {range}")]
     Range {
         /// Name of the field.
         option: &'static str,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The allowed values.
         range: String,
     },
-    /// An option that a model of this family does not have.
+    /// An option does not apply to this family of models.
     #[error("{option} does not apply to {why}; leave it out")]
     NotApplicable {
         /// Name of the field.
@@ -68,30 +68,30 @@ pub enum Error {
         /// The family, and what it does instead.
         why: &'static str,
     },
-    /// Longer windows than the model's context.
+    /// The windows are longer than the model's context.
     #[error(
         "windows of {length} tokens are more than the model's context of {context}; use at most that"
     )]
     Context {
-        /// Tokens of a window.
+        /// Tokens per window.
         length: usize,
         /// Tokens of the context.
         context: usize,
     },
-    /// Not one order a sequence.
+    /// The number of orders differs from the number of sequences.
     #[error("there are {} for {}; give one for each", count(*.orders, "order"), count(*.sequences, "sequence"))]
     Orders {
-        /// Orders given.
+        /// Number of orders given.
         orders: usize,
-        /// Sequences given.
+        /// Number of sequences given.
         sequences: usize,
     },
-    /// Sequences of tokens that are longer than the model's context.
+    /// Token sequences are longer than the model's context.
     #[error(
         "the sequences have {length} tokens, but the model's context is {context}; give shorter ones"
     )]
     LongSequences {
-        /// Tokens of a sequence.
+        /// Tokens per sequence.
         length: usize,
         /// Tokens of the context.
         context: usize,
@@ -99,24 +99,24 @@ pub enum Error {
     /// No document was given, or none is left.
     #[error("there is no document to score{}; give other text", left_out(*.dropped))]
     NoDocument {
-        /// Documents that were left out for their characters.
+        /// Documents skipped for non-ASCII characters.
         dropped: usize,
     },
-    /// Nothing predicts the few tokens that there are.
+    /// The tokens given are so few that the model predicts none of them.
     #[error("there is no token to score; give longer windows or more text")]
     NoToken,
-    /// Neither likelihood was asked for.
+    /// Neither of the two likelihoods was requested.
     #[error(
         "neither the exact likelihood nor the NELBO is left to compute; ask for one draw or more"
     )]
     NothingToCompute,
-    /// A conversation that cannot be gone on with.
+    /// A conversation cannot continue.
     #[error(transparent)]
     Chat(#[from] ChatError),
-    /// The call was stopped by its caller.
+    /// The caller stopped the call.
     #[error("stopped before it was done")]
     Stopped,
-    /// The model's thread panicked: a fault of esolm.
+    /// The model's thread panicked, which is a bug in esolm.
     #[error("the model's thread ended unexpectedly; load the model again, and report it")]
     Crashed,
 }
@@ -137,35 +137,35 @@ impl From<LikelihoodError> for Error {
     }
 }
 
-/// Why one of several texts cannot be scored.
+/// Why one of several texts could not be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum ItemError {
-    /// It cannot become tokens.
+    /// It cannot be tokenized.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// It does not fit the model's context, or nothing is before it.
+    /// It does not fit the model's context, or has nothing before it.
     #[error("it {0}")]
     Between(#[from] BetweenError),
-    /// A middle for a model that reads from left to right.
+    /// It has a gap, but the model reads only from left to right.
     #[error(
         "it has a gap, and {} does not read what comes after one; use an Eso-LM, an MDLM or a SetDLM", .0.one()
     )]
     LeftToRight(Family),
-    /// A question without answers.
+    /// A question has no choices.
     #[error("it has no choices; give at least one")]
     NoChoices,
-    /// An answer of no characters.
+    /// A choice is empty.
     #[error("it has an empty choice; give it at least one character")]
     EmptyChoice,
 }
 
-/// Why texts cannot be scored.
+/// Why texts could not be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum LikelihoodError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// A token that no text holds.
+    /// A text contains a token that cannot be scored.
     #[error(
         "text {text} holds the token {token}, which is the model's mask or beyond its vocabulary of {vocab}; use text made for this model"
     )]
@@ -174,10 +174,10 @@ pub enum LikelihoodError {
         text: usize,
         /// The token.
         token: u32,
-        /// V.
+        /// Size of the vocabulary.
         vocab: usize,
     },
-    /// An order that is not a permutation.
+    /// An order is not a permutation.
     #[error(
         "the order of text {text} is not a permutation of 0..{length}; each position must stand in it once"
     )]
@@ -187,7 +187,7 @@ pub enum LikelihoodError {
         /// Tokens of the text.
         length: usize,
     },
-    /// An order that does not begin with what nothing predicts.
+    /// An order does not start with the token that nothing predicts.
     #[error(
         "the order of text {text} does not begin with position 0, whose token this model is always given; put it first"
     )]
@@ -195,17 +195,17 @@ pub enum LikelihoodError {
         /// Index of the text, from 0.
         text: usize,
     },
-    /// A family without an exact likelihood.
+    /// The family has no exact likelihood.
     #[error(
         "{0} has no exact likelihood, since its clean tokens attend to later ones; ask for the NELBO alone"
     )]
     NoExact(&'static str),
-    /// An AR model that prepends a token it does not name.
+    /// The AR model prepends a token that its configuration does not name.
     #[error(
         "the AR model opens texts with a token that its configuration does not name; add bos_token_id to it"
     )]
     NoBos,
-    /// A result that is not a number.
+    /// A result is not a number.
     #[error(
         "the probability of text {text} is not finite; the model's weights are damaged, or f16 does not hold them"
     )]
@@ -221,97 +221,97 @@ pub enum EngineError {
     /// The checkpoint could not be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Weights that were read are finite, but what is computed with is not: folded together they overflow, or the precision that they
-    /// are to be stored in does not hold them.
+    /// The weights as read are finite, but not as computed with: folding them together overflows, or the target format
+    /// cannot represent them.
     #[error("the weights made of tensor {tensor} reach {value:?}, more than {weights} holds")]
     Overflow {
         /// The tensor's name without `backbone.`.
         tensor: String,
-        /// The first such weight.
+        /// The first weight that is out of range.
         value: f32,
-        /// What it was to be stored in.
+        /// The target format.
         weights: Weights,
     },
-    /// Something that no GPU computes.
+    /// Not available on a GPU.
     #[error("{what} are for the CPU only")]
     CpuOnly {
         /// "activations of 8 bits".
         what: String,
     },
-    /// Activations of 8 bits beside weights that are floats.
+    /// 8-bit activations were requested with floating-point weights.
     #[error("activations of 8 bits go with q8 or q4 weights, and the weights are {weights}")]
     Activations {
-        /// Those asked for.
+        /// The weight format requested.
         weights: Weights,
     },
-    /// No adapter answers to the choice.
+    /// No adapter is available.
     #[error("no GPU adapter was found ({0})")]
     NoAdapter(String),
-    /// The adapter's index is not there.
+    /// No adapter has the requested index.
     #[error("there is no GPU adapter {index} among the {count} here")]
     AdapterIndex {
-        /// The index asked for.
+        /// The index requested.
         index: usize,
         /// How many adapters there are.
         count: usize,
     },
-    /// An unknown value of an option.
+    /// An option has an unknown value.
     #[error("`{value}` is not a {option}; use {allowed}")]
     Option {
         /// The option's name.
         option: &'static str,
         /// The value given.
         value: String,
-        /// The values it takes.
+        /// The allowed values.
         allowed: &'static str,
     },
-    /// An adapter is there, but gives no device.
+    /// The adapter exists, but its driver refuses to create a device.
     #[error("the driver of {adapter} refuses a device ({why})")]
     Refused {
         /// Name of the adapter.
         adapter: String,
-        /// The driver's own words.
+        /// The driver's message.
         why: String,
     },
-    /// The device failed or went away.
+    /// The device failed or was lost.
     #[error("the GPU stopped working ({0})")]
     Device(String),
-    /// Something is larger than the device takes.
+    /// Something exceeds a limit of the device.
     #[error("{what} needs {} MiB, but this device holds at most {} MiB in one piece", mib(*.bytes), mib(*.limit))]
     Memory {
         /// What was to be allocated.
         what: String,
-        /// Its bytes.
+        /// Bytes needed.
         bytes: u64,
-        /// The bytes that fit.
+        /// Bytes available.
         limit: u64,
     },
-    /// The device's memory does not suffice.
+    /// The device is out of memory.
     #[error("the GPU has no memory left for this ({0})")]
     DeviceMemory(String),
-    /// The device refuses a kernel.
+    /// The driver rejects a kernel.
     #[error("the GPU's driver refuses a kernel ({0})")]
     Kernel(String),
-    /// The machine's own memory does not suffice.
+    /// The host is out of memory.
     #[error("{purpose} needs {} MiB of memory, {}", mib(*.bytes), left(.room.as_ref()))]
     HostMemory {
         /// What the memory is for.
         purpose: MemoryUse,
-        /// Bytes that it needs.
+        /// Bytes needed.
         bytes: u64,
-        /// What there is, if the system tells.
+        /// What is available, if the system reports it.
         room: Option<MemoryRoom>,
     },
-    /// The system gives no thread.
+    /// The system could not start a thread.
     #[error("a thread could not be started ({0})")]
     Thread(String),
-    /// A shape that the kernels do not take.
+    /// The kernels do not support a shape.
     #[error("the GPU kernels do not take {0}")]
     Shape(String),
-    /// Rows, tokens or noise that do not fit each other.
+    /// Rows, tokens or noise are inconsistent.
     #[error("the pass is inconsistent: {0}")]
     Rows(String),
-    /// A row's logits are not finite: numbers overflowed on the way to them.
+    /// A row's logits are not finite: some number overflowed on the way.
     #[error(
         "the network gives no finite logits for position {position} of text {text}: its weights are damaged, or its numbers too large for the \
          precision"
@@ -322,7 +322,7 @@ pub enum EngineError {
         /// Position in the text, from 0.
         position: u32,
     },
-    /// A token drawn is the mask.
+    /// The token drawn is the mask.
     #[error(
         "the network prefers the mask to every token at position {position} of text {text}, so its weights are damaged"
     )]
@@ -345,24 +345,24 @@ fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
 
-/// What a GPU failed at.
+/// What failed on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceFault {
-    /// Its driver refuses a device.
+    /// Its driver refuses to create a device.
     Refused,
     /// It was lost, or stopped working.
     Lost,
-    /// Its memory does not suffice, or it holds too little in one piece.
+    /// It is out of memory, or its largest buffer is too small.
     Memory,
-    /// Its driver refuses a kernel.
+    /// Its driver rejects a kernel.
     Kernel,
-    /// The kernels do not take a shape of this model on it.
+    /// Its kernels do not support one of the model's shapes.
     Shape,
 }
 
 impl EngineError {
-    /// What a GPU failed at, if the error is one of a GPU and not of what was asked of it: on another device it might not happen.
+    /// What failed on the GPU, if the error is the GPU's and not caused by the request; another device might not fail.
     pub fn device_fault(&self) -> Option<DeviceFault> {
         match self {
             Self::Refused { .. } => Some(DeviceFault::Refused),
@@ -385,7 +385,7 @@ impl EngineError {
         }
     }
 
-    /// The sentence beside the name of the GPU, which it leaves out.
+    /// The message without the name of the GPU, to be shown beside it.
     pub(crate) fn of_named_gpu(&self) -> String {
         match self {
             Self::Refused { why, .. } => format!("its driver refuses a device ({why})"),
@@ -393,7 +393,7 @@ impl EngineError {
         }
     }
 
-    /// The words of a driver that refuses a device, on one line.
+    /// A driver's refusal to create a device, its message put on one line.
     pub(crate) fn refused(adapter: &str, error: &impl std::fmt::Display) -> Self {
         let text = error.to_string();
         let words: Vec<&str> = text.split_whitespace().collect();
@@ -403,7 +403,7 @@ impl EngineError {
         }
     }
 
-    /// The device's own words on one line.
+    /// A lost device, with the first line of its message.
     pub(crate) fn lost(error: &impl std::fmt::Debug) -> Self {
         let text = format!("{error:?}");
         let line = text.split('\n').next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What runs the passes of a plan: the contract of the CPU and the GPU, and the checks above both. Kernels run without bounds checks, so
-//! this is where safety lies.
+//! What runs the passes of a plan: the trait implemented for CPU and GPU, and the checks done before calling it.
+//! Kernels run without bounds checks, so safety rests on these.
 
 use std::future::Future;
 use std::ops::Range;
@@ -17,144 +17,149 @@ use crate::measure::Rates;
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::forms::{Comparison, Scope};
 
-/// What comes when a device is done.
+/// A result that is available once the device gets there.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + 'a>>;
 
-/// A stretch of the token buffer that is written over begins at a multiple of so many tokens, since a part of a GPU's buffer begins at a
-/// multiple of 256 bytes.
+/// Alignment in tokens of a write to part of the token buffer, since binding part of a GPU buffer requires an offset
+/// that is a multiple of 256 bytes.
 pub const TOKEN_ALIGN: usize = 64;
 
-/// The words that key the noise of a sampled row: absolute index of its sequence, and position of the token within the sequence's part of
-/// the token buffer.
+/// The words that key the noise of a sampled row: the absolute index of its sequence, and the token's position in the
+/// sequence's part of the token buffer.
 pub type NoiseKey = [u32; 2];
 
-/// How a pass's tokens are drawn, the same for every executor.
+/// How a pass's tokens are drawn, on any executor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Draw<'a> {
     /// Temperature and top-p.
     pub sampler: Sampler,
-    /// Keys the noise together with the sequence and the position.
+    /// Keys the noise, together with sequence and position.
     pub seed: u64,
-    /// Given Gumbel values `[sampled rows, V]` instead of the seeded ones (a replay).
+    /// Gumbel values `[sampled rows, V]` to use instead of seeded ones, for a replay.
     pub noise: Option<&'a [f32]>,
-    /// Tokens of the vocabulary that are not drawn, nor take part in a confidence.
+    /// Tokens that are never drawn and do not count in a confidence.
     pub suppressed: &'a [u32],
-    /// Tokens of the vocabulary that may be drawn, but take no part in a confidence, so that their own is 0.
+    /// Tokens that may be drawn but do not count in a confidence; their own confidence is 0.
     pub unsure: &'a [u32],
 }
 
 impl Draw<'_> {
-    /// Whether rows drawn so and rows drawn like `other`, without given noise, can be one share.
+    /// Whether rows drawn this way and rows drawn like `other`, neither with given noise, can form one share.
     pub fn is_like(&self, other: &Draw) -> bool {
         (self.sampler, self.seed) == (other.sampler, other.seed)
             && (self.suppressed, self.unsure) == (other.suppressed, other.unsure)
     }
 }
 
-/// How a stretch of a pass's sampled rows is drawn.
+/// How a range of a pass's sampled rows is drawn.
 #[derive(Clone, Debug)]
 pub struct Share<'a> {
-    /// Indices among the sampled rows.
+    /// Indices into the sampled rows.
     pub rows: Range<usize>,
-    /// How they are drawn; given noise is that of the whole pass.
+    /// How they are drawn; given noise covers the whole pass.
     pub draw: Draw<'a>,
 }
 
-/// A model on a device with one running batch: its KV cache, and its tokens in a flat buffer. Callers have checked rows, targets and noise
-/// ([`crate::engine::Engine`] does); a call that needs a batch or a pass comes after one.
+/// A model on a device with one running batch: its KV cache, and its tokens in a flat buffer. Callers
+/// ([`crate::engine::Engine`]) have checked rows, targets and noise, and start a batch or run a pass before calling
+/// what depends on one.
 pub trait Executor {
-    /// Asks for the memory of a batch whose largest pass has `rows` rows, `sampled` of them sampled, before anything is done. A batch that
-    /// was not asked for is asked for as it grows.
+    /// Reserves the memory of a batch whose largest pass has `rows` rows, `sampled` of them sampled. Without this,
+    /// memory is requested as the batch grows.
     ///
     /// # Errors
-    /// When this machine's memory does not suffice.
+    /// If the host does not have enough memory.
     fn prepare(&mut self, layout: &Layout, rows: usize, sampled: usize) -> Result<(), EngineError>;
 
-    /// Prepares the cache and the token buffer `tokens` (flat, `layout.tokens` long) for a batch.
+    /// Prepares the cache and the token buffer for a batch. `tokens` is flat, `layout.tokens` long.
     ///
     /// # Errors
-    /// When they do not fit the device.
+    /// If they do not fit the device.
     fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError>;
 
-    /// Runs all blocks over the rows of `step` and keeps the hidden states of its sampled rows. `keys` has one entry for each of those.
+    /// Runs all blocks over the rows of `step` and keeps the hidden states of its sampled rows. `keys` has one entry
+    /// per sampled row.
     ///
     /// # Errors
-    /// When memory does not suffice.
+    /// If there is not enough memory.
     fn pass(&mut self, step: &StepRows, keys: &[NoiseKey]) -> Result<(), EngineError>;
 
-    /// Draws a token for each sampled row of the last pass and writes it to the row's target, [`NO_TOKEN`] where its logits are not finite.
-    /// Nothing is read back.
+    /// Draws a token for each sampled row of the last pass and writes it to the row's target, or [`NO_TOKEN`] if the
+    /// row's logits are not finite. Nothing is read back.
     ///
     /// # Errors
-    /// What fails on the device may show only at the next read.
+    /// A failure on the device may surface only at the next read.
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError>;
 
-    /// As [`Executor::draw`] where not all rows are drawn alike: `shares` cover the sampled rows one after the other.
+    /// Like [`Executor::draw`], for rows drawn in different ways: `shares` cover the sampled rows in order.
     ///
     /// # Errors
-    /// As [`Executor::draw`].
+    /// See [`Executor::draw`].
     fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError>;
 
-    /// Writes over a stretch of the token buffer that begins at a multiple of [`TOKEN_ALIGN`], after all passes so far.
+    /// Overwrites part of the token buffer, starting at a multiple of [`TOKEN_ALIGN`], after all passes so far.
     ///
     /// # Errors
-    /// When no batch was started.
+    /// If no batch was started.
     fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError>;
 
-    /// Sets the running batch aside and takes up the one that was set aside before; at first there is none.
+    /// Exchanges the running batch with the one set aside by the previous call, of which there is none at first.
     fn swap(&mut self);
 
-    /// Draws a token for each sampled row of the last pass, and writes those that `choice` lets become known to their rows' targets; only
-    /// places that hold the mask token are written to. A row whose logits are not finite draws [`NO_TOKEN`], which becomes known at once.
-    /// Nothing is read back. `shares` cover the sampled rows one after the other, and differ in their seeds alone.
+    /// Draws a token for each sampled row of the last pass, and writes those that `choice` reveals to their rows'
+    /// targets; only entries that hold the mask token are written to. A row whose logits are not finite draws
+    /// [`NO_TOKEN`], which is always revealed. Nothing is read back. `shares` cover the sampled rows in order and
+    /// differ only in their seeds.
     ///
     /// # Errors
-    /// As [`Executor::draw`].
+    /// See [`Executor::draw`].
     fn reveal(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError>;
 
-    /// Copies what slots of the cache hold to other slots, one move after the other; none writes what a later one reads.
+    /// Copies the contents of cache slots to other slots, one move after another. No move writes a slot that a later
+    /// move reads.
     ///
     /// # Errors
-    /// As [`Executor::draw`].
+    /// See [`Executor::draw`].
     fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError>;
 
-    /// What the last [`Executor::reveal`] came to, whatever is queued later. Its tokens are read only where they are `wanted`, and are empty
-    /// else.
+    /// The outcome of the last [`Executor::reveal`], unaffected by work queued later. Its tokens are read only if
+    /// `wanted`, and are otherwise empty.
     fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome>;
 
-    /// Logits `[sampled, V]` of the last pass, the mask token's column untouched.
+    /// Logits `[sampled, V]` of the last pass. The mask token's column is left as computed.
     fn logits(&mut self) -> Pending<'_, Vec<f32>>;
 
-    /// For each sampled row of the last pass the log-probability of its token in `targets`, natural logarithm, the mask token left out;
-    /// NaN where its logits are not finite. Logits stay on the device.
+    /// For each sampled row of the last pass, the natural log-probability of its token in `targets`, excluding the mask
+    /// token; NaN if the row's logits are not finite. The logits stay on the device.
     fn score<'a>(&'a mut self, targets: &'a [u32]) -> Pending<'a, Vec<f32>>;
 
-    /// The token buffer as it is now, whatever is queued later.
+    /// The current token buffer, unaffected by work queued later.
     fn tokens(&mut self) -> Pending<'static, Vec<u32>>;
 
-    /// Waits until everything that was launched is done.
+    /// Waits until all launched work is done.
     fn wait(&self) -> Pending<'_, ()>;
 
-    /// What was done since the device was opened.
+    /// What has been done since the device was opened.
     fn counters(&self) -> Counters;
 
-    /// Rates of the device, a GPU's kernels on this model's matrices. Not for browsers: it multiplies by Burn's kernels as
-    /// well, which would double the wasm module.
+    /// Measured rates of the device; on a GPU, of its kernels on this model's matrices. Not available in browsers: it
+    /// also runs Burn's matmul kernels, which would double the size of the wasm module.
     #[cfg(not(target_family = "wasm"))]
     fn rates(&self) -> Pending<'_, Rates>;
 
-    /// Every form that a kernel could run in against the others, at this model's shapes; nothing on the CPU.
+    /// Times the variants of every kernel at this model's shapes; `None` on the CPU.
     #[cfg(not(target_family = "wasm"))]
     fn compare(&self, scope: &Scope) -> Pending<'_, Option<Vec<Comparison>>>;
 
-    /// Gives up the model, and its memory back to the device.
+    /// Releases the model and returns its memory to the device.
     ///
     /// # Errors
-    /// When the device is lost.
+    /// If the device is lost.
     fn close(self: Box<Self>) -> Result<(), EngineError>;
 }
 
-/// Checks that a batch's tokens fit its layout and the vocabulary; what is not known is `mask`, which need not be one of its tokens.
+/// Checks that a batch's tokens fit its layout and the vocabulary. Unknown tokens are `mask`, which need not be in the
+/// vocabulary.
 ///
 /// # Errors
 /// [`EngineError::Rows`] saying what does not fit.
@@ -207,10 +212,10 @@ pub fn check_rows(layout: &Layout, positions: usize, step: &StepRows) -> Result<
     }
 }
 
-/// Checks that no row reads the mask of a model that has none.
+/// Checks that no row reads the mask if the model has none.
 ///
 /// # Errors
-/// [`EngineError::Rows`] naming the first that does.
+/// [`EngineError::Rows`] naming the first row that does.
 pub fn check_masked(step: &StepRows, mask: Option<u32>) -> Result<(), EngineError> {
     let mut rows = step.rows.iter();
     match rows.position(|row| row.source == MASKED && mask.is_none()) {
@@ -221,11 +226,11 @@ pub fn check_masked(step: &StepRows, mask: Option<u32>) -> Result<(), EngineErro
     }
 }
 
-/// The noise keys of a pass that was checked. `ids` has the absolute index of each sequence of the batch, so that a text does not depend
-/// on the batch it is in.
+/// The noise keys of a checked pass. `ids` has the absolute index of each sequence in the batch, so that a text does
+/// not depend on its batch.
 ///
 /// # Errors
-/// When a sampled row has no target or the ids do not cover the batch.
+/// If a sampled row has no target, or the ids do not cover the batch.
 pub fn noise_keys(
     layout: &Layout,
     step: &StepRows,
@@ -251,10 +256,10 @@ pub fn noise_keys(
     step.sampled.iter().map(key).collect()
 }
 
-/// Checks that a choice is one of all sampled rows of a pass, within sequences.
+/// Checks that a choice covers all sampled rows of a pass, and that no group spans sequences.
 ///
 /// # Errors
-/// [`EngineError::Rows`] where it is not.
+/// [`EngineError::Rows`] if not.
 pub fn check_choice(step: &StepRows, choice: &Choice) -> Result<(), EngineError> {
     let sequence = |row: u32| step.rows[step.sampled[row as usize] as usize].sequence;
     let is_within = choice.holds(step.sampled.len())
@@ -272,7 +277,7 @@ pub fn check_choice(step: &StepRows, choice: &Choice) -> Result<(), EngineError>
     }
 }
 
-/// Checks that the tokens which a draw leaves out are tokens of the vocabulary.
+/// Checks that the tokens excluded from a draw are in the vocabulary.
 ///
 /// # Errors
 /// [`EngineError::Rows`] naming the first that is not.
@@ -286,10 +291,10 @@ pub fn check_vocabulary(draw: &Draw, vocab: usize) -> Result<(), EngineError> {
     }
 }
 
-/// Checks that a token was drawn, and not the mask.
+/// Checks that a token was drawn and is not the mask.
 ///
 /// # Errors
-/// [`EngineError::NotFinite`] or [`EngineError::MaskDrawn`] with the number of the text and the position in it.
+/// [`EngineError::NotFinite`] or [`EngineError::MaskDrawn`], with the number of the text and the position in it.
 pub fn check_drawn(text: u32, position: u32, token: u32, mask: u32) -> Result<(), EngineError> {
     match token {
         NO_TOKEN => Err(EngineError::NotFinite { text, position }),
@@ -298,10 +303,11 @@ pub fn check_drawn(text: u32, position: u32, token: u32, mask: u32) -> Result<()
     }
 }
 
-/// Checks that the logits `[sampled, vocab]` of a pass are finite, the mask's apart. `text` numbers a sequence of the batch.
+/// Checks that the logits `[sampled, vocab]` of a pass are finite, except for the mask's. `text` maps a sequence of the
+/// batch to its number.
 ///
 /// # Errors
-/// [`EngineError::NotFinite`] with the first row whose logits are not.
+/// [`EngineError::NotFinite`] for the first row whose logits are not.
 pub fn check_logits(
     step: &StepRows,
     logits: &[f32],
@@ -321,10 +327,10 @@ pub fn check_logits(
     Ok(())
 }
 
-/// Checks that every sampled row has a token of the vocabulary to predict.
+/// Checks that every sampled row has a token to predict.
 ///
 /// # Errors
-/// [`EngineError::Rows`] where one has none, or one outside the vocabulary.
+/// [`EngineError::Rows`] if the numbers differ, or a token is outside the vocabulary.
 pub fn check_targets(step: &StepRows, targets: &[u32], vocab: usize) -> Result<(), EngineError> {
     if targets.len() != step.sampled.len() {
         return Err(EngineError::Rows(format!(

@@ -15,14 +15,14 @@ use esolm_core::trace::Header;
 use crate::error::Error;
 use crate::memory::{self, MemoryUse};
 
-/// A checkpoint that was opened, with its tokenizer, and not yet loaded onto a device: enough to check requests before anything heavy
-/// happens.
+/// An opened checkpoint with its tokenizer, not yet loaded onto a device. It is enough to check requests before doing
+/// any heavy work.
 pub struct ModelFiles {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What is known of a model without its weights.
+/// What is known about a model apart from its weights.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub config: ModelConfig,
@@ -42,9 +42,9 @@ impl Shared {
         self.codec.as_ref().ok_or(Error::NeedsTokenizer)
     }
 
-    /// Draws a plan, if memory suffices for one of its size.
+    /// Draws a plan, if there is enough memory for one of its size.
     pub fn draw(&self, resolved: &Resolved) -> Result<Plan, Error> {
-        /// Bytes of a slot: its place in the order, a step of its own, and as much again while they are drawn.
+        /// Bytes per slot: its entry in the order, a step of its own, and as much again while they are drawn.
         const SLOT: u64 = 64;
         resolved.options.check().map_err(RequestError::from)?;
         let (sequences, slots) = (resolved.options.known.len(), resolved.options.length);
@@ -65,11 +65,11 @@ impl Shared {
 }
 
 impl ModelFiles {
-    /// Opens a Hugging Face folder, a `.safetensors` file with its `config.json`, a Lightning `.ckpt` or `hf:owner/name`, with the
-    /// tokenizer that comes with it, if any does. Blocks while files are read, and downloaded for `hf:`.
+    /// Opens a Hugging Face folder, a `.safetensors` file with its `config.json`, a Lightning `.ckpt`, or
+    /// `hf:owner/name`, with its tokenizer if there is one. Blocks while reading files, or downloading them for `hf:`.
     ///
     /// # Errors
-    /// When there is no usable checkpoint, or its tokenizer is of another model.
+    /// If there is no usable checkpoint, or its tokenizer belongs to another model.
     #[cfg(not(target_family = "wasm"))]
     pub fn open(source: &str, options: &OpenOptions) -> Result<Self, Error> {
         let checkpoint = Checkpoint::open(source, options)?;
@@ -77,7 +77,7 @@ impl ModelFiles {
         Ok(Self::new(source, checkpoint, codec))
     }
 
-    /// What was opened in another way. `name` is what traces call the model.
+    /// Wraps a checkpoint opened in another way. `name` is what traces call the model.
     pub fn new(name: &str, checkpoint: Checkpoint, codec: Option<TextCodec>) -> Self {
         let checkpoint = match &codec {
             Some(codec) => checkpoint.with_unused_tokens(codec.unused_tokens().to_vec()),
@@ -96,7 +96,7 @@ impl ModelFiles {
         }
     }
 
-    /// The model with other files that say how it is talked to.
+    /// Replaces the files that define the chat format.
     #[must_use]
     pub fn with_chat_files(self, chat: ChatFiles) -> Self {
         let Shared {
@@ -129,7 +129,7 @@ impl ModelFiles {
         &self.checkpoint
     }
 
-    /// What the network is.
+    /// The network's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.shared.config
     }
@@ -139,32 +139,32 @@ impl ModelFiles {
         self.shared.codec.as_ref()
     }
 
-    /// How the checkpoint recommends to sample.
+    /// The checkpoint's recommended sampling settings.
     pub fn recommended(&self) -> &Recommended {
         &self.shared.recommended
     }
 
-    /// As [`Model::plan`](crate::Model::plan).
+    /// See [`Model::plan`](crate::Model::plan).
     ///
     /// # Errors
-    /// When the request does not fit the model.
+    /// If the request does not fit the model.
     pub fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
         self.shared.plan(request)
     }
 }
 
-/// What a model is loaded from: its files, or where they are.
+/// What a model is loaded from: opened files, or where to find them.
 #[allow(clippy::large_enum_variant, reason = "there is one, for a moment")]
 pub enum Source {
-    /// As [`ModelFiles::open`] takes it.
+    /// A source as accepted by [`ModelFiles::open`].
     #[cfg(not(target_family = "wasm"))]
     Name(String),
-    /// Opened already.
+    /// Files already opened.
     Files(ModelFiles),
 }
 
 impl Source {
-    /// Blocks while files are read, or downloaded.
+    /// Blocks while files are read or downloaded.
     pub(crate) fn open(self) -> Result<ModelFiles, Error> {
         match self {
             #[cfg(not(target_family = "wasm"))]

@@ -1,4 +1,4 @@
-//! One pass over whole sequences, for comparisons with other implementations.
+//! One pass over whole sequences, for comparison with other implementations.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use esolm_core::config::ModelConfig;
 use esolm_core::rows::{Layout, MaskMode, RowsError, StepRows, block_rows, forward_rows, set_rows};
 use serde::Deserialize;
 
-/// One pass over whole sequences, as the published code makes it.
+/// One pass over whole sequences, as the published code runs it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Flat")]
 pub enum Forward {
@@ -16,23 +16,23 @@ pub enum Forward {
         mode: MaskMode,
         /// The natural position of each slot.
         sort_idx: Vec<Vec<u32>>,
-        /// Tokens, the mask where one is not known.
+        /// Tokens; the mask token where unknown.
         zt_sorted: Vec<Vec<u32>>,
-        /// The clean tokens, for two rows a token as the sequential loss reads them.
+        /// The clean tokens, if there are two rows per token as in the sequential loss.
         x0_sorted: Option<Vec<Vec<u32>>>,
     },
-    /// Arrays `[B, L]` in natural order, noised block by block: a row of `xt` attends to its own block of `xt` and to the blocks of `x0`
-    /// before it.
+    /// Arrays `[B, L]` in natural order, noised block by block: a row of `xt` attends to its own block of `xt` and to
+    /// earlier blocks of `x0`.
     Blocks {
-        /// Tokens of a block; those of the model where there is none.
+        /// Tokens per block. Default: the model's block size.
         block_size: Option<usize>,
-        /// Tokens, the mask where one is not known.
+        /// Tokens; the mask token where unknown.
         xt: Vec<Vec<u32>>,
         /// The clean tokens.
         x0: Vec<Vec<u32>>,
     },
-    /// Arrays `[B, L]` in the order in which the tokens are written. Each place is predicted from a mask that attends to the tokens before it
-    /// in the order and to itself: as a SetDLM reads its texts.
+    /// Arrays `[B, L]` in generation order. Each token is predicted from a mask that attends to itself and to the
+    /// tokens earlier in the order, as in a SetDLM.
     Sets {
         /// The natural position of each slot.
         sort_idx: Vec<Vec<u32>>,
@@ -41,7 +41,7 @@ pub enum Forward {
     },
 }
 
-/// A pass as JSON has it.
+/// A pass as represented in JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Flat {
@@ -89,18 +89,18 @@ impl TryFrom<Flat> for Forward {
 type Pass = (Layout, Vec<u32>, StepRows);
 
 impl Forward {
-    /// Sequences go through the network together up to so many rows, so that memory does not grow with the batch.
+    /// Most rows that go through the network at once, so that memory does not grow with the batch.
     const ROWS_AT_ONCE: usize = 2048;
 
     /// Checks the arrays against each other and against a model.
     ///
     /// # Errors
-    /// The first thing that does not fit.
+    /// [`RowsError`] for the first mismatch.
     pub fn check(&self, config: &ModelConfig) -> Result<(), RowsError> {
         self.passes(config).try_for_each(|pass| pass.map(drop))
     }
 
-    /// The array whose shape the others have, with its name.
+    /// The array that sets the shape of the others, and its name.
     fn shape(&self) -> (&'static str, &[Vec<u32>]) {
         match self {
             Self::Sorted { sort_idx, .. } | Self::Sets { sort_idx, .. } => ("sort_idx", sort_idx),
@@ -113,7 +113,7 @@ impl Forward {
         self.shape().1.iter().map(Vec::len).sum()
     }
 
-    /// The passes over the whole input, some sequences each.
+    /// The passes over the whole input, a few sequences each.
     pub(crate) fn passes<'a>(
         &'a self,
         config: &'a ModelConfig,
@@ -138,7 +138,7 @@ impl Forward {
         let share = (Self::ROWS_AT_ONCE / (length.max(1) * rows_of_token)).max(1);
         let extra =
             (beside.into_iter()).find_map(|(name, rows)| Some((name, rows?.get(count)?.len())));
-        // At least one, for the message that there is nothing.
+        // At least one, so that empty input is reported as such.
         let starts = (0..count.max(1)).step_by(share);
         starts.map(move |start| {
             let context = config.length;
@@ -162,7 +162,7 @@ impl Forward {
         })
     }
 
-    /// The pass over some of the sequences.
+    /// The pass over a range of sequences.
     fn pass(&self, config: &ModelConfig, range: Range<usize>) -> Result<Pass, RowsError> {
         let vocab = config.vocab_size;
         match self {

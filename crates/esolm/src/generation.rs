@@ -1,4 +1,5 @@
-//! Texts under way: a plan is run on the model's thread, texts that ran on at a given word are drawn again, and events tell of it.
+//! Running generations: the model's thread carries out a plan, redraws texts in which the model extended a given word,
+//! and reports progress as events.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,14 +21,15 @@ use crate::files::Shared;
 use crate::turn::turn;
 use crate::worker::Worker;
 
-/// A generation: a [`Stream`] of [`Event`]s, first a header, then a step after each pass, last the footer with the texts.
+/// A running generation: a [`Stream`] of [`Event`]s. A header comes first, then one step per pass, and finally the
+/// footer with the texts.
 ///
-/// Nothing happens before it is first polled; from then on it holds the model, and calls made meanwhile wait until it ends. Passes run
-/// at most two steps ahead of whoever reads, so a program that awaits another call of the same model while it holds an unfinished
-/// generation, and reads on only afterwards, waits for ever: finish, stop or drop the generation first.
+/// Nothing happens until it is first polled. From then on it occupies the model, and other calls wait until it ends.
+/// Passes run at most two steps ahead of the reader, so a program that holds an unfinished generation and awaits
+/// another call of the same model before reading on deadlocks: finish, stop or drop the generation first.
 ///
-/// It may be dropped at any moment: the model ends it after the pass under way and is free for the next call. To end it early and keep
-/// what was written, call [`Generation::stop`] and read on to the footer.
+/// It can be dropped at any time; the model then ends it after the current pass and is free for the next call. To end
+/// it early and keep what was written, call [`Generation::stop`] and read on to the footer.
 pub struct Generation {
     state: State,
     stop: Arc<AtomicBool>,
@@ -44,7 +46,7 @@ struct Start {
     job: Job,
 }
 
-/// What the model's thread is told.
+/// What is sent to the model's thread.
 struct Job {
     shared: Arc<Shared>,
     request: Request,
@@ -67,8 +69,8 @@ impl Generation {
         }
     }
 
-    /// Leaves out which tokens each step revealed ([`Step::revealed`](crate::trace::Step::revealed) stays empty), so that nothing is
-    /// read back from a GPU before the end. Without effect once it runs.
+    /// Does not report which tokens each step revealed ([`Step::revealed`](crate::trace::Step::revealed) stays empty),
+    /// so that nothing is read back from a GPU before the end. Has no effect once the generation has started.
     pub fn unobserved(mut self) -> Self {
         if let State::Waiting(start) = &mut self.state {
             start.job.observe = false;
@@ -76,25 +78,26 @@ impl Generation {
         self
     }
 
-    /// Ends the run after the pass under way. The steps so far and the footer still come.
+    /// Ends the generation after the current pass. The remaining steps and the footer are still delivered.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// What [`Generation::stop`] sets, for a signal handler or another thread.
+    /// The flag that [`Generation::stop`] sets, for use in a signal handler or on another thread.
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
 
-    /// The next event; nothing after the footer or an error.
+    /// The next event, or `None` after the footer or an error.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// Lets the run go to its end.
+    /// Runs the generation to its end.
     ///
     /// # Errors
-    /// When the request does not fit the model, or the device fails; [`Error::Stopped`] when the footer or an error was read before.
+    /// If the request does not fit the model, or the device fails; [`Error::Stopped`] if the footer or an error was
+    /// read before.
     pub async fn finish(mut self) -> Result<Footer, Error> {
         while let Some(event) = self.next().await {
             if let Event::Footer(footer) = event? {
@@ -104,7 +107,7 @@ impl Generation {
         Err(Error::Stopped)
     }
 
-    /// The events one by one, each waited for. Not for code that an async executor runs.
+    /// A blocking iterator over the events. Do not use it from code run by an async executor.
     #[cfg(not(target_family = "wasm"))]
     pub fn blocking(mut self) -> impl Iterator<Item = Result<Event, Error>> {
         std::iter::from_fn(move || pollster::block_on(self.next()))
@@ -124,7 +127,7 @@ impl Stream for Generation {
             return Poll::Ready(None);
         };
         let event = ready!(events.as_mut().poll_next(context));
-        // A channel that closes before the footer belonged to a thread that panicked.
+        // If the channel closes before the footer, the model's thread has panicked.
         let event = event.unwrap_or(Err(Error::Crashed));
         if !matches!(event, Ok(Event::Header(_) | Event::Step(_))) {
             *state = State::Ended;
@@ -133,16 +136,16 @@ impl Stream for Generation {
     }
 }
 
-/// The texts of an attempt, watched for their ends.
+/// The texts of one attempt, watched for their ends.
 struct Texts<'a> {
-    /// One for each, as far as it is known: one step behind the device.
+    /// One per text. Lags one step behind the device.
     watches: Vec<Watch<'a>>,
-    /// Their log-probabilities by position.
+    /// Log-probabilities of each text's tokens, by position.
     logprobs: Vec<Vec<Option<f32>>>,
 }
 
 impl<'a> Texts<'a> {
-    /// `texts` are their indices within the batch.
+    /// `texts` are the texts' indices in the batch.
     fn new(
         resolved: &'a Resolved,
         codec: Option<&'a TextCodec>,
@@ -159,7 +162,7 @@ impl<'a> Texts<'a> {
         }
     }
 
-    /// The texts that end with a step.
+    /// Records a step and returns the texts that end with it.
     fn after(&mut self, step: &Step) -> Vec<usize> {
         for revealed in &step.revealed {
             let text = revealed.sequence as usize;
@@ -184,7 +187,7 @@ impl Start {
                     Ok(None) => return,
                     Err(error) => Err(error),
                 };
-                // Nobody may be left to hear it.
+                // The receiver may be gone.
                 let _ = events.send(told).await;
             })
         }));
@@ -193,7 +196,7 @@ impl Start {
 }
 
 impl Job {
-    /// Runs attempt after attempt. There is no footer once nobody listens any more.
+    /// Runs attempts until all texts are done. Returns no footer if the receiver is gone.
     async fn write(
         &self,
         engine: &mut Engine,
@@ -224,7 +227,7 @@ impl Job {
                 suppressed: &resolved.suppressed,
                 unsure: &resolved.unsure,
             };
-            // What ends texts is seen in what was drawn.
+            // Stop conditions look at the tokens drawn, so they have to be read.
             let observe = self.observe || resolved.stop.is_any();
             let mut run = engine.run(&plan, draw, observe)?;
             if resolved.logprobs {
@@ -281,7 +284,8 @@ impl Job {
             if footer.interrupted {
                 break;
             }
-            // Drawing again until the words are whole draws from the model's distribution given that they are.
+            // Redrawing until the given words are left whole is rejection sampling: it draws from the model's
+            // distribution conditioned on them.
             footer.run_on = resolved.run_on(&footer.tokens, codec);
             if footer.run_on.is_empty() || attempt == MAX_REDRAWS {
                 break;

@@ -1,7 +1,8 @@
-//! esolm runs Eso-LMs (Esoteric Language Models, arXiv 2506.01928), masked diffusion models and autoregressive models of
-//! the same backbone on any GPU through WebGPU, or on the CPU, with an exact KV cache in any order.
+//! esolm runs Eso-LMs (Esoteric Language Models, arXiv 2506.01928), as well as masked diffusion and autoregressive
+//! models with the same backbone, on any GPU through WebGPU or on the CPU. Its KV cache is exact for any generation
+//! order.
 //!
-//! A checkpoint becomes a [`Model`], and a [`Request`] text:
+//! Load a checkpoint into a [`Model`], then turn a [`Request`] into text:
 //!
 //! ```no_run
 //! use esolm::{LoadOptions, Model, Request};
@@ -17,7 +18,7 @@
 //! # Ok::<(), esolm::Error>(())
 //! ```
 //!
-//! [`Model::generate`] reports each step while it writes, [`Model::score`] and [`Model::perplexity`] say how likely a text is.
+//! [`Model::generate`] reports every step as it runs; [`Model::score`] and [`Model::perplexity`] compute likelihoods.
 //! Data flows one way: [`config`] -> [`checkpoint`] -> [`plan`] -> generator -> [`text`].
 
 pub use esolm_core::{chat::Message, checkpoint, config, plan, stop, text, trace};
@@ -73,7 +74,7 @@ mod turn;
 mod weights;
 mod worker;
 
-// What lies below the front door, for this project's own programs and tests. It may change with any version.
+// Internals, public only for this project's own programs and tests. They may change in any release.
 #[doc(hidden)]
 pub use esolm_core::{
     documents, forward_process, noise, order, passes, quantise, request, reveal, rng, rows, sampler,

@@ -1,8 +1,8 @@
-//! Likelihoods of texts: the exact log-likelihood in given or drawn orders, and the NELBO, on whatever runs the engine.
+//! Likelihoods of texts: the exact log-likelihood in given or random orders, and the NELBO.
 //!
-//! What is computed, and from which formulas, stands in docs/likelihood.md; [`crate::forward_process`] and [`crate::passes`] make the
-//! passes, this module runs them in batches and adds up. A figure of a text does not depend on the batch it is in: random numbers
-//! are keyed by (seed, number of the text, draw).
+//! docs/likelihood.md has the formulas. [`crate::forward_process`] and [`crate::passes`] build the passes; this module
+//! runs them in batches and sums up the results. A text's result does not depend on its batch: random numbers are keyed
+//! by (seed, number of the text, draw).
 
 mod draws;
 
@@ -23,58 +23,58 @@ use crate::error::{Error, LikelihoodError};
 use crate::turn::turn;
 use draws::{blocks_pass, exact_pass, noised_pass, set_pass};
 
-/// Rows of a pass that keep a CPU or a software adapter busy.
+/// Rows per pass that keep a CPU or a software adapter busy.
 const ROWS_CPU: usize = 2048;
-/// Rows of a pass that keep a GPU busy.
+/// Rows per pass that keep a GPU busy.
 const ROWS_GPU: usize = 8192;
-/// Bytes of one block's keys that a batch takes unless it is told otherwise.
+/// Bytes of keys per block that a batch may take, unless set otherwise.
 pub(crate) const CACHE_BYTES: usize = 16 << 20;
 
 /// How texts are scored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LikelihoodOptions {
-    /// Share of the tokens that diffusion writes, in [0, 1]; of an Eso-LM alone.
+    /// Fraction of the tokens that diffusion writes, in [0, 1]. Eso-LMs only.
     pub alpha_0: f64,
-    /// Orders of the exact likelihood, whose likelihoods are averaged; 0 leaves it out. An AR model has one.
+    /// Number of orders whose likelihoods the exact likelihood averages; 0 skips it. An AR model has only one order.
     pub orders: u32,
-    /// Draws of the noise of the NELBO, which are averaged; 0 leaves it out. An AR model has none.
+    /// Number of noise draws that the NELBO averages; 0 skips it. AR models have no NELBO.
     pub draws: u32,
     /// Keys all random numbers.
     pub seed: u64,
-    /// Texts of a pass; by default as many as keep the device busy.
+    /// Texts per pass. Default: as many as keep the device busy.
     pub batch: Option<usize>,
 }
 
-/// Draws for the bound of a model that has no exact likelihood, where single texts are compared.
+/// Default number of draws where single texts are compared by the bound because the model has no exact likelihood.
 const DRAWS: u32 = 32;
 
-/// What is asked of a likelihood. What is left out suits the model and the purpose.
+/// Options of a likelihood. Defaults depend on the model and on the purpose.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Likelihood {
-    /// As [`LikelihoodOptions::alpha_0`].
+    /// See [`LikelihoodOptions::alpha_0`].
     pub alpha_0: Option<f64>,
-    /// As [`LikelihoodOptions::orders`].
+    /// See [`LikelihoodOptions::orders`].
     pub orders: Option<u32>,
-    /// As [`LikelihoodOptions::draws`].
+    /// See [`LikelihoodOptions::draws`].
     pub draws: Option<u32>,
-    /// As [`LikelihoodOptions::seed`]; a number or, in JSON, also its digits as a string. Default: 0.
+    /// See [`LikelihoodOptions::seed`]. In JSON, a number or a string of digits. Default: 0.
     #[serde(with = "esolm_core::trace::optional_seed")]
     pub seed: Option<u64>,
-    /// As [`LikelihoodOptions::batch`].
+    /// See [`LikelihoodOptions::batch`].
     pub batch: Option<usize>,
 }
 
-/// What a likelihood is for, which decides its defaults.
+/// What a likelihood is used for, which determines its defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Figures of single texts: one order from left to right, or the bound of a model that has no exact likelihood.
+    /// Scoring single texts: one order from left to right, or the bound if the model has no exact likelihood.
     Score,
-    /// Figures of a corpus: one order drawn with the model's own alpha_0, beside the bound.
+    /// Evaluating a corpus: one order drawn with the model's own alpha_0, and the bound.
     Perplexity,
 }
 
-/// Most orders or draws, and texts of a pass: beyond it, passes are too many to list.
+/// Upper limit of orders, draws, and texts per pass. Beyond it there are too many passes to list.
 const MAX_REPEATS: u32 = 1 << 16;
 
 impl Likelihood {
@@ -90,7 +90,7 @@ impl Likelihood {
         if let Some(alpha_0) = self.alpha_0.filter(|a| !(0.0..=1.0).contains(a)) {
             return range("alpha_0", &alpha_0, "from 0 to 1".into());
         }
-        // A corpus may do without one of the two figures, a score has only one.
+        // A corpus can do without one of the two figures; a score has only one.
         let least = u32::from(purpose == Purpose::Score);
         for (option, count) in [("orders", self.orders), ("draws", self.draws)] {
             if let Some(count) = count.filter(|n| !(least..=MAX_REPEATS).contains(n)) {
@@ -105,10 +105,10 @@ impl Likelihood {
         }
     }
 
-    /// Fills in what was not asked for.
+    /// Fills in the defaults.
     ///
     /// # Errors
-    /// [`Error::Range`], and [`Error::NotApplicable`] for what the model's family does not have.
+    /// [`Error::Range`], and [`Error::NotApplicable`] for options that the model's family does not have.
     pub fn resolve(
         &self,
         config: &ModelConfig,
@@ -138,7 +138,7 @@ impl Likelihood {
             Family::Mdlm | Family::Bd3Lm => alpha_0 == 1.0,
             Family::Ar | Family::SetDlm => false,
         };
-        // Nothing is left for a bound.
+        // These leave nothing for a bound.
         let only_exact = matches!(config.family, Family::Ar | Family::SetDlm);
         let one_order = matches!(config.family, Family::Ar | Family::Bd3Lm);
         let foreign = [
@@ -178,13 +178,13 @@ impl Likelihood {
     }
 }
 
-/// Hears how many passes of how many are done, and may stop the work by answering false. While texts are still being tokenized both are
-/// 0. The default hears nothing.
+/// Callback that receives the numbers of passes done and in total, and may stop the work by returning false. Both
+/// numbers are 0 while texts are still being tokenized. The default does nothing.
 #[derive(Clone, Default)]
 pub struct Progress(Option<Arc<dyn Fn(usize, usize) -> bool + Send + Sync>>);
 
 impl Progress {
-    /// Calls `hear` after each pass, in the model's thread.
+    /// Calls `hear` after each pass, on the model's thread.
     pub fn new(hear: impl Fn(usize, usize) -> bool + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hear)))
     }
@@ -194,10 +194,10 @@ impl Progress {
     }
 }
 
-/// Lets a browser's page have a turn between two texts that are tokenized, which may take longer than scoring them.
+/// Yields to the browser between texts being tokenized, since tokenizing may take longer than scoring.
 ///
 /// # Errors
-/// [`Error::Stopped`] when nobody wants the result any more.
+/// [`Error::Stopped`] if the result is no longer wanted.
 pub(crate) async fn between_texts(
     progress: &Progress,
     go_on: &dyn Fn() -> bool,
@@ -215,25 +215,26 @@ impl std::fmt::Debug for Progress {
     }
 }
 
-/// Whether nothing predicts the first token of a window: so it is with a BD3-LM, with a SetDLM that was trained so, and with an AR model that reads nothing before a text.
+/// Whether nothing predicts the first token of a window. This is so for a BD3-LM, a SetDLM trained that way, and an AR
+/// model with no token prepended.
 pub(crate) fn first_is_free(config: &ModelConfig) -> bool {
     match config.family {
         Family::Ar => config.prepend == Prepend::None,
-        // Its training leaves the first token of every text clean.
+        // Training leaves the first token of every text clean.
         Family::Bd3Lm => true,
         Family::SetDlm => config.sets.is_some_and(|sets| sets.keeps_first),
         Family::EsoLm | Family::Mdlm => false,
     }
 }
 
-/// What is scored of a window.
+/// The range of a window's tokens that is scored.
 pub(crate) fn scored(config: &ModelConfig, window: &Window) -> Range<usize> {
     let Range { start, end } = window.free;
     let first = usize::from(first_is_free(config)).min(end);
     start.max(first)..end
 }
 
-/// The token that begins a document, where somebody says that there is to be one, or nobody says otherwise and the model's texts open with it.
+/// The token that begins a document: if `said` asks for one, or, by default, if the model's texts open with it.
 pub(crate) fn beginning(
     config: &ModelConfig,
     codec: &TextCodec,
@@ -252,7 +253,7 @@ pub(crate) fn beginning(
     Ok(token.filter(|_| opens))
 }
 
-/// The same of a document scored by itself. A model that reads a token before every text has its opening already.
+/// As [`beginning`], for a document scored by itself: none if the model already reads a token before every text.
 pub(crate) fn opening(
     config: &ModelConfig,
     codec: &TextCodec,
@@ -262,53 +263,53 @@ pub(crate) fn opening(
     Ok(token.filter(|_| config.prepend == Prepend::None))
 }
 
-/// What a text scored, in nats.
+/// Likelihood of a text, in nats.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TextScore {
     /// Tokens that were scored.
     pub tokens: usize,
-    /// The diffusion part of the NELBO, mean over the draws; 0 without one.
+    /// The diffusion part of the NELBO, averaged over the draws; 0 if there is none.
     pub diffusion: f64,
-    /// The sequential part.
+    /// The sequential part of the NELBO.
     pub sequential: f64,
     /// log p(x | order) for each order.
     pub log_p: Vec<f64>,
 }
 
 impl TextScore {
-    /// The NELBO: an upper bound of -log p(x) in expectation.
+    /// The NELBO: in expectation, an upper bound of -log p(x).
     pub fn nelbo(&self) -> f64 {
         self.diffusion + self.sequential
     }
 
-    /// log p(x): exact where there are orders, else the lower bound.
+    /// log p(x): exact if there are orders, otherwise the lower bound.
     pub fn log_likelihood(&self) -> f64 {
         self.exact().unwrap_or_else(|| -self.nelbo())
     }
 
-    /// log((1/K) sum over K orders of p(x | order)), where there are orders.
+    /// log((1/K) sum over K orders of p(x | order)), if there are orders.
     pub fn exact(&self) -> Option<f64> {
         (!self.log_p.is_empty()).then(|| log_mean_exp(&self.log_p))
     }
 }
 
-/// Means in nats a token over texts.
+/// Means over texts, in nats per token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     /// Tokens that were scored.
     pub tokens: usize,
     /// The diffusion part of the NELBO.
     pub diffusion: Mean,
-    /// The sequential part.
+    /// The sequential part of the NELBO.
     pub sequential: Mean,
     /// The NELBO.
     pub nelbo: Mean,
-    /// -log p(x), where every text has an exact one.
+    /// -log p(x), if every text has an exact one.
     pub exact: Option<Mean>,
 }
 
 impl Summary {
-    /// Over all texts; standard errors are over texts.
+    /// Means over all texts, with standard errors over texts.
     pub fn of(scores: &[TextScore]) -> Self {
         let tokens: Vec<usize> = scores.iter().map(|s| s.tokens).collect();
         let mean = |value: &dyn Fn(&TextScore) -> f64| {
@@ -329,12 +330,13 @@ impl Summary {
     }
 }
 
-/// The reason why a model has no exact likelihood in any order, or nothing where it has one: causal attention makes it exact.
+/// The reason why a model has no exact likelihood in any order, or `None` if it has one. Causal attention makes it
+/// exact.
 pub fn without_exact(config: &ModelConfig) -> Option<&'static str> {
     match (config.family, config.attention) {
         (Family::Mdlm, _) => Some("an MDLM"),
         (Family::Bd3Lm, _) => match config.block_size {
-            // Every token beside the clean ones before it.
+            // Every token sees exactly the clean tokens before it.
             Some(1) => None,
             _ => Some("a BD3-LM with blocks of several tokens"),
         },
@@ -343,7 +345,7 @@ pub fn without_exact(config: &ModelConfig) -> Option<&'static str> {
     }
 }
 
-/// Which of a text's quantities a pass is for.
+/// The quantity of a text that a pass contributes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Exact,
@@ -351,7 +353,7 @@ enum Kind {
     Sequential,
 }
 
-/// One pass over one text: the order or the draw with this number.
+/// One pass over one text, for the order or draw numbered `draw`.
 #[derive(Clone, Copy)]
 struct Job {
     kind: Kind,
@@ -359,11 +361,8 @@ struct Job {
     draw: u32,
 }
 
-/// Scores `windows` one by one. `orders` are taken instead of drawn ones where they are given, one a text. `progress` hears how many
-/// passes of how many are done, and stops the run by returning false: then there is no result.
-///
-/// # Errors
-/// [`LikelihoodError`].
+/// Scores `windows` one by one. `orders`, if given, has one order per text, used instead of random ones. `progress`
+/// receives the numbers of passes done and in total; returning false stops the run, and there is no result.
 pub async fn evaluate(
     engine: &mut Engine,
     windows: &[Window],
@@ -380,7 +379,7 @@ pub async fn evaluate(
         score.tokens = scored(&config, window).len();
     }
     let layout = layout(engine, windows, options.batch, jobs.len());
-    // Of each batch's cache; a pass asks for the rest when its rows are known.
+    // Reserves the batch's cache; each pass asks for the rest once its rows are known.
     engine.prepare(&layout, 0, 0)?;
     let shift = draw_time(options.seed, 0, 0);
     let mut done = 0;
@@ -482,7 +481,7 @@ pub(crate) fn prepended(config: &ModelConfig) -> Result<Option<u32>, LikelihoodE
     }
 }
 
-/// Every pass that is needed. Text by text, so that the passes of a batch are of about the same length.
+/// All passes that are needed, text by text, so that the passes of a batch are of similar length.
 fn jobs(
     config: &ModelConfig,
     windows: &[Window],
@@ -515,14 +514,14 @@ fn jobs(
     jobs
 }
 
-/// Rows of a pass that keep the engine's device busy.
+/// Rows per pass that keep the engine's device busy.
 pub(crate) fn busy_rows(engine: &Engine) -> usize {
     let device = engine.device();
     let real_gpu = device.adapter.is_some() && !device.is_software();
     if real_gpu { ROWS_GPU } else { ROWS_CPU }
 }
 
-/// The layout of every batch: the same for all, so that caches are made once, with room for no more than the `passes` that there are.
+/// The layout shared by all batches, so that caches are allocated once. It has room for at most `passes` sequences.
 fn layout(engine: &Engine, windows: &[Window], batch: Option<usize>, passes: usize) -> Layout {
     let longest = windows
         .iter()

@@ -1,5 +1,5 @@
-//! The machine's own memory: what is left of it, and asking for it before work begins. Rust ends a program whose memory runs out, so a
-//! model or a batch is estimated beforehand, and its largest buffers are allocated such that a refusal is an error.
+//! Host memory: how much is left, and checking before work begins. Rust aborts a program that runs out of memory, so
+//! the needs of a model or batch are estimated in advance, and its largest buffers are allocated fallibly.
 
 use std::fmt;
 
@@ -10,16 +10,16 @@ use crate::error::EngineError;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod linux;
 
-/// What decides how much memory is left.
+/// What limits the memory that is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryLimit {
     /// The process's address space (`ulimit -v`).
     AddressSpace,
-    /// The process's data (`ulimit -d`).
+    /// The process's data segment (`ulimit -d`).
     Data,
-    /// A control group that the process is in, such as that of a container or a service.
+    /// A control group of the process, such as a container's or a service's.
     ControlGroup,
-    /// The memory that the machine has left.
+    /// The machine's free memory.
     Machine,
     /// The address space of a WebAssembly module.
     Module,
@@ -37,35 +37,35 @@ impl fmt::Display for MemoryLimit {
     }
 }
 
-/// Memory that is left.
+/// The memory that is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryRoom {
-    /// Bytes that can still be had.
+    /// Bytes that can still be allocated.
     pub bytes: u64,
-    /// What allows no more.
+    /// What sets this limit.
     pub limit: MemoryLimit,
 }
 
-/// What memory is for.
+/// What memory is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryUse {
-    /// A model's weights, and reading them.
+    /// A model's weights, including reading them.
     Model,
     /// The plan, the cache and the largest pass of a batch.
     Batch {
         /// Sequences at once.
         sequences: usize,
-        /// Cache slots of each.
+        /// Cache slots per sequence.
         slots: usize,
     },
-    /// Logits that are handed out.
+    /// Logits returned to the caller.
     Logits {
-        /// Rows of them.
+        /// Rows of logits.
         rows: usize,
     },
-    /// Weights, moments, gradients, and what a training step keeps for them.
+    /// Weights, moments, gradients, and what a training step keeps for its backward pass.
     Training,
-    /// What a device's rates are measured on.
+    /// The buffers on which a device's rates are measured.
     Rates,
 }
 
@@ -88,13 +88,13 @@ impl fmt::Display for MemoryUse {
     }
 }
 
-/// What is left for this process, as its system tells; nothing where it does not.
+/// What is left for this process, if the system reports it.
 pub(crate) fn room() -> Option<MemoryRoom> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return linux::room(std::path::Path::new("/"));
     #[cfg(target_family = "wasm")]
     {
-        // What the module holds and does not use cannot be told from what it uses: only an allocation shows what is left.
+        // A module's allocated but unused memory cannot be told from what is in use: only trying shows what is left.
         None
     }
     #[cfg(not(any(target_os = "linux", target_os = "android", target_family = "wasm")))]
@@ -109,7 +109,7 @@ pub(crate) fn room() -> Option<MemoryRoom> {
     }
 }
 
-/// What an allocation that just failed had left.
+/// What was left when an allocation failed.
 fn left() -> Option<MemoryRoom> {
     #[cfg(target_family = "wasm")]
     return Some(MemoryRoom {
@@ -120,16 +120,16 @@ fn left() -> Option<MemoryRoom> {
     room()
 }
 
-/// The estimate with what it leaves out: small buffers, threads, and what an allocator wastes.
+/// An estimate plus what it does not count: small buffers, threads, and allocator overhead.
 pub(crate) fn with_margin(bytes: u64) -> u64 {
     const SMALL: u64 = 8 << 20;
     bytes.saturating_add(bytes / 16).saturating_add(SMALL)
 }
 
-/// Asks whether `bytes` more can be had, before anything is done with them.
+/// Checks that `bytes` more can be allocated, before any work is done.
 ///
 /// # Errors
-/// [`EngineError::HostMemory`] where they cannot.
+/// [`EngineError::HostMemory`] if they cannot.
 pub fn ask(purpose: MemoryUse, bytes: u64) -> Result<(), EngineError> {
     let bytes = with_margin(bytes);
     if let Some(room) = room()
@@ -148,13 +148,13 @@ pub fn ask(purpose: MemoryUse, bytes: u64) -> Result<(), EngineError> {
     }
 }
 
-/// The system's own word, which may know of more limits. Pages that nothing touches cost nothing.
+/// Asks the allocator, which may know of further limits. Untouched pages cost nothing.
 #[cfg(not(target_family = "wasm"))]
 fn is_to_be_had(bytes: u64) -> bool {
     usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
 }
 
-/// Whether a module can ever hold as much. To try would leave it that large, since its memory only grows.
+/// Whether a module can ever hold that much. Trying would leave it that large, since its memory only grows.
 #[cfg(target_family = "wasm")]
 fn is_to_be_had(bytes: u64) -> bool {
     bytes < 1 << 32
@@ -168,18 +168,18 @@ fn refused(purpose: MemoryUse, bytes: u64) -> EngineError {
     }
 }
 
-/// `len` zeros. Where they are not written to, large ones take no memory yet.
+/// `len` zeros. Large vectors take no memory until they are written to.
 ///
 /// # Errors
-/// [`EngineError::HostMemory`] where the system does not give the memory.
+/// [`EngineError::HostMemory`] if the allocation fails.
 pub(crate) fn zeros(purpose: MemoryUse, len: usize) -> Result<Vec<f32>, EngineError> {
     bytemuck::try_zeroed_vec(len).map_err(|()| refused(purpose, len as u64 * 4))
 }
 
-/// An empty vector with room for `len` values.
+/// An empty vector with capacity for `len` values.
 ///
 /// # Errors
-/// [`EngineError::HostMemory`] where the system does not give the memory.
+/// [`EngineError::HostMemory`] if the allocation fails.
 pub(crate) fn with_capacity(purpose: MemoryUse, len: usize) -> Result<Vec<f32>, EngineError> {
     let mut values = Vec::new();
     match values.try_reserve_exact(len) {
@@ -188,10 +188,10 @@ pub(crate) fn with_capacity(purpose: MemoryUse, len: usize) -> Result<Vec<f32>, 
     }
 }
 
-/// The first `len` values of a buffer that is used again: whatever stood there, or `empty` ones. It grows where it is too short.
+/// The first `len` values of a reused buffer, which hold old contents or `empty`. Grows the buffer if it is too short.
 ///
 /// # Errors
-/// [`EngineError::HostMemory`] where the system does not give the memory.
+/// [`EngineError::HostMemory`] if the allocation fails.
 pub(crate) fn grown<T: Clone>(
     purpose: MemoryUse,
     buffer: &mut Vec<T>,
@@ -199,7 +199,7 @@ pub(crate) fn grown<T: Clone>(
     empty: T,
 ) -> Result<&mut [T], EngineError> {
     if buffer.len() < len {
-        // What was there is not wanted, so that there is never more than the new one.
+        // The old contents are not needed, so free them first: both never exist at once.
         *buffer = Vec::new();
         if buffer.try_reserve_exact(len).is_err() {
             let bytes = len as u64 * size_of::<T>() as u64;

@@ -1,4 +1,4 @@
-//! The front door: a checkpoint becomes a model, a request becomes text, a text becomes a likelihood.
+//! The main entry point: a [`Model`] loads a checkpoint, generates text and computes likelihoods.
 
 use std::sync::Arc;
 
@@ -21,11 +21,13 @@ use crate::perplexity::{Corpus, Perplexity, PerplexityOptions};
 use crate::score::{ScoreItem, ScoreOptions, Scored};
 use crate::worker::{Loaded, Worker};
 
-/// A loaded model. Clones are handles to the same one; it is given up when the last of them and of its generations is gone.
+/// A loaded model. Cloning it is cheap and yields another handle to the same model, which is unloaded once the last
+/// handle and the last [`Generation`] are dropped.
 ///
-/// It computes in a thread of its own: no future or stream here does anything heavy when it is polled, and all of them are [`Send`].
-/// Calls are carried out one after the other, in the order in which their futures are first polled. Whoever drops a call's future cancels the call: it
-/// ends after the pass under way. [`Model::blocking`] has the same calls for code without an executor.
+/// The model computes on a thread of its own: polling the futures and streams returned here never does heavy work, and
+/// all of them are [`Send`]. Calls run one at a time, in the order in which their futures are first polled. Dropping a
+/// call's future cancels the call after the current pass. [`Model::blocking`] offers the same calls to code without an
+/// async executor.
 #[derive(Clone)]
 pub struct Model {
     worker: Worker,
@@ -34,10 +36,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a model and loads it onto a device, in a thread of its own.
+    /// Opens a model and loads it onto a device, on a thread of its own.
     ///
     /// # Errors
-    /// When the checkpoint or its tokenizer are not usable, no device answers to the choice, or memory does not suffice.
+    /// If the checkpoint or its tokenizer is unusable, the requested device is not available, or there is not enough
+    /// memory.
     pub async fn load(source: impl Into<Source>, options: LoadOptions) -> Result<Self, Error> {
         let (worker, Loaded { shared, device }) = Worker::start(source.into(), options).await?;
         Ok(Self {
@@ -47,27 +50,27 @@ impl Model {
         })
     }
 
-    /// The same calls for code without an executor: each waits until it is done.
+    /// The same calls for code without an async executor: each blocks until it is done.
     #[cfg(not(target_family = "wasm"))]
     pub fn blocking(&self) -> Blocking<'_> {
         Blocking(self)
     }
 
-    /// As [`Model::load`], waiting until it is done.
+    /// Blocking version of [`Model::load`].
     ///
     /// # Errors
-    /// As [`Model::load`].
+    /// See [`Model::load`].
     #[cfg(not(target_family = "wasm"))]
     pub fn load_blocking(source: impl Into<Source>, options: LoadOptions) -> Result<Self, Error> {
         pollster::block_on(Self::load(source, options))
     }
 
-    /// What a conversation needs of the model.
+    /// The handles that a conversation needs.
     pub(crate) fn parts(&self) -> (Worker, Arc<Shared>) {
         (self.worker.clone(), self.shared.clone())
     }
 
-    /// What the network is.
+    /// The network's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.shared.config
     }
@@ -77,49 +80,50 @@ impl Model {
         self.shared.codec.as_ref()
     }
 
-    /// How the checkpoint recommends to sample: what is used where a request does not say.
+    /// The checkpoint's recommended sampling settings, which fill in whatever a request leaves unset.
     pub fn recommended(&self) -> &Recommended {
         &self.shared.recommended
     }
 
-    /// The name that traces give it.
+    /// The name by which traces refer to the model.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
 
-    /// What runs it.
+    /// The device that runs the model.
     pub fn device(&self) -> &DeviceInfo {
         &self.device
     }
 
-    /// Writes texts, telling of each step. Without a seed a random one is taken; the header says which.
+    /// Generates text, reporting every step. If the request has no seed, a random one is chosen; the header event
+    /// contains it.
     pub fn generate(&self, mut request: Request) -> Generation {
         request.seed.get_or_insert_with(random_seed);
         Generation::new(self.worker.clone(), self.shared.clone(), request)
     }
 
-    /// Writes one text; of several that are asked for, the first.
+    /// Generates text and returns it; if the request asks for several texts, only the first is returned.
     ///
     /// # Errors
-    /// When the request does not fit the model, or the device fails.
+    /// If the request does not fit the model, or the device fails.
     pub async fn text(&self, request: Request) -> Result<String, Error> {
         let footer = self.generate(request).unobserved().finish().await?;
         Ok(footer.text.into_iter().next().unwrap_or_default())
     }
 
-    /// What [`Model::generate`] would do, without any pass of the network: which positions are computed and drawn in which step.
-    /// Without a seed it is the plan of seed 0.
+    /// The plan that [`Model::generate`] would carry out: which positions are computed and sampled in which step. Does
+    /// not run the network. If the request has no seed, the plan is drawn with seed 0.
     ///
     /// # Errors
-    /// When the request does not fit the model.
+    /// If the request does not fit the model.
     pub fn plan(&self, request: &Request) -> Result<(Header, Plan), Error> {
         self.shared.plan(request)
     }
 
-    /// Log-likelihoods of texts, of choices given a context, and of middles given both sides.
+    /// Log-likelihoods of texts, of choices given a context, and of middles given the text on both sides.
     ///
     /// # Errors
-    /// When an item does not fit the model, an option is foreign to its family, or the device fails.
+    /// If an item does not fit the model, an option does not apply to its family, or the device fails.
     pub async fn score(
         &self,
         items: Vec<ScoreItem>,
@@ -136,10 +140,10 @@ impl Model {
             .await
     }
 
-    /// How well the model predicts a text: exact likelihood, and the bound that it was trained on.
+    /// How well the model predicts a text: the exact likelihood, and the bound that the model was trained on.
     ///
     /// # Errors
-    /// As [`Model::score`].
+    /// See [`Model::score`].
     pub async fn perplexity(
         &self,
         corpus: Corpus,
@@ -156,10 +160,10 @@ impl Model {
             .await
     }
 
-    /// Logits of one pass over whole sequences, for comparisons with other implementations.
+    /// Logits of one pass over whole sequences, for comparison with other implementations.
     ///
     /// # Errors
-    /// When the rows do not fit the model, or the device fails.
+    /// If the rows do not fit the model, or the device fails.
     pub async fn forward(&self, pass: Forward) -> Result<Vec<f32>, Error> {
         let shared = self.shared.clone();
         self.worker
@@ -186,7 +190,7 @@ impl Model {
     /// Runs a plan with recorded uniforms `[sequences, slots, V]`, each in (0, 1).
     ///
     /// # Errors
-    /// When plan and uniforms do not fit the model, the sampler's numbers are out of range, or the device fails.
+    /// If the plan or the uniforms do not fit the model, the sampler's settings are out of range, or the device fails.
     pub async fn replay(
         &self,
         plan: Plan,
@@ -209,40 +213,41 @@ impl Model {
             .await
     }
 
-    /// What the device did since it was opened, and the memory it has reserved now; zeros on the CPU.
+    /// What the device has done since it was opened, and how much memory it has reserved now. All zeros on the CPU.
     ///
     /// # Errors
-    /// When the model's thread has crashed.
+    /// If the model's thread has crashed.
     pub async fn counters(&self) -> Result<Counters, Error> {
         self.worker
             .call(|engine, _| Box::pin(async { Ok(engine.counters()) }))
             .await
     }
 
-    /// Gives this handle up and, where no other one and no generation is left, waits until the model's memory is free.
+    /// Drops this handle. If it was the last one and no generation is left, waits until the model's memory has been
+    /// freed.
     pub async fn close(self) {
         self.worker.close().await;
     }
 }
 
-/// The calls of a [`Model`], each waiting until it is done. Not for code that an async executor runs.
+/// The calls of a [`Model`], each blocking until it is done. Do not use it from code run by an async executor.
 #[cfg(not(target_family = "wasm"))]
 pub struct Blocking<'a>(&'a Model);
 
 #[cfg(not(target_family = "wasm"))]
 impl Blocking<'_> {
-    /// As [`Model::text`].
+    /// See [`Model::text`].
     ///
     /// # Errors
-    /// As [`Model::text`].
+    /// See [`Model::text`].
     pub fn text(&self, request: Request) -> Result<String, Error> {
         pollster::block_on(self.0.text(request))
     }
 
-    /// As [`Model::score`].
+    /// See [`Model::score`].
     ///
     /// # Errors
-    /// As [`Model::score`].
+    /// See [`Model::score`].
     pub fn score(
         &self,
         items: Vec<ScoreItem>,
@@ -251,10 +256,10 @@ impl Blocking<'_> {
         pollster::block_on(self.0.score(items, options))
     }
 
-    /// As [`Model::perplexity`].
+    /// See [`Model::perplexity`].
     ///
     /// # Errors
-    /// As [`Model::perplexity`].
+    /// See [`Model::perplexity`].
     pub fn perplexity(
         &self,
         corpus: Corpus,
@@ -263,18 +268,18 @@ impl Blocking<'_> {
         pollster::block_on(self.0.perplexity(corpus, options))
     }
 
-    /// As [`Model::forward`].
+    /// See [`Model::forward`].
     ///
     /// # Errors
-    /// As [`Model::forward`].
+    /// See [`Model::forward`].
     pub fn forward(&self, pass: Forward) -> Result<Vec<f32>, Error> {
         pollster::block_on(self.0.forward(pass))
     }
 
-    /// As [`Model::replay`].
+    /// See [`Model::replay`].
     ///
     /// # Errors
-    /// As [`Model::replay`].
+    /// See [`Model::replay`].
     pub fn replay(
         &self,
         plan: Plan,
@@ -285,7 +290,7 @@ impl Blocking<'_> {
     }
 }
 
-/// A seed that nobody chose; short enough to be typed again.
+/// A random seed of at most 32 bits, short enough to type.
 pub fn random_seed() -> u64 {
     #[cfg(target_family = "wasm")]
     return (js_sys::Math::random() * f64::from(u32::MAX)) as u64;

@@ -1,4 +1,4 @@
-//! How well a model predicts a corpus: nats and bits a token, bits a byte, perplexity.
+//! How well a model predicts a corpus: nats and bits per token, bits per byte, perplexity.
 
 use std::f64::consts::LN_2;
 use std::ops::Range;
@@ -19,114 +19,114 @@ use crate::likelihood::{
 };
 use crate::score::Score;
 
-/// What is measured on.
+/// The data to evaluate on.
 #[derive(Clone, Debug)]
 pub enum Corpus {
-    /// Texts, one a document.
+    /// Texts, one per document.
     Documents(Vec<String>),
-    /// Sequences of tokens.
+    /// Token sequences.
     Tokens {
         /// Tokens `[N, L]`.
         tokens: Vec<Vec<u32>>,
-        /// The order of each sequence `[N, L]`, instead of drawn ones.
+        /// One order per sequence `[N, L]`, used instead of random ones.
         orders: Option<Vec<Vec<u32>>>,
     },
 }
 
-/// How a corpus is cut and scored.
+/// How a corpus is split into windows and scored.
 #[derive(Clone, Debug, Default)]
 pub struct PerplexityOptions {
     /// Orders, draws and seed.
     pub likelihood: Likelihood,
-    /// Tokens of a window. Default: the model's context.
+    /// Tokens per window. Default: the model's context.
     pub length: Option<usize>,
-    /// Measure on the first windows alone.
+    /// Use only the first windows.
     pub max_windows: Option<usize>,
-    /// Leave out documents with characters beyond ASCII.
+    /// Skip documents with non-ASCII characters.
     pub ascii_only: bool,
-    /// Score each document by itself, given its opening token, instead of packing them without gaps.
+    /// Score each document by itself, given its opening token, instead of packing documents into windows without gaps.
     pub per_document: bool,
-    /// Whether documents open with the beginning-of-text token. Default: as of [`ScoreOptions::bos`](crate::ScoreOptions::bos); packed ones
-    /// are then divided by the token all the same.
+    /// Whether documents open with the beginning-of-text token. Default: as for
+    /// [`ScoreOptions::bos`](crate::ScoreOptions::bos), except that packed documents are always separated by the token.
     pub bos: Option<bool>,
-    /// Numbers of documents that are scored by themselves, one for each, which key their random numbers whatever they are scored with. Where
-    /// there are none, windows are numbered as they come.
+    /// With `per_document`, one number per document, which keys its random numbers regardless of what else is scored.
+    /// If empty, windows are numbered consecutively.
     pub numbers: Vec<u32>,
-    /// Hears how far it is.
+    /// Receives progress.
     pub progress: Progress,
 }
 
 /// A quantity in every unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// Nats a token.
+    /// Nats per token.
     pub nats_per_token: f64,
-    /// Its standard error over windows, where there are several.
+    /// Standard error of `nats_per_token` over windows, if there are several.
     pub standard_error: Option<f64>,
-    /// Bits a token.
+    /// Bits per token.
     pub bits_per_token: f64,
-    /// Bits a byte of the documents' text, where there is text.
+    /// Bits per byte of the documents' text, if there is text.
     pub bits_per_byte: Option<f64>,
-    /// Perplexity a token.
+    /// Perplexity per token.
     pub ppl: f64,
 }
 
-/// The bound, in its two parts and in all.
+/// The bound: its two parts, and their sum.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Nelbo {
-    /// The diffusion part, nats a token.
+    /// The diffusion part, in nats per token.
     pub diffusion: f64,
-    /// The sequential part, nats a token.
+    /// The sequential part, in nats per token.
     pub sequential: f64,
-    /// Both.
+    /// The sum.
     pub total: Figure,
     /// The two parts in every unit.
     #[serde(skip)]
     pub parts: [Figure; 2],
 }
 
-/// What a corpus measured.
+/// Results on a corpus.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Perplexity {
-    /// Share of the tokens that diffusion writes.
+    /// Fraction of the tokens that diffusion writes.
     pub alpha_0: f64,
     /// Orders of the exact likelihood.
     pub orders: u32,
     /// Draws of the bound.
     pub draws: u32,
-    /// Seed of both.
+    /// Seed of orders and draws.
     pub seed: u64,
     /// Windows that were scored.
     pub windows: usize,
-    /// Tokens of a full window.
+    /// Tokens per full window.
     pub length: usize,
     /// Tokens that were scored.
     pub tokens: usize,
-    /// Bytes of the documents' text in the windows; nothing for given tokens.
+    /// Bytes of the documents' text in the windows; `None` for given tokens.
     pub bytes: Option<usize>,
-    /// Documents whose text is in the windows; none for given tokens.
+    /// Documents whose text is in the windows; 0 for given tokens.
     pub documents: usize,
-    /// Documents that were left out for their characters.
+    /// Documents skipped for non-ASCII characters.
     pub dropped_documents: usize,
-    /// Documents whose words the tokenizer does not keep: what it makes of them is scored.
+    /// Documents that the tokenizer does not preserve; the altered text is what was scored.
     #[serde(default)]
     pub altered_documents: usize,
-    /// The bound, where it was computed.
+    /// The bound, if computed.
     pub nelbo: Option<Nelbo>,
-    /// The exact likelihood, where it was computed.
+    /// The exact likelihood, if computed.
     pub exact: Option<Figure>,
-    /// Seconds that it took, without loading.
+    /// Seconds taken, excluding loading.
     pub seconds: f64,
-    /// The score of each document scored by itself, with its number in the corpus.
+    /// With `per_document`, the score of each document and its number in the corpus.
     #[serde(skip)]
     pub per_document: Vec<(usize, Score)>,
-    /// The first of the altered documents, by its number in the corpus, and what the tokenizer made of it.
+    /// The first altered document: its number in the corpus, and what the tokenizer made of it.
     #[serde(skip)]
     pub altered: Option<(usize, Altered)>,
-    /// What each window scored.
+    /// The score of each window.
     #[serde(skip)]
     pub per_window: Vec<TextScore>,
-    /// Text of the token that opens every document, if one does.
+    /// Text of the token that opens every document, if there is one.
     #[serde(skip)]
     pub opening: Option<String>,
     /// Tokens of the last window.
@@ -136,32 +136,33 @@ pub struct Perplexity {
 
 /// A document that was read.
 struct Document {
-    /// Its number in the corpus, left out ones counted.
+    /// Its number in the corpus, including skipped documents.
     index: usize,
-    /// Bytes of its text, of the part that is scored.
+    /// Bytes of the part of its text that is scored.
     bytes: usize,
-    /// Its windows, where it is scored by itself.
+    /// Its windows, if it is scored by itself.
     windows: Option<Range<usize>>,
 }
 
-/// A corpus as windows.
+/// A corpus split into windows.
 #[derive(Default)]
 struct Cut {
     windows: Vec<Window>,
     orders: Option<Vec<Vec<u32>>>,
     documents: Vec<Document>,
     dropped: usize,
-    /// How many the tokenizer changed, and the first of them.
+    /// Number of documents that the tokenizer altered, and the first of them.
     altered: (usize, Option<(usize, Altered)>),
     bytes: Option<usize>,
     opening: Option<String>,
 }
 
 impl PerplexityOptions {
-    /// Checks what needs neither the tokenizer nor the network.
+    /// Checks everything that needs neither the tokenizer nor the network.
     ///
     /// # Errors
-    /// For options that are foreign to the family or leave nothing to compute, too long windows, and a corpus without documents.
+    /// If an option does not apply to the family, the options leave nothing to compute, windows are too long, or the
+    /// corpus has no documents.
     pub fn check(&self, config: &ModelConfig, corpus: &Corpus) -> Result<(), Error> {
         self.resolve(config, corpus).map(drop)
     }
@@ -196,7 +197,7 @@ impl PerplexityOptions {
         Ok(likelihood)
     }
 
-    /// Given orders are for a model with an exact likelihood in any order, and for one order.
+    /// Given orders need a model with an exact likelihood in any order, and allow only one order per sequence.
     fn check_orders(
         &self,
         config: &ModelConfig,
@@ -227,7 +228,7 @@ impl PerplexityOptions {
     }
 }
 
-/// Measures; `go_on` is asked between passes.
+/// Evaluates a corpus; `go_on` is asked between passes.
 pub(crate) async fn measure(
     engine: &mut Engine,
     shared: &Shared,
@@ -300,8 +301,8 @@ impl Cut {
         seconds: f64,
     ) -> Perplexity {
         let summary = Summary::of(&per_window);
-        // Nats a token times tokens a byte, of all tokens of the text: where nothing predicts the first token of a window, it counts
-        // as much as the others.
+        // Nats per token times tokens per byte, over all tokens of the text: a first token of a window that nothing
+        // predicts counts like the others.
         let text_tokens: usize = self.windows.iter().map(Window::scored).sum();
         let per_byte = (self.bytes)
             .filter(|&bytes| bytes > 0)
@@ -347,7 +348,7 @@ impl Cut {
     }
 }
 
-/// How documents become windows.
+/// Turns documents into windows.
 struct Reader<'a> {
     codec: &'a TextCodec,
     config: &'a ModelConfig,
@@ -357,7 +358,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// A document's tokens, unless nobody wants them any more.
+    /// A document's tokens.
     async fn encode(&self, index: usize, document: &str, cut: &mut Cut) -> Result<Vec<u32>, Error> {
         between_texts(&self.options.progress, self.go_on).await?;
         let tokens = self.codec.encode(document).map_err(item(index))?;
@@ -372,7 +373,7 @@ impl Reader<'_> {
         opening.map(|token| self.codec.decode(&[token]))
     }
 
-    /// All documents put together, as many tokens of them as the first `max_windows` windows hold.
+    /// All documents concatenated, up to the tokens that the first `max_windows` windows hold.
     async fn packed(&self, all: &[String]) -> Result<Cut, Error> {
         let most = (self.options.max_windows).and_then(|windows| windows.checked_mul(self.length));
         let said = self.options.bos;

@@ -1,4 +1,4 @@
-//! Puts a model on the device that was asked for, or with `auto` on the first that works.
+//! Puts a model on the requested device, or for `auto` on the first one that works.
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
@@ -19,12 +19,12 @@ use crate::weights::Activations;
 /// Loads a checkpoint onto a device.
 ///
 /// # Errors
-/// When the checkpoint is inconsistent, no device answers to the choice, or memory does not suffice.
+/// If the checkpoint is inconsistent, the requested device is not available, or there is not enough memory.
 pub async fn place(
     ckpt: &Checkpoint,
     options: &LoadOptions,
 ) -> Result<(Box<dyn Executor>, DeviceInfo), EngineError> {
-    // Asked once: the form in which weights are stored is found by reading some of them.
+    // Done once: determining the stored format reads some of the weights.
     let weights = options.weights_of(ckpt).await?;
     let options = &LoadOptions {
         weights: Some(weights),
@@ -97,11 +97,11 @@ async fn put_on(
     Ok((executor, device))
 }
 
-/// Rows of a rehearsal: more than any form of a kernel for few rows takes.
+/// Rows of a rehearsal: more than any kernel variant for few rows handles.
 const REHEARSED_ROWS: usize = 128;
 
-/// Runs a pass of many rows and one of a single row through every kernel that writes or scores a text. Kernels are compiled when they are
-/// first launched; a driver that refuses one should show it while there is another device to go on to.
+/// Runs a pass of many rows and a pass of one row through every kernel that generates or scores. Kernels are compiled
+/// on first launch; if the driver rejects one, it should do so while there is still another device to fall back to.
 async fn rehearse(executor: &mut GpuExecutor, config: &ModelConfig) -> Result<(), EngineError> {
     let slots = REHEARSED_ROWS.min(config.length);
     let layout = Layout {

@@ -1,4 +1,5 @@
-//! Likelihoods of single texts: how likely a text is, which of several continuations is likelier, how likely a middle is given both sides.
+//! Likelihoods of single texts: how likely a text is, which of several continuations is likelier, and how likely a
+//! middle is given the text on both sides.
 
 use std::f64::consts::LN_2;
 use std::ops::Range;
@@ -23,20 +24,21 @@ use crate::likelihood::{
 pub enum ScoreItem {
     /// A text by itself.
     Text(String),
-    /// Several continuations of one context, each scored given the context. A space at the end of the context belongs to the choices.
+    /// Several continuations of one context, each scored given the context. Trailing whitespace of the context counts
+    /// as part of the choices.
     Choices {
-        /// What is given.
+        /// The context, which is given.
         context: String,
         /// The continuations.
         choices: Vec<String>,
     },
-    /// The middle of a text, scored given both sides.
+    /// The middle of a text, scored given the text on both sides.
     Infill {
-        /// What stands before.
+        /// The text before.
         prefix: String,
-        /// What is scored.
+        /// The text to score.
         middle: String,
-        /// What stands after.
+        /// The text after.
         suffix: String,
     },
 }
@@ -45,19 +47,20 @@ pub enum ScoreItem {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(from = "Flat")]
 pub struct ScoreOptions {
-    /// Orders, draws and seed. By default an exact likelihood goes from left to right.
+    /// Orders, draws and seed. By default, an exact likelihood goes from left to right.
     pub likelihood: Likelihood,
-    /// Whether texts open with the beginning-of-text token, which is given. Default: they do; those of a decoder where its tokenizer puts the
-    /// token before every text. An AR decoder does not predict the first token of a text that nothing opens.
+    /// Whether texts open with the beginning-of-text token, which is not itself scored. Default: yes; for decoders,
+    /// only if the tokenizer adds that token to every text. An AR decoder does not score the first token of a text that
+    /// has no opening token.
     pub bos: Option<bool>,
-    /// Numbers of the items, one for each, which key their random numbers whatever they are scored with. Where there are none, texts are
-    /// numbered as they come, also those of choices and of long texts that are cut.
+    /// One number per item, which keys the item's random numbers regardless of what else is scored. If empty, texts are
+    /// numbered consecutively, including choices and the pieces of texts that were cut.
     pub numbers: Vec<u32>,
-    /// Hears how far it is.
+    /// Receives progress.
     pub progress: Progress,
 }
 
-/// The options as JSON has them. serde's own flattening would let misspelt names through.
+/// The options as represented in JSON. serde's `flatten` would let misspelt names through.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Flat {
@@ -88,10 +91,10 @@ impl From<Flat> for ScoreOptions {
 }
 
 impl ScoreOptions {
-    /// Checks what needs neither the tokenizer nor the network.
+    /// Checks everything that needs neither the tokenizer nor the network.
     ///
     /// # Errors
-    /// For options that are foreign to the family, and the first item that cannot be scored.
+    /// If an option does not apply to the family, or for the first item that cannot be scored.
     pub fn check(&self, config: &ModelConfig, items: &[ScoreItem]) -> Result<(), Error> {
         self.resolve(config, items).map(drop)
     }
@@ -130,21 +133,21 @@ impl ScoreItem {
 pub struct Score {
     /// Natural logarithm of the probability.
     pub logp: f64,
-    /// Whether that is exact; otherwise it is a lower bound.
+    /// Whether `logp` is exact; otherwise it is a lower bound.
     pub exact: bool,
     /// Tokens that were scored.
     pub tokens: usize,
     /// UTF-8 bytes of the text.
     pub bytes: usize,
-    /// -logp over the tokens, if there are any.
+    /// -logp per token, if a token was scored.
     pub nats_per_token: Option<f64>,
-    /// -log2 p over the bytes, if there are any and a token was scored.
+    /// -log2 p per byte, if the text has bytes and a token was scored.
     pub bits_per_byte: Option<f64>,
 }
 
 impl Score {
-    /// The score of a text of `bytes` bytes of which no token is scored, since it has none or only one that nothing predicts: of what may
-    /// not be otherwise the logarithm is 0, and nothing can be said per token or byte.
+    /// The score of a text of `bytes` bytes of which no token is scored, because it has none or only one that nothing
+    /// predicts. What is certain has log-probability 0, and there is nothing to report per token or byte.
     pub fn nothing(bytes: usize, exact: bool) -> Self {
         Self {
             logp: 0.0,
@@ -156,7 +159,7 @@ impl Score {
         }
     }
 
-    /// The score of a text of `bytes` bytes from those of its windows.
+    /// The score of a text of `bytes` bytes, summed over its windows.
     pub(crate) fn of(windows: &[TextScore], bytes: usize, exact: bool) -> Self {
         let tokens = windows.iter().map(|score| score.tokens).sum();
         if tokens == 0 {
@@ -175,16 +178,16 @@ impl Score {
     }
 }
 
-/// What an item scored.
+/// The result of one item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
-    /// One score, or one for each choice.
+    /// One score, or one per choice.
     pub scores: Vec<Score>,
-    /// The text is longer than the model's context: it was scored in windows that know nothing of each other.
+    /// The text is longer than the model's context and was scored in windows that are independent of each other.
     pub is_cut: bool,
-    /// Texts of which not everything that is given fits the context; its farthest tokens were left out.
+    /// Number of texts whose context did not fit and was truncated at its far ends.
     pub shortened: usize,
-    /// What the tokenizer made of the text, or of a part of it, where that is not the same: it is what was scored.
+    /// The text as the tokenizer altered it, if decoding does not give the original back: this is what was scored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub altered: Option<Altered>,
 }
@@ -229,7 +232,6 @@ pub(crate) async fn score(
     Ok(scored.collect())
 }
 
-/// The windows of an item's texts.
 #[derive(Default)]
 struct Pieces {
     /// Windows and bytes of each text.
@@ -239,7 +241,7 @@ struct Pieces {
     altered: Option<Altered>,
 }
 
-/// What turns texts into windows.
+/// Turns texts into windows.
 struct Reader<'a> {
     codec: &'a TextCodec,
     config: &'a ModelConfig,
@@ -283,7 +285,7 @@ impl Reader<'_> {
                 middle,
                 suffix,
             } => {
-                // Each is tokenized by itself, as a template is.
+                // Each part is tokenized by itself, as in a template.
                 let [prefix, middle, suffix] = documents::spaces_after(prefix, middle, suffix);
                 let before = self.encode(&prefix, &mut pieces)?;
                 let scored = self.encode(&middle, &mut pieces)?;
@@ -294,15 +296,15 @@ impl Reader<'_> {
         Ok(pieces)
     }
 
-    /// The choices given their context. Both are tokenized as one text, as the model would read it; what the tokens of the context alone
-    /// share with it is the context.
+    /// The choices given their context. Context and choice are tokenized as one text, as the model would read them; the
+    /// tokens that this shares with the tokens of the context alone are the context.
     fn choices(
         &mut self,
         context: &str,
         choices: &[String],
         pieces: &mut Pieces,
     ) -> Result<(), ItemError> {
-        // Tokenizers write a word together with the space before it.
+        // Tokenizers attach a space to the word that follows it.
         let (context, space) = context.split_at(context.trim_end().len());
         let alone = self.encode(context, pieces)?;
         for choice in choices {
@@ -314,7 +316,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Adds `scored` tokens between given ones. What is given is cut at its far ends where it does not fit.
+    /// Adds `scored` tokens between given ones, which are truncated at their far ends if they do not fit.
     fn between(
         &mut self,
         before: &[u32],

@@ -1,8 +1,8 @@
-//! Serving many requests at once: texts join and leave a running batch between two passes, each on a plan of its own, with a sampler and a
-//! seed of its own.
+//! Serving many requests at once (continuous batching): texts join and leave a running batch between passes, each with
+//! its own plan, sampler and seed.
 //!
-//! A text is the one that [`Model::generate`](crate::Model::generate) writes for its seed and number, whoever else is served: bit for bit on
-//! the CPU, and on a GPU up to rounding.
+//! A served text is the one that [`Model::generate`](crate::Model::generate) writes for the same seed and number, no
+//! matter what else is being served: bit for bit on the CPU, and up to rounding on a GPU.
 
 mod batch;
 mod desk;
@@ -36,18 +36,18 @@ pub use log_probs::LogProb;
 use seat::Seat;
 pub use state::ServingState;
 
-/// Bytes of logits that a pass brings, unless a single text needs more.
+/// Bytes of logits per pass, unless a single text needs more.
 const LOGITS_BYTES: usize = 64 << 20;
 
 /// How much is served at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServingOptions {
-    /// Texts that run at once, at least 1. Memory for all of them is taken at the start.
+    /// Texts that run at once, at least 1. Memory for all of them is allocated at the start.
     pub places: usize,
-    /// Texts that wait for a place, or to be scored, at most; at least 1.
+    /// Maximum number of texts waiting for a place or to be scored, at least 1.
     pub queue: usize,
-    /// Tokens of a text at most, those that are given included; at least 1 and at most the model's context, which it is by default. Each
-    /// place has memory for so many.
+    /// Maximum tokens per text including the given ones, from 1 to the model's context. Every place has memory for that
+    /// many. Default: the context.
     pub length: Option<usize>,
 }
 
@@ -61,94 +61,96 @@ impl Default for ServingOptions {
     }
 }
 
-/// A text that is to be written.
+/// A request for one text.
 #[derive(Clone, Debug, Default)]
 pub struct TextRequest {
-    /// What is asked for: one text, whose number is [`Request::first`]. Its `batch` is not read.
+    /// The request; its text has the number [`Request::first`]. `batch` is ignored.
     pub request: Request,
-    /// Tokens to go on from, in the place of the request's prompt or template.
+    /// Tokens to continue from, instead of the request's prompt or template.
     pub tokens: Option<Vec<u32>>,
-    /// Tell of each step. Tokens are then read after each pass.
+    /// Report every step, which requires reading the tokens after each pass.
     pub is_watched: bool,
-    /// End it with its first end-of-text token, so that nothing more of it is written once that is known, and all before it.
+    /// End the text at its first end-of-text token: generation stops once that token and everything before it are
+    /// known.
     pub ends_at_eos: bool,
-    /// Tell the log-probability of each token that is written, with so many of the most likely ones.
+    /// Report the log-probability of each generated token, and those of this many most likely tokens.
     pub top: Option<usize>,
 }
 
-/// What is told of a text.
+/// Events of a text.
 #[derive(Clone, Debug)]
 pub enum Told {
-    /// It has a place. A further one comes where the model ran on at a given word, and the text is written anew.
+    /// The text has been given a place. Sent again if the model extended a given word and the text is redrawn.
     Header(Box<Header>),
-    /// A step of it, where it is watched.
+    /// A step of the text, if it is watched.
     Step {
-        /// As a generation tells it, without the text of single tokens; the text has the index 0.
+        /// As a generation reports it, but without the text of single tokens. The text has index 0.
         step: Step,
-        /// One for each token that it revealed, where they were asked for.
+        /// One for each token revealed, if requested.
         log_probs: Vec<LogProb>,
     },
-    /// It is written; nothing follows.
+    /// The text is finished; this is the last event.
     Written(Written),
 }
 
-/// A text that was written.
+/// A finished text.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// Its tokens in natural order, as far as they are kept.
+    /// Its tokens in natural order, up to where it ends.
     pub tokens: Vec<u32>,
-    /// Its text, the prompt's with it; without a tokenizer the numbers of its tokens.
+    /// Its text including the prompt; without a tokenizer, its token ids.
     pub text: String,
-    /// Why it is as long as it is.
+    /// Why it ended.
     pub finish: Finish,
-    /// Their log-probabilities, where they were asked for; those of given tokens are none.
+    /// The tokens' log-probabilities, if requested; `None` for given tokens.
     pub log_probs: Vec<Option<LogProb>>,
-    /// The model ran on at a given word to the last attempt.
+    /// Whether the model still extended a given word in the last attempt.
     pub ran_on: bool,
-    /// Passes that it was in.
+    /// Number of passes that it took part in.
     pub nfe: usize,
-    /// Rows of them that were its own.
+    /// Number of its own rows in those passes.
     pub rows: usize,
-    /// Seconds since it got a place.
+    /// Seconds since it was given a place.
     pub seconds: f64,
 }
 
-/// Why a request is not served.
+/// Why a request was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServingError {
-    /// It does not fit the model, or the device failed when it alone was running.
+    /// The request does not fit the model, or the device failed while running it alone.
     #[error(transparent)]
     Model(#[from] Error),
     /// The queue is full.
     #[error("all {queue} places of the queue are taken; try again later")]
     Busy {
-        /// Places that it has.
+        /// Capacity of the queue.
         queue: usize,
     },
-    /// More texts than the queue ever takes.
+    /// More texts at once than the queue can ever hold.
     #[error("{texts} texts are more than the queue of {queue} takes; ask for fewer at once")]
     TooMany {
         /// Texts asked for at once.
         texts: usize,
-        /// Places of the queue.
+        /// Capacity of the queue.
         queue: usize,
     },
-    /// A text that does not fit a place.
+    /// The text does not fit a place.
     #[error(
         "a text of {length} tokens is longer than those that are served, which have at most {most}"
     )]
     TooLong {
-        /// Its tokens, those that are given included.
+        /// Its tokens, including the given ones.
         length: usize,
-        /// Tokens of a text at most.
+        /// Maximum tokens per text.
         most: usize,
     },
-    /// The device was lost and cannot be opened again.
+    /// The device was lost and could not be reopened.
     #[error("the device was lost and does not open again: {0}")]
     Unavailable(String),
 }
 
-/// A model that serves. Clones are handles to the same one; its thread ends when the last one is gone and what was asked for is done.
+/// A model that serves requests. Clones are handles to the same one; its thread ends once the last handle is dropped
+/// and all pending requests are done.
 #[derive(Clone)]
 pub struct Serving {
     inbox: Sender<Message>,
@@ -161,11 +163,12 @@ pub struct Serving {
 }
 
 impl Serving {
-    /// Loads a model onto a device, with memory for all places, in a thread of its own. The files stay open: a device that is lost is
-    /// opened again.
+    /// Loads a model onto a device, with memory for all places, on a thread of its own. The files stay open so that the
+    /// model can be reloaded if the device is lost.
     ///
     /// # Errors
-    /// When no device answers to the choice, memory does not suffice, or texts are to be longer than the context.
+    /// If the requested device is not available, there is not enough memory, or texts are to be longer than the
+    /// context.
     pub async fn start(
         files: ModelFiles,
         load: LoadOptions,
@@ -218,7 +221,7 @@ impl Serving {
                 match batch {
                     Ok((batch, device)) => {
                         desk.counts.set_open(true);
-                        // Whoever gave up waiting has dropped the inbox's other end as well.
+                        // If the caller gave up waiting, the inbox's other end is gone as well.
                         let _ = opened.try_send(Ok(device));
                         desk.serve(batch).await;
                     }
@@ -244,7 +247,7 @@ impl Serving {
         })
     }
 
-    /// What the network is.
+    /// The network's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.shared.config
     }
@@ -254,7 +257,7 @@ impl Serving {
         self.shared.codec.as_ref()
     }
 
-    /// What runs it.
+    /// The device that runs the model.
     pub fn device(&self) -> &DeviceInfo {
         &self.device
     }
@@ -264,12 +267,12 @@ impl Serving {
         self.options
     }
 
-    /// Tokens of a text at most, those that are given included.
+    /// Maximum tokens per text, including the given ones.
     pub fn length(&self) -> usize {
         self.options.length.unwrap_or(self.shared.config.length)
     }
 
-    /// What is going on.
+    /// The current state.
     pub fn state(&self) -> ServingState {
         ServingState {
             is_open: self.counts.state().is_open && !self.inbox.is_closed(),
@@ -277,10 +280,10 @@ impl Serving {
         }
     }
 
-    /// Queues texts, all of them or none. They are written as places become free.
+    /// Queues texts, either all or none. They are written as places become free.
     ///
     /// # Errors
-    /// When one does not fit the model, or the queue.
+    /// If one does not fit the model, or they do not fit the queue.
     pub fn write(&self, texts: Vec<TextRequest>) -> Result<Vec<Writing>, ServingError> {
         self.check_count(texts.len())?;
         let seats = texts.iter().map(|text| self.seat(text));
@@ -321,10 +324,11 @@ impl Serving {
         Ok((seat, writing))
     }
 
-    /// Queues texts whose tokens' log-probabilities are asked for, all of them or none, and waits for those.
+    /// Queues token sequences to be scored, either all or none, and waits for their log-probabilities.
     ///
     /// # Errors
-    /// When the model has none, a text does not fit it or the queue, or the device fails.
+    /// If the model has no exact likelihood, a sequence does not fit it, they do not fit the queue, or the device
+    /// fails.
     pub async fn echo(&self, echoes: Vec<Echo>) -> Result<Vec<Echoed>, ServingError> {
         self.check_count(echoes.len())?;
         for echo in &echoes {
@@ -369,12 +373,13 @@ impl Serving {
     }
 
     fn send(&self, message: Message) -> Result<(), ServingError> {
-        // The thread ended before its handles: it panicked.
+        // If the thread ended before its handles did, it panicked.
         let sent = self.inbox.try_send(message);
         sent.map_err(|_| Error::Crashed.into())
     }
 
-    /// Gives this handle up and, where it was the last, waits until what was asked for is done and the model's memory is free.
+    /// Drops this handle. If it was the last one, waits until pending requests are done and the model's memory has been
+    /// freed.
     pub async fn close(self) {
         let Self { inbox, ended, .. } = self;
         let is_last = inbox.sender_count() == 1;
@@ -386,7 +391,8 @@ impl Serving {
     }
 }
 
-/// A text under way: a [`Stream`] of what is told of it. Whoever drops it gives it up, and its place is free after the pass under way.
+/// A text being written: a [`Stream`] of its events. Dropping it cancels the text and frees its place after the current
+/// pass.
 pub struct Writing {
     resolved: Arc<Resolved>,
     events: Pin<Box<Receiver<Result<Told, ServingError>>>>,
@@ -394,20 +400,20 @@ pub struct Writing {
 }
 
 impl Writing {
-    /// Everything that decides what is written.
+    /// The resolved request, which determines what is written.
     pub fn resolved(&self) -> &Arc<Resolved> {
         &self.resolved
     }
 
-    /// The next that is told; nothing after the text or an error.
+    /// The next event, or `None` after the text or an error.
     pub async fn next(&mut self) -> Option<Result<Told, ServingError>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// Waits for the text.
+    /// Waits for the finished text.
     ///
     /// # Errors
-    /// When the device fails, or [`Error::Stopped`] when the text or an error was read before.
+    /// If the device fails, or [`Error::Stopped`] if the text or an error was read before.
     pub async fn finish(mut self) -> Result<Written, ServingError> {
         while let Some(told) = self.next().await {
             if let Told::Written(written) = told? {
@@ -427,7 +433,7 @@ impl Stream for Writing {
             return Poll::Ready(None);
         }
         let told = std::task::ready!(this.events.as_mut().poll_next(context));
-        // A channel that closes before the text belonged to a thread that panicked.
+        // If the channel closes before the text is finished, the thread has panicked.
         let told = told.unwrap_or(Err(Error::Crashed.into()));
         this.is_over = !matches!(told, Ok(Told::Header(_) | Told::Step { .. }));
         Poll::Ready(Some(told))

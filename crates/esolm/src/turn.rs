@@ -1,6 +1,6 @@
-//! Yielding to a browser between two passes.
+//! Yielding to the browser between passes.
 
-/// Lets a browser's thread take its next turn, so that a page paints and messages arrive. Natively there is nobody to wait for.
+/// Lets the browser's event loop run, so that the page repaints and messages arrive. A no-op natively.
 #[cfg(not(target_family = "wasm"))]
 pub async fn turn() {}
 
@@ -33,12 +33,12 @@ mod browser {
         fn close(this: &MessagePort);
     }
 
-    /// As the native one. A message to oneself comes without the pause that timers have.
+    /// See the native version. A message to oneself arrives without the delay that timers have.
     pub async fn turn() {
         let channel = MessageChannel::new();
         let received = Promise::new(&mut |resolve, _| channel.port1().set_onmessage(&resolve));
         channel.port2().post(&JsValue::NULL);
-        // Nothing rejects it.
+        // Nothing ever rejects this promise.
         let _ = JsFuture::from(received).await;
         channel.port1().close();
     }

@@ -1,6 +1,7 @@
-//! Which form of a kernel runs: read from a fixed table, by what the adapter is and how many rows there are, or forced. Nothing is
-//! timed, since forms add in different orders: a seed must give the same text on the same device, every time. No hardware was at hand
-//! when the table was made; `esolm bench --kernels` says where it is wrong for a device.
+//! Choice of kernel variants: from a fixed table indexed by the kind of adapter and the number of rows, or forced by
+//! the user. There is no autotuning, since variants add in different orders and a seed must always give the same text
+//! on the same device. The table was made without access to hardware; `esolm bench --kernels` shows where it is wrong
+//! for a device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,10 +13,10 @@ use crate::error::EngineError;
 use crate::kernels::attention::AttentionVariant;
 use crate::kernels::product::ProductVariant;
 
-/// Forced variants; what is `None` is read from the table.
+/// Forced variants; `None` takes the table's choice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variants {
-    /// Product of up to [`FEW_ROWS`] rows.
+    /// Product of at most [`FEW_ROWS`] rows.
     pub few: Option<ProductVariant>,
     /// Product of more rows.
     pub many: Option<ProductVariant>,
@@ -23,7 +24,7 @@ pub struct Variants {
     pub attention: Option<AttentionVariant>,
 }
 
-/// Rows up to which a product counts as one of few rows.
+/// Largest number of rows for which the variant for few rows is used.
 pub const FEW_ROWS: usize = 16;
 
 const ALLOWED: &str =
@@ -60,20 +61,20 @@ impl FromStr for Variants {
     }
 }
 
-/// The variants that run.
+/// The variants in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
     /// Product of few rows.
     pub few: ProductVariant,
     /// Product of many rows.
     pub many: ProductVariant,
-    /// Forced attention, if any.
+    /// Attention, if forced.
     pub attention: Option<AttentionVariant>,
-    /// Attention of many rows; few are [`AttentionVariant::Split`].
+    /// Attention for many rows; few rows use [`AttentionVariant::Split`].
     pub many_attention: AttentionVariant,
-    /// Rows from which a pass has many.
+    /// Minimum rows of a pass that counts as having many.
     pub many_rows: usize,
-    /// How many of these a sequence must have.
+    /// Minimum rows that one of its sequences must have.
     pub many_of_one: usize,
 }
 
@@ -96,11 +97,11 @@ impl fmt::Display for Chosen {
 }
 
 impl Chosen {
-    /// The table: what an adapter of `kind` runs where nothing is forced.
+    /// The table: the variants for an adapter of `kind`, if none are forced.
     pub fn by_table(kind: AdapterKind) -> Self {
         match kind {
-            // Workgroup memory and barriers cost a software adapter 6 to 13 times in a product, and up to four times in attention once an
-            // invocation a row fills the lanes of a vector; two cores need little parallelism.
+            // On a software adapter, workgroup memory and barriers make a product 6 to 13 times slower, and attention
+            // up to 4 times once one invocation per row fills the vector lanes. Two cores need little parallelism.
             AdapterKind::Software => Self {
                 few: ProductVariant::Rows,
                 many: ProductVariant::Rows,
@@ -109,9 +110,9 @@ impl Chosen {
                 many_rows: 8,
                 many_of_one: 8,
             },
-            // Hardware needs thousands of invocations. With few rows they come from splitting the inner dimension, and attention's
-            // prefix; with many rows a tile reads each weight once for 64 of them, and keys and values once for 16 rows of a sequence at
-            // heads of 64. The inner and outer size of a matrix change neither.
+            // Hardware needs thousands of invocations. With few rows they come from splitting the inner dimension and,
+            // in attention, the prefix. With many rows, a tile reads each weight once per 64 rows, and keys and values
+            // once per 16 rows of a sequence (for heads of 64). The inner and outer sizes of a matrix change neither.
             AdapterKind::Discrete
             | AdapterKind::Integrated
             | AdapterKind::Virtual
@@ -126,7 +127,7 @@ impl Chosen {
         }
     }
 
-    /// These, except for what is forced.
+    /// These variants, with the forced ones substituted.
     pub fn with(self, forced: &Variants) -> Self {
         Self {
             few: forced.few.unwrap_or(self.few),
@@ -136,7 +137,7 @@ impl Chosen {
         }
     }
 
-    /// The product of `rows` rows.
+    /// The variant for a product of `rows` rows.
     pub fn product(&self, rows: usize) -> ProductVariant {
         if rows <= FEW_ROWS {
             self.few
@@ -145,7 +146,8 @@ impl Chosen {
         }
     }
 
-    /// The attention of a pass of `rows` rows, at most `longest` of them of one sequence. Heads of q that share one of k and v count as as many rows.
+    /// The variant for attention in a pass of `rows` rows, at most `longest` of them in one sequence. Each query head
+    /// that shares a key-value head counts as a row of its own.
     pub fn attention(&self, rows: usize, longest: usize) -> AttentionVariant {
         let is_many = rows >= self.many_rows && longest >= self.many_of_one;
         self.attention.unwrap_or(if is_many {
@@ -156,8 +158,8 @@ impl Chosen {
     }
 }
 
-/// Whether a product of `rows` rows that takes normalised input normalises it on the way. With many rows, moments that every column
-/// group sums up anew cost more than one launch before.
+/// Whether a product of `rows` rows normalises its input itself. With many rows, having every column group recompute
+/// the moments costs more than a separate launch.
 pub fn normalises(variant: ProductVariant, rows: usize) -> bool {
     rows <= FEW_ROWS && variant != ProductVariant::Tile
 }

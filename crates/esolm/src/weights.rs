@@ -1,4 +1,4 @@
-//! How many bits weights and activations have.
+//! Number formats of weights and activations.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 
-/// How weights are held in memory. Products add up in f32, whatever it is.
+/// How weights are stored in memory. Products accumulate in f32 in every case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Weights {
@@ -17,26 +17,27 @@ pub enum Weights {
     F32,
     /// 16-bit floats.
     F16,
-    /// 8 bits in groups of 32 with a scale, 8.5 in all ([`esolm_core::quantise::Q8`]).
+    /// 8-bit integers in groups of 32 with a scale: 8.5 bits per weight ([`esolm_core::quantise::Q8`]).
     Q8,
-    /// 4 bits in groups of 32 with a scale and an offset, 5 in all ([`esolm_core::quantise::Q4`]); the embedding and the output matrix, which
-    /// suffer most, have 8.
+    /// 4-bit integers in groups of 32 with a scale and an offset: 5 bits per weight ([`esolm_core::quantise::Q4`]). The
+    /// embedding and the output matrix, which are the most sensitive, are stored as `Q8`.
     Q4,
 }
 
-/// How activations enter products with quantised weights. It is one choice for all rows of a run, so that a text does not depend on its batch.
+/// Format of activations in products with quantised weights. The same for all rows of a run, so that a text does not
+/// depend on its batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activations {
-    /// As they are.
+    /// Not rounded.
     #[default]
     F32,
-    /// Rounded to 8 bits in groups of 32, for the processor's integer products: on the CPU only.
+    /// Rounded to 8 bits in groups of 32, to use the processor's integer dot products. CPU only.
     Q8,
 }
 
 impl Weights {
-    /// The largest weight that can be held.
+    /// The largest weight that can be represented.
     pub fn largest(self) -> f32 {
         match self {
             Self::F32 => f32::MAX,
@@ -46,12 +47,12 @@ impl Weights {
         }
     }
 
-    /// Whether they are integers in groups.
+    /// Whether weights are integers in groups.
     pub fn are_quantised(self) -> bool {
         matches!(self, Self::Q8 | Self::Q4)
     }
 
-    /// What the embedding and the output matrix are held in.
+    /// The format of the embedding and the output matrix.
     pub(crate) fn at_the_ends(self) -> Self {
         match self {
             Self::Q4 => Self::Q8,
@@ -59,7 +60,7 @@ impl Weights {
         }
     }
 
-    /// Bytes of `n_in` weights of one output, whose last group may be short.
+    /// Bytes of one output's `n_in` weights. The last group may be short.
     pub(crate) fn column_bytes(self, n_in: u64) -> u64 {
         let groups = n_in.div_ceil(GROUP as u64);
         match self {

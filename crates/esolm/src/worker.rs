@@ -1,5 +1,6 @@
-//! The model's own thread. Whatever computes runs there, one call after the other, so that no `poll` of a caller's executor ever does
-//! anything heavy. A browser has one thread: there it is a task of the same thread, which yields to the page between two passes ([`crate::turn`]).
+//! The model's own thread. All computation runs there, one call at a time, so that polling from a caller's executor
+//! never does heavy work. In a browser, which has a single thread, it is a task that yields to the page between passes
+//! ([`crate::turn`]).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,21 +15,21 @@ use crate::error::EngineError;
 use crate::error::Error;
 use crate::files::{ModelFiles, Shared, Source};
 
-/// What a job does with the engine.
+/// The future of a job that uses the engine.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 type Job = Box<dyn for<'a> FnOnce(&'a mut Engine) -> Doing<'a, ()> + Send>;
 
-/// A handle to a model's thread, which ends when the last one is gone.
+/// A handle to a model's thread, which ends once the last handle is dropped.
 #[derive(Clone)]
 pub struct Worker {
     jobs: Sender<Job>,
-    /// Closed when the thread has given the model up.
+    /// Closed once the thread has released the model.
     ended: Receiver<()>,
 }
 
 impl Worker {
-    /// Opens a model and loads it onto a device, in a thread of its own.
+    /// Opens a model and loads it onto a device, on a thread of its own.
     #[cfg(not(target_family = "wasm"))]
     pub async fn start(source: Source, options: LoadOptions) -> Result<(Self, Loaded), Error> {
         let (worker, queue, ending) = Self::new();
@@ -39,7 +40,7 @@ impl Worker {
                     Ok((engine, answer)) => (Some(engine), Ok(answer)),
                     Err(error) => (None, Err(error)),
                 };
-                // Whoever gave up waiting has dropped the queue's other end as well.
+                // If the caller gave up waiting, the queue's other end is gone as well.
                 let _ = loaded.try_send(answer);
                 drop(loaded);
                 if let Some(engine) = engine {
@@ -74,8 +75,8 @@ impl Worker {
         (Self { jobs, ended }, Queue(queue), ending)
     }
 
-    /// Queues `job`. It hears from its second argument whether anybody still waits for the result: between two passes a job that nobody
-    /// waits for ends. Dropping the future that this returns is therefore how a call is cancelled.
+    /// Queues `job`. Its second argument tells it whether the result is still wanted; between passes, a job that is no
+    /// longer wanted ends. A call is therefore cancelled by dropping the future returned here.
     pub async fn call<T, F>(&self, job: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -88,44 +89,45 @@ impl Worker {
         self.queue(Box::new(move |engine| {
             Box::pin(async move {
                 if !result.is_closed() {
-                    // Whoever does not wait any more needs no answer.
+                    // The caller may have gone in the meantime.
                     let _ = result.try_send(job(engine, wanted).await);
                 }
             })
         }));
-        // The thread ended without an answer: it panicked.
+        // If the thread ends without an answer, it has panicked.
         answer.recv().await.map_err(|_| Error::Crashed)?
     }
 
-    /// Queues a job whose answers go another way.
+    /// Queues a job that delivers its results by other means.
     pub fn queue(&self, job: Job) {
-        // The queue is closed only after a panic. The job is dropped then, and with it the channel that its caller waits on.
+        // The queue is closed only after a panic. The job is then dropped, along with the channel that its caller waits
+        // on.
         let _ = self.jobs.try_send(job);
     }
 
-    /// Gives this handle up and, where it was the last, waits until the model's memory is free.
+    /// Drops this handle. If it was the last one, waits until the model's memory has been freed.
     pub async fn close(self) {
         let Self { jobs, ended } = self;
         let is_last = jobs.sender_count() == 1;
         drop(jobs);
         if is_last {
-            // Nothing is ever sent.
+            // Nothing is ever sent; this waits for the channel to close.
             let _ = ended.recv().await;
         }
     }
 }
 
-/// Whether somebody waits for a job's result.
+/// Whether a job's result is still wanted.
 pub struct Wanted<T>(Sender<Result<T, Error>>);
 
 impl<T> Wanted<T> {
-    /// False once nobody does.
+    /// False once the caller is gone.
     pub fn is_wanted(&self) -> bool {
         !self.0.is_closed()
     }
 }
 
-/// What is known of a model that was loaded.
+/// What is known about a loaded model.
 pub struct Loaded {
     pub shared: Arc<Shared>,
     pub device: DeviceInfo,
@@ -138,8 +140,8 @@ async fn load(source: Source, options: &LoadOptions) -> Result<(Engine, Loaded),
     Ok((engine, Loaded { shared, device }))
 }
 
-/// The thread's end of the queue. Jobs that are left when the thread ends, after a panic too, are dropped, so that whoever waits for them
-/// hears of it.
+/// The thread's end of the queue. When the thread ends, even by a panic, the remaining jobs are dropped so that their
+/// callers are notified.
 struct Queue(Receiver<Job>);
 
 impl Drop for Queue {
@@ -153,6 +155,6 @@ async fn serve(mut engine: Engine, queue: Queue) {
     while let Ok(job) = queue.0.recv().await {
         job(&mut engine).await;
     }
-    // On a lost device there is nothing to give back.
+    // A lost device has nothing to release.
     let _ = engine.close();
 }

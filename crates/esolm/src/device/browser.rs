@@ -1,4 +1,4 @@
-//! What a browser tells about its GPU, and the device that all models of a page or worker share.
+//! What a browser reveals about its GPU, and the device that all models of a page or worker share.
 
 use std::cell::RefCell;
 
@@ -12,21 +12,21 @@ use super::{AdapterInfo, AdapterKind, instance};
 use crate::kernels::watch::Watch;
 
 thread_local! {
-    /// A runtime that was registered with a device is never given up, so there is one device, not one a model.
+    /// Runtimes registered for a device are never released, so there is one device in all, not one per model.
     static OPENED: RefCell<Option<(Device, AdapterInfo, Watch)>> = const { RefCell::new(None) };
 }
 
-/// The open device, if there is one that a model can be put on.
+/// The open device, if there is one that can take a model.
 pub(super) fn opened() -> Option<(Device, AdapterInfo, Watch)> {
     OPENED.with_borrow(|opened| opened.clone().filter(|(_, _, watch)| watch.is_sound()))
 }
 
-/// Keeps an open device for the models to come.
+/// Keeps an open device for later models.
 pub(super) fn keep(device: &Device, info: &AdapterInfo, watch: &Watch) {
     OPENED.set(Some((device.clone(), info.clone(), watch.clone())));
 }
 
-/// The adapter that the browser hands out, the fastest it has.
+/// The fastest adapter that the browser offers.
 pub(super) async fn adapter(instance: &wgpu::Instance) -> Option<(AdapterInfo, wgpu::Adapter)> {
     let options = wgpu::RequestAdapterOptions {
         power_preference: wgpu::PowerPreference::HighPerformance,
@@ -34,7 +34,7 @@ pub(super) async fn adapter(instance: &wgpu::Instance) -> Option<(AdapterInfo, w
     };
     let adapter = instance.request_adapter(&options).await.ok()?;
     let mut info = AdapterInfo::of(0, &adapter);
-    // wgpu passes on one of the four fields that browsers fill in, and most leave that one empty.
+    // wgpu passes on only one of the four fields that browsers fill in, and most browsers leave that one empty.
     if let Some(seen) = Seen::ask().await {
         if info.name.is_empty() {
             info.name = seen.name;
@@ -49,20 +49,20 @@ pub(super) async fn adapter(instance: &wgpu::Instance) -> Option<(AdapterInfo, w
     Some((info, adapter))
 }
 
-/// What there is to run on, without opening it.
+/// What there is to run on; nothing is opened to find out.
 #[derive(Debug, Serialize)]
 pub struct Facts {
-    /// The browser has WebGPU.
+    /// Whether the browser has WebGPU.
     pub webgpu: bool,
-    /// The adapter it hands out.
+    /// The adapter that it offers.
     pub adapter: Option<AdapterInfo>,
-    /// Shaders may use 16-bit floats; the engine packs its own and needs no such feature.
+    /// Whether shaders may use 16-bit floats. The engine does its own packing and does not need this.
     pub shader_f16: bool,
-    /// Why there is no adapter, where there is none.
+    /// If there is no adapter, the reason.
     pub reason: Option<String>,
 }
 
-/// Asks the browser what there is.
+/// Queries the browser.
 pub async fn facts() -> Facts {
     let webgpu = gpu().is_some();
     let found = if webgpu {

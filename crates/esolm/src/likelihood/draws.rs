@@ -1,4 +1,4 @@
-//! The passes of single texts: in a given order or a drawn one, and noised by a draw.
+//! Passes over single texts: in a given or random order, or noised by a draw.
 
 use esolm_core::config::{AttentionKind, Family, ModelConfig};
 use esolm_core::forward_process::{Level, Noised, NoisedBlocks, Part, Staggered, spread_time};
@@ -7,7 +7,7 @@ use esolm_core::rows::MaskMode;
 
 use super::{Job, Kind, LikelihoodOptions, scored};
 
-/// A text of an Eso-LM in a given order, or in a drawn one.
+/// A text of an Eso-LM in a given or random order.
 pub(super) fn exact_pass(
     window: &Window,
     order: Option<&[u32]>,
@@ -24,7 +24,7 @@ pub(super) fn exact_pass(
     }
 }
 
-/// A text of a SetDLM in a given order, or in one that its noise draws.
+/// A text of a SetDLM in a given order, or in one drawn from its noise.
 pub(super) fn set_pass(
     window: &Window,
     order: Option<&[u32]>,
@@ -39,12 +39,12 @@ pub(super) fn set_pass(
             let order = window.set_order(options.seed, draw, &schedule, &free);
             exact(&window.tokens, &order, window.tokens.len() - free.len())
         }
-        // What nothing predicts comes first in every order.
+        // Tokens that nothing predicts come first in every order.
         (order, _) => exact(&window.tokens, order.unwrap_or_default(), free.start),
     }
 }
 
-/// A draw of the bound of a BD3-LM: the times of its blocks are spread as those of as many draws are.
+/// One draw of a BD3-LM's bound. The times of its blocks are stratified like those of as many separate draws.
 pub(super) fn blocks_pass(
     window: &Window,
     job: Job,
@@ -67,7 +67,7 @@ pub(super) fn blocks_pass(
     blocks(&window.tokens, &noised)
 }
 
-/// A draw of a part of the bound of an Eso-LM, or of the bound of an MDLM.
+/// One draw of a part of an Eso-LM's bound, or of an MDLM's bound.
 pub(super) fn noised_pass(
     window: &Window,
     job: Job,
@@ -106,7 +106,7 @@ pub(super) fn noised_pass(
             Noised::diffusion(x, level, &uniforms, mask),
             MaskMode::Mixed2,
         ),
-        // A BD3-LM and a SetDLM have passes of their own.
+        // BD3-LMs and SetDLMs have passes of their own.
         AttentionKind::Causal | AttentionKind::Block | AttentionKind::Set => (
             Noised::diffusion(x, level, &uniforms, mask),
             MaskMode::Causal,

@@ -1,11 +1,11 @@
-//! What Linux tells of the memory that a process may have: in `/proc`, and in the files of its control groups.
+//! What Linux reports about the memory available to a process, in `/proc` and in the files of its control groups.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
 use super::{MemoryLimit, MemoryRoom};
 
-/// The least that any limit leaves. `root` is `/`, but for tests.
+/// The least that any limit leaves. `root` is `/`, except in tests.
 pub(super) fn room(root: &Path) -> Option<MemoryRoom> {
     let proc = root.join("proc");
     let limits = read_to_string(proc.join("self/limits")).unwrap_or_default();
@@ -33,27 +33,28 @@ pub(super) fn room(root: &Path) -> Option<MemoryRoom> {
         .min_by_key(|room| room.bytes)
 }
 
-/// The number that follows `name` at the beginning of a line; nothing for `unlimited` and `max`.
+/// The number after `name` at the start of a line, or `None` for `unlimited` and `max`.
 fn number_after(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     rest.split_whitespace().next()?.parse().ok()
 }
 
-/// A figure in kB, as bytes.
+/// A figure in kB, converted to bytes.
 fn kibibytes(text: &str, name: &str) -> Option<u64> {
     number_after(text, name)?.checked_mul(1024)
 }
 
-/// The number that a file holds alone.
+/// The number that is a file's only content.
 fn number(path: PathBuf) -> Option<u64> {
     read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Names of the files of a version of control groups.
+/// File names in one version of control groups.
 struct Files {
     limit: &'static str,
     usage: &'static str,
-    /// Pages of files, in `memory.stat`, which the kernel gives up for others: a mapped checkpoint above all.
+    /// Fields of `memory.stat` that count file pages. The kernel reclaims these when needed; a mapped checkpoint is
+    /// mostly such pages.
     caches: [&'static str; 2],
 }
 
@@ -68,7 +69,8 @@ const V2: Files = Files {
     caches: ["inactive_file ", "active_file "],
 };
 
-/// The least that the process's control group and those around it leave. Both versions may be there at once, with the memory in one.
+/// The least that the process's control group and its ancestors leave. Both versions may be mounted at once, only one
+/// of which controls memory.
 fn control_groups(root: &Path, swap: u64) -> Option<u64> {
     let groups = read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mounts = read_to_string(root.join("proc/self/mountinfo")).ok()?;
@@ -100,8 +102,8 @@ fn under(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Where a line of `mountinfo` mounts the hierarchy, and the folder of the group `path` below. In a container the mount may begin at the
-/// container's own group, and the group's path outside of it may be unknown.
+/// The mount point of the hierarchy in a line of `mountinfo`, and the folder of the group `path` below it. In a
+/// container, the mount may start at the container's own group, whose path outside may be unknown.
 fn folder(line: &str, is_v2: bool, path: &str) -> Option<(PathBuf, PathBuf)> {
     let (mount, system) = line.split_once(" - ")?;
     let mut system = system.split(' ');
@@ -140,7 +142,7 @@ fn left(group: &Path, files: &Files, is_v2: bool, swap: u64) -> Option<u64> {
             }
             None => swap,
         },
-        // Of memory and swap together.
+        // This limit covers memory and swap together.
         false => match number(group.join("memory.memsw.limit_in_bytes")) {
             Some(both) => {
                 let usage_both = number(group.join("memory.memsw.usage_in_bytes")).unwrap_or(0);
@@ -157,7 +159,7 @@ fn left(group: &Path, files: &Files, is_v2: bool, swap: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A machine in a folder of its own, which is gone when the test is over.
+    /// A simulated machine in a temporary folder, removed when the test is over.
     struct Machine(PathBuf);
 
     impl Machine {
@@ -203,7 +205,7 @@ mod tests {
         assert_eq!(machine.room(), Some((4000 * K, MemoryLimit::Machine)));
         machine.file("proc/meminfo", "MemAvailable: 4000 kB\nSwapFree: 500 kB\n");
         assert_eq!(machine.room(), Some((4500 * K, MemoryLimit::Machine)));
-        // A system that tells nothing limits nothing.
+        // A system that reports nothing limits nothing.
         assert_eq!(room(&machine.0.join("nothing")), None);
     }
 
@@ -246,7 +248,7 @@ mod tests {
         assert_eq!(machine.room(), of_group(2400));
         group("outer", "2000\n", 1500, 0);
         assert_eq!(machine.room(), of_group(500));
-        // Swap that the group may use counts, as far as there is some.
+        // Swap that the group may use counts, as long as there is some.
         machine.file("proc/meminfo", "MemAvailable: 4000 kB\nSwapFree: 500 kB\n");
         machine.file("sys/fs/cgroup/outer/memory.swap.max", "100\n");
         machine.file("sys/fs/cgroup/outer/memory.swap.current", "40\n");
@@ -293,7 +295,7 @@ mod tests {
         machine.file("sys/fs/cgroup/memory/memory.limit_in_bytes", "700\n");
         machine.file("sys/fs/cgroup/memory/memory.usage_in_bytes", "200\n");
         assert_eq!(machine.room(), Some((500, MemoryLimit::ControlGroup)));
-        // In a namespace of its own a group may see its path from outside.
+        // In its own namespace, a group may see its path as outside the mount.
         machine.file("proc/self/cgroup", "4:memory:/../elsewhere\n");
         assert_eq!(machine.room(), Some((500, MemoryLimit::ControlGroup)));
     }
