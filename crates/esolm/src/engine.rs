@@ -1,4 +1,4 @@
-//! A model on a device, and plans run on it. Everything here runs in the model's own thread; what users meet is [`crate::Model`].
+//! A model on a device, and plans run on it. All of this runs on the model's own thread; users see [`crate::Model`].
 
 mod run;
 mod sets;
@@ -33,22 +33,23 @@ pub struct Engine {
     executor: Box<dyn Executor>,
     config: ModelConfig,
     device: DeviceInfo,
-    /// Of the batch that was started last.
+    /// Layout of the running batch.
     layout: Layout,
-    /// Of the batch that was set aside.
+    /// Layout of the batch set aside.
     aside: Layout,
-    /// Batches that were started so far, by which whoever comes back knows whether the one running is his own.
+    /// Number of batches started so far, by which a caller can tell whether the running batch is still its own.
     started: u64,
 }
 
-/// A replayed trace.
+/// Result of a replayed trace.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// Logits `[sequences, slots, V]` of each slot in the step that sampled it, mask column untouched; zeros where none did.
+    /// Logits `[sequences, slots, V]` of each slot, from the step that sampled it; zeros if none did. The mask column
+    /// is left as computed.
     pub logits: Vec<f32>,
     /// Tokens `[sequences, slots]` in sorted order.
     pub tokens_sorted: Vec<Vec<u32>>,
-    /// Tokens in natural order, as the plan gives them out.
+    /// Tokens in natural order, as the plan outputs them.
     pub sample: Vec<Vec<u32>>,
 }
 
@@ -56,7 +57,7 @@ impl Engine {
     /// Loads a checkpoint onto a device.
     ///
     /// # Errors
-    /// When the checkpoint is inconsistent, no device answers to the choice, or memory does not suffice.
+    /// If the checkpoint is inconsistent, the requested device is not available, or there is not enough memory.
     pub async fn load(ckpt: &Checkpoint, options: &LoadOptions) -> Result<Self, EngineError> {
         let (executor, device) = place(ckpt, options).await?;
         Ok(Self {
@@ -69,11 +70,11 @@ impl Engine {
         })
     }
 
-    /// Gives up the model, and its memory back to the device. Dropping an engine only gives it back to the runtime's pool, for the next
-    /// one on the device.
+    /// Releases the model and returns its memory to the device. Dropping an engine instead returns it only to the
+    /// runtime's pool, for the next model on the device.
     ///
     /// # Errors
-    /// When the device is lost.
+    /// If the device is lost.
     pub fn close(self) -> Result<(), EngineError> {
         self.executor.close()
     }
@@ -83,38 +84,38 @@ impl Engine {
         &self.config
     }
 
-    /// What runs the model.
+    /// The device that runs the model.
     pub fn device(&self) -> &DeviceInfo {
         &self.device
     }
 
-    /// What the device did since it was opened.
+    /// What the device has done since it was opened.
     pub fn counters(&self) -> Counters {
         self.executor.counters()
     }
 
-    /// Rates of the device, a GPU's kernels measured on this model's matrices.
+    /// Measured rates of the device; on a GPU, of its kernels on this model's matrices.
     ///
     /// # Errors
-    /// When the device fails or has no memory for it.
+    /// If the device fails or does not have enough memory.
     #[cfg(not(target_family = "wasm"))]
     pub async fn rates(&self) -> Result<Rates, EngineError> {
         self.executor.rates().await
     }
 
-    /// Every form that a kernel could run in against the others, at this model's shapes; nothing on the CPU.
+    /// Times the variants of every kernel at this model's shapes; `None` on the CPU.
     ///
     /// # Errors
-    /// When the device fails or has no memory for it.
+    /// If the device fails or does not have enough memory.
     #[cfg(not(target_family = "wasm"))]
     pub async fn compare(&self, scope: &Scope) -> Result<Option<Vec<Comparison>>, EngineError> {
         self.executor.compare(scope).await
     }
 
-    /// Prepares a batch: cache and token buffer.
+    /// Starts a batch: allocates the cache and the token buffer.
     ///
     /// # Errors
-    /// When the tokens do not fit the layout or the vocabulary, or the batch does not fit the device.
+    /// If the tokens do not fit the layout or the vocabulary, or the batch does not fit the device.
     pub fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
         check_tokens(
             layout,
@@ -129,21 +130,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Sizes of the batch that was started last.
+    /// Layout of the running batch.
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The number of the batch that was started last.
+    /// Number of the running batch.
     pub fn batch(&self) -> u64 {
         self.started
     }
 
-    /// Asks for the memory of a batch, before anything is done for it: of its cache, and of passes of up to `rows` rows, `sampled` of them
-    /// sampled.
+    /// Reserves the memory of a batch: its cache, and passes of up to `rows` rows, `sampled` of them sampled.
     ///
     /// # Errors
-    /// When this machine's memory does not suffice.
+    /// If the host does not have enough memory.
     pub fn prepare(
         &mut self,
         layout: &Layout,
@@ -158,9 +158,9 @@ impl Engine {
         self.prepare(&plan.layout(), rows, sampled)
     }
 
-    /// Runs a pass whose rows were not checked yet.
+    /// Runs a pass whose rows have not been checked yet.
     fn pass(&mut self, step: &StepRows, ids: Option<&[u32]>) -> Result<(), EngineError> {
-        // A prepended element may make the last position one more than the context; a longer text than the context is allowed.
+        // A prepended token may shift the last position by one; texts longer than the context are allowed.
         let tokens = self.layout.tokens / self.layout.sequences.max(1);
         let positions = (self.config.length + 1).max(self.layout.slots.max(tokens));
         check_rows(&self.layout, positions, step)?;
@@ -172,21 +172,22 @@ impl Engine {
         self.executor.pass(step, &keys)
     }
 
-    /// Runs one pass over the started batch and draws its sampled rows. `ids` has the absolute index of each sequence.
+    /// Runs one pass over the running batch and draws its sampled rows. `ids` has the absolute index of each sequence.
     ///
     /// # Errors
-    /// When the pass does not fit the batch or the device fails.
+    /// If the pass does not fit the batch, or the device fails.
     pub fn step(&mut self, step: &StepRows, ids: &[u32], draw: &Draw) -> Result<(), EngineError> {
         self.check_draw(step, draw)?;
         self.pass(step, Some(ids))?;
         self.executor.draw(draw)
     }
 
-    /// Runs one pass over the started batch and lets `choice` choose which of the drawn tokens become known. `ids` has the absolute index of
-    /// each sequence. Of a text that draws at a place more than once, each draw has a seed of its own ([`step_seed`]).
+    /// Runs one pass over the running batch and lets `choice` decide which of the drawn tokens are revealed. `ids` has
+    /// the absolute index of each sequence. If a text draws at a position more than once, each draw needs its own seed
+    /// ([`step_seed`]).
     ///
     /// # Errors
-    /// As [`Engine::step`], and when the choice does not fit the pass.
+    /// See [`Engine::step`]; also if the choice does not fit the pass.
     pub fn reveal(
         &mut self,
         step: &StepRows,
@@ -201,10 +202,10 @@ impl Engine {
         self.executor.reveal(&[Share { rows, draw: *draw }], choice)
     }
 
-    /// Copies slots of the cache to others, one move after the other, before the next pass.
+    /// Copies cache slots to other slots before the next pass, one move after another.
     ///
     /// # Errors
-    /// When a slot lies outside of the started batch, or the device fails.
+    /// If a slot lies outside the running batch, or the device fails.
     pub fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
         let Layout {
             sequences, slots, ..
@@ -221,7 +222,7 @@ impl Engine {
         }
     }
 
-    /// What the last [`Engine::reveal`] came to, whatever is queued later; its tokens only where they are `wanted`.
+    /// The outcome of the last [`Engine::reveal`], unaffected by work queued later; its tokens only if `wanted`.
     pub fn outcome(&mut self, wanted: bool) -> Pending<'static, Outcome> {
         self.executor.outcome(wanted)
     }
@@ -241,10 +242,10 @@ impl Engine {
         }
     }
 
-    /// Runs one pass over the started batch and reads the logits `[sampled, V]`, all finite but for the mask's.
+    /// Runs one pass over the running batch and reads the logits `[sampled, V]`, all finite except the mask's.
     ///
     /// # Errors
-    /// As [`Engine::step`], and [`EngineError::NotFinite`].
+    /// See [`Engine::step`]; also [`EngineError::NotFinite`].
     pub async fn logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
         self.pass(step, None)?;
         let logits = self.executor.logits().await?;
@@ -262,11 +263,11 @@ impl Engine {
         check_logits(step, logits, config.vocab_size, config.mask_index, text)
     }
 
-    /// Runs one pass over the started batch and reads the log-probability of each sampled row's token in `targets`, natural
-    /// logarithm, the mask token left out. Logits stay on the device.
+    /// Runs one pass over the running batch and reads the natural log-probability of each sampled row's token in
+    /// `targets`, excluding the mask token. The logits stay on the device.
     ///
     /// # Errors
-    /// As [`Engine::step`].
+    /// See [`Engine::step`].
     pub async fn score(
         &mut self,
         step: &StepRows,
@@ -280,26 +281,26 @@ impl Engine {
         self.executor.score(targets).await
     }
 
-    /// Waits until everything that was launched is done. The CPU is never behind.
+    /// Waits until all launched work is done. On the CPU that is always the case.
     ///
     /// # Errors
-    /// When a pass failed on the device.
+    /// If a pass failed on the device.
     pub async fn wait(&self) -> Result<(), EngineError> {
         self.executor.wait().await
     }
 
-    /// The token buffer of the started batch.
+    /// The token buffer of the running batch.
     ///
     /// # Errors
-    /// When a pass failed on the device.
+    /// If a pass failed on the device.
     pub async fn tokens(&mut self) -> Result<Vec<u32>, EngineError> {
         self.executor.tokens().await
     }
 
-    /// One pass on its own: starts a batch and returns the logits `[sampled, V]`.
+    /// A single pass: starts a batch and returns the logits `[sampled, V]`.
     ///
     /// # Errors
-    /// As [`Engine::step`].
+    /// See [`Engine::step`].
     pub async fn forward(
         &mut self,
         layout: &Layout,
@@ -310,11 +311,12 @@ impl Engine {
         self.logits(step).await
     }
 
-    /// Runs a plan with recorded uniforms `[sequences, slots, V]`, indexed by the slot of the row that was sampled, or of a BD3-LM by its
-    /// position: noise is -ln(-ln u), as the published sampler draws it. `go_on` is asked after each step; where it says no, there is no result.
+    /// Runs a plan with recorded uniforms `[sequences, slots, V]`, indexed by the slot of the sampled row, or for a
+    /// BD3-LM by its position. The noise is -ln(-ln u), as in the published sampler. `go_on` is asked after each step;
+    /// if it returns false, there is no result.
     ///
     /// # Errors
-    /// When the uniforms do not fit the plan, a pass draws no token, or as [`Engine::step`].
+    /// If the uniforms do not fit the plan, or a pass draws no token; also see [`Engine::step`].
     pub async fn replay(
         &mut self,
         plan: &Plan,
@@ -324,7 +326,7 @@ impl Engine {
     ) -> Result<Option<Replay>, EngineError> {
         let vocab = self.config.vocab_size;
         let layout = plan.layout();
-        // The last slots may be left out where no row of theirs is ever sampled, as with an AR model's last.
+        // The last slots may be missing if none of their rows is ever sampled, such as an AR model's last slot.
         let slots = uniforms.len() / (layout.sequences * vocab).max(1);
         let by_position = plan.family == Family::Bd3Lm;
         let most = if by_position {

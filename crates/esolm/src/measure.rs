@@ -1,5 +1,5 @@
-//! Rates of an adapter, and the share of them that the products reach: measured for the bench, never assumed. What is measured decides
-//! nothing while a model runs.
+//! Measured rates of a device, and how close the products come to them, for the benchmark. Nothing here affects how a
+//! model runs.
 
 pub mod forms;
 pub mod prediction;
@@ -16,42 +16,43 @@ use crate::kernels::product::{Finish, Matrix, ProductVariant, product};
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::variants::Chosen;
 
-/// Rows of the measured products.
+/// Rows of the products that are measured.
 const FEW: usize = 2;
 const MANY: usize = 256;
-/// Floats of the measured copy: 64 MiB each way, beyond any cache.
+/// Floats in the copy that is measured: 64 MiB each way, more than any cache holds.
 const COPY: usize = 16 << 20;
-/// Launches of four floats each that are timed together.
+/// Launches timed together, of four floats each.
 const LAUNCHES: usize = 256;
 
 /// Rates of a device.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Rates {
-    /// Bytes a second of memory: read by all cores, or read and written by a GPU's plain copy.
+    /// Memory bandwidth in bytes per second: reading with all cores, or reading and writing in a plain copy on a GPU.
     pub memory_bytes: f64,
-    /// Floating-point operations a second: of Burn's f32 product on all cores (crate gemm), or of a GPU in registers alone.
+    /// Peak floating-point operations per second: Burn's f32 product on all cores (crate gemm), or arithmetic in
+    /// registers on a GPU.
     pub flops: f64,
-    /// Operations a second of the model's own product of 256 rows, in the form of its weights and activations.
+    /// Operations per second of the model's own product with 256 rows, in the format of its weights and activations.
     pub product_flops: f64,
-    /// Seconds that a launch takes of which nothing is asked: of a kernel, or of work that all cores share and wait for.
+    /// Seconds of overhead per launch: of an empty kernel, or of work shared by all cores and waited for.
     pub launch_seconds: f64,
-    /// What single kernels of a GPU reach.
+    /// Rates of individual GPU kernels.
     pub kernels: Option<KernelRates>,
 }
 
 /// Rates of a GPU's kernels.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct KernelRates {
-    /// Bytes of weights read a second by the product of two rows.
+    /// Bytes of weights per second read by the product of two rows.
     pub few_row_bytes: f64,
-    /// Floating-point operations a second of the product of 256 rows by Burn's own matmul, in f32.
+    /// Floating-point operations per second of Burn's own matmul, with 256 rows in f32.
     pub burn_flops: f64,
 }
 
-/// Measures on one matrix of a model and enough copies of it that no cache holds them.
+/// Measures with one matrix of the model, and enough copies of it that no cache holds them.
 ///
 /// # Errors
-/// When the device fails or has no memory for it.
+/// If the device fails or does not have enough memory.
 pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<Rates, EngineError> {
     let first = matrices
         .first()

@@ -1,7 +1,7 @@
-//! Prefix attention over the KV cache of one block, shared out over heads and rows.
+//! Prefix attention over one block's KV cache, parallel over heads and rows.
 //!
-//! A row's result is made of sums that run over the slots in ascending order, in blocks that begin at the same slots for every row: it comes
-//! out the same whatever rows stand beside it, and however many cores there are.
+//! Every sum of a row runs over the slots in ascending order, in blocks that start at the same slots for all rows. The
+//! result therefore depends neither on the other rows of a pass nor on the number of cores.
 
 #![allow(
     clippy::needless_range_loop,
@@ -17,21 +17,22 @@ use super::simd::Simd;
 use crate::error::EngineError;
 use crate::memory::{self, MemoryUse};
 
-/// Neighbouring slots whose keys are interleaved, and the columns that a value is filled up to: a multiple of every vector's lanes.
+/// Number of adjacent slots whose keys are interleaved, and the multiple to which values are padded: a multiple of
+/// every vector width.
 const TILE: usize = 16;
-/// Slots whose scores are made at a time. A multiple of what a product of scores takes at a time.
+/// Slots whose scores are computed at a time. A multiple of the slots per product of scores.
 const BLOCK: usize = 256;
-/// Most rows of a sequence that pass over a block of slots together.
+/// Maximum rows of a sequence that process a block of slots together.
 const ROWS: usize = 24;
-/// Rows of a head that one core takes at a time.
+/// Rows of a head per task.
 const SHARE: usize = 4 * ROWS;
 
-/// Sizes that all blocks share.
+/// Sizes common to all blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Heads {
-    /// Of queries.
+    /// Query heads.
     pub(super) heads: usize,
-    /// Of keys and values, a divisor of those.
+    /// Key-value heads, a divisor of the query heads.
     pub(super) kv_heads: usize,
     pub(super) head_dim: usize,
 }
@@ -45,22 +46,22 @@ impl Heads {
         }
     }
 
-    /// Columns of all heads of queries.
+    /// Columns of all query heads.
     pub(super) fn width(self) -> usize {
         self.heads * self.head_dim
     }
 
-    /// Columns of all heads of keys, and of values.
+    /// Columns of all key heads, or value heads.
     pub(super) fn kv_width(self) -> usize {
         self.kv_heads * self.head_dim
     }
 
-    /// The head of keys and values that a head of queries reads.
+    /// The key-value head that a query head reads.
     fn kv_head(self, head: usize) -> usize {
         head / (self.heads / self.kv_heads)
     }
 
-    /// Columns that are held for a row of a head.
+    /// Padded columns of a row of a head.
     pub(super) fn wide(self) -> usize {
         self.head_dim.next_multiple_of(TILE)
     }
@@ -69,19 +70,20 @@ impl Heads {
 /// Keys and values of one block.
 pub(super) struct Cache {
     heads: Heads,
-    /// `[sequences, kv_heads, slots / 16, head_dim, 16]`: neighbouring slots side by side, so that a vector holds the scores of as many.
+    /// `[sequences, kv_heads, slots / 16, head_dim, 16]`: adjacent slots are interleaved, so that a vector holds the
+    /// scores of several slots.
     k: Vec<f32>,
     /// `[sequences, kv_heads, slots, wide]`.
     v: Vec<f32>,
     slots: usize,
 }
 
-/// Slots that are held for a number of them.
+/// Number of slots, padded.
 fn held(slots: usize) -> usize {
     slots.next_multiple_of(4 * TILE)
 }
 
-/// Bytes of a block's cache; as many as there are where the count does not fit.
+/// Bytes of a block's cache; saturates on overflow.
 pub(super) fn cache_bytes(layout: &Layout, heads: Heads) -> u64 {
     let columns = heads.head_dim + heads.wide();
     (layout.sequences as u64)
@@ -94,7 +96,7 @@ impl Cache {
     /// An empty cache.
     ///
     /// # Errors
-    /// When memory does not suffice.
+    /// If there is not enough memory.
     pub(super) fn new(layout: &Layout, heads: Heads) -> Result<Self, EngineError> {
         let Layout {
             sequences, slots, ..
@@ -109,7 +111,7 @@ impl Cache {
         })
     }
 
-    /// Copies keys and values of a slot to another one.
+    /// Copies the keys and values of one slot to another.
     pub(super) fn move_slot(&mut self, sequence: usize, from: usize, to: usize) {
         let Heads {
             kv_heads, head_dim, ..
@@ -126,8 +128,8 @@ impl Cache {
         }
     }
 
-    /// Writes keys and values of the rows, which are grouped by ascending sequence, to their slots: `k` is `[kv_heads, rows, wide]`, and
-    /// `value(row, head, to)` writes the `head_dim` values of a row.
+    /// Writes the keys and values of rows, grouped by ascending sequence, to their slots. `k` is `[kv_heads, rows,
+    /// wide]`; `value(row, head, to)` writes the `head_dim` values of a row.
     pub(super) fn scatter(
         &mut self,
         rows: &[Row],
@@ -165,7 +167,8 @@ impl Cache {
         );
     }
 
-    /// softmax(q kT) v of the rows, whose keys and values are written; `q` is scaled already. `q` and `out` are `[heads, rows, wide]`.
+    /// softmax(q kT) v for rows whose keys and values have been written. `q` is already scaled; `q` and `out` are
+    /// `[heads, rows, wide]`.
     pub(super) fn attend(&self, rows: &[Row], q: &[f32], out: &mut [f32]) {
         self.attend_on(Level::best(), rows, q, out);
     }
@@ -199,7 +202,7 @@ struct Share<'a> {
     cache: &'a Cache,
     head: usize,
     rows: &'a [Row],
-    /// `[rows, wide]`, as is `out`.
+    /// `[rows, wide]`, like `out`.
     q: &'a [f32],
     out: &'a mut [f32],
 }
@@ -229,7 +232,7 @@ impl Work for Share<'_> {
                 head_dim,
                 wide,
             };
-            // Safety: as the caller promises.
+            // Safety: guaranteed by the caller.
             unsafe { span.attend::<S>(&mut scores, &mut self.out[first * wide..end * wide]) };
             first = end;
         }
@@ -249,17 +252,18 @@ struct Span<'a> {
 }
 
 impl Span<'_> {
-    /// Block by block: scores, the weights that they have beside the largest so far, and what the values add with those.
+    /// Processes block by block with online softmax: scores, weights relative to the largest score so far, and weighted
+    /// values.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     #[inline(always)]
     unsafe fn attend<S: Simd>(&self, scores: &mut [f32; ROWS * BLOCK], out: &mut [f32]) {
-        // The largest score and the sum of the weights.
+        // Largest score, and sum of the weights.
         let mut state = [(f32::MIN, 0.0f32); ROWS];
         for (i, row) in self.rows.iter().enumerate() {
             let out = &mut out[i * self.wide..(i + 1) * self.wide];
-            // A row that attends to itself alone beyond its prefix.
+            // Beyond its prefix, this row sees only itself.
             if self.is_lone(i) {
                 state[i] = (self.own_score(i), 1.0);
                 out.copy_from_slice(&self.v[row.slot as usize * self.wide..][..self.wide]);
@@ -272,16 +276,16 @@ impl Span<'_> {
             longest = longest.max(row.prefix as usize);
         }
         for block in (0..longest).step_by(BLOCK) {
-            // Slots of the block that a row sees.
+            // Number of slots in this block that each row sees.
             let mut seen = [0; ROWS];
             for (seen, row) in seen.iter_mut().zip(self.rows) {
                 *seen = (row.prefix as usize).saturating_sub(block).min(BLOCK);
             }
             let seen = &seen[..self.rows.len()];
-            // Safety: as the caller promises.
+            // Safety: guaranteed by the caller.
             unsafe { self.passes::<S>(block, 0, 0, seen, &mut state, scores, out) };
         }
-        // Then the own ranges; neighbours often have the same.
+        // Then the own ranges; adjacent rows often share theirs.
         let mut first = 0;
         while first < self.rows.len() {
             let [start, end] = self.rows[first].own;
@@ -291,12 +295,12 @@ impl Span<'_> {
             }
             if start < end && !self.is_lone(first) {
                 let (start, end) = (start as usize, end as usize);
-                // The same blocks as of prefixes, so that vectors of tiles stay inside the cache.
+                // Same block boundaries as for prefixes, so that vector loads stay inside the cache.
                 for block in (start / BLOCK * BLOCK..end).step_by(BLOCK) {
                     let from = start.saturating_sub(block);
                     let seen = [(end - block).min(BLOCK); ROWS];
                     let seen = &seen[..last - first];
-                    // Safety: as the caller promises.
+                    // Safety: guaranteed by the caller.
                     unsafe { self.passes::<S>(block, first, from, seen, &mut state, scores, out) };
                 }
             }
@@ -310,17 +314,17 @@ impl Span<'_> {
         }
     }
 
-    /// Whether a row sees itself alone beyond its prefix.
+    /// Whether the only slot that a row sees beyond its prefix is its own.
     #[inline(always)]
     fn is_lone(&self, row: usize) -> bool {
         let [start, end] = self.rows[row].own;
         end == start + 1
     }
 
-    /// The rows from `start` on pass over the slots `from..seen` of a block, a number of rows of each at a time.
+    /// The rows from `start` on process the slots `from..seen` of a block, a few rows at a time.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     #[inline(always)]
     #[allow(
         clippy::too_many_arguments,
@@ -341,7 +345,7 @@ impl Span<'_> {
         while first < seen.len() {
             let count = (seen.len() - first).min(most);
             let (row, seen) = (start + first, &seen[first..first + count]);
-            // Safety: as the caller promises.
+            // Safety: guaranteed by the caller.
             unsafe {
                 match count {
                     1 => self.pass::<S, 1>(block, row, from, seen, state, scores, out),
@@ -356,7 +360,7 @@ impl Span<'_> {
         }
     }
 
-    /// The score of a row with itself.
+    /// A row's score with itself.
     #[inline(always)]
     fn own_score(&self, row: usize) -> f32 {
         let slot = self.rows[row].slot as usize;
@@ -369,10 +373,10 @@ impl Span<'_> {
         sum
     }
 
-    /// The `R` rows from `first` on pass over a block of slots, of which each sees those from `from` to its number in `seen`.
+    /// The `R` rows from `first` on process a block of slots; each sees those from `from` up to its entry in `seen`.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     #[inline(always)]
     #[allow(
         clippy::too_many_arguments,
@@ -394,10 +398,10 @@ impl Span<'_> {
         }
         let q: &[f32] = &self.q[first * self.wide..(first + R) * self.wide];
         let out = &mut out[first * self.wide..(first + R) * self.wide];
-        // Safety: as the caller promises.
+        // Safety: guaranteed by the caller.
         unsafe {
             for slot in (from / (4 * TILE) * (4 * TILE)..most).step_by(4 * TILE) {
-                // Vectors of four tiles.
+                // Four tiles at a time.
                 let tile = (block + slot) / TILE;
                 let k = &self.k[tile * self.head_dim * TILE..][..4 * self.head_dim * TILE];
                 let to = &mut scores[slot..];
@@ -411,7 +415,7 @@ impl Span<'_> {
                 let (top, sum) = &mut state[first + r];
                 let scores = &mut scores[r * BLOCK..][from..seen[r]];
                 let highest = math::max(scores, *top);
-                // 1 where it stays the highest.
+                // 1 if the maximum does not change.
                 let factor = math::exp_one(*top - highest);
                 *sum = *sum * factor + math::exp_sum(scores, highest);
                 *top = highest;
@@ -431,7 +435,7 @@ impl Span<'_> {
     /// Scores of `R` rows with four tiles of keys, `C` vectors at a time.
     ///
     /// # Safety
-    /// As for [`Simd`]; `C` vectors divide a tile or are a number of them.
+    /// See [`Simd`]. `C` vectors must divide a tile or be a multiple of one.
     #[inline(always)]
     unsafe fn scores<S: Simd, const C: usize, const R: usize>(
         &self,
@@ -452,7 +456,7 @@ impl Span<'_> {
             for r in 0..R {
                 rows[r] = &q[r * self.wide..][..self.head_dim];
             }
-            // Safety: the asserts.
+            // Safety: checked by the asserts.
             unsafe {
                 let zeros = [[S::splat(0.0); C]; R];
                 let sums = multiply::<S, C, R, 4>(from, TILE, rows, self.head_dim, zeros);
@@ -467,10 +471,10 @@ impl Span<'_> {
         }
     }
 
-    /// Adds to `R` rows of `out` what the slots `from..to` of a block give with their weights.
+    /// Adds the weighted values of the slots `from..to` of a block to `R` rows of `out`.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     #[inline(always)]
     unsafe fn values<S: Simd, const R: usize>(
         &self,
@@ -485,7 +489,7 @@ impl Span<'_> {
         }
         let mut column = 0;
         while column < self.wide {
-            // Safety: as the caller promises.
+            // Safety: guaranteed by the caller.
             unsafe {
                 let (slots, left) = (from..to, (self.wide - column) / S::LANES);
                 column += if left >= 4 && S::LANES >= 16 {
@@ -499,10 +503,10 @@ impl Span<'_> {
         }
     }
 
-    /// `C` vectors of columns of [`Span::values`], and how many those are.
+    /// Handles `C` vectors of columns for [`Span::values`], and returns the number of columns.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     #[inline(always)]
     unsafe fn columns<S: Simd, const C: usize, const R: usize>(
         &self,
@@ -522,7 +526,7 @@ impl Span<'_> {
         for r in 0..R {
             rows[r] = &weights[r * BLOCK + slots.start..][..count];
         }
-        // Safety: the assert.
+        // Safety: checked by the assert.
         unsafe {
             let mut sums = [[S::splat(0.0); C]; R];
             for r in 0..R {
@@ -543,11 +547,12 @@ impl Span<'_> {
     }
 }
 
-/// sums + `x` `[R, count]` times `count` rows of `C` vectors, which begin `step` values after each other. It asks for what lies `AHEAD` times as
-/// many rows further on, unless that is 0: four tiles of keys are four streams, each of about a page, and processors do not read ahead beyond one.
+/// sums + `x` `[R, count]` times `count` rows of `C` vectors, `step` values apart. Unless `AHEAD` is 0, it prefetches
+/// `AHEAD` times `count` rows ahead: four tiles of keys are four streams of about a page each, and hardware prefetchers
+/// stop at page boundaries.
 ///
 /// # Safety
-/// As for [`Simd`]; each of `weights` has a vector at `(count - 1) * step`, and each row of `x` has `count` values.
+/// See [`Simd`]. Each of `weights` must have a vector at `(count - 1) * step`, and each row of `x` `count` values.
 #[inline(always)]
 unsafe fn multiply<S: Simd, const C: usize, const R: usize, const AHEAD: usize>(
     weights: [&[f32]; C],

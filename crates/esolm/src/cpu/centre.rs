@@ -1,9 +1,10 @@
-//! What rounded activations are measured from.
+//! Centring of activations that are rounded to 8 bits.
 //!
-//! Trained networks have a few channels that are large and hardly change: of the normalised rows of the model that ships, one is 13 with a
-//! deviation of 0.5. The bytes of its group would be spent on that constant. So the mean of each channel is taken away before the rows are
-//! rounded, and what a matrix makes of it is part of its bias. A pass over random tokens and as many masks, when the model is loaded, tells the
-//! means; they need not be exact, since whatever is taken away is given back.
+//! Trained networks have a few channels that are large and nearly constant: in the normalised rows of the bundled
+//! model, one channel has mean 13 and standard deviation 0.5. Most of its group's resolution would be spent on that
+//! constant. The mean of each channel is therefore subtracted before rounding, and its product with the matrix is added
+//! to the bias. The means come from a pass over random tokens and as many masks when the model is loaded. They need not
+//! be exact, since whatever is subtracted is added back.
 
 use esolm_core::quantise::GROUP;
 use esolm_core::rng::{Purpose, Stream};
@@ -14,10 +15,10 @@ use super::{CpuExecutor, State};
 use crate::error::EngineError;
 use crate::executor::Executor;
 
-/// Tokens of the pass, and masks. All rows go through a product and through the head at once.
+/// Number of random tokens in that pass, and of masks. All rows go through a product, and through the head, at once.
 const TOKENS: usize = 32;
 
-/// The mean of `rows` rows of `width` columns; zeros where it is not finite.
+/// The mean of `rows` rows of `width` columns; zero where it is not finite.
 pub(super) fn mean(source: &impl Source, rows: usize, width: usize) -> Vec<f32> {
     let mut means = vec![0.0; width];
     let mut values = [0.0; GROUP];
@@ -38,17 +39,17 @@ pub(super) fn mean(source: &impl Source, rows: usize, width: usize) -> Vec<f32> 
 }
 
 impl CpuExecutor {
-    /// Finds the centres of all matrices whose rows are normalised and then rounded.
+    /// Computes the centres of all matrices whose rows are normalised and then rounded.
     ///
     /// # Errors
-    /// When memory does not suffice.
+    /// If there is not enough memory.
     pub(super) fn centre(&mut self) -> Result<(), EngineError> {
         if self.head.form() == Form::Floats {
             return Ok(());
         }
         let mut random = Stream::new(0, 0, Purpose::Other(0));
         let vocab = self.config.vocab_size as u32;
-        // A model without a mask gets as many tokens more.
+        // A model without a mask gets twice as many tokens instead.
         let has_mask = self.config.mask().is_some();
         let count = if has_mask { TOKENS } else { 2 * TOKENS };
         let tokens: Vec<u32> = (0..count).map(|_| random.below(vocab)).collect();

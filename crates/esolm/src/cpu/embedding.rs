@@ -1,4 +1,4 @@
-//! The token embedding, in as many bits as the weights have.
+//! The token embedding, in the format of the weights.
 
 use esolm_core::quantise::{GROUP, Q8};
 use half::f16;
@@ -21,10 +21,10 @@ enum Values {
 }
 
 impl Embedding {
-    /// Rounds the embedding; what is 4 bits elsewhere has 8 here.
+    /// Rounds the embedding. It is stored in 8 bits where other weights have 4.
     ///
     /// # Errors
-    /// A value that cannot be read or held.
+    /// If a value cannot be read or represented.
     pub(super) fn new(table: &fold::EmbeddingRows, weights: Weights) -> Result<Self, EngineError> {
         let [tokens, hidden] = table.sizes();
         let mut values = match weights {

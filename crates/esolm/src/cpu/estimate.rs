@@ -1,5 +1,5 @@
-//! How much memory a model and a batch take on the CPU. What is counted is what [`super`] allocates; where the two differ, a batch ends in a
-//! crash instead of a sentence, so keep them in step.
+//! Estimated memory of a model and a batch on the CPU. The estimates count what [`super`] allocates. Keep them in step:
+//! if they are too low, a large batch aborts the program instead of returning an error.
 
 use esolm_core::config::ModelConfig;
 use esolm_core::quantise::GROUP;
@@ -15,7 +15,7 @@ use crate::weights::Weights;
 
 /// Bytes of a value.
 const VALUE: u64 = 4;
-/// Bytes of the tables that describe a row to a pass: the row, its key, its target, and what reports it.
+/// Bytes of the tables that describe a row: the row itself, its key, its target, and its report.
 const ROW: u64 = 160;
 
 /// Sizes of the largest pass of a batch.
@@ -25,7 +25,7 @@ pub(super) struct Largest {
     pub(super) sampled: usize,
 }
 
-/// Bytes of loading a model: its weights, and what is held beside them while the last are read.
+/// Bytes for loading a model: its weights, and temporaries while the last of them are read.
 pub(super) fn model(config: &ModelConfig, weights: Weights) -> u64 {
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
     let ends = weights.at_the_ends();
@@ -45,19 +45,19 @@ pub(super) fn model(config: &ModelConfig, weights: Weights) -> u64 {
         values.iter().max().copied().unwrap_or(0),
     );
     let head = matrix(d, vocab, ends);
-    // One that is tied is read out of the output matrix.
+    // A tied embedding is read from the output matrix.
     let embedding = match config.decoder {
         Some(decoder) if decoder.tied => 0,
         _ => vocab * column(d, ends),
     };
-    // Of the head and the embedding, read first: some tokens as floats, twice while they are transposed. Of a block, read last: folded, and
-    // one matrix as it is stored.
+    // Head and embedding are read first, some tokens at a time as floats, held twice during the transpose. A block,
+    // read last, is held folded, plus one matrix as stored.
     let first = head + embedding + 2 * vocab.min(TOKENS as u64) * d * VALUE;
     let last = head + embedding + blocks + (all + largest) * VALUE;
     first.max(last)
 }
 
-/// Bytes of `n_in` weights of one output.
+/// Bytes of one output's `n_in` weights.
 fn column(n_in: u64, weights: Weights) -> u64 {
     let groups = n_in.div_ceil(GROUP as u64);
     match weights {
@@ -75,11 +75,11 @@ pub(super) fn cache(config: &ModelConfig, layout: &Layout, heads: Heads) -> u64 
         .saturating_add(layout.tokens as u64 * 3 * VALUE)
 }
 
-/// Bytes that a pass takes beside the cache: what [`super::pass::Scratch`] holds.
+/// Bytes of a pass besides the cache, all in [`super::pass::Scratch`].
 pub(super) fn pass(config: &ModelConfig, largest: Largest, heads: Heads) -> u64 {
     let (shape, vocab) = (Shape::of(config), config.vocab_size);
     let (rows, sampled) = (largest.rows as u64, largest.sampled as u64);
-    // Rows that are in a product at once, and logits.
+    // Rows in a product at once, and rows of logits at once.
     let (some, drawn) = (rows.min(ROWS as u64), sampled.min(LOGIT_ROWS as u64));
     let joined = (heads.heads * heads.wide()) as u64;
     let keys = some * (heads.kv_heads * heads.wide()) as u64;

@@ -1,6 +1,7 @@
-//! What enters a product: rows in groups of 32, as they are or rounded to bytes.
+//! Inputs of products: rows in groups of 32, as floats or rounded to bytes.
 //!
-//! The values of a group of all rows lie together, since a product takes one group of its weights at a time and passes all rows over it.
+//! The same group of all rows is stored contiguously, since a product takes one group of its weights at a time and
+//! applies it to all rows.
 
 use esolm_core::quantise::GROUP;
 
@@ -10,7 +11,7 @@ use super::simd::Simd;
 use crate::error::EngineError;
 use crate::memory::{self, MemoryUse};
 
-/// How rows enter a product.
+/// Format of a product's input rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Form {
     #[default]
@@ -18,40 +19,40 @@ pub(super) enum Form {
     Bytes,
 }
 
-/// A group of a row as it is.
+/// A group of a row, in f32.
 #[derive(Clone, Copy)]
 pub(super) struct FloatGroup {
     pub(super) values: [f32; GROUP],
-    /// Of the values, for weights with offsets.
+    /// Sum of the values, for weights with offsets.
     pub(super) sum: f32,
 }
 
-/// A group of a row rounded to bytes, symmetric: `x` is about `scale * code`.
+/// A group of a row rounded to bytes, symmetrically: `x` is about `scale * code`.
 #[derive(Clone, Copy)]
 pub(super) struct ByteGroup {
     pub(super) codes: [i8; GROUP],
     pub(super) scale: f32,
-    /// Of the codes.
+    /// Sum of the codes.
     pub(super) sum: i32,
 }
 
-/// Where rows come from.
+/// Where rows are read from.
 pub(super) trait Source: Sync {
-    /// Writes a group of a row, zeros after the row's last value. To be inlined, see [`Work`].
+    /// Writes a group of a row, with zeros after the row's last value. Must be inlined, see [`Work`].
     fn read(&self, row: usize, group: usize, to: &mut [f32; GROUP]);
 }
 
-/// Rows of the next product, in memory that is used again.
+/// Rows of the next product, in reused memory.
 #[derive(Default)]
 pub(super) struct Inputs {
     form: Form,
     rows: usize,
-    /// `[groups, rows]` in one of the forms.
+    /// `[groups, rows]` in one of the formats.
     floats: Vec<FloatGroup>,
     bytes: Vec<ByteGroup>,
 }
 
-/// A group of some rows.
+/// A group of several rows.
 #[derive(Clone, Copy)]
 pub(super) enum Group<'a> {
     Floats(&'a [FloatGroup]),
@@ -59,7 +60,7 @@ pub(super) enum Group<'a> {
 }
 
 impl Inputs {
-    /// Bytes that a row of `n_in` values takes at most.
+    /// Maximum bytes per row of `n_in` values.
     pub(super) fn row_bytes(n_in: usize) -> u64 {
         (n_in.div_ceil(GROUP) * size_of::<FloatGroup>()) as u64
     }
@@ -71,7 +72,7 @@ impl Inputs {
     /// Makes room for `rows` rows of `n_in` values.
     ///
     /// # Errors
-    /// When memory does not suffice.
+    /// If there is not enough memory.
     pub(super) fn reserve(
         &mut self,
         purpose: MemoryUse,
@@ -100,7 +101,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// Takes `rows` rows of `n_in` values from `source`; there is room for them.
+    /// Reads `rows` rows of `n_in` values from `source`; room must have been reserved.
     pub(super) fn fill(&mut self, form: Form, rows: usize, n_in: usize, source: &impl Source) {
         self.fill_on(Level::best(), form, rows, n_in, source);
     }
@@ -116,7 +117,7 @@ impl Inputs {
         let groups = n_in.div_ceil(GROUP);
         (self.form, self.rows) = (form, rows);
         let count = rows * groups;
-        // What is done to a value costs as much as several that are only moved.
+        // Converting a value costs as much as moving several.
         let work = count * GROUP * 4;
         match form {
             Form::Floats => {
@@ -182,15 +183,15 @@ impl<T: Source> Work for Round<'_, T> {
 impl ByteGroup {
     #[inline(always)]
     fn new(values: &[f32; GROUP]) -> Self {
-        // Bits of sizes are in the order of the sizes, with what is not finite at the end.
+        // Magnitudes compare like their bit patterns, with non-finite values at the top.
         let mut top = 0;
         for value in values {
             top = top.max(value.to_bits() & 0x7fff_ffff);
         }
         let top = f32::from_bits(top);
-        // Of anything smaller the inverse would be infinite; it is as good as zero.
+        // For anything smaller the inverse would be infinite; it is as good as zero.
         let inverse = if top > 1e-36 { 127.0 / top } else { 0.0 };
-        // Adding it rounds to an integer, to even halfway, which then stands in the lowest bits.
+        // Adding this rounds to the nearest integer, ties to even, and leaves it in the lowest bits.
         const ROUND: f32 = 12_582_912.0;
         let mut words = [0; GROUP];
         for (word, x) in words.iter_mut().zip(values) {
@@ -204,7 +205,7 @@ impl ByteGroup {
         for (code, word) in codes.iter_mut().zip(words) {
             *code = word as i8;
         }
-        // Whatever the codes are, a scale that is not a number tells.
+        // The codes are then arbitrary; the NaN scale marks the group.
         let (scale, sum) = match top.is_finite() {
             true => (top / 127.0, sum),
             false => (f32::NAN, 0),

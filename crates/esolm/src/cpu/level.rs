@@ -1,24 +1,24 @@
-//! Which instruction set the CPU path runs on: chosen when the program runs, the same for all work.
+//! The instruction set used on the CPU: selected at run time, once for all work.
 
 use super::simd::{self, Simd};
 
-/// A piece of work that is compiled once for each instruction set. What its `run` calls must be inlined, since a function of its own lacks
-/// the instruction set of its caller; plain loops are, and then become vector code of its width.
+/// Work compiled once per instruction set. Everything that `run` calls must be inlined, since a separate function would
+/// lack the caller's instruction set. Plain loops are inlined, and vectorised at the full width.
 pub(super) trait Work {
-    /// What comes of it.
+    /// The result.
     type Output;
 
-    /// Does it.
+    /// Does the work.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
 /// The instruction sets that work is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
-    /// What every processor of the target has: plain Rust, or the vectors of WebAssembly.
+    /// The target's baseline: plain Rust, or WebAssembly's 128-bit vectors.
     Base,
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -27,7 +27,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// All that this processor has, the fastest last.
+    /// All that this processor supports, fastest last.
     pub(super) fn all() -> Vec<Self> {
         #[allow(unused_mut, reason = "some targets have no more")]
         let mut all = vec![Self::Base];
@@ -45,7 +45,7 @@ impl Level {
         all
     }
 
-    /// The fastest that this processor has.
+    /// The fastest that this processor supports.
     pub(super) fn best() -> Self {
         static BEST: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
         *BEST.get_or_init(|| *Self::all().last().unwrap_or(&Self::Base))
@@ -53,7 +53,7 @@ impl Level {
 
     /// Does the work with this instruction set.
     pub(super) fn run<W: Work>(self, work: W) -> W::Output {
-        // Safety: `all` holds only what the processor has.
+        // Safety: `all` only returns levels that the processor supports.
         match self {
             Self::Base => unsafe { work.run::<simd::Base>() },
             #[cfg(target_arch = "x86_64")]

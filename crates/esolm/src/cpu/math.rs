@@ -1,14 +1,14 @@
-//! Plain loops over f32 slices, written in lanes so that compilers make vector code of them, and the one place where they are
-//! shared out over cores.
+//! Plain loops over f32 slices, written in lanes so that they vectorise, and the one place where loops are distributed
+//! over cores.
 
-/// Lanes of a loop: a multiple of every vector width in use.
+/// Lanes per loop: a multiple of every vector width in use.
 const LANES: usize = 16;
 
-/// e^x within 2 units in the last place, for x in [-87, 88] and clamped outside (Cephes' expf: a power of two from the exponent's
-/// bits times a polynomial). No call, no branch, so loops over it become vector code, which std's exp prevents.
+/// e^x within 2 ulp for x in [-87, 88], clamped outside (Cephes' expf: a power of two built from exponent bits, times a
+/// polynomial). It has no calls and no branches, so that loops over it vectorise, unlike std's exp.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    // Adding it rounds to an integer, which then stands in the lowest bits.
+    // Adding this rounds to the nearest integer and leaves it in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
@@ -36,8 +36,8 @@ fn gelu_one(x: f32) -> f32 {
     x / (1.0 + exp(-SCALE * x * (1.0 + 0.044_715 * x * x)))
 }
 
-/// `out` = silu(g + bias) (u + bias), with the gates g in the first half of `values` and u in the second; as long as a half, and the rest
-/// of `out` is left.
+/// `out` = silu(g + bias) (u + bias), with the gates g in the first half of `values` and u in the second. Writes half
+/// as many values as it reads; the rest of `out` is unchanged.
 #[inline(always)]
 pub fn gate(out: &mut [f32], values: &[f32], bias: &[f32]) {
     let half = values.len() / 2;
@@ -51,7 +51,7 @@ pub fn gate(out: &mut [f32], values: &[f32], bias: &[f32]) {
     }
 }
 
-/// GELU's tanh form and its derivative.
+/// The tanh form of GELU, and its derivative.
 #[inline(always)]
 pub fn gelu_slope(x: f32) -> (f32, f32) {
     const SCALE: f32 = 1.595_769;
@@ -85,7 +85,7 @@ fn lanes(values: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            // Only sums and maxima come here: their parts combine by themselves.
+            // Used only with sums and maxima, whose partial results combine with `f` itself.
             all[i] = f(all[i], all[i + width]);
         }
         width /= 2;
@@ -135,11 +135,11 @@ pub fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     rest + sum(&all)
 }
 
-/// Values touched below which one core is faster.
+/// Number of values below which one core is faster.
 #[cfg(not(target_family = "wasm"))]
 const SHARED: usize = 1 << 15;
 
-/// Runs `work` where [`for_chunks`] shares out without waiting for threads to wake.
+/// Runs `work` in the thread pool, where [`for_chunks`] distributes work without waiting for threads to wake.
 pub fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     #[cfg(not(target_family = "wasm"))]
     return rayon::scope(|_| work());
@@ -147,8 +147,8 @@ pub fn on_all_cores<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     work()
 }
 
-/// Runs `f` on each `size` values of `data` with their index, on all cores where there are several: `work` is the number of
-/// values touched in all, below which one core is faster.
+/// Runs `f` on each chunk of `size` values of `data` with its index, on all cores if there are several. `work` is the
+/// total number of values touched, below a threshold of which a single core is used.
 pub fn for_chunks<T: Send>(
     data: &mut [T],
     size: usize,
@@ -169,7 +169,7 @@ pub fn for_chunks<T: Send>(
     }
 }
 
-/// As [`for_chunks`] with chunks of two slices that belong together, each with its size.
+/// Like [`for_chunks`], for matching chunks of two slices, each with its own chunk size.
 pub fn for_pairs<A: Send, B: Send>(
     a: (&mut [A], usize),
     b: (&mut [B], usize),

@@ -1,7 +1,8 @@
-//! Runs passes of a plan on the CPU: folded weights, a KV cache, and products and attention of its own ([`packed`], [`attention`]), written
-//! once over a trait of vector operations ([`simd`]) and compiled for each instruction set ([`level`]).
+//! Runs passes of a plan on the CPU with folded weights and a KV cache. Its products and attention ([`packed`],
+//! [`attention`]) are written once over a trait of vector operations ([`simd`]) and compiled for each instruction set
+//! ([`level`]).
 //!
-//! A pass runs inside the threads that share its work, and computes in memory that is used again ([`pass::Scratch`]).
+//! A pass runs inside the thread pool and computes in reused memory ([`pass::Scratch`]).
 
 mod attention;
 mod centre;
@@ -55,18 +56,18 @@ use simd::Simd;
 pub struct CpuExecutor {
     config: ModelConfig,
     shape: Shape,
-    /// `None` where it is the output matrix.
+    /// `None` if it is tied to the output matrix.
     embedding: Option<Embedding>,
     blocks: Vec<Block>,
     head: Matrix,
-    /// The batch whose memory was asked for, and its largest pass.
+    /// The batch whose memory was reserved, and its largest pass.
     prepared: (Layout, Largest),
     state: State,
-    /// Both of the batch that was set aside.
+    /// Both for the batch set aside.
     aside: ((Layout, Largest), State),
 }
 
-/// What belongs to the batch that runs.
+/// State of the running batch.
 #[derive(Default)]
 struct State {
     layout: Layout,
@@ -76,27 +77,27 @@ struct State {
     scratch: Scratch,
 }
 
-/// The sampled rows of the last pass, whose hidden states stand in the scratch memory.
+/// The sampled rows of the last pass. Their hidden states are in the scratch memory.
 #[derive(Default)]
 struct Sampled {
     keys: Vec<NoiseKey>,
-    /// Where each token goes.
+    /// Where each token is written.
     targets: Vec<u32>,
-    /// What was drawn.
+    /// The tokens drawn.
     drawn: Vec<Drawn>,
-    /// What the last choice came to.
+    /// Outcome of the last choice.
     outcome: Outcome,
 }
 
-/// A drawn token, and what else is asked of the logits that it was drawn from.
+/// A drawn token, and its confidence if needed.
 #[derive(Clone, Copy, Default)]
 struct Drawn {
     token: u32,
     confidence: u32,
 }
 
-/// Bytes that loading a network takes on the CPU at most, and those of the cache of one text as long as its context, both with what an
-/// estimate leaves out.
+/// Upper bounds in bytes for loading a network on the CPU, and for the cache of one text as long as its context, both
+/// with a margin for what estimates leave out.
 pub fn memory_needed(config: &ModelConfig, weights: Weights) -> [u64; 2] {
     let layout = Layout {
         sequences: 1,
@@ -111,7 +112,7 @@ impl CpuExecutor {
     /// Folds the constant conditioning and rounds the weights, block by block.
     ///
     /// # Errors
-    /// When a tensor of the checkpoint cannot be read or held, or memory does not suffice.
+    /// If a tensor of the checkpoint cannot be read or represented, or there is not enough memory.
     pub async fn load(
         ckpt: &Checkpoint,
         weights: Weights,
@@ -123,7 +124,7 @@ impl CpuExecutor {
         memory::ask(MemoryUse::Model, bytes)?;
         fold::fetch(ckpt, Part::Condition).await?;
         let folding = Folding::new(ckpt)?.with_stretch(GROUP);
-        // The largest first, while nothing else is there.
+        // The largest part first, while nothing else is held.
         fold::fetch(ckpt, Part::Head).await?;
         let ends = weights.at_the_ends();
         let head = Matrix::of_head(&folding.head_rows()?, ends, activations)?;
@@ -170,25 +171,25 @@ impl CpuExecutor {
         Ok(model)
     }
 
-    /// What the network is.
+    /// The network's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// Bytes of the KV cache that the current batch holds.
+    /// Bytes of the running batch's KV cache.
     pub fn cache_bytes(&self) -> usize {
         let block = attention::cache_bytes(&self.state.layout, self.shape.heads) as usize;
         block * self.state.caches.len()
     }
 
-    /// Whether the caches that there are suit a batch.
+    /// Whether the existing caches fit a batch.
     fn has_caches(&self, layout: &Layout) -> bool {
         let state = &self.state;
         let sizes = |layout: &Layout| (layout.sequences, layout.slots);
         !state.caches.is_empty() && sizes(&state.layout) == sizes(layout)
     }
 
-    /// Runs the blocks and leaves the hidden states of the sampled rows.
+    /// Runs the blocks, leaving the hidden states of the sampled rows.
     fn run(&mut self, step: &StepRows) {
         let rows = &step.rows;
         if rows.is_empty() {
@@ -201,13 +202,13 @@ impl CpuExecutor {
         scratch.turn(rows, self.shape.heads, self.config.rotary_base());
         let last = self.blocks.len() - 1;
         for (index, (block, cache)) in self.blocks.iter().zip(caches).enumerate() {
-            // Of the others only keys and values are wanted in the end.
+            // Only keys and values of the other rows are needed in the last block.
             let sampled = (index == last).then_some(&step.sampled[..]);
             block.run(rows, sampled, self.shape, cache, scratch);
         }
     }
 
-    /// Draws a token for each sampled row, and asks `confidence` of each with how it was drawn, its logits and its key.
+    /// Draws a token for each sampled row, and calls `confidence` with how it was drawn, its logits and its key.
     fn draw_rows(
         &mut self,
         shares: &[Share],
@@ -259,7 +260,7 @@ impl CpuExecutor {
         });
     }
 
-    /// Embeddings of the rows' tokens.
+    /// Embeds the rows' tokens.
     fn embed(&mut self, rows: &[Row]) {
         let State {
             tokens, scratch, ..
@@ -270,7 +271,8 @@ impl CpuExecutor {
                 source => tokens[source as usize],
             };
             scratch.embed(rows.len(), index, self.config.hidden, |to| match token {
-                // Whoever reads the tokens finds it; nothing that comes of it may pass for a text until then.
+                // Whoever reads the tokens will find it; until then, NaN keeps anything derived from it from passing
+                // for a text.
                 NO_TOKEN => to.fill(f32::NAN),
                 token => match &self.embedding {
                     Some(embedding) => embedding.write(token as usize, to),
@@ -281,22 +283,22 @@ impl CpuExecutor {
     }
 }
 
-/// Starts the threads that share the work. They take memory as well, and are to have it before any is asked for.
+/// Starts the thread pool. Threads take memory too, so they are started before any is reserved.
 fn start_threads() -> Result<(), EngineError> {
     #[cfg(not(target_family = "wasm"))]
     if let Err(error) = rayon::ThreadPoolBuilder::new().build_global()
-        // There is no cause where they were started before.
+        // Without a source, the error means that the pool already exists.
         && let Some(cause) = std::error::Error::source(&error)
     {
         return Err(EngineError::Thread(cause.to_string()));
     }
-    // An allocator sets address space apart for each thread at its first allocation, some 64 MiB with glibc.
+    // An allocator reserves address space for each thread at its first allocation, some 64 MiB with glibc.
     #[cfg(not(target_family = "wasm"))]
     rayon::broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
     Ok(())
 }
 
-/// The draw from a row of logits.
+/// Draws from a row of logits.
 struct DrawRow<'a> {
     logits: &'a [f32],
     mask: u32,
@@ -313,7 +315,7 @@ impl Work for DrawRow<'_> {
     }
 }
 
-/// What the memory of a batch is for.
+/// What a batch's memory is for.
 fn batch(layout: &Layout) -> MemoryUse {
     MemoryUse::Batch {
         sequences: layout.sequences,
@@ -334,7 +336,7 @@ impl Executor for CpuExecutor {
         }
         let mut bytes = estimate::pass(&self.config, largest, self.shape.heads);
         if !self.has_caches(layout) {
-            // Where the memory does not suffice, nothing of the batch before may pass for that of the next one.
+            // If memory runs out now, the previous batch must not be mistaken for the next one.
             self.state = State::default();
             self.prepared = Default::default();
             let cache = estimate::cache(&self.config, layout, self.shape.heads);
@@ -478,7 +480,7 @@ impl Executor for CpuExecutor {
                     score[0] = f32::NAN;
                     return;
                 }
-                // Not every model has one.
+                // Not every model has a mask.
                 if let Some(logit) = logits.get_mut(mask as usize) {
                     *logit = MASK_LOGIT;
                 }

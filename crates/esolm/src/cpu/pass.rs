@@ -1,7 +1,7 @@
-//! One pass: how rows go through the blocks, in memory that is used again.
+//! One pass: rows going through the blocks, in reused memory.
 //!
-//! What lies between two products is fused into how their rows are read and where their values go: a norm and the rounding to bytes are part of
-//! reading, bias, GELU or gate, and residual of writing.
+//! Everything between two products is fused into them: norms and rounding into reading rows; bias, GELU or gate, and
+//! the residual into writing results.
 
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::Row;
@@ -18,25 +18,25 @@ use super::stream::{self, Gated, Joined, Moments, Normed, Panels, Scaled, padded
 use crate::error::EngineError;
 use crate::memory::{self, MemoryUse};
 
-/// Most rows of a product.
+/// Maximum rows per product.
 pub(super) const ROWS: usize = 256;
-/// Most rows whose logits are held at once.
+/// Maximum rows of logits held at once.
 pub(super) const LOGIT_ROWS: usize = 64;
 
 /// The matrices of a block.
 pub(super) struct Block {
     pub(super) qkv: Matrix,
-    /// What q and k of a head are multiplied by after a norm of their own, where they have one.
+    /// The norms of q and k per head, if there are any.
     pub(super) qk_norm: Option<QkNorm>,
     pub(super) out: Matrix,
     pub(super) up: Matrix,
     pub(super) down: Matrix,
 }
 
-/// What passes compute in; it grows to the largest ([`super::estimate::pass`]) and stays.
+/// Working memory of passes. It grows to the largest pass ([`super::estimate::pass`]) and is kept.
 #[derive(Default)]
 pub(super) struct Scratch {
-    /// The rows on their way, `[panels, rows, 64]`.
+    /// The residual stream, `[panels, rows, 64]`.
     pub(super) x: Vec<f32>,
     /// `[heads, rows, wide]`, scaled by 1 / sqrt(head_dim).
     q: Vec<f32>,
@@ -47,14 +47,14 @@ pub(super) struct Scratch {
     /// The rows of a product.
     inputs: Inputs,
     moments: Vec<Moments>,
-    /// What comes of a product, `[panels, rows, 64]`.
+    /// Output of a product, `[panels, rows, 64]`.
     product: Vec<f32>,
     /// `[LOGIT_ROWS, V]`.
     logits: Vec<f32>,
     rotary: Rotary,
-    /// The rows of the last block's attention.
+    /// The rows in the last block's attention.
     rows: Vec<Row>,
-    /// Where somebody wants them, the means of what norms gave, one after the other.
+    /// If requested, the means of the norms' outputs, one after the other.
     pub(super) means: Option<Vec<Vec<f32>>>,
 }
 
@@ -62,7 +62,7 @@ impl Scratch {
     /// Makes room for a pass of `rows` rows, `sampled` of them sampled.
     ///
     /// # Errors
-    /// When memory does not suffice.
+    /// If there is not enough memory.
     pub(super) fn reserve(
         &mut self,
         purpose: MemoryUse,
@@ -93,7 +93,7 @@ impl Scratch {
             .reserve(purpose, form, some, shape.widest_input())
     }
 
-    /// Row `row` of `rows` begins as what `write` writes, `[hidden]`.
+    /// Initialises row `row` of `rows` with what `write` writes, `[hidden]`.
     pub(super) fn embed(
         &mut self,
         rows: usize,
@@ -101,18 +101,18 @@ impl Scratch {
         hidden: usize,
         write: impl FnOnce(&mut [f32]),
     ) {
-        // Nothing else is in there yet.
+        // Not in use yet.
         let line = &mut self.product[..hidden];
         write(line);
         stream::write_row(&mut self.x, rows, row, line);
     }
 
-    /// Takes the rows' rotary angles.
+    /// Computes the rows' rotary angles.
     pub(super) fn turn(&mut self, rows: &[Row], heads: Heads, base: f64) {
         self.rotary.fill(rows, heads.head_dim, base);
     }
 
-    /// The normalised rows `first..first + count` of `rows` enter the product with `matrix`.
+    /// Feeds the normalised rows `first..first + count` of `rows` to the product with `matrix`.
     pub(super) fn norm(
         &mut self,
         matrix: &Matrix,
@@ -177,11 +177,11 @@ impl Scratch {
     }
 }
 
-/// The norm of q and k, head by head.
+/// Norms of q and k, per head.
 pub(super) struct QkNorm {
-    /// Of every query head, `[head_dim]`.
+    /// For query heads, `[head_dim]`.
     pub(super) q: Vec<f32>,
-    /// Of every head of keys, `[head_dim]`.
+    /// For key heads, `[head_dim]`.
     pub(super) k: Vec<f32>,
     pub(super) eps: f32,
 }
@@ -196,7 +196,7 @@ impl QkNorm {
     }
 }
 
-/// The parts of `rows` rows that go through a product together: first row and count.
+/// Splits `rows` rows into parts that go through a product together: first row and count.
 fn parts(rows: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..rows)
         .step_by(ROWS)
@@ -204,8 +204,8 @@ fn parts(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl Block {
-    /// Runs the block over all `rows`, or, where `sampled` tells some of them, over those, after the keys and values of all were written;
-    /// only those are left then.
+    /// Runs the block over all `rows`. If `sampled` is given, keys and values are written for all rows, but the rest is
+    /// computed only for the sampled ones, and only those are left.
     pub(super) fn run(
         &self,
         rows: &[Row],
@@ -238,7 +238,7 @@ impl Block {
         self.after(sampled.len(), shape, scratch);
     }
 
-    /// Queries of all rows, turned and scaled; keys and values go to the cache.
+    /// Computes the rotated and scaled queries of all rows; keys and values go to the cache.
     fn qkv(&self, rows: &[Row], shape: Shape, cache: &mut Cache, scratch: &mut Scratch) {
         let heads = shape.heads;
         let (head_dim, wide) = (heads.head_dim, heads.wide());
@@ -289,7 +289,7 @@ impl Block {
         }
     }
 
-    /// Adds what was attended, and then the MLP, to the rows.
+    /// Adds the attention output and then the MLP to the rows.
     fn after(&self, rows: usize, shape: Shape, scratch: &mut Scratch) {
         let heads = shape.heads;
         for (first, count) in parts(rows) {
@@ -349,7 +349,8 @@ impl Block {
     }
 }
 
-/// Fills `out`, `width` values for each of the `rows` rows that the last block left, from the row's index and its logits `[V]`.
+/// Fills `out` with `width` values per row that the last block left, computed from the row's index and its logits
+/// `[V]`.
 pub(super) fn for_logits<T: Send>(
     head: &Matrix,
     config: &ModelConfig,

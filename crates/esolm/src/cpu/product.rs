@@ -1,4 +1,4 @@
-//! Products with folded weights of any number of bits.
+//! Products with folded weights in any format.
 
 use esolm_core::quantise::GROUP;
 
@@ -10,26 +10,26 @@ use crate::memory::{self, MemoryUse};
 use crate::network::fold;
 use crate::weights::{Activations, Weights};
 
-// What is read of the output matrix at a time fills panels.
+// Chunks of the output matrix fill whole panels.
 const _: () = assert!(fold::TOKENS.is_multiple_of(PANEL));
 
 /// A folded matrix with its bias.
 pub(super) struct Matrix {
     weight: Packed,
-    /// `[panels * 64]`; zeros after `n_out`.
+    /// `[panels * 64]`, zero-padded after `n_out`.
     bias: Vec<f32>,
     form: Form,
-    /// See [`super::centre`]; empty where rows enter as they are.
+    /// See [`super::centre`]; empty if rows are not centred.
     centre: Vec<f32>,
-    /// What rows are multiplied by before; empty where they enter as they are.
+    /// Factors applied to the input rows; empty if there are none.
     scale: Vec<f32>,
 }
 
 impl Matrix {
-    /// Keeps f32 weights, or rounds them.
+    /// Stores weights as f32, or rounds them.
     ///
     /// # Errors
-    /// A weight that cannot be held.
+    /// If a weight cannot be represented.
     pub(super) fn new(
         linear: &fold::Linear,
         weights: Weights,
@@ -40,10 +40,10 @@ impl Matrix {
         Ok(matrix)
     }
 
-    /// As [`Matrix::new`], of the output matrix, some tokens at a time.
+    /// Like [`Matrix::new`] for the output matrix, some tokens at a time.
     ///
     /// # Errors
-    /// A weight that cannot be read or held.
+    /// If a weight cannot be read or represented.
     pub(super) fn of_head(
         rows: &fold::HeadRows,
         weights: Weights,
@@ -74,7 +74,7 @@ impl Matrix {
         }
     }
 
-    /// More columns, after those that there are, which fill panels.
+    /// Appends columns. The existing columns must fill their panels.
     fn push(&mut self, linear: &fold::Linear, weights: Weights) -> Result<(), EngineError> {
         fold::check_range(&linear.name, &linear.weight, weights)?;
         self.weight.push(linear);
@@ -83,7 +83,7 @@ impl Matrix {
         Ok(())
     }
 
-    /// With a value for each input that rows are multiplied by before they enter.
+    /// Sets the factors applied to the input rows, one per input.
     #[must_use]
     pub(super) fn scaled(self, scale: Option<Vec<f32>>) -> Self {
         let mut scale = scale.unwrap_or_default();
@@ -91,30 +91,30 @@ impl Matrix {
         Self { scale, ..self }
     }
 
-    /// What rows are multiplied by before they enter: a value for each input, zeros up to the end of the last group, or nothing.
+    /// Factors applied to the input rows: one per input, zero-padded to a whole group, or none.
     pub(super) fn scale(&self) -> &[f32] {
         &self.scale
     }
 
-    /// Writes the weights of an output, one for each input.
+    /// Writes the weights of one output, one per input.
     pub(super) fn column(&self, column: usize, to: &mut [f32]) {
         self.weight.column(column, to);
     }
 
-    /// How rows enter its product.
+    /// Format of its input rows.
     pub(super) fn form(&self) -> Form {
         self.form
     }
 
-    /// What rows enter less: a value for each input, zeros up to the end of the last group, or nothing.
+    /// The centre subtracted from the input rows: one value per input, zero-padded to a whole group, or none.
     pub(super) fn centre(&self) -> &[f32] {
         &self.centre
     }
 
-    /// Lets rows enter less `centre`, a value for each input; what the product then lacks becomes part of the bias.
+    /// Subtracts `centre`, one value per input, from future input rows, and compensates for it in the bias.
     ///
     /// # Errors
-    /// When memory does not suffice.
+    /// If there is not enough memory.
     pub(super) fn set_centre(&mut self, mut centre: Vec<f32>) -> Result<(), EngineError> {
         let purpose = MemoryUse::Model;
         let mut line = Inputs::default();
@@ -134,12 +134,12 @@ impl Matrix {
         Ok(())
     }
 
-    /// Columns that are held for a row of the product.
+    /// Padded columns per output row.
     pub(super) fn padded(&self) -> usize {
         self.bias.len()
     }
 
-    /// Puts `x` times the matrix and its bias into rows of `out`.
+    /// Writes `x` times the matrix, plus its bias, into rows of `out`.
     pub(super) fn product(&self, x: &Inputs, finish: Finish, out: Target) {
         self.weight.product(x, &self.bias, finish, out);
     }
@@ -204,7 +204,7 @@ mod tests {
         out
     }
 
-    /// With inputs of which one is always large, as trained networks have them, and a last group that is short.
+    /// With one input that is always large, as in trained networks, and a short last group.
     #[test]
     fn a_centre_changes_nothing_but_the_rounding() {
         let (n_in, n_out) = (80, 70);

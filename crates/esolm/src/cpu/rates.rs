@@ -1,4 +1,4 @@
-//! What the processor reads from memory and multiplies a second, measured for the bench.
+//! Measures the processor's memory bandwidth and arithmetic, for the benchmark.
 
 use std::hint::black_box;
 
@@ -16,26 +16,26 @@ use crate::error::EngineError;
 use crate::measure::Rates;
 use crate::memory::{self, MemoryUse};
 
-/// Numbers of the memory that is read: 512 MiB, of which a large cache holds a small part.
+/// Numbers in the memory that is read: 512 MiB, far more than a large cache.
 const READ: usize = 128 << 20;
-/// Pieces of it, which the cores share.
+/// Pieces into which it is split for the cores.
 const PIECES: usize = 256;
-/// Size of the multiplied squares: large enough for every core, small enough for their caches.
+/// Size of the square matrices multiplied: large enough to keep every core busy, small enough for their caches.
 const SIZE: usize = 768;
 
-/// Rows of the model's product.
+/// Rows in the model's product.
 const ROWS: usize = 256;
-/// Times that the cores wait for each other in a run.
+/// Synchronisations of the cores per run.
 const WAITS: usize = 1000;
 
-/// Measures them, products with one of the model's matrices.
+/// Measures all rates; products use one of the model's matrices.
 ///
 /// # Errors
-/// When memory does not suffice.
+/// If there is not enough memory.
 pub(super) fn rates(matrix: &Matrix, n_in: usize) -> Result<Rates, EngineError> {
     let purpose = MemoryUse::Rates;
     let mut values = memory::zeros(purpose, READ)?;
-    // Pages that were never written would all be the same one.
+    // Pages never written to would all map to the same zero page.
     values.fill(1.0);
     let mut sums = [0.0f32; PIECES];
     let read = best(|| {

@@ -12,7 +12,7 @@ pub(super) struct Rotary {
 }
 
 impl Rotary {
-    /// Takes the positions of `rows`; angles are to `base`.
+    /// Computes the angles for the positions of `rows`, with frequencies derived from `base`.
     pub(super) fn fill(&mut self, rows: &[Row], head_dim: usize, base: f64) {
         self.frequencies.clear();
         self.frequencies.extend(rotary_frequencies(head_dim, base));
@@ -27,7 +27,7 @@ impl Rotary {
         }
     }
 
-    /// Turns each pair (i, i + head_dim / 2) of a head of a row.
+    /// Rotates each pair (i, i + head_dim / 2) of a row's head.
     pub(super) fn turn(&self, row: usize, head: &mut [f32]) {
         let half = head.len() / 2;
         let (a, b) = head.split_at_mut(half);

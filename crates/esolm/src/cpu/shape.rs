@@ -1,7 +1,8 @@
-//! What the blocks of a network have in common: sizes, and which of two kinds of blocks they are.
+//! What a network's blocks have in common: their sizes, and which of two kinds they are.
 //!
-//! Blocks of models/dit.py have layer norms and GELU between two matrices of their MLP; those of decoders have norms by the mean square, and
-//! a gate beside. Both are one path: they differ in what is measured of a row before a product, and in how a product ends.
+//! Blocks of models/dit.py have layer norms, and an MLP with GELU between its two matrices. Those of decoders have RMS
+//! norms and a gated MLP. Both take the same path; they differ in what a norm computes from a row, and in the epilogue
+//! of a product.
 
 use esolm_core::config::ModelConfig;
 use esolm_core::quantise::GROUP;
@@ -10,10 +11,10 @@ use super::attention::Heads;
 use super::packed::{Finish, PANEL};
 use super::stream::padded;
 
-// A panel of gates and ups gives one group of what enters the next product.
+// A panel of gates and ups yields one group of the next product's input.
 const _: () = assert!(PANEL == 2 * GROUP);
 
-/// What a norm measures of a row.
+/// What a norm computes from a row.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Norm {
     /// (x - mean) / sqrt(var + 1e-5).
@@ -25,13 +26,13 @@ pub(super) enum Norm {
     },
 }
 
-/// Sizes that all blocks share, and their kind.
+/// Sizes and kind of all blocks.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
     /// Width of the model.
     pub(super) hidden: usize,
     pub(super) heads: Heads,
-    /// Width inside the MLP.
+    /// Inner width of the MLP.
     pub(super) inner: usize,
     pub(super) norm: Norm,
     /// Whether the MLP has a gate.
@@ -54,12 +55,13 @@ impl Shape {
         }
     }
 
-    /// Columns of the product for q, k and v.
+    /// Columns of the query-key-value product.
     pub(super) fn qkv(self) -> usize {
         self.heads.width() + 2 * self.heads.kv_width()
     }
 
-    /// Columns of the first product of the MLP: gates and ups in turns of a group each, the last of them filled up.
+    /// Columns of the MLP's first product. With a gate, gates and ups alternate in groups, the last of them
+    /// zero-padded.
     pub(super) fn up(self) -> usize {
         match self.is_gated {
             true => 2 * self.inner.next_multiple_of(GROUP),
@@ -67,7 +69,7 @@ impl Shape {
         }
     }
 
-    /// How the first product of the MLP ends.
+    /// Epilogue of the MLP's first product.
     pub(super) fn up_finish(self) -> Finish {
         match self.is_gated {
             true => Finish::Gate,
@@ -75,18 +77,18 @@ impl Shape {
         }
     }
 
-    /// Columns that are held for a row of the widest product inside a block.
+    /// Padded columns of the widest product in a block.
     pub(super) fn widest_product(self) -> usize {
         let widths = [self.qkv(), self.up(), self.hidden];
         widths.map(padded).into_iter().max().unwrap_or(0)
     }
 
-    /// Columns of the widest row that enters a product.
+    /// Columns of the widest product input.
     pub(super) fn widest_input(self) -> usize {
         self.hidden.max(self.heads.width()).max(self.inner)
     }
 
-    /// The matrices of a block, inputs and outputs.
+    /// Inputs and outputs of a block's matrices.
     pub(super) fn matrices(self) -> [[usize; 2]; 4] {
         [
             [self.hidden, self.qkv()],

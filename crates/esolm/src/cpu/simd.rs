@@ -1,35 +1,36 @@
-//! The few vector operations that products with packed weights need: one trait, one form of it for each instruction set.
+//! The few vector operations needed by products with packed weights: one trait, with one implementation per instruction
+//! set.
 //!
-//! Crates that abstract over vectors have no products of bytes, which are most of the work here, so all of it goes through
-//! `core::arch`: one dispatch instead of two.
+//! SIMD abstraction crates lack byte dot products, which are most of the work here, so everything uses `core::arch`
+//! directly: one dispatch instead of two.
 
-/// Vectors of an instruction set.
+/// Vector operations of an instruction set.
 ///
 /// # Safety
-/// The processor must have the instruction set, and pointers must be valid for a whole vector, at any alignment.
+/// The processor must support the instruction set, and pointers must be valid for a whole vector, at any alignment.
 pub trait Simd {
-    /// f32 or i32 lanes of a vector.
+    /// Number of f32 or i32 lanes.
     const LANES: usize;
-    /// What [`Simd::dot`] adds for each unit of its activations' sum.
+    /// What [`Simd::dot`] adds per unit of the sum of its activations.
     const OFFSET: i32;
 
-    /// f32 lanes.
+    /// A vector of f32.
     type F: Copy;
-    /// Lanes of an i32 or of four bytes.
+    /// A vector of i32, or of four bytes per lane.
     type I: Copy;
 
-    /// Asks for a cache line that is wanted soon; any address will do.
+    /// Prefetches a cache line. Any address is allowed.
     #[inline(always)]
     fn prefetch(_line: *const u8) {}
 
     unsafe fn load(from: *const f32) -> Self::F;
-    /// Finite f16 values.
+    /// f16 values, which must be finite.
     unsafe fn load_f16(from: *const u16) -> Self::F;
     unsafe fn store(to: *mut f32, values: Self::F);
     unsafe fn splat(value: f32) -> Self::F;
     unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
-    /// a b + c, rounded once where the instruction set can.
+    /// a b + c, rounded once if the instruction set supports that.
     unsafe fn mul_add(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
     unsafe fn load_words(from: *const u32) -> Self::I;
@@ -39,25 +40,26 @@ pub trait Simd {
     /// The high four bits of each byte.
     unsafe fn high_nibbles(words: Self::I) -> Self::I;
     unsafe fn to_float(words: Self::I) -> Self::F;
-    /// Byte `N` of each lane, signed.
+    /// Byte `N` of each lane, sign-extended.
     unsafe fn signed_byte<const N: u32>(words: Self::I) -> Self::F;
 
-    /// Signed bytes above -128 in the form that [`Simd::dot`] takes.
+    /// Converts signed bytes above -128 to the representation that [`Simd::dot`] takes.
     unsafe fn prepare(weights: Self::I) -> Self::I;
-    /// sum + the products of a lane's four bytes, for prepared `weights`; plus [`Simd::OFFSET`] times the sum of `x`.
+    /// sum + the dot product of each lane's four bytes, for prepared `weights`; plus [`Simd::OFFSET`] times the sum of
+    /// `x`.
     unsafe fn dot(sum: Self::I, weights: Self::I, x: Self::I) -> Self::I;
-    /// As [`Simd::dot`] for plain weights in 0..=127, and without an offset.
+    /// Like [`Simd::dot`] for unprepared weights in 0..=127, without the offset.
     unsafe fn dot_unsigned(sum: Self::I, weights: Self::I, x: Self::I) -> Self::I;
 }
 
-/// 2^112: what an f16's exponent lacks when its bits stand where an f32 has its own.
+/// 2^112 corrects the exponent of an f16 whose bits have been moved to an f32's positions.
 const EXPONENT: f32 = f32::from_bits((127 + 112) << 23);
 
 #[cfg(not(target_family = "wasm"))]
 mod portable {
     use super::{EXPONENT, Simd};
 
-    /// Plain loops over four lanes, which compilers turn into what every processor has.
+    /// Plain loops over four lanes, which the compiler turns into baseline vector code.
     pub struct Portable;
 
     /// Applies `f` lane by lane.
@@ -79,7 +81,8 @@ mod portable {
         #[inline(always)]
         unsafe fn load_f16(from: *const u16) -> Self::F {
             let halves = unsafe { from.cast::<[u16; 4]>().read_unaligned() };
-            // Moves exponent and mantissa to their places; the factor mends the exponent's bias, for subnormal values too.
+            // Moves exponent and mantissa into place; the factor corrects the exponent's bias, for subnormal values
+            // too.
             halves.map(|half| {
                 let magnitude = f32::from_bits(u32::from(half & 0x7fff) << 13) * EXPONENT;
                 f32::from_bits(magnitude.to_bits() | u32::from(half & 0x8000) << 16)
@@ -148,11 +151,11 @@ mod portable {
     }
 }
 
-/// What every processor of the target has.
+/// The target's baseline.
 #[cfg(not(target_family = "wasm"))]
 pub use portable::Portable as Base;
 
-/// The operations that have the same shape in both widths of x86.
+/// The operations that look the same at both x86 vector widths.
 #[cfg(target_arch = "x86_64")]
 macro_rules! x86 {
     ($lanes:literal, $offset:literal, $f:ty, $i:ty, $load:ident, $load_half:ident, $half:ident, $store:ident, $splat:ident, $add:ident,
@@ -164,7 +167,7 @@ macro_rules! x86 {
 
         #[inline(always)]
         fn prefetch(line: *const u8) {
-            // Safety: it reads nothing, and every x86-64 has it.
+            // Safety: a prefetch reads nothing, and every x86-64 processor supports it.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
         }
         #[inline(always)]
@@ -231,7 +234,7 @@ mod x86 {
 
     use super::Simd;
 
-    /// 512 bits with products of bytes: AVX-512 F, BW and VNNI.
+    /// 512 bits with byte dot products: AVX-512 F, BW and VNNI.
     pub struct Avx512;
 
     impl Simd for Avx512 {
@@ -258,7 +261,7 @@ mod x86 {
         );
         #[inline(always)]
         unsafe fn prepare(weights: __m512i) -> __m512i {
-            // The instruction takes unsigned weights: these are 128 more.
+            // The instruction takes unsigned weights, so these are offset by 128.
             unsafe { _mm512_xor_si512(weights, _mm512_set1_epi8(-128)) }
         }
         #[inline(always)]
@@ -302,7 +305,7 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn dot(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
-            // The sign moves to x, since the instruction takes unsigned weights.
+            // The instruction takes unsigned weights, so the sign moves to x.
             unsafe {
                 Self::dot_unsigned(sum, _mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights))
             }
@@ -310,7 +313,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn dot_unsigned(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
             unsafe {
-                // Sums of two products of at most 127 * 127 fit 16 bits.
+                // Sums of two products of at most 127 * 127 fit in 16 bits.
                 let pairs = _mm256_maddubs_epi16(weights, x);
                 _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
             }
@@ -321,7 +324,7 @@ mod x86 {
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 
-/// The 128 bits of WebAssembly, which this crate's module always has.
+/// WebAssembly's 128-bit vectors, which this crate's module always has.
 #[cfg(target_family = "wasm")]
 mod wasm {
     use std::arch::wasm32::*;
@@ -343,7 +346,8 @@ mod wasm {
         #[inline(always)]
         unsafe fn load_f16(from: *const u16) -> v128 {
             unsafe {
-                // Moves exponent and mantissa to their places; the factor mends the exponent's bias, for subnormal values too.
+                // Moves exponent and mantissa into place; the factor corrects the exponent's bias, for subnormal values
+                // too.
                 let halves = u32x4_load_extend_u16x4(from);
                 let magnitude = u32x4_shl(v128_and(halves, u32x4_splat(0x7fff)), 13);
                 let magnitude = f32x4_mul(magnitude, f32x4_splat(super::EXPONENT));
@@ -403,8 +407,9 @@ mod wasm {
         }
         #[inline(always)]
         unsafe fn dot(sum: v128, weights: v128, x: v128) -> v128 {
-            // Bytes 0 and 2 of each lane, and bytes 1 and 3, are two products of 16 bits for the lane that they are from: nothing has to be
-            // moved between lanes, and what is done to `x` alone is done once for all columns, to `weights` once for all rows.
+            // Bytes 0 and 2 of each lane, and bytes 1 and 3, become two 16-bit products within the same lane, so
+            // nothing moves between lanes. The work on `x` alone is done once for all columns, the work on `weights`
+            // once for all rows.
             let even = |bytes| i16x8_shr(i16x8_shl(bytes, 8), 8);
             let odd = |bytes| i16x8_shr(bytes, 8);
             let even = i32x4_dot_i16x8(even(weights), even(x));

@@ -1,4 +1,4 @@
-//! The rows on their way through the blocks, `[panels, rows, 64]` as products leave them, and what enters the next product from there.
+//! The residual stream, `[panels, rows, 64]` as products leave it, and the inputs of the next product derived from it.
 
 use esolm_core::quantise::GROUP;
 
@@ -10,15 +10,15 @@ use super::packed::PANEL;
 use super::shape::Norm;
 use super::simd::Simd;
 
-/// Rows of a task of [`moments`].
+/// Rows per task of [`moments`].
 const SHARE: usize = 8;
 
-/// Columns that are held for a row of `width`.
+/// Padded columns of a row of `width` columns.
 pub(super) fn padded(width: usize) -> usize {
     width.next_multiple_of(PANEL)
 }
 
-/// `[panels, rows, 64]`, zeros after a row's last column.
+/// `[panels, rows, 64]`, zero-padded after a row's last column.
 #[derive(Clone, Copy)]
 pub(super) struct Panels<'a> {
     pub(super) values: &'a [f32],
@@ -26,14 +26,14 @@ pub(super) struct Panels<'a> {
 }
 
 impl<'a> Panels<'a> {
-    /// The columns from `first` on up to the end of their panel.
+    /// The columns from `first` to the end of their panel.
     #[inline(always)]
     fn from(&self, row: usize, first: usize) -> &'a [f32] {
         let at = (first / PANEL * self.rows + row) * PANEL;
         &self.values[at + first % PANEL..at + PANEL]
     }
 
-    /// Copies as many columns from `first` on as `to` takes.
+    /// Fills `to` with columns from `first` on.
     #[inline(always)]
     pub(super) fn copy(&self, row: usize, first: usize, to: &mut [f32]) {
         let mut done = 0;
@@ -62,7 +62,7 @@ pub(super) fn write_row(values: &mut [f32], rows: usize, row: usize, from: &[f32
     }
 }
 
-/// Keeps the rows `kept`, ascending, of `rows` rows of `[parts, rows, width]`, and moves them together.
+/// Keeps only the rows in `kept`, ascending, of the `rows` rows of `[parts, rows, width]`, and compacts them.
 pub(super) fn keep(values: &mut [f32], rows: usize, width: usize, kept: &[u32]) {
     if rows == 0 {
         return;
@@ -75,22 +75,22 @@ pub(super) fn keep(values: &mut [f32], rows: usize, width: usize, kept: &[u32]) 
     }
 }
 
-/// What a norm needs of a row: what it is measured from, and the reciprocal of how far it goes from there. That is the mean and the standard
-/// deviation, or zero and the root of the mean square.
+/// What a norm needs from a row: its centre and the reciprocal of its spread. These are the mean and standard
+/// deviation, or zero and the root mean square.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Moments {
     mean: f32,
     scale: f32,
 }
 
-/// Rows of `width` columns as their norm leaves them, less what they are measured from.
+/// Normalised rows of `width` columns, minus a centre.
 pub(super) struct Normed<'a> {
     pub(super) x: Panels<'a>,
     pub(super) width: usize,
-    /// Of the rows from `first` on, which is the source's first row.
+    /// Moments of the rows from `first` on, which is the source's first row.
     pub(super) moments: &'a [Moments],
     pub(super) first: usize,
-    /// See [`super::centre`]: a value for each column of the groups, or nothing.
+    /// See [`super::centre`]: one value per column of the groups, or none.
     pub(super) centre: &'a [f32],
 }
 
@@ -115,13 +115,13 @@ impl Source for Normed<'_> {
     }
 }
 
-/// Rows as their norm leaves them, times a value for each column.
+/// Normalised rows, times a factor per column, minus a centre.
 pub(super) struct Scaled<'a> {
-    /// Without a centre.
+    /// Must have no centre of its own.
     pub(super) normed: Normed<'a>,
-    /// A value for each column of the groups.
+    /// One factor per column of the groups.
     pub(super) scale: &'a [f32],
-    /// What is taken away then: a value for each column of the groups, or nothing.
+    /// The centre, subtracted last: one value per column of the groups, or none.
     pub(super) centre: &'a [f32],
 }
 
@@ -138,7 +138,7 @@ impl Source for Scaled<'_> {
     }
 }
 
-/// What gates left of the panels of a product, `[panels, rows, 64]`: the first half of each, which is a group.
+/// Gated outputs in the panels of a product, `[panels, rows, 64]`: the first half of each panel, which is one group.
 pub(super) struct Gated<'a> {
     pub(super) values: &'a [f32],
     pub(super) rows: usize,
@@ -152,7 +152,7 @@ impl Source for Gated<'_> {
     }
 }
 
-/// Fills `moments` for the rows of `x` from `first` on.
+/// Computes `moments` for the rows of `x` from `first` on.
 pub(super) fn moments(x: Panels, norm: Norm, width: usize, first: usize, moments: &mut [Moments]) {
     let work = moments.len() * width * 2;
     math::for_chunks(moments, SHARE, work, |share, to| {
@@ -230,14 +230,14 @@ impl Measure<'_> {
 /// 1 / sqrt(square + eps).
 #[inline(always)]
 pub(super) fn inverse_root(square: f32, eps: f32) -> f32 {
-    // Of squares that overflow, 1 / infinity would make plausible zeros.
+    // If the squares overflow, 1 / infinity would yield plausible zeros.
     match square.is_finite() {
         true => 1.0 / (square + eps).sqrt(),
         false => f32::NAN,
     }
 }
 
-/// Rows of heads `[heads, rows, wide]`, of each of which `head_dim` columns count.
+/// Rows of heads `[heads, rows, wide]`, joined; only the first `head_dim` columns of each head are used.
 pub(super) struct Joined<'a> {
     pub(super) values: &'a [f32],
     pub(super) rows: usize,

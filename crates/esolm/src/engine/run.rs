@@ -1,4 +1,4 @@
-//! Plans run step by step on an engine, and what became known in each step.
+//! Running plans on an engine step by step, and which tokens each step revealed.
 
 use std::collections::VecDeque;
 
@@ -14,10 +14,10 @@ use crate::error::EngineError;
 use crate::executor::{Draw, Pending, check_drawn};
 
 impl Engine {
-    /// Begins to run `plan`. Nothing happens before [`Run::next`] or [`Run::finish`].
+    /// Prepares to run `plan`. Nothing is run until [`Run::next`] or [`Run::finish`].
     ///
     /// # Errors
-    /// When the batch does not fit the device.
+    /// If the batch does not fit the device.
     pub fn run<'a>(
         &'a mut self,
         plan: &'a Plan,
@@ -30,11 +30,11 @@ impl Engine {
         Ok(self.begin(plan, draw, observe, began))
     }
 
-    /// As [`Engine::run`], in the batch that was started last, which has one sequence and may have more slots than the plan needs. What
-    /// stands in its cache stays, so that a plan need not compute again what it [keeps](Plan::keep).
+    /// Like [`Engine::run`], but in the running batch, which must have one sequence and may have more slots than the
+    /// plan needs. Its cache is kept, so the plan need not recompute what it [keeps](Plan::keep).
     ///
     /// # Errors
-    /// When the plan does not fit the batch.
+    /// If the plan does not fit the batch.
     pub fn go_on<'a>(
         &'a mut self,
         plan: &'a Plan,
@@ -74,7 +74,7 @@ impl Engine {
             waiting: VecDeque::new(),
             known: vec![0; plan.sequences.len()],
             wanted: match plan.sets {
-                // Until no place is masked.
+                // Until no position is masked.
                 Some(_) => usize::MAX,
                 None => plan.nfe(),
             },
@@ -86,65 +86,66 @@ impl Engine {
     }
 }
 
-/// Passes that are queued at most while nobody watches.
+/// Maximum number of queued passes while no tokens are read.
 const QUEUED_STEPS: usize = 32;
 
-/// A plan under way. Between steps it may be stopped ([`Run::stop`]). Whoever drops it awaits [`Run::settle`] first: a reading that is
-/// dropped half done would keep its staging buffer mapped.
+/// A plan being run. It can be stopped between steps ([`Run::stop`]). Await [`Run::settle`] before dropping it:
+/// dropping a readback half way would leave its staging buffer mapped.
 pub struct Run<'a> {
     engine: &'a mut Engine,
     plan: &'a Plan,
     ids: Vec<u32>,
     draw: Draw<'a>,
-    /// Report which tokens each step revealed. They are read back asynchronously and one step behind.
+    /// Report the tokens that each step revealed. They are read back asynchronously, one step late.
     observe: bool,
-    /// Report what the model gave each of them.
+    /// Report their log-probabilities.
     logprobs: bool,
-    /// The step of the plan that comes next.
+    /// Index of the next step of the plan.
     next: usize,
-    /// Passes so far: steps of which confidence left nothing to draw are not run.
+    /// Passes so far. Steps with nothing left to draw are skipped.
     launched: usize,
     rows: usize,
-    /// Steps launched but not yet reported: one, while somebody watches.
+    /// Steps launched but not yet reported: one while observed.
     waiting: VecDeque<Waiting>,
-    /// Steps to run: all of the plan, unless it is stopped or its last texts have ended.
+    /// Number of steps to run: the whole plan, unless it is stopped or its last texts have ended.
     wanted: usize,
-    /// The texts of a SetDLM, where what became known decides which rows are run.
+    /// The texts of a SetDLM, if revealed tokens determine which rows are run.
     sets: Option<Sets>,
-    /// Texts of which no further step is run.
+    /// Texts that have ended; no further step of theirs is run.
     ended: Vec<bool>,
-    /// Entries of each text that are known before the plan would know it.
+    /// How many entries of each text are known, even if the plan would know them only later.
     known: Vec<u32>,
-    /// Whether steps of texts that have not ended were given up.
+    /// Whether steps of texts that have not ended were dropped.
     is_stopped: bool,
     began: Instant,
 }
 
 struct Waiting {
     step: Step,
-    /// Sequence and place in the token buffer of each token drawn.
+    /// Sequence and index in the token buffer of each token drawn.
     targets: Vec<(u32, u32)>,
     reading: Option<Reading>,
-    /// What the model gave each of them, where that was asked for.
+    /// Their log-probabilities, if requested.
     logprobs: Vec<f32>,
     /// Whether confidence chose among them.
     is_chosen: bool,
 }
 
-/// What is read of a step.
+/// What is read back from a step.
 enum Reading {
     /// The token buffer.
     Tokens(Pending<'static, Vec<u32>>),
-    /// What became known, and of each text that was drawn from the entries that are known when nothing of them is left.
+    /// The tokens revealed and, for each text drawn from, the number of entries that are known once nothing of this
+    /// step is left.
     Outcome(Pending<'static, Outcome>, Vec<(usize, u32)>),
 }
 
 impl Run<'_> {
-    /// Runs the next step and reports one: this one, or, while tokens are observed, the one before, so that reading them
-    /// never holds up the device.
+    /// Runs the next step and reports one: this step or, if tokens are observed, the one before, so that reading them
+    /// back never stalls the device.
     ///
     /// # Errors
-    /// When the device fails, or a pass drew no token.
+    /// If the device fails, or a pass draws no token.
     pub async fn next(&mut self) -> Result<Option<Step>, EngineError> {
         let step = self.advance().await;
         if step.is_err() {
@@ -153,14 +154,15 @@ impl Run<'_> {
         step
     }
 
-    /// Has the log-probability of each token told with it ([`Revealed::logprob`]), and so tokens read back in every step.
+    /// Reports the log-probability of each token ([`Revealed::logprob`]), which requires reading tokens back in every
+    /// step.
     pub fn with_logprobs(mut self) -> Self {
         self.observe = true;
         self.logprobs = true;
         self
     }
 
-    /// Lets no further step begin; those under way are still reported.
+    /// Launches no further steps; pending ones are still reported.
     pub fn launch_no_more(&mut self) {
         self.is_stopped |= match &self.sets {
             Some(sets) => sets.goes_on(&self.ended),
@@ -169,7 +171,7 @@ impl Run<'_> {
         self.wanted = self.next;
     }
 
-    /// Runs no further step of a text; the others go on. What is not known of it stays the mask token.
+    /// Runs no further steps of one text; the others continue. Its unknown tokens stay masked.
     pub fn end(&mut self, text: usize) {
         self.ended[text] = true;
         if self.sets.is_some() {
@@ -182,21 +184,22 @@ impl Run<'_> {
         self.wanted = self.wanted.min(left.max().unwrap_or(0).max(self.next));
     }
 
-    /// Whether what became known decides which steps are run.
+    /// Whether revealed tokens determine which steps are run.
     fn is_led(&self) -> bool {
         let rule = self.plan.reveal.as_ref();
         rule.is_some_and(|rule| rule.threshold.is_some())
     }
 
-    /// Steps that are launched before one of them is read, so that a device need not wait. What the CPU did is there at once, and where it
-    /// leads, no step is run for nothing. The next step of a SetDLM is made of what became known in the one before.
+    /// How many steps are launched before the first of them is read, so that the device does not idle. On the CPU
+    /// results are available at once, so no step has to be launched ahead where revealed tokens decide. A SetDLM's next
+    /// step depends on what the current one revealed.
     fn ahead(&self) -> usize {
         if self.sets.is_some() {
             return 0;
         }
         let is_cpu = self.engine.device.adapter.is_none();
         if self.sets.is_some() {
-            // The next step of a SetDLM is made of what became known in this one.
+            // A SetDLM's next step depends on what the current one revealed.
             return 0;
         }
         usize::from(match self.is_led() {
@@ -243,7 +246,7 @@ impl Run<'_> {
         for (index, ((sequence, target), token)) in
             oldest.targets.into_iter().zip(drawn).enumerate()
         {
-            // Where confidence chooses, what was not chosen is still the mask.
+            // Tokens not chosen by confidence are still masked.
             if is_chosen && token == self.plan.mask_index {
                 continue;
             }
@@ -262,7 +265,8 @@ impl Run<'_> {
         Ok(Some(oldest.step))
     }
 
-    /// Lets the device catch up now and then while nobody reads tokens, so that few passes are queued and a stop is soon one.
+    /// While no tokens are read, waits for the device now and then. This bounds the number of queued passes, and so how
+    /// long a stop takes.
     async fn keep_up(&mut self) -> Result<(), EngineError> {
         if !self.observe && self.launched.is_multiple_of(QUEUED_STEPS) {
             self.engine.wait().await?;
@@ -270,7 +274,8 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What the step that was launched last gave the tokens that it drew, before the next one takes its place.
+    /// Log-probabilities of the tokens drawn by the last launched step, computed before the next step overwrites its
+    /// state.
     async fn score_drawn(&mut self) -> Result<(), EngineError> {
         let Some(last) = self.waiting.back_mut() else {
             return Ok(());
@@ -305,7 +310,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Launches the next step, but for the texts of which it would draw nothing.
+    /// Launches the next step, leaving out texts for which it has nothing to draw.
     fn launch(&mut self) -> Result<(), EngineError> {
         if self.sets.is_some() {
             return self.launch_sets();
@@ -377,7 +382,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Launches the next step of a SetDLM, or ends the run where nothing is masked any more.
+    /// Launches a SetDLM's next step, or ends the run if nothing is masked any more.
     fn launch_sets(&mut self) -> Result<(), EngineError> {
         let (plan, index) = (self.plan, self.next);
         let sets = self.sets.as_mut().filter(|sets| sets.goes_on(&self.ended));
@@ -423,10 +428,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs the steps that are left, reports none, and reads the tokens.
+    /// Runs the remaining steps without reporting them, and reads the tokens.
     ///
     /// # Errors
-    /// When the device fails, or a pass drew no token.
+    /// If the device fails, or a pass draws no token.
     pub async fn finish(mut self) -> Result<Written, EngineError> {
         self.observe = false;
         self.settle().await;
@@ -434,10 +439,10 @@ impl Run<'_> {
         self.stop().await
     }
 
-    /// Waits for the readings under way and gives up what they bring.
+    /// Waits for pending readbacks and discards their results.
     pub async fn settle(&mut self) {
         for waiting in self.waiting.drain(..) {
-            // An error comes again with whatever is read next.
+            // An error will recur at the next read.
             match waiting.reading {
                 Some(Reading::Tokens(reading)) => drop(reading.await),
                 Some(Reading::Outcome(reading, _)) => drop(reading.await),
@@ -446,10 +451,10 @@ impl Run<'_> {
         }
     }
 
-    /// Stops here and reads the tokens; what is not known yet is the mask token.
+    /// Stops here and reads the tokens; unknown ones are the mask token.
     ///
     /// # Errors
-    /// When the device fails, or a pass drew no token.
+    /// If the device fails, or a pass draws no token.
     pub async fn stop(mut self) -> Result<Written, EngineError> {
         self.settle().await;
         let mut tokens = self.engine.tokens().await?;
@@ -472,7 +477,7 @@ impl Run<'_> {
     }
 }
 
-/// Checks that a text holds tokens, and the mask only where it is not whole.
+/// Checks that every token of a text was drawn; masks are allowed only if the text is not complete.
 pub(super) fn check_text(
     mask: u32,
     text: u32,
@@ -487,19 +492,19 @@ pub(super) fn check_text(
     Ok(())
 }
 
-/// What a plan came to.
+/// Result of running a plan.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// Tokens in natural order, a sequence each.
+    /// Tokens in natural order, per sequence.
     pub tokens: Vec<Vec<u32>>,
-    /// Whether no step was given up but those of texts that ended.
+    /// Whether no steps were dropped, other than those of texts that ended.
     pub is_finished: bool,
-    /// Steps of the plan, run or left out because nothing was masked any more.
+    /// Steps of the plan that were run, or skipped because nothing was masked any more.
     pub steps: usize,
     /// Forward passes.
     pub nfe: usize,
-    /// Rows that went through the network in all.
+    /// Total rows that went through the network.
     pub rows: usize,
-    /// Seconds from the start to the last token on the host.
+    /// Seconds from the start until the last token arrived on the host.
     pub seconds: f64,
 }

@@ -1,4 +1,4 @@
-//! Texts of a SetDLM whose rows depend on what confidence chose: their steps read what became known before the next one is made.
+//! Texts of a SetDLM decoded by confidence: each step is derived from the tokens that the previous one revealed.
 
 use esolm_core::plan::{Plan, SetRun};
 use esolm_core::reveal::{Choice, Rule};
@@ -13,12 +13,12 @@ pub(super) struct Sets {
     rule: Rule,
     mask: u32,
     runs: Vec<SetRun>,
-    /// Indices of the texts of the step under way.
+    /// Indices of the texts in the pending step.
     under_way: Vec<usize>,
 }
 
 impl Sets {
-    /// Those of a plan that leaves its rows open.
+    /// The texts of a plan that leaves its rows open.
     pub(super) fn of(plan: &Plan) -> Option<Self> {
         Some(Self {
             rule: plan.reveal?,
@@ -28,13 +28,13 @@ impl Sets {
         })
     }
 
-    /// Whether a text that has not `ended` has masked places.
+    /// Whether any text that has not `ended` still has masked positions.
     pub(super) fn goes_on(&self, ended: &[bool]) -> bool {
         let mut texts = self.runs.iter().zip(ended);
         texts.any(|(run, ended)| !ended && !run.is_done())
     }
 
-    /// Launches the next step of the texts that go on, and gives its rows.
+    /// Launches the next step of the texts that continue, and returns its rows.
     pub(super) fn launch(
         &mut self,
         engine: &mut Engine,
@@ -56,12 +56,13 @@ impl Sets {
         Ok(step)
     }
 
-    /// Clean tokens that the step under way leaves in the cache.
+    /// Clean tokens in the cache after the pending step.
     pub(super) fn cache_length(&self) -> usize {
         self.runs.iter().map(SetRun::clean).sum()
     }
 
-    /// Ends the step under way, whose sampled rows made `tokens` known. Gives those that did: the text, the place and the token.
+    /// Completes the pending step, whose sampled rows revealed `tokens`. Returns the text, index and token of each
+    /// revealed token.
     pub(super) fn end(&mut self, tokens: &[u32]) -> Vec<(usize, u32, u32)> {
         let (mut rest, mut known) = (tokens, Vec::new());
         for &text in &self.under_way {

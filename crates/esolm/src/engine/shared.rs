@@ -1,4 +1,4 @@
-//! A batch that several requests share: what each of them needs of the engine between the steps of the others.
+//! Sharing a batch between several requests: operations on one of them between the steps of the others.
 
 use esolm_core::reveal::Choice;
 use esolm_core::rows::{Layout, StepRows};
@@ -8,10 +8,11 @@ use crate::error::EngineError;
 use crate::executor::{Draw, Pending, Share, TOKEN_ALIGN, check_choice, check_vocabulary};
 
 impl Engine {
-    /// Writes over a stretch of the started batch's tokens, after all steps so far; `first` is a multiple of [`TOKEN_ALIGN`].
+    /// Overwrites part of the running batch's tokens, after all steps so far. `first` must be a multiple of
+    /// [`TOKEN_ALIGN`].
     ///
     /// # Errors
-    /// When the stretch or a token of it lies outside.
+    /// If the range or one of the tokens is out of bounds.
     pub fn write(&mut self, first: usize, tokens: &[u32]) -> Result<(), EngineError> {
         let (vocab, mask) = (self.config.vocab_size, self.config.mask_index);
         let is_token = |token: u32| (token as usize) < vocab || token == mask;
@@ -28,12 +29,13 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::step`], each share of the sampled rows drawn in its own way; or as [`Engine::reveal`] where there is a choice, the shares
-    /// with seeds of their own. Gives the rows' logits `[sampled, V]`, unchecked, where `with_logits` asks for them.
+    /// Like [`Engine::step`], with each share of the sampled rows drawn in its own way; or, if there is a choice, like
+    /// [`Engine::reveal`] with shares that differ in their seeds. Returns the rows' logits `[sampled, V]`, unchecked,
+    /// if `with_logits` is set.
     ///
     /// # Errors
-    /// As [`Engine::step`], when the shares do not cover the sampled rows one after the other, and when the choice does not fit the pass or
-    /// shares under it differ in more than their seeds.
+    /// See [`Engine::step`]; also if the shares do not cover the sampled rows in order, if the choice does not fit the
+    /// pass, or if shares under a choice differ in more than their seeds.
     pub async fn step_each(
         &mut self,
         step: &StepRows,
@@ -81,27 +83,27 @@ impl Engine {
         Ok(logits)
     }
 
-    /// The token buffer as it is after the steps so far, whatever is run meanwhile. Must be awaited, not dropped.
+    /// The token buffer after the steps so far, unaffected by later steps. Must be awaited, not dropped.
     pub fn reading(&mut self) -> Pending<'static, Vec<u32>> {
         self.executor.tokens()
     }
 
-    /// Runs one pass over the started batch and reads the logits `[sampled, V]` of its rows, unchecked.
+    /// Runs one pass over the running batch and reads the logits `[sampled, V]`, unchecked.
     ///
     /// # Errors
-    /// As [`Engine::step`].
+    /// See [`Engine::step`].
     pub async fn unchecked_logits(&mut self, step: &StepRows) -> Result<Vec<f32>, EngineError> {
         self.pass(step, None)?;
         self.executor.logits().await
     }
 
-    /// Sets the started batch aside and takes up the one that was set aside before; at first there is none.
+    /// Exchanges the running batch with the one set aside by the previous call, of which there is none at first.
     pub fn swap(&mut self) {
         self.executor.swap();
         std::mem::swap(&mut self.layout, &mut self.aside);
     }
 
-    /// Slots and tokens of a sequence that any text of up to `length` tokens fits in, one that may be prepended included.
+    /// Slots and tokens that a sequence needs for any text of up to `length` tokens, including one prepended token.
     pub fn place(length: usize) -> Layout {
         let slots = length + 1;
         Layout {
@@ -111,7 +113,7 @@ impl Engine {
         }
     }
 
-    /// An engine over an executor that is no device of this machine.
+    /// An engine over a given executor, for tests.
     #[cfg(test)]
     pub(crate) fn of(
         executor: Box<dyn crate::executor::Executor>,

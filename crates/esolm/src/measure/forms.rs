@@ -1,5 +1,5 @@
-//! Every form that a kernel could run in, at the shapes of a model and in alternated runs: where the table in `variants.rs` is wrong for
-//! a device.
+//! Times all variants of each kernel at a model's shapes in alternated runs, to find where the table in `variants.rs`
+//! is wrong for a device.
 
 use std::fmt;
 use std::time::Instant;
@@ -18,36 +18,37 @@ use crate::kernels::residual::Residual;
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::variants::Chosen;
 
-/// Rows of the passes that are compared: around every change of a form.
+/// Numbers of rows to compare: around every switch between variants.
 const ROWS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 256];
-/// Alternated runs, where time allows.
+/// Alternated runs, time permitting.
 const RUNS: usize = 7;
-/// Those that are made however long they take: fewer say nothing about the table.
+/// Runs that are made regardless of time: fewer would say nothing about the table.
 const LEAST_RUNS: usize = 3;
-/// Seconds that a run should last, so that waiting for it counts little.
+/// Target duration of a run in seconds, so that waiting for it matters little.
 const RUN_SECONDS: f64 = 0.01;
-/// Most launches of a run.
+/// Maximum launches per run.
 const MOST_TIMES: usize = 256;
-/// Share of the table's time below which another form is better.
+/// A variant is better if it takes less than this fraction of the table's time.
 const BETTER: f64 = 0.9;
 
-/// What of a model is compared.
+/// The parts of a model that are compared.
 pub struct Subject<'a> {
-    /// The matrix for q, k and v of each block.
+    /// The query-key-value matrix of each block.
     pub qkv: Vec<&'a Matrix>,
-    /// After attention.
+    /// The attention output matrices.
     pub out: Vec<&'a Matrix>,
-    /// The first of the MLP.
+    /// The first MLP matrices.
     pub up: Vec<&'a Matrix>,
-    /// The second of the MLP.
+    /// The second MLP matrices.
     pub down: Vec<&'a Matrix>,
-    /// For the logits.
+    /// The output matrix.
     pub head: &'a Matrix,
-    /// How rows are normalised before the first of each pair.
+    /// The norm before the first matrix of each pair.
     pub norm: Norm,
-    /// Between those of the MLP.
+    /// The MLP's activation.
     pub activation: Activation,
-    /// Whether heads are normalised between the product for q, k and v and what turns them, which then is no part of the product.
+    /// Whether heads are normalised after the query-key-value product and before the rotary embedding, which then is
+    /// not fused into the product.
     pub has_head_norms: bool,
     /// Rotary angles.
     pub rotary: &'a Buffer,
@@ -55,24 +56,24 @@ pub struct Subject<'a> {
     pub geometry: Geometry,
 }
 
-/// What the kernels are compared at.
+/// The sizes at which kernels are compared.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope {
-    /// Sequences that the rows of a pass are dealt out to.
+    /// Sequences among which the rows of a pass are distributed.
     pub sequences: usize,
     /// Slots that a row attends to.
     pub length: usize,
-    /// Seconds after which no further run of a comparison begins.
+    /// Seconds after which a comparison starts no further run.
     pub seconds: f64,
 }
 
-/// A form of a kernel.
+/// A kernel variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Form {
-    /// Of a product.
+    /// A product's.
     Product(ProductVariant),
-    /// Of attention.
+    /// An attention kernel's.
     Attention(AttentionVariant),
 }
 
@@ -86,61 +87,61 @@ impl fmt::Display for Form {
     }
 }
 
-/// What a kernel computes.
+/// The operation that a kernel computes.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Shape {
     /// A product with a matrix.
     Product {
-        /// Its inner size K.
+        /// Inner size K.
         inputs: usize,
-        /// Its outer size N.
+        /// Outer size N.
         outputs: usize,
     },
     /// Attention.
     Attention {
-        /// Sequences that the rows are of.
+        /// Sequences that the rows belong to.
         sequences: usize,
         /// Slots that each row attends to.
         prefix: usize,
     },
 }
 
-/// A form's time.
+/// Timing of a variant.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Timed {
-    /// The form.
+    /// The variant.
     pub form: Form,
-    /// Median seconds, launches of the normalisation before it included.
+    /// Median seconds, including launches of the normalisation before it.
     pub seconds: f64,
-    /// Median of its share of the time that the table's form took in the same run.
+    /// Median ratio to the time of the table's variant in the same run.
     pub of_table: f64,
 }
 
-/// A kernel at one shape in all its forms.
+/// All variants of a kernel at one shape.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// What the kernel is for.
+    /// The kernel's purpose.
     pub kernel: &'static str,
     /// Rows of the pass.
     pub rows: usize,
     /// Its other sizes.
     #[serde(flatten)]
     pub shape: Shape,
-    /// The form that the table says.
+    /// The table's choice.
     pub table: Form,
-    /// All forms.
+    /// All variants.
     pub forms: Vec<Timed>,
-    /// Alternated runs of each.
+    /// Alternated runs of each variant.
     pub runs: usize,
-    /// A form that was faster than the table's in every run and took less than nine tenths of its time: there the table is wrong.
+    /// A variant that beat the table's in every run and took less than 0.9 of its time: here the table is wrong.
     pub better: Option<Form>,
 }
 
-/// Compares the forms of every kernel of `subject`.
+/// Compares the variants of every kernel of `subject`.
 ///
 /// # Errors
-/// When the device fails or has no memory for it.
+/// If the device fails or does not have enough memory.
 pub async fn compare(
     gpu: &Gpu,
     subject: &Subject<'_>,
@@ -148,7 +149,7 @@ pub async fn compare(
 ) -> Result<Vec<Comparison>, EngineError> {
     let Subject { head, geometry, .. } = subject;
     let most = ROWS.into_iter().max().unwrap_or(1);
-    // The widest of what products read, and of what they write.
+    // The widest input and output of any product.
     let matrices = [&subject.qkv, &subject.out, &subject.up, &subject.down];
     let matrices = matrices.into_iter().flatten().chain([head]);
     let [read, written] = matrices.fold([0, 0], |[read, written], matrix| {
@@ -173,7 +174,7 @@ pub async fn compare(
         ] {
             let run = |form, times| {
                 if let Form::Product(variant) = form {
-                    // One block after the other, so that the weights do not stay in a cache.
+                    // Cycles through the blocks, so that the weights do not stay in a cache.
                     for matrix in matrices.iter().cycle().take(times) {
                         buffers.multiply(gpu, kernel, variant, matrix, subject, &table);
                     }
@@ -230,7 +231,7 @@ fn cache(gpu: &Gpu, geometry: &Geometry, scope: &Scope) -> Result<Buffer, Engine
     gpu.allocate("the KV cache of the comparison", words as usize)
 }
 
-/// The row table of a pass, dealt out to sequences, with its spans.
+/// The row table of a pass distributed among sequences, with its spans.
 struct Table {
     rows: Buffer,
     spans: Buffer,
@@ -268,7 +269,7 @@ impl Table {
     }
 }
 
-/// What the kernels read and write.
+/// The buffers that the kernels read and write.
 struct Buffers {
     x: Buffer,
     normed: Buffer,
@@ -278,7 +279,7 @@ struct Buffers {
 }
 
 impl Buffers {
-    /// A product as a pass runs it.
+    /// A product, run as in a pass.
     fn multiply(
         &self,
         gpu: &Gpu,
@@ -291,7 +292,7 @@ impl Buffers {
         let rows = table.count;
         let (norm, hidden) = (subject.norm, subject.head.k);
         let new = |x| Residual::new(gpu, norm, variant, rows, hidden, x, &self.normed);
-        // In a pass attention's product was added before the MLP, and the MLP's before the next block.
+        // In a pass, attention's product is added before the MLP, and the MLP's before the next block.
         let after = |matrices: &[&Matrix]| match matrices.first() {
             Some(matrix) => new(&self.x).after_adding(matrix),
             None => new(&self.x),
@@ -354,13 +355,13 @@ impl Buffers {
     }
 }
 
-/// Seconds of each form in each run.
+/// Seconds of each variant in each run.
 struct Race {
     forms: Vec<Form>,
     seconds: Vec<Vec<f64>>,
 }
 
-/// Runs `forms` in turn, in the other order every other time. `run` launches a form some times over.
+/// Runs `forms` in turn, reversing the order every other time. `run` launches a variant a given number of times.
 async fn race(
     gpu: &Gpu,
     written: &Buffer,
@@ -376,7 +377,7 @@ async fn race(
         Ok::<f64, EngineError>(begin.elapsed().as_secs_f64())
     };
     for &form in forms {
-        // The first run compiles.
+        // The first run compiles the kernel.
         time(form, 1).await?;
     }
     let mut times = 1;
@@ -477,7 +478,7 @@ mod tests {
         };
         let table = [1.0, 1.1, 1.0];
         assert_eq!(better(&[2.0; 3], &table, &[3.0; 3]), None);
-        // Faster, but not by enough; by enough at the median, but not in every run; by enough.
+        // First not faster by enough; then by enough at the median but not in every run; then by enough.
         assert_eq!(better(&[0.95; 3], &table, &[3.0; 3]), None);
         assert_eq!(better(&[0.5, 0.5, 1.2], &table, &[3.0; 3]), None);
         assert_eq!(better(&[0.5, 0.5, 0.9], &table, &[3.0; 3]), Some(forms[0]));

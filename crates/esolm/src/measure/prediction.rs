@@ -1,23 +1,24 @@
-//! How long a pass should take: what it cannot do without ([`Work`]), over what a device can do. docs/speed.md says how near that comes.
+//! Predicted time of a pass: the work it cannot avoid ([`Work`]) divided by the rates of a device. docs/speed.md
+//! compares predictions with measurements.
 
 use super::Rates;
 use super::work::Work;
 
-/// What a device can do, measured or published.
+/// Rates of a device, measured or published.
 #[derive(Clone, Copy, Debug)]
 pub struct Device {
-    /// Bytes of memory a second.
+    /// Memory bandwidth in bytes per second.
     pub memory_bytes: f64,
-    /// Operations a second of products with many rows.
+    /// Operations per second of products with many rows.
     pub product_flops: f64,
-    /// Operations a second of attention, which is in f32 whatever the weights are.
+    /// Operations per second of attention, which is always in f32.
     pub attention_flops: f64,
-    /// Seconds that each launch adds.
+    /// Overhead per launch in seconds.
     pub launch_seconds: f64,
 }
 
 impl From<&Rates> for Device {
-    /// Attention is taken to reach what products do, but no more than floats allow.
+    /// Attention is assumed to reach the rate of products, up to the limit of f32 arithmetic.
     fn from(rates: &Rates) -> Self {
         Self {
             memory_bytes: rates.memory_bytes,
@@ -29,8 +30,9 @@ impl From<&Rates> for Device {
 }
 
 impl Device {
-    /// Least and most seconds of a pass: with products that read their weights, and attention that reads the cache, while they compute, or before.
-    /// Products, attention and launches come one after the other. What is not counted in [`Work`] is taken to cost nothing.
+    /// Lower and upper bound of a pass in seconds. The lower bound assumes that products overlap reading weights with
+    /// computing, and attention reading the cache; the upper bound assumes that they do not. Products, attention and
+    /// launches do not overlap one another. Anything not counted in [`Work`] is assumed to be free.
     pub fn seconds(&self, work: &Work, launches: f64) -> [f64; 2] {
         let parts = [
             (
@@ -49,8 +51,8 @@ impl Device {
     }
 }
 
-/// How often the cores share work and wait for each other in a pass of few rows on the CPU: for the five products and attentions of each block,
-/// for the logits and for the draws.
+/// Number of synchronisations between cores in a CPU pass of few rows: five per block, for the products and attention,
+/// and one each for the logits and the draws.
 pub fn waits(blocks: usize) -> f64 {
     (5 * blocks + 2) as f64
 }
@@ -77,7 +79,7 @@ mod tests {
             device.seconds(&work, 4.0),
             [3.5, 2.0 + 1.0 + 0.5 + 0.2 + 1.0]
         );
-        // More rows: the same bytes.
+        // More rows, same bytes.
         work.product_operations *= 8.0;
         work.attention_operations *= 8.0;
         let most = 2.0 + 8.0 + 0.5 + 1.6 + 1.0;

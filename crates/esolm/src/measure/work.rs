@@ -1,5 +1,5 @@
-//! What a pass cannot do without: the bytes that it reads and the operations that it makes, counted from its rows. Over the seconds that it
-//! takes they are the shares of a device's rates that it reaches.
+//! The unavoidable work of a pass, counted from its rows: bytes read and operations done. Divided by the time taken,
+//! this gives the utilisation of the device.
 
 use std::iter::Sum;
 use std::ops::Add;
@@ -10,22 +10,22 @@ use esolm_core::rows::{Row, StepRows};
 use crate::kernels::Precision;
 use crate::weights::Weights;
 
-/// Bytes and operations of one pass or of many.
+/// Bytes and operations of one or more passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
-    /// Bytes of weights, each read once a pass.
+    /// Bytes of weights, each read once per pass.
     pub weight_bytes: f64,
-    /// Bytes of keys and values: of each sequence's cache as far as any of its rows sees, once a pass.
+    /// Bytes of keys and values: each sequence's cache, as far as any of its rows sees, once per pass.
     pub cache_bytes: f64,
-    /// Operations of products, a multiplication and an addition counted as two.
+    /// Operations of products; a multiply-add counts as two.
     pub product_operations: f64,
-    /// Operations of attention, counted alike.
+    /// Operations of attention, counted likewise.
     pub attention_operations: f64,
 }
 
 impl Work {
-    /// Of a pass over a model of `config`'s shape. The last block computes all rows' keys and values and the rest for the sampled rows
-    /// alone, whose logits are the only other thing that anybody asks for. Embeddings, norms and draws are not counted.
+    /// Work of a pass over a model with `config`'s shape. The last block computes keys and values for all rows, but
+    /// everything else only for the sampled rows, as do the logits. Embeddings, norms and draws are not counted.
     pub fn of(config: &ModelConfig, weights: Weights, cache: Precision, step: &StepRows) -> Self {
         let (d, vocab) = (config.hidden as f64, config.vocab_size as f64);
         let (rows, sampled) = (step.rows.len() as f64, step.sampled.len() as f64);
@@ -39,7 +39,7 @@ impl Work {
             Attention::of(step.rows.iter().copied()),
             Attention::of(chosen),
         );
-        // Of a block: q, k and v; the output; the MLP, with a gate beside in a decoder.
+        // Per block: query-key-value, attention output, and the MLP, which has a gate in decoders.
         let [q, kv, inner] =
             [config.q_width(), config.kv_width(), config.inner()].map(|width| width as f64);
         let up = inner * if config.decoder.is_some() { 2.0 } else { 1.0 };
@@ -63,12 +63,12 @@ impl Work {
         }
     }
 
-    /// Of products and attention.
+    /// Operations of products and attention.
     pub fn operations(&self) -> f64 {
         self.product_operations + self.attention_operations
     }
 
-    /// Weights and cache.
+    /// Bytes of weights and cache.
     pub fn bytes(&self) -> f64 {
         self.weight_bytes + self.cache_bytes
     }
@@ -93,17 +93,17 @@ impl Sum for Work {
     }
 }
 
-/// What rows look at in a block.
+/// What the rows of a block attend to.
 #[derive(Default)]
 struct Attention {
-    /// Slots that any row of a sequence sees, over all sequences.
+    /// Slots seen by any row of a sequence, summed over sequences.
     seen: f64,
     /// Pairs of a row and a slot that it sees.
     pairs: f64,
 }
 
 impl Attention {
-    /// Of rows that are grouped by sequence.
+    /// `rows` must be grouped by sequence.
     fn of(rows: impl Iterator<Item = Row>) -> Self {
         let mut all = Self::default();
         let mut longest = (None, 0);
@@ -149,13 +149,13 @@ mod tests {
         let work = of(&step);
         let (d, vocab) = (64.0, 100.0);
         assert_eq!(work.weight_bytes, 4.0 * (3.0 * 12.0 * d * d + d * vocab));
-        // Two blocks look at 6 and 3 slots, the last one at 6, keys and values of two bytes a number.
+        // Two blocks see 6 and 3 slots, the last one 6; keys and values take two bytes per number.
         assert_eq!(work.cache_bytes, (2.0 * 9.0 + 6.0) * 2.0 * d * 2.0);
         let products = 3.0 * 27.0 * d * d + 9.0 * d * d + d * vocab;
         let pairs = 2.0 * (5.0 + 6.0 + 4.0) + 6.0;
         assert_eq!(work.product_operations, 2.0 * products);
         assert_eq!(work.attention_operations, 4.0 * pairs * d);
-        // A pass that only stores keys and values needs no more of the last block than those.
+        // A pass that only stores keys and values needs only those of the last block.
         step.sampled.clear();
         assert_eq!(of(&step).weight_bytes, 4.0 * (2.0 * 12.0 + 3.0) * d * d);
         let both: Work = [work, of(&step)].into_iter().sum();

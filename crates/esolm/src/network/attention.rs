@@ -8,7 +8,7 @@ use esolm_core::config::rotary_frequencies;
 
 use super::Context;
 
-/// Score of what may not be attended; finite, since some devices know no infinities.
+/// Score of excluded columns. Finite, since some devices do not support infinities.
 pub(super) const EXCLUDED: f32 = -1e30;
 
 /// Cosines and sines of the rows' rotary angles, each `[B, 1, R, head_dim / 2]`.
@@ -18,7 +18,8 @@ pub struct Rotary {
 }
 
 impl Rotary {
-    /// Angles to a base of the natural positions `[B, R]`, wherever a token stands in the sorted order.
+    /// Angles for the natural positions `[B, R]`, independent of the sorted order, with frequencies derived from
+    /// `base`.
     pub fn new(positions: Tensor<2, Int>, head_dim: usize, base: f64) -> Self {
         let frequencies: Vec<f32> = rotary_frequencies(head_dim, base).collect();
         let frequencies = Tensor::<1>::from_floats(frequencies.as_slice(), &positions.device());
@@ -30,7 +31,7 @@ impl Rotary {
         }
     }
 
-    /// Turns each pair (i, i + head_dim / 2) of `x` `[B, heads, R, head_dim]`.
+    /// Rotates each pair (i, i + head_dim / 2) of `x` `[B, heads, R, head_dim]`.
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
         let a = x.clone().narrow(3, 0, half);

@@ -38,7 +38,7 @@ fn modulate(x: Tensor<3>, modulation: Option<Modulation>) -> Tensor<3> {
     }
 }
 
-/// x times the gate, where there is one.
+/// x times the gate, if there is one.
 fn gated(x: Tensor<3>, gate: Option<Tensor<3>>) -> Tensor<3> {
     match gate {
         Some(gate) => x * gate,
@@ -46,17 +46,18 @@ fn gated(x: Tensor<3>, gate: Option<Tensor<3>>) -> Tensor<3> {
     }
 }
 
-/// GELU in its tanh form, x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), as x sigmoid(2u): the sigmoid overflows on
-/// no device, while Metal's tanh does.
+/// GELU in its tanh form, x/2 (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), computed as x sigmoid(2u): the
+/// sigmoid overflows on no device, while Metal's tanh does.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let cubic = x.clone() * (x.clone().square() * 0.044715 + 1.0);
     x * sigmoid(cubic * (8.0 / std::f64::consts::PI).sqrt())
 }
 
-/// Attention and MLP, each normalised and modulated before, gated after, and added to the residual stream.
+/// Attention and MLP, each with normalisation and modulation before it and a gate after it, added to the residual
+/// stream.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// Norm before attention, eps 1e-5; the published ones have a weight only.
+    /// Norm before attention, eps 1e-5; the published models have only a weight.
     pub norm1: LayerNorm,
     /// Attention with its two projections.
     pub attention: Attention,
@@ -68,7 +69,7 @@ pub struct Block {
     pub mlp_down: Linear,
     /// Shift, scale and gate of attention, then of the MLP; `None` without adaLN.
     pub ada_ln: Option<AdaLn>,
-    /// Active in training only.
+    /// Only active in training.
     pub dropout: Dropout,
 }
 
@@ -100,10 +101,10 @@ impl Block {
     }
 }
 
-/// Final norm, modulation and the logits.
+/// Final norm, modulation, and logits.
 #[derive(Module, Debug)]
 pub struct OutputLayer {
-    /// eps 1e-5; the published ones have a weight only.
+    /// eps 1e-5; the published models have only a weight.
     pub norm_final: LayerNorm,
     /// d to V, with bias.
     pub linear: Linear,
@@ -112,7 +113,7 @@ pub struct OutputLayer {
 }
 
 impl OutputLayer {
-    /// Logits `[B, R, V]` of the hidden state `[B, R, d]` under the condition `[B, 1, cond_dim]`.
+    /// Logits `[B, R, V]` of the hidden state `[B, R, d]`, given the condition `[B, 1, cond_dim]`.
     pub fn forward(&self, x: Tensor<3>, condition: Option<Tensor<3>>) -> Tensor<3> {
         let modulation = self.ada_ln.as_ref().zip(condition).map(|(ada_ln, c)| {
             let [shift, scale] = ada_ln.chunks(c);

@@ -1,11 +1,13 @@
 //! Decoders of the Qwen3, Qwen2 and Llama kinds as Burn modules, in their published, unfolded form.
 //!
-//! *Qwen3 Technical Report*, arXiv 2505.09388; the reference is `models/qwen3/modeling_qwen3.py` of transformers, with `qwen2` and `llama`
-//! beside it, and `modeling_sdar.py` of SDAR (arXiv 2510.06303), which computes the same. A token embedding, N layers of attention and MLP,
-//! each with a root mean square norm (arXiv 1910.07467) before it, and an output matrix, which may be the embedding. Query heads share heads of keys and values (arXiv 2305.13245); the MLP has a
-//! gate (arXiv 2002.05202). Some networks norm q and k of every head before they are turned, others have biases there.
+//! *Qwen3 Technical Report*, arXiv 2505.09388. The reference is `models/qwen3/modeling_qwen3.py` of transformers, along
+//! with `qwen2` and `llama`, and `modeling_sdar.py` of SDAR (arXiv 2510.06303), which computes the same. A decoder has
+//! a token embedding, N layers of attention and MLP, each preceded by an RMS norm (arXiv 1910.07467), and an output
+//! matrix, which may be tied to the embedding. Query heads share key-value heads (arXiv 2305.13245), and the MLP is
+//! gated (arXiv 2002.05202). Some networks normalise q and k per head before the rotary embedding; others have biases
+//! there.
 //!
-//! The diffusion language models that are made of them have the same network: which rows attend to which is data.
+//! Diffusion language models derived from them have the same network: which rows attend to which is data.
 
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, Linear};
@@ -26,14 +28,14 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// The same shape.
+    /// Normalises `x`, keeping its shape.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let square = x.clone().square().mean_dim(D - 1);
         x / (square + self.eps).sqrt() * self.weight.val().unsqueeze()
     }
 }
 
-/// softmax(q kT / sqrt(head_dim)) v, query head h with the keys and values of head h / (heads / kv_heads).
+/// softmax(q kT / sqrt(head_dim)) v, where query head h uses the keys and values of head h / (heads / kv_heads).
 #[derive(Module, Debug)]
 pub struct SharedAttention {
     /// `q_proj`, d to (head, head_dim).
@@ -44,9 +46,9 @@ pub struct SharedAttention {
     pub v: Linear,
     /// `o_proj`, (head, head_dim) to d.
     pub out: Linear,
-    /// Of every query head.
+    /// For query heads.
     pub q_norm: Option<RmsNorm>,
-    /// Of every head of keys.
+    /// For key heads.
     pub k_norm: Option<RmsNorm>,
     heads: usize,
     kv_heads: usize,
@@ -54,7 +56,7 @@ pub struct SharedAttention {
 }
 
 impl SharedAttention {
-    /// What a product gives of `x` `[B, R, d]`, by heads and normed: `[B, heads, R, head_dim]`.
+    /// A projection of `x` `[B, R, d]`, split into heads and normalised: `[B, heads, R, head_dim]`.
     fn heads(
         &self,
         linear: &Linear,
@@ -72,7 +74,7 @@ impl SharedAttention {
         .swap_dims(1, 2)
     }
 
-    /// Keys, turned, and values of `x` `[B, R, d]`: what a cache holds, `[B, kv_heads, R, head_dim]` each.
+    /// Rotated keys, and values, of `x` `[B, R, d]`, as stored in a cache: `[B, kv_heads, R, head_dim]` each.
     pub fn keys_values(&self, x: Tensor<3>, rotary: &Rotary) -> [Tensor<4>; 2] {
         let k = self.heads(&self.k, self.kv_heads, self.k_norm.as_ref(), x.clone());
         [rotary.apply(k), self.heads(&self.v, self.kv_heads, None, x)]
@@ -88,7 +90,7 @@ impl SharedAttention {
         let [batch, rows, _] = x.dims();
         let [k, v] = self.keys_values(x.clone(), rotary);
         let q = rotary.apply(self.heads(&self.q, self.heads, self.q_norm.as_ref(), x));
-        // Each head of keys and values as often as it is read.
+        // Repeats each key-value head for every query head that reads it.
         let group = self.heads / self.kv_heads;
         let shared = |x: Tensor<4>| {
             let x = x.unsqueeze_dim::<5>(2);
@@ -106,7 +108,7 @@ impl SharedAttention {
     }
 }
 
-/// Attention and MLP, each with a norm before it, and added to the residual stream.
+/// Attention and MLP, each preceded by a norm, added to the residual stream.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     /// `input_layernorm`.
@@ -151,15 +153,15 @@ pub struct DecoderNetwork {
     pub layers: Vec<DecoderLayer>,
     /// `norm`.
     pub norm: RmsNorm,
-    /// `lm_head`, d to V; `None` where it is the embedding.
+    /// `lm_head`, d to V; `None` if tied to the embedding.
     pub head: Option<Linear>,
     head_dim: usize,
     rotary_base: f64,
 }
 
 impl DecoderNetwork {
-    /// Logits `[B, R, V]` of the tokens `[B, R]` at the positions `[B, R]`. `mask` `[B, R, R]` is true where a row may attend to a column;
-    /// `None`: everywhere.
+    /// Logits `[B, R, V]` of the tokens `[B, R]` at the positions `[B, R]`. `mask` `[B, R, R]` is true where a row may
+    /// attend to a column; `None` lets all rows attend to all.
     pub fn forward(
         &self,
         tokens: Tensor<2, Int>,
@@ -189,7 +191,7 @@ impl DecoderNetwork {
     /// Loads the parameters of a decoder onto a device.
     ///
     /// # Errors
-    /// When a tensor of the checkpoint cannot be read; of a network of another kind it has none of them.
+    /// If a tensor of the checkpoint cannot be read, which is always the case for networks of other kinds.
     pub fn load(ckpt: &Checkpoint, device: &Device) -> Result<Self, CheckpointError> {
         let config = ckpt.config();
         let missing = || CheckpointError::NoSuchTensor {
@@ -224,7 +226,7 @@ impl DecoderNetwork {
     }
 }
 
-/// What loads the layers.
+/// Loads the layers.
 struct Layers<'a> {
     loader: Loader<'a>,
     config: &'a ModelConfig,

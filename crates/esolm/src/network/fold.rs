@@ -1,22 +1,23 @@
-//! Folding of the constant conditioning.
+//! Constant folding of the conditioning.
 //!
-//! The published code hands the network sigma = 0 always, so every adaLN vector is a constant of the checkpoint, and a block
-//! (`DDiTBlock`, models/dit.py) becomes a plain pre-norm one. With n the normalised input (x - mean) / sqrt(var + 1e-5) before
-//! its weight w, and W, b the matrix and bias that follow,
+//! The published code always passes sigma = 0 to the network, so every adaLN vector is a constant of the checkpoint,
+//! and a block (`DDiTBlock`, models/dit.py) becomes a plain pre-norm block. With n the normalised input (x - mean) /
+//! sqrt(var + 1e-5) before its weight w, and W, b the matrix and bias that follow,
 //!
 //! ```text
 //! W (n w (1 + scale) + shift) + b  =  (W diag(w (1 + scale))) n  +  (W shift + b)
 //! gate (W h + b)                   =  (diag(gate) W) h           +  gate b
 //! ```
 //!
-//! so the norm's weight and the scale go into the columns of the next matrix, the shift into a bias, the gate into the rows of
-//! `attn_out` and of the second MLP matrix. Products that sum many terms are formed in f64, since their result serves every token. A network
-//! without adaLN folds alike, with shift 0, scale 0 and gate 1; a bias of a norm is part of the shift. Where there is nothing to fold, as in
-//! a network that was folded when it was stored, a matrix keeps the groups in which it is quantised.
+//! so the norm's weight and the scale are folded into the columns of the next matrix, the shift into a bias, and the
+//! gate into the rows of `attn_out` and of the second MLP matrix. Products that sum many terms are computed in f64,
+//! since their result is used for every token. Networks without adaLN are folded in the same way, with shift 0, scale 0
+//! and gate 1; a norm's bias is part of the shift. If there is nothing to fold, as in a network that was stored folded,
+//! a matrix keeps the groups in which it is quantised.
 //!
 //! Decoders of the Qwen3, Qwen2 and Llama kinds fold into the same blocks (`fold/decoder.rs`).
 //!
-//! Weights come block by block, so that a loader can hand one to its device and drop it before the next is read.
+//! Weights are produced block by block, so that a loader can upload a block and drop it before reading the next.
 
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, Values};
 use esolm_core::config::{DECODER_EMBEDDING, ModelConfig};
@@ -35,22 +36,23 @@ use crate::weights::Weights;
 /// A folded matrix with its bias: y = x weight + bias.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    /// The tensor that the weight is made of.
+    /// The tensor that the weight comes from.
     pub name: String,
-    /// `[n_in, n_out]`, row major (PyTorch's transposed).
+    /// `[n_in, n_out]`, row major (the transpose of PyTorch's).
     pub weight: Vec<f32>,
-    /// `[n_out]`; zeros where the published layer has none and nothing was folded in.
+    /// `[n_out]`; zeros if the published layer has no bias and nothing was folded in.
     pub bias: Vec<f32>,
     /// Width of the input.
     pub n_in: usize,
     /// Width of the output.
     pub n_out: usize,
-    /// The groups `[n_out, groups]` that the weights were stored in, where they are those of the engine and nothing was folded in.
+    /// The groups `[n_out, groups]` in which the weights were stored, if they have the engine's format and nothing was
+    /// folded in.
     pub groups: Option<Groups>,
 }
 
 impl Linear {
-    /// A matrix that was not stored in groups: `weight` `[n_in, n_out]`, `bias` `[n_out]`, at least one column.
+    /// A matrix that was not stored in groups: `weight` `[n_in, n_out]`, `bias` `[n_out]`, with at least one column.
     pub fn new(name: &str, weight: Vec<f32>, bias: Vec<f32>) -> Self {
         Self {
             name: name.into(),
@@ -62,7 +64,7 @@ impl Linear {
         }
     }
 
-    /// A group of a column in 8 bits, as it was stored or rounded.
+    /// A group of a column in 8 bits, as stored or rounded.
     pub fn q8(&self, column: usize, group: usize) -> Q8 {
         match &self.groups {
             Some(Groups::Q8(groups)) => groups[column * self.n_in.div_ceil(GROUP) + group],
@@ -70,7 +72,7 @@ impl Linear {
         }
     }
 
-    /// A group of a column in 4 bits, as it was stored or rounded.
+    /// A group of a column in 4 bits, as stored or rounded.
     pub fn q4(&self, column: usize, group: usize) -> Q4 {
         match &self.groups {
             Some(Groups::Q4(groups)) => groups[column * self.n_in.div_ceil(GROUP) + group],
@@ -87,7 +89,7 @@ impl Linear {
         round(&weights[..inputs.len()])
     }
 
-    /// Its columns in a new order.
+    /// The matrix with its columns reordered.
     #[must_use]
     pub fn with_columns(&self, order: &[usize]) -> Self {
         let rows = self.weight.chunks(self.n_out);
@@ -106,73 +108,75 @@ impl Linear {
     }
 }
 
-/// The stretches of `width` values in a new order.
+/// Reorders stretches of `width` values.
 fn ordered<T: Copy>(values: &[T], width: usize, order: &[usize]) -> Vec<T> {
     let stretch = |&c: &usize| &values[c * width..(c + 1) * width];
     order.iter().flat_map(stretch).copied().collect()
 }
 
-/// The weights of the norms that q and k of every head pass before they are turned, `[head_dim]` each. Those of a slot's k are in the cache.
+/// Weights of the norms applied to q and k of every head before the rotary embedding, `[head_dim]` each. The cache
+/// holds the normalised k.
 #[derive(Debug, Clone)]
 pub struct QkNorm {
-    /// Of every query head.
+    /// For query heads.
     pub q: Vec<f32>,
-    /// Of every head of keys.
+    /// For key heads.
     pub k: Vec<f32>,
 }
 
-/// The matrices of one block. `qkv` and `up` take the plain normalised input, `out` and `down` give what is added to the residual. What is
-/// normalised, is (x - mean) / sqrt(var + 1e-5) of the networks of models/dit.py, and x / sqrt(mean(x^2) + eps) of decoders.
+/// The matrices of one block. `qkv` and `up` take the normalised input without a weight; `out` and `down` produce what
+/// is added to the residual. The normalised input is (x - mean) / sqrt(var + 1e-5) in the networks of models/dit.py,
+/// and x / sqrt(mean(x^2) + eps) in decoders.
 #[derive(Debug, Clone)]
 pub struct FoldedBlock {
-    /// `[d, (heads + 2 kv_heads) head_dim]`, columns (q heads, k heads, v heads), each head_dim wide: `[d, 3d]` where keys and values have as
-    /// many heads as queries.
+    /// `[d, (heads + 2 kv_heads) head_dim]`, columns (q heads, k heads, v heads), each head_dim wide; `[d, 3d]` if
+    /// there are as many key-value heads as query heads.
     pub qkv: Linear,
-    /// `None` where q and k are turned as they come.
+    /// `None` if q and k are not normalised.
     pub qk_norm: Option<QkNorm>,
     /// `[heads head_dim, d]`.
     pub out: Linear,
-    /// `[d, 4d]`, before GELU. Of decoders gate and up in one, `[d, 2 inner]`: columns in turns of `stretch` gates and `stretch` ups
-    /// ([`Folding::with_stretch`]), the last of both filled up with columns of zeros where the inner width is not a multiple of it. Gate i
-    /// and up i make silu(gate i) up i, which is input i of `down`.
+    /// `[d, 4d]`, before GELU. In decoders gate and up in one matrix, `[d, 2 inner]`: `stretch` gate columns alternate
+    /// with `stretch` up columns ([`Folding::with_stretch`]), with the last stretches zero-padded if the inner width is
+    /// not a multiple of `stretch`. Gate i and up i yield silu(gate i) up i, which is input i of `down`.
     pub up: Linear,
-    /// `[inner, d]`, inner being 4d in the networks of models/dit.py.
+    /// `[inner, d]`; inner is 4d in the networks of models/dit.py.
     pub down: Linear,
 }
 
 impl FoldedBlock {
-    /// All four, in the order in which a pass multiplies by them.
+    /// All four, in the order in which a pass uses them.
     pub fn matrices(&self) -> [&Linear; 4] {
         [&self.qkv, &self.out, &self.up, &self.down]
     }
 }
 
-/// A checkpoint whose weights are folded as they are asked for.
+/// A checkpoint whose weights are folded on demand.
 pub struct Folding<'a> {
     ckpt: &'a Checkpoint,
     /// Conditioning vector at sigma = 0, `[cond_dim]`, after the outer SiLU; `None` without adaLN.
     condition: Option<Vec<f64>>,
-    /// Columns of gates, and of ups, that lie together.
+    /// Number of adjacent gate columns, and of up columns.
     stretch: usize,
 }
 
-/// What can be fetched by itself, see [`Checkpoint::fetch`].
+/// A part that can be fetched separately, see [`Checkpoint::fetch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// What the conditioning is computed from, before [`Folding::new`].
+    /// The tensors that the conditioning is computed from; needed before [`Folding::new`].
     Condition,
     /// The embedding.
     Embedding,
-    /// The last norm and the output matrix. A decoder's that is tied is the embedding, which is fetched with it.
+    /// The last norm and the output matrix. If a decoder's output matrix is tied, this fetches the embedding.
     Head,
     /// A block.
     Block(usize),
 }
 
-/// Brings the tensors of a part into memory, where each stays until it is read once.
+/// Brings the tensors of a part into memory, where each stays until it is first read.
 ///
 /// # Errors
-/// As [`Checkpoint::fetch`].
+/// See [`Checkpoint::fetch`].
 pub async fn fetch(ckpt: &Checkpoint, part: Part) -> Result<(), CheckpointError> {
     let decoder = &ckpt.config().decoder;
     let prefixes: Vec<String> = match (part, decoder) {
@@ -195,10 +199,10 @@ pub async fn fetch(ckpt: &Checkpoint, part: Part) -> Result<(), CheckpointError>
 }
 
 impl<'a> Folding<'a> {
-    /// Computes the conditioning vector of sigma = 0.
+    /// Computes the conditioning vector for sigma = 0.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
+    /// If a tensor cannot be read.
     pub fn new(ckpt: &'a Checkpoint) -> Result<Self, CheckpointError> {
         let condition = if ckpt.config().cond_dim == 0 {
             None
@@ -220,19 +224,19 @@ impl<'a> Folding<'a> {
         })
     }
 
-    /// With so many columns of gates of a decoder together, then as many of ups, from 1 on: a product that holds both of a pair can
-    /// multiply them. Without it they alternate.
+    /// Places this many gate columns of a decoder next to each other (at least 1), followed by as many up columns, so
+    /// that a product that holds both of a pair can multiply them. By default they alternate.
     #[must_use]
     pub fn with_stretch(self, stretch: usize) -> Self {
         Self { stretch, ..self }
     }
 
-    /// What the network is.
+    /// The network's configuration.
     pub fn config(&self) -> &ModelConfig {
         self.ckpt.config()
     }
 
-    /// The conditioning vector of sigma = 0, `[cond_dim]`; `None` without adaLN.
+    /// The conditioning vector for sigma = 0, `[cond_dim]`; `None` without adaLN.
     pub fn condition(&self) -> Option<&[f64]> {
         self.condition.as_deref()
     }
@@ -240,7 +244,7 @@ impl<'a> Folding<'a> {
     /// The matrices of block `index`.
     ///
     /// # Errors
-    /// When a tensor cannot be read, or the folded weights overflow.
+    /// If a tensor cannot be read, or the folded weights overflow.
     pub fn block(&self, index: usize) -> Result<FoldedBlock, EngineError> {
         if let Some(decoder) = &self.config().decoder {
             return self.decoder_block(index, decoder);
@@ -248,7 +252,7 @@ impl<'a> Folding<'a> {
         let d = self.config().hidden;
         let at = format!("blocks.{index}");
         let name = |rest: &str| format!("{at}.{rest}");
-        // shift, scale, gate of attention, then of the MLP
+        // Shift, scale and gate of attention, then of the MLP.
         let chunks = self.modulation(&at)?;
         let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);
         let before =
@@ -264,7 +268,7 @@ impl<'a> Folding<'a> {
         })
     }
 
-    /// A matrix with its bias, if it has one.
+    /// A matrix and its bias, if it has one.
     fn layer(&self, name: &str) -> Result<Layer, CheckpointError> {
         Ok(Layer {
             bias: self.optional(&format!("{name}.bias"))?,
@@ -312,7 +316,7 @@ impl<'a> Folding<'a> {
     }
 }
 
-/// A matrix `[n_out, n_in]` with its bias, as they were read.
+/// A matrix `[n_out, n_in]` and its bias, as read.
 struct Layer {
     name: String,
     values: Values,
@@ -320,7 +324,7 @@ struct Layer {
 }
 
 impl Layer {
-    /// What became of it, transposed.
+    /// Converts it to its final, transposed form.
     fn finish(self, n_in: usize) -> Result<Linear, EngineError> {
         let Self { name, values, bias } = self;
         for values in [Some(&values.floats), bias.as_ref()] {
@@ -339,10 +343,10 @@ impl Layer {
     }
 }
 
-/// Checks that the weights made of `tensor` can be held.
+/// Checks that weights made from `tensor` can be represented.
 ///
 /// # Errors
-/// [`EngineError::Overflow`] with the first that it does not.
+/// [`EngineError::Overflow`] for the first that cannot.
 pub fn check_range(tensor: &str, values: &[f32], weights: Weights) -> Result<(), EngineError> {
     match first_beyond(values, weights.largest()) {
         Some(index) => Err(EngineError::Overflow {
@@ -354,19 +358,19 @@ pub fn check_range(tensor: &str, values: &[f32], weights: Weights) -> Result<(),
     }
 }
 
-/// What stands between the normalised input and a matrix: times `factor`, plus `shift`.
+/// What is applied between the normalised input and a matrix: times `factor`, plus `shift`.
 struct Before {
     factor: Vec<f64>,
     shift: Option<Vec<f64>>,
 }
 
 impl Before {
-    /// Folds it into a matrix `[n_out, n_in]` with its bias.
+    /// Folds it into a matrix `[n_out, n_in]` and its bias.
     fn fold(&self, layer: Layer) -> Result<Linear, EngineError> {
         self.put_into(layer).finish(self.factor.len())
     }
 
-    /// As [`Before::fold`], of what is still as it was read.
+    /// Like [`Before::fold`], without the final transpose.
     fn put_into(&self, mut layer: Layer) -> Layer {
         let n_in = self.factor.len();
         let n_out = layer.values.floats.len() / n_in;
@@ -421,7 +425,7 @@ fn silu(x: &mut f64) {
     *x /= 1.0 + (-*x).exp();
 }
 
-/// A row-major `[rows, columns]` matrix as `[columns, rows]`, in tiles so that both sides stay in cache.
+/// Transposes a row-major `[rows, columns]` matrix, in tiles so that both sides stay in cache.
 pub fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     const TILE: usize = 32;
     let mut out = vec![0.0; values.len()];

@@ -1,4 +1,4 @@
-//! Parameters of a [`Network`] from a checkpoint. Names are the published ones without `backbone.`.
+//! Loads the parameters of a [`Network`] from a checkpoint. Names are the published ones without `backbone.`.
 
 use burn::module::{Param, ParamId};
 use burn::nn::{DropoutConfig, Embedding, LayerNorm, LayerNormConfig, Linear};
@@ -9,7 +9,7 @@ use esolm_core::config::ModelConfig;
 use super::fold::transpose;
 use super::{AdaLn, Attention, Block, Network, OutputLayer, TimestepEmbedder};
 
-/// Puts parameters onto a device.
+/// Uploads parameters to a device.
 pub(super) struct Loader<'a> {
     pub ckpt: &'a Checkpoint,
     pub device: &'a Device,
@@ -34,7 +34,7 @@ impl Loader<'_> {
         there.then(|| self.vector(name)).transpose()
     }
 
-    /// PyTorch holds `[out, in]`, Burn `[in, out]`.
+    /// PyTorch stores `[out, in]`, Burn `[in, out]`.
     pub(super) fn linear(&self, name: &str, n_in: usize) -> Result<Linear, CheckpointError> {
         let values = self.ckpt.f32(&format!("{name}.weight"))?;
         let n_out = values.len() / n_in;

@@ -1,27 +1,28 @@
-//! The reference pass over a step's rows: the prefixes of [`StepRows`] become the dense mask that the executors never build.
+//! The reference pass over a step's rows: turns the prefixes of [`StepRows`] into the dense mask that executors never
+//! build.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use esolm_core::rows::{Layout, MASKED, StepRows};
 
 use super::{DecoderNetwork, Network};
 
-/// What a network reads for a step: all rows of all sequences side by side as one sequence.
+/// Network inputs for a step: all rows of all sequences side by side as one sequence.
 pub struct StepInput {
     /// `[1, R]`.
     pub tokens: Tensor<2, Int>,
     /// `[1, R]`, natural positions.
     pub positions: Tensor<2, Int>,
-    /// `[1, R, R]`: row r attends to row c of the same sequence where r sees the slot of c.
+    /// `[1, R, R]`: row r attends to row c of the same sequence if r sees the slot of c.
     pub mask: Tensor<3, Bool>,
     /// `[sampled]`.
     pub sampled: Tensor<1, Int>,
 }
 
 impl StepInput {
-    /// Tensors of a step on a device; `tokens` is the flat token buffer, and `mask` the token of rows that are masked.
+    /// Tensors of a step on a device. `tokens` is the flat token buffer, and `mask` the token that masked rows read.
     ///
     /// # Panics
-    /// When a row's source lies outside `tokens`.
+    /// If a row's source lies outside `tokens`.
     pub fn new(tokens: &[u32], step: &StepRows, mask: u32, device: &Device) -> Self {
         let ints = |values: Vec<i32>| {
             let shape = [1, values.len()];
@@ -55,11 +56,11 @@ impl Network {
         StepInput::new(tokens, step, self.mask_index as u32, device)
     }
 
-    /// Logits `[sampled, V]` of a step whose rows are all that there is: the uncached reference pass. Its cost and its mask grow
-    /// with the square of the rows of the whole batch.
+    /// Logits `[sampled, V]` of a step that contains every row it attends to: the uncached reference pass. Its cost and
+    /// its mask grow with the square of the total rows in the batch.
     ///
     /// # Panics
-    /// When a row's source lies outside `tokens`.
+    /// If a row's source lies outside `tokens`.
     pub fn forward_rows(&self, tokens: &[u32], step: &StepRows, layout: &Layout) -> Tensor<2> {
         debug_assert_eq!(tokens.len(), layout.tokens);
         let input = self.step_input(tokens, step);
@@ -70,10 +71,10 @@ impl Network {
 }
 
 impl DecoderNetwork {
-    /// As [`Network::forward_rows`]; `mask` is the token of rows that are masked.
+    /// Like [`Network::forward_rows`]; `mask` is the token that masked rows read.
     ///
     /// # Panics
-    /// When a row's source lies outside `tokens`.
+    /// If a row's source lies outside `tokens`.
     pub fn forward_rows(&self, tokens: &[u32], step: &StepRows, mask: u32) -> Tensor<2> {
         let input = StepInput::new(tokens, step, mask, &self.embedding.weight.device());
         self.forward(input.tokens, input.positions, Some(input.mask))

@@ -1,9 +1,10 @@
 //! The network of the Eso-LM family as Burn modules, in its published, unfolded form.
 //!
-//! *Esoteric Language Models*, arXiv 2506.01928; the reference is `models/dit.py` of the GitHub repository s-sahoo/Eso-LMs. One
-//! transformer serves Eso-LM, MDLM (arXiv 2406.07524) and AR: a token embedding, N pre-norm blocks with rotary attention and
-//! adaLN modulation, and an untied output layer. Some networks, most of AR among them, have neither `sigma_map` nor adaLN. What differs between the families while
-//! they run is only which rows may attend to which, and that is data (`mask.rs`).
+//! *Esoteric Language Models*, arXiv 2506.01928; the reference is `models/dit.py` of the GitHub repository
+//! s-sahoo/Eso-LMs. One transformer serves Eso-LM, MDLM (arXiv 2406.07524) and AR: a token embedding, N pre-norm blocks
+//! with rotary attention and adaLN modulation, and an untied output layer. Some networks, including most AR ones, have
+//! neither `sigma_map` nor adaLN. At run time the families differ only in which rows may attend to which, and that is
+//! data (`mask.rs`).
 //!
 //! | file | holds |
 //! |---|---|
@@ -14,11 +15,11 @@
 //! | `timestep.rs` | `sigma_map`, the embedding of the noise level |
 //! | `mask.rs` | the reference pass over a step's rows: prefixes become a dense mask |
 //! | `load.rs` | parameters from a checkpoint |
-//! | `fold.rs`, `fold/decoder.rs` | what is constant folded into the matrices, for inference: conditioning, and weights of norms |
-//! | `store.rs` | folded matrices, quantised, as a folder of files, and in what form such are run |
+//! | `fold.rs`, `fold/decoder.rs` | constant folding for inference: conditioning, and weights of norms |
+//! | `store.rs` | writing quantised folded networks to a folder, and the format in which they are run |
 //!
-//! This is the definition, fit for training and for checking; the executors run the folded form with a cache and never build a
-//! mask.
+//! This is the reference definition, used for training and for tests. The executors run the folded form with a cache
+//! and never build a mask.
 
 mod attention;
 mod block;

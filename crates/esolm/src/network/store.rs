@@ -1,7 +1,8 @@
-//! Folded networks, quantised, as a folder of files, and in what form such are run.
+//! Storing quantised, folded networks as a folder of files, and the format in which such networks are run.
 //!
-//! What is rounded are the folded matrices, so these are what is stored: a network without adaLN, or a decoder, whose norms have weights of one
-//! where they are folded into a matrix. The files hold the codes that the engine holds, and nothing is rounded a second time when they are loaded.
+//! Since the folded matrices are what is rounded, they are also what is stored: a network without adaLN, or a decoder,
+//! whose folded norms have weights of one. The files hold the engine's own codes, so nothing is rounded again on
+//! loading.
 
 use esolm_core::checkpoint::{Checkpoint, Form};
 use esolm_core::config::ModelConfig;
@@ -19,12 +20,12 @@ mod write;
 #[cfg(not(target_family = "wasm"))]
 pub use write::write_quantised;
 
-/// How the weights of a checkpoint are held where nothing else is asked for: floats in f32, and integers as they are stored if nothing has
-/// to be rounded for it. It has where groups are not of 32 weights, where matrices stayed floats that have such groups, and where adaLN or
-/// the weights of layer norms are still to be folded in; these are held in f16.
+/// The default weight format for a checkpoint: f32 for floats, and the stored integers if they can be used without
+/// rounding again. They cannot if groups do not have 32 weights, if matrices with such groups were stored as floats, or
+/// if adaLN or the weights of layer norms still have to be folded in; then it is f16.
 ///
 /// # Errors
-/// When a tensor cannot be read.
+/// If a tensor cannot be read.
 pub async fn stored_form(ckpt: &Checkpoint) -> Result<Weights, EngineError> {
     let Some(quantization) = ckpt.quantization() else {
         return Ok(Weights::F32);
@@ -61,7 +62,7 @@ fn is_in_block(name: &str) -> bool {
     name.starts_with("blocks.") || name.starts_with("model.layers.")
 }
 
-/// The norms that are folded into the matrices after them, by the names of their weights.
+/// Names of the weights of norms that are folded into the matrices after them.
 fn folded_norms(config: &ModelConfig) -> Vec<String> {
     let (block, norms, last) = match &config.decoder {
         None => (
@@ -72,7 +73,7 @@ fn folded_norms(config: &ModelConfig) -> Vec<String> {
         Some(decoder) => (
             "model.layers",
             ["input_layernorm", "post_attention_layernorm"],
-            // Before an output matrix that is the embedding it stays as it is.
+            // Before a tied output matrix it stays as it is.
             (!decoder.tied).then_some("model.norm"),
         ),
     };
@@ -83,7 +84,7 @@ fn folded_norms(config: &ModelConfig) -> Vec<String> {
         .collect()
 }
 
-/// Whether the weights of all norms that are folded are one.
+/// Whether the weights of all folded norms are one.
 async fn has_plain_norms(ckpt: &Checkpoint) -> Result<bool, EngineError> {
     for norm in folded_norms(ckpt.config()) {
         ckpt.fetch(&norm).await?;
@@ -94,8 +95,8 @@ async fn has_plain_norms(ckpt: &Checkpoint) -> Result<bool, EngineError> {
     Ok(true)
 }
 
-/// Bytes of the groups of matrices that are stored in such, which are held beside their floats while they are read: those of a block, twice
-/// where matrices are joined, or of some tokens.
+/// Bytes of stored groups that are held beside their floats while matrices are read: those of a block, doubled where
+/// matrices are joined, or those of a chunk of tokens.
 pub(crate) fn group_bytes(ckpt: &Checkpoint) -> u64 {
     let (mut block, mut tokens) = (0, 0);
     let first = ["blocks.0.", "model.layers.0."];

@@ -1,4 +1,5 @@
-//! GPUs that fail while a model loads. They need an adapter; a software one, which `auto` leaves out, is handed to it here.
+//! GPUs that fail while a model loads. They need an adapter; here `auto` is given a software one, which it would
+//! otherwise skip.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,14 +29,14 @@ fn golden(name: &str) -> Vec<u8> {
     std::fs::read(format!("{folder}{name}")).expect("golden data")
 }
 
-/// Weights that take a device away when they have been read so often.
+/// Weights that destroy a device after a given number of reads.
 struct Weights {
     bytes: Vec<u8>,
     reads: AtomicUsize,
     device: Arc<OnceLock<wgpu::Device>>,
 }
 
-/// Reads before the device is taken away: some blocks are on it by then.
+/// Reads before the device is destroyed; some blocks are on it by then.
 const READS: usize = 30;
 
 impl ByteSource for Weights {
@@ -54,7 +55,7 @@ impl ByteSource for Weights {
     }
 }
 
-/// A checkpoint; where `device` is filled, that one is lost while it is read.
+/// A checkpoint. If `device` is set, that device is lost while the checkpoint is read.
 async fn checkpoint(bytes: Vec<u8>, device: &Arc<OnceLock<wgpu::Device>>) -> Checkpoint {
     let config = String::from_utf8(golden("model_a.config.json")).expect("text");
     let weights = Weights {
@@ -74,7 +75,7 @@ async fn one() -> Candidate {
     all.remove(0)
 }
 
-/// What becomes of a broken GPU and a sound one behind it.
+/// Tries a broken GPU with a working one behind it.
 async fn falls_back(
     broken: Candidate,
     ckpt: &Checkpoint,
@@ -82,7 +83,7 @@ async fn falls_back(
 ) -> PassedOver {
     let load = async |candidate: Candidate| {
         let gpu = candidate.open().await?;
-        // The first that opens is the broken one.
+        // The first one opened is the broken one.
         let _ = device.set(gpu.watch.device.clone());
         put_on(gpu, ckpt, &AUTO).await
     };
@@ -114,12 +115,12 @@ fn a_device_lost_while_a_model_loads_is_passed_over() {
 fn a_device_that_refuses_memory_is_passed_over() {
     pollster::block_on(async {
         let ckpt = checkpoint(golden("model_a.ema.safetensors"), &Arc::default()).await;
-        // What the adapter says of itself.
+        // A limit that the adapter reports.
         let mut small = one().await;
         small.info.limits.max_binding_bytes = 1 << 10;
         let said = falls_back(small, &ckpt, &OnceLock::new()).await;
         assert_eq!(said.fault, DeviceFault::Memory, "{said}");
-        // What it refuses though it says that it holds it.
+        // A limit that the adapter enforces but does not report.
         let mut liar = one().await;
         let CandidateState::Closed { limits, .. } = &mut liar.state;
         limits.max_buffer_size = 1 << 10;
@@ -149,7 +150,7 @@ fn an_error_of_the_checkpoint_is_one_on_every_device() {
     pollster::block_on(async {
         let ckpt = checkpoint(golden("model_a.ema.safetensors"), &Arc::default()).await;
         let fails = async |_: Candidate| -> Result<(), EngineError> {
-            // Nothing of it was fetched.
+            // None of it has been fetched.
             ckpt.f32("vocab_embed.embedding")?;
             Ok(())
         };

@@ -1,4 +1,4 @@
-//! The running batch: places that texts take and leave between two passes, each text on a plan of its own.
+//! The running batch: a fixed number of places that texts take and leave between passes, each text with its own plan.
 
 use std::collections::VecDeque;
 
@@ -15,39 +15,39 @@ use crate::error::EngineError;
 use crate::executor::{Pending, Share};
 use crate::likelihood::busy_rows;
 
-/// Passes that are queued at most while nobody reads tokens.
+/// Maximum number of queued passes while no tokens are read.
 const QUEUED_PASSES: usize = 32;
 
-/// An engine whose started batch has places.
+/// An engine whose running batch is divided into places.
 pub(super) struct Batch {
     engine: Engine,
-    /// Tokens of a place in the token buffer.
+    /// Tokens per place in the token buffer.
     span: usize,
     seats: Vec<Option<Seat>>,
-    /// Where the next pass begins to take steps, if not all fit it.
+    /// The place at which the next pass starts collecting steps, in case they do not all fit.
     next: usize,
-    /// Passes whose tokens were not looked at yet: one, while there is more to run.
+    /// Passes whose tokens have not been looked at yet: one, as long as there is more to run.
     flights: VecDeque<Flight>,
-    /// Passes since the device was last waited for.
+    /// Passes since the last time the device was waited for.
     unread: usize,
-    /// Most rows of a pass, unless a single text needs more.
+    /// Maximum rows per pass, unless a single text needs more.
     rows: usize,
 }
 
-/// A pass that was launched.
+/// A launched pass.
 struct Flight {
     reading: Option<Pending<'static, Vec<u32>>>,
     steps: Vec<Flown>,
 }
 
-/// The step of one text in a pass.
+/// One text's step in a pass.
 struct Flown {
     place: usize,
     serial: u64,
     landed: Landed,
 }
 
-/// What a pass came to, for counts.
+/// Size of a pass, for the statistics.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ran {
     pub rows: usize,
@@ -58,7 +58,7 @@ impl Batch {
     /// Starts a batch of `places` empty places, each for texts of up to `length` tokens.
     ///
     /// # Errors
-    /// When it does not fit the device.
+    /// If it does not fit the device.
     pub fn start(mut engine: Engine, places: usize, length: usize) -> Result<Self, EngineError> {
         let one = Engine::place(length);
         let layout = Layout {
@@ -80,12 +80,12 @@ impl Batch {
         })
     }
 
-    /// The engine, for work beside the batch; it must swap the batch back.
+    /// The engine, for work outside the batch. That work must swap the batch back in.
     pub fn engine(&mut self) -> &mut Engine {
         &mut self.engine
     }
 
-    /// Texts that have a place.
+    /// Number of texts that have a place.
     pub fn running(&self) -> usize {
         self.seats.iter().flatten().count()
     }
@@ -95,15 +95,15 @@ impl Batch {
         self.running() == 0 && self.flights.is_empty()
     }
 
-    /// Whether a text finds a place.
+    /// Whether a place is free.
     pub fn has_place(&self) -> bool {
         self.seats.iter().any(Option::is_none)
     }
 
-    /// Gives a text a place, of which there is one.
+    /// Gives a text a free place; there must be one.
     ///
     /// # Errors
-    /// When the device fails; the text has its place all the same.
+    /// If the device fails. The text keeps its place even then.
     pub fn seat(&mut self, seat: Seat) -> Result<(), EngineError> {
         let place = self.seats.iter().position(Option::is_none);
         let place = place.ok_or_else(|| EngineError::Rows("no place is free".into()))?;
@@ -111,12 +111,12 @@ impl Batch {
         self.engine.write(place * self.span, seat.tokens())
     }
 
-    /// Runs a step of every text that is not done, as far as they fit one pass, and tells of the pass before.
+    /// Runs one step of every unfinished text, as far as they fit into one pass, and reports the previous pass.
     ///
     /// # Errors
-    /// When the device fails; what concerns one text alone is told to that one.
+    /// If the device fails. Errors that concern a single text are reported to that text instead.
     pub async fn round(&mut self, codec: Option<&TextCodec>) -> Result<Ran, EngineError> {
-        // A text whose caller has gone leaves its place; steps of it that are under way are forgotten.
+        // A text whose caller is gone leaves its place; the outcome of its pending steps is discarded.
         for seat in &mut self.seats {
             if seat.as_ref().is_some_and(Seat::is_forsaken) {
                 *seat = None;
@@ -136,7 +136,8 @@ impl Batch {
         Ok(ran)
     }
 
-    /// The places whose texts take a step in the next pass, ascending: those whose rows are drawn alike, as far as they fit.
+    /// The places whose texts take a step in the next pass, in ascending order: texts whose rows are drawn alike, as
+    /// many as fit.
     fn choose(&mut self) -> Vec<usize> {
         let (mut chosen, mut kind) = (Vec::new(), None);
         let [mut rows, mut drawn] = [0; 2];
@@ -185,7 +186,7 @@ impl Batch {
             let Taken { rows: own, .. } = taken;
             let (first_row, first_token) = (step.rows.len() as u32, (place * self.span) as u32);
             let moved = |token: u32| match token {
-                // Neither what stands for the mask nor what stands for no target is a place.
+                // Neither the mask marker nor the no-target marker is an index.
                 MASKED => MASKED,
                 token => token + first_token,
             };
@@ -248,7 +249,7 @@ impl Batch {
         if is_read {
             self.unread = 0;
         } else if self.unread >= QUEUED_PASSES {
-            // So that few passes are queued, and a text that leaves is soon gone.
+            // Limits the queue, so that a text that leaves is gone soon.
             self.engine.wait().await?;
             self.unread = 0;
         }
@@ -285,7 +286,7 @@ impl Batch {
             }
             let own = &tokens[place * self.span..][..seat.tokens().len()];
             match seat.land(landed, own, codec) {
-                // It is written once more.
+                // The text is redrawn.
                 Some(true) => self.engine.write(place * self.span, seat.tokens())?,
                 Some(false) => {}
                 None => self.seats[place] = None,
@@ -294,11 +295,11 @@ impl Batch {
         Ok(())
     }
 
-    /// Gives up the batch: the engine, and the texts that had a place as they can go on in another one.
+    /// Dissolves the batch into the engine and the texts that had a place, ready to continue in another batch.
     pub async fn take_apart(mut self) -> (Engine, Vec<Seat>) {
         for flight in self.flights.drain(..) {
             if let Some(reading) = flight.reading {
-                // A reading that is dropped half done would keep its staging buffer mapped.
+                // Dropping a readback half way would leave its staging buffer mapped.
                 let _ = reading.await;
             }
         }

@@ -1,4 +1,4 @@
-//! The thread that serves: requests wait at the desk until they find a place in the running batch.
+//! The serving thread: requests wait at the desk until they get a place in the running batch.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use crate::files::Shared;
 pub(super) type Opener = Box<dyn Fn() -> Opening + Send>;
 pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Engine, EngineError>>>>;
 
-/// What comes to the desk.
+/// A message to the desk.
 pub(super) enum Message {
     Text(Box<Seat>),
     Echo(EchoJob),
@@ -29,19 +29,19 @@ pub(super) struct Desk {
     pub open: Opener,
     pub shared: Arc<Shared>,
     pub options: ServingOptions,
-    /// Tokens of a text at most.
+    /// Maximum tokens per text.
     pub length: usize,
     pub inbox: Receiver<Message>,
     pub counts: Arc<Counts>,
     pub waiting: VecDeque<Seat>,
     pub echoes: VecDeque<EchoJob>,
-    /// Texts that had a place when the device failed for another reason.
+    /// Texts that had a place when the device failed for an unrelated reason.
     pub returning: VecDeque<Seat>,
-    /// Texts that had a place when the device failed in a pass of theirs. One of them may be the reason, so each runs alone.
+    /// Texts that were in the pass in which the device failed. One of them may be the cause, so each now runs alone.
     pub suspects: VecDeque<Seat>,
 }
 
-/// What is left when the thread ends, after a panic too, is dropped, so that whoever waits for it hears of it.
+/// When the thread ends, even by a panic, pending messages are dropped so that their senders are notified.
 impl Drop for Desk {
     fn drop(&mut self) {
         self.inbox.close();
@@ -50,7 +50,7 @@ impl Drop for Desk {
 }
 
 impl Desk {
-    /// Serves until all handles are gone and nothing is left to do. At first the batch is there.
+    /// Serves until all handles are dropped and nothing is left to do, starting with `batch`.
     pub async fn serve(mut self, batch: Batch) {
         let mut batch = Some(batch);
         while self
@@ -77,13 +77,13 @@ impl Desk {
         }
         if let Some(batch) = batch {
             let (engine, _) = batch.take_apart().await;
-            // On a lost device there is nothing to give back.
+            // A lost device has nothing to release.
             let _ = engine.close();
         }
     }
 
-    /// Takes in what has come; waits for something where there is nothing else to do. False once nothing will come any more and nothing is
-    /// left.
+    /// Takes in new messages, waiting for one if there is nothing else to do. Returns false once no more messages can
+    /// come and nothing is left to do.
     async fn receive(&mut self, is_idle: bool) -> bool {
         let has_work = !(is_idle
             && self.waiting.is_empty()
@@ -109,7 +109,7 @@ impl Desk {
         }
     }
 
-    /// Drops what nobody waits for any more.
+    /// Drops requests whose callers are gone.
     fn forget(&mut self) {
         let before = self.waiting.len() + self.echoes.len();
         self.waiting.retain(|seat| !seat.is_forsaken());
@@ -120,7 +120,7 @@ impl Desk {
         self.counts.leave_queue(before - left);
     }
 
-    /// A step of the running batch, and a group of texts to score.
+    /// Runs one step of the running batch, and scores one group of texts.
     async fn work(&mut self, batch: &mut Batch) -> Result<(), Failed> {
         self.admit(batch)?;
         if !batch.is_idle() {
@@ -140,7 +140,8 @@ impl Desk {
             is_lost: error.device_fault().is_some(),
             of_batch: None,
         };
-        // One that was alone by chance may have met a fault of another's making: it is tried once more.
+        // A job is rejected only when it fails for the second time, running alone: the first failure may have been
+        // caused by another.
         if let Some(job) = jobs.first().filter(|job| job.is_alone) {
             self.counts.leave_queue(1);
             job.tell(Err(ServingError::Model(error.into())));
@@ -153,7 +154,7 @@ impl Desk {
         Err(failed)
     }
 
-    /// Gives places to those who wait, in the order in which they came.
+    /// Gives places to waiting texts, first come, first served.
     fn admit(&mut self, batch: &mut Batch) -> Result<(), Failed> {
         if batch.running() == 0
             && let Some(seat) = self.suspects.pop_front()
@@ -177,8 +178,8 @@ impl Desk {
         Ok(())
     }
 
-    /// After a failure: the text that it happened to is told where that is known, the others are kept, and the device is opened again
-    /// where it was lost.
+    /// Handles a failure: if it can be attributed to a single text, that text is told; the others are kept. A lost
+    /// device is reopened.
     async fn recover(&mut self, batch: Batch, failed: Failed) -> Option<Batch> {
         self.counts.failed();
         let (engine, mut seats) = batch.take_apart().await;
@@ -192,7 +193,7 @@ impl Desk {
             Some(_) => self.suspects.extend(seats),
         }
         let restarted = if failed.is_lost {
-            // On a lost device there is nothing to give back.
+            // A lost device has nothing to release.
             let _ = engine.close();
             self.reopen().await
         } else {
@@ -214,7 +215,7 @@ impl Desk {
         Ok(batch)
     }
 
-    /// Tells everybody that there is no device. The next request tries again.
+    /// Tells every caller that there is no device. The next request tries again.
     fn turn_away(&mut self, error: &EngineError) {
         self.counts.set_open(false);
         self.counts.set_running(0);
@@ -231,11 +232,11 @@ impl Desk {
     }
 }
 
-/// A pass failed.
+/// A failed pass.
 struct Failed {
-    /// The device has to be opened again.
+    /// The device has to be reopened.
     is_lost: bool,
-    /// Why, where it was a pass of the running batch.
+    /// The error, if it was a pass of the running batch.
     of_batch: Option<EngineError>,
 }
 

@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens, beside the running batch: groups of texts, a pass each.
+//! Log-probabilities of given tokens, computed beside the running batch: groups of texts, one pass per group.
 
 use std::ops::Range;
 
@@ -16,27 +16,28 @@ use crate::likelihood::{
     CACHE_BYTES, Likelihood, Purpose, busy_rows, prepended, scored, without_exact,
 };
 
-/// Tokens whose log-probabilities are asked for.
+/// A request for the log-probabilities of given tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Echo {
-    /// The tokens, at most as many as the context holds.
+    /// The tokens, at most the context length.
     pub tokens: Vec<u32>,
-    /// How many of the first are given, not scored.
+    /// The first this many tokens are given, not scored.
     pub given: usize,
-    /// Share of the tokens that are scored in a drawn order, in [0, 1], the rest from left to right after them; of an Eso-LM alone. Default: 0,
-    /// all from left to right.
+    /// Fraction of the tokens that are scored in a random order, in [0, 1]; the rest follow from left to right. Eso-LMs
+    /// only. Default: 0, all from left to right.
     pub alpha_0: Option<f64>,
-    /// Keys the drawn order.
+    /// Keys the random order.
     pub seed: u64,
-    /// How many of the most likely tokens are told beside each.
+    /// How many of the most likely tokens to report along with each token.
     pub top: usize,
 }
 
 impl Echo {
-    /// Checks that a model can tell, and what of each token.
+    /// Checks that a model can score this.
     ///
     /// # Errors
-    /// When the model has no exact likelihood, an option is out of range or foreign to its family, or the tokens do not fit it.
+    /// If the model has no exact likelihood, an option is out of range or does not apply to its family, or the tokens
+    /// do not fit it.
     pub(super) fn check(&self, config: &ModelConfig) -> Result<(), Error> {
         if config.family == Family::SetDlm {
             return Err(Error::NotApplicable {
@@ -68,7 +69,7 @@ impl Echo {
         }
     }
 
-    /// The pass that predicts its tokens, and the position of each prediction.
+    /// The pass that predicts the tokens, and the position of each prediction.
     fn pass(&self, config: &ModelConfig) -> Result<(Pass, Vec<usize>), Error> {
         let window = Window {
             free: self.given.min(self.tokens.len())..self.tokens.len(),
@@ -100,20 +101,20 @@ impl Echo {
     }
 }
 
-/// What each token of an [`Echo`] scored: nothing where none precedes it, or it is given.
+/// Result for each token of an [`Echo`]: `None` if it is given, or if nothing precedes it.
 pub type Echoed = Vec<Option<LogProb>>;
 
-/// An [`Echo`] and who waits for it.
+/// An [`Echo`] and the channel to its caller.
 pub(super) struct EchoJob {
     pub echo: Echo,
     pub told: Sender<Result<Echoed, ServingError>>,
-    /// The device failed when it ran beside others.
+    /// Run it alone, because the device failed the first time.
     pub is_alone: bool,
 }
 
 impl EchoJob {
     pub fn tell(&self, told: Result<Echoed, ServingError>) {
-        // Nobody may be left to hear it.
+        // The receiver may be gone.
         let _ = self.told.try_send(told);
     }
 }
@@ -142,21 +143,21 @@ pub(super) fn group<'a>(engine: &Engine, jobs: impl IntoIterator<Item = &'a Echo
     count
 }
 
-/// The layout of a pass of so many texts. There are few of them, so that caches are kept from one pass to the next.
+/// The layout of a pass of `texts` texts. Sizes are rounded up to powers of two, so that caches can often be reused.
 fn layout(texts: usize, longest: usize) -> Layout {
     let (sequences, tokens) = (texts.next_power_of_two(), longest.next_power_of_two());
     Layout {
         sequences,
         slots: 2 * tokens,
-        // One more may be prepended.
+        // One more token may be prepended.
         tokens: sequences * (tokens + 1).next_multiple_of(TOKEN_ALIGN),
     }
 }
 
-/// Scores the texts of one pass, the running batch set aside meanwhile, and tells of each.
+/// Scores the texts of one pass, setting the running batch aside meanwhile, and reports the results.
 ///
 /// # Errors
-/// When the device fails; nothing was told then.
+/// If the device fails; then nothing has been reported.
 pub(super) async fn run(engine: &mut Engine, jobs: &[EchoJob]) -> Result<(), EngineError> {
     engine.swap();
     let scored = score(engine, jobs).await;
@@ -192,7 +193,7 @@ async fn score(
     let told = jobs.iter().zip(read).map(|(job, read)| {
         let (pass, places) = read?;
         let mut echoed = vec![None; job.echo.tokens.len()];
-        // All of its rows are taken, so that those of the next text follow.
+        // Consumes all of its rows first, so that the next text's rows follow.
         let own: Vec<&[f32]> = rows.by_ref().take(pass.scored.len()).collect();
         for ((logits, scored), place) in own.into_iter().zip(&pass.scored).zip(places) {
             let one = log_prob(logits, mask, scored.token, job.echo.top);

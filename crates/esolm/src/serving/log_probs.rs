@@ -4,25 +4,26 @@ use esolm_core::sampler::{MASK_LOGIT, are_finite};
 
 use crate::cpu::math;
 
-/// How likely the model held a token, before temperature and what leaves tokens out.
+/// How likely the model considered a token, before temperature and before tokens are excluded.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogProb {
     /// The token.
     pub token: u32,
-    /// The natural logarithm of its probability.
+    /// Natural logarithm of its probability.
     pub logp: f32,
-    /// The most likely tokens with theirs, the most likely one first; of equals the lower token. As many as were asked for.
+    /// The most likely tokens and their log-probabilities, in descending order; ties go to the lower token. As many as
+    /// requested.
     pub top: Vec<(u32, f32)>,
 }
 
-/// That of `token` beside the `top` most likely tokens, from its row of logits `[V]`. The mask is no token. None where a logit is not
-/// finite. On the CPU it is the number that scoring gives, bit for bit.
+/// The log-probability of `token` and the `top` most likely tokens, from its row of logits `[V]`, excluding the mask.
+/// `None` if a logit is not finite. On the CPU it equals the scoring result bit for bit.
 pub(super) fn log_prob(logits: &[f32], mask: u32, token: u32, top: usize) -> Option<LogProb> {
     if !are_finite(logits, mask) {
         return None;
     }
     let mut logits = logits.to_vec();
-    // Not every model has one.
+    // Not every model has a mask.
     if let Some(logit) = logits.get_mut(mask as usize) {
         *logit = MASK_LOGIT;
     }

@@ -1,4 +1,4 @@
-//! A text of the running batch.
+//! A text in the running batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,61 +20,61 @@ use super::{ServingError, TextRequest, Told, Written};
 use crate::error::EngineError;
 use crate::executor::{Draw, check_drawn};
 
-/// Tells attempts at texts apart, whichever places they had.
+/// Identifies an attempt at a text, independent of its place.
 static SERIALS: AtomicU64 = AtomicU64::new(0);
 
 fn next_serial() -> u64 {
     SERIALS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A text under way.
+/// A text in progress.
 pub(super) struct Seat {
     resolved: Arc<Resolved>,
     name: String,
     steps: Steps,
     attempt: u32,
     serial: u64,
-    /// As they are known here, in the order of the token buffer.
+    /// The tokens known on the host, in the order of the token buffer.
     tokens: Vec<u32>,
     is_watched: bool,
-    /// Its first end-of-text token ends it.
+    /// Ends at its first end-of-text token.
     ends_at_eos: bool,
-    /// How many of the most likely tokens are told beside each that is drawn, if any log-probability is.
+    /// If log-probabilities are requested, how many of the most likely tokens to report with each.
     top: Option<usize>,
     log_probs: Vec<Option<LogProb>>,
     told: Sender<Result<Told, ServingError>>,
     began: Instant,
-    /// Of all passes that it was in, and of those whose tokens were read.
+    /// Cost of all passes so far, and of those whose tokens have been read.
     cost: Cost,
     read_cost: Cost,
 }
 
-/// Passes of a text, and rows of them that were its own.
+/// Number of passes that a text took part in, and of its own rows in them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
     passes: usize,
     rows: usize,
 }
 
-/// How the rows of a pass are drawn together: texts that differ in it have passes of their own.
+/// What the rows of a pass must have in common. Texts that differ in it run in separate passes.
 pub(super) type Kind<'a> = Option<(Rule, Sampler, &'a [u32], &'a [u32])>;
 
-/// What a step of a text will have drawn.
+/// A launched step of a text, and what it will have drawn.
 pub(super) struct Landed {
     index: usize,
     rows: usize,
     phase: Phase,
     cache_length: usize,
-    /// Cost of the text up to this step.
+    /// The text's cost up to and including this step.
     cost: Cost,
     /// Indices into the text's token buffer.
     pub targets: Vec<u32>,
-    /// `[targets, V]`, where they are wanted.
+    /// `[targets, V]`, if requested.
     pub logits: Vec<f32>,
 }
 
 impl Seat {
-    /// A text that has not begun: `plan` is that of its one sequence.
+    /// A text that has not started. `plan` has one sequence.
     pub fn new(
         name: String,
         resolved: Arc<Resolved>,
@@ -100,7 +100,7 @@ impl Seat {
         }
     }
 
-    /// Takes the time from now on, and tells what is going to be written.
+    /// Starts the clock, and sends the header.
     pub fn begin(&mut self) {
         self.began = Instant::now();
         self.announce();
@@ -115,27 +115,28 @@ impl Seat {
         self.tell(Ok(Told::Header(Box::new(header))));
     }
 
-    /// Nobody may be left to hear it. The channel takes everything, so that no reader holds up the others.
+    /// Sends an event. The receiver may be gone; the channel is unbounded, so a slow reader does not hold up the
+    /// others.
     fn tell(&self, told: Result<Told, ServingError>) {
         let _ = self.told.try_send(told);
     }
 
-    /// Tells why it will not be written.
+    /// Reports why the text will not be written.
     pub fn fail(self, error: ServingError) {
         self.tell(Err(error));
     }
 
-    /// Whether nobody waits for it any more.
+    /// Whether the caller is gone.
     pub fn is_forsaken(&self) -> bool {
         self.told.is_closed()
     }
 
-    /// Absolute index of the text, which with the seed keys its random numbers.
+    /// Absolute index of the text, which together with the seed keys its random numbers.
     pub fn number(&self) -> u32 {
         self.plan().sequences[0].sequence
     }
 
-    /// Which attempt at which text it is.
+    /// Identifies the attempt and the text.
     pub fn serial(&self) -> u64 {
         self.serial
     }
@@ -144,7 +145,7 @@ impl Seat {
         &self.tokens
     }
 
-    /// How its rows are drawn, as far as a pass has to know.
+    /// What its rows must have in common with others in the same pass.
     pub fn kind(&self) -> Kind<'_> {
         let sampler = self.resolved.sampler(self.attempt);
         let (suppressed, unsure) = (&self.resolved.suppressed[..], &self.resolved.unsure[..]);
@@ -153,7 +154,7 @@ impl Seat {
             .map(|rule| (rule, sampler, suppressed, unsure))
     }
 
-    /// How the rows of a step are drawn whose noise `seed` keys.
+    /// How the rows of a step are drawn, with noise keyed by `seed`.
     pub fn draw(&self, seed: u64) -> Draw<'_> {
         Draw {
             sampler: self.resolved.sampler(self.attempt),
@@ -168,18 +169,18 @@ impl Seat {
         self.top.is_some()
     }
 
-    /// Rows of its next step, and how many of them are drawn from; nothing once all are launched, or while the one under way decides what
-    /// comes next.
+    /// Rows of its next step, and how many of them are sampled. `None` once all steps are launched, or if the next step
+    /// depends on one still pending.
     pub fn next_size(&self) -> Option<[usize; 2]> {
         self.steps.next_size()
     }
 
-    /// Whether its next step is made of what the one under way makes known.
+    /// Whether its next step depends on the tokens revealed by the pending one.
     pub fn waits(&self) -> bool {
         self.steps.makes_rows()
     }
 
-    /// Its next step, which counts as launched, and the seed that keys its noise.
+    /// Launches its next step: returns the step, and the seed that keys its noise.
     pub fn launch(&mut self) -> (Taken, u64, Landed) {
         let step = self.steps.take();
         let rows = &step.rows.rows;
@@ -196,7 +197,7 @@ impl Seat {
             logits: Vec::new(),
         };
         let seed = self.resolved.seed(self.attempt);
-        // Where a place may be drawn at again, each time with noise of its own.
+        // Here a position may be drawn more than once, so each step gets noise of its own.
         let seed = match self.steps.rule() {
             Some(_) => step_seed(seed, step.index as u32),
             None => seed,
@@ -204,19 +205,20 @@ impl Seat {
         (step, seed, landed)
     }
 
-    /// Whether the tokens of every step are read: somebody watches, or what becomes known may end the text or decides how it goes on.
+    /// Whether the tokens of every step are read: because the text is watched, or because the tokens may end the text
+    /// or decide how it continues.
     fn is_read(&self) -> bool {
         let may_end = self.ends_at_eos || self.resolved.stop.is_any();
         self.is_watched || self.wants_logits() || may_end || self.steps.is_led()
     }
 
-    /// Whether tokens are to be read after this step.
+    /// Whether tokens have to be read after this step.
     pub fn is_read_after(&self, landed: &Landed) -> bool {
         self.is_read() || self.steps.is_last(landed.index)
     }
 
-    /// Takes what a step drew from `tokens`, its part of the token buffer after that step. Nothing comes back once the text is told or has
-    /// failed, else whether it begins again.
+    /// Processes the tokens drawn by a step. `tokens` is the text's part of the token buffer after it. Returns `None`
+    /// once the text is finished or has failed, otherwise whether it starts over.
     pub fn land(
         &mut self,
         landed: Landed,
@@ -224,7 +226,7 @@ impl Seat {
         codec: Option<&TextCodec>,
     ) -> Option<bool> {
         if !self.is_read_after(&landed) {
-            // Read for the sake of others; what it would go on from is what it began with.
+            // Tokens were read for another text; this one would resume from its start in any case.
             return Some(false);
         }
         let before = std::mem::replace(&mut self.tokens, tokens.to_vec());
@@ -253,13 +255,13 @@ impl Seat {
         None
     }
 
-    /// Checks what a step drew, and makes a report of it; `before` are the tokens that there were without it.
+    /// Checks what a step drew and builds its report. `before` are the tokens before the step.
     fn step(&mut self, landed: &Landed, before: &[u32]) -> Result<Told, crate::Error> {
         let (mask, number) = (self.plan().mask_index, self.number());
         let vocab = self.plan().vocab_size;
         let is_chosen = self.steps.rule().is_some();
         let window = match self.steps.makes_rows() {
-            // Of one text the places in the token buffer are its positions.
+            // The buffer of a single text is indexed by position.
             true => landed.targets.iter().map(|&place| (0, place)).collect(),
             false => Vec::new(),
         };
@@ -268,7 +270,7 @@ impl Seat {
         for (index, &target) in landed.targets.iter().enumerate() {
             let position = self.plan().output_position(target);
             let token = self.tokens[target as usize];
-            // What confidence did not choose is still the mask, and what it chose earlier stays.
+            // Tokens not chosen by confidence are still masked; those chosen earlier are not new.
             if is_chosen && (token == mask || before[target as usize] != mask) {
                 continue;
             }
@@ -307,12 +309,12 @@ impl Seat {
         Ok(Told::Step { step, log_probs })
     }
 
-    /// The text's tokens as they are known here, in natural order.
+    /// The tokens known on the host, in natural order.
     fn natural(&self) -> Vec<u32> {
         self.plan().output(&self.tokens).remove(0)
     }
 
-    /// How many of `tokens`, those of the text, there are up to the end-of-text token that ends it, if that is known.
+    /// The number of tokens up to and including the end-of-text token that ends the text, if that is known.
     fn up_to_eos(&self, tokens: &[u32]) -> Option<usize> {
         let unknown = |&token: &u32| token == self.plan().mask_index;
         let known = tokens.iter().position(unknown).unwrap_or(tokens.len());
@@ -321,14 +323,14 @@ impl Seat {
         (self.ends_at_eos && body < known).then_some(body + 1)
     }
 
-    /// Whether what is known of it says where it ends, so that nothing more has to be written.
+    /// Whether the tokens known so far determine where the text ends, so that no more have to be written.
     fn has_ended(&self, codec: Option<&TextCodec>) -> bool {
         let tokens = self.natural();
         self.up_to_eos(&tokens).is_some()
             || self.resolved.stop.is_any() && self.resolved.watch(0, tokens, codec).look()
     }
 
-    /// Tells the text, or begins it again where the model ran on at a given word; says which.
+    /// Reports the finished text, or starts over if the model extended a given word. Returns whether it starts over.
     fn finish(&mut self, is_whole: bool, codec: Option<&TextCodec>) -> Result<bool, crate::Error> {
         let (tokens, mask) = (self.natural(), self.plan().mask_index);
         for (position, &token) in (0..).zip(&tokens) {
@@ -371,8 +373,8 @@ impl Seat {
         Ok(false)
     }
 
-    /// Prepares it for another place. What was told of it stays true: it goes on after the last step that was looked at, whose pass computes
-    /// again what stood in the cache.
+    /// Prepares the text for another place. Since its reported steps must remain valid, it continues after the last
+    /// step that was looked at; its next pass recomputes the cache.
     pub fn rewind(&mut self) {
         self.serial = next_serial();
         self.cost = self.read_cost;

@@ -1,25 +1,25 @@
-//! What a server is doing, for those who watch it.
+//! The state of a server, for monitoring.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::batch::Ran;
 
-/// What is going on, and what was done since the start.
+/// The current state, and totals since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ServingState {
-    /// Whether the device is open. Where it is not, the next request tries again.
+    /// Whether the device is open. If not, the next request tries to reopen it.
     pub is_open: bool,
-    /// Texts that wait for a place, or to be scored.
+    /// Texts waiting for a place or to be scored.
     pub queued: usize,
     /// Texts that have a place.
     pub running: usize,
-    /// Forward passes that wrote.
+    /// Forward passes of the running batch.
     pub passes: u64,
     /// Their rows.
     pub rows: u64,
-    /// Tokens that they drew.
+    /// Tokens drawn in them.
     pub drawn: u64,
-    /// Failures of the device.
+    /// Device failures.
     pub failures: u64,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Takes `texts` places in a queue of `most`, or none.
+    /// Reserves `texts` entries in a queue of `most`: all or none.
     pub fn try_queue(&self, texts: usize, most: usize) -> bool {
         let more = |queued: usize| Some(queued + texts).filter(|&all| all <= most);
         self.queued.fetch_update(Relaxed, Relaxed, more).is_ok()

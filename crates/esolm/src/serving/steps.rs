@@ -1,39 +1,39 @@
-//! The steps of one text: which rows come next, and what became known of them.
+//! The steps of one text: which rows come next, and which tokens the last ones revealed.
 
 use esolm_core::plan::{Phase, Plan, SetRun, SlotMove};
 use esolm_core::reveal::{Group, Rule};
 use esolm_core::rows::StepRows;
 
-/// A text's plan under way.
+/// A text's plan and how far it has been carried out.
 pub(super) struct Steps {
     plan: Plan,
-    /// Of a SetDLM's text in which confidence chooses: makes each step of what became known in the one before.
+    /// For a SetDLM's text decoded by confidence: derives each step from what the previous one revealed.
     sets: Option<SetRun>,
-    /// The step that is launched next.
+    /// The step to launch next.
     next: usize,
-    /// Steps after which the tokens were read.
+    /// Number of steps whose tokens have been read.
     read: usize,
-    /// Steps that were told, beyond `read` where some are taken again.
+    /// Number of steps reported; exceeds `read` while steps are being repeated.
     told: usize,
-    /// Whether a step is under way whose outcome the next one is made of.
+    /// Whether the next step depends on one still pending.
     is_awaited: bool,
 }
 
-/// A step that is to be launched.
+/// A step to launch.
 pub(super) struct Taken {
     pub index: usize,
     pub rows: StepRows,
-    /// How many of what it draws become known, where confidence chooses.
+    /// Where confidence chooses, how many of the tokens drawn are revealed.
     pub groups: Vec<Group>,
-    /// What moves in the cache before it.
+    /// Cache moves to perform before the step.
     pub moves: Vec<SlotMove>,
     pub phase: Phase,
-    /// Clean tokens that it leaves in the cache.
+    /// Clean tokens in the cache after the step.
     pub cache_length: usize,
 }
 
 impl Steps {
-    /// The steps of a plan of one text.
+    /// The steps of a plan for one text.
     pub fn new(plan: Plan) -> Self {
         Self {
             sets: SetRun::of(&plan).map(|mut runs| runs.remove(0)),
@@ -49,22 +49,23 @@ impl Steps {
         &self.plan
     }
 
-    /// How confidence chooses what becomes known, if it does.
+    /// The rule by which confidence chooses, if it does.
     pub fn rule(&self) -> Option<Rule> {
         self.plan.reveal
     }
 
-    /// Whether what becomes known decides which steps follow.
+    /// Whether revealed tokens determine which steps follow.
     pub fn is_led(&self) -> bool {
         self.makes_rows() || self.rule().is_some_and(|rule| rule.threshold.is_some())
     }
 
-    /// Whether a step is made of what became known in the one before, so that none is launched ahead.
+    /// Whether each step is derived from what the previous one revealed, so that none can be launched ahead.
     pub fn makes_rows(&self) -> bool {
         self.sets.is_some()
     }
 
-    /// Rows of the next step and how many of them are drawn from, at most; nothing where none is left or the one under way comes first.
+    /// Upper bounds of the rows of the next step and of those sampled; `None` if no step is left, or if the pending one
+    /// has to finish first.
     pub fn next_size(&self) -> Option<[usize; 2]> {
         if self.sets.is_some() {
             let (rows, sampled) = self.plan.largest_pass();
@@ -75,7 +76,7 @@ impl Steps {
         Some([rows, (step.end - step.start) as usize])
     }
 
-    /// The next step, which counts as launched.
+    /// Launches the next step.
     pub fn take(&mut self) -> Taken {
         let index = self.next;
         self.next += 1;
@@ -106,12 +107,12 @@ impl Steps {
         }
     }
 
-    /// Whether the plan has no step behind this one, so that its tokens are read whoever watches.
+    /// Whether this is the plan's last step, after which tokens are always read.
     pub fn is_last(&self, index: usize) -> bool {
         self.sets.is_none() && index + 1 == self.plan.nfe()
     }
 
-    /// Takes the tokens that there are after a step. Tells whether the step is a new one, not one that was taken again.
+    /// Processes the tokens after a step. Returns whether the step is new, as opposed to repeated.
     pub fn land(&mut self, index: usize, tokens: &[u32]) -> bool {
         let (mask, is_led) = (self.plan.mask_index, self.is_led());
         self.read = index + 1;
@@ -123,7 +124,7 @@ impl Steps {
                 run.end(&drawn, mask);
             }
             None if is_led => {
-                // Steps of a stretch that is known already would change nothing.
+                // Steps of a stretch that is fully known already would change nothing.
                 let sequence = &self.plan.sequences[0];
                 let is_known = |place: &u32| tokens[*place as usize] != mask;
                 while let Some(step) = sequence.steps.get(self.next) {
@@ -141,7 +142,7 @@ impl Steps {
         is_new
     }
 
-    /// Whether nothing is left to be written after a step that left these tokens.
+    /// Whether the text is finished after a step that left these tokens.
     pub fn is_over(&self, index: usize, tokens: &[u32]) -> bool {
         match &self.sets {
             Some(run) => run.is_done(),
@@ -149,12 +150,12 @@ impl Steps {
         }
     }
 
-    /// Goes back to the last step whose tokens were read, with nothing in the cache: the next one computes again what stood there.
+    /// Goes back to the last step whose tokens were read, with an empty cache; the next step recomputes it.
     pub fn rewind(&mut self) {
         self.is_awaited = false;
         if let Some(run) = &mut self.sets {
-            // What enters the cache again may take more steps than what was left to enter it; those that draw keep their numbers,
-            // which key their noise.
+            // Refilling the cache may take more steps than the original run had left before drawing. Steps that draw
+            // keep their numbers, which key their noise.
             let before = run.steps_before_drawing();
             run.restart();
             let after = run.steps_before_drawing();

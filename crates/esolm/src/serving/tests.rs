@@ -1,4 +1,4 @@
-//! Devices that fail while texts run on them, made of a CPU that refuses passes.
+//! Devices that fail while texts run on them, simulated by a CPU executor that refuses passes.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,24 +25,24 @@ const SETDLM: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../../tests/fixtures/golden-family/setdlm/owt_setdlm_smax8"
 );
-/// The number of a text that breaks every device.
+/// Number of a text that breaks every device.
 const POISON: u32 = 666;
 const TEXTS: u32 = 6;
 
 /// When a device fails.
 #[derive(Clone, Default)]
 struct Faults {
-    /// Passes of all devices so far.
+    /// Passes on all devices so far.
     passes: Arc<AtomicUsize>,
-    /// Passes that fail, whatever is in them.
+    /// Passes that fail regardless of what they contain.
     at: Arc<Mutex<Vec<usize>>>,
-    /// Devices that were opened.
+    /// Number of devices opened.
     opened: Arc<AtomicUsize>,
-    /// Those that do not open.
+    /// Devices that fail to open.
     closed: Arc<Mutex<Vec<usize>>>,
 }
 
-/// A CPU that refuses passes as a lost GPU does.
+/// A CPU executor that refuses passes as a lost GPU would.
 struct Fragile {
     cpu: CpuExecutor,
     faults: Faults,
@@ -195,7 +195,7 @@ fn request(number: u32) -> Request {
 fn text(number: u32) -> TextRequest {
     TextRequest {
         request: request(number),
-        // Some are restarted, and some go on.
+        // Some start over, some continue.
         is_watched: number.is_multiple_of(2),
         ..TextRequest::default()
     }
@@ -218,7 +218,7 @@ fn alone_of(source: &str) -> impl Fn(Request) -> Vec<u32> {
     }
 }
 
-/// Everything that was told of a text, and that it fits the text in the end.
+/// Collects everything reported about a text, and checks that it agrees with the final text.
 fn watched(mut writing: Writing) -> Result<Vec<u32>, ServingError> {
     let mut known = Vec::new();
     let mut steps = 0;
@@ -262,7 +262,7 @@ fn only_the_request_that_breaks_the_device_fails() {
             _ => assert_eq!(written.unwrap(), alone(number), "{number}"),
         }
     }
-    // The first time it was among others.
+    // The first time it ran together with others.
     assert_eq!(faults.opened.load(Ordering::SeqCst), 3);
     let state = serving.state();
     assert_eq!((state.failures, state.is_open), (2, true));
@@ -284,7 +284,7 @@ fn a_device_that_fails_now_and_then_costs_nobody_a_text() {
         for (number, writing) in (0..TEXTS).zip(writings) {
             match watched(writing) {
                 Ok(tokens) => assert_eq!(tokens, alone(number), "{number}"),
-                // The second failure may come while one runs alone.
+                // The second failure may happen while a text runs alone.
                 Err(error) => assert!(error.to_string().contains("taken away"), "{error}"),
             }
         }
@@ -329,7 +329,7 @@ fn what_is_scored_beside_the_texts_survives_a_failure_as_well() {
         let serving = serving(&faults, ServingOptions::default());
         let writings = serving.write((0..TEXTS).map(text).collect()).unwrap();
         let got = block_on(serving.echo(vec![echo(2), echo(2)]));
-        // Both were scored together, so neither is at fault.
+        // Both were scored together, so neither is to blame.
         assert_eq!(got.unwrap(), [expected[0].clone(), expected[0].clone()]);
         for writing in writings {
             watched(writing).unwrap();
@@ -337,7 +337,7 @@ fn what_is_scored_beside_the_texts_survives_a_failure_as_well() {
     }
 }
 
-/// Steps that follow from what became known go on from there, in a cache that is filled again.
+/// Steps derived from revealed tokens continue from there, with a refilled cache.
 #[test]
 fn what_confidence_chose_before_a_failure_stays() {
     let of_sets = |number: u32| Request {

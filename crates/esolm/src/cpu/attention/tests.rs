@@ -8,8 +8,8 @@ fn numbers(random: &mut Stream, n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// softmax(q kT) v of one row and head in f64 over all keys and values written so far, `[sequences][slots]` of all heads'; `columns` are
-/// those of the head that it reads.
+/// softmax(q kT) v of one row and head in f64, over all keys and values written so far, `[sequences][slots]` for all
+/// heads; `columns` are those of the head it reads.
 fn naive(
     row: &Row,
     columns: std::ops::Range<usize>,
@@ -42,7 +42,7 @@ fn naive(
 fn by_head(values: &[f32], heads: Heads, count: usize) -> Vec<f32> {
     let width = count * heads.head_dim;
     let rows = values.len() / width;
-    // What stands after a head's columns is not read.
+    // Padding after a head's columns is not read.
     let mut out = vec![f32::NAN; rows * count * heads.wide()];
     for (row, values) in values.chunks_exact(width).enumerate() {
         for (head, values) in values.chunks_exact(heads.head_dim).enumerate() {
@@ -71,7 +71,7 @@ fn check(level: Level, seed: u64) {
         kv_heads,
         head_dim: [2, 8, 16, 24, 32, 48, 64, 80][below(8)],
     };
-    // Some have several blocks of slots.
+    // Some need several blocks of slots.
     let most = [9, 150, 600][below(3)];
     let (sequences, slots) = (1 + below(4), 1 + below(most));
     let layout = Layout {
@@ -84,7 +84,7 @@ fn check(level: Level, seed: u64) {
     let kv_width = heads.kv_width();
     let empty = vec![vec![vec![0.0; kv_width]; slots]; sequences];
     let (mut all_k, mut all_v) = (empty.clone(), empty);
-    // Some passes over the same cache; each writes slots in any order and any number of them.
+    // Several passes over the same cache, each writing slots in any order and number.
     for _ in 0..3 {
         let in_step = random.below(2) == 0;
         let count = random.below(slots.min(150) as u32 + 1) as usize;
@@ -98,7 +98,7 @@ fn check(level: Level, seed: u64) {
             let mut order: Vec<u32> = (0..slots as u32).collect();
             random.shuffle(&mut order);
             let common = random.below(slots as u32 + 1);
-            // Beyond their prefix rows see themselves alone, or the block of so many slots that they are in.
+            // Beyond their prefix, rows see only themselves, or the block of slots that they belong to.
             let block = [1, 1 + random.below(40), 1 + random.below(400)][random.below(3) as usize];
             order[..count].sort_unstable_by_key(|slot| (slot / block, slot % 3));
             rows.extend(order[..count].iter().map(|&slot| {

@@ -1,7 +1,7 @@
 //! Products with weights of 32, 16, 8 and 4 bits ([`esolm_core::quantise`]).
 //!
-//! A matrix lies in panels of 64 columns, a panel in groups of 32 inputs, so that a product reads it once from front to back, and four
-//! neighbouring inputs of a column share a word, as instructions for products of bytes take them.
+//! A matrix is stored in panels of 64 columns, and a panel in groups of 32 inputs, so that a product reads it once from
+//! front to back. Four adjacent inputs of a column share a word, as byte dot product instructions expect.
 
 mod tile;
 
@@ -16,16 +16,16 @@ use super::math;
 use super::simd::Simd;
 use crate::network::fold;
 
-// Halves and bytes are read from words as they lie in memory.
+// Halves and bytes are read directly from words in memory.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// Columns of a panel.
+/// Columns per panel.
 pub(super) const PANEL: usize = 64;
 
-/// Rows that pass over a panel together: as many as stay in the first cache with their sums and a group of weights.
+/// Rows processed with a panel together: as many as fit the L1 cache along with their sums and a group of weights.
 const ROWS: usize = 64;
 
-/// How packed weights are held.
+/// Storage format of packed weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     /// 32-bit floats.
@@ -39,7 +39,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// Words of a group of a panel.
+    /// Words per group of a panel.
     const fn words(self) -> usize {
         match self {
             Self::F32 => GROUP * PANEL,
@@ -50,21 +50,21 @@ impl Format {
     }
 }
 
-/// A matrix `[n_in, n_out]`. The last group and the last panel are filled with zeros.
+/// A matrix `[n_in, n_out]`. The last group and the last panel are zero-padded.
 pub(super) struct Packed {
     format: Format,
-    /// Groups of a column.
+    /// Groups per column.
     groups: usize,
     /// `[panels, groups, words of a group]`, see [`tile`].
     codes: Vec<u32>,
-    /// `[panels, groups, 64]` f16; none for floats.
+    /// `[panels, groups, 64]` f16; empty for floats.
     scales: Vec<u16>,
-    /// `[panels, groups, 64]` f16, for 4 bits.
+    /// `[panels, groups, 64]` f16; only for 4 bits.
     offsets: Vec<u16>,
 }
 
 impl Packed {
-    /// Rounds a folded matrix, whose weights are in the format's range.
+    /// Rounds a folded matrix, whose weights must be in the format's range.
     #[cfg(test)]
     pub(super) fn new(linear: &fold::Linear, format: Format) -> Self {
         let mut packed = Self::with_room([linear.n_in, linear.n_out], format);
@@ -72,7 +72,7 @@ impl Packed {
         packed
     }
 
-    /// No columns yet, and room for all of a matrix of those inputs and outputs.
+    /// An empty matrix with capacity for the given numbers of inputs and outputs.
     pub(super) fn with_room([n_in, n_out]: [usize; 2], format: Format) -> Self {
         let groups = n_in.div_ceil(GROUP);
         let places = n_out.div_ceil(PANEL) * groups;
@@ -86,7 +86,7 @@ impl Packed {
         }
     }
 
-    /// Scales and offsets of a group of a panel.
+    /// Numbers of scales and offsets per group of a panel.
     fn beside(format: Format) -> [usize; 2] {
         match format {
             Format::F32 | Format::F16 => [0, 0],
@@ -95,7 +95,7 @@ impl Packed {
         }
     }
 
-    /// Rounds more columns, after those that there are, which fill panels.
+    /// Rounds and appends columns. The existing columns must fill their panels.
     pub(super) fn push(&mut self, linear: &fold::Linear) {
         let (words, groups, n_out) = (self.format.words(), self.groups, linear.n_out);
         let first = self.codes.len() / words;
@@ -112,7 +112,7 @@ impl Packed {
         }
     }
 
-    /// Writes a group of column `from` of `linear` to a column of the group at `place`, which holds zeros.
+    /// Writes a group of column `from` of `linear` to a column of the group at `place`, which must be zero.
     fn write(
         &mut self,
         place: usize,
@@ -157,7 +157,7 @@ impl Packed {
         }
     }
 
-    /// Writes the weights of a column, as many as `to` takes.
+    /// Writes the weights of a column to `to`, as many as fit.
     pub(super) fn column(&self, column: usize, to: &mut [f32]) {
         let words = self.format.words();
         let (panel, column) = (column / PANEL, column % PANEL);
@@ -188,7 +188,7 @@ impl Packed {
         }
     }
 
-    /// How rows enter a product with it.
+    /// Format of its input rows.
     pub(super) fn form(&self, bytes: bool) -> Form {
         match self.format {
             Format::Q8 | Format::Q4 if bytes => Form::Bytes,
@@ -196,14 +196,14 @@ impl Packed {
         }
     }
 
-    /// Puts `x`, in its form, times the matrix, with the `bias` `[panels * 64]`, into rows of `out`.
+    /// Writes `x`, in its format, times the matrix, plus `bias` `[panels * 64]`, to rows of `out`.
     pub(super) fn product(&self, x: &Inputs, bias: &[f32], finish: Finish, out: Target) {
         self.product_on(Level::best(), x, bias, finish, out);
     }
 
     fn product_on(&self, level: Level, x: &Inputs, bias: &[f32], finish: Finish, out: Target) {
         let rows = out.first..out.first + x.rows();
-        // A product touches each weight once and computes with it for each row.
+        // A product reads each weight once and uses it for each row.
         let work = self.codes.len() * x.rows();
         let size = (out.rows * PANEL).max(1);
         math::for_chunks(out.values, size, work, |panel, out| {
@@ -219,26 +219,26 @@ impl Packed {
     }
 }
 
-/// Where the rows of a product go: those from `first` on of `[panels, rows, 64]`.
+/// Destination of a product: the rows from `first` on of `[panels, rows, 64]`.
 pub(super) struct Target<'a> {
     /// `[panels, rows, 64]`.
     pub(super) values: &'a mut [f32],
-    /// Rows in all.
+    /// Total rows.
     pub(super) rows: usize,
-    /// The product's first row.
+    /// Row for the product's first row.
     pub(super) first: usize,
 }
 
-/// What a product does with its values and their bias.
+/// Epilogue of a product, applied to its values plus their bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Finish {
     /// Stores them.
     Store,
-    /// Adds them to what is there.
+    /// Adds them to the destination.
     Add,
     /// Stores their GELU.
     Gelu,
-    /// Stores silu(gate) up of a panel's first half, which are gates, and its second.
+    /// Stores silu(gate) up, with the gates in a panel's first half and the ups in its second.
     Gate,
 }
 
@@ -270,24 +270,24 @@ impl Work for PanelWork<'_> {
 
 impl PanelWork<'_> {
     /// # Safety
-    /// As for [`Simd`]; `C` vectors divide a panel.
+    /// See [`Simd`]. `C` vectors must divide a panel.
     #[inline(always)]
     unsafe fn in_vectors<S: Simd, const C: usize>(self) {
         use tile::{F16, F32, Q4, Q8, bytes, floats};
         let Self {
             matrix, panel, x, ..
         } = self;
-        // Only what the rows need is filled: all of it takes a single row longer than its sums.
+        // Initialises only what the rows need: for a single row, filling all of it would take longer than the sums.
         let mut sums = [const { MaybeUninit::uninit() }; ROWS * PANEL];
         for (part, out) in self.out.chunks_mut(ROWS * PANEL).enumerate() {
             let (first, rows) = (part * ROWS, out.len() / PANEL);
             let sums = &mut sums[..out.len()];
             sums.fill(MaybeUninit::new(0.0));
-            // Safety: they were all written.
+            // Safety: they have all been written.
             let sums = unsafe { sums.assume_init_mut() };
             for group in 0..matrix.groups {
                 let at = (panel, group);
-                // Safety: as the caller promises; the code of a format reads what `write` wrote in it.
+                // Safety: guaranteed by the caller; each format's codes read what `write` wrote in it.
                 unsafe {
                     match (x.group(group, first, rows), matrix.format) {
                         (Group::Floats(x), Format::F32) => {
@@ -305,7 +305,7 @@ impl PanelWork<'_> {
                         (Group::Bytes(x), Format::Q4) => {
                             bytes::<S, Q4, C>(Q4, matrix, at, x, sums);
                         }
-                        // No bytes are made for floats.
+                        // Float formats never get byte inputs.
                         (Group::Bytes(x), _) => bytes::<S, Q8, C>(Q8, matrix, at, x, sums),
                     }
                 }
@@ -315,7 +315,7 @@ impl PanelWork<'_> {
     }
 }
 
-/// Takes the values `[rows, 64]` of a panel.
+/// Applies the epilogue to the values `[rows, 64]` of a panel.
 #[inline(always)]
 fn finish(finish: Finish, values: &[f32], bias: &[f32], out: &mut [f32]) {
     for (out, values) in out.chunks_exact_mut(PANEL).zip(values.chunks_exact(PANEL)) {
@@ -345,7 +345,7 @@ mod tests {
     use esolm_core::quantise;
     use esolm_core::rng::{Purpose, Stream};
 
-    /// The weights that a packed matrix stands for, `[n_in, n_out]`, by the definition of the groups.
+    /// The weights that a packed matrix represents, `[n_in, n_out]`, by the definition of the groups.
     fn twin(linear: &fold::Linear, format: Format) -> Vec<f32> {
         let fold::Linear { n_in, n_out, .. } = *linear;
         let mut out = vec![0.0; n_in * n_out];
@@ -409,7 +409,7 @@ mod tests {
         inputs
     }
 
-    /// `x` `[rows, n_in]` times a matrix and its bias, `[panels, rows, 64]`.
+    /// `x` `[rows, n_in]` times a matrix plus its bias, `[panels, rows, 64]`.
     fn product(
         packed: &Packed,
         level: Level,
@@ -476,7 +476,7 @@ mod tests {
                         if packed.form(true) == Form::Floats {
                             continue;
                         }
-                        // All instruction sets give the same for bytes.
+                        // With bytes, all instruction sets give the same result.
                         let bytes = product(&packed, level, &x, n_in, true, &bias);
                         let first = of_bytes.get_or_insert_with(|| bytes.clone());
                         assert!(*first == bytes, "{name}");

@@ -1,11 +1,12 @@
-//! The loops of a product with one panel, for any instruction set ([`Simd`]) and any form of weights ([`Codes`]).
+//! The inner loops of a product with one panel, for any instruction set ([`Simd`]) and any weight format ([`Codes`]).
 //!
-//! A group of a panel (32 inputs, 64 columns: 2 KiB of bytes) stays in the first cache while all rows pass over it, a tile of a few
-//! rows and columns at a time in registers. Each value is a sum of 32 products times the group's scale, added up over the groups in
-//! ascending order, whatever the number of rows: a row comes out the same in any company.
+//! A group of a panel (32 inputs by 64 columns: 2 KiB as bytes) stays in the L1 cache while all rows are processed with
+//! it, in register tiles of a few rows and columns. Each value is a sum of 32 products times the group's scale,
+//! accumulated over the groups in ascending order for any number of rows, so a row's result does not depend on the
+//! other rows.
 //!
-//! Plain loops instead of iterators and closures: those are functions of their own, and a function that is not inlined lacks the
-//! instruction set of its caller.
+//! These are plain loops instead of iterators and closures: those are separate functions, which lack the caller's
+//! instruction set if they are not inlined.
 #![allow(clippy::needless_range_loop)]
 
 use esolm_core::quantise::GROUP;
@@ -14,25 +15,25 @@ use super::super::inputs::{ByteGroup, FloatGroup};
 use super::super::simd::Simd;
 use super::{PANEL, Packed};
 
-/// A group of a panel whose weights come as floats, in units of their scale.
+/// A group of a panel whose weights are decoded to floats, in units of their scale.
 pub trait Codes<S: Simd>: Copy {
-    /// Whether they lie as floats already.
+    /// Whether they are stored as floats.
     const PLAIN: bool = false;
-    /// Inputs 4 v to 4 v + 3, columns from `column` on.
+    /// Inputs 4 v to 4 v + 3 of the columns from `column` on.
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     unsafe fn floats<const C: usize>(self, v: usize, column: usize) -> [[S::F; C]; 4];
 }
 
-/// A group of a panel whose weights also come as bytes.
+/// A group of a panel whose weights are also available as bytes.
 pub trait ByteCodes<S: Simd>: Codes<S> {
-    /// Whether they are signed, and then without offsets.
+    /// Whether they are signed; those have no offsets.
     const SIGNED: bool;
-    /// Four inputs a lane, as [`Simd::dot`] or [`Simd::dot_unsigned`] takes them.
+    /// Four inputs per lane, as taken by [`Simd::dot`] or [`Simd::dot_unsigned`].
     ///
     /// # Safety
-    /// As for [`Simd`].
+    /// See [`Simd`].
     unsafe fn bytes<const C: usize>(self, v: usize, column: usize) -> [S::I; C];
 }
 
@@ -45,7 +46,7 @@ pub struct F16(pub *const u32);
 /// `[8, 64]` words of four signed bytes.
 #[derive(Clone, Copy)]
 pub struct Q8(pub *const u32);
-/// `[4, 64]` words: inputs 4 v to 4 v + 3 in the low halves of the bytes, 16 more in the high ones.
+/// `[4, 64]` words: inputs 4 v to 4 v + 3 in the low halves of the bytes, those 16 further on in the high halves.
 #[derive(Clone, Copy)]
 pub struct Q4(pub *const u32);
 
@@ -83,7 +84,7 @@ impl<S: Simd> Codes<S> for F16 {
     }
 }
 
-/// The bytes of words as floats.
+/// Converts the bytes of words to floats.
 #[inline(always)]
 unsafe fn spread<S: Simd, const C: usize>(words: [S::I; C]) -> [[S::F; C]; 4] {
     unsafe {
@@ -155,9 +156,9 @@ impl<S: Simd> ByteCodes<S> for Q4 {
 /// A group's scales and offsets.
 #[derive(Clone, Copy)]
 struct Scales {
-    /// `[64]` f16, or null for weights without.
+    /// `[64]` f16, or null if there are none.
     scales: *const u16,
-    /// `[64]` f16, or null.
+    /// `[64]` f16, or null if there are none.
     offsets: *const u16,
 }
 
@@ -184,8 +185,9 @@ fn block(matrix: &Packed, panel: usize, group: usize) -> *const u32 {
     matrix.codes[at..at + words].as_ptr()
 }
 
-/// Asks for the weights after those of a group, where so many rows of bytes pass over it that the processor no longer reads ahead by itself:
-/// with 32 rows on two Zen 4 cores 4 % faster, with 64 rows 12 %, with 16 rows 10 % slower, and no faster for floats.
+/// Prefetches the weights after those of a group, if so many byte rows are processed that hardware prefetching falls
+/// behind. On two Zen 4 cores this is 4 % faster with 32 rows and 12 % faster with 64, but 10 % slower with 16, and no
+/// faster for floats.
 #[inline(always)]
 fn prefetch<S: Simd>(matrix: &Packed, group: *const u32, scales: Scales, rows: usize) {
     /// Bytes of a cache line.
@@ -207,7 +209,7 @@ fn prefetch<S: Simd>(matrix: &Packed, group: *const u32, scales: Scales, rows: u
     }
 }
 
-/// Runs `$tile::<S, $k, C, n>` over all rows of `$x`, as many at a time as the registers hold sums of.
+/// Runs `$tile::<S, $k, C, n>` over all rows of `$x`, as many at a time as there are registers for their sums.
 macro_rules! in_tiles {
     ($tile:ident, $k:ty, $codes:expr, $scales:expr, $x:expr, $out:expr) => {{
         let (mut x, mut out): (&[_], &mut [f32]) = ($x, &mut *$out);
@@ -231,8 +233,8 @@ macro_rules! in_tiles {
     }};
 }
 
-/// Runs `$body` for each `$c` below `$count`, at most 4. Written out, since compilers leave a loop over so much a loop, and what it indexes
-/// goes through memory.
+/// Runs `$body` for each `$c` below `$count`, at most 4. Unrolled by hand, since compilers do not unroll a loop with so
+/// large a body, and then what it indexes goes through memory.
 macro_rules! for_vectors {
     ($count:ident, |$c:ident| $body:block) => {{
         const {
@@ -248,10 +250,10 @@ macro_rules! for_vectors {
     };
 }
 
-/// Adds to `out` `[rows, 64]` what a group of a panel gives with a group of the rows `x`, in tiles of `C` vectors.
+/// Adds the product of a group of a panel and a group of the rows `x` to `out` `[rows, 64]`, in tiles of `C` vectors.
 ///
 /// # Safety
-/// As for [`Simd`]; `matrix` holds what `codes` makes of it, and `C` vectors divide a panel.
+/// See [`Simd`]. `matrix` must be in the format that `codes` reads, and `C` vectors must divide a panel.
 #[inline(always)]
 pub unsafe fn floats<S: Simd, K: Codes<S>, const C: usize>(
     codes: fn(*const u32) -> K,
@@ -263,7 +265,7 @@ pub unsafe fn floats<S: Simd, K: Codes<S>, const C: usize>(
     unsafe {
         let scales = Scales::of(matrix, panel, group);
         let codes = codes(block(matrix, panel, group));
-        // Decoding costs as much as a few rows: below that it is done on the way.
+        // Decoding costs as much as a few rows; for fewer rows it is done on the fly.
         if K::PLAIN || x.len() < 4 {
             in_tiles!(float_tile, K, codes, scales, x, out);
             return;
@@ -326,11 +328,11 @@ unsafe fn float_tile<S: Simd, K: Codes<S>, const C: usize, const R: usize>(
     }
 }
 
-/// As [`floats`] for rows of bytes. Sums of a group are exact, and no product is fused with what it is added to: every instruction set
-/// gives the same.
+/// Like [`floats`] for byte rows. Sums within a group are exact, and no multiplication is fused with an addition, so
+/// all instruction sets give the same result.
 ///
 /// # Safety
-/// As for [`floats`].
+/// See [`floats`].
 #[inline(always)]
 pub unsafe fn bytes<S: Simd, K: ByteCodes<S>, const C: usize>(
     codes: fn(*const u32) -> K,

@@ -1,9 +1,9 @@
 //! Folding of decoders of the Qwen3, Qwen2 and Llama kinds.
 //!
-//! A norm here is x / sqrt(mean(x^2) + eps) times a weight w, and W (n w) = (W diag(w)) n: so the weights of both norms of a layer go into the
-//! columns of the matrices after them, and that of the last norm into those of an output matrix of its own. An output matrix that is the
-//! embedding stays as it is, so that it is held once, and rows are scaled by the weight when they enter it ([`Folding::head_scale`]).
-//! q, k and v become one matrix, and so do gate and up.
+//! A norm here is n = x / sqrt(mean(x^2) + eps) times a weight w, and W (n w) = (W diag(w)) n. So the weights of both
+//! norms of a layer are folded into the columns of the matrices after them, and the weight of the last norm into an
+//! untied output matrix. A tied output matrix stays as it is, so that it is held only once, and its input rows are
+//! scaled by the weight instead ([`Folding::head_scale`]). q, k and v become one matrix, and so do gate and up.
 
 use std::ops::Range;
 
@@ -54,11 +54,11 @@ impl Folding<'_> {
         })
     }
 
-    /// What rows that the last norm left, without its weight, are multiplied by before they enter the output matrix, `[d]`; `None` where
-    /// that is folded into it.
+    /// Factors `[d]` for the rows that enter the output matrix, namely the last norm's weight; `None` if that is folded
+    /// into the matrix.
     ///
     /// # Errors
-    /// When the tensor cannot be read.
+    /// If the tensor cannot be read.
     pub fn head_scale(&self) -> Result<Option<Vec<f32>>, CheckpointError> {
         match &self.config().decoder {
             Some(Decoder { tied: true, .. }) => self.ckpt.f32("model.norm.weight").map(Some),
@@ -67,7 +67,7 @@ impl Folding<'_> {
     }
 }
 
-/// The rows `[n_out, n_in]` of several matrices, one after the other.
+/// The rows `[n_out, n_in]` of several matrices, concatenated.
 fn stacked(name: String, layers: Vec<Layer>, n_in: usize) -> Layer {
     let has_bias = layers.iter().any(|layer| layer.bias.is_some());
     let mut rows = Stack::new(n_in, layers.iter());
@@ -78,8 +78,8 @@ fn stacked(name: String, layers: Vec<Layer>, n_in: usize) -> Layer {
     rows.into_layer(name, has_bias)
 }
 
-/// The rows `[inner, n_in]` of two matrices: `stretch` of the first, as many of the second, and so on, the last stretches filled up with
-/// zeros.
+/// The rows `[inner, n_in]` of two matrices, alternating: `stretch` rows of the first, `stretch` of the second, and so
+/// on. The last stretches are zero-padded.
 fn in_turns(name: String, first: Layer, second: Layer, n_in: usize, stretch: usize) -> Layer {
     let inner = first.values.floats.len() / n_in;
     let layers = [&first, &second];
@@ -95,7 +95,8 @@ fn in_turns(name: String, first: Layer, second: Layer, n_in: usize, stretch: usi
     rows.into_layer(name, has_bias)
 }
 
-/// Rows of several matrices that become one. It keeps the groups in which they were stored where all have such of as many bits.
+/// Rows of several matrices joined into one. The groups in which they were stored are kept if all matrices have groups
+/// of the same format.
 struct Stack {
     n_in: usize,
     values: Values,

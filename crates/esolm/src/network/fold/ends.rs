@@ -1,5 +1,5 @@
-//! The embedding and the output matrix, which have a row for each token. They are the largest matrices of a network with few blocks, or a
-//! large vocabulary, so they are read and folded some tokens at a time.
+//! The embedding and the output matrix, which have a row per token. They are the largest matrices of a network with few
+//! blocks or a large vocabulary, so they are read and folded some tokens at a time.
 
 use std::ops::Range;
 
@@ -11,31 +11,31 @@ use esolm_core::sampler::NEVER;
 use super::{Before, Folding, Layer, Linear};
 use crate::error::EngineError;
 
-/// Tokens that are read at a time.
+/// Tokens read at a time.
 pub const TOKENS: usize = 4096;
 
-/// So many tokens, [`TOKENS`] at a time, from `first` on.
+/// Splits a range of tokens into parts of at most [`TOKENS`].
 pub fn parts(tokens: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = tokens.end;
     let part = move |first| first..end.min(first + TOKENS);
     tokens.step_by(TOKENS).map(part)
 }
 
-/// The token embedding, or that of some tokens.
+/// The token embedding, or part of it.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     /// `[V, d]`.
     pub values: Vec<f32>,
     /// d.
     pub hidden: usize,
-    /// The groups `[V, groups]` that it was stored in, where they are those of the engine.
+    /// The groups `[V, groups]` in which it was stored, if they have the engine's format.
     pub groups: Option<Groups>,
-    /// The tensor that it is.
+    /// Name of its tensor.
     pub name: &'static str,
 }
 
 impl Embedding {
-    /// The tensor that it is in the networks of models/dit.py.
+    /// Name of its tensor in the networks of models/dit.py.
     pub const NAME: &str = "vocab_embed.embedding";
 
     /// An embedding `[V, hidden]` that was not stored in groups.
@@ -48,7 +48,7 @@ impl Embedding {
         }
     }
 
-    /// The groups of a token's row in 8 bits, as they were stored or rounded. The last may be short.
+    /// The groups of a token's row in 8 bits, as stored or rounded. The last one may be short.
     pub fn q8(&self, token: usize) -> impl Iterator<Item = Q8> {
         let stored = match &self.groups {
             Some(Groups::Q8(groups)) => Some(groups),
@@ -63,18 +63,18 @@ impl Embedding {
         row.enumerate().map(group)
     }
 
-    /// Those of all its tokens, `[V, groups]`.
+    /// The groups of all its tokens, `[V, groups]`.
     pub fn all_q8(&self) -> impl Iterator<Item = Q8> {
         (0..self.tokens()).flat_map(|token| self.q8(token))
     }
 
-    /// V, or how many tokens these are.
+    /// Number of tokens.
     pub fn tokens(&self) -> usize {
         self.values.len() / self.hidden
     }
 }
 
-/// The token embedding as it is read.
+/// The token embedding, read on demand.
 pub struct EmbeddingRows<'a> {
     rows: Rows<'a>,
     hidden: usize,
@@ -82,18 +82,18 @@ pub struct EmbeddingRows<'a> {
 }
 
 impl EmbeddingRows<'_> {
-    /// Tokens, and the width of the network.
+    /// Number of tokens, and the width of the network.
     pub fn sizes(&self) -> [usize; 2] {
         [self.rows.count(), self.hidden]
     }
 
-    /// That of some tokens.
+    /// The embedding of some tokens.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     ///
     /// # Panics
-    /// When one of them lies outside of the vocabulary.
+    /// If one of the tokens lies outside the vocabulary.
     pub fn part(&self, tokens: Range<usize>) -> Result<Embedding, CheckpointError> {
         let Values { floats, groups } = self.rows.read(tokens)?;
         Ok(Embedding {
@@ -105,14 +105,14 @@ impl EmbeddingRows<'_> {
     }
 }
 
-/// The output matrix as it is read and folded.
+/// The output matrix, read and folded on demand.
 pub struct HeadRows<'a> {
     name: String,
     rows: Rows<'a>,
-    /// `None` where the last norm stays outside.
+    /// `None` if the last norm is not folded in.
     before: Option<Before>,
     bias: Option<Vec<f32>>,
-    /// Tokens that must not be drawn, ascending.
+    /// Tokens that must never be drawn, ascending.
     never: &'a [u32],
     n_in: usize,
 }
@@ -123,13 +123,13 @@ impl HeadRows<'_> {
         [self.n_in, self.rows.count()]
     }
 
-    /// The matrix of some tokens.
+    /// The matrix for some tokens.
     ///
     /// # Errors
-    /// When it cannot be read, or the folded weights overflow.
+    /// If it cannot be read, or the folded weights overflow.
     ///
     /// # Panics
-    /// When one of them lies outside of the vocabulary.
+    /// If one of the tokens lies outside the vocabulary.
     pub fn linear(&self, tokens: Range<usize>) -> Result<Linear, EngineError> {
         let layer = Layer {
             name: self.name.clone(),
@@ -151,10 +151,10 @@ impl HeadRows<'_> {
 }
 
 impl<'a> Folding<'a> {
-    /// The token embedding `[V, d]`, as it is.
+    /// The token embedding `[V, d]`.
     ///
     /// # Errors
-    /// When the tensor cannot be read.
+    /// If the tensor cannot be read.
     pub fn embedding_rows(&self) -> Result<EmbeddingRows<'a>, CheckpointError> {
         let name = match self.config().decoder {
             Some(_) => DECODER_EMBEDDING,
@@ -167,11 +167,11 @@ impl<'a> Folding<'a> {
         })
     }
 
-    /// The output matrix `[d, V]`, which takes the plain normalised hidden state, times [`Folding::head_scale`] where there is one. Tokens
-    /// that must not be drawn have a bias that forbids it.
+    /// The output matrix `[d, V]`. It takes the normalised hidden state without a weight, times [`Folding::head_scale`]
+    /// if there is one. Tokens that must never be drawn have a prohibitive bias.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
+    /// If a tensor cannot be read.
     pub fn head_rows(&self) -> Result<HeadRows<'a>, EngineError> {
         Ok(HeadRows {
             never: self.ckpt.unused_tokens(),
@@ -179,10 +179,10 @@ impl<'a> Folding<'a> {
         })
     }
 
-    /// As [`Folding::head_rows`], with the biases of all tokens as they are.
+    /// Like [`Folding::head_rows`], with the biases of all tokens unchanged.
     ///
     /// # Errors
-    /// As there.
+    /// See [`Folding::head_rows`].
     pub fn open_head_rows(&self) -> Result<HeadRows<'a>, EngineError> {
         let (tensor, before) = match &self.config().decoder {
             None => {
@@ -192,7 +192,7 @@ impl<'a> Folding<'a> {
                 let before = self.before("output_layer.norm_final", chunk(0), chunk(1))?;
                 ("output_layer.linear.weight", Some(before))
             }
-            // One that is the embedding stays as it is.
+            // A tied one stays as it is.
             Some(Decoder { tied: true, .. }) => (DECODER_EMBEDDING, None),
             Some(_) => (DECODER_HEAD, Some(self.before("model.norm", None, None)?)),
         };

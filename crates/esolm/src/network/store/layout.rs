@@ -1,23 +1,23 @@
-//! Which tensors a folded network is stored as, and in which order.
+//! The tensors that make up a stored folded network, in order.
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::{DECODER_EMBEDDING, DECODER_HEAD, Decoder, ModelConfig};
 
 use crate::network::fold::Embedding;
 
-/// The published module that holds the networks of models/dit.py.
+/// The published module that contains the networks of models/dit.py.
 const NETWORK: &str = "backbone";
 
 /// A matrix `[n_out, n_in]`.
 #[derive(Clone)]
 pub(super) struct Matrix {
-    /// What the names of its tensors begin with.
+    /// Common prefix of its tensors' names.
     pub module: String,
-    /// The name of its tensor where it stays floats.
+    /// Name of its tensor if it is stored as floats.
     pub floats: String,
     pub n_in: usize,
     pub n_out: usize,
-    /// Whether it has a bias, or gets one from what is folded into it.
+    /// Whether it has a bias, or gets one by folding.
     pub has_bias: bool,
 }
 
@@ -37,7 +37,7 @@ impl Matrix {
         self.n_in * self.n_out
     }
 
-    /// The matrix of a block of which this is the first block's.
+    /// The matrix of block `index` that corresponds to this one of the first block.
     fn of_block(&self, index: usize) -> Self {
         let name = |name: &str| name.replacen(".0.", &format!(".{index}."), 1);
         Self {
@@ -53,20 +53,21 @@ pub(super) enum Tensor {
     /// The embedding, or the output matrix.
     End(Matrix),
     OfBlock(Matrix),
-    /// A vector of so many floats.
+    /// A vector of this many floats.
     Floats(String, usize),
 }
 
 /// The matrices of a network, and its norms.
 pub(super) struct Layout {
     pub embedding: Matrix,
-    /// Those of the first block, in the order of `FoldedBlock::matrices`: where that has several in one, in the order of its columns.
+    /// Matrices of the first block, in the order of `FoldedBlock::matrices`; joined matrices are listed in the order of
+    /// their columns.
     pub block: Vec<Matrix>,
-    /// Norms of the first block with their widths: those that are not folded, then both that are.
+    /// Norms of the first block with their widths: first those that are not folded, then the two that are.
     norms: Vec<(String, usize)>,
-    /// `None` where the output matrix is the embedding.
+    /// `None` if the output matrix is tied to the embedding.
     pub head: Option<Matrix>,
-    /// The last norm, with its width.
+    /// The last norm, and its width.
     last: (String, usize),
 }
 
@@ -78,7 +79,7 @@ impl Layout {
         }
     }
 
-    /// Of a network of models/dit.py.
+    /// For a network of models/dit.py.
     fn published(ckpt: &Checkpoint) -> Self {
         let config = ckpt.config();
         let d = config.hidden;
@@ -141,12 +142,12 @@ impl Layout {
         }
     }
 
-    /// The embedding, and the output matrix unless it is the same.
+    /// The embedding, and the output matrix unless it is tied.
     pub(super) fn ends(&self) -> impl Iterator<Item = &Matrix> {
         [&self.embedding].into_iter().chain(&self.head)
     }
 
-    /// All that is stored, in its order.
+    /// Everything that is stored, in order.
     pub(super) fn tensors(&self, config: &ModelConfig) -> Vec<Tensor> {
         let mut tensors = vec![Tensor::End(self.embedding.clone())];
         for index in 0..config.n_blocks {

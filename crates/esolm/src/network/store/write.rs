@@ -1,4 +1,4 @@
-//! Writing them.
+//! Writing stored networks.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -21,13 +21,15 @@ use crate::network::fold::{
 };
 use crate::weights::Weights;
 
-/// Writes the folded network of `ckpt` with weights of 8 or 4 bits as a folder that [`Checkpoint::open`] reads, in MLX's convention. The
-/// embedding and the output matrix have 8 bits. A matrix whose inputs are not whole groups of 32 stays f32, since the engine's last group
-/// is short and the files know no such. Files are replaced when all of them are whole, and there are several where the weights have more than
-/// `shard_bytes`, as by [`esolm_core::checkpoint::write_hf_folder`], which also says what is given back. A block at a time is in memory.
+/// Writes the folded network of `ckpt` with 8-bit or 4-bit weights as a folder that [`Checkpoint::open`] can read, in
+/// MLX's convention. The embedding and the output matrix have 8 bits. A matrix whose inputs are not a multiple of 32
+/// stays f32, since the engine's last group would be short, which the format cannot express. Files are replaced only
+/// once all are complete; weights of more than `shard_bytes` are split into several files. See
+/// [`esolm_core::checkpoint::write_hf_folder`], also for the return value. Only one block at a time is in memory.
 ///
 /// # Errors
-/// Weights that are not quantised or that the form does not hold, a tensor that cannot be read, too little memory, and the disk's.
+/// If the weights are not quantised or cannot be represented, a tensor cannot be read, there is not enough memory, or
+/// the disk fails.
 pub fn write_quantised(
     ckpt: &Checkpoint,
     out: &Path,
@@ -45,7 +47,7 @@ pub fn write_quantised(
     let layout = Layout::of(ckpt);
     let block: usize = layout.block.iter().map(Matrix::values).sum();
     let (tokens, width) = (TOKENS.min(config.vocab_size), config.hidden);
-    // A block as read, folded and transposed; or some tokens of the ends, with the scales of all.
+    // A block as read, folded and transposed; or a chunk of the embedding or output matrix, with all of its scales.
     let ends = 12 * tokens * width + 8 * config.vocab_size * width.div_ceil(GROUP);
     memory::ask(MemoryUse::Model, (12 * block).max(ends) as u64)?;
     let ends = weights.at_the_ends();
@@ -78,7 +80,7 @@ pub fn write_quantised(
     write_folder(ckpt, out, &folded, &folder, |sink, path| {
         let io = |error| CheckpointError::from(FileError::io("write", path, error)).into();
         let mut writer = Writer { sink, io: &io };
-        // So that gates and ups are columns of their own.
+        // Keeps gates and ups in separate column ranges.
         let folding = Folding::new(ckpt)?.with_stretch(config.inner());
         writer.embedding(&folding.embedding_rows()?, &layout.embedding, ends)?;
         for index in 0..config.n_blocks {
@@ -88,7 +90,7 @@ pub fn write_quantised(
                 writer.floats(&norm.q)?;
                 writer.floats(&norm.k)?;
             }
-            // What is folded.
+            // The folded norms.
             writer.floats(&vec![1.0; 2 * width])?;
         }
         if let Some(head) = &layout.head {
@@ -186,7 +188,7 @@ impl Writer<'_> {
         }
     }
 
-    /// The matrices of a block, some of which are columns of one.
+    /// The matrices of a block, some of which are column ranges of a joined one.
     fn block(
         &mut self,
         block: &FoldedBlock,
@@ -212,7 +214,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The codes of some columns, or their values where they have no whole groups.
+    /// The codes of some columns, or their values if they are not in whole groups.
     fn columns(
         &mut self,
         linear: &Linear,
@@ -237,7 +239,7 @@ impl Writer<'_> {
         }
     }
 
-    /// Codes without a sign; what a code of 0 stands for is an offset.
+    /// The format has unsigned codes; the offset is the value of code 0.
     fn q8(
         &mut self,
         tensor: &str,
@@ -281,7 +283,7 @@ impl Writer<'_> {
     }
 }
 
-/// Scales and offsets of groups, which follow the codes of all of them.
+/// Scales and offsets of groups, which follow all of their codes.
 #[derive(Default)]
 struct Beside {
     scales: Vec<u8>,
