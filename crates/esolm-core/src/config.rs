@@ -1,8 +1,8 @@
 //! What a checkpoint says about its network: family, sizes, special tokens.
 //!
-//! Two written forms are read: the Hugging Face `config.json` (this module) and the omegaconf objects inside a Lightning
-//! checkpoint ([`crate::checkpoint`]). Both go through `PartialConfig`, so that what one of them leaves out can be taken from
-//! the shapes of the tensors, and what contradicts them is said in one sentence.
+//! Two formats are read: the Hugging Face `config.json` (this module), and the omegaconf objects inside a Lightning
+//! checkpoint ([`crate::checkpoint`]). Both become a `PartialConfig`, whose gaps are filled from the shapes of the
+//! tensors; anything that contradicts the tensors is reported.
 
 mod claims;
 mod decoder;
@@ -39,16 +39,17 @@ pub const MLP_RATIO: usize = 4;
 /// Base of the rotary angles (`Rotary`, models/dit.py).
 pub const ROTARY_BASE: f64 = 10000.0;
 
-/// The mask of a model that has none, in the place of a token: above every vocabulary.
+/// The mask index of models without a mask; larger than any vocabulary.
 pub const NO_MASK: u32 = u32::MAX;
 
-/// A BD3-LM without blocks.
+/// A BD3-LM without a block size.
 const NO_BLOCK_SIZE: ConfigError = ConfigError::Missing {
     field: "block_size",
     expected: "the number of tokens of a block, which divides the context length",
 };
 
-/// Largest sizes that are accepted, so that products of two of them cannot overflow and no count of tensors is absurd.
+/// Largest accepted sizes, chosen so that the product of two of them cannot overflow and the number of tensors stays
+/// reasonable.
 const MAX_WIDTH: usize = 1 << 16;
 const MAX_BLOCKS: usize = 1 << 12;
 const MAX_LENGTH: usize = 1 << 24;
@@ -62,13 +63,13 @@ pub enum ConfigError {
         "the configuration is not a JSON object ({0}); give the config.json that belongs to the weights"
     )]
     Json(String),
-    /// The settings that come with a model for sampling.
+    /// The sampling settings that come with a model are unusable.
     #[error("the settings to sample with cannot be used: {0}; correct the file, or remove it")]
     Settings(String),
-    /// A field that cannot be taken from elsewhere is absent.
+    /// A field is missing that cannot be derived.
     #[error("the configuration has no field \"{field}\"; add it, it must be {expected}")]
     Missing {
-        /// Name of the field, with its other spelling where there is one.
+        /// Name of the field, including its alternative spelling.
         field: &'static str,
         /// What its value must be.
         expected: &'static str,
@@ -78,32 +79,32 @@ pub enum ConfigError {
     Invalid {
         /// Name of the field.
         field: &'static str,
-        /// What stands there.
+        /// The value found.
         found: String,
-        /// What must stand there.
+        /// What the value must be.
         expected: String,
     },
-    /// A decoder of a kind that is not run.
+    /// A decoder of an unsupported kind.
     #[error(
         "the configuration's field \"{field}\" is \"{found}\": {why}, and models of that kind are not run"
     )]
     OtherKind {
         /// Name of the field.
         field: &'static str,
-        /// What stands there.
+        /// The value found.
         found: String,
-        /// What is said of the kind.
+        /// What that kind is.
         why: &'static str,
     },
-    /// A decoder of which something is left open.
+    /// A decoder's configuration leaves something undetermined.
     #[error("{0}")]
     Open(Open),
-    /// A model that is to be read as one of another family.
+    /// A model was to be read as a member of another family.
     #[error("the model cannot be read as {}, since its configuration makes it {own}", .said.one())]
     OtherFamily {
-        /// The family that was asked for.
+        /// The family that was requested.
         said: Family,
-        /// What it is, with its article.
+        /// What it is, with an article.
         own: &'static str,
     },
     /// Two fields, or a field and the tensors, contradict each other.
@@ -118,7 +119,7 @@ pub enum ConfigError {
     },
 }
 
-/// The model families that this engine runs.
+/// The supported model families.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
@@ -130,12 +131,13 @@ pub enum Family {
     Ar,
     /// Block diffusion: blocks from left to right, diffusion within each (arXiv 2503.09573).
     Bd3Lm,
-    /// Set diffusion: sets of tokens at places that may interleave, each drawn given those before it (kuleshov-group/setdlms).
+    /// Set diffusion: sets of tokens, whose positions may interleave, each set drawn given the earlier ones
+    /// (kuleshov-group/setdlms).
     SetDlm,
 }
 
 impl Family {
-    /// A model of the family, as a sentence names it.
+    /// A noun phrase for a model of the family.
     pub fn one(self) -> &'static str {
         match self {
             Family::EsoLm => "an Eso-LM",
@@ -210,7 +212,7 @@ impl fmt::Display for Prepend {
     }
 }
 
-/// Name and shape of one parameter, as PyTorch holds it (`Linear` weights are `[out, in]`).
+/// Name and shape of one parameter, as stored by PyTorch (`Linear` weights are `[out, in]`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ParamSpec {
     /// Name without the prefix `backbone.`.
@@ -226,26 +228,26 @@ impl ParamSpec {
     }
 }
 
-/// What somebody says of a model whose configuration leaves it open.
+/// The user's answers to what a model's configuration leaves open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadAs {
-    /// MDLM or BD3-LM, of a decoder that may be either.
+    /// MDLM or BD3-LM, for a decoder that may be either.
     pub family: Option<Family>,
-    /// Tokens of a block of a decoder that is a BD3-LM, whatever its configuration says.
+    /// Block size of a decoder that is a BD3-LM; overrides its configuration.
     pub block_size: Option<usize>,
-    /// The mask token of a decoder, which must agree with what its files say.
+    /// The mask token of a decoder; must agree with its files.
     pub mask: Option<u32>,
 }
 
-/// The network behind a checkpoint.
+/// The network of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelConfig {
     /// Model family.
     pub family: Family,
     /// Model width d.
     pub hidden: usize,
-    /// Width of the conditioning vector that adaLN layers read; 0 for networks without them. The tensors decide: most published AR models
-    /// have none and most of the others have them, but all combinations exist.
+    /// Width of the conditioning vector read by adaLN layers; 0 for networks without them. The tensors decide: most
+    /// published AR models have none and most of the others do, but all combinations exist.
     pub cond_dim: usize,
     /// Number of transformer blocks.
     pub n_blocks: usize,
@@ -253,64 +255,65 @@ pub struct ModelConfig {
     pub n_heads: usize,
     /// Context length L in tokens.
     pub length: usize,
-    /// V: number of token embeddings and of logits, the mask column included.
+    /// V: number of token embeddings and of logits, including the mask.
     pub vocab_size: usize,
-    /// Token index of the mask; [`NO_MASK`] for an AR decoder.
+    /// Index of the mask token; [`NO_MASK`] for an AR decoder.
     pub mask_index: u32,
-    /// Share of tokens that diffusion takes, as trained, in [0, 1]; `None` when the checkpoint does not say.
+    /// Fraction of tokens written by diffusion, as trained, in [0, 1]; `None` if the checkpoint does not say.
     pub alpha_0: Option<f64>,
     /// What an AR model reads before the first token.
     pub prepend: Prepend,
-    /// Beginning-of-text token, when the checkpoint says.
+    /// Beginning-of-text token, if the checkpoint names one.
     pub bos: Option<u32>,
-    /// End-of-text token, when the checkpoint says.
+    /// End-of-text token, if the checkpoint names one.
     pub eos: Option<u32>,
-    /// Further tokens that end a text of a decoder.
+    /// Further tokens that end a decoder's text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_eos: Vec<u32>,
-    /// Dropout probability in training; inference does not use it.
+    /// Dropout probability in training; unused for inference.
     pub dropout: f64,
     /// Attention of the diffusion phase.
     pub attention: AttentionKind,
-    /// Tokens of a block, a divisor of the length, for a BD3-LM and for no other family.
+    /// Tokens per block, a divisor of the length; BD3-LMs only.
     pub block_size: Option<usize>,
-    /// Least and greatest share of masked tokens that a BD3-LM was trained with, in [0, 1]; `None` when the checkpoint does not say.
+    /// Range of the fraction of masked tokens that a BD3-LM was trained with, within [0, 1]; `None` if the checkpoint
+    /// does not say.
     pub noise_range: Option<[f64; 2]>,
-    /// The noise of a SetDLM and what else it alone has; of no other family.
+    /// The noise and other settings of a SetDLM; `None` for other families.
     #[serde(default)]
     pub sets: Option<Sets>,
-    /// What a decoder of the Qwen3, Qwen2 or Llama kind has; `None` for the networks of models/dit.py.
+    /// Settings of decoders of the Qwen3, Qwen2 or Llama kind; `None` for the networks of models/dit.py.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decoder: Option<Decoder>,
 }
 
 impl ModelConfig {
-    /// Reads a Hugging Face `config.json`. Both spellings of the width (`hidden_size`, `hidden_dim`) and of the context length
-    /// (`model_length`, `length`) are known; fields that this engine has no use for are ignored.
+    /// Reads a Hugging Face `config.json`. Both spellings of the width (`hidden_size`, `hidden_dim`) and of the context
+    /// length (`model_length`, `length`) are supported; unused fields are ignored.
     ///
     /// # Errors
-    /// Text that is not a JSON object, absent or unusable fields, and whatever [`ModelConfig::validate`] finds.
+    /// If the text is not a JSON object, a field is missing or unusable, or [`ModelConfig::validate`] fails.
     pub fn from_json(json: &str) -> Result<Self, ConfigError> {
         Self::from_json_as(json, &ReadAs::default())
     }
 
-    /// As [`ModelConfig::from_json`], with what somebody says that the configuration leaves open.
+    /// Like [`ModelConfig::from_json`], with the user's answers to what the configuration leaves open.
     ///
     /// # Errors
-    /// As there, and where it contradicts what is said.
+    /// See [`ModelConfig::from_json`]; also if the answers contradict the configuration.
     pub fn from_json_as(json: &str, said: &ReadAs) -> Result<Self, ConfigError> {
         let mut config = PartialConfig::from_json(json, "the configuration")?;
         config.read_as(said)?;
         config.complete()
     }
 
-    /// Writes the Hugging Face form, which [`ModelConfig::from_json`] reads back to the same value.
+    /// The Hugging Face form, which [`ModelConfig::from_json`] reads back to the same value.
     pub fn to_json(&self) -> String {
         self.json(true, None)
     }
 
-    /// As [`ModelConfig::to_json`], with how the weights beside it are quantised, and without the mask index unless it was `told`: a guess
-    /// must not become a fact.
+    /// Like [`ModelConfig::to_json`], with the quantisation of the accompanying weights. The mask index is omitted
+    /// unless `told`, so that a guess does not turn into a fact.
     pub(crate) fn json(&self, told: bool, quantization: Option<&Quantization>) -> String {
         let mut map = Map::new();
         match (&self.decoder, &self.sets) {
@@ -352,7 +355,8 @@ impl ModelConfig {
             Family::Bd3Lm | Family::SetDlm => "bd3lm",
         };
         map.insert("model_type".into(), model_type.into());
-        // The published MDLM and BD3-LM spell the width differently; their own loaders must be able to read the folder.
+        // The published MDLM and BD3-LM spell the width differently, and their own loaders must be able to read the
+        // folder.
         let width = match self.family {
             Family::Mdlm | Family::Bd3Lm => "hidden_dim",
             Family::EsoLm | Family::Ar | Family::SetDlm => "hidden_size",
@@ -361,7 +365,7 @@ impl ModelConfig {
         if self.cond_dim > 0 {
             map.insert("cond_dim".into(), self.cond_dim.into());
             if self.family == Family::Ar {
-                // Published AR models name a cond_dim without having such layers.
+                // Published AR models specify a cond_dim without having such layers.
                 map.insert("adaln".into(), true.into());
             }
         }
@@ -393,12 +397,12 @@ impl ModelConfig {
         }
     }
 
-    /// The mask token, where the model has one.
+    /// The mask token, if the model has one.
     pub fn mask(&self) -> Option<u32> {
         Some(self.mask_index).filter(|&mask| mask != NO_MASK)
     }
 
-    /// The token that an AR model reads before a text, if it reads one there, and the configuration names it.
+    /// The token that an AR model reads before a text, if there is one and the configuration names it.
     pub fn prepended(&self) -> Option<u32> {
         match (self.family, self.prepend) {
             (Family::Ar, Prepend::Bos) => self.bos,
@@ -415,23 +419,23 @@ impl ModelConfig {
         }
     }
 
-    /// Heads of keys and values.
+    /// Number of key-value heads.
     pub fn kv_heads(&self) -> usize {
         self.decoder
             .map_or(self.n_heads, |decoder| decoder.kv_heads)
     }
 
-    /// Columns of all query heads together, which is what attention gives.
+    /// Total columns of the query heads, which is also the width of attention's output.
     pub fn q_width(&self) -> usize {
         self.n_heads * self.head_dim()
     }
 
-    /// Columns of all heads of keys, and of values, of a slot of the cache.
+    /// Total columns of the key heads, or of the value heads, per cache slot.
     pub fn kv_width(&self) -> usize {
         self.kv_heads() * self.head_dim()
     }
 
-    /// Width inside the MLP.
+    /// Inner width of the MLP.
     pub fn inner(&self) -> usize {
         match &self.decoder {
             Some(decoder) => decoder.inner,
@@ -439,14 +443,15 @@ impl ModelConfig {
         }
     }
 
-    /// Base of the rotary angles.
+    /// Base of the rotary frequencies.
     pub fn rotary_base(&self) -> f64 {
         self.decoder
             .map_or(ROTARY_BASE, |decoder| decoder.rotary_base)
     }
 
-    /// Every parameter of the published network in the order of PyTorch's `parameters()` (models/dit.py), in which the EMA weights of a
-    /// Lightning checkpoint are listed. The buffer `rotary_emb.inv_freq` is not a parameter. Of a decoder, those of its published network.
+    /// All parameters of the published network in the order of PyTorch's `parameters()` (models/dit.py), which is the
+    /// order of the EMA weights in a Lightning checkpoint. The buffer `rotary_emb.inv_freq` is not a parameter. For a
+    /// decoder, the parameters of its published network.
     pub fn parameters(&self) -> Vec<ParamSpec> {
         if let Some(decoder) = &self.decoder {
             return decoder::parameters(self, decoder);
@@ -493,11 +498,11 @@ impl ModelConfig {
         list
     }
 
-    /// The biases that a network may have or lack, a list for each kind: of a kind it has all or none. The published networks have those of
-    /// [`ModelConfig::parameters`]; a folded one has them where something was folded in.
+    /// Optional biases, one list per kind; a network has all biases of a kind or none. The published networks have
+    /// those in [`ModelConfig::parameters`]; a folded one has them where something was folded in.
     pub fn biases(&self) -> Vec<Vec<ParamSpec>> {
         if self.decoder.is_some() {
-            // The configuration says which biases there are.
+            // The configuration specifies which biases there are.
             return Vec::new();
         }
         let (d, v) = (self.hidden, self.vocab_size);
@@ -525,7 +530,7 @@ impl ModelConfig {
     }
 }
 
-/// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.
+/// Angular frequencies of the rotary embedding, one per pair (i, i + head_dim / 2) of a head's columns.
 pub fn rotary_frequencies(head_dim: usize, base: f64) -> impl Iterator<Item = f32> {
     (0..head_dim / 2).map(move |i| (1.0 / base.powf(2.0 * i as f64 / head_dim as f64)) as f32)
 }

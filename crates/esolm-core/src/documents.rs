@@ -1,5 +1,5 @@
-//! Documents and the windows they are cut into, as training packs them: each document opened by the beginning-of-text token, all
-//! put together without gaps, cut at every `length` tokens.
+//! Documents and the windows into which they are cut, packed as in training: each document opens with the
+//! beginning-of-text token, and all are concatenated and cut every `length` tokens.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,8 @@ use thiserror::Error;
 
 use crate::passes::Window;
 
-/// The text of a file, without what depends on the system that wrote it: a byte order mark, and carriage returns before newlines.
+/// Normalises what depends on the system that wrote a file: removes a byte order mark, and carriage returns before
+/// newlines.
 pub fn normalize(text: &str) -> Cow<'_, str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     match text.contains("\r\n") {
@@ -16,10 +17,8 @@ pub fn normalize(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The documents of a text: what stands between separators, without white space at both ends; empty ones are left out. Without a
-/// separator the text is one document.
-///
-/// An empty separator counts as none.
+/// Splits a text into documents at a separator, trimming white space and dropping empty documents. Without a separator,
+/// or with an empty one, the text is one document.
 pub fn split<'a>(text: &'a str, separator: Option<&'a str>) -> Vec<&'a str> {
     let parts: Vec<&str> = match separator.filter(|separator| !separator.is_empty()) {
         Some(separator) => text.split(separator).collect(),
@@ -32,7 +31,7 @@ pub fn split<'a>(text: &'a str, separator: Option<&'a str>) -> Vec<&'a str> {
         .collect()
 }
 
-/// Cuts a packed stream of tokens into windows of `length` tokens; the last one holds what is left.
+/// Cuts a packed stream of tokens into windows of `length` tokens; the last one may be shorter.
 pub fn windows(stream: &[u32], length: usize) -> Vec<Window> {
     (0..)
         .zip(stream.chunks(length.max(1)))
@@ -40,9 +39,10 @@ pub fn windows(stream: &[u32], length: usize) -> Vec<Window> {
         .collect()
 }
 
-/// The windows of one document by itself, numbered from `first` on. The opening token, if there is one, is given and not scored. What
-/// does not fit the first window goes on in further ones, which know nothing of those before; with `overlap` each begins with the
-/// last token before it, given, as a model needs that cannot predict a first token.
+/// The windows of a single document, numbered from `first`. The opening token, if there is one, is given and not
+/// scored. What does not fit into the first window continues in further windows, which are independent of the earlier
+/// ones. With `overlap`, each begins with the preceding token, given, as needed by models that cannot predict a first
+/// token.
 pub fn alone(
     document: &[u32],
     opening: Option<u32>,
@@ -67,13 +67,13 @@ pub fn alone(
     all
 }
 
-/// Why a text cannot be scored between given ones.
+/// Why a text cannot be scored between given texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum BetweenError {
-    /// Nothing to score.
+    /// There is nothing to score.
     #[error("has an empty text to score; give it at least one character")]
     Empty,
-    /// Longer than the context.
+    /// The text is longer than the context.
     #[error(
         "has a text of {tokens} tokens to score, but the model's context is {length}{}; shorten it",
         if *.overlap { " with the token before it" } else { "" }
@@ -83,19 +83,19 @@ pub enum BetweenError {
         tokens: usize,
         /// Tokens of the context.
         length: usize,
-        /// One of them is the token before.
+        /// Whether one of these is the token before.
         overlap: bool,
     },
-    /// A model that predicts no first token has none before it.
+    /// Nothing precedes the text, and the model does not predict a first token.
     #[error(
         "has nothing before the text to score, and the model predicts no first token; give a context, or open the text with the beginning-of-text token"
     )]
     NothingBefore,
 }
 
-/// The window, numbered `number`, of `scored` tokens between given ones. What is given is cut at its far ends where it does not fit;
-/// whether it was comes second. With `overlap` there must be a token before the scored ones, as a model needs that cannot predict a
-/// first token: without it, a text that begins with an unlikely token would win against others.
+/// The window numbered `number`, with `scored` tokens between given ones, and whether the given ones had to be
+/// truncated at their far ends. With `overlap`, a token must precede the scored ones, as needed by models that cannot
+/// predict a first token: otherwise a text that begins with an unlikely token would compare too well.
 ///
 /// # Errors
 /// [`BetweenError`].
@@ -125,7 +125,7 @@ pub fn between(
     let (mut left, mut right) = (before.len(), after.len());
     let cut = left + right > room;
     if cut {
-        // Each side keeps half of the room, or more where the other needs less.
+        // Each side gets half of the room, or more if the other side needs less.
         right = right.min((room / 2).max(room - left.min(room)));
         left = room - right;
     }
@@ -140,8 +140,8 @@ pub fn between(
     Ok((window, cut))
 }
 
-/// A prefix, a middle and a suffix such that each can be tokenized by itself, as an infill template is: a space goes to the word after
-/// it.
+/// Adjusts a prefix, a middle and a suffix so that each can be tokenized by itself, as in an infill template: a space
+/// moves to the word that follows it.
 pub fn spaces_after(prefix: &str, middle: &str, suffix: &str) -> [String; 3] {
     let [mut prefix, mut middle, mut suffix] = [prefix, middle, suffix].map(String::from);
     if prefix.ends_with(' ') {

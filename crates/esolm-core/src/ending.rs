@@ -1,5 +1,5 @@
-//! Where a text ends and why. A text is watched while it is written, in any order: what is looked at is its *finished prefix*, the
-//! positions up to the first one that is not known, since nothing that comes later can change where that ends.
+//! Where a text ends, and why. A text is watched while it is written, in any order. Only its *finished prefix* is
+//! examined, i.e. the positions before the first unknown one, since later tokens cannot change where the prefix ends.
 
 use crate::stop::{Finish, StopRules};
 use crate::text::{TextCodec, until_eos};
@@ -7,58 +7,61 @@ use crate::text::{TextCodec, until_eos};
 /// Where a text ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ending {
-    /// Why.
+    /// The reason.
     pub finish: Finish,
-    /// Tokens to keep. The last one may also hold the beginning of the stop string, which is no part of the text.
+    /// Number of tokens to keep. The last one may also contain the beginning of the stop string, which is not part of
+    /// the text.
     pub tokens: usize,
-    /// The text up to its stop string; nothing where it is what the tokens say.
+    /// The text up to its stop string; `None` if it is simply the text of the tokens.
     pub text: Option<String>,
-    /// Whether a rule or, beside a stop string, an end-of-text token ended it before its last position. What else was drawn is cut off.
+    /// Whether the text was ended before its last position, by a rule or, with stop strings, by an end-of-text token.
+    /// Anything else drawn is cut off.
     pub is_early: bool,
 }
 
-/// A stop string is searched in the last tokens alone, in so many more than it has bytes: a decoder may change the first ones.
+/// Stop strings are searched for only in the last tokens: in this many more tokens than the string has bytes, since a
+/// decoder may alter the first ones.
 const MARGIN: usize = 8;
 
-/// What writes a text, which decides how its rules are read.
+/// How a text is written, which determines how its rules are applied.
 #[derive(Clone, Copy, Debug)]
 enum Writer {
-    /// The published networks, in blocks.
+    /// By the published networks, in blocks.
     Blocks,
-    /// A SetDLM, whose rules are looked at after each token.
+    /// By a SetDLM, with rules applied after each token.
     Sets,
-    /// A decoder, in blocks or token by token.
+    /// By a decoder, in blocks or token by token.
     Decoder,
 }
 
-/// What is known of a text under way.
+/// What is known about a text being written.
 #[derive(Clone, Debug)]
 pub struct Watch<'a> {
     rules: &'a StopRules,
     codec: Option<&'a TextCodec>,
     mask: u32,
-    /// Tokens of a block.
+    /// Tokens per block.
     size: usize,
-    /// By so many tokens the first block is short.
+    /// Number of tokens by which the first block is shorter.
     pad: usize,
     /// Which rules end it.
     writer: Writer,
-    /// In natural order, the mask where none is known.
+    /// In natural order; the mask where unknown.
     tokens: Vec<u32>,
     /// Given positions, ascending.
     given: Vec<u32>,
-    /// Positions up to the last given one, in which no end-of-text token ends the text.
+    /// Length up to the last given position; an end-of-text token within does not end the text.
     until: usize,
-    /// Tokens of the finished prefix.
+    /// Length of the finished prefix.
     known: usize,
-    /// Blocks that were looked at.
+    /// Number of blocks examined.
     blocks: usize,
     ending: Option<Ending>,
 }
 
 impl<'a> Watch<'a> {
-    /// Watches a text of which `tokens` are known, in natural order, the mask where none is. `known` are the given (position, token)
-    /// pairs, `block_size` is that of a model that writes in blocks.
+    /// Watches a text. `tokens` are in natural order, with the mask where unknown; `known` has the given (position,
+    /// token) pairs; `block_size` is for models that write in blocks.
     pub fn new(
         rules: &'a StopRules,
         codec: Option<&'a TextCodec>,
@@ -85,41 +88,41 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// The same of a text that a SetDLM writes.
+    /// For a text that a SetDLM writes.
     pub fn of_sets(mut self) -> Self {
         self.writer = Writer::Sets;
         self.size = 1;
         self
     }
 
-    /// The same of a text that a decoder writes from left to right.
+    /// For a text that a decoder writes from left to right.
     pub fn of_tokens(mut self) -> Self {
         self.writer = Writer::Decoder;
         self.size = 1;
         self
     }
 
-    /// The same of a text that a decoder writes in blocks, whose first block is short by `pad` tokens.
+    /// For a text that a decoder writes in blocks, whose first block is shorter by `pad` tokens.
     pub fn of_decoder(mut self, pad: usize) -> Self {
         self.writer = Writer::Decoder;
         self.pad = pad;
         self
     }
 
-    /// A token was drawn. Positions beyond the text are ignored.
+    /// Records a drawn token. Positions beyond the text are ignored.
     pub fn reveal(&mut self, position: u32, token: u32) {
         if let Some(place) = self.tokens.get_mut(position as usize) {
             *place = token;
         }
     }
 
-    /// The finished prefix, as far as it was looked at.
+    /// The finished prefix, as far as it has been examined.
     pub fn prefix(&self) -> &[u32] {
         &self.tokens[..self.known]
     }
 
-    /// The text of the finished prefix, special tokens left out: what can be shown of the text and will not change. Half a character is left
-    /// out too, and where the text has ended it is the text. Empty without a tokenizer.
+    /// The text of the finished prefix without special tokens: what can be shown and will not change. An incomplete
+    /// character is left out. Once the text has ended, this is the final text. Empty without a tokenizer.
     pub fn text(&self) -> String {
         if let Some(text) = self.ending.as_ref().and_then(|ending| ending.text.clone()) {
             return text;
@@ -130,12 +133,12 @@ impl<'a> Watch<'a> {
             .map_or_else(String::new, |codec| said(codec, body, is_over))
     }
 
-    /// Where the text ends, if that is known already.
+    /// Where the text ends, if that is known.
     pub fn ending(&self) -> Option<&Ending> {
         self.ending.as_ref()
     }
 
-    /// Looks at what became known; tells once whether the text ends there, so that nothing more of it has to be drawn.
+    /// Examines what became known. Returns true, once, if the text ends there, so that no more of it has to be drawn.
     pub fn look(&mut self) -> bool {
         if self.ending.is_some() {
             return false;
@@ -158,13 +161,14 @@ impl<'a> Watch<'a> {
         self.ending.is_some()
     }
 
-    /// Ends the watch with the text's tokens as the device has them: the tokens that are kept, and why there are no more.
+    /// Finishes the watch with the text's tokens as read from the device. Returns the tokens to keep, and why there are
+    /// no more.
     pub fn finish(mut self, tokens: Vec<u32>) -> (Vec<u32>, Ending) {
         let is_whole = !tokens.contains(&self.mask);
         if self.ending.is_none() {
             self.tokens = tokens;
             self.look();
-            // What the look in the last tokens alone may miss.
+            // Looking only at the last tokens may have missed a stop string.
             if self.ending.is_none() && !self.rules.strings.is_empty() {
                 self.ending = self.string_ending(self.known);
             }
@@ -183,13 +187,13 @@ impl<'a> Watch<'a> {
         (self.tokens, ending)
     }
 
-    /// The tokens up to the end-of-text token that ends them, and whether there is one.
+    /// The tokens before the end-of-text token that ends them, and whether there is one.
     fn body<'t>(&self, tokens: &'t [u32]) -> (&'t [u32], bool) {
         let body = until_eos(tokens, self.until, &self.rules.ends);
         (body, body.len() < tokens.len())
     }
 
-    /// Whether the prefix may end the text for the sake of what it has beyond `before` tokens.
+    /// Whether the part of the prefix after `before` tokens may end the text.
     fn may_end(&self, before: usize) -> bool {
         let Some(codec) = self.codec.filter(|_| before < self.known) else {
             return false;
@@ -206,14 +210,14 @@ impl<'a> Watch<'a> {
         self.rules.strings.iter().any(|stop| last.contains(stop))
     }
 
-    /// Where the first `known` tokens end for the sake of a stop string, or of the end-of-text token before any.
+    /// Where the first `known` tokens end because of a stop string, or of an end-of-text token before one.
     fn string_ending(&self, known: usize) -> Option<Ending> {
         let codec = self.codec?;
         let (body, is_over) = self.body(&self.tokens[..known]);
         let text = said(codec, body, is_over || known == self.tokens.len());
         let cut = self.first_stop(codec, body, &text);
         if let Some((token, start)) = cut {
-            // The token in which the stop string begins is kept for what it has before that.
+            // The token in which the stop string begins is kept for the text before the string.
             let before = covered(codec, &body[..token], &text);
             return Some(Ending {
                 finish: Finish::Stop,
@@ -230,8 +234,9 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// The stop string that is complete first, of those that begin in what the model wrote: the token in which it begins, and the byte of
-    /// the text. A stop string is complete once all before its end is known; so it does not matter how many tokens become known at once.
+    /// The stop string that is completed first, among those that begin in text written by the model: the token in which
+    /// it begins, and its byte offset in the text. A stop string is complete once everything before its end is known,
+    /// so the result does not depend on how many tokens become known at once.
     fn first_stop(&self, codec: &TextCodec, body: &[u32], text: &str) -> Option<(usize, usize)> {
         let mut first: Option<(usize, usize, usize)> = None;
         for stop in &self.rules.strings {
@@ -253,12 +258,12 @@ impl<'a> Watch<'a> {
         first.map(|(_, start, token)| (token, start))
     }
 
-    /// Where a rule that is looked at after each block ends the text.
+    /// Where a rule that is checked after each block ends the text.
     fn block_ending(&mut self) -> Option<Ending> {
         if self.rules.rules.is_empty() {
             return None;
         }
-        // Blocks that were given whole are looked at with the one after them.
+        // Blocks that are entirely given are checked together with the next one.
         let blocks = (self.tokens.len() + self.pad).div_ceil(self.size);
         while self.blocks < blocks {
             let end = ((self.blocks + 1) * self.size - self.pad).min(self.tokens.len());
@@ -285,7 +290,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// The text of tokens, without the half of a character that more of them would complete.
+/// The text of tokens, without a trailing character that further tokens would complete.
 fn said(codec: &TextCodec, tokens: &[u32], is_over: bool) -> String {
     let mut text = codec.decode_plain(tokens);
     if !is_over {
@@ -295,17 +300,17 @@ fn said(codec: &TextCodec, tokens: &[u32], is_over: bool) -> String {
     text
 }
 
-/// How many bytes of `text`, that of more tokens, these stand for.
+/// How many bytes of `text`, the text of more tokens, these tokens stand for.
 fn covered(codec: &TextCodec, tokens: &[u32], text: &str) -> usize {
     let own = codec.decode_plain(tokens);
     let same = own.bytes().zip(text.bytes()).take_while(|(a, b)| a == b);
     same.count()
 }
 
-/// The token that holds the byte `place` of `text`, which is what `tokens` say.
+/// The token that contains the byte `place` of `text`, the text of `tokens`.
 fn token_at(codec: &TextCodec, tokens: &[u32], text: &str, place: usize) -> usize {
     let (mut low, mut high) = (0, tokens.len());
-    // The least number of tokens that reach beyond the place.
+    // Find the smallest number of tokens that reach beyond `place`.
     while low < high {
         let middle = (low + high) / 2;
         match covered(codec, &tokens[..middle], text) > place {

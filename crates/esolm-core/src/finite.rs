@@ -1,12 +1,12 @@
-//! Numbers that are none, or too large to be stored.
+//! Checks for values that are not finite, or too large to be stored.
 
-/// Index of the first value beyond `limit` in magnitude; a value that is not a number is beyond any. With [`f32::MAX`] that is the first
-/// value that is not finite.
+/// Index of the first value whose magnitude exceeds `limit`, or that is NaN. With [`f32::MAX`], the first value that is
+/// not finite.
 pub fn first_beyond(values: &[f32], limit: f32) -> Option<usize> {
     // NaN fails every comparison.
     let is_beyond =
         |value: &f32| !matches!(value.abs().partial_cmp(&limit), Some(order) if order.is_le());
-    // Stretches without a branch, which compilers make vector code of.
+    // Branch-free stretches, which compilers vectorise.
     const STRETCH: usize = 1024;
     let stretch = (values.chunks(STRETCH)).position(|values| {
         values

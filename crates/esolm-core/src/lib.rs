@@ -1,11 +1,12 @@
-//! Everything of the engine that needs neither a GPU nor Burn: model configurations, checkpoints of untrusted origin, random
-//! numbers, sort orders, plans, text.
+//! The part of the engine that needs neither a GPU nor Burn: model configurations, untrusted checkpoints, random
+//! numbers, sort orders, plans, and text.
 //!
-//! The model family is that of *Esoteric Language Models* (arXiv 2506.01928): Eso-LM, MDLM and AR, with the published PyTorch code
-//! (s-sahoo/Eso-LMs on GitHub) as the measure. The crate `esolm` builds on this one and adds the network and its executors.
+//! The model family is that of *Esoteric Language Models* (arXiv 2506.01928): Eso-LM, MDLM and AR, with the published
+//! PyTorch code (s-sahoo/Eso-LMs on GitHub) as the reference. The crate `esolm` builds on this one and adds the network
+//! and its executors.
 //!
-//! The crate also compiles for `wasm32-unknown-unknown`; there, checkpoints come as bytes
-//! ([`checkpoint::Checkpoint::from_safetensors_bytes`]) and nothing touches a file system.
+//! The crate also compiles for `wasm32-unknown-unknown`, where checkpoints are given as bytes
+//! ([`checkpoint::Checkpoint::from_safetensors_bytes`]) and no file system is used.
 
 #[cfg(feature = "chat")]
 pub mod chat;

@@ -1,7 +1,7 @@
 //! The noise schedule: how much of a text is unmasked at diffusion time t.
 //!
-//! `LogLinear` of the published trainer_base.py (arXiv 2506.01928): alpha_t = alpha_0 (1 - (1 - 1e-3) t), for t from 1 (masked)
-//! to 0. At t = 0 a share alpha_0 is unmasked; the rest is left to the sequential phase.
+//! `LogLinear` of the published trainer_base.py (arXiv 2506.01928): alpha_t = alpha_0 (1 - (1 - 1e-3) t), for t from 1
+//! (masked) to 0. At t = 0 the fraction alpha_0 is unmasked; the rest is left to the sequential phase.
 
 /// How far below 1 the time is scaled, so that alpha_t stays above 0 at t = 1 (`eps` of `LogLinear`).
 pub const EPS: f64 = 1e-3;

@@ -2,7 +2,7 @@
 
 use crate::rng::Stream;
 
-/// Whether `order` holds each of 0, 1, ..., its length - 1 once.
+/// Whether `order` contains each of 0, 1, ..., its length - 1 exactly once.
 pub fn is_permutation(order: &[u32]) -> bool {
     let mut seen = vec![false; order.len()];
     order.iter().all(|&position| {
@@ -11,8 +11,8 @@ pub fn is_permutation(order: &[u32]) -> bool {
     })
 }
 
-/// The place of every natural position in `order`, which must be a permutation ([`is_permutation`]); entries that point outside are
-/// left out.
+/// The index of every natural position in `order`, which must be a permutation ([`is_permutation`]). Out-of-range
+/// entries are ignored.
 pub fn inverse(order: &[u32]) -> Vec<u32> {
     let mut places = vec![0; order.len()];
     for (place, &position) in (0..).zip(order) {
@@ -23,10 +23,10 @@ pub fn inverse(order: &[u32]) -> Vec<u32> {
     places
 }
 
-/// The order of Eso-LM's sampler (`generate_samples` of the published algo.py): `diffusion` of the positions `free`, which ascend,
-/// uniformly random in choice and order, then the others ascending.
+/// The order of Eso-LM's sampler (`generate_samples` of the published algo.py): `diffusion` of the positions in `free`
+/// (ascending), chosen and ordered uniformly at random, then the others in ascending order.
 ///
-/// One shuffle of all positions decides, whatever `diffusion` is.
+/// All positions are shuffled once, regardless of `diffusion`.
 pub fn random_then_ascending(free: &[u32], diffusion: usize, stream: &mut Stream) -> Vec<u32> {
     let mut order = free.to_vec();
     stream.shuffle(&mut order);
@@ -34,11 +34,11 @@ pub fn random_then_ascending(free: &[u32], diffusion: usize, stream: &mut Stream
     order
 }
 
-/// Blocks of positions that lie far apart: block i takes entries i, i + n, i + 2n, ... of `free`, n = `blocks` (the sub-contexts of
-/// the published sampler). There are at most as many blocks as positions, none is empty, and together they hold every
-/// position once.
+/// Blocks of positions that are far apart: block i takes the entries i, i + n, i + 2n, ... of `free`, with n = `blocks`
+/// (the sub-contexts of the published sampler). There are at most as many blocks as positions, no block is empty, and
+/// together they contain every position once.
 ///
-/// With a stream, the positions within each block and then the order of the blocks are shuffled.
+/// With a stream, the positions within each block are shuffled, and then the blocks.
 pub fn strided_blocks(free: &[u32], blocks: usize, shuffle: Option<&mut Stream>) -> Vec<Vec<u32>> {
     let blocks = blocks.min(free.len());
     let mut all: Vec<Vec<u32>> = (0..blocks)
@@ -53,8 +53,9 @@ pub fn strided_blocks(free: &[u32], blocks: usize, shuffle: Option<&mut Stream>)
     all
 }
 
-/// The steps of scaling-dllms' schedule `block`: positions 0 to `length` are blocks of `size` neighbours, and each step takes the same
-/// place of every block, the places in random order. A last block may be short; a `size` of 0 counts as 1.
+/// The steps of scaling-dllms' schedule `block`: positions 0 to `length` are divided into blocks of `size` adjacent
+/// positions. Each step takes the same offset of every block, with the offsets in random order. The last block may be
+/// shorter; a `size` of 0 counts as 1.
 pub fn block_steps(length: u32, size: u32, stream: &mut Stream) -> Vec<Vec<u32>> {
     let size = size.max(1);
     let mut places: Vec<u32> = (0..size.min(length)).collect();
@@ -63,12 +64,13 @@ pub fn block_steps(length: u32, size: u32, stream: &mut Stream) -> Vec<Vec<u32>>
     places.into_iter().map(of_all).collect()
 }
 
-/// The steps of scaling-dllms' schedule `block_autoregressive`: positions 0 to `length` are `regions` of as many blocks of `size`
-/// neighbours each. A region after the other, the first position of each of its blocks is taken alone, then the next ones of all its
-/// blocks at once, so that every block goes from left to right. The last blocks may be short or missing; 0 counts as 1.
+/// The steps of scaling-dllms' schedule `block_autoregressive`: positions 0 to `length` are divided into `regions`,
+/// each with the same number of blocks of `size` adjacent positions. Region by region, the first position of each block
+/// is taken in a step of its own, then the next positions of all blocks at once, so that every block is written from
+/// left to right. The last blocks may be shorter or missing; 0 counts as 1.
 pub fn block_autoregressive_steps(length: u32, size: u32, regions: u32) -> Vec<Vec<u32>> {
     let (size, regions) = (size.max(1), regions.max(1));
-    // No more blocks than positions, so nothing overflows.
+    // There are no more blocks than positions, so nothing overflows.
     let blocks = length.div_ceil(size).div_ceil(regions);
     let mut steps = Vec::new();
     let starts = (0..length.div_ceil(size)).map(|block| block * size);
@@ -129,7 +131,7 @@ mod tests {
             assert_eq!(*step, [step[0], step[0] + 4, step[0] + 8]);
         }
         assert!(is_permutation(&steps.concat()));
-        // A block that does not fit is short, and none is larger than the text.
+        // A block that does not fit is shorter, and none is larger than the text.
         let steps = block_steps(7, 5, &mut stream);
         assert!(is_permutation(&steps.concat()));
         assert_eq!(steps.iter().map(Vec::len).max(), Some(2));

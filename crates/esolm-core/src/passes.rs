@@ -1,16 +1,17 @@
-//! The passes whose logits make a likelihood: which rows enter the network for a text, which tokens they must predict, and what
-//! each prediction counts. Pure data; an executor turns a [`Pass`] into log-probabilities.
+//! The passes that compute a likelihood: which rows enter the network for a text, which tokens they must predict, and
+//! the weight of each prediction. Pure data; an executor turns a [`Pass`] into log-probabilities.
 //!
-//! The quantities are those of arXiv 2506.01928 and of its published code (algo.py); docs/likelihood.md writes them out:
+//! The quantities are those of arXiv 2506.01928 and its published code (algo.py); docs/likelihood.md spells them out:
 //!
-//! * [`exact`]: log p(x | order), the sum over slots of log p(x_i | the tokens of lower slots), of an Eso-LM (B) and of a SetDLM. Attention
-//!   is causal over slots, so one pass over two rows a token gives all terms: x_i in slot i, and the mask z_i, which sees the x of lower slots and itself.
+//! * [`exact`]: log p(x | order), the sum over slots of log p(x_i | the tokens of lower slots), for an Eso-LM (B) or a
+//!   SetDLM. Since attention is causal over slots, one pass with two rows per token yields all terms: x_i in slot i,
+//!   and a mask z_i that sees itself and the x of lower slots.
 //! * [`diffusion`], [`sequential`]: the two parts of the NELBO for one draw of the noise, from a [`Noised`] text.
-//! * [`blocks`]: the NELBO of a BD3-LM for one draw of the noise. With blocks of one token it is exact, and what [`exact`] makes of the order
-//!   from left to right.
+//! * [`blocks`]: the NELBO of a BD3-LM for one draw of the noise. With blocks of one token it is exact, and equals
+//!   [`exact`] for the order from left to right.
 //! * [`autoregressive`]: log p(x) of an AR model.
 //!
-//! Only rows that something depends on are there: z rows of clean tokens and the x row of the last slot are left out.
+//! Rows on which nothing depends are left out: the z rows of clean tokens, and the x row of the last slot.
 
 use std::ops::Range;
 
@@ -21,19 +22,19 @@ use crate::rng::philox4x32;
 use crate::rows::{Layout, MASKED, MaskMode, NO_TARGET, Row, StepRows, block_row, own_slot};
 use crate::sampler::{MASK_LOGIT, are_finite};
 
-/// A text to score: its tokens in natural order, and the stretch of them that is scored given the others.
+/// A text to score: its tokens in natural order, and the range that is scored given the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Tokens, `[L]`.
     pub tokens: Vec<u32>,
-    /// What is scored. Tokens outside are given: they are clean, and take the first slots of every order.
+    /// The range that is scored. Tokens outside it are given: they are clean and take the first slots of every order.
     pub free: Range<usize>,
-    /// Keys the random numbers of this text, whatever batch it is in.
+    /// Keys this text's random numbers, independent of its batch.
     pub number: u32,
 }
 
 impl Window {
-    /// A text of which every token is scored.
+    /// A text in which every token is scored.
     pub fn whole(tokens: Vec<u32>, number: u32) -> Self {
         Self {
             free: 0..tokens.len(),
@@ -42,10 +43,10 @@ impl Window {
         }
     }
 
-    /// Numbers the windows of one text so that their random numbers depend on `number`, that of the text, and on nothing else.
+    /// Numbers the windows of a text so that their random numbers depend only on the text's `number`.
     pub fn number_by(windows: &mut [Self], number: u32) {
         for (place, window) in (0..).zip(windows) {
-            // The first has the text's own number, so that a text of one window has the figures of that window.
+            // The first window gets the text's own number, so that a text of one window scores like that window.
             window.number = match place {
                 0 => number,
                 _ => philox4x32([number, place, 0, 0], [0, 0])[0],
@@ -66,8 +67,8 @@ impl Window {
             .map(|p| p as u32)
     }
 
-    /// A drawn order: given positions from left to right, then Binomial(scored, alpha_0) random positions, then the rest from left to
-    /// right.
+    /// A random order: given positions from left to right, then Binomial(scored, alpha_0) random positions, then the
+    /// rest from left to right.
     pub fn order(&self, seed: u64, draw: u32, alpha_0: f64) -> Vec<u32> {
         let free = draw_order(seed, self.number, draw, self.scored(), alpha_0);
         let start = self.free.start as u32;
@@ -76,7 +77,8 @@ impl Window {
             .collect()
     }
 
-    /// As [`Window::order`], of a SetDLM: the tokens outside of `free` from left to right, then those within by drawn hitting times.
+    /// Like [`Window::order`] for a SetDLM: tokens outside `free` from left to right, then those within it by randomly
+    /// drawn hitting times.
     pub fn set_order(
         &self,
         seed: u64,
@@ -88,11 +90,11 @@ impl Window {
         schedule.order(self.tokens.len(), free, &exponentials)
     }
 
-    /// The uniforms of a draw of the noise, such that given tokens stay clean and come first.
+    /// The uniforms of one draw of the noise, adjusted so that given tokens stay clean and come first.
     pub fn uniforms(&self, seed: u64, draw: u32, part: Part) -> Uniforms {
         let mut uniforms = Uniforms::draw(seed, self.number, draw, part, self.tokens.len());
         for position in self.given() {
-            // 2 is within no share of masked tokens, and -1 sorts before every offset.
+            // 2 exceeds every masking probability, and -1 sorts before every offset.
             uniforms.mask[position as usize] = 2.0;
             uniforms.offsets[position as usize] = -1.0;
         }
@@ -100,20 +102,21 @@ impl Window {
     }
 }
 
-/// A prediction of a pass.
+/// A prediction in a pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scored {
-    /// The row that predicts, an index into [`Pass::rows`].
+    /// Index of the predicting row in [`Pass::rows`].
     pub row: u32,
-    /// The token that it must predict.
+    /// The token to predict.
     pub token: u32,
-    /// The token's slot in the order of the text; of an AR model its natural position.
+    /// The token's slot in the order of the text; for an AR model, its natural position.
     pub place: u32,
-    /// What its -log p counts.
+    /// Weight of its -log p.
     pub weight: f64,
 }
 
-/// One pass over one text. Rows belong to sequence 0 and read `tokens` from its beginning; [`assemble`] puts several together.
+/// One pass over one text. Rows belong to sequence 0 and read `tokens` from its start; [`assemble`] combines several
+/// passes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pass {
     /// Tokens that the rows read.
@@ -127,7 +130,7 @@ pub struct Pass {
 }
 
 impl Pass {
-    /// The sum of weight times log p over the predictions; `log_p` has one value for each.
+    /// The weighted sum of log p over the predictions; `log_p` has one value per prediction.
     pub fn total(&self, log_p: &[f32]) -> f64 {
         let terms = self.scored.iter().zip(log_p);
         terms.map(|(s, &log_p)| s.weight * f64::from(log_p)).sum()
@@ -175,15 +178,15 @@ fn scored(token: u32, place: usize, weight: f64) -> Option<Scored> {
     })
 }
 
-/// log p(x | order) of a model whose clean tokens see each other causally: Eso-LM (B), SetDLM. `order` lists natural positions; the tokens
-/// of its first `given` slots are not scored.
+/// log p(x | order) of a model whose clean tokens see each other causally: Eso-LM (B), SetDLM. `order` lists natural
+/// positions; the tokens of its first `given` slots are not scored.
 pub fn exact(x: &[u32], order: &[u32], given: usize) -> Pass {
     let tokens = order.iter().map(|&p| x[p as usize]).collect();
     beside(tokens, order, 0, given..order.len())
 }
 
-/// `tokens` in sorted order in the slots 0..L, each seeing those of lower slots and at least `least`, and masks beside them at the
-/// slots `wanted`, which are scored.
+/// `tokens` in sorted order in the slots 0..L, each seeing lower slots and at least the first `least`, plus masks at
+/// the slots `wanted`, which are scored.
 fn beside(
     tokens: Vec<u32>,
     order: &[u32],
@@ -210,8 +213,9 @@ fn beside(
     pass
 }
 
-/// The diffusion part of the NELBO: the noised text alone, masked tokens scored with `weight` ([`crate::forward_process::Level::weight`]).
-/// `mode` is causal for Eso-LM (B), mixed2 for Eso-LM (A), bidirectional for MDLM.
+/// The diffusion part of the NELBO: only the noised text, with masked tokens scored with `weight`
+/// ([`crate::forward_process::Level::weight`]). `mode` is causal for Eso-LM (B), mixed2 for Eso-LM (A), bidirectional
+/// for MDLM.
 pub fn diffusion(noised: &Noised, mode: MaskMode, weight: f64) -> Pass {
     let length = noised.sort_idx.len();
     let masked = noised.masked_count();
@@ -241,8 +245,8 @@ pub fn diffusion(noised: &Noised, mode: MaskMode, weight: f64) -> Pass {
     pass
 }
 
-/// The sequential part of the NELBO: the text beside its masked tokens. `mode` is causal for Eso-LM (B), mixed for Eso-LM (A),
-/// whose clean tokens all see each other.
+/// The sequential part of the NELBO: the text along with its masked tokens. `mode` is causal for Eso-LM (B), mixed for
+/// Eso-LM (A), whose clean tokens all see each other.
 pub fn sequential(noised: &Noised, mode: MaskMode) -> Pass {
     let length = noised.sort_idx.len();
     let least = match mode {
@@ -253,8 +257,8 @@ pub fn sequential(noised: &Noised, mode: MaskMode) -> Pass {
     beside(noised.x0_sorted.clone(), &noised.sort_idx, least, wanted)
 }
 
-/// A text of a BD3-LM in natural order, noised block by block: masked tokens see their own block as it is noised, and the clean tokens
-/// of the blocks before it. They are scored with the weight of their block.
+/// A BD3-LM's text in natural order, noised block by block: masked tokens see their own block as noised, and the clean
+/// tokens of earlier blocks. They are scored with the weight of their block.
 pub fn blocks(x: &[u32], noised: &NoisedBlocks) -> Pass {
     let length = x.len();
     let mut pass = Pass {
@@ -287,8 +291,8 @@ pub fn blocks(x: &[u32], noised: &NoisedBlocks) -> Pass {
     pass
 }
 
-/// log p(x) of an AR model, which reads `prepended` before the text. Without such a token nothing predicts the first token, which
-/// is then given; `free` says which tokens are scored besides.
+/// log p(x) of an AR model, which reads `prepended` before the text. Without such a token nothing predicts the first
+/// token, so that one is given. `free` is the range to score.
 pub fn autoregressive(x: &[u32], free: Range<usize>, prepended: Option<u32>) -> Pass {
     let shift = usize::from(prepended.is_some());
     let mut tokens: Vec<u32> = prepended.into_iter().chain(x.iter().copied()).collect();
@@ -310,9 +314,9 @@ pub fn autoregressive(x: &[u32], free: Range<usize>, prepended: Option<u32>) -> 
     pass
 }
 
-/// Several passes as one over a batch whose layout stays the same from one call to the next, so that caches are kept: `layout` has at
-/// least as many sequences as there are passes, and room for the slots and tokens of each. Returns the token buffer, the rows, and
-/// the token that each sampled row must predict.
+/// Combines several passes into one over a batch whose layout is the same in every call, so that caches can be reused:
+/// `layout` needs at least as many sequences as there are passes, and room for the slots and tokens of each. Returns
+/// the token buffer, the rows, and the token that each sampled row must predict.
 pub fn assemble(passes: &[Pass], layout: &Layout) -> (Vec<u32>, StepRows, Vec<u32>) {
     let share = layout.tokens / layout.sequences.max(1);
     let mut tokens = vec![0; layout.tokens];
@@ -337,8 +341,8 @@ pub fn assemble(passes: &[Pass], layout: &Layout) -> (Vec<u32>, StepRows, Vec<u3
     (tokens, step, targets)
 }
 
-/// log softmax of `logits` `[V]` at `token`, the mask token's logit being [`MASK_LOGIT`]: the twin of `shaders/score.wgsl`. Not a number
-/// where a logit other than the mask's is not finite.
+/// log softmax of `logits` `[V]` at `token`, with [`MASK_LOGIT`] as the mask token's logit: the counterpart of
+/// `shaders/score.wgsl`. NaN if a logit other than the mask's is not finite.
 pub fn log_probability(logits: &[f32], mask_index: u32, token: u32) -> f64 {
     if !are_finite(logits, mask_index) {
         return f64::NAN;
@@ -355,24 +359,24 @@ pub fn log_probability(logits: &[f32], mask_index: u32, token: u32) -> f64 {
     value(token as usize) - top - mass.ln()
 }
 
-/// ln of the mean of e^x over `values`: the likelihood of a text over several orders, each as likely as the others.
+/// ln of the mean of e^x over `values`: the log-likelihood of a text over several equally likely orders.
 pub fn log_mean_exp(values: &[f64]) -> f64 {
     let top = values.iter().copied().fold(f64::MIN, f64::max);
     let sum: f64 = values.iter().map(|x| (x - top).exp()).sum();
     top + (sum / values.len().max(1) as f64).ln()
 }
 
-/// A mean a token over texts of different lengths.
+/// A per-token mean over texts of different lengths.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mean {
-    /// Total of the values over the total of the tokens.
+    /// Sum of the values divided by the number of tokens.
     pub per_token: f64,
-    /// Its standard error over the texts, of the ratio; `None` for fewer than two texts.
+    /// Standard error of this ratio over the texts; `None` for fewer than two texts.
     pub standard_error: Option<f64>,
 }
 
 impl Mean {
-    /// The mean of `values`, one of each text, over its `tokens`. Zero where there are no tokens.
+    /// The mean of `values`, one per text, over the texts' `tokens`. Zero if there are no tokens.
     pub fn of(values: &[f64], tokens: &[usize]) -> Self {
         let total = tokens.iter().sum::<usize>() as f64;
         if total == 0.0 {

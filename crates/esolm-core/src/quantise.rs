@@ -1,18 +1,19 @@
-//! Weights of 8 and of 4 bits: what a group of them means, and how it is made.
+//! 8-bit and 4-bit weights: what a group of them represents, and how it is computed.
 //!
-//! A group holds [`GROUP`] weights of one output, neighbours along the inputs. With q the codes of a group, its weights are
+//! A group has [`GROUP`] weights of one output, adjacent along the inputs. With q the codes of a group, its weights are
 //!
 //! ```text
-//! q8:  w = s q        q in -127..=127      (symmetric; llama.cpp's q8_0 has the same grid)
-//! q4:  w = s q + b    q in 0..=15          (affine, as MLX has it)
+//! q8:  w = s q        q in -127..=127      (symmetric; the same grid as llama.cpp's q8_0)
+//! q4:  w = s q + b    q in 0..=15          (affine, as in MLX)
 //! ```
 //!
-//! where the scale s and the offset b are f16. Both are rounded first and the codes chosen for the rounded ones, so that rounding them
-//! costs next to nothing, and quantising the weights of an 8-bit group gives its codes again while the scale is a normal f16 number.
+//! where the scale s and the offset b are f16. They are rounded first, and the codes are chosen for the rounded values.
+//! Rounding them thus costs almost nothing, and quantising an 8-bit group's weights again reproduces its codes as long
+//! as the scale is a normal f16 number.
 
 use half::f16;
 
-/// Weights of a group.
+/// Weights per group.
 pub const GROUP: usize = 32;
 
 /// A group of 8-bit weights.
@@ -35,7 +36,7 @@ pub struct Q4 {
     pub codes: [u8; GROUP],
 }
 
-/// The groups of a matrix `[out, in]`, `[out, groups]`.
+/// The groups `[out, groups]` of a matrix `[out, in]`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Groups {
     /// Of 8 bits.
@@ -45,10 +46,10 @@ pub enum Groups {
 }
 
 impl Q8 {
-    /// The code of a weight of zero in files, where codes have no sign.
+    /// The code of weight zero in files, where codes are unsigned.
     pub const STORED_ZERO: u8 = 128;
 
-    /// The largest weight, at which the scale is the largest f16.
+    /// The largest weight, whose scale is the largest f16.
     pub const LARGEST: f32 = 127.0 * f16::MAX.to_f32_const();
 
     /// Rounds up to [`GROUP`] weights of at most [`Q8::LARGEST`].
@@ -62,14 +63,14 @@ impl Q8 {
         Self { scale, codes }
     }
 
-    /// The weights that it stands for.
+    /// The weights that the group represents.
     pub fn weights(&self) -> [f32; GROUP] {
         self.codes.map(|code| self.scale.to_f32() * f32::from(code))
     }
 }
 
 impl Q4 {
-    /// The largest weight, at which the offset is the largest f16.
+    /// The largest weight, whose offset is the largest f16.
     pub const LARGEST: f32 = f16::MAX.to_f32_const();
 
     /// Rounds up to [`GROUP`] weights of at most [`Q4::LARGEST`].
@@ -89,15 +90,15 @@ impl Q4 {
         }
     }
 
-    /// The weights that it stands for.
+    /// The weights that the group represents.
     pub fn weights(&self) -> [f32; GROUP] {
         let (scale, offset) = (self.scale.to_f32(), self.offset.to_f32());
         self.codes.map(|code| scale * f32::from(code) + offset)
     }
 }
 
-/// The scale at which `top` is the code `most`. Scales below f16's normal range are coarse: the next larger one is taken where the nearest
-/// would cut `top` off.
+/// The scale at which `top` gets the code `most`. Scales below f16's normal range are coarse: if the nearest one would
+/// clip `top`, the next larger one is used.
 fn scale(top: f32, most: f32) -> f16 {
     let near = f16::from_f32((top / most).max(0.0));
     let cut = top > (most + 0.5) * near.to_f32();
@@ -108,7 +109,7 @@ fn scale(top: f32, most: f32) -> f16 {
     }
 }
 
-/// `weight` in units of `scale`, rounded to an integer; 0 for a scale of 0, which only weights of 0 have.
+/// `weight` in units of `scale`, rounded to an integer; 0 for a scale of 0, which implies that all weights are 0.
 fn nearest(weight: f32, scale: f16) -> f32 {
     if scale == f16::ZERO {
         0.0
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
     use crate::rng::{Purpose, Stream};
 
-    /// Weights of many sizes, from below f16's smallest scale on.
+    /// Weights of many magnitudes, starting below f16's smallest scale.
     fn groups() -> impl Iterator<Item = Vec<f32>> {
         let mut random = Stream::new(3, 0, Purpose::Other(0));
         let sizes = (-32..=12).flat_map(|power| [1, 7, GROUP].map(|n| (2f32.powi(power), n)));

@@ -1,6 +1,6 @@
-//! Settings for sampling that come with a checkpoint: `generation_config.json`, under the key `esolm`. What else stands in that file was
-//! chosen for text that is written from left to right, mostly by other models, and is not taken, but for the tokens that end a decoder's text
-//! ([`ModelConfig::more_eos`](crate::config::ModelConfig::more_eos)).
+//! Sampling settings that come with a checkpoint, in `generation_config.json` under the key `esolm`. The other fields
+//! of that file were chosen for left-to-right decoding, mostly by other models, and are ignored, except for the tokens
+//! that end a decoder's text ([`ModelConfig::more_eos`](crate::config::ModelConfig::more_eos)).
 
 use std::collections::BTreeMap;
 
@@ -12,37 +12,39 @@ use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 use crate::sampler::Sampler;
 
-/// The file.
+/// Name of the file.
 pub const FILE: &str = "generation_config.json";
-/// The field in it.
+/// Name of its field.
 pub const KEY: &str = "esolm";
 
-/// What is used where a request does not say. What a checkpoint leaves out has its usual value.
+/// Defaults for what a request leaves unset. What the checkpoint does not specify has the usual default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recommended {
-    /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM that runs as one. Likelihoods have that of the configuration.
+    /// Fraction of the tokens that diffusion writes, in [0, 1], for an Eso-LM that runs as one. Likelihoods use the
+    /// configuration's value instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_0: Option<f64>,
     /// Divides the logits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// As [`Sampler::top_k`].
+    /// See [`Sampler::top_k`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_k: Option<u32>,
-    /// As [`Sampler::top_p`].
+    /// See [`Sampler::top_p`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top_p: Option<f32>,
-    /// As [`Sampler::min_p`].
+    /// See [`Sampler::min_p`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_p: Option<f32>,
 }
 
 impl Recommended {
-    /// Reads the text of a `generation_config.json`; one without a field `esolm` recommends nothing.
+    /// Reads the text of a `generation_config.json`. Without a field `esolm` it recommends nothing.
     ///
     /// # Errors
-    /// [`ConfigError::Settings`] where the text is not a JSON object, or that field not an object of known settings within their ranges.
+    /// [`ConfigError::Settings`] if the text is not a JSON object, or the field is not an object of known settings
+    /// within their ranges.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
         let unusable = |why: String| Err(ConfigError::Settings(why));
         let mut file: Map<String, Value> = match serde_json::from_str(&normalize(text)) {
@@ -78,7 +80,7 @@ impl Recommended {
             (Some(alpha_0), _) if !(0.0..=1.0).contains(&alpha_0) => {
                 format!("alpha_0 is {alpha_0}, which lies outside of 0 to 1")
             }
-            // The remedy behind the semicolon is for who can change an option.
+            // The remedy after the semicolon is meant for those who can change an option.
             (_, Err(error)) => error
                 .to_string()
                 .split(';')
@@ -90,7 +92,7 @@ impl Recommended {
         unusable(wrong)
     }
 
-    /// The text of a file that [`Recommended::from_json`] reads back; `None` where nothing is recommended.
+    /// The text of a file that [`Recommended::from_json`] reads back; `None` if nothing is recommended.
     pub fn to_json(&self) -> Option<String> {
         if *self == Self::default() {
             return None;

@@ -1,5 +1,5 @@
-//! From what somebody asks for to a plan: options are filled in from the model, prompts and templates become given tokens. Every
-//! front end comes this way, so the same words give the same plan.
+//! Turning a request into a plan: options are filled in from the model, prompts and templates become given tokens. All
+//! front ends go through here, so the same request always gives the same plan.
 
 mod decoder;
 mod error;
@@ -27,106 +27,112 @@ pub use resolved::Resolved;
 pub use sets::InfillContext;
 pub use tokens::{NO_BOS, opens};
 
-/// Texts of one run may not be more than any real use needs; beyond it, numbers would overflow first.
+/// Upper limit on texts per run, far beyond any real use; larger numbers would overflow.
 pub const MAX_BATCH: usize = 1 << 16;
-/// So often a text is drawn again in which the model ran on at a given word.
+/// How often a text is redrawn at most because the model extended a given word.
 pub const MAX_REDRAWS: u32 = 32;
 
-/// Another way to run a network than its own.
+/// A way of running a network other than its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecodeAs {
-    /// As a masked diffusion model: every position in every step, all attending to all, nothing kept.
+    /// As a masked diffusion model: every step computes every position, all attend to all, and nothing is cached.
     Mdlm,
-    /// As a block diffusion model, in blocks of [`Request::block_size`]: one after the other, each attending to itself both ways and to those
-    /// before it, whose keys and values are kept.
+    /// As a block diffusion model with blocks of [`Request::block_size`]: blocks are written in order, each attending
+    /// to itself in both directions and to earlier blocks, whose keys and values are cached.
     Bd3lm,
 }
 
-/// What is asked for. What is left out comes from the model.
+/// A request for texts. Options left out are filled in from the model.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Request {
-    /// Texts to go on from, one or several.
+    /// Prompts to continue, one or several.
     #[serde(deserialize_with = "one_or_several")]
     pub prompt: Vec<String>,
     /// A template with gaps, instead of prompts ([`Template`]).
     pub infill: Option<String>,
-    /// Tokens of a text. Default: the context, or what the template says; of a decoder 128 more than are given. A BD3-LM writes whole blocks, and can write more than its
-    /// context: then each block sees the last so many tokens.
+    /// Tokens per text, including given ones. Default: the context, or the length of the template; for a decoder, 128
+    /// more than are given. A BD3-LM writes whole blocks. It can write more than its context, in which case each block
+    /// sees only the last tokens that fit into it.
     pub length: Option<usize>,
-    /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
+    /// Fraction of the tokens that an Eso-LM writes by diffusion, in [0, 1]. Default: the [recommended](Recommended)
+    /// value, otherwise the model's own, otherwise 1.
     pub alpha_0: Option<f64>,
-    /// T, diffusion steps; of a BD3-LM those of each block, which the schedules binomial and confidence alone have; with the schedules
-    /// block and block-autoregressive the tokens of a block. Default: the length.
+    /// T, the number of diffusion steps. For a BD3-LM these are steps per block, available only with the schedules
+    /// binomial and confidence. With the schedules block and block-autoregressive it is the block size. Default: the
+    /// length.
     pub steps: Option<usize>,
-    /// How the steps are laid out. Default: binomial; AR goes from left to right; a BD3-LM draws by first-hitting unless `steps` are given; of
-    /// a decoder that writes by diffusion, confidence.
+    /// How the steps are laid out. Default: binomial; AR models go from left to right; a BD3-LM uses first-hitting
+    /// unless `steps` is given; decoders that write by diffusion use confidence.
     pub schedule: Option<Schedule>,
-    /// Stretches that the schedule block-autoregressive writes one after the other. Default: 1.
+    /// Number of regions that the schedule block-autoregressive writes one after another. Default: 1.
     pub sar_steps: Option<usize>,
-    /// Of the schedule confidence: tokens of at least this confidence, in [0, 1], become known at once, however many a step takes, so that a
-    /// text may take fewer passes. Default: none do.
+    /// With the schedule confidence: tokens of at least this confidence, in [0, 1], are revealed immediately, however
+    /// many a step would take, so that a text may need fewer passes. Default: none.
     pub confidence_threshold: Option<f32>,
-    /// Of the schedule confidence: what tokens are compared by. Default: the model's probability; of a SetDLM that with which a token was
-    /// drawn, and of SDAR that after the temperature.
+    /// With the schedule confidence: how tokens are compared. Default: by the model's probability; for a SetDLM by the
+    /// probability with which the token was drawn, for SDAR by the probability after the temperature.
     pub confidence: Option<Confidence>,
-    /// Tokens of a block of a BD3-LM, in the place of its own; a network that is run [as one](DecodeAs::Bd3lm) has none of its own. An MDLM by confidence writes so many before any behind them; default: all
-    /// at once, of a decoder that goes on from a prompt 32.
+    /// Tokens per block of a BD3-LM, overriding its own; required if another network is run [as one](DecodeAs::Bd3lm).
+    /// For an MDLM with the schedule confidence: the number of tokens that it completes before moving on. Default: all
+    /// at once; 32 for a decoder that continues a prompt.
     pub block_size: Option<usize>,
-    /// Where the blocks of a decoder that is a BD3-LM begin, and what a prompt sees of the first one. Default: as its published sampler has
-    /// it, and in a template counted from the beginning of the text.
+    /// Where the blocks of a decoder that is a BD3-LM begin, and what the prompt sees of the first one. Default: as in
+    /// its published sampler; in a template, blocks are counted from the beginning of the text.
     pub prompt_tail: Option<PromptTail>,
-    /// Masked places that a SetDLM draws at in a step, counted from the first one on. Default: the most tokens of a set that it was trained
-    /// for.
+    /// Number of masked positions at which a SetDLM draws in a step, starting with the first. Default: the largest set
+    /// size that it was trained with.
     pub window: Option<usize>,
-    /// Let a SetDLM go through its text in an order that its noise draws, as in training.
+    /// Let a SetDLM write its text in an order drawn from its noise, as in training.
     pub train_order: bool,
-    /// What a SetDLM sees of a template. Default: all that is given.
+    /// How much of a template a SetDLM sees. Default: everything that is given.
     pub infill_context: Option<InfillContext>,
-    /// Draw from the so many most likely tokens, at least 1. Default: what is recommended, else from all.
+    /// Draw only from this many most likely tokens, at least 1. Default: the recommended value, otherwise all.
     pub top_k: Option<u32>,
-    /// Draw from the smallest set of most likely tokens whose mass reaches it, in (0, 1], of what top-k leaves. Default: what is recommended, else from
-    /// all.
+    /// Draw only from the smallest set of most likely tokens, among those left by top-k, whose total probability
+    /// reaches this, in (0, 1]. Default: the recommended value, otherwise all.
     pub top_p: Option<f32>,
-    /// Whether the token at which the mass reaches `top_p` is drawn from too. Default: it is.
+    /// Whether the token at which the total reaches `top_p` is included. Default: yes.
     pub top_p_crossing: Option<Crossing>,
-    /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: what is recommended, else from
-    /// all.
+    /// Draw only from tokens at least this fraction as likely as the most likely one, in [0, 1]. Default: the
+    /// recommended value, otherwise all.
     pub min_p: Option<f32>,
-    /// Tokens that are never drawn. Their probabilities are the other tokens'. Default: none.
+    /// Tokens that are never drawn; their probability goes to the other tokens. Default: none.
     pub suppress_tokens: Vec<TokenName>,
-    /// Of the schedule confidence: tokens that may be drawn, but with confidence 0, so that they become known last. They take
-    /// no part in the confidence of others. Default: none.
+    /// With the schedule confidence: tokens that may be drawn, but with confidence 0, so that they are revealed last.
+    /// They do not count in the confidence of other tokens. Default: none.
     pub begin_suppress_tokens: Vec<TokenName>,
-    /// Divides the logits; 0 takes the most likely token. Default: what is recommended, else 1.
+    /// Divides the logits; 0 takes the most likely token. Default: the recommended value, otherwise 1.
     pub temperature: Option<f32>,
-    /// Keys all random numbers; a number or, in JSON, also its digits as a string. Default: a random one.
+    /// Keys all random numbers. In JSON, a number or a string of digits. Default: random.
     #[serde(with = "trace::optional_seed")]
     pub seed: Option<u64>,
-    /// Number of texts. Default: as many as prompts.
+    /// Number of texts. Default: the number of prompts.
     pub batch: Option<usize>,
     /// Absolute index of the first text.
     pub first: u32,
-    /// What ends a text of a BD3-LM before its length, after any block, or one of a SetDLM after any token. Default: nothing; of a decoder that
-    /// is a BD3-LM or an AR model its end-of-text tokens.
+    /// Rules that may end a BD3-LM's text early after any block, or a SetDLM's after any token. Default: none; for a
+    /// decoder that is a BD3-LM or an AR model, its end-of-text tokens.
     pub stop: Vec<StopRule>,
-    /// A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before; only
-    /// what begins in a written token counts. Needs a tokenizer; none may be empty. Default: none.
+    /// A text ends before the first of these strings that the model writes, or at its first end-of-text token if that
+    /// comes first. Only strings that begin in generated text count. Needs a tokenizer; no string may be empty.
+    /// Default: none.
     #[serde(deserialize_with = "one_or_several")]
     pub stop_strings: Vec<String>,
-    /// Tell with each token the log-probability that the model gave it in the step that drew it. Costs another product with the output
-    /// matrix each step, and on a GPU a reading. Default: not.
+    /// Report each token's log-probability according to the model in the step that drew it. Costs an additional product
+    /// with the output matrix per step, and a readback on a GPU. Default: no.
     pub logprobs: bool,
-    /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do; those of a decoder where its tokenizer
-    /// puts the token before every text. An AR model whose text has nothing else to begin with reads that token in any case.
+    /// Whether texts open with the beginning-of-text token, if the model has one. Default: yes; for decoders, only if
+    /// the tokenizer adds that token to every text. An AR model whose text would otherwise be empty reads the token in
+    /// any case.
     pub bos: Option<bool>,
-    /// Run the network of an Eso-LM or an MDLM in another way than its own, which it was not trained for: texts show what a way of writing
+    /// Run the network of an Eso-LM or an MDLM in a way that it was not trained for. This shows what a way of decoding
     /// costs, not how well it writes.
     pub decode_as: Option<DecodeAs>,
 }
 
-/// A list of texts, which JSON may also give as a single one.
+/// A list of texts, which in JSON may also be a single text.
 fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -143,8 +149,8 @@ fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::
 }
 
 impl Request {
-    /// The request with what `recommended` says wherever it says nothing itself. An alpha_0 is only for an Eso-LM
-    /// that runs as one, by a schedule with two phases.
+    /// Fills in recommended values for whatever the request leaves unset. The recommended alpha_0 applies only to an
+    /// Eso-LM that runs as one, with a schedule that has two phases.
     #[must_use]
     pub fn or(&self, recommended: &Recommended, config: &ModelConfig) -> Self {
         let has_phases = config.family == Family::EsoLm
@@ -167,10 +173,11 @@ impl Request {
         }
     }
 
-    /// Fills in what was not asked for, and turns words into tokens. Without a seed it is 0: whoever wants a random one gives one.
+    /// Fills in defaults, and turns text into tokens. The default seed is 0; callers that want a random one must set
+    /// it.
     ///
     /// # Errors
-    /// When an option is out of range or foreign to the family, or a text does not fit.
+    /// If an option is out of range or does not apply to the family, or a text does not fit.
     pub fn resolve(
         &self,
         config: &ModelConfig,
@@ -224,7 +231,7 @@ impl Request {
             });
         }
         let alpha_0 = match schedule {
-            // All of a text is in their blocks.
+            // The whole text is written in blocks.
             Schedule::Block | Schedule::BlockAutoregressive => 1.0,
             _ => self.alpha_0.unwrap_or(own.alpha_0),
         };
@@ -281,7 +288,7 @@ impl Request {
         })
     }
 
-    /// The configuration that the text is written with.
+    /// The configuration with which the text is written.
     fn decoding(&self, own: &ModelConfig) -> Result<ModelConfig, RequestError> {
         let mut config = own.clone();
         if let Some(other) = self.decode_as {

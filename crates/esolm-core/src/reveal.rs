@@ -1,13 +1,13 @@
-//! Which of the drawn tokens become known, where the network's confidence chooses: a step draws a token for every place that is still
-//! masked, keeps the tokens that it is most sure of, and forgets the others. The rule as data, and its twin in Rust of
-//! `shaders/reveal.wgsl` and `shaders/confidence.wgsl`.
+//! Which of the drawn tokens are revealed when the network's confidence decides: a step draws a token at every masked
+//! position, keeps those it is most confident in, and discards the others. This module has the rule as data, and the
+//! Rust counterpart of `shaders/reveal.wgsl` and `shaders/confidence.wgsl`.
 //!
-//! One rule covers the published samplers: the `least` most confident tokens become known, and with them every token whose confidence
-//! reaches a threshold. "All beyond a threshold if those are k at least, else the k most confident" is the same, since what lies beyond a
-//! threshold is always a run of the most confident.
+//! One rule covers the published samplers: the `least` most confident tokens are revealed, as well as every token whose
+//! confidence reaches a threshold. "All above the threshold if there are at least k, otherwise the k most confident" is
+//! equivalent, since tokens above a threshold are always the most confident ones.
 //!
-//! A confidence is a whole number, [`CERTAIN`] times a probability, made of the integers of [`crate::sampler::kept`]: so devices that agree
-//! on the logits agree on the choice, ties included, which go to the earlier row.
+//! A confidence is an integer, [`CERTAIN`] times a probability, computed from the integers of [`crate::sampler::kept`].
+//! Devices that agree on the logits therefore agree on the choice, including ties, which go to the earlier row.
 
 mod counts;
 
@@ -18,38 +18,38 @@ use crate::sampler::kept::Filter;
 use crate::sampler::{NO_TOKEN, Sampler, are_finite};
 pub use counts::{Counts, even_counts, linear_counts};
 
-/// The confidence of a token whose probability is 1.
+/// The confidence of a token with probability 1.
 pub const CERTAIN: u32 = 1 << 31;
 
-/// The confidence that [`NO_TOKEN`] counts with: what is drawn from logits that are not finite becomes known at once, so that whoever reads
-/// the tokens finds it.
+/// The confidence of [`NO_TOKEN`]: a draw from logits that are not finite is always revealed, so that whoever reads the
+/// tokens notices it.
 pub const BROKEN: u32 = u32::MAX;
 
-/// What the confidence of a drawn token is. The mask token never takes part in a probability.
+/// How the confidence of a drawn token is defined. The mask token never counts in a probability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
-    /// The model's own probability: at temperature 1, among all tokens, however the token was drawn.
+    /// The model's own probability: at temperature 1, among all tokens, no matter how the token was drawn.
     #[default]
     Model,
     /// The probability after the temperature, among all tokens.
     Tempered,
-    /// The probability that it was drawn with: after the temperature, among the tokens that top-k, top-p and min-p keep.
+    /// The probability with which it was drawn: after the temperature, among the tokens kept by top-k, top-p and min-p.
     Drawn,
-    /// A random number of the row, whatever the network says.
+    /// A random number per row, independent of the network.
     Random,
-    /// The same for all rows, so that the leftmost ones come first.
+    /// The same for all rows, so that the leftmost come first.
     Leftmost,
 }
 
 impl Confidence {
-    /// Whether it is the network's, and not a random number or none.
+    /// Whether it is computed by the network.
     pub fn is_networks(self) -> bool {
         !matches!(self, Self::Random | Self::Leftmost)
     }
 
-    /// The filter whose mass the drawn token has a share of; none where no probability is asked for. A draw at temperature 0 has no
-    /// distribution, so its confidence is the model's own.
+    /// The filter whose kept mass the confidence is relative to; `None` if no probability is needed. A draw at
+    /// temperature 0 has no distribution, so its confidence is the model's own.
     pub fn filter(self, sampler: &Sampler) -> Option<Filter> {
         let temperature = sampler.temperature;
         match self {
@@ -61,7 +61,8 @@ impl Confidence {
         }
     }
 
-    /// The confidence of a row that does not depend on its logits, from what keys its noise; none where it does.
+    /// The confidence of a row that does not depend on its logits, computed from the key of its noise; `None` if it
+    /// does depend on them.
     pub fn of_key(self, seed: u64, [sequence, position]: [u32; 2]) -> Option<u32> {
         match self {
             Self::Random => Some(rng::row_word(seed, sequence, position) >> 1),
@@ -71,27 +72,27 @@ impl Confidence {
     }
 }
 
-/// How the tokens are chosen that become known.
+/// How the tokens to reveal are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// What they are compared by.
     #[serde(default)]
     pub by: Confidence,
-    /// Tokens of at least this confidence, from 0 to 1, become known however many they are. "Beyond" a threshold is at least the next
-    /// number after it ([`f32::next_up`]).
+    /// Tokens of at least this confidence, from 0 to 1, are always revealed. For "above" a threshold, use the next
+    /// larger number ([`f32::next_up`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f32>,
 }
 
 impl Rule {
-    /// Whether the threshold is one that a confidence can reach, and the confidence the network's.
+    /// Whether the threshold, if there is one, is reachable and applies to a confidence of the network.
     pub fn is_sound(&self) -> bool {
         let in_range = |t: f32| (0.0..=1.0).contains(&t) && self.by.is_networks();
         self.threshold.is_none_or(in_range)
     }
 
-    /// The least whole number that reaches the threshold; without one, that of [`BROKEN`] alone.
+    /// The smallest integer confidence that reaches the threshold; without one, only [`BROKEN`] does.
     pub fn bound(&self) -> u32 {
         match self.threshold {
             Some(t) if t <= 1.0 => (f64::from(t) * f64::from(CERTAIN)).ceil() as u32,
@@ -100,28 +101,28 @@ impl Rule {
     }
 }
 
-/// Neighbours among the sampled rows of a pass, all of one sequence, from left to right.
+/// Adjacent sampled rows of a pass, all in one sequence, from left to right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
-    /// The first of them, as an index into the sampled rows.
+    /// Index of the first one among the sampled rows.
     pub first: u32,
-    /// How many there are.
+    /// Number of rows.
     pub rows: u32,
-    /// So many of those whose place is still masked become known; all, where there are fewer.
+    /// How many of those still masked are revealed at least; if there are fewer, all are.
     pub least: u32,
 }
 
-/// What may become known of a pass.
+/// What a pass may reveal.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// The rule, of all groups.
+    /// The rule for all groups.
     pub rule: Rule,
-    /// One after the other, they hold every sampled row.
+    /// Consecutive groups that cover every sampled row.
     pub groups: Vec<Group>,
 }
 
 impl Choice {
-    /// Whether the groups hold each of `sampled` rows once, in order.
+    /// Whether the groups cover each of `sampled` rows once, in order.
     pub fn holds(&self, sampled: usize) -> bool {
         let follow = |next: Option<u32>, group: &Group| match next {
             Some(next) if group.first == next => next.checked_add(group.rows),
@@ -131,17 +132,17 @@ impl Choice {
     }
 }
 
-/// What a choice came to.
+/// Result of a choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Of each group the rows whose places are still masked.
+    /// For each group, the number of positions still masked.
     pub left: Vec<u32>,
-    /// Of each sampled row the token that became known, the mask token where none did.
+    /// For each sampled row, the token revealed, or the mask token if none was.
     pub tokens: Vec<u32>,
 }
 
-/// The confidence of a drawn `token`, of logits `[V]` that it was drawn from by `sampler`; none where it does not depend on them
-/// ([`Confidence::of_key`]).
+/// The confidence of a drawn `token`, computed from the logits `[V]` that `sampler` drew it from; `None` if it does not
+/// depend on them ([`Confidence::of_key`]).
 pub fn confidence(
     by: Confidence,
     sampler: &Sampler,
@@ -156,8 +157,9 @@ pub fn confidence(
     })
 }
 
-/// Chooses among drawn tokens, and writes those that become known where the next pass reads them. For each sampled row `drawn` has its
-/// token, `confidences` its confidence, and `targets` its place in `tokens`, which may become known only where it is the mask token.
+/// Chooses among drawn tokens and writes those revealed to `tokens`, where the next pass reads them. For each sampled
+/// row, `drawn` has its token, `confidences` its confidence, and `targets` its index in `tokens`, which is only written
+/// if it holds the mask token.
 pub fn choose(
     choice: &Choice,
     mask_index: u32,
@@ -180,7 +182,7 @@ pub fn choose(
         let mut masked: Vec<usize> = rows
             .filter(|&row| tokens[targets[row] as usize] == mask_index)
             .collect();
-        // A stable sort keeps the earlier row first.
+        // The sort is stable, so the earlier row stays first.
         masked.sort_by_key(|&row| std::cmp::Reverse(of(row)));
         let beyond = masked.partition_point(|&row| of(row) >= bound);
         let known = beyond.max(group.least as usize).min(masked.len());

@@ -1,15 +1,16 @@
-//! Counter-based random numbers: the same words for a (seed, sequence, position) on every platform, in any order and batch.
+//! Counter-based random numbers: the same words for a (seed, sequence, position) on every platform, in any order and
+//! any batch.
 
 /// Domain word of the Gumbel noise, so that it shares no counter with a [`Stream`].
 pub const GUMBEL_DOMAIN: u32 = 0x6e6f_6973;
-/// Domain word of the streams that draw plans.
+/// Domain word of the streams from which plans are drawn.
 const PLAN_DOMAIN: u32 = 0x706c_616e;
-/// Domain word of the seeds for texts that are drawn again.
+/// Domain word of the seeds for redrawn texts.
 const REDRAW_DOMAIN: u32 = 0x7265_6472;
 
 /// Domain word of the seeds of single steps.
 const STEP_DOMAIN: u32 = 0x7374_6570;
-/// Domain word of random numbers of rows.
+/// Domain word of the random numbers of rows.
 const ROW_DOMAIN: u32 = 0x726f_7773;
 
 /// Philox4x32-10 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
@@ -17,8 +18,8 @@ pub fn philox4x32(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     philox_lanes(counter.map(|word| [word]), key).map(|[word]| word)
 }
 
-/// [`philox4x32`] of `N` counters, of which `counters` holds the first words, the second ones and so on. Plain loops over lanes, of which
-/// compilers make vector code of the instruction set of whoever calls.
+/// [`philox4x32`] for `N` counters; `counters` has their first words, then their second words, and so on. Plain loops
+/// over lanes, which compilers vectorise with the caller's instruction set.
 #[allow(
     clippy::needless_range_loop,
     reason = "an iterator over four arrays says less"
@@ -48,14 +49,14 @@ pub fn key(seed: u64) -> [u32; 2] {
     [seed as u32, (seed >> 32) as u32]
 }
 
-/// The seed of another attempt at a text, so that it shares no random number with any text of the seed itself.
+/// The seed of another attempt at a text, which shares no random number with any text of the original seed.
 pub fn redraw_seed(seed: u64, attempt: u32) -> u64 {
     let [low, high, ..] = philox4x32([attempt, 0, 0, REDRAW_DOMAIN], key(seed));
     u64::from(low) | u64::from(high) << 32
 }
 
-/// The seed of one step of a text, where steps draw again at places that they drew at before: noise that stayed the same there would keep
-/// drawing the tokens that were not wanted.
+/// The seed of one step of a text, for samplers that draw at a position more than once: with the same noise they would
+/// keep drawing the tokens just rejected.
 pub fn step_seed(seed: u64, step: u32) -> u64 {
     let [low, high, ..] = philox4x32([step, 0, 0, STEP_DOMAIN], key(seed));
     u64::from(low) | u64::from(high) << 32
@@ -66,8 +67,8 @@ pub fn row_word(seed: u64, sequence: u32, position: u32) -> u32 {
     philox4x32([0, position, sequence, ROW_DOMAIN], key(seed))[0]
 }
 
-/// Gumbel noise -ln(-ln u) from 32 random bits `n`, u = 1 - (n + 0.5) / 2^32. Built so that neither tail is cut short: noise
-/// from 24-bit uniforms ends at 16.6 and changes the distribution (arXiv 2409.02908), this reaches 22.9.
+/// Gumbel noise -ln(-ln u) from 32 random bits `n`, u = 1 - (n + 0.5) / 2^32. Neither tail is truncated: noise from
+/// 24-bit uniforms ends at 16.6 and changes the distribution (arXiv 2409.02908), while this reaches 22.9.
 #[inline]
 pub fn gumbel_from_bits(n: u32) -> f32 {
     const SCALE: f32 = 1.0 / 4_294_967_296.0;
@@ -80,20 +81,20 @@ pub fn gumbel_from_bits(n: u32) -> f32 {
     -exponential.ln()
 }
 
-/// An upper bound of [`gumbel_from_bits`] without a logarithm: with w = (n + 0.5) / 2^32, -ln(1 - w) > w, so the noise lies below
-/// -ln w, and that at most (leading zeros of n + 1) ln 2.
+/// An upper bound of [`gumbel_from_bits`] without a logarithm. With w = (n + 0.5) / 2^32, -ln(1 - w) > w, so the noise
+/// is below -ln w, which is at most (leading zeros of n + 1) ln 2.
 #[inline]
 pub fn gumbel_ceiling(n: u32) -> f32 {
-    // A little over ln 2, for the rounding of the noise itself.
+    // Slightly more than ln 2, to allow for the rounding of the noise itself.
     (n.leading_zeros() + 1) as f32 * 0.6932
 }
 
-/// The four random words of vocabulary entries 4 block .. 4 block + 4 at a position of a sequence.
+/// The four random words for vocabulary entries 4 block .. 4 block + 4 at a position of a sequence.
 pub fn gumbel_block(seed: u64, sequence: u32, position: u32, block: u32) -> [u32; 4] {
     philox4x32([block, position, sequence, GUMBEL_DOMAIN], key(seed))
 }
 
-/// Blocks of [`gumbel_stretch`].
+/// Blocks per [`gumbel_stretch`].
 pub const STRETCH: usize = 16;
 
 /// [`gumbel_block`] of the [`STRETCH`] blocks from `first` on: `[word][block]`.
@@ -113,12 +114,13 @@ pub fn gumbel(seed: u64, sequence: u32, position: u32, vocab: u32) -> f32 {
     gumbel_from_bits(gumbel_block(seed, sequence, position, vocab / 4)[vocab as usize % 4])
 }
 
-/// Gumbel noise of a recorded uniform number, as the published code makes it: -ln(-ln u), in f64 and then rounded.
+/// Gumbel noise from a recorded uniform number, as computed in the published code: -ln(-ln u) in f64, then rounded.
 pub fn gumbel_from_uniform(u: f64) -> f32 {
     (-(-u.ln()).ln()) as f32
 }
 
-/// The middle of the 2^-52 wide interval in which 64 random bits fall. With 53 bits the last middle would round to 1.
+/// The centre of the interval of width 2^-52 that 64 random bits fall into. With 53 bits, the last centre would round
+/// to 1.
 fn unit(bits: u64) -> f64 {
     ((bits >> 12) as f64 + 0.5) / (1u64 << 52) as f64
 }
@@ -136,7 +138,7 @@ fn power(mut base: f64, mut n: u32) -> f64 {
     product
 }
 
-/// What a stream is used for; each purpose has numbers of its own.
+/// What a stream is used for; each purpose has its own numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// How many tokens each step takes.
@@ -147,7 +149,7 @@ pub enum Purpose {
     Other(u32),
 }
 
-/// A sequential stream of random numbers of (seed, sequence, purpose).
+/// A sequential stream of random numbers for (seed, sequence, purpose).
 #[derive(Clone, Debug)]
 pub struct Stream {
     key: [u32; 2],
@@ -159,7 +161,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The stream from its beginning.
+    /// The stream, from its start.
     pub fn new(seed: u64, sequence: u32, purpose: Purpose) -> Self {
         let purpose = match purpose {
             Purpose::Schedule => 0,
@@ -197,7 +199,7 @@ impl Stream {
         unit(u64::from(high) << 32 | u64::from(low))
     }
 
-    /// Uniform in 0..n, without bias. Zero for n = 0.
+    /// Uniform in 0..n without bias. Zero for n = 0.
     pub fn below(&mut self, n: u32) -> u32 {
         // Lemire, "Fast random integer generation in an interval", 2019.
         let threshold = n.wrapping_neg().checked_rem(n).unwrap_or(0);
@@ -209,11 +211,11 @@ impl Stream {
         }
     }
 
-    /// A draw from Binomial(n, p), exact but for the rounding of f64; p outside [0, 1] counts as its nearest end.
+    /// A draw from Binomial(n, p), exact up to f64 rounding; p is clamped to [0, 1].
     ///
-    /// Time grows with the mean, so that a whole schedule, whose draws sum to the length, takes time in proportion to length plus
-    /// steps. Only additions, multiplications and divisions are used, which IEEE 754 defines to the bit: a plan is the same on
-    /// every platform.
+    /// Takes time proportional to the mean, so that a whole schedule, whose draws sum to the length, takes time
+    /// proportional to the length plus the number of steps. Uses only additions, multiplications and divisions, which
+    /// IEEE 754 defines exactly, so that a plan is the same on every platform.
     pub fn binomial(&mut self, n: u32, p: f64) -> u32 {
         if n == 0 || p <= 0.0 || p.is_nan() {
             return 0;
@@ -225,10 +227,10 @@ impl Stream {
             return n - self.binomial(n, 1.0 - p);
         }
         if f64::from(n) * p > 40.0 && n > 1 {
-            // The sum of two halves keeps (1 - p)^n far from underflow.
+            // Splitting into two halves keeps (1 - p)^n far from underflow.
             return self.binomial(n / 2, p) + self.binomial(n - n / 2, p);
         }
-        // Inversion along the recurrence of the mass function (Kachitvichyanukul and Schmeiser, 1988, algorithm BINV).
+        // Inversion using the recurrence of the mass function (Kachitvichyanukul and Schmeiser, 1988, algorithm BINV).
         let ratio = p / (1.0 - p);
         let mut mass = power(1.0 - p, n);
         let mut left = self.uniform();
@@ -242,7 +244,7 @@ impl Stream {
         n
     }
 
-    /// A uniformly random order (Fisher and Yates).
+    /// A uniformly random shuffle (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i as u32 + 1) as usize);

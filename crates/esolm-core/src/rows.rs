@@ -1,5 +1,5 @@
-//! What an executor runs: the rows of one forward pass. Every mask of the model family is a prefix of slots plus a range around the
-//! row's own slot, so no dense mask exists anywhere (docs/architecture.md).
+//! What an executor runs: the rows of a forward pass. Every attention mask of the model family is a prefix of slots
+//! plus a range around the row's own slot, so no dense mask is ever built (docs/architecture.md).
 
 use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
@@ -7,32 +7,33 @@ use serde::{Deserialize, Serialize};
 use crate::config::Family;
 use crate::order::is_permutation;
 
-/// A source that stands for the mask token.
+/// As a source, stands for the mask token.
 pub const MASKED: u32 = u32::MAX;
-/// A target that stands for none.
+/// As a target, stands for none.
 pub const NO_TARGET: u32 = u32::MAX;
 
-/// One row that enters the network; the layout is that of `shaders/lib/row.wgsl`.
+/// One row that enters the network, laid out as in `shaders/lib/row.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable, Serialize, Deserialize)]
 pub struct Row {
-    /// Sequence of the batch, from 0.
+    /// Index of its sequence in the batch.
     pub sequence: u32,
-    /// Place in the KV cache.
+    /// Slot in the KV cache.
     pub slot: u32,
     /// Natural position, for the rotary embedding.
     pub position: u32,
-    /// Attends to slots 0..prefix,
+    /// It attends to the slots 0..prefix,
     pub prefix: u32,
-    /// and to slots own[0]..own[1], which lie beyond the prefix and hold its own slot; empty where that lies within the prefix.
+    /// and to the slots own[0]..own[1], which lie beyond the prefix and include its own slot; empty if its own slot is
+    /// within the prefix.
     pub own: [u32; 2],
     /// Index into the flat token buffer, or [`MASKED`].
     pub source: u32,
-    /// Index into the flat token buffer where the drawn token goes, or [`NO_TARGET`].
+    /// Index into the flat token buffer to which the drawn token is written, or [`NO_TARGET`].
     pub target: u32,
 }
 
-/// [`Row::own`] of a row in `slot` that attends beyond its prefix to nothing but its own slot.
+/// [`Row::own`] of a row in `slot` that, beyond its prefix, attends only to its own slot.
 pub fn own_slot(slot: u32, prefix: u32) -> [u32; 2] {
     if slot < prefix {
         [prefix; 2]
@@ -57,7 +58,7 @@ impl Row {
         (0..self.prefix as usize).chain(self.own[0] as usize..self.own[1] as usize)
     }
 
-    /// Whether its own range is one that [`Row::own`] may hold in a cache of `slots` slots.
+    /// Whether its own range is valid in a cache of `slots` slots.
     pub fn is_sound(&self, slots: usize) -> bool {
         let [start, end] = self.own;
         let own = match self.slot < self.prefix {
@@ -73,7 +74,7 @@ impl Row {
 pub struct StepRows {
     /// Rows, grouped by ascending sequence.
     pub rows: Vec<Row>,
-    /// Indices of rows whose logits are wanted, ascending.
+    /// Indices of the rows whose logits are needed, ascending.
     pub sampled: Vec<u32>,
 }
 
@@ -82,13 +83,13 @@ pub struct StepRows {
 pub struct Layout {
     /// Sequences.
     pub sequences: usize,
-    /// Cache slots a sequence.
+    /// Cache slots per sequence.
     pub slots: usize,
-    /// Length of the flat token buffer: the same share for each sequence.
+    /// Length of the flat token buffer, divided equally among the sequences.
     pub tokens: usize,
 }
 
-/// The attention masks of the published code. A clean row holds a token other than the mask; clean rows come first.
+/// The attention masks of the published code. Rows are clean if their token is not the mask; clean rows come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MaskMode {
@@ -96,7 +97,8 @@ pub enum MaskMode {
     Causal,
     /// Every slot sees every slot: MDLM.
     Bidirectional,
-    /// Clean slots causal, masked slots see all; beside clean targets (sequential) clean slots see all clean ones: Eso-LM (A).
+    /// Clean slots are causal, masked slots see all; with clean targets (sequential), clean slots see all clean ones:
+    /// Eso-LM (A).
     Mixed,
     /// Clean slots see all clean ones, masked slots causal: Eso-LM (A), diffusion.
     Mixed2,
@@ -113,26 +115,26 @@ impl std::fmt::Display for MaskMode {
     }
 }
 
-/// Why rows cannot be made from given arrays.
+/// Why given arrays do not make valid rows.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RowsError {
-    /// Arrays of different sizes.
+    /// Arrays have different sizes.
     #[error(
         "{name} has {found} entries in row {row} where {other} has {expected}; give arrays of the same shape [B, L]"
     )]
     Shape {
         /// The array.
         name: &'static str,
-        /// The array that it goes with.
+        /// The array that it must match.
         other: &'static str,
         /// The row of the batch.
         row: usize,
-        /// Its entries.
+        /// Entries found.
         found: usize,
-        /// What was expected.
+        /// Entries expected.
         expected: usize,
     },
-    /// A sort order that is not a permutation.
+    /// A sort order is not a permutation.
     #[error(
         "row {row} of sort_idx is not a permutation of 0..{length}; each natural position must stand in it once"
     )]
@@ -142,7 +144,7 @@ pub enum RowsError {
         /// Length of the sequence.
         length: usize,
     },
-    /// A token outside the vocabulary.
+    /// A token is outside the vocabulary.
     #[error(
         "{name} holds the token {token} in row {row}, beyond the vocabulary of {vocab}; use data made for this model"
     )]
@@ -153,66 +155,67 @@ pub enum RowsError {
         row: usize,
         /// The token.
         token: u32,
-        /// V.
+        /// Size of the vocabulary.
         vocab: usize,
     },
-    /// Longer sequences than the model's context.
+    /// The sequences are longer than the model's context.
     #[error(
         "{name} has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
     )]
     Context {
         /// The array.
         name: &'static str,
-        /// Tokens of a sequence.
+        /// Tokens per sequence.
         length: usize,
         /// Tokens of the context.
         context: usize,
     },
-    /// No sequence at all.
+    /// There is no sequence.
     #[error("{0} is empty; give at least one sequence of at least one token")]
     Empty(&'static str),
-    /// Blocks of no tokens.
+    /// The block size is zero.
     #[error("the block size is 0; blocks have at least one token")]
     BlockSize,
-    /// A pass over blocks of a model that has none.
+    /// The model has no block size, and none was given.
     #[error("{} names no block size; give one", .0.one())]
     NoBlockSize(Family),
-    /// More than the row table can address.
+    /// There are more tokens than the row table can address.
     #[error(
         "{rows} sequences of {length} tokens are too many for one pass; give at most {max} tokens in all"
     )]
     Size {
         /// Sequences.
         rows: usize,
-        /// Tokens of each.
+        /// Tokens per sequence.
         length: usize,
         /// Largest number of tokens.
         max: usize,
     },
-    /// A mask that sequential mode does not have.
+    /// Sequential mode does not have this mask.
     #[error("sequential mode knows the masks causal and mixed, not {0}; choose one of those")]
     SequentialMode(MaskMode),
-    /// Sequential mode without its second half.
+    /// Sequential mode lacks its second array.
     #[error("sequential mode reads x0_sorted beside zt_sorted; add it to the input")]
     NoClean,
 }
 
-/// Most tokens of a batch, so that indices stay far below [`MASKED`] and [`NO_TARGET`] and buffers below any device's memory.
+/// Maximum tokens per batch, so that indices stay far below [`MASKED`] and [`NO_TARGET`], and buffers fit into any
+/// device's memory.
 pub const MAX_TOKENS: usize = 1 << 26;
 
-/// The pass that a whole-sequence forward of the published code makes (models/dit.py), from arrays `[B, L]` in sorted order.
+/// The pass of a whole-sequence forward in the published code (models/dit.py), from arrays `[B, L]` in sorted order.
 /// Returns the layout, the token buffer and the rows.
 ///
 /// * Diffusion: the row of slot i reads `zt_sorted[i]` at position `sort_idx[i]`; all rows are sampled.
-/// * `sequential`: 2L rows a sequence. `x0_sorted` takes the slots 0..L, row i attending to `0..i + 1`, with [`MaskMode::Mixed`] at
-///   least to all tokens that are clean in z. `zt_sorted` takes the slots L..2L, which are sampled: row i attends to the clean
-///   tokens of slots `0..i` and to itself.
+/// * `sequential`: 2L rows per sequence. `x0_sorted` takes the slots 0..L; row i attends to `0..i + 1`, and with
+///   [`MaskMode::Mixed`] at least to all tokens that are clean in z. `zt_sorted` takes the slots L..2L, which are
+///   sampled; row i attends to the clean tokens of slots `0..i` and to itself.
 ///
-/// The masks that count clean tokens take that many first slots for them, as the published masks do.
+/// Masks that depend on the number of clean tokens assume, as the published ones do, that these take the first slots.
 ///
 /// # Errors
-/// When shapes differ, an order is not a permutation, a token lies outside the vocabulary, or sequential mode lacks `x0_sorted` or
-/// does not have the mask.
+/// If shapes differ, an order is not a permutation, a token is outside the vocabulary, or sequential mode lacks
+/// `x0_sorted` or does not support the mask.
 pub fn forward_rows(
     mode: MaskMode,
     sequential: bool,
@@ -293,14 +296,14 @@ pub fn forward_rows(
     Ok((layout, tokens, step))
 }
 
-/// The pass of a SetDLM over whole texts, from arrays `[B, L]` in the order in which the tokens are written: 2L rows a sequence, of which
-/// the masked ones are sampled. Returns the layout, the token buffer and the rows.
+/// A SetDLM's pass over whole texts, from arrays `[B, L]` in generation order: 2L rows per sequence, of which the
+/// masked ones are sampled. Returns the layout, the token buffer and the rows.
 ///
-/// `x0_sorted` takes the slots 0..L, row i attending to `0..i + 1`. Masks in the same places take the slots L..2L: row i attends to the
-/// slots `0..i`, and to itself.
+/// `x0_sorted` takes the slots 0..L; row i attends to `0..i + 1`. Masks for the same tokens take the slots L..2L; row i
+/// attends to the slots `0..i` and to itself.
 ///
 /// # Errors
-/// When shapes differ, an order is not a permutation, or a token lies outside the vocabulary.
+/// If shapes differ, an order is not a permutation, or a token is outside the vocabulary.
 pub fn set_rows(
     sort_idx: &[Vec<u32>],
     x0_sorted: &[Vec<u32>],
@@ -313,14 +316,15 @@ pub fn set_rows(
     forward_rows(mode, true, sort_idx, &masks, x0, mask_index, vocab)
 }
 
-/// The pass of a BD3-LM over texts whose blocks of `block` tokens are noised one by one, from arrays `[B, L]` in natural order: 2L rows
-/// a sequence, of which those of `xt` are sampled. Returns the layout, the token buffer and the rows.
+/// A BD3-LM's pass over texts whose blocks of `block` tokens are noised one by one, from arrays `[B, L]` in natural
+/// order: 2L rows per sequence, of which those of `xt` are sampled. Returns the layout, the token buffer and the rows.
 ///
-/// `x0` takes the slots 0..L, each row attending to its own block and those before it. `xt` takes the slots L..2L, each row attending to
-/// the blocks of `x0` before its own, and to its own block of `xt`. Where `block` does not divide the length, the last block is shorter.
+/// `x0` takes the slots 0..L; each row attends to its own block and earlier ones. `xt` takes the slots L..2L; each row
+/// attends to the blocks of `x0` before its own, and to its own block of `xt`. If `block` does not divide the length,
+/// the last block is shorter.
 ///
 /// # Errors
-/// When shapes differ, there is no token or one outside the vocabulary, or blocks have none.
+/// If shapes differ, there are no tokens, a token is outside the vocabulary, or the block size is zero.
 pub fn block_rows(
     block: usize,
     xt: &[Vec<u32>],
@@ -376,8 +380,8 @@ pub fn block_rows(
     Ok((layout, tokens, step))
 }
 
-/// The row of a clean or a noised token of a BD3-LM's text of `length` tokens, of which the clean ones have the slots 0..length and the
-/// noised ones those after them.
+/// The row of a clean or a noised token of a BD3-LM's text of `length` tokens. Clean tokens have the slots 0..length,
+/// noised ones the slots after them.
 pub(crate) fn block_row(position: u32, is_noised: bool, block: usize, length: usize) -> Row {
     let first = position as usize / block * block;
     let end = (first + block).min(length);
@@ -399,7 +403,7 @@ pub(crate) fn block_row(position: u32, is_noised: bool, block: usize, length: us
     }
 }
 
-/// Checks that so many sequences of `length` tokens, `span` rows each, are no more than the row table can address.
+/// Checks that the row table can address `sequences` sequences of `length` tokens with `span` rows each.
 fn check_size(sequences: usize, length: usize, span: usize) -> Result<(), RowsError> {
     match sequences > MAX_TOKENS / span {
         true => Err(RowsError::Size {
@@ -411,7 +415,7 @@ fn check_size(sequences: usize, length: usize, span: usize) -> Result<(), RowsEr
     }
 }
 
-/// Checks that `array` has the shape of another one and holds tokens of the vocabulary.
+/// Checks that `array` has the shape of another one and contains tokens of the vocabulary.
 fn check_tokens(
     name: &'static str,
     array: &[Vec<u32>],

@@ -1,4 +1,4 @@
-//! Drawing a token from logits on the host: the CPU's sampler and the twin of `shaders/sample.wgsl`.
+//! Drawing a token from logits on the host: the CPU's sampler, and the counterpart of `shaders/sample.wgsl`.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,30 +9,31 @@ pub mod kept;
 
 use kept::Filter;
 
-/// The logit that the mask token counts with, as in the published code.
+/// The logit substituted for the mask token's, as in the published code.
 pub const MASK_LOGIT: f32 = -1e6;
 
-/// The logit of a token that must not be drawn: finite at any temperature, and below any that a network computes.
+/// The logit of a token that must not be drawn: finite at any temperature, and below any logit that a network computes.
 pub const NEVER: f32 = -1e30;
 
-/// What is drawn from logits that are not finite, instead of a token: no vocabulary holds it.
+/// Drawn instead of a token if the logits are not finite; outside every vocabulary.
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// How tokens are drawn: logits are divided by the temperature, then top-k, top-p and min-p leave tokens out, in this order, each of
-/// what the one before it left. Tokens whose logits are equal stay together ([`kept`]). The most likely token is always kept.
+/// How tokens are drawn: logits are divided by the temperature; then top-k, top-p and min-p exclude tokens, in this
+/// order, each among those that the previous one kept. Tokens with equal logits stay together ([`kept`]). The most
+/// likely token is always kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sampler {
-    /// Logits are divided by it; 0 takes the most likely token.
+    /// Divides the logits; 0 takes the most likely token.
     pub temperature: f32,
-    /// Keeps the k most likely tokens, and what is as likely as the last of them; at least 1.
+    /// Keeps the k most likely tokens, and those as likely as the last of them; at least 1.
     #[serde(default)]
     pub top_k: Option<u32>,
-    /// Keeps the smallest set of tokens whose mass reaches p; above 0, and 1 keeps all.
+    /// Keeps the smallest set of tokens whose total probability reaches p; above 0, and 1 keeps all.
     pub top_p: Option<f32>,
-    /// Whether the token at which the mass reaches top-p is kept too.
+    /// Whether the token at which the total reaches top-p is kept too.
     #[serde(default)]
     pub top_p_crossing: Crossing,
-    /// Keeps the tokens that are at least this fraction as likely as the most likely one, from 0, which keeps all, to 1.
+    /// Keeps the tokens at least this fraction as likely as the most likely one, from 0, which keeps all, to 1.
     #[serde(default)]
     pub min_p: Option<f32>,
 }
@@ -49,19 +50,20 @@ impl Default for Sampler {
     }
 }
 
-/// What becomes of the token at which the mass crosses top-p.
+/// What happens to the token at which the total probability crosses top-p.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Crossing {
-    /// It is kept: what is kept has a mass of at least p.
+    /// It is kept: the kept tokens have a total of at least p.
     #[default]
     Keep,
-    /// It is left out, unless it is the most likely token: what is kept has a mass of at most p. So the published BD3-LM draws.
+    /// It is dropped, unless it is the most likely token: the kept tokens have a total of at most p. The published
+    /// BD3-LM draws this way.
     Drop,
 }
 
 impl Crossing {
-    /// Whether it is what is done unless asked otherwise.
+    /// Whether it is the default.
     pub fn is_default(&self) -> bool {
         *self == Self::Keep
     }
@@ -75,26 +77,26 @@ pub enum SamplerError {
         "the temperature is {0}; give 0 for the most likely token, 1 for a draw as the model says, or any number from 1e-6"
     )]
     Temperature(f32),
-    /// No token is kept.
+    /// Top-k keeps no token.
     #[error("top-k is 0; give a number of tokens from 1, or leave it out to keep every token")]
     TopK,
-    /// The nucleus holds nothing, or more than all.
+    /// Top-p is zero or less, or more than 1.
     #[error("top-p is {0}; give a number above 0 and at most 1, where 1 keeps every token")]
     TopP(f32),
-    /// A fraction that no probability can be of another.
+    /// Min-p is outside [0, 1].
     #[error("min-p is {0}; give a number from 0, which keeps every token, to 1")]
     MinP(f32),
 }
 
 impl Sampler {
-    /// Smallest temperature beside 0: with smaller ones scaled logits would leave the range of f32.
+    /// Smallest temperature other than 0; with smaller ones, scaled logits would leave the range of f32.
     pub const MIN_TEMPERATURE: f32 = 1e-6;
 
     /// Checks the ranges of the fields.
     ///
     /// # Errors
-    /// A temperature that is neither 0 nor a number from [`Sampler::MIN_TEMPERATURE`], a top-k of 0, a top-p outside (0, 1] or a min-p
-    /// outside [0, 1].
+    /// If the temperature is neither 0 nor at least [`Sampler::MIN_TEMPERATURE`], top-k is 0, top-p is outside (0, 1],
+    /// or min-p is outside [0, 1].
     pub fn validate(&self) -> Result<(), SamplerError> {
         let temperature = self.temperature;
         let usable = temperature.is_finite() && temperature >= Self::MIN_TEMPERATURE;
@@ -132,11 +134,11 @@ pub enum NoiseSource<'a> {
     None,
 }
 
-/// Draws a token from `logits` `[V]`, as the published samplers do (algo.py): mask column to -1e6, temperature, then of what the [`Sampler`]
-/// keeps the largest logit + noise (Gumbel-max); ties go to the lower index. Where a logit other than the mask's is not finite, or none is
-/// left after all that, it is [`NO_TOKEN`].
+/// Draws a token from `logits` `[V]` like the published samplers (algo.py): sets the mask column to -1e6, divides by
+/// the temperature, then takes the largest logit + noise (Gumbel-max) among the tokens that the [`Sampler`] keeps; ties
+/// go to the lower index. Returns [`NO_TOKEN`] if a logit other than the mask's is not finite, or if no token is left.
 ///
-/// It is inlined, so that its loops have the instruction set of whoever calls.
+/// Inlined, so that its loops use the caller's instruction set.
 #[inline(always)]
 pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: NoiseSource) -> u32 {
     if !are_finite(logits, mask_index) {
@@ -166,10 +168,10 @@ pub fn sample_row(logits: &[f32], mask_index: u32, sampler: &Sampler, noise: Noi
     }
 }
 
-/// What tells whether a token is kept.
+/// What determines whether a token is kept.
 enum Token {
     Mask,
-    /// Of any other token, not divided by the temperature.
+    /// Any other token, by its logit, not divided by the temperature.
     Logit(f32),
 }
 
@@ -181,7 +183,7 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// The token whose logit and noise are the most, of those that `keeps` keeps.
+    /// The token with the largest logit plus noise, among those that `keeps` keeps.
     #[inline(always)]
     fn draw(&self, noise: NoiseSource, keeps: impl Fn(Token) -> bool) -> u32 {
         let Self {
@@ -207,7 +209,7 @@ impl Row<'_> {
             } => {
                 for first in (0..logits.len().div_ceil(4)).step_by(STRETCH) {
                     let all = first * 4..logits.len().min((first + STRETCH) * 4);
-                    // Nothing is computed for neighbours that are all left out.
+                    // Skips adjacent tokens that are all excluded.
                     let stretch = logits.get(all.clone()).unwrap_or_default();
                     let highest = stretch.iter().copied().fold(f32::MIN, f32::max);
                     if !keeps(Token::Logit(highest)) && !all.contains(&(mask_index as usize)) {
@@ -217,7 +219,7 @@ impl Row<'_> {
                     for v in all {
                         let bits = words[v % 4][v / 4 - first];
                         let value = value(v);
-                        // Nor are the two logarithms of the noise where an upper bound of it would not win.
+                        // Nor are the noise's two logarithms computed if an upper bound of the noise would not win.
                         if value + gumbel_ceiling(bits) > best && is_kept(v) {
                             let score = value + gumbel_from_bits(bits);
                             if score > best {
@@ -254,7 +256,7 @@ pub fn suppress(logits: &mut [f32], tokens: &[u32]) {
     }
 }
 
-/// Whether all of a row's logits are finite but for the mask's, which nothing reads.
+/// Whether all of a row's logits are finite, ignoring the mask's, which nothing reads.
 pub fn are_finite(logits: &[f32], mask_index: u32) -> bool {
     let (before, rest) = logits.split_at(logits.len().min(mask_index as usize));
     let after = rest.get(1..).unwrap_or_default();

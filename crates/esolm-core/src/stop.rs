@@ -1,5 +1,6 @@
-//! When a text ends early: stop strings, for texts that are written block by block the rules of the published BD3-LM for texts of
-//! variable length, and for those of a SetDLM the rules of its scripts. `ending` looks for all of them while a text is written.
+//! Conditions that end a text early: stop strings; for texts written block by block, the rules of the published BD3-LM
+//! for variable-length texts; for a SetDLM, the rules of its scripts. `ending` checks for all of them while a text is
+//! written.
 
 use std::collections::HashMap;
 
@@ -7,58 +8,59 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::ModelConfig;
 
-/// The entropy is that of so many last tokens, and counts once there are more.
+/// Number of last tokens whose entropy is checked, once there are more.
 pub const ENTROPY_WINDOW: usize = 256;
-/// An entropy below so many nats ends a text.
+/// A text ends if this entropy falls below this value, in nats.
 pub const LEAST_ENTROPY: f64 = 4.0;
 
-/// The entropy of a SetDLM's text is that of so many last tokens.
+/// Number of last tokens of a SetDLM's text whose entropy is checked.
 pub const SET_ENTROPY_WINDOW: usize = 128;
-/// So many tokens of a SetDLM's text are written at least.
+/// Minimum tokens of a SetDLM's text.
 pub const SET_LEAST_TOKENS: usize = 32;
 
-/// Why a text may end after a block, or one of a SetDLM after a token.
+/// Rules that may end a text after a block or, for a SetDLM, after a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StopRule {
-    /// It has more than one end-of-text token, the token that opens it included, and is cut after the second. One of a SetDLM is cut after the
-    /// first that is not given, if [`SET_LEAST_TOKENS`] are; one of a decoder after the first that is not given.
+    /// The text has more than one end-of-text token, including the one that opens it, and is cut after the second. A
+    /// SetDLM's text is cut after the first one that is not given, if there are at least [`SET_LEAST_TOKENS`]; a
+    /// decoder's after the first one that is not given.
     Eos,
-    /// Its last [`ENTROPY_WINDOW`] tokens, of a SetDLM [`SET_ENTROPY_WINDOW`], repeat each other, with an entropy below [`LEAST_ENTROPY`], and
-    /// are cut off.
+    /// Its last [`ENTROPY_WINDOW`] tokens ([`SET_ENTROPY_WINDOW`] for a SetDLM) are repetitive, with an entropy below
+    /// [`LEAST_ENTROPY`], and are cut off.
     Entropy,
 }
 
-/// Why a text is as long as it is.
+/// Why a text ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Finish {
-    /// It has its whole length.
+    /// It reached its full length.
     #[default]
     Length,
-    /// A stop string followed.
+    /// At a stop string.
     Stop,
-    /// An end-of-text token followed, or the rule for those ended it.
+    /// At an end-of-text token, or by the rule about them.
     Eos,
-    /// It began to repeat itself, and the rule for that ended it.
+    /// It became repetitive, and the rule about that ended it.
     Entropy,
-    /// The run was stopped before the text was whole.
+    /// The run was stopped before the text was complete.
     Interrupted,
 }
 
-/// Tokens that begin and end a text, where the model has such.
+/// Tokens that begin and end a text, if the model has them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ends {
     /// Opens a text.
     pub bos: Option<u32>,
     /// Ends a text.
     pub eos: Option<u32>,
-    /// End a text too, as those of a chat model that ends its turns and its documents by different tokens.
+    /// Further tokens that end a text, as in chat models that end turns and documents with different tokens.
     pub more: Vec<u32>,
 }
 
 impl Ends {
-    /// Those that a configuration says.
+    /// The tokens named by a configuration.
     pub fn of(config: &ModelConfig) -> Self {
         Self {
             bos: config.bos,
@@ -78,25 +80,26 @@ impl Ends {
     }
 }
 
-/// What ends a text before its length.
+/// What ends a text before its full length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopRules {
-    /// Any of them ends a text after a block.
+    /// Rules, any of which may end a text after a block.
     pub rules: Vec<StopRule>,
-    /// Texts before any of which a text ends, and then also at its first end-of-text token; none of them is empty.
+    /// Stop strings. A text ends before any of them; if there are some, also at its first end-of-text token. None may
+    /// be empty.
     pub strings: Vec<String>,
-    /// The tokens that open and end texts; one that opens them counts at position 0 as an end of the text before.
+    /// Tokens that open and end texts. An opening one at position 0 counts as the end of the previous text.
     pub ends: Ends,
 }
 
 impl StopRules {
-    /// Whether there is anything that ends a text early.
+    /// Whether anything can end a text early.
     pub fn is_any(&self) -> bool {
         !self.rules.is_empty() || !self.strings.is_empty()
     }
 
-    /// Tokens to keep of a text whose blocks so far are `tokens`, where a rule ends it after the last of them, and which one does; none
-    /// where it goes on. As published, low entropy decides where both rules hold.
+    /// If a rule ends a text after the last block of `tokens`: how many tokens to keep, and which rule; otherwise
+    /// `None`. As published, low entropy takes precedence if both rules apply.
     pub fn end(&self, tokens: &[u32]) -> Option<(usize, Finish)> {
         if let Some(end) = self.low_entropy(tokens) {
             return Some(end);
@@ -117,8 +120,8 @@ impl StopRules {
         repeats.then_some((start, Finish::Entropy))
     }
 
-    /// As [`StopRules::end`] for the text of a decoder, of which the first `given` tokens are not written: the first end-of-text token behind
-    /// them ends it, since prompts hold such tokens themselves.
+    /// Like [`StopRules::end`] for a decoder's text, of which the first `given` tokens were not generated: the first
+    /// end-of-text token after them ends it, since prompts contain such tokens themselves.
     pub fn end_of_decoder(&self, tokens: &[u32], given: usize) -> Option<(usize, Finish)> {
         let mut written = tokens.iter().enumerate().skip(given);
         let eos = written.find(|&(_, &token)| self.ends.is_end(token));
@@ -127,8 +130,8 @@ impl StopRules {
             .or_else(|| self.low_entropy(tokens))
     }
 
-    /// Tokens to keep of a SetDLM's text of which `tokens` are known so far without a gap, the first `given` of them not written, and the rule
-    /// that ends it; none where it goes on.
+    /// If a rule ends a SetDLM's text: how many tokens to keep, and which rule; otherwise `None`. `tokens` is the
+    /// gapless known prefix, of which the first `given` tokens were not generated.
     pub fn end_of_sets(&self, tokens: &[u32], given: usize) -> Option<(usize, Finish)> {
         let least = given + SET_LEAST_TOKENS;
         if tokens.len() < least {
@@ -149,13 +152,13 @@ impl StopRules {
     }
 }
 
-/// The entropy of how often each token occurs, in nats.
+/// Entropy of the token frequencies, in nats.
 pub fn entropy(tokens: &[u32]) -> f64 {
     let mut counts: HashMap<u32, usize> = HashMap::new();
     for &token in tokens {
         *counts.entry(token).or_default() += 1;
     }
-    // In an order of their own, so that the sum is the same every time.
+    // Sorted, so that the sum is always the same.
     let mut counts: Vec<usize> = counts.into_values().collect();
     counts.sort_unstable();
     let share = |count: usize| count as f64 / tokens.len() as f64;

@@ -1,7 +1,7 @@
 //! Text to tokens and back: the tokenizer, where a text begins and ends, prompts, and infill templates.
 //!
-//! Tokenizers come as the `tokenizer.json` of the Hugging Face library. Truncation, padding and automatic special tokens that such
-//! a file may ask for are left out: a prompt becomes its own tokens and nothing else.
+//! Tokenizers are Hugging Face `tokenizer.json` files. Truncation, padding and automatic special tokens requested by
+//! such a file are disabled: a prompt becomes its own tokens and nothing else.
 
 mod template;
 mod unigram;
@@ -24,9 +24,9 @@ pub use crate::stop::Ends;
 
 /// Ends a turn of a chat.
 const TURN_END: &str = "<|im_end|>";
-/// Names that end-of-text tokens have in published tokenizers, the most likely one first.
+/// Names of end-of-text tokens in published tokenizers, the most likely one first.
 const END_NAMES: [&str; 5] = ["<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>"];
-/// Likewise for the beginning of a text. GPT-2 has one token for both.
+/// The same for beginning-of-text tokens. GPT-2 uses one token for both.
 const BEGIN_NAMES: [&str; 5] = [
     "<|endoftext|>",
     "<s>",
@@ -35,10 +35,10 @@ const BEGIN_NAMES: [&str; 5] = [
     "<|begin_of_text|>",
 ];
 
-/// Fewer tokens than this are added to a vocabulary to round its size.
+/// Upper bound of the padding that rounds up a vocabulary's size.
 const MAX_PADDING: usize = 1024;
 
-/// Why text cannot become tokens. Every message names the thing and the remedy.
+/// Why text cannot be tokenized. Every message names the cause and the remedy.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum TextError {
     /// The file cannot be read.
@@ -57,7 +57,7 @@ pub enum TextError {
         /// What it is.
         source: TokenizerError,
     },
-    /// The text is not that of a tokenizer.
+    /// The text is not a tokenizer.
     #[error("the tokenizer is not usable ({0}); give the tokenizer.json that belongs to the model")]
     Unusable(String),
     /// Tokenizer and model have different vocabularies.
@@ -76,14 +76,14 @@ pub enum TextError {
         tokens: usize,
         /// V of the model.
         vocab_size: usize,
-        /// Whether one of V is the mask.
+        /// Whether the mask is one of them.
         has_mask: bool,
-        /// What would fit: "2048", or "2048 or 2049".
+        /// Sizes that would fit: "2048", or "2048 or 2049".
         expected: String,
-        /// The mask may have been taken for the last index because nothing says which it is, and the vocabulary be padded.
+        /// Whether the mask may merely have been assumed to be the last index, while the vocabulary is really padded.
         may_be_padded: bool,
     },
-    /// The tokenizer has another mask token than the model.
+    /// Tokenizer and model have different mask tokens.
     #[error(
         "the tokenizer's mask token \"{name}\" is {index}, but the model's mask is {mask_index}; give the tokenizer.json that the \
          model was trained with, or correct \"mask_index\" in the configuration"
@@ -96,35 +96,36 @@ pub enum TextError {
         /// The model's.
         mask_index: u32,
     },
-    /// The tokenizer changes words that must stay as they are given.
+    /// The tokenizer alters words that must be kept as given.
     #[error(
         "{0}, so the words would not stay as they are given; write the text as the tokenizer does"
     )]
     Lossy(Altered),
-    /// The library behind the tokenizer gave up on this text.
+    /// The tokenizer library failed on this text.
     #[error("the tokenizer cannot encode the text ({0}); write it in other words")]
     Encode(String),
-    /// The text holds the token that stands for what is not known.
+    /// The text contains the mask token.
     #[error(
         "the text contains {0:?}, the model's mask token; leave it out, or give an infill template with a gap"
     )]
     MaskInText(String),
-    /// The template is malformed, or too long.
+    /// The template is malformed or too long.
     #[error(transparent)]
     Template(#[from] TemplateError),
 }
 
-/// What a tokenizer makes of a text that its tokens do not say again: one without capital letters turns "Hello" into "hello".
+/// What a tokenizer makes of a text that decoding does not give back: one without capital letters turns "Hello" into
+/// "hello".
 #[derive(Debug, Error, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[error("the tokenizer turns \"{given}\" into \"{kept}\"")]
 pub struct Altered {
-    /// What was given, from the first word on that is not kept, shortened.
+    /// The original, from the first altered word on, shortened.
     pub given: String,
-    /// What the tokens say in its place.
+    /// What the tokens decode to.
     pub kept: String,
 }
 
-/// Words that [`Altered`] shows at most.
+/// Maximum number of words that [`Altered`] shows.
 const SHOWN_WORDS: usize = 8;
 
 impl Altered {
@@ -132,7 +133,7 @@ impl Altered {
         let (from, to) = (given.split_whitespace(), kept.split_whitespace());
         let same = from.clone().zip(to.clone()).take_while(|(a, b)| a == b);
         let same = same.count();
-        // Where one of them ends, the last word before shows where that is.
+        // If one of them ends here, show the last word before, for orientation.
         let is_over = from.clone().nth(same).is_none() || to.clone().nth(same).is_none();
         let first = same - usize::from(is_over).min(same);
         let shown = |words: SplitWhitespace<'_>| {
@@ -148,22 +149,22 @@ impl Altered {
     }
 }
 
-/// A tokenizer that was checked against a model's vocabulary.
+/// A tokenizer that has been checked against a model's vocabulary.
 #[derive(Debug, Clone)]
 pub struct TextCodec {
     tokenizer: Tokenizer,
     /// Largest token index plus one.
     tokens: usize,
     unused: Vec<u32>,
-    /// Tokens are sequences of bytes, so that any cut of a text keeps every byte.
+    /// Whether tokens are sequences of bytes, so that a text can be cut anywhere without losing bytes.
     byte_level: bool,
     mask: u32,
     ends: Ends,
 }
 
 impl TextCodec {
-    /// Reads a `tokenizer.json` from its bytes and checks that it belongs to the model: its tokens are the model's vocabulary, with
-    /// the mask token (index `mask_index`) or without it.
+    /// Reads a `tokenizer.json` from bytes and checks that it belongs to the model: its tokens must be the model's
+    /// vocabulary, with or without the mask token (index `mask_index`).
     ///
     /// # Errors
     /// [`TextError::Unusable`], [`TextError::Vocabulary`].
@@ -171,7 +172,7 @@ impl TextCodec {
         Self::read(json, config, false)
     }
 
-    /// `own` tells that the tokenizer comes with the model.
+    /// `own` says that the tokenizer comes with the model.
     fn read(json: &[u8], config: &ModelConfig, own: bool) -> Result<Self, TextError> {
         let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
         unigram::check(json).map_err(TextError::Unusable)?;
@@ -188,9 +189,9 @@ impl TextCodec {
         let special = |index| added.get(&index).is_some_and(|token| token.special);
         let named =
             (vocabulary.iter()).map(|(name, &index)| (name.as_str(), index, special(index)));
-        // Of several tokens that are merely named like a mask the configuration chooses one.
+        // If several tokens merely have mask-like names, the configuration decides.
         let masks = mask_tokens(named).unwrap_or_default();
-        // A model without a mask may have a tokenizer that serves others as well.
+        // A model without a mask may have a tokenizer shared with other models.
         let other =
             (masks.into_iter()).find(|&(_, index)| config.mask().is_some_and(|mask| index != mask));
         if let Some((name, index)) = other {
@@ -209,8 +210,8 @@ impl TextCodec {
         let fits = match config.vocab_size.checked_sub(tokens + appended) {
             None => false,
             Some(0) => true,
-            // A vocabulary padded to a round size. Of a tokenizer from elsewhere more likely a wrong one, unless its tokens end at the
-            // mask that was appended to them.
+            // A vocabulary padded to a round size. If the tokenizer does not come with the model, it is more likely the
+            // wrong one, unless its tokens end where the mask was appended.
             Some(padding) => {
                 let is_round = !mask_is_last && config.vocab_size.is_multiple_of(8);
                 let ends_at_mask = config.mask_index as usize == tokens;
@@ -254,20 +255,20 @@ impl TextCodec {
         })
     }
 
-    /// As [`TextCodec::from_bytes`], from a file, which may also have one of the other forms of tokenizers
+    /// Like [`TextCodec::from_bytes`], from a file, which may also be in another tokenizer format
     /// ([`read_tokenizer`](crate::checkpoint::read_tokenizer)).
     ///
     /// # Errors
-    /// [`TextError::Io`] besides.
+    /// Also [`TextError::Io`].
     #[cfg(not(target_family = "wasm"))]
     pub fn from_file(path: &std::path::Path, config: &ModelConfig) -> Result<Self, TextError> {
         Self::from_bytes(&read_file(path)?, config)
     }
 
-    /// The tokenizer that comes with a checkpoint, beside its weights or inside, if one does.
+    /// The tokenizer that comes with a checkpoint, in a separate file or inside, if there is one.
     ///
     /// # Errors
-    /// As [`TextCodec::from_bytes`]; natively [`TextError::Io`] besides.
+    /// See [`TextCodec::from_bytes`]; natively also [`TextError::Io`].
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Option<Self>, TextError> {
         #[cfg(not(target_family = "wasm"))]
         if let Some(path) = checkpoint.tokenizer_path() {
@@ -278,15 +279,15 @@ impl TextCodec {
             .transpose()
     }
 
-    /// The indices of the model's vocabulary that neither have a token nor are the mask.
+    /// Indices of the model's vocabulary that have no token and are not the mask.
     pub fn unused_tokens(&self) -> &[u32] {
         &self.unused
     }
 
-    /// The tokenizer as the text of a `tokenizer.json`: the same for all files that make the same tokenizer.
+    /// The tokenizer as the text of a `tokenizer.json`: identical for all files that define the same tokenizer.
     ///
     /// # Errors
-    /// [`TextError::Unusable`] where it cannot be written.
+    /// [`TextError::Unusable`] if it cannot be written.
     pub fn json(&self) -> Result<String, TextError> {
         (self.tokenizer.to_string(false))
             .map_err(|error| TextError::Unusable(one_line(&error.to_string())))
@@ -297,13 +298,13 @@ impl TextCodec {
         self.tokens
     }
 
-    /// The tokens that begin and end a text: those of the model's configuration, else the tokenizer's tokens with a usual name
-    /// such as `<|endoftext|>`.
+    /// The tokens that begin and end a text: those in the model's configuration, otherwise the tokenizer's tokens with
+    /// a conventional name such as `<|endoftext|>`.
     pub fn ends(&self) -> Ends {
         self.ends.clone()
     }
 
-    /// The index of a special token, by its name.
+    /// The index of a special token, by name.
     pub fn special_token(&self, name: &str) -> Option<u32> {
         let index = self.tokenizer.token_to_id(name)?;
         let added = self.tokenizer.get_added_tokens_decoder();
@@ -313,14 +314,15 @@ impl TextCodec {
             .map(|_| index)
     }
 
-    /// Whether the tokenizer itself puts the beginning-of-text token before a text. Those of some models do, and others have no such token.
+    /// Whether the tokenizer itself adds the beginning-of-text token to a text. For some models it does; others have no
+    /// such token.
     pub fn puts_bos(&self) -> bool {
         let opening = self.tokenizer.encode_fast("", true);
         opening.is_ok_and(|opening| opening.get_ids().first().copied() == self.ends.bos)
             && self.ends.bos.is_some()
     }
 
-    /// The token of a name: one of the vocabulary, or a text that is one token.
+    /// The token with a name: one of the vocabulary, or a text that is a single token.
     pub fn token(&self, name: &str) -> Option<u32> {
         let named = self.tokenizer.token_to_id(name);
         named.or_else(|| match &self.encode(name).ok()?[..] {
@@ -329,8 +331,8 @@ impl TextCodec {
         })
     }
 
-    /// Tokens of a text, without any that the text does not hold. The name of a special token, such as `<|endoftext|>`, stands
-    /// for that token. They need not say the same text again, see [`TextCodec::altered`].
+    /// Tokenizes a text, adding no tokens. The name of a special token in the text, such as `<|endoftext|>`, becomes
+    /// that token. Decoding need not give the same text back, see [`TextCodec::altered`].
     ///
     /// # Errors
     /// [`TextError::MaskInText`], [`TextError::Encode`].
@@ -343,7 +345,7 @@ impl TextCodec {
         Ok(tokens)
     }
 
-    /// As [`TextCodec::encode`], the mask token too where the text names it, which no model goes on from.
+    /// Like [`TextCodec::encode`], but allows the mask token, which no model can continue.
     ///
     /// # Errors
     /// [`TextError::Encode`].
@@ -353,8 +355,9 @@ impl TextCodec {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// What `tokens`, those of `text`, say in its place, if it is not the same: a tokenizer may write small letters only, or not
-    /// know all characters. White space counts only where tokens are bytes: other tokenizers drop it, and add it again.
+    /// How `tokens`, the tokens of `text`, differ from it when decoded, if they do: a tokenizer may be lower-case only,
+    /// or lack some characters. White space only counts if tokens are bytes, since other tokenizers drop it and add it
+    /// back.
     pub fn altered(&self, text: &str, tokens: &[u32]) -> Option<Altered> {
         let kept = self.decode(tokens);
         let is_same = kept == text
@@ -362,10 +365,10 @@ impl TextCodec {
         (!is_same).then(|| Altered::new(text, &kept))
     }
 
-    /// Bytes of a text that its first `count` tokens stand for; a character counts where all of it is there.
+    /// Number of bytes of a text covered by its first `count` tokens; a character counts only if it is complete.
     ///
     /// # Errors
-    /// As [`TextCodec::encode`].
+    /// See [`TextCodec::encode`].
     pub fn covered(&self, text: &str, count: usize) -> Result<usize, TextError> {
         let encoding = self.tokenizer.encode(text, false);
         let encoding = encoding.map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
@@ -374,23 +377,23 @@ impl TextCodec {
             Some(&(_, end)) => end,
             None => return Ok(if count == 0 { 0 } else { text.len() }),
         };
-        // Tokens that are parts of a character all have its span.
+        // Tokens that are parts of a character all have the character's span.
         Ok(spans.get(count).map_or(end, |&(start, _)| end.min(start)))
     }
 
-    /// Text of all tokens, special ones written with their names. Tokens without text (the mask) are left out; bytes that are no
-    /// UTF-8 become U+FFFD.
+    /// The text of all tokens, including the names of special ones. Tokens without text (the mask) are skipped; invalid
+    /// UTF-8 becomes U+FFFD.
     pub fn decode(&self, tokens: &[u32]) -> String {
         self.decode_with(tokens, false)
     }
 
-    /// As [`TextCodec::decode`], special tokens left out.
+    /// Like [`TextCodec::decode`], without special tokens.
     pub fn decode_plain(&self, tokens: &[u32]) -> String {
         self.decode_with(tokens, true)
     }
 
     fn decode_with(&self, tokens: &[u32], skip_special: bool) -> String {
-        // Decoding only fails in decoders that a tokenizer.json brings with a faulty rule; what is left is each token by itself.
+        // Decoding fails only if a tokenizer.json has a faulty decoder rule; then decode token by token.
         self.tokenizer
             .decode(tokens, skip_special)
             .unwrap_or_else(|_| {
@@ -401,21 +404,23 @@ impl TextCodec {
             })
     }
 
-    /// The text that a reader wants: without the beginning-of-text token, up to the first end of text that comes after the
-    /// first `given` tokens and after at least one other token; special tokens left out.
+    /// The text for a reader: without the beginning-of-text token and other special tokens, up to the first end of text
+    /// that comes after the first `given` tokens and after at least one other token.
     ///
-    /// `given` is the length of the part that holds given words (a prompt, or an infill template up to its last word), which is
-    /// never cut.
+    /// `given` is the length of the part that contains given words (a prompt, or an infill template up to its last
+    /// word), which is never cut.
     pub fn text(&self, tokens: &[u32], given: usize) -> String {
         self.decode_plain(until_eos(tokens, given, &self.ends))
     }
 
-    /// Whether `tokens` leave the given words of a template whole: at no position of `word_ends` ([`Placed::word_ends`]) does a letter or
-    /// digit follow. Half a character counts as a letter, since nobody knows what it would have become.
+    /// Whether `tokens` leave the given words of a template intact: at no position in `word_ends`
+    /// ([`Placed::word_ends`]) does a letter or digit follow. An incomplete character counts as a letter, since it
+    /// could have become one.
     pub fn keeps_words(&self, tokens: &[u32], word_ends: &[usize]) -> bool {
         let goes_on = |c: char| c.is_alphanumeric() || c == char::REPLACEMENT_CHARACTER;
         word_ends.iter().all(|&position| {
-            // With the word's last token before them: decoders leave out a space, or a sign of going on, where a text begins.
+            // Decoded together with the word's last token, since decoders drop a space or a continuation marker at the
+            // beginning of a text.
             let before = position.saturating_sub(1);
             let from = |start: usize| self.decode_plain(tokens.get(start..).unwrap_or_default());
             let word = self.decode_plain(tokens.get(before..position).unwrap_or_default());
@@ -426,8 +431,8 @@ impl TextCodec {
     }
 }
 
-/// `tokens` up to, not including, the first end of text. A beginning-of-text token and end-of-text tokens that open the sequence
-/// do not end it, nor does one among the first `given` tokens.
+/// `tokens` up to, but not including, the first end of text. A beginning-of-text token and end-of-text tokens at the
+/// start of the sequence do not end it, nor does one among the first `given` tokens.
 pub fn until_eos<'t>(tokens: &'t [u32], given: usize, ends: &Ends) -> &'t [u32] {
     if !ends.has_end() {
         return tokens;
@@ -444,7 +449,7 @@ pub fn until_eos<'t>(tokens: &'t [u32], given: usize, ends: &Ends) -> &'t [u32] 
     &tokens[..end]
 }
 
-/// The token with which the published samplers of decoders that write by diffusion end a text whatever the configuration says, where the
+/// The token with which the published samplers of diffusion decoders end a text regardless of the configuration, if the
 /// tokenizer has it.
 fn turn_end(tokenizer: &Tokenizer, config: &ModelConfig) -> Option<u32> {
     let diffuses = config.decoder.is_some() && config.family != Family::Ar;
@@ -469,7 +474,7 @@ fn read_file(path: &std::path::Path) -> Result<Vec<u8>, TextError> {
     Ok(json)
 }
 
-/// A foreign message as part of a sentence: one line, of bounded length.
+/// An external message as part of a sentence: one line of bounded length.
 fn one_line(message: &str) -> String {
     shorten(&message.split_whitespace().collect::<Vec<_>>().join(" "))
 }

@@ -1,5 +1,6 @@
-//! What is told while a model writes: a header, a step after each pass, the result. `esolm sample --trace` writes these lines, the
-//! library's generations yield them, and the page reads them; docs/plan-format.md describes their JSON.
+//! What is reported while a model writes: a header, a step after each pass, and the result. `esolm sample --trace`
+//! writes these as lines, the library's generations yield them, and the web page reads them; docs/plan-format.md
+//! describes their JSON.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +17,22 @@ use crate::text::Altered;
 /// Version of the format.
 pub const VERSION: u32 = 1;
 
-/// Largest whole number that JavaScript holds exactly.
+/// Largest integer that a JavaScript number represents exactly.
 const EXACT_IN_JSON: u64 = 1 << 53;
 
-/// What a generation tells.
+/// An event of a generation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Event {
-    /// What is going to be written. A further one comes where texts are drawn again.
+    /// What is going to be written. Sent again when texts are redrawn.
     Header(Header),
-    /// A pass is done.
+    /// A pass is complete.
     Step(Step),
-    /// All is written, or the generation was stopped. Nothing follows.
+    /// Everything is written, or the generation was stopped; the last event.
     Footer(Footer),
 }
 
-/// What decides what is written.
+/// Everything that determines what is written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     /// Version of the format: 1.
@@ -40,32 +41,34 @@ pub struct Header {
     pub esolm: String,
     /// Name of the model.
     pub model: String,
-    /// Family that the text is written as.
+    /// The family as which the text is written.
     pub family: Family,
-    /// Tokens of a text.
+    /// Tokens per text.
     pub length: usize,
-    /// Tokens of a block, of a BD3-LM.
+    /// Tokens per block, for a BD3-LM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// The last tokens that a block sees, where a BD3-LM writes more than its context: what it draws then is not exact.
+    /// Number of last tokens that a block sees, if a BD3-LM writes more than its context; what it then draws is not
+    /// exact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
-    /// Share of the tokens that diffusion writes.
+    /// Fraction of the tokens that diffusion writes.
     pub alpha_0: f64,
-    /// T as it was asked for, before steps that draw nothing were dropped.
+    /// T as requested, before steps that draw nothing were dropped.
     pub steps: usize,
     /// How the steps are laid out.
     pub schedule: Schedule,
-    /// Stretches of the schedule block-autoregressive, of that alone.
+    /// Number of regions of the schedule block-autoregressive; only with that schedule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sar_steps: Option<usize>,
-    /// What tokens were compared by, of the schedule confidence alone; in no trace of an earlier program.
+    /// How tokens were compared; only with the schedule confidence. Absent in traces of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence: Option<Confidence>,
-    /// Confidence at which tokens became known at once, of the schedule confidence alone.
+    /// Confidence at which tokens were revealed immediately; only with the schedule confidence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence_threshold: Option<f32>,
-    /// Where the blocks of a decoder that is a BD3-LM began, and what its prompt saw; in no trace of an earlier program.
+    /// Where the blocks of a decoder that is a BD3-LM began, and what its prompt saw. Absent in traces of earlier
+    /// versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tail: Option<PromptTail>,
     /// Tokens that were never drawn.
@@ -74,41 +77,41 @@ pub struct Header {
     /// Tokens whose confidence was 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub begin_suppress_tokens: Vec<u32>,
-    /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.
+    /// Number of most likely tokens drawn from, if not all. Absent in traces of earlier versions.
     #[serde(default)]
     pub top_k: Option<u32>,
-    /// Nucleus, if not all tokens.
+    /// Top-p, if not all tokens.
     pub top_p: Option<f32>,
-    /// What became of the token at which the mass reached top-p; in no trace where it was kept.
+    /// What happened to the token at which the total reached top-p. Omitted if it was kept.
     #[serde(default, skip_serializing_if = "Crossing::is_default")]
     pub top_p_crossing: Crossing,
-    /// Fraction of the largest probability that a token needed, if any; in no trace of an earlier program.
+    /// Minimum fraction of the largest probability, if any. Absent in traces of earlier versions.
     #[serde(default)]
     pub min_p: Option<f32>,
     /// Temperature.
     pub temperature: f32,
-    /// Keys all random numbers. In JSON a string where JavaScript's numbers would round it.
+    /// Keys all random numbers. In JSON, a string if a JavaScript number would round it.
     #[serde(with = "seed")]
     pub seed: u64,
     /// Absolute index of the first text.
     pub first: u32,
     /// Number of texts.
     pub batch: usize,
-    /// V, the mask token included.
+    /// V, including the mask token.
     pub vocab_size: usize,
     /// The mask token.
     pub mask_index: u32,
-    /// Passes that follow; with a confidence threshold at most.
+    /// Number of passes that follow; with a confidence threshold, the maximum.
     pub nfe: usize,
-    /// From 0; texts in which the model ran on at a given word are drawn again with numbers of their own.
+    /// Counted from 0. Texts in which the model extended a given word are redrawn with their own random numbers.
     #[serde(default)]
     pub attempt: u32,
-    /// The texts that this attempt writes, as indices within the batch; the others stay as they are.
+    /// The texts that this attempt writes, as indices within the batch; the others are unchanged.
     #[serde(default)]
     pub texts: Vec<usize>,
     /// Known (position, token) pairs of each text of the batch before the first step.
     pub known: Vec<Vec<(u32, u32)>>,
-    /// What the tokenizer made of a prompt whose words it does not keep; the first one, if there are several.
+    /// What the tokenizer made of the first prompt that it altered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub altered: Option<Altered>,
 }
@@ -125,29 +128,30 @@ pub struct Revealed {
     /// Its text; empty without a tokenizer.
     #[serde(default)]
     pub text: String,
-    /// Natural logarithm of the probability that the model gave it in this step, before temperature, top-k, top-p and min-p; where it was
-    /// asked for.
+    /// Natural log-probability that the model gave the token in this step, before temperature, top-k, top-p and min-p;
+    /// if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logprob: Option<f32>,
 }
 
-/// What one step did.
+/// What a step did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
-    /// Number of the step, from 0. Some are left out where a confidence threshold left them nothing to draw.
+    /// Number of the step, from 0. With a confidence threshold, steps that had nothing left to draw are missing.
     pub step: usize,
     /// The header's `nfe`.
     pub steps: usize,
-    /// Which phase the step belongs to.
+    /// The phase that the step belongs to.
     pub phase: Phase,
-    /// Tokens that became known; empty unless they are observed.
+    /// Tokens revealed; empty unless tokens are observed.
     pub revealed: Vec<Revealed>,
     /// Rows that went through the network.
     pub rows: usize,
-    /// Texts and positions at which a SetDLM drew by confidence, its windows; empty for others, and unless tokens are observed.
+    /// Text and position of each place at which a SetDLM drew by confidence (its windows). Empty for other models, and
+    /// unless tokens are observed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub window: Vec<(u32, u32)>,
-    /// Cache slots that hold known tokens after the step, over all texts.
+    /// Cache slots that hold known tokens after the step, summed over texts.
     pub cache_length: usize,
     /// Seconds since the generation began.
     pub seconds: f64,
@@ -156,37 +160,38 @@ pub struct Step {
     pub attempt: u32,
 }
 
-/// What was written.
+/// The result.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Footer {
-    /// Tokens of every text in natural order; what is not known yet is the mask token. A text that a rule or a stop string ended is shorter; its
-    /// last token may hold the beginning of the stop string, which is not in the text.
+    /// Tokens of each text in natural order; unknown ones are the mask token. A text ended by a rule or a stop string
+    /// is shorter; its last token may contain the beginning of the stop string, which is not part of the text.
     pub tokens: Vec<Vec<u32>>,
-    /// The texts; without a tokenizer the numbers of their tokens.
+    /// The texts; without a tokenizer, token ids.
     pub text: Vec<String>,
     /// Whether it was stopped before its last step.
     pub interrupted: bool,
-    /// Seconds from the start to the last token on the host.
+    /// Seconds from the start until the last token arrived on the host.
     pub seconds: f64,
-    /// The text of each token that occurs, by its number; empty without a tokenizer.
+    /// The text of each token that occurs, by index; empty without a tokenizer.
     #[serde(deserialize_with = "by_number")]
     pub pieces: BTreeMap<u32, String>,
     /// Passes of all attempts.
     #[serde(default)]
     pub nfe: usize,
-    /// Rows that went through the network in all.
+    /// Total rows that went through the network.
     #[serde(default)]
     pub rows: usize,
-    /// Texts in which the model still ran on at a given word after the last attempt, as indices within the batch.
+    /// Texts in which the model still extended a given word after the last attempt, as indices within the batch.
     #[serde(default)]
     pub run_on: Vec<usize>,
-    /// Texts that a rule or a stop string ended before their length, as indices within the batch.
+    /// Texts that a rule or a stop string ended early, as indices within the batch.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ended: Vec<usize>,
-    /// Why each text is as long as it is; in no trace of an earlier program.
+    /// Why each text ended. Absent in traces of earlier versions.
     #[serde(default)]
     pub finish: Vec<Finish>,
-    /// Where it was asked for, for each text and token what [`Revealed::logprob`] says; nothing for what was given or is not known.
+    /// If requested, [`Revealed::logprob`] of each token of each text; `None` for tokens that were given or are
+    /// unknown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub logprobs: Vec<Vec<Option<f32>>>,
     /// What it cost the device; zeros on the CPU.
@@ -194,7 +199,7 @@ pub struct Footer {
     pub counters: Counters,
 }
 
-/// Names in JSON are text; serde does not see the numbers in them where it has to try an enum's variants.
+/// JSON keys are strings; serde does not parse numbers in them while trying the variants of an enum.
 fn by_number<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u32, String>, D::Error> {
     let pieces = BTreeMap::<String, String>::deserialize(from)?.into_iter();
     pieces
@@ -202,21 +207,21 @@ fn by_number<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u32, String>
         .collect()
 }
 
-/// What passes cost a GPU.
+/// What passes cost on a GPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Kernel launches.
     pub dispatches: u64,
-    /// Command submissions that the engine asked for.
+    /// Command submissions requested by the engine.
     pub submits: u64,
     /// Bytes copied from the device to the host.
     pub bytes_read: u64,
-    /// Bytes of device memory reserved now. Nothing is given back while a model runs, so that is also the most so far.
+    /// Bytes of device memory reserved now. Nothing is released while a model runs, so this is also the peak.
     pub peak_bytes: u64,
 }
 
 impl Counters {
-    /// What was added since `before`.
+    /// The difference from `before`.
     pub fn since(&self, before: &Counters) -> Counters {
         Counters {
             dispatches: self.dispatches - before.dispatches,
@@ -227,7 +232,7 @@ impl Counters {
     }
 }
 
-/// A seed in JSON: a number, or its digits as a string.
+/// A seed in JSON: a number, or a string of digits.
 #[doc(hidden)]
 #[allow(missing_docs, reason = "for serde alone")]
 pub mod seed {
@@ -238,7 +243,7 @@ pub mod seed {
     pub enum Seed {
         Number(u64),
         Digits(String),
-        // For its message.
+        // For the error message.
         Other(serde_json::Value),
     }
 
@@ -269,13 +274,13 @@ pub mod seed {
     }
 }
 
-/// A seed that may be left out.
+/// An optional seed.
 pub mod optional_seed {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use super::seed::{self, Seed};
 
-    /// As a number, its digits, or `null`.
+    /// Writes a number, a string of digits, or `null`.
     ///
     /// # Errors
     /// Those of the serializer.
@@ -286,10 +291,10 @@ pub mod optional_seed {
         }
     }
 
-    /// A number, its digits, or `null`.
+    /// Reads a number, a string of digits, or `null`.
     ///
     /// # Errors
-    /// When it is neither.
+    /// If it is none of these.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
         Option::<Seed>::deserialize(from)?
             .map(Seed::value)

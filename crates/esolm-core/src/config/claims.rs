@@ -1,4 +1,4 @@
-//! What a configuration says about its network beside sizes, and whether that is what will be computed.
+//! Claims that a configuration makes about its network besides sizes, and whether they match what will be computed.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use super::partial::other_kind;
 use super::{AttentionKind, ConfigError, Family, ModelConfig, ROTARY_BASE};
 use crate::message::shorten;
 
-/// Fields at the top of a configuration and in the sections where such fields are put.
+/// A field at the top level of a configuration, and in the sections where it may occur.
 macro_rules! places {
     ($($name:literal),+) => {
         &[$(
@@ -31,25 +31,25 @@ const PARAMETERIZATION: &[&str] = places!("parameterization");
 const MASK: &[&str] = places!("mask_index", "mask_token_id", "mask_id");
 const DIFFUSION: &[&str] = places!("diffusion", "diffusion_type");
 const ROTARY: &[&str] = places!("rope_theta", "rope_parameters.rope_theta");
-/// What may be said of stretched rotary angles; its kind is named rather than the whole of it.
+/// Fields about scaled rotary embeddings; the more specific ones come first.
 const STRETCHED: &[&str] = places!(
     "rope_scaling.rope_type",
     "rope_scaling.type",
     "rope_scaling"
 );
 
-/// A value of a configuration, in whichever form it was written.
+/// A value of a configuration, in whatever form it was written.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Scalar {
     Truth(bool),
     Number(f64),
     Text(String),
-    /// Anything else, described.
+    /// Any other value, described.
     Other(String),
 }
 
 impl Scalar {
-    /// Truth in any of its spellings: configurations pass through YAML, command lines and JSON.
+    /// A boolean in any spelling: configurations pass through YAML, command lines and JSON.
     fn truth(&self) -> Option<bool> {
         match self {
             Self::Truth(value) => Some(*value),
@@ -94,10 +94,10 @@ impl fmt::Display for Scalar {
     }
 }
 
-/// One statement, and where it stands.
+/// One claim.
 #[derive(Debug, Clone, PartialEq)]
 struct Claim {
-    /// The statement with its source, as half a sentence.
+    /// The claim with its source, as a clause.
     said: String,
     what: What,
 }
@@ -105,26 +105,26 @@ struct Claim {
 #[derive(Debug, Clone, PartialEq)]
 enum What {
     Mask(u32),
-    /// The time input is live.
+    /// The time input is not constant.
     Time,
     /// Whether the network has adaLN layers.
     AdaLn(bool),
     Causal(bool),
     Parameterization(String),
-    /// The noise that diffusion ends in is not the mask.
+    /// Diffusion ends in noise other than the mask.
     OtherNoise,
-    /// Base of the rotary angles.
+    /// Base of the rotary frequencies.
     RotaryBase(f64),
-    /// Rotary angles that are not those of the base alone.
+    /// Rotary angles are scaled.
     Stretched,
 }
 
-/// Everything that was said.
+/// All claims.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Claims(Vec<Claim>);
 
 impl Claims {
-    /// Collects what `value`, which looks up a dotted path in the configuration `source`, says.
+    /// Collects the claims of the configuration `source`; `value` looks up a dotted path in it.
     pub fn read(
         source: &str,
         value: impl Fn(&'static str) -> Option<Scalar>,
@@ -188,7 +188,7 @@ impl Claims {
         Ok(claims)
     }
 
-    /// As [`Claims::read`], of the mask alone.
+    /// Like [`Claims::read`], for the mask only.
     pub fn read_mask(
         source: &str,
         value: impl Fn(&'static str) -> Option<Scalar>,
@@ -208,17 +208,17 @@ impl Claims {
         self.0.push(Claim { said, what });
     }
 
-    /// Adds that the mask token has this index; `said` is where that stands, as half a sentence.
+    /// Adds the claim that the mask token has this index; `said` names the source, as a clause.
     pub fn mask_is(&mut self, said: String, index: u32) {
         self.push(said, What::Mask(index));
     }
 
-    /// Adds what another source says.
+    /// Adds the claims of another source.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// The mask index and where it stands, where all who speak of it agree; `None` where nobody does.
+    /// The mask index and its source, if all claims about it agree; `None` if there are none.
     pub fn mask(&self) -> Result<Option<(&str, u32)>, ConfigError> {
         let mut masks = self.0.iter().filter_map(|claim| match claim.what {
             What::Mask(index) => Some((&claim.said, index)),
@@ -237,7 +237,7 @@ impl Claims {
         }
     }
 
-    /// Whether the network is said to have adaLN layers, by anybody.
+    /// Whether any source says that the network has adaLN layers.
     pub fn ada_ln(&self) -> Option<bool> {
         let said = self.0.iter().filter_map(|claim| match claim.what {
             What::AdaLn(wanted) => Some(wanted),
@@ -246,23 +246,23 @@ impl Claims {
         said.reduce(|one, other| one || other)
     }
 
-    /// Compares what was said with the network as it will be computed.
+    /// Compares the claims with the network as it will be computed.
     pub fn check(&self, config: &ModelConfig) -> Result<(), ConfigError> {
         let family = config.family;
         for claim in &self.0 {
             let (holds, computed) = match &claim.what {
                 What::Mask(_) => continue,
-                // The published scripts set it for AR models too, most of which have no time input.
+                // The published scripts set this for AR models too, most of which have no time input.
                 What::Time => (
                     config.cond_dim == 0,
                     "only networks whose time input is constant (time_conditioning false) can be run".into(),
                 ),
-                // Published BD3-LMs say false and have it.
+                // Published BD3-LMs say false but have adaLN.
                 What::AdaLn(wanted) => (
                     !wanted || config.cond_dim > 0,
                     "the weights have none of its tensors (sigma_map, adaLN_modulation)".into(),
                 ),
-                // The published Eso-LM says false there and has its own switches.
+                // The published Eso-LM says false here; it has switches of its own.
                 What::Causal(false) if family == Family::EsoLm => continue,
                 What::Causal(causal) => (
                     *causal == (config.attention == AttentionKind::Causal),
@@ -273,7 +273,7 @@ impl Claims {
                     let why = other_kind(name).map_or(String::new(), |why| format!("; {why}"));
                     (name == own, format!("that of an {family} is \"{own}\"{why}"))
                 }
-                // Nothing diffuses in an AR model.
+                // An AR model does not diffuse.
                 What::OtherNoise => (
                     family == Family::Ar,
                     "only models that diffuse to the mask can be run; those that diffuse to other noise, as Duo does to uniform noise, \
@@ -301,7 +301,7 @@ impl Claims {
     }
 }
 
-/// The indices of a vocabulary that neither have a token nor are the mask: padding, which networks are given for round sizes.
+/// Vocabulary indices that have no token and are not the mask: padding that rounds up the vocabulary size.
 pub(crate) fn unused_tokens(
     tokens: impl Iterator<Item = u32>,
     vocab_size: usize,
@@ -319,12 +319,12 @@ pub(crate) fn unused_tokens(
         .collect()
 }
 
-/// Which of a tokenizer's tokens are its mask by their names: those called as mask tokens mostly are (`[MASK]`, `<mask>`, `<|mask|>`),
-/// or else the only special one with "mask" in its name. `tokens` are names and indices, and whether the token is special; a token may
-/// come more than once.
+/// Finds a tokenizer's mask tokens by name: those with a conventional name (`[MASK]`, `<mask>`, `<|mask|>`), otherwise
+/// the only special token with "mask" in its name. `tokens` has the name and index of each token and whether it is
+/// special; a token may occur more than once.
 ///
 /// # Errors
-/// Two names, where several special tokens have "mask" in theirs and none is called as mask tokens mostly are.
+/// Two of the names, if none is conventional and several special tokens have "mask" in theirs.
 pub fn mask_tokens<'a>(
     tokens: impl Iterator<Item = (&'a str, u32, bool)>,
 ) -> Result<Vec<(&'a str, u32)>, [&'a str; 2]> {

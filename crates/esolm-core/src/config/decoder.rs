@@ -1,11 +1,11 @@
-//! Decoders of the Qwen3, Qwen2 and Llama kinds, and the diffusion language models that are made of them: their `config.json`, and their
-//! tensors.
+//! Decoders of the Qwen3, Qwen2 and Llama kinds, and diffusion language models derived from them: their `config.json`
+//! and their tensors.
 //!
 //! | `model_type` | what it is |
 //! |---|---|
 //! | `qwen3`, `qwen2`, `llama` | AR |
-//! | `a2d-qwen3`, `a2d-qwen2`, `a2d-llama` | MDLM or BD3-LM; the file does not say which, nor how long a block is ([`super::ReadAs`]) |
-//! | `sdar` | BD3-LM over Qwen3's network, with blocks of 4 unless something says otherwise |
+//! | `a2d-qwen3`, `a2d-qwen2`, `a2d-llama` | MDLM or BD3-LM; the file says neither which, nor the block size ([`super::ReadAs`]) |
+//! | `sdar` | BD3-LM with Qwen3's network, with blocks of 4 by default |
 
 mod names;
 mod read;
@@ -23,7 +23,7 @@ use names::NAMED;
 pub use read::Open;
 pub(super) use read::{PartialDecoder, read};
 
-/// What a decoder's file calls its fields.
+/// Names of fields in a decoder's configuration.
 pub(super) const FIELD_NAMES: FieldNames = FieldNames {
     blocks: "num_hidden_layers",
     heads: "num_attention_heads",
@@ -31,31 +31,31 @@ pub(super) const FIELD_NAMES: FieldNames = FieldNames {
     mask: "mask_token_id",
 };
 
-/// What a decoder has beside the sizes that every network has.
+/// What a decoder's configuration has in addition to the sizes common to all networks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Decoder {
-    /// Which published network it is.
+    /// The published network.
     pub kind: DecoderKind,
-    /// Heads of keys and values, a divisor of the heads: query head h reads head h / (heads / kv_heads).
+    /// Key-value heads, a divisor of the number of heads: query head h reads head h / (heads / kv_heads).
     pub kv_heads: usize,
-    /// Width of a head; heads times this need not be the width of the model.
+    /// Width of a head; the heads' total width may differ from the model width.
     pub head_dim: usize,
-    /// Width inside the MLP.
+    /// Inner width of the MLP.
     pub inner: usize,
-    /// Base of the rotary angles.
+    /// Base of the rotary frequencies.
     pub rotary_base: f64,
     /// Added to the mean square in every norm.
     pub eps: f64,
-    /// Whether the output matrix is the embedding.
+    /// Whether the output matrix is tied to the embedding.
     pub tied: bool,
-    /// Whether the four products of attention have biases. Those for q, k and v of a Qwen2 have them in any case.
+    /// Whether the four projections of attention have biases. In a Qwen2, those of q, k and v always do.
     pub attention_bias: bool,
-    /// Whether the three products of the MLP have biases.
+    /// Whether the three projections of the MLP have biases.
     pub mlp_bias: bool,
 }
 
 impl Decoder {
-    /// Whether q and k of every head pass a norm before they are turned.
+    /// Whether q and k of every head are normalised before the rotary embedding.
     pub fn has_qk_norm(&self) -> bool {
         matches!(self.kind, DecoderKind::Qwen3 | DecoderKind::Sdar)
     }
@@ -65,17 +65,17 @@ impl Decoder {
     }
 }
 
-/// The published networks.
+/// The supported published networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DecoderKind {
-    /// With norms of q and k.
+    /// Normalises q and k.
     Qwen3,
-    /// With biases of q, k and v.
+    /// Has biases for q, k and v.
     Qwen2,
-    /// With neither; SmolLM2 too.
+    /// Has neither; also SmolLM2.
     Llama,
-    /// Qwen3's network as SDAR names it.
+    /// Qwen3's network under SDAR's name.
     Sdar,
 }
 
@@ -90,12 +90,12 @@ impl fmt::Display for DecoderKind {
     }
 }
 
-/// The tensor of the embedding.
+/// Name of the embedding tensor.
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The tensor of an output matrix of its own.
+/// Name of the output matrix, if it is not tied.
 pub const HEAD: &str = "lm_head.weight";
 
-/// Checks what only a decoder has.
+/// Checks the settings that only decoders have.
 pub(super) fn validate(config: &ModelConfig, decoder: &Decoder) -> Result<(), ConfigError> {
     let sizes = [
         ("num_key_value_heads", decoder.kv_heads),
@@ -161,7 +161,7 @@ pub(super) fn validate(config: &ModelConfig, decoder: &Decoder) -> Result<(), Co
         ));
     }
     match config.block_size {
-        // Texts need not be whole blocks of the context.
+        // The context need not be a whole number of blocks.
         Some(size) if !(1..=config.length.min(MAX_LENGTH)).contains(&size) => Err(invalid(
             "block_size",
             size,
@@ -171,7 +171,7 @@ pub(super) fn validate(config: &ModelConfig, decoder: &Decoder) -> Result<(), Co
     }
 }
 
-/// Every parameter of the published network, in its order.
+/// All parameters of the published network, in order.
 pub(super) fn parameters(config: &ModelConfig, decoder: &Decoder) -> Vec<ParamSpec> {
     let (d, v) = (config.hidden, config.vocab_size);
     let (q, kv) = (
@@ -222,7 +222,7 @@ pub(super) fn parameters(config: &ModelConfig, decoder: &Decoder) -> Vec<ParamSp
     list
 }
 
-/// The fields of a `config.json` in the published form.
+/// Writes the fields of a `config.json` in the published form.
 pub(super) fn fields(config: &ModelConfig, decoder: &Decoder, map: &mut Map<String, Value>) {
     let is = |named: &&names::Named| {
         named.kind == decoder.kind && named.family.unwrap_or(config.family) == config.family

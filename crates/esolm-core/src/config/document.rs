@@ -1,4 +1,4 @@
-//! The text of a configuration as JSON, with what its parser would pass over in silence.
+//! A configuration's text as JSON, including errors that a JSON parser would silently accept.
 
 use std::fmt;
 
@@ -11,21 +11,22 @@ use super::fields::shown;
 use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 
-/// The fields of an object, with the first, at any depth, that stands there with two values: parsers take the last.
+/// The fields of an object, and the first field at any depth that occurs twice with different values; JSON parsers keep
+/// the last.
 pub(super) struct Fields {
     pub map: Map<String, Value>,
     pub twin: Option<Twin>,
 }
 
-/// A field that stands in an object twice.
+/// A field that occurs twice in an object.
 pub(super) struct Twin {
-    /// Its name with those of the objects around it.
+    /// Dotted path of its name.
     path: String,
     values: [String; 2],
 }
 
 impl Twin {
-    /// What is said of it; `source` is the configuration.
+    /// The error for it; `source` names the configuration.
     pub(super) fn contradiction(self, source: &str) -> ConfigError {
         let [first, second] = self.values;
         ConfigError::Contradiction {
@@ -54,7 +55,7 @@ impl Fields {
     }
 }
 
-/// Reads a value; its path is what messages call it.
+/// Reads a value; `path` is its name in messages.
 struct Reader<'a> {
     path: String,
     twin: &'a mut Option<Twin>,

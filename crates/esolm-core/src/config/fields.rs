@@ -1,4 +1,4 @@
-//! Values of a configuration by the paths of their fields.
+//! Access to a configuration's values by the paths of their fields.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::claims::Scalar;
 use super::{ConfigError, invalid};
 use crate::message::shorten;
 
-/// Follows a dotted path; null counts as absent.
+/// Follows a dotted path. Null counts as absent.
 pub(crate) fn lookup<'a>(map: &'a Map<String, Value>, path: &str) -> Option<&'a Value> {
     match path.split_once('.') {
         None => present(map, path),
@@ -31,7 +31,7 @@ pub(super) fn present<'a>(map: &'a Map<String, Value>, field: &str) -> Option<&'
     map.get(field).filter(|value| !value.is_null())
 }
 
-/// A value as it stands in the file, shortened: a hostile file must not fill the terminal.
+/// A value as written in the file, shortened, since a hostile file must not flood the terminal.
 pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) => "a list".into(),
@@ -41,7 +41,7 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
-/// A number in a message: `1e308` has 309 digits without an exponent.
+/// Formats a number for a message: without an exponent, `1e308` has 309 digits.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Figure(pub f64);
 
@@ -55,7 +55,7 @@ impl fmt::Display for Figure {
     }
 }
 
-/// Checks that the sections of a configuration are such where they are named: of another value everything in them would be taken for absent.
+/// Checks that a section, if present, is an object. Otherwise everything in it would count as absent.
 pub(super) fn section(map: &Map<String, Value>, field: &'static str) -> Result<(), ConfigError> {
     match map.get(field) {
         Some(value) if !value.is_object() => {
@@ -114,7 +114,7 @@ pub(super) fn string<'a>(
         .transpose()
 }
 
-/// A truth in JSON's own form.
+/// A JSON boolean.
 pub(super) fn boolean(
     map: &Map<String, Value>,
     field: &'static str,
@@ -128,7 +128,7 @@ pub(super) fn boolean(
         .transpose()
 }
 
-/// What the fields at `paths` say, which are spellings of one field.
+/// The common value of the fields at `paths`, which are spellings of the same field.
 pub(super) fn agreeing<T: Copy + PartialEq + fmt::Display>(
     paths: &[&'static str],
     read: impl Fn(&'static str) -> Result<Option<T>, ConfigError>,

@@ -1,4 +1,4 @@
-//! A configuration as written, in either form, and its completion from the tensors.
+//! A configuration as written, in either format, and its completion from the tensors.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use super::{
     Quantization, ReadAs, Sets, invalid, sets,
 };
 
-/// A configuration as written, before what it leaves out is taken from the tensors.
+/// A configuration as written, before gaps are filled from the tensors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct PartialConfig {
     pub family: Option<Family>,
@@ -36,17 +36,17 @@ pub(crate) struct PartialConfig {
     pub dropout: Option<f64>,
     pub attention: Option<AttentionKind>,
     pub block_size: Option<usize>,
-    /// Both ends of the noise range of a BD3-LM, which may also stand beside the weights.
+    /// Both ends of a BD3-LM's noise range, which may also be stored with the weights.
     pub noise_range: [Option<f64>; 2],
-    /// What a SetDLM says of its noise.
+    /// A SetDLM's noise settings.
     pub sets: Option<Sets>,
-    /// The mask index, and what must agree with the network that is computed.
+    /// The mask index, and other claims that must match the network.
     pub claims: Claims,
-    /// How the weights beside it are quantised.
+    /// Quantisation of the accompanying weights.
     pub quantization: Option<Quantization>,
-    /// Whether the network has adaLN layers, once the tensors were seen.
+    /// Whether the network has adaLN layers; set once the tensors are known.
     pub conditioned: Option<bool>,
-    /// What a decoder has beside.
+    /// Additional settings of a decoder.
     pub decoder: Option<PartialDecoder>,
 }
 
@@ -61,11 +61,11 @@ impl PartialConfig {
             return Ok(decoder);
         }
         section(&map, "backbone_config")?;
-        // Published files of other families have it and say null.
+        // Published files of other families have this field, set to null.
         if present(&map, "noise_config").is_some() {
             section(&map, "noise_config")?;
         }
-        // Written by hand, `algo` can be the name alone.
+        // In hand-written files, `algo` may be just the name.
         let algorithm = lookup(&map, "algo.name").or_else(|| lookup(&map, "algo"));
         let mut family = string(&map, "model_type")?
             .map(|name| parse_family("model_type", name))
@@ -74,9 +74,9 @@ impl PartialConfig {
             if other_kind(class).is_some() {
                 return Err(unknown_family(field, class));
             }
-            // Wrappers may have any name.
+            // Wrapper classes may have any name.
             let named = parse_family(field, class).ok();
-            // A SetDLM has the model type of a BD3-LM, and the published files load it by that class.
+            // A SetDLM has the model type of a BD3-LM; the published files tell them apart by class.
             match (family, named) {
                 (Some(Family::SetDlm), Some(Family::Bd3Lm)) => continue,
                 (Some(Family::Bd3Lm), Some(Family::SetDlm)) => family = named,
@@ -92,13 +92,13 @@ impl PartialConfig {
         let size = |paths: &[&'static str]| agreeing(paths, |path| number(&map, path));
         let cond_dim = size(&["cond_dim", "model.cond_dim", "backbone_config.cond_dim"])?;
         let is_set = family == Some(Family::SetDlm);
-        // Other families of the same code have these fields without a use for them.
+        // Models of other families from the same code have these fields but do not use them.
         let has_blocks = [None, Some(Family::Bd3Lm)].contains(&family);
         let of_blocks = |path| match has_blocks {
             true => Ok(float(&map, path)?.map(|Figure(share)| share)),
             false => Ok(None),
         };
-        // Fields of other families may stand in the section as well.
+        // The section may also contain fields of other families.
         let of = |wanted, paths: [&'static str; 2]| match family == Some(wanted) {
             true => paths.to_vec(),
             false => vec![paths[0]],
@@ -169,7 +169,7 @@ impl PartialConfig {
             },
             claims: Claims::read(source, |path| lookup(&map, path).map(scalar))?,
             quantization: Quantization::read(&map)?,
-            // The model type has two meanings: the flat one has adaLN whatever "adaln" says, the nested one says.
+            // This model type has two layouts: the flat one has adaLN regardless of "adaln", the nested one states it.
             conditioned: match family == Some(Family::Bd3Lm) {
                 true if present(&map, "backbone_config").is_none() => cond_dim.map(|c| c > 0),
                 _ => None,
@@ -178,7 +178,7 @@ impl PartialConfig {
         })
     }
 
-    /// Adds what somebody says of a model that leaves it open.
+    /// Adds the user's answers to what the configuration leaves open.
     pub(crate) fn read_as(&mut self, said: &ReadAs) -> Result<(), ConfigError> {
         let Some(decoder) = &self.decoder else {
             return match said.family {
@@ -210,8 +210,8 @@ impl PartialConfig {
         ConfigError::OtherFamily { said, own }
     }
 
-    /// Adds what the checkpoint says of itself to a configuration that is used in its place. Sizes that only this one gives are taken;
-    /// the length, `alpha_0`, the dropout and the ends of texts may differ.
+    /// Adds what the checkpoint says about itself to a configuration that replaces it. Missing sizes are taken from the
+    /// checkpoint; length, `alpha_0`, dropout and end-of-text tokens may differ.
     pub(crate) fn add_own(&mut self, own: Self) -> Result<(), ConfigError> {
         const OWN: &str = "what the checkpoint says of itself";
         settle(
@@ -257,7 +257,7 @@ impl PartialConfig {
         Ok(())
     }
 
-    /// Fills what was left out and compares what was said with the shapes of the tensors. `shape` looks a tensor up by its name
+    /// Fills gaps from the shapes of the tensors and compares the rest with them. `shape` looks up a tensor by name,
     /// without `backbone.`.
     pub(crate) fn reconcile<'a>(
         &mut self,
@@ -285,7 +285,8 @@ impl PartialConfig {
                 }
             }
         } else if has("vocab_embed.embedding") {
-            // Published configurations name a cond_dim for networks without conditioning too; nothing in these has that size.
+            // Published configurations specify a cond_dim even for networks without conditioning; no tensor of these
+            // has that size.
             self.conditioned = Some(false);
         }
         if let Some(&[v, d]) = shape("vocab_embed.embedding") {
@@ -318,14 +319,15 @@ impl PartialConfig {
         Ok(())
     }
 
-    /// The finished configuration, or the field that is missing.
+    /// The completed configuration, or an error naming the missing field.
     pub(crate) fn complete(self) -> Result<ModelConfig, ConfigError> {
         if let Some(decoder) = &self.decoder {
             return self.complete_decoder(decoder);
         }
         let missing = |field, expected| ConfigError::Missing { field, expected };
         let family = self.family.ok_or(missing("model_type", MODEL_TYPES))?;
-        // Without tensors to tell, most of the published AR networks are plain and the others are not.
+        // Without tensors, assume that AR networks have no conditioning and others do, as is true of most published
+        // ones.
         let conditioned = self.conditioned.or_else(|| self.claims.ada_ln());
         let conditioned =
             conditioned.unwrap_or(family != Family::Ar && self.cond_dim.is_some_and(|c| c > 0));
@@ -356,9 +358,10 @@ impl PartialConfig {
                 "the context length in tokens",
             ))?,
             vocab_size,
-            // Published: without a mask token in the tokenizer, one is appended to the vocabulary (algo.py, AbsorbingState).
+            // As published: if the tokenizer has no mask token, one is appended to the vocabulary (algo.py,
+            // AbsorbingState).
             mask_index: match self.claims.mask()? {
-                // Named as it was written, which need not be "mask_index".
+                // Reported under the name by which it was written, which need not be "mask_index".
                 Some((said, index)) if index as usize >= vocab_size => {
                     return Err(ConfigError::Contradiction {
                         first: said.into(),
@@ -405,13 +408,13 @@ impl PartialConfig {
 
 const MODEL_TYPES: &str = "\"EsoLM\", \"mdlm\", \"bd3lm\", \"SetDLM\" or \"ar\"";
 
-/// Both ends of a noise range; where only one is said, the other is the end of the published schedule.
+/// Both ends of a noise range; if only one is given, the other is the end of the published schedule.
 pub(crate) fn noise_range([least, most]: [Option<f64>; 2]) -> Option<[f64; 2]> {
     let said = least.is_some() || most.is_some();
     said.then_some([least.unwrap_or(noise::EPS), most.unwrap_or(1.0)])
 }
 
-/// The family of a `model_type` or an `algo.name`, whose published spellings differ in case.
+/// The family named by `model_type` or `algo.name`, ignoring case.
 pub(crate) fn parse_family(field: &'static str, name: &str) -> Result<Family, ConfigError> {
     match name.to_ascii_lowercase().as_str() {
         "esolm" => Ok(Family::EsoLm),
@@ -423,7 +426,7 @@ pub(crate) fn parse_family(field: &'static str, name: &str) -> Result<Family, Co
     }
 }
 
-/// What is said of models of the same code that are not run, by the beginning of their names.
+/// Descriptions of unsupported models from the same code, by the beginnings of their names.
 const OTHER_KINDS: [(&str, &str); 3] = [
     (
         "duo",
@@ -439,7 +442,7 @@ const OTHER_KINDS: [(&str, &str); 3] = [
     ),
 ];
 
-/// What is said of a kind of model that is not run.
+/// The description of an unsupported kind of model.
 pub(crate) fn other_kind(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase();
     let kind = |(start, _): &&(&str, &str)| name.starts_with(start);
@@ -456,7 +459,7 @@ fn unknown_family(field: &'static str, name: &str) -> ConfigError {
     invalid(field, format!("\"{}\"", shorten(name)), names + &why)
 }
 
-/// Takes the second statement where the first is missing, and compares where neither is.
+/// Takes the second value if the first is missing, and compares them if both are there.
 fn settle<T: Copy + PartialEq + fmt::Display>(
     [first, second]: [&str; 2],
     given: &mut Option<T>,
@@ -503,7 +506,7 @@ pub(crate) fn parse_prepend(text: &str) -> Result<Prepend, ConfigError> {
     }
 }
 
-/// Takes `found` from a tensor where the configuration is silent, and compares where it is not.
+/// Takes `found` from a tensor if the configuration does not say, and compares otherwise.
 fn agree(
     field: &'static str,
     said: &mut Option<usize>,
@@ -523,7 +526,7 @@ fn agree(
     }
 }
 
-/// The classes that load the model in other programs, with the field that names them.
+/// The classes by which other programs load the model, each with the field that names it.
 pub(super) fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'static str, &str)> {
     let listed = present(map, "architectures").and_then(Value::as_array);
     let listed = listed
@@ -534,10 +537,10 @@ pub(super) fn classes(map: &Map<String, Value>) -> impl Iterator<Item = (&'stati
     let mapped = mapped
         .into_iter()
         .flatten()
-        // Of tokenizers and the like nothing follows.
+        // Nothing follows from tokenizer classes and the like.
         .filter(|(of, _)| of.starts_with("AutoModel") || of.starts_with("AutoConfig"))
         .map(|(_, name)| ("auto_map", name));
-    // With its module, and that with its repository.
+    // Without the names of module and repository.
     listed.chain(mapped).filter_map(move |(field, name)| {
         let name = name.as_str()?;
         Some((field, name.rsplit('.').next().unwrap_or(name)))

@@ -1,10 +1,11 @@
-//! How the weights beside a configuration are quantised, as MLX writes it: the object `quantization`.
+//! How the accompanying weights are quantised, in MLX's format: the object `quantization`.
 //!
 //! ```json
 //! "quantization": {"group_size": 32, "bits": 4, "backbone.vocab_embed": {"group_size": 32, "bits": 8}}
 //! ```
 //!
-//! An entry that is an object holds for the module of that name alone; one that is false says that this module is not quantised.
+//! An entry that is an object applies to the module of that name only; an entry that is false marks the module as not
+//! quantised.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,17 +16,17 @@ use super::fields::{present, shown};
 use super::{ConfigError, invalid};
 use crate::message::shorten;
 
-/// Its name in a configuration.
+/// Name of the field.
 pub(super) const FIELD: &str = "quantization";
-/// The name under which newer versions write it a second time, and other programs what they mean by it.
+/// Name under which newer MLX versions repeat the field, and under which other programs store their own format.
 const TWIN: &str = "quantization_config";
 
-/// Codes of so many bits, in groups that share a scale and an offset: a weight is scale x code + offset.
+/// A quantisation format: codes in groups that share a scale and an offset, with weight = scale x code + offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Grid {
-    /// Bits of a code: 4 or 8.
+    /// Bits per code: 4 or 8.
     pub bits: usize,
-    /// Codes of a group, neighbours along the inputs: 32, 64 or 128.
+    /// Codes per group, adjacent along the inputs: 32, 64 or 128.
     pub group: usize,
 }
 
@@ -38,21 +39,22 @@ impl fmt::Display for Grid {
 /// Which weights are quantised, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantization {
-    /// For modules that have no entry.
+    /// Format of modules without an entry.
     pub rest: Grid,
-    /// By the names of modules, as they were written; `None` for those that are not quantised.
+    /// Format by module name, as written; `None` for modules that are not quantised.
     pub modules: BTreeMap<String, Option<Grid>>,
 }
 
 impl Quantization {
-    /// Reads it from the fields of a configuration.
+    /// Reads it from a configuration.
     pub(super) fn read(map: &Map<String, Value>) -> Result<Option<Self>, ConfigError> {
         let object = |field: &'static str| match present(map, field) {
             None => Ok(None),
             Some(Value::Object(object)) => Ok(Some(object)),
             Some(other) => Err(invalid(field, shown(other), "an object")),
         };
-        // Of programs that are not MLX, it says how they would quantise, or names a method by which these weights are none of ours.
+        // In files of other programs this field describes an intended or a different quantisation, which does not apply
+        // here.
         let twin = object(TWIN)?;
         if let Some(method) = twin.and_then(|twin| twin.get("quant_method"))
             && method != "mlx"
@@ -91,7 +93,7 @@ impl Quantization {
         Ok(Self { rest, modules })
     }
 
-    /// The object, which [`super::ModelConfig::from_json`] reads back.
+    /// The JSON object, which [`super::ModelConfig::from_json`] reads back.
     pub(super) fn to_json(&self) -> Value {
         let grid = |grid: &Grid| json!({"group_size": grid.group, "bits": grid.bits});
         let mut object = grid(&self.rest);
@@ -102,7 +104,7 @@ impl Quantization {
     }
 }
 
-/// The grid of an object, for the module of that name; empty for the rest.
+/// The format in an object, for the module of that name; an empty name means all other modules.
 fn grid(object: &Map<String, Value>, module: &str) -> Result<Grid, ConfigError> {
     let found = |value: &Value| match module {
         "" => shown(value),

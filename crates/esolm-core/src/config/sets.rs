@@ -1,5 +1,5 @@
-//! What only the configuration of a SetDLM says (kuleshov-group/setdlms): the noise that puts its tokens in an order, and how it
-//! is told from the BD3-LMs whose model type it shares.
+//! Settings found only in a SetDLM's configuration (kuleshov-group/setdlms): the noise that orders its tokens, and how
+//! it is distinguished from BD3-LMs, whose model type it shares.
 //!
 //! ```json
 //! "model_type": "bd3lm", "architectures": ["SetDLM"], "backbone_config": {"hidden_size": 768, ...},
@@ -12,29 +12,31 @@ use serde_json::{Map, Value, json};
 use super::fields::{boolean, number, shown, string, token};
 use super::{ConfigError, ModelConfig, invalid};
 
-/// The class of the noise, in the module that the published exporter writes.
+/// The noise class, in the module that the published exporter writes.
 const NOISE: &str = "noise_schedule_noise_schedules.StaggeredNoise";
-/// Most tokens of a set, as a field's name.
+/// Field with the maximum tokens per set.
 const LARGEST: &str = "noise_config.max_block_size";
 const DESIRED: &str = "noise_config.desired_block_size";
 
-/// What only a SetDLM has.
+/// Settings of a SetDLM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Sets {
-    /// Tokens of a set that the noise aims at, from 1 up to `largest`.
+    /// Tokens per set that the noise aims for, from 1 to `largest`.
     pub desired: usize,
-    /// Most tokens of a set, up to the length: how far tokens may change places in an order.
+    /// Maximum tokens per set, at most the length; this bounds how far tokens may be reordered.
     pub largest: usize,
-    /// Whether the first token of a text is given and never predicted, as texts open with the same token.
+    /// Whether the first token of a text is given and never predicted, because all texts start with the same token.
     pub keeps_first: bool,
-    /// Whether tokens that were drawn together enter the cache by the times at which the noise drew them, rather than from left to right.
+    /// Whether tokens drawn together enter the cache in the order of the times drawn from the noise, rather than from
+    /// left to right.
     pub cache_by_time: bool,
-    /// The padding token, where the configuration names one. The published likelihood counts none of its tokens, not even those within a text.
+    /// The padding token, if the configuration names one. The published likelihood ignores all of its occurrences, even
+    /// within a text.
     pub pad: Option<u32>,
 }
 
 impl Sets {
-    /// Reads the fields of a SetDLM's configuration.
+    /// Reads a SetDLM's settings.
     pub(super) fn read(map: &Map<String, Value>) -> Result<Option<Self>, ConfigError> {
         if let Some(target) = string(map, "noise_config._target_")?
             && target.rsplit('.').next() != Some("StaggeredNoise")
@@ -51,7 +53,7 @@ impl Sets {
         };
         Ok(Some(Self {
             desired,
-            // As published.
+            // The published default.
             largest: number(map, LARGEST)?.unwrap_or(desired.saturating_mul(2)),
             keeps_first: truth("keep_clean_bos", true)?,
             cache_by_time: truth("setdlm_fht_cache_order", false)?,
@@ -59,13 +61,13 @@ impl Sets {
         }))
     }
 
-    /// What a SetDLM without these fields lacks.
+    /// Error for a SetDLM without these settings.
     pub(super) const MISSING: ConfigError = ConfigError::Missing {
         field: DESIRED,
         expected: "the number of tokens of a set that the noise aims at",
     };
 
-    /// Checks them against the length and the vocabulary of `config`.
+    /// Checks the settings against the length and the vocabulary of `config`.
     pub(super) fn validate(&self, config: &ModelConfig) -> Result<(), ConfigError> {
         let length = config.length;
         if !(1..=length).contains(&self.largest) {
@@ -90,7 +92,8 @@ impl Sets {
         }
     }
 
-    /// Puts the network of `config` as the published code nests it, and what it says of its noise; the mask index where it is `told`.
+    /// Writes the network of `config` in the published nested layout, and its noise settings; the mask index only if
+    /// `told`.
     pub(super) fn write(&self, config: &ModelConfig, told: bool, map: &mut Map<String, Value>) {
         let length = config.length;
         let mut backbone = json!({
@@ -136,7 +139,7 @@ impl Sets {
     }
 }
 
-/// Refuses a SetDLM whose sets lie within blocks, which no published one has.
+/// Rejects a SetDLM whose sets lie within blocks; no published one does this.
 pub(super) fn check_block_size(
     map: &Map<String, Value>,
     length: Option<usize>,

@@ -20,7 +20,7 @@ fn both_spellings_are_read() {
         (64, 32, 16, 96)
     );
     assert_eq!((a.attention, a.alpha_0), (AttentionKind::Causal, Some(0.5)));
-    // The published upload script leaves the default hidden_size beside the hidden_dim that it sets.
+    // The published upload script sets hidden_dim but leaves the default hidden_size in place.
     ModelConfig::from_json(&ESOLM.replace("{", r#"{"hidden_dim":64,"#)).unwrap();
 }
 
@@ -243,14 +243,14 @@ fn bad_blocks_are_named() {
             assert!(message.contains(word), "{message:?} lacks {word:?}");
         }
     }
-    // Networks of other families that the same code trained have these fields without a use for them.
+    // Models of other families trained with the same code have these fields but do not use them.
     let mdlm = bd3lm
         .replace("bd3lm", "mdlm")
         .replace("\"block_size\":4", "\"block_size\":0");
     assert_eq!(ModelConfig::from_json(&mdlm).unwrap().block_size, None);
 }
 
-/// The published form has the model type of a BD3-LM; the class tells.
+/// The published form has a BD3-LM's model type; only the class tells.
 #[test]
 fn a_setdlm_is_told_by_its_class() {
     let path = "../../tests/fixtures/golden-family/setdlm/owt_setdlm_smax8/config.json";
@@ -342,7 +342,8 @@ fn messages_quote_little_of_the_file() {
 
 #[test]
 fn parameters_count_as_published() {
-    // The published small model has 170 million parameters (arXiv 2506.01928, section 5), embedding and output included.
+    // The published small model has 170 million parameters including embedding and output matrix (arXiv 2506.01928,
+    // section 5).
     let small = r#"{"model_type":"EsoLM","hidden_size":768,"cond_dim":128,"n_blocks":12,"n_heads":12,"model_length":1024,"vocab_size":50258}"#;
     let config = ModelConfig::from_json(small).unwrap();
     let total: u64 = config.parameters().iter().map(ParamSpec::elements).sum();

@@ -1,4 +1,4 @@
-//! Whether the values of a configuration describe a network.
+//! Checks whether a configuration describes a valid network.
 
 use super::decoder::FIELD_NAMES;
 use super::fields::Figure;
@@ -8,8 +8,9 @@ use super::{
 };
 
 impl ModelConfig {
-    /// Checks that the values describe a network: sizes above zero and within bounds, heads that divide the width into even head
-    /// dimensions (rotary embedding turns pairs), tokens inside the vocabulary, `alpha_0` in [0, 1], blocks that divide the length.
+    /// Checks that the values describe a network: positive and bounded sizes, heads that divide the width into even
+    /// head dimensions (the rotary embedding rotates pairs), tokens inside the vocabulary, `alpha_0` in [0, 1], blocks
+    /// that divide the length.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] with the first field that fails.
@@ -124,7 +125,7 @@ impl ModelConfig {
         self.validate_blocks()
     }
 
-    /// What the file of such a network calls its fields.
+    /// Names of fields in the file of such a network.
     fn field_names(&self) -> FieldNames {
         match self.decoder {
             None => FieldNames {
@@ -137,7 +138,7 @@ impl ModelConfig {
         }
     }
 
-    /// What only a BD3-LM has, and it must.
+    /// Checks the settings that only a BD3-LM has, and must have.
     fn validate_blocks(&self) -> Result<(), ConfigError> {
         let is_block = self.family == Family::Bd3Lm;
         match self.block_size {
@@ -184,7 +185,7 @@ impl ModelConfig {
     }
 }
 
-/// Names of fields that are spelt differently in the files of different networks.
+/// Names of fields whose spelling depends on the network.
 pub(super) struct FieldNames {
     pub(super) blocks: &'static str,
     pub(super) heads: &'static str,

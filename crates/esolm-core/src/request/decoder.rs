@@ -1,4 +1,4 @@
-//! What is asked of decoders.
+//! Options of decoders.
 
 use super::{Request, RequestError, Resolved};
 use crate::config::{DecoderKind, Family, ModelConfig};
@@ -6,18 +6,18 @@ use crate::plan::{BlockRules, PromptTail, Schedule};
 use crate::stop::StopRule;
 use crate::text::{Ends, TextCodec};
 
-/// Tokens that are written after a prompt where no length is asked for, as the published scripts do.
+/// Default number of tokens written after a prompt, as in the published scripts.
 const NEW_TOKENS: usize = 128;
-/// Tokens of a block of an MDLM there.
+/// Default block size of an MDLM in those scripts.
 const MDLM_BLOCK: usize = 32;
 
-/// Whether it is a decoder that writes by diffusion.
+/// Whether this is a decoder that writes by diffusion.
 fn diffuses(config: &ModelConfig) -> bool {
     config.decoder.is_some() && config.family != Family::Ar
 }
 
 impl Request {
-    /// Whether confidence chooses, when nothing else is asked for.
+    /// Whether confidence decides the order, by default or as requested.
     pub(super) fn is_by_confidence(&self, config: &ModelConfig) -> bool {
         match self.schedule {
             Some(schedule) => schedule == Schedule::Confidence,
@@ -25,20 +25,20 @@ impl Request {
         }
     }
 
-    /// Tokens that an MDLM writes before any behind them, where it does not choose among all.
+    /// Number of tokens that an MDLM completes before moving on, if limited.
     pub(super) fn mdlm_block(&self, config: &ModelConfig) -> Option<usize> {
         let own = (diffuses(config) && self.infill.is_none()).then_some(MDLM_BLOCK);
         (self.block_size.or(own)).filter(|_| self.is_by_confidence(config))
     }
 
-    /// How a decoder goes through its blocks; none for other networks. A template knows no prompt's end.
+    /// How a decoder goes through its blocks; `None` for other networks. In a template there is no end of a prompt.
     pub(super) fn block_rules(&self, config: &ModelConfig) -> Option<BlockRules> {
         let decoder = config.decoder.as_ref().filter(|_| diffuses(config))?;
         let tail = (self.prompt_tail).or(self.infill.as_ref().map(|_| PromptTail::Shared));
         Some(BlockRules::new(decoder, tail))
     }
 
-    /// Refuses what only a decoder that is a BD3-LM has.
+    /// Rejects options that only a decoder that is a BD3-LM has.
     pub(super) fn check_decoder(&self, config: &ModelConfig) -> Result<(), RequestError> {
         let Some(tail) = self.prompt_tail else {
             return Ok(());
@@ -56,8 +56,7 @@ impl Request {
         Err(RequestError::NotApplicable { option, why })
     }
 
-    /// The length of a text of which `known` tokens are given, where none is asked for and the context is not what is meant. SDAR writes
-    /// whole blocks.
+    /// Default length of a text with `known` given tokens, where it is not the context. SDAR writes whole blocks.
     pub(super) fn own_length(&self, config: &ModelConfig, known: usize) -> Option<usize> {
         if self.length.is_some() || config.decoder.is_none() {
             return None;
@@ -71,7 +70,8 @@ impl Request {
         Some(whole.min(config.length))
     }
 
-    /// What ends a text early. The answer of a decoder that writes in blocks or from left to right ends with its end-of-text token.
+    /// The rules that end a text early. By default, the answer of a decoder that writes in blocks or from left to right
+    /// ends with its end-of-text token.
     pub(super) fn stop_rules(
         &self,
         config: &ModelConfig,
@@ -89,7 +89,7 @@ impl Request {
 }
 
 impl Resolved {
-    /// By how many tokens the first block of a text (an index within the batch) is short.
+    /// Number of tokens by which the first block of a text (an index within the batch) is shorter.
     pub(super) fn pad(&self, text: usize) -> usize {
         let size = self.options.block_size.unwrap_or(1).max(1);
         match self.options.block_rules.map(|rules| rules.tail) {

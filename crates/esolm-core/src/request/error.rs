@@ -1,4 +1,4 @@
-//! Why a request cannot be met.
+//! Errors of requests.
 
 use thiserror::Error;
 
@@ -7,79 +7,79 @@ use crate::plan::PlanError;
 use crate::sampler::SamplerError;
 use crate::text::TextError;
 
-/// Why a request cannot be met. Options have the names of [`Request`]'s fields.
+/// Why a request cannot be fulfilled. Options are named after [`Request`]'s fields.
 #[derive(Debug, Error)]
 pub enum RequestError {
-    /// More tokens than the model's context.
+    /// The length exceeds the model's context.
     #[error(
         "the length {length} is more than the model's context of {context} tokens; give at most that"
     )]
     Length {
-        /// Tokens asked for.
+        /// Tokens requested.
         length: usize,
         /// Tokens of the context.
         context: usize,
     },
-    /// More texts than are written at once.
+    /// Too many texts at once.
     #[error("a batch of {batch} is too many texts; give at most {MAX_BATCH} at once")]
     Batch {
-        /// Texts asked for.
+        /// Texts requested.
         batch: usize,
     },
-    /// A number out of its range.
+    /// A number is out of range.
     #[error("{option} is {value}; it must be {range}")]
     Range {
         /// Name of the field.
         option: &'static str,
         /// Its value.
         value: u64,
-        /// What it may be.
+        /// The allowed range.
         range: String,
     },
-    /// Prompts that do not divide the batch.
+    /// The number of prompts does not divide the batch.
     #[error(
         "{prompts} prompts do not divide a batch of {batch}; give a batch that is a multiple of their number, or leave it out"
     )]
     Prompts {
         /// Number of prompts.
         prompts: usize,
-        /// Texts asked for.
+        /// Texts requested.
         batch: usize,
     },
-    /// A prompt that fills the text.
+    /// The prompt fills the whole text.
     #[error(
         "the prompt has {tokens} tokens{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise the length up to the model's context"
     )]
     PromptTooLong {
-        /// Tokens of the prompt, the opening one included.
+        /// Tokens of the prompt, including the opening one.
         tokens: usize,
-        /// " with the opening one", or nothing.
+        /// " with the opening one", or empty.
         opening: &'static str,
         /// Tokens of the text.
         length: usize,
     },
-    /// A prompt and a template at once.
+    /// Both a prompt and a template were given.
     #[error("a prompt and an infill template exclude each other; give one of them")]
     PromptAndInfill,
-    /// Text for a model without a tokenizer.
+    /// Text was given for a model without a tokenizer.
     #[error("{what} needs a tokenizer; give the tokenizer.json of the model")]
     NoTokenizer {
         /// "a prompt", "an infill template", "a stop string" or "the name of a token".
         what: &'static str,
     },
-    /// A stop string without characters.
+    /// A stop string is empty.
     #[error("a stop string is empty; give at least one character")]
     EmptyStopString,
-    /// What names no single token.
+    /// A name does not denote a single token.
     #[error(
         "{token} in {option} is not one token of the model; give a token's name, or its number below {vocab_size}"
     )]
     NoToken {
         /// Name of the field.
         option: &'static str,
-        /// What was given.
+        /// The name given.
         token: String,
-        /// Tokens of the vocabulary.
+        /// Size of the vocabulary.
         vocab_size: usize,
     },
     /// No token is left to draw.
@@ -88,7 +88,7 @@ pub enum RequestError {
         /// Name of the field.
         option: &'static str,
     },
-    /// An option that this family does not have.
+    /// The option does not apply to this family.
     #[error("{option} does not apply to {why}; leave it out")]
     NotApplicable {
         /// Name of the field.
@@ -96,13 +96,13 @@ pub enum RequestError {
         /// The family, and what it does instead.
         why: &'static str,
     },
-    /// The prompt or the template is not usable.
+    /// The prompt or template is unusable.
     #[error(transparent)]
     Text(#[from] TextError),
     /// Temperature, top-k, top-p or min-p are out of range.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
-    /// No plan comes of it.
+    /// No plan can be made.
     #[error(transparent)]
     Plan(#[from] PlanError),
 }

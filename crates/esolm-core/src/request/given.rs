@@ -1,29 +1,29 @@
-//! What is known before the model writes: tokens of prompts and templates, and the length that follows from them.
+//! What is known before the model writes: tokens of prompts and templates, and the resulting length.
 
 use super::tokens::NO_BOS;
 use super::{MAX_BATCH, Request, RequestError};
 use crate::config::{Family, ModelConfig};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 
-/// Known tokens and what follows from them.
+/// Known tokens, and what follows from them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Given {
-    /// Known (position, token) pairs, a list for each text.
+    /// Known (position, token) pairs of each text.
     pub known: Vec<Vec<(u32, u32)>>,
-    /// Tokens of each text.
+    /// Tokens per text.
     pub length: usize,
-    /// For each text, the positions up to its last known token: no end-of-text token cuts it there.
+    /// For each text, the length up to its last known token; an end-of-text token within does not cut it.
     pub until: Vec<usize>,
     /// The beginning-of-text token, if there is one.
     pub bos: Option<u32>,
-    /// Positions right after given words, at which no text may run on with them.
+    /// Positions right after given words, where a text must not extend them.
     pub word_ends: Vec<usize>,
-    /// What the tokenizer made of the first prompt that it changed.
+    /// What the tokenizer made of the first prompt that it altered.
     pub altered: Option<Altered>,
 }
 
 impl Request {
-    /// The known tokens of every text of the batch.
+    /// The known tokens of all texts in the batch.
     pub(super) fn given(
         &self,
         config: &ModelConfig,
@@ -43,7 +43,7 @@ impl Request {
             });
         }
         let most = self.length.unwrap_or(context);
-        // A block size that was asked for is named by itself.
+        // A requested block size is reported under its own name.
         let whole = (config.block_size)
             .filter(|_| config.family == Family::Bd3Lm && config.decoder.is_none());
         if let (None, Some(size)) = (self.block_size, whole)
@@ -72,14 +72,13 @@ impl Request {
                 what: "an infill template",
             })?;
             let placed = template.place(codec, &opening, most)?;
-            // A template says how long its text is, unless more is asked for.
-            // Blocks are written whole.
+            // The template determines the length unless one is requested; blocks are written whole.
             let own = placed.length.next_multiple_of(whole.unwrap_or(1).max(1));
             let length = self.length.unwrap_or(own);
             word_ends = placed.word_ends;
             (vec![placed.known], length)
         } else if self.prompt.is_empty() {
-            // Nothing but the opening token leaves nothing to write in a text of one token.
+            // In a text of one token, the opening token alone would leave nothing to write.
             let opens = most > opening.len();
             let opening_length = opening.len();
             let known = (0..).zip(opening).filter(|_| opens).collect();
@@ -137,7 +136,7 @@ impl Request {
     }
 }
 
-/// Opening and prompt at the beginning of a text of `length` tokens.
+/// Places the opening token and the prompt at the beginning of a text of `length` tokens.
 pub(super) fn placed_prompt(
     opening: &[u32],
     prompt: Vec<u32>,

@@ -1,4 +1,4 @@
-//! Tokens that are not to be drawn, or only with confidence 0.
+//! Tokens that are never drawn, or only with confidence 0.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,23 +11,23 @@ use crate::config::ModelConfig;
 use crate::plan::{PlanOptions, Schedule};
 use crate::text::TextCodec;
 
-/// Of what asks for a confidence where there is none.
+/// What an error says about asking for a confidence where there is none.
 pub(super) const NOT_BY_CONFIDENCE: &str = "an order that does not go by the network's confidence";
 
-/// A token of the vocabulary.
+/// A token, as named by the user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a token is its number or its name")]
 pub enum TokenName {
-    /// By its number.
+    /// Its index.
     Number(u32),
-    /// By its name, or a text that is one token.
+    /// Its name, or a text that is a single token.
     Name(String),
 }
 
 impl FromStr for TokenName {
     type Err = Infallible;
 
-    /// Digits alone are a number.
+    /// Digits alone are an index.
     fn from_str(text: &str) -> Result<Self, Infallible> {
         Ok(match text.parse() {
             Ok(number) => Self::Number(number),
@@ -70,7 +70,7 @@ impl TokenName {
     }
 }
 
-/// The tokens of a list, ascending, each once.
+/// The tokens of a list, sorted and deduplicated.
 fn tokens(
     list: &[TokenName],
     option: &'static str,

@@ -1,4 +1,4 @@
-//! A request that a model can meet: its plan, how its attempts draw, and the texts that come of it.
+//! A resolved request: its plan, how its attempts draw, and the resulting texts.
 
 use super::{Given, MAX_REDRAWS, RequestError};
 use crate::config::Family;
@@ -10,10 +10,10 @@ use crate::stop::StopRules;
 use crate::text::TextCodec;
 use crate::trace::{self, Header};
 
-/// A request that a model can meet: everything that decides what is written.
+/// A resolved request: everything that determines what is written.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// What the plan is drawn from.
+    /// Options of the plan.
     pub options: PlanOptions,
     /// How tokens are drawn.
     pub sampler: Sampler,
@@ -23,9 +23,9 @@ pub struct Resolved {
     pub unsure: Vec<u32>,
     /// What is known before the model writes.
     pub given: Given,
-    /// What ends a text early.
+    /// Rules that end a text early.
     pub stop: StopRules,
-    /// Whether log-probabilities are told.
+    /// Whether log-probabilities are reported.
     pub logprobs: bool,
 }
 
@@ -33,12 +33,12 @@ impl Resolved {
     /// The plan.
     ///
     /// # Errors
-    /// When an option is out of its range.
+    /// If an option is out of range.
     pub fn plan(&self) -> Result<Plan, RequestError> {
         Ok(Plan::new(&self.options)?)
     }
 
-    /// The seed of an attempt, from 0. Each has random numbers of its own.
+    /// The seed of an attempt, counted from 0. Every attempt has its own random numbers.
     pub fn seed(&self, attempt: u32) -> u64 {
         match attempt {
             0 => self.options.seed,
@@ -46,7 +46,7 @@ impl Resolved {
         }
     }
 
-    /// How an attempt draws. At temperature 0 all attempts would write the same, so those after the first have a temperature that
+    /// How an attempt draws. At temperature 0 all attempts would write the same, so the temperature of further attempts
     /// rises to 1.
     pub fn sampler(&self, attempt: u32) -> Sampler {
         let temperature = match self.sampler.temperature {
@@ -59,11 +59,11 @@ impl Resolved {
         }
     }
 
-    /// The plan of `texts` (indices within the batch) alone, for another attempt at them, counted from 1. A text comes out the same,
-    /// whichever others are drawn again with it.
+    /// The plan for another attempt, counted from 1, at only `texts` (indices within the batch). A text does not depend
+    /// on which others are redrawn with it.
     ///
     /// # Errors
-    /// As [`Resolved::plan`].
+    /// See [`Resolved::plan`].
     pub fn redraw(&self, texts: &[usize], attempt: u32) -> Result<Plan, RequestError> {
         let one = |index: usize, known: Vec<_>| {
             Plan::new(&PlanOptions {
@@ -82,7 +82,7 @@ impl Resolved {
         Ok(plan)
     }
 
-    /// The first line of a trace of `plan`, which is that of an attempt at `texts`.
+    /// The first line of a trace of `plan`, which is an attempt at `texts`.
     pub fn header(&self, model: &str, plan: &Plan, attempt: u32, texts: Vec<usize>) -> Header {
         let (options, sampler) = (&self.options, self.sampler(attempt));
         Header {
@@ -124,7 +124,7 @@ impl Resolved {
         }
     }
 
-    /// Watches a text (an index within the batch) of which `tokens` are known, in natural order, the mask where none is.
+    /// Watches a text (an index within the batch). `tokens` are in natural order, with the mask where unknown.
     pub fn watch<'a>(
         &'a self,
         text: usize,
@@ -143,14 +143,14 @@ impl Resolved {
         );
         match options.family {
             Family::SetDlm => watch.of_sets(),
-            // Of AR models a decoder's alone may end so.
+            // Among AR models, only a decoder's text may end this way.
             Family::Ar if !self.stop.rules.is_empty() => watch.of_tokens(),
             Family::Bd3Lm if options.block_rules.is_some() => watch.of_decoder(self.pad(text)),
             _ => watch,
         }
     }
 
-    /// Indices of the texts in which the model ran on at a given word, such as "cats" for "cat ____".
+    /// Indices of the texts in which the model extended a given word, such as "cats" for "cat ____".
     pub fn run_on(&self, texts: &[Vec<u32>], codec: Option<&TextCodec>) -> Vec<usize> {
         let Some(codec) = codec else {
             return Vec::new();
@@ -160,8 +160,8 @@ impl Resolved {
             .collect()
     }
 
-    /// The texts that tokens in natural order make which were kept because of `endings`. Where a run was stopped, unknown stretches show as underscores; without a tokenizer
-    /// texts are the numbers of their tokens.
+    /// The texts of `tokens`, which are in natural order and cut according to `endings`. In an interrupted run, unknown
+    /// stretches show as underscores. Without a tokenizer, texts are token ids.
     pub fn texts(
         &self,
         tokens: &[Vec<u32>],

@@ -1,4 +1,4 @@
-//! What is asked of a SetDLM alone.
+//! Options of SetDLMs.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,14 +7,14 @@ use crate::config::{DecoderKind, Family, ModelConfig};
 use crate::plan::{Joining, PlanOptions, Schedule, SetRules};
 use crate::reveal::{Confidence, Rule};
 
-/// What a SetDLM sees of the given tokens of a template.
+/// Which given tokens of a template a SetDLM sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InfillContext {
-    /// All of them from the beginning.
+    /// All of them from the start.
     #[default]
     Both,
-    /// Those left of the first gap, and each of the others once a token right of it was drawn.
+    /// Those left of the first gap, and each of the others once a token to its right has been drawn.
     Left,
 }
 
@@ -30,7 +30,7 @@ impl Request {
         }
     }
 
-    /// Refuses what only a SetDLM that writes by confidence has.
+    /// Rejects options that only a SetDLM with the schedule confidence has.
     pub(super) fn check_sets(&self, family: Family) -> Result<(), RequestError> {
         let given = [
             ("window", self.window.is_some()),
@@ -54,7 +54,7 @@ impl Request {
         }
     }
 
-    /// How the text of a SetDLM is gone through, where `own` is what suits the model.
+    /// How a SetDLM goes through its text, starting from the model's own options.
     pub(super) fn set_rules(&self, own: &PlanOptions, length: usize) -> Option<SetRules> {
         let own = own.set_rules?;
         let most = match length > own.context {
@@ -74,8 +74,8 @@ impl Request {
         })
     }
 
-    /// How a model chooses that writes by confidence and is not told otherwise: a SetDLM by the probability that a token was drawn with, and
-    /// SDAR, as it is evaluated, by that after the temperature among all tokens.
+    /// A model's default rule for choosing by confidence: a SetDLM uses the probability with which a token was drawn;
+    /// SDAR, as in its evaluation, the probability after the temperature among all tokens.
     pub(super) fn own_rule(config: &ModelConfig, schedule: Schedule) -> Rule {
         match (config.family, schedule) {
             (Family::SetDlm, Schedule::Confidence) => Rule {

@@ -110,7 +110,7 @@ fn texts_that_run_on_at_a_word_are_drawn_with_other_numbers() {
     assert_eq!(again.sequences[0].sequence, 1);
     assert_eq!(again.sequences[0].known, plan.sequences[1].known);
     assert_ne!(again.sequences[0].order, plan.sequences[1].order);
-    // A text does not depend on which others are drawn again with it, and no batch reaches its numbers.
+    // A text does not depend on which others are redrawn with it, and shares no seed with any batch.
     let both = resolved.redraw(&[0, 1], 1).unwrap();
     assert_eq!(both.sequences[1], again.sequences[0]);
     let seeds: Vec<u64> = (0..4).map(|attempt| resolved.seed(attempt)).collect();
@@ -194,7 +194,7 @@ fn what_a_model_recommends_fills_what_is_left_out() {
         ..asked.clone()
     };
     assert_eq!(filled, expected);
-    // Where nothing of it is Eso-LM's diffusion, there is no alpha_0.
+    // Without Eso-LM's diffusion there is no alpha_0.
     let as_mdlm = Request {
         decode_as: Some(DecodeAs::Mdlm),
         ..asked.clone()
@@ -239,7 +239,7 @@ fn confidence_is_a_schedule_of_its_own() {
             .contains("lets the network choose the order")
     );
     assert!(refused(&request, Family::Ar).contains("does not apply to an AR model"));
-    // Its network may choose where it runs without a cache.
+    // Its network may choose if it runs without a cache.
     let as_mdlm = Request {
         decode_as: Some(DecodeAs::Mdlm),
         ..request.clone()
@@ -375,14 +375,14 @@ fn a_decoders_answer_ends_with_any_of_its_end_of_text_tokens() {
         more_eos: vec![9],
         ..decoder(family, kind)
     };
-    // In blocks after the block, from left to right at once, and an MDLM's is cut there.
+    // In blocks after the block, from left to right immediately; an MDLM's text is only cut there.
     for (config, end) in [
         (ends(Family::Bd3Lm, DecoderKind::Qwen3), Some(82)),
         (ends(Family::Ar, DecoderKind::Llama), Some(60)),
         (ends(Family::Mdlm, DecoderKind::Qwen3), None),
     ] {
         let resolved = answer(&Request::default(), &config).unwrap();
-        // Also of an AR model, 128 tokens are written unless more are asked for.
+        // For an AR model too, 128 tokens are written by default.
         assert_eq!(resolved.options.length, 178);
         let known = &resolved.given.known[0];
         let mut tokens: Vec<u32> = known.iter().map(|&(_, token)| token).collect();
@@ -534,10 +534,10 @@ fn a_network_runs_in_other_ways_than_its_own() {
         let plan = resolved.plan().unwrap();
         assert_eq!((plan.family, plan.block_size), (Family::Bd3Lm, Some(4)));
         assert_eq!(resolved.header("", &plan, 0, vec![0]).block_size, Some(4));
-        // What was stored is not computed again: no step has more rows than two blocks.
+        // What is cached is not recomputed: no step has more rows than two blocks.
         assert!((0..plan.nfe()).all(|step| plan.positions_computed(step) <= 8));
     }
-    // One block that is all of the text is what an MDLM does.
+    // One block that spans the text is the same as an MDLM.
     let plan = |decode_as, size| {
         let resolved = resolve(&asked(decode_as, size), Family::EsoLm).unwrap();
         resolved.plan().unwrap().sequences
@@ -563,7 +563,7 @@ fn a_network_runs_in_other_ways_than_its_own() {
         let said = refused(&asked(decode_as, None), family);
         assert!(said.contains(what), "{said}");
     }
-    // An Eso-LM has no blocks of its own.
+    // An Eso-LM has no block size of its own.
     let unsaid = resolve(&asked(DecodeAs::Bd3lm, None), Family::EsoLm).unwrap();
     let said = unsaid.plan().unwrap_err().to_string();
     assert!(said.contains("block_size is missing"), "{said}");

@@ -1,15 +1,15 @@
-//! Requests whose prompt is tokens already.
+//! Requests whose prompt is already tokenized.
 
 use super::given::placed_prompt;
 use super::{Request, RequestError, Resolved};
 use crate::config::{Family, ModelConfig, Prepend};
 use crate::text::TextCodec;
 
-/// Of what does not know the beginning-of-text token.
+/// What an error says about a model without a known beginning-of-text token.
 pub const NO_BOS: &str = "a model that does not say which token begins a text";
 
-/// Whether texts open with the beginning-of-text token unless somebody says otherwise. Networks of this family were trained on texts that
-/// do. Of a decoder its tokenizer knows: what it puts before every text was there in training.
+/// Whether texts open with the beginning-of-text token by default. Networks of this family were trained on such texts.
+/// For a decoder the tokenizer decides: what it adds to every text was there in training.
 pub fn opens(config: &ModelConfig, codec: Option<&TextCodec>) -> bool {
     match (&config.decoder, codec) {
         (Some(_), codec) => codec.is_some_and(TextCodec::puts_bos),
@@ -18,19 +18,20 @@ pub fn opens(config: &ModelConfig, codec: Option<&TextCodec>) -> bool {
 }
 
 impl Request {
-    /// The token that opens the request's texts: the beginning-of-text token, where there is one and the request says so, or says nothing and
-    /// the model's texts [open with it](opens). An AR model that prepends a token has it in its plan already.
+    /// The token that opens the request's texts: the beginning-of-text token, if there is one and the request asks for
+    /// it or, by default, the model's texts [open with it](opens). An AR model that prepends a token already has it in
+    /// its plan.
     pub fn opening(&self, config: &ModelConfig, codec: Option<&TextCodec>) -> Option<u32> {
         let bos = codec.map_or(config.bos, |codec| codec.ends().bos);
         let has_none = config.family != Family::Ar || config.prepend == Prepend::None;
         bos.filter(|_| has_none && self.bos.unwrap_or_else(|| opens(config, codec)))
     }
 
-    /// As [`Request::resolve`], every text going on from `tokens`, after the opening one if there is one. They stand in the place of the
-    /// request's prompts or its template, which are not read.
+    /// Like [`Request::resolve`], with every text continuing `tokens`, after the opening token if there is one. The
+    /// request's prompts or template are ignored.
     ///
     /// # Errors
-    /// As [`Request::resolve`].
+    /// See [`Request::resolve`].
     pub fn resolve_tokens(
         &self,
         config: &ModelConfig,

@@ -1,7 +1,7 @@
-//! What decoders are called, and by which names those are told that are not run.
+//! The names of decoders, including those by which unsupported ones are recognised.
 //!
-//! Nobody writes the names of these into anything but `model_type`, the classes in `architectures`, or those in `auto_map`; some say `qwen3` or
-//! `llada` and are something else by their classes. So all three are looked at.
+//! Unsupported kinds may be named only in `model_type`, in the classes in `architectures`, or in those in `auto_map`;
+//! some claim to be `qwen3` or `llada` and reveal only by their classes that they are not. So all three are checked.
 
 use serde_json::{Map, Value};
 
@@ -11,7 +11,7 @@ use super::super::{ConfigError, Family, invalid};
 use super::DecoderKind;
 use crate::message::shorten;
 
-/// What `model_type` says: the network, the family where that follows, and how the classes of its code begin.
+/// A value of `model_type`: the network, the family if it is implied, and the prefix of its class names.
 pub(super) struct Named {
     pub model_type: &'static str,
     pub kind: DecoderKind,
@@ -43,7 +43,7 @@ pub(super) const NAMED: [Named; 7] = [
     named("sdar", DecoderKind::Sdar, Some(Family::Bd3Lm), "sdar"),
 ];
 
-/// How the names of classes that hold the whole network end; others have another output, or none.
+/// Suffixes of classes that contain the whole network; other classes have a different output, or none.
 const CLASS_ENDS: [&str; 5] = [
     "forcausallm",
     "formaskedlm",
@@ -55,7 +55,7 @@ const CLASS_ENDS: [&str; 5] = [
 /// For messages.
 pub(in super::super) const MODEL_TYPES: &str = "\"qwen3\", \"qwen2\", \"llama\", \"a2d-qwen3\", \"a2d-qwen2\", \"a2d-llama\" or \"sdar\" of a decoder";
 
-/// Kinds of decoders that are not run, by the beginnings of their names without `_` and `-`.
+/// Unsupported kinds of decoders, by the beginnings of their names without `_` and `-`.
 const OTHER_KINDS: [(&str, &str); 13] = [
     ("lladamoe", "LLaDA-MoE is a mixture of experts"),
     ("llada2", "LLaDA2 is a mixture of experts"),
@@ -84,23 +84,23 @@ const OTHER_KINDS: [(&str, &str); 13] = [
     ("mixtral", "it is a mixture of experts"),
 ];
 
-/// Lower case, without the signs by which spellings of a name differ.
+/// Lower case, without characters in which spellings differ.
 fn plain(name: &str) -> String {
     let mut name = name.to_ascii_lowercase();
     name.retain(|c| c.is_ascii_alphanumeric());
     name
 }
 
-/// What is said of a kind of decoder that is not run.
+/// The description of an unsupported kind of decoder.
 pub(super) fn other_decoder(name: &str) -> Option<&'static str> {
     let name = plain(name);
-    // The class without what converted it.
+    // The class name without the prefix of the converter.
     let name = name.strip_prefix("a2d").unwrap_or(&name);
     let kind = |(start, _): &&(&str, &str)| name.starts_with(start);
     OTHER_KINDS.iter().find(kind).map(|(_, why)| *why)
 }
 
-/// Every class that would load the model elsewhere must be one of the network that `model_type` names.
+/// Every class that other programs would load must belong to the network named by `model_type`.
 pub(super) fn check_classes(map: &Map<String, Value>, named: &Named) -> Result<(), ConfigError> {
     for (field, is_list, expected) in [
         ("architectures", true, "a list of classes"),

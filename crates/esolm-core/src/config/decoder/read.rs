@@ -1,4 +1,4 @@
-//! Reading a decoder's `config.json`, and its completion.
+//! Reading a decoder's `config.json` and completing it.
 
 use std::fmt;
 
@@ -18,14 +18,14 @@ use super::{Decoder, DecoderKind, EMBEDDING, HEAD};
 use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 
-/// What is left open of a decoder: what only somebody who knows the model can say, or files beside it.
+/// What is undetermined about a decoder: only the user, or other files, can say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open {
-    /// What `model_type` says, where an MDLM and a BD3-LM are both called so and nothing tells which the model is.
+    /// The `model_type`, if it is shared by MDLMs and BD3-LMs and nothing tells which this is.
     pub model_type: Option<&'static str>,
-    /// Whether nothing says how many tokens a block has.
+    /// Whether the block size is unknown.
     pub block_size: bool,
-    /// Whether nothing says which token is the mask.
+    /// Whether the mask token is unknown.
     pub mask: bool,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Open {
     }
 }
 
-/// A decoder as its `config.json` says, before the tensors were seen.
+/// A decoder's `config.json` before it has been completed from the tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PartialDecoder {
     model_type: &'static str,
@@ -64,12 +64,12 @@ pub(crate) struct PartialDecoder {
     mlp_bias: bool,
 }
 
-/// Reads a decoder's `config.json`; `None` for one that is of no decoder.
+/// Reads a decoder's `config.json`; `None` if it is not a decoder's.
 pub(in super::super) fn read(
     map: &Map<String, Value>,
     source: &str,
 ) -> Result<Option<PartialConfig>, ConfigError> {
-    // What is not run is told by any of its names, since `model_type` may be another's.
+    // Any of its names can reveal an unsupported kind, since `model_type` may be borrowed.
     let refused = |field, name: &str, why| ConfigError::OtherKind {
         field,
         found: shorten(name),
@@ -138,7 +138,7 @@ pub(in super::super) fn read(
     }))
 }
 
-/// What would change the network and is not computed.
+/// Rejects settings that would change the network but are not implemented.
 fn check_unused(map: &Map<String, Value>) -> Result<(), ConfigError> {
     let refuse = |field, value: &Value, expected: &str| Err(invalid(field, shown(value), expected));
     for field in ["num_experts", "num_local_experts", "n_routed_experts"] {
@@ -198,7 +198,7 @@ fn check_unused(map: &Map<String, Value>) -> Result<(), ConfigError> {
         let kind = kinds.filter_map(|kind| present(object, kind)).next();
         let is_plain = match kind {
             Some(kind) => kind == "default",
-            // A base alone.
+            // Only a base.
             None => object.keys().all(|key| key == "rope_theta"),
         };
         if !is_plain {
@@ -213,7 +213,7 @@ fn check_unused(map: &Map<String, Value>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// What this engine wrote of the family, in the object `esolm`.
+/// The family, as written by this engine in the object `esolm`.
 fn own_family(own: &Value, named: &Named) -> Result<Family, ConfigError> {
     let expected = "an object whose \"family\" is \"mdlm\" or \"bd3lm\"";
     let family = match own.get("family").and_then(Value::as_str) {
@@ -241,7 +241,7 @@ fn rotary_base(map: &Map<String, Value>) -> Result<f64, ConfigError> {
     Ok(base.map_or(ROTARY_BASE, |Figure(base)| base))
 }
 
-/// A token, or a list of tokens, each once.
+/// A token or a list of tokens, deduplicated.
 fn token_list(map: &Map<String, Value>, field: &'static str) -> Result<Vec<u32>, ConfigError> {
     let list = match present(map, field) {
         None => return Ok(Vec::new()),
@@ -261,12 +261,12 @@ fn token_list(map: &Map<String, Value>, field: &'static str) -> Result<Vec<u32>,
 }
 
 impl ModelConfig {
-    /// Adds the tokens that the text of a `generation_config.json` says end a text. Those of networks that are no decoders are in their
-    /// configurations.
+    /// Adds the end-of-text tokens named by a `generation_config.json`. Only for decoders; other networks name theirs
+    /// in the configuration.
     ///
     /// # Errors
-    /// When it is not a JSON object, or says what is not a token or a list of tokens. Tokens beyond the vocabulary are left out, since
-    /// none of them is ever drawn.
+    /// If the text is not a JSON object, or the field is not a token or a list of tokens. Tokens outside the vocabulary
+    /// are ignored, since they are never drawn.
     pub(crate) fn add_ends(&mut self, json: &str) -> Result<(), ConfigError> {
         if self.decoder.is_none() {
             return Ok(());
@@ -289,14 +289,14 @@ impl ModelConfig {
 }
 
 impl PartialDecoder {
-    /// Takes from the tensors what the file left out. `shape` looks one up by its name.
+    /// Fills in from the tensors what the file left out. `shape` looks up a tensor by name.
     pub(in super::super) fn reconcile<'a>(&mut self, shape: impl Fn(&str) -> Option<&'a [usize]>) {
         if shape(EMBEDDING).is_some() {
             self.tied.get_or_insert(shape(HEAD).is_none());
         }
     }
 
-    /// Whether a model whose configuration says `own` may be read as one of `family`.
+    /// Whether a model whose configuration says `own` may be read as a member of `family`.
     pub(in super::super) fn may_be(&self, own: Option<Family>, family: Family) -> bool {
         match own {
             Some(own) => own == family,
@@ -304,19 +304,19 @@ impl PartialDecoder {
         }
     }
 
-    /// Tokens of a block of the published models that do not say.
+    /// Block size of published models that do not state it.
     fn usual_block_size(&self) -> Option<usize> {
         (self.kind == DecoderKind::Sdar).then_some(4)
     }
 
-    /// Whether the file says that the output matrix is the embedding.
+    /// Whether the file says that the output matrix is tied to the embedding.
     pub(crate) fn is_tied(&self) -> bool {
         self.tied == Some(true)
     }
 }
 
 impl PartialConfig {
-    /// What of a decoder neither its configuration nor anybody says, where the mask is known or not.
+    /// What neither a decoder's configuration nor the user has determined.
     pub(crate) fn left_open(&self, is_mask_known: bool) -> Option<ConfigError> {
         let decoder = self.decoder.as_ref()?;
         let is_blocks = self.family == Some(Family::Bd3Lm);
@@ -324,14 +324,14 @@ impl PartialConfig {
         let open = Open {
             model_type: self.family.is_none().then_some(decoder.model_type),
             block_size: is_blocks && block_size.is_none(),
-            // An AR decoder has no mask, whatever its tokenizer has.
+            // An AR decoder has no mask, whatever its tokenizer contains.
             mask: self.family != Some(Family::Ar) && !is_mask_known,
         };
         let is_open = open.model_type.is_some() || open.block_size || open.mask;
         is_open.then_some(ConfigError::Open(open))
     }
 
-    /// The finished configuration of a decoder.
+    /// Completes the configuration of a decoder.
     pub(in super::super) fn complete_decoder(
         &self,
         partial: &PartialDecoder,
@@ -355,7 +355,7 @@ impl PartialConfig {
         };
         let vocab_size = self.vocab_size.unwrap_or(0);
         let mask_index = match (family, mask) {
-            // A token that tokenizers have for other models, if any.
+            // Any mask in its tokenizer is there for other models.
             (Family::Ar, _) => NO_MASK,
             (_, Some((said, index))) if index as usize >= vocab_size => {
                 return Err(ConfigError::Contradiction {
