@@ -1,7 +1,7 @@
-//! Conversations: messages, and the chat template of a checkpoint, which makes the text of a prompt from them.
+//! Conversations: messages, and a checkpoint's chat template, which turns them into the text of a prompt.
 //!
-//! Templates are programs in the language Jinja that come with a checkpoint, and are trusted as little as its other files: they read
-//! nothing, and have a bounded time and bounded memory ([`ChatTemplate`]).
+//! Templates are Jinja programs that come with a checkpoint, and are no more trusted than its other files: they cannot
+//! read anything, and run with bounded time and memory ([`ChatTemplate`]).
 
 mod bounded;
 mod clock;
@@ -16,28 +16,28 @@ use serde::{Deserialize, Serialize};
 pub use error::ChatTemplateError;
 pub use template::{ChatTemplate, Rendering};
 
-/// Who says what the model answers to.
+/// Role of the user, whom the model answers.
 pub const USER: &str = "user";
-/// Who says what holds for the whole conversation.
+/// Role of instructions for the whole conversation.
 pub const SYSTEM: &str = "system";
-/// The model.
+/// Role of the model.
 pub const ASSISTANT: &str = "assistant";
 
-/// What somebody says in a conversation.
+/// A message of a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Message {
-    /// Who: [`USER`], [`SYSTEM`], [`ASSISTANT`], or another role that the template knows.
+    /// The role: [`USER`], [`SYSTEM`], [`ASSISTANT`], or another one that the template supports.
     pub role: String,
-    /// What.
+    /// The text.
     pub content: String,
-    /// What a model thought before it, where that is not in the content itself.
+    /// The model's reasoning before the message, if it is not part of the content.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning_content: Option<String>,
 }
 
 impl Message {
-    /// A message without thoughts of its own.
+    /// A message without separate reasoning.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
@@ -46,17 +46,17 @@ impl Message {
         }
     }
 
-    /// What the user says.
+    /// A message from the user.
     pub fn user(content: impl Into<String>) -> Self {
         Self::new(USER, content)
     }
 
-    /// What holds for the whole conversation.
+    /// Instructions for the whole conversation.
     pub fn system(content: impl Into<String>) -> Self {
         Self::new(SYSTEM, content)
     }
 
-    /// What the model said.
+    /// A message from the model.
     pub fn assistant(content: impl Into<String>) -> Self {
         Self::new(ASSISTANT, content)
     }
@@ -67,13 +67,13 @@ impl Message {
     }
 }
 
-/// What closes the thoughts of a model that thinks before it answers.
+/// Ends the reasoning of a model that thinks before it answers.
 const THOUGHT_END: &str = "</think>";
-/// What opens them; some templates have written it already.
+/// Begins the reasoning; some templates already include it.
 const THOUGHT_START: &str = "<think>";
 
-/// A model's text as its thoughts and its answer proper: what stands before `</think>`, and what comes after it. A text that never closes its
-/// thoughts has no answer yet.
+/// Splits a model's text into its reasoning, before `</think>`, and its answer, after it. A text whose reasoning is not
+/// closed has no answer yet.
 pub fn split_thoughts(text: &str) -> (Option<&str>, &str) {
     let opened = text.trim_start().strip_prefix(THOUGHT_START);
     match text.split_once(THOUGHT_END) {
@@ -89,21 +89,21 @@ pub fn split_thoughts(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// The messages of `all` that are left when the `dropped` first ones after the system's are: the system's message stays.
+/// The messages of `all` without the first `dropped` ones after the system message, which stays.
 pub fn without_oldest(all: &[Message], dropped: usize) -> Vec<Message> {
     let opening = opening(all);
     let kept = all.iter().skip(opening + dropped);
     all[..opening].iter().chain(kept).cloned().collect()
 }
 
-/// How many messages the oldest turn has that is left behind `dropped` messages; nothing where it is the last one.
+/// Number of messages in the oldest turn that remains after dropping `dropped` messages; `None` if it is the last turn.
 pub fn oldest_turn(all: &[Message], dropped: usize) -> Option<usize> {
     let left = all.get(opening(all) + dropped..)?;
     let next = left.iter().skip(1).position(|m| m.role == USER)?;
     Some(next + 1)
 }
 
-/// The messages that stay whatever is dropped.
+/// Number of leading messages that are never dropped.
 fn opening(all: &[Message]) -> usize {
     all.iter().take_while(|m| m.role == SYSTEM).count()
 }

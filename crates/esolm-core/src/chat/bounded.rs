@@ -1,24 +1,24 @@
-//! What keeps a template within its bounds beside the engine's fuel, which counts instructions and the bytes that they make: values that say
-//! the same list many times over, and methods whose work the engine does not count.
+//! Bounds on templates beyond the engine's fuel, which counts instructions and the bytes that they produce: values that
+//! repeat the same list many times, and methods whose work the engine does not count.
 
 use minijinja::value::{Object, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-/// Parts that a value may have, all lists within lists written out.
+/// Maximum elements of a value, with all nested lists expanded.
 const MOST_PARTS: usize = 50_000;
-/// Bytes of its texts, likewise.
+/// Maximum bytes of its texts, counted in the same way.
 const MOST_BYTES: usize = 16 << 20;
-/// Lists within lists.
+/// Maximum nesting of lists.
 const MOST_DEPTH: usize = 32;
-/// Bytes that one unit of fuel pays for, in the engine.
+/// Bytes that one unit of the engine's fuel pays for.
 const BYTES_A_FUEL: usize = 64;
 
 fn refuse(why: &'static str) -> Error {
     Error::new(ErrorKind::InvalidOperation, why)
 }
 
-/// What is left of the bounds of a value.
+/// What is left of a value's bounds.
 struct Budget {
     parts: usize,
     bytes: usize,
@@ -55,19 +55,19 @@ impl Budget {
     }
 }
 
-/// Namespaces alone can be changed, and so hold themselves.
+/// Only namespaces are mutable, and so can contain themselves.
 fn is_namespace(value: &Value) -> bool {
     let object = value.as_object();
     object.is_some_and(|object| object.type_name().ends_with("::Namespace"))
 }
 
-/// Passes a value on that is of a bearable size however it is written out.
+/// Passes on a value if its expanded size is within bounds.
 pub fn bounded(state: &State, value: Value) -> Result<Value, Error> {
     check(state, &value, 0)?;
     Ok(value)
 }
 
-/// As [`bounded`], of what a namespace is to hold.
+/// Like [`bounded`], for a value stored in a namespace.
 pub fn held(state: &State, value: Value) -> Result<Value, Error> {
     check(state, &value, 1)?;
     Ok(value)
@@ -82,12 +82,12 @@ fn check(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
     state.consume_fuel(((MOST_PARTS - budget.parts) / 4) as u64)
 }
 
-/// The test `iterable`, in which nothing is not one, as in Python.
+/// The test `iterable`; as in Python, none is not iterable.
 pub fn is_iterable(value: &Value) -> bool {
     value.kind() != ValueKind::None && value.try_iter().is_ok()
 }
 
-/// `range` of bearable numbers.
+/// `range`, with bounded arguments.
 pub fn range(lower: i64, upper: Option<i64>, step: Option<i64>) -> Result<Value, Error> {
     const MOST: i64 = 1 << 24;
     let number = |value: i64| match (-MOST..=MOST).contains(&value) {
@@ -99,7 +99,7 @@ pub fn range(lower: i64, upper: Option<i64>, step: Option<i64>) -> Result<Value,
     minijinja::functions::range(number(lower)?, upper, step)
 }
 
-/// Python's methods of texts, lists and maps.
+/// Python's methods of strings, lists and maps.
 pub fn method(
     state: &mut State,
     value: &Value,
@@ -113,9 +113,9 @@ pub fn method(
     unknown_method_callback(state, value, name, arguments)
 }
 
-/// Bytes that a method of a text goes through or makes, beyond those that the engine counts.
+/// Bytes that a string method reads or produces beyond those that the engine counts.
 fn work(text: &str, name: &str, arguments: &[Value]) -> Result<usize, Error> {
-    /// Bytes of a part of a list.
+    /// Bytes per element of a list.
     const PART: usize = 64;
     let first = arguments.first().and_then(Value::as_str);
     Ok(match name {
@@ -167,7 +167,7 @@ fn work(text: &str, name: &str, arguments: &[Value]) -> Result<usize, Error> {
     })
 }
 
-/// Marks what `raise_exception` said.
+/// The message passed to `raise_exception`.
 #[derive(Debug)]
 pub struct Raised(pub String);
 
@@ -181,7 +181,7 @@ impl std::error::Error for Raised {}
 
 impl Object for Raised {}
 
-/// `raise_exception`, by which a template refuses a conversation.
+/// `raise_exception`, with which a template rejects a conversation.
 pub fn raise_exception(message: &Value) -> Result<Value, Error> {
     let message = message.as_str().unwrap_or("it says no reason").to_string();
     Err(refuse("raised").with_source(Raised(message)))

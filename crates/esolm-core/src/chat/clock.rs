@@ -1,4 +1,4 @@
-//! `strftime_now`, with which some templates tell the model the date: in UTC, in English.
+//! `strftime_now`, with which some templates tell the model the date; in UTC, in English.
 
 use std::fmt::Write;
 
@@ -16,7 +16,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-/// From the day of the epoch on, a Thursday.
+/// Starts with the weekday of 1970-01-01, a Thursday.
 const DAYS: [&str; 7] = [
     "Thursday",
     "Friday",
@@ -26,10 +26,10 @@ const DAYS: [&str; 7] = [
     "Tuesday",
     "Wednesday",
 ];
-/// Characters that a format may have.
+/// Maximum characters of a format.
 const MOST: usize = 256;
 
-/// Writes `seconds` since 1970 in Python's format; nothing where it asks for what is not known here.
+/// Formats `seconds` since 1970 with a Python format; `None` if it contains an unsupported directive.
 pub fn strftime(format: &str, seconds: u64) -> Option<String> {
     if format.len() > MOST {
         return None;
@@ -80,9 +80,9 @@ pub fn strftime(format: &str, seconds: u64) -> Option<String> {
     Some(out)
 }
 
-/// Year, month and day of the month of a day since 1970-01-01, by the Gregorian calendar.
+/// Year, month and day of the month for a number of days since 1970-01-01, in the Gregorian calendar.
 fn civil(days: u64) -> (u64, usize, u64) {
-    // Years from March on, so that the day that comes and goes is a year's last.
+    // Years start in March, so that the leap day is the last day of a year.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;

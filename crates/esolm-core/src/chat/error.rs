@@ -1,14 +1,14 @@
-//! Why a conversation does not become a prompt.
+//! Errors of chat templates.
 
 use thiserror::Error;
 
-/// What is wrong with a chat template, or with what it is given.
+/// Why a conversation could not be turned into a prompt.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum ChatTemplateError {
-    /// Neither `chat_template.jinja` nor `tokenizer_config.json` has one.
+    /// Neither `chat_template.jinja` nor `tokenizer_config.json` contains one.
     #[error("the model has no chat template, so nothing says how it is talked to")]
     Missing,
-    /// A file that should hold it is not in its form.
+    /// A file that should contain it is malformed.
     #[error("{file} cannot be used: {why}")]
     File {
         /// Its name.
@@ -16,7 +16,7 @@ pub enum ChatTemplateError {
         /// What is wrong with it.
         why: String,
     },
-    /// There are several, and none is the usual one.
+    /// There are several, and none is the default.
     #[error(
         "tokenizer_config.json has chat templates called {names}, and none is called \"default\""
     )]
@@ -24,34 +24,34 @@ pub enum ChatTemplateError {
         /// Their names.
         names: String,
     },
-    /// It is longer than any real one.
+    /// It is longer than any real template.
     #[error("the chat template has {bytes} bytes, and {most} is the most that one may have")]
     TooLong {
         /// Its length.
         bytes: usize,
-        /// The most that is read.
+        /// Maximum bytes.
         most: usize,
     },
-    /// It does what no template needs and a hostile one would.
+    /// It does something that no template needs and a hostile one would do.
     #[error("the chat template {what} (line {line}), which is not allowed")]
     NotAllowed {
         /// What it does.
         what: &'static str,
-        /// Where.
+        /// The line.
         line: usize,
     },
-    /// It is not in the language, or failed while it ran.
+    /// It has a syntax error, or failed at run time.
     #[error("the chat template fails: {0}")]
     Failed(String),
-    /// It refuses the conversation by a message of its own.
+    /// It rejects the conversation with its own message.
     #[error("the chat template refuses the conversation: {0}")]
     Refused(String),
-    /// It would take too long, or make too much text.
+    /// It does too much work, or produces too much text.
     #[error(
         "the chat template was stopped, since it does far more work, or makes far more text, than the conversation needs"
     )]
     TooMuch,
-    /// A thread for it could not be started.
+    /// The thread that would run it could not be started.
     #[error("the chat template cannot be run: {0}")]
     Thread(String),
 }

@@ -1,4 +1,4 @@
-//! The chat template in a checkpoint's files, and the tokens that it names.
+//! The chat template in a checkpoint's files, and the tokens that it refers to.
 
 use serde_json::{Map, Value};
 
@@ -7,7 +7,7 @@ use crate::checkpoint::{ChatFiles, TOKENIZER_CONFIG};
 use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 
-/// Special tokens that templates know by name.
+/// Special tokens that templates refer to by name.
 const NAMED: [&str; 6] = [
     "bos_token",
     "eos_token",
@@ -17,15 +17,15 @@ const NAMED: [&str; 6] = [
     "cls_token",
 ];
 
-/// What the files say.
+/// Contents of the files.
 #[derive(Debug)]
 pub(super) struct Told {
     pub source: String,
-    /// Special tokens by their names in templates.
+    /// Special tokens, by their names in templates.
     pub tokens: Vec<(&'static str, String)>,
 }
 
-/// What the files say.
+/// Reads the files.
 pub(super) fn read(files: &ChatFiles) -> Result<Told, ChatTemplateError> {
     let config = match &files.tokenizer_config {
         None => Map::new(),
@@ -52,7 +52,7 @@ fn unusable(why: String) -> ChatTemplateError {
     ChatTemplateError::File { file, why }
 }
 
-/// The template in a `tokenizer_config.json`: a text, or the one called default of several.
+/// The template in a `tokenizer_config.json`: a string, or the default one of several.
 fn own(config: &Map<String, Value>) -> Result<String, ChatTemplateError> {
     let list = match config.get("chat_template") {
         None | Some(Value::Null) => return Err(ChatTemplateError::Missing),

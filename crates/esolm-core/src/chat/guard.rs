@@ -1,29 +1,29 @@
-//! Looks through the text of a template before it is compiled. What no template needs is refused; and wherever a value is kept or a list is
-//! made, a filter is put that keeps it from growing beyond all bounds ([`super::bounded`]): the engine's fuel does not count what a list says
-//! many times over.
+//! Checks and rewrites the text of a template before it is compiled. Constructs that no template needs are rejected,
+//! and wherever a value is stored or a list is created, a filter is inserted that keeps it within bounds
+//! ([`super::bounded`]): the engine's fuel does not count repetitions of the same list.
 
 use std::ops::Range;
 
 use super::error::ChatTemplateError;
 
-/// The filter for values; no template can name it otherwise, since it may not have the name in its text.
+/// The filter for values. A template cannot use the name, since it must not occur in its text.
 pub const BOUNDED: &str = "esolm_bounded";
-/// The filter for what a namespace holds.
+/// The filter for what is stored in a namespace.
 pub const HELD: &str = "esolm_held";
 const OURS: &str = "esolm_";
 
-/// Bytes of a template.
+/// Maximum bytes of a template.
 const MOST_BYTES: usize = 256 << 10;
-/// Bytes of a tag beside its quoted texts, which bounds how deep its expression is.
+/// Maximum bytes of a tag, excluding quoted strings; this bounds the nesting of its expression.
 const MOST_CODE: usize = 4000;
-/// Branches of the template's conditions, likewise.
+/// Maximum branches of the template's conditions, for the same reason.
 const MOST_BRANCHES: usize = 500;
-/// The most that a list may be multiplied by.
+/// Maximum factor by which a list may be multiplied.
 const MOST_REPEATS: usize = 1000;
 
-/// Statements that read other templates, or hand on what they are given.
+/// Statements that read other templates, or pass on their arguments.
 const FOREIGN: [&str; 6] = ["include", "import", "from", "extends", "block", "with"];
-/// Words after which an expression begins.
+/// Words after which an expression starts.
 const WORDS: [&str; 9] = ["in", "not", "and", "or", "if", "else", "elif", "is", "do"];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +34,12 @@ enum Kind {
     Mark,
 }
 
-/// A word of an expression.
+/// A token of an expression.
 #[derive(Clone, Copy, Debug)]
 struct Token<'a> {
     kind: Kind,
     text: &'a str,
-    /// Where it begins.
+    /// Its offset.
     at: usize,
 }
 
@@ -56,7 +56,7 @@ impl Token<'_> {
         self.kind == Kind::Mark && matches!(self.text, ")" | "]" | "}")
     }
 
-    /// Whether an operand is complete with it, so that a bracket behind it calls or picks.
+    /// Whether it completes an operand, so that a following bracket calls or indexes.
     fn completes(&self) -> bool {
         match self.kind {
             Kind::Text | Kind::Number => true,
@@ -66,10 +66,10 @@ impl Token<'_> {
     }
 }
 
-/// The template with the filters in it.
+/// The template with the filters inserted.
 ///
 /// # Errors
-/// When it does what is not allowed.
+/// If it contains something that is not allowed.
 pub fn guarded(source: &str) -> Result<String, ChatTemplateError> {
     if source.len() > MOST_BYTES {
         let (bytes, most) = (source.len(), MOST_BYTES);
@@ -82,7 +82,7 @@ pub fn guarded(source: &str) -> Result<String, ChatTemplateError> {
     };
     guard.look()?;
     let Guard { mut changed, .. } = guard;
-    // A stable sort: what is put in at one place stays in its order.
+    // The sort is stable, so insertions at the same place keep their order.
     changed.sort_by_key(|(place, _)| place.start);
     let mut out = String::with_capacity(source.len() + 64 * changed.len());
     let mut from = 0;
@@ -97,7 +97,7 @@ pub fn guarded(source: &str) -> Result<String, ChatTemplateError> {
 
 struct Guard<'a> {
     source: &'a str,
-    /// What is put in the place of what.
+    /// Ranges to replace, and their replacements.
     changed: Vec<(Range<usize>, String)>,
     branches: usize,
 }
@@ -134,7 +134,7 @@ impl<'a> Guard<'a> {
         Ok(())
     }
 
-    /// Looks at a tag whose inside begins at `start`, and gives its end.
+    /// Checks a tag whose contents begin at `start`, and returns its end.
     fn tag(&mut self, start: usize, close: &str) -> Result<usize, ChatTemplateError> {
         let (tokens, end) = self.tokens(start, close)?;
         let is_statement = close == "%}";
@@ -151,7 +151,7 @@ impl<'a> Guard<'a> {
             Some(word) => match word.text {
                 "raw" => return Ok(self.end_of_raw(end)),
                 "generation" | "endgeneration" => {
-                    // Tells trainers what is the model's own; says nothing here.
+                    // Marks the model's own text for training; has no effect here.
                     let is_start = word.text == "generation";
                     let same = if is_start { "if true" } else { "endif" };
                     self.changed.push((word.at..word.end(), same.into()));
@@ -184,7 +184,7 @@ impl<'a> Guard<'a> {
         Ok(end)
     }
 
-    /// The words of a tag, and where it ends.
+    /// The tokens of a tag, and where it ends.
     fn tokens(
         &self,
         start: usize,
@@ -279,11 +279,11 @@ impl<'a> Guard<'a> {
         self.source.len()
     }
 
-    /// A product of a list repeats it. That of a text is counted by the engine.
+    /// Multiplying a list repeats it. For strings, the engine counts this.
     fn check_products(&self, tokens: &[Token<'a>]) -> Result<(), ChatTemplateError> {
         let sides = |index: usize| [index.checked_sub(1), Some(index + 1)];
         let side = |place: Option<usize>| place.and_then(|place| tokens.get(place));
-        // The first factor of several.
+        // The first of several factors.
         let first = |index: usize| {
             let mut first = index;
             while first >= 3 && tokens[first - 2].text == "*" {
@@ -314,7 +314,7 @@ impl<'a> Guard<'a> {
         Ok(())
     }
 
-    /// Bounds the right side of an assignment.
+    /// Bounds the right-hand side of an assignment.
     fn set(&mut self, tokens: &[Token<'a>]) {
         let mut depth = 0usize;
         for (index, token) in tokens.iter().enumerate() {
@@ -327,7 +327,7 @@ impl<'a> Guard<'a> {
             let value = &tokens[index + 1..];
             if let (true, Some(first), Some(last)) = (is_sign, value.first(), value.last()) {
                 let last = match (last.text, value.len()) {
-                    // What trims the text behind the tag.
+                    // A sign that trims the text after the tag.
                     ("-" | "+", 2..) => &value[value.len() - 2],
                     _ => last,
                 };
@@ -343,7 +343,7 @@ impl<'a> Guard<'a> {
 
     /// Bounds the lists, maps and groups of an expression.
     fn bound(&mut self, tokens: &[Token<'a>]) {
-        // Whether the brackets that are open are bounded.
+        // For each open bracket, whether it is bounded.
         let mut open = Vec::new();
         let mut before: Option<&Token<'a>> = None;
         for token in tokens {

@@ -1,4 +1,4 @@
-//! The filter `tojson` as templates expect it: Python's `json.dumps`, which does not write for HTML, within a bound.
+//! The filter `tojson` as templates expect it: Python's `json.dumps` without HTML escaping, with bounded output.
 
 use std::io::{self, Write};
 
@@ -7,13 +7,13 @@ use minijinja::{Error, ErrorKind, Value};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
-/// Bytes that it writes at most.
+/// Maximum bytes of output.
 const MOST: usize = 4 << 20;
 
 /// Writes a value as JSON.
 pub fn tojson(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Python's other options say what is done here in any case, or what text does not show.
+    // Python's other options either describe what is done anyway, or make no difference to the text.
     for name in ["ensure_ascii", "sort_keys", "separators"] {
         let _: Option<Value> = options.get(name)?;
     }
@@ -49,7 +49,7 @@ impl Write for Bounded {
     }
 }
 
-/// A space after each comma and colon.
+/// Writes a space after each comma and colon.
 struct Spaced;
 
 impl Formatter for Spaced {

@@ -1,4 +1,4 @@
-//! A chat template that is ready to run.
+//! A compiled chat template.
 
 use std::error::Error as _;
 use std::sync::Arc;
@@ -14,30 +14,30 @@ use super::{Message, clock, guard, json};
 use crate::checkpoint::ChatFiles;
 use crate::message::shorten;
 
-/// What messages call the template.
+/// Name of the template in messages.
 const NAME: &str = "the template";
-/// Units of work that any conversation has. One is an instruction, or 64 bytes of text made.
+/// Units of work allowed for any conversation. One unit is an instruction, or 64 bytes of text produced.
 const FUEL: u64 = 200_000;
-/// Frames (loops, calls of macros) within each other.
+/// Maximum nesting of frames (loops, macro calls).
 const MOST_FRAMES: usize = 64;
-/// Bytes of the prompt beside those of the messages.
+/// Maximum bytes of the prompt in addition to those of the messages.
 const MOST_BYTES: usize = 1 << 20;
 
-/// How a conversation is written down.
+/// Options for rendering a conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rendering {
-    /// Whether the beginning of an answer follows.
+    /// Whether to end with the beginning of an answer.
     pub add_generation_prompt: bool,
-    /// Whether the model is to think first; nothing leaves it to the template.
+    /// Whether the model should think first; `None` leaves this to the template.
     pub enable_thinking: Option<bool>,
-    /// Seconds since 1970, for templates that tell the date.
+    /// Seconds since 1970, for templates that state the date.
     pub now: u64,
 }
 
-/// A chat template, compiled. It was written by nobody knows whom: it can read nothing but the messages, other templates neither; a bounded number of
-/// units of work is done for it, in which the text that it makes counts too.
+/// A compiled chat template. Its author is not trusted: it can read only the messages, and not even other templates,
+/// and it gets a bounded amount of work, including the text that it produces.
 pub struct ChatTemplate {
-    /// Runs on the same stack as it was compiled on.
+    /// Must run on the stack size on which it was compiled.
     environment: Arc<Environment<'static>>,
     tokens: Vec<(&'static str, String)>,
 }
@@ -51,10 +51,10 @@ impl std::fmt::Debug for ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles the template that a checkpoint's files hold.
+    /// Compiles the template in a checkpoint's files.
     ///
     /// # Errors
-    /// When there is none, or it is not one.
+    /// If there is none, or it is invalid.
     pub fn new(files: &ChatFiles) -> Result<Self, ChatTemplateError> {
         let Told { source, tokens } = files::read(files)?;
         let source = guard::guarded(&source)?;
@@ -65,13 +65,13 @@ impl ChatTemplate {
         })
     }
 
-    /// The name of the token that ends a text, where the files say.
+    /// The name of the token that ends a text, if the files specify one.
     pub fn eos_token(&self) -> Option<&str> {
         let token = self.tokens.iter().find(|(name, _)| *name == "eos_token");
         token.map(|(_, token)| token.as_str())
     }
 
-    /// Whether it asks if the model is to think first.
+    /// Whether it uses the option to think first.
     pub fn asks_for_thinking(&self) -> bool {
         let template = self.environment.get_template(NAME);
         template.is_ok_and(|template| template.source().contains("enable_thinking"))
@@ -80,7 +80,7 @@ impl ChatTemplate {
     /// The text of a conversation.
     ///
     /// # Errors
-    /// When the template refuses it, fails, or does more work than it may.
+    /// If the template rejects it, fails, or exceeds its bounds.
     pub fn render(
         &self,
         messages: &[Message],
@@ -144,7 +144,7 @@ fn compile(source: String) -> Result<Environment<'static>, ChatTemplateError> {
     environment.add_filter("tojson", json::tojson);
     environment.add_filter(guard::BOUNDED, bounded::bounded);
     environment.add_filter(guard::HELD, bounded::held);
-    // As transformers sets the language up.
+    // The settings used by transformers.
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
@@ -156,7 +156,7 @@ fn compile(source: String) -> Result<Environment<'static>, ChatTemplateError> {
     Ok(environment)
 }
 
-/// The sentence for what the engine says.
+/// Turns the engine's error into a sentence.
 fn failed(error: &Error) -> ChatTemplateError {
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -171,7 +171,7 @@ fn failed(error: &Error) -> ChatTemplateError {
     }
 }
 
-/// What the engine says is longer than what [`shorten`] leaves, since it ends with the place.
+/// Shortens an engine's message but keeps the location at its end, which [`shorten`] would cut off.
 fn shorten_twice(text: &str) -> String {
     match text.rsplit_once(" (in ") {
         Some((what, place)) => {
@@ -186,7 +186,7 @@ fn shorten_twice(text: &str) -> String {
     }
 }
 
-/// Takes so many bytes and no more.
+/// Writes at most a fixed number of bytes.
 struct Bounded<'a> {
     out: &'a mut Vec<u8>,
     left: usize,
@@ -205,11 +205,11 @@ impl std::io::Write for Bounded<'_> {
     }
 }
 
-/// Runs something whose calls go as deep as a template's text tells them to: a thread of its own has the stack for it. A browser has one
-/// stack, and stops the module where it overflows.
+/// Runs something whose recursion depth depends on a template's text, on a thread with a large enough stack. A browser
+/// has only one stack, and stops the module on overflow.
 #[cfg(not(target_family = "wasm"))]
 fn on_a_deep_stack<T: Send>(run: impl FnOnce() -> T + Send) -> Result<T, ChatTemplateError> {
-    /// Only what is used of it takes memory.
+    /// Only the part that is used takes memory.
     const STACK: usize = 64 << 20;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("template".into());

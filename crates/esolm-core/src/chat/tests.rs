@@ -1,4 +1,4 @@
-//! Templates: what their language gives them, and what is kept from those that mean harm.
+//! Templates: what the language offers them, and what hostile ones are kept from doing.
 
 use super::*;
 use crate::checkpoint::ChatFiles;
@@ -20,7 +20,7 @@ fn says(source: &str) -> Result<String, ChatTemplateError> {
     template(source)?.render(&[Message::user("hello")], HOW)
 }
 
-/// Each is refused in a sentence of one line and bounded length, and soon.
+/// Checks that a template is rejected soon, with one line of bounded length.
 fn refused(source: &str) -> String {
     let error = says(source).expect_err(&source.chars().take(200).collect::<String>());
     let sentence = error.to_string();
@@ -201,7 +201,7 @@ fn nothing_outside_is_reached() {
     ] {
         refused(source);
     }
-    // What is not there is nothing, as in Python's language.
+    // As in Jinja, undefined values are empty.
     assert_eq!(
         says("{{ ''|attr('__class__') }}{{ self }}").as_deref(),
         Ok("")

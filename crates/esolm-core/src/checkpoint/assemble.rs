@@ -1,4 +1,4 @@
-//! From files and what is said of them to a checkpoint that is complete and agrees with itself.
+//! Turns files and what is known about them into a complete and consistent checkpoint.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -15,30 +15,30 @@ use super::{
 use crate::config::{Claims, ConfigError, Family, Open, PartialConfig, ReadAs};
 use crate::recommended::Recommended;
 
-/// What a checkpoint is made of.
+/// The inputs of a checkpoint.
 pub(super) struct Parts<'a> {
-    /// One, or several that together are the weights.
+    /// One file, or several that together contain the weights.
     pub(super) files: Vec<TensorFile>,
-    /// A configuration from outside of the file, with its origin.
+    /// A configuration from outside the file, and its origin.
     pub(super) config: Option<(PartialConfig, String)>,
-    /// The text of a tokenizer.json from outside of the file.
+    /// The text of a tokenizer.json from outside the file.
     pub(super) tokenizer_json: Option<Cow<'a, str>>,
-    /// The name of the file that it was made of.
+    /// Name of the file from which it was made.
     pub(super) tokenizer_name: &'a str,
-    /// What smaller files say of the mask, and which of them could not be made use of.
+    /// Claims of smaller files about the mask, and the name of one that could not be used.
     pub(super) mask: (Claims, Option<String>),
-    /// The tokens of a tokenizer without tokenizer.json, as far as they are known.
+    /// Known tokens of a tokenizer without a tokenizer.json.
     pub(super) table: TokenizerJson,
     pub(super) raw_weights: bool,
     pub(super) read_as: ReadAs,
-    /// What a safetensors file stands for.
+    /// The source kind to report for a safetensors file.
     pub(super) kind: SourceKind,
-    /// The name of the file.
+    /// Name of the file.
     pub(super) path: &'a Path,
 }
 
 impl Parts<'_> {
-    /// Files alone.
+    /// Files without anything else.
     pub(super) fn new(files: Vec<TensorFile>) -> Self {
         Self {
             files,
@@ -56,12 +56,12 @@ impl Parts<'_> {
 }
 
 impl Checkpoint {
-    /// A checkpoint whose files are all there.
+    /// A checkpoint whose files are all available.
     pub(super) fn new(parts: Parts<'_>) -> Result<Self, CheckpointError> {
         Self::assemble(parts)?.checked()
     }
 
-    /// Compares what the files carry beside parameters with what will be computed.
+    /// Compares the additional tensors in the files with what will be computed.
     pub(super) fn checked(mut self) -> Result<Self, CheckpointError> {
         self.noise_range.settle(&self.files, &mut self.config)?;
         if let Some((file, buffer)) = &self.rotary {
@@ -70,7 +70,7 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// Chooses the weights of a file, completes the configuration from them and checks every one against it.
+    /// Selects the weights, completes the configuration from them, and checks each of them against it.
     pub(super) fn assemble(parts: Parts<'_>) -> Result<Self, CheckpointError> {
         let Parts {
             files,
@@ -154,7 +154,7 @@ impl Checkpoint {
         let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
         let told = told.is_some();
         let open = partial.left_open(told);
-        // A tokenizer that may name the mask is the better thing to say.
+        // A tokenizer that might name the mask makes for a better error.
         let is_mask_alone = |error: &ConfigError| {
             matches!(
                 error,

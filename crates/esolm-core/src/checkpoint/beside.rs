@@ -1,5 +1,5 @@
-//! What the smaller files of a tokenizer say of the mask token: those that `save_pretrained` puts beside `tokenizer.json`, and those of
-//! tokenizers that have none.
+//! What a tokenizer's smaller files say about the mask token: files that `save_pretrained` writes alongside
+//! `tokenizer.json`, and files of tokenizers that have no `tokenizer.json`.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::config::{Claims, lookup, scalar};
 use crate::documents::normalize;
 use crate::message::shorten;
 
-/// Files that may name the mask token, or its index.
+/// Files that may name the mask token or its index.
 pub(super) const NAMING: [&str; 3] = [
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -20,26 +20,26 @@ pub(super) const NAMING: [&str; 3] = [
 ];
 /// Tables from names to indices.
 pub(super) const TABLES: [&str; 3] = ["vocab.txt", "vocab.json", "added_tokens.json"];
-/// Those of them that hold the whole vocabulary.
+/// Those that contain the whole vocabulary.
 const VOCABULARIES: [&str; 2] = ["vocab.txt", "vocab.json"];
 
-/// Whether a file is one of the tables, which are read here whatever else becomes of them.
+/// Whether a file is one of the tables, which are always read here.
 pub(super) fn is_table(path: &Path) -> bool {
     TABLES.iter().any(|name| path.ends_with(name))
 }
 
-/// What the smaller files say.
+/// Contents of the smaller files.
 #[derive(Default)]
 pub(super) struct Beside {
-    /// Of the mask.
+    /// Claims about the mask.
     pub claims: Claims,
-    /// Which file names a mask token whose index is not found.
+    /// A file that names a mask token whose index is unknown.
     pub unread: Option<String>,
-    /// All tokens, where a table of the whole vocabulary is among the files.
+    /// All tokens, if one of the files is a table of the whole vocabulary.
     pub table: TokenizerJson,
 }
 
-/// Reads the files in the folder of `weights`. `tokenizer` is the `tokenizer.json` that belongs to them.
+/// Reads the files in the folder of `weights`. `tokenizer` is their `tokenizer.json`, if there is one.
 pub(super) fn read(
     weights: &Path,
     tokenizer: Option<TokenizerJson>,

@@ -1,28 +1,28 @@
-//! The files that say how a model is talked to.
+//! The files that define a model's chat format.
 
-/// The file that holds a chat template alone.
+/// The file that contains only a chat template.
 #[cfg(not(target_family = "wasm"))]
 pub(super) const TEMPLATE: &str = "chat_template.jinja";
-/// The file that holds one beside other things.
+/// The file that contains one among other things.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
-/// The texts of the files beside weights that say how a model is talked to, as far as they are there. Nothing in them was looked at.
+/// The texts of the files that define a model's chat format, if they exist. Their contents have not been checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChatFiles {
-    /// `chat_template.jinja`, which counts before the other.
+    /// `chat_template.jinja`, which takes precedence.
     pub template: Option<String>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<String>,
 }
 
 impl ChatFiles {
-    /// Reads the files beside `path`, a file of weights or a tokenizer, that are there and can be read.
+    /// Reads the files next to `path`, which is a weights file or a tokenizer.
     ///
     /// # Errors
-    /// The name of a file that is there and cannot be read, with the system's answer.
+    /// The path of a file that exists but cannot be read, and the system's error.
     #[cfg(not(target_family = "wasm"))]
     pub fn beside(path: &std::path::Path) -> Result<Self, (std::path::PathBuf, std::io::Error)> {
-        /// More than any real one.
+        /// More than any real file.
         const MOST: u64 = 64 << 20;
         let read = |name: &str| {
             let path = path.with_file_name(name);

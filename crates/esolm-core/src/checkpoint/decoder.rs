@@ -1,15 +1,15 @@
-//! Tensors that files of decoders carry and nothing is computed with.
+//! Tensors in decoders' files that are not used.
 
 use std::collections::HashMap;
 
 use super::parameter::Place;
 use crate::config::{DECODER_HEAD, PartialConfig};
 
-/// Rotary frequencies, which older files carry for every layer, and which are computed from the base.
+/// Rotary frequencies, which older files store for every layer, but which are computed from the base.
 const FREQUENCIES: &str = "rotary_emb.inv_freq";
 
-/// Takes them out of what was found, and gives their names: rotary frequencies, and a copy of the embedding where that is the output matrix
-/// too.
+/// Removes unused tensors from those found, and returns their names: rotary frequencies, and a copy of the embedding if
+/// the output matrix is tied to it.
 pub(super) fn take_ignored(
     config: &PartialConfig,
     found: &mut HashMap<String, Place>,

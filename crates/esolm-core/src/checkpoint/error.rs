@@ -1,5 +1,6 @@
-//! What can go wrong with a checkpoint, one sentence each: the thing, what was found, what was expected. What to do about it is said
-//! where it is the same for every program; what needs an option of a program is left to the program.
+//! Errors of checkpoints. Each message is one sentence that names the thing, what was found, and what was expected. It
+//! includes the remedy if that is the same for every program; a remedy that involves a program's options is left to the
+//! program.
 
 use std::path::PathBuf;
 
@@ -10,13 +11,13 @@ use super::lightning::LightningError;
 use super::tokenizer::TokenizerError;
 use crate::config::{ConfigError, Family, Grid};
 
-/// Why a checkpoint cannot be read or written.
+/// Why a checkpoint could not be read or written.
 #[derive(Debug, Error)]
 pub enum CheckpointError {
-    /// The file of weights, or one beside it, cannot be read or written.
+    /// A file of weights, or one that accompanies it, could not be read or written.
     #[error(transparent)]
     File(#[from] esolm_checkpoint::Error),
-    /// Nothing stands at the given place.
+    /// There is nothing at the given path.
     #[error(
         "there is no file or folder {spec:?}; give a folder with config.json and model.safetensors, a .safetensors file, \
          a Lightning .ckpt, or hf:owner/name"
@@ -25,7 +26,7 @@ pub enum CheckpointError {
         /// What was given.
         spec: String,
     },
-    /// A folder without weights.
+    /// The folder has no weights.
     #[error(
         "the folder {} holds no model.safetensors, no model.safetensors.index.json and no pytorch_model.bin; give the folder that has one, beside config.json",
         path.display()
@@ -34,7 +35,7 @@ pub enum CheckpointError {
         /// The folder.
         path: PathBuf,
     },
-    /// The index of weights in several files contradicts itself or them.
+    /// The index of sharded weights is inconsistent, with itself or with the files.
     #[error("{}: {problem}; download the folder again", path.display())]
     Index {
         /// The index.
@@ -42,7 +43,7 @@ pub enum CheckpointError {
         /// What is wrong with it.
         problem: String,
     },
-    /// One of several files of weights cannot be read.
+    /// A shard could not be read.
     #[error("{file}: {source}")]
     Shard {
         /// Its name.
@@ -50,34 +51,34 @@ pub enum CheckpointError {
         /// What is wrong with it.
         source: esolm_checkpoint::Error,
     },
-    /// Weights without a configuration.
+    /// The weights come without a configuration.
     #[error("{} comes without a configuration", path.display())]
     NoConfig {
         /// The weights.
         path: PathBuf,
     },
-    /// Raw weights were asked of a form that holds one set of weights.
+    /// Raw weights were requested from a format that has only one set of weights.
     #[error("raw weights can be chosen in a Lightning .ckpt only")]
     RawWeightsNotApplicable,
-    /// The configuration cannot be used.
+    /// The configuration is unusable.
     #[error("{origin}: {source}")]
     Config {
-        /// Where the configuration stands.
+        /// Where the configuration comes from.
         origin: String,
         /// What is wrong with it.
         source: ConfigError,
     },
-    /// A tokenizer that may name the mask token cannot be read, and nothing else says which token it is.
+    /// A tokenizer that might name the mask token could not be read, and nothing else says which token it is.
     #[error(
         "which token is the mask cannot be found out from {tokenizer}, and the configuration has no \"{field}\""
     )]
     MaskUnknown {
-        /// What it is.
+        /// The tokenizer, described.
         tokenizer: String,
-        /// The field that could say it.
+        /// The field that could name it.
         field: &'static str,
     },
-    /// Nothing says which of several indices without a token is the mask.
+    /// Several indices have no token, and nothing says which one is the mask.
     #[error(
         "which token is the mask is not known: the vocabulary of {vocab_size} is padded beyond the tokenizer's {tokens} tokens, and the \
          configuration has no \"mask_index\""
@@ -88,7 +89,7 @@ pub enum CheckpointError {
         /// V of the model.
         vocab_size: usize,
     },
-    /// A file that was given as a tokenizer is not one.
+    /// A file given as a tokenizer is not one.
     #[error("the tokenizer {} {source}", path.display())]
     Tokenizer {
         /// The file.
@@ -96,10 +97,10 @@ pub enum CheckpointError {
         /// What is wrong with it.
         source: TokenizerError,
     },
-    /// The file is sound but does not hold what a Lightning checkpoint of the published code holds.
+    /// The file is intact but not a Lightning checkpoint of the published code.
     #[error("the checkpoint is not one of the published code: {0}")]
     Lightning(#[from] LightningError),
-    /// A tensor that the family needs is absent.
+    /// A tensor that the family needs is missing.
     #[error(
         "tensor {name} is missing: {family} with this configuration needs it with shape {expected:?}; give the weights that belong to the configuration"
     )]
@@ -111,7 +112,7 @@ pub enum CheckpointError {
         /// Shape that it must have.
         expected: Vec<usize>,
     },
-    /// A tensor that the family does not have.
+    /// A tensor does not belong to the family.
     #[error(
         "tensor {name} is not a part of {family} with {n_blocks} blocks; give the configuration that belongs to the weights"
     )]
@@ -123,7 +124,7 @@ pub enum CheckpointError {
         /// Number of blocks of the configuration.
         n_blocks: usize,
     },
-    /// A tensor has another shape than the configuration says.
+    /// A tensor's shape differs from the one in the configuration.
     #[error(
         "tensor {name} has shape {found:?}, the configuration makes it {expected:?}; give the configuration that belongs to the weights"
     )]
@@ -145,30 +146,30 @@ pub enum CheckpointError {
         name: &'static str,
         /// Index of the pair of columns.
         index: usize,
-        /// What the file holds.
+        /// The value in the file.
         found: f64,
-        /// What the network computes.
+        /// The value that the network computes.
         computed: f32,
     },
-    /// A quantised matrix is incomplete, or not what the configuration says.
+    /// A quantised matrix is incomplete, or does not match the configuration.
     #[error(
         "the weights of {module} are not usable: {fault}; give the configuration that belongs to the weights, or convert them again"
     )]
     Quantised {
-        /// Name of the module without `backbone.`, as part of its tensors' names.
+        /// Name of the module without `backbone.`, as in the names of its tensors.
         module: String,
         /// What is wrong.
         fault: QuantisedError,
     },
-    /// A name that is not a parameter of this checkpoint.
+    /// There is no parameter of this name in the checkpoint.
     #[error("this checkpoint has no tensor {name}; its tensors are those of {family}")]
     NoSuchTensor {
-        /// The name asked for.
+        /// The name requested.
         name: String,
         /// Family of the checkpoint.
         family: Family,
     },
-    /// A weight is not a number, or infinite.
+    /// A weight is NaN or infinite.
     #[error(
         "tensor {name} holds {value} at index {index}, where every weight must be a finite number; its training went wrong, or it was \
          saved in a type of too small a range, so give another checkpoint"
@@ -181,7 +182,7 @@ pub enum CheckpointError {
         /// Its flat index.
         index: usize,
     },
-    /// A weight has no finite f16 value.
+    /// A weight is out of range for f16.
     #[error(
         "tensor {name} holds {value} at index {index}, which f16 cannot hold (largest 65504); write it as f32"
     )]
@@ -193,7 +194,7 @@ pub enum CheckpointError {
         /// Its flat index.
         index: usize,
     },
-    /// The hub did not deliver.
+    /// The hub did not deliver a file.
     #[error("{file} of {repo} could not be fetched from {endpoint}: {source}")]
     Hub {
         /// owner/name.
@@ -202,7 +203,7 @@ pub enum CheckpointError {
         file: String,
         /// Address of the hub.
         endpoint: String,
-        /// What happened.
+        /// The cause.
         source: HubError,
     },
     /// `hf:` is followed by something that is not `owner/name`.
@@ -224,58 +225,58 @@ impl CheckpointError {
     }
 }
 
-/// What is wrong with a quantised matrix, or one that should be.
+/// What is wrong with a quantised matrix, or one that should be quantised.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum QuantisedError {
-    /// Scales without a word on their meaning.
+    /// There are scales, but no settings that explain them.
     #[error(
         "they have scales, but the configuration has no \"quantization\" that says how many bits and which groups they are of"
     )]
     NoSettings,
-    /// Scales where the configuration says that there are none.
+    /// There are scales, but the configuration says that the matrix is not quantised.
     #[error(
         "they have scales, but \"quantization\" of the configuration says that they are not quantised"
     )]
     NotToBe,
-    /// Floats where the configuration says that there are codes.
+    /// There are floats, but the configuration says that the matrix is quantised.
     #[error(
         "\"quantization\" of the configuration says that they are quantised, but they are floats without scales"
     )]
     Floats,
-    /// One of three tensors is absent.
+    /// One of the three tensors is missing.
     #[error("they are quantised, but the tensor {part} is missing")]
     Missing {
-        /// The last part of its name.
+        /// The last component of its name.
         part: &'static str,
     },
-    /// A tensor has another type.
+    /// A tensor has the wrong type.
     #[error("the tensor {part} holds {found}, where {expected} is expected")]
     Dtype {
-        /// The last part of its name.
+        /// The last component of its name.
         part: &'static str,
-        /// What it holds.
+        /// The type found.
         found: Dtype,
-        /// What it should hold.
+        /// The type expected.
         expected: &'static str,
     },
-    /// Codes that are not a matrix of whole groups.
+    /// The codes are not a matrix of whole groups.
     #[error("codes of shape {found:?} are not a matrix of {grid}")]
     Codes {
-        /// The shape of the words that hold them.
+        /// Shape of the words that contain them.
         found: Vec<usize>,
-        /// What the configuration says.
+        /// The format in the configuration.
         grid: Grid,
     },
-    /// A tensor does not fit the codes.
+    /// A tensor's shape does not match the codes.
     #[error("the tensor {part} has shape {found:?}, where codes of {grid} make it {expected:?}")]
     Shape {
-        /// The last part of its name.
+        /// The last component of its name.
         part: &'static str,
         /// Its shape.
         found: Vec<usize>,
-        /// What it should be.
+        /// The shape expected.
         expected: Vec<usize>,
-        /// What the configuration says.
+        /// The format in the configuration.
         grid: Grid,
     },
 }
@@ -283,10 +284,10 @@ pub enum QuantisedError {
 /// Why the hub did not deliver a file.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum HubError {
-    /// The hub's address cannot be one.
+    /// The hub's address is invalid.
     #[error("HF_ENDPOINT must begin with https:// or http://")]
     Endpoint,
-    /// The network is not to be used, and the file is not in the cache.
+    /// Network access is disabled, and the file is not in the cache.
     #[error(
         "it is not in the cache, and HF_HUB_OFFLINE keeps it from being downloaded; unset that variable once"
     )]
@@ -299,24 +300,24 @@ pub enum HubError {
         "access is refused (status {0}); check the name, and for a private repository set HF_TOKEN"
     )]
     Refused(u16),
-    /// Any other status of a failure.
+    /// Any other error status.
     #[error("the hub answered with status {0}; try again later")]
     Status(u16),
-    /// Another download is at work in the cache, or one left its lock behind.
+    /// Another download is using the cache, or left its lock behind.
     #[error("another download holds {}; wait for it, or remove that file when there is none", .0.display())]
     Locked(PathBuf),
-    /// A download that was cut off cannot go on.
+    /// An interrupted download cannot be resumed.
     #[error("a partial download in the cache is damaged; remove the model's folder from the cache")]
     Partial,
-    /// The answer does not look like a hub's.
+    /// The response does not look like a hub's.
     #[error(
         "the answer lacks the header {0}, so it does not come from a model hub; check HF_ENDPOINT"
     )]
     Header(String),
-    /// Anything else, most often that nobody answers.
+    /// Any other error, usually that the server cannot be reached.
     #[error("{0}; check the network, or download the files and give their folder")]
     Network(String),
-    /// The crate was built without its feature `hub`.
+    /// The crate was built without the feature `hub`.
     #[error(
         "this build has no hub support; build with the feature \"hub\", or download the folder and give its path"
     )]

@@ -1,8 +1,8 @@
-//! `hf:owner/name`: a model of the Hugging Face hub, through its usual cache.
+//! `hf:owner/name`: models from the Hugging Face hub, through its usual cache.
 //!
-//! `HF_HOME` places the cache, `HF_ENDPOINT` the hub, `HF_TOKEN` (or the token file of a login) opens private repositories.
-//! What lies in the cache is not asked for again, so a model that was fetched once opens without a network; `HF_HUB_OFFLINE=1` opens
-//! nothing else.
+//! `HF_HOME` sets the location of the cache, `HF_ENDPOINT` the address of the hub; `HF_TOKEN` (or the token file of a
+//! login) gives access to private repositories. Cached files are not requested again, so a model that has been fetched
+//! once opens without a network. With `HF_HUB_OFFLINE=1` only cached files are used.
 
 use std::path::PathBuf;
 
@@ -14,19 +14,19 @@ use super::shards::Index;
 use super::tokenizer::OTHER_FORMS;
 use super::{CheckpointError, HubError, OpenOptions, WEIGHTS, beside, chat};
 
-/// What belongs to a `vocab.json`.
+/// Accompanies a `vocab.json`.
 const MERGES: &str = "merges.txt";
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// Where the files of a model lie after fetching.
+/// Local paths of a model's fetched files.
 pub(super) struct Files {
     pub config: Option<PathBuf>,
     pub weights: PathBuf,
     pub tokenizer: Option<PathBuf>,
 }
 
-/// Fetches the files of `owner/name` or `owner/name@revision`. Beside a configuration in the options, that of the repository counts if
-/// there is one.
+/// Fetches the files of `owner/name` or `owner/name@revision`. If the options give a configuration, the repository's
+/// own is optional.
 pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, CheckpointError> {
     let (name, revision) = parse(spec).ok_or_else(|| CheckpointError::HubName {
         spec: format!("hf:{spec}"),
@@ -42,8 +42,8 @@ pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, Checkpoi
     if !is_offline() {
         hub.connect(repo, options.progress)?;
     }
-    // Before the weights, so that weights in the cache mean that these were asked for: without a network, and a hub model without them,
-    // the model must still open.
+    // Fetched before the weights, so that cached weights imply that these files have been requested. A hub model
+    // without them must still open without a network.
     let config = match options.config {
         None => Some(hub.get("config.json")?),
         Some(_) => hub.optional("config.json")?,
@@ -67,13 +67,14 @@ pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, Checkpoi
     })
 }
 
-/// Whether the variable of the hub's own tools forbids the network, in any of the spellings that they take.
+/// Whether the variable used by the hub's own tools disables network access, in any spelling that they accept.
 fn is_offline() -> bool {
     let value = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
     ["1", "true", "yes", "on"].contains(&value.to_ascii_lowercase().as_str())
 }
 
-/// Splits `owner/name[@revision]`. The parts become a URL and a path in the cache, so only what the hub allows passes.
+/// Splits `owner/name[@revision]`. The parts become a URL and a path in the cache, so only characters that the hub
+/// allows are accepted.
 fn parse(spec: &str) -> Option<(&str, &str)> {
     let (name, revision) = spec.split_once('@').unwrap_or((spec, "main"));
     let plain = |part: &str| {
@@ -93,7 +94,7 @@ struct Hub<'a> {
     name: &'a str,
     endpoint: String,
     cached: CacheRepo,
-    /// None offline.
+    /// `None` when offline.
     api: Option<ApiRepo>,
 }
 
@@ -117,7 +118,7 @@ impl Hub<'_> {
         Ok(())
     }
 
-    /// A file from the cache or the hub; `None` when neither has it.
+    /// A file from the cache or the hub; `None` if neither has it.
     fn find(&self, file: &str) -> Result<Option<PathBuf>, CheckpointError> {
         let Some(api) = &self.api else {
             return Ok(self.cached.get(file));
@@ -141,7 +142,7 @@ impl Hub<'_> {
         self.error(file, why)
     }
 
-    /// A file that the repository need not have.
+    /// A file that the repository may lack.
     fn optional(&self, file: &str) -> Result<Option<PathBuf>, CheckpointError> {
         let weights = || {
             OWN_WEIGHTS
@@ -155,7 +156,7 @@ impl Hub<'_> {
         }
     }
 
-    /// Fetches the weights by the first of their names that the cache or the repository has.
+    /// Fetches the weights under the first of their possible names that exists in the cache or the repository.
     fn weights(&self) -> Result<PathBuf, CheckpointError> {
         let there = OWN_WEIGHTS
             .iter()
@@ -197,7 +198,7 @@ impl Hub<'_> {
     }
 }
 
-/// The HTTP status of an answer that is an error.
+/// The HTTP status of an error response.
 fn status(error: &ApiError) -> Option<u16> {
     match error {
         ApiError::RequestError(error) => match **error {

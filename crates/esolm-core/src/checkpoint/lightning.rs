@@ -1,9 +1,9 @@
-//! What a Lightning checkpoint of the published code holds: weights, EMA weights, configuration, tokenizer.
+//! Lightning checkpoints of the published code: weights, EMA weights, configuration, tokenizer.
 //!
-//! `state_dict` names the raw weights. `ema.shadow_params` is an unnamed list in the order of `parameters()` (models/ema.py); that
-//! is the order of `state_dict` without its buffers. `hyper_parameters` has the arguments of the module: `config`, a tree of
-//! omegaconf objects, and the pickled `tokenizer`, whose mask token, when it has one, is the mask index (algo.py). A configuration
-//! that is given beside the file does not silence what the file says of itself.
+//! `state_dict` contains the raw weights by name. `ema.shadow_params` is an unnamed list in the order of `parameters()`
+//! (models/ema.py), which is the order of `state_dict` without its buffers. `hyper_parameters` has the arguments of the
+//! module: `config`, a tree of omegaconf objects, and the pickled `tokenizer`, whose mask token, if it has one, is the
+//! mask index (algo.py). A configuration given separately does not override what the file says about itself.
 
 use esolm_checkpoint::{TensorFile, TensorInfo, Value};
 use thiserror::Error;
@@ -15,10 +15,10 @@ use crate::config::{
     parse_prepend,
 };
 
-/// Where the configuration stands.
+/// Path of the configuration.
 pub(super) const CONFIG: &str = "hyper_parameters.config";
 
-/// What a file lacks that a Lightning checkpoint of the published code has.
+/// How a file differs from a Lightning checkpoint of the published code.
 #[derive(Debug, Error, Clone, PartialEq)]
 pub enum LightningError {
     /// The root is not a dictionary.
@@ -26,16 +26,16 @@ pub enum LightningError {
         "its root is {found}, a dictionary with state_dict is expected; give the .ckpt of Lightning"
     )]
     Root {
-        /// What it is.
+        /// Its type.
         found: String,
     },
     /// There are no weights.
     #[error("it has no state_dict; give the .ckpt of Lightning")]
     NoStateDict,
-    /// What should hold EMA weights does not.
+    /// The EMA weights are not where they should be.
     #[error("its ema holds no list of weights (shadow_params)")]
     NoEma,
-    /// The EMA weights, which have no names, are not as many as the raw ones.
+    /// The number of EMA weights, which have no names, differs from the number of raw weights.
     #[error(
         "ema.shadow_params lists {listed} tensors but state_dict names {parameters} parameters, so they cannot be paired"
     )]
@@ -45,7 +45,7 @@ pub enum LightningError {
         /// Raw weights without buffers.
         parameters: usize,
     },
-    /// An EMA weight has another shape than the raw weight in its place.
+    /// The shape of an EMA weight differs from that of the corresponding raw weight.
     #[error(
         "ema.shadow_params[{index}] has shape {found:?} but {name} in state_dict has {expected:?}, so they cannot be paired"
     )]
@@ -67,7 +67,7 @@ pub enum LightningError {
     Interpolation {
         /// Dotted path of the field in `hyper_parameters.config`.
         field: &'static str,
-        /// What stands there.
+        /// The value found.
         text: String,
     },
 }
@@ -76,15 +76,15 @@ pub(super) struct Lightning {
     pub source: SourceKind,
     pub config: PartialConfig,
     pub tensors: Vec<TensorInfo>,
-    /// The `tokenizer.json` of a pickled tokenizer with the form that it was made of, or why there is none.
+    /// The `tokenizer.json` of a pickled tokenizer and the form that it was made from, or why there is none.
     pub tokenizer: Option<Result<(String, TokenizerForm), TokenizerError>>,
-    /// The tokens of a pickled tokenizer that gives none.
+    /// The tokens of a pickled tokenizer that has no `tokenizer.json`.
     pub table: TokenizerJson,
-    /// What the pickled tokenizer is, where its mask token cannot be found out.
+    /// A description of the pickled tokenizer, if its mask token is unknown.
     pub unread_tokenizer: Option<String>,
 }
 
-/// The root of a file that is no `state_dict` by itself: tensors that stand in the root are one.
+/// The root of a file that is not itself a `state_dict`, i.e. that does not have tensors in its root.
 pub(super) fn root(file: &TensorFile) -> Option<Value<'_>> {
     let state_dict = |root: &Value<'_>| {
         root.dict().is_some() && root.get("state_dict").is_none() && !file.tensors().is_empty()
@@ -92,14 +92,15 @@ pub(super) fn root(file: &TensorFile) -> Option<Value<'_>> {
     file.root().filter(|root| !state_dict(root))
 }
 
-/// Whether the file brings its own configuration.
+/// Whether the file contains a configuration.
 #[cfg(not(target_family = "wasm"))]
 pub(super) fn has_config(file: &TensorFile) -> bool {
     let config = root(file).and_then(|root| root.get("hyper_parameters")?.get("config"));
     config.is_some_and(|config| !config.is_none())
 }
 
-/// Reads the checkpoint; `given` tells that a configuration is given beside it, so that its own may be absent or hold references.
+/// Reads the checkpoint. `given` says that a configuration is given separately, so that the file's own may be missing
+/// or contain references.
 pub(super) fn read(
     file: &TensorFile,
     root: Value<'_>,
@@ -121,10 +122,10 @@ pub(super) fn read(
         None => return Err(LightningError::NoConfig.into()),
     };
     for (end, name) in config.noise_range.iter_mut().zip(scalars::NOISE_RANGE) {
-        // Training may move the range, and then the tensors hold it; the configuration only says where it began.
+        // Training may change the range, and then the tensors contain it; the configuration has only the initial one.
         *end = end.filter(|_| !file.tensors().iter().any(|t| plain_name(&t.name) == name));
     }
-    // Other arguments of the module stand beside the tree.
+    // Other arguments of the module are outside the tree.
     if let Some(root) = root.get("hyper_parameters") {
         config.claims.extend(Tree { root, given }.claims()?);
     }
@@ -166,7 +167,7 @@ pub(super) fn read(
     })
 }
 
-/// Pairs the EMA list with the names of the raw weights. Buffers have no averages.
+/// Matches the EMA list with the names of the raw weights. Buffers have no averages.
 fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, CheckpointError> {
     let list = averages.get("shadow_params").and_then(Value::list);
     let list = list.ok_or(LightningError::NoEma)?;
@@ -198,11 +199,11 @@ fn ema(file: &TensorFile, averages: Value<'_>) -> Result<Vec<TensorInfo>, Checkp
         .collect()
 }
 
-/// The tree of omegaconf objects; plain dictionaries serve as well.
+/// The tree of omegaconf objects; plain dictionaries work too.
 #[derive(Clone, Copy)]
 struct Tree<'a> {
     root: Value<'a>,
-    /// References to other fields count as absent, since another configuration is given.
+    /// Treat references to other fields as missing, since another configuration is given.
     given: bool,
 }
 
@@ -242,7 +243,7 @@ impl<'a> Tree<'a> {
             }
             (family, _) => family,
         };
-        // Fields of other families stand in the tree as well.
+        // The tree also contains fields of other families.
         let of = |wanted, path| Field {
             value: field(path).value.filter(|_| family == Some(wanted)),
             path,
@@ -273,7 +274,7 @@ impl<'a> Tree<'a> {
                 of(Family::Bd3Lm, "training.sampling_eps_min").number()?,
                 of(Family::Bd3Lm, "training.sampling_eps_max").number()?,
             ],
-            // Its code writes no such checkpoints.
+            // The code of SetDLMs does not write such checkpoints.
             sets: None,
             claims: self.claims()?,
             quantization: None,
@@ -292,7 +293,7 @@ fn scalar(value: Value<'_>) -> Scalar {
     of().unwrap_or_else(|| Scalar::Other(value.to_string()))
 }
 
-/// Follows a dotted path; `None` and omegaconf's mark for a missing value count as absent.
+/// Follows a dotted path; `None` and omegaconf's marker for missing values count as absent.
 fn lookup<'a>(root: Value<'a>, path: &str) -> Option<Value<'a>> {
     let mut value = unwrap(root);
     for key in path.split('.') {
@@ -301,7 +302,7 @@ fn lookup<'a>(root: Value<'a>, path: &str) -> Option<Value<'a>> {
     (!value.is_none() && value.text() != Some("???")).then_some(value)
 }
 
-/// The content of an omegaconf container or node, which stands in the object's state.
+/// The content of an omegaconf container or node, which is in the object's state.
 fn unwrap(value: Value<'_>) -> Value<'_> {
     state(value)
         .and_then(|state| state.get("_content").or_else(|| state.get("_val")))
@@ -312,7 +313,7 @@ pub(super) fn state(value: Value<'_>) -> Option<Value<'_>> {
     value.object()?.state
 }
 
-/// One value of the configuration with its path, for messages.
+/// A value of the configuration, with its path for messages.
 struct Field<'a> {
     path: &'static str,
     value: Option<Value<'a>>,

@@ -1,18 +1,20 @@
-//! Checkpoints: every form in which the published weights come, read from an untrusted file.
+//! Checkpoints: reads untrusted files in every format in which the published weights come.
 //!
-//! | form | configuration | weights |
+//! | format | configuration | weights |
 //! |---|---|---|
 //! | Hugging Face folder | `config.json` | `model.safetensors`, or the files of its `.index.json`, or `pytorch_model.bin` |
-//! | bare `.safetensors`, `.pt` or `.bin` | [`OpenOptions::config`], or `config.json` beside it | the file |
+//! | bare `.safetensors`, `.pt` or `.bin` | [`OpenOptions::config`], or `config.json` next to it | the file |
 //! | Lightning `.ckpt` of the published code | `hyper_parameters.config` in the pickle | `ema.shadow_params`, or `state_dict` |
 //! | `hf:owner/name` | as a folder, fetched to the usual cache | |
-//! | [`Weights`] that are read in parts | text of a `config.json`, or of the `.ckpt` | see [`Checkpoint::from_source`] |
+//! | [`Weights`] read in parts | text of a `config.json`, or in the `.ckpt` | see [`Checkpoint::from_source`] |
 //!
-//! Tokenizers come as `tokenizer.json` beside the weights, or in other forms there and in the pickle of a `.ckpt` ([`TokenizerForm`]); whatever
-//! the form, [`Checkpoint::tokenizer_json`] gives the text of a `tokenizer.json`, or [`Checkpoint::tokenizer_form`] says why there is none.
+//! Tokenizers come as `tokenizer.json` next to the weights, or in other forms there and in the pickle of a `.ckpt`
+//! ([`TokenizerForm`]). In every case [`Checkpoint::tokenizer_json`] returns the text of a `tokenizer.json`, or
+//! [`Checkpoint::tokenizer_form`] says why there is none.
 //!
-//! The crate `esolm_checkpoint` reads the files; this module knows the model. The file is mapped, not read, and [`Checkpoint::f32`]
-//! converts one tensor at a time. At opening every tensor is checked against [`ModelConfig::parameters`], so that what opens is complete.
+//! The crate `esolm_checkpoint` reads the files; this module knows the models. Files are memory-mapped, and
+//! [`Checkpoint::f32`] converts one tensor at a time. Every tensor is checked against [`ModelConfig::parameters`] on
+//! opening, so an open checkpoint is complete.
 
 mod assemble;
 #[cfg(not(target_family = "wasm"))]
@@ -64,44 +66,44 @@ use shards::{INDEX, Index};
 pub(crate) use tokenizer::MAX_PIECE_BYTES;
 pub use tokenizer::{TokenizerError, TokenizerForm};
 
-/// The published module that holds the network is called `backbone`.
+/// The published module that contains the network is called `backbone`.
 const PREFIX: &str = "backbone.";
-/// What wraps a module, as a part of the names in it: `torch.compile`, `DistributedDataParallel`, Fabric and FSDP.
+/// Name components added by wrappers: `torch.compile`, `DistributedDataParallel`, Fabric and FSDP.
 const WRAPPERS: [&str; 4] = [
     "_orig_mod",
     "module",
     "_forward_module",
     "_fsdp_wrapped_module",
 ];
-/// A mask that some files carry as a buffer; the engine makes none.
+/// A mask that some files contain as a buffer; the engine does not need it.
 const STATIC_MASK: &str = "static_attention_mask";
-/// The name of the weights in a folder, and in messages about those that come without a path.
+/// Name of the weights in a folder, and in messages about weights without a path.
 const WEIGHTS: &str = "model.safetensors";
-/// The name of the tokenizer in a folder.
+/// Name of the tokenizer in a folder.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// How to open a checkpoint.
+/// Options for opening a checkpoint.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// A `config.json` to use instead of the one that the checkpoint brings.
+    /// A `config.json` to use instead of the checkpoint's own.
     pub config: Option<PathBuf>,
-    /// Take `state_dict` of a Lightning checkpoint instead of the EMA weights.
+    /// Use `state_dict` of a Lightning checkpoint instead of the EMA weights.
     pub raw_weights: bool,
-    /// Show on a terminal's stderr how far downloads are.
+    /// Show the progress of downloads on stderr, if that is a terminal.
     pub progress: bool,
-    /// What the configuration leaves open.
+    /// The user's answers to what the configuration leaves open.
     pub read_as: ReadAs,
 }
 
-/// Weights that are read in parts.
+/// Weights to be read in parts.
 pub enum Weights {
-    /// One file: a `model.safetensors`, or a Lightning `.ckpt`.
+    /// A single file: a `model.safetensors`, or a Lightning `.ckpt`.
     File(Box<dyn ByteSource>),
-    /// Several files and the text of the `model.safetensors.index.json` that names them ([`shard_names`]).
+    /// Several files, and the text of the `model.safetensors.index.json` that lists them ([`shard_names`]).
     Shards {
         /// Text of the index.
         index: String,
-        /// The files by their names.
+        /// The files, by name.
         files: BTreeMap<String, Box<dyn ByteSource>>,
     },
 }
@@ -121,8 +123,8 @@ impl Weights {
     }
 }
 
-/// The names of the safetensors files of weights that a folder holds, with their index where they are several. Of an index that cannot be
-/// read, that alone.
+/// Names of a folder's safetensors weight files, including the index if there are several. If the index cannot be read,
+/// only its name.
 #[cfg(not(target_family = "wasm"))]
 pub fn weights_in(folder: &Path) -> Vec<String> {
     let is_there = |name: &String| folder.join(name).symlink_metadata().is_ok();
@@ -135,7 +137,8 @@ pub fn weights_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The files that the text of a `model.safetensors.index.json` names, each a plain name, for who has to bring them.
+/// The files listed in the text of a `model.safetensors.index.json`, each a plain name, for callers that have to
+/// provide them.
 ///
 /// # Errors
 /// [`CheckpointError::Index`].
@@ -144,21 +147,21 @@ pub fn shard_names(index: &str) -> Result<Vec<String>, CheckpointError> {
     Ok(index.files().map(String::from).collect())
 }
 
-/// Which form a checkpoint had.
+/// The format of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceKind {
     /// A folder with `config.json` and `model.safetensors`, local or from the hub.
     HfFolder,
-    /// A `.safetensors` file with a configuration from elsewhere.
+    /// A `.safetensors` file with a separate configuration.
     Safetensors,
-    /// A Lightning checkpoint; `ema` tells which weights were taken.
+    /// A Lightning checkpoint; `ema` says which weights are used.
     Lightning {
         /// True for the EMA weights, false for `state_dict`.
         ema: bool,
     },
-    /// A Lightning checkpoint that holds no EMA weights, so that the raw ones were taken unasked.
+    /// A Lightning checkpoint without EMA weights, for which the raw ones are used by default.
     LightningWithoutEma,
-    /// What `torch.save` wrote of a module's `state_dict()`, with a configuration from elsewhere.
+    /// A module's `state_dict()` saved with `torch.save`, with a separate configuration.
     StateDict,
 }
 
@@ -175,25 +178,25 @@ impl fmt::Display for SourceKind {
     }
 }
 
-/// An open checkpoint: its configuration and a complete, checked directory of its parameters over the mapped file.
+/// An open checkpoint: its configuration, and a complete, checked directory of its parameters in the mapped files.
 pub struct Checkpoint {
     config: ModelConfig,
     files: Vec<TensorFile>,
-    /// In the order of [`ModelConfig::parameters`], then biases that the published network does not have.
+    /// In the order of [`ModelConfig::parameters`], followed by biases that the published network does not have.
     parameters: Vec<Parameter>,
     by_name: HashMap<String, usize>,
     quantization: Option<Quantization>,
-    /// The buffer of rotary frequencies, if a file carries it.
+    /// The buffer of rotary frequencies, if a file contains it.
     rotary: Option<(usize, TensorInfo)>,
-    /// The noise range of a BD3-LM, which files may carry beside the weights.
+    /// The noise range of a BD3-LM, which files may contain along with the weights.
     noise_range: NoiseRange,
-    /// Tensors of the files that nothing is computed with.
+    /// Tensors in the files that are not used.
     ignored: Vec<String>,
     source: SourceKind,
     tokenizer: Option<PathBuf>,
-    /// A tokenizer.json that the checkpoint itself carries (Lightning pickles the tokenizer), or that came beside its bytes.
+    /// A tokenizer.json contained in the checkpoint (Lightning pickles the tokenizer), or given with its bytes.
     tokenizer_json: Option<String>,
-    /// The form in which the tokenizer came, or why it cannot be used; `None` without one, and where one was put in its place.
+    /// The form of the tokenizer, or why it is unusable; `None` if there is none, or it was replaced.
     tokenizer_form: Option<Result<TokenizerForm, TokenizerError>>,
     mask_told: bool,
     unused: Vec<u32>,
@@ -213,21 +216,21 @@ impl fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens what `spec` names: a folder, a `.safetensors` file, a Lightning `.ckpt`, or `hf:owner/name`.
+    /// Opens a folder, a `.safetensors` file, a Lightning `.ckpt`, or `hf:owner/name`.
     ///
-    /// The file is mapped into memory and must not be changed while the checkpoint is in use.
+    /// Files are memory-mapped and must not be changed while the checkpoint is in use.
     ///
     /// # Errors
-    /// Everything that keeps the checkpoint from being complete and consistent; see [`CheckpointError`].
+    /// If the checkpoint is incomplete or inconsistent; see [`CheckpointError`].
     #[cfg(not(target_family = "wasm"))]
     pub fn open(spec: &str, options: &OpenOptions) -> Result<Self, CheckpointError> {
         open::open(spec, options)
     }
 
-    /// Opens the bytes of a `.safetensors` file with the text of its `config.json`.
+    /// Opens the bytes of a `.safetensors` file, with the text of its `config.json`.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`].
+    /// See [`Checkpoint::open`].
     pub fn from_safetensors_bytes(
         config_json: &str,
         bytes: Vec<u8>,
@@ -238,10 +241,10 @@ impl Checkpoint {
         })
     }
 
-    /// Opens the bytes of a Lightning `.ckpt`; `raw_weights` takes `state_dict` instead of the EMA weights.
+    /// Opens the bytes of a Lightning `.ckpt`; `raw_weights` selects `state_dict` instead of the EMA weights.
     ///
     /// # Errors
-    /// As [`Checkpoint::open`].
+    /// See [`Checkpoint::open`].
     pub fn from_ckpt_bytes(bytes: Vec<u8>, raw_weights: bool) -> Result<Self, CheckpointError> {
         Self::new(Parts {
             raw_weights,
@@ -249,12 +252,13 @@ impl Checkpoint {
         })
     }
 
-    /// Opens a checkpoint that is read in parts: safetensors with the text of their `config.json`, or a Lightning `.ckpt`, which brings
-    /// its own configuration and is read whole; either with the text of a `tokenizer.json`. Before a parameter is read it must be
-    /// [fetched](Self::fetch). `read_as` says what the configuration leaves open.
+    /// Opens a checkpoint that is read in parts: safetensors with the text of their `config.json`, or a Lightning
+    /// `.ckpt`, which contains its own configuration and is read whole; in both cases with the text of a
+    /// `tokenizer.json`, if there is one. Parameters must be [fetched](Self::fetch) before they are read. `read_as`
+    /// answers what the configuration leaves open.
     ///
     /// # Errors
-    /// As [`Checkpoint::from_safetensors_bytes`] and [`Checkpoint::from_ckpt_bytes`], and when the source does not deliver.
+    /// See [`Checkpoint::from_safetensors_bytes`] and [`Checkpoint::from_ckpt_bytes`]; also if the source fails.
     pub async fn from_source(
         config_json: Option<&str>,
         tokenizer_json: Option<&str>,
@@ -277,10 +281,10 @@ impl Checkpoint {
         checkpoint.checked()
     }
 
-    /// The checkpoint with the text of the `generation_config.json` that belongs to it, which errors call `origin`.
+    /// Adds the text of the checkpoint's `generation_config.json`, which errors call `origin`.
     ///
     /// # Errors
-    /// When settings of this engine stand in it that it cannot use.
+    /// If it contains unusable settings for this engine.
     pub fn with_generation_config(
         mut self,
         json: &str,
@@ -292,71 +296,73 @@ impl Checkpoint {
         Ok(self)
     }
 
-    /// How it recommends to sample.
+    /// The recommended sampling settings.
     pub fn recommended(&self) -> &Recommended {
         &self.recommended
     }
 
-    /// The checkpoint with the texts of the files that say how it is talked to.
+    /// Adds the texts of the files that define the chat format.
     #[must_use]
     pub fn with_chat_files(self, chat: ChatFiles) -> Self {
         Self { chat, ..self }
     }
 
-    /// The texts of the files that say how it is talked to; nobody has looked at them yet.
+    /// The texts of the files that define the chat format, unchecked.
     pub fn chat_files(&self) -> &ChatFiles {
         &self.chat
     }
 
-    /// What the network is.
+    /// The network's configuration.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// The parameters in the order of [`ModelConfig::parameters`], then the [biases](ModelConfig::biases) that are not among those.
+    /// The parameters in the order of [`ModelConfig::parameters`], followed by any [biases](ModelConfig::biases) that
+    /// are not among those.
     pub fn parameters(&self) -> impl Iterator<Item = &Parameter> {
         self.parameters.iter()
     }
 
-    /// Number of values of all parameters.
+    /// Total number of values in all parameters.
     pub fn count(&self) -> u64 {
         let size =
             |parameter: &Parameter| parameter.shape.iter().map(|&n| n as u64).product::<u64>();
         self.parameters.iter().map(size).sum()
     }
 
-    /// Whether there is a parameter of that name.
+    /// Whether there is a parameter with this name.
     pub fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
     }
 
-    /// How the configuration says that matrices are stored, where they are integers in groups.
+    /// How the configuration says that matrices are quantised, if they are.
     pub fn quantization(&self) -> Option<&Quantization> {
         self.quantization.as_ref()
     }
 
-    /// The values of one parameter, flat, outermost dimension first, all of them finite; f16 and bf16 values are exact in f32.
+    /// The values of one parameter, flat, outermost dimension first, all of them finite; f16 and bf16 values are exact
+    /// in f32.
     ///
     /// # Errors
-    /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::NotFinite`], or of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and
-    /// `NotFetched`.
+    /// [`CheckpointError::NoSuchTensor`], [`CheckpointError::NotFinite`], and these [`FileError`]s: `Zip` if the bytes
+    /// of a `.ckpt` do not match their checksum, and `NotFetched`.
     pub fn f32(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         Ok(self.values(name)?.floats)
     }
 
-    /// As [`Checkpoint::f32`], with the groups of a matrix that is stored as the engine holds such.
+    /// Like [`Checkpoint::f32`], along with the groups of a matrix that is stored in the engine's own format.
     ///
     /// # Errors
-    /// As there.
+    /// See [`Checkpoint::f32`].
     pub fn values(&self, name: &str) -> Result<Values, CheckpointError> {
         let rows = self.rows(name)?;
         rows.read(0..rows.count())
     }
 
-    /// Begins to read one parameter, some of its rows at a time.
+    /// Starts reading one parameter, some rows at a time.
     ///
     /// # Errors
-    /// As [`Checkpoint::f32`], but for values that are not finite, which show when they are read.
+    /// See [`Checkpoint::f32`], except that values that are not finite are found only when they are read.
     pub fn rows(&self, name: &str) -> Result<Rows<'_>, CheckpointError> {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         let Some(&index) = self.by_name.get(name) else {
@@ -368,16 +374,17 @@ impl Checkpoint {
         self.parameters[index].rows(&self.files)
     }
 
-    /// Hands over the bytes of one of the [parameters](Self::parameters) as they are stored, a stretch at a time; a quantised matrix has three tensors.
+    /// Passes on the stored bytes of one of the [parameters](Self::parameters), in pieces. A quantised matrix has three
+    /// tensors.
     ///
     /// # Errors
-    /// Of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and `NotFetched`.
+    /// These [`FileError`]s: `Zip` if the bytes of a `.ckpt` do not match their checksum, and `NotFetched`.
     pub fn stored(
         &self,
         parameter: &Parameter,
         take: &mut dyn FnMut(&[u8]),
     ) -> Result<(), CheckpointError> {
-        /// Values that are handed over at a time.
+        /// Values per piece.
         const STRETCH: usize = 1 << 20;
         for (file, tensor) in parameter.places() {
             let reader = self.files[*file].reader(tensor)?;
@@ -389,11 +396,11 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Brings the parameters whose names begin with `prefix` into memory, where each stays until it is read once. Does nothing for a
-    /// checkpoint that is a file or was given whole.
+    /// Brings the parameters whose names begin with `prefix` into memory, where each stays until it is first read. Does
+    /// nothing for a checkpoint that is a file or was given whole.
     ///
     /// # Errors
-    /// [`FileError::Source`] when the source does not deliver.
+    /// [`FileError::Source`] if the source fails.
     pub async fn fetch(&self, prefix: &str) -> Result<(), CheckpointError> {
         let wanted =
             (self.parameters.iter()).filter(|parameter| parameter.name.starts_with(prefix));
@@ -403,30 +410,30 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Length of the weights file in bytes; of several, all of them.
+    /// Total length of the weight files in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(TensorFile::file_bytes).sum()
     }
 
-    /// The `tokenizer.json` that stands beside the weights, if there is one, or a file in another form that stands for one
-    /// ([`read_tokenizer`]).
+    /// Path of the `tokenizer.json` next to the weights, or of a tokenizer in another form ([`read_tokenizer`]), if
+    /// there is one.
     pub fn tokenizer_path(&self) -> Option<PathBuf> {
         self.tokenizer.clone()
     }
 
-    /// The text of a `tokenizer.json` that the checkpoint itself carries: Lightning checkpoints pickle their tokenizer. Or of the one from
-    /// [`Checkpoint::with_tokenizer_json`].
+    /// The text of the `tokenizer.json` contained in the checkpoint (Lightning checkpoints pickle their tokenizer), or
+    /// set with [`Checkpoint::with_tokenizer_json`].
     pub fn tokenizer_json(&self) -> Option<&str> {
         self.tokenizer_json.as_deref()
     }
 
-    /// The form in which the checkpoint's own tokenizer came, or why no text can be encoded with it; `None` where it has none, or
-    /// another one was put in its place.
+    /// The form of the checkpoint's own tokenizer, or why it cannot encode text; `None` if there is none, or it was
+    /// replaced.
     pub fn tokenizer_form(&self) -> Option<&Result<TokenizerForm, TokenizerError>> {
         self.tokenizer_form.as_ref()
     }
 
-    /// The checkpoint with the text of its `tokenizer.json`, where the weights came as bytes.
+    /// Sets the text of the `tokenizer.json`, for weights given as bytes.
     #[must_use]
     pub fn with_tokenizer_json(self, json: &str) -> Self {
         Self {
@@ -435,7 +442,7 @@ impl Checkpoint {
         }
     }
 
-    /// The checkpoint with this `tokenizer.json` in the place of its own.
+    /// Replaces the tokenizer with this `tokenizer.json`.
     #[must_use]
     pub fn with_tokenizer_file(self, path: &Path) -> Self {
         Self {
@@ -444,7 +451,7 @@ impl Checkpoint {
         }
     }
 
-    /// The checkpoint without its tokenizer.
+    /// Removes the tokenizer.
     #[must_use]
     pub fn without_tokenizer(self) -> Self {
         Self {
@@ -455,32 +462,32 @@ impl Checkpoint {
         }
     }
 
-    /// Whether anything in the checkpoint says which token is the mask; otherwise the last one is taken, as the published code does for
-    /// tokenizers without a mask token.
+    /// Whether anything in the checkpoint says which token is the mask. If not, it is assumed to be the last one, as in
+    /// the published code for tokenizers without a mask token.
     pub fn mask_told(&self) -> bool {
         self.mask_told || self.config.mask().is_none()
     }
 
-    /// The indices of the vocabulary that neither have a token in the checkpoint's tokenizer nor are the mask. Nothing trained them, and
-    /// they must not be drawn.
+    /// Vocabulary indices that have no token in the checkpoint's tokenizer and are not the mask. They are untrained,
+    /// and must not be drawn.
     pub fn unused_tokens(&self) -> &[u32] {
         &self.unused
     }
 
-    /// The checkpoint with the indices that another tokenizer has no token for.
+    /// Sets the indices for which another tokenizer has no token.
     #[must_use]
     pub fn with_unused_tokens(mut self, unused: Vec<u32>) -> Self {
         self.unused = unused;
         self
     }
 
-    /// The names of tensors that are in the files without a use: an attention mask, which is computed here, and the noise range of
-    /// another family.
+    /// Names of tensors in the files that are not used: an attention mask, which is computed here, and the noise range
+    /// of another family.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
 
-    /// Which form the checkpoint had, and which weights were taken.
+    /// The format of the checkpoint, and which weights are used.
     pub fn source(&self) -> SourceKind {
         self.source
     }
@@ -491,14 +498,14 @@ fn is_buffer(name: &str) -> bool {
     name == rotary::BUFFER || name == STATIC_MASK || scalars::NOISE_RANGE.contains(&name)
 }
 
-/// A tensor's name as the network has it, without the prefix `backbone.` and without those of modules that were wrapped around.
+/// A tensor's name in the network, without the prefix `backbone.` and the names of wrapper modules.
 fn plain_name(name: &str) -> String {
     let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
     let name = parts.collect::<Vec<_>>().join(".");
     name.strip_prefix(PREFIX).map_or(name.clone(), String::from)
 }
 
-/// A configuration from the text of a `config.json`.
+/// The configuration in the text of a `config.json`.
 fn from_json(text: &str) -> Result<(PartialConfig, String), CheckpointError> {
     let config = PartialConfig::from_json(text, "config.json")
         .map_err(|e| CheckpointError::config("config.json", e))?;

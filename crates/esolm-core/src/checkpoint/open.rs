@@ -1,4 +1,4 @@
-//! Finding out what a path or a hub name is, and what belongs to it. Native only.
+//! Finds out what a path or a hub name refers to, and which files belong to it. Native only.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,10 @@ use super::{
 use crate::config::{ConfigError, PartialConfig};
 use crate::recommended;
 
-/// The names of the weights in a folder, the one that is preferred first.
+/// Possible names of the weights in a folder, the preferred one first.
 pub(super) const OWN_WEIGHTS: [&str; 4] = [WEIGHTS, INDEX, "pytorch_model.bin", PYTORCH_INDEX];
 const CONFIG: &str = "config.json";
-/// No real config.json or tokenizer.json comes near this; a larger one is a mistaken path.
+/// Far more than any real config.json or tokenizer.json; a larger file means that the path is wrong.
 const MAX_JSON_BYTES: u64 = 256 << 20;
 
 pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Checkpoint, CheckpointError> {
@@ -44,7 +44,7 @@ fn open_folder(folder: &Path, options: &OpenOptions) -> Result<Checkpoint, Check
     open_weights(&weights, options, SourceKind::HfFolder)
 }
 
-/// Opens a file of weights with what stands beside it; a `.ckpt` brings its own configuration.
+/// Opens a weights file with the files next to it; a `.ckpt` contains its own configuration.
 fn open_weights(
     path: &Path,
     options: &OpenOptions,
@@ -59,7 +59,7 @@ fn beside_weights(weights: &Path, name: &str) -> Option<PathBuf> {
     Some(weights.with_file_name(name)).filter(|file| file.is_file())
 }
 
-/// The `tokenizer.json` beside weights, or else a tokenizer in another form.
+/// The `tokenizer.json` next to weights, otherwise a tokenizer in another form.
 fn tokenizer_beside(weights: &Path) -> Option<PathBuf> {
     let names = [TOKENIZER].into_iter().chain(OTHER_FORMS);
     names
@@ -67,8 +67,8 @@ fn tokenizer_beside(weights: &Path) -> Option<PathBuf> {
         .find_map(|name| beside_weights(weights, name))
 }
 
-/// Opens a file of weights, or the index of several, with the files that belong to it: a `config.json`, which a `.ckpt` of Lightning
-/// has no use for, and a `tokenizer.json`.
+/// Opens a weights file, or the index of several, with the files that belong to it: a `config.json`, which a Lightning
+/// `.ckpt` does not need, and a `tokenizer.json`.
 fn open_parts(
     path: &Path,
     options: &OpenOptions,
@@ -85,7 +85,7 @@ fn open_parts(
     let config = match (&options.config, own) {
         (Some(given), own) => {
             let mut config = read_config(given, "the configuration")?;
-            // Beside weights of another name it may belong to other weights.
+            // Next to weights with another name, it may belong to other weights.
             let belongs = OWN_WEIGHTS.iter().any(|own| name == *own);
             if let Some(own) = own.filter(|own| belongs && own != given) {
                 add_own(&mut config, &own)?;
@@ -109,7 +109,7 @@ fn open_parts(
         table,
     } = beside::read(path, parsed)?;
     if matches!(form, Some(Err(_))) && !tokenizer.as_deref().is_some_and(beside::is_table) {
-        // It may name the mask.
+        // It might name the mask.
         unread = unread.or(Some(name_of(tokenizer.as_deref()).into()));
     }
     let mut checkpoint = Checkpoint::new(Parts {
@@ -142,7 +142,7 @@ fn name_of(tokenizer: Option<&Path>) -> &str {
     name.unwrap_or(TOKENIZER)
 }
 
-/// A tokenizer beside weights. One in a form that cannot be used is no error: text is not all that a model is used for.
+/// Reads the tokenizer next to weights. An unsupported form is not an error, since a model can be used without text.
 #[allow(clippy::type_complexity)] // two kinds of errors, each handled by itself
 fn read_own(
     path: &Path,
@@ -154,7 +154,8 @@ fn read_own(
     Ok(read.map(|(json, form)| (String::from_utf8_lossy(&json).into_owned(), form)))
 }
 
-/// What the config.json beside the weights says also counts where another one is given; it may be unusable, and be replaced for that.
+/// Adds what the config.json next to the weights says to a configuration that was given instead. It may be unusable,
+/// which may be why it was replaced.
 fn add_own(
     (config, origin): &mut (PartialConfig, String),
     own: &Path,
@@ -193,7 +194,7 @@ fn open_hub(name: &str, _: &OpenOptions) -> Result<Checkpoint, CheckpointError> 
     })
 }
 
-/// A configuration, which messages call `source`, and where it stands.
+/// Reads a configuration, which messages call `source`, and returns it with its path.
 fn read_config(path: &Path, source: &str) -> Result<(PartialConfig, String), CheckpointError> {
     let text = read_text(path)?;
     let origin = path.display().to_string();

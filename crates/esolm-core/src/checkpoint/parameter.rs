@@ -1,9 +1,11 @@
-//! How a parameter is stored: as floats, or as integers in groups that share a scale and an offset, in MLX's convention.
+//! How a parameter is stored: as floats, or as integers in groups that share a scale and an offset, in MLX's
+//! convention.
 //!
-//! A quantised matrix `[out, in]` is three tensors: `MODULE.weight`, u32 `[out, in * bits / 32]` with the first code in the lowest bits of
-//! a word; `MODULE.scales` and `MODULE.biases`, floats `[out, in / group]`. A weight is scale x code + bias. The configuration says how many
-//! bits a code has and how many codes a group, since the shapes leave that open. The embedding's tensor has two names, as the published
-//! networks call it `embedding` where it is floats.
+//! A quantised matrix `[out, in]` consists of three tensors: `MODULE.weight`, u32 `[out, in * bits / 32]` with the
+//! first code in the lowest bits of a word, and `MODULE.scales` and `MODULE.biases`, floats `[out, in / group]`. A
+//! weight is scale x code + bias. The configuration specifies the bits per code and the codes per group, which the
+//! shapes do not determine. The embedding's tensor has two names, since the published networks call it `embedding` when
+//! it is floats.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -26,12 +28,12 @@ const BIASES: &str = "biases";
 pub struct Parameter {
     /// Name without `backbone.`.
     pub name: String,
-    /// Its shape, whatever the form, outermost dimension first.
+    /// Its logical shape in any storage form, outermost dimension first.
     pub shape: Vec<usize>,
     stored: Stored,
 }
 
-/// How the values of a parameter are stored.
+/// How a parameter's values are stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
     /// As floats.
@@ -64,7 +66,7 @@ struct Codes {
     biases: Place,
 }
 
-/// A tensor and the number of its file.
+/// A tensor, and the index of its file.
 pub(super) type Place = (usize, TensorInfo);
 
 impl Parameter {
@@ -76,12 +78,12 @@ impl Parameter {
         }
     }
 
-    /// Its length in the file, or the files, in bytes.
+    /// Its size in the files, in bytes.
     pub fn bytes(&self) -> u64 {
         self.places().map(|(_, tensor)| tensor.bytes).sum()
     }
 
-    /// The tensors that hold it.
+    /// The tensors that store it.
     pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
         let places = match &self.stored {
             Stored::Values(values) => [Some(values), None, None],
@@ -98,7 +100,7 @@ impl Parameter {
         places.into_iter().flatten()
     }
 
-    /// Begins to read it.
+    /// Starts reading it.
     pub(super) fn rows<'a>(&'a self, files: &'a [TensorFile]) -> Result<Rows<'a>, CheckpointError> {
         let reader = |(file, tensor): &'a Place| files[*file].reader(tensor);
         let stored = match &self.stored {
@@ -114,7 +116,7 @@ impl Parameter {
     }
 }
 
-/// Makes parameters of tensors by their plain names: those that belong to a quantised matrix become one.
+/// Turns tensors, by their plain names, into parameters, combining those that belong to a quantised matrix.
 pub(super) fn gather(
     mut found: HashMap<String, Place>,
     quantization: Option<&Quantization>,
@@ -170,7 +172,7 @@ pub(super) fn gather(
         };
         parameters.insert(name, parameter);
     }
-    // A module of MLX calls its floats so too.
+    // MLX also uses this name for the embedding's floats.
     let other_name = format!("{}.{WEIGHT}", EMBEDDING.0);
     if !found.contains_key(EMBEDDING.1)
         && let Some(floats) = found.remove(&other_name)
@@ -206,7 +208,7 @@ pub(super) fn gather(
     Ok(parameters)
 }
 
-/// The shape of the matrix that the tensors of a module stand for.
+/// The shape of the matrix represented by a module's tensors.
 fn logical_shape(
     grid: Grid,
     codes: &TensorInfo,
@@ -249,8 +251,8 @@ fn logical_shape(
     Ok(vec![rows, columns])
 }
 
-/// The parameters of a network: those of the published one in its order, then biases that only this one has. Of each kind of bias there
-/// are all or none.
+/// The parameters of a network: those of the published one in order, followed by any additional biases. Of each kind of
+/// bias, there must be all or none.
 pub(super) fn choose(
     found: &mut HashMap<String, Parameter>,
     config: &ModelConfig,
@@ -294,8 +296,8 @@ pub(super) fn choose(
     Ok(parameters)
 }
 
-/// Checks that a configuration that says how weights are quantised stands beside such: a matrix may stay floats, but not every one that has
-/// whole groups along the inputs.
+/// Checks that a configuration with quantisation settings comes with quantised weights: some matrices may be floats,
+/// but not all that have whole groups of inputs.
 fn check_used(
     quantization: &Quantization,
     parameters: &[Parameter],
@@ -315,7 +317,7 @@ fn check_used(
     }
 }
 
-/// The module of a matrix.
+/// The module that a matrix belongs to.
 fn module_of(name: &str) -> Option<&str> {
     match name == EMBEDDING.1 {
         true => Some(EMBEDDING.0),

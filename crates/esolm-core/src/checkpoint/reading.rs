@@ -1,4 +1,5 @@
-//! Reading a parameter, some of its rows at a time: the largest matrices need not be in memory whole as floats.
+//! Reads a parameter some rows at a time, so that the largest matrices need not be in memory as floats in their
+//! entirety.
 
 use std::ops::Range;
 
@@ -14,11 +15,11 @@ use crate::quantise::{GROUP, Groups, Q4, Q8};
 pub struct Values {
     /// As floats.
     pub floats: Vec<f32>,
-    /// As they are stored, where that is a form in which the engine holds them.
+    /// As stored, if the engine uses the same format.
     pub groups: Option<Groups>,
 }
 
-/// A parameter that is being read ([`super::Checkpoint::rows`]). What was fetched of it is given up with this.
+/// A parameter being read ([`super::Checkpoint::rows`]). Dropping it frees what was fetched of the parameter.
 pub struct Rows<'a> {
     name: &'a str,
     count: usize,
@@ -46,18 +47,18 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// How many there are: the first dimension.
+    /// Number of rows, the first dimension.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Reads some of them; all values must be finite.
+    /// Reads some rows, whose values must all be finite.
     ///
     /// # Errors
-    /// [`CheckpointError::NotFinite`], and a type that holds no floats.
+    /// [`CheckpointError::NotFinite`], or if the type is not a float type.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If the rows are out of range.
     pub fn read(&self, rows: Range<usize>) -> Result<Values, CheckpointError> {
         let of = |width: usize| rows.start * width..rows.end * width;
         let values = match &self.stored {
@@ -90,7 +91,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Values of a tensor from the one at `first` on, all of which must be finite.
+/// Checks that a tensor's values, starting at index `first`, are finite.
 fn finite(name: &str, values: Vec<f32>, first: usize) -> Result<Vec<f32>, CheckpointError> {
     match first_beyond(&values, f32::MAX) {
         Some(index) => Err(CheckpointError::NotFinite {
@@ -102,8 +103,8 @@ fn finite(name: &str, values: Vec<f32>, first: usize) -> Result<Vec<f32>, Checkp
     }
 }
 
-/// The weights that codes stand for. Words are little-endian with the first code in the lowest bits: so bytes lie in the order of codes, and
-/// in a byte of two the first is the low half.
+/// The weights represented by codes. Words are little-endian with the first code in the lowest bits, so bytes are in
+/// the order of the codes, and within a byte of two codes the low half comes first.
 fn floats_of(codes: &[u8], grid: Grid, scales: &[f32], biases: &[f32]) -> Vec<f32> {
     let bytes = grid.group * grid.bits / 8;
     let mut floats = Vec::with_capacity(scales.len() * grid.group);
@@ -118,7 +119,7 @@ fn floats_of(codes: &[u8], grid: Grid, scales: &[f32], biases: &[f32]) -> Vec<f3
     floats
 }
 
-/// The same as the engine's own groups, where all of them are such: 32 codes, of 8 bits symmetric, with f16 scales.
+/// The same as the engine's own groups, if all of them have its format: 32 codes, symmetric if 8 bits, with f16 scales.
 fn groups_of(codes: &[u8], grid: Grid, scales: &[f32], biases: &[f32]) -> Option<Groups> {
     let half = |value: f32| Some(f16::from_f32(value)).filter(|half| half.to_f32() == value);
     if grid.group != GROUP {
@@ -139,7 +140,7 @@ fn groups_of(codes: &[u8], grid: Grid, scales: &[f32], biases: &[f32]) -> Option
     }
     let (codes, _) = codes.as_chunks::<GROUP>();
     let group = |(codes, (&scale, &bias)): (&[u8; GROUP], (&f32, &f32))| {
-        // Code 0 would be -128, which the engine's products do not take.
+        // Code 0 would be -128, which the engine's products do not support.
         let is_symmetric = bias == Q8::STORED_ZERO as f32 * -scale && !codes.contains(&0);
         let codes = codes.map(|code| (code ^ Q8::STORED_ZERO) as i8);
         let scale = half(scale)?;

@@ -1,18 +1,18 @@
-//! The buffer of rotary frequencies that files carry. The network computes its own, so it is only compared: another one belongs to
-//! another network.
+//! The buffer of rotary frequencies that some files contain. The network computes its own, so the buffer is only
+//! compared: different frequencies mean a different network.
 
 use esolm_checkpoint::{Dtype, Error, TensorFile, TensorInfo};
 
 use super::CheckpointError;
 use crate::config::{ModelConfig, rotary_frequencies};
 
-/// Its name without `backbone.`; newer files may not carry it.
+/// Its name without `backbone.`; newer files may not contain it.
 pub(super) const BUFFER: &str = "rotary_emb.inv_freq";
 
-/// Relative difference of frequencies that were computed in single precision in different ways.
+/// Relative difference between frequencies computed in single precision in different ways.
 const COMPUTED: f64 = 1e-5;
 
-/// Compares `buffer`, which was fetched, with what will be computed.
+/// Compares `buffer`, which must have been fetched, with the frequencies that will be computed.
 pub(super) fn check(
     file: &TensorFile,
     buffer: &TensorInfo,
@@ -26,7 +26,7 @@ pub(super) fn check(
             expected,
         });
     }
-    // Half of the last place of its type, of the smallest fraction.
+    // Half a unit in the last place of its type, for the smallest significand.
     let (values, rounding): (Vec<f64>, f64) = match buffer.dtype {
         Dtype::F64 => {
             let bytes = file.bytes(buffer)?;

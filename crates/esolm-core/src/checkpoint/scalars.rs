@@ -1,5 +1,5 @@
-//! Scalars that files of block diffusion models carry beside the weights: the range of noise that they were trained with, which training
-//! may have moved away from where its configuration began.
+//! Scalars that files of block diffusion models contain along with the weights: the noise range that they were trained
+//! with, which may differ from the initial one in the configuration.
 
 use std::collections::HashMap;
 
@@ -8,20 +8,20 @@ use esolm_checkpoint::{TensorFile, TensorInfo};
 use super::CheckpointError;
 use crate::config::{ConfigError, Family, ModelConfig, noise_range};
 
-/// The names of both ends of the range, also in configurations.
+/// Names of both ends of the range, also in configurations.
 pub(super) const NOISE_RANGE: [&str; 2] = ["sampling_eps_min", "sampling_eps_max"];
 
-/// What is known of a noise range before its tensors were fetched.
+/// What is known about a noise range before its tensors are fetched.
 #[derive(Default)]
 pub(super) struct NoiseRange {
-    /// By the configuration.
+    /// From the configuration.
     said: [Option<f64>; 2],
-    /// Tensors, each with the number of its file.
+    /// The tensors, each with the index of its file.
     stored: [Option<(usize, TensorInfo)>; 2],
 }
 
 impl NoiseRange {
-    /// Takes the tensors out of those that were found.
+    /// Removes the tensors from those found.
     pub fn new(said: [Option<f64>; 2], found: &mut HashMap<String, (usize, TensorInfo)>) -> Self {
         Self {
             said,
@@ -29,19 +29,19 @@ impl NoiseRange {
         }
     }
 
-    /// The tensors that must be fetched.
+    /// The tensors to fetch.
     pub fn tensors(&self) -> impl Iterator<Item = &(usize, TensorInfo)> {
         self.stored.iter().flatten()
     }
 
-    /// The names of the tensors that are there.
+    /// Names of the tensors that exist.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let there = NOISE_RANGE.into_iter().zip(&self.stored);
         there.filter_map(|(name, stored)| stored.as_ref().map(|_| name.to_string()))
     }
 
-    /// Gives a BD3-LM the range of the tensors where its configuration is silent, and compares where it is not. Networks of other families
-    /// that were trained by the same code carry it without a use.
+    /// Sets a BD3-LM's range from the tensors if its configuration does not specify one, and compares otherwise. Models
+    /// of other families trained with the same code contain the tensors but do not use them.
     pub fn settle(
         &self,
         files: &[TensorFile],
@@ -67,7 +67,7 @@ impl NoiseRange {
                     return Err(CheckpointError::config("the noise range", contradiction));
                 }
                 Some(_) => {}
-                // The number that was meant by the one that its precision left.
+                // The decimal number that was rounded to the stored precision.
                 None => *end = stored.to_string().parse().ok(),
             }
         }

@@ -1,4 +1,4 @@
-//! Weights in several files: an index names them.
+//! Sharded weights: several files listed in an index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,27 +10,27 @@ use super::CheckpointError;
 use crate::documents::normalize;
 use crate::message::{json_error, shorten};
 
-/// The names that `save_pretrained` gives an index.
+/// Names of the index as written by `save_pretrained`.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 #[cfg(not(target_family = "wasm"))]
 pub(super) const PYTORCH_INDEX: &str = "pytorch_model.bin.index.json";
 
-/// What an index says.
+/// The contents of an index.
 pub(super) struct Index {
-    /// What messages call it.
+    /// Its name in messages.
     path: PathBuf,
-    /// The tensors of each file.
+    /// The tensors in each file.
     files: BTreeMap<String, BTreeSet<String>>,
 }
 
 #[derive(Deserialize)]
 struct Json {
-    /// The file of each tensor.
+    /// The file that contains each tensor.
     weight_map: BTreeMap<String, String>,
 }
 
 impl Index {
-    /// Reads the text of an index; every file that it names stands beside it.
+    /// Reads the text of an index. The files that it lists must be in the same folder.
     pub fn read(path: &Path, text: &str) -> Result<Self, CheckpointError> {
         let mut index = Self {
             path: path.into(),
@@ -56,12 +56,12 @@ impl Index {
         Ok(index)
     }
 
-    /// The names of the files, ascending.
+    /// Names of the files, ascending.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
 
-    /// A file of the index, which must hold what that says.
+    /// Checks that a file contains the tensors that the index lists for it.
     pub fn shard(
         &self,
         name: &str,
@@ -88,7 +88,7 @@ impl Index {
         Ok(shard)
     }
 
-    /// The index names a file that is not there.
+    /// The index lists a file that does not exist.
     pub fn missing(&self, name: &str) -> CheckpointError {
         self.fail(format!("it names {}, which is not there", shorten(name)))
     }
@@ -101,7 +101,7 @@ impl Index {
     }
 }
 
-/// Opens the files of an index, which stand beside it.
+/// Opens the files listed in an index, which are in the same folder.
 #[cfg(not(target_family = "wasm"))]
 pub(super) fn open(path: &Path, text: &str) -> Result<Vec<TensorFile>, CheckpointError> {
     let index = Index::read(path, text)?;

@@ -1,5 +1,5 @@
-//! Writing weights, and a Hugging Face folder of them: config.json, model.safetensors or several files with their index, and, when there are
-//! any, tokenizer.json and settings to sample with.
+//! Writes weights, and Hugging Face folders: config.json, model.safetensors or several files with an index, and, if
+//! there are any, tokenizer.json and sampling settings.
 
 use std::io::Write;
 use std::path::Path;
@@ -30,18 +30,19 @@ pub enum StoreDtype {
     F16,
 }
 
-/// Bytes of values of a file of weights, where nobody wants another number: browsers and file systems take such files.
+/// Default maximum bytes of values per weights file, which browsers and file systems can handle.
 pub const SHARD_BYTES: u64 = 2_000_000_000;
-/// transformers refuses a file that does not say this.
+/// transformers rejects a file without this.
 const METADATA: [(&str, &str); 1] = [("format", "pt")];
-/// Values that are in memory at once, but for rows that have more.
+/// Maximum values in memory at once, except for longer rows.
 const AT_ONCE: usize = 1 << 22;
 
-/// Writes the weights of `checkpoint` as one safetensors file, names with the published prefix `backbone.` (decoders have none), in the order
-/// of [`crate::config::ModelConfig::parameters`]. Some rows of a tensor at a time are held in memory.
+/// Writes the weights of `checkpoint` as one safetensors file, in the order of
+/// [`crate::config::ModelConfig::parameters`], with the published prefix `backbone.` in the names (except for
+/// decoders). Only some rows of a tensor are held in memory at a time.
 ///
 /// # Errors
-/// What the sink answers; a tensor that cannot be read; a value beyond f16.
+/// If the sink fails, a tensor cannot be read, or a value is out of range for f16.
 pub fn write_safetensors(
     checkpoint: &Checkpoint,
     sink: &mut dyn Write,
@@ -70,7 +71,7 @@ fn specs(checkpoint: &Checkpoint, dtype: StoreDtype) -> Vec<TensorSpec> {
     checkpoint.parameters().map(spec).collect()
 }
 
-/// Writes what [`specs`] says; `path` is what errors call the sink.
+/// Writes the values that [`specs`] describes; errors call the sink `path`.
 fn write_values(
     checkpoint: &Checkpoint,
     sink: &mut dyn Write,
@@ -105,17 +106,17 @@ fn write_values(
     Ok(())
 }
 
-/// Writes `checkpoint` as a Hugging Face folder that [`Checkpoint::open`] reads, the folder made if need be. A tokenizer that
-/// stands beside the checkpoint or inside it comes along. The mask index is left out where [`Checkpoint::mask_told`] is false, so that the
-/// folder names it no more than the checkpoint does. Weights of more than `shard_bytes` are several files, each of at most so many bytes of
-/// values, beside an index.
+/// Writes `checkpoint` as a Hugging Face folder that [`Checkpoint::open`] can read, creating the folder if necessary. A
+/// tokenizer next to the checkpoint or inside it is included. The mask index is omitted if [`Checkpoint::mask_told`] is
+/// false, so that the folder does not claim more than the checkpoint. Weights of more than `shard_bytes` are split into
+/// several files of at most that many bytes of values, with an index.
 ///
-/// Every file is written under a temporary name, brought to the disk, and renamed when all of them are whole, so that an error
-/// leaves no half-written file and no new folder behind, and files that stood there before as they were. Other files in the folder stay. The
-/// names of the files of weights come back, with that of their index.
+/// Every file is written under a temporary name, flushed to disk, and renamed once all of them are complete. An error
+/// therefore leaves no incomplete file and no new folder behind, and existing files unchanged. Other files in the
+/// folder are kept. Returns the names of the weight files, including the index.
 ///
 /// # Errors
-/// [`FileError::Io`] from the disk, [`CheckpointError::F16Overflow`], and what [`Checkpoint::f32`] finds.
+/// [`FileError::Io`] from the disk, [`CheckpointError::F16Overflow`], and errors of [`Checkpoint::f32`].
 #[cfg(not(target_family = "wasm"))]
 pub fn write_hf_folder(
     checkpoint: &Checkpoint,
@@ -137,22 +138,22 @@ pub fn write_hf_folder(
     )
 }
 
-/// What is written as the weights of a folder.
+/// The weights to write to a folder.
 #[cfg(not(target_family = "wasm"))]
 pub struct FolderWeights<'a> {
-    /// The tensors, in their order.
+    /// The tensors, in order.
     pub tensors: &'a [TensorSpec],
-    /// How its matrices are quantised.
+    /// How the matrices are quantised.
     pub quantization: Option<&'a Quantization>,
-    /// Most bytes of values of a file.
+    /// Maximum bytes of values per file.
     pub shard_bytes: u64,
 }
 
-/// As [`write_hf_folder`], of a network that was made of `checkpoint`: its configuration, its tensors, and what writes the values of these, one
-/// after the other, to a sink that errors call by the path given.
+/// Like [`write_hf_folder`], for a network derived from `checkpoint`: takes its configuration, its tensors, and a
+/// function that writes their values in order to a sink, which errors call by the given path.
 ///
 /// # Errors
-/// As there, and those of `values`.
+/// See [`write_hf_folder`]; also errors of `values`.
 #[cfg(not(target_family = "wasm"))]
 pub fn write_folder<E: From<CheckpointError>>(
     checkpoint: &Checkpoint,
@@ -174,7 +175,7 @@ pub fn write_folder<E: From<CheckpointError>>(
     written
 }
 
-/// As [`std::fs::create_dir_all`], and adds to `made` the folders that were not there, the outermost first.
+/// Like [`std::fs::create_dir_all`], but adds the folders that it creates to `made`, outermost first.
 #[cfg(not(target_family = "wasm"))]
 fn create_folder(path: &Path, made: &mut Vec<PathBuf>) -> std::io::Result<()> {
     if path.as_os_str().is_empty() || path.is_dir() {
@@ -190,7 +191,7 @@ fn create_folder(path: &Path, made: &mut Vec<PathBuf>) -> std::io::Result<()> {
     }
     match answer {
         Ok(()) => made.push(path.into()),
-        // Another process was faster.
+        // Another process created it first.
         Err(_) if path.is_dir() => {}
         Err(error) => return Err(error),
     }
@@ -220,7 +221,7 @@ fn write_files<E: From<CheckpointError>>(
         names.push(name.to_string());
         AtomicFile::create(out.join(name))
     };
-    // Errors name the file, or of several the folder.
+    // Errors name the file, or the folder if there are several files.
     let one = out.join(WEIGHTS);
     let writer = ShardedWriter::new(&METADATA, weights.tensors, weights.shard_bytes, open);
     let mut writer = writer.map_err(io(&one))?;
@@ -263,7 +264,7 @@ fn write_files<E: From<CheckpointError>>(
         file.write_all(&text).map_err(io(file.path()))?;
         files.push(file);
     }
-    // A full disk shows itself before any file is replaced.
+    // A full disk is noticed before any file is replaced.
     atomic::commit_all(files).map_err(|(path, error)| io(&path)(error))?;
     Ok(names)
 }

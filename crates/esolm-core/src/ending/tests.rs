@@ -45,8 +45,8 @@ fn rules(strings: &[&str]) -> StopRules {
     }
 }
 
-/// Writes `tokens` in `order`, several at a time as `sizes` say, after those of `known`; the kept tokens, where it ended, and after how
-/// many tokens that was seen.
+/// Writes `tokens` in `order` after the first `known`, in batches of the given sizes. Returns the kept tokens, where
+/// the text ended, and after how many tokens this was noticed.
 fn write(
     rules: &StopRules,
     tokens: &[u32],
@@ -104,7 +104,7 @@ fn a_text_ends_before_a_stop_string_across_tokens() {
             codec().decode_plain(&kept_tokens).starts_with(kept),
             "{stop}"
         );
-        // The last token that is kept has something of the text.
+        // The last token kept contributes to the text.
         let before = &kept_tokens[..kept_tokens.len() - 1];
         assert!(codec().decode_plain(before).len() <= kept.len(), "{stop}");
     }
@@ -118,7 +118,7 @@ fn a_text_ends_before_a_stop_string_across_tokens() {
 fn the_stop_string_that_is_complete_first_counts() {
     let mut tokens = vec![0];
     tokens.extend(codec().encode("She saw a dog and a cat.").unwrap());
-    // "dog" is complete before what begins before it.
+    // "dog" is complete before the string that begins before it.
     let rules = rules(&["saw a dog and a", "dog"]);
     for size in 1..tokens.len() {
         let order = left_to_right(1, tokens.len());
@@ -137,7 +137,7 @@ fn what_was_given_does_not_stop_a_text() {
     let (_, ending, _) = write(&rules(&["The end", "dog was"]), &tokens, prompt, &order, 1);
     let text = ending.text.expect("a stop string");
     assert_eq!(text, "The end. The dog was happy. ");
-    // Nor does what begins in it.
+    // Nor does a string that begins in it.
     let (_, ending, _) = write(&rules(&[" dog was"]), &tokens, prompt, &order, 1);
     assert_eq!(ending.finish, Finish::Length);
 }
@@ -154,13 +154,14 @@ fn an_end_of_text_before_it_ends_the_text() {
     let (kept, ending, seen) = write(&rules(&["cat"]), &tokens, 1, &order, 1);
     assert_eq!((ending.finish, ending.is_early), (Finish::Eos, true));
     assert_eq!((kept.len(), seen), (end + 1, end));
-    // Without a stop string all tokens stay.
+    // Without a stop string, all tokens are kept.
     let (kept, ending, _) = write(&rules(&[]), &tokens, 1, &order, 1);
     assert_eq!((ending.finish, ending.is_early), (Finish::Eos, false));
     assert_eq!(kept, tokens);
 }
 
-/// Whatever the order of writing and however many tokens become known at once, the text is the one that is cut when all is known.
+/// Regardless of the order of writing and of how many tokens become known at once, the text is the same as when cut at
+/// the end.
 #[test]
 fn the_order_of_writing_changes_nothing() {
     let codec = codec();
@@ -196,7 +197,7 @@ fn the_order_of_writing_changes_nothing() {
     }
 }
 
-/// A hole before a stop string keeps it from counting.
+/// A gap before a stop string keeps it from counting.
 #[test]
 fn only_the_finished_prefix_counts() {
     let codec = codec();

@@ -1,23 +1,23 @@
-//! The noise of a BD3-LM (arXiv 2503.09573; kuleshov-group/bd3lms, diffusion.py): each block of a text has a time of its own, which is the
-//! share of its tokens that is masked. -log p of a masked token counts 1 / t times, and the sum bounds -log p(x) where t is uniform
-//! on (0, 1].
+//! The noise of a BD3-LM (arXiv 2503.09573; kuleshov-group/bd3lms, diffusion.py): each block of a text has its own
+//! time, which is the fraction of its tokens that is masked. -log p of a masked token has weight 1 / t, and the sum
+//! bounds -log p(x) if t is uniform on (0, 1].
 
 use super::antithetic;
 
-/// What is masked of a text of a BD3-LM, and what it counts. The first token is never masked where nothing before it is: nothing predicts
-/// it, as in the published training, whose texts all begin with the same token.
+/// Which tokens of a BD3-LM's text are masked, and their weights. The first token is never masked if nothing precedes
+/// it, since nothing predicts it; likewise in the published training, where all texts start with the same token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NoisedBlocks {
-    /// Tokens of a block; the last one may have fewer.
+    /// Tokens per block; the last block may be shorter.
     pub size: usize,
     /// Whether a token is masked, `[L]`.
     pub masked: Vec<bool>,
-    /// What -log p of a masked token of each block counts, `[blocks]`.
+    /// Weight of -log p for the masked tokens of each block, `[blocks]`.
     pub weights: Vec<f64>,
 }
 
 impl NoisedBlocks {
-    /// Masks each token with u <= t of its block. `uniforms` is `[L]`, `times` `[blocks]`.
+    /// Masks each token with u <= t of its block. `uniforms` is `[L]`, `times` is `[blocks]`.
     pub fn new(size: usize, times: &[f64], uniforms: &[f64]) -> Self {
         let is_masked = |(position, &u): (usize, &f64)| u <= times[position / size];
         Self {
@@ -27,7 +27,7 @@ impl NoisedBlocks {
         }
     }
 
-    /// Lets the first `count` tokens be clean.
+    /// Unmasks the first `count` tokens.
     pub fn give(&mut self, count: usize) {
         let count = count.min(self.masked.len());
         self.masked[..count].fill(false);
@@ -41,18 +41,18 @@ impl NoisedBlocks {
     }
 }
 
-/// Antithetic times of all blocks of a batch, as the published training draws them, spread over the range `[low, high]`: block i of n
-/// gets a time of the i-th of n equal parts.
+/// Stratified times of all blocks in a batch, as drawn in the published training, scaled to the range `[low, high]`:
+/// block i of n gets a time in the i-th of n equal intervals.
 pub fn block_times(uniforms: &[f64], [low, high]: [f64; 2]) -> Vec<f64> {
     antithetic(uniforms)
         .map(|e| e * (high - low) + low)
         .collect()
 }
 
-/// Masks blocks anew, with u < t, until the share of masked tokens in each lies in `[low, high]`, as the published training may do with
-/// the tokens of a clipped range. `redraw` gives uniforms `[L]`, new ones at each call.
+/// Masks blocks again, with u < t, until the fraction of masked tokens in each is within `[low, high]`, as the
+/// published training may do with a clipped range. `redraw` returns new uniforms `[L]` on each call.
 ///
-/// It does not end where no number of tokens is such a share ([`can_resample`] tells).
+/// Does not terminate if no number of tokens is such a fraction; check with [`can_resample`].
 pub fn resample(
     noised: &mut NoisedBlocks,
     times: &[f64],
@@ -79,7 +79,7 @@ pub fn resample(
     }
 }
 
-/// Whether a number of masked tokens in a block of `size` is a share that lies in `[low, high]`.
+/// Whether some number of masked tokens in a block of `size` is a fraction within `[low, high]`.
 pub fn can_resample(size: usize, [low, high]: [f64; 2]) -> bool {
     (0..=size).any(|count| (low..=high).contains(&(count as f64 / size as f64)))
 }

@@ -89,12 +89,12 @@ fn drawn_orders_have_a_random_share_in_front() {
     for sequence in 0..200 {
         let order = draw_order(9, sequence, 0, 40, 0.25);
         assert!(is_permutation(&order));
-        // The longest ascending tail is at least the sequential share.
+        // The longest ascending tail is at least the sequential part.
         let tail = order.iter().rev().zip(order.iter().rev().skip(1));
         let ascending = 1 + tail.take_while(|(later, earlier)| earlier < later).count();
         fronts += 40 - ascending;
     }
-    // Binomial(40, 0.25) has mean 10; now and then a random token happens to continue the tail.
+    // Binomial(40, 0.25) has mean 10; occasionally a random token happens to extend the tail.
     assert!((1700..2100).contains(&fronts), "{fronts}");
     assert!(draw_order(9, 0, 0, 40, 0.0).is_sorted());
     assert!(!draw_order(9, 0, 0, 40, 1.0).is_sorted());

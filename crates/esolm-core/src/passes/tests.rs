@@ -15,8 +15,8 @@ fn noised(mode: MaskMode) -> Noised {
     Noised::gather(&x, &masked, order, MASK)
 }
 
-/// The rows of `pass` are rows of the whole-sequence pass, with the same source tokens, and every row that a scored row sees is
-/// among them.
+/// Checks that the rows of `pass` are rows of the whole-sequence pass with the same source tokens, and include every
+/// row that a scored row sees.
 fn is_part_of(pass: &Pass, sequential: bool, mode: MaskMode, noised: &Noised) {
     let (layout, tokens, whole) = forward_rows(
         mode,
@@ -66,7 +66,7 @@ fn passes_are_parts_of_the_published_ones() {
         let noised = noised(mode);
         is_part_of(&sequential(&noised, mode), true, mode, &noised);
     }
-    // The exact likelihood is the sequential pass of a text of which nothing is clean.
+    // The exact likelihood is the sequential pass of a fully masked text.
     let x = [1, 2, 3, 4, 5, 6];
     let order = vec![3, 5, 0, 1, 2, 4];
     let all = Noised::gather(&x, &[true; 6], order.clone(), MASK);
@@ -124,7 +124,7 @@ fn given_tokens_come_first_and_stay_clean() {
         let noised = Noised::diffusion(&window.tokens, Level::at(0.5, 0.9), &uniforms, MASK);
         assert_eq!(noised.sort_idx[..7], [0, 1, 2, 8, 9, 10, 11]);
         assert!(!noised.masked_sorted[..7].contains(&true));
-        // Even where everything else is masked.
+        // Even if everything else is masked.
         let all = Noised::sequential(&window.tokens, 0.0, &uniforms, MASK);
         assert_eq!(all.masked_count(), 5);
     }
@@ -168,13 +168,13 @@ fn means_are_over_tokens() {
     );
     let mean = Mean::of(&[2.0, 4.0, 6.0], &[2, 2, 2]);
     assert!((mean.per_token - 2.0).abs() < 1e-12);
-    // The deviation of 1, 2, 3 over the root of 3.
+    // The standard deviation of 1, 2, 3 divided by the square root of 3.
     assert!((mean.standard_error.unwrap() - 1.0 / 3f64.sqrt()).abs() < 1e-12);
     assert_eq!(Mean::of(&[3.0], &[1]).standard_error, None);
     assert_eq!(Mean::of(&[], &[]).per_token, 0.0);
 }
 
-/// The rows of a pass over blocks are rows of the whole pass, and every row that a scored one sees is among them.
+/// The rows of a pass over blocks are rows of the whole pass, and include every row that a scored row sees.
 #[test]
 fn blocks_are_parts_of_the_published_pass() {
     let x: Vec<u32> = (1..8).collect();
@@ -209,7 +209,7 @@ fn blocks_are_parts_of_the_published_pass() {
             assert!(row.is_sound(pass.slots));
             let has = |slot: usize| pass.rows.iter().any(|r| r.slot as usize == slot);
             assert!(row.slots().all(has), "{row:?}");
-            // As docs/architecture.md has it.
+            // As specified in docs/architecture.md.
             let (length, slot) = (x.len(), row.slot as usize);
             let block = |slot: usize| slot % length / size;
             for other in 0..2 * length {

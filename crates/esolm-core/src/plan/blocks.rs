@@ -1,15 +1,16 @@
-//! Block diffusion: blocks from left to right, each by diffusion, and the cache of the clean ones.
+//! Block diffusion: blocks are written from left to right, each by diffusion, with a cache of the clean ones.
 //!
-//! A position is its own cache slot, and a row at position p of blocks of b attends to the slots below (p / b + 1) b: to its block, both
-//! ways, and to those before it. A block's masked rows are computed in each of its steps; its clean ones once, in the first step of the
-//! next block, so that no pass is spent on storing alone.
+//! A position is its own cache slot. With blocks of b, a row at position p attends to the slots below (p / b + 1) b: to
+//! its own block in both directions, and to earlier blocks. A block's masked rows are computed in each of its steps.
+//! Its clean rows are computed once, in the first step of the next block, so that no pass is needed just to store them.
 //!
-//! Beyond the context the cache is a ring of as many slots: the rows of a block take the slots of the block that leaves the window, and
-//! attend to all of them. Then the clean rows of the block before cannot come along, since the block that leaves is still in their window:
-//! they take a pass of their own.
+//! Beyond the context, the cache is a ring with as many slots as the context has tokens: the rows of a block take the
+//! slots of the block that leaves the window, and attend to all slots. In this case the clean rows of the previous
+//! block cannot be computed in the same pass, since the block that leaves is still in their window; they take a pass of
+//! their own.
 //!
-//! The text of a decoder may begin with a short block, so that the others are counted from the end of its prompt, and end with one
-//! ([`super::PromptTail`]).
+//! A decoder's text may begin with a short block, so that the other blocks are counted from the end of its prompt, and
+//! may end with one ([`super::PromptTail`]).
 
 use std::ops::Range;
 
@@ -22,18 +23,18 @@ use crate::rng::{Purpose, Stream};
 /// The blocks of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Blocks {
-    /// Tokens of a block.
+    /// Tokens per block.
     pub size: u32,
-    /// Slots of the cache, a whole number of blocks where they are fewer than the tokens of the text.
+    /// Slots of the cache; a whole number of blocks if there are fewer slots than tokens.
     pub window: u32,
-    /// Tokens of the text.
+    /// Tokens in the text.
     pub length: u32,
-    /// By so many tokens the first block is short, fewer than a block has.
+    /// Number of tokens, less than a block, by which the first block is shorter.
     pub pad: u32,
 }
 
 impl Blocks {
-    /// The blocks of a text of `length` tokens of which the first `prompt` may have a last block of their own.
+    /// The blocks of a text of `length` tokens, whose first `prompt` tokens may end with a block of their own.
     pub fn new(
         size: usize,
         window: usize,
@@ -53,12 +54,12 @@ impl Blocks {
         }
     }
 
-    /// The number of the block of a position.
+    /// Index of the block that contains a position.
     fn index(self, position: u32) -> u32 {
         (position + self.pad) / self.size
     }
 
-    /// First position of the block of a position.
+    /// First position of the block that contains a position.
     pub fn first(self, position: u32) -> u32 {
         (self.index(position) * self.size).saturating_sub(self.pad)
     }
@@ -68,7 +69,7 @@ impl Blocks {
         position == self.length || self.first(position) == position
     }
 
-    /// First positions of the blocks, each with one past its last.
+    /// The range of positions of each block.
     pub fn ranges(self) -> impl Iterator<Item = Range<u32>> {
         let mut next = 0;
         std::iter::from_fn(move || {
@@ -80,7 +81,7 @@ impl Blocks {
         })
     }
 
-    /// One past the last position of the block of a position.
+    /// One past the last position of the block that contains a position.
     pub fn end(self, position: u32) -> u32 {
         ((self.index(position) + 1) * self.size - self.pad).min(self.length)
     }
@@ -90,18 +91,18 @@ impl Blocks {
         position % self.window
     }
 
-    /// The slots that a row at a position attends to.
+    /// Number of slots that a row at a position attends to.
     pub fn prefix(self, position: u32) -> u32 {
         self.end(position).min(self.window)
     }
 
-    /// Whether the rows of the block that begins at `first` take slots which hold an earlier one.
+    /// Whether the rows of the block that begins at `first` overwrite slots of an earlier block.
     pub fn wraps(self, first: u32) -> bool {
         first >= self.window
     }
 
-    /// Passes in which the clean blocks of the positions from..to enter the cache, but for those that can come with the first rows of the
-    /// block after them. The second value is how far these passes come.
+    /// Passes in which the clean blocks of the positions from..to enter the cache, except those that can be computed
+    /// along with the first rows of the following block. Also returns the position up to which these passes get.
     pub fn storing(self, from: u32, to: u32) -> (Vec<PlanStep>, u32) {
         let most = (MAX_PROMPT_ROWS as u32 / self.size).max(1) * self.size;
         let (mut steps, mut stored) = (Vec::new(), from);
@@ -110,7 +111,7 @@ impl Blocks {
             if stored == to || (!alone && to - stored <= most) {
                 return (steps, stored);
             }
-            // Blocks whose window lost nothing yet can come together.
+            // Blocks whose window is still complete can be stored together.
             let end = match self.wraps(stored) {
                 true => stored + self.size,
                 false => self.first(stored + most).min(to).min(self.window),
@@ -187,20 +188,21 @@ pub(super) fn sequence(
     }
 }
 
-/// Follows a plan of unknown origin, and says whether its steps can run.
+/// Follows a plan of unknown origin, and checks whether its steps can run.
 pub(super) struct Follower<'a> {
     blocks: Blocks,
     order: &'a [u32],
-    /// Unknown positions of each block.
+    /// Number of unknown positions in each block.
     unknown: Vec<u32>,
     /// First position of the first block that is not known.
     open: u32,
-    /// The clean blocks below it are in the cache.
+    /// The clean blocks below this position are in the cache.
     stored: u32,
 }
 
 impl<'a> Follower<'a> {
-    /// Before the first step, when the first `known` entries of `order`, a permutation of the blocks' positions, are given.
+    /// The state before the first step, when the first `known` entries of `order`, a permutation of the blocks'
+    /// positions, are given.
     pub fn new(blocks: Blocks, order: &'a [u32], known: usize) -> Self {
         let sizes = blocks.ranges().map(|block| block.end - block.start);
         let mut unknown: Vec<u32> = sizes.collect();
@@ -226,19 +228,19 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Takes a step whose entries start..end lie within the order and follow on those that are known. `is_last` is false where they are
-    /// drawn again in the next step.
+    /// Follows a step whose entries start..end are within the order, right after those that are known. `is_last` is
+    /// false if they are drawn again in the next step.
     pub fn follows(&mut self, step: &PlanStep, is_last: bool) -> bool {
         let Blocks { size, window, .. } = self.blocks;
         if !self.blocks.is_boundary(step.clean) || step.clean > self.stored {
             return false;
         }
-        // Up to where clean rows are computed.
+        // The position up to which clean rows are computed.
         let to = match step.phase {
             Phase::Prompt => step.start,
             _ => self.open,
         };
-        // What left the window cannot be computed again, and takes none of its slots while others still attend to it.
+        // What has left the window cannot be recomputed, and must not overwrite slots that others still attend to.
         let moves = match step.phase {
             Phase::Prompt => to > window,
             _ => self.blocks.wraps(to),

@@ -1,4 +1,4 @@
-//! Makes plans from options.
+//! Builds plans from options.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use crate::config::{AttentionKind, Family, NO_MASK, Prepend};
 use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
 
-/// The token before a text, if the model reads one there, and the plan of every sequence.
+/// Whether a token is prepended to the texts, and the plan of every sequence.
 pub(super) fn build(options: &PlanOptions) -> Result<(bool, Vec<SequencePlan>), PlanError> {
     check(options)?;
     let lead = match (options.family, options.prepend) {
@@ -193,12 +193,12 @@ pub(super) fn check(options: &PlanOptions) -> Result<(), PlanError> {
     })
 }
 
-/// What only a BD3-LM has, and it must.
+/// Checks the options that only a BD3-LM has, and must have.
 fn check_blocks(options: &PlanOptions) -> Result<(), PlanError> {
     let length = options.length;
     let (value, range) = match (options.family, options.block_size) {
         (Family::Bd3Lm, None) => ("missing".into(), "given for a BD3-LM".into()),
-        // The last block may be short.
+        // The last block may be shorter.
         (Family::Bd3Lm, Some(size)) if options.block_rules.is_some() => {
             let (most, length) = (options.context, options.length);
             let range = match (1..=MAX_LENGTH).contains(&size) {
@@ -288,7 +288,7 @@ fn given(
     Ok(given)
 }
 
-/// Refuses gaps where blocks are counted from the end of a prompt, or go by it.
+/// Rejects gaps where blocks are counted from the end of a prompt, or depend on it.
 fn check_prefix(
     options: &PlanOptions,
     sequence: usize,
@@ -307,8 +307,8 @@ fn check_prefix(
     }
 }
 
-/// Steps in which a prompt of `known` entries enters the cache as far as it is too long to come with the first draw; the second
-/// value is how much has entered.
+/// Steps in which a prompt of `known` entries enters the cache, as far as it is too long to do so along with the first
+/// draw. Also returns the number of entries that have entered.
 fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
     let rows = MAX_PROMPT_ROWS as u32;
     let mut steps = Vec::new();
@@ -320,8 +320,9 @@ fn prompt_steps(known: u32) -> (Vec<PlanStep>, u32) {
     (steps, fed)
 }
 
-/// Eso-LM, MDLM and SetDLM: given tokens first, then the schedule over the rest. The clean tokens of an Eso-LM (A) see each other in the diffusion
-/// phase, so all of them are computed again whenever some have joined, for the last time in the first sequential step.
+/// Eso-LM, MDLM and SetDLM: given tokens first, then the schedule over the rest. An Eso-LM (A)'s clean tokens see each
+/// other in the diffusion phase, so they are all recomputed whenever some have joined, for the last time in the first
+/// sequential step.
 fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
     if options.schedule == Schedule::Confidence {
         return by_confidence(options, sequence, given);
@@ -353,7 +354,7 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
         .chain(std::iter::repeat_n(1, rest));
     let mut start = known;
     for (number, size) in sizes.enumerate() {
-        // An MDLM has no other phase: it predicts single tokens as it does many.
+        // An MDLM has no other phase: it predicts single tokens the same way as many.
         let phase = match number < diffusion || !cached {
             true => Phase::Diffusion,
             false => Phase::Sequential,
@@ -374,15 +375,15 @@ fn any_order(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> Seq
     }
 }
 
-/// An MDLM whose confidence chooses among all of its positions that are not given, or among those of one block after the other, or a SetDLM
-/// among those of windows.
+/// An MDLM with confidence choosing among all positions that are not given, or among those of one block after another;
+/// or a SetDLM with confidence choosing among those of windows.
 fn by_confidence(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) -> SequencePlan {
     let mut order: Vec<u32> = (0..given.len() as u32).collect();
-    // A stable sort: positions ascend on either side.
+    // The sort is stable, so positions ascend on either side.
     order.sort_by_key(|&position| given[position as usize].is_none());
     let known: Vec<u32> = given.iter().copied().flatten().collect();
     let (start, end) = (known.len() as u32, given.len() as u32);
-    // Each stretch of entries that confidence goes through, and the counts of its steps.
+    // Each stretch of entries among which confidence chooses, and the counts of its steps.
     let stretches = match options.family {
         Family::SetDlm => {
             sets::arrange(options, sequence, &mut order[known.len()..]);
@@ -406,8 +407,8 @@ fn by_confidence(options: &PlanOptions, sequence: u32, given: &[Option<u32>]) ->
     }
 }
 
-/// The entries that confidence goes through together in the text of an MDLM, and how many it takes in each step: all that are not given, or
-/// those of one block after the other.
+/// The entries among which confidence chooses together in an MDLM's text, and how many are revealed in each step: all
+/// entries that are not given, or those of one block after another.
 fn mdlm_stretches(
     options: &PlanOptions,
     order: &[u32],
@@ -420,7 +421,7 @@ fn mdlm_stretches(
         true => known,
         false => 0,
     };
-    // Steps are divided among the blocks that could be written, whether or not anything is masked in them.
+    // Steps are divided among the blocks that could be written, whether or not anything in them is masked.
     let count = (length - begins).div_ceil(size).max(1);
     let steps = options.steps.div_ceil(count);
     let block = |position: u32| (position as usize).saturating_sub(begins) / size;
@@ -436,7 +437,7 @@ fn mdlm_stretches(
         .collect()
 }
 
-/// AR: a prefix, then one token after the other.
+/// AR: a prefix, then one token after another.
 fn autoregressive(
     options: &PlanOptions,
     index: usize,
@@ -446,7 +447,7 @@ fn autoregressive(
 ) -> Result<SequencePlan, PlanError> {
     let mut text: Vec<u32> = given.iter().map_while(|token| *token).collect();
     if text.is_empty() && lead.is_none() {
-        // Without anything prepended the text itself begins with the beginning-of-text token, before what is given.
+        // If nothing is prepended, the text itself begins with the beginning-of-text token, before any given tokens.
         text.push(options.bos.ok_or(PlanError::NoBos)?);
         text.extend(given.iter().skip(1).map_while(|token| *token));
     }

@@ -1,4 +1,4 @@
-//! Checks plans of unknown origin: an executor may run whatever passes.
+//! Checks plans of unknown origin, so that an executor can run any plan that passes.
 
 use serde::Deserialize;
 
@@ -12,10 +12,10 @@ use crate::order::is_permutation;
 use crate::reveal::Rule;
 use crate::rows::MAX_TOKENS;
 
-/// The version of the JSON form, the field `esolm_plan`.
+/// Version of the JSON format, in the field `esolm_plan`.
 pub(super) const VERSION: u32 = 1;
 
-/// The fields of a plan as they are read, before anything is checked.
+/// The fields of a plan as read, before any checks.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Unchecked {
@@ -71,11 +71,11 @@ impl TryFrom<Unchecked> for Plan {
 }
 
 impl Plan {
-    /// Checks sizes, tokens, orders and steps: every position is given or drawn once, the rows of every step lie inside the layout,
-    /// a row reads only tokens that are known and attends only to slots that were computed.
+    /// Checks sizes, tokens, orders and steps: every position is given or drawn exactly once, the rows of every step
+    /// are inside the layout, and a row reads only known tokens and attends only to slots that have been computed.
     ///
     /// # Errors
-    /// [`PlanError::Invalid`] with the first thing that is wrong.
+    /// [`PlanError::Invalid`] with the first problem.
     pub fn check(&self) -> Result<(), PlanError> {
         let invalid = |text: String| Err(PlanError::Invalid(text));
         if !(1..=MAX_LENGTH + 1).contains(&self.length) {
@@ -121,14 +121,14 @@ impl Plan {
         Ok(())
     }
 
-    /// A whole number of blocks, in the text and in the window.
+    /// Checks that the text and the window are whole numbers of blocks.
     fn check_blocks(&self) -> Result<(), String> {
         let length = self.length;
         if self.prompt_tail.is_some() && (self.family != Family::Bd3Lm || self.window.is_some()) {
             return Err("only a BD3-LM's plan without a window has a prompt_tail".into());
         }
         match (self.family, self.block_size) {
-            // The last block may be short, and be the only one.
+            // The last block may be shorter, and may be the only one.
             (Family::Bd3Lm, Some(size)) if self.prompt_tail.is_some() => {
                 match (1..=MAX_LENGTH).contains(&size) {
                     true => Ok(()),
@@ -159,7 +159,7 @@ impl Plan {
         }
     }
 
-    /// A SetDLM whose confidence chooses goes by rules, and no other plan has them.
+    /// Checks that rules for sets are present exactly in plans of a SetDLM with confidence.
     fn check_sets(&self) -> Result<(), String> {
         let length = self.length;
         if (self.family == Family::SetDlm && self.reveal.is_some()) != self.sets.is_some() {
@@ -221,7 +221,7 @@ impl Plan {
             )),
             _ => None,
         };
-        // The stretch that confidence goes through, and how many of its entries are not known for certain.
+        // The stretch among which confidence chooses, and how many of its entries are not yet certain to be known.
         let mut stretch: Option<(PlanStep, u32)> = None;
         for (number, step) in sequence.steps.iter().enumerate() {
             let left = self
@@ -229,7 +229,7 @@ impl Plan {
                 .map_err(|why| format!("step {number} {why}"))?;
             let is_last = left == 0;
             let follows = match &mut blocks {
-                // Which blocks are known says more than how many entries.
+                // Which blocks are known is more precise than how many entries are.
                 Some(blocks) => {
                     let is_next = match step.phase {
                         Phase::Prompt => step.start == step.end && step.end as usize <= self.length,
@@ -261,7 +261,8 @@ impl Plan {
         Ok(())
     }
 
-    /// How many entries of a step may still be masked after it, when `open` is the stretch under way; 0 for a step that draws all.
+    /// How many entries of a step may still be masked after it, given the current stretch `open`; 0 for a step that
+    /// draws all of them.
     fn stretch_left(&self, step: &PlanStep, open: Option<(PlanStep, u32)>) -> Result<u32, String> {
         if let Some((first, _)) = open
             && (step.least.is_none() || (step.start, step.end) != (first.start, first.end))
@@ -287,9 +288,9 @@ impl Plan {
         Ok(left.saturating_sub(least))
     }
 
-    /// Whether a step can run when `known` entries are known, and `fed` of them computed as known ones.
+    /// Whether a step can run when `known` entries are known, `fed` of which have been computed as known ones.
     fn step_follows(&self, step: &PlanStep, last: Phase, known: u32, fed: u32) -> bool {
-        // What was not computed before is computed now, or the cache had a hole.
+        // Everything not computed before is computed now; otherwise the cache would have a hole.
         let dense = step.clean <= fed && step.end as usize <= self.length;
         let drawn = match step.phase {
             Phase::Prompt => {
@@ -304,7 +305,7 @@ impl Plan {
             Phase::Sequential => step.start == known && step.end.checked_sub(1) == Some(step.start),
         };
         let family = match self.family {
-            // Before the sequential phase every row sees those that joined last.
+            // Before the sequential phase, every row sees the latest tokens.
             Family::EsoLm if self.attention.is_some() => match step.phase {
                 Phase::Prompt => false,
                 Phase::Diffusion => step.clean == 0,

@@ -3,17 +3,17 @@ use thiserror::Error;
 use super::types::Schedule;
 use crate::config::{AttentionKind, Family};
 
-/// Why a plan cannot be made or is not valid. Every message is one sentence with the remedy.
+/// Why a plan cannot be made or is invalid. Every message is one sentence that includes the remedy.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum PlanError {
-    /// A value out of its range.
+    /// A value is out of range.
     #[error("{name} is {value}; it must be {range}")]
     Range {
         /// The option.
         name: &'static str,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The allowed range.
         range: String,
     },
     /// Batch times length is too large.
@@ -25,10 +25,10 @@ pub enum PlanError {
         sequences: usize,
         /// Tokens per sequence.
         length: usize,
-        /// Most tokens in all.
+        /// Maximum total tokens.
         max: usize,
     },
-    /// A given token that does not fit.
+    /// A given token does not fit.
     #[error("sequence {sequence}: the given token at position {position} {reason}")]
     Known {
         /// Index within the batch.
@@ -38,27 +38,27 @@ pub enum PlanError {
         /// What is wrong, and the remedy.
         reason: String,
     },
-    /// A model that starts from a token it does not name.
+    /// The model starts from a token that its configuration does not name.
     #[error(
         "an AR model starts from the beginning-of-text token, which the configuration does not name; set \"bos_token_id\" in config.json"
     )]
     NoBos,
-    /// AR with a schedule of another family.
+    /// An AR model with another family's schedule.
     #[error(
         "an AR model writes from left to right alone; use the schedule left-to-right, or a model of another family"
     )]
     ArSchedule,
-    /// A gap for an AR model to fill.
+    /// An AR model cannot fill a gap.
     #[error(
         "text {sequence} has a gap before the token at position {position}, and an AR model fills none, since it only continues what it is given; use an Eso-LM, an MDLM, a BD3-LM or a SetDLM"
     )]
     ArGap {
         /// Index of the text within the batch.
         sequence: usize,
-        /// Natural position of the first given token behind the gap.
+        /// Natural position of the first given token after the gap.
         position: u32,
     },
-    /// A schedule of another family.
+    /// The schedule belongs to another family.
     #[error("the schedule {schedule} {why}")]
     Schedule {
         /// The schedule.
@@ -66,17 +66,17 @@ pub enum PlanError {
         /// What it does, and the remedy.
         why: &'static str,
     },
-    /// An attention that the family cannot be sampled with.
+    /// The family cannot be sampled with this attention.
     #[error("{family} with {attention} attention cannot be sampled; {remedy}")]
     Attention {
         /// The family.
         family: Family,
         /// Its attention.
         attention: AttentionKind,
-        /// Why, and what can.
+        /// The reason, and an alternative.
         remedy: &'static str,
     },
-    /// A plan for another model.
+    /// The plan is for another model.
     #[error(
         "the plan is for a vocabulary of {vocab_size} with the mask token {mask_index}, which the model does not have; give a plan made for this model"
     )]
@@ -86,14 +86,14 @@ pub enum PlanError {
         /// Its mask token.
         mask_index: u32,
     },
-    /// A plan for an Eso-LM with another attention.
+    /// The plan is for an Eso-LM with another attention.
     #[error(
         "the plan is for an Eso-LM with {planned} attention, and the model has {own} attention; give a plan made for this model"
     )]
     OtherAttention {
         /// Attention of the plan.
         planned: AttentionKind,
-        /// That of the model.
+        /// Attention of the model.
         own: AttentionKind,
     },
     /// Recorded arrays that are not a complete run.

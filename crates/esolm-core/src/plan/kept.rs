@@ -1,19 +1,20 @@
-//! A text that begins as one before it did: what stands in the cache of the first need not be computed again for the second.
+//! Reusing the cache of one text for another text with the same beginning.
 
 use super::Plan;
 use crate::config::Family;
 
-/// Which tokens of a text are computed together; the cache of one text is that of another only where this is the same.
+/// How a text's tokens are grouped for computation. Cache contents can be reused only between texts with the same
+/// grouping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grouping {
     family: Family,
     block_size: Option<usize>,
-    /// By so many tokens the first block is short.
+    /// Number of tokens by which the first block is shorter.
     pad: usize,
 }
 
 impl Plan {
-    /// How the first text is divided.
+    /// The grouping of the first text.
     pub fn grouping(&self) -> Grouping {
         let first = self.sequences.first();
         let pad = first.map_or(0, |text| self.blocks(text).pad as usize);
@@ -24,11 +25,12 @@ impl Plan {
         }
     }
 
-    /// Computes nothing of the first `common` tokens of the only text, which stand in the cache, beyond what must be computed again: what
-    /// is left of a block, of an AR model the last given token, and all of a text whose tokens see later ones. Steps that have nothing to
-    /// compute stay, so that the others keep their random numbers. Gives the number of tokens that are kept.
+    /// Skips the computation of the first `common` tokens of the only text, which are in the cache, except for what
+    /// must be recomputed: the rest of a block, an AR model's last given token, and everything in a text whose tokens
+    /// see later ones. Steps that no longer compute anything are kept, so that the others keep their random numbers.
+    /// Returns the number of tokens kept.
     ///
-    /// The cache must hold them from a plan of the same [`Plan::grouping`].
+    /// The cache must hold these tokens from a plan with the same [`Plan::grouping`].
     pub fn keep(&mut self, common: usize) -> usize {
         let [text] = &self.sequences[..] else {
             return 0;
@@ -42,7 +44,7 @@ impl Plan {
             Family::Bd3Lm if common < self.length as u32 => self.blocks(text).first(common),
             _ => 0,
         };
-        // Up to where a step computes clean rows.
+        // The position up to which a step computes clean rows.
         let ends: Vec<u32> = (text.steps.iter())
             .map(|step| match self.family {
                 Family::Bd3Lm => self.blocks_of(text, step).0,

@@ -1,12 +1,12 @@
-//! A plan says which rows run in which step: pure data, drawn on the host before any forward pass, since nothing about *which*
-//! tokens are written *when* depends on the network. The same plan drives every executor, native or in a browser, and whatever
-//! shows the steps.
+//! A plan specifies which rows run in which step. It is pure data, drawn on the host before any forward pass, since the
+//! network does not influence *which* tokens are written *when*. The same plan drives every executor, native or in a
+//! browser, and every visualisation of the steps.
 //!
-//! Each sequence has a schedule and an order of its own, drawn from (seed, sequence) alone, so a sample does not depend on the
-//! batch it is in. (The published code draws one schedule a batch; the distribution of each sequence is the same.)
+//! Each sequence has its own schedule and order, drawn from (seed, sequence) only, so a sample does not depend on its
+//! batch. (The published code draws one schedule per batch; the distribution of each sequence is the same.)
 //!
-//! A second form leaves open *which* tokens of a stretch become known in a step, and says how many at least: confidence chooses
-//! ([`crate::reveal`]). Which rows run is settled there too.
+//! In a second form, a step leaves open *which* tokens of a stretch it reveals, and specifies only the minimum number:
+//! confidence chooses ([`crate::reveal`]). Which rows run is fixed in this form too, except for a SetDLM ([`SetRun`]).
 
 mod blocks;
 mod build;
@@ -39,23 +39,24 @@ pub use types::{
     MAX_LENGTH, MAX_PROMPT_ROWS, MAX_STEPS, Phase, PlanOptions, PlanStep, Schedule, SequencePlan,
 };
 
-/// The plan of a batch. Its JSON form is that of docs/plan-format.md; reading it, in whatever way, checks all of it.
+/// The plan of a batch. docs/plan-format.md describes its JSON format; deserializing it always validates it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "check::Unchecked")]
 pub struct Plan {
-    /// Version of the JSON form.
+    /// Version of the JSON format.
     esolm_plan: u32,
     /// Family of the model it is for.
     pub family: Family,
-    /// Entries of each sequence, a prepended one included.
+    /// Entries per sequence, including a prepended one.
     pub length: usize,
-    /// [`AttentionKind::Mixed`] for an Eso-LM (A), and nothing for all others, whose family says it.
+    /// [`AttentionKind::Mixed`] for an Eso-LM (A); `None` for all others, where the family determines it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attention: Option<AttentionKind>,
-    /// Tokens of a block, for a BD3-LM.
+    /// Tokens per block, for a BD3-LM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// Slots of the cache where a BD3-LM or a SetDLM writes more than its context: those of the last so many tokens.
+    /// Number of cache slots, if a BD3-LM or a SetDLM writes more than its context: only this many of the last tokens
+    /// are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
     /// Where the blocks of a decoder that is a BD3-LM begin.
@@ -65,15 +66,16 @@ pub struct Plan {
     pub lead: bool,
     /// The mask token.
     pub mask_index: u32,
-    /// V, the mask included: all given tokens lie below.
+    /// V, including the mask; all given tokens are below.
     pub vocab_size: usize,
-    /// How confidence chooses, in the steps that let it.
+    /// How confidence chooses, for steps that let it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reveal: Option<Rule>,
-    /// How confidence goes through the texts of a SetDLM. Then a step says what it takes at least, and a [`SetRun`] which rows run.
+    /// How confidence goes through a SetDLM's texts. If set, a step specifies only a minimum, and a [`SetRun`]
+    /// determines which rows run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sets: Option<SetRules>,
-    /// One plan a sequence.
+    /// One plan per sequence.
     pub sequences: Vec<SequencePlan>,
 }
 
@@ -81,7 +83,7 @@ impl Plan {
     /// Draws a plan.
     ///
     /// # Errors
-    /// When an option is out of its range, a given token does not fit, or the family cannot do it.
+    /// If an option is out of range, a given token does not fit, or the family does not support the request.
     pub fn new(options: &PlanOptions) -> Result<Self, PlanError> {
         let (lead, sequences) = build::build(options)?;
         Ok(Self {
@@ -107,10 +109,10 @@ impl Plan {
         })
     }
 
-    /// Reads a plan that somebody wrote, and checks all of it.
+    /// Reads a plan from JSON and validates it.
     ///
     /// # Errors
-    /// When it is not the JSON of a plan, or an executor could not run it.
+    /// If it is not the JSON of a plan, or an executor could not run it.
     pub fn from_json(json: &str) -> Result<Self, PlanError> {
         let read: check::Unchecked =
             serde_json::from_str(json).map_err(|e| PlanError::Invalid(json_error(&e)))?;
@@ -120,7 +122,7 @@ impl Plan {
     /// Checks that the plan is for a model with this vocabulary.
     ///
     /// # Errors
-    /// [`PlanError::OtherModel`] where it is not.
+    /// [`PlanError::OtherModel`] if not.
     pub fn check_model(&self, vocab_size: usize, mask_index: u32) -> Result<(), PlanError> {
         if (self.vocab_size, self.mask_index) == (vocab_size, mask_index) {
             return Ok(());
@@ -131,10 +133,10 @@ impl Plan {
         })
     }
 
-    /// Checks that a plan for an Eso-LM lets tokens see each other as the model was trained, if that is an Eso-LM too.
+    /// Checks, if both the plan and the model are Eso-LMs, that tokens see each other as the model was trained.
     ///
     /// # Errors
-    /// [`PlanError::OtherAttention`] where it does not.
+    /// [`PlanError::OtherAttention`] if not.
     pub fn check_attention(&self, family: Family, own: AttentionKind) -> Result<(), PlanError> {
         let planned = self.attention.unwrap_or(AttentionKind::Causal);
         let are_both = self.family == Family::EsoLm && family == Family::EsoLm;
@@ -158,7 +160,7 @@ impl Plan {
         }
     }
 
-    /// The blocks of a sequence of a BD3-LM's plan. Of a plan of another family they are one that nothing reads.
+    /// The blocks of a sequence in a BD3-LM's plan. For other families, a single block that is never used.
     fn blocks(&self, sequence: &SequencePlan) -> Blocks {
         Blocks::new(
             self.block_size.unwrap_or(self.length),
@@ -169,12 +171,13 @@ impl Plan {
         )
     }
 
-    /// Absolute index of each sequence, which with the seed keys its random numbers.
+    /// Absolute index of each sequence, which together with the seed keys its random numbers.
     pub fn ids(&self) -> Vec<u32> {
         self.sequences.iter().map(|s| s.sequence).collect()
     }
 
-    /// Forward passes: the most steps of any sequence. Where tokens beyond a threshold become known as well, fewer may do.
+    /// Number of forward passes: the maximum number of steps of any sequence. With a confidence threshold, fewer may
+    /// suffice.
     pub fn nfe(&self) -> usize {
         self.sequences
             .iter()
@@ -183,15 +186,16 @@ impl Plan {
             .unwrap_or(0)
     }
 
-    /// The phase of a step: diffusion if any sequence is there, else sequential if any is there, else prompt. Behind the last step,
-    /// that of the last.
+    /// The phase of a step: diffusion if any sequence is in it, otherwise sequential if any is, otherwise prompt. After
+    /// the last step, the phase of the last step.
     pub fn phase(&self, step: usize) -> Phase {
         let step = step.min(self.nfe().saturating_sub(1));
         let running = self.sequences.iter().filter_map(|s| s.steps.get(step));
         running.map(|s| s.phase).max().unwrap_or(Phase::Prompt)
     }
 
-    /// The rows of every step; where confidence decides which rows a SetDLM has, those of a run in which it takes the leftmost places.
+    /// The rows of every step. For a SetDLM with confidence, whose rows are not fixed, those of a run that always
+    /// reveals the leftmost positions.
     pub fn passes(&self) -> Vec<StepRows> {
         match SetRun::of(self) {
             Some(mut runs) => SetRun::leftmost(&mut runs, self.mask_index),
@@ -199,7 +203,7 @@ impl Plan {
         }
     }
 
-    /// Number of rows of a step over all sequences, without making them.
+    /// Number of rows of a step over all sequences, without building them.
     pub fn positions_computed(&self, step: usize) -> usize {
         let running = (self.sequences.iter()).filter_map(|s| Some((s, s.steps.get(step)?)));
         running
@@ -207,7 +211,7 @@ impl Plan {
             .sum()
     }
 
-    /// The most rows of any step, and the most tokens that one draws.
+    /// The largest number of rows, and the largest number of draws, of any step.
     pub fn largest_pass(&self) -> (usize, usize) {
         let mut steps = vec![(0, 0); self.nfe()];
         for sequence in &self.sequences {
@@ -222,7 +226,7 @@ impl Plan {
         (rows.unwrap_or(0), drawn.unwrap_or(0))
     }
 
-    /// Rows of a sequence's step; where a SetDLM's confidence decides, the most that there can be.
+    /// Number of rows in a sequence's step; for a SetDLM with confidence, the maximum.
     fn rows_of(&self, sequence: &SequencePlan, step: &PlanStep) -> usize {
         if let Some(rules) = &self.sets {
             return rules.most_rows().min(self.layout().slots);
@@ -238,8 +242,8 @@ impl Plan {
         }
     }
 
-    /// The first slots, which clean rows of an Eso-LM attend to wherever they are. Of an Eso-LM (A) those are all that are known in the diffusion
-    /// phase, and in the sequential phase what was known when it began.
+    /// Number of leading slots that an Eso-LM's clean rows attend to regardless of their own slot. For an Eso-LM (A),
+    /// these are all known tokens in the diffusion phase, and in the sequential phase those known when it began.
     fn seen_by_all(&self, sequence: &SequencePlan, step: &PlanStep) -> u32 {
         match (self.attention, step.phase) {
             (None, _) => 0,
@@ -252,7 +256,8 @@ impl Plan {
         }
     }
 
-    /// Of a BD3-LM's step, the position up to which clean blocks are computed, and the positions of the block that is drawn from.
+    /// For a BD3-LM's step: the position up to which clean blocks are computed, and the positions of the block being
+    /// drawn.
     fn blocks_of(&self, sequence: &SequencePlan, step: &PlanStep) -> (u32, Range<u32>) {
         match sequence.order[step.start as usize..step.end as usize].first() {
             Some(&drawn) => {
@@ -264,7 +269,7 @@ impl Plan {
         }
     }
 
-    /// The token buffer at the start: given tokens in place, the mask token elsewhere.
+    /// The token buffer at the start: given tokens at their positions, the mask token elsewhere.
     pub fn initial_tokens(&self) -> Vec<u32> {
         let mut tokens = vec![self.mask_index; self.layout().tokens];
         for (sequence, first) in self.sequences.iter().zip((0..).step_by(self.length.max(1))) {
@@ -275,12 +280,12 @@ impl Plan {
         tokens
     }
 
-    /// The rows of a step for the whole batch; a sequence that is done adds none.
+    /// The rows of a step for the whole batch; a finished sequence adds none.
     pub fn step_rows(&self, step: usize) -> StepRows {
         self.step_rows_of(step, |_| true)
     }
 
-    /// The rows of a step for the sequences that are wanted, by their index; none where a [`SetRun`] makes them.
+    /// The rows of a step for the sequences whose index is wanted; none if a [`SetRun`] makes them.
     pub fn step_rows_of(&self, step: usize, is_wanted: impl Fn(usize) -> bool) -> StepRows {
         let mut rows = StepRows::default();
         if self.sets.is_some() {
@@ -299,7 +304,8 @@ impl Plan {
         rows
     }
 
-    /// How confidence chooses in a step, for the sequences that are wanted, by their index; none where the plan says all itself.
+    /// How confidence chooses in a step, for the sequences whose index is wanted; `None` if the plan leaves nothing
+    /// open.
     pub fn choice(&self, step: usize, is_wanted: impl Fn(usize) -> bool) -> Option<Choice> {
         let rule = self.reveal?;
         let (mut groups, mut first) = (Vec::new(), 0);
@@ -319,7 +325,7 @@ impl Plan {
 
     fn add_rows(&self, index: u32, sequence: &SequencePlan, step: &PlanStep, out: &mut StepRows) {
         let first = index * self.length as u32;
-        // Where confidence chooses, the buffer alone knows what is masked.
+        // If confidence chooses, only the buffer knows what is masked.
         let unknown_source = |place: u32| match self.reveal {
             Some(_) => place,
             None => MASKED,
@@ -341,7 +347,7 @@ impl Plan {
         match self.family {
             Family::EsoLm | Family::SetDlm => {
                 let least = self.seen_by_all(sequence, step);
-                // Masks of a SetDLM see none of each other.
+                // A SetDLM's masks do not see each other.
                 let sees = |slot| match self.family {
                     Family::SetDlm => step.start,
                     _ => slot + 1,
@@ -357,7 +363,8 @@ impl Plan {
                 }
             }
             Family::Mdlm => {
-                // Every position runs in natural order; its rank in the order says whether it is known or drawn now.
+                // All positions run in natural order; a position's rank in the order tells whether it is known or drawn
+                // now.
                 let rank = order::inverse(&sequence.order);
                 for (position, &rank) in (0..).zip(&rank) {
                     let source = match rank < step.start {
@@ -386,7 +393,7 @@ impl Plan {
             Family::Bd3Lm => {
                 let blocks = self.blocks(sequence);
                 let (stored, block) = self.blocks_of(sequence, step);
-                // What a prompt sees of the block that is drawn from.
+                // What a prompt sees of the block being drawn.
                 let blind = match self.prompt_tail {
                     Some(PromptTail::Blind) => sequence.known.len() as u32,
                     _ => 0,
@@ -402,7 +409,7 @@ impl Plan {
                 for position in step.clean..stored {
                     at(position, first + position, NO_TARGET);
                 }
-                // What is not known of the block is drawn now or later.
+                // Unknown positions of the block are drawn now or later.
                 let unknown = &sequence.order[step.start as usize..];
                 let drawn = (step.end - step.start) as usize;
                 let mut places = vec![None; block.len()];
@@ -425,8 +432,8 @@ impl Plan {
         }
     }
 
-    /// Clean slots in the KV cache after a step, over all sequences; 0 for MDLM, which has no cache, and in the diffusion phase of an
-    /// Eso-LM (A), whose next step computes all of them again.
+    /// Clean slots in the KV cache after a step, over all sequences. 0 for an MDLM, which has no cache, and in the
+    /// diffusion phase of an Eso-LM (A), whose next step recomputes them all.
     pub fn cache_length(&self, step: usize) -> usize {
         let slots = self.layout().slots;
         let last = |s: &SequencePlan| {
@@ -441,12 +448,12 @@ impl Plan {
         self.sequences.iter().filter_map(last).sum()
     }
 
-    /// The position in the text of an index into the token buffer; a prepended element counts as position 0.
+    /// The position in the text for an index into the token buffer; a prepended token counts as position 0.
     pub fn output_position(&self, target: u32) -> u32 {
         (target % self.length.max(1) as u32).saturating_sub(u32::from(self.lead))
     }
 
-    /// Texts in natural order from the token buffer, without what was prepended.
+    /// Texts in natural order from the token buffer, without prepended tokens.
     pub fn output(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
         tokens
             .chunks(self.length.max(1))
@@ -454,7 +461,7 @@ impl Plan {
             .collect()
     }
 
-    /// Tokens in the order in which they became known.
+    /// Tokens in the order in which they were revealed.
     pub fn sorted(&self, tokens: &[u32]) -> Vec<Vec<u32>> {
         let sequences = tokens.chunks(self.length.max(1)).zip(&self.sequences);
         sequences
@@ -462,8 +469,8 @@ impl Plan {
             .collect()
     }
 
-    /// The same steps and draws without a cache: every step computes all known rows again. What a cached run is checked
-    /// against, and what it saves. What lies beyond a BD3-LM's window stays as it is.
+    /// The same steps and draws without a cache: every step recomputes all known rows. Cached runs are checked against
+    /// this, and it shows how much they save. Tokens that have left a BD3-LM's window are not recomputed.
     pub fn uncached(&self) -> Self {
         let mut plan = self.clone();
         let slots = self.layout().slots as u32;

@@ -3,11 +3,11 @@
 //! A replay gives each drawn token the Gumbel noise of the uniforms that the published sampler used,
 //! [`crate::rng::gumbel_from_uniform`], and must then draw the same tokens.
 //!
-//! * Eso-LM, [`Plan::from_recorded`]: one schedule a batch, one order a row; `u` `[B, L, V]` by slot.
+//! * Eso-LM, [`Plan::from_recorded`]: one schedule per batch, one order per row; `u` `[B, L, V]` by slot.
 //! * MDLM, [`Plan::from_recorded_mdlm`]: `u` `[N, L, V]` by recorded step and position, see [`RecordedDiffusion`].
 //! * BD3-LM, [`Plan::from_recorded_blocks`]: `u` `[N, b, V]` by recorded step and place in the block, likewise.
-//! * AR needs no record: the plan of [`Plan::new`] is the only one. Row i of the published run, which draws entry i + 1 of the token
-//!   buffer, used `u[b, i]`; i is the row's slot.
+//! * AR needs no record, since there is only one plan, that of [`Plan::new`]. Row i of the published run, which draws
+//!   entry i + 1 of the token buffer, used `u[b, i]`; i is the row's slot.
 
 use super::Plan;
 use super::blocks::Blocks;
@@ -16,28 +16,29 @@ use super::error::PlanError;
 use super::types::{Phase, PlanStep, SequencePlan};
 use crate::config::{AttentionKind, Family};
 
-/// The run of an MDLM or a BD3-LM as a plan, and which recorded step drew which position.
+/// The run of an MDLM or a BD3-LM as a plan, along with the recorded step in which each position was drawn.
 ///
-/// The published samplers (`_ddpm_caching_update`) draw for every masked position in every one of their N steps, from the
-/// predicted distribution times the probability of being unmasked, with the rest of the mass on the mask token. Gumbel-max over that is
-/// the same as first deciding whether the position is unmasked and then drawing the token with the same noise, as scaling all tokens'
-/// probabilities moves their scores alike. So a position that recorded step n unmasked draws its token with the uniforms
-/// `u[n, position]`, from the logits of the text before step n. Where the step before changed nothing the published code keeps its
-/// prediction; the text is the same, so the logits are. Steps that unmask nothing are not in the plan.
+/// The published samplers (`_ddpm_caching_update`) draw at every masked position in each of their N steps, from the
+/// predicted distribution times the probability of being unmasked, with the rest of the mass on the mask token.
+/// Gumbel-max sampling from this is the same as first deciding whether the position is unmasked, and then drawing the
+/// token with the same noise, since scaling the probabilities of all tokens shifts their scores equally. A position
+/// unmasked by recorded step n therefore draws its token with the uniforms `u[n, position]`, from the logits of the
+/// text before step n. If the previous step changed nothing, the published code reuses its prediction; the text is the
+/// same, so the logits are too. Steps that unmask nothing are not part of the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RecordedDiffusion {
-    /// The plan of the one sequence.
+    /// The plan, which has a single sequence.
     pub plan: Plan,
-    /// For each natural position the recorded step that unmasked it; `None` where the token was given.
+    /// For each natural position, the recorded step that unmasked it; `None` if the token was given.
     pub unmasked_in: Vec<Option<usize>>,
 }
 
 impl RecordedDiffusion {
-    /// The uniforms `[1, L, V]` by position, from the recorded `[N, L, V]`, or of a BD3-LM `[N, b, V]`. Given positions draw nothing and get
-    /// 1/2.
+    /// The uniforms `[1, L, V]` by position, from the recorded `[N, L, V]` (`[N, b, V]` for a BD3-LM). Given positions
+    /// draw nothing and get 1/2.
     ///
     /// # Errors
-    /// [`PlanError::Recorded`] when the recorded array ends too early.
+    /// [`PlanError::Recorded`] if the recorded array is too short.
     pub fn uniforms(&self, recorded: &[f64]) -> Result<Vec<f64>, PlanError> {
         let vocab = self.plan.vocab_size;
         let width = (self.plan.block_size.unwrap_or(self.plan.length)).max(1);
@@ -59,14 +60,14 @@ impl RecordedDiffusion {
 }
 
 impl Plan {
-    /// The plan of a recorded Eso-LM generation: `sort_idx` `[B, L]` and `steps` `[N, 3]` of (last start, current start, current
-    /// end), one schedule for all rows, as the published sampler goes through them.
+    /// The plan of a recorded Eso-LM generation: `sort_idx` `[B, L]`, and `steps` `[N, 3]` of (last start, current
+    /// start, current end) as the published sampler goes through them, with one schedule for all rows.
     ///
-    /// The record does not say where the sequential phase begins. The last steps that take one token each, in ascending
-    /// positions in every row, count as that; it matters for display alone.
+    /// The record does not say where the sequential phase begins. It is taken to be the final run of steps that take
+    /// one token each, in ascending positions in every row; this only matters for display.
     ///
     /// # Errors
-    /// When there is no row, an order is not a permutation, or the steps do not follow each other up to the end.
+    /// If there are no rows, an order is not a permutation, or the steps do not follow each other up to the end.
     pub fn from_recorded(
         sort_idx: &[Vec<u32>],
         steps: &[[u32; 3]],
@@ -77,11 +78,12 @@ impl Plan {
         Self::from_steps(None, sequential, sort_idx, steps, mask_index, vocab_size)
     }
 
-    /// As [`Plan::from_recorded`], of an Eso-LM (A). A step that does not compute all known tokens belongs to the sequential phase, which begins
-    /// in the step before the first such one: until then they see each other, and each that joins changes the others.
+    /// Like [`Plan::from_recorded`], for an Eso-LM (A). A step that does not compute all known tokens belongs to the
+    /// sequential phase, which begins one step before the first such step: until then, all known tokens see each other,
+    /// and each one that joins changes the others.
     ///
     /// # Errors
-    /// As there.
+    /// See [`Plan::from_recorded`].
     pub fn from_recorded_mixed(
         sort_idx: &[Vec<u32>],
         steps: &[[u32; 3]],
@@ -97,7 +99,7 @@ impl Plan {
         )
     }
 
-    /// The plan of recorded steps, of which those from entry `sequential` on are sequential ones.
+    /// The plan of recorded steps, of which those from entry `sequential` on are sequential.
     fn from_steps(
         attention: Option<AttentionKind>,
         sequential: u32,
@@ -143,11 +145,12 @@ impl Plan {
         recorded(plan)
     }
 
-    /// The plan of one recorded MDLM generation from its text before and after each step, `[N, L]` each. [`RecordedDiffusion`] says which
-    /// uniforms belong to which draw.
+    /// The plan of one recorded MDLM generation, given its text before and after each step, `[N, L]` each.
+    /// [`RecordedDiffusion`] says which uniforms belong to which draw.
     ///
     /// # Errors
-    /// When the arrays differ in shape, a step changes a known token, does not begin where the last one ended, or masks are left.
+    /// If the arrays differ in shape, a step changes a known token or does not begin where the previous one ended, or
+    /// masks are left.
     pub fn from_recorded_mdlm(
         x_before: &[Vec<u32>],
         x_after: &[Vec<u32>],
@@ -226,20 +229,20 @@ impl Plan {
     }
 }
 
-/// A recorded block, and the entries of the order that each of its steps drew.
+/// A recorded block, and the entries of the order drawn in each of its steps.
 struct RecordedBlock<'a> {
     text: &'a [u32],
     draws: Vec<Vec<u32>>,
 }
 
 impl Plan {
-    /// The plan of one recorded BD3-LM generation: for each step its block, and the tokens of that block before and after it, `[N, b]`
-    /// each. A text beyond `context` tokens goes through a window, as the published cache does. [`RecordedDiffusion`] says which uniforms
-    /// belong to which draw.
+    /// The plan of one recorded BD3-LM generation, given the block of each step and the block's tokens before and after
+    /// it, `[N, b]` each. A text of more than `context` tokens goes through a window, as in the published cache.
+    /// [`RecordedDiffusion`] says which uniforms belong to which draw.
     ///
     /// # Errors
-    /// When the arrays differ in shape, blocks do not follow each other, a step changes a known token, does not begin where the last one
-    /// ended, or masks are left.
+    /// If the arrays differ in shape, blocks do not follow each other, a step changes a known token or does not begin
+    /// where the previous one ended, or masks are left.
     pub fn from_recorded_blocks(
         block: &[u32],
         x_before: &[Vec<u32>],
@@ -369,7 +372,8 @@ impl Plan {
     }
 }
 
-/// First slot of the sequential phase: the longest run of last steps that take one token each, in ascending positions in every row.
+/// First slot of the sequential phase: the longest final run of steps that take one token each, in ascending positions
+/// in every row.
 fn sequential_start(sort_idx: &[Vec<u32>], steps: &[[u32; 3]]) -> u32 {
     let ascends = |slot: u32| {
         sort_idx.iter().all(|order| {

@@ -7,15 +7,15 @@ use crate::noise::unmask_probability;
 use crate::order;
 use crate::rng::{Purpose, Stream};
 
-/// In which order the positions are taken that are not given, and how.
+/// The order in which positions that are not given are drawn, and the sizes of the steps.
 pub(super) struct Draw {
     /// The positions.
     pub order: Vec<u32>,
-    /// How many each diffusion step takes; what is left is taken one by one.
+    /// Number of positions drawn in each diffusion step; the rest are drawn one by one.
     pub diffusion: Vec<u32>,
 }
 
-/// Draws the schedule of a sequence over its `free` positions, which ascend.
+/// Draws the schedule of a sequence over its `free` positions, which must ascend.
 pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
     let mut orders = Stream::new(options.seed, sequence, Purpose::Order);
     match options.schedule {
@@ -29,7 +29,7 @@ pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
                 Schedule::Block => order::block_steps(length, size, &mut orders),
                 _ => order::block_autoregressive_steps(length, size, options.sar_steps as u32),
             };
-            // Blocks lie where they lie whatever is given of them.
+            // The blocks do not depend on what is given.
             let is_free = |position: &u32| free.binary_search(position).is_ok();
             let steps = steps
                 .into_iter()
@@ -66,7 +66,7 @@ pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
             let shuffled = options.schedule == Schedule::BlocksShuffled;
             let shuffle = shuffled.then_some(&mut orders);
             let blocks = order::strided_blocks(free, options.steps, shuffle);
-            // As published, whole blocks: int(blocks * alpha_0) of them, and the positions of the others sorted.
+            // As published, whole blocks: int(blocks * alpha_0) of them, with the positions of the others sorted.
             let taken = (blocks.len() as f64 * options.alpha_0) as usize;
             let (diffusion, rest) = blocks.split_at(taken);
             let mut rest = rest.concat();
@@ -81,8 +81,9 @@ pub(super) fn draw(options: &PlanOptions, sequence: u32, free: &[u32]) -> Draw {
     }
 }
 
-/// Tokens of each diffusion step: `_tokens_unmasked_per_step` of the published algo.py. Of the tokens still masked each step unmasks a
-/// binomial number; steps that unmask none are dropped; where diffusion takes all, leftovers form one last step.
+/// Tokens in each diffusion step: `_tokens_unmasked_per_step` of the published algo.py. Each step unmasks a binomial
+/// number of the tokens still masked, and steps that unmask none are dropped. If diffusion takes all tokens, those left
+/// over form one last step.
 pub(super) fn binomial_sizes(
     stream: &mut Stream,
     free: u32,
@@ -95,7 +96,7 @@ pub(super) fn binomial_sizes(
         if left == 0 {
             break;
         }
-        // Times from whole numbers, so that the last s is 0 and not nearly so.
+        // Times are computed from integers, so that the last s is exactly 0.
         let t = (steps - i) as f64 / steps as f64;
         let s = (steps - i - 1) as f64 / steps as f64;
         let size = stream.binomial(left, unmask_probability(alpha_0, t, s));
@@ -110,7 +111,7 @@ pub(super) fn binomial_sizes(
     sizes
 }
 
-/// The places of a SetDLM in an order that its noise draws.
+/// A SetDLM's positions in an order drawn from its noise.
 pub(super) fn set_order(options: &PlanOptions, sequence: u32, free: &[u32]) -> Vec<u32> {
     let mut stream = Stream::new(options.seed, sequence, Purpose::Order);
     let schedule = (options.sets.as_ref()).map(|sets| Staggered::new(sets, options.context));
@@ -126,11 +127,11 @@ pub(super) fn set_order(options: &PlanOptions, sequence: u32, free: &[u32]) -> V
     timed.into_iter().map(|(_, place)| place).collect()
 }
 
-/// How many of `free` tokens each of at most `steps` steps draws, as the published sampler of a SetDLM counts them: what is left at a time t
-/// is t times as many as there were, rounded, halves to even numbers.
+/// How many of `free` tokens are drawn in each of at most `steps` steps, counted as in the published sampler of a
+/// SetDLM: at time t the number of tokens left is t times the initial number, rounded half to even.
 pub(super) fn even_sizes(free: u32, steps: usize) -> Vec<u32> {
     let steps = steps.min(free as usize);
-    // As published, times are counted from the nearer end, whose rounding decides which halves are such.
+    // As published, times are computed from the nearer end; their rounding determines which values are exact halves.
     let time = |i: usize| match i < steps.div_ceil(2) {
         true => 1.0 - i as f64 * (1.0 / steps as f64),
         false => (steps - i) as f64 * (1.0 / steps as f64),

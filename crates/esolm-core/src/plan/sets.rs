@@ -1,10 +1,11 @@
-//! How a SetDLM writes where confidence chooses (`predict_and_noise` of kuleshov-group/setdlms): a step draws a token for every masked place
-//! of a window, which begins at the first masked place of the text, and the most confident of them become known. Those enter the cache in
-//! the next step, beside the masks of the next window.
+//! How a SetDLM writes with confidence (`predict_and_noise` of kuleshov-group/setdlms): a step draws a token at every
+//! masked position of a window, which begins at the first masked position of the text, and the most confident ones are
+//! revealed. These enter the cache in the next step, along with the masks of the next window.
 //!
-//! So the rows of a step depend on what confidence chose in the steps before it, and a [`Plan`] only says what each step takes at least; a
-//! [`SetRun`] follows a text and makes the rows. Clean tokens have the first slots of the cache in the order in which they came, and each
-//! attends to those before it; a masked row attends to all of them and to itself.
+//! The rows of a step therefore depend on what confidence chose in earlier steps. A [`Plan`] specifies only the minimum
+//! of each step; a [`SetRun`] follows a text and builds the rows. Clean tokens have the first slots of the cache in the
+//! order in which they joined, and each attends to earlier ones; a masked row attends to all clean tokens and to
+//! itself.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,51 +17,53 @@ use crate::order;
 use crate::reveal::Group;
 use crate::rows::{MASKED, NO_TARGET, Row, StepRows, own_slot};
 
-/// In which order tokens that became known enter the cache.
+/// The order in which revealed tokens enter the cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Joining {
-    /// Those of a step from left to right.
+    /// Those of a step, from left to right.
     #[default]
     Position,
-    /// Those of a step as they stand in the order of the plan, which the noise draws.
+    /// Those of a step, in the order of the plan, which is drawn from the noise.
     Time,
-    /// As they stand in the order of the plan, and none before all that stand before it. The window goes along the order too: so the text is
+    /// In the order of the plan, and none before all earlier ones. The window follows this order too, so the text is
     /// read as in training.
     Order,
 }
 
-/// What a plan says of a SetDLM that writes by confidence.
+/// Settings of a plan for a SetDLM with confidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SetRules {
-    /// Most masked places that a step draws at: those that lie fewer than so many places right of the first masked one; with
-    /// [`Joining::Order`] the first so many of the order.
+    /// Maximum masked positions at which a step draws: those less than this many positions to the right of the first
+    /// masked one; with [`Joining::Order`], the first this many in the order.
     pub window: usize,
-    /// Most clean tokens and masks that see each other, the context of the model. Beyond it the oldest clean ones leave the cache.
+    /// Maximum clean tokens and masks that see each other: the model's context. Beyond it, the oldest clean ones leave
+    /// the cache.
     pub context: usize,
-    /// In which order tokens enter the cache.
+    /// The order in which tokens enter the cache.
     #[serde(default)]
     pub joining: Joining,
-    /// Whether given tokens right of the first gap are seen from the beginning; else each is once a token right of it was drawn.
+    /// Whether given tokens to the right of the first gap are seen from the start; otherwise, each is seen once a token
+    /// to its right has been drawn.
     pub sees_right: bool,
 }
 
 impl SetRules {
-    /// Most given tokens that enter the cache in one step.
+    /// Maximum given tokens that enter the cache in one step.
     fn portion(&self) -> usize {
         MAX_PROMPT_ROWS.min(self.context / 2).max(1)
     }
 
-    /// Most rows of a step: what enters the cache, and a window.
+    /// Maximum rows of a step: the tokens that enter the cache, and a window.
     pub(super) fn most_rows(&self) -> usize {
         self.portion().max(self.window).saturating_add(self.window)
     }
 
-    /// Whether a text of `length` tokens can be written so.
+    /// Whether a text of `length` tokens can be written with these settings.
     pub(super) fn fit(&self, length: usize) -> bool {
         let most = match length > self.context {
-            // A whole window may become known at once, and is fed beside the next one.
+            // A whole window may be revealed at once, and is then computed along with the next one.
             true => self.context.saturating_sub(1) / 2,
             false => length,
         };
@@ -68,7 +71,7 @@ impl SetRules {
     }
 }
 
-/// Checks what only a SetDLM has, and it must.
+/// Checks the options that only a SetDLM has, and must have.
 pub(super) fn check(options: &PlanOptions) -> Result<(), PlanError> {
     let (schedule, length, context) = (options.schedule, options.length, options.context);
     let range = |name, value: String, range: String| Err(PlanError::Range { name, value, range });
@@ -94,7 +97,7 @@ pub(super) fn check(options: &PlanOptions) -> Result<(), PlanError> {
         }
         (Schedule::Confidence, Some(rules)) if !rules.fit(length) => {
             let most = match length > context {
-                // A whole window may become known at once, and is fed beside the next one.
+                // A whole window may be revealed at once, and is then computed along with the next one.
                 true => format!(
                     "{}, less than half the context",
                     context.saturating_sub(1) / 2
@@ -115,7 +118,7 @@ pub(super) fn check(options: &PlanOptions) -> Result<(), PlanError> {
     }
 }
 
-/// Puts the places that are not given, which ascend, in the order in which their tokens join.
+/// Puts positions that are not given, in ascending order, into the order in which their tokens join.
 pub(super) fn arrange(options: &PlanOptions, sequence: u32, free: &mut [u32]) {
     let joining = options.set_rules.map(|rules| rules.joining);
     if matches!(joining, Some(Joining::Time | Joining::Order)) {
@@ -124,51 +127,52 @@ pub(super) fn arrange(options: &PlanOptions, sequence: u32, free: &mut [u32]) {
     }
 }
 
-/// A text of a SetDLM on its way.
+/// A SetDLM's text in progress.
 #[derive(Clone, Debug)]
 pub struct SetRun {
     rules: SetRules,
     /// Index of the text within the batch.
     index: u32,
-    /// First place of its part of the token buffer.
+    /// Index of its first entry in the token buffer.
     first: u32,
-    /// What each step takes at least.
+    /// Minimum number of tokens that each step reveals.
     counts: Vec<u32>,
-    /// Steps that drew.
+    /// Number of steps that drew.
     drew: usize,
-    /// Places in the order of the plan, the given ones first.
+    /// Positions in the order of the plan, the given ones first.
     order: Vec<u32>,
-    /// Of each place its rank in the order.
+    /// Rank of each position in the order.
     rank: Vec<u32>,
     is_known: Vec<bool>,
     is_cached: Vec<bool>,
-    /// The place of the clean token in each slot, with the number of the step in which it came.
+    /// For each slot, the position of its clean token, and the number of the step in which it joined.
     slots: Vec<(u32, u32)>,
     /// Clean tokens that enter the cache next, in order.
     joining: Vec<u32>,
-    /// Masked places of the step under way, in the order of their rows.
+    /// Masked positions of the current step, in the order of their rows.
     drawing: Vec<u32>,
-    /// Clean tokens of the step under way, the first ones of `joining`.
+    /// Number of clean tokens in the current step, the first ones in `joining`.
     entering: usize,
-    /// A token that counts as missing where tokens join in order: so the published code takes its padding token, which may be drawn.
+    /// A token that counts as missing if tokens join in order; the published code treats its padding token this way,
+    /// which may be drawn.
     unseen: Option<u32>,
-    /// Whether every step computes all clean rows again.
+    /// Whether every step recomputes all clean rows.
     is_uncached: bool,
 }
 
-/// A slot of a text whose content goes to another one, which is free.
+/// A move of a cache slot's content to another, free slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotMove {
     /// Index of the text within the batch.
     pub sequence: u32,
-    /// Where it stands.
+    /// The source slot.
     pub from: u32,
-    /// Where it goes.
+    /// The destination slot.
     pub to: u32,
 }
 
 impl SetRun {
-    /// The texts of a plan before the first step; none where the plan says itself which rows run.
+    /// The texts of a plan before the first step; `None` if the plan itself specifies which rows run.
     pub fn of(plan: &Plan) -> Option<Vec<Self>> {
         let rules = plan.sets?;
         let run = |(index, sequence): (u32, &SequencePlan)| {
@@ -205,14 +209,14 @@ impl SetRun {
         Some((0..).zip(&plan.sequences).map(run).collect())
     }
 
-    /// The run with a token that counts as missing where tokens join in order, as the published code has its padding token.
+    /// Sets a token that counts as missing if tokens join in order, like the published code's padding token.
     #[must_use]
     pub fn without(mut self, token: Option<u32>) -> Self {
         self.unseen = token;
         self
     }
 
-    /// The run without a cache: every step computes all clean rows again. What a run with one is checked against.
+    /// Disables the cache: every step recomputes all clean rows. Cached runs are checked against this.
     #[must_use]
     pub fn uncached(mut self) -> Self {
         self.is_uncached = true;
@@ -224,30 +228,30 @@ impl SetRun {
         self.is_known.iter().all(|&known| known)
     }
 
-    /// Whether it has taken all steps that its plan counts. Where windows had too few places, tokens may be left, for which further steps
-    /// follow.
+    /// Whether all steps counted by the plan have been taken. If windows had too few positions, tokens may be left, for
+    /// which further steps follow.
     pub fn is_counted_out(&self) -> bool {
         self.drew >= self.counts.len()
     }
 
-    /// Clean tokens in the cache before the step under way.
+    /// Clean tokens in the cache before the current step.
     pub fn cached(&self) -> usize {
         self.slots.len()
     }
 
-    /// Clean tokens in the cache after the step under way.
+    /// Clean tokens in the cache after the current step.
     pub fn clean(&self) -> usize {
         self.slots.len() + self.entering
     }
 
-    /// Steps that bring tokens into the cache and draw nothing, before the next one that draws.
+    /// Number of steps that only bring tokens into the cache, before the next step that draws.
     pub fn steps_before_drawing(&self) -> usize {
         let portion = self.rules.portion();
         self.joining.len().saturating_sub(portion).div_ceil(portion)
     }
 
-    /// Forgets the step under way and empties the cache, as when the device that held it is gone: what stood there enters it again in the
-    /// same order. Of a text that is longer than the context the order in which slots become free is lost.
+    /// Discards the current step and empties the cache, for when the device is lost: the cached tokens will enter it
+    /// again in the same order. For a text longer than the context, the order in which slots become free is lost.
     pub fn restart(&mut self) {
         self.entering = 0;
         self.drawing.clear();
@@ -258,13 +262,13 @@ impl SetRun {
         self.joining.splice(..0, cached);
     }
 
-    /// Masked places of the step under way, in the order of their rows.
+    /// Masked positions of the current step, in the order of their rows.
     pub fn window(&self) -> &[u32] {
         &self.drawing
     }
 
-    /// Adds the rows of the next step to `out`, which has those of the texts before it, and how many of them become known to `groups`. First
-    /// `moves` of slots are to be made, in their order.
+    /// Adds the rows of the next step to `out`, which contains those of earlier texts, and the number of tokens to
+    /// reveal to `groups`. The slot `moves` must be made first, in order.
     pub fn begin(
         &mut self,
         out: &mut StepRows,
@@ -312,7 +316,7 @@ impl SetRun {
         let rows = out.rows.len() - self.drawing.len()..out.rows.len();
         let first = out.sampled.len() as u32;
         out.sampled.extend(rows.map(|row| row as u32));
-        // Where windows had too few places, further steps take as many as the largest did.
+        // If windows had too few positions, further steps take as many as the largest step did.
         let most = self.counts.iter().copied().max().unwrap_or(1);
         groups.push(Group {
             first,
@@ -321,7 +325,8 @@ impl SetRun {
         });
     }
 
-    /// Ends the step under way, in which the places of its window drew `tokens`; those that are `mask` stay masked.
+    /// Completes the current step, in which the positions of its window drew `tokens`; those that are `mask` stay
+    /// masked.
     pub fn end(&mut self, tokens: &[u32], mask: u32) {
         let step = self.drew as u32;
         for place in self.joining.drain(..self.entering) {
@@ -341,7 +346,7 @@ impl SetRun {
         for &(place, token) in &known {
             self.is_known[place as usize] = true;
             if Some(token) == self.unseen && self.rules.joining == Joining::Order {
-                // It is never seen, and neither is what follows on it.
+                // It is never seen, and neither is anything after it.
                 self.rank[place as usize] = u32::MAX;
             }
         }
@@ -357,7 +362,7 @@ impl SetRun {
             }
             _ => {
                 if let Some(&last) = joining.iter().max() {
-                    // Given tokens left of what was drawn are seen from now on.
+                    // Given tokens to the left of a drawn one are seen from now on.
                     let waits = |&place: &u32| {
                         let place = place as usize;
                         self.is_known[place] && !self.is_cached[place]
@@ -375,7 +380,8 @@ impl SetRun {
         self.joining = joining;
     }
 
-    /// The rows of all steps that are left, where of each window the leftmost places become known; of several texts side by side.
+    /// The rows of all remaining steps of several texts side by side, always revealing the leftmost positions of each
+    /// window.
     pub(super) fn leftmost(runs: &mut [Self], mask: u32) -> Vec<StepRows> {
         let mut steps = Vec::new();
         while runs.iter().any(|run| !run.is_done()) {
@@ -395,7 +401,7 @@ impl SetRun {
         steps
     }
 
-    /// The masked places that the next step draws at.
+    /// The masked positions at which the next step draws.
     fn next_window(&self) -> Vec<u32> {
         let is_masked = |&place: &u32| !self.is_known[place as usize];
         match self.rules.joining {
@@ -413,8 +419,8 @@ impl SetRun {
         }
     }
 
-    /// Lets the oldest clean tokens go where the context is full, and closes the gaps that they leave. Tokens that join by time go from the
-    /// left end of the text, as in the published code.
+    /// Evicts the oldest clean tokens if the context is full, and closes the gaps that they leave. Tokens that join by
+    /// time are evicted from the left end of the text, as in the published code.
     fn make_room(&mut self, moves: &mut Vec<SlotMove>) {
         let wanted = self.slots.len() + self.entering + self.drawing.len();
         let over = wanted
@@ -431,7 +437,7 @@ impl SetRun {
         let mut gone: Vec<usize> = oldest[..over].to_vec();
         gone.sort_unstable();
         let left = self.slots.len() - over;
-        // What stays beyond the slots that are left fills the gaps below.
+        // Tokens beyond the remaining slots fill the gaps below.
         let staying: Vec<usize> = (left..self.slots.len())
             .filter(|s| !gone.contains(s))
             .collect();
@@ -446,7 +452,7 @@ impl SetRun {
         self.slots.truncate(left);
     }
 
-    /// Orders slots by when their tokens came: those of one step in the order in which they joined.
+    /// Orders slots by when their tokens joined; within a step, in the order of joining.
     fn age(&self, slot: usize) -> (u32, u32) {
         let (place, step) = self.slots[slot];
         let within = match self.rules.joining {

@@ -5,23 +5,23 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Decoder, DecoderKind};
 use crate::reveal::Counts;
 
-/// What becomes of the end of a prompt that fills no whole block.
+/// How the end of a prompt that does not fill a block is treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PromptTail {
-    /// Blocks are counted from the beginning of the text, and the prompt's tail is part of the first block that is written: all of it sees
-    /// each other (SDAR).
+    /// Blocks are counted from the beginning of the text, and the prompt's tail is part of the first block written, all
+    /// of whose tokens see each other (SDAR).
     #[default]
     Shared,
-    /// Blocks are counted from the end of the prompt, so that the first one of the text may be short (dllm).
+    /// Blocks are counted from the end of the prompt, so the first block of the text may be shorter (dllm).
     Own,
-    /// Blocks are counted from the beginning of the text. While the first one is written the prompt's tail does not see it, and is computed
-    /// again when it is whole (the sampler on the cards of published models).
+    /// Blocks are counted from the beginning of the text. While the first block is written, the prompt's tail does not
+    /// see it; the tail is recomputed once the block is complete (the sampler in the model cards of published models).
     Blind,
 }
 
 impl PromptTail {
-    /// Whether it takes a prompt, and knows nothing of gaps.
+    /// Whether it requires a prompt, and does not support gaps.
     pub fn needs_prefix(self) -> bool {
         self != Self::Shared
     }
@@ -32,12 +32,12 @@ impl PromptTail {
 pub struct BlockRules {
     /// Where blocks begin.
     pub tail: PromptTail,
-    /// How many tokens become known in a step.
+    /// How many tokens each step reveals.
     pub counts: Counts,
 }
 
 impl BlockRules {
-    /// Those of a decoder's published sampler, where its prompt's tail is treated as said, or as there.
+    /// The rules of a decoder's published sampler, optionally with another treatment of the prompt's tail.
     pub fn new(decoder: &Decoder, tail: Option<PromptTail>) -> Self {
         let is_sdar = decoder.kind == DecoderKind::Sdar;
         let tail = tail.unwrap_or(match is_sdar {

@@ -1,4 +1,4 @@
-//! What plans are made of.
+//! The parts of a plan.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,47 +12,47 @@ use super::error::PlanError;
 use super::sets::{Joining, SetRules};
 use super::tail::BlockRules;
 
-/// Longest sequence of a plan.
+/// Maximum length of a sequence in a plan.
 pub const MAX_LENGTH: usize = 1 << 20;
-/// Most diffusion steps T that can be asked for.
+/// Maximum number of diffusion steps T.
 pub const MAX_STEPS: usize = 1 << 20;
-/// Most given tokens that enter the cache in one step, so that the work of a submit stays bounded. A longer prompt gets steps of its
-/// own.
+/// Maximum given tokens that enter the cache in one step, which bounds the work of a submission. A longer prompt gets
+/// steps of its own.
 pub const MAX_PROMPT_ROWS: usize = 512;
 
 /// How the steps are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// The published sampler: binomial step sizes, uniformly random positions, the rest left to right.
+    /// The published sampler: binomial step sizes, uniformly random positions, the rest from left to right.
     #[default]
     Binomial,
-    /// T blocks of positions that lie far apart: step i takes positions i, i + T, ...; the last (1 - alpha_0) share of the blocks is
-    /// taken left to right (the published sub-contexts).
+    /// T blocks of positions that are far apart: step i takes the positions i, i + T, ...; the last fraction (1 -
+    /// alpha_0) of the blocks is written from left to right (the published sub-contexts).
     Blocks,
-    /// As blocks, shuffled within steps and the order of the steps.
+    /// Like blocks, with the positions within steps and the order of the steps shuffled.
     BlocksShuffled,
-    /// One by one, ascending, whatever alpha_0.
+    /// One by one from left to right, regardless of alpha_0.
     LeftToRight,
-    /// S = T neighbours are a block; step i takes one place, drawn at random for the text, of every block at once (`block` of
-    /// scaling-dllms). All by diffusion, whatever alpha_0.
+    /// Blocks of S = T adjacent positions; step i takes the same offset, drawn at random for the text, in every block
+    /// at once (`block` of scaling-dllms). Everything is written by diffusion, regardless of alpha_0.
     Block,
-    /// Blocks as in [`Schedule::Block`], but each from left to right: the first positions of the blocks one by one, then those after them in
-    /// all blocks at once, in [`PlanOptions::sar_steps`] stretches of the text one after the other (`block_autoregressive` of
-    /// scaling-dllms).
+    /// Blocks as in [`Schedule::Block`], but each from left to right: first the initial positions of the blocks one by
+    /// one, then the following positions of all blocks at once. Done for [`PlanOptions::sar_steps`] regions of the
+    /// text, one after another (`block_autoregressive` of scaling-dllms).
     #[serde(alias = "block_autoregressive")]
     BlockAutoregressive,
-    /// The published sampler of a BD3-LM: one by one in random order within each block. Of a SetDLM, in an order that its noise draws, as many
-    /// at a time as make T steps of about the same size.
+    /// The published sampler of a BD3-LM: one by one in random order within each block. For a SetDLM, in an order drawn
+    /// from its noise, in T steps of about the same size.
     FirstHitting,
-    /// The network's confidence chooses: each step draws a token for every place of the text, or of the block of a BD3-LM, that is still
-    /// masked, and the tokens that it is most sure of become known. The first T steps take about as many each. Of a SetDLM, for the masked
-    /// places of a window ([`SetRules`]).
+    /// The network's confidence chooses: each step draws a token at every position of the text, or of a BD3-LM's block,
+    /// that is still masked, and reveals those in which it is most confident. The first T steps reveal about the same
+    /// number each. For a SetDLM, the masked positions of a window ([`SetRules`]).
     Confidence,
 }
 
 impl Schedule {
-    /// Every schedule.
+    /// All schedules.
     pub const ALL: [Schedule; 8] = [
         Schedule::Binomial,
         Schedule::Blocks,
@@ -64,12 +64,12 @@ impl Schedule {
         Schedule::Confidence,
     ];
 
-    /// Whether it writes every token in contiguous blocks, so that no phase is left for an alpha_0 to divide.
+    /// Whether all tokens are written in contiguous blocks, which leaves no phases for alpha_0 to divide.
     pub fn is_all_in_blocks(self) -> bool {
         matches!(self, Schedule::Block | Schedule::BlockAutoregressive)
     }
 
-    /// The name that [`FromStr`] reads, also that of the JSON form.
+    /// Its name, as read by [`FromStr`] and used in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Schedule::Binomial => "binomial",
@@ -94,7 +94,7 @@ impl FromStr for Schedule {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        // Published names are written with underscores.
+        // Published names contain underscores.
         let plain = name.replace('_', "-");
         Schedule::ALL
             .into_iter()
@@ -106,7 +106,7 @@ impl FromStr for Schedule {
     }
 }
 
-/// What a step does. Of several sequences of a batch, the greatest of their phases stands for the step.
+/// What a step does. For several sequences of a batch, the greatest of their phases counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -128,74 +128,78 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What a plan is made from.
+/// Options of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlanOptions {
     /// Family of the model.
     pub family: Family,
     /// Its attention.
     pub attention: AttentionKind,
-    /// Tokens of each sequence, the given ones included.
+    /// Tokens per sequence, including the given ones.
     pub length: usize,
-    /// Share of the tokens that diffusion takes, in [0, 1]. An MDLM knows only 1. AR, [`Schedule::LeftToRight`], [`Schedule::Block`] and
-    /// [`Schedule::BlockAutoregressive`] do not use it.
+    /// Fraction of the tokens that diffusion writes, in [0, 1]. Must be 1 for an MDLM. Unused for AR,
+    /// [`Schedule::LeftToRight`], [`Schedule::Block`] and [`Schedule::BlockAutoregressive`].
     pub alpha_0: f64,
-    /// T: diffusion time steps, of a SetDLM the most that there are; of the other families before those that unmask nothing are dropped; number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and tokens of a block
-    /// of [`Schedule::Block`] and [`Schedule::BlockAutoregressive`]. AR and
-    /// [`Schedule::LeftToRight`] do not use it. Of a BD3-LM, the steps of each block, of [`Schedule::Binomial`] and [`Schedule::Confidence`]
-    /// alone. An MDLM that is written in blocks has T divided by their number, rounded up, in each.
+    /// T: the number of diffusion time steps, counted before steps that unmask nothing are dropped; for a SetDLM, the
+    /// maximum. It is the number of blocks of [`Schedule::Blocks`] and [`Schedule::BlocksShuffled`], and the block size
+    /// of [`Schedule::Block`] and [`Schedule::BlockAutoregressive`]. Unused for AR and [`Schedule::LeftToRight`]. For a
+    /// BD3-LM, steps per block, and only with [`Schedule::Binomial`] and [`Schedule::Confidence`]. For an MDLM written
+    /// in blocks, each block gets T divided by the number of blocks, rounded up.
     pub steps: usize,
-    /// How the steps are laid out. AR goes left to right in any case, and refuses the block schedules; a BD3-LM has the binomial one, left
-    /// to right and first-hitting, each within a block.
+    /// How the steps are laid out. AR always goes from left to right, and rejects the block schedules. A BD3-LM
+    /// supports binomial, left-to-right, first-hitting and confidence, each within a block.
     pub schedule: Schedule,
-    /// R: stretches of the text that [`Schedule::BlockAutoregressive`] writes one after the other; 1 for every other schedule.
+    /// R: number of regions that [`Schedule::BlockAutoregressive`] writes one after another; 1 for every other
+    /// schedule.
     pub sar_steps: usize,
-    /// How [`Schedule::Confidence`] chooses; every other schedule has the default.
+    /// How [`Schedule::Confidence`] chooses; the default for every other schedule.
     pub reveal: Rule,
     /// Seed of the plan.
     pub seed: u64,
     /// Absolute index of the first sequence; the others follow.
     pub first_sequence: u32,
-    /// Given (natural position, token) pairs in any order, a list for each sequence: their number is the batch.
+    /// Given (natural position, token) pairs in any order, one list per sequence; the number of lists is the batch
+    /// size.
     pub known: Vec<Vec<(u32, u32)>>,
     /// What an AR model reads first.
     pub prepend: Prepend,
-    /// The token that opens a text, where the model has one.
+    /// The token that opens a text, if the model has one.
     pub bos: Option<u32>,
     /// The mask token.
     pub mask_index: u32,
-    /// V, the mask included.
+    /// V, including the mask.
     pub vocab_size: usize,
-    /// Tokens of a block of a BD3-LM, a divisor of the length and of the context; with [`PlanOptions::block_rules`] the last block may be
-    /// short. Of an MDLM by [`Schedule::Confidence`], the tokens that are written before any behind them; without it, confidence chooses among
-    /// all.
+    /// Tokens per block of a BD3-LM, a divisor of the length and of the context; with [`PlanOptions::block_rules`], the
+    /// last block may be shorter. For an MDLM with [`Schedule::Confidence`], the number of tokens that it completes
+    /// before moving on; if unset, confidence chooses among all.
     pub block_size: Option<usize>,
-    /// Where the blocks of a decoder begin, and how many tokens a step of [`Schedule::Confidence`] takes; other networks have none.
+    /// Where a decoder's blocks begin, and how many tokens a step of [`Schedule::Confidence`] reveals; `None` for other
+    /// networks.
     pub block_rules: Option<BlockRules>,
-    /// Tokens of the context. A BD3-LM can write more, and so can a SetDLM by confidence, and then see the last so many; other families do not
-    /// read it.
+    /// Context length in tokens. A BD3-LM, or a SetDLM with confidence, can write more, and then sees only the last
+    /// tokens. Unused for other families.
     pub context: usize,
-    /// The noise of a SetDLM, which [`Schedule::FirstHitting`] draws the order of its tokens from.
+    /// The noise of a SetDLM, from which [`Schedule::FirstHitting`] draws the order of its tokens.
     pub sets: Option<Sets>,
-    /// How [`Schedule::Confidence`] goes through the text of a SetDLM.
+    /// How [`Schedule::Confidence`] goes through a SetDLM's text.
     pub set_rules: Option<SetRules>,
 }
 
 impl PlanOptions {
-    /// Checks all that can be told without drawing a plan.
+    /// Checks everything that can be checked without drawing a plan.
     ///
     /// # Errors
-    /// Those of [`Plan::new`](super::Plan::new), but for given tokens.
+    /// Those of [`Plan::new`](super::Plan::new), except errors of given tokens.
     pub fn check(&self) -> Result<(), PlanError> {
         super::build::check(self)
     }
 
-    /// Whether it is for an Eso-LM (A).
+    /// Whether this is for an Eso-LM (A).
     pub(super) fn is_mixed(&self) -> bool {
         self.family == Family::EsoLm && self.attention == AttentionKind::Mixed
     }
 
-    /// Slots of the cache where the text is longer than the context.
+    /// Number of cache slots, if the text is longer than the context.
     pub(super) fn window(&self) -> Option<usize> {
         let can = match self.family {
             Family::Bd3Lm => self.block_rules.is_none(),
@@ -205,8 +209,8 @@ impl PlanOptions {
         (can && self.length > self.context).then_some(self.context)
     }
 
-    /// The options that suit a model: its length, its alpha_0 (1 where it does not say), the binomial schedule or, for AR, left to
-    /// right, for a decoder that is neither confidence; `batch` sequences from index 0, nothing given.
+    /// Default options for a model: its length; its alpha_0, or 1 if it does not specify one; the binomial schedule, or
+    /// left-to-right for AR, or confidence for other decoders. `batch` sequences from index 0 on, with nothing given.
     pub fn new(config: &ModelConfig, batch: usize, steps: usize, seed: u64) -> Self {
         Self {
             family: config.family,
@@ -253,27 +257,28 @@ impl PlanOptions {
     }
 }
 
-/// One step of one sequence, as ranges of its order; `clean`, `start` and `end` are the `last_k_start`, `curr_k_start` and
-/// `curr_k_end` of the published sampler. JSON: `[phase, clean, start, end]`, or `[phase, clean, start, end, least]`.
+/// One step of one sequence, as ranges of its order; `clean`, `start` and `end` are the published sampler's
+/// `last_k_start`, `curr_k_start` and `curr_k_end`. JSON: `[phase, clean, start, end]`, or `[phase, clean, start, end,
+/// least]`.
 ///
-/// Steps with a `least` let the network's confidence choose ([`crate::reveal`]). Those with the same entries start..end are one *stretch*:
-/// each draws for those of the entries that are still masked, and at the end of the stretch, when `least` has added up to their number, all
-/// of them are known. Of which places a token is known meanwhile no plan says, so the rows of such a plan read the token buffer, where an
-/// unknown place holds the mask token.
+/// Steps with a `least` let the network's confidence choose ([`crate::reveal`]). Those with the same entries start..end
+/// form a *stretch*: each draws for the entries that are still masked, and at the end of the stretch, when the `least`
+/// values have added up to the number of entries, all are known. The plan does not say which entries are known in
+/// between, so the rows of such a plan read the token buffer, where an unknown entry holds the mask token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "StepForm", into = "StepForm")]
 pub struct PlanStep {
     /// What it does.
     pub phase: Phase,
-    /// Entries clean..start of the order enter as known tokens; those below stand in the cache. An MDLM computes every row, an Eso-LM (A)
-    /// all known ones up to its first sequential step, as they see each other. Of a BD3-LM it
-    /// is a position, from which clean blocks enter up to the one that is drawn from.
+    /// Entries clean..start of the order enter as known tokens; earlier ones are in the cache. An MDLM computes every
+    /// row, an Eso-LM (A) all known ones up to its first sequential step, because they see each other. For a BD3-LM,
+    /// `clean` is the position from which clean blocks enter, up to the block being drawn.
     pub clean: u32,
     /// Entries start..end are drawn; an AR model draws entry `start` from the row of entry `start - 1`.
     pub start: u32,
     /// One past the last entry drawn.
     pub end: u32,
-    /// At least so many of the entries become known, the most confident ones; without it all of them do.
+    /// Minimum number of these entries to reveal, the most confident ones first; `None` reveals all of them.
     pub least: Option<u32>,
 }
 
@@ -333,13 +338,14 @@ impl From<PlanStep> for StepForm {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SequencePlan {
-    /// Absolute index: keys the random numbers.
+    /// Absolute index, which keys the random numbers.
     pub sequence: u32,
-    /// Natural positions in the order in which they become known, the given ones first. For an Eso-LM entry i takes slot i; for
-    /// an MDLM or a BD3-LM, whose slots are positions, it is only the order; AR goes left to right. With a prepended token, that is position 0.
-    /// Where confidence chooses, nobody knows the order beforehand, and positions ascend within a stretch.
+    /// Natural positions in the order in which they become known, the given ones first. For an Eso-LM, entry i takes
+    /// slot i. For an MDLM or a BD3-LM, whose slots are positions, it is only the order. AR goes from left to right. A
+    /// prepended token is at position 0. If confidence chooses, the order is not known in advance, and positions ascend
+    /// within a stretch.
     pub order: Vec<u32>,
-    /// Tokens of the first entries of the order: what is given.
+    /// The given tokens, for the first entries of the order.
     pub known: Vec<u32>,
     /// Its steps.
     pub steps: Vec<PlanStep>,

@@ -1,22 +1,22 @@
-//! How many tokens become known in each step of a stretch, as the published samplers count them.
+//! How many tokens are revealed in each step of a stretch, counted as in the published samplers.
 
 use serde::{Deserialize, Serialize};
 
-/// How the tokens of a stretch are spread over its steps. Steps that would take none are left out.
+/// How the tokens of a stretch are distributed over its steps. Steps that would reveal none are left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Counts {
-    /// As many in each, the first ones taking one more where they do not divide.
+    /// The same number in each step, with the remainder spread over the first ones.
     #[default]
     Even,
-    /// What a linear noise schedule unmasks in each, rounded: the sampler of dllm.
+    /// As unmasked by a linear noise schedule, rounded: dllm's sampler.
     Linear,
-    /// [`Counts::Even`] of a whole block, whatever is masked of it, until nothing is left: the sampler of SDAR.
+    /// [`Counts::Even`] for a whole block, however much of it is masked, until nothing is left: SDAR's sampler.
     Block,
 }
 
 impl Counts {
-    /// The counts of `masked` places that are gone through in `steps` steps, of blocks of `size`.
+    /// The counts for `masked` positions in `steps` steps, with blocks of `size`.
     pub fn of(self, masked: u32, size: u32, steps: usize) -> Vec<u32> {
         match self {
             Self::Even => even_counts(masked, steps),
@@ -38,8 +38,8 @@ impl Counts {
     }
 }
 
-/// How many of `masked` places become known in each of `steps` steps: as many in each, the first ones taking one more where they do not
-/// divide. Steps that would take none are left out.
+/// How many of `masked` positions are revealed in each of `steps` steps: the same number in each, with the remainder
+/// spread over the first ones. Steps that would reveal none are left out.
 pub fn even_counts(masked: u32, steps: usize) -> Vec<u32> {
     let steps = steps.clamp(1, masked.max(1) as usize) as u32;
     let more = masked % steps;
@@ -49,14 +49,14 @@ pub fn even_counts(masked: u32, steps: usize) -> Vec<u32> {
         .collect()
 }
 
-/// How many of `masked` places become known in each of `steps` steps by the linear noise schedule of dllm, whose every operation rounds to
-/// f32 until the number of those that are left is multiplied. Steps that would take none are left out.
+/// How many of `masked` positions are revealed in each of `steps` steps by dllm's linear noise schedule. All operations
+/// round to f32, up to the multiplication by the number of positions left. Steps that would reveal none are left out.
 pub fn linear_counts(masked: u32, steps: usize) -> Vec<u32> {
     let steps = steps.max(1);
     let time = |left: usize| (left as f64 / steps as f64) as f32;
     let mut left = masked;
     let count = |step: usize| {
-        // Share of masks at a time, as the published code comes to it.
+        // Fraction masked at a given time, computed as in the published code.
         let share = |t: f32| 1.0 - (1.0 - t);
         let stay = share(time(steps - step - 1)) / share(time(steps - step));
         let count = f64::from(left) * (1.0 - f64::from(stay));

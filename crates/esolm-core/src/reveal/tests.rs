@@ -5,7 +5,7 @@ use crate::sampler::{Crossing, NoiseSource, sample_row};
 
 const MASK: u32 = 9;
 
-/// A pass of one group whose rows have the places 0, 1, ... and the tokens 100, 101, ...
+/// A pass of one group whose rows have the entries 0, 1, ... and the tokens 100, 101, ...
 fn one(known: &[usize], confidences: &[u32], least: u32, rule: Rule) -> (Outcome, Vec<u32>) {
     let rows = confidences.len() as u32;
     let drawn: Vec<u32> = (100..100 + rows).collect();
@@ -28,11 +28,11 @@ fn the_most_confident_become_known_and_ties_go_to_the_left() {
     assert_eq!(tokens, [100, 1, 102, MASK, 104, MASK]);
     assert_eq!(outcome.tokens, [100, MASK, 102, MASK, 104, MASK]);
     assert_eq!(outcome.left, [2]);
-    // All the same: from left to right.
+    // All equal: from left to right.
     let (outcome, tokens) = one(&[0], &[0; 5], 2, Rule::default());
     assert_eq!(tokens, [1, 101, 102, MASK, MASK]);
     assert_eq!(outcome.left, [2]);
-    // Fewer than asked for.
+    // Fewer than requested.
     let (outcome, tokens) = one(&[0, 1, 2], &[0; 4], 3, Rule::default());
     assert_eq!((tokens[3], outcome.left), (103, vec![0]));
     // A pass in which nothing is masked changes nothing.
@@ -51,10 +51,10 @@ fn a_threshold_lets_more_become_known() {
     };
     let (_, tokens) = one(&[], &confidences, 1, rule(0.5));
     assert_eq!(tokens, [MASK, 101, MASK, 103, 104]);
-    // Strictly beyond it.
+    // Strictly above.
     let (_, tokens) = one(&[], &confidences, 1, rule(0.5f32.next_up()));
     assert_eq!(tokens, [MASK, MASK, MASK, 103, MASK]);
-    // More are asked for than reach it.
+    // More requested than reach the threshold.
     let (_, tokens) = one(&[], &confidences, 4, rule(0.5));
     assert_eq!(tokens, [100, 101, MASK, 103, 104]);
     assert_eq!(rule(1.0).bound(), CERTAIN);
@@ -67,7 +67,7 @@ fn a_threshold_lets_more_become_known() {
     }
 }
 
-/// The published dynamic rule: all beyond the threshold where those are at least k, else the k most confident.
+/// The published dynamic rule: all above the threshold if there are at least k, otherwise the k most confident.
 #[test]
 fn one_rule_is_both_published_ones() {
     let mut stream = Stream::new(3, 0, Purpose::Other(1));
@@ -212,7 +212,7 @@ fn confidences_are_probabilities() {
             assert_eq!(confidence(by, &sampler, &logits, MASK, token), None);
         }
     }
-    // The one token that is left is certain, and so is one far above all others.
+    // The only token left is certain, and so is one far above all others.
     let mut logits = vec![-40.0; 12];
     logits[2] = 40.0;
     let model = |token| confidence(Confidence::Model, &Sampler::default(), &logits, MASK, token);
@@ -258,7 +258,7 @@ fn counts_of_a_block_end_with_its_masks() {
     assert_eq!(Counts::Even.of(4, 8, 3), [2, 1, 1]);
 }
 
-/// The published counts, of a file in the folder that `ESOLM_GOLDEN_LLM` names or the repository's.
+/// The published counts, from a file in the folder given by `ESOLM_GOLDEN_LLM`, or the repository's.
 #[test]
 fn golden_llm_transfer_counts() {
     let own = concat!(

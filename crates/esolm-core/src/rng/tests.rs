@@ -98,7 +98,7 @@ fn shuffles_are_uniform() {
     assert!(chi < 57.0, "chi-square {chi}");
 }
 
-/// Mass function of the binomial, by logarithms of factorials.
+/// Probability mass function of the binomial distribution, using logarithms of factorials.
 fn binomial_mass(n: u32, p: f64) -> Vec<f64> {
     let mut log_factorial = vec![0.0f64];
     for k in 1..=n {
@@ -116,7 +116,7 @@ fn binomial_mass(n: u32, p: f64) -> Vec<f64> {
 
 #[test]
 fn binomial_draws_follow_the_mass_function() {
-    // Inversion alone, many halvings, the mirrored side.
+    // Plain inversion, many halvings, the mirrored side.
     for (case, (n, p)) in [(6, 0.3), (40, 0.02), (300, 0.45), (1000, 0.06), (300, 0.93)]
         .into_iter()
         .enumerate()
@@ -127,7 +127,7 @@ fn binomial_draws_follow_the_mass_function() {
         for _ in 0..draws {
             counts[stream.binomial(n, p) as usize] += 1.0;
         }
-        // Neighbouring values are joined until 10 draws are expected.
+        // Adjacent values are merged until 10 draws are expected.
         let (mut chi, mut bins) = (0.0, 0);
         let (mut seen, mut expected) = (0.0, 0.0);
         for (count, mass) in counts.iter().zip(binomial_mass(n, p)) {
@@ -139,7 +139,7 @@ fn binomial_draws_follow_the_mass_function() {
                 (seen, expected) = (0.0, 0.0);
             }
         }
-        // Normal approximation of chi-square with bins - 1 degrees of freedom, four deviations.
+        // Normal approximation of chi-square with bins - 1 degrees of freedom, four standard deviations.
         let freedom = f64::from(bins - 1);
         let limit = freedom + 4.0 * (2.0 * freedom).sqrt();
         assert!(chi < limit, "n {n} p {p}: chi-square {chi} over {limit}");
@@ -180,12 +180,12 @@ fn binomial_ends() {
         assert_eq!(stream.binomial(n, 1.0), n);
         assert_eq!(stream.binomial(n, 2.0), n);
         assert!(stream.binomial(n, 1e-300) == 0);
-        // Two failures in a million trials of probability 1e-15 do not happen.
+        // Two failures of probability 1e-15 in a million trials do not happen.
         assert!(n - stream.binomial(n, 1.0 - 1e-15) <= 1);
     }
 }
 
-/// The value that [`gumbel_from_bits`] stands for, in f64.
+/// The exact value of [`gumbel_from_bits`], in f64.
 fn exact_gumbel(n: u32) -> f64 {
     let w = (f64::from(n) + 0.5) / 4_294_967_296.0;
     -(-(-w).ln_1p()).ln()
@@ -227,20 +227,21 @@ fn gumbel_never_rises_with_its_bits() {
 
 #[test]
 fn gumbel_has_the_tail_that_coarse_uniforms_lack() {
-    // -ln(-ln u) of 24-bit uniforms ends here.
+    // -ln(-ln u) with 24-bit uniforms ends here.
     let coarse_end = -(-(1.0 - 2f64.powi(-24)).ln()).ln();
     close(coarse_end, 16.6355, 1e-3, "end of coarse noise");
-    // 2^-24 of all values lie beyond, and they differ from each other.
+    // 2^-24 of all values lie beyond, and they are distinct.
     let beyond: Vec<f32> = (0..256).map(gumbel_from_bits).collect();
     assert!(beyond.iter().all(|&g| f64::from(g) > coarse_end));
     assert!(beyond.windows(2).all(|pair| pair[0] > pair[1]));
     assert!(f64::from(gumbel_from_bits(260)) < coarse_end);
 
-    // They do occur: 2^26 draws, 4 expected; of values above 12, which coarse noise has on a grid, 2^26 e^-12 = 412.
+    // They do occur: in 2^26 draws, 4 are expected. Above 12, where coarse noise is on a grid, 2^26 e^-12 = 412 are
+    // expected.
     let (mut above_16, mut above_12) = (0, 0);
     for block in 0..1 << 24 {
         for n in gumbel_block(1, 0, block >> 12, block & 0xfff) {
-            // The smaller the bits, the larger the noise; only few need the logarithm.
+            // The smaller the bits, the larger the noise, so only few need the logarithm.
             if n < 1 << 16 {
                 let noise = f64::from(gumbel_from_bits(n));
                 above_16 += u32::from(noise > coarse_end);
@@ -264,7 +265,7 @@ fn gumbel_moments_and_distribution() {
     let (mean, variance) = mean_and_variance(&values);
     let expected = std::f64::consts::PI.powi(2) / 6.0;
     close(mean, 0.577_215_664_9, 4.0 * (expected / 4e5).sqrt(), "mean");
-    // The fourth central moment is 27 / 5 times the squared variance.
+    // The fourth central moment is 27 / 5 of the squared variance.
     close(
         variance / expected,
         1.0,
@@ -302,7 +303,7 @@ fn noise_is_keyed_by_all_of_its_arguments() {
         let word = gumbel_block(1, 2, 3, vocab / 4)[vocab as usize % 4];
         assert_eq!(gumbel(1, 2, 3, vocab), gumbel_from_bits(word));
     }
-    // Many at a time are the same.
+    // Computing many at a time gives the same.
     let stretch = gumbel_stretch(1, 2, 3, 77);
     for block in 0..STRETCH {
         let words = stretch.map(|lanes| lanes[block]);

@@ -1,45 +1,48 @@
-//! Which tokens top-k, top-p and min-p keep. All of it after the first product is arithmetic of integers, whose sums do not depend
-//! on their order: so the shader's snippet `kept.wgsl`, which adds in any order, keeps the same tokens, bit for bit.
+//! Which tokens are kept by top-k, top-p and min-p. Everything after the first multiplication is integer arithmetic,
+//! whose sums do not depend on their order. The shader's counterpart `kept.wgsl`, which adds in arbitrary order,
+//! therefore keeps exactly the same tokens.
 //!
-//! What counts is how far a logit lies below the largest one, in steps of 2^-17 octaves: an octave halves the probability, and a step
-//! is 5.3e-6 of a natural logarithm, which is what f32 leaves of a logit of 64. Tokens of one step are equally likely here and stay
-//! together. Steps are counted up to 32 octaves; a token still rarer has no mass, and no noise of a draw would ever lift it to the top.
+//! Tokens are compared by how far their logit lies below the largest one, in steps of 2^-17 octaves: an octave halves
+//! the probability, and a step is 5.3e-6 in natural logarithm, about the f32 precision of a logit of 64. Tokens in the
+//! same step count as equally likely and stay together. Steps are counted up to 32 octaves; rarer tokens have no mass,
+//! and no noise of a draw could lift them to the top.
 //!
-//! A descent finds the step at which a sum crosses a bound, in two passes over the logits: first the sums of 2048 bins of 2048 steps
-//! each (a 64th of an octave), then those of the steps of one bin. For top-k they are counts. For top-p a token adds to its bin the
-//! share that its place in the bin leaves of a mass of 2^20; what a bin then weighs against the others follows from its number alone.
-//! So masses are exact to 2^-20 of themselves, and one of 32 octaves below the top still counts.
+//! The step at which a sum crosses a bound is found in two passes over the logits: first from the sums of 2048 bins of
+//! 2048 steps each (a 64th of an octave), then from the sums of the steps in one bin. For top-k, the sums are counts.
+//! For top-p, a token adds to its bin a mass of 2^20 scaled by its offset within the bin; the weight of a bin relative
+//! to others depends only on its index. Masses are therefore accurate to a relative 2^-20, and one 32 octaves below the
+//! top still counts.
 
 use super::{Crossing, MASK_LOGIT, Sampler};
 
-/// Bits of a step within its bin.
+/// Number of bits that index a step within its bin.
 const FINE_BITS: u32 = 11;
-/// Bins of the first pass of a descent, and steps of a bin.
+/// Number of bins in the first pass, and of steps in a bin.
 const BINS: usize = 1 << FINE_BITS;
-/// Tokens whose steps are computed at a time.
+/// Number of tokens whose steps are computed at a time.
 const STRETCH: usize = 32;
-/// Steps of an octave.
+/// Steps per octave.
 const OCTAVE: u32 = 1 << 17;
-/// The step of all tokens that lie 32 octaves or more below the top.
+/// The step of all tokens 32 octaves or more below the top.
 pub const FAR: u32 = 32 * OCTAVE;
 
 /// The largest vocabulary whose masses fit 64 bits.
 pub const MAX_VOCAB: usize = 1 << 23;
 
-/// What a [`Sampler`] keeps, as the numbers that a draw computes with.
+/// The numbers with which a draw applies a [`Sampler`]'s filters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Filter {
-    /// Steps of a unit of a logit.
+    /// Steps per unit of a logit.
     pub rate: f32,
-    /// The logit that the mask counts with before it is divided by the temperature.
+    /// The logit substituted for the mask's, before dividing by the temperature.
     pub mask_logit: f32,
-    /// Tokens that top-k keeps; 0 keeps all.
+    /// Number of tokens kept by top-k; 0 keeps all.
     pub top_k: u32,
     /// 2^32 times top-p; 0 keeps all.
     pub top_p: u32,
-    /// Whether the step at which the mass crosses top-p is left out; the first one never is.
+    /// Whether the step at which the mass crosses top-p is dropped; the first step never is.
     pub drops_crossing: bool,
-    /// The last step that min-p keeps.
+    /// The last step kept by min-p.
     pub reach: u32,
 }
 
@@ -48,12 +51,12 @@ pub struct Filter {
 pub struct Cut {
     top: f32,
     rate: f32,
-    /// The last step that is kept.
+    /// The last step kept.
     pub last: u32,
 }
 
 impl Filter {
-    /// The filter that keeps every token, undivided.
+    /// The filter that keeps every token, unscaled.
     pub const NONE: Self = Self {
         rate: 0.0,
         mask_logit: MASK_LOGIT,
@@ -63,7 +66,7 @@ impl Filter {
         reach: FAR,
     };
 
-    /// The filter of a sampler; none where it keeps every token, or draws the most likely one, which is always kept.
+    /// The filter of a sampler; `None` if it keeps every token, or draws the most likely one, which is always kept.
     pub fn new(sampler: &Sampler) -> Option<Self> {
         if sampler.temperature <= 0.0 {
             return None;
@@ -77,7 +80,7 @@ impl Filter {
         }
         Some(Self {
             top_k,
-            // As small as it may be, it is not "all".
+            // However small, it must not become 0, which keeps all.
             top_p: top_p.map_or(0, |p| ((f64::from(p) * 4_294_967_296.0) as u32).max(1)),
             drops_crossing: sampler.top_p_crossing == Crossing::Drop,
             reach,
@@ -95,13 +98,13 @@ impl Filter {
         }
     }
 
-    /// How often [`Filter::cut`] reads the logits: for the largest one, then twice for a descent.
+    /// How many times [`Filter::cut`] reads the logits: once for the largest one, and twice per search.
     pub fn passes(&self) -> u64 {
         1 + 2 * u64::from(self.top_k > 0) + 2 * u64::from(self.top_p > 0)
     }
 
-    /// Where the tokens that are kept of finite `logits` `[V]` end. Top-k comes first and keeps what is as likely as the k-th token;
-    /// top-p is a share of what that left; min-p is measured against the most likely token, which all three keep.
+    /// Where the kept tokens of finite `logits` `[V]` end. Top-k comes first, and keeps tokens as likely as the k-th;
+    /// top-p is a fraction of the remaining mass; min-p is relative to the most likely token, which all three keep.
     pub fn cut(&self, logits: &[f32], mask_index: u32) -> Cut {
         let row = Row::new(logits, mask_index, self);
         let mut last = FAR;
@@ -119,8 +122,8 @@ impl Filter {
         }
     }
 
-    /// The share of a `token` in the mass of all that are kept of finite `logits` `[V]`, the mask apart, in units of 2^-31; 0 for the mask.
-    /// Each token's mass is that of its step, so the sum depends on no order.
+    /// The fraction of `token` in the total mass of the kept tokens of finite `logits` `[V]`, excluding the mask, in
+    /// units of 2^-31; 0 for the mask. Each token's mass is that of its step, so the sum does not depend on the order.
     pub fn share(&self, logits: &[f32], mask_index: u32, token: u32) -> u32 {
         let cut = self.cut(logits, mask_index);
         let mass_of = |logit: f32| match step(logit, cut.top, cut.rate) {
@@ -147,18 +150,18 @@ impl Filter {
 }
 
 impl Cut {
-    /// Whether a token of this logit is kept; the mask's is [`Filter::mask_logit`].
+    /// Whether a token with this logit is kept; for the mask, pass [`Filter::mask_logit`].
     pub fn keeps(&self, logit: f32) -> bool {
         step(logit, self.top, self.rate) <= self.last
     }
 }
 
-/// Steps by which a logit lies below the largest one.
+/// Number of steps by which a logit lies below the largest one.
 fn step(logit: f32, top: f32, rate: f32) -> u32 {
     ((top - logit) * rate).min(FAR as f32) as i32 as u32
 }
 
-/// A row of logits in three parts, the mask's in the middle.
+/// A row of logits in three parts, with the mask's in the middle.
 struct Row<'a> {
     parts: [&'a [f32]; 3],
     top: f32,
@@ -181,11 +184,11 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Calls `each` with the steps of all tokens, some at a time.
+    /// Calls `each` with the steps of all tokens, in chunks.
     fn steps(&self, mut each: impl FnMut(&[u32])) {
         for part in self.parts {
             for logits in part.chunks(STRETCH) {
-                // A loop of its own, which compilers make vector code of.
+                // A separate loop, which compilers vectorise.
                 let mut steps = [0; STRETCH];
                 for (to, &logit) in steps.iter_mut().zip(logits) {
                     *to = step(logit, self.top, self.rate);
@@ -195,7 +198,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The step of the k-th token; none if that is too rare to be counted.
+    /// The step of the k-th token; `None` if that token is too rare to be counted.
     fn top_k(&self, k: u32) -> Option<u32> {
         let wanted = u64::from(k);
         let mut counts = [0u64; BINS + 1];
@@ -210,8 +213,8 @@ impl<'a> Row<'a> {
         Some((bin << FINE_BITS) as u32 + fine as u32)
     }
 
-    /// The last step that a mass of `p` / 2^32 of the tokens up to the step `last` keeps: the one at which the sum reaches it, or, where that
-    /// one `drops`, the one before it at which the sum exceeds it. None where no sum does.
+    /// The last step kept by top-p with `p` / 2^32, among the tokens up to the step `last`: the one at which the sum
+    /// reaches that mass, or with `drops` the one before that at which the sum exceeds it. `None` if no sum does.
     fn top_p(&self, p: u32, drops: bool, last: u32) -> Option<u32> {
         let mut sums = [0u64; BINS + 1];
         self.steps(|steps| {
@@ -227,7 +230,7 @@ impl<'a> Row<'a> {
         let masses = || (sums[..BINS].iter().enumerate()).map(|(bin, &sum)| mass(bin, sum));
         let total: u64 = masses().sum();
         let wanted = ((u128::from(total) * u128::from(p)) >> 32) as u64;
-        // To exceed is to reach the next whole number.
+        // To exceed is to reach the next integer.
         let wanted = if drops { wanted + 1 } else { wanted.max(1) };
         let (bin, above) = crossing(masses(), |sum| sum >= wanted)?;
         let sums = self
@@ -239,7 +242,7 @@ impl<'a> Row<'a> {
         Some(crossed.saturating_sub(u32::from(drops)))
     }
 
-    /// How many tokens each step of a bin has, of those up to the step `last`.
+    /// Number of tokens in each step of a bin, up to the step `last`.
     fn count(&self, bin: usize, last: u32) -> impl Iterator<Item = u64> {
         let mut counts = [0u32; BINS];
         let first = (bin << FINE_BITS) as u32;
@@ -256,9 +259,9 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The largest of some values, [`f32::MIN`] of none.
+/// The largest of some values; [`f32::MIN`] if there are none.
 fn largest(values: &[f32]) -> f32 {
-    // Several at once, which compilers make vector code of.
+    // Several lanes at once, which compilers vectorise.
     let mut lanes = [f32::MIN; 16];
     let (chunks, rest) = values.as_chunks::<16>();
     for chunk in chunks {
@@ -269,7 +272,7 @@ fn largest(values: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::MIN, f32::max)
 }
 
-/// The index at which the sum of `amounts` first reaches a bound, and the sum before it.
+/// The index at which the cumulative sum of `amounts` first reaches a bound, and the sum before it.
 fn crossing(
     amounts: impl Iterator<Item = u64>,
     reaches: impl Fn(u64) -> bool,
@@ -284,7 +287,7 @@ fn crossing(
     None
 }
 
-/// [`share`] of each step of a bin.
+/// [`share`] of each step in a bin.
 static SHARES: [u32; BINS] = {
     let mut shares = [0; BINS];
     let mut fine = 0;
@@ -295,14 +298,14 @@ static SHARES: [u32; BINS] = {
     shares
 };
 
-/// 2^20 times 2^(-fine / 2^17), by two terms of its series: the third is below 2^-22.
+/// 2^20 times 2^(-fine / 2^17), using two terms of its series; the third is below 2^-22.
 const fn share(fine: u32) -> u32 {
-    // ln 2 and half its square, times the powers of two that leave 18 bits below the result's.
+    // ln 2 and half its square, scaled by powers of two that leave 18 fractional bits below the result.
     let series = fine * 1_453_635 - ((fine * fine * 984) >> 8);
     (1 << 20) - ((series + (1 << 17)) >> 18)
 }
 
-/// What a sum of shares weighs in a bin, in units of 2^-39 of the largest mass.
+/// The mass of a sum of shares in a bin, in units of 2^-39 of the largest mass.
 fn mass(bin: usize, shares: u64) -> u64 {
     let product = u128::from(shares << 20) * u128::from(FRACTIONS[bin % 64]);
     ((product >> 32) as u64) >> (bin / 64)

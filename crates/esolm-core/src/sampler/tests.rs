@@ -18,7 +18,7 @@ fn sampler(temperature: f32, top_p: Option<f32>) -> Sampler {
     }
 }
 
-/// Chi-square of draws against weights, and that nothing of weight 0 is drawn.
+/// Chi-square of draws against weights; also checks that nothing of weight 0 is drawn.
 fn chi_square(logits: &[f32], sampler: &Sampler, weights: &[f64], draws: u32) -> f64 {
     let mut counts = vec![0f64; logits.len()];
     for position in 0..draws {
@@ -58,7 +58,7 @@ fn draws_follow_the_softmax() {
 
 #[test]
 fn draws_follow_the_softmax_of_a_wide_vocabulary() {
-    // 1000 tokens over eight units of logit, the rarest expected 7 times.
+    // 1000 tokens over eight units of logit; the rarest is expected 7 times.
     let logits: Vec<f32> = (0..1001u32)
         .map(|v| (v * 37 % 1001) as f32 / 250.0)
         .collect();
@@ -74,7 +74,7 @@ fn draws_follow_the_softmax_of_a_wide_vocabulary() {
         })
         .collect();
     let chi = chi_square(&logits, &sampler(1.0, None), &weights, 100_000);
-    // 999 degrees of freedom: four deviations of sqrt(2 * 999).
+    // 999 degrees of freedom: four standard deviations of sqrt(2 * 999).
     assert!(chi < 999.0 + 4.0 * 44.7, "chi-square {chi}");
 }
 
@@ -163,7 +163,7 @@ fn nothing_is_drawn_from_logits_that_are_not_finite() {
             }
         }
     }
-    // Finite, but not once they are divided by the temperature: nothing but the mask is left.
+    // Finite, but not after division by the temperature: only the mask is left.
     let cold = sampler(1e-6, None);
     assert_eq!(
         sample_row(&[-1e35; 5], MASK, &cold, NoiseSource::None),

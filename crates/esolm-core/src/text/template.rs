@@ -10,20 +10,20 @@ const MAX_GAP: usize = 1 << 24;
 /// Why a template cannot be used.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum TemplateError {
-    /// Nothing to fill.
+    /// There is nothing to fill.
     #[error(
         "the infill template has no gap; mark one with underscores, as in 'Once ____ a time' or 'Once ____{{12}} a time'"
     )]
     NoGap,
-    /// Something else than a number stands in the braces after a gap.
+    /// The braces after a gap contain something other than a number.
     #[error(
         "the gap {found:?} has no length in its braces; write ____{{12}} for 12 tokens, or \\{{ for a brace that belongs to the text"
     )]
     GapLength {
-        /// The underscores and what follows.
+        /// The underscores and what follows them.
         found: String,
     },
-    /// A gap of nothing, or of more than any context.
+    /// A gap is empty, or longer than any context.
     #[error("the gap {found:?} is {problem}; give it 1 to {MAX_GAP} tokens")]
     GapRange {
         /// The underscores and the number.
@@ -36,47 +36,47 @@ pub enum TemplateError {
         "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; shorten the gaps, or raise the length up to the model's context"
     )]
     TooLong {
-        /// Tokens that the template needs, the opening ones included.
+        /// Tokens that the template needs, including opening ones.
         needed: usize,
         /// Tokens of given text.
         given: usize,
         /// Tokens in gaps.
         gaps: usize,
-        /// ", 1 to open the text", or nothing.
+        /// ", 1 to open the text", or empty.
         opening: String,
-        /// What there is.
+        /// Tokens available.
         length: usize,
     },
 }
 
-/// A stretch of a template.
+/// A part of a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// Text that stays word for word.
+    /// Text that is kept word for word.
     Given(String),
-    /// What the model fills in.
+    /// A gap for the model to fill.
     Gap {
         /// Number of tokens, at least 1.
         tokens: usize,
-        /// A word and a space stood right before it: what is filled in must not go on with that word.
+        /// Whether a word and a space came right before it: the filling must not extend that word.
         after_word: bool,
     },
 }
 
 /// A text with gaps.
 ///
-/// | written | means |
+/// | syntax | meaning |
 /// |---|---|
 /// | `____` | a gap of as many tokens as underscores, here 4 |
-/// | `____{12}` | a gap of 12 tokens, whatever the number of underscores |
+/// | `____{12}` | a gap of 12 tokens, regardless of the number of underscores |
 /// | `\_` `\{` `\\` | the character itself |
 ///
-/// Byte-pair tokenizers write a word together with the space before it. So one space right before a gap belongs to the gap: the
-/// model writes its own if it wants one. It must not write on at the word before, though, see [`TextCodec::keeps_words`]. The space
-/// after a gap belongs to the word after it, and stays.
+/// Byte-pair tokenizers attach a space to the word that follows it. One space right before a gap therefore belongs to
+/// the gap: the model writes its own if it wants one. It must not extend the word before the gap, though, see
+/// [`TextCodec::keeps_words`]. The space after a gap belongs to the following word, and is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    /// Given texts and gaps by turns; no text is empty.
+    /// Alternating given texts and gaps; no text is empty.
     pub parts: Vec<Part>,
 }
 
@@ -85,16 +85,16 @@ pub struct Template {
 pub struct Placed {
     /// Given tokens with their natural positions, ascending.
     pub known: Vec<(u32, u32)>,
-    /// Positions up to and including the last part of the template.
+    /// Length up to and including the last part of the template.
     pub length: usize,
-    /// Positions up to and including the last given token.
+    /// Length up to and including the last given token.
     pub given: usize,
-    /// First positions of the gaps that must not go on with the word before them.
+    /// First positions of the gaps that must not extend the word before them.
     pub word_ends: Vec<usize>,
 }
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
     /// [`TemplateError::NoGap`], [`TemplateError::GapLength`], [`TemplateError::GapRange`].
@@ -134,12 +134,13 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// Encodes the given texts and places them, `opening` tokens first (the beginning-of-text token). Each given text is encoded by
-    /// itself, so that no token reaches across the border of a gap, and its tokens say the same text again.
+    /// Encodes the given texts and places them after the `opening` tokens (the beginning-of-text token). Each given
+    /// text is encoded by itself, so that no token crosses the border of a gap, and decoding its tokens gives the same
+    /// text back.
     ///
     /// # Errors
-    /// [`TemplateError::TooLong`] when more than `length` positions are needed; [`TextError::Lossy`] when the tokenizer would change
-    /// given words; what [`TextCodec::encode`] finds.
+    /// [`TextError::Template`] with [`TemplateError::TooLong`] if more than `length` positions are needed;
+    /// [`TextError::Lossy`] if the tokenizer would alter given words; errors of [`TextCodec::encode`].
     pub fn place(
         &self,
         codec: &TextCodec,
@@ -148,7 +149,7 @@ impl Template {
     ) -> Result<Placed, TextError> {
         let mut tokens: Vec<Option<u32>> = opening.iter().map(|&token| Some(token)).collect();
         let mut gaps = 0;
-        // Gaps may be absurdly long: their sum is checked before anything of that size is made.
+        // Gaps may be absurdly long, so their sum is checked before anything of that size is allocated.
         let mut encoded = Vec::new();
         let mut needed = opening.len();
         for part in &self.parts {
@@ -211,7 +212,7 @@ impl Template {
     }
 }
 
-/// Reads the gap at the start of `rest`: its length in tokens, and what follows.
+/// Parses the gap at the start of `rest`: returns its length in tokens, and what follows.
 fn parse_gap(rest: &str) -> Result<(usize, &str), TemplateError> {
     let after = rest.trim_start_matches('_');
     let underscores = rest.len() - after.len();
@@ -230,7 +231,7 @@ fn parse_gap(rest: &str) -> Result<(usize, &str), TemplateError> {
         });
     }
     let after = &inside[digits + 1..];
-    // Only a number that is too long for a usize fails to parse.
+    // Only a number that does not fit a usize fails to parse.
     let problem = match inside[..digits].parse::<usize>() {
         Ok(0) => "empty",
         Ok(n) if n <= MAX_GAP => return Ok((n, after)),
@@ -248,7 +249,7 @@ fn push_text(parts: &mut Vec<Part>, text: &mut String) {
     }
 }
 
-/// Gaps that touch are one gap.
+/// Adjacent gaps are merged.
 fn push_gap(parts: &mut Vec<Part>, n: usize, after_word: bool) {
     match parts.last_mut() {
         Some(Part::Gap { tokens, .. }) => *tokens += n,

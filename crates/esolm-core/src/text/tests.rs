@@ -82,7 +82,7 @@ fn a_foreign_tokenizer_is_refused() {
             "{error}"
         );
     }
-    // a tokenizer that knows the mask itself
+    // A tokenizer that contains the mask itself.
     assert!(TextCodec::from_bytes(TOKENIZER.as_bytes(), &config(3968)).is_ok());
     let mut inner_mask = config(3969);
     inner_mask.mask_index = 5;
@@ -121,7 +121,8 @@ fn a_vocabulary_may_be_padded() {
     let unused: Vec<u32> = (3969..4032).collect();
     assert_eq!(codec.unused_tokens(), unused);
     assert!(self::codec().unused_tokens().is_empty());
-    // Padded to any size, where the tokens end at the mask; where that was only taken for the last index, the sentence says so.
+    // Padded to any size if the tokens end at the mask; if the mask was only assumed to be the last index, the message
+    // says so.
     let mut odd = config(3971);
     odd.mask_index = 3968;
     let codec = TextCodec::from_bytes(&json, &odd).expect("padded");
@@ -161,7 +162,7 @@ fn text_goes_there_and_back() {
         codec.decode_plain(&codec.encode("a<|endoftext|>b").expect("special")),
         "ab"
     );
-    // the mask has no text
+    // The mask has no text.
     assert_eq!(codec.decode(&[3968]), "");
 }
 
@@ -353,7 +354,7 @@ fn given_words_are_placed_word_for_word() {
         error.to_string().contains("15 in gaps, 1 to open the text"),
         "{error}"
     );
-    // no allocation of that size
+    // No allocation of that size.
     let huge = Template::parse("_{16777216}_{16777216}").expect("template");
     assert!(huge.place(&codec, &[], 128).is_err());
 }
@@ -389,7 +390,7 @@ fn placed_length(template: &Template, codec: &TextCodec) -> usize {
 }
 
 proptest! {
-    /// Whatever the model writes into the gaps, broken UTF-8 included, the given texts stay in order, byte for byte.
+    /// Whatever the model writes into the gaps, including broken UTF-8, the given texts stay in order, byte for byte.
     #[test]
     fn given_texts_survive_any_filling(
         texts in prop::collection::vec("[ -^`-~é🦀\n]{1,12}", 1..4),

@@ -1,4 +1,4 @@
-//! A look at a `tokenizer.json` before the library reads it: it must not run out of stack.
+//! Checks a `tokenizer.json` before the library reads it, which could otherwise overflow the stack.
 
 use std::fmt;
 
@@ -19,7 +19,8 @@ struct Model {
     vocab: Longest,
 }
 
-/// Bytes of the longest token of a unigram vocabulary, a list of pairs of token and score; 0 of a vocabulary in any other form.
+/// Bytes of the longest token in a unigram vocabulary, a list of token-score pairs; 0 for a vocabulary in any other
+/// form.
 #[derive(Default)]
 struct Longest(usize);
 
@@ -50,7 +51,7 @@ impl<'de> Deserialize<'de> for Longest {
     }
 }
 
-/// Refuses a unigram model whose longest token would overflow the stack. What else is wrong with a file, the library says.
+/// Rejects a unigram model whose longest token would overflow the stack. Other errors are left to the library.
 pub(super) fn check(json: &[u8]) -> Result<(), String> {
     match serde_json::from_slice::<File>(json) {
         Ok(file) if file.model.vocab.0 > MAX_PIECE_BYTES => Err(format!(

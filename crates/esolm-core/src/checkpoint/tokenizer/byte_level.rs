@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 use super::TokenizerError;
 use super::draft::{Added, Draft, vocabulary};
 
-/// Longest token of ranks, so that looking at every cut of every token stays cheap. The longest of the published ones have 128 bytes.
+/// Maximum bytes of a token in a table of ranks, so that trying every split of every token stays cheap. The longest
+/// published tokens have 128 bytes.
 const MAX_TOKEN: usize = 256;
-/// Most merges that are made of ranks; 200,000 published tokens have 450,000.
+/// Maximum merges derived from ranks; 200,000 published tokens have 450,000.
 const MAX_MERGES: usize = 1 << 20;
 
-/// Tokens are sequences of bytes, written as the tokenizers library writes bytes: those that print as themselves, the others as the
-/// characters from U+0100 on.
+/// Tokens are byte sequences in the notation of the tokenizers library: printable bytes stand for themselves, others
+/// become characters from U+0100 on.
 fn written(bytes: &[u8], alphabet: &[char; 256]) -> String {
     bytes.iter().map(|&b| alphabet[usize::from(b)]).collect()
 }
@@ -32,8 +33,8 @@ fn alphabet() -> [char; 256] {
     })
 }
 
-/// The merges that a table of ranks stands for: tiktoken joins the two neighbours whose union has the lowest rank, so every cut of a
-/// token into two others is a merge, in the order of the ranks of what comes out.
+/// The merges implied by a table of ranks. tiktoken joins the two neighbours whose concatenation has the lowest rank,
+/// so every split of a token into two others is a merge, in the order of the resulting token's rank.
 fn merges<'a>(ranks: &HashMap<&'a [u8], u32>) -> Result<Vec<[&'a [u8]; 2]>, TokenizerError> {
     let mut merges = Vec::new();
     for (&token, &rank) in ranks {
@@ -59,7 +60,7 @@ fn merges<'a>(ranks: &HashMap<&'a [u8], u32>) -> Result<Vec<[&'a [u8]; 2]>, Toke
     Ok(merges.into_iter().map(|(_, _, _, pair)| pair).collect())
 }
 
-/// A tokenizer of tiktoken: `pattern` splits the text, `ranks` are tokens with their indices, `special` tokens stand beside them.
+/// A tiktoken tokenizer: `pattern` splits the text, `ranks` maps tokens to indices, and `special` has further tokens.
 pub(super) fn tiktoken(
     pattern: &str,
     ranks: &HashMap<&[u8], u32>,
@@ -78,14 +79,14 @@ pub(super) fn tiktoken(
     Ok(Draft {
         normalizer: Value::Null,
         pre_tokenizer: json!({"type": "Sequence", "pretokenizers": splits}),
-        // A stretch that is a token is not put together from its parts.
+        // A piece that is itself a token is not assembled from parts.
         model: bpe(vocabulary(tokens, &special)?, merges.collect(), true),
         decoder: byte_level(true, true),
         added: special,
     })
 }
 
-/// GPT-2's tokenizer: tokens as the library writes them, pairs of them in the order in which they are joined.
+/// GPT-2's tokenizer: tokens in the library's notation, and pairs of tokens in the order in which they are merged.
 pub(super) fn gpt2(
     tokens: Vec<(String, u32)>,
     merges: Vec<[String; 2]>,

@@ -1,4 +1,4 @@
-//! The parts of a `tokenizer.json` while one is written.
+//! The parts of a `tokenizer.json` being written.
 
 use std::collections::HashMap;
 
@@ -6,21 +6,21 @@ use serde_json::{Map, Value, json};
 
 use super::TokenizerError;
 
-/// What a `tokenizer.json` is made of, each part as the tokenizers library writes it.
+/// The parts of a `tokenizer.json`, each as the tokenizers library serializes it.
 pub(super) struct Draft {
     pub normalizer: Value,
     pub pre_tokenizer: Value,
     pub model: Value,
     pub decoder: Value,
-    /// Tokens that are found in a text by their names before anything else.
+    /// Tokens that are matched by name before anything else.
     pub added: Vec<Added>,
 }
 
-/// One of them.
+/// An added token.
 pub(super) struct Added {
     pub id: u32,
     pub content: String,
-    /// Left out of plain text.
+    /// Omitted from plain text.
     pub special: bool,
 }
 
@@ -54,7 +54,7 @@ impl Draft {
     }
 }
 
-/// A table from names to indices, with the added tokens in it: so these have the indices that are given for them.
+/// A table from names to indices that includes the added tokens, so that these keep the indices given for them.
 pub(super) fn vocabulary(
     tokens: impl IntoIterator<Item = (String, u32)>,
     added: &[Added],

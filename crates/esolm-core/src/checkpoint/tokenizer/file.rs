@@ -1,4 +1,4 @@
-//! Tokenizers in files: those that stand beside weights, and those that somebody names.
+//! Tokenizer files, next to weights or named by the user.
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +9,11 @@ use super::words::Bert;
 use super::{TokenizerError, TokenizerForm, byte_level, sentencepiece, words};
 use crate::documents::normalize;
 
-/// Names that other forms than `tokenizer.json` have beside weights, the one that is preferred first.
+/// Names of tokenizer files other than `tokenizer.json`, the preferred one first.
 pub(in super::super) const OTHER_FORMS: [&str; 4] =
     ["tokenizer.model", "spiece.model", "vocab.txt", "vocab.json"];
 const MERGES: &str = "merges.txt";
-/// Special tokens of the published vocabularies, which do not say themselves which tokens are.
+/// Special tokens of the published vocabularies, which do not mark them.
 const SPECIAL: [&str; 12] = [
     "[PAD]",
     "[UNK]",
@@ -30,11 +30,11 @@ const SPECIAL: [&str; 12] = [
 ];
 const CONFIG: &str = "tokenizer_config.json";
 
-/// The `tokenizer.json` that the bytes of the file `path` are or stand for, and its form; files beside it that belong to it are read as
-/// well.
+/// The `tokenizer.json` that the file `path` contains or can be converted to, and its form. Related files next to it
+/// are read as well.
 ///
 /// # Errors
-/// [`TokenizerError`] where the file is of no known form, or damaged.
+/// [`TokenizerError`] if the file is damaged or in no known form.
 pub fn read_tokenizer(
     path: &Path,
     bytes: Vec<u8>,
@@ -48,7 +48,7 @@ pub fn read_tokenizer(
     }
     match sentencepiece::read(&bytes, Vec::new()) {
         Ok(draft) => return Ok((draft.text().into(), TokenizerForm::SentencePiece)),
-        // It is something else, unless its name says that it should be one.
+        // It is something else, unless its name says otherwise.
         Err(TokenizerError::SentencePiece(_)) if !is("model") => {}
         Err(error) => return Err(error),
     }
@@ -61,7 +61,7 @@ pub fn read_tokenizer(
     Ok((with_special(draft).text().into(), TokenizerForm::Bert))
 }
 
-/// A `tokenizer.json`, or the `vocab.json` of GPT-2.
+/// A `tokenizer.json`, or GPT-2's `vocab.json`.
 fn json(path: &Path, text: &str, bytes: &[u8]) -> Result<(Vec<u8>, TokenizerForm), TokenizerError> {
     let table: Option<Vec<(String, u32)>> = match serde_json::from_str(text) {
         Ok(Value::Object(map)) if !map.contains_key("model") => map
@@ -71,7 +71,7 @@ fn json(path: &Path, text: &str, bytes: &[u8]) -> Result<(Vec<u8>, TokenizerForm
         _ => None,
     };
     let Some(table) = table.filter(|table| !table.is_empty()) else {
-        // Whatever it is, the tokenizers library says what is wrong with it.
+        // Whatever it is, the tokenizers library will report what is wrong with it.
         return Ok((bytes.to_vec(), TokenizerForm::Fast));
     };
     let merges = std::fs::read_to_string(path.with_file_name(MERGES));
@@ -93,7 +93,7 @@ fn json(path: &Path, text: &str, bytes: &[u8]) -> Result<(Vec<u8>, TokenizerForm
     Ok((with_special(draft).text().into(), TokenizerForm::Gpt2))
 }
 
-/// The draft whose tokens with the names of special ones are such.
+/// Marks tokens with the names of special tokens as special.
 fn with_special(mut draft: Draft) -> Draft {
     let vocabulary = draft.model["vocab"].as_object();
     let tokens = vocabulary.into_iter().flatten();
@@ -110,7 +110,7 @@ fn with_special(mut draft: Draft) -> Draft {
     draft
 }
 
-/// Lines of a token in base64 and its rank, as tiktoken writes them.
+/// Whether this is tiktoken's format: lines of a base64 token and its rank.
 fn is_ranks(text: &str) -> bool {
     let mut lines = text
         .lines()
@@ -128,7 +128,7 @@ fn is_ranks(text: &str) -> bool {
     lines.peek().is_some() && lines.all(is_rank)
 }
 
-/// What the configuration beside a `vocab.txt` says of it.
+/// Options from the configuration next to a `vocab.txt`.
 fn bert(path: &Path) -> Bert {
     let own = Bert::default();
     Bert {

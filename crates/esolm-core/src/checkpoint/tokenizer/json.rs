@@ -1,4 +1,4 @@
-//! What a `tokenizer.json` says of its tokens.
+//! The tokens in a `tokenizer.json`.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use crate::config::{Claims, mask_tokens, unused_tokens};
 use crate::documents::normalize;
 use crate::message::shorten;
 
-/// A `tokenizer.json`, as far as its special tokens need it.
+/// The parts of a `tokenizer.json` that determine its tokens.
 #[derive(Deserialize, Default)]
 pub(in super::super) struct TokenizerJson {
     #[serde(default)]
@@ -25,7 +25,7 @@ struct AddedToken {
 
 #[derive(Deserialize, Default)]
 struct Model {
-    /// Names with indices, or, of a Unigram model, pairs of name and score in the order of their indices.
+    /// A map from names to indices or, for a Unigram model, pairs of name and score in the order of their indices.
     #[serde(default)]
     vocab: serde_json::Value,
 }
@@ -40,7 +40,7 @@ impl TokenizerJson {
         unused_tokens(self.tokens().map(|(_, index)| index), vocab_size, mask)
     }
 
-    /// The largest index plus one; 0 without tokens.
+    /// The largest index plus one; 0 if there are no tokens.
     pub fn count(&self) -> usize {
         self.tokens()
             .map(|(_, index)| index as usize + 1)
@@ -66,8 +66,8 @@ impl TokenizerJson {
         self.added_tokens.extend(other.added_tokens);
     }
 
-    /// Tells `claims` which tokens are the mask by their names. Where these do not tell, returns why,
-    /// beginning with `file`, the name of the file.
+    /// Adds claims about tokens that are masks according to their names. If the names are ambiguous, returns the
+    /// reason, which begins with `file`, the name of the file.
     pub fn tell_masks(&self, file: &str, claims: &mut Claims) -> Option<String> {
         let added = self.added_tokens.iter();
         let special = added.map(|token| (token.content.as_str(), token.id, token.special));

@@ -1,5 +1,5 @@
-//! Tokenizers in the forms in which they come with checkpoints: what they say of special tokens, and the `tokenizer.json` that stands for
-//! each, which is the one form that text is encoded with.
+//! Tokenizers in the forms in which they come with checkpoints: their special tokens, and their conversion to
+//! `tokenizer.json`, the only form used to encode text.
 //!
 //! | form | where it is found | becomes |
 //! |---|---|---|
@@ -8,9 +8,9 @@
 //! | tiktoken | pickled: ranks, pattern, special tokens | BPE over bytes |
 //! | GPT-2, slow | pickled, or `vocab.json` with `merges.txt` | BPE over bytes |
 //! | BERT, slow | pickled, or `vocab.txt` | WordPiece |
-//! | single characters | pickled, as the published tokenizer of text8 | one word a character |
+//! | single characters | pickled, as the published tokenizer of text8 | one word per character |
 //!
-//! Nothing of a pickle is executed: its classes are names, and what counts are the fields.
+//! No pickle is ever executed: its classes are only names, and only the fields matter.
 
 mod byte_level;
 mod draft;
@@ -34,20 +34,20 @@ pub(super) use pickled::Tokenizer;
 #[cfg(feature = "text")]
 pub(crate) use sentencepiece::MAX_PIECE_BYTES;
 
-/// The form in which a tokenizer came that was no `tokenizer.json`.
+/// The original form of a tokenizer that was not a `tokenizer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenizerForm {
-    /// The library's own, pickled.
+    /// A fast tokenizer, pickled.
     Fast,
     /// A SentencePiece model.
     SentencePiece,
-    /// Ranks of tiktoken.
+    /// tiktoken's ranks.
     Tiktoken,
-    /// Vocabulary and merges of GPT-2.
+    /// GPT-2's vocabulary and merges.
     Gpt2,
-    /// A vocabulary of BERT.
+    /// BERT's vocabulary.
     Bert,
-    /// A token for each character.
+    /// One token per character.
     Characters,
 }
 
@@ -64,39 +64,40 @@ impl fmt::Display for TokenizerForm {
     }
 }
 
-/// Why no text can be encoded with a tokenizer. Each message goes on after the tokenizer's name, as "the tokenizer in the checkpoint".
+/// Why a tokenizer cannot encode text. Each message continues a sentence that starts with the tokenizer's name, such as
+/// "the tokenizer in the checkpoint".
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum TokenizerError {
-    /// An object of a class whose fields are none of a known form.
+    /// An object whose fields match no known form.
     #[error("is {0}, whose text cannot be read from its fields")]
     Unknown(String),
-    /// The text of a `tokenizer.json` that is none.
+    /// The text of a `tokenizer.json` is invalid.
     #[error("holds a tokenizer.json that is not one of the tokenizers library")]
     Json,
-    /// The object refers to a SentencePiece model that it does not hold.
+    /// The object refers to a SentencePiece model that is not included.
     #[error("refers to a SentencePiece model that is not in it")]
     ModelElsewhere,
-    /// The bytes of a SentencePiece model are not one.
+    /// The bytes of a SentencePiece model are invalid.
     #[error("has a SentencePiece model that cannot be read ({0})")]
     SentencePiece(String),
-    /// A sound SentencePiece model of a kind that is not run.
+    /// A valid SentencePiece model of an unsupported kind.
     #[error("has a SentencePiece model {0}, which cannot be run")]
     SentencePieceKind(&'static str),
-    /// A tiktoken encoding of which only the name is there.
+    /// A tiktoken encoding that is given only by name.
     #[error("is tiktoken's \"{0}\", of which the name alone is there")]
     NamedEncoding(String),
-    /// A vocabulary of tokens, with what keeps it from being one.
+    /// The vocabulary is invalid, and why.
     #[error("has a vocabulary {0}")]
     Vocabulary(String),
-    /// A file without another one that belongs to it.
+    /// A file that belongs to it is missing.
     #[error("comes without its {0}")]
     Part(&'static str),
-    /// A file of no known form.
+    /// The file is in no known form.
     #[error(
         "is neither a tokenizer.json, a SentencePiece model, a vocab.txt nor a vocab.json with merges.txt"
     )]
     File,
-    /// A file of tiktoken ranks, which leaves open how text is split.
+    /// The file contains only tiktoken ranks, not how text is split.
     #[error("holds ranks of tokens, but not the pattern by which text is split before")]
     NoPattern,
 }

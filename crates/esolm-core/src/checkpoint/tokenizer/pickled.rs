@@ -1,5 +1,6 @@
-//! Pickled tokenizers. Published checkpoints have them of many classes, and no class is needed to read one: its fields hold an index
-//! (`mask_token_id`), or the token's name and a table that has it, and what text is encoded with.
+//! Pickled tokenizers. Published checkpoints contain tokenizers of many classes, but the class is not needed to read
+//! one: the fields contain an index (`mask_token_id`), or the token's name and a table that includes it, and what is
+//! needed to encode text.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -12,7 +13,7 @@ use super::{TokenizerError, TokenizerForm, TokenizerJson, byte_level, sentencepi
 use crate::checkpoint::lightning::state;
 use crate::message::shorten;
 
-/// Fields in which tokenizers written in Python hold their vocabulary, tokens with indices or the other way round.
+/// Fields in which tokenizers written in Python store their vocabulary, as a map from tokens to indices or the reverse.
 const VOCABULARIES: [&str; 6] = [
     "vocab",
     "ids_to_tokens",
@@ -21,7 +22,7 @@ const VOCABULARIES: [&str; 6] = [
     "_vocab_str_to_int",
     "_vocab_int_to_str",
 ];
-/// Fields with tokens beside it.
+/// Fields with additional tokens.
 const ADDED: [&str; 4] = [
     "added_tokens_encoder",
     "added_tokens_decoder",
@@ -29,16 +30,16 @@ const ADDED: [&str; 4] = [
     "_added_tokens_decoder",
 ];
 
-/// A pickled tokenizer, as far as it can be read.
+/// What could be read from a pickled tokenizer.
 pub(in super::super) struct Tokenizer {
-    /// Name (as part of a sentence) and index of the mask token; `Ok(None)` where it says that there is none, and what it is where
-    /// nothing can be found out.
+    /// Name (as part of a sentence) and index of the mask token; `Ok(None)` if it says that there is none, and a
+    /// description of the tokenizer if this is unknown.
     pub mask: Result<Option<(String, u32)>, String>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
-    /// The text of a `tokenizer.json` with the form that it was made of, or why there is none.
+    /// The text of a `tokenizer.json` and the form that it was made from, or why there is none.
     pub json: Result<(String, TokenizerForm), TokenizerError>,
-    /// Its tokens, where it has no `tokenizer.json`.
+    /// Its tokens, if it has no `tokenizer.json`.
     pub table: TokenizerJson,
 }
 
@@ -82,7 +83,7 @@ struct Pickled<'a> {
 }
 
 impl<'a> Pickled<'a> {
-    /// Name and index of the special token "mask", "bos" or "eos"; an error where its fields do not tell.
+    /// Name and index of the special token "mask", "bos" or "eos"; an error if the fields do not determine it.
     fn special(&self, kind: &str) -> Result<Option<(String, u32)>, ()> {
         let ids = [
             format!("{kind}_token_id"),
@@ -101,9 +102,9 @@ impl<'a> Pickled<'a> {
         Ok(Some((format!(" \"{}\"", shorten(name)), index)))
     }
 
-    /// Name of the special token "mask", "bos", "eos" or "unk"; an error where its fields do not tell.
+    /// Name of the special token "mask", "bos", "eos" or "unk"; an error if the fields do not determine it.
     fn named(&self, kind: &str) -> Result<Option<&'a str>, ()> {
-        // Newer versions keep the names of special tokens in one map, older ones in fields of their own.
+        // Newer versions store the names of special tokens in one map, older ones in separate fields.
         let (map, name) = (
             self.fields.get("_special_tokens_map"),
             format!("{kind}_token"),
@@ -121,7 +122,7 @@ impl<'a> Pickled<'a> {
         }
     }
 
-    /// All tokens, where it has its vocabulary in a field.
+    /// All tokens, if its vocabulary is in a field.
     fn table(&self) -> TokenizerJson {
         let mut table = TokenizerJson::default();
         let mut add = |fields: &[&str]| {
@@ -135,7 +136,7 @@ impl<'a> Pickled<'a> {
         table
     }
 
-    /// Names and indices in the tables of these fields, from names to indices or the other way round.
+    /// Names and indices in the tables of these fields, which map names to indices or the reverse.
     fn tokens(&self, fields: &[&str]) -> impl Iterator<Item = (&'a str, u32)> + use<'a> {
         let fields: Vec<Value<'a>> = (fields.iter())
             .filter_map(|name| self.fields.get(name))
@@ -150,8 +151,8 @@ impl<'a> Pickled<'a> {
         })
     }
 
-    /// The index of a token in any table of the tokenizer, from names to indices or the other way round; `None` also where two of
-    /// them differ.
+    /// The index of a token in any of the tokenizer's tables, which map names to indices or the reverse; `None` also if
+    /// two of them disagree.
     fn index(&self, name: &str) -> Option<u32> {
         let fields = self.fields.dict()?;
         let tables = fields.filter(|(field, _)| field.text() != Some("_special_tokens_map"));
@@ -173,7 +174,7 @@ impl<'a> Pickled<'a> {
         <[u32; 1]>::try_from(found).ok().map(|[index]| index)
     }
 
-    /// The text of a `tokenizer.json`; `None` where the fields are those of no known form.
+    /// The text of a `tokenizer.json`; `None` if the fields match no known form.
     fn text(&self) -> Option<Result<(String, TokenizerForm), TokenizerError>> {
         if let Some(text) = self
             .fields
@@ -197,7 +198,7 @@ impl<'a> Pickled<'a> {
         Some(draft.map(|draft| (draft.text(), form)))
     }
 
-    /// Tokens beside the vocabulary.
+    /// Tokens outside the vocabulary.
     fn added(&self) -> Vec<Added> {
         let described = self
             .fields
@@ -234,7 +235,8 @@ impl<'a> Pickled<'a> {
         added
     }
 
-    /// A field that holds a SentencePiece model: its bytes, the processor around them, or, where transformers left them out, nothing.
+    /// A field with a SentencePiece model: its bytes, a processor that contains them, or, if transformers left them
+    /// out, neither.
     fn sentencepiece(&self) -> Option<Result<Draft, TokenizerError>> {
         let processor = |(_, value): (Value<'a>, Value<'a>)| {
             let class = value.object()?.class.global();
@@ -247,7 +249,7 @@ impl<'a> Pickled<'a> {
             Some(model) => Some(model),
             None => match self.fields.dict()?.find_map(processor) {
                 Some(model) => model,
-                // The slow tokenizers of transformers, some of which keep no more than the path of the file.
+                // The slow tokenizers of transformers, some of which store only the path of the file.
                 None => self.fields.get("sp_model").map(|_| None)?,
             },
         };
@@ -261,7 +263,7 @@ impl<'a> Pickled<'a> {
         })
     }
 
-    /// A field that holds an encoding of tiktoken.
+    /// A field with a tiktoken encoding.
     fn tiktoken(&self) -> Option<Result<Draft, TokenizerError>> {
         let encoding = |(_, value): (Value<'a>, Value<'a>)| {
             let is_one = value.object()?.class.global() == Some(("tiktoken.core", "Encoding"));
@@ -270,7 +272,7 @@ impl<'a> Pickled<'a> {
             (is_one || has_ranks).then_some(state)
         };
         let encoding = self.fields.dict()?.find_map(encoding)?;
-        // One of tiktoken's own is pickled by its name.
+        // tiktoken's own encodings are pickled by name.
         if let Some(name) = encoding.and_then(Value::text) {
             return Some(Err(TokenizerError::NamedEncoding(shorten(name))));
         }
@@ -366,20 +368,21 @@ impl<'a> Pickled<'a> {
     }
 }
 
-/// The text of a token, which may be an `AddedToken` around it.
+/// The text of a token, possibly wrapped in an `AddedToken`.
 fn name_of(token: Value<'_>) -> Option<&str> {
     token
         .text()
         .or_else(|| state(token)?.get("content")?.text())
 }
 
-/// The model in the state of a SentencePieceProcessor: its bytes, or fields with them.
+/// The model in the state of a SentencePieceProcessor: its bytes, or fields that contain them.
 fn model_bytes(state: Value<'_>) -> Option<Cow<'_, [u8]>> {
     let fields = ["model_proto", "serialized_model_proto"];
     bytes(state).or_else(|| fields.iter().find_map(|field| bytes(state.get(field)?)))
 }
 
-/// The bytes of a bytes value. Protocol 2 has no bytes: it calls `_codecs.encode(text, 'latin1')`.
+/// The bytes of a bytes object. Pickle protocol 2 has no bytes type, and calls `_codecs.encode(text, 'latin1')`
+/// instead.
 fn bytes(value: Value<'_>) -> Option<Cow<'_, [u8]>> {
     let Some(call) = value.object() else {
         return value.bytes().map(Cow::Borrowed);

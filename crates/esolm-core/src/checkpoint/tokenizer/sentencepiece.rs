@@ -1,4 +1,4 @@
-//! SentencePiece models: what `sentencepiece_model.proto` describes, as a tokenizer of the tokenizers library.
+//! SentencePiece models as described by `sentencepiece_model.proto`, converted to tokenizers of the tokenizers library.
 
 use std::collections::HashMap;
 
@@ -9,25 +9,26 @@ use serde_json::{Value, json};
 use super::TokenizerError;
 use super::draft::{Added, Draft, vocabulary};
 
-/// Largest model that is read: the published ones with 260,000 pieces have 5 MB.
+/// Largest model that is read; published ones with 260,000 pieces have 5 MB.
 const MAX_BYTES: usize = 8 << 20;
-/// Bytes of the longest piece: the library keeps the pieces of a unigram model in a tree that is as deep as the longest, and walks it by
-/// calling itself.
+/// Maximum bytes of a piece: the library stores the pieces of a unigram model in a trie as deep as the longest piece,
+/// and walks it recursively.
 pub(crate) const MAX_PIECE_BYTES: usize = 4096;
-/// Longest piece of BPE, as every cut of every piece is looked at. SentencePiece trains pieces of 16 characters.
+/// Maximum length of a BPE piece, since every split of every piece is tried. SentencePiece trains pieces of 16
+/// characters.
 const MAX_PIECE: usize = 256;
-/// Most merges that are made of pieces.
+/// Maximum merges derived from pieces.
 const MAX_MERGES: usize = 1 << 20;
-/// `ModelType` of a trainer.
+/// The trainer's `ModelType`.
 const UNIGRAM: u64 = 1;
 const BPE: u64 = 2;
 const CHARACTERS: u64 = 4;
-/// What SentencePiece writes for a space.
+/// SentencePiece's replacement for a space.
 const SPACE: &str = "\u{2581}";
-/// A piece that lies so far below all others is not chosen where any other way is left.
+/// A piece with a score this far below all others is chosen only if there is no alternative.
 const NEVER: f64 = 1000.0;
 
-/// `ModelProto`, as far as it is used.
+/// `ModelProto`, as far as needed.
 #[derive(Default)]
 struct Model<'a> {
     pieces: Vec<Piece<'a>>,
@@ -119,7 +120,7 @@ impl<'a> Piece<'a> {
                 _ => {}
             }
         }
-        // As SentencePiece demands; it also keeps the number of pieces in proportion to the bytes.
+        // Required by SentencePiece; it also keeps the number of pieces proportional to the bytes.
         let fits = (1..=MAX_PIECE_BYTES).contains(&piece.text.len());
         (fits && piece.score.is_finite()).then_some(piece)
     }
@@ -170,11 +171,11 @@ impl Kind {
     }
 }
 
-/// The fields of a message of protocol buffers with their numbers, `None` where the bytes are none. (What compiles such messages brings
-/// procedural macros along, for four messages.)
+/// Iterates over the fields of a protocol buffers message with their numbers; yields `None` if the bytes are invalid.
+/// (For four messages, a protobuf compiler with its procedural macros is not worth it.)
 struct Fields<'a>(&'a [u8]);
 
-/// A value as it is written.
+/// A value on the wire.
 enum Wire<'a> {
     Number(u64),
     Four([u8; 4]),
@@ -268,7 +269,7 @@ pub(super) fn read(bytes: &[u8], more: Vec<Added>) -> Result<Draft, TokenizerErr
             special: piece.kind != Kind::UserDefined,
         })
         .collect();
-    // Tokens that were put behind the pieces; those of other indices cannot be the library's.
+    // Tokens added after the pieces; the library cannot assign them other indices.
     let mut behind = more;
     behind.sort_by_key(|token| token.id);
     let mut next = model.pieces.len() as u32;
@@ -303,7 +304,7 @@ pub(super) fn read(bytes: &[u8], more: Vec<Added>) -> Result<Draft, TokenizerErr
     })
 }
 
-/// The pieces with their scores. Those that SentencePiece itself never finds in a text lie below all others.
+/// The pieces with their scores. Pieces that SentencePiece itself never finds in a text rank below all others.
 fn unigram(pieces: &[Piece<'_>], unknown: u32, byte_fallback: bool) -> Value {
     let scores = (pieces.iter()).filter(|piece| piece.kind == Kind::Normal);
     let least = scores
@@ -319,8 +320,8 @@ fn unigram(pieces: &[Piece<'_>], unknown: u32, byte_fallback: bool) -> Value {
     json!({"type": "Unigram", "unk_id": unknown, "vocab": entries, "byte_fallback": byte_fallback})
 }
 
-/// The merges of BPE: SentencePiece joins the two neighbours whose union has the highest score, so every cut of a piece into two
-/// others is a merge.
+/// The merges of BPE. SentencePiece joins the two neighbours whose concatenation has the highest score, so every split
+/// of a piece into two others is a merge.
 fn merges<'a>(
     pieces: &[Piece<'a>],
     ids: &HashMap<&str, u32>,
@@ -360,8 +361,8 @@ impl Normalizer<'_> {
         }
     }
 
-    /// What is done to a text before it is cut: characters are mapped, spaces at both ends and repeated ones dropped, one space
-    /// is put before it, and all are written as [`SPACE`].
+    /// Preprocessing of a text: characters are mapped, leading, trailing and repeated spaces removed, one space is
+    /// prepended, and spaces become [`SPACE`].
     fn steps(&self) -> Result<Value, TokenizerError> {
         let replace = |regex: &str, with: &str| json!({"type": "Replace", "pattern": {"Regex": regex}, "content": with});
         let mut steps = Vec::new();
@@ -398,8 +399,9 @@ impl Normalizer<'_> {
     }
 }
 
-/// Whether the library can look characters up in a table without leaving it, which it does not check itself. The table is a double
-/// array in blocks of 256 words, then the texts that its values point to, each ended by a zero.
+/// Whether the library can look up characters in this table without leaving it, which it does not check itself. The
+/// table is a double array in blocks of 256 words, followed by the texts that its values point to, each terminated by a
+/// zero.
 fn check_charsmap(bytes: &[u8]) -> Option<()> {
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
@@ -410,7 +412,7 @@ fn check_charsmap(bytes: &[u8]) -> Option<()> {
         .collect();
     let is_whole = size.is_multiple_of(4 * 256) && !words.is_empty();
     let stays = |(at, &word): (usize, &u32)| match word >> 31 {
-        // A node: its children lie at an offset, and a byte changes the last eight bits of a place.
+        // A node: its children are at an offset, and a byte changes the last eight bits of an index.
         0 => {
             let offset = (word as usize >> 10) << ((word & (1 << 9)) >> 6);
             (at ^ offset) < words.len()

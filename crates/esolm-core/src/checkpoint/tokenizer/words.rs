@@ -1,4 +1,4 @@
-//! Tokenizers that look words up: WordPiece, and single characters.
+//! Tokenizers that look up words: WordPiece, and single characters.
 
 use std::collections::HashSet;
 
@@ -7,19 +7,19 @@ use serde_json::{Value, json};
 use super::TokenizerError;
 use super::draft::{Added, Draft, vocabulary};
 
-/// How BERT's tokenizer cleans and splits text before it looks words up.
+/// How BERT's tokenizer cleans and splits text before looking up words.
 pub(super) struct Bert {
-    /// Small letters only.
+    /// Converts to lower case.
     pub lower_case: bool,
-    /// Without accents; where nobody says, as it is with capital letters.
+    /// Strips accents; if unset, only when converting to lower case.
     pub strip_accents: Option<bool>,
-    /// A Chinese character is a word.
+    /// Treats every Chinese character as a word.
     pub chinese_characters: bool,
-    /// Splits at punctuation; otherwise at white space alone, and nothing is cleaned.
+    /// Splits at punctuation; if not, only at white space, without cleaning.
     pub basic: bool,
     /// The token of an unknown word.
     pub unknown: String,
-    /// Longer words are unknown.
+    /// Maximum length of a word; longer words are unknown.
     pub longest_word: u32,
 }
 
@@ -36,14 +36,14 @@ impl Default for Bert {
     }
 }
 
-/// BERT's tokenizer over its vocabulary.
+/// BERT's tokenizer with its vocabulary.
 pub(super) fn bert(
     tokens: Vec<(String, u32)>,
     options: &Bert,
     added: Vec<Added>,
 ) -> Result<Draft, TokenizerError> {
     needs(&tokens, &added, &options.unknown)?;
-    // As in Python, which composes characters before it looks at them.
+    // As in Python, which composes characters first.
     let normalizers = json!([
         {"type": "NFC"},
         {
@@ -70,7 +70,7 @@ pub(super) fn bert(
     })
 }
 
-/// A token for each character, another one, `unknown`, for all others.
+/// One token per character, and `unknown` for all other characters.
 pub(super) fn characters(
     tokens: Vec<(String, u32)>,
     unknown: &str,
@@ -80,7 +80,7 @@ pub(super) fn characters(
     let single = |name: &str| name.chars().nth(1).is_none();
     let added_names: HashSet<&str> = added.iter().map(|token| token.content.as_str()).collect();
     let is_added = |name: &str| added_names.contains(name);
-    // Of a name in brackets nobody expects to find it in a text.
+    // Names in brackets are not expected to occur in a text.
     let bracketed = |name: &str| name.starts_with(['[', '<']) && name.ends_with([']', '>']);
     let ordinary = |name: &str| !is_added(name) && !bracketed(name);
     if let Some((name, _)) = tokens
@@ -91,7 +91,7 @@ pub(super) fn characters(
         let text = format!("of words such as \"{name}\", but not how text is split into them");
         return Err(TokenizerError::Vocabulary(text));
     }
-    // The published tokenizer of text8 has small letters only, and makes such of others.
+    // The published tokenizer of text8 is lower-case only, and converts other text.
     let capital = |(name, _): &(String, u32)| single(name) && name.chars().any(char::is_uppercase);
     let normalizer = match tokens.iter().any(capital) {
         true => Value::Null,
@@ -106,7 +106,7 @@ pub(super) fn characters(
     })
 }
 
-/// The token of the unknown must be there: without it, a word that is not would be an error.
+/// The unknown token must exist; otherwise an unknown word would be an error.
 fn needs(tokens: &[(String, u32)], added: &[Added], unknown: &str) -> Result<(), TokenizerError> {
     let known = tokens.iter().map(|(name, _)| name.as_str());
     let mut known = known.chain(added.iter().map(|token| token.content.as_str()));

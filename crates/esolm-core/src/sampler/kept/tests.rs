@@ -27,8 +27,8 @@ fn kept(logits: &[f32], mask: u32, sampler: &Sampler) -> Vec<bool> {
         .collect()
 }
 
-/// The lowest scaled logit that is kept, by sorting, and how far the bounds may lie from it for the rounding of masses: the lowest logit
-/// of a top-p that is a little less and a little more.
+/// The lowest scaled logit kept, found by sorting, and the same for a slightly smaller and a slightly larger top-p,
+/// which bound the effect of rounding masses.
 fn reference(logits: &[f32], mask: u32, sampler: &Sampler) -> [f64; 3] {
     let temperature = f64::from(sampler.temperature);
     let mut sorted: Vec<f64> = logits.iter().map(|&x| f64::from(x) / temperature).collect();
@@ -43,7 +43,7 @@ fn reference(logits: &[f32], mask: u32, sampler: &Sampler) -> [f64; 3] {
     }
     let weight = |x: f64| (x - top).exp();
     let total: f64 = sorted.iter().copied().map(weight).sum();
-    // Rounding of a share, of the steps and of the logits themselves.
+    // Rounding of a share, of the steps, and of the logits themselves.
     [1.0, 1.0 - 1e-5, 1.0 + 1e-5].map(|about| {
         let mut last = sorted[sorted.len() - 1];
         if let Some(p) = sampler.top_p.filter(|&p| p < 1.0) {
@@ -78,7 +78,7 @@ fn reference(logits: &[f32], mask: u32, sampler: &Sampler) -> [f64; 3] {
     })
 }
 
-/// Holds what is kept to the reference, but for tokens within rounding of the border.
+/// Compares the kept tokens with the reference, except for tokens within rounding of the border.
 fn check(name: &str, logits: &[f32], sampler: &Sampler) {
     let [last, high, low] = reference(logits, MASK, sampler);
     let rounding = 2e-5 + last.abs() * 1e-6;
@@ -93,7 +93,7 @@ fn check(name: &str, logits: &[f32], sampler: &Sampler) {
         if value >= high.max(last) + rounding {
             assert!(is_kept, "{name} {sampler:?}: {v} at {value}, last {last}");
         }
-        // A token of 32 octaves below the top has no mass, and nothing tells such tokens apart.
+        // Tokens 32 octaves below the top have no mass, and cannot be told apart.
         if value < low.min(last) - rounding
             && value > f64::from(largest(logits)) / temperature - 22.0
         {
@@ -141,7 +141,7 @@ fn what_is_kept_is_what_sorting_keeps() {
                         Some(0.9999),
                         Some(1.0),
                     ] {
-                        // Sorting takes its time.
+                        // Sorting is slow.
                         if vocab > 1000 && skipped.below(vocab as u32 / 500) > 0 {
                             continue;
                         }
@@ -179,7 +179,7 @@ fn the_order_is_top_k_then_top_p() {
         of(sampler(Some(1), Some(0.75), None)),
         [true, false, false, false]
     );
-    // The token at which the mass crosses top-p may be left out, but not the first one.
+    // The token at which the mass crosses top-p may be dropped, but not the first one.
     let dropping = |top_k, top_p| Sampler {
         top_p_crossing: Crossing::Drop,
         ..sampler(top_k, Some(top_p), None)
@@ -188,7 +188,7 @@ fn the_order_is_top_k_then_top_p() {
     assert_eq!(of(dropping(None, 0.95)), [true, true, true, false]);
     assert_eq!(of(dropping(None, 0.3)), [true, false, false, false]);
     assert_eq!(of(dropping(Some(3), 0.75)), [true, false, false, false]);
-    // Min-p is a fraction of the largest probability, whatever was left out.
+    // Min-p is relative to the largest probability, whatever was excluded.
     assert_eq!(
         of(sampler(None, None, Some(0.45))),
         [true, true, true, false]
@@ -232,10 +232,10 @@ fn what_keeps_every_token_is_no_filter() {
         ..sampler(Some(1), Some(0.1), Some(1.0))
     };
     assert_eq!(Filter::new(&greedy), None);
-    // The least p there is still leaves tokens out.
+    // The smallest possible p still excludes tokens.
     let least = sampler(None, Some(f32::MIN_POSITIVE), None);
     assert_eq!(kept(&[0.0, -1.0, 9.0], MASK, &least), [true, false, false]);
-    // Nor does a k above the vocabulary matter.
+    // A k larger than the vocabulary does not matter either.
     assert_eq!(
         kept(&[0.0, -90.0, 9.0], MASK, &sampler(Some(9), None, None)),
         [true; 3]
