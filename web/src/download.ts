@@ -1,6 +1,6 @@
 import { EsoLMError, messageOf } from "./errors.js";
 import { Sha256 } from "./sha256.js";
-import { CacheStore, MemoryStore, fitsQuota, sameVersion, type Store, type Version } from "./store.js";
+import { CacheStore, MemoryStore, NotKept, fitsQuota, sameVersion, type Store, type Version } from "./store.js";
 
 /** What is held in memory at a time, and what an interrupted download loses at most when the page is closed. */
 const PART = 8 * 1024 * 1024;
@@ -42,8 +42,9 @@ export async function download(url: string, options: DownloadOptions): Promise<B
     try {
       return await fetchInto(store, url, options);
     } catch (error) {
-      if (!(error instanceof DOMException && error.name === "QuotaExceededError")) throw error;
-      // The browser's quota is used up: the file is held for this visit only.
+      const isFull = error instanceof DOMException && error.name === "QuotaExceededError";
+      if (!isFull && !(error instanceof NotKept)) throw error;
+      // The browser keeps no more: the file is held for this visit only.
       await store.clear();
       return fetchInto(new MemoryStore(), url, options);
     }

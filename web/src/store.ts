@@ -71,6 +71,9 @@ export class MemoryStore implements Store {
   }
 }
 
+/** The browser's cache took something and does not have it. */
+export class NotKept extends Error {}
+
 interface Manifest {
   version: Version;
   /** Length of every part, bytes. */
@@ -134,7 +137,7 @@ export class CacheStore implements Store {
 
   async add(part: Uint8Array<ArrayBuffer>): Promise<void> {
     const manifest = this.#begun();
-    await this.#cache.put(`${this.#base}${manifest.parts.length}`, new Response(part));
+    await this.#put(String(manifest.parts.length), part);
     // Written after the part, so that what the manifest names is there.
     await this.#write({ ...manifest, parts: [...manifest.parts, part.length] });
   }
@@ -167,8 +170,14 @@ export class CacheStore implements Store {
   }
 
   async #write(manifest: Manifest): Promise<void> {
-    await this.#cache.put(`${this.#base}manifest`, new Response(JSON.stringify(manifest)));
+    await this.#put("manifest", JSON.stringify(manifest));
     this.#manifest = manifest;
+  }
+
+  /** Looks whether it is there, too: in WebKit's private windows a cache whose first user has ended takes everything and keeps nothing. */
+  async #put(name: string, body: BodyInit): Promise<void> {
+    await this.#cache.put(this.#base + name, new Response(body));
+    if ((await this.#cache.match(this.#base + name)) === undefined) throw new NotKept(`${name} was not kept`);
   }
 }
 

@@ -334,6 +334,21 @@ test("without room in the cache a file is held in memory", async ({ page }) => {
   expect(outcome.sha256).toBe(sha256);
 });
 
+for (const [what, lost] of [["everything", ""], ["a part", "/1"]] as const) {
+  test(`what the browser takes and does not keep is held in memory: ${what}`, async ({ page }) => {
+    serve("/file", { ranges: true });
+    await page.evaluate((lost) => {
+      const put = Cache.prototype.put;
+      Cache.prototype.put = function (request, response) {
+        return String(request).endsWith(lost) ? Promise.resolve() : put.call(this, request, response);
+      };
+    }, lost);
+    const outcome = await get(page, { path: "/file" });
+    expect(outcome.error).toBeNull();
+    expect(outcome.sha256).toBe(sha256);
+  });
+}
+
 test("a part that the browser threw away is noticed", async ({ page }) => {
   const asked = serve("/file", { ranges: true, etag: '"1"' });
   await get(page, { path: "/file" });

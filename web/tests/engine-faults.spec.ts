@@ -157,6 +157,33 @@ test("a browser with WebGPU and no adapter runs on the CPU and says so", async (
   }
 });
 
+test("an adapter of which the browser tells nothing is named by WebGL, or as what it is", async ({ engine }) => {
+  const named = await engine.evaluate(async () => {
+    const says = (field: string, value: unknown): unknown => Object.defineProperty(GPUAdapterInfo.prototype, field, { get: () => value, configurable: true });
+    for (const field of ["vendor", "architecture", "device", "description"]) says(field, "");
+    let lost = 0;
+    const webgl = (renderer: string | null): void => {
+      const context = { getParameter: (name: number) => (name === WebGLRenderingContext.RENDERER ? renderer : null), getExtension: () => ({ loseContext: () => (lost += 1) }) };
+      OffscreenCanvas.prototype.getContext = (() => (renderer === null ? null : context)) as unknown as typeof OffscreenCanvas.prototype.getContext;
+    };
+    const found: string[] = [];
+    const ask = async (isFallback: boolean, renderer: string | null): Promise<void> => {
+      says("isFallbackAdapter", isFallback);
+      webgl(renderer);
+      const { adapter } = JSON.parse(await lab.module.device_facts()) as { adapter: { name: string; kind: string } };
+      found.push(`${adapter.name}: ${adapter.kind}`);
+    };
+    await ask(false, "NVIDIA GeForce GTX 980, or similar");
+    await ask(false, "llvmpipe, or similar");
+    await ask(false, null);
+    await ask(true, "NVIDIA GeForce GTX 980, or similar");
+    return { found, lost };
+  });
+  expect(named.found).toEqual(["NVIDIA GeForce GTX 980 (or similar): unknown", "unnamed GPU: unknown", "unnamed GPU: unknown", "software GPU: software"]);
+  // A page may have few contexts at a time.
+  expect(named.lost).toBe(2);
+});
+
 test("a software adapter is not taken unasked", async ({ engine }) => {
   const device = await engine.evaluate(async () => {
     const model = await lab.load(await lab.golden("model_a"), {});

@@ -1,15 +1,12 @@
 /**
- * Every form of every shader under Chromium's own compiler, which refuses what native ones accept. The texts are those that
- * `tests/tests/shaders.rs` writes down.
+ * Every form of every shader under Chromium's own compiler, which refuses what native ones accept.
  */
 
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import { expect } from "@playwright/test";
 import { repository, test } from "./engine/lab.js";
-
-const folder = process.env["ESOLM_SHADERS"] ?? resolve(repository, process.env["CARGO_TARGET_DIR"] ?? "target", "tmp", "shaders");
-const remedy = "`cargo test --release -p esolm-tests --test shaders` writes it (the variable ESOLM_SHADERS names another folder)";
+import { compileAll, folder, remedy, texts } from "./engine/shaders.js";
 
 /** Forms that there must be of each shader, at least. */
 const forms: Record<string, number> = {
@@ -46,24 +43,6 @@ const forms: Record<string, number> = {
   suppress: 1,
 };
 
-function shaderFiles(): string[] {
-  const shaders = join(repository, "shaders");
-  return readdirSync(shaders, { recursive: true, encoding: "utf8" })
-    .filter((name) => name.endsWith(".wgsl"))
-    .map((name) => join(shaders, name));
-}
-
-/** Texts by name. */
-function texts(): Map<string, string> {
-  if (!existsSync(folder)) throw new Error(`${folder} is not there; ${remedy}`);
-  const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
-  const written = Math.min(...names.map((name) => statSync(join(folder, name)).mtimeMs));
-  for (const shader of shaderFiles()) {
-    if (statSync(shader).mtimeMs > written) throw new Error(`${folder} is older than ${shader}; ${remedy}`);
-  }
-  return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(join(folder, name), "utf8")]));
-}
-
 // A software GPU makes machine code of each form, which takes two cores minutes.
 test.setTimeout(1_200_000);
 
@@ -81,40 +60,7 @@ test("all shaders compile, and fit the limits that every browser has", async ({ 
   const files = readdirSync(join(repository, "shaders")).filter((name) => name.endsWith(".wgsl"));
   expect(files.map((name) => name.slice(0, -".wgsl".length)).sort()).toEqual(Object.keys(forms).sort());
 
-  const found = await engine.evaluate(async (all) => {
-    const adapter = await navigator.gpu.requestAdapter();
-    // Without a wish for more a device has the limits of the standard.
-    const device = await adapter!.requestDevice();
-    const stray: string[] = [];
-    device.addEventListener("uncapturederror", (event) => stray.push(event.error.message));
-    const refused: string[] = [];
-    let pipelines = 0;
-    const compile = async ([name, code]: [string, string]): Promise<void> => {
-      device.pushErrorScope("validation");
-      const module = device.createShaderModule({ code });
-      const scope = device.popErrorScope();
-      const { messages } = await module.getCompilationInfo();
-      for (const { type, lineNum, message } of messages) if (type === "error") refused.push(`${name}, line ${lineNum}: ${message}`);
-      const error = await scope;
-      if (error !== null) {
-        refused.push(`${name}: ${error.message}`);
-        return;
-      }
-      try {
-        await device.createComputePipelineAsync({ layout: "auto", compute: { module } });
-        pipelines += 1;
-      } catch (error) {
-        refused.push(`${name}: ${(error as Error).message}`);
-      }
-    };
-    const left = [...all];
-    const work = async (): Promise<void> => {
-      for (let next = left.pop(); next !== undefined; next = left.pop()) await compile(next);
-    };
-    await Promise.all([work(), work(), work(), work()]);
-    device.destroy();
-    return { refused, pipelines, stray };
-  }, [...all]);
+  const found = await engine.evaluate(compileAll, [...all]);
   expect(found).toEqual({ refused: [], pipelines: all.size, stray: [] });
   console.log(`${found.pipelines} forms of ${files.length} shaders compiled`);
 });

@@ -1,6 +1,6 @@
 //! `cargo xtask`: what a developer does with the whole repository. No dependencies, so that it is there at once.
 
-mod chromium;
+mod browsers;
 mod package;
 mod shader_stats;
 mod size;
@@ -21,14 +21,14 @@ Usage: cargo xtask test [--no-install] [--no-web] [FILTER] [-- TEST-OPTIONS]
        cargo xtask results ...
 
 test installs or names what the tests need, then runs the format check, clippy, all tests, compiles the shaders as
-shader-stats does, packs the crates, and runs the tests in a browser.
+shader-stats does, packs the crates, and runs the tests in browsers.
   --no-install   install nothing; say what is missing
-  --no-web       leave the browser out
+  --no-web       leave the browsers out
   FILTER         run only the Rust tests whose names contain it, and nothing else
   TEST-OPTIONS   handed to the test programs, for example -- --nocapture
 
 The tests need a GPU adapter; a software one will do. On Debian as root, `cargo xtask test` installs Mesa's (lavapipe),
-and chromium.
+and the browsers chromium, firefox-esr and WebKitGTK's (webkit2gtk-driver, with xvfb).
 
 web builds the wasm module, the npm package and the page, and serves the page. It needs Node 20 or newer.
   --no-install   install nothing; say what is missing

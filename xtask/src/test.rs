@@ -1,8 +1,8 @@
-//! `cargo xtask test`: format, clippy, tests, shaders, packages, a short soak, the browser, and a summary of them.
+//! `cargo xtask test`: format, clippy, tests, shaders, packages, a short soak, the browsers, and a summary of them.
 
 use std::time::Instant;
 
-use crate::{chromium, package, shader_stats, soak, system, vulkan, web};
+use crate::{browsers, package, shader_stats, soak, system, vulkan, web};
 
 /// The command line after `test`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -61,9 +61,9 @@ pub fn run(options: &Options) -> Result<(), String> {
     if all {
         vulkan::ensure_amd(!options.no_install)?;
     }
-    let browser = all && !options.no_web;
-    if browser {
-        chromium::ensure(!options.no_install)?;
+    let browsers = all && !options.no_web;
+    if browsers {
+        browsers::ensure(!options.no_install)?;
     }
 
     let mut test = vec!["test", "--workspace", "--release"];
@@ -109,7 +109,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         let began = Instant::now();
         summary.add("soak", said(soak::short()), began);
     }
-    if browser {
+    if browsers {
         println!("==> cargo xtask web, and its tests");
         let began = Instant::now();
         summary.add("web", said(web::test(!options.no_install)), began);

@@ -101,3 +101,63 @@ impl fmt::Display for AdapterInfo {
         )
     }
 }
+
+/// The card that a WebGL context's `RENDERER` names, for people; `None` where it names none: browsers put words of their own in its place, and
+/// a renderer in software says nothing of the card beside it.
+#[cfg(any(test, target_family = "wasm"))]
+pub(crate) fn name_of_renderer(renderer: &str) -> Option<String> {
+    const MASKS: [&str; 3] = ["Mozilla", "WebKit WebGL", "Generic Renderer"];
+    const SOFTWARE: [&str; 4] = ["llvmpipe", "softpipe", "swiftshader", "basic render"];
+    // Firefox names one card for all of a generation, and says so.
+    let (renderer, similar) = match renderer.strip_suffix(", or similar") {
+        Some(renderer) => (renderer, " (or similar)"),
+        None => (renderer, ""),
+    };
+    // ANGLE (vendor, card and interface, version)
+    let card = match renderer.strip_prefix("ANGLE (") {
+        Some(inside) => inside.trim_end_matches(')').split(", ").nth(1)?,
+        None => renderer,
+    };
+    let card = card.split(" Direct3D").next().unwrap_or(card).trim();
+    let lower = card.to_lowercase();
+    let is_named = !card.is_empty()
+        && !MASKS.contains(&card)
+        && !SOFTWARE.iter().any(|software| lower.contains(software));
+    is_named.then(|| format!("{card}{similar}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::name_of_renderer;
+
+    #[test]
+    fn cards_are_named_as_webgl_names_them() {
+        let cases = [
+            (
+                "NVIDIA GeForce GTX 980, or similar",
+                Some("NVIDIA GeForce GTX 980 (or similar)"),
+            ),
+            (
+                "ANGLE (NVIDIA, NVIDIA GeForce GTX 980 Direct3D11 vs_5_0 ps_5_0), or similar",
+                Some("NVIDIA GeForce GTX 980 (or similar)"),
+            ),
+            (
+                "ANGLE (Intel, Intel(R) HD Graphics 400 Direct3D11 vs_5_0 ps_5_0, D3D11)",
+                Some("Intel(R) HD Graphics 400"),
+            ),
+            ("Apple M1", Some("Apple M1")),
+            ("llvmpipe, or similar", None),
+            (
+                "ANGLE (Microsoft, Microsoft Basic Render Driver Direct3D11 vs_5_0 ps_5_0)",
+                None,
+            ),
+            ("ANGLE (Google)", None),
+            ("WebKit WebGL", None),
+            ("Mozilla", None),
+            ("", None),
+        ];
+        for (renderer, name) in cases {
+            assert_eq!(name_of_renderer(renderer).as_deref(), name, "{renderer}");
+        }
+    }
+}

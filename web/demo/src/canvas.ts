@@ -37,8 +37,11 @@ export class Canvas {
     this.context = context;
     this.colours = read(element);
     new ResizeObserver(([entry]) => {
-      this.width = Math.floor(entry?.contentRect.width ?? 0);
-      this.redraw();
+      const width = Math.floor(entry?.contentRect.width ?? 0);
+      if (width === this.width) return;
+      this.width = width;
+      // Drawing makes what is observed higher or lower, of which the observer would complain.
+      requestAnimationFrame(() => this.redraw());
     }).observe(element.parentElement ?? element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       this.colours = read(element);

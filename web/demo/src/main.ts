@@ -56,10 +56,10 @@ function showProgress({ phase, loaded, total, fromCache }: Progress): void {
 
 function placeOf({ device: { adapter, is_fallback, passed_over } }: ModelInfo): string {
   const [failed] = passed_over;
-  if (failed) return `Runs on the processor, more slowly, because the graphics card ${failed.adapter.name} does not work here: ${failed.reason}.`;
+  if (failed) return `Runs on the processor, more slowly, because the graphics card (${failed.adapter.name}) does not work here: ${failed.reason}.`;
   if (!adapter) return is_fallback ? "Runs on the processor, more slowly, because WebGPU finds no graphics card here." : "Runs on the processor.";
-  const imitated = adapter.kind === "software" ? ", a graphics card imitated by the processor," : "";
-  return `Runs on ${adapter.name}${imitated} through WebGPU.`;
+  const imitated = adapter.kind === "software" ? " imitated by the processor" : "";
+  return `Runs on a graphics card${imitated} (${adapter.name}) through WebGPU.`;
 }
 
 function loaded(): void {

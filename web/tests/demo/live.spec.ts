@@ -196,18 +196,18 @@ test("a graphics card that does not work is left for the processor, and the page
   });
   await write(page, SHORT.replace(GPU, ""));
   await expect(page.locator("#machine-line")).toHaveText(
-    /^Runs on the processor, more slowly, because the graphics card Card of a test does not work here: its driver refuses a device \(.*not today.*\)\. Weights: f32\.$/,
+    /^Runs on the processor, more slowly, because the graphics card \(Card of a test\) does not work here: its driver refuses a device \(.*not today.*\)\. Weights: f32\.$/,
   );
 });
 
 test("a graphics card is used and named, with numbers of 32 and of 16 bits", async ({ page }) => {
   await write(page, SHORT);
-  await expect(page.locator("#machine-line")).toHaveText(/^Runs on .*swiftshader, a graphics card imitated by the processor, through WebGPU\. Weights: f32\.$/i);
+  await expect(page.locator("#machine-line")).toHaveText(/^Runs on a graphics card imitated by the processor \(.*swiftshader\) through WebGPU\. Weights: f32\.$/i);
   await page.getByText("What runs it").click();
   await page.getByLabel("Keep the model’s numbers as").selectOption("f16");
   await page.locator("#write").click();
   await finished(page);
-  await expect(page.locator("#machine-line")).toHaveText(/swiftshader.* Weights: f16\.$/i);
+  await expect(page.locator("#machine-line")).toHaveText(/swiftshader\) .* Weights: f16\.$/i);
 });
 
 test("a lost graphics device is said, and the next run loads the model again", async ({ page }) => {

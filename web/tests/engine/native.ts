@@ -17,8 +17,15 @@ export async function convert(model: string, folder: string, dtype: "q8" | "q4")
   await native("convert", model, folder, "--dtype", dtype);
 }
 
-/** `esolm sample --json` on the CPU with these arguments: the tokens of each text and the texts. */
-export async function sample(...wishes: string[]): Promise<{ tokens: number[][]; text: (string | null)[]; nfe: number }> {
+/** What the native program writes: the tokens of each text, and the texts. */
+export interface Sample {
+  tokens: number[][];
+  text: (string | null)[];
+  nfe: number;
+}
+
+/** `esolm sample --json` on the CPU with these arguments. */
+export async function sample(...wishes: string[]): Promise<Sample> {
   const stdout = await native("sample", ...wishes, "--json", "--device", "cpu");
   const said = JSON.parse(stdout) as { nfe: number; sequences: { tokens: number[]; text: string | null }[] };
   return { tokens: said.sequences.map(({ tokens }) => tokens), text: said.sequences.map(({ text }) => text), nfe: said.nfe };

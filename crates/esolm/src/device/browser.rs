@@ -3,12 +3,13 @@
 use std::cell::RefCell;
 
 use burn::tensor::Device;
-use js_sys::{Function, Object, Promise, Reflect};
+use js_sys::{Array, Function, Object, Promise, Reflect};
 use serde::Serialize;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 
 use super::{AdapterInfo, AdapterKind, instance};
+use crate::adapter::name_of_renderer;
 use crate::kernels::watch::Watch;
 
 thread_local! {
@@ -44,9 +45,19 @@ pub(super) async fn adapter(instance: &wgpu::Instance) -> Option<(AdapterInfo, w
         }
     }
     if info.name.is_empty() {
-        info.name = "GPU without a name".into();
+        info.name = unnamed(info.kind);
     }
     Some((info, adapter))
+}
+
+/// What an adapter is called whose fields are all empty, as Firefox leaves them.
+fn unnamed(kind: AdapterKind) -> String {
+    if kind == AdapterKind::Software {
+        return "software GPU".into();
+    }
+    // WebGL runs on the same card, if the same one is asked for, and names it.
+    let renderer = webgl_renderer().unwrap_or_default();
+    name_of_renderer(&renderer).unwrap_or_else(|| "unnamed GPU".into())
 }
 
 /// What there is to run on; nothing is opened to find out.
@@ -99,6 +110,41 @@ fn gpu() -> Option<JsValue> {
         .filter(JsValue::is_object)
 }
 
+/// `RENDERER` of a WebGL context on the fastest card, which is given up at once; `None` where there is no WebGL.
+fn webgl_renderer() -> Option<String> {
+    // Of the constants that every context has.
+    const RENDERER: u32 = 0x1F01;
+    let canvas: Function = Reflect::get(&js_sys::global(), &"OffscreenCanvas".into())
+        .ok()?
+        .dyn_into()
+        .ok()?;
+    let canvas = Reflect::construct(&canvas, &Array::of2(&1.into(), &1.into())).ok()?;
+    let call = |object: &JsValue, method: &str, arguments: &Array| {
+        let method: Function = Reflect::get(object, &method.into()).ok()?.dyn_into().ok()?;
+        method.apply(object, arguments).ok()
+    };
+    let wishes = Object::new();
+    Reflect::set(
+        &wishes,
+        &"powerPreference".into(),
+        &"high-performance".into(),
+    )
+    .ok()?;
+    let context = call(
+        &canvas,
+        "getContext",
+        &Array::of2(&"webgl".into(), &wishes.into()),
+    )
+    .filter(JsValue::is_object)?;
+    let renderer = call(&context, "getParameter", &Array::of1(&RENDERER.into()))?.as_string();
+    // Browsers allow few contexts at a time.
+    let lose = Array::of1(&"WEBGL_lose_context".into());
+    if let Some(extension) = call(&context, "getExtension", &lose).filter(JsValue::is_object) {
+        call(&extension, "loseContext", &Array::new());
+    }
+    renderer
+}
+
 /// The fields of `GPUAdapterInfo`.
 struct Seen {
     name: String,
@@ -128,8 +174,11 @@ impl Seen {
                 .and_then(|value| value.as_string())
                 .unwrap_or_default()
         };
-        let is_fallback = Reflect::get(&info, &"isFallbackAdapter".into())
-            .is_ok_and(|value| value.as_bool() == Some(true));
+        // It stood on the adapter itself in earlier drafts of the standard.
+        let is_fallback = [&info, &adapter].iter().any(|place| {
+            Reflect::get(place, &"isFallbackAdapter".into())
+                .is_ok_and(|value| value.as_bool() == Some(true))
+        });
         let architecture = text("architecture");
         let is_software = is_fallback || architecture == "swiftshader";
         let description = text("description");
