@@ -8,7 +8,7 @@ use crate::system::{cargo, quietly, root, target};
 /// Most bytes of a packed crate; the registry takes 10 MiB.
 const LIMIT: u64 = 9_000_000;
 /// What a manifest must say.
-const KEYS: [&str; 7] = [
+const KEYS: [&str; 8] = [
     "description",
     "keywords",
     "categories",
@@ -16,6 +16,7 @@ const KEYS: [&str; 7] = [
     "version",
     "rust-version",
     "license",
+    "repository",
 ];
 /// What must be in a package.
 const FILES: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
