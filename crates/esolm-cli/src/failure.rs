@@ -523,7 +523,7 @@ pub fn report_panics() {
             .location()
             .map(|at| format!(" at {}:{}", at.file(), at.line()))
             .unwrap_or_default();
-        output::show_cursor();
+        output::restore_terminal();
         say(&format!(
             "this is a bug in esolm ({}{place}); please report it together with the command line",
             what.join(" ")

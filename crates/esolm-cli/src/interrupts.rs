@@ -54,7 +54,7 @@ fn requested(code: u8) {
         return;
     }
     atomic::abandon_all();
-    output::show_cursor();
+    output::restore_terminal();
     system::exit(code);
 }
 

@@ -4,7 +4,6 @@
 //! one torn line, which [`Output`] cuts off when the job goes on; how many there are says which line is next.
 
 mod digest;
-pub mod fields;
 mod input;
 mod output;
 mod record;
@@ -24,7 +23,6 @@ use serde_json::{Map, Value};
 use crate::arguments::{Job, OutputFormat, Shard};
 use crate::failure::Failure;
 use crate::{files, interrupts, output as print};
-pub use input::syntax;
 use input::{Input, RawLine};
 use output::Output;
 use record::Record;

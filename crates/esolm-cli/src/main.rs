@@ -4,6 +4,7 @@
 mod arguments;
 mod commands;
 mod failure;
+mod fields;
 mod files;
 mod interrupts;
 mod job;

@@ -2,10 +2,14 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc;
+#[cfg(unix)]
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+#[cfg(unix)]
+use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use serde::Serialize;
 
 use crate::arguments::FormatName;
@@ -78,15 +82,34 @@ pub fn note(line: &str) {
 /// The longest that a terminal is waited for when the program ends.
 const TERMINAL_WAIT: Duration = Duration::from_millis(500);
 
-/// Gives a terminal its cursor back, which a watched text may have hidden, when the program is about to end. A terminal that is stopped
-/// (Ctrl-S) takes nothing, and does not keep the program from its end.
-pub fn show_cursor() {
+/// How the terminal was before messages were edited at it.
+#[cfg(unix)]
+static TERMINAL: Mutex<Option<Termios>> = Mutex::new(None);
+
+/// Remembers how the terminal is, which is edited at from now on, for [`restore_terminal`].
+pub fn remember_terminal() {
+    #[cfg(unix)]
+    {
+        let before = tcgetattr(io::stdin()).ok();
+        *TERMINAL.lock().unwrap_or_else(PoisonError::into_inner) = before;
+    }
+}
+
+/// Gives a terminal back, when the program is about to end, what it may have taken: the cursor, which a watched text hides, and where messages
+/// are edited the way in which keys are read and pasted. A terminal that is stopped (Ctrl-S) takes nothing, and does not keep the program from its end.
+pub fn restore_terminal() {
+    let mut back = b"\x1b[?25h".to_vec();
+    #[cfg(unix)]
+    if let Some(before) = &*TERMINAL.lock().unwrap_or_else(PoisonError::into_inner) {
+        let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, before);
+        back.extend(b"\x1b[?2004l");
+    }
     if !io::stderr().is_terminal() {
         return;
     }
     let (done, shown) = mpsc::channel();
     let writes = thread::Builder::new().spawn(move || {
-        write_unlocked(b"\x1b[?25h");
+        write_unlocked(&back);
         let _ = done.send(()); // nobody waits any more
     });
     if writes.is_ok() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::failure::Failure;
-use crate::job::syntax;
+use crate::fields::syntax;
 
 /// The file name that stands for the standard input.
 pub const STDIN: &str = "-";

@@ -22,6 +22,9 @@ mod mixed;
 mod outputs;
 #[path = "sample/sets.rs"]
 mod sets;
+#[cfg(target_os = "linux")]
+#[path = "sample/typed.rs"]
+mod typed;
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;

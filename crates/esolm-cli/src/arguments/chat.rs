@@ -16,16 +16,17 @@ use super::{Choosing, Device, Filters, Source};
   echo 'Why is the sky blue?' | esolm chat --model ./Qwen3-0.6B --json
 
 In the conversation:
-  /help               says what there is
-  /reset              begins anew; the system's message stays
-  /system TEXT        begins anew with another message of the system's
-  /seed N             seed of the next answers; without N random ones
-  /think on|off|auto  whether the model thinks before it answers
+  /help               lists the commands
+  /reset              begins a new conversation; the system message stays
+  /system TEXT        begins a new conversation with another system message, or with none
+  /seed N             sets the seed of the next answers; without N each has a random one
+  /think on|off|auto  says whether the model thinks before it answers
   /save FILE          writes the conversation; /load FILE goes on with one
   /exit               ends it, as does Ctrl-D
 
-Ctrl-C stops an answer, which stays as far as it was written. A line that ends with \\ goes on in the next one; a message that begins with / is
-written with two. Where the input is not a terminal each line of it is a message, or one of these commands. docs/chat.md has more.")]
+Ctrl-C stops an answer, which stays as far as it was written; at the prompt it clears the message, and ends the conversation where there is
+none. A \\ at the end of a line, or Alt-Enter, begins a new line of the same message; pasted lines are one message. A message that begins with /
+is written with two. Where the input is not a terminal, each line of it is a message or one of these commands. docs/chat.md has more.")]
 pub struct Chat {
     #[command(flatten)]
     pub source: Source,
@@ -34,7 +35,7 @@ pub struct Chat {
     /// Default: chat_template.jinja beside the weights, or that in tokenizer_config.json; with --tokenizer those beside that file, if there are any.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
-    /// What holds for the whole conversation.
+    /// System message: instructions that hold for the whole conversation.
     #[arg(long, value_name = "TEXT", help_heading = "Conversation")]
     pub system: Option<String>,
     /// Have the model think before it answers, if its template knows of it.

@@ -2,6 +2,7 @@
 
 mod input;
 mod line;
+mod messages;
 mod paint;
 mod request;
 mod saved;
@@ -13,12 +14,26 @@ use esolm_checkpoint::message::count;
 use crate::arguments::Chat as Arguments;
 use crate::failure::Failure;
 use crate::{interrupts, output, setup};
-use input::{Input, Said};
+use input::Input;
 use request::Asked;
 use show::Show;
 
-/// What `/help` says.
-const HELP: &str = "/reset  /system TEXT  /seed N  /think on|off|auto  /save FILE  /load FILE  /exit; Ctrl-C stops an answer, a \\ at the end of a line goes on in the next, // begins a message with a /";
+/// What is said to the program rather than to the model; a name may have something behind it.
+const COMMANDS: [&str; 8] = [
+    "/reset",
+    "/system TEXT",
+    "/seed N",
+    "/think on|off|auto",
+    "/save FILE",
+    "/load FILE",
+    "/help",
+    "/exit",
+];
+/// What else `/help` tells of.
+const KEYS: &str = "a \\ at the end of a line, or Alt-Enter, goes on in the next; // begins a message with a /; Ctrl-C stops an answer, or clears what is written, and at an empty line it ends the conversation, as Ctrl-D does";
+
+/// A line of JSON.
+const EXAMPLE: &str = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}";
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let files = setup::open(&arguments.source, arguments.quiet)?;
@@ -34,7 +49,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let model = setup::load(files, &arguments.device, arguments.quiet)?;
     let mut chat = Chat::new(&model, options)?;
     chat.set_messages(messages);
-    let input = Input::new(!arguments.json);
+    let input = Input::new(!arguments.json)?;
     let mut conversation = Conversation {
         show: Show::new(arguments.json, arguments.quiet),
         is_typed: input.is_terminal(),
@@ -43,7 +58,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         failed: false,
     };
     if conversation.is_typed && !arguments.json && !arguments.quiet {
-        output::note("/help says what there is; Ctrl-D or /exit ends the conversation");
+        output::note("/help lists the commands; Ctrl-D or /exit ends the conversation");
     }
     conversation.run(input)
 }
@@ -61,31 +76,18 @@ struct Conversation {
 
 impl Conversation {
     fn run(&mut self, mut input: Input) -> Result<(), Failure> {
-        let mut was_interrupted = false;
-        loop {
-            match input.next()? {
-                Said::End => break,
-                Said::Interrupt if was_interrupted => break,
-                Said::Interrupt => {
-                    was_interrupted = true;
-                    output::note("Ctrl-C again, Ctrl-D or /exit ends the conversation");
-                    continue;
+        while let Some(line) = input.next()? {
+            match self.line(&line, input.number()) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // A person can say something else.
+                Err(failure) if failure.is_final() => return Err(failure),
+                Err(failure) if self.show.is_json() => {
+                    self.show.error(failure.message())?;
+                    self.failed = true;
                 }
-                Said::Line(line) => {
-                    was_interrupted = false;
-                    match self.line(&line) {
-                        Ok(true) => {}
-                        Ok(false) => break,
-                        // A person can say something else.
-                        Err(failure) if failure.is_final() => return Err(failure),
-                        Err(failure) if self.show.is_json() => {
-                            self.show.error(failure.message())?;
-                            self.failed = true;
-                        }
-                        Err(failure) if self.is_typed => output::note(failure.message()),
-                        Err(failure) => return Err(failure),
-                    }
-                }
+                Err(failure) if self.is_typed => output::note(failure.message()),
+                Err(failure) => return Err(failure),
             }
         }
         match self.failed && !self.is_typed {
@@ -94,10 +96,14 @@ impl Conversation {
         }
     }
 
-    /// Does what a line says; tells whether the conversation goes on.
-    fn line(&mut self, line: &str) -> Result<bool, Failure> {
+    /// Does what the line of a number says; tells whether the conversation goes on.
+    fn line(&mut self, line: &str, number: u64) -> Result<bool, Failure> {
         if self.show.is_json() && line.starts_with('{') {
-            let asked = Asked::read(line)?;
+            let asked = Asked::read(line).map_err(|why| {
+                Failure::usage(format!(
+                    "line {number} of the input: {why}; an example is {EXAMPLE}"
+                ))
+            })?;
             let options = self.chat.options.clone();
             let before = self.chat.messages().to_vec();
             asked.apply(&mut self.chat);
@@ -131,7 +137,9 @@ impl Conversation {
             path => Ok(std::path::Path::new(path)),
         };
         match name {
-            "help" | "?" => self.show.note(HELP)?,
+            "help" | "?" => self
+                .show
+                .note(&format!("{}; {KEYS}", COMMANDS.join("  ")))?,
             "exit" | "quit" | "bye" => return Ok(false),
             "reset" => {
                 let messages = self.chat.messages().iter();

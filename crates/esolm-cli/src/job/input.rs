@@ -4,14 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use esolm_checkpoint::message::json_error;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::digest::hexadecimal;
 use crate::arguments::Job;
 use crate::failure::Failure;
-use crate::texts;
+use crate::{fields, texts};
 
 /// Bytes of the longest line that is read. Longer ones are hardly lines of JSON.
 const LONGEST: u64 = 64 << 20;
@@ -206,17 +205,7 @@ impl RawLine {
         if self.is_too_long {
             return Err(format!("it has more than {} MiB", LONGEST >> 20));
         }
-        let text = std::str::from_utf8(&self.bytes).map_err(|error| {
-            let at = error.valid_up_to();
-            format!("it is not UTF-8 text (byte {at} is not part of a character)")
-        })?;
-        let value: Value = serde_json::from_str(text)
-            .map_err(|error| format!("it is not a JSON object ({})", syntax(&error)))?;
-        let mut fields = match value {
-            Value::Object(fields) => fields,
-            Value::Array(_) => return Err("it is not a JSON object, but a list".into()),
-            _ => return Err("it is not a JSON object, but a single value".into()),
-        };
+        let mut fields = fields::object(&self.bytes)?;
         let id = fields.remove("id").filter(|id| !id.is_null());
         let is_name = |id: &Value| id.is_string() || id.is_u64() || id.is_i64();
         match id {
@@ -224,14 +213,4 @@ impl RawLine {
             id => Ok((id, fields)),
         }
     }
-}
-
-/// What the JSON reader says of text that is not JSON. Its place is within the line.
-pub fn syntax(error: &serde_json::Error) -> String {
-    if error.is_eof() {
-        return "it ends too early".into();
-    }
-    let why = json_error(error);
-    let why = why.split(" at line ").next().unwrap_or_default();
-    format!("{why} at byte {}", error.column())
 }

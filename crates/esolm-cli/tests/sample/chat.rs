@@ -169,6 +169,79 @@ fn through_a_pipe_each_line_is_a_message() {
 }
 
 #[test]
+fn what_is_wrong_with_a_line_of_json_is_said_of_its_field() {
+    let folder = Folder::new();
+    let model = folder.file("model");
+    chat_model(model.as_ref(), &json!({}));
+    let wrong = [
+        (
+            "{\"content\": \"a\"",
+            "it is not a JSON object (it ends too early)",
+        ),
+        (
+            "{\"content\": a}",
+            "it is not a JSON object (expected value at byte 13)",
+        ),
+        ("{}", "it has neither messages nor content; give one"),
+        (
+            "{\"messages\": [], \"content\": \"a\"}",
+            "it has both messages and content; give one of them",
+        ),
+        (
+            "{\"messages\": \"a\"}",
+            "its messages is \"a\"; it must be a list of messages, each with a role and a content",
+        ),
+        (
+            "{\"messages\": [\"a\"]}",
+            "messages[0]: it is not an object; give one with a role and a content",
+        ),
+        (
+            "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}, {\"role\": 1}]}",
+            "messages[1]: its role is 1; it must be a text",
+        ),
+        (
+            "{\"messages\": [{\"role\": \"user\"}]}",
+            "messages[0]: it has no content; give it as a text",
+        ),
+        (
+            "{\"messages\": [{\"role\": \"user\", \"contents\": \"a\"}]}",
+            "messages[0]: it has the field \"contents\", which messages do not have; see docs/chat.md",
+        ),
+        (
+            "{\"content\": [\"a\"]}",
+            "its content is [\"a\"]; it must be a text",
+        ),
+        (
+            "{\"content\": \"a\", \"think\": \"on\"}",
+            "its think is \"on\"; it must be true or false",
+        ),
+        (
+            "{\"content\": \"a\", \"seed\": -1}",
+            "its seed is -1; it must be a whole number from 0 to",
+        ),
+        (
+            "{\"content\": \"a\", \"max_tokens\": 0}",
+            "its max_tokens is 0; it must be a whole number, 1 or more",
+        ),
+        (
+            "{\"content\": \"a\", \"steps\": 4}",
+            "it has the field \"steps\", which lines for `chat` do not have; see docs/chat.md",
+        ),
+    ];
+    let lines: String = wrong.iter().map(|(line, _)| format!("{line}\n")).collect();
+    let output = said(&model, &[&BLOCKS[..], &["--json"]].concat(), &lines);
+    assert_eq!(output.status.code(), Some(1));
+    let events = events(&output);
+    assert_eq!(events.len(), wrong.len(), "{events:?}");
+    for (number, (event, (line, why))) in (1..).zip(events.iter().zip(wrong)) {
+        let text = event["text"].as_str().expect("a text");
+        let place = format!("line {number} of the input: {why}");
+        assert!(text.starts_with(&place), "{line}: {text}");
+        assert!(text.contains("; an example is {"), "{line}: {text}");
+    }
+}
+
+#[test]
 fn a_conversation_is_saved_and_gone_on_with() {
     let folder = Folder::new();
     let model = folder.file("model");

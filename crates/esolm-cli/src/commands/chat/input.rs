@@ -1,16 +1,16 @@
-//! Where lines come from: a person at a terminal, who edits them, or anything else.
+//! Where messages come from: a person at a terminal, who edits them, or anything else, which gives one a line.
 
 use std::io::{self, BufRead, IsTerminal, Read, StdinLock};
 
 use super::line::Editor;
 use crate::failure::Failure;
+use crate::output;
 
 /// Bytes of a line; more than any context takes.
 const MOST: u64 = 16 << 20;
 
 /// What was said.
 pub enum Said {
-    /// A line, or several that were joined.
     Line(String),
     /// Ctrl-C.
     Interrupt,
@@ -18,48 +18,74 @@ pub enum Said {
     End,
 }
 
-pub enum Input {
+pub struct Input {
+    source: Source,
+    /// Of the last line, from 1.
+    number: u64,
+}
+
+enum Source {
     Typed(Box<Editor>),
     Piped(StdinLock<'static>),
 }
 
 impl Input {
-    /// `edits` tells whether a person's lines may be edited where they are shown.
-    pub fn new(edits: bool) -> Self {
+    /// `edits` tells whether a person's messages may be edited where they are shown.
+    pub fn new(edits: bool) -> Result<Self, Failure> {
         let can_edit = edits && io::stdin().is_terminal() && io::stdout().is_terminal();
-        match can_edit {
-            true => Self::Typed(Box::default()),
-            false => Self::Piped(io::stdin().lock()),
-        }
+        let source = if can_edit {
+            output::remember_terminal();
+            let editor = Editor::new().map_err(|error| cannot_read(&error))?;
+            Source::Typed(Box::new(editor))
+        } else {
+            Source::Piped(io::stdin().lock())
+        };
+        Ok(Self { source, number: 0 })
     }
 
     pub fn is_terminal(&self) -> bool {
-        matches!(self, Self::Typed(_))
+        matches!(self.source, Source::Typed(_))
     }
 
-    /// The next line, with those that it goes on in.
-    pub fn next(&mut self) -> Result<Said, Failure> {
+    /// The number of the line that was read last, from 1.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The next message, with the lines that a backslash joins; nothing where the conversation ends.
+    pub fn next(&mut self) -> Result<Option<String>, Failure> {
+        let said = self.message();
+        said.map_err(|error| cannot_read(&error))
+    }
+
+    fn message(&mut self) -> io::Result<Option<String>> {
         let mut whole = String::new();
         loop {
-            let said = match self {
-                Self::Typed(editor) => {
-                    let prompt = if whole.is_empty() { "> " } else { ". " };
-                    editor.line(prompt)
-                }
-                Self::Piped(lines) => read(lines),
+            self.number += 1;
+            let said = match &mut self.source {
+                Source::Typed(editor) => editor.line(!whole.is_empty())?,
+                Source::Piped(lines) => read(lines)?,
             };
-            let line = match said.map_err(|error| cannot_read(&error))? {
-                Said::Line(line) => line,
-                Said::End if !whole.is_empty() => return Ok(Said::Line(whole)),
-                other => return Ok(other),
-            };
-            match line.strip_suffix('\\') {
-                Some(begun) => {
-                    whole.push_str(begun);
-                    whole.push('\n');
+            match said {
+                Said::Line(line) => match line.strip_suffix('\\') {
+                    Some(begun) => {
+                        whole.push_str(begun);
+                        whole.push('\n');
+                        continue;
+                    }
+                    None => whole.push_str(&line),
+                },
+                Said::Interrupt if !whole.is_empty() => {
+                    whole.clear();
+                    continue;
                 }
-                None => return Ok(Said::Line(whole + &line)),
+                Said::End if !whole.is_empty() => {}
+                Said::Interrupt | Said::End => return Ok(None),
             }
+            if let Source::Typed(editor) = &mut self.source {
+                editor.remember(&whole)?;
+            }
+            return Ok(Some(whole));
         }
     }
 }

@@ -1,311 +1,127 @@
-//! A line that a person edits at a terminal.
+//! Messages that a person edits at a terminal.
 
-use std::io::{self, Write};
+use std::io;
 
-use console::{Key, Term, measure_text_width};
+use rustyline::completion::{Completer, Pair};
+use rustyline::config::{BellStyle, CompletionType, Config};
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::MemHistory;
+use rustyline::validate::Validator;
+use rustyline::{
+    Cmd, ConditionalEventHandler, Context, Event, EventContext, EventHandler, Helper, KeyCode,
+    KeyEvent, Modifiers, Movement, RepeatCount,
+};
 
+use super::COMMANDS;
 use super::input::Said;
 
-/// Lines that are remembered.
+/// Messages that are remembered while the program runs.
 const REMEMBERED: usize = 500;
 
-/// Edits lines, and remembers those before.
-pub struct Editor {
-    terminal: Term,
-    history: Vec<String>,
-}
-
-impl Default for Editor {
-    fn default() -> Self {
-        Self {
-            terminal: Term::stdout(),
-            history: Vec::new(),
-        }
-    }
-}
+/// Edits messages, and remembers those before.
+pub struct Editor(rustyline::Editor<Commands, MemHistory>);
 
 impl Editor {
-    /// Reads a line behind a prompt.
-    pub fn line(&mut self, prompt: &str) -> io::Result<Said> {
-        let _raw = raw::hold();
-        let mut line = Line::default();
-        let mut row = 0;
-        // Where in the history the line is, and what was written before.
-        let (mut place, mut own) = (self.history.len(), String::new());
-        loop {
-            row = self.draw(prompt, &line, row)?;
-            let key = match self.terminal.read_key_raw() {
-                Ok(key) => key,
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return self.leave(prompt, &mut line, row, Said::End);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => Key::CtrlC,
-                Err(error) => return Err(error),
-            };
-            match key {
-                Key::Enter => {
-                    let text = line.text();
-                    if !text.trim().is_empty() && self.history.last() != Some(&text) {
-                        self.history.push(text.clone());
-                        let most = self.history.len().saturating_sub(REMEMBERED);
-                        self.history.drain(..most);
-                    }
-                    return self.leave(prompt, &mut line, row, Said::Line(text));
-                }
-                Key::CtrlC => return self.leave(prompt, &mut line, row, Said::Interrupt),
-                Key::Char('\u{4}') if line.chars.is_empty() => {
-                    return self.leave(prompt, &mut line, row, Said::End);
-                }
-                Key::ArrowUp | Key::ArrowDown => {
-                    let to = match key {
-                        Key::ArrowUp => place.checked_sub(1),
-                        _ => Some(place + 1).filter(|&to| to <= self.history.len()),
-                    };
-                    if let Some(to) = to {
-                        if place == self.history.len() {
-                            own = line.text();
-                        }
-                        place = to;
-                        line = Line::of(self.history.get(to).unwrap_or(&own));
-                    }
-                }
-                key => line.press(&key),
-            }
+    /// For a terminal at the standard input and output.
+    pub fn new() -> io::Result<Self> {
+        let config = Config::builder()
+            .max_history_size(REMEMBERED)
+            .map_err(io::Error::other)?
+            .completion_type(CompletionType::List)
+            .bell_style(BellStyle::None)
+            .build();
+        let history = MemHistory::with_config(&config);
+        let editor = rustyline::Editor::with_history(config, history);
+        let mut editor = editor.map_err(io::Error::other)?;
+        editor.set_helper(Some(Commands));
+        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
+        let clears = EventHandler::Conditional(Box::new(Clears));
+        editor.bind_sequence(KeyEvent::ctrl('C'), clears);
+        Ok(Self(editor))
+    }
+
+    /// Reads a line, which has newlines where they were pasted or typed with Alt-Enter. `goes_on` tells whether it goes on with a message.
+    pub fn line(&mut self, goes_on: bool) -> io::Result<Said> {
+        match self.0.readline(if goes_on { ". " } else { "> " }) {
+            Ok(line) => Ok(Said::Line(line)),
+            Err(ReadlineError::Interrupted) => Ok(Said::Interrupt),
+            Err(ReadlineError::Eof) => Ok(Said::End),
+            Err(ReadlineError::Io(error)) => Err(error),
+            Err(error) => Err(io::Error::other(error)),
         }
     }
 
-    /// Ends a line, below all of it.
-    fn leave(&self, prompt: &str, line: &mut Line, row: usize, said: Said) -> io::Result<Said> {
-        line.cursor = line.chars.len();
-        self.draw(prompt, line, row)?;
-        let mut out = io::stdout().lock();
-        out.write_all(b"\n")?;
-        out.flush()?;
-        Ok(said)
-    }
-
-    /// Draws the line anew, when the cursor stands in row `before` of it; gives the row in which it stands afterwards.
-    fn draw(&self, prompt: &str, line: &Line, before: usize) -> io::Result<usize> {
-        let columns = usize::from(self.terminal.size().1).max(2);
-        let (text, end, at) = line.laid_out(prompt, columns);
-        let mut out = String::new();
-        if before > 0 {
-            out.push_str(&format!("\x1b[{before}A"));
-        }
-        out.push_str("\r\x1b[J");
-        out.push_str(&text);
-        if end.0 > at.0 {
-            out.push_str(&format!("\x1b[{}A", end.0 - at.0));
-        }
-        out.push_str(&format!("\x1b[{}G", at.1 + 1));
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(out.as_bytes())?;
-        stdout.flush()?;
-        Ok(at.0)
+    /// Remembers a message.
+    pub fn remember(&mut self, message: &str) -> io::Result<()> {
+        let added = self.0.add_history_entry(message);
+        added.map(drop).map_err(io::Error::other)
     }
 }
 
-/// What is being written.
-#[derive(Default)]
-struct Line {
-    chars: Vec<char>,
-    cursor: usize,
-}
+/// Ctrl-C clears what is written, and is an interrupt only where nothing is.
+struct Clears;
 
-/// Row and column, from 0.
-type Place = (usize, usize);
-
-impl Line {
-    fn of(text: &str) -> Self {
-        let chars: Vec<char> = text.chars().collect();
-        Self {
-            cursor: chars.len(),
-            chars,
-        }
-    }
-
-    fn text(&self) -> String {
-        self.chars.iter().collect()
-    }
-
-    /// The beginning of the word before the cursor.
-    fn word(&self) -> usize {
-        let before = &self.chars[..self.cursor];
-        let is_space = |c: &char| c.is_whitespace();
-        let end = before.iter().rposition(|c| !is_space(c));
-        let start = end.and_then(|end| before[..end].iter().rposition(is_space));
-        match end {
-            None => 0,
-            Some(_) => start.map_or(0, |start| start + 1),
-        }
-    }
-
-    fn press(&mut self, key: &Key) {
-        match key {
-            Key::ArrowLeft => self.cursor = self.cursor.saturating_sub(1),
-            Key::ArrowRight => self.cursor = (self.cursor + 1).min(self.chars.len()),
-            Key::Home | Key::Char('\u{1}') => self.cursor = 0,
-            Key::End | Key::Char('\u{5}') => self.cursor = self.chars.len(),
-            Key::Backspace if self.cursor > 0 => {
-                self.cursor -= 1;
-                self.chars.remove(self.cursor);
-            }
-            Key::Del | Key::Char('\u{4}') if self.cursor < self.chars.len() => {
-                self.chars.remove(self.cursor);
-            }
-            // Ctrl-U, Ctrl-K and Ctrl-W take away what is before, what is behind, and the word before.
-            Key::Char('\u{15}') => {
-                self.chars.drain(..self.cursor);
-                self.cursor = 0;
-            }
-            Key::Char('\u{b}') => self.chars.truncate(self.cursor),
-            Key::Char('\u{17}') => {
-                let start = self.word();
-                self.chars.drain(start..self.cursor);
-                self.cursor = start;
-            }
-            Key::Tab => self.insert(' '),
-            Key::Char(c) if !c.is_control() => self.insert(*c),
-            _ => {}
-        }
-    }
-
-    fn insert(&mut self, c: char) {
-        self.chars.insert(self.cursor, c);
-        self.cursor += 1;
-    }
-
-    /// The line behind its prompt in rows of `columns`, with where it ends and where the cursor stands.
-    fn laid_out(&self, prompt: &str, columns: usize) -> (String, Place, Place) {
-        let mut text = String::from(prompt);
-        let mut place = (0, measure_text_width(prompt));
-        let mut cursor = place;
-        for (index, &c) in self.chars.iter().enumerate() {
-            let width = measure_text_width(c.encode_utf8(&mut [0; 4]));
-            if place.1 + width > columns {
-                text.push_str("\r\n");
-                place = (place.0 + 1, 0);
-            }
-            if index == self.cursor {
-                cursor = place;
-            }
-            text.push(c);
-            place.1 += width;
-        }
-        if place.1 >= columns {
-            text.push_str("\r\n");
-            place = (place.0 + 1, 0);
-        }
-        if self.cursor == self.chars.len() {
-            cursor = place;
-        }
-        (text, place, cursor)
+impl ConditionalEventHandler for Clears {
+    fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext) -> Option<Cmd> {
+        (!context.line().is_empty()).then_some(Cmd::Kill(Movement::WholeBuffer))
     }
 }
 
-/// A terminal that hands on each key. Between two keys too, or what is typed then would be shown twice and Ctrl-C end the program.
-#[cfg(unix)]
-mod raw {
-    use std::io;
-    use std::os::fd::AsFd;
+/// Completes the names of commands.
+struct Commands;
 
-    use nix::sys::termios::{InputFlags, LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+impl Completer for Commands {
+    type Candidate = Pair;
 
-    /// As it was, for the time after.
-    pub struct Held(Option<Termios>);
-
-    pub fn hold() -> Held {
-        let stdin = io::stdin();
-        let Ok(before) = tcgetattr(stdin.as_fd()) else {
-            return Held(None);
-        };
-        let mut raw = before.clone();
-        raw.local_flags &=
-            !(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN);
-        raw.input_flags &= !(InputFlags::ICRNL | InputFlags::IXON);
-        let is_set = tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw).is_ok();
-        Held(is_set.then_some(before))
-    }
-
-    impl Drop for Held {
-        fn drop(&mut self) {
-            if let Some(before) = &self.0 {
-                // There is nobody to tell.
-                let _ = tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, before);
-            }
-        }
+    fn complete(
+        &self,
+        line: &str,
+        cursor: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
+        Ok((0, completed(&line[..cursor])))
     }
 }
 
-#[cfg(not(unix))]
-mod raw {
-    pub fn hold() {}
+impl Helper for Commands {}
+impl Highlighter for Commands {}
+impl Hinter for Commands {
+    type Hint = String;
+}
+impl Validator for Commands {}
+
+/// The commands that begin so, as they are shown and as they are put in the place of what is there.
+fn completed(begun: &str) -> Vec<Pair> {
+    let begin_so = COMMANDS
+        .iter()
+        .filter(|command| begun.starts_with('/') && command.starts_with(begun));
+    let pair = |command: &&str| Pair {
+        display: (*command).into(),
+        replacement: match command.split_once(' ') {
+            Some((name, _)) => format!("{name} "),
+            None => (*command).into(),
+        },
+    };
+    begin_so.map(pair).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pressed(keys: &[Key]) -> Line {
-        let mut line = Line::default();
-        keys.iter().for_each(|key| line.press(key));
-        line
-    }
-
-    fn typed(text: &str) -> Vec<Key> {
-        text.chars().map(Key::Char).collect()
-    }
-
     #[test]
-    fn lines_are_edited() {
-        let mut keys = typed("one tow");
-        keys.extend([
-            Key::Backspace,
-            Key::Backspace,
-            Key::Char('w'),
-            Key::Char('o'),
-        ]);
-        assert_eq!(pressed(&keys).text(), "one two");
-        keys.extend([
-            Key::Home,
-            Key::Del,
-            Key::Char('O'),
-            Key::End,
-            Key::Char('\u{17}'),
-        ]);
-        assert_eq!(pressed(&keys).text(), "One ");
-        keys.extend([Key::ArrowLeft, Key::Char('\u{b}'), Key::Char('!')]);
-        assert_eq!(pressed(&keys).text(), "One!");
-        keys.extend([
-            Key::ArrowLeft,
-            Key::Char('\u{15}'),
-            Key::ArrowRight,
-            Key::ArrowRight,
-        ]);
-        assert_eq!(pressed(&keys).text(), "!");
-        let before = [
-            Key::Backspace,
-            Key::ArrowLeft,
-            Key::Del,
-            Key::Char('\u{17}'),
-        ];
-        assert_eq!(pressed(&before).text(), "");
-    }
-
-    #[test]
-    fn long_lines_take_several_rows() {
-        let line = Line::of("abcdefgh");
-        assert_eq!(
-            line.laid_out("> ", 5),
-            ("> abc\r\ndefgh\r\n".into(), (2, 0), (2, 0))
-        );
-        let wide = Line {
-            cursor: 1,
-            ..Line::of("漢漢")
+    fn commands_are_completed() {
+        let names = |begun| -> Vec<String> {
+            let all = completed(begun).into_iter();
+            all.map(|pair| pair.replacement).collect()
         };
-        assert_eq!(
-            wide.laid_out("> ", 5),
-            ("> 漢\r\n漢".into(), (1, 2), (1, 0))
-        );
+        assert_eq!(names("/re"), ["/reset"]);
+        assert_eq!(names("/s"), ["/system ", "/seed ", "/save "]);
+        assert_eq!(names("/").len(), COMMANDS.len());
+        for text in ["", "s", "//s", "/nothing", "/seed 1", "Say /s"] {
+            assert!(names(text).is_empty(), "{text}");
+        }
     }
 }

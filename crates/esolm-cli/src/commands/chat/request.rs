@@ -1,12 +1,16 @@
 //! What options, and lines of JSON, ask for.
 
+use std::num::NonZeroUsize;
+
 use esolm::checkpoint::{ChatFiles, FileError};
 use esolm::{Chat, ChatOptions, Message, ModelFiles, Request};
-use esolm_checkpoint::message::json_error;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
+use super::messages::{self, MESSAGES};
 use crate::arguments::{Chat as Arguments, Choosing};
 use crate::failure::Failure;
+use crate::fields::{self, COUNT, Form, SEED, SWITCH, TEXT};
 
 /// How answers are written.
 pub fn options(arguments: &Arguments) -> ChatOptions {
@@ -71,45 +75,76 @@ pub fn with_template(files: ModelFiles, arguments: &Arguments) -> Result<ModelFi
     Ok(files.with_chat_files(chat))
 }
 
-/// A line of JSON: a whole conversation, or one more message of it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Asked {
-    messages: Option<Vec<Message>>,
+const FORM: Form = Form {
+    fields: &[
+        ("messages", MESSAGES),
+        ("content", TEXT),
+        ("think", SWITCH),
+        ("seed", SEED),
+        ("max_tokens", COUNT),
+    ],
+    called: "lines for `chat`",
+    page: "docs/chat.md",
+};
+
+/// The fields of a line.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Given {
+    messages: Option<Vec<Value>>,
     content: Option<String>,
     think: Option<bool>,
-    #[serde(default, with = "esolm::trace::optional_seed")]
+    #[serde(with = "esolm::trace::optional_seed")]
+    seed: Option<u64>,
+    max_tokens: Option<NonZeroUsize>,
+}
+
+/// What is said.
+#[derive(Debug)]
+enum Said {
+    /// In the place of all that was said before.
+    Whole(Vec<Message>),
+    /// By the user, after it.
+    Next(String),
+}
+
+/// A line of JSON: a whole conversation, or one more message of it, and how this answer is written.
+#[derive(Debug)]
+pub struct Asked {
+    said: Said,
+    think: Option<bool>,
     seed: Option<u64>,
     max_tokens: Option<usize>,
 }
 
 impl Asked {
-    pub fn read(line: &str) -> Result<Self, Failure> {
-        let unusable = |why: String| {
-            Failure::usage(format!(
-                "a line of the input cannot be used: {why}; an example is {{\"messages\": [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}"
-            ))
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// What is wrong with it, as the part of a sentence.
+    pub fn read(line: &str) -> Result<Self, String> {
+        let given: Given = fields::read(fields::object(line.as_bytes())?, &FORM, &Map::new())?;
+        let said = match (given.messages, given.content) {
+            (Some(messages), None) => Said::Whole(messages::read(messages)?),
+            (None, Some(content)) => Said::Next(content),
+            (None, None) => return Err("it has neither messages nor content; give one".into()),
+            (Some(_), Some(_)) => {
+                return Err("it has both messages and content; give one of them".into());
+            }
         };
-        let asked: Self =
-            serde_json::from_str(line).map_err(|error| unusable(json_error(&error)))?;
-        if asked.messages.is_some() == asked.content.is_some() {
-            return Err(unusable(
-                "it must have either messages or content, not both".into(),
-            ));
-        }
-        if asked.max_tokens == Some(0) {
-            return Err(unusable("max_tokens is 0; it must be 1 or more".into()));
-        }
-        Ok(asked)
+        Ok(Self {
+            said,
+            think: given.think,
+            seed: given.seed,
+            max_tokens: given.max_tokens.map(NonZeroUsize::get),
+        })
     }
 
     /// Hands the messages to the conversation, and what else it says for one answer.
     pub fn apply(self, chat: &mut Chat) {
-        if let Some(messages) = self.messages {
-            chat.set_messages(messages);
-        }
-        if let Some(content) = self.content {
-            chat.push(Message::user(content));
+        match self.said {
+            Said::Whole(messages) => chat.set_messages(messages),
+            Said::Next(content) => chat.push(Message::user(content)),
         }
         chat.options.think = self.think.or(chat.options.think);
         chat.options.request.seed = self.seed.or(chat.options.request.seed);

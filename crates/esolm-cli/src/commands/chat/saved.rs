@@ -4,10 +4,12 @@ use std::io::Read;
 use std::path::Path;
 
 use esolm::Message;
-use esolm_checkpoint::message::json_error;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
+use super::messages::{self, MESSAGES};
 use crate::failure::Failure;
+use crate::fields::{self, Form, TEXT};
 use crate::files::Pending;
 
 /// Of the form of the file.
@@ -15,13 +17,26 @@ const VERSION: u32 = 1;
 /// Bytes that are read of a file at most.
 const MOST: u64 = 64 << 20;
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Saved {
+const FORM: Form = Form {
+    fields: &[("esolm_chat", "1"), ("model", TEXT), ("messages", MESSAGES)],
+    called: "saved conversations",
+    page: "docs/chat.md",
+};
+
+#[derive(Serialize)]
+struct Saved<'a> {
     esolm_chat: u32,
     /// With which it was held.
-    model: String,
-    messages: Vec<Message>,
+    model: &'a str,
+    messages: &'a [Message],
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Given {
+    esolm_chat: Option<u32>,
+    model: Option<String>,
+    messages: Option<Vec<Value>>,
 }
 
 /// Writes a conversation.
@@ -29,8 +44,8 @@ pub fn save(path: &Path, model: &str, messages: &[Message]) -> Result<(), Failur
     let mut file = Pending::create(path)?;
     let saved = Saved {
         esolm_chat: VERSION,
-        model: model.into(),
-        messages: messages.to_vec(),
+        model,
+        messages,
     };
     file.json_line(&saved)?;
     file.commit()
@@ -57,13 +72,26 @@ pub fn load(path: &Path) -> Result<Vec<Message>, Failure> {
     if bytes.len() as u64 > MOST {
         return Err(unusable("it is too long".into()));
     }
-    let saved: Saved =
-        serde_json::from_slice(&bytes).map_err(|error| unusable(json_error(&error)))?;
-    match saved.esolm_chat {
-        VERSION => Ok(saved.messages),
-        other => Err(unusable(format!(
-            "it has version {other}, and this program reads version {VERSION}"
-        ))),
+    messages_in(&bytes).map_err(unusable)
+}
+
+/// The messages in a file.
+fn messages_in(bytes: &[u8]) -> Result<Vec<Message>, String> {
+    let fields = fields::object(bytes)?;
+    // Other versions have other fields.
+    if let Some(version) = fields.get("esolm_chat").and_then(Value::as_u64)
+        && version != u64::from(VERSION)
+    {
+        return Err(format!(
+            "it has version {version}, and this program reads version {VERSION}"
+        ));
+    }
+    let given: Given = fields::read(fields, &FORM, &Map::new())?;
+    match (given.esolm_chat, given.model, given.messages) {
+        (None, ..) => Err("it has no esolm_chat".into()),
+        (_, None, _) => Err("it has no model".into()),
+        (.., None) => Err("it has no messages".into()),
+        (.., Some(messages)) => messages::read(messages),
     }
 }
 
@@ -77,12 +105,42 @@ mod tests {
         let messages = vec![Message::system("s"), Message::user("a\n\"b\"")];
         save(&path, "m", &messages).unwrap();
         assert_eq!(load(&path).unwrap(), messages);
-        std::fs::write(
-            &path,
-            "{\"esolm_chat\": 2, \"model\": \"m\", \"messages\": []}",
-        )
-        .unwrap();
-        assert!(load(&path).unwrap_err().message().contains("version 2"));
+        for (text, said) in [
+            ("{\"esolm_chat\": 2, \"turns\": []}", "version 2"),
+            (
+                "{\"esolm_chat\": \"1\"}",
+                "its esolm_chat is \"1\"; it must be 1",
+            ),
+            ("{\"model\": \"m\"}", "it has no esolm_chat"),
+            (
+                "{\"esolm_chat\": 1, \"model\": \"m\"}",
+                "it has no messages",
+            ),
+            (
+                "{\"esolm_chat\": 1, \"model\": \"m\",\n \"messages\": [}",
+                "expected value at byte 14 of line 2",
+            ),
+            (
+                "{\"esolm_chat\": 1, \"model\": \"m\", \"messages\": {}}",
+                "its messages is {}; it must be a list of messages",
+            ),
+            (
+                "{\"esolm_chat\": 1, \"model\": \"m\", \"messages\": [{\"role\": \"user\"}]}",
+                "messages[0]: it has no content",
+            ),
+            (
+                "{\"esolm_chat\": 1, \"model\": \"m\", \"messages\": [{\"role\": \"user\", \"content\": 7}]}",
+                "messages[0]: its content is 7; it must be a text",
+            ),
+            (
+                "{\"esolm_chat\": 1, \"mdoel\": \"m\"}",
+                "the field \"mdoel\"",
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let refused = load(&path).unwrap_err();
+            assert!(refused.message().contains(said), "{}", refused.message());
+        }
         std::fs::remove_file(&path).unwrap();
     }
 }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::arguments::Ppl;
 use crate::failure::Failure;
-use crate::job::fields::{self, Field};
+use crate::fields::{self, Form, TEXT};
 use crate::job::{self, Line, Work};
 use crate::likelihood::lines::{Options, Scorer};
 
@@ -21,7 +21,11 @@ struct Fields {
     text: Option<String>,
 }
 
-const FIELDS: [Field; 1] = [("text", "a text")];
+const FORM: Form = Form {
+    fields: &[("text", TEXT)],
+    called: "lines for `ppl`",
+    page: "docs/scale.md",
+};
 
 /// The result of a line.
 #[derive(Serialize)]
@@ -61,7 +65,7 @@ impl Work for Measuring<'_> {
     type Done = Done;
 
     fn read(&self, fields: Map<String, Value>) -> Result<String, String> {
-        let fields: Fields = fields::read(fields, &FIELDS, "ppl", &Map::new())?;
+        let fields: Fields = fields::read(fields, &FORM, &Map::new())?;
         let text = fields.text.ok_or("it has no field text")?;
         // White space around a document is left out everywhere.
         Ok(text.trim().into())

@@ -17,18 +17,17 @@ use super::given;
 use super::report::TextLine;
 use crate::arguments::Sample;
 use crate::failure::Failure;
-use crate::job::fields::{self, Field};
+use crate::fields::{self, COUNT, Field, Form, SEED, SWITCH, TEXT};
+
 use crate::job::{self, Line, Work};
 use crate::setup;
 
-const COUNT: &str = "a whole number, 1 or more";
 const SHARE: &str = "a number from 0 to 1";
-const SWITCH: &str = "true or false";
 const TOKENS: &str = "a list of tokens, each by its number or its name";
 
 /// The fields of a [`Request`] that a line has. Those that are left out here are the job's, or of several texts.
 const FIELDS: [Field; 25] = [
-    ("prompt", "a text"),
+    ("prompt", TEXT),
     (
         "infill",
         "a template with gaps, such as \"Once ____ a time\"",
@@ -58,14 +57,17 @@ const FIELDS: [Field; 25] = [
     ("suppress_tokens", TOKENS),
     ("begin_suppress_tokens", TOKENS),
     ("temperature", "0 or a number from 1e-6 to 1e6"),
-    (
-        "seed",
-        "a whole number from 0 to 18446744073709551615, and as text where it is above 2^53",
-    ),
+    ("seed", SEED),
     ("stop", "a list of \"eos\" and \"entropy\""),
     ("stop_strings", "a text or a list of texts"),
     ("bos", SWITCH),
 ];
+
+const FORM: Form = Form {
+    fields: &FIELDS,
+    called: "lines for `sample`",
+    page: "docs/scale.md",
+};
 
 /// So many different sets of options are looked at before anything is computed; further ones when their turn comes.
 const LOOKED_AT: usize = 1000;
@@ -146,7 +148,7 @@ impl Work for Writer<'_> {
         if fields.get("prompt").is_some_and(Value::is_array) {
             return Err("its prompt is a list; give one text a line".into());
         }
-        fields::read(fields, &FIELDS, "sample", &self.defaults)
+        fields::read(fields, &FORM, &self.defaults)
     }
 
     fn look_at(&self, request: &Request) -> Result<(), String> {

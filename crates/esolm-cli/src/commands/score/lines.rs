@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use super::Choice;
 use crate::arguments::{self, Normalize};
 use crate::failure::Failure;
-use crate::job::fields::{self, Field};
+use crate::fields::{self, Form, TEXT};
 use crate::job::{self, Line, Work};
 use crate::likelihood::lines::{Options, Scorer};
 
@@ -29,15 +29,19 @@ struct Fields {
     suffix: Option<String>,
 }
 
-const FIELDS: [Field; 7] = [
-    ("text", "a text"),
-    ("context", "a text"),
-    ("continuation", "a text"),
-    ("choices", "a list of texts"),
-    ("prefix", "a text"),
-    ("middle", "a text"),
-    ("suffix", "a text"),
-];
+const FORM: Form = Form {
+    fields: &[
+        ("text", TEXT),
+        ("context", TEXT),
+        ("continuation", TEXT),
+        ("choices", "a list of texts"),
+        ("prefix", TEXT),
+        ("middle", TEXT),
+        ("suffix", TEXT),
+    ],
+    called: "lines for `score`",
+    page: "docs/scale.md",
+};
 
 /// Which fields may stand together.
 const FORMS: &str = "it needs text, or context and continuation, or context and choices, or prefix, middle and suffix, and none of the others";
@@ -108,7 +112,7 @@ impl Work for Scoring<'_> {
     type Done = Done;
 
     fn read(&self, fields: Map<String, Value>) -> Result<Item, String> {
-        let fields: Fields = fields::read(fields, &FIELDS, "score", &Map::new())?;
+        let fields: Fields = fields::read(fields, &FORM, &Map::new())?;
         let mut is_choice = false;
         let item = match fields {
             Fields {
