@@ -564,8 +564,15 @@ impl Checkpoint {
         self.parameters.iter()
     }
 
-    /// Number of values of all parameters.
+    /// Number of values of all parameters; of a network that was quantised, and with that perhaps folded, that of the one before, where the
+    /// configuration tells it.
     pub fn count(&self) -> u64 {
+        let told = self.quantization.as_ref().and_then(|q| q.parameters);
+        told.unwrap_or_else(|| self.stored_count())
+    }
+
+    /// Number of values of the parameters that are stored.
+    pub fn stored_count(&self) -> u64 {
         let size =
             |parameter: &Parameter| parameter.shape.iter().map(|&n| n as u64).product::<u64>();
         self.parameters.iter().map(size).sum()

@@ -35,6 +35,9 @@ impl fmt::Display for Grid {
     }
 }
 
+/// The field of [`Quantization::parameters`].
+const PARAMETERS: &str = "parameters";
+
 /// Which weights are quantised, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantization {
@@ -42,6 +45,8 @@ pub struct Quantization {
     pub rest: Grid,
     /// By the names of modules, as they were written; `None` for those that are not quantised.
     pub modules: BTreeMap<String, Option<Grid>>,
+    /// Values of all weights before they were quantised, and with that perhaps folded, where that is told.
+    pub parameters: Option<u64>,
 }
 
 impl Quantization {
@@ -65,7 +70,7 @@ impl Quantization {
         }
         let twin = twin.filter(|twin| twin.contains_key("bits"));
         match (object(FIELD)?, twin) {
-            (Some(own), Some(twin)) if Self::of(own)? != Self::of(twin)? => {
+            (Some(own), Some(twin)) if !Self::of(own)?.agrees(&Self::of(twin)?) => {
                 Err(ConfigError::Contradiction {
                     first: format!("the configuration's object \"{FIELD}\" says one thing"),
                     second: format!("its object \"{TWIN}\" another"),
@@ -88,7 +93,16 @@ impl Quantization {
             };
             modules.insert(name.clone(), entry);
         }
-        Ok(Self { rest, modules })
+        Ok(Self {
+            rest,
+            modules,
+            parameters: object.get(PARAMETERS).and_then(Value::as_u64),
+        })
+    }
+
+    /// Whether both say the same of what is stored.
+    fn agrees(&self, other: &Self) -> bool {
+        self.rest == other.rest && self.modules == other.modules
     }
 
     /// The object, which [`super::ModelConfig::from_json`] reads back.
@@ -97,6 +111,9 @@ impl Quantization {
         let mut object = grid(&self.rest);
         for (name, entry) in &self.modules {
             object[name] = entry.as_ref().map_or(Value::Bool(false), grid);
+        }
+        if let Some(parameters) = self.parameters {
+            object[PARAMETERS] = parameters.into();
         }
         object
     }
