@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::finite::first_beyond;
+use crate::message::number;
 use crate::rng::{STRETCH, gumbel_ceiling, gumbel_from_bits, gumbel_stretch};
 
 pub mod kept;
@@ -67,48 +68,49 @@ impl Crossing {
     }
 }
 
-/// Why a [`Sampler`] cannot draw.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-pub enum SamplerError {
-    /// The temperature is negative or not a number.
-    #[error(
-        "the temperature is {0}; give 0 for the most likely token, 1 for a draw as the model says, or any number from 1e-6"
-    )]
-    Temperature(f32),
-    /// No token is kept.
-    #[error("top-k is 0; give a number of tokens from 1, or leave it out to keep every token")]
-    TopK,
-    /// The nucleus holds nothing, or more than all.
-    #[error("top-p is {0}; give a number above 0 and at most 1, where 1 keeps every token")]
-    TopP(f32),
-    /// A fraction that no probability can be of another.
-    #[error("min-p is {0}; give a number from 0, which keeps every token, to 1")]
-    MinP(f32),
+/// Why a [`Sampler`] cannot draw: a field is out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option} is {value}; it must be {range}")]
+pub struct SamplerError {
+    /// Name of the field.
+    pub option: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What it may be.
+    pub range: &'static str,
 }
 
 impl Sampler {
     /// Smallest temperature beside 0: with smaller ones scaled logits would leave the range of f32.
     pub const MIN_TEMPERATURE: f32 = 1e-6;
+    /// Largest temperature, at which every token is as likely as any other long since.
+    pub const MAX_TEMPERATURE: f32 = 1e6;
 
     /// Checks the ranges of the fields.
     ///
     /// # Errors
-    /// A temperature that is neither 0 nor a number from [`Sampler::MIN_TEMPERATURE`], a top-k of 0, a top-p outside (0, 1] or a min-p
-    /// outside [0, 1].
+    /// A temperature that is neither 0 nor a number from [`Sampler::MIN_TEMPERATURE`] to [`Sampler::MAX_TEMPERATURE`], a top-k of 0, a top-p
+    /// outside (0, 1] or a min-p outside [0, 1].
     pub fn validate(&self) -> Result<(), SamplerError> {
+        let wrong = |option, value, range| SamplerError {
+            option,
+            value: number(value),
+            range,
+        };
         let temperature = self.temperature;
-        let usable = temperature.is_finite() && temperature >= Self::MIN_TEMPERATURE;
+        let usable = (Self::MIN_TEMPERATURE..=Self::MAX_TEMPERATURE).contains(&temperature);
         if temperature != 0.0 && !usable {
-            return Err(SamplerError::Temperature(temperature));
+            let range = "0 (the most likely token) or a number from 1e-6 to 1e6";
+            return Err(wrong("temperature", temperature, range));
         }
         if self.top_k == Some(0) {
-            return Err(SamplerError::TopK);
+            return Err(wrong("top_k", 0.0, "a whole number, 1 or more"));
         }
         if let Some(p) = self.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
-            return Err(SamplerError::TopP(p));
+            return Err(wrong("top_p", p, "a number above 0, up to 1"));
         }
         match self.min_p {
-            Some(p) if !(0.0..=1.0).contains(&p) => Err(SamplerError::MinP(p)),
+            Some(p) if !(0.0..=1.0).contains(&p) => Err(wrong("min_p", p, "a number from 0 to 1")),
             _ => Ok(()),
         }
     }
