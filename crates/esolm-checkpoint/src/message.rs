@@ -17,6 +17,16 @@ pub fn count<N: Display + PartialEq + From<u8>>(n: N, noun: &str) -> String {
     format!("{n} {noun}{ending}")
 }
 
+/// A number as people read it, who may have written one beyond the range of an f32.
+pub fn number(x: f32) -> String {
+    match x {
+        x if x.is_nan() => "not a number".into(),
+        f32::INFINITY => "more than 3.4e38".into(),
+        f32::NEG_INFINITY => "less than -3.4e38".into(),
+        x => x.to_string(),
+    }
+}
+
 /// What the JSON reader says, which quotes the file, without its flood.
 pub fn json_error(error: &serde_json::Error) -> String {
     let text = error.to_string();
@@ -46,7 +56,7 @@ fn first(text: &str, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{count, json_error, shorten};
+    use super::{count, json_error, number, shorten};
 
     #[test]
     fn one_of_a_kind_is_not_many() {
@@ -54,6 +64,14 @@ mod tests {
         assert_eq!(count(0u64, "token"), "0 tokens");
         assert_eq!(count(1usize, "pass"), "1 pass");
         assert_eq!(count(12u32, "pass"), "12 passes");
+    }
+
+    #[test]
+    fn numbers_are_not_called_as_programs_call_them() {
+        assert_eq!(number(0.1), "0.1");
+        assert_eq!(number(1e300_f64 as f32), "more than 3.4e38");
+        assert_eq!(number(-1e300_f64 as f32), "less than -3.4e38");
+        assert_eq!(number(f32::NAN), "not a number");
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub struct Esolm {
 pub enum Command {
     /// Write text.
     Sample(Box<Sample>),
-    /// Talk with a model that answers.
+    /// Talk with a model.
     Chat(Box<Chat>),
     /// Measure perplexity on texts: exact likelihood and NELBO.
     Ppl(Box<Ppl>),
@@ -88,7 +88,7 @@ pub enum Command {
     Inspect(Inspect),
     /// Write any readable checkpoint as a Hugging Face folder.
     Convert(Convert),
-    /// One pass over given tokens, to compare logits with another implementation.
+    /// Run one pass over given tokens, to compare logits with another implementation.
     Forward(Forward),
     /// Repeat a recorded generation with its random numbers, to compare it with another implementation.
     Replay(Replay),
@@ -116,14 +116,15 @@ pub struct Model {
     /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
     #[arg(long)]
     pub raw_weights: bool,
-    /// Which of the two a decoder is whose config.json leaves it open, as a2d-qwen3, a2d-qwen2 and a2d-llama do.
+    /// How to run a decoder whose config.json does not say whether it is an MDLM or a BD3-LM (model types a2d-qwen3, a2d-qwen2 and
+    /// a2d-llama).
     #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
     pub read_as: Option<ReadAsName>,
-    /// Tokens of a block of a BD3-LM: of a decoder that is read as one, and for `sample` and `forward` of any. Texts are written in whole blocks;
-    /// the last block of a decoder's text and of `forward --mode block` may be shorter. With the schedule confidence an MDLM writes so many tokens
-    /// before any behind them.
+    /// Tokens per block of a BD3-LM: needed for a decoder that is read as one; for `sample` and `forward`, a size other than the model's
+    /// own. Texts are written in whole blocks; only the last block of a decoder's text, or of `forward --mode block`, may be shorter. With
+    /// the schedule confidence, an MDLM finishes a block of this size before it begins the next.
     ///
-    /// Default: the model's own; of a decoder that is an MDLM 32.
+    /// Default: the model's own; 32 for a decoder that is an MDLM.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true)]
     pub block_size: Option<usize>,
 }
@@ -169,18 +170,19 @@ pub struct Device {
     /// auto: the first real GPU that works, else the CPU; cpu; gpu: the first adapter, software ones included; gpu:N: adapter N of `esolm devices`.
     #[arg(long, value_name = "auto|cpu|gpu|gpu:N", default_value = "auto", value_parser = parse::<DeviceChoice>)]
     pub device: DeviceChoice,
-    /// How weights are held: f16 takes half the memory of f32, q8 about a quarter and q4 a fifth.
+    /// Precision of the weights in memory: f16 takes half the memory of f32, q8 about a quarter and q4 a fifth.
     ///
-    /// Default: f32, and of quantised files the form that they are stored in.
+    /// Default: f32; for quantised files, the form that they are stored in.
     #[arg(long, value_name = "f32|f16|q8|q4", value_parser = parse::<Weights>)]
     pub weights: Option<Weights>,
-    /// How activations enter products with q8 and q4 weights: q8 rounds them to 8 bits, which is faster and a little coarser, on the CPU alone.
+    /// Precision of the activations that q8 and q4 weights are multiplied with: q8 rounds them to 8 bits, which is faster and slightly less
+    /// accurate; only on the CPU.
     #[arg(long, value_name = "f32|q8", default_value = "f32", value_parser = parse::<Activations>)]
     pub activations: Activations,
     /// Precision of the KV cache on a GPU.
     #[arg(long, value_name = "f32|f16", default_value = "f32", value_parser = parse::<Precision>)]
     pub kv_cache: Precision,
-    /// Force kernel variants instead of those of the table for this kind of adapter, for example few=split,many=tile,attention=split.
+    /// Use these kernel variants instead of those chosen for this kind of adapter, for example few=split,many=tile,attention=split.
     #[arg(long, value_name = "KERNEL=NAME,...", default_value = "", hide_default_value = true, value_parser = parse::<Variants>)]
     pub variants: Variants,
 }
@@ -212,7 +214,7 @@ impl Device {
   esolm sample --model sdar --prompt 'Once' --steps 4 --confidence-threshold 0.9 --temperature 0
   esolm sample --model a2d --as bd3lm --block-size 32 --prompt 'Once' --steps 8 --suppress-tokens '<|im_end|>'
 
-Jobs: --input has lines such as {\"id\": 7, \"prompt\": \"Once\"} or {\"infill\": \"Once ____ a time\", \"seed\": 3}; docs/scale.md has all fields.
+Jobs: lines of --input look like {\"id\": 7, \"prompt\": \"Once\"} or {\"infill\": \"Once ____ a time\", \"seed\": 3}; docs/scale.md lists all fields.
 
 Infill templates:
   ____        a gap of as many tokens as underscores, here 4
@@ -222,7 +224,7 @@ Infill templates:
   tokenizers, so one space right before a gap belongs to the gap, and the model writes its own. Given words stay whole: a text
   in which the model runs on at one ('cat ____' becoming 'cats') is drawn again.
 
-A checkpoint may recommend settings (the field esolm of its generation_config.json); options win. `esolm inspect` shows them.")]
+A checkpoint may recommend settings (the field esolm of its generation_config.json); options take precedence. `esolm inspect` shows them.")]
 pub struct Sample {
     #[command(flatten)]
     pub source: Source,
@@ -232,36 +234,36 @@ pub struct Sample {
     /// Default: what the checkpoint recommends, or the value that the model was trained with if the checkpoint says, else 1.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Sampling")]
     pub alpha0: Option<f64>,
-    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block; with
-    /// the schedules block and block-autoregressive they are the tokens of a block. With the schedule confidence more steps than tokens change
+    /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. For a BD3-LM, the steps of each block; with the schedules
+    /// block and block-autoregressive, the number of tokens in a block. With the schedule confidence, more steps than tokens change
     /// nothing.
     ///
-    /// Default: the length. A BD3-LM draws one token a step unless steps are given. Of a SetDLM, further steps follow where its window was
-    /// too small for as many tokens.
+    /// Default: the length. A BD3-LM draws one token per step unless steps are given. A SetDLM takes further steps where its window was too
+    /// small for the tokens of a step.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub steps: Option<usize>,
-    /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; it and a SetDLM can write more than their context, and
-    /// then see the last tokens alone, which is not exact.
+    /// Length of a text in tokens, from 1 to the model's context. A BD3-LM writes whole blocks; a BD3-LM and a SetDLM can go beyond their
+    /// context, and then see only the last tokens, which is not exact.
     ///
-    /// Default: the model's context, or the length of an infill template; of a decoder 128 more than are given.
+    /// Default: the model's context, or the length of the infill template; for a decoder, 128 more than are given.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub length: Option<usize>,
-    /// Number of texts; of a job, texts that are written at once.
+    /// Number of texts; in a job, the number of texts that are written at once.
     ///
-    /// Default: 1, or one for each --prompt; of a job 32, or as many as fit in memory.
+    /// Default: 1, or one for each --prompt; in a job, 32, or as many as fit in memory.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial, also of a BD3-LM with --steps; first-hitting of a BD3-LM without; confidence of a SetDLM and of decoders that write
-    /// by diffusion; left-to-right of an AR model, which has no other.
+    /// Default: binomial, also for a BD3-LM with --steps; first-hitting for a BD3-LM without; confidence for a SetDLM and for decoders that
+    /// write by diffusion; left-to-right for an AR model, which has no other.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
-    /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
+    /// Number of stretches of text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
     #[arg(long, value_name = "R", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub sar_steps: Option<usize>,
-    /// With the schedule confidence: tokens that the network is at least this sure of, 0 to 1, are all kept at once, so that a text may take fewer passes.
-    /// Default: every step keeps as many as --steps says.
+    /// With the schedule confidence: keep all tokens of at least this confidence, 0 to 1, at once, so that a text may take fewer passes.
+    /// Default: each step keeps as many as --steps says.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true, help_heading = "Sampling")]
     pub confidence_threshold: Option<f32>,
     #[command(flatten, next_help_heading = "Sampling")]
@@ -270,10 +272,10 @@ pub struct Sample {
     pub sets: Sets,
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
-    /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
-    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. A decoder's text ends with the first end-of-text
-    /// token that it writes in any case. One of a SetDLM after any token, once 32
-    /// are written: eos with the first end-of-text token; entropy by the last 128 tokens.
+    /// End a text early. For a BD3-LM, after any block: eos at the second end-of-text token (the opening one counts), which is kept;
+    /// entropy where the last 256 tokens have an entropy below 4 nats, which are cut off. For a SetDLM, after any token once 32 are
+    /// written: eos at the first end-of-text token; entropy by the last 128 tokens. A decoder's text always ends at the first end-of-text
+    /// token that it writes.
     #[arg(
         long,
         value_enum,
@@ -282,8 +284,9 @@ pub struct Sample {
         help_heading = "Sampling"
     )]
     pub stop: Vec<StopName>,
-    /// Ends a text before TEXT where the model writes it, and then also at its first end-of-text token; \n stands for a newline. May be given
-    /// several times: what is complete first counts. What is given is not searched. Nothing more is written of a text that has ended.
+    /// End a text before TEXT if the model writes it, and also at its first end-of-text token; \n stands for a newline. May be given
+    /// several times: the string that is completed first counts. Given text is not searched. Nothing more is written of a text that has
+    /// ended.
     #[arg(
         long,
         value_name = "TEXT",
@@ -298,10 +301,11 @@ pub struct Sample {
     /// Default: what the checkpoint recommends, else 1.
     #[arg(long, value_name = "X", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: Option<f32>,
-    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr; of a job 0.
+    /// Seed of all random numbers. The same seed gives the same text on the same device. Default: a random one, printed on stderr; in a
+    /// job, 0.
     #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true, help_heading = "Sampling")]
     pub seed: Option<u64>,
-    /// Number of the first text, of a job that of its first line. Text number N of a seed is the same in any batch.
+    /// Number of the first text; in a job, of its first line. Text number N of a seed is the same in any batch.
     #[arg(long, value_name = "N", value_parser = whole::<u32>, allow_negative_numbers = true, default_value_t = 0, help_heading = "Sampling")]
     pub first: u32,
 
@@ -332,12 +336,13 @@ pub struct Sample {
     #[command(flatten)]
     pub device: Device,
 
-    /// Print all tokens, special ones too, and what follows the first end-of-text token.
+    /// Print all tokens, including special ones and those after the first end-of-text token.
     #[arg(long, help_heading = "Output")]
     pub raw: bool,
-    /// Tell in JSON the log-probability that the model gave each token in the step that drew it, before temperature, top-k, top-p and min-p.
+    /// Report in JSON the log-probability that the model gave each token in the step that drew it, before temperature, top-k, top-p and
+    /// min-p.
     ///
-    /// Costs another product with the output matrix each step.
+    /// Costs another product with the output matrix in each step.
     #[arg(long, help_heading = "Output")]
     pub logprobs: bool,
     #[command(flatten)]
@@ -416,7 +421,7 @@ pub struct Convert {
     /// Type of the written weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeName,
-    /// Most megabytes of a file of weights: of more, several are written beside an index.
+    /// Largest file of weights in megabytes; larger models are written as several files with an index.
     #[arg(long, value_name = "MB", default_value_t = 2000, value_parser = at_least_one, allow_negative_numbers = true)]
     pub shard_size: usize,
     /// Replace a model that is already in OUT; its tokenizer.json and its generation_config.json are removed if the new model comes without them.
@@ -431,11 +436,11 @@ pub struct Filters {
     /// checkpoint recommends.
     #[arg(long, value_name = "N", value_parser = top_k, allow_negative_numbers = true)]
     pub top_k: Option<u32>,
-    /// Draw from the smallest set of tokens whose probabilities reach P, above 0 up to 1, of those that --top-k leaves. Default: all tokens, or for `sample` what the
-    /// checkpoint recommends.
+    /// Draw from the smallest set of tokens, among those that --top-k leaves, whose probabilities add up to P, above 0 up to 1. Default:
+    /// all tokens, or for `sample` what the checkpoint recommends.
     #[arg(long, value_name = "P", value_parser = top_p, allow_negative_numbers = true)]
     pub top_p: Option<f32>,
-    /// Whether the token at which those probabilities reach P is drawn from too, or left out as the published BD3-LM does. Default: keep.
+    /// Whether the token at which the sum reaches P is kept, or dropped as in the published BD3-LM. Default: keep.
     #[arg(long, value_enum, value_name = "keep|drop")]
     pub top_p_crossing: Option<CrossingName>,
     /// Draw from the tokens that are at least P times as likely as the most likely one, from 0 to 1. Default: all tokens, or for `sample` what the
@@ -459,23 +464,23 @@ impl Filters {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScheduleName {
-    /// Of an Eso-LM, an MDLM or a BD3-LM, the published schedule: binomial step sizes, positions at random.
+    /// Eso-LM, MDLM and BD3-LM: the published schedule, with binomial step sizes and positions at random.
     Binomial,
-    /// Of an Eso-LM or an MDLM: step i of S takes positions i, i + S, i + 2S, ...
+    /// Eso-LM and MDLM: step i of S takes positions i, i + S, i + 2S, ...
     Blocks,
-    /// As blocks, shuffled within steps, and the steps too.
+    /// As blocks, with the positions of each step and the steps themselves shuffled.
     BlocksShuffled,
     /// One by one, ascending.
     LeftToRight,
-    /// Blocks of S neighbours, S the steps: step i takes one place of every block at once, the places in random order.
+    /// Blocks of S neighbours, where S is the number of steps: each step takes one place of every block, in random order.
     Block,
     /// Blocks of S neighbours, each from left to right, all at once after their first positions; see --sar-steps.
     #[value(alias = "block_autoregressive")]
     BlockAutoregressive,
-    /// Of a BD3-LM: one by one in random order within each block. Of a SetDLM: in an order that its noise draws.
+    /// BD3-LM: one by one in random order within each block. SetDLM: in an order drawn from its noise.
     FirstHitting,
-    /// Of all but Eso-LM and AR: in every step a token is drawn for all positions that are left (of a SetDLM, in a window), and those are kept
-    /// of which the network is most sure.
+    /// All but Eso-LM and AR: each step draws a token at every position that is left (for a SetDLM, in its window), and keeps those that
+    /// the network is most sure of.
     Confidence,
 }
 

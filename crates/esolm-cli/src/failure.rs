@@ -12,7 +12,7 @@ use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
 use esolm::{
     ChatError, ChatTemplateError, EngineError, Error, ItemError, LikelihoodError, MemoryUse,
-    RequestError, Weights,
+    RequestError, SamplerError, Weights,
 };
 use esolm_checkpoint::atomic;
 use esolm_checkpoint::message::count;
@@ -396,9 +396,14 @@ fn request(error: &RequestError) -> Failure {
         }
         RequestError::Text(error) => text(error),
         RequestError::Plan(error) => plan(error),
-        RequestError::PromptAndInfill
-        | RequestError::EmptyStopString
-        | RequestError::Sampler(_) => Failure::usage(error.to_string()),
+        RequestError::Sampler(SamplerError {
+            option,
+            value,
+            range,
+        }) => out_of_range(option, value, range),
+        RequestError::PromptAndInfill | RequestError::EmptyStopString => {
+            Failure::usage(error.to_string())
+        }
     }
 }
 

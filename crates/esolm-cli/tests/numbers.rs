@@ -320,6 +320,9 @@ fn the_shipped_model_is_stored_in_fewer_bits() {
     let folder = Folder::new();
     let options = ["sample", "--device", "cpu", "--seed", "1", "--length", "48"];
     let size = |path: &str| std::fs::metadata(path).expect("a file").len();
+    let report = succeed(&["inspect", "models/stories", "--json"]);
+    let report: Value = serde_json::from_str(&report).expect("JSON");
+    let parameters = report["parameters"].as_u64().expect("a number");
     for (bits, share) in [("q8", 0.57), ("q4", 0.44)] {
         let out = folder.file(bits);
         succeed(&["convert", "models/stories", &out, "--dtype", bits]);
@@ -350,6 +353,17 @@ fn the_shipped_model_is_stored_in_fewer_bits() {
         let report: Value =
             serde_json::from_str(&succeed(&["inspect", &out, "--json"])).expect("JSON");
         assert_eq!(report["weights"], bits);
+        // Parameters are those before anything was folded, however often it is converted.
+        assert_eq!(report["parameters"], parameters);
+        let again = folder.file(&format!("{bits}-again"));
+        for (from, to) in [("models/stories", &out), (&out[..], &again)] {
+            let written = run(&["convert", from, to, "--dtype", bits, "--force"]);
+            let said = String::from_utf8_lossy(&written.stderr);
+            assert!(said.contains(&format!("{parameters} parameters")), "{said}");
+        }
+        let report: Value =
+            serde_json::from_str(&succeed(&["inspect", &again, "--json"])).expect("JSON");
+        assert_eq!(report["parameters"], parameters);
         // And back to floats, without another word on bits.
         let floats = folder.file(&format!("{bits}-floats"));
         succeed(&["convert", &out, &floats]);

@@ -144,9 +144,13 @@ mod tests {
             ("[0.25, 0.9]", "is [0.25,0.9], which is not an object"),
             (r#"{"topP": 0.9}"#, "topP"),
             (r#"{"top_p": "0.9"}"#, "0.9"),
-            (r#"{"top_p": 1.5}"#, "top-p is 1.5"),
-            (r#"{"top_k": 0}"#, "top-k is 0"),
+            (r#"{"top_p": 1.5}"#, "top_p is 1.5"),
+            (r#"{"top_k": 0}"#, "top_k is 0"),
             (r#"{"temperature": -1}"#, "temperature is -1"),
+            (
+                r#"{"temperature": 1e300}"#,
+                "temperature is more than 3.4e38",
+            ),
             (r#"{"alpha_0": 2}"#, "alpha_0 is 2"),
         ] {
             let error = Recommended::from_json(&format!(r#"{{"esolm": {own}}}"#)).unwrap_err();

@@ -203,7 +203,7 @@ impl Request {
         if self.top_p_crossing.is_some() && self.top_p.is_none() {
             return Err(RequestError::NotApplicable {
                 option: "top_p_crossing",
-                why: "a draw without top-p",
+                why: "a draw without nucleus sampling",
             });
         }
         let config = &self.decoding(config)?;

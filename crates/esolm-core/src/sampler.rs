@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::finite::first_beyond;
+use crate::message::number;
 use crate::rng::{STRETCH, gumbel_ceiling, gumbel_from_bits, gumbel_stretch};
 
 pub mod kept;
@@ -69,48 +70,49 @@ impl Crossing {
     }
 }
 
-/// Why a [`Sampler`] cannot draw.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
-pub enum SamplerError {
-    /// The temperature is negative or not a number.
-    #[error(
-        "the temperature is {0}; give 0 for the most likely token, 1 for a draw as the model says, or any number from 1e-6"
-    )]
-    Temperature(f32),
-    /// Top-k keeps no token.
-    #[error("top-k is 0; give a number of tokens from 1, or leave it out to keep every token")]
-    TopK,
-    /// Top-p is zero or less, or more than 1.
-    #[error("top-p is {0}; give a number above 0 and at most 1, where 1 keeps every token")]
-    TopP(f32),
-    /// Min-p is outside [0, 1].
-    #[error("min-p is {0}; give a number from 0, which keeps every token, to 1")]
-    MinP(f32),
+/// Why a [`Sampler`] cannot draw: a field is out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{option} is {value}; it must be {range}")]
+pub struct SamplerError {
+    /// Name of the field.
+    pub option: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What it may be.
+    pub range: &'static str,
 }
 
 impl Sampler {
     /// Smallest temperature other than 0; with smaller ones, scaled logits would leave the range of f32.
     pub const MIN_TEMPERATURE: f32 = 1e-6;
+    /// Largest temperature; well below it all tokens are already equally likely.
+    pub const MAX_TEMPERATURE: f32 = 1e6;
 
     /// Checks the ranges of the fields.
     ///
     /// # Errors
-    /// If the temperature is neither 0 nor at least [`Sampler::MIN_TEMPERATURE`], top-k is 0, top-p is outside (0, 1],
-    /// or min-p is outside [0, 1].
+    /// If the temperature is neither 0 nor from [`Sampler::MIN_TEMPERATURE`] to [`Sampler::MAX_TEMPERATURE`], top-k is 0, top-p is
+    /// outside (0, 1], or min-p is outside [0, 1].
     pub fn validate(&self) -> Result<(), SamplerError> {
+        let wrong = |option, value, range| SamplerError {
+            option,
+            value: number(value),
+            range,
+        };
         let temperature = self.temperature;
-        let usable = temperature.is_finite() && temperature >= Self::MIN_TEMPERATURE;
+        let usable = (Self::MIN_TEMPERATURE..=Self::MAX_TEMPERATURE).contains(&temperature);
         if temperature != 0.0 && !usable {
-            return Err(SamplerError::Temperature(temperature));
+            let range = "0 (the most likely token) or a number from 1e-6 to 1e6";
+            return Err(wrong("temperature", temperature, range));
         }
         if self.top_k == Some(0) {
-            return Err(SamplerError::TopK);
+            return Err(wrong("top_k", 0.0, "a whole number, 1 or more"));
         }
         if let Some(p) = self.top_p.filter(|&p| !(p > 0.0 && p <= 1.0)) {
-            return Err(SamplerError::TopP(p));
+            return Err(wrong("top_p", p, "a number above 0, up to 1"));
         }
         match self.min_p {
-            Some(p) if !(0.0..=1.0).contains(&p) => Err(SamplerError::MinP(p)),
+            Some(p) if !(0.0..=1.0).contains(&p) => Err(wrong("min_p", p, "a number from 0 to 1")),
             _ => Ok(()),
         }
     }

@@ -212,22 +212,23 @@ async fn tokenizer_info(
     Query(named): Query<Named>,
 ) -> Result<Response, ApiError> {
     #[derive(Serialize)]
-    struct Info {
+    struct Info<'a> {
         bos_token: Option<String>,
         eos_token: Option<String>,
         pad_token: Option<String>,
-        chat_template: Option<String>,
+        chat_template: Option<&'a str>,
         vocab_size: usize,
         max_model_len: usize,
     }
     let model = app.model_or_first(named.model.as_deref())?;
+    let template = model.chat.as_ref().as_ref().ok();
     let ends = model.codec.ends();
     let said = |token: Option<u32>| token.map(|token| model.codec.decode(&[token]));
     Ok(as_json(&Info {
         bos_token: said(ends.bos),
         eos_token: said(ends.eos),
         pad_token: None,
-        chat_template: None,
+        chat_template: template.map(ChatTemplate::source),
         vocab_size: model.serving.config().vocab_size,
         max_model_len: model.serving.length(),
     }))

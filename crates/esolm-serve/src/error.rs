@@ -1,10 +1,12 @@
 //! Refusals in the form that OpenAI's clients read.
 
+use std::fmt::Display;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use esolm::plan::PlanError;
-use esolm::text::TextError;
+use esolm::text::{TemplateError, TextError};
 use esolm::{Error, LikelihoodError, RequestError, SamplerError, ServingError};
 use serde::Serialize;
 
@@ -45,6 +47,21 @@ impl ApiError {
             param: Some(param.into()),
             ..Self::of(StatusCode::BAD_REQUEST, message)
         }
+    }
+
+    /// A field of the library's is out of its range.
+    fn out_of_range(option: &'static str, value: &dyn Display, range: &str) -> Self {
+        let name = named(option);
+        Self::field(name, format!("{name} is {value}; it must be {range}"))
+    }
+
+    /// A field of the library's that the model does not have.
+    fn not_applicable(option: &'static str, why: &str) -> Self {
+        let name = named(option);
+        Self::field(
+            name,
+            format!("{name} does not apply to {why}; leave it out"),
+        )
     }
 
     /// A refusal that no field is the reason for.
@@ -137,9 +154,12 @@ impl From<Error> for ApiError {
             Error::Request(error) => error.into(),
             Error::Plan(error) => plan(&error),
             Error::Text(_) => Self::field("prompt", message),
-            Error::Range { option, .. } | Error::NotApplicable { option, .. } => {
-                Self::field(option, message)
-            }
+            Error::Range {
+                option,
+                value,
+                range,
+            } => Self::out_of_range(option, &value, &range),
+            Error::NotApplicable { option, why } => Self::not_applicable(option, why),
             Error::Likelihood(LikelihoodError::NoExact(what)) => Self::field(
                 "echo",
                 format!(
@@ -162,17 +182,32 @@ impl From<RequestError> for ApiError {
                 Self::field("max_tokens", message)
             }
             RequestError::Batch { .. } => Self::field("n", message),
-            RequestError::Range { option, .. } => Self::field(named(option), message),
-            RequestError::NotApplicable { option, .. } => Self::field(named(option), message),
+            RequestError::Range {
+                option,
+                value,
+                range,
+            } => Self::out_of_range(option, &value, &range),
+            RequestError::NotApplicable { option, why } => Self::not_applicable(option, why),
+            RequestError::NoToken { option, .. } | RequestError::NothingLeft { option } => {
+                Self::field(option, message)
+            }
             RequestError::EmptyStopString => Self::field("stop", message),
-            RequestError::Sampler(error) => Self::field(
-                match error {
-                    SamplerError::Temperature(_) => "temperature",
-                    SamplerError::TopK => "top_k",
-                    SamplerError::TopP(_) => "top_p",
-                    SamplerError::MinP(_) => "min_p",
-                },
-                message,
+            RequestError::Sampler(SamplerError {
+                option,
+                value,
+                range,
+            }) => Self::out_of_range(option, &value, range),
+            RequestError::Text(TextError::Template(TemplateError::TooLong {
+                needed,
+                given,
+                gaps,
+                length,
+                ..
+            })) => too_long(
+                "prompt and suffix have",
+                given,
+                needed - given - gaps,
+                length,
             ),
             RequestError::Text(TextError::Template(_)) => Self::field("max_tokens", message),
             RequestError::Text(_) | RequestError::NoTokenizer { .. } => {
@@ -184,12 +219,36 @@ impl From<RequestError> for ApiError {
     }
 }
 
+/// Tokens that a client gives, with those that open a text, leave less of its `length` than is to be written. `whose` begins the sentence.
+pub fn too_long(whose: &str, given: usize, opening: usize, length: usize) -> ApiError {
+    let ending = if given == 1 { "" } else { "s" };
+    let opened = if opening == 0 {
+        ""
+    } else {
+        " and one that opens it"
+    };
+    let said = format!("{whose} {given} token{ending}{opened}, which leaves");
+    match length.saturating_sub(given + opening) {
+        0 => ApiError::field(
+            "prompt",
+            format!("{said} nothing of the {length} of a text to write; shorten it"),
+        ),
+        room => ApiError::field(
+            "max_tokens",
+            format!(
+                "{said} {room} of the {length} of a text to write; max_tokens may be at most that"
+            ),
+        ),
+    }
+}
+
 /// What the API calls an option of the library.
 fn named(option: &'static str) -> &'static str {
     match option {
         "length" => "max_tokens",
         "batch" | "first" => "n",
         "infill" => "suffix",
+        "stop_strings" => "stop",
         option => option,
     }
 }
@@ -197,7 +256,7 @@ fn named(option: &'static str) -> &'static str {
 fn plan(error: &PlanError) -> ApiError {
     let message = error.to_string();
     match error {
-        PlanError::Range { name, .. } => ApiError::field(name, message),
+        PlanError::Range { name, value, range } => ApiError::out_of_range(name, value, range),
         PlanError::Known { .. } => ApiError::field("prompt", message),
         PlanError::ArSchedule | PlanError::Schedule { .. } => ApiError::field("schedule", message),
         _ => ApiError::of(StatusCode::BAD_REQUEST, message),

@@ -136,11 +136,17 @@ impl Server {
         self.address
     }
 
-    /// Answers until `stop` is set; then what is under way ends, within a limit. Blocks, and gives the models up.
+    /// Answers until `stop` is set; then `on_stop` is called, nothing new is taken, and what is under way ends, within a limit. Blocks, and gives
+    /// the models up.
     ///
     /// # Errors
     /// When the models cannot be served, or the system gives no thread.
-    pub fn run(self, models: Vec<ServedModel>, stop: &AtomicBool) -> Result<(), ServeError> {
+    pub fn run(
+        self,
+        models: Vec<ServedModel>,
+        stop: &AtomicBool,
+        on_stop: impl FnOnce(),
+    ) -> Result<(), ServeError> {
         let models = checked(models)?;
         let threads = |error: io::Error| ServeError::Thread(error.to_string());
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -151,7 +157,8 @@ impl Server {
             .build()
             .map_err(threads)?;
         let servings: Vec<Serving> = models.iter().map(|m| m.serving.clone()).collect();
-        self.serve(&runtime, models, stop).map_err(threads)?;
+        let served = self.serve(&runtime, models, stop, on_stop);
+        served.map_err(threads)?;
         // What did not end in time is dropped, and with it the texts that nobody will read.
         runtime.shutdown_timeout(Duration::from_secs(1));
         let closing = tokio::runtime::Builder::new_current_thread()
@@ -163,7 +170,13 @@ impl Server {
         Ok(())
     }
 
-    fn serve(self, runtime: &Runtime, models: Vec<Model>, stop: &AtomicBool) -> io::Result<()> {
+    fn serve(
+        self,
+        runtime: &Runtime,
+        models: Vec<Model>,
+        stop: &AtomicBool,
+        on_stop: impl FnOnce(),
+    ) -> io::Result<()> {
         let metrics = Arc::new(Metrics::new());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let app = App {
@@ -176,7 +189,9 @@ impl Server {
         let router = app::router(Arc::new(app));
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(self.listener)?;
-            listen::listen(listener, router, &self.limits, &metrics, stop).await;
+            let open = listen::listen(listener, router, &self.limits, &metrics, stop).await;
+            on_stop();
+            listen::drain(open, &self.limits).await;
             Ok(())
         })
     }

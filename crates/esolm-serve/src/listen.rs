@@ -30,14 +30,14 @@ const LOOKS: Duration = Duration::from_millis(100);
 /// Bytes of a request's head at most, and of what is read ahead.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// Answers connections until `stop` is set, and then what is under way, within a limit.
+/// Answers connections until `stop` is set. Gives those that are open, for [`drain`].
 pub async fn listen(
     listener: TcpListener,
     router: Router,
     limits: &Limits,
     metrics: &Metrics,
     stop: &AtomicBool,
-) {
+) -> GracefulShutdown {
     let graceful = GracefulShutdown::new();
     let connections = Connections::new(limits.connections);
     while !stop.load(Ordering::SeqCst) {
@@ -74,8 +74,12 @@ pub async fn listen(
             .await;
         });
     }
-    drop(listener);
-    let _ = timeout(limits.drain, graceful.shutdown()).await;
+    graceful
+}
+
+/// Lets what is under way end, within a limit.
+pub async fn drain(open: GracefulShutdown, limits: &Limits) {
+    let _ = timeout(limits.drain, open.shutdown()).await;
 }
 
 /// Answers the requests of a connection, which does not wait for one meanwhile.

@@ -198,24 +198,13 @@ fn request(error: RequestError) -> Failure {
                 camel(option)
             ),
         ),
-        RequestError::Sampler(error) => Failure::new("option", sampler(&error)),
+        RequestError::Sampler(SamplerError {
+            option,
+            value,
+            range,
+        }) => Failure::out_of_range(option, &value, range),
         RequestError::NoTokenizer { .. } => Failure::new("tokenizer", error.to_string()),
         error => Failure::new("option", error.to_string()),
-    }
-}
-
-fn sampler(error: &SamplerError) -> String {
-    match error {
-        SamplerError::Temperature(_) => error.to_string(),
-        SamplerError::TopK => {
-            "topK is 0; give a number of tokens from 1, or leave it out to keep every token".into()
-        }
-        SamplerError::TopP(p) => {
-            format!("topP is {p}; give a number above 0 and at most 1, where 1 keeps every token")
-        }
-        SamplerError::MinP(p) => {
-            format!("minP is {p}; give a number from 0, which keeps every token, to 1")
-        }
     }
 }
 

@@ -55,13 +55,20 @@ pub struct ChatOptions {
 
 impl ChatOptions {
     fn most_tokens(&self, config: &ModelConfig) -> usize {
-        let own = match config.family {
-            Family::Ar => 1024,
-            Family::Mdlm => 128,
-            _ => 256,
-        };
-        self.max_tokens.unwrap_or(own.min(config.length / 2)).max(1)
+        let usual = || usual_answer(config, config.length);
+        self.max_tokens.unwrap_or_else(usual).max(1)
     }
+}
+
+/// Tokens of an answer at most where nobody says how many ([`ChatOptions::max_tokens`]), of a model whose texts have at most `longest` tokens:
+/// its context, or what a server gives a text.
+pub fn usual_answer(config: &ModelConfig, longest: usize) -> usize {
+    let own = match config.family {
+        Family::Ar => 1024,
+        Family::Mdlm => 128,
+        _ => 256,
+    };
+    own.min(longest / 2).max(1)
 }
 
 /// A request for an answer of at most `most` tokens with how answers are drawn where it says nothing ([`ChatOptions::request`]); what the

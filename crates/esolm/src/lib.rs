@@ -26,7 +26,7 @@ pub use esolm_core::{chat::Message, checkpoint, config, plan, stop, text, trace}
 pub use adapter::{AdapterInfo, AdapterKind, AdapterLimits};
 pub use chat::{
     Answer, Answering, Chat, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep,
-    drawn_as_answers,
+    drawn_as_answers, usual_answer,
 };
 #[cfg(not(target_family = "wasm"))]
 pub use device::adapters;

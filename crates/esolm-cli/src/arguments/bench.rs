@@ -34,23 +34,23 @@ pub struct Bench {
     /// Sequences at once.
     #[arg(long, value_name = "B", default_value_t = 1)]
     pub batch: usize,
-    /// Forms to time side by side in alternated runs, each `weights` or `weights/activations`; the first is what the others are compared
-    /// with. Of a --model it is also measured what each costs in perplexity.
+    /// Forms to time side by side in alternating runs, each `weights` or `weights/activations`; the others are compared with the first.
+    /// With --model, what each costs in perplexity is measured as well.
     #[arg(long, value_name = "FORM,...", value_delimiter = ',', conflicts_with_all = ["weights", "activations", "kernels"], value_parser = parse::<Form>)]
     pub compare: Vec<Form>,
-    /// Runs of each line, of which the median is taken.
+    /// Number of runs per line; the median is reported.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, allow_negative_numbers = true)]
     pub rounds: usize,
-    /// Steps T to time. Default: 16,64,1024. Of a decoder steps of 1, 2 and 4 tokens are timed.
+    /// Steps T to time. Default: 16,64,1024. For a decoder, steps of 1, 2 and 4 tokens are timed.
     #[arg(long, value_name = "T,...", value_delimiter = ',')]
     pub steps: Vec<usize>,
     #[command(flatten)]
     pub filters: Filters,
-    /// Time no generations, but every form of the GPU's kernels at the model's shapes, in alternated runs, and say where the table that
-    /// chooses between them is wrong for this device. Rows are dealt out to B sequences and attend to L slots.
+    /// Time every form of the GPU's kernels at the model's shapes instead of generations, in alternating runs, and report where the table
+    /// that chooses between them is wrong for this device. Rows are divided among B sequences and attend to L slots.
     #[arg(long, conflicts_with_all = ["steps", "top_k", "top_p", "top_p_crossing", "min_p", "variants"])]
     pub kernels: bool,
-    /// Seconds after which a line is cut short.
+    /// Time after which a line is cut short.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     pub max_seconds: f64,
     /// Random weights of a published decoder's shape, in place of the random Eso-LM that runs without --model.

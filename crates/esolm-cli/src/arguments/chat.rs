@@ -30,9 +30,10 @@ is written with two. Where the input is not a terminal, each line of it is a mes
 pub struct Chat {
     #[command(flatten)]
     pub source: Source,
-    /// Chat template to use, a file in the language Jinja.
+    /// Chat template to use, a Jinja file.
     ///
-    /// Default: chat_template.jinja beside the weights, or that in tokenizer_config.json; with --tokenizer those beside that file, if there are any.
+    /// Default: chat_template.jinja beside the weights, or the one in tokenizer_config.json; with --tokenizer, what stands beside that file
+    /// comes first.
     #[arg(long, value_name = "FILE")]
     pub chat_template: Option<PathBuf>,
     /// System message: instructions that hold for the whole conversation.
@@ -41,7 +42,7 @@ pub struct Chat {
     /// Have the model think before it answers, if its template knows of it.
     #[arg(long, conflicts_with = "no_think", help_heading = "Conversation")]
     pub think: bool,
-    /// Have it answer at once. Default: what the template does.
+    /// Have the model answer without thinking. Default: as the template has it.
     #[arg(long, help_heading = "Conversation")]
     pub no_think: bool,
     /// Go on with a conversation that /save wrote.
@@ -52,16 +53,17 @@ pub struct Chat {
         help_heading = "Conversation"
     )]
     pub load: Option<PathBuf>,
-    /// Tokens of an answer at most.
+    /// Longest answer in tokens.
     ///
-    /// Default: 1024 of an AR model, 256 of a BD3-LM, 128 of an MDLM, which computes all of them in every step; at most half the context.
+    /// Default: 1024 for an AR model, 256 for a BD3-LM, 128 for an MDLM, which computes all of them in every step; at most half the
+    /// context.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub max_tokens: Option<usize>,
-    /// Steps of diffusion, of a BD3-LM those of each block; fewer are faster and coarser. Default: as many as tokens.
+    /// Diffusion steps, for a BD3-LM those of each block; fewer are faster and coarser. Default: as many as tokens.
     #[arg(long, value_name = "T", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub steps: Option<usize>,
-    /// Tokens that the network is at least this sure of, 0 to 1, are all kept at once, so that an answer takes fewer passes. Default: every step keeps as
-    /// many as --steps says.
+    /// Keep all tokens of at least this confidence, 0 to 1, at once, so that an answer takes fewer passes. Default: each step keeps as many
+    /// as --steps says.
     #[arg(long, value_name = "P", value_parser = min_p, allow_negative_numbers = true, help_heading = "Sampling")]
     pub confidence_threshold: Option<f32>,
     #[command(flatten, next_help_heading = "Sampling")]
@@ -70,10 +72,10 @@ pub struct Chat {
     pub filters: Filters,
     /// Divides the logits: below 1 the text is more predictable, above 1 more varied; 0 takes the most likely token.
     ///
-    /// Default: what the checkpoint recommends, else 0 of a model that writes by diffusion, and of an AR model 0.7 with --top-p 0.9.
+    /// Default: what the checkpoint recommends, else 0 for a model that writes by diffusion, and 0.7 with --top-p 0.9 for an AR model.
     #[arg(long, value_name = "X", value_parser = temperature, allow_negative_numbers = true, help_heading = "Sampling")]
     pub temperature: Option<f32>,
-    /// Ends an answer before TEXT where the model writes it; \n stands for a newline. May be given several times.
+    /// End an answer before TEXT if the model writes it; \n stands for a newline. May be given several times.
     #[arg(
         long,
         value_name = "TEXT",
@@ -87,8 +89,8 @@ pub struct Chat {
     pub seed: Option<u64>,
     #[command(flatten)]
     pub device: Device,
-    /// Print what happens as lines of JSON (docs/chat.md). A line of the input may then also be an object with the field messages, a whole
-    /// conversation.
+    /// Print events as lines of JSON (docs/chat.md). A line of the input may then also be an object, such as a whole conversation in its
+    /// field messages.
     #[arg(long, help_heading = "Output")]
     pub json: bool,
     /// Print nothing on stderr but errors.

@@ -12,15 +12,15 @@ use esolm::reveal::Confidence;
 pub struct Choosing {
     /// With the schedule confidence: what tokens are compared by.
     ///
-    /// Default: model; of a SetDLM drawn, and of SDAR tempered.
+    /// Default: model; for a SetDLM drawn, and for SDAR tempered.
     #[arg(long, value_enum, value_name = "KIND")]
     pub confidence: Option<ConfidenceName>,
-    /// Of a decoder that is a BD3-LM: where its blocks begin, and what the prompt sees of the first one.
+    /// For a decoder that is a BD3-LM: where its blocks begin, and what the prompt sees of the first one.
     ///
-    /// Default: own, and of SDAR shared.
+    /// Default: own; for SDAR shared.
     #[arg(long, value_enum, value_name = "KIND")]
     pub prompt_tail: Option<TailName>,
-    /// Tokens that are never drawn, by their names or numbers, several divided by commas.
+    /// Tokens that are never drawn: names or numbers, separated by commas.
     #[arg(
         long,
         value_name = "TOKEN,...",
@@ -31,7 +31,7 @@ pub struct Choosing {
     pub suppress_tokens: Vec<TokenName>,
     /// With the schedule confidence: tokens that may be drawn, but with confidence 0, so that they become known last.
     ///
-    /// Of an end-of-text token this puts off the end of a text. Names or numbers, several divided by commas.
+    /// For an end-of-text token, this delays the end of a text. Names or numbers, separated by commas.
     #[arg(
         long,
         value_name = "TOKEN,...",

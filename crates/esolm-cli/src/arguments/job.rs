@@ -9,19 +9,19 @@ use clap::{Args, ValueEnum};
 /// A job: a line of JSON in, a line of JSON out.
 #[derive(Debug, Clone, Args)]
 pub struct Job {
-    /// Lines of JSON to do one after the other, each of which gives a line of JSON (docs/scale.md); `-` reads the standard input.
+    /// File with lines of JSON, each of which gives a line of results (docs/scale.md); `-` reads the standard input.
     #[arg(long, value_name = "FILE", help_heading = "Jobs")]
     pub input: Option<PathBuf>,
     /// Where the results go. Default: the standard output.
     #[arg(long, value_name = "FILE", requires = "input", help_heading = "Jobs")]
     pub output: Option<PathBuf>,
-    /// Do part I of N of the lines alone, counted from 1. The outputs of all N, put together, are that of one run.
+    /// Do only part I of N of the lines, counted from 1. The outputs of all N parts, put together, are the output of one run.
     #[arg(long, value_name = "I/N", requires = "input", value_parser = str::parse::<Shard>, help_heading = "Jobs")]
     pub shard: Option<Shard>,
-    /// Go on with the output of a run that ended early, or begin where there is none. Model, input and options must be the same.
+    /// Continue the output of a run that ended early, or begin if there is none. Model, input and options must be the same.
     #[arg(long, requires_all = ["input", "output"], help_heading = "Jobs")]
     pub resume: bool,
-    /// Give a result with the field error for a line that cannot be done, and go on, instead of ending with the first one.
+    /// Report a line that cannot be done in the field error of its result and go on, instead of stopping at the first one.
     #[arg(long, requires = "input", help_heading = "Jobs")]
     pub keep_going: bool,
 }
@@ -66,9 +66,10 @@ impl FromStr for Shard {
 /// How results are printed.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputFormat {
-    /// text for people; json: one JSON object for all, or of `score` one a text; jsonl: JSON objects on one line each, of `sample` one a text.
+    /// text: for people; json: one JSON object for everything, or with `score` one per text; jsonl: one JSON object per line, with `sample`
+    /// one per text.
     ///
-    /// Default: text. A job writes jsonl, and takes nothing else.
+    /// Default: text. A job always writes jsonl.
     #[arg(long, value_enum, help_heading = "Output")]
     pub format: Option<FormatName>,
     /// Short for --format json.

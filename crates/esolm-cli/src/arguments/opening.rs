@@ -7,13 +7,14 @@ use clap::Args;
 pub struct Opening {
     /// Begin texts with the beginning-of-text token.
     ///
-    /// Default: texts of every model that has such a token do; those of a decoder (Qwen3, Qwen2, Llama, SDAR) only where its tokenizer puts the token before every text.
+    /// Default: on for every model that has such a token; for a decoder (Qwen3, Qwen2, Llama, SDAR), only if its tokenizer puts the token
+    /// before every text.
     #[arg(long, conflicts_with = "no_bos")]
     pub bos: bool,
     /// Do not begin texts with the beginning-of-text token.
     ///
-    /// Models that were trained with it saw it at the beginning of each document, so a text without it may be any part of a document. An AR model that has nothing else to go
-    /// on from reads it all the same.
+    /// Models that were trained with it saw it at the beginning of each document, so a text without it may be any part of a document. An AR
+    /// model that is given nothing else still reads it.
     #[arg(long)]
     pub no_bos: bool,
 }

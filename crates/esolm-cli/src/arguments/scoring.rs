@@ -61,12 +61,13 @@ pub struct Ppl {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "jsonl", "separator", "ascii_only", "length", "per_document", "tokenizer", "bos", "no_bos", "input"], help_heading = "Text")]
     pub tokens: Option<PathBuf>,
 
-    /// Share of the tokens that diffusion writes, 0 to 1, of an Eso-LM.
+    /// For an Eso-LM: share of the tokens that diffusion writes, 0 to 1.
     ///
     /// Default: the value the model was trained with if the checkpoint says, else 1.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub alpha0: Option<f64>,
-    /// Orders of the exact likelihood. One gives the log-likelihood in a random order; the mean over K is a bound that tightens with K.
+    /// Number of orders for the exact likelihood. One gives the log-likelihood in a random order; the mean over K is a bound that tightens
+    /// with K.
     ///
     /// Default: 1.
     #[arg(long, value_name = "K", value_parser = repeats, allow_negative_numbers = true, conflicts_with = "no_exact", help_heading = "Likelihood")]
@@ -74,7 +75,7 @@ pub struct Ppl {
     /// Leave out the exact likelihood.
     #[arg(long, help_heading = "Likelihood")]
     pub no_exact: bool,
-    /// Draws of the noise for each window of the NELBO; 0 leaves it out. Default: 1.
+    /// Number of noise draws per window for the NELBO; 0 leaves it out. Default: 1.
     #[arg(long, value_name = "N", value_parser = draws, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub draws: Option<u32>,
     /// Seed of the noise and of the orders. A window's numbers do not depend on --batch.
@@ -114,7 +115,7 @@ pub struct Ppl {
 }
 
 /// Prints the log-likelihood of each line in nats, given the beginning-of-text token: exact for an Eso-LM (B), a SetDLM, an AR model and a
-/// BD3-LM with blocks of one token, a lower bound for an Eso-LM (A), an MDLM and other BD3-LMs. Of a line without a token to score it is 0.
+/// BD3-LM with blocks of one token, a lower bound for an Eso-LM (A), an MDLM and other BD3-LMs. For a line without a token to score it is 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   esolm score lines.txt                 one number per line
@@ -124,7 +125,7 @@ pub struct Ppl {
   esolm score --input pairs.jsonl --output scores.jsonl --resume
 
 Jobs: --input has lines {\"text\": ...}, {\"context\": ..., \"continuation\": ...}, {\"context\": ..., \"choices\": [...]} or {\"prefix\": ..., \"middle\": ...,
-  \"suffix\": ...}, each with an id if you like; docs/scale.md.
+  \"suffix\": ...}, each optionally with an id; docs/scale.md.
 
 --choices: lines {\"context\": \"...\", \"choices\": [\"...\", \"...\"]}; prints the number of the likelier choice, counted from 0, and the
   log-likelihood of each given the context, separated by tabs. A space at the end of the context belongs to the choices.
@@ -149,13 +150,13 @@ pub struct Score {
     #[command(flatten, next_help_heading = "Task")]
     pub opening: Opening,
 
-    /// Share of the scored tokens that come in random order before the others, 0 to 1, of an Eso-LM. Default: 0.
+    /// For an Eso-LM: share of the scored tokens that come in random order before the others, 0 to 1. Default: 0.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub alpha0: Option<f64>,
-    /// Orders, whose likelihoods are averaged. Default: 1.
+    /// Number of orders whose likelihoods are averaged. Default: 1.
     #[arg(long, value_name = "K", value_parser = repeats, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub orders: Option<u32>,
-    /// Draws of the noise for the bound of an MDLM, a BD3-LM or an Eso-LM (A). Default: 32.
+    /// Number of noise draws for the bound of an MDLM, a BD3-LM or an Eso-LM (A). Default: 32.
     #[arg(long, value_name = "N", value_parser = repeats, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub draws: Option<u32>,
     /// Seed of the orders and of the noise.

@@ -18,17 +18,18 @@ use super::{Device, ReadAsName};
     -d '{\"model\": \"stories\", \"prompt\": \"Once upon a time\", \"max_tokens\": 64}'
 
 docs/serve.md describes the paths and fields, docs/security.md what is trusted.
-SIGTERM or Ctrl-C lets what runs end within 30 s; a second one ends it at once.")]
+SIGTERM or Ctrl-C stops the server: requests under way have 30 s to end, and no new ones are taken. A second one ends it at once.")]
 pub struct Serve {
-    /// Checkpoint to serve, as elsewhere; may be given several times. NAME is what clients call it.
+    /// Checkpoint to serve, as --model of the other commands takes it; may be given several times. NAME is what clients call it; without
+    /// one, it is the last part of the path, or owner/name.
     ///
-    /// Default: what the variable ESOLM_MODEL names, else the small model inside the program. It is called by the last part of its path, or owner/name.
+    /// Default: what the variable ESOLM_MODEL names, else the small model inside the program.
     #[arg(long = "model", value_name = "[NAME=]MODEL")]
     pub models: Vec<String>,
-    /// What models are whose config.json does not say it, as of `esolm sample`.
+    /// How to run decoders whose config.json does not say whether they are MDLMs or BD3-LMs.
     #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
     pub read_as: Option<ReadAsName>,
-    /// Tokens of a block, of decoders that are read as BD3-LMs.
+    /// Tokens per block of decoders that are read as BD3-LMs.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub block_size: Option<usize>,
     /// Address to listen on; 0.0.0.0 is every one of this machine.
@@ -41,19 +42,21 @@ pub struct Serve {
     /// ESOLM_API_KEY, which this overrides, stays private.
     #[arg(long, value_name = "KEY")]
     pub api_key: Option<String>,
-    /// Texts that run at once. Memory for all of them is taken at the start.
+    /// Number of texts that run at once. Memory for all of them is allocated at the start.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
     pub max_batch: usize,
-    /// Tokens of a text at most, the prompt's included. Default: the model's context. Each place takes memory for so many.
+    /// Longest text in tokens, the prompt included. Default: the model's context. Memory for that many tokens is allocated for each of the
+    /// --max-batch texts.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one)]
     pub max_length: Option<usize>,
-    /// Texts that wait for a place at most; beyond that, clients are told to come again (429).
+    /// Number of texts that may wait for a place; beyond that, clients are told to try again later (429).
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = at_least_one)]
     pub queue: usize,
-    /// Origin of web pages that may ask, such as https://example.org; may be given several times. Pages of no other origin may.
+    /// Origin of web pages that may use the server, such as https://example.org; may be given several times. Pages from other origins are
+    /// refused.
     #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     pub cors: Vec<String>,
-    /// Name under which the server is reached, beside localhost and numeric addresses; may be given several times.
+    /// Host name under which clients reach the server, besides localhost and numeric addresses; may be given several times.
     #[arg(long, value_name = "NAME", value_parser = host_name)]
     pub allow_host: Vec<String>,
     #[command(flatten)]

@@ -8,13 +8,14 @@ use super::values::at_least_one;
 /// How a SetDLM goes through a text.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Sets {
-    /// Masked places that a SetDLM draws at in a step, from the first one on. Default: the most tokens of a set that it was trained for.
+    /// Number of masked positions, from the first one on, at which a SetDLM draws in a step. Default: the size of the largest set that it
+    /// was trained on.
     #[arg(long, value_name = "PLACES", value_parser = at_least_one, allow_negative_numbers = true)]
     pub window: Option<usize>,
-    /// Let a SetDLM go through the text in an order that its noise draws, as in training; else confidence alone decides the order.
+    /// Let a SetDLM write in an order drawn from its noise, as in training; otherwise confidence alone decides the order.
     #[arg(long)]
     pub train_order: bool,
-    /// What a SetDLM sees of a template: both sides of a gap from the beginning, or what stands left of it. Default: both.
+    /// What a SetDLM sees of an infill template: both sides of a gap from the beginning, or only what stands to its left. Default: both.
     #[arg(long, value_enum, value_name = "SIDE")]
     pub infill_context: Option<ContextName>,
 }

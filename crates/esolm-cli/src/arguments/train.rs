@@ -60,7 +60,7 @@ use clap::Args;
 
 With --init the shape, the tokenizer and, unless the recipe says otherwise, the family and the context are those of the checkpoint.
 Paths in a recipe are relative to the folder that the command runs in.
-Ctrl-C or SIGTERM saves and ends with exit code 0, a second one, or one before the first step, ends at once; --resume continues as if
+Ctrl-C or SIGTERM saves and ends with exit code 0; a second one, or one before the first step, ends at once. --resume continues as if
 nothing had happened.
 
 Examples:

@@ -121,6 +121,8 @@ impl Conversation {
         if text.trim().is_empty() {
             return Ok(true);
         }
+        // What is pasted often ends with a newline.
+        let text = text.trim_end_matches('\n');
         self.chat.push(Message::user(text));
         let answered = self.answer();
         if answered.is_err() {

@@ -58,11 +58,15 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         DtypeName::Q8 => quantised(&checkpoint, out, Weights::Q8, shard_bytes)?,
         DtypeName::Q4 => quantised(&checkpoint, out, Weights::Q4, shard_bytes)?,
     };
+    let parameters = match arguments.dtype {
+        // As they are stored, what was folded before stays so.
+        DtypeName::F32 | DtypeName::F16 => checkpoint.stored_count(),
+        DtypeName::Q8 | DtypeName::Q4 => checkpoint.count(),
+    };
     let summary = format!(
-        "{}: {}, {} parameters as {}",
+        "{}: {}, {parameters} parameters as {}",
         out.display(),
         checkpoint.config().family,
-        checkpoint.count(),
         arguments.dtype
     );
     // It may have been read from what is removed now.

@@ -25,7 +25,8 @@ pub fn run(arguments: &Serve) -> Result<(), Failure> {
     let is_open = guard.api_key.is_none() && !arguments.host.is_loopback();
     // An address that is taken is said before anything is loaded.
     let address = SocketAddr::new(arguments.host, arguments.port);
-    let server = Server::bind(address, guard, limits()).map_err(Failure::serving)?;
+    let limits = limits();
+    let server = Server::bind(address, guard, limits).map_err(Failure::serving)?;
     let models = opened(arguments)?;
     let mut served = Vec::with_capacity(models.len());
     for (name, files) in models {
@@ -39,7 +40,16 @@ pub fn run(arguments: &Serve) -> Result<(), Failure> {
         }
         output::note(&format!("listening on http://{}", server.address()));
     }
-    server.run(served, &stop).map_err(Failure::serving)
+    let seconds = limits.drain.as_secs();
+    let on_stop = || {
+        if !arguments.quiet {
+            output::note(&format!(
+                "stopping: requests under way have {seconds} s to end, and no new ones are taken; another signal ends the server at once"
+            ));
+        }
+    };
+    let ended = server.run(served, &stop, on_stop);
+    ended.map_err(Failure::serving)
 }
 
 /// The usual limits, with no more connections than the system lets the program have files for.

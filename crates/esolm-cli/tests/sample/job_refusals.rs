@@ -116,6 +116,18 @@ fn bad_lines_are_named() {
             "which leaves nothing to write",
         ),
         ("{\"stop_strings\": [\"\"]}", "a stop string is empty"),
+        (
+            "{\"temperature\": 1e300}",
+            "temperature is more than 3.4e38; it must be 0",
+        ),
+        (
+            "{\"top_p\": 1.5}",
+            "top_p is 1.5; it must be a number above 0",
+        ),
+        (
+            "{\"min_p\": -1e39}",
+            "min_p is less than -3.4e38; it must be",
+        ),
     ];
     for (line, why) in bad {
         fs::write(&input, format!("{{\"id\": \"good\"}}\n{line}\n{{}}\n")).expect("written");

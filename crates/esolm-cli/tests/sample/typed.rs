@@ -131,6 +131,7 @@ fn messages_are_edited_at_a_terminal() {
             )],
             "make \\\n\tall\n/exit?",
         ),
+        (&[&format!("{BEGIN_PASTE}one\n\n{END_PASTE}\r")], "one"),
         (&[&format!("漢字{LEFT}かな{BACKSPACE} é\r")], "漢か é字"),
         (&[&format!("{long}{LEFT}{LEFT}\r")], &long),
         // What Ctrl-C clears is not said.

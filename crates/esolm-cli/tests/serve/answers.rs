@@ -56,6 +56,11 @@ fn a_completion_is_what_sample_writes() {
             json!({"schedule": "left-to-right", "top_k": 5}),
         ),
         (20, vec!["--temperature", "0"], json!({"temperature": 0})),
+        (
+            20,
+            vec!["--temperature", "0", "--suppress-tokens", "12,."],
+            json!({"temperature": 0, "suppress_tokens": [12, "."]}),
+        ),
     ] {
         // One token opens the text.
         let length = (1 + own.len() + max_tokens).to_string();
@@ -317,6 +322,7 @@ fn models_tokens_health_and_counts_are_told() {
     server.get("/v1/models/large").refusal(404);
     let info = server.get("/tokenizer_info").success();
     assert!(info["eos_token"].is_string(), "{info}");
+    assert!(info["chat_template"].is_null(), "{info}");
     let own = tokens(&server, PROMPT);
     let text = server
         .post("/detokenize", &json!({"tokens": own}))

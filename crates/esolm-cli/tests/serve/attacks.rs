@@ -186,19 +186,24 @@ fn clients_that_go_away_leave_nothing_behind() {
     lives(&server);
 }
 
-/// SIGTERM lets what runs end, and takes nothing new.
+/// SIGTERM and Ctrl-C let what runs end, and nothing new is taken.
 #[test]
-fn a_server_that_is_to_end_finishes_what_runs() {
-    let mut server = Server::start(&["--max-batch", "1"]);
-    let body = json!({"model": "stories", "prompt": "a", "max_tokens": 60, "alpha_0": 0, "n": 3, "seed": 1});
-    let mut stream = server.connect();
-    let request = server.posting("/v1/completions", "", body.to_string().as_bytes());
-    stream.write_all(&request).expect("sent");
-    while server.metric("esolm_running") < 1.0 {
-        std::thread::yield_now();
+fn a_server_that_is_to_end_says_so_and_finishes_what_runs() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut server = Server::start(&["--max-batch", "1"]);
+        let body = json!({"model": "stories", "prompt": "a", "max_tokens": 60, "alpha_0": 0, "n": 3, "seed": 1});
+        let mut stream = server.connect();
+        let request = server.posting("/v1/completions", "", body.to_string().as_bytes());
+        stream.write_all(&request).expect("sent");
+        while server.metric("esolm_running") < 1.0 {
+            std::thread::yield_now();
+        }
+        kill(Pid::from_raw(server.child.id() as i32), signal).expect("sent");
+        let answer = Answer::read(&mut stream).success();
+        assert_eq!(answer["choices"].as_array().map(Vec::len), Some(3));
+        let (status, said) = server.end();
+        assert!(status.success(), "{status} {said:?}");
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].starts_with("stopping: "), "{said:?}");
     }
-    kill(Pid::from_raw(server.child.id() as i32), Signal::SIGTERM).expect("sent");
-    let answer = Answer::read(&mut stream).success();
-    assert_eq!(answer["choices"].as_array().map(Vec::len), Some(3));
-    assert!(server.child.wait().expect("it ends").success());
 }

@@ -81,6 +81,28 @@ fn conversations_are_answered_as_published() {
         count += 1;
     }
     assert!(count > 2);
+    // The template as clients run it themselves.
+    let config = root().join("tests/fixtures/golden-llm/chat/tokenizer_config.json");
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(config).expect("read")).expect("JSON");
+    let info = server.get("/tokenizer_info").success();
+    assert!(config["chat_template"].is_string());
+    assert_eq!(info["chat_template"], config["chat_template"]);
+    // What is never drawn is in no answer.
+    let answer = |suppressed: Value| {
+        let body = json!({
+            "model": "talks", "max_tokens": 8, "suppress_tokens": suppressed,
+            "messages": [{"role": "user", "content": "What colour is the sky?"}],
+        });
+        let answer = server.post("/v1/chat/completions", &body).success();
+        answer["choices"][0]["message"]["content"].clone()
+    };
+    let usual = answer(json!([]));
+    let first = &server
+        .post("/tokenize", &json!({"prompt": usual}))
+        .success()["tokens"][0];
+    let other = answer(json!([first]));
+    assert_ne!(other, usual);
 
     for (body, param) in [
         (json!({}), "messages"),

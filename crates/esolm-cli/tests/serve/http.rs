@@ -2,7 +2,8 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,6 +18,8 @@ pub struct Server {
     pub child: Child,
     /// Host and port.
     pub address: String,
+    /// What it says once it listens.
+    lines: Receiver<String>,
 }
 
 impl Server {
@@ -46,9 +49,24 @@ impl Server {
                 Some(line.split_once("listening on http://")?.1.to_string())
             })
             .unwrap_or_else(|| panic!("it listens: {said:?}"));
-        // So that it can go on to speak.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address }
+        let (hears, heard) = mpsc::channel();
+        // It is read all the time, so that it can go on to speak.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = hears.send(line); // most tests do not ask
+            }
+        });
+        Self {
+            child,
+            address,
+            lines: heard,
+        }
+    }
+
+    /// Waits for its end, and gives what it said since it listened.
+    pub fn end(&mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.child.wait().expect("it ends");
+        (status, self.lines.iter().collect())
     }
 
     pub fn connect(&self) -> TcpStream {

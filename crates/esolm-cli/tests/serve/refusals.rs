@@ -31,13 +31,25 @@ fn wrong_fields_are_named() {
             json!({"prompt": "a", "max_tokens": 1u64 << 60}),
             "max_tokens",
         ),
-        (json!({"prompt": long}), "max_tokens"),
+        (json!({"prompt": long}), "prompt"),
+        (json!({"prompt": long, "max_tokens": 5}), "prompt"),
+        (
+            json!({"prompt": long, "max_tokens": 0, "echo": true}),
+            "prompt",
+        ),
+        (
+            json!({"prompt": long, "max_tokens": 0, "echo": true, "logprobs": 1}),
+            "prompt",
+        ),
+        (json!({"prompt": long, "suffix": "b"}), "prompt"),
         (json!({"prompt": "a", "n": 0}), "n"),
         (json!({"prompt": "a", "n": 9}), "n"),
         (json!({"prompt": "a", "n": 1_000_000_000_000u64}), "n"),
         (json!({"prompt": ["a", "b", "c"], "n": 3}), "n"),
         (json!({"prompt": "a", "temperature": -1}), "temperature"),
         (json!({"prompt": "a", "temperature": "hot"}), "temperature"),
+        (json!({"prompt": "a", "temperature": 1e300}), "temperature"),
+        (json!({"prompt": "a", "top_p": -1e300}), "top_p"),
         (json!({"prompt": "a", "top_p": 0}), "top_p"),
         (json!({"prompt": "a", "top_p": 2}), "top_p"),
         (json!({"prompt": "a", "top_k": 0}), "top_k"),
@@ -62,6 +74,30 @@ fn wrong_fields_are_named() {
         ),
         (json!({"prompt": "a", "alpha_0": 2}), "alpha_0"),
         (json!({"prompt": "a", "alpha_0": "all"}), "alpha_0"),
+        (
+            json!({"prompt": "a", "suppress_tokens": 7}),
+            "suppress_tokens",
+        ),
+        (
+            json!({"prompt": "a", "suppress_tokens": [1.5]}),
+            "suppress_tokens",
+        ),
+        (
+            json!({"prompt": "a", "suppress_tokens": ["no such token"]}),
+            "suppress_tokens",
+        ),
+        (
+            json!({"prompt": "a", "suppress_tokens": [9_999_999]}),
+            "suppress_tokens",
+        ),
+        (
+            json!({"prompt": "a", "suppress_tokens": (0..3968).collect::<Vec<u32>>()}),
+            "suppress_tokens",
+        ),
+        (
+            json!({"prompt": "a", "begin_suppress_tokens": [1]}),
+            "begin_suppress_tokens",
+        ),
         (json!({"prompt": "a", "steps": 0}), "steps"),
         (json!({"prompt": "a", "schedule": "sideways"}), "schedule"),
         (
@@ -91,6 +127,11 @@ fn wrong_fields_are_named() {
         let error = server.complete(&fields).refusal(400);
         assert_eq!(error["param"], param, "{fields} {error}");
         assert_eq!(error["type"], "invalid_request_error");
+        // Fields are called as clients call them, and numbers as people do.
+        let message = error["message"].as_str().expect("a text");
+        for foreign in ["--", "top-p", "min-p", " inf", "length is"] {
+            assert!(!message.contains(foreign), "{fields} {message}");
+        }
     }
     // What asks for nothing passes.
     let nothing = json!({

@@ -39,6 +39,8 @@ pub struct Rendering {
 pub struct ChatTemplate {
     /// Must run on the stack size on which it was compiled.
     environment: Arc<Environment<'static>>,
+    /// As the files have it.
+    source: String,
     tokens: Vec<(&'static str, String)>,
 }
 
@@ -57,10 +59,11 @@ impl ChatTemplate {
     /// If there is none, or it is invalid.
     pub fn new(files: &ChatFiles) -> Result<Self, ChatTemplateError> {
         let Told { source, tokens } = files::read(files)?;
-        let source = guard::guarded(&source)?;
-        let environment = on_a_deep_stack(move || compile(source))??;
+        let guarded = guard::guarded(&source)?;
+        let environment = on_a_deep_stack(move || compile(guarded))??;
         Ok(Self {
             environment: Arc::new(environment),
+            source,
             tokens,
         })
     }
@@ -73,8 +76,12 @@ impl ChatTemplate {
 
     /// Whether it uses the option to think first.
     pub fn asks_for_thinking(&self) -> bool {
-        let template = self.environment.get_template(NAME);
-        template.is_ok_and(|template| template.source().contains("enable_thinking"))
+        self.source.contains("enable_thinking")
+    }
+
+    /// Its text, as the checkpoint's files have it.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The text of a conversation.

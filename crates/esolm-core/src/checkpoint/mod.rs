@@ -323,8 +323,15 @@ impl Checkpoint {
         self.parameters.iter()
     }
 
-    /// Total number of values in all parameters.
+    /// Total number of values in all parameters. For a quantised (and perhaps folded) network it is that of the original one, if the
+    /// configuration gives it.
     pub fn count(&self) -> u64 {
+        let told = self.quantization.as_ref().and_then(|q| q.parameters);
+        told.unwrap_or_else(|| self.stored_count())
+    }
+
+    /// Number of values of the parameters that are stored.
+    pub fn stored_count(&self) -> u64 {
         let size =
             |parameter: &Parameter| parameter.shape.iter().map(|&n| n as u64).product::<u64>();
         self.parameters.iter().map(size).sum()

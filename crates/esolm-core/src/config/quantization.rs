@@ -36,6 +36,9 @@ impl fmt::Display for Grid {
     }
 }
 
+/// The field of [`Quantization::parameters`].
+const PARAMETERS: &str = "parameters";
+
 /// Which weights are quantised, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quantization {
@@ -43,6 +46,8 @@ pub struct Quantization {
     pub rest: Grid,
     /// Format by module name, as written; `None` for modules that are not quantised.
     pub modules: BTreeMap<String, Option<Grid>>,
+    /// Values of all weights before they were quantised, and with that perhaps folded, where that is told.
+    pub parameters: Option<u64>,
 }
 
 impl Quantization {
@@ -67,7 +72,7 @@ impl Quantization {
         }
         let twin = twin.filter(|twin| twin.contains_key("bits"));
         match (object(FIELD)?, twin) {
-            (Some(own), Some(twin)) if Self::of(own)? != Self::of(twin)? => {
+            (Some(own), Some(twin)) if !Self::of(own)?.agrees(&Self::of(twin)?) => {
                 Err(ConfigError::Contradiction {
                     first: format!("the configuration's object \"{FIELD}\" says one thing"),
                     second: format!("its object \"{TWIN}\" another"),
@@ -90,7 +95,16 @@ impl Quantization {
             };
             modules.insert(name.clone(), entry);
         }
-        Ok(Self { rest, modules })
+        Ok(Self {
+            rest,
+            modules,
+            parameters: object.get(PARAMETERS).and_then(Value::as_u64),
+        })
+    }
+
+    /// Whether both say the same of what is stored.
+    fn agrees(&self, other: &Self) -> bool {
+        self.rest == other.rest && self.modules == other.modules
     }
 
     /// The JSON object, which [`super::ModelConfig::from_json`] reads back.
@@ -99,6 +113,9 @@ impl Quantization {
         let mut object = grid(&self.rest);
         for (name, entry) in &self.modules {
             object[name] = entry.as_ref().map_or(Value::Bool(false), grid);
+        }
+        if let Some(parameters) = self.parameters {
+            object[PARAMETERS] = parameters.into();
         }
         object
     }

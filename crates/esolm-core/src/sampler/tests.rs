@@ -179,16 +179,13 @@ fn ranges_are_checked() {
     for temperature in [0.0, 1e-6, 1.0, 100.0] {
         assert_eq!(sampler(temperature, Some(1.0)).validate(), Ok(()));
     }
-    for temperature in [-1.0, f32::NAN, f32::INFINITY, 1e-30] {
+    for temperature in [-1.0, f32::NAN, f32::INFINITY, 1e-30, 1e7] {
         let error = sampler(temperature, None).validate().unwrap_err();
-        assert!(
-            error.to_string().starts_with("the temperature is"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("temperature is"), "{error}");
     }
     for p in [0.0, -0.1, 1.1, f32::NAN] {
         let error = sampler(1.0, Some(p)).validate().unwrap_err();
-        assert!(error.to_string().starts_with("top-p is"), "{error}");
+        assert!(error.to_string().starts_with("top_p is"), "{error}");
     }
     for p in [-0.1, 1.1, f32::NAN, f32::INFINITY] {
         let sampler = Sampler {
@@ -196,14 +193,14 @@ fn ranges_are_checked() {
             ..Sampler::default()
         };
         let error = sampler.validate().unwrap_err().to_string();
-        assert!(error.starts_with("min-p is"), "{error}");
+        assert!(error.starts_with("min_p is"), "{error}");
     }
     let none = Sampler {
         top_k: Some(0),
         ..Sampler::default()
     };
     let error = none.validate().unwrap_err().to_string();
-    assert!(error.starts_with("top-k is 0"), "{error}");
+    assert!(error.starts_with("top_k is 0"), "{error}");
     let all = Sampler {
         top_k: Some(1),
         min_p: Some(1.0),

@@ -2,6 +2,7 @@
 
 use esolm::Request;
 use esolm::plan::Schedule;
+use esolm::request::TokenName;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -167,6 +168,8 @@ pub(super) fn sampling(fields: &mut Fields) -> Result<Request, ApiError> {
         schedule: schedule(fields)?,
         seed: seed(fields.take("seed"))?,
         stop_strings: stops(fields.take("stop"))?,
+        suppress_tokens: token_names(fields, "suppress_tokens")?,
+        begin_suppress_tokens: token_names(fields, "begin_suppress_tokens")?,
         ..Request::default()
     })
 }
@@ -222,6 +225,26 @@ pub fn tokens(name: &str, items: Vec<Value>) -> Result<Vec<u32>, ApiError> {
         })
     };
     items.iter().map(token).collect()
+}
+
+/// A list of tokens by their numbers or names.
+fn token_names(fields: &mut Fields, name: &str) -> Result<Vec<TokenName>, ApiError> {
+    let range = "a list of tokens, each by its number or its name";
+    let items = match fields.take(name) {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(items)) => items,
+        Some(other) => return Err(wrong(name, &other, range)),
+    };
+    let token = |item: Value| {
+        let token = match &item {
+            Value::String(text) => Some(TokenName::Name(text.clone())),
+            item => (item.as_u64())
+                .and_then(|number| u32::try_from(number).ok())
+                .map(TokenName::Number),
+        };
+        token.ok_or_else(|| wrong(name, &item, range))
+    };
+    items.into_iter().map(token).collect()
 }
 
 fn schedule(fields: &mut Fields) -> Result<Option<Schedule>, ApiError> {

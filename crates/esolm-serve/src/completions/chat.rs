@@ -2,8 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use esolm::config::{Family, ModelConfig};
-use esolm::{ChatTemplate, Message, Rendering, drawn_as_answers};
+use esolm::{ChatTemplate, Message, Rendering, drawn_as_answers, usual_answer};
 use serde_json::Value;
 
 use super::ask::{Ask, Prompt, Streaming, choices, sampling, tokens_to_write};
@@ -73,8 +72,9 @@ impl Ask {
         })?;
         let prompt = prompt(template, &messages, think, model)?;
         let config = model.serving.config();
-        let room = model.serving.length().saturating_sub(prompt.len());
-        let usual = usual_tokens(config).min(room).max(1);
+        let longest = model.serving.length();
+        // The prompt leaves room for one token at least.
+        let usual = usual_answer(config, longest).min(longest - prompt.len());
         Ok(Self {
             request: drawn_as_answers(
                 request.or(&model.recommended, config),
@@ -91,15 +91,6 @@ impl Ask {
             include_usage,
             include_steps,
         })
-    }
-}
-
-/// Tokens of an answer where nobody says how many, as in `esolm chat`.
-fn usual_tokens(config: &ModelConfig) -> usize {
-    match config.family {
-        Family::Ar => 1024,
-        Family::Mdlm => 128,
-        _ => 256,
     }
 }
 

@@ -5,7 +5,7 @@ use esolm::text::TextCodec;
 use esolm::{Echo, Request, Serving, TextRequest};
 
 use super::ask::{Ask, Prompt};
-use crate::error::ApiError;
+use crate::error::{ApiError, too_long};
 
 /// Tokens that a text is given where nobody says how many, as OpenAI has it.
 const USUAL_TOKENS: usize = 16;
@@ -117,16 +117,10 @@ impl Order {
         let (start, most) = (placed.start(), serving.length());
         let room = most.saturating_sub(start);
         placed.max_tokens = ask.max_tokens.unwrap_or(USUAL_TOKENS.min(room));
-        if placed.max_tokens > room || room == 0 && ask.max_tokens != Some(0) {
-            let opened = match placed.opening.is_empty() {
-                true => "",
-                false => " and one that opens it",
-            };
-            let message = format!(
-                "the prompt has {} tokens{opened}, which leaves {room} of the {most} of a text to write; max_tokens may be at most that",
-                placed.tokens.len(),
-            );
-            return Err(ApiError::field("max_tokens", message));
+        let is_full = start > most || room == 0 && ask.max_tokens != Some(0);
+        if placed.max_tokens > room || is_full {
+            let (given, opening) = (placed.tokens.len(), placed.opening.len());
+            return Err(too_long("the prompt has", given, opening, most));
         }
         if placed.max_tokens == 0 {
             return Ok(placed);

@@ -59,6 +59,7 @@ pub fn write_quantised(
             true => exceptions.collect(),
             false => BTreeMap::new(),
         },
+        parameters: Some(ckpt.count()),
     };
     let folded = ModelConfig {
         cond_dim: 0,
