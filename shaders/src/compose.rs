@@ -1,20 +1,20 @@
-//! Puts a WGSL kernel together: constants, then the shader with its snippets and line directives.
+//! Assembles a WGSL kernel: constants, then the shader with its snippets and line directives.
 //!
-//! - `{{name}}` is replaced by a snippet or by the index of the binding of that name.
-//! - `//@unroll v N` .. `//@end` repeats its lines N times with `$v` replaced by 0, 1, ...; N is a number or one of the
-//!   constants. Register blocks written this way do not depend on what a driver's compiler unrolls.
-//! - `//@if FLAG` .. `//@else` .. `//@end` keeps lines for a flag, `//@unless FLAG` .. `//@end` lines for its absence.
+//! - `{{name}}` is replaced by a snippet, or by the index of the binding with that name.
+//! - `//@unroll v N` .. `//@end` repeats its lines N times, with `$v` replaced by 0, 1, ...; N is a number or one of
+//!   the constants. Register blocks written this way do not depend on what a driver's compiler unrolls.
+//! - `//@if FLAG` .. `//@else` .. `//@end` keeps lines if a flag is set, `//@unless FLAG` .. `//@end` if it is not.
 
 use crate::{Shader, Snippet};
 
-/// What makes one kernel of a shader.
+/// Selects one variant of a shader.
 #[derive(Debug, Default)]
 pub struct Form {
     /// WGSL constants (`const NAME: u32 = value;`), also usable as an unroll count.
     pub constants: Vec<(&'static str, u32)>,
-    /// WGSL constants of the type `f32`.
+    /// WGSL constants of type `f32`.
     pub floats: Vec<(&'static str, f32)>,
-    /// The snippets chosen for slots that several fit.
+    /// The snippets chosen for slots that have several options.
     pub snippets: Vec<&'static Snippet>,
     /// Flags for `//@if`.
     pub flags: Vec<&'static str>,
@@ -24,8 +24,8 @@ impl Shader {
     /// The complete WGSL text of a form.
     ///
     /// # Panics
-    /// When the form leaves a slot open, or the file has an unknown directive or an unbalanced block: errors of the program, which the
-    /// tests of this crate look for in every form.
+    /// If the form leaves a slot open, or the file has an unknown directive or an unbalanced block. These are
+    /// programming errors; the tests of this crate check every form for them.
     pub fn compose(&self, form: &Form) -> String {
         let mut text = String::new();
         for (name, value) in &form.constants {
@@ -60,7 +60,7 @@ impl Form {
         self.flags.contains(&name) || self.snippets.iter().any(|snippet| snippet.name == name)
     }
 
-    /// Carries out the directives.
+    /// Applies the directives.
     fn expand(&self, text: &str) -> String {
         let lines: Vec<&str> = text.lines().collect();
         let mut out = String::with_capacity(text.len() * 2);

@@ -1,7 +1,7 @@
-//! The WGSL kernels of esolm: the text of every shader, what each of its bindings holds, and the composer that turns a file into the
-//! text of one kernel. No dependencies; launching the kernels is up to the crate `esolm`.
+//! The WGSL kernels of esolm: the text of every shader, the contents of its bindings, and the composer that turns a
+//! file into the text of one kernel. It has no dependencies; launching the kernels is up to the crate `esolm`.
 //!
-//! [`SHADERS`] lists the shaders. [`Shader::compose`] makes the text of one [`Form`] of a shader:
+//! [`SHADERS`] lists the shaders. [`Shader::compose`] returns the text of one [`Form`] of a shader:
 //!
 //! ```
 //! use esolm_shaders::{Form, NORM};
@@ -29,9 +29,10 @@ pub struct Shader {
     pub text: &'static str,
     /// Path of the Rust function that launches it.
     pub launcher: &'static str,
-    /// Paths of the plain Rust functions that compute the same; the tests compare the two.
+    /// Paths of the plain Rust functions that compute the same; tests compare the two.
     pub twins: &'static [&'static str],
-    /// The placeholders for snippets, in the order in which they are filled: a snippet may contain those of later slots.
+    /// The placeholders for snippets, in the order in which they are filled: a snippet may contain those of later
+    /// slots.
     pub slots: &'static [Slot],
     /// The `u32` constants that a form must set.
     pub constants: &'static [&'static str],
@@ -39,11 +40,11 @@ pub struct Shader {
     pub floats: &'static [&'static str],
     /// The sets of flags that a form may have.
     pub flags: &'static [&'static [&'static str]],
-    /// Everything that a form binds, all in group 0. A binding's index is its place among those that the form has.
+    /// Everything that a form binds, all in group 0. A binding's index is its position among those present in the form.
     pub bindings: &'static [Binding],
 }
 
-/// A WGSL file that is a part of others.
+/// A WGSL file that is part of others.
 #[derive(Debug)]
 pub struct Snippet {
     /// The file's name without `.wgsl`.
@@ -57,38 +58,39 @@ pub struct Snippet {
 pub struct Slot {
     /// The name between the braces.
     pub name: &'static str,
-    /// What may fill it. A form chooses where there are several.
+    /// The snippets that may fill it. If there are several, a form chooses one.
     pub one_of: &'static [&'static Snippet],
 }
 
-/// A buffer that a shader binds. All are dense: of a shape `[a][b]`, element (i, j) is number i x b + j.
+/// A buffer that a shader binds. All buffers are dense: with shape `[a][b]`, element (i, j) has index i x b + j.
 #[derive(Debug)]
 pub struct Binding {
     /// Name of the variable.
     pub name: &'static str,
     /// What the shader does with it.
     pub access: Access,
-    /// WGSL type of an element of the array, or of the uniform block.
+    /// WGSL type of an array element, or of the uniform block.
     pub element: &'static str,
-    /// Logical shape, outermost dimension first; for a uniform block its members, the last of which is always `origin`, the first
-    /// workgroup of the launch.
+    /// Logical shape, outermost dimension first; for a uniform block its members, the last of which is always `origin`,
+    /// the first workgroup of the launch.
     pub shape: &'static str,
-    /// What a value is and how values lie in memory.
+    /// What a value is, and the memory layout of the values.
     pub memory: &'static str,
-    /// The flags and snippets that bring the binding, any one of which suffices; with none it is in every form.
+    /// The flags and snippets, any one of which brings the binding; if empty, it is in every form.
     pub when: &'static [&'static str],
 }
 
 /// What a shader does with a binding.
 ///
-/// Every storage buffer is declared `read_write`, as Burn's runtime binds them all; this says what the shader really does.
+/// Every storage buffer is declared `read_write`, since Burn's runtime binds them all that way; this is what the shader
+/// really does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
     /// It only reads.
     Read,
     /// It only writes.
     Write,
-    /// It reads what is there and writes over it.
+    /// It reads the contents and overwrites them.
     ReadWrite,
     /// It reads a uniform block.
     Uniform,

@@ -1,4 +1,4 @@
-//! The one list of all shaders, their snippets, launchers and bindings. `tests/list.rs` holds it to the files.
+//! The single list of all shaders, their snippets, launchers and bindings. `tests/list.rs` compares it with the files.
 
 use crate::Access::{Read, ReadWrite, Uniform, Write};
 use crate::{Access, Binding, Shader, Slot, Snippet};
@@ -42,13 +42,13 @@ snippets! {
     ROW = "row";
     /// Counter-based random numbers.
     PHILOX = "philox";
-    /// A token with what it is chosen by.
+    /// A token and its score.
     BEST = "best";
-    /// A row of logits of which a token is drawn.
+    /// A row of logits from which a token is drawn.
     DRAWN_ROW = "drawn_row";
-    /// What an embedding reads and writes.
+    /// The inputs and outputs of an embedding.
     EMBEDDING = "embedding";
-    /// What top-k, top-p and min-p keep.
+    /// The tokens kept by top-k, top-p and min-p.
     KEPT = "kept";
     /// The best token of a part of a row.
     CANDIDATE = "candidate";
@@ -70,21 +70,21 @@ snippets! {
     CACHE_F32 = "cache_f32";
     /// A KV cache in f16.
     CACHE_F16 = "cache_f16";
-    /// The residual stream, with what is to be added to it.
+    /// The residual stream, including pending additions.
     RESIDUAL = "residual";
     /// The uniform block of a product.
     PRODUCT_INFO = "product_info";
-    /// Ends a product by storing it.
+    /// Epilogue of a product that stores it.
     FINISH_STORE = "finish_store";
-    /// Ends a product by GELU.
+    /// Epilogue of a product that applies GELU.
     FINISH_GELU = "finish_gelu";
-    /// Ends a product by adding it to what is there.
+    /// Epilogue of a product that adds it to the destination.
     FINISH_ADD = "finish_add";
-    /// Ends the product for q, k and v: rotary embedding, then into the cache.
+    /// Epilogue of the query-key-value product: rotary embedding, then the cache.
     FINISH_QKV = "finish_qkv";
-    /// As that where heads of q share those of k and v.
+    /// The same, for query heads that share key-value heads.
     FINISH_GROUPED = "finish_grouped";
-    /// Ends a product of gates and what they let through.
+    /// Epilogue of a gated product.
     FINISH_SILU = "finish_silu";
 }
 
@@ -267,7 +267,7 @@ pub static EMBED: Shader = Shader {
     ],
 };
 
-/// Token embedding from an output matrix that is the embedding as well.
+/// Token embedding from a tied output matrix.
 #[rustfmt::skip]
 pub static EMBED_TIED: Shader = Shader {
     name: "embed_tied",
@@ -322,7 +322,7 @@ const FINISH_SLOT: Slot = Slot {
     ],
 };
 
-/// The snippets of a product, with those of one that normalises on the way.
+/// The snippets of a product, including those of one that normalises its input.
 macro_rules! product_slots {
     ($($more:expr),*) => {&[
         PRODUCT_INFO_SLOT,
@@ -341,12 +341,12 @@ const PRODUCT_TWINS: &[&str] = &[
     "esolm::kernels::rotary::rotary_twin",
 ];
 
-/// What ends with q, k and v.
+/// The epilogues for q, k and v.
 const TURNED: &[&str] = &["finish_qkv", "finish_grouped"];
 #[rustfmt::skip]
 const ROTARY: Binding = binding("rotary", Read, "vec2<f32>", "[positions][head_dim / 2][2]", "f32, row-major; cosine, then sine");
 
-/// The bindings of a product after that of x.
+/// The bindings of a product after those of x.
 macro_rules! product_bindings {
     ($($x:expr),*) => {&[
         $($x,)*
@@ -362,7 +362,7 @@ macro_rules! product_bindings {
         Q.named("out").accessed(Write).when(TURNED),
         ROWS.when(TURNED),
         ROTARY.when(TURNED),
-        // A form chooses a cache only with these, the snippets that have a place for it.
+        // A form chooses a cache only with these, the snippets that have a slot for it.
         CACHE.accessed(Write).when(&["cache_f32"]),
         CACHE.named("cache_v").accessed(Write),
         CACHE_HALF.accessed(Write),
@@ -395,7 +395,8 @@ pub static PRODUCT_ROWS: Shader = Shader {
     bindings: product_bindings!(INPUT),
 };
 
-/// The matrix product of few rows, whose inner dimension is split over a workgroup and over several.
+/// The matrix product of few rows, whose inner dimension is split over the invocations of a workgroup and over several
+/// workgroups.
 pub static PRODUCT_SPLIT: Shader = Shader {
     name: "product_split",
     text: include_str!("../product_split.wgsl"),
@@ -450,7 +451,7 @@ pub static HEADS: Shader = Shader {
     ],
 };
 
-/// Attention to a prefix, a workgroup a row and head of k and v.
+/// Attention to a prefix, one workgroup per row and key-value head.
 #[rustfmt::skip]
 pub static ATTENTION_SPLIT: Shader = Shader {
     name: "attention_split",
@@ -473,7 +474,7 @@ pub static ATTENTION_SPLIT: Shader = Shader {
     ],
 };
 
-/// Attention to a prefix, several rows a workgroup.
+/// Attention to a prefix, several rows per workgroup.
 #[rustfmt::skip]
 pub static ATTENTION_TILE: Shader = Shader {
     name: "attention_tile",
@@ -494,7 +495,7 @@ pub static ATTENTION_TILE: Shader = Shader {
     ..ATTENTION_SPLIT
 };
 
-/// Attention to a prefix, an invocation a row and head of q.
+/// Attention to a prefix, one invocation per row and query head.
 pub static ATTENTION_ROWS: Shader = Shader {
     name: "attention_rows",
     text: include_str!("../attention_rows.wgsl"),
@@ -516,7 +517,7 @@ const STATE: Binding = binding("state", ReadWrite, "atomic<u32>", "[rows of the 
 #[rustfmt::skip]
 const DRAWN_ROW_INFO: Binding = binding("info", Uniform, "Info", "first, count, stride, columns, seed_low, seed_high, mask_index, mask_logit, scale, rate, top_k, top_p, reach, stage, former, drops, skipped, origin", "u32; mask_logit, scale and rate are the bits of an f32");
 
-/// Drawing a token a row.
+/// Draws one token per row.
 #[rustfmt::skip]
 pub static SAMPLE: Shader = Shader {
     name: "sample",
@@ -537,7 +538,7 @@ pub static SAMPLE: Shader = Shader {
     ],
 };
 
-/// The first launches of drawing tokens of rows that several workgroups share.
+/// The first launches for drawing tokens of rows shared by several workgroups.
 #[rustfmt::skip]
 pub static SAMPLE_PARTS: Shader = Shader {
     name: "sample_parts",
@@ -548,7 +549,7 @@ pub static SAMPLE_PARTS: Shader = Shader {
     ..SAMPLE
 };
 
-/// The last launch of drawing tokens of rows that several workgroups share.
+/// The last launch for drawing tokens of rows shared by several workgroups.
 #[rustfmt::skip]
 pub static SAMPLE_MERGE: Shader = Shader {
     name: "sample_merge",
@@ -565,7 +566,7 @@ pub static SAMPLE_MERGE: Shader = Shader {
     ..SAMPLE
 };
 
-/// Tokens that are left out.
+/// Excludes tokens.
 #[rustfmt::skip]
 pub static SUPPRESS: Shader = Shader {
     name: "suppress",
@@ -583,7 +584,7 @@ pub static SUPPRESS: Shader = Shader {
     ],
 };
 
-/// The log-probability of one token a row.
+/// The log-probability of one token per row.
 #[rustfmt::skip]
 pub static SCORE: Shader = Shader {
     name: "score",
@@ -609,7 +610,7 @@ const PROPOSED: Binding = binding("drawn", Read, "u32", "[sequences][tokens of a
 #[rustfmt::skip]
 const CONFIDENCES: Binding = binding("confidences", Read, "u32", "[sampled rows of the pass]", "u32; units of 2^-31");
 
-/// How sure the network is of the token drawn for a row.
+/// The network's confidence in the token drawn for a row.
 #[rustfmt::skip]
 pub static CONFIDENCE: Shader = Shader {
     name: "confidence",
@@ -630,7 +631,7 @@ pub static CONFIDENCE: Shader = Shader {
     ],
 };
 
-/// Which of the drawn tokens become known.
+/// Which of the drawn tokens are revealed.
 #[rustfmt::skip]
 pub static REVEAL: Shader = Shader {
     name: "reveal",
@@ -652,7 +653,7 @@ pub static REVEAL: Shader = Shader {
     ],
 };
 
-/// Slots of the cache that go to others.
+/// Moves of cache slots.
 #[rustfmt::skip]
 pub static MOVE_SLOTS: Shader = Shader {
     name: "move_slots",
@@ -671,7 +672,7 @@ pub static MOVE_SLOTS: Shader = Shader {
     ],
 };
 
-/// A copy, for the bench.
+/// A copy, for benchmarks.
 #[rustfmt::skip]
 pub static COPY: Shader = Shader {
     name: "copy",
@@ -689,7 +690,7 @@ pub static COPY: Shader = Shader {
     ],
 };
 
-/// Arithmetic in registers, for the bench.
+/// Arithmetic in registers, for benchmarks.
 #[rustfmt::skip]
 pub static PEAK: Shader = Shader {
     name: "peak",

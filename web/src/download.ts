@@ -2,13 +2,13 @@ import { EsoLMError, messageOf } from "./errors.js";
 import { Sha256 } from "./sha256.js";
 import { CacheStore, MemoryStore, NotKept, fitsQuota, sameVersion, type Store, type Version } from "./store.js";
 
-/** What is held in memory at a time, and what an interrupted download loses at most when the page is closed. */
+/** Bytes held in memory at a time, and the most that an interrupted download loses when the page is closed. */
 const PART = 8 * 1024 * 1024;
-/** Tries in a row that may bring no data. */
+/** Consecutive attempts that may yield no data. */
 const TRIES = 5;
-/** Times that a file may be started over, on a server that cannot resume. */
+/** How often a file may be restarted from a server that cannot resume. */
 const RESTARTS = 3;
-/** Milliseconds between two reports. */
+/** Milliseconds between progress reports. */
 const REPORT = 50;
 
 export interface DownloadOptions {
@@ -16,7 +16,7 @@ export interface DownloadOptions {
   cache: boolean;
   /** Ask the server for ranges, so that an interrupted download resumes where it stopped. */
   ranges: boolean;
-  /** 64 hexadecimal digits that the file must hash to. */
+  /** 64 hexadecimal digits: the expected hash of the file. */
   sha256?: string;
   signal: AbortSignal;
   onProgress: (loaded: number, total: number | null, fromCache: boolean) => void;
@@ -25,11 +25,11 @@ export interface DownloadOptions {
 /** The server has no such file. */
 export class NotFound extends EsoLMError {}
 
-/** Fetches a file, or takes it from the cache if it is still the same on the server. The whole file is never in memory. */
+/** Fetches a file, or takes it from the cache if it is unchanged on the server. The whole file is never in memory. */
 export async function download(url: string, options: DownloadOptions): Promise<Blob> {
   const stored = options.cache && /^https?:/.test(url);
   if (!stored) return fetchInto(new MemoryStore(), url, options);
-  // Two pages that load the same model must not write the same parts at once.
+  // Two pages that load the same model must not write the same parts at the same time.
   return withLock(`esolm ${url}`, options.signal, async () => {
     const store = await CacheStore.open(url);
     if (store === null) return fetchInto(new MemoryStore(), url, options);
@@ -44,14 +44,14 @@ export async function download(url: string, options: DownloadOptions): Promise<B
     } catch (error) {
       const isFull = error instanceof DOMException && error.name === "QuotaExceededError";
       if (!isFull && !(error instanceof NotKept)) throw error;
-      // The browser keeps no more: the file is held for this visit only.
+      // The browser stores no more: hold the file in memory for this visit only.
       await store.clear();
       return fetchInto(new MemoryStore(), url, options);
     }
   });
 }
 
-/** Whether a kept file is still the one that is wanted: by its hash if one is given, else by asking the server. */
+/** Whether a cached file is still the right one: checked by its hash if there is one, otherwise by asking the server. */
 async function isWanted(kept: Blob, store: Store, url: string, options: DownloadOptions): Promise<boolean> {
   if (options.sha256 !== undefined) {
     const sha256 = store.sha256 ?? (await hashOf(kept, options.signal)).hex();
@@ -63,7 +63,7 @@ async function isWanted(kept: Blob, store: Store, url: string, options: Download
     response = await fetch(url, { method: "HEAD", cache: "no-cache", headers: range(options, 0), signal: options.signal });
   } catch {
     options.signal.throwIfAborted();
-    // Without a network, what is kept is what there is.
+    // Without a network, use what is cached.
     return true;
   }
   if (response.status === 404 || response.status === 410) return false;
@@ -71,7 +71,7 @@ async function isWanted(kept: Blob, store: Store, url: string, options: Download
   return sameVersion(store.version, versionOf(response, options.ranges ? lengthOf(response) : null));
 }
 
-/** A range also keeps the server from compressing, so that sizes and places are those of the file. */
+/** A range request also prevents compression by the server, so that sizes and offsets are those of the file. */
 function range(options: DownloadOptions, start: number): Record<string, string> {
   return options.ranges ? { Range: `bytes=${start}-` } : {};
 }
@@ -95,7 +95,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
 
   const again = async (why: string, thrown?: unknown): Promise<void> => {
     failures += 1;
-    // An address that never answered is most likely wrong, and that should be reported soon.
+    // A URL that never responded is most likely wrong, which should be reported soon.
     if (failures >= (received ? TRIES : 2) || restarts > RESTARTS) {
       const remedy = `check the network and the address ${url}, and that its server lets this page read it (CORS)`;
       throw new EsoLMError("network", `${name} could not be downloaded (${why}); ${remedy}.`, { cause: thrown });
@@ -111,7 +111,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
   for (;;) {
     let response: Response;
     try {
-      // What is kept here need not be kept twice, and Chromium's own cache fails on ranges of an answer that was cut.
+      // Files stored here need not be cached twice, and Chromium's own cache fails on ranges of a truncated response.
       const cache = options.ranges || store instanceof CacheStore ? "no-store" : "default";
       response = await fetch(url, { headers: range(options, store.length), cache, signal });
     } catch (error) {
@@ -120,7 +120,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
       continue;
     }
     if (response.status === 416) {
-      // Nothing begins there: the file is empty, or shorter than it was.
+      // There is nothing at this offset: the file is empty, or has become shorter.
       if (store.length === 0) options.ranges = false;
       await restart();
       await again("the server's sizes contradict each other");
@@ -152,7 +152,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
       await store.begin(version);
     }
 
-    // Of a whole answer the browser checks the length itself, and knows what was compressed.
+    // For a complete response the browser checks the length itself, and accounts for compression.
     const total = response.status === 206 ? span.total : null;
     const before = store.length;
     const torn = await pour(response, store, signal, (loaded, chunk) => {
@@ -182,7 +182,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
   return blob;
 }
 
-/** Reads a response into a store. Returns what interrupted it, after storing what had arrived. */
+/** Reads a response into a store. Returns the error that interrupted it, after storing what had arrived. */
 async function pour(
   response: Response,
   store: Store,
@@ -222,12 +222,12 @@ async function pour(
     await flush();
     return null;
   } finally {
-    // Ends the transfer where it was given up; after its end this does nothing.
+    // Ends the transfer if it was abandoned; has no effect after its end.
     reader.cancel().catch(() => undefined);
   }
 }
 
-/** Throws where a response is not the file. */
+/** Throws if a response is not the file. */
 function refuse(response: Response, name: string, url: string): void {
   if (response.status === 404 || response.status === 410) {
     throw new NotFound("network", `${name} is not there (the server answered ${response.status}); check the address ${url}.`);
@@ -241,7 +241,7 @@ function refuse(response: Response, name: string, url: string): void {
   }
 }
 
-/** The span of a response of status 206. Servers need not let other sites read `Content-Range`. */
+/** The byte range of a 206 response. Servers need not let other origins read `Content-Range`. */
 function spanOf(response: Response, asked: number): { start: number; total: number | null } {
   const match = /^bytes (\d+)-(\d+)\/(\d+|\*)$/.exec(response.headers.get("content-range") ?? "");
   if (match === null) {
@@ -251,7 +251,7 @@ function spanOf(response: Response, asked: number): { start: number; total: numb
   return { start: Number(match[1]), total: match[3] === "*" ? null : Number(match[3]) };
 }
 
-/** Length of the file in a response, unless it came compressed. */
+/** Length of the file in a response, unless the response is compressed. */
 function lengthOf(response: Response): number | null {
   const length = response.headers.get("content-length");
   const encoding = response.headers.get("content-encoding") ?? "identity";
@@ -284,7 +284,7 @@ export function parseHash(hash: string): string {
   return match[1]!.toLowerCase();
 }
 
-/** Limits reports to a pace that a page can show. A total that is exceeded was wrong. */
+/** Limits progress reports to a rate that a page can display. A total that has been exceeded was wrong. */
 export function meter(report: DownloadOptions["onProgress"]): (loaded: number, total: number | null) => void {
   let last = -Infinity;
   return (loaded, total) => {
@@ -305,7 +305,7 @@ async function withLock<T>(name: string, signal: AbortSignal, task: () => Promis
   try {
     return await navigator.locks.request(name, { signal }, task);
   } catch (error) {
-    // A sandboxed frame has the interface but may not use it, nor the cache.
+    // A sandboxed frame has the API but must not use it, nor the cache.
     if (error instanceof DOMException && error.name === "SecurityError") return task();
     throw error;
   }

@@ -1,42 +1,42 @@
-/** What kind of thing went wrong, for programs; the message is for people. */
+/** The kind of error, for programs; the message is for people. */
 export type ErrorCode =
   /** No WebGPU adapter where one was asked for, or one that gives no device. */
   | "no_adapter"
-  /** The GPU was reset or taken away; load the model again. */
+  /** The GPU was reset or lost; load the model again. */
   | "device_lost"
   /** The GPU or the browser has too little memory. */
   | "out_of_memory"
-  /** The GPU's driver refuses a kernel. */
+  /** The GPU's driver rejects a kernel. */
   | "shader"
-  /** An option or argument that is not valid. */
+  /** An invalid option or argument. */
   | "option"
-  /** The weights or their configuration cannot be used. */
+  /** The weights or their configuration are unusable. */
   | "checkpoint"
-  /** The tokenizer is missing or cannot be read. */
+  /** The tokenizer is missing or unreadable. */
   | "tokenizer"
-  /** A text that the model cannot take. */
+  /** A text that the model cannot process. */
   | "text"
-  /** A model that cannot be talked to, or a conversation that it cannot take. */
+  /** The model has no chat template, or the conversation is unusable. */
   | "chat"
-  /** A plan that does not fit the model, or options that no plan can be made from. */
+  /** A plan that does not fit the model, or options from which no plan can be made. */
   | "plan"
-  /** The event before is still waited for; only users of `esolm/wasm` meet it. */
+  /** The previous event is still being awaited; this only happens to users of `esolm/wasm`. */
   | "busy"
-  /** A defect of the engine. After a crash the model cannot be used any more. */
+  /** A bug in the engine. After a crash, the model is unusable. */
   | "internal"
   /** A file could not be downloaded. */
   | "network"
-  /** A file does not have the hash that was given. */
+  /** A file does not have the given hash. */
   | "hash"
-  /** Stopped before it began. A call whose `AbortSignal` is aborted throws the signal's own reason instead. */
+  /** Stopped before it began. A call whose `AbortSignal` is aborted throws the signal's reason instead. */
   | "aborted"
-  /** The model was disposed of. */
+  /** The model has been disposed of. */
   | "disposed"
-  /** The browser's storage, or a file that the visitor chose, could not be read or changed. */
+  /** The browser's storage, or a file chosen by the visitor, could not be read or changed. */
   | "storage"
   /** The wasm module could not be fetched or compiled. */
   | "wasm"
-  /** A worker could not be started, or it ended. */
+  /** A worker could not be started, or ended unexpectedly. */
   | "worker";
 
 const codes: ReadonlySet<string> = new Set<ErrorCode>([
@@ -61,7 +61,7 @@ const codes: ReadonlySet<string> = new Set<ErrorCode>([
   "worker",
 ]);
 
-/** What every call of this package throws when it fails: a sentence with a remedy, and a code. */
+/** Thrown by every call of this package that fails: a message with a remedy, and a code. */
 export class EsoLMError extends Error {
   readonly code: ErrorCode;
 
@@ -72,12 +72,12 @@ export class EsoLMError extends Error {
   }
 }
 
-/** The sentence of anything that was thrown. */
+/** The message of any thrown value. */
 export function messageOf(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
 }
 
-/** The code of an error of the engine. */
+/** The code of an error from the engine. */
 export function codeOf(thrown: unknown): ErrorCode | undefined {
   if (typeof thrown !== "object" || thrown === null || !("code" in thrown)) return undefined;
   const { code } = thrown;

@@ -3,10 +3,10 @@ import type { Control } from "./protocol.js";
 import type { Answer, ChatPrompt, ChatStep, Footer, Header, Step } from "./types.js";
 
 /**
- * What a model does step by step. It goes on whether or not its steps are read, so that a slow reader does not slow it down.
+ * Something that a model does step by step. It continues whether or not its steps are read, so a slow reader does not slow it down.
  *
- * Breaking out of the loop stops it after the step under way; `result` then gives what was written so far. An aborted signal makes
- * the loop and `result` throw the signal's reason at once.
+ * Breaking out of the loop stops it after the current step; `result` then has what was written so far. If its signal is aborted, the loop and
+ * `result` throw the signal's reason immediately.
  */
 abstract class Run<Start, Step, Result> implements AsyncIterable<Step> {
   /** Resolves when it ends. */
@@ -21,9 +21,8 @@ abstract class Run<Start, Step, Result> implements AsyncIterable<Step> {
   #wake: (() => void)[] = [];
 
   /**
-   * @internal
-   * @param run what runs; it ends early when the control's signal is aborted, with a result if it had begun
-   * @param signal what ends it with an error
+   * @internal @param run what to run; it ends early when the control's signal is aborted, with a result if it had begun @param signal ends it with an
+   * error when aborted
    */
   constructor(run: (control: Control<Start, Step>) => Promise<Result>, signal: AbortSignal) {
     const starts: Start[] = [];
@@ -32,7 +31,7 @@ abstract class Run<Start, Step, Result> implements AsyncIterable<Step> {
     const last = deferred<Result>();
     this.start = first.promise;
     this.result = last.promise;
-    // A page that awaits neither has not made a mistake.
+    // A page that awaits neither of them has not made a mistake.
     this.start.catch(() => undefined);
     this.result.catch(() => undefined);
 
@@ -97,7 +96,7 @@ abstract class Run<Start, Step, Result> implements AsyncIterable<Step> {
     };
   }
 
-  /** Ends the run after the step under way, as breaking out of a loop over it does. Settles when it has ended. */
+  /** Ends the run after the current step, like breaking out of a loop over it. Settles once it has ended. */
   async stop(): Promise<void> {
     this.#stop.abort(new EsoLMError("aborted", "The generation was stopped before it began; start another one."));
     await this.result.catch(() => undefined);
@@ -111,7 +110,7 @@ abstract class Run<Start, Step, Result> implements AsyncIterable<Step> {
 }
 
 /**
- * Texts under way:
+ * Texts being generated:
  *
  * ```ts
  * const generation = model.generate({ seed: 3 });
@@ -125,14 +124,14 @@ export class Generation extends Run<Header, Step, Footer> {
     return this.start;
   }
 
-  /** The headers so far, one for each attempt: texts in which the model ran on at a given word are drawn again. */
+  /** The headers so far, one per attempt: texts in which the model extended a given word are redrawn. */
   get headers(): readonly Header[] {
     return this.starts;
   }
 }
 
 /**
- * An answer under way:
+ * An answer being generated:
  *
  * ```ts
  * const answering = model.chat([{ role: "user", content: "Why is the sky blue?" }]);

@@ -1,4 +1,4 @@
-/** Drives the wasm module in this thread. */
+/** Runs the wasm module in this thread. */
 
 import { WasmModel, device_facts, memory_needed, shard_names, type WasmAnswer, type WasmRun } from "./esolm_web.js";
 import { EsoLMError } from "./errors.js";
@@ -11,14 +11,20 @@ type Handlers = { [N in CallName]: (argument: Calls[N]["argument"], control: Con
 
 const parse = <T>(json: string): T => JSON.parse(json) as T;
 
-/** JSON of options under their names in the engine: `alpha0` is `alpha_0`, and `x0` stays. Numbers that JSON does not have become texts, for the engine to read or to refuse. */
+/**
+ * JSON of options under the engine's names: `alpha0` becomes `alpha_0`, while `x0` stays. Numbers that JSON cannot represent become strings, for the
+ * engine to parse or reject.
+ */
 function optionsJson(options: object): string {
   const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]|(?<=[a-z]{2})\d$/g, (letter) => `_${letter.toLowerCase()}`), value]);
   const isExact = (value: unknown): boolean => typeof value !== "bigint" && (typeof value !== "number" || Number.isFinite(value));
   return JSON.stringify(Object.fromEntries(named), (_, value: unknown) => (isExact(value) ? value : String(value)));
 }
 
-/** What a run comes to: `take` gets all that it tells, and gives the result when that is it. When `signal` is aborted the run ends after the pass under way. */
+/**
+ * Follows a run to its result: `take` gets every event, and returns the result when it is the last one. When `signal` is aborted, the run ends after
+ * the current pass.
+ */
 async function followed<Told, Result>(run: WasmRun | WasmAnswer, signal: AbortSignal, take: (told: Told) => Result | void): Promise<Result> {
   const stop = (): void => run.stop();
   signal.addEventListener("abort", stop);
@@ -75,7 +81,7 @@ export class Host implements Engine {
         onProgress: (progress) => emit({ progress }),
         shardNames: (index) => guard(() => shard_names(index)),
       });
-      // The engine makes a sentence of its own from whatever `read` throws; what was thrown is the better one.
+      // The engine replaces whatever `read` throws with an error of its own; the original is better.
       let thrown: { error: unknown } | null = null;
       const watched = ({ name, size, read }: Reader): Reader => ({
         name,

@@ -36,8 +36,8 @@ import type {
  * console.log(await model.text({ prompt: "Once upon a time", topP: 0.8 }));
  * ```
  *
- * Calls are carried out one after the other, in the order in which they were made. A call that fails throws an `EsoLMError`; one whose
- * `AbortSignal` is aborted throws the signal's reason, and the model is free again after the pass under way.
+ * Calls run one at a time, in the order in which they were made. A call that fails throws an `EsoLMError`; a call whose `AbortSignal` is aborted
+ * throws the signal's reason, and the model is free again after the current pass.
  */
 export class EsoLM implements AsyncDisposable {
   readonly info: ModelInfo;
@@ -49,7 +49,7 @@ export class EsoLM implements AsyncDisposable {
   declare readonly [Symbol.asyncDispose]: () => Promise<void>;
 
   static {
-    // Browsers that do not know `await using` themselves run code compiled for them, which then looks for this symbol.
+    // Browsers without native `await using` run code that was compiled for them, which looks for this symbol.
     const symbol: symbol = Symbol.asyncDispose ?? Symbol.for("Symbol.asyncDispose");
     Object.defineProperty(this.prototype, symbol, {
       value(this: EsoLM) {
@@ -63,7 +63,7 @@ export class EsoLM implements AsyncDisposable {
     this.info = info;
   }
 
-  /** Fetches a model and puts it on a device. */
+  /** Fetches a model and loads it onto a device. */
   static async load(source: Source, options: LoadOptions = {}): Promise<EsoLM> {
     const { worker, wasm, signal = new AbortController().signal, onProgress, cache = true, hash = null, ...engineOptions } = options;
     signal.throwIfAborted();
@@ -75,14 +75,14 @@ export class EsoLM implements AsyncDisposable {
       return new EsoLM(engine, await raced(call, signal));
     } catch (error) {
       const ended = call.then(() => undefined, () => undefined);
-      // The page need not wait for what it gave up; a load that failed has cleaned up when its error arrives.
+      // The page need not wait for a load that it aborted; a load that failed must have cleaned up before its error arrives.
       const closed = engine.close(ended);
       if (!signal.aborted) await closed;
       throw error;
     }
   }
 
-  /** What this browser has to compute with. Nothing stays open. */
+  /** What this browser can compute with. Nothing stays open. */
   static async deviceFacts(options: EngineOptions = {}): Promise<DeviceFacts> {
     const { signal = new AbortController().signal } = options;
     const wasm = wasmOf(options);
@@ -95,7 +95,7 @@ export class EsoLM implements AsyncDisposable {
     }
   }
 
-  /** What a model takes, said from its configuration before anything large is fetched. Nothing stays open. */
+  /** The memory that a model needs, computed from its configuration before anything large is fetched. Nothing stays open. */
   static async memoryNeeded(source: Source, options: EngineOptions & Pick<LoadOptions, "weights" | "as" | "blockSize"> = {}): Promise<MemoryNeeded> {
     const { worker, wasm, signal = new AbortController().signal, ...held } = options;
     const argument = { wasm: wasmOf(options), pieces: piecesOf(source, base()), options: held };
@@ -108,7 +108,7 @@ export class EsoLM implements AsyncDisposable {
     }
   }
 
-  /** Deletes all downloaded files that this site keeps. */
+  /** Deletes all downloaded files that this site has cached. */
   static async clearCache(): Promise<void> {
     try {
       await clearCache();
@@ -117,7 +117,7 @@ export class EsoLM implements AsyncDisposable {
     }
   }
 
-  /** Writes texts, step by step. */
+  /** Generates texts, step by step. */
   generate(options: GenerateOptions = {}): Generation {
     const { signal, ...request } = options;
     const ends = signal === undefined ? this.#end.signal : AbortSignal.any([signal, this.#end.signal]);
@@ -125,8 +125,8 @@ export class EsoLM implements AsyncDisposable {
   }
 
   /**
-   * Answers a conversation, step by step. What of it stands in the cache from the answer before is not computed again, so a conversation that goes on
-   * is read from where it grew; the answer does not become a message by itself.
+   * Answers a conversation, step by step. Whatever is still cached from the previous answer is not recomputed, so a growing conversation only costs
+   * what was added to it. The answer is not added to the messages.
    */
   chat(messages: Message[], options: ChatOptions = {}): Answering {
     const { signal, ...rest } = options;
@@ -135,7 +135,7 @@ export class EsoLM implements AsyncDisposable {
     return new Answering((control) => this.#queue.run(() => this.#ask("chat", argument, control as Control), control.signal), ends);
   }
 
-  /** Writes one text and returns it. */
+  /** Generates one text and returns it. */
   async text(options: GenerateOptions & { onStep?: (step: Step) => void } = {}): Promise<string> {
     const { onStep, ...rest } = options;
     const generation = this.generate(rest);
@@ -143,12 +143,12 @@ export class EsoLM implements AsyncDisposable {
     return (await generation.result).text[0] ?? "";
   }
 
-  /** What `generate` would do, without running the network. Without a seed it is the plan of seed 0. */
+  /** The plan that `generate` would carry out, without running the network. Without a seed, it is drawn with seed 0. */
   plan({ signal, ...request }: GenerateOptions = {}): Promise<Header & { plan: Plan }> {
     return this.#call("plan", request, signal);
   }
 
-  /** How likely a text is, or the middle of one given the rest. */
+  /** How likely a text is, or the middle of a text given the rest. */
   score(item: string | Middle, { signal, ...options }: ScoreOptions = {}): Promise<Score> {
     return this.#call("score", { item, options }, signal);
   }
@@ -158,33 +158,33 @@ export class EsoLM implements AsyncDisposable {
     return this.#call("encode", text);
   }
 
-  /** The text of tokens; special ones are written with their names. */
+  /** The text of tokens, including the names of special ones. */
   decode(tokens: Iterable<number>): Promise<string> {
     return this.#call("decode", Uint32Array.from(tokens));
   }
 
-  /** Logits of one pass, a row a slot, `info.vocab_size` wide. */
+  /** Logits of one pass: one row per slot, each `info.vocab_size` wide. */
   forward({ signal, ...pass }: ForwardOptions): Promise<Float32Array> {
     return this.#call("forward", pass, signal);
   }
 
-  /** Runs a plan with given random numbers: a row of `info.vocab_size` for every entry of every sequence, each in (0, 1). */
+  /** Runs a plan with given random numbers: one row of `info.vocab_size` per entry of every sequence, each number in (0, 1). */
   replay(plan: Plan, uniforms: Float64Array, { signal, ...filters }: ReplayOptions = {}): Promise<Replay> {
     return this.#call("replay", { plan, uniforms, filters }, signal);
   }
 
-  /** GPU memory in use, bytes; 0 on the CPU. */
+  /** GPU memory in use, in bytes; 0 on the CPU. */
   deviceBytes(): Promise<number> {
     return this.#call("deviceBytes", null);
   }
 
-  /** Size of the wasm module's memory, bytes. Does not wait for calls under way. Without a worker all models of the thread share it. */
+  /** Size of the wasm module's memory in bytes. Does not wait for pending calls. Without a worker, it is shared by all models of the thread. */
   async wasmBytes(): Promise<number> {
     this.#check();
     return this.#engine.call("wasmBytes", null, { signal: this.#end.signal, emit: () => undefined });
   }
 
-  /** Stops the call under way, gives all memory back and ends the worker. */
+  /** Stops the current call, frees all memory and ends the worker. */
   async dispose(): Promise<void> {
     this.#end.abort(disposed());
     this.#closing ??= this.#engine.close(this.#queue.idle());
@@ -210,7 +210,7 @@ export class EsoLM implements AsyncDisposable {
 
 async function startEngine(options: EngineOptions, signal: AbortSignal): Promise<Engine> {
   if (options.worker ?? true) return Remote.start(signal);
-  // Pages that use a worker need not fetch what drives the module in their own thread.
+  // Pages that use a worker need not fetch the code that runs the module in their own thread.
   const { Host } = await import("./host.js");
   return new Host();
 }
@@ -219,7 +219,7 @@ function disposed(): EsoLMError {
   return new EsoLMError("disposed", "The model was disposed of; load it again.");
 }
 
-/** What relative addresses are relative to. */
+/** The base of relative URLs. */
 function base(): string {
   return typeof document === "undefined" ? location.href : document.baseURI;
 }
@@ -228,7 +228,7 @@ function wasmOf(options: EngineOptions): string | null {
   return options.wasm === undefined ? null : absolute(options.wasm, base()).href;
 }
 
-/** An error in the page's own callback must not end the load, and a load that was given up reports nothing more. */
+/** An error in the page's own callback must not end the load, and an aborted load reports nothing more. */
 function progressOf(onProgress: ((progress: Progress) => void) | undefined, signal: AbortSignal): Control["emit"] {
   return (event) => {
     if (!("progress" in event) || signal.aborted) return;

@@ -1,14 +1,14 @@
-/** What can be asked of an engine, be it in this thread or in a worker. */
+/** Requests to an engine, whether in this thread or in a worker. */
 
 import type { ErrorCode, EsoLMError } from "./errors.js";
 import type { Pieces } from "./source.js";
 import type { Answer, BlockForward, ChatOptions, ChatPrompt, ChatStep, DeviceFacts, EngineOptions, Footer, GenerateOptions, Header, LoadOptions, MemoryNeeded, Message, Middle, ModelInfo, Plan, Progress, Replay, ReplayOptions, Score, ScoreOptions, SetForward, SortedForward, Step } from "./types.js";
 
-/** What to write; the signal travels with the call. */
+/** A generation request; its signal is passed with the call. */
 export type Request = Omit<GenerateOptions, "signal">;
 
 export interface LoadArgument {
-  /** Address of the wasm module; `null` where it lies beside this one. */
+  /** URL of the wasm module; `null` if it is next to this one. */
   wasm: string | null;
   pieces: Pieces;
   cache: boolean;
@@ -16,15 +16,15 @@ export interface LoadArgument {
   options: Omit<LoadOptions, keyof EngineOptions | "cache" | "hash" | "onProgress">;
 }
 
-/** Every call, with what it takes and gives. */
+/** Every call, with its argument and result. */
 export interface Calls {
   deviceFacts: { argument: { wasm: string | null }; result: DeviceFacts };
   memoryNeeded: { argument: { wasm: string | null; pieces: Pieces; options: object }; result: MemoryNeeded };
   load: { argument: LoadArgument; result: ModelInfo };
   plan: { argument: Request; result: Header & { plan: Plan } };
-  /** Emits starts (headers) and steps. When its signal is aborted it ends after the step under way, with a result all the same. */
+  /** Emits starts (headers) and steps. When its signal is aborted, it ends after the current step and still returns a result. */
   generate: { argument: Request; result: Footer };
-  /** The same of an answer. */
+  /** The same for an answer. */
   chat: { argument: { messages: Message[]; options: Omit<ChatOptions, "signal"> }; result: Answer };
   score: { argument: { item: string | Middle; options: Omit<ScoreOptions, "signal"> }; result: Score };
   encode: { argument: string; result: Uint32Array };
@@ -37,7 +37,7 @@ export interface Calls {
 
 export type CallName = keyof Calls;
 
-/** What a call reports while it is under way. */
+/** What a call reports while it is running. */
 export type EngineEvent<Start = Header | ChatPrompt, OneStep = Step | ChatStep> = { progress: Progress } | { start: Start } | { step: OneStep };
 
 export interface Control<Start = Header | ChatPrompt, OneStep = Step | ChatStep> {
@@ -46,22 +46,22 @@ export interface Control<Start = Header | ChatPrompt, OneStep = Step | ChatStep>
 }
 
 export interface Engine {
-  /** Why it cannot be used any more, if so. */
+  /** If the engine has become unusable, the reason. */
   readonly dead: EsoLMError | null;
-  /** One call at a time, except `wasmBytes`; the caller ensures it. */
+  /** One call at a time, except `wasmBytes`; the caller must ensure this. */
   call<N extends CallName>(name: N, argument: Calls[N]["argument"], control: Control): Promise<Calls[N]["result"]>;
-  /** Frees everything. `idle` settles when no call is under way. */
+  /** Frees everything. `idle` settles once no call is running. */
   close(idle: Promise<void>): Promise<void>;
 }
 
-/** A call as it is sent to a worker. */
+/** A call as sent to a worker. */
 export type CallMessage = { [N in CallName]: { id: number; name: N; argument: Calls[N]["argument"] } }[CallName];
 export type ToWorker = CallMessage | { abort: number } | { close: true };
 
 export interface ErrorMessage {
   code: ErrorCode;
   message: string;
-  /** The engine cannot be used any more. */
+  /** Whether the engine has become unusable. */
   dead: boolean;
 }
 export type FromWorker =

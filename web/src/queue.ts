@@ -2,7 +2,10 @@
 export class Queue {
   #last: Promise<void> = Promise.resolve();
 
-  /** Runs a task when its turn comes. Aborted before that, it rejects at once and never runs; after that the task itself must react. */
+  /**
+   * Runs a task when its turn comes. If aborted before that, rejects immediately and never runs it; after that, the task itself must react to the
+   * signal.
+   */
   run<T>(task: () => Promise<T>, signal: AbortSignal): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       const drop = (): void => reject(signal.reason);
@@ -20,13 +23,13 @@ export class Queue {
     });
   }
 
-  /** Resolves when all tasks so far are done. */
+  /** Resolves once all tasks so far are done. */
   idle(): Promise<void> {
     return this.#last;
   }
 }
 
-/** Settles as a promise does, or rejects with a signal's reason as soon as that is aborted. */
+/** Settles like a promise, or rejects with a signal's reason as soon as it is aborted. */
 export function raced<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise<T>((resolve, reject) => {
     const stop = (): void => reject(signal.reason);

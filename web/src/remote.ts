@@ -1,9 +1,9 @@
-/** An engine in a worker of its own. */
+/** An engine in its own worker. */
 
 import { EsoLMError, messageOf } from "./errors.js";
 import type { CallMessage, CallName, Calls, Control, Engine, FromWorker, ToWorker } from "./protocol.js";
 
-/** Milliseconds that a worker has to give its memory back before it is terminated. */
+/** Milliseconds for a worker to free its memory before it is terminated. */
 const PATIENCE = 1000;
 
 interface Waiting {
@@ -29,7 +29,7 @@ export class Remote implements Engine {
     worker.onmessageerror = () => this.#fail(new EsoLMError("worker", "The worker sent a message that this page cannot read; load the model again."));
   }
 
-  /** Starts a worker, or fails where the page may not. */
+  /** Starts a worker; fails if the page must not create one. */
   static async start(signal: AbortSignal): Promise<Remote> {
     signal.throwIfAborted();
     let worker: Worker;
@@ -65,7 +65,7 @@ export class Remote implements Engine {
     const abort = (): void => this.#send({ abort: id });
     return new Promise<Calls[CallName]["result"]>((resolve, reject) => {
       if (this.#dead !== null) throw this.#dead;
-      // Posting first: what cannot be cloned throws here.
+      // Post first: this throws if something cannot be cloned.
       this.#send({ id, name, argument } as CallMessage);
       this.#waiting.set(id, { resolve, reject, control });
       control.signal.addEventListener("abort", abort, { once: true });
@@ -89,7 +89,7 @@ export class Remote implements Engine {
           this.#send({ close: true });
         }),
     );
-    // A worker in the middle of a long step does not hear messages; terminating it frees its memory all the same.
+    // A worker in the middle of a long step does not receive messages; terminating it frees its memory as well.
     await Promise.race([closed, late]);
     clearTimeout(timer);
     this.#fail(new EsoLMError("disposed", "The model was disposed of; load it again."));

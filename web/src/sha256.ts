@@ -1,13 +1,10 @@
-/**
- * SHA-256 piece by piece. The browser's own `crypto.subtle.digest` takes the whole input at once, which would put a file of gigabytes
- * into memory.
- */
+/** Incremental SHA-256. The browser's own `crypto.subtle.digest` takes the whole input at once, which would load a file of gigabytes into memory. */
 export class Sha256 {
   readonly #state = new Uint32Array([
     0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
   ]);
   readonly #schedule = new Uint32Array(64);
-  /** What does not fill a block of 64 bytes yet. */
+  /** Input that does not fill a block of 64 bytes yet. */
   readonly #rest = new Uint8Array(64);
   #restLength = 0;
   #bytes = 0;
@@ -29,7 +26,7 @@ export class Sha256 {
     return this;
   }
 
-  /** The hash of all that was given, in hexadecimal. Ends this object. */
+  /** The hash of all input, in hexadecimal. The object must not be used afterwards. */
   hex(): string {
     const bits = this.#bytes * 8;
     const padding = new Uint8Array(((this.#restLength < 56 ? 56 : 120) - this.#restLength) + 8);

@@ -1,4 +1,4 @@
-/** From what a caller gives to what the engine reads. */
+/** Turns what a caller passes into what the engine reads. */
 
 import { NotFound, checkHash, download, meter, parseHash } from "./download.js";
 import { EsoLMError, messageOf } from "./errors.js";
@@ -7,35 +7,37 @@ import type { Progress, Source, TextFile, WeightsFile } from "./types.js";
 /** A file in a form that can be sent to a worker. */
 export type Piece = { url: string } | { blob: Blob } | { text: string };
 
-/** Weights in a form that can be sent to a worker: one file, or the index of several with those that are there; without `files` they stand beside it. */
+/**
+ * Weights in a form that can be sent to a worker: one file, or the index of several along with the files; without `files` they are next to the index.
+ */
 export type WeightsPieces = { url: string; orIndex?: string } | { blob: Blob } | { index: string } | { index: Blob; files: File[] };
 
-/** A source in a form that can be sent to a worker, with every address absolute. */
+/** A source in a form that can be sent to a worker, with all URLs absolute. */
 export interface Pieces {
   config: Piece | null;
   tokenizer: Piece | null;
-  /** The tokenizer is only looked for: the source does not name it. */
+  /** Whether a missing tokenizer is not an error, because the source does not name one. */
   tokenizerOptional: boolean;
-  /** Settings to sample with, looked for where the source names none. */
+  /** Sampling settings, looked for if the source does not name any. */
   generation: Piece | null;
-  /** Two files that may hold a chat template, looked for where the source names none. */
+  /** Two files that may contain a chat template, looked for if the source does not name any. */
   tokenizerConfig: Piece | null;
   chatTemplate: Piece | null;
   weights: WeightsPieces;
-  /** What the weights, or their index, are called. */
+  /** File name of the weights, or of their index. */
   file: string;
-  /** What the model is called. */
+  /** Name of the model. */
   name: string;
 }
 
-/** A file of weights for the engine to read. */
+/** A weights file for the engine to read. */
 export interface Reader {
   name: string;
   size: number;
   read(start: number, end: number): Promise<Uint8Array>;
 }
 
-/** What the engine reads a model from. */
+/** Everything from which the engine reads a model. */
 export interface WasmSource<Weights = Reader | { index: string; files: Reader[] }> {
   config?: string;
   tokenizer?: string;
@@ -47,17 +49,17 @@ export interface WasmSource<Weights = Reader | { index: string; files: Reader[] 
 
 export interface OpenOptions {
   cache: boolean;
-  /** Hash of the weights, or of each of their files by its name. */
+  /** Hash of the weights, or of each of their files by name. */
   hash?: string | Record<string, string>;
   signal: AbortSignal;
   onProgress: (progress: Progress) => void;
-  /** Names of the files that an index names. */
+  /** Names of the files listed in an index. */
   shardNames: (index: string) => Promise<string[]>;
 }
 
 const INDEX = ".safetensors.index.json";
 
-/** Tells which files a source consists of; fetches nothing. */
+/** Determines which files a source consists of, without fetching anything. */
 export function piecesOf(source: Source, base: string): Pieces {
   if (typeof source === "string" || source instanceof URL) {
     return piecesOfAddress(hubFolder(String(source)) ?? absolute(source, base));
@@ -91,7 +93,7 @@ export async function configOf({ config, file }: Pieces, signal: AbortSignal): P
   return readText("blob" in config ? config.blob : await download(config.url, { cache: false, ranges: false, signal, onProgress: () => undefined }));
 }
 
-/** Downloads what has to be, and gives the engine something to read. */
+/** Downloads what is needed, and returns something for the engine to read. */
 export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSource> {
   const { cache, hash, signal, onProgress } = options;
   const fetched = (url: string, ranges: boolean, sha256?: string): Promise<Blob> =>
@@ -123,12 +125,12 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
   }
   for (const name of ["generation", "tokenizerConfig", "chatTemplate"] as const) {
     const piece = pieces[name];
-    // Only decoders are talked to, as their configuration calls itself; for other models nothing that is not there is asked for.
+    // Only decoders have chat templates, and they are recognised by their configuration; for other models, do not request files that do not exist.
     if (piece === null || ("url" in piece && name !== "generation" && !/"num_attention_heads"/.test(source.config ?? ""))) continue;
     try {
       source[name] = await text(piece);
     } catch (error) {
-      // Without a network a model that is kept still loads: had it such a file, that would be kept with it.
+      // Without a network, a cached model still loads: if it had such a file, that would be cached too.
       const isAway = error instanceof EsoLMError && error.code === "network" && "url" in piece;
       if (!isAway && !(error instanceof NotFound)) throw error;
       options.signal.throwIfAborted();
@@ -144,7 +146,7 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
       hashes.check([pieces.file]);
     } catch (error) {
       if (!("url" in given) || given.orIndex === undefined || !(error instanceof EsoLMError && error.code === "network")) throw error;
-      // Without a network, an index that is kept still leads to files that are.
+      // Without a network, a cached index still leads to cached files.
       const { orIndex } = given;
       index = await text({ url: orIndex }).catch(() => {
         signal.throwIfAborted();
@@ -160,7 +162,7 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
     for (const name of names) {
       const sha256 = hashes.of(name);
       if (!("files" in given)) {
-        // A name may hold what an address would read as its end.
+        // A name may contain characters that would end the path of a URL.
         files.push([name, await fetched(new URL(encodeURIComponent(name), given.index).href, true, sha256)]);
         continue;
       }
@@ -198,7 +200,7 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
   return { ...source, weights: index === null ? readers[0]! : { index, files: readers } };
 }
 
-/** The hashes that were given, as digits. */
+/** The given hashes, as hexadecimal digits. */
 class Hashes {
   readonly #one: string | undefined;
   readonly #named: Map<string, string>;
@@ -212,7 +214,7 @@ class Hashes {
     return this.#one ?? this.#named.get(name);
   }
 
-  /** Refuses hashes that do not belong to the files that the weights turn out to be. */
+  /** Rejects hashes that do not match the actual set of weight files. */
   check(names: string[]): void {
     if (this.#one !== undefined && names.length > 1) {
       throw new EsoLMError("option", `hash is one value, but the weights are in ${names.length} files; give an object with the hash of each by its name.`);
@@ -224,7 +226,7 @@ class Hashes {
   }
 }
 
-/** The folder on the Hugging Face hub that `hf:owner/name`, `hf:owner/name@revision` or the address of a model's page stands for; `null` for any other source. */
+/** The folder on the Hugging Face hub for `hf:owner/name`, `hf:owner/name@revision` or the URL of a model's page; `null` for any other source. */
 function hubFolder(source: string): URL | null {
   const [, page] = /^https:\/\/huggingface\.co\/([^?#]*)$/.exec(source) ?? [];
   const [, owner, name, revision = "main"] =
@@ -243,7 +245,7 @@ function piecesOfAddress(url: URL): Pieces {
   }
   const isIndex = path.endsWith(INDEX);
   const isFile = isIndex || path.endsWith(".safetensors");
-  // What follows a question mark, such as a signature, holds for the one file that was named.
+  // A query string, such as a signature, is only valid for the file that was named.
   const folder = new URL(isFile ? "." : path.endsWith("/") ? path : `${path}/`, url);
   const weights = isFile ? url.href : new URL("model.safetensors", folder).href;
   const orIndex = isFile ? {} : { orIndex: new URL(`model${INDEX}`, folder).href };
@@ -335,7 +337,7 @@ function lastSegment(url: string): string {
   return path.slice(path.lastIndexOf("/") + 1) || url;
 }
 
-/** The folder of `model.safetensors`, whose own name says nothing; else the name of the file. */
+/** The name of the folder for `model.safetensors`, which says nothing itself; otherwise the name of the file. */
 function nameOf(url: string): string {
   const segments = new URL(url).pathname.split("/").filter((segment) => segment !== "");
   const file = stem(segments.at(-1) ?? "model");

@@ -1,15 +1,15 @@
-/** Where a download is kept while it comes in and, in the browser's cache, after that. */
+/** Where a download is stored while it arrives and, in the browser's cache, afterwards. */
 
 const CACHE = "esolm-1";
 
-/** What a server says about a version of a file; any of it may be unknown. */
+/** What a server says about a version of a file; any field may be unknown. */
 export interface Version {
   etag: string | null;
   lastModified: string | null;
   size: number | null;
 }
 
-/** Whether both certainly have the same bytes. In doubt they count as different. */
+/** Whether both certainly have the same bytes; if in doubt, they count as different. */
 export function sameVersion(a: Version, b: Version): boolean {
   if (a.size !== null && b.size !== null && a.size !== b.size) return false;
   if (a.etag !== null && b.etag !== null) return a.etag.replace(/^W\//, "") === b.etag.replace(/^W\//, "");
@@ -23,19 +23,19 @@ export interface Store {
   readonly version: Version | null;
   /** Bytes held. */
   readonly length: number;
-  /** Hash of the whole file, once it was computed. */
+  /** Hash of the whole file, once computed. */
   readonly sha256: string | null;
   readonly complete: boolean;
   /** Drops all parts and starts over. */
   begin(version: Version): Promise<void>;
   add(part: Uint8Array<ArrayBuffer>): Promise<void>;
   finish(sha256: string | null): Promise<void>;
-  /** What is held, without reading it; `null` where the browser has evicted a part. */
+  /** What is stored, without reading it; `null` if the browser has evicted a part. */
   blob(): Promise<Blob | null>;
   clear(): Promise<void>;
 }
 
-/** Holds parts for as long as the page needs them. */
+/** Stores parts in memory for as long as the page needs them. */
 export class MemoryStore implements Store {
   version: Version | null = null;
   sha256: string | null = null;
@@ -76,7 +76,7 @@ export class NotKept extends Error {}
 
 interface Manifest {
   version: Version;
-  /** Length of every part, bytes. */
+  /** Length of every part in bytes. */
   parts: number[];
   complete: boolean;
   sha256: string | null;
@@ -89,10 +89,10 @@ function isManifest(value: unknown): value is Manifest {
   );
 }
 
-/** Holds parts in the Cache API, each as an entry of its own, so that what arrived outlives the page. */
+/** Stores parts in the Cache API, each as a separate entry, so that what has arrived outlives the page. */
 export class CacheStore implements Store {
   readonly #cache: Cache;
-  /** Keys of a cache must be web addresses; nothing is ever fetched from this one. */
+  /** Keys of a cache must be URLs; nothing is ever fetched from this one. */
   readonly #base: string;
   #manifest: Manifest | null = null;
 
@@ -101,7 +101,7 @@ export class CacheStore implements Store {
     this.#base = `https://esolm.invalid/${encodeURIComponent(url)}/`;
   }
 
-  /** `null` where the browser has no cache, or refuses it. */
+  /** `null` if the browser has no cache, or denies access to it. */
   static async open(url: string): Promise<CacheStore | null> {
     if (!("caches" in globalThis)) return null;
     try {
@@ -138,7 +138,7 @@ export class CacheStore implements Store {
   async add(part: Uint8Array<ArrayBuffer>): Promise<void> {
     const manifest = this.#begun();
     await this.#put(String(manifest.parts.length), part);
-    // Written after the part, so that what the manifest names is there.
+    // Written after the part, so that every part listed in the manifest exists.
     await this.#write({ ...manifest, parts: [...manifest.parts, part.length] });
   }
 
@@ -160,7 +160,7 @@ export class CacheStore implements Store {
     const parts = this.#manifest?.parts.length ?? 0;
     this.#manifest = null;
     await this.#cache.delete(`${this.#base}manifest`);
-    // One more than the manifest names: a part may have been written without it.
+    // One more than the manifest lists, since a part may have been written without it.
     for (let index = 0; index <= parts; index++) await this.#cache.delete(`${this.#base}${index}`);
   }
 
@@ -181,12 +181,12 @@ export class CacheStore implements Store {
   }
 }
 
-/** Deletes everything that `CacheStore` keeps. */
+/** Deletes everything that `CacheStore` has stored. */
 export async function clearCache(): Promise<void> {
   if ("caches" in globalThis) await caches.delete(CACHE);
 }
 
-/** Whether a file of this size fits the browser's quota. */
+/** Whether a file of this size fits into the browser's quota. */
 export async function fitsQuota(bytes: number): Promise<boolean> {
   try {
     const { quota, usage } = await navigator.storage.estimate();

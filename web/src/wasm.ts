@@ -12,17 +12,17 @@ let starting: { done: Promise<void>; abort: AbortController; waiting: number } |
 let crash: EsoLMError | null = null;
 const underWay = new Set<(error: EsoLMError) => void>();
 
-/** Why the module cannot be used any more, if so. */
+/** If the module has become unusable, the reason. */
 export function crashed(): EsoLMError | null {
   return crash;
 }
 
-/** Size of the module's memory, bytes. */
+/** Size of the module's memory in bytes. */
 export function memoryBytes(): number {
   return memory?.buffer.byteLength ?? 0;
 }
 
-/** Starts the module, once: calls made while it is being fetched wait for the same one. */
+/** Initialises the module once; calls made while it is being fetched wait for the same one. */
 export async function initialise(address: string | null, signal: AbortSignal, onProgress: (progress: Progress) => void): Promise<void> {
   signal.throwIfAborted();
   if (crash !== null) throw crash;
@@ -79,7 +79,7 @@ async function start(address: string | null, signal: AbortSignal, onProgress: (p
     }),
   );
   try {
-    // Streaming compilation insists on this type, which not every server knows.
+    // Streaming compilation requires this type, which not every server knows.
     const module_or_path = new Response(counted, { headers: { "content-type": "application/wasm" } });
     ({ memory } = await init({ module_or_path }));
   } catch (error) {
@@ -91,7 +91,7 @@ async function start(address: string | null, signal: AbortSignal, onProgress: (p
   onProgress({ phase: "wasm", file: FILE, loaded, total: loaded, fromCache: false });
 }
 
-/** Calls into the module, and turns what it throws into an `EsoLMError`. */
+/** Calls into the module, and turns whatever it throws into an `EsoLMError`. */
 export async function guard<T>(work: () => T | Promise<T>): Promise<T> {
   if (crash !== null) throw crash;
   watch();
@@ -114,8 +114,8 @@ export async function guard<T>(work: () => T | Promise<T>): Promise<T> {
 let watched = false;
 
 /**
- * A panic in a future does not reject the promise that waits for it: it surfaces as an error of the thread, and the promise would wait
- * for ever. Traps of other modules in the same thread cannot be told apart; they count only while something of ours is under way.
+ * A panic in a future does not reject the promise that waits for it: it surfaces as an error of the thread, and the promise would wait forever. Traps of other modules in the
+ * same thread cannot be told apart; they count only while something of ours is running.
  */
 function watch(): void {
   if (watched) return;
@@ -123,7 +123,7 @@ function watch(): void {
   const seen = (event: Event, thrown: unknown): void => {
     if (underWay.size === 0 || !isTrap(thrown)) return;
     record(thrown);
-    // The calls that wait are told; a worker would end with an error of its own besides.
+    // Pending calls are notified; otherwise a worker would also end with an error of its own.
     event.preventDefault();
   };
   globalThis.addEventListener("error", (event) => seen(event, event.error));
@@ -139,7 +139,7 @@ function record(thrown: unknown): EsoLMError {
   return crash;
 }
 
-/** After a trap, or when the stack ran out, the module's memory may be in any state. */
+/** After a trap or a stack overflow, the module's memory may be in any state. */
 function isTrap(thrown: unknown): boolean {
   if (thrown instanceof WebAssembly.RuntimeError) return true;
   return thrown instanceof Error && /call stack|too much recursion/i.test(thrown.message);

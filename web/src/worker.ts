@@ -4,7 +4,7 @@ import { EsoLMError, messageOf } from "./errors.js";
 import { Host } from "./host.js";
 import type { CallMessage, CallName, Calls, FromWorker, ToWorker } from "./protocol.js";
 
-/** What is used of a dedicated worker's scope; TypeScript's types of pages and of workers exclude each other. */
+/** The parts of a dedicated worker's scope that are used; TypeScript's types for pages and workers are mutually exclusive. */
 interface Scope {
   postMessage(message: FromWorker, transfer: Transferable[]): void;
   addEventListener(type: "message", listener: (event: MessageEvent<ToWorker>) => void): void;
@@ -46,7 +46,7 @@ async function serve({ id, name, argument }: CallMessage): Promise<void> {
   }
 }
 
-/** Buffers that need not be copied: nobody else has them. */
+/** Buffers that need not be copied, since nothing else uses them. */
 function buffers(result: Calls[CallName]["result"]): Transferable[] {
   if (typeof result !== "object") return [];
   if (result instanceof Float32Array || result instanceof Uint32Array) return [result.buffer];

@@ -1,12 +1,13 @@
-//! Files that appear whole or not at all, and stay; and streams, which are written to as they come.
+//! Files that appear completely or not at all, durably; and streams, which are written to directly.
 //!
-//! A file is written under a temporary name beside its place, brought to the disk, and renamed; then the folder is brought to the
-//! disk too. A program that fails leaves what was there before, and what was committed survives a power cut. One that is about to be
-//! ended calls [`abandon_all`] first. One that is killed outright leaves a hidden `.NAME.XXXXXX.esolm.partial`, which the next one
-//! that writes `NAME` removes: whoever writes such a file holds a lock on it, so one without a lock is nobody's.
+//! A file is written under a temporary name next to its destination, flushed to disk and renamed; then its folder is
+//! flushed as well. A program that fails leaves what was there before, and what has been committed survives a power
+//! failure. A program that is about to be terminated calls [`abandon_all`] first. A program that is killed leaves a
+//! hidden `.NAME.XXXXXX.esolm.partial`, which the next one to write `NAME` removes: the writer of such a file holds a
+//! lock on it, so a file without a lock is stale.
 //!
-//! Symbolic links are followed, and stay. A character device, a pipe or a socket is never replaced: it is opened and written to. A block
-//! device, which is a disk, is refused.
+//! Symbolic links are followed and kept. A character device, a pipe or a socket is never replaced, but opened and
+//! written to. A block device, which is a disk, is rejected.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -17,17 +18,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Ends the names of temporary files.
+/// Suffix of temporary file names.
 const SUFFIX: &str = ".esolm.partial";
-/// Random characters in such a name.
+/// Number of random characters in such a name.
 const RANDOM: usize = 6;
-/// Links that are followed one after another, as many as Linux follows.
+/// Maximum number of links followed, as on Linux.
 const MAX_LINKS: usize = 40;
 
 /// The temporary files of this process.
 static UNDER_WAY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// A file under way. [`AtomicFile::commit`] gives it its name; dropping it removes it. What is written to a stream is out.
+/// A file being written. [`AtomicFile::commit`] gives it its name; dropping it removes it. Data written to a stream
+/// cannot be taken back.
 #[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
@@ -36,7 +38,7 @@ pub struct AtomicFile {
 
 #[derive(Debug)]
 enum Sink {
-    /// A file beside its place, which it takes at the commit.
+    /// A temporary file, which replaces `target` on commit.
     File {
         file: NamedTempFile,
         target: PathBuf,
@@ -46,12 +48,12 @@ enum Sink {
 }
 
 impl AtomicFile {
-    /// Begins to write `path`. A regular file there is left as it is until the commit, and hands on its permissions. A pipe is waited
-    /// for until somebody reads it.
+    /// Starts writing `path`. An existing regular file is unchanged until the commit, and its permissions are kept. For
+    /// a pipe, blocks until there is a reader.
     ///
     /// # Errors
-    /// What the operating system answers; [`io::ErrorKind::InvalidInput`] for a path that names a folder, a block device or no file at all,
-    /// and for symbolic links without an end.
+    /// Errors of the operating system; [`io::ErrorKind::InvalidInput`] for a path that names a folder, a block device
+    /// or no file at all, and for circular symbolic links.
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let (target, is_descriptor) = follow(path)?;
@@ -72,7 +74,7 @@ impl AtomicFile {
         })
     }
 
-    /// Writes to what is open already, such as the standard output; `path` is what errors call it.
+    /// Writes to an open stream such as standard output, which errors call `path`.
     pub fn stream(path: impl Into<PathBuf>, stream: File) -> Self {
         Self {
             path: path.into(),
@@ -80,15 +82,15 @@ impl AtomicFile {
         }
     }
 
-    /// The name that it was asked for under.
+    /// The path as requested.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Brings what was written to the disk, so that a full one shows itself before the commit.
+    /// Flushes what was written to disk, so that a full disk is noticed before the commit.
     ///
     /// # Errors
-    /// What the operating system answers.
+    /// Errors of the operating system.
     pub fn sync(&mut self) -> io::Result<()> {
         self.sink.flush()?;
         match self.sink.get_ref() {
@@ -97,19 +99,20 @@ impl AtomicFile {
         }
     }
 
-    /// Gives the file its name, once its bytes are on the disk.
+    /// Gives the file its name, after flushing its contents to disk.
     ///
     /// # Errors
-    /// What the operating system answers; what was there before is then still there.
+    /// Errors of the operating system; in this case the previous file is still there.
     pub fn commit(self) -> io::Result<()> {
         commit_all(vec![self]).map_err(|(_, error)| error)
     }
 }
 
-/// Gives files that belong together their names, once the bytes of all are on the disk. [`abandon_all`] comes before it or after it.
+/// Gives several related files their names, after flushing the contents of all to disk. [`abandon_all`] happens either
+/// before or after this, not in between.
 ///
 /// # Errors
-/// What the operating system answers, with the path of the file: before any file is replaced if a disk is full.
+/// Errors of the operating system, with the path of the file. If a disk is full, no file has been replaced.
 pub fn commit_all(mut files: Vec<AtomicFile>) -> Result<(), (PathBuf, io::Error)> {
     for file in &mut files {
         file.sync().map_err(|error| (file.path.clone(), error))?;
@@ -126,7 +129,7 @@ pub fn commit_all(mut files: Vec<AtomicFile>) -> Result<(), (PathBuf, io::Error)
         }
         Ok(())
     });
-    // Before the files are dropped, which need it.
+    // Must be released before the files are dropped, which lock it too.
     drop(under_way);
     named?;
     for folder in folders {
@@ -135,8 +138,8 @@ pub fn commit_all(mut files: Vec<AtomicFile>) -> Result<(), (PathBuf, io::Error)
     Ok(())
 }
 
-/// Removes the temporary files of everything under way, for a process that is about to end without unwinding: from then on nothing is
-/// begun or committed, and whoever tries waits for the end.
+/// Removes the temporary files of this process, which is about to end without unwinding. From then on nothing is
+/// started or committed; any attempt blocks until the process ends.
 pub fn abandon_all() {
     let mut under_way = under_way();
     for path in mem::take(&mut *under_way) {
@@ -172,10 +175,11 @@ impl Write for Sink {
     }
 }
 
-/// Whether what stands at `path` would be written to as it comes: a device, a pipe, a socket or an open descriptor, and not a file or nothing.
+/// Whether `path` would be written to directly, because it is a device, a pipe, a socket or an open descriptor rather
+/// than a file or nothing.
 ///
 /// # Errors
-/// As [`AtomicFile::create`], where the path itself is not usable.
+/// See [`AtomicFile::create`], if the path itself is unusable.
 pub fn is_stream(path: impl AsRef<Path>) -> io::Result<bool> {
     let (target, is_descriptor) = follow(path.as_ref())?;
     Ok(what_is_there(&target)?.is_some_and(|there| {
@@ -183,10 +187,10 @@ pub fn is_stream(path: impl AsRef<Path>) -> io::Result<bool> {
     }))
 }
 
-/// Writes a file of these bytes, whole or not at all.
+/// Writes a file with these contents, completely or not at all.
 ///
 /// # Errors
-/// As [`AtomicFile::create`] and [`AtomicFile::commit`].
+/// See [`AtomicFile::create`] and [`AtomicFile::commit`].
 pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes.as_ref())?;
@@ -197,7 +201,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
-/// What stands where something is to be written, if anything does.
+/// What exists at the destination, if anything.
 fn what_is_there(target: &Path) -> io::Result<Option<Metadata>> {
     match fs::metadata(target) {
         Ok(there) if there.is_dir() => Err(invalid("it is a folder")),
@@ -218,7 +222,7 @@ fn is_disk(_: &Metadata) -> bool {
     false
 }
 
-/// Refuses to rename over what is not a regular file and was not there when the file was begun.
+/// Refuses to rename over something that is not a regular file and was not there at the start.
 fn check_place(target: &Path) -> io::Result<()> {
     match fs::symlink_metadata(target) {
         Ok(there) if !there.is_file() => Err(invalid(
@@ -228,8 +232,8 @@ fn check_place(target: &Path) -> io::Result<()> {
     }
 }
 
-/// The place that `path` leads to, and whether it is an open descriptor of this process, which is written to and not replaced even
-/// where a regular file is behind it: `/dev/stdout`, `/dev/fd/3`, `/proc/self/fd/3`.
+/// The destination that `path` leads to, and whether it is an open descriptor of this process (`/dev/stdout`,
+/// `/dev/fd/3`, `/proc/self/fd/3`), which is written to rather than replaced even if a regular file is behind it.
 fn follow(path: &Path) -> io::Result<(PathBuf, bool)> {
     let mut place = path.to_path_buf();
     for _ in 0..=MAX_LINKS {
@@ -246,19 +250,20 @@ fn follow(path: &Path) -> io::Result<(PathBuf, bool)> {
         }
         match fs::read_link(&place) {
             Ok(link) => place = folder(&place).join(link),
-            // Nothing, or no link.
+            // Nothing, or not a link.
             Err(_) => return Ok((place, false)),
         }
     }
     Err(invalid("its symbolic links lead in a circle"))
 }
 
-/// Whether the entries of a folder are this or another process's open files.
+/// Whether the entries of a folder are the open files of this or another process.
 fn is_descriptors(folder: &Path) -> bool {
     folder == Path::new("/dev/fd") || folder.starts_with("/proc") && folder.ends_with("fd")
 }
 
-/// The standard output or error, where that is what stands there: it shares its place in the file with what else is printed.
+/// Standard output or error, if that is what is there: it shares its file position with everything else that is
+/// printed.
 #[cfg(unix)]
 fn standard_stream(there: &Metadata) -> Option<File> {
     use std::os::fd::AsFd;
@@ -283,7 +288,7 @@ fn standard_stream(_: &Metadata) -> Option<File> {
     None
 }
 
-/// Opens what is not to be replaced.
+/// Opens something that must not be replaced.
 fn open_stream(path: &Path, metadata: &Metadata) -> io::Result<File> {
     #[cfg(unix)]
     {
@@ -295,27 +300,27 @@ fn open_stream(path: &Path, metadata: &Metadata) -> io::Result<File> {
             return Ok(File::from(OwnedFd::from(UnixStream::connect(path)?)));
         }
     }
-    // A file behind a descriptor keeps what it holds.
+    // If a file is behind a descriptor, keep its contents.
     OpenOptions::new()
         .write(true)
         .append(metadata.is_file())
         .open(path)
 }
 
-/// Begins a file that will stand at `target`, where the one that `there` describes stands now.
+/// Starts a file that will be moved to `target`, replacing the one described by `there`.
 fn file(target: PathBuf, there: Option<Metadata>) -> io::Result<Sink> {
     if there.is_some() {
-        // The rename would ask for the permissions of the folder alone.
+        // The rename would check only the folder's permissions.
         OpenOptions::new().write(true).open(&target)?;
     }
-    // A part of a long name, since the temporary one must not be longer than names may be.
+    // Only part of a long name, since the temporary name must not exceed the maximum length either.
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     let short: String = name.chars().take(44).collect();
     let prefix = format!(".{short}.");
     remove_stale(folder(&target), &prefix);
 
     let mut under_way = under_way();
-    // Opened here rather than by `tempfile`, so that it has the permissions of any new file and errors are the system's own.
+    // Opened here rather than by `tempfile`, so that it gets default permissions and errors are the system's own.
     let file = Builder::new()
         .prefix(&prefix)
         .suffix(SUFFIX)
@@ -334,18 +339,18 @@ fn file(target: PathBuf, there: Option<Metadata>) -> io::Result<Sink> {
     })
 }
 
-/// A new file with a lock, by which other processes see that somebody writes it.
+/// Creates a file with a lock, which tells other processes that it is being written.
 fn create_locked(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().write(true).create_new(true).open(path)?;
     let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-    // Between the two another process may have taken it for one that nobody writes, and removed it.
+    // In between, another process may have considered it stale and removed it.
     if is_taken || !path.exists() {
         return Err(io::ErrorKind::AlreadyExists.into()); // another name is tried
     }
     Ok(file)
 }
 
-/// Gives a new file the permissions, and where that is allowed the owner, of the one that it will replace.
+/// Gives a new file the permissions and, if allowed, the owner of the one that it will replace.
 fn take_after(file: &File, there: &Metadata) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -359,7 +364,7 @@ fn take_after(file: &File, there: &Metadata) -> io::Result<()> {
     file.set_permissions(there.permissions())
 }
 
-/// Removes temporary files of this prefix whose writers are dead.
+/// Removes temporary files with this prefix whose writers are dead.
 fn remove_stale(folder: &Path, prefix: &str) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -369,11 +374,11 @@ fn remove_stale(folder: &Path, prefix: &str) {
         if random.is_none_or(|random| random.len() != RANDOM) {
             continue;
         }
-        // A pipe or a link of such a name is somebody's own.
+        // A pipe or a link with such a name is not ours.
         if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
-        // Where there are no locks nothing says that it is stale, and it stays.
+        // Without locks there is no way to tell that it is stale, so it is kept.
         if let Ok(file) = open_regular(&entry.path())
             && file.try_lock().is_ok()
         {
@@ -382,7 +387,8 @@ fn remove_stale(folder: &Path, prefix: &str) {
     }
 }
 
-/// Opens what was a regular file a moment ago. A pipe or a link that has taken its place meanwhile is not waited for or followed.
+/// Opens what was a regular file a moment ago. If a pipe or a link has taken its place, it is not waited for or
+/// followed.
 fn open_regular(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -415,8 +421,8 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// A rename is durable once the folder is on the disk. Folders that cannot be opened or synced (no permission to list them, some network
-/// file systems) offer no more than the rename.
+/// A rename is durable once the folder has been flushed to disk. Folders that cannot be opened or synced (no permission
+/// to list them, some network file systems) offer nothing better than the rename.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if !cfg!(unix) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The bytes of an open file: held, mapped, or not all there.
+//! The bytes of an open file: in memory, mapped, or read in parts.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -9,7 +9,7 @@ pub(crate) enum Bytes {
     Owned(Vec<u8>),
     #[cfg(not(target_family = "wasm"))]
     Mapped(memmap2::Mmap),
-    /// Not all there.
+    /// Read in parts.
     Remote(Remote),
 }
 
@@ -36,7 +36,7 @@ impl Bytes {
         }
     }
 
-    /// All of them; of a file that is read in parts, none.
+    /// All of the bytes; empty for a file that is read in parts.
     pub(crate) fn whole(&self) -> &[u8] {
         match self {
             Self::Owned(bytes) => bytes,
@@ -46,7 +46,7 @@ impl Bytes {
         }
     }
 
-    /// The bytes of a tensor; `None` when they are not there.
+    /// The bytes of a tensor; `None` if they have not been fetched.
     pub(crate) fn of(&self, range: &Range<usize>) -> Option<Cow<'_, [u8]>> {
         match self {
             Self::Remote(remote) => remote.take(range).map(Cow::Owned),
@@ -54,14 +54,15 @@ impl Bytes {
         }
     }
 
-    /// Gives back the memory of a stretch that was read, so that a file of any size loads in that of its largest tensor.
+    /// Releases the memory of a range that has been read, so that a file of any size can be loaded in the memory of its
+    /// largest tensor.
     pub(crate) fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Self::Mapped(map) = self
             && map.get(range.clone()).is_some()
         {
-            // SAFETY: the stretch is inside the map, which is read-only and backed by a file; a page that is dropped is read again when it is asked for.
-            // A refusal costs memory only.
+            // SAFETY: the range is inside the map, which is read-only and backed by a file; a dropped page is read
+            // again on demand. If the call fails, it only costs memory.
             let _ = unsafe {
                 map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,

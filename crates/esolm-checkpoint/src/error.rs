@@ -1,4 +1,4 @@
-//! What can go wrong with a file of tensors, one sentence each.
+//! Errors of tensor files, one sentence each.
 
 use std::path::{Path, PathBuf};
 
@@ -7,26 +7,26 @@ use crate::pickle::PickleError;
 use crate::tensor::Dtype;
 use crate::zip::ZipError;
 
-/// Longest name of a tensor that is taken; none of a real network comes near.
+/// Maximum length of a tensor's name, far above any in a real network.
 const MAX_NAME: usize = 200;
 
-/// Why a file of tensors cannot be read or written.
+/// Why a tensor file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// An operating system error.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried: "read", "write", ...
+        /// What was attempted: "read", "write", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: std::io::Error,
     },
-    /// Neither safetensors nor a zip.
+    /// The file is neither safetensors nor a zip.
     #[error("this is neither a safetensors file nor a checkpoint of torch.save (a zip file): {0}")]
     UnknownFormat(Unrecognized),
-    /// The safetensors header contradicts itself or the file.
+    /// The safetensors header is inconsistent, with itself or with the file.
     #[error("the safetensors file is not usable: {0}; download or convert it again")]
     Safetensors(String),
     /// The zip container of `torch.save` is unusable.
@@ -35,10 +35,10 @@ pub enum Error {
     /// The pickle inside the zip is unusable.
     #[error("the checkpoint's data.pkl is not usable: {0}")]
     Pickle(#[from] PickleError),
-    /// Container and pickle are sound, but describe something that is not a directory of dense tensors.
+    /// Container and pickle are intact, but do not describe a directory of dense tensors.
     #[error("the checkpoint is not usable: {0}")]
     Contents(String),
-    /// A tensor's name is empty, endless or holds control characters.
+    /// A tensor's name is empty, too long or contains control characters.
     #[error(
         "a tensor is named \"{name}\" ({length} bytes), which is not the name of a parameter; the file is damaged, copy it again"
     )]
@@ -48,7 +48,7 @@ pub enum Error {
         /// Its full length in bytes.
         length: usize,
     },
-    /// Two tensors have one name.
+    /// Two tensors have the same name.
     #[error(
         "the file holds tensor {name} twice, and nothing tells which one counts; write the file again"
     )]
@@ -56,7 +56,7 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// A tensor of another type than f32, f16 or bf16 was to be read as f32.
+    /// A tensor to be read as f32 has a type other than f32, f16 or bf16.
     #[error(
         "tensor {name} is stored as {found}; only f32, f16 and bf16 weights can be read, convert it first"
     )]
@@ -66,30 +66,30 @@ pub enum Error {
         /// Type in the file.
         found: Dtype,
     },
-    /// What should deliver the bytes of a file did not.
+    /// The source of a file's bytes failed.
     #[error("the checkpoint could not be read: {0}; download it again")]
     Source(String),
-    /// The values of a file that is read in parts were asked for before they were fetched.
+    /// Values of a file that is read in parts were requested before they were fetched.
     #[error("tensor {name} was not fetched; fetch it before it is read")]
     NotFetched {
         /// Name of the tensor.
         name: String,
     },
-    /// A file that must be held whole is too large for that.
+    /// A file that has to be read whole is too large.
     #[error(
         "the checkpoint has {} MiB, but one of torch.save is read whole, and at most {} MiB are taken here",
         bytes >> 20, limit >> 20
     )]
     TooLarge {
-        /// Bytes of the file.
+        /// Size of the file in bytes.
         bytes: u64,
-        /// The most that is taken.
+        /// Maximum size.
         limit: u64,
     },
 }
 
 impl Error {
-    /// The operating system's refusal to `action` ("read", "write", ...) `path`.
+    /// An operating system error while trying to `action` ("read", "write", ...) `path`.
     pub fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io {
             action,
@@ -99,11 +99,11 @@ impl Error {
     }
 }
 
-/// What a file is that is not a file of tensors, by its first bytes.
+/// What a file in an unknown format seems to be, judging by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unrecognized {
-    /// It has no bytes.
+    /// The file is empty.
     #[error("the file is empty; download it again")]
     Empty,
     /// `torch.save` before PyTorch 1.6: a bare pickle.
@@ -111,10 +111,10 @@ pub enum Unrecognized {
         "it is a checkpoint in the format before PyTorch 1.6; load it and torch.save it again with a newer version"
     )]
     OldPyTorch,
-    /// The place holder that Git LFS leaves.
+    /// A Git LFS pointer file.
     #[error("it is a Git LFS pointer; fetch the file itself with git lfs pull")]
     LfsPointer,
-    /// An HTML page, most often that of a failed download.
+    /// An HTML page, usually from a failed download.
     #[error("it is a web page; download the file itself")]
     WebPage,
     /// Anything else.
@@ -138,7 +138,7 @@ impl Unrecognized {
     }
 }
 
-/// Refuses names that would flood or control the terminal when a message shows them.
+/// Rejects names that would flood or control the terminal when shown in a message.
 pub(crate) fn check_name(name: &str) -> Result<(), Error> {
     if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) {
         return Err(Error::TensorName {

@@ -13,25 +13,25 @@ use crate::source::{ByteSource, Remote, exactly};
 use crate::tensor::{Dtype, TensorInfo};
 use crate::{safetensors, zip};
 
-/// A file of `torch.save` is read whole from a source, since what it holds where stands at its end; beside it there must be room for
-/// the model.
+/// Maximum size of a `torch.save` file from a source: it is read whole, since its directory is at the end, and there
+/// must be room for the model as well.
 const MAX_WHOLE: u64 = 1 << 30;
-/// The header of a model of ten thousand tensors has about a megabyte.
+/// Maximum size of a header; a model of ten thousand tensors has about a megabyte.
 const MAX_HEADER: usize = 64 << 20;
-/// Enough to tell one format from another.
+/// Bytes needed to detect the format.
 const FIRST: u64 = 64;
 
-/// The formats that are read.
+/// The supported formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// A JSON header, then the values.
+    /// A JSON header followed by the values.
     Safetensors,
-    /// What `torch.save` of PyTorch 1.6 or newer writes, and with it Lightning: a zip with a pickle.
+    /// Files written by `torch.save` of PyTorch 1.6 or newer, including Lightning's: a zip with a pickle.
     PyTorch,
 }
 
 impl Format {
-    /// The format of a file that begins with `first`, 64 bytes or all it has.
+    /// The format of a file that begins with `first`, which has 64 bytes or the whole file.
     ///
     /// # Errors
     /// [`Error::UnknownFormat`].
@@ -46,14 +46,14 @@ impl Format {
     }
 }
 
-/// An open file: a checked directory of its tensors over bytes that are mapped, held in memory, or read in parts.
+/// An open file: a checked directory of its tensors over bytes that are mapped, in memory, or read in parts.
 pub struct TensorFile {
     bytes: Bytes,
     tensors: Vec<TensorInfo>,
     beside: Beside,
 }
 
-/// What a file holds beside tensors.
+/// What a file contains besides tensors.
 enum Beside {
     Metadata(BTreeMap<String, String>),
     PyTorch(PyTorch),
@@ -70,14 +70,14 @@ impl fmt::Debug for TensorFile {
 }
 
 impl TensorFile {
-    /// Opens a file of either format. One whose first bytes are those of nothing known is taken for a damaged safetensors file if it is
-    /// named so.
+    /// Opens a file of either format. If its first bytes are unknown, it is treated as a damaged safetensors file if it
+    /// has that extension.
     ///
-    /// It is mapped into memory and must not be changed while it is in use: on most systems, reading a mapped file that another
-    /// process has cut short ends the program.
+    /// The file is memory-mapped and must not be changed while it is in use: on most systems, reading a mapped file
+    /// that another process has truncated ends the program.
     ///
     /// # Errors
-    /// Everything that keeps the file from being complete and consistent; see [`Error`].
+    /// If the file is incomplete or inconsistent; see [`Error`].
     #[cfg(not(target_family = "wasm"))]
     pub fn open(path: impl AsRef<std::path::Path>) -> Result<Self, Error> {
         let path = path.as_ref();
@@ -90,10 +90,10 @@ impl TensorFile {
         Self::new(bytes, format)
     }
 
-    /// Opens the bytes of a file; [`Format::detect`] tells its format where it is not known.
+    /// Opens the bytes of a file; use [`Format::detect`] if the format is unknown.
     ///
     /// # Errors
-    /// As [`TensorFile::open`].
+    /// See [`TensorFile::open`].
     pub fn from_bytes(bytes: Vec<u8>, format: Format) -> Result<Self, Error> {
         Self::new(Bytes::Owned(bytes), format)
     }
@@ -116,11 +116,11 @@ impl TensorFile {
         })
     }
 
-    /// Opens a file that is read in parts. Of a safetensors file only the header is read; before the values of a tensor are read it
-    /// must be [fetched](Self::fetch). A file of `torch.save` is read whole, up to 1 GiB.
+    /// Opens a file that is read in parts. Of a safetensors file only the header is read; the values of a tensor must
+    /// be [fetched](Self::fetch) before they are read. A `torch.save` file is read whole, up to 1 GiB.
     ///
     /// # Errors
-    /// As [`TensorFile::open`], and when the source does not deliver.
+    /// See [`TensorFile::open`]; also if the source fails.
     pub async fn from_source(source: Box<dyn ByteSource>) -> Result<Self, Error> {
         let size = source.size();
         let too_large = |limit| Error::TooLarge { bytes: size, limit };
@@ -162,18 +162,18 @@ impl TensorFile {
         self.bytes.len() as u64
     }
 
-    /// The tensors with names, in the order of the file. In a file of `torch.save`, those of the dictionary `state_dict`, or, where
-    /// there is none, those that stand directly in its root; others are found through [`TensorFile::root`].
+    /// The named tensors, in the order of the file. For a `torch.save` file, those of the dictionary `state_dict` or,
+    /// if there is none, those directly in its root; others can be found through [`TensorFile::root`].
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
 
-    /// The tensor of that name. Looks through all of them.
+    /// The tensor with this name, found by linear search.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.iter().find(|tensor| tensor.name == name)
     }
 
-    /// The metadata of a safetensors file; empty for one of `torch.save`.
+    /// The metadata of a safetensors file; empty for a `torch.save` file.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         static NONE: BTreeMap<String, String> = BTreeMap::new();
         match &self.beside {
@@ -182,7 +182,7 @@ impl TensorFile {
         }
     }
 
-    /// The object that `torch.save` was given; `None` for a safetensors file.
+    /// The object passed to `torch.save`; `None` for a safetensors file.
     pub fn root(&self) -> Option<Value<'_>> {
         match &self.beside {
             Beside::Metadata(_) => None,
@@ -190,10 +190,10 @@ impl TensorFile {
         }
     }
 
-    /// The tensor that a value of [`TensorFile::root`] describes, under a name of the caller's.
+    /// The tensor described by a value in [`TensorFile::root`], under a name chosen by the caller.
     ///
     /// # Errors
-    /// [`Error::Contents`] when it does not describe a dense tensor without gaps that lies in the file.
+    /// [`Error::Contents`] if it does not describe a dense, contiguous tensor inside the file.
     pub fn tensor(&self, name: &str, value: Value<'_>) -> Result<TensorInfo, Error> {
         match &self.beside {
             Beside::Metadata(_) => Err(Error::Contents(format!(
@@ -203,11 +203,11 @@ impl TensorFile {
         }
     }
 
-    /// Brings the values of a tensor into memory, where they stay until they are read once. Does nothing for a file that is mapped or
-    /// was given whole.
+    /// Brings the values of a tensor into memory, where they stay until they are first read. Does nothing for a file
+    /// that is mapped or was given whole.
     ///
     /// # Errors
-    /// [`Error::Source`] when the source does not deliver.
+    /// [`Error::Source`] if the source fails.
     pub async fn fetch(&self, tensor: &TensorInfo) -> Result<(), Error> {
         match &self.bytes {
             Bytes::Remote(remote) => remote.fetch(&tensor.range).await,
@@ -215,10 +215,10 @@ impl TensorFile {
         }
     }
 
-    /// The values of a tensor of this file as they are stored: little-endian, outermost dimension first.
+    /// The stored values of a tensor of this file: little-endian, outermost dimension first.
     ///
     /// # Errors
-    /// [`Error::Zip`] when the bytes in a file of `torch.save` do not match their checksum, or [`Error::NotFetched`].
+    /// [`Error::Zip`] if bytes in a `torch.save` file do not match their checksum; [`Error::NotFetched`].
     pub fn bytes(&self, tensor: &TensorInfo) -> Result<Cow<'_, [u8]>, Error> {
         let not_fetched = || Error::NotFetched {
             name: tensor.name.clone(),
@@ -230,11 +230,11 @@ impl TensorFile {
         self.bytes.of(&tensor.range).ok_or_else(not_fetched)
     }
 
-    /// Begins to read the values of a tensor of this file, a stretch at a time. Those that were fetched are given up with the reader, and
-    /// so is the memory of a mapped file, which a stretch gives back when it was read.
+    /// Starts reading the values of a tensor of this file, in pieces. Fetched values are freed along with the reader;
+    /// the memory of a mapped file is released piece by piece as it is read.
     ///
     /// # Errors
-    /// As [`TensorFile::bytes`], and [`Error::Dtype`] for a type of unknown size.
+    /// See [`TensorFile::bytes`]; also [`Error::Dtype`] for a type of unknown size.
     pub fn reader<'a>(&'a self, tensor: &'a TensorInfo) -> Result<TensorReader<'a>, Error> {
         let size = tensor.dtype.size().ok_or_else(|| wrong_type(tensor))?;
         Ok(TensorReader {
@@ -248,18 +248,18 @@ impl TensorFile {
     /// The values of a tensor of this file; f16 and bf16 values are exact in f32.
     ///
     /// # Errors
-    /// As [`TensorFile::bytes`], and [`Error::Dtype`] for other types.
+    /// See [`TensorFile::bytes`]; also [`Error::Dtype`] for other types.
     pub fn f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, Error> {
         let reader = self.reader(tensor)?;
         reader.f32(0..reader.len())
     }
 }
 
-/// The values of a tensor, read a stretch at a time ([`TensorFile::reader`]).
+/// The values of a tensor, read in pieces ([`TensorFile::reader`]).
 pub struct TensorReader<'a> {
     file: &'a TensorFile,
     tensor: &'a TensorInfo,
-    /// Bytes of a value.
+    /// Bytes per value.
     size: usize,
     bytes: Cow<'a, [u8]>,
 }
@@ -275,10 +275,10 @@ impl TensorReader<'_> {
         self.bytes.is_empty()
     }
 
-    /// What `read` makes of some of the values as they are stored.
+    /// Calls `read` with some of the stored values and returns its result.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If the range is out of bounds.
     pub fn with_bytes<T>(&self, values: Range<usize>, read: impl FnOnce(&[u8]) -> T) -> T {
         let stretch = values.start * self.size..values.end * self.size;
         let made = read(&self.bytes[stretch.clone()]);
@@ -294,7 +294,7 @@ impl TensorReader<'_> {
     /// [`Error::Dtype`] for other types.
     ///
     /// # Panics
-    /// When there are fewer.
+    /// If the range is out of bounds.
     pub fn f32(&self, values: Range<usize>) -> Result<Vec<f32>, Error> {
         let half = |half| half::f16::from_le_bytes(half).to_f32();
         let upper_half = |half| half::bf16::from_le_bytes(half).to_f32();
@@ -309,7 +309,7 @@ impl TensorReader<'_> {
 
 impl Drop for TensorReader<'_> {
     fn drop(&mut self) {
-        // What the checksum was made of.
+        // The bytes covered by the checksum.
         if let Some(guard) = &self.tensor.guard {
             self.file.bytes.release(guard.range.clone());
         }
@@ -323,7 +323,7 @@ fn wrong_type(tensor: &TensorInfo) -> Error {
     }
 }
 
-/// The file gives no alignment.
+/// The file does not guarantee any alignment.
 fn convert<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     bytes
         .as_chunks()

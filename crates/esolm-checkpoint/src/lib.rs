@@ -1,10 +1,10 @@
 //! A safe reader of PyTorch and safetensors files, and a writer of the latter.
 //!
-//! A file is untrusted: nothing in it is executed, no size it claims is believed before it was compared with the file, and each
-//! thing that does not fit ends in an [`Error`] that says so in one sentence. What opens is a [`TensorFile`]: a checked directory of
-//! named tensors over a file that is mapped, held in memory, or read in parts from a [`ByteSource`].
+//! Files are untrusted: nothing in them is executed, no size is trusted before it has been compared with the file, and
+//! every inconsistency is an [`Error`] with a one-sentence message. An open file is a [`TensorFile`]: a checked
+//! directory of named tensors over a file that is mapped, in memory, or read in parts from a [`ByteSource`].
 //!
-//! | form | tensors | beside them |
+//! | format | tensors | other contents |
 //! |---|---|---|
 //! | [safetensors](Format::Safetensors) | all | [`TensorFile::metadata`] |
 //! | [`torch.save`](Format::PyTorch), PyTorch 1.6 and newer, Lightning's `.ckpt` too | those of `state_dict`, or of the root | [`TensorFile::root`]: the pickle as a tree of [`Value`]s |
@@ -26,8 +26,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A Lightning checkpoint holds more than weights. Its pickle is read without any of the classes it names, and what they would have
-//! been made of can be looked at:
+//! A Lightning checkpoint contains more than weights. Its pickle is read without any of the classes that it names, and
+//! the data from which they would have been constructed can be inspected:
 //!
 //! ```
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/golden/mini_ar.ckpt");
@@ -49,7 +49,7 @@
 //! # Ok::<(), esolm_checkpoint::Error>(())
 //! ```
 //!
-//! The crate also compiles for `wasm32-unknown-unknown`; there nothing is mapped and nothing touches a file system.
+//! The crate also compiles for `wasm32-unknown-unknown`; there, no files are mapped and no file system is used.
 
 #[cfg(not(target_family = "wasm"))]
 pub mod atomic;

@@ -1,13 +1,13 @@
-//! Text from untrusted files inside messages: short, and without characters that control a terminal.
+//! Text from untrusted files in messages: short, and without control characters.
 
 use std::fmt::Display;
 
-/// The first 80 characters of `text`, control characters escaped.
+/// The first 80 characters of `text`, with control characters escaped.
 pub fn shorten(text: &str) -> String {
     first(text, 80)
 }
 
-/// A number with what it counts: `1 token`, `2 tokens`; `1 pass`, `2 passes`.
+/// A number with a noun: `1 token`, `2 tokens`; `1 pass`, `2 passes`.
 pub fn count<N: Display + PartialEq + From<u8>>(n: N, noun: &str) -> String {
     let ending = match (n == N::from(1), noun.ends_with('s')) {
         (true, _) => "",
@@ -27,7 +27,7 @@ pub fn number(x: f32) -> String {
     }
 }
 
-/// What the JSON reader says, which quotes the file, without its flood.
+/// A JSON parser's message, which quotes the file, shortened.
 pub fn json_error(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let shown = first(&text, 160);

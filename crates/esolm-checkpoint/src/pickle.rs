@@ -1,13 +1,13 @@
 //! A pickle reader that executes nothing.
 //!
-//! Pickle is a stack program that builds Python objects by naming and calling functions. Here a name stays a name and a call stays
-//! a record of what would have been called: [`Node::Global`] and [`Node::Object`]. Readers look for the few names whose meaning
-//! they know; everything else lies unused. Protocols 0 to 5 as far as `torch.save` writes them (Python's
-//! `Lib/pickletools.py` documents the opcodes).
+//! Pickle is a stack program that builds Python objects by naming and calling functions. Here a name stays a name, and
+//! a call stays a record of what would have been called: [`Node::Global`] and [`Node::Object`]. Readers look for the
+//! few names whose meaning they know; everything else is ignored. Supports protocols 0 to 5, to the extent that
+//! `torch.save` uses them (Python's `Lib/pickletools.py` documents the opcodes).
 //!
-//! Values live in one flat arena and refer to each other by index. So cycles are harmless, and neither dropping nor reading needs
-//! recursion, however deep a hostile file nests. Strings are ranges of the input. Every opcode takes at least one byte and
-//! allocates a bounded amount, and the caps below hold for inputs of any size.
+//! Values are stored in one flat arena and refer to each other by index. Cycles are therefore harmless, and neither
+//! dropping nor reading needs recursion, however deeply a hostile file nests. Strings are ranges of the input. Every
+//! opcode takes at least one byte and allocates a bounded amount, and the limits below hold for inputs of any size.
 
 mod machine;
 
@@ -18,45 +18,45 @@ use thiserror::Error;
 
 use crate::message::shorten;
 
-/// Largest pickle that is read. Real ones are far below: weights are not in it.
+/// Maximum size of a pickle. Real ones are far smaller, since weights are stored separately.
 pub(crate) const MAX_BYTES: usize = 64 << 20;
-/// Most values, stack places and memo entries.
+/// Maximum number of values, stack entries and memo entries.
 const MAX_NODES: usize = 4 << 20;
 
-/// Why a pickle was refused.
+/// Why a pickle was rejected.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum PickleError {
-    /// The input ends inside an instruction or before the last one.
+    /// The input ends inside an instruction, or before the last one.
     #[error(
         "it ends after {0} bytes in the middle of an instruction; the file is truncated, copy it again"
     )]
     Truncated(usize),
-    /// An instruction that `torch.save` does not write.
+    /// An instruction that `torch.save` does not use.
     #[error(
         "it has the unsupported instruction {opcode:#04x} at byte {at}; write the checkpoint with torch.save of PyTorch 1.6 or newer"
     )]
     Opcode {
         /// The instruction.
         opcode: u8,
-        /// Its place.
+        /// Its offset.
         at: usize,
     },
-    /// An instruction that does not fit what is on the stack.
+    /// An instruction does not match the contents of the stack.
     #[error(
         "its instruction {opcode:#04x} at byte {at} {problem}; the file is damaged, copy it again"
     )]
     Malformed {
         /// The instruction.
         opcode: u8,
-        /// Its place.
+        /// Its offset.
         at: usize,
-        /// What does not fit.
+        /// What does not match.
         problem: &'static str,
     },
-    /// More than any checkpoint needs.
+    /// A limit far above any real checkpoint was exceeded.
     #[error("it is too large ({what}); real checkpoints are far smaller, check the file")]
     TooLarge {
-        /// Which bound was passed.
+        /// Which limit.
         what: String,
     },
 }
@@ -71,9 +71,9 @@ enum Node {
     Bool(bool),
     Int(i64),
     Float(f64),
-    /// Text or bytes: a range of the input.
+    /// A string or bytes: a range of the input.
     Text(Range<u32>),
-    /// A value that nothing here asks for: long integers, sets.
+    /// A value that is never needed: long integers, sets.
     Opaque,
     /// A range of the pool.
     Tuple(Range<u32>),
@@ -84,19 +84,19 @@ enum Node {
         module: Range<u32>,
         name: Range<u32>,
     },
-    /// What a call or an instantiation would have made.
+    /// What a call or an instantiation would have created.
     Object {
         class: Ref,
         args: Ref,
         state: Option<Ref>,
     },
-    /// A value stored outside the pickle, by its identification.
+    /// A value stored outside the pickle, by its id.
     Persistent(Ref),
 }
 
 /// A parsed pickle.
 pub(crate) struct Pickle {
-    /// Its text, in which strings and names lie.
+    /// Its input, which contains strings and names.
     bytes: Vec<u8>,
     nodes: Vec<Node>,
     /// Elements of tuples.
@@ -121,32 +121,33 @@ impl Pickle {
         }
     }
 
-    /// Text, when it is UTF-8. Python can also write lone surrogates, which no name of interest has.
+    /// A string, if it is valid UTF-8. Python can also write lone surrogates, but no relevant name contains them.
     fn utf8(&self, range: &Range<u32>) -> Option<&str> {
         std::str::from_utf8(slice(&self.bytes, range)).ok()
     }
 }
 
-/// A value of a pickle, as data: looking at it runs nothing. Values can contain themselves, so whoever walks down a tree of them
-/// must bound how far.
+/// A value in a pickle, as data: inspecting it executes nothing. Values can contain themselves, so code that descends
+/// into them must bound the depth.
 ///
-/// Kept are None, booleans, integers of up to 64 bits, floats, texts and bytes, tuples, lists, dictionaries (`OrderedDict` and
-/// `defaultdict` too), classes and functions by name, and [`Object`]s. Sets, longer integers, and what subclasses of lists and
-/// dictionaries contain are not. [`Display`](fmt::Display) says what a value is in a few words.
+/// Supported are None, booleans, integers of up to 64 bits, floats, strings and bytes, tuples, lists, dictionaries
+/// (also `OrderedDict` and `defaultdict`), classes and functions by name, and [`Object`]s. Sets, longer integers, and
+/// the contents of subclasses of lists and dictionaries are not kept. [`Display`](fmt::Display) describes a value in a
+/// few words.
 #[derive(Clone, Copy)]
 pub struct Value<'a> {
     pickle: &'a Pickle,
     id: Ref,
 }
 
-/// What an object would have been made of: `class(*args)`, or what calling a function would have given.
+/// How an object would have been created: `class(*args)`, either an instantiation or a function call.
 #[derive(Debug, Clone, Copy)]
 pub struct Object<'a> {
     /// The class or function; see [`Value::global`].
     pub class: Value<'a>,
     /// A tuple.
     pub args: Value<'a>,
-    /// What `__setstate__` would have got: for most objects the dictionary of their fields.
+    /// The argument of `__setstate__`: for most objects, the dictionary of their fields.
     pub state: Option<Value<'a>>,
 }
 
@@ -159,7 +160,7 @@ impl<'a> Value<'a> {
         Self { id, ..self }
     }
 
-    /// A text, or bytes that are UTF-8.
+    /// A string, or bytes that are valid UTF-8.
     pub fn text(self) -> Option<&'a str> {
         match self.node() {
             Node::Text(range) => self.pickle.utf8(range),
@@ -167,7 +168,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A text, or bytes whatever they are.
+    /// A string, or arbitrary bytes.
     pub fn bytes(self) -> Option<&'a [u8]> {
         match self.node() {
             Node::Text(range) => Some(slice(&self.pickle.bytes, range)),
@@ -217,7 +218,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The first elements of a tuple that has as many or more.
+    /// The first `N` elements of a tuple that has at least as many.
     pub(crate) fn first<const N: usize>(self) -> Option<[Value<'a>; N]> {
         let ids: &[Ref; N] = self.tuple_refs()?.first_chunk()?;
         Some(ids.map(|id| self.sibling(id)))
@@ -231,7 +232,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Keys and values of a dictionary, in its order; a key can occur again, and then the last one counts.
+    /// Keys and values of a dictionary, in order; a key may occur more than once, in which case the last one counts.
     pub fn dict(self) -> Option<impl ExactSizeIterator<Item = (Value<'a>, Value<'a>)>> {
         let pair = move |&(key, value): &(Ref, Ref)| (self.sibling(key), self.sibling(value));
         match self.node() {
@@ -240,7 +241,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The value under a text key of a dictionary. Looks through all of them.
+    /// The value for a string key of a dictionary, found by linear search.
     pub fn get(self, key: &str) -> Option<Value<'a>> {
         let Node::Dict(pairs) = self.node() else {
             return None;
@@ -272,7 +273,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The identification of a value that lies outside of the pickle; with `torch.save`, of a tensor's storage.
+    /// The id of a value stored outside the pickle; with `torch.save`, that of a tensor's storage.
     pub fn persistent(self) -> Option<Value<'a>> {
         match *self.node() {
             Node::Persistent(id) => Some(self.sibling(id)),

@@ -1,4 +1,5 @@
-//! What `torch.save` writes: a zip with a pickle that describes the tensors, and an entry for the values of each storage.
+//! Files written by `torch.save`: a zip with a pickle that describes the tensors, and one entry per storage for the
+//! values.
 
 use std::collections::HashSet;
 
@@ -7,13 +8,13 @@ use crate::pickle::{MAX_BYTES, Pickle, PickleError, Value};
 use crate::tensor::{Dtype, Guard, MAX_RANK, TensorInfo};
 use crate::zip::{self, Directory};
 
-/// Storages are numbered; a longer key is none of `torch.save`.
+/// Storages are numbered; longer keys are not written by `torch.save`.
 const MAX_KEY: usize = 20;
 
-/// The directory of a file of `torch.save`.
+/// The directory of a `torch.save` file.
 pub(crate) struct PyTorch {
     directory: Directory,
-    /// Folder of all entries; `torch.save` names it after the file.
+    /// Folder of all entries, named by `torch.save` after the file.
     folder: String,
     pickle: Pickle,
 }
@@ -30,7 +31,7 @@ impl PyTorch {
             ));
         }
         let data = &bytes[entry.data.clone()];
-        // Before the checksum, which reads all of it.
+        // Checked before computing the checksum, which reads all of it.
         if data.len() > MAX_BYTES {
             return Err(PickleError::TooLarge {
                 what: format!("{} bytes, at most {MAX_BYTES} are read", data.len()),
@@ -49,7 +50,7 @@ impl PyTorch {
         self.pickle.root()
     }
 
-    /// The tensors of `state_dict`, where nothing else may stand, or else those of the root.
+    /// The tensors of `state_dict`, which must not contain anything else, or otherwise those of the root.
     pub(crate) fn tensors(&self) -> Result<Vec<TensorInfo>, Error> {
         let root = self.root();
         let state = root.get("state_dict");
@@ -73,7 +74,7 @@ impl PyTorch {
                 unusable(format!("the name of a tensor is {key}, a text is expected"))
             })?;
             check_name(name)?;
-            // Before anything is copied: a hostile file could repeat one name without end.
+            // Checked before anything is copied: a hostile file could repeat a name endlessly.
             if !seen.insert(name) {
                 return Err(Error::DuplicateTensor { name: name.into() });
             }
@@ -82,7 +83,7 @@ impl PyTorch {
         Ok(tensors)
     }
 
-    /// Finds the values of a tensor in the file.
+    /// Locates the values of a tensor in the file.
     pub(crate) fn tensor(&self, name: &str, value: Value<'_>) -> Result<TensorInfo, Error> {
         let fail = |what: String| unusable(format!("tensor {name} {what}"));
         let described = describe(value).map_err(fail)?;
@@ -111,7 +112,7 @@ impl PyTorch {
     }
 }
 
-/// What a pickle says of a tensor.
+/// A pickle's description of a tensor.
 struct Description<'a> {
     /// The storage's number.
     key: &'a str,
@@ -119,11 +120,11 @@ struct Description<'a> {
     shape: Vec<usize>,
     /// Product of the shape.
     elements: usize,
-    /// Elements of the storage before the first one; `None` if it cannot be.
+    /// Elements of the storage before the first one; `None` if the offset is invalid.
     offset: Option<usize>,
 }
 
-/// Reads the call that would have made a tensor. An error goes on after "tensor NAME".
+/// Reads the call that would have created a tensor. Errors continue a sentence that starts with "tensor NAME".
 fn describe(value: Value<'_>) -> Result<Description<'_>, String> {
     let call = match rebuilt(value) {
         Some(("_rebuild_parameter", args)) => {
@@ -168,8 +169,8 @@ fn unusable(what: impl Into<String>) -> Error {
     Error::Contents(what.into())
 }
 
-/// The call that would have made a dense tensor: `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`, or
-/// `_rebuild_parameter(tensor, ...)` around it. Gives the function's name and its arguments.
+/// The call that would have created a dense tensor: `torch._utils._rebuild_tensor_v2(storage, offset, size, stride,
+/// ...)`, possibly inside `_rebuild_parameter(tensor, ...)`. Returns the function's name and its arguments.
 fn rebuilt(value: Value<'_>) -> Option<(&str, Value<'_>)> {
     let call = value.object()?;
     let ("torch._utils", name) = call.class.global()? else {
@@ -183,7 +184,7 @@ fn rebuilt(value: Value<'_>) -> Option<(&str, Value<'_>)> {
     known.contains(&name).then_some((name, call.args))
 }
 
-/// Key and element type of a storage: the persistent id `('storage', class, key, location, elements)`.
+/// Key and element type of a storage, from its persistent id `('storage', class, key, location, elements)`.
 fn describe_storage(value: Value<'_>) -> Result<(&str, Dtype), String> {
     let [tag, class, key] = (value.persistent().and_then(Value::first)).ok_or_else(|| {
         format!("has {value} where its storage is expected; write the checkpoint again")
@@ -210,7 +211,7 @@ fn sizes(value: Value<'_>) -> Option<Vec<usize>> {
         .collect()
 }
 
-/// Strides of a tensor without gaps, outermost first; those of dimensions of size one do not matter.
+/// Whether a tensor is contiguous, outermost dimension first; strides of dimensions of size one do not matter.
 fn contiguous(shape: &[usize], strides: &[usize]) -> bool {
     let mut expected = 1usize;
     for (&n, &stride) in shape.iter().zip(strides).rev() {

@@ -1,7 +1,7 @@
-//! The safetensors header: a length, a JSON object, then the tensors without gaps.
+//! The safetensors format: the length of the header, the header as a JSON object, then the tensors without gaps.
 //!
-//! Written here rather than taken from the `safetensors` crate because every message must name the tensor at fault, and so that
-//! no sum of sizes from an untrusted header can overflow.
+//! Implemented here rather than with the `safetensors` crate because every message must name the offending tensor, and
+//! so that no sum of sizes from an untrusted header can overflow.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,24 +14,24 @@ use crate::error::{Error, check_name};
 use crate::message::json_error;
 use crate::tensor::{Dtype, MAX_RANK, TensorInfo};
 
-/// Bytes of the header's length.
+/// Bytes of the length field.
 const PREFIX: usize = 8;
 
-/// What a header says.
+/// Contents of a header.
 pub(crate) struct Contents {
     pub tensors: Vec<TensorInfo>,
     pub metadata: BTreeMap<String, String>,
 }
 
-/// True when the first bytes can be those of a safetensors file: a plausible length, then an opening brace.
+/// Whether the first bytes may be those of a safetensors file: a length, then an opening brace.
 pub(crate) fn looks_like(bytes: &[u8]) -> bool {
     bytes.len() > PREFIX && bytes[PREFIX] == b'{'
 }
 
-/// Where the header of a file of `size` bytes lies, from the file's first bytes (all of them, or eight at least).
+/// Range of the header in a file of `size` bytes, given the file's first bytes (at least eight, or all of them).
 ///
 /// # Errors
-/// [`Error::Safetensors`] when the file is too short for it.
+/// [`Error::Safetensors`] if the file is too short for the header.
 pub(crate) fn header(first: &[u8], size: usize) -> Result<Range<usize>, Error> {
     let fail = |message: String| Err(Error::Safetensors(message));
     let Some((prefix, _)) = first.split_at_checked(PREFIX) else {
@@ -53,10 +53,10 @@ pub(crate) fn header(first: &[u8], size: usize) -> Result<Range<usize>, Error> {
     }
 }
 
-/// Reads the header of a whole file.
+/// Reads the header of a complete file.
 ///
 /// # Errors
-/// [`Error::Safetensors`] when header and file contradict each other.
+/// [`Error::Safetensors`] if header and file are inconsistent.
 pub(crate) fn read(bytes: &[u8]) -> Result<Contents, Error> {
     let header = header(bytes, bytes.len())?;
     contents(&bytes[header], bytes.len())
@@ -65,7 +65,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Contents, Error> {
 /// Reads the header of a file of `size` bytes.
 ///
 /// # Errors
-/// As [`read`].
+/// See [`read`].
 pub(crate) fn contents(header: &[u8], size: usize) -> Result<Contents, Error> {
     let fail = |message: String| Err(Error::Safetensors(message));
     let data_start = PREFIX + header.len();
@@ -118,7 +118,7 @@ pub(crate) fn contents(header: &[u8], size: usize) -> Result<Contents, Error> {
         else {
             return fail(format!("tensor {name} has the absurd shape {shape:?}"));
         };
-        // Both ends were checked against the length of the slice, so they fit a usize.
+        // Both ends have been checked against the length of the slice, so they fit a usize.
         let range = data_start + start as usize..data_start + end as usize;
         tensors.push(TensorInfo {
             name,
@@ -133,7 +133,7 @@ pub(crate) fn contents(header: &[u8], size: usize) -> Result<Contents, Error> {
     Ok(Contents { tensors, metadata })
 }
 
-/// The format allows neither overlaps nor gaps: both hide data from whoever checks a file.
+/// The format allows neither overlaps nor gaps, both of which can hide data from a check.
 fn check_layout(tensors: &[TensorInfo], data: Range<usize>) -> Result<(), Error> {
     let mut order: Vec<&TensorInfo> = tensors.iter().collect();
     order.sort_by_key(|tensor| (tensor.range.start, tensor.range.end));
@@ -172,7 +172,7 @@ struct Entry {
     data_offsets: (u64, u64),
 }
 
-/// The header's entries in file order; a plain map would hide repeated names.
+/// The header's entries in file order; a map would hide duplicate names.
 struct Header {
     entries: Vec<(String, Entry)>,
     metadata: BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! Writing safetensors in several files with an index, as `save_pretrained` of transformers does.
+//! Writes safetensors as several files with an index, like `save_pretrained` of transformers.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -7,16 +7,17 @@ use serde_json::{Map, Value, json};
 
 use crate::writer::{SafetensorsWriter, TensorSpec};
 
-/// The name of weights that are one file.
+/// File name of weights in a single file.
 const ONE: &str = "model.safetensors";
 
-/// Writes tensors one after the other, into one safetensors file or, where they have more than so many bytes together, into several. No
-/// tensor is cut: one that has more is a file of its own. Values come as in [`SafetensorsWriter`], of all tensors in their order.
+/// Writes tensors in order, into one safetensors file or, if they exceed a given size, into several. No tensor is
+/// split; a larger one gets a file of its own. Values are written as in [`SafetensorsWriter`], for all tensors in
+/// order.
 pub struct ShardedWriter<W, F> {
-    /// Makes the file of a name.
+    /// Creates the file with a given name.
     create: F,
     metadata: Vec<(String, String)>,
-    /// What is still to be begun.
+    /// The files that have not been started.
     files: VecDeque<(String, Vec<TensorSpec>)>,
     current: Option<SafetensorsWriter<W>>,
     written: Vec<W>,
@@ -24,11 +25,11 @@ pub struct ShardedWriter<W, F> {
 }
 
 impl<W: Write, F: FnMut(&str) -> io::Result<W>> ShardedWriter<W, F> {
-    /// Deals the tensors out to files of at most `most` bytes of values. `create` makes the file of a name when its turn comes:
-    /// `model.safetensors`, or `model-00001-of-00003.safetensors` and so on.
+    /// Distributes the tensors over files of at most `most` bytes of values. `create` creates each file when it is
+    /// needed: `model.safetensors`, or `model-00001-of-00003.safetensors` and so on.
     ///
     /// # Errors
-    /// What `create` and the sink answer; what [`SafetensorsWriter::new`] refuses.
+    /// Errors of `create` and the sinks; errors of [`SafetensorsWriter::new`].
     pub fn new(
         metadata: &[(&str, &str)],
         tensors: &[TensorSpec],
@@ -38,7 +39,7 @@ impl<W: Write, F: FnMut(&str) -> io::Result<W>> ShardedWriter<W, F> {
         let mut shards: Vec<Vec<TensorSpec>> = vec![Vec::new()];
         let (mut size, mut total) = (0u64, 0u64);
         for tensor in tensors {
-            // One without a size is refused where its file begins.
+            // A tensor of unknown size is rejected when its file is started.
             let bytes = tensor.bytes().unwrap_or(0);
             total = total.saturating_add(bytes);
             if size > 0 && size.saturating_add(bytes) > most {
@@ -82,15 +83,15 @@ impl<W: Write, F: FnMut(&str) -> io::Result<W>> ShardedWriter<W, F> {
         Ok(writer)
     }
 
-    /// The text of the `model.safetensors.index.json` that belongs to several files.
+    /// The text of the `model.safetensors.index.json`, if there are several files.
     pub fn index(&self) -> Option<&str> {
         self.index.as_deref()
     }
 
-    /// Gives the files back once all values were written.
+    /// Returns the files once all values have been written.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] when values are missing; what the sinks answer when they are flushed.
+    /// [`io::ErrorKind::InvalidInput`] if values are missing; errors of the sinks when they are flushed.
     pub fn finish(mut self) -> io::Result<Vec<W>> {
         while !self.files.is_empty() {
             self.begin()?;
@@ -101,7 +102,7 @@ impl<W: Write, F: FnMut(&str) -> io::Result<W>> ShardedWriter<W, F> {
         Ok(self.written)
     }
 
-    /// Ends the file that is whole and begins the next.
+    /// Finishes the complete file and starts the next.
     fn begin(&mut self) -> io::Result<()> {
         if let Some(current) = self.current.take() {
             self.written.push(current.finish()?);
@@ -117,7 +118,7 @@ impl<W: Write, F: FnMut(&str) -> io::Result<W>> ShardedWriter<W, F> {
     }
 }
 
-/// Values as they lie in the files.
+/// Writes raw values as stored in the files.
 impl<W: Write, F: FnMut(&str) -> io::Result<W>> Write for ShardedWriter<W, F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let is_whole = |current: &SafetensorsWriter<W>| current.left() == 0;

@@ -1,6 +1,7 @@
-//! Files that are not all there: the header was read, tensors come when they are fetched and go when they are read.
+//! Files that are read in parts: the header first, then tensors, which are fetched on request and freed when they are
+//! read.
 //!
-//! So a browser loads a model in the memory of one block, whatever the size of the file.
+//! This lets a browser load a model in the memory of one block, regardless of the size of the file.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -10,34 +11,34 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::Error;
 
-/// On a machine with threads, `Send + Sync`: a file must be able to go to another thread with its source. A browser's values stay in
-/// theirs, so there it asks for nothing.
+/// `Send + Sync` on platforms with threads, so that a file can be moved to another thread along with its source. In a
+/// browser, values stay in their thread, and there is no such requirement.
 #[cfg(not(target_family = "wasm"))]
 pub trait MaybeSend: Send + Sync {}
 #[cfg(not(target_family = "wasm"))]
 impl<T: Send + Sync> MaybeSend for T {}
-/// A browser's values stay in their thread; elsewhere this stands for `Send + Sync`.
+/// In a browser, values stay in their thread; elsewhere this stands for `Send + Sync`.
 #[cfg(target_family = "wasm")]
 pub trait MaybeSend {}
 #[cfg(target_family = "wasm")]
 impl<T> MaybeSend for T {}
 
-/// The bytes of a range of a source, or why they do not come.
+/// The bytes of a range of a source, or the reason why they are unavailable.
 #[cfg(not(target_family = "wasm"))]
 pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + Send + 'a>>;
-/// The bytes of a range of a source, or why they do not come.
+/// The bytes of a range of a source, or the reason why they are unavailable.
 #[cfg(target_family = "wasm")]
 pub type Reading<'a> = Pin<Box<dyn Future<Output = Result<Vec<u8>, String>> + 'a>>;
 
-/// Bytes that are read in parts: a file of a browser, an archive, a server.
+/// Bytes that are read in parts, such as a file in a browser, an archive, or a file on a server.
 pub trait ByteSource: MaybeSend {
-    /// How many there are.
+    /// Total number of bytes.
     fn size(&self) -> u64;
-    /// Those of a range inside the size.
+    /// The bytes of a range, which must be inside the file.
     fn read(&self, range: Range<u64>) -> Reading<'_>;
 }
 
-/// Where the bytes come from, and those that were fetched, by where they begin.
+/// The source of the bytes, and the fetched ranges by start offset.
 pub(crate) struct Remote {
     source: Box<dyn ByteSource>,
     size: usize,
@@ -57,7 +58,7 @@ impl Remote {
         self.size
     }
 
-    /// The bytes of a tensor, which are then given up.
+    /// Takes the bytes of a tensor, removing them.
     pub(crate) fn take(&self, range: &Range<usize>) -> Option<Vec<u8>> {
         let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         fetched.remove(&range.start)
@@ -71,7 +72,7 @@ impl Remote {
     }
 }
 
-/// Reads a range and checks that all of it came.
+/// Reads a range and checks that it is complete.
 pub(crate) async fn exactly(source: &dyn ByteSource, range: Range<u64>) -> Result<Vec<u8>, Error> {
     let wanted = range.end - range.start;
     let bytes = source.read(range).await.map_err(Error::Source)?;

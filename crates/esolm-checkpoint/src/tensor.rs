@@ -1,11 +1,11 @@
-//! Names, types, shapes and places of tensors.
+//! Names, types, shapes and locations of tensors.
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::message::shorten;
 
-/// No network uses tensors of more dimensions; with their number bounded, no message can be flooded from a hostile file.
+/// Maximum number of dimensions. No network needs more, and the limit keeps hostile files from flooding messages.
 pub(crate) const MAX_RANK: usize = 8;
 
 /// Element types of stored tensors.
@@ -18,7 +18,7 @@ pub enum Dtype {
     F32,
     /// IEEE half precision.
     F16,
-    /// The upper half of a single.
+    /// The upper half of an f32.
     Bf16,
     /// Signed, 64 bits.
     I64,
@@ -38,11 +38,11 @@ pub enum Dtype {
     U8,
     /// A byte that is 0 or 1.
     Bool,
-    /// Any other type, by the name it has in the file.
+    /// Any other type, by its name in the file.
     Other(String),
 }
 
-/// Type, its name (in safetensors in capitals), bytes of an element.
+/// Type, name (upper case in safetensors), and bytes per element.
 static DTYPES: [(Dtype, &str, usize); 13] = [
     (Dtype::F64, "f64", 8),
     (Dtype::F32, "f32", 4),
@@ -69,7 +69,7 @@ impl Dtype {
         row.map_or_else(|| Self::Other(shorten(name)), |row| row.0.clone())
     }
 
-    /// The type of a class of `torch` that holds the values of a tensor.
+    /// The type stored by one of torch's storage classes.
     pub(crate) fn from_storage(class: &str) -> Option<Self> {
         Some(match class {
             "DoubleStorage" => Self::F64,
@@ -86,12 +86,12 @@ impl Dtype {
         })
     }
 
-    /// Size of an element in bytes, where it is known.
+    /// Bytes per element, if known.
     pub fn size(&self) -> Option<usize> {
         self.row().map(|row| row.2)
     }
 
-    /// Whether [`TensorFile::f32`](crate::TensorFile::f32) gives its values, which are then exact: f32, f16 and bf16.
+    /// Whether [`TensorFile::f32`](crate::TensorFile::f32) can return its values, exactly: f32, f16 and bf16.
     pub fn fits_f32(&self) -> bool {
         matches!(self, Self::F32 | Self::F16 | Self::Bf16)
     }
@@ -106,24 +106,24 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// A tensor of a file.
+/// A tensor in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its name.
     pub name: String,
-    /// Shape, outermost dimension first; the values lie in that order without gaps.
+    /// Shape, outermost dimension first; the values are stored in that order without gaps.
     pub shape: Vec<usize>,
     /// Element type in the file.
     pub dtype: Dtype,
-    /// Length in the file in bytes.
+    /// Size in the file, in bytes.
     pub bytes: u64,
-    /// Where its values lie in the file; inside the file, as long as shape and type say.
+    /// Range of its values in the file; checked to be inside the file and to match shape and type.
     pub(crate) range: Range<usize>,
-    /// The zip entry that holds it and must match its checksum before it is used.
+    /// The zip entry that contains it, whose checksum must be verified before use.
     pub(crate) guard: Option<Guard>,
 }
 
-/// A stretch of the file with its CRC-32.
+/// A range of the file, with its CRC-32.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Guard {
     pub entry: String,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::tensor::Dtype;
 
-/// What a tensor to be written is.
+/// A tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Its name.
@@ -18,7 +18,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// A tensor of this name, type and shape.
+    /// A tensor with this name, type and shape.
     pub fn new(name: impl Into<String>, dtype: Dtype, shape: impl Into<Vec<usize>>) -> Self {
         Self {
             name: name.into(),
@@ -27,7 +27,7 @@ impl TensorSpec {
         }
     }
 
-    /// Its size in bytes; `None` for a type of unknown size, and where there is no such number.
+    /// Its size in bytes; `None` for a type of unknown size, or on overflow.
     pub fn bytes(&self) -> Option<u64> {
         let size = self.dtype.size()? as u64;
         let mut shape = self.shape.iter();
@@ -35,22 +35,24 @@ impl TensorSpec {
     }
 }
 
-/// Writes a safetensors file to a sink: the header at once, then the values of all tensors in the order of the header, in pieces of
-/// any size. So no more than a piece is ever in memory.
+/// Writes a safetensors file to a sink: the header immediately, then the values of all tensors in the order of the
+/// header, in pieces of any size. Only one piece is ever in memory.
 ///
-/// A file on the disk belongs into an [`AtomicFile`](crate::AtomicFile), so that no half-written one can be taken for whole.
+/// Use an [`AtomicFile`](crate::AtomicFile) for files on disk, so that an incomplete file cannot be mistaken for a
+/// complete one.
 #[derive(Debug)]
 pub struct SafetensorsWriter<W> {
     sink: W,
-    /// Bytes of values that are still to come.
+    /// Bytes of values still to be written.
     left: u64,
 }
 
 impl<W: Write> SafetensorsWriter<W> {
-    /// Begins a file with its header. transformers refuses a file whose metadata do not name a framework: `("format", "pt")`.
+    /// Starts a file with its header. transformers rejects files whose metadata do not name a framework: `("format",
+    /// "pt")`.
     ///
     /// # Errors
-    /// What the sink answers; [`io::ErrorKind::InvalidInput`] for a name that occurs twice or a type of unknown size.
+    /// Errors of the sink; [`io::ErrorKind::InvalidInput`] for a duplicate name or a type of unknown size.
     pub fn new(mut sink: W, metadata: &[(&str, &str)], tensors: &[TensorSpec]) -> io::Result<Self> {
         let mut header = Map::new();
         if !metadata.is_empty() {
@@ -74,7 +76,7 @@ impl<W: Write> SafetensorsWriter<W> {
             }
         }
         let mut text = Value::Object(header).to_string().into_bytes();
-        // So that the values begin at a multiple of 8.
+        // Aligns the values to 8 bytes.
         text.resize(text.len().next_multiple_of(8), b' ');
         sink.write_all(&(text.len() as u64).to_le_bytes())?;
         sink.write_all(&text)?;
@@ -84,20 +86,20 @@ impl<W: Write> SafetensorsWriter<W> {
     /// Writes the next values of f32 tensors.
     ///
     /// # Errors
-    /// As [`Write::write`].
+    /// See [`Write::write`].
     pub fn f32(&mut self, values: &[f32]) -> io::Result<()> {
         write_f32(self, values)
     }
 
-    /// Bytes of values that are still to come.
+    /// Bytes of values still to be written.
     pub(crate) fn left(&self) -> u64 {
         self.left
     }
 
-    /// Gives the sink back once all values were written.
+    /// Returns the sink once all values have been written.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] when values are missing; what the sink answers when it is flushed.
+    /// [`io::ErrorKind::InvalidInput`] if values are missing; errors of the sink when it is flushed.
     pub fn finish(mut self) -> io::Result<W> {
         if self.left > 0 {
             return Err(io::Error::new(
@@ -110,7 +112,7 @@ impl<W: Write> SafetensorsWriter<W> {
     }
 }
 
-/// Values as they lie in the file: little-endian, outermost dimension first.
+/// Writes raw values as stored in the file: little-endian, outermost dimension first.
 impl<W: Write> Write for SafetensorsWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.len() as u64 > self.left {
@@ -129,10 +131,10 @@ impl<W: Write> Write for SafetensorsWriter<W> {
     }
 }
 
-/// Writes values as an f32 tensor holds them.
+/// Writes values in the format of an f32 tensor.
 ///
 /// # Errors
-/// What the sink answers.
+/// Errors of the sink.
 pub fn write_f32(sink: &mut (impl Write + ?Sized), values: &[f32]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(1 << 16);
     for values in values.chunks(1 << 14) {

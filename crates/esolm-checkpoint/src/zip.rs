@@ -1,9 +1,9 @@
-//! The container of a `.ckpt`: a zip whose entries are stored, read in place.
+//! The container of a `.ckpt`: a zip with uncompressed entries, read in place.
 //!
-//! Only what `torch.save` writes is accepted, everything else is refused by name. A general zip reader would decompress and copy;
-//! here an entry is a range of the file. The central directory is trusted only as far as it agrees with the local headers and
-//! with the length of the file: entries may not overlap, repeat a name, or reach into the directory.
-//! Format: APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3 (zip64).
+//! Only what `torch.save` writes is accepted; everything else is rejected with a specific message. A general zip reader
+//! would decompress and copy; here an entry is a range of the file. The central directory is trusted only as far as it
+//! agrees with the local headers and the length of the file: entries must not overlap, repeat a name, or reach into the
+//! directory. Format: APPNOTE.TXT 6.3.10, sections 4.3 and 4.5.3 (zip64).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -23,13 +23,13 @@ const LOCATOR64_LEN: usize = 20;
 const END64_LEN: usize = 56;
 const CENTRAL_LEN: usize = 46;
 const LOCAL_LEN: usize = 30;
-/// Flag bits that change how the data reads: encryption, patch data, strong encryption, masked headers.
+/// Flag bits that change how the data is read: encryption, patch data, strong encryption, masked headers.
 const UNREADABLE_FLAGS: u16 = 1 | 1 << 5 | 1 << 6 | 1 << 13;
 
-/// Why a zip container was refused.
+/// Why a zip container was rejected.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum ZipError {
-    /// The end of the central directory is missing or contradicts the file.
+    /// The end of the central directory is missing or inconsistent with the file.
     #[error("{0}; the file is truncated or damaged, copy it again")]
     Damaged(String),
     /// An entry is compressed.
@@ -42,7 +42,7 @@ pub enum ZipError {
         /// Compression method of the zip format.
         method: u16,
     },
-    /// An entry is encrypted or in another way not plain.
+    /// An entry is encrypted or otherwise not plain.
     #[error("entry {0} is encrypted or masked; write the checkpoint again without that")]
     Encrypted(String),
     /// Two entries share bytes.
@@ -50,17 +50,17 @@ pub enum ZipError {
         "entries {first} and {second} overlap; the file is damaged or was made to mislead, copy it again from its source"
     )]
     Overlap {
-        /// The entry that begins first.
+        /// The entry that starts first.
         first: String,
-        /// The entry that begins inside it.
+        /// The entry that starts inside it.
         second: String,
     },
-    /// Two entries have one name.
+    /// Two entries have the same name.
     #[error(
         "entry {0} stands in the directory twice; the file is damaged or was made to mislead, copy it again from its source"
     )]
     Duplicate(String),
-    /// An entry that must be there is not.
+    /// A required entry is missing.
     #[error("entry {0} is missing; the file is not a whole checkpoint of torch.save")]
     MissingEntry(String),
     /// An entry's bytes do not match its checksum.
@@ -80,7 +80,7 @@ pub enum ZipError {
 /// A stored entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Where its bytes lie in the file.
+    /// Range of its bytes in the file.
     pub data: Range<usize>,
     pub crc: u32,
 }
@@ -113,7 +113,7 @@ impl Directory {
     /// Reads the central directory and checks every entry.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, ZipError> {
         let (count, directory) = locate(bytes)?;
-        // Where entries may lie, and a directory of them that is not longer than the file: both bound what follows.
+        // Entries must be before the directory, which cannot be longer than the file; both bound what follows.
         let limit = directory.start;
         let mut rest = &bytes[directory.clone()];
         if count > (rest.len() / CENTRAL_LEN) as u64 {
@@ -149,14 +149,15 @@ impl Directory {
         Ok(Self { entries })
     }
 
-    /// The entry of that name.
+    /// The entry with this name.
     pub(crate) fn get(&self, name: &str) -> Result<&Entry, ZipError> {
         self.entries
             .get(name)
             .ok_or_else(|| ZipError::MissingEntry(shorten(name)))
     }
 
-    /// The only entry whose path ends in `/suffix`, with the folder before it; `torch.save` names the folder after the file.
+    /// The only entry whose path ends in `/suffix`, and the folder before it; `torch.save` names the folder after the
+    /// file.
     pub(crate) fn find(&self, suffix: &str) -> Result<(&str, &Entry), ZipError> {
         let mut hits = self.entries.iter().filter_map(|(name, entry)| {
             let folder = name.strip_suffix(suffix)?.strip_suffix('/')?;
@@ -170,9 +171,10 @@ impl Directory {
     }
 }
 
-/// Number of entries, and where the central directory lies.
+/// Number of entries, and the range of the central directory.
 fn locate(bytes: &[u8]) -> Result<(u64, Range<usize>), ZipError> {
-    // The record is the last thing in the file but for a comment of at most 65535 bytes, whose length it gives.
+    // The record is at the end of the file, followed only by a comment of at most 65535 bytes, whose length it
+    // contains.
     let earliest = bytes.len().saturating_sub(END_LEN + usize::from(u16::MAX));
     let end = (earliest..=bytes.len().saturating_sub(END_LEN))
         .rev()
@@ -224,8 +226,8 @@ fn locate(bytes: &[u8]) -> Result<(u64, Range<usize>), ZipError> {
     }
 }
 
-/// Reads one entry of the central directory off the front of `rest`, and its local header. Gives the name, the entry, and where
-/// the local header starts.
+/// Reads one entry of the central directory from the front of `rest`, and its local header. Returns the name, the
+/// entry, and the offset of the local header.
 fn central(
     bytes: &[u8],
     rest: &mut &[u8],
@@ -263,7 +265,7 @@ fn central(
     }
     let crc = u32_at(head, 16);
     let mut wide = Zip64::new(extra);
-    // The extra field holds, in this order, those of the values that do not fit their 32 bits.
+    // The extra field contains, in this order, the values that do not fit into 32 bits.
     let size = wide.value(u32_at(head, 24)).ok_or_else(cut)?;
     let packed = wide.value(u32_at(head, 20)).ok_or_else(cut)?;
     let offset = wide.value(u32_at(head, 42)).ok_or_else(cut)?;
@@ -307,7 +309,7 @@ fn central(
     ))
 }
 
-/// The 64-bit values of an extra field, handed out in order.
+/// The 64-bit values of an extra field, consumed in order.
 struct Zip64<'a> {
     values: &'a [u8],
 }
@@ -327,7 +329,7 @@ impl<'a> Zip64<'a> {
         Self { values: &[] }
     }
 
-    /// The value itself, or the next wide one when it is the mark for that; `None` when there is no next one.
+    /// The value itself or, if it is the marker for a 64-bit value, the next one; `None` if there is none.
     fn value(&mut self, narrow: u32) -> Option<u64> {
         if narrow != u32::MAX {
             return Some(u64::from(narrow));

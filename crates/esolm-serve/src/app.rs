@@ -1,4 +1,4 @@
-//! What all requests share, and the small answers.
+//! State shared by all requests, and the small endpoints.
 
 use std::sync::Arc;
 
@@ -23,42 +23,43 @@ use crate::fields::Fields;
 use crate::guard::{self, Guard};
 use crate::metrics::{self, Metrics};
 
-/// A model that is served.
+/// A served model.
 #[derive(Clone)]
 pub struct Model {
     pub name: String,
     pub serving: Serving,
     pub codec: Arc<TextCodec>,
-    /// How it is talked to, or why it is not.
+    /// Its chat template, or why it has none.
     pub chat: Arc<Result<ChatTemplate, ChatTemplateError>>,
-    /// How it recommends to sample.
+    /// Its recommended sampling settings.
     pub recommended: Recommended,
-    /// Seconds since 1970 when it was loaded.
+    /// When it was loaded, in seconds since 1970.
     pub created: u64,
 }
 
-/// What all requests share.
+/// State shared by all requests.
 pub struct App {
-    /// The first one is that of requests which name none, where that is allowed.
+    /// The first one serves requests that name no model, where that is allowed.
     pub models: Vec<Model>,
     pub guard: Guard,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
-    /// Bodies that are read and tokenized at once.
+    /// Limits how many bodies are read and tokenized at once.
     pub workers: Workers,
 }
 
-/// Turns at reading bodies. Large ones, each of which may take seconds and a gigabyte, wait for each other alone.
+/// Permits for processing bodies. Large ones, each of which may take seconds and a gigabyte, only queue among
+/// themselves.
 pub struct Workers {
     small: Semaphore,
     large: Semaphore,
 }
 
-/// Bytes beyond which a body is a large one.
+/// Bytes above which a body counts as large.
 const LARGE: usize = 256 << 10;
 
 impl Workers {
-    /// For a machine of so many cores.
+    /// Permits for a machine with this many cores.
     pub fn new(cores: usize) -> Self {
         Self {
             small: Semaphore::new(cores),
@@ -68,10 +69,10 @@ impl Workers {
 }
 
 impl App {
-    /// The model of a name.
+    /// The model with this name.
     ///
     /// # Errors
-    /// When the request names none, or one that is not served.
+    /// If the request names no model, or one that is not served.
     pub fn model(&self, name: Option<&str>) -> Result<&Model, ApiError> {
         let Some(name) = name else {
             let message = "model is missing; name one that GET /v1/models lists";
@@ -91,7 +92,7 @@ impl App {
         })
     }
 
-    /// The model of a name, or the first one.
+    /// The model with this name, or the first one.
     fn model_or_first(&self, name: Option<&str>) -> Result<&Model, ApiError> {
         match name {
             None => Ok(&self.models[0]),
@@ -99,10 +100,10 @@ impl App {
         }
     }
 
-    /// Does what takes its time with so many `bytes`, in a thread that no other request waits for.
+    /// Runs `work`, which takes time because of its `bytes` of input, on a separate thread.
     ///
     /// # Errors
-    /// Those of `work`.
+    /// Errors of `work`.
     pub async fn work<T: Send + 'static>(
         &self,
         bytes: usize,
@@ -122,7 +123,7 @@ impl App {
     }
 }
 
-/// Every path.
+/// All routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/models", get(models))
@@ -147,7 +148,7 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// An answer of JSON.
+/// A JSON response.
 pub fn json(bytes: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(bytes));
     let json = HeaderValue::from_static("application/json");
@@ -159,14 +160,14 @@ fn as_json(value: &impl Serialize) -> Response {
     json(serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// A model as `/v1/models` lists it.
+/// A model in the list of `/v1/models`.
 #[derive(Serialize)]
 struct Listed<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
-    /// Tokens of a text at most, as vLLM tells.
+    /// Maximum tokens per text, under vLLM's name.
     max_model_len: usize,
 }
 
@@ -201,7 +202,7 @@ async fn model(
     Ok(as_json(&Listed::of(app.model(Some(&name))?)))
 }
 
-/// `?model=` of paths that have no body.
+/// The `?model=` parameter of endpoints without a body.
 #[derive(Deserialize)]
 struct Named {
     model: Option<String>,

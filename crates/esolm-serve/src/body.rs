@@ -1,4 +1,4 @@
-//! Bodies of requests: bounded, in time as well, and JSON.
+//! Request bodies: JSON, of bounded size, received in bounded time.
 
 use std::error::Error;
 
@@ -10,10 +10,10 @@ use http_body_util::LengthLimitError;
 use crate::Limits;
 use crate::error::ApiError;
 
-/// The bytes of a body that says it is JSON.
+/// The bytes of a body whose content type is JSON.
 ///
 /// # Errors
-/// When it says something else, is larger than the limit, or does not come in time.
+/// If the content type is different, the body is larger than the limit, or it does not arrive in time.
 pub async fn read(limits: &Limits, request: Request) -> Result<Bytes, ApiError> {
     let headers = request.headers();
     let is_json = headers
@@ -22,7 +22,7 @@ pub async fn read(limits: &Limits, request: Request) -> Result<Bytes, ApiError> 
         .and_then(|value| value.split(';').next())
         .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
     if !is_json {
-        // Forms, which any page may send, never are.
+        // Forms, which any web page may send, never have this content type.
         let message = "the content type must be application/json";
         return Err(ApiError::of(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }

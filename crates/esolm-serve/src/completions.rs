@@ -25,7 +25,7 @@ use crate::body;
 use crate::error::ApiError;
 use crate::fields::Fields;
 
-/// Answers a completion.
+/// Handles a completion request.
 pub async fn completions(
     State(app): State<Arc<App>>,
     request: Request,
@@ -34,7 +34,7 @@ pub async fn completions(
     answered(begin(app, request, Form::Text, read).await?).await
 }
 
-/// Answers a conversation.
+/// Handles a chat completion request.
 pub async fn chat_completions(
     State(app): State<Arc<App>>,
     request: Request,
@@ -49,10 +49,12 @@ async fn answered((answer, is_stream): (Answer, bool)) -> Result<Response, ApiEr
     }
 }
 
-/// Begins what a body asks for, which `read` makes of its fields but for the model's name. Tells whether it is to be answered by a stream.
+/// Starts a request; `read` parses the fields of its body, except the model's name. Also returns whether the response
+/// is to be streamed.
 ///
 /// # Errors
-/// When the body or a field of it is not usable, the queue is full, or what is given has no log-probabilities.
+/// If the body or one of its fields is unusable, the queue is full, or log-probabilities of the prompt are not
+/// available.
 async fn begin(
     app: Arc<App>,
     request: Request,
@@ -61,7 +63,7 @@ async fn begin(
 ) -> Result<(Answer, bool), ApiError> {
     let body = body::read(&app.limits, request).await?;
     let shared = app.clone();
-    // Reading and tokenizing take their time, and what is read takes many times the memory of the body.
+    // Parsing and tokenizing take time, and the parsed body takes many times the memory of the raw one.
     let work = app.work(body.len(), move || {
         let mut fields = Fields::read(&body)?;
         let model = shared.model(fields.text("model")?.as_deref())?.clone();
@@ -100,7 +102,7 @@ fn stream(answer: Answer) -> Response {
     let headers = response.headers_mut();
     let events = HeaderValue::from_static("text/event-stream");
     headers.insert(header::CONTENT_TYPE, events);
-    // Neither a cache nor a proxy keeps a part back.
+    // Keeps caches and proxies from buffering.
     let fresh = HeaderValue::from_static("no-cache");
     headers.insert(header::CACHE_CONTROL, fresh);
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -1,5 +1,5 @@
-//! The connections that there are. Beyond a limit the one that has waited longest for a request makes room, so that clients which say
-//! nothing keep nobody out.
+//! The open connections. Beyond the limit, the one that has waited longest for a request makes room, so that idle
+//! clients do not keep others out.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,15 +14,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All of them.
+/// All connections.
 pub struct Connections {
     limit: usize,
     all: Mutex<Vec<Arc<Connection>>>,
 }
 
-/// What is known of one.
+/// What is known about a connection.
 pub struct Connection {
-    /// Since when no whole request of it is there that was not answered; nothing while there is one.
+    /// Since when it has had no complete, unanswered request; `None` while it has one.
     waits_since: Mutex<Option<Instant>>,
     leaves: Notify,
 }
@@ -35,7 +35,7 @@ impl Connections {
         })
     }
 
-    /// Takes in a connection; nothing where all of them are being answered.
+    /// Admits a connection; `None` if all connections are busy with requests.
     pub fn enter(self: &Arc<Self>) -> Option<Entered> {
         let mut all = lock(&self.all);
         if all.len() >= self.limit {
@@ -56,7 +56,7 @@ impl Connections {
     }
 }
 
-/// A connection that was taken in, until this is dropped.
+/// An admitted connection, counted until this is dropped.
 pub struct Entered {
     connection: Arc<Connection>,
     connections: Arc<Connections>,
@@ -80,18 +80,18 @@ impl Drop for Entered {
 }
 
 impl Connection {
-    /// A request of it is there, until what comes back is dropped.
+    /// Marks the connection as having a request, until the returned value is dropped.
     pub fn is_asked(self: Arc<Self>) -> Asked {
         *lock(&self.waits_since) = None;
         Asked(self)
     }
 }
 
-/// A request that is being answered.
+/// A request being answered.
 pub struct Asked(Arc<Connection>);
 
 impl Asked {
-    /// The body of its answer, with which it ends.
+    /// The body of its response, whose end also ends the request.
     pub fn answered_by(self, body: Body) -> Answering {
         Answering { body, _asked: self }
     }
@@ -103,7 +103,7 @@ impl Drop for Asked {
     }
 }
 
-/// An answer that is being sent.
+/// A response being sent.
 pub struct Answering {
     body: Body,
     _asked: Asked,
@@ -149,7 +149,7 @@ mod tests {
         let connections = Connections::new(2);
         let first = connections.enter().unwrap();
         let second = connections.enter().unwrap();
-        // The first one asks, so the second one has waited longest.
+        // The first one has a request, so the second one has waited longest.
         let asked = first.connection().is_asked();
         let third = connections.enter().unwrap();
         assert!(has_to_leave(&second) && !has_to_leave(&first) && !has_to_leave(&third));

@@ -1,4 +1,4 @@
-//! Refusals in the form that OpenAI's clients read.
+//! Errors in the format that OpenAI's clients read.
 
 use std::fmt::Display;
 
@@ -10,23 +10,23 @@ use esolm::text::{TemplateError, TextError};
 use esolm::{Error, LikelihoodError, RequestError, SamplerError, ServingError};
 use serde::Serialize;
 
-/// Seconds after which a client that found the queue full may try again.
+/// Seconds after which a client that found the queue full should retry.
 const RETRY_SECONDS: &str = "1";
-/// Characters of a client's own words that a message repeats at most.
+/// Maximum characters of a client's own words that a message repeats.
 const SHOWN: usize = 80;
 
-/// A refusal.
+/// An error response.
 #[derive(Debug)]
 pub struct ApiError {
     pub status: StatusCode,
     pub message: String,
-    /// The field that is wrong.
+    /// The offending field.
     pub param: Option<String>,
-    /// A word for programs.
+    /// A machine-readable code.
     pub code: Option<&'static str>,
 }
 
-/// The object `error` of an answer.
+/// The object `error` of a response.
 #[derive(Serialize)]
 struct Told<'a> {
     message: &'a str,
@@ -41,7 +41,7 @@ struct Wrapped<'a> {
 }
 
 impl ApiError {
-    /// A field is wrong.
+    /// An error in a field.
     pub fn field(param: &str, message: impl Into<String>) -> Self {
         Self {
             param: Some(param.into()),
@@ -64,7 +64,7 @@ impl ApiError {
         )
     }
 
-    /// A refusal that no field is the reason for.
+    /// An error that does not concern a field.
     pub fn of(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -74,7 +74,7 @@ impl ApiError {
         }
     }
 
-    /// The same with a word for programs.
+    /// Adds a machine-readable code.
     pub fn with_code(self, code: &'static str) -> Self {
         let code = Some(code);
         Self { code, ..self }
@@ -121,7 +121,7 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Somebody's words, quoted in a message: on one line, of bounded length.
+/// Words of a client, quoted in a message: on one line, of bounded length.
 pub fn quoted(words: &str) -> String {
     let mut shown: String = words.chars().take(SHOWN).collect();
     if shown.len() < words.len() {
@@ -242,7 +242,7 @@ pub fn too_long(whose: &str, given: usize, opening: usize, length: usize) -> Api
     }
 }
 
-/// What the API calls an option of the library.
+/// The API's name for an option of the library.
 fn named(option: &'static str) -> &'static str {
     match option {
         "length" => "max_tokens",

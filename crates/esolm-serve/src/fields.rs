@@ -1,18 +1,18 @@
-//! The fields of a request, taken one by one, so that what is left over can be refused by its name.
+//! The fields of a request, taken one by one so that unknown ones can be rejected by name.
 
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, quoted};
 use axum::http::StatusCode;
 
-/// What is left of a JSON object.
+/// The remaining fields of a JSON object.
 pub struct Fields(Map<String, Value>);
 
 impl Fields {
-    /// Reads a body.
+    /// Parses a body.
     ///
     /// # Errors
-    /// When it is not a JSON object.
+    /// If it is not a JSON object.
     pub fn read(body: &[u8]) -> Result<Self, ApiError> {
         let refused = |why: String| {
             let message = format!("the body is not a JSON object ({why}); send one");
@@ -25,15 +25,15 @@ impl Fields {
         }
     }
 
-    /// A field, unless it is missing or null.
+    /// Takes a field, unless it is missing or null.
     pub fn take(&mut self, name: &str) -> Option<Value> {
         self.0.remove(name).filter(|value| !value.is_null())
     }
 
-    /// A text.
+    /// Takes a string.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// If it is anything else.
     pub fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
         match self.take(name) {
             None => Ok(None),
@@ -42,18 +42,18 @@ impl Fields {
         }
     }
 
-    /// True or false; missing is false.
+    /// Takes a boolean; missing means false.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// If it is anything else.
     pub fn flag(&mut self, name: &str) -> Result<bool, ApiError> {
         Ok(self.switch(name)?.unwrap_or(false))
     }
 
-    /// True or false, or nothing.
+    /// Takes an optional boolean.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// If it is anything else.
     pub fn switch(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.take(name) {
             None => Ok(None),
@@ -62,10 +62,10 @@ impl Fields {
         }
     }
 
-    /// A whole number from `least` to `most`.
+    /// Takes an integer from `least` to `most`.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// If it is anything else.
     pub fn whole(&mut self, name: &str, least: u64, most: u64) -> Result<Option<usize>, ApiError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
@@ -80,10 +80,10 @@ impl Fields {
         }
     }
 
-    /// A number.
+    /// Takes a number.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// If it is anything else.
     pub fn number(&mut self, name: &str) -> Result<Option<f64>, ApiError> {
         match self.take(name) {
             None => Ok(None),
@@ -94,10 +94,10 @@ impl Fields {
         }
     }
 
-    /// An object's fields; missing is none.
+    /// Takes the fields of an object; none if missing.
     ///
     /// # Errors
-    /// When it is anything else.
+    /// If it is anything else.
     pub fn object(&mut self, name: &str) -> Result<Self, ApiError> {
         match self.take(name) {
             None => Ok(Self(Map::new())),
@@ -106,11 +106,11 @@ impl Fields {
         }
     }
 
-    /// Refuses what was not taken. `foreign` are fields of OpenAI's that nothing here answers to, which may be there with a value that asks
-    /// for nothing.
+    /// Rejects remaining fields. `foreign` are unsupported fields of OpenAI's API, which are accepted with a value that
+    /// requests nothing.
     ///
     /// # Errors
-    /// Naming the first field.
+    /// Naming the first such field.
     pub fn finish(self, foreign: &[&str]) -> Result<(), ApiError> {
         for (name, value) in self.0 {
             let asks_for_nothing = match &value {
@@ -135,7 +135,7 @@ impl Fields {
     }
 }
 
-/// A field that is something else than it should be.
+/// The error for a field of the wrong type.
 pub fn wrong(name: &str, value: &Value, range: &str) -> ApiError {
     let shown = match value {
         Value::Array(_) | Value::Object(_) => kind(value).into(),

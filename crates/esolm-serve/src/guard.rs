@@ -1,4 +1,4 @@
-//! Who may ask: keys, and web pages, which a browser lets ask this machine in its user's name.
+//! Access control: keys, and web pages, through which a browser may access this machine on its user's behalf.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,22 +13,23 @@ use subtle::ConstantTimeEq;
 use crate::app::App;
 use crate::error::{ApiError, quoted};
 
-/// Seconds that a browser remembers what it may send.
+/// Seconds for which a browser caches the preflight response.
 const PREFLIGHT_SECONDS: &str = "600";
 
-/// Whom the server answers.
+/// Who may use the server.
 #[derive(Clone, Debug, Default)]
 pub struct Guard {
-    /// What a client must present, if anything.
+    /// The key that clients must present, if any.
     pub api_key: Option<String>,
-    /// Origins of web pages that may ask, such as `https://example.org`.
+    /// Origins of web pages that may access it, such as `https://example.org`.
     pub origins: Vec<String>,
-    /// Names under which the server is reached, beside `localhost` and numeric addresses.
+    /// Host names under which the server is reached, besides `localhost` and numeric addresses.
     pub hosts: Vec<String>,
 }
 
 impl Guard {
-    /// Checks the name under which the server was reached. A page whose own name was made to lead here asks under that name.
+    /// Checks the host name under which the server was reached: with DNS rebinding, a page accesses it under the page's
+    /// own name.
     fn check_host(&self, request: &Request) -> Result<(), ApiError> {
         let headers = request.headers();
         let refused = |host: &str| {
@@ -65,7 +66,7 @@ impl Guard {
         }
     }
 
-    /// The origin of the page that asks, if one does and may.
+    /// The origin of the requesting page, if there is one and it is allowed.
     fn check_origin<'a>(
         &self,
         headers: &'a HeaderMap,
@@ -101,7 +102,7 @@ impl Guard {
             let (scheme, key) = value.split_at_checked("Bearer ".len())?;
             scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
         });
-        // Takes as long whichever character differs.
+        // Constant-time comparison.
         let is_right = given.is_some_and(|given| given.ct_eq(key.as_bytes()).into());
         match is_right {
             true => Ok(()),
@@ -115,7 +116,7 @@ impl Guard {
     }
 }
 
-/// Lets through who may ask.
+/// Middleware that checks access.
 pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if let Err(error) = app.guard.check_host(&request) {
         return error.into_response();
@@ -125,7 +126,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
         Err(error) => return error.into_response(),
     };
     let is_preflight = request.method() == Method::OPTIONS && origin.is_some();
-    // A page that was named may send what headers it likes; clients have some of their own.
+    // An allowed page may send any headers; clients have some of their own.
     let wanted = request
         .headers()
         .get(header::ACCESS_CONTROL_REQUEST_HEADERS);
@@ -133,7 +134,7 @@ pub async fn check(State(app): State<Arc<App>>, request: Request, next: Next) ->
     let mut response = if is_preflight {
         StatusCode::NO_CONTENT.into_response()
     } else {
-        // Who watches over the server needs no key to see that it lives.
+        // Health checks need no key.
         let key = match request.uri().path() {
             "/health" => Ok(()),
             _ => app.guard.check_key(request.headers()),

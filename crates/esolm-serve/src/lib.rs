@@ -1,14 +1,15 @@
-//! Serves Eso-LM, masked diffusion and autoregressive language models over HTTP, in the form of OpenAI's completions: `esolm serve`.
+//! Serves Eso-LM, masked diffusion and autoregressive language models over HTTP with an OpenAI-compatible completions
+//! API: `esolm serve`.
 //!
-//! | file | holds |
+//! | file | contents |
 //! |---|---|
 //! | `listen.rs`, `connections.rs` | connections and their limits |
-//! | `guard.rs` | who may ask: keys, hosts, origins |
-//! | `app.rs` | the paths, and small answers |
+//! | `guard.rs` | access control: keys, hosts, origins |
+//! | `app.rs` | routes, and small endpoints |
 //! | `body.rs`, `fields.rs` | bodies, and their fields one by one |
-//! | `completions/` | what is asked for, the texts that it becomes, and answers |
-//! | `error.rs` | refusals in OpenAI's form |
-//! | `metrics.rs` | counts for Prometheus |
+//! | `completions/` | requests, the texts generated for them, and responses |
+//! | `error.rs` | errors in OpenAI's format |
+//! | `metrics.rs` | Prometheus metrics |
 
 mod app;
 mod body;
@@ -33,20 +34,21 @@ use app::{App, Model, Workers};
 pub use guard::Guard;
 use metrics::Metrics;
 
-/// What a client may take of the server.
+/// Limits on clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a request's body.
+    /// Maximum bytes of a request body.
     pub body_bytes: usize,
-    /// Time for the head of a request, from when the connection is ready for one: so idle connections end as well.
+    /// Time for the head of a request, counted from when the connection is ready for one; this also ends idle
+    /// connections.
     pub header: Duration,
-    /// Time for its body.
+    /// Time for the body of a request.
     pub body: Duration,
-    /// Time in which a client takes something of an answer that waits for it.
+    /// Time within which a client must accept some of the pending response data.
     pub stalled: Duration,
-    /// Connections at once. Beyond it the one that has waited longest for a request is closed.
+    /// Maximum connections. Beyond it, the one that has waited longest for a request is closed.
     pub connections: usize,
-    /// Time for what is under way once the server is to end.
+    /// Time for requests in progress to finish when the server shuts down.
     pub drain: Duration,
 }
 
@@ -63,44 +65,45 @@ impl Default for Limits {
     }
 }
 
-/// A model and the name that clients give it.
+/// A model, and the name under which clients request it.
 pub struct ServedModel {
     /// Its name.
     pub name: String,
-    /// The model, which has a tokenizer.
+    /// The model, which must have a tokenizer.
     pub serving: Serving,
-    /// Its chat template, or why it cannot be talked to.
+    /// Its chat template, or why it has none.
     pub chat: Result<ChatTemplate, ChatTemplateError>,
-    /// How its checkpoint recommends to sample.
+    /// The checkpoint's recommended sampling settings.
     pub recommended: Recommended,
 }
 
 /// Why nothing is served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address cannot be listened on.
+    /// The server could not listen on the address.
     #[error("cannot listen on {address} ({reason})")]
     Address {
         /// The address.
         address: SocketAddr,
-        /// The system's answer.
+        /// The system's error.
         reason: String,
     },
-    /// The system gives no thread.
+    /// The system could not start a thread.
     #[error("a thread could not be started ({0})")]
     Thread(String),
-    /// Two models of one name.
+    /// Two models have the same name.
     #[error("two models are called {0}")]
     SameName(String),
-    /// Not one model.
+    /// There is no model.
     #[error("there is no model to serve")]
     NoModel,
-    /// Texts without a tokenizer.
+    /// A model has no tokenizer.
     #[error("the model {0} was loaded without a tokenizer, which serving needs")]
     NoTokenizer(String),
 }
 
-/// A server that listens and does not answer yet, so that an address which is taken is known before models are loaded.
+/// A server that is listening but not answering yet, so that an address already in use is noticed before models are
+/// loaded.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -109,10 +112,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on an address; port 0 is any that is free.
+    /// Listens on an address; port 0 selects a free one.
     ///
     /// # Errors
-    /// When it cannot be listened on.
+    /// If it is not possible to listen on the address.
     pub fn bind(address: SocketAddr, guard: Guard, limits: Limits) -> Result<Self, ServeError> {
         let bound = TcpListener::bind(address).and_then(|listener| {
             listener.set_nonblocking(true)?;
@@ -136,11 +139,11 @@ impl Server {
         self.address
     }
 
-    /// Answers until `stop` is set; then `on_stop` is called, nothing new is taken, and what is under way ends, within a limit. Blocks, and gives
-    /// the models up.
+    /// Serves until `stop` is set; then `on_stop` is called, nothing new is accepted, and requests in progress finish, within a time
+    /// limit. Blocks, and unloads the models at the end.
     ///
     /// # Errors
-    /// When the models cannot be served, or the system gives no thread.
+    /// If the models cannot be served, or the system cannot start a thread.
     pub fn run(
         self,
         models: Vec<ServedModel>,
@@ -159,7 +162,7 @@ impl Server {
         let servings: Vec<Serving> = models.iter().map(|m| m.serving.clone()).collect();
         let served = self.serve(&runtime, models, stop, on_stop);
         served.map_err(threads)?;
-        // What did not end in time is dropped, and with it the texts that nobody will read.
+        // Requests that did not finish in time are dropped, along with their texts.
         runtime.shutdown_timeout(Duration::from_secs(1));
         let closing = tokio::runtime::Builder::new_current_thread()
             .build()

@@ -1,4 +1,4 @@
-//! Connections: bounded in number and time, and ended in good order.
+//! Connections: bounded in number and time, and shut down gracefully.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -25,12 +25,12 @@ use crate::Limits;
 use crate::connections::{Answering, Connection, Connections};
 use crate::metrics::Metrics;
 
-/// How often it is looked whether to end.
+/// How often to check whether to stop.
 const LOOKS: Duration = Duration::from_millis(100);
-/// Bytes of a request's head at most, and of what is read ahead.
+/// Maximum bytes of a request's head, and of read-ahead.
 const HEAD_BYTES: usize = 64 << 10;
 
-/// Answers connections until `stop` is set. Gives those that are open, for [`drain`].
+/// Serves connections until `stop` is set. Returns those that are open, for [`drain`].
 pub async fn listen(
     listener: TcpListener,
     router: Router,
@@ -44,18 +44,18 @@ pub async fn listen(
         let stream = match timeout(LOOKS, listener.accept()).await {
             Ok(Ok((stream, _))) => stream,
             Ok(Err(_)) => {
-                // Too many open files, or a connection that is gone already; the next one may do better.
+                // Too many open files, or the connection is already gone; the next one may succeed.
                 sleep(LOOKS).await;
                 continue;
             }
             Err(_) => continue,
         };
         let Some(entered) = connections.enter() else {
-            // Closed at once: its client is told, and the server holds nothing for it.
+            // Closed immediately, so that the client is told and the server holds no state for it.
             metrics.count_refused();
             continue;
         };
-        // Parts of a stream are small, and each is wanted at once.
+        // Parts of a stream are small, and should be sent immediately.
         let _ = stream.set_nodelay(true);
         let io = TokioIo::new(Impatient::new(stream, limits.stalled));
         let connection = http1::Builder::new()
@@ -68,7 +68,7 @@ pub async fn listen(
             let (mut connection, mut leaves) = (pin!(connection), pin!(entered.leaves()));
             poll_fn(|context| match leaves.as_mut().poll(context) {
                 Poll::Ready(()) => Poll::Ready(()),
-                // Whatever is wrong with a connection is its client's to see.
+                // Errors of a connection are visible to its client.
                 Poll::Pending => connection.as_mut().poll(context).map(drop),
             })
             .await;
@@ -77,12 +77,12 @@ pub async fn listen(
     graceful
 }
 
-/// Lets what is under way end, within a limit.
+/// Lets requests in progress finish, within a time limit.
 pub async fn drain(open: GracefulShutdown, limits: &Limits) {
     let _ = timeout(limits.drain, open.shutdown()).await;
 }
 
-/// Answers the requests of a connection, which does not wait for one meanwhile.
+/// Answers the requests of a connection, marking it as busy meanwhile.
 fn answers(
     router: Router,
     connection: Arc<Connection>,
@@ -100,7 +100,7 @@ fn answers(
     })
 }
 
-/// A connection that fails when its client takes nothing for so long.
+/// A connection that fails if its client accepts no data for a given time.
 struct Impatient {
     stream: TcpStream,
     limit: Duration,

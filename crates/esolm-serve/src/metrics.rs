@@ -1,4 +1,4 @@
-//! Counts for Prometheus.
+//! Prometheus metrics.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ const METADATA: Metadata<'static> = Metadata::new("esolm", Level::INFO, None);
 
 const REFUSED: &str = "esolm_connections_refused_total";
 
-/// What is counted, of one server.
+/// The metrics of one server.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -65,7 +65,7 @@ impl Metrics {
             Some(Unit::Seconds),
             "Seconds until an answer begins, by path".into(),
         );
-        // So that it is there before it counts anything.
+        // So that it exists before it counts anything.
         metrics.counter(REFUSED, Vec::new()).increment(0);
         metrics
     }
@@ -85,7 +85,7 @@ impl Metrics {
             .register_histogram(&Key::from_parts(name, labels), &METADATA)
     }
 
-    /// An answer was given.
+    /// Counts the tokens of a response.
     pub fn count_tokens(&self, model: &str, usage: Usage) {
         let label = || vec![Label::new("model", model.to_string())];
         let count = |name, tokens| self.counter(name, label()).increment(tokens as u64);
@@ -93,12 +93,12 @@ impl Metrics {
         count("esolm_completion_tokens_total", usage.completion_tokens);
     }
 
-    /// A connection was closed at once, since there are too many that are being answered.
+    /// Counts a connection that was closed immediately because too many requests were being answered.
     pub fn count_refused(&self) {
         self.counter(REFUSED, Vec::new()).increment(1);
     }
 
-    /// Everything as text.
+    /// All metrics as text.
     pub fn render(&self, models: &[Model]) -> String {
         for model in models {
             let label = || vec![Label::new("model", model.name.clone())];
@@ -125,7 +125,7 @@ impl Metrics {
     }
 }
 
-/// Counts an answer by its path, of which there are few, and its status.
+/// Counts a response by its route, of which there are few, and its status.
 pub async fn count(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let path = request.extensions().get::<MatchedPath>();

@@ -1,7 +1,8 @@
-//! The rows of a training step, on the CPU: which tokens enter the network where, who attends to whom, and which rows are scored.
+//! The rows of a training step, on the CPU: which tokens enter the network at which positions, which rows attend to
+//! which, and which rows are scored.
 //!
-//! All sequences lie one after another as rows, so that each matrix product takes the whole step at once, the diffusion half and
-//! the sequential half together.
+//! The rows of all sequences are concatenated, so that each matrix product covers the whole step at once, the diffusion
+//! half together with the sequential half.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,24 +13,24 @@ use esolm::rows::own_slot;
 
 use crate::ops::{Span, Table, Targets};
 
-/// One step's rows.
+/// The rows of one step.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// Token of each row, `[R]`.
     pub tokens: Vec<u32>,
-    /// Who attends to whom.
+    /// Which rows attend to which.
     pub table: Arc<Table>,
     /// Rows whose token is predicted, ascending, `[S]`.
     pub scored: Vec<u32>,
     /// Their tokens.
     pub targets: Arc<Targets>,
-    /// What -log p of each scored row counts in its loss, before the division by the number of tokens, `[S]`.
+    /// Weight of each scored row's -log p in its loss, before dividing by the number of tokens, `[S]`.
     pub weights: Vec<f32>,
-    /// Which scored rows belong to the diffusion loss; those after it to the sequential one.
+    /// Which scored rows belong to the diffusion loss; the others belong to the sequential loss.
     pub diffusion: Range<usize>,
 }
 
-/// Collects rows.
+/// Builds a batch.
 #[derive(Debug)]
 pub struct BatchBuilder {
     mask_index: u32,
@@ -38,7 +39,7 @@ pub struct BatchBuilder {
     cos: Vec<f32>,
     sin: Vec<f32>,
     tokens: Vec<u32>,
-    /// First row of the sequence that is being built.
+    /// First row of the current sequence.
     first: usize,
     table: Table,
     scored: Vec<u32>,
@@ -47,7 +48,7 @@ pub struct BatchBuilder {
 }
 
 impl BatchBuilder {
-    /// No rows yet, of sequences of at most `length` tokens.
+    /// An empty batch for sequences of at most `length` tokens.
     pub fn new(config: &ModelConfig, length: usize) -> Self {
         let head_dim = config.hidden / config.n_heads;
         let frequencies: Vec<f32> = rotary_frequencies(head_dim, ROTARY_BASE).collect();
@@ -75,7 +76,7 @@ impl BatchBuilder {
         }
     }
 
-    /// A row of the sequence that is being built, which beyond its prefix attends to nothing but itself; gives its number.
+    /// Adds a row to the current sequence that, beyond its prefix, attends only to itself. Returns its index.
     fn row(&mut self, token: u32, position: u32, prefix: usize) -> u32 {
         let own = own_slot((self.tokens.len() - self.first) as u32, prefix as u32);
         self.row_with(token, position, prefix, own)
@@ -101,16 +102,17 @@ impl BatchBuilder {
         self.weights.push(weight as f32);
     }
 
-    /// Ends the sequence that is being built, whose first `context` rows others attend to.
+    /// Ends the current sequence, whose first `context` rows may be attended to by others.
     fn end(&mut self, context: usize) {
         let rows = self.tokens.len() - self.first;
         self.table.spans.push(Span { rows, context });
         self.first = self.tokens.len();
     }
 
-    /// A text as the loss of a BD3-LM reads it: the clean blocks but the last, which nobody sees, each row seeing its own block and those
-    /// before it; then all blocks as they are noised, each row seeing the clean blocks before its own, and its own as it is noised. Masked
-    /// tokens are scored with `weight(block)`, but for those whose position `valid` excludes.
+    /// Adds a text as read by the loss of a BD3-LM: first the clean blocks except the last, which no row sees, each row
+    /// seeing its own block and earlier ones; then all blocks as noised, each row seeing the clean blocks before its
+    /// own, and its own noised block. Masked tokens are scored with `weight(block)`, unless `valid` excludes their
+    /// position.
     pub fn blocks(
         &mut self,
         text: &[u32],
@@ -141,8 +143,8 @@ impl BatchBuilder {
         self.end(clean);
     }
 
-    /// A sequence as the diffusion loss reads it: `prefix(slot)` leading slots beside itself, masked slots scored with `weight`,
-    /// but for those whose natural position `valid` excludes.
+    /// Adds a sequence as read by the diffusion loss: each row sees itself and `prefix(slot)` leading slots; masked
+    /// slots are scored with `weight`, unless `valid` excludes their natural position.
     pub fn diffusion(
         &mut self,
         text: &Noised,
@@ -161,9 +163,10 @@ impl BatchBuilder {
         self.end(length);
     }
 
-    /// Sequences as the sequential loss reads them: the clean text in slot order (row x_i sees x up to itself), then rows z_i, which
-    /// see x of lower slots and themselves. Rows z of clean slots matter to nobody and come first, so each sequence has only those
-    /// from the lowest masked slot of the whole batch on: all sequences keep one form, and the network reads less than 2L rows.
+    /// Adds sequences as read by the sequential loss: the clean text in slot order (row x_i sees x up to itself), then
+    /// rows z_i, which see the x of lower slots and themselves. The z rows of clean slots are not needed and come
+    /// first, so each sequence has only those from the lowest masked slot of the whole batch on. All sequences thus
+    /// keep the same shape, and the network reads fewer than 2L rows.
     pub fn sequential(&mut self, texts: &[Noised], valid: impl Fn(usize, u32) -> bool) {
         let lowest = |text: &Noised| text.masked_sorted.iter().position(|&masked| masked);
         let Some(first) = texts.iter().filter_map(lowest).min() else {
@@ -185,7 +188,7 @@ impl BatchBuilder {
         }
     }
 
-    /// A text read from left to right: row i, token `input[i]`, predicts `targets[i]` with weight 1.
+    /// Adds a text read from left to right: row i, with token `input[i]`, predicts `targets[i]` with weight 1.
     pub fn autoregressive(&mut self, input: &[u32], targets: &[u32], valid: impl Fn(u32) -> bool) {
         for (i, (&token, &target)) in input.iter().zip(targets).enumerate() {
             let row = self.row(token, i as u32, i + 1);
@@ -196,12 +199,12 @@ impl BatchBuilder {
         self.end(targets.len());
     }
 
-    /// How many rows are scored so far.
+    /// Number of rows scored so far.
     pub fn scored(&self) -> usize {
         self.scored.len()
     }
 
-    /// The rows; the first `diffusion` scored ones belong to the diffusion loss.
+    /// The batch; its first `diffusion` scored rows belong to the diffusion loss.
     pub fn finish(self, diffusion: usize) -> Batch {
         Batch {
             tokens: self.tokens,

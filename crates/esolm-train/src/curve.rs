@@ -1,15 +1,15 @@
-//! The losses over the tokens, as a picture.
+//! A plot of the losses over the number of tokens.
 
 use plotters::prelude::*;
 
 use crate::Line;
 
-/// Blue and orange that colour-blind readers tell apart (Okabe and Ito).
+/// Blue and orange that colour-blind readers can distinguish (Okabe and Ito).
 const TRAINING: RGBColor = RGBColor(0, 114, 178);
 const VALIDATION: RGBColor = RGBColor(213, 94, 0);
 
-/// An SVG of a log's training and validation losses. A log may have been changed by hand: losses so large that the axis overflows, for
-/// which `plotters` looks for ticks without end, are left out.
+/// An SVG of a log's training and validation losses. A log may have been edited by hand; losses so large that the axis
+/// would overflow, which makes `plotters` look for ticks forever, are left out.
 pub fn svg(lines: &[Line]) -> String {
     let drawable = |loss: f64| loss.abs() < 1e9;
     let training: Vec<(f64, f64)> = lines
@@ -31,7 +31,7 @@ pub fn svg(lines: &[Line]) -> String {
         })
         .collect();
     let mut svg = String::new();
-    // Drawing into a string cannot fail; a log without two points has no curve, and gives an empty frame.
+    // Drawing into a string cannot fail; a log with fewer than two points yields an empty frame.
     let _ = draw(&mut svg, &training, &validation);
     svg
 }
@@ -43,7 +43,7 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let all = || training.iter().chain(validation);
     let right = all().map(|p| p.0).fold(1e-3, f64::max);
-    // The first steps would press everything else to the bottom.
+    // The first steps would squeeze everything else to the bottom.
     let top = all()
         .filter(|p| p.0 > right * 0.02)
         .map(|p| p.1)

@@ -1,8 +1,8 @@
-//! Text files to windows of tokens.
+//! Turns text files into windows of tokens.
 //!
-//! Documents are tokenized once. Each epoch puts them in another order, every document opened by the end-of-text token, and cuts the
-//! whole without gaps into windows, so that no two epochs cut the text alike. Which window is trained on when follows from (seed,
-//! number of the window) alone.
+//! Documents are tokenized once. Each epoch shuffles them, begins each with the end-of-text token, and cuts the
+//! concatenation into windows without gaps, so no two epochs cut the text in the same way. Which window is used when
+//! depends only on (seed, number of the window).
 
 use std::path::{Path, PathBuf};
 
@@ -18,10 +18,10 @@ use crate::TrainError;
 use crate::purpose;
 use crate::recipe::Data;
 
-/// The documents of text files, in the files' order.
+/// The documents of text files, in the order of the files.
 ///
 /// # Errors
-/// Files that cannot be read or are not UTF-8.
+/// If a file cannot be read or is not UTF-8.
 pub fn documents(files: &[PathBuf], data: &Data) -> Result<Vec<String>, TrainError> {
     let mut all = Vec::new();
     for path in files {
@@ -40,8 +40,8 @@ pub fn documents(files: &[PathBuf], data: &Data) -> Result<Vec<String>, TrainErr
     Ok(all)
 }
 
-/// A digest of documents: SHA-256 over the length and the bytes of each, in hexadecimal digits. It knows nothing of file names, line
-/// ends and marks of byte order.
+/// A digest of documents: SHA-256 over the length and the bytes of each, in hexadecimal. Independent of file names,
+/// line endings and byte order marks.
 pub fn digest(documents: &[String]) -> String {
     let mut hash = Sha256::new();
     for document in documents {
@@ -51,7 +51,7 @@ pub fn digest(documents: &[String]) -> String {
     hexadecimal(hash)
 }
 
-/// A digest of a tokenizer.json: SHA-256 over its text, in hexadecimal digits. It knows nothing of line ends and marks of byte order.
+/// A digest of a tokenizer.json: SHA-256 of its text, in hexadecimal. Independent of line endings and byte order marks.
 pub fn tokenizer_digest(json: &str) -> String {
     let text = esolm::documents::normalize(json);
     hexadecimal(Sha256::new_with_prefix(text.as_bytes()))
@@ -62,14 +62,14 @@ fn hexadecimal(hash: Sha256) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A tokenizer with its end-of-text token.
+/// A tokenizer and its end-of-text token.
 pub struct TextTokens {
     tokenizer: Tokenizer,
-    /// Number of tokens, the mask not included; in a tokenizer that was made here it comes after them.
+    /// Number of tokens, excluding the mask; a tokenizer trained here gets the mask as the next token.
     pub count: usize,
-    /// Opens each document.
+    /// Begins each document.
     pub end: u32,
-    /// The mask, where it is one of the tokens, and so may stand in a text.
+    /// The mask, if it is one of the tokens and so might occur in a text.
     mask: Option<u32>,
 }
 
@@ -77,25 +77,25 @@ impl TextTokens {
     /// Reads a tokenizer.json whose end-of-text token is called `end`.
     ///
     /// # Errors
-    /// A file that cannot be read or is not a tokenizer, or has no such token.
+    /// If the file cannot be read, is not a tokenizer, or does not have such a token.
     pub fn open(path: &Path, end: &str) -> Result<Self, TrainError> {
         let bytes = std::fs::read(path).map_err(|e| TrainError::read(path, e))?;
         Self::from_bytes(&bytes, end)
     }
 
-    /// The same from the file's bytes.
+    /// The same, from the file's bytes.
     ///
     /// # Errors
-    /// As [`TextTokens::open`].
+    /// See [`TextTokens::open`].
     pub fn from_bytes(bytes: &[u8], end: &str) -> Result<Self, TrainError> {
         Self::new(read(bytes)?, end)
     }
 
-    /// The tokenizer that belongs to a model, whose mask may be one of its tokens. Documents are opened by the token called `end` or, where
-    /// there is none of that name, by the one that opens the model's texts, or else ends them.
+    /// A model's own tokenizer, whose tokens may include the mask. Documents begin with the token called `end` or, if
+    /// there is none, with the one that begins the model's texts, or otherwise the one that ends them.
     ///
     /// # Errors
-    /// What is not a tokenizer, or has no such token.
+    /// If it is not a tokenizer, or does not have such a token.
     pub fn of_model(json: &str, end: &str, config: &ModelConfig) -> Result<Self, TrainError> {
         let tokenizer = read(json.as_bytes())?;
         let opening = tokenizer.token_to_id(end).or(config.bos).or(config.eos);
@@ -117,10 +117,10 @@ impl TextTokens {
         self.tokenizer.get_vocab(true) == other.tokenizer.get_vocab(true)
     }
 
-    /// Trains a byte-level BPE of `size` tokens, of which the first is `end`.
+    /// Trains a byte-level BPE of `size` tokens, the first of which is `end`.
     ///
     /// # Errors
-    /// What the tokenizer library finds.
+    /// Errors of the tokenizers library.
     pub fn train(documents: &[String], size: usize, end: &str) -> Result<Self, TrainError> {
         let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
         let trainer = BpeTrainer::builder()
@@ -150,7 +150,7 @@ impl TextTokens {
             .token_to_id(end)
             .ok_or_else(|| TrainError::Tokenizer(format!("it has no token {end:?}")))?;
         let vocabulary = tokenizer.get_vocab(true);
-        // The mask of the trained model comes after the tokens, and the model's reader would meet two.
+        // The trained model's mask comes after the tokens, and the model's reader would find two masks.
         let added = tokenizer.get_added_tokens_decoder();
         let special = |index| added.get(&index).is_some_and(|token| token.special);
         let named =
@@ -170,20 +170,20 @@ impl TextTokens {
         })
     }
 
-    /// The tokenizer.json.
+    /// The text of the tokenizer.json.
     ///
     /// # Errors
-    /// What the tokenizer library finds.
+    /// Errors of the tokenizers library.
     pub fn json(&self) -> Result<String, TrainError> {
         self.tokenizer
             .to_string(true)
             .map_err(|e| TrainError::Tokenizer(e.to_string()))
     }
 
-    /// Each document's tokens, opened by the end-of-text token.
+    /// The tokens of each document, beginning with the end-of-text token.
     ///
     /// # Errors
-    /// What the tokenizer library finds.
+    /// Errors of the tokenizers library.
     pub fn encode(&self, documents: &[String]) -> Result<Vec<Vec<u32>>, TrainError> {
         let encode = |document: &String| {
             let encoding = self
@@ -202,7 +202,7 @@ impl TextTokens {
     }
 }
 
-/// A tokenizer that neither pads nor cuts.
+/// A tokenizer without padding and truncation.
 fn read(bytes: &[u8]) -> Result<Tokenizer, TrainError> {
     let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -212,13 +212,13 @@ fn read(bytes: &[u8]) -> Result<Tokenizer, TrainError> {
     Ok(tokenizer)
 }
 
-/// Documents cut into windows, in another way each epoch.
+/// Documents cut into windows, differently in each epoch.
 pub struct Windows {
     documents: Vec<Vec<u32>>,
     length: usize,
     seed: u64,
     count: u64,
-    /// The epoch that is cut, and its windows one after another.
+    /// The current epoch, and its windows concatenated.
     cut: Option<(u64, Vec<u32>)>,
 }
 
@@ -226,7 +226,7 @@ impl Windows {
     /// Windows of `length` tokens.
     ///
     /// # Errors
-    /// [`TrainError::TooLittle`] when there is not a single one.
+    /// [`TrainError::TooLittle`] if there is not a single one.
     pub fn new(documents: Vec<Vec<u32>>, length: usize, seed: u64) -> Result<Self, TrainError> {
         let tokens: usize = documents.iter().map(Vec::len).sum();
         if tokens < length {
@@ -246,12 +246,12 @@ impl Windows {
         })
     }
 
-    /// Windows of an epoch.
+    /// Number of windows per epoch.
     pub fn per_epoch(&self) -> u64 {
         self.count
     }
 
-    /// Window number `index` of the endless sequence of epochs, `[length]`.
+    /// Window number `index` in the endless sequence of epochs, `[length]`.
     pub fn get(&mut self, index: u64) -> &[u32] {
         let (epoch, index) = (index / self.count, index % self.count);
         if self.cut.as_ref().is_none_or(|(cut, _)| *cut != epoch) {
@@ -278,10 +278,10 @@ impl Windows {
     }
 }
 
-/// The first `most` windows of documents in their own order, for validation.
+/// The first `most` windows of documents in their original order, for validation.
 ///
 /// # Errors
-/// [`TrainError::TooLittle`] when there is not a single one.
+/// [`TrainError::TooLittle`] if there is not a single one.
 pub fn first_windows(
     documents: &[Vec<u32>],
     length: usize,

@@ -1,4 +1,4 @@
-//! What can go wrong in training. Each message is one sentence that names the thing and the remedy.
+//! Errors of training. Each message is one sentence that names the cause and the remedy.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -13,28 +13,28 @@ use esolm_checkpoint::message::count;
 /// An error of training.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A recipe that is not TOML, or has unknown keys or values of the wrong type.
+    /// The recipe is not TOML, or has unknown keys or values of the wrong type.
     #[error("the recipe is not usable: {0}")]
     Recipe(String),
-    /// A value of the recipe that makes no sense.
+    /// A value in the recipe is invalid.
     #[error("{key} = {value} in the recipe makes no sense; it must be {expected}")]
     Value {
         /// Key with its table, for example `run.batch`.
         key: Cow<'static, str>,
-        /// What stands there.
+        /// The value found.
         value: String,
-        /// What must stand there.
+        /// The allowed values.
         expected: String,
     },
-    /// A value that the recipe must have.
+    /// A required value is missing from the recipe.
     #[error("the recipe has no {key}; it must be {expected}")]
     Missing {
         /// Key with its table.
         key: &'static str,
-        /// What must stand there.
+        /// The allowed values.
         expected: String,
     },
-    /// An override that is not of the form `table.key=value`.
+    /// An override does not have the form `table.key=value`.
     #[error("`{0}` is not an override of the form table.key=value")]
     Override(String),
     /// A file could not be read or written.
@@ -46,18 +46,18 @@ pub enum TrainError {
         path: PathBuf,
         /// The operating system's answer.
         source: io::Error,
-        /// What to do about it.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// Text that is not UTF-8.
+    /// A text is not UTF-8.
     #[error("{} is not UTF-8 text (byte {at}); convert it, or leave it out of the recipe", path.display())]
     Utf8 {
         /// The file.
         path: PathBuf,
-        /// First byte that is not.
+        /// The first invalid byte.
         at: usize,
     },
-    /// Too little text.
+    /// There is too little text.
     #[error(
         "the {what} text has {} in {}, less than one window of {length}; give more text, or a smaller model.length",
         count(*.tokens, "token"),
@@ -66,28 +66,28 @@ pub enum TrainError {
     TooLittle {
         /// "training" or "hold-out".
         what: &'static str,
-        /// Tokens that there are.
+        /// Number of tokens.
         tokens: usize,
-        /// Documents that there are.
+        /// Number of documents.
         documents: usize,
         /// Length of a window.
         length: usize,
     },
-    /// The tokenizer cannot be trained or used.
+    /// The tokenizer could not be trained or used.
     #[error(
         "the tokenizer is not usable ({0}); give another data.tokenizer, or another data.vocab_size"
     )]
     Tokenizer(String),
-    /// A folder that holds a training already.
+    /// The folder already contains a training.
     #[error("{} already holds a training", .0.display())]
     Occupied(PathBuf),
-    /// A folder in which another training runs.
+    /// Another training is running in the folder.
     #[error("another training is under way in {}", .0.display())]
     Locked(PathBuf),
-    /// A saved state that was trained on another text.
+    /// The saved state was trained on a different text.
     #[error("the training text is not the one that {} was trained on", .0.display())]
     TextChanged(PathBuf),
-    /// A recipe under which the weights of a saved state would mean something else.
+    /// The recipe would change the meaning of a saved state's weights.
     #[error("the recipe has {}, but {} was trained with {}", list(changed, |c| &c.now), state.display(), list(changed, |c| &c.saved))]
     NetworkChanged {
         /// The state.
@@ -95,12 +95,12 @@ pub enum TrainError {
         /// What differs.
         changed: Vec<Changed>,
     },
-    /// A decoder of another kind of network cannot be trained here.
+    /// A decoder of a different kind of network cannot be trained here.
     #[error(
         "{0} is a decoder of the Qwen3, Qwen2 or Llama kind, which training does not know; start from an Eso-LM, an MDLM, a BD3-LM, a SetDLM or an AR model of this family"
     )]
     SourceIsDecoder(String),
-    /// A recipe that describes other weights than those of the checkpoint that it starts from.
+    /// The recipe describes weights other than those of the checkpoint to start from.
     #[error("the recipe has {}, but {source_name} has {}", list(changed, |c| &c.now), list(changed, |c| &c.saved))]
     SourceDiffers {
         /// The checkpoint.
@@ -108,10 +108,10 @@ pub enum TrainError {
         /// What differs.
         changed: Vec<Changed>,
     },
-    /// A checkpoint to start from without a tokenizer, and none in the recipe.
+    /// The checkpoint to start from has no tokenizer, and neither does the recipe.
     #[error("{0} comes without a tokenizer; give the path of its tokenizer.json as data.tokenizer")]
     NoTokenizer(String),
-    /// A tokenizer in the recipe that is not the one of the checkpoint that it starts from.
+    /// The recipe's tokenizer is not the one of the checkpoint to start from.
     #[error("{} is not the tokenizer of {source_name}; leave data.tokenizer out", path.display())]
     OtherTokenizer {
         /// The tokenizer.
@@ -119,13 +119,13 @@ pub enum TrainError {
         /// The checkpoint.
         source_name: String,
     },
-    /// Text that holds the name of the mask.
+    /// A text contains the name of the mask.
     #[error("the text contains {0:?}, the mask token of the model; leave it out")]
     MaskInText(String),
-    /// A recipe that starts from a checkpoint, without that checkpoint.
+    /// The recipe starts from a checkpoint that was not opened.
     #[error("the recipe starts from {0}, which was not opened")]
     NotOpened(String),
-    /// A tokenizer that is not the one of a saved state.
+    /// The tokenizer differs from that of a saved state.
     #[error("the tokenizer of {} ({now}) is not the one that {} was trained with ({saved})", out.display(), state.display())]
     TokenizerChanged {
         /// The folder of the training.
@@ -134,23 +134,23 @@ pub enum TrainError {
         state: PathBuf,
         /// The tokenizer of the state.
         saved: TokenizerMark,
-        /// The one that there is.
+        /// The current tokenizer.
         now: TokenizerMark,
     },
-    /// Nothing to go on from.
+    /// There is nothing to resume.
     #[error("{} holds no saved training", .0.display())]
     NothingToResume(PathBuf),
-    /// A saved state that is damaged or of another recipe.
+    /// A saved state is damaged or belongs to another recipe.
     #[error("the saved training {} cannot be used: {reason}; {remedy}", path.display())]
     State {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
-        /// What to do about it.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// A loss or gradient that is not a number.
+    /// A loss or gradient is not finite.
     #[error(
         "the {what} of step {step} is not finite; {}",
         last_good(saved.as_deref())
@@ -160,10 +160,10 @@ pub enum TrainError {
         what: &'static str,
         /// The step that failed.
         step: u64,
-        /// The last state that was saved.
+        /// The last saved state.
         saved: Option<PathBuf>,
     },
-    /// The configuration contradicts itself.
+    /// The configuration is inconsistent.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// A checkpoint could not be read or written.
@@ -172,12 +172,12 @@ pub enum TrainError {
     /// The tokenizer does not fit the model.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// The device is not there, or the memory does not suffice.
+    /// The device is not available, or there is not enough memory.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
 
-/// A value of the recipe that a saved state, or the checkpoint to start from, has otherwise.
+/// A value that differs between the recipe and a saved state, or the checkpoint to start from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
     /// Key with its table, for example `model.heads`.
@@ -188,7 +188,7 @@ pub struct Changed {
     pub now: String,
 }
 
-/// The values of one side with their keys.
+/// The values of one side, with their keys.
 fn list(changed: &[Changed], value: impl Fn(&Changed) -> &String) -> String {
     let all: Vec<String> = (changed.iter())
         .map(|change| format!("{} = {}", change.key, value(change)))
@@ -196,12 +196,12 @@ fn list(changed: &[Changed], value: impl Fn(&Changed) -> &String) -> String {
     all.join(" and ")
 }
 
-/// What tells one tokenizer from another.
+/// Identifies a tokenizer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizerMark {
-    /// Number of tokens, the mask not included.
+    /// Number of tokens, excluding the mask.
     pub tokens: usize,
-    /// Digest of its file; none if an older version saved the state.
+    /// Digest of its file; `None` for states saved by older versions.
     pub digest: Option<String>,
 }
 

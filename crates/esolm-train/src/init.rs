@@ -1,5 +1,5 @@
-//! Weights to start training from: random ones, distributed as the published code's (models/dit.py and PyTorch's defaults), or those of
-//! a checkpoint.
+//! Initial weights for training: random ones, distributed as in the published code (models/dit.py and PyTorch's
+//! defaults), or those of a checkpoint.
 
 use esolm::checkpoint::{
     Checkpoint, CheckpointError, FileError, SourceKind, TokenizerError, read_tokenizer,
@@ -15,11 +15,12 @@ use crate::{TrainError, purpose};
 
 /// A network of the given shape with random weights.
 ///
-/// Matrices, their biases and the embedding are uniform in +-1 / sqrt(width of the input); norms are one; adaLN and the output layer
-/// are zero, so that training starts from a network that passes its input through (`DDiTBlock`, `DDiTFinalLayer`).
+/// Matrices, their biases and the embedding are uniform in +-1 / sqrt(input width); norms are one; adaLN and the output
+/// layer are zero, so that training starts from a network that passes its input through (`DDiTBlock`,
+/// `DDiTFinalLayer`).
 ///
 /// # Errors
-/// When the configuration contradicts itself.
+/// If the configuration is inconsistent.
 pub fn random(config: &ModelConfig, seed: u64) -> Result<Checkpoint, CheckpointError> {
     let tensors = config
         .parameters()
@@ -32,7 +33,7 @@ pub fn random(config: &ModelConfig, seed: u64) -> Result<Checkpoint, CheckpointE
     assemble(&tensors.collect::<Vec<_>>(), config)
 }
 
-/// Random values of the parameter number `index`.
+/// Random values for parameter number `index`.
 fn drawn(parameter: &ParamSpec, index: u32, config: &ModelConfig, seed: u64) -> Vec<f32> {
     let mut stream = Stream::new(seed, index, purpose::INIT);
     let bound = bound(&parameter.name, &parameter.shape, config);
@@ -43,7 +44,7 @@ fn drawn(parameter: &ParamSpec, index: u32, config: &ModelConfig, seed: u64) -> 
     (0..parameter.elements()).map(|_| value()).collect()
 }
 
-/// A checkpoint that a training starts from.
+/// A checkpoint to start training from.
 #[derive(Debug)]
 pub struct Source {
     name: String,
@@ -51,7 +52,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// A checkpoint under the name by which recipes and messages call it: its path, or `hf:owner/name`.
+    /// A checkpoint, with the name used in recipes and messages: its path, or `hf:owner/name`.
     pub fn new(name: &str, checkpoint: Checkpoint) -> Self {
         Self {
             name: name.into(),
@@ -59,7 +60,7 @@ impl Source {
         }
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -69,12 +70,12 @@ impl Source {
         &self.checkpoint
     }
 
-    /// The weights for a network of `config`, whose shape and vocabulary are those of the checkpoint. Integers in groups become the floats
-    /// that they stand for. Where the checkpoint has no adaLN and the network has, scale and shift are 0 and gates 1, so that it
-    /// computes what it did, and `seed` draws the rest of the conditioning.
+    /// The weights for a network of `config`, which has the checkpoint's shape and vocabulary. Quantised weights become
+    /// the floats that they represent. If the network has adaLN but the checkpoint does not, scale and shift are 0 and
+    /// gates are 1, so that it computes the same function, and the rest of the conditioning is random with `seed`.
     ///
     /// # Errors
-    /// When a tensor cannot be read.
+    /// If a tensor cannot be read.
     pub fn weights(&self, config: &ModelConfig, seed: u64) -> Result<Checkpoint, CheckpointError> {
         let is_there = |name: &str| self.checkpoint.has(name);
         let is_added = |name: &str| !is_there(name) && is_conditioning(name);
@@ -94,7 +95,7 @@ impl Source {
     /// The text of its tokenizer.json, if it has a tokenizer.
     ///
     /// # Errors
-    /// A file that cannot be read, and a tokenizer of an unknown form.
+    /// If the file cannot be read, or the tokenizer is in an unknown format.
     pub(crate) fn tokenizer(&self) -> Result<Option<String>, TrainError> {
         let unusable = |error: &TokenizerError| {
             TrainError::Tokenizer(format!(
@@ -118,10 +119,10 @@ impl Source {
         }
     }
 
-    /// Its tokenizer, or the recipe's where it has none, with the text of its tokenizer.json.
+    /// Its tokenizer, or the recipe's if it has none, and the text of the tokenizer.json.
     ///
     /// # Errors
-    /// Where there is none, it does not belong to the weights, or the recipe names another one.
+    /// If there is none, it does not match the weights, or the recipe names a different one.
     pub(crate) fn tokens(&self, data: &Data) -> Result<(TextTokens, String), TrainError> {
         let config = self.checkpoint.config();
         let of = |json: &str| TextTokens::of_model(json, &data.separator, config);
@@ -153,7 +154,7 @@ impl Source {
         Ok((tokens, own))
     }
 
-    /// What is worth knowing of a start from it in a network of `config`.
+    /// Notes about starting from it in a network of `config`.
     pub(crate) fn notes(&self, config: &ModelConfig) -> Vec<String> {
         let (name, own) = (&self.name, self.checkpoint.config());
         let mut notes = vec![format!(
@@ -205,8 +206,8 @@ fn is_conditioning(name: &str) -> bool {
     name.starts_with("sigma_map") || name.contains("adaLN_modulation")
 }
 
-/// The bias of an adaLN that changes nothing: in a block shift, scale and gate of attention, then of the MLP; in the output layer shift and
-/// scale.
+/// The bias of an adaLN that has no effect: in a block, shift, scale and gate of attention, then of the MLP; in the
+/// output layer, shift and scale.
 fn neutral(spec: &ParamSpec, hidden: usize) -> Vec<f32> {
     let is_gate = |i: usize| spec.name.starts_with("blocks.") && i / hidden % 3 == 2;
     let values = 0..spec.elements() as usize;
@@ -228,7 +229,7 @@ fn bound(name: &str, shape: &[usize], config: &ModelConfig) -> Bound {
     }
     let n_in = match shape {
         [_, n_in] => *n_in,
-        // The biases that are left: both of the timestep embedder and both of the MLP.
+        // The remaining biases: both of the timestep embedder, and both of the MLP.
         _ if name.starts_with("sigma_map.mlp.0") => TIMESTEP_EMBEDDING,
         _ if name.starts_with("sigma_map") => config.cond_dim,
         _ if name.ends_with("mlp.0.bias") => config.hidden,

@@ -29,15 +29,15 @@ pub use recipe::Recipe;
 pub use resume::{is_same_place, resumed_recipe, saved_recipe};
 pub use train::{Ended, Event, Options, evaluate, train};
 
-/// What random streams of training are for; a purpose for each, so that none shares numbers with another.
+/// Purposes of the random streams used in training, one each, so that none shares numbers with another.
 pub(crate) mod purpose {
     use esolm::rng::Purpose;
 
     const BASE: u32 = 0x7472_6169;
-    /// First weights; the sequence is the number of the parameter.
+    /// Initial weights; the sequence is the number of the parameter.
     pub const INIT: Purpose = Purpose::Other(BASE);
     /// Order of documents and windows; the sequence is the epoch.
     pub const EPOCH: Purpose = Purpose::Other(BASE + 1);
-    /// What the loss has beyond the published one; the sequence is the number of the text.
+    /// Extensions of the published loss; the sequence is the number of the text.
     pub const WIDEN: Purpose = Purpose::Other(BASE + 2);
 }

@@ -1,4 +1,4 @@
-//! The log of a training: one JSON object a line.
+//! The log of a training: one JSON object per line.
 
 use std::fs::{self, File, OpenOptions};
 use std::path::Path;
@@ -8,30 +8,30 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::state::write_whole;
 
-/// A line of the log.
+/// A line in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Line {
-    /// What trains, once at each start.
+    /// Describes the training, once per start.
     Start {
-        /// Steps done before.
+        /// Steps already done.
         step: u64,
-        /// Steps in all.
+        /// Total steps.
         steps: u64,
         /// Parameters of the network.
         parameters: u64,
-        /// Training tokens of an epoch.
+        /// Training tokens per epoch.
         epoch_tokens: u64,
-        /// Where it runs.
+        /// The device.
         device: String,
     },
-    /// Means over the steps since the last such line.
+    /// Means over the steps since the previous such line.
     Train {
         /// Steps done.
         step: u64,
         /// Tokens trained on.
         tokens: u64,
-        /// Both losses together, nats a token.
+        /// Sum of both losses, in nats per token.
         loss: f64,
         /// The diffusion part.
         diffusion: f64,
@@ -41,18 +41,18 @@ pub enum Line {
         lr: f64,
         /// Norm of the last gradient before clipping.
         grad_norm: f64,
-        /// Speed since the last such line.
+        /// Speed since the previous such line.
         tokens_per_second: f64,
-        /// Seconds in all, earlier runs included.
+        /// Total seconds, including earlier runs.
         seconds: f64,
     },
-    /// The averaged weights on the hold-out, always with the same noise.
+    /// Results of the averaged weights on the hold-out, always with the same noise.
     Validation {
         /// Steps done.
         step: u64,
         /// Tokens trained on.
         tokens: u64,
-        /// The bound: both parts together, nats a token.
+        /// The bound, the sum of both parts, in nats per token.
         loss: f64,
         /// The diffusion part.
         diffusion: f64,
@@ -65,7 +65,7 @@ pub enum Line {
         step: u64,
         /// Tokens trained on.
         tokens: u64,
-        /// Seconds in all.
+        /// Total seconds.
         seconds: f64,
         /// Whether it was stopped before its last step.
         interrupted: bool,
@@ -73,7 +73,7 @@ pub enum Line {
 }
 
 impl Line {
-    /// Steps done when it was written.
+    /// Number of steps done when it was written.
     pub fn step(&self) -> u64 {
         match self {
             Self::Start { step, .. }
@@ -84,7 +84,7 @@ impl Line {
     }
 }
 
-/// Opens the log for appending, without the lines that a stopped run wrote after its last state.
+/// Opens the log for appending, after removing lines that a stopped run wrote after its last state.
 pub(crate) fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
     let lines: Vec<Line> = match read_log(path) {
         Ok(lines) => lines,
@@ -105,13 +105,13 @@ pub(crate) fn open_log(path: &Path, step: u64) -> Result<File, TrainError> {
         .map_err(|e| TrainError::write(path, e))
 }
 
-/// The lines of a log; what is not a line of it is left out.
+/// The lines of a log, skipping anything else.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// If the file cannot be read.
 pub fn read_log(path: &Path) -> Result<Vec<Line>, TrainError> {
     let bytes = fs::read(path).map_err(|e| TrainError::read(path, e))?;
-    // A torn or foreign line must not keep a training from going on.
+    // A torn or foreign line must not keep a training from continuing.
     Ok(String::from_utf8_lossy(&bytes)
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())

@@ -1,13 +1,14 @@
-//! The losses: which rows a batch of texts becomes, and what the network's answers count.
+//! The losses: the rows of a batch of texts, and the weights of the network's predictions.
 //!
-//! Sources: `nll` of `Eso-LM` in algo.py and of `MDLM` and `AR` in trainer_base.py of the published code; arXiv 2506.01928,
-//! section 3. The first share `batch_split` of a batch trains the diffusion loss, the rest the sequential one. Both are divided by
-//! the number of their valid tokens, masked or not, and added.
+//! Sources: `nll` of `Eso-LM` in algo.py, and of `MDLM` and `AR` in trainer_base.py of the published code; arXiv
+//! 2506.01928, section 3. The first fraction `batch_split` of a batch trains the diffusion loss, the rest the
+//! sequential loss. Each is divided by the number of its valid tokens, masked or not, and the two are added.
 //!
-//! A BD3-LM (arXiv 2503.09573; diffusion.py of kuleshov-group/bd3lms) has a time for each block. Its first token is neither masked nor counted.
+//! A BD3-LM (arXiv 2503.09573; diffusion.py of kuleshov-group/bd3lms) has a time per block. Its first token is neither
+//! masked nor counted.
 //!
-//! A SetDLM (kuleshov-group/setdlms) has an order for each text, drawn by its noise, and reads every token beside the mask in its place: the
-//! loss is -log p in that order, without a weight.
+//! A SetDLM (kuleshov-group/setdlms) has an order per text, drawn from its noise, and reads every token along with a
+//! mask for it: the loss is the unweighted -log p in that order.
 
 use std::ops::Range;
 
@@ -28,7 +29,7 @@ use crate::purpose;
 use crate::recipe::{Loss, LossKind};
 use crate::weights::host;
 
-/// Per-token means in nats. `sequential` is zero for MDLM and BD3-LM, and holds the whole loss of AR and SetDLM.
+/// Per-token means in nats. `sequential` is zero for MDLM and BD3-LM, and is the whole loss of AR and SetDLM.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Losses {
     /// Diffusion loss.
@@ -38,12 +39,12 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Both together: what is minimised; with [`LossKind::Elbo`] a bound of -log p.
+    /// The sum of both, which is minimised; with [`LossKind::Elbo`], a bound of -log p.
     pub fn total(self) -> f64 {
         self.diffusion + self.sequential
     }
 
-    /// `self` plus `share` of `other`.
+    /// `self` plus `share` times `other`.
     pub fn plus(self, other: Self, share: f64) -> Self {
         Self {
             diffusion: self.diffusion + share * other.diffusion,
@@ -52,44 +53,44 @@ impl Losses {
     }
 }
 
-/// What noise a batch meets.
+/// The noise of a batch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Noise {
-    /// alpha_0 of each text; where there is none, the objective's.
+    /// alpha_0 of each text; if empty, the objective's.
     pub alpha_0: Vec<f64>,
-    /// Positions that a text of the sequential loss has masked, instead of random ones; by its place among these.
+    /// For each text of the sequential loss, positions to mask instead of random ones, if any.
     pub gaps: Vec<Option<Range<u32>>>,
     /// Diffusion time of each sequence of the diffusion loss.
     pub times: Vec<f64>,
-    /// Masks and orders of the sequences of the diffusion loss.
+    /// Masks and orders for the sequences of the diffusion loss.
     pub diffusion: Vec<Uniforms>,
-    /// Likewise of the sequential loss.
+    /// The same for the sequential loss.
     pub sequential: Vec<Uniforms>,
-    /// What is masked of each text of a BD3-LM, which has none of the others.
+    /// For a BD3-LM only: what is masked in each text.
     pub blocks: Vec<NoisedBlocks>,
-    /// The order of each text of a SetDLM, which has none of the others.
+    /// For a SetDLM only: the order of each text.
     pub orders: Vec<Vec<u32>>,
 }
 
-/// The noise of a BD3-LM.
+/// Noise settings of a BD3-LM.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BlockNoise {
-    /// Tokens of a block.
+    /// Tokens per block.
     pub size: usize,
-    /// The range of the times, the share of masked tokens.
+    /// Range of the times, i.e. of the fraction of masked tokens.
     pub range: [f64; 2],
-    /// Whether blocks whose share of masked tokens lies outside the range are masked anew.
+    /// Whether blocks whose fraction of masked tokens is outside the range are masked again.
     pub resample: bool,
 }
 
 impl BlockNoise {
-    /// The range whose loss is the bound.
+    /// The range for which the loss is the bound.
     pub const WHOLE: [f64; 2] = [TIME_EPS, 1.0];
 }
 
 impl Noise {
-    /// The noise of sequences number `first` and after, of which `diffusion` train the diffusion loss; times are antithetic among
-    /// these.
+    /// The noise of the sequences from number `first` on, the first `diffusion` of which train the diffusion loss;
+    /// their times are antithetic.
     pub fn draw(seed: u64, first: u32, diffusion: usize, sequential: usize, length: usize) -> Self {
         let number = |i: usize| first.wrapping_add(i as u32);
         let uniforms: Vec<f64> = (0..diffusion)
@@ -106,7 +107,7 @@ impl Noise {
         }
     }
 
-    /// Orders of `count` texts of a SetDLM, number `first` and after, whose first token is given where it `keeps_first`.
+    /// Orders of `count` texts of a SetDLM from number `first` on. With `keeps_first`, their first token is given.
     pub fn draw_orders(
         seed: u64,
         first: u32,
@@ -130,7 +131,7 @@ impl Noise {
         }
     }
 
-    /// The noise of `count` texts of a BD3-LM, number `first` and after; times are antithetic among all their blocks.
+    /// The noise of `count` texts of a BD3-LM from number `first` on; times are antithetic among all their blocks.
     pub fn draw_blocks(
         seed: u64,
         first: u32,
@@ -164,7 +165,7 @@ impl Noise {
         }
     }
 
-    /// Adds what the recipe asks for beyond the published loss: an alpha_0 for each text, and texts with one gap.
+    /// Adds the recipe's extensions of the published loss: an alpha_0 per text, and texts with a single gap.
     pub fn widen(&mut self, loss: &Loss, seed: u64, first: u32, length: usize) {
         let stream = |i: usize| Stream::new(seed, first.wrapping_add(i as u32), purpose::WIDEN);
         let split = self.times.len();
@@ -188,18 +189,18 @@ impl Noise {
     }
 }
 
-/// A loss of a network.
+/// The loss of a network.
 #[derive(Debug, Clone)]
 pub struct Objective {
-    /// What the network is.
+    /// The network's configuration.
     pub config: ModelConfig,
-    /// Share of the tokens that diffusion writes; 1 for all but Eso-LM.
+    /// Fraction of the tokens that diffusion writes; 1 for all families except Eso-LM.
     pub alpha_0: f64,
     /// Weight of masked tokens in the diffusion loss.
     pub kind: LossKind,
 }
 
-/// A batch with the number of valid tokens that each loss is divided by.
+/// A batch, and the numbers of valid tokens by which the losses are divided.
 pub struct Prepared {
     /// The rows.
     pub batch: Batch,
@@ -208,9 +209,9 @@ pub struct Prepared {
 }
 
 impl Objective {
-    /// The rows of `texts` `[B, L]`: the first ones, as many as `noise` has times, for the diffusion loss, the rest for the
-    /// sequential one; all of them from left to right for AR, and in the orders of `noise` for SetDLM. Tokens at positions where `valid(sequence, position)` is false are
-    /// read but count in no loss.
+    /// The rows of `texts` `[B, L]`: the first ones, as many as `noise` has times, for the diffusion loss, the rest for
+    /// the sequential loss; for AR all of them from left to right, and for SetDLM in the orders of `noise`. Tokens at
+    /// positions where `valid(sequence, position)` is false are read, but do not count in any loss.
     pub fn prepare(
         &self,
         texts: &[&[u32]],
@@ -228,7 +229,7 @@ impl Objective {
             range.map(of).sum::<usize>() as f64
         };
         if self.config.family == Family::Ar {
-            // Without a token before the text nothing predicts its first one.
+            // Without a token before the text, nothing predicts its first token.
             let before = self.config.prepended();
             let first = usize::from(before.is_none());
             for (i, text) in texts.iter().enumerate() {
@@ -299,7 +300,7 @@ impl Objective {
                 Some(Some(gap)) => {
                     let masked: Vec<bool> =
                         (0..text.len() as u32).map(|p| gap.contains(&p)).collect();
-                    // From left to right, as an infill or a prompt hands its given tokens to the network.
+                    // From left to right, the order of given tokens in an infill or a prompt.
                     Noised::gather(text, &masked, sequential_order(&masked, None), mask)
                 }
                 _ => Noised::sequential(text, alpha_0(split + i), uniforms, mask),
@@ -315,7 +316,7 @@ impl Objective {
 }
 
 impl Prepared {
-    /// What each scored row's -log p counts in the loss, `[S]`.
+    /// Weight of each scored row's -log p in the loss, `[S]`.
     fn coefficients(&self) -> Vec<f32> {
         let split = self.batch.diffusion.end;
         let divided = |(i, weight): (usize, &f32)| {
@@ -329,8 +330,8 @@ impl Prepared {
         self.batch.weights.iter().enumerate().map(divided).collect()
     }
 
-    /// The loss as a tensor to differentiate, `[1]`, and the -log p of the scored rows, `[S]`; `None` where nothing is masked, and so
-    /// the loss is zero whatever the network says.
+    /// The loss as a tensor to differentiate, `[1]`, and -log p of the scored rows, `[S]`; `None` if nothing is masked,
+    /// in which case the loss is zero regardless of the network.
     pub fn loss(
         &self,
         network: &Network,
@@ -342,11 +343,11 @@ impl Prepared {
         let nll = scored_nll(network, &self.batch, dropout);
         let coefficients = self.coefficients();
         let coefficients = Tensor::<1>::from_floats(coefficients.as_slice(), &nll.device());
-        // `sum` takes another kernel, whose float atomics few GPUs have.
+        // `sum` uses another kernel, which needs float atomics that few GPUs have.
         Some(((nll.clone() * coefficients).sum_dim(0), nll))
     }
 
-    /// The parts of the loss from the -log p of the scored rows.
+    /// The parts of the loss, computed from -log p of the scored rows.
     pub fn losses(&self, nll: Tensor<1>) -> Losses {
         let nll = host(nll);
         let weighted = |range: Range<usize>, tokens: f64| {

@@ -1,4 +1,4 @@
-//! What a training takes of the machine's own memory, asked for before it begins.
+//! The host memory that a training needs, checked before it begins.
 
 use std::path::Path;
 
@@ -9,10 +9,7 @@ use esolm::memory::{MemoryUse, ask};
 use crate::recipe::Recipe;
 use crate::state;
 
-/// Asks for what loading the newest state in `out` takes: its file and, if they are to be `on_host`, its tensors.
-///
-/// # Errors
-/// [`EngineError::HostMemory`].
+/// Checks that the newest state in `out` can be loaded: its file and, if `on_host`, its tensors.
 pub(crate) fn for_state(out: &Path, on_host: bool) -> Result<(), EngineError> {
     let states = state::list(&out.join("state"));
     let newest = states.last().and_then(|(_, path)| path.metadata().ok());
@@ -21,12 +18,10 @@ pub(crate) fn for_state(out: &Path, on_host: bool) -> Result<(), EngineError> {
     ask(MemoryUse::Training, size.saturating_mul(copies))
 }
 
-/// Asks for what steps take at least, beside a state that is loaded already (`resumed`): weights as they are made or taken from a
-/// checkpoint, as numbers and as the bytes of a file; `on_host` also weights, averaged weights, two moments and gradients, and of the activations those that every layer keeps for its gradient. A GPU
-/// holds these itself.
-///
-/// # Errors
-/// [`EngineError::HostMemory`].
+/// Checks that there is enough memory for training steps, besides a state that has already been loaded (`resumed`):
+/// weights as they are created or read from a checkpoint, as numbers and as the bytes of a file; if `on_host`, also
+/// weights, averaged weights, two moments and gradients, and the activations that every layer keeps for its gradient. A
+/// GPU holds the latter itself.
 pub(crate) fn for_steps(
     parameters: u64,
     recipe: &Recipe,
@@ -34,16 +29,16 @@ pub(crate) fn for_steps(
     on_host: bool,
     resumed: bool,
 ) -> Result<(), EngineError> {
-    // Input, norm, three projections, attention and MLP of a block, and the logits, of one row.
+    // For one row: input, norm, three projections, attention and MLP of a block, and the logits.
     let row = (config.n_blocks * config.hidden * 16 + 2 * config.vocab_size) as u64;
     let sequential = recipe.run.batch - recipe.diffusion_rows();
-    // Beside the clean tokens of the sequential loss stand its masked ones.
+    // In the sequential loss, masked tokens are added to the clean ones.
     let masked = match config.family {
         Family::EsoLm => 1.0 - recipe.loss.alpha_0,
         Family::SetDlm => 1.0,
         Family::Mdlm | Family::Ar | Family::Bd3Lm => 0.0,
     };
-    // A BD3-LM reads its texts twice, clean but for their last blocks and noised.
+    // A BD3-LM reads its texts twice: clean except for the last block, and noised.
     let twice = match config.block_size {
         Some(size) => recipe.run.batch as f64 * (1.0 - size as f64 / config.length as f64),
         None => 0.0,

@@ -1,4 +1,4 @@
-//! One step of AdamW over all parameters, with clipping and averaged weights.
+//! AdamW over all parameters, with gradient clipping and averaged weights.
 
 use std::collections::BTreeMap;
 
@@ -22,17 +22,17 @@ pub struct Moments {
     pub second: Tensor<1>,
 }
 
-/// AdamW with what it remembers.
+/// AdamW and its state.
 pub struct Adam {
     adamw: AdamW,
-    /// By the parameter's path; empty before the first step.
+    /// By parameter path; empty before the first step.
     pub moments: BTreeMap<String, Moments>,
     /// Steps taken.
     pub time: usize,
 }
 
 impl Adam {
-    /// Before the first step.
+    /// The state before the first step.
     pub fn new(options: &Optimizer) -> Self {
         let adamw = AdamWConfig::new()
             .with_beta_1(options.beta_1 as f32)
@@ -47,7 +47,7 @@ impl Adam {
         }
     }
 
-    /// Moves every parameter against its gradient, times `scale`, with learning rate `lr`.
+    /// Updates every parameter with its gradient, times `scale`, with learning rate `lr`.
     pub fn step(
         &mut self,
         network: Network,
@@ -138,8 +138,8 @@ pub fn norm(network: &Network, gradients: &GradientsParams) -> f64 {
     all.iter().map(|&s| f64::from(s)).sum::<f64>().sqrt()
 }
 
-/// The learning rate of the step that comes after `done`. The warm-up is counted in steps, whatever their size, and the schedule after
-/// it in tokens.
+/// The learning rate of the step after `done`. The warm-up is counted in steps of any size, the schedule after it in
+/// tokens.
 pub fn learning_rate(recipe: &Recipe, done: &Progress) -> f64 {
     let options = &recipe.optimizer;
     if done.step < options.warmup_steps {
@@ -157,8 +157,9 @@ pub fn learning_rate(recipe: &Recipe, done: &Progress) -> f64 {
     }
 }
 
-/// Moves the averaged weights towards `weights` after the update number `updates`, from 1. The decay rises with the updates, as in the
-/// published code (`ExponentialMovingAverage`), so that the first weights are soon forgotten.
+/// Moves the averaged weights towards `weights` after update number `updates`, counted from 1. The decay rises with the
+/// number of updates, as in the published code (`ExponentialMovingAverage`), so that the initial weights are soon
+/// forgotten.
 pub fn average(averaged: &mut Weights, weights: &Weights, decay: f64, updates: u64) {
     let updates = updates as f64;
     let decay = decay.min((1.0 + updates) / (10.0 + updates));
@@ -179,7 +180,7 @@ pub fn average(averaged: &mut Weights, weights: &Weights, decay: f64, updates: u
 mod tests {
     use super::*;
 
-    /// Learning rates of a training whose batch is `batch(step)`, by the tokens before each step.
+    /// Learning rates of a training with batch size `batch(step)`, by the number of tokens before each step.
     fn rates(batch: impl Fn(u64) -> usize) -> BTreeMap<u64, f64> {
         let mut done = Progress::default();
         let mut rates = BTreeMap::new();
@@ -204,7 +205,7 @@ mod tests {
         assert_eq!(even[&400], 1.0);
         let middle = 0.5 * (1.0 + (std::f64::consts::PI * 0.5).cos());
         assert!((even[&2200] - middle).abs() < 1e-12);
-        // After 50 steps each counts twice; the warm-up does not begin anew, and the end is the same.
+        // After 50 steps each counts twice; the warm-up does not start over, and the end is the same.
         let changed = rates(|step| if step < 50 { 4 } else { 8 });
         assert_eq!(changed.len(), 75);
         for (tokens, rate) in changed {

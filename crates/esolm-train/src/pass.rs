@@ -1,9 +1,9 @@
 //! The network's pass in training.
 //!
-//! The same function as [`Network::forward`], arranged for speed: all rows of a step in one matrix, only scored rows through the
-//! output layer, and the constant conditioning folded into the matrices in every step, as inference folds it once
-//! ([`esolm::network::fold`]). The parameters stay the published, unfolded ones; autodiff carries gradients through the folding, which
-//! costs a few passes over the parameters instead of several over the activations.
+//! The same function as [`Network::forward`], arranged for speed: the rows of a step form one matrix, only scored rows
+//! go through the output layer, and the constant conditioning is folded into the matrices in every step, as inference
+//! does once ([`esolm::network::fold`]). The parameters remain the published, unfolded ones; autodiff propagates
+//! gradients through the folding, which costs a few passes over the parameters instead of several over the activations.
 
 use burn::module::Param;
 use burn::nn::{LayerNorm, Linear};
@@ -33,7 +33,7 @@ fn row(bias: &Option<Param<Tensor<1>>>) -> Option<Tensor<2>> {
     bias.as_ref().map(|bias| bias.val().unsqueeze())
 }
 
-/// W ((n w + v) (1 + scale) + shift) + b for the normalised input n, where v is the bias of a norm that has one.
+/// W ((n w + v) (1 + scale) + shift) + b for the normalised input n, where v is the norm's bias, if it has one.
 fn fold_norm(norm: &LayerNorm, modulation: Option<[Tensor<2>; 2]>, linear: &Linear) -> Folded {
     let matrix = linear.weight.val();
     let bias = row(&linear.bias);
@@ -81,7 +81,7 @@ fn chunks<const N: usize>(
     }))
 }
 
-/// -log p of the scored rows' tokens, `[S]`, in nats; with dropout where there is one.
+/// -log p of the scored rows' tokens, `[S]`, in nats; with dropout, if given.
 pub fn scored_nll(network: &Network, batch: &Batch, dropout: Option<Dropout>) -> Tensor<1> {
     let dropout = dropout.filter(|dropout| dropout.probability > 0.0);
     let mut layer = 0;

@@ -1,4 +1,4 @@
-//! What to train, on what, and how: a TOML file.
+//! Recipes: a TOML file that says what to train, on what, and how.
 
 mod families;
 mod text;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::TrainError;
 use crate::loss::BlockNoise;
 
-/// A whole recipe. Every table but `data` may be left out, and every key but `data.train`.
+/// A complete recipe. Every table except `data` may be left out, and every key except `data.train`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
@@ -26,7 +26,7 @@ pub struct Recipe {
     /// The optimizer.
     #[serde(default)]
     pub optimizer: Optimizer,
-    /// How long, how often, where.
+    /// Duration, intervals, device.
     #[serde(default)]
     pub run: Run,
 }
@@ -43,29 +43,29 @@ pub struct Model {
     pub blocks: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of the conditioning vector; AR models and SetDLMs have none, unless they start from one that has. 0, for a network without adaLN,
-    /// only where the training starts from a checkpoint.
+    /// Width of the conditioning vector. AR models and SetDLMs have none, unless they start from a checkpoint that
+    /// does. 0, for a network without adaLN, is only allowed when starting from a checkpoint.
     pub cond_dim: usize,
     /// Context in tokens.
     pub length: usize,
     /// Dropout probability.
     pub dropout: f64,
-    /// Tokens of a block of a BD3-LM, a divisor of the context.
+    /// Tokens per block of a BD3-LM, a divisor of the context.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_size: Option<usize>,
-    /// Tokens of a set that the noise of a SetDLM aims at.
+    /// Tokens per set that a SetDLM's noise aims for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub set_size: Option<usize>,
-    /// Most tokens of a set of a SetDLM. Default: twice `set_size`, as published.
+    /// Maximum tokens per set of a SetDLM. Default: twice `set_size`, as published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_set_size: Option<usize>,
-    /// The checkpoint whose weights the training starts from, a path or `hf:owner/name`; without one they are random.
+    /// The checkpoint whose weights training starts from, a path or `hf:owner/name`; by default they are random.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<String>,
 }
 
 impl Model {
-    /// Whether networks of the family are trained with adaLN.
+    /// Whether networks of this family are trained with adaLN.
     pub fn is_conditioned(&self) -> bool {
         is_conditioned(self.family)
     }
@@ -103,16 +103,16 @@ pub struct Data {
     /// UTF-8 text files to validate on.
     #[serde(default)]
     pub holdout: Vec<PathBuf>,
-    /// What stands between two documents of a file.
+    /// Separates documents in a file.
     #[serde(default = "separator")]
     pub separator: String,
-    /// Leave out documents with characters beyond ASCII.
+    /// Skip documents with non-ASCII characters.
     #[serde(default)]
     pub ascii_only: bool,
-    /// An existing tokenizer.json; without one, a byte-level BPE is trained on the text.
+    /// An existing tokenizer.json; by default, a byte-level BPE is trained on the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
-    /// Tokens of the BPE to train, the end-of-text token included, the mask token not.
+    /// Tokens of the BPE to train, including the end-of-text token but not the mask token.
     #[serde(default = "vocab_size")]
     pub vocab_size: usize,
 }
@@ -131,32 +131,34 @@ fn vocab_size() -> usize {
 pub enum LossKind {
     /// -alpha_t' / (1 - alpha_t): the bound itself.
     Elbo,
-    /// 1: less variance, no bound.
+    /// 1: less variance, but not a bound.
     LowVar,
 }
 
-/// The loss. AR models and SetDLMs need none of it, an MDLM `kind` alone, a BD3-LM `kind`, `noise_range` and `resample`.
+/// The loss. AR models and SetDLMs use none of these settings, an MDLM only `kind`, and a BD3-LM `kind`, `noise_range`
+/// and `resample`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
-    /// Share of the tokens that diffusion writes.
+    /// Fraction of the tokens that diffusion writes.
     pub alpha_0: f64,
-    /// Each training sequence draws its own alpha_0 uniformly from this range; not in the published loss. A model that has seen many
-    /// values runs well at many.
+    /// Each training sequence draws its own alpha_0 uniformly from this range; not part of the published loss. A model
+    /// trained on many values works well with many values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_0_range: Option<[f64; 2]>,
-    /// Share of the sequential loss's sequences that have one gap of random length and place instead of random masked tokens; not in
-    /// the published loss. It teaches infill, and going on from a prompt.
+    /// Fraction of the sequential loss's sequences that have a single gap of random length and place instead of random
+    /// masked tokens; not part of the published loss. It teaches infilling, and continuing a prompt.
     pub infill: f64,
-    /// Share of a batch's sequences that trains the diffusion loss; the rest trains the sequential one.
+    /// Fraction of a batch's sequences that train the diffusion loss; the rest train the sequential loss.
     pub batch_split: f64,
     /// Weight of masked tokens in the diffusion loss.
     pub kind: LossKind,
-    /// The range of the times of a BD3-LM's blocks, the share of their tokens that is masked. Default: the bound's, from 0.001 to 1. A
-    /// narrower one has less variance, and is no bound.
+    /// Range of the times of a BD3-LM's blocks, i.e. of the fraction of masked tokens. Default: that of the bound,
+    /// 0.001 to 1. A narrower range has less variance, but is not a bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noise_range: Option<[f64; 2]>,
-    /// Mask blocks of a BD3-LM anew whose share of masked tokens lies outside `noise_range`, as the published code can.
+    /// Mask a BD3-LM's blocks again if their fraction of masked tokens is outside `noise_range`, as is possible in the
+    /// published code.
     pub resample: bool,
 }
 
@@ -174,13 +176,13 @@ impl Default for Loss {
     }
 }
 
-/// What the learning rate does after the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LrSchedule {
-    /// It stays.
+    /// Constant.
     Constant,
-    /// It falls to `min_lr` along half a cosine.
+    /// Decreases to `min_lr` along half a cosine.
     Cosine,
 }
 
@@ -194,17 +196,17 @@ pub struct Optimizer {
     pub beta_1: f64,
     /// Decay of the second moment.
     pub beta_2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub epsilon: f64,
-    /// Decoupled weight decay, of all parameters as in the published code.
+    /// Decoupled weight decay, applied to all parameters as in the published code.
     pub weight_decay: f64,
     /// Steps over which the learning rate rises from zero.
     pub warmup_steps: u64,
-    /// What follows.
+    /// The schedule after the warm-up.
     pub schedule: LrSchedule,
-    /// Where a cosine ends.
+    /// Final learning rate of a cosine schedule.
     pub min_lr: f64,
-    /// Largest norm of the whole gradient; 0 for no limit.
+    /// Maximum norm of the whole gradient; 0 for no limit.
     pub clip: f64,
 }
 
@@ -224,27 +226,27 @@ impl Default for Optimizer {
     }
 }
 
-/// How long, how often, where.
+/// Duration, intervals, device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Run {
-    /// Sequences of a micro-batch.
+    /// Sequences per micro-batch.
     pub batch: usize,
     /// Micro-batches whose gradients are averaged for one step.
     pub accumulate: usize,
-    /// Tokens to train on, in whole steps.
+    /// Tokens to train on, rounded up to whole steps.
     pub tokens: u64,
     /// Seed of all random numbers.
     pub seed: u64,
     /// Decay of the averaged weights, which are the ones to use.
     pub ema: f64,
-    /// Steps between two validations; 0 for none.
+    /// Steps between validations; 0 for none.
     pub validate_every: u64,
-    /// Windows of the hold-out that are validated on.
+    /// Maximum windows of the hold-out to validate on.
     pub validate_windows: usize,
-    /// Steps between two saved states; the end is saved always.
+    /// Steps between saved states; the last step is always saved.
     pub save_every: u64,
-    /// Steps between two lines of the log.
+    /// Steps between lines in the log.
     pub log_every: u64,
     /// `auto`, `cpu`, `gpu` or `gpu:N`.
     pub device: String,
@@ -268,23 +270,23 @@ impl Default for Run {
 }
 
 impl Recipe {
-    /// Tokens of one step.
+    /// Tokens per step.
     pub fn step_tokens(&self) -> u64 {
         (self.run.batch * self.run.accumulate * self.model.length) as u64
     }
 
-    /// Number of steps of a whole training.
+    /// Total number of steps.
     pub fn steps(&self) -> u64 {
         self.steps_after(0)
     }
 
-    /// Number of steps that are left after `tokens` tokens.
+    /// Number of steps left after `tokens` tokens.
     pub fn steps_after(&self, tokens: u64) -> u64 {
         let left = self.run.tokens.saturating_sub(tokens);
         left.div_ceil(self.step_tokens())
     }
 
-    /// Sequences of a micro-batch that train the diffusion loss.
+    /// Sequences per micro-batch that train the diffusion loss.
     pub fn diffusion_rows(&self) -> usize {
         match self.model.family {
             Family::EsoLm => (self.run.batch as f64 * self.loss.batch_split).round() as usize,
@@ -293,7 +295,7 @@ impl Recipe {
         }
     }
 
-    /// The noise of a BD3-LM.
+    /// The noise settings of a BD3-LM.
     pub fn block_noise(&self) -> Option<BlockNoise> {
         Some(BlockNoise {
             size: self.model.block_size?,
@@ -302,10 +304,10 @@ impl Recipe {
         })
     }
 
-    /// The configuration of the network over a tokenizer of `tokens` tokens, whose end-of-text token is `end`.
+    /// The configuration of the network, for a tokenizer of `tokens` tokens with end-of-text token `end`.
     ///
     /// # Errors
-    /// What [`ModelConfig::validate`] finds.
+    /// Errors of [`ModelConfig::validate`].
     pub fn config(&self, tokens: usize, end: u32) -> Result<ModelConfig, TrainError> {
         let Model {
             family,
@@ -368,10 +370,10 @@ impl Recipe {
         Ok(config)
     }
 
-    /// The configuration of a network that goes on with weights of a network of `start`, and with its vocabulary.
+    /// The configuration of a network that continues with the weights and the vocabulary of a network of `start`.
     ///
     /// # Errors
-    /// What [`ModelConfig::validate`] finds.
+    /// Errors of [`ModelConfig::validate`].
     pub fn config_from(&self, start: &ModelConfig) -> Result<ModelConfig, TrainError> {
         let family = self.model.family;
         let own = self.config(start.vocab_size - 1, 0)?;
@@ -385,12 +387,12 @@ impl Recipe {
             bos: start.bos,
             eos: start.eos,
             more_eos: start.more_eos.clone(),
-            // The others have none.
+            // Other families have none.
             prepend: match family {
                 Family::Ar => start.prepend,
                 _ => Prepend::None,
             },
-            // What no recipe says of a SetDLM.
+            // Settings of a SetDLM that are not part of a recipe.
             sets: own.sets.map(|sets| Sets {
                 desired: sets.desired,
                 largest: sets.largest,
@@ -437,7 +439,7 @@ impl Recipe {
             "a whole number from 2 to 65536",
         )?;
         must("model.heads", model.heads, count(model.heads), COUNT)?;
-        // The trainer of the BPE reserves memory for all of them.
+        // The BPE trainer reserves memory for all of them.
         must(
             "data.vocab_size",
             data.vocab_size,
@@ -510,7 +512,8 @@ impl Recipe {
             ZERO_OR_MORE,
         )?;
         must("run.batch", run.batch, count(run.batch), COUNT)?;
-        // Each loss divides by its own tokens, so a share that is rounded away would silently drop half of the bound.
+        // Each loss divides by its own number of tokens, so a fraction that is rounded to nothing would silently drop
+        // half of the bound.
         let rows = self.diffusion_rows();
         let splits =
             model.family == Family::EsoLm && loss.batch_split > 0.0 && loss.batch_split < 1.0;
@@ -551,12 +554,12 @@ impl Recipe {
             few,
             "at least 1, and at most 2^32 sequences",
         )?;
-        // What is wrong with the shape is said before a tokenizer is trained; the vocabulary is not known yet.
+        // Report problems with the shape before a tokenizer is trained; the vocabulary is not known yet.
         self.config(1 << 8, 0).map(drop)
     }
 }
 
-/// An error that names the key unless its value is `sound`.
+/// An error that names the key, unless its value is `sound`.
 fn must(
     key: &'static str,
     value: impl std::fmt::Display,

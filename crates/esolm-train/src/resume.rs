@@ -1,4 +1,4 @@
-//! Whether a training can begin in a folder, or go on from a state there. Nothing here changes anything but the lock.
+//! Checks whether a training can begin in a folder, or resume from a state there. Changes nothing but the lock.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
@@ -13,17 +13,17 @@ use crate::state::{self, Progress, State, unusable};
 use crate::train::{Event, Options};
 use crate::weights::{self, Weights};
 
-/// The name of the file that is locked while a training runs.
+/// Name of the file that is locked while a training runs.
 const LOCK: &str = "lock";
 
-/// A folder that one training has for itself until it ends, however it ends: the system frees the lock.
+/// A folder claimed by one training until it ends; the system releases the lock however it ends.
 pub(crate) struct Claim<'a> {
     out: &'a Path,
     lock: Option<File>,
 }
 
 impl<'a> Claim<'a> {
-    /// Claims the folder of a training that was begun before, and leaves one that holds none as it is.
+    /// Claims the folder of an existing training; leaves a folder without one unchanged.
     ///
     /// # Errors
     /// [`TrainError::Locked`], [`TrainError::Occupied`] and [`TrainError::NothingToResume`].
@@ -33,7 +33,7 @@ impl<'a> Claim<'a> {
         if options.resume && has_states(out) || out.join(LOCK).exists() {
             claim.take(watch)?;
         }
-        // A run that ended before it saved anything left nothing worth keeping.
+        // A run that ended before saving anything left nothing worth keeping.
         match (options.resume, has_states(out)) {
             (true, false) => Err(TrainError::NothingToResume(out.into())),
             (false, true) => Err(TrainError::Occupied(out.into())),
@@ -41,10 +41,11 @@ impl<'a> Claim<'a> {
         }
     }
 
-    /// Makes the folder if need be, and claims it for a training that is sure to begin.
+    /// Creates the folder if necessary, and claims it for a training that is certain to begin.
     ///
     /// # Errors
-    /// [`TrainError::Locked`] and [`TrainError::Occupied`], if another one began since the check; [`TrainError::Io`].
+    /// [`TrainError::Locked`] and [`TrainError::Occupied`] if another training has begun since the check;
+    /// [`TrainError::Io`].
     pub fn make(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
         if self.lock.is_some() {
             return Ok(());
@@ -82,10 +83,10 @@ fn has_states(out: &Path) -> bool {
     !state::list(&out.join("state")).is_empty()
 }
 
-/// The recipe of a training in `out`: the file there or, where that is missing, the one that the newest state holds.
+/// The recipe of a training in `out`: the file there or, if it is missing, the one in the newest state.
 ///
 /// # Errors
-/// [`TrainError::NothingToResume`] when there is neither, states that cannot be read, and what [`Recipe::parse`] finds.
+/// [`TrainError::NothingToResume`] if there is neither; also if states cannot be read, and errors of [`Recipe::parse`].
 pub fn saved_recipe(
     out: &Path,
     overrides: &[String],
@@ -108,19 +109,20 @@ pub fn saved_recipe(
     Recipe::parse_saved(&text, overrides)
 }
 
-/// The recipe `text` for a training in `out` that goes on. What it does not say of a network that came from a checkpoint is as before.
+/// The recipe `text` for a resumed training in `out`. If the network came from a checkpoint, settings of the network
+/// that it leaves out are unchanged.
 ///
 /// # Errors
-/// What [`Recipe::parse`] finds.
+/// Errors of [`Recipe::parse`].
 pub fn resumed_recipe(out: &Path, text: &str, overrides: &[String]) -> Result<Recipe, TrainError> {
-    // What is wrong with the folder is said where the training begins.
+    // Problems with the folder are reported when the training begins.
     match saved_recipe(out, &[], &mut |_| {}) {
         Ok(before) => Recipe::parse_after(text, overrides, &before),
         Err(_) => Recipe::parse(text, overrides),
     }
 }
 
-/// The newest state that `load` can read, or what it reads of it.
+/// The result of `load` for the newest state that it can read.
 pub(crate) fn newest<T>(
     out: &Path,
     load: impl Fn(&Path) -> Result<T, TrainError>,
@@ -134,7 +136,7 @@ pub(crate) fn newest<T>(
         Ok(state) => return Ok((last, state)),
         Err(error) => error,
     };
-    // A damaged file is said, and the state before it taken: states are written whole, so this is rare.
+    // A damaged file is reported, and the previous state used: states are written atomically, so this is rare.
     let Some((_, older)) = states.pop() else {
         return Err(error);
     };
@@ -147,7 +149,7 @@ pub(crate) fn newest<T>(
     Ok((older, state))
 }
 
-/// Whether the text of this digest is the one that a state was trained on.
+/// Checks that the text with this digest is the one that a state was trained on.
 pub(crate) fn check_text(
     path: &Path,
     state: &State,
@@ -169,14 +171,15 @@ pub(crate) fn check_text(
     Ok(())
 }
 
-/// What a resumed run does otherwise than the one before it: the lines of the recipe that are new, and the keys that are gone.
+/// How a resumed run differs from the previous one: the lines of the recipe that are new, and the keys that have
+/// disappeared.
 pub(crate) fn changes(before: &str, now: &str) -> Option<String> {
     let key = |line: &str| line.split(" = ").next().unwrap_or_default().to_string();
     let missing = |from: &str, line: &&str| !from.lines().any(|other| other == *line);
     let new = now.lines().filter(|line| missing(before, line));
     let mut all: Vec<String> = new
         .map(|line| match key(line).as_str() {
-            // The weights belong to the tokens that they were trained on.
+            // The weights depend on the tokens with which they were trained.
             key @ ("tokenizer" | "vocab_size") => {
                 format!("{key} (without effect: the tokenizer of the folder stays)")
             }
@@ -194,10 +197,10 @@ pub(crate) fn changes(before: &str, now: &str) -> Option<String> {
 const COND_DIM: &str = "model.cond_dim";
 const INIT: &str = "model.init";
 
-/// The recipe that a state was saved with. Its values were checked then.
+/// The recipe that a state was saved with. Its values were checked at that time.
 ///
 /// # Errors
-/// [`TrainError::State`] where it cannot be read.
+/// [`TrainError::State`] if it cannot be read.
 pub(crate) fn recipe_of(path: &Path, progress: &Progress) -> Result<Recipe, TrainError> {
     toml::from_str(&progress.recipe).map_err(|error: toml::de::Error| {
         let reason = format!("its recipe cannot be read ({})", error.message());
@@ -205,20 +208,20 @@ pub(crate) fn recipe_of(path: &Path, progress: &Progress) -> Result<Recipe, Trai
     })
 }
 
-/// The configuration that a state holds of a network whose weights came from a checkpoint.
+/// The configuration in a state, for a network whose weights came from a checkpoint.
 ///
 /// # Errors
-/// [`TrainError::State`] where it is not one.
+/// [`TrainError::State`] if it is invalid.
 pub(crate) fn config_of(path: &Path, state: &State) -> Result<Option<ModelConfig>, TrainError> {
     let json = state.progress.config.as_deref();
     let config = json.map(ModelConfig::from_json).transpose();
     config.map_err(|error| unusable(path, error.to_string()))
 }
 
-/// The trained weights of a state, for a network that may have biases which a new one does not.
+/// The trained weights of a state, for a network that may have biases that a new one does not.
 ///
 /// # Errors
-/// [`TrainError::State`] where they are not those of `config`.
+/// [`TrainError::State`] if they do not match `config`.
 pub(crate) fn weights_of(
     path: &Path,
     state: &State,
@@ -227,7 +230,8 @@ pub(crate) fn weights_of(
     weights::checkpoint(&state.raw, config).map_err(|error| unusable(path, error.to_string()))
 }
 
-/// Whether the state's weights mean under `recipe` what they meant when they were trained by `saved`. What else a recipe says may change.
+/// Checks that the state's weights have the same meaning under `recipe` as under `saved`, with which they were trained.
+/// Other settings may change.
 ///
 /// # Errors
 /// [`TrainError::NetworkChanged`].
@@ -236,7 +240,7 @@ pub(crate) fn check_network(
     saved: &Recipe,
     recipe: &Recipe,
 ) -> Result<(), TrainError> {
-    // AR models and SetDLMs have no conditioning, whatever their recipes say.
+    // AR models and SetDLMs have no conditioning, regardless of their recipes.
     let both_conditioned = [saved, recipe].map(|r| r.model.is_conditioned()) == [true; 2];
     let is_same_start = is_same_checkpoint(saved, recipe);
     let changed: Vec<Changed> = meaning(saved)
@@ -258,7 +262,7 @@ pub(crate) fn check_network(
     }
 }
 
-/// The values of a recipe that say what the weights mean, as TOML.
+/// The values of a recipe that give the weights their meaning, as TOML.
 fn meaning(recipe: &Recipe) -> [(&'static str, String); 7] {
     let Model {
         family,
@@ -269,7 +273,7 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 7] {
         // Positions are rotations, and have no weights.
         length: _,
         dropout: _,
-        // A network can go on in blocks or sets of another size.
+        // A network can continue with blocks or sets of another size.
         block_size: _,
         set_size: _,
         max_set_size: _,
@@ -283,7 +287,7 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 7] {
         ("model.blocks", blocks.to_string()),
         ("model.heads", heads.to_string()),
         (COND_DIM, cond_dim.to_string()),
-        // It names the token that opens each document.
+        // Names the token that begins each document.
         ("data.separator", format!("{:?}", recipe.data.separator)),
         (
             INIT,
@@ -293,7 +297,7 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 7] {
     ]
 }
 
-/// Whether two recipes start from the same weights, however their path is written.
+/// Whether two recipes start from the same weights, even if their paths are written differently.
 fn is_same_checkpoint(a: &Recipe, b: &Recipe) -> bool {
     match (&a.model.init, &b.model.init) {
         (Some(a), Some(b)) => is_same_place(a, b),
@@ -307,7 +311,8 @@ pub fn is_same_place(a: &str, b: &str) -> bool {
     a == b || (place(a).is_some() && place(a) == place(b))
 }
 
-/// Whether the tokenizer of the training in `out`, whose network is `hidden` wide, is the one that a state was trained with.
+/// Checks that the tokenizer of the training in `out`, whose network is `hidden` wide, is the one that a state was
+/// trained with.
 ///
 /// # Errors
 /// [`TrainError::TokenizerChanged`], and [`TrainError::State`] for a state without embeddings.
@@ -345,7 +350,7 @@ pub(crate) fn check_tokenizer(
     Ok(())
 }
 
-/// Whether a state has the parameters of the network that its recipe and its tokenizer give.
+/// Checks that a state has the parameters of the network given by its recipe and tokenizer.
 pub(crate) fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), TrainError> {
     let same = |weights: &Weights| {
         weights.len() == wanted.len()
@@ -355,7 +360,7 @@ pub(crate) fn fits(path: &Path, state: &State, wanted: &Weights) -> Result<(), T
                     .is_some_and(|found| found.dims() == values.dims())
             })
     };
-    // There are none before the first step in which a token was masked, and then all.
+    // There are none before the first step with a masked token, and afterwards all of them.
     let complete = state.moments.is_empty() || state.moments.len() == wanted.len();
     let moments = complete
         && state.moments.iter().all(|(name, moments)| {

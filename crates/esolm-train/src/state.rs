@@ -1,8 +1,8 @@
-//! Saved states: everything that a training needs to go on as if it had not stopped.
+//! Saved states: everything that a training needs to continue as if it had not stopped.
 //!
-//! One safetensors file a state: weights, averaged weights and both moments, f32, by the parameters' paths, with its progress
-//! in its metadata. Random numbers and the order of the text follow from the seed and the tokens, so nothing else is to be kept. A file
-//! is whole or not there ([`esolm_checkpoint::atomic`]).
+//! A state is one safetensors file with weights, averaged weights and both moments, in f32, by parameter path, and with
+//! its progress in the metadata. Random numbers and the order of the text follow from the seed and the number of
+//! tokens, so nothing else has to be stored. Files are written atomically ([`esolm_checkpoint::atomic`]).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,34 +17,35 @@ use crate::optimizer::Moments;
 use crate::recipe::Recipe;
 use crate::weights::{Weights, write_f32};
 
-/// Key of the metadata that holds [`Progress`].
+/// Metadata key of [`Progress`].
 const KEY: &str = "esolm_train";
-/// States that are kept, the newest ones.
+/// Number of newest states to keep.
 const KEPT: usize = 2;
 
-/// How far a training is.
+/// How far a training has progressed.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Progress {
-    /// Steps done, of whatever size.
+    /// Steps done, of any size.
     pub step: u64,
-    /// Tokens trained on. What goes by the amount of training goes by them: which text comes next, the schedule, the end.
+    /// Tokens trained on. Everything that depends on the amount of training depends on this: which text comes next, the
+    /// schedule, the end.
     pub tokens: u64,
-    /// Those of them that were trained on while the learning rate rose.
+    /// Tokens trained on during the warm-up of the learning rate.
     pub warmup_tokens: u64,
     /// Seconds spent.
     pub seconds: f64,
     /// The recipe of the last step, as TOML.
     pub recipe: String,
-    /// Digest of the training text ([`crate::data::digest`]); none if an older version saved the state.
+    /// Digest of the training text ([`crate::data::digest`]); `None` for states saved by older versions.
     pub text: Option<String>,
-    /// Digest of the tokenizer.json ([`crate::data::tokenizer_digest`]); none if an older version saved the state.
+    /// Digest of the tokenizer.json ([`crate::data::tokenizer_digest`]); `None` for states saved by older versions.
     pub tokenizer: Option<String>,
-    /// What the network is, as the text of a config.json, where its weights came from a checkpoint. Its vocabulary, mask and ends of texts do
-    /// not follow from the recipe then.
+    /// The network's configuration as the text of a config.json, if its weights came from a checkpoint. In this case
+    /// vocabulary, mask and end-of-text tokens do not follow from the recipe.
     pub config: Option<String>,
 }
 
-/// What a file says of it. Older versions did not write what may be missing.
+/// Progress as stored in a file. Optional fields were not written by older versions.
 #[derive(Deserialize)]
 struct Saved {
     step: u64,
@@ -68,20 +69,21 @@ impl Progress {
         self.tokens += tokens;
     }
 
-    /// What does not make sense ends in a part of a sentence.
+    /// Validates the progress; an error is part of a sentence.
     fn check(saved: Saved) -> Result<Self, String> {
         let Saved { step, seconds, .. } = saved;
-        // Texts are numbered in 32 bits, so no recipe has more steps; what is beyond would overflow where tokens are counted.
+        // Texts are numbered in 32 bits, so no recipe has more steps; larger numbers would overflow when tokens are
+        // counted.
         if step > u64::from(u32::MAX) {
             return Err(format!("its step is {step}"));
         }
-        // Also no number that a duration cannot hold.
+        // Also rejects numbers that do not fit a duration.
         if std::time::Duration::try_from_secs_f64(seconds).is_err() {
             return Err(format!("its time is {seconds} s"));
         }
         let (tokens, warmup_tokens) = match (saved.tokens, saved.warmup_tokens) {
             (Some(tokens), Some(warmup)) => (tokens, warmup),
-            // All steps were counted in the size of the last one.
+            // All steps are assumed to have had the size of the last one.
             _ => {
                 let recipe = Recipe::parse_saved(&saved.recipe, &[])
                     .map_err(|error| format!("it does not say its tokens, and {error}"))?;
@@ -90,7 +92,7 @@ impl Progress {
                 (tokens(step), tokens(warmup))
             }
         };
-        // So many texts of the greatest length.
+        // The maximum number of texts of maximum length.
         if tokens > u64::from(u32::MAX) << 16 || warmup_tokens > tokens {
             return Err(format!(
                 "it counts {tokens} tokens, {warmup_tokens} of them in the warm-up"
@@ -111,20 +113,20 @@ impl Progress {
 
 /// A saved or loaded state.
 pub struct State {
-    /// How far it is.
+    /// Its progress.
     pub progress: Progress,
-    /// The weights that are trained.
+    /// The weights being trained.
     pub raw: Weights,
     /// Their moving average.
     pub ema: Weights,
-    /// What the optimizer remembers.
+    /// The optimizer's state.
     pub moments: BTreeMap<String, Moments>,
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 ///
 /// # Errors
-/// [`TrainError::Io`]; nothing half-written is left, and a file that was there stays as it was.
+/// [`TrainError::Io`]; no incomplete file is left, and an existing file is unchanged.
 pub fn write_whole(path: &Path, bytes: impl AsRef<[u8]>) -> Result<(), TrainError> {
     atomic::write(path, bytes).map_err(|error| TrainError::write(path, error))
 }
@@ -143,7 +145,7 @@ pub fn list(folder: &Path) -> Vec<(u64, PathBuf)> {
     states
 }
 
-/// The error for a state that cannot be gone on from.
+/// The error for a state that cannot be resumed.
 pub(crate) fn unusable(path: &Path, reason: String) -> TrainError {
     TrainError::State {
         path: path.into(),
@@ -165,20 +167,20 @@ fn open(path: &Path) -> Result<(TensorFile, Progress), TrainError> {
 }
 
 impl Progress {
-    /// Reads how far a state is, without its tensors.
+    /// Reads the progress of a state, without its tensors.
     ///
     /// # Errors
-    /// As [`State::load`].
+    /// See [`State::load`].
     pub fn load(path: &Path) -> Result<Self, TrainError> {
         open(path).map(|(_, progress)| progress)
     }
 }
 
 impl State {
-    /// Writes the state into `folder`, which is made if need be, and removes all but the newest ones.
+    /// Writes the state into `folder`, creating it if necessary, and removes all but the newest states.
     ///
     /// # Errors
-    /// [`TrainError::Io`]; older states are untouched then.
+    /// [`TrainError::Io`]; in this case older states are untouched.
     pub fn save(&self, folder: &Path) -> Result<PathBuf, TrainError> {
         fs::create_dir_all(folder).map_err(|e| TrainError::write(folder, e))?;
         let path = folder.join(format!("step-{:08}.safetensors", self.progress.step));
@@ -200,7 +202,7 @@ impl State {
         write().map_err(|error| TrainError::write(&path, error))?;
         let states = list(folder);
         for (_, old) in states.iter().take(states.len().saturating_sub(KEPT)) {
-            // A state too many does no harm.
+            // An extra state does no harm.
             let _ = fs::remove_file(old);
         }
         Ok(path)
@@ -209,7 +211,7 @@ impl State {
     /// Reads a state onto a device.
     ///
     /// # Errors
-    /// A file that cannot be read, is damaged, or holds no training.
+    /// If the file cannot be read, is damaged, or is not a training state.
     pub fn load(path: &Path, device: &Device) -> Result<Self, TrainError> {
         let unusable = |reason: String| unusable(path, reason);
         let damaged = |error: esolm_checkpoint::Error| unusable(error.to_string());
@@ -231,7 +233,7 @@ impl State {
         }
         let mut take = |kind: &str| all.remove(kind).unwrap_or_default();
         let (first, mut second) = (take("moment_1"), take("moment_2"));
-        // A moment that is lost would silently start from zero.
+        // A lost moment would silently start from zero.
         let half = |name: &str| unusable(format!("it holds one moment of {name:?}, not both"));
         let mut moments = BTreeMap::new();
         for (name, first) in first {

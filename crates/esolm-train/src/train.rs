@@ -1,9 +1,9 @@
-//! The loop: text to a Hugging Face folder, step by step, with everything that must survive a stop.
+//! The training loop: from text to a Hugging Face folder, step by step, saving everything that must survive a stop.
 //!
 //! ```text
 //! OUT/recipe.toml      the recipe with every default written out
 //! OUT/tokenizer.json   the tokenizer
-//! OUT/log.jsonl        one JSON object a line: training, validation, end
+//! OUT/log.jsonl        one JSON object per line: training, validation, end
 //! OUT/state/           saved states, the newest two
 //! OUT/model/           the averaged weights of the newest state, as a Hugging Face folder
 //! OUT/curve.svg        the losses over the tokens
@@ -34,12 +34,12 @@ use crate::state::{Progress, State, write_whole};
 use crate::weights::{self, Weights};
 use crate::{Source, TokenizerMark, TrainError, curve, init, memory, resume};
 
-/// What happens in a training, for whoever watches.
+/// Events of a training, for observers.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A line was logged.
     Line(&'a Line),
-    /// A step was done; its loss.
+    /// A step is done.
     Step {
         /// Steps done.
         step: u64,
@@ -55,7 +55,7 @@ pub enum Event<'a> {
 /// How a training ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ended {
-    /// Steps done in all.
+    /// Total steps done.
     pub step: u64,
     /// Whether it was stopped before its last step.
     pub interrupted: bool,
@@ -65,26 +65,26 @@ pub struct Ended {
 
 /// Where and how a training runs.
 pub struct Options<'a> {
-    /// The folder that it lives in.
+    /// The training's folder.
     pub out: &'a Path,
-    /// Go on from the newest state there.
+    /// Resume from the newest state there.
     pub resume: bool,
-    /// Go on although the training text is not the one before.
+    /// Continue even though the training text has changed.
     pub accept_changed_text: bool,
-    /// The checkpoint whose weights a new training starts from; none for random ones. A training that goes on has its own.
+    /// The checkpoint whose weights a new training starts from; `None` for random ones. A resumed training has its own.
     pub init: Option<&'a Source>,
     /// Device of the tensors, without autodiff.
     pub device: Device,
-    /// What the log calls it.
+    /// Name of the device in the log.
     pub device_name: String,
-    /// Becomes true when the training should save and stop after the step under way.
+    /// Set to true to make the training save and stop after the current step.
     pub stop: &'a AtomicBool,
 }
 
-/// Trains a network, or goes on with it, to the end of its recipe or until it is stopped.
+/// Trains a network, or resumes training it, to the end of its recipe or until stopped.
 ///
 /// # Errors
-/// Everything of [`TrainError`]. What was saved before stays.
+/// Any [`TrainError`]. What has been saved before is kept.
 pub fn train(
     recipe: &Recipe,
     options: &Options,
@@ -92,7 +92,7 @@ pub fn train(
 ) -> Result<Ended, TrainError> {
     let mut trainer = Trainer::start(recipe, options, watch)?;
     if options.init.is_some() && trainer.saved.is_none() && recipe.run.validate_every > 0 {
-        // What the checkpoint is worth before anything is learnt.
+        // Shows the checkpoint's quality before anything is learnt.
         trainer.validate(watch)?;
     }
     while !trainer.is_done() && !options.stop.load(Ordering::SeqCst) {
@@ -136,7 +136,7 @@ struct Trainer<'a> {
     _claim: Claim<'a>,
 }
 
-/// What happened since the last line of the log.
+/// What has happened since the last line in the log.
 struct Since {
     started: Instant,
     steps: u64,
@@ -211,7 +211,7 @@ impl<'a> Trainer<'a> {
         let (tokens, tokenizer) = if options.resume && tokenizer_path.exists() {
             let text = fs::read_to_string(&tokenizer_path)
                 .map_err(|e| TrainError::read(&tokenizer_path, e))?;
-            // Its text stays as it is, since the states know it by its digest.
+            // Its text is kept as it is, since states identify it by its digest.
             let text = esolm::documents::normalize(&text).into_owned();
             let tokens = match &origin {
                 Some(origin) => TextTokens::of_model(&text, end, origin)?,
@@ -289,7 +289,7 @@ impl<'a> Trainer<'a> {
         progress.tokenizer = Some(tokenizer_digest);
         progress.config = origin.map(|_| config.to_json());
 
-        // Whatever is refused was refused before this, and has changed nothing.
+        // Anything to be rejected has been rejected by now, without changing anything.
         claim.make(watch)?;
         write_whole(&tokenizer_path, &tokenizer)?;
         write_whole(&out.join("recipe.toml"), &progress.recipe)?;
@@ -343,7 +343,7 @@ impl<'a> Trainer<'a> {
         let mut sum = GradientsAccumulator::new();
         let mut only = None;
         let mut losses = Losses::default();
-        // Earlier steps may have been of another size, and windows of another length.
+        // Earlier steps may have had another size, and windows another length.
         let length = self.recipe.model.length;
         let next = self.progress.tokens.div_ceil(length as u64);
         for micro in 0..run.accumulate as u64 {
@@ -446,7 +446,7 @@ impl<'a> Trainer<'a> {
         self.write(line, watch)
     }
 
-    /// The averaged weights on the hold-out: both losses on every window, with noise that is the same each time.
+    /// Evaluates the averaged weights on the hold-out: both losses on every window, always with the same noise.
     fn validate(&mut self, watch: &mut dyn FnMut(Event)) -> Result<(), TrainError> {
         if self.holdout.is_empty() {
             return Ok(());
@@ -467,7 +467,7 @@ impl<'a> Trainer<'a> {
             sequential: losses.sequential,
         };
         self.write(line, watch)?;
-        // Validation is not training: it does not count in the speed.
+        // Validation is not training, and does not count in the speed.
         self.since.started += started.elapsed();
         Ok(())
     }
@@ -512,7 +512,7 @@ impl<'a> Trainer<'a> {
         {
             self.save(watch)?;
         } else {
-            // The state is there; its model may be of an older run, or gone.
+            // The state exists; its model may be from an older run, or missing.
             self.export()?;
         }
         let interrupted = !self.is_done();
@@ -544,8 +544,9 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// The bound of `texts` under `network`, whatever the training loss weighs: each text meets both losses. Masks and orders depend on the
-/// text's number alone, diffusion times, which are antithetic within a batch, on `batch` too.
+/// The bound of `texts` under `network`, regardless of the weights in the training loss: each text is used for both
+/// losses. Masks and orders depend only on the text's number; diffusion times, which are antithetic within a batch,
+/// also depend on `batch`.
 pub fn evaluate(
     objective: &Objective,
     network: &Network,
@@ -554,7 +555,7 @@ pub fn evaluate(
 ) -> Losses {
     /// Any number will do, as long as it stays the same.
     const SEED: u64 = 0x7661_6c69_6461_7465;
-    // `low_var` is not a bound, and its figures could not be compared with other models'.
+    // `low_var` is not a bound, so its figures could not be compared with those of other models.
     let objective = &Objective {
         kind: LossKind::Elbo,
         ..objective.clone()

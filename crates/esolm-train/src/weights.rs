@@ -1,4 +1,4 @@
-//! Parameters by name: out of a network, into a network, into a file.
+//! Parameters by name: extracted from a network, inserted into a network, written to a file.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -11,10 +11,11 @@ use esolm::network::Network;
 use esolm::network::fold::transpose;
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 
-/// One flat tensor a parameter, by the parameter's path in [`Network`], without autodiff. Matrices lie as Burn holds them, `[in, out]`.
+/// One flat tensor per parameter, by the parameter's path in [`Network`], without autodiff. Matrices are stored as in
+/// Burn, `[in, out]`.
 pub type Weights = BTreeMap<String, Tensor<1>>;
 
-/// The path of the module that is being visited.
+/// The path of the module being visited.
 #[derive(Default)]
 pub(crate) struct Path(Vec<String>);
 
@@ -32,7 +33,7 @@ impl Path {
     }
 }
 
-/// A parameter's values as one row, outside of any graph.
+/// A parameter's values as one row, detached from any graph.
 pub(crate) fn flat<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
     let count = tensor.shape().num_elements();
     tensor.inner().reshape([count])
@@ -57,7 +58,7 @@ pub fn of(network: &Network) -> Weights {
     collect.1
 }
 
-/// The network with other values for its parameters; those that `weights` lacks stay.
+/// The network with its parameters' values replaced; parameters missing from `weights` are unchanged.
 pub fn replace(network: Network, weights: &Weights) -> Network {
     struct Replace<'a>(Path, &'a Weights);
     impl ModuleMapper for Replace<'_> {
@@ -77,7 +78,7 @@ pub fn replace(network: Network, weights: &Weights) -> Network {
     network.map(&mut Replace(Path::default(), weights))
 }
 
-/// The network with all its parameters wanting gradients; it must be on an autodiff device.
+/// The network with gradients required for all parameters; it must be on an autodiff device.
 pub fn trainable(network: Network) -> Network {
     struct Trainable;
     impl ModuleMapper for Trainable {
@@ -88,7 +89,7 @@ pub fn trainable(network: Network) -> Network {
     network.map(&mut Trainable)
 }
 
-/// `values` in the shape of `tensor`, in a graph and wanting a gradient where `tensor` does.
+/// `values` in the shape of `tensor`, requiring a gradient if `tensor` does.
 pub(crate) fn with_values<const D: usize>(tensor: Tensor<D>, values: Tensor<1>) -> Tensor<D> {
     let values = values.reshape(tensor.dims());
     if tensor.device().is_autodiff() {
@@ -98,7 +99,7 @@ pub(crate) fn with_values<const D: usize>(tensor: Tensor<D>, values: Tensor<1>) 
     }
 }
 
-/// The published name of a parameter, without `backbone.`, and whether PyTorch holds it transposed.
+/// The published name of a parameter, without `backbone.`, and whether PyTorch stores its transpose.
 fn published(path: &str) -> (String, bool) {
     let transposed = path.ends_with(".weight") && path != "vocab_embed.weight";
     let mut name = path.replace("vocab_embed.weight", "vocab_embed.embedding");
@@ -118,10 +119,10 @@ fn published(path: &str) -> (String, bool) {
     (name, transposed)
 }
 
-/// The weights as a checkpoint of the published form.
+/// The weights as a checkpoint in the published form.
 ///
 /// # Errors
-/// When they are not those of `config`.
+/// If they do not match `config`.
 pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint, CheckpointError> {
     let mut values: BTreeMap<String, (Vec<f32>, bool)> = weights
         .iter()
@@ -143,7 +144,8 @@ pub fn checkpoint(weights: &Weights, config: &ModelConfig) -> Result<Checkpoint,
     assemble(&tensors, config)
 }
 
-/// The parameters of a network in which those are there that `is_there` says: the published ones, and biases that only some have.
+/// The parameters of a network for which `is_there` is true: the published ones, and biases that only some networks
+/// have.
 pub(crate) fn specs(config: &ModelConfig, is_there: impl Fn(&str) -> bool) -> Vec<ParamSpec> {
     let mut all = config.parameters();
     let biases = config.biases().into_iter().flatten();
@@ -153,10 +155,10 @@ pub(crate) fn specs(config: &ModelConfig, is_there: impl Fn(&str) -> bool) -> Ve
     all
 }
 
-/// A checkpoint of parameters in their published form.
+/// A checkpoint from parameters in their published form.
 ///
 /// # Errors
-/// When they are not those of `config`.
+/// If they do not match `config`.
 pub(crate) fn assemble(
     tensors: &[(ParamSpec, Vec<f32>)],
     config: &ModelConfig,
@@ -185,7 +187,7 @@ pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
         .expect("the tensors of training are f32")
 }
 
-/// Writes a safetensors file of flat f32 tensors and gives its sink back.
+/// Writes a safetensors file of flat f32 tensors and returns its sink.
 pub(crate) fn write_f32<W: Write>(
     sink: W,
     metadata: &[(&str, &str)],

@@ -24,13 +24,13 @@ pub(super) fn run(bytes: &[u8]) -> Result<Pickle, PickleError> {
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// The running instruction and its place, for messages.
+    /// The current instruction and its offset, for messages.
     opcode: u8,
     start: usize,
     nodes: Vec<Node>,
     pool: Vec<Ref>,
     stack: Vec<Ref>,
-    /// Heights of the stack at which marks lie.
+    /// Stack heights at the marks.
     marks: Vec<usize>,
     memo: HashMap<usize, Ref>,
 }
@@ -139,7 +139,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The value that the instruction makes, if it makes one.
+    /// The value that the instruction creates, if any.
     fn value(&mut self) -> Result<Option<Node>, PickleError> {
         Ok(Some(match self.opcode {
             b'N' => Node::None,
@@ -151,7 +151,7 @@ impl<'a> Machine<'a> {
             0x8a => self.long(1)?,
             0x8b => self.long(4)?,
             b'G' => Node::Float(f64::from_be_bytes(self.array()?)),
-            // Texts and bytes.
+            // Strings and bytes.
             0x8c | b'U' | b'C' => self.string(1)?,
             b'X' | b'T' | b'B' => self.string(4)?,
             0x8d | 0x8e | 0x96 => self.string(8)?,
@@ -230,7 +230,7 @@ impl<'a> Machine<'a> {
             .expect("take gives as many bytes as were asked for"))
     }
 
-    /// A number of so many bytes that must fit this machine's memory.
+    /// A number of `bytes` bytes, which must fit into memory.
     fn length(&mut self, bytes: usize) -> Result<usize, PickleError> {
         let mut wide = [0; 8];
         wide[..bytes].copy_from_slice(self.take(bytes)?);
@@ -238,8 +238,8 @@ impl<'a> Machine<'a> {
             .map_err(|_| PickleError::Truncated(self.bytes.len()))
     }
 
-    /// A text or bytes behind a length of so many bytes. The input is at most [`MAX_BYTES`](super::MAX_BYTES) long, so 32 bits are
-    /// enough for the range.
+    /// A string or bytes, preceded by a length of `bytes` bytes. The input is at most [`MAX_BYTES`](super::MAX_BYTES)
+    /// long, so 32 bits are enough for the range.
     fn string(&mut self, bytes: usize) -> Result<Node, PickleError> {
         let length = self.length(bytes)?;
         let start = self.at as u32;
@@ -257,7 +257,8 @@ impl<'a> Machine<'a> {
         Ok(start as u32..(start + length) as u32)
     }
 
-    /// A little-endian two's complement integer behind a length of so many bytes; nothing asks for one longer than 64 bits.
+    /// A little-endian two's complement integer, preceded by a length of `bytes` bytes. Values longer than 64 bits are
+    /// never needed.
     fn long(&mut self, bytes: usize) -> Result<Node, PickleError> {
         let length = self.length(bytes)?;
         let bytes = self.take(length)?;
@@ -284,7 +285,7 @@ impl<'a> Machine<'a> {
         Node::Tuple(start..self.pool.len() as u32)
     }
 
-    /// So many values from the top of the stack, above the last mark, lowest first.
+    /// Pops `count` values from the stack above the last mark, lowest first.
     fn pop_many(&mut self, count: usize) -> Result<Vec<Ref>, PickleError> {
         let floor = self.marks.last().copied().unwrap_or(0);
         match self.stack.len().checked_sub(count) {
@@ -348,7 +349,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A record of what would have been made; only the two dictionaries of the standard library are known to begin empty.
+    /// Records what would have been created. Only the two dictionaries of the standard library are known to start out
+    /// empty.
     fn instantiate(&self, class: Ref, args: Ref) -> Node {
         let name = match &self.nodes[class.0 as usize] {
             Node::Global { module, name } => {

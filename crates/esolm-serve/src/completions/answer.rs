@@ -1,4 +1,4 @@
-//! Answers to `/v1/completions`, whole or as a stream.
+//! Responses to completion requests, complete or as a stream.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -19,17 +19,17 @@ use super::order::Order;
 use crate::error::ApiError;
 use crate::metrics::Metrics;
 
-/// The form of an answer.
+/// The format of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// Of `/v1/completions`.
+    /// For `/v1/completions`.
     Text,
-    /// Of `/v1/chat/completions`.
+    /// For `/v1/chat/completions`.
     Chat,
 }
 
 impl Form {
-    /// What its ids begin with.
+    /// Prefix of ids.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Text => "cmpl",
@@ -37,7 +37,7 @@ impl Form {
         }
     }
 
-    /// What an answer calls itself; a stream's parts are of another kind in chats alone.
+    /// The `object` of a response; only in chats do the parts of a stream have a different one.
     fn object(self, is_stream: bool) -> &'static str {
         match (self, is_stream) {
             (Self::Text, _) => "text_completion",
@@ -47,7 +47,7 @@ impl Form {
     }
 }
 
-/// What all parts of an answer say.
+/// Fields common to all parts of a response.
 #[derive(Clone, Debug)]
 pub struct Head {
     pub form: Form,
@@ -58,7 +58,7 @@ pub struct Head {
     pub seed: u64,
 }
 
-/// An answer, or a part of a stream.
+/// A response, or a part of a stream.
 #[derive(Serialize)]
 struct Part<'a> {
     id: &'a str,
@@ -68,14 +68,14 @@ struct Part<'a> {
     choices: Vec<ChoicePart<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
-    /// Writes the same text again; in digits where JavaScript's numbers would round it.
+    /// The seed that reproduces the text; a string of digits if a JavaScript number would round it.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<serde_json::Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     step: Option<&'a Step>,
 }
 
-/// A choice in it.
+/// A choice in a part.
 #[derive(Serialize)]
 struct ChoicePart<'a> {
     index: usize,
@@ -85,14 +85,14 @@ struct ChoicePart<'a> {
     finish_reason: Option<&'static str>,
 }
 
-/// What a choice says.
+/// The contents of a choice.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Said<'a> {
     Text(&'a str),
-    /// The whole of an answer in a conversation.
+    /// A complete chat message.
     Message(Spoken<'a>),
-    /// What joins one.
+    /// An addition to a chat message.
     Delta(Spoken<'a>),
 }
 
@@ -107,10 +107,10 @@ struct Spoken<'a> {
     reasoning_content: Option<&'a str>,
 }
 
-/// Who answers.
+/// The role of the model.
 const ASSISTANT: Option<&str> = Some("assistant");
 
-/// Tokens of a request and its answer.
+/// Token counts of a request and its response.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Usage {
     pub prompt_tokens: usize,
@@ -140,7 +140,7 @@ impl Head {
     }
 }
 
-/// A piece of a choice; `is_stream` where more may follow.
+/// A piece of a choice; `is_stream` if more may follow.
 fn told<'a>(form: Form, is_stream: bool, index: usize, piece: &'a Piece) -> ChoicePart<'a> {
     let text = &*piece.text;
     let said = match (form, is_stream) {
@@ -167,12 +167,12 @@ fn told<'a>(form: Form, is_stream: bool, index: usize, piece: &'a Piece) -> Choi
     }
 }
 
-/// A completion under way.
+/// A response in progress.
 pub struct Answer {
     head: Head,
     codec: Arc<TextCodec>,
     choices: Vec<(Choice, Option<Writing>)>,
-    /// What an echo tells of each choice before anything is written.
+    /// What is echoed of each choice before anything is generated.
     echoes: Vec<Option<Piece>>,
     prompt_tokens: usize,
     include_usage: bool,
@@ -181,7 +181,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// `writings` has one for each text of the order, `echoed` one for each of its echoes.
+    /// `writings` has one entry per text of the order, `echoed` one per echo.
     pub fn new(
         head: Head,
         ask: &Ask,
@@ -202,7 +202,7 @@ impl Answer {
                 let resolved = writing.as_ref().map(|writing| writing.resolved().clone());
                 let choice = Choice::new(codec.clone(), placed, resolved, ask.logprobs);
                 echoes.push(ask.echo.then(|| {
-                    // Of the opening token nobody hears.
+                    // Clients never see the opening token.
                     let hidden = placed.opening.len();
                     let own = echoed.get(number).map(|echoed| &echoed[hidden..]);
                     choice.echo(&placed.tokens, own.unwrap_or_default())
@@ -231,10 +231,10 @@ impl Answer {
         }
     }
 
-    /// Waits for all choices, and answers with them.
+    /// Waits for all choices and builds the response.
     ///
     /// # Errors
-    /// When one cannot be written.
+    /// If one of them cannot be generated.
     pub async fn whole(mut self) -> Result<Vec<u8>, ApiError> {
         let mut pieces = Vec::with_capacity(self.choices.len());
         for ((choice, writing), echo) in self.choices.iter_mut().zip(&mut self.echoes) {
@@ -266,7 +266,7 @@ impl Answer {
         Ok(serde_json::to_vec(&part).unwrap_or_default())
     }
 
-    /// The stream of its parts, as server-sent events.
+    /// The response as a stream of server-sent events.
     pub fn stream(self) -> Parts {
         Parts {
             answer: self,
@@ -277,7 +277,7 @@ impl Answer {
     }
 }
 
-/// What is sent of a stream. Dropped, it gives up its texts.
+/// A streamed response. Dropping it cancels its texts.
 pub struct Parts {
     answer: Answer,
     ready: VecDeque<Bytes>,
@@ -303,14 +303,14 @@ impl Parts {
         });
     }
 
-    /// What comes before anything is written.
+    /// Sends what comes before any generated text.
     fn begin(&mut self) {
         self.has_begun = true;
         for index in 0..self.answer.choices.len() {
             let is_written = self.answer.choices[index].1.is_some();
             let echo = self.answer.echoes[index].take();
             if self.answer.head.form == Form::Chat {
-                // Clients learn first who speaks.
+                // Clients expect the role first.
                 let head = self.answer.head.clone();
                 let spoken = Spoken {
                     role: ASSISTANT,
@@ -341,7 +341,7 @@ impl Parts {
         }
     }
 
-    /// Takes what is told of a choice.
+    /// Handles an event of a choice.
     fn take(&mut self, index: usize, told: Told) {
         let (choice, writing) = &mut self.answer.choices[index];
         match told {

@@ -1,4 +1,4 @@
-//! What `/v1/completions` is asked for.
+//! Parsing of completion requests.
 
 use esolm::Request;
 use esolm::plan::Schedule;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
 
-/// Fields of OpenAI's completions that ask for something which is not there.
+/// Fields of OpenAI's completions for features that are not supported.
 const FOREIGN: [&str; 9] = [
     "best_of",
     "frequency_penalty",
@@ -21,16 +21,16 @@ const FOREIGN: [&str; 9] = [
     "tools",
     "user",
 ];
-/// Most likely tokens that are told beside each at most.
+/// Maximum number of most likely tokens reported with each token.
 const MOST_LOGPROBS: u64 = 20;
-/// Stop strings at most.
+/// Maximum stop strings.
 const MOST_STOPS: usize = 16;
-/// Choices of a prompt, beyond which no queue is.
+/// Maximum choices per prompt; no queue is larger.
 const MOST_CHOICES: u64 = 1 << 16;
-/// Longest text in tokens that a number may say.
+/// Maximum length of a text in tokens that a field may specify.
 const MOST_TOKENS: u64 = 1 << 20;
 
-/// What texts go on from.
+/// What a text continues.
 #[derive(Clone, Debug)]
 pub enum Prompt {
     Text(String),
@@ -43,22 +43,22 @@ pub struct Ask {
     pub prompts: Vec<Prompt>,
     pub suffix: Option<String>,
     pub max_tokens: Option<usize>,
-    /// Choices of each prompt.
+    /// Choices per prompt.
     pub n: usize,
     pub logprobs: Option<usize>,
     pub echo: bool,
     pub stream: bool,
     pub include_usage: bool,
     pub include_steps: bool,
-    /// What else is asked for: sampling, schedule, stop strings.
+    /// Further options: sampling, schedule, stop strings.
     pub request: Request,
 }
 
 impl Ask {
-    /// Reads the fields but for the model's name, which was taken.
+    /// Parses the fields, except the model's name, which has already been taken.
     ///
     /// # Errors
-    /// Naming the first field that is not usable.
+    /// Naming the first unusable field.
     pub fn read(mut fields: Fields) -> Result<Self, ApiError> {
         let prompts = prompts(fields.take("prompt"))?;
         let suffix = fields.text("suffix")?.filter(|suffix| !suffix.is_empty());
@@ -105,7 +105,7 @@ impl Ask {
     }
 }
 
-/// How an answer is sent.
+/// How a response is sent.
 pub(super) struct Streaming {
     pub stream: bool,
     pub include_usage: bool,
@@ -113,16 +113,16 @@ pub(super) struct Streaming {
 }
 
 impl Streaming {
-    /// Reads the fields `stream` and `stream_options`.
+    /// Parses the fields `stream` and `stream_options`.
     ///
     /// # Errors
-    /// When one of them is not usable, or there are options and no stream.
+    /// If one of them is unusable, or there are options without a stream.
     pub fn read(fields: &mut Fields) -> Result<Self, ApiError> {
         let stream = fields.flag("stream")?;
         let mut options = fields.object("stream_options")?;
         let include_usage = options.flag("include_usage")?;
         let include_steps = options.flag("include_steps")?;
-        // Its own way to hide the length of what is sent.
+        // OpenAI's own way to hide the length of what is sent.
         options.finish(&["include_obfuscation"])?;
         if (include_usage || include_steps) && !stream {
             let message = "stream_options go with a stream; set stream, or leave them out";
@@ -136,12 +136,12 @@ impl Streaming {
     }
 }
 
-/// Choices of each prompt.
+/// Choices per prompt.
 pub(super) fn choices(fields: &mut Fields) -> Result<usize, ApiError> {
     Ok(fields.whole("n", 1, MOST_CHOICES)?.unwrap_or(1))
 }
 
-/// Tokens to write, by the name that a field has.
+/// Number of tokens to generate, from the field with this name.
 pub(super) fn tokens_to_write(
     fields: &mut Fields,
     name: &str,
@@ -212,7 +212,7 @@ fn prompts(value: Option<Value>) -> Result<Vec<Prompt>, ApiError> {
 /// A list of token numbers.
 ///
 /// # Errors
-/// When something else stands in it.
+/// If it contains anything else.
 pub fn tokens(name: &str, items: Vec<Value>) -> Result<Vec<u32>, ApiError> {
     let token = |item: &Value| {
         let number = item.as_u64().and_then(|number| u32::try_from(number).ok());
@@ -263,7 +263,7 @@ fn schedule(fields: &mut Fields) -> Result<Option<Schedule>, ApiError> {
     .transpose()
 }
 
-/// One of the names of a type.
+/// One of the names of an enum.
 fn named<T: DeserializeOwned>(fields: &mut Fields, field: &str) -> Result<Option<T>, ApiError> {
     let Some(name) = fields.text(field)? else {
         return Ok(None);
@@ -274,7 +274,7 @@ fn named<T: DeserializeOwned>(fields: &mut Fields, field: &str) -> Result<Option
     }
 }
 
-/// A number, or its digits where JavaScript would round it.
+/// A number, or a string of digits if JavaScript would round it.
 fn seed(value: Option<Value>) -> Result<Option<u64>, ApiError> {
     let Some(value) = value else {
         return Ok(None);

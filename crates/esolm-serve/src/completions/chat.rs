@@ -1,4 +1,5 @@
-//! `POST /v1/chat/completions`: the checkpoint's chat template makes a prompt of the messages, which is answered as any other.
+//! `POST /v1/chat/completions`: the checkpoint's chat template turns the messages into a prompt, which is then handled
+//! like any other.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use crate::app::Model;
 use crate::error::ApiError;
 use crate::fields::{Fields, wrong};
 
-/// Fields of OpenAI's chats that ask for something which is not there.
+/// Fields of OpenAI's chat completions for features that are not supported.
 const FOREIGN: [&str; 20] = [
     "audio",
     "frequency_penalty",
@@ -35,10 +36,10 @@ const FOREIGN: [&str; 20] = [
 ];
 
 impl Ask {
-    /// Reads the fields of a chat but for the model's name, which was taken.
+    /// Parses the fields of a chat request, except the model's name, which has already been taken.
     ///
     /// # Errors
-    /// Naming the first field that is not usable, or when the messages make no prompt.
+    /// Naming the first unusable field, or if the messages cannot be turned into a prompt.
     pub fn read_chat(mut fields: Fields, model: &Model) -> Result<Self, ApiError> {
         let messages = messages(fields.take("messages"))?;
         let mut own = fields.object("chat_template_kwargs")?;
@@ -94,7 +95,7 @@ impl Ask {
     }
 }
 
-/// The tokens that a conversation begins an answer with.
+/// The prompt tokens of a conversation.
 fn prompt(
     template: &ChatTemplate,
     messages: &[Message],
@@ -169,7 +170,7 @@ fn message((index, item): (usize, Value)) -> Result<Message, ApiError> {
         Some(_) => return Err(at(".reasoning_content must be text")),
     };
     fields.remove("name");
-    // What clients send back of an answer, where it asks for nothing.
+    // Fields of an earlier answer that clients send back; accepted if empty.
     if let Some((name, _)) = fields.iter().find(|(_, value)| match value {
         Value::Null => false,
         Value::Array(items) => !items.is_empty(),

@@ -1,4 +1,4 @@
-//! A choice while it is written: what of its text is known for good.
+//! A choice in progress: the part of its text that is final.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use super::order::Placed;
 pub struct LogProbs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,
-    /// The most likely tokens' texts with theirs; null where none were asked for. Numbers of the same kind as those of the tokens, since
-    /// clients compare them.
+    /// Texts and log-probabilities of the most likely tokens; null if not requested. Of the same numeric type as those
+    /// of the tokens, since clients compare them.
     top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
-    /// Characters before each token, counted from the beginning of the prompt.
+    /// Number of characters before each token, counted from the beginning of the prompt.
     text_offset: Vec<usize>,
 }
 
-/// What is new of a choice.
+/// What has been added to a choice.
 #[derive(Debug, Default)]
 pub struct Piece {
     pub text: String,
@@ -33,7 +33,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Whether it tells nothing.
+    /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
         let tokens = self
             .logprobs
@@ -47,20 +47,20 @@ impl Piece {
 pub struct Choice {
     codec: Arc<TextCodec>,
     resolved: Option<Arc<Resolved>>,
-    /// Where what is written begins and ends.
+    /// Range of the generated tokens.
     start: usize,
     end: usize,
-    /// As far as they are known, in natural order.
+    /// Known tokens, in natural order.
     tokens: Vec<u32>,
     log_probs: Vec<Option<LogProb>>,
-    /// How many likely tokens are told beside each.
+    /// How many of the most likely tokens to report with each token.
     top: Option<usize>,
     prompt: String,
-    /// The prompt with the token that opens it, which a tokenizer may show.
+    /// The prompt including its opening token, which a tokenizer may render as text.
     opened: String,
-    /// Bytes of the completion, and tokens of the text, that were sent.
+    /// Bytes of the completion, and tokens of the text, that have been sent.
     sent: (usize, usize),
-    /// Tokens that were written.
+    /// Number of generated tokens.
     pub written: usize,
 }
 
@@ -89,13 +89,13 @@ impl Choice {
         choice
     }
 
-    /// Whether the model may still begin the text anew, so that nothing of it is known for good before its end.
+    /// Whether the text may still be redrawn, so that nothing is final before its end.
     fn may_begin_anew(&self) -> bool {
         let resolved = self.resolved.as_ref();
         resolved.is_some_and(|resolved| !resolved.given.word_ends.is_empty())
     }
 
-    /// The text begins, or begins anew.
+    /// The text starts, or starts over.
     pub fn begin(&mut self) {
         let Some(resolved) = &self.resolved else {
             return;
@@ -107,7 +107,7 @@ impl Choice {
         self.log_probs = vec![None; self.tokens.len()];
     }
 
-    /// A step of it was taken. Gives what became known for good.
+    /// Processes a step, and returns what has become final.
     pub fn step(&mut self, step: &Step, log_probs: Vec<LogProb>) -> Piece {
         let mut log_probs = log_probs.into_iter();
         for revealed in &step.revealed {
@@ -121,7 +121,7 @@ impl Choice {
             return Piece::default();
         };
         let mut watch = resolved.watch(0, self.tokens.clone(), Some(&self.codec));
-        // Once it has ended the whole of it comes.
+        // Once the text has ended, `finish` sends the rest.
         if watch.look() {
             return Piece::default();
         }
@@ -133,7 +133,7 @@ impl Choice {
         let completion = self.completion(&text);
         let kept = completion.len() - held_back(completion, &resolved.stop.strings);
         let text = completion[..kept].to_string();
-        // The end-of-text token is told, and nothing after it.
+        // The end-of-text token is included, but nothing after it.
         let body = until_eos(
             &self.tokens[..known],
             resolved.given.until[0],
@@ -142,7 +142,7 @@ impl Choice {
         .len();
         let mut known = known.min(body + 1);
         if kept < completion.len() {
-            // Tokens that may be those of a stop string are held back with their text.
+            // Tokens that may belong to a stop string are held back along with their text.
             let says_more = |count: usize| {
                 let text = self.codec.decode_plain(&self.tokens[..count]);
                 self.completion(&text).len() > kept
@@ -154,14 +154,14 @@ impl Choice {
         self.piece(&text, known)
     }
 
-    /// It is written. Gives what was not sent before.
+    /// The text is finished; returns what has not been sent yet.
     pub fn finish(&mut self, written: Written) -> Piece {
         self.tokens = written.tokens;
         self.log_probs = written.log_probs;
         let end = self.tokens.len().min(self.end);
         let is_cut = end < self.tokens.len();
         let text = match is_cut {
-            // A suffix, or the rest of a block.
+            // Without a suffix, or the rest of a block.
             true => self.codec.decode_plain(&self.tokens[..end]),
             false => written.text,
         };
@@ -177,16 +177,16 @@ impl Choice {
         }
     }
 
-    /// What comes after the prompt in a text.
+    /// The part of a text after the prompt.
     fn completion<'t>(&self, text: &'t str) -> &'t str {
         after(&self.opened, text)
     }
 
-    /// What was not sent of the completion `text`, and of the first `known` tokens.
+    /// The part of the completion `text`, and of the first `known` tokens, that has not been sent.
     fn piece(&mut self, text: &str, known: usize) -> Piece {
         let (bytes, first) = self.sent;
         let first = first.min(self.tokens.len());
-        // A tokenizer that writes earlier text otherwise once more is known cannot take back what was sent.
+        // If a tokenizer renders earlier text differently once more is known, what has been sent cannot be taken back.
         let fresh = text.get(bytes..).unwrap_or_default().to_string();
         self.sent = (bytes.max(text.len()), known.max(first));
         let logprobs = self.top.map(|top| {
@@ -207,7 +207,7 @@ impl Choice {
         }
     }
 
-    /// The prompt itself, as an echo tells it, with what its tokens scored.
+    /// The echo of the prompt itself, with the log-probabilities of its tokens.
     pub fn echo(&self, tokens: &[u32], log_probs: &[Option<LogProb>]) -> Piece {
         Piece {
             text: self.prompt.clone(),
@@ -255,7 +255,7 @@ impl LogProbs {
         told
     }
 
-    /// Adds what comes after.
+    /// Appends the log-probabilities that follow.
     pub fn append(&mut self, mut other: Self) {
         self.tokens.append(&mut other.tokens);
         self.token_logprobs.append(&mut other.token_logprobs);
@@ -266,7 +266,7 @@ impl LogProbs {
     }
 }
 
-/// A token's text, or its number where it is but a part of a character or has none.
+/// A token's text, or its number if it is only part of a character or has no text.
 fn said(codec: &TextCodec, token: u32) -> String {
     let text = codec.decode(&[token]);
     match text.is_empty() || text.contains(char::REPLACEMENT_CHARACTER) {
@@ -279,15 +279,15 @@ fn numbered(token: u32) -> String {
     format!("token:{token}")
 }
 
-/// What comes after a prompt in a text, which begins with it as far as its tokens say it the same beside those that follow: half a
-/// character at its end may have become a whole one.
+/// The part of a text after the prompt. The text begins with the prompt only as far as its tokens decode in the same
+/// way when followed by others: an incomplete character at the end may have become a complete one.
 fn after<'t>(prompt: &str, text: &'t str) -> &'t str {
     let same = text.chars().zip(prompt.chars()).take_while(|(a, b)| a == b);
     let bytes = same.map(|(own, _)| own.len_utf8()).sum();
     &text[bytes..]
 }
 
-/// Bytes at the end of a text that may be the beginning of a stop string.
+/// Number of bytes at the end of a text that may be the beginning of a stop string.
 fn held_back(text: &str, stops: &[String]) -> usize {
     let longest = |stop: &String| {
         let ends = stop.char_indices().map(|(end, _)| end).rev();

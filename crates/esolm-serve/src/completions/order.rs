@@ -1,4 +1,4 @@
-//! From what is asked for to texts of the running batch.
+//! Turns requests into texts for the running batch.
 
 use esolm::config::Family;
 use esolm::text::TextCodec;
@@ -7,46 +7,46 @@ use esolm::{Echo, Request, Serving, TextRequest};
 use super::ask::{Ask, Prompt};
 use crate::error::{ApiError, too_long};
 
-/// Tokens that a text is given where nobody says how many, as OpenAI has it.
+/// Default number of tokens to generate, as in OpenAI's API.
 const USUAL_TOKENS: usize = 16;
 
-/// A prompt that was turned into tokens.
+/// A tokenized prompt.
 pub struct Placed {
     /// The client's own tokens.
     pub tokens: Vec<u32>,
-    /// The opening token in front of them, of which no client hears.
+    /// The opening token before them, which clients never see.
     pub opening: Vec<u32>,
-    /// Tokens to write.
+    /// Number of tokens to generate.
     pub max_tokens: usize,
 }
 
 impl Placed {
-    /// Where the first token is written.
+    /// Position of the first generated token.
     pub fn start(&self) -> usize {
         self.opening.len() + self.tokens.len()
     }
 
-    /// All tokens that stand before what is written.
+    /// All tokens before the generated ones.
     pub fn given(&self) -> Vec<u32> {
         self.opening.iter().chain(&self.tokens).copied().collect()
     }
 }
 
-/// What the batch is asked for.
+/// What the batch is asked to do.
 pub struct Order {
-    /// One for each prompt.
+    /// One per prompt.
     pub placed: Vec<Placed>,
     /// The choices, prompt by prompt.
     pub texts: Vec<TextRequest>,
-    /// The prompts whose log-probabilities are told, all of them or none.
+    /// The prompts whose log-probabilities are requested: all or none.
     pub echoes: Vec<Echo>,
 }
 
 impl Order {
-    /// Makes tokens of the prompts, and checks that they fit the model.
+    /// Tokenizes the prompts, and checks that they fit the model.
     ///
     /// # Errors
-    /// Naming the field that is not usable.
+    /// Naming the unusable field.
     pub fn new(ask: &Ask, serving: &Serving, codec: &TextCodec) -> Result<Self, ApiError> {
         let scored = match (ask.echo, ask.logprobs) {
             (true, Some(_)) => ask.prompts.len(),
@@ -92,7 +92,7 @@ impl Order {
         Ok(order)
     }
 
-    /// A prompt, and what comes after it.
+    /// Adds a continuation of a prompt.
     fn continuation(
         &mut self,
         ask: &Ask,
@@ -106,7 +106,7 @@ impl Order {
                 .map_err(|error| ApiError::field("prompt", error.to_string()))?,
             Prompt::Tokens(tokens) => tokens.clone(),
         };
-        // A client that opens its text by itself needs no second opening.
+        // If the client's text already starts with the opening token, do not add another one.
         let opening = (ask.request).opening(config, Some(codec));
         let opening = opening.filter(|opening| tokens.first() != Some(opening));
         let mut placed = Placed {
@@ -127,7 +127,7 @@ impl Order {
         }
         let own = ask.request.block_size.or(config.block_size);
         let block = match config.family {
-            // The last block of a decoder may be short.
+            // A decoder's last block may be shorter.
             Family::Bd3Lm if config.decoder.is_none() => own.map_or(1, |block| block.max(1)),
             _ => 1,
         };
@@ -150,7 +150,7 @@ impl Order {
         Ok(placed)
     }
 
-    /// What comes between a prompt and a suffix: the infill that `esolm sample` makes of them.
+    /// Adds the text between a prompt and a suffix, using the same infill as `esolm sample`.
     fn infill(
         &mut self,
         ask: &Ask,
@@ -184,12 +184,12 @@ impl Order {
         Ok(Placed {
             tokens,
             opening: opening.into_iter().collect(),
-            // The plan's to check.
+            // Checked by the plan.
             max_tokens,
         })
     }
 
-    /// What every text is asked for; its number is its index among the choices.
+    /// The part common to all texts; a text's number is its index among the choices.
     fn next(&self, ask: &Ask) -> Request {
         Request {
             first: self.texts.len() as u32,
@@ -198,7 +198,7 @@ impl Order {
     }
 }
 
-/// Text in which no sign of a template means anything.
+/// Escapes all special characters of a template.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,8 +1,9 @@
 //! Rotary attention over prefixes, and its gradient.
 //!
-//! Every mask of the Eso-LM family is a prefix and a range around the own row: row r of a sequence attends to the leading `prefix[r]`
-//! context rows, and beyond them to the rows `own[r]`, itself among them. So no mask is built on the CPU, and scores beyond a block's longest prefix are never computed. The scores are
-//! computed again in the backward pass, a block of rows at a time, so that they never leave a core's cache.
+//! Every mask of the Eso-LM family is a prefix and a range around the row itself: row r of a sequence attends to the
+//! leading `prefix[r]` context rows, and beyond them to the rows `own[r]`, which include itself. No mask is therefore
+//! built on the CPU, and scores beyond a block's longest prefix are never computed. The scores are recomputed in the
+//! backward pass, a block of rows at a time, so that they never leave a core's cache.
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use rayon::prelude::*;
 const BLOCK: usize = 64;
 /// Rows whose own ranges are computed together; divides [`BLOCK`].
 const NEAR: usize = 16;
-/// Score of what may not be attended, as in [`esolm::network`].
+/// Score of excluded columns, as in [`esolm::network`].
 const EXCLUDED: f32 = -1e30;
 
 /// The rows of one sequence.
@@ -24,11 +25,11 @@ const EXCLUDED: f32 = -1e30;
 pub struct Span {
     /// Number of rows.
     pub rows: usize,
-    /// How many of them, the first ones, are context that others may attend to.
+    /// How many of them, from the first on, are context that others may attend to.
     pub context: usize,
 }
 
-/// Who attends to whom, and where everyone stands.
+/// Which rows attend to which, and the rows' positions.
 #[derive(Debug, Clone)]
 pub struct Table {
     /// Number of heads.
@@ -37,9 +38,10 @@ pub struct Table {
     pub head_dim: usize,
     /// The sequences, in the order of their rows.
     pub spans: Vec<Span>,
-    /// `[R]`: how many leading context rows of its sequence a row attends to.
+    /// `[R]`: number of leading context rows of its sequence that a row attends to.
     pub prefix: Vec<u32>,
-    /// `[R]`: the rows of its sequence that it attends to beyond those, itself among them; empty where its prefix holds it.
+    /// `[R]`: the rows of its sequence that it attends to beyond those, including itself; empty if it is within its
+    /// prefix.
     pub own: Vec<[u32; 2]>,
     /// Cosines of the rotary angles, `[R, head_dim / 2]`.
     pub cos: Vec<f32>,
@@ -47,7 +49,7 @@ pub struct Table {
     pub sin: Vec<f32>,
 }
 
-/// A matrix of [`product`]: values with the steps between rows and between columns.
+/// A matrix argument of [`product`]: values, and the strides between rows and between columns.
 #[derive(Clone, Copy)]
 struct Matrix<'a> {
     values: &'a [f32],
@@ -79,7 +81,8 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// `out` `[m, n]`, rows `width` apart, = `a` `[m, k]` `b` `[k, n]`, added to what is there where `add`; on this thread.
+/// `out` `[m, n]` = `a` `[m, k]` `b` `[k, n]`, with rows of `out` `width` apart, added to the previous contents if
+/// `add`; on the current thread.
 fn product([m, n, k]: [usize; 3], out: &mut [f32], width: usize, add: bool, a: Matrix, b: Matrix) {
     if m == 0 || n == 0 {
         return;
@@ -91,7 +94,8 @@ fn product([m, n, k]: [usize; 3], out: &mut [f32], width: usize, add: bool, a: M
     }
     assert!(n <= width && (m - 1) * width + n <= out.len());
     assert!(a.holds(m, k) && b.holds(k, n));
-    // SAFETY: the assertions above keep every element that gemm touches inside the slices, and `out` is borrowed alone.
+    // SAFETY: the assertions above keep every element that gemm touches inside the slices, and `out` is borrowed
+    // exclusively.
     unsafe {
         gemm::gemm(
             m,
@@ -125,7 +129,7 @@ struct Head {
     v: Vec<f32>,
 }
 
-/// What one sequence's rows read.
+/// The inputs of one sequence's rows.
 struct Rows<'a> {
     table: &'a Table,
     context: usize,
@@ -141,7 +145,7 @@ impl Rows<'_> {
         self.prefix.len()
     }
 
-    /// What the own ranges of some rows span.
+    /// The rows spanned by the own ranges of some rows.
     fn near(&self, rows: Range<usize>) -> Range<usize> {
         let own = self.own[rows].iter().filter(|[start, end]| start < end);
         let (start, end) = own.fold((u32::MAX, 0), |(least, most), &[start, end]| {
@@ -150,14 +154,15 @@ impl Rows<'_> {
         (start.min(end) as usize)..end as usize
     }
 
-    /// The most that the own ranges of any [`NEAR`] rows span.
+    /// The largest number of rows spanned by the own ranges of any [`NEAR`] rows.
     fn width(&self) -> usize {
         let starts = (0..self.count()).step_by(NEAR);
         let spans = starts.map(|first| self.near(first..(first + NEAR).min(self.count())).len());
         spans.max().unwrap_or(0)
     }
 
-    /// The rows `first..first + n` in parts of [`NEAR`]: each part's rows, counted from `first`, and what their own ranges span.
+    /// The rows `first..first + n` in parts of [`NEAR`]: each part's rows, relative to `first`, and the rows spanned by
+    /// their own ranges.
     fn parts(&self, first: usize, n: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
         (0..n).step_by(NEAR).map(move |start| {
             let part = start..(start + NEAR).min(n);
@@ -197,14 +202,14 @@ impl Rows<'_> {
         }
     }
 
-    /// Longest prefix among rows of a block.
+    /// Longest prefix among the rows of a block.
     fn reach(&self, rows: Range<usize>) -> usize {
         let longest = self.prefix[rows].iter().max();
         longest.map_or(0, |&p| p as usize)
     }
 
-    /// Attention probabilities of the rows `first..first + n`: `scores` `[n, reach]`, and `own` `[n, width]` for the rows that the own
-    /// ranges of their part span.
+    /// Attention probabilities of the rows `first..first + n`: `scores` `[n, reach]`, and `own` `[n, width]` for the
+    /// rows spanned by the own ranges of their part.
     fn probabilities(
         &self,
         head: &Head,
@@ -374,7 +379,7 @@ impl Rows<'_> {
         }
     }
 
-    /// Turns the gradients of one head back and puts them in their columns of `[rows, 3d]`.
+    /// Rotates the gradients of one head back, and writes them to its columns of `[rows, 3d]`.
     fn store(&self, head: usize, [dq, dk, dv]: [&[f32]; 3], out: &mut [f32]) {
         let dim = self.table.head_dim;
         let d = self.table.heads * dim;
@@ -396,7 +401,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sum_of(a, b, |a, b| a * b)
 }
 
-/// Turns each pair (i, i + dim / 2) by its angle, times `scale`.
+/// Rotates each pair (i, i + dim / 2) by its angle, times `scale`.
 fn rotate(x: &[f32], cos: &[f32], sin: &[f32], scale: f32, out: &mut [f32]) {
     let half = cos.len();
     let ((a, b), (first, second)) = (x.split_at(half), out.split_at_mut(half));
@@ -406,7 +411,7 @@ fn rotate(x: &[f32], cos: &[f32], sin: &[f32], scale: f32, out: &mut [f32]) {
     }
 }
 
-/// The transposed of [`rotate`].
+/// The transpose of [`rotate`].
 fn rotate_back(x: &[f32], cos: &[f32], sin: &[f32], scale: f32, out: &mut [f32]) {
     let half = cos.len();
     let ((a, b), (first, second)) = (x.split_at(half), out.split_at_mut(half));
@@ -417,7 +422,7 @@ fn rotate_back(x: &[f32], cos: &[f32], sin: &[f32], scale: f32, out: &mut [f32])
 }
 
 impl Table {
-    /// Each sequence with its part of an output whose rows are `width` wide.
+    /// Each sequence, with its part of an output whose rows are `width` wide.
     fn sequences<'a>(
         &'a self,
         qkv: &'a [f32],
@@ -446,7 +451,7 @@ impl Table {
         all
     }
 
-    /// `qkv` `[R, 3d]` to `out` `[R, d]`.
+    /// Computes `out` `[R, d]` from `qkv` `[R, 3d]`.
     pub fn forward(&self, qkv: &[f32], out: &mut [f32]) {
         let width = self.heads * self.head_dim;
         self.sequences(qkv, out, width)
@@ -454,7 +459,7 @@ impl Table {
             .for_each(|(rows, _, out)| rows.forward(out));
     }
 
-    /// Gradient for `qkv` from `grad` `[R, d]`.
+    /// Computes the gradient of `qkv` from `grad` `[R, d]`.
     pub fn backward(&self, qkv: &[f32], grad: &[f32], out: &mut [f32]) {
         let width = self.heads * self.head_dim;
         self.sequences(qkv, out, 3 * width)
@@ -465,7 +470,7 @@ impl Table {
             });
     }
 
-    /// Sequences of one form that follow each other: number of sequences, their form, first row.
+    /// Consecutive sequences of the same shape: number of sequences, their shape, first row.
     fn groups(&self) -> Vec<(usize, Span, usize)> {
         let mut groups: Vec<(usize, Span, usize)> = Vec::new();
         let mut row = 0;
@@ -480,9 +485,9 @@ impl Table {
     }
 }
 
-/// The same of Burn's operations: sequences of one form go together, `[B, heads, rows, context + 1]` scores, the last column being a
-/// row's own where its prefix does not hold it; `[B, heads, rows, rows]` where own ranges have more than one row. The mask is broadcast
-/// over the heads.
+/// The same with Burn's operations. Sequences of the same shape are batched: scores are `[B, heads, rows, context +
+/// 1]`, where the last column is a row's own if its prefix does not include it, or `[B, heads, rows, rows]` if own
+/// ranges have more than one row. The mask is broadcast over the heads.
 pub fn composed(qkv: Tensor<2>, table: &Table) -> Tensor<2> {
     let device = &qkv.device();
     let (heads, dim) = (table.heads, table.head_dim);

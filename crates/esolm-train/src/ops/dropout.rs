@@ -1,11 +1,11 @@
-//! Dropout whose mask is counted, not remembered: entry i of layer l in micro-batch m of a seed is dropped or not, on every device and
-//! however a training was stopped in between.
+//! Dropout with a counter-based mask instead of a stored one: whether entry i of layer l in micro-batch m is dropped
+//! depends only on these and the seed, on every device and regardless of interruptions of the training.
 
 use burn::tensor::{Tensor, TensorData};
 use esolm::cpu::math::for_chunks;
 use esolm::rng::{key, philox4x32};
 
-/// Entries that a task takes at once, a multiple of the four numbers of a counter.
+/// Entries per task, a multiple of the four numbers per counter.
 const CHUNK: usize = 1 << 14;
 /// Domain word, so that no counter is shared with other random numbers.
 const DOMAIN: u32 = 0x6472_6f70;
@@ -17,14 +17,14 @@ pub struct Dropout {
     pub seed: u64,
     /// Number of the micro-batch.
     pub micro_batch: u32,
-    /// Number of the place in the network.
+    /// Index of the place in the network.
     pub layer: u32,
-    /// Share of the entries that are dropped, in [0, 1).
+    /// Fraction of the entries that are dropped, in [0, 1).
     pub probability: f64,
 }
 
 impl Dropout {
-    /// The same of another place.
+    /// The same for another place.
     pub fn at(self, layer: u32) -> Self {
         Self { layer, ..self }
     }
@@ -52,7 +52,7 @@ impl Dropout {
     }
 }
 
-/// The same of Burn's operations, over factors made on the CPU.
+/// The same with Burn's operations, using factors computed on the CPU.
 pub fn composed(x: Tensor<2>, dropout: Dropout) -> Tensor<2> {
     let [rows, width] = x.dims();
     let ones = vec![1.0; rows * width];

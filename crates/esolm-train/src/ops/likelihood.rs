@@ -1,10 +1,10 @@
-//! -log p of given tokens, the mask token left out.
+//! -log p of given tokens, excluding the mask token.
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 use esolm::cpu::math::{exp_sum, for_chunks, max};
 
-/// Which token each scored row should have given.
+/// The target token of each scored row.
 #[derive(Debug, Clone)]
 pub struct Targets {
     /// `[S]`; none of them is the mask token.
@@ -13,11 +13,11 @@ pub struct Targets {
     pub mask_index: usize,
 }
 
-/// Logit of what is excluded, as the published code sets it (`neg_infinity`, trainer_base.py).
+/// Logit of excluded tokens, as in the published code (`neg_infinity`, trainer_base.py).
 const EXCLUDED: f32 = -1e6;
 
 impl Targets {
-    /// e^(logit - top) of a row into `scratch`, with the row's top and the sum of these.
+    /// Writes e^(logit - top) of a row to `scratch`; returns the row's maximum `top` and their sum.
     fn exponentials(&self, logits: &[f32], scratch: &mut Vec<f32>) -> (f32, f32) {
         scratch.clear();
         scratch.extend_from_slice(logits);
@@ -26,7 +26,7 @@ impl Targets {
         (top, exp_sum(scratch, top))
     }
 
-    /// `logits` `[S, V]` to `out` `[S]`.
+    /// Computes `out` `[S]` from `logits` `[S, V]`.
     pub fn forward(&self, logits: &[f32], out: &mut [f32]) {
         let vocabulary = logits.len() / out.len().max(1);
         for_chunks(out, 16, logits.len(), |i, out| {
@@ -40,7 +40,7 @@ impl Targets {
         });
     }
 
-    /// grad (softmax - one hot of the target), zero in the mask token's column.
+    /// grad (softmax - one-hot of the target), zero in the mask token's column.
     pub fn backward(&self, logits: &[f32], grad: &[f32], out: &mut [f32]) {
         let vocabulary = logits.len() / grad.len().max(1);
         for_chunks(out, 16 * vocabulary, logits.len(), |i, out| {
@@ -59,7 +59,7 @@ impl Targets {
     }
 }
 
-/// The same of Burn's operations.
+/// The same with Burn's operations.
 pub fn composed(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
     let device = &logits.device();
     let [rows, vocabulary] = logits.dims();
@@ -67,7 +67,7 @@ pub fn composed(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
     column[targets.mask_index] = 1.0;
     let column = Tensor::<1>::from_floats(column.as_slice(), device).unsqueeze::<2>();
     let logits = logits * (column.clone() * -1.0 + 1.0) + column * EXCLUDED;
-    // Picked from one long row: Burn's gather needs 64-bit integers in shaders, which few GPUs offer.
+    // Selected from one long row, since Burn's gather needs 64-bit integers in shaders, which few GPUs support.
     let places = targets.tokens.iter().enumerate();
     let places = places.map(|(row, &token)| (row * vocabulary) as i32 + token as i32);
     let places = TensorData::new(places.collect::<Vec<i32>>(), [rows]);

@@ -1,9 +1,9 @@
-//! The operations between matrix products, with gradients of their own.
+//! The operations between matrix products, with hand-written gradients.
 //!
-//! Composed of Burn's elementary operations, each of these would pass over the activations five to fifteen times, forward and
-//! backward, which on a CPU costs more than the products. So on Burn's CPU backend (Flex) each is one operation of the autodiff
-//! graph, a loop over host memory; on every other device the same functions compose Burn's operations. Tests hold the two against
-//! each other, values and gradients.
+//! Composed of Burn's elementary operations, each of these would pass over the activations five to fifteen times,
+//! forward and backward, which on a CPU costs more than the products. On Burn's CPU backend (Flex) each is therefore a
+//! single operation in the autodiff graph, a loop over host memory; on other devices the same functions are composed of
+//! Burn's operations. Tests compare the two, values and gradients.
 
 mod attention;
 mod dropout;
@@ -27,7 +27,8 @@ pub use attention::{Span, Table};
 pub use dropout::Dropout;
 pub use likelihood::Targets;
 
-/// What Flex computes in one go. Activations are `[R, width]`, rows of all sequences one after another.
+/// Operations that Flex computes in a single pass. Activations are `[R, width]`, with the rows of all sequences
+/// concatenated.
 #[backend_extension(Flex, Autodiff)]
 pub trait RowOps: Backend {
     /// (x - mean) / sqrt(var + 1e-5) of each row.
@@ -46,7 +47,7 @@ pub trait RowOps: Backend {
         grad: FloatTensor<Self>,
         table: Arc<Table>,
     ) -> FloatTensor<Self>;
-    /// Each entry times its factor of [`Dropout`], which is its own gradient's too.
+    /// Multiplies each entry by its factor of [`Dropout`]; the gradient is the same operation.
     fn drop_out(x: FloatTensor<Self>, dropout: Dropout) -> FloatTensor<Self>;
     /// -log p of each row's target: logits `[S, V]` to `[S]`.
     fn nll(logits: FloatTensor<Self>, targets: Arc<Targets>) -> FloatTensor<Self>;
@@ -58,7 +59,7 @@ pub trait RowOps: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Applies `f` to the values of `inputs`, all of them `[.., width]`, where `f(inputs, out)` fills an output of shape `shape`.
+/// Applies `f` to the values of `inputs`, all `[.., width]`; `f(inputs, out)` fills an output with shape `shape`.
 fn over<const N: usize>(
     inputs: [FlexTensor; N],
     shape: Vec<usize>,
@@ -138,7 +139,7 @@ impl RowOps for Flex {
     }
 }
 
-/// A backward step that needs the operation's input and one argument beside the output's gradient.
+/// A backward step that needs the operation's input and one argument, in addition to the output's gradient.
 trait Gradient<B: RowOps>: Clone + Send + Debug + 'static {
     fn gradient(self, input: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B>;
 }
@@ -157,7 +158,7 @@ impl<B: RowOps, G: Gradient<B>> Backward<B, 1> for Step<G> {
     }
 }
 
-/// Puts an operation with one input into the graph.
+/// Adds an operation with one input to the graph.
 fn tracked<B: RowOps, C: CheckpointStrategy, G: Gradient<B>>(
     input: FloatTensor<Autodiff<B, C>>,
     gradient: G,
@@ -179,7 +180,7 @@ struct Normalise;
 struct Gelu;
 #[derive(Clone, Debug)]
 struct Attend(Arc<Table>);
-/// A step that needs no input: the mask is drawn again.
+/// A step that needs no input: the mask is recomputed.
 #[derive(Debug)]
 struct DropStep;
 
@@ -220,7 +221,7 @@ impl<B: RowOps> Gradient<B> for Nll {
     }
 }
 
-/// As Burn answers for its own gradients of first order.
+/// The same restriction as for Burn's own first-order gradients.
 const TWICE: &str = "the gradients of these operations cannot be differentiated again";
 
 impl<B: RowOps, C: CheckpointStrategy> RowOps for Autodiff<B, C> {
@@ -279,7 +280,7 @@ impl<B: RowOps, C: CheckpointStrategy> RowOps for Autodiff<B, C> {
     }
 }
 
-/// Whether tensors of this device live in host memory, where [`RowOps`] is.
+/// Whether this device's tensors are in host memory, where [`RowOps`] is available.
 pub fn on_host(device: &Device) -> bool {
     device.clone().inner() == Device::flex()
 }
@@ -294,7 +295,7 @@ pub fn normalise(x: Tensor<2>) -> Tensor<2> {
     centred / (variance + 1e-5).sqrt()
 }
 
-/// GELU in its tanh form, entry by entry.
+/// Elementwise GELU in its tanh form.
 pub fn gelu(x: Tensor<2>) -> Tensor<2> {
     if on_host(&x.device()) {
         return Tensor::from_dispatch(<Dispatch as RowOps>::gelu_tanh(x.into_dispatch()));
@@ -311,7 +312,7 @@ pub fn attend(qkv: Tensor<2>, table: &Arc<Table>) -> Tensor<2> {
     attention::composed(qkv, table)
 }
 
-/// `x` `[R, width]` with a share of its entries zero and the others larger by as much.
+/// `x` `[R, width]` with a fraction of its entries set to zero and the others scaled up accordingly.
 pub fn drop_out(x: Tensor<2>, dropout: Dropout) -> Tensor<2> {
     if on_host(&x.device()) {
         let out = <Dispatch as RowOps>::drop_out(x.into_dispatch(), dropout);
@@ -320,7 +321,7 @@ pub fn drop_out(x: Tensor<2>, dropout: Dropout) -> Tensor<2> {
     dropout::composed(x, dropout)
 }
 
-/// -log p of each row's target under `logits` `[S, V]` with the mask token left out: `[S]`.
+/// -log p of each row's target given `logits` `[S, V]`, excluding the mask token: `[S]`.
 pub fn nll(logits: Tensor<2>, targets: &Arc<Targets>) -> Tensor<1> {
     if on_host(&logits.device()) {
         let out = <Dispatch as RowOps>::nll(logits.into_dispatch(), targets.clone());

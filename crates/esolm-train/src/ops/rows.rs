@@ -1,8 +1,8 @@
-//! Loops over rows: norm and GELU with their gradients.
+//! Loops over rows: norm and GELU, with their gradients.
 
 use esolm::cpu::math::{for_chunks, gelu_slope, sum, sum_of};
 
-/// Values a task takes at once: enough to be worth a task, little enough to stay in a core's cache.
+/// Values per task: enough to be worth a task, few enough to stay in a core's cache.
 const CHUNK: usize = 1 << 14;
 
 const EPSILON: f32 = 1e-5;

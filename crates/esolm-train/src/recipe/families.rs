@@ -1,4 +1,4 @@
-//! What single families need, and no other has.
+//! Requirements of single families.
 
 use esolm::config::Family;
 use esolm::forward_process::can_resample;
@@ -8,7 +8,7 @@ use crate::TrainError;
 use crate::loss::BlockNoise;
 
 impl Recipe {
-    /// What a SetDLM needs, and no other family has.
+    /// Checks the settings that a SetDLM requires, and no other family has.
     pub(super) fn check_sets(&self) -> Result<(), TrainError> {
         let Model {
             family,
@@ -42,7 +42,7 @@ impl Recipe {
         must(key, size, (1..=largest).contains(&size), &expected)
     }
 
-    /// What a BD3-LM needs, and no other family has.
+    /// Checks the settings that a BD3-LM requires, and no other family has.
     pub(super) fn check_blocks(&self) -> Result<(), TrainError> {
         let Model {
             family,

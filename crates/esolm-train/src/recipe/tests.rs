@@ -50,7 +50,7 @@ fn what_makes_no_sense_is_refused_by_name() {
     }
 }
 
-/// Values of another type are refused in words of TOML.
+/// Values of the wrong type are rejected in terms of TOML.
 #[test]
 fn values_of_another_type_are_refused_by_name() {
     for (set, said) in [

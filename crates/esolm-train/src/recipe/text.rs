@@ -1,4 +1,5 @@
-//! From the text of a recipe to its values: overrides, what a checkpoint to start from says in its place, and keys of another family.
+//! From a recipe's text to its values: overrides, values supplied by a checkpoint to start from, and keys of other
+//! families.
 
 use esolm::config::{Family, ModelConfig};
 use toml::{Table, Value};
@@ -8,7 +9,7 @@ use crate::TrainError;
 use crate::error::Changed;
 use crate::init::Source;
 
-/// The keys of `[loss]` with the families whose loss they belong to.
+/// The keys of `[loss]`, with the families that use them.
 const LOSS_KEYS: [(&str, &[Family]); 7] = {
     use Family::{Bd3Lm, EsoLm, Mdlm};
     [
@@ -22,34 +23,36 @@ const LOSS_KEYS: [(&str, &[Family]); 7] = {
     ]
 };
 
-/// The family of a recipe that names none, and starts from no checkpoint.
+/// The family of a recipe that neither names one nor starts from a checkpoint.
 pub(super) const DEFAULT: Family = Family::EsoLm;
 
-/// What a recipe takes from elsewhere where it says nothing.
+/// A value supplied from elsewhere if the recipe does not set it.
 struct Taken {
     key: &'static str,
     value: Value,
-    /// Whether it must not say anything else either.
+    /// Whether the recipe must not set another value.
     is_fixed: bool,
 }
 
 impl Recipe {
-    /// Reads a recipe, with `table.key=value` overrides on top.
+    /// Parses a recipe, applying `table.key=value` overrides.
     ///
     /// # Errors
-    /// Text that is not TOML, unknown keys, values out of range, and keys of `[loss]` that belong to another family.
+    /// If the text is not TOML, keys are unknown, values are out of range, or keys of `[loss]` belong to another
+    /// family.
     pub fn parse(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
         let table = table(text, overrides)?;
         refuse_others(&table)?;
         Self::of(table)
     }
 
-    /// As [`Recipe::parse`], for a training that starts from the weights of `source`: what describes those is taken from there, and so is, where
-    /// the recipe does not say it, the family, the context and, of the same family, the size of a block or set, `loss.alpha_0` and
-    /// `loss.noise_range`. A source without adaLN stays so in its own family, and as an AR model or a SetDLM.
+    /// Like [`Recipe::parse`], for a training that starts from the weights of `source`. The source supplies whatever
+    /// describes the weights and, unless the recipe sets them, the family, the context and, within the same family, the
+    /// size of a block or set, `loss.alpha_0` and `loss.noise_range`. A source without adaLN stays without it in its
+    /// own family, and as an AR model or a SetDLM.
     ///
     /// # Errors
-    /// As there, and [`TrainError::SourceDiffers`] where the recipe describes other weights.
+    /// See [`Recipe::parse`]; also [`TrainError::SourceDiffers`] if the recipe describes other weights.
     pub fn parse_from(
         text: &str,
         overrides: &[String],
@@ -73,8 +76,8 @@ impl Recipe {
         }
     }
 
-    /// As [`Recipe::parse`], for a training that goes on. If it started from a checkpoint, what the recipe does not say of the network
-    /// is taken from the one that it was trained by before.
+    /// Like [`Recipe::parse`], for a training that is resumed. If it started from a checkpoint, settings of the network
+    /// that the recipe leaves out are taken from the previous recipe.
     pub(crate) fn parse_after(
         text: &str,
         overrides: &[String],
@@ -98,7 +101,7 @@ impl Recipe {
         Self::of(table)
     }
 
-    /// Reads a recipe that a training saved. Earlier versions wrote every key of `[loss]` out, of whatever family.
+    /// Parses a recipe saved by a training. Earlier versions wrote out every key of `[loss]`, for all families.
     pub(crate) fn parse_saved(text: &str, overrides: &[String]) -> Result<Self, TrainError> {
         let mut saved = table(text, &[])?;
         let family = family(&table(text, overrides)?, DEFAULT).unwrap_or(DEFAULT);
@@ -114,10 +117,10 @@ impl Recipe {
         Self::of(saved)
     }
 
-    /// The checkpoint that a recipe says to start from, `model.init`.
+    /// The checkpoint that a recipe starts from, `model.init`.
     ///
     /// # Errors
-    /// Text that is not TOML, and what is no name.
+    /// If the text is not TOML, or the value is not a string.
     pub fn init(text: &str, overrides: &[String]) -> Result<Option<String>, TrainError> {
         match get(&table(text, overrides)?, "model.init") {
             None => Ok(None),
@@ -136,7 +139,7 @@ impl Recipe {
         Ok(parsed)
     }
 
-    /// The recipe with every default written out, but for keys of `[loss]` that belong to another family.
+    /// The recipe with every default written out, except for keys of `[loss]` that belong to another family.
     pub fn to_toml(&self) -> String {
         let text = toml::to_string(self).expect("tables of numbers, texts and lists are TOML");
         let mut section = "";
@@ -156,7 +159,7 @@ impl Recipe {
     }
 }
 
-/// What a training that started from a checkpoint took from there, or was told instead.
+/// Settings that a training that started from a checkpoint took from there, or from its recipe.
 const KEPT: [&str; 13] = [
     "model.init",
     "model.family",
@@ -173,7 +176,7 @@ const KEPT: [&str; 13] = [
     "loss.noise_range",
 ];
 
-/// What a recipe of `family` takes from the source of this name.
+/// Values that a recipe of `family` takes from the source with this name.
 fn of_source(source: &str, config: &ModelConfig, family: Family) -> Vec<Taken> {
     let count = |n: usize| Value::Integer(n as i64);
     let taken = |is_fixed| {
@@ -190,7 +193,7 @@ fn of_source(source: &str, config: &ModelConfig, family: Family) -> Vec<Taken> {
         Some(("model.blocks", count(config.n_blocks))),
         Some(("model.heads", count(config.n_heads))),
         has_adaln.then(|| ("model.cond_dim", count(config.cond_dim))),
-        // The mask is not counted.
+        // Excludes the mask.
         Some(("data.vocab_size", count(config.vocab_size - 1))),
     ];
     let family_name = Value::try_from(config.family).expect("a text is TOML");
@@ -207,7 +210,7 @@ fn of_source(source: &str, config: &ModelConfig, family: Family) -> Vec<Taken> {
         sets.map(|sets| ("model.set_size", count(sets.desired))),
         sets.map(|sets| ("model.max_set_size", count(sets.largest))),
         alpha_0.map(|alpha_0| ("loss.alpha_0", Value::Float(alpha_0))),
-        // Published configurations have a range that begins at 0, which no time of a block is.
+        // Published configurations have a range that begins at 0, which is not a valid time for a block.
         range
             .filter(|[low, _]| *low > 0.0)
             .map(|range| ("loss.noise_range", Value::from(range.to_vec()))),
@@ -218,7 +221,7 @@ fn of_source(source: &str, config: &ModelConfig, family: Family) -> Vec<Taken> {
         .collect()
 }
 
-/// Fills in what a recipe does not say, and gives what it says otherwise though it must not.
+/// Fills in values that a recipe leaves out, and returns those that it sets differently although it must not.
 fn take(table: &mut Table, all: Vec<Taken>) -> Vec<Changed> {
     let mut changed = Vec::new();
     for Taken {
@@ -237,7 +240,7 @@ fn take(table: &mut Table, all: Vec<Taken>) -> Vec<Changed> {
             None => {
                 let (section, name) = key.split_once('.').expect("keys have a table");
                 let section = table.entry(section).or_insert_with(|| Table::new().into());
-                // What is not a table is refused where the recipe is read.
+                // Anything other than a table is rejected when the recipe is parsed.
                 if let Some(section) = section.as_table_mut() {
                     section.insert(name.into(), value);
                 }
@@ -257,8 +260,8 @@ fn get<'a>(table: &'a Table, key: &str) -> Option<&'a Value> {
     table.get(section)?.get(name)
 }
 
-/// The family that a table names, or the one for a table that names none; nothing where it names what is no family, which is refused when the
-/// recipe is read.
+/// The family named in a table, or `unsaid` if there is none; `None` if the name is invalid, which is rejected when the
+/// recipe is parsed.
 fn family(table: &Table, unsaid: Family) -> Option<Family> {
     match get(table, "model.family") {
         Some(said) => said.clone().try_into().ok(),
@@ -266,14 +269,14 @@ fn family(table: &Table, unsaid: Family) -> Option<Family> {
     }
 }
 
-/// Keys that the loss of a family has no use for.
+/// Keys that a family's loss does not use.
 fn others(family: Family) -> impl Iterator<Item = &'static str> {
     LOSS_KEYS
         .into_iter()
         .filter_map(move |(key, families)| (!families.contains(&family)).then_some(key))
 }
 
-/// Refuses what a recipe says of the loss of another family, since it would have no effect.
+/// Rejects settings for another family's loss, since they would have no effect.
 fn refuse_others(table: &Table) -> Result<(), TrainError> {
     let Some(family) = family(table, DEFAULT) else {
         return Ok(());
@@ -314,7 +317,7 @@ const LISTS: [&str; 4] = [
     "loss.noise_range",
 ];
 
-/// Why a table is no recipe. Of a value of another type the reader speaks of types of the program.
+/// Why a table is not a recipe. For a value of the wrong type, the parser's message is about Rust types.
 fn mistyped(table: &Table, error: toml::de::Error) -> TrainError {
     let message = error.to_string();
     let message: Vec<&str> = message.split_whitespace().collect();
@@ -347,7 +350,7 @@ fn mistyped(table: &Table, error: toml::de::Error) -> TrainError {
     }
 }
 
-/// `table.key=value`; what is not a TOML value is a text.
+/// Applies `table.key=value`; a value that is not valid TOML is a string.
 fn set(table: &mut Table, assignment: &str) -> Result<(), TrainError> {
     let wrong = || TrainError::Override(assignment.into());
     let (path, value) = assignment.split_once('=').ok_or_else(wrong)?;
