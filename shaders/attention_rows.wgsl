@@ -1,14 +1,14 @@
-// Prefix attention over the any-order KV cache for several rows on a software adapter, where barriers cost more than registers: out
-// [rows, D4] = softmax(q k^T / sqrt(head_dim)) v over slots 0..prefix and the row's own range. One invocation a row and head, KEYS slots
-// at a time. Rows of one sequence are neighbours, so that they walk the same keys together.
+// Prefix attention over the any-order KV cache for several rows on a software adapter, where barriers cost more than registers:
+// out [rows, D4] = softmax(q k^T / sqrt(head_dim)) v over slots 0..prefix and the row's own range. One invocation per row and head, KEYS
+// slots at a time. Rows of one sequence are adjacent, so they walk the same keys together.
 {{row}}
 @group(0) @binding(0) var<storage, read_write> q: array<vec4<f32>>;
 {{cache}}
 @group(0) @binding(3) var<storage, read_write> rows: array<Row>;
-@group(0) @binding(4) var<storage, read_write> spans: array<vec2<u32>>; // neighbours of one sequence: the first row, and how many
+@group(0) @binding(4) var<storage, read_write> spans: array<vec2<u32>>; // adjacent rows of one sequence: first row, count
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 struct Info {
-    slots: u32, // cache slots a sequence
+    slots: u32, // cache slots per sequence
     pad0: u32,
     pad1: u32,
     pad2: u32,
@@ -17,8 +17,8 @@ struct Info {
 @group(0) @binding(6) var<uniform> info: Info;
 
 //@if GROUPED
-// GROUP heads of q read each head of k and v, and are taken for as many rows that see the same slots: row r here is the query head
-// number r % GROUP of a group, in row r / GROUP of the pass. So they share what rows share. D4 is the width of k and v.
+// Each head of k and v is read by GROUP heads of q, which are treated as rows that see the same slots and so share loads: row r here is
+// query head r % GROUP of the group in row r / GROUP of the pass. D4 is the width of k and v.
 fn query4(r: u32, head4: u32) -> u32 {
     return (r / GROUP * D4 + head4) * GROUP + r % GROUP * HEAD4;
 }
@@ -57,7 +57,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var top = -1e30;
     var mass = 0.0;
     for (var t = 0u; t < row.prefix; t += KEYS) {
-        // Beyond the prefix the cache may hold anything, and 0 times NaN is NaN: what is left of the last KEYS reads its last slot again.
+        // Slots beyond the prefix may hold anything, and 0 * NaN is NaN, so the last block reads its last slot again instead.
         //@unroll j KEYS
         let at$j = base + min(t + $ju, row.prefix - 1u) * D4;
         var score$j = 0.0;

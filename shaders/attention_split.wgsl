@@ -1,14 +1,14 @@
 // Prefix attention over the any-order KV cache for few rows: out [rows, D4] = softmax(q k^T / sqrt(head_dim)) v over slots 0..prefix and
-// the row's own range, which comes after them as slots number `prefix` and on. A workgroup a row and head, BLOCK slots at a time:
-// first their scores, a slot by PARTS lanes that take every PARTS-th column group, then the weighted sum, a column group by a lane for
-// every GROUPS-th slot.
+// the row's own range, which is numbered from `prefix` on. One workgroup per row and head, BLOCK slots at a time: first the scores, with
+// PARTS lanes per slot, each taking every PARTS-th column group; then the weighted sum, with one lane per column group and every
+// GROUPS-th slot.
 {{row}}
 @group(0) @binding(0) var<storage, read_write> q: array<vec4<f32>>;
 {{cache}}
 @group(0) @binding(3) var<storage, read_write> rows: array<Row>;
 @group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
 struct Info {
-    slots: u32, // cache slots a sequence
+    slots: u32, // cache slots per sequence
     pad0: u32,
     pad1: u32,
     pad2: u32,
@@ -19,13 +19,13 @@ struct Info {
 const GROUPS: u32 = WG / HEAD4;
 const LOWEST: f32 = -1e30;
 var<workgroup> count: u32; // slots that the row attends to
-var<workgroup> products: array<f32, BLOCK * PARTS>; // what each lane adds to a score [slots of the block, PARTS]
+var<workgroup> products: array<f32, BLOCK * PARTS>; // each lane's part of a score [slots of the block, PARTS]
 var<workgroup> top: atomic<u32>; // the rank of the largest score so far
-var<workgroup> weights: array<f32, BLOCK>; // scores, then how much each slot counts
+var<workgroup> weights: array<f32, BLOCK>; // scores, then the weight of each slot
 var<workgroup> sums: array<vec4<f32>, WG>; // [GROUPS, HEAD4]
 var<workgroup> masses: array<f32, WG>;
 
-// Floats in the order of their ranks, so that an atomic finds the largest.
+// Maps floats to integers of the same order and back, so that an atomic can find the largest.
 fn rank_of(value: f32) -> u32 {
     let bits = bitcast<u32>(value);
     return bits ^ select(0x80000000u, 0xffffffffu, bits >= 0x80000000u);
@@ -35,8 +35,8 @@ fn of_rank(rank: u32) -> f32 {
 }
 
 //@if GROUPED
-// GROUP heads of q read each head of k and v, and are taken for as many rows that see the same slots: row r here is the query head
-// number r % GROUP of a group, in row r / GROUP of the pass. So they share what rows share. D4 is the width of k and v.
+// Each head of k and v is read by GROUP heads of q, which are treated as rows that see the same slots and so share loads: row r here is
+// query head r % GROUP of the group in row r / GROUP of the pass. D4 is the width of k and v.
 fn query4(r: u32, head4: u32) -> u32 {
     return (r / GROUP * D4 + head4) * GROUP + r % GROUP * HEAD4;
 }
@@ -57,9 +57,9 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         atomicStore(&top, rank_of(LOWEST));
     }
     let all = workgroupUniformLoad(&count);
-    let beyond = row.own_start - row.prefix; // how much further slots of the own range lie; none is before the prefix
+    let beyond = row.own_start - row.prefix; // offset of the own range, which never starts before the prefix ends
     let part = lane % PARTS;
-    // Lanes that have a column group less than others read the last one and count it nought times.
+    // Lanes with one column group less than the others read the last one with weight 0.
     //@unroll c OWN
     let column$c = min(part + $cu * PARTS, HEAD4 - 1u);
     //@if GROUPED
@@ -74,7 +74,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var sum = vec4<f32>(0.0);
     for (var first = 0u; first < all; first += BLOCK) {
         let left = min(all - first, BLOCK);
-        // Several at once, since they wait for memory.
+        // Several at once, to hide memory latency.
         for (var i = lane; i < left * PARTS; i += WG * AT_ONCE) {
             //@unroll j AT_ONCE
             let i$j = min(i + $ju * WG, left * PARTS - 1u);
@@ -109,7 +109,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         mass *= shrink;
         sum *= shrink;
         for (var i = lane / HEAD4; i < left; i += 4u * GROUPS) {
-            // What is left of the last four reads the last slot again, and counts it nought times.
+            // The last four may reach past the end: they read the last slot with weight 0.
             //@unroll j 4
             let i$j = min(i + $ju * GROUPS, left - 1u);
             let t$j = first + i$j;

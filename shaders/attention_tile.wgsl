@@ -1,14 +1,14 @@
 // Prefix attention over the any-order KV cache for many rows: out [rows, D4] = softmax(q k^T / sqrt(head_dim)) v over slots 0..prefix and the
-// row's own range. A workgroup takes ROWS rows of one sequence and a head: their keys, then their values go through workgroup memory,
-// KEYS slots at a time. PARTS lanes share two of the rows: each holds every PARTS-th column group of q and of the sum.
+// row's own range. A workgroup takes ROWS rows of one sequence and one head, and stages the keys and then the values in workgroup memory,
+// KEYS slots at a time. Every two rows are shared by PARTS lanes, each of which holds every PARTS-th column group of q and of the sum.
 {{row}}
 @group(0) @binding(0) var<storage, read_write> q: array<vec4<f32>>;
 {{cache}}
 @group(0) @binding(3) var<storage, read_write> rows: array<Row>;
-@group(0) @binding(4) var<storage, read_write> spans: array<vec2<u32>>; // neighbours of one sequence: the first row, and how many
+@group(0) @binding(4) var<storage, read_write> spans: array<vec2<u32>>; // adjacent rows of one sequence: first row, count
 @group(0) @binding(5) var<storage, read_write> out: array<vec4<f32>>;
 struct Info {
-    slots: u32, // cache slots a sequence
+    slots: u32, // cache slots per sequence
     pad0: u32,
     pad1: u32,
     pad2: u32,
@@ -16,18 +16,18 @@ struct Info {
 }
 @group(0) @binding(6) var<uniform> info: Info;
 
-const KEYS: u32 = 4u; // a score of each in a vector
+const KEYS: u32 = 4u; // their scores form one vector
 const ROWS: u32 = 2u * WG / PARTS;
 const LOWEST: f32 = -1e30;
 const FAR: u32 = 0x3effffffu; // beyond every slot
 const GROUPS: u32 = WG / PARTS;
-const NORMAL: u32 = 0x40000000u; // makes the bits of a float of those of a small integer
+const NORMAL: u32 = 0x40000000u; // turns a small integer into the bits of a normal float
 var<workgroup> tile: array<vec4<f32>, KEYS * HEAD4>;
-var<workgroup> products: array<f32, ROWS * PARTS * KEYS>; // what each lane adds to a score, then the score in place of its first lane's
+var<workgroup> products: array<f32, ROWS * PARTS * KEYS>; // each lane's part of a score, then the score in the place of the first part
 
 //@if GROUPED
-// GROUP heads of q read each head of k and v, and are taken for as many rows that see the same slots: row r here is the query head
-// number r % GROUP of a group, in row r / GROUP of the pass. So they share what rows share. D4 is the width of k and v.
+// Each head of k and v is read by GROUP heads of q, which are treated as rows that see the same slots and so share loads: row r here is
+// query head r % GROUP of the group in row r / GROUP of the pass. D4 is the width of k and v.
 fn query4(r: u32, head4: u32) -> u32 {
     return (r / GROUP * D4 + head4) * GROUP + r % GROUP * HEAD4;
 }
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     //@end
     let part = lane % PARTS;
     let local = group.x * ROWS + lane / PARTS * 2u;
-    let mine = lane / PARTS * 2u * PARTS * KEYS; // of this lane's rows in `products`
+    let mine = lane / PARTS * 2u * PARTS * KEYS; // where this lane's rows begin in `products`
     //@unroll c OWN
     let column$c = min(part + $cu * PARTS, HEAD4 - 1u);
     //@end
@@ -56,7 +56,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     let r$r = span.x + local + $ru;
     let is_row$r = local + $ru < span.y;
     var prefix$r = 0u;
-    var own$r = vec2<u32>(FAR, 0u); // the own range, where it is not empty
+    var own$r = vec2<u32>(FAR, 0u); // the own range, unless it is empty
     //@unroll c OWN
     var q$r_$c = vec4<f32>(0.0);
     var sum$r_$c = vec4<f32>(0.0);
@@ -72,7 +72,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             own$r = vec2<u32>(row.own_start, row.own_end);
         }
         //@unroll c OWN
-        // A lane that has a column group less than others reads the last one and counts it nought times.
+        // A lane with one column group less than the others reads the last one with weight 0.
         //@if GROUPED
         q$r_$c = q[query4(r$r, head4) + column$c] * select(0.0, SCALE, part + $cu * PARTS < HEAD4);
         //@else
@@ -83,8 +83,8 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     var top$r = LOWEST;
     var mass$r = 0.0;
     //@end
-    // The largest prefix of the rows, and what their own ranges span. These go through `products`, as floats that are neither tiny nor NaN,
-    // since 4096 bytes of workgroup memory let more workgroups run at once than a few more would.
+    // The largest prefix of the rows and the span of their own ranges. They go through `products`, encoded as normal floats: 4096 bytes of
+    // workgroup memory let more workgroups run at once than a few bytes more.
     if (part == 0u) {
         products[lane / PARTS] = bitcast<f32>(max(prefix0, prefix1) | NORMAL);
         products[GROUPS + lane / PARTS] = bitcast<f32>(min(own0.x, own1.x) | NORMAL);
@@ -101,7 +101,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     let most = bitcast<u32>(workgroupUniformLoad(&products[0])) & ~NORMAL;
     let least_own = bitcast<u32>(workgroupUniformLoad(&products[GROUPS])) & ~NORMAL;
     let most_own = bitcast<u32>(workgroupUniformLoad(&products[2u * GROUPS])) & ~NORMAL;
-    // The prefixes, then the own ranges.
+    // First the prefixes, then the own ranges.
     for (var stretch = 0u; stretch < 2u; stretch++) {
         let is_prefix = stretch == 0u;
         let last = select(most_own, most, is_prefix);
@@ -110,7 +110,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         let end$r = select(own$r.y, prefix$r, is_prefix);
         //@end
         for (var first = select(least_own, 0u, is_prefix); first < last; first += KEYS) {
-            // Beyond what any row sees the cache may hold anything: what is left of the last slots reads the last one again.
+            // Slots that no row sees may hold anything, so the last block reads its last slot again instead.
             for (var i = lane; i < KEYS * HEAD4; i += WG) {
                 tile[i] = load_k(base + min(first + i / HEAD4, last - 1u) * D4 + i % HEAD4);
             }
@@ -162,7 +162,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
                 //@end
                 //@end
             } else {
-                // What another row sees may be NaN, and 0 times NaN is NaN.
+                // A slot that only another row sees may hold NaN, and 0 * NaN is NaN.
                 //@unroll r 2
                 //@unroll j 4
                 if (is_seen$r[$j]) {

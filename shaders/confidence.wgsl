@@ -1,18 +1,18 @@
-// How sure the network is of the token that was drawn for each sampled row: the token's share of the mass of all tokens, or of those that
-// top-k, top-p and min-p keep, in units of 2^-31. All of it is counted in integers, as lib/kept.wgsl does. A row whose place is known gets 0,
-// one with a logit that is not finite BROKEN. One workgroup a row. Twin: `confidence` of crates/esolm-core/src/reveal.rs.
+// The confidence in the token drawn for each sampled row: its share of the probability mass of all tokens, or of those that top-k, top-p
+// and min-p keep, in units of 2^-31. Computed in integers, as in lib/kept.wgsl. A row whose place is already known gets 0, one with a
+// non-finite logit BROKEN. One workgroup per row. Twin: `confidence` of crates/esolm-core/src/reveal.rs.
 {{row}}
 {{philox}}
 {{finite}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [rows, stride]
-@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass; those that are sampled come first
+@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass, sampled rows first
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
-@group(0) @binding(3) var<storage, read_write> drawn: array<u32>; // as tokens: what was drawn for each place
+@group(0) @binding(3) var<storage, read_write> drawn: array<u32>; // indexed like tokens: the token drawn for each place
 @group(0) @binding(4) var<storage, read_write> confidences: array<u32>; // [sampled rows]
 {{drawn_row}}
 {{kept}}
 
-// What a token of this logit weighs, if it is kept.
+// The weight of a token with this logit, if it is kept.
 fn mass_of(logit: f32, top: f32, last: u32) -> vec2<u32> {
     let step = step_of(logit, top);
     var own = vec2<u32>();
@@ -22,7 +22,7 @@ fn mass_of(logit: f32, top: f32, last: u32) -> vec2<u32> {
     return own;
 }
 
-// 2^31 times a part of a total that is not 0.
+// 2^31 part / total, for a nonzero total.
 fn ratio(part: vec2<u32>, total: vec2<u32>) -> u32 {
     var rest = part;
     var quotient = 0u;
@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     let base = launch * info.stride;
     let dest = rows[s].dest;
     let token = drawn[dest];
-    // Nobody asks how sure it is of what is known: such a row has no columns.
+    // A place that is already known needs no confidence: its row has no columns.
     let end = select(0u, VOCAB, tokens[dest] == info.mask_index);
     let top = largest(lane, base, 0u, end);
     fill_fractions(lane);

@@ -1,5 +1,5 @@
-// Copies `count` groups of four floats: what memory bandwidth an adapter gives to a plain kernel. The bench
-// compares the products against it.
+// Copies `count` groups of four floats, to measure the memory bandwidth that a plain kernel reaches on an adapter. The bench compares
+// the products against it.
 @group(0) @binding(0) var<storage, read_write> source: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> out: array<vec4<f32>>;
 struct Info {

@@ -1,5 +1,5 @@
-// Token embedding from an output matrix that is the embedding as well: x [rows, K4] = the column of the row's token. A row is read in pieces
-// far apart; of the few rows of a pass that costs little, and the vocabulary is held once.
+// Token embedding from an output matrix tied to the embedding: x [rows, K4] = the column of the row's token. The reads of a row are
+// scattered, which costs little for the few rows of a pass, and the vocabulary matrix is stored only once.
 {{embedding}}
 
 @compute @workgroup_size(WG)

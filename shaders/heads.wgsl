@@ -1,14 +1,14 @@
-// RMS norm of every head of q and k, over its entries and with one weight for q and one for k, then what a product for q, k and v ends with
-// otherwise: rotary embedding, q to `out`, k and v to the cache. It is a kernel of its own since no workgroup of a product holds
-// whole heads. A workgroup takes WG / LANES heads of a row, each with LANES lanes, a column group a lane.
+// RMS norm of every head of q and k, with one weight for q and one for k, followed by what otherwise ends the product for q, k and v:
+// rotary embedding, q to `out`, k and v to the cache. A separate kernel, since no workgroup of a product holds whole heads. A workgroup
+// takes WG / LANES heads of a row, with LANES lanes per head and one column group per lane.
 {{finite}}
 {{rms}}
 {{finish}}
-@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>; // [rows, ALL], what the product stored
+@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>; // [rows, ALL], the product's result
 @group(0) @binding(1) var<storage, read_write> gains: array<vec4<f32>>; // [2, HEAD4], of q, then of k
 struct Info {
-    slots: u32, // cache slots a sequence
-    row0: u32,  // the row of the pass that x begins with
+    slots: u32, // cache slots per sequence
+    row0: u32,  // row of the pass at which x begins
     pad0: u32,
     pad1: u32,
     origin: vec3<u32>, // first workgroup of this launch

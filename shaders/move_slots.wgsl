@@ -1,11 +1,11 @@
-// Copies rows of the KV cache to others, where the oldest tokens left it and the others close up. What is read is not written. One workgroup
-// a row, whatever the cache's form is.
-@group(0) @binding(0) var<storage, read_write> rows: array<vec2<u32>>; // from and to, as [sequences, slots]
+// Copies rows of the KV cache, to close the gap after the oldest tokens are dropped. No row is both read and written. One workgroup per
+// row, in any cache format.
+@group(0) @binding(0) var<storage, read_write> rows: array<vec2<u32>>; // from and to, indices into [sequences, slots]
 @group(0) @binding(1) var<storage, read_write> cache_k: array<u32>;
 @group(0) @binding(2) var<storage, read_write> cache_v: array<u32>;
 struct Info {
     count: u32,
-    words: u32, // of a row
+    words: u32, // per row
     pad0: u32,
     pad1: u32,
     origin: vec3<u32>, // first workgroup of this launch

@@ -1,8 +1,8 @@
 // Plain layer normalisation, eps 1e-5, of all rows: out [rows, D4] = (x - mean) / sqrt(var + eps).
-// Weight, bias and conditioning are folded into the next product. Two passes, so a large mean costs no digits.
-// One workgroup a row. x is the residual stream (lib/residual.wgsl).
+// Weight, bias and conditioning are folded into the next product. Two passes, so a large mean loses no precision.
+// One workgroup per row. x is the residual stream (lib/residual.wgsl).
 //@if RMS
-// Here without the mean, x / sqrt(mean square + eps), and with GAIN times a weight that nothing was folded into.
+// This form is an RMS norm, x / sqrt(mean square + eps); with GAIN it multiplies by a weight that is not folded into the next product.
 //@end
 {{finite}}
 //@if RMS
@@ -14,7 +14,7 @@
 struct Info {
     rows: u32,
     row0: u32,  // first row of x
-    parts: u32, // parts that are to be added to x
+    parts: u32, // parts to add to x
     pad0: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }

@@ -1,9 +1,9 @@
-// Multiplies and adds in registers alone, ROUNDS times 8 x 4 lanes: the arithmetic peak that a plain kernel reaches on an
-// adapter. The bench compares the products against it. out [invocations] keeps the work from being dropped.
+// Multiplies and adds in registers only, ROUNDS times 8 x 4 lanes, to measure the peak arithmetic rate that a plain kernel reaches on an
+// adapter. The bench compares the products against it. Writing out [invocations] keeps the work from being optimised away.
 @group(0) @binding(0) var<storage, read_write> out: array<vec4<f32>>;
 struct Info {
     rounds: u32,
-    factor: u32, // bits of the factor, so that no compiler knows it
+    factor: u32, // bits of the factor, which the compiler must not know
     pad0: u32,
     pad1: u32,
     origin: vec3<u32>, // first workgroup of this launch

@@ -1,13 +1,13 @@
 // Product y [rows, N] = x [rows, K] w [K, N] + bias, register-blocked and free of barriers: an invocation holds
-// ROWS rows by GROUPS groups of four columns. A software adapter pays for loads, not for arithmetic, so the blocks are as
-// large as its compiler bears. Neighbouring workgroups take other rows of the same columns, whose weights stay in a cache.
-// Scales of quantised weights are loaded once for the GROUP4 x 4 inputs that share them; of floats all inputs are one such group.
-// A result takes four products at once, since a software adapter keeps more of them than it has registers; with SINGLE one after the other,
-// as registers for four decoded weights would be too many beside two scales a column.
-// With NORM the input is normalised on the way: sum and square sum of x run along, and
+// ROWS rows by GROUPS groups of four columns. On a software adapter loads are the bottleneck, not arithmetic, so the blocks are
+// as large as its compiler copes with. Adjacent workgroups take other rows of the same columns, so the weights stay in cache.
+// Scales of quantised weights are loaded once per GROUP4 x 4 inputs that share them; with floats all inputs form one group.
+// An accumulator takes four products at once, since there are more accumulators than a software adapter has registers. With SINGLE it
+// takes them one by one, as four decoded weights and two scales per column would need too many registers.
+// With NORM the input is normalised on the fly: the sum and square sum of x are accumulated as well, and
 // ((x - mean) scale) w = scale (x w - mean colsum(w)).
 //@if RMS
-// Here by its root mean square alone: (x scale) w = scale (x w).
+// In this form by the root mean square only: (x scale) w = scale (x w).
 //@end
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
@@ -22,7 +22,7 @@
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let group = info.origin + place;
-    // Invocations past the last columns repeat them and write nothing, so that no lane leaves early. N4 is at least GROUPS.
+    // Invocations past the last columns repeat them and write nothing, so that no lane returns early. N4 is at least GROUPS.
     let first = (group.y * WG + lane) * GROUPS;
     let n0 = min(first, N4 - GROUPS);
     let r0 = group.x * ROWS;
@@ -77,7 +77,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     //@if NORM
     let count = f32(K4 * 4u);
     //@end
-    // The results leave the registers before the loop, so that the finish is compiled once and not ROWS times.
+    // The results are copied to an array first and finished in a loop, so that the finish is compiled once and not ROWS times.
     var y: array<vec4<f32>, ROWS * GROUPS>;
     //@unroll r ROWS
     //@if NORM

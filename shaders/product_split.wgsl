@@ -1,8 +1,8 @@
-// Product y [rows, N] = x [rows, K] w [K, N] + bias for few rows on a GPU: the sum over K is shared by LANES invocations of a
-// workgroup, and where N alone makes too few workgroups, by several of these: each sums `span` groups of inputs, and stores its part FEW
-// rows after that of the one before. COLS column groups a workgroup keep loads of w coalesced. ROWS rows a workgroup.
-// With NORM the input is normalised on the way, by the formula of product_rows.wgsl. It is the residual stream, which the workgroups
-// read with what was added to it in parts (lib/residual.wgsl); the first one of each row stores the sum for those after it.
+// Product y [rows, N] = x [rows, K] w [K, N] + bias for few rows on a GPU. The sum over K is split across LANES invocations of a workgroup
+// and, if N gives too few workgroups, across several workgroups: each sums `span` groups of inputs and stores its part FEW rows after the
+// previous one. A workgroup takes ROWS rows and COLS column groups, enough to keep the loads of w coalesced.
+// With NORM the input is normalised on the fly, by the formula of product_rows.wgsl. The input is then the residual stream plus the parts
+// not yet added to it (lib/residual.wgsl); the first workgroup of each row stores the sum for later kernels.
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4], then column sums of w [N4]
@@ -14,7 +14,7 @@
 //@end
 {{residual}}
 
-// Inputs [ROWS, CHUNK] of x, then results [BATCH, LANES, COLS] while they are added.
+// Inputs [ROWS, CHUNK] of x, later partial results [BATCH, LANES, COLS] while they are added up.
 var<workgroup> held: array<vec4<f32>, HELD>;
 //@if NORM
 //@if RMS
@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     let group = info.origin + place;
     let lane = index / COLS;
     let r0 = group.y * ROWS;
-    // Columns past the end repeat the last ones and write nothing, so that barriers stay uniform.
+    // Invocations past the last column repeat it and write nothing, so that barriers stay uniform.
     let m4 = min(group.x * COLS + index % COLS, N4 - 1u);
     //@unroll r ROWS
     var acc$r = vec4<f32>(0.0);
@@ -103,12 +103,12 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
         //@end
     }
     //@end
-    // BATCH rows at a time, in a loop so that the finish is compiled once.
+    // BATCH rows at a time, in a loop so that the finish is compiled only once.
     var y: array<vec4<f32>, ROWS>;
     //@unroll r ROWS
     y[$r] = acc$r;
     //@end
-    // How many there are is not known to the compiler, which would unroll the loop, barriers and all.
+    // Bounded by a uniform, since the compiler would unroll a loop of known length, barriers and all.
     let rows = min(info.block, info.rows - r0);
     for (var first = 0u; first < rows; first += BATCH) {
         //@unroll b BATCH

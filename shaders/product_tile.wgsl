@@ -1,7 +1,7 @@
-// Product y [rows, N] = x [rows, K] w [K, N] + bias for many rows on a GPU: 8 x 8 invocations compute a square of 32 SIDE rows and columns,
-// each of them SIDE blocks of four rows by SIDE groups of four columns, every eighth, so that neighbours read neighbouring words of
-// workgroup memory. STEP groups of four inputs at a time are staged there, x transposed and the weights decoded. STEP x SIDE is 8: each
-// invocation stages four rows and four columns of a group. Scales as in product_rows.wgsl.
+// Product y [rows, N] = x [rows, K] w [K, N] + bias for many rows on a GPU: 8 x 8 invocations compute a square of 32 SIDE rows and columns.
+// Each computes SIDE blocks of four rows by SIDE groups of four columns, with a stride of eight, so that adjacent invocations read adjacent
+// words of workgroup memory. STEP groups of four inputs at a time are staged there, x transposed and the weights decoded. STEP x SIDE is 8,
+// so each invocation stages four rows and four columns of a group. Scales as in product_rows.wgsl.
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}
 @group(0) @binding(2) var<storage, read_write> affine: array<vec4<f32>>; // bias [N4]
@@ -19,7 +19,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     let down = index / 8u;
     let r0 = group.y * 4u * WIDTH;
     let n0 = group.x * WIDTH;
-    // What this invocation stages: neighbours take neighbouring inputs of x, and neighbouring columns of w.
+    // What this invocation stages: adjacent invocations take adjacent inputs of x and adjacent columns of w.
     let block = index / STEP;
     let x_k = index % STEP;
     let w_k = index / WIDTH;
@@ -42,7 +42,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             //@unroll i 4
             tile_w[(w_k * 4u + $iu) * WIDTH + w_n] = decoded$i(w, s);
             //@end
-            // Inputs past the end are zeros, by which the last weights are multiplied.
+            // Inputs past the end are zero and are multiplied by the last weights.
             let k = min(k0 + x_k, K4 - 1u);
             //@unroll j 4
             let x$j = select(vec4<f32>(0.0), x[min(row + $ju, last) * K4 + k], k0 + x_k < K4);
@@ -67,7 +67,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
             workgroupBarrier();
         }
     }
-    // In a loop so that the finish is compiled once.
+    // A loop, so that the finish is compiled only once.
     var y: array<vec4<f32>, 4u * SIDE * SIDE>;
     //@unroll b SIDE
     //@unroll i 4

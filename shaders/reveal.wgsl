@@ -1,18 +1,18 @@
-// Chooses which of the drawn tokens become known, and writes those where the next pass reads them. Of a group of sampled rows, all of one
-// sequence, those count whose places hold the mask token: the `least` most confident ones become known, ties going to the earlier row, and
-// every one whose confidence reaches a bound. What was drawn from logits that are not finite is surer than anything, so that the host finds
-// it. One workgroup a group. Twin: `choose` of crates/esolm-core/src/reveal.rs.
+// Chooses which of the drawn tokens are revealed, and writes them where the next pass reads them. A group is the sampled rows of one
+// sequence; only rows whose places hold the mask token count. The `least` most confident of them are revealed, ties going to the earlier row,
+// and so is every row whose confidence reaches the bound. A token drawn from non-finite logits has the highest confidence, so that the host
+// finds it. One workgroup per group. Twin: `choose` of crates/esolm-core/src/reveal.rs.
 {{row}}
-@group(0) @binding(0) var<storage, read_write> rows: array<Row>; // of the pass; those that are sampled come first
-@group(0) @binding(1) var<storage, read_write> drawn: array<u32>; // as tokens: what was drawn for each place
+@group(0) @binding(0) var<storage, read_write> rows: array<Row>; // of the pass, sampled rows first
+@group(0) @binding(1) var<storage, read_write> drawn: array<u32>; // indexed like tokens: the token drawn for each place
 @group(0) @binding(2) var<storage, read_write> confidences: array<u32>; // [sampled rows]
-@group(0) @binding(3) var<storage, read_write> groups: array<vec4<u32>>; // first row, rows, least, nothing
+@group(0) @binding(3) var<storage, read_write> groups: array<vec4<u32>>; // first row, rows, least, unused
 @group(0) @binding(4) var<storage, read_write> tokens: array<u32>;
-@group(0) @binding(5) var<storage, read_write> outcome: array<u32>; // [groups] masks that are left, then [sampled rows] what became known, else the mask token
+@group(0) @binding(5) var<storage, read_write> outcome: array<u32>; // [groups] masks left, then [sampled rows] the revealed token or the mask token
 struct Info {
     groups: u32,
     mask_index: u32,
-    bound: u32, // a confidence that suffices by itself
+    bound: u32, // confidence from which a token is always revealed
     pad: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }
@@ -23,7 +23,7 @@ var<workgroup> bins: array<atomic<u32>, DIGITS>;
 var<workgroup> ties: array<u32, WG>;
 var<workgroup> masked: atomic<u32>;
 var<workgroup> left: atomic<u32>;
-// The digit in which the least confident of the wanted rows lies, and how many rows have a higher one.
+// The digit of the least confident wanted row, and the number of rows with a higher digit.
 var<workgroup> crossed: u32;
 var<workgroup> above: u32;
 
@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     }
     let first = groups[g].x;
     let count = groups[g].y;
-    // Neighbours have one lane, which alone reads and writes their tokens.
+    // Each lane takes a run of adjacent rows, whose tokens no other lane reads or writes.
     let each = (count + WG - 1u) / WG;
     let start = first + min(lane * each, count);
     let end = first + min((lane + 1u) * each, count);
@@ -58,7 +58,7 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     }
     atomicAdd(&masked, own);
     workgroupBarrier();
-    // The confidence of the last row that is wanted, digit by digit from the highest, and how many rows of that confidence are.
+    // The confidence of the last wanted row, found digit by digit from the highest, and how many rows of that confidence are wanted.
     var wanted = min(groups[g].z, atomicLoad(&masked));
     var last = 0u;
     for (var level = 0u; level < 4u; level++) {

@@ -1,15 +1,15 @@
-// Draws a token for each sampled row and writes it where the next pass reads it. The mask token's logit is -1e6;
+// Draws a token for each sampled row and writes it where the next pass reads it. The mask token's logit becomes -1e6;
 // logits are divided by the temperature; top-k, top-p and min-p leave tokens out; then the largest logit + Gumbel noise
-// wins, ties to the lower index. A row with a logit that is not finite gives NO_TOKEN, which the host finds where it
-// reads the tokens. One workgroup a row. Twin: crates/esolm-core/src/sampler.rs.
+// wins, ties going to the lower index. A row with a non-finite logit gives NO_TOKEN, which the host finds when it reads
+// the tokens. One workgroup per row. Twin: crates/esolm-core/src/sampler.rs.
 {{row}}
 {{philox}}
 {{finite}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [rows, stride]
-@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass; those that are sampled come first
+@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass, sampled rows first
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
 //@if SEEDED
-@group(0) @binding(3) var<storage, read_write> draws: array<vec2<u32>>; // a sampled row: absolute sequence, noise position
+@group(0) @binding(3) var<storage, read_write> draws: array<vec2<u32>>; // per sampled row: absolute sequence, noise position
 //@end
 //@if GIVEN
 @group(0) @binding(3) var<storage, read_write> noise: array<f32>; // [sampled rows, V] Gumbel values

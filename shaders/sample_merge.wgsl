@@ -1,7 +1,8 @@
-// Takes the best of the parts' tokens of sample_parts.wgsl and writes it where the next pass reads it. One invocation a row.
+// Takes the best of the tokens that sample_parts.wgsl found in the parts of a row and writes it where the next pass reads it. One
+// invocation per row.
 {{row}}
 @group(0) @binding(0) var<storage, read_write> bests: array<vec4<u32>>; // [rows, parts]
-@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass; those that are sampled come first
+@group(0) @binding(1) var<storage, read_write> rows: array<Row>; // of the pass, sampled rows first
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
 struct Info {
     first: u32, // first sampled row of this launch

@@ -1,12 +1,12 @@
-// Draws tokens as sample.wgsl does where few rows have a large vocabulary: several workgroups share a row, and what they find meets in
-// memory between launches. First the largest logit, then the stages of top-k and top-p, then the best token of each part, of which
-// sample_merge.wgsl takes one. The sums are integers, so the tokens are those of one workgroup.
+// Draws tokens as sample.wgsl does, for few rows with a large vocabulary: several workgroups share a row and exchange their results through
+// memory between launches. First the largest logit, then the stages of top-k and top-p, then the best token of each part, from which
+// sample_merge.wgsl takes one. The sums are integers, so the tokens equal those of a single workgroup.
 {{philox}}
 {{finite}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [rows, stride]
 @group(0) @binding(1) var<storage, read_write> bests: array<vec4<u32>>; // [rows, parts]
 //@if SEEDED
-@group(0) @binding(2) var<storage, read_write> draws: array<vec2<u32>>; // a sampled row: absolute sequence, noise position
+@group(0) @binding(2) var<storage, read_write> draws: array<vec2<u32>>; // per sampled row: absolute sequence, noise position
 //@end
 //@if GIVEN
 @group(0) @binding(2) var<storage, read_write> noise: array<f32>; // [sampled rows, V] Gumbel values
@@ -21,16 +21,16 @@
 {{candidate}}
 
 //@if FILTER
-// The words of a row's state.
+// Offsets of the words in a row's state.
 const TOPS: u32 = 0u; // the largest logit of each part, in two words
 const CROSSINGS: u32 = TOPS + 2u * MAX_PARTS; // of top-k and of top-p, in the fields of `Crossing`
 const LAST_KEPT: u32 = CROSSINGS + 10u; // the last step that top-k keeps
-const SUMS: u32 = LAST_KEPT + 2u; // of each stage, lower words and then upper halves
+const SUMS: u32 = LAST_KEPT + 2u; // per stage: lower words, then upper halves
 const SUMS_OF_A_STAGE: u32 = BINS + BINS / 2u;
 const TOP: u32 = 4u; // the launch before all stages
 const DRAW: u32 = 5u; // the launch after them
 
-// Makes `crossings` what the parts found in the launch before this one, and gives the bin and the last step that follow.
+// Sets `crossings` from the sums of the previous launch, and returns the resulting bin and last step.
 fn found(stage: u32, lane: u32, words: u32, is_first: bool) -> vec2<u32> {
     var bin = 0u;
     var last = atomicLoad(&state[words + LAST_KEPT]);
@@ -59,7 +59,7 @@ fn found(stage: u32, lane: u32, words: u32, is_first: bool) -> vec2<u32> {
     } else {
         bin = crossing.bin;
     }
-    // For the launches after this one; who reads it in this one already has a last step as small.
+    // For later launches. A workgroup that reads the new value in this launch computes the same one.
     if (is_first && lane == 0u && stage == FINE_COUNTS) {
         atomicStore(&state[words + LAST_KEPT], last);
     }
@@ -73,7 +73,7 @@ fn found(stage: u32, lane: u32, words: u32, is_first: bool) -> vec2<u32> {
     return vec2<u32>(bin, last);
 }
 
-// Adds the sums of this part to those of the row.
+// Adds the sums of this part to the row's.
 fn hand_in(stage: u32, lane: u32, words: u32) {
     let sums = words + SUMS + stage * SUMS_OF_A_STAGE;
     for (var i = lane; i < BINS; i += WG) {

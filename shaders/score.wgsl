@@ -1,5 +1,5 @@
-// The log-probability of one given token for each scored row: its logit minus logsumexp over the vocabulary, the mask token's logit
-// being -1e6. A row with a logit that is not finite gives NaN. One workgroup a row, one number out.
+// The log-probability of one given token for each scored row: its logit minus logsumexp over the vocabulary, with the mask token's
+// logit set to -1e6. A row with a non-finite logit gives NaN. One workgroup and one result per row.
 // Twin: `log_probability` of crates/esolm-core/src/passes.rs.
 {{finite}}
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [count, stride]
@@ -8,7 +8,7 @@
 struct Info {
     first: u32,     // first scored row of this launch; logits start with it
     count: u32,
-    stride: u32,    // floats a row of logits
+    stride: u32,    // floats per row of logits
     mask_index: u32,
     origin: vec3<u32>, // first workgroup of this launch
 }

@@ -1,5 +1,5 @@
-// Makes tokens impossible in the rows that are drawn from, or of which it is asked how sure the network is: their logits become NEVER. One
-// invocation a row and token. Twin: `suppress` of crates/esolm-core/src/sampler.rs.
+// Makes tokens impossible in the rows that tokens are drawn from or whose confidence is computed: their logits become NEVER. One
+// invocation per row and token. Twin: `suppress` of crates/esolm-core/src/sampler.rs.
 @group(0) @binding(0) var<storage, read_write> logits: array<f32>; // [rows, stride]
 @group(0) @binding(1) var<storage, read_write> suppressed: array<u32>; // [tokens]
 struct Info {

@@ -9,7 +9,8 @@ fn load_v(i: u32) -> vec4<f32> {
     let p = cache_v[i];
     return vec4<f32>(unpack2x16float(p.x), unpack2x16float(p.y));
 }
-// What f16 does not hold becomes NaN, so that no text comes of it: packing makes anything of it, on some devices the largest number.
+// Values beyond the range of f16 become NaN, so that no text is generated from them: what pack2x16float makes of them is undefined, on some
+// devices the largest f16.
 const LARGEST: u32 = 0x477fe000u; // the bits of 65504
 fn pack_or_nan(value: vec2<f32>) -> u32 {
     let magnitude = bitcast<vec2<u32>>(value) & vec2<u32>(0x7fffffffu);

@@ -1,4 +1,4 @@
-// The best token of the columns start..end of a row, logit and noise together; of those up to the step `last` where some are left out.
+// The token with the largest logit + noise in the columns start..end of a row; with FILTER only of those up to the step `last`.
 // `start` is a multiple of four, since random numbers come four at a time.
 fn candidate(lane: u32, s: u32, base: u32, start: u32, end: u32, top: f32, last: u32) -> Best {
     var mine = Best(LOWEST, NO_TOKEN, false);

@@ -1,4 +1,4 @@
-// What an embedding reads and writes. One launch a slice of the vocabulary: a token outside of it is left to the launch that holds it.
+// Inputs and outputs of an embedding. One launch per slice of the vocabulary; tokens outside the slice are skipped.
 {{row}}
 @group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
 {{weight}}

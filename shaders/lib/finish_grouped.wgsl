@@ -1,5 +1,5 @@
-// Ends the q, k, v product where k and v may have fewer heads than q, as finish_qkv.wgsl does where they have as many: q to `out`
-// [rows, Q4], k and v to the row's slot of the KV cache, which is D4 wide.
+// Like finish_qkv.wgsl, but k and v may have fewer heads than q: q to `out` [rows, Q4], k and v to the row's slot of the KV cache,
+// which is D4 wide.
 {{row}}
 {{cache}}
 @group(0) @binding({{out}}) var<storage, read_write> out: array<vec4<f32>>;

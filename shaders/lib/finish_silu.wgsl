@@ -1,5 +1,5 @@
-// Ends a product whose columns are pairs of a gate and what it is multiplied with: out [rows, N4 pairs] = silu(gate) up. The argument is
-// clamped: an exponential that overflows is not to be divided by.
+// Ends a product whose columns are pairs (gate, up): out [rows, N4 pairs] = silu(gate) up. The argument is clamped, to avoid dividing by
+// an exponential that overflows.
 @group(0) @binding(3) var<storage, read_write> out: array<vec2<f32>>;
 fn finish(r: u32, n4: u32, y: vec4<f32>) {
     let gate = y.xz;

@@ -1,18 +1,18 @@
-// Which tokens top-k, top-p and min-p keep: twin of crates/esolm-core/src/sampler/kept.rs, which says what is counted and why it is
-// exact. A workgroup finds the step of the last token of a row, or, where several share a row, adds its part to what the others find.
+// Which tokens top-k, top-p and min-p keep. Twin of crates/esolm-core/src/sampler/kept.rs, which explains what is counted and why it is
+// exact. A workgroup finds the last step that is kept in a row or, if several share a row, contributes its part to the sums.
 const BINS: u32 = 2048u;
 const FAR: u32 = 4194304u;
-// The sums of all bins: counts, or masses, whose upper halves are 16 bits wide and share words.
+// The sums of all bins, counts or masses. Their upper halves have 16 bits and share words in pairs.
 var<workgroup> low: array<atomic<u32>, BINS>;
 var<workgroup> high: array<atomic<u32>, BINS / 2u>;
 // Sums of 64 bits, lower word first.
 var<workgroup> parts: array<vec2<u32>, WG>;
 struct Crossing {
-    bin: u32, // BINS where the bound is not reached
+    bin: u32, // BINS if the bound is not reached
     above: vec2<u32>, // the sum before that bin
     wanted: vec2<u32>, // the bound
 }
-// Of a stage and of the one before it.
+// Those of a stage and of the previous one.
 var<workgroup> crossings: array<Crossing, 2>;
 
 fn step_of(value: f32, top: f32) -> u32 {
@@ -37,7 +37,7 @@ fn reaches(sum: vec2<u32>, bound: vec2<u32>) -> bool {
     return sum.y > bound.y || (sum.y == bound.y && sum.x >= bound.x);
 }
 
-// The upper 64 of the 96 bits of a product.
+// The upper 64 bits of a 96-bit product.
 fn times(a: vec2<u32>, b: u32) -> vec2<u32> {
     return plus(vec2<u32>(a.y * b, mul_hi(a.y, b)), vec2<u32>(mul_hi(a.x, b), 0u));
 }
@@ -64,7 +64,7 @@ fn mass(bin: u32, shares: vec2<u32>) -> vec2<u32> {
     return vec2<u32>((product.x >> octaves) | ((product.y << (31u - octaves)) << 1u), product.y >> octaves);
 }
 
-// The passes over the logits. Each adds up counts or masses: of every bin, or then of every step of the bin that was found.
+// The passes over the logits. A coarse one adds up the counts or masses of every bin, a fine one those of every step of the bin found.
 const COUNTS: u32 = 0u;
 const FINE_COUNTS: u32 = 1u;
 const MASSES: u32 = 2u;
@@ -105,7 +105,7 @@ fn add(bin: u32, amount: u32) {
     }
 }
 
-// Adds the tokens start..end of a row, those up to the step `last`.
+// Adds the tokens start..end of a row that lie no further than the step `last`.
 fn tally(stage: u32, lane: u32, base: u32, start: u32, end: u32, top: f32, bin: u32, last: u32) {
     for (var v = start + lane; v < end; v += WG) {
         let step = step_of(raw(base, v), top);
@@ -122,7 +122,7 @@ fn tally(stage: u32, lane: u32, base: u32, start: u32, end: u32, top: f32, bin: 
     workgroupBarrier();
 }
 
-// What bin i adds to a sum; of masses in steps their shares, which weigh what they do in the bin of the steps.
+// What bin i adds to a sum. In FINE_MASSES these are shares, which `is_reached` scales by the mass of the steps' bin.
 fn amount(stage: u32, i: u32) -> vec2<u32> {
     let count = atomicLoad(&low[i]);
     if (stage == MASSES) {
@@ -139,7 +139,7 @@ fn is_reached(stage: u32, bin: u32, sum: vec2<u32>, bound: vec2<u32>) -> bool {
     return reaches(sum, bound);
 }
 
-// The last step that is kept where the sum of a fine stage crosses its bound in this bin of this one.
+// The last step that is kept if the sum of a fine stage crosses its bound at step `fine` of this bin.
 fn last_kept(stage: u32, bin: u32, fine: u32) -> u32 {
     let crossed = bin * BINS + fine;
     return select(crossed, max(crossed, 1u) - 1u, stage == FINE_MASSES && info.drops != 0u);
@@ -166,7 +166,7 @@ fn find_crossing(stage: u32, lane: u32, bin: u32) {
     if (stage == MASSES) {
         bound = times(total, info.top_p);
         if (info.drops != 0u) {
-            // To exceed is to reach the next whole number.
+            // To exceed a bound is to reach the next integer.
             bound = plus(bound, vec2<u32>(1u, 0u));
         }
         bound.x = select(bound.x, 1u, bound.x == 0u && bound.y == 0u);
@@ -189,11 +189,11 @@ fn find_crossing(stage: u32, lane: u32, bin: u32) {
     workgroupBarrier();
 }
 
-// The last step that is kept of a row's first `end` columns. `fractions` are filled.
+// The last step that is kept in a row's first `end` columns. `fractions` must be filled.
 fn cut(lane: u32, base: u32, end: u32, top: f32) -> u32 {
     var last = FAR;
     var bin = 0u;
-    // Two stages for top-k, then two for top-p; a loop, since compilers put what is called several times there several times.
+    // Two stages for top-k, then two for top-p. A loop, since compilers inline every call.
     for (var stage = first_stage(0u); stage < STAGES; stage = first_stage(stage + 1u)) {
         clear_bins(stage, lane);
         tally(stage, lane, base, 0u, end, top, bin, last);

@@ -1,5 +1,5 @@
-// Row r of the residual stream x, which begins at `row0`. What was added to few rows may still be in `parts` parts: of two places of FEW
-// rows the stream is in one, and each part has the next FEW rows.
+// Row r of the residual stream x, which begins at `row0`. With few rows, `parts` partial sums may still have to be added: the stream is in
+// one of the first two blocks of FEW rows, and the parts follow in blocks of FEW rows each.
 fn residual(r: u32, i: u32, width: u32) -> vec4<f32> {
     var sum = x[(info.row0 + r) * width + i];
     for (var part = 0u; part < info.parts; part++) {

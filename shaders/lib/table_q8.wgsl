@@ -1,9 +1,9 @@
-// Embedding of 8-bit codes [tokens, N4 words], a word for four entries of a token; after the codes of each token the f16 scales of its
-// groups of 32.
+// Embedding of 8-bit codes [tokens, N4 words], one word per four entries of a token; each token's codes are followed by the f16 scales of
+// its groups of 32.
 @group(0) @binding(1) var<storage, read_write> w: array<u32>;
 fn weight(k: u32, n4: u32) -> vec4<f32> {
     let first = k * (N4 + (N4 + 15u) / 16u);
-    // An f16 by its bits: what unpacks them may flush numbers below 2^-14 to zero, and a scale is often one.
+    // Decodes f16 by hand: unpack2x16float may flush values below 2^-14 to zero, and scales are often that small.
     let pair = w[first + N4 + n4 / 16u];
     let bits = select(pair & 0xffffu, pair >> 16u, n4 / 8u % 2u == 1u);
     let more = select(0x38000000u, 0x70000000u, bits >= 0x7c00u);

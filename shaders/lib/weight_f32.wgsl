@@ -7,7 +7,7 @@ alias Scales = u32; // floats have none
 fn scales(k4: u32, n4: u32) -> Scales {
     return 0u;
 }
-// Four inputs of four columns, and what one of the inputs is multiplied with.
+// The weights of four inputs by four columns, and those of one input decoded.
 alias Weights = array<vec4<f32>, 4>;
 fn weights(k4: u32, n4: u32) -> Weights {
     let i = k4 * 4u * N4 + n4;

@@ -1,11 +1,11 @@
-// Weight matrix of 4-bit codes [K4, 4 N4], a half word for four inputs of a column, then f16 scales [K / 32, 4 N4], then as many
-// offsets: w = s q + b.
+// Weight matrix of 4-bit codes [K4, 4 N4], half a word per four inputs of a column, then f16 scales [K / 32, 4 N4], then offsets of the
+// same shape: w = s q + b.
 @group(0) @binding(1) var<storage, read_write> w: array<vec2<u32>>;
 struct Scales {
     scale: vec4<f32>,
     offset: vec4<f32>,
 }
-// An f16 by its bits: what unpacks them may flush numbers below 2^-14 to zero, and a scale is often one.
+// Decodes f16 by hand: unpack2x16float may flush values below 2^-14 to zero, and scales are often that small.
 fn halves(i: u32) -> vec4<f32> {
     let p = w[i];
     let bits = vec4<u32>(p.x & 0xffffu, p.x >> 16u, p.y & 0xffffu, p.y >> 16u);
@@ -19,7 +19,7 @@ fn scales(k4: u32, n4: u32) -> Scales {
     let i = (K4 + k4 / 8u) * N4 + n4;
     return Scales(halves(i), halves(i + (K4 + 7u) / 8u * N4));
 }
-// Four inputs of four columns, and what one of the inputs is multiplied with.
+// The weights of four inputs by four columns, and those of one input decoded.
 alias Weights = vec2<u32>;
 fn weights(k4: u32, n4: u32) -> Weights {
     return w[k4 * N4 + n4];

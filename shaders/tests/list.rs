@@ -1,5 +1,5 @@
-//! The list of shaders against the files: every form of every shader is composed, parsed and validated, and what it binds is what
-//! the list says.
+//! The list of shaders against the files: every form of every shader is composed, parsed and validated, and its bindings must match
+//! the list.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use naga::common::wgsl::TryToWgsl;
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, Type, TypeInner};
 
-/// Names of the .wgsl files in a folder.
+/// Names of the .wgsl files in a folder, without the extension.
 fn files(folder: &str) -> BTreeSet<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let names = fs::read_dir(folder).expect("a folder").map(|entry| {
@@ -22,7 +22,7 @@ fn files(folder: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Every choice of snippets for the slots that `text` has and those that the chosen ones bring.
+/// Every choice of snippets for the slots of `text` and for those that the chosen snippets add.
 fn choices(shader: &Shader, text: &str, from: usize) -> Vec<Vec<&'static Snippet>> {
     let Some(slot) = shader.slots.get(from) else {
         return vec![vec![]];
@@ -40,7 +40,7 @@ fn choices(shader: &Shader, text: &str, from: usize) -> Vec<Vec<&'static Snippet
     slot.one_of.iter().flat_map(with).collect()
 }
 
-/// Every form of a shader, with constants that any shader compiles with.
+/// Every form of a shader, with constants that suit all shaders.
 fn forms(shader: &Shader) -> Vec<Form> {
     let choices = choices(shader, shader.text, 0);
     let form = |flags: &&[&'static str], snippets: &Vec<&'static Snippet>| Form {
@@ -59,7 +59,7 @@ fn parse(shader: &Shader, form: &Form) -> (Module, ModuleInfo) {
     let text = shader.compose(form);
     let module = naga::front::wgsl::parse_str(&text)
         .unwrap_or_else(|error| panic!("{}: {}", shader.name, error.emit_to_string(&text)));
-    // Of naga's capabilities only the one that every WebGPU device has: `unpack2x16float` and its like.
+    // The only capability of naga that every WebGPU device has: `unpack2x16float` and the like.
     let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator
@@ -68,7 +68,7 @@ fn parse(shader: &Shader, form: &Form) -> (Module, ModuleInfo) {
     (module, info)
 }
 
-/// The type of an array's elements, or of a uniform block, as WGSL writes it.
+/// The type of an array's elements, or of a uniform block, in WGSL.
 fn element(module: &Module, ty: &Type) -> String {
     match &ty.inner {
         TypeInner::Array { base, .. } => element(module, &module.types[*base]),
@@ -82,7 +82,7 @@ fn element(module: &Module, ty: &Type) -> String {
     }
 }
 
-/// The members of a uniform block, without those that fill it up.
+/// The members of a uniform block, without padding.
 fn members(ty: &Type) -> String {
     let TypeInner::Struct { members, .. } = &ty.inner else {
         panic!("a uniform that is not a block: {ty:?}");
@@ -153,7 +153,7 @@ fn every_binding_is_as_it_is_described() {
                 .map(|(index, binding)| {
                     let block = match binding.access {
                         Access::Uniform => {
-                            // Every launch may be one of several.
+                            // Every launch may be split into several.
                             assert!(binding.shape.ends_with(", origin"), "{what}");
                             binding.shape.to_string()
                         }
@@ -168,7 +168,7 @@ fn every_binding_is_as_it_is_described() {
     }
 }
 
-/// A binding, constant or flag that no form has would be a leftover.
+/// Every listed binding, constant and flag is used by some form.
 #[test]
 fn nothing_is_described_in_vain() {
     for shader in SHADERS {
@@ -188,7 +188,7 @@ fn nothing_is_described_in_vain() {
                 let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
                 text.contains(&defined) && words.filter(|word| word == name).count() > 1
             };
-            // What an `//@unroll` counts by is gone from the composed text.
+            // The count of an `//@unroll` is no longer in the composed text.
             let counted = shader.text.contains(&format!(" {name}\n"));
             assert!(counted || texts.iter().any(used), "{}: {name}", shader.name);
         }

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all.
+//! Files that appear complete or not at all.
 
 mod common;
 
@@ -28,7 +28,7 @@ fn a_file_appears_whole_or_not_at_all() {
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(names(&folder), ["a.txt"]);
 
-    // Two of one name do not meet; the last one to be committed stays.
+    // Two writers of the same file do not interfere; the last commit wins.
     let mut first = AtomicFile::create(&path).unwrap();
     let mut second = AtomicFile::create(&path).unwrap();
     first.write_all(b"first").unwrap();
@@ -48,9 +48,9 @@ fn what_cannot_be_a_file_is_refused() {
     assert!(refused(&folder.path("")).contains("names a folder"));
     assert!(refused(folder.path("").parent().unwrap()).contains("is a folder"));
     assert!(refused(Path::new("..")).contains("not name a file"));
-    // Said at once: the rename would be refused only when everything is written.
+    // Reported immediately: the rename would fail only after everything is written.
     assert!(refused(&folder.path("new/")).contains("names a folder"));
-    // The system's own words.
+    // The operating system's own message.
     let nowhere = refused(&folder.path("no/such/file"));
     let own = fs::File::create(folder.path("no/such/file")).unwrap_err();
     assert_eq!(nowhere, own.to_string());
@@ -65,7 +65,7 @@ fn names_may_be_as_long_as_the_system_takes() {
     assert_eq!(fs::read(&path).unwrap(), b"whole");
 }
 
-/// What a process that was killed left goes when the file is written again; what another one writes stays, and files of other names.
+/// Writing a file removes temporary files left by a killed process, but not those still being written or those of other files.
 #[test]
 fn stale_temporary_files_are_removed() {
     let folder = Folder::new("atomic-stale");
@@ -127,7 +127,7 @@ mod unix {
             assert!(link.is_symlink() && chain.is_symlink());
             assert_eq!(fs::read_to_string(&target).unwrap(), text);
         }
-        // A link to nothing makes what it names.
+        // Writing through a dangling link creates its target.
         let dangling = folder.path("dangling");
         symlink("far/b", &dangling).unwrap();
         atomic::write(&dangling, b"made").unwrap();
@@ -186,7 +186,7 @@ mod unix {
         assert!(fs::metadata(&socket).unwrap().file_type().is_socket());
         assert_eq!(names(&folder).len(), 3);
 
-        // The system's sink; only root may make another of its kind.
+        // A second /dev/null, which only root may create.
         let sink = folder.path("sink");
         let made = Command::new("mknod")
             .arg(&sink)
@@ -200,7 +200,7 @@ mod unix {
         }
     }
 
-    /// What takes the place of a file while it is written is not a file of ours to replace.
+    /// Anything but a file that appears at the path during the write is not replaced.
     #[test]
     fn what_stands_there_in_the_end_is_not_replaced_unless_it_is_a_file() {
         let folder = Folder::new("atomic-meanwhile");
@@ -215,7 +215,7 @@ mod unix {
         assert_eq!(names(&folder), ["out"]);
     }
 
-    /// Bytes in a disk's first blocks are nobody's wish. Only root may make such a node; nothing is behind its number.
+    /// Nobody wants to overwrite a disk's first blocks. Only root may create such a node; no device has this number.
     #[test]
     fn disks_are_refused() {
         let folder = Folder::new("atomic-disk");
@@ -242,7 +242,7 @@ mod unix {
         assert!(kind.is_block_device());
     }
 
-    /// Only a regular file can be what a killed process left.
+    /// Only a regular file can have been left by a killed process.
     #[test]
     fn pipes_and_links_with_the_name_of_a_temporary_file_stay() {
         let folder = Folder::new("atomic-stale-pipe");
@@ -257,7 +257,7 @@ mod unix {
         assert_eq!(names(&folder).len(), 4);
     }
 
-    /// As `/dev/fd/3` with `3>> file` in a shell.
+    /// Like `/dev/fd/3` with `3>> file` in a shell.
     #[cfg(target_os = "linux")]
     #[test]
     fn an_open_descriptor_is_written_to_although_a_file_is_behind_it() {

@@ -1,5 +1,5 @@
-//! Zip containers and pickles that must not open, and what each of them is told; and odd ones that must. Run with `--nocapture` to read the
-//! messages.
+//! Zip containers and pickles that must be rejected, with the message for each, and unusual ones that must open. Run with `--nocapture` to
+//! read the messages.
 
 mod common;
 
@@ -42,7 +42,7 @@ fn zip_containers() {
         bytes[at..at + value.len()].copy_from_slice(value);
         bytes
     };
-    // The second directory entry begins where the third's offset field is made to point.
+    // The last directory entry points to the data of the first.
     let overlapping = {
         let mut bytes = bytes.clone();
         let last = bytes.len() - 22 - 46 - "x/data/0".len();
@@ -52,7 +52,7 @@ fn zip_containers() {
         bytes
     };
     let inside = {
-        // A whole entry inside the data of another one: the classic of hidden contents.
+        // A whole entry inside the data of another, the classic way to hide contents.
         let hidden = forge::zip(&[entry("x/data/1", b"secret")], false);
         let outer = [
             entry("x/data.pkl", &pickle),
@@ -142,7 +142,7 @@ fn zip_containers() {
     ] {
         assert_told(open(bytes), words);
     }
-    // The checksum of weights is compared when they are read.
+    // The checksum of weights is verified when they are read.
     let damaged = open(change(&|e| e[2].crc_error = 1)).unwrap();
     let values = damaged.f32(&damaged.tensors()[0]);
     // wrong CRC of a storage
@@ -208,7 +208,7 @@ fn pickles() {
     ] {
         assert_told(open(archive(&pickle)), words);
     }
-    // Whatever is sound is data: nothing recurses into it, and nothing in it runs.
+    // Valid pickles are data: nothing recurses into them, and nothing in them is executed.
     let touch = text("touch /tmp/esolm-was-here");
     for (case, pickle, shown) in [
         ("list as root", program(list(&[])), "a list"),

@@ -1,4 +1,4 @@
-//! Loading takes the memory of the largest tensor, not of the file. A test binary of its own: it reads the process's peak.
+//! Loading takes the memory of the largest tensor, not of the file. A separate test binary, since it measures the peak of the process.
 #![cfg(target_os = "linux")]
 
 mod common;

@@ -1,5 +1,5 @@
-//! Files of torch.save that say something impossible of a tensor, and what each of them is told; and what else can be read in one. Run with
-//! `--nocapture` to read the messages.
+//! torch.save files with an impossible tensor, with the message for each, and what else such a file may contain. Run with `--nocapture` to
+//! read the messages.
 
 mod common;
 
@@ -147,7 +147,7 @@ fn tensors_are_found_wherever_they_stand() {
     // a number
     assert_told(epoch, "tensor epoch is 7|dense tensor");
 
-    // Lightning's moving average has no names.
+    // Lightning's moving average is a list without names.
     let file = TensorFile::open(golden_path("mini_ar.ckpt")).unwrap();
     let raw = golden_tensors("mini_ar.raw.safetensors");
     for tensor in file.tensors() {

@@ -1,5 +1,5 @@
-//! Safetensors files: those that must not open, and what each of them is told; and those that are written. Run with `--nocapture` to read
-//! the messages.
+//! Safetensors files: those that must be rejected, with the message for each, and those we write. Run with `--nocapture` to read the
+//! messages.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn safetensors_files() {
         (vec![], "0 bytes|header length|again"),
         // four bytes
         (vec![1; 4], "4 bytes|header length|again"),
-        // header beyond the file
+        // header longer than the file
         (good[..1000].to_vec(), "header|only 992 follow|truncated"),
         // absurd header length
         (long, "18446744073709551615|only 2 follow|truncated"),
@@ -84,7 +84,7 @@ fn safetensors_files() {
             ),
             "8 bytes|after b|nothing",
         ),
-        // metadata that are not texts
+        // metadata that is not text
         (
             frame(r#"{"__metadata__":{"step":1}}"#, &[]),
             "header|JSON|expected a string",
@@ -122,7 +122,7 @@ fn what_is_written_is_read_by_this_crate_and_the_formats_own() {
     let mut writer = SafetensorsWriter::new(Vec::new(), &[("step", "3")], &specs).unwrap();
     writer.write_all(&7i64.to_le_bytes()).unwrap();
     for x in [1.0f32, -2.0, 0.5] {
-        // In pieces of any size.
+        // In chunks of any size.
         writer.write_all(&x.to_le_bytes()[2..3]).unwrap();
         writer.write_all(&x.to_le_bytes()[3..]).unwrap();
     }
@@ -152,7 +152,7 @@ fn many_tensors_are_several_files_with_an_index() {
         .map(|(i, &n)| TensorSpec::new(format!("t{i}"), Dtype::F32, [n]))
         .collect();
     let values: Vec<f32> = (0..sizes.iter().sum::<usize>()).map(|i| i as f32).collect();
-    // At most five values: the one of nine is a file of its own.
+    // At most five values per file; the tensor of nine gets a file to itself.
     let of = |most: u64| {
         let mut names = Vec::new();
         let create = |name: &str| {
@@ -160,7 +160,7 @@ fn many_tensors_are_several_files_with_an_index() {
             Ok(Vec::new())
         };
         let mut writer = ShardedWriter::new(&[("format", "pt")], &specs, most, create).unwrap();
-        // Across the ends of tensors and files.
+        // Chunks cross the ends of tensors and files.
         for values in values.chunks(2) {
             write_f32(&mut writer, values).unwrap();
         }

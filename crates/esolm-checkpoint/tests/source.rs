@@ -1,4 +1,4 @@
-//! Files that are read in parts.
+//! Files read in parts.
 
 mod common;
 
@@ -29,7 +29,7 @@ fn tensors_come_when_they_are_fetched_and_go_when_they_are_read() {
         now(parts.fetch(tensor)).unwrap();
         assert_eq!(parts.f32(tensor).unwrap(), whole.f32(tensor).unwrap());
         assert!(parts.f32(tensor).is_err(), "{name} is held no longer");
-        // What is there anyway needs no fetching.
+        // A file held in memory needs no fetching.
         now(whole.fetch(tensor)).unwrap();
     }
     let header = source.read.lock().unwrap()[1].clone();

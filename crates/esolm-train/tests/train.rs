@@ -1,4 +1,4 @@
-//! Whole trainings of tiny networks on a text made here.
+//! Complete training runs of tiny networks on a generated text.
 
 #[path = "train/init.rs"]
 mod init_from;
@@ -76,7 +76,7 @@ impl Folder {
         )
     }
 
-    /// Runs until `done` says so of a step, which was made but not saved.
+    /// Runs until `done` returns true for a step, which has been made but not saved.
     fn run_until(
         &self,
         out: &str,
@@ -87,7 +87,7 @@ impl Folder {
         self.run_from(None, out, recipe, resume, done)
     }
 
-    /// As [`Folder::run_until`], from the weights of a checkpoint.
+    /// Like [`Folder::run_until`], starting from the weights of a checkpoint.
     fn run_from(
         &self,
         init: Option<&Source>,
@@ -162,7 +162,7 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
         let recipe = folder.recipe(&[&[&*format!("model.family={family}")], more].concat());
         assert_eq!(recipe.steps(), 8);
         let whole = folder.run("whole", &recipe, false, 0).unwrap();
-        // Stopped twice: after a step that saves anyway, and after one that does not.
+        // Stopped twice: after a step that is saved anyway, and after one that is not.
         folder.run("parts", &recipe, false, 3).unwrap();
         folder.run("parts", &recipe, true, 5).unwrap();
         let parts = folder.run("parts", &recipe, true, 0).unwrap();
@@ -194,14 +194,14 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
         let first = losses(&whole)[0].1;
         let last = losses(&whole)[7].1;
         assert!(last < first - 0.3, "{family}: {first} to {last}");
-        // What was written is a checkpoint with its tokenizer.
+        // The output is a checkpoint with its tokenizer.
         let model = open(&folder.0.join("whole/model"));
         assert_eq!(model.config().length, 16);
         assert!(model.tokenizer_path().is_some());
     }
 }
 
-/// At alpha_0 = 1 the sequential loss has nothing to predict, and at 0 the diffusion loss next to nothing.
+/// At alpha_0 = 1 the sequential loss has nothing to predict; at 0 the diffusion loss has almost nothing.
 #[test]
 fn the_ends_of_alpha_0_train() {
     for set in [
@@ -229,7 +229,7 @@ fn a_run_that_died_goes_on_from_its_last_state() {
     let whole = folder.run("whole", &recipe, false, 0).unwrap();
     let out = folder.0.join("died");
     folder.run("died", &recipe, false, 3).unwrap();
-    // As if it had gone on to step 5 and been killed while it wrote: lines without a state, a damaged newest state.
+    // As if the run had continued to step 5 and been killed while writing: log lines without a state, and a damaged newest state.
     let log = fs::read_to_string(folder.0.join("whole/log.jsonl")).unwrap();
     fs::write(out.join("log.jsonl"), &log[..log.len() * 3 / 4]).unwrap();
     let state = fs::read(out.join("state/step-00000003.safetensors")).unwrap();
@@ -238,7 +238,7 @@ fn a_run_that_died_goes_on_from_its_last_state() {
     assert_eq!(losses(&whole), losses(&lines));
 }
 
-/// The safetensors file with something else in its header.
+/// The safetensors file with `from` in its header replaced by `to`.
 fn with_header(file: &[u8], from: &str, to: &str) -> Vec<u8> {
     let length = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
     let header = std::str::from_utf8(&file[8..8 + length]).unwrap();
@@ -250,7 +250,7 @@ fn with_header(file: &[u8], from: &str, to: &str) -> Vec<u8> {
     bytes
 }
 
-/// Older versions counted steps alone, all of the size that the recipe gives, and knew nothing of the text and the tokenizer.
+/// Older versions counted only steps, all of the recipe's size, and recorded neither the text nor the tokenizer.
 #[test]
 fn a_state_of_an_older_version_goes_on() {
     let folder = Folder::new("older");
@@ -293,7 +293,7 @@ fn a_state_of_an_older_version_goes_on() {
     assert_eq!(losses(&whole), losses(&parts));
 }
 
-/// What a saved state says is checked before it is believed, and a log is no reason to refuse it.
+/// The contents of a saved state are checked before use; a damaged log is no reason to reject it.
 #[test]
 fn a_state_changed_by_hand_is_refused() {
     let folder = Folder::new("changed");
@@ -332,7 +332,7 @@ fn a_state_changed_by_hand_is_refused() {
     folder.run("out", &recipe, true, 0).unwrap();
 }
 
-/// A text of two tokens is often not masked at all: such a step moves nothing.
+/// A text of two tokens often has no masked token: such a step changes nothing.
 #[test]
 fn a_step_without_masked_tokens_counts_nothing() {
     let folder = Folder::new("unmasked");
@@ -346,7 +346,7 @@ fn a_step_without_masked_tokens_counts_nothing() {
     }
 }
 
-/// A BD3-LM learns the text in blocks of any size, and can go on in blocks of another.
+/// A BD3-LM learns the text in blocks of any size, and can continue with another block size.
 #[test]
 fn blocks_are_learnt() {
     let folder = Folder::new("blocks");
@@ -374,7 +374,7 @@ fn blocks_are_learnt() {
     assert_eq!(went_on.config().block_size, Some(4));
 }
 
-/// A SetDLM learns the text in sets of any size, without adaLN, and can go on in sets of another.
+/// A SetDLM learns the text in sets of any size, without adaLN, and can continue with another set size.
 #[test]
 fn sets_are_learnt() {
     let folder = Folder::new("sets");
@@ -410,11 +410,11 @@ fn sets_are_learnt() {
     assert_eq!(went_on.config().sets.unwrap().desired, 2);
 }
 
-/// `low_var` is a loss to train on; what is validated stays the bound.
+/// `low_var` is a training loss; validation still computes the bound.
 #[test]
 fn validation_gives_the_bound_whatever_the_loss_weighs() {
     let folder = Folder::new("weights");
-    // A rate that changes no weight: both runs then validate the same network.
+    // A learning rate that changes no weight, so that both runs validate the same network.
     let still = ["optimizer.lr=1e-30", "run.tokens=128"];
     let bounds = ["loss.kind=elbo", "loss.kind=low_var"].map(|kind| {
         let recipe = folder.recipe(&[&still[..], &[kind]].concat());
@@ -438,7 +438,7 @@ fn what_stands_there_is_not_overwritten() {
     assert!(matches!(refused, TrainError::Occupied(_)), "{refused}");
 }
 
-/// Values that say what the weights mean stay; an AR model has no conditioning, and positions have no weights.
+/// Values that determine the meaning of the weights cannot change. An AR model has no conditioning, and positions have no weights.
 #[test]
 fn a_state_goes_on_in_the_network_that_it_was_trained_in() {
     for (family, other) in [("esolm", "ar"), ("mdlm", "esolm"), ("ar", "mdlm")] {
@@ -499,7 +499,7 @@ fn a_disk_that_takes_nothing_loses_nothing() {
     folder.run("out", &recipe, false, 3).unwrap();
     let out = folder.0.join("out");
     let saved = fs::read(out.join("state/step-00000003.safetensors")).unwrap();
-    // A folder in the place of the next state refuses the write as a full disk does, also for root.
+    // A folder in the place of the next state makes the write fail as a full disk would, even for root.
     let next = out.join("state/step-00000004.safetensors");
     let block = |event: &Event| {
         if matches!(event, Event::Step { step: 4, .. }) {
@@ -549,7 +549,7 @@ fn bad_text_is_named() {
     }
 }
 
-/// One batch with one noise, again and again: a network that learns must come close to knowing it.
+/// The same batch with the same noise over and over: a network that learns must almost memorise it.
 #[test]
 fn one_batch_is_learnt_by_heart() {
     let json = r#"{"model_type": "EsoLM", "hidden_size": 64, "cond_dim": 16, "n_blocks": 2, "n_heads": 4, "model_length": 16,

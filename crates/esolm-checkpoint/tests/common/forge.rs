@@ -1,4 +1,4 @@
-//! Forged containers and pickles, right and wrong.
+//! Forged containers and pickles, valid and invalid.
 
 #![allow(dead_code)] // every test file uses its own part
 
@@ -23,7 +23,7 @@ pub fn entry(name: &str, data: &[u8]) -> Entry {
     }
 }
 
-/// A zip of these entries; with `wide`, sizes and offsets are written the zip64 way.
+/// A zip of these entries; with `wide`, sizes and offsets are written as zip64.
 pub fn zip(entries: &[Entry], wide: bool) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -93,7 +93,7 @@ pub fn zip(entries: &[Entry], wide: bool) -> Vec<u8> {
     bytes
 }
 
-/// Pickled values, without the frame of a program.
+/// A pickled value, without the header and STOP of a program.
 pub type Value = Vec<u8>;
 
 pub fn text(text: &str) -> Value {
@@ -146,7 +146,7 @@ pub fn call(function: Value, args: Value) -> Value {
     [function, args, b"R".to_vec()].concat()
 }
 
-/// An object of a class, its fields in a dictionary.
+/// An object of a class, with its fields in a dictionary.
 pub fn object(class: Value, fields: Value) -> Value {
     [class, b")R".to_vec(), fields, b"b".to_vec()].concat()
 }
@@ -165,7 +165,7 @@ pub fn storage(class: &str, key: &str) -> Value {
     ]))
 }
 
-/// A tensor as torch.save writes it.
+/// A tensor as written by torch.save.
 pub fn tensor(storage: Value, offset: i32, shape: &[i32], strides: &[i32]) -> Value {
     let sizes = |sizes: &[i32]| tuple(&sizes.iter().map(|&n| int(n)).collect::<Vec<_>>());
     let args = [
@@ -191,7 +191,7 @@ pub fn plain(shape: &[i32], offset: i32) -> Value {
     tensor(storage("FloatStorage", "0"), offset, shape, &strides)
 }
 
-/// An OrderedDict, which is what `state_dict` is.
+/// An OrderedDict, like a `state_dict`.
 pub fn ordered(pairs: &[(&str, Value)]) -> Value {
     let items: Vec<u8> = pairs
         .iter()
@@ -206,7 +206,7 @@ pub fn data() -> Vec<u8> {
     (0..17).flat_map(|i| (i as f32).to_le_bytes()).collect()
 }
 
-/// A file of torch.save with this pickle and one storage.
+/// A torch.save file with this pickle and one storage.
 pub fn archive(pickle: &[u8]) -> Vec<u8> {
     let entries = [
         entry("x/data.pkl", pickle),

@@ -1,4 +1,4 @@
-//! Golden files and small helpers for the tests of files of tensors.
+//! Golden files and helpers for the tests of tensor files.
 
 #![allow(dead_code)] // every test file uses its own part
 
@@ -10,7 +10,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Shape and values of tensors by their name without `backbone.`.
+/// Shapes and values of tensors by name, without `backbone.`.
 pub type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 pub fn golden_path(name: &str) -> PathBuf {
@@ -19,7 +19,7 @@ pub fn golden_path(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// A file of tests/fixtures/cases.
+/// A file in tests/fixtures/cases.
 pub fn case_path(name: &str) -> PathBuf {
     golden_path("../cases").join(name)
 }
@@ -29,7 +29,7 @@ pub fn golden(name: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The f32 tensors of a golden file, read by the format's own crate.
+/// The f32 tensors of a golden file, read by the `safetensors` crate.
 pub fn golden_tensors(name: &str) -> Tensors {
     let bytes = golden(name);
     let view = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -50,7 +50,7 @@ pub fn golden_tensors(name: &str) -> Tensors {
         .collect()
 }
 
-/// A safetensors file of these tensors in `F32`, `F16` or `BF16`.
+/// A safetensors file with these tensors as `F32`, `F16` or `BF16`.
 pub fn pack(tensors: &Tensors, dtype: &str) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut data = Vec::new();
@@ -70,7 +70,7 @@ pub fn pack(tensors: &Tensors, dtype: &str) -> Vec<u8> {
     frame(&serde_json::Value::Object(header).to_string(), &data)
 }
 
-/// A safetensors file of this header and this data.
+/// A safetensors file with this header and data.
 pub fn frame(header: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.as_bytes());
@@ -78,7 +78,7 @@ pub fn frame(header: &str, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A folder of its own that goes away with the test.
+/// A temporary folder, removed when the test ends.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -112,7 +112,7 @@ impl Drop for Folder {
     }
 }
 
-/// The error's message is one line and has all of `words`, which are separated by `|`.
+/// Asserts that the error's message is one line and contains all of `words`, which are separated by `|`.
 pub fn assert_told<T, E: Display>(result: Result<T, E>, words: &str) {
     let message = match result {
         Ok(_) => panic!("{words}: it must be refused"),

@@ -1,4 +1,4 @@
-//! A source that says what was read of it.
+//! A source that records what is read from it.
 
 use std::future::Future;
 use std::ops::Range;
@@ -8,11 +8,11 @@ use std::task::{Context, Poll, Waker};
 
 use esolm_checkpoint::{ByteSource, Reading};
 
-/// Bytes in memory that keep a record of what was read of them.
+/// Bytes in memory, with a record of the ranges read.
 #[derive(Clone)]
 pub struct Recorded {
     bytes: Arc<Vec<u8>>,
-    /// What it says of its size.
+    /// The size it reports.
     pub size: u64,
     pub read: Arc<Mutex<Vec<Range<u64>>>>,
 }
@@ -48,7 +48,7 @@ impl ByteSource for Recorded {
     }
 }
 
-/// These sources are always ready.
+/// Runs a future that never has to wait, since these sources are always ready.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => value,

@@ -1,4 +1,4 @@
-//! Trainings that start from a checkpoint: of every family, into every family.
+//! Training from a checkpoint, from every family to every family.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ const FAMILIES: [(&str, &[&str]); 5] = [
     ("setdlm", &["model.set_size=4"]),
 ];
 
-/// A recipe that says nothing of the network.
+/// A recipe without network settings.
 fn bare(folder: &Folder) -> String {
     let text = folder.recipe_text();
     let kept = text.lines().filter(|line| {
@@ -43,7 +43,7 @@ fn sets(sets: &[&str]) -> Vec<String> {
     sets.iter().map(|set| set.to_string()).collect()
 }
 
-/// A few steps of a family from random weights.
+/// Trains a model of a family for a few steps from random weights.
 fn trained(folder: &Folder, family: &str, more: &[&str]) {
     let family_set = format!("model.family={family}");
     let recipe = folder.recipe(&[&[&*family_set, "run.tokens=384"], more].concat());
@@ -55,7 +55,7 @@ fn source(folder: &Folder, name: &str) -> Source {
     Source::new(&path.to_string_lossy(), open(&path))
 }
 
-/// What validation gives for the checkpoint's own network under a recipe's objective.
+/// The validation loss of the checkpoint's own network under a recipe's objective.
 fn expected(source: &Source, recipe: &Recipe, config: &ModelConfig) -> f64 {
     let own = source.checkpoint();
     let network = Network::load(own, &Device::flex()).unwrap();
@@ -72,7 +72,7 @@ fn expected(source: &Source, recipe: &Recipe, config: &ModelConfig) -> f64 {
     evaluate(&objective, &network, &windows, recipe.run.batch).total()
 }
 
-/// Starts, and ends before the first step; gives the loss on the hold-out and what was said.
+/// Starts a run and ends it before the first step; returns the hold-out loss and the notes.
 fn start(folder: &Folder, source: &Source, out: &str, recipe: &Recipe) -> (f64, Vec<String>) {
     let mut notes = Vec::new();
     let lines = folder
@@ -110,7 +110,7 @@ fn every_family_starts_from_every_other() {
             let config = made.config();
             assert_eq!(loss, expected(&source, &recipe, config), "{out}");
             assert!(notes.iter().any(|note| note.contains("starting from")));
-            // What is exported are the weights themselves.
+            // The weights are exported unchanged.
             for parameter in source.checkpoint().parameters() {
                 let name = &parameter.name;
                 let was = source.checkpoint().f32(name).unwrap();
@@ -129,7 +129,7 @@ fn every_family_starts_from_every_other() {
                 (config.vocab_size, config.mask_index, config.eos),
                 (own.vocab_size, own.mask_index, own.eos)
             );
-            // AR models and SetDLMs have no adaLN of their own; the others get one that changes nothing.
+            // AR models and SetDLMs have no adaLN; families that need one get one that changes nothing.
             let without = ["ar", "setdlm"];
             let has_adaln = !(without.contains(&from) && without.contains(&to));
             assert_eq!(config.cond_dim > 0, has_adaln, "{out}");
@@ -137,7 +137,7 @@ fn every_family_starts_from_every_other() {
                 |run: &str| fs::read(folder.0.join(run).join("model/tokenizer.json")).unwrap();
             assert_eq!(tokenizer(&out), tokenizer(from), "{out}");
         }
-        // Of the source itself: what it was worth when it was saved.
+        // A run of the source's own family starts with the loss at which the source was saved.
         let recipe = Recipe::parse_from(&bare(&folder), &[], &source).unwrap();
         assert_eq!(recipe.model.family, own.family);
         let log = fs::read_to_string(folder.0.join(from).join("log.jsonl")).unwrap();
@@ -151,7 +151,7 @@ fn every_family_starts_from_every_other() {
     }
 }
 
-/// Logits `[R, V]` of a causal pass over some tokens.
+/// Logits `[R, V]` of a causal pass over arbitrary tokens.
 fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
     let device = Device::flex();
     let network = Network::load(checkpoint, &device).unwrap();
@@ -167,7 +167,7 @@ fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
     logits.into_data().try_into_vec().unwrap()
 }
 
-/// adaLN is added where the source has none, kept away where the recipe says so, and never taken away.
+/// adaLN is added if the source has none, unless the recipe forbids it, and never removed.
 #[test]
 fn a_network_without_adaln_computes_the_same_with_one() {
     let folder = Folder::new("init-adaln");
@@ -189,7 +189,7 @@ fn a_network_without_adaln_computes_the_same_with_one() {
         assert_eq!(made.config().alpha_0, Some(0.5));
         assert_eq!(made.config().cond_dim, width);
         checkpoints.push(logits(&made));
-        // What was added is trained too, and a network without goes on without.
+        // An added adaLN is trained too, and a network without one continues without.
         let lines = folder.run(set, &recipe, true, 0).unwrap();
         assert_eq!(losses(&lines).len(), 8);
         let trained = open(&folder.0.join(set).join("model"));
@@ -201,7 +201,7 @@ fn a_network_without_adaln_computes_the_same_with_one() {
     }
     assert!(checkpoints.iter().all(|logits| *logits == checkpoints[0]));
 
-    // A source that has one keeps it, also as an AR model.
+    // A source with adaLN keeps it, even as an AR model.
     trained(&folder, "mdlm", &[]);
     let mdlm = source(&folder, "mdlm");
     let recipe = Recipe::parse_from(&bare(&folder), &sets(&["model.family=ar"]), &mdlm).unwrap();
@@ -210,12 +210,12 @@ fn a_network_without_adaln_computes_the_same_with_one() {
     assert_eq!(open(&folder.0.join("as-ar/model")).config().cond_dim, 8);
 }
 
-/// Stopped, resumed and uninterrupted trainings are the same; a state needs its source no more, and remembers which it was.
+/// A run that is stopped and resumed equals an uninterrupted one. A state no longer needs its source, but records which one it was.
 #[test]
 fn a_start_from_a_checkpoint_survives_a_stop() {
     let folder = Folder::new("init-resume");
     trained(&folder, "mdlm", &[]);
-    // In 8 bits it has lost its adaLN, and has biases everywhere that networks of its kind do not have.
+    // In 8 bits the source has lost its adaLN and has biases in every layer, unlike networks of its family.
     let wide = ["model.hidden=32", "data.vocab_size=287"];
     let recipe = folder.recipe(&[&wide[..], &["run.tokens=384"]].concat());
     folder.run("wide", &recipe, false, 0).unwrap();
@@ -281,7 +281,7 @@ fn a_start_from_a_checkpoint_survives_a_stop() {
             fs::read(path).unwrap()
         };
         assert!(read("whole") == read("parts"), "{name}");
-        // Its recipe goes round, and says where it came from.
+        // The saved recipe parses to the same recipe, and names the source.
         let saved = fs::read_to_string(folder.0.join(&out).join("recipe.toml")).unwrap();
         assert_eq!(Recipe::parse(&saved, &[]).unwrap(), recipe);
         assert_eq!(recipe.model.init.as_deref(), path.to_str());
@@ -314,7 +314,7 @@ fn a_start_from_a_checkpoint_survives_a_stop() {
     }
 }
 
-/// As [`expected`], of a checkpoint whose tokenizer lies in the folder of its training.
+/// Like [`expected`], but the tokenizer may be in the folder of the training run.
 fn expected_of(
     source: &Source,
     recipe: &Recipe,
@@ -337,7 +337,7 @@ fn open_with_tokenizer(name: &str, tokenizer: &std::path::Path) -> Source {
     Source::new(name, checkpoint.with_tokenizer_file(tokenizer))
 }
 
-/// What a recipe takes from its source, what it may say otherwise, and what it may not.
+/// What a recipe takes from its source, what it may override, and what it may not.
 #[test]
 fn a_recipe_does_not_contradict_its_source() {
     let folder = Folder::new("init-recipe");
@@ -395,7 +395,7 @@ fn a_recipe_does_not_contradict_its_source() {
     let refused = folder.run("none", &recipe, false, 0).unwrap_err();
     assert!(matches!(refused, TrainError::NotOpened(_)), "{refused}");
 
-    // Another tokenizer is not for these weights; a source without one takes the recipe's.
+    // Another tokenizer does not fit the weights; a source without one uses the recipe's.
     trained(&folder, "ar", &["data.vocab_size=275"]);
     let with = |path: &str| format!("data.tokenizer={}", folder.0.join(path).display());
     let recipe = parse(&[&with("ar/tokenizer.json")]).unwrap();
@@ -422,7 +422,7 @@ fn a_recipe_does_not_contradict_its_source() {
     assert!(matches!(refused.unwrap_err(), TrainError::Text(_)));
 }
 
-/// Published checkpoints of the repository, with their own tokenizers, and an Eso-LM (A).
+/// The repository's checkpoints in published formats, with their own tokenizers, and an Eso-LM (A).
 #[test]
 fn published_forms_are_trained_on() {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/");

@@ -56,7 +56,7 @@ pub struct Network {
     mask_index: usize,
 }
 
-/// What every block reads beside the hidden state.
+/// What every block reads besides the hidden state.
 pub struct Context {
     /// Rotary angles of the rows.
     pub rotary: Rotary,
@@ -87,7 +87,7 @@ impl Network {
         self.output_layer.forward(x, context.condition)
     }
 
-    /// What the blocks read beside the hidden state; arguments as for [`Network::forward`].
+    /// What the blocks read besides the hidden state; arguments as for [`Network::forward`].
     pub fn context(
         &self,
         positions: Tensor<2, Int>,

@@ -95,7 +95,7 @@ async fn has_plain_norms(ckpt: &Checkpoint) -> Result<bool, EngineError> {
     Ok(true)
 }
 
-/// Bytes of stored groups that are held beside their floats while matrices are read: those of a block, doubled where
+/// Bytes of stored groups held in addition to their floats while matrices are read: those of a block, doubled where
 /// matrices are joined, or those of a chunk of tokens.
 pub(crate) fn group_bytes(ckpt: &Checkpoint) -> u64 {
     let (mut block, mut tokens) = (0, 0);

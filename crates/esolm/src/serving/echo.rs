@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens, computed beside the running batch: groups of texts, one pass per group.
+//! Log-probabilities of given tokens, computed alongside the running batch: groups of texts, one pass per group.
 
 use std::ops::Range;
 
