@@ -194,9 +194,6 @@ impl Run<'_> {
     /// results are available at once, so no step has to be launched ahead where revealed tokens decide. A SetDLM's next
     /// step depends on what the current one revealed.
     fn ahead(&self) -> usize {
-        if self.sets.is_some() {
-            return 0;
-        }
         let is_cpu = self.engine.device.adapter.is_none();
         if self.sets.is_some() {
             // A SetDLM's next step depends on what the current one revealed.
