@@ -30,21 +30,23 @@ impl Kept {
 
     /// A training by this command.
     pub fn training(&self, command: &str) -> Option<&Training> {
-        self.training.iter().find(|kept| kept.command == command)
+        let mut all = self.training.iter();
+        all.find(|kept| is_same(&kept.command, command))
     }
 
     /// The line of a measurement by this command.
     pub fn likelihood(&self, command: &str) -> Option<&String> {
         let mut all = self.likelihood.iter();
-        let found = all.find(|(kept, _)| kept.answer.command == command);
+        let found = all.find(|(kept, _)| is_same(&kept.answer.command, command));
         found.map(|(_, line)| line)
     }
 
     /// The line of samples that these commands drew and judged.
     pub fn samples(&self, command: &str, judge_command: &str) -> Option<&String> {
         let mut all = self.samples.iter();
-        let found =
-            all.find(|(kept, _)| kept.command == command && kept.judge_command == judge_command);
+        let found = all.find(|(kept, _)| {
+            is_same(&kept.command, command) && is_same(&kept.judge_command, judge_command)
+        });
         found.map(|(_, line)| line)
     }
 
@@ -59,8 +61,30 @@ impl Kept {
     }
 }
 
+/// Whether two command lines give a program the same words: quotes may be set in several ways.
+pub fn is_same(a: &str, b: &str) -> bool {
+    a == b || shlex::split(a).is_some_and(|words| Some(words) == shlex::split(b))
+}
+
 fn with<T>(lines: &[String], kept: &[(T, String)]) -> Vec<String> {
     let kept = kept.iter().map(|(_, line)| line);
     let rest = kept.filter(|line| !lines.contains(line));
     lines.iter().chain(rest).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    #[test]
+    fn commands_are_compared_by_their_words() {
+        let plain = "esolm train recipe.toml --set model.family=ar --set data.train='[\"a b\"]'";
+        let quoted = "esolm train recipe.toml --set 'model.family=ar' --set 'data.train=[\"a b\"]'";
+        assert!(is_same(plain, quoted) && is_same(plain, plain));
+        assert!(!is_same(
+            plain,
+            "esolm train recipe.toml --set model.family=ar"
+        ));
+        assert!(!is_same("a 'b", "a 'c") && !is_same("a b", "a 'b"));
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::kept::is_same;
 use super::{Bench, measure};
 use crate::error::Error;
 use crate::plan::{Model, Plan};
@@ -82,7 +83,7 @@ fn train(bench: &Bench, model: &Model, command: &str) -> Result<PathBuf, Error> 
     let stamp = folder.with_file_name(format!("{}.command", model.name));
     let log = folder.join("log.jsonl");
     let trained_by = fs::read_to_string(&stamp).ok();
-    if let Some(old) = trained_by.as_ref().filter(|old| *old != command) {
+    if let Some(old) = trained_by.as_ref().filter(|old| !is_same(old, command)) {
         return Err(Error::Usage(format!(
             "{} was trained by another command, `{old}`; delete that folder and {}, or give another --work",
             folder.display(),
@@ -137,12 +138,11 @@ fn command(plan: &Plan, model: &Model, device: &str) -> Result<String, Error> {
         let value = value
             .as_str()
             .map_or_else(|| value.to_string(), String::from);
-        let field = format!("{key}={value}");
-        let quoted = shlex::try_quote(&field);
-        let quoted = quoted.map_err(|error| {
+        let quoted = shlex::try_quote(&value).map_err(|error| {
+            let field = format!("{key}={value}");
             Error::Usage(format!("the plan sets {field:?}: {error}; correct it"))
         })?;
-        command += &format!(" --set {quoted}");
+        command += &format!(" --set {key}={quoted}");
     }
     Ok(command)
 }
