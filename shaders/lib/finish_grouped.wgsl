@@ -11,7 +11,9 @@ fn finish(r: u32, n4: u32, y: vec4<f32>) {
     let c4 = select((n4 - Q4) % D4, n4, is_q);
     let slot4 = (row.sequence * info.slots + row.slot) * D4 + c4;
     if (n4 >= Q4 + D4) {
-        store_v(slot4, y);
+        if (row.slot != NOWHERE) {
+            store_v(slot4, y);
+        }
         return;
     }
     let base = row.position * HALF;
@@ -20,7 +22,7 @@ fn finish(r: u32, n4: u32, y: vec4<f32>) {
     let turned = vec4<f32>(y.x * a.x - y.y * a.y, y.y * a.x + y.x * a.y, y.z * b.x - y.w * b.y, y.w * b.x + y.z * b.y);
     if (is_q) {
         out[r * Q4 + c4] = turned;
-    } else {
+    } else if (row.slot != NOWHERE) {
         store_k(slot4, turned);
     }
 }

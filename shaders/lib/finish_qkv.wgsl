@@ -12,7 +12,9 @@ fn finish(r: u32, n4: u32, y: vec4<f32>) {
     let c4 = n4 % D4;
     let slot4 = (row.sequence * info.slots + row.slot) * D4 + c4;
     if (part == 2u) {
-        store_v(slot4, y);
+        if (row.slot != NOWHERE) {
+            store_v(slot4, y);
+        }
         return;
     }
     let base = row.position * HALF;
@@ -21,7 +23,7 @@ fn finish(r: u32, n4: u32, y: vec4<f32>) {
     let turned = vec4<f32>(y.x * a.x - y.y * a.y, y.y * a.x + y.x * a.y, y.z * b.x - y.w * b.y, y.w * b.x + y.z * b.y);
     if (part == 0u) {
         out[r * D4 + c4] = turned;
-    } else {
+    } else if (row.slot != NOWHERE) {
         store_k(slot4, turned);
     }
 }

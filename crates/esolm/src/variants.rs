@@ -146,6 +146,21 @@ impl Chosen {
         }
     }
 
+    /// The number of rows that products of `rows` rows compute anyway, in whole blocks. Passes are padded to it, so that most passes repeat an
+    /// earlier one and can be replayed.
+    pub fn filled(&self, rows: usize) -> usize {
+        match self.product(rows) {
+            _ if rows == 0 => 0,
+            // Blocks of a power of two rows, up to eight.
+            ProductVariant::Split if rows <= FEW_ROWS => rows.next_power_of_two(),
+            ProductVariant::Split => rows.next_multiple_of(8),
+            // The other kernels of a pass of few rows would cost a software adapter as much as these.
+            ProductVariant::Rows if rows <= FEW_ROWS => rows,
+            ProductVariant::Rows => rows.next_multiple_of(4),
+            ProductVariant::Tile => rows.next_multiple_of(32),
+        }
+    }
+
     /// The variant for attention in a pass of `rows` rows, at most `longest` of them in one sequence. Each query head
     /// that shares a key-value head counts as a row of its own.
     pub fn attention(&self, rows: usize, longest: usize) -> AttentionVariant {
@@ -162,4 +177,35 @@ impl Chosen {
 /// the moments costs more than a separate launch.
 pub fn normalises(variant: ProductVariant, rows: usize) -> bool {
     rows <= FEW_ROWS && variant != ProductVariant::Tile
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is filled up stays a pass of few rows, or of many, and what is full stays as it is.
+    #[test]
+    fn a_pass_is_filled_up_once() {
+        for kind in [AdapterKind::Software, AdapterKind::Discrete] {
+            for forced in [
+                "",
+                "few=rows",
+                "few=split",
+                "many=rows",
+                "many=split",
+                "many=tile",
+            ] {
+                let chosen = Chosen::by_table(kind).with(&forced.parse().unwrap());
+                for rows in 0..200 {
+                    let filled = chosen.filled(rows);
+                    assert!(
+                        (rows..rows + 32).contains(&filled),
+                        "{forced} {rows}: {filled}"
+                    );
+                    assert_eq!(rows <= FEW_ROWS, filled <= FEW_ROWS, "{forced} {rows}");
+                    assert_eq!(chosen.filled(filled), filled, "{forced} {rows}");
+                }
+            }
+        }
+    }
 }

@@ -39,12 +39,12 @@ use crate::measure::{
 };
 use crate::memory::{self, MemoryUse};
 use crate::network::store::group_bytes;
-use crate::variants::{Chosen, FEW_ROWS};
+use crate::variants::Chosen;
 use crate::weights::Weights;
 use load::Loaded;
 use recordings::Recordings;
 use reveal::Choosing;
-use tables::{FEW_BYTES, Tables};
+use tables::{PLACE_BYTES, RECORDED_ROWS, Tables, filled};
 
 /// Most rows whose MLP, or whose q, k and v before they are normalised, are held at once; a multiple of 64 so that parts of buffers stay
 /// aligned.
@@ -91,8 +91,8 @@ struct State {
     tokens: Buffer,
     kv: Vec<(Buffer, Buffer)>,
     scratch: Scratch,
-    /// Where the tables of passes of few rows go.
-    few: Buffer,
+    /// Where the tables of passes that may be recorded go.
+    place: Buffer,
     recordings: Recordings,
     choosing: Option<Choosing>,
     /// Of the last pass.
@@ -186,6 +186,13 @@ impl GpuExecutor {
         &self.chosen
     }
 
+    /// How many passes of the batch that runs are recorded; no more than 32.
+    pub fn recorded(&self) -> usize {
+        self.state
+            .as_ref()
+            .map_or(0, |state| state.recordings.len())
+    }
+
     /// Gives up the batch that runs, and its memory to the next one.
     pub fn end(&mut self) {
         self.state = None;
@@ -271,7 +278,7 @@ impl GpuExecutor {
     /// Makes room for the activations of a pass.
     fn grow(&mut self, step: &StepRows) -> Result<(), EngineError> {
         let held = &self.started()?.scratch;
-        let (rows, sampled) = (step.rows.len(), step.sampled.len());
+        let [rows, sampled] = filled(step, &self.chosen);
         if rows > held.rows || sampled > held.sampled {
             let (rows, sampled) = (rows.max(held.rows), sampled.max(held.sampled));
             let scratch = self.gpu.scoped(|| self.scratch(rows, sampled))?;
@@ -400,7 +407,7 @@ impl GpuExecutor {
             .iter()
             .map(|share| self.listed(share.draw.suppressed));
         let suppressed: Vec<_> = suppressed.collect::<Result<_, _>>()?;
-        for (held, count) in self.in_parts(tables.wanted.rows) {
+        for (held, count) in self.in_parts(tables.sampled) {
             self.head(&state.scratch, held, count);
             for ((Share { rows, draw }, noise), suppressed) in
                 shares.iter().zip(&noise).zip(&suppressed)
@@ -500,7 +507,7 @@ impl Executor for GpuExecutor {
                 tokens: self.gpu.words(tokens.to_vec())?,
                 kv: kv?,
                 scratch: self.scratch(1, 1)?,
-                few: self.gpu.allocate("a row table", FEW_BYTES / 4)?,
+                place: self.gpu.allocate("a row table", PLACE_BYTES / 4)?,
                 recordings: Recordings::default(),
                 choosing: None,
                 tables: None,
@@ -518,8 +525,8 @@ impl Executor for GpuExecutor {
         let none = || EngineError::Rows("no batch was started".into());
         let mut state = self.state.take().ok_or_else(none)?;
         let passed = self.gpu.scoped(|| {
-            let tables = Tables::upload(&self.gpu, &state.few, step, keys);
-            if tables.all.rows <= FEW_ROWS {
+            let tables = Tables::upload(&self.gpu, &self.chosen, &state.place, step, keys);
+            if tables.all.rows <= RECORDED_ROWS {
                 let mut recordings = std::mem::take(&mut state.recordings);
                 let shape = [tables.all, tables.wanted];
                 let run = recordings.run(&self.gpu, shape, || self.launch(&state, &tables));
@@ -538,7 +545,7 @@ impl Executor for GpuExecutor {
     }
 
     fn draw(&mut self, draw: &Draw) -> Result<(), EngineError> {
-        let rows = 0..self.passed()?.1.wanted.rows;
+        let rows = 0..self.passed()?.1.sampled;
         self.draw_each(&[Share { rows, draw: *draw }])
     }
 
@@ -588,9 +595,9 @@ impl Executor for GpuExecutor {
         Box::pin(async {
             let (state, tables) = self.passed()?;
             let (stride, vocab) = (self.head.padded(), self.head.n);
-            let rows = tables.wanted.rows;
+            let rows = tables.sampled;
             let mut all = memory::with_capacity(MemoryUse::Logits { rows }, rows * vocab)?;
-            for (first, count) in self.in_parts(tables.wanted.rows) {
+            for (first, count) in self.in_parts(tables.sampled) {
                 self.gpu.scoped(|| self.head(&state.scratch, first, count));
                 let held = state
                     .scratch

@@ -44,7 +44,7 @@ impl GpuExecutor {
     /// Makes room for a choice among the sampled rows of the last pass.
     fn grow_choosing(&mut self, choice: &Choice) -> Result<(), EngineError> {
         let (state, tables) = self.passed()?;
-        let sizes = [choice.groups.len(), tables.wanted.rows];
+        let sizes = [choice.groups.len(), tables.sampled];
         let held = state.choosing.as_ref();
         let held = held.map_or([0; 2], |held| [held.groups, held.sampled]);
         let most = [0, 1].map(|i| sizes[i].max(held[i]));
@@ -81,7 +81,7 @@ impl GpuExecutor {
         self.grow_choosing(choice)?;
         let (state, tables) = self.passed()?;
         let (Some(choosing), Some(first), true) =
-            (&state.choosing, shares.first(), tables.wanted.rows > 0)
+            (&state.choosing, shares.first(), tables.sampled > 0)
         else {
             return self.gpu.submit();
         };

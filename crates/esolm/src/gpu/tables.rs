@@ -1,44 +1,62 @@
 //! The tables of a pass on the device.
 
-use esolm_core::rows::{Row, StepRows};
+use esolm_core::rows::{MASKED, NO_TARGET, Row, StepRows};
 
 use crate::executor::NoiseKey;
+use crate::kernels::NOWHERE;
 use crate::kernels::runtime::{Buffer, Gpu};
-use crate::variants::FEW_ROWS;
+use crate::variants::Chosen;
 
 /// Alignment of a part of an upload, bytes.
 const ALIGN: usize = 256;
-/// Bytes of the tables of up to [`FEW_ROWS`] rows: rows, spans and keys.
-const FEW_SIZES: [usize; 3] = [
-    (FEW_ROWS * size_of::<Row>()).next_multiple_of(ALIGN),
-    (FEW_ROWS * size_of::<[u32; 2]>()).next_multiple_of(ALIGN),
-    (FEW_ROWS * size_of::<NoiseKey>()).next_multiple_of(ALIGN),
-];
-/// All of them.
-pub(super) const FEW_BYTES: usize = FEW_SIZES[0] + FEW_SIZES[1] + FEW_SIZES[2];
+/// Rows of the largest passes whose tables have a place of their own, which is what lets a pass be recorded. Beyond them a pass takes a device
+/// longer than its launches take the host.
+pub(super) const RECORDED_ROWS: usize = 256;
+/// Bytes of the tables of so many rows: rows, spans, of which every second one may be empty, and keys.
+pub(super) const PLACE_BYTES: usize =
+    RECORDED_ROWS * (size_of::<Row>() + 2 * size_of::<[u32; 2]>() + size_of::<NoiseKey>());
+/// What a pass is filled up with: a row that nothing sees, as it has no keys and values, and that nothing is drawn from. It sees a slot that
+/// is always there.
+const FILLING: Row = Row {
+    sequence: 0,
+    slot: NOWHERE,
+    position: 0,
+    prefix: 0,
+    own: [0, 1],
+    source: MASKED,
+    target: NO_TARGET,
+};
 
-/// Rows that come first in the row table.
+/// Rows that come first in the row table. All numbers are rounded up to some that differ little from pass to pass, so that few passes differ.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Leading {
     pub rows: usize,
-    /// The spans that they are in.
+    /// The spans that they are in, and empty ones.
     pub spans: usize,
-    /// Most rows of a span.
+    /// No span has more rows.
     pub longest: usize,
-    /// None of them sees more slots: a power of two, so that few passes differ.
+    /// None of them sees more slots.
     pub reach: usize,
 }
 
 impl Leading {
-    fn of(rows: &[Row], spans: &[[u32; 2]]) -> Self {
+    /// Of `rows`, which are filled up to so many, and lie in `spans`.
+    fn of(rows: &[Row], filled: usize, spans: &[[u32; 2]], chosen: &Chosen) -> Self {
         let seen = rows.iter().map(Row::seen).max().unwrap_or(0);
+        let longest = spans.iter().map(|s| s[1] as usize).max().unwrap_or(0);
         Self {
-            rows: rows.len(),
+            rows: filled,
             spans: spans.len(),
-            longest: spans.iter().map(|s| s[1] as usize).max().unwrap_or(0),
+            longest: chosen.filled(longest),
             reach: seen.next_power_of_two(),
         }
     }
+}
+
+/// So many rows as a pass is filled up to, and of them those that go on where only the wanted ones must: these, then others of the pass.
+pub(super) fn filled(step: &StepRows, chosen: &Chosen) -> [usize; 2] {
+    let rows = chosen.filled(step.rows.len());
+    [rows, chosen.filled(step.sampled.len()).min(rows)]
 }
 
 /// The tables of one pass on the device.
@@ -48,8 +66,10 @@ pub(super) struct Tables {
     /// Neighbours of one sequence, either kind on its own.
     pub spans: Buffer,
     pub keys: Buffer,
+    /// Rows whose logits are wanted.
+    pub sampled: usize,
     pub all: Leading,
-    /// Those whose logits are wanted.
+    /// Those whose logits are wanted, and what these are filled up with.
     pub wanted: Leading,
 }
 
@@ -67,55 +87,76 @@ fn wanted_first(step: &StepRows) -> Vec<Row> {
     of(true).chain(of(false)).collect()
 }
 
-/// Neighbours of one sequence among `rows`, which begin at row `first` of the table: the first of them, and how many.
+/// Neighbours of one sequence among `rows`, which begin at row `first` of the table: the first of them, and how many. Empty spans fill their
+/// number up to a power of two.
 fn spans(rows: &[Row], mut first: u32) -> Vec<[u32; 2]> {
     let runs = rows.chunk_by(|a, b| a.sequence == b.sequence);
-    runs.map(|run| {
-        let span = [first, run.len() as u32];
-        first += span[1];
-        span
-    })
-    .collect()
+    let mut spans: Vec<_> = runs
+        .map(|run| {
+            let span = [first, run.len() as u32];
+            first += span[1];
+            span
+        })
+        .collect();
+    if !spans.is_empty() {
+        spans.resize(spans.len().next_power_of_two(), [0; 2]);
+    }
+    spans
 }
 
 impl Tables {
-    /// Uploads them in one piece; those of few rows to `few`, [`FEW_BYTES`] large, where each has a place of its own.
-    pub fn upload(gpu: &Gpu, few: &Buffer, step: &StepRows, keys: &[NoiseKey]) -> Self {
-        let rows = wanted_first(step);
-        let (wanted, others) = rows.split_at(step.sampled.len());
-        let mut spans_of_all = spans(wanted, 0);
-        let of_wanted = spans_of_all.len();
-        spans_of_all.extend(spans(others, wanted.len() as u32));
+    /// Uploads them in one piece; those of up to [`RECORDED_ROWS`] rows to `place`, [`PLACE_BYTES`] large, where they lie alike in passes whose
+    /// [`Leading`] rows are alike.
+    pub fn upload(
+        gpu: &Gpu,
+        chosen: &Chosen,
+        place: &Buffer,
+        step: &StepRows,
+        keys: &[NoiseKey],
+    ) -> Self {
+        let [count, going_on] = filled(step, chosen);
+        let mut rows = wanted_first(step);
+        let sampled = step.sampled.len();
+        let (wanted, others) = rows.split_at(sampled);
+        let mut all_spans = spans(wanted, 0);
+        let of_wanted = all_spans.len();
+        all_spans.extend(spans(others, sampled as u32));
+        let leading = Leading::of(wanted, going_on, &all_spans[..of_wanted], chosen);
+        let all = Leading::of(&rows, count, &all_spans, chosen);
+        rows.resize(count, FILLING);
         let sections: [&[u8]; 3] = [
             bytemuck::cast_slice(&rows),
-            bytemuck::cast_slice(&spans_of_all),
+            bytemuck::cast_slice(&all_spans),
             bytemuck::cast_slice(keys),
         ];
-        let is_few = rows.len() <= FEW_ROWS;
-        let sizes = match is_few {
-            true => FEW_SIZES,
-            // An empty section still binds something.
-            false => sections.map(|section| section.len().max(1).next_multiple_of(ALIGN)),
-        };
+        // Of keys there is room for all that go on; an empty section still binds something.
+        let sizes = [
+            sections[0].len(),
+            sections[1].len(),
+            going_on * size_of::<NoiseKey>(),
+        ]
+        .map(|size| size.max(1).next_multiple_of(ALIGN));
         let starts = [0, sizes[0], sizes[0] + sizes[1]];
         let mut bytes = vec![0; sizes.iter().sum()];
         for (section, start) in sections.into_iter().zip(starts) {
             bytes[start..][..section.len()].copy_from_slice(section);
         }
-        let buffer = match is_few {
+        let buffer = match count <= RECORDED_ROWS {
             true => {
-                gpu.write(few, &bytes);
-                few.clone()
+                let part = place.part(0, bytes.len() as u64);
+                gpu.write(&part, &bytes);
+                part
             }
             false => gpu.upload(&bytes),
         };
         let part = |i: usize| buffer.part(starts[i] as u64, sizes[i] as u64);
         Self {
-            wanted: Leading::of(wanted, &spans_of_all[..of_wanted]),
-            all: Leading::of(&rows, &spans_of_all),
             rows: part(0),
             spans: part(1),
             keys: part(2),
+            sampled,
+            all,
+            wanted: leading,
         }
     }
 }

@@ -28,6 +28,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 
+/// [`Row::slot`](esolm_core::rows::Row::slot) of a row whose keys and values are not kept.
+pub const NOWHERE: u32 = u32::MAX;
+
 /// How the numbers of a KV cache are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -76,11 +76,17 @@ impl Buffer {
 /// Launches that were recorded, to be run any number of times on the same buffers and workgroups: what a driver is told of each is then
 /// prepared once, which is most of what a launch costs the host.
 pub struct Recording {
-    graph: Graph,
+    /// In their order, none of them more than is submitted at once.
+    pieces: Vec<Piece>,
     /// Where it was recorded; nothing orders it after the work of another thread.
     thread: ThreadId,
     /// What the launches read and write.
     _buffers: Vec<Buffer>,
+}
+
+/// Recorded launches that are submitted together.
+struct Piece {
+    graph: Graph,
     launches: u64,
     work: u64,
 }
@@ -88,9 +94,12 @@ pub struct Recording {
 /// What is being recorded.
 #[derive(Default)]
 struct Recorder {
+    pieces: Vec<Piece>,
     buffers: Vec<Buffer>,
+    /// Launches of the piece that is open, and their work.
     launches: u64,
     work: u64,
+    has_failed: bool,
 }
 
 /// An open GPU with Burn's client, the kernels compiled so far and the counts.
@@ -271,6 +280,13 @@ impl Gpu {
         for part in extent.parts(self.limits.launch) {
             match &mut *recorder {
                 Some(recorder) => {
+                    if recorder.launches > 0 && recorder.work + part.work > self.limits.submit {
+                        self.close(recorder);
+                        recorder.has_failed = recorder.has_failed || !self.open();
+                    }
+                    if recorder.has_failed {
+                        return;
+                    }
                     recorder.launches += 1;
                     recorder.work += part.work;
                     recorder.buffers.extend(buffers.iter().copied().cloned());
@@ -313,30 +329,46 @@ impl Gpu {
     }
 
     /// Records what `work` launches, and runs none of it. `work` does nothing but launch kernels, which have all run before. None where
-    /// that fails, or is too much to be submitted at once.
+    /// that fails.
     pub fn record(&self, work: impl FnOnce()) -> Option<Recording> {
-        let started = self.client.graph_prepare();
-        if started.and_then(|()| self.client.start_capture()).is_err() {
-            // What was prepared is given up.
-            let _ = self.client.stop_capture();
+        if !self.open() {
             return None;
         }
         *self.recorder() = Some(Recorder::default());
         work();
-        let recorded = self.recorder().take().unwrap_or_default();
-        let graph = self.client.stop_capture();
-        let Recorder {
-            buffers,
-            launches,
-            work,
-        } = recorded;
-        (work <= self.limits.submit).then_some(Recording {
-            graph: graph.ok()?,
+        let mut recorder = self.recorder().take()?;
+        if !recorder.has_failed {
+            self.close(&mut recorder);
+        }
+        (!recorder.has_failed).then(|| Recording {
+            pieces: recorder.pieces,
             thread: thread::current().id(),
-            _buffers: buffers,
-            launches,
-            work,
+            _buffers: recorder.buffers,
         })
+    }
+
+    /// Begins a piece of a recording; whether that was possible.
+    fn open(&self) -> bool {
+        let prepared = self.client.graph_prepare();
+        let is_open = prepared.and_then(|()| self.client.start_capture()).is_ok();
+        if !is_open {
+            // What was prepared is given up.
+            let _ = self.client.stop_capture();
+        }
+        is_open
+    }
+
+    /// Ends a piece of a recording.
+    fn close(&self, recorder: &mut Recorder) {
+        let [launches, work] = [&mut recorder.launches, &mut recorder.work].map(std::mem::take);
+        match self.client.stop_capture() {
+            Ok(graph) => recorder.pieces.push(Piece {
+                graph,
+                launches,
+                work,
+            }),
+            Err(_) => recorder.has_failed = true,
+        }
     }
 
     /// Whether [`Gpu::replay`] may run `recording` here: on the thread that recorded it.
@@ -353,10 +385,13 @@ impl Gpu {
     /// On another thread than the one that recorded it.
     pub fn replay(&self, recording: &Recording) -> Result<(), EngineError> {
         assert!(self.can_replay(recording), "recorded on another thread");
-        self.count(recording.launches, recording.work);
-        // SAFETY: the recording holds every buffer that its launches read or write, and they are ordered among the work of this
-        // thread, which alone uses this client.
-        unsafe { recording.graph.replay() }.map_err(|e| EngineError::lost(&e))
+        for piece in &recording.pieces {
+            self.count(piece.launches, piece.work);
+            // SAFETY: the recording holds every buffer that its launches read or write, and they are ordered among the work of this
+            // thread, which alone uses this client.
+            unsafe { piece.graph.replay() }.map_err(|e| EngineError::lost(&e))?;
+        }
+        Ok(())
     }
 
     /// Submits what is queued.

@@ -2,6 +2,7 @@
 
 use super::products::VARIANTS;
 use super::*;
+use esolm::kernels::NOWHERE;
 
 /// Heads of q, of k and v, and their width. Of the first kind those of q are as many, of the second kind more.
 const ALIKE: [[usize; 3]; 5] = [[2, 2, 8], [3, 3, 12], [1, 1, 64], [2, 2, 128], [6, 6, 32]];
@@ -113,7 +114,11 @@ impl Case {
     fn new(random: &mut Random, shape: [usize; 3], cache: Precision) -> Self {
         let [heads, kv_heads, head_dim] = shape;
         let (sequences, slots) = (random.between(1, 3), random.between(2, 20));
-        let rows = random_rows(random, sequences, slots, 14);
+        let mut rows = random_rows(random, sequences, slots, 14);
+        // What fills up a pass has no keys and values.
+        if let [_, .., last] = &mut rows[..] {
+            last.slot = NOWHERE;
+        }
         // The width of a network need not be that of its heads.
         let inputs = match heads == kv_heads {
             true => heads * head_dim,
@@ -164,6 +169,9 @@ impl Case {
             let (both, v) = y.split_at_mut(q_width + kv_width);
             rotary_twin(both, position, head_dim, &self.angles);
             q.extend_from_slice(&both[..q_width]);
+            if row.slot == NOWHERE {
+                continue;
+            }
             let place = (row.sequence as usize * self.slots + row.slot as usize) * kv_width;
             cached[0][place..place + kv_width].copy_from_slice(&both[q_width..]);
             cached[1][place..place + kv_width].copy_from_slice(v);
