@@ -10,6 +10,8 @@ mod test;
 mod vulkan;
 mod wasm;
 mod web;
+#[cfg(test)]
+mod workflows;
 
 use std::process::ExitCode;
 
