@@ -1,4 +1,4 @@
-//! Cancelling: what an `AbortSignal` of JavaScript has to say to a call.
+//! Cancelling calls through a JavaScript `AbortSignal`.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -26,10 +26,10 @@ extern "C" {
     fn unlisten(this: &AbortSignal, event: &str, listener: &Function);
 }
 
-/// Lets go of a call when `signal` is aborted, after which the model ends it with the pass under way.
+/// Drops a call when `signal` is aborted; the model then ends it after the current pass.
 ///
 /// # Errors
-/// Those of the call, and [`Error::Stopped`].
+/// Those of the call, or [`Error::Stopped`].
 pub async fn unless_aborted<T>(
     signal: Option<AbortSignal>,
     call: impl Future<Output = Result<T, Error>>,

@@ -11,7 +11,7 @@ use wasm_bindgen::prelude::wasm_bindgen;
 use crate::error::{Failure, camel};
 use crate::json::{json, parse};
 
-/// What is asked for a text, and not for an answer.
+/// Options of a generation that do not apply to an answer.
 const NOT_ASKED: [&str; 9] = [
     "prompt",
     "infill",
@@ -24,13 +24,13 @@ const NOT_ASKED: [&str; 9] = [
     "logprobs",
 ];
 
-/// The options of an answer from their JSON: those of a request, and two more.
+/// Parses the options of an answer from JSON: those of a request, and two more.
 pub fn options(text: &str) -> Result<ChatOptions, Failure> {
     let mut fields: Map<String, Value> = parse(text)?;
     let own = |value: Option<Value>| value.unwrap_or(Value::Null).to_string();
     let think = own(fields.remove("think"));
     let max_tokens = own(fields.remove("max_tokens"));
-    // The conversation says what is written, and the model where it ends.
+    // The conversation determines what is written, and the model where an answer ends.
     if let Some(name) = NOT_ASKED.iter().find(|name| fields.contains_key(**name)) {
         let message = format!(
             "{} is not an option of an answer; leave it out",
@@ -47,15 +47,15 @@ pub fn options(text: &str) -> Result<ChatOptions, Failure> {
     })
 }
 
-/// The messages of a conversation from their JSON.
+/// Parses the messages of a conversation from JSON.
 pub fn messages(text: &str) -> Result<Vec<Message>, Failure> {
     parse(text).map_err(|failure| failure.about("messages"))
 }
 
-/// An answer under way. Freeing it ends it after the pass under way.
+/// An answer in progress. Freeing it ends it after the current pass.
 #[wasm_bindgen]
 pub struct WasmAnswer {
-    /// Away while its next event is waited for.
+    /// Taken out while its next event is awaited.
     answering: Cell<Option<Answering>>,
     stop: Arc<AtomicBool>,
 }
@@ -71,10 +71,10 @@ impl From<Answering> for WasmAnswer {
 
 #[wasm_bindgen]
 impl WasmAnswer {
-    /// JSON of the next event: the prompt, a step or the answer; nothing after the answer or an error.
+    /// The next event as JSON: the prompt, a step or the answer; `None` after the answer or an error.
     ///
     /// # Errors
-    /// When the messages make no prompt, the device fails, or the event before is still waited for.
+    /// If the messages cannot be turned into a prompt, the device fails, or the previous event is still awaited.
     pub async fn next(&self) -> Result<Option<String>, Failure> {
         let mut answering = self.answering.take().ok_or_else(|| {
             Failure::new(
@@ -87,7 +87,7 @@ impl WasmAnswer {
         event.transpose()?.map(|event| json(&event)).transpose()
     }
 
-    /// Ends the answer after the pass under way; what was written still comes.
+    /// Ends the answer after the current pass; what has been written is still reported.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }

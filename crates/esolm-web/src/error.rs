@@ -1,5 +1,5 @@
-//! Errors as JavaScript sees them: an `Error` whose `code` a program can tell apart and whose message a person can act upon. Here the
-//! library's sentences get their remedies, and options the names that they have in JavaScript.
+//! Errors as JavaScript sees them: an `Error` with a machine-readable `code` and a message that users can act on. The
+//! library's messages get their remedies here, and options their JavaScript names.
 
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
 use esolm::config::ConfigError;
@@ -10,7 +10,7 @@ use esolm::{EngineError, Error, ItemError, MemoryUse, RequestError, Weights};
 use js_sys::Reflect;
 use wasm_bindgen::JsValue;
 
-/// What went wrong.
+/// A failed call.
 #[derive(Debug)]
 pub struct Failure {
     code: &'static str,
@@ -25,7 +25,7 @@ impl Failure {
         }
     }
 
-    /// The same about a certain argument.
+    /// Names the argument that the error is about.
     pub fn about(self, name: &str) -> Self {
         let message = format!("{name}: {}", self.message);
         Self { message, ..self }
@@ -49,13 +49,13 @@ impl Failure {
 impl From<Failure> for JsValue {
     fn from(failure: Failure) -> Self {
         let error = js_sys::Error::new(&failure.message);
-        // An object that was just made takes a field.
+        // Setting a field of a new object cannot fail.
         let _ = Reflect::set(&error, &"code".into(), &failure.code.into());
         error.into()
     }
 }
 
-/// The name of an option in JavaScript: `top_p` is `topP`.
+/// The JavaScript name of an option: `topP` for `top_p`.
 pub fn camel(name: &str) -> String {
     let mut words = name.split('_');
     let first = words.next().unwrap_or_default().to_string();

@@ -1,4 +1,4 @@
-//! Values of several fields cross as JSON text.
+//! Structured values cross between Rust and JavaScript as JSON text.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::error::{Failure, camel};
 
-/// A value as JSON.
+/// Serializes a value as JSON.
 pub fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|error| {
         Failure::new(
@@ -16,9 +16,9 @@ pub fn json(value: &impl Serialize) -> Result<String, Failure> {
     })
 }
 
-/// Options from their JSON. What does not fit is refused by its name.
+/// Parses options from JSON. Anything that does not fit is refused by name.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Failure> {
-    // By way of a value, whose errors do not tell lines and columns, which nobody wrote.
+    // Parsed through a `Value`, whose errors do not mention lines and columns: callers pass objects, not JSON text.
     let value: Value = serde_json::from_str(text).map_err(|error| {
         Failure::new(
             "option",

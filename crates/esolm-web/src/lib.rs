@@ -1,7 +1,7 @@
-//! esolm in a browser: what the npm package `esolm` (folder `web/`) calls. Values of more than one field cross as JSON text, with the field names
-//! of docs/plan-format.md.
+//! esolm in a browser: what the npm package `esolm` (folder `web/`) calls. Structured values cross as JSON text, with
+//! the field names of docs/plan-format.md.
 //!
-//! Nothing here blocks: a browser has one thread, and what a GPU computes comes with a promise.
+//! Nothing here blocks: a browser has one thread, and GPU results arrive as promises.
 #![cfg(target_family = "wasm")]
 
 mod abort;
@@ -21,24 +21,24 @@ unsafe extern "C" {
     fn __wasm_call_ctors();
 }
 
-/// Runs the constructors of the module, once. The kernels' runtime brings some; as long as nobody runs them, the linker has every exported
-/// function run all of them at every call.
+/// Runs the module's constructors once (the kernels' runtime has some). If nothing calls them, the linker makes every
+/// exported function run all of them at every call.
 #[wasm_bindgen(start)]
 fn start() {
-    // SAFETY: the linker defines it, and this is the only place that calls it.
+    // SAFETY: the linker defines this function, and nothing else calls it.
     unsafe { __wasm_call_ctors() };
 }
 
-/// The version of the engine.
+/// The engine's version.
 #[wasm_bindgen]
 pub fn version() -> String {
     env!("CARGO_PKG_VERSION").into()
 }
 
-/// JSON of what there is to run on. Nothing stays open.
+/// The available devices as JSON. Keeps no device open.
 ///
 /// # Errors
-/// None that a browser is known to cause.
+/// None known in a browser.
 #[wasm_bindgen]
 pub async fn device_facts() -> Result<String, Failure> {
     json(&esolm::device::facts().await)

@@ -22,7 +22,7 @@ use crate::json::{json, parse};
 use crate::run::WasmRun;
 use crate::source::Source;
 
-/// Which tokens a replay draws from.
+/// Filters that restrict which tokens a replay draws from.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Filters {
@@ -37,22 +37,22 @@ struct Filters {
 #[serde(deny_unknown_fields, default)]
 struct Load {
     device: Option<String>,
-    /// `None`: as they are stored.
+    /// `None`: as stored.
     weights: Option<Weights>,
     activations: Activations,
     kv_cache: Precision,
     variants: String,
     raw_weights: bool,
-    /// MDLM or BD3-LM, of a decoder that may be either.
+    /// MDLM or BD3-LM, for a decoder that can be either.
     #[serde(rename = "as")]
     family: Option<Family>,
-    /// Tokens of a block of such a BD3-LM.
+    /// Tokens per block of such a BD3-LM.
     block_size: Option<usize>,
-    /// What traces call the model.
+    /// The model's name in traces.
     name: String,
 }
 
-/// What the model is and what runs it.
+/// What the model is, and what it runs on.
 #[derive(Serialize)]
 struct Info<'a> {
     family: Family,
@@ -71,15 +71,15 @@ struct Info<'a> {
     has_tokenizer: bool,
     recommended: &'a Recommended,
     file_bytes: u64,
-    /// Of a model that can be talked to.
+    /// For models that can hold a conversation.
     chat: Option<Talks>,
     device: Device<'a>,
 }
 
-/// How a model is talked to.
+/// How a model converses.
 #[derive(Serialize)]
 struct Talks {
-    /// Whether its template asks if it is to think first.
+    /// Whether its template has a switch for thinking.
     think: bool,
 }
 
@@ -87,7 +87,7 @@ struct Talks {
 struct Device<'a> {
     #[serde(flatten)]
     info: &'a DeviceInfo,
-    /// One line for people.
+    /// A one-line description for users.
     text: String,
 }
 
@@ -99,7 +99,7 @@ struct Planned {
     plan: Plan,
 }
 
-/// What a model is to be held as.
+/// How a model is to be held in memory.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct Holding {
@@ -109,20 +109,20 @@ struct Holding {
     block_size: Option<usize>,
 }
 
-/// Bytes that a model takes.
+/// Memory that a model needs, in bytes.
 #[derive(Serialize)]
 struct MemoryNeeded {
-    /// Its weights, and what is computed with while they are read.
+    /// Its weights, and buffers used while they are read.
     model: u64,
     /// The cache of a text as long as the context.
     cache: u64,
 }
 
-/// JSON of the bytes that a model takes, from its configuration (the text of config.json) alone. `options` is JSON: `weights`, which are f32 by
-/// default, and what the configuration leaves open.
+/// The memory that a model needs, as JSON, from its configuration (the text of config.json) alone. `options` is JSON:
+/// `weights`, f32 by default, and what the configuration leaves open.
 ///
 /// # Errors
-/// When the configuration is not that of a model that runs here.
+/// If the configuration is not that of a supported model.
 #[wasm_bindgen]
 pub fn memory_needed(config: &str, options: &str) -> Result<String, Failure> {
     let Holding {
@@ -137,7 +137,7 @@ pub fn memory_needed(config: &str, options: &str) -> Result<String, Failure> {
     };
     let mut read = ModelConfig::from_json_as(config, &read_as);
     if let Err(ConfigError::Open(open)) = &read {
-        // What only its other files or its owner know makes no difference here.
+        // Settings that only the model's other files or the user can supply make no difference to the memory needed.
         read_as.family = read_as.family.or(open.model_type.map(|_| Family::Mdlm));
         read_as.block_size = read_as.block_size.or(open.block_size.then_some(1));
         read_as.mask = open.mask.then_some(0);
@@ -148,12 +148,12 @@ pub fn memory_needed(config: &str, options: &str) -> Result<String, Failure> {
     json(&MemoryNeeded { model, cache })
 }
 
-/// A model on a device. Its calls are carried out one after the other. Those that take a signal end after the pass under way when that is
-/// aborted.
+/// A model on a device. Its calls run one after the other. A call that takes a signal ends after the current pass when
+/// the signal is aborted.
 #[wasm_bindgen]
 pub struct WasmModel {
     model: Model,
-    /// The conversation, which knows what of it stands in the cache; the messages come with each call.
+    /// The conversation, which tracks what is in the cache; the messages are passed with each call.
     chat: RefCell<Option<Chat>>,
     parameters: usize,
     file_bytes: u64,
@@ -161,10 +161,10 @@ pub struct WasmModel {
 
 #[wasm_bindgen]
 impl WasmModel {
-    /// Loads a model, a block at a time. `options` is JSON.
+    /// Loads a model, one block at a time. `options` is JSON.
     ///
     /// # Errors
-    /// When the checkpoint or the tokenizer are not usable, there is no such device, or memory does not suffice.
+    /// If the checkpoint or the tokenizer is not usable, the device does not exist, or memory does not suffice.
     pub async fn load(source: Source, options: String) -> Result<WasmModel, Failure> {
         let options: Load = parse(&options)?;
         let load = LoadOptions {
@@ -194,7 +194,7 @@ impl WasmModel {
         let (parameters, file_bytes) = (checkpoint.count() as usize, checkpoint.file_bytes());
         let files = ModelFiles::new(&options.name, checkpoint, codec);
         let model = Model::load(files, load).await?;
-        // Why another model cannot be talked to is told when somebody tries.
+        // The reason why a model cannot converse is reported when `chat` is called.
         let chat = Chat::new(&model, ChatOptions::default()).ok();
         Ok(Self {
             parameters,
@@ -204,10 +204,10 @@ impl WasmModel {
         })
     }
 
-    /// JSON of what the model is and what runs it.
+    /// What the model is and what it runs on, as JSON.
     ///
     /// # Errors
-    /// None that is known.
+    /// None known.
     pub fn info(&self) -> Result<String, Failure> {
         let ModelConfig {
             family,
@@ -252,28 +252,29 @@ impl WasmModel {
         })
     }
 
-    /// JSON of a trace's first line with the plan for `request` (JSON), without any pass of the network. Without a seed it is that of seed 0.
+    /// The first line of a trace, with the plan for `request` (JSON), as JSON; runs no pass of the network. The default
+    /// seed is 0.
     ///
     /// # Errors
-    /// When the request does not fit the model.
+    /// If the request does not fit the model.
     pub fn plan(&self, request: &str) -> Result<String, Failure> {
         let (header, plan) = self.model.plan(&parse(request)?)?;
         json(&Planned { header, plan })
     }
 
-    /// What writes the texts that `request` (JSON) asks for. It begins when its first event is asked for.
+    /// A generation of the texts that `request` (JSON) asks for. It starts when its first event is requested.
     ///
     /// # Errors
-    /// When the request cannot be read; what does not fit the model is told by its first event.
+    /// If the request cannot be parsed; if it does not fit the model, the first event says so.
     pub fn start(&self, request: &str) -> Result<WasmRun, Failure> {
         Ok(self.model.generate(parse(request)?).into())
     }
 
-    /// What answers a conversation, `said` (JSON of its messages). It begins when its first event is asked for; what of the conversation stands in
-    /// the cache from the answer before is not computed again.
+    /// An answer to a conversation, `said` (JSON of its messages). It starts when its first event is requested; what is
+    /// still in the cache from the previous answer is not recomputed.
     ///
     /// # Errors
-    /// When the model cannot be talked to, or the arguments cannot be read.
+    /// If the model cannot converse, or the arguments cannot be parsed.
     pub fn chat(&self, said: &str, how: &str) -> Result<WasmAnswer, Failure> {
         let mut chat = self.chat.borrow_mut();
         let chat = match &mut *chat {
@@ -285,26 +286,27 @@ impl WasmModel {
         Ok(chat.answer().into())
     }
 
-    /// Tokens of a text.
+    /// Encodes a text.
     ///
     /// # Errors
-    /// Without a tokenizer, or when it cannot encode the text.
+    /// If there is no tokenizer, or it cannot encode the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Failure> {
         Ok(self.codec()?.encode(text)?)
     }
 
-    /// Text of tokens, special ones written with their names.
+    /// Decodes tokens; special tokens are written as their names.
     ///
     /// # Errors
-    /// Without a tokenizer.
+    /// If there is no tokenizer.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, Failure> {
         Ok(self.codec()?.decode(tokens))
     }
 
-    /// JSON of the log-likelihoods of `item`: a text, a context with choices, or a prefix, a middle and a suffix. Both arguments are JSON.
+    /// The log-likelihoods of `item` as JSON: a text, a context with choices, or a prefix, a middle and a suffix. Both
+    /// arguments are JSON.
     ///
     /// # Errors
-    /// When the item or the options do not fit the model, the device fails, or the call is aborted.
+    /// If the item or the options do not fit the model, the device fails, or the call is aborted.
     pub async fn score(
         &self,
         item: String,
@@ -322,10 +324,11 @@ impl WasmModel {
         json(&scored.first())
     }
 
-    /// Logits of one pass over the rows that `pass` (JSON) describes, `[rows, V]`, the mask token's column untouched.
+    /// Logits of one pass over the rows that `pass` (JSON) describes, `[rows, V]`; the mask token's column is
+    /// unchanged.
     ///
     /// # Errors
-    /// When the rows do not fit the model, the device fails, or the call is aborted.
+    /// If the rows do not fit the model, the device fails, or the call is aborted.
     pub async fn forward(
         &self,
         pass: String,
@@ -334,10 +337,11 @@ impl WasmModel {
         unless_aborted(signal, self.model.forward(parse(&pass)?)).await
     }
 
-    /// Runs a plan (JSON) with recorded uniforms `[sequences, slots, V]`, drawing from what `filters` (JSON) leave.
+    /// Runs a plan (JSON) with recorded uniforms `[sequences, slots, V]`, drawing from the tokens that `filters` (JSON)
+    /// allow.
     ///
     /// # Errors
-    /// When plan and uniforms do not fit the model, the device fails, or the call is aborted.
+    /// If plan or uniforms do not fit the model, the device fails, or the call is aborted.
     pub async fn replay(
         &self,
         plan: String,
@@ -365,12 +369,12 @@ impl WasmModel {
     /// GPU memory that the engine has reserved now, bytes; 0 on the CPU.
     ///
     /// # Errors
-    /// When the engine has crashed.
+    /// If the engine has crashed.
     pub async fn device_bytes(&self) -> Result<f64, Failure> {
         Ok(self.model.counters().await?.peak_bytes as f64)
     }
 
-    /// Gives the model up. Its memory is free when the promise settles; after `free()` that is some time later.
+    /// Closes the model. Its memory is free once the promise settles; after `free()`, some time later.
     pub async fn close(self) {
         drop(self.chat);
         self.model.close().await;
@@ -398,7 +402,7 @@ impl WasmReplay {
     /// JSON of the tokens in natural order.
     ///
     /// # Errors
-    /// None that is known.
+    /// None known.
     pub fn sample(&self) -> Result<String, Failure> {
         json(&self.0.sample)
     }
@@ -406,7 +410,7 @@ impl WasmReplay {
     /// JSON of the tokens in sorted order.
     ///
     /// # Errors
-    /// None that is known.
+    /// None known.
     pub fn tokens_sorted(&self) -> Result<String, Failure> {
         json(&self.0.tokens_sorted)
     }

@@ -1,4 +1,4 @@
-//! A generation under way.
+//! A generation in progress.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use wasm_bindgen::prelude::wasm_bindgen;
 use crate::error::Failure;
 use crate::json::json;
 
-/// A generation under way. Freeing it ends it after the pass under way.
+/// A generation in progress. Freeing it ends it after the current pass.
 #[wasm_bindgen]
 pub struct WasmRun {
-    /// Away while its next event is waited for.
+    /// Taken out while its next event is awaited.
     generation: Cell<Option<Generation>>,
     stop: Arc<AtomicBool>,
 }
@@ -29,10 +29,10 @@ impl From<Generation> for WasmRun {
 
 #[wasm_bindgen]
 impl WasmRun {
-    /// JSON of the next event: a header, a step or the footer, as a trace has them; nothing after the footer or an error.
+    /// The next event as JSON, as in a trace: a header, a step or the footer; `None` after the footer or an error.
     ///
     /// # Errors
-    /// When the request does not fit the model, the device fails, or the event before is still waited for.
+    /// If the request does not fit the model, the device fails, or the previous event is still awaited.
     pub async fn next(&self) -> Result<Option<String>, Failure> {
         let mut generation = self.generation.take().ok_or_else(|| {
             Failure::new(
@@ -45,7 +45,7 @@ impl WasmRun {
         event.transpose()?.map(|event| json(&event)).transpose()
     }
 
-    /// Ends the run after the pass under way; the steps so far and the footer still come.
+    /// Ends the run after the current pass; the steps so far and the footer are still reported.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }

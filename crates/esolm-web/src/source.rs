@@ -1,4 +1,4 @@
-//! A checkpoint of the browser: texts of its small files, and weights that are read in parts.
+//! Checkpoints in the browser: small files as text, and weights that are read in parts.
 
 use std::ops::Range;
 
@@ -43,7 +43,7 @@ extern "C" {
     fn size(this: &File) -> f64;
     #[wasm_bindgen(method, catch)]
     fn read(this: &File, start: f64, end: f64) -> Result<Promise, JsValue>;
-    /// What an index calls it.
+    /// Its name in the index.
     #[wasm_bindgen(method, getter)]
     fn name(this: &File) -> Option<String>;
 
@@ -68,17 +68,17 @@ export interface WasmShards { index: string; files: (WasmWeights & { name: strin
 export interface WasmSource { config?: string; tokenizer?: string; generation?: string; tokenizerConfig?: string; chatTemplate?: string; weights: WasmWeights | WasmShards; }
 "#;
 
-/// The names of the files that the text of a model.safetensors.index.json names. Each stands beside it.
+/// The file names in the text of a model.safetensors.index.json, all in the index's own folder.
 ///
 /// # Errors
-/// When it is not an index, or names anything else.
+/// If it is not an index, or names anything else.
 #[wasm_bindgen(js_name = shard_names)]
 pub fn names(index: &str) -> Result<Vec<String>, Failure> {
     Ok(shard_names(index)?)
 }
 
 impl Source {
-    /// How the model is talked to.
+    /// The files that define how the model converses.
     pub fn chat_files(&self) -> ChatFiles {
         ChatFiles {
             template: self.chat_template(),
@@ -107,7 +107,7 @@ impl Source {
 
 impl ByteSource for File {
     fn size(&self) -> u64 {
-        // Sizes of files are whole and far below 2^53.
+        // File sizes are integers far below 2^53.
         File::size(self) as u64
     }
 
@@ -125,7 +125,7 @@ impl ByteSource for File {
     }
 }
 
-/// What a JavaScript error says.
+/// The message of a JavaScript error.
 fn words(error: &JsValue) -> String {
     let message = error.dyn_ref::<js_sys::Error>().map(|error| {
         let text: String = error.message().into();

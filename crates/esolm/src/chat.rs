@@ -1,5 +1,6 @@
-//! Conversations with a model: messages become a prompt by the checkpoint's chat template, the model goes on from it, and events tell of the
-//! answer while it is written. What stands in the cache from the turn before is not computed again, as far as the prompt begins alike.
+//! Conversations with a model: the checkpoint's chat template turns messages into a prompt, the model continues it, and
+//! events report the answer while it is written. The part of the prompt that is still in the cache from the previous
+//! turn is not recomputed.
 
 mod error;
 mod event;
@@ -27,7 +28,7 @@ pub use error::ChatError;
 pub use event::{Answer, ChatEvent, ChatPrompt, ChatStep};
 use turn::{Kept, Turn};
 
-/// Special tokens that end an answer, whichever of them a model has.
+/// Special tokens that end an answer; each model has some of them.
 const END_NAMES: [&str; 9] = [
     "<|im_end|>",
     "<|endoftext|>",
@@ -43,13 +44,14 @@ const END_NAMES: [&str; 9] = [
 /// How answers are written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ChatOptions {
-    /// How the model draws; its prompts, template, length, batch and rules for ends are not read. Where neither it nor the checkpoint says,
-    /// the temperature is 0 for a model that writes by diffusion, as in the published scripts, and 0.7 with a top-p of 0.9 for an AR model. Without a seed each answer has a random one.
+    /// How the model draws; its prompts, template, length, batch and stop rules are ignored. If neither it nor the
+    /// checkpoint says otherwise, the temperature is 0 for a diffusion model, as in the published scripts, and 0.7 with
+    /// a top-p of 0.9 for an AR model. Without a seed, each answer gets a random one.
     pub request: Request,
-    /// Tokens of an answer at most. Default: 1024 of an AR model, 256 of a BD3-LM, 128 of an MDLM, which computes all of them in every step;
-    /// and no more than half the context.
+    /// Maximum tokens of an answer. Default: 1024 for an AR model, 256 for a BD3-LM and 128 for an MDLM, which computes
+    /// all of them in every step; but at most half the context.
     pub max_tokens: Option<usize>,
-    /// Whether the model thinks before it answers, of models whose template knows of it. Default: as the template has it.
+    /// Whether the model thinks before it answers, if its template supports that. Default: up to the template.
     pub think: Option<bool>,
 }
 
@@ -60,8 +62,8 @@ impl ChatOptions {
     }
 }
 
-/// Tokens of an answer at most where nobody says how many ([`ChatOptions::max_tokens`]), of a model whose texts have at most `longest` tokens:
-/// its context, or what a server gives a text.
+/// Default maximum number of tokens of an answer ([`ChatOptions::max_tokens`]), for texts of at most `longest` tokens:
+/// the model's context, or a server's limit.
 pub fn usual_answer(config: &ModelConfig, longest: usize) -> usize {
     let own = match config.family {
         Family::Ar => 1024,
@@ -71,14 +73,14 @@ pub fn usual_answer(config: &ModelConfig, longest: usize) -> usize {
     own.min(longest / 2).max(1)
 }
 
-/// A request for an answer of at most `most` tokens with how answers are drawn where it says nothing ([`ChatOptions::request`]); what the
-/// checkpoint recommends is in it already ([`Request::or`]).
+/// A request for an answer of at most `most` tokens: `asked`, which already includes the checkpoint's recommendations
+/// ([`Request::or`]), with the defaults for answers ([`ChatOptions::request`]).
 pub fn drawn_as_answers(asked: Request, config: &ModelConfig, most: usize) -> Request {
     let is_ar = config.family == Family::Ar;
     let says_how = asked.temperature.is_some() || asked.top_k.is_some() || asked.top_p.is_some();
     let temperature = if is_ar { 0.7 } else { 0.0 };
     Request {
-        // Templates write it themselves where there is one.
+        // Templates write the opening token themselves if there is one.
         bos: Some(false),
         temperature: asked.temperature.or((!says_how).then_some(temperature)),
         top_p: asked.top_p.or((is_ar && !says_how).then_some(0.9)),
@@ -89,7 +91,7 @@ pub fn drawn_as_answers(asked: Request, config: &ModelConfig, most: usize) -> Re
     }
 }
 
-/// What is needed to talk with a model, whose weights need not be loaded yet.
+/// What a conversation needs besides the weights, which need not be loaded yet.
 struct Language {
     template: ChatTemplate,
     /// Tokens that end an answer.
@@ -124,10 +126,10 @@ fn ends(template: &ChatTemplate, codec: &TextCodec, config: &ModelConfig) -> Vec
 }
 
 impl ModelFiles {
-    /// Checks that the model can be talked to, and answer so, before its weights are loaded.
+    /// Checks, before its weights are loaded, that the model can converse with these options.
     ///
     /// # Errors
-    /// As [`Chat::new`], and where an option does not fit the model.
+    /// As [`Chat::new`], and if an option does not fit the model.
     pub fn check_chat(&self, options: &ChatOptions) -> Result<(), Error> {
         Language::new(&self.shared)?;
         let config = self.config();
@@ -139,7 +141,7 @@ impl ModelFiles {
                 range: format!("less than the model's context of {context} tokens"),
             });
         }
-        // Any token will do for what a prompt is.
+        // Any token will do as the prompt.
         let token = (0..)
             .find(|&token| Some(token) != config.mask())
             .unwrap_or(0);
@@ -149,30 +151,30 @@ impl ModelFiles {
     }
 }
 
-/// A conversation. It holds the messages, and knows what of them stands in the model's cache; several conversations with one model are
-/// possible, and each goes on from the cache only if it was the last to use it.
+/// A conversation: its messages, and what of them is in the model's cache. A model can have several conversations, but
+/// each continues from the cache only if it was the last to use it.
 pub struct Chat {
     worker: Worker,
     shared: Arc<Shared>,
     language: Arc<Language>,
     kept: Arc<Mutex<Kept>>,
     messages: Vec<Message>,
-    /// Messages after the system's that no longer fit the context.
+    /// Number of messages after the system message that no longer fit the context.
     dropped: Arc<AtomicUsize>,
     /// How the next answers are written.
     pub options: ChatOptions,
 }
 
 impl Chat {
-    /// Whether the model's chat template asks if it is to think first ([`ChatOptions::think`]).
+    /// Whether the model's chat template has a switch for thinking ([`ChatOptions::think`]).
     pub fn asks_for_thinking(&self) -> bool {
         self.language.template.asks_for_thinking()
     }
 
-    /// Begins a conversation without messages.
+    /// Starts a conversation without messages.
     ///
     /// # Errors
-    /// When the model has no tokenizer, no usable chat template, or is not a decoder.
+    /// If the model has no tokenizer, no usable chat template, or is not a decoder.
     pub fn new(model: &Model, options: ChatOptions) -> Result<Self, Error> {
         let (worker, shared) = model.parts();
         Ok(Self {
@@ -186,35 +188,36 @@ impl Chat {
         })
     }
 
-    /// What was said so far, also what no longer fits the context.
+    /// All messages so far, including those that no longer fit the context.
     pub fn messages(&self) -> &[Message] {
         &self.messages
     }
 
-    /// Adds a message: the user's before an [answer](Chat::answer), and afterwards that answer ([`Answer::message`]).
+    /// Adds a message: the user's before [`Chat::answer`], and the answer itself afterwards ([`Answer::message`]).
     pub fn push(&mut self, message: Message) {
         self.messages.push(message);
     }
 
-    /// Takes back the last message.
+    /// Removes the last message.
     pub fn pop(&mut self) -> Option<Message> {
         self.messages.pop()
     }
 
-    /// Goes on with other messages.
+    /// Replaces all messages.
     pub fn set_messages(&mut self, messages: Vec<Message>) {
         self.messages = messages;
         self.dropped = Arc::default();
     }
 
-    /// Tokens of the cache that would be kept for a prompt that begins as the last one did.
+    /// Number of cached tokens that a prompt with the same beginning as the last one would reuse.
     pub fn cached(&self) -> usize {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.tokens.len()
     }
 
-    /// Answers the messages. What does not fit the context beside the answer is left out, the oldest turns first; so much of it that
-    /// the prompt takes half of the room, since the cache holds nothing of a prompt that begins otherwise. The answer does not become a message by itself.
+    /// Answers the messages. If the prompt and the answer do not fit the context together, the oldest turns are dropped
+    /// until the prompt takes up at most half the room, so that the next turns fit too: a prompt that begins
+    /// differently has to be recomputed. The answer is not added to the messages.
     pub fn answer(&self) -> Answering {
         let mut options = self.options.clone();
         options.request.seed.get_or_insert_with(random_seed);
@@ -236,8 +239,8 @@ impl Chat {
     }
 }
 
-/// An answer: a [`Stream`] of [`ChatEvent`]s, first the prompt, then a step after each pass, last the answer. As a
-/// [`Generation`](crate::Generation) it begins when it is first polled, may be dropped at any moment, and can be stopped.
+/// An answer: a [`Stream`] of [`ChatEvent`]s, first the prompt, then a step after each pass, and finally the answer.
+/// Like [`Generation`](crate::Generation), it starts when first polled, may be dropped at any time, and can be stopped.
 pub struct Answering {
     state: State,
     stop: Arc<AtomicBool>,
@@ -250,25 +253,26 @@ enum State {
 }
 
 impl Answering {
-    /// Ends the answer after the pass under way; what was written still comes.
+    /// Ends the answer after the current pass; what has been written is still reported.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
 
-    /// What [`Answering::stop`] sets, for a signal handler or another thread.
+    /// The flag that [`Answering::stop`] sets, for a signal handler or another thread.
     pub fn stop_flag(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
 
-    /// The next event; nothing after the answer or an error.
+    /// The next event; `None` after the answer or an error.
     pub async fn next(&mut self) -> Option<Result<ChatEvent, Error>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
-    /// Lets the model write to the end.
+    /// Waits for the whole answer.
     ///
     /// # Errors
-    /// When the messages make no prompt, or the device fails; [`Error::Stopped`] when the answer or an error was read before.
+    /// If the messages cannot be turned into a prompt, or the device fails; [`Error::Stopped`] if the answer or an
+    /// error has already been read.
     pub async fn finish(mut self) -> Result<Answer, Error> {
         while let Some(event) = self.next().await {
             if let ChatEvent::Answer(answer) = event? {
@@ -278,7 +282,7 @@ impl Answering {
         Err(Error::Stopped)
     }
 
-    /// The events one by one, each waited for. Not for code that an async executor runs.
+    /// An iterator over the events, which blocks for each. Not for use inside an async executor.
     #[cfg(not(target_family = "wasm"))]
     pub fn blocking(mut self) -> impl Iterator<Item = Result<ChatEvent, Error>> {
         std::iter::from_fn(move || pollster::block_on(self.next()))
@@ -300,7 +304,7 @@ impl Stream for Answering {
         let State::Running(events) = state else {
             return Poll::Ready(None);
         };
-        // A channel that closes before the answer belonged to a thread that panicked.
+        // A channel that closes before the answer means that the model's thread panicked.
         let event = ready!(events.as_mut().poll_next(context)).unwrap_or(Err(Error::Crashed));
         if !matches!(event, Ok(ChatEvent::Prompt(_) | ChatEvent::Step(_))) {
             *state = State::Ended;

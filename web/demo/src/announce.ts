@@ -1,16 +1,16 @@
-// What a screen reader hears, and the sentences that say what went wrong.
+// Announcements for screen readers, and messages that say what went wrong.
 
 import { element } from "./dom";
 
 const live = element("live", HTMLElement);
 const alerts = element("alerts", HTMLElement);
 
-/** Said politely, when the reader has a pause. */
+/** Announced politely: the screen reader finishes its sentence first. */
 export function announce(sentence: string): void {
   live.textContent = sentence;
 }
 
-/** Shows a problem until it is dismissed or the next thing is tried. */
+/** Shows a problem until it is dismissed or the next action starts. */
 export function alertProblem(sentence: string): void {
   const box = document.createElement("div");
   const text = document.createElement("p");

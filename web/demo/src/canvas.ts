@@ -1,4 +1,4 @@
-// A canvas that is as sharp as the screen, redrawn when its size or the colour scheme changes.
+// A canvas as sharp as the screen, redrawn when its size or the colour scheme changes.
 
 export interface Colours {
   paper: string;
@@ -23,13 +23,13 @@ const NAMES: Record<keyof Colours, string> = {
 export class Canvas {
   private readonly context: CanvasRenderingContext2D;
   private colours: Colours;
-  /** Kept, since asking for it lays out the text that a step has just changed. */
+  /** Cached, since querying it forces a layout of the text that a step has just changed. */
   private width = 0;
 
   constructor(
     readonly element: HTMLCanvasElement,
     private readonly draw: (context: CanvasRenderingContext2D, width: number, colours: Colours) => void,
-    /** Height in CSS pixels at a width. */
+    /** Height in CSS pixels for a given width. */
     private readonly heightAt: (width: number) => number,
   ) {
     const context = element.getContext("2d");
@@ -40,7 +40,7 @@ export class Canvas {
       const width = Math.floor(entry?.contentRect.width ?? 0);
       if (width === this.width) return;
       this.width = width;
-      // Drawing makes what is observed higher or lower, of which the observer would complain.
+      // Drawing may change the observed element's height, which the observer would report as a loop.
       requestAnimationFrame(() => this.redraw());
     }).observe(element.parentElement ?? element);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {

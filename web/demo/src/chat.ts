@@ -1,11 +1,11 @@
-// A conversation with a chat model: what was said, and the answer under way with its blanks.
+// A conversation with a chat model: the messages so far, and the answer in progress with its blanks.
 
 import type { Answering, ChatStep, EsoLM, Message, ModelInfo } from "esolm";
 import { announce } from "./announce";
 import { button, element, setText } from "./dom";
 import { count, figure, plural } from "./words";
 
-/** What the page does for it: it loads the model, and lets one thing run at a time. */
+/** What the page provides: loading the model, and running one task at a time. */
 export interface ChatHooks {
   ready(signal: AbortSignal): Promise<EsoLM>;
   alone(task: (signal: AbortSignal) => Promise<void>): Promise<void>;
@@ -23,7 +23,7 @@ export class Chat {
       void this.send();
     });
     this.field.addEventListener("keydown", (event) => {
-      // A line break takes Shift, as in other programs for chats.
+      // Shift+Enter inserts a line break, as in other chat programs.
       if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
       event.preventDefault();
       void this.send();
@@ -32,13 +32,13 @@ export class Chat {
     button("chat-new").addEventListener("click", () => this.restart());
   }
 
-  /** Shows the tab for a model that answers, and hides it for any other. A new model knows nothing of what was said before. */
+  /** Shows the tab for chat models and hides it for others. A new model starts a new conversation. */
   show(info: ModelInfo | null): void {
     const can = info?.chat ?? null;
     element("chat", HTMLElement).hidden = can === null;
     element("chat-link", HTMLElement).hidden = can === null;
     element("chat-thinking-field", HTMLElement).hidden = !can?.think;
-    // A model that was lost is loaded again by the next question, and the conversation goes on with it.
+    // A model that was lost is reloaded for the next question, and the conversation continues.
     if (info !== null && button("chat-stop").hidden) this.clear();
   }
 
@@ -68,18 +68,18 @@ export class Chat {
     await this.hooks.alone(async (signal) => {
       const model = await this.hooks.ready(signal);
       const run = model.chat(this.withSystem(), this.options());
-      // Stopping keeps what was written, so the run is ended rather than thrown away.
+      // Stopping keeps what has been written, so the run is ended rather than cancelled.
       signal.addEventListener("abort", () => void run.stop(), { once: true });
       if (signal.aborted) void run.stop();
       const content = await this.follow(run, answer);
       answer.root.parentElement!.dataset.answer = content;
-      // A conversation that was begun meanwhile is another one.
+      // The visitor may have started another conversation meanwhile.
       if (this.messages.at(-1) === asked) this.messages.push({ role: "assistant", content });
       isAnswered = true;
     });
     button("chat-stop").hidden = true;
     if (isAnswered) return;
-    // The question is put back, so that nothing that was typed is lost.
+    // The question is put back into the input, so that nothing typed is lost.
     if (this.messages.at(-1) === asked) {
       this.messages.pop();
       answer.root.parentElement?.remove();
@@ -144,7 +144,7 @@ export class Chat {
 
 const rate = (tokens: number, seconds: number): string => (seconds > 0 ? `, ${figure(tokens / seconds)} a second` : "");
 
-/** An answer under way: what is written, and behind it the block that fills in any order. */
+/** An answer in progress: the text so far, followed by the block that fills in any order. */
 class Answer {
   private readonly written = document.createElement("span");
   private readonly open = document.createElement("span");

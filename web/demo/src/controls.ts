@@ -1,4 +1,4 @@
-// The form: settings in, settings out.
+// The settings form.
 
 import type { ModelInfo } from "esolm";
 import { element, input, setText } from "./dom";
@@ -12,12 +12,12 @@ export interface Limits {
   family: "esolm" | "mdlm" | "ar" | "bd3lm" | "setdlm";
   /** The model's context, in tokens. */
   length: number;
-  /** Tokens of a block, where it writes in blocks. */
+  /** Tokens per block, for models that write in blocks. */
   block_size: number | null;
 }
 
 export class Controls {
-  /** The values of the sliders themselves, finer than their marks where an address says so. */
+  /** The exact values of the sliders; an address can give values between their marks. */
   private readonly exact: Record<Slider, number> = { alpha0: 0, steps: 1, length: 8, threshold: 1, topK: 0, topP: 1, minP: 0, temperature: 1 };
 
   constructor(private readonly onChange: () => void) {
@@ -82,7 +82,7 @@ export class Controls {
     input("keep-seed").checked = keep;
   }
 
-  /** What the model at hand allows. */
+  /** Applies the limits of the loaded model. */
   limit({ family, length, block_size }: Limits): void {
     input("length").max = String(length);
     input("length").step = block_size !== null ? String(block_size) : length % 8 === 0 && length >= 64 ? "8" : "1";
@@ -93,7 +93,7 @@ export class Controls {
     const schedule = element("schedule", HTMLSelectElement);
     for (const option of schedule.options) {
       const ofBlocks = option.value === "first-hitting";
-      // A cache in any order must know the order beforehand.
+      // A cache in any order requires the order to be known in advance.
       const byConfidence = option.value === "confidence" && family !== "mdlm";
       const spread = option.value.startsWith("blocks");
       if (family === "setdlm") option.disabled = spread || option.value === "binomial";
@@ -108,7 +108,7 @@ export class Controls {
     this.arrange();
   }
 
-  /** Sliders that were left where they began go to what a model recommends. */
+  /** Moves sliders that still have their default to the model's recommendation. */
   recommend({ alpha_0, top_k, top_p, min_p, temperature }: ModelInfo["recommended"]): void {
     const found = { alpha0: alpha_0, topK: top_k, topP: top_p, minP: min_p, temperature };
     for (const key of Object.keys(found) as (keyof typeof found)[]) {
@@ -129,14 +129,14 @@ export class Controls {
     if (target instanceof HTMLInputElement) {
       const key = (Object.keys(SLIDERS) as Slider[]).find((name) => SLIDERS[name] === target.id);
       if (key) this.slide(key, Number(target.value));
-      // Whoever writes a seed wants that one.
+      // Typing a seed means keeping it.
       if (target.id === "seed") this.keepsSeed = true;
     }
     this.arrange();
     this.onChange();
   }
 
-  /** Shows the fields that the chosen start and the chosen order need. */
+  /** Shows the fields that the chosen start and schedule need. */
   private arrange(): void {
     const start = document.querySelector<HTMLInputElement>("input[name=start]:checked")?.value;
     element("prompt-field", HTMLElement).hidden = start !== "prompt";

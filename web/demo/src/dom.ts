@@ -1,4 +1,4 @@
-/** The element with an id; the page is broken without it. */
+/** The element with this id, which the page must have. */
 export function element<T extends HTMLElement>(id: string, kind: { new (): T; readonly prototype: T }): T {
   const found = document.getElementById(id);
   if (!(found instanceof kind)) throw new Error(`The page has no ${kind.name} with the id “${id}”.`);

@@ -5,19 +5,19 @@ import { Problem } from "./parse";
 import type { Request, Settings } from "./settings";
 import { Trace } from "./trace";
 
-/** Codes after which a model cannot be used any more. */
+/** Error codes after which a model is unusable. */
 const FATAL = new Set(["device_lost", "internal", "disposed", "worker", "wasm", "out_of_memory", "shader"]);
 
-/** What a model is whose configuration does not say it. */
+/** How to read a model whose configuration leaves it open. */
 export type ReadAs = Pick<LoadOptions, "as" | "blockSize">;
 
-/** A model of the visitor: files, or the address of a folder. */
+/** The visitor's own model: files, or the address of a folder. */
 export type ModelFiles = { name: string; source: File[] | string } & ReadAs;
 
 export interface RunHooks {
-  /** The trace as soon as there is one, without a step yet. */
+  /** Called with the trace when it is created, before its first step. */
   begun(trace: Trace): void;
-  /** It has a step more. */
+  /** Called after each step. */
   grown(trace: Trace): void;
 }
 
@@ -25,7 +25,7 @@ export class Engine {
   private model: EsoLM | null = null;
   private loading: Promise<EsoLM> | null = null;
   private key = "";
-  /** Files of the visitor; null is the model that comes with the page. */
+  /** The visitor's own model; null for the model that comes with the page. */
   own: ModelFiles | null = null;
 
   constructor(
@@ -41,14 +41,14 @@ export class Engine {
     return this.own?.name ?? "stories";
   }
 
-  /** Lets go of the model; the next run loads one. */
+  /** Disposes of the model; the next run loads one. */
   async forget(): Promise<void> {
     const { model } = this;
     this.model = null;
     this.key = "";
     if (!model) return;
     this.onModel(null);
-    // It may have failed already, and then there is nothing left to do.
+    // It may have failed already; then there is nothing left to do.
     await model.dispose().catch(() => undefined);
   }
 
@@ -76,16 +76,16 @@ export class Engine {
     return EsoLM.load(source, { device, weights, name, ...readAs, signal, onProgress: this.onProgress });
   }
 
-  /** One run. What it has written when it is stopped or fails stays in the trace that `begun` got. */
+  /** Runs a generation. If it is stopped or fails, what it has written stays in the trace passed to `begun`. */
   async run(settings: Settings, options: Request, hooks: RunHooks, signal: AbortSignal): Promise<Trace> {
     const model = await this.ready(settings, signal);
     let trace: Trace | null = null;
     try {
-      // The plan comes first: a run would hold up the calls that put the given tokens into letters.
+      // The plan comes first, because a run would hold up the calls that decode the given tokens.
       const header = await model.plan(options);
       trace = new Trace(header, this.name);
       const given = new Set(header.known.flat().map(([, token]) => token));
-      // Without a tokenizer tokens have numbers alone.
+      // Without a tokenizer, tokens have only numbers.
       if (model.info.has_tokenizer) for (const token of given) trace.name(token, await model.decode([token]));
       signal.throwIfAborted();
       hooks.begun(trace);
@@ -115,13 +115,13 @@ export function isAbort(error: unknown): boolean {
   return (error instanceof DOMException && error.name === "AbortError") || codeOf(error) === "aborted";
 }
 
-/** An error as one sentence or two that say what to do. */
+/** An error as one or two sentences that say what to do. */
 export function sentence(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof Problem) return message;
   const code = codeOf(error);
   if (code === "device_lost") return `${end(message)} Press Write to load the model again.`;
-  // What the package says to its callers, in this page's words.
+  // The package's messages for programmers, in this page's words.
   if (code === "checkpoint") return end(message.replace(/say as: "mdlm", or as: "bd3lm" with blockSize/, "choose below what to read it as, then drop it again"));
   if (code !== null) return end(message);
   if (/dynamically imported module|Importing a module script failed/i.test(message)) {

@@ -5,7 +5,7 @@ import { input, select } from "./dom";
 import type { ModelFiles, ReadAs } from "./engine";
 import type { Trace } from "./trace";
 
-/** No trace is this large; reading such a file as text would only stall the page. */
+/** No trace is this large; reading such a file as text would stall the page. */
 const MAX_TRACE = 200e6;
 
 export type Dropped = { trace: Trace } | { model: ModelFiles };
@@ -14,7 +14,7 @@ export async function sortOut(files: File[]): Promise<Dropped> {
   const named = (pattern: RegExp): File[] => files.filter((file) => pattern.test(file.name.toLowerCase()));
   const traces = named(/\.jsonl$/);
   const indices = named(/\.safetensors\.index\.json$/);
-  // An index stands for the files that it names.
+  // An index stands for the files that it lists.
   const shards = indices.length > 0 ? named(/\.safetensors$/) : [];
   const weights = indices.length > 0 ? [...indices, ...named(/\.ckpt$/)] : named(/\.(safetensors|ckpt)$/);
   if (files.length === 0) throw new Problem("What was dropped is not a file. Drop a model’s files or a recorded run.");
@@ -40,7 +40,7 @@ export async function sortOut(files: File[]): Promise<Dropped> {
   return { model: { name: file.name, source: [file, ...shards, ...keep] } };
 }
 
-/** What the visitor says that a model is whose configuration leaves it open. */
+/** The visitor's choice of how to read a model whose configuration leaves it open. */
 export function readAs(): ReadAs {
   const as = select("read-as").value;
   if (as === "mdlm") return { as };
@@ -57,7 +57,7 @@ async function readTrace(file: File): Promise<Trace> {
   return parseTrace(await file.text(), file.name);
 }
 
-/** A recorded run next to the page, named in its address. */
+/** Fetches a recorded run next to the page, named in the page's address. */
 export async function fetchTrace(place: string): Promise<Trace> {
   const url = new URL(place, document.baseURI);
   if (url.origin !== location.origin) {
@@ -74,7 +74,7 @@ export async function fetchTrace(place: string): Promise<Trace> {
   return parseTrace(await answer.text(), name);
 }
 
-/** Takes files dropped anywhere on the page. */
+/** Accepts files dropped anywhere on the page. */
 export function onDrop(zone: HTMLElement, take: (files: File[]) => void): void {
   let depth = 0;
   const lit = (on: boolean): void => void zone.classList.toggle("over", on);

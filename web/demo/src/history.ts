@@ -1,18 +1,19 @@
-// What a trace says about one of its texts: in which step, by which phase and at which slot each position was written, and what
-// each step computed. With a plan all of it is known ahead; without one, or where confidence chooses, it is worked out from the steps.
+// What a trace says about one of its texts: in which step, by which phase and at which slot each position was written,
+// and what each step computed. With a plan, all of this is known in advance; without one, or if tokens are chosen by
+// confidence, it is derived from the steps.
 
 import type { Phase, Revealed, SequencePlan, Step, Trace } from "./trace";
 
-/** Step of a position that was given. */
+/** Step of a given position. */
 export const GIVEN = -1;
-/** Step of a position of which nothing is known yet. */
+/** Step of a position that is not known yet. */
 export const UNKNOWN = 1 << 30;
-/** Given tokens that enter the cache in one step at most. */
+/** Maximum number of given tokens that enter the cache in one step. */
 const PROMPT_ROWS = 512;
 
 /**
- * What one step computed of one text, in slots: those below `from` come from the cache, `from` to `start` are tokens that enter it,
- * `start` to `masksTo` are masks, of which those below `end` are drawn.
+ * What one step computed of one text, in slots: those below `from` come from the cache, `from` to `start` are tokens
+ * entering it, and `start` to `masksTo` are masks, of which those below `end` are drawn.
  */
 export interface SlotStep {
   phase: Phase;
@@ -24,7 +25,7 @@ export interface SlotStep {
 
 export class History {
   readonly length: number;
-  /** Slots in all: one a position, and one for a token that an AR model reads before the text. */
+  /** Number of slots: one per position, and one for a token that an AR model reads before the text. */
   readonly slots: number;
   readonly stepOf: Int32Array;
   readonly slotOf: Int32Array;
@@ -32,9 +33,9 @@ export class History {
   readonly phaseOf: (Phase | null)[];
   /** Position at each slot, -1 for a token before the text. */
   readonly order: number[] = [];
-  /** By step; null where this text has nothing left to do. */
+  /** By step; null for steps that do nothing for this text. */
   readonly steps: (SlotStep | null)[] = [];
-  /** Positions that are known after each number of steps. */
+  /** Number of known positions after each number of steps. */
   readonly knownAfter: number[] = [];
   private read = 0;
   private fed = 0;
@@ -54,7 +55,7 @@ export class History {
     this.phaseOf = new Array<Phase | null>(this.length).fill(null);
 
     const { plan } = header;
-    // Where confidence chooses, no plan says in which step a position becomes known.
+    // If tokens are chosen by confidence, no plan says in which step a position becomes known.
     const own = plan?.reveal ? undefined : plan?.sequences[sequence];
     const lead = plan ? plan.lead : leadOf(trace);
     this.slots = this.length + (lead ? 1 : 0);
@@ -76,13 +77,13 @@ export class History {
     this.sync();
   }
 
-  /** The positions at which a step drew, counted from 1, where that is a window of masked ones; nothing else has one. */
+  /** The window of masked positions at which a step (counted from 1) drew; empty for models without a window. */
   window(shown: number): Set<number> {
     const own = this.trace.steps[shown - 1]?.window?.filter(([sequence]) => sequence === this.sequence);
     return new Set(own?.map(([, position]) => position));
   }
 
-  /** Takes in the steps that the trace has gained. */
+  /** Processes the steps added to the trace since the last call. */
   sync(): void {
     for (; this.read < this.trace.steps.length; this.read += 1) {
       const step = this.trace.steps[this.read]!;
@@ -118,7 +119,7 @@ export class History {
     });
   }
 
-  /** A model that writes in blocks: slots go block by block, in each the given ones first and then the order in which it writes. */
+  /** For a model that writes in blocks: slots go block by block, in each the given positions first, then the others in the order of writing. */
   private followBlocks(plan: SequencePlan, size: number): void {
     const block = (position: number): number => Math.floor(position / size);
     const order = [...plan.order].sort((a, b) => block(a) - block(b));
@@ -146,7 +147,7 @@ export class History {
     if (size) return this.inferBlocks(step, own, size);
     const start = this.order.length;
     if (step.phase === "prompt" || drawn === 0) {
-      // Without a draw there is either a part of a long prompt to take in, or nothing left to do.
+      // A step without a draw either takes in part of a long prompt, or has nothing left to do.
       if (start - this.fed <= PROMPT_ROWS || this.knownAfter.at(-1) === this.length) return null;
       const from = this.fed;
       this.fed += PROMPT_ROWS;
@@ -162,7 +163,7 @@ export class History {
   private inferBlocks(step: Step, own: Revealed[], size: number): SlotStep | null {
     const from = this.fed;
     if (own.length === 0) {
-      // Known blocks enter the cache by themselves; of several texts nothing tells whose.
+      // Known blocks enter the cache in steps of their own; with several texts, the trace does not say whose.
       if (step.phase !== "prompt" || this.trace.header.batch > 1) return null;
       this.fed += step.rows;
       return { phase: "prompt", from, start: this.fed, end: this.fed, masksTo: this.fed };
@@ -180,7 +181,7 @@ export class History {
   }
 }
 
-/** Whether an AR model read a token before the text: then its first step has a row more than there are given tokens. */
+/** Whether an AR model read a token before the text. If so, its first step has one row more than there are given tokens. */
 function leadOf({ header, steps }: Trace): boolean {
   const first = steps[0];
   if (header.family !== "ar" || !first) return false;
@@ -194,12 +195,12 @@ export function rowsOf(step: SlotStep | null | undefined): number {
   return step ? step.masksTo - step.from : 0;
 }
 
-/** Whether what was worked out agrees with the number of rows that each step of the trace names. */
+/** Whether the derived steps agree with the number of rows that the trace has for each step. */
 export function rowsAgree(trace: Trace, histories: History[]): boolean {
   return trace.steps.every((step, index) => histories.reduce((sum, h) => sum + rowsOf(h.steps[index]), 0) === step.rows);
 }
 
-/** Positions computed in the first `shown` steps, and what a model without a cache would have computed in them. */
+/** Positions computed in the first `shown` steps, and positions that a model without a cache would have computed. */
 export function work(trace: Trace, shown: number): { computed: number; uncached: number } {
   let computed = 0;
   let uncached = 0;

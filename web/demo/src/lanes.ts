@@ -1,4 +1,4 @@
-// Runs side by side: measured one after the other, so that none slows another, then shown together.
+// Runs side by side: measured one after the other, so that none slows another down, then shown together.
 
 import { element, stillness } from "./dom";
 import { History, work } from "./history";
@@ -7,7 +7,7 @@ import type { Result } from "./race";
 import type { Trace } from "./trace";
 import { count, figure, seconds, times } from "./words";
 
-/** Shortest time in which a race is shown, in seconds; quicker ones are slowed down and say so. */
+/** Minimum duration of a race, in seconds; faster ones are slowed down, and say so. */
 const RACE_SECONDS = 6;
 const STEPS_A_SECOND = 12;
 
@@ -24,13 +24,13 @@ interface Lane {
 export class Lanes {
   private readonly lanes: Lane[];
   private frame = 0;
-  /** The frame in which new steps are shown, 0 if there are none. */
+  /** The pending animation frame that shows new steps, or 0. */
   private telling = 0;
 
   constructor(
     id: string,
     names: { title: string; note: string }[],
-    /** Played at the pace of the runs themselves rather than step by step. */
+    /** Whether to play at the speed of the runs rather than step by step. */
     private readonly real: boolean,
   ) {
     const root = element(id, HTMLElement);
@@ -38,7 +38,7 @@ export class Lanes {
     root.replaceChildren(...this.lanes.map((item) => item.root));
   }
 
-  /** Says of a lane how it writes. */
+  /** Sets the note on how a lane writes. */
   note(index: number, text: string): void {
     const item = this.lanes[index];
     if (item) item.about.textContent = text;
@@ -75,7 +75,7 @@ export class Lanes {
     });
   }
 
-  /** Plays all lanes from a common start. The sentence says how the time shown relates to the time taken. */
+  /** Plays all lanes from a common start. Returns a sentence on how the time shown relates to the time taken. */
   replay(): string {
     this.still();
     const traces = this.lanes.flatMap((item) => (item.trace ? [item.trace] : []));
@@ -110,7 +110,7 @@ export class Lanes {
     this.telling = 0;
   }
 
-  /** What each lane came to, for a sentence about who won. */
+  /** The result of each lane, for a sentence about which was fastest. */
   results(): Result[] {
     const traces = this.lanes.flatMap(({ trace }) => (trace ? [trace] : []));
     return traces.map((trace) => ({

@@ -1,4 +1,4 @@
-// Puts the page together: what starts a run, and what each run shows.
+// Assembles the page: what starts a run, and what each run shows.
 
 import type { ModelInfo, Progress } from "esolm";
 import { alertProblem, announce, clearProblem } from "./announce";
@@ -34,10 +34,10 @@ const chat = new Chat({
 const race = new Lanes("race-lanes", RACERS, true);
 const SHARES = [0, 0.25, 1];
 
-/** All that a wasm module can address, bytes. */
+/** Bytes that a wasm module can address. */
 const MOST_OF_WASM = 4e9;
 
-/** Ends what is under way; there is one run at a time. */
+/** Cancels the current task; only one runs at a time. */
 let current: AbortController | null = null;
 
 function showProgress({ phase, loaded, total, fromCache }: Progress): void {
@@ -94,7 +94,7 @@ function busy(on: boolean): void {
   button("write").textContent = on ? "Start over" : "Write";
 }
 
-/** Runs a task as the only one; problems become sentences. */
+/** Runs a task after ending any other; errors are shown as sentences. */
 async function alone(task: (signal: AbortSignal) => Promise<void>): Promise<void> {
   current?.abort();
   const mine = new AbortController();
@@ -122,11 +122,11 @@ function remember(): void {
   try {
     history.replaceState(null, "", `#${toHash(controls.read())}`);
   } catch {
-    // A setting is being typed and does not fit yet; the address keeps the last one that did.
+    // A setting that is being typed may not be valid yet; the address keeps the last valid one.
   }
 }
 
-/** Settings for a run: with a new seed unless the visitor keeps the old one. */
+/** Settings for a run, with a new seed unless the visitor keeps the old one. */
 function prepare(fresh: boolean): Settings {
   if (fresh && !controls.keepsSeed) controls.write({ seed: randomSeed() });
   const settings = controls.read();
@@ -137,13 +137,13 @@ function prepare(fresh: boolean): Settings {
 function write(fresh: boolean): Promise<void> {
   return alone(async (signal) => {
     const asked = prepare(fresh);
-    // What does not fit is said before a model is loaded.
+    // Invalid settings are reported before a model is loaded.
     request(asked, engine.info);
     if (!engine.info) stage.wait(asked.start === "infill" ? 64 : asked.length);
     let opened: Trace | null = null;
     try {
       const { info } = await engine.ready(asked, signal);
-      // A model of another family, or with a shorter context, has moved the settings.
+      // Loading a model of another family, or with a shorter context, may have changed the settings.
       const settings = controls.read();
       remember();
       await engine.run(
@@ -161,7 +161,7 @@ function write(fresh: boolean): Promise<void> {
     } finally {
       if (opened) stage.grown(opened);
     }
-    // The page itself is kept for use without a network once it has something to show.
+    // The page itself is cached for offline use once it has something to show.
     if ("serviceWorker" in navigator && import.meta.env.PROD) navigator.serviceWorker.register("./sw.js").catch(() => undefined);
   });
 }
@@ -213,7 +213,7 @@ function runRace(): Promise<void> {
   }).finally(() => settle("race-status"));
 }
 
-/** A run that did not come to its end leaves no "running" behind. */
+/** Marks a run that did not finish as stopped. */
 function settle(status: string): void {
   if (element(status, HTMLElement).textContent.startsWith("Running")) setText(status, "Stopped before the end.");
 }
@@ -234,7 +234,7 @@ async function take(files: File[]): Promise<void> {
   }
 }
 
-/** A model at an address: what it takes is said before it is fetched. */
+/** Loads a model from an address, after telling the visitor how much memory it needs. */
 async function takeAddress(): Promise<void> {
   const address = input("address").value.trim();
   if (address === "") return;
@@ -280,7 +280,7 @@ async function share(): Promise<void> {
   setTimeout(() => (label.textContent = before), 2000);
 }
 
-/** Settings of an address, or a recorded run that it names. */
+/** Applies the settings in the address, or opens the recorded run that it names. */
 async function open(hash: string): Promise<void> {
   const place = new URLSearchParams(hash.replace(/^#/, "")).get("trace");
   if (place !== null) {
@@ -327,7 +327,7 @@ function connect(): void {
     void takeAddress();
   });
   onDrop(element("drop", HTMLElement), (files) => void take(files));
-  // The address holds the settings, so places on the page are gone to without it.
+  // The address holds the settings, so links within the page scroll without changing it.
   for (const link of document.querySelectorAll<HTMLAnchorElement>("a[href^='#']")) {
     link.addEventListener("click", (event) => {
       event.preventDefault();

@@ -1,5 +1,5 @@
-// The whole run in one picture: a row for each step, a column for each slot. Filled is what the run computed; the frame is what a model without a
-// cache computes.
+// The whole run in one picture: a row for each step, a column for each slot. Filled cells are what the run computed;
+// the frame is what a model without a cache would compute.
 
 import { Canvas, type Colours } from "./canvas";
 import { rowsOf, type History } from "./history";
@@ -71,7 +71,7 @@ export class MapView {
     }
   }
 
-  /** What would have been computed without a cache by now. */
+  /** What a model without a cache would have computed by now. */
   private hatch(context: CanvasRenderingContext2D, width: number, bottom: number, colours: Colours): void {
     context.save();
     context.beginPath();

@@ -1,8 +1,8 @@
-// Reads a trace file. What does not fit is refused with a sentence that names the line.
+// Parses trace files. Invalid ones are refused with a message that names the line.
 
 import { Trace, type Footer, type Header, type Phase, type Revealed, type Step } from "./trace";
 
-/** Something that the visitor can put right; the message is the sentence shown. */
+/** A problem that the visitor can fix; the message is shown as it is. */
 export class Problem extends Error {}
 
 type Fields = Record<string, unknown>;
@@ -66,7 +66,7 @@ function header(raw: Fields, text: string, name: string, line: number): Header {
     schedule: String(raw.schedule ?? "binomial"),
     top_p: typeof raw.top_p === "number" ? raw.top_p : null,
     temperature: number(raw.temperature, 1),
-    // A seed has up to 64 bits, more than a number here holds: it is taken from the text.
+    // A seed has up to 64 bits, more than a JavaScript number can hold, so it is taken from the text.
     seed: /"seed"\s*:\s*"?(\d+)/.exec(text)?.[1] ?? "unknown",
     mask_index: number(raw.mask_index, -1),
   };

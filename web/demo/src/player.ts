@@ -1,29 +1,29 @@
-// The clock: how many steps are shown, and how that number moves.
+// Playback: how many steps are shown, and how that number advances.
 
 import type { Trace } from "./trace";
 
-/** Steps a second, or the pace of the run itself. */
+/** Steps per second, or the speed of the run itself. */
 export type Pace = number | "true";
 
 export class Player {
   trace: Trace | null = null;
-  /** Steps shown: 0 is before the first. */
+  /** Number of steps shown; 0 is before the first. */
   shown = 0;
   playing = false;
   pace: Pace = 8;
   private frame = 0;
-  /** The frame in which listeners hear of new steps, 0 if there are none. */
+  /** The pending animation frame that tells listeners of new steps, or 0. */
   private telling = 0;
   private last = 0;
   private due = 0;
   private readonly listeners: (() => void)[] = [];
 
-  /** Called whenever what is shown, or whether it plays, may have changed. */
+  /** Registers a listener for changes of what is shown, or whether it plays. */
   onChange(listener: () => void): void {
     this.listeners.push(listener);
   }
 
-  /** Steps that can be shown now. */
+  /** Number of steps that can be shown now. */
   get available(): number {
     return this.trace?.steps.length ?? 0;
   }
@@ -63,13 +63,13 @@ export class Player {
     else this.play();
   }
 
-  /** Goes to a step and stays there. */
+  /** Goes to a step and pauses there. */
   seek(shown: number): void {
     this.shown = Math.max(0, Math.min(this.available, Math.round(shown)));
     this.pause();
   }
 
-  /** The trace has new steps, or has ended; `follow` shows them at once. A quick run brings many in a frame: they are told as one. */
+  /** The trace has new steps, or has ended; `follow` shows them at once. Listeners are told once per frame, since a fast run adds many steps. */
   grown(follow: boolean): void {
     if (follow) this.shown = this.available;
     this.shown = Math.min(this.shown, this.available);
@@ -91,7 +91,7 @@ export class Player {
       this.shown += 1;
       moved = true;
     }
-    // Waiting for a live run must not save up steps that then come all at once.
+    // Time spent waiting for a live run must not accumulate into steps that then appear all at once.
     if (this.shown >= this.available) this.due = Math.min(this.due, this.pace === "true" ? 0 : 1);
     if (this.atEnd) {
       this.playing = false;
@@ -102,7 +102,7 @@ export class Player {
     if (moved) this.emit();
   };
 
-  /** What the next step costs: one, or the seconds that it took. */
+  /** The duration of the next step: one, or the seconds that it took. */
   private cost(trace: Trace): number {
     if (this.pace !== "true") return 1;
     return trace.steps[this.shown]!.seconds - (trace.steps[this.shown - 1]?.seconds ?? 0);

@@ -1,11 +1,11 @@
-// The race: one network, run in the ways of three families.
+// The race: one network, run as three families.
 
 import type { ModelInfo } from "esolm";
 import { Problem } from "./parse";
 import { request, type Request, type Settings } from "./settings";
 import { count, plural, seconds, times } from "./words";
 
-/** Tokens of a block, as far as the lengths allow. */
+/** Preferred block size in tokens, if the lengths allow it. */
 const BLOCK = 16;
 
 export const RACERS = [
@@ -14,12 +14,12 @@ export const RACERS = [
   { title: "MDLM decoding", note: "blanks anywhere; every position, every step" },
 ];
 
-/** How the network of the first one writes. */
+/** How the network itself, in the first lane, writes. */
 export function ownNote({ attention }: Pick<ModelInfo, "attention">): string {
   return attention === "mixed" ? "blanks anywhere; each step computes all that is written again" : RACERS[0]!.note;
 }
 
-/** What a lane came to. */
+/** The result of a lane. */
 export interface Result {
   seconds: number;
   /** Positions computed. */
@@ -31,14 +31,14 @@ export interface Result {
   block: number | undefined;
 }
 
-/** The largest size up to `BLOCK` that divides the context, and the text too unless that is filled up to whole blocks. */
+/** The largest size up to `BLOCK` that divides the context, and also the text unless it is filled up to whole blocks. */
 function blockSize(length: number, context: number, fills: boolean): number {
   let size = BLOCK;
   while (context % size > 0 || (!fills && length % size > 0)) size -= 1;
   return size;
 }
 
-/** All write the whole text by diffusion, in about as many steps. `length` is that of the text, which a template settles. */
+/** The requests: all write the whole text by diffusion in about the same number of steps. `length` is the text's, which a template determines. */
 export function racers(settings: Settings, info: ModelInfo, length: number): Request[] {
   if (info.family !== "esolm") {
     throw new Problem("The race runs an Eso-LM in the ways of other families, and this model is of another family. Go back to the story model for it.");
@@ -51,7 +51,7 @@ export function racers(settings: Settings, info: ModelInfo, length: number): Req
   return [{ ...common, alpha0: 1 }, { ...rest, ...inBlock, decodeAs: "bd3lm", blockSize: size }, { ...common, decodeAs: "mdlm" }];
 }
 
-/** Who took how long. */
+/** How long each took. */
 export function outcome(results: Result[]): string | null {
   const [eso, blocks, mdlm] = results;
   if (!eso || !blocks || !mdlm) return null;

@@ -1,4 +1,4 @@
-// What the visitor can set, and its form in the address of the page.
+// The visitor's settings, and their form in the page's address.
 
 import type { ModelInfo } from "esolm";
 import { esolm as recommended } from "../../../models/stories/generation_config.json";
@@ -15,21 +15,21 @@ export interface Settings {
   alpha0: number;
   steps: number;
   schedule: Schedule;
-  /** Of the schedule confidence: tokens of at least this confidence are kept too; 1 leaves it at those that the steps ask for. */
+  /** For the schedule "confidence": tokens with at least this confidence are kept too; 1 keeps only as many as the steps require. */
   threshold: number;
-  /** 0 leaves all tokens. */
+  /** 0 keeps all tokens. */
   topK: number;
   topP: number;
   minP: number;
   temperature: number;
-  /** Up to 64 bits, so not a number here. */
+  /** Up to 64 bits, more than a number can hold. */
   seed: string;
   length: number;
   device: "auto" | "gpu" | "cpu";
   weights: "f32" | "f16" | "q8" | "q4";
 }
 
-/** What the model that comes with the page recommends stands in its own files. */
+/** The recommendations of the model that comes with the page are in its own files. */
 export const STORY: Settings = {
   start: "free",
   prompt: "Once upon a time, there was a little dog named Max. Max wanted to",
@@ -48,7 +48,7 @@ export const STORY: Settings = {
   weights: "f32",
 };
 
-/** What a preset sets; the rest stays. */
+/** What each preset sets; other settings are kept. */
 export const PRESETS: Record<"story" | "gaps" | "prompt", Partial<Settings>> = {
   story: { start: "free", alpha0: STORY.alpha0, steps: STORY.steps, length: STORY.length },
   gaps: { start: "infill", infill: STORY.infill, alpha0: 0.5, steps: 12 },
@@ -74,8 +74,8 @@ export interface Request {
 }
 
 /**
- * What to ask of a model; some settings belong to families other than its own. It is told every number, so that what it recommends counts only
- * as far as the form shows it.
+ * Options of a model's generation; some settings apply only to other families. Every number is passed explicitly, so
+ * that the model's recommendations take effect only as far as the form shows them.
  */
 export function request(settings: Settings, info: ModelInfo | null): Request {
   const { start, alpha0, steps, schedule, topP, minP, temperature, seed, length } = settings;
@@ -84,7 +84,7 @@ export function request(settings: Settings, info: ModelInfo | null): Request {
   if (family === "esolm") common.alpha0 = alpha0;
   if (family !== "ar") {
     common.schedule = schedule;
-    // One token a step takes as many as there are.
+    // One token per step takes as many steps as there are tokens.
     if (schedule !== "first-hitting") common.steps = steps;
     if (schedule === "confidence" && settings.threshold < 1) common.confidenceThreshold = settings.threshold;
   }
@@ -124,7 +124,7 @@ const KEYS = {
   weights: "weights",
 } as const satisfies Record<keyof Settings, string>;
 
-/** Every setting other than its default, and always the seed. */
+/** Every setting that is not the default, and always the seed. */
 export function toHash(settings: Settings): string {
   const query = new URLSearchParams();
   for (const key of Object.keys(KEYS) as (keyof Settings)[]) {
@@ -134,7 +134,7 @@ export function toHash(settings: Settings): string {
   return query.toString();
 }
 
-/** Settings named in an address; what does not fit is left out, and named. */
+/** Settings from an address; invalid ones are left out, and reported. */
 export function fromHash(hash: string): { settings: Partial<Settings>; refused: string[] } {
   const query = new URLSearchParams(hash.replace(/^#/, ""));
   const settings: Partial<Settings> = {};

@@ -1,4 +1,4 @@
-// The cache as a strip of slots: what the step shown took from it, what it computed, and what is not there yet.
+// The cache as a strip of slots: what the shown step read from it, what it computed, and what is not there yet.
 
 import { Canvas, type Colours } from "./canvas";
 import type { History } from "./history";
@@ -50,12 +50,12 @@ export class SlotsView {
 
   private layout(width: number): { columns: number; size: number; height: number } {
     const slots = this.history?.slots ?? 64;
-    // As large as fits in about eight lines, within reason.
+    // As large as fits in about eight lines, within limits.
     let size = 20;
     while (size > 7 && Math.ceil(slots / Math.floor((width + GAP) / (size + GAP))) > 8) size -= 1;
     const fit = Math.floor((width + GAP) / (size + GAP));
     const columns = Math.max(1, Math.min(slots, fit));
-    // The line is filled to its end.
+    // Fills the last line.
     if (slots > fit) size = (width + GAP) / columns - GAP;
     const height = Math.ceil(slots / columns) * (size + GAP) - GAP + 4;
     return { columns, size, height };

@@ -1,4 +1,5 @@
-// The main text with its playback, and the work beside it. Everything shown follows from the trace and from the number of steps shown.
+// The main text with its playback, and the work beside it. Everything shown follows from the trace and the number of
+// steps shown.
 
 import { announce } from "./announce";
 import { button, element, input, setText, stillness } from "./dom";
@@ -22,7 +23,7 @@ export class Stage {
   private histories: History[] = [];
   private sequence = 0;
   private pointed: number | null = null;
-  /** What was announced last, so that it is said once. */
+  /** The last announcement, so that it is made only once. */
   private said = "";
   private written: { trace: Trace; shown: number } | null = null;
 
@@ -51,7 +52,7 @@ export class Stage {
     document.addEventListener("keydown", (event) => this.shortcut(event));
   }
 
-  /** Blanks, while a model is still on its way. */
+  /** Shows blanks while a model is loading. */
   wait(length: number): void {
     this.player.pause();
     this.player.trace = null;
@@ -60,14 +61,13 @@ export class Stage {
     this.busy("The text starts as blanks.");
   }
 
-  /** Says what is under way before there is a step to show. */
+  /** Shows what is happening before there is a step to show. */
   busy(caption: string): void {
     setText("phase", "Getting ready");
     element("phase", HTMLElement).className = "badge";
     setText("caption", caption);
   }
 
-  /** Says again what is shown. */
   refresh(): void {
     this.render();
   }
@@ -87,7 +87,7 @@ export class Stage {
     announce(`A text of ${plural(length, "token")} begins, ${count(given)} of them given.`);
     this.player.trace = trace;
     this.bind();
-    // Without motion a finished text is shown as it is; a live one is followed step by step.
+    // With reduced motion, a finished text is shown at once; a live one is followed step by step.
     this.player.open(trace, !stillness());
     if (stillness()) this.player.seek(trace.steps.length);
   }
@@ -162,7 +162,7 @@ export class Stage {
     this.phaseBar(trace, total);
   }
 
-  /** Under the timeline: how much of the run is which phase. */
+  /** Below the timeline: the share of each phase in the run. */
   private phaseBar(trace: Trace | null, total: number): void {
     const bar = element("phases", HTMLElement);
     const steps = this.history?.steps ?? [];
@@ -188,7 +188,7 @@ export class Stage {
     setText("step-of", `Step ${count(shown)} of ${count(trace.total)}`);
     setText("computed", count(computed));
     setText("uncached", count(uncached));
-    // Both bars are shares of what the whole run comes to without a cache, so that they grow as it goes on.
+    // Both bars are relative to the work of the whole run without a cache, so that they grow as it proceeds.
     const full = Math.max(whole.uncached, trace.total * trace.header.length * trace.header.batch, 1);
     element("bar-computed", HTMLElement).style.width = `${(computed / full) * 100}%`;
     element("bar-uncached", HTMLElement).style.width = `${(uncached / full) * 100}%`;
@@ -243,7 +243,7 @@ export class Stage {
     this.tell();
   }
 
-  /** The line under the text about the cell that is pointed at. */
+  /** The line below the text about the cell under the pointer. */
   private tell(): void {
     const { history, pointed } = this;
     const line = element("facts", HTMLElement);
@@ -260,7 +260,7 @@ export class Stage {
     setText("facts", `${name}: ${when} · position ${facts.position} · ${slot}`);
   }
 
-  /** Phases as they change, and the text when it is finished; not each token. */
+  /** Announces changes of phase, and the finished text, but not each token. */
   private speak(trace: Trace, shown: number): void {
     const before = this.written;
     this.written = { trace, shown };

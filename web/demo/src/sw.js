@@ -1,5 +1,5 @@
-// Keeps the page itself for use without a network. The build fills in the two constants. Models are not kept here: the package keeps
-// them in a cache of its own.
+// Caches the page itself for offline use. The build fills in the two constants. Models are not cached here: the package
+// has a cache of its own for them.
 const CACHE = "esolm-page-__VERSION__";
 const FILES = __FILES__;
 
@@ -21,7 +21,7 @@ self.addEventListener("activate", (event) => {
   );
 });
 
-/** The network's answer where there is one, and it is kept; else the answer kept before. */
+/** The network's response, which is cached; if there is none, the cached one. */
 async function fresh(request, key) {
   const cache = await caches.open(CACHE);
   try {

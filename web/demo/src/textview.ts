@@ -1,9 +1,9 @@
-// The text as cells that go from masked to known.
+// The text as cells that change from masked to known.
 
 import { GIVEN, UNKNOWN, type History } from "./history";
 import { isSpecial, specialName } from "./words";
 
-/** Shown for a token of which not even the length is known. */
+/** Shown for a token of unknown width. */
 const BLANK = "\u2007\u2007\u2007\u2007";
 
 interface Cell {
@@ -14,7 +14,7 @@ interface Cell {
 }
 
 export interface CellOptions {
-  /** Cells can be pointed at and walked through by keyboard. */
+  /** Whether cells react to the pointer and the keyboard. */
   interactive: boolean;
   onPoint?: (position: number | null) => void;
   /** Name of a cell for a screen reader. */
@@ -38,7 +38,7 @@ export class TextView {
     root.addEventListener("keydown", (event) => this.key(event));
   }
 
-  /** Blank cells, while nothing is known about a run yet. */
+  /** Shows blank cells, before anything is known about a run. */
   placeholder(length: number): void {
     this.history = null;
     this.build(length);
@@ -56,14 +56,14 @@ export class TextView {
     const span = Math.max(1, history.trace.total - 1);
     const window = history.window(shown);
     this.cells.forEach((cell, position) => {
-      // A step draws at all places of a window, and keeps the tokens that it is surest of.
+      // A step draws at every position of a window, and keeps the tokens with the highest confidence.
       const inWindow = window.has(position);
       cell.element.toggleAttribute("data-window", inWindow);
       const step = history.stepOf[position]!;
       const token = history.tokenOf[position]!;
       const known = step < shown;
       const fresh = known && step === shown - 1 && step !== GIVEN;
-      // A blank is as wide as the token that will stand there, as soon as that is known, so that lines stay where they are.
+      // A blank is as wide as the token that will take its place, once that is known, so that lines do not move.
       const text = step !== UNKNOWN && token !== -1 ? history.trace.text(token) : null;
       const state = known ? `k${fresh ? 1 : 0}${token}/${span}` : `${inWindow ? "w" : "m"}${text ?? ""}`;
       if (state === cell.state) return;
@@ -86,7 +86,7 @@ export class TextView {
     if (position !== null) this.cells[position]?.element.classList.add("marked");
   }
 
-  /** Cells; those at which a new block of the model begins have a border. */
+  /** Creates the cells; the first of each of the model's blocks has a border. */
   private build(length: number, block?: number): void {
     this.active = 0;
     this.cells = Array.from({ length }, (_, position) => {
@@ -129,7 +129,7 @@ export class TextView {
     const lead = /^[^\S\n]*/.exec(text)![0];
     const body = text.slice(lead.length);
     cell.space.textContent = body === "" ? "" : lead;
-    // A line break is shown as a sign and then made.
+    // A line break is shown as a symbol, followed by an actual break.
     const shown = body === "" ? "\u2423".repeat(lead.length) : body.replaceAll("\n", "↵\n");
     cell.body.textContent = shown;
   }

@@ -1,10 +1,10 @@
-// A trace: what happened in a run, step by step. Live runs and dropped files both end up here (docs/plan-format.md).
+// A trace: what happened in a run, step by step, live or from a file (docs/plan-format.md).
 
 import type { Family, Footer as LiveFooter, Header as LiveHeader, Phase, Plan as FullPlan, PlanSequence, Revealed as Drawn, Step as LiveStep } from "esolm";
 
 export type { Family, Phase };
 
-/** Traces in files name what a token says in the footer instead. */
+/** Traces in files have the texts of tokens in the footer instead. */
 export type Revealed = Omit<Drawn, "text"> & { text?: string };
 
 export type Step = Omit<LiveStep, "revealed" | "attempt"> & { revealed: Revealed[] };
@@ -13,7 +13,7 @@ export type SequencePlan = PlanSequence;
 
 export type Plan = Pick<FullPlan, "lead" | "sequences" | "reveal">;
 
-/** What the page reads of a header. Only a live run's first one has a plan. */
+/** The parts of a header that the page uses. Only a live run's first header has a plan. */
 export type Header = Pick<
   LiveHeader,
   "model" | "family" | "length" | "block_size" | "steps" | "top_p" | "temperature" | "seed" | "batch" | "nfe" | "mask_index" | "attempt" | "texts" | "known"
@@ -23,27 +23,27 @@ export type Footer = Pick<LiveFooter, "tokens" | "text" | "interrupted" | "secon
 
 export class Trace {
   readonly steps: Step[] = [];
-  /** Of the last attempt. Views start over when its number changes. */
+  /** The header of the last attempt. Views start over when its number changes. */
   header: Header;
   footer: Footer | null = null;
-  /** Steps of the attempts before. */
+  /** Number of steps of earlier attempts. */
   private before = 0;
   private readonly pieces = new Map<number, string>();
 
   constructor(
     header: Header,
-    /** Where it comes from, in words. */
+    /** A description of where it comes from. */
     readonly origin: string,
   ) {
     this.header = header;
   }
 
-  /** Text of tokens that no step names, such as given ones. */
+  /** Sets the text of a token that appears in no step, such as a given one. */
   name(token: number, text: string): void {
     this.pieces.set(token, text);
   }
 
-  /** Some texts are drawn again: what was written of them goes, and so does a step in which nothing else was written. */
+  /** Some texts are drawn again: what was written of them is removed, and so are steps that wrote nothing else. */
   restart(header: Header): void {
     this.header = header;
     const again = new Set(header.texts);
@@ -62,18 +62,18 @@ export class Trace {
     for (const [token, text] of Object.entries(footer.pieces)) this.pieces.set(Number(token), text);
   }
 
-  /** A run that was stopped: what there is stays. */
+  /** Ends a run that was stopped, keeping what there is. */
   interrupt(): void {
     const seconds = this.steps.at(-1)?.seconds ?? 0;
     this.footer ??= { tokens: [], text: [], interrupted: true, seconds, pieces: {} };
   }
 
-  /** Text of a token, `#12` where there is no tokenizer. */
+  /** The text of a token, or `#12` without a tokenizer. */
   text(token: number): string {
     return this.pieces.get(token) ?? `#${token}`;
   }
 
-  /** Steps that there are or will be. */
+  /** Number of steps that there are or will be. */
   get total(): number {
     return this.footer ? this.steps.length : Math.max(this.before + this.header.nfe, this.steps.length);
   }
@@ -82,7 +82,7 @@ export class Trace {
     return this.footer?.seconds ?? this.steps.at(-1)?.seconds ?? 0;
   }
 
-  /** Tokens drawn so far. */
+  /** Number of tokens drawn so far. */
   get drawn(): number {
     return this.steps.reduce((sum, step) => sum + step.revealed.length, 0);
   }

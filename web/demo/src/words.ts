@@ -1,4 +1,4 @@
-// How numbers, phases and tokens are put into words.
+// Words for numbers, phases and tokens.
 
 import type { ModelInfo } from "esolm";
 import type { Family, Phase } from "./trace";
@@ -35,7 +35,7 @@ export function phaseName(phase: Phase, family: Family): string {
   return family === "ar" ? "Left to right" : "Sequential";
 }
 
-/** How a model writes, where that is not what the page explains. */
+/** How a model writes, if it differs from what the page explains. */
 export function wayNote({ family, block_size }: Pick<ModelInfo, "family" | "block_size">): string | null {
   if (block_size !== null) {
     return `This model writes in blocks of ${plural(block_size, "token")}, one block after the other. Within a block it fills the blanks in any order and sees the whole block; finished blocks come from the cache. The steps T are those of each block.`;
@@ -50,7 +50,7 @@ export function placesOf(family: Family): string {
   return places[family] ?? "anywhere in the text";
 }
 
-/** What a step does, for somebody who reads it for the first time. */
+/** What a step does, for first-time readers. */
 export function stepSentence(phase: Phase, drawn: number, family: Family): string {
   if (phase === "prompt") return "The given words are read in.";
   if (phase === "diffusion") {
@@ -60,17 +60,17 @@ export function stepSentence(phase: Phase, drawn: number, family: Family): strin
   return family === "ar" ? "The next token is written." : "The leftmost blank is filled.";
 }
 
-/** Token that marks the start or end of a text rather than being part of it. */
+/** Whether a token marks the start or end of a text rather than being part of it. */
 export function isSpecial(text: string): boolean {
   return /^<\|.*\|>$|^<\/?[a-z]+>$|^\[[A-Z]+\]$/.test(text);
 }
 
-/** What stands in the place of a special token. */
+/** What is shown for a special token. */
 export function specialName(position: number): string {
   return position === 0 ? "start" : "end of text";
 }
 
-/** A token on one line, with what cannot be seen made visible. */
+/** A token on one line, with invisible characters made visible. */
 export function visible(text: string): string {
   return text.replaceAll("\n", "↵").replaceAll("\t", "⇥").replace(/^ +| +$/g, (spaces) => "␣".repeat(spaces.length));
 }
@@ -79,12 +79,12 @@ export interface CellFacts {
   token: string | null;
   position: number;
   slot: number | null;
-  /** Step as counted from 1; null where not known yet, 0 where given. */
+  /** The step, counted from 1; 0 for a given position, null if not known yet. */
   step: number | null;
   how: string;
 }
 
-/** What there is to say about a cell after `shown` steps. */
+/** The facts about a cell after `shown` steps. */
 export function cellFacts(history: History, position: number, shown: number): CellFacts {
   const step = history.stepOf[position]!;
   const written = step < shown;

@@ -1,4 +1,4 @@
-//! Why a conversation cannot be gone on with.
+//! Errors of conversations.
 
 use esolm_core::chat::ChatTemplateError;
 use esolm_core::config::Family;
@@ -6,28 +6,28 @@ use esolm_core::config::Family;
 /// What is wrong with a conversation, or with the model for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChatError {
-    /// The chat template.
+    /// The chat template is not usable.
     #[error(transparent)]
     Template(#[from] ChatTemplateError),
-    /// A model that was not trained to answer.
+    /// The model was not trained to answer.
     #[error("{} continues text, and does not answer as decoders do that were trained for it", .family.one())]
     NotADecoder {
-        /// Its family.
+        /// The model's family.
         family: Family,
     },
-    /// The last message is too long.
+    /// The prompt does not fit even without the turns that can be dropped.
     #[error(
         "the last message makes a prompt of {tokens} tokens, and the context of {context} must hold {answer} of the answer too"
     )]
     TooLong {
-        /// Tokens of the prompt, nothing but what cannot be left out.
+        /// Tokens of the prompt without those turns.
         tokens: usize,
-        /// Tokens of the answer at most.
+        /// Maximum tokens of the answer.
         answer: usize,
         /// Tokens of the model's context.
         context: usize,
     },
-    /// Nobody said anything.
+    /// There are no messages.
     #[error("there is no message to answer")]
     NoMessage,
 }

@@ -1,92 +1,95 @@
-//! What is told of an answer.
+//! Events of an answer.
 
 use esolm_core::chat::{Message, split_thoughts};
 use esolm_core::stop::Finish;
 use esolm_core::trace;
 use serde::{Deserialize, Serialize};
 
-/// What happened to an answer. As JSON it has the field `event`: `prompt`, `step` or `answer`.
+/// An event of an answer. As JSON it has the field `event`: `prompt`, `step` or `answer`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum ChatEvent {
-    /// It begins.
+    /// The answer starts.
     Prompt(ChatPrompt),
-    /// A pass was made.
+    /// A pass has run.
     Step(ChatStep),
-    /// It is written.
+    /// The answer is complete.
     Answer(Answer),
 }
 
-/// What the model goes on from.
+/// The prompt that the model continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChatPrompt {
-    /// What the chat template made of the messages.
+    /// The text that the chat template made of the messages.
     pub text: String,
     /// Its tokens.
     pub tokens: Vec<u32>,
-    /// How many of them, from the first on, stand in the cache from before.
+    /// How many of the first tokens are still in the cache.
     pub cached: usize,
-    /// Messages after the system's that no longer fit the context and were left out.
+    /// Number of messages after the system message that were left out because they no longer fit the context.
     pub dropped: usize,
-    /// Tokens of the answer at most.
+    /// Maximum tokens of the answer.
     pub max_tokens: usize,
     /// The seed of its random numbers.
     #[serde(with = "trace::seed")]
     pub seed: u64,
 }
 
-/// A pass. The text of an answer is that of all its steps one after the other; what is known behind a gap is told anew with each step.
+/// A pass. The texts of all steps, concatenated, are the text of the answer; tokens known after a gap are reported
+/// again in every step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChatStep {
     /// Its number in the plan, from 0.
     pub step: usize,
-    /// Steps that the plan has.
+    /// Number of steps in the plan.
     pub steps: usize,
-    /// Text that joined the answer, up to the first place that is not known.
+    /// Text added to the answer, up to the first unknown token.
     pub text: String,
-    /// The places behind it up to the end of the block under way: the text of each token that is known, nothing where none is.
+    /// The positions after it up to the end of the current block: the text of each known token, and `None` for an
+    /// unknown one.
     pub open: Vec<Option<String>>,
-    /// Tokens of the answer so far, without those behind a gap.
+    /// Tokens of the answer so far, without those after a gap.
     pub tokens: usize,
     /// Rows of the pass.
     pub rows: usize,
-    /// Seconds since the answer began.
+    /// Seconds since the answer started.
     pub seconds: f64,
 }
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// All that the model wrote, without special tokens.
+    /// Everything that the model wrote, without special tokens.
     pub text: String,
-    /// What it thought first, where it did.
+    /// The thoughts that precede the content, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
-    /// The text without those thoughts.
+    /// The text without the thoughts.
     pub content: String,
     /// The tokens of the text.
     pub tokens: Vec<u32>,
-    /// Why there are no more.
+    /// Why the answer ended.
     pub finish: Finish,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// How many of those stood in the cache.
+    /// How many of those were in the cache.
     pub cached: usize,
     /// Passes of the network.
     pub passes: usize,
-    /// Rows that went through it.
+    /// Total rows of these passes.
     pub rows: usize,
-    /// From the first pass to the last token.
+    /// Seconds from the first pass to the last token.
     pub seconds: f64,
 }
 
 impl Answer {
-    /// The answer as a message of the conversation. The thoughts stay in its text; most templates leave those of past turns out.
+    /// The answer as a message of the conversation. Its text includes the thoughts; most templates leave out those of
+    /// past turns.
     pub fn message(&self) -> Message {
         Message::assistant(self.text.clone())
     }
 
-    /// Tokens a second.
+    /// Tokens per second.
     pub fn rate(&self) -> f64 {
         self.tokens.len() as f64 / self.seconds.max(1e-9)
     }

@@ -3,24 +3,24 @@
 use esolm_core::stop::Finish;
 use esolm_core::text::TextCodec;
 
-/// What is known of an answer.
+/// The known part of an answer.
 pub struct AnswerText<'a> {
     codec: &'a TextCodec,
     mask: u32,
     ends: &'a [u32],
     stops: &'a [String],
-    /// The mask where none is known.
+    /// The mask token where none is known.
     tokens: Vec<u32>,
-    /// Tokens up to the first that is not known.
+    /// Number of tokens before the first unknown one.
     known: usize,
-    /// Bytes of the text that were told.
+    /// Bytes of the text that have been reported.
     told: usize,
     text: String,
     finish: Option<Finish>,
 }
 
 impl<'a> AnswerText<'a> {
-    /// Of `length` tokens none is known.
+    /// An answer of `length` tokens, all unknown.
     pub fn new(
         codec: &'a TextCodec,
         mask: u32,
@@ -41,24 +41,24 @@ impl<'a> AnswerText<'a> {
         }
     }
 
-    /// A token became known, at a place counted from the answer's beginning.
+    /// Sets a token that became known, at a position relative to the start of the answer.
     pub fn reveal(&mut self, place: usize, token: u32) {
         if let Some(known) = self.tokens.get_mut(place) {
             *known = token;
         }
     }
 
-    /// Tokens up to the first that is not known, or to the end.
+    /// Number of tokens before the first unknown one, or before the end.
     pub fn known(&self) -> usize {
         self.known
     }
 
-    /// Whether it ends with what is known.
+    /// Whether the answer ends within the known tokens.
     pub fn has_ended(&self) -> bool {
         self.finish.is_some()
     }
 
-    /// Looks at what became known: gives the text that joined, which will not change.
+    /// Processes newly known tokens and returns the text they add, which will not change.
     pub fn look(&mut self) -> String {
         if self.finish.is_none() {
             self.settle();
@@ -97,7 +97,8 @@ impl<'a> AnswerText<'a> {
         }
     }
 
-    /// Bytes of the text that no further token changes: not half a character, and not what may be the beginning of a stop string.
+    /// Bytes of the text that further tokens cannot change: excludes partial characters, and what may be the start of a
+    /// stop string.
     fn certain(&self) -> usize {
         let whole = self.text.trim_end_matches(char::REPLACEMENT_CHARACTER);
         let begins = |stop: &String| {
@@ -113,7 +114,7 @@ impl<'a> AnswerText<'a> {
         whole.len() - held
     }
 
-    /// The places from the first unknown one up to `end`: texts of tokens, nothing where none is known.
+    /// The positions from the first unknown one up to `end`: the text of each known token, `None` for an unknown one.
     pub fn open(&self, end: usize) -> Vec<Option<String>> {
         if self.finish.is_some() {
             return Vec::new();
@@ -124,7 +125,7 @@ impl<'a> AnswerText<'a> {
         places.iter().map(piece).collect()
     }
 
-    /// The tokens of the text, the text, and why it ends. `tokens` are those of the answer as the device has them.
+    /// The tokens of the text, the text, and why it ends. `tokens` are the answer's tokens as read from the device.
     pub fn finish(mut self, tokens: &[u32]) -> (Vec<u32>, String, Finish) {
         if self.finish.is_none() {
             self.tokens = tokens.to_vec();

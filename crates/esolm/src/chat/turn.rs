@@ -22,20 +22,20 @@ use crate::files::Shared;
 use crate::turn::turn;
 use crate::worker::Worker;
 
-/// The fewest slots of a conversation's cache; it grows to twice as many where they do not suffice.
+/// Minimum slots of a conversation's cache; it doubles when they do not suffice.
 const LEAST_SLOTS: usize = 512;
 
-/// What stands in the cache from the turn before.
+/// What is in the cache from the previous turn.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// The engine's batch in which it stands.
+    /// The engine's batch that holds it.
     batch: u64,
     grouping: Option<Grouping>,
-    /// The first tokens of the text, whose keys and values are final.
+    /// The leading tokens whose keys and values are final.
     pub tokens: Vec<u32>,
 }
 
-/// What the model's thread is told.
+/// What the model's thread needs to write an answer.
 pub struct Turn {
     pub shared: Arc<Shared>,
     pub language: Arc<Language>,
@@ -60,14 +60,14 @@ impl Turn {
                     Ok(None) => return,
                     Err(error) => Err(error),
                 };
-                // Nobody may be left to hear it.
+                // There may be no receiver left.
                 let _ = events.send(told).await;
             })
         }));
         receiver
     }
 
-    /// The prompt and its tokens, the oldest turns left out where they do not fit.
+    /// The prompt's text, its tokens and the number of dropped messages: the oldest turns, if not all fit.
     fn prompt(&self) -> Result<(String, Vec<u32>, usize), Error> {
         let codec = self.shared.codec()?;
         let context = self.shared.config.length;
@@ -92,7 +92,7 @@ impl Turn {
             match next.filter(|_| tokens.len() > most) {
                 Some(turn) => {
                     dropped += turn;
-                    // Room for turns to come, since what begins otherwise is computed anew.
+                    // Leaves room for the next turns, since a prompt that begins differently has to be recomputed.
                     most = room / 2;
                 }
                 None if tokens.len() > room => {
@@ -111,10 +111,11 @@ impl Turn {
         }
     }
 
-    /// Makes the plan keep what stands in the cache, and sees to a batch for it. Gives the number of tokens kept.
+    /// Makes the plan reuse what is in the cache, starting a new batch if necessary. Returns the number of tokens
+    /// reused.
     fn keep(&self, engine: &mut Engine, plan: &mut Plan) -> Result<usize, EngineError> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // Until it has been written, nothing is known of the cache.
+        // Until the answer has been written, the contents of the cache are undefined.
         let Kept {
             batch,
             grouping,
@@ -143,7 +144,7 @@ impl Turn {
         Ok(plan.keep(common))
     }
 
-    /// Writes the answer. There is none once nobody listens any more.
+    /// Writes the answer. `None` if the receiver is gone.
     async fn write(&self, engine: &mut Engine, events: &Events) -> Result<Option<Answer>, Error> {
         let codec = self.shared.codec()?;
         let (text, prompt, dropped) = self.prompt()?;
@@ -220,7 +221,7 @@ impl Turn {
         Ok(Some(answer.with_text(text)))
     }
 
-    /// Tells of each step. Nothing comes back once nobody listens any more.
+    /// Reports each step. `None` if the receiver is gone.
     async fn watch(
         &self,
         mut run: Run<'_>,
@@ -266,7 +267,7 @@ impl Turn {
     }
 }
 
-/// The request whose text goes on from the tokens of a prompt.
+/// The request that continues the tokens of a prompt.
 pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result<Resolved, Error> {
     let Shared {
         config,
@@ -290,11 +291,11 @@ pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result
     Ok(request.resolve_tokens(config, codec.as_ref(), tokens)?)
 }
 
-/// One past the last position that the stretch of a step has.
+/// One past the last position of the block that a step works on.
 fn block_end(plan: &Plan, step: usize) -> usize {
     let text = &plan.sequences[0];
     let drawn = text.steps.get(step).and_then(|step| {
-        // Where the order is settled beforehand a step draws a part of its block.
+        // If the order is fixed in advance, a step draws only part of its block.
         let size = plan.block_size.unwrap_or(1) as u32;
         let drawn = text.order.get(step.start as usize..step.end as usize)?;
         let last = *drawn.iter().max()?;
