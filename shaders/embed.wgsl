@@ -1,18 +1,5 @@
-// Token embedding: x [rows, N4] = embedding[token of the row]. One launch a vocabulary slice: a token
-// outside the slice is left to the launch that holds it.
-{{row}}
-@group(0) @binding(0) var<storage, read_write> x: array<vec4<f32>>;
-{{weight}}
-@group(0) @binding(2) var<storage, read_write> rows: array<Row>;
-@group(0) @binding(3) var<storage, read_write> tokens: array<u32>;
-struct Info {
-    rows: u32,
-    first: u32, // first token of the slice
-    count: u32, // tokens in the slice
-    mask_index: u32,
-    origin: vec3<u32>, // first workgroup of this launch
-}
-@group(0) @binding(4) var<uniform> info: Info;
+// Token embedding: x [rows, N4] = embedding[token of the row].
+{{embedding}}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -21,12 +8,8 @@ fn main(@builtin(workgroup_id) place: vec3<u32>, @builtin(local_invocation_index
     if (r >= info.rows) {
         return;
     }
-    let source = rows[r].source;
-    var token = info.mask_index;
-    if (source != MASKED) {
-        token = tokens[source];
-    }
-    if (token >= info.first && token - info.first < info.count) {
+    let token = token_of(r);
+    if (is_in_slice(token)) {
         x[i] = weight(token - info.first, i % N4);
     }
 }

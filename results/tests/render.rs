@@ -263,6 +263,7 @@ fn the_page_holds_figures_verdicts_and_reasons() {
         "the order of NELBO is MDLM, 5 million tokens < Eso-LM, α₀ = 1, 5 million tokens, the paper's: 2.250 for MDLM and 2.450",
         "The order is the paper's: AR, then Eso-LM, then BD3-LM, then MDLM.",
         "| BD3-LM (16) | 0.256 | 0.512 | 21.3 | 268 |",
+        "| SetDLM (4) | 0.128 | 0.256 | - | - |",
         "| BD3-LM over Eso-LM | 2.00x | 2.00x | 1.46x | 3.27x |",
         "Eso-LM, α₀ = 1 in 5 of 5 steps upwards",
         "A reason.",

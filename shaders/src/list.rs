@@ -18,6 +18,7 @@ pub static SHADERS: &[&Shader] = &[
     &SAMPLE,
     &SAMPLE_PARTS,
     &SAMPLE_MERGE,
+    &SUPPRESS,
     &SCORE,
     &CONFIDENCE,
     &REVEAL,
@@ -45,6 +46,8 @@ snippets! {
     BEST = "best";
     /// A row of logits of which a token is drawn.
     DRAWN_ROW = "drawn_row";
+    /// What an embedding reads and writes.
+    EMBEDDING = "embedding";
     /// What top-k, top-p and min-p keep.
     KEPT = "kept";
     /// The best token of a part of a row.
@@ -94,6 +97,10 @@ const ROW_SLOT: Slot = Slot {
 const PHILOX_SLOT: Slot = Slot {
     name: "philox",
     one_of: &[&PHILOX],
+};
+const EMBEDDING_SLOT: Slot = Slot {
+    name: "embedding",
+    one_of: &[&EMBEDDING],
 };
 const DRAWN_ROW_SLOT: Slot = Slot {
     name: "drawn_row",
@@ -245,7 +252,7 @@ pub static EMBED: Shader = Shader {
     text: include_str!("../embed.wgsl"),
     launcher: "esolm::kernels::embed::Embedding::launch",
     twins: &["esolm::kernels::embed::embed_twin"],
-    slots: &[ROW_SLOT, TABLE_SLOT],
+    slots: &[EMBEDDING_SLOT, ROW_SLOT, TABLE_SLOT],
     constants: &["WG", "N4"],
     floats: &[],
     flags: NO_FLAGS,
@@ -266,7 +273,7 @@ pub static EMBED_TIED: Shader = Shader {
     name: "embed_tied",
     text: include_str!("../embed_tied.wgsl"),
     launcher: "esolm::kernels::embed::embed_tied",
-    slots: &[ROW_SLOT, Slot { name: "weight", one_of: &[&WEIGHT_F32, &WEIGHT_F16, &WEIGHT_Q8] }],
+    slots: &[EMBEDDING_SLOT, ROW_SLOT, Slot { name: "weight", one_of: &[&WEIGHT_F32, &WEIGHT_F16, &WEIGHT_Q8] }],
     constants: &["WG", "K4", "N4"],
     bindings: &[
         X.accessed(Write),
@@ -556,6 +563,24 @@ pub static SAMPLE_MERGE: Shader = Shader {
         binding("info", Uniform, "Info", "first, count, parts, origin", "u32"),
     ],
     ..SAMPLE
+};
+
+/// Tokens that are left out.
+#[rustfmt::skip]
+pub static SUPPRESS: Shader = Shader {
+    name: "suppress",
+    text: include_str!("../suppress.wgsl"),
+    launcher: "esolm::kernels::sample::suppress",
+    twins: &["esolm_core::sampler::suppress"],
+    slots: &[],
+    constants: &["WG"],
+    floats: &[],
+    flags: NO_FLAGS,
+    bindings: &[
+        LOGITS.accessed(Write),
+        binding("suppressed", Read, "u32", "[tokens]", "u32; tokens of the vocabulary"),
+        binding("info", Uniform, "Info", "first, count, stride, tokens, origin", "u32"),
+    ],
 };
 
 /// The log-probability of one token a row.

@@ -9,6 +9,7 @@ use esolm::plan::{Phase, Plan, PlanOptions, Schedule};
 use esolm::rows::{MASKED, NO_TARGET, Row, StepRows};
 use esolm::sampler::{Crossing, Sampler};
 use esolm::stop::{ENTROPY_WINDOW, StopRule, StopRules, entropy};
+use esolm::text::Ends;
 
 use crate::checks::{GOLDEN, assert_close};
 use crate::family::{files, open};
@@ -64,8 +65,11 @@ pub fn check_stop_rules() -> usize {
             // Texts open with the end-of-text token.
             let rules = |rules: &[StopRule]| StopRules {
                 rules: rules.to_vec(),
-                bos: Some(text[0]),
-                eos: Some(text[0]),
+                ends: Ends {
+                    bos: Some(text[0]),
+                    eos: Some(text[0]),
+                    more: Vec::new(),
+                },
                 ..StopRules::default()
             };
             let last = &text[text.len().saturating_sub(ENTROPY_WINDOW)..];
@@ -238,6 +242,7 @@ fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
         },
         seed: 0,
         noise,
+        ..Draw::default()
     }
 }
 

@@ -100,7 +100,7 @@ fn check_options(engine: &mut Engine, options: &PlanOptions) {
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 1,
-            noise: None,
+            ..Draw::default()
         };
         let mut run = engine.run(plan, draw, observe)?;
         while observe && block_on(run.next())?.is_some() {}

@@ -198,6 +198,7 @@ fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
         },
         seed: 0,
         noise,
+        ..Draw::default()
     }
 }
 

@@ -37,7 +37,7 @@ impl Case {
         Draw {
             sampler: self.sampler,
             seed: SEED,
-            noise: None,
+            ..Draw::default()
         }
     }
 

@@ -5,18 +5,22 @@
 //! network. What a tensor is, its name says: `causal`, `causal_far`, `bidir` and `blockN` are the masks of a pass over `ids` (`ids_masked`
 //! for `bidir`), `blockN.noisy` is a block over the cache of the first eight tokens, which itself is in `blockN.cache`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, TensorData};
-use esolm::checkpoint::{Checkpoint, CheckpointError, OpenOptions};
-use esolm::config::{Family, ReadAs};
+use esolm::checkpoint::{
+    Checkpoint, CheckpointError, Dtype, OpenOptions, SafetensorsWriter, TensorSpec,
+};
+use esolm::config::{Family, ModelConfig, ReadAs};
 use esolm::network::{DecoderNetwork, StepInput};
+use esolm::rng::{Purpose, Stream};
 use esolm::rows::{Layout, NO_TARGET, Row, StepRows};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::checks::assert_close;
 use crate::golden::repository;
-use crate::{Golden, Runner};
+use crate::{Golden, Reference, Runner};
 
 /// Largest difference of logits that counts as the published code's; they deviate by about 3.5.
 pub const LOGITS: f32 = 2e-4;
@@ -327,4 +331,55 @@ pub fn check_company(ckpt: &Checkpoint, mut load: impl FnMut(&Checkpoint) -> Box
             assert!(row == beside[slot * vocab..][..vocab], "{what}");
         }
     }
+}
+
+/// A pass over a vocabulary as large as Qwen3's, which is read some thousand tokens at a time and may exceed a binding: rows of tokens at the
+/// ends of such stretches. Weights are random.
+pub fn check_wide(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) {
+    const VOCAB: usize = 151_936;
+    let tokens: [u32; 7] = [0, 4095, 4096, 8191, 75_000, 147_456, 151_935];
+    let length = tokens.len();
+    for tied in [true, false] {
+        let ckpt = random_decoder(VOCAB, 1024, tied);
+        let mut pass = pass(0..length, 0, |slot| slot + 1);
+        // Logits of a few rows suffice, and are 600 KB each.
+        pass.sampled = vec![0, 3, 6];
+        let logits = |mut runner: Box<dyn Runner>| {
+            start(&mut *runner, &tokens);
+            runner.logits(&pass)
+        };
+        let want = logits(Box::new(Reference::load(&ckpt, &Device::flex())));
+        assert_eq!(want.len(), 3 * VOCAB);
+        let got = logits(load(&ckpt));
+        let largest = assert_close("a wide vocabulary", &got, &want, LOGITS);
+        println!("tied: {tied}, largest difference {largest:e}");
+    }
+}
+
+/// A decoder of one layer with random f16 weights, norms near one.
+fn random_decoder(vocab: usize, hidden: usize, tied: bool) -> Checkpoint {
+    let config = json!({
+        "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": hidden, "intermediate_size": 96,
+        "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 64,
+        "vocab_size": vocab, "tie_word_embeddings": tied,
+    })
+    .to_string();
+    let specs: Vec<TensorSpec> = (ModelConfig::from_json(&config).unwrap().parameters())
+        .into_iter()
+        .map(|parameter| TensorSpec::new(parameter.name, Dtype::F16, parameter.shape))
+        .collect();
+    let mut writer = SafetensorsWriter::new(Vec::new(), &[], &specs).unwrap();
+    let mut random = Stream::new(5, 0, Purpose::Other(0));
+    for spec in &specs {
+        // About +-0.03, and 1.03 or 0.97 for norms: sign and mantissa are random.
+        let (base, mask) = match spec.name.contains("norm") {
+            true => (0x3c00, 0x003f),
+            false => (0x2400, 0x83ff),
+        };
+        let count: usize = spec.shape.iter().product();
+        let halves = (0..count).map(|_| (random.next_u32() as u16 & mask) | base);
+        let bytes: Vec<u8> = halves.flat_map(u16::to_le_bytes).collect();
+        writer.write_all(&bytes).unwrap();
+    }
+    Checkpoint::from_safetensors_bytes(&config, writer.finish().unwrap()).unwrap()
 }

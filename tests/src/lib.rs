@@ -2,6 +2,7 @@
 //!
 //! An executor takes part by implementing [`Runner`]; the checks in [`checks`] then run every golden case on it.
 
+pub mod answers;
 pub mod blocks;
 pub mod broken;
 pub mod checks;

@@ -55,7 +55,7 @@ pub fn check(own: &ModelConfig, runner: &mut dyn Runner, reference: &mut dyn Run
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 3,
-            noise: None,
+            ..Draw::default()
         };
         runner.start(&plan.layout(), &plan.initial_tokens());
         for index in 0..plan.nfe() {

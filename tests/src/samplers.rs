@@ -1,12 +1,11 @@
-//! Recorded runs of the samplers that decoders were published with, token for token, and the answers of small chat models.
+//! Recorded runs of the samplers that decoders were published with, token for token.
 //!
 //! Every `traces/NAME.json` of a known kind is a run; the logits and the random numbers of its steps stand beside it in
-//! `NAME.safetensors`. Every `chat/golden_NAME.json` of a known kind holds answers.
+//! `NAME.safetensors`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use esolm::Request;
 use esolm::checkpoint::{Checkpoint, OpenOptions};
 use esolm::config::{Family, ReadAs};
 use esolm::engine::Engine;
@@ -14,9 +13,7 @@ use esolm::executor::Draw;
 use esolm::plan::{BlockRules, Plan, PlanOptions, PromptTail, Schedule};
 use esolm::reveal::{CERTAIN, Confidence, Rule, confidence};
 use esolm::rows::StepRows;
-use esolm::sampler::{MASK_LOGIT, NoiseSource, Sampler, sample_row};
-use esolm::stop::Finish;
-use esolm::text::TextCodec;
+use esolm::sampler::{NoiseSource, Sampler, sample_row, suppress};
 use pollster::block_on;
 use serde_json::Value;
 
@@ -45,7 +42,7 @@ pub struct Ran {
 pub fn check_traces(mut load: impl FnMut(&Checkpoint) -> OnDevice) -> Ran {
     let mut ran = Ran::default();
     let mut devices: BTreeMap<(PathBuf, bool), (Checkpoint, OnDevice)> = BTreeMap::new();
-    for file in files(&folder().join("traces"), "") {
+    for file in files(&folder().join("traces")) {
         let json = read(&file);
         let Some(kind) = Kind::of(&json) else {
             println!("{}: of another kind", file.display());
@@ -79,7 +76,7 @@ pub fn check_traces(mut load: impl FnMut(&Checkpoint) -> OnDevice) -> Ran {
 
 /// The published samplers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Mdlm,
     Infill,
     Bd3Lm,
@@ -91,7 +88,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(json: &Value) -> Option<Self> {
+    pub(crate) fn of(json: &Value) -> Option<Self> {
         Some(match json["kind"].as_str()? {
             "mdlm" => Self::Mdlm,
             "mdlm_infill" => Self::Infill,
@@ -103,19 +100,19 @@ impl Kind {
         })
     }
 
-    fn family(self) -> Family {
+    pub(crate) fn family(self) -> Family {
         match self {
             Self::Mdlm | Self::Infill => Family::Mdlm,
             _ => Family::Bd3Lm,
         }
     }
 
-    fn is_sdar(self) -> bool {
+    pub(crate) fn is_sdar(self) -> bool {
         matches!(self, Self::Sdar | Self::SdarEvaluation)
     }
 
     /// What is asked for where it is not the model's own way.
-    fn tail(self) -> Option<PromptTail> {
+    pub(crate) fn tail(self) -> Option<PromptTail> {
         match self {
             Self::Infill => Some(PromptTail::Shared),
             Self::Card => Some(PromptTail::Blind),
@@ -124,47 +121,45 @@ impl Kind {
     }
 }
 
-/// JSON files of a folder whose names begin so.
-fn files(folder: &Path, begin: &str) -> Vec<PathBuf> {
+/// JSON files of a folder.
+pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    files.retain(|path| {
-        let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with(begin) && name.ends_with(".json")
-    });
+    files.retain(|path| path.extension().is_some_and(|end| end == "json"));
     files.sort();
     files
 }
 
-fn read(file: &Path) -> Value {
+pub(crate) fn read(file: &Path) -> Value {
     let json = std::fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     serde_json::from_slice(&json).unwrap_or_else(|e| panic!("{}: {e}", file.display()))
 }
 
-fn text<'a>(json: &'a Value, field: &str) -> &'a str {
+pub(crate) fn text<'a>(json: &'a Value, field: &str) -> &'a str {
     let text = json[field].as_str();
     text.unwrap_or_else(|| panic!("no {field}"))
 }
 
-fn numbers(list: &Value) -> Vec<u32> {
+pub(crate) fn numbers(list: &Value) -> Vec<u32> {
     let list = list.as_array().unwrap_or_else(|| panic!("no list: {list}"));
     list.iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
 /// A number that may be left out.
-fn size(options: &Value, field: &str) -> Option<usize> {
+pub(crate) fn size(options: &Value, field: &str) -> Option<usize> {
     options[field].as_u64().map(|size| size as usize)
 }
 
-fn needed(options: &Value, field: &str) -> usize {
+pub(crate) fn needed(options: &Value, field: &str) -> usize {
     size(options, field).unwrap_or_else(|| panic!("no {field} in {options}"))
 }
 
-fn open(folder: &Path, json: &Value, kind: Kind) -> Checkpoint {
+pub(crate) fn open(folder: &Path, json: &Value, kind: Kind) -> Checkpoint {
     let options = OpenOptions {
         read_as: ReadAs {
             family: (!kind.is_sdar()).then_some(kind.family()),
             block_size: size(&json["options"], "block_size")
+                .or(size(&json["options"], "block_length"))
                 .filter(|_| kind.family() == Family::Bd3Lm),
             mask: size(json, "mask_id").map(|mask| mask as u32),
         },
@@ -196,6 +191,8 @@ struct Trace {
     json: Value,
     plan: Plan,
     sampler: Sampler,
+    /// Tokens that are never drawn, and those that only count as impossible in a confidence.
+    suppressed: [Vec<u32>; 2],
     steps: Vec<Recorded>,
     last: Vec<u32>,
 }
@@ -210,8 +207,7 @@ impl Trace {
         let block = size(options, "block_size").or(size(options, "block_length"));
         let block = block.unwrap_or_else(|| panic!("{name}: no length of a block"));
         let prompt = numbers(&json["prompt"]);
-        let new = size(options, "max_new_tokens").or(size(options, "gen_length"));
-        let new = new.unwrap_or(0);
+        let new = new_tokens(options, prompt.len());
         let length = match kind.is_sdar() {
             true => (prompt.len() + new).next_multiple_of(block),
             false => prompt.len() + new,
@@ -222,16 +218,7 @@ impl Trace {
             Kind::Mdlm | Kind::Infill => needed(options, "steps"),
         };
         let known = (0..).zip(prompt).filter(|&(_, token)| token != mask);
-        let temperature = options["temperature"].as_f64().unwrap_or(0.0);
-        let sampler = Sampler {
-            temperature: temperature as f32,
-            top_k: size(options, "top_k").filter(|&k| k > 0).map(|k| k as u32),
-            top_p: options["top_p"]
-                .as_f64()
-                .map(|p| p as f32)
-                .filter(|&p| p < 1.0),
-            ..Sampler::default()
-        };
+        let sampler = sampler(options, kind);
         let plan_options = PlanOptions {
             length,
             steps,
@@ -250,6 +237,7 @@ impl Trace {
         Self {
             steps: list.iter().map(|step| tensors.step(step)).collect(),
             last: numbers(&json["final"]),
+            suppressed: suppressed(options),
             name,
             json,
             plan,
@@ -257,13 +245,17 @@ impl Trace {
         }
     }
 
-    /// Tokens that are never drawn, and those that only count as impossible in a confidence.
-    fn suppressed(&self) -> [Vec<u32>; 2] {
-        let options = &self.json["options"];
-        ["suppress_tokens", "begin_suppress_tokens"].map(|field| match &options[field] {
-            Value::Null => Vec::new(),
-            list => numbers(list),
-        })
+    /// The published sampler stopped before its last step, as it does at an end-of-text token.
+    fn check_end(&self) {
+        let prompt = numbers(&self.json["prompt"]).len();
+        let eos = size(&self.json, "eos_id").map(|eos| eos as u32);
+        let stops = match &self.json["stop_ids"] {
+            Value::Array(_) => numbers(&self.json["stop_ids"]),
+            _ => Vec::new(),
+        };
+        let is_end = |token: &u32| Some(*token) == eos || stops.contains(token);
+        let is_over = self.last[prompt..].iter().any(is_end);
+        assert!(is_over, "{}: nothing ends it", self.name);
     }
 
     /// Runs the recorded steps with their random numbers; returns the largest difference of logits.
@@ -281,8 +273,8 @@ impl Trace {
             if masked.is_empty() {
                 continue;
             }
-            // An end-of-text token ended the text.
             let Some(recorded) = recorded.next() else {
+                self.check_end();
                 break;
             };
             let what = format!("{name}, step {number}");
@@ -305,9 +297,9 @@ impl Trace {
                 .flat_map(|(_, logits)| logits.iter().copied())
                 .collect();
             largest = largest.max(assert_close(&what, &own, &recorded.logits, LOGITS));
-            let got = match recorded.random.is_some() || !self.suppressed().concat().is_empty() {
-                true => self.choose_here(&what, engine, &step, recorded),
-                false => {
+            let got = match &recorded.random {
+                Some(random) => self.choose_here(&what, engine, &step, recorded, random),
+                None => {
                     self.check_confidences(&what, recorded);
                     self.reveal(engine, number, &step, &sampled, recorded)
                 }
@@ -349,10 +341,13 @@ impl Trace {
                 });
             values.collect::<Vec<f32>>()
         });
+        let [suppressed, unsure] = &self.suppressed;
         let draw = Draw {
             sampler: self.sampler,
             seed: 0,
             noise: noise.as_deref(),
+            suppressed,
+            unsure,
         };
         let choice = self.plan.choice(number, |_| true).unwrap();
         engine.reveal(step, &[0], &draw, &choice).unwrap();
@@ -370,12 +365,20 @@ impl Trace {
         for (row, logits) in rows.enumerate() {
             let (token, want) = (recorded.drawn[row], recorded.confidences[row]);
             let mask = self.plan.mask_index;
-            let Some(got) = confidence(by, &self.sampler, logits, mask, token) else {
+            let mut logits = logits.to_vec();
+            self.suppressed
+                .iter()
+                .for_each(|tokens| suppress(&mut logits, tokens));
+            let Some(got) = confidence(by, &self.sampler, &logits, mask, token) else {
                 continue;
             };
             let got = f64::from(got) / f64::from(CERTAIN);
             // The published code counts the mask as a token that can be drawn, so its shares are smaller by what that has.
-            let least = got * (1.0 - self.share_of_mask(by, logits)) - CONFIDENCE;
+            let share = match self.suppressed.concat().contains(&mask) {
+                true => 0.0,
+                false => self.share_of_mask(by, &logits),
+            };
+            let least = got * (1.0 - share) - CONFIDENCE;
             assert!(
                 (least..got + CONFIDENCE).contains(&want),
                 "{what}: {got} for {want} at {}",
@@ -396,41 +399,27 @@ impl Trace {
         weight(&logits[self.plan.mask_index as usize]) / logits.iter().map(weight).sum::<f64>()
     }
 
-    /// Draws and chooses here where the recorded run did what no executor is asked to: confidences that are given numbers, and tokens that are
-    /// suppressed.
+    /// Draws and chooses here where the recorded run did what no executor is asked to: confidences that are given numbers.
     fn choose_here(
         &self,
         what: &str,
         engine: &mut Engine,
         step: &StepRows,
         recorded: &Recorded,
+        random: &[f32],
     ) -> BTreeMap<u32, u32> {
         let (vocab, mask) = (self.plan.vocab_size, self.plan.mask_index);
-        let [never, unsure] = self.suppressed();
-        let without = |logits: &mut [f32], tokens: &[u32]| {
-            for &token in tokens {
-                logits[token as usize] = MASK_LOGIT;
-            }
-        };
         let mut drawn: Vec<(f64, u32, u32)> = Vec::new();
         for (row, logits) in recorded.logits.chunks(vocab).enumerate() {
             let mut logits = logits.to_vec();
-            without(&mut logits, &never);
+            suppress(&mut logits, &self.suppressed[0]);
             let noise = match &recorded.noise {
                 Some(noise) => NoiseSource::Given(&noise[row * vocab..][..vocab]),
                 None => NoiseSource::None,
             };
             let token = sample_row(&logits, mask, &self.sampler, noise);
             assert_eq!(token, recorded.drawn[row], "{what}");
-            without(&mut logits, &unsure);
-            let by = self.plan.reveal.unwrap().by;
-            let own = match &recorded.random {
-                Some(random) => f64::from(random[row]),
-                None => {
-                    let own = confidence(by, &self.sampler, &logits, mask, token).unwrap();
-                    f64::from(own) / f64::from(CERTAIN)
-                }
-            };
+            let own = f64::from(random[row]);
             assert!(
                 (own - recorded.confidences[row]).abs() < CONFIDENCE,
                 "{what}"
@@ -455,6 +444,7 @@ impl Trace {
             sampler: Sampler::default(),
             seed: 0,
             noise: Some(&noise),
+            ..Draw::default()
         };
         engine.step(&only, &[0], &draw).unwrap();
         known
@@ -463,17 +453,17 @@ impl Trace {
     /// Where no random number matters, a run of the plan writes the same.
     fn run_as_planned(&self, engine: &mut Engine) {
         let is_greedy = self.sampler.temperature == 0.0 || self.sampler.top_k == Some(1);
-        if !is_greedy
-            || self.steps.iter().any(|step| step.random.is_some())
-            || !self.suppressed().concat().is_empty()
-        {
+        if !is_greedy || self.steps.iter().any(|step| step.random.is_some()) {
             return;
         }
+        let [suppressed, unsure] = &self.suppressed;
         for observe in [false, true] {
             let draw = Draw {
                 sampler: self.sampler,
                 seed: 1,
                 noise: None,
+                suppressed,
+                unsure,
             };
             let run = engine.run(&self.plan, draw, observe).unwrap();
             let written = block_on(run.finish()).unwrap();
@@ -487,10 +477,41 @@ impl Trace {
     }
 }
 
+/// Tokens that are written; options may count the prompt in.
+pub(crate) fn new_tokens(options: &Value, prompt: usize) -> usize {
+    let new = ["max_new_tokens", "gen_length"].map(|field| size(options, field));
+    let in_all = size(options, "max_length").map(|length| length - prompt);
+    new.into_iter()
+        .chain([in_all])
+        .flatten()
+        .next()
+        .unwrap_or(0)
+}
+
+/// Tokens that are never drawn, and those that only count as impossible in a confidence.
+pub(crate) fn suppressed(options: &Value) -> [Vec<u32>; 2] {
+    ["suppress_tokens", "begin_suppress_tokens"].map(|field| match &options[field] {
+        Value::Null => Vec::new(),
+        list => numbers(list),
+    })
+}
+
+/// How the published sampler draws.
+pub(crate) fn sampler(options: &Value, kind: Kind) -> Sampler {
+    let own = if kind.is_sdar() { 1.0 } else { 0.0 };
+    let top_p = options["top_p"].as_f64().map(|p| p as f32);
+    Sampler {
+        temperature: options["temperature"].as_f64().unwrap_or(own) as f32,
+        top_k: size(options, "top_k").filter(|&k| k > 0).map(|k| k as u32),
+        top_p: top_p.filter(|&p| p > 0.0 && p < 1.0),
+        ..Sampler::default()
+    }
+}
+
 /// How the published sampler chooses.
-fn rule(options: &Value, kind: Kind) -> Rule {
+pub(crate) fn rule(options: &Value, kind: Kind) -> Rule {
     let remasking = match kind {
-        Kind::Sdar => text(options, "remasking_strategy"),
+        Kind::Sdar => (options["remasking_strategy"].as_str()).unwrap_or("low_confidence_dynamic"),
         _ => options["remasking"].as_str().unwrap_or("low_confidence"),
     };
     let by = match (remasking, kind) {
@@ -501,7 +522,9 @@ fn rule(options: &Value, kind: Kind) -> Rule {
         _ => Confidence::Model,
     };
     let threshold = match (kind, remasking) {
-        (Kind::Sdar, "low_confidence_dynamic") => options["confidence_threshold"].as_f64(),
+        (Kind::Sdar, "low_confidence_dynamic") => {
+            Some(options["confidence_threshold"].as_f64().unwrap_or(0.85))
+        }
         (Kind::SdarEvaluation, _) => options["threshold"].as_f64(),
         _ => None,
     };
@@ -555,104 +578,4 @@ impl Tensors {
             random: self.random.as_ref().map(|all| all[rows].to_vec()),
         }
     }
-}
-
-/// Asks every recorded question; returns how many there were.
-///
-/// # Panics
-/// Where an answer differs, or there is none.
-pub fn check_answers(mut load: impl FnMut(&Checkpoint) -> OnDevice) -> usize {
-    let mut asked = 0;
-    for file in files(&folder().join("chat"), "golden_") {
-        let json = read(&file);
-        let Some(kind) = Kind::of(&json).filter(|kind| !kind.is_sdar()) else {
-            continue;
-        };
-        let mut devices: BTreeMap<usize, (Checkpoint, OnDevice)> = BTreeMap::new();
-        for run in json["runs"].as_array().unwrap() {
-            let options = &run["options"];
-            let block = needed(options, "block_size");
-            let (checkpoint, device) = devices.entry(block).or_insert_with(|| {
-                let said = serde_json::json!({"mask_id": json["mask_id"], "options": options});
-                let checkpoint = open(&folder().join(text(&json, "model")), &said, kind);
-                let device = load(&checkpoint);
-                (checkpoint, device)
-            });
-            let tokenizer = folder()
-                .join(text(&json, "tokenizer"))
-                .join("tokenizer.json");
-            let codec = TextCodec::from_file(&tokenizer, checkpoint.config()).unwrap();
-            let what = format!("{}: {}", file.display(), run["messages"]);
-            check_answer(&what, run, kind, checkpoint, &codec, &mut device.0);
-            asked += 1;
-        }
-    }
-    assert!(asked > 0, "no answer");
-    asked
-}
-
-fn check_answer(
-    what: &str,
-    run: &Value,
-    kind: Kind,
-    checkpoint: &Checkpoint,
-    codec: &TextCodec,
-    engine: &mut Engine,
-) {
-    let options = &run["options"];
-    let (block, steps) = (needed(options, "block_size"), needed(options, "steps"));
-    let new = needed(options, "max_new_tokens");
-    let prompt = numbers(&run["prompt"]);
-    let request = Request {
-        length: Some(prompt.len() + new),
-        steps: Some(match kind.family() {
-            Family::Bd3Lm => steps.div_ceil(new.div_ceil(block)),
-            _ => steps,
-        }),
-        block_size: Some(block),
-        temperature: options["temperature"].as_f64().map(|t| t as f32),
-        ..Request::default()
-    };
-    let resolved = request
-        .resolve_tokens(checkpoint.config(), Some(codec), &prompt)
-        .unwrap_or_else(|error| panic!("{what}: {error}"));
-    let plan = resolved.plan().unwrap();
-    let draw = Draw {
-        sampler: resolved.sampler(0),
-        seed: 0,
-        noise: None,
-    };
-    let mut watch = resolved.watch(
-        0,
-        plan.output(&plan.initial_tokens()).swap_remove(0),
-        Some(codec),
-    );
-    let mut under_way = engine.run(&plan, draw, true).unwrap();
-    while let Some(step) = block_on(under_way.next()).unwrap() {
-        for revealed in step.revealed {
-            watch.reveal(revealed.position, revealed.token);
-        }
-        if watch.look() {
-            under_way.end(0);
-        }
-    }
-    let written = block_on(under_way.stop()).unwrap().tokens.swap_remove(0);
-    let generated = numbers(&run["generated"]);
-    // What is behind the block that ended the text was not asked for.
-    let own = &written[prompt.len()..][..generated.len()];
-    assert_eq!(own, generated, "{what}");
-    let rest = &written[prompt.len() + generated.len()..];
-    assert!(
-        rest.contains(&plan.mask_index) || rest.is_empty(),
-        "{what}: it goes on"
-    );
-    let (kept, ending) = watch.finish(written.clone());
-    if kind.family() == Family::Bd3Lm && generated.len() < new {
-        assert_eq!(ending.finish, Finish::Eos, "{what}");
-        assert!(ending.is_early, "{what}");
-    }
-    let answer = codec.text(&kept, prompt.len());
-    let question = codec.decode_plain(&prompt);
-    let answer = answer.strip_prefix(&question).unwrap_or(&answer);
-    assert_eq!(answer.trim(), text(run, "text").trim(), "{what}");
 }

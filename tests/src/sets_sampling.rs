@@ -216,8 +216,8 @@ impl Trace {
             assert_eq!(noise.len(), pass.step.sampled.len() * vocab, "{what}");
             let draw = Draw {
                 sampler: self.sampler,
-                seed: 0,
                 noise: Some(&noise),
+                ..Draw::default()
             };
             let tokens = pass.reveal(engine, &draw).tokens;
             let wanted = recorded.decoded.iter().zip(&recorded.tokens);
@@ -254,8 +254,7 @@ impl Pass {
             }
             let draw = Draw {
                 sampler,
-                seed: 0,
-                noise: None,
+                ..Draw::default()
             };
             engine.step(&step, &[0], &draw).unwrap();
             run.end(&[], u32::MAX);
@@ -410,7 +409,7 @@ pub fn check_cached(ckpt: &Checkpoint, device: &mut OnDevice, bound: f32) {
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 7,
-            noise: None,
+            ..Draw::default()
         };
         for observe in [false, true] {
             let run = engine.run(&plan, draw, observe).unwrap();
@@ -436,7 +435,7 @@ fn by_hand(plan: &Plan, engine: &mut Engine, uncached: bool) -> (Vec<Vec<f32>>, 
         let draw = Draw {
             sampler: Sampler::default(),
             seed: step_seed(7, number),
-            noise: None,
+            ..Draw::default()
         };
         let rule = plan.reveal.unwrap();
         let pass = Pass {

@@ -41,7 +41,7 @@ fn a_warm_step_on_the_cpu_allocates_next_to_nothing() {
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 9,
-            noise: None,
+            ..Draw::default()
         };
         let (ids, steps) = (plan.ids(), 0..plan.nfe());
         let steps: Vec<_> = steps.map(|step| plan.step_rows(step)).collect();

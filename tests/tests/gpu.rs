@@ -358,7 +358,7 @@ fn run_of<'a>(engine: &'a mut Engine, plan: &'a Plan, observe: bool) -> Run<'a> 
     let draw = Draw {
         sampler: Sampler::default(),
         seed: 5,
-        noise: None,
+        ..Draw::default()
     };
     engine.run(plan, draw, observe).unwrap()
 }
@@ -522,7 +522,7 @@ fn half_precision_is_close() {
     let draw = Draw {
         sampler: Sampler::default(),
         seed: 9,
-        noise: None,
+        ..Draw::default()
     };
     full.start(&plan.layout(), &plan.initial_tokens());
     for step in 0..plan.nfe() {

@@ -26,7 +26,7 @@ use esolm::kernels::residual::{Residual, STREAM_ROWS};
 use esolm::kernels::reveal::{Confidences, Reveal, confidence, reveal};
 use esolm::kernels::rotary::rotary_table;
 use esolm::kernels::runtime::{Buffer, Gpu};
-use esolm::kernels::sample::{Sample, Shared, sample};
+use esolm::kernels::sample::{Sample, Shared, sample, suppress};
 use esolm::kernels::score::{Score, score};
 use esolm::kernels::slots::move_slots;
 use esolm::network::fold::{self, Linear};
@@ -438,6 +438,7 @@ fn choices(gpu: &Gpu) {
         };
         confidence(gpu, &filter, &io);
     }
+    suppress(gpu, &logits, VOCAB.next_multiple_of(4), [0, 4], &words(), 3);
     let io = Reveal {
         rows: &rows,
         drawn: &drawn,

@@ -16,6 +16,8 @@ export type ErrorCode =
   | "tokenizer"
   /** A text that the model cannot take. */
   | "text"
+  /** A model that cannot be talked to, or a conversation that it cannot take. */
+  | "chat"
   /** A plan that does not fit the model, or options that no plan can be made from. */
   | "plan"
   /** The event before is still waited for; only users of `esolm/wasm` meet it. */
@@ -46,6 +48,7 @@ const codes: ReadonlySet<string> = new Set<ErrorCode>([
   "checkpoint",
   "tokenizer",
   "text",
+  "chat",
   "plan",
   "busy",
   "internal",

@@ -1,26 +1,18 @@
 import { EsoLMError } from "./errors.js";
 import type { Control } from "./protocol.js";
-import type { Footer, Header, Step } from "./types.js";
+import type { Answer, ChatPrompt, ChatStep, Footer, Header, Step } from "./types.js";
 
 /**
- * A run under way. It goes on whether or not its steps are read, so that a slow reader does not slow it down:
+ * What a model does step by step. It goes on whether or not its steps are read, so that a slow reader does not slow it down.
  *
- * ```ts
- * const generation = model.generate({ seed: 3 });
- * for await (const step of generation) show(step.revealed);
- * const { text } = await generation.result;
- * ```
- *
- * Breaking out of the loop stops the run after the step under way; `result` then gives what was written so far. An aborted signal makes
- * the loop, `header` and `result` throw the signal's reason at once.
+ * Breaking out of the loop stops it after the step under way; `result` then gives what was written so far. An aborted signal makes
+ * the loop and `result` throw the signal's reason at once.
  */
-export class Generation implements AsyncIterable<Step> {
-  /** Resolves when the run begins. */
-  readonly header: Promise<Header>;
-  /** Resolves when the run ends. */
-  readonly result: Promise<Footer>;
-  /** The headers so far, one for each attempt: texts in which the model ran on at a given word are drawn again. */
-  readonly headers: readonly Header[];
+abstract class Run<Start, Step, Result> implements AsyncIterable<Step> {
+  /** Resolves when it ends. */
+  readonly result: Promise<Result>;
+  protected readonly start: Promise<Start>;
+  protected readonly starts: readonly Start[];
 
   readonly #steps: Step[] = [];
   readonly #stop = new AbortController();
@@ -33,15 +25,15 @@ export class Generation implements AsyncIterable<Step> {
    * @param run what runs; it ends early when the control's signal is aborted, with a result if it had begun
    * @param signal what ends it with an error
    */
-  constructor(run: (control: Control) => Promise<Footer>, signal: AbortSignal) {
-    const headers: Header[] = [];
-    this.headers = headers;
-    const first = deferred<Header>();
-    const last = deferred<Footer>();
-    this.header = first.promise;
+  constructor(run: (control: Control<Start, Step>) => Promise<Result>, signal: AbortSignal) {
+    const starts: Start[] = [];
+    this.starts = starts;
+    const first = deferred<Start>();
+    const last = deferred<Result>();
+    this.start = first.promise;
     this.result = last.promise;
     // A page that awaits neither has not made a mistake.
-    this.header.catch(() => undefined);
+    this.start.catch(() => undefined);
     this.result.catch(() => undefined);
 
     const fail = (reason: unknown): void => {
@@ -58,21 +50,21 @@ export class Generation implements AsyncIterable<Step> {
     };
     signal.addEventListener("abort", abort, { once: true });
     if (signal.aborted) abort();
-    const emit: Control["emit"] = (event) => {
+    const emit: Control<Start, Step>["emit"] = (event) => {
       if (this.#ended) return;
-      if ("header" in event) {
-        headers.push(event.header);
-        first.resolve(event.header);
+      if ("start" in event) {
+        starts.push(event.start);
+        first.resolve(event.start);
       } else if ("step" in event) {
         this.#steps.push(event.step);
         this.#call();
       }
     };
     run({ signal: this.#stop.signal, emit })
-      .then((footer) => {
+      .then((result) => {
         if (this.#ended) return;
         this.#ended = true;
-        last.resolve(footer);
+        last.resolve(result);
         this.#call();
       }, fail)
       .finally(() => signal.removeEventListener("abort", abort));
@@ -115,6 +107,43 @@ export class Generation implements AsyncIterable<Step> {
     const wake = this.#wake;
     this.#wake = [];
     for (const resume of wake) resume();
+  }
+}
+
+/**
+ * Texts under way:
+ *
+ * ```ts
+ * const generation = model.generate({ seed: 3 });
+ * for await (const step of generation) show(step.revealed);
+ * const { text } = await generation.result;
+ * ```
+ */
+export class Generation extends Run<Header, Step, Footer> {
+  /** Resolves when the run begins. */
+  get header(): Promise<Header> {
+    return this.start;
+  }
+
+  /** The headers so far, one for each attempt: texts in which the model ran on at a given word are drawn again. */
+  get headers(): readonly Header[] {
+    return this.starts;
+  }
+}
+
+/**
+ * An answer under way:
+ *
+ * ```ts
+ * const answering = model.chat([{ role: "user", content: "Why is the sky blue?" }]);
+ * for await (const step of answering) show(step.text, step.open);
+ * const { content } = await answering.result;
+ * ```
+ */
+export class Answering extends Run<ChatPrompt, ChatStep, Answer> {
+  /** Resolves when the answer begins. */
+  get prompt(): Promise<ChatPrompt> {
+    return this.start;
   }
 }
 

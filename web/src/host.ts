@@ -1,10 +1,10 @@
 /** Drives the wasm module in this thread. */
 
-import { WasmModel, device_facts, shard_names } from "./esolm_web.js";
+import { WasmModel, device_facts, memory_needed, shard_names, type WasmAnswer, type WasmRun } from "./esolm_web.js";
 import { EsoLMError } from "./errors.js";
 import type { CallName, Calls, Control, Engine } from "./protocol.js";
-import { open, type Reader } from "./source.js";
-import type { DeviceFacts, Footer, Header, ModelInfo, Plan, Score, Step } from "./types.js";
+import { configOf, open, type Reader } from "./source.js";
+import type { Answer, ChatPrompt, ChatStep, DeviceFacts, Footer, Header, MemoryNeeded, ModelInfo, Plan, Score, Step } from "./types.js";
 import { crashed, guard, initialise, memoryBytes } from "./wasm.js";
 
 type Handlers = { [N in CallName]: (argument: Calls[N]["argument"], control: Control) => Promise<Calls[N]["result"]> };
@@ -16,6 +16,23 @@ function optionsJson(options: object): string {
   const named = Object.entries(options).map(([name, value]) => [name.replace(/[A-Z]|(?<=[a-z]{2})\d$/g, (letter) => `_${letter.toLowerCase()}`), value]);
   const isExact = (value: unknown): boolean => typeof value !== "bigint" && (typeof value !== "number" || Number.isFinite(value));
   return JSON.stringify(Object.fromEntries(named), (_, value: unknown) => (isExact(value) ? value : String(value)));
+}
+
+/** What a run comes to: `take` gets all that it tells, and gives the result when that is it. When `signal` is aborted the run ends after the pass under way. */
+async function followed<Told, Result>(run: WasmRun | WasmAnswer, signal: AbortSignal, take: (told: Told) => Result | void): Promise<Result> {
+  const stop = (): void => run.stop();
+  signal.addEventListener("abort", stop);
+  if (signal.aborted) stop();
+  try {
+    for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
+      const result = take(parse<Told>(json));
+      if (result !== undefined) return result as Result;
+    }
+  } finally {
+    signal.removeEventListener("abort", stop);
+    if (crashed() === null) run.free();
+  }
+  throw new EsoLMError("internal", "The engine ended without a result; this is a defect, please report it.");
 }
 
 export class Host implements Engine {
@@ -41,6 +58,12 @@ export class Host implements Engine {
     deviceFacts: async ({ wasm }, { signal, emit }) => {
       await initialise(wasm, signal, (progress) => emit({ progress }));
       return parse<DeviceFacts>(await guard(() => device_facts()));
+    },
+
+    memoryNeeded: async ({ wasm, pieces, options }, { signal, emit }) => {
+      await initialise(wasm, signal, (progress) => emit({ progress }));
+      const config = await configOf(pieces, signal);
+      return parse<MemoryNeeded>(await guard(() => memory_needed(config, optionsJson(options))));
     },
 
     load: async ({ wasm, pieces, cache, hash, options }, { signal, emit }) => {
@@ -85,24 +108,23 @@ export class Host implements Engine {
 
     plan: async (request) => parse<Header & { plan: Plan }>(await guard(() => this.#loaded().plan(optionsJson(request)))),
 
-    generate: async (request, { signal, emit }) => {
-      const run = await guard(() => this.#loaded().start(optionsJson(request)));
-      const stop = (): void => run.stop();
-      signal.addEventListener("abort", stop);
-      if (signal.aborted) stop();
-      try {
-        for (let json = await guard(() => run.next()); json !== undefined; json = await guard(() => run.next())) {
-          const event = parse<Header | Step | Footer>(json);
-          if ("esolm_trace" in event) emit({ header: event });
-          else if ("step" in event) emit({ step: event });
-          else return event;
-        }
-      } finally {
-        signal.removeEventListener("abort", stop);
-        if (crashed() === null) run.free();
-      }
-      throw new EsoLMError("internal", "The engine ended without a result; this is a defect, please report it.");
-    },
+    generate: async (request, { signal, emit }) =>
+      followed<Header | Step | Footer, Footer>(await guard(() => this.#loaded().start(optionsJson(request))), signal, (event) => {
+        if ("esolm_trace" in event) emit({ start: event });
+        else if ("step" in event) emit({ step: event });
+        else return event;
+      }),
+
+    chat: async ({ messages, options }, { signal, emit }) =>
+      followed<({ event: "prompt" } & ChatPrompt) | ({ event: "step" } & ChatStep) | ({ event: "answer" } & Answer), Answer>(
+        await guard(() => this.#loaded().chat(JSON.stringify(messages), optionsJson(options))),
+        signal,
+        ({ event, ...told }) => {
+          if (event === "prompt") emit({ start: told as ChatPrompt });
+          else if (event === "step") emit({ step: told as ChatStep });
+          else return told as Answer;
+        },
+      ),
 
     score: async ({ item, options }, { signal }) => {
       const json = await guard(() => this.#loaded().score(JSON.stringify(item), optionsJson(options), signal));

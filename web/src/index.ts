@@ -1,9 +1,14 @@
 export { EsoLMError, type ErrorCode } from "./errors.js";
-export type { Generation } from "./generation.js";
+export type { Answering, Generation } from "./generation.js";
 export { EsoLM } from "./model.js";
 export type {
   Adapter,
   Altered,
+  Confidence,
+  Answer,
+  ChatOptions,
+  ChatPrompt,
+  ChatStep,
   DeviceFacts,
   DeviceInfo,
   EngineOptions,
@@ -15,6 +20,8 @@ export type {
   GenerateOptions,
   Header,
   LoadOptions,
+  MemoryNeeded,
+  Message,
   Middle,
   ModelInfo,
   PassedOver,
@@ -22,6 +29,7 @@ export type {
   Plan,
   PlanSequence,
   Progress,
+  PromptTail,
   Replay,
   ReplayOptions,
   Revealed,

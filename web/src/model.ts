@@ -1,18 +1,21 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 import { EsoLMError } from "./errors.js";
-import { Generation } from "./generation.js";
+import { Answering, Generation } from "./generation.js";
 import type { CallName, Calls, Control, Engine } from "./protocol.js";
 import { Queue, raced } from "./queue.js";
 import { Remote } from "./remote.js";
 import { absolute, piecesOf } from "./source.js";
 import { clearCache } from "./store.js";
 import type {
+  ChatOptions,
   DeviceFacts,
   EngineOptions,
   ForwardOptions,
   GenerateOptions,
   Header,
   LoadOptions,
+  MemoryNeeded,
+  Message,
   Middle,
   ModelInfo,
   Plan,
@@ -92,6 +95,19 @@ export class EsoLM implements AsyncDisposable {
     }
   }
 
+  /** What a model takes, said from its configuration before anything large is fetched. Nothing stays open. */
+  static async memoryNeeded(source: Source, options: EngineOptions & Pick<LoadOptions, "weights" | "as" | "blockSize"> = {}): Promise<MemoryNeeded> {
+    const { worker, wasm, signal = new AbortController().signal, ...held } = options;
+    const argument = { wasm: wasmOf(options), pieces: piecesOf(source, base()), options: held };
+    const engine = await startEngine(options, signal);
+    const call = engine.call("memoryNeeded", argument, { signal, emit: () => undefined });
+    try {
+      return await raced(call, signal);
+    } finally {
+      await engine.close(call.then(() => undefined, () => undefined));
+    }
+  }
+
   /** Deletes all downloaded files that this site keeps. */
   static async clearCache(): Promise<void> {
     try {
@@ -105,7 +121,18 @@ export class EsoLM implements AsyncDisposable {
   generate(options: GenerateOptions = {}): Generation {
     const { signal, ...request } = options;
     const ends = signal === undefined ? this.#end.signal : AbortSignal.any([signal, this.#end.signal]);
-    return new Generation((control) => this.#queue.run(() => this.#ask("generate", request, control), control.signal), ends);
+    return new Generation((control) => this.#queue.run(() => this.#ask("generate", request, control as Control), control.signal), ends);
+  }
+
+  /**
+   * Answers a conversation, step by step. What of it stands in the cache from the answer before is not computed again, so a conversation that goes on
+   * is read from where it grew; the answer does not become a message by itself.
+   */
+  chat(messages: Message[], options: ChatOptions = {}): Answering {
+    const { signal, ...rest } = options;
+    const ends = signal === undefined ? this.#end.signal : AbortSignal.any([signal, this.#end.signal]);
+    const argument = { messages: [...messages], options: rest };
+    return new Answering((control) => this.#queue.run(() => this.#ask("chat", argument, control as Control), control.signal), ends);
   }
 
   /** Writes one text and returns it. */

@@ -2,7 +2,7 @@
 
 import type { ErrorCode, EsoLMError } from "./errors.js";
 import type { Pieces } from "./source.js";
-import type { BlockForward, DeviceFacts, EngineOptions, Footer, GenerateOptions, Header, LoadOptions, Middle, ModelInfo, Plan, Progress, Replay, ReplayOptions, Score, ScoreOptions, SetForward, SortedForward, Step } from "./types.js";
+import type { Answer, BlockForward, ChatOptions, ChatPrompt, ChatStep, DeviceFacts, EngineOptions, Footer, GenerateOptions, Header, LoadOptions, MemoryNeeded, Message, Middle, ModelInfo, Plan, Progress, Replay, ReplayOptions, Score, ScoreOptions, SetForward, SortedForward, Step } from "./types.js";
 
 /** What to write; the signal travels with the call. */
 export type Request = Omit<GenerateOptions, "signal">;
@@ -19,10 +19,13 @@ export interface LoadArgument {
 /** Every call, with what it takes and gives. */
 export interface Calls {
   deviceFacts: { argument: { wasm: string | null }; result: DeviceFacts };
+  memoryNeeded: { argument: { wasm: string | null; pieces: Pieces; options: object }; result: MemoryNeeded };
   load: { argument: LoadArgument; result: ModelInfo };
   plan: { argument: Request; result: Header & { plan: Plan } };
-  /** Emits headers and steps. When its signal is aborted it ends after the step under way, with a result all the same. */
+  /** Emits starts (headers) and steps. When its signal is aborted it ends after the step under way, with a result all the same. */
   generate: { argument: Request; result: Footer };
+  /** The same of an answer. */
+  chat: { argument: { messages: Message[]; options: Omit<ChatOptions, "signal"> }; result: Answer };
   score: { argument: { item: string | Middle; options: Omit<ScoreOptions, "signal"> }; result: Score };
   encode: { argument: string; result: Uint32Array };
   decode: { argument: Uint32Array; result: string };
@@ -35,11 +38,11 @@ export interface Calls {
 export type CallName = keyof Calls;
 
 /** What a call reports while it is under way. */
-export type EngineEvent = { progress: Progress } | { header: Header } | { step: Step };
+export type EngineEvent<Start = Header | ChatPrompt, OneStep = Step | ChatStep> = { progress: Progress } | { start: Start } | { step: OneStep };
 
-export interface Control {
+export interface Control<Start = Header | ChatPrompt, OneStep = Step | ChatStep> {
   signal: AbortSignal;
-  emit: (event: EngineEvent) => void;
+  emit: (event: EngineEvent<Start, OneStep>) => void;
 }
 
 export interface Engine {

@@ -18,6 +18,9 @@ export interface Pieces {
   tokenizerOptional: boolean;
   /** Settings to sample with, looked for where the source names none. */
   generation: Piece | null;
+  /** Two files that may hold a chat template, looked for where the source names none. */
+  tokenizerConfig: Piece | null;
+  chatTemplate: Piece | null;
   weights: WeightsPieces;
   /** What the weights, or their index, are called. */
   file: string;
@@ -37,6 +40,8 @@ export interface WasmSource<Weights = Reader | { index: string; files: Reader[] 
   config?: string;
   tokenizer?: string;
   generation?: string;
+  tokenizerConfig?: string;
+  chatTemplate?: string;
   weights: Weights;
 }
 
@@ -54,7 +59,9 @@ const INDEX = ".safetensors.index.json";
 
 /** Tells which files a source consists of; fetches nothing. */
 export function piecesOf(source: Source, base: string): Pieces {
-  if (typeof source === "string" || source instanceof URL) return piecesOfAddress(absolute(source, base));
+  if (typeof source === "string" || source instanceof URL) {
+    return piecesOfAddress(hubFolder(String(source)) ?? absolute(source, base));
+  }
   if (isFileList(source)) return piecesOfFiles(Array.from(source));
   if (typeof source !== "object" || source === null || !("weights" in source) || !source.weights) {
     throw new EsoLMError("option", "The source names no weights; give a folder's address, files, or an object with the field weights.");
@@ -67,10 +74,21 @@ export function piecesOf(source: Source, base: string): Pieces {
     tokenizer: source.tokenizer === undefined ? null : textOf(source.tokenizer, base),
     tokenizerOptional: false,
     generation: source.generation === undefined ? null : textOf(source.generation, base),
+    tokenizerConfig: source.tokenizerConfig === undefined ? null : textOf(source.tokenizerConfig, base),
+    chatTemplate: source.chatTemplate === undefined ? null : textOf(source.chatTemplate, base),
     weights,
     file,
     name: url !== null ? nameOf(url) : stem(file),
   };
+}
+
+/** The text of a source's config.json; nothing else is fetched. */
+export async function configOf({ config, file }: Pieces, signal: AbortSignal): Promise<string> {
+  if (config === null) {
+    throw new EsoLMError("checkpoint", `${file} comes without a config.json, which alone says what a model needs before it is fetched; load it.`);
+  }
+  if ("text" in config) return config.text;
+  return readText("blob" in config ? config.blob : await download(config.url, { cache: false, ranges: false, signal, onProgress: () => undefined }));
 }
 
 /** Downloads what has to be, and gives the engine something to read. */
@@ -103,12 +121,15 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
       if (!(pieces.tokenizerOptional && error instanceof NotFound)) throw error;
     }
   }
-  if (pieces.generation !== null) {
+  for (const name of ["generation", "tokenizerConfig", "chatTemplate"] as const) {
+    const piece = pieces[name];
+    // Only decoders are talked to, as their configuration calls itself; for other models nothing that is not there is asked for.
+    if (piece === null || ("url" in piece && name !== "generation" && !/"num_attention_heads"/.test(source.config ?? ""))) continue;
     try {
-      source.generation = await text(pieces.generation);
+      source[name] = await text(piece);
     } catch (error) {
       // Without a network a model that is kept still loads: had it such a file, that would be kept with it.
-      const isAway = error instanceof EsoLMError && error.code === "network" && "url" in pieces.generation;
+      const isAway = error instanceof EsoLMError && error.code === "network" && "url" in piece;
       if (!isAway && !(error instanceof NotFound)) throw error;
       options.signal.throwIfAborted();
     }
@@ -203,10 +224,22 @@ class Hashes {
   }
 }
 
+/** The folder on the Hugging Face hub that `hf:owner/name`, `hf:owner/name@revision` or the address of a model's page stands for; `null` for any other source. */
+function hubFolder(source: string): URL | null {
+  const [, page] = /^https:\/\/huggingface\.co\/([^?#]*)$/.exec(source) ?? [];
+  const [, owner, name, revision = "main"] =
+    page === undefined ? (/^hf:([\w.-]+)\/([\w.-]+)(?:@([\w./-]+))?$/.exec(source) ?? []) : (/^([\w.-]+)\/([\w.-]+)(?:\/tree\/([\w.-]+))?\/?$/.exec(page) ?? []);
+  if (owner !== undefined && name !== undefined) {
+    return new URL(`https://huggingface.co/${owner}/${name}/resolve/${encodeURIComponent(revision)}/`);
+  }
+  if (page !== undefined || !source.startsWith("hf:")) return null;
+  throw new EsoLMError("option", `${JSON.stringify(source)} is not a name of the Hugging Face hub; write hf:owner/name, for a certain revision hf:owner/name@revision.`);
+}
+
 function piecesOfAddress(url: URL): Pieces {
   const path = url.pathname;
   if (path.endsWith(".ckpt")) {
-    return { config: null, tokenizer: null, tokenizerOptional: true, generation: null, weights: { url: url.href }, file: lastSegment(url.href), name: nameOf(url.href) };
+    return { config: null, tokenizer: null, tokenizerOptional: true, generation: null, tokenizerConfig: null, chatTemplate: null, weights: { url: url.href }, file: lastSegment(url.href), name: nameOf(url.href) };
   }
   const isIndex = path.endsWith(INDEX);
   const isFile = isIndex || path.endsWith(".safetensors");
@@ -219,6 +252,8 @@ function piecesOfAddress(url: URL): Pieces {
     tokenizer: { url: new URL("tokenizer.json", folder).href },
     tokenizerOptional: true,
     generation: { url: new URL("generation_config.json", folder).href },
+    tokenizerConfig: { url: new URL("tokenizer_config.json", folder).href },
+    chatTemplate: { url: new URL("chat_template.jinja", folder).href },
     weights: isIndex ? { index: weights } : { url: weights, ...orIndex },
     file: lastSegment(weights),
     name: nameOf(weights),
@@ -237,17 +272,21 @@ function piecesOfFiles(files: File[]): Pieces {
     const remedy = `give the files of one model, and of weights in several files also the model${INDEX} that names them`;
     throw new EsoLMError("checkpoint", `${weights.name} and ${more[0]!.name} are both weights; ${remedy}.`);
   }
-  const config = files.find((file) => file.name === "config.json");
-  const tokenizer = files.find((file) => file.name === "tokenizer.json");
-  const generation = files.find((file) => file.name === "generation_config.json");
-  if (config === undefined && !weights.name.toLowerCase().endsWith(".ckpt")) {
+  const piece = (name: string): Piece | null => {
+    const file = files.find((file) => file.name === name);
+    return file === undefined ? null : { blob: file };
+  };
+  const config = piece("config.json");
+  if (config === null && !weights.name.toLowerCase().endsWith(".ckpt")) {
     throw new EsoLMError("checkpoint", `${weights.name} came without its config.json, which says the model's shape; give both together.`);
   }
   return {
-    config: config === undefined ? null : { blob: config },
-    tokenizer: tokenizer === undefined ? null : { blob: tokenizer },
+    config,
+    tokenizer: piece("tokenizer.json"),
     tokenizerOptional: false,
-    generation: generation === undefined ? null : { blob: generation },
+    generation: piece("generation_config.json"),
+    tokenizerConfig: piece("tokenizer_config.json"),
+    chatTemplate: piece("chat_template.jinja"),
     weights: shards ?? { blob: weights },
     file: weights.name,
     name: stem(weights.name),

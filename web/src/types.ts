@@ -13,6 +13,11 @@ export type Phase = "prompt" | "diffusion" | "sequential";
  */
 export type Schedule = "binomial" | "blocks" | "blocks-shuffled" | "left-to-right" | "block" | "block-autoregressive" | "first-hitting" | "confidence";
 
+/** What tokens are compared by, where confidence chooses. */
+export type Confidence = "model" | "tempered" | "drawn" | "random" | "leftmost";
+/** Where the blocks of a decoder begin, and what the end of its prompt sees of the first one. */
+export type PromptTail = "own" | "shared" | "blind";
+
 /** A GPU as WebGPU describes it. */
 export interface Adapter {
   name: string;
@@ -95,6 +100,8 @@ export interface ModelInfo {
   recommended: { alpha_0?: number; temperature?: number; top_k?: number; top_p?: number; min_p?: number };
   /** Size of the weights file, bytes. */
   file_bytes: number;
+  /** Of a model that can be talked to; `think` says whether its chat template asks if it is to think first. */
+  chat: { think: boolean } | null;
   device: DeviceInfo;
 }
 
@@ -119,6 +126,8 @@ export interface Plan {
   length: number;
   /** Tokens of a block, of a BD3-LM. */
   block_size?: number;
+  /** Of a decoder that is a BD3-LM. */
+  prompt_tail?: PromptTail;
   /** Slots of the cache, where a BD3-LM writes more than its context. */
   window?: number;
   /** Whether entry 0 is a token before the text (some AR models). */
@@ -126,7 +135,7 @@ export interface Plan {
   mask_index: number;
   vocab_size: number;
   /** How confidence chooses what becomes known, where it does. */
-  reveal?: { by?: "model" | "tempered" | "drawn" | "random" | "leftmost"; threshold?: number };
+  reveal?: { by?: Confidence; threshold?: number };
   /** How confidence goes through the texts of a SetDLM. */
   sets?: { window: number; context: number; joining: "position" | "time" | "order"; sees_right: boolean };
   sequences: PlanSequence[];
@@ -153,8 +162,16 @@ export interface Header {
   schedule: Schedule;
   /** Stretches of the schedule `block-autoregressive`. */
   sar_steps?: number;
+  /** Of the schedule `confidence`: what tokens were compared by. Traces of earlier versions do not have it. */
+  confidence?: Confidence;
   /** Of the schedule `confidence`, where it was given. */
   confidence_threshold?: number;
+  /** Of a decoder that is a BD3-LM. */
+  prompt_tail?: PromptTail;
+  /** Tokens that were never drawn; only where there are any. */
+  suppress_tokens?: number[];
+  /** Tokens that could be drawn, but only ever with confidence 0; only where there are any. */
+  begin_suppress_tokens?: number[];
   /** `null` keeps all tokens; traces of earlier versions have no `top_k` and `min_p`. */
   top_k?: number | null;
   top_p: number | null;
@@ -248,6 +265,68 @@ export interface Footer {
   counters: { dispatches: number; submits: number; bytes_read: number; peak_bytes: number };
 }
 
+/** What somebody says in a conversation. */
+export interface Message {
+  /** `"user"`, `"system"`, `"assistant"`, or another role that the model's chat template knows. */
+  role: string;
+  content: string;
+  /** What a model thought before it, where that is not in the content itself. */
+  reasoning_content?: string;
+}
+
+/** What an answer goes on from. */
+export interface ChatPrompt {
+  /** What the chat template made of the messages. */
+  text: string;
+  tokens: number[];
+  /** How many of them, from the first on, stand in the cache from before. */
+  cached: number;
+  /** Messages after the system's that no longer fit the context and were left out. */
+  dropped: number;
+  /** Tokens of the answer at most. */
+  max_tokens: number;
+  /** A string where a number could not hold it exactly. */
+  seed: number | string;
+}
+
+/** A pass of an answer. The answer's text is that of all its steps, one after the other; what is known behind a gap is told anew with each step. */
+export interface ChatStep {
+  /** From 0. */
+  step: number;
+  /** Steps that the plan has. */
+  steps: number;
+  /** Text that joined the answer, up to the first place that is not known. */
+  text: string;
+  /** The places behind it up to the end of the block under way: the text of each token that is known, `null` where none is. */
+  open: (string | null)[];
+  /** Tokens of the answer so far, without those behind a gap. */
+  tokens: number;
+  /** Rows of the pass. */
+  rows: number;
+  /** Since the answer began. */
+  seconds: number;
+}
+
+/** An answer. */
+export interface Answer {
+  /** All that the model wrote, without special tokens. */
+  text: string;
+  /** What it thought first, where it did. */
+  reasoning?: string;
+  /** The text without those thoughts. */
+  content: string;
+  tokens: number[];
+  finish: "length" | "stop" | "eos" | "entropy" | "interrupted";
+  prompt_tokens: number;
+  /** How many of those stood in the cache. */
+  cached: number;
+  /** Passes of the network. */
+  passes: number;
+  /** Rows that went through it. */
+  rows: number;
+  seconds: number;
+}
+
 /** How likely a text is. */
 export interface Score {
   /** Natural logarithm of the probability. */
@@ -295,6 +374,7 @@ export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBu
 /**
  * Where a model comes from:
  * - the address of a folder with `config.json`, `model.safetensors`, `tokenizer.json` and, if it recommends settings, `generation_config.json`;
+ * - a model of the Hugging Face hub, as `hf:owner/name`, `hf:owner/name@revision` or the address of its page;
  * - the address of a `.safetensors` file with the other two beside it, or of a Lightning `.ckpt`, which carries its own;
  * - files, such as a visitor drops: those of a folder, or one `.ckpt`;
  * - each file on its own.
@@ -302,7 +382,21 @@ export type WeightsFile = string | URL | Blob | ArrayBuffer | Uint8Array<ArrayBu
  * Weights in several files come with a `model.safetensors.index.json` that names them, in the place of the one `.safetensors` file.
  * Without a tokenizer a model works in token numbers only.
  */
-export type Source = string | URL | FileList | File[] | { config?: TextFile; tokenizer?: TextFile; generation?: TextFile; weights: WeightsFile };
+export type Source =
+  | string
+  | URL
+  | FileList
+  | File[]
+  | {
+      config?: TextFile;
+      tokenizer?: TextFile;
+      generation?: TextFile;
+      /** `tokenizer_config.json`, which may hold the chat template. */
+      tokenizerConfig?: TextFile;
+      /** `chat_template.jinja`, which counts before it: an address or a `Blob`. */
+      chatTemplate?: string | URL | Blob;
+      weights: WeightsFile;
+    };
 
 /** Where the engine runs. */
 export interface EngineOptions {
@@ -311,6 +405,14 @@ export interface EngineOptions {
   /** Address of `esolm_web_bg.wasm`; by default beside this module. */
   wasm?: string | URL;
   signal?: AbortSignal;
+}
+
+/** Bytes that a model takes. */
+export interface MemoryNeeded {
+  /** Its weights, and what is computed with while they are read. */
+  model: number;
+  /** The cache of a text as long as the context. */
+  cache: number;
 }
 
 /** How to load a model. */
@@ -333,9 +435,9 @@ export interface LoadOptions extends EngineOptions {
   variants?: string;
   /** The raw weights of a `.ckpt` rather than their running average. */
   rawWeights?: boolean;
-  /** What a model is whose configuration does not say it: `a2d-qwen3` and `a2d-qwen2` are MDLMs or BD3-LMs. */
+  /** What a model is whose configuration does not say it: `a2d-qwen3`, `a2d-qwen2` and `a2d-llama` are MDLMs or BD3-LMs. */
   as?: "mdlm" | "bd3lm";
-  /** Tokens of a block of such a BD3-LM. */
+  /** Tokens of a block of such a BD3-LM, or of an `sdar`, whose own are 4. */
   blockSize?: number;
   /** Name of the model, which headers repeat. */
   name?: string;
@@ -355,7 +457,7 @@ export interface GenerateOptions {
   prompt?: string | string[];
   /** A text with gaps to fill: `____` for as many tokens as fit, `____{12}` for twelve. */
   infill?: string;
-  /** Tokens, default the model's length. A BD3-LM writes whole blocks; it and a SetDLM can write more than its length. */
+  /** Tokens, default the model's length, of a decoder 128 more than are given. A BD3-LM writes whole blocks; it and a SetDLM can write more than its length. */
   length?: number;
   /** The share of tokens that diffusion writes, 0 to 1. */
   alpha0?: number;
@@ -369,8 +471,25 @@ export interface GenerateOptions {
   sarSteps?: number;
   /** Of the schedule `confidence`: tokens that the network is at least this sure of, 0 to 1, become known at once, so that a text may take fewer passes. */
   confidenceThreshold?: number;
-  /** Tokens of a block of a BD3-LM, in the place of its own; a network that is decoded as one has none of its own. */
+  /**
+   * Of the schedule `confidence`: what tokens are compared by. The probability at temperature 1 (`"model"`, the default), that after the temperature (the default of
+   * SDAR), that with which a token was drawn (the default of a SetDLM), a random number, or nothing, so that the leftmost come first.
+   */
+  confidence?: Confidence;
+  /**
+   * Tokens of a block of a BD3-LM, in the place of its own; a network that is decoded as one has none of its own. With the schedule `confidence` an MDLM writes so
+   * many before any behind them; default: all at once, of a decoder 32.
+   */
   blockSize?: number;
+  /**
+   * Where the blocks of a decoder that is a BD3-LM begin, and what the end of its prompt sees of the first one: counted from the end of the prompt (`"own"`), or from
+   * the beginning of the text, where both see each other (`"shared"`, the default of SDAR) or the prompt sees nothing of it until it is whole (`"blind"`).
+   */
+  promptTail?: PromptTail;
+  /** Tokens that are never drawn, by their numbers or names. */
+  suppressTokens?: (number | string)[];
+  /** Of the schedule `confidence`: tokens that may be drawn, but with confidence 0, so that they become known last. */
+  beginSuppressTokens?: (number | string)[];
   /** Masked places that a SetDLM draws at in a step, from the first one on; default: the most tokens of a set that it was trained for. */
   window?: number;
   /** Lets a SetDLM go through the text in an order that its noise draws, as in training. */
@@ -379,7 +498,7 @@ export interface GenerateOptions {
   infillContext?: "both" | "left";
   /**
    * What ends a text of a BD3-LM early: a second end-of-text token, or 256 tokens with an entropy below 4 nats. Of a SetDLM the first end-of-text token, or
-   * 128 such tokens, once 32 are written.
+   * 128 such tokens, once 32 are written. A decoder's text ends with the first end-of-text token that it writes in any case.
    */
   stop?: ("eos" | "entropy")[];
   /** A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before. */
@@ -401,7 +520,7 @@ export interface GenerateOptions {
   batch?: number;
   /** Absolute index of the first text, default 0: text i of a batch is what `first: i` gives alone. */
   first?: number;
-  /** Open with the beginning-of-text token, default true. */
+  /** Open with the beginning-of-text token. Default: yes; with a decoder only where its tokenizer puts the token before every text. */
   bos?: boolean;
   /**
    * Run the network of an Eso-LM or an MDLM as another family would: as an MDLM it attends both ways, computes everything in each step and caches nothing; as
@@ -412,6 +531,17 @@ export interface GenerateOptions {
   signal?: AbortSignal;
 }
 
+/** How to answer. What says what to write, and where it ends, comes from the conversation and from the model. */
+export type ChatOptions = Omit<
+  GenerateOptions,
+  "prompt" | "infill" | "length" | "batch" | "first" | "bos" | "stop" | "stopStrings" | "logprobs" | "decodeAs" | "window" | "trainOrder" | "infillContext"
+> & {
+  /** Tokens of an answer at most; default: 1024 of an AR model, 256 of a BD3-LM, 128 of an MDLM, and no more than half the context. */
+  maxTokens?: number;
+  /** Whether the model thinks before it answers, of models whose template asks (`ModelInfo.chat`). */
+  think?: boolean;
+};
+
 /** How to score a text. */
 export interface ScoreOptions {
   /** The share of tokens in random order, 0 to 1. */
@@ -421,6 +551,7 @@ export interface ScoreOptions {
   /** Number of draws of the bound. */
   draws?: number;
   seed?: number | bigint | string;
+  /** Open with the beginning-of-text token, which is given. Default: as of a generation. */
   bos?: boolean;
   signal?: AbortSignal;
 }

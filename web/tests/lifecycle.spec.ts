@@ -100,7 +100,9 @@ for (const device of ["gpu", "cpu"] as const) {
     expect(new Set([...first, ...rest].map(({ text }) => text)).size).toBe(1);
     expect(before.text).not.toBe("");
     expect(after.deviceBytes).toBeLessThanOrEqual(before.deviceBytes);
-    expect(after.wasmBytes).toBeLessThanOrEqual(before.wasmBytes);
+    // The module's memory grows by one large step, sooner or later. What models left behind would show as many small ones.
+    expect(new Set([first[4]!, ...rest].map(({ wasmBytes }) => wasmBytes)).size).toBeLessThanOrEqual(2);
+    expect(after.wasmBytes).toBeLessThan(before.wasmBytes + 6_000_000);
     expect(left).toBeLessThanOrEqual(settled);
     // Far less than a model: 7 MB of weights.
     expect(left).toBeLessThan(1_000_000);
@@ -194,9 +196,9 @@ for (const worker of [true, false]) {
 test("texts in which the model ran on at a given word are drawn again, and no others", async ({ page }) => {
   const outcome = await inPage(page, null, async ({ EsoLM }) => {
     const model = await EsoLM.load("/models/stories", { device: "cpu" });
-    // Whether a text runs on depends on the weights.
+    // Whether a text runs on depends on the weights; a hot one does so sooner.
     for (let seed = 0; ; seed += 1) {
-      const generation = model.generate({ infill: "The cat ____{6} with a dog ____{8}.", batch: 24, seed });
+      const generation = model.generate({ infill: "The cat ____{6} with a dog ____{8}.", batch: 24, seed, temperature: 1.5 });
       const drawn: { attempt: number; sequence: number; position: number; token: number }[] = [];
       for await (const { attempt, revealed } of generation) for (const item of revealed) drawn.push({ attempt, ...item });
       const result = await generation.result;

@@ -43,6 +43,7 @@ const forms: Record<string, number> = {
   sample_merge: 2,
   sample_parts: 2 * 5,
   score: 2,
+  suppress: 1,
 };
 
 function shaderFiles(): string[] {

@@ -46,6 +46,8 @@ test("addresses of folders and files", async ({ page }) => {
     tokenizer: { url: "https://site.test/app/models/stories/tokenizer.json" },
     tokenizerOptional: true,
     generation: { url: "https://site.test/app/models/stories/generation_config.json" },
+    tokenizerConfig: { url: "https://site.test/app/models/stories/tokenizer_config.json" },
+    chatTemplate: { url: "https://site.test/app/models/stories/chat_template.jinja" },
     weights: {
       url: "https://site.test/app/models/stories/model.safetensors",
       orIndex: "https://site.test/app/models/stories/model.safetensors.index.json",
@@ -62,12 +64,24 @@ test("addresses of folders and files", async ({ page }) => {
     weights: { index: `${url}.index.json` },
     file: "model.safetensors.index.json",
   });
+  const hub = "https://huggingface.co/owner/some-model/resolve";
+  for (const [source, revision] of [
+    ["hf:owner/some-model", "main"],
+    ["hf:owner/some-model@refs/pr/3", "refs%2Fpr%2F3"],
+    ["https://huggingface.co/owner/some-model", "main"],
+    ["https://huggingface.co/owner/some-model/tree/v2/", "v2"],
+  ]) {
+    expect(await pieces(page, JSON.stringify(source))).toMatchObject({ config: { url: `${hub}/${revision}/config.json` }, name: "some-model", file: "model.safetensors" });
+  }
+  expect(await pieces(page, '"hf:some-model"')).toMatchObject({ code: "option", message: expect.stringContaining("hf:owner/name") });
   // A signature holds for the file that it came with.
   expect(await pieces(page, '"/a/b/small.safetensors?sig=1"')).toEqual({
     config: { url: "https://site.test/a/b/config.json" },
     tokenizer: { url: "https://site.test/a/b/tokenizer.json" },
     tokenizerOptional: true,
     generation: { url: "https://site.test/a/b/generation_config.json" },
+    tokenizerConfig: { url: "https://site.test/a/b/tokenizer_config.json" },
+    chatTemplate: { url: "https://site.test/a/b/chat_template.jinja" },
     weights: { url: "https://site.test/a/b/small.safetensors?sig=1" },
     file: "small.safetensors",
     name: "small",
@@ -77,6 +91,8 @@ test("addresses of folders and files", async ({ page }) => {
     tokenizer: null,
     tokenizerOptional: true,
     generation: null,
+    tokenizerConfig: null,
+    chatTemplate: null,
     weights: { url: "https://cdn.test/runs/last.ckpt" },
     file: "last.ckpt",
     name: "last",
@@ -92,6 +108,8 @@ test("dropped files", async ({ page }) => {
     tokenizer: { blob: "3 bytes" },
     tokenizerOptional: false,
     generation: null,
+    tokenizerConfig: null,
+    chatTemplate: null,
     weights: { blob: "9 bytes" },
     file: "small.safetensors",
     name: "small",
@@ -130,6 +148,8 @@ test("each file on its own", async ({ page }) => {
     tokenizer: { blob: "3 bytes" },
     tokenizerOptional: false,
     generation: null,
+    tokenizerConfig: null,
+    chatTemplate: null,
     weights: { blob: "6 bytes" },
     file: "weights",
     name: "weights",

@@ -40,11 +40,12 @@ web builds the wasm module, the npm package and the page, and serves the page. I
 soak makes the runs that are too long for every test run, and records each in docs/soak.md.
   packages       install the command from the packed crates, outside the repository, and write a story in an empty folder
   fuzz           every fuzz target; needs a nightly toolchain
+  serve          many clients against a server, some of them cut off, and a server that is killed again and again
   jobs           sample, score and ppl with --input, killed at random and gone on with, against undisturbed ones
   NAME           only that one
   --no-install   install nothing; say what is missing
-  --seconds N    how long each fuzz target runs, default 600
-  --kills N      how often jobs are killed, default 100
+  --seconds N    how long each fuzz target, and the clients, run, default 600
+  --kills N      how often jobs, and the server, are killed, default 100
 
 shader-stats compiles every form of every shader for four AMD GPUs, none of which needs to be there, and fails if a form
 spills registers that shader-stats/spills.txt does not list. It needs Linux and Mesa's AMD driver.

@@ -1,6 +1,7 @@
 //! `cargo xtask soak`: runs that are too long for every test run. Each leaves a row in docs/soak.md.
 
 mod jobs;
+mod serve;
 
 use std::fs;
 use std::io::Write;
@@ -19,15 +20,20 @@ type Outcome = Result<String, String>;
 type Run = fn(&Options) -> Outcome;
 
 /// The runs by name.
-const RUNS: [(&str, Run); 3] = [("packages", packages), ("fuzz", fuzz), ("jobs", jobs::run)];
+const RUNS: [(&str, Run); 4] = [
+    ("packages", packages),
+    ("fuzz", fuzz),
+    ("jobs", jobs::run),
+    ("serve", serve::run),
+];
 
 /// The command line after `soak`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     no_install: bool,
-    /// Of each fuzz target.
+    /// Of each fuzz target, and of the clients of the server.
     seconds: u32,
-    /// How often jobs are killed.
+    /// How often jobs, and the server, are killed.
     kills: u32,
     /// The one run to make.
     only: Option<String>,
@@ -70,6 +76,15 @@ fn number(option: &str, word: Option<String>) -> Result<u32, String> {
     number
         .filter(|number| *number > 0)
         .ok_or_else(|| format!("{option} wants a whole number, 1 or more"))
+}
+
+/// What of the runs every test run makes: many clients against a server, for a short time.
+///
+/// # Errors
+/// A sentence about what failed.
+pub fn short() -> Result<(), String> {
+    println!("{}", serve::short()?);
+    Ok(())
 }
 
 /// Makes the runs, whatever becomes of those before, and records each.

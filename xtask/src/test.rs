@@ -1,8 +1,8 @@
-//! `cargo xtask test`: format, clippy, tests, shaders, packages, the browser, and a summary of them.
+//! `cargo xtask test`: format, clippy, tests, shaders, packages, a short soak, the browser, and a summary of them.
 
 use std::time::Instant;
 
-use crate::{chromium, package, shader_stats, system, vulkan, web};
+use crate::{chromium, package, shader_stats, soak, system, vulkan, web};
 
 /// The command line after `test`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -103,6 +103,11 @@ pub fn run(options: &Options) -> Result<(), String> {
         println!("==> cargo package");
         let began = Instant::now();
         summary.add("packages", said(package::pack()), began);
+    }
+    if all {
+        println!("==> a short cargo xtask soak serve");
+        let began = Instant::now();
+        summary.add("soak", said(soak::short()), began);
     }
     if browser {
         println!("==> cargo xtask web, and its tests");

@@ -5,7 +5,8 @@
 //! ended calls [`abandon_all`] first. One that is killed outright leaves a hidden `.NAME.XXXXXX.esolm.partial`, which the next one
 //! that writes `NAME` removes: whoever writes such a file holds a lock on it, so one without a lock is nobody's.
 //!
-//! Symbolic links are followed, and stay. A device, a pipe or a socket is never replaced: it is opened and written to.
+//! Symbolic links are followed, and stay. A character device, a pipe or a socket is never replaced: it is opened and written to. A block
+//! device, which is a disk, is refused.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
@@ -49,17 +50,12 @@ impl AtomicFile {
     /// for until somebody reads it.
     ///
     /// # Errors
-    /// What the operating system answers; [`io::ErrorKind::InvalidInput`] for a path that names a folder or no file at all, and for
-    /// symbolic links without an end.
+    /// What the operating system answers; [`io::ErrorKind::InvalidInput`] for a path that names a folder, a block device or no file at all,
+    /// and for symbolic links without an end.
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         let (target, is_descriptor) = follow(path)?;
-        let there = match fs::metadata(&target) {
-            Ok(metadata) if metadata.is_dir() => return Err(invalid("it is a folder")),
-            Ok(metadata) => Some(metadata),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error),
-        };
+        let there = what_is_there(&target)?;
         let sink = match &there {
             Some(metadata) => match standard_stream(metadata) {
                 Some(stream) => Sink::Stream(stream),
@@ -123,7 +119,8 @@ pub fn commit_all(mut files: Vec<AtomicFile>) -> Result<(), (PathBuf, io::Error)
     let named = files.iter_mut().try_for_each(|file| {
         let AtomicFile { path, sink } = file;
         if let Sink::File { file, target, .. } = sink.get_mut() {
-            fs::rename(file.path(), &*target).map_err(|error| (path.clone(), error))?;
+            let renamed = check_place(target).and_then(|()| fs::rename(file.path(), &*target));
+            renamed.map_err(|error| (path.clone(), error))?;
             file.disable_cleanup(true);
             folders.insert(folder(target).to_path_buf());
         }
@@ -181,12 +178,9 @@ impl Write for Sink {
 /// As [`AtomicFile::create`], where the path itself is not usable.
 pub fn is_stream(path: impl AsRef<Path>) -> io::Result<bool> {
     let (target, is_descriptor) = follow(path.as_ref())?;
-    match fs::metadata(&target) {
-        Ok(there) if there.is_dir() => Err(invalid("it is a folder")),
-        Ok(there) => Ok(is_descriptor || !there.is_file() || standard_stream(&there).is_some()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(what_is_there(&target)?.is_some_and(|there| {
+        is_descriptor || !there.is_file() || standard_stream(&there).is_some()
+    }))
 }
 
 /// Writes a file of these bytes, whole or not at all.
@@ -201,6 +195,37 @@ pub fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> io::Result<()> 
 
 fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
+}
+
+/// What stands where something is to be written, if anything does.
+fn what_is_there(target: &Path) -> io::Result<Option<Metadata>> {
+    match fs::metadata(target) {
+        Ok(there) if there.is_dir() => Err(invalid("it is a folder")),
+        Ok(there) if is_disk(&there) => Err(invalid("it is a block device")),
+        Ok(there) => Ok(Some(there)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(unix)]
+fn is_disk(there: &Metadata) -> bool {
+    std::os::unix::fs::FileTypeExt::is_block_device(&there.file_type())
+}
+
+#[cfg(not(unix))]
+fn is_disk(_: &Metadata) -> bool {
+    false
+}
+
+/// Refuses to rename over what is not a regular file and was not there when the file was begun.
+fn check_place(target: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(target) {
+        Ok(there) if !there.is_file() => Err(invalid(
+            "what stands there now is not a regular file, and is not replaced",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The place that `path` leads to, and whether it is an open descriptor of this process, which is written to and not replaced even

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 
 use crate::bytes::Bytes;
 use crate::error::{Error, Unrecognized};
@@ -229,20 +230,19 @@ impl TensorFile {
         self.bytes.of(&tensor.range).ok_or_else(not_fetched)
     }
 
-    /// What `read` makes of the values of a tensor as they are stored; the memory of a mapped file is given back after it.
+    /// Begins to read the values of a tensor of this file, a stretch at a time. Those that were fetched are given up with the reader, and
+    /// so is the memory of a mapped file, which a stretch gives back when it was read.
     ///
     /// # Errors
-    /// As [`TensorFile::bytes`].
-    pub fn with_bytes<T>(
-        &self,
-        tensor: &TensorInfo,
-        read: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T, Error> {
-        let made = read(&self.bytes(tensor)?);
-        let guard = tensor.guard.as_ref();
-        let used = guard.map_or(&tensor.range, |guard| &guard.range);
-        self.bytes.release(used.clone());
-        Ok(made)
+    /// As [`TensorFile::bytes`], and [`Error::Dtype`] for a type of unknown size.
+    pub fn reader<'a>(&'a self, tensor: &'a TensorInfo) -> Result<TensorReader<'a>, Error> {
+        let size = tensor.dtype.size().ok_or_else(|| wrong_type(tensor))?;
+        Ok(TensorReader {
+            file: self,
+            tensor,
+            size,
+            bytes: self.bytes(tensor)?,
+        })
     }
 
     /// The values of a tensor of this file; f16 and bf16 values are exact in f32.
@@ -250,17 +250,76 @@ impl TensorFile {
     /// # Errors
     /// As [`TensorFile::bytes`], and [`Error::Dtype`] for other types.
     pub fn f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, Error> {
+        let reader = self.reader(tensor)?;
+        reader.f32(0..reader.len())
+    }
+}
+
+/// The values of a tensor, read a stretch at a time ([`TensorFile::reader`]).
+pub struct TensorReader<'a> {
+    file: &'a TensorFile,
+    tensor: &'a TensorInfo,
+    /// Bytes of a value.
+    size: usize,
+    bytes: Cow<'a, [u8]>,
+}
+
+impl TensorReader<'_> {
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.size
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What `read` makes of some of the values as they are stored.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn with_bytes<T>(&self, values: Range<usize>, read: impl FnOnce(&[u8]) -> T) -> T {
+        let stretch = values.start * self.size..values.end * self.size;
+        let made = read(&self.bytes[stretch.clone()]);
+        let first = self.tensor.range.start;
+        let used = first + stretch.start..first + stretch.end;
+        self.file.bytes.release(used);
+        made
+    }
+
+    /// Some of the values; f16 and bf16 values are exact in f32.
+    ///
+    /// # Errors
+    /// [`Error::Dtype`] for other types.
+    ///
+    /// # Panics
+    /// When there are fewer.
+    pub fn f32(&self, values: Range<usize>) -> Result<Vec<f32>, Error> {
         let half = |half| half::f16::from_le_bytes(half).to_f32();
         let upper_half = |half| half::bf16::from_le_bytes(half).to_f32();
-        match &tensor.dtype {
-            Dtype::F32 => self.with_bytes(tensor, |bytes| convert(bytes, f32::from_le_bytes)),
-            Dtype::F16 => self.with_bytes(tensor, |bytes| convert(bytes, half)),
-            Dtype::Bf16 => self.with_bytes(tensor, |bytes| convert(bytes, upper_half)),
-            other => Err(Error::Dtype {
-                name: tensor.name.clone(),
-                found: other.clone(),
-            }),
+        match &self.tensor.dtype {
+            Dtype::F32 => Ok(self.with_bytes(values, |bytes| convert(bytes, f32::from_le_bytes))),
+            Dtype::F16 => Ok(self.with_bytes(values, |bytes| convert(bytes, half))),
+            Dtype::Bf16 => Ok(self.with_bytes(values, |bytes| convert(bytes, upper_half))),
+            _ => Err(wrong_type(self.tensor)),
         }
+    }
+}
+
+impl Drop for TensorReader<'_> {
+    fn drop(&mut self) {
+        // What the checksum was made of.
+        if let Some(guard) = &self.tensor.guard {
+            self.file.bytes.release(guard.range.clone());
+        }
+    }
+}
+
+fn wrong_type(tensor: &TensorInfo) -> Error {
+    Error::Dtype {
+        name: tensor.name.clone(),
+        found: tensor.dtype.clone(),
     }
 }
 

@@ -1,8 +1,20 @@
 //! Text from untrusted files inside messages: short, and without characters that control a terminal.
 
+use std::fmt::Display;
+
 /// The first 80 characters of `text`, control characters escaped.
 pub fn shorten(text: &str) -> String {
     first(text, 80)
+}
+
+/// A number with what it counts: `1 token`, `2 tokens`; `1 pass`, `2 passes`.
+pub fn count<N: Display + PartialEq + From<u8>>(n: N, noun: &str) -> String {
+    let ending = match (n == N::from(1), noun.ends_with('s')) {
+        (true, _) => "",
+        (false, true) => "es",
+        (false, false) => "s",
+    };
+    format!("{n} {noun}{ending}")
 }
 
 /// What the JSON reader says, which quotes the file, without its flood.
@@ -34,7 +46,15 @@ fn first(text: &str, limit: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{json_error, shorten};
+    use super::{count, json_error, shorten};
+
+    #[test]
+    fn one_of_a_kind_is_not_many() {
+        assert_eq!(count(1, "token"), "1 token");
+        assert_eq!(count(0u64, "token"), "0 tokens");
+        assert_eq!(count(1usize, "pass"), "1 pass");
+        assert_eq!(count(12u32, "pass"), "12 passes");
+    }
 
     #[test]
     fn floods_and_control_characters_stay_out() {

@@ -27,8 +27,8 @@ impl TensorSpec {
         }
     }
 
-    /// Its size, where there is one.
-    fn bytes(&self) -> Option<u64> {
+    /// Its size in bytes; `None` for a type of unknown size, and where there is no such number.
+    pub fn bytes(&self) -> Option<u64> {
         let size = self.dtype.size()? as u64;
         let mut shape = self.shape.iter();
         shape.try_fold(size, |bytes, &n| bytes.checked_mul(n as u64))
@@ -86,13 +86,12 @@ impl<W: Write> SafetensorsWriter<W> {
     /// # Errors
     /// As [`Write::write`].
     pub fn f32(&mut self, values: &[f32]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(1 << 16);
-        for values in values.chunks(1 << 14) {
-            bytes.clear();
-            bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-            self.write_all(&bytes)?;
-        }
-        Ok(())
+        write_f32(self, values)
+    }
+
+    /// Bytes of values that are still to come.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
     }
 
     /// Gives the sink back once all values were written.
@@ -128,6 +127,20 @@ impl<W: Write> Write for SafetensorsWriter<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.sink.flush()
     }
+}
+
+/// Writes values as an f32 tensor holds them.
+///
+/// # Errors
+/// What the sink answers.
+pub fn write_f32(sink: &mut (impl Write + ?Sized), values: &[f32]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(1 << 16);
+    for values in values.chunks(1 << 14) {
+        bytes.clear();
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        sink.write_all(&bytes)?;
+    }
+    Ok(())
 }
 
 fn invalid(name: &str, what: &str) -> io::Error {

@@ -200,6 +200,48 @@ mod unix {
         }
     }
 
+    /// What takes the place of a file while it is written is not a file of ours to replace.
+    #[test]
+    fn what_stands_there_in_the_end_is_not_replaced_unless_it_is_a_file() {
+        let folder = Folder::new("atomic-meanwhile");
+        let path = folder.path("out");
+        let mut file = AtomicFile::create(&path).unwrap();
+        file.write_all(b"whole").unwrap();
+        let made = Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let error = file.commit().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+        assert!(fs::metadata(&path).unwrap().file_type().is_fifo());
+        assert_eq!(names(&folder), ["out"]);
+    }
+
+    /// Bytes in a disk's first blocks are nobody's wish. Only root may make such a node; nothing is behind its number.
+    #[test]
+    fn disks_are_refused() {
+        let folder = Folder::new("atomic-disk");
+        let disk = folder.path("disk");
+        let made = Command::new("mknod")
+            .arg(&disk)
+            .args(["b", "240", "99"])
+            .output();
+        if !made.unwrap().status.success() {
+            return;
+        }
+        for path in [&disk, &folder.path("link")] {
+            if path != &disk {
+                symlink("disk", path).unwrap();
+            }
+            for error in [
+                AtomicFile::create(path).unwrap_err(),
+                atomic::is_stream(path).unwrap_err(),
+            ] {
+                assert!(error.to_string().contains("block device"), "{error}");
+            }
+        }
+        let kind = fs::metadata(&disk).unwrap().file_type();
+        assert!(kind.is_block_device());
+    }
+
     /// Only a regular file can be what a killed process left.
     #[test]
     fn pipes_and_links_with_the_name_of_a_temporary_file_stay() {

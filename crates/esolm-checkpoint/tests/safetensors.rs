@@ -6,7 +6,9 @@ mod common;
 use std::io::{ErrorKind, Write};
 
 use common::{assert_told, frame, golden};
-use esolm_checkpoint::{Dtype, Format, SafetensorsWriter, TensorFile, TensorSpec};
+use esolm_checkpoint::{
+    Dtype, Format, SafetensorsWriter, ShardedWriter, TensorFile, TensorSpec, write_f32,
+};
 
 #[test]
 fn safetensors_files() {
@@ -140,6 +142,92 @@ fn what_is_written_is_read_by_this_crate_and_the_formats_own() {
         let tensor = own.tensor(&spec.name).unwrap();
         assert_eq!(tensor.shape(), spec.shape);
         assert_eq!(tensor.data(), &file.bytes(get(&spec.name)).unwrap()[..]);
+    }
+}
+
+#[test]
+fn many_tensors_are_several_files_with_an_index() {
+    let sizes = [3, 0, 4, 1, 9, 2, 2];
+    let specs: Vec<_> = (sizes.iter().enumerate())
+        .map(|(i, &n)| TensorSpec::new(format!("t{i}"), Dtype::F32, [n]))
+        .collect();
+    let values: Vec<f32> = (0..sizes.iter().sum::<usize>()).map(|i| i as f32).collect();
+    // At most five values: the one of nine is a file of its own.
+    let of = |most: u64| {
+        let mut names = Vec::new();
+        let create = |name: &str| {
+            names.push(name.to_string());
+            Ok(Vec::new())
+        };
+        let mut writer = ShardedWriter::new(&[("format", "pt")], &specs, most, create).unwrap();
+        // Across the ends of tensors and files.
+        for values in values.chunks(2) {
+            write_f32(&mut writer, values).unwrap();
+        }
+        let index = writer.index().map(String::from);
+        let files = writer.finish().unwrap();
+        (names, index, files)
+    };
+    let (names, index, files) = of(20);
+    let expected = [&["t0", "t1"][..], &["t2", "t3"], &["t4"], &["t5", "t6"]];
+    let index: serde_json::Value = serde_json::from_str(&index.unwrap()).unwrap();
+    assert_eq!(index["metadata"]["total_size"], 84);
+    let mut left = &values[..];
+    for ((number, bytes), tensors) in files.into_iter().enumerate().zip(expected) {
+        assert_eq!(
+            names[number],
+            format!("model-0000{}-of-00004.safetensors", number + 1)
+        );
+        let file = TensorFile::from_bytes(bytes, Format::Safetensors).unwrap();
+        let found: Vec<&str> = file.tensors().iter().map(|t| &t.name[..]).collect();
+        assert_eq!(found, tensors);
+        assert_eq!(file.metadata()["format"], "pt");
+        for tensor in file.tensors() {
+            assert_eq!(index["weight_map"][&tensor.name], names[number]);
+            let (own, rest) = left.split_at(tensor.shape[0]);
+            assert_eq!(file.f32(tensor).unwrap(), own);
+            left = rest;
+        }
+    }
+    assert!(left.is_empty());
+
+    let (names, index, files) = of(84);
+    assert_eq!((names, index), (vec!["model.safetensors".into()], None));
+    let file = TensorFile::from_bytes(files.concat(), Format::Safetensors).unwrap();
+    assert_eq!(file.tensors().len(), sizes.len());
+}
+
+#[test]
+fn what_several_files_lack_or_have_too_much_of_is_told() {
+    let specs = ["a", "b"].map(|name| TensorSpec::new(name, Dtype::F32, [2]));
+    for (bytes, word) in [(12, "4 bytes of tensors are missing"), (20, "more values")] {
+        let create = |_: &str| Ok(Vec::new());
+        let written = ShardedWriter::new(&[], &specs, 8, create).and_then(|mut writer| {
+            writer.write_all(&vec![0; bytes])?;
+            writer.finish()
+        });
+        let error = written.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn a_tensor_is_read_in_stretches() {
+    let values: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+    let specs = [TensorSpec::new("a", Dtype::F32, [100, 10])];
+    let mut writer = SafetensorsWriter::new(Vec::new(), &[], &specs).unwrap();
+    writer.f32(&values).unwrap();
+    let file = TensorFile::from_bytes(writer.finish().unwrap(), Format::Safetensors).unwrap();
+    let reader = file.reader(file.get("a").unwrap()).unwrap();
+    assert_eq!(reader.len(), 1000);
+    for stretch in [0..1000, 0..0, 7..8, 990..1000] {
+        assert_eq!(
+            reader.f32(stretch.clone()).unwrap(),
+            values[stretch.clone()]
+        );
+        let bytes = reader.with_bytes(stretch.clone(), <[u8]>::to_vec);
+        assert_eq!(bytes.len(), 4 * stretch.len());
     }
 }
 

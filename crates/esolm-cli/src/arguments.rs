@@ -1,9 +1,15 @@
 //! The command line: every option with its default, its range and an example.
 
+mod bench;
+mod chat;
 mod decoders;
 mod forward;
 mod job;
+mod manual;
+mod opening;
+mod replay;
 mod scoring;
+mod serve;
 mod sets;
 mod train;
 mod values;
@@ -20,11 +26,16 @@ use esolm::sampler::{Crossing, Sampler};
 use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights};
 
-use crate::commands::bench::Form;
+pub use bench::{Bench, LikeName};
+pub use chat::Chat;
 pub use decoders::Choosing;
 pub use forward::{Forward, ModeName};
 pub use job::{FormatName, Job, OutputFormat, Shard};
+pub use manual::{Completions, Man};
+pub use opening::Opening;
+pub use replay::Replay;
 pub use scoring::{Normalize, Ppl, Score};
+pub use serve::Serve;
 pub use sets::Sets;
 pub use train::Train;
 use values::{at_least_one, min_p, parse, share, stop_string, temperature, top_k, top_p, whole};
@@ -35,7 +46,8 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default())
     .placeholder(AnsiColor::Cyan.on_default());
 
-/// Runs Eso-LMs (arXiv 2506.01928), masked diffusion models and autoregressive models on any GPU, or on the CPU.
+/// Writes, scores and trains with Eso-LMs (arXiv 2506.01928), with masked, block and set diffusion models (MDLM, BD3-LM, SetDLM) and with
+/// autoregressive ones, and runs decoders such as Qwen3 and SDAR, on any GPU or on the CPU.
 #[derive(Debug, Parser)]
 #[command(
     name = "esolm",
@@ -50,7 +62,8 @@ const STYLES: Styles = Styles::styled()
   esolm devices
 
 Text goes to the standard output, everything else to the standard error.
-Exit codes: 0 success, 1 failure, 2 bad usage, 130 interrupted by Ctrl-C (143 by SIGTERM, 129 by SIGHUP)."
+Exit codes: 0 success; 2 bad usage, where an option or argument must be another one; 1 any other failure; 130 interrupted by Ctrl-C
+(143 by SIGTERM, 129 by SIGHUP)."
 )]
 pub struct Esolm {
     #[command(subcommand)]
@@ -61,10 +74,14 @@ pub struct Esolm {
 pub enum Command {
     /// Write text.
     Sample(Box<Sample>),
+    /// Talk with a model that answers.
+    Chat(Box<Chat>),
     /// Measure perplexity on texts: exact likelihood and NELBO.
     Ppl(Box<Ppl>),
     /// Print the log-likelihood of lines, choices or infills.
     Score(Box<Score>),
+    /// Answer requests over HTTP, in the form of OpenAI's completions.
+    Serve(Box<Serve>),
     /// List the GPUs here, their limits, and which kernels would run.
     Devices(Devices),
     /// Describe a checkpoint: family, shapes, parameters, bytes.
@@ -81,7 +98,7 @@ pub enum Command {
     Completions(Completions),
     /// Write the manual pages.
     Man(Man),
-    /// Time Eso-LM, MDLM, BD3-LM and AR on one device, and the kernels against what the device can do.
+    /// Time Eso-LM, MDLM, BD3-LM, SetDLM and AR on one device, and the kernels against what the device can do.
     Bench(Bench),
 }
 
@@ -99,7 +116,7 @@ pub struct Model {
     /// Take the raw weights of a Lightning .ckpt instead of the EMA weights.
     #[arg(long)]
     pub raw_weights: bool,
-    /// What a model is whose config.json does not say it: those of a2d-qwen3 and a2d-qwen2 may be either.
+    /// Which of the two a decoder is whose config.json leaves it open, as a2d-qwen3, a2d-qwen2 and a2d-llama do.
     #[arg(long = "as", value_enum, value_name = "mdlm|bd3lm")]
     pub read_as: Option<ReadAsName>,
     /// Tokens of a block of a BD3-LM: of a decoder that is read as one, and for `sample` and `forward` of any. Texts are written in whole blocks;
@@ -192,6 +209,8 @@ impl Device {
   esolm sample --prompt 'Tom said' --stop-string . --logprobs --json
   esolm sample --input prompts.jsonl --output stories.jsonl --resume
   esolm sample --model hf:sahoo-diffusion/Eso-LM-B-alpha-1 --tokenizer gpt2/tokenizer.json
+  esolm sample --model sdar --prompt 'Once' --steps 4 --confidence-threshold 0.9 --temperature 0
+  esolm sample --model a2d --as bd3lm --block-size 32 --prompt 'Once' --steps 8 --suppress-tokens '<|im_end|>'
 
 Jobs: --input has lines such as {\"id\": 7, \"prompt\": \"Once\"} or {\"infill\": \"Once ____ a time\", \"seed\": 3}; docs/scale.md has all fields.
 
@@ -214,7 +233,8 @@ pub struct Sample {
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Sampling")]
     pub alpha0: Option<f64>,
     /// Steps T of the diffusion phase, 1 or more; fewer are faster and coarser. Of a BD3-LM they are those of each block; with
-    /// the schedules block and block-autoregressive they are the tokens of a block.
+    /// the schedules block and block-autoregressive they are the tokens of a block. With the schedule confidence more steps than tokens change
+    /// nothing.
     ///
     /// Default: the length. A BD3-LM draws one token a step unless steps are given. Of a SetDLM, further steps follow where its window was
     /// too small for as many tokens.
@@ -223,18 +243,18 @@ pub struct Sample {
     /// Tokens of a text, from 1 to the model's context. A BD3-LM writes whole blocks; it and a SetDLM can write more than their context, and
     /// then see the last tokens alone, which is not exact.
     ///
-    /// Default: the model's context, or the length of an infill template; of a decoder that writes by diffusion, 128 more than are given.
+    /// Default: the model's context, or the length of an infill template; of a decoder 128 more than are given.
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub length: Option<usize>,
-    /// Number of texts; of a job, lines that are done together.
+    /// Number of texts; of a job, texts that are written at once.
     ///
-    /// Default: 1, or one for each --prompt; of a job as many as take some seconds and fit in memory.
+    /// Default: 1, or one for each --prompt; of a job 32, or as many as fit in memory.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, help_heading = "Sampling")]
     pub batch: Option<usize>,
     /// Which positions are written in which step of the diffusion phase.
     ///
-    /// Default: binomial; AR models take left-to-right only, a BD3-LM first-hitting, and a SetDLM confidence, as do decoders that write by
-    /// diffusion.
+    /// Default: binomial, also of a BD3-LM with --steps; first-hitting of a BD3-LM without; confidence of a SetDLM and of decoders that write
+    /// by diffusion; left-to-right of an AR model, which has no other.
     #[arg(long, value_enum, help_heading = "Sampling")]
     pub schedule: Option<ScheduleName>,
     /// Stretches of the text that the schedule block-autoregressive writes one after the other, 1 or more. Default: 1.
@@ -251,7 +271,8 @@ pub struct Sample {
     #[command(flatten, next_help_heading = "Sampling")]
     pub filters: Filters,
     /// Ends a text of a BD3-LM early, after any block: eos where it has a second end-of-text token (the opening one counts), which is the
-    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. A decoder's ends with its first end-of-text token in any case. One of a SetDLM after any token, once 32
+    /// last that is kept; entropy where its last 256 tokens have less than 4 nats, which are cut off. A decoder's text ends with the first end-of-text
+    /// token that it writes in any case. One of a SetDLM after any token, once 32
     /// are written: eos with the first end-of-text token; entropy by the last 128 tokens.
     #[arg(
         long,
@@ -302,12 +323,8 @@ pub struct Sample {
         help_heading = "Given text"
     )]
     pub infill: Option<OsString>,
-    /// Do not begin the text with the beginning-of-text token.
-    ///
-    /// Models with such a token begin each document with it. Without this option a text is a document from its beginning; with it,
-    /// any part of one.
-    #[arg(long, help_heading = "Given text")]
-    pub no_bos: bool,
+    #[command(flatten, next_help_heading = "Given text")]
+    pub opening: Opening,
 
     #[command(flatten)]
     pub job: Job,
@@ -348,29 +365,6 @@ pub struct Sample {
     /// Print nothing on stderr but errors.
     #[arg(long, short, help_heading = "Output")]
     pub quiet: bool,
-}
-
-/// Prints a script that completes commands, options and their values.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  esolm completions bash > ~/.local/share/bash-completion/completions/esolm
-  esolm completions zsh > ~/.zfunc/_esolm          with ~/.zfunc in fpath
-  esolm completions fish > ~/.config/fish/completions/esolm.fish
-  esolm completions powershell >> $PROFILE")]
-pub struct Completions {
-    /// The shell.
-    #[arg(value_enum, value_name = "SHELL")]
-    pub shell: clap_complete::Shell,
-}
-
-/// Writes a manual page for the program and one for each command, such as esolm-sample.1.
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  esolm man ~/.local/share/man/man1 && man esolm-sample")]
-pub struct Man {
-    /// Folder to write to.
-    #[arg(value_name = "FOLDER")]
-    pub folder: PathBuf,
 }
 
 /// Lists the adapters that `--device gpu:N` counts, real GPUs first.
@@ -422,6 +416,9 @@ pub struct Convert {
     /// Type of the written weights.
     #[arg(long, value_enum, default_value = "f32")]
     pub dtype: DtypeName,
+    /// Most megabytes of a file of weights: of more, several are written beside an index.
+    #[arg(long, value_name = "MB", default_value_t = 2000, value_parser = at_least_one, allow_negative_numbers = true)]
+    pub shard_size: usize,
     /// Replace a model that is already in OUT; its tokenizer.json and its generation_config.json are removed if the new model comes without them.
     #[arg(long)]
     pub force: bool,
@@ -460,99 +457,11 @@ impl Filters {
     }
 }
 
-/// Repeats a recorded generation of an Eso-LM, with the same steps and the same uniforms, through the KV cache.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Input:   sort_idx       int32 [B, L]   natural position of each sorted place
-         steps          int32 [N, 3]   last start, current start, current end of each step, in sorted places
-         u              f64 [B, L, V]  uniforms of each sorted place; the noise is -ln(-ln u)
-Output:  logits         f32 [B, L, V]  of each sorted place in the step that drew it, the mask column untouched
-         tokens_sorted  int32 [B, L]   tokens in sorted order
-         sample         int32 [B, L]   tokens in natural order
-
-Example:
-  esolm replay --model last.ckpt --input recorded.safetensors --output out.safetensors --top-p 0.9"
-)]
-pub struct Replay {
-    #[command(flatten)]
-    pub model: Model,
-    /// Safetensors file to read.
-    #[arg(long, value_name = "FILE")]
-    pub input: PathBuf,
-    /// Safetensors file to write, or `-` for the standard output.
-    #[arg(long, value_name = "FILE")]
-    pub output: PathBuf,
-    #[command(flatten)]
-    pub filters: Filters,
-    #[command(flatten)]
-    pub device: Device,
-}
-
-/// Times whole generations, sampling included: MDLM and Eso-LM at the same numbers of steps and at one token a pass (NFE = L), then
-/// BD3-LM in blocks of 16 and SetDLM in windows of 8 at one token a pass, and AR, all with the same weights. On a GPU also the kernels: the product of few rows against a plain copy, the product of many rows
-/// against arithmetic in registers and against Burn's own matmul. With --kernels, every form of a GPU's kernels against the others.
-#[derive(Debug, Args)]
-#[command(
-    after_help = "A generation that would take longer than --max-seconds is timed on a random sample of its passes; its line says what
-share of them was run.
-
-Examples:
-  esolm bench --device cpu --steps 64
-  esolm bench --device gpu --weights f16 --length 2048 --max-seconds 120
-  esolm bench --model models/stories --length 128 --steps 16,64 --json
-  esolm bench --kernels --device gpu --max-seconds 2"
-)]
-pub struct Bench {
-    #[command(flatten)]
-    pub model: Model,
-    #[command(flatten)]
-    pub device: Device,
-    /// Tokens of a sequence.
-    #[arg(long, value_name = "L", default_value_t = 1024)]
-    pub length: usize,
-    /// Sequences at once.
-    #[arg(long, value_name = "B", default_value_t = 1)]
-    pub batch: usize,
-    /// Forms to time side by side in alternated runs, each `weights` or `weights/activations`; the first is what the others are compared
-    /// with. Of a --model it is also measured what each costs in perplexity.
-    #[arg(long, value_name = "FORM,...", value_delimiter = ',', conflicts_with_all = ["weights", "activations", "kernels"], value_parser = parse::<Form>)]
-    pub compare: Vec<Form>,
-    /// Runs of each line, of which the median is taken.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one, allow_negative_numbers = true)]
-    pub rounds: usize,
-    /// Steps T to time.
-    #[arg(long, value_name = "T,...", value_delimiter = ',', default_values_t = [16, 64, 1024])]
-    pub steps: Vec<usize>,
-    #[command(flatten)]
-    pub filters: Filters,
-    /// Time no generations, but every form of the GPU's kernels at the model's shapes, in alternated runs, and say where the table that
-    /// chooses between them is wrong for this device. Rows are dealt out to B sequences and attend to L slots.
-    #[arg(long, conflicts_with_all = ["steps", "top_k", "top_p", "top_p_crossing", "min_p", "variants"])]
-    pub kernels: bool,
-    /// Seconds after which a line is cut short.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
-    pub max_seconds: f64,
-    /// Width of the random model that runs without --model; the defaults are the published small shape, 170 M parameters.
-    #[arg(long, value_name = "D", default_value_t = 768)]
-    pub hidden: usize,
-    /// Blocks of the random model.
-    #[arg(long, value_name = "N", default_value_t = 12)]
-    pub blocks: usize,
-    /// Heads of the random model.
-    #[arg(long, value_name = "H", default_value_t = 12)]
-    pub heads: usize,
-    /// Vocabulary of the random model, including the mask token.
-    #[arg(long, value_name = "V", default_value_t = 50_258)]
-    pub vocab: usize,
-    #[command(flatten)]
-    pub form: OutputFormat,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ScheduleName {
-    /// The published schedule: binomial step sizes, positions at random.
+    /// Of an Eso-LM, an MDLM or a BD3-LM, the published schedule: binomial step sizes, positions at random.
     Binomial,
-    /// Step i of S takes positions i, i + S, i + 2S, ...
+    /// Of an Eso-LM or an MDLM: step i of S takes positions i, i + S, i + 2S, ...
     Blocks,
     /// As blocks, shuffled within steps, and the steps too.
     BlocksShuffled,
@@ -563,9 +472,10 @@ pub enum ScheduleName {
     /// Blocks of S neighbours, each from left to right, all at once after their first positions; see --sar-steps.
     #[value(alias = "block_autoregressive")]
     BlockAutoregressive,
-    /// Of a BD3-LM: one by one in random order within each block.
+    /// Of a BD3-LM: one by one in random order within each block. Of a SetDLM: in an order that its noise draws.
     FirstHitting,
-    /// Of an MDLM or a BD3-LM: in every step a token is drawn for all positions that are left, and those are kept of which the network is most sure.
+    /// Of all but Eso-LM and AR: in every step a token is drawn for all positions that are left (of a SetDLM, in a window), and those are kept
+    /// of which the network is most sure.
     Confidence,
 }
 

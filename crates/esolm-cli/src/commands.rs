@@ -1,6 +1,7 @@
 //! One file a subcommand.
 
 pub mod bench;
+pub mod chat;
 pub mod convert;
 pub mod devices;
 pub mod forward;
@@ -10,4 +11,5 @@ pub mod ppl;
 pub mod replay;
 pub mod sample;
 pub mod score;
+pub mod serve;
 pub mod train;

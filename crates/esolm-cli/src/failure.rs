@@ -5,20 +5,26 @@ use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
-use esolm::config::ConfigError;
+use esolm::config::{ConfigError, Open};
 use esolm::documents::BetweenError;
 use esolm::plan::PlanError;
 use esolm::request::MAX_BATCH;
 use esolm::text::{TemplateError, TextError};
-use esolm::{EngineError, Error, ItemError, LikelihoodError, MemoryUse, RequestError, Weights};
+use esolm::{
+    ChatError, ChatTemplateError, EngineError, Error, ItemError, LikelihoodError, MemoryUse,
+    RequestError, Weights,
+};
 use esolm_checkpoint::atomic;
+use esolm_checkpoint::message::count;
+use esolm_serve::ServeError;
 use esolm_train::TrainError;
 
 use crate::{files, interrupts, output};
 
-/// Bad usage: the command line itself must be changed.
+/// Bad usage: an option or an argument must be another one, whoever finds that out and when: the option is unknown, its value is out of
+/// range, the model does not have it, or it contradicts what is there already.
 const USAGE: u8 = 2;
-/// Everything else.
+/// Everything else: a file, a line of one or a recipe is not what it must be, or the machine cannot do it.
 const FAILED: u8 = 1;
 
 /// What helps where numbers of the network overflow.
@@ -62,7 +68,7 @@ impl Failure {
         Self::failed(match error {
             ItemError::Between(BetweenError::NothingBefore) => format!(
                 "{place}: it has nothing before the text to score, and the model does not predict the first token; give a \
-                 context, or leave out --no-bos"
+                 context, or begin texts with --bos"
             ),
             error => format!("{place}: {error}"),
         })
@@ -101,12 +107,44 @@ impl Failure {
         Self::of(is_usage, format!("{error}; {remedy}"))
     }
 
+    /// Why nothing is served.
+    pub fn serving(error: ServeError) -> Self {
+        let (is_usage, remedy) = match error {
+            ServeError::Address { .. } => (false, "give another --host or --port"),
+            ServeError::SameName(_) => (true, "--model NAME=MODEL names one"),
+            ServeError::NoTokenizer(_) | ServeError::NoModel | ServeError::Thread(_) => {
+                return Self::failed(error.to_string());
+            }
+        };
+        Self::of(is_usage, format!("{error}; {remedy}"))
+    }
+
+    /// All is said already.
+    pub fn told() -> Self {
+        Self::failed("")
+    }
+
+    /// What is wrong.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether nothing is wrong that could be said and mended: the program was told to end, or nobody reads what it writes.
+    pub fn is_final(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// A signal stopped it.
     pub fn interrupted() -> Self {
         Self {
             code: interrupts::exit_code(),
             message: String::new(),
         }
+    }
+
+    /// Whether a signal stopped it.
+    pub fn is_interrupt(&self) -> bool {
+        self.message.is_empty() && self.code == interrupts::exit_code()
     }
 
     /// Writing to stdout failed. A reader that went away, such as `head`, is not an error.
@@ -157,11 +195,13 @@ impl<E: Into<Error>> From<E> for Failure {
                 "tokens has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
             )),
             Error::Orders { orders, sequences } => Self::failed(format!(
-                "sort_idx has {orders} rows where tokens has {sequences}; give arrays of the same shape [N, L]"
+                "sort_idx has {} where tokens has {sequences}; give arrays of the same shape [N, L]",
+                count(orders, "row")
             )),
             Error::NothingToCompute => Self::usage(
                 "neither the exact likelihood nor the NELBO is left to compute; give --draws 1 or more",
             ),
+            Error::Chat(error) => chat(&error),
             Error::Stopped => Self::interrupted(),
             error => Self::failed(error.to_string()),
         }
@@ -204,17 +244,13 @@ fn checkpoint(error: &CheckpointError) -> Failure {
             "give a configuration that has it with --config FILE"
         }
         Config {
-            source: ConfigError::Undecided { .. },
+            source: ConfigError::Open(open),
             ..
-        } => {
-            return Failure::usage(format!(
-                "{error}; say --as mdlm, or --as bd3lm with --block-size N"
-            ));
-        }
+        } => return left_open(error, open),
         Config {
-            source: ConfigError::Blocks,
+            source: ConfigError::OtherFamily { .. },
             ..
-        } => return Failure::usage(format!("{error}; give it with --block-size N")),
+        } => return Failure::usage(format!("{error}; leave --as out")),
         NoConfig { .. } => "give one with --config FILE, or put config.json beside it",
         RawWeightsNotApplicable => {
             "leave --raw-weights out, a safetensors file holds one set of weights"
@@ -243,11 +279,47 @@ fn checkpoint(error: &CheckpointError) -> Failure {
     Failure::of(is_usage, format!("{error}; {remedy}"))
 }
 
+/// All that is left open of a decoder is asked for at once.
+fn left_open(error: &CheckpointError, open: &Open) -> Failure {
+    let options = match (open.model_type, open.block_size) {
+        (Some(_), _) => Some("say --as mdlm, or --as bd3lm with --block-size N"),
+        (None, true) => Some("give the size with --block-size N"),
+        (None, false) => None,
+    };
+    let files = open.mask.then_some(
+        "put the model's tokenizer files beside the weights (or \"mask_token_id\" into the configuration)",
+    );
+    let remedies: Vec<&str> = options.into_iter().chain(files).collect();
+    Failure::of(
+        options.is_some(),
+        format!("{error}; {}", remedies.join(", and ")),
+    )
+}
+
+fn chat(error: &ChatError) -> Failure {
+    let remedy = match error {
+        ChatError::Template(ChatTemplateError::Refused(_)) | ChatError::NoMessage => {
+            return Failure::failed(error.to_string());
+        }
+        ChatError::Template(ChatTemplateError::Missing) => "give one with --chat-template FILE",
+        ChatError::Template(_) => "give another with --chat-template FILE",
+        ChatError::NotADecoder { .. } => "continue text with `esolm sample --prompt`",
+        ChatError::TooLong { .. } => "shorten it, or give a smaller --max-tokens",
+    };
+    Failure::failed(format!("{error}; {remedy}"))
+}
+
 fn plan(error: &PlanError) -> Failure {
     match error {
         PlanError::Range { name, value, range } => out_of_range(name, value, range),
         _ => Failure::of(
-            matches!(error, PlanError::Known { .. } | PlanError::Schedule { .. }),
+            matches!(
+                error,
+                PlanError::Known { .. }
+                    | PlanError::Schedule { .. }
+                    | PlanError::ArSchedule
+                    | PlanError::ArGap { .. }
+            ),
             error.to_string(),
         ),
     }
@@ -293,8 +365,9 @@ fn request(error: &RequestError) -> Failure {
             opening,
             length,
         } => Failure::usage(format!(
-            "the prompt has {tokens} tokens{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise \
-             --length up to the model's context"
+            "the prompt has {}{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise \
+             --length up to the model's context",
+            count(*tokens, "token")
         )),
         RequestError::NoTokenizer { what } => Failure::usage(format!(
             "{what} needs a tokenizer; give one with --tokenizer FILE instead of none"
@@ -305,6 +378,22 @@ fn request(error: &RequestError) -> Failure {
             range,
         } => out_of_range(option, value, range),
         RequestError::NotApplicable { option, why } => not_applicable(option, why),
+        RequestError::NoToken {
+            option,
+            token,
+            vocab_size,
+        } => {
+            let option = flag(option);
+            Failure::usage(format!(
+                "{token} in {option} is not one token of the model; give a token's name, or its number below {vocab_size}"
+            ))
+        }
+        RequestError::NothingLeft { option } => {
+            let option = flag(option);
+            Failure::usage(format!(
+                "{option} leaves no token to draw; leave some of them out"
+            ))
+        }
         RequestError::Text(error) => text(error),
         RequestError::Plan(error) => plan(error),
         RequestError::PromptAndInfill
@@ -316,9 +405,9 @@ fn request(error: &RequestError) -> Failure {
 fn engine(error: &EngineError) -> Failure {
     match error {
         EngineError::Checkpoint(error) => checkpoint(error),
-        EngineError::CpuOnly { .. } | EngineError::Activations { .. } => {
-            Failure::usage(engine_sentence(error))
-        }
+        EngineError::CpuOnly { .. }
+        | EngineError::Activations { .. }
+        | EngineError::Option { .. } => Failure::usage(engine_sentence(error)),
         error => Failure::failed(engine_sentence(error)),
     }
 }

@@ -1,12 +1,14 @@
 //! Files that appear whole or not at all, and streams.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use esolm_checkpoint::AtomicFile;
+use same_file::Handle;
 
 use crate::failure::Failure;
+use crate::texts;
 
 /// The file name that stands for the standard output.
 const STDOUT: &str = "-";
@@ -57,6 +59,39 @@ impl Pending {
     pub fn commit(self) -> Result<(), Failure> {
         let path = self.0.path().to_path_buf();
         (self.0.commit()).map_err(|error| cannot_write(&path, &error))
+    }
+}
+
+/// Refuses an output that would replace what it is made from, by whatever name; `-` among the inputs is the standard input.
+pub fn check_apart<'a>(
+    inputs: impl IntoIterator<Item = &'a Path>,
+    output: &Path,
+) -> Result<(), Failure> {
+    match inputs.into_iter().any(|input| is_same(input, output)) {
+        true => Err(Failure::usage(format!(
+            "{} is the input itself; give another output",
+            output.display()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Whether both are one regular file.
+pub fn is_same(input: &Path, output: &Path) -> bool {
+    // Nothing else is opened: a pipe would wait for its other end.
+    let is_file = |path: &Path| fs::metadata(path).is_ok_and(|there| there.is_file());
+    if !is_file(output) {
+        return false;
+    }
+    let input = match input == Path::new(texts::STDIN) {
+        true => Handle::stdin(),
+        false if is_file(input) => Handle::from_path(input),
+        false => return false,
+    };
+    match (input, Handle::from_path(output)) {
+        (Ok(input), Ok(output)) => input == output,
+        // What cannot be opened is said where it is used.
+        _ => false,
     }
 }
 

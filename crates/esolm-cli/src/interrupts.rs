@@ -23,6 +23,11 @@ pub fn stop(flag: Arc<AtomicBool>) {
     *STOP.lock().unwrap_or_else(PoisonError::into_inner) = Some(flag);
 }
 
+/// Lets the next request end the program again, when the work that could be ended alone is done.
+pub fn stop_nothing() {
+    *STOP.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
 /// The exit code of a program whose work was ended so.
 pub fn exit_code() -> u8 {
     CODE.load(Ordering::SeqCst)

@@ -3,22 +3,28 @@
 //! Results are appended and brought to the disk some lines at a time. So at any moment the output is a whole number of results and at most
 //! one torn line, which [`Output`] cuts off when the job goes on; how many there are says which line is next.
 
+mod digest;
+pub mod fields;
 mod input;
 mod output;
 mod record;
 
 use std::io;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use esolm::ModelFiles;
+use esolm_checkpoint::message::count;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::arguments::{FormatName, Job, Shard};
+use crate::arguments::{Job, OutputFormat, Shard};
 use crate::failure::Failure;
-use crate::{interrupts, output as print};
-pub use input::reason;
+use crate::{files, interrupts, output as print};
+pub use input::syntax;
 use input::{Input, RawLine};
 use output::Output;
 use record::Record;
@@ -45,10 +51,21 @@ pub trait Work {
     /// What is wrong with it, as the part of a sentence that follows "line 3 of FILE: ".
     fn read(&self, fields: Map<String, Value>) -> Result<Self::Item, String>;
 
+    /// Looks at a line before anything is computed, where the input can be read twice.
+    ///
+    /// # Errors
+    /// As [`Work::read`], for what need not wait until the line's turn comes.
+    fn look_at(&self, _: &Self::Item) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// The model, which is not loaded yet.
+    fn files(&self) -> Result<&ModelFiles, Failure>;
+
     /// Loads the model, for as many lines as are `left` if that is known.
     fn load(&mut self, left: Option<u64>) -> Result<(), Failure>;
 
-    /// Does some lines, in the same order. `stop` ends it early, with [`Failure::interrupted`].
+    /// Does some lines, in the same order. `stop` ends it early, with those that are done by then.
     fn run(
         &mut self,
         lines: Vec<Line<Self::Item>>,
@@ -94,12 +111,29 @@ struct Wrong {
 }
 
 /// A job writes lines of JSON, and nothing else was asked for.
-pub fn check_format(format: Option<FormatName>) -> Result<(), Failure> {
-    match format {
-        Some(FormatName::Text) => Err(Failure::usage(
-            "a job writes lines of JSON; leave --format out, or give --format jsonl",
+pub fn check_format(form: OutputFormat) -> Result<(), Failure> {
+    match form.is_for_a_job() {
+        true => Ok(()),
+        false => Err(Failure::usage(
+            "a job writes lines of JSON; leave --format and --json out, or give --format jsonl",
         )),
-        _ => Ok(()),
+    }
+}
+
+/// The results, and the record beside them, must not replace what they are made from.
+fn check_output(job: &Job, input: &Path) -> Result<(), Failure> {
+    let Some(output) = job.output.as_deref().filter(|path| *path != "-") else {
+        return Ok(());
+    };
+    files::check_apart([input], output)?;
+    let record = Record::path(output);
+    match files::is_same(input, &record) {
+        true => Err(Failure::usage(format!(
+            "the record of a job with the output {} would replace the input {}; give another --output",
+            output.display(),
+            record.display()
+        ))),
+        false => Ok(()),
     }
 }
 
@@ -107,22 +141,30 @@ pub fn check_format(format: Option<FormatName>) -> Result<(), Failure> {
 pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     let path = plan.job.input.as_deref().unwrap_or("-".as_ref());
     let input = Input::open(path)?;
+    check_output(plan.job, path)?;
     if plan.job.shard.is_some() || plan.job.resume {
         input.needs_file(plan.job)?;
     }
     // Where the input can be read twice, what is wrong with any line is said before anything is computed.
-    let survey = input.survey(|line| match plan.job.keep_going {
-        true => Ok(()),
-        false => parse(&work, line).map(drop),
+    let survey = input.survey(|line| {
+        let seen = parse(&work, line).and_then(|(_, item)| work.look_at(&item));
+        match plan.job.keep_going {
+            true => Ok(()),
+            false => seen,
+        }
     })?;
     let shard = plan.job.shard.unwrap_or(Shard::ALL);
     let range = survey.as_ref().map(|survey| shard.range(survey.lines));
+    check_numbers(plan, range.as_ref())?;
     let mut lines = input.lines()?;
     for _ in 0..range.as_ref().map_or(0, |range| range.start) {
         lines.next()?;
     }
-    let record = Record::new(plan, survey);
-    let mut output = Output::open(plan.job, &record, &mut lines)?;
+    let record = || {
+        let model = digest::model(work.files()?)?;
+        Ok(Record::new(plan, survey.as_ref(), model))
+    };
+    let mut output = Output::open(plan.job, record, &mut lines)?;
     let mut number = range.as_ref().map_or(0, |range| range.start) + output.done();
     let end = range.map_or(u64::MAX, |range| range.end);
     if number >= end {
@@ -149,28 +191,40 @@ pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
             break;
         }
         let began = Instant::now();
-        let count = some.len() as u64;
-        let done = chunk(plan, &mut work, some, number, &stop);
-        let (text, failure) = match done {
-            Ok((text, errors, failure)) => {
-                told.errors += errors;
-                (text, failure)
-            }
-            Err(failure) => (Vec::new(), Some(failure)),
-        };
-        output.append(&text)?;
-        if let Some(failure) = failure {
+        let goes_on = output.can_go_on();
+        let done = chunk(plan, &mut work, some, number, goes_on, &stop);
+        let done = done.unwrap_or_else(Chunk::failed);
+        output.append(&done.text)?;
+        told.lines += done.lines;
+        told.errors += done.errors;
+        told.seconds = bar.elapsed().as_secs_f64();
+        if let Some(failure) = done.failure {
             bar.finish_and_clear();
+            if !plan.quiet && failure.is_interrupt() {
+                print::note(&told.interrupted(goes_on));
+            }
             return Err(failure);
         }
-        told.lines += count;
-        number += count;
-        bar.inc(count);
+        number += done.lines;
+        bar.inc(done.lines);
         pace.took(began.elapsed());
     }
     bar.finish_and_clear();
-    told.seconds = bar.elapsed().as_secs_f64();
     finish(plan, output, &told)
+}
+
+/// Refuses lines whose numbers go beyond the largest, where it is known beforehand how many there are.
+fn check_numbers(plan: &Plan, range: Option<&Range<u64>>) -> Result<(), Failure> {
+    let end = u64::from(plan.first) + range.map_or(0, |range| range.end);
+    match u32::try_from(end) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Failure::usage(format!(
+            "--first {} gives the last line the number {}, and numbers go to {}; give a smaller one",
+            plan.first,
+            end - 1,
+            u32::MAX - 1
+        ))),
+    }
 }
 
 /// What is said at the end.
@@ -181,16 +235,31 @@ struct Told {
     seconds: f64,
 }
 
-fn finish(plan: &Plan, output: Output, told: &Told) -> Result<(), Failure> {
-    output.finish()?;
-    if !plan.quiet {
-        let errors = match told.errors {
+impl Told {
+    fn done(&self) -> String {
+        let errors = match self.errors {
             0 => String::new(),
             n => format!(", {n} of which could not be done: their results say why"),
         };
+        let lines = count(self.lines, "line");
+        format!("{lines} in {:.1} s{errors}", self.seconds)
+    }
+
+    fn interrupted(&self, can_go_on: bool) -> String {
+        let remedy = match can_go_on {
+            true => "; the same command with --resume goes on",
+            false => "",
+        };
+        format!("interrupted after {}{remedy}", self.done())
+    }
+}
+
+fn finish(plan: &Plan, output: Output, told: &Told) -> Result<(), Failure> {
+    output.finish()?;
+    if !plan.quiet {
         print::note(&match told.lines {
             0 => "no line was left to do".into(),
-            n => format!("{n} lines in {:.1} s{errors}", told.seconds),
+            _ => told.done(),
         });
     }
     Ok(())
@@ -223,14 +292,34 @@ fn parse<W: Work>(work: &W, line: &RawLine) -> Result<(Option<Value>, W::Item), 
     work.read(fields).map(|item| (id, item))
 }
 
-/// The results of lines from number `first` on as bytes, how many of them are errors, and what ends the job behind them.
-type Chunk = (Vec<u8>, u64, Option<Failure>);
+/// The results of some lines.
+struct Chunk {
+    text: Vec<u8>,
+    /// Lines that have one.
+    lines: u64,
+    errors: u64,
+    /// What ends the job behind them.
+    failure: Option<Failure>,
+}
 
+impl Chunk {
+    fn failed(failure: Failure) -> Self {
+        Self {
+            text: Vec::new(),
+            lines: 0,
+            errors: 0,
+            failure: Some(failure),
+        }
+    }
+}
+
+/// Does lines from number `first` on; `goes_on` tells that the job can go on behind them if it ends.
 fn chunk<W: Work>(
     plan: &Plan,
     work: &mut W,
     lines: Vec<RawLine>,
     first: u64,
+    goes_on: bool,
     stop: &Arc<AtomicBool>,
 ) -> Result<Chunk, Failure> {
     let name = lines[0].name.clone();
@@ -261,34 +350,47 @@ fn chunk<W: Work>(
         true => Vec::new(),
         false => work.run(items, stop)?,
     };
+    let is_stopped = stop.load(Ordering::SeqCst);
     let mut done = done.into_iter();
-    let (mut text, mut errors) = (Vec::new(), 0);
+    let mut chunk = Chunk {
+        failure: is_stopped.then(Failure::interrupted),
+        text: Vec::new(),
+        lines: 0,
+        errors: 0,
+    };
     for (line, id, wrong) in places {
         let result = match wrong {
             Some(why) => Err(why),
-            None => done
-                .next()
-                .ok_or(esolm::Error::Crashed)
-                .map_err(Failure::from)?,
+            None => match done.next() {
+                Some(result) => result,
+                None if is_stopped => break,
+                None => return Err(esolm::Error::Crashed.into()),
+            },
         };
         let id = id.as_ref();
+        let text = &mut chunk.text;
         let written = match result {
-            Ok(result) => serde_json::to_writer(&mut text, &Written { id, line, result }),
+            Ok(result) => serde_json::to_writer(text, &Written { id, line, result }),
             Err(error) if plan.job.keep_going => {
-                errors += 1;
+                chunk.errors += 1;
                 let result = Wrong { error };
-                serde_json::to_writer(&mut text, &Written { id, line, result })
+                serde_json::to_writer(text, &Written { id, line, result })
             }
             Err(why) => {
-                let failure = Failure::failed(format!(
-                    "line {line} of {name}: {why}; correct it, or give --keep-going to note it and go on"
-                ));
-                return Ok((text, errors, Some(failure)));
+                let remedy = match goes_on {
+                    true => {
+                        "give --resume --keep-going to note it and go on, or correct it and give another --output"
+                    }
+                    false => "correct it, or give --keep-going to note it and go on",
+                };
+                let failure = Failure::failed(format!("line {line} of {name}: {why}; {remedy}"));
+                chunk.failure = Some(failure);
+                break;
             }
         };
         written.map_err(|error| Failure::output(&io::Error::from(error)))?;
-        text.push(b'\n');
+        chunk.text.push(b'\n');
+        chunk.lines += 1;
     }
-    let is_stopped = stop.load(Ordering::SeqCst);
-    Ok((text, errors, is_stopped.then(Failure::interrupted)))
+    Ok(chunk)
 }

@@ -1,4 +1,6 @@
-//! What `ppl` and `score` share: work with a progress bar, and a line of JSON for a text.
+//! What `ppl` and `score` share: work with a progress bar, a line of JSON for a text, and jobs.
+
+pub mod lines;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -28,8 +28,10 @@ fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Sample(arguments) => commands::sample::run(*arguments),
+        Command::Chat(arguments) => commands::chat::run(*arguments),
         Command::Ppl(arguments) => commands::ppl::run(&arguments),
         Command::Score(arguments) => commands::score::run(&arguments),
+        Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Devices(arguments) => commands::devices::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Convert(arguments) => commands::convert::run(&arguments),

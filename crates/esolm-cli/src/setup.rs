@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use esolm::checkpoint::{Checkpoint, OpenOptions, SourceKind};
-use esolm::config::ModelConfig;
+use esolm::checkpoint::{Checkpoint, CheckpointError, OpenOptions, SourceKind};
+use esolm::config::{ConfigError, ModelConfig};
+use esolm::network::store::stored_form;
 use esolm::text::TextCodec;
-use esolm::{Error, ModelFiles, Serving, ServingOptions};
+use esolm::{EngineError, Error, MemoryUse, ModelFiles, Serving, ServingOptions};
+use esolm_checkpoint::message::count;
 use serde_json::{Map, Value, json};
 
 use crate::arguments::{Device, Model, Source};
@@ -32,7 +34,8 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
         .clone()
         .map_or_else(from_environment, |spec| Ok(Some(spec)))?
     {
-        return Ok((Checkpoint::open(&spec, &options)?, spec));
+        let opened = Checkpoint::open(&spec, &options);
+        return Ok((opened.map_err(|error| unopened(error, model))?, spec));
     }
     if options.config.is_some() || options.raw_weights || options.read_as.family.is_some() {
         return Err(Failure::usage(
@@ -45,6 +48,27 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
         .with_tokenizer_json(esolm_stories::TOKENIZER)
         .with_generation_config(esolm_stories::GENERATION, SHIPPED)?;
     Ok((checkpoint, SHIPPED.into()))
+}
+
+/// Why a checkpoint was not opened. A block size that an option says is named by the option.
+fn unopened(error: CheckpointError, model: &Model) -> Failure {
+    match (&error, model.block_size) {
+        (
+            CheckpointError::Config {
+                source:
+                    ConfigError::Invalid {
+                        field: "block_size",
+                        found,
+                        expected,
+                    },
+                ..
+            },
+            Some(size),
+        ) if *found == size.to_string() => {
+            Failure::usage(format!("--block-size is {size}; it must be {expected}"))
+        }
+        _ => error.into(),
+    }
 }
 
 fn from_environment() -> Result<Option<String>, Failure> {
@@ -104,15 +128,20 @@ pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint,
 
 /// Refuses a block size where blocks are not chosen: of the networks of models/dit.py they are when a text is written or a pass is made.
 pub fn check_block_size(model: &Model, config: &ModelConfig) -> Result<(), Failure> {
-    match model.block_size {
-        Some(_) if config.decoder.is_none() || config.block_size.is_none() => {
-            Err(Failure::usage(format!(
-                "--block-size is for decoders that are read as BD3-LMs here, and this is {}; leave it out",
+    Err(Failure::usage(
+        match (model.block_size, config.block_size, &config.decoder) {
+            (None, ..) | (_, Some(_), Some(_)) => return Ok(()),
+            (_, Some(own), None) => format!(
+                "--block-size changes the blocks that `sample` and `forward` take, and here this BD3-LM has those of {} that it was \
+                 trained with; leave it out",
+                count(own, "token")
+            ),
+            (_, None, _) => format!(
+                "--block-size is for BD3-LMs, and this is {}; leave it out",
                 config.family.one()
-            )))
-        }
-        _ => Ok(()),
-    }
+            ),
+        },
+    ))
 }
 
 /// What `--tokenizer` says.
@@ -132,23 +161,26 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// What decides which weights and tokens a job computes with, by the names of the options.
-pub fn identity(source: &Source, device: &Device) -> Map<String, Value> {
-    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|p| p.display().to_string());
-    let environment = from_environment().ok().flatten();
+/// How a job computes with its model, by the names of the options. What the model is, its digests tell.
+pub fn identity(
+    source: &Source,
+    device: &Device,
+    files: &ModelFiles,
+) -> Result<Map<String, Value>, Failure> {
+    let weights = match device.weights {
+        Some(weights) => weights,
+        None => pollster::block_on(stored_form(files.checkpoint())).map_err(Error::from)?,
+    };
     let fields = json!({
-        "model": source.model.model.clone().or(environment).unwrap_or_else(|| SHIPPED.into()),
-        "config": path(&source.model.config),
         "raw_weights": source.model.raw_weights,
-        "tokenizer": path(&source.tokenizer),
-        "weights": device.weights,
+        "weights": weights,
         "activations": device.activations,
         "kv_cache": device.kv_cache,
     });
-    match fields {
+    Ok(match fields {
         Value::Object(fields) => fields,
         _ => Map::new(),
-    }
+    })
 }
 
 /// Says on stderr which token was taken for the mask where nothing in the checkpoint tells.
@@ -162,7 +194,7 @@ pub fn note_mask(checkpoint: &Checkpoint) {
 }
 
 /// Says on stderr what was assumed of a checkpoint.
-fn note_assumed(files: &ModelFiles) {
+pub fn note_assumed(files: &ModelFiles) {
     if files.checkpoint().source() == SourceKind::LightningWithoutEma {
         output::note("weights: raw, since the checkpoint holds no EMA weights");
     }
@@ -193,11 +225,22 @@ pub fn serve(
     }
     let serving = pollster::block_on(Serving::start(files, device.options(), options))?;
     if !quiet {
-        let texts = match options.places {
-            1 => "1 text".into(),
-            n => format!("{n} texts"),
-        };
+        let texts = count(options.places, "text");
         output::note(&format!("device: {}, {texts} at once", serving.device()));
     }
     Ok(serving)
+}
+
+/// Whether fewer or shorter texts at once might have been possible.
+pub fn is_of_memory(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Engine(
+            EngineError::HostMemory {
+                purpose: MemoryUse::Batch { .. },
+                ..
+            } | EngineError::Memory { .. }
+                | EngineError::DeviceMemory(_)
+        )
+    )
 }

@@ -1,11 +1,12 @@
 //! Texts from files and the standard input, plain ones and JSON lines.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
 use crate::failure::Failure;
+use crate::job::syntax;
 
 /// The file name that stands for the standard input.
 pub const STDIN: &str = "-";
@@ -40,8 +41,12 @@ fn one(file: &Path) -> Result<Text, Failure> {
     } else {
         std::fs::read(file)
     };
-    let bytes = bytes
-        .map_err(|error| Failure::failed(format!("cannot read {name}: {error}; check the path")))?;
+    let bytes = bytes.map_err(|error| match error.kind() {
+        ErrorKind::IsADirectory => {
+            Failure::usage(format!("{name} is a folder; give a file of text"))
+        }
+        _ => Failure::failed(format!("cannot read {name}: {error}; check the path")),
+    })?;
     let content = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Failure::failed(format!(
@@ -66,12 +71,13 @@ impl Text {
             .filter(|(_, line)| !line.trim().is_empty())
             .map(|(number, line)| {
                 let value = serde_json::from_str(line).map_err(|error| {
-                    // The reader's own words, without the place, which is always line 1 here.
-                    let why = error.to_string();
-                    let why = why.split(" at line ").next().unwrap_or_default();
-                    let why: String = why.chars().take(120).collect();
+                    // Of JSON whose fields are others, the reader's words are about the program.
+                    let why = match error.is_data() {
+                        true => String::new(),
+                        false => format!(" ({})", syntax(&error)),
+                    };
                     Failure::failed(format!(
-                        "line {number} of {} is not {expected} ({why}); correct it",
+                        "line {number} of {} is not {expected}{why}; correct it",
                         self.name
                     ))
                 })?;

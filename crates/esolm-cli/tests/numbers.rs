@@ -1,6 +1,8 @@
 //! `esolm forward` and `esolm replay` against the published code, `convert` and `inspect` against the files they read.
 
 mod common;
+#[path = "numbers/decoders.rs"]
+mod decoders;
 
 use common::{Folder, GOLDEN, Tensors, distance, run, succeed, write};
 use safetensors::Dtype;
@@ -531,6 +533,12 @@ fn every_command_opens_a_checkpoint_with_the_same_options() {
 #[test]
 fn devices_are_listed() {
     let text = succeed(&["devices"]);
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("cpu    ") && line.contains(" thread")),
+        "{text}"
+    );
+    assert!(!text.contains("Burn"), "{text}");
     assert!(
         text.lines()
             .last()

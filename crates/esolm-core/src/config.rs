@@ -6,6 +6,7 @@
 
 mod claims;
 mod decoder;
+mod document;
 mod fields;
 mod partial;
 mod quantization;
@@ -19,8 +20,9 @@ use thiserror::Error;
 
 pub use claims::mask_tokens;
 pub(crate) use claims::{Claims, Scalar, unused_tokens};
-pub use decoder::{Decoder, DecoderKind};
+pub use decoder::{Decoder, DecoderKind, Open};
 pub use decoder::{EMBEDDING as DECODER_EMBEDDING, HEAD as DECODER_HEAD};
+use fields::Figure;
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use fields::{lookup, scalar};
 pub(crate) use partial::{
@@ -93,17 +95,17 @@ pub enum ConfigError {
         /// What is said of the kind.
         why: &'static str,
     },
-    /// A decoder that is an MDLM or a BD3-LM, which only somebody who knows the model can tell.
-    #[error(
-        "the configuration says \"{model_type}\", which is what an MDLM and a BD3-LM are called, and not which of them the model is"
-    )]
-    Undecided {
-        /// What `model_type` says.
-        model_type: &'static str,
+    /// A decoder of which something is left open.
+    #[error("{0}")]
+    Open(Open),
+    /// A model that is to be read as one of another family.
+    #[error("the model cannot be read as {}, since its configuration makes it {own}", .said.one())]
+    OtherFamily {
+        /// The family that was asked for.
+        said: Family,
+        /// What it is, with its article.
+        own: &'static str,
     },
-    /// A decoder that is read as a BD3-LM without a length of its blocks.
-    #[error("nothing says how many tokens a block of this BD3-LM has")]
-    Blocks,
     /// Two fields, or a field and the tensors, contradict each other.
     #[error("{first} but {second}; {remedy}")]
     Contradiction {
@@ -263,6 +265,9 @@ pub struct ModelConfig {
     pub bos: Option<u32>,
     /// End-of-text token, when the checkpoint says.
     pub eos: Option<u32>,
+    /// Further tokens that end a text of a decoder.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_eos: Vec<u32>,
     /// Dropout probability in training; inference does not use it.
     pub dropout: f64,
     /// Attention of the diffusion phase.
@@ -319,8 +324,15 @@ impl ModelConfig {
         if let Some(bos) = self.bos {
             map.insert("bos_token_id".into(), bos.into());
         }
-        if let Some(eos) = self.eos {
-            map.insert("eos_token_id".into(), eos.into());
+        match (self.eos, &self.more_eos[..]) {
+            (Some(eos), []) => {
+                map.insert("eos_token_id".into(), eos.into());
+            }
+            (None, []) => {}
+            (eos, more) => {
+                let all: Vec<u32> = eos.into_iter().chain(more.iter().copied()).collect();
+                map.insert("eos_token_id".into(), all.into());
+            }
         }
         if let Some(quantization) = quantization {
             map.insert(quantization::FIELD.into(), quantization.to_json());
@@ -454,9 +466,10 @@ impl ModelConfig {
         if self.cond_dim > 0 {
             size("cond_dim", self.cond_dim, MAX_WIDTH)?;
         }
-        size("n_blocks", self.n_blocks, MAX_BLOCKS)?;
-        size("n_heads", self.n_heads, MAX_WIDTH)?;
-        size("model_length", self.length, MAX_LENGTH)?;
+        let named = self.field_names();
+        size(named.blocks, self.n_blocks, MAX_BLOCKS)?;
+        size(named.heads, self.n_heads, MAX_WIDTH)?;
+        size(named.length, self.length, MAX_LENGTH)?;
         if !(2..=MAX_VOCAB).contains(&self.vocab_size) {
             return Err(invalid(
                 "vocab_size",
@@ -477,11 +490,13 @@ impl ModelConfig {
                 ),
             ));
         }
-        for (field, token) in [
-            ("mask_index", self.mask()),
+        let ends = self.more_eos.iter().map(|&eos| ("eos_token_id", Some(eos)));
+        let tokens = [
+            (named.mask, self.mask()),
             ("bos_token_id", self.bos),
             ("eos_token_id", self.eos),
-        ] {
+        ];
+        for (field, token) in tokens.into_iter().chain(ends) {
             if let Some(token) = token
                 && token as usize >= self.vocab_size
             {
@@ -495,10 +510,14 @@ impl ModelConfig {
         if let Some(alpha_0) = self.alpha_0
             && !(0.0..=1.0).contains(&alpha_0)
         {
-            return Err(invalid("alpha_0", alpha_0, "a number from 0 to 1"));
+            return Err(invalid("alpha_0", Figure(alpha_0), "a number from 0 to 1"));
         }
         if !(0.0..=1.0).contains(&self.dropout) {
-            return Err(invalid("dropout", self.dropout, "a number from 0 to 1"));
+            return Err(invalid(
+                "dropout",
+                Figure(self.dropout),
+                "a number from 0 to 1",
+            ));
         }
         if self.family != Family::Ar && self.prepend != Prepend::None {
             return Err(invalid(
@@ -542,6 +561,19 @@ impl ModelConfig {
         self.validate_blocks()
     }
 
+    /// What the file of such a network calls its fields.
+    fn field_names(&self) -> FieldNames {
+        match self.decoder {
+            None => FieldNames {
+                blocks: "n_blocks",
+                heads: "n_heads",
+                length: "model_length",
+                mask: "mask_index",
+            },
+            Some(_) => decoder::FIELD_NAMES,
+        }
+    }
+
     /// What only a BD3-LM has, and it must.
     fn validate_blocks(&self) -> Result<(), ConfigError> {
         let is_block = self.family == Family::Bd3Lm;
@@ -566,20 +598,23 @@ impl ModelConfig {
         };
         if !is_block {
             let why = format!("left out, since {} has no such range", self.family);
-            return Err(invalid("sampling_eps_min", least, why));
+            return Err(invalid("sampling_eps_min", Figure(least), why));
         }
         if !(most > 0.0 && most <= 1.0) {
             return Err(invalid(
                 "sampling_eps_max",
-                most,
+                Figure(most),
                 "a share of masked tokens above 0, up to 1",
             ));
         }
         if !(0.0..=most).contains(&least) {
             return Err(invalid(
                 "sampling_eps_min",
-                least,
-                format!("a number from 0 to sampling_eps_max, which is {most}"),
+                Figure(least),
+                format!(
+                    "a number from 0 to sampling_eps_max, which is {}",
+                    Figure(most)
+                ),
             ));
         }
         Ok(())
@@ -663,6 +698,14 @@ impl ModelConfig {
         kinds.extend(after.into_iter().map(of_output));
         kinds
     }
+}
+
+/// Names of fields that are spelt differently in the files of different networks.
+struct FieldNames {
+    blocks: &'static str,
+    heads: &'static str,
+    length: &'static str,
+    mask: &'static str,
 }
 
 /// Angular frequencies of the rotary embedding, one for each pair (i, i + head_dim / 2) of a head's columns.

@@ -2,7 +2,7 @@
 //! positions up to the first one that is not known, since nothing that comes later can change where that ends.
 
 use crate::stop::{Finish, StopRules};
-use crate::text::{Ends, TextCodec, until_eos};
+use crate::text::{TextCodec, until_eos};
 
 /// Where a text ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ enum Writer {
     Blocks,
     /// A SetDLM, whose rules are looked at after each token.
     Sets,
-    /// A decoder, in blocks.
+    /// A decoder, in blocks or token by token.
     Decoder,
 }
 
@@ -92,7 +92,14 @@ impl<'a> Watch<'a> {
         self
     }
 
-    /// The same of a text that a decoder writes, whose first block is short by `pad` tokens.
+    /// The same of a text that a decoder writes from left to right.
+    pub fn of_tokens(mut self) -> Self {
+        self.writer = Writer::Decoder;
+        self.size = 1;
+        self
+    }
+
+    /// The same of a text that a decoder writes in blocks, whose first block is short by `pad` tokens.
     pub fn of_decoder(mut self, pad: usize) -> Self {
         self.writer = Writer::Decoder;
         self.pad = pad;
@@ -178,11 +185,7 @@ impl<'a> Watch<'a> {
 
     /// The tokens up to the end-of-text token that ends them, and whether there is one.
     fn body<'t>(&self, tokens: &'t [u32]) -> (&'t [u32], bool) {
-        let ends = Ends {
-            bos: self.rules.bos,
-            eos: self.rules.eos,
-        };
-        let body = until_eos(tokens, self.until, ends);
+        let body = until_eos(tokens, self.until, &self.rules.ends);
         (body, body.len() < tokens.len())
     }
 
@@ -195,7 +198,7 @@ impl<'a> Watch<'a> {
             return false;
         };
         let new = &self.tokens[before..self.known];
-        if self.rules.eos.is_some_and(|eos| new.contains(&eos)) {
+        if new.iter().any(|&token| self.rules.ends.is_end(token)) {
             return true;
         }
         let last = &self.tokens[before.saturating_sub(longest + MARGIN)..self.known];

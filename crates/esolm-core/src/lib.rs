@@ -7,13 +7,15 @@
 //! The crate also compiles for `wasm32-unknown-unknown`; there, checkpoints come as bytes
 //! ([`checkpoint::Checkpoint::from_safetensors_bytes`]) and nothing touches a file system.
 
+#[cfg(feature = "chat")]
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 pub mod documents;
 #[cfg(feature = "text")]
 pub mod ending;
 pub mod finite;
-pub(crate) use esolm_checkpoint::message;
+pub use esolm_checkpoint::message;
 pub mod forward_process;
 pub mod noise;
 pub mod order;

@@ -1,5 +1,6 @@
 //! Settings for sampling that come with a checkpoint: `generation_config.json`, under the key `esolm`. What else stands in that file was
-//! chosen for text that is written from left to right, mostly by other models, and is not taken.
+//! chosen for text that is written from left to right, mostly by other models, and is not taken, but for the tokens that end a decoder's text
+//! ([`ModelConfig::more_eos`](crate::config::ModelConfig::more_eos)).
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,9 @@
 //! front end comes this way, so the same words give the same plan.
 
 mod decoder;
+mod left_out;
 mod sets;
+mod tokens;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use thiserror::Error;
@@ -17,9 +19,10 @@ use crate::sampler::{Crossing, Sampler, SamplerError};
 use crate::stop::{StopRule, StopRules};
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 use crate::trace::{self, Header};
+use left_out::NOT_BY_CONFIDENCE;
+pub use left_out::TokenName;
 pub use sets::InfillContext;
-
-mod tokens;
+pub use tokens::{NO_BOS, opens};
 
 /// Texts of one run may not be more than any real use needs; beyond it, numbers would overflow first.
 pub const MAX_BATCH: usize = 1 << 16;
@@ -46,7 +49,7 @@ pub struct Request {
     pub prompt: Vec<String>,
     /// A template with gaps, instead of prompts ([`Template`]).
     pub infill: Option<String>,
-    /// Tokens of a text. Default: the context, or what the template says; of a decoder that writes by diffusion, 128 more than are given. A BD3-LM writes whole blocks, and can write more than its
+    /// Tokens of a text. Default: the context, or what the template says; of a decoder 128 more than are given. A BD3-LM writes whole blocks, and can write more than its
     /// context: then each block sees the last so many tokens.
     pub length: Option<usize>,
     /// Share of the tokens that diffusion writes, in [0, 1], of an Eso-LM. Default: what is [recommended](Recommended), else the model's own, else 1.
@@ -88,6 +91,11 @@ pub struct Request {
     /// Draw from the tokens that are at least this fraction as likely as the most likely one, in [0, 1]. Default: what is recommended, else from
     /// all.
     pub min_p: Option<f32>,
+    /// Tokens that are never drawn. Their probabilities are the other tokens'. Default: none.
+    pub suppress_tokens: Vec<TokenName>,
+    /// Of the schedule confidence: tokens that may be drawn, but with confidence 0, so that they become known last. They take
+    /// no part in the confidence of others. Default: none.
+    pub begin_suppress_tokens: Vec<TokenName>,
     /// Divides the logits; 0 takes the most likely token. Default: what is recommended, else 1.
     pub temperature: Option<f32>,
     /// Keys all random numbers; a number or, in JSON, also its digits as a string. Default: a random one.
@@ -98,7 +106,7 @@ pub struct Request {
     /// Absolute index of the first text.
     pub first: u32,
     /// What ends a text of a BD3-LM before its length, after any block, or one of a SetDLM after any token. Default: nothing; of a decoder that
-    /// is a BD3-LM its end-of-text token.
+    /// is a BD3-LM or an AR model its end-of-text tokens.
     pub stop: Vec<StopRule>,
     /// A text ends before the first of these that the model writes, or at its first end-of-text token where that comes before; only
     /// what begins in a written token counts. Needs a tokenizer; none may be empty. Default: none.
@@ -107,7 +115,8 @@ pub struct Request {
     /// Tell with each token the log-probability that the model gave it in the step that drew it. Costs another product with the output
     /// matrix each step, and on a GPU a reading. Default: not.
     pub logprobs: bool,
-    /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do.
+    /// Whether texts open with the beginning-of-text token, where the model has one. Default: they do; those of a decoder where its tokenizer
+    /// puts the token before every text. An AR model whose text has nothing else to begin with reads that token in any case.
     pub bos: Option<bool>,
     /// Run the network of an Eso-LM or an MDLM in another way than its own, which it was not trained for: texts show what a way of writing
     /// costs, not how well it writes.
@@ -187,12 +196,30 @@ pub enum RequestError {
     /// Text for a model without a tokenizer.
     #[error("{what} needs a tokenizer; give the tokenizer.json of the model")]
     NoTokenizer {
-        /// "a prompt", "an infill template" or "a stop string".
+        /// "a prompt", "an infill template", "a stop string" or "the name of a token".
         what: &'static str,
     },
     /// A stop string without characters.
     #[error("a stop string is empty; give at least one character")]
     EmptyStopString,
+    /// What names no single token.
+    #[error(
+        "{token} in {option} is not one token of the model; give a token's name, or its number below {vocab_size}"
+    )]
+    NoToken {
+        /// Name of the field.
+        option: &'static str,
+        /// What was given.
+        token: String,
+        /// Tokens of the vocabulary.
+        vocab_size: usize,
+    },
+    /// No token is left to draw.
+    #[error("{option} leaves no token to draw; leave some of them out")]
+    NothingLeft {
+        /// Name of the field.
+        option: &'static str,
+    },
     /// An option that this family does not have.
     #[error("{option} does not apply to {why}; leave it out")]
     NotApplicable {
@@ -236,6 +263,10 @@ pub struct Resolved {
     pub options: PlanOptions,
     /// How tokens are drawn.
     pub sampler: Sampler,
+    /// Tokens that are never drawn, ascending.
+    pub suppressed: Vec<u32>,
+    /// Tokens whose confidence is 0, ascending.
+    pub unsure: Vec<u32>,
     /// What is known before the model writes.
     pub given: Given,
     /// What ends a text early.
@@ -353,13 +384,20 @@ impl Request {
             let what = "a stop string";
             return Err(RequestError::NoTokenizer { what });
         }
+        if self.confidence_threshold.is_some() && !options.reveal.by.is_networks() {
+            return Err(RequestError::NotApplicable {
+                option: "confidence_threshold",
+                why: NOT_BY_CONFIDENCE,
+            });
+        }
+        let suppressed = self.suppressed(config, codec)?;
+        let unsure = self.unsure(config, codec, &options)?;
         let stop = StopRules {
             rules: self.stop_rules(config, codec),
             strings: self.stop_strings.clone(),
-            bos: given.bos,
-            eos: codec.map_or(config.eos, |codec| codec.ends().eos),
+            ends: codec.map_or_else(|| Ends::of(config), TextCodec::ends),
         };
-        if stop.rules.contains(&StopRule::Eos) && stop.eos.is_none() {
+        if stop.rules.contains(&StopRule::Eos) && !stop.ends.has_end() {
             return Err(RequestError::NotApplicable {
                 option: "stop",
                 why: "a model that does not say which token ends a text",
@@ -368,6 +406,8 @@ impl Request {
         Ok(Resolved {
             options,
             sampler,
+            suppressed,
+            unsure,
             given,
             stop,
             logprobs: self.logprobs,
@@ -407,6 +447,7 @@ impl Request {
         let family = config.family;
         let why = match family {
             Family::EsoLm | Family::Mdlm => Some("a model that writes in any order"),
+            Family::Ar if config.decoder.is_some() => None,
             Family::Ar => Some("an AR model, whose texts are cut where they end"),
             Family::Bd3Lm | Family::SetDlm => self
                 .infill
@@ -470,13 +511,7 @@ impl Request {
         config: &ModelConfig,
         codec: Option<&TextCodec>,
     ) -> Result<Given, RequestError> {
-        let ends = codec.map_or(
-            Ends {
-                bos: config.bos,
-                eos: config.eos,
-            },
-            TextCodec::ends,
-        );
+        let ends = codec.map_or_else(|| Ends::of(config), TextCodec::ends);
         let context = config.length;
         let is_bounded = !self.goes_beyond(config);
         if let Some(length) = (self.length).filter(|&length| is_bounded && length > context) {
@@ -502,8 +537,11 @@ impl Request {
                 range: format!("a multiple of the model's block size, which is {size}"),
             });
         }
-        let is_prompted = !self.prompt.is_empty();
-        let opening = self.opening(config, codec, is_prompted);
+        if self.bos == Some(true) && ends.bos.is_none() {
+            let (option, why) = ("bos", NO_BOS);
+            return Err(RequestError::NotApplicable { option, why });
+        }
+        let opening = self.opening(config, codec);
         let opening: Vec<u32> = opening.into_iter().collect();
 
         let (mut word_ends, mut altered) = (Vec::new(), None);
@@ -671,7 +709,14 @@ impl Resolved {
             schedule: options.schedule,
             sar_steps: (options.schedule == Schedule::BlockAutoregressive)
                 .then_some(options.sar_steps),
+            confidence: (options.schedule == Schedule::Confidence).then_some(options.reveal.by),
             confidence_threshold: options.reveal.threshold,
+            prompt_tail: (options.family == Family::Bd3Lm)
+                .then_some(options.block_rules)
+                .flatten()
+                .map(|rules| rules.tail),
+            suppress_tokens: self.suppressed.clone(),
+            begin_suppress_tokens: self.unsure.clone(),
             top_k: sampler.top_k,
             top_p: sampler.top_p,
             top_p_crossing: sampler.top_p_crossing,
@@ -709,6 +754,8 @@ impl Resolved {
         );
         match options.family {
             Family::SetDlm => watch.of_sets(),
+            // Of AR models a decoder's alone may end so.
+            Family::Ar if !self.stop.rules.is_empty() => watch.of_tokens(),
             Family::Bd3Lm if options.block_rules.is_some() => watch.of_decoder(self.pad(text)),
             _ => watch,
         }

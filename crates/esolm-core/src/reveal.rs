@@ -43,6 +43,11 @@ pub enum Confidence {
 }
 
 impl Confidence {
+    /// Whether it is the network's, and not a random number or none.
+    pub fn is_networks(self) -> bool {
+        !matches!(self, Self::Random | Self::Leftmost)
+    }
+
     /// The filter whose mass the drawn token has a share of; none where no probability is asked for. A draw at temperature 0 has no
     /// distribution, so its confidence is the model's own.
     pub fn filter(self, sampler: &Sampler) -> Option<Filter> {
@@ -82,8 +87,7 @@ pub struct Rule {
 impl Rule {
     /// Whether the threshold is one that a confidence can reach, and the confidence the network's.
     pub fn is_sound(&self) -> bool {
-        let is_networks = !matches!(self.by, Confidence::Random | Confidence::Leftmost);
-        let in_range = |t: f32| (0.0..=1.0).contains(&t) && is_networks;
+        let in_range = |t: f32| (0.0..=1.0).contains(&t) && self.by.is_networks();
         self.threshold.is_none_or(in_range)
     }
 

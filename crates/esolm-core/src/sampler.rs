@@ -12,6 +12,9 @@ use kept::Filter;
 /// The logit that the mask token counts with, as in the published code.
 pub const MASK_LOGIT: f32 = -1e6;
 
+/// The logit of a token that must not be drawn: finite at any temperature, and below any that a network computes.
+pub const NEVER: f32 = -1e30;
+
 /// What is drawn from logits that are not finite, instead of a token: no vocabulary holds it.
 pub const NO_TOKEN: u32 = u32::MAX;
 
@@ -241,6 +244,13 @@ impl Row<'_> {
             }
         }
         token
+    }
+}
+
+/// Makes tokens impossible in a row of logits.
+pub fn suppress(logits: &mut [f32], tokens: &[u32]) {
+    for &token in tokens {
+        logits[token as usize] = NEVER;
     }
 }
 

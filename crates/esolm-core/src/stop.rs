@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ModelConfig;
+
 /// The entropy is that of so many last tokens, and counts once there are more.
 pub const ENTROPY_WINDOW: usize = 256;
 /// An entropy below so many nats ends a text.
@@ -44,6 +46,38 @@ pub enum Finish {
     Interrupted,
 }
 
+/// Tokens that begin and end a text, where the model has such.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ends {
+    /// Opens a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// End a text too, as those of a chat model that ends its turns and its documents by different tokens.
+    pub more: Vec<u32>,
+}
+
+impl Ends {
+    /// Those that a configuration says.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self {
+            bos: config.bos,
+            eos: config.eos,
+            more: config.more_eos.clone(),
+        }
+    }
+
+    /// Whether a token ends a text.
+    pub fn is_end(&self, token: u32) -> bool {
+        self.eos == Some(token) || self.more.contains(&token)
+    }
+
+    /// Whether there is such a token.
+    pub fn has_end(&self) -> bool {
+        self.eos.is_some() || !self.more.is_empty()
+    }
+}
+
 /// What ends a text before its length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StopRules {
@@ -51,10 +85,8 @@ pub struct StopRules {
     pub rules: Vec<StopRule>,
     /// Texts before any of which a text ends, and then also at its first end-of-text token; none of them is empty.
     pub strings: Vec<String>,
-    /// The token that opens texts; at position 0 it counts as an end of the text before.
-    pub bos: Option<u32>,
-    /// The end-of-text token.
-    pub eos: Option<u32>,
+    /// The tokens that open and end texts; one that opens them counts at position 0 as an end of the text before.
+    pub ends: Ends,
 }
 
 impl StopRules {
@@ -70,7 +102,7 @@ impl StopRules {
             return Some(end);
         }
         let is_end = |&(place, &token): &(usize, &u32)| {
-            Some(token) == self.eos || place == 0 && Some(token) == self.bos
+            self.ends.is_end(token) || place == 0 && Some(token) == self.ends.bos
         };
         let second = tokens.iter().enumerate().filter(is_end).nth(1);
         second
@@ -89,7 +121,7 @@ impl StopRules {
     /// them ends it, since prompts hold such tokens themselves.
     pub fn end_of_decoder(&self, tokens: &[u32], given: usize) -> Option<(usize, Finish)> {
         let mut written = tokens.iter().enumerate().skip(given);
-        let eos = written.find(|&(_, &token)| Some(token) == self.eos);
+        let eos = written.find(|&(_, &token)| self.ends.is_end(token));
         eos.filter(|_| self.rules.contains(&StopRule::Eos))
             .map(|(place, _)| (place + 1, Finish::Eos))
             .or_else(|| self.low_entropy(tokens))
@@ -103,7 +135,7 @@ impl StopRules {
             return None;
         }
         let ends = |&(place, token): &(usize, &u32)| {
-            place >= given && place + 1 >= least && Some(*token) == self.eos
+            place >= given && place + 1 >= least && self.ends.is_end(*token)
         };
         if self.rules.contains(&StopRule::Eos)
             && let Some((place, _)) = tokens.iter().enumerate().find(ends)
@@ -141,8 +173,11 @@ mod tests {
         StopRules {
             rules: rules.to_vec(),
             strings: Vec::new(),
-            bos: Some(bos),
-            eos: Some(9),
+            ends: Ends {
+                bos: Some(bos),
+                eos: Some(9),
+                more: Vec::new(),
+            },
         }
     }
 

@@ -17,9 +17,13 @@ use tokenizers::{DecoderWrapper, Tokenizer};
 #[cfg(not(target_family = "wasm"))]
 use crate::checkpoint::read_tokenizer;
 use crate::checkpoint::{Checkpoint, TokenizerError};
-use crate::config::{ModelConfig, mask_tokens, unused_tokens};
+use crate::config::{Family, ModelConfig, mask_tokens, unused_tokens};
 use crate::message::shorten;
 
+pub use crate::stop::Ends;
+
+/// Ends a turn of a chat.
+const TURN_END: &str = "<|im_end|>";
 /// Names that end-of-text tokens have in published tokenizers, the most likely one first.
 const END_NAMES: [&str; 5] = ["<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>"];
 /// Likewise for the beginning of a text. GPT-2 has one token for both.
@@ -58,8 +62,9 @@ pub enum TextError {
     Unusable(String),
     /// Tokenizer and model have different vocabularies.
     #[error(
-        "the tokenizer has {tokens} tokens, but the model's vocabulary of {vocab_size} (mask included) needs {expected}; \
+        "the tokenizer has {tokens} tokens, but the model's vocabulary of {vocab_size}{} needs {expected}; \
          give the tokenizer.json that the model was trained with{}",
+        if *.has_mask { " (mask included)" } else { "" },
         if *.may_be_padded {
             ", or, if the vocabulary is padded beyond it, a configuration whose \"mask_index\" says which token is the mask"
         } else {
@@ -71,6 +76,8 @@ pub enum TextError {
         tokens: usize,
         /// V of the model.
         vocab_size: usize,
+        /// Whether one of V is the mask.
+        has_mask: bool,
         /// What would fit: "2048", or "2048 or 2049".
         expected: String,
         /// The mask may have been taken for the last index because nothing says which it is, and the vocabulary be padded.
@@ -139,15 +146,6 @@ impl Altered {
             kept: if is_space { shorten(kept) } else { to },
         }
     }
-}
-
-/// Tokens that begin and end a text, where the model has such.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Ends {
-    /// Opens a text.
-    pub bos: Option<u32>,
-    /// Ends a text.
-    pub eos: Option<u32>,
 }
 
 /// A tokenizer that was checked against a model's vocabulary.
@@ -228,6 +226,7 @@ impl TextCodec {
             return Err(TextError::Vocabulary {
                 tokens,
                 vocab_size: config.vocab_size,
+                has_mask: config.mask().is_some(),
                 expected,
                 may_be_padded: mask_is_last
                     && tokens + 1 < config.vocab_size
@@ -235,10 +234,15 @@ impl TextCodec {
             });
         }
         let named = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
-        let ends = Ends {
+        let mut ends = Ends {
             bos: config.bos.or_else(|| named(&BEGIN_NAMES)),
             eos: config.eos.or_else(|| named(&END_NAMES)),
+            more: config.more_eos.clone(),
         };
+        ends.more.extend(turn_end(&tokenizer, config));
+        ends.more.retain(|token| ends.eos != Some(*token));
+        ends.more.sort_unstable();
+        ends.more.dedup();
         let indices = vocabulary.into_values();
         Ok(Self {
             tokenizer,
@@ -279,6 +283,15 @@ impl TextCodec {
         &self.unused
     }
 
+    /// The tokenizer as the text of a `tokenizer.json`: the same for all files that make the same tokenizer.
+    ///
+    /// # Errors
+    /// [`TextError::Unusable`] where it cannot be written.
+    pub fn json(&self) -> Result<String, TextError> {
+        (self.tokenizer.to_string(false))
+            .map_err(|error| TextError::Unusable(one_line(&error.to_string())))
+    }
+
     /// Number of tokens: the largest index plus one.
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -287,14 +300,33 @@ impl TextCodec {
     /// The tokens that begin and end a text: those of the model's configuration, else the tokenizer's tokens with a usual name
     /// such as `<|endoftext|>`.
     pub fn ends(&self) -> Ends {
-        self.ends
+        self.ends.clone()
     }
 
-    /// Whether the tokenizer itself puts the beginning-of-text token before a text. Those of some models do, and others know no such token.
+    /// The index of a special token, by its name.
+    pub fn special_token(&self, name: &str) -> Option<u32> {
+        let index = self.tokenizer.token_to_id(name)?;
+        let added = self.tokenizer.get_added_tokens_decoder();
+        added
+            .get(&index)
+            .filter(|token| token.special)
+            .map(|_| index)
+    }
+
+    /// Whether the tokenizer itself puts the beginning-of-text token before a text. Those of some models do, and others have no such token.
     pub fn puts_bos(&self) -> bool {
         let opening = self.tokenizer.encode_fast("", true);
         opening.is_ok_and(|opening| opening.get_ids().first().copied() == self.ends.bos)
             && self.ends.bos.is_some()
+    }
+
+    /// The token of a name: one of the vocabulary, or a text that is one token.
+    pub fn token(&self, name: &str) -> Option<u32> {
+        let named = self.tokenizer.token_to_id(name);
+        named.or_else(|| match &self.encode(name).ok()?[..] {
+            [token] => Some(*token),
+            _ => None,
+        })
     }
 
     /// Tokens of a text, without any that the text does not hold. The name of a special token, such as `<|endoftext|>`, stands
@@ -303,14 +335,22 @@ impl TextCodec {
     /// # Errors
     /// [`TextError::MaskInText`], [`TextError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let encoding = self.tokenizer.encode_fast(text, false);
-        let encoding = encoding.map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
-        let tokens = encoding.get_ids().to_vec();
+        let tokens = self.encode_all(text)?;
         if tokens.contains(&self.mask) {
             let name = self.tokenizer.id_to_token(self.mask);
             return Err(TextError::MaskInText(name.unwrap_or_default()));
         }
         Ok(tokens)
+    }
+
+    /// As [`TextCodec::encode`], the mask token too where the text names it, which no model goes on from.
+    ///
+    /// # Errors
+    /// [`TextError::Encode`].
+    pub fn encode_all(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encoding = self.tokenizer.encode_fast(text, false);
+        let encoding = encoding.map_err(|error| TextError::Encode(one_line(&error.to_string())))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// What `tokens`, those of `text`, say in its place, if it is not the same: a tokenizer may write small letters only, or not
@@ -367,7 +407,7 @@ impl TextCodec {
     /// `given` is the length of the part that holds given words (a prompt, or an infill template up to its last word), which is
     /// never cut.
     pub fn text(&self, tokens: &[u32], given: usize) -> String {
-        self.decode_plain(until_eos(tokens, given, self.ends))
+        self.decode_plain(until_eos(tokens, given, &self.ends))
     }
 
     /// Whether `tokens` leave the given words of a template whole: at no position of `word_ends` ([`Placed::word_ends`]) does a letter or
@@ -388,18 +428,30 @@ impl TextCodec {
 
 /// `tokens` up to, not including, the first end of text. A beginning-of-text token and end-of-text tokens that open the sequence
 /// do not end it, nor does one among the first `given` tokens.
-pub fn until_eos(tokens: &[u32], given: usize, ends: Ends) -> &[u32] {
-    let Some(eos) = ends.eos else { return tokens };
+pub fn until_eos<'t>(tokens: &'t [u32], given: usize, ends: &Ends) -> &'t [u32] {
+    if !ends.has_end() {
+        return tokens;
+    }
     let opening = tokens
         .iter()
-        .take_while(|&&token| token == eos || Some(token) == ends.bos)
+        .take_while(|&&token| ends.is_end(token) || Some(token) == ends.bos)
         .count();
     let from = opening.max(given.min(tokens.len()));
     let end = tokens[from..]
         .iter()
-        .position(|&token| token == eos)
+        .position(|&token| ends.is_end(token))
         .map_or(tokens.len(), |index| from + index);
     &tokens[..end]
+}
+
+/// The token with which the published samplers of decoders that write by diffusion end a text whatever the configuration says, where the
+/// tokenizer has it.
+fn turn_end(tokenizer: &Tokenizer, config: &ModelConfig) -> Option<u32> {
+    let diffuses = config.decoder.is_some() && config.family != Family::Ar;
+    let index = tokenizer.token_to_id(TURN_END).filter(|_| diffuses)?;
+    let added = tokenizer.get_added_tokens_decoder();
+    added.get(&index).filter(|token| token.special)?;
+    Some(index)
 }
 
 #[cfg(not(target_family = "wasm"))]

@@ -7,7 +7,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::Family;
-use crate::plan::{Phase, Schedule};
+use crate::plan::{Phase, PromptTail, Schedule};
+use crate::reveal::Confidence;
 use crate::sampler::Crossing;
 use crate::stop::Finish;
 use crate::text::Altered;
@@ -58,9 +59,21 @@ pub struct Header {
     /// Stretches of the schedule block-autoregressive, of that alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sar_steps: Option<usize>,
+    /// What tokens were compared by, of the schedule confidence alone; in no trace of an earlier program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<Confidence>,
     /// Confidence at which tokens became known at once, of the schedule confidence alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confidence_threshold: Option<f32>,
+    /// Where the blocks of a decoder that is a BD3-LM began, and what its prompt saw; in no trace of an earlier program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_tail: Option<PromptTail>,
+    /// Tokens that were never drawn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub suppress_tokens: Vec<u32>,
+    /// Tokens whose confidence was 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub begin_suppress_tokens: Vec<u32>,
     /// Most likely tokens that were drawn from, if not all; in no trace of an earlier program.
     #[serde(default)]
     pub top_k: Option<u32>,
@@ -215,7 +228,9 @@ impl Counters {
 }
 
 /// A seed in JSON: a number, or its digits as a string.
-mod seed {
+#[doc(hidden)]
+#[allow(missing_docs, reason = "for serde alone")]
+pub mod seed {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[derive(Deserialize)]

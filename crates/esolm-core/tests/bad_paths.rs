@@ -5,7 +5,7 @@ mod common;
 
 use common::{Folder, ar_config, assert_told, golden, golden_tensors, pack};
 use esolm_core::checkpoint::{
-    Checkpoint, OpenOptions, StoreDtype, write_hf_folder, write_safetensors,
+    Checkpoint, OpenOptions, SHARD_BYTES, StoreDtype, write_hf_folder, write_safetensors,
 };
 
 #[test]
@@ -137,7 +137,7 @@ fn writing_leaves_all_or_nothing() {
             .collect::<Vec<_>>()
     };
     let fails = |checkpoint, out: &std::path::Path, words: &[&str]| {
-        let message = write_hf_folder(checkpoint, out, StoreDtype::F16)
+        let message = write_hf_folder(checkpoint, out, StoreDtype::F16, SHARD_BYTES)
             .unwrap_err()
             .to_string();
         println!("{message}");
@@ -160,12 +160,12 @@ fn writing_leaves_all_or_nothing() {
     );
     assert!(!fresh.exists());
     let old = folder.path("old");
-    write_hf_folder(&small, &old, StoreDtype::F32).unwrap();
+    write_hf_folder(&small, &old, StoreDtype::F32, SHARD_BYTES).unwrap();
     let before = content(&old);
     fails(&large, &old, &["output_layer.linear.bias"]);
     assert_eq!(content(&old), before);
     // As f32 it goes.
-    write_hf_folder(&large, &fresh, StoreDtype::F32).unwrap();
+    write_hf_folder(&large, &fresh, StoreDtype::F32, SHARD_BYTES).unwrap();
     // The disk refuses: a folder under a file, a folder in the place of the weights.
     let file = folder.write("file", b"");
     fails(&small, &file.join("out"), &["cannot create", "file"]);

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Folder, golden, golden_path, golden_tensors, pack};
-use esolm_core::checkpoint::{Checkpoint, OpenOptions, SourceKind, StoreDtype, write_hf_folder};
+use esolm_core::checkpoint::{
+    Checkpoint, OpenOptions, SHARD_BYTES, SourceKind, StoreDtype, write_hf_folder,
+};
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
 
 /// A folder as it comes from the hub, made of a golden pair.
@@ -141,7 +143,7 @@ fn conversion_round_trip() {
         folder.write("tokenizer.json", b"{\"model\": {}}");
         let checkpoint = Checkpoint::open(folder.spec(), &OpenOptions::default()).unwrap();
         let out = folder.path("out/deep");
-        write_hf_folder(&checkpoint, &out, StoreDtype::F32).unwrap();
+        write_hf_folder(&checkpoint, &out, StoreDtype::F32, SHARD_BYTES).unwrap();
         let again = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
         assert_eq!(again.config(), checkpoint.config());
         assert_same_weights(&again, &format!("{name}.ema.safetensors"));
@@ -161,7 +163,7 @@ fn conversion_round_trip() {
         );
 
         // f16 over the f32 folder: replaced as a whole, nothing else left.
-        write_hf_folder(&checkpoint, &out, StoreDtype::F16).unwrap();
+        write_hf_folder(&checkpoint, &out, StoreDtype::F16, SHARD_BYTES).unwrap();
         let half = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
         for info in half.parameters() {
             let expected: Vec<f32> = checkpoint
@@ -259,7 +261,7 @@ fn a_lightning_checkpoint_converts_to_a_folder_with_its_tokenizer() {
     let folder = Folder::new("converted");
     let checkpoint = Checkpoint::from_ckpt_bytes(golden("mini_esolm.ckpt"), false).unwrap();
     let out = folder.path("out");
-    write_hf_folder(&checkpoint, &out, StoreDtype::F32).unwrap();
+    write_hf_folder(&checkpoint, &out, StoreDtype::F32, SHARD_BYTES).unwrap();
     let again = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
     assert_eq!(again.config(), checkpoint.config());
     assert_same_weights(&again, "mini_esolm.ema.safetensors");
@@ -323,7 +325,13 @@ fn recommended_settings_come_along() {
     assert_eq!(checkpoint.recommended().temperature, Some(0.5));
     assert_eq!(checkpoint.recommended().top_k, None);
     let copy = Folder::new("recommended-copy");
-    write_hf_folder(&checkpoint, copy.spec().as_ref(), StoreDtype::F16).unwrap();
+    write_hf_folder(
+        &checkpoint,
+        copy.spec().as_ref(),
+        StoreDtype::F16,
+        SHARD_BYTES,
+    )
+    .unwrap();
     assert_eq!(open(&copy).unwrap().recommended(), checkpoint.recommended());
     folder.write("generation_config.json", br#"{"esolm": {"heat": 1}}"#);
     let error = open(&folder).unwrap_err().to_string();

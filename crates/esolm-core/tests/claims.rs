@@ -352,11 +352,17 @@ fn masks_beyond_the_vocabulary_are_named_as_they_are_written() {
 #[cfg(not(target_family = "wasm"))]
 #[test]
 fn a_guessed_mask_is_not_written() {
-    use esolm_core::checkpoint::{StoreDtype, write_hf_folder};
+    use esolm_core::checkpoint::{SHARD_BYTES, StoreDtype, write_hf_folder};
     for (more, index, told) in [("", 96, false), (r#""mask_token_id": 4,"#, 4, true)] {
         let folder = mdlm_folder(&mdlm(more));
         let out = folder.path("out");
-        write_hf_folder(&open(&folder.path("")).unwrap(), &out, StoreDtype::F32).unwrap();
+        write_hf_folder(
+            &open(&folder.path("")).unwrap(),
+            &out,
+            StoreDtype::F32,
+            SHARD_BYTES,
+        )
+        .unwrap();
         let config = std::fs::read_to_string(out.join("config.json")).unwrap();
         assert_eq!(config.contains("mask_index"), told);
         let again = open(&out).unwrap();

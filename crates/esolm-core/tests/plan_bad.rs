@@ -190,21 +190,21 @@ fn bad_options_are_said_in_one_sentence() {
                 schedule: Schedule::Blocks,
                 ..ar()
             },
-            "an AR model only goes left to right; use the schedule left-to-right",
+            "an AR model writes from left to right alone; use the schedule left-to-right",
         ),
         (
             PlanOptions {
                 schedule: Schedule::BlocksShuffled,
                 ..ar()
             },
-            "an AR model only goes left to right",
+            "an AR model writes from left to right alone",
         ),
         (
             PlanOptions {
                 schedule: Schedule::BlockAutoregressive,
                 ..ar()
             },
-            "an AR model only goes left to right",
+            "an AR model writes from left to right alone",
         ),
         (
             PlanOptions {
@@ -238,7 +238,7 @@ fn bad_options_are_said_in_one_sentence() {
                 known: known(&[(3, 1)]),
                 ..ar()
             },
-            "sequence 1: the given token at position 3 stands behind a gap, and an AR model only continues a prefix; use an Eso-LM or MDLM model",
+            "text 1 has a gap before the token at position 3, and an AR model fills none",
         ),
         (
             PlanOptions {
@@ -246,7 +246,7 @@ fn bad_options_are_said_in_one_sentence() {
                 prepend: Prepend::Bos,
                 ..ar()
             },
-            "position 2 stands behind a gap",
+            "text 1 has a gap before the token at position 2, and an AR model fills none",
         ),
     ];
     for (options, expected) in cases {

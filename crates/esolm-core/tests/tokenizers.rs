@@ -9,7 +9,8 @@ use common::forge::{Value, boolean, dict, global, int, none, object, text, tuple
 use common::forged::Forged;
 use common::{Folder, assert_told, case_path, golden};
 use esolm_core::checkpoint::{
-    Checkpoint, OpenOptions, StoreDtype, TokenizerForm, read_tokenizer, write_hf_folder,
+    Checkpoint, OpenOptions, SHARD_BYTES, StoreDtype, TokenizerForm, read_tokenizer,
+    write_hf_folder,
 };
 use esolm_core::text::TextCodec;
 use tokenizers::Tokenizer;
@@ -264,7 +265,7 @@ fn folders_of_every_form_become_folders_with_a_tokenizer_json() {
     assert_eq!(codec.decode(&ids), "the cat");
 
     let out = folder.path("out");
-    write_hf_folder(&opened, &out, StoreDtype::F32).unwrap();
+    write_hf_folder(&opened, &out, StoreDtype::F32, SHARD_BYTES).unwrap();
     assert!(out.join("tokenizer.json").is_file());
     let again = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
     let codec = TextCodec::of_checkpoint(&again).unwrap().unwrap();
@@ -353,7 +354,7 @@ fn every_checkpoint_becomes_a_folder_that_opens_again() {
         let path = case_path(&format!("{name}.ckpt"));
         let opened = Checkpoint::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
         let out = folder.path(name);
-        write_hf_folder(&opened, &out, StoreDtype::F32).unwrap();
+        write_hf_folder(&opened, &out, StoreDtype::F32, SHARD_BYTES).unwrap();
         let again = Checkpoint::open(out.to_str().unwrap(), &OpenOptions::default()).unwrap();
         assert_eq!(again.config(), opened.config(), "{name}");
         assert_eq!(again.mask_told(), opened.mask_told(), "{name}");

@@ -1,5 +1,6 @@
 //! What can go wrong in training. Each message is one sentence that names the thing and the remedy.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::{fmt, io};
 
@@ -7,6 +8,7 @@ use esolm::EngineError;
 use esolm::checkpoint::CheckpointError;
 use esolm::config::ConfigError;
 use esolm::text::TextError;
+use esolm_checkpoint::message::count;
 
 /// An error of training.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +20,7 @@ pub enum TrainError {
     #[error("{key} = {value} in the recipe makes no sense; it must be {expected}")]
     Value {
         /// Key with its table, for example `run.batch`.
-        key: &'static str,
+        key: Cow<'static, str>,
         /// What stands there.
         value: String,
         /// What must stand there.
@@ -57,7 +59,9 @@ pub enum TrainError {
     },
     /// Too little text.
     #[error(
-        "the {what} text has {tokens} tokens in {documents} documents, less than one window of {length}; give more text, or a smaller model.length"
+        "the {what} text has {} in {}, less than one window of {length}; give more text, or a smaller model.length",
+        count(*.tokens, "token"),
+        count(*.documents, "document")
     )]
     TooLittle {
         /// "training" or "hold-out".

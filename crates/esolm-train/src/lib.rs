@@ -26,7 +26,7 @@ pub use init::Source;
 pub use log::{Line, read_log};
 pub use pass::scored_nll;
 pub use recipe::Recipe;
-pub use resume::{resumed_recipe, saved_recipe};
+pub use resume::{is_same_place, resumed_recipe, saved_recipe};
 pub use train::{Ended, Event, Options, evaluate, train};
 
 /// What random streams of training are for; a purpose for each, so that none shares numbers with another.

@@ -334,6 +334,7 @@ impl Recipe {
             prepend: Prepend::None,
             bos: Some(end),
             eos: Some(end),
+            more_eos: Vec::new(),
             dropout,
             attention: match family {
                 Family::Mdlm => AttentionKind::Bidirectional,
@@ -383,6 +384,7 @@ impl Recipe {
             mask_index: start.mask_index,
             bos: start.bos,
             eos: start.eos,
+            more_eos: start.more_eos.clone(),
             // The others have none.
             prepend: match family {
                 Family::Ar => start.prepend,
@@ -565,7 +567,7 @@ fn must(
         return Ok(());
     }
     Err(TrainError::Value {
-        key,
+        key: key.into(),
         value: value.to_string(),
         expected: expected.into(),
     })

@@ -296,12 +296,15 @@ fn meaning(recipe: &Recipe) -> [(&'static str, String); 7] {
 /// Whether two recipes start from the same weights, however their path is written.
 fn is_same_checkpoint(a: &Recipe, b: &Recipe) -> bool {
     match (&a.model.init, &b.model.init) {
-        (Some(a), Some(b)) => {
-            let place = |name| std::fs::canonicalize(name).ok();
-            a == b || (place(a).is_some() && place(a) == place(b))
-        }
+        (Some(a), Some(b)) => is_same_place(a, b),
         (a, b) => a == b,
     }
+}
+
+/// Whether two names of checkpoints lead to the same one.
+pub fn is_same_place(a: &str, b: &str) -> bool {
+    let place = |name| std::fs::canonicalize(name).ok();
+    a == b || (place(a).is_some() && place(a) == place(b))
 }
 
 /// Whether the tokenizer of the training in `out`, whose network is `hidden` wide, is the one that a state was trained with.

@@ -19,7 +19,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::Device;
-use esolm::checkpoint::{StoreDtype, write_hf_folder};
+use esolm::checkpoint::{SHARD_BYTES, StoreDtype, write_hf_folder};
 use esolm::config::Family;
 use esolm::network::Network;
 
@@ -500,7 +500,7 @@ impl<'a> Trainer<'a> {
     fn export(&self) -> Result<(), TrainError> {
         let folder = self.model();
         let checkpoint = weights::checkpoint(&self.ema, &self.objective.config)?;
-        write_hf_folder(&checkpoint, &folder, StoreDtype::F32)?;
+        write_hf_folder(&checkpoint, &folder, StoreDtype::F32, SHARD_BYTES)?;
         write_whole(&folder.join("tokenizer.json"), &self.tokenizer)
     }
 

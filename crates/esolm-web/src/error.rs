@@ -25,6 +25,12 @@ impl Failure {
         }
     }
 
+    /// The same about a certain argument.
+    pub fn about(self, name: &str) -> Self {
+        let message = format!("{name}: {}", self.message);
+        Self { message, ..self }
+    }
+
     fn with_remedy(code: &'static str, error: &impl ToString, remedy: &str) -> Self {
         Self::new(code, format!("{}; {remedy}", error.to_string()))
     }
@@ -76,6 +82,7 @@ impl<E: Into<Error>> From<E> for Failure {
             Error::Request(error) => request(error),
             Error::Plan(error) => plan(&error),
             Error::Engine(error) => engine(&error),
+            Error::Chat(error) => Self::new("chat", error.to_string()),
             Error::Item {
                 source: ItemError::Between(error),
                 ..
@@ -118,13 +125,21 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
             "give the config.json that belongs to it"
         }
         CheckpointError::Config {
-            source: ConfigError::Undecided { .. },
+            source: ConfigError::Open(open),
             ..
-        } => "say as: \"mdlm\", or as: \"bd3lm\" with blockSize",
+        } => match (open.model_type.is_some(), open.block_size, open.mask) {
+            (true, _, false) => "say as: \"mdlm\", or as: \"bd3lm\" with blockSize",
+            (true, _, true) => {
+                "say as: \"mdlm\", or as: \"bd3lm\" with blockSize, and give the model's tokenizer"
+            }
+            (false, true, false) => "give it with blockSize",
+            (false, true, true) => "give it with blockSize, and the model's tokenizer",
+            (false, false, _) => "give the model's tokenizer",
+        },
         CheckpointError::Config {
-            source: ConfigError::Blocks,
+            source: ConfigError::OtherFamily { .. },
             ..
-        } => "give it with blockSize",
+        } => "leave as out",
         CheckpointError::MaskUnknown { .. } | CheckpointError::PaddedMask { .. } => {
             "give a config.json with \"mask_index\""
         }
@@ -165,6 +180,24 @@ fn request(error: RequestError) -> Failure {
             range,
         } => Failure::out_of_range(option, &value, &range),
         RequestError::NotApplicable { option, why } => Failure::not_applicable(option, why),
+        RequestError::NoToken {
+            option,
+            token,
+            vocab_size,
+        } => Failure::new(
+            "option",
+            format!(
+                "{token} in {} is not one token of the model; give a token's name, or its number below {vocab_size}",
+                camel(option)
+            ),
+        ),
+        RequestError::NothingLeft { option } => Failure::new(
+            "option",
+            format!(
+                "{} leaves no token to draw; leave some of them out",
+                camel(option)
+            ),
+        ),
         RequestError::Sampler(error) => Failure::new("option", sampler(&error)),
         RequestError::NoTokenizer { .. } => Failure::new("tokenizer", error.to_string()),
         error => Failure::new("option", error.to_string()),

@@ -5,6 +5,7 @@
 #![cfg(target_family = "wasm")]
 
 mod abort;
+mod chat;
 mod error;
 mod json;
 mod model;

@@ -1,19 +1,22 @@
 //! A loaded model.
 
+use std::cell::RefCell;
+
 use esolm::checkpoint::Checkpoint;
-use esolm::config::{AttentionKind, Family, ModelConfig, ReadAs};
+use esolm::config::{AttentionKind, ConfigError, Family, ModelConfig, ReadAs};
 use esolm::plan::Plan;
 use esolm::sampler::{Crossing, Sampler};
 use esolm::text::TextCodec;
 use esolm::trace::Header;
 use esolm::{
-    Activations, DeviceInfo, Error, LoadOptions, Model, ModelFiles, Precision, Recommended,
-    ScoreItem, Weights,
+    Activations, Chat, ChatOptions, DeviceInfo, Error, LoadOptions, Model, ModelFiles, Precision,
+    Recommended, ScoreItem, Weights,
 };
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::abort::{AbortSignal, unless_aborted};
+use crate::chat::{WasmAnswer, messages, options};
 use crate::error::Failure;
 use crate::json::{json, parse};
 use crate::run::WasmRun;
@@ -68,7 +71,16 @@ struct Info<'a> {
     has_tokenizer: bool,
     recommended: &'a Recommended,
     file_bytes: u64,
+    /// Of a model that can be talked to.
+    chat: Option<Talks>,
     device: Device<'a>,
+}
+
+/// How a model is talked to.
+#[derive(Serialize)]
+struct Talks {
+    /// Whether its template asks if it is to think first.
+    think: bool,
 }
 
 #[derive(Serialize)]
@@ -87,11 +99,62 @@ struct Planned {
     plan: Plan,
 }
 
+/// What a model is to be held as.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Holding {
+    weights: Option<Weights>,
+    #[serde(rename = "as")]
+    family: Option<Family>,
+    block_size: Option<usize>,
+}
+
+/// Bytes that a model takes.
+#[derive(Serialize)]
+struct MemoryNeeded {
+    /// Its weights, and what is computed with while they are read.
+    model: u64,
+    /// The cache of a text as long as the context.
+    cache: u64,
+}
+
+/// JSON of the bytes that a model takes, from its configuration (the text of config.json) alone. `options` is JSON: `weights`, which are f32 by
+/// default, and what the configuration leaves open.
+///
+/// # Errors
+/// When the configuration is not that of a model that runs here.
+#[wasm_bindgen]
+pub fn memory_needed(config: &str, options: &str) -> Result<String, Failure> {
+    let Holding {
+        weights,
+        family,
+        block_size,
+    } = parse(options)?;
+    let mut read_as = ReadAs {
+        family,
+        block_size,
+        mask: None,
+    };
+    let mut read = ModelConfig::from_json_as(config, &read_as);
+    if let Err(ConfigError::Open(open)) = &read {
+        // What only its other files or its owner know makes no difference here.
+        read_as.family = read_as.family.or(open.model_type.map(|_| Family::Mdlm));
+        read_as.block_size = read_as.block_size.or(open.block_size.then_some(1));
+        read_as.mask = open.mask.then_some(0);
+        read = ModelConfig::from_json_as(config, &read_as);
+    }
+    let config = read.map_err(|error| Failure::new("checkpoint", error.to_string()))?;
+    let [model, cache] = esolm::cpu::memory_needed(&config, weights.unwrap_or_default());
+    json(&MemoryNeeded { model, cache })
+}
+
 /// A model on a device. Its calls are carried out one after the other. Those that take a signal end after the pass under way when that is
 /// aborted.
 #[wasm_bindgen]
 pub struct WasmModel {
     model: Model,
+    /// The conversation, which knows what of it stands in the cache; the messages come with each call.
+    chat: RefCell<Option<Chat>>,
     parameters: usize,
     file_bytes: u64,
 }
@@ -126,11 +189,18 @@ impl WasmModel {
         if let Some(json) = source.generation() {
             checkpoint = checkpoint.with_generation_config(&json, "generation_config.json")?;
         }
+        checkpoint = checkpoint.with_chat_files(source.chat_files());
         let codec = TextCodec::of_checkpoint(&checkpoint)?;
+        let (parameters, file_bytes) = (checkpoint.count() as usize, checkpoint.file_bytes());
+        let files = ModelFiles::new(&options.name, checkpoint, codec);
+        let model = Model::load(files, load).await?;
+        // Why another model cannot be talked to is told when somebody tries.
+        let chat = Chat::new(&model, ChatOptions::default()).ok();
         Ok(Self {
-            parameters: checkpoint.count() as usize,
-            file_bytes: checkpoint.file_bytes(),
-            model: Model::load(ModelFiles::new(&options.name, checkpoint, codec), load).await?,
+            parameters,
+            file_bytes,
+            model,
+            chat: RefCell::new(chat),
         })
     }
 
@@ -167,11 +237,14 @@ impl WasmModel {
             alpha_0,
             block_size,
             parameters: self.parameters,
-            bos: ends.map_or(bos, |ends| ends.bos),
-            eos: ends.map_or(eos, |ends| ends.eos),
+            bos: ends.as_ref().map_or(bos, |ends| ends.bos),
+            eos: ends.as_ref().map_or(eos, |ends| ends.eos),
             has_tokenizer: ends.is_some(),
             recommended: self.model.recommended(),
             file_bytes: self.file_bytes,
+            chat: self.chat.borrow().as_ref().map(|chat| Talks {
+                think: chat.asks_for_thinking(),
+            }),
             device: Device {
                 info: self.model.device(),
                 text: self.model.device().to_string(),
@@ -194,6 +267,22 @@ impl WasmModel {
     /// When the request cannot be read; what does not fit the model is told by its first event.
     pub fn start(&self, request: &str) -> Result<WasmRun, Failure> {
         Ok(self.model.generate(parse(request)?).into())
+    }
+
+    /// What answers a conversation, `said` (JSON of its messages). It begins when its first event is asked for; what of the conversation stands in
+    /// the cache from the answer before is not computed again.
+    ///
+    /// # Errors
+    /// When the model cannot be talked to, or the arguments cannot be read.
+    pub fn chat(&self, said: &str, how: &str) -> Result<WasmAnswer, Failure> {
+        let mut chat = self.chat.borrow_mut();
+        let chat = match &mut *chat {
+            Some(chat) => chat,
+            none => none.insert(Chat::new(&self.model, ChatOptions::default())?),
+        };
+        chat.options = options(how)?;
+        chat.set_messages(messages(said)?);
+        Ok(chat.answer().into())
     }
 
     /// Tokens of a text.
@@ -283,6 +372,7 @@ impl WasmModel {
 
     /// Gives the model up. Its memory is free when the promise settles; after `free()` that is some time later.
     pub async fn close(self) {
+        drop(self.chat);
         self.model.close().await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use esolm::checkpoint::{ByteSource, Reading, Weights, shard_names};
+use esolm::checkpoint::{ByteSource, ChatFiles, Reading, Weights, shard_names};
 use js_sys::{Array, Promise, Uint8Array};
 use wasm_bindgen::prelude::wasm_bindgen;
 use wasm_bindgen::{JsCast, JsValue};
@@ -25,6 +25,12 @@ extern "C" {
     /// Text of generation_config.json.
     #[wasm_bindgen(method, getter)]
     pub fn generation(this: &Source) -> Option<String>;
+    /// Text of tokenizer_config.json.
+    #[wasm_bindgen(method, getter, js_name = tokenizerConfig)]
+    fn tokenizer_config(this: &Source) -> Option<String>;
+    /// Text of chat_template.jinja.
+    #[wasm_bindgen(method, getter, js_name = chatTemplate)]
+    fn chat_template(this: &Source) -> Option<String>;
     /// The weights: a file, or shards.
     #[wasm_bindgen(method, getter)]
     fn weights(this: &Source) -> JsValue;
@@ -58,8 +64,8 @@ const TYPES: &'static str = r#"
 export interface WasmWeights { size: number; read(start: number, end: number): Promise<Uint8Array>; }
 /** Weights in several files: the text of model.safetensors.index.json, and the files that `shard_names` finds in it. */
 export interface WasmShards { index: string; files: (WasmWeights & { name: string })[]; }
-/** What a model is loaded from: texts of config.json, tokenizer.json and generation_config.json, and model.safetensors, its shards, or a Lightning .ckpt. */
-export interface WasmSource { config?: string; tokenizer?: string; generation?: string; weights: WasmWeights | WasmShards; }
+/** What a model is loaded from: texts of config.json, tokenizer.json, generation_config.json and of the two files that may hold a chat template, and model.safetensors, its shards, or a Lightning .ckpt. */
+export interface WasmSource { config?: string; tokenizer?: string; generation?: string; tokenizerConfig?: string; chatTemplate?: string; weights: WasmWeights | WasmShards; }
 "#;
 
 /// The names of the files that the text of a model.safetensors.index.json names. Each stands beside it.
@@ -72,6 +78,14 @@ pub fn names(index: &str) -> Result<Vec<String>, Failure> {
 }
 
 impl Source {
+    /// How the model is talked to.
+    pub fn chat_files(&self) -> ChatFiles {
+        ChatFiles {
+            template: self.chat_template(),
+            tokenizer_config: self.tokenizer_config(),
+        }
+    }
+
     /// The weights, to be read in parts.
     pub fn parts(&self) -> Weights {
         let weights = self.weights();

@@ -16,8 +16,8 @@ use esolm_core::trace::Counters;
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::error::EngineError;
 use crate::executor::{
-    Draw, Executor, Pending, check_choice, check_logits, check_masked, check_rows, check_targets,
-    check_tokens, noise_keys,
+    Draw, Executor, Pending, Share, check_choice, check_logits, check_masked, check_rows,
+    check_targets, check_tokens, check_vocabulary, noise_keys,
 };
 #[cfg(not(target_family = "wasm"))]
 use crate::measure::Rates;
@@ -37,6 +37,8 @@ pub struct Engine {
     layout: Layout,
     /// Of the batch that was set aside.
     aside: Layout,
+    /// Batches that were started so far, by which whoever comes back knows whether the one running is his own.
+    started: u64,
 }
 
 /// A replayed trace.
@@ -63,6 +65,7 @@ impl Engine {
             device,
             layout: Layout::default(),
             aside: Layout::default(),
+            started: 0,
         })
     }
 
@@ -120,9 +123,20 @@ impl Engine {
             self.config.mask_index,
         )?;
         self.layout = Layout::default();
+        self.started += 1;
         self.executor.start(layout, tokens)?;
         self.layout = *layout;
         Ok(())
+    }
+
+    /// Sizes of the batch that was started last.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The number of the batch that was started last.
+    pub fn batch(&self) -> u64 {
+        self.started
     }
 
     /// Asks for the memory of a batch, before anything is done for it: of its cache, and of passes of up to `rows` rows, `sampled` of them
@@ -163,7 +177,7 @@ impl Engine {
     /// # Errors
     /// When the pass does not fit the batch or the device fails.
     pub fn step(&mut self, step: &StepRows, ids: &[u32], draw: &Draw) -> Result<(), EngineError> {
-        self.check_noise(step, draw)?;
+        self.check_draw(step, draw)?;
         self.pass(step, Some(ids))?;
         self.executor.draw(draw)
     }
@@ -180,10 +194,11 @@ impl Engine {
         draw: &Draw,
         choice: &Choice,
     ) -> Result<(), EngineError> {
-        self.check_noise(step, draw)?;
+        self.check_draw(step, draw)?;
         check_choice(step, choice)?;
         self.pass(step, Some(ids))?;
-        self.executor.reveal(draw, choice)
+        let rows = 0..step.sampled.len();
+        self.executor.reveal(&[Share { rows, draw: *draw }], choice)
     }
 
     /// Copies slots of the cache to others, one move after the other, before the next pass.
@@ -211,8 +226,9 @@ impl Engine {
         self.executor.outcome(wanted)
     }
 
-    fn check_noise(&self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
+    fn check_draw(&self, step: &StepRows, draw: &Draw) -> Result<(), EngineError> {
         let vocab = self.config.vocab_size;
+        check_vocabulary(draw, vocab)?;
         match draw.noise {
             Some(noise) if noise.len() != step.sampled.len() * vocab => {
                 Err(EngineError::Rows(format!(
@@ -357,8 +373,8 @@ impl Engine {
             }
             let draw = Draw {
                 sampler,
-                seed: 0,
                 noise: Some(&noise),
+                ..Draw::default()
             };
             self.pass(&step, Some(&ids))?;
             let drawn_from = self.executor.logits().await?;

@@ -3,12 +3,14 @@
 use esolm_core::checkpoint::CheckpointError;
 use esolm_core::config::Family;
 use esolm_core::documents::BetweenError;
+use esolm_core::message::count;
 use esolm_core::plan::PlanError;
 use esolm_core::request::RequestError;
 use esolm_core::rows::RowsError;
 use esolm_core::text::TextError;
 use serde::{Deserialize, Serialize};
 
+use crate::chat::ChatError;
 use crate::memory::{MemoryRoom, MemoryUse};
 
 use crate::weights::Weights;
@@ -77,7 +79,7 @@ pub enum Error {
         context: usize,
     },
     /// Not one order a sequence.
-    #[error("there are {orders} orders for {sequences} sequences; give one for each")]
+    #[error("there are {} for {}; give one for each", count(*.orders, "order"), count(*.sequences, "sequence"))]
     Orders {
         /// Orders given.
         orders: usize,
@@ -108,6 +110,9 @@ pub enum Error {
         "neither the exact likelihood nor the NELBO is left to compute; ask for one draw or more"
     )]
     NothingToCompute,
+    /// A conversation that cannot be gone on with.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
     /// The call was stopped by its caller.
     #[error("stopped before it was done")]
     Stopped,
@@ -143,7 +148,7 @@ pub enum ItemError {
     Between(#[from] BetweenError),
     /// A middle for a model that reads from left to right.
     #[error(
-        "it has a gap, and {} does not read what comes after one; use an Eso-LM or an MDLM", .0.one()
+        "it has a gap, and {} does not read what comes after one; use an Eso-LM, an MDLM or a SetDLM", .0.one()
     )]
     LeftToRight(Family),
     /// A question without answers.

@@ -29,7 +29,7 @@ pub const TOKEN_ALIGN: usize = 64;
 pub type NoiseKey = [u32; 2];
 
 /// How a pass's tokens are drawn, the same for every executor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Draw<'a> {
     /// Temperature and top-p.
     pub sampler: Sampler,
@@ -37,6 +37,18 @@ pub struct Draw<'a> {
     pub seed: u64,
     /// Given Gumbel values `[sampled rows, V]` instead of the seeded ones (a replay).
     pub noise: Option<&'a [f32]>,
+    /// Tokens of the vocabulary that are not drawn, nor take part in a confidence.
+    pub suppressed: &'a [u32],
+    /// Tokens of the vocabulary that may be drawn, but take no part in a confidence, so that their own is 0.
+    pub unsure: &'a [u32],
+}
+
+impl Draw<'_> {
+    /// Whether rows drawn so and rows drawn like `other`, without given noise, can be one share.
+    pub fn is_like(&self, other: &Draw) -> bool {
+        (self.sampler, self.seed) == (other.sampler, other.seed)
+            && (self.suppressed, self.unsure) == (other.suppressed, other.unsure)
+    }
 }
 
 /// How a stretch of a pass's sampled rows is drawn.
@@ -94,11 +106,11 @@ pub trait Executor {
 
     /// Draws a token for each sampled row of the last pass, and writes those that `choice` lets become known to their rows' targets; only
     /// places that hold the mask token are written to. A row whose logits are not finite draws [`NO_TOKEN`], which becomes known at once.
-    /// Nothing is read back.
+    /// Nothing is read back. `shares` cover the sampled rows one after the other, and differ in their seeds alone.
     ///
     /// # Errors
     /// As [`Executor::draw`].
-    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError>;
+    fn reveal(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError>;
 
     /// Copies what slots of the cache hold to other slots, one move after the other; none writes what a later one reads.
     ///
@@ -257,6 +269,20 @@ pub fn check_choice(step: &StepRows, choice: &Choice) -> Result<(), EngineError>
             choice.groups.len(),
             step.sampled.len()
         ))),
+    }
+}
+
+/// Checks that the tokens which a draw leaves out are tokens of the vocabulary.
+///
+/// # Errors
+/// [`EngineError::Rows`] naming the first that is not.
+pub fn check_vocabulary(draw: &Draw, vocab: usize) -> Result<(), EngineError> {
+    let mut tokens = draw.suppressed.iter().chain(draw.unsure);
+    match tokens.find(|&&token| token as usize >= vocab) {
+        Some(token) => Err(EngineError::Rows(format!(
+            "the token {token} to leave out is beyond the vocabulary of {vocab}"
+        ))),
+        None => Ok(()),
     }
 }
 

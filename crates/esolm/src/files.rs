@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use esolm_core::checkpoint::Checkpoint;
 #[cfg(not(target_family = "wasm"))]
 use esolm_core::checkpoint::OpenOptions;
+use esolm_core::checkpoint::{ChatFiles, Checkpoint};
 use esolm_core::config::ModelConfig;
 use esolm_core::plan::Plan;
 use esolm_core::recommended::Recommended;
@@ -23,11 +23,12 @@ pub struct ModelFiles {
 }
 
 /// What is known of a model without its weights.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shared {
     pub config: ModelConfig,
     pub codec: Option<TextCodec>,
     pub recommended: Recommended,
+    pub chat: ChatFiles,
     pub name: String,
 }
 
@@ -45,6 +46,7 @@ impl Shared {
     pub fn draw(&self, resolved: &Resolved) -> Result<Plan, Error> {
         /// Bytes of a slot: its place in the order, a step of its own, and as much again while they are drawn.
         const SLOT: u64 = 64;
+        resolved.options.check().map_err(RequestError::from)?;
         let (sequences, slots) = (resolved.options.known.len(), resolved.options.length);
         let bytes = (sequences as u64).saturating_mul(slots as u64);
         memory::ask(
@@ -85,10 +87,34 @@ impl ModelFiles {
             config: checkpoint.config().clone(),
             codec,
             recommended: *checkpoint.recommended(),
+            chat: checkpoint.chat_files().clone(),
             name: name.into(),
         };
         Self {
             checkpoint,
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The model with other files that say how it is talked to.
+    #[must_use]
+    pub fn with_chat_files(self, chat: ChatFiles) -> Self {
+        let Shared {
+            config,
+            codec,
+            recommended,
+            name,
+            ..
+        } = Arc::unwrap_or_clone(self.shared);
+        let shared = Shared {
+            config,
+            codec,
+            recommended,
+            chat: chat.clone(),
+            name,
+        };
+        Self {
+            checkpoint: self.checkpoint.with_chat_files(chat),
             shared: Arc::new(shared),
         }
     }

@@ -221,6 +221,8 @@ impl Job {
                 sampler: resolved.sampler(attempt),
                 seed: resolved.seed(attempt),
                 noise: None,
+                suppressed: &resolved.suppressed,
+                unsure: &resolved.unsure,
             };
             // What ends texts is seen in what was drawn.
             let observe = self.observe || resolved.stop.is_any();
@@ -260,6 +262,7 @@ impl Job {
                 nfe,
                 rows,
                 seconds,
+                ..
             } = run.stop().await?;
             footer.interrupted = !is_finished;
             footer.nfe += nfe;

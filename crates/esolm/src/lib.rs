@@ -20,14 +20,19 @@
 //! [`Model::generate`] reports each step while it writes, [`Model::score`] and [`Model::perplexity`] say how likely a text is.
 //! Data flows one way: [`config`] -> [`checkpoint`] -> [`plan`] -> generator -> [`text`].
 
-pub use esolm_core::{checkpoint, config, plan, stop, text, trace};
+pub use esolm_core::{chat::Message, checkpoint, config, plan, stop, text, trace};
 
 pub use adapter::{AdapterInfo, AdapterKind, AdapterLimits};
+pub use chat::{
+    Answer, Answering, Chat, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep,
+    drawn_as_answers,
+};
 #[cfg(not(target_family = "wasm"))]
 pub use device::adapters;
 pub use device::{DeviceChoice, DeviceInfo, LoadOptions, PassedOver};
 pub use engine::Replay;
 pub use error::{DeviceFault, EngineError, Error, ItemError, LikelihoodError};
+pub use esolm_core::chat::{ChatTemplate, ChatTemplateError, Rendering, split_thoughts};
 pub use esolm_core::documents::BetweenError;
 pub use esolm_core::recommended::Recommended;
 pub use esolm_core::request::{DecodeAs, Request, RequestError};
@@ -53,6 +58,7 @@ pub use variants::{Chosen, Variants};
 pub use weights::{Activations, Weights};
 
 mod adapter;
+mod chat;
 mod error;
 mod files;
 mod forward;

@@ -13,6 +13,7 @@ use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
 use esolm_core::forward_process::draw_time;
 use esolm_core::order::is_permutation;
 use esolm_core::passes::{Mean, Pass, Window, assemble, autoregressive, exact, log_mean_exp};
+use esolm_core::request::{NO_BOS, opens};
 use esolm_core::rows::Layout;
 use esolm_core::text::TextCodec;
 use serde::{Deserialize, Serialize};
@@ -232,11 +233,33 @@ pub(crate) fn scored(config: &ModelConfig, window: &Window) -> Range<usize> {
     start.max(first)..end
 }
 
-/// The token that opens a document scored by itself. A model that reads a token before every text has its opening already.
-pub(crate) fn opening(config: &ModelConfig, codec: &TextCodec) -> Option<u32> {
+/// The token that begins a document, where somebody says that there is to be one, or nobody says otherwise and the model's texts open with it.
+pub(crate) fn beginning(
+    config: &ModelConfig,
+    codec: &TextCodec,
+    said: Option<bool>,
+) -> Result<Option<u32>, Error> {
     let ends = codec.ends();
-    let opens = config.prepend == Prepend::None;
-    ends.bos.or(ends.eos).filter(|_| opens)
+    let token = ends.bos.or(ends.eos);
+    if said == Some(true) && token.is_none() {
+        let option = "bos";
+        return Err(Error::NotApplicable {
+            option,
+            why: NO_BOS,
+        });
+    }
+    let opens = said.unwrap_or_else(|| opens(config, Some(codec)));
+    Ok(token.filter(|_| opens))
+}
+
+/// The same of a document scored by itself. A model that reads a token before every text has its opening already.
+pub(crate) fn opening(
+    config: &ModelConfig,
+    codec: &TextCodec,
+    said: Option<bool>,
+) -> Result<Option<u32>, Error> {
+    let token = beginning(config, codec, said)?;
+    Ok(token.filter(|_| config.prepend == Prepend::None))
 }
 
 /// What a text scored, in nats.

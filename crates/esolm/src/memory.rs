@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use esolm_core::message::count;
+
 use crate::error::EngineError;
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -74,11 +76,12 @@ impl fmt::Display for MemoryUse {
             Self::Batch {
                 sequences: 1,
                 slots,
-            } => write!(f, "a sequence of {slots} slots"),
+            } => write!(f, "a sequence of {}", count(*slots, "slot")),
             Self::Batch { sequences, slots } => {
-                write!(f, "a batch of {sequences} sequences of {slots} slots")
+                let slots = count(*slots, "slot");
+                write!(f, "a batch of {sequences} sequences of {slots}")
             }
-            Self::Logits { rows } => write!(f, "the logits of {rows} rows"),
+            Self::Logits { rows } => write!(f, "the logits of {}", count(*rows, "row")),
             Self::Training => f.write_str("this training"),
             Self::Rates => f.write_str("measuring the device"),
         }

@@ -62,6 +62,11 @@ impl Model {
         pollster::block_on(Self::load(source, options))
     }
 
+    /// What a conversation needs of the model.
+    pub(crate) fn parts(&self) -> (Worker, Arc<Shared>) {
+        (self.worker.clone(), self.shared.clone())
+    }
+
     /// What the network is.
     pub fn config(&self) -> &ModelConfig {
         &self.shared.config

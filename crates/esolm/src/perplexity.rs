@@ -14,8 +14,8 @@ use crate::engine::Engine;
 use crate::error::{Error, ItemError};
 use crate::files::Shared;
 use crate::likelihood::{
-    Likelihood, LikelihoodOptions, Progress, Purpose, Summary, TextScore, between_texts, evaluate,
-    first_is_free, opening,
+    Likelihood, LikelihoodOptions, Progress, Purpose, Summary, TextScore, beginning, between_texts,
+    evaluate, first_is_free, opening,
 };
 use crate::score::Score;
 
@@ -46,6 +46,9 @@ pub struct PerplexityOptions {
     pub ascii_only: bool,
     /// Score each document by itself, given its opening token, instead of packing them without gaps.
     pub per_document: bool,
+    /// Whether documents open with the beginning-of-text token. Default: as of [`ScoreOptions::bos`](crate::ScoreOptions::bos); packed ones
+    /// are then divided by the token all the same.
+    pub bos: Option<bool>,
     /// Numbers of documents that are scored by themselves, one for each, which key their random numbers whatever they are scored with. Where
     /// there are none, windows are numbered as they come.
     pub numbers: Vec<u32>,
@@ -372,8 +375,9 @@ impl Reader<'_> {
     /// All documents put together, as many tokens of them as the first `max_windows` windows hold.
     async fn packed(&self, all: &[String]) -> Result<Cut, Error> {
         let most = (self.options.max_windows).and_then(|windows| windows.checked_mul(self.length));
-        let ends = self.codec.ends();
-        let opening = ends.bos.or(ends.eos);
+        let said = self.options.bos;
+        let opening = beginning(self.config, self.codec, said)?;
+        let between = beginning(self.config, self.codec, said.or(Some(true))).unwrap_or_default();
         let mut stream: Vec<u32> = Vec::new();
         let mut cut = Cut {
             opening: self.text_of(opening),
@@ -387,7 +391,10 @@ impl Reader<'_> {
                 cut.dropped += 1;
                 continue;
             }
-            stream.extend(opening);
+            stream.extend(match cut.documents.is_empty() {
+                true => opening,
+                false => between,
+            });
             let mut tokens = self.encode(index, document, &mut cut).await?;
             let mut bytes = document.len();
             let left = most.map_or(usize::MAX, |most| most.saturating_sub(stream.len()));
@@ -409,7 +416,7 @@ impl Reader<'_> {
 
     /// Each document by itself.
     async fn alone(&self, all: &[String]) -> Result<Cut, Error> {
-        let opening = opening(self.config, self.codec);
+        let opening = opening(self.config, self.codec, self.options.bos)?;
         let overlap = first_is_free(self.config);
         let mut cut = Cut {
             opening: self.text_of(opening),

@@ -133,8 +133,7 @@ async fn rehearse(executor: &mut GpuExecutor, config: &ModelConfig) -> Result<()
             };
             executor.draw(&Draw {
                 sampler,
-                seed: 0,
-                noise: None,
+                ..Draw::default()
             })?;
         }
         executor.score(&vec![0; count]).await?;

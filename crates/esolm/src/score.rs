@@ -47,7 +47,8 @@ pub enum ScoreItem {
 pub struct ScoreOptions {
     /// Orders, draws and seed. By default an exact likelihood goes from left to right.
     pub likelihood: Likelihood,
-    /// Whether texts open with the beginning-of-text token, which is given. Default: they do.
+    /// Whether texts open with the beginning-of-text token, which is given. Default: they do; those of a decoder where its tokenizer puts the
+    /// token before every text. An AR decoder does not predict the first token of a text that nothing opens.
     pub bos: Option<bool>,
     /// Numbers of the items, one for each, which key their random numbers whatever they are scored with. Where there are none, texts are
     /// numbered as they come, also those of choices and of long texts that are cut.
@@ -137,16 +138,31 @@ pub struct Score {
     pub bytes: usize,
     /// -logp over the tokens, if there are any.
     pub nats_per_token: Option<f64>,
-    /// -log2 p over the bytes, if there are any.
+    /// -log2 p over the bytes, if there are any and a token was scored.
     pub bits_per_byte: Option<f64>,
 }
 
 impl Score {
+    /// The score of a text of `bytes` bytes of which no token is scored, since it has none or only one that nothing predicts: of what may
+    /// not be otherwise the logarithm is 0, and nothing can be said per token or byte.
+    pub fn nothing(bytes: usize, exact: bool) -> Self {
+        Self {
+            logp: 0.0,
+            exact,
+            tokens: 0,
+            bytes,
+            nats_per_token: None,
+            bits_per_byte: None,
+        }
+    }
+
     /// The score of a text of `bytes` bytes from those of its windows.
     pub(crate) fn of(windows: &[TextScore], bytes: usize, exact: bool) -> Self {
-        // The sum over no windows is -0.
-        let logp = 0.0 + windows.iter().map(TextScore::log_likelihood).sum::<f64>();
         let tokens = windows.iter().map(|score| score.tokens).sum();
+        if tokens == 0 {
+            return Self::nothing(bytes, exact);
+        }
+        let logp = windows.iter().map(TextScore::log_likelihood).sum::<f64>();
         let share = |n: usize| (n > 0).then(|| -logp / n as f64);
         Self {
             logp,
@@ -186,7 +202,7 @@ pub(crate) async fn score(
     let mut reader = Reader {
         codec: shared.codec()?,
         config,
-        opening: opening(config, shared.codec()?).filter(|_| options.bos != Some(false)),
+        opening: opening(config, shared.codec()?, options.bos)?,
         windows: Vec::new(),
     };
     let mut pieces: Vec<Pieces> = Vec::with_capacity(items.len());

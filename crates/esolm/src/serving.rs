@@ -10,6 +10,7 @@ mod echo;
 mod log_probs;
 mod seat;
 mod state;
+mod steps;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::task::{Context, Poll};
 
 use async_channel::{Receiver, Sender};
 use esolm_core::config::ModelConfig;
-use esolm_core::request::{Request, RequestError, Resolved};
+use esolm_core::request::{Request, Resolved};
 use esolm_core::stop::Finish;
 use esolm_core::text::TextCodec;
 use esolm_core::trace::{Header, Step};
@@ -35,6 +36,9 @@ pub use log_probs::LogProb;
 use seat::Seat;
 pub use state::ServingState;
 
+/// Bytes of logits that a pass brings, unless a single text needs more.
+const LOGITS_BYTES: usize = 64 << 20;
+
 /// How much is served at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServingOptions {
@@ -42,6 +46,9 @@ pub struct ServingOptions {
     pub places: usize,
     /// Texts that wait for a place, or to be scored, at most; at least 1.
     pub queue: usize,
+    /// Tokens of a text at most, those that are given included; at least 1 and at most the model's context, which it is by default. Each
+    /// place has memory for so many.
+    pub length: Option<usize>,
 }
 
 impl Default for ServingOptions {
@@ -49,6 +56,7 @@ impl Default for ServingOptions {
         Self {
             places: 16,
             queue: 256,
+            length: None,
         }
     }
 }
@@ -125,6 +133,16 @@ pub enum ServingError {
         /// Places of the queue.
         queue: usize,
     },
+    /// A text that does not fit a place.
+    #[error(
+        "a text of {length} tokens is longer than those that are served, which have at most {most}"
+    )]
+    TooLong {
+        /// Its tokens, those that are given included.
+        length: usize,
+        /// Tokens of a text at most.
+        most: usize,
+    },
     /// The device was lost and cannot be opened again.
     #[error("the device was lost and does not open again: {0}")]
     Unavailable(String),
@@ -147,7 +165,7 @@ impl Serving {
     /// opened again.
     ///
     /// # Errors
-    /// When no device answers to the choice, or memory does not suffice.
+    /// When no device answers to the choice, memory does not suffice, or texts are to be longer than the context.
     pub async fn start(
         files: ModelFiles,
         load: LoadOptions,
@@ -167,6 +185,11 @@ impl Serving {
         shared: Arc<Shared>,
         options: ServingOptions,
     ) -> Result<Self, Error> {
+        let context = shared.config.length;
+        let length = options.length.unwrap_or(context);
+        if length > context {
+            return Err(Error::Context { length, context });
+        }
         let (inbox, messages) = async_channel::unbounded();
         let (ending, ended) = async_channel::bounded::<()>(1);
         let (opened, opening) = async_channel::bounded(1);
@@ -175,6 +198,7 @@ impl Serving {
             open,
             shared: shared.clone(),
             options,
+            length,
             inbox: messages,
             counts: counts.clone(),
             waiting: Default::default(),
@@ -187,7 +211,7 @@ impl Serving {
                 let batch = match (desk.open)().await {
                     Ok(engine) => {
                         let device = engine.device().clone();
-                        Batch::start(engine, options.places).map(|batch| (batch, device))
+                        Batch::start(engine, options.places, length).map(|batch| (batch, device))
                     }
                     Err(error) => Err(error),
                 };
@@ -240,6 +264,11 @@ impl Serving {
         self.options
     }
 
+    /// Tokens of a text at most, those that are given included.
+    pub fn length(&self) -> usize {
+        self.options.length.unwrap_or(self.shared.config.length)
+    }
+
     /// What is going on.
     pub fn state(&self) -> ServingState {
         ServingState {
@@ -276,18 +305,11 @@ impl Serving {
             None => request.resolve(config, self.codec()),
         };
         let resolved = resolved.map_err(Error::from)?;
-        let refused = |error: RequestError| ServingError::Model(error.into());
-        let (length, context) = (resolved.options.length, config.length);
-        if length > context {
-            return Err(refused(RequestError::Length { length, context }));
+        let (length, most) = (resolved.options.length, self.length());
+        if length > most {
+            return Err(ServingError::TooLong { length, most });
         }
         let plan = shared.draw(&resolved)?;
-        if plan.reveal.is_some() || plan.sets.is_some() {
-            return Err(refused(RequestError::NotApplicable {
-                option: "schedule",
-                why: "a running batch where confidence would choose the rows of a step",
-            }));
-        }
         let resolved = Arc::new(resolved);
         let (told, events) = async_channel::unbounded();
         let seat = Seat::new(shared.name.clone(), resolved.clone(), plan, text, told);
@@ -306,6 +328,10 @@ impl Serving {
     pub async fn echo(&self, echoes: Vec<Echo>) -> Result<Vec<Echoed>, ServingError> {
         self.check_count(echoes.len())?;
         for echo in &echoes {
+            let (length, most) = (echo.tokens.len(), self.length());
+            if length > most {
+                return Err(ServingError::TooLong { length, most });
+            }
             echo.check(self.config())?;
         }
         self.enter_queue(echoes.len())?;

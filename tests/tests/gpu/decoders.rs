@@ -6,8 +6,9 @@ use esolm::executor::Executor;
 use esolm::gpu::GpuExecutor;
 use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
 use esolm::{Activations, LoadOptions, Weights};
+use esolm_tests::answers::check_answers;
 use esolm_tests::checks::assert_close;
-use esolm_tests::decoders::{Case, LOGITS, cases, check_forward, logits};
+use esolm_tests::decoders::{Case, LOGITS, cases, check_forward, check_wide, logits};
 use esolm_tests::samplers::check_traces;
 use esolm_tests::{OnDevice, Runner};
 use pollster::block_on;
@@ -38,11 +39,24 @@ fn golden_llm_forward() {
     println!("{cases} cases, {passes} passes");
 }
 
+/// The embedding and the output matrix are read in parts, and lie in several slices where a binding is small.
+#[test]
+fn a_wide_vocabulary_gives_the_numbers_of_the_reference() {
+    check_wide(|ckpt| on_gpu(ckpt, LoadOptions::default()));
+}
+
 /// The samplers that decoders were published with.
 #[test]
 fn golden_llm_traces() {
     let ran = check_traces(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
     println!("{} traces: {ran:?}", ran.kinds.values().sum::<usize>());
+}
+
+/// What chat models say.
+#[test]
+fn golden_llm_answers() {
+    let asked = check_answers(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
+    println!("{asked} answers");
 }
 
 /// Every kernel variant gives the published numbers, whatever this adapter would choose.

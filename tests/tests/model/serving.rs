@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use esolm::checkpoint::OpenOptions;
 use esolm::plan::Schedule;
+use esolm::request::TokenName;
 use esolm::stop::Finish;
 use esolm::{
     DeviceChoice, Echo, Error, LikelihoodError, LoadOptions, Model, ModelFiles, Request, ScoreItem,
@@ -25,7 +26,11 @@ fn serving_on(device: DeviceChoice, options: ServingOptions) -> Serving {
 }
 
 fn serving(places: usize) -> Serving {
-    serving_on(DeviceChoice::Cpu, ServingOptions { places, queue: 64 })
+    let options = ServingOptions {
+        places,
+        ..ServingOptions::default()
+    };
+    serving_on(DeviceChoice::Cpu, options)
 }
 
 /// Requests of every kind, no two alike.
@@ -49,6 +54,7 @@ fn requests() -> Vec<Request> {
             alpha_0: (i % 4 != 3).then_some(i as f64 / 20.0),
             temperature: Some([0.0, 0.7, 1.0][i % 3]),
             top_p: [None, Some(0.9)][i % 2],
+            suppress_tokens: left_out(i % 5 == 4),
             seed: Some(i as u64 / 3),
             first: i as u32,
             ..Request::default()
@@ -62,6 +68,12 @@ fn requests() -> Vec<Request> {
         ..Request::default()
     }));
     all
+}
+
+/// What stories are full of, for texts that are to do without.
+fn left_out(is_wanted: bool) -> Vec<TokenName> {
+    let tokens = [".", ",", " the"].into_iter().filter(|_| is_wanted);
+    tokens.map(|name| TokenName::Name(name.into())).collect()
 }
 
 fn alone(model: &Model, request: &Request) -> Vec<u32> {
@@ -125,6 +137,7 @@ fn texts_of_a_running_batch_on_a_gpu_are_those_that_they_are_alone() {
         // Neighbours are drawn in one launch, others each in one of its own.
         seed: Some(u64::from(number / 2)),
         temperature: Some(if number < 4 { 1.0 } else { 0.6 }),
+        suppress_tokens: left_out(number == 3),
         first: number,
         ..Request::default()
     };
@@ -132,7 +145,7 @@ fn texts_of_a_running_batch_on_a_gpu_are_those_that_they_are_alone() {
         gpu,
         ServingOptions {
             places: 5,
-            queue: 64,
+            ..ServingOptions::default()
         },
     );
     let texts: Vec<TextRequest> = (0..7)
@@ -171,6 +184,7 @@ fn a_place_is_free_once_its_text_is_given_up() {
         ServingOptions {
             places: 1,
             queue: 2,
+            length: None,
         },
     );
     let text = |length: usize| TextRequest {
@@ -245,12 +259,19 @@ fn texts_of_a_running_batch_end_where_they_end_alone() {
             assert!(written.nfe <= alone.nfe + 1);
         }
     }
-    let request = Request {
+    let request = |seed| Request {
         alpha_0: Some(0.0),
-        seed: Some(1),
+        seed: Some(seed),
         ..Request::default()
     };
-    let whole = block_on(model.generate(request.clone()).finish()).unwrap();
+    // Which stories are shorter than the context depends on the weights.
+    let (request, whole) = (1..30)
+        .map(|seed| {
+            let whole = block_on(model.generate(request(seed)).finish()).unwrap();
+            (request(seed), whole)
+        })
+        .find(|(_, whole)| whole.finish[0] == Finish::Eos)
+        .expect("a story shorter than the context");
     let text = TextRequest {
         request,
         ends_at_eos: true,
@@ -259,12 +280,62 @@ fn texts_of_a_running_batch_end_where_they_end_alone() {
     let writing = serving.write(vec![text]).unwrap().remove(0);
     let written = block_on(writing.finish()).unwrap();
     assert_eq!(written.text, whole.text[0]);
-    assert_eq!(
-        whole.finish[0],
-        Finish::Eos,
-        "a story shorter than the context"
-    );
     assert!(written.nfe < whole.nfe, "{} of {}", written.nfe, whole.nfe);
+}
+
+/// Places may be shorter than the context, and then what is longer does not fit.
+#[test]
+fn places_are_as_long_as_they_are_asked_to_be() {
+    let model = model();
+    let options = ServingOptions {
+        places: 2,
+        length: Some(40),
+        ..ServingOptions::default()
+    };
+    let serving = serving_on(DeviceChoice::Cpu, options);
+    assert_eq!(serving.length(), 40);
+    let request = |length| Request {
+        length: Some(length),
+        seed: Some(8),
+        ..Request::default()
+    };
+    let text = |length| TextRequest {
+        request: request(length),
+        ..TextRequest::default()
+    };
+    for length in [40, 17, 40] {
+        let writing = serving.write(vec![text(length)]).unwrap().remove(0);
+        let written = block_on(writing.finish()).unwrap();
+        assert_eq!(written.tokens, alone(&model, &request(length)));
+    }
+    let refused = serving.write(vec![text(41)]).err();
+    let is_too_long = matches!(
+        refused,
+        Some(ServingError::TooLong {
+            length: 41,
+            most: 40
+        })
+    );
+    assert!(is_too_long, "{refused:?}");
+    let echo = Echo {
+        tokens: vec![1; 41],
+        ..Echo::default()
+    };
+    let refused = block_on(serving.echo(vec![echo])).unwrap_err();
+    assert!(matches!(refused, ServingError::TooLong { .. }), "{refused}");
+    let files = ModelFiles::open(STORIES, &OpenOptions::default()).unwrap();
+    let options = ServingOptions {
+        length: Some(257),
+        ..ServingOptions::default()
+    };
+    let refused = block_on(Serving::start(files, LoadOptions::default(), options)).err();
+    assert!(matches!(
+        refused,
+        Some(Error::Context {
+            length: 257,
+            context: 256
+        })
+    ));
 }
 
 #[test]
@@ -384,7 +455,7 @@ fn log_probabilities_of_given_tokens_add_up_to_scores() {
             },
         ),
         (
-            "context",
+            "at most 256",
             Echo {
                 tokens: vec![1; 400],
                 ..echo.clone()
@@ -452,6 +523,7 @@ fn models_without_an_exact_likelihood_have_no_log_probabilities_of_given_tokens(
         let options = ServingOptions {
             places: 1,
             queue: 4,
+            length: None,
         };
         let serving = block_on(Serving::start(files, load, options)).unwrap();
         let echo = Echo {

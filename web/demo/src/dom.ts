@@ -8,6 +8,8 @@ export function element<T extends HTMLElement>(id: string, kind: { new (): T; re
 export const button = (id: string): HTMLButtonElement => element(id, HTMLButtonElement);
 export const input = (id: string): HTMLInputElement => element(id, HTMLInputElement);
 
+export const select = (id: string): HTMLSelectElement => element(id, HTMLSelectElement);
+
 export function setText(id: string, text: string): void {
   const target = element(id, HTMLElement);
   if (target.textContent !== text) target.textContent = text;

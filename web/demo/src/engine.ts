@@ -1,6 +1,6 @@
 // The model: loads it through the package, and turns its runs into traces.
 
-import type { EsoLM, ModelInfo, Progress } from "esolm";
+import type { EsoLM, LoadOptions, ModelInfo, Progress } from "esolm";
 import { Problem } from "./parse";
 import type { Request, Settings } from "./settings";
 import { Trace } from "./trace";
@@ -8,7 +8,11 @@ import { Trace } from "./trace";
 /** Codes after which a model cannot be used any more. */
 const FATAL = new Set(["device_lost", "internal", "disposed", "worker", "wasm", "out_of_memory", "shader"]);
 
-export type ModelFiles = { name: string; files: File[] };
+/** What a model is whose configuration does not say it. */
+export type ReadAs = Pick<LoadOptions, "as" | "blockSize">;
+
+/** A model of the visitor: files, or the address of a folder. */
+export type ModelFiles = { name: string; source: File[] | string } & ReadAs;
 
 export interface RunHooks {
   /** The trace as soon as there is one, without a step yet. */
@@ -68,8 +72,8 @@ export class Engine {
   private async load(settings: Settings, signal: AbortSignal): Promise<EsoLM> {
     const { EsoLM } = await import("esolm");
     const { device, weights } = settings;
-    const source = this.own?.files ?? new URL("models/stories/", document.baseURI);
-    return EsoLM.load(source, { device, weights, name: this.name, signal, onProgress: this.onProgress });
+    const { source, name, ...readAs } = this.own ?? { source: new URL("models/stories/", document.baseURI), name: this.name };
+    return EsoLM.load(source, { device, weights, name, ...readAs, signal, onProgress: this.onProgress });
   }
 
   /** One run. What it has written when it is stopped or fails stays in the trace that `begun` got. */
@@ -117,6 +121,8 @@ export function sentence(error: unknown): string {
   if (error instanceof Problem) return message;
   const code = codeOf(error);
   if (code === "device_lost") return `${end(message)} Press Write to load the model again.`;
+  // What the package says to its callers, in this page's words.
+  if (code === "checkpoint") return end(message.replace(/say as: "mdlm", or as: "bd3lm" with blockSize/, "choose below what to read it as, then drop it again"));
   if (code !== null) return end(message);
   if (/dynamically imported module|Importing a module script failed/i.test(message)) {
     return "The program that runs the model could not be fetched. Check the connection and reload the page; recorded runs still play.";

@@ -1,7 +1,8 @@
 // Files that the visitor drops or chooses.
 
 import { parseTrace, Problem } from "./parse";
-import type { ModelFiles } from "./engine";
+import { input, select } from "./dom";
+import type { ModelFiles, ReadAs } from "./engine";
 import type { Trace } from "./trace";
 
 /** No trace is this large; reading such a file as text would only stall the page. */
@@ -35,8 +36,18 @@ export async function sortOut(files: File[]): Promise<Dropped> {
   if (!ckpt && named(/^config\.json$/).length === 0) {
     throw new Problem(`${file.name} came without config.json, which says what the model looks like. Drop both, and tokenizer.json, together.`);
   }
-  const keep = named(/^(config|tokenizer|generation_config)\.json$/);
-  return { model: { name: file.name, files: [file, ...shards, ...keep] } };
+  const keep = named(/^(config|tokenizer|generation_config|tokenizer_config)\.json$|^chat_template\.jinja$/);
+  return { model: { name: file.name, source: [file, ...shards, ...keep] } };
+}
+
+/** What the visitor says that a model is whose configuration leaves it open. */
+export function readAs(): ReadAs {
+  const as = select("read-as").value;
+  if (as === "mdlm") return { as };
+  if (as !== "bd3lm") return {};
+  const blockSize = input("read-block").valueAsNumber;
+  if (!Number.isInteger(blockSize) || blockSize < 1) throw new Problem("The tokens of a block must be a whole number, 1 or more.");
+  return { as, blockSize };
 }
 
 async function readTrace(file: File): Promise<Trace> {

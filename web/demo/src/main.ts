@@ -2,10 +2,11 @@
 
 import type { ModelInfo, Progress } from "esolm";
 import { alertProblem, announce, clearProblem } from "./announce";
+import { Chat } from "./chat";
 import { Controls } from "./controls";
-import { button, element, input, setText } from "./dom";
+import { button, element, input, select, setText } from "./dom";
 import { Engine, isAbort, sentence } from "./engine";
-import { fetchTrace, onDrop, sortOut } from "./files";
+import { fetchTrace, onDrop, readAs, sortOut } from "./files";
 import { Lanes } from "./lanes";
 import { RACERS, outcome, ownNote, racers } from "./race";
 import { PRESETS, STORY, fromHash, randomSeed, request, toHash, type Settings } from "./settings";
@@ -25,8 +26,16 @@ const compare = new Lanes(
   ],
   false,
 );
+const chat = new Chat({
+  alone,
+  ready: (signal) => engine.ready(controls.read(), signal),
+  stop: () => current?.abort(new DOMException("stopped", "AbortError")),
+});
 const race = new Lanes("race-lanes", RACERS, true);
 const SHARES = [0, 0.25, 1];
+
+/** All that a wasm module can address, bytes. */
+const MOST_OF_WASM = 4e9;
 
 /** Ends what is under way; there is one run at a time. */
 let current: AbortController | null = null;
@@ -60,6 +69,7 @@ function loaded(): void {
 
 function showModel(info: ModelInfo | null): void {
   loaded();
+  chat.show(info);
   if (!info) {
     setText("runs-on", "Nothing is loaded now; the next run loads the model.");
     return;
@@ -218,7 +228,30 @@ async function take(files: File[]): Promise<void> {
       element("stage", HTMLElement).scrollIntoView({ block: "nearest" });
       return;
     }
-    await useModel(found.model);
+    await useModel({ ...found.model, ...readAs() });
+  } catch (error) {
+    alertProblem(sentence(error));
+  }
+}
+
+/** A model at an address: what it takes is said before it is fetched. */
+async function takeAddress(): Promise<void> {
+  const address = input("address").value.trim();
+  if (address === "") return;
+  clearProblem();
+  current?.abort();
+  setText("address-note", "");
+  try {
+    const { EsoLM } = await import("esolm");
+    const { weights } = controls.read();
+    const [{ model, cache }, { adapter }] = await Promise.all([EsoLM.memoryNeeded(address, { weights, ...readAs() }), EsoLM.deviceFacts()]);
+    const needs = `It takes about ${megabytes(model)}, and ${megabytes(cache)} for a text as long as it can be, with ${weights} weights.`;
+    setText("address-note", needs);
+    if (!adapter && model + cache > MOST_OF_WASM) {
+      alertProblem(`${needs} Without a graphics card this browser gives the page ${megabytes(MOST_OF_WASM)}. Keep the model’s numbers in fewer bits (under “What runs it”), or take a smaller model.`);
+      return;
+    }
+    await useModel({ name: address.split("/").filter(Boolean).at(-1) ?? address, source: address, ...readAs() });
   } catch (error) {
     alertProblem(sentence(error));
   }
@@ -283,10 +316,15 @@ function connect(): void {
   button("race-replay").addEventListener("click", () => void race.replay());
   button("share").addEventListener("click", () => void share());
   button("default-model").addEventListener("click", () => void useModel(null));
+  select("read-as").addEventListener("change", () => (element("read-block-label", HTMLElement).hidden = select("read-as").value !== "bd3lm"));
   const chooser = input("files");
   chooser.addEventListener("change", () => {
     void take([...(chooser.files ?? [])]);
     chooser.value = "";
+  });
+  element("address-form", HTMLFormElement).addEventListener("submit", (event) => {
+    event.preventDefault();
+    void takeAddress();
   });
   onDrop(element("drop", HTMLElement), (files) => void take(files));
   // The address holds the settings, so places on the page are gone to without it.

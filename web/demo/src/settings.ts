@@ -26,7 +26,7 @@ export interface Settings {
   seed: string;
   length: number;
   device: "auto" | "gpu" | "cpu";
-  weights: "f32" | "f16";
+  weights: "f32" | "f16" | "q8" | "q4";
 }
 
 /** What the model that comes with the page recommends stands in its own files. */
@@ -165,7 +165,7 @@ export function fromHash(hash: string): { settings: Partial<Settings>; refused: 
   choice("start", ["free", "prompt", "infill"]);
   choice("schedule", SCHEDULES);
   choice("device", ["auto", "gpu", "cpu"]);
-  choice("weights", ["f32", "f16"]);
+  choice("weights", ["f32", "f16", "q8", "q4"]);
   for (const key of ["prompt", "infill"] as const) {
     const text = query.get(KEYS[key]);
     if (text !== null) settings[key] = text;

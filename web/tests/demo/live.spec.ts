@@ -311,6 +311,27 @@ test("a SetDLM shows its windows, also to the keyboard and on a phone", async ({
   await context.close();
 });
 
+test("a decoder is read as the visitor says", async ({ page }) => {
+  await write(page, SHORT);
+  const files = ["model_bd3lm/config.json", "model_bd3lm/model.safetensors", "tokenizer.json"].map((name) =>
+    fileURLToPath(new URL(`../../../tests/fixtures/golden-llm/chat/${name}`, import.meta.url)),
+  );
+  await page.locator("#files").setInputFiles(files);
+  await expect(page.locator(".alert")).toContainText("choose below what to read it as", { timeout: 60_000 });
+  await expect(page.locator("#read-block")).toBeHidden();
+  await page.locator("#read-as").selectOption("bd3lm");
+  await page.locator("#read-block").fill("8");
+  await page.locator("#files").setInputFiles(files);
+  await finished(page);
+  await expect(page.locator("#way-note")).toContainText("in blocks of 8 tokens");
+  await page.locator("#read-as").selectOption("mdlm");
+  await expect(page.locator("#read-block")).toBeHidden();
+  await page.locator("#files").setInputFiles(files);
+  await expect(page.locator("#way-note")).not.toContainText("in blocks of 8 tokens");
+  await finished(page);
+  expect(await violations(page)).toEqual([]);
+});
+
 test("a model of one’s own is used, and a broken one gets a sentence", async ({ page }) => {
   await write(page, SHORT);
   const files = ["config.json", "tokenizer.json", "model.safetensors"].map(stories);
@@ -363,4 +384,48 @@ test("once loaded it works without a network", async ({ browser, baseURL }) => {
   const text = await write(page, `${SHORT}&seed=21`);
   expect(text.length).toBeGreaterThan(30);
   await context.close();
+});
+
+test("a chat model gets a tab, in which blocks fill in and an answer stays", async ({ page }, info) => {
+  await page.goto(`/#${SHORT}`);
+  await finished(page);
+  await expect(page.locator("#chat")).toBeHidden();
+  const golden = (name: string) => fileURLToPath(new URL(`../../../tests/fixtures/golden-llm/chat/${name}`, import.meta.url));
+  await page.locator("#read-as").selectOption("bd3lm");
+  await page.locator("#read-block").fill("8");
+  await page.locator("#files").setInputFiles(["model_bd3lm/config.json", "model_bd3lm/model.safetensors", "tokenizer.json", "tokenizer_config.json"].map(golden));
+  await expect(page.locator("#chat")).toBeVisible({ timeout: 90_000 });
+  await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
+  await expect(page.locator("#chat-link")).toBeVisible();
+  // Blanks are shown while the block fills in.
+  await page.evaluate(() => {
+    const seen = { blanks: 0 };
+    Object.assign(window, { seen });
+    new MutationObserver(() => {
+      seen.blanks = Math.max(seen.blanks, document.querySelectorAll("#chat-log .cell.masked").length);
+    }).observe(document.getElementById("chat-log")!, { subtree: true, childList: true });
+  });
+  const ask = async (text: string): Promise<string> => {
+    const answers = page.locator("#chat-log .said.assistant");
+    const before = await answers.count();
+    await page.locator("#chat-text").fill(text);
+    await page.locator("#chat-text").press("Enter");
+    await expect(answers).toHaveCount(before + 1);
+    await expect(page.locator("#chat-stop")).toBeHidden({ timeout: 90_000 });
+    expect(await page.locator(".alert").allTextContents()).toEqual([]);
+    return answers.last().locator(".body").innerText();
+  };
+  expect(await ask("What colour is the sky?")).toBe("The sky is blue.");
+  expect(await page.evaluate(() => (window as unknown as { seen: { blanks: number } }).seen.blanks)).toBeGreaterThan(3);
+  await expect(page.locator("#chat-status")).toHaveText(/^\d+ tokens, [\d.,]+ a second/);
+  // So small a model says what it wants to a second question.
+  await ask("What do bees make?");
+  await expect(page.locator("#chat-log .said")).toHaveCount(4);
+  await page.locator("#chat").scrollIntoViewIfNeeded();
+  await info.attach("the chat tab", { body: await page.locator("#chat").screenshot(), contentType: "image/png" });
+  expect(await violations(page)).toEqual([]);
+  await page.locator("#chat-new").click();
+  await expect(page.locator("#chat-log .said")).toHaveCount(0);
+  expect(await ask("Where do fish live?")).toBe("Fish live in water.");
+  await page.locator("#chat-log").getByRole("button", { name: "Copy" }).click();
 });

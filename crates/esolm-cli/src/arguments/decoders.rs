@@ -1,11 +1,14 @@
 //! Options of texts in which confidence chooses, and of those that decoders write in blocks.
 
+use std::convert::Infallible;
+
 use clap::{Args, ValueEnum};
 use esolm::plan::PromptTail;
+use esolm::request::TokenName;
 use esolm::reveal::Confidence;
 
 /// How confidence chooses, and where blocks begin.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Choosing {
     /// With the schedule confidence: what tokens are compared by.
     ///
@@ -17,6 +20,33 @@ pub struct Choosing {
     /// Default: own, and of SDAR shared.
     #[arg(long, value_enum, value_name = "KIND")]
     pub prompt_tail: Option<TailName>,
+    /// Tokens that are never drawn, by their names or numbers, several divided by commas.
+    #[arg(
+        long,
+        value_name = "TOKEN,...",
+        value_delimiter = ',',
+        value_parser = token,
+        allow_hyphen_values = true
+    )]
+    pub suppress_tokens: Vec<TokenName>,
+    /// With the schedule confidence: tokens that may be drawn, but with confidence 0, so that they become known last.
+    ///
+    /// Of an end-of-text token this puts off the end of a text. Names or numbers, several divided by commas.
+    #[arg(
+        long,
+        value_name = "TOKEN,...",
+        value_delimiter = ',',
+        value_parser = token,
+        allow_hyphen_values = true
+    )]
+    pub begin_suppress_tokens: Vec<TokenName>,
+}
+
+fn token(text: &str) -> Result<TokenName, String> {
+    match text.is_empty() {
+        true => Err("it is empty; give the name or the number of a token".into()),
+        false => text.parse().map_err(|never: Infallible| match never {}),
+    }
 }
 
 /// [`Confidence`] as an option.

@@ -18,7 +18,7 @@ pub struct Job {
     /// Do part I of N of the lines alone, counted from 1. The outputs of all N, put together, are that of one run.
     #[arg(long, value_name = "I/N", requires = "input", value_parser = str::parse::<Shard>, help_heading = "Jobs")]
     pub shard: Option<Shard>,
-    /// Go on with the output of a run that ended early, or begin where there is none. Input and options must be the same.
+    /// Go on with the output of a run that ended early, or begin where there is none. Model, input and options must be the same.
     #[arg(long, requires_all = ["input", "output"], help_heading = "Jobs")]
     pub resume: bool,
     /// Give a result with the field error for a line that cannot be done, and go on, instead of ending with the first one.
@@ -66,9 +66,9 @@ impl FromStr for Shard {
 /// How results are printed.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct OutputFormat {
-    /// text for people; json: one JSON object, or of `score` one for each text; jsonl: each on a line of its own, also of `sample`.
+    /// text for people; json: one JSON object for all, or of `score` one a text; jsonl: JSON objects on one line each, of `sample` one a text.
     ///
-    /// Default: text, and for a job jsonl.
+    /// Default: text. A job writes jsonl, and takes nothing else.
     #[arg(long, value_enum, help_heading = "Output")]
     pub format: Option<FormatName>,
     /// Short for --format json.
@@ -82,6 +82,11 @@ impl OutputFormat {
             true => FormatName::Json,
             false => self.format.unwrap_or(FormatName::Text),
         }
+    }
+
+    /// Whether nothing but lines of JSON is asked for.
+    pub fn is_for_a_job(self) -> bool {
+        !self.json && matches!(self.format, None | Some(FormatName::Jsonl))
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Device, Job, OutputFormat, Source, at_least_one, share, whole};
+use super::{Device, Job, Opening, OutputFormat, Source, at_least_one, share, whole};
 
 /// Measures how well a model predicts a text: NELBO (a bound) and exact likelihood, in nats and bits per token, bits per byte, and
 /// perplexity. docs/likelihood.md has the formulas.
@@ -55,8 +55,10 @@ pub struct Ppl {
     /// Score only the first N windows.
     #[arg(long, value_name = "N", value_parser = at_least_one, allow_negative_numbers = true, conflicts_with = "input", help_heading = "Text")]
     pub max_windows: Option<usize>,
+    #[command(flatten, next_help_heading = "Text")]
+    pub opening: Opening,
     /// Tokens to score instead of text.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "jsonl", "separator", "ascii_only", "length", "per_document", "tokenizer", "input"], help_heading = "Text")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["files", "jsonl", "separator", "ascii_only", "length", "per_document", "tokenizer", "bos", "no_bos", "input"], help_heading = "Text")]
     pub tokens: Option<PathBuf>,
 
     /// Share of the tokens that diffusion writes, 0 to 1, of an Eso-LM.
@@ -111,8 +113,8 @@ pub struct Ppl {
     pub quiet: bool,
 }
 
-/// Prints the log-likelihood of each line in nats, given the beginning-of-text token: exact for an Eso-LM (B), for AR and for a BD3-LM with
-/// blocks of one token, a lower bound for other BD3-LMs and for an MDLM.
+/// Prints the log-likelihood of each line in nats, given the beginning-of-text token: exact for an Eso-LM (B), a SetDLM, an AR model and a
+/// BD3-LM with blocks of one token, a lower bound for an Eso-LM (A), an MDLM and other BD3-LMs. Of a line without a token to score it is 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   esolm score lines.txt                 one number per line
@@ -144,9 +146,8 @@ pub struct Score {
     /// What choices are compared by: log-likelihood, or log-likelihood per token or per byte.
     #[arg(long, value_enum, default_value = "none", help_heading = "Task")]
     pub normalize: Normalize,
-    /// Do not begin texts with the beginning-of-text token.
-    #[arg(long, help_heading = "Task")]
-    pub no_bos: bool,
+    #[command(flatten, next_help_heading = "Task")]
+    pub opening: Opening,
 
     /// Share of the scored tokens that come in random order before the others, 0 to 1, of an Eso-LM. Default: 0.
     #[arg(long, value_name = "SHARE", value_parser = share, allow_negative_numbers = true, help_heading = "Likelihood")]
@@ -154,7 +155,7 @@ pub struct Score {
     /// Orders, whose likelihoods are averaged. Default: 1.
     #[arg(long, value_name = "K", value_parser = repeats, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub orders: Option<u32>,
-    /// Draws of the noise for the bound of an MDLM or a BD3-LM. Default: 32.
+    /// Draws of the noise for the bound of an MDLM, a BD3-LM or an Eso-LM (A). Default: 32.
     #[arg(long, value_name = "N", value_parser = repeats, allow_negative_numbers = true, help_heading = "Likelihood")]
     pub draws: Option<u32>,
     /// Seed of the orders and of the noise.

@@ -1,5 +1,7 @@
 //! Values of options, read from their text, with their ranges.
 
+use std::net::IpAddr;
+
 use esolm::EngineError;
 
 use crate::failure;
@@ -35,6 +37,45 @@ pub fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(x) if (0.0..=1.0).contains(&x) => Ok(x),
         _ => Err("it must be a number from 0 to 1".into()),
+    }
+}
+
+/// The origin of a web page as a browser sends it, which never ends in a path.
+pub fn origin(text: &str) -> Result<String, String> {
+    let is_one = text.split_once("://").is_some_and(|(scheme, host)| {
+        let is_of_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+        let is_of_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.".contains(c);
+        !scheme.is_empty()
+            && scheme.chars().all(is_of_scheme)
+            && !host.is_empty()
+            && host.chars().all(is_of_host)
+    });
+    match is_one {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("it must be an origin such as https://example.org, without a path".into()),
+    }
+}
+
+/// The numeric address of an interface.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        "it must be an address of this machine in numbers, such as 127.0.0.1 or 0.0.0.0".into()
+    })
+}
+
+pub fn port(text: &str) -> Result<u16, String> {
+    let range = format!("it must be a whole number from 0 to {}", u16::MAX);
+    text.parse().map_err(|_| range)
+}
+
+/// The name of a host, without scheme and port.
+pub fn host_name(text: &str) -> Result<String, String> {
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    match !text.is_empty() && text.chars().all(is_of_name) {
+        true => Ok(text.into()),
+        false => {
+            Err("it must be the name of a host such as esolm.example.org, without a port".into())
+        }
     }
 }
 

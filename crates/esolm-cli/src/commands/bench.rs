@@ -1,6 +1,7 @@
 //! `esolm bench`: Eso-LM, MDLM and AR on one device in one run, by ratios. The three share a backbone, so one set of weights
 //! serves all; only the plan differs. Forms of weights stand side by side in alternated runs.
 
+mod cases;
 mod cost;
 mod kernels;
 mod random;
@@ -10,19 +11,20 @@ mod timing;
 use std::fmt;
 use std::str::FromStr;
 
-use esolm::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
+use esolm::config::Family;
 use esolm::engine::Engine;
 use esolm::measure::Rates;
 use esolm::measure::prediction::{self, Device};
 use esolm::measure::work::Work;
-use esolm::plan::{Joining, Plan, PlanOptions, Schedule, SetRules};
 use esolm::{Activations, DeviceChoice, EngineError, LoadOptions, Weights};
+use esolm_checkpoint::message::count;
 use pollster::block_on;
 use serde::Serialize;
 
 use crate::arguments::{Bench, FormatName};
 use crate::failure::Failure;
 use crate::{output, setup};
+use cases::Case;
 use cost::Cost;
 use timing::Timing;
 
@@ -75,6 +77,8 @@ struct Line {
     nfe: usize,
     /// Rows that go through the network in the whole plan.
     rows: usize,
+    /// The same for each token of the texts.
+    rows_per_token: f64,
     #[serde(flatten)]
     timing: Timing,
     /// Least and most seconds that the passes should take, by what they must read and compute and by what the device can do.
@@ -108,15 +112,6 @@ struct Report {
     cost: Option<Cost>,
 }
 
-/// A plan to time.
-struct Case {
-    name: String,
-    family: Family,
-    attention: AttentionKind,
-    schedule: Schedule,
-    steps: usize,
-}
-
 pub fn run(arguments: &Bench) -> Result<(), Failure> {
     if arguments.kernels && arguments.device.device == DeviceChoice::Cpu {
         return Err(Failure::usage(
@@ -124,11 +119,13 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
         ));
     }
     let is_random = arguments.model.model.is_none();
+    check_steps(arguments, arguments.like.is_some())?;
     let (checkpoint, model) = match is_random {
         false => setup::checkpoint(&arguments.model, false)?,
         true => random::checkpoint(arguments)?,
     };
     setup::note_mask(&checkpoint);
+    check_steps(arguments, checkpoint.config().decoder.is_some())?;
     let options = arguments.device.options();
     let load = |options: LoadOptions| -> Result<(Form, Engine), Failure> {
         let engine = block_on(Engine::load(&checkpoint, &options))?;
@@ -167,10 +164,7 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     let mut lines: Vec<Line> = Vec::new();
     // Of each form; the other families are compared with the MDLM before them.
     let mut mdlm = Vec::new();
-    // A text of one token leaves AR nothing to predict.
-    let cases = cases(arguments)
-        .into_iter()
-        .filter(|case| arguments.length > 1 || case.family != Family::Ar);
+    let cases = Case::all(engines[0].1.config(), arguments);
     for case in cases {
         let mut timed = time(&mut engines, &case, &rates, arguments)?;
         match case.family {
@@ -201,45 +195,13 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     }
 }
 
-fn cases(arguments: &Bench) -> Vec<Case> {
-    let any_order = [
-        ("MDLM", Family::Mdlm, AttentionKind::Bidirectional),
-        ("Eso-LM", Family::EsoLm, AttentionKind::Causal),
-        ("Eso-LM (A)", Family::EsoLm, AttentionKind::Mixed),
-    ];
-    let mut cases = Vec::new();
-    let mut add = |name: String, family, attention, schedule, steps| {
-        cases.push(Case {
-            name,
-            family,
-            attention,
-            schedule,
-            steps,
-        });
-    };
-    for &steps in &arguments.steps {
-        for (name, family, attention) in any_order {
-            let name = format!("{name} T={steps}");
-            add(name, family, attention, Schedule::Binomial, steps);
-        }
+fn check_steps(arguments: &Bench, is_decoder: bool) -> Result<(), Failure> {
+    match is_decoder && !arguments.steps.is_empty() {
+        true => Err(Failure::usage(
+            "--steps is for Eso-LMs and their kin, and of a decoder steps of 1, 2 and 4 tokens are timed; leave it out",
+        )),
+        false => Ok(()),
     }
-    // One token a pass: what the published speed table compares.
-    let length = arguments.length;
-    for (name, family, attention) in any_order {
-        let name = format!("{name} NFE=L");
-        add(name, family, attention, Schedule::BlocksShuffled, length);
-    }
-    let size = block_size(length);
-    let name = format!("BD3-LM ({size}) NFE=L");
-    let (block, causal) = (AttentionKind::Block, AttentionKind::Causal);
-    add(name, Family::Bd3Lm, block, Schedule::FirstHitting, length);
-    let window = SETS.largest.min(length);
-    let name = format!("SetDLM ({window}) NFE=L");
-    let (set, by_confidence) = (AttentionKind::Set, Schedule::Confidence);
-    add(name, Family::SetDlm, set, by_confidence, length);
-    let binomial = Schedule::Binomial;
-    add("AR".into(), Family::Ar, causal, binomial, length);
-    cases
 }
 
 /// A case with every form in turn, as many times as there are rounds.
@@ -249,16 +211,17 @@ fn time(
     rates: &[Rates],
     arguments: &Bench,
 ) -> Result<Vec<Line>, Failure> {
-    let options = options(engines[0].1.config(), case, arguments);
-    let plan = Plan::new(&options)?;
+    let plan = case.plan(engines[0].1.config(), arguments)?;
     let steps = plan.passes();
-    output::note(&format!("{}: {} passes", case.name, steps.len()));
+    let passes = count(steps.len(), "pass");
+    output::note(&format!("{}: {passes}", case.name));
     let mut runs: Vec<Vec<Timing>> = vec![Vec::new(); engines.len()];
     for _ in 0..arguments.rounds {
         for ((_, engine), runs) in engines.iter_mut().zip(&mut runs) {
             runs.push(Timing::of(engine, &plan, &steps, arguments)?);
         }
     }
+    let rows: usize = steps.iter().map(|step| step.rows.len()).sum();
     let first: Vec<f64> = runs[0].iter().map(|run| run.seconds).collect();
     let cache = arguments.device.kv_cache;
     let lines = engines.iter().zip(rates).zip(runs).enumerate();
@@ -288,7 +251,8 @@ fn time(
             form: form.to_string(),
             steps: case.steps,
             nfe: steps.len(),
-            rows: steps.iter().map(|step| step.rows.len()).sum(),
+            rows,
+            rows_per_token: rows as f64 / plan.layout().tokens as f64,
             predicted,
             tokens_per_second: plan.layout().tokens as f64 / timing.seconds,
             of_first,
@@ -301,42 +265,4 @@ fn time(
         }
     });
     Ok(lines.collect())
-}
-
-/// Blocks of 16, as the published comparison has them, or of the most below that divide the length.
-fn block_size(length: usize) -> usize {
-    let divides = |size: &usize| length.is_multiple_of(*size);
-    (1..=16).rev().find(divides).unwrap_or(1)
-}
-
-/// The sets of a published SetDLM, whose window is as large as its largest one.
-const SETS: Sets = Sets {
-    desired: 4,
-    largest: 8,
-    keeps_first: true,
-    cache_by_time: false,
-    pad: None,
-};
-
-/// The plan of a case over any of the weights.
-fn options(config: &ModelConfig, case: &Case, arguments: &Bench) -> PlanOptions {
-    PlanOptions {
-        family: case.family,
-        attention: case.attention,
-        block_size: (case.family == Family::Bd3Lm).then(|| block_size(arguments.length)),
-        context: arguments.length,
-        alpha_0: 1.0,
-        length: arguments.length,
-        schedule: case.schedule,
-        prepend: Prepend::None,
-        bos: Some(0),
-        sets: (case.family == Family::SetDlm).then_some(SETS),
-        set_rules: (case.family == Family::SetDlm).then_some(SetRules {
-            window: SETS.largest.min(arguments.length),
-            context: arguments.length,
-            joining: Joining::Position,
-            sees_right: true,
-        }),
-        ..PlanOptions::new(config, arguments.batch, case.steps, 1)
-    }
 }

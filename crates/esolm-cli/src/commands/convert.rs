@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use esolm::checkpoint::{Checkpoint, StoreDtype, write_hf_folder};
+use esolm::checkpoint::{Checkpoint, StoreDtype, weights_in, write_hf_folder};
 use esolm::network::store::write_quantised;
 use esolm::{EngineError, Recommended, Weights};
 
@@ -13,7 +13,8 @@ use crate::{files, output, setup};
 pub fn run(arguments: &Convert) -> Result<(), Failure> {
     let out = &arguments.output;
     files::check_folder(out)?;
-    if !arguments.force && out.join("model.safetensors").exists() {
+    let old = weights_in(out);
+    if !arguments.force && !old.is_empty() {
         return Err(Failure::usage(format!(
             "{} holds a model already; give another folder, or --force to replace it",
             out.display()
@@ -33,6 +34,13 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         .map(|(name, _, what)| (out.join(name), what))
         .filter(|(path, _)| path.symlink_metadata().is_ok())
         .collect();
+    let odd = (foreign.iter()).find(|(path, _)| path.exists() && !path.is_file());
+    if let Some((path, what)) = odd {
+        return Err(Failure::usage(format!(
+            "{} is not a regular file, and would be taken for that of this model, which comes without {what}; give another folder",
+            path.display()
+        )));
+    }
     if let Some((path, what)) = foreign.first()
         && !arguments.force
     {
@@ -42,27 +50,40 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
             path.display()
         )));
     }
-    match arguments.dtype {
-        DtypeName::F32 => write_hf_folder(&checkpoint, out, StoreDtype::F32)?,
-        DtypeName::F16 => write_hf_folder(&checkpoint, out, StoreDtype::F16)?,
-        DtypeName::Q8 => quantised(&checkpoint, out, Weights::Q8)?,
-        DtypeName::Q4 => quantised(&checkpoint, out, Weights::Q4)?,
-    }
-    for (path, what) in &foreign {
-        remove(path, what)?;
-    }
-    output::note(&format!(
+    let shard_bytes = (arguments.shard_size as u64).saturating_mul(1_000_000);
+    let floats = |dtype| write_hf_folder(&checkpoint, out, dtype, shard_bytes);
+    let written = match arguments.dtype {
+        DtypeName::F32 => floats(StoreDtype::F32)?,
+        DtypeName::F16 => floats(StoreDtype::F16)?,
+        DtypeName::Q8 => quantised(&checkpoint, out, Weights::Q8, shard_bytes)?,
+        DtypeName::Q4 => quantised(&checkpoint, out, Weights::Q4, shard_bytes)?,
+    };
+    let summary = format!(
         "{}: {}, {} parameters as {}",
         out.display(),
         checkpoint.config().family,
         checkpoint.count(),
         arguments.dtype
-    ));
+    );
+    // It may have been read from what is removed now.
+    drop(checkpoint);
+    for name in old.iter().filter(|name| !written.contains(name)) {
+        remove(&out.join(name), "such a file")?;
+    }
+    for (path, what) in &foreign {
+        remove(path, what)?;
+    }
+    output::note(&summary);
     Ok(())
 }
 
-fn quantised(checkpoint: &Checkpoint, out: &Path, weights: Weights) -> Result<(), Failure> {
-    write_quantised(checkpoint, out, weights).map_err(|error| match error {
+fn quantised(
+    checkpoint: &Checkpoint,
+    out: &Path,
+    weights: Weights,
+    shard_bytes: u64,
+) -> Result<Vec<String>, Failure> {
+    write_quantised(checkpoint, out, weights, shard_bytes).map_err(|error| match error {
         EngineError::Overflow { .. } => Failure::failed(format!("{error}; use --dtype f32")),
         error => error.into(),
     })

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use esolm::device::adapters;
 use esolm::variants::Chosen;
 use esolm::{AdapterInfo, AdapterKind};
+use esolm_checkpoint::message::count;
 use serde::Serialize;
 
 use crate::arguments::{Devices, FormatName};
@@ -85,8 +86,11 @@ fn table(entries: &[Entry]) -> String {
     let auto = entries.iter().any(|entry| entry.auto);
     let _ = writeln!(
         text,
-        "cpu    Burn's CPU backend, {} threads{}",
-        std::thread::available_parallelism().map_or(1, usize::from),
+        "cpu    {}{}",
+        count(
+            std::thread::available_parallelism().map_or(1, usize::from),
+            "thread"
+        ),
         if auto { "" } else { "  <- auto" }
     );
     text

@@ -5,12 +5,13 @@ use esolm::rows::MaskMode;
 
 use crate::arguments::{Forward, ModeName};
 use crate::failure::Failure;
-use crate::files::Pending;
+use crate::files::{Pending, check_apart};
 use crate::output::note;
 use crate::tensors::{Input, Output};
 use crate::{setup, tensors};
 
 pub fn run(arguments: &Forward) -> Result<(), Failure> {
+    check_apart([arguments.input.as_path()], &arguments.output)?;
     let files = setup::open_without_tokenizer(&arguments.model, false)?;
     let config = files.config();
     let (pass, [texts, length]) = pass(arguments, config)?;

@@ -6,8 +6,10 @@ use std::fmt::Write;
 use esolm::checkpoint::{Checkpoint, TokenizerForm};
 use esolm::config::{AttentionKind, Family, ModelConfig};
 use esolm::cpu::memory_needed;
+use esolm::gpu;
 use esolm::network::store::stored_form;
 use esolm::{Error, Recommended, Weights};
+use esolm_checkpoint::message::count;
 use serde::Serialize;
 
 use crate::arguments::{FormatName, Inspect};
@@ -43,6 +45,8 @@ struct Report<'a> {
     ignored: &'a [String],
     /// Bytes that loading takes on the CPU, by the form of the weights.
     memory: BTreeMap<String, u64>,
+    /// Bytes of the weights on a GPU, and of the machine's own memory that loading them takes, by the form of the weights.
+    gpu_memory: BTreeMap<String, [u64; 2]>,
     /// Bytes of the cache of a text as long as the context.
     cache_bytes: u64,
     /// What `esolm sample` takes where no option says otherwise.
@@ -114,6 +118,12 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint, weights: String) -> Re
                     form.to_string(),
                     memory_needed(checkpoint.config(), form)[0],
                 )
+            })
+            .into(),
+        gpu_memory: FORMS
+            .map(|form| {
+                let needed = gpu::memory_needed(checkpoint.config(), form);
+                (form.to_string(), needed)
             })
             .into(),
         cache_bytes: memory_needed(checkpoint.config(), Weights::F32)[1],
@@ -205,10 +215,10 @@ fn recommended(settings: &Recommended, family: Family) -> String {
 /// The network in a line.
 fn shape(config: &ModelConfig) -> String {
     let sizes = format!(
-        "{} blocks, width {}, {} heads of {}",
-        config.n_blocks,
+        "{}, width {}, {} of {}",
+        count(config.n_blocks, "block"),
         config.hidden,
-        config.n_heads,
+        count(config.n_heads, "head"),
         config.head_dim()
     );
     match (&config.decoder, config.cond_dim) {
@@ -245,10 +255,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
                 "{}, {} attention, {} a block",
                 config.family,
                 config.attention,
-                match size {
-                    1 => "a token".into(),
-                    _ => format!("{size} tokens"),
-                }
+                count(size, "token")
             ),
         },
     );
@@ -262,7 +269,7 @@ fn table(report: &Report, with_tensors: bool) -> String {
             row("biases", format!("{what} than published: {layers}"));
         }
     }
-    row("context", format!("{} tokens", config.length));
+    row("context", count(config.length, "token"));
     row(
         "vocabulary",
         format!(
@@ -296,7 +303,10 @@ fn table(report: &Report, with_tensors: bool) -> String {
         let (desired, largest) = (sets.desired, sets.largest);
         row(
             "sets",
-            format!("trained for {desired} tokens at once, {largest} at most{first}"),
+            format!(
+                "trained for {} at once, {largest} at most{first}",
+                count(desired, "token")
+            ),
         );
     }
     if config.family == Family::Ar && config.decoder.is_none() {
@@ -333,10 +343,22 @@ fn table(report: &Report, with_tensors: bool) -> String {
     row(
         "memory",
         format!(
-            "{} to load on the CPU; then {} a text of {} tokens",
+            "{} to load on the CPU; then {} a text of {}",
             forms.join(", "),
             size(report.cache_bytes),
-            config.length
+            count(config.length, "token")
+        ),
+    );
+    let forms = FORMS.map(|form| {
+        let bytes = report.gpu_memory.get(&form.to_string());
+        let [device, host] = bytes.copied().unwrap_or_default();
+        format!("{} in {form} ({})", size(device), size(host))
+    });
+    row(
+        "on a GPU",
+        format!(
+            "{} of its memory (of the machine's while it loads), beside the cache",
+            forms.join(", ")
         ),
     );
     if !report.ignored.is_empty() {

@@ -39,14 +39,30 @@ pub fn pages(arguments: &Man) -> Result<(), Failure> {
     let commands = program.get_subcommands().cloned();
     let all: Vec<clap::Command> = std::iter::once(program.clone()).chain(commands).collect();
     for command in all {
-        let page = Page::new(command);
+        let usage = command.clone().render_usage().to_string();
+        let page = Page::new(command).source(concat!("esolm ", env!("CARGO_PKG_VERSION")));
         let path = folder.join(page.get_filename());
         let mut file = Pending::create(&path)?;
         let mut text = Vec::new();
         // Writing to memory cannot fail.
         let _ = page.render(&mut text);
-        file.fill(|file| file.write_all(&text))?;
+        let text = with_usage(&String::from_utf8_lossy(&text), &usage);
+        file.fill(|file| file.write_all(text.as_bytes()))?;
         file.commit()?;
     }
     Ok(())
+}
+
+/// A page whose synopsis is the line that the help shows. The one that comes with it lists every option, and none of their values.
+fn with_usage(page: &str, usage: &str) -> String {
+    const SYNOPSIS: &str = ".SH SYNOPSIS\n";
+    let parts = page
+        .split_once(SYNOPSIS)
+        .and_then(|(before, rest)| Some((before, &rest[rest.find(".SH ")?..])));
+    let Some((before, after)) = parts else {
+        return page.into();
+    };
+    let usage = usage.trim_start_matches("Usage:").trim();
+    let usage = usage.replace('\\', "\\e").replace('-', "\\-");
+    format!("{before}{SYNOPSIS}{usage}\n{after}")
 }

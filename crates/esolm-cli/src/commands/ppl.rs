@@ -3,7 +3,7 @@
 mod lines;
 mod report;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use esolm::likelihood::TextScore;
 use esolm::{Corpus, Error, Likelihood, ModelFiles, Perplexity, PerplexityOptions, documents};
@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::arguments::{FormatName, Ppl};
 use crate::failure::Failure;
-use crate::files::Pending;
+use crate::files::{Pending, check_apart};
 use crate::likelihood::{self, Line};
 use crate::tensors::{self, Output};
 use crate::{output, setup, texts};
@@ -25,6 +25,12 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
         return Err(Failure::usage(
             "there is nothing to score; give text files, - for the standard input, or --tokens FILE",
         ));
+    }
+    for output in [&arguments.per_document, &arguments.per_sequence] {
+        let inputs = arguments.files.iter().chain(&arguments.tokens);
+        if let Some(output) = output {
+            check_apart(inputs.map(PathBuf::as_path), output)?;
+        }
     }
     let files = match arguments.tokens {
         Some(_) => setup::open_without_tokenizer(&arguments.source.model, arguments.quiet)?,
@@ -94,6 +100,7 @@ fn options(arguments: &Ppl) -> PerplexityOptions {
         max_windows: arguments.max_windows,
         ascii_only: arguments.ascii_only,
         per_document: arguments.per_document.is_some(),
+        bos: arguments.opening.said(),
         ..PerplexityOptions::default()
     }
 }
@@ -155,7 +162,7 @@ fn read_documents(arguments: &Ppl, files: &ModelFiles) -> Result<Corpus, Failure
     let mut all: Vec<String> = Vec::new();
     for text in texts::read(&arguments.files)? {
         if arguments.jsonl || text.is_jsonl {
-            let lines = text.json_lines("an object with a field text")?;
+            let lines = text.json_lines("a JSON object whose field text is a text")?;
             let text = |(_, line): (usize, JsonText)| line.text.trim().to_string();
             // White space around a document is left out everywhere.
             all.extend(lines.into_iter().map(text));

@@ -3,15 +3,17 @@
 use esolm::config::{AttentionKind, Family};
 use esolm::plan::Plan;
 use esolm::rows::RowsError;
+use esolm_checkpoint::message::count;
 
 use crate::arguments::Replay;
 use crate::failure::Failure;
-use crate::files::Pending;
+use crate::files::{Pending, check_apart};
 use crate::output::note;
 use crate::tensors::{Input, Output};
 use crate::{setup, tensors};
 
 pub fn run(arguments: &Replay) -> Result<(), Failure> {
+    check_apart([arguments.input.as_path()], &arguments.output)?;
     let files = setup::open_without_tokenizer(&arguments.model, false)?;
     let config = files.config();
     if config.family != Family::EsoLm {
@@ -67,10 +69,10 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
         ],
     )?;
     note(&format!(
-        "{}: logits {shape:?}, tokens_sorted and sample {:?}, {} steps",
+        "{}: logits {shape:?}, tokens_sorted and sample {:?}, {}",
         arguments.output.display(),
         &shape[..2],
-        passes
+        count(passes, "step")
     ));
     Ok(())
 }

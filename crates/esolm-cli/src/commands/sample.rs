@@ -8,7 +8,10 @@ mod watch;
 
 use std::io::{self, IsTerminal};
 
+use esolm::config::Family;
+use esolm::plan::Schedule;
 use esolm::trace::{Counters, Event, Footer, Header};
+use esolm_checkpoint::message::count;
 use serde::Serialize;
 
 use crate::arguments::{FormatName, Sample};
@@ -73,7 +76,7 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
         }
         match event {
             Event::Header(header) => {
-                let notes = announcements(&header, arguments.seed.is_none());
+                let notes = announcements(&header, &arguments);
                 for note in notes.iter().filter(|_| !arguments.quiet) {
                     show.note(note)?;
                 }
@@ -97,12 +100,13 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
 }
 
 /// What to say of an attempt that begins.
-fn announcements(header: &Header, is_random: bool) -> Vec<String> {
+fn announcements(header: &Header, arguments: &Sample) -> Vec<String> {
     if header.attempt > 0 {
         return vec![format!(
-            "{} of {} texts ran on at a given word and are drawn again",
+            "{} of {} ran on at a given word and {} drawn again",
             header.texts.len(),
-            header.batch
+            count(header.batch, "text"),
+            if header.texts.len() == 1 { "is" } else { "are" }
         )];
     }
     let altered = (header.altered.iter())
@@ -112,8 +116,29 @@ fn announcements(header: &Header, is_random: bool) -> Vec<String> {
             "the text is longer than the model's context: past {window} tokens what is written sees the last {window} alone, its own included, which is not exact"
         )
     });
-    let seed = is_random.then(|| format!("seed: {}", header.seed));
-    altered.chain(window).chain(seed).collect()
+    let seed = (arguments.seed.is_none()).then(|| format!("seed: {}", header.seed));
+    let steps = arguments.steps.and_then(|_| surplus_steps(header));
+    altered.chain(window).chain(steps).chain(seed).collect()
+}
+
+/// What to say of steps that are more than there are tokens to choose: none takes less than one.
+fn surplus_steps(header: &Header) -> Option<String> {
+    let tokens = match header.family {
+        Family::Bd3Lm => header.block_size?,
+        _ => header.length,
+    };
+    let is_surplus = header.schedule == Schedule::Confidence && header.steps > tokens;
+    let of = match header.family {
+        Family::Bd3Lm => "a block",
+        _ => "the text",
+    };
+    is_surplus.then(|| {
+        format!(
+            "{of} of {} takes no more steps than that, so the further ones of {} are not run",
+            count(tokens, "token"),
+            header.steps
+        )
+    })
 }
 
 fn print(
@@ -124,25 +149,27 @@ fn print(
 ) -> Result<(), Failure> {
     if !arguments.quiet && !footer.interrupted && !footer.run_on.is_empty() {
         output::note(&format!(
-            "in {} of the texts the model kept running on at a given word; move the gap, or try another --seed",
-            footer.run_on.len()
+            "the model kept running on at a given word in {} of {}; move the gap, or try another --seed",
+            footer.run_on.len(),
+            count(header.batch, "text")
         ));
     }
     if !arguments.quiet && !footer.ended.is_empty() {
         output::note(&format!(
-            "{} of {} texts ended before their length",
+            "{} of {} ended early",
             footer.ended.len(),
-            header.batch
+            count(header.batch, "text")
         ));
     }
-    let tokens = count(&header, footer);
+    let tokens = written(&header, footer);
     let tokens_per_second = tokens as f64 / footer.seconds.max(1e-9);
     if !arguments.quiet {
         output::note(&format!(
-            "{tokens} tokens in {:.2} s ({tokens_per_second:.1} tokens/s), {} passes, {} rows{}",
+            "{} in {:.2} s ({tokens_per_second:.1} tokens/s), {}, {}{}",
+            count(tokens, "token"),
             footer.seconds,
-            footer.nfe,
-            footer.rows,
+            count(footer.nfe, "pass"),
+            count(footer.rows, "row"),
             if footer.interrupted {
                 ", interrupted"
             } else {
@@ -182,7 +209,7 @@ fn print(
 }
 
 /// How many tokens the model wrote.
-fn count(header: &Header, footer: &Footer) -> usize {
+fn written(header: &Header, footer: &Footer) -> usize {
     let tokens = footer.tokens.iter().flatten();
     let known = tokens.filter(|&&token| token != header.mask_index).count();
     let texts = header.known.iter().zip(&footer.tokens);

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use esolm::config::Family;
 use esolm::likelihood::Purpose;
 use esolm::{Error, Likelihood, Score, ScoreItem, ScoreOptions, Scored};
+use esolm_checkpoint::message::count;
 use serde::{Deserialize, Serialize};
 
 use crate::arguments::{self, FormatName, Normalize};
 use crate::failure::Failure;
 use crate::likelihood::{self, Line};
 use crate::{output, setup, texts};
-pub use lines::all_but_bad;
 
 pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
     let mut options = ScoreOptions {
@@ -25,7 +25,7 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
             seed: Some(arguments.seed),
             batch: arguments.batch,
         },
-        bos: arguments.no_bos.then_some(false),
+        bos: arguments.opening.said(),
         ..ScoreOptions::default()
     };
     if arguments.job.input.is_some() {
@@ -41,7 +41,7 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
     let config = files.config();
     if arguments.infill && matches!(config.family, Family::Ar | Family::Bd3Lm) {
         return Err(Failure::usage(format!(
-            "--infill needs a model that reads what comes after a gap, which {} does not; give an Eso-LM or an MDLM",
+            "--infill needs a model that reads what comes after a gap, which {} does not; give an Eso-LM, an MDLM or a SetDLM",
             config.family.one()
         )));
     }
@@ -112,11 +112,15 @@ impl Input {
         let mut all = Self::default();
         for text in texts::read(files)? {
             let items: Vec<(usize, ScoreItem)> = if arguments.choices {
-                let lines = text.json_lines("an object with a context and a list of choices")?;
+                let lines = text.json_lines(
+                    "a JSON object with the fields context, a text, and choices, a list of texts",
+                )?;
                 let item = |Choices { context, choices }| ScoreItem::Choices { context, choices };
                 lines.into_iter().map(|(n, line)| (n, item(line))).collect()
             } else if arguments.infill {
-                let lines = text.json_lines("an object with a prefix, a middle and a suffix")?;
+                let lines = text.json_lines(
+                    "a JSON object with the fields prefix, middle and suffix, each a text",
+                )?;
                 let item = |line: Infill| ScoreItem::Infill {
                     prefix: line.prefix,
                     middle: line.middle,
@@ -170,8 +174,9 @@ fn notes(scored: &[Scored], places: &[String], is_exact: bool) -> Vec<String> {
     let shortened: usize = scored.iter().map(|item| item.shortened).sum();
     if shortened > 0 {
         let texts: usize = scored.iter().map(|item| item.scores.len()).sum();
+        let texts = count(texts, "text");
         notes.push(format!(
-            "what is given does not fit the model's context in {shortened} of {texts} texts: its farthest tokens are left out"
+            "what is given does not fit the model's context in {shortened} of {texts}: its farthest tokens are left out"
         ));
     }
     if !is_exact {

@@ -12,14 +12,16 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::arguments::Train;
 use crate::failure::Failure;
-use crate::{files, interrupts, output};
+use crate::{failure, files, interrupts, output};
 
 /// Runs the command.
 pub fn run(arguments: &Train) -> Result<(), Failure> {
     files::check_folder(&arguments.out)?;
     let mut show = Show::new(arguments.quiet);
     let (recipe, source) = recipe(arguments, &mut show)?;
-    let choice: DeviceChoice = recipe.run.device.parse()?;
+    // Of the recipe, not of the command line.
+    let choice: DeviceChoice = (recipe.run.device.parse())
+        .map_err(|error| Failure::failed(failure::engine_sentence(&error)))?;
     let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
     let stop = Arc::new(AtomicBool::new(false));
     let options = Options {
@@ -56,11 +58,6 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
 
 /// What to train, and the checkpoint that a new training starts from.
 fn recipe(arguments: &Train, show: &mut Show) -> Result<(Recipe, Option<Source>), Failure> {
-    let mut set = arguments.set.clone();
-    if let Some(init) = &arguments.init {
-        // JSON texts are TOML texts too.
-        set.push(format!("model.init={}", serde_json::json!(init)));
-    }
     let text = arguments.recipe.as_ref().map(|path| {
         std::fs::read_to_string(path).map_err(|error| {
             Failure::failed(format!(
@@ -69,8 +66,15 @@ fn recipe(arguments: &Train, show: &mut Show) -> Result<(Recipe, Option<Source>)
             ))
         })
     });
+    let text = text.transpose()?;
+    let mut set = arguments.set.clone();
+    if let Some(init) = &arguments.init {
+        check_init(init, text.as_deref().unwrap_or_default(), &set)?;
+        // JSON texts are TOML texts too.
+        set.push(format!("model.init={}", serde_json::json!(init)));
+    }
     let out = &arguments.out;
-    let recipe = match text.transpose()? {
+    let recipe = match text {
         None => esolm_train::saved_recipe(out, &set, &mut |event| show.event(&event)),
         Some(text) if arguments.resume => esolm_train::resumed_recipe(out, &text, &set),
         Some(text) => {
@@ -90,6 +94,16 @@ fn recipe(arguments: &Train, show: &mut Show) -> Result<(Recipe, Option<Source>)
         }
     };
     Ok((recipe.map_err(Failure::training)?, None))
+}
+
+/// Refuses an `--init` that would silently win over another checkpoint that the recipe or `--set` names.
+fn check_init(init: &str, recipe: &str, set: &[String]) -> Result<(), Failure> {
+    match Recipe::init(recipe, set).map_err(Failure::training)? {
+        Some(other) if !esolm_train::is_same_place(&other, init) => Err(Failure::usage(format!(
+            "--init is {init:?}, but the recipe has model.init = {other:?}; leave one of them out"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What a terminal, or a file of stderr, sees.

@@ -4,14 +4,16 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use esolm_checkpoint::message::json_error;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use super::digest::hexadecimal;
 use crate::arguments::Job;
 use crate::failure::Failure;
 use crate::texts;
 
-/// Longest line. Longer ones are hardly lines of JSON.
+/// Bytes of the longest line that is read. Longer ones are hardly lines of JSON.
 const LONGEST: u64 = 64 << 20;
 
 /// Where lines come from.
@@ -38,7 +40,9 @@ pub struct RawLine {
     pub name: String,
     /// From 1, blank lines counted.
     pub number: u64,
+    /// None of a line that is too long.
     pub bytes: Vec<u8>,
+    is_too_long: bool,
 }
 
 impl Input {
@@ -104,11 +108,10 @@ impl Input {
             })?;
         }
         drop(lines);
-        let digest = hash.hash.finalize();
         Ok(Some(Survey {
             lines: count,
             bytes: hash.bytes,
-            sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: hexadecimal(hash.hash),
         }))
     }
 
@@ -174,24 +177,24 @@ impl<'a> Lines<'a> {
                 return Ok(None);
             }
             self.number += 1;
-            if count as u64 == LONGEST && bytes.last() != Some(&b'\n') {
-                return Err(Failure::failed(format!(
-                    "line {} of {} has more than {} MiB; give lines of JSON, one object a line",
-                    self.number,
-                    self.name,
-                    LONGEST >> 20
-                )));
+            let is_too_long = count as u64 == LONGEST && bytes.last() != Some(&b'\n');
+            if is_too_long {
+                bytes = Vec::new();
+                self.reader
+                    .skip_until(b'\n')
+                    .map_err(|error| cannot_read(&self.name, &error))?;
             }
             if self.number == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
                 bytes.drain(..3);
             }
-            if bytes.iter().all(u8::is_ascii_whitespace) {
+            if !is_too_long && bytes.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
             return Ok(Some(RawLine {
                 name: self.name.clone(),
                 number: self.number,
                 bytes,
+                is_too_long,
             }));
         }
     }
@@ -200,13 +203,20 @@ impl<'a> Lines<'a> {
 impl RawLine {
     /// The id, if it has one, and the other fields of its object.
     pub fn fields(&self) -> Result<(Option<Value>, Map<String, Value>), String> {
+        if self.is_too_long {
+            return Err(format!("it has more than {} MiB", LONGEST >> 20));
+        }
         let text = std::str::from_utf8(&self.bytes).map_err(|error| {
             let at = error.valid_up_to();
             format!("it is not UTF-8 text (byte {at} is not part of a character)")
         })?;
-        let fields: Result<Map<String, Value>, _> = serde_json::from_str(text);
-        let mut fields =
-            fields.map_err(|error| format!("it is not a JSON object ({})", reason(&error)))?;
+        let value: Value = serde_json::from_str(text)
+            .map_err(|error| format!("it is not a JSON object ({})", syntax(&error)))?;
+        let mut fields = match value {
+            Value::Object(fields) => fields,
+            Value::Array(_) => return Err("it is not a JSON object, but a list".into()),
+            _ => return Err("it is not a JSON object, but a single value".into()),
+        };
         let id = fields.remove("id").filter(|id| !id.is_null());
         let is_name = |id: &Value| id.is_string() || id.is_u64() || id.is_i64();
         match id {
@@ -216,9 +226,12 @@ impl RawLine {
     }
 }
 
-/// The JSON reader's own words, without the place, which is within the line.
-pub fn reason(error: &serde_json::Error) -> String {
-    let why = error.to_string();
+/// What the JSON reader says of text that is not JSON. Its place is within the line.
+pub fn syntax(error: &serde_json::Error) -> String {
+    if error.is_eof() {
+        return "it ends too early".into();
+    }
+    let why = json_error(error);
     let why = why.split(" at line ").next().unwrap_or_default();
-    why.chars().take(240).collect()
+    format!("{why} at byte {}", error.column())
 }

@@ -37,8 +37,12 @@ struct Place {
 }
 
 impl Output {
-    /// Opens the output. Where a job goes on, the lines whose results are there are taken from `lines`.
-    pub fn open(job: &Job, record: &Record, lines: &mut Lines) -> Result<Self, Failure> {
+    /// Opens the output. Where a job goes on, the lines whose results are there are taken from `lines`. A stream has no `record`.
+    pub fn open(
+        job: &Job,
+        record: impl FnOnce() -> Result<Record, Failure>,
+        lines: &mut Lines,
+    ) -> Result<Self, Failure> {
         let path = job.output.as_deref().unwrap_or("-".as_ref());
         let is_stream = path == Path::new("-")
             || atomic::is_stream(path).map_err(|error| files::cannot_write(path, &error))?;
@@ -55,6 +59,11 @@ impl Output {
             )));
         }
         Pending::create_or_stdout(path).map(Self::Stream)
+    }
+
+    /// Whether a job that ended early can go on with it.
+    pub fn can_go_on(&self) -> bool {
+        matches!(self, Self::File(_))
     }
 
     /// Results that were there already.
@@ -85,7 +94,12 @@ impl Output {
 }
 
 impl Log {
-    fn open(path: &Path, job: &Job, record: &Record, lines: &mut Lines) -> Result<Self, Failure> {
+    fn open(
+        path: &Path,
+        job: &Job,
+        record: impl FnOnce() -> Result<Record, Failure>,
+        lines: &mut Lines,
+    ) -> Result<Self, Failure> {
         let cannot = |error: &std::io::Error| files::cannot_write(path, error);
         // Not in append mode, which on some systems keeps a file from being cut.
         let file = OpenOptions::new()
@@ -115,6 +129,7 @@ impl Log {
                 path.display()
             )));
         }
+        let record = record()?;
         if there > 0 {
             record.compare(path)?;
             log.count(lines)?;

@@ -1,4 +1,4 @@
-//! What a job was asked for, written beside its output, so that nobody goes on with another input or other options.
+//! What a job was asked for, written beside its output, so that nobody goes on with another model, another input or other options.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,7 +20,8 @@ const SUFFIX: &str = ".job";
 pub struct Record(Value);
 
 impl Record {
-    pub fn new(plan: &Plan, survey: Option<Survey>) -> Self {
+    /// The record of a job over what a first reading told, with what [`digest::model`](super::digest::model) tells of the model.
+    pub fn new(plan: &Plan, survey: Option<&Survey>, model: Value) -> Self {
         let input = survey.map(|survey| {
             json!({ "lines": survey.lines, "bytes": survey.bytes, "sha256": survey.sha256 })
         });
@@ -32,6 +33,7 @@ impl Record {
             "esolm": env!("CARGO_PKG_VERSION"),
             "command": plan.command,
             "input": input,
+            "model": model,
             "options": options,
         }))
     }
@@ -46,6 +48,12 @@ impl Record {
     /// Writes it beside the output.
     pub fn write(&self, output: &Path) -> Result<(), Failure> {
         let path = Self::path(output);
+        if atomic::is_stream(&path).map_err(|error| files::cannot_write(&path, &error))? {
+            return Err(Failure::failed(format!(
+                "{} is where the job's record belongs, and is not a regular file; remove it, or give another --output",
+                path.display()
+            )));
+        }
         let text = format!("{:#}\n", self.0);
         atomic::write(&path, text).map_err(|error| files::cannot_write(&path, &error))
     }
@@ -67,15 +75,43 @@ impl Record {
                 path.display()
             ))
         })?;
-        match difference("", &there, &self.0) {
-            None => Ok(()),
-            Some((what, _, _)) if what.starts_with("input") => Err(Failure::failed(format!(
-                "the input is not the one that the results in {} are of; give that one, or another --output",
-                output.display()
-            ))),
-            Some((what, there, here)) => Err(Failure::failed(format!(
-                "the results in {} were made with {what} {there}, not {here}; give the same options, or another --output",
-                output.display()
+        let results = output.display();
+        // What was asked for says most; other options may be why the model is another one.
+        for part in ["esolm_job", "esolm", "command", "options"] {
+            if let Some((what, there, here)) = difference(part, &there[part], &self.0[part]) {
+                let said =
+                    format!("the results in {results} were made with {what} {there}, not {here}");
+                return Err(match part {
+                    "esolm" | "esolm_job" => Failure::failed(format!(
+                        "{said}; go on with that version, or give another --output"
+                    )),
+                    _ => Failure::usage(format!(
+                        "{said}; give the same options, or another --output"
+                    )),
+                });
+            }
+        }
+        // What the model is called may change.
+        let (model, own) = (&there["model"], &self.0["model"]);
+        let parts = [
+            "configuration",
+            "weights",
+            "tokenizer",
+            "recommended settings",
+        ];
+        let changed: Vec<&str> = (parts.into_iter())
+            .filter(|part| model[part] != own[part])
+            .collect();
+        if !changed.is_empty() {
+            let changed = changed.join(" and ");
+            return Err(Failure::failed(format!(
+                "the model is not the one that made the results in {results}: its {changed} changed; give that model, or another --output"
+            )));
+        }
+        match there["input"] == self.0["input"] {
+            true => Ok(()),
+            false => Err(Failure::failed(format!(
+                "the input is not the one that the results in {results} are of; give that one, or another --output"
             ))),
         }
     }
@@ -89,7 +125,7 @@ fn difference(name: &str, a: &Value, b: &Value) -> Option<(String, String, Strin
         names.dedup();
         return names.into_iter().find_map(|field| {
             let inner = match name {
-                "" | "options" => field.clone(),
+                "options" => field.clone(),
                 _ => format!("{name}.{field}"),
             };
             let of = |object: &serde_json::Map<String, Value>| {
@@ -111,17 +147,18 @@ mod tests {
 
     #[test]
     fn the_first_difference_is_named() {
-        let record = |seed: u64, sha: &str| json!({"options": {"a": 1, "seed": seed}, "input": {"sha256": sha}});
-        assert_eq!(difference("", &record(1, "x"), &record(1, "x")), None);
+        let options = |seed: u64| json!({"a": 1, "seed": seed});
+        assert_eq!(difference("options", &options(1), &options(1)), None);
         let (what, there, here) =
-            difference("", &record(1, "x"), &record(2, "x")).expect("it differs");
+            difference("options", &options(1), &options(2)).expect("it differs");
         assert_eq!(
             (what.as_str(), there.as_str(), here.as_str()),
             ("seed", "1", "2")
         );
-        let (what, ..) = difference("", &record(1, "x"), &record(2, "y")).expect("it differs");
-        assert_eq!(what, "input.sha256");
-        let (_, there, here) = difference("", &json!({}), &json!({"a": "b"})).expect("it differs");
+        let (_, there, here) =
+            difference("options", &json!({}), &json!({"a": "b"})).expect("it differs");
         assert_eq!((there.as_str(), here.as_str()), ("left out", "\"b\""));
+        let (what, ..) = difference("esolm", &json!("1"), &json!("2")).expect("it differs");
+        assert_eq!(what, "esolm");
     }
 }

@@ -90,6 +90,26 @@ impl Drop for Folder {
     }
 }
 
+/// A small chat model in a folder of its own, with other fields in its configuration.
+pub fn chat_model(out: &Path, fields: &serde_json::Value) {
+    let golden = root().join("tests/fixtures/golden-llm/chat");
+    std::fs::create_dir_all(out).expect("a new folder");
+    let files = [
+        "model_bd3lm/model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    for file in files {
+        let name = Path::new(file).file_name().expect("a name");
+        std::fs::copy(golden.join(file), out.join(name)).expect("writable");
+    }
+    let config = std::fs::read(golden.join("model_bd3lm/config.json")).expect("a configuration");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    let all = config.as_object_mut().expect("an object");
+    all.extend(fields.as_object().expect("an object").clone());
+    std::fs::write(out.join("config.json"), config.to_string()).expect("writable");
+}
+
 /// A safetensors file in memory.
 pub struct Tensors(Vec<u8>);
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::common::{Folder, root};
+use super::common::{Folder, chat_model, root};
 
 fn at(folder: &Folder, name: &str) -> PathBuf {
     folder.path().join("decoders").join(name)
@@ -40,12 +40,57 @@ pub fn prepare(folder: &Folder) {
     changed(folder, "dream", dream);
     let moe = json!({"architectures": ["Qwen2MoeForCausalLM"]});
     changed(folder, "moe", moe);
+    // What ends its texts is no token.
+    changed(folder, "ends", json!({}));
+    let settings = json!({"eos_token_id": [150, "<|im_end|>"]});
+    std::fs::write(
+        at(folder, "ends").join("generation_config.json"),
+        settings.to_string(),
+    )
+    .expect("writable");
     changed(
         folder,
         "yarn",
         json!({"rope_scaling": {"rope_type": "yarn", "factor": 4}}),
     );
     changed(folder, "wide", json!({"intermediate_size": 145}));
+    changed(folder, "theta", json!({"rope_theta": 1e308}));
+    changed(folder, "minus", json!({"eos_token_id": -1}));
+    changed(folder, "heads", json!({"num_attention_heads": 70_000}));
+    changed(
+        folder,
+        "twice",
+        json!({"rope_parameters": {"rope_theta": 7}}),
+    );
+    let config = at(folder, "twice").join("config.json");
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    let text = text.replace("\"rope_theta\":7", "\"rope_theta\":7,\"rope_theta\":8");
+    std::fs::write(config, text).expect("writable");
+    let ar = json!({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]});
+    chat_model(&at(folder, "chat"), &ar);
+    chat_model(&at(folder, "chat-blocks"), &json!({}));
+    chat_model(
+        &at(folder, "chat-short"),
+        &json!({"max_position_embeddings": 64}),
+    );
+    for (name, template) in [
+        ("open", "{% for m in messages %}".to_string()),
+        ("reads", "{% include '/etc/passwd' %}".into()),
+        (
+            "deep",
+            format!("{{{{ {}1{} }}}}", "(".repeat(500), ")".repeat(500)),
+        ),
+        ("long", "x".repeat(300_000)),
+    ] {
+        std::fs::write(at(folder, &format!("{name}.jinja")), template).expect("writable");
+    }
+    let saved = json!({"esolm_chat": 9, "model": "m", "messages": []});
+    std::fs::write(at(folder, "saved.json"), saved.to_string()).expect("writable");
+    std::fs::write(
+        at(folder, "saved-bad.json"),
+        "{\"esolm_chat\": 1, \"messages\"",
+    )
+    .expect("writable");
     // Two files, of which one is cut short, and one is not there.
     for (name, is_there) in [("cut", true), ("gone", false)] {
         changed(folder, name, json!({}));

@@ -166,6 +166,12 @@ pub fn prepare(folder: &Folder) {
     for (name, line) in [
         ("jobs.jsonl", "{\"prompt\": \"Once\"}\n"),
         ("bad-jobs.jsonl", "{}\n{\"promt\": \"Once\"}\n"),
+        ("bad-type.jsonl", "{\"length\": \"8\"}\n"),
+        ("bad-json.jsonl", "{\"length\": 8\n"),
+        ("bad-text.jsonl", "{\"text\": 3}\n"),
+        ("no-text.jsonl", "{}\n"),
+        ("confidence.jsonl", "{}\n{\"schedule\": \"confidence\"}\n"),
+        ("too-long.jsonl", "{}\n{\"length\": 4096}\n"),
     ] {
         std::fs::write(folder.file(name), line).expect("writable");
     }

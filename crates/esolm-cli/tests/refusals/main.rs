@@ -164,6 +164,7 @@ fn help_goes_to_stdout_unless_it_was_not_asked_for() {
     assert!(output.stdout.is_empty());
     for command in [
         "sample",
+        "chat",
         "ppl",
         "score",
         "devices",

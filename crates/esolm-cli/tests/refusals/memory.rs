@@ -145,6 +145,86 @@ fn a_batch_needs_no_more_than_is_said() {
     }
 }
 
+/// A safetensors file of `bytes` zeros, which take no room on the disk.
+fn write_zeros(path: &str, header: &serde_json::Map<String, serde_json::Value>, bytes: usize) {
+    let header = serde_json::to_vec(header).expect("JSON");
+    let mut file = std::fs::File::create(path).expect("a file");
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .expect("room");
+    file.write_all(&header).expect("room");
+    file.set_len((8 + header.len() + bytes) as u64)
+        .expect("a sparse file");
+}
+
+/// Qwen3-0.6B's shape: it is refused before anything is read, with what `inspect` says that it needs.
+#[test]
+fn a_decoder_beyond_the_memory() {
+    let folder = Folder::new();
+    let json = serde_json::json!({
+        "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40960, "vocab_size": 151936,
+        "tie_word_embeddings": true, "bos_token_id": 1,
+    });
+    let of_layer: [(&str, &[usize]); 11] = [
+        ("self_attn.q_proj", &[2048, 1024]),
+        ("self_attn.k_proj", &[1024, 1024]),
+        ("self_attn.v_proj", &[1024, 1024]),
+        ("self_attn.o_proj", &[1024, 2048]),
+        ("self_attn.q_norm", &[128]),
+        ("self_attn.k_norm", &[128]),
+        ("mlp.gate_proj", &[3072, 1024]),
+        ("mlp.up_proj", &[3072, 1024]),
+        ("mlp.down_proj", &[1024, 3072]),
+        ("input_layernorm", &[1024]),
+        ("post_attention_layernorm", &[1024]),
+    ];
+    let layers = (0..28).flat_map(|layer| {
+        of_layer.map(|(name, shape)| (format!("model.layers.{layer}.{name}"), shape))
+    });
+    let ends: [(&str, &[usize]); 2] = [
+        ("model.embed_tokens", &[151_936, 1024]),
+        ("model.norm", &[1024]),
+    ];
+    let ends = ends.map(|(name, shape)| (name.to_string(), shape));
+    let mut end = 0;
+    let mut header = serde_json::Map::new();
+    for (name, shape) in layers.chain(ends) {
+        let start = end;
+        end += 2 * shape.iter().product::<usize>();
+        let told =
+            serde_json::json!({"dtype": "BF16", "shape": shape, "data_offsets": [start, end]});
+        header.insert(format!("{name}.weight"), told);
+    }
+    let weights = folder.file("model.safetensors");
+    write_zeros(&weights, &header, end);
+    std::fs::write(folder.file("config.json"), json.to_string()).expect("room");
+    let line = format!("inspect {weights} --json");
+    let report = run(8_000_000, &line);
+    let report: serde_json::Value = serde_json::from_slice(&report.stdout).expect("JSON");
+    let mib = |bytes: &serde_json::Value| bytes.as_u64().expect("a number") >> 20;
+    let said = mib(&report["memory"]["q8"]);
+    // 8.5 bits for each of 596 million weights, with a little beside.
+    assert!((604..760).contains(&said), "{said}");
+    let remedy = "free or allow more, or use a smaller model or fewer bits, as --weights q8 or q4";
+    // What the file takes of the address space is not left.
+    let line = format!("sample --model {weights} --tokenizer none --seed 1 --quiet --weights q8");
+    let limit = (end >> 10) as u64 + 400_000;
+    let on_cpu = format!("{line} --device cpu");
+    let [needed, left] = refused(limit, &on_cpu, "the model", remedy);
+    assert!(
+        needed.abs_diff(said) <= 1 && left < needed,
+        "{needed} {said} {left}"
+    );
+    // Of a GPU that is a software one the weights are here as well.
+    let on_gpu = format!("{line} --device gpu");
+    let [needed, left] = refused(limit + 600_000, &on_gpu, "the model", remedy);
+    let weights = mib(&report["gpu_memory"]["q8"][0]);
+    assert!(
+        needed > weights && left < needed,
+        "{needed} {weights} {left}"
+    );
+}
+
 /// The file has f16 values, which the CPU holds as f32.
 #[test]
 fn a_model_beyond_the_memory() {
@@ -175,15 +255,8 @@ fn a_model_beyond_the_memory() {
             serde_json::json!({"dtype": "F16", "shape": shape, "data_offsets": [start, end]});
         header.insert(name.clone(), told);
     }
-    let header = serde_json::to_vec(&header).expect("JSON");
     let weights = folder.file("model.safetensors");
-    let mut file = std::fs::File::create(&weights).expect("a file");
-    file.write_all(&(header.len() as u64).to_le_bytes())
-        .expect("room");
-    file.write_all(&header).expect("room");
-    // Zeros that take no room on the disk.
-    file.set_len((8 + header.len() + end) as u64)
-        .expect("a sparse file");
+    write_zeros(&weights, &header, end);
     let config = std::fs::read_to_string(root().join(GOLDEN).join("model_a.config.json"));
     let mut config: serde_json::Value = serde_json::from_str(&config.expect("data")).expect("JSON");
     config["hidden_size"] = HIDDEN.into();

@@ -251,3 +251,38 @@ fn a_converted_bd3lm_is_the_same() {
     }
     assert!(succeed(&["inspect", BLOCKS, "--tokenizer", "none"]).contains("0.001 to 0.999"));
 }
+
+/// More steps than there are tokens to choose change nothing, which is said.
+#[test]
+fn steps_that_are_not_run_are_told() {
+    let common = [
+        "sample",
+        "--device",
+        "cpu",
+        "--tokenizer",
+        "none",
+        "--seed",
+        "1",
+    ];
+    let common = [
+        &common[..],
+        &["--model", BLOCKS, "--schedule", "confidence"],
+    ]
+    .concat();
+    let with = |steps: &str| run(&[&common[..], &["--steps", steps]].concat());
+    let (enough, more) = (with("4"), with("9"));
+    assert_eq!(enough.stdout, more.stdout);
+    let said =
+        "a block of 4 tokens takes no more steps than that, so the further ones of 9 are not run";
+    let errors =
+        |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(errors(&more).contains(said), "{}", errors(&more));
+    assert!(!errors(&enough).contains("not run"), "{}", errors(&enough));
+    // Where nobody asks for steps, nothing is said of any.
+    let default = run(&common);
+    assert!(
+        !errors(&default).contains("not run"),
+        "{}",
+        errors(&default)
+    );
+}

@@ -1,7 +1,7 @@
 //! Jobs: lines in, lines out, in shards and through kills.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const PROMPTS: [&str; 4] = ["One day", "The cat", "Tom and Lily", "There was a b
 const LINES: usize = 14;
 
 /// Lines with ids, prompts, templates, seeds and lengths of their own, and a blank one between them.
-fn input(folder: &Folder) -> String {
+pub fn input(folder: &Folder) -> String {
     let path = folder.file("in.jsonl");
     let mut text = String::from("\u{feff}");
     for index in 0..LINES {
@@ -34,7 +34,7 @@ fn input(folder: &Folder) -> String {
     path
 }
 
-fn job(input: &str, output: &str, rest: &[&str]) -> Command {
+pub fn job(input: &str, output: &str, rest: &[&str]) -> Command {
     let mut command = esolm();
     command.args([
         "sample", "--device", "cpu", "--length", "24", "--quiet", "--input", input, "--output",
@@ -44,7 +44,7 @@ fn job(input: &str, output: &str, rest: &[&str]) -> Command {
     command
 }
 
-fn done(mut command: Command) -> Output {
+pub fn done(mut command: Command) -> Output {
     let output = command.output().expect("it starts");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {errors}");
@@ -52,7 +52,7 @@ fn done(mut command: Command) -> Output {
 }
 
 /// The one sentence of a run that is refused, with its exit code.
-fn refused(mut command: Command) -> (i32, String) {
+pub fn refused(mut command: Command) -> (i32, String) {
     let output = command.output().expect("it starts");
     let errors = String::from_utf8(output.stderr).expect("text");
     let code = output.status.code().expect("an exit code");
@@ -60,7 +60,7 @@ fn refused(mut command: Command) -> (i32, String) {
     (code, errors)
 }
 
-fn lines(path: &str) -> Vec<Value> {
+pub fn lines(path: &str) -> Vec<Value> {
     let text = fs::read_to_string(path).expect("results");
     let lines = text.lines();
     lines
@@ -69,7 +69,7 @@ fn lines(path: &str) -> Vec<Value> {
 }
 
 /// The output of a run that nobody interrupts.
-fn whole(folder: &Folder, input: &str) -> Vec<u8> {
+pub fn whole(folder: &Folder, input: &str) -> Vec<u8> {
     let path = folder.file("whole.jsonl");
     done(job(input, &path, &[]));
     fs::read(path).expect("results")
@@ -201,7 +201,12 @@ fn an_interrupted_job_goes_on() {
     let input = input(&folder);
     let whole = whole(&folder, &input);
     let path = folder.file("out.jsonl");
-    let mut child = job(&input, &path, &["--batch", "1"])
+    let mut child = esolm()
+        .args([
+            "sample", "--device", "cpu", "--length", "24", "--batch", "1",
+        ])
+        .args(["--input", &input, "--output", &path])
+        .stderr(Stdio::piped())
         .spawn()
         .expect("it starts");
     while fs::metadata(&path).map_or(0, |there| there.len()) == 0 {
@@ -209,146 +214,25 @@ fn an_interrupted_job_goes_on() {
         sleep(Duration::from_millis(2));
     }
     kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).expect("sent");
+    let mut errors = String::new();
+    let mut stderr = child.stderr.take().expect("piped");
+    stderr.read_to_string(&mut errors).expect("text");
     let status = child.wait().expect("it ends");
     let there = fs::read(&path).expect("results");
     assert!(whole.starts_with(&there) && there.ends_with(b"\n"));
     if there.len() < whole.len() {
         assert_eq!(status.code(), Some(143));
+        let last = errors.lines().last().expect("a line");
+        let lines = match there.iter().filter(|&&byte| byte == b'\n').count() {
+            1 => "1 line".into(),
+            n => format!("{n} lines"),
+        };
+        let said = format!("interrupted after {lines} in ");
+        assert!(last.starts_with(&said), "{errors}");
+        assert!(last.ends_with("; the same command with --resume goes on"));
     }
     done(job(&input, &path, &["--resume"]));
     assert!(fs::read(&path).expect("results") == whole);
-}
-
-#[test]
-fn another_job_is_not_gone_on_with() {
-    let folder = Folder::new();
-    let input = input(&folder);
-    let path = folder.file("out.jsonl");
-    done(job(&input, &path, &[]));
-    let whole = fs::read(&path).expect("results");
-    for (rest, code, said) in [
-        (&[][..], 2, "is not empty; go on with --resume"),
-        (
-            &["--resume", "--seed", "1"],
-            1,
-            "were made with seed 0, not 1;",
-        ),
-        (
-            &["--resume", "--top-k", "4"],
-            1,
-            "were made with top_k left out, not 4;",
-        ),
-        (
-            &["--resume", "--shard", "1/2"],
-            1,
-            "were made with shard \"1/1\", not \"1/2\";",
-        ),
-        (
-            &["--resume", "--weights", "f16"],
-            1,
-            "were made with weights left out, not \"f16\";",
-        ),
-        (
-            &["--resume", "--first", "3"],
-            1,
-            "were made with first 0, not 3;",
-        ),
-    ] {
-        let (exit, errors) = refused(job(&input, &path, rest));
-        assert_eq!(exit, code, "{errors}");
-        assert!(errors.contains(said), "{errors}");
-    }
-    // The number of texts at once changes nothing.
-    done(job(&input, &path, &["--resume", "--batch", "3"]));
-    // Another input of the same length.
-    let text = fs::read_to_string(&input).expect("the input");
-    fs::write(&input, text.replace("The cat", "The dog")).expect("written");
-    let (_, errors) = refused(job(&input, &path, &["--resume"]));
-    assert!(errors.contains("the input is not the one"), "{errors}");
-    fs::write(&input, &text).expect("written");
-    assert!(fs::read(&path).expect("results") == whole);
-    // Results that are another's, or without their record.
-    fs::write(&path, "{\"line\": 2}\n").expect("written");
-    let (_, errors) = refused(job(&input, &path, &["--resume"]));
-    assert!(errors.contains("line 1 of"), "{errors}");
-    fs::remove_file(format!("{path}.job")).expect("removed");
-    let (_, errors) = refused(job(&input, &path, &["--resume"]));
-    assert!(errors.contains("out.jsonl.job"), "{errors}");
-}
-
-#[test]
-fn bad_lines_are_named() {
-    let folder = Folder::new();
-    let (input, path) = (folder.file("bad.jsonl"), folder.file("out.jsonl"));
-    let long = "word ".repeat(400);
-    let bad = [
-        ("{\"prompt\": \"a\"", "it is not a JSON object"),
-        ("[1]", "it is not a JSON object"),
-        ("{\"promt\": \"a\"}", "it has the field \"promt\""),
-        ("{\"prompt\": 3}", "it does not say what to write"),
-        ("{\"prompt\": [\"a\", \"b\"]}", "its prompt is a list"),
-        ("{\"id\": 1.5, \"prompt\": \"a\"}", "its id must be"),
-        (
-            "{\"prompt\": \"a\", \"infill\": \"b ____\"}",
-            "exclude each other",
-        ),
-        ("{\"length\": 100000}", "more than the model's context"),
-        (
-            &format!("{{\"prompt\": \"{long}\"}}"),
-            "which leaves nothing to write",
-        ),
-        ("{\"stop_strings\": [\"\"]}", "a stop string is empty"),
-    ];
-    for (line, why) in bad {
-        fs::write(&input, format!("{{\"id\": \"good\"}}\n{line}\n{{}}\n")).expect("written");
-        let _ = fs::remove_file(&path);
-        let (code, errors) = refused(job(&input, &path, &[]));
-        assert_eq!(code, 1, "{errors}");
-        assert!(
-            errors.contains("line 2 of") && errors.contains(why),
-            "{errors}"
-        );
-        assert!(errors.contains("--keep-going"), "{errors}");
-        // What can be seen without the model is said before anything is done; else what comes before is there.
-        let there = fs::read_to_string(&path).unwrap_or_default();
-        assert!(there.lines().count() <= 1, "{there}");
-    }
-    // A job that ended at a line that only the model refuses goes on behind it.
-    let text = format!("{{\"id\": 1}}\n{{\"prompt\": \"{long}\"}}\n{{\"id\": 3}}\n");
-    fs::write(&input, text).expect("written");
-    let _ = fs::remove_file(&path);
-    let (_, errors) = refused(job(&input, &path, &[]));
-    assert!(errors.contains("line 2 of"), "{errors}");
-    assert_eq!(lines(&path).len(), 1, "the results before it stay");
-    done(job(&input, &path, &["--resume", "--keep-going"]));
-    let results = lines(&path);
-    assert_eq!((results.len(), &results[2]["id"]), (3, &json!(3)));
-    assert!(results[1]["error"].is_string());
-
-    // With --keep-going each has a result.
-    let all: Vec<&str> = bad.iter().map(|(line, _)| *line).collect();
-    let text = format!(
-        "{{\"id\": \"good\"}}\n{}\n{{\"id\": \"last\"}}\n",
-        all.join("\n")
-    );
-    let mut bytes = text.into_bytes();
-    bytes.extend(b"{\"prompt\": \"\xff\"}\n");
-    fs::write(&input, bytes).expect("written");
-    let _ = fs::remove_file(&path);
-    done(job(&input, &path, &["--keep-going"]));
-    let results = lines(&path);
-    assert_eq!(results.len(), bad.len() + 3);
-    for (result, (_, why)) in results[1..].iter().zip(bad) {
-        let error = result["error"].as_str().expect("an error");
-        assert!(error.contains(why), "{error}");
-    }
-    assert!(results[0]["text"].is_string() && results[bad.len() + 1]["text"].is_string());
-    assert_eq!(results[bad.len() + 1]["sequence"], bad.len() + 1);
-    assert!(
-        results[bad.len() + 2]["error"]
-            .as_str()
-            .is_some_and(|e| e.contains("UTF-8"))
-    );
 }
 
 /// From a pipe to a pipe; a named one stays what it is.
@@ -621,6 +505,90 @@ fn every_kind_of_text_is_a_job() {
                 assert_eq!(job, alone, "{options:?}, line {index}");
             }
             assert_eq!(line["seed"], if index == 2 { 4 } else { 0 });
+        }
+    }
+}
+
+/// Lines ask by themselves for what a running batch does not take.
+#[test]
+fn lines_may_differ_in_everything() {
+    let folder = Folder::new();
+    let (input, path) = (folder.file("in.jsonl"), folder.file("out.jsonl"));
+    let all = [
+        json!({}),
+        json!({"schedule": "confidence", "steps": 2}),
+        json!({"length": 48}),
+        json!({"schedule": "binomial", "seed": 3}),
+    ];
+    let text: String = all.iter().map(|line| format!("{line}\n")).collect();
+    fs::write(&input, &text).expect("written");
+    let model = ["--model", "tests/fixtures/golden-family/bd3lm/bs4"];
+    let common = [
+        "sample",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--tokenizer",
+        "none",
+    ];
+    let common = [&common[..], &model].concat();
+    succeed(&[&common[..], &["--input", &input, "--output", &path]].concat());
+    let results = lines(&path);
+    assert_eq!(results.len(), all.len());
+    for (index, (line, result)) in all.iter().zip(&results).enumerate() {
+        let number = index.to_string();
+        let seed = line.get("seed").map_or("0".into(), Value::to_string);
+        let mut options: Vec<String> = vec!["--first".into(), number, "--seed".into(), seed];
+        for name in ["schedule", "steps", "length"] {
+            if let Some(value) = line.get(name) {
+                let value = value.as_str().map_or(value.to_string(), String::from);
+                options.extend([format!("--{name}"), value]);
+            }
+        }
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let alone = succeed(&[&common[..], &["--json"], &options].concat());
+        let alone: Value = serde_json::from_str(&alone).expect("JSON");
+        assert_eq!(result["tokens"], alone["sequences"][0]["tokens"], "{line}");
+    }
+    // Of a stream it is not known beforehand.
+    let mut command = esolm();
+    command.args([&common[..], &["--input", "-"]].concat());
+    command.stdin(fs::File::open(&input).expect("the input"));
+    let (code, errors) = refused(command);
+    assert_eq!(code, 1, "{errors}");
+    assert!(
+        errors.contains("line 3 of the standard input: ") && errors.contains("--length"),
+        "{errors}"
+    );
+}
+
+/// A text of which no token is scored has nothing to be likely or unlikely: it costs nothing, and has no figure per token.
+#[test]
+fn a_text_without_tokens_scores_nothing() {
+    let folder = Folder::new();
+    let input = folder.file("in.jsonl");
+    let text = "{\"text\": \"\"}\n{\"text\": \"The end.\"}\n{\"text\": \"  \"}\n";
+    for (text, nothing) in [(text, [0, 2]), ("{\"text\": \"\"}\n", [0, 0])] {
+        fs::write(&input, text).expect("written");
+        for command in ["score", "ppl"] {
+            let results = succeed(&[command, "--device", "cpu", "--quiet", "--input", &input]);
+            let results: Vec<Value> = (results.lines())
+                .map(|line| serde_json::from_str(line).expect("JSON"))
+                .collect();
+            assert_eq!(results.len(), text.lines().count());
+            for (index, result) in results.iter().enumerate() {
+                // White space is a text to `score`, and left out around a document.
+                let is_nothing = nothing.contains(&index) && (command == "ppl" || index == 0);
+                assert_eq!(result["tokens"] == 0, is_nothing, "{command}: {result}");
+                assert_eq!(result["nats_per_token"].is_null(), is_nothing, "{result}");
+                assert_eq!(result["bits_per_byte"].is_null(), is_nothing, "{result}");
+                if is_nothing {
+                    assert_eq!(result["logp"], 0.0, "{result}");
+                }
+                if command == "ppl" {
+                    assert_eq!(result["ppl"].is_null(), is_nothing, "{result}");
+                }
+            }
         }
     }
 }

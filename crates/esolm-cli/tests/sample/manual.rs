@@ -41,6 +41,9 @@ fn completions_and_pages_name_every_option() {
         text.replace("\\-", "-")
     };
     let first = page("esolm");
+    assert!(first.contains(".SH SYNOPSIS\nesolm <COMMAND>\n"), "{first}");
+    let synopsis = ".SH SYNOPSIS\nesolm ppl [OPTIONS] [FILE]...\n";
+    assert!(page("esolm-ppl").contains(synopsis));
     let shells = ["bash", "zsh", "fish", "powershell", "elvish"]
         .map(|shell| (shell, succeed(&["completions", shell])));
     let mut seen = 0;

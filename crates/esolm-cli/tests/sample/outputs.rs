@@ -299,6 +299,25 @@ fn a_quiet_download_shows_nothing() {
     assert_eq!(quiet.trim(), text.trim());
 }
 
+/// A pipe where a file of a folder would be removed is somebody's own, whatever is allowed.
+#[test]
+fn convert_removes_nothing_but_files() {
+    let folder = Folder::new();
+    let (model, out) = (folder.file("model"), folder.file("out"));
+    succeed(&["convert", "models/stories", &model, "--tokenizer", "none"]);
+    fs::remove_file(format!("{model}/generation_config.json")).expect("it is there");
+    fs::create_dir(&out).expect("a folder");
+    let pipe = format!("{out}/tokenizer.json");
+    let made = Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo runs").success());
+    let output = run(&["convert", &model, &out, "--force"]);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    assert!(errors.contains("is not a regular file"), "{errors}");
+    assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo());
+    assert!(!fs::exists(format!("{out}/model.safetensors")).expect("a folder"));
+}
+
 /// Answers as the hub does for the files of the small model.
 fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);

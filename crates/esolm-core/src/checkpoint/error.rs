@@ -69,11 +69,13 @@ pub enum CheckpointError {
     },
     /// A tokenizer that may name the mask token cannot be read, and nothing else says which token it is.
     #[error(
-        "which token is the mask cannot be found out from {tokenizer}, and the configuration has no \"mask_index\""
+        "which token is the mask cannot be found out from {tokenizer}, and the configuration has no \"{field}\""
     )]
     MaskUnknown {
         /// What it is.
         tokenizer: String,
+        /// The field that could say it.
+        field: &'static str,
     },
     /// Nothing says which of several indices without a token is the mask.
     #[error(

@@ -12,7 +12,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use super::open::{OWN_WEIGHTS, read_text};
 use super::shards::Index;
 use super::tokenizer::OTHER_FORMS;
-use super::{CheckpointError, HubError, OpenOptions, WEIGHTS, beside};
+use super::{CheckpointError, HubError, OpenOptions, WEIGHTS, beside, chat};
 
 /// What belongs to a `vocab.json`.
 const MERGES: &str = "merges.txt";
@@ -49,7 +49,7 @@ pub(super) fn fetch(spec: &str, options: &OpenOptions) -> Result<Files, Checkpoi
         Some(_) => hub.optional("config.json")?,
     };
     let tokenizer = hub.optional("tokenizer.json")?;
-    for name in beside::NAMING {
+    for name in beside::NAMING.into_iter().chain([chat::TEMPLATE]) {
         hub.optional(name)?; // found beside the weights
     }
     if tokenizer.is_none() {

@@ -262,6 +262,7 @@ impl<'a> Tree<'a> {
                 .map_err(parsed)?,
             bos: None,
             eos: None,
+            more_eos: Vec::new(),
             dropout: field("model.dropout").number()?,
             attention: (of(Family::EsoLm, "algo.diffusion_attn_mode").text()?)
                 .map(parse_attention)

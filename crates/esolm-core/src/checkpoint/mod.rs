@@ -16,12 +16,14 @@
 
 #[cfg(not(target_family = "wasm"))]
 mod beside;
+mod chat;
 mod decoder;
 mod error;
 #[cfg(all(feature = "hub", not(target_family = "wasm")))]
 mod hub;
 mod lightning;
 mod parameter;
+mod reading;
 mod rotary;
 mod scalars;
 mod shards;
@@ -38,20 +40,24 @@ use std::path::{Path, PathBuf};
 
 use esolm_checkpoint::{Format, TensorFile};
 
+pub use chat::{ChatFiles, TOKENIZER_CONFIG};
 pub use error::{CheckpointError, HubError, QuantisedError};
 pub use esolm_checkpoint::{
     ByteSource, Dtype, Error as FileError, Reading, SafetensorsWriter, TensorInfo, TensorSpec,
+    write_f32,
 };
 pub use lightning::LightningError;
-pub use parameter::{Form, Parameter, Values};
+pub use parameter::{Form, Parameter};
+pub use reading::{Rows, Values};
 #[cfg(not(target_family = "wasm"))]
 pub use tokenizer::read_tokenizer;
-pub use writer::{StoreDtype, write_safetensors};
 #[cfg(not(target_family = "wasm"))]
-pub use writer::{write_folder, write_hf_folder};
+pub use writer::{FolderWeights, write_folder, write_hf_folder};
+pub use writer::{SHARD_BYTES, StoreDtype, write_safetensors};
 
-use crate::config::{Claims, Family, ModelConfig, PartialConfig, Quantization, ReadAs};
-use crate::finite::first_beyond;
+use crate::config::{
+    Claims, ConfigError, Family, ModelConfig, Open, PartialConfig, Quantization, ReadAs,
+};
 use crate::recommended::Recommended;
 use scalars::NoiseRange;
 use shards::{INDEX, Index};
@@ -117,6 +123,20 @@ impl Weights {
     }
 }
 
+/// The names of the safetensors files of weights that a folder holds, with their index where they are several. Of an index that cannot be
+/// read, that alone.
+#[cfg(not(target_family = "wasm"))]
+pub fn weights_in(folder: &Path) -> Vec<String> {
+    let is_there = |name: &String| folder.join(name).symlink_metadata().is_ok();
+    let index = open::read_text(&folder.join(INDEX));
+    let shards = index.and_then(|text| shard_names(&text));
+    let mut names = shards.unwrap_or_default();
+    names.extend([WEIGHTS, INDEX].map(String::from));
+    names.retain(is_there);
+    names.dedup();
+    names
+}
+
 /// The files that the text of a `model.safetensors.index.json` names, each a plain name, for who has to bring them.
 ///
 /// # Errors
@@ -180,6 +200,7 @@ pub struct Checkpoint {
     mask_told: bool,
     unused: Vec<u32>,
     recommended: Recommended,
+    chat: ChatFiles,
 }
 
 /// What a checkpoint is made of.
@@ -395,10 +416,33 @@ impl Checkpoint {
         }
         let told = (partial.claims.mask()).map_err(|e| CheckpointError::config(&origin, e))?;
         let told = told.is_some();
-        // An AR decoder has no mask, whatever its tokenizer has.
-        let needs_mask = partial.decoder.is_none() || partial.family != Some(Family::Ar);
-        if let (false, true, Some(tokenizer)) = (told, needs_mask, unread_tokenizer) {
-            return Err(CheckpointError::MaskUnknown { tokenizer });
+        let open = partial.left_open(told);
+        // A tokenizer that may name the mask is the better thing to say.
+        let is_mask_alone = |error: &ConfigError| {
+            matches!(
+                error,
+                ConfigError::Open(Open {
+                    model_type: None,
+                    block_size: false,
+                    ..
+                })
+            )
+        };
+        match (open, unread_tokenizer) {
+            (Some(error), Some(tokenizer)) if is_mask_alone(&error) => {
+                return Err(CheckpointError::MaskUnknown {
+                    tokenizer,
+                    field: "mask_token_id",
+                });
+            }
+            (Some(error), _) => return Err(CheckpointError::config(&origin, error)),
+            (None, Some(tokenizer)) if !told && partial.decoder.is_none() => {
+                return Err(CheckpointError::MaskUnknown {
+                    tokenizer,
+                    field: "mask_index",
+                });
+            }
+            _ => {}
         }
         let mut found: HashMap<String, (usize, TensorInfo)> = HashMap::with_capacity(raw.len());
         for (number, mut tensor) in raw {
@@ -475,6 +519,7 @@ impl Checkpoint {
             mask_told: told,
             unused,
             recommended: Recommended::default(),
+            chat: ChatFiles::default(),
         })
     }
 
@@ -487,14 +532,26 @@ impl Checkpoint {
         json: &str,
         origin: &str,
     ) -> Result<Self, CheckpointError> {
-        self.recommended =
-            Recommended::from_json(json).map_err(|error| CheckpointError::config(origin, error))?;
+        let wrong = |error| CheckpointError::config(origin, error);
+        self.recommended = Recommended::from_json(json).map_err(wrong)?;
+        self.config.add_ends(json).map_err(wrong)?;
         Ok(self)
     }
 
     /// How it recommends to sample.
     pub fn recommended(&self) -> &Recommended {
         &self.recommended
+    }
+
+    /// The checkpoint with the texts of the files that say how it is talked to.
+    #[must_use]
+    pub fn with_chat_files(self, chat: ChatFiles) -> Self {
+        Self { chat, ..self }
+    }
+
+    /// The texts of the files that say how it is talked to; nobody has looked at them yet.
+    pub fn chat_files(&self) -> &ChatFiles {
+        &self.chat
     }
 
     /// What the network is.
@@ -538,6 +595,15 @@ impl Checkpoint {
     /// # Errors
     /// As there.
     pub fn values(&self, name: &str) -> Result<Values, CheckpointError> {
+        let rows = self.rows(name)?;
+        rows.read(0..rows.count())
+    }
+
+    /// Begins to read one parameter, some of its rows at a time.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::f32`], but for values that are not finite, which show when they are read.
+    pub fn rows(&self, name: &str) -> Result<Rows<'_>, CheckpointError> {
         let name = name.strip_prefix(PREFIX).unwrap_or(name);
         let Some(&index) = self.by_name.get(name) else {
             return Err(CheckpointError::NoSuchTensor {
@@ -545,15 +611,28 @@ impl Checkpoint {
                 family: self.config.family,
             });
         };
-        let values = self.parameters[index].values(&self.files)?;
-        match first_beyond(&values.floats, f32::MAX) {
-            Some(index) => Err(CheckpointError::NotFinite {
-                name: name.into(),
-                value: values.floats[index],
-                index,
-            }),
-            None => Ok(values),
+        self.parameters[index].rows(&self.files)
+    }
+
+    /// Hands over the bytes of one of the [parameters](Self::parameters) as they are stored, a stretch at a time; a quantised matrix has three tensors.
+    ///
+    /// # Errors
+    /// Of [`FileError`], `Zip` when the bytes of a `.ckpt` do not match their checksum, and `NotFetched`.
+    pub fn stored(
+        &self,
+        parameter: &Parameter,
+        take: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), CheckpointError> {
+        /// Values that are handed over at a time.
+        const STRETCH: usize = 1 << 20;
+        for (file, tensor) in parameter.places() {
+            let reader = self.files[*file].reader(tensor)?;
+            let values: usize = tensor.shape.iter().product();
+            for start in (0..values).step_by(STRETCH) {
+                reader.with_bytes(start..values.min(start + STRETCH), &mut *take);
+            }
         }
+        Ok(())
     }
 
     /// Brings the parameters whose names begin with `prefix` into memory, where each stays until it is read once. Does nothing for a

@@ -8,7 +8,8 @@ use super::beside::{self, Beside};
 use super::shards::{self, INDEX, PYTORCH_INDEX};
 use super::tokenizer::{OTHER_FORMS, TokenizerError, TokenizerForm, TokenizerJson, read_tokenizer};
 use super::{
-    Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, TOKENIZER, WEIGHTS, lightning,
+    ChatFiles, Checkpoint, CheckpointError, OpenOptions, Parts, SourceKind, TOKENIZER, WEIGHTS,
+    lightning,
 };
 use crate::config::{ConfigError, PartialConfig};
 use crate::recommended;
@@ -132,7 +133,8 @@ fn open_parts(
         let origin = settings.display().to_string();
         checkpoint = checkpoint.with_generation_config(&read_text(&settings)?, &origin)?;
     }
-    Ok(checkpoint)
+    let chat = ChatFiles::beside(path).map_err(|(path, error)| Error::io("read", &path, error))?;
+    Ok(checkpoint.with_chat_files(chat))
 }
 
 fn name_of(tokenizer: Option<&Path>) -> &str {

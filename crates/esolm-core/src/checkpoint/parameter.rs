@@ -9,12 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use esolm_checkpoint::{Dtype, TensorFile, TensorInfo};
-use half::f16;
 
+use super::reading::{Reading, Rows};
 use super::{CheckpointError, FileError, QuantisedError, plain_name};
 use crate::config::{Grid, ModelConfig, ParamSpec, Quantization};
-use crate::finite::first_beyond;
-use crate::quantise::{GROUP, Groups, Q4, Q8};
 
 /// The module of the embedding, and its tensor.
 const EMBEDDING: (&str, &str) = ("vocab_embed", "vocab_embed.embedding");
@@ -69,14 +67,6 @@ struct Codes {
 /// A tensor and the number of its file.
 pub(super) type Place = (usize, TensorInfo);
 
-/// The values of a parameter, flat, outermost dimension first.
-pub struct Values {
-    /// As floats.
-    pub floats: Vec<f32>,
-    /// As they are stored, where that is a form in which the engine holds them.
-    pub groups: Option<Groups>,
-}
-
 impl Parameter {
     /// How it is stored.
     pub fn form(&self) -> Form {
@@ -108,89 +98,20 @@ impl Parameter {
         places.into_iter().flatten()
     }
 
-    /// Reads it; what was fetched is given up.
-    pub(super) fn values(&self, files: &[TensorFile]) -> Result<Values, CheckpointError> {
-        let floats = |(file, tensor): &Place| files[*file].f32(tensor);
-        match &self.stored {
-            Stored::Values(place) => Ok(Values {
-                floats: floats(place)?,
-                groups: None,
-            }),
-            Stored::Codes(stored) => {
-                let Codes {
-                    grid,
-                    codes: (file, codes),
-                    scales,
-                    biases,
-                } = &**stored;
-                let scales = finite(&scales.1, floats(scales)?)?;
-                let biases = finite(&biases.1, floats(biases)?)?;
-                Ok(files[*file].with_bytes(codes, |bytes| Values {
-                    floats: floats_of(bytes, *grid, &scales, &biases),
-                    groups: groups_of(bytes, *grid, &scales, &biases),
-                })?)
-            }
-        }
-    }
-}
-
-/// The values of a tensor, all of which must be finite.
-fn finite(tensor: &TensorInfo, values: Vec<f32>) -> Result<Vec<f32>, CheckpointError> {
-    match first_beyond(&values, f32::MAX) {
-        Some(index) => Err(CheckpointError::NotFinite {
-            name: tensor.name.clone(),
-            value: values[index],
-            index,
-        }),
-        None => Ok(values),
-    }
-}
-
-/// The weights that codes stand for. Words are little-endian with the first code in the lowest bits: so bytes lie in the order of codes, and
-/// in a byte of two the first is the low half.
-fn floats_of(codes: &[u8], grid: Grid, scales: &[f32], biases: &[f32]) -> Vec<f32> {
-    let bytes = grid.group * grid.bits / 8;
-    let mut floats = Vec::with_capacity(scales.len() * grid.group);
-    for ((codes, &scale), &bias) in codes.chunks_exact(bytes).zip(scales).zip(biases) {
-        let weight = |code: u8| scale * f32::from(code) + bias;
-        match grid.bits {
-            4 => floats
-                .extend((codes.iter()).flat_map(|&byte| [weight(byte & 15), weight(byte >> 4)])),
-            _ => floats.extend(codes.iter().map(|&byte| weight(byte))),
-        }
-    }
-    floats
-}
-
-/// The same as the engine's own groups, where all of them are such: 32 codes, of 8 bits symmetric, with f16 scales.
-fn groups_of(codes: &[u8], grid: Grid, scales: &[f32], biases: &[f32]) -> Option<Groups> {
-    let half = |value: f32| Some(f16::from_f32(value)).filter(|half| half.to_f32() == value);
-    if grid.group != GROUP {
-        return None;
-    }
-    let parameters = scales.iter().zip(biases);
-    if grid.bits == 4 {
-        let (codes, _) = codes.as_chunks::<{ GROUP / 2 }>();
-        let group = |(codes, (&scale, &bias)): (&[u8; GROUP / 2], _)| {
-            Some(Q4 {
-                scale: half(scale)?,
-                offset: half(bias)?,
-                codes: std::array::from_fn(|k| codes[k / 2] >> (4 * (k % 2)) & 15),
-            })
+    /// Begins to read it.
+    pub(super) fn rows<'a>(&'a self, files: &'a [TensorFile]) -> Result<Rows<'a>, CheckpointError> {
+        let reader = |(file, tensor): &'a Place| files[*file].reader(tensor);
+        let stored = match &self.stored {
+            Stored::Values(place) => Reading::Floats(reader(place)?),
+            Stored::Codes(stored) => Reading::Codes {
+                grid: stored.grid,
+                codes: reader(&stored.codes)?,
+                scales: (&stored.scales.1, reader(&stored.scales)?),
+                biases: (&stored.biases.1, reader(&stored.biases)?),
+            },
         };
-        let groups: Option<Vec<_>> = codes.iter().zip(parameters).map(group).collect();
-        return groups.map(Groups::Q4);
+        Ok(Rows::new(self, stored))
     }
-    let (codes, _) = codes.as_chunks::<GROUP>();
-    let group = |(codes, (&scale, &bias)): (&[u8; GROUP], (&f32, &f32))| {
-        // Code 0 would be -128, which the engine's products do not take.
-        let is_symmetric = bias == Q8::STORED_ZERO as f32 * -scale && !codes.contains(&0);
-        let codes = codes.map(|code| (code ^ Q8::STORED_ZERO) as i8);
-        let scale = half(scale)?;
-        is_symmetric.then_some(Q8 { scale, codes })
-    };
-    let groups: Option<Vec<_>> = codes.iter().zip(parameters).map(group).collect();
-    groups.map(Groups::Q8)
 }
 
 /// Makes parameters of tensors by their plain names: those that belong to a quantised matrix become one.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::fields::Figure;
 use super::partial::other_kind;
 use super::{AttentionKind, ConfigError, Family, ModelConfig, ROTARY_BASE};
 use crate::message::shorten;
@@ -86,7 +87,7 @@ impl fmt::Display for Scalar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Truth(value) => write!(f, "{value}"),
-            Self::Number(value) => write!(f, "{value}"),
+            Self::Number(value) => Figure(*value).fmt(f),
             Self::Text(text) => write!(f, "\"{}\"", shorten(text)),
             Self::Other(what) => f.write_str(what),
         }

@@ -41,6 +41,30 @@ pub(super) fn shown(value: &Value) -> String {
     }
 }
 
+/// A number in a message: `1e308` has 309 digits without an exponent.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Figure(pub f64);
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = self.0.abs();
+        match size != 0.0 && !(1e-5..1e15).contains(&size) {
+            true => write!(f, "{:e}", self.0),
+            false => write!(f, "{}", self.0),
+        }
+    }
+}
+
+/// Checks that the sections of a configuration are such where they are named: of another value everything in them would be taken for absent.
+pub(super) fn section(map: &Map<String, Value>, field: &'static str) -> Result<(), ConfigError> {
+    match map.get(field) {
+        Some(value) if !value.is_object() => {
+            Err(invalid(field, shown(value), "an object, or left out"))
+        }
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn number(
     map: &Map<String, Value>,
     field: &'static str,
@@ -68,12 +92,11 @@ pub(super) fn token(
 pub(super) fn float(
     map: &Map<String, Value>,
     field: &'static str,
-) -> Result<Option<f64>, ConfigError> {
+) -> Result<Option<Figure>, ConfigError> {
     lookup(map, field)
         .map(|value| {
-            value
-                .as_f64()
-                .ok_or_else(|| invalid(field, shown(value), "a number"))
+            let number = value.as_f64().map(Figure);
+            number.ok_or_else(|| invalid(field, shown(value), "a number"))
         })
         .transpose()
 }

@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::documents::normalize;
-use crate::message::{json_error, shorten};
+use crate::message::shorten;
 use crate::noise;
 
 use super::claims::Claims;
 use super::decoder::{self, PartialDecoder};
-use super::fields::{agreeing, float, lookup, number, present, scalar, shown, string, token};
+use super::document::Fields;
+use super::fields::{
+    Figure, agreeing, float, lookup, number, present, scalar, section, string, token,
+};
 use super::{
     AttentionKind, ConfigError, Family, MAX_BLOCKS, MAX_VOCAB, MAX_WIDTH, ModelConfig, Prepend,
     Quantization, ReadAs, Sets, invalid, sets,
@@ -32,6 +32,7 @@ pub(crate) struct PartialConfig {
     pub prepend: Option<Prepend>,
     pub bos: Option<u32>,
     pub eos: Option<u32>,
+    pub more_eos: Vec<u32>,
     pub dropout: Option<f64>,
     pub attention: Option<AttentionKind>,
     pub block_size: Option<usize>,
@@ -52,18 +53,17 @@ pub(crate) struct PartialConfig {
 impl PartialConfig {
     /// Reads a `config.json`, which messages call `source`.
     pub(crate) fn from_json(json: &str, source: &str) -> Result<Self, ConfigError> {
-        let Fields { map, twin } = serde_json::from_str(&normalize(json))
-            .map_err(|e| ConfigError::Json(json_error(&e)))?;
-        if let Some((field, first, second)) = twin {
-            let field = shorten(&field);
-            return Err(ConfigError::Contradiction {
-                first: format!("\"{field}\" of {source} is {}", shown(&first)),
-                second: format!("it stands there a second time and is {}", shown(&second)),
-                remedy: "remove the wrong one".into(),
-            });
+        let Fields { map, twin } = Fields::read(json)?;
+        if let Some(twin) = twin {
+            return Err(twin.contradiction(source));
         }
         if let Some(decoder) = decoder::read(&map, source)? {
             return Ok(decoder);
+        }
+        section(&map, "backbone_config")?;
+        // Published files of other families have it and say null.
+        if present(&map, "noise_config").is_some() {
+            section(&map, "noise_config")?;
         }
         // Written by hand, `algo` can be the name alone.
         let algorithm = lookup(&map, "algo.name").or_else(|| lookup(&map, "algo"));
@@ -95,7 +95,7 @@ impl PartialConfig {
         // Other families of the same code have these fields without a use for them.
         let has_blocks = [None, Some(Family::Bd3Lm)].contains(&family);
         let of_blocks = |path| match has_blocks {
-            true => float(&map, path),
+            true => Ok(float(&map, path)?.map(|Figure(share)| share)),
             false => Ok(None),
         };
         // Fields of other families may stand in the section as well.
@@ -135,16 +135,19 @@ impl PartialConfig {
             ])?,
             alpha_0: agreeing(&of(Family::EsoLm, ["alpha_0", "algo.alpha_0"]), |path| {
                 float(&map, path)
-            })?,
+            })?
+            .map(|Figure(alpha_0)| alpha_0),
             prepend: agreeing(
                 &of(Family::Ar, ["prepend_token", "algo.prepend_token"]),
                 |path| string(&map, path)?.map(parse_prepend).transpose(),
             )?,
             bos: token(&map, "bos_token_id")?,
             eos: token(&map, "eos_token_id")?,
+            more_eos: Vec::new(),
             dropout: agreeing(&["dropout", "backbone_config.dropout"], |path| {
                 float(&map, path)
-            })?,
+            })?
+            .map(|Figure(dropout)| dropout),
             attention: agreeing(
                 &of(
                     Family::EsoLm,
@@ -190,7 +193,6 @@ impl PartialConfig {
                 return Err(self.contradicts(family));
             }
             Some(family) => self.family = Some(family),
-            None if self.family.is_none() => return Err(decoder.undecided()),
             None => {}
         }
         if said.block_size.is_some() && self.family == Some(Family::Bd3Lm) {
@@ -205,11 +207,7 @@ impl PartialConfig {
 
     fn contradicts(&self, said: Family) -> ConfigError {
         let own = self.family.map_or("another model", Family::one);
-        ConfigError::Contradiction {
-            first: format!("the model is to be read as {}", said.one()),
-            second: format!("its configuration makes it {own}"),
-            remedy: "read it as what it is".into(),
-        }
+        ConfigError::OtherFamily { said, own }
     }
 
     /// Adds what the checkpoint says of itself to a configuration that is used in its place. Sizes that only this one gives are taken;
@@ -243,6 +241,9 @@ impl PartialConfig {
         self.vocab_size = self.vocab_size.or(own.vocab_size);
         self.alpha_0 = self.alpha_0.or(own.alpha_0);
         self.bos = self.bos.or(own.bos);
+        if self.eos.is_none() {
+            self.more_eos = own.more_eos;
+        }
         self.eos = self.eos.or(own.eos);
         self.dropout = self.dropout.or(own.dropout);
         self.block_size = self.block_size.or(own.block_size);
@@ -382,6 +383,7 @@ impl PartialConfig {
             prepend: self.prepend.unwrap_or_default(),
             bos: self.bos,
             eos: self.eos,
+            more_eos: Vec::new(),
             dropout: self.dropout.unwrap_or(0.1), // the published default; inference does not use it
             attention: match family {
                 Family::EsoLm => self.attention.unwrap_or(AttentionKind::Causal),
@@ -518,40 +520,6 @@ fn agree(
             *said = Some(found);
             Ok(())
         }
-    }
-}
-
-/// The fields of an object, with the first that has two values: parsers take the last in silence.
-struct Fields {
-    map: Map<String, Value>,
-    twin: Option<(String, Value, Value)>,
-}
-
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(FieldsVisitor)
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a map")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Fields, A::Error> {
-        let (mut map, mut twin) = (Map::new(), None);
-        while let Some((name, value)) = access.next_entry::<String, Value>()? {
-            if let Some(first) = map.insert(name.clone(), value.clone())
-                && first != value
-            {
-                twin = twin.or(Some((name, first, value)));
-            }
-        }
-        Ok(Fields { map, twin })
     }
 }
 

@@ -206,6 +206,21 @@ fn bad_blocks_are_named() {
             ["block_size", "is 4", "is 8"],
         ),
         (
+            "\"block_size\":4",
+            "\"block_size\":4,\"backbone_config\":null",
+            ["backbone_config", "is null", "object"],
+        ),
+        (
+            "\"block_size\":4",
+            "\"block_size\":4,\"noise_config\":[3]",
+            ["noise_config", "a list", "object"],
+        ),
+        (
+            "\"block_size\":4",
+            "\"block_size\":4,\"dropout\":1e300",
+            ["dropout", "is 1e300;", "0 to 1"],
+        ),
+        (
             "\"sampling_eps_min\":0.001",
             "\"sampling_eps_min\":1",
             ["sampling_eps_min", "is 1;", "0.999"],

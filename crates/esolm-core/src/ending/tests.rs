@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
 use crate::rng::philox4x32;
 use crate::stop::StopRule;
+use crate::text::Ends;
 
 const MASK: u32 = 3968;
 
@@ -21,6 +22,7 @@ fn codec() -> TextCodec {
         prepend: Prepend::None,
         bos: None,
         eos: None,
+        more_eos: Vec::new(),
         dropout: 0.0,
         attention: AttentionKind::Causal,
         block_size: None,
@@ -35,8 +37,11 @@ fn rules(strings: &[&str]) -> StopRules {
     StopRules {
         rules: Vec::new(),
         strings: strings.iter().map(ToString::to_string).collect(),
-        bos: Some(0),
-        eos: Some(0),
+        ends: Ends {
+            bos: Some(0),
+            eos: Some(0),
+            more: Vec::new(),
+        },
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn build(options: &PlanOptions) -> Result<(bool, Vec<SequencePlan>), 
     Ok((lead.is_some(), sequences?))
 }
 
-fn check(options: &PlanOptions) -> Result<(), PlanError> {
+pub(super) fn check(options: &PlanOptions) -> Result<(), PlanError> {
     let range = |name, value: String, range: String| Err(PlanError::Range { name, value, range });
     let whole = |name, value: usize, max: usize| {
         if (1..=max).contains(&value) {
@@ -154,7 +154,7 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         Family::EsoLm if confidence => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
-                why: "lets the network choose the order, which the cache of an Eso-LM must know beforehand; use binomial, or an MDLM or BD3-LM",
+                why: "lets the network choose the order, which the cache of an Eso-LM must know beforehand; use binomial, or an MDLM, a BD3-LM or a SetDLM",
             });
         }
         Family::Bd3Lm if blocks => {
@@ -167,7 +167,7 @@ fn check(options: &PlanOptions) -> Result<(), PlanError> {
         Family::EsoLm | Family::Mdlm if first_hitting => {
             return Err(PlanError::Schedule {
                 schedule: options.schedule,
-                why: "goes through the blocks of a BD3-LM, which this model does not have; use binomial, or blocks-shuffled with as many steps as tokens to draw one by one",
+                why: "goes through the blocks of a BD3-LM or the sets of a SetDLM, which this model does not have; use binomial, or blocks-shuffled with as many steps as tokens to draw one by one",
             });
         }
         _ => {}
@@ -451,11 +451,9 @@ fn autoregressive(
         text.extend(given.iter().skip(1).map_while(|token| *token));
     }
     if let Some(position) = (text.len()..given.len()).find(|&position| given[position].is_some()) {
-        return Err(PlanError::Known {
+        return Err(PlanError::ArGap {
             sequence: index,
             position: position as u32,
-            reason: "stands behind a gap, and an AR model only continues a prefix; use an Eso-LM or MDLM model to fill gaps"
-                .into(),
         });
     }
     let known: Vec<u32> = lead.into_iter().chain(text).collect();

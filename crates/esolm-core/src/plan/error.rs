@@ -45,9 +45,19 @@ pub enum PlanError {
     NoBos,
     /// AR with a schedule of another family.
     #[error(
-        "an AR model only goes left to right; use the schedule left-to-right, or an Eso-LM or MDLM model"
+        "an AR model writes from left to right alone; use the schedule left-to-right, or a model of another family"
     )]
     ArSchedule,
+    /// A gap for an AR model to fill.
+    #[error(
+        "text {sequence} has a gap before the token at position {position}, and an AR model fills none, since it only continues what it is given; use an Eso-LM, an MDLM, a BD3-LM or a SetDLM"
+    )]
+    ArGap {
+        /// Index of the text within the batch.
+        sequence: usize,
+        /// Natural position of the first given token behind the gap.
+        position: u32,
+    },
     /// A schedule of another family.
     #[error("the schedule {schedule} {why}")]
     Schedule {

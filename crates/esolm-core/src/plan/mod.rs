@@ -12,6 +12,7 @@ mod blocks;
 mod build;
 mod check;
 mod error;
+mod kept;
 mod recorded;
 mod schedule;
 mod sets;
@@ -30,6 +31,7 @@ use crate::rows::{Layout, MASKED, NO_TARGET, Row, StepRows, own_slot};
 
 use blocks::Blocks;
 pub use error::PlanError;
+pub use kept::Grouping;
 pub use recorded::RecordedDiffusion;
 pub use sets::{Joining, SetRules, SetRun, SlotMove};
 pub use tail::{BlockRules, PromptTail};

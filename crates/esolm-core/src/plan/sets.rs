@@ -240,6 +240,24 @@ impl SetRun {
         self.slots.len() + self.entering
     }
 
+    /// Steps that bring tokens into the cache and draw nothing, before the next one that draws.
+    pub fn steps_before_drawing(&self) -> usize {
+        let portion = self.rules.portion();
+        self.joining.len().saturating_sub(portion).div_ceil(portion)
+    }
+
+    /// Forgets the step under way and empties the cache, as when the device that held it is gone: what stood there enters it again in the
+    /// same order. Of a text that is longer than the context the order in which slots become free is lost.
+    pub fn restart(&mut self) {
+        self.entering = 0;
+        self.drawing.clear();
+        let cached: Vec<u32> = self.slots.drain(..).map(|(place, _)| place).collect();
+        for &place in &cached {
+            self.is_cached[place as usize] = false;
+        }
+        self.joining.splice(..0, cached);
+    }
+
     /// Masked places of the step under way, in the order of their rows.
     pub fn window(&self) -> &[u32] {
         &self.drawing

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend, Sets};
 use crate::reveal::Rule;
 
+use super::error::PlanError;
 use super::sets::{Joining, SetRules};
 use super::tail::BlockRules;
 
@@ -181,6 +182,14 @@ pub struct PlanOptions {
 }
 
 impl PlanOptions {
+    /// Checks all that can be told without drawing a plan.
+    ///
+    /// # Errors
+    /// Those of [`Plan::new`](super::Plan::new), but for given tokens.
+    pub fn check(&self) -> Result<(), PlanError> {
+        super::build::check(self)
+    }
+
     /// Whether it is for an Eso-LM (A).
     pub(super) fn is_mixed(&self) -> bool {
         self.family == Family::EsoLm && self.attention == AttentionKind::Mixed

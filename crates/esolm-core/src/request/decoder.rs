@@ -1,10 +1,10 @@
-//! What is asked of decoders that write by diffusion.
+//! What is asked of decoders.
 
 use super::{Request, RequestError, Resolved};
 use crate::config::{DecoderKind, Family, ModelConfig};
 use crate::plan::{BlockRules, PromptTail, Schedule};
 use crate::stop::StopRule;
-use crate::text::TextCodec;
+use crate::text::{Ends, TextCodec};
 
 /// Tokens that are written after a prompt where no length is asked for, as the published scripts do.
 const NEW_TOKENS: usize = 128;
@@ -59,7 +59,7 @@ impl Request {
     /// The length of a text of which `known` tokens are given, where none is asked for and the context is not what is meant. SDAR writes
     /// whole blocks.
     pub(super) fn own_length(&self, config: &ModelConfig, known: usize) -> Option<usize> {
-        if self.length.is_some() || !diffuses(config) {
+        if self.length.is_some() || config.decoder.is_none() {
             return None;
         }
         let length = known.saturating_add(NEW_TOKENS);
@@ -71,16 +71,17 @@ impl Request {
         Some(whole.min(config.length))
     }
 
-    /// What ends a text early. The answer of a decoder that writes in blocks ends with its end-of-text token.
+    /// What ends a text early. The answer of a decoder that writes in blocks or from left to right ends with its end-of-text token.
     pub(super) fn stop_rules(
         &self,
         config: &ModelConfig,
         codec: Option<&TextCodec>,
     ) -> Vec<StopRule> {
         let mut rules = self.stop.clone();
-        let eos = codec.map_or(config.eos, |codec| codec.ends().eos);
-        let is_answer = diffuses(config) && config.family == Family::Bd3Lm && self.infill.is_none();
-        if is_answer && eos.is_some() && !rules.contains(&StopRule::Eos) {
+        let ends = codec.map_or_else(|| Ends::of(config), TextCodec::ends);
+        let in_turn = config.decoder.is_some() && config.family != Family::Mdlm;
+        let is_answer = in_turn && self.infill.is_none();
+        if is_answer && ends.has_end() && !rules.contains(&StopRule::Eos) {
             rules.push(StopRule::Eos);
         }
         rules

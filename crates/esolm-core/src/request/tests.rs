@@ -20,6 +20,7 @@ fn config(family: Family) -> ModelConfig {
         prepend: Prepend::None,
         bos: None,
         eos: None,
+        more_eos: Vec::new(),
         dropout: 0.0,
         attention: match family {
             Family::Mdlm => AttentionKind::Bidirectional,
@@ -366,6 +367,120 @@ fn a_decoders_answer_ends_after_the_block_with_its_end_of_text_token() {
     assert!(watch.look());
     let ending = watch.ending().unwrap();
     assert_eq!((ending.finish, ending.tokens), (Finish::Eos, 10));
+}
+
+#[test]
+fn a_decoders_answer_ends_with_any_of_its_end_of_text_tokens() {
+    let ends = |family, kind| ModelConfig {
+        more_eos: vec![9],
+        ..decoder(family, kind)
+    };
+    // In blocks after the block, from left to right at once, and an MDLM's is cut there.
+    for (config, end) in [
+        (ends(Family::Bd3Lm, DecoderKind::Qwen3), Some(82)),
+        (ends(Family::Ar, DecoderKind::Llama), Some(60)),
+        (ends(Family::Mdlm, DecoderKind::Qwen3), None),
+    ] {
+        let resolved = answer(&Request::default(), &config).unwrap();
+        // Also of an AR model, 128 tokens are written unless more are asked for.
+        assert_eq!(resolved.options.length, 178);
+        let known = &resolved.given.known[0];
+        let mut tokens: Vec<u32> = known.iter().map(|&(_, token)| token).collect();
+        tokens.resize(178, 3968);
+        let mut watch = resolved.watch(0, tokens.clone(), None);
+        let mut ended = None;
+        for (position, token) in (50..178).zip((0..).map(|i| if i == 9 { 9 } else { 7 })) {
+            tokens[position as usize] = token;
+            watch.reveal(position, token);
+            if watch.look() {
+                ended.get_or_insert(position as usize + 1);
+            }
+        }
+        assert_eq!(ended, end, "{}", config.family);
+        let (kept, ending) = watch.finish(tokens);
+        assert_eq!(ending.finish, Finish::Eos);
+        let until = if end.is_some() { 60 } else { 178 };
+        assert_eq!(kept.len(), until, "{}", config.family);
+    }
+}
+
+#[test]
+fn tokens_to_leave_out_are_found_by_number_and_by_name() {
+    let named = |names: &[&str]| {
+        let tokens = names.iter().map(|name| name.parse().unwrap());
+        tokens.collect::<Vec<TokenName>>()
+    };
+    let request = |suppress: &[&str], begin: &[&str]| Request {
+        suppress_tokens: named(suppress),
+        begin_suppress_tokens: named(begin),
+        schedule: Some(Schedule::Confidence),
+        ..Request::default()
+    };
+    let the = codec().encode(" the").unwrap();
+    let asked = request(&["7", " the", "<|endoftext|>", "7"], &["9", "3"]);
+    let resolved = resolve(&asked, Family::Mdlm).unwrap();
+    let mut expected = vec![0, 7, the[0]];
+    expected.sort_unstable();
+    assert_eq!((the.len(), resolved.suppressed), (1, expected));
+    assert_eq!(resolved.unsure, [3, 9]);
+    // JSON has both.
+    let json = serde_json::to_string(&asked).unwrap();
+    assert!(
+        json.contains(r#""suppress_tokens":[7," the","<|endoftext|>",7]"#),
+        "{json}"
+    );
+    assert_eq!(serde_json::from_str::<Request>(&json).unwrap(), asked);
+
+    for (request, words) in [
+        (
+            request(&["3969"], &[]),
+            "3969 in suppress_tokens is not one token",
+        ),
+        (
+            request(&["once upon"], &[]),
+            "\"once upon\" in suppress_tokens is not one",
+        ),
+        (
+            request(&[], &["4000"]),
+            "4000 in begin_suppress_tokens is not one",
+        ),
+        (
+            Request {
+                schedule: None,
+                ..request(&[], &["4"])
+            },
+            "begin_suppress_tokens does not apply to a schedule other than confidence",
+        ),
+        (
+            Request {
+                confidence: Some(Confidence::Random),
+                ..request(&[], &["4"])
+            },
+            "begin_suppress_tokens does not apply to an order",
+        ),
+        (
+            Request {
+                suppress_tokens: (0..3968).map(TokenName::Number).collect(),
+                ..Request::default()
+            },
+            "suppress_tokens leaves no token to draw",
+        ),
+    ] {
+        let said = refused(&request, Family::Mdlm);
+        assert!(said.contains(words), "{said}");
+    }
+    let mut most = Request {
+        suppress_tokens: (0..3967).map(TokenName::Number).collect(),
+        ..Request::default()
+    };
+    assert!(resolve(&most, Family::Mdlm).is_ok());
+    most.suppress_tokens = named(&["the"]);
+    let said = most.resolve(&config(Family::Mdlm), None).unwrap_err();
+    assert!(
+        said.to_string()
+            .contains("the name of a token needs a tokenizer"),
+        "{said}"
+    );
 }
 
 #[test]

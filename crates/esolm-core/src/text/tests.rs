@@ -7,6 +7,7 @@ use crate::config::{AttentionKind, Family, Prepend};
 const ENDS: Ends = Ends {
     bos: Some(0),
     eos: Some(0),
+    more: Vec::new(),
 };
 
 fn config(vocab_size: usize) -> ModelConfig {
@@ -23,6 +24,7 @@ fn config(vocab_size: usize) -> ModelConfig {
         prepend: Prepend::None,
         bos: None,
         eos: None,
+        more_eos: Vec::new(),
         dropout: 0.0,
         attention: AttentionKind::Causal,
         block_size: None,
@@ -235,7 +237,7 @@ fn tokens_cover_bytes_of_the_text_that_was_given() {
 
 #[test]
 fn a_text_ends_at_the_first_end_of_text() {
-    let cut = |tokens: &'static [u32], given| until_eos(tokens, given, ENDS);
+    let cut = |tokens: &'static [u32], given| until_eos(tokens, given, &ENDS);
     assert_eq!(cut(&[0, 5, 6, 0, 7], 0), [0, 5, 6]);
     assert_eq!(cut(&[5, 6, 0, 7], 0), [5, 6]);
     assert_eq!(cut(&[0, 0, 5, 0], 1), [0, 0, 5]);
@@ -246,12 +248,14 @@ fn a_text_ends_at_the_first_end_of_text() {
     );
     assert_eq!(cut(&[0, 0], 0), [0, 0]);
     assert!(cut(&[], 3).is_empty());
-    assert_eq!(until_eos(&[5, 0, 6], 0, Ends::default()), [5, 0, 6]);
+    assert_eq!(until_eos(&[5, 0, 6], 0, &Ends::default()), [5, 0, 6]);
     let two = Ends {
         bos: Some(1),
         eos: Some(2),
+        more: vec![7],
     };
-    assert_eq!(until_eos(&[1, 5, 2, 6], 0, two), [1, 5]);
+    assert_eq!(until_eos(&[1, 5, 2, 6], 0, &two), [1, 5]);
+    assert_eq!(until_eos(&[1, 7, 5, 6, 7, 2], 0, &two), [1, 7, 5, 6]);
     let codec = codec();
     let mut tokens = vec![0];
     tokens.extend(codec.encode("The end.").expect("text"));

@@ -131,7 +131,7 @@ fn decoders_are_read_in_every_spelling() {
         json!({"torch_dtype": "bfloat16", "use_cache": false, "attention_bias": false, "mlp_bias": false}),
         json!({"auto_map": {"AutoTokenizer": ["tokenization.Other", null]}, "pad_token_id": 3}),
         json!({"architectures": null}),
-        json!({"bos_token_id": -1, "num_experts": 0, "hidden_act": "swish"}),
+        json!({"bos_token_id": [], "num_experts": 0, "hidden_act": "swish"}),
     ] {
         assert_eq!(
             read(&with(more.clone()), &ReadAs::default()).unwrap(),
@@ -220,7 +220,7 @@ fn decoders_that_cannot_be_run_are_told() {
         (json!({"num_experts": 8}), "num_experts|8"),
         (json!({"num_key_value_heads": 3}), "num_key_value_heads|3|4"),
         (json!({"num_key_value_heads": 0}), "num_key_value_heads|0"),
-        (json!({"num_attention_heads": 0}), "n_heads|0"),
+        (json!({"num_attention_heads": 0}), "num_attention_heads|0"),
         (json!({"head_dim": 31}), "head_dim|31|even"),
         (
             json!({"head_dim": null, "num_attention_heads": 7}),
@@ -231,11 +231,31 @@ fn decoders_that_cannot_be_run_are_told() {
         (json!({"intermediate_size": 0}), "intermediate_size|0"),
         (json!({"intermediate_size": u64::MAX}), "intermediate_size"),
         (json!({"hidden_size": null}), "hidden_size"),
-        (json!({"num_hidden_layers": 1000000}), "1000000"),
-        (json!({"max_position_embeddings": 0}), "0"),
+        (
+            json!({"num_hidden_layers": 1000000}),
+            "\"num_hidden_layers\"|1000000",
+        ),
+        (
+            json!({"max_position_embeddings": 0}),
+            "\"max_position_embeddings\"|0",
+        ),
         (json!({"vocab_size": 1}), "vocab_size|1"),
         (json!({"eos_token_id": 151}), "eos_token_id|151"),
         (json!({"eos_token_id": "x"}), "eos_token_id|\"x\""),
+        (json!({"eos_token_id": -1}), "eos_token_id|-1"),
+        (json!({"bos_token_id": [-1, 3]}), "bos_token_id|-1"),
+        (json!({"layer_types": 3}), "layer_types|3"),
+        (
+            json!({"architectures": "Qwen3ForCausalLM"}),
+            "architectures|list",
+        ),
+        (json!({"auto_map": []}), "auto_map|object"),
+        (json!({"rope_theta": 1e308}), "rope_theta\" is 1e308"),
+        (
+            json!({"rope_theta": 1e308, "rope_parameters": {"rope_theta": 5e-324}}),
+            "is 1e308|is 5e-324",
+        ),
+        (json!({"rms_norm_eps": 1e308}), "rms_norm_eps\" is 1e308"),
         (json!({"rms_norm_eps": 0}), "rms_norm_eps|0"),
         (json!({"rms_norm_eps": "1e-6"}), "rms_norm_eps"),
         (json!({"rope_theta": 0}), "rope_theta|0"),
@@ -258,6 +278,34 @@ fn decoders_that_cannot_be_run_are_told() {
     }
 }
 
+/// A parser takes the last of two values of a field, at any depth.
+#[test]
+fn fields_that_stand_in_a_decoder_twice_are_told() {
+    let text =
+        with(json!({"rope_theta": null, "rope_parameters": {"rope_theta": 500}})).to_string();
+    let twice = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}: {text}");
+        ModelConfig::from_json(&text.replace(from, to))
+    };
+    let theta = "\"rope_theta\":500";
+    assert_told(
+        twice(theta, "\"rope_theta\":500,\"rope_theta\":501"),
+        "\"rope_parameters.rope_theta\"|500|501|remove",
+    );
+    assert_told(
+        twice(
+            "\"vocab_size\":151",
+            "\"vocab_size\":151,\"vocab_size\":152",
+        ),
+        "\"vocab_size\"|151|152",
+    );
+    assert_told(
+        twice("[\"Qwen3ForCausalLM\"]", "[{\"a\": 1, \"a\": []}]"),
+        "\"architectures.a\"|is 1|a list",
+    );
+    assert!(twice(theta, "\"rope_theta\":500,\"rope_theta\":500").is_ok());
+}
+
 #[test]
 fn what_a_configuration_leaves_open_is_said() {
     let open = with(json!({"model_type": "a2d-qwen3", "architectures": ["A2DQwen3LMHeadModel"]}));
@@ -277,6 +325,17 @@ fn what_a_configuration_leaves_open_is_said() {
         assert_eq!(ModelConfig::from_json(&config.to_json()).unwrap(), config);
     }
     assert_told(read(&open, &as_one(Family::Bd3Lm, None)), "block");
+    // All at once.
+    let all = read(&open, &ReadAs::default()).unwrap_err().to_string();
+    assert!(
+        all.contains("MDLM") && all.contains("mask_token_id"),
+        "{all}"
+    );
+    let blocks = ReadAs {
+        family: Some(Family::Bd3Lm),
+        ..ReadAs::default()
+    };
+    assert_told(read(&open, &blocks), "block|mask_token_id");
     assert_told(
         read(&open, &as_one(Family::Bd3Lm, Some(5000))),
         "block_size|5000|4096",
@@ -385,6 +444,47 @@ fn folders_of_decoders_hold_what_they_must() {
             .unwrap()
             .tied
     );
+}
+
+#[test]
+fn every_end_of_text_token_is_taken() {
+    let ends = |config: Value, settings: Option<&str>| {
+        let folder = folder(config, |_| {});
+        if let Some(settings) = settings {
+            folder.write("generation_config.json", settings.as_bytes());
+        }
+        open(&folder, ReadAs::default()).map(|opened| {
+            let config = opened.config();
+            // What is written is read.
+            let again = ModelConfig::from_json(&config.to_json()).unwrap();
+            assert_eq!((again.eos, &again.more_eos), (config.eos, &config.more_eos));
+            (config.eos, config.more_eos.clone())
+        })
+    };
+    let list = json!({"eos_token_id": [4, 9, 4, 7]});
+    for (config, settings, expected) in [
+        (json!({"eos_token_id": 4}), None, (Some(4), vec![])),
+        (list.clone(), None, (Some(4), vec![9, 7])),
+        (list, Some(r#"{"eos_token_id": 9}"#), (Some(4), vec![9, 7])),
+        // A token that the vocabulary does not have is never drawn.
+        (
+            json!({"eos_token_id": 4}),
+            Some(r#"{"eos_token_id": [9, 4, 151643], "temperature": 0.6}"#),
+            (Some(4), vec![9]),
+        ),
+        (
+            json!({"eos_token_id": null}),
+            Some(r#"{"eos_token_id": [9, 4]}"#),
+            (Some(9), vec![4]),
+        ),
+        (json!({"eos_token_id": null}), Some("{}"), (None, vec![])),
+    ] {
+        assert_eq!(ends(config, settings).unwrap(), expected, "{settings:?}");
+    }
+    let refused = ends(json!({}), Some(r#"{"eos_token_id": "</s>"}"#));
+    assert_told(refused, "generation_config.json|eos_token_id|token index");
+    let refused = ends(json!({"eos_token_id": [4, 5000]}), None);
+    assert_told(refused, "eos_token_id|5000|below vocab_size");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use super::common::plan::{MASK, options};
 use esolm_core::config::{AttentionKind, Family, Sets};
 use esolm_core::plan::{Joining, Plan, PlanOptions, Schedule, SetRules, SetRun};
-use esolm_core::reveal::{Confidence, Rule};
+use esolm_core::reveal::{Confidence, Group, Rule};
 use esolm_core::rng::{Purpose, Stream};
 use esolm_core::rows::{MASKED, NO_TARGET, StepRows};
 use proptest::prelude::*;
@@ -161,7 +161,7 @@ proptest! {
                 cache.run(&plan, &rules, &step)?;
                 let window = run.window().to_vec();
                 prop_assert_eq!(groups.len(), usize::from(!window.is_empty()));
-                let least = groups.first().map_or(0, |group: &esolm_core::reveal::Group| group.least);
+                let least = groups.first().map_or(0, |group: &Group| group.least);
                 let mut picked: Vec<usize> = (0..window.len()).collect();
                 stream.shuffle(&mut picked);
                 picked.truncate((least as usize).min(window.len()).max(stream.below(window.len() as u32 + 1) as usize));
@@ -183,6 +183,56 @@ proptest! {
                 prop_assert_eq!(&cache.entered[..], &sequence.order[..cache.entered.len()]);
             }
         }
+    }
+}
+
+/// What each step that draws has in its window, and the clean tokens that it sees in the order of their slots; the cache is emptied before
+/// the step `lost`, once that was made as well.
+fn draws(plan: &Plan, seed: u64, lost: Option<usize>) -> Vec<(usize, Vec<u32>, Vec<u32>)> {
+    let mut run = SetRun::of(plan).unwrap().remove(0);
+    let (mut number, mut taken, mut slots, mut all) = (0, 0, Vec::new(), Vec::new());
+    while !run.is_done() {
+        let (mut step, mut groups, mut moves) = Default::default();
+        if lost == Some(taken) {
+            let before = run.steps_before_drawing();
+            run.begin(&mut step, &mut groups, &mut moves);
+            assert_eq!(run.steps_before_drawing(), before);
+            run.restart();
+            number = number + before - run.steps_before_drawing();
+            (step, groups, moves) = Default::default();
+            slots.clear();
+        }
+        run.begin(&mut step, &mut groups, &mut moves);
+        assert!(moves.is_empty());
+        for row in step.rows.iter().filter(|row| row.source != MASKED) {
+            assert_eq!(row.slot as usize, slots.len());
+            slots.push(row.position);
+        }
+        let window = run.window().to_vec();
+        let least = groups.first().map_or(0, |group: &Group| group.least);
+        let mut stream = Stream::new(seed, number as u32, Purpose::Other(0));
+        let known = (0..window.len() as u32).map(|row| match row < least || stream.below(3) == 0 {
+            true => 7,
+            false => MASK,
+        });
+        let tokens: Vec<u32> = known.collect();
+        if !window.is_empty() {
+            all.push((number, window, slots.clone()));
+        }
+        run.end(&tokens, MASK);
+        (number, taken) = (number + 1, taken + 1);
+    }
+    all
+}
+
+proptest! {
+    /// Whenever its cache is lost, a text goes on as it would have.
+    #[test]
+    fn a_cache_that_is_lost_fills_again((options, seed) in any_plan(), lost in 0usize..20) {
+        prop_assume!(options.length <= options.context);
+        let options = PlanOptions { known: options.known[..1].to_vec(), ..options };
+        let plan = Plan::new(&options).unwrap();
+        prop_assert_eq!(draws(&plan, seed, Some(lost)), draws(&plan, seed, None));
     }
 }
 

@@ -50,6 +50,43 @@ fn what_makes_no_sense_is_refused_by_name() {
     }
 }
 
+/// Values of another type are refused in words of TOML.
+#[test]
+fn values_of_another_type_are_refused_by_name() {
+    for (set, said) in [
+        (
+            "run.batch=\"x\"",
+            "run.batch = \"x\" in the recipe makes no sense; it must be a whole number, 0 or more",
+        ),
+        ("run.batch=1.5", "it must be a whole number, 0 or more"),
+        ("run.batch=-1", "run.batch = -1 in the recipe"),
+        ("run.ema=true", "it must be a number"),
+        ("optimizer.lr=[1]", "it must be a number"),
+        ("data.ascii_only=1", "it must be true or false"),
+        (
+            "data.train=3",
+            "data.train = 3 in the recipe makes no sense; it must be a list",
+        ),
+        ("data.holdout=[\"a\", 1]", "it must be a list of texts"),
+        ("data.train=[\"a\", [\"b\"]]", "it must be a list of texts"),
+        ("data.separator=1", "it must be a text"),
+        ("loss.kind=x", "it must be \"elbo\" or \"low_var\""),
+        ("loss.alpha_0_range=[1]", "it must be a list of two numbers"),
+        (
+            "model.family=gpt",
+            "model.family = \"gpt\" in the recipe makes no sense; it must be one of \"esolm\", \"mdlm\"",
+        ),
+        (
+            "model.family=3",
+            "model.family = 3 in the recipe makes no sense; it must be a text",
+        ),
+    ] {
+        let refused = Recipe::parse("[data]\ntrain = [\"a.txt\"]\n", &[set.to_string()]);
+        let message = refused.unwrap_err().to_string();
+        assert!(message.contains(said), "{set}: {message}");
+    }
+}
+
 #[test]
 fn blocks_divide_the_length_and_their_noise_is_a_range() {
     let parsed = |sets: &[&str]| {

@@ -123,7 +123,7 @@ impl Recipe {
             None => Ok(None),
             Some(Value::String(name)) => Ok(Some(name.clone())),
             Some(other) => Err(TrainError::Value {
-                key: "model.init",
+                key: "model.init".into(),
                 value: other.to_string(),
                 expected: "the path of a checkpoint, or hf:owner/name, as text".into(),
             }),
@@ -131,7 +131,7 @@ impl Recipe {
     }
 
     fn of(table: Table) -> Result<Self, TrainError> {
-        let parsed: Self = table.try_into().map_err(unusable)?;
+        let parsed: Self = (table.clone().try_into()).map_err(|error| mistyped(&table, error))?;
         parsed.check()?;
         Ok(parsed)
     }
@@ -282,7 +282,7 @@ fn refuse_others(table: &Table) -> Result<(), TrainError> {
     match said {
         None => Ok(()),
         Some((key, value)) => Err(TrainError::Value {
-            key,
+            key: key.into(),
             value: value.to_string(),
             expected: format!(
                 "left out, since the loss of {} does not use it",
@@ -304,6 +304,47 @@ fn table(text: &str, overrides: &[String]) -> Result<Table, TrainError> {
 fn unusable(error: toml::de::Error) -> TrainError {
     let message = error.to_string();
     TrainError::Recipe(message.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Keys whose values are lists.
+const LISTS: [&str; 4] = [
+    "data.train",
+    "data.holdout",
+    "loss.alpha_0_range",
+    "loss.noise_range",
+];
+
+/// Why a table is no recipe. Of a value of another type the reader speaks of types of the program.
+fn mistyped(table: &Table, error: toml::de::Error) -> TrainError {
+    let message = error.to_string();
+    let message: Vec<&str> = message.split_whitespace().collect();
+    let message = message.join(" ");
+    let place = message
+        .strip_suffix('`')
+        .and_then(|m| m.rsplit_once(" in `"));
+    let found = place.and_then(|(why, key)| Some((why, key, get(table, key)?)));
+    let Some((why, key, value)) = found else {
+        return unusable(error);
+    };
+    let is_list = LISTS.contains(&key) && value.is_array();
+    let kind = why.split_once("expected ").map_or("", |(_, kind)| kind);
+    let expected = match kind {
+        "usize" | "u64" | "u32" => "a whole number, 0 or more".into(),
+        "f64" | "f32" if is_list => "a list of numbers".into(),
+        "f64" | "f32" => "a number".into(),
+        "a boolean" => "true or false".into(),
+        "a string" | "string only" | "path string" if is_list => "a list of texts".into(),
+        "a string" | "string only" | "path string" => "a text".into(),
+        "a sequence" => "a list".into(),
+        "an array of length 2" => "a list of two numbers".into(),
+        names if names.contains('`') => names.replace('`', "\""),
+        _ => return unusable(error),
+    };
+    TrainError::Value {
+        key: key.to_string().into(),
+        value: value.to_string(),
+        expected,
+    }
 }
 
 /// `table.key=value`; what is not a TOML value is a text.

@@ -4,7 +4,7 @@ use std::fs;
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use esolm::Weights;
-use esolm::checkpoint::{Checkpoint, OpenOptions};
+use esolm::checkpoint::{Checkpoint, OpenOptions, SHARD_BYTES};
 use esolm::config::{AttentionKind, Family, ModelConfig};
 use esolm::network::Network;
 use esolm::network::store::write_quantised;
@@ -220,7 +220,13 @@ fn a_start_from_a_checkpoint_survives_a_stop() {
     let recipe = folder.recipe(&[&wide[..], &["run.tokens=384"]].concat());
     folder.run("wide", &recipe, false, 0).unwrap();
     let path = folder.0.join("quantised");
-    write_quantised(&open(&folder.0.join("wide/model")), &path, Weights::Q8).unwrap();
+    write_quantised(
+        &open(&folder.0.join("wide/model")),
+        &path,
+        Weights::Q8,
+        SHARD_BYTES,
+    )
+    .unwrap();
     for (name, path) in [
         ("mdlm", folder.0.join("mdlm/model")),
         ("quantised", path.clone()),

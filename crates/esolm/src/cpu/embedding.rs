@@ -24,17 +24,26 @@ impl Embedding {
     /// Rounds the embedding; what is 4 bits elsewhere has 8 here.
     ///
     /// # Errors
-    /// A value that cannot be held.
-    pub(super) fn new(table: fold::Embedding, weights: Weights) -> Result<Self, EngineError> {
-        fold::check_range(table.name, &table.values, weights)?;
-        Ok(Self {
-            hidden: table.hidden,
-            values: match weights {
-                Weights::F32 => Values::F32(table.values),
-                Weights::F16 => Values::F16(table.values.into_iter().map(f16::from_f32).collect()),
-                Weights::Q8 | Weights::Q4 => Values::Q8(table.all_q8()),
-            },
-        })
+    /// A value that cannot be read or held.
+    pub(super) fn new(table: &fold::EmbeddingRows, weights: Weights) -> Result<Self, EngineError> {
+        let [tokens, hidden] = table.sizes();
+        let mut values = match weights {
+            Weights::F32 => Values::F32(Vec::with_capacity(tokens * hidden)),
+            Weights::F16 => Values::F16(Vec::with_capacity(tokens * hidden)),
+            Weights::Q8 | Weights::Q4 => {
+                Values::Q8(Vec::with_capacity(tokens * hidden.div_ceil(GROUP)))
+            }
+        };
+        for tokens in fold::parts(0..tokens) {
+            let part = table.part(tokens)?;
+            fold::check_range(part.name, &part.values, weights)?;
+            match &mut values {
+                Values::F32(values) => values.extend(part.values),
+                Values::F16(values) => values.extend(part.values.into_iter().map(f16::from_f32)),
+                Values::Q8(groups) => groups.extend(part.all_q8()),
+            }
+        }
+        Ok(Self { values, hidden })
     }
 
     /// Writes the embedding of `token` to `out` `[d]`.

@@ -8,9 +8,9 @@ use esolm_core::rows::Layout;
 use super::attention::{self, Heads};
 use super::inputs::Inputs;
 use super::pass::{LOGIT_ROWS, ROWS};
-use super::product::TOKENS;
 use super::shape::Shape;
 use super::stream::padded;
+use crate::network::fold::TOKENS;
 use crate::weights::Weights;
 
 /// Bytes of a value.
@@ -50,11 +50,9 @@ pub(super) fn model(config: &ModelConfig, weights: Weights) -> u64 {
         Some(decoder) if decoder.tied => 0,
         _ => vocab * column(d, ends),
     };
-    // Of the head, read first: as it is stored, and some of it transposed; then the embedding, as it is stored and rounded. Of a block, read
-    // last: folded, and one matrix as it is stored.
-    let transposed = vocab.min(TOKENS as u64) * d * VALUE;
-    let rounded = if ends == Weights::F32 { 0 } else { embedding };
-    let first = head + vocab * d * VALUE + transposed.max(rounded);
+    // Of the head and the embedding, read first: some tokens as floats, twice while they are transposed. Of a block, read last: folded, and
+    // one matrix as it is stored.
+    let first = head + embedding + 2 * vocab.min(TOKENS as u64) * d * VALUE;
     let last = head + embedding + blocks + (all + largest) * VALUE;
     first.max(last)
 }

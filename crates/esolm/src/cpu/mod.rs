@@ -25,7 +25,9 @@ use esolm_core::config::ModelConfig;
 use esolm_core::plan::SlotMove;
 use esolm_core::reveal::{Choice, Outcome, choose, confidence};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
-use esolm_core::sampler::{MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row};
+use esolm_core::sampler::{
+    MASK_LOGIT, NO_TOKEN, NoiseSource, Sampler, are_finite, sample_row, suppress,
+};
 use esolm_core::trace::Counters;
 
 use crate::error::EngineError;
@@ -131,7 +133,7 @@ impl CpuExecutor {
             true => None,
             false => {
                 fold::fetch(ckpt, Part::Embedding).await?;
-                Some(Embedding::new(folding.embedding()?, ends)?)
+                Some(Embedding::new(&folding.embedding_rows()?, ends)?)
             }
         };
         let matrix = |linear: &Linear| Matrix::new(linear, weights, activations);
@@ -205,11 +207,11 @@ impl CpuExecutor {
         }
     }
 
-    /// Draws a token for each sampled row, and asks `confidence` of each with its logits and its key.
+    /// Draws a token for each sampled row, and asks `confidence` of each with how it was drawn, its logits and its key.
     fn draw_rows(
         &mut self,
         shares: &[Share],
-        confidence: impl Fn(&[f32], NoiseKey, u32) -> u32 + Sync,
+        confidence: impl Fn(&Draw, &mut [f32], NoiseKey, u32) -> u32 + Sync,
     ) {
         let (config, head) = (&self.config, &self.head);
         let (vocab, mask) = (config.vocab_size, config.mask_index);
@@ -241,6 +243,7 @@ impl CpuExecutor {
                             position,
                         },
                     };
+                    suppress(logits, draw.suppressed);
                     let token = Level::best().run(DrawRow {
                         logits,
                         mask,
@@ -249,7 +252,7 @@ impl CpuExecutor {
                     });
                     drawn[0] = Drawn {
                         token,
-                        confidence: confidence(logits, keys[index], token),
+                        confidence: confidence(draw, logits, keys[index], token),
                     };
                 },
             );
@@ -381,7 +384,7 @@ impl Executor for CpuExecutor {
     }
 
     fn draw_each(&mut self, shares: &[Share]) -> Result<(), EngineError> {
-        self.draw_rows(shares, |_, _, _| 0);
+        self.draw_rows(shares, |_, _, _, _| 0);
         let State {
             tokens, sampled, ..
         } = &mut self.state;
@@ -401,14 +404,15 @@ impl Executor for CpuExecutor {
         std::mem::swap(&mut self.state, &mut self.aside.1);
     }
 
-    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
-        let (mask, by, sampler) = (self.config.mask_index, choice.rule.by, draw.sampler);
-        let rows = 0..self.state.sampled.keys.len();
-        let share = Share { rows, draw: *draw };
-        self.draw_rows(&[share], |logits, key, token| {
+    fn reveal(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError> {
+        let (mask, by) = (self.config.mask_index, choice.rule.by);
+        self.draw_rows(shares, |draw, logits, key, token| {
             let own = by.of_key(draw.seed, key);
-            own.or_else(|| confidence(by, &sampler, logits, mask, token))
-                .unwrap_or(0)
+            let asked = || {
+                suppress(logits, draw.unsure);
+                confidence(by, &draw.sampler, logits, mask, token)
+            };
+            own.or_else(asked).unwrap_or(0)
         });
         let State {
             tokens, sampled, ..

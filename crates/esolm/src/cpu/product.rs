@@ -10,8 +10,8 @@ use crate::memory::{self, MemoryUse};
 use crate::network::fold;
 use crate::weights::{Activations, Weights};
 
-/// Tokens of the output matrix that are rearranged at a time: whole panels.
-pub(super) const TOKENS: usize = 64 * PANEL;
+// What is read of the output matrix at a time fills panels.
+const _: () = assert!(fold::TOKENS.is_multiple_of(PANEL));
 
 /// A folded matrix with its bias.
 pub(super) struct Matrix {
@@ -43,7 +43,7 @@ impl Matrix {
     /// As [`Matrix::new`], of the output matrix, some tokens at a time.
     ///
     /// # Errors
-    /// A weight that cannot be held.
+    /// A weight that cannot be read or held.
     pub(super) fn of_head(
         rows: &fold::HeadRows,
         weights: Weights,
@@ -51,9 +51,8 @@ impl Matrix {
     ) -> Result<Self, EngineError> {
         let sizes = rows.sizes();
         let mut matrix = Self::with_room(sizes, weights, activations);
-        for first in (0..sizes[1]).step_by(TOKENS) {
-            let part = rows.linear(first..sizes[1].min(first + TOKENS));
-            matrix.push(&part, weights)?;
+        for tokens in fold::parts(0..sizes[1]) {
+            matrix.push(&rows.linear(tokens)?, weights)?;
         }
         Ok(matrix)
     }

@@ -21,13 +21,47 @@ impl Engine {
     pub fn run<'a>(
         &'a mut self,
         plan: &'a Plan,
-        draw: Draw<'static>,
+        draw: Draw<'a>,
         observe: bool,
     ) -> Result<Run<'a>, EngineError> {
         let began = Instant::now();
         self.prepare_plan(plan)?;
         self.start(&plan.layout(), &plan.initial_tokens())?;
-        Ok(Run {
+        Ok(self.begin(plan, draw, observe, began))
+    }
+
+    /// As [`Engine::run`], in the batch that was started last, which has one sequence and may have more slots than the plan needs. What
+    /// stands in its cache stays, so that a plan need not compute again what it [keeps](Plan::keep).
+    ///
+    /// # Errors
+    /// When the plan does not fit the batch.
+    pub fn go_on<'a>(
+        &'a mut self,
+        plan: &'a Plan,
+        draw: Draw<'a>,
+        observe: bool,
+    ) -> Result<Run<'a>, EngineError> {
+        let began = Instant::now();
+        let (layout, needed) = (self.layout, plan.layout());
+        if [layout.sequences, needed.sequences] != [1, 1] || needed.slots > layout.slots {
+            return Err(EngineError::Rows(format!(
+                "a plan for {needed:?} does not go on in a batch of {layout:?}"
+            )));
+        }
+        let (rows, sampled) = plan.largest_pass();
+        self.prepare(&layout, rows, sampled)?;
+        self.write(0, &plan.initial_tokens())?;
+        Ok(self.begin(plan, draw, observe, began))
+    }
+
+    fn begin<'a>(
+        &'a mut self,
+        plan: &'a Plan,
+        draw: Draw<'a>,
+        observe: bool,
+        began: Instant,
+    ) -> Run<'a> {
+        Run {
             ids: plan.ids(),
             engine: self,
             plan,
@@ -48,7 +82,7 @@ impl Engine {
             ended: vec![false; plan.sequences.len()],
             is_stopped: false,
             began,
-        })
+        }
     }
 }
 
@@ -61,7 +95,7 @@ pub struct Run<'a> {
     engine: &'a mut Engine,
     plan: &'a Plan,
     ids: Vec<u32>,
-    draw: Draw<'static>,
+    draw: Draw<'a>,
     /// Report which tokens each step revealed. They are read back asynchronously and one step behind.
     observe: bool,
     /// Report what the model gave each of them.
@@ -418,7 +452,9 @@ impl Run<'_> {
     /// When the device fails, or a pass drew no token.
     pub async fn stop(mut self) -> Result<Written, EngineError> {
         self.settle().await;
-        let tokens = self.engine.tokens().await?;
+        let mut tokens = self.engine.tokens().await?;
+        // The batch may have room for more.
+        tokens.truncate(self.plan.layout().tokens);
         let tokens = self.plan.output(&tokens);
         let is_finished = self.next == self.wanted && !self.is_stopped;
         for (text, tokens) in tokens.iter().enumerate() {
@@ -428,6 +464,7 @@ impl Run<'_> {
         Ok(Written {
             tokens,
             is_finished,
+            steps: self.next,
             nfe: self.launched,
             rows: self.rows,
             seconds: self.began.elapsed().as_secs_f64(),
@@ -457,6 +494,8 @@ pub struct Written {
     pub tokens: Vec<Vec<u32>>,
     /// Whether no step was given up but those of texts that ended.
     pub is_finished: bool,
+    /// Steps of the plan, run or left out because nothing was masked any more.
+    pub steps: usize,
     /// Forward passes.
     pub nfe: usize,
     /// Rows that went through the network in all.

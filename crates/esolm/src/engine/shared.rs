@@ -1,10 +1,11 @@
 //! A batch that several requests share: what each of them needs of the engine between the steps of the others.
 
+use esolm_core::reveal::Choice;
 use esolm_core::rows::{Layout, StepRows};
 
 use super::Engine;
 use crate::error::EngineError;
-use crate::executor::{Pending, Share, TOKEN_ALIGN};
+use crate::executor::{Draw, Pending, Share, TOKEN_ALIGN, check_choice, check_vocabulary};
 
 impl Engine {
     /// Writes over a stretch of the started batch's tokens, after all steps so far; `first` is a multiple of [`TOKEN_ALIGN`].
@@ -27,16 +28,18 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::step`], each share of the sampled rows drawn in its own way. Gives their logits `[sampled, V]`, unchecked, where
-    /// `with_logits` asks for them.
+    /// As [`Engine::step`], each share of the sampled rows drawn in its own way; or as [`Engine::reveal`] where there is a choice, the shares
+    /// with seeds of their own. Gives the rows' logits `[sampled, V]`, unchecked, where `with_logits` asks for them.
     ///
     /// # Errors
-    /// As [`Engine::step`], and when the shares do not cover the sampled rows one after the other.
+    /// As [`Engine::step`], when the shares do not cover the sampled rows one after the other, and when the choice does not fit the pass or
+    /// shares under it differ in more than their seeds.
     pub async fn step_each(
         &mut self,
         step: &StepRows,
         ids: &[u32],
-        shares: &[Share<'static>],
+        shares: &[Share<'_>],
+        choice: Option<&Choice>,
         with_logits: bool,
     ) -> Result<Vec<f32>, EngineError> {
         let covered = shares.iter().try_fold(0, |end, share| {
@@ -48,12 +51,33 @@ impl Engine {
                 step.sampled.len()
             )));
         }
+        for share in shares {
+            check_vocabulary(&share.draw, self.config.vocab_size)?;
+        }
+        if let Some(choice) = choice {
+            check_choice(step, choice)?;
+            let mut ways = shares.iter().map(|Share { draw, .. }| {
+                let Draw {
+                    suppressed, unsure, ..
+                } = *draw;
+                (draw.sampler, suppressed, unsure)
+            });
+            let first = ways.next();
+            if ways.any(|other| Some(other) != first) {
+                return Err(EngineError::Rows(
+                    "confidence chooses among tokens that are drawn in different ways".into(),
+                ));
+            }
+        }
         self.pass(step, Some(ids))?;
         let logits = match with_logits {
             true => self.executor.logits().await?,
             false => Vec::new(),
         };
-        self.executor.draw_each(shares)?;
+        match choice {
+            None => self.executor.draw_each(shares)?,
+            Some(choice) => self.executor.reveal(shares, choice)?,
+        }
         Ok(logits)
     }
 
@@ -77,9 +101,9 @@ impl Engine {
         std::mem::swap(&mut self.layout, &mut self.aside);
     }
 
-    /// Slots and tokens of a sequence that any request of this model fits in.
-    pub fn place(&self) -> Layout {
-        let slots = self.config.length + 1;
+    /// Slots and tokens of a sequence that any text of up to `length` tokens fits in, one that may be prepended included.
+    pub fn place(length: usize) -> Layout {
+        let slots = length + 1;
         Layout {
             sequences: 1,
             slots,
@@ -100,6 +124,7 @@ impl Engine {
             device,
             layout: Layout::default(),
             aside: Layout::default(),
+            started: 0,
         }
     }
 }

@@ -5,32 +5,44 @@ use esolm_core::rows::Layout;
 
 use super::MLP_ROWS;
 use super::load::is_tied;
-use crate::adapter::AdapterKind;
+use crate::adapter::{AdapterInfo, AdapterKind};
 use crate::device::Precision;
 use crate::kernels::residual::STREAM_ROWS;
+use crate::network::fold::TOKENS;
 use crate::weights::Weights;
 
 /// What the driver of a software adapter takes while it compiles kernels; it crashes where that is refused.
 const COMPILER: u64 = 256 << 20;
 
-/// Bytes of the machine's own memory that loading takes: a block, or the head, as it is stored, folded, reordered and on its way. A
-/// software adapter keeps the weights there as well.
-pub(super) fn model(config: &ModelConfig, weights: Weights, kind: AdapterKind) -> u64 {
+/// Bytes of the machine's own memory that loading takes. A software adapter keeps the weights there as well.
+pub(super) fn model(config: &ModelConfig, weights: Weights, adapter: &AdapterInfo) -> u64 {
+    let kept = match adapter.kind {
+        AdapterKind::Software => weight_bytes(config, weights) + COMPILER,
+        _ => 0,
+    };
+    passing(config, weights, adapter.max_binding_bytes()) + kept
+}
+
+/// Bytes that pass through the machine's own memory while a model loads, at most at once: a block as it is stored, folded, reordered and on its
+/// way, or what a binding holds of the embedding or the output matrix, made and on its way, and some tokens of it as floats.
+pub(super) fn passing(config: &ModelConfig, weights: Weights, binding: u64) -> u64 {
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
     let Sizes { q, kv, inner, up } = Sizes::of(config);
     let block = d * (q + 2 * kv) + q * d + d * up + inner * d;
-    let passing = 4 * (4 * vocab * d).max(3 * block);
-    let kept = match kind {
-        AdapterKind::Software => {
-            let ends = vocab * weights.at_the_ends().column_bytes(d);
-            let ends = if is_tied(config) { ends } else { 2 * ends };
-            let from_d = (q + 2 * kv + up) * weights.column_bytes(d);
-            let to_d = d * (weights.column_bytes(q) + weights.column_bytes(inner));
-            ends + (from_d + to_d) * config.n_blocks as u64 + COMPILER
-        }
-        _ => 0,
-    };
-    passing + kept
+    let slice = vocab * weights.at_the_ends().column_bytes(d);
+    let tokens = 3 * 4 * vocab.min(TOKENS as u64) * d;
+    (2 * slice.min(binding) + tokens).max(3 * 4 * block)
+}
+
+/// Bytes of the weights on the device.
+pub(super) fn weight_bytes(config: &ModelConfig, weights: Weights) -> u64 {
+    let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
+    let Sizes { q, kv, inner, up } = Sizes::of(config);
+    let ends = vocab * weights.at_the_ends().column_bytes(d);
+    let ends = if is_tied(config) { ends } else { 2 * ends };
+    let from_d = (q + 2 * kv + up) * weights.column_bytes(d);
+    let to_d = d * (weights.column_bytes(q) + weights.column_bytes(inner));
+    ends + (from_d + to_d) * config.n_blocks as u64
 }
 
 /// Bytes of a batch on a software adapter, whose memory is the machine's: its cache and the activations of its `largest` pass, which has so

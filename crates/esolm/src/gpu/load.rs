@@ -47,9 +47,8 @@ impl Loaded {
             true => None,
             false => {
                 fetch(ckpt, Part::Embedding).await?;
-                let table = folding.embedding()?;
-                check_range(table.name, &table.values, ends)?;
-                Some(gpu.scoped(|| Embedding::upload(gpu, &table, ends))?)
+                let table = folding.embedding_rows()?;
+                Some(gpu.scoped(|| Embedding::upload_rows(gpu, &table, ends))?)
             }
         };
         let (q_width, kv_width) = (config.q_width(), config.kv_width());
@@ -82,7 +81,8 @@ impl Loaded {
             blocks.push(block);
         }
         fetch(ckpt, Part::Head).await?;
-        let head = upload(&folding.head()?, ends)?;
+        let head = folding.head_rows()?;
+        let head = gpu.scoped(|| Matrix::upload_head(gpu, &head, ends))?;
         let head_gain = folding.head_scale()?;
         let head_gain = head_gain.map(|gain| gpu.floats(gain)).transpose()?;
         let angles = rotary_table(positions(config), head_dim, config.rotary_base());

@@ -4,6 +4,7 @@ mod estimate;
 mod load;
 mod recordings;
 mod reveal;
+mod suppress;
 mod tables;
 
 use esolm_core::checkpoint::Checkpoint;
@@ -39,6 +40,7 @@ use crate::measure::{
 use crate::memory::{self, MemoryUse};
 use crate::network::store::group_bytes;
 use crate::variants::{Chosen, FEW_ROWS};
+use crate::weights::Weights;
 use load::Loaded;
 use recordings::Recordings;
 use reveal::Choosing;
@@ -120,6 +122,16 @@ fn positions(config: &ModelConfig) -> usize {
     (config.length + 1).min(POSITIONS)
 }
 
+/// Bytes of the weights of a network on a GPU, and those that loading it takes of the machine's own memory, where a binding holds any matrix
+/// and the GPU has memory of its own.
+pub fn memory_needed(config: &ModelConfig, weights: Weights) -> [u64; 2] {
+    let host = estimate::passing(config, weights, u64::MAX);
+    [
+        estimate::weight_bytes(config, weights),
+        memory::with_margin(host),
+    ]
+}
+
 impl GpuExecutor {
     /// Folds the constant conditioning and uploads the weights block by block.
     ///
@@ -131,7 +143,7 @@ impl GpuExecutor {
         options: &LoadOptions,
     ) -> Result<Self, EngineError> {
         let weights = options.weights_of(ckpt).await?;
-        let host = estimate::model(ckpt.config(), weights, gpu.info.kind);
+        let host = estimate::model(ckpt.config(), weights, &gpu.info);
         memory::ask(MemoryUse::Model, host + group_bytes(ckpt))?;
         let loaded = Loaded::upload(&gpu, ckpt, weights).await;
         let loaded = match loaded {
@@ -384,13 +396,20 @@ impl GpuExecutor {
             values.map(|values| self.gpu.floats(values)).transpose()
         };
         let noise: Vec<_> = shares.iter().map(noise).collect::<Result<_, _>>()?;
+        let suppressed = shares
+            .iter()
+            .map(|share| self.listed(share.draw.suppressed));
+        let suppressed: Vec<_> = suppressed.collect::<Result<_, _>>()?;
         for (held, count) in self.in_parts(tables.wanted.rows) {
             self.head(&state.scratch, held, count);
-            for (Share { rows, draw }, noise) in shares.iter().zip(&noise) {
+            for ((Share { rows, draw }, noise), suppressed) in
+                shares.iter().zip(&noise).zip(&suppressed)
+            {
                 let (first, end) = (rows.start.max(held), rows.end.min(held + count));
                 if first >= end {
                     continue;
                 }
+                self.suppress(state, [first - held, end - first], suppressed.as_ref());
                 let io = Sample {
                     logits: &state.scratch.logits,
                     held,
@@ -530,8 +549,8 @@ impl Executor for GpuExecutor {
         self.gpu.submit()
     }
 
-    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
-        self.choose(draw, choice)
+    fn reveal(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError> {
+        self.choose(shares, choice)
     }
 
     fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {

@@ -5,7 +5,7 @@ use esolm_core::reveal::{Choice, Confidence, Outcome};
 use super::GpuExecutor;
 use super::tables::Tables;
 use crate::error::EngineError;
-use crate::executor::{Draw, NoiseKey, Pending, Share};
+use crate::executor::{NoiseKey, Pending, Share};
 use crate::kernels::reveal::{Confidences, Reveal, confidence, reveal};
 use crate::kernels::runtime::{Buffer, Gpu};
 
@@ -68,47 +68,48 @@ impl GpuExecutor {
     }
 
     /// The confidences that no logits decide.
-    fn given_confidences(by: Confidence, seed: u64, keys: &[NoiseKey]) -> Option<Vec<u32>> {
-        keys.iter().map(|&key| by.of_key(seed, key)).collect()
+    fn given_confidences(by: Confidence, shares: &[Share], keys: &[NoiseKey]) -> Option<Vec<u32>> {
+        let own = |share: &Share| {
+            let (seed, keys) = (share.draw.seed, &keys[share.rows.clone()]);
+            keys.iter().map(move |&key| by.of_key(seed, key))
+        };
+        shares.iter().flat_map(own).collect()
     }
 
     /// See [`crate::executor::Executor::reveal`].
-    pub(super) fn choose(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
+    pub(super) fn choose(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError> {
         self.grow_choosing(choice)?;
         let (state, tables) = self.passed()?;
-        let Some(choosing) = state.choosing.as_ref().filter(|_| tables.wanted.rows > 0) else {
+        let (Some(choosing), Some(first), true) =
+            (&state.choosing, shares.first(), tables.wanted.rows > 0)
+        else {
             return self.gpu.submit();
         };
-        let filter = choice.rule.by.filter(&draw.sampler);
-        let share = Share {
-            rows: 0..tables.wanted.rows,
-            draw: *draw,
-        };
+        // They differ in their seeds alone.
+        let filter = choice.rule.by.filter(&first.draw.sampler);
+        let unsure = self.listed(first.draw.unsure)?;
         self.gpu.scoped(|| {
-            self.draw_to(
-                &[share],
-                &choosing.drawn,
-                |tables: &Tables, first, count| {
-                    if let Some(filter) = &filter {
-                        let io = Confidences {
-                            logits: &state.scratch.logits,
-                            stride: self.head.padded(),
-                            rows: &tables.rows,
-                            tokens: &state.tokens,
-                            drawn: &choosing.drawn,
-                            confidences: &choosing.confidences,
-                            first,
-                            count,
-                            vocab: self.head.n,
-                            mask_index: self.config.mask_index,
-                        };
-                        confidence(&self.gpu, filter, &io);
-                    }
-                },
-            )?;
+            self.draw_to(shares, &choosing.drawn, |tables: &Tables, first, count| {
+                if let Some(filter) = &filter {
+                    self.suppress(state, [0, count], unsure.as_ref());
+                    let io = Confidences {
+                        logits: &state.scratch.logits,
+                        stride: self.head.padded(),
+                        rows: &tables.rows,
+                        tokens: &state.tokens,
+                        drawn: &choosing.drawn,
+                        confidences: &choosing.confidences,
+                        first,
+                        count,
+                        vocab: self.head.n,
+                        mask_index: self.config.mask_index,
+                    };
+                    confidence(&self.gpu, filter, &io);
+                }
+            })?;
             let given = match &filter {
                 Some(_) => None,
-                None => Self::given_confidences(choice.rule.by, draw.seed, &state.keys)
+                None => Self::given_confidences(choice.rule.by, shares, &state.keys)
                     .map(|words| self.gpu.words(words))
                     .transpose()?,
             };

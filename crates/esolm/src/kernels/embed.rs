@@ -1,5 +1,7 @@
 //! Token embedding: `shaders/embed.wgsl`, or `embed_tied.wgsl` where the output matrix is the embedding too.
 
+use std::ops::Range;
+
 use esolm_core::rows::{MASKED, Row};
 use esolm_shaders::{EMBED, EMBED_TIED, Form, Snippet, TABLE_Q8, WEIGHT_F16, WEIGHT_F32};
 
@@ -31,19 +33,53 @@ impl Embedding {
         table: &fold::Embedding,
         weights: Weights,
     ) -> Result<Self, EngineError> {
-        let hidden = table.hidden;
+        let sizes = [table.tokens(), table.hidden];
+        Self::new(gpu, sizes, weights, |words, tokens| {
+            words.extend(pack_table(table, tokens, weights));
+            Ok(())
+        })
+    }
+
+    /// As [`Embedding::upload`], some tokens at a time.
+    ///
+    /// # Errors
+    /// As there, and of a value that cannot be read or held.
+    pub fn upload_rows(
+        gpu: &Gpu,
+        table: &fold::EmbeddingRows,
+        weights: Weights,
+    ) -> Result<Self, EngineError> {
+        Self::new(gpu, table.sizes(), weights, |words, tokens| {
+            // What is queued is held on this side as well.
+            gpu.submit()?;
+            for part in fold::parts(tokens) {
+                let part = table.part(part)?;
+                fold::check_range(part.name, &part.values, weights)?;
+                words.extend(pack_table(&part, 0..part.tokens(), weights));
+            }
+            Ok(())
+        })
+    }
+
+    /// An embedding `[V, hidden]`: `fill` adds the words of some tokens.
+    fn new(
+        gpu: &Gpu,
+        [all, hidden]: [usize; 2],
+        weights: Weights,
+        fill: impl Fn(&mut Vec<u32>, Range<usize>) -> Result<(), EngineError>,
+    ) -> Result<Self, EngineError> {
         if !hidden.is_multiple_of(4) {
             return Err(EngineError::Shape(format!(
                 "a width of {hidden} (not a multiple of four)"
             )));
         }
-        let row_bytes = 4 * packed::row_words(hidden, weights) as u64;
-        let fit = (gpu.info.max_binding_bytes() / row_bytes).max(1) as usize;
+        let row_words = packed::row_words(hidden, weights);
+        let fit = (gpu.info.max_binding_bytes() / (4 * row_words as u64)).max(1) as usize;
         let mut slices = Vec::new();
-        let all = table.values.len() / hidden;
         for first in (0..all).step_by(fit) {
             let tokens = first..all.min(first + fit);
-            let words = pack_table(table, tokens.clone(), weights);
+            let mut words = Vec::with_capacity(tokens.len() * row_words);
+            fill(&mut words, tokens.clone())?;
             slices.push((first, tokens.len(), gpu.words(words)?));
         }
         Ok(Self {

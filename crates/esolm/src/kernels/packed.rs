@@ -11,78 +11,145 @@ use crate::weights::Weights;
 /// Inputs of a group, in fours.
 pub(super) const GROUP4: u32 = GROUP as u32 / 4;
 
-/// The words of some columns of a matrix with a multiple of four inputs, filled up to a multiple of four columns with zeros, and the values
-/// `[inputs, columns]` that they stand for.
-pub fn pack_matrix(
-    linear: &Linear,
-    columns: Range<usize>,
+/// The words of a matrix with a multiple of four inputs, filled up to a multiple of four columns with zeros. Columns are packed in any
+/// number of parts, so that the floats of a large matrix need not be there at once.
+pub struct Packing {
+    words: Vec<u32>,
+    inputs: usize,
+    /// Padded to four.
+    columns: usize,
     weights: Weights,
-) -> (Vec<u32>, Vec<f32>) {
-    let n = columns.len().next_multiple_of(4);
-    let mut values = vec![0.0; linear.n_in * n];
-    let rows = linear.weight.chunks_exact(linear.n_out);
-    for (row, values) in rows.zip(values.chunks_exact_mut(n)) {
-        values[..columns.len()].copy_from_slice(&row[columns.clone()]);
+    /// For each column the sum of what its weights stand for.
+    sums: Vec<f64>,
+}
+
+impl Packing {
+    /// Of `inputs` and so many columns, all of them zeros.
+    pub fn new(inputs: usize, columns: usize, weights: Weights) -> Self {
+        let columns = columns.next_multiple_of(4);
+        let (values, groups) = (inputs * columns, inputs.div_ceil(GROUP) * columns);
+        let words = match weights {
+            Weights::F32 => values,
+            Weights::F16 => values / 2,
+            // They are read four at a time.
+            Weights::Q8 => (values / 4 + groups / 2).next_multiple_of(4),
+            Weights::Q4 => values / 8 + groups,
+        };
+        Self {
+            words: vec![0; words],
+            inputs,
+            columns,
+            weights,
+            sums: vec![0.0; columns],
+        }
     }
-    let groups = linear.n_in.div_ceil(GROUP);
-    let halves = || vec![f16::ZERO; groups * n];
-    // Calls `each` with the group, its column, and the inputs of the group.
-    let for_groups = |each: &mut dyn FnMut(usize, usize, Range<usize>)| {
-        for group in 0..groups {
-            for column in 0..columns.len() {
-                each(
-                    group,
-                    column,
-                    group * GROUP..linear.n_in.min((group + 1) * GROUP),
-                );
+
+    /// Packs some columns of `linear` as those from `first` on.
+    pub fn push(&mut self, linear: &Linear, columns: Range<usize>, first: usize) {
+        match self.weights {
+            Weights::F32 | Weights::F16 => self.push_floats(linear, columns, first),
+            Weights::Q8 => self.push_q8(linear, columns, first),
+            Weights::Q4 => self.push_q4(linear, columns, first),
+        }
+    }
+
+    fn push_floats(&mut self, linear: &Linear, columns: Range<usize>, first: usize) {
+        for (input, row) in linear.weight.chunks_exact(linear.n_out).enumerate() {
+            for (column, &weight) in (first..).zip(&row[columns.clone()]) {
+                let place = input * self.columns + column;
+                let value = if self.weights == Weights::F32 {
+                    self.words[place] = weight.to_bits();
+                    weight
+                } else {
+                    let half = f16::from_f32(weight);
+                    self.set_half(place, half);
+                    half.to_f32()
+                };
+                self.sums[column] += f64::from(value);
             }
         }
-    };
-    let words = match weights {
-        Weights::F32 | Weights::F16 => pack_floats(&mut values, weights),
-        Weights::Q8 => {
-            let mut codes = vec![[0u8; 4]; values.len() / 4];
-            let mut scales = halves();
-            for_groups(&mut |place, column, inputs| {
-                let group = linear.q8(columns.start + column, place);
-                for ((k, code), weight) in inputs.zip(group.codes).zip(group.weights()) {
-                    codes[k / 4 * n + column][k % 4] = code as u8;
-                    values[k * n + column] = weight;
-                }
-                scales[place * n + column] = group.scale;
-            });
-            let mut words: Vec<u32> = codes.into_iter().map(u32::from_le_bytes).collect();
-            words.extend(pack_halves(&scales));
-            // They are read four at a time.
-            words.resize(words.len().next_multiple_of(4), 0);
-            words
+    }
+
+    fn push_q8(&mut self, linear: &Linear, columns: Range<usize>, first: usize) {
+        let scales = self.inputs * self.columns / 2;
+        self.for_groups(columns, first, |packing, place, from, to| {
+            let group = linear.q8(from, place);
+            let codes = group.codes.as_chunks::<4>().0;
+            for (word, codes) in packing.fours(place).zip(codes) {
+                let codes = codes.map(|code| code as u8);
+                packing.words[word * packing.columns + to] = u32::from_le_bytes(codes);
+            }
+            packing.set_half(scales + place * packing.columns + to, group.scale);
+            packing.add(to, place, &group.weights());
+        });
+    }
+
+    fn push_q4(&mut self, linear: &Linear, columns: Range<usize>, first: usize) {
+        let scales = self.inputs / 4 * self.columns;
+        let offsets = scales + self.inputs.div_ceil(GROUP) * self.columns;
+        self.for_groups(columns, first, |packing, place, from, to| {
+            let group = linear.q4(from, place);
+            let codes = group.codes.as_chunks::<4>().0;
+            for (half, codes) in packing.fours(place).zip(codes) {
+                let [a, b, c, d] = codes.map(u16::from);
+                let half_word = f16::from_bits(a | b << 4 | c << 8 | d << 12);
+                packing.set_half(half * packing.columns + to, half_word);
+            }
+            let beside = place * packing.columns + to;
+            packing.set_half(scales + beside, group.scale);
+            packing.set_half(offsets + beside, group.offset);
+            packing.add(to, place, &group.weights());
+        });
+    }
+
+    /// Calls `each` with a group, and its column in the matrix and here.
+    fn for_groups(
+        &mut self,
+        columns: Range<usize>,
+        first: usize,
+        each: impl Fn(&mut Self, usize, usize, usize),
+    ) {
+        for group in 0..self.inputs.div_ceil(GROUP) {
+            for (to, from) in (first..).zip(columns.clone()) {
+                each(self, group, from, to);
+            }
         }
-        Weights::Q4 => {
-            let mut codes = vec![0u16; values.len() / 4];
-            let (mut scales, mut offsets) = (halves(), halves());
-            for_groups(&mut |place, column, inputs| {
-                let group = linear.q4(columns.start + column, place);
-                for ((k, code), weight) in inputs.zip(group.codes).zip(group.weights()) {
-                    codes[k / 4 * n + column] |= u16::from(code) << (k % 4 * 4);
-                    values[k * n + column] = weight;
-                }
-                scales[place * n + column] = group.scale;
-                offsets[place * n + column] = group.offset;
-            });
-            let codes = codes.into_iter().map(f16::from_bits);
-            let halves: Vec<f16> = codes.chain(scales).chain(offsets).collect();
-            pack_halves(&halves)
+    }
+
+    /// The inputs of a group, in fours.
+    fn fours(&self, group: usize) -> Range<usize> {
+        let group4 = GROUP4 as usize;
+        group * group4..(self.inputs / 4).min((group + 1) * group4)
+    }
+
+    /// Adds the weights of a group to the sum of its column.
+    fn add(&mut self, column: usize, group: usize, weights: &[f32; GROUP]) {
+        let there = GROUP.min(self.inputs - group * GROUP);
+        for &weight in &weights[..there] {
+            self.sums[column] += f64::from(weight);
         }
-    };
-    (words, values)
+    }
+
+    /// Writes a half of a word, which is zero.
+    fn set_half(&mut self, index: usize, half: f16) {
+        self.words[index / 2] |= u32::from(half.to_bits()) << (16 * (index % 2));
+    }
+
+    /// The words, and for each column, the padding's included, the sum of what its weights stand for.
+    pub fn finish(self) -> (Vec<u32>, Vec<f64>) {
+        (self.words, self.sums)
+    }
 }
 
 /// The words of some tokens' rows of an embedding whose width is a multiple of four.
 pub fn pack_table(table: &Embedding, tokens: Range<usize>, weights: Weights) -> Vec<u32> {
     let hidden = table.hidden;
     if !weights.are_quantised() {
-        let mut values = table.values[tokens.start * hidden..tokens.end * hidden].to_vec();
-        return pack_floats(&mut values, weights);
+        let values = &table.values[tokens.start * hidden..tokens.end * hidden];
+        return match weights {
+            Weights::F32 => values.iter().map(|value| value.to_bits()).collect(),
+            _ => pack_f16(values),
+        };
     }
     let mut words = Vec::with_capacity(tokens.len() * row_words(hidden, weights));
     for token in tokens {
@@ -110,17 +177,6 @@ pub(super) fn row_words(hidden: usize, weights: Weights) -> usize {
 pub fn pack_f16(values: &[f32]) -> Vec<u32> {
     let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
     pack_halves(&halves)
-}
-
-fn pack_floats(values: &mut [f32], weights: Weights) -> Vec<u32> {
-    if weights == Weights::F32 {
-        return values.iter().map(|value| value.to_bits()).collect();
-    }
-    let words = pack_f16(values);
-    for value in values {
-        *value = f16::from_f32(*value).to_f32();
-    }
-    words
 }
 
 fn pack_halves(halves: &[f16]) -> Vec<u32> {

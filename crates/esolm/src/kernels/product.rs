@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::cache_snippet;
 use super::heads::Qkv;
 use super::norm::{Norm, norm_twin};
-use super::packed::{GROUP4, pack_matrix};
+use super::packed::{GROUP4, Packing};
 use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
 use crate::error::EngineError;
-use crate::network::fold::Linear;
+use crate::network::fold::{HeadRows, Linear, check_range, parts as parts_of};
 use crate::weights::Weights;
 
 /// Rows to which activations are padded, so that a block of rows never reads past its buffer.
@@ -60,7 +60,41 @@ impl Matrix {
     /// # Errors
     /// When its number of inputs is not a multiple of four, or one column group does not fit a binding.
     pub fn upload(gpu: &Gpu, linear: &Linear, weights: Weights) -> Result<Self, EngineError> {
-        let (k, n) = (linear.n_in, linear.n_out);
+        let sizes = [linear.n_in, linear.n_out];
+        Self::new(gpu, sizes, weights, |packing, bias, columns| {
+            bias.copy_from_slice(&linear.bias[columns.clone()]);
+            packing.push(linear, columns, 0);
+            Ok(())
+        })
+    }
+
+    /// As [`Matrix::upload`], of the output matrix, some tokens at a time.
+    ///
+    /// # Errors
+    /// As there, and of a weight that cannot be read or held.
+    pub fn upload_head(gpu: &Gpu, rows: &HeadRows, weights: Weights) -> Result<Self, EngineError> {
+        Self::new(gpu, rows.sizes(), weights, |packing, bias, columns| {
+            // What is queued is held on this side as well.
+            gpu.submit()?;
+            let first = columns.start;
+            for part in parts_of(columns) {
+                let at = part.start - first;
+                let linear = rows.linear(part)?;
+                check_range(&linear.name, &linear.weight, weights)?;
+                packing.push(&linear, 0..linear.n_out, at);
+                bias[at..at + linear.n_out].copy_from_slice(&linear.bias);
+            }
+            Ok(())
+        })
+    }
+
+    /// A matrix `[k, n]`: `fill` packs the columns of a slice and gives their bias.
+    fn new(
+        gpu: &Gpu,
+        [k, n]: [usize; 2],
+        weights: Weights,
+        mut fill: impl FnMut(&mut Packing, &mut [f32], Range<usize>) -> Result<(), EngineError>,
+    ) -> Result<Self, EngineError> {
         if !k.is_multiple_of(4) {
             return Err(EngineError::Shape(format!(
                 "a product over {k} inputs (not a multiple of four)"
@@ -73,20 +107,14 @@ impl Matrix {
         for first4 in (0..total4).step_by(fit4) {
             let n4 = fit4.min(total4 - first4);
             let columns = first4 * 4..((first4 + n4) * 4).min(n);
-            let (words, values) = pack_matrix(linear, columns.clone(), weights);
+            let mut packing = Packing::new(k, columns.len(), weights);
             let mut affine = vec![0.0; n4 * 8];
-            affine[..columns.len()].copy_from_slice(&linear.bias[columns]);
+            fill(&mut packing, &mut affine[..columns.len()], columns)?;
             // Sums of what the kernel will multiply with, so of the rounded weights.
-            let mut sums = vec![0.0f64; n4 * 4];
-            for row in values.chunks(n4 * 4) {
-                sums.iter_mut()
-                    .zip(row)
-                    .for_each(|(sum, &value)| *sum += f64::from(value));
+            let (words, sums) = packing.finish();
+            for (sum, to) in sums.into_iter().zip(&mut affine[n4 * 4..]) {
+                *to = sum as f32;
             }
-            affine[n4 * 4..]
-                .iter_mut()
-                .zip(sums)
-                .for_each(|(a, sum)| *a = sum as f32);
             slices.push(Slice {
                 first4,
                 n4,

@@ -3,7 +3,7 @@
 
 use esolm_core::sampler::kept::Filter;
 use esolm_core::sampler::{NO_TOKEN, Sampler};
-use esolm_shaders::{Form, SAMPLE, SAMPLE_MERGE, SAMPLE_PARTS, Shader};
+use esolm_shaders::{Form, SAMPLE, SAMPLE_MERGE, SAMPLE_PARTS, SUPPRESS, Shader};
 
 use super::runtime::{Buffer, Gpu};
 use super::work::{ENTRY, Extent};
@@ -210,6 +210,35 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     );
     let info = [io.first as u32, io.count as u32, parts as u32, 0];
     gpu.launch(&merge, &extent, &buffers, &info);
+}
+
+/// Makes `tokens` of them, those in `suppressed`, impossible in rows of `logits`, `stride` floats each: `count` of them from `first` on.
+pub fn suppress(
+    gpu: &Gpu,
+    logits: &Buffer,
+    stride: usize,
+    [first, count]: [usize; 2],
+    suppressed: &Buffer,
+    tokens: usize,
+) {
+    let kernel = gpu.kernel(&SUPPRESS, vec![], SUPPRESS_WG, || Form {
+        constants: vec![("WG", SUPPRESS_WG)],
+        ..Default::default()
+    });
+    let info = [first as u32, count as u32, stride as u32, tokens as u32];
+    let extent = suppress_extent(count, tokens);
+    gpu.launch(&kernel, &extent, &[logits, suppressed], &info);
+}
+
+/// Invocations of a workgroup of [`suppress`].
+const SUPPRESS_WG: u32 = 64;
+
+/// Each invocation reads a token and writes a logit.
+pub(super) fn suppress_extent(rows: usize, tokens: usize) -> Extent {
+    Extent {
+        grid: [tokens.div_ceil(SUPPRESS_WG as usize), rows, 1],
+        each: 2 * ENTRY * u64::from(SUPPRESS_WG),
+    }
 }
 
 /// Operations of an entry's seeded noise: a quarter of ten rounds of Philox in 32-bit words, and two logarithms.

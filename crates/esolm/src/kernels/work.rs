@@ -176,6 +176,7 @@ mod tests {
             ),
             ("split attention".into(), split_extent(geometry, rows)),
             ("score".into(), score::extent(sampled, vocab)),
+            ("suppress".into(), sample::suppress_extent(sampled, vocab)),
             (
                 "reveal".into(),
                 reveal::extent(rows.div_ceil(length), length),

@@ -7,15 +7,15 @@
 //!
 //! The diffusion language models that are made of them have the same network: which rows attend to which is data.
 
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Module, Param};
 use burn::nn::{Embedding, Linear};
 use burn::tensor::activation::{silu, softmax};
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor};
 use esolm_core::checkpoint::{Checkpoint, CheckpointError};
 use esolm_core::config::{DECODER_EMBEDDING, Decoder, ModelConfig};
 
 use super::attention::{EXCLUDED, Rotary};
-use super::fold::transpose;
+use super::load::Loader;
 
 /// x / sqrt(mean(x^2) + eps) times a weight, over the last dimension.
 #[derive(Module, Debug)]
@@ -197,13 +197,12 @@ impl DecoderNetwork {
             family: config.family,
         };
         let decoder = config.decoder.as_ref().ok_or_else(missing)?;
-        let loader = Loader {
-            ckpt,
+        let layers = Layers {
+            loader: Loader { ckpt, device },
             config,
             decoder,
-            device,
         };
-        let layers = (0..config.n_blocks).map(|index| loader.layer(index));
+        let loader = &layers.loader;
         Ok(Self {
             embedding: Embedding {
                 weight: loader.matrix(
@@ -211,8 +210,10 @@ impl DecoderNetwork {
                     [config.vocab_size, config.hidden],
                 ),
             },
-            layers: layers.collect::<Result<_, _>>()?,
-            norm: loader.norm("model.norm")?,
+            layers: (0..config.n_blocks)
+                .map(|index| layers.layer(index))
+                .collect::<Result<_, _>>()?,
+            norm: layers.norm("model.norm")?,
             head: match decoder.tied {
                 true => None,
                 false => Some(loader.linear("lm_head", config.hidden)?),
@@ -223,42 +224,17 @@ impl DecoderNetwork {
     }
 }
 
-struct Loader<'a> {
-    ckpt: &'a Checkpoint,
+/// What loads the layers.
+struct Layers<'a> {
+    loader: Loader<'a>,
     config: &'a ModelConfig,
     decoder: &'a Decoder,
-    device: &'a Device,
 }
 
-impl Loader<'_> {
-    fn vector(&self, name: &str) -> Result<Param<Tensor<1>>, CheckpointError> {
-        let values = self.ckpt.f32(name)?;
-        let shape = [values.len()];
-        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
-        Ok(Param::initialized(ParamId::new(), tensor))
-    }
-
-    fn matrix(&self, values: Vec<f32>, shape: [usize; 2]) -> Param<Tensor<2>> {
-        let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
-        Param::initialized(ParamId::new(), tensor)
-    }
-
-    /// The published `[out, in]` as Burn's `[in, out]`.
-    fn linear(&self, name: &str, n_in: usize) -> Result<Linear, CheckpointError> {
-        let values = self.ckpt.f32(&format!("{name}.weight"))?;
-        let (n_out, bias) = (values.len() / n_in, format!("{name}.bias"));
-        Ok(Linear {
-            weight: self.matrix(transpose(&values, n_out, n_in), [n_in, n_out]),
-            bias: match self.ckpt.has(&bias) {
-                true => Some(self.vector(&bias)?),
-                false => None,
-            },
-        })
-    }
-
+impl Layers<'_> {
     fn norm(&self, name: &str) -> Result<RmsNorm, CheckpointError> {
         Ok(RmsNorm {
-            weight: self.vector(&format!("{name}.weight"))?,
+            weight: self.loader.vector(&format!("{name}.weight"))?,
             eps: self.decoder.eps,
         })
     }
@@ -266,7 +242,7 @@ impl Loader<'_> {
     fn layer(&self, index: usize) -> Result<DecoderLayer, CheckpointError> {
         let at = format!("model.layers.{index}");
         let (config, decoder) = (self.config, self.decoder);
-        let linear = |name: &str, n_in| self.linear(&format!("{at}.{name}"), n_in);
+        let linear = |name: &str, n_in| self.loader.linear(&format!("{at}.{name}"), n_in);
         let norm = |name: &str| self.norm(&format!("{at}.{name}"));
         let of_head = |name: &str| match decoder.has_qk_norm() {
             true => norm(name).map(Some),

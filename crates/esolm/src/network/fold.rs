@@ -18,14 +18,15 @@
 //!
 //! Weights come block by block, so that a loader can hand one to its device and drop it before the next is read.
 
-use std::ops::Range;
-
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, Values};
 use esolm_core::config::{DECODER_EMBEDDING, ModelConfig};
 use esolm_core::finite::first_beyond;
 use esolm_core::quantise::{GROUP, Groups, Q4, Q8};
 
 mod decoder;
+mod ends;
+
+pub use ends::{Embedding, EmbeddingRows, HeadRows, TOKENS, parts};
 
 use super::timestep::frequencies;
 use crate::error::EngineError;
@@ -111,56 +112,6 @@ fn ordered<T: Copy>(values: &[T], width: usize, order: &[usize]) -> Vec<T> {
     order.iter().flat_map(stretch).copied().collect()
 }
 
-/// The token embedding.
-#[derive(Debug, Clone)]
-pub struct Embedding {
-    /// `[V, d]`.
-    pub values: Vec<f32>,
-    /// d.
-    pub hidden: usize,
-    /// The groups `[V, groups]` that it was stored in, where they are those of the engine.
-    pub groups: Option<Groups>,
-    /// The tensor that it is.
-    pub name: &'static str,
-}
-
-impl Embedding {
-    /// The tensor that it is in the networks of models/dit.py.
-    pub const NAME: &str = "vocab_embed.embedding";
-
-    /// An embedding `[V, hidden]` that was not stored in groups.
-    pub fn new(values: Vec<f32>, hidden: usize) -> Self {
-        Self {
-            values,
-            hidden,
-            groups: None,
-            name: Self::NAME,
-        }
-    }
-
-    /// The groups of a token's row in 8 bits, as they were stored or rounded. The last may be short.
-    pub fn q8(&self, token: usize) -> impl Iterator<Item = Q8> {
-        let stored = match &self.groups {
-            Some(Groups::Q8(groups)) => Some(groups),
-            _ => None,
-        };
-        let first = token * self.hidden.div_ceil(GROUP);
-        let row = self.values[token * self.hidden..(token + 1) * self.hidden].chunks(GROUP);
-        let group = move |(index, weights)| match stored {
-            Some(groups) => groups[first + index],
-            None => Q8::new(weights),
-        };
-        row.enumerate().map(group)
-    }
-
-    /// All of them, `[V, groups]`.
-    pub fn all_q8(&self) -> Vec<Q8> {
-        (0..self.values.len() / self.hidden)
-            .flat_map(|token| self.q8(token))
-            .collect()
-    }
-}
-
 /// The weights of the norms that q and k of every head pass before they are turned, `[head_dim]` each. Those of a slot's k are in the cache.
 #[derive(Debug, Clone)]
 pub struct QkNorm {
@@ -195,46 +146,6 @@ impl FoldedBlock {
         [&self.qkv, &self.out, &self.up, &self.down]
     }
 }
-
-/// The output matrix as it was read and folded: a row for each token.
-pub struct HeadRows {
-    name: String,
-    values: Values,
-    bias: Vec<f32>,
-    n_in: usize,
-}
-
-impl HeadRows {
-    /// Inputs and outputs of the matrix.
-    pub fn sizes(&self) -> [usize; 2] {
-        [self.n_in, self.bias.len()]
-    }
-
-    /// The matrix of some tokens.
-    ///
-    /// # Panics
-    /// When one of them lies outside of the vocabulary.
-    pub fn linear(&self, tokens: Range<usize>) -> Linear {
-        let (n_in, n_out) = (self.n_in, tokens.len());
-        let floats = &self.values.floats[tokens.start * n_in..tokens.end * n_in];
-        let groups = n_in.div_ceil(GROUP);
-        let of = tokens.start * groups..tokens.end * groups;
-        Linear {
-            name: self.name.clone(),
-            weight: transpose(floats, n_out, n_in),
-            groups: self.values.groups.as_ref().map(|all| match all {
-                Groups::Q8(all) => Groups::Q8(all[of].to_vec()),
-                Groups::Q4(all) => Groups::Q4(all[of].to_vec()),
-            }),
-            bias: self.bias[tokens].to_vec(),
-            n_in,
-            n_out,
-        }
-    }
-}
-
-/// The logit of a token that must not be drawn: finite at any temperature, and below any that a network computes.
-const NEVER: f32 = -1e30;
 
 /// A checkpoint whose weights are folded as they are asked for.
 pub struct Folding<'a> {
@@ -326,24 +237,6 @@ impl<'a> Folding<'a> {
         self.condition.as_deref()
     }
 
-    /// The token embedding, as it is.
-    ///
-    /// # Errors
-    /// When the tensor cannot be read.
-    pub fn embedding(&self) -> Result<Embedding, CheckpointError> {
-        let name = match self.config().decoder {
-            Some(_) => DECODER_EMBEDDING,
-            None => Embedding::NAME,
-        };
-        let Values { floats, groups } = self.ckpt.values(name)?;
-        Ok(Embedding {
-            values: floats,
-            hidden: self.config().hidden,
-            groups,
-            name,
-        })
-    }
-
     /// The matrices of block `index`.
     ///
     /// # Errors
@@ -369,54 +262,6 @@ impl<'a> Folding<'a> {
             up: mlp.fold(layer("mlp.0")?)?,
             down: gate(layer("mlp.2")?, chunk(5), d)?,
         })
-    }
-
-    /// The output matrix `[d, V]`, which takes the plain normalised hidden state, times [`Folding::head_scale`] where there is one. Tokens
-    /// that must not be drawn have a bias that forbids it.
-    ///
-    /// # Errors
-    /// When a tensor cannot be read, or the folded weights overflow.
-    pub fn head(&self) -> Result<Linear, EngineError> {
-        Ok(self.head_rows()?.linear(0..self.config().vocab_size))
-    }
-
-    /// As [`Folding::head`], with the biases of all tokens as they are.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn open_head(&self) -> Result<Linear, EngineError> {
-        self.head_layer()?.finish(self.config().hidden)
-    }
-
-    /// As [`Folding::head`], to be taken some tokens at a time: it is the largest matrix, and need not be there twice.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn head_rows(&self) -> Result<HeadRows, EngineError> {
-        let layer = self.head_layer()?;
-        layer.check()?;
-        let mut bias = (layer.bias).unwrap_or_else(|| vec![0.0; self.config().vocab_size]);
-        for &token in self.ckpt.unused_tokens() {
-            bias[token as usize] = NEVER;
-        }
-        Ok(HeadRows {
-            name: layer.name,
-            values: layer.values,
-            bias,
-            n_in: self.config().hidden,
-        })
-    }
-
-    /// The output matrix, folded.
-    fn head_layer(&self) -> Result<Layer, EngineError> {
-        if let Some(decoder) = &self.config().decoder {
-            return self.decoder_head(decoder);
-        }
-        let d = self.config().hidden;
-        let chunks = self.modulation("output_layer")?;
-        let chunk = |i: usize| chunks.as_ref().map(|all| &all[i * d..(i + 1) * d]);
-        let before = self.before("output_layer.norm_final", chunk(0), chunk(1))?;
-        Ok(before.put_into(self.layer("output_layer.linear")?))
     }
 
     /// A matrix with its bias, if it has one.
@@ -475,18 +320,12 @@ struct Layer {
 }
 
 impl Layer {
-    /// Whether all that was folded is finite.
-    fn check(&self) -> Result<(), EngineError> {
-        for values in [Some(&self.values.floats), self.bias.as_ref()] {
-            check_range(&self.name, values.map_or(&[], Vec::as_slice), Weights::F32)?;
-        }
-        Ok(())
-    }
-
     /// What became of it, transposed.
     fn finish(self, n_in: usize) -> Result<Linear, EngineError> {
-        self.check()?;
         let Self { name, values, bias } = self;
+        for values in [Some(&values.floats), bias.as_ref()] {
+            check_range(&name, values.map_or(&[], Vec::as_slice), Weights::F32)?;
+        }
         let n_out = values.floats.len() / n_in;
         let bias = bias.unwrap_or_else(|| vec![0.0; n_out]);
         Ok(Linear {

@@ -9,20 +9,21 @@ use esolm_core::config::ModelConfig;
 use super::fold::transpose;
 use super::{AdaLn, Attention, Block, Network, OutputLayer, TimestepEmbedder};
 
-struct Loader<'a> {
-    ckpt: &'a Checkpoint,
-    device: &'a Device,
+/// Puts parameters onto a device.
+pub(super) struct Loader<'a> {
+    pub ckpt: &'a Checkpoint,
+    pub device: &'a Device,
 }
 
 impl Loader<'_> {
-    fn vector(&self, name: &str) -> Result<Param<Tensor<1>>, CheckpointError> {
+    pub(super) fn vector(&self, name: &str) -> Result<Param<Tensor<1>>, CheckpointError> {
         let values = self.ckpt.f32(name)?;
         let shape = [values.len()];
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
         Ok(Param::initialized(ParamId::new(), tensor))
     }
 
-    fn matrix(&self, values: Vec<f32>, shape: [usize; 2]) -> Param<Tensor<2>> {
+    pub(super) fn matrix(&self, values: Vec<f32>, shape: [usize; 2]) -> Param<Tensor<2>> {
         let tensor = Tensor::from_data(TensorData::new(values, shape), self.device);
         Param::initialized(ParamId::new(), tensor)
     }
@@ -34,7 +35,7 @@ impl Loader<'_> {
     }
 
     /// PyTorch holds `[out, in]`, Burn `[in, out]`.
-    fn linear(&self, name: &str, n_in: usize) -> Result<Linear, CheckpointError> {
+    pub(super) fn linear(&self, name: &str, n_in: usize) -> Result<Linear, CheckpointError> {
         let values = self.ckpt.f32(&format!("{name}.weight"))?;
         let n_out = values.len() / n_in;
         Ok(Linear {

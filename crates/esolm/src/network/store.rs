@@ -1,14 +1,18 @@
 //! Folded networks, quantised, as a folder of files, and in what form such are run.
 //!
-//! What is rounded are the folded matrices, so these are what is stored: a network without adaLN whose layer norms have weights of one. The
-//! files hold the codes that the engine holds, and nothing is rounded a second time when they are loaded.
+//! What is rounded are the folded matrices, so these are what is stored: a network without adaLN, or a decoder, whose norms have weights of one
+//! where they are folded into a matrix. The files hold the codes that the engine holds, and nothing is rounded a second time when they are loaded.
 
 use esolm_core::checkpoint::{Checkpoint, Form};
+use esolm_core::config::ModelConfig;
 use esolm_core::quantise::{GROUP, Q4, Q8};
 
+use super::fold::TOKENS;
 use crate::error::EngineError;
 use crate::weights::Weights;
 
+#[cfg(not(target_family = "wasm"))]
+mod layout;
 #[cfg(not(target_family = "wasm"))]
 mod write;
 
@@ -25,15 +29,14 @@ pub async fn stored_form(ckpt: &Checkpoint) -> Result<Weights, EngineError> {
     let Some(quantization) = ckpt.quantization() else {
         return Ok(Weights::F32);
     };
-    // The norms of decoders never have weights of one alone.
-    if ckpt.config().cond_dim > 0 || ckpt.config().decoder.is_some() {
+    if ckpt.config().cond_dim > 0 {
         return Ok(Weights::F16);
     }
     let mut in_blocks = Vec::new();
     for parameter in ckpt.parameters() {
         match (parameter.form(), &parameter.shape[..]) {
             (Form::Codes(grid), _) if grid.group != GROUP => return Ok(Weights::F16),
-            (Form::Codes(grid), _) if parameter.name.starts_with("blocks.") => {
+            (Form::Codes(grid), _) if is_in_block(&parameter.name) => {
                 in_blocks.push(grid);
             }
             (Form::Float(_), [_, inputs]) if inputs.is_multiple_of(GROUP) => {
@@ -53,11 +56,36 @@ pub async fn stored_form(ckpt: &Checkpoint) -> Result<Weights, EngineError> {
     })
 }
 
-/// Whether the weights of all layer norms are one.
+/// Whether a parameter belongs to a block.
+fn is_in_block(name: &str) -> bool {
+    name.starts_with("blocks.") || name.starts_with("model.layers.")
+}
+
+/// The norms that are folded into the matrices after them, by the names of their weights.
+fn folded_norms(config: &ModelConfig) -> Vec<String> {
+    let (block, norms, last) = match &config.decoder {
+        None => (
+            "blocks",
+            ["norm1", "norm2"],
+            Some("output_layer.norm_final"),
+        ),
+        Some(decoder) => (
+            "model.layers",
+            ["input_layernorm", "post_attention_layernorm"],
+            // Before an output matrix that is the embedding it stays as it is.
+            (!decoder.tied).then_some("model.norm"),
+        ),
+    };
+    let in_blocks = (0..config.n_blocks)
+        .flat_map(|index| norms.map(|norm| format!("{block}.{index}.{norm}.weight")));
+    in_blocks
+        .chain(last.map(|norm| format!("{norm}.weight")))
+        .collect()
+}
+
+/// Whether the weights of all norms that are folded are one.
 async fn has_plain_norms(ckpt: &Checkpoint) -> Result<bool, EngineError> {
-    let in_blocks = (0..ckpt.config().n_blocks)
-        .flat_map(|block| ["norm1", "norm2"].map(|norm| format!("blocks.{block}.{norm}.weight")));
-    for norm in in_blocks.chain(["output_layer.norm_final.weight".into()]) {
+    for norm in folded_norms(ckpt.config()) {
         ckpt.fetch(&norm).await?;
         if ckpt.f32(&norm)?.iter().any(|&weight| weight != 1.0) {
             return Ok(false);
@@ -66,14 +94,20 @@ async fn has_plain_norms(ckpt: &Checkpoint) -> Result<bool, EngineError> {
     Ok(true)
 }
 
-/// Bytes of the groups of the largest matrix that is stored in such, which are held beside its floats while it is read.
+/// Bytes of the groups of matrices that are stored in such, which are held beside their floats while they are read: those of a block, twice
+/// where matrices are joined, or of some tokens.
 pub(crate) fn group_bytes(ckpt: &Checkpoint) -> u64 {
-    let sizes = ckpt
-        .parameters()
-        .filter_map(|parameter| match parameter.form() {
-            Form::Codes(_) => Some(parameter.shape.iter().map(|&n| n as u64).product::<u64>()),
-            Form::Float(_) => None,
-        });
-    let weights = sizes.max().unwrap_or(0);
-    weights.div_ceil(GROUP as u64) * size_of::<Q4>().max(size_of::<Q8>()) as u64
+    let (mut block, mut tokens) = (0, 0);
+    let first = ["blocks.0.", "model.layers.0."];
+    for parameter in ckpt.parameters() {
+        if let (Form::Codes(_), &[rows, columns]) = (parameter.form(), &parameter.shape[..]) {
+            let groups = |rows: usize| rows as u64 * columns.div_ceil(GROUP) as u64;
+            if first.iter().any(|first| parameter.name.starts_with(first)) {
+                block += 2 * groups(rows);
+            } else if !is_in_block(&parameter.name) {
+                tokens = groups(rows.min(TOKENS)).max(tokens);
+            }
+        }
+    }
+    block.max(tokens) * size_of::<Q4>().max(size_of::<Q8>()) as u64
 }

@@ -2,10 +2,14 @@
 
 use std::collections::VecDeque;
 
+use esolm_core::plan::SlotMove;
+use esolm_core::reveal::{Choice, Group};
 use esolm_core::rows::{Layout, MASKED, Row, StepRows};
 use esolm_core::text::TextCodec;
 
+use super::LOGITS_BYTES;
 use super::seat::{Landed, Seat};
+use super::steps::Taken;
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::executor::{Pending, Share};
@@ -51,12 +55,12 @@ pub(super) struct Ran {
 }
 
 impl Batch {
-    /// Starts a batch of `places` empty places.
+    /// Starts a batch of `places` empty places, each for texts of up to `length` tokens.
     ///
     /// # Errors
     /// When it does not fit the device.
-    pub fn start(mut engine: Engine, places: usize) -> Result<Self, EngineError> {
-        let one = engine.place();
+    pub fn start(mut engine: Engine, places: usize, length: usize) -> Result<Self, EngineError> {
+        let one = Engine::place(length);
         let layout = Layout {
             sequences: places,
             slots: one.slots,
@@ -123,27 +127,40 @@ impl Batch {
             true => Ran::default(),
             false => self.launch(&chosen).await?,
         };
-        let ahead = usize::from(!chosen.is_empty());
+        let waits = |&place: &usize| self.seats[place].as_ref().is_some_and(Seat::waits);
+        let is_ahead = !chosen.is_empty() && !chosen.iter().any(waits);
+        let ahead = usize::from(is_ahead);
         while self.flights.len() > ahead {
             self.land(codec).await?;
         }
         Ok(ran)
     }
 
-    /// The places whose texts take a step in the next pass, ascending.
+    /// The places whose texts take a step in the next pass, ascending: those whose rows are drawn alike, as far as they fit.
     fn choose(&mut self) -> Vec<usize> {
-        let (mut chosen, mut rows) = (Vec::new(), 0);
+        let (mut chosen, mut kind) = (Vec::new(), None);
+        let [mut rows, mut drawn] = [0; 2];
+        let mut with_logits = false;
         let places = self.seats.len();
+        let most_drawn = LOGITS_BYTES / (4 * self.engine.config().vocab_size);
         let mut next = None;
         for place in (0..places).map(|i| (self.next + i) % places) {
-            let Some(more) = self.seats[place].as_ref().and_then(Seat::next_rows) else {
+            let Some(seat) = &self.seats[place] else {
                 continue;
             };
-            if !chosen.is_empty() && rows + more > self.rows {
+            let Some([more_rows, more_drawn]) = seat.next_size() else {
+                continue;
+            };
+            let is_much = rows + more_rows > self.rows
+                || (with_logits || seat.wants_logits()) && drawn + more_drawn > most_drawn;
+            if !chosen.is_empty() && (is_much || kind != seat.kind()) {
                 next = next.or(Some(place));
                 continue;
             }
-            rows += more;
+            kind = seat.kind();
+            rows += more_rows;
+            drawn += more_drawn;
+            with_logits |= seat.wants_logits();
             chosen.push(place);
         }
         self.next = next.unwrap_or(0);
@@ -154,15 +171,18 @@ impl Batch {
     async fn launch(&mut self, chosen: &[usize]) -> Result<Ran, EngineError> {
         let mut ids = vec![0; self.seats.len()];
         let mut step = StepRows::default();
-        let mut shares: Vec<Share<'static>> = Vec::new();
+        let mut drawn = Vec::with_capacity(chosen.len());
         let mut steps = Vec::with_capacity(chosen.len());
-        let (mut is_read, mut with_logits) = (false, false);
+        let (mut groups, mut moves) = (Vec::new(), Vec::new());
+        let (mut rule, mut is_read, mut with_logits) = (None, false, false);
         for &place in chosen {
             let Some(seat) = &mut self.seats[place] else {
                 continue;
             };
             ids[place] = seat.number();
-            let (own, landed) = seat.launch();
+            rule = seat.kind().map(|(rule, ..)| rule);
+            let (taken, seed, landed) = seat.launch();
+            let Taken { rows: own, .. } = taken;
             let (first_row, first_token) = (step.rows.len() as u32, (place * self.span) as u32);
             let moved = |token: u32| match token {
                 // Neither what stands for the mask nor what stands for no target is a place.
@@ -179,14 +199,15 @@ impl Batch {
             let sampled = own.sampled.iter().map(|&row| first_row + row);
             step.sampled.extend(sampled);
             let rows = from..step.sampled.len();
-            let draw = seat.draw();
-            match shares.last_mut() {
-                Some(last) if (last.draw.sampler, last.draw.seed) == (draw.sampler, draw.seed) => {
-                    last.rows.end = rows.end;
-                }
-                _ if rows.is_empty() => {}
-                _ => shares.push(Share { rows, draw }),
-            }
+            groups.extend(taken.groups.iter().map(|group| Group {
+                first: from as u32 + group.first,
+                ..*group
+            }));
+            moves.extend(taken.moves.iter().map(|one| SlotMove {
+                sequence: place as u32,
+                ..*one
+            }));
+            drawn.push((place, rows, seed));
             is_read |= seat.is_read_after(&landed);
             with_logits |= seat.wants_logits() && from < step.sampled.len();
             steps.push(Flown {
@@ -195,9 +216,22 @@ impl Batch {
                 landed,
             });
         }
+        let mut shares: Vec<Share> = Vec::new();
+        for (place, rows, seed) in drawn {
+            let Some(seat) = self.seats[place].as_ref().filter(|_| !rows.is_empty()) else {
+                continue;
+            };
+            let draw = seat.draw(seed);
+            match shares.last_mut() {
+                Some(last) if last.draw.is_like(&draw) => last.rows.end = rows.end,
+                _ => shares.push(Share { rows, draw }),
+            }
+        }
         let vocab = self.engine.config().vocab_size;
+        self.engine.move_slots(&moves)?;
+        let choice = rule.map(|rule| Choice { rule, groups });
         let logits = (self.engine)
-            .step_each(&step, &ids, &shares, with_logits)
+            .step_each(&step, &ids, &shares, choice.as_ref(), with_logits)
             .await?;
         if with_logits {
             let mut rest = &logits[..];

@@ -29,6 +29,8 @@ pub(super) struct Desk {
     pub open: Opener,
     pub shared: Arc<Shared>,
     pub options: ServingOptions,
+    /// Tokens of a text at most.
+    pub length: usize,
     pub inbox: Receiver<Message>,
     pub counts: Arc<Counts>,
     pub waiting: VecDeque<Seat>,
@@ -194,7 +196,7 @@ impl Desk {
             let _ = engine.close();
             self.reopen().await
         } else {
-            Batch::start(engine, self.options.places)
+            Batch::start(engine, self.options.places, self.length)
         };
         match restarted {
             Ok(batch) => Some(batch),
@@ -206,7 +208,8 @@ impl Desk {
     }
 
     async fn reopen(&mut self) -> Result<Batch, EngineError> {
-        let batch = Batch::start((self.open)().await?, self.options.places)?;
+        let engine = (self.open)().await?;
+        let batch = Batch::start(engine, self.options.places, self.length)?;
         self.counts.set_open(true);
         Ok(batch)
     }

@@ -7,17 +7,14 @@ use esolm_core::config::{Family, ModelConfig};
 use esolm_core::passes::{Pass, Window, assemble, autoregressive, exact};
 use esolm_core::rows::Layout;
 
-use super::ServingError;
 use super::log_probs::{LogProb, log_prob};
+use super::{LOGITS_BYTES, ServingError};
 use crate::engine::Engine;
 use crate::error::{EngineError, Error, LikelihoodError};
 use crate::executor::TOKEN_ALIGN;
 use crate::likelihood::{
     CACHE_BYTES, Likelihood, Purpose, busy_rows, prepended, scored, without_exact,
 };
-
-/// Bytes of logits that a pass brings, unless a single text needs more.
-const LOGITS_BYTES: usize = 64 << 20;
 
 /// Tokens whose log-probabilities are asked for.
 #[derive(Clone, Debug, Default, PartialEq)]

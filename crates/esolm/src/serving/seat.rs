@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_channel::Sender;
 use esolm_core::ending::Ending;
-use esolm_core::plan::Plan;
+use esolm_core::plan::{Phase, Plan};
 use esolm_core::request::{MAX_REDRAWS, Resolved};
-use esolm_core::rows::StepRows;
-use esolm_core::text::{Ends, TextCodec, until_eos};
+use esolm_core::reveal::Rule;
+use esolm_core::rng::step_seed;
+use esolm_core::sampler::Sampler;
+use esolm_core::text::{TextCodec, until_eos};
 use esolm_core::trace::{Revealed, Step};
 use web_time::Instant;
 
 use super::log_probs::{LogProb, log_prob};
+use super::steps::{Steps, Taken};
 use super::{ServingError, TextRequest, Told, Written};
 use crate::error::EngineError;
 use crate::executor::{Draw, check_drawn};
@@ -28,13 +31,9 @@ fn next_serial() -> u64 {
 pub(super) struct Seat {
     resolved: Arc<Resolved>,
     name: String,
-    plan: Plan,
+    steps: Steps,
     attempt: u32,
     serial: u64,
-    /// Steps that were launched.
-    launched: usize,
-    /// Steps whose tokens are known here.
-    read: usize,
     /// As they are known here, in the order of the token buffer.
     tokens: Vec<u32>,
     is_watched: bool,
@@ -45,14 +44,29 @@ pub(super) struct Seat {
     log_probs: Vec<Option<LogProb>>,
     told: Sender<Result<Told, ServingError>>,
     began: Instant,
-    nfe: usize,
+    /// Of all passes that it was in, and of those whose tokens were read.
+    cost: Cost,
+    read_cost: Cost,
+}
+
+/// Passes of a text, and rows of them that were its own.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cost {
+    passes: usize,
     rows: usize,
 }
 
+/// How the rows of a pass are drawn together: texts that differ in it have passes of their own.
+pub(super) type Kind<'a> = Option<(Rule, Sampler, &'a [u32], &'a [u32])>;
+
 /// What a step of a text will have drawn.
 pub(super) struct Landed {
-    step: usize,
+    index: usize,
     rows: usize,
+    phase: Phase,
+    cache_length: usize,
+    /// Cost of the text up to this step.
+    cost: Cost,
     /// Indices into the text's token buffer.
     pub targets: Vec<u32>,
     /// `[targets, V]`, where they are wanted.
@@ -76,15 +90,13 @@ impl Seat {
             is_watched: text.is_watched,
             resolved,
             name,
-            plan,
+            steps: Steps::new(plan),
             attempt: 0,
             serial: next_serial(),
-            launched: 0,
-            read: 0,
             told,
             began: Instant::now(),
-            nfe: 0,
-            rows: 0,
+            cost: Cost::default(),
+            read_cost: Cost::default(),
         }
     }
 
@@ -94,8 +106,12 @@ impl Seat {
         self.announce();
     }
 
+    fn plan(&self) -> &Plan {
+        self.steps.plan()
+    }
+
     fn announce(&self) {
-        let header = (self.resolved).header(&self.name, &self.plan, self.attempt, vec![0]);
+        let header = (self.resolved).header(&self.name, self.plan(), self.attempt, vec![0]);
         self.tell(Ok(Told::Header(Box::new(header))));
     }
 
@@ -116,7 +132,7 @@ impl Seat {
 
     /// Absolute index of the text, which with the seed keys its random numbers.
     pub fn number(&self) -> u32 {
-        self.plan.sequences[0].sequence
+        self.plan().sequences[0].sequence
     }
 
     /// Which attempt at which text it is.
@@ -128,11 +144,23 @@ impl Seat {
         &self.tokens
     }
 
-    pub fn draw(&self) -> Draw<'static> {
+    /// How its rows are drawn, as far as a pass has to know.
+    pub fn kind(&self) -> Kind<'_> {
+        let sampler = self.resolved.sampler(self.attempt);
+        let (suppressed, unsure) = (&self.resolved.suppressed[..], &self.resolved.unsure[..]);
+        self.steps
+            .rule()
+            .map(|rule| (rule, sampler, suppressed, unsure))
+    }
+
+    /// How the rows of a step are drawn whose noise `seed` keys.
+    pub fn draw(&self, seed: u64) -> Draw<'_> {
         Draw {
             sampler: self.resolved.sampler(self.attempt),
-            seed: self.resolved.seed(self.attempt),
+            seed,
             noise: None,
+            suppressed: &self.resolved.suppressed,
+            unsure: &self.resolved.unsure,
         }
     }
 
@@ -140,36 +168,51 @@ impl Seat {
         self.top.is_some()
     }
 
-    /// Rows of its next step; none once all are launched.
-    pub fn next_rows(&self) -> Option<usize> {
-        (self.launched < self.plan.nfe()).then(|| self.plan.positions_computed(self.launched))
+    /// Rows of its next step, and how many of them are drawn from; nothing once all are launched, or while the one under way decides what
+    /// comes next.
+    pub fn next_size(&self) -> Option<[usize; 2]> {
+        self.steps.next_size()
     }
 
-    /// The rows of its next step, which counts as launched.
-    pub fn launch(&mut self) -> (StepRows, Landed) {
-        let step = self.plan.step_rows(self.launched);
-        let target = |&row: &u32| step.rows[row as usize].target;
+    /// Whether its next step is made of what the one under way makes known.
+    pub fn waits(&self) -> bool {
+        self.steps.makes_rows()
+    }
+
+    /// Its next step, which counts as launched, and the seed that keys its noise.
+    pub fn launch(&mut self) -> (Taken, u64, Landed) {
+        let step = self.steps.take();
+        let rows = &step.rows.rows;
+        self.cost.passes += 1;
+        self.cost.rows += rows.len();
+        let target = |&row: &u32| rows[row as usize].target;
         let landed = Landed {
-            step: self.launched,
-            rows: step.rows.len(),
-            targets: step.sampled.iter().map(target).collect(),
+            index: step.index,
+            rows: rows.len(),
+            phase: step.phase,
+            cache_length: step.cache_length,
+            cost: self.cost,
+            targets: step.rows.sampled.iter().map(target).collect(),
             logits: Vec::new(),
         };
-        self.launched += 1;
-        self.nfe += 1;
-        self.rows += step.rows.len();
-        (step, landed)
+        let seed = self.resolved.seed(self.attempt);
+        // Where a place may be drawn at again, each time with noise of its own.
+        let seed = match self.steps.rule() {
+            Some(_) => step_seed(seed, step.index as u32),
+            None => seed,
+        };
+        (step, seed, landed)
     }
 
-    /// Whether the tokens of every step are read: somebody watches, or they may end the text.
+    /// Whether the tokens of every step are read: somebody watches, or what becomes known may end the text or decides how it goes on.
     fn is_read(&self) -> bool {
         let may_end = self.ends_at_eos || self.resolved.stop.is_any();
-        self.is_watched || self.wants_logits() || may_end
+        self.is_watched || self.wants_logits() || may_end || self.steps.is_led()
     }
 
     /// Whether tokens are to be read after this step.
     pub fn is_read_after(&self, landed: &Landed) -> bool {
-        self.is_read() || landed.step + 1 == self.plan.nfe()
+        self.is_read() || self.steps.is_last(landed.index)
     }
 
     /// Takes what a step drew from `tokens`, its part of the token buffer after that step. Nothing comes back once the text is told or has
@@ -180,24 +223,25 @@ impl Seat {
         tokens: &[u32],
         codec: Option<&TextCodec>,
     ) -> Option<bool> {
-        let is_last = landed.step + 1 == self.plan.nfe();
-        if !is_last && !self.is_read() {
+        if !self.is_read_after(&landed) {
             // Read for the sake of others; what it would go on from is what it began with.
             return Some(false);
         }
-        self.tokens.copy_from_slice(tokens);
-        self.read = landed.step + 1;
-        let step = match self.step(&landed) {
+        let before = std::mem::replace(&mut self.tokens, tokens.to_vec());
+        let is_new = self.steps.land(landed.index, tokens);
+        self.read_cost = landed.cost;
+        let step = match self.step(&landed, &before) {
             Ok(step) => step,
             Err(error) => return self.failed(error),
         };
-        if self.is_watched {
+        if self.is_watched && is_new {
             self.tell(Ok(step));
         }
-        if !is_last && !self.has_ended(codec) {
+        let is_over = self.steps.is_over(landed.index, tokens);
+        if !is_over && !self.has_ended(codec) {
             return Some(false);
         }
-        match self.finish(codec) {
+        match self.finish(is_over, codec) {
             Ok(true) => Some(true),
             Ok(false) => None,
             Err(error) => self.failed(error),
@@ -209,15 +253,25 @@ impl Seat {
         None
     }
 
-    /// Checks what a step drew, and makes a report of it.
-    fn step(&mut self, landed: &Landed) -> Result<Told, crate::Error> {
-        let (mask, number) = (self.plan.mask_index, self.number());
-        let vocab = self.plan.vocab_size;
+    /// Checks what a step drew, and makes a report of it; `before` are the tokens that there were without it.
+    fn step(&mut self, landed: &Landed, before: &[u32]) -> Result<Told, crate::Error> {
+        let (mask, number) = (self.plan().mask_index, self.number());
+        let vocab = self.plan().vocab_size;
+        let is_chosen = self.steps.rule().is_some();
+        let window = match self.steps.makes_rows() {
+            // Of one text the places in the token buffer are its positions.
+            true => landed.targets.iter().map(|&place| (0, place)).collect(),
+            false => Vec::new(),
+        };
         let mut revealed = Vec::with_capacity(landed.targets.len());
         let mut log_probs = Vec::new();
         for (index, &target) in landed.targets.iter().enumerate() {
-            let position = self.plan.output_position(target);
+            let position = self.plan().output_position(target);
             let token = self.tokens[target as usize];
+            // What confidence did not choose is still the mask, and what it chose earlier stays.
+            if is_chosen && (token == mask || before[target as usize] != mask) {
+                continue;
+            }
             check_drawn(number, position, token, mask)?;
             let mut logprob = None;
             if let Some(top) = self.top {
@@ -240,13 +294,13 @@ impl Seat {
             });
         }
         let step = Step {
-            step: landed.step,
-            steps: self.plan.nfe(),
-            phase: self.plan.phase(landed.step),
+            step: landed.index,
+            steps: self.plan().nfe().max(landed.index + 1),
+            phase: landed.phase,
             revealed,
             rows: landed.rows,
-            window: Vec::new(),
-            cache_length: self.plan.cache_length(landed.step),
+            window,
+            cache_length: landed.cache_length,
             seconds: self.began.elapsed().as_secs_f64(),
             attempt: self.attempt,
         };
@@ -255,18 +309,14 @@ impl Seat {
 
     /// The text's tokens as they are known here, in natural order.
     fn natural(&self) -> Vec<u32> {
-        self.plan.output(&self.tokens).remove(0)
+        self.plan().output(&self.tokens).remove(0)
     }
 
     /// How many of `tokens`, those of the text, there are up to the end-of-text token that ends it, if that is known.
     fn up_to_eos(&self, tokens: &[u32]) -> Option<usize> {
-        let unknown = |&token: &u32| token == self.plan.mask_index;
+        let unknown = |&token: &u32| token == self.plan().mask_index;
         let known = tokens.iter().position(unknown).unwrap_or(tokens.len());
-        let stop = &self.resolved.stop;
-        let ends = Ends {
-            bos: stop.bos,
-            eos: stop.eos,
-        };
+        let ends = &self.resolved.stop.ends;
         let body = until_eos(&tokens[..known], self.resolved.given.until[0], ends).len();
         (self.ends_at_eos && body < known).then_some(body + 1)
     }
@@ -279,21 +329,20 @@ impl Seat {
     }
 
     /// Tells the text, or begins it again where the model ran on at a given word; says which.
-    fn finish(&mut self, codec: Option<&TextCodec>) -> Result<bool, crate::Error> {
-        let tokens = self.natural();
+    fn finish(&mut self, is_whole: bool, codec: Option<&TextCodec>) -> Result<bool, crate::Error> {
+        let (tokens, mask) = (self.natural(), self.plan().mask_index);
         for (position, &token) in (0..).zip(&tokens) {
-            if token != self.plan.mask_index || self.read == self.plan.nfe() {
-                check_drawn(self.number(), position, token, self.plan.mask_index)?;
+            if token != mask || is_whole {
+                check_drawn(self.number(), position, token, mask)?;
             }
         }
         let texts = [tokens];
         let ran_on = !self.resolved.run_on(&texts, codec).is_empty();
         if ran_on && self.attempt < MAX_REDRAWS {
             self.attempt += 1;
-            self.plan = self.resolved.redraw(&[0], self.attempt)?;
+            self.steps = Steps::new(self.resolved.redraw(&[0], self.attempt)?);
             self.serial = next_serial();
-            (self.launched, self.read) = (0, 0);
-            self.tokens = self.plan.initial_tokens();
+            self.tokens = self.plan().initial_tokens();
             self.log_probs.fill(None);
             self.announce();
             return Ok(true);
@@ -302,7 +351,7 @@ impl Seat {
         if let Some(count) = self.up_to_eos(&tokens) {
             tokens.truncate(count);
         }
-        let known = self.plan.output(&self.plan.initial_tokens()).remove(0);
+        let known = self.plan().output(&self.plan().initial_tokens()).remove(0);
         let (tokens, ending) = self.resolved.watch(0, known, codec).finish(tokens);
         let mut log_probs = std::mem::take(&mut self.log_probs);
         log_probs.truncate(tokens.len());
@@ -315,8 +364,8 @@ impl Seat {
             finish,
             log_probs,
             ran_on,
-            nfe: self.nfe,
-            rows: self.rows,
+            nfe: self.cost.passes,
+            rows: self.cost.rows,
             seconds: self.began.elapsed().as_secs_f64(),
         })));
         Ok(false)
@@ -326,10 +375,7 @@ impl Seat {
     /// again what stood in the cache.
     pub fn rewind(&mut self) {
         self.serial = next_serial();
-        self.nfe -= self.launched - self.read;
-        self.launched = self.read;
-        if let Some(step) = self.plan.sequences[0].steps.get_mut(self.launched) {
-            step.clean = 0;
-        }
+        self.cost = self.read_cost;
+        self.steps.rewind();
     }
 }

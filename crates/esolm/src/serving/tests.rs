@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use esolm_core::checkpoint::OpenOptions;
-use esolm_core::plan::SlotMove;
+use esolm_core::plan::{Schedule, SlotMove};
+use esolm_core::request::DecodeAs;
 use esolm_core::reveal::{Choice, Outcome};
 use esolm_core::rows::{Layout, StepRows};
 use esolm_core::trace::Counters;
@@ -20,6 +21,10 @@ use crate::model::Model;
 use crate::weights::{Activations, Weights};
 
 const STORIES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/stories");
+const SETDLM: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../tests/fixtures/golden-family/setdlm/owt_setdlm_smax8"
+);
 /// The number of a text that breaks every device.
 const POISON: u32 = 666;
 const TEXTS: u32 = 6;
@@ -80,8 +85,8 @@ impl Executor for Fragile {
         self.cpu.draw_each(shares)
     }
 
-    fn reveal(&mut self, draw: &Draw, choice: &Choice) -> Result<(), EngineError> {
-        self.cpu.reveal(draw, choice)
+    fn reveal(&mut self, shares: &[Share], choice: &Choice) -> Result<(), EngineError> {
+        self.cpu.reveal(shares, choice)
     }
 
     fn move_slots(&mut self, moves: &[SlotMove]) -> Result<(), EngineError> {
@@ -138,7 +143,11 @@ impl Executor for Fragile {
 }
 
 fn serving(faults: &Faults, options: ServingOptions) -> Serving {
-    let files = ModelFiles::open(STORIES, &OpenOptions::default()).unwrap();
+    serving_of(STORIES, faults, options)
+}
+
+fn serving_of(source: &str, faults: &Faults, options: ServingOptions) -> Serving {
+    let files = ModelFiles::open(source, &OpenOptions::default()).unwrap();
     let ModelFiles { checkpoint, shared } = files;
     let checkpoint = Arc::new(checkpoint);
     let device = DeviceInfo {
@@ -193,13 +202,18 @@ fn text(number: u32) -> TextRequest {
 }
 
 fn alone() -> impl Fn(u32) -> Vec<u32> {
+    let alone = alone_of(STORIES);
+    move |number| alone(request(number))
+}
+
+fn alone_of(source: &str) -> impl Fn(Request) -> Vec<u32> {
     let cpu = LoadOptions {
         device: DeviceChoice::Cpu,
         ..LoadOptions::default()
     };
-    let model = Model::load_blocking(STORIES, cpu).unwrap();
-    move |number| {
-        let footer = block_on(model.generate(request(number)).finish()).unwrap();
+    let model = Model::load_blocking(source, cpu).unwrap();
+    move |request| {
+        let footer = block_on(model.generate(request).finish()).unwrap();
         footer.tokens.into_iter().next().unwrap()
     }
 }
@@ -212,8 +226,8 @@ fn watched(mut writing: Writing) -> Result<Vec<u32>, ServingError> {
         match told? {
             Told::Header(_) => {}
             Told::Step { step, .. } => {
-                assert_eq!(step.step, steps, "every step is told once");
-                steps += 1;
+                assert!(step.step >= steps, "every step is told once");
+                steps = step.step + 1;
                 known.extend(step.revealed);
             }
             Told::Written(written) => {
@@ -262,7 +276,7 @@ fn a_device_that_fails_now_and_then_costs_nobody_a_text() {
         *faults.at.lock().unwrap() = vec![first, first + 8];
         let options = ServingOptions {
             places: 4,
-            queue: 64,
+            ..ServingOptions::default()
         };
         let serving = serving(&faults, options);
         let writings = serving.write((0..TEXTS).map(text).collect()).unwrap();
@@ -319,6 +333,52 @@ fn what_is_scored_beside_the_texts_survives_a_failure_as_well() {
         assert_eq!(got.unwrap(), [expected[0].clone(), expected[0].clone()]);
         for writing in writings {
             watched(writing).unwrap();
+        }
+    }
+}
+
+/// Steps that follow from what became known go on from there, in a cache that is filled again.
+#[test]
+fn what_confidence_chose_before_a_failure_stays() {
+    let of_sets = |number: u32| Request {
+        steps: (number % 2 == 1).then_some(11),
+        window: (number % 3 == 2).then_some(4),
+        seed: Some(3),
+        first: number,
+        ..Request::default()
+    };
+    let of_stories = |number: u32| Request {
+        decode_as: Some([DecodeAs::Mdlm, DecodeAs::Bd3lm][number as usize % 2]),
+        block_size: (number % 2 == 1).then_some(4),
+        schedule: Some(Schedule::Confidence),
+        confidence_threshold: (number > 2).then_some(0.5),
+        steps: Some([8, 3][number as usize % 2]),
+        alpha_0: None,
+        ..request(number)
+    };
+    let requests: [(&str, &dyn Fn(u32) -> Request); 2] =
+        [(SETDLM, &of_sets), (STORIES, &of_stories)];
+    for (source, request) in requests {
+        let alone = alone_of(source);
+        let expected: Vec<_> = (0..TEXTS).map(|number| alone(request(number))).collect();
+        for first in [0, 1, 4, 7, 12] {
+            let faults = Faults::default();
+            *faults.at.lock().unwrap() = vec![first];
+            let options = ServingOptions {
+                places: 4,
+                ..ServingOptions::default()
+            };
+            let serving = serving_of(source, &faults, options);
+            let texts = (0..TEXTS).map(|number| TextRequest {
+                request: request(number),
+                is_watched: number.is_multiple_of(2),
+                ..TextRequest::default()
+            });
+            let writings = serving.write(texts.collect()).unwrap();
+            for (writing, expected) in writings.into_iter().zip(&expected) {
+                assert_eq!(&watched(writing).unwrap(), expected, "pass {first}");
+            }
+            assert_eq!(serving.state().failures, 1);
         }
     }
 }

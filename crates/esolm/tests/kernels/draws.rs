@@ -356,3 +356,35 @@ fn scores() {
         }
     }
 }
+
+#[test]
+fn suppressed_tokens() {
+    let mut random = Random(71);
+    for (vocab, rows) in [(5usize, 3), (97, 7), (1001, 30)] {
+        for count in [1, 4, vocab / 2, vocab - 1] {
+            let stride = vocab.next_multiple_of(4);
+            let before = random.values((rows + 4) * stride);
+            let mut tokens: Vec<u32> = (0..vocab as u32).collect();
+            for i in 0..count {
+                tokens.swap(i, random.between(i, vocab - 1));
+            }
+            tokens.truncate(count);
+            let mut list = tokens.clone();
+            // What follows them is not read.
+            list.resize(count.next_multiple_of(4) + 4, u32::MAX);
+            let first = random.below(4);
+            let logits = floats(&before);
+            let list = gpu().words(list).expect("memory suffices");
+            suppress_on(gpu(), &logits, stride, [first, rows], &list, count);
+            let mut twin = before;
+            for row in twin.chunks_mut(stride).skip(first).take(rows) {
+                suppress(row, &tokens);
+            }
+            assert_eq!(
+                read(&logits),
+                twin,
+                "{count} of {vocab} from row {first} on"
+            );
+        }
+    }
+}

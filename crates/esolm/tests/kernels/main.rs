@@ -33,14 +33,14 @@ use esolm::kernels::residual::{Residual, STREAM_ROWS};
 use esolm::kernels::reveal::{Confidences, Reveal, confidence as confidence_of, reveal};
 use esolm::kernels::rotary::{rotary_table, rotary_twin};
 use esolm::kernels::runtime::{Buffer, Gpu};
-use esolm::kernels::sample::{Sample, Shared, sample};
+use esolm::kernels::sample::{Sample, Shared, sample, suppress as suppress_on};
 use esolm::kernels::score::{Score, score};
 use esolm::network::fold::{self, Linear};
 use esolm::passes::log_probability;
 use esolm::quantise::{GROUP, Q4, Q8};
 use esolm::reveal::{BROKEN, CERTAIN, Choice, Confidence, Group, Rule, choose, confidence};
 use esolm::rows::{MASKED, NO_TARGET, Row, own_slot};
-use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row};
+use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row, suppress};
 
 fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();

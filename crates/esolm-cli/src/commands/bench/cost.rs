@@ -8,6 +8,7 @@ use esolm::likelihood::{Purpose, Summary, evaluate, without_exact};
 use esolm::passes::Window;
 use esolm::plan::{Plan, PlanOptions};
 use esolm::sampler::Sampler;
+use esolm_checkpoint::message::count;
 use pollster::block_on;
 use serde::Serialize;
 
@@ -15,8 +16,8 @@ use super::Form;
 use crate::failure::Failure;
 use crate::output;
 
-/// Tokens of all texts together.
-const TOKENS: usize = 2048;
+/// Tokens of all texts together, and of those of a decoder, which has more to compute for each.
+const TOKENS: [usize; 2] = [2048, 256];
 /// Diffusion steps in which a text is written.
 const STEPS: usize = 64;
 /// Draws of the bound, where there is no exact likelihood.
@@ -38,17 +39,21 @@ impl Cost {
     pub fn measure(engines: &mut [(Form, Engine)]) -> Result<Self, Failure> {
         let (_, writer) = &mut engines[0];
         let config = writer.config().clone();
-        let texts = TOKENS.div_ceil(config.length);
-        let plan = Plan::new(&PlanOptions::new(&config, texts, STEPS, 1))?;
+        let tokens = TOKENS[usize::from(config.decoder.is_some())];
+        let length = config.length.min(tokens);
+        let plan = Plan::new(&PlanOptions {
+            length,
+            ..PlanOptions::new(&config, tokens.div_ceil(length), STEPS, 1)
+        })?;
         output::note(&format!(
-            "perplexity: of {} tokens, written in {} passes",
-            plan.layout().tokens,
-            plan.nfe()
+            "perplexity: of {}, written in {}",
+            count(plan.layout().tokens, "token"),
+            count(plan.nfe(), "pass")
         ));
         let draw = Draw {
             sampler: Sampler::default(),
             seed: 1,
-            noise: None,
+            ..Draw::default()
         };
         let written = block_on(writer.run(&plan, draw, false)?.finish())?;
         let windows = written.tokens.into_iter().zip(0..);

@@ -6,43 +6,94 @@ use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
 use esolm::rng::{Purpose, Stream};
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
+use serde_json::{Value, json};
 
-use crate::arguments::Bench;
+use crate::arguments::{Bench, LikeName};
 use crate::failure::Failure;
 
 /// A checkpoint of the asked shape with random f16 weights, and its name.
 pub fn checkpoint(arguments: &Bench) -> Result<(Checkpoint, String), Failure> {
-    let (hidden, blocks, heads, vocab) = (
-        arguments.hidden,
-        arguments.blocks,
-        arguments.heads,
-        arguments.vocab,
-    );
-    if vocab == 0 || arguments.length == 0 {
+    if arguments.vocab == 0 || arguments.length == 0 {
         return Err(Failure::usage("--vocab and --length must be at least 1"));
     }
-    let json = format!(
-        r#"{{"model_type": "EsoLM", "hidden_size": {hidden}, "cond_dim": 128, "n_blocks": {blocks}, "n_heads": {heads}, "model_length": {}, "vocab_size": {vocab}, "mask_index": {}}}"#,
-        arguments.length,
-        vocab - 1
-    );
-    let config =
-        ModelConfig::from_json(&json).map_err(|error| Failure::usage(error.to_string()))?;
+    let json = match arguments.like {
+        Some(name) => like(name),
+        None => esolm(arguments),
+    };
+    let config = ModelConfig::from_json(&json.to_string())
+        .map_err(|error| Failure::usage(error.to_string()))?;
+    let prefix = match config.decoder {
+        Some(_) => "",
+        None => "backbone.",
+    };
     let specs: Vec<_> = config
         .parameters()
         .into_iter()
         .map(|parameter| {
-            let name = format!("backbone.{}", parameter.name);
+            let name = format!("{prefix}{}", parameter.name);
             TensorSpec::new(name, Dtype::F16, parameter.shape)
         })
         .collect();
     let bytes = write(&specs).map_err(|error| {
         Failure::failed(format!("the weights of this shape cannot be made: {error}"))
     })?;
-    let name = format!(
-        "random weights: hidden {hidden}, {blocks} blocks, {heads} heads, vocabulary {vocab}"
-    );
+    let name = match arguments.like {
+        Some(name) => format!("random weights of the shape {name}"),
+        None => format!(
+            "random weights: hidden {}, {} blocks, {} heads, vocabulary {}",
+            config.hidden, config.n_blocks, config.n_heads, config.vocab_size
+        ),
+    };
+    let json = json.to_string();
     Ok((Checkpoint::from_safetensors_bytes(&json, bytes)?, name))
+}
+
+/// The configuration of an Eso-LM of any shape.
+fn esolm(arguments: &Bench) -> Value {
+    json!({
+        "model_type": "EsoLM",
+        "hidden_size": arguments.hidden,
+        "cond_dim": 128,
+        "n_blocks": arguments.blocks,
+        "n_heads": arguments.heads,
+        "model_length": arguments.length,
+        "vocab_size": arguments.vocab,
+        "mask_index": arguments.vocab - 1,
+    })
+}
+
+/// Tokens of the published decoders.
+const VOCABULARY: u32 = 151_936;
+
+/// The configuration of a published decoder, as a BD3-LM: which tokens see each other is the plan's.
+fn like(name: LikeName) -> Value {
+    let (model_type, class) = match name {
+        LikeName::Qwen3 => ("a2d-qwen3", "A2DQwen3LMHeadModel"),
+        LikeName::Sdar => ("sdar", "SDARForCausalLM"),
+    };
+    let (hidden, inner, context) = match name {
+        LikeName::Qwen3 => (1024, 3072, 40_960),
+        LikeName::Sdar => (2048, 6144, 32_768),
+    };
+    json!({
+        "model_type": model_type,
+        "architectures": [class],
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": context,
+        "vocab_size": VOCABULARY,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1_000_000,
+        "tie_word_embeddings": name == LikeName::Qwen3,
+        "mask_token_id": VOCABULARY - 1,
+        // What the published comparisons use; SDAR's own are of 4.
+        "block_size": 32,
+        "esolm": { "family": "bd3lm" },
+    })
 }
 
 /// A safetensors file of random numbers.

@@ -10,7 +10,7 @@ const GIGA: f64 = 1e9;
 /// The report as a table of lines.
 pub fn table(report: &Report) -> String {
     let mut out = format!(
-        "{}\n{}\nlength {}, batch {}; Eso-LM, MDLM and AR run the same weights, only the plan differs\n",
+        "{}\n{}\nlength {}, batch {}; all lines run the same weights, only the plan differs\n",
         report.device, report.model, report.length, report.batch
     );
     // Writing to a string cannot fail.
@@ -41,11 +41,13 @@ pub fn table(report: &Report) -> String {
     let against = format!("of {first}");
     let _ = write!(
         out,
-        "\n{:<18} {:<7} {:>6} {:>9} {:>17} {:>17} {:>9} {:>8} {:>18} {:>6} {:>7} {:>8} {:>7} {:>5}",
+        "\n{:<18} {:<7} {:>6} {:>8} {:>9} {:>8} {:>17} {:>17} {:>9} {:>8} {:>18} {:>6} {:>7} {:>8} {:>7} {:>5}",
         "plan",
         "weights",
         "NFE",
+        "rows/tok",
         "seconds",
+        "ms/pass",
         "range",
         "predicted",
         "tokens/s",
@@ -100,11 +102,13 @@ fn row(out: &mut String, line: &Line, on_gpu: bool) {
     });
     let _ = write!(
         out,
-        "{:<18} {:<7} {:>6} {:>9.3} {:>17} {:>17} {:>9.1} {mdlm:>8} {of_first:>18} {:>6.1} {:>5.0} % {:>8.1} {:>5.0} % {:>3.0} %",
+        "{:<18} {:<7} {:>6} {:>8.1} {:>9.3} {:>8.1} {:>17} {:>17} {:>9.1} {mdlm:>8} {of_first:>18} {:>6.1} {:>5.0} % {:>8.1} {:>5.0} % {:>3.0} %",
         line.name,
         line.form,
         line.nfe,
+        line.rows_per_token,
         timing.seconds,
+        1e3 * timing.seconds / line.nfe as f64,
         format!("{least:.3}-{most:.3}"),
         format!("{predicted:.3}-{bound:.3}"),
         line.tokens_per_second,

@@ -50,7 +50,7 @@ impl Timing {
         let draw = Draw {
             sampler: arguments.filters.sampler(),
             seed: 1,
-            noise: None,
+            ..Draw::default()
         };
         engine.start(&plan.layout(), &plan.initial_tokens())?;
         // The first passes compile kernels and size buffers; they are not counted.

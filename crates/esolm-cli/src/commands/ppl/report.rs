@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use esolm::config::Family;
 use esolm::{Figure, Model, Perplexity};
+use esolm_checkpoint::message::count;
 use serde::Serialize;
 
 /// `--json`.
@@ -37,20 +38,21 @@ pub fn cut(measured: &Perplexity, by_document: bool, has_orders: bool) -> String
         } else {
             ""
         };
-        return format!("{windows} sequences of {length} tokens{orders}");
+        let (windows, length) = (count(*windows, "sequence"), count(*length, "token"));
+        return format!("{windows} of {length}{orders}");
     }
     if by_document {
         let given = opening(", given ", " before it");
-        return format!(
-            "each document by itself{given}, in {windows} windows of at most {length} tokens"
-        );
+        let (windows, length) = (count(*windows, "window"), count(*length, "token"));
+        return format!("each document by itself{given}, in {windows} of at most {length}");
     }
     let opened = opening(", each document opened by ", "");
     let last = match last_window < length {
         true => format!("; the last one has {last_window}"),
         false => String::new(),
     };
-    format!("{windows} windows of {length} tokens, packed without gaps{opened}{last}")
+    let (windows, length) = (count(*windows, "window"), count(*length, "token"));
+    format!("{windows} of {length}, packed without gaps{opened}{last}")
 }
 
 impl Report {
@@ -80,8 +82,7 @@ impl Report {
                 self.family,
                 match (self.family, self.block_size) {
                     (Family::EsoLm, _) => format!(", alpha_0 {}", measured.alpha_0),
-                    (_, Some(1)) => ", blocks of 1 token".into(),
-                    (_, Some(size)) => format!(", blocks of {size} tokens"),
+                    (_, Some(size)) => format!(", blocks of {}", count(size, "token")),
                     _ => String::new(),
                 },
                 self.weights
@@ -92,16 +93,18 @@ impl Report {
                 0 => String::new(),
                 n => format!(" ({n} with characters beyond ASCII left out)"),
             };
-            let documents = measured.documents;
-            line(
-                "text",
-                format!("{documents} documents{dropped}, {bytes} bytes"),
-            );
+            let documents = count(measured.documents, "document");
+            let bytes = count(bytes, "byte");
+            line("text", format!("{documents}{dropped}, {bytes}"));
         }
         line("cut", cut.into());
         line(
             "scored",
-            format!("{} tokens in {:.1} s", measured.tokens, measured.seconds),
+            format!(
+                "{} in {:.1} s",
+                count(measured.tokens, "token"),
+                measured.seconds
+            ),
         );
         let _ = writeln!(
             text,
@@ -124,10 +127,7 @@ impl Report {
             );
         };
         if let Some(nelbo) = &measured.nelbo {
-            let draws = match measured.draws {
-                1 => "1 draw".into(),
-                n => format!("{n} draws"),
-            };
+            let draws = count(measured.draws, "draw");
             if self.family == Family::EsoLm {
                 row("NELBO, diffusion".into(), &nelbo.parts[0]);
                 row("NELBO, sequential".into(), &nelbo.parts[1]);
@@ -137,8 +137,7 @@ impl Report {
         if let Some(exact) = &measured.exact {
             let orders = match (self.family, measured.orders) {
                 (Family::Ar | Family::Bd3Lm, _) => String::new(),
-                (_, 1) => ", 1 order".into(),
-                (_, n) => format!(", {n} orders"),
+                (_, n) => format!(", {}", count(n, "order")),
             };
             row(format!("exact{orders}"), exact);
         }

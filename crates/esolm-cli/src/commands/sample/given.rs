@@ -23,6 +23,8 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         confidence_threshold: arguments.confidence_threshold,
         confidence: arguments.choosing.confidence.map(Into::into),
         prompt_tail: arguments.choosing.prompt_tail.map(Into::into),
+        suppress_tokens: arguments.choosing.suppress_tokens.clone(),
+        begin_suppress_tokens: arguments.choosing.begin_suppress_tokens.clone(),
         block_size: arguments.source.model.block_size,
         window: arguments.sets.window,
         train_order: arguments.sets.train_order,
@@ -38,7 +40,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
         seed: arguments.seed,
         batch: arguments.batch,
         first: arguments.first,
-        bos: arguments.no_bos.then_some(false),
+        bos: arguments.opening.said(),
         decode_as: None,
     })
 }

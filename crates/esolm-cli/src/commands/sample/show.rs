@@ -8,6 +8,7 @@ use console::Term;
 use esolm::plan::Phase;
 use esolm::text::TextCodec;
 use esolm::trace::{Header, Step};
+use esolm_checkpoint::message::count;
 use indicatif::ProgressBar;
 
 use super::watch::{Canvas, Look};
@@ -105,12 +106,12 @@ fn phase_name(phase: Phase) -> &'static str {
 /// One line about a step.
 fn status(step: &Step) -> String {
     format!(
-        "step {}/{}  {}  {} new  {} rows  {} cached  {:.2} s",
+        "step {}/{}  {}  {} new  {}  {} cached  {:.2} s",
         step.step + 1,
         step.steps,
         phase_name(step.phase),
         step.revealed.len(),
-        step.rows,
+        count(step.rows, "row"),
         step.cache_length,
         step.seconds
     )

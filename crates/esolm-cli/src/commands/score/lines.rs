@@ -1,19 +1,20 @@
 //! `esolm score --input`: every line says by its fields what is scored.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use esolm::likelihood::Purpose;
 use esolm::text::Altered;
-use esolm::{Error, ModelFiles, Progress, Score, ScoreItem, ScoreOptions, Scored};
+use esolm::{ModelFiles, Score, ScoreItem, ScoreOptions, Scored};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Choice;
-use crate::arguments;
+use crate::arguments::{self, Normalize};
 use crate::failure::Failure;
+use crate::job::fields::{self, Field};
 use crate::job::{self, Line, Work};
-use crate::setup;
+use crate::likelihood::lines::{Options, Scorer};
 
 /// A line, without its id.
 #[derive(Deserialize, Default)]
@@ -28,7 +29,17 @@ struct Fields {
     suffix: Option<String>,
 }
 
-/// What the fields may be.
+const FIELDS: [Field; 7] = [
+    ("text", "a text"),
+    ("context", "a text"),
+    ("continuation", "a text"),
+    ("choices", "a list of texts"),
+    ("prefix", "a text"),
+    ("middle", "a text"),
+    ("suffix", "a text"),
+];
+
+/// Which fields may stand together.
 const FORMS: &str = "it needs text, or context and continuation, or context and choices, or prefix, middle and suffix, and none of the others";
 
 /// The result of a line.
@@ -65,46 +76,31 @@ pub struct Item {
 }
 
 pub fn run(arguments: &arguments::Score, mut options: ScoreOptions) -> Result<(), Failure> {
-    job::check_format(arguments.form.format)?;
-    let files = setup::open(&arguments.source, arguments.quiet)?;
-    setup::check_block_size(&arguments.source.model, files.config())?;
-    options.likelihood.resolve(files.config(), Purpose::Score)?;
-    if files.codec().is_none() {
-        return Err(Error::NeedsTokenizer.into());
-    }
-    let mut identity = setup::identity(&arguments.source, &arguments.device);
-    let asked = &options.likelihood;
-    identity.insert("alpha_0".into(), asked.alpha_0.into());
-    identity.insert("orders".into(), asked.orders.into());
-    identity.insert("draws".into(), asked.draws.into());
-    identity.insert("seed".into(), asked.seed.into());
-    identity.insert("bos".into(), options.bos.into());
-    let normalize = format!("{:?}", arguments.normalize).to_lowercase();
-    identity.insert("normalize".into(), normalize.into());
-    let plan = job::Plan {
-        command: "score",
+    let common = Options {
+        source: &arguments.source,
+        device: &arguments.device,
+        form: arguments.form,
         job: &arguments.job,
-        options: Value::Object(identity),
-        first: 0,
         batch: arguments.batch,
         quiet: arguments.quiet,
     };
-    options.progress = Progress::default();
+    let (scorer, mut identity) = common.open(&mut options.likelihood, Purpose::Score)?;
+    identity.insert("bos".into(), options.bos.into());
+    let normalize = format!("{:?}", arguments.normalize).to_lowercase();
+    identity.insert("normalize".into(), normalize.into());
+    let plan = common.plan("score", identity);
     let work = Scoring {
-        arguments,
+        normalize: arguments.normalize,
         options,
-        files: Some(files),
-        model: None,
+        scorer,
     };
     job::run(&plan, work)
 }
 
 struct Scoring<'a> {
-    arguments: &'a arguments::Score,
+    normalize: Normalize,
     options: ScoreOptions,
-    /// Until the model is loaded.
-    files: Option<ModelFiles>,
-    model: Option<esolm::Model>,
+    scorer: Scorer<'a>,
 }
 
 impl Work for Scoring<'_> {
@@ -112,10 +108,7 @@ impl Work for Scoring<'_> {
     type Done = Done;
 
     fn read(&self, fields: Map<String, Value>) -> Result<Item, String> {
-        let fields: Fields = serde_json::from_value(Value::Object(fields)).map_err(|error| {
-            let why = job::reason(&error);
-            format!("it does not say what to score ({why})")
-        })?;
+        let fields: Fields = fields::read(fields, &FIELDS, "score", &Map::new())?;
         let mut is_choice = false;
         let item = match fields {
             Fields {
@@ -162,12 +155,12 @@ impl Work for Scoring<'_> {
         Ok(Item { item, is_choice })
     }
 
+    fn files(&self) -> Result<&ModelFiles, Failure> {
+        self.scorer.files()
+    }
+
     fn load(&mut self, _left: Option<u64>) -> Result<(), Failure> {
-        if let Some(files) = self.files.take() {
-            let model = setup::load(files, &self.arguments.device, self.arguments.quiet)?;
-            self.model = Some(model);
-        }
-        Ok(())
+        self.scorer.load()
     }
 
     fn run(
@@ -175,16 +168,16 @@ impl Work for Scoring<'_> {
         lines: Vec<Line<Item>>,
         stop: &Arc<AtomicBool>,
     ) -> Result<Vec<Result<Done, String>>, Failure> {
-        let model = self.model.clone().ok_or(Error::Crashed)?;
         let choice: Vec<bool> = lines.iter().map(|line| line.item.is_choice).collect();
         let lines = (lines.into_iter())
-            .map(|Line { number, item }| (number, item.item))
+            .map(|Line { number, item }| Line {
+                number,
+                item: item.item,
+            })
             .collect();
-        let scored = all_but_bad(lines, |numbers, items| {
+        let scored = (self.scorer).score(lines, stop, |model, numbers, items, progress| {
             let mut options = self.options.clone();
-            options.numbers = numbers;
-            let stop = stop.clone();
-            options.progress = Progress::new(move |_, _| !stop.load(Ordering::SeqCst));
+            (options.numbers, options.progress) = (numbers, progress);
             model.blocking().score(items, options)
         })?;
         let done = scored.into_iter().zip(choice);
@@ -199,41 +192,11 @@ impl Scoring<'_> {
         Done {
             scored: match &scored.scores[..] {
                 [score] if !is_choice => One::Score(*score),
-                scores => One::Choice(Choice::of(scores, self.arguments.normalize)),
+                scores => One::Choice(Choice::of(scores, self.normalize)),
             },
             is_cut: scored.is_cut,
             shortened: scored.shortened,
             altered: scored.altered,
         }
     }
-}
-
-/// Scores texts, each with its number; those that cannot be scored are left out, and what is wrong with them stands in their place.
-pub fn all_but_bad<I: Clone, S>(
-    mut items: Vec<(u32, I)>,
-    score: impl Fn(Vec<u32>, Vec<I>) -> Result<Vec<S>, Error>,
-) -> Result<Vec<Result<S, String>>, Failure> {
-    let mut wrong: Vec<Option<String>> = vec![None; items.len()];
-    let mut places: Vec<usize> = (0..items.len()).collect();
-    let scored = loop {
-        if items.is_empty() {
-            break Vec::new();
-        }
-        let (numbers, texts) = items.iter().cloned().unzip();
-        match score(numbers, texts) {
-            Ok(scored) => break scored,
-            // Found before any pass.
-            Err(Error::Item { index, source }) => {
-                items.remove(index);
-                wrong[places.remove(index)] = Some(source.to_string());
-            }
-            Err(error) => return Err(error.into()),
-        }
-    };
-    let mut scored = scored.into_iter();
-    let results = wrong.into_iter().map(|wrong| match wrong {
-        Some(why) => Ok(Err(why)),
-        None => scored.next().map(Ok).ok_or(Error::Crashed.into()),
-    });
-    results.collect()
 }

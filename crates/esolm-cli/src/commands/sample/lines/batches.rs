@@ -1,5 +1,5 @@
-//! Lines in batches of those that ask for the same, for what a running batch does not take: steps whose rows the model's confidence
-//! chooses, and texts longer than the context.
+//! Lines in batches of those that ask for the same, for what a running batch does not take: texts longer than the context, for which its
+//! places have no room.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,9 +8,9 @@ use esolm::trace::Event;
 use esolm::{Error, Model, Request};
 
 use super::super::report::{self, TextLine};
-use super::running::is_of_memory;
 use crate::failure::Failure;
 use crate::job::Line;
+use crate::setup;
 
 /// A text that can be written.
 struct Ready {
@@ -32,7 +32,8 @@ impl Ready {
     }
 }
 
-/// Writes lines, at most `most` texts at once, which becomes less where memory asks for it.
+/// Writes lines, at most `most` texts at once, which becomes less where memory asks for it. Where `stop` ends it, those come back that are
+/// written and have no other before them.
 pub fn write(
     model: &Model,
     lines: Vec<Line<Request>>,
@@ -64,7 +65,7 @@ pub fn write(
         }
     }
     let mut written = Vec::with_capacity(ready.len());
-    for group in ready.chunk_by(|one, next| next.follows(one)) {
+    'all: for group in ready.chunk_by(|one, next| next.follows(one)) {
         let mut rest = group;
         while !rest.is_empty() {
             let (some, others) = rest.split_at(rest.len().min(*most));
@@ -73,6 +74,7 @@ pub fn write(
                     written.extend(lines);
                     rest = others;
                 }
+                Err(Refused::Stopped) => break 'all,
                 Err(Refused::Memory(_)) if some.len() > 1 => *most = some.len() / 2,
                 Err(Refused::Memory(error)) => return Err(error.into()),
                 Err(Refused::Failure(failure)) => return Err(failure),
@@ -80,11 +82,11 @@ pub fn write(
         }
     }
     let mut written = written.into_iter();
-    let results = wrong.into_iter().map(|wrong| match wrong {
-        Some(why) => Ok(Err(why)),
-        None => written.next().map(Ok).ok_or(Error::Crashed.into()),
+    let results = wrong.into_iter().map_while(|wrong| match wrong {
+        Some(why) => Some(Err(why)),
+        None => written.next().map(Ok),
     });
-    results.collect()
+    Ok(results.collect())
 }
 
 fn batch(
@@ -119,7 +121,7 @@ fn batch(
     }
     let (header, footer) = header.zip(footer).ok_or_else(crashed)?;
     if footer.interrupted {
-        return Err(Refused::Failure(Failure::interrupted()));
+        return Err(Refused::Stopped);
     }
     let lines = report::lines(model, &header, &footer, raw);
     let line = |(line, text): (TextLine, &Ready)| TextLine {
@@ -133,12 +135,14 @@ fn batch(
 enum Refused {
     /// A smaller one may fit.
     Memory(Error),
+    /// It was stopped before its end.
+    Stopped,
     Failure(Failure),
 }
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        match is_of_memory(&error) {
+        match setup::is_of_memory(&error) {
             true => Self::Memory(error),
             false => Self::Failure(error.into()),
         }

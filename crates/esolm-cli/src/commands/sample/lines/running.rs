@@ -8,11 +8,12 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use esolm::{
-    EngineError, Error, MemoryUse, ModelFiles, Request, Serving, ServingError, ServingOptions,
-    TextRequest, Writing,
+    Error, ModelFiles, Request, RequestError, Serving, ServingError, ServingOptions, TextRequest,
+    Writing,
 };
 
 use super::super::report::{Sequence, TextLine};
+use super::asks_for_batches;
 use crate::arguments::Sample;
 use crate::failure::Failure;
 use crate::job::Line;
@@ -22,6 +23,9 @@ use crate::setup;
 const PLACES: usize = 32;
 /// Texts that wait for a place: as many as any number of lines that are done together.
 const QUEUE: usize = 1 << 20;
+/// Said of a line that turns up where all lines have been taken for texts of a running batch: those of a stream are not known beforehand.
+const NOT_BESIDE_OTHERS: &str = "it asks for more tokens than the model's context, which a line of a stream cannot ask for by itself; \
+     ask for them with --length, or give the lines as a file";
 /// How often a wait for a text looks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -39,11 +43,12 @@ pub fn load(
         let options = ServingOptions {
             places,
             queue: QUEUE,
+            length: None,
         };
         match setup::serve(files, &arguments.device, options, arguments.quiet) {
             Ok(serving) => return Ok(serving),
             // Fewer texts at once may fit.
-            Err(error) if is_of_memory(&error) && places > 1 => {
+            Err(error) if setup::is_of_memory(&error) && places > 1 => {
                 places /= 2;
                 files = setup::open(&arguments.source, true)?;
             }
@@ -52,7 +57,8 @@ pub fn load(
     }
 }
 
-/// Writes lines, all of which wait for a place at once, so that none is free while there are any.
+/// Writes lines, all of which wait for a place at once, so that none is free while there are any. Where `stop` ends it, those come back
+/// that are written and have no other before them.
 pub fn write(
     serving: &Serving,
     lines: Vec<Line<Request>>,
@@ -61,6 +67,10 @@ pub fn write(
 ) -> Result<Vec<Result<TextLine, String>>, Failure> {
     let mut under_way = Vec::with_capacity(lines.len());
     for Line { number, item } in lines {
+        if asks_for_batches(&item, serving.config()) {
+            under_way.push(Err(NOT_BESIDE_OTHERS.into()));
+            continue;
+        }
         let text = TextRequest {
             request: Request {
                 first: number,
@@ -73,35 +83,44 @@ pub fn write(
             Err(ServingError::Model(
                 error @ (Error::Request(_) | Error::Text(_) | Error::Plan(_)),
             )) => Err(error.to_string()),
+            Err(ServingError::TooLong { length, most }) => {
+                let context = most;
+                Err(RequestError::Length { length, context }.to_string())
+            }
             Err(error) => return Err(refused(error)),
         });
     }
     let mut results = Vec::with_capacity(under_way.len());
     for writing in under_way {
         results.push(match writing {
-            Ok(writing) => Ok(line(serving, writing, raw, stop)?),
+            Ok(writing) => match line(serving, writing, raw, stop)? {
+                Some(line) => Ok(line),
+                None => break,
+            },
             Err(why) => Err(why),
         });
     }
     Ok(results)
 }
 
-/// Waits for a text.
+/// Waits for a text, unless `stop` ends the wait.
 fn line(
     serving: &Serving,
     writing: Writing,
     raw: bool,
     stop: &AtomicBool,
-) -> Result<TextLine, Failure> {
+) -> Result<Option<TextLine>, Failure> {
     let resolved = writing.resolved().clone();
-    let written = wait_for(writing.finish(), stop).ok_or_else(Failure::interrupted)?;
+    let Some(written) = wait_for(writing.finish(), stop) else {
+        return Ok(None);
+    };
     let written = written.map_err(refused)?;
     let text = match serving.codec() {
         Some(codec) if raw => Some(codec.decode(&written.tokens)),
         codec => codec.map(|_| written.text),
     };
     let logprobs = written.log_probs.into_iter();
-    Ok(TextLine {
+    Ok(Some(TextLine {
         seed: Some(resolved.options.seed),
         run_on: written.ran_on,
         altered: resolved.given.altered.clone(),
@@ -113,7 +132,7 @@ fn line(
             logprobs: (resolved.logprobs)
                 .then(|| logprobs.map(|told| told.map(|told| told.logp)).collect()),
         },
-    })
+    }))
 }
 
 /// What comes of `work`, or nothing where `stop` ends the wait for it.
@@ -128,27 +147,15 @@ fn wait_for<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> Option<T> {
     let mut work = pin!(work);
     let waker = Arc::new(Waiting(thread::current())).into();
     let mut context = Context::from_waker(&waker);
-    while !stop.load(Ordering::SeqCst) {
+    loop {
         if let Poll::Ready(done) = work.as_mut().poll(&mut context) {
             return Some(done);
         }
+        if stop.load(Ordering::SeqCst) {
+            return None;
+        }
         thread::park_timeout(LOOK);
     }
-    None
-}
-
-/// Whether fewer texts at once might have been possible.
-pub fn is_of_memory(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Engine(
-            EngineError::HostMemory {
-                purpose: MemoryUse::Batch { .. },
-                ..
-            } | EngineError::Memory { .. }
-                | EngineError::DeviceMemory(_)
-        )
-    )
 }
 
 fn refused(error: ServingError) -> Failure {

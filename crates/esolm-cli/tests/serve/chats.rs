@@ -1,0 +1,140 @@
+//! Conversations with the server: the answers are those of the published sampler, whole and as streams.
+
+use serde_json::{Value, json};
+
+use super::common::{Folder, root};
+use super::http::Server;
+
+/// A small chat model's folder, as one is downloaded.
+fn chat_model(folder: &Folder) -> String {
+    let (golden, to) = (
+        root().join("tests/fixtures/golden-llm/chat"),
+        folder.path().join("talks"),
+    );
+    std::fs::create_dir_all(&to).expect("a new folder");
+    for name in ["config.json", "generation_config.json", "model.safetensors"] {
+        std::fs::copy(golden.join("model_bd3lm").join(name), to.join(name)).expect("copied");
+    }
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(golden.join(name), to.join(name)).expect("copied");
+    }
+    to.to_str().expect("UTF-8").into()
+}
+
+#[test]
+fn conversations_are_answered_as_published() {
+    let folder = Folder::new();
+    let golden = root().join("tests/fixtures/golden-llm/chat/golden_bd3lm.json");
+    let golden: Value =
+        serde_json::from_slice(&std::fs::read(golden).expect("read")).expect("JSON");
+    let runs = golden["runs"].as_array().expect("a list");
+    let block = runs[0]["options"]["block_size"].as_u64().expect("a number");
+    let size = block.to_string();
+    let model = chat_model(&folder);
+    let server = Server::start(&[
+        "--model",
+        &model,
+        "--as",
+        "bd3lm",
+        "--block-size",
+        &size,
+        "--max-length",
+        "256",
+    ]);
+    let mut count = 0;
+    for run in runs
+        .iter()
+        .filter(|run| run["options"]["block_size"] == block)
+    {
+        let options = &run["options"];
+        let new = options["max_new_tokens"].as_u64().expect("a number");
+        let steps = options["steps"].as_u64().expect("a number");
+        let mut body = json!({
+            "model": "talks",
+            "messages": run["messages"],
+            "max_completion_tokens": new,
+            "temperature": options["temperature"],
+            "steps": steps.div_ceil(new.div_ceil(block)),
+            "chat_template_kwargs": {"enable_thinking": run["enable_thinking"]},
+        });
+        let answer = server.post("/v1/chat/completions", &body).success();
+        assert_eq!(answer["object"], "chat.completion");
+        let message = &answer["choices"][0]["message"];
+        assert_eq!(message["role"], "assistant");
+        assert_eq!(message["content"], run["text"], "{}", run["messages"]);
+        let prompt = run["prompt"].as_array().expect("tokens").len();
+        assert_eq!(answer["usage"]["prompt_tokens"], prompt);
+
+        body["stream"] = true.into();
+        let events = server.post("/v1/chat/completions", &body).events();
+        assert_eq!(events[0]["object"], "chat.completion.chunk");
+        assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+        let deltas = events
+            .iter()
+            .filter_map(|event| event["choices"][0]["delta"]["content"].as_str());
+        assert_eq!(
+            deltas.collect::<String>(),
+            run["text"].as_str().expect("text")
+        );
+        let last = events.last().expect("events");
+        assert!(last["choices"][0]["finish_reason"].is_string(), "{last}");
+        count += 1;
+    }
+    assert!(count > 2);
+
+    for (body, param) in [
+        (json!({}), "messages"),
+        (json!({"messages": []}), "messages"),
+        (json!({"messages": "Hello"}), "messages"),
+        (json!({"messages": [{"role": "user"}]}), "messages"),
+        (
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
+            "messages",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "word ".repeat(2000)}]}),
+            "messages",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Hi"}], "tools": [1]}),
+            "tools",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Hi"}], "prompt": "Hi"}),
+            "prompt",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "Hi"}], "response_format": {"type": "json_object"}}),
+            "response_format",
+        ),
+    ] {
+        let mut body = body;
+        body["model"] = "talks".into();
+        assert_eq!(
+            server.post("/v1/chat/completions", &body).refusal(400)["param"],
+            param,
+            "{body}"
+        );
+    }
+    // Parts of text, and what clients send back of an answer.
+    let body = json!({
+        "model": "talks", "max_tokens": 8, "response_format": {"type": "text"}, "tools": [],
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "What colour "}, {"type": "text", "text": "is the sky?"}]},
+            {"role": "assistant", "content": "Blue.", "tool_calls": null, "refusal": null},
+            {"role": "user", "name": "me", "content": "And the sea?"},
+        ],
+    });
+    let answer = server.post("/v1/chat/completions", &body).success();
+    assert!(answer["choices"][0]["message"]["content"].is_string());
+}
+
+#[test]
+fn what_cannot_be_talked_to_says_so() {
+    let server = Server::start(&[]);
+    let body = json!({"model": "stories", "messages": [{"role": "user", "content": "Hello"}]});
+    let refused = server.post("/v1/chat/completions", &body).refusal(400);
+    assert_eq!(refused["param"], "model");
+    let message = refused["message"].as_str().expect("text");
+    assert!(message.contains("chat template"), "{message}");
+}

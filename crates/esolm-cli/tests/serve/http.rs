@@ -1,0 +1,201 @@
+//! A server of its own for each test, and plain HTTP.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::common::esolm;
+
+/// Longer than any answer takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A server that ends with the test.
+pub struct Server {
+    pub child: Child,
+    /// Host and port.
+    pub address: String,
+}
+
+impl Server {
+    /// Serves the model that ships, on the CPU, on a port that is free.
+    pub fn start(options: &[&str]) -> Self {
+        Self::start_with(options, &[])
+    }
+
+    /// The same with variables of its environment.
+    pub fn start_with(options: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = esolm()
+            .args(["serve", "--port", "0", "--device", "cpu"])
+            .args(options)
+            .env_remove("ESOLM_API_KEY")
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let mut said = Vec::new();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| {
+                said.push(line.clone());
+                Some(line.split_once("listening on http://")?.1.to_string())
+            })
+            .unwrap_or_else(|| panic!("it listens: {said:?}"));
+        // So that it can go on to speak.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, address }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(&self.address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream
+    }
+
+    /// Sends bytes and reads all that comes back.
+    pub fn exchange(&self, bytes: &[u8]) -> Answer {
+        let mut stream = self.connect();
+        // It may answer, and close, before it has read everything.
+        let _ = stream.write_all(bytes);
+        Answer::read(&mut stream)
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        let host = &self.address;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        self.exchange(request.as_bytes())
+    }
+
+    /// Posts JSON with further headers.
+    pub fn post_with(&self, path: &str, headers: &str, body: &[u8]) -> Answer {
+        self.exchange(&self.posting(path, headers, body))
+    }
+
+    /// The bytes of such a request.
+    pub fn posting(&self, path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+        let (host, length) = (&self.address, body.len());
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n{headers}\r\n"
+        );
+        [head.as_bytes(), body].concat()
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.post_with(path, "", body.to_string().as_bytes())
+    }
+
+    /// A completion of the model that ships.
+    pub fn complete(&self, body: &Value) -> Answer {
+        let mut body = body.clone();
+        body["model"] = "stories".into();
+        self.post("/v1/completions", &body)
+    }
+
+    /// What `/metrics` says of a name.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").body;
+        let line = text.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+        line.rsplit(' ')
+            .next()
+            .expect("a value")
+            .parse()
+            .expect("a number")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An answer, its body decoded.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// In small letters.
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn read(stream: &mut TcpStream) -> Self {
+        let mut all = Vec::new();
+        // A connection that is reset after the answer has given it all the same.
+        let _ = stream.read_to_end(&mut all);
+        let text = String::from_utf8_lossy(&all).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok());
+        let head = head.to_lowercase();
+        let body = match head.contains("transfer-encoding: chunked") {
+            true => joined(body),
+            false => body.to_string(),
+        };
+        Self {
+            status: status.unwrap_or(0),
+            head,
+            body,
+        }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("JSON: {self:?}"))
+    }
+
+    /// The JSON of a success.
+    pub fn success(&self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()
+    }
+
+    /// Holds it to be a refusal in OpenAI's form, and gives its error.
+    pub fn refusal(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        let error = self.json()["error"].clone();
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(!message.is_empty() && message.len() < 400, "{error}");
+        assert!(error["type"].is_string(), "{error}");
+        for name in ["param", "code"] {
+            assert!(error[name].is_null() || error[name].is_string(), "{error}");
+        }
+        error
+    }
+
+    /// The parts of a stream.
+    pub fn events(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{self:?}");
+        assert!(self.head.contains("content-type: text/event-stream"));
+        let mut lines: Vec<&str> = self.body.split("\n\n").filter(|l| !l.is_empty()).collect();
+        assert_eq!(lines.pop(), Some("data: [DONE]"), "{}", self.body);
+        let json = |line: &&str| {
+            let json = line.strip_prefix("data: ").expect("data");
+            serde_json::from_str(json).expect("JSON")
+        };
+        lines.iter().map(json).collect()
+    }
+}
+
+/// A chunked body.
+fn joined(mut body: &str) -> String {
+    let mut all = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        let Some(chunk) = rest.get(..size).filter(|_| size > 0) else {
+            break;
+        };
+        all.push_str(chunk);
+        body = rest.get(size + 2..).unwrap_or_default();
+    }
+    all
+}
