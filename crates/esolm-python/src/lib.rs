@@ -1,9 +1,12 @@
-//! The Python package `esolm`: this library's front door with the names and habits of Python. Options are keyword arguments under the
-//! library's own names, results are dictionaries with the fields of its JSON, and errors are exceptions with the library's fields.
+//! The native half of the Python package `esolm`: the library's front door, called with dictionaries of options and answering with
+//! dictionaries of results. `python/esolm` makes of it what people see.
 
 mod error;
-mod generation;
+mod files;
 mod model;
+mod remedy;
+mod run;
+mod value;
 mod wait;
 
 use pyo3::prelude::*;
@@ -12,9 +15,11 @@ use pyo3::prelude::*;
 #[pymodule]
 mod _esolm {
     #[pymodule_export]
-    use super::generation::Generation;
+    use super::files::inspect;
     #[pymodule_export]
-    use super::model::{Model, devices, inspect};
+    use super::model::{Model, devices};
+    #[pymodule_export]
+    use super::run::{Answering, Generation};
 
     use pyo3::prelude::*;
 

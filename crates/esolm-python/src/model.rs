@@ -1,252 +1,272 @@
 //! A loaded model.
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 
-use esolm::checkpoint::{Checkpoint, OpenOptions};
-use esolm::config::{Family, ReadAs};
 use esolm::text::TextCodec;
 use esolm::{
-    Activations, Corpus, Forward, LoadOptions, MaskMode, ModelFiles, PerplexityOptions, Precision,
-    Request, ScoreItem, ScoreOptions, Weights,
+    Chat, ChatOptions, Corpus, Echo, Error, Forward, Likelihood, Message, PerplexityOptions,
+    Request, ScoreItem, ScoreOptions,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::error::{Failure, options, value};
-use crate::generation::Generation;
+use crate::error::Failure;
+use crate::files::{self, Device, Info, Load, Loaded, Talks};
+use crate::run::{Answering, Generation, UnderWay, lock};
+use crate::value::{argument, fields, options, read, value};
 use crate::wait::wait;
 
-/// How a model is opened and loaded.
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct Load {
-    device: Option<String>,
-    weights: Option<Weights>,
-    activations: Activations,
-    kv_cache: Precision,
-    raw_weights: bool,
-    read_as: Option<Family>,
-    block_size: Option<usize>,
-    config: Option<PathBuf>,
-    tokenizer: Option<PathBuf>,
-}
-
-/// The name of the small model inside the package.
-const SHIPPED: &str = "stories";
-
-/// Opens a checkpoint, without loading its weights.
-fn open(source: Option<&str>, load: &Load) -> Result<ModelFiles, Failure> {
-    let read_as = ReadAs {
-        family: load.read_as,
-        block_size: load.block_size,
-        mask: None,
-    };
-    let Some(source) = source else {
-        let checkpoint =
-            Checkpoint::from_safetensors_bytes(esolm_stories::CONFIG, esolm_stories::WEIGHTS.to_vec())?
-                .with_tokenizer_json(esolm_stories::TOKENIZER)
-                .with_generation_config(esolm_stories::GENERATION, SHIPPED)?;
-        let codec = TextCodec::of_checkpoint(&checkpoint)?;
-        return Ok(ModelFiles::new(SHIPPED, checkpoint, codec));
-    };
-    let checkpoint = Checkpoint::open(
-        source,
-        &OpenOptions {
-            config: load.config.clone(),
-            raw_weights: load.raw_weights,
-            progress: false,
-            read_as,
-        },
-    )?;
-    let codec = match &load.tokenizer {
-        Some(path) => Some(TextCodec::from_file(path, checkpoint.config())?),
-        None => TextCodec::of_checkpoint(&checkpoint)?,
-    };
-    Ok(ModelFiles::new(source, checkpoint, codec))
-}
-
-/// What a checkpoint is, from its configuration and tensor directory, as a dictionary. Nothing is loaded.
-#[pyfunction]
-#[pyo3(signature = (source=None, **kwargs))]
-pub fn inspect<'py>(
-    py: Python<'py>,
-    source: Option<String>,
-    kwargs: Option<&Bound<'py, PyDict>>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let load: Load = options(kwargs)?;
-    let files = py.detach(|| open(source.as_deref(), &load))?;
-    value(py, &Inspected::of(&files))
-}
-
-/// What there is to compute with: the adapters of this machine, as dictionaries.
+/// What there is to compute with: the adapters of this machine.
 #[pyfunction]
 pub fn devices(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let found = py.detach(esolm::adapters);
     value(py, &found)
 }
 
-#[derive(Serialize)]
-struct Inspected<'a> {
-    #[serde(flatten)]
-    config: &'a esolm::config::ModelConfig,
-    name: &'a str,
-    parameters: u64,
-    file_bytes: u64,
-    has_tokenizer: bool,
-    recommended: &'a esolm::Recommended,
-}
-
-impl<'a> Inspected<'a> {
-    fn of(files: &'a ModelFiles) -> Self {
-        Self {
-            config: files.config(),
-            name: files.name(),
-            parameters: files.checkpoint().count(),
-            file_bytes: files.checkpoint().file_bytes(),
-            has_tokenizer: files.codec().is_some(),
-            recommended: files.recommended(),
-        }
-    }
-}
-
-/// A loaded model. It does one thing at a time; calls from several threads are carried out one after the other.
-#[pyclass(frozen, module = "esolm")]
+/// A loaded model. Its calls are carried out one after the other, whichever thread makes them.
+#[pyclass(frozen, module = "esolm._esolm")]
 pub struct Model {
     model: esolm::Model,
     info: Py<PyAny>,
+    under_way: UnderWay,
+    /// The conversation, which knows what of it stands in the cache; the messages come with each call.
+    chat: Mutex<Option<Chat>>,
+    /// The process whose thread computes. A fork has no such thread.
+    process: u32,
+}
+
+/// How texts that are scored are said, with what a corpus has besides.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Measure {
+    alpha_0: Option<f64>,
+    orders: Option<u32>,
+    draws: Option<u32>,
+    #[serde(with = "esolm::trace::optional_seed")]
+    seed: Option<u64>,
+    batch: Option<usize>,
+    length: Option<usize>,
+    max_windows: Option<usize>,
+    ascii_only: bool,
+    per_document: bool,
+    bos: Option<bool>,
+}
+
+/// What was measured, with the figures of single documents.
+#[derive(Serialize)]
+struct Measured<'a> {
+    #[serde(flatten)]
+    all: &'a esolm::Perplexity,
+    per_document: Vec<Document<'a>>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    index: usize,
+    #[serde(flatten)]
+    score: &'a esolm::Score,
+}
+
+/// A token with its log-probability.
+#[derive(Serialize)]
+struct Told {
+    token: u32,
+    logprob: f32,
+    /// The most likely ones, the most likely one first.
+    top: Vec<(u32, f32)>,
 }
 
 #[pymethods]
 impl Model {
-    /// Loads a folder, a .safetensors file, a Lightning .ckpt or `hf:owner/name`; without a source the small model inside the package.
+    /// Loads what a source names, without one the small model inside the package.
     #[staticmethod]
-    #[pyo3(signature = (source=None, **kwargs))]
-    fn load(
-        py: Python<'_>,
-        source: Option<PathBuf>,
-        kwargs: Option<&Bound<'_, PyDict>>,
-    ) -> PyResult<Self> {
-        let load: Load = options(kwargs)?;
-        let device = load.device.as_deref().unwrap_or("auto");
-        let load_options = LoadOptions {
-            device: device.parse().map_err(Failure::from)?,
-            weights: load.weights,
-            activations: load.activations,
-            kv_cache: load.kv_cache,
-            ..LoadOptions::default()
-        };
-        let source = source.map(|path| path.to_string_lossy().into_owned());
-        let files = py.detach(|| open(source.as_deref(), &load))?;
-        let info = value(py, &Inspected::of(&files))?.unbind();
-        let model = wait(py, esolm::Model::load(files, load_options))?.map_err(Failure::from)?;
-        Ok(Self { model, info })
+    fn load(py: Python<'_>, given: Option<PathBuf>, how: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let load: Load = options(how)?;
+        let how = load.options()?;
+        let source = files::source(given)?;
+        let files = py.detach(|| load.open(source.as_deref()))?;
+        let info = value(py, &Info::of(&files))?;
+        let model = wait(py, esolm::Model::load(files, how))?.map_err(Failure::from)?;
+        // Why another model cannot be talked to is told when somebody tries.
+        let chat = Chat::new(&model, ChatOptions::default()).ok();
+        let loaded = value(
+            py,
+            &Loaded {
+                chat: chat.as_ref().map(|chat| Talks {
+                    think: chat.asks_for_thinking(),
+                }),
+                device: Device {
+                    info: model.device(),
+                    text: model.device().to_string(),
+                },
+            },
+        )?;
+        info.cast::<PyDict>()?
+            .update(loaded.cast::<PyDict>()?.as_mapping())?;
+        Ok(Self {
+            model,
+            info: info.unbind(),
+            under_way: UnderWay::default(),
+            chat: Mutex::new(chat),
+            process: std::process::id(),
+        })
     }
 
-    /// What the model is: the fields of `esolm inspect --json`.
+    /// What the model is, and what runs it.
     #[getter]
     fn info(&self, py: Python<'_>) -> Py<PyAny> {
         self.info.clone_ref(py)
     }
 
-    /// What runs it, in one line.
-    #[getter]
-    fn device(&self) -> String {
-        self.model.device().to_string()
+    /// Texts step by step. They begin when the first step is asked for.
+    fn generate(&self, how: &Bound<'_, PyDict>) -> PyResult<Generation> {
+        self.check()?;
+        let request: Request = options(how)?;
+        let run = self.model.generate(request);
+        Ok(Generation::new(run, self.under_way.clone()))
     }
 
-    /// Writes texts, step by step.
-    #[pyo3(signature = (**kwargs))]
-    fn generate(&self, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<Generation> {
-        let request: Request = options(kwargs)?;
-        Ok(Generation::new(self.model.generate(request)))
+    /// Whole texts. Nothing is read back from a GPU before their end.
+    fn texts(&self, py: Python<'_>, how: &Bound<'_, PyDict>) -> PyResult<Vec<String>> {
+        let request: Request = options(how)?;
+        let run = self.model.generate(request).unobserved();
+        Ok(self.call(py, run.finish())?.text)
     }
 
-    /// Writes one text and returns it; nothing is read back from the device before its end.
-    #[pyo3(signature = (**kwargs))]
-    fn text(&self, py: Python<'_>, kwargs: Option<&Bound<'_, PyDict>>) -> PyResult<String> {
-        let request: Request = options(kwargs)?;
-        Ok(wait(py, self.model.text(request))?.map_err(Failure::from)?)
+    /// An answer to a conversation.
+    fn chat(&self, said: &Bound<'_, PyAny>, how: &Bound<'_, PyDict>) -> PyResult<Answering> {
+        self.check()?;
+        let messages: Vec<Message> = argument("messages", said)?;
+        let mut how = fields(how)?;
+        let mut own = |name: &str| how.remove(name).unwrap_or(Value::Null);
+        let (max_tokens, think) = (own("max_tokens"), own("think"));
+        let options = ChatOptions {
+            max_tokens: read(max_tokens).map_err(|failure| failure.about("max_tokens"))?,
+            think: read(think).map_err(|failure| failure.about("think"))?,
+            request: read(Value::Object(how))?,
+        };
+        let mut chat = lock(&self.chat);
+        let chat = match &mut *chat {
+            Some(chat) => chat,
+            none => {
+                none.insert(Chat::new(&self.model, ChatOptions::default()).map_err(Failure::from)?)
+            }
+        };
+        chat.options = options;
+        chat.set_messages(messages);
+        Ok(Answering::new(chat.answer(), self.under_way.clone()))
     }
 
-    /// Log-likelihoods of items: each a text, `{"context", "choices"}` or `{"prefix", "middle", "suffix"}`.
-    #[pyo3(signature = (items, **kwargs))]
+    /// Log-likelihoods of items: for each its scores, and what had to be done to it.
     fn score<'py>(
         &self,
         py: Python<'py>,
-        items: &Bound<'py, PyAny>,
-        kwargs: Option<&Bound<'py, PyDict>>,
+        items: Vec<Bound<'py, PyAny>>,
+        how: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let options: ScoreOptions = options(kwargs)?;
-        let items: Vec<ScoreItem> = pythonize::depythonize(items).map_err(|_| {
-            Failure::Option(
-                "each item is a text, {\"context\": …, \"choices\": […]} or {\"prefix\": …, \"middle\": …, \"suffix\": …}".into(),
-            )
-        })?;
-        let scored = wait(py, self.model.score(items, options))?.map_err(Failure::from)?;
+        let options: ScoreOptions = options(how)?;
+        let items = items.iter().enumerate().map(|(index, item)| {
+            argument::<ScoreItem>("item", item).map_err(|_| {
+                let message = format!(
+                    "item {index} is neither a text nor a dictionary with context and choices, or with prefix, middle and suffix; give one of these"
+                );
+                Failure::new("option", message).with(serde_json::json!({"index": index}))
+            })
+        });
+        let items: Vec<ScoreItem> = items.collect::<Result<_, _>>()?;
+        let scored = self.call(py, self.model.score(items, options))?;
         value(py, &scored)
     }
 
-    /// How well the model predicts documents.
-    #[pyo3(signature = (documents, *, alpha_0=None, orders=None, draws=None, seed=None, length=None, per_document=false))]
-    #[allow(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    /// How well the model predicts texts, or sequences of tokens in orders of their own.
+    #[pyo3(signature = (documents, tokens, orders, how))]
     fn perplexity<'py>(
         &self,
         py: Python<'py>,
-        documents: Vec<String>,
-        alpha_0: Option<f64>,
-        orders: Option<u32>,
-        draws: Option<u32>,
-        seed: Option<u64>,
-        length: Option<usize>,
-        per_document: bool,
+        documents: Option<Vec<String>>,
+        tokens: Option<Vec<Vec<u32>>>,
+        orders: Option<Vec<Vec<u32>>>,
+        how: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let measure: Measure = options(how)?;
         let options = PerplexityOptions {
-            likelihood: esolm::Likelihood {
-                alpha_0,
-                orders,
-                draws,
-                seed,
-                batch: None,
+            likelihood: Likelihood {
+                alpha_0: measure.alpha_0,
+                orders: measure.orders,
+                draws: measure.draws,
+                seed: measure.seed,
+                batch: measure.batch,
             },
-            length,
-            per_document,
+            length: measure.length,
+            max_windows: measure.max_windows,
+            ascii_only: measure.ascii_only,
+            per_document: measure.per_document,
+            bos: measure.bos,
             ..PerplexityOptions::default()
         };
-        let corpus = Corpus::Documents(documents);
-        let measured = wait(py, self.model.perplexity(corpus, options))?.map_err(Failure::from)?;
+        let corpus = match (documents, tokens) {
+            (Some(documents), _) => Corpus::Documents(documents),
+            (None, tokens) => Corpus::Tokens {
+                tokens: tokens.unwrap_or_default(),
+                orders,
+            },
+        };
+        let measured = self.call(py, self.model.perplexity(corpus, options))?;
+        let per_document = measured.per_document.iter();
+        let measured = Measured {
+            per_document: per_document
+                .map(|(index, score)| Document {
+                    index: *index,
+                    score,
+                })
+                .collect(),
+            all: &measured,
+        };
         value(py, &measured)
     }
 
-    /// Logits of one pass as bytes of f32, `[rows, V]`: `esolm.Model.logits` makes an array of them.
-    fn _logits<'py>(
+    /// Log-probabilities of given tokens.
+    fn echo<'py>(
         &self,
         py: Python<'py>,
-        mode: &str,
-        order: Vec<Vec<u32>>,
-        tokens: Vec<Vec<u32>>,
-        clean: Option<Vec<Vec<u32>>>,
+        texts: Vec<(Vec<u32>, usize)>,
+        alpha_0: Option<f64>,
+        seed: u64,
+        top: usize,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let echoes = texts.into_iter().map(|(tokens, given)| Echo {
+            tokens,
+            given,
+            alpha_0,
+            seed,
+            top,
+        });
+        let told = self.call(py, self.model.echo(echoes.collect()))?;
+        let told = told.into_iter().map(|text| {
+            let tokens = text.into_iter().map(|token| {
+                token.map(|log_prob| Told {
+                    token: log_prob.token,
+                    logprob: log_prob.logp,
+                    top: log_prob.top,
+                })
+            });
+            tokens.collect::<Vec<_>>()
+        });
+        value(py, &told.collect::<Vec<_>>())
+    }
+
+    /// Logits of one pass, as bytes of f32 `[rows, V]`.
+    fn forward<'py>(
+        &self,
+        py: Python<'py>,
+        given: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let pass = Forward::Sorted {
-            mode: match mode {
-                "causal" => MaskMode::Causal,
-                "bidirectional" => MaskMode::Bidirectional,
-                "mixed" => MaskMode::Mixed,
-                "mixed2" => MaskMode::Mixed2,
-                other => {
-                    return Err(Failure::Option(format!(
-                        "mode is {other:?}; it must be \"causal\", \"bidirectional\", \"mixed\" or \"mixed2\""
-                    ))
-                    .into());
-                }
-            },
-            sort_idx: order,
-            zt_sorted: tokens,
-            x0_sorted: clean,
-        };
-        let logits = wait(py, self.model.forward(pass))?.map_err(Failure::from)?;
-        let bytes: Vec<u8> = logits.into_iter().flat_map(f32::to_ne_bytes).collect();
-        Ok(PyBytes::new(py, &bytes))
+        let pass: Forward = options(given)?;
+        let logits = self.call(py, self.model.forward(pass))?;
+        Ok(PyBytes::new(py, bytemuck::cast_slice(&logits)))
     }
 
     /// Tokens of a text.
@@ -259,15 +279,37 @@ impl Model {
         Ok(self.codec()?.decode(&tokens))
     }
 
+    /// Name and device.
     fn __repr__(&self) -> String {
-        format!("<esolm.Model {} on {}>", self.model.name(), self.model.device())
+        format!("{} on {}", self.model.name(), self.model.device())
     }
 }
 
 impl Model {
+    /// Carries a call out and waits for it.
+    fn call<F, T>(&self, py: Python<'_>, call: F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, Error>> + Send,
+        T: Send,
+    {
+        self.check()?;
+        Ok(wait(py, call).map_err(Failure::Python)??)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        if std::process::id() != self.process {
+            return Err(Failure::new(
+                "busy",
+                "the model was loaded before this process was forked, and its thread stayed behind; load it in this process (with multiprocessing, \
+                 use the start method \"spawn\")",
+            ));
+        }
+        self.under_way.check()
+    }
+
     fn codec(&self) -> Result<&TextCodec, Failure> {
         self.model
             .codec()
-            .ok_or_else(|| esolm::Error::NeedsTokenizer.into())
+            .ok_or_else(|| Error::NeedsTokenizer.into())
     }
 }

@@ -33,15 +33,15 @@ where
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);
     loop {
-        let ready = py.detach(|| {
-            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+        let ready = py.detach(
+            || match future.as_mut().poll(&mut Context::from_waker(&waker)) {
                 Poll::Ready(output) => Some(output),
                 Poll::Pending => {
                     thread::park_timeout(PATIENCE);
                     None
                 }
-            }
-        });
+            },
+        );
         if let Some(output) = ready {
             return Ok(output);
         }

@@ -19,6 +19,8 @@ use crate::generation::Generation;
 use crate::memory::{self, MemoryUse};
 use crate::perplexity::{Corpus, Perplexity, PerplexityOptions};
 use crate::score::{ScoreItem, ScoreOptions, Scored};
+#[cfg(not(target_family = "wasm"))]
+use crate::serving::{Echo, Echoed};
 use crate::worker::{Loaded, Worker};
 
 /// A loaded model. Clones are handles to the same one; it is given up when the last of them and of its generations is gone.
@@ -151,6 +153,21 @@ impl Model {
                 Box::pin(async move {
                     let go_on = || wanted.is_wanted();
                     crate::perplexity::measure(engine, &shared, corpus, &options, &go_on).await
+                })
+            })
+            .await
+    }
+
+    /// Log-probabilities of given tokens, each beside the most likely ones: exact, a pass for each group of texts.
+    ///
+    /// # Errors
+    /// When the model has none, an option is out of range or foreign to its family, a text does not fit it, or the device fails.
+    #[cfg(not(target_family = "wasm"))]
+    pub async fn echo(&self, echoes: Vec<Echo>) -> Result<Vec<Echoed>, Error> {
+        self.worker
+            .call(move |engine, wanted| {
+                Box::pin(async move {
+                    crate::serving::echo_all(engine, &echoes, &|| wanted.is_wanted()).await
                 })
             })
             .await
