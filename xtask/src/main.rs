@@ -2,6 +2,7 @@
 
 mod browsers;
 mod package;
+mod python;
 mod shader_stats;
 mod size;
 mod soak;
@@ -16,21 +17,24 @@ mod workflows;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-Usage: cargo xtask test [--no-install] [--no-web] [FILTER] [-- TEST-OPTIONS]
+Usage: cargo xtask test [--no-install] [--no-web] [--no-python] [FILTER] [-- TEST-OPTIONS]
        cargo xtask web [--no-install] [--build | --port N | --size [--write]]
+       cargo xtask python [--no-install] [WORDS]
        cargo xtask soak [--no-install] [--seconds N] [--kills N] [NAME]
        cargo xtask shader-stats [--no-install] [--write]
        cargo xtask results ...
 
 test installs or names what the tests need, then runs the format check, clippy, all tests, compiles the shaders as
-shader-stats does, packs the crates, and runs the tests in browsers.
+shader-stats does, packs the crates, builds the Python package's wheel and runs its tests, and runs the tests in browsers.
   --no-install   install nothing; say what is missing
   --no-web       leave the browsers out
+  --no-python    leave the Python package out
   FILTER         run only the Rust tests whose names contain it, and nothing else
   TEST-OPTIONS   handed to the test programs, for example -- --nocapture
 
-The tests need a GPU adapter; a software one will do. On Debian as root, `cargo xtask test` installs Mesa's (lavapipe),
-and the browsers chromium, firefox-esr and WebKitGTK's (webkit2gtk-driver, with xvfb).
+The tests need Python 3 with venv, PyPI the first time, and a GPU adapter; a software one will do. On Debian as root,
+`cargo xtask test` installs Mesa's (lavapipe), and the browsers chromium, firefox-esr and WebKitGTK's (webkit2gtk-driver,
+with xvfb).
 
 web builds the wasm module, the npm package and the page, and serves the page. It needs Node 20 or newer.
   --no-install   install nothing; say what is missing
@@ -39,11 +43,16 @@ web builds the wasm module, the npm package and the page, and serves the page. I
   --size         build the module and print its size; fail if it has grown by more than 5 %
   --write        record that size in web/size.json
 
+python builds the Python package's wheel and runs its tests in a fresh environment.
+  --no-install   install nothing; say what is missing
+  WORDS          handed to pytest, for example tests/test_golden.py
+
 soak makes the runs that are too long for every test run, and records each in docs/soak.md.
   packages       install the command from the packed crates, outside the repository, and write a story in an empty folder
   fuzz           every fuzz target; needs a nightly toolchain
   serve          many clients against a server, some of them cut off, and a server that is killed again and again
   jobs           sample, score and ppl with --input, killed at random and gone on with, against undisturbed ones
+  ray            the Python package on two workers of Ray, one of them killed; needs Linux, root and PyPI the first time
   NAME           only that one
   --no-install   install nothing; say what is missing
   --seconds N    how long each fuzz target, and the clients, run, default 600
@@ -61,6 +70,7 @@ fn main() -> ExitCode {
     let result = match arguments.next().as_deref() {
         Some("test") => test::Options::parse(arguments).and_then(|options| test::run(&options)),
         Some("web") => web::Options::parse(arguments).and_then(|options| web::run(&options)),
+        Some("python") => python::run(arguments),
         Some("soak") => soak::Options::parse(arguments).and_then(|options| soak::run(&options)),
         Some("shader-stats") => {
             shader_stats::Options::parse(arguments).and_then(|options| shader_stats::run(&options))

@@ -1,6 +1,7 @@
 //! `cargo xtask soak`: runs that are too long for every test run. Each leaves a row in docs/soak.md.
 
 mod jobs;
+mod ray;
 mod serve;
 
 use std::fs;
@@ -20,10 +21,11 @@ type Outcome = Result<String, String>;
 type Run = fn(&Options) -> Outcome;
 
 /// The runs by name.
-const RUNS: [(&str, Run); 4] = [
+const RUNS: [(&str, Run); 5] = [
     ("packages", packages),
     ("fuzz", fuzz),
     ("jobs", jobs::run),
+    ("ray", ray::run),
     ("serve", serve::run),
 ];
 

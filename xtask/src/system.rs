@@ -161,14 +161,19 @@ pub fn stdout(program: &str, arguments: &[&str]) -> Option<String> {
 /// The cargo that runs this program.
 pub fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What it told this program of its own package. Build scripts see it, and with it changed some compile their crates anew.
+    forget_package(&mut cargo);
+    cargo
+}
+
+/// Keeps from a command what cargo told this program of its own package. Build scripts that the command runs would see it, and with it
+/// changed some compile their crates anew.
+pub fn forget_package(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-            cargo.env_remove(&name);
+            command.env_remove(&name);
         }
     }
-    cargo
 }
 
 /// Runs a command whose output is for whoever runs this.

@@ -1,14 +1,15 @@
-//! `cargo xtask test`: format, clippy, tests, shaders, packages, a short soak, the browsers, and a summary of them.
+//! `cargo xtask test`: format, clippy, tests, shaders, packages, the Python package, a short soak, the browsers, and a summary of them.
 
 use std::time::Instant;
 
-use crate::{browsers, package, shader_stats, soak, system, vulkan, web};
+use crate::{browsers, package, python, shader_stats, soak, system, vulkan, web};
 
 /// The command line after `test`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     no_install: bool,
     no_web: bool,
+    no_python: bool,
     filter: Option<String>,
     /// For the test programs.
     rest: Vec<String>,
@@ -29,6 +30,7 @@ impl Options {
                 }
                 "--no-install" => options.no_install = true,
                 "--no-web" => options.no_web = true,
+                "--no-python" => options.no_python = true,
                 option if option.starts_with('-') => {
                     return Err(format!(
                         "there is no option {option}; `cargo xtask help` lists what there is"
@@ -103,6 +105,15 @@ pub fn run(options: &Options) -> Result<(), String> {
         println!("==> cargo package");
         let began = Instant::now();
         summary.add("packages", said(package::pack()), began);
+    }
+    if all && !options.no_python {
+        println!("==> the Python package, and its tests");
+        let began = Instant::now();
+        summary.add(
+            "python",
+            said(python::test(!options.no_install, &[])),
+            began,
+        );
     }
     if all {
         println!("==> a short cargo xtask soak serve");
@@ -187,10 +198,18 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         assert_eq!(parse(&[]), Ok(Options::default()));
-        let options = parse(&["--no-install", "--no-web", "golden", "--", "--nocapture"]);
+        let options = parse(&[
+            "--no-install",
+            "--no-web",
+            "--no-python",
+            "golden",
+            "--",
+            "--nocapture",
+        ]);
         let expected = Options {
             no_install: true,
             no_web: true,
+            no_python: true,
             filter: Some("golden".into()),
             rest: vec!["--nocapture".into()],
         };

@@ -19,6 +19,8 @@ use crate::generation::Generation;
 use crate::memory::{self, MemoryUse};
 use crate::perplexity::{Corpus, Perplexity, PerplexityOptions};
 use crate::score::{ScoreItem, ScoreOptions, Scored};
+#[cfg(not(target_family = "wasm"))]
+use crate::serving::{Echo, Echoed};
 use crate::worker::{Loaded, Worker};
 
 /// A loaded model. Cloning it is cheap and yields another handle to the same model, which is unloaded once the last
@@ -155,6 +157,21 @@ impl Model {
                 Box::pin(async move {
                     let go_on = || wanted.is_wanted();
                     crate::perplexity::measure(engine, &shared, corpus, &options, &go_on).await
+                })
+            })
+            .await
+    }
+
+    /// Log-probabilities of given tokens, each along with those of the most likely ones. Exact; one pass per group of texts.
+    ///
+    /// # Errors
+    /// If the model has no exact likelihood, an option is out of range or foreign to its family, a text does not fit it, or the device fails.
+    #[cfg(not(target_family = "wasm"))]
+    pub async fn echo(&self, echoes: Vec<Echo>) -> Result<Vec<Echoed>, Error> {
+        self.worker
+            .call(move |engine, wanted| {
+                Box::pin(async move {
+                    crate::serving::echo_all(engine, &echoes, &|| wanted.is_wanted()).await
                 })
             })
             .await

@@ -31,6 +31,7 @@ use crate::files::{ModelFiles, Shared};
 use batch::Batch;
 use desk::{Desk, Message, Opener};
 use echo::EchoJob;
+pub(crate) use echo::all as echo_all;
 pub use echo::{Echo, Echoed};
 pub use log_probs::LogProb;
 use seat::Seat;

@@ -1,6 +1,7 @@
 //! The clients that people use: the Python package `openai`, and lm-eval's `local-completions`. They are installed once, from PyPI, into
 //! a folder of the build; after that nothing here needs a network.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,8 +10,8 @@ use serde_json::{Value, json};
 use super::common::{Folder, root, succeed};
 use super::http::Server;
 
-/// What is installed. Another list gets a folder of its own.
-const PACKAGES: [&str; 2] = ["openai==3.57.0", "lm_eval[api]==0.4.13"];
+/// What is installed. Another list gets a folder of its own; `cargo xtask test` uses the same one for the Python package.
+const REQUIREMENTS: &str = include_str!("../../../../tests/requirements.txt");
 
 fn succeeds(command: &mut Command, what: &str) -> String {
     let output = command
@@ -24,12 +25,10 @@ fn succeeds(command: &mut Command, what: &str) -> String {
 
 /// The environment's Python. A half-made environment is made anew.
 fn python() -> PathBuf {
-    let name: String = PACKAGES
-        .join(" ")
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric())
-        .collect();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("clients-{name}"));
+    let mut hasher = DefaultHasher::new();
+    REQUIREMENTS.hash(&mut hasher);
+    let name = format!("python-{:016x}", hasher.finish());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let bin = if cfg!(windows) { "Scripts" } else { "bin" };
     let python = folder.join(bin).join("python");
     let whole = folder.join("whole");
@@ -41,14 +40,10 @@ fn python() -> PathBuf {
             "python3 -m venv",
         );
         let mut pip = Command::new(&python);
-        pip.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]);
-        succeeds(pip.args(PACKAGES), "pip install");
+        pip.args(["-m", "pip", "install", "--quiet"]);
+        pip.args(["--disable-pip-version-check", "-r"]);
+        pip.arg(root().join("tests/requirements.txt"));
+        succeeds(&mut pip, "pip install");
         std::fs::write(&whole, "").expect("written");
     }
     python

@@ -127,7 +127,10 @@ impl Desk {
             let ran = batch.round(self.shared.codec.as_ref()).await;
             self.counts.ran(ran.map_err(Failed::in_batch)?);
         }
-        let count = echo::group(batch.engine(), &self.echoes);
+        let count = echo::group(
+            batch.engine(),
+            self.echoes.iter().map(|job| (&job.echo, job.is_alone)),
+        );
         if count == 0 {
             return Ok(());
         }

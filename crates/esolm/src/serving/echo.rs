@@ -1,4 +1,4 @@
-//! Log-probabilities of given tokens, computed alongside the running batch: groups of texts, one pass per group.
+//! Log-probabilities of given tokens: groups of texts, one pass per group. When serving, they run alongside the running batch.
 
 use std::ops::Range;
 
@@ -15,6 +15,7 @@ use crate::executor::TOKEN_ALIGN;
 use crate::likelihood::{
     CACHE_BYTES, Likelihood, Purpose, busy_rows, prepended, scored, without_exact,
 };
+use crate::turn::turn;
 
 /// A request for the log-probabilities of given tokens.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -119,24 +120,27 @@ impl EchoJob {
     }
 }
 
-/// How many of the first of these texts share a pass.
-pub(super) fn group<'a>(engine: &Engine, jobs: impl IntoIterator<Item = &'a EchoJob>) -> usize {
+/// How many of the first of these texts share a pass. Beside each stands whether it is to have one of its own.
+pub(super) fn group<'a>(
+    engine: &Engine,
+    echoes: impl IntoIterator<Item = (&'a Echo, bool)>,
+) -> usize {
     let config = engine.config();
     let most_rows = busy_rows(engine);
     let most_logits = LOGITS_BYTES / (4 * config.vocab_size);
     let (mut count, mut tokens, mut longest) = (0, 0, 0);
-    for job in jobs {
-        let own = job.echo.tokens.len();
+    for (echo, is_alone) in echoes {
+        let own = echo.tokens.len();
         tokens += own;
         longest = own.max(longest);
         let layout = layout(count + 1, longest);
         let cached = layout.sequences * layout.slots * config.hidden * 4;
         let is_much = 2 * tokens > most_rows || tokens > most_logits || cached > CACHE_BYTES;
-        if count > 0 && (job.is_alone || is_much) {
+        if count > 0 && (is_alone || is_much) {
             break;
         }
         count += 1;
-        if job.is_alone {
+        if is_alone {
             break;
         }
     }
@@ -159,8 +163,9 @@ fn layout(texts: usize, longest: usize) -> Layout {
 /// # Errors
 /// If the device fails; then nothing has been reported.
 pub(super) async fn run(engine: &mut Engine, jobs: &[EchoJob]) -> Result<(), EngineError> {
+    let echoes: Vec<&Echo> = jobs.iter().map(|job| &job.echo).collect();
     engine.swap();
-    let scored = score(engine, jobs).await;
+    let scored = score(engine, &echoes).await;
     engine.swap();
     for (job, scored) in jobs.iter().zip(scored?) {
         job.tell(scored.map_err(ServingError::Model));
@@ -168,18 +173,45 @@ pub(super) async fn run(engine: &mut Engine, jobs: &[EchoJob]) -> Result<(), Eng
     Ok(())
 }
 
+/// The log-probabilities of all texts, group after group. `go_on` is asked between passes.
+///
+/// # Errors
+/// As [`Model::echo`](crate::Model::echo).
+pub(crate) async fn all(
+    engine: &mut Engine,
+    echoes: &[Echo],
+    go_on: &dyn Fn() -> bool,
+) -> Result<Vec<Echoed>, Error> {
+    for echo in echoes {
+        echo.check(engine.config())?;
+    }
+    let mut told = Vec::with_capacity(echoes.len());
+    while let left @ [_, ..] = &echoes[told.len()..] {
+        let count = group(engine, left.iter().map(|echo| (echo, false)));
+        let echoes: Vec<&Echo> = left[..count].iter().collect();
+        for echoed in score(engine, &echoes).await? {
+            told.push(echoed?);
+        }
+        turn().await;
+        if !go_on() {
+            return Err(Error::Stopped);
+        }
+    }
+    Ok(told)
+}
+
 async fn score(
     engine: &mut Engine,
-    jobs: &[EchoJob],
+    echoes: &[&Echo],
 ) -> Result<Vec<Result<Echoed, Error>>, EngineError> {
     let config = engine.config().clone();
-    let read: Vec<_> = jobs.iter().map(|job| job.echo.pass(&config)).collect();
+    let read: Vec<_> = echoes.iter().map(|echo| echo.pass(&config)).collect();
     let empty = Pass::default();
     let passes: Vec<Pass> = (read.iter())
         .map(|read| read.as_ref().map_or(&empty, |(pass, _)| pass).clone())
         .collect();
-    let longest = jobs.iter().map(|job| job.echo.tokens.len()).max();
-    let layout = layout(jobs.len(), longest.unwrap_or(0).max(1));
+    let longest = echoes.iter().map(|echo| echo.tokens.len()).max();
+    let layout = layout(echoes.len(), longest.unwrap_or(0).max(1));
     let (tokens, step, targets) = assemble(&passes, &layout);
     let logits = match targets.is_empty() {
         true => Vec::new(),
@@ -190,13 +222,13 @@ async fn score(
     };
     let (mask, vocab) = (config.mask_index, config.vocab_size);
     let mut rows = logits.chunks(vocab.max(1));
-    let told = jobs.iter().zip(read).map(|(job, read)| {
+    let told = echoes.iter().zip(read).map(|(echo, read)| {
         let (pass, places) = read?;
-        let mut echoed = vec![None; job.echo.tokens.len()];
+        let mut echoed = vec![None; echo.tokens.len()];
         // Consumes all of its rows first, so that the next text's rows follow.
         let own: Vec<&[f32]> = rows.by_ref().take(pass.scored.len()).collect();
         for ((logits, scored), place) in own.into_iter().zip(&pass.scored).zip(places) {
-            let one = log_prob(logits, mask, scored.token, job.echo.top);
+            let one = log_prob(logits, mask, scored.token, echo.top);
             echoed[place] = Some(one.ok_or(LikelihoodError::NotFinite { text: 0 })?);
         }
         Ok(echoed)

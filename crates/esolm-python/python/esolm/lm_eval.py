@@ -1,0 +1,211 @@
+"""esolm as a model of lm-evaluation-harness.
+
+``python -m esolm.lm_eval`` is the harness's own command with one more model, ``esolm``:
+
+    python -m esolm.lm_eval run --model esolm --model_args pretrained=models/stories,device=cpu --tasks lambada_openai
+
+A program that imports this module registers the model too. Likelihoods are exact wherever the family has an exact one: one pass for each order,
+where models that write by diffusion otherwise need hundreds of samples for a bound. Of an MDLM, and of a BD3-LM with blocks of several tokens,
+they are that bound.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from tqdm import tqdm
+
+from .errors import OptionError
+from .model import Model
+from .types import DrawOptions, LoadOptions, ScoreOptions
+
+#: Requests of one call, between which the progress bar moves.
+_AT_ONCE = 64
+#: What the harness says where nobody named a device, and its kin: the first GPU. That is what esolm takes by itself.
+_DEVICES_OF_TORCH = ("cuda", "cuda:0", "mps")
+#: Tokens that a task may ask for where it does not say how many.
+_MOST_TOKENS = 256
+
+
+@register_model("esolm")
+class EsolmLM(LM):
+    """A model of esolm.
+
+    ``--model_args`` takes ``pretrained`` (what :meth:`esolm.Model.load` takes as its source; without it the story model of the package), and
+    any of :class:`esolm.types.LoadOptions`, :class:`esolm.types.ScoreOptions` and :class:`esolm.types.DrawOptions` by their names, such as
+    ``alpha_0=1,orders=4,seed=7``.
+
+    Whether a continuation is the one that greedy decoding would write is known where likelihoods are exact and of one order; elsewhere it counts
+    as not greedy.
+    """
+
+    def __init__(
+        self,
+        pretrained: Optional[str] = None,
+        batch_size: Any = None,
+        max_batch_size: Any = None,
+        **options: Any,
+    ):
+        super().__init__()
+        given = {name: value for name, value in options.items() if value is not None}
+        parts = [
+            {name: value for name, value in given.items() if name in known.__optional_keys__}
+            for known in (LoadOptions, ScoreOptions, DrawOptions)
+        ]
+        unknown = set(given).difference(*parts)
+        if unknown:
+            raise OptionError(f"the model esolm has no argument {sorted(unknown)[0]!r}; `esolm.types` lists them")
+        load, self._scoring, self._drawing = parts
+        # The harness says 1 where nobody said anything; as many as keep the device busy are better.
+        if str(batch_size).isdecimal() and int(batch_size) > 1:
+            self._scoring.setdefault("batch", int(batch_size))
+        if load.get("block_size") is not None and load.get("as_") is None:
+            # Of a BD3-LM whose blocks are chosen when a text is written.
+            load.pop("block_size")
+        else:
+            self._drawing.pop("block_size", None)
+        self.model = Model.load(pretrained, **load)
+        info = self.model.info
+        self._opening = info["opening"] if self._scoring.get("bos") is not False else None
+        #: What nothing is predicted from stands behind.
+        self._prefix = info["bos"] if info["bos"] is not None else info["eos"]
+        self._end = "" if info["eos"] is None else self.model.decode([info["eos"]])
+        self._by_token = info["exact"] and info["family"] != "setdlm" and self._scoring.get("orders", 1) == 1
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: Optional[dict[str, Any]] = None) -> EsolmLM:
+        """As the harness makes it. What ``--model_args`` says counts before what the harness adds, such as ``--device``."""
+        added = dict(additional_config or {})
+        if added.get("device") in _DEVICES_OF_TORCH:
+            del added["device"]
+        return cls(**{**added, **arg_dict})
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the model's context."""
+        return self.model.info["length"]
+
+    @property
+    def tokenizer_name(self) -> str:
+        """What tells caches of requests apart."""
+        return self.model.info["name"]
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """The log-likelihood of each continuation given its context, and whether greedy decoding would write it."""
+        pairs = [request.args for request in requests]
+        told = self._in_parts("loglikelihood", pairs, self._tokens if self._by_token else self._choices, disable_tqdm)
+        for pair, one in zip(pairs, told):
+            self.cache_hook.add_partial("loglikelihood", pair, one)
+        return told
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """The log-likelihood of each text. One that is longer than the context is cut into windows that know nothing of each other."""
+        texts = [request.args for request in requests]
+
+        def score(part: list[tuple[str]]) -> list[float]:
+            return [one["logp"] for one in self.model.score([text for (text,) in part], **self._scoring)]
+
+        told = self._in_parts("loglikelihood_rolling", texts, score, disable_tqdm)
+        for text, one in zip(texts, told):
+            self.cache_hook.add_partial("loglikelihood_rolling", text, one)
+        return told
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """What the model writes after each context, up to the first of the strings that end it."""
+        told = []
+        for request in tqdm(requests, desc="generate_until", disable=disable_tqdm):
+            context, how = request.args
+            told.append(self._continuation(context, dict(how)))
+            self.cache_hook.add_partial("generate_until", request.args, told[-1])
+        return told
+
+    @staticmethod
+    def _in_parts(what: str, requests: list[Any], work: Any, is_quiet: bool) -> list[Any]:
+        """Requests of about the same length go together."""
+        order = sorted(range(len(requests)), key=lambda index: -sum(map(len, requests[index])))
+        told: list[Any] = [None] * len(requests)
+        with tqdm(total=len(requests), desc=what, disable=is_quiet) as bar:
+            for start in range(0, len(order), _AT_ONCE):
+                part = order[start : start + _AT_ONCE]
+                for index, one in zip(part, work([requests[index] for index in part])):
+                    told[index] = one
+                bar.update(len(part))
+        return told
+
+    def _choices(self, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
+        items: list[Any] = [{"context": context, "choices": [continuation]} for context, continuation in pairs]
+        return [(scores[0]["logp"], False) for scores in self.model.score(items, **self._scoring)]
+
+    def _tokens(self, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
+        texts, given = [], []
+        for context, continuation in pairs:
+            before, scored = self._encoded(context, continuation)
+            opening = [] if self._opening is None else [self._opening]
+            if not before and not opening:
+                opening = [] if self._prefix is None else [self._prefix]
+            room = self.max_length - len(opening) - len(scored)
+            if room < 0:
+                raise OptionError(
+                    f"a continuation has {len(scored)} tokens, more than the model's context of {self.max_length} leaves; leave the task out"
+                )
+            kept = before[max(0, len(before) - room) :]
+            texts.append(opening + kept + scored)
+            given.append(len(texts[-1]) - len(scored))
+        how = {name: self._scoring[name] for name in ("alpha_0", "seed") if name in self._scoring}
+        told = []
+        for text, count in zip(self.model.logprobs(texts, given=given, top=1, **how), given):
+            scored_ones = [one for one in text[count:] if one is not None]
+            is_greedy = all(one["top"][0][0] == one["token"] for one in scored_ones)
+            told.append((sum(one["logprob"] for one in scored_ones), is_greedy))
+        return told
+
+    def _encoded(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Both as one text, as the model would read it; what the tokens of the context alone share with it is the context."""
+        kept = context.rstrip()
+        whole = self.model.encode(context + continuation)
+        alone = self.model.encode(kept) if kept else []
+        same = 0
+        while same < min(len(alone), len(whole)) and alone[same] == whole[same]:
+            same += 1
+        return whole[:same], whole[same:]
+
+    def _continuation(self, context: str, how: dict[str, Any]) -> str:
+        until = how.get("until") or []
+        stops = [until] if isinstance(until, str) else list(until)
+        if self._end:
+            stops.append(self._end)
+        names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+        most = next((int(how[name]) for name in names if how.get(name) is not None), _MOST_TOKENS)
+        drawing = dict(self._drawing)
+        for name in ("temperature", "top_p", "top_k", "min_p"):
+            if how.get(name) is not None:
+                drawing[name] = how[name]
+        if not how.get("do_sample", how.get("temperature", 0)):
+            drawing["temperature"] = 0.0
+        opening = int(self._opening is not None)
+        most = min(most, self.max_length - 1 - opening)
+        before = self.model.encode(context)
+        room = self.max_length - opening - most
+        prompt = context if len(before) <= room else self.model.decode(before[len(before) - room :])
+        length = min(self.max_length, opening + min(len(before), room) + most)
+        run = self.model.generate(prompt=prompt or None, length=length, stop_strings=stops or None, **drawing)
+        tokens, given = run.result["tokens"][0], len(run.headers[0]["known"][0])
+        said = self.model.decode(tokens[:given])
+        text = self.model.decode(tokens)
+        text = text[len(said) :] if text.startswith(said) else self.model.decode(tokens[given:])
+        for stop in stops:
+            text = text.split(stop)[0]
+        return text
+
+
+def main() -> None:
+    """Runs the harness's command line."""
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()

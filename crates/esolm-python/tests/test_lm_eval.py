@@ -1,0 +1,147 @@
+"""The model class for lm-evaluation-harness, run by its own command line on tasks of this file."""
+
+import json
+import os
+import subprocess
+import sys
+
+import esolm
+import pytest
+
+pytest.importorskip("lm_eval")
+
+QUESTIONS = [
+    ("Once upon a time, there was a little", ["girl named Lily.", "engine of war."]),
+    ("Tom had a big red", ["ball.", "opinion."]),
+    ("They went to the park to", ["play.", "legislate."]),
+    ("Lily was very", ["happy.", "asynchronous."]),
+]
+STORIES = ["Once upon a time there was a girl.", "Tom had a red ball. He liked it."]
+
+CHOICE = """task: tiny_choice
+output_type: multiple_choice
+doc_to_text: "{{context}}"
+doc_to_target: gold
+doc_to_choice: choices
+metric_list:
+  - metric: acc
+"""
+GREEDY = """task: tiny_greedy
+output_type: loglikelihood
+doc_to_text: "{{context}}"
+doc_to_target: "{{answer}}"
+metric_list:
+  - metric: acc
+"""
+ROLLING = """task: tiny_rolling
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list:
+  - metric: bits_per_byte
+"""
+UNTIL = """task: tiny_until
+output_type: generate_until
+doc_to_text: "{{context}}"
+doc_to_target: "{{answer}}"
+generation_kwargs:
+  until: ["."]
+  max_gen_toks: 24
+metric_list:
+  - metric: exact_match
+"""
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, model):
+    """What the command writes of every task: its results, and its samples by task."""
+    folder = tmp_path_factory.mktemp("tasks")
+    greedy = [model.text(prompt=context, temperature=0, alpha_0=0, length=len(model.encode(context)) + 3) for context, _ in QUESTIONS]
+    answers = [text[len(context) :] for text, (context, _) in zip(greedy, QUESTIONS)]
+    answers[-1] = " asynchronous"
+    data = {
+        "choice": [{"context": context, "choices": choices, "gold": 0} for context, choices in QUESTIONS],
+        "greedy": [{"context": context, "answer": answer} for (context, _), answer in zip(QUESTIONS, answers)],
+        "rolling": [{"text": text} for text in STORIES],
+        "until": [{"context": context, "answer": ""} for context, _ in QUESTIONS],
+    }
+    for name, task in [("choice", CHOICE), ("greedy", GREEDY), ("rolling", ROLLING), ("until", UNTIL)]:
+        lines = folder / f"{name}.jsonl"
+        lines.write_text("\n".join(map(json.dumps, data[name])), encoding="utf-8")
+        head = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {lines}\ntest_split: test\n"
+        if name in ("greedy", "until"):
+            head += 'target_delimiter: ""\n'
+        (folder / f"{name}.yaml").write_text(task + head, encoding="utf-8")
+    tasks = ",".join(f"tiny_{name}" for name in data)
+    command = [sys.executable, "-m", "esolm.lm_eval", "run", "--model", "esolm", "--model_args", "device=cpu,alpha_0=0"]
+    command += ["--tasks", tasks, "--include_path", folder, "--output_path", folder / "out", "--log_samples"]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(folder / "cache")}
+    done = subprocess.run([*map(str, command)], capture_output=True, encoding="utf-8", cwd=folder, env=offline, check=False)
+    assert done.returncode == 0, done.stderr
+    (results,) = (folder / "out").rglob("results_*.json")
+    samples = {}
+    for file in (folder / "out").rglob("samples_*.jsonl"):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        name = next(name for name in data if f"tiny_{name}" in file.name)
+        samples[name] = sorted(lines, key=lambda line: line["doc_id"])
+    return json.loads(results.read_text(encoding="utf-8"))["results"], samples, answers
+
+
+def test_choices_have_the_likelihoods_of_score(evaluated, model):
+    results, samples, _ = evaluated
+    assert results["tiny_choice"]["acc,none"] == 1.0
+    for sample, (context, choices) in zip(samples["choice"], QUESTIONS):
+        want = model.score({"context": context, "choices": [f" {choice}" for choice in choices]})
+        got = [float(response[0]) for response in sample["filtered_resps"]]
+        assert got == pytest.approx([one["logp"] for one in want], abs=1e-4)
+
+
+def test_greedy_continuations_are_known_as_such(evaluated):
+    results, samples, _ = evaluated
+    greedy = [str(sample["filtered_resps"][0][1]) == "True" for sample in samples["greedy"]]
+    assert greedy == [True, True, True, False]
+    assert results["tiny_greedy"]["acc,none"] == 0.75
+
+
+def test_texts_have_the_likelihoods_of_score(evaluated, model):
+    _, samples, _ = evaluated
+    got = [float(sample["filtered_resps"][0]) for sample in samples["rolling"]]
+    assert got == pytest.approx([one["logp"] for one in model.score(STORIES)], abs=1e-4)
+
+
+def test_what_is_written_ends_where_the_task_says(evaluated, model):
+    _, samples, answers = evaluated
+    for sample, answer in list(zip(samples["until"], answers))[:3]:
+        text = sample["filtered_resps"][0]
+        assert "." not in text and text
+        assert text.startswith(answer.split(".")[0]), (text, answer)
+
+
+def test_a_bound_where_there_is_no_exact_likelihood(talker, talker_folder):
+    import esolm.lm_eval
+    from lm_eval.api.instance import Instance
+
+    lm = esolm.lm_eval.EsolmLM(str(talker_folder), device="cpu", as_="bd3lm", block_size=8, seed=3, batch_size=1)
+    pair = ("The sky is", " blue.")
+    request = Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0)
+    ((logp, is_greedy),) = lm.loglikelihood([request], disable_tqdm=True)
+    want = talker.score({"context": pair[0], "choices": [pair[1]]}, seed=3)[0]
+    assert logp == want["logp"] and not want["exact"] and not is_greedy
+
+
+def test_arguments_that_do_not_exist_are_named():
+    import esolm.lm_eval
+
+    with pytest.raises(esolm.OptionError, match="'tempreature'"):
+        esolm.lm_eval.EsolmLM(device="cpu", tempreature=1)
+
+
+def test_the_harness_names_devices_as_torch_does():
+    import esolm.lm_eval
+
+    lm = esolm.lm_eval.EsolmLM.create_from_arg_obj({"weights": "q8"}, {"device": "cuda:0", "batch_size": 1})
+    assert lm.model.info["device"]["weights"] == "q8"
+    lm = esolm.lm_eval.EsolmLM.create_from_arg_obj({"device": "cpu"}, {"device": "cuda:0"})
+    assert lm.model.info["device"]["adapter"] is None
+    with pytest.raises(esolm.OptionError, match="cuda:1"):
+        esolm.lm_eval.EsolmLM.create_from_arg_obj({}, {"device": "cuda:1"})

@@ -1,0 +1,142 @@
+"""What happens while the model computes: other threads, Ctrl-C, processes."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import esolm
+import pytest
+
+# Long enough that nobody waits for its end.
+LONG = {"length": 256, "batch": 16, "alpha_0": 0, "seed": 1}
+
+
+def interrupt_soon(call):
+    """Calls, and sends the main thread Ctrl-C while it waits."""
+    began = threading.Event()
+
+    def send():
+        began.wait()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            began.set()
+            call()
+    finally:
+        thread.join()
+
+
+def endless(model):
+    while True:
+        model.texts(**LONG)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
+def test_ctrl_c_ends_every_call(model):
+    words = "Once upon a time there was a little girl. " * 20
+    for call in [
+        lambda: endless(model),
+        lambda: model.score([words] * 5000),
+        lambda: model.perplexity(words * 3000),
+        lambda: model.logits([[1] * 256] * 2000),
+    ]:
+        interrupt_soon(call)
+        assert model.text(seed=4, length=8) == model.text(seed=4, length=8)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
+def test_ctrl_c_keeps_what_a_generation_wrote(model):
+    run = model.generate(**{**LONG, "batch": 64})
+    steps = []
+    interrupt_soon(lambda: steps.extend(run))
+    result = run.result
+    assert result["interrupted"] and len(result["text"]) == 64
+    # The model is free, although the run is still held.
+    assert model.text(seed=4, length=8)
+
+
+def test_other_threads_run_meanwhile(model):
+    count, done = 0, threading.Event()
+
+    def counts():
+        nonlocal count
+        while not done.is_set():
+            count += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=counts)
+    thread.start()
+    model.text(seed=1, length=256)
+    done.set()
+    thread.join()
+    assert count > 10
+
+
+def test_threads_share_a_model(model):
+    def write(seed):
+        return model.text(seed=seed, length=24), [len(step["revealed"]) for step in model.generate(seed=seed, length=24)]
+
+    alone = [write(seed) for seed in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(write, range(6))) == alone
+
+
+def test_a_run_is_read_by_one_thread_at_a_time(model):
+    run = model.generate(**{**LONG, "batch": 64})
+    problems = []
+
+    def reads():
+        try:
+            for _ in run:
+                pass
+        except esolm.EsolmError as error:
+            problems.append(error.code)
+            run.stop()
+
+    threads = [threading.Thread(target=reads) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == ["busy"]
+    assert run.result["interrupted"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_is_told_to_load_its_own(model):
+    def child(told):
+        try:
+            model.text(length=8)
+        except esolm.EsolmError as error:
+            told.put((error.code, str(error)))
+
+    context = multiprocessing.get_context("fork")
+    told = context.Queue()
+    process = context.Process(target=child, args=(told,))
+    process.start()
+    code, message = told.get(timeout=60)
+    process.join()
+    assert code == "busy" and "load it in this process" in message
+
+
+def test_a_program_may_end_at_any_time():
+    program = """
+        import esolm
+        model = esolm.Model.load(device="cpu")
+        run = model.generate(seed=1, length=128)
+        next(run)
+        print(model.info["family"])
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, encoding="utf-8", timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "esolm", "")
