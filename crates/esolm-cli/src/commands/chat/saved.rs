@@ -55,7 +55,7 @@ pub fn save(path: &Path, model: &str, messages: &[Message]) -> Result<(), Failur
 pub fn load(path: &Path) -> Result<Vec<Message>, Failure> {
     let unusable = |why: String| {
         Failure::failed(format!(
-            "{} is not a saved conversation ({why}); give a file that /save wrote",
+            "{} is not a saved conversation: {why}; give a file that /save wrote",
             path.display()
         ))
     };
