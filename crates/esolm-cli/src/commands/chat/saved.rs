@@ -118,7 +118,7 @@ mod tests {
             ),
             (
                 "{\"esolm_chat\": 1, \"model\": \"m\",\n \"messages\": [}",
-                "expected value at byte 14 of line 2",
+                "expected value at byte 15 of line 2",
             ),
             (
                 "{\"esolm_chat\": 1, \"model\": \"m\", \"messages\": {}}",
