@@ -55,7 +55,7 @@ pub fn save(path: &Path, model: &str, messages: &[Message]) -> Result<(), Failur
 pub fn load(path: &Path) -> Result<Vec<Message>, Failure> {
     let unusable = |why: String| {
         Failure::failed(format!(
-            "{} is not a saved conversation ({why}); give a file that /save wrote",
+            "{} is not a saved conversation: {why}; give a file that /save wrote",
             path.display()
         ))
     };
@@ -118,7 +118,7 @@ mod tests {
             ),
             (
                 "{\"esolm_chat\": 1, \"model\": \"m\",\n \"messages\": [}",
-                "expected value at byte 14 of line 2",
+                "expected value at byte 15 of line 2",
             ),
             (
                 "{\"esolm_chat\": 1, \"model\": \"m\", \"messages\": {}}",
