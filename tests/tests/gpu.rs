@@ -308,6 +308,46 @@ fn recordings_are_few() {
     }
 }
 
+/// What the recordings of a batch hold is free again when the next one of another shape starts.
+#[test]
+fn recordings_of_old_batches_leave_nothing() {
+    let checkpoint = checkpoint("model_a");
+    let gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
+    let options = LoadOptions::default();
+    let mut executor = block_on(GpuExecutor::load(gpu, &checkpoint, &options)).unwrap();
+    let mut held = vec![];
+    for batch in 0..30 {
+        let sequences = 2 + batch % 2;
+        let layout = Layout {
+            sequences,
+            slots: 20,
+            tokens: 20 * sequences,
+        };
+        executor.start(&layout, &vec![1; layout.tokens]).unwrap();
+        for wanted in [40, 32, 20, 40, 32, 20, 40, 32, 20, 40, 32, 20] {
+            let rows = (0..40).map(|r| Row {
+                sequence: r / 20,
+                slot: r % 20,
+                position: r % 20,
+                prefix: r % 20 + 1,
+                own: own_slot(r % 20, r % 20 + 1),
+                source: r,
+                target: NO_TARGET,
+            });
+            let step = StepRows {
+                rows: rows.collect(),
+                sampled: (0..wanted).collect(),
+            };
+            let keys = vec![[0; 2]; wanted as usize];
+            executor.pass(&step, &keys).unwrap();
+        }
+        block_on(executor.logits()).unwrap();
+        assert_eq!(executor.recorded(), 3);
+        held.push(executor.counters().peak_bytes);
+    }
+    assert!(held[5..].iter().all(|&bytes| bytes == held[5]), "{held:?}");
+}
+
 #[test]
 fn golden_losses() {
     let ar = checkpoint("ar");
