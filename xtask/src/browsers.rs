@@ -4,20 +4,20 @@ use std::path::{Path, PathBuf};
 
 use crate::system::{System, apt};
 
-/// What a browser is called, and how it is had.
+/// A browser, and how to get it.
 struct Browser {
     name: &'static str,
-    /// Programs on the PATH, of each row one.
+    /// Sets of alternative programs; one of each set must be on the PATH.
     programs: &'static [&'static [&'static str]],
-    /// Names the first of them where it is not on the PATH.
+    /// The variable that gives the path of the first one if it is not on the PATH.
     variable: &'static str,
-    /// On Debian.
+    /// Debian packages.
     packages: &'static [&'static str],
-    /// Elsewhere: systems, and what a person types there.
+    /// Other systems, and the command to install it there.
     commands: &'static [(&'static [&'static str], &'static str)],
-    /// On systems that are not listed.
+    /// How to get it on all other systems.
     otherwise: &'static str,
-    /// Whether the variable may say `none`, since some systems do not have it; its tests are left out then.
+    /// Whether the variable may be `none`, since some systems do not have this browser; its tests are then skipped.
     may_be_left_out: bool,
 }
 
@@ -25,7 +25,7 @@ const ARCH: &[&str] = &["arch", "manjaro", "endeavouros"];
 const UBUNTU: &[&str] = &["ubuntu", "linuxmint", "pop"];
 const NONE: &str = "none";
 
-/// The tests (`web/tests/chromium.ts`, `web/tests/engines`) know further places.
+/// The tests (`web/tests/chromium.ts`, `web/tests/engines`) look in further places.
 const BROWSERS: [Browser; 3] = [
     Browser {
         name: "Chromium",
@@ -72,7 +72,7 @@ const BROWSERS: [Browser; 3] = [
     },
 ];
 
-/// Sees to it that they are there: installs them where this program can, else says how to get them.
+/// Makes sure that the browsers are present: installs them if possible, otherwise says how to get them.
 ///
 /// # Errors
 /// A sentence about what is missing and how to get it.
@@ -80,7 +80,8 @@ pub fn ensure(may_install: bool) -> Result<(), String> {
     for browser in &BROWSERS {
         browser.check_named()?;
     }
-    // Elsewhere browsers are not on the PATH, and WebKitGTK is not there; the tests look where they are and say what is missing.
+    // On other systems, browsers are not on the PATH and there is no WebKitGTK; the tests look in the usual places and
+    // say what is missing.
     if !cfg!(target_os = "linux") {
         return Ok(());
     }
@@ -116,7 +117,7 @@ pub fn ensure(may_install: bool) -> Result<(), String> {
 }
 
 impl Browser {
-    /// Refuses a variable that names nothing.
+    /// Refuses a variable whose path does not exist.
     fn check_named(&self) -> Result<(), String> {
         let Self { name, variable, .. } = self;
         let Some(named) = std::env::var_os(variable) else {

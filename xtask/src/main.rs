@@ -1,4 +1,4 @@
-//! `cargo xtask`: what a developer does with the whole repository. No dependencies, so that it is there at once.
+//! `cargo xtask`: development tasks for the whole repository. Has no dependencies, so that it builds at once.
 
 mod browsers;
 mod package;
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Some("shader-stats") => {
             shader_stats::Options::parse(arguments).and_then(|options| shader_stats::run(&options))
         }
-        // The words are its own; it ends with its own sentence and code.
+        // It prints its own messages, and determines the exit code.
         Some("results") => match results(arguments) {
             Ok(code) => return code,
             Err(message) => Err(message),
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the crate `results`, which is not built before it is asked for.
+/// Runs the crate `results`, which is built only on demand.
 fn results(words: impl Iterator<Item = String>) -> Result<ExitCode, String> {
     let status = system::cargo()
         .args(["run", "--release", "--quiet", "-p", "esolm-results", "--"])

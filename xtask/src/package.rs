@@ -1,13 +1,13 @@
-//! The crates that go out: that each can be packed, and brings what a registry and a reader expect.
+//! The published crates: checks that each can be packed, and contains what a registry and a reader expect.
 
 use std::fs;
 use std::path::PathBuf;
 
 use crate::system::{cargo, quietly, root, target};
 
-/// Most bytes of a packed crate; the registry takes 10 MiB.
+/// Maximum bytes of a packed crate; the registry accepts 10 MiB.
 const LIMIT: u64 = 9_000_000;
-/// What a manifest must say.
+/// Keys that a manifest must have.
 const KEYS: [&str; 8] = [
     "description",
     "keywords",
@@ -18,17 +18,17 @@ const KEYS: [&str; 8] = [
     "license",
     "repository",
 ];
-/// What must be in a package.
+/// Files that a package must contain.
 const FILES: [&str; 3] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE"];
 
-/// A crate of the workspace that may be published.
+/// A publishable crate of the workspace.
 pub struct Package {
     pub name: String,
-    /// Its packed form, once there is one.
+    /// Its packed file; set once it has been packed.
     pub file: PathBuf,
 }
 
-/// Packs every crate that may be published, without building it.
+/// Packs every publishable crate, without building it.
 ///
 /// # Errors
 /// A sentence about a crate that cannot be packed, lacks something or is too large.
@@ -70,7 +70,7 @@ pub fn pack() -> Result<Vec<Package>, String> {
     Ok(packages)
 }
 
-/// The members of the workspace that may be published.
+/// The publishable members of the workspace.
 fn packages() -> Result<Vec<Package>, String> {
     let read = |folder: &str| {
         let path = root().join(folder).join("Cargo.toml");

@@ -1,5 +1,5 @@
-//! `cargo xtask shader-stats`: every form of every shader through a real GPU's compiler. The program that does it is a workspace of its
-//! own, in `shader-stats/`.
+//! `cargo xtask shader-stats`: compiles every variant of every shader with a real GPU's compiler. The program that does
+//! this has a workspace of its own, in `shader-stats/`.
 
 use std::process::Command;
 
@@ -12,15 +12,15 @@ const REMEDY: &str = "what is wrong stands above";
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     no_install: bool,
-    /// Write the table anew.
+    /// Rewrite the table.
     write: bool,
 }
 
 impl Options {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A sentence about the first one that is not understood.
+    /// A sentence about the first invalid one.
     pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self::default();
         for argument in arguments {
@@ -38,7 +38,7 @@ impl Options {
     }
 }
 
-/// Has the shaders written down as they are now, and compiles them.
+/// Writes out the current shaders with their test, and compiles them.
 ///
 /// # Errors
 /// A sentence about what is missing, or about what failed.
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     shown(&mut program, REMEDY)
 }
 
-/// Checks the program and tests the shaders with it, which the tests of the main workspace have written down.
+/// Checks the program, and tests it on the shaders that the tests of the main workspace have written out.
 ///
 /// # Errors
 /// A sentence about what failed.
@@ -78,7 +78,7 @@ pub fn test() -> Result<(), String> {
     shown(&mut in_its_workspace(&["test", "--release"]), REMEDY)
 }
 
-/// Cargo for the program's workspace, which builds into the same folder as the main one.
+/// Cargo for the program's workspace, with the main workspace's target folder.
 fn in_its_workspace(words: &[&str]) -> Command {
     let mut cargo = cargo();
     cargo

@@ -1,11 +1,11 @@
-//! How large the wasm module is on its way to a visitor, and that it does not grow unnoticed.
+//! The download size of the wasm module, which must not grow unnoticed.
 
 use std::fs;
 use std::path::Path;
 
 use crate::system::node;
 
-/// Node compresses, so that no other program is needed.
+/// Compresses with Node, so that no other program is needed.
 const MEASURE: &str = "\
 const zlib = require('node:zlib');
 const data = require('node:fs').readFileSync(process.argv[1]);
@@ -13,7 +13,7 @@ const { BROTLI_PARAM_QUALITY, BROTLI_PARAM_LGWIN, BROTLI_PARAM_SIZE_HINT } = zli
 const params = { [BROTLI_PARAM_QUALITY]: 11, [BROTLI_PARAM_LGWIN]: 24, [BROTLI_PARAM_SIZE_HINT]: data.length };
 console.log(data.length, zlib.gzipSync(data, { level: 9 }).length, zlib.brotliCompressSync(data, { params }).length);";
 
-/// Bytes of a file.
+/// Sizes of a file in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sizes {
     raw: u64,
@@ -63,7 +63,7 @@ impl Sizes {
     }
 }
 
-/// Prints the sizes of `wasm` and holds them against `record`, or writes them there.
+/// Prints the sizes of `wasm` and compares them with `record`, or writes them there.
 ///
 /// # Errors
 /// A sentence about a module that has grown by more than 5 %, or a record that cannot be read.
@@ -90,7 +90,7 @@ pub fn check(wasm: &Path, record: &Path, write: bool) -> Result<(), String> {
 }
 
 fn compare(now: Sizes, recorded: Sizes) -> Result<(), String> {
-    // In whole numbers: more than 105 hundredths of what was recorded.
+    // In integers: more than 105 hundredths of the recorded size.
     if now.brotli * 100 <= recorded.brotli * 105 {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: runs that are too long for every test run. Each leaves a row in docs/soak.md.
+//! `cargo xtask soak`: runs that are too long for every test run. Each adds a row to docs/soak.md.
 
 mod jobs;
 mod ray;
@@ -15,7 +15,7 @@ use crate::system::{
     Scratch, cargo, make, program, quietly, root, said, shown, stdout, target, write,
 };
 
-/// How a run went. `Err` is a sentence about what failed.
+/// The result of a run. `Err` is a sentence about what failed.
 type Outcome = Result<String, String>;
 
 type Run = fn(&Options) -> Outcome;
@@ -33,19 +33,19 @@ const RUNS: [(&str, Run); 5] = [
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
     no_install: bool,
-    /// Of each fuzz target, and of the clients of the server.
+    /// Seconds per fuzz target, and for the clients of the server.
     seconds: u32,
     /// How often jobs, and the server, are killed.
     kills: u32,
-    /// The one run to make.
+    /// The only run to make.
     only: Option<String>,
 }
 
 impl Options {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A sentence about the first one that is not understood.
+    /// A sentence about the first invalid one.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self {
             no_install: false,
@@ -72,7 +72,7 @@ impl Options {
     }
 }
 
-/// The number that an option wants.
+/// The number given for an option.
 fn number(option: &str, word: Option<String>) -> Result<u32, String> {
     let number = word.and_then(|word| word.parse().ok());
     number
@@ -80,7 +80,7 @@ fn number(option: &str, word: Option<String>) -> Result<u32, String> {
         .ok_or_else(|| format!("{option} wants a whole number, 1 or more"))
 }
 
-/// What of the runs every test run makes: many clients against a server, for a short time.
+/// The part of the runs that every test run includes: many clients against a server, for a short time.
 ///
 /// # Errors
 /// A sentence about what failed.
@@ -89,12 +89,12 @@ pub fn short() -> Result<(), String> {
     Ok(())
 }
 
-/// Makes the runs, whatever becomes of those before, and records each.
+/// Makes all runs, even if earlier ones fail, and records each.
 ///
 /// # Errors
 /// A sentence about what failed.
 pub fn run(options: &Options) -> Result<(), String> {
-    // Of the state before the first row is written, which is a change too.
+    // Read before the first row is written, since that changes the working tree.
     let versions = versions();
     let mut failed = Vec::new();
     for (name, work) in RUNS {
@@ -123,7 +123,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     Err(format!("{failed} failed; docs/soak.md says why"))
 }
 
-/// The cells with the commit and the compiler.
+/// The table cells with the commit and the compiler.
 fn versions() -> String {
     let git = |words: &[&str]| {
         let here = root().display().to_string();
@@ -139,7 +139,7 @@ fn versions() -> String {
     format!("{}{changed} | {rustc}", commit.trim())
 }
 
-/// Adds a row to docs/soak.md, after the date.
+/// Adds a row to docs/soak.md, with the current date.
 fn record(cells: &str) -> Result<(), String> {
     let date = stdout("date", &["-u", "+%Y-%m-%d"]).unwrap_or_default();
     let row = format!("| {} {cells}\n", date.trim());
@@ -149,7 +149,7 @@ fn record(cells: &str) -> Result<(), String> {
         .map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Installs the command from the packed crates and runs it where nothing of the repository is near.
+/// Installs the command from the packed crates, and runs it away from the repository.
 fn packages(_: &Options) -> Outcome {
     let packages = package::pack()?;
     let scratch = Scratch::new("esolm-packages")?;
@@ -168,7 +168,7 @@ fn packages(_: &Options) -> Outcome {
         members.push_str(&format!("    {place:?},\n"));
         patches.push_str(&format!("{} = {{ path = {place:?} }}\n", package.name));
     }
-    // Each package asks the registry for the others, in whose place these are.
+    // Packages depend on each other through the registry; these replace the registry's.
     write(
         &folder.join("Cargo.toml"),
         &format!(
@@ -177,7 +177,7 @@ fn packages(_: &Options) -> Outcome {
     )?;
     fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock"))
         .map_err(|error| format!("cannot copy Cargo.lock: {error}"))?;
-    // In the same place as every build here, so that dependencies that are the same are not compiled again.
+    // The same target folder as all builds here, so that identical dependencies are not recompiled.
     let built = target();
     let cargo = || {
         let mut cargo = cargo();
@@ -255,7 +255,7 @@ fn fuzz(options: &Options) -> Outcome {
         let mut command = Command::new(&cargo_fuzz);
         without_this_toolchain(&mut command)
             .current_dir(root())
-            // No unsafe code runs in these paths, and without the address sanitizer they run several times as fast.
+            // These paths contain no unsafe code, and without the address sanitizer they run several times as fast.
             .args(["run", "-s", "none", name])
             .args([corpus, fuzz.join("seeds").join(name)])
             .args(["--", "-print_final_stats=1", "-max_len=8192"])
@@ -286,7 +286,7 @@ fn fuzz(options: &Options) -> Outcome {
     ))
 }
 
-/// Has a command use the nightly toolchain instead of the one that this program was started by.
+/// Makes a command use the nightly toolchain instead of the one that started this program.
 fn without_this_toolchain(command: &mut Command) -> &mut Command {
     command
         .env("RUSTUP_TOOLCHAIN", "nightly")
@@ -294,7 +294,7 @@ fn without_this_toolchain(command: &mut Command) -> &mut Command {
         .env_remove("RUSTC")
 }
 
-/// What libFuzzer says at its end.
+/// libFuzzer's final statistics.
 fn executed(log: &str) -> Option<u64> {
     let number = log
         .lines()

@@ -1,4 +1,4 @@
-//! The machine that this runs on: its Linux, its programs, its apt, its folders.
+//! This machine: its Linux distribution, programs, apt and folders.
 
 use std::fs;
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Instant;
 
-/// The Linux that this runs on.
+/// The Linux distribution.
 #[derive(Debug, Default)]
 pub struct System {
     /// `debian`, `ubuntu`, `fedora`, ...
@@ -45,7 +45,7 @@ impl System {
     }
 }
 
-/// Runs apt-get, which says nothing unless it fails.
+/// Runs apt-get quietly, unless it fails.
 pub fn apt(arguments: &[&str]) -> Result<(), String> {
     let mut command = Command::new("apt-get");
     command
@@ -54,10 +54,10 @@ pub fn apt(arguments: &[&str]) -> Result<(), String> {
     quietly(&mut command)
 }
 
-/// Runs a command whose output only counts when it fails.
+/// Runs a command whose output matters only if it fails.
 ///
 /// # Errors
-/// A sentence with the last line that it wrote.
+/// A sentence with the last line of its output.
 pub fn quietly(command: &mut Command) -> Result<(), String> {
     let name = said(command);
     let output = command
@@ -75,7 +75,7 @@ pub fn quietly(command: &mut Command) -> Result<(), String> {
     Err(format!("{name} failed: {last}"))
 }
 
-/// A command as a person would type it.
+/// A command as one would type it.
 pub fn said(command: &Command) -> String {
     let program = Path::new(command.get_program());
     let program = program.file_name().unwrap_or(command.get_program());
@@ -84,7 +84,7 @@ pub fn said(command: &Command) -> String {
     words.join(" ")
 }
 
-/// All apt sources of the machine.
+/// All apt sources of this machine.
 fn sources() -> Vec<String> {
     let folder = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()
@@ -108,7 +108,8 @@ pub fn has_suite(suite: &str) -> bool {
     sources().iter().any(lines)
 }
 
-/// An apt source for suites on the mirror that this machine uses already, so that proxies and mirrors of a site stay in use.
+/// An apt source for suites on the mirror that this machine already uses, so that a site's proxies and mirrors are
+/// kept.
 pub fn source_of(codename: &str, suites: &str) -> Option<String> {
     const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
     let uri = sources()
@@ -119,7 +120,7 @@ pub fn source_of(codename: &str, suites: &str) -> Option<String> {
     ))
 }
 
-/// The mirror of a release's main archive, in either form of apt sources.
+/// The mirror of a release's main archive, in either format of apt sources.
 fn mirror_in(sources: &str, codename: &str) -> Option<String> {
     for stanza in sources.split("\n\n") {
         let field = |key: &str| {
@@ -150,7 +151,7 @@ fn mirror_in(sources: &str, codename: &str) -> Option<String> {
     })
 }
 
-/// What a program prints, if it is there and succeeds.
+/// The output of a program, if it exists and succeeds.
 pub fn stdout(program: &str, arguments: &[&str]) -> Option<String> {
     let Output { status, stdout, .. } = Command::new(program).args(arguments).output().ok()?;
     status
@@ -165,8 +166,8 @@ pub fn cargo() -> Command {
     cargo
 }
 
-/// Keeps from a command what cargo told this program of its own package. Build scripts that the command runs would see it, and with it
-/// changed some compile their crates anew.
+/// Removes the variables that cargo set for this program's own package. Build scripts that the command runs would see
+/// them, and some crates would be recompiled if they changed.
 pub fn forget_package(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -176,7 +177,7 @@ pub fn forget_package(command: &mut Command) {
     }
 }
 
-/// Runs a command whose output is for whoever runs this.
+/// Runs a command whose output is shown to the user.
 pub fn shown(command: &mut Command, remedy: &str) -> Result<(), String> {
     let name = said(command);
     let status = command
@@ -189,10 +190,10 @@ pub fn shown(command: &mut Command, remedy: &str) -> Result<(), String> {
     }
 }
 
-/// Does one thing and prints one line about it, whose end comes when it is done.
+/// Performs a step and prints one line about it, completed when it is done.
 pub fn step(name: &str, work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     print!("==> {name} ...");
-    // A terminal that does not take it will not take the rest either.
+    // If the terminal rejects this, it will reject the rest too.
     let _ = io::stdout().flush();
     let began = Instant::now();
     let result = work();
@@ -210,7 +211,7 @@ pub fn node() -> Command {
     command
 }
 
-/// A program of a crate in the registry: the one on the PATH, else one that is installed among what cargo builds here.
+/// A program from a crate in the registry: the one on the PATH, or else one installed among cargo's build outputs here.
 ///
 /// # Errors
 /// A sentence about what is missing and how to get it.
@@ -258,13 +259,13 @@ pub fn program(
     }
 }
 
-/// The folder of the repository.
+/// The repository's folder.
 pub fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_path_buf()
 }
 
-/// Where cargo puts what it builds.
+/// Cargo's target folder.
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
@@ -274,7 +275,7 @@ pub fn web() -> PathBuf {
     root().join("web")
 }
 
-/// A folder that is gone when this is.
+/// A folder that is removed on drop.
 pub struct Scratch(pub PathBuf);
 
 impl Scratch {
@@ -288,7 +289,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed is in the system's folder for such things.
+        // If it cannot be removed, it is in the system's temporary folder.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: format, clippy, tests, shaders, packages, the Python package, a short soak, the browsers, and a summary of them.
+//! `cargo xtask test`: format, clippy, tests, shaders, packages, the Python package, a short soak, the browsers, and a summary.
 
 use std::time::Instant;
 
@@ -11,15 +11,15 @@ pub struct Options {
     no_web: bool,
     no_python: bool,
     filter: Option<String>,
-    /// For the test programs.
+    /// Passed on to the test programs.
     rest: Vec<String>,
 }
 
 impl Options {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A sentence about the first one that is not understood.
+    /// A sentence about the first invalid one.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let mut options = Self::default();
         while let Some(argument) = arguments.next() {
@@ -128,7 +128,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     summary.close()
 }
 
-/// What passed and what did not.
+/// What passed and what failed.
 #[derive(Default)]
 struct Summary {
     lines: Vec<String>,
@@ -159,7 +159,7 @@ impl Summary {
     }
 }
 
-/// Says what is wrong, if something is.
+/// Reports what is wrong, if anything.
 fn said<T>(result: Result<T, String>) -> bool {
     if let Err(message) = &result {
         eprintln!("xtask: {message}");
@@ -167,7 +167,7 @@ fn said<T>(result: Result<T, String>) -> bool {
     result.is_ok()
 }
 
-/// Runs cargo; its output goes where this program's goes.
+/// Runs cargo, sharing this program's output.
 fn cargo(arguments: &[&str]) -> Result<bool, String> {
     let status = system::cargo()
         .args(arguments)
@@ -176,7 +176,7 @@ fn cargo(arguments: &[&str]) -> Result<bool, String> {
     Ok(status.success())
 }
 
-/// Checks that a part of the toolchain is there.
+/// Checks that a component of the toolchain is installed.
 fn component(subcommand: &str, name: &str) -> Result<(), String> {
     let found = system::cargo().args([subcommand, "--version"]).output();
     match found {

@@ -1,28 +1,28 @@
-//! A GPU adapter for the tests. macOS (Metal) and Windows (WARP) bring one; Linux needs a Vulkan driver, for which Mesa's software
-//! driver lavapipe will do.
+//! A GPU adapter for the tests. macOS (Metal) and Windows (WARP) include one; Linux needs a Vulkan driver, and Mesa's
+//! software driver lavapipe is enough.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::system::{System, apt, has_suite, source_of, stdout};
 
-/// From this version on lavapipe runs compute about ten times as fast as the version of Debian 12.
+/// From this version on, lavapipe runs compute about ten times as fast as the version in Debian 12.
 const FAST_MESA: u32 = 25;
 const PACKAGES: [&str; 2] = ["mesa-vulkan-drivers", "libvulkan1"];
-/// Written by this program, and by nothing else.
+/// Written only by this program.
 const BACKPORTS: &str = "/etc/apt/sources.list.d/esolm-backports.sources";
 
-/// What the machine has.
+/// The state of the machine.
 #[derive(Debug, PartialEq, Eq)]
 enum Driver {
     Good,
-    /// There is one, but the tests will take long.
+    /// There is a driver, but the tests will take long.
     Slow,
     /// What is missing.
     Missing(&'static str),
 }
 
-/// Sees to it that there is an adapter: installs a driver where this program can, else says how to get one.
+/// Makes sure that there is an adapter: installs a driver if possible, otherwise says how to get one.
 ///
 /// # Errors
 /// A sentence about what is missing and how to get it.
@@ -59,7 +59,7 @@ pub fn ensure(may_install: bool) -> Result<(), String> {
     }
 }
 
-/// Sees to it that Mesa's AMD driver is there, whose compiler the shaders go through; no card is needed for that.
+/// Makes sure that Mesa's AMD driver is present, whose compiler is used for the shaders; no graphics card is needed.
 ///
 /// # Errors
 /// A sentence about what is missing and how to get it.
@@ -87,12 +87,12 @@ pub fn ensure_amd(may_install: bool) -> Result<(), String> {
     ))
 }
 
-/// Debian 12 has the fast driver in its backports alone.
+/// Debian 12 has the fast driver only in its backports.
 fn needs_backports(system: &System) -> bool {
     system.id == "debian" && system.codename == "bookworm"
 }
 
-/// How to get a driver here.
+/// How to get a driver on this system.
 fn remedy(system: &System) -> String {
     let command = match system.id.as_str() {
         "debian" => {
@@ -123,7 +123,7 @@ fn driver(system: &System) -> Driver {
     if manifests.is_empty() {
         return Driver::Missing("no Vulkan driver is installed");
     }
-    // Another maker's driver has a GPU behind it; Mesa's files say nothing about whether there is one.
+    // A driver from another vendor has a GPU behind it; Mesa's manifests do not say whether there is one.
     let foreign = manifests
         .iter()
         .any(|name| name.contains("nvidia") || name.contains("amd_pro"));
@@ -141,13 +141,13 @@ fn driver(system: &System) -> Driver {
     }
 }
 
-/// Whether the library through which every Vulkan program finds its drivers is there.
+/// Whether the library is present through which Vulkan programs find their drivers.
 fn loader() -> bool {
     let listed = ["ldconfig", "/sbin/ldconfig", "/usr/sbin/ldconfig"]
         .iter()
         .find_map(|program| stdout(program, &["-p"]))
         .is_some_and(|list| list.contains("libvulkan.so.1"));
-    // Systems without ldconfig -p, and folders that only the environment names.
+    // For systems without `ldconfig -p`, and folders named only in the environment.
     let paths = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
     let mut folders = paths.split(':').filter(|folder| !folder.is_empty()).chain([
         "/usr/lib",
@@ -158,7 +158,7 @@ fn loader() -> bool {
     listed || folders.any(|folder| Path::new(folder).join("libvulkan.so.1").exists())
 }
 
-/// Names of the driver manifests that the loader reads.
+/// File names of the driver manifests that the loader reads.
 fn manifests() -> Vec<String> {
     let mut folders: Vec<PathBuf> = [
         "/usr/share/vulkan/icd.d",
@@ -181,7 +181,7 @@ fn manifests() -> Vec<String> {
         .collect()
 }
 
-/// `25.0.7-2~bpo12+1` is 25; an epoch such as `1:` does not count.
+/// The major version: 25 for `25.0.7-2~bpo12+1`; an epoch such as `1:` is ignored.
 fn major(version: &str) -> Option<u32> {
     let version = version.split_once(':').map_or(version, |(_, rest)| rest);
     version.split('.').next()?.parse().ok()

@@ -1,4 +1,4 @@
-//! What a build for the browser needs of Rust: the standard library for wasm32, and the command wasm-bindgen.
+//! What a browser build needs from Rust: the standard library for wasm32, and the command wasm-bindgen.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn rustc() -> String {
     std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into())
 }
 
-/// Sees to it that the toolchain compiles for the browser.
+/// Makes sure that the toolchain can compile for the browser.
 ///
 /// # Errors
 /// A sentence about what is missing and how to get it.
@@ -27,7 +27,7 @@ pub fn ensure_std(may_install: bool) -> Result<(), String> {
     if !may_install {
         return Err(format!("{missing}; {remedy}"));
     }
-    // The same variable keeps rustup from fetching anything by itself.
+    // The same variable keeps rustup from downloading anything by itself.
     let may_fetch = std::env::var("RUSTUP_AUTO_INSTALL").map_or(true, |value| value != "0");
     if may_fetch && stdout("rustup", &["--version"]).is_some() {
         println!("==> rustup target add {TARGET}");
@@ -49,7 +49,7 @@ pub fn ensure_std(may_install: bool) -> Result<(), String> {
     ))
 }
 
-/// Whether a program that uses the standard library compiles. A folder that is there may be of another version.
+/// Whether a program that uses the standard library compiles. A folder that exists may be of another version.
 fn has_std() -> Result<bool, String> {
     let scratch = Scratch::new("esolm-std-check")?;
     let source = scratch.0.join("check.rs");
@@ -65,7 +65,8 @@ fn has_std() -> Result<bool, String> {
     Ok(output.status.success())
 }
 
-/// Builds the standard library from the sources that Debian ships for exactly this compiler, and puts it where rustup would.
+/// Builds the standard library from the sources that Debian ships for exactly this compiler, and installs it where
+/// rustup would.
 fn build_std(system: &System) -> Result<(), String> {
     let rustc = rustc();
     let version = stdout(&rustc, &["--version"]).unwrap_or_default();
@@ -79,7 +80,7 @@ fn build_std(system: &System) -> Result<(), String> {
     let scratch = Scratch::new("esolm-std")?;
     let source = debian_source(system, version, &scratch.0)?;
 
-    // Cargo builds the standard library for whatever needs it; this needs all of it.
+    // Cargo builds as much of the standard library as a program needs; this one needs all of it.
     let package = scratch.0.join("package");
     make(&package.join("src"))?;
     write(&package.join("src/lib.rs"), "")?;
@@ -89,7 +90,7 @@ fn build_std(system: &System) -> Result<(), String> {
     quietly(
         cargo()
             .current_dir(&package)
-            // Building it is an unstable feature, which the variable allows on a stable compiler.
+            // Building it is an unstable feature, which this variable enables on a stable compiler.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("__CARGO_TESTS_ONLY_SRC_ROOT", &source)
             .env("RUSTFLAGS", "")
@@ -104,7 +105,7 @@ fn build_std(system: &System) -> Result<(), String> {
         .map_err(|error| format!("{} cannot be written: {error}", folder.display()))
 }
 
-/// Copies a built library into a toolchain, in one move, so that it is whole or not there.
+/// Copies a built library into a toolchain in one move, so that it is complete or absent.
 fn install_std(built: &Path, folder: &Path) -> std::io::Result<()> {
     let new = folder.join("lib.new");
     fs::create_dir_all(&new)?;
@@ -123,7 +124,8 @@ fn install_std(built: &Path, folder: &Path) -> std::io::Result<()> {
     fs::rename(new, lib)
 }
 
-/// Unpacks the package `rust-src` of a version, which may be in another suite than this machine's. Its apt is left as it is.
+/// Unpacks the package `rust-src` of a version, possibly from a suite that this machine does not use. The machine's apt
+/// is not changed.
 fn debian_source(system: &System, version: &str, scratch: &Path) -> Result<PathBuf, String> {
     let suites = "testing sid stable-backports";
     let entry = source_of(&system.codename, suites)
@@ -175,7 +177,7 @@ fn debian_source(system: &System, version: &str, scratch: &Path) -> Result<PathB
     }
 }
 
-/// The package of an upstream version in what `apt-cache madison` lists: `name | version | archive`.
+/// The package version for an upstream version, from the output of `apt-cache madison`: `name | version | archive`.
 fn package_version(listed: &str, upstream: &str) -> Option<String> {
     listed
         .lines()
@@ -188,8 +190,8 @@ fn package_version(listed: &str, upstream: &str) -> Option<String> {
         .map(str::to_string)
 }
 
-/// The command wasm-bindgen of the version that the lock file has: what the crate and the command say to each other changes with every
-/// version.
+/// The command wasm-bindgen in the version of the lock file: the interface between the crate and the command changes
+/// with every version.
 ///
 /// # Errors
 /// A sentence about what is missing and how to get it.
@@ -206,7 +208,7 @@ pub fn bindgen(may_install: bool) -> Result<PathBuf, String> {
     )
 }
 
-/// Version of a package in a Cargo.lock.
+/// The version of a package in a Cargo.lock.
 fn locked(lock: &str, name: &str) -> Option<String> {
     let name = format!("name = \"{name}\"");
     let mut lines = lock.lines().skip_while(|line| *line != name);

@@ -8,17 +8,17 @@ use std::time::SystemTime;
 use crate::system::{cargo, node, quietly, root, shown, stdout, step, target, web};
 use crate::{size, wasm};
 
-/// The oldest Node whose versions still get fixes, and that the tools run on.
+/// The oldest Node that still gets fixes and that the tools run on.
 const NODE: u32 = 20;
 const PORT: u16 = 4173;
-/// What the page shows; the folder's other files are for people.
+/// The files that the page uses; the folder's other files are for readers.
 const MODEL: [&str; 4] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "model.safetensors",
 ];
-/// What every browser that is kept up knows. Named one by one: wasm-opt must use nothing else.
+/// Features that every maintained browser has. Listed one by one, because wasm-opt must not use any others.
 const FEATURES: [&str; 7] = [
     "bulk-memory",
     "nontrapping-float-to-int",
@@ -44,10 +44,10 @@ enum Task {
 }
 
 impl Options {
-    /// Reads the arguments.
+    /// Parses the arguments.
     ///
     /// # Errors
-    /// A sentence about the first one that is not understood.
+    /// A sentence about the first invalid one.
     pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
         let (mut no_install, mut build, mut size, mut write, mut port) =
             (false, false, false, false, None);
@@ -82,7 +82,7 @@ impl Options {
     }
 }
 
-/// Runs what the arguments ask for.
+/// Does what the arguments ask for.
 ///
 /// # Errors
 /// A sentence about what is missing, or about what failed.
@@ -117,7 +117,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     }
 }
 
-/// What `cargo xtask test` does of it: builds, holds the size, and tests in a browser.
+/// The part for `cargo xtask test`: builds, checks the size, and tests in browsers.
 ///
 /// # Errors
 /// A sentence about what is missing, or about what failed.
@@ -142,7 +142,7 @@ fn check_size(write: bool) -> Result<(), String> {
     size::check(&module_file(), &web().join("size.json"), write)
 }
 
-/// Everything but serving.
+/// Everything except serving.
 fn build(may_install: bool) -> Result<(), String> {
     module(may_install)?;
     step("tsc", || {
@@ -169,7 +169,7 @@ fn build(may_install: bool) -> Result<(), String> {
     })
 }
 
-/// The wasm module with its JavaScript, in `web/dist`.
+/// Builds the wasm module with its JavaScript, in `web/dist`.
 fn module(may_install: bool) -> Result<(), String> {
     wasm::ensure_std(may_install)?;
     let bindgen = wasm::bindgen(may_install)?;
@@ -196,13 +196,13 @@ fn module(may_install: bool) -> Result<(), String> {
         return Ok(());
     }
 
-    // Beside its place first: what lies in dist is always finished.
+    // Built elsewhere first, so that everything in dist is always complete.
     let bound = target().join(wasm::TARGET).join("web/bindgen");
     step("wasm-bindgen", || {
         let _ = fs::remove_dir_all(&bound);
         quietly(
             Command::new(&bindgen)
-                // Names are half of the file, and would keep wasm-opt busy.
+                // Names are half of the file, and would slow wasm-opt down.
                 .args(["--remove-name-section", "--remove-producers-section"])
                 .args(["--target", "web", "--out-dir"])
                 .arg(&bound)
@@ -213,8 +213,8 @@ fn module(may_install: bool) -> Result<(), String> {
     step("wasm-opt", || {
         let small = bound.join("small.wasm");
         let mut optimize = tool("binaryen/bin/wasm-opt");
-        // From the plainest set up: by itself wasm-opt would take what the module says that its compiler knew.
-        // More of it makes the file smaller but not its compressed form, and takes minutes.
+        // Starts from the minimal feature set: by default, wasm-opt would use all features that the module declares.
+        // Further passes make the file smaller but not its compressed form, and take minutes.
         optimize.args(["-O1", "--mvp-features"]);
         optimize.args(FEATURES.map(|feature| format!("--enable-{feature}")));
         optimize.args(["--strip-debug", "--strip-producers", "-o"]);
@@ -262,7 +262,7 @@ fn copy_model() -> Result<(), String> {
     })
 }
 
-/// A program of an npm package. Through node, since npm's own links to them are scripts of the shell at hand.
+/// A program of an npm package, run through node because npm's own links are scripts for the platform's shell.
 fn tool(path: &str) -> Command {
     let mut command = node();
     command.arg(format!("node_modules/{path}"));
@@ -288,7 +288,7 @@ fn check_node() -> Result<(), String> {
     }
 }
 
-/// `v20.11.1` is 20.
+/// The major version: 20 for `v20.11.1`.
 fn major(version: &str) -> Option<u32> {
     version
         .trim()
@@ -299,7 +299,7 @@ fn major(version: &str) -> Option<u32> {
         .ok()
 }
 
-/// The packages of the lock file, if they are not there already.
+/// Installs the packages of the lock file, unless they are present.
 fn packages(may_install: bool) -> Result<(), String> {
     // npm writes this file when it is done.
     let installed = modified(&web().join("node_modules/.package-lock.json"));

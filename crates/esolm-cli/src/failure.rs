@@ -1,4 +1,4 @@
-//! How a command ends when it does not succeed: an exit code and one sentence on stderr.
+//! How a command ends when it fails: an exit code, and one sentence on stderr.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -21,13 +21,13 @@ use esolm_train::TrainError;
 
 use crate::{files, interrupts, output};
 
-/// Bad usage: an option or an argument must be another one, whoever finds that out and when: the option is unknown, its value is out of
-/// range, the model does not have it, or it contradicts what is there already.
+/// Bad usage, whenever it is detected: an option is unknown, its value is out of range, the model does not support it,
+/// or it contradicts what already exists.
 const USAGE: u8 = 2;
-/// Everything else: a file, a line of one or a recipe is not what it must be, or the machine cannot do it.
+/// Everything else: a file, one of its lines or a recipe is wrong, or the machine is not able to do it.
 const FAILED: u8 = 1;
 
-/// What helps where numbers of the network overflow.
+/// The remedy if the network's numbers overflow.
 const OVERFLOWED: &str =
     "give another checkpoint, or use f32 where --weights or --kv-cache say f16";
 
@@ -35,12 +35,12 @@ const OVERFLOWED: &str =
 #[derive(Debug)]
 pub struct Failure {
     code: u8,
-    /// Empty when nothing is left to say.
+    /// Empty if nothing remains to be said.
     message: String,
 }
 
 impl Failure {
-    /// The command line has to be changed.
+    /// The command line must be changed.
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             code: USAGE,
@@ -48,7 +48,7 @@ impl Failure {
         }
     }
 
-    /// The command line is sound, but something else is not.
+    /// The command line is correct, but something else is wrong.
     pub fn failed(message: impl Into<String>) -> Self {
         Self {
             code: FAILED,
@@ -63,7 +63,7 @@ impl Failure {
         }
     }
 
-    /// A text that cannot be scored, by its place in the input.
+    /// A text that cannot be scored, with its position in the input.
     pub fn item(place: &str, error: &ItemError) -> Self {
         Self::failed(match error {
             ItemError::Between(BetweenError::NothingBefore) => format!(
@@ -74,7 +74,7 @@ impl Failure {
         })
     }
 
-    /// Why a training did not start, or did not go on.
+    /// A training that did not start or continue.
     pub fn training(error: TrainError) -> Self {
         let (is_usage, remedy) = match error {
             TrainError::Engine(error) => return error.into(),
@@ -107,7 +107,7 @@ impl Failure {
         Self::of(is_usage, format!("{error}; {remedy}"))
     }
 
-    /// Why nothing is served.
+    /// A server that did not start.
     pub fn serving(error: ServeError) -> Self {
         let (is_usage, remedy) = match error {
             ServeError::Address { .. } => (false, "give another --host or --port"),
@@ -119,7 +119,7 @@ impl Failure {
         Self::of(is_usage, format!("{error}; {remedy}"))
     }
 
-    /// All is said already.
+    /// The error has already been reported.
     pub fn told() -> Self {
         Self::failed("")
     }
@@ -129,12 +129,12 @@ impl Failure {
         &self.message
     }
 
-    /// Whether nothing is wrong that could be said and mended: the program was told to end, or nobody reads what it writes.
+    /// Whether there is no error to report: the program was told to stop, or nothing reads its output any more.
     pub fn is_final(&self) -> bool {
         self.message.is_empty()
     }
 
-    /// A signal stopped it.
+    /// The command was stopped by a signal.
     pub fn interrupted() -> Self {
         Self {
             code: interrupts::exit_code(),
@@ -142,12 +142,12 @@ impl Failure {
         }
     }
 
-    /// Whether a signal stopped it.
+    /// Whether it was stopped by a signal.
     pub fn is_interrupt(&self) -> bool {
         self.message.is_empty() && self.code == interrupts::exit_code()
     }
 
-    /// Writing to stdout failed. A reader that went away, such as `head`, is not an error.
+    /// Writing to stdout failed. It is not an error if the reader has gone away, such as `head`.
     pub fn output(error: &io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return Self {
@@ -160,7 +160,7 @@ impl Failure {
         ))
     }
 
-    /// Says the sentence and gives the exit code.
+    /// Prints the message and returns the exit code.
     pub fn exit(self) -> ExitCode {
         if !self.message.is_empty() {
             say(&self.message);
@@ -169,7 +169,7 @@ impl Failure {
     }
 }
 
-/// What the library says, with the remedy in the words of the command line.
+/// The library's message, with the remedy in terms of the command line.
 impl<E: Into<Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         match error.into() {
@@ -208,7 +208,7 @@ impl<E: Into<Error>> From<E> for Failure {
     }
 }
 
-/// The option that sets a field of the library. What has no option, such as an array in a file, keeps its name.
+/// The option that sets a field of the library. A field without an option, such as an array in a file, keeps its name.
 fn flag(field: &str) -> String {
     match field {
         "sort_idx" => field.into(),
@@ -269,7 +269,7 @@ fn checkpoint(error: &CheckpointError) -> Failure {
             source,
             ..
         }) => match source.kind() {
-            // The name in the folder is not the user's.
+            // The name in the cache folder is not one that the user knows.
             io::ErrorKind::InvalidInput => "remove it, or give another folder",
             kind => files::remedy(kind),
         },
@@ -279,7 +279,7 @@ fn checkpoint(error: &CheckpointError) -> Failure {
     Failure::of(is_usage, format!("{error}; {remedy}"))
 }
 
-/// All that is left open of a decoder is asked for at once.
+/// Asks for everything that a decoder's configuration leaves open at once.
 fn left_open(error: &CheckpointError, open: &Open) -> Failure {
     let options = match (open.model_type, open.block_size) {
         (Some(_), _) => Some("say --as mdlm, or --as bd3lm with --block-size N"),
@@ -417,7 +417,7 @@ fn engine(error: &EngineError) -> Failure {
     }
 }
 
-/// An error of the engine with its remedy, also for what is read from the command line.
+/// An engine error with its remedy, also for arrays read from files given on the command line.
 pub fn engine_sentence(error: &EngineError) -> String {
     let smaller = "use a shorter --length, a smaller --batch, --weights f16 or --device cpu";
     let remedy = match error {
@@ -461,16 +461,16 @@ pub fn engine_sentence(error: &EngineError) -> String {
     format!("{error}; {remedy}")
 }
 
-/// One sentence on stderr. When even stderr is gone there is nobody to tell.
+/// Prints one sentence on stderr. If stderr itself is gone, there is nowhere to report it.
 fn say(message: &str) {
     let _ = writeln!(io::stderr(), "esolm: {message}");
 }
 
-/// Ends a run whose command line clap refused: help and version as they are, an error as one sentence.
+/// Ends a run whose command line clap rejected: prints help and version as they are, and an error as one sentence.
 pub fn usage_exit(error: &clap::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Only fails when nobody reads it.
+            // Fails only if nothing reads the output.
             let _ = error.print();
             ExitCode::SUCCESS
         }
@@ -485,7 +485,7 @@ pub fn usage_exit(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// clap's message as one sentence: what is wrong, what may have been meant, where to read more.
+/// clap's message as one sentence: what is wrong, what may have been meant, and where to read more.
 fn usage_sentence(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let first: Vec<&str> = rendered
@@ -514,7 +514,7 @@ fn usage_sentence(error: &clap::Error) -> String {
     sentence + "; see --help"
 }
 
-/// A panic is a bug of the program. It still ends in one sentence, from whatever thread it comes.
+/// A panic is a bug in the program. It still ends in one sentence, in any thread.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic

@@ -1,5 +1,5 @@
-//! JSON that people write, lines of jobs and conversations among it. What is wrong with a field is said in words of JSON, not of the types
-//! that the program reads it into.
+//! JSON written by users, such as the lines of jobs and conversations. Errors are described in terms of JSON, not of
+//! the Rust types.
 
 use esolm_checkpoint::message::{json_error, shorten};
 use serde::de::DeserializeOwned;
@@ -11,22 +11,22 @@ pub const SWITCH: &str = "true or false";
 pub const SEED: &str =
     "a whole number from 0 to 18446744073709551615, and as text where it is above 2^53";
 
-/// The name of a field, and what its value must be.
+/// The name of a field, and a description of its values.
 pub type Field = (&'static str, &'static str);
 
-/// What an object may hold.
+/// The fields that an object may have.
 pub struct Form {
     pub fields: &'static [Field],
-    /// What such objects are, several of them.
+    /// What such objects are called, in the plural.
     pub called: &'static str,
-    /// The page that describes them.
+    /// The page that documents them.
     pub page: &'static str,
 }
 
-/// The object that a text is.
+/// Parses a text as an object.
 ///
 /// # Errors
-/// What it is instead, as the part of a sentence.
+/// What it is instead, as part of a sentence.
 pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let at = error.valid_up_to();
@@ -41,7 +41,7 @@ pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// What the JSON reader says of text that is not JSON, with the place where it stopped.
+/// The JSON parser's message for invalid JSON, with the position of the error.
 pub fn syntax(error: &serde_json::Error) -> String {
     if error.is_eof() {
         return "it ends too early".into();
@@ -54,10 +54,10 @@ pub fn syntax(error: &serde_json::Error) -> String {
     }
 }
 
-/// Reads the fields of an object. What it leaves out, or sets to `null`, is as in `defaults`.
+/// Parses the fields of an object. Missing and `null` fields are taken from `defaults`.
 ///
 /// # Errors
-/// What is wrong with the first bad field, as the part of a sentence.
+/// What is wrong with the first bad field, as part of a sentence.
 pub fn read<T: DeserializeOwned>(
     fields: Map<String, Value>,
     form: &Form,
@@ -88,7 +88,7 @@ pub fn read<T: DeserializeOwned>(
                 let value = shorten(&value.to_string());
                 format!("its {name} is {value}; it must be {what}")
             }
-            // Each is good, and together they are not.
+            // Each is valid by itself, but not together.
             None => error.to_string(),
         }
     })

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all, and streams.
+//! Output files, which appear completely or not at all, and streams.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -10,15 +10,15 @@ use same_file::Handle;
 use crate::failure::Failure;
 use crate::texts;
 
-/// The file name that stands for the standard output.
+/// The file name that stands for standard output.
 const STDOUT: &str = "-";
 
-/// A file that takes its name at the [commit](Pending::commit); dropped before, it was never there. What stands there and is not a
-/// regular file, such as a pipe, is written to as it comes.
+/// A file that appears under its name on [commit](Pending::commit), and not at all if dropped before. If something
+/// other than a regular file, such as a pipe, has this name, it is written to directly.
 pub struct Pending(AtomicFile);
 
 impl Pending {
-    /// Begins to write `path`, beside what goes to the standard output.
+    /// Starts writing `path`, in addition to the standard output.
     pub fn create(path: &Path) -> Result<Self, Failure> {
         if path == Path::new(STDOUT) {
             return Err(Failure::usage(
@@ -29,7 +29,7 @@ impl Pending {
         Ok(Self(file))
     }
 
-    /// Begins to write `path`, which is all that the command puts out; `-` is the standard output.
+    /// Starts writing `path`, the command's only output; `-` is standard output.
     pub fn create_or_stdout(path: &Path) -> Result<Self, Failure> {
         if path != Path::new(STDOUT) {
             return Self::create(path);
@@ -38,7 +38,7 @@ impl Pending {
         Ok(Self(AtomicFile::stream(STDOUT, stdout)))
     }
 
-    /// Writes what `fill` does.
+    /// Writes what `fill` writes.
     pub fn fill(
         &mut self,
         fill: impl FnOnce(&mut AtomicFile) -> io::Result<()>,
@@ -46,7 +46,7 @@ impl Pending {
         fill(&mut self.0).map_err(|error| cannot_write(self.0.path(), &error))
     }
 
-    /// Writes a value as one line of JSON, which whoever reads a stream sees at once.
+    /// Writes a value as one line of JSON; a stream is flushed.
     pub fn json_line(&mut self, value: &impl serde::Serialize) -> Result<(), Failure> {
         self.fill(|file| {
             serde_json::to_writer(&mut *file, value)?;
@@ -55,14 +55,14 @@ impl Pending {
         })
     }
 
-    /// Gives the file its name, once its bytes are on the disk.
+    /// Gives the file its name, after flushing its contents to disk.
     pub fn commit(self) -> Result<(), Failure> {
         let path = self.0.path().to_path_buf();
         (self.0.commit()).map_err(|error| cannot_write(&path, &error))
     }
 }
 
-/// Refuses an output that would replace what it is made from, by whatever name; `-` among the inputs is the standard input.
+/// Refuses an output that would replace one of its inputs, under any name; `-` among the inputs is standard input.
 pub fn check_apart<'a>(
     inputs: impl IntoIterator<Item = &'a Path>,
     output: &Path,
@@ -76,9 +76,9 @@ pub fn check_apart<'a>(
     }
 }
 
-/// Whether both are one regular file.
+/// Whether both are the same regular file.
 pub fn is_same(input: &Path, output: &Path) -> bool {
-    // Nothing else is opened: a pipe would wait for its other end.
+    // Opens nothing else: opening a pipe would wait for the other end.
     let is_file = |path: &Path| fs::metadata(path).is_ok_and(|there| there.is_file());
     if !is_file(output) {
         return false;
@@ -90,12 +90,12 @@ pub fn is_same(input: &Path, output: &Path) -> bool {
     };
     match (input, Handle::from_path(output)) {
         (Ok(input), Ok(output)) => input == output,
-        // What cannot be opened is said where it is used.
+        // Files that cannot be opened are reported where they are used.
         _ => false,
     }
 }
 
-/// Refuses what cannot be a folder to write to; one that is not there yet can be.
+/// Refuses a path that cannot be an output folder; it need not exist yet.
 pub fn check_folder(path: &Path) -> Result<(), Failure> {
     if path == Path::new(STDOUT) {
         return Err(Failure::usage(
@@ -111,7 +111,7 @@ pub fn check_folder(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The sentence for a file that cannot be written.
+/// The error for a file that cannot be written.
 pub fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     if path == Path::new(STDOUT) {
         return Failure::output(error);
@@ -124,7 +124,7 @@ pub fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-/// What to do about a file or folder that cannot be written.
+/// What to do if a file or folder cannot be written.
 pub fn remedy(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::InvalidInput => "give the name of a file",

@@ -1,7 +1,8 @@
-//! What asks the program to end: Ctrl-C (SIGINT), and on Unix SIGTERM and SIGHUP too, each unless it is ignored when the program starts.
+//! Signals that ask the program to end: Ctrl-C (SIGINT), and on Unix also SIGTERM and SIGHUP, unless ignored when the
+//! program starts.
 //!
-//! The first request ends the work after the step under way, where the command said that it can be ended so ([`stop`]). Any other ends
-//! the program at once, and leaves no temporary file.
+//! If a command has registered a flag ([`stop`]), the first signal ends its work after the current step. Any other
+//! signal ends the program at once, leaving no temporary files.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,32 +11,32 @@ use esolm_checkpoint::atomic;
 
 use crate::output;
 
-/// What a shell reports for a program that Ctrl-C ended: 128 and the number of the signal.
+/// The exit code of a program that Ctrl-C ended: 128 plus the number of the signal.
 pub const INTERRUPTED: u8 = 130;
 
-/// The exit code that belongs to the first signal.
+/// The exit code for the first signal.
 static CODE: AtomicU8 = AtomicU8::new(INTERRUPTED);
-/// What ends the work under way.
+/// The flag that stops the current work.
 static STOP: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
 
-/// Lets the next request set `flag`, which ends the work after the step under way, instead of ending the program.
+/// Makes the next signal set `flag`, which ends the work after the current step, instead of ending the program.
 pub fn stop(flag: Arc<AtomicBool>) {
     *STOP.lock().unwrap_or_else(PoisonError::into_inner) = Some(flag);
 }
 
-/// Lets the next request end the program again, when the work that could be ended alone is done.
+/// Makes the next signal end the program again, when the stoppable work is done.
 pub fn stop_nothing() {
     *STOP.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// The exit code of a program whose work was ended so.
+/// The exit code of a program whose work was stopped.
 pub fn exit_code() -> u8 {
     CODE.load(Ordering::SeqCst)
 }
 
-/// Listens from now on. To be called before any other thread is there.
+/// Starts handling signals. Must be called before other threads start.
 pub fn listen() {
-    // Without it the system's own way holds, which ends the program at the first request.
+    // If this fails, the system's default applies: the first signal ends the program.
     if let Err(error) = system::listen() {
         output::note(&format!(
             "Ctrl-C will end the program at once, with nothing saved or printed: {error}"
@@ -43,7 +44,7 @@ pub fn listen() {
     }
 }
 
-/// A request of the user's, or of who runs the program; `code` is what it ends with.
+/// Handles a signal; `code` is its exit code.
 fn requested(code: u8) {
     let flag = STOP.lock().unwrap_or_else(PoisonError::into_inner).clone();
     if let Some(flag) = flag
@@ -66,10 +67,12 @@ mod system {
     use nix::libc;
     use nix::sys::signal::{SigSet, Signal};
 
-    /// Signals are blocked in all threads, and one thread waits for them: so what is done about them may do anything.
+    /// Signals are blocked in all threads, and one thread waits for them, so its handling is not restricted to
+    /// async-signal-safe functions.
     pub fn listen() -> std::io::Result<()> {
-        // Who starts the program decides what it ignores: `nohup` SIGHUP, so that it outlives its terminal, and a script SIGINT for what
-        // it runs in the background with `&`, so that Ctrl-C ends the script alone.
+        // Whoever starts the program decides which signals it ignores: `nohup` SIGHUP, so that it outlives its
+        // terminal, and a script SIGINT for what it runs in the background with `&`, so that Ctrl-C ends only the
+        // script.
         let all = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
         let signals: SigSet = (all.into_iter())
             .filter(|&signal| !is_ignored(signal))
@@ -93,14 +96,14 @@ mod system {
 
     fn is_ignored(signal: Signal) -> bool {
         let mut action = MaybeUninit::<libc::sigaction>::uninit();
-        // SAFETY: without a new action the call only tells the one in force, and it has filled it in where it succeeds.
+        // SAFETY: with a null action, the call only reads the current one, which it has filled in if it succeeds.
         unsafe {
             libc::sigaction(signal as libc::c_int, ptr::null(), action.as_mut_ptr()) == 0
                 && action.assume_init().sa_sigaction == libc::SIG_IGN
         }
     }
 
-    /// Not `std::process::exit`, which would tear down what other threads still use, such as a GPU's driver.
+    /// Not `std::process::exit`, which would tear down what other threads still use, such as a GPU driver.
     pub fn exit(code: u8) -> ! {
         // SAFETY: it takes any number, and does not return.
         unsafe { libc::_exit(code.into()) }

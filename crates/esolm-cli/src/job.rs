@@ -1,7 +1,9 @@
-//! Jobs: every line of an input becomes a line of the output, in the same order, whatever happens in between. docs/scale.md has the schema.
+//! Jobs: each line of the input becomes a line of the output, in the same order, whatever happens. docs/scale.md
+//! describes the format.
 //!
-//! Results are appended and brought to the disk some lines at a time. So at any moment the output is a whole number of results and at most
-//! one torn line, which [`Output`] cuts off when the job goes on; how many there are says which line is next.
+//! Results are appended and flushed to disk in groups of lines. At any moment, the output therefore consists of
+//! complete results and at most one partial line, which [`Output`] truncates when the job is resumed; the number of
+//! results determines the next line.
 
 mod digest;
 mod input;
@@ -27,43 +29,43 @@ use input::{Input, RawLine};
 use output::Output;
 use record::Record;
 
-/// Most bytes of lines that are done together.
+/// Maximum bytes of the lines processed together.
 const MOST_BYTES: usize = 4 << 20;
-/// Lines that are done together take about so long: that much is lost where a job is killed.
+/// Range of the time for which lines are processed together: the work lost if a job is killed.
 const SOON: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(20);
-/// How many they are at first, if nobody says, and at most.
+/// Lines processed together: at first, by default, and at most.
 const FEW: usize = 16;
 const MANY: usize = 1024;
 
-/// What a command makes of lines.
+/// What a command does with lines.
 pub trait Work {
-    /// A line that was understood.
+    /// A parsed line.
     type Item;
-    /// What comes of it.
+    /// The result of a line.
     type Done: Serialize;
 
-    /// Reads a line without its id.
+    /// Parses a line without its id.
     ///
     /// # Errors
     /// What is wrong with it, as the part of a sentence that follows "line 3 of FILE: ".
     fn read(&self, fields: Map<String, Value>) -> Result<Self::Item, String>;
 
-    /// Looks at a line before anything is computed, where the input can be read twice.
+    /// Checks a line before anything is computed, if the input can be read twice.
     ///
     /// # Errors
-    /// As [`Work::read`], for what need not wait until the line's turn comes.
+    /// As [`Work::read`], for problems that can be found before the line's turn.
     fn look_at(&self, _: &Self::Item) -> Result<(), String> {
         Ok(())
     }
 
-    /// The model, which is not loaded yet.
+    /// The model's files; the model is not loaded yet.
     fn files(&self) -> Result<&ModelFiles, Failure>;
 
-    /// Loads the model, for as many lines as are `left` if that is known.
+    /// Loads the model for `left` lines, if that number is known.
     fn load(&mut self, left: Option<u64>) -> Result<(), Failure>;
 
-    /// Does some lines, in the same order. `stop` ends it early, with those that are done by then.
+    /// Processes lines, in the given order. `stop` ends this early, with the results so far.
     fn run(
         &mut self,
         lines: Vec<Line<Self::Item>>,
@@ -71,23 +73,23 @@ pub trait Work {
     ) -> Result<Vec<Result<Self::Done, String>>, Failure>;
 }
 
-/// A line to do.
+/// A line to process.
 #[derive(Debug)]
 pub struct Line<T> {
-    /// Its number among the lines of the whole input, from 0, blank ones not counted: what its random numbers are keyed by.
+    /// Its number among the lines of the whole input, from 0, not counting blank lines; determines its random numbers.
     pub number: u32,
     pub item: T,
 }
 
-/// A job as the command line asks for it.
+/// A job as specified on the command line.
 pub struct Plan<'a> {
     pub command: &'static str,
     pub job: &'a Job,
-    /// What its results depend on, beside the input.
+    /// Everything that its results depend on, except the input.
     pub options: Value,
     /// Number of the first line.
     pub first: u32,
-    /// Lines to do together at first, if somebody said.
+    /// Number of lines to process together at first, if specified.
     pub batch: Option<usize>,
     pub quiet: bool,
 }
@@ -97,7 +99,7 @@ pub struct Plan<'a> {
 struct Written<'a, T> {
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a Value>,
-    /// Number of the line in the input, from 1, blank ones counted.
+    /// Line number in the input, from 1, counting blank lines.
     line: u64,
     #[serde(flatten)]
     result: T,
@@ -108,7 +110,7 @@ struct Wrong {
     error: String,
 }
 
-/// A job writes lines of JSON, and nothing else was asked for.
+/// Refuses output formats other than lines of JSON.
 pub fn check_format(form: OutputFormat) -> Result<(), Failure> {
     match form.is_for_a_job() {
         true => Ok(()),
@@ -118,7 +120,7 @@ pub fn check_format(form: OutputFormat) -> Result<(), Failure> {
     }
 }
 
-/// The results, and the record beside them, must not replace what they are made from.
+/// Refuses an output that, itself or through its record, would replace the input.
 fn check_output(job: &Job, input: &Path) -> Result<(), Failure> {
     let Some(output) = job.output.as_deref().filter(|path| *path != "-") else {
         return Ok(());
@@ -135,7 +137,7 @@ fn check_output(job: &Job, input: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Does a job.
+/// Runs a job.
 pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     let path = plan.job.input.as_deref().unwrap_or("-".as_ref());
     let input = Input::open(path)?;
@@ -143,7 +145,7 @@ pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     if plan.job.shard.is_some() || plan.job.resume {
         input.needs_file(plan.job)?;
     }
-    // Where the input can be read twice, what is wrong with any line is said before anything is computed.
+    // If the input can be read twice, problems with any line are reported before anything is computed.
     let survey = input.survey(|line| {
         let seen = parse(&work, line).and_then(|(_, item)| work.look_at(&item));
         match plan.job.keep_going {
@@ -211,7 +213,7 @@ pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     finish(plan, output, &told)
 }
 
-/// Refuses lines whose numbers go beyond the largest, where it is known beforehand how many there are.
+/// Refuses an input whose line numbers exceed the maximum, if the number of lines is known in advance.
 fn check_numbers(plan: &Plan, range: Option<&Range<u64>>) -> Result<(), Failure> {
     let end = u64::from(plan.first) + range.map_or(0, |range| range.end);
     match u32::try_from(end) {
@@ -225,7 +227,7 @@ fn check_numbers(plan: &Plan, range: Option<&Range<u64>>) -> Result<(), Failure>
     }
 }
 
-/// What is said at the end.
+/// The summary printed at the end.
 #[derive(Default)]
 struct Told {
     lines: u64,
@@ -263,7 +265,7 @@ fn finish(plan: &Plan, output: Output, told: &Told) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How many lines are done together.
+/// Decides how many lines are processed together.
 struct Pace {
     lines: usize,
 }
@@ -284,7 +286,7 @@ impl Pace {
     }
 }
 
-/// A line with its id, or what is wrong with it. Of a bad line there is an id only where it is one.
+/// A line with its id, or what is wrong with it. A bad line has an id only if the id itself is valid.
 fn parse<W: Work>(work: &W, line: &RawLine) -> Result<(Option<Value>, W::Item), String> {
     let (id, fields) = line.fields()?;
     work.read(fields).map(|item| (id, item))
@@ -293,10 +295,10 @@ fn parse<W: Work>(work: &W, line: &RawLine) -> Result<(Option<Value>, W::Item), 
 /// The results of some lines.
 struct Chunk {
     text: Vec<u8>,
-    /// Lines that have one.
+    /// Number of lines that have a result.
     lines: u64,
     errors: u64,
-    /// What ends the job behind them.
+    /// The failure that ends the job after them.
     failure: Option<Failure>,
 }
 
@@ -311,7 +313,7 @@ impl Chunk {
     }
 }
 
-/// Does lines from number `first` on; `goes_on` tells that the job can go on behind them if it ends.
+/// Processes lines from number `first` on; `goes_on` says whether the job can be resumed if it ends.
 fn chunk<W: Work>(
     plan: &Plan,
     work: &mut W,

@@ -1,4 +1,4 @@
-//! What `ppl` and `score` share: work with a progress bar, a line of JSON for a text, and jobs.
+//! What `ppl` and `score` share: work with a progress bar, a line of JSON per text, and jobs.
 
 pub mod lines;
 
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{interrupts, output};
 
-/// The score of the text with this number.
+/// The score of a text, with its index.
 #[derive(Serialize)]
 pub struct Line<'a> {
     pub index: usize,
@@ -19,7 +19,7 @@ pub struct Line<'a> {
     pub score: &'a Score,
 }
 
-/// Does what takes many passes; an interrupt ends it between two of them.
+/// Runs work of many passes; a signal ends it between two of them.
 pub fn run<T>(quiet: bool, work: impl FnOnce(Progress) -> Result<T, Error>) -> Result<T, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     interrupts::stop(stop.clone());
@@ -34,7 +34,7 @@ pub fn run<T>(quiet: bool, work: impl FnOnce(Progress) -> Result<T, Error>) -> R
     done
 }
 
-/// What to say of texts that the tokenizer changes: the first of them is at `place`, and there are `count`.
+/// A note on texts that the tokenizer changes: `count` of them, the first at `place`.
 pub fn altered(altered: &Altered, place: &str, count: usize) -> String {
     let more = match count {
         0 | 1 => String::new(),

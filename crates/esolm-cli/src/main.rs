@@ -1,5 +1,6 @@
-//! `esolm`: the engine as a command. Text goes to stdout, everything else to stderr; bad usage ends with exit code 2, any other
-//! failure with 1, an interrupted run with 128 and the number of the signal, each but the last with one sentence on stderr.
+//! `esolm`: the engine as a command. Text goes to stdout, everything else to stderr. Bad usage exits with code 2 and
+//! any other failure with 1, both with one sentence on stderr; an interrupted run exits with 128 plus the number of the
+//! signal.
 
 mod arguments;
 mod commands;

@@ -15,12 +15,12 @@ use serde::Serialize;
 use crate::arguments::FormatName;
 use crate::failure::Failure;
 
-/// Text on stdout, exactly as given.
+/// Writes text to stdout, exactly as given.
 pub fn text(text: &str) -> Result<(), Failure> {
     bytes(text.as_bytes())
 }
 
-/// Bytes on stdout.
+/// Writes bytes to stdout.
 pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     stdout
@@ -29,7 +29,7 @@ pub fn bytes(bytes: &[u8]) -> Result<(), Failure> {
         .map_err(|error| Failure::output(&error))
 }
 
-/// A value as JSON on stdout: over several lines, or for [`FormatName::Jsonl`] on one.
+/// Writes a value to stdout as JSON: indented, or for [`FormatName::Jsonl`] on one line.
 pub fn json(value: &impl Serialize, format: FormatName) -> Result<(), Failure> {
     match format {
         FormatName::Jsonl => json_line(value),
@@ -37,7 +37,7 @@ pub fn json(value: &impl Serialize, format: FormatName) -> Result<(), Failure> {
     }
 }
 
-/// A value as one line of JSON on stdout.
+/// Writes a value to stdout as one line of JSON.
 pub fn json_line(value: &impl Serialize) -> Result<(), Failure> {
     text(&(serde_json::to_string(value).map_err(no_json)? + "\n"))
 }
@@ -46,7 +46,7 @@ fn no_json(error: serde_json::Error) -> Failure {
     Failure::failed(format!("the result cannot be written as JSON: {error}"))
 }
 
-/// A bar that counts passes on a terminal's stderr; elsewhere, or where it should be `quiet`, nothing is seen of it.
+/// A progress bar for passes on a terminal's stderr; invisible if stderr is not a terminal, or if `quiet`.
 pub fn passes(quiet: bool) -> ProgressBar {
     if quiet || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -56,7 +56,7 @@ pub fn passes(quiet: bool) -> ProgressBar {
     ProgressBar::new(0).with_style(style)
 }
 
-/// A bar that counts the lines of a job, of which there are `all` if that is known.
+/// A progress bar for the lines of a job, with their number `all` if known.
 pub fn lines(quiet: bool, all: Option<u64>) -> ProgressBar {
     if quiet || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -74,19 +74,19 @@ pub fn lines(quiet: bool, all: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(style).expect("the template is a constant"))
 }
 
-/// A line on stderr. Nobody is told when stderr itself is gone.
+/// Writes a line to stderr. Errors are ignored, since there is nowhere to report them.
 pub fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// The longest that a terminal is waited for when the program ends.
+/// Maximum time to wait for the terminal when the program ends.
 const TERMINAL_WAIT: Duration = Duration::from_millis(500);
 
-/// How the terminal was before messages were edited at it.
+/// The terminal's settings before line editing.
 #[cfg(unix)]
 static TERMINAL: Mutex<Option<Termios>> = Mutex::new(None);
 
-/// Remembers how the terminal is, which is edited at from now on, for [`restore_terminal`].
+/// Saves the terminal's settings before line editing starts, for [`restore_terminal`].
 pub fn remember_terminal() {
     #[cfg(unix)]
     {
@@ -95,8 +95,9 @@ pub fn remember_terminal() {
     }
 }
 
-/// Gives a terminal back, when the program is about to end, what it may have taken: the cursor, which a watched text hides, and where messages
-/// are edited the way in which keys are read and pasted. A terminal that is stopped (Ctrl-S) takes nothing, and does not keep the program from its end.
+/// Restores the terminal when the program is about to end: shows the cursor, which drawing may have hidden, and undoes
+/// line editing's changes to key and paste handling. A stopped terminal (Ctrl-S) accepts nothing, and does not keep the
+/// program from ending.
 pub fn restore_terminal() {
     let mut back = b"\x1b[?25h".to_vec();
     #[cfg(unix)]
@@ -117,7 +118,7 @@ pub fn restore_terminal() {
     }
 }
 
-/// Writes to stderr beside its lock, which a thread that is blocked in a write may hold.
+/// Writes to stderr without its lock, which a thread that is blocked in a write may hold.
 fn write_unlocked(bytes: &[u8]) {
     #[cfg(unix)]
     let _ = nix::unistd::write(io::stderr(), bytes);
@@ -125,8 +126,8 @@ fn write_unlocked(bytes: &[u8]) {
     let _ = io::stderr().write_all(bytes);
 }
 
-/// Characters that a terminal would obey rather than show become U+FFFD; lines and tabs stay. Text of an unknown model is shown
-/// this way on terminals.
+/// Replaces control characters by U+FFFD, except line breaks and tabs. Text of untrusted models is shown this way on
+/// terminals.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {

@@ -14,14 +14,14 @@ use crate::arguments::{Device, Model, Source};
 use crate::failure::Failure;
 use crate::output;
 
-/// The name that reports give the model inside the program.
+/// The name of the built-in model in reports.
 const SHIPPED: &str = "stories";
 
-/// `--tokenizer` of who wants none.
+/// The value of `--tokenizer` for none.
 const NO_TOKENIZER: &str = "none";
 
-/// Opens what `--model` or the variable ESOLM_MODEL names, else the small model inside the program; with the name that reports give it.
-/// Downloads show how far they are, unless it should be `quiet`.
+/// Opens the checkpoint given by `--model` or the variable ESOLM_MODEL, by default the small built-in model; also
+/// returns its name in reports. Downloads show a progress bar unless `quiet`.
 pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Failure> {
     let options = OpenOptions {
         read_as: model.read_as(),
@@ -50,7 +50,7 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
     Ok((checkpoint, SHIPPED.into()))
 }
 
-/// Why a checkpoint was not opened. A block size that an option says is named by the option.
+/// The error for a checkpoint that was not opened. A wrong block size from an option is attributed to the option.
 fn unopened(error: CheckpointError, model: &Model) -> Failure {
     match (&error, model.block_size) {
         (
@@ -81,7 +81,7 @@ fn from_environment() -> Result<Option<String>, Failure> {
     })
 }
 
-/// As [`checkpoint`], with the tokenizer that `--tokenizer` names, or its own.
+/// As [`checkpoint`], with the tokenizer given by `--tokenizer`, or the checkpoint's own.
 pub fn open(source: &Source, quiet: bool) -> Result<ModelFiles, Failure> {
     let (checkpoint, name) = checkpoint(&source.model, quiet)?;
     let codec = match Choice::of(source) {
@@ -100,13 +100,14 @@ pub fn open(source: &Source, quiet: bool) -> Result<ModelFiles, Failure> {
     Ok(ModelFiles::new(&name, checkpoint, codec))
 }
 
-/// As [`checkpoint`], for what works on tokens.
+/// As [`checkpoint`], for commands that work on tokens.
 pub fn open_without_tokenizer(model: &Model, quiet: bool) -> Result<ModelFiles, Failure> {
     let (checkpoint, name) = checkpoint(model, quiet)?;
     Ok(ModelFiles::new(&name, checkpoint, None))
 }
 
-/// The checkpoint that `--model` or, in its place, `input` names. It holds the tokenizer that `--tokenizer` names, or its own if it has one.
+/// The checkpoint given by `input`, or else by `--model`, with the tokenizer given by `--tokenizer`, or its own if it
+/// has one.
 pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint, String), Failure> {
     let model = Model {
         model: input.clone().or_else(|| source.model.model.clone()),
@@ -126,7 +127,8 @@ pub fn described(source: &Source, input: &Option<String>) -> Result<(Checkpoint,
     Ok((checkpoint, name))
 }
 
-/// Refuses a block size where blocks are not chosen: of the networks of models/dit.py they are when a text is written or a pass is made.
+/// Refuses a block size where it cannot be chosen. For the networks of models/dit.py, it can be chosen when a text is
+/// written or a pass is run.
 pub fn check_block_size(model: &Model, config: &ModelConfig) -> Result<(), Failure> {
     Err(Failure::usage(
         match (model.block_size, config.block_size, &config.decoder) {
@@ -144,7 +146,7 @@ pub fn check_block_size(model: &Model, config: &ModelConfig) -> Result<(), Failu
     ))
 }
 
-/// What `--tokenizer` says.
+/// The value of `--tokenizer`.
 enum Choice<'a> {
     Own,
     None,
@@ -161,7 +163,7 @@ impl<'a> Choice<'a> {
     }
 }
 
-/// How a job computes with its model, by the names of the options. What the model is, its digests tell.
+/// The options that affect the results of a job, by name. The model itself is identified by its digests.
 pub fn identity(
     source: &Source,
     device: &Device,
@@ -183,7 +185,7 @@ pub fn identity(
     })
 }
 
-/// Says on stderr which token was taken for the mask where nothing in the checkpoint tells.
+/// Reports on stderr which token is taken as the mask, if nothing in the checkpoint determines it.
 pub fn note_mask(checkpoint: &Checkpoint) {
     if !checkpoint.mask_told() {
         output::note(&format!(
@@ -193,7 +195,7 @@ pub fn note_mask(checkpoint: &Checkpoint) {
     }
 }
 
-/// Says on stderr what was assumed of a checkpoint.
+/// Reports on stderr what was assumed about a checkpoint.
 pub fn note_assumed(files: &ModelFiles) {
     if files.checkpoint().source() == SourceKind::LightningWithoutEma {
         output::note("weights: raw, since the checkpoint holds no EMA weights");
@@ -201,7 +203,8 @@ pub fn note_assumed(files: &ModelFiles) {
     note_mask(files.checkpoint());
 }
 
-/// Loads a model onto the chosen device, and says on stderr which one that is, and what was assumed of the checkpoint.
+/// Loads a model onto the chosen device; reports on stderr which device it is, and what was assumed about the
+/// checkpoint.
 pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Model, Failure> {
     if !quiet {
         note_assumed(&files);
@@ -213,7 +216,7 @@ pub fn load(files: ModelFiles, device: &Device, quiet: bool) -> Result<esolm::Mo
     Ok(model)
 }
 
-/// As [`load`], for texts that come one after the other.
+/// As [`load`], for a running batch of texts.
 pub fn serve(
     files: ModelFiles,
     device: &Device,
@@ -231,7 +234,7 @@ pub fn serve(
     Ok(serving)
 }
 
-/// Whether fewer or shorter texts at once might have been possible.
+/// Whether the error might not occur with fewer or shorter texts at once.
 pub fn is_of_memory(error: &Error) -> bool {
     matches!(
         error,

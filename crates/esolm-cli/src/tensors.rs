@@ -1,4 +1,4 @@
-//! Safetensors files that `forward`, `replay` and `ppl` read and write, checked name by name.
+//! Safetensors files read and written by `forward`, `replay` and `ppl`, checked name by name.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -17,7 +17,7 @@ pub struct Input {
 }
 
 impl Input {
-    /// Reads a file whole.
+    /// Reads a whole file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let bytes = std::fs::read(path).map_err(|error| {
             Failure::failed(format!(
@@ -41,12 +41,12 @@ impl Input {
         })
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor with this name.
     pub fn has(&self, name: &str) -> bool {
         self.file.get(name).is_some()
     }
 
-    /// Shape and values of a tensor.
+    /// The shape and values of a tensor.
     fn tensor<const N: usize>(
         &self,
         name: &str,
@@ -71,7 +71,7 @@ impl Input {
         }
     }
 
-    /// An int32 matrix of numbers that are not negative, as rows. `layout` names its two dimensions for messages.
+    /// The rows of an int32 matrix of non-negative numbers. `layout` names its two dimensions in messages.
     pub fn rows(&self, name: &str, layout: [&str; 2]) -> Result<Vec<Vec<u32>>, Failure> {
         let ([height, width], bytes) = self.tensor(name, Dtype::I32, layout)?;
         let values: Vec<u32> = bytes
@@ -92,7 +92,7 @@ impl Input {
         Ok(values.chunks_exact(width).map(<[u32]>::to_vec).collect())
     }
 
-    /// A f64 tensor of exactly this shape.
+    /// An f64 tensor of exactly this shape.
     pub fn f64(&self, name: &str, shape: [usize; 3]) -> Result<Vec<f64>, Failure> {
         let (found, bytes) = self.tensor(name, Dtype::F64, ["B", "L", "V"])?;
         if found != shape {
@@ -106,7 +106,7 @@ impl Input {
     }
 }
 
-/// The name that messages and PyTorch use.
+/// The type's name in messages, as in PyTorch.
 fn type_name(dtype: &Dtype) -> String {
     let name = dtype.to_string();
     match name.split_at(1) {
@@ -140,7 +140,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Writes a safetensors file, whole or not at all.
+/// Writes a safetensors file, completely or not at all.
 pub fn write(mut pending: Pending, tensors: Vec<Output>) -> Result<(), Failure> {
     let (specs, values): (Vec<_>, Vec<_>) = tensors
         .into_iter()

@@ -1,4 +1,4 @@
-//! Texts from files and the standard input, plain ones and JSON lines.
+//! Texts from files and standard input: plain text and JSON lines.
 
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use serde::de::DeserializeOwned;
 use crate::failure::Failure;
 use crate::fields::syntax;
 
-/// The file name that stands for the standard input.
+/// The file name that stands for standard input.
 pub const STDIN: &str = "-";
 
-/// One input with the name that messages give it.
+/// An input with its name in messages.
 pub struct Text {
     pub name: String,
     pub content: String,
-    /// The file's name says that it holds JSON lines.
+    /// Whether the file name indicates JSON lines.
     pub is_jsonl: bool,
 }
 
@@ -24,7 +24,7 @@ pub fn read(files: &[PathBuf]) -> Result<Vec<Text>, Failure> {
     files.iter().map(|file| one(file)).collect()
 }
 
-/// What messages call a file.
+/// The name of a file in messages.
 pub fn name(file: &Path) -> String {
     if file == Path::new(STDIN) {
         return "the standard input".into();
@@ -61,7 +61,8 @@ fn one(file: &Path) -> Result<Text, Failure> {
 }
 
 impl Text {
-    /// The JSON objects, one a line, with the numbers of their lines; blank lines are left out. `expected` describes a line for messages.
+    /// The JSON objects, one per line, with their line numbers; blank lines are skipped. `expected` describes a line in
+    /// messages.
     pub fn json_lines<T: DeserializeOwned>(
         &self,
         expected: &str,
@@ -71,7 +72,7 @@ impl Text {
             .filter(|(_, line)| !line.trim().is_empty())
             .map(|(number, line)| {
                 let value = serde_json::from_str(line).map_err(|error| {
-                    // Of JSON whose fields are others, the reader's words are about the program.
+                    // For valid JSON with the wrong fields, the parser's message would be about Rust types.
                     let why = match error.is_data() {
                         true => String::new(),
                         false => format!(" ({})", syntax(&error)),

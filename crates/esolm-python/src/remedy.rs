@@ -205,19 +205,13 @@ fn request(error: &RequestError) -> Failure {
 }
 
 fn sampler(error: &SamplerError) -> Failure {
-    let message = match error {
-        SamplerError::Temperature(_) => error.to_string(),
-        SamplerError::TopK => {
-            "top_k is 0; give a number of tokens from 1, or leave it out to keep every token".into()
-        }
-        SamplerError::TopP(p) => {
-            format!("top_p is {p}; give a number above 0 and at most 1, where 1 keeps every token")
-        }
-        SamplerError::MinP(p) => {
-            format!("min_p is {p}; give a number from 0, which keeps every token, to 1")
-        }
-    };
-    Failure::new("option", message)
+    let SamplerError {
+        option,
+        value,
+        range,
+    } = error;
+    let fields = json!({"option": option, "value": value, "range": range});
+    Failure::new("option", error.to_string()).with(fields)
 }
 
 fn plan(error: &PlanError) -> Failure {

@@ -1,4 +1,4 @@
-//! Jobs that are killed at random, against jobs that nobody disturbs.
+//! Jobs that are killed at random, compared with undisturbed ones.
 
 use std::fs;
 use std::io::Write;
@@ -10,18 +10,19 @@ use std::time::Instant;
 use super::{Options, Outcome};
 use crate::system::{Scratch, cargo, shown, target, write};
 
-/// Lines of a job.
+/// Lines per job.
 const LINES: usize = 48;
-/// Each job, as it is typed.
+/// The jobs, as typed on the command line.
 const JOBS: [&[&str]; 3] = [
     &["sample", "--length", "64", "--batch", "2"],
     &["score", "--alpha0", "0.5", "--batch", "2"],
     &["ppl", "--alpha0", "1", "--batch", "2"],
 ];
 
-/// Kills jobs `options.kills` times, each at a random moment of its run, sometimes two of them in a row before anything is done, and goes on with them.
+/// Kills jobs `options.kills` times, each at a random moment of its run, sometimes twice in a row before any progress,
+/// and resumes them.
 pub fn run(options: &Options) -> Outcome {
-    // As the tests build it, since another selection would compile all of Burn anew.
+    // The same package selection as for the tests, since another one would recompile all of Burn.
     shown(
         cargo().args([
             "test",
@@ -48,7 +49,7 @@ pub fn run(options: &Options) -> Outcome {
         };
         write(&input(command), &(0..LINES).map(line).collect::<String>())?;
     }
-    // Nothing is hidden in the seed: it is only told, so that a run can be made again.
+    // Printed so that a run can be repeated; any seed will do.
     let mut random = Random(
         std::time::UNIX_EPOCH
             .elapsed()
@@ -71,7 +72,7 @@ pub fn run(options: &Options) -> Outcome {
             let output = folder.join(format!("{command}.{runs}.jsonl"));
             loop {
                 let mut child = start(&output)?;
-                // The last run of a job is left alone.
+                // The last run of a job is not killed.
                 if kills < wanted {
                     sleep(time.mul_f64(random.share() * 0.6));
                 }
@@ -79,7 +80,7 @@ pub fn run(options: &Options) -> Outcome {
                     succeed(child)?;
                     break;
                 }
-                // SIGKILL, which no program hears of.
+                // SIGKILL, which a program cannot handle.
                 child
                     .kill()
                     .map_err(|error| format!("cannot kill: {error}"))?;
@@ -98,7 +99,7 @@ pub fn run(options: &Options) -> Outcome {
                         "after kill {kills} the results of {command} are others"
                     ));
                 }
-                // What a power cut may leave of a line, which a kill hardly does.
+                // A partial line, as a power failure may leave it; a kill hardly ever does.
                 if random.share() < 0.3 {
                     tear(&output, &expected[lines..], &mut random)?;
                     torn += 1;
@@ -144,12 +145,12 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
-/// Adds a part of the next line.
+/// Appends part of the next line.
 fn tear(path: &Path, rest: &[u8], random: &mut Random) -> Result<(), String> {
     let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let part = &line[..(line.len() as f64 * random.share()) as usize];
     let whole = fs::read(path).unwrap_or_default();
-    // A line that is torn already is left so.
+    // A line that is already partial is left as it is.
     if whole.last().is_some_and(|&byte| byte != b'\n') || part.is_empty() || whole.is_empty() {
         return Ok(());
     }
@@ -162,7 +163,7 @@ fn tear(path: &Path, rest: &[u8], random: &mut Random) -> Result<(), String> {
 struct Random(u64);
 
 impl Random {
-    /// From 0 to 1.
+    /// A number from 0 to 1.
     fn share(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

@@ -1,4 +1,4 @@
-//! A server under many clients, and killed again and again.
+//! A server under many clients, killed repeatedly.
 
 use std::collections::HashMap;
 use std::fs;
@@ -13,27 +13,27 @@ use std::time::{Duration, Instant};
 use super::{Options, Outcome};
 use crate::system::{cargo, root, shown, target};
 
-/// Clients at once.
+/// Number of simultaneous clients.
 const CLIENTS: usize = 64;
-/// One request of so many is cut off.
+/// One in this many requests is cut off.
 const CUT: u64 = 10;
-/// Bytes by which memory may grow beside a twentieth of what it was.
+/// Bytes by which memory may grow, in addition to five percent.
 const GROWTH: u64 = 16 << 20;
-/// Alternated runs in which rates are measured, texts of each, and their tokens.
+/// Alternated runs in which rates are measured, texts per run, and tokens per text.
 const RUNS: usize = 5;
 const PLACES: usize = 16;
 const LENGTH: usize = 128;
-/// Least share of the rate of `esolm sample` that a full batch must reach.
+/// Minimum rate of a full batch, as a share of the rate of `esolm sample`.
 const LEAST_SHARE: f64 = 0.8;
-/// How long the crowd is there in every test run, and how often the server is killed then.
+/// In every test run: how long there are clients, and how often the server is killed.
 const SHORT: Duration = Duration::from_secs(24);
 const SHORT_KILLS: u32 = 3;
-/// Time after which a server has met every kind of request, where it has that long.
+/// Time after which a server has processed every kind of request, if the run is long enough.
 const SETTLES: Duration = Duration::from_secs(12);
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Mixed requests: what differs between them, each with the same text every time.
+/// The variable parts of mixed requests; each always gets the same text.
 fn bodies() -> Vec<String> {
     let kinds = [
         r#""prompt": "Once upon a time", "max_tokens": 40, "alpha_0": 0.5"#,
@@ -51,7 +51,7 @@ fn bodies() -> Vec<String> {
         .collect()
 }
 
-/// Small random numbers; where they come from does not matter.
+/// Small random numbers; their quality does not matter.
 struct Random(u64);
 
 impl Random {
@@ -94,7 +94,7 @@ impl Server {
         Ok(Self { child, address })
     }
 
-    /// Sends a request, and drops it after so many bytes of the answer, if it is to be cut. Gives the status and the body.
+    /// Sends a request; if `cut`, disconnects after that many bytes of the answer. Returns the status and the body.
     fn ask(&self, head: &str, body: &str, cut: Option<u64>) -> std::io::Result<(String, String)> {
         let mut stream = TcpStream::connect(&self.address)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -119,7 +119,7 @@ impl Server {
         Ok((status, texts(&answer)))
     }
 
-    /// Kibibytes that it holds, where the system tells.
+    /// Its resident memory in KiB, if the system reports it.
     fn memory(&self) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status
@@ -136,7 +136,7 @@ impl Drop for Server {
     }
 }
 
-/// The texts of an answer or of all parts of a stream, one after the other, as JSON writes them.
+/// The text of an answer, or of all parts of a stream, concatenated and escaped as in JSON.
 fn texts(answer: &str) -> String {
     const NAME: &str = "\"text\":\"";
     let mut all = String::new();
@@ -152,8 +152,8 @@ fn texts(answer: &str) -> String {
     all
 }
 
-/// Sixty-four clients with mixed requests, a tenth of them cut off: every answer is the one that the request gets alone, and memory does
-/// not grow. Then the server is killed under load, and starts again each time.
+/// Sixty-four clients with mixed requests, a tenth of them cut off: each answer must be the one that the request gets
+/// alone, and memory must not grow. Then the server is killed under load, and must start again each time.
 pub(super) fn run(options: &Options) -> Outcome {
     let remedy = "what is wrong stands above";
     shown(
@@ -171,20 +171,20 @@ pub(super) fn run(options: &Options) -> Outcome {
     ))
 }
 
-/// A short time of it, with the program that the tests have built.
+/// A short version, with the program built by the tests.
 pub(super) fn short() -> Outcome {
     let (answers, growth) = crowd(SHORT)?;
     kill(SHORT_KILLS)?;
     Ok(format!("{answers}; {growth}; killed {SHORT_KILLS} times"))
 }
 
-/// Tokens a second of a full batch over those of `esolm sample --batch`, texts of the same length in the same way: medians of alternated
-/// runs.
+/// Tokens per second of a full batch relative to `esolm sample --batch`, with texts of the same length drawn in the
+/// same way: medians of alternated runs.
 fn throughput() -> Result<f64, String> {
     let server = Server::start()?;
     let (mut served, mut sampled) = (Vec::new(), Vec::new());
     for seed in 1..=RUNS {
-        // The token that opens a text is given.
+        // The opening token is given, so it is not counted.
         let body = format!(
             r#"{{"model": "stories", "max_tokens": {}, "n": {PLACES}, "alpha_0": 0.5, "seed": {seed}}}"#,
             LENGTH - 1
@@ -243,7 +243,7 @@ fn failed(error: &std::io::Error) -> String {
     format!("a request failed: {error}")
 }
 
-/// What each body gets while nobody else asks.
+/// The answer to each body when there are no other requests.
 fn alone(server: &Server) -> Result<HashMap<String, String>, String> {
     let one = |body: String| {
         let (status, text) = server
@@ -297,7 +297,7 @@ fn crowd(time: Duration) -> Result<(String, String), String> {
                 }
             });
         }
-        // Once every size of pass has been there.
+        // Measured once every size of pass has occurred.
         thread::sleep((time / 5).max(time.min(SETTLES)));
         server.memory()
     });
@@ -317,7 +317,7 @@ fn crowd(time: Duration) -> Result<(String, String), String> {
         }
         _ => "memory not told by this system".into(),
     };
-    // Nothing is left of those that went away.
+    // Nothing remains of clients that disconnected.
     loop {
         let (_, counts) = server
             .ask("GET /metrics", "", None)

@@ -1,5 +1,5 @@
-//! `esolm bench`: Eso-LM, MDLM and AR on one device in one run, by ratios. The three share a backbone, so one set of weights
-//! serves all; only the plan differs. Forms of weights stand side by side in alternated runs.
+//! `esolm bench`: Eso-LM, MDLM and AR on one device in one run, as ratios. The three share a backbone, so one set of
+//! weights serves all, and only the plan differs. Forms of weights are compared in alternated runs.
 
 mod cases;
 mod cost;
@@ -28,7 +28,7 @@ use cases::Case;
 use cost::Cost;
 use timing::Timing;
 
-/// How a model's numbers are held: `weights`, or `weights/activations`.
+/// How a model is held in memory: `weights`, or `weights/activations`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     weights: Weights,
@@ -64,40 +64,40 @@ impl fmt::Display for Form {
     }
 }
 
-/// One plan's figures with one form of the weights.
+/// The figures of one plan with one form of the weights.
 #[derive(Serialize)]
 struct Line {
     /// Family and schedule.
     name: String,
-    /// Form of the weights.
+    /// Form of the weights and activations.
     form: String,
-    /// Steps T asked for.
+    /// The requested number of steps T.
     steps: usize,
-    /// Forward passes of the whole plan.
+    /// Forward passes in the whole plan.
     nfe: usize,
-    /// Rows that go through the network in the whole plan.
+    /// Rows processed by the network in the whole plan.
     rows: usize,
-    /// The same for each token of the texts.
+    /// The same per token of the texts.
     rows_per_token: f64,
     #[serde(flatten)]
     timing: Timing,
-    /// Least and most seconds that the passes should take, by what they must read and compute and by what the device can do.
+    /// Minimum and maximum predicted seconds, from what the passes must read and compute and from the device's rates.
     predicted: [f64; 2],
-    /// New tokens a second.
+    /// New tokens per second.
     tokens_per_second: f64,
-    /// Seconds over those of the first form in the same round: median, least and most.
+    /// Seconds relative to those of the first form in the same round: median, minimum and maximum.
     of_first: Option<[f64; 3]>,
-    /// Bytes of weights and cache a second, and their share of what the memory gives.
+    /// Bytes of weights and cache read per second, and as a share of the memory bandwidth.
     bytes_per_second: f64,
     memory_share: f64,
-    /// Floating-point operations a second, and their share of what the device makes in f32.
+    /// Floating-point operations per second, and as a share of the device's f32 rate.
     flops: f64,
     flops_share: f64,
-    /// MDLM's seconds at the same T over these.
+    /// MDLM's seconds at the same T, divided by these.
     speedup_over_mdlm: Option<f64>,
 }
 
-/// Everything that is printed.
+/// The whole report.
 #[derive(Serialize)]
 struct Report {
     device: String,
@@ -108,7 +108,7 @@ struct Report {
     peak_bytes: u64,
     rates: Rates,
     lines: Vec<Line>,
-    /// What forms cost, of a model that was given.
+    /// What each form of the weights costs in likelihood, if a model was given.
     cost: Option<Cost>,
 }
 
@@ -162,7 +162,7 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
         false => Some(Cost::measure(&mut engines)?),
     };
     let mut lines: Vec<Line> = Vec::new();
-    // Of each form; the other families are compared with the MDLM before them.
+    // MDLM's seconds with each form; the other families are compared with the preceding MDLM.
     let mut mdlm = Vec::new();
     let cases = Case::all(engines[0].1.config(), arguments);
     for case in cases {
@@ -204,7 +204,7 @@ fn check_steps(arguments: &Bench, is_decoder: bool) -> Result<(), Failure> {
     }
 }
 
-/// A case with every form in turn, as many times as there are rounds.
+/// Times a case with each form in turn, once per round.
 fn time(
     engines: &mut [(Form, Engine)],
     case: &Case,

@@ -1,4 +1,4 @@
-//! `esolm chat`: lines become messages, answers are shown while they are written.
+//! `esolm chat`: lines become messages, and answers are shown while they are written.
 
 mod input;
 mod line;
@@ -18,7 +18,7 @@ use input::Input;
 use request::Asked;
 use show::Show;
 
-/// What is said to the program rather than to the model; a name may have something behind it.
+/// Commands to the program rather than messages to the model; some take an argument.
 const COMMANDS: [&str; 8] = [
     "/reset",
     "/system TEXT",
@@ -29,17 +29,17 @@ const COMMANDS: [&str; 8] = [
     "/help",
     "/exit",
 ];
-/// What else `/help` tells of.
+/// Further help, shown by `/help`.
 const KEYS: &str = "a \\ at the end of a line, or Alt-Enter, goes on in the next; // begins a message with a /; Ctrl-C stops an answer, or clears what is written, and at an empty line it ends the conversation, as Ctrl-D does";
 
-/// A line of JSON.
+/// An example of a line of JSON.
 const EXAMPLE: &str = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}";
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let files = setup::open(&arguments.source, arguments.quiet)?;
     let files = request::with_template(files, &arguments)?;
     let options = request::options(&arguments);
-    // What is wrong is said before the model is loaded.
+    // Errors are reported before the model is loaded.
     files.check_chat(&options)?;
     let system = arguments.system.iter().map(Message::system);
     let messages = match &arguments.load {
@@ -66,11 +66,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 struct Conversation {
     chat: Chat,
     show: Show,
-    /// Whether a person types.
+    /// Whether messages are typed at a terminal.
     is_typed: bool,
-    /// The model's.
+    /// The model's name.
     name: String,
-    /// Whether something failed on the way.
+    /// Whether an error occurred.
     failed: bool,
 }
 
@@ -80,7 +80,7 @@ impl Conversation {
             match self.line(&line, input.number()) {
                 Ok(true) => {}
                 Ok(false) => break,
-                // A person can say something else.
+                // At a terminal or with JSON, the conversation continues after an error.
                 Err(failure) if failure.is_final() => return Err(failure),
                 Err(failure) if self.show.is_json() => {
                     self.show.error(failure.message())?;
@@ -96,7 +96,7 @@ impl Conversation {
         }
     }
 
-    /// Does what the line of a number says; tells whether the conversation goes on.
+    /// Processes a line, given its number; returns whether the conversation continues.
     fn line(&mut self, line: &str, number: u64) -> Result<bool, Failure> {
         if self.show.is_json() && line.starts_with('{') {
             let asked = Asked::read(line).map_err(|why| {
@@ -121,7 +121,7 @@ impl Conversation {
         if text.trim().is_empty() {
             return Ok(true);
         }
-        // What is pasted often ends with a newline.
+        // Pasted text often ends with a newline.
         let text = text.trim_end_matches('\n');
         self.chat.push(Message::user(text));
         let answered = self.answer();
@@ -207,7 +207,7 @@ impl Conversation {
         Ok(true)
     }
 
-    /// Answers the messages, and adds the answer to them.
+    /// Answers the messages, and appends the answer to them.
     fn answer(&mut self) -> Result<(), Failure> {
         let answering = self.chat.answer();
         interrupts::stop(answering.stop_flag());
@@ -218,7 +218,7 @@ impl Conversation {
             self.chat.push(message);
         }
         match interrupts::exit_code() {
-            // Whoever ends the program by another signal than Ctrl-C does not mean the answer alone.
+            // Any signal other than Ctrl-C is meant for the program, not just for the answer.
             interrupts::INTERRUPTED => Ok(()),
             _ => Err(Failure::interrupted()),
         }

@@ -21,7 +21,7 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         )));
     }
     let (checkpoint, _) = setup::described(&arguments.source, &arguments.input)?;
-    // Whatever opens the folder would take these for the model's own.
+    // Whoever opens the folder would take these files for the new model's own.
     let has_tokenizer =
         checkpoint.tokenizer_path().is_some() || checkpoint.tokenizer_json().is_some();
     let has_settings = *checkpoint.recommended() != Recommended::default();
@@ -59,7 +59,7 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         DtypeName::Q4 => quantised(&checkpoint, out, Weights::Q4, shard_bytes)?,
     };
     let parameters = match arguments.dtype {
-        // As they are stored, what was folded before stays so.
+        // Parameters are written as they are stored; those already folded stay folded.
         DtypeName::F32 | DtypeName::F16 => checkpoint.stored_count(),
         DtypeName::Q8 | DtypeName::Q4 => checkpoint.count(),
     };
@@ -69,7 +69,7 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
         checkpoint.config().family,
         arguments.dtype
     );
-    // It may have been read from what is removed now.
+    // Releases files that it may have been read from and that are now removed.
     drop(checkpoint);
     for name in old.iter().filter(|name| !written.contains(name)) {
         remove(&out.join(name), "such a file")?;
@@ -93,7 +93,7 @@ fn quantised(
     })
 }
 
-/// Removes what belonged to the model that was replaced.
+/// Removes a file of the model that was replaced.
 fn remove(path: &Path, what: &str) -> Result<(), Failure> {
     let name = path.display();
     std::fs::remove_file(path).map_err(|error| {

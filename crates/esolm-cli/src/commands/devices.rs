@@ -12,13 +12,13 @@ use crate::arguments::{Devices, FormatName};
 use crate::failure::Failure;
 use crate::output;
 
-/// An adapter and what would run on it.
+/// An adapter, and what would run on it.
 #[derive(Serialize)]
 struct Entry {
     #[serde(flatten)]
     adapter: AdapterInfo,
     variants: Chosen,
-    /// Whether `auto` tries it first. Where it fails, `auto` goes on to the next real GPU, and then to the CPU.
+    /// Whether `auto` tries it first. If it fails, `auto` tries the next real GPU, and finally the CPU.
     auto: bool,
 }
 
@@ -31,7 +31,7 @@ pub fn run(arguments: &Devices) -> Result<(), Failure> {
 }
 
 fn entries(adapters: Vec<AdapterInfo>) -> Vec<Entry> {
-    // `auto` tries the real GPUs in this order; only opening one would tell whether it works.
+    // `auto` tries real GPUs in this order; only opening one shows whether it works.
     let auto = adapters
         .iter()
         .position(|adapter| adapter.kind != AdapterKind::Software);
@@ -56,7 +56,7 @@ fn table(entries: &[Entry]) -> String {
     {
         let limits = &adapter.limits;
         let mib = |bytes: u64| match bytes >> 20 {
-            // Some drivers have no limit and say so with the largest number.
+            // Drivers without a limit report the largest number.
             n if n > 1 << 30 => "unlimited".to_string(),
             n => format!("{n} MiB"),
         };

@@ -1,4 +1,4 @@
-//! `esolm forward`: one pass over given tokens, for a comparison with another implementation.
+//! `esolm forward`: one pass over given tokens, for comparison with another implementation.
 
 use esolm::config::{AttentionKind, ModelConfig};
 use esolm::rows::MaskMode;
@@ -25,7 +25,7 @@ pub fn run(arguments: &Forward) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The pass that is asked for, and the shape of its arrays.
+/// The requested pass, and the shape of its arrays.
 fn pass(
     arguments: &Forward,
     config: &ModelConfig,
@@ -102,7 +102,7 @@ fn shape(rows: &[Vec<u32>]) -> [usize; 2] {
     [rows.len(), rows.first().map_or(0, Vec::len)]
 }
 
-/// The mask that the published code uses for the model.
+/// The model's mask, as the published code numbers it.
 fn own_mask(config: &ModelConfig, sequential: bool) -> Result<MaskMode, Failure> {
     Ok(match (config.attention, sequential) {
         (AttentionKind::Causal, _) => MaskMode::Causal,

@@ -16,49 +16,49 @@ use crate::arguments::{FormatName, Inspect};
 use crate::failure::Failure;
 use crate::{output, setup};
 
-/// Ways of holding weights.
+/// The forms in which weights can be held.
 const FORMS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
 
-/// What is printed, as text or JSON.
+/// The report, printed as text or JSON.
 #[derive(Serialize)]
 struct Report<'a> {
     model: &'a str,
     form: String,
     #[serde(flatten)]
     config: &'a ModelConfig,
-    /// False where the last token was taken for the mask.
+    /// False if the last token is taken as the mask.
     mask_told: bool,
-    /// Layers that have a bias and in the published network have none, or the other way round.
+    /// Biases that differ from the published network.
     biases: Biases,
     parameters: u64,
     file_bytes: u64,
     dtypes: Vec<String>,
     is_quantised: bool,
-    /// How the weights are held in memory where nothing else is asked for.
+    /// The default form of the weights in memory.
     weights: String,
     tokenizer: Option<String>,
-    /// Why the tokenizer that comes with the checkpoint cannot be used.
+    /// Why the checkpoint's own tokenizer cannot be used.
     tokenizer_problem: Option<String>,
-    /// What it does here.
+    /// What this program can do with the model.
     runs: &'static str,
-    /// Tensors in the files that nothing is computed with.
+    /// Tensors in the files that are not used.
     ignored: &'a [String],
-    /// Bytes that loading takes on the CPU, by the form of the weights.
+    /// Bytes needed to load it on the CPU, by form of the weights.
     memory: BTreeMap<String, u64>,
-    /// Bytes of the weights on a GPU, and of the machine's own memory that loading them takes, by the form of the weights.
+    /// Bytes of the weights on a GPU, and of main memory needed to load them, by form of the weights.
     gpu_memory: BTreeMap<String, [u64; 2]>,
     /// Bytes of the cache of a text as long as the context.
     cache_bytes: u64,
-    /// What `esolm sample` takes where no option says otherwise.
+    /// The defaults of `esolm sample`.
     recommended: &'a Recommended,
     tensors: Vec<Tensor>,
 }
 
 #[derive(Serialize)]
 struct Biases {
-    /// Layers with one that in the published network have none.
+    /// Layers with a bias that have none in the published network.
     more: Vec<String>,
-    /// Layers without one that in the published network have one.
+    /// Layers without a bias that have one in the published network.
     fewer: Vec<String>,
 }
 
@@ -131,7 +131,7 @@ fn report<'a>(model: &'a str, checkpoint: &'a Checkpoint, weights: String) -> Re
     }
 }
 
-/// Where the tokenizer is, and what it was made of.
+/// Where the tokenizer is, and what it was made from.
 fn tokenizer(checkpoint: &Checkpoint) -> Option<String> {
     let place = checkpoint.tokenizer_path();
     let place = place.map(|path| path.display().to_string()).or_else(|| {
@@ -145,7 +145,7 @@ fn tokenizer(checkpoint: &Checkpoint) -> Option<String> {
     })
 }
 
-/// What a network does here, and what it does not.
+/// What a network can and cannot do here.
 fn runs(config: &ModelConfig) -> &'static str {
     match (config.family, config.attention) {
         (Family::EsoLm, AttentionKind::Causal) => {
@@ -166,7 +166,7 @@ fn runs(config: &ModelConfig) -> &'static str {
     }
 }
 
-/// Bytes as people say them.
+/// A human-readable size.
 fn size(bytes: u64) -> String {
     match bytes >> 20 {
         mib if mib < 1024 => format!("{mib} MiB"),
@@ -174,7 +174,7 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// Of a kind of bias a network has all or none, so the first block speaks for all.
+/// A network has either all or none of a kind of bias, so checking the first block is enough.
 fn biases(checkpoint: &Checkpoint) -> Biases {
     let published = checkpoint.config().parameters();
     let (mut more, mut fewer) = (Vec::new(), Vec::new());
@@ -212,7 +212,7 @@ fn recommended(settings: &Recommended, family: Family) -> String {
     options.join(" ")
 }
 
-/// The network in a line.
+/// A one-line description of the network.
 fn shape(config: &ModelConfig) -> String {
     let sizes = format!(
         "{}, width {}, {} of {}",

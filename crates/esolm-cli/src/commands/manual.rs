@@ -1,4 +1,4 @@
-//! `esolm completions` and `esolm man`: what a shell and `man` want to know of the command line.
+//! `esolm completions` and `esolm man`: completion scripts and manual pages.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -18,13 +18,13 @@ pub fn completions(arguments: &Completions) -> Result<(), Failure> {
     output::bytes(&script)
 }
 
-/// Writes the page of the program, and those of its commands.
+/// Writes the manual pages of the program and of its commands.
 pub fn pages(arguments: &Man) -> Result<(), Failure> {
     let folder = &arguments.folder;
     check_folder(folder)?;
     fs::create_dir_all(folder).map_err(|error| {
         let remedy = files::remedy(match error.kind() {
-            // What stands in the way has a name of its own in the path.
+            // The obstacle is a file somewhere in the path.
             ErrorKind::AlreadyExists => ErrorKind::NotADirectory,
             kind => kind,
         });
@@ -33,7 +33,7 @@ pub fn pages(arguments: &Man) -> Result<(), Failure> {
             folder.display()
         ))
     })?;
-    // No short options of clap's own, and names with the program's in front.
+    // Without clap's `help` subcommand; building gives each subcommand a name that starts with the program's.
     let mut program = Esolm::command().disable_help_subcommand(true);
     program.build();
     let commands = program.get_subcommands().cloned();
@@ -53,7 +53,8 @@ pub fn pages(arguments: &Man) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A page whose synopsis is the line that the help shows. The one that comes with it lists every option, and none of their values.
+/// Replaces a page's synopsis by the usage line of the help. The generated synopsis lists every option, but none of
+/// their values.
 fn with_usage(page: &str, usage: &str) -> String {
     const SYNOPSIS: &str = ".SH SYNOPSIS\n";
     let parts = page

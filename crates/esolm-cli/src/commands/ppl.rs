@@ -1,4 +1,4 @@
-//! `esolm ppl`: how well a model predicts texts, exact and bounded.
+//! `esolm ppl`: how well a model predicts texts, as exact likelihood and as a bound.
 
 mod lines;
 mod report;
@@ -45,7 +45,7 @@ pub fn run(arguments: &Ppl) -> Result<(), Failure> {
     options
         .check(files.config(), &corpus)
         .map_err(|error| explained(error, arguments))?;
-    // Files that cannot be written are said before the model is loaded.
+    // Files that cannot be written are reported before the model is loaded.
     let create = |path: &Option<_>| path.as_deref().map(Pending::create).transpose();
     let per_document = create(&arguments.per_document)?;
     let per_sequence = create(&arguments.per_sequence)?;
@@ -105,7 +105,7 @@ fn options(arguments: &Ppl) -> PerplexityOptions {
     }
 }
 
-/// An error with what this command knows about it: which option was meant, and where the texts are from.
+/// Adds what this command knows to an error: which option was meant, and where the texts are from.
 fn explained(error: Error, arguments: &Ppl) -> Failure {
     match error {
         Error::NotApplicable {
@@ -142,7 +142,7 @@ fn read_tokens(path: &Path) -> Result<Corpus, Failure> {
     Ok(Corpus::Tokens { tokens, orders })
 }
 
-/// A JSON line.
+/// A line of JSON.
 #[derive(Deserialize)]
 struct JsonText {
     text: String,
@@ -164,7 +164,7 @@ fn read_documents(arguments: &Ppl, files: &ModelFiles) -> Result<Corpus, Failure
         if arguments.jsonl || text.is_jsonl {
             let lines = text.json_lines("a JSON object whose field text is a text")?;
             let text = |(_, line): (usize, JsonText)| line.text.trim().to_string();
-            // White space around a document is left out everywhere.
+            // Whitespace around a document is always ignored.
             all.extend(lines.into_iter().map(text));
         } else {
             let parts = documents::split(&text.content, separator.as_deref());

@@ -1,4 +1,4 @@
-//! `esolm replay`: a recorded generation once more, with its own random numbers.
+//! `esolm replay`: repeats a recorded generation with its random numbers.
 
 use esolm::config::{AttentionKind, Family};
 use esolm::plan::Plan;

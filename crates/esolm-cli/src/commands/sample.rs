@@ -1,4 +1,4 @@
-//! `esolm sample`: options become a request, the events of its generation are shown, the text is printed.
+//! `esolm sample`: options become a request, its events are shown, and the text is printed.
 
 mod given;
 mod lines;
@@ -21,20 +21,20 @@ use crate::{interrupts, output, setup};
 use report::Sequence;
 use show::Show;
 
-/// Between the texts of a batch.
+/// Separates the texts of a batch.
 const SEPARATOR: &str = "----\n";
 
 /// `--format json`.
 #[derive(Serialize)]
 struct Report<'a> {
-    /// That of a trace, with the passes of all attempts.
+    /// The header of a trace, with the passes of all attempts.
     #[serde(flatten)]
     header: Header,
     device: String,
     interrupted: bool,
-    /// Texts in which the model ran on at a given word to the last, as indices within the batch.
+    /// Texts in which the model extended a given word in every attempt, as indices within the batch.
     run_on: &'a [usize],
-    /// Texts that --stop or --stop-string ended, likewise.
+    /// Texts ended by --stop or --stop-string, likewise.
     ended: &'a [usize],
     rows: usize,
     seconds: f64,
@@ -55,7 +55,7 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     }
     let files = setup::open(&arguments.source, arguments.quiet)?;
     let request = given::request(&arguments)?;
-    // Bad requests and files that cannot be written are said before the model is loaded.
+    // Bad requests and files that cannot be written are reported before the model is loaded.
     files.plan(&request)?;
     let trace = arguments.trace.as_deref().map(Pending::create);
     let mut trace = trace.transpose()?;
@@ -99,7 +99,7 @@ pub fn run(arguments: Sample) -> Result<(), Failure> {
     }
 }
 
-/// What to say of an attempt that begins.
+/// Notes for the start of an attempt.
 fn announcements(header: &Header, arguments: &Sample) -> Vec<String> {
     if header.attempt > 0 {
         return vec![format!(
@@ -121,7 +121,7 @@ fn announcements(header: &Header, arguments: &Sample) -> Vec<String> {
     altered.chain(window).chain(steps).chain(seed).collect()
 }
 
-/// What to say of steps that are more than there are tokens to choose: none takes less than one.
+/// A note if there are more steps than tokens to choose: each step reveals at least one.
 fn surplus_steps(header: &Header) -> Option<String> {
     let tokens = match header.family {
         Family::Bd3Lm => header.block_size?,
@@ -208,7 +208,7 @@ fn print(
     output::text(&text)
 }
 
-/// How many tokens the model wrote.
+/// The number of tokens that the model wrote.
 fn written(header: &Header, footer: &Footer) -> usize {
     let tokens = footer.tokens.iter().flatten();
     let known = tokens.filter(|&&token| token != header.mask_index).count();

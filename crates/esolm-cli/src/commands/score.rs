@@ -80,7 +80,7 @@ pub fn run(arguments: &arguments::Score) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is scored, and where each item stands.
+/// What is scored, and the place of each item in the input.
 #[derive(Default)]
 struct Input {
     items: Vec<ScoreItem>,
@@ -153,7 +153,7 @@ impl Input {
     }
 }
 
-/// What the user should know about how texts were scored.
+/// Notes on how the texts were scored.
 fn notes(scored: &[Scored], places: &[String], is_exact: bool) -> Vec<String> {
     let mut notes = Vec::new();
     let altered = |(item, place): (&Scored, _)| Some((item.altered.clone()?, place));
@@ -185,7 +185,7 @@ fn notes(scored: &[Scored], places: &[String], is_exact: bool) -> Vec<String> {
     notes
 }
 
-/// A JSON line of `--choices`.
+/// A line of JSON for `--choices`.
 #[derive(Serialize)]
 struct ChoiceLine {
     index: usize,
@@ -200,7 +200,7 @@ struct Choice {
     logp: Vec<f64>,
     tokens: Vec<usize>,
     bytes: Vec<usize>,
-    /// What was compared.
+    /// The values that were compared.
     normalized: Vec<f64>,
     exact: bool,
 }
@@ -215,7 +215,7 @@ impl Choice {
                 Normalize::Byte => score.logp / score.bytes.max(1) as f64,
             })
             .collect();
-        // Of equal ones the first.
+        // Of equal ones, the first.
         let better = |best, i| {
             if normalized[i] > normalized[best] {
                 i

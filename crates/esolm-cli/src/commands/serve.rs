@@ -1,4 +1,4 @@
-//! `esolm serve`: models are loaded, and requests answered until a signal comes.
+//! `esolm serve`: loads models and answers requests until a signal arrives.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,7 +23,7 @@ pub fn run(arguments: &Serve) -> Result<(), Failure> {
         hosts: arguments.allow_host.clone(),
     };
     let is_open = guard.api_key.is_none() && !arguments.host.is_loopback();
-    // An address that is taken is said before anything is loaded.
+    // An address in use is reported before anything is loaded.
     let address = SocketAddr::new(arguments.host, arguments.port);
     let limits = limits();
     let server = Server::bind(address, guard, limits).map_err(Failure::serving)?;
@@ -52,7 +52,7 @@ pub fn run(arguments: &Serve) -> Result<(), Failure> {
     ended.map_err(Failure::serving)
 }
 
-/// The usual limits, with no more connections than the system lets the program have files for.
+/// The default limits, with no more connections than the system allows open files.
 fn limits() -> Limits {
     let usual = Limits::default();
     Limits {
@@ -65,7 +65,7 @@ fn limits() -> Limits {
 fn most_connections(wanted: usize) -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-    /// Files beside connections: those of models, which are opened again when a device is lost.
+    /// Files other than connections: those of models, which are reopened when a device is lost.
     const OTHERS: u64 = 128;
     let most = |(allowed, _)| usize::try_from(u64::saturating_sub(allowed, OTHERS)).ok();
     let files = Resource::RLIMIT_NOFILE;
@@ -73,7 +73,7 @@ fn most_connections(wanted: usize) -> usize {
     if let Ok((allowed, possible)) = getrlimit(files)
         && allowed < needed
     {
-        // Where it is refused, the limit stays as it is.
+        // If this is refused, the limit stays as it is.
         let _ = setrlimit(files, needed.min(possible), possible);
     }
     let most = getrlimit(files).ok().and_then(most);
@@ -85,14 +85,14 @@ fn most_connections(wanted: usize) -> usize {
     wanted
 }
 
-/// A model as the command line gives it: what clients call it, and where it is, as far as that is said.
+/// A model as given on the command line: its name for clients, and its location, if given.
 #[derive(Default)]
 struct Named {
     name: Option<String>,
     source: Option<String>,
 }
 
-/// The models with their names, all of them found before the first is loaded.
+/// The models with their names, all opened before the first is loaded.
 fn opened(arguments: &Serve) -> Result<Vec<(String, ModelFiles)>, Failure> {
     let mut models: Vec<(String, ModelFiles)> = Vec::new();
     for Named { name, source } in named(&arguments.models)? {
@@ -140,7 +140,7 @@ fn load(arguments: &Serve, name: String, files: ModelFiles) -> Result<ServedMode
     if !arguments.quiet {
         setup::note_assumed(&files);
     }
-    // A model that is not talked to continues text all the same.
+    // A model without a chat template can still continue text.
     let chat = ChatTemplate::new(files.checkpoint().chat_files());
     let recommended = *files.recommended();
     let started = pollster::block_on(Serving::start(files, arguments.device.options(), options));
@@ -178,7 +178,7 @@ fn key(arguments: &Serve) -> Result<Option<String>, Failure> {
         Some(key) if key.is_empty() => Err(Failure::usage(
             "the API key is empty; give one of at least one character, or none",
         )),
-        // What no header can hold, no client can send.
+        // Clients could not send a key that no header can hold.
         Some(key) if key.trim() != key || key.chars().any(char::is_control) => Err(Failure::usage(
             "the API key begins or ends with a space, or has a control character; give one that a client can send",
         )),
@@ -186,13 +186,13 @@ fn key(arguments: &Serve) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Names and sources. Without any it is the usual model, which the others name as well.
+/// Names and sources. By default, the same model as for other commands.
 fn named(models: &[String]) -> Result<Vec<Named>, Failure> {
     if models.is_empty() {
         return Ok(vec![Named::default()]);
     }
     let one = |spec: &String| match spec.split_once('=') {
-        // A path may have such a sign of its own.
+        // A path may itself contain the separator.
         Some((name, source)) if !Path::new(spec).exists() => {
             if name.is_empty() || source.is_empty() {
                 return Err(Failure::usage(format!(
@@ -212,14 +212,14 @@ fn named(models: &[String]) -> Result<Vec<Named>, Failure> {
     models.iter().map(one).collect()
 }
 
-/// What clients call a model of which nobody said.
+/// The default name of a model.
 fn called(source: &str) -> String {
     if let Some(hub) = source.strip_prefix("hf:") {
         return hub.into();
     }
     let path = Path::new(source);
     let last = match path.is_dir() {
-        // What stands behind a point there, as in a version, is part of the name.
+        // In a folder's name, what follows a dot, as in a version, is part of the name.
         true => path.file_name(),
         false => path.file_stem(),
     };

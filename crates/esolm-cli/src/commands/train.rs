@@ -19,7 +19,7 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
     files::check_folder(&arguments.out)?;
     let mut show = Show::new(arguments.quiet);
     let (recipe, source) = recipe(arguments, &mut show)?;
-    // Of the recipe, not of the command line.
+    // The device is from the recipe, not from the command line.
     let choice: DeviceChoice = (recipe.run.device.parse())
         .map_err(|error| Failure::failed(failure::engine_sentence(&error)))?;
     let (device, device_name) = pollster::block_on(esolm::device::tensors(choice))?;
@@ -34,7 +34,7 @@ pub fn run(arguments: &Train) -> Result<(), Failure> {
         stop: &stop,
     };
     let ended = esolm_train::train(&recipe, &options, &mut |event| {
-        // Before its first step a training has nothing to save, and is ended at once.
+        // Before its first step, a training has nothing to save and can be ended at once.
         if matches!(event, Event::Line(Line::Start { .. })) {
             interrupts::stop(stop.clone());
         }
@@ -70,7 +70,7 @@ fn recipe(arguments: &Train, show: &mut Show) -> Result<(Recipe, Option<Source>)
     let mut set = arguments.set.clone();
     if let Some(init) = &arguments.init {
         check_init(init, text.as_deref().unwrap_or_default(), &set)?;
-        // JSON texts are TOML texts too.
+        // A JSON string is a valid TOML string.
         set.push(format!("model.init={}", serde_json::json!(init)));
     }
     let out = &arguments.out;
@@ -96,7 +96,7 @@ fn recipe(arguments: &Train, show: &mut Show) -> Result<(Recipe, Option<Source>)
     Ok((recipe.map_err(Failure::training)?, None))
 }
 
-/// Refuses an `--init` that would silently win over another checkpoint that the recipe or `--set` names.
+/// Refuses an `--init` that would silently override another checkpoint named by the recipe or `--set`.
 fn check_init(init: &str, recipe: &str, set: &[String]) -> Result<(), Failure> {
     match Recipe::init(recipe, set).map_err(Failure::training)? {
         Some(other) if !esolm_train::is_same_place(&other, init) => Err(Failure::usage(format!(
@@ -106,11 +106,11 @@ fn check_init(init: &str, recipe: &str, set: &[String]) -> Result<(), Failure> {
     }
 }
 
-/// What a terminal, or a file of stderr, sees.
+/// Progress on a terminal, or in a file that stderr is redirected to.
 struct Show {
     quiet: bool,
     bar: Option<ProgressBar>,
-    /// Steps done when this run began, and when that was.
+    /// Steps completed when this run began, and when it began.
     began: (u64, Instant),
     steps: u64,
     speed: f64,
@@ -166,7 +166,7 @@ impl Show {
                     } => self.speed = *tokens_per_second,
                     _ => {}
                 }
-                // A terminal has the bar for the steps; what is validated stays readable above it.
+                // On a terminal, a bar shows the steps; validation results stay readable above it.
                 if self.bar.is_none() || !matches!(line, Line::Train { .. }) {
                     self.say(&sentence(line));
                 }
@@ -191,7 +191,7 @@ impl Show {
     }
 }
 
-/// A line of the log for a reader.
+/// A log line for human readers.
 fn sentence(line: &Line) -> String {
     match line {
         Line::Start {

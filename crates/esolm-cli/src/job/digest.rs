@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 
 use crate::failure::Failure;
 
-/// Tensors are digested at once by so many threads at most: beyond it the disk is the limit.
+/// Maximum threads that hash tensors at once: with more, the disk is the bottleneck.
 const THREADS: usize = 8;
 
-/// The digits of a digest.
+/// The hexadecimal digits of a digest.
 pub fn hexadecimal(hash: Sha256) -> String {
     let digest = hash.finalize();
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -24,8 +24,8 @@ fn of(bytes: impl AsRef<[u8]>) -> String {
     hexadecimal(Sha256::new_with_prefix(bytes))
 }
 
-/// What a model is, whatever its files are called and wherever they are: the digests of its configuration, its weights, its tokenizer and
-/// the settings that it recommends; `name` is for readers.
+/// Identifies a model, regardless of the names and location of its files: the digests of its configuration, weights,
+/// tokenizer and recommended settings; `name` is for human readers.
 pub fn model(files: &ModelFiles) -> Result<Value, Failure> {
     let config = serde_json::to_string(files.config()).unwrap_or_default();
     let recommended = serde_json::to_string(files.recommended()).unwrap_or_default();
@@ -39,8 +39,8 @@ pub fn model(files: &ModelFiles) -> Result<Value, Failure> {
     }))
 }
 
-/// The digest of all parameters, each with its name, shape and form. It reads them once, as loading does, so that on most machines the
-/// system still has them in memory when they are loaded.
+/// The digest of all parameters, each with its name, shape and form. Reads them once, as loading does, so on most
+/// machines they are still in the page cache when the model is loaded.
 fn weights(checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
     let parameters: Vec<&Parameter> = checkpoint.parameters().collect();
     let lines = Mutex::new(Vec::with_capacity(parameters.len()));
@@ -65,7 +65,7 @@ fn weights(checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
             .map(|_| scope.spawn(work))
             .collect();
         let own = work();
-        // A thread that panicked has said so.
+        // A panic has already been reported by its thread.
         let others = others
             .into_iter()
             .map(|other| other.join().unwrap_or(Ok(())));

@@ -1,4 +1,4 @@
-//! The lines of a job, read one by one: memory does not depend on how many there are.
+//! The lines of a job, read one by one: memory does not depend on their number.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -12,7 +12,7 @@ use crate::arguments::Job;
 use crate::failure::Failure;
 use crate::{fields, texts};
 
-/// Bytes of the longest line that is read. Longer ones are hardly lines of JSON.
+/// Maximum bytes of a line. Longer ones are hardly lines of JSON.
 const LONGEST: u64 = 64 << 20;
 
 /// Where lines come from.
@@ -23,13 +23,13 @@ pub struct Input {
     is_file: bool,
 }
 
-/// What a first reading tells.
+/// The result of a first reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// Lines that are not blank.
+    /// Number of lines that are not blank.
     pub lines: u64,
     pub bytes: u64,
-    /// Hexadecimal digits of the SHA-256 of all.
+    /// Hexadecimal digits of the SHA-256 of the whole input.
     pub sha256: String,
 }
 
@@ -37,9 +37,9 @@ pub struct Survey {
 pub struct RawLine {
     /// The name of the input.
     pub name: String,
-    /// From 1, blank lines counted.
+    /// Line number, from 1, counting blank lines.
     pub number: u64,
-    /// None of a line that is too long.
+    /// `None` if the line is too long.
     pub bytes: Vec<u8>,
     is_too_long: bool,
 }
@@ -67,7 +67,7 @@ impl Input {
         })
     }
 
-    /// Refuses what can be read only once.
+    /// Refuses inputs that can be read only once.
     pub fn needs_file(&self, job: &Job) -> Result<(), Failure> {
         if self.is_file {
             return Ok(());
@@ -82,7 +82,7 @@ impl Input {
         )))
     }
 
-    /// Reads a file once, with `check` for each line; of anything else nothing.
+    /// Reads a file once, calling `check` for each line; does nothing for other inputs.
     pub fn survey(
         &self,
         check: impl Fn(&RawLine) -> Result<(), String>,
@@ -114,7 +114,7 @@ impl Input {
         }))
     }
 
-    /// Its lines from the first on.
+    /// An iterator over its lines, from the first.
     pub fn lines(&self) -> Result<Lines<'static>, Failure> {
         let reader: Box<dyn BufRead> = match self.path == Path::new(texts::STDIN) {
             true => Box::new(io::stdin().lock()),
@@ -148,7 +148,7 @@ impl Read for Hashing {
     }
 }
 
-/// Lines one by one.
+/// An iterator over lines.
 pub struct Lines<'a> {
     name: String,
     reader: Box<dyn BufRead + 'a>,
@@ -200,7 +200,7 @@ impl<'a> Lines<'a> {
 }
 
 impl RawLine {
-    /// The id, if it has one, and the other fields of its object.
+    /// The id, if there is one, and the other fields of the line's object.
     pub fn fields(&self) -> Result<(Option<Value>, Map<String, Value>), String> {
         if self.is_too_long {
             return Err(format!("it has more than {} MiB", LONGEST >> 20));

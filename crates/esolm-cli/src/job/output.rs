@@ -1,4 +1,4 @@
-//! The results of a job: a file that is appended to and can be gone on with, or a stream.
+//! The results of a job: a file that is appended to and can be resumed, or a stream.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -15,29 +15,30 @@ use crate::files::{self, Pending};
 
 /// Where results go.
 pub enum Output {
-    /// Whoever reads it has what was written.
+    /// What has been written cannot be taken back.
     Stream(Pending),
     File(Log),
 }
 
-/// A regular file of whole results.
+/// A regular file of complete results.
 pub struct Log {
     path: PathBuf,
     file: File,
-    /// Its bytes, all of them on the disk.
+    /// Its length in bytes, all of them flushed to disk.
     length: u64,
-    /// Results that it had when it was opened.
+    /// Number of results when it was opened.
     done: u64,
 }
 
-/// As much of a result as tells whose it is.
+/// The part of a result that identifies its line.
 #[derive(Deserialize)]
 struct Place {
     line: u64,
 }
 
 impl Output {
-    /// Opens the output. Where a job goes on, the lines whose results are there are taken from `lines`. A stream has no `record`.
+    /// Opens the output. When a job is resumed, lines that already have results are skipped in `lines`. A stream has no
+    /// `record`.
     pub fn open(
         job: &Job,
         record: impl FnOnce() -> Result<Record, Failure>,
@@ -61,12 +62,12 @@ impl Output {
         Pending::create_or_stdout(path).map(Self::Stream)
     }
 
-    /// Whether a job that ended early can go on with it.
+    /// Whether a job that ended early can be resumed.
     pub fn can_go_on(&self) -> bool {
         matches!(self, Self::File(_))
     }
 
-    /// Results that were there already.
+    /// Number of results that already existed.
     pub fn done(&self) -> u64 {
         match self {
             Self::Stream(_) => 0,
@@ -74,7 +75,7 @@ impl Output {
         }
     }
 
-    /// Adds whole lines, and brings them to the disk.
+    /// Appends complete lines, and flushes them to disk.
     pub fn append(&mut self, lines: &[u8]) -> Result<(), Failure> {
         match self {
             Self::Stream(stream) => stream.fill(|file| {
@@ -101,7 +102,7 @@ impl Log {
         lines: &mut Lines,
     ) -> Result<Self, Failure> {
         let cannot = |error: &std::io::Error| files::cannot_write(path, error);
-        // Not in append mode, which on some systems keeps a file from being cut.
+        // Not in append mode, which on some systems prevents truncation.
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -109,7 +110,7 @@ impl Log {
             .truncate(false)
             .open(path)
             .map_err(|error| cannot(&error))?;
-        // Some network file systems have no locks; there it is up to the user.
+        // Some network file systems have no locks; there, the user must take care.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             return Err(Failure::failed(format!(
                 "another process writes {}; wait for its end, or give another --output",
@@ -141,7 +142,7 @@ impl Log {
         Ok(log)
     }
 
-    /// Counts the results, each of which must be that of the next line.
+    /// Counts the results, each of which must belong to the next line.
     fn count(&mut self, lines: &mut Lines) -> Result<(), Failure> {
         let cannot = |error: std::io::Error| {
             let path = self.path.display();
@@ -152,7 +153,7 @@ impl Log {
         loop {
             text.clear();
             let count = reader.read_until(b'\n', &mut text).map_err(cannot)?;
-            // What a killed process or a power cut left of a line.
+            // The partial line that a killed process or a power failure left.
             if text.last() != Some(&b'\n') {
                 return Ok(());
             }
@@ -174,7 +175,7 @@ impl Log {
         }
     }
 
-    /// Leaves the whole results alone, and writes behind them.
+    /// Truncates the file to its complete results, and continues after them.
     fn cut(&mut self) -> std::io::Result<()> {
         self.file.set_len(self.length)?;
         self.file.seek(SeekFrom::Start(self.length))?;
@@ -187,7 +188,7 @@ impl Log {
             .write_all(lines)
             .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // A full disk leaves no half of a line, if it can be helped.
+            // On a full disk, leaves no partial line if possible.
             let _ = self.cut();
             return Err(files::cannot_write(&self.path, &error));
         }

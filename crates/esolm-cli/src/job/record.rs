@@ -1,4 +1,5 @@
-//! What a job was asked for, written beside its output, so that nobody goes on with another model, another input or other options.
+//! The parameters of a job, stored next to its output, so that it is not resumed with another model, another input or
+//! other options.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,14 +14,15 @@ use crate::arguments::Shard;
 use crate::failure::Failure;
 use crate::files;
 
-/// Ends the name of a record.
+/// Suffix of a record's file name.
 const SUFFIX: &str = ".job";
 
-/// What decides every byte of the results on one device.
+/// Everything that determines the results on one device.
 pub struct Record(Value);
 
 impl Record {
-    /// The record of a job over what a first reading told, with what [`digest::model`](super::digest::model) tells of the model.
+    /// The record of a job, given the result of a first reading of the input, and the model's identity from
+    /// [`digest::model`](super::digest::model).
     pub fn new(plan: &Plan, survey: Option<&Survey>, model: Value) -> Self {
         let input = survey.map(|survey| {
             json!({ "lines": survey.lines, "bytes": survey.bytes, "sha256": survey.sha256 })
@@ -38,14 +40,14 @@ impl Record {
         }))
     }
 
-    /// Where the record of an output stands.
+    /// The path of the record of an output.
     pub fn path(output: &Path) -> PathBuf {
         let mut name = output.as_os_str().to_owned();
         name.push(SUFFIX);
         name.into()
     }
 
-    /// Writes it beside the output.
+    /// Writes it next to the output.
     pub fn write(&self, output: &Path) -> Result<(), Failure> {
         let path = Self::path(output);
         if atomic::is_stream(&path).map_err(|error| files::cannot_write(&path, &error))? {
@@ -58,7 +60,7 @@ impl Record {
         atomic::write(&path, text).map_err(|error| files::cannot_write(&path, &error))
     }
 
-    /// Compares it with the one beside an output that has results.
+    /// Compares it with the record next to an output that has results.
     pub fn compare(&self, output: &Path) -> Result<(), Failure> {
         let path = Self::path(output);
         let text = fs::read(&path).map_err(|error| match error.kind() {
@@ -76,7 +78,7 @@ impl Record {
             ))
         })?;
         let results = output.display();
-        // What was asked for says most; other options may be why the model is another one.
+        // Differing options are the most informative, and may be why the model differs.
         for part in ["esolm_job", "esolm", "command", "options"] {
             if let Some((what, there, here)) = difference(part, &there[part], &self.0[part]) {
                 let said =
@@ -91,7 +93,7 @@ impl Record {
                 });
             }
         }
-        // What the model is called may change.
+        // The model's name may change.
         let (model, own) = (&there["model"], &self.0["model"]);
         let parts = [
             "configuration",
@@ -117,7 +119,7 @@ impl Record {
     }
 }
 
-/// The first field in which two records differ, and what it says in each.
+/// The first field in which two records differ, with both values.
 fn difference(name: &str, a: &Value, b: &Value) -> Option<(String, String, String)> {
     if let (Value::Object(a), Value::Object(b)) = (a, b) {
         let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();

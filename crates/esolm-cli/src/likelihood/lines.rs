@@ -1,5 +1,5 @@
-//! What the jobs of `ppl` and `score` share: the model, which is loaded when there is a line to do, and lines that cannot be scored beside
-//! others that can.
+//! What the jobs of `ppl` and `score` share: the model, which is loaded when there is a line to process, and the
+//! handling of lines that cannot be scored among others that can.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::job::{self, Line};
 use crate::setup;
 
-/// The options that both commands have.
+/// The options of both commands.
 pub struct Options<'a> {
     pub source: &'a Source,
     pub device: &'a Device,
@@ -24,8 +24,8 @@ pub struct Options<'a> {
 }
 
 impl<'a> Options<'a> {
-    /// Opens the model, and says what is wrong with the options before anything is read. `likelihood` is filled in with what the job
-    /// depends on, which the second result tells.
+    /// Opens the model, and reports bad options before anything is read. Fills in `likelihood` with what the job
+    /// depends on, which the second result describes.
     pub fn open(
         &self,
         likelihood: &mut Likelihood,
@@ -38,7 +38,7 @@ impl<'a> Options<'a> {
         if files.codec().is_none() {
             return Err(Error::NeedsTokenizer.into());
         }
-        // A line has one figure, which is the exact one where there is one.
+        // A line has one figure, the exact one if there is one.
         if purpose == Purpose::Perplexity && resolved.orders > 0 {
             likelihood.draws = likelihood.draws.or(Some(0));
         }
@@ -69,7 +69,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// What scores lines.
+/// Scores lines.
 pub struct Scorer<'a> {
     device: &'a Device,
     quiet: bool,
@@ -85,7 +85,7 @@ enum State {
 }
 
 impl Scorer<'_> {
-    /// The model, while it is not loaded.
+    /// The model's files, while it is not loaded.
     pub fn files(&self) -> Result<&ModelFiles, Failure> {
         match &self.state {
             State::Files(files) => Ok(files),
@@ -101,8 +101,8 @@ impl Scorer<'_> {
         Ok(())
     }
 
-    /// Scores texts with `score`, which has them with their numbers; those that cannot be scored are left out, and what is wrong with them
-    /// stands in their place. Nothing comes of any where `stop` ends it.
+    /// Scores texts with `score`, which gets them with their numbers. Texts that cannot be scored are left out, and
+    /// have an error as their result. Returns nothing if `stop` ends this.
     pub fn score<I: Clone, S>(
         &self,
         lines: Vec<Line<I>>,

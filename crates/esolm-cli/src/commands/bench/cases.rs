@@ -8,11 +8,11 @@ use esolm::reveal::Counts;
 
 use crate::arguments::Bench;
 
-/// Steps T where none are asked for.
+/// Default numbers of steps T.
 const STEPS: [usize; 3] = [16, 64, 1024];
-/// Tokens of a block of a decoder, as published, unless its own are others.
+/// Tokens per block of a decoder without a block size of its own, as published.
 const DECODER_BLOCK: usize = 32;
-/// Tokens that a decoder takes in a step.
+/// Tokens that a decoder reveals in a step.
 const AT_ONCE: [usize; 3] = [1, 2, 4];
 
 /// A plan to time.
@@ -21,27 +21,27 @@ pub struct Case {
     pub family: Family,
     attention: AttentionKind,
     schedule: Schedule,
-    /// Of a decoder that diffuses.
+    /// For decoders that write by diffusion.
     block_size: Option<usize>,
     pub steps: usize,
 }
 
 impl Case {
-    /// Those of a network.
+    /// The cases for a network.
     pub fn all(config: &ModelConfig, arguments: &Bench) -> Vec<Self> {
         let mut cases = match config.decoder {
             None => published(arguments),
             Some(_) => decoder(config, arguments),
         };
-        // A text of one token leaves AR nothing to predict.
+        // In a text of one token, AR has nothing to predict.
         cases.retain(|case| arguments.length > 1 || case.family != Family::Ar);
         cases
     }
 
-    /// Its plan over the weights of any of the families that share a network.
+    /// Its plan, for the weights of any of the families that share a network.
     ///
     /// # Errors
-    /// A length or a number of texts that cannot be.
+    /// If the length or the number of texts is not possible.
     pub fn plan(&self, config: &ModelConfig, arguments: &Bench) -> Result<Plan, PlanError> {
         Plan::new(&self.options(config, arguments))
     }
@@ -62,7 +62,7 @@ impl Case {
         if config.decoder.is_some() {
             return PlanOptions {
                 block_size: self.block_size,
-                // As many in every step.
+                // The same number in every step.
                 block_rules: self.block_size.map(|_| BlockRules {
                     tail: PromptTail::Shared,
                     counts: Counts::Even,
@@ -85,7 +85,8 @@ impl Case {
     }
 }
 
-/// Of a decoder: its blocks, with a cache, beside the same steps without, which is how an MDLM writes; and AR. One that is AR alone has no mask.
+/// For a decoder: blocks with a cache, next to the same steps without one, which is how an MDLM writes; and AR. A
+/// decoder that is only AR has no mask.
 fn decoder(config: &ModelConfig, arguments: &Bench) -> Vec<Case> {
     let length = arguments.length;
     let size = config.block_size.unwrap_or(DECODER_BLOCK).min(length);
@@ -127,7 +128,7 @@ fn decoder(config: &ModelConfig, arguments: &Bench) -> Vec<Case> {
     cases
 }
 
-/// Of the networks of models/dit.py, which all families share.
+/// For the networks of models/dit.py, which all families share.
 fn published(arguments: &Bench) -> Vec<Case> {
     let any_order = [
         ("MDLM", Family::Mdlm, AttentionKind::Bidirectional),
@@ -155,7 +156,7 @@ fn published(arguments: &Bench) -> Vec<Case> {
             add(name, family, attention, Schedule::Binomial, steps);
         }
     }
-    // One token a pass: what the published speed table compares.
+    // One token per pass is what the published speed table compares.
     let length = arguments.length;
     for (name, family, attention) in any_order {
         let name = format!("{name} NFE=L");
@@ -174,13 +175,13 @@ fn published(arguments: &Bench) -> Vec<Case> {
     cases
 }
 
-/// Blocks of 16, as the published comparison has them, or of the most below that divide the length.
+/// Blocks of 16, as in the published comparison, or the largest smaller size that divides the length.
 fn block_size(length: usize) -> usize {
     let divides = |size: &usize| length.is_multiple_of(*size);
     (1..=16).rev().find(divides).unwrap_or(1)
 }
 
-/// The sets of a published SetDLM, whose window is as large as its largest one.
+/// The sets of a published SetDLM, whose window is as large as its largest set.
 const SETS: Sets = Sets {
     desired: 4,
     largest: 8,

@@ -1,5 +1,5 @@
-//! What fewer bits cost: how likely each form finds texts that the model itself wrote. It needs no text of the user's; `esolm ppl` measures
-//! on those.
+//! What fewer bits cost: the likelihood that each form assigns to texts written by the model itself. No text from the
+//! user is needed; `esolm ppl` measures on the user's texts.
 
 use esolm::Likelihood;
 use esolm::engine::Engine;
@@ -16,26 +16,26 @@ use super::Form;
 use crate::failure::Failure;
 use crate::output;
 
-/// Tokens of all texts together, and of those of a decoder, which has more to compute for each.
+/// Total tokens of all texts; fewer for a decoder, where each takes more computation.
 const TOKENS: [usize; 2] = [2048, 256];
-/// Diffusion steps in which a text is written.
+/// Diffusion steps per text.
 const STEPS: usize = 64;
-/// Draws of the bound, where there is no exact likelihood.
+/// Draws of the bound, if there is no exact likelihood.
 const DRAWS: u32 = 4;
 
 /// The perplexities of all forms.
 #[derive(Serialize)]
 pub struct Cost {
-    /// Tokens that were scored, which the first form wrote.
+    /// Number of scored tokens, which the first form wrote.
     pub tokens: usize,
-    /// Whether the perplexities are exact, or those of the bound.
+    /// Whether the perplexities are exact, or from the bound.
     pub exact: bool,
-    /// A form and its perplexity each.
+    /// The perplexity of each form.
     pub forms: Vec<(String, f64)>,
 }
 
 impl Cost {
-    /// Lets the first engine write, and all of them score.
+    /// Writes texts with the first engine, and scores them with all.
     pub fn measure(engines: &mut [(Form, Engine)]) -> Result<Self, Failure> {
         let (_, writer) = &mut engines[0];
         let config = writer.config().clone();

@@ -1,4 +1,4 @@
-//! `esolm bench --kernels`: where the table that chooses the forms of kernels is wrong for a device.
+//! `esolm bench --kernels`: where the table that selects kernel variants is wrong for a device.
 
 use std::fmt::Write;
 
@@ -11,12 +11,12 @@ use crate::arguments::{Bench, FormatName};
 use crate::failure::Failure;
 use crate::output;
 
-/// Everything that is printed.
+/// The whole report.
 #[derive(Serialize)]
 struct Report {
     device: String,
     model: String,
-    /// Comparisons in which the table's form is not the best.
+    /// Comparisons in which the table's variant is not the best.
     wrong: usize,
     comparisons: Vec<Comparison>,
 }

@@ -1,4 +1,4 @@
-//! Weights for timing: random, of any shape, made in memory.
+//! Weights for timing: random, of any shape, created in memory.
 
 use std::io::{self, Write};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::arguments::{Bench, LikeName};
 use crate::failure::Failure;
 
-/// A checkpoint of the asked shape with random f16 weights, and its name.
+/// A checkpoint of the requested shape with random f16 weights, and its name.
 pub fn checkpoint(arguments: &Bench) -> Result<(Checkpoint, String), Failure> {
     if arguments.vocab == 0 || arguments.length == 0 {
         return Err(Failure::usage("--vocab and --length must be at least 1"));
@@ -62,10 +62,10 @@ fn esolm(arguments: &Bench) -> Value {
     })
 }
 
-/// Tokens of the published decoders.
+/// Vocabulary size of the published decoders.
 const VOCABULARY: u32 = 151_936;
 
-/// The configuration of a published decoder, as a BD3-LM: which tokens see each other is the plan's.
+/// The configuration of a published decoder, as a BD3-LM: which tokens see each other is determined by the plan.
 fn like(name: LikeName) -> Value {
     let (model_type, class) = match name {
         LikeName::Qwen3 => ("a2d-qwen3", "A2DQwen3LMHeadModel"),
@@ -90,7 +90,7 @@ fn like(name: LikeName) -> Value {
         "rope_theta": 1_000_000,
         "tie_word_embeddings": name == LikeName::Qwen3,
         "mask_token_id": VOCABULARY - 1,
-        // What the published comparisons use; SDAR's own are of 4.
+        // The block size of the published comparisons; SDAR's own is 4.
         "block_size": 32,
         "esolm": { "family": "bd3lm" },
     })
@@ -99,14 +99,14 @@ fn like(name: LikeName) -> Value {
 /// A safetensors file of random numbers.
 fn write(specs: &[TensorSpec]) -> io::Result<Vec<u8>> {
     let bytes = |spec: &TensorSpec| 2 * spec.shape.iter().product::<usize>();
-    // In one piece, with more than enough for the header.
+    // One allocation, with ample room for the header.
     let size = specs.iter().map(|spec| bytes(spec) + 200).sum();
     let mut writer = SafetensorsWriter::new(Vec::with_capacity(size), &[], specs)?;
     let mut stream = Stream::new(1, 0, Purpose::Other(1));
     for spec in specs {
         let mut left = bytes(spec);
         while left > 0 {
-            // Two numbers of about +-0.03 a word: the exponent is fixed, sign and mantissa are random.
+            // Two numbers of about +-0.03 per word: the exponent is fixed, sign and mantissa are random.
             let word = (stream.next_u32() & 0x83ff_83ff) | 0x2400_2400;
             let piece = &word.to_le_bytes()[..left.min(4)];
             writer.write_all(piece)?;

@@ -1,4 +1,4 @@
-//! The bench as text.
+//! The report as text.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use super::{Line, Report};
 
 const GIGA: f64 = 1e9;
 
-/// The report as a table of lines.
+/// Formats the report as a table.
 pub fn table(report: &Report) -> String {
     let mut out = format!(
         "{}\n{}\nlength {}, batch {}; all lines run the same weights, only the plan differs\n",
@@ -128,7 +128,7 @@ fn row(out: &mut String, line: &Line, on_gpu: bool) {
     out.push('\n');
 }
 
-/// What each form costs against the first.
+/// What each form costs compared with the first.
 fn perplexities(out: &mut String, cost: &Cost) {
     let kind = match cost.exact {
         true => "perplexity",

@@ -1,4 +1,4 @@
-//! How long a plan takes.
+//! Timing of plans.
 
 use std::time::Instant;
 
@@ -16,26 +16,26 @@ use serde::Serialize;
 use crate::arguments::Bench;
 use crate::failure::Failure;
 
-/// What a run of a plan took.
+/// The cost of running a plan.
 #[derive(Clone, Serialize)]
 pub struct Timing {
     /// Seconds of the whole plan; the median over rounds.
     pub seconds: f64,
-    /// Least and most of them over rounds.
+    /// Their minimum and maximum over rounds.
     pub range: [f64; 2],
     /// Share of the passes that was run; the other figures are for the whole plan.
     pub share: f64,
-    /// Kernel launches a pass.
+    /// Kernel launches per pass.
     pub dispatches_per_step: f64,
-    /// Command submissions a pass.
+    /// Command submissions per pass.
     pub submits_per_step: f64,
     /// Bytes read back in the passes that were run.
     pub bytes_read: u64,
 }
 
 impl Timing {
-    /// Times a plan of so many `passes`: run from end to end where that fits the seconds that a line may take, else passes drawn at random over the plan, each
-    /// waited for. What a pass costs does not depend on the tokens.
+    /// Times a plan with this many `passes`: from end to end if that fits the seconds allowed for a line, otherwise
+    /// passes drawn at random over the plan, each awaited. The cost of a pass does not depend on the tokens.
     pub fn of(
         engine: &mut Engine,
         plan: &Plan,
@@ -62,7 +62,7 @@ impl Timing {
         let before = engine.counters();
         let begin = Instant::now();
         let mut run = 0;
-        // A probe that settles whether the whole fits.
+        // A probe that decides whether the whole plan fits.
         for &step in order.iter().take(4) {
             engine.step(&passes[step], &ids, &draw)?;
             block_on(engine.wait())?;
@@ -98,7 +98,7 @@ impl Timing {
         })
     }
 
-    /// The median time, with the range of all; the rest is of the run next to it.
+    /// The median time, with the range of all times; the other figures are from the middle run.
     pub fn median(mut runs: Vec<Self>) -> Self {
         runs.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let [seconds, least, most] = median_and_range(runs.iter().map(|run| run.seconds).collect());
@@ -110,7 +110,7 @@ impl Timing {
     }
 }
 
-/// Median, least and most of at least one value.
+/// Median, minimum and maximum of at least one value.
 pub fn median_and_range(mut values: Vec<f64>) -> [f64; 3] {
     values.sort_by(f64::total_cmp);
     let last = values.len() - 1;
@@ -118,7 +118,7 @@ pub fn median_and_range(mut values: Vec<f64>) -> [f64; 3] {
     [median, values[0], values[last]]
 }
 
-/// What each pass cannot do without.
+/// The minimum work of the passes.
 pub fn work(
     config: &ModelConfig,
     weights: Weights,

@@ -1,4 +1,4 @@
-//! Where messages come from: a person at a terminal, who edits them, or anything else, which gives one a line.
+//! Where messages come from: a user who edits them at a terminal, or anything else that provides lines.
 
 use std::io::{self, BufRead, IsTerminal, Read, StdinLock};
 
@@ -6,21 +6,21 @@ use super::line::Editor;
 use crate::failure::Failure;
 use crate::output;
 
-/// Bytes of a line; more than any context takes.
+/// Maximum bytes of a line; no context holds more.
 const MOST: u64 = 16 << 20;
 
-/// What was said.
+/// What was read.
 pub enum Said {
     Line(String),
     /// Ctrl-C.
     Interrupt,
-    /// There is no more.
+    /// End of input.
     End,
 }
 
 pub struct Input {
     source: Source,
-    /// Of the last line, from 1.
+    /// Number of the last line, from 1.
     number: u64,
 }
 
@@ -30,7 +30,7 @@ enum Source {
 }
 
 impl Input {
-    /// `edits` tells whether a person's messages may be edited where they are shown.
+    /// `edits` says whether messages may be edited at the terminal.
     pub fn new(edits: bool) -> Result<Self, Failure> {
         let can_edit = edits && io::stdin().is_terminal() && io::stdout().is_terminal();
         let source = if can_edit {
@@ -47,12 +47,12 @@ impl Input {
         matches!(self.source, Source::Typed(_))
     }
 
-    /// The number of the line that was read last, from 1.
+    /// The number of the line read last, from 1.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// The next message, with the lines that a backslash joins; nothing where the conversation ends.
+    /// The next message, including lines joined by a backslash; `None` at the end of the conversation.
     pub fn next(&mut self) -> Result<Option<String>, Failure> {
         let said = self.message();
         said.map_err(|error| cannot_read(&error))

@@ -1,4 +1,4 @@
-//! Messages that a person edits at a terminal.
+//! Editing messages at a terminal.
 
 use std::io;
 
@@ -17,14 +17,14 @@ use rustyline::{
 use super::COMMANDS;
 use super::input::Said;
 
-/// Messages that are remembered while the program runs.
+/// Number of messages kept in the history.
 const REMEMBERED: usize = 500;
 
-/// Edits messages, and remembers those before.
+/// A message editor with a history.
 pub struct Editor(rustyline::Editor<Commands, MemHistory>);
 
 impl Editor {
-    /// For a terminal at the standard input and output.
+    /// An editor on standard input and output, which must be a terminal.
     pub fn new() -> io::Result<Self> {
         let config = Config::builder()
             .max_history_size(REMEMBERED)
@@ -42,7 +42,8 @@ impl Editor {
         Ok(Self(editor))
     }
 
-    /// Reads a line, which has newlines where they were pasted or typed with Alt-Enter. `goes_on` tells whether it goes on with a message.
+    /// Reads a line, which contains newlines if they were pasted or typed with Alt-Enter. `goes_on` says whether it
+    /// continues a message.
     pub fn line(&mut self, goes_on: bool) -> io::Result<Said> {
         match self.0.readline(if goes_on { ". " } else { "> " }) {
             Ok(line) => Ok(Said::Line(line)),
@@ -53,14 +54,14 @@ impl Editor {
         }
     }
 
-    /// Remembers a message.
+    /// Adds a message to the history.
     pub fn remember(&mut self, message: &str) -> io::Result<()> {
         let added = self.0.add_history_entry(message);
         added.map(drop).map_err(io::Error::other)
     }
 }
 
-/// Ctrl-C clears what is written, and is an interrupt only where nothing is.
+/// Ctrl-C clears the message; only if it is empty, it interrupts.
 struct Clears;
 
 impl ConditionalEventHandler for Clears {
@@ -69,7 +70,7 @@ impl ConditionalEventHandler for Clears {
     }
 }
 
-/// Completes the names of commands.
+/// Completes command names.
 struct Commands;
 
 impl Completer for Commands {
@@ -92,7 +93,7 @@ impl Hinter for Commands {
 }
 impl Validator for Commands {}
 
-/// The commands that begin so, as they are shown and as they are put in the place of what is there.
+/// The commands that start with the given text, as displayed and as inserted.
 fn completed(begun: &str) -> Vec<Pair> {
     let begin_so = COMMANDS
         .iter()

@@ -1,4 +1,4 @@
-//! The messages of a conversation in JSON, as lines and saved conversations have them.
+//! The messages of a conversation in JSON, as in lines and saved conversations.
 
 use esolm::Message;
 use serde::Deserialize;
@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::fields::{self, Form, TEXT};
 
-/// What a list of messages must be.
+/// A description of a list of messages.
 pub const MESSAGES: &str = "a list of messages, each with a role and a content";
 
 const FORM: Form = Form {
@@ -27,10 +27,10 @@ struct Given {
     reasoning_content: Option<String>,
 }
 
-/// Reads messages one by one.
+/// Parses messages one by one.
 ///
 /// # Errors
-/// What is wrong with the first bad one, as the part of a sentence.
+/// What is wrong with the first bad one, as part of a sentence.
 pub fn read(all: Vec<Value>) -> Result<Vec<Message>, String> {
     let read = |(index, value)| one(value).map_err(|why| format!("messages[{index}]: {why}"));
     all.into_iter().enumerate().map(read).collect()

@@ -1,13 +1,14 @@
-//! An answer at a terminal: what is settled stays, the block under way is drawn anew with each step, its unknown places as shades.
+//! Draws an answer on a terminal: final text stays, and the current block is redrawn in each step, with unknown
+//! positions shaded.
 
 use console::measure_text_width;
 
 use crate::output;
 
-/// A place whose token is not known.
+/// A position whose token is not known.
 const MASKED: &str = "░░";
 
-/// The terminal that is drawn for.
+/// The properties of the terminal.
 #[derive(Clone, Copy)]
 pub struct Look {
     pub columns: usize,
@@ -15,17 +16,17 @@ pub struct Look {
     pub colours: bool,
 }
 
-/// Where the settled text ends, and how much is drawn behind it.
+/// Where the final text ends, and how much is drawn after it.
 #[derive(Default)]
 pub struct Painter {
-    /// Column behind the settled text.
+    /// Column after the final text.
     column: usize,
-    /// Rows that begin in what is drawn behind it; nothing where nothing is.
+    /// Number of further rows drawn after it; `None` if nothing is drawn.
     open: Option<usize>,
 }
 
 impl Painter {
-    /// What the terminal is sent for a step: text that joins what is settled, and the places of the block behind it.
+    /// The output for a step: text that is added to the final text, and the positions of the block after it.
     pub fn step(&mut self, text: &str, places: &[Option<String>], look: Look) -> String {
         let columns = look.columns.max(2);
         let mut out = self.erase();
@@ -52,7 +53,7 @@ impl Painter {
             return out;
         }
         if self.column >= columns {
-            // Behind the last column a terminal is of two minds where the cursor is.
+            // After the last column, terminals disagree on where the cursor is.
             out.push_str("\r\n");
             self.column = 0;
         }
@@ -77,7 +78,7 @@ impl Painter {
         drawn.out
     }
 
-    /// Takes away what is drawn behind the settled text.
+    /// Erases what is drawn after the final text.
     pub fn erase(&mut self) -> String {
         let Some(rows) = self.open.take() else {
             return String::new();
@@ -89,7 +90,7 @@ impl Painter {
         format!("{up}\x1b[{}G\x1b[J", self.column + 1)
     }
 
-    /// The end of an answer.
+    /// Ends an answer.
     pub fn end(&mut self) -> String {
         let mut out = self.erase();
         if self.column > 0 {
@@ -105,7 +106,7 @@ struct Region {
     column: usize,
     columns: usize,
     rows: usize,
-    /// Rows at most, so that the terminal need not scroll what will be drawn anew.
+    /// Maximum number of rows, so that the terminal does not scroll what will be redrawn.
     most: usize,
 }
 

@@ -15,7 +15,7 @@ use crate::fields::{self, COUNT, Form, SEED, SWITCH, TEXT};
 /// How answers are written.
 pub fn options(arguments: &Arguments) -> ChatOptions {
     let filters = &arguments.filters;
-    // All of them, so that none is forgotten.
+    // Lists all fields, so that none is forgotten.
     let Choosing {
         confidence,
         prompt_tail,
@@ -49,7 +49,7 @@ pub fn options(arguments: &Arguments) -> ChatOptions {
     }
 }
 
-/// The model with the chat template that was asked for.
+/// The model, with the requested chat template.
 pub fn with_template(files: ModelFiles, arguments: &Arguments) -> Result<ModelFiles, Failure> {
     let cannot_read = |path: &std::path::Path, error| {
         Failure::from(esolm::Error::Checkpoint(
@@ -99,16 +99,16 @@ struct Given {
     max_tokens: Option<NonZeroUsize>,
 }
 
-/// What is said.
+/// The messages in a line.
 #[derive(Debug)]
 enum Said {
-    /// In the place of all that was said before.
+    /// Replaces the whole conversation.
     Whole(Vec<Message>),
-    /// By the user, after it.
+    /// Adds a message of the user.
     Next(String),
 }
 
-/// A line of JSON: a whole conversation, or one more message of it, and how this answer is written.
+/// A line of JSON: a whole conversation, or one more message, and how this answer is written.
 #[derive(Debug)]
 pub struct Asked {
     said: Said,
@@ -118,10 +118,10 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Reads a line.
+    /// Parses a line.
     ///
     /// # Errors
-    /// What is wrong with it, as the part of a sentence.
+    /// What is wrong with it, as part of a sentence.
     pub fn read(line: &str) -> Result<Self, String> {
         let given: Given = fields::read(fields::object(line.as_bytes())?, &FORM, &Map::new())?;
         let said = match (given.messages, given.content) {
@@ -140,7 +140,7 @@ impl Asked {
         })
     }
 
-    /// Hands the messages to the conversation, and what else it says for one answer.
+    /// Applies the messages, and the settings for one answer, to the conversation.
     pub fn apply(self, chat: &mut Chat) {
         match self.said {
             Said::Whole(messages) => chat.set_messages(messages),

@@ -1,4 +1,4 @@
-//! Conversations in files.
+//! Conversations saved in files.
 
 use std::io::Read;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::failure::Failure;
 use crate::fields::{self, Form, TEXT};
 use crate::files::Pending;
 
-/// Of the form of the file.
+/// Version of the file format.
 const VERSION: u32 = 1;
-/// Bytes that are read of a file at most.
+/// Maximum bytes read from a file.
 const MOST: u64 = 64 << 20;
 
 const FORM: Form = Form {
@@ -26,7 +26,7 @@ const FORM: Form = Form {
 #[derive(Serialize)]
 struct Saved<'a> {
     esolm_chat: u32,
-    /// With which it was held.
+    /// The model's name.
     model: &'a str,
     messages: &'a [Message],
 }
@@ -39,7 +39,7 @@ struct Given {
     messages: Option<Vec<Value>>,
 }
 
-/// Writes a conversation.
+/// Saves a conversation.
 pub fn save(path: &Path, model: &str, messages: &[Message]) -> Result<(), Failure> {
     let mut file = Pending::create(path)?;
     let saved = Saved {
@@ -51,7 +51,7 @@ pub fn save(path: &Path, model: &str, messages: &[Message]) -> Result<(), Failur
     file.commit()
 }
 
-/// Reads one.
+/// Loads a conversation.
 pub fn load(path: &Path) -> Result<Vec<Message>, Failure> {
     let unusable = |why: String| {
         Failure::failed(format!(
@@ -75,7 +75,7 @@ pub fn load(path: &Path) -> Result<Vec<Message>, Failure> {
     messages_in(&bytes).map_err(unusable)
 }
 
-/// The messages in a file.
+/// The messages in a file's text.
 fn messages_in(bytes: &[u8]) -> Result<Vec<Message>, String> {
     let fields = fields::object(bytes)?;
     // Other versions have other fields.

@@ -1,4 +1,4 @@
-//! How answers are shown: drawn at a terminal, as text that only grows elsewhere, or as lines of JSON.
+//! How answers are shown: drawn on a terminal, as plain text elsewhere, or as lines of JSON.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -20,9 +20,9 @@ enum Way {
 pub struct Show {
     way: Way,
     quiet: bool,
-    /// Whether something of an answer was printed and its line not ended.
+    /// Whether part of an answer has been printed without the end of its line.
     is_open: bool,
-    /// Messages that were left out, as far as that was said.
+    /// Number of left-out messages that have been reported.
     dropped: usize,
 }
 
@@ -58,7 +58,7 @@ impl Show {
         }
         match (&mut self.way, event) {
             (Way::Text, ChatEvent::Prompt(_)) => {
-                // An answer has a line of its own, and be it empty.
+                // Even an empty answer has a line of its own.
                 self.is_open = true;
                 Ok(())
             }
@@ -77,7 +77,6 @@ impl Show {
                 output::text(&format!("{hidden}{drawn}"))
             }
             (_, ChatEvent::Answer(answer)) => {
-                // What only showed itself at the end, such as half a character.
                 let answer = answer.clone();
                 self.end()?;
                 self.summary(&answer)
@@ -109,7 +108,7 @@ impl Show {
         Ok(())
     }
 
-    /// Ends what is shown of an answer, however that ended.
+    /// Ends the display of an answer, whatever its outcome.
     pub fn end(&mut self) -> Result<(), Failure> {
         if !std::mem::take(&mut self.is_open) {
             return Ok(());
@@ -124,7 +123,7 @@ impl Show {
         }
     }
 
-    /// Says something beside the answers.
+    /// Prints a note.
     pub fn note(&mut self, text: &str) -> Result<(), Failure> {
         match self.way {
             Way::Json => output::json_line(&json!({"event": "note", "text": text})),
@@ -136,7 +135,7 @@ impl Show {
         }
     }
 
-    /// Tells of what could not be done.
+    /// Reports an error.
     pub fn error(&mut self, text: &str) -> Result<(), Failure> {
         output::json_line(&json!({"event": "error", "text": text}))
     }
@@ -145,7 +144,7 @@ impl Show {
 impl Drop for Show {
     fn drop(&mut self) {
         if self.is_open && matches!(self.way, Way::Painted(..)) {
-            // After an error the terminal gets its cursor back; a failure here changes nothing any more.
+            // Restores the cursor after an error; a failure here is ignored.
             let _ = write!(io::stdout(), "\x1b[?25h");
         }
     }

@@ -1,4 +1,4 @@
-//! `esolm ppl --input`: every line is a document that is scored by itself.
+//! `esolm ppl --input`: each line is a document that is scored separately.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -32,7 +32,7 @@ const FORM: Form = Form {
 pub struct Done {
     #[serde(flatten)]
     score: Score,
-    /// Perplexity a token, where there is a token.
+    /// Perplexity per token, if there are any tokens.
     ppl: Option<f64>,
 }
 
@@ -67,7 +67,7 @@ impl Work for Measuring<'_> {
     fn read(&self, fields: Map<String, Value>) -> Result<String, String> {
         let fields: Fields = fields::read(fields, &FORM, &Map::new())?;
         let text = fields.text.ok_or("it has no field text")?;
-        // White space around a document is left out everywhere.
+        // Whitespace around a document is always ignored.
         Ok(text.trim().into())
     }
 
@@ -88,7 +88,7 @@ impl Work for Measuring<'_> {
         let scored = (self.scorer).score(lines, stop, |model, numbers, texts, progress| {
             let mut options = self.options.clone();
             (options.numbers, options.progress) = (numbers, progress);
-            // Where no token of any is scored, there is nothing to measure.
+            // If none of the texts has a token to score, there is nothing to measure.
             let nothing = texts
                 .iter()
                 .map(|text| Score::nothing(text.len(), is_exact));

@@ -1,4 +1,4 @@
-//! What `ppl` prints.
+//! The output of `ppl`.
 
 use std::fmt::Write as _;
 
@@ -20,7 +20,7 @@ pub struct Report {
     measured: Perplexity,
 }
 
-/// How the text was cut, in words.
+/// A description of how the text was split.
 pub fn cut(measured: &Perplexity, by_document: bool, has_orders: bool) -> String {
     let Perplexity {
         windows,
@@ -67,7 +67,7 @@ impl Report {
         }
     }
 
-    /// A table for people; `cut` says how the text was cut.
+    /// A table for human readers; `cut` describes how the text was split.
     pub fn text(&self, cut: &str) -> String {
         let measured = &self.measured;
         let mut text = String::new();

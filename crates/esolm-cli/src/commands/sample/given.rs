@@ -1,4 +1,4 @@
-//! What the options ask for.
+//! Turns options into a request.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -8,7 +8,7 @@ use esolm::Request;
 use crate::arguments::Sample;
 use crate::failure::Failure;
 
-/// Reads the options.
+/// The request that the options make.
 pub fn request(arguments: &Sample) -> Result<Request, Failure> {
     let prompts = arguments.prompt.iter().map(|text| utf8(text, "--prompt"));
     let infill = arguments.infill.as_ref().map(|text| utf8(text, "--infill"));
@@ -45,7 +45,7 @@ pub fn request(arguments: &Sample) -> Result<Request, Failure> {
     })
 }
 
-/// The text of an option, or of the standard input for `-`.
+/// The text of an option, or of standard input for `-`.
 fn utf8(text: &OsString, option: &str) -> Result<String, Failure> {
     let not_utf8 = || {
         Failure::usage(format!(
@@ -66,6 +66,6 @@ fn utf8(text: &OsString, option: &str) -> Result<String, Failure> {
         })?;
     let text = String::from_utf8(bytes).map_err(|_| not_utf8())?;
     let text = esolm::documents::normalize(&text);
-    // The newline that ends a file or an echo is not meant.
+    // The newline at the end of a file or of `echo` is not part of the text.
     Ok(text.strip_suffix('\n').unwrap_or(&text).into())
 }

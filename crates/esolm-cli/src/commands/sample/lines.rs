@@ -1,4 +1,4 @@
-//! `esolm sample --input`: every line is a text to write, with what it says for itself in the place of the options.
+//! `esolm sample --input`: each line is a text to write; its fields override the options.
 
 mod batches;
 mod running;
@@ -25,7 +25,7 @@ use crate::setup;
 const SHARE: &str = "a number from 0 to 1";
 const TOKENS: &str = "a list of tokens, each by its number or its name";
 
-/// The fields of a [`Request`] that a line has. Those that are left out here are the job's, or of several texts.
+/// The fields of a [`Request`] that a line may have. The others are set for the whole job, or concern several texts.
 const FIELDS: [Field; 25] = [
     ("prompt", TEXT),
     (
@@ -69,15 +69,15 @@ const FORM: Form = Form {
     page: "docs/scale.md",
 };
 
-/// So many different sets of options are looked at before anything is computed; further ones when their turn comes.
+/// Number of distinct sets of options checked before anything is computed; others are checked when their turn comes.
 const LOOKED_AT: usize = 1000;
 
-/// Whether a running batch does not take the texts of a plan: its places are as long as the context.
+/// Whether a plan's text must be written in separate batches: the places of a running batch are as long as the context.
 fn is_for_batches(plan: &Plan) -> bool {
     plan.window.is_some()
 }
 
-/// Whether a line by itself asks for such a text, where the job does not. What the model's family cannot write is refused elsewhere.
+/// Whether a line, unlike the job, asks for such a text. What the model's family cannot write is refused elsewhere.
 fn asks_for_batches(line: &Request, config: &ModelConfig) -> bool {
     let slides =
         matches!(config.family, Family::Bd3Lm | Family::SetDlm) && config.decoder.is_none();
@@ -88,13 +88,13 @@ pub fn run(arguments: &Sample) -> Result<(), Failure> {
     job::check_format(arguments.form)?;
     let files = setup::open(&arguments.source, arguments.quiet)?;
     let request = Request {
-        // What does not say its number of texts, or its seed, is the same in any shard.
+        // Without its own number of texts or seed, a line gets the same ones in any shard.
         batch: None,
         first: 0,
         seed: Some(arguments.seed.unwrap_or(0)),
         ..given::request(arguments)?
     };
-    // Bad options are said before anything is read.
+    // Bad options are reported before anything is read.
     let (_, plan) = files.plan(&request)?;
     let in_batches = is_for_batches(&plan);
     let Ok(Value::Object(defaults)) = serde_json::to_value(&request) else {
@@ -123,20 +123,20 @@ pub fn run(arguments: &Sample) -> Result<(), Failure> {
 
 struct Writer<'a> {
     arguments: &'a Sample,
-    /// The request of a line that says nothing.
+    /// The request of a line without fields.
     defaults: Map<String, Value>,
-    /// Whether a running batch does not take all of the texts.
+    /// Whether some texts need separate batches.
     in_batches: Cell<bool>,
-    /// What is wrong with options that lines ask for, by all of these but the prompt and the seed.
+    /// Whether the options of lines are valid, keyed by all of them except prompt and seed.
     looked_at: RefCell<HashMap<String, Result<(), String>>>,
     loaded: Loaded,
 }
 
-/// What writes.
+/// The loaded model.
 enum Loaded {
     Not(Option<Box<ModelFiles>>),
     Running(Serving),
-    /// With the most texts at once.
+    /// The model, and the maximum number of texts at once.
     Batches(Model, usize),
 }
 
@@ -155,7 +155,7 @@ impl Work for Writer<'_> {
         let Loaded::Not(Some(files)) = &self.loaded else {
             return Ok(());
         };
-        // A template is part of what its options must fit, so it is looked at when its turn comes.
+        // Options have to fit the template, so a line with one is checked when its turn comes.
         if request.infill.is_none() {
             self.check_options(files, request)?;
         }
@@ -202,7 +202,7 @@ impl Work for Writer<'_> {
 }
 
 impl Writer<'_> {
-    /// Refuses options that the model does not have, whatever the prompt is.
+    /// Refuses options that the model does not support, whatever the prompt.
     fn check_options(&self, files: &ModelFiles, request: &Request) -> Result<(), String> {
         let options = Request {
             prompt: Vec::new(),
@@ -237,7 +237,7 @@ mod tests {
 
     use super::*;
 
-    /// The fields that are the job's, or of several texts.
+    /// The fields that are set for the whole job, or concern several texts.
     const NOT_OF_A_LINE: [&str; 4] = ["batch", "first", "logprobs", "decode_as"];
 
     #[test]
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(known, all);
     }
 
-    /// What messages say that a field may be is read.
+    /// Every value that messages suggest for a field is accepted.
     #[test]
     fn what_is_named_is_read() {
         for (name, what) in FIELDS {

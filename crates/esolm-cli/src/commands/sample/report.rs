@@ -19,17 +19,17 @@ pub struct Sequence {
     pub logprobs: Option<Vec<Option<f32>>>,
 }
 
-/// A text on a line of its own: with its number, the seed is what it takes to write it again.
+/// A text on a line of its own: its number and the seed are enough to write it again.
 #[derive(Serialize)]
 pub struct TextLine {
     #[serde(with = "optional_seed")]
     pub seed: Option<u64>,
     #[serde(flatten)]
     pub sequence: Sequence,
-    /// The model ran on at a given word to the last.
+    /// The model extended a given word in every attempt.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub run_on: bool,
-    /// What the tokenizer made of the prompt.
+    /// How the tokenizer changed the prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub altered: Option<Altered>,
 }
@@ -45,7 +45,7 @@ pub fn texts(model: &Model, header: &Header, footer: &Footer, raw: bool) -> Vec<
         .collect()
 }
 
-/// The same with what is told of each.
+/// The same, with the facts about each text.
 pub fn sequences(model: &Model, header: &Header, footer: &Footer, raw: bool) -> Vec<Sequence> {
     let texts = texts(model, header, footer, raw).into_iter().enumerate();
     texts
@@ -59,7 +59,7 @@ pub fn sequences(model: &Model, header: &Header, footer: &Footer, raw: bool) -> 
         .collect()
 }
 
-/// Lines of all texts. What a tokenizer made of a prompt is told where there is one text.
+/// Lines for all texts. Changes to the prompt by the tokenizer are included only if there is one text.
 pub fn lines(model: &Model, header: &Header, footer: &Footer, raw: bool) -> Vec<TextLine> {
     let sequences = sequences(model, header, footer, raw)
         .into_iter()

@@ -1,4 +1,4 @@
-//! What is shown while the model writes: the text itself, a line a step, a progress bar, or nothing.
+//! What is shown while the model writes: the text itself, a line per step, a progress bar, or nothing.
 
 use std::io::{self, IsTerminal, Write};
 use std::thread::sleep;
@@ -41,7 +41,7 @@ impl<'a> Show<'a> {
         }
     }
 
-    /// An attempt begins.
+    /// Starts an attempt.
     pub fn begin(&mut self, header: &Header) {
         match self {
             Self::Text(painter) => painter.canvas.begin(header),
@@ -50,7 +50,7 @@ impl<'a> Show<'a> {
         }
     }
 
-    /// Says something beside what is shown.
+    /// Prints a note in addition to what is shown.
     pub fn note(&mut self, line: &str) -> Result<(), Failure> {
         match self {
             Self::Text(painter) => {
@@ -69,7 +69,7 @@ impl<'a> Show<'a> {
             Self::Text(painter) => painter.step(step)?,
             Self::Lines => output::note(&status(step)),
             Self::Bar(bar) => {
-                // Each of the two draws the bar.
+                // Each of these two calls draws the bar.
                 if bar.message() != phase_name(step.phase) {
                     bar.set_message(phase_name(step.phase));
                 }
@@ -79,7 +79,7 @@ impl<'a> Show<'a> {
         Ok(())
     }
 
-    /// Clears the screen of what was only shown meanwhile.
+    /// Clears what was shown only temporarily.
     pub fn end(&mut self) -> Result<(), Failure> {
         match self {
             Self::Text(painter) => painter.clear()?,
@@ -90,7 +90,7 @@ impl<'a> Show<'a> {
     }
 }
 
-/// Whether stdout is a terminal that can move its cursor.
+/// Whether stdout is a terminal with a movable cursor.
 fn can_redraw() -> bool {
     io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|name| name != "dumb")
 }
@@ -103,7 +103,7 @@ fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-/// One line about a step.
+/// A line about a step.
 fn status(step: &Step) -> String {
     format!(
         "step {}/{}  {}  {} new  {}  {} cached  {:.2} s",
@@ -122,7 +122,7 @@ pub struct Painter<'a> {
     canvas: Canvas,
     codec: Option<&'a TextCodec>,
     terminal: Term,
-    /// Lines of the last frame.
+    /// Number of lines in the last frame.
     height: usize,
     delay: Duration,
     last: Option<Instant>,
@@ -171,13 +171,13 @@ impl Painter<'_> {
 impl Drop for Painter<'_> {
     fn drop(&mut self) {
         if self.height > 0 {
-            // After an error the terminal gets its cursor back; a failure here changes nothing any more.
+            // Restores the cursor after an error; a failure here is ignored.
             let _ = write!(io::stdout(), "\x1b[?25h");
         }
     }
 }
 
-/// Goes back to the first of `lines` lines and erases to the end of the screen.
+/// Moves to the first of `lines` lines and erases to the end of the screen.
 fn erase(lines: usize) -> String {
     match lines {
         0 => String::new(),

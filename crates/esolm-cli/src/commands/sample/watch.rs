@@ -1,4 +1,5 @@
-//! `--watch`: a text half known, drawn for a terminal. Everything here is a pure function of the tokens known so far.
+//! `--watch`: a partially known text, drawn for a terminal. Everything here is a pure function of the tokens known so
+//! far.
 
 use console::measure_text_width;
 use esolm::plan::Phase;
@@ -6,10 +7,10 @@ use esolm::trace::{Header, Step};
 
 /// A position whose token is not known.
 const MASKED: &str = "░░";
-/// Between the texts of a batch.
+/// Separates the texts of a batch.
 const SEPARATOR: &str = "────";
 
-/// What is known of a position.
+/// The state of a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cell {
     Masked,
@@ -17,7 +18,7 @@ enum Cell {
     Drawn { token: u32, phase: Phase, new: bool },
 }
 
-/// How a stretch of text looks.
+/// The style of a stretch of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
     Plain,
@@ -52,30 +53,30 @@ impl Style {
     }
 }
 
-/// The terminal that is drawn for.
+/// The properties of the terminal.
 pub struct Look {
     pub columns: usize,
     pub rows: usize,
     pub colours: bool,
 }
 
-/// A drawn text, and how many lines of the terminal it takes.
+/// A drawn text, and the number of terminal lines it takes.
 pub struct Frame {
     pub text: String,
     pub lines: usize,
 }
 
-/// A line: stretches of one style each.
+/// A line: stretches with one style each.
 type Line = Vec<(Style, String)>;
 
-/// The texts of a batch as far as they are known.
+/// The texts of a batch, as far as they are known.
 #[derive(Default)]
 pub struct Canvas {
     sequences: Vec<Vec<Cell>>,
 }
 
 impl Canvas {
-    /// Of the texts that an attempt writes nothing is known but the given tokens; the others stay.
+    /// Resets the texts that an attempt writes to their given tokens; the others stay.
     pub fn begin(&mut self, header: &Header) {
         self.sequences.resize(header.batch, Vec::new());
         for &text in &header.texts {
@@ -89,7 +90,7 @@ impl Canvas {
         }
     }
 
-    /// Adds the tokens of a step; those of earlier steps are not new any more.
+    /// Adds the tokens of a step; those of earlier steps are no longer marked as new.
     pub fn apply(&mut self, step: &Step) {
         for cell in self.sequences.iter_mut().flatten() {
             if let Cell::Drawn { new, .. } = cell {
@@ -109,8 +110,8 @@ impl Canvas {
         }
     }
 
-    /// Draws the texts, wrapped to the terminal, above a status line. What is higher than the terminal is cut to the part around
-    /// the first new token.
+    /// Draws the texts, wrapped to the terminal, above a status line. If they are taller than the terminal, only the
+    /// part around the first new token is drawn.
     pub fn frame(&self, decode: &dyn Fn(&[u32]) -> String, look: &Look, status: &str) -> Frame {
         let mut page = Page::new(look.columns.max(8));
         for (index, cells) in self.sequences.iter().enumerate() {
@@ -315,7 +316,7 @@ mod tests {
         let frame = canvas.frame(&letters, &plain, "a status that is too long");
         assert_eq!(frame.text, "abcdefghij\nklmnopqrst\nuvwxy\na status \n");
         assert_eq!(frame.lines, frame.text.matches('\n').count());
-        // wide characters never straddle the edge
+        // Wide characters never straddle the edge.
         let wide = |tokens: &[u32]| "漢".repeat(tokens.len());
         let narrow = Look {
             columns: 9,

@@ -1,4 +1,4 @@
-//! `esolm score --input`: every line says by its fields what is scored.
+//! `esolm score --input`: the fields of each line determine what is scored.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -43,7 +43,7 @@ const FORM: Form = Form {
     page: "docs/scale.md",
 };
 
-/// Which fields may stand together.
+/// The combinations of fields.
 const FORMS: &str = "it needs text, or context and continuation, or context and choices, or prefix, middle and suffix, and none of the others";
 
 /// The result of a line.
@@ -51,10 +51,10 @@ const FORMS: &str = "it needs text, or context and continuation, or context and 
 pub struct Done {
     #[serde(flatten)]
     scored: One,
-    /// The text is longer than the model's context: it was scored in windows that know nothing of each other.
+    /// Whether the text is longer than the model's context, and was scored in independent windows.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_cut: bool,
-    /// Texts of which not everything that is given fits the context.
+    /// Number of texts whose given part was shortened to fit the context.
     #[serde(skip_serializing_if = "is_zero")]
     shortened: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ enum One {
     Choice(Choice),
 }
 
-/// A text to score; choices are compared, a continuation is the one choice.
+/// A text to score. Choices are compared; a continuation is a single choice.
 pub struct Item {
     item: ScoreItem,
     is_choice: bool,

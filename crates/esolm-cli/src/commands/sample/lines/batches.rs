@@ -1,5 +1,5 @@
-//! Lines in batches of those that ask for the same, for what a running batch does not take: texts longer than the context, for which its
-//! places have no room.
+//! Lines in batches with the same options, for texts that a running batch cannot take: those longer than the context,
+//! for which its places have no room.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,7 +20,7 @@ struct Ready {
 }
 
 impl Ready {
-    /// Whether both can be written in one batch, this one right behind the other.
+    /// Whether both can be written in one batch, this one directly after the other.
     fn follows(&self, other: &Self) -> bool {
         let rest = |request: &Request| Request {
             prompt: Vec::new(),
@@ -32,8 +32,8 @@ impl Ready {
     }
 }
 
-/// Writes lines, at most `most` texts at once, which becomes less where memory asks for it. Where `stop` ends it, those come back that are
-/// written and have no other before them.
+/// Writes lines, at most `most` texts at once; `most` is reduced if memory requires it. If `stop` ends this, returns
+/// the results that have no unwritten line before them.
 pub fn write(
     model: &Model,
     lines: Vec<Line<Request>>,
@@ -42,7 +42,7 @@ pub fn write(
     most: &mut usize,
 ) -> Result<Vec<Result<TextLine, String>>, Failure> {
     let mut ready: Vec<Ready> = Vec::new();
-    // A place for each line; what is wrong with it, or nothing yet.
+    // The result of each line: what is wrong with it, or nothing yet.
     let mut wrong: Vec<Option<String>> = Vec::new();
     for Line { number, item } in lines {
         let alone = Request {

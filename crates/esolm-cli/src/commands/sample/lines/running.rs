@@ -1,4 +1,4 @@
-//! Lines as texts of a running batch, each on a plan of its own.
+//! Lines as texts of a running batch, each with its own plan.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,17 +19,18 @@ use crate::failure::Failure;
 use crate::job::Line;
 use crate::setup;
 
-/// Texts that are written at once, if nobody says how many and memory suffices.
+/// Default number of texts written at once, if memory suffices.
 const PLACES: usize = 32;
-/// Texts that wait for a place: as many as any number of lines that are done together.
+/// Texts that may wait for a place: as many as there can be lines processed together.
 const QUEUE: usize = 1 << 20;
-/// Said of a line that turns up where all lines have been taken for texts of a running batch: those of a stream are not known beforehand.
+/// The error for a line that needs batches, found after the model was loaded as a running batch; the lines of a stream
+/// are not known in advance.
 const NOT_BESIDE_OTHERS: &str = "it asks for more tokens than the model's context, which a line of a stream cannot ask for by itself; \
      ask for them with --length, or give the lines as a file";
-/// How often a wait for a text looks whether it should end.
+/// How often a wait for a text checks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Loads a model for as many lines as are `left`, with as many places as memory allows.
+/// Loads a model for `left` lines, with as many places as memory allows.
 pub fn load(
     arguments: &Sample,
     mut files: ModelFiles,
@@ -57,8 +58,8 @@ pub fn load(
     }
 }
 
-/// Writes lines, all of which wait for a place at once, so that none is free while there are any. Where `stop` ends it, those come back
-/// that are written and have no other before them.
+/// Writes lines. All of them wait for a place at once, so that no place is free while there are any. If `stop` ends
+/// this, returns the results that have no unwritten line before them.
 pub fn write(
     serving: &Serving,
     lines: Vec<Line<Request>>,
@@ -135,9 +136,9 @@ fn line(
     }))
 }
 
-/// What comes of `work`, or nothing where `stop` ends the wait for it.
+/// The result of `work`, or nothing if `stop` ends the wait for it.
 fn wait_for<T>(work: impl Future<Output = T>, stop: &AtomicBool) -> Option<T> {
-    /// Wakes the thread that waits.
+    /// Wakes the waiting thread.
     struct Waiting(Thread);
     impl Wake for Waiting {
         fn wake(self: Arc<Self>) {
