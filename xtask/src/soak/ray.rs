@@ -4,7 +4,7 @@ use std::process::Command;
 
 use super::{Options, Outcome};
 use crate::python;
-use crate::system::{cargo, forget_package, shown, target};
+use crate::system::{forget_package, shown, target};
 
 /// What the run on Ray needs.
 const REQUIREMENTS: &str = "tests/requirements-ray.txt";
@@ -18,10 +18,9 @@ pub fn run(options: &Options) -> Outcome {
             "Ray is run in namespaces of its own, which Linux alone has; run it there".into(),
         );
     }
-    let remedy = "what is wrong stands above";
     let tools = python::environment(python::REQUIREMENTS, !options.no_install)?;
     let ray = python::environment(REQUIREMENTS, !options.no_install)?;
-    shown(cargo().args(["build", "--release", "--workspace"]), remedy)?;
+    python::command()?;
     let wheel = python::wheel(&tools)?;
     let python = python::fresh(&ray, &wheel)?;
     // Ray looks for clouds and newer versions of itself whatever it is told, and this ends only processes of its own.
