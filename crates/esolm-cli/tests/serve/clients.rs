@@ -1,5 +1,5 @@
-//! The clients that people use: the Python package `openai`, and lm-eval's `local-completions`. They are installed once, from PyPI, into
-//! a folder of the build; after that nothing here needs a network.
+//! Widely used clients: the Python package `openai`, and lm-eval's `local-completions`. They are installed once, from
+//! PyPI, into a folder of the build; afterwards no network is needed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::common::{Folder, root, succeed};
 use super::http::Server;
 
-/// What is installed. Another list gets a folder of its own.
+/// The packages. Another list gets its own folder.
 const PACKAGES: [&str; 2] = ["openai==3.57.0", "lm_eval[api]==0.4.13"];
 
 fn succeeds(command: &mut Command, what: &str) -> String {
@@ -22,7 +22,7 @@ fn succeeds(command: &mut Command, what: &str) -> String {
     said
 }
 
-/// The environment's Python. A half-made environment is made anew.
+/// The environment's Python. An incomplete environment is created again.
 fn python() -> PathBuf {
     let name: String = PACKAGES
         .join(" ")
@@ -61,7 +61,7 @@ fn script(python: &Path, arguments: &[&str]) -> String {
     succeeds(&mut command, "clients.py")
 }
 
-/// Questions with two answers each, and what the model makes of them by itself.
+/// Questions with two answers each, and how the model ranks them.
 fn questions() -> Vec<(&'static str, [&'static str; 2])> {
     vec![
         (
