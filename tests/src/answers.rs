@@ -1,4 +1,4 @@
-//! Recorded answers of small chat models, got with the request that a user would make.
+//! Recorded answers of small chat models, requested as by a user.
 //!
 //! Every JSON file of `chat/` that is of a known kind holds questions and answers.
 
@@ -24,7 +24,7 @@ use crate::samplers::{
 /// Asks every recorded question; returns how many there were.
 ///
 /// # Panics
-/// Where an answer differs, or there is none.
+/// If an answer differs, or there is none.
 pub fn check_answers(mut load: impl FnMut(&Checkpoint) -> OnDevice) -> usize {
     let mut asked = 0;
     for file in files(&folder().join("chat")) {
@@ -67,7 +67,7 @@ fn block(options: &Value) -> usize {
     size.unwrap_or_else(|| panic!("no length of a block in {options}"))
 }
 
-/// The configuration with the end-of-text tokens that a file names.
+/// The configuration, with the end-of-text tokens that a file names.
 fn ended(config: &ModelConfig, json: &Value) -> ModelConfig {
     let mut ends = match &json["stop_ids"] {
         Value::Array(_) => numbers(&json["stop_ids"]),
@@ -94,7 +94,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// What a user would ask for.
+    /// The request that a user would make.
     fn request(&self, prompt: usize, new: usize) -> Request {
         let Self { run, kind, .. } = *self;
         let (options, block) = (&run["options"], block(&run["options"]));
@@ -156,10 +156,10 @@ impl Asked<'_> {
         }
         let written = block_on(under_way.stop()).unwrap().tokens.swap_remove(0);
         let generated = numbers(&run["generated"]);
-        // A published answer may be cut where it ends, or go on in masks.
+        // A published answer may be cut where it ends, or continue with masks.
         let said = generated.iter().position(|&token| token == mask);
         let generated = &generated[..said.unwrap_or(generated.len())];
-        // What is behind the block that ended the text was not asked for.
+        // What follows the block that ended the text was not requested.
         let own = &written[prompt.len()..][..generated.len()];
         assert_eq!(own, generated, "{what}");
         let rest = &written[prompt.len() + generated.len()..];

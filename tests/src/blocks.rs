@@ -1,4 +1,4 @@
-//! Recorded generations of published BD3-LMs, token for token, and their cache against none.
+//! Recorded generations of published BD3-LMs, token for token, with and without the cache.
 //!
 //! Every `NAME.sampling.safetensors` with `TRACE.block` tensors is a case, its network as that of `NAME.forward.safetensors`.
 
@@ -19,7 +19,7 @@ const SAMPLING: &str = ".sampling.safetensors";
 
 /// Runs every trace of every file, and returns how many there were.
 ///
-/// # Panics
+/// If logits or tokens differ, or there is no trace.
 /// Where logits or tokens differ, or there is no trace at all.
 pub fn check_sampling(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
     let mut ran = 0;
@@ -47,10 +47,10 @@ pub fn check_sampling(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> u
     ran
 }
 
-/// Holds the rules that end texts early to what the published code decided of texts.
+/// Compares the rules that end texts early with what the published code decided.
 ///
 /// # Panics
-/// Where they differ, or there is no text at all.
+/// If they differ, or there is no text.
 pub fn check_stop_rules() -> usize {
     let mut ran = 0;
     for file in files("stop_conditions.safetensors") {
@@ -79,7 +79,7 @@ pub fn check_stop_rules() -> usize {
                 "{what}"
             );
             let of = |field: &str| golden.u8(&format!("{case}.{field}.stop"))[0] != 0;
-            // A text of fixed length is thrown away whole.
+            // A text of fixed length is discarded as a whole.
             let fixed = rules(&[StopRule::Entropy]).end(&text);
             assert_eq!(fixed.is_some(), of("fixed"), "{what}");
             let variable = rules(&[StopRule::Eos, StopRule::Entropy]).end(&text);
@@ -108,11 +108,11 @@ struct Trace {
     uniforms: Vec<f32>,
     /// `[evaluated, b, V]`.
     logits: Vec<f32>,
-    /// For each recorded step which of the evaluated ones it draws from.
+    /// For each recorded step, the evaluated step that it draws from.
     evaluated: Vec<usize>,
     x_after: Vec<Vec<u32>>,
     sample: Vec<u32>,
-    /// Whether every step computes its window anew, without a cache.
+    /// Whether every step recomputes its window, without a cache.
     is_uncached: bool,
 }
 
@@ -190,7 +190,7 @@ impl Trace {
                 continue;
             };
             let what = format!("{}, recorded step {number}", self.what);
-            // All of the block, which comes last.
+            // The whole block, which is last.
             let rows = step.rows.len();
             let block = StepRows {
                 rows: step.rows.clone(),
@@ -199,7 +199,8 @@ impl Trace {
             let values = self.size * self.vocab;
             let want = &self.logits[self.evaluated[number] * values..][..values];
             largest = largest.max(assert_close(&what, &runner.logits(&block), want, GOLDEN));
-            // At time 0 the published code divides by 0 and takes whatever comes first; the token is forced then, and top-p left out.
+            // At time 0, the published code divides by 0 and takes whatever comes first; the token is then forced,
+            // without top-p.
             let forced = self.t[number] == 0.0;
             let mut noise = Vec::with_capacity(step.sampled.len() * self.vocab);
             for &row in &step.sampled {
@@ -246,7 +247,7 @@ fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
     }
 }
 
-/// A step without a cache: all tokens of its block's window, which slides.
+/// A step without a cache: all tokens of the sliding window of its block.
 fn window_anew(step: &StepRows, window: usize, size: usize) -> StepRows {
     let Some(last) = step.sampled.last().map(|_| step.rows.len() - size) else {
         return step.clone();
@@ -284,7 +285,7 @@ fn window_anew(step: &StepRows, window: usize, size: usize) -> StepRows {
     StepRows { rows, sampled }
 }
 
-/// Plans that between them use every kind of step of a BD3-LM: all schedules, ragged prompts, ends within a block, infill.
+/// Plans that together use every kind of step of a BD3-LM: all schedules, ragged prompts, ends within a block, infill.
 pub fn cached_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
     let base = PlanOptions::new(config, 2, 3, 3);
     let some = |positions: &[u32]| positions.iter().map(|&p| (p, 5 + p)).collect();
@@ -313,7 +314,7 @@ pub fn cached_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
     ]
 }
 
-/// The network that the cache is checked with.
+/// The network used to check the cache.
 pub fn checkpoint() -> Checkpoint {
     let path = crate::golden::repository("tests/fixtures/golden-family/bd3lm/bs4");
     Checkpoint::open(&path.to_string_lossy(), &Default::default())

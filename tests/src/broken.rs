@@ -1,4 +1,4 @@
-//! A model whose numbers overflow as soon as it reads a certain token, though all of its weights are finite.
+//! A model whose numbers overflow when it reads a certain token, though all of its weights are finite.
 
 use esolm::EngineError;
 use esolm::checkpoint::Checkpoint;
@@ -16,7 +16,7 @@ use crate::golden;
 /// The token.
 const TOKEN: u32 = 42;
 
-/// The golden model of Eso-LM (A) with it.
+/// The golden model of Eso-LM (A) with this token.
 pub fn checkpoint() -> Checkpoint {
     let config = std::fs::read_to_string(golden::path("model_a.config.json")).unwrap();
     let mut bytes = std::fs::read(golden::path("model_a.ema.safetensors")).unwrap();
@@ -29,19 +29,19 @@ pub fn checkpoint() -> Checkpoint {
     let embedding = place("backbone.vocab_embed.embedding");
     let bias = place("backbone.output_layer.linear.bias");
     let width = embedding.len() / (bias.len() / 4);
-    // Of either sign, since a norm takes away what all have in common.
+    // Of either sign, since a norm removes what all have in common.
     let large = [1e25f32, -1e25].into_iter().cycle();
     for (bytes, value) in (bytes[embedding][row * width..][..width].chunks_exact_mut(4)).zip(large)
     {
         bytes.copy_from_slice(&value.to_le_bytes());
     }
-    // It is never drawn, so that it stands only where it was given.
+    // It is never drawn, so it occurs only where it was given.
     bytes[bias][4 * row..][..4].copy_from_slice(&(-1e4f32).to_le_bytes());
     Checkpoint::from_safetensors_bytes(&config, bytes).unwrap()
 }
 
-/// A text in which the numbers overflow is an error that names it, watched or not, and the next text on the same engine has nothing of
-/// what was left in its memory; also where confidence chooses.
+/// A text in which numbers overflow ends in an error that names it, watched or not, and nothing that it left in memory
+/// affects the next text on the same engine; also for confidence schedules.
 pub fn check(engine: &mut Engine) {
     let own = PlanOptions {
         alpha_0: 0.5,

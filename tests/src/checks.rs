@@ -1,4 +1,4 @@
-//! Checks against the golden data that hold for every [`Runner`].
+//! Comparisons with the golden data, for every [`Runner`].
 
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig, Prepend};
@@ -9,9 +9,10 @@ use esolm::sampler::Sampler;
 
 use crate::{Golden, Runner};
 
-/// Largest difference of logits that counts as the published code's.
+/// Maximum difference from the published code's logits.
 pub const GOLDEN: f32 = 1e-4;
-/// Largest difference between a cached and an uncached pass, as a share of their largest logit: rounding grows with it.
+/// Maximum difference between a cached and an uncached pass, relative to their largest logit, with which rounding
+/// grows.
 pub const CACHED: f32 = 1e-5;
 
 /// Vocabulary, mask token and beginning-of-text token of the golden models.
@@ -33,7 +34,7 @@ pub struct Case {
     pub logits: Vec<f32>,
 }
 
-/// Fails where two arrays differ by more than `bound`, and returns the largest difference.
+/// Fails if two arrays differ by more than `bound`; returns the largest difference.
 pub fn assert_close(what: &str, got: &[f32], want: &[f32], bound: f32) -> f32 {
     assert_eq!(got.len(), want.len(), "{what}");
     let mut largest = 0.0f32;
@@ -131,7 +132,7 @@ pub fn check_forward(model: &str, runner: &mut dyn Runner) -> (usize, f32) {
     (cases.len(), largest)
 }
 
-/// Logits of a text, some of it masked where the model knows masks, in the model's own attention.
+/// Logits of a text, partly masked if the model has masks, with the model's own attention.
 pub fn text_logits(ckpt: &Checkpoint, runner: &mut dyn Runner) -> Vec<f32> {
     let config = ckpt.config();
     let mode = match config.family {
@@ -151,7 +152,7 @@ pub fn text_logits(ckpt: &Checkpoint, runner: &mut dyn Runner) -> Vec<f32> {
     runner.logits(&step)
 }
 
-/// One recorded generation: for each step the pass, the recorded logits where there are any, the noise of the sampled rows.
+/// One recorded generation: for each step the pass, the recorded logits if any, and the noise of the sampled rows.
 pub(crate) struct Trace<'a> {
     pub(crate) name: String,
     pub(crate) plan: &'a Plan,
@@ -160,7 +161,7 @@ pub(crate) struct Trace<'a> {
     pub(crate) logits: Vec<f32>,
     /// `[B, slots, V]`.
     pub(crate) noise: Vec<f32>,
-    /// Index of a sampled row's sequence and target in the two.
+    /// Index of a sampled row's sequence and target in these two.
     pub(crate) place: &'a dyn Fn(usize, u32) -> usize,
 }
 
@@ -202,7 +203,8 @@ fn draw(top_p: Option<f32>, noise: Option<&[f32]>) -> Draw<'_> {
     }
 }
 
-/// Runs a recorded generation of an Eso-LM, whose tensors are called `name`, by a plan over its `order`, and compares logits and tokens.
+/// Runs a recorded generation of an Eso-LM, whose tensors are called `name`, by a plan over its `order`, comparing
+/// logits and tokens.
 pub(crate) fn check_trace(
     golden: &Golden,
     name: &str,
@@ -213,7 +215,7 @@ pub(crate) fn check_trace(
 ) {
     let tensor = |what: &str| format!("{name}.{what}");
     let length = plan.length;
-    // Places of natural positions in the sorted order.
+    // Indices of natural positions in the sorted order.
     let slot = |sequence: usize, target: u32| {
         let position = target - (sequence * length) as u32;
         let slot = order[sequence].iter().position(|&p| p == position);
@@ -290,7 +292,7 @@ pub fn check_sampling_ar(config: &ModelConfig, runner: &mut dyn Runner) {
     }
 }
 
-/// The MDLM trace, token for token, on an executor of mdlm. Where it unmasks comes from the recording.
+/// The MDLM trace, token for token, on an executor of mdlm. The positions it reveals are taken from the recording.
 pub fn check_sampling_mdlm(runner: &mut dyn Runner) {
     let golden = Golden::open("sampling_mdlm_ar");
     let (before, after) = (golden.rows("mdlm.x_before"), golden.rows("mdlm.x_after"));
@@ -348,8 +350,8 @@ pub fn check_sampling_mdlm(runner: &mut dyn Runner) {
     assert_eq!(runner.tokens(), golden.u32("mdlm.sample"));
 }
 
-/// Runs a plan with and without its cache side by side on two executors of one model: logits of each step within [`CACHED`], the
-/// same tokens. Returns the largest difference.
+/// Runs a plan with and without its cache side by side on two executors of one model: the logits of each step agree
+/// within [`CACHED`], and the tokens are the same. Returns the largest difference.
 pub fn check_cached(
     what: &str,
     plan: &Plan,
@@ -381,11 +383,11 @@ pub fn check_cached(
     largest
 }
 
-/// Plans over a model that between them use every kind of step: both phases alone and mixed, blocks, ragged prompts, infill.
+/// Plans for a model that together use every kind of step: each phase alone and mixed, blocks, ragged prompts, infill.
 pub fn cached_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
     let base = PlanOptions {
         alpha_0: 1.0,
-        // Each step runs all rows once more without the cache: longer texts would only take longer.
+        // Without the cache, each step reruns all rows, so longer texts would only take longer.
         length: config.length.min(128),
         ..PlanOptions::new(config, 2, 16, 3)
     };

@@ -1,4 +1,4 @@
-//! Texts in which confidence chooses what becomes known: against a loop that is written out, with and without a cache, watched or not.
+//! Texts whose tokens are chosen by confidence: compared with a plain loop, with and without a cache, watched or not.
 
 use esolm::checkpoint::Checkpoint;
 use esolm::config::{Family, ModelConfig};
@@ -18,21 +18,21 @@ const SEED: u64 = 11;
 
 /// A plan, and how its tokens are drawn.
 pub struct Case {
-    /// Names it.
+    /// Its name.
     pub name: String,
-    /// What the plan is made from.
+    /// The plan's options.
     pub options: PlanOptions,
     /// How tokens are drawn.
     pub sampler: Sampler,
 }
 
 impl Case {
-    /// The plan.
+    /// Makes the plan.
     pub fn plan(&self) -> Plan {
         Plan::new(&self.options).unwrap()
     }
 
-    /// How it draws.
+    /// Its sampler.
     pub fn draw(&self) -> Draw<'static> {
         Draw {
             sampler: self.sampler,
@@ -41,7 +41,7 @@ impl Case {
         }
     }
 
-    /// The steps of all but one sequence left out: `index` alone.
+    /// The plan with the steps of only one sequence, `index`.
     fn alone(&self, index: usize) -> Self {
         Self {
             name: format!("{}, sequence {index} alone", self.name),
@@ -55,18 +55,18 @@ impl Case {
     }
 }
 
-/// Networks that confidence can choose for, in a block or in all of the text.
+/// Networks with confidence schedules, in a block or in the whole text.
 pub fn checkpoints() -> [Checkpoint; 2] {
     [blocks::checkpoint(), golden::checkpoint("mdlm")]
 }
 
-/// Every kind of confidence, counts alone and with thresholds, prompts and gaps.
+/// Every kind of confidence, with and without thresholds, prompts and gaps.
 pub fn cases(config: &ModelConfig) -> Vec<Case> {
     let some = |positions: &[u32]| positions.iter().map(|&p| (p, 5 + p)).collect::<Vec<_>>();
     let known = vec![
         some(&[0]),
         some(&[0, 1, 2, 3, 4, 5, 9]),
-        // Where nothing is known, all rows of an MDLM are the same but for rounding.
+        // If nothing is known, all rows of an MDLM are equal except for rounding.
         some(&[8, 30]),
         (0..config.length as u32).map(|p| (p, 7)).collect(),
     ];
@@ -130,14 +130,14 @@ pub fn run(engine: &mut Engine, case: &Case, is_watched: bool) -> Written {
     written
 }
 
-/// The rows of a step that draw, and the logits that they draw from.
+/// The rows of a step that draw, and their logits.
 fn drawing(engine: &mut Engine, step: &StepRows) -> Vec<Vec<f32>> {
     let vocab = engine.config().vocab_size;
     let logits = block_on(engine.logits(step)).unwrap();
     logits.chunks(vocab).map(<[f32]>::to_vec).collect()
 }
 
-/// One sequence written by a loop that chooses with probabilities in f64, and runs every step of its plan.
+/// One sequence written by a plain loop that chooses with probabilities in f64, and runs every step of its plan.
 fn written_out(engine: &mut Engine, case: &Case) -> Vec<u32> {
     let plan = case.plan();
     let (mask, rule) = (plan.mask_index, plan.reveal.unwrap());
@@ -145,7 +145,7 @@ fn written_out(engine: &mut Engine, case: &Case) -> Vec<u32> {
     for number in 0..plan.nfe() {
         let planned = plan.sequences[0].steps[number];
         let seed = step_seed(SEED, number as u32);
-        // Everything is computed again from the tokens as they are here.
+        // Everything is recomputed from the current tokens.
         engine.start(&plan.layout(), &tokens).unwrap();
         let step = plan.uncached().step_rows(number);
         let logits = drawing(engine, &step);
@@ -202,7 +202,7 @@ fn probability(by: Confidence, sampler: &Sampler, logits: &[f32], mask: u32, tok
 /// Every case on one executor; returns how many passes thresholds saved.
 ///
 /// # Panics
-/// Where texts differ that must not.
+/// If texts differ that must not.
 pub fn check(load: impl Fn(&Checkpoint) -> Engine) -> usize {
     let mut saved = 0;
     for ckpt in checkpoints() {
@@ -238,7 +238,7 @@ pub fn check(load: impl Fn(&Checkpoint) -> Engine) -> usize {
     saved
 }
 
-/// Runs every step of a plan, those in which nothing is masked too.
+/// Runs every step of a plan, including those in which nothing is masked.
 fn every_step(engine: &mut Engine, case: &Case, is_uncached: bool) -> Vec<Vec<u32>> {
     let mut plan = case.plan();
     if is_uncached {

@@ -1,9 +1,10 @@
-//! Golden numbers of decoders of the Qwen3, Qwen2 and Llama kinds. `ESOLM_GOLDEN_LLM` names a folder of such files to take in the place of
-//! the repository's.
+//! Golden numbers of decoders of the Qwen3, Qwen2 and Llama kinds. `ESOLM_GOLDEN_LLM` names a folder of such files to
+//! use instead of the repository's.
 //!
-//! Every `forward/NAME.json` is a case; its numbers stand beside it in `NAME.safetensors`, and its field `model` names the folder of its
-//! network. What a tensor is, its name says: `causal`, `causal_far`, `bidir` and `blockN` are the masks of a pass over `ids` (`ids_masked`
-//! for `bidir`), `blockN.noisy` is a block over the cache of the first eight tokens, which itself is in `blockN.cache`.
+//! Every `forward/NAME.json` is a case; its numbers are in `NAME.safetensors` next to it, and its field `model` names
+//! the folder of its network. Tensor names say what they are: `causal`, `causal_far`, `bidir` and `blockN` are the
+//! masks of a pass over `ids` (`ids_masked` for `bidir`); `blockN.noisy` is a block after the first eight tokens, whose
+//! cache is in `blockN.cache`.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,20 +23,20 @@ use crate::checks::assert_close;
 use crate::golden::repository;
 use crate::{Golden, Reference, Runner};
 
-/// Largest difference of logits that counts as the published code's; they deviate by about 3.5.
+/// Maximum difference from the published code's logits, whose standard deviation is about 3.5.
 pub const LOGITS: f32 = 2e-4;
-/// Largest difference of keys and values.
+/// Maximum difference of keys and values.
 pub const CACHE: f32 = 2e-5;
 /// Tokens whose keys and values are recorded.
 const CACHED: usize = 8;
 
-/// A forward pass of the published code and its network.
+/// A forward pass of the published code, and its network.
 pub struct Case {
     /// Its file.
     pub name: String,
     /// The network.
     pub checkpoint: Checkpoint,
-    /// What its pass was over.
+    /// The input of its pass.
     pub json: Value,
     /// Its numbers.
     pub golden: Golden,
@@ -50,7 +51,7 @@ pub fn folder() -> PathBuf {
 /// All forward cases.
 ///
 /// # Panics
-/// Where there is none, or one cannot be read.
+/// If there is none, or one cannot be read.
 pub fn cases() -> Vec<Case> {
     let folder = folder();
     let forward = folder.join("forward");
@@ -72,7 +73,8 @@ pub fn cases() -> Vec<Case> {
     files.iter().map(read).collect()
 }
 
-/// A golden network. Some are called what an MDLM and a BD3-LM are called, and not all name their mask, which is the third from the end.
+/// A golden network. Some have a configuration that fits both an MDLM and a BD3-LM, and not all name their mask, which
+/// is the third token from the end.
 pub fn open(folder: &Path, json: &Value) -> Checkpoint {
     let config = std::fs::read(folder.join("config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
@@ -107,7 +109,8 @@ impl Case {
         list.iter().map(|id| id.as_u64().unwrap() as u32).collect()
     }
 
-    /// The ends of recorded passes that are logits, with their block sizes: `["causal", "block4", "block4.noisy"...]`.
+    /// The last parts of the names of recorded passes that are logits, with their block sizes: `["causal", "block4",
+    /// "block4.noisy"...]`.
     fn passes(&self) -> Vec<String> {
         let names = self.golden.names();
         names
@@ -117,7 +120,8 @@ impl Case {
     }
 }
 
-/// A row a token, at positions from `first` on, that sees the slots below what `seen` says; logits are wanted from row `from` on.
+/// One row per token, at positions from `first` on, which sees the slots below `seen`; logits are computed from row
+/// `from` on.
 fn pass(slots: std::ops::Range<usize>, first: usize, seen: impl Fn(usize) -> usize) -> StepRows {
     let row = |slot: usize| Row {
         sequence: 0,
@@ -169,7 +173,7 @@ pub fn logits(case: &Case, name: &str, runner: &mut dyn Runner) -> Vec<f32> {
         ("causal_far", _) => {
             let far = case.json["far_position"].as_u64().unwrap() as usize;
             let count = case.golden.shape("causal_far.logits")[0];
-            // Positions beyond the context are taken where a text is as long.
+            // Positions beyond the context are possible if a text is as long.
             tokens.resize(far + count, 0);
             pass(0..count, far, |slot| slot + 1)
         }
@@ -192,7 +196,7 @@ fn over_cache(case: &Case, block: usize, runner: &mut dyn Runner) -> Vec<f32> {
         runner.logits(&clean);
         return runner.logits(&noisy);
     }
-    // All rows at once, and the logits of the last.
+    // All rows at once, with the logits of the last ones.
     noisy
         .sampled
         .iter_mut()
@@ -226,7 +230,7 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> [u
     [cases.len(), passes]
 }
 
-/// Hidden states, and keys and values that a cache would hold, of the unfolded network; returns how many arrays were compared.
+/// Hidden states, and the keys and values for a cache, of the unfolded network; returns how many arrays were compared.
 pub fn check_states(device: &Device) -> usize {
     let mut compared = 0;
     for case in cases() {
@@ -247,7 +251,7 @@ pub fn check_states(device: &Device) -> usize {
                 _ => continue,
             };
             for (name, values) in arrays {
-                // Not all of them are recorded everywhere.
+                // Not all of them are recorded for every case.
                 if case.golden.has(&name) {
                     let want = case.golden.f32(&name);
                     assert_close(&format!("{}, {name}", case.name), &values, &want, CACHE);
@@ -260,7 +264,7 @@ pub fn check_states(device: &Device) -> usize {
     compared
 }
 
-/// What a pass leaves on its way, by the names of golden arrays.
+/// Intermediate results of a pass, by the names of golden arrays.
 fn states(
     network: &DecoderNetwork,
     tokens: &[u32],
@@ -285,7 +289,7 @@ fn states(
     all
 }
 
-/// A text's logits are the same, bit for bit, alone and beside others, in one pass and token by token.
+/// A text's logits are the same, bit for bit, alone and together with others, in one pass and token by token.
 pub fn check_company(ckpt: &Checkpoint, mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) {
     let vocab = ckpt.config().vocab_size;
     let text = |number: usize| {
@@ -333,8 +337,8 @@ pub fn check_company(ckpt: &Checkpoint, mut load: impl FnMut(&Checkpoint) -> Box
     }
 }
 
-/// A pass over a vocabulary as large as Qwen3's, which is read some thousand tokens at a time and may exceed a binding: rows of tokens at the
-/// ends of such stretches. Weights are random.
+/// A pass over a vocabulary as large as Qwen3's, which is read some thousand tokens at a time and may exceed a binding:
+/// rows of tokens at the boundaries of these parts. Weights are random.
 pub fn check_wide(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) {
     const VOCAB: usize = 151_936;
     let tokens: [u32; 7] = [0, 4095, 4096, 8191, 75_000, 147_456, 151_935];
@@ -342,7 +346,7 @@ pub fn check_wide(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) {
     for tied in [true, false] {
         let ckpt = random_decoder(VOCAB, 1024, tied);
         let mut pass = pass(0..length, 0, |slot| slot + 1);
-        // Logits of a few rows suffice, and are 600 KB each.
+        // The logits of a few rows, at 600 KB each, are enough.
         pass.sampled = vec![0, 3, 6];
         let logits = |mut runner: Box<dyn Runner>| {
             start(&mut *runner, &tokens);

@@ -1,8 +1,9 @@
-//! Golden numbers of other code of the family: networks with and without adaLN, whatever their family, in the forms in which they are
-//! published. `ESOLM_GOLDEN_FAMILY` names a folder of such files to take in the place of the repository's.
+//! Golden numbers of the family's other code: networks with and without adaLN, whatever their family, in their
+//! published formats. `ESOLM_GOLDEN_FAMILY` names a folder of such files to use instead of the repository's.
 //!
-//! Every `NAME.forward.safetensors` is a case. Its network stands beside it as `NAME.ckpt`, `NAME.weights.safetensors` with
-//! `NAME.config.json`, or a folder `NAME` or `owt_NAME...`; or it is computed from a seed in the file's metadata.
+//! Every `NAME.forward.safetensors` is a case. Its network is next to it as `NAME.ckpt`, as `NAME.weights.safetensors`
+//! with `NAME.config.json`, or as a folder `NAME` or `owt_NAME...`; or it is computed from a seed in the file's
+//! metadata.
 
 use std::path::{Path, PathBuf};
 
@@ -16,10 +17,10 @@ use crate::checks::{GOLDEN, assert_close};
 use crate::golden::repository;
 use crate::{Golden, Runner, halves, sets};
 
-/// Runs every case whose network can be run, and returns how many those are.
+/// Runs every case whose network can be run, and returns how many there are.
 ///
 /// # Panics
-/// Where logits differ, a network is refused for another reason than its kind, or there is no case at all.
+/// If logits differ, a network is refused for a reason other than its kind, or there is no case.
 pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
     let mut ran = 0;
     for file in files(FORWARD) {
@@ -51,7 +52,7 @@ pub fn check_forward(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> us
     ran
 }
 
-/// All files of a kind, by the end of their names: of the repository, or of the folder that `ESOLM_GOLDEN_FAMILY` names.
+/// All files whose names have this ending: from the repository, or from the folder that `ESOLM_GOLDEN_FAMILY` names.
 pub(crate) fn files(end: &str) -> Vec<PathBuf> {
     let folder = std::env::var_os("ESOLM_GOLDEN_FAMILY");
     let folder = folder.map_or_else(|| repository("tests/fixtures/golden-family"), PathBuf::from);
@@ -74,7 +75,7 @@ fn collect(folder: &Path, end: &str, files: &mut Vec<PathBuf>) {
 
 const FORWARD: &str = ".forward.safetensors";
 
-/// Whether a network is refused for its kind: uniform noise, or a live time input.
+/// Whether a network is refused because of its kind: uniform noise, or a live time input.
 fn is_other_kind(error: &str) -> bool {
     ["Duo", "time_conditioning"]
         .iter()
@@ -115,13 +116,13 @@ pub(crate) fn open(file: &Path, end: &str, golden: &Golden) -> Result<Checkpoint
     if let Some(folder) = around.map(|entry| entry.unwrap().path()).find(is_folder) {
         return open(&folder, None);
     }
-    // Without weights of any form they are computed.
+    // Without weights in any format, they are computed.
     let config = config.unwrap_or_else(|| panic!("{}: there is no network", file.display()));
     let config = std::fs::read_to_string(config).unwrap();
     Checkpoint::from_safetensors_bytes(&config, computed(golden))
 }
 
-/// A configuration where none is given: the inputs tell the family, and the tensors the sizes.
+/// A configuration if none is given: the inputs determine the family, and the tensors the sizes.
 fn described(golden: &Golden) -> String {
     let names = golden.names();
     let named = |end: &str| {
@@ -142,7 +143,7 @@ fn described(golden: &Golden) -> String {
     )
 }
 
-/// Weights that are hashes of their places: the metadata have the number, the shape and the sum of each parameter.
+/// Weights that are hashes of their indices: the metadata have the number, shape and sum of each parameter.
 fn computed(golden: &Golden) -> Vec<u8> {
     let metadata = golden.metadata();
     let seed: u32 = metadata["seed"].parse().unwrap();
@@ -178,7 +179,7 @@ fn computed(golden: &Golden) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-/// The weight of a parameter at a place of the hash.
+/// The weight of a parameter at an index of the hash.
 fn weight(name: &str, place: u32) -> f32 {
     let mut x = place;
     x = (x ^ x >> 16).wrapping_mul(0x7feb_352d);
@@ -221,7 +222,7 @@ fn check(golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn Runner) -> f
     if golden.has("logits") {
         return assert_close("logits", &logits, &golden.f32("logits"), GOLDEN);
     }
-    // Of old AR models there are log-probabilities only, whose mask has a logit of -1000 and no share.
+    // Old AR models have only log-probabilities, in which the mask has a logit of -1000 and no probability.
     let mut expected = golden.f32("logprobs");
     for (row, expected) in logits.chunks_mut(vocab).zip(expected.chunks_mut(vocab)) {
         assert!(expected[mask as usize] < -900.0);

@@ -1,9 +1,9 @@
-//! Recorded generations of Eso-LMs and AR models of the family's other code, token for token. `ESOLM_GOLDEN_FAMILY` names a folder of such files to take in
-//! the place of the repository's.
+//! Recorded generations of Eso-LMs and AR models of the family's other code, token for token. `ESOLM_GOLDEN_FAMILY`
+//! names a folder of such files to use instead of the repository's.
 //!
-//! A file `NAME.sampling.safetensors` in which traces have a `sort_idx` is one of an Eso-LM, a file `NAME.forward.safetensors` with
-//! `sampling.sample` one of an AR model; its network stands beside it, as `NAME.weights.safetensors` or in
-//! another of the forms of a forward case of that name.
+//! A file `NAME.sampling.safetensors` whose traces have a `sort_idx` belongs to an Eso-LM, a file
+//! `NAME.forward.safetensors` with `sampling.sample` to an AR model; its network is next to it, as
+//! `NAME.weights.safetensors` or in another of the formats of a forward case of that name.
 
 use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
@@ -20,7 +20,7 @@ const FORWARD: &str = ".forward.safetensors";
 /// Runs every trace with its cache and without; returns how many there were.
 ///
 /// # Panics
-/// Where logits or tokens differ, or there is no trace at all.
+/// If logits or tokens differ, or there is no trace.
 pub fn check_schedules(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
     let mut ran = 0;
     for file in files(SAMPLING) {
@@ -76,7 +76,7 @@ fn check(name: &str, golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn 
     }
 }
 
-/// The sampler of AR: the beginning of text, then a token after the other.
+/// The AR sampler: the beginning of text, then one token after another.
 fn check_ar(golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn Runner) {
     let sample = golden.rows("sampling.sample");
     let config = ModelConfig {
@@ -106,14 +106,14 @@ fn check_ar(golden: &Golden, checkpoint: &Checkpoint, runner: &mut dyn Runner) {
     }
 }
 
-/// The Gumbel noise of uniforms that were recorded in f32.
+/// The Gumbel noise from uniforms that were recorded in f32.
 fn noise(golden: &Golden, name: &str) -> Vec<f32> {
     let uniforms = golden.f32(name).into_iter();
     uniforms.map(|u| gumbel_from_uniform(u.into())).collect()
 }
 
-/// The plan that is drawn for the schedule in the trace's name, such as `block_ar4_sar2`, goes as the recorded one; where the order is
-/// random, up to which place comes when.
+/// The plan made for the schedule in the trace's name, such as `block_ar4_sar2`, matches the recorded one; if the order
+/// is random, except for which position comes when.
 fn check_plan(name: &str, recorded: &Plan, checkpoint: &Checkpoint) {
     let name = name.trim_end_matches("_p09");
     let number = |text: &str| text.parse::<usize>().ok();

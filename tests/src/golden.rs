@@ -1,4 +1,4 @@
-//! Files under `tests/fixtures/golden` (their README says what each tensor is) and the model that ships.
+//! Files in `tests/fixtures/golden` (their README describes each tensor), and the model that ships.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// The file of this name among them.
+/// The path of the file with this name.
 pub(crate) fn path(name: &str) -> PathBuf {
     repository("tests/fixtures/golden").join(name)
 }
@@ -50,7 +50,7 @@ pub fn without_biases(name: &str) -> Checkpoint {
 
 type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
-/// A golden model whose tensors were changed by `change`, which gets the biases that a network may have.
+/// A golden model whose tensors were changed by `change`, which is passed the biases that a network may have.
 fn changed(name: &str, change: impl FnOnce(Vec<ParamSpec>, &mut Tensors)) -> Checkpoint {
     let ckpt = checkpoint(name);
     let tensor = |parameter: &Parameter| {
@@ -95,7 +95,7 @@ impl Golden {
         Self::read(&path(&format!("{name}.safetensors")))
     }
 
-    /// Reads a file that may stand elsewhere.
+    /// Reads a file from elsewhere.
     pub fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -114,12 +114,12 @@ impl Golden {
         }
     }
 
-    /// What stands beside the tensors.
+    /// The metadata.
     pub fn metadata(&self) -> &HashMap<String, String> {
         &self.metadata
     }
 
-    /// Whether there is a tensor of that name.
+    /// Whether there is a tensor with this name.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
@@ -164,7 +164,7 @@ impl Golden {
         &self.entry(name, Dtype::U8).data
     }
 
-    /// Values of an int32 tensor, none of which is negative.
+    /// Values of an int32 tensor without negative values.
     pub fn u32(&self, name: &str) -> Vec<u32> {
         let data = self.entry(name, Dtype::I32).data.chunks_exact(4);
         data.map(|b| {
@@ -181,7 +181,7 @@ impl Golden {
         self.u32(name).chunks(width).map(<[u32]>::to_vec).collect()
     }
 
-    /// The Gumbel noise of recorded uniforms.
+    /// The Gumbel noise from recorded uniforms.
     pub fn gumbel(&self, name: &str) -> Vec<f32> {
         let uniforms = self.f64(name);
         uniforms.into_iter().map(gumbel_from_uniform).collect()

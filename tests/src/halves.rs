@@ -1,4 +1,4 @@
-//! Golden numbers of BD3-LMs: passes over noised and clean text, blocks after a cache, losses and bounds.
+//! Golden numbers of BD3-LMs: passes over noised and clean text, blocks following a cache, losses and bounds.
 
 use std::path::Path;
 
@@ -43,7 +43,7 @@ pub fn check_forward(golden: &Golden, config: &ModelConfig, runner: &mut dyn Run
     largest
 }
 
-/// Logits of a block of `xt` after the blocks of `x0` before it, which are in the cache where there is one.
+/// Logits of a block of `xt` after the blocks of `x0` before it, which are in the cache if there is one.
 fn after_clean(
     block: usize,
     size: usize,
@@ -103,10 +103,10 @@ fn after_clean(
 
 const LIKELIHOOD: &str = "likelihood.safetensors";
 
-/// Every file of likelihoods in the folder of the family; returns how many cases there were.
+/// Every file of likelihoods in the family's folder; returns how many cases there were.
 ///
 /// # Panics
-/// Where a loss differs, or there is no file.
+/// If a loss differs, or there is no file.
 pub fn check_likelihood(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) -> usize {
     let mut ran = 0;
     for (golden, checkpoint) in likelihoods() {
@@ -137,7 +137,8 @@ pub fn check_likelihood(mut load: impl FnMut(&Checkpoint) -> Box<dyn Runner>) ->
     ran
 }
 
-/// The files of bd3lms' likelihoods, `NAME.likelihood.safetensors`, each with its network from the folder `NAME` beside it.
+/// The files of bd3lms' likelihoods, `NAME.likelihood.safetensors`, each with its network from the folder `NAME` next
+/// to it.
 pub fn likelihoods() -> Vec<(Golden, Checkpoint)> {
     let end = format!(".{LIKELIHOOD}");
     let files = family::files(&end).into_iter();
@@ -150,7 +151,7 @@ pub fn likelihoods() -> Vec<(Golden, Checkpoint)> {
         .collect()
 }
 
-/// A BD3-LM of the repository's, in blocks of another size.
+/// One of the repository's BD3-LMs, with another block size.
 pub fn in_blocks_of(size: usize) -> Checkpoint {
     let folder = repository("tests/fixtures/golden-family/bd3lm/bs4");
     let config = ModelConfig {
@@ -166,19 +167,19 @@ fn open(folder: &Path) -> Checkpoint {
         .unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// "03" is 0.3, "1" is 1.
+/// "03" means 0.3, "1" means 1.
 fn share(digits: &str) -> f64 {
     let (whole, rest) = digits.split_at(1);
     format!("{whole}.{rest}0").parse().unwrap()
 }
 
-/// A case of bd3lms with its noise, from its recorded uniforms.
+/// A case of bd3lms, with its noise from recorded uniforms.
 pub struct Published {
-    /// What the names of its tensors begin with.
+    /// The prefix of its tensors' names.
     pub name: String,
-    /// Tokens of a block.
+    /// Tokens per block.
     pub size: usize,
-    /// What is masked of each text.
+    /// The masked positions of each text.
     pub noised: Vec<NoisedBlocks>,
 }
 
@@ -221,7 +222,7 @@ fn read(golden: &Golden, case: &str) -> Published {
         }
         noised.give(1);
         if range[0] > 0.5 {
-            // So it is there, whatever the times are.
+            // It is there whatever the times are.
             noised.weights.fill(1.0);
         }
         noised
@@ -247,7 +248,7 @@ fn check_published(golden: &Golden, config: &ModelConfig, runner: &mut dyn Runne
                 blocks(x0, noised)
             })
             .collect();
-        // Recorded losses are those of tokens that count.
+        // Losses are recorded only for tokens that count.
         let counted = f64s(golden, &tensor("token_mask"));
         let table: Vec<Vec<f64>> = tables(runner, &passes, length)
             .iter()
@@ -275,10 +276,10 @@ fn check_nested(golden: &Golden, config: &ModelConfig, name: &str, runner: &mut 
         .enumerate()
         .map(|(row, (x0, real))| {
             let count = real.iter().sum::<u32>() as usize;
-            // As its f32 has it.
+            // As in its f32 arithmetic.
             let weight = |t: f64| 1.0 / f64::from(1.0 - (1.0 - t as f32));
             if config.family == Family::Ar {
-                // The last token of a text predicts what stands after it.
+                // The last token of a text predicts the one after it.
                 let text = &x0[..(count + 1).min(length)];
                 return autoregressive(text, 1..text.len(), None);
             }
@@ -323,7 +324,7 @@ fn check_nested(golden: &Golden, config: &ModelConfig, name: &str, runner: &mut 
     close(&tensor("loss"), mean, golden.f32(&tensor("loss"))[0]);
 }
 
-/// As [`tables`], the mask being a token like others.
+/// As [`tables`], with the mask treated like other tokens.
 fn with_mask(
     runner: &mut dyn Runner,
     passes: &[Pass],

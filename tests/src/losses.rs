@@ -9,14 +9,14 @@ use esolm::rows::{Layout, MaskMode};
 
 use crate::{Golden, Runner};
 
-/// Largest relative difference of a loss that counts as the published code's.
+/// Maximum relative difference from the published code's losses.
 pub const RELATIVE: f64 = 1e-5;
 
 const MASK: u32 = 96;
 const BOS: u32 = 95;
 const L: usize = 32;
 
-/// Fails where `got` is not `want`; single tokens may have losses near zero, which are held to the same share of one nat.
+/// Fails if `got` is not `want`; tokens may have losses near zero, for which the bound is relative to one nat.
 pub fn close(what: &str, got: f64, want: f32) -> f64 {
     let want = f64::from(want);
     let error = (got - want).abs() / want.abs().max(1.0);
@@ -24,12 +24,12 @@ pub fn close(what: &str, got: f64, want: f32) -> f64 {
     error
 }
 
-/// The weighted negative log-probabilities of each pass by place, `[L]`, zero where nothing is scored.
+/// The weighted negative log-probabilities of each pass by position, `[L]`, zero where nothing is scored.
 fn losses(runner: &mut dyn Runner, passes: &[Pass]) -> Vec<Vec<f64>> {
     tables(runner, passes, L)
 }
 
-/// As [`losses`], of texts of at most `length` tokens.
+/// As [`losses`], for texts of at most `length` tokens.
 pub(crate) fn tables(runner: &mut dyn Runner, passes: &[Pass], length: usize) -> Vec<Vec<f64>> {
     let layout = Layout {
         sequences: passes.len(),
@@ -144,7 +144,7 @@ fn check_sequential(golden: &Golden, runner: &mut dyn Runner) -> f64 {
     largest
 }
 
-/// The whole loss: half of the rows for each part, each a mean over its valid tokens.
+/// The whole loss: half of the rows for each part, each averaged over its valid tokens.
 fn check_halves(golden: &Golden, runner: &mut dyn Runner) -> f64 {
     let x0 = golden.rows("x0");
     let valid = golden.f32("valid_tokens");

@@ -1,5 +1,6 @@
-//! Sampling of an Eso-LM (A), whose published code does not sample, against passes over all rows with the masks that it was trained with:
-//! those passes are held to its numbers elsewhere ([`crate::checks::check_forward`]).
+//! Sampling of an Eso-LM (A), which the published code does not implement, compared with passes over all rows with the
+//! masks that it was trained with: those passes are compared with its numbers elsewhere
+//! ([`crate::checks::check_forward`]).
 
 use esolm::config::{AttentionKind, ModelConfig};
 use esolm::executor::Draw;
@@ -10,7 +11,7 @@ use esolm::sampler::Sampler;
 use crate::Runner;
 use crate::checks::{GOLDEN, assert_close};
 
-/// The configuration of an Eso-LM as one of an Eso-LM (A), which has the same parameters.
+/// The configuration of an Eso-LM, as an Eso-LM (A), which has the same parameters.
 pub fn config(config: &ModelConfig) -> ModelConfig {
     ModelConfig {
         attention: AttentionKind::Mixed,
@@ -18,7 +19,7 @@ pub fn config(config: &ModelConfig) -> ModelConfig {
     }
 }
 
-/// Plans that between them use every kind of step, with sequences of one batch in different phases.
+/// Plans that together use every kind of step, with sequences of one batch in different phases.
 fn cases(config: &ModelConfig) -> Vec<PlanOptions> {
     let base = PlanOptions::new(config, 2, 6, 11);
     let given = |positions: &[u32]| positions.iter().map(|&p| (p, 3 + p)).collect();
@@ -46,7 +47,8 @@ fn cases(config: &ModelConfig) -> Vec<PlanOptions> {
     cases
 }
 
-/// Samples, and compares the logits of every step with those of a pass over all rows of each text. Returns the number of steps.
+/// Samples, comparing the logits of every step with those of a pass over all rows of each text. Returns the number of
+/// steps.
 pub fn check(own: &ModelConfig, runner: &mut dyn Runner, reference: &mut dyn Runner) -> usize {
     let mut steps = 0;
     for options in cases(&config(own)) {
@@ -79,7 +81,7 @@ pub fn check(own: &ModelConfig, runner: &mut dyn Runner, reference: &mut dyn Run
     steps
 }
 
-/// The logits that a step draws from, of the published pass over all of a text.
+/// The logits that a step draws from, computed by the published pass over a whole text.
 fn drawn_from(
     plan: &Plan,
     sequence: &SequencePlan,
@@ -97,7 +99,8 @@ fn drawn_from(
     let order = std::slice::from_ref(&sequence.order);
     let is_sequential = step.phase == Phase::Sequential;
     let (layout, tokens, rows) = if is_sequential {
-        // The clean text beside the one in which diffusion wrote its share; what is not known yet is seen by nobody here.
+        // The clean text next to the one in which diffusion wrote its share; what is not yet known is not visible to
+        // any row here.
         let steps = sequence.steps.iter();
         let mut sequential = steps.filter(|step| step.phase == Phase::Sequential);
         let begin = sequential.next().unwrap().start;

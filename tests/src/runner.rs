@@ -1,4 +1,4 @@
-//! What runs passes: the executors and the reference pass, behind one trait.
+//! What runs passes: the executors and the reference pass, with a common trait.
 
 use burn::tensor::Device;
 use esolm::checkpoint::Checkpoint;
@@ -37,7 +37,7 @@ impl OnDevice {
         Self::rounded(ckpt, Weights::F32, Activations::F32)
     }
 
-    /// Loads a checkpoint for the CPU with fewer bits.
+    /// Loads a checkpoint for the CPU, quantised.
     pub fn rounded(ckpt: &Checkpoint, weights: Weights, activations: Activations) -> Self {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
@@ -51,7 +51,7 @@ impl OnDevice {
         )
     }
 
-    /// Loads a checkpoint for the CPU in the form in which its weights are stored.
+    /// Loads a checkpoint for the CPU with its weights in the form in which they are stored.
     pub fn as_stored(ckpt: &Checkpoint, activations: Activations) -> Self {
         let options = LoadOptions {
             device: DeviceChoice::Cpu,
@@ -67,7 +67,7 @@ impl OnDevice {
     /// Loads a checkpoint onto the first adapter.
     ///
     /// # Panics
-    /// When there is no adapter: these tests never pass by skipping.
+    /// If there is no adapter: these tests never pass by skipping.
     pub fn gpu(ckpt: &Checkpoint, options: LoadOptions) -> Self {
         let options = LoadOptions {
             device: DeviceChoice::Gpu(None),
@@ -102,7 +102,7 @@ impl Runner for OnDevice {
     }
 }
 
-/// The unfolded network with a dense mask on a Burn device. It has no cache, so each pass must hold all rows.
+/// The unfolded network with a dense mask on a Burn device. It has no cache, so each pass must contain all rows.
 pub struct Reference {
     network: Unfolded,
     config: ModelConfig,

@@ -1,7 +1,7 @@
-//! Recorded runs of the samplers that decoders were published with, token for token.
+//! Recorded runs of the samplers published with decoders, token for token.
 //!
-//! Every `traces/NAME.json` of a known kind is a run; the logits and the random numbers of its steps stand beside it in
-//! `NAME.safetensors`.
+//! Every `traces/NAME.json` of a known kind is a run; the logits and random numbers of its steps are in
+//! `NAME.safetensors` next to it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,24 +21,24 @@ use crate::checks::assert_close;
 use crate::decoders::{LOGITS, folder};
 use crate::{Golden, OnDevice};
 
-/// Largest difference of confidences that counts as the published code's.
+/// Maximum difference from the published code's confidences.
 const CONFIDENCE: f64 = 2e-5;
-/// Noise that no logit makes up for.
+/// Noise larger than any difference of logits.
 const CERTAINLY: f32 = 1e9;
 
-/// How many traces ran, and how many of kinds that no model that is run has.
+/// How many traces ran, and how many belong to models that are not supported.
 #[derive(Debug, Default)]
 pub struct Ran {
-    /// Of each kind.
+    /// By kind.
     pub kinds: BTreeMap<String, usize>,
-    /// Traces that predict a token from the place before it, which Dream does, and it is refused by name.
+    /// Traces that predict a token from the position before it, as Dream does, which is rejected by name.
     pub shifted: usize,
 }
 
 /// Runs every trace.
 ///
 /// # Panics
-/// Where places, logits, confidences or tokens differ, or there is no trace at all.
+/// If positions, logits, confidences or tokens differ, or there is no trace.
 pub fn check_traces(mut load: impl FnMut(&Checkpoint) -> OnDevice) -> Ran {
     let mut ran = Ran::default();
     let mut devices: BTreeMap<(PathBuf, bool), (Checkpoint, OnDevice)> = BTreeMap::new();
@@ -83,7 +83,7 @@ pub(crate) enum Kind {
     Card,
     /// SDAR's own script.
     Sdar,
-    /// The version that SDAR is evaluated with.
+    /// The version used to evaluate SDAR.
     SdarEvaluation,
 }
 
@@ -111,7 +111,7 @@ impl Kind {
         matches!(self, Self::Sdar | Self::SdarEvaluation)
     }
 
-    /// What is asked for where it is not the model's own way.
+    /// The prompt tail to request, if it is not the model's default.
     pub(crate) fn tail(self) -> Option<PromptTail> {
         match self {
             Self::Infill => Some(PromptTail::Shared),
@@ -145,7 +145,7 @@ pub(crate) fn numbers(list: &Value) -> Vec<u32> {
     list.iter().map(|id| id.as_u64().unwrap() as u32).collect()
 }
 
-/// A number that may be left out.
+/// An optional number.
 pub(crate) fn size(options: &Value, field: &str) -> Option<usize> {
     options[field].as_u64().map(|size| size as usize)
 }
@@ -171,16 +171,16 @@ pub(crate) fn open(folder: &Path, json: &Value, kind: Kind) -> Checkpoint {
 
 /// One recorded step.
 struct Recorded {
-    /// Places that are masked and could become known.
+    /// Positions that are masked and could become known.
     places: Vec<u32>,
     drawn: Vec<u32>,
     confidences: Vec<f64>,
     least: usize,
-    /// Places and tokens.
+    /// Positions and tokens.
     known: BTreeMap<u32, u32>,
-    /// `[places, V]`.
+    /// `[positions, V]`.
     logits: Vec<f32>,
-    /// Gumbel values `[places, V]`, where the draw was random.
+    /// Gumbel values `[positions, V]`, if the draw was random.
     noise: Option<Vec<f32>>,
     /// Confidences that do not depend on the logits.
     random: Option<Vec<f32>>,
@@ -191,7 +191,7 @@ struct Trace {
     json: Value,
     plan: Plan,
     sampler: Sampler,
-    /// Tokens that are never drawn, and those that only count as impossible in a confidence.
+    /// Tokens that are never drawn, and those that only have confidence 0.
     suppressed: [Vec<u32>; 2],
     steps: Vec<Recorded>,
     last: Vec<u32>,
@@ -230,7 +230,7 @@ impl Trace {
             ..PlanOptions::new(config, 1, steps, 0)
         };
         let plan = Plan::new(&plan_options).unwrap_or_else(|e| panic!("{name}: {e}"));
-        // What is written is read.
+        // What is written can be read.
         assert_eq!(Plan::from_json(&plan.to_json()).unwrap(), plan, "{name}");
         let list = json["steps"].as_array().unwrap();
         let tensors = Tensors::of(&golden, config.vocab_size);
@@ -330,7 +330,7 @@ impl Trace {
         recorded: &Recorded,
     ) -> BTreeMap<u32, u32> {
         let vocab = self.plan.vocab_size;
-        // Places that are known already are drawn at too, and whatever comes of it is given up.
+        // Positions that are already known are drawn too, and the result is discarded.
         let noise = recorded.noise.as_ref().map(|noise| {
             let mut rows = noise.chunks(vocab);
             let values = sampled
@@ -373,7 +373,8 @@ impl Trace {
                 continue;
             };
             let got = f64::from(got) / f64::from(CERTAIN);
-            // The published code counts the mask as a token that can be drawn, so its shares are smaller by what that has.
+            // The published code counts the mask as a token that can be drawn, so its probabilities are smaller by the
+            // mask's share.
             let share = match self.suppressed.concat().contains(&mask) {
                 true => 0.0,
                 false => self.share_of_mask(by, &logits),
@@ -387,7 +388,7 @@ impl Trace {
         }
     }
 
-    /// The mask's part of all tokens' probability.
+    /// The mask's share of the total probability.
     fn share_of_mask(&self, by: Confidence, logits: &[f32]) -> f64 {
         let temperature = match by {
             Confidence::Tempered | Confidence::Drawn if self.sampler.temperature > 0.0 => {
@@ -399,7 +400,7 @@ impl Trace {
         weight(&logits[self.plan.mask_index as usize]) / logits.iter().map(weight).sum::<f64>()
     }
 
-    /// Draws and chooses here where the recorded run did what no executor is asked to: confidences that are given numbers.
+    /// Draws and chooses here if the recorded run did something that no executor supports: given confidences.
     fn choose_here(
         &self,
         what: &str,
@@ -450,7 +451,7 @@ impl Trace {
         known
     }
 
-    /// Where no random number matters, a run of the plan writes the same.
+    /// If no random numbers matter, running the plan writes the same text.
     fn run_as_planned(&self, engine: &mut Engine) {
         let is_greedy = self.sampler.temperature == 0.0 || self.sampler.top_k == Some(1);
         if !is_greedy || self.steps.iter().any(|step| step.random.is_some()) {
@@ -477,7 +478,7 @@ impl Trace {
     }
 }
 
-/// Tokens that are written; options may count the prompt in.
+/// Number of tokens to write; options may include the prompt.
 pub(crate) fn new_tokens(options: &Value, prompt: usize) -> usize {
     let new = ["max_new_tokens", "gen_length"].map(|field| size(options, field));
     let in_all = size(options, "max_length").map(|length| length - prompt);
@@ -488,7 +489,7 @@ pub(crate) fn new_tokens(options: &Value, prompt: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// Tokens that are never drawn, and those that only count as impossible in a confidence.
+/// Tokens that are never drawn, and those that only have confidence 0.
 pub(crate) fn suppressed(options: &Value) -> [Vec<u32>; 2] {
     ["suppress_tokens", "begin_suppress_tokens"].map(|field| match &options[field] {
         Value::Null => Vec::new(),
@@ -528,7 +529,7 @@ pub(crate) fn rule(options: &Value, kind: Kind) -> Rule {
         (Kind::SdarEvaluation, _) => options["threshold"].as_f64(),
         _ => None,
     };
-    // Beyond it; nothing is beyond 1.
+    // Greater than the threshold; nothing is greater than 1.
     let beyond = threshold.filter(|&t| t < 1.0).map(|t| (t as f32).next_up());
     Rule {
         by,
@@ -536,7 +537,7 @@ pub(crate) fn rule(options: &Value, kind: Kind) -> Rule {
     }
 }
 
-/// The numbers of all steps, one after the other.
+/// The numbers of all steps, concatenated.
 struct Tensors {
     vocab: usize,
     logits: Vec<f32>,

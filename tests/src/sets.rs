@@ -1,4 +1,5 @@
-//! Golden numbers of SetDLMs: passes over clean and masked text, masks after a cache, the noise schedule and likelihoods.
+//! Golden numbers of SetDLMs: passes over clean and masked text, masks following a cache, the noise schedule and
+//! likelihoods.
 
 use std::path::{Path, PathBuf};
 
@@ -69,7 +70,7 @@ pub fn check_forward(golden: &Golden, config: &ModelConfig, runner: &mut dyn Run
     largest
 }
 
-/// Logits of masks at `places` after the clean tokens of `order`, which are in the cache where there is one.
+/// Logits of masks at `places` after the clean tokens of `order`, which are in the cache if there is one.
 fn after_clean(order: &[u32], clean: &[u32], places: &[u32], runner: &mut dyn Runner) -> Vec<f32> {
     let count = clean.len() as u32;
     let layout = Layout {
@@ -113,7 +114,7 @@ pub(crate) fn schedule(config: &ModelConfig) -> Staggered {
     Staggered::new(config.sets.as_ref().expect("a SetDLM"), config.length)
 }
 
-/// The order of a text by recorded exponential numbers, one for each place.
+/// The order of a text given recorded exponential numbers, one for each position.
 pub(crate) fn order(
     schedule: &Staggered,
     exponentials: &[f64],
@@ -128,7 +129,7 @@ pub(crate) fn order(
 /// Every recorded noise schedule; returns how many cases there were.
 ///
 /// # Panics
-/// Where a time, an order or a share differs, or there is no case.
+/// If a time, an order or a share differs, or there is no case.
 pub fn check_schedule() -> usize {
     let mut ran = 0;
     for file in files("schedule.safetensors") {
@@ -152,7 +153,7 @@ fn check_schedule_case(golden: &Golden, case: &str) {
     };
     let starts = golden.f64(&tensor("loc"));
     let length = starts.len();
-    // The sizes of sets are not recorded, but what follows from them is.
+    // The sizes of sets are not recorded, but their consequences are.
     let (b, k, l) = (number("b"), number("k"), length as f64);
     let desired = (2.0 * l * k * b / (k + 1.0)).round();
     let largest = match k == 1.0 {
@@ -182,7 +183,7 @@ fn check_schedule_case(golden: &Golden, case: &str) {
             let t = f64::from(t);
             near("alpha", schedule.alpha(place, t), share.into());
             let got = schedule.alpha_derivative(place, t);
-            // At the end of a place's time the derivative goes to infinity, by rounding alone to how large a number.
+            // At the end of a position's time, the derivative goes to infinity, and only rounding determines its value.
             if !(got < -1e6 && derivative < -1e6) {
                 near("alpha'", got, derivative.into());
             }
@@ -217,8 +218,8 @@ fn check_schedule_case(golden: &Golden, case: &str) {
     }
 }
 
-/// The likelihoods of padded texts in drawn orders. The published code counts no padding token, not even an end-of-text token within a
-/// text where both are the same, and takes the mean of the means of texts.
+/// The likelihoods of padded texts in random orders. The published code does not count padding tokens, not even an
+/// end-of-text token within a text if both are the same, and averages the means of texts.
 pub fn check_likelihood(golden: &Golden, config: &ModelConfig, runner: &mut dyn Runner) {
     let x0 = golden.rows("x0");
     let length = x0[0].len();
@@ -265,7 +266,7 @@ pub fn check_likelihood(golden: &Golden, config: &ModelConfig, runner: &mut dyn 
     close("loss", mean, golden.f32("setdlm.loss")[0]);
 }
 
-/// The files of likelihoods in which a SetDLM has a part, each with its network.
+/// The files of likelihoods that involve a SetDLM, each with its network.
 pub fn likelihoods() -> Vec<(Golden, Checkpoint)> {
     let files = files("likelihood.safetensors").into_iter();
     files
@@ -275,7 +276,7 @@ pub fn likelihoods() -> Vec<(Golden, Checkpoint)> {
         .collect()
 }
 
-/// The SetDLM beside a file, the one of its name or any.
+/// The SetDLM next to a file: the one with its name, or any.
 pub(crate) fn beside(file: &Path) -> Checkpoint {
     let around = std::fs::read_dir(file.parent().unwrap()).unwrap();
     let mut folders: Vec<_> = around
@@ -284,7 +285,7 @@ pub(crate) fn beside(file: &Path) -> Checkpoint {
         .collect();
     folders.sort();
     let name = |path: &Path| path.file_name().unwrap().to_string_lossy().to_string();
-    // NAME.sampling has a network of its own, where there is one of that name.
+    // NAME.sampling has its own network, if there is one with that name.
     let own = name(file).split('.').next().unwrap().to_string();
     let named = |path: &&PathBuf| [own.clone(), format!("owt_{own}")].contains(&name(path));
     let any = |path: &&PathBuf| name(path).starts_with("owt_setdlm");

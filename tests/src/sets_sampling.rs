@@ -1,7 +1,7 @@
-//! Recorded generations of published SetDLMs, token for token, and their cache against none.
+//! Recorded generations of published SetDLMs, token for token, with and without the cache.
 //!
-//! A `sampling.safetensors` with `TRACE.num_mask_tokens` tensors is a case; its network is the folder `owt_setdlm...` beside it. The window and
-//! the threshold of a trace follow from what it did; its nucleus stands in its name.
+//! A `sampling.safetensors` with `TRACE.num_mask_tokens` tensors is a case; its network is the folder `owt_setdlm...`
+//! next to it. The window and threshold of a trace are derived from what it did; its nucleus is in its name.
 
 use esolm::checkpoint::Checkpoint;
 use esolm::config::ModelConfig;
@@ -23,7 +23,7 @@ use crate::{Golden, OnDevice};
 /// Runs every trace of every file, and returns how many there were.
 ///
 /// # Panics
-/// Where rows, logits or tokens differ, or there is no trace at all.
+/// If rows, logits or tokens differ, or there is no trace.
 pub fn check_sampling(mut load: impl FnMut(&Checkpoint) -> OnDevice) -> usize {
     let mut ran = 0;
     for file in files("sampling.safetensors") {
@@ -57,7 +57,7 @@ pub fn checkpoint() -> Checkpoint {
 
 /// What one recorded step did.
 struct Recorded {
-    /// Clean tokens in the cache, and those that enter it.
+    /// Clean tokens in the cache, and those entering it.
     clean: [usize; 2],
     places: Vec<u32>,
     decoded: Vec<bool>,
@@ -74,7 +74,7 @@ struct Trace {
     steps: Vec<Recorded>,
     rule: Rule,
     sampler: Sampler,
-    /// The padding token, which the published code takes for a missing one.
+    /// The padding token, which the published code mistakes for a missing one.
     pad: Option<u32>,
     sample: Vec<u32>,
 }
@@ -156,7 +156,7 @@ impl Trace {
         let given = known.iter().map(|&(place, _)| place);
         match (joining, draws) {
             (Joining::Time, Some(draws)) => {
-                // The published code takes the last times of the schedule.
+                // The published code uses the last times of the schedule.
                 let first = config.length - draws.len();
                 let drawn = by_time(&noise.times(first, &draws)).into_iter();
                 let free = drawn.map(|place| place + input.len() as u32);
@@ -199,7 +199,7 @@ impl Trace {
             let what = format!("{what}, step {number}");
             let pass = Pass::next(&mut run, engine, self.rule, self.sampler);
             assert_eq!(run.window(), recorded.places, "{what}");
-            // Given tokens enter the cache together with the first masks; there it was filled beforehand.
+            // Given tokens enter the cache together with the first masks; there, it was filled beforehand.
             let clean: usize = recorded.clean.iter().sum();
             let prefix = pass.step.rows[pass.step.sampled[0] as usize].prefix;
             assert_eq!(prefix as usize, clean, "{what}");
@@ -235,14 +235,14 @@ impl Trace {
     }
 }
 
-/// A pass that a text wants next.
+/// The next pass of a text.
 struct Pass {
     step: StepRows,
     choice: Choice,
 }
 
 impl Pass {
-    /// Makes room for it, and feeds given tokens that are too many to come with it.
+    /// Makes room for it, and feeds given tokens if they are too many to run with it.
     fn next(run: &mut SetRun, engine: &mut Engine, rule: Rule, sampler: Sampler) -> Self {
         loop {
             let (mut step, mut groups, mut moves) = Default::default();
@@ -267,7 +267,7 @@ impl Pass {
     }
 }
 
-/// The rows of all steps, one after the other.
+/// The rows of all steps, concatenated.
 struct AllRows {
     places: Vec<u32>,
     decoded: Vec<u8>,
@@ -299,7 +299,8 @@ impl AllRows {
     }
 }
 
-/// A threshold that explains why more became known than had to: it lies between the confidences of what stayed masked and of what did not.
+/// A threshold that explains why more became known than required: it is between the confidences of what stayed masked
+/// and of what did not.
 fn threshold(steps: &[Recorded]) -> Option<f32> {
     let of = |step: &Recorded, wanted: bool| {
         let rows = step.decoded.iter().zip(&step.confidence);
@@ -324,7 +325,7 @@ fn gumbel(u: f32) -> f32 {
     -(-f64::from(u).ln()).ln() as f32
 }
 
-/// Plans that between them use every way in which a SetDLM writes by confidence, within its context.
+/// Plans that together use every way in which a SetDLM writes by confidence, within its context.
 pub fn cached_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
     let own = PlanOptions::new(config, 1, 12, 3);
     let own_rules = own.set_rules.unwrap();
@@ -393,7 +394,7 @@ pub fn cached_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
 /// Runs every case with and without a cache, and as the engine runs plans. All write the same text.
 ///
 /// # Panics
-/// Where logits or tokens differ.
+/// If logits or tokens differ.
 pub fn check_cached(ckpt: &Checkpoint, device: &mut OnDevice, bound: f32) {
     for (what, options) in cached_cases(ckpt.config()) {
         let plan = Plan::new(&options).unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -452,7 +453,7 @@ fn by_hand(plan: &Plan, engine: &mut Engine, uncached: bool) -> (Vec<Vec<f32>>, 
     (all, block_on(engine.tokens()).unwrap())
 }
 
-/// Plans whose order is known beforehand.
+/// Plans whose order is known in advance.
 pub fn ordered_cases(config: &ModelConfig) -> Vec<(&'static str, PlanOptions)> {
     let own = PlanOptions::new(config, 2, 7, 3);
     let some = |places: &[u32]| places.iter().map(|&p| (p, 5 + p)).collect();

@@ -1,4 +1,4 @@
-//! What a warm step takes from the allocator: in a test of its own, since it counts for the whole process.
+//! Allocations of a warm step: in a test of its own, since it counts for the whole process.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ struct Counting;
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
-// Safety: everything is the system's.
+// SAFETY: everything is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.fetch_add(1, Ordering::Relaxed);
@@ -28,7 +28,8 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The CPU computes in memory that it has: what is left are the keys of the noise, and what the threads queue now and then.
+/// The CPU computes in memory that it already has: only the keys of the noise remain, and occasional queue entries of
+/// the threads.
 #[test]
 fn a_warm_step_on_the_cpu_allocates_next_to_nothing() {
     let ckpt = stories();

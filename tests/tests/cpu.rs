@@ -1,4 +1,4 @@
-//! The CPU executor against the published code's golden numbers, and its cache against none.
+//! The CPU executor compared with the published code's golden numbers, with and without its cache.
 
 use burn::tensor::Device;
 use esolm::checkpoint::{Checkpoint, OpenOptions, SHARD_BYTES};
@@ -14,7 +14,7 @@ use esolm_tests::{
     family, family_schedules, halves, losses, mixed, samplers, sets, sets_sampling, stories,
 };
 
-/// All ways of holding weights with fewer bits.
+/// All forms of weights with fewer bits.
 const ROUNDED: [(Weights, Activations); 5] = [
     (Weights::F16, Activations::F32),
     (Weights::Q8, Activations::F32),
@@ -66,7 +66,7 @@ fn golden_family_sets() {
     println!("{ran} traces");
 }
 
-/// When a SetDLM's noise masks which place, and the orders that follow.
+/// When a SetDLM's noise masks each position, and the resulting orders.
 #[test]
 fn golden_family_set_schedules() {
     println!("{} schedules", sets::check_schedule());
@@ -92,7 +92,7 @@ fn golden_llm_traces() {
     println!("{} traces: {ran:?}", ran.kinds.values().sum::<usize>());
 }
 
-/// What chat models say, with the request that a user would make.
+/// The answers of chat models, requested as by a user.
 #[test]
 fn golden_llm_answers() {
     println!("{} answers", answers::check_answers(OnDevice::cpu));
@@ -111,7 +111,8 @@ fn golden_llm_company() {
     }
 }
 
-/// Decoders with fewer bits stay near the published numbers: 16 bits are hardly seen, 4 bits change no logit by more than its deviation.
+/// Decoders with fewer bits stay close to the published numbers: the effect of 16 bits is hardly noticeable, and 4 bits
+/// change no logit by more than the logits' standard deviation.
 #[test]
 fn golden_llm_rounded() {
     for case in decoders::cases() {
@@ -209,7 +210,7 @@ fn cached_blocks_equal_uncached() {
     }
 }
 
-/// Where confidence chooses: against a loop that is written out, cached and uncached, alone and in a batch, watched or not.
+/// Confidence schedules: compared with a plain loop, with and without a cache, alone and in a batch, watched or not.
 #[test]
 fn confidence_chooses() {
     let saved = confidence::check(|ckpt| OnDevice::cpu(ckpt).0);
@@ -248,7 +249,7 @@ fn unusable_batches_end_in_a_sentence() {
     assert!(short.contains("2 tokens for a layout of 4"), "{short}");
     let foreign = message(cpu.start(&layout(1, 2, 2), &[1, 97]));
     assert!(foreign.contains("token 97"), "{foreign}");
-    // A batch that does not fit leaves nothing behind that passes for the cache of the next one.
+    // A batch that does not fit leaves nothing behind that could be taken for the next one's cache.
     let inside = |slot: u32| Row {
         sequence: 0,
         slot,
@@ -296,7 +297,7 @@ fn unusable_batches_end_in_a_sentence() {
     assert!(empty.is_empty());
 }
 
-/// The same (seed, sequence) gives the same text alone, in a batch and behind another first sequence.
+/// The same (seed, sequence) gives the same text alone, in a batch and after a different first sequence.
 #[test]
 fn a_text_does_not_depend_on_its_batch() {
     check_batches(Weights::F32, Activations::F32);
@@ -341,7 +342,7 @@ fn check_batches(weights: Weights, activations: Activations) {
     }
 }
 
-/// A folder of its own that goes away with the test.
+/// A folder that is removed on drop.
 struct Folder(std::path::PathBuf);
 
 impl Folder {
@@ -358,8 +359,8 @@ impl Drop for Folder {
     }
 }
 
-/// What is stored in fewer bits is what the engine would round, code for code: logits are the same bit for bit, also of networks that are too
-/// narrow for whole groups, and storing it again gives the same file.
+/// Stored weights equal those that the engine would quantise, code for code: logits are the same bit for bit, also for
+/// networks that are too narrow for whole groups, and storing them again gives the same file.
 #[test]
 fn stored_weights_are_those_that_are_rounded() {
     let folder = Folder::new("stored");
@@ -405,8 +406,8 @@ fn stored_weights_are_those_that_are_rounded() {
                     "{name} in {weights} with {activations} activations"
                 );
             }
-            // As floats it computes with the weights that the codes stand for. What stayed floats in a narrow network is rounded in the
-            // other run, which in 4 bits moves the large logits of decoders too far to compare.
+            // As floats, it computes with the weights that the codes represent. What stayed floats in a narrow network
+            // is quantised in the other run, which in 4 bits moves the large logits of decoders too far to compare.
             if !is_narrow(&ckpt) || ckpt.config().decoder.is_none() {
                 let mut device = OnDevice::rounded(&ckpt, weights, Activations::F32);
                 let rounded = checks::text_logits(&ckpt, &mut device);
@@ -430,7 +431,7 @@ fn file_stem(path: &str) -> String {
     stem.to_string_lossy().into_owned()
 }
 
-/// Weights that are too many for a file are several, and read as the same, bit for bit.
+/// Weights that are too many for one file are split into several, and read as the same, bit for bit.
 #[test]
 fn a_decoder_is_stored_in_several_files() {
     let folder = Folder::new("sharded");
@@ -472,7 +473,8 @@ fn is_narrow(ckpt: &Checkpoint) -> bool {
     ckpt.parameters().any(|matrix| is_narrow(&matrix.shape))
 }
 
-/// Groups of other sizes, and matrices that something is still to be folded into, would have to be rounded again: they are held in f16.
+/// Groups of other sizes, and matrices into which something is still to be folded, would have to be quantised again:
+/// they are held in f16.
 #[test]
 fn what_would_be_rounded_twice_is_held_in_f16() {
     let folder = Folder::new("rounded-twice");
@@ -484,7 +486,7 @@ fn what_would_be_rounded_twice_is_held_in_f16() {
     let config = std::fs::read_to_string(path("config.json")).unwrap();
     let whole = Checkpoint::from_safetensors_bytes(&config, weights.clone()).unwrap();
     assert_eq!(form(&whole), Weights::Q8);
-    // A matrix that stayed floats would be rounded.
+    // A matrix that is stored as floats would be quantised.
     let floats = whole.f32("blocks.1.attn_out.weight").unwrap();
     let floats: Vec<u8> = floats
         .iter()
@@ -500,7 +502,7 @@ fn what_would_be_rounded_twice_is_held_in_f16() {
     let mixed = safetensors::serialize(mixed, None).unwrap();
     let mixed = Checkpoint::from_safetensors_bytes(&config, mixed).unwrap();
     assert_eq!(form(&mixed), Weights::F16);
-    // The last layer norm of the file has the last of its values changed.
+    // Changes the last value of the last layer norm in the file.
     let mut scaled = weights;
     let end = scaled.len() - 4;
     scaled[end..].copy_from_slice(&1.5f32.to_le_bytes());

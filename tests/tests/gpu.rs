@@ -1,5 +1,5 @@
-//! The GPU path against the published code's golden numbers, its cache against none, and what it promises about memory traffic.
-//! Needs a GPU adapter; a software one will do.
+//! The GPU path compared with the published code's golden numbers, with and without its cache, and its guarantees about
+//! memory traffic. Needs a GPU adapter; a software one will do.
 
 #[path = "gpu/decoders.rs"]
 mod decoders;
@@ -86,7 +86,7 @@ fn golden_forward_in_every_variant() {
     }
 }
 
-/// Which kernels run is read from a table: loading runs none to find out, whatever the kind of the adapter.
+/// Kernel variants are read from a table: loading runs none to choose between them, whatever the kind of the adapter.
 #[test]
 fn loading_runs_no_kernel() {
     let (checkpoint, options) = (checkpoint("model_a"), LoadOptions::default());
@@ -112,8 +112,9 @@ fn golden_family_sampling() {
     println!("{ran} traces");
 }
 
-/// A pass of few rows takes five launches a block, one to embed and one to normalise what is wanted; where nothing is, the last block only
-/// writes keys and values. When it comes again it is recorded, and then replayed: with the same numbers, of whatever tokens there are.
+/// A pass of few rows takes five launches per block, one to embed and one to normalise the sampled rows; without
+/// sampled rows, the last block only writes keys and values. When a pass occurs again it is recorded, and then
+/// replayed: with the same numbers, for any tokens.
 #[test]
 fn passes_of_few_rows_are_recorded() {
     let checkpoint = checkpoint("model_a");
@@ -127,7 +128,7 @@ fn passes_of_few_rows_are_recorded() {
         slots: 6,
         tokens: 12,
     };
-    // The wanted rows are neither the first nor neighbours.
+    // The sampled rows are neither the first ones nor neighbours.
     let rows: Vec<Row> = [(0, 3, 2), (0, 1, 2), (0, 0, 1), (1, 0, 1), (1, 2, 1)]
         .map(|(sequence, slot, prefix)| Row {
             sequence,
@@ -368,7 +369,7 @@ fn golden_losses() {
 #[test]
 fn golden_sampling() {
     let options = LoadOptions::default;
-    // In the second form the sums of narrow products are split, and added up by what comes after them.
+    // In the second form, the sums of narrow products are split, and added up by the following kernel.
     for variants in ["", "few=split"] {
         let options = LoadOptions {
             variants: variants.parse().unwrap(),
@@ -382,7 +383,7 @@ fn golden_sampling() {
     checks::check_sampling_mdlm(&mut OnDevice::gpu(&checkpoint("mdlm"), options()));
 }
 
-/// What `esolm replay` does: the recorded steps and uniforms give the recorded logits, tokens and sample.
+/// Like `esolm replay`: the recorded steps and uniforms give the recorded logits, tokens and sample.
 #[test]
 fn recorded_runs_replay() {
     let golden = Golden::open("sampling_model_a");
@@ -416,7 +417,7 @@ fn recorded_runs_replay() {
     }
 }
 
-/// Weights of fewer bits are the same on every device, and so are the numbers that come of them, but for rounding.
+/// Quantised weights are the same on every device, and so are the resulting numbers, except for rounding.
 #[test]
 fn fewer_bits_give_the_numbers_of_the_cpu() {
     for ckpt in [checkpoint("model_a"), stories()] {
@@ -509,7 +510,7 @@ fn check_cached(weights: Weights) {
     };
     let (mut cached, mut uncached) = (load(), load());
     for (what, options) in checks::cached_cases(ckpt.config()) {
-        // Both phases in one plan are enough to tell whether fewer bits change anything about it.
+        // Both phases in one plan are enough to tell whether fewer bits change anything.
         if weights != Weights::F32 && what != "alpha_0 = 0.5" {
             continue;
         }
@@ -581,7 +582,7 @@ fn check_batches(weights: Weights) {
     }
 }
 
-/// Nothing is read back while nobody watches; watching reports each token once, and the text is the same.
+/// Nothing is read back unless the text is watched; watching reports each token once, and the text is the same.
 #[test]
 fn an_unobserved_run_reads_its_tokens_alone() {
     let options = LoadOptions {
@@ -624,7 +625,8 @@ fn numbers_that_overflow_are_an_error() {
     broken::check(&mut OnDevice::gpu(&broken::checkpoint(), LoadOptions::default()).0);
 }
 
-/// Where confidence chooses, a GPU writes the CPU's texts and reads nothing back; with a threshold a word a text and pass.
+/// With a confidence schedule, a GPU writes the same texts as the CPU and reads nothing back; with a threshold, one
+/// word per text and pass.
 #[test]
 fn confidence_chooses_as_on_the_cpu() {
     for ckpt in confidence::checkpoints() {
@@ -654,7 +656,8 @@ fn confidence_chooses_as_on_the_cpu() {
     }
 }
 
-/// A run that is watched and stopped midway leaves nothing behind: the next one on the same engine gives its text.
+/// A run that is watched and stopped midway leaves nothing behind: the next one on the same engine writes its usual
+/// text.
 #[test]
 fn a_run_after_one_that_was_stopped() {
     let mut engine = OnDevice::gpu(&stories(), LoadOptions::default()).0;
@@ -675,8 +678,8 @@ fn a_run_after_one_that_was_stopped() {
     engine.close().unwrap();
 }
 
-/// f16 weights against f32 on the shipped model under forced decoding: the most likely token agrees at 99 % of positions and
-/// the perplexity of the forced text within 0.5 %.
+/// f16 compared with f32 weights on the shipped model under forced decoding: the most likely token agrees at 99 % of
+/// positions, and the perplexity of the forced text within 0.5 %.
 #[test]
 fn half_precision_is_close() {
     let ckpt = stories();

@@ -35,7 +35,7 @@ fn scores(engine: &mut Engine, windows: &[Window], options: LikelihoodOptions) -
         .expect("nobody stopped it")
 }
 
-/// Every pair of tokens in the middle of a text, in one order for all.
+/// Every pair of tokens in the middle of a text, all in the same order.
 fn pairs(before: &[u32], after: &[u32]) -> Vec<Window> {
     let free = before.len()..before.len() + 2;
     (0..MASK * MASK)
@@ -62,7 +62,7 @@ fn probabilities_of_all_middles_sum_to_one() {
         assert!((sum - 1.0).abs() < 1e-4, "{sum}");
         assert!(all.iter().all(|score| score.tokens == 2));
     }
-    // From left to right a model needs no given suffix.
+    // From left to right, a model needs no given suffix.
     for ckpt in [checkpoint("ar"), halves::in_blocks_of(1)] {
         let mut cpu = engine(&ckpt, DeviceChoice::Cpu);
         let all = scores(&mut cpu, &pairs(&[5, 6], &[]), EXACT);
@@ -164,7 +164,7 @@ fn sets_are_scored_in_their_orders() {
         let mut compared = 0;
         for (row, score) in given(&orders).iter().enumerate() {
             assert_eq!(score.tokens, length - 1);
-            // Of the others the published code leaves tokens out.
+            // For other texts, the published code leaves tokens out.
             if whole[row].iter().all(|&counts| counts == 1) {
                 let losses = &recorded[row * (length - 1)..][..length - 1];
                 let want: f64 = losses.iter().map(|&x| f64::from(x)).sum();
@@ -248,7 +248,7 @@ fn a_stopped_evaluation_has_no_result() {
     assert_eq!(calls, 1);
 }
 
-/// Logits stay on the device: four bytes are read for each scored row, on the vocabulary of the model that ships.
+/// Logits stay on the device: four bytes are read for each scored row, with the vocabulary of the model that ships.
 #[test]
 fn a_gpu_gives_back_one_number_a_row() {
     let ckpt = stories();

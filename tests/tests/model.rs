@@ -1,4 +1,4 @@
-//! The front door as a program uses it: what is written and scored, and what becomes of calls that nobody waits for any more.
+//! The public interface as a program uses it: what is written and scored, and what happens to abandoned calls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,7 +44,7 @@ fn short(seed: u64) -> Request {
     }
 }
 
-/// What a generation told.
+/// The events of a generation.
 fn told(model: &Model, request: Request) -> (Vec<Header>, Vec<Step>, Footer) {
     let (mut headers, mut steps, mut footer) = (Vec::new(), Vec::new(), None);
     for event in model.generate(request).blocking() {
@@ -57,9 +57,9 @@ fn told(model: &Model, request: Request) -> (Vec<Header>, Vec<Step>, Footer) {
     (headers, steps, footer.expect("a footer"))
 }
 
-/// What rounded weights cost on texts that the exact ones write: how much less likely these become, and how often another token is the
-/// most likely one. An ideal rounding to 8 bits measures 0.04 % and 1.2 %; what 4 bits cost depends on the model. Needs a GPU adapter; a
-/// software one will do.
+/// The cost of quantised weights on texts written by the exact ones: how much less likely these become, and how often
+/// another token is the most likely one. Ideal rounding to 8 bits measures 0.04 % and 1.2 %; the cost of 4 bits depends
+/// on the model. Needs a GPU adapter; a software one will do.
 #[test]
 fn rounded_weights_cost_little() {
     let (cpu, gpu) = (DeviceChoice::Cpu, DeviceChoice::Gpu(None));
@@ -78,7 +78,7 @@ fn rounded_weights_cost_little() {
         batch: Some(48),
         seed: Some(1),
         alpha_0: Some(0.0),
-        // Texts as the model has them, not as it is recommended to write them.
+        // Texts from the model's own distribution, without its recommended settings.
         temperature: Some(1.0),
         top_p: Some(1.0),
         ..Request::default()
@@ -120,7 +120,7 @@ fn rounded_weights_cost_little() {
         let (got, top) = read(&model);
         let changed = top.iter().zip(&best).filter(|(a, b)| a != b).count();
         let share = changed as f64 / best.len() as f64;
-        // The perplexity is e to the mean.
+        // The perplexity is the exponential of the mean.
         let more = (want - got).exp() - 1.0;
         let name = format!("{device:?}, {weights} weights, {activations} activations");
         println!("{name}: perplexity {more:+.5}, other tokens {share:.4}");
@@ -196,7 +196,7 @@ fn generations_may_be_dropped_or_stopped_at_any_moment() {
     assert!(footer.interrupted);
     let mask = model.config().mask_index;
     assert!(footer.tokens[0].contains(&mask) && footer.text[0].contains("____"));
-    // Every step that ran is told, wherever it is stopped, and only what is not whole counts as interrupted.
+    // Every step that ran is reported, wherever it is stopped, and only an incomplete text counts as interrupted.
     let nfe = told(&model, short(3)).0[0].nfe;
     for stop_after in 1..=nfe {
         let mut generation = model.generate(short(3));
@@ -215,7 +215,7 @@ fn generations_may_be_dropped_or_stopped_at_any_moment() {
         assert_eq!(footer.interrupted, footer.nfe < nfe);
         assert_eq!(footer.interrupted, footer.tokens[0].contains(&mask));
     }
-    // A generation that nobody polls yet holds up nobody.
+    // A generation that has not been polled delays no other.
     let waiting = model.generate(short(3));
     assert_eq!(model.blocking().text(short(3)).unwrap(), whole);
     assert_eq!(block_on(waiting.finish()).unwrap().text[0], whole);
@@ -240,7 +240,7 @@ fn a_call_that_nobody_waits_for_ends() {
     let count = passes.clone();
     let hear = Progress::new(move |_, _| {
         count.fetch_add(1, Ordering::SeqCst);
-        // Only the first pass waits; after it nobody listens or sends.
+        // Only the first pass waits; later there is no receiver or sender.
         let _ = started.send(());
         let _ = wait.lock().unwrap().recv();
         true
@@ -266,7 +266,8 @@ fn a_call_that_nobody_waits_for_ends() {
     assert!(matches!(stopped, Err(Error::Stopped)), "{stopped:?}");
 }
 
-/// A text that ran on at a given word is drawn again alone, with numbers of its own: it comes out the same in any batch.
+/// A text in which the model extended a given word is redrawn alone, with random numbers of its own: it comes out the
+/// same in any batch.
 #[test]
 fn texts_that_run_on_are_drawn_again_alone() {
     let model = model();
@@ -280,7 +281,7 @@ fn texts_that_run_on_are_drawn_again_alone() {
         ..Request::default()
     };
     const BATCH: usize = 24;
-    // Whether a text runs on depends on the weights.
+    // Whether this happens in a text depends on the weights.
     let (seed, (headers, steps, footer)) = (0..20)
         .map(|seed| (seed, told(&model, request(seed, 0, BATCH))))
         .find(|(_, (headers, ..))| headers.len() > 1)
@@ -388,7 +389,7 @@ fn what_does_not_fit_is_an_error_with_data() {
     );
 }
 
-/// A panic of the model's thread is nobody's endless wait: whoever waits, or calls later, hears of it.
+/// If the model's thread panics, nobody waits forever: current and later calls get an error.
 #[test]
 fn a_thread_that_panics_leaves_nobody_waiting() {
     let model = model();
@@ -406,7 +407,7 @@ fn a_thread_that_panics_leaves_nobody_waiting() {
         true
     }));
     let panics = hears(Progress::new(|_, _| panic!("on purpose")));
-    // Queued in this order, behind the first that holds the thread.
+    // Queued in this order, behind the first, which blocks the thread.
     let waker = std::task::Waker::noop();
     let mut context = std::task::Context::from_waker(waker);
     let mut first = Box::pin(model.score(items(), waits));

@@ -1,4 +1,4 @@
-//! The reference pass (Burn modules, dense masks) against the published code's golden numbers.
+//! The reference pass (Burn modules, dense masks) compared with the published code's golden numbers.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use esolm::network::{Network, fold::Folding};
@@ -125,7 +125,8 @@ fn golden_states() {
     check("diffusion.causal.uneven.sigma_logits", logits);
 }
 
-/// Norms and linear layers may have a bias or none, with adaLN and without: the folded form gives what the unfolded one gives.
+/// Norms and linear layers may or may not have biases, with and without adaLN: the folded form gives the same as the
+/// unfolded one.
 #[test]
 fn biases_of_every_kind_are_folded() {
     use esolm_tests::OnDevice;
@@ -145,7 +146,7 @@ fn biases_of_every_kind_are_folded() {
     }
 }
 
-/// The folded form gives what the unfolded one gives, on the model that ships.
+/// The folded form gives the same as the unfolded one, on the model that ships.
 #[test]
 fn folded_equals_unfolded() {
     use esolm::rows::{MaskMode, forward_rows};

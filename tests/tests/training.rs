@@ -1,5 +1,5 @@
-//! Training: its losses against the published code's, its gradients against differences of the loss, and the CPU's operations
-//! against those composed of Burn's own, on a GPU adapter.
+//! Training: its losses compared with the published code's, its gradients with finite differences of the loss, and the
+//! CPU's operations with those composed of Burn's own, on a GPU adapter.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use esolm_train::recipe::LossKind;
 use esolm_train::weights::{self, Weights};
 
 const L: usize = 32;
-/// What opens a text of the recorded AR losses.
+/// The opening token in the recorded AR losses.
 const BOS: u32 = 95;
 
 fn cpu() -> Device {
@@ -85,7 +85,7 @@ impl Case {
         (weighted.collect(), losses)
     }
 
-    /// Holds the weighted -log p of scored rows against the golden table's entries that are not zero.
+    /// Compares the weighted -log p of scored rows with the golden table's entries that are not zero.
     fn check(&self, name: &str, got: &[f64]) {
         let want: Vec<f32> = self.golden.f32(name);
         let want: Vec<f32> = want.into_iter().filter(|&v| v != 0.0).collect();
@@ -176,7 +176,8 @@ fn golden_losses_on_a_gpu() {
     golden_losses_on(&gpu());
 }
 
-/// Networks with a bias everywhere, in norms too, and with none: the pass of training gives what the plain pass over all rows does.
+/// Networks with biases everywhere, also in norms, and with none: the training pass gives the same as the plain pass
+/// over all rows.
 #[test]
 fn other_biases_are_trained_with() {
     let golden = Golden::open("losses");
@@ -219,7 +220,7 @@ fn other_biases_are_trained_with() {
     }
 }
 
-/// The losses of a BD3-LM, whatever its blocks, from clipped noise and from all.
+/// The losses of a BD3-LM, for any block size, with clipped and unclipped noise.
 fn golden_family_losses_on(device: &Device) {
     for (golden, ckpt) in halves::likelihoods() {
         let network = Network::load(&ckpt, device).unwrap();
@@ -296,13 +297,13 @@ fn golden_set_losses_on_a_gpu() {
     golden_set_losses_on(&gpu());
 }
 
-/// A network of each way to attend.
+/// A network for each kind of attention.
 fn networks() -> Vec<Checkpoint> {
     let (_, blocks) = halves::likelihoods().swap_remove(0);
     vec![checkpoint("model_a"), blocks, sets_sampling::checkpoint()]
 }
 
-/// The hybrid loss of four texts, two a half, or the loss of a BD3-LM or a SetDLM, and its gradient by parameter.
+/// The hybrid loss of four texts, two per half, or the loss of a BD3-LM or a SetDLM, with its gradient by parameter.
 fn loss_and_gradient(network: &Network, ckpt: &Checkpoint) -> (f64, BTreeMap<String, Vec<f64>>) {
     let golden = Golden::open("losses");
     let texts = golden.rows("x0");
@@ -355,8 +356,8 @@ fn norm<'a>(values: impl IntoIterator<Item = &'a f64>) -> f64 {
     values.into_iter().map(|v| v * v).sum::<f64>().sqrt()
 }
 
-/// Along each parameter's own gradient, and along random directions of all parameters together, the loss changes as the gradient
-/// says.
+/// Along each parameter's own gradient, and along random directions of all parameters together, the loss changes as
+/// predicted by the gradient.
 #[test]
 fn gradient_against_finite_differences() {
     networks().iter().for_each(check_differences);
@@ -374,7 +375,7 @@ fn check_differences(ckpt: &Checkpoint) {
             d.map_or(0.0, |d| g.iter().zip(d).map(|(g, d)| g * d).sum::<f64>())
         });
         let along = along.sum::<f64>() / length;
-        // A step that changes the loss enough to be seen in f32 and little enough to be straight.
+        // A step large enough for a measurable change in f32, and small enough for it to be linear.
         let step = change / norm(gradient.values().flatten()).max(along.abs());
         let moved = |sign: f64| {
             let moved: Weights = weights
@@ -423,7 +424,7 @@ fn check_differences(ckpt: &Checkpoint) {
     }
 }
 
-/// The CPU's operations have gradients of their own; on a GPU all is composed of Burn's operations. Both agree.
+/// The CPU's operations have their own gradients; on a GPU, everything is composed of Burn's operations. Both agree.
 #[test]
 fn gradients_on_cpu_and_gpu_agree() {
     for ckpt in networks() {

@@ -37,7 +37,7 @@ interface Wish {
   cache?: boolean;
   ranges?: boolean;
   sha256?: string;
-  /** Abort when so many bytes have come. */
+  /** Abort when this many bytes have arrived. */
   abortAt?: number;
 }
 
@@ -71,10 +71,10 @@ async function get(page: Page, wish: Wish): Promise<Outcome> {
 }
 
 interface Manner {
-  /** Answers ranges. */
+  /** Whether it supports ranges. */
   ranges?: boolean;
   etag?: string;
-  /** Cuts the connection after so many bytes of an answer, as often as there are entries. */
+  /** Cuts the connection after this many bytes of a response, once per entry. */
   cuts?: number[];
   /** Slows down, so that something can happen meanwhile. */
   slow?: boolean;

@@ -1,4 +1,4 @@
-/** What the engine asks of the browser: GPU calls of a step, turns that it leaves to others, bytes that it reads and holds. */
+/** The engine's use of the browser: GPU calls per step, turns of the event loop left to others, bytes read and held. */
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";

@@ -114,7 +114,7 @@ test("a shader that does not compile is told", async ({ engine }) => {
   expect(said.failed!.message).toMatch(/^the GPU's driver refuses a kernel \(.+\); use the CPU \(device: "cpu"\), and report it with the name of the GPU$/);
 });
 
-/** What a page without a GPU gets: from `gpu`, from `auto`, and what it is told beforehand. */
+/** A page without a GPU: the results of `gpu` and `auto`, and what it is told in advance. */
 async function without(page: import("@playwright/test").Page): Promise<void> {
   const said = await page.evaluate(async (small) => {
     const source = await lab.stories();
@@ -192,7 +192,7 @@ test("a software adapter is not taken unasked", async ({ engine }) => {
   expect(device).toMatchObject({ adapter: null, is_fallback: true });
 });
 
-/** Makes the software adapter of these tests pass for a real one, which `auto` takes. */
+/** Disguises the software adapter of these tests as a real one, which `auto` uses. */
 function disguise(): void {
   const says = (field: string, value: unknown): void => void Object.defineProperty(GPUAdapterInfo.prototype, field, { get: () => value });
   says("isFallbackAdapter", false);
@@ -201,7 +201,7 @@ function disguise(): void {
   says("description", "Card of a test");
 }
 
-/** Each breaks the GPU in another way while a model is loaded. */
+/** Each breaks the GPU in a different way while a model is being loaded. */
 const faults: Record<string, { provoke: () => void; reason: RegExp }> = {
   refused: {
     provoke: () => {

@@ -1,4 +1,4 @@
-/** The engine in Chromium against the published code's golden numbers, as `tests/tests/gpu.rs` and `cpu.rs` hold it natively. */
+/** The engine in Chromium compared with the published code's golden numbers, as `tests/tests/gpu.rs` and `cpu.rs` do natively. */
 
 import { expect, type Page } from "@playwright/test";
 import * as golden from "./engine/golden.js";

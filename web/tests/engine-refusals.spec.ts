@@ -1,4 +1,4 @@
-/** What cannot be done is refused with a code for programs and a sentence for people, which names the thing and the remedy. */
+/** Refusals have a machine-readable code, and a message that names the problem and the remedy. */
 
 import { expect, type Page } from "@playwright/test";
 import { test, type Failed } from "./engine/lab.js";
@@ -21,7 +21,7 @@ async function refused(page: Page, action: string): Promise<Failed | null> {
 const load = (changes: string, of = "stories"): string => `lab.load({ ...sources.${of}, ${changes} }, cpu)`;
 const read = "sources.stories.weights.read";
 const size = "sources.stories.weights.size";
-/** What a run says first. */
+/** The first event of a run. */
 const start = (request: string, model = "stories"): string => `(async () => {
   const run = ${model}.start(${JSON.stringify(request)});
   await run.next().finally(() => run.free());
@@ -29,7 +29,7 @@ const start = (request: string, model = "stories"): string => `(async () => {
 const replay = (uniforms: string, filters = "undefined"): string =>
   `small.replay(JSON.stringify(JSON.parse(small.plan('{"length":4,"seed":1}')).plan), new Float64Array(4 * 97).fill(0.5)${uniforms}, ${filters})`;
 
-/** What is tried, in groups; the code; what the sentence must say. */
+/** The attempts, in groups; the code; what the message must say. */
 const cases: Record<string, [what: string, action: string, code: string, says: RegExp][]> = {
   "weights that cannot be read": [
     ["cut off", load(`weights: { size: ${size} - 1000, read: ${read} }`), "checkpoint", /the file is truncated; download or convert it again$/],

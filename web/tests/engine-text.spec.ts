@@ -83,7 +83,7 @@ for (const { what, model, config = {}, native, request } of cases) {
   });
 }
 
-/** Folders without a tokenizer, and what is asked of them. */
+/** Folders without a tokenizer, and requests for them. */
 const folders: { what: string; folder: string; info: object; asked: [native: string[], request: object][] }[] = [
   {
     what: "block by block",

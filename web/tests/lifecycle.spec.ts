@@ -1,4 +1,4 @@
-/** Models with the real engine: nothing is left behind, cancelling leaves no traces, and errors say what is wrong. */
+/** Models with the real engine: no leaks, cancelling has no side effects, and errors say what is wrong. */
 
 import { fileURLToPath } from "node:url";
 import { expect, test, type Page } from "@playwright/test";

@@ -37,9 +37,9 @@ interface Given {
   /** The package. */
   esolm: Package;
   load(options?: object, source?: object): Promise<Model>;
-  /** Code and message, or name and message, of what a promise rejects with. */
+  /** Code and message, or name and message, of a promise's rejection. */
   failure(promise: Promise<unknown>): Promise<string>;
-  /** What was asked of the stand-in. */
+  /** The calls to the stand-in. */
   log(model: Model): Promise<string[]>;
   pause(milliseconds: number): Promise<void>;
 }

@@ -1,4 +1,4 @@
-/** The package as others get it: packed, installed, and used with a bundler, without one, and by a compiler. */
+/** The package as users get it: packed, installed, and used with a bundler, without one, and by a compiler. */
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync, mkdirSync } from "node:fs";
@@ -22,7 +22,7 @@ function write(path: string, text: string): void {
   writeFileSync(join(folder, path), text);
 }
 
-/** What a page does with the package: loads the model, and shows a text and what wrote it. */
+/** A page that uses the package: loads the model, and shows a text and the device that wrote it. */
 const program = (from: string): string => `
 import { EsoLM } from "${from}";
 const worker = new URLSearchParams(location.search).get("worker") !== "no";

@@ -1,4 +1,4 @@
-/** A small server for tests: folders of this repository, and answers that a test makes up. */
+/** A small server for tests: folders of this repository, and responses made up by tests. */
 
 import { createReadStream } from "node:fs";
 import { stat } from "node:fs/promises";

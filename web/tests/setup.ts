@@ -1,4 +1,4 @@
-/** Tests without a GPU adapter would pass on the CPU and show nothing. */
+/** Without a GPU adapter, tests would pass on the CPU and prove nothing. */
 
 import { chromium } from "@playwright/test";
 import { chromiumPath, launchOptions } from "./chromium.js";

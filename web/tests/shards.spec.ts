@@ -1,4 +1,4 @@
-/** Weights in several files, with the real engine: from a folder's address and from dropped files, with what may be wrong with them. */
+/** Weights in several files, with the real engine: from a folder's address and from dropped files, valid and invalid. */
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -65,7 +65,7 @@ interface Outcome {
   name: string;
   /** Of all weights. */
   fileBytes: number;
-  /** Of the module's memory, once the model is loaded. */
+  /** Bytes of the module's memory, once the model is loaded. */
   wasmBytes: number;
   /** Files that were downloaded or taken from the cache. */
   downloads: string[];

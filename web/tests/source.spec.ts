@@ -1,4 +1,4 @@
-/** What a caller may give as a model, and what the engine gets to read. */
+/** What a caller may give as a model, and what the engine reads of it. */
 
 import { fileURLToPath } from "node:url";
 import { expect, test, type Page } from "@playwright/test";
@@ -22,7 +22,7 @@ test.afterEach(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** Pieces of sources that only a page can make, with blobs written as their size. */
+/** Parts of sources that only a page can create, with blobs represented by their size. */
 function pieces(page: Page, make: string, base = "https://site.test/app/"): Promise<unknown> {
   return page.evaluate(
     async ([make, base]) => {

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use common::{Folder, GOLDEN, Tensors, esolm, root, run, succeed, write};
 use safetensors::Dtype;
 
-/// Runs the program with this standard input to a success.
+/// Runs the program with this standard input, expecting success.
 fn fed(input: &str, arguments: &[&str]) -> String {
     let mut child = esolm()
         .args(arguments)
@@ -55,7 +55,7 @@ fn byte_order_marks_and_carriage_returns_are_no_part_of_a_text() {
     assert_eq!(fed(story, &sample), fed(&foreign, &sample));
 }
 
-/// The model that ships with 63 more rows in its vocabulary, which would always be drawn.
+/// The model that ships with 63 more rows in its vocabulary, which would always be drawn if they could.
 #[test]
 fn padding_is_never_drawn() {
     let folder = Folder::new();
@@ -129,7 +129,7 @@ fn padding_is_never_drawn() {
     );
 }
 
-/// A golden model with a tokenizer that knows small letters only.
+/// A golden model with a tokenizer that knows only lower-case letters.
 fn lower_case() -> Folder {
     let folder = Folder::new();
     let golden = root().join(GOLDEN);
@@ -206,7 +206,7 @@ fn words_that_a_tokenizer_changes_are_a_warning_once() {
     };
     for command in [
         &["ppl", "-", "--json"][..],
-        // Of the last document there is but a part.
+        // Only part of the last document is scored.
         &["ppl", "-", "--json", "--length", "6", "--max-windows", "2"],
     ] {
         let arguments = with(command);
@@ -249,7 +249,7 @@ fn words_that_a_tokenizer_changes_are_a_warning_once() {
     );
 }
 
-/// The most likely token after "cat" goes on with it, and at temperature 0 it would be so every time.
+/// The most likely token after "cat" extends it, and at temperature 0 would do so every time.
 #[test]
 fn a_given_word_stays_whole_at_temperature_0() {
     let sample = [
@@ -272,7 +272,7 @@ fn a_given_word_stays_whole_at_temperature_0() {
     assert_eq!(succeed(&sample), text);
 }
 
-/// Nothing in the golden MDLM names its mask, and everything that opens it says which token was taken.
+/// Nothing in the golden MDLM names its mask, and everything that opens it reports which token it takes.
 #[test]
 fn a_guessed_mask_is_said_and_stays_a_guess() {
     let folder = Folder::new();

@@ -1,4 +1,4 @@
-//! `esolm ppl` and `esolm score` from outside: against the numbers of the published code, and against each other.
+//! `esolm ppl` and `esolm score` as a user runs them: compared with the published code's numbers, and with each other.
 
 mod common;
 
@@ -49,7 +49,7 @@ fn near(got: f64, want: f64, relative: f64) {
     assert!(error <= relative, "{got}, want {want}");
 }
 
-/// Runs `score` over lines from the standard input and gives its output lines.
+/// Runs `score` over lines from standard input, and returns its output lines.
 fn score(input: &str, rest: &[&str]) -> Vec<String> {
     let mut child = esolm()
         .args(["score", "--device", "cpu", "--quiet"])
@@ -191,7 +191,7 @@ fn an_mdlm_has_a_bound_alone() {
     let report = ppl(&golden("mdlm"), &rest);
     assert_eq!(report["exact"], Value::Null);
     assert_eq!(number(&report, "/nelbo/sequential"), 0.0);
-    // A random model: about as bad as guessing, and the published draw of the noise is one of many.
+    // A random model does about as badly as guessing, and the recorded noise is just one draw.
     let published = losses.f32("mdlm.nll_elbo").iter().sum::<f32>() / 128.0;
     near(number(&report, "/nelbo/diffusion"), published.into(), 0.2);
     let sequences = Tensors::read(&output);
@@ -313,7 +313,7 @@ fn texts_are_packed_into_windows() {
         1e-12,
     );
 
-    // The same text as JSON lines, from the standard input, in other batches, on a GPU.
+    // The same text as JSON lines, from standard input, in other batches, on a GPU.
     let figures = |report: &Value| {
         [
             "/nelbo/total/nats_per_token",
@@ -373,7 +373,7 @@ fn texts_are_packed_into_windows() {
         (&one["documents"], &one["exact"]),
         (&1.into(), &Value::Null)
     );
-    // The table for people has the same figures.
+    // The table has the same figures.
     let table = succeed(&[
         "ppl", &path, "--length", "24", "--draws", "3", "--device", "cpu",
     ]);
@@ -384,7 +384,7 @@ fn texts_are_packed_into_windows() {
     );
 }
 
-/// A document by itself counts what `score` gives for it, and no window alone decides it.
+/// A document by itself has the score that `score` gives it, and no single window decides it.
 #[test]
 fn documents_are_scored_by_themselves() {
     let folder = Folder::new();
@@ -478,7 +478,7 @@ fn lines_are_scored_one_by_one() {
         assert!((number(&line, "/logp") - want).abs() < 1e-4);
         assert_eq!(line["exact"], true);
     }
-    // Any order is a likelihood of its own; several average.
+    // Each order gives a likelihood of its own; several are averaged.
     let random = numbers(&input, &["--alpha0", "1", "--orders", "3"]);
     assert!(random[0] < 0.0 && random[0] != all[0]);
 }
@@ -534,7 +534,7 @@ fn choices_follow_the_chain_rule() {
     assert_eq!(score(&spaced.to_string(), &["--choices"]), got);
 }
 
-/// What stands on both sides decides: the true middle is likelier than that of another text.
+/// Both sides matter: the true middle is likelier than that of another text.
 #[test]
 fn middles_are_scored_given_both_sides() {
     let line = |middle: &str, suffix: &str| {
@@ -584,7 +584,7 @@ fn half_precision_keeps_the_perplexity() {
 
 #[test]
 fn what_cannot_be_scored_is_told_on_the_way() {
-    // Longer than the context: cut, and said.
+    // Longer than the context: split, with a note.
     let folder = Folder::new();
     let path = folder.file("long.txt");
     std::fs::write(&path, STORY.repeat(20)).expect("writable");

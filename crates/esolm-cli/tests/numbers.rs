@@ -1,4 +1,5 @@
-//! `esolm forward` and `esolm replay` against the published code, `convert` and `inspect` against the files they read.
+//! `esolm forward` and `esolm replay` compared with the published code, `convert` and `inspect` with the files they
+//! read.
 
 mod common;
 #[path = "numbers/decoders.rs"]
@@ -32,7 +33,7 @@ fn call(arguments: &[String]) {
     succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// Copies tensors of a golden file under the names that the commands read.
+/// Copies tensors of a golden file, under the names that the commands read.
 fn copy(golden: &Tensors, names: &[(&str, &str)], path: &str) {
     let tensors: Vec<_> = names
         .iter()
@@ -64,7 +65,7 @@ fn forward_gives_the_published_logits() {
                 if !golden.has(&wanted) {
                     continue;
                 }
-                // One case on a GPU, which may be a software one; the kernels have tests of their own.
+                // One case on a GPU, which may be a software one; kernels have their own tests.
                 let devices: &[&str] = if case == "uneven" {
                     &["cpu", "gpu"]
                 } else {
@@ -113,7 +114,7 @@ fn forward_runs_mdlm_and_ar() {
             ("sort_idx", Dtype::I32, vec![2, 32], natural.clone()),
         ];
         write(&input, &tensors);
-        // the mask is the model's own
+        // The mask is the model's own.
         call(&with(
             "forward",
             &model(name),
@@ -124,7 +125,7 @@ fn forward_runs_mdlm_and_ar() {
     }
 }
 
-/// The blocks of a BD3-LM, its own or those that are asked for, and AR with adaLN under the mask that serves it.
+/// The blocks of a BD3-LM, its own or as requested, and AR with adaLN under a causal mask.
 #[test]
 fn forward_runs_blocks() {
     let folder = Folder::new();
@@ -175,7 +176,7 @@ fn forward_runs_blocks() {
     assert!(error < LOGITS, "ar_adaln: {error}");
 }
 
-/// The masks of a SetDLM beside its clean tokens.
+/// The masks of a SetDLM next to its clean tokens.
 #[test]
 fn forward_runs_sets() {
     let folder = Folder::new();
@@ -279,11 +280,11 @@ fn the_shipped_model_survives_a_round_trip() {
     for model in [&wide, &narrow] {
         assert_eq!(text, succeed(&[&options[..], &["--model", model]].concat()));
     }
-    // what stands there is kept unless the user says otherwise
+    // Existing files are kept unless the user says otherwise.
     let refused = run(&["convert", "models/stories", &wide]);
     assert_eq!(refused.status.code(), Some(2));
     succeed(&["convert", "models/stories", &wide, "--force"]);
-    // A model without a tokenizer is not paired with the one that was there.
+    // A model without a tokenizer is not combined with the tokenizer of the previous one.
     let bare = ["convert", "models/stories", &wide, "--tokenizer", "none"];
     let output = run(&[&bare[..], &["--force"]].concat());
     let said = String::from_utf8_lossy(&output.stderr);
@@ -299,7 +300,7 @@ fn the_shipped_model_survives_a_round_trip() {
         left,
         ["config.json", "generation_config.json", "model.safetensors"]
     );
-    // Nor where no model was there, only a tokenizer.
+    // Nor if there was no model, only a tokenizer.
     std::fs::remove_file(format!("{wide}/model.safetensors")).expect("there");
     std::fs::copy(
         stories.join("tokenizer.json"),
@@ -314,7 +315,7 @@ fn the_shipped_model_survives_a_round_trip() {
     );
 }
 
-/// Stored in fewer bits, a model writes what it writes when it is rounded while it is loaded.
+/// Stored in fewer bits, a model writes the same as when it is quantised while loading.
 #[test]
 fn the_shipped_model_is_stored_in_fewer_bits() {
     let folder = Folder::new();
@@ -353,7 +354,7 @@ fn the_shipped_model_is_stored_in_fewer_bits() {
         let report: Value =
             serde_json::from_str(&succeed(&["inspect", &out, "--json"])).expect("JSON");
         assert_eq!(report["weights"], bits);
-        // Parameters are those before anything was folded, however often it is converted.
+        // Counts the parameters before folding, however often it is converted.
         assert_eq!(report["parameters"], parameters);
         let again = folder.file(&format!("{bits}-again"));
         for (from, to) in [("models/stories", &out), (&out[..], &again)] {
@@ -364,7 +365,7 @@ fn the_shipped_model_is_stored_in_fewer_bits() {
         let report: Value =
             serde_json::from_str(&succeed(&["inspect", &again, "--json"])).expect("JSON");
         assert_eq!(report["parameters"], parameters);
-        // And back to floats, without another word on bits.
+        // And back to floats, with no trace of the bits.
         let floats = folder.file(&format!("{bits}-floats"));
         succeed(&["convert", &out, &floats]);
         let config = std::fs::read_to_string(format!("{floats}/config.json")).expect("text");
@@ -374,13 +375,13 @@ fn the_shipped_model_is_stored_in_fewer_bits() {
     }
 }
 
-/// A limit on the size of files refuses the bytes as a full disk does.
+/// A limit on file sizes refuses the bytes as a full disk does.
 #[cfg(unix)]
 #[test]
 fn weights_that_do_not_fit_are_named_with_a_remedy() {
     let folder = Folder::new();
     let out = folder.file("new/model");
-    // Without the signal the write itself fails.
+    // With the signal ignored, the write itself fails.
     let script = "trap '' XFSZ; ulimit -f 64; exec \"$0\" \"$@\"";
     let output = std::process::Command::new("sh")
         .current_dir(common::root())
@@ -462,7 +463,7 @@ fn inspect_says_what_a_checkpoint_is() {
     }
 }
 
-/// The memory of a whole network is known from its sizes, before any of it is loaded.
+/// The memory for a whole network is computed from its sizes, before it is loaded.
 #[test]
 fn inspect_says_what_memory_a_network_takes() {
     let report: Value = serde_json::from_str(&succeed(&["inspect", "--json"])).expect("JSON");
@@ -576,7 +577,7 @@ fn devices_are_listed() {
     }
 }
 
-/// Every form that could run is compared at every shape of the model; what the times are is not for a test to say.
+/// Every variant that can run is compared at every shape of the model; times are not tested.
 #[test]
 fn kernels_are_compared() {
     let model = "--hidden 32 --blocks 1 --heads 1 --vocab 40 --length 8 --batch 2";
@@ -601,7 +602,7 @@ fn kernels_are_compared() {
     }
 }
 
-/// Forms of weights stand side by side, and a model that is given says what each costs in perplexity.
+/// Forms of weights are compared, and for a given model the report includes what each costs in perplexity.
 #[test]
 fn forms_are_compared() {
     let line = "bench --device cpu --json --max-seconds 0 --length 16 --steps 4 --rounds 2 --compare f32,f16,q8/q8";
@@ -620,7 +621,7 @@ fn forms_are_compared() {
             .collect();
         assert_eq!(forms, ["f32", "f16", "q8/q8"]);
         assert!(plan[0]["of_first"].is_null());
-        // What must be read differs by the bits alone, what must be computed not at all.
+        // The form changes only what must be read, not what must be computed.
         let bytes: Vec<f64> = (plan.iter())
             .map(|line| {
                 let per_second = line["bytes_per_second"].as_f64().expect("a number");

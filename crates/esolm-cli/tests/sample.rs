@@ -1,4 +1,5 @@
-//! `esolm sample` and `esolm chat` from outside: the same seed gives the same text, given words stay, output goes where it belongs.
+//! `esolm sample` and `esolm chat` as a user runs them: the same seed gives the same text, given words stay, and output
+//! goes where it belongs.
 
 #[path = "sample/blocks.rs"]
 mod blocks;
@@ -51,7 +52,7 @@ fn the_same_seed_writes_the_same_story() {
     );
 }
 
-/// The model is inside the program, which needs nothing from where it is run.
+/// The model is built in, so the program runs from any folder.
 #[test]
 fn an_empty_folder_is_enough() {
     let folder = Folder::new();
@@ -67,7 +68,7 @@ fn an_empty_folder_is_enough() {
     assert_eq!(story, named);
 }
 
-/// The settings of generation_config.json are those of no option; options win.
+/// The settings of generation_config.json are defaults; options override them.
 #[test]
 fn recommended_settings_are_used() {
     let folder = Folder::new();
@@ -146,7 +147,7 @@ fn infill_keeps_the_given_words() {
         assert!(text.ends_with(" the end."), "{text}");
         let (_, rest) = text.split_once("Once").expect("given");
         assert!(rest.contains(" a time, Lily"), "{text}");
-        // more text after the template
+        // More text after the template.
         let long = [
             &options[..],
             &["____{4} \"Hello,\" said the cat", "--length", "60"],
@@ -159,7 +160,7 @@ fn infill_keeps_the_given_words() {
 
 #[test]
 fn given_words_stay_whole() {
-    // Without drawing again, every tenth of these says "cats", "Lilyen" and the like.
+    // Without redrawing, every tenth of these has "cats", "Lilyen" and the like.
     let template = "Once ____ a time, Lily ____{3} the cat ____";
     let options = [
         "sample", "--device", "cpu", "--seed", "1", "--infill", template,
@@ -173,7 +174,7 @@ fn given_words_stay_whole() {
             assert!(words.contains(&word), "{word}: {text}");
         }
     }
-    // each the same alone, those that were drawn again too
+    // Each is the same alone, including those that were redrawn.
     for number in [10, 12, 57, 99] {
         let alone = succeed(&[&options[..], &["--first", &number.to_string()]].concat());
         assert_eq!(alone.trim_end_matches('\n'), texts[number]);
@@ -186,7 +187,7 @@ fn prompts_go_on() {
     let text = succeed(&[&options[..], &["--prompt", "Once upon a time"]].concat());
     assert!(text.starts_with("Once upon a time"), "{text}");
     assert!(text.len() > 40, "{text}");
-    // ragged prompts in one batch
+    // Ragged prompts in one batch.
     let two = [
         &options[..],
         &[
@@ -274,7 +275,7 @@ fn every_schedule_and_option_runs() {
             "{report}"
         );
     }
-    // Only the most likely token is left.
+    // Only the most likely token remains.
     for one in [["--top-k", "1"], ["--min-p", "1"]] {
         let left = [
             "sample", "--device", "cpu", "--length", "16", "--alpha0", "0",
@@ -282,7 +283,7 @@ fn every_schedule_and_option_runs() {
         let sample = |rest: &[&str]| succeed(&[&left[..], &["--seed", "1"], rest].concat());
         assert_eq!(sample(&one), sample(&["--temperature", "0"]), "{one:?}");
     }
-    // the most likely token needs no random numbers beside the order's
+    // The most likely token needs no random numbers other than those of the order.
     let greedy = [
         "sample",
         "--device",
@@ -383,7 +384,7 @@ fn text_goes_to_stdout_and_the_rest_to_stderr() {
     );
 }
 
-/// The header, steps and footer of a trace, checked: the steps of all attempts rebuild the tokens.
+/// Checks the header, steps and footer of a trace: the steps of all attempts rebuild the tokens.
 fn checked_trace(file: &str) -> (Vec<Value>, Value) {
     let trace = std::fs::read_to_string(file).expect("written");
     let mut lines: Vec<Value> = trace
@@ -404,7 +405,7 @@ fn checked_trace(file: &str) -> (Vec<Value>, Value) {
             assert_eq!(line["esolm_trace"], 1);
             assert_eq!(line["attempt"], headers.len());
             left = number(&line["nfe"]);
-            // What this attempt writes is unknown again but for what is given.
+            // What this attempt writes becomes unknown again, except for what is given.
             for text in line["texts"].as_array().expect("a list") {
                 let text = number(text);
                 tokens[text] = vec![line["mask_index"].clone(); number(&line["length"])];
@@ -425,7 +426,7 @@ fn checked_trace(file: &str) -> (Vec<Value>, Value) {
             let place = &mut tokens[number(text)][number(&revealed["position"])];
             assert_eq!(*place, header["mask_index"], "revealed once");
             *place = revealed["token"].clone();
-            // What was drawn again may not be in any text.
+            // A token that was redrawn need not be in any text.
             let piece = &footer["pieces"][place.to_string()];
             assert!(piece.is_null() || *piece == revealed["text"], "{piece}");
         }
@@ -462,7 +463,7 @@ fn a_trace_tells_every_token() {
     );
 }
 
-/// Only the texts that ran on at a given word are drawn again, and what comes of it depends on nothing but seed and number.
+/// Only texts in which the model extended a given word are redrawn, and the result depends only on seed and number.
 #[test]
 fn a_trace_tells_what_is_drawn_again() {
     let folder = Folder::new();
@@ -501,7 +502,7 @@ fn a_trace_tells_what_is_drawn_again() {
         let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
         assert!(words.contains(&"Lily") && words.contains(&"cat"), "{text}");
     }
-    // Alone as in the batch, whichever others are drawn again with it.
+    // The same alone as in the batch, whatever else is redrawn with it.
     for number in again {
         let alone = succeed(&[&options[..], &["--first", &number.to_string()]].concat());
         let number = number.as_u64().expect("a number") as usize;
@@ -526,7 +527,7 @@ fn a_reader_that_goes_away_is_no_error() {
     assert!(!errors.contains("esolm:"), "{errors}");
 }
 
-/// Sends the signal of Ctrl-C once the generation is under way.
+/// Sends the signal of Ctrl-C once the generation is running.
 #[cfg(unix)]
 #[test]
 fn an_interrupt_prints_what_is_known() {
@@ -584,8 +585,8 @@ fn an_interrupt_prints_what_is_known() {
     assert_eq!(footer["interrupted"], true);
 }
 
-/// Mesa's AMD driver opens no device where there is no AMD card, like a driver that is broken: `auto` goes on to the CPU and says why, and
-/// a GPU that was asked for is an error.
+/// Mesa's AMD driver opens no device without an AMD card, like a broken driver: `auto` falls back to the CPU and says
+/// why, and a GPU that was requested explicitly is an error.
 #[cfg(target_os = "linux")]
 #[test]
 fn auto_passes_over_a_gpu_whose_driver_is_broken() {

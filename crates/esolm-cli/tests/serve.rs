@@ -1,4 +1,4 @@
-//! `esolm serve` from outside: over raw HTTP, where nothing is out of a client's reach, and with the clients that people use.
+//! `esolm serve` as clients see it: over raw HTTP, where a client can send anything, and with widely used clients.
 
 #[path = "serve/answers.rs"]
 mod answers;

@@ -1,4 +1,5 @@
-//! `esolm train` from outside: a recipe becomes a model that the other commands take, and neither Ctrl-C nor a refused call loses anything.
+//! `esolm train` as a user runs it: a recipe becomes a model that the other commands accept, and neither Ctrl-C nor a
+//! refused call loses anything.
 
 mod common;
 
@@ -13,7 +14,7 @@ use std::process::{Child, Stdio};
 use common::esolm;
 use common::{Folder, run, succeed};
 
-/// A recipe over a text made here; a training of a second or two.
+/// A recipe over generated text; trains for a second or two.
 fn recipe(folder: &Folder) -> String {
     let stories: Vec<String> = (0..80)
         .map(|i| {
@@ -80,11 +81,11 @@ fn a_recipe_becomes_a_model() {
     let nats = report["exact"]["nats_per_token"]
         .as_f64()
         .expect("a number");
-    // Untrained it would be ln 280 = 5.6.
+    // Untrained, it would be ln 280 = 5.6.
     assert!(nats < 2.5, "{nats}");
 }
 
-/// Sends a signal to a training once it is under way, and gives what it says then.
+/// Sends a signal to a training once it is running, and returns its output after that.
 #[cfg(unix)]
 fn stopped(mut child: Running, signal: &str) -> Vec<String> {
     let mut lines = BufReader::new(child.0.stderr.take().expect("piped")).lines();
@@ -99,7 +100,7 @@ fn stopped(mut child: Running, signal: &str) -> Vec<String> {
     rest
 }
 
-/// A training under way, which a failed test does not leave behind.
+/// A running training, which is stopped even if the test fails.
 #[cfg(unix)]
 struct Running(Child);
 
@@ -111,7 +112,7 @@ impl Drop for Running {
     }
 }
 
-/// A training of far more steps than it will make.
+/// A training with far more steps than it will run.
 #[cfg(unix)]
 fn endless(recipe: &str, out: &str) -> Running {
     let child = esolm()
@@ -122,7 +123,8 @@ fn endless(recipe: &str, out: &str) -> Running {
     Running(child.expect("the program starts"))
 }
 
-/// Whether the tests run under something like nohup, which the program respects, or on a system that does not tell.
+/// Whether the tests run under something like nohup, which the program respects, or on a system where this cannot be
+/// determined.
 #[cfg(unix)]
 fn hangups_are_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -186,7 +188,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// Runs what must be refused, and gives the sentence; nothing in `out` changes.
+/// Runs a command that must be refused, and returns the sentence; nothing in `out` changes.
 fn refused(out: &str, arguments: &[&str]) -> String {
     let before = contents(Path::new(out));
     let output = run(&[&["train", "--out", out], arguments].concat());
@@ -219,7 +221,7 @@ fn a_refused_resume_changes_nothing() {
     }
     refused(&out, &[&recipe]);
 
-    // Another text, until it is said to be meant; other line ends are no other text.
+    // Another text is refused until accepted explicitly; other line endings are not another text.
     let text = folder.file("text.txt");
     let before = std::fs::read_to_string(&text).expect("text");
     std::fs::write(&text, before.replace("fox", "owl")).expect("writable");
@@ -259,7 +261,7 @@ fn a_resume_with_another_tokenizer_is_refused() {
         std::fs::write(&path, tokenizer.to_string()).expect("writable");
     };
 
-    // Two tokens change places: every id there is stays one.
+    // Two tokens swap places; all ids stay valid.
     let mut swapped = tokenizer.clone();
     let vocabulary = &mut swapped["model"]["vocab"];
     let (a, b) = (vocabulary["a"].take(), vocabulary["e"].take());
@@ -284,14 +286,14 @@ fn a_resume_with_another_tokenizer_is_refused() {
         assert!(said.contains(named), "{said}");
     }
 
-    // What the sentence advises; other line ends are no other tokenizer.
+    // Following the advice in the sentence; other line endings are not another tokenizer.
     let copy = std::fs::read_to_string(format!("{out}/model/tokenizer.json")).expect("a copy");
     std::fs::write(&path, copy.replace('\n', "\r\n")).expect("writable");
     let more = ["--resume", "--set", "run.tokens=3072"];
     succeed(&[&["train", "--out", &out], &more[..]].concat());
 }
 
-/// A checkpoint of any family is a start; the recipe says no more than what is new.
+/// A checkpoint of any family can be a starting point; the recipe contains only what is new.
 #[test]
 fn a_checkpoint_is_a_start() {
     let folder = Folder::new();
@@ -337,7 +339,7 @@ fn a_checkpoint_is_a_start() {
     ];
     assert!(!succeed(&text).is_empty());
 
-    // It goes on by the same command, without the checkpoint, and from no other one.
+    // The same command without the checkpoint resumes it; another checkpoint is refused.
     std::fs::rename(&first, folder.file("elsewhere")).expect("a folder");
     let more = ["--resume", "--set", "run.tokens=1536"];
     succeed(&[&init[..], &family, &more].concat());
@@ -352,7 +354,7 @@ fn a_checkpoint_is_a_start() {
     assert!(!third.status.success() && said.contains(&model), "{said}");
 }
 
-/// Each state holds the recipe too.
+/// Each state contains the recipe.
 #[test]
 fn a_resume_does_without_the_file_of_the_recipe() {
     let folder = Folder::new();
@@ -390,7 +392,7 @@ fn a_signal_before_the_first_step_ends_at_once() {
             .spawn()
             .expect("the program starts"),
     );
-    // It opens once the program reads, and holds it there.
+    // Opening blocks until the program reads, and then keeps it waiting.
     let text = std::fs::OpenOptions::new().write(true).open(&pipe);
     let killed = std::process::Command::new("kill")
         .args(["-TERM", &child.0.id().to_string()])
@@ -463,7 +465,7 @@ fn two_trainings_do_not_share_a_folder() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains("another training is under way"), "{said}");
     }
-    // A process that is killed holds no lock.
+    // A killed process holds no lock.
     drop(child);
     drop(errors);
     let resume: &[&str] = match Path::new(&out).join("state").exists() {

@@ -1,5 +1,5 @@
-//! Lightning checkpoints whose pickle is sound but says something impossible, and what each of them is told. Run with `--nocapture` to read the
-//! messages.
+//! Lightning checkpoints whose pickle is valid but whose contents are impossible, and the errors for them. Run with
+//! `--nocapture` to read the messages.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::forge::{
 use common::forged::{Forged, NAMES, open_pickle};
 use esolm_core::checkpoint::SourceKind;
 
-/// The first layout of MDLM's code has no section `algo`: there the parameterization is the family.
+/// The first layout of MDLM's code has no section `algo`: there, the parameterization is the family.
 #[test]
 fn other_parameterizations_are_refused_by_name() {
     for (name, words) in [
@@ -109,7 +109,7 @@ fn lightning_contents() {
     ] {
         assert_told(forged.open(), words);
     }
-    // Files without EMA weights give the raw ones, and say so.
+    // Files without EMA weights provide the raw ones, and report it.
     for ema in [None, Some(none())] {
         let checkpoint = Forged::with(|f| f.ema = ema).open().unwrap();
         assert_eq!(checkpoint.source(), SourceKind::LightningWithoutEma);

@@ -1,5 +1,4 @@
-//! Paths that hold no checkpoint, and folders that cannot be written. Run with `--nocapture` to read the
-//! messages.
+//! Paths that contain no checkpoint, and folders that cannot be written. Run with `--nocapture` to read the messages.
 
 mod common;
 
@@ -145,7 +144,7 @@ fn writing_leaves_all_or_nothing() {
             assert!(message.contains(word), "{message:?} lacks {word:?}");
         }
     };
-    // A value that f16 cannot hold: a new folder does not appear, an old one stays as it was.
+    // A value that f16 cannot hold: a new folder is not created, and an old one stays as it was.
     let fresh = folder.path("fresh");
     fails(
         &large,
@@ -164,9 +163,9 @@ fn writing_leaves_all_or_nothing() {
     let before = content(&old);
     fails(&large, &old, &["output_layer.linear.bias"]);
     assert_eq!(content(&old), before);
-    // As f32 it goes.
+    // It can be written as f32.
     write_hf_folder(&large, &fresh, StoreDtype::F32, SHARD_BYTES).unwrap();
-    // The disk refuses: a folder under a file, a folder in the place of the weights.
+    // The file system refuses: a folder below a file, a folder in the place of the weights.
     let file = folder.write("file", b"");
     fails(&small, &file.join("out"), &["cannot create", "file"]);
     let blocked = folder.path("blocked");

@@ -1,5 +1,4 @@
-//! Weights and configurations that must not open, and what each of them is told. Run with `--nocapture` to read the
-//! messages.
+//! Weights and configurations that must not open, and the errors for them. Run with `--nocapture` to read the messages.
 
 mod common;
 
@@ -33,7 +32,7 @@ fn weights_that_do_not_fit_their_configuration() {
     let twice = String::from_utf8_lossy(&twice)
         .contains("backbone.x")
         .then(|| {
-            // The prefix is optional, so that both spellings of one name can stand in one file.
+            // The prefix is optional, so that one file can contain both spellings of a name.
             let header_len = u64::from_le_bytes(twice[..8].try_into().unwrap()) as usize;
             let header = String::from_utf8(twice[8..8 + header_len].to_vec())
                 .unwrap()
@@ -136,7 +135,7 @@ fn weights_that_do_not_fit_their_configuration() {
     }
 }
 
-/// Whether a network has adaLN is a property of its tensors, whatever its family.
+/// Whether a network has adaLN depends on its tensors, whatever its family.
 #[test]
 fn every_family_comes_with_and_without_conditioning() {
     for (weights, cond_dim) in [("ar", 0), ("mdlm", 32)] {
@@ -149,7 +148,7 @@ fn every_family_comes_with_and_without_conditioning() {
                 let checkpoint = Checkpoint::from_safetensors_bytes(&config, bytes).unwrap();
                 let config = checkpoint.config();
                 assert_eq!(config.cond_dim, cond_dim, "{weights} as {family}");
-                // What is written of it says the same without the tensors.
+                // What is written says the same even without the tensors.
                 let again = esolm_core::config::ModelConfig::from_json(&config.to_json()).unwrap();
                 assert_eq!(again, *config);
             }

@@ -1,4 +1,4 @@
-//! Checkpoints that must open, and what must come out of them.
+//! Checkpoints that must open, and what they must contain.
 
 mod common;
 
@@ -8,7 +8,7 @@ use esolm_core::checkpoint::{
 };
 use esolm_core::config::{AttentionKind, Family, ModelConfig, Prepend};
 
-/// A folder as it comes from the hub, made of a golden pair.
+/// A folder as downloaded from the hub, made from a golden pair.
 fn hf_folder(name: &str) -> Folder {
     let folder = Folder::new(name);
     folder.write("config.json", &golden(&format!("{name}.config.json")));
@@ -19,7 +19,8 @@ fn hf_folder(name: &str) -> Folder {
     folder
 }
 
-/// Every tensor of `checkpoint` equals its namesake in a golden file, bit for bit, and there are no others.
+/// Checks that every tensor of `checkpoint` equals its namesake in a golden file, bit for bit, and that there are no
+/// others.
 fn assert_same_weights(checkpoint: &Checkpoint, file: &str) {
     let mut expected = golden_tensors(file);
     expected.remove("rotary_emb.inv_freq");
@@ -79,7 +80,7 @@ fn bare_safetensors_open_with_a_configuration() {
     let checkpoint = Checkpoint::open(weights.to_str().unwrap(), &options).unwrap();
     assert_eq!(checkpoint.source(), SourceKind::Safetensors);
     assert_same_weights(&checkpoint, "mdlm.ema.safetensors");
-    // A config.json beside it serves as well, and so does a tokenizer.
+    // A config.json next to it also works, and so does a tokenizer.
     folder.write("config.json", &golden("mdlm.config.json"));
     let tokenizer = folder.write("tokenizer.json", b"{}");
     let checkpoint = Checkpoint::open(weights.to_str().unwrap(), &OpenOptions::default()).unwrap();

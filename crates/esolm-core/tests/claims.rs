@@ -1,5 +1,5 @@
-//! What a checkpoint says about itself counts, wherever it stands: which token is the mask, and that the network is of the kind that is
-//! computed. Run with `--nocapture` to read the messages.
+//! What a checkpoint says about itself is respected, wherever it says it: which token is the mask, and what kind of
+//! network it has. Run with `--nocapture` to read the messages.
 
 mod common;
 #[path = "claims/decoders.rs"]
@@ -91,7 +91,7 @@ fn what_no_tokenizer_tells_is_not_guessed() {
             (1, true)
         );
     }
-    // It says that it has none, so one was appended.
+    // It says that there is no mask token, so one was appended.
     for fields in [
         vec![("_special_tokens_map", dict(&[("mask_token", none())]))],
         vec![("mask_token", none())],
@@ -118,7 +118,7 @@ fn what_no_tokenizer_tells_is_not_guessed() {
             "which token is the mask|mask_index|tokenizer in the checkpoint",
         );
     }
-    // An argument of the module counts as the tokenizer does.
+    // An argument of the module is as good as the tokenizer.
     let argument = |index| {
         Forged::with(|f| {
             f.tokenizer = Some(tokenizer(&[("mask_token_id", int(1))]));
@@ -275,7 +275,7 @@ fn special_tokens_with_a_name_like_a_masks_are_the_mask() {
             mask(&mdlm(r#""mask_index": 7,"#), &[(4, name, true)]),
             &format!("\"mask_index\" of the configuration is 7|\"{name}\" of tokenizer.json is 4"),
         );
-        // A word of the vocabulary may have such a name.
+        // An ordinary word of the vocabulary may have this name.
         assert_eq!(mask(&mdlm(""), &[(4, name, false)]).unwrap(), (96, false));
         let usual = [(5, "[MASK]", true), (4, name, true)];
         assert_eq!(mask(&mdlm(""), &usual).unwrap(), (5, true));
@@ -337,7 +337,7 @@ fn sections_and_generation_configs_name_the_mask() {
     );
 }
 
-/// A message names the field that stands there.
+/// A message names the field that is actually present.
 #[test]
 fn masks_beyond_the_vocabulary_are_named_as_they_are_written() {
     for field in ["mask_token_id", "mask_index", "mask_id"] {
@@ -348,7 +348,7 @@ fn masks_beyond_the_vocabulary_are_named_as_they_are_written() {
     }
 }
 
-/// What was guessed stays a guess in what is written.
+/// A guess is not written into a converted checkpoint.
 #[cfg(not(target_family = "wasm"))]
 #[test]
 fn a_guessed_mask_is_not_written() {
@@ -399,7 +399,7 @@ fn in_a_padded_vocabulary_the_mask_must_be_told() {
     );
 }
 
-/// Whatever holds the vocabulary tells which indices have no token, and only what holds all of it.
+/// Every file with the vocabulary determines which indices have no token, but only if it contains the whole vocabulary.
 #[test]
 fn vocabularies_of_every_kind_tell_padding() {
     let folder = mdlm_folder(&mdlm(r#""mask_index": 5,"#));
@@ -474,7 +474,7 @@ fn a_given_configuration_does_not_silence_the_checkpoint() {
             "the family of the configuration is Eso-LM|MDLM",
         ),
     ] {
-        // A field that stands there twice is refused for that.
+        // A field that occurs twice is refused for that reason.
         let named = more.split(':').next().unwrap().trim_start_matches(',');
         let fields = MINI.trim_start_matches('{').split(',');
         let others: Vec<_> = fields.filter(|field| !field.starts_with(named)).collect();
@@ -491,7 +491,7 @@ fn a_given_configuration_does_not_silence_the_checkpoint() {
     let ar = r#"{"model_type":"ar"}"#;
     open_with(&case_path("ar-old.ckpt"), &folder, ar).unwrap();
 
-    // A folder's own config.json counts as well.
+    // A folder's own config.json is considered too.
     let duo = mdlm_folder(
         &String::from_utf8(std::fs::read(case_path("duo.config.json")).unwrap()).unwrap(),
     );

@@ -1,4 +1,5 @@
-//! Forms in which weights come beside those that the published code writes: wrapped modules, several files, state dicts, no averages.
+//! Forms of weights other than those that the published code writes: wrapped modules, several files, state dicts, no
+//! averages.
 
 mod common;
 
@@ -63,7 +64,7 @@ fn wrapped_modules_open_under_their_plain_names() {
         }
     });
     forged.open().unwrap();
-    // Both spellings of one name: nothing tells which counts.
+    // Both spellings of one name: nothing determines which is valid.
     let mut twice = tensors.clone();
     let embedding = twice["vocab_embed.embedding"].clone();
     twice.insert("_orig_mod.vocab_embed.embedding".into(), embedding);
@@ -138,7 +139,7 @@ fn weights_in_several_files_open() {
     );
 }
 
-/// Files of other code of the family carry more than weights.
+/// Files of the family's other code contain more than weights.
 #[test]
 fn tensors_without_a_use_are_ignored_by_name() {
     let mut tensors = golden_tensors("mdlm.ema.safetensors");
@@ -186,7 +187,7 @@ fn state_dicts_open_with_a_configuration() {
     hub.write("model.safetensors", b"");
     assert_told(open(&hub.path("")), "the file is empty");
 
-    // A state dict in a dictionary of its own, with nothing that says what it is.
+    // A state dict inside another dictionary, with nothing that identifies it.
     let nested = archive(&program(dict(&[("state_dict", ordered(&state))])));
     let nested = folder.write("nested.ckpt", &nested);
     assert_eq!(

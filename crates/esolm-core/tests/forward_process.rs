@@ -1,4 +1,4 @@
-//! Noised texts against those of the published code, made from its recorded uniforms.
+//! Noised texts, computed from the published code's recorded uniforms and compared with its own.
 
 mod common;
 

@@ -1,6 +1,6 @@
-//! `hf:owner/name` against a small hub on this machine.
+//! `hf:owner/name` with a small hub on this machine.
 //!
-//! One test function that runs by itself: the hub's address and the cache are environment variables of the whole process.
+//! There is a single test function: the hub's address and the cache are environment variables of the whole process.
 #![cfg(all(feature = "hub", not(target_family = "wasm")))]
 
 mod common;
@@ -13,17 +13,17 @@ use std::sync::{Arc, Mutex};
 use common::{Folder, golden, golden_tensors};
 use esolm_core::checkpoint::{Checkpoint, OpenOptions, SourceKind};
 
-/// What the hub answers for one path.
+/// The hub's response for a path.
 enum Answer {
     File(Vec<u8>),
     /// The announced length, and fewer bytes.
     Cut(Vec<u8>),
     Status(&'static str),
-    /// A page that knows nothing of hubs.
+    /// A page from a server that is not a hub.
     Page,
 }
 
-/// Answers as the hub does: ranges, the commit, an etag. Writes down what was asked for.
+/// Answers like the hub: ranges, the commit, an etag. Records the requests.
 fn serve(listener: TcpListener, answers: HashMap<String, Answer>, log: Arc<Mutex<Vec<String>>>) {
     for stream in listener.incoming() {
         let _ = respond(stream.unwrap(), &answers, &log); // a client that hangs up is not this side's concern
@@ -101,14 +101,14 @@ fn respond(
     })
 }
 
-/// Any number that differs between paths will do for an etag.
+/// Any number that differs between paths is suitable as an etag.
 fn crc(path: &str) -> u32 {
     path.bytes().fold(7, |hash: u32, byte| {
         hash.wrapping_mul(31).wrapping_add(byte.into())
     })
 }
 
-/// What a process does whose stderr is a terminal; the test below runs it in one.
+/// The part for a process whose stderr is a terminal; the test below runs it in one.
 #[test]
 #[ignore = "it needs a hub and a cache in the environment"]
 fn opens_at_a_terminal() {
@@ -122,7 +122,7 @@ fn opens_at_a_terminal() {
     Checkpoint::open("hf:some-one/Eso-LM.b", &options).unwrap();
 }
 
-/// What a download into an empty cache shows on a terminal.
+/// The terminal output of a download into an empty cache.
 #[cfg(target_os = "linux")]
 fn shown_at_a_terminal(progress: &str) -> String {
     let home = Folder::new("terminal");
@@ -254,12 +254,12 @@ fn models_come_from_the_hub_and_stay_in_the_cache() {
             .is_file()
     );
 
-    // A second time nothing is asked for, although the repository has no tokenizer to keep.
+    // The second time, nothing is requested, although the repository has no tokenizer to cache.
     let asked = log.lock().unwrap().len();
     open("hf:some-one/Eso-LM.b").unwrap();
     assert_eq!(log.lock().unwrap().len(), asked);
 
-    // Offline nothing is asked for, be it there or not.
+    // Offline, nothing is requested, whether cached or not.
     for value in ["1", "TRUE", "on"] {
         // SAFETY: as above; the server thread reads no environment.
         unsafe { std::env::set_var("HF_HUB_OFFLINE", value) };
@@ -282,7 +282,7 @@ fn models_come_from_the_hub_and_stay_in_the_cache() {
     open("hf:some-one/sharded").unwrap();
     unsafe { std::env::remove_var("HF_HUB_OFFLINE") };
 
-    // How far downloads are is shown only to who wants it.
+    // Progress of downloads is shown only on request.
     #[cfg(target_os = "linux")]
     for progress in ["yes", "no"] {
         let shown = shown_at_a_terminal(progress);
@@ -348,7 +348,7 @@ fn models_come_from_the_hub_and_stay_in_the_cache() {
         }
         assert!(!message.contains("hf_secret"));
     }
-    // A body that was cut must not pass for the file afterwards either.
+    // A truncated body must not be used as the file later either.
     open("hf:some-one/cut").unwrap_err();
 
     // SAFETY: as above; the server thread reads no environment.
@@ -361,7 +361,7 @@ fn models_come_from_the_hub_and_stay_in_the_cache() {
     unsafe { std::env::set_var("HF_ENDPOINT", "ftp://example") };
     let message = open("hf:some-one/elsewhere").unwrap_err().to_string();
     assert!(message.contains("HF_ENDPOINT must begin with"), "{message}");
-    // What is in the cache opens without a hub.
+    // Cached files open without a hub.
     open("hf:some-one/with-tokenizer").unwrap_err();
     unsafe { std::env::set_var("HF_ENDPOINT", "http://127.0.0.1:1") };
     open("hf:some-one/with-tokenizer").unwrap();

@@ -1,4 +1,4 @@
-//! Properties of every plan: what a network would need of it, whatever the options.
+//! Properties of every plan: what a network needs of it, whatever the options.
 
 #[path = "plan/blocks.rs"]
 mod blocks;
@@ -16,7 +16,7 @@ use esolm_core::plan::{MAX_PROMPT_ROWS, Phase, Plan, PlanOptions, Schedule, Sequ
 use esolm_core::rows::{MASKED, NO_TARGET, Row};
 use proptest::prelude::*;
 
-/// Positions below `length` that are given: none, all, a prefix, or any set of a density.
+/// Given positions below `length`: none, all, a prefix, or any set of some density.
 fn known(family: Family, length: usize) -> impl Strategy<Value = Vec<(u32, u32)>> {
     let kind = prop_oneof![1 => Just(0), 1 => Just(1), 2 => Just(2), 3 => Just(3)];
     let kind = (kind, 0.0..1.0f64, any::<u64>());
@@ -52,7 +52,7 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         1 => Just(Family::SetDlm),
     ];
     let prepend = prop_oneof![Just(Prepend::None), Just(Prepend::Bos), Just(Prepend::Mask)];
-    // Now and then long enough that prompts need steps of their own.
+    // Occasionally long enough that prompts need steps of their own.
     let length = prop_oneof![8 => 1usize..70, 1 => 600usize..1700];
     (family, length, prepend, any::<bool>())
         .prop_flat_map(|(family, length, prepend, is_mixed)| {
@@ -126,16 +126,16 @@ fn any_options() -> impl Strategy<Value = PlanOptions> {
         })
 }
 
-/// One sequence as a network would see it.
+/// A sequence, as a network would see it.
 struct Simulation {
     length: usize,
     /// Known tokens by entry of the token buffer.
     known: Vec<bool>,
-    /// Slots whose key and value are those of their clean token.
+    /// Slots that hold the key and value of their clean token.
     clean: Vec<bool>,
-    /// How many slots each saw when it was computed last.
+    /// How many slots each saw when it was last computed.
     seen: Vec<u32>,
-    /// Of an Eso-LM (A), how many tokens were known when the sequential phase began.
+    /// For an Eso-LM (A), how many tokens were known when the sequential phase began.
     settled: Option<u32>,
 }
 
@@ -166,7 +166,7 @@ impl Simulation {
         all.max(slot + 1)
     }
 
-    /// Runs the rows of one step and says how many tokens became known.
+    /// Runs the rows of a step, and returns how many tokens became known.
     fn step(
         &mut self,
         plan: &Plan,
@@ -200,7 +200,7 @@ impl Simulation {
                 prop_assert_eq!(row.source == MASKED, plan.family != Family::Ar);
             }
         }
-        // Whatever a row attends to is computed, in this step or before; masks of other steps are never seen.
+        // Whatever a row attends to is computed in this step or before; masks of other steps are never visible.
         let mut slots = here.iter().zip(&self.clean);
         let hole = slots.position(|(here, clean)| here.is_none() && !clean);
         let dense = hole.unwrap_or(self.length);
@@ -241,7 +241,7 @@ impl Simulation {
     }
 }
 
-/// Runs a plan to its end and checks it on the way.
+/// Runs a plan to its end, checking it on the way.
 fn simulate(plan: &Plan) -> Result<(), TestCaseError> {
     let layout = plan.layout();
     prop_assert_eq!(layout.sequences, plan.sequences.len());
@@ -323,7 +323,7 @@ proptest! {
             let free = plan.length - given;
             prop_assert!(sequence.order[..given].is_sorted());
             let by_diffusion = drawn_by(sequence, Phase::Diffusion);
-            // What diffusion does not take ascends.
+            // The part not written by diffusion is in ascending order.
             prop_assert!(sequence.order[given + by_diffusion..].is_sorted());
             prop_assert_eq!(drawn_by(sequence, Phase::Sequential), free - by_diffusion);
             let steps = sequence.steps.iter().filter(|step| step.phase == Phase::Diffusion);
@@ -335,7 +335,7 @@ proptest! {
                 (_, Schedule::Block | Schedule::BlockAutoregressive) => {
                     prop_assert_eq!(by_diffusion, free);
                     for step in sequence.steps.iter().filter(|step| step.phase == Phase::Diffusion) {
-                        // What is written at once lies in blocks of its own, at the same place of each.
+                        // Positions written together are in different blocks, at the same offset in each.
                         let drawn = &sequence.order[step.start as usize..step.end as usize];
                         let place = |position: u32| position as usize % options.steps;
                         prop_assert!(drawn.iter().all(|&position| place(position) == place(drawn[0])));
@@ -362,7 +362,8 @@ proptest! {
                     let blocks = options.steps.min(free);
                     let expected = (blocks as f64 * options.alpha_0) as usize;
                     prop_assert_eq!(diffusion_steps, expected);
-                    // Blocks differ by one position at most, and theirs lie `blocks` apart among the free ones.
+                    // Block sizes differ by at most one position, and positions written together are `blocks` apart
+                    // among the free ones.
                     let mut ascending = sequence.order[given..].to_vec();
                     ascending.sort_unstable();
                     for step in sequence.steps.iter().filter(|step| step.phase == Phase::Diffusion) {
@@ -378,7 +379,8 @@ proptest! {
 
     #[test]
     fn a_step_computes_only_what_is_new(options in any_options()) {
-        // Outside MDLM and Eso-LM (A): given tokens in bounded portions, else the tokens of the step before and the masks of this one.
+        // Except for MDLM and Eso-LM (A): given tokens in bounded portions, otherwise the previous step's tokens and
+        // this step's masks.
         let plan = Plan::new(&options).unwrap();
         for (index, sequence) in plan.sequences.iter().enumerate() {
             let alone = Plan::from_json(&plan.to_json()).map(|mut plan| {
@@ -393,7 +395,7 @@ proptest! {
                 let drawn = (step.end - step.start) as usize;
                 match options.family {
                     Family::Mdlm => prop_assert_eq!(rows, options.length),
-                    // An Eso-LM (A) computes what is known again, until nothing joins that others see.
+                    // An Eso-LM (A) recomputes what is known, until nothing more is added that others see.
                     Family::EsoLm if plan.attention.is_some() => {
                         let is_settled = last == Phase::Sequential;
                         prop_assert_eq!(rows, if is_settled { 2 } else { step.end as usize });
@@ -403,7 +405,7 @@ proptest! {
                         let portion = given.min(MAX_PROMPT_ROWS);
                         prop_assert_eq!(rows, portion + before + masks);
                         given -= portion;
-                        // A prompt step is there only where a portion more remains.
+                        // There is a prompt step only if more than one portion remains.
                         prop_assert_eq!(step.phase == Phase::Prompt, given > 0);
                         before = drawn;
                     }
@@ -445,7 +447,7 @@ proptest! {
                 step.sampled.iter().map(|&row| step.rows[row as usize]).collect()
             };
             prop_assert_eq!(draws(&cached), draws(&all));
-            // Every row that a sampled one attends to is there.
+            // Every row that a sampled one attends to is present.
             for row in draws(&all) {
                 let present = all.rows.iter().filter(|other| other.sequence == row.sequence && other.slot < row.prefix);
                 prop_assert_eq!(present.count(), row.prefix as usize);
@@ -464,7 +466,7 @@ proptest! {
     }
 }
 
-/// The steps of an Eso-LM (A) say where its sequential phase begins.
+/// The steps of an Eso-LM (A) determine where its sequential phase begins.
 #[test]
 fn recorded_steps_of_mixed_attention_give_the_plan() {
     for alpha_0 in [0.0, 0.3, 0.9, 1.0] {
@@ -483,7 +485,7 @@ fn recorded_steps_of_mixed_attention_give_the_plan() {
             assert_eq!(again.step_rows(step), plan.step_rows(step), "{alpha_0}");
         }
     }
-    // Known tokens that are not computed again have not seen the ones that joined.
+    // Known tokens that are not recomputed have not seen the added ones.
     let steps = [[0, 0, 2], [0, 2, 4], [2, 4, 5]];
     let order = [vec![4, 1, 3, 0, 2]];
     Plan::from_recorded(&order, &steps, MASK, V).unwrap();
@@ -507,7 +509,7 @@ fn ends_of_alpha_0() {
     .unwrap();
     assert!((0..plan.nfe()).all(|step| plan.phase(step) == Phase::Diffusion));
     assert!(plan.nfe() <= 8);
-    // One step takes everything.
+    // One step reveals everything.
     let plan = Plan::new(&PlanOptions {
         alpha_0: 1.0,
         steps: 1,
@@ -583,7 +585,7 @@ fn long_prompts_enter_in_bounded_steps() {
             .collect();
         assert_eq!(phases[..2], [Phase::Prompt; 2]);
         assert_ne!(phases[2], Phase::Prompt);
-        // The other sequence has begun to sample meanwhile.
+        // Meanwhile, the other sequence has begun to sample.
         assert_ne!(plan.phase(0), Phase::Prompt);
     }
 }
@@ -618,7 +620,7 @@ fn autoregressive_starts() {
     };
     for (prepend, known, tokens, nfe) in [
         (Prepend::None, &[][..], vec![BOS], 5),
-        // Given the first token, nothing opens the text; given from the second on, the opening token stays.
+        // If the first token is given, nothing opens the text; if only later ones are given, the opening token stays.
         (Prepend::None, &[(0, 7), (1, 8)], vec![7, 8], 4),
         (Prepend::None, &[(1, 7), (2, 8)], vec![BOS, 7, 8], 3),
         (Prepend::Bos, &[], vec![BOS], 6),

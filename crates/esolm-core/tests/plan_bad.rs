@@ -1,4 +1,4 @@
-//! Options that make no plan, and plans that somebody wrote.
+//! Options that make no plan, and plans from elsewhere.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn mdlm() -> PlanOptions {
     }
 }
 
-/// Each of these with what its error must say. All are one sentence.
+/// Each of these with a part of its error. All errors are one sentence.
 #[test]
 fn bad_options_are_said_in_one_sentence() {
     let base = options;
@@ -261,7 +261,7 @@ fn bad_options_are_said_in_one_sentence() {
 
 #[test]
 fn what_is_not_needed_is_not_asked_for() {
-    // A prompt, or another opening token, does without a beginning-of-text token.
+    // Neither a prompt nor another opening token needs a beginning-of-text token.
     let prompt = vec![vec![(0, 1)]];
     for options in [
         PlanOptions {
@@ -350,7 +350,7 @@ fn small() -> Value {
 fn read(value: &Value) -> Result<Plan, PlanError> {
     let text = value.to_string();
     let read = Plan::from_json(&text);
-    // Whoever deserializes gets the same checks.
+    // Deserializing performs the same checks.
     assert_eq!(serde_json::from_str::<Plan>(&text).is_ok(), read.is_ok());
     read
 }
@@ -440,7 +440,7 @@ fn plans_that_contradict_themselves_are_refused() {
             "{error}"
         );
     }
-    // And these may run.
+    // These are valid.
     read(&steps(json!([["prompt", 0, 1, 1], ["diffusion", 1, 1, 4]]))).unwrap();
     read(&steps(json!([["diffusion", 0, 1, 4]]))).unwrap();
     read(&steps(json!([
@@ -460,7 +460,7 @@ fn messages_stay_short() {
     assert!(Plan::from_json(&deep).is_err());
 }
 
-/// Runs every accessor over what was read; panics and indices out of range are failures.
+/// Calls every accessor of a plan; panics and indices out of range are failures.
 fn exercise(plan: &Plan) -> Result<(), TestCaseError> {
     let layout = plan.layout();
     let mut drawn = vec![false; layout.tokens];
@@ -469,7 +469,7 @@ fn exercise(plan: &Plan) -> Result<(), TestCaseError> {
     for step in 0..plan.nfe() {
         let found = plan.step_rows(step);
         if let Some(choice) = plan.choice(step, |_| true) {
-            // The least that may become known, of which nothing is known before.
+            // As few tokens as possible become known, given that none is known before.
             let places = found.sampled.iter();
             let places: Vec<u32> = places.map(|&row| found.rows[row as usize].target).collect();
             prop_assert!(choice.holds(places.len()));
@@ -499,7 +499,7 @@ fn exercise(plan: &Plan) -> Result<(), TestCaseError> {
     }
     prop_assert!(rows <= 2 * layout.tokens * layout.slots);
     prop_assert!(plan.reveal.is_none() || plan.mask_index == 5 || !text.contains(&plan.mask_index));
-    // An AR without a mask token has `NO_MASK` where no token is known yet; no row reads that.
+    // Without a mask token, an AR model has `NO_MASK` where no token is known yet; no row reads it.
     let tokens = plan.initial_tokens();
     let unknown = |token| plan.family == Family::Ar && token == NO_MASK;
     prop_assert!(
@@ -581,7 +581,7 @@ proptest! {
             4 => 0u64..9, 1 => Just(u64::from(u32::MAX)), 1 => Just(u64::MAX), 1 => Just(96), 1 => Just(97),
         ]), 1..4),
     ) {
-        // Bytes seldom make another valid number: here every change is one.
+        // Changing bytes seldom gives another valid number; here, every change does.
         let mut plan: Value = serde_json::from_str(&written(seed, family, known)).unwrap();
         for (at, number) in changes {
             let mut places = Vec::new();
@@ -594,7 +594,7 @@ proptest! {
     }
 }
 
-/// Pointers to every number.
+/// JSON pointers to every number.
 fn numbers(value: &Value, at: String, places: &mut Vec<String>) {
     match value {
         Value::Number(_) => places.push(at),
@@ -623,7 +623,7 @@ fn the_examples_of_the_documentation_are_plans() {
     let plan = Plan::from_json(example.split("```").next().unwrap()).unwrap();
     assert_eq!((plan.sequences.len(), plan.nfe()), (2, 7));
     exercise(&plan).unwrap();
-    // The other one is what a plan has more where confidence chooses: of six places that are not given.
+    // The second example is the additional part of a plan that reveals by confidence: six positions are not given.
     let example = text.split("```json\n").nth(2).unwrap();
     let example: Value = serde_json::from_str(example.split("```").next().unwrap()).unwrap();
     let mut whole = json!({

@@ -1,4 +1,4 @@
-//! What plans are made of at random, against the formula of the schedule and against uniform orders.
+//! The random parts of plans, compared with the schedule's formula and with uniform orders.
 
 mod common;
 
@@ -33,13 +33,13 @@ fn step_sizes_follow_the_formula() {
                 let sizes: Vec<u32> = sizes.map(|step| step.end - step.start).collect();
                 numbers.push(sizes.len() as f64);
                 totals += f64::from(sizes.iter().sum::<u32>());
-                // Only where no step is dropped before it is the first size that of the first step.
+                // Only if no step before it is dropped, the first size is that of the first step.
                 first.push(f64::from(sizes.first().copied().unwrap_or(0)));
             }
             let seeds = seeds as f64;
             let masked = 1.0 - alpha(alpha_0, 1.0);
             let n = length as f64;
-            // Diffusion's share: alpha_0 less what is clean at t = 1 anyway, of what is masked there.
+            // Diffusion's share of the tokens masked at t = 1: alpha_0, less those that are clean there anyway.
             let p = (alpha_0 - alpha(alpha_0, 1.0)) / masked;
             let error = (n * p * (1.0 - p) / seeds).sqrt();
             let mean = totals / seeds;
@@ -156,7 +156,7 @@ fn every_position_is_equally_likely_in_every_place() {
 
 #[test]
 fn a_seed_keeps_its_plan() {
-    // Somebody may have noted a seed: what it draws must not change from one version to the next, nor with the platform.
+    // Users may have noted a seed: what it draws must not change between versions or platforms.
     let plan = Plan::new(&PlanOptions {
         length: 12,
         steps: 4,

@@ -1,5 +1,5 @@
-//! Rows, plans and the host sampler against the recorded data of the published code. The network itself is not needed: its
-//! recorded logits stand in for it.
+//! Rows, plans and the host sampler compared with the published code's recorded data. The network itself is not needed:
+//! its recorded logits stand in for it.
 
 mod common;
 
@@ -39,7 +39,7 @@ fn forward_rows_are_the_published_masks() {
         assert_eq!((layout.sequences, layout.slots), (2, span));
         assert_eq!(layout.tokens, tokens.len());
         assert_eq!(step.rows.len(), 2 * span);
-        // The published masks have z first; here z takes the slots behind x.
+        // In the published masks, z comes first; here, z has the slots after x.
         let published = |slot: usize| {
             if sequential {
                 (slot + L) % (2 * L)
@@ -146,8 +146,8 @@ fn recorded(golden: &Golden, case: &str) -> Plan {
     Plan::from_recorded(&order, &steps, MASK, V).unwrap()
 }
 
-/// Runs a plan without a network: `logits` gives the row that the published network returned, `uniforms` those of its draw.
-/// Checks on the way that rows read only known tokens. Returns the token buffer.
+/// Runs a plan without a network: `logits` returns the row that the published network computed, `uniforms` those of its
+/// draw. Checks that rows read only known tokens. Returns the token buffer.
 fn replay<'a>(
     plan: &Plan,
     top_p: Option<f32>,
@@ -218,7 +218,8 @@ fn recorded_eso_lm_runs_draw_the_same_tokens() {
             golden.rows(&format!("{case}.tokens_sorted"))
         );
         for step in plan.sequences.iter().flat_map(|sequence| &sequence.steps) {
-            // The last diffusion step of alpha1 took 5 tokens, so no single one before the end is taken for sequential.
+            // The last diffusion step of alpha1 revealed 5 tokens, so no single one before the end is mistaken for
+            // sequential.
             let expected = if step.start < sequential {
                 Phase::Diffusion
             } else {
@@ -226,7 +227,7 @@ fn recorded_eso_lm_runs_draw_the_same_tokens() {
             };
             assert_eq!(step.phase, expected, "{case} {step:?}");
         }
-        // The schedule that was recorded beside the steps.
+        // The schedule recorded with the steps.
         if case.starts_with("alpha") {
             let sizes: Vec<u32> = plan.sequences[0]
                 .steps
@@ -252,7 +253,7 @@ fn recorded_mdlm_run_draws_the_same_tokens() {
     let uniforms = run.uniforms(&golden.f64("mdlm.u")).unwrap();
     assert_eq!(uniforms.len(), L * V);
     assert!(run.uniforms(&[0.5; 7]).is_err());
-    // Two of the 16 recorded steps changed nothing; the network ran 14 times there, and does here.
+    // Two of the 16 recorded steps changed nothing; the network ran 14 times there, as it does here.
     assert_eq!(run.plan.nfe(), 14);
     let evaluated = golden.u8("mdlm.evaluated");
     let logits = golden.f32("mdlm.logits");
@@ -262,7 +263,7 @@ fn recorded_mdlm_run_draws_the_same_tokens() {
         |row, step| {
             assert_eq!(step.rows.len(), L);
             let recorded_step = run.unmasked_in[row.position as usize].unwrap();
-            // Logits are stored for evaluated steps alone; the others kept those of the step before.
+            // Logits are stored only for evaluated steps; the others reused those of the previous step.
             let stored = evaluated[..=recorded_step]
                 .iter()
                 .filter(|&&e| e == 1)
@@ -273,7 +274,7 @@ fn recorded_mdlm_run_draws_the_same_tokens() {
         |row| &uniforms[row.slot as usize * V..][..V],
     );
     assert_eq!(run.plan.output(&tokens), golden.rows("mdlm.sample"));
-    // Step by step the known tokens are those of the record.
+    // Step by step, the known tokens are those of the recording.
     let mut steps: Vec<usize> = run.unmasked_in.iter().flatten().copied().collect();
     steps.sort_unstable();
     steps.dedup();

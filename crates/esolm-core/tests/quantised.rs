@@ -1,4 +1,4 @@
-//! Weights stored as integers in groups, as MLX writes them, and files that contradict themselves.
+//! Weights stored as integers in groups, as by MLX, and files that contradict themselves.
 
 mod common;
 
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 /// Type, shape and bytes of tensors by name.
 type Raw = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-/// A matrix by the definition of its groups: codes, then scales and biases as their type holds them.
+/// A matrix according to the definition of its groups: codes, then scales and biases rounded to their type.
 struct Coded {
     codes: Vec<u8>,
     scales: Vec<f32>,
@@ -47,7 +47,7 @@ fn bytes(values: &[f32], dtype: &Dtype) -> Vec<u8> {
 }
 
 impl Coded {
-    /// `symmetric` as the engine's 8-bit groups are; otherwise scales of either sign, as MLX makes them.
+    /// `symmetric` as in the engine's 8-bit groups; otherwise scales of either sign, as in MLX.
     fn new(values: &[f32], bits: usize, group: usize, dtype: &Dtype, symmetric: bool) -> Self {
         let most = (1 << bits) - 1;
         let (mut codes, mut scales, mut biases, mut floats) = (vec![], vec![], vec![], vec![]);
@@ -130,7 +130,7 @@ fn file(raw: &Raw) -> Vec<u8> {
     writer.finish().unwrap()
 }
 
-/// The golden AR model with every matrix of whole groups quantised, and what these then stand for.
+/// The golden AR model with every matrix of whole groups quantised, and the values that these represent.
 fn quantised(
     bits: usize,
     group: usize,
@@ -203,7 +203,7 @@ fn every_grid_reads_as_it_is_defined() {
                         };
                         assert_eq!((grid.bits, grid.group), (bits, group));
                         coded += 1;
-                        // The engine's own groups are taken as they are: these stand for the same weights.
+                        // The engine's own groups are used as they are: they represent the same weights.
                         let groups: Vec<f32> = match values.groups {
                             Some(Groups::Q8(groups)) => {
                                 groups.iter().flat_map(Q8::weights).collect()
@@ -295,7 +295,7 @@ fn entries_of_modules_count() {
         .unwrap();
     raw.retain(|name, _| !name.contains("vocab_embed"));
     let stored = (Dtype::F32, embedding.0, bytes(&embedding.1, &Dtype::F32));
-    // A module of MLX calls it so.
+    // MLX's name for a module.
     raw.insert("backbone.vocab_embed.weight".into(), stored);
     floats.insert("vocab_embed.embedding".into(), embedding.1);
     let config = config(json!({
@@ -311,7 +311,7 @@ fn entries_of_modules_count() {
             floats[&parameter.name]
         );
     }
-    // As floats it is what it stood for, and says no more of bits.
+    // As floats, it has the values that it represented, and no longer mentions bits.
     let mut bytes = Vec::new();
     write_safetensors(&checkpoint, &mut bytes, StoreDtype::F32).unwrap();
     let again = Checkpoint::from_safetensors_bytes(&ar_config(), bytes).unwrap();
@@ -446,7 +446,7 @@ fn what_contradicts_itself_is_refused() {
     ] {
         assert_told(Checkpoint::from_safetensors_bytes(&config, bytes), words);
     }
-    // floats beside a configuration that says otherwise
+    // Floats, although the configuration says otherwise.
     let floats = common::golden("ar.ema.safetensors");
     let opened = Checkpoint::from_safetensors_bytes(&config(good.clone()), floats.clone());
     assert_told(opened, "they are floats without scales");

@@ -65,10 +65,10 @@ fn parameters_come_when_they_are_fetched_and_go_when_they_are_read() {
     );
     assert!(parts.f32("blocks.2.attn_qkv.weight").is_err());
 
-    // Its first bytes, its header, its rotary buffer, and what was fetched.
+    // Its first bytes, its header, its rotary buffer, and what was requested.
     let fetched = (whole.parameters()).filter(|info| info.name.starts_with("blocks.1."));
     assert_eq!(source.read.lock().unwrap().len(), 3 + fetched.count());
-    // What is there anyway needs no fetching.
+    // Nothing that is already present is fetched.
     now(whole.fetch("blocks.")).unwrap();
 }
 

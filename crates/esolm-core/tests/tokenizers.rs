@@ -1,5 +1,5 @@
-//! Tokenizers in every form in which they come with checkpoints, against the tokens of the programs that made them
-//! (`tests/fixtures/tokenizers`), and what cannot be read. Run with `--nocapture` to read the messages.
+//! Tokenizers in every form in which they come with checkpoints, compared with the tokens of the original programs
+//! (`tests/fixtures/tokenizers`), and tokenizers that cannot be read. Run with `--nocapture` to read the messages.
 
 mod common;
 
@@ -15,7 +15,7 @@ use esolm_core::checkpoint::{
 use esolm_core::text::TextCodec;
 use tokenizers::Tokenizer;
 
-/// A text, its tokens, and what these say where that was recorded.
+/// A text, its tokens, and their decoded text if recorded.
 type Case = (String, Vec<u32>, Option<String>);
 
 fn fixture(name: &str) -> PathBuf {
@@ -43,7 +43,7 @@ fn cases(list: &serde_json::Value) -> Vec<Case> {
     list.as_array().unwrap().iter().map(case).collect()
 }
 
-/// Whether text becomes the recorded tokens, and these the recorded text.
+/// Checks that the text becomes the recorded tokens, and these the recorded text.
 fn check(name: &str, json: &str, cases: &[Case]) {
     let tokenizer: Tokenizer = json.parse().unwrap_or_else(|e| panic!("{name}: {e}"));
     for (text, ids, said) in cases {
@@ -70,7 +70,7 @@ fn of_file(path: &Path) -> (String, TokenizerForm) {
     (String::from_utf8(json).unwrap(), form)
 }
 
-/// The tokenizer of a checkpoint with this one pickled in it.
+/// The tokenizer of a checkpoint that contains this pickled one.
 fn of_pickle(fields: &[(&str, Value)]) -> Result<(String, TokenizerForm), String> {
     let mut fields = fields.to_vec();
     fields.push(("mask_token_id", int(2)));
@@ -85,7 +85,7 @@ fn of_pickle(fields: &[(&str, Value)]) -> Result<(String, TokenizerForm), String
     }
 }
 
-/// Bytes as protocols from 3 on write them.
+/// Bytes as in pickle protocols from 3 on.
 fn raw(bytes: &[u8]) -> Value {
     [b"B".as_slice(), &(bytes.len() as u32).to_le_bytes(), bytes].concat()
 }
@@ -114,13 +114,13 @@ fn sentencepiece_models_give_its_tokens() {
         let file = format!("{name}.model");
         let (json, form) = of_file(&fixture(&file));
         assert_eq!(form, TokenizerForm::SentencePiece);
-        // What is unknown has a name here, and a sign there.
+        // The unknown token is written as its name here, and as a symbol there.
         let mut cases = cases(&expected[name]);
         for said in cases.iter_mut().filter_map(|case| case.2.as_mut()) {
             *said = said.replace(" \u{2047} ", "<unk>");
         }
         check(name, &json, &cases);
-        // Pickled by each of the classes that hold one.
+        // Pickled by each of the classes that contain one.
         let class = || global("sentencepiece", "SentencePieceProcessor");
         let model = || raw(&bytes(&file));
         let fields = dict(&[("_add_bos", boolean(false)), ("model_proto", model())]);
@@ -244,14 +244,14 @@ fn vocabularies_in_files_give_their_tokens() {
     check("gpt2, pickled", &json, &both);
 }
 
-/// A folder's tokenizer in another form is used like a tokenizer.json, and becomes one where the folder is written anew.
+/// A folder's tokenizer in another format is used like a tokenizer.json, and becomes one when the folder is rewritten.
 #[test]
 fn folders_of_every_form_become_folders_with_a_tokenizer_json() {
     let folder = Folder::new("forms of tokenizers");
     let config = String::from_utf8(golden("mdlm.config.json")).unwrap();
     folder.write("config.json", config.as_bytes());
     folder.write("model.safetensors", &golden("mdlm.ema.safetensors"));
-    // A SentencePiece model with as many pieces as the network has tokens beside the mask.
+    // A SentencePiece model with as many pieces as the network has tokens, apart from the mask.
     let tokens = 96;
     let model = cut(&bytes("char.model"), tokens);
     folder.write("tokenizer.model", &model);
@@ -271,7 +271,7 @@ fn folders_of_every_form_become_folders_with_a_tokenizer_json() {
     let codec = TextCodec::of_checkpoint(&again).unwrap().unwrap();
     assert_eq!(codec.encode("the cat").unwrap(), ids);
 
-    // One that cannot be read is none, and says why.
+    // If it cannot be read, there is none, and an error says why.
     folder.write("tokenizer.model", b"\xff\xff");
     std::fs::write(
         folder.path("config.json"),
@@ -284,7 +284,7 @@ fn folders_of_every_form_become_folders_with_a_tokenizer_json() {
     assert!(error.to_string().contains("SentencePiece"), "{error}");
 }
 
-/// Decoders treat the first token of a text in a way of their own: what follows a given word is told apart all the same.
+/// Decoders treat the first token of a text specially; whether what follows extends a given word is still detected.
 #[test]
 fn words_that_go_on_are_found_whatever_the_decoder() {
     let path = case_path("bert.ckpt");
@@ -309,7 +309,7 @@ fn words_that_go_on_are_found_whatever_the_decoder() {
     }
 }
 
-/// The model with its first pieces alone.
+/// The model with only its first pieces.
 fn cut(model: &[u8], pieces: usize) -> Vec<u8> {
     let (mut out, mut rest, mut count) = (Vec::new(), model, 0);
     while let [tag, length, ..] = *rest {
@@ -403,7 +403,7 @@ fn tokenizers_that_cannot_be_read_say_why() {
     );
     let model = bytes("bpe.model");
     for length in 0..model.len() {
-        // Cut anywhere it is a model with fewer settings, or a sentence.
+        // Truncated anywhere, it is either a model with fewer settings or an error.
         let _ = of_pickle(&processor(raw(&model[..length])));
     }
     let twice = [&model[..], &model[..]].concat();
@@ -454,7 +454,7 @@ fn tokenizers_that_cannot_be_read_say_why() {
     assert_told(file("vocab.json", b"{\"a\": 0}"), "merges.txt");
 }
 
-/// A table of characters comes from the file and is looked up without a check: whatever it is, no text leaves it.
+/// A character table comes from the file and is looked up without checks, so one that a text could leave is refused.
 #[test]
 fn damaged_tables_of_characters_are_refused() {
     let model = bytes("unigram.model");

@@ -13,7 +13,7 @@ use esolm_tests::samplers::check_traces;
 use esolm_tests::{OnDevice, Runner};
 use pollster::block_on;
 
-/// Every choice that runs other kernels than this adapter would choose.
+/// Every selection that runs kernels other than this adapter would choose.
 const VARIANTS: [&str; 3] = [
     "few=rows,many=rows,attention=split",
     "few=split,many=tile,attention=tile",
@@ -52,7 +52,7 @@ fn golden_llm_traces() {
     println!("{} traces: {ran:?}", ran.kinds.values().sum::<usize>());
 }
 
-/// What chat models say.
+/// The answers of chat models.
 #[test]
 fn golden_llm_answers() {
     let asked = check_answers(|ckpt| OnDevice::gpu(ckpt, LoadOptions::default()));
@@ -76,8 +76,8 @@ fn golden_llm_forward_in_every_variant() {
     }
 }
 
-/// Weights of fewer bits are the same on every device, of an output matrix that is the embedding too, and so are the numbers that come of
-/// them, but for rounding.
+/// Quantised weights are the same on every device, also if the output matrix is the embedding, and so are the resulting
+/// numbers, except for rounding.
 #[test]
 fn golden_llm_fewer_bits_give_the_numbers_of_the_cpu() {
     for case in cases() {
@@ -102,7 +102,7 @@ fn golden_llm_fewer_bits_give_the_numbers_of_the_cpu() {
     }
 }
 
-/// With keys and values of 16 bits the numbers stay near the published ones: their rounding is a few thousandths of them.
+/// With a 16-bit cache, the numbers stay close to the published ones: rounding is a few thousandths of them.
 #[test]
 fn golden_llm_half_a_cache_is_close() {
     for case in cases() {
@@ -123,8 +123,9 @@ fn golden_llm_half_a_cache_is_close() {
     }
 }
 
-/// A pass of few rows takes five launches a block, and one more where heads are normalised; it embeds in one, and normalises what is wanted in
-/// another. When it comes again it is recorded and replayed, with the same numbers, until it reaches positions whose angles were not there.
+/// A pass of few rows takes five launches per block, and one more if heads are normalised; plus one to embed and one to
+/// normalise the sampled rows. When a pass occurs again it is recorded and replayed, with the same numbers, until it
+/// reaches positions whose angles have not been computed.
 #[test]
 fn golden_llm_passes_of_few_rows_are_recorded() {
     for case in cases() {
@@ -144,7 +145,7 @@ fn golden_llm_passes_of_few_rows_are_recorded() {
         let tokens: Vec<u32> = (0..12).map(|i| (3 * i) % 11).collect();
         let mut run = |first: u32, sampled: &[u32]| {
             executor.start(&layout, &tokens).unwrap();
-            // The wanted rows are neither the first nor neighbours.
+            // The sampled rows are neither the first ones nor neighbours.
             let rows = [(0, 3, 2), (0, 1, 2), (0, 0, 1), (1, 0, 1), (1, 2, 1)];
             let rows = rows.map(|(sequence, slot, prefix)| Row {
                 sequence,
@@ -179,7 +180,7 @@ fn golden_llm_passes_of_few_rows_are_recorded() {
             let expected = each * (blocks - 1) + last + 1;
             assert_eq!((launches, none.len()), (expected, 0));
         }
-        // Only distances count, and the angles of all positions are computed as f32.
+        // Only distances matter, and the angles of all positions are computed in f32.
         for first in [1000, 5000, 1000, 5000] {
             let (launches_there, there) = run(first, &[0, 2, 4]);
             assert_eq!(launches_there, launches);

@@ -1,5 +1,5 @@
-//! Conversations: prompts as published templates make them, answers as published samplers write them, and a cache that is kept between turns
-//! without changing anything.
+//! Conversations: prompts as made by published templates, answers as written by published samplers, and a cache that is
+//! kept between turns without changing anything.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The golden files about conversations that have `field`, whatever they are called.
+/// The golden files about conversations that have `field`, whatever their names.
 fn files(field: &str) -> Vec<(PathBuf, Value)> {
     let entries = std::fs::read_dir(folder().join("chat")).unwrap();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -39,7 +39,7 @@ fn ids(json: &Value) -> Vec<u32> {
     serde_json::from_value(json.clone()).unwrap()
 }
 
-/// A folder that is gone with the test.
+/// A folder that is removed when the test ends.
 struct Temporary(PathBuf);
 
 impl Temporary {
@@ -54,7 +54,7 @@ impl Drop for Temporary {
     }
 }
 
-/// A golden model with its tokenizer beside it, and with other fields in its configuration.
+/// A golden model with its tokenizer, and with some fields of its configuration changed.
 fn model_folder(model: &str, fields: &Value) -> Temporary {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -91,7 +91,7 @@ fn load(folder: &Temporary, read_as: ReadAs, device: DeviceChoice) -> Model {
     Model::load_blocking(files, options).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// What is told of an answer.
+/// The events of an answer.
 fn told(chat: &Chat) -> Result<(ChatPrompt, Vec<ChatStep>, Answer), Error> {
     let (mut prompt, mut steps, mut answer) = (None, Vec::new(), None);
     for event in chat.answer().blocking() {
@@ -139,7 +139,8 @@ fn golden_llm_chat_templates() {
     println!("{count} conversations");
 }
 
-/// The recorded answers of small chat models, token for token; every step's text and gaps fit what is written in the end.
+/// The recorded answers of small chat models, token for token; the text and gaps of every step agree with the final
+/// text.
 fn check_answers(device: DeviceChoice) {
     let mut count = 0;
     for (path, json) in files("runs") {
@@ -227,7 +228,7 @@ struct Way {
     config: Value,
     read_as: ReadAs,
     tail: Option<PromptTail>,
-    /// What it keeps of the cache is a multiple of so many tokens; nothing where that is left open.
+    /// The number of cached tokens reused is a multiple of this; `None` if undetermined.
     block: Option<usize>,
 }
 
@@ -278,7 +279,8 @@ fn options(tail: Option<PromptTail>, seed: u64, most: usize) -> ChatOptions {
     }
 }
 
-/// A conversation that goes on from the cache is, bit for bit, the one in which every answer is computed from nothing.
+/// A conversation that continues from the cache is, bit for bit, the one in which every answer is computed from
+/// scratch.
 #[test]
 fn a_kept_cache_changes_nothing() {
     for Way {
@@ -349,7 +351,7 @@ fn a_kept_cache_changes_nothing() {
     }
 }
 
-/// What stands in the cache is forgotten where another call used the device, where the messages change, and where another conversation did.
+/// The cache is discarded if another call used the device, the messages change, or another conversation used it.
 #[test]
 fn a_cache_of_others_is_not_gone_on_from() {
     let folder = model_folder("chat/model_bd3lm", &ar());
@@ -372,7 +374,7 @@ fn a_cache_of_others_is_not_gone_on_from() {
     };
     model.blocking().text(request).unwrap();
     assert_eq!(ask(&mut first, "Name a fruit."), (0, text));
-    // An answer that nobody waits for leaves nothing to go on from.
+    // An abandoned answer leaves nothing to continue from.
     let mut dropped = first.answer();
     assert!(matches!(
         pollster::block_on(dropped.next()),
@@ -382,7 +384,7 @@ fn a_cache_of_others_is_not_gone_on_from() {
     assert_eq!(ask(&mut first, "Name a fruit.").0, 0);
 }
 
-/// The oldest turns go, the system's message stays; a message that is too long by itself is refused.
+/// The oldest turns are dropped and the system message stays; a message that is too long by itself is refused.
 #[test]
 fn a_conversation_is_trimmed_to_the_context() {
     let mut config = ar();
@@ -409,7 +411,7 @@ fn a_conversation_is_trimmed_to_the_context() {
         dropped[0] == 0 && dropped[11] > 0 && dropped.is_sorted(),
         "{dropped:?}"
     );
-    // Not one turn after the other, or nothing would ever stand in the cache.
+    // Not in every turn, or the cache could never be reused.
     assert!(
         dropped
             .windows(2)
@@ -465,7 +467,7 @@ fn answers_end_where_they_are_told_to() {
         ("", esolm::stop::Finish::Interrupted)
     );
     assert_eq!(told(&chat).unwrap().2.text, whole.text);
-    // Nothing is gone on from what stands for nothing.
+    // The mask token in a message is an error.
     chat.set_messages(vec![Message::user("a <|mask|>")]);
     assert!(matches!(told(&chat), Err(Error::Text(_))));
 }

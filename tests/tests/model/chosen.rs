@@ -1,4 +1,5 @@
-//! Texts of a running batch in which confidence chooses what becomes known, beside each other and beside texts of other schedules.
+//! Texts of a running batch whose tokens are chosen by confidence, together with each other and with texts of other
+//! schedules.
 
 use esolm::checkpoint::OpenOptions;
 use esolm::plan::Schedule;
@@ -23,7 +24,7 @@ const BD3LM: &str = concat!(
 fn by_confidence(number: u32) -> Request {
     Request {
         schedule: Some(Schedule::Confidence),
-        // Some have a pass in common with others of their seed, some with others of another seed, some with none.
+        // Some share passes with others of their seed, some with others of another seed, some with none.
         temperature: Some([1.0, 0.7, 1.0][number as usize % 3]),
         seed: Some(u64::from(number / 3)),
         first: number,
@@ -31,7 +32,7 @@ fn by_confidence(number: u32) -> Request {
     }
 }
 
-/// One network in three ways, with and without a threshold.
+/// One network in three modes, with and without a threshold.
 fn of_stories() -> Vec<Request> {
     (0..14)
         .map(|number| Request {
@@ -52,7 +53,7 @@ fn of_blocks() -> Vec<Request> {
         .map(|number| Request {
             steps: Some(2 + number as usize % 2),
             confidence_threshold: (number > 3).then_some(0.05),
-            // Some do without half of the tokens, or take them with no confidence.
+            // For some, half of the tokens are suppressed, or have confidence 0.
             suppress_tokens: left_out(number % 4 == 2),
             begin_suppress_tokens: left_out(number % 4 == 3),
             ..by_confidence(number)
@@ -90,7 +91,7 @@ fn load(device: DeviceChoice) -> LoadOptions {
     }
 }
 
-/// The texts as a generation writes each alone.
+/// The texts that a generation writes for each alone.
 fn alone(source: &str, requests: &[Request], device: DeviceChoice) -> Vec<Vec<u32>> {
     let model = Model::load_blocking(source, load(device)).unwrap();
     let write = |request: &Request| {
@@ -109,7 +110,7 @@ fn serving(source: &str, places: usize, device: DeviceChoice) -> Serving {
     block_on(Serving::start(files, load(device), options)).unwrap()
 }
 
-/// Every kind of reading: none but the last, of each step, and of their logits.
+/// Every kind of reading: only the end, each step, and the steps' logits.
 fn asked(number: usize, request: &Request) -> TextRequest {
     TextRequest {
         request: request.clone(),
@@ -170,7 +171,7 @@ fn confidence_chooses_in_a_running_batch_what_it_chooses_alone() {
     }
 }
 
-/// Up to rounding, which decides nothing here. Needs an adapter; a software one will do.
+/// Up to rounding, which does not matter here. Needs an adapter; a software one will do.
 #[test]
 fn confidence_chooses_on_a_gpu_what_it_chooses_alone() {
     let gpu = DeviceChoice::Gpu(None);

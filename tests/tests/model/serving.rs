@@ -1,4 +1,4 @@
-//! A running batch: texts that come and go at any time are those that they are alone.
+//! A running batch: texts that come and go at any time are the same as alone.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -70,7 +70,7 @@ fn requests() -> Vec<Request> {
     all
 }
 
-/// What stories are full of, for texts that are to do without.
+/// Common words of stories, to be suppressed in some texts.
 fn left_out(is_wanted: bool) -> Vec<TokenName> {
     let tokens = [".", ",", " the"].into_iter().filter(|_| is_wanted);
     tokens.map(|name| TokenName::Name(name.into())).collect()
@@ -81,7 +81,7 @@ fn alone(model: &Model, request: &Request) -> Vec<u32> {
     footer.unwrap().tokens.remove(0)
 }
 
-/// Whoever else is served, and whenever they come and go.
+/// Independent of what else is served, and when it comes and goes.
 #[test]
 fn texts_of_a_running_batch_are_those_that_they_are_alone() {
     let model = model();
@@ -98,7 +98,7 @@ fn texts_of_a_running_batch_are_those_that_they_are_alone() {
                 ..TextRequest::default()
             };
             let mut writings = serving.write(vec![text.clone()]).unwrap();
-            // And one like it, which is given up again.
+            // And an identical one, which is then abandoned.
             let given_up = serving.write(vec![text]).unwrap();
             running.insert(number, writings.remove(0));
             std::thread::sleep(Duration::from_millis(number as u64 % 7));
@@ -111,7 +111,7 @@ fn texts_of_a_running_batch_are_those_that_they_are_alone() {
                 "{number} of {places} places"
             );
         }
-        // Those that were given up leave after the pass under way.
+        // Abandoned texts leave after the current pass.
         let mut state = serving.state();
         while (state.queued, state.running) != (0, 0) {
             std::thread::sleep(Duration::from_millis(1));
@@ -122,7 +122,7 @@ fn texts_of_a_running_batch_are_those_that_they_are_alone() {
     }
 }
 
-/// On a GPU up to rounding: the numbers of this model leave no two tokens that close. Needs an adapter; a software one will do.
+/// On a GPU, up to rounding: for this model, no two tokens are that close. Needs an adapter; a software one will do.
 #[test]
 fn texts_of_a_running_batch_on_a_gpu_are_those_that_they_are_alone() {
     let gpu = DeviceChoice::Gpu(None);
@@ -134,7 +134,7 @@ fn texts_of_a_running_batch_on_a_gpu_are_those_that_they_are_alone() {
     let request = |number: u32| Request {
         prompt: vec!["Once upon a time".into()],
         length: Some(20 + number as usize),
-        // Neighbours are drawn in one launch, others each in one of its own.
+        // Neighbours are drawn in one launch, others in separate ones.
         seed: Some(u64::from(number / 2)),
         temperature: Some(if number < 4 { 1.0 } else { 0.6 }),
         suppress_tokens: left_out(number == 3),
@@ -198,7 +198,7 @@ fn a_place_is_free_once_its_text_is_given_up() {
         ..TextRequest::default()
     };
     let mut first = serving.write(vec![text(256)]).unwrap().remove(0);
-    // It has its place.
+    // It has a place.
     assert!(matches!(block_on(first.next()), Some(Ok(Told::Header(_)))));
     let waiting = serving.write(vec![text(16), text(16)]).unwrap();
     let refused = serving.write(vec![text(16)]).err();
@@ -213,7 +213,7 @@ fn a_place_is_free_once_its_text_is_given_up() {
     for writing in waiting {
         assert_eq!(block_on(writing.finish()).unwrap().tokens.len(), 16);
     }
-    // What waits and is given up leaves the queue as well.
+    // Waiting texts that are abandoned leave the queue as well.
     let first = serving.write(vec![text(256)]).unwrap();
     for _ in 0..20 {
         drop(serving.write(vec![text(200)]));
@@ -223,13 +223,13 @@ fn a_place_is_free_once_its_text_is_given_up() {
     if let Ok(mut last) = last {
         block_on(last.remove(0).finish()).unwrap();
     }
-    // The thread may not have looked yet.
+    // The thread may not have noticed yet.
     while serving.state().queued > 0 {
         std::thread::yield_now();
     }
 }
 
-/// Stop strings and end-of-text tokens end a text as they do elsewhere, and nothing more of it is written.
+/// Stop strings and end-of-text tokens end a text as elsewhere, and nothing more of it is written.
 #[test]
 fn texts_of_a_running_batch_end_where_they_end_alone() {
     let model = model();
@@ -283,7 +283,7 @@ fn texts_of_a_running_batch_end_where_they_end_alone() {
     assert!(written.nfe < whole.nfe, "{} of {}", written.nfe, whole.nfe);
 }
 
-/// Places may be shorter than the context, and then what is longer does not fit.
+/// Places may be shorter than the context; then longer texts do not fit.
 #[test]
 fn places_are_as_long_as_they_are_asked_to_be() {
     let model = model();
@@ -387,7 +387,7 @@ fn tokens_stand_for_their_prompt() {
     assert!(serving.write(vec![long]).is_err());
 }
 
-/// From left to right they are what `score` adds up, and in any order their sum is that order's likelihood.
+/// From left to right, they are what `score` adds up; in any other order, their sum is that order's likelihood.
 #[test]
 fn log_probabilities_of_given_tokens_add_up_to_scores() {
     let model = model();
@@ -429,7 +429,7 @@ fn log_probabilities_of_given_tokens_add_up_to_scores() {
         let listed = one.top.iter().find(|(other, _)| other == token);
         assert!(listed.is_none_or(|(_, logp)| *logp == one.logp));
     }
-    // The first token is not known beforehand: all likelihoods are of the same text.
+    // The first token is not given: all likelihoods are of the same text.
     let sums: Vec<f64> = (0..4)
         .map(|seed| {
             let drawn = Echo {

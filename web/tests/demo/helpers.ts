@@ -42,7 +42,7 @@ export async function openTrace(page: Page, text: string): Promise<void> {
   await expect(page.locator("#origin")).toContainText("run.jsonl");
 }
 
-/** Shows the state after so many steps, and stays there. */
+/** Shows the state after this many steps, and pauses. */
 export async function scrub(page: Page, shown: number): Promise<void> {
   await page.locator("#timeline").fill(String(shown));
   await expect(page.locator("#timeline")).toHaveValue(String(shown));
@@ -66,7 +66,7 @@ export function expected(run: Recorded, shown: number, sequence = 0): { known: n
   return { known, fresh };
 }
 
-/** What axe objects to on the page as it is. */
+/** Violations that axe finds on the page as it is. */
 export async function violations(page: Page): Promise<{ rule: string; where: string[] }[]> {
   await page.evaluate(axe);
   return page.evaluate(async () => {

@@ -7,7 +7,7 @@ import { chromiumPath } from "../chromium.js";
 import { byNumber, choose, fixture, positions, scrub, violations } from "./helpers.js";
 
 const stories = (name: string): string => fileURLToPath(new URL(`../../../models/stories/${name}`, import.meta.url));
-/** The adapter of these tests is imitated by the processor, which the page takes only when it is told to. */
+/** The adapter of these tests is a software one, which the page uses only on request. */
 const GPU = "device=gpu";
 const SHORT = `length=32&steps=8&${GPU}`;
 const LONG = `length=256&steps=256&alpha0=0&${GPU}`;
@@ -24,7 +24,7 @@ async function finished(page: Page): Promise<string> {
   return (await page.locator("#cells .cell.known:not(.special)").allTextContents()).join("");
 }
 
-/** Does something in the page as soon as the first token is shown: runs are too quick to be caught from outside. */
+/** Does something in the page as soon as the first token is shown: runs are too fast to be caught from outside. */
 const atFirstToken = (page: Page, action: () => void): Promise<unknown> =>
   page.addInitScript((source) => {
     document.addEventListener("DOMContentLoaded", () => {

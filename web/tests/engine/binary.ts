@@ -1,4 +1,4 @@
-/** Reads a wasm module: as much of the format as it takes to see what its functions begin with. */
+/** Reads as much of a wasm module as is needed to see how its functions begin. */
 
 interface Body {
   /** First byte of the instructions, and the byte after the last. */

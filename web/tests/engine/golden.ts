@@ -1,4 +1,4 @@
-/** The golden data of the published code (tests/fixtures/golden/README.md) as requests to the engine, with what it must answer. */
+/** The golden data of the published code (tests/fixtures/golden/README.md) as requests to the engine, with the expected results. */
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -7,15 +7,15 @@ import { Tensors } from "./safetensors.js";
 
 export const folder = fileURLToPath(new URL("../../../tests/fixtures/golden/", import.meta.url));
 
-/** That of the family's other code. */
+/** The golden data of the family's other code. */
 export const family = fileURLToPath(new URL("../../../tests/fixtures/golden-family/", import.meta.url));
 
-/** That of decoders of the Qwen3 and Qwen2 kinds. */
+/** The golden data of decoders of the Qwen3 and Qwen2 kinds. */
 export const decoders = fileURLToPath(new URL("../../../tests/fixtures/golden-llm/", import.meta.url));
 
-/** Largest difference of logits that counts as the published code's. */
+/** Maximum difference from the published code's logits. */
 export const BOUND = 1e-4;
-/** The same of decoders, whose logits deviate by about 3.5. */
+/** The same for decoders, whose logits have a standard deviation of about 3.5. */
 export const DECODER_BOUND = 2e-4;
 /** Vocabulary, mask token and beginning-of-text token of the golden models. */
 const VOCAB = 97;
@@ -206,7 +206,7 @@ export function arTrace(prepend: "none" | "bos"): Omit<Trace, "plan"> {
   };
 }
 
-/** Fails where two arrays differ by more than `bound`, and returns the largest difference. */
+/** Fails if two arrays differ by more than `bound`; returns the largest difference. */
 export function close(what: string, got: number[], want: number[], bound = BOUND): number {
   expect(got.length, what).toBe(want.length);
   let largest = 0;

@@ -4,7 +4,7 @@ import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { repository } from "./lab.js";
 
-/** What the native program prints. It is the one that the environment variable ESOLM_NATIVE names, else it is built. */
+/** The output of the native program, which is named by the environment variable ESOLM_NATIVE, or else built. */
 async function native(...wishes: string[]): Promise<string> {
   const ready = process.env["ESOLM_NATIVE"];
   const [program, ...before] = ready ? [ready] : ["cargo", "run", "--release", "-q", "--"];
@@ -12,12 +12,12 @@ async function native(...wishes: string[]): Promise<string> {
   return stdout;
 }
 
-/** Writes a model into a folder in fewer bits. */
+/** Writes a model into a folder, quantised. */
 export async function convert(model: string, folder: string, dtype: "q8" | "q4"): Promise<void> {
   await native("convert", model, folder, "--dtype", dtype);
 }
 
-/** What the native program writes: the tokens of each text, and the texts. */
+/** The native program's output: the tokens of each text, and the texts. */
 export interface Sample {
   tokens: number[][];
   text: (string | null)[];

@@ -1,4 +1,4 @@
-/** Reads safetensors files: as much of the format as the golden data needs. */
+/** Reads safetensors files, as far as the golden data requires. */
 
 import { readFileSync } from "node:fs";
 

@@ -1,4 +1,4 @@
-/** What the package must do in every browser, on the model that ships. One after the other, in one page. */
+/** Scenarios of the package for every browser, with the model that ships, run one after the other in one page. */
 
 import { expect } from "@playwright/test";
 import * as golden from "../engine/golden.js";
@@ -16,7 +16,7 @@ declare global {
 export interface Place {
   tab: Tab;
   device: "gpu" | "cpu";
-  /** What the native program writes for these arguments. */
+  /** The native program's output for these arguments. */
   native(...wishes: string[]): Promise<Sample>;
 }
 

@@ -1,4 +1,4 @@
-/** What the page must do in every browser. */
+/** Scenarios of the page for every browser. */
 
 import { expect } from "@playwright/test";
 import type { Place, Scenario } from "./package.js";
@@ -6,7 +6,7 @@ import type { Place, Scenario } from "./package.js";
 interface PagePlace extends Place {
   /** Address of the page. */
   url: string;
-  /** Keeps what is seen. */
+  /** Saves a screenshot. */
   picture(name: string): Promise<void>;
 }
 
@@ -14,7 +14,7 @@ export interface PageScenario extends Omit<Scenario, "run"> {
   run(place: PagePlace): Promise<void>;
 }
 
-/** Opens the page with settings. A visit that differs in them alone would not load the page again. */
+/** Opens the page with settings. A visit that differs only in its settings would not reload the page. */
 async function open({ tab, url, device }: PagePlace, settings: string): Promise<void> {
   await tab.goto("about:blank");
   await tab.goto(`${url}#device=${device}${settings}`);

@@ -1,11 +1,11 @@
-/** What the pages of these tests hold besides themselves: what goes wrong in them, and ways to wait in them. */
+/** Added to the pages of these tests: a record of their errors, and ways to wait. */
 
 export interface Probe {
-  /** What a person would find in the console. */
+  /** Errors that appear in the console. */
   problems: string[];
-  /** Waits until `condition` holds; a wait of three minutes fails, and says for what. */
+  /** Waits until `condition` holds; fails after three minutes, naming what it waited for. */
   until(what: string, condition: () => unknown): Promise<void>;
-  /** Does something as soon as the first token is shown: runs are too quick to be caught from outside. */
+  /** Does something as soon as the first token is shown: runs are too fast to be caught from outside. */
   atFirstToken(action: () => void): void;
 }
 

@@ -1,4 +1,4 @@
-/** WebKitGTK's own little browser, driven by WebDriver, on a display that nobody sees. */
+/** WebKitGTK's MiniBrowser, driven by WebDriver, on a virtual display. */
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { existsSync } from "node:fs";

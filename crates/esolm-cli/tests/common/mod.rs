@@ -1,6 +1,6 @@
 //! Running the built program from the root of the repository, as a user would.
 
-// Each test program uses its own share of this.
+// Each test program uses only part of this.
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The program, with nothing of the user's environment that would change it.
+/// The program, without those of the user's environment variables that would change its behaviour.
 pub fn esolm() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_esolm"));
     command
@@ -28,8 +28,8 @@ pub fn esolm() -> Command {
     command
 }
 
-/// Has a program hear signals that whoever runs the tests ignores: a shell ignores SIGINT for what it starts in the background, and
-/// the program leaves such a signal alone.
+/// Restores the default handling of signals that the tests' own environment ignores: a shell ignores SIGINT for
+/// background jobs, and the program respects that.
 #[cfg(unix)]
 pub fn hears_signals(command: &mut Command) {
     use nix::sys::signal::{SigHandler, Signal, signal};
@@ -37,12 +37,12 @@ pub fn hears_signals(command: &mut Command) {
 
     let reset = || {
         for which in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            // SAFETY: the system's own handling runs no code of this program.
+            // SAFETY: the default handling runs no code of this program.
             unsafe { signal(which, SigHandler::SigDfl) }?;
         }
         Ok(())
     };
-    // SAFETY: between fork and exec it only makes system calls.
+    // SAFETY: between fork and exec, it only makes system calls.
     unsafe { command.pre_exec(reset) };
 }
 
@@ -55,7 +55,7 @@ pub fn run(arguments: &[&str]) -> Output {
     output.expect("the program starts")
 }
 
-/// Runs it to a success, and gives its stdout.
+/// Runs it, expecting success, and returns its stdout.
 pub fn succeed(arguments: &[&str]) -> String {
     let output = run(arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -63,7 +63,7 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// A folder that is gone when the test is over.
+/// A folder that is removed when the test ends.
 pub struct Folder(PathBuf);
 
 impl Folder {
@@ -90,7 +90,7 @@ impl Drop for Folder {
     }
 }
 
-/// A small chat model in a folder of its own, with other fields in its configuration.
+/// A small chat model in its own folder, with some fields of its configuration changed.
 pub fn chat_model(out: &Path, fields: &serde_json::Value) {
     let golden = root().join("tests/fixtures/golden-llm/chat");
     std::fs::create_dir_all(out).expect("a new folder");

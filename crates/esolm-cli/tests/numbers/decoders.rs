@@ -1,4 +1,4 @@
-//! Decoders: in fewer bits, in several files, and how long they take.
+//! Decoders: in fewer bits, in several files, and timed.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::common::{self, Folder, run, succeed};
 
-/// The golden model that writes in blocks of 8, with the tokenizer that says its mask.
+/// The golden model that writes in blocks of 8, with the tokenizer that determines its mask.
 fn chat(folder: &Folder) -> String {
     let golden = common::root().join("tests/fixtures/golden-llm/chat");
     let out = folder.file("chat");
@@ -36,13 +36,13 @@ fn a_decoder_is_stored_in_fewer_bits() {
         let path = Path::new(model).join("model.safetensors");
         std::fs::metadata(path).expect("weights").len() as f64
     };
-    // Of f16; a little is the header's, and norms stay f32.
+    // Compared with f16; the header takes a little, and norms stay f32.
     for (bits, share) in [("q8", 0.60), ("q4", 0.42)] {
         let out = folder.file(bits);
         let line = ["convert", &chat, &out, "--dtype", bits];
         succeed(&[&line[..], &AS_BLOCKS].concat());
         let of_original = sample(&chat, &[&["--weights", bits][..], &AS_BLOCKS].concat());
-        // What it is is written down.
+        // What it is gets recorded.
         assert_eq!(sample(&out, &[]), of_original, "{bits}");
         assert_eq!(sample(&out, &["--weights", bits]), of_original, "{bits}");
         assert!(weights(&out) < share * weights(&chat), "{bits}");
@@ -59,7 +59,7 @@ fn a_decoder_is_stored_in_fewer_bits() {
     }
 }
 
-/// Weights that were several files are replaced whole.
+/// Weights in several files are replaced as a whole.
 #[test]
 fn a_model_in_several_files_is_replaced() {
     let folder = Folder::new();
@@ -81,7 +81,7 @@ fn a_model_in_several_files_is_replaced() {
     assert_eq!(left, ["config.json", "model.safetensors", "tokenizer.json"]);
 }
 
-/// Blocks with a cache beside the same steps without, and AR.
+/// Blocks with a cache next to the same steps without one, and AR.
 #[test]
 fn a_decoder_is_timed() {
     let folder = Folder::new();
@@ -101,7 +101,7 @@ fn a_decoder_is_timed() {
             (name, number("nfe") as u64, number("rows_per_token"))
         })
         .collect();
-    // Of each block but the last its rows come once more, clean.
+    // The rows of each block but the last are computed once more, clean.
     assert_eq!(
         first,
         [

@@ -1,4 +1,4 @@
-//! The folders of decoders that the cases read.
+//! The decoder folders that the cases read.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ fn at(folder: &Folder, name: &str) -> PathBuf {
     folder.path().join("decoders").join(name)
 }
 
-/// A folder of the golden Qwen2 with other fields in its configuration.
+/// A folder of the golden Qwen2 with some fields of its configuration changed.
 fn changed(folder: &Folder, name: &str, fields: Value) {
     let golden = root().join("tests/fixtures/golden-llm/models/qwen2");
     let out = at(folder, name);
@@ -24,7 +24,7 @@ fn changed(folder: &Folder, name: &str, fields: Value) {
     std::fs::copy(weights, out.join("model.safetensors")).expect("writable");
 }
 
-/// Makes them.
+/// Creates the folders.
 pub fn prepare(folder: &Folder) {
     let a2d = json!({"model_type": "a2d-qwen2", "architectures": ["A2DQwen2LMHeadModel"]});
     changed(folder, "qwen2", json!({}));
@@ -40,7 +40,7 @@ pub fn prepare(folder: &Folder) {
     changed(folder, "dream", dream);
     let moe = json!({"architectures": ["Qwen2MoeForCausalLM"]});
     changed(folder, "moe", moe);
-    // What ends its texts is no token.
+    // Its end-of-text token is not a token.
     changed(folder, "ends", json!({}));
     let settings = json!({"eos_token_id": [150, "<|im_end|>"]});
     std::fs::write(
@@ -91,7 +91,7 @@ pub fn prepare(folder: &Folder) {
         "{\"esolm_chat\": 1, \"messages\"",
     )
     .expect("writable");
-    // Two files, of which one is cut short, and one is not there.
+    // Two files, one truncated and one missing.
     for (name, is_there) in [("cut", true), ("gone", false)] {
         changed(folder, name, json!({}));
         let out = at(folder, name);

@@ -7,7 +7,7 @@ use super::common::{Folder, GOLDEN, root, succeed, write};
 /// Changes a tensor of this name: the type that it is stored as, and its values.
 type Change<'a> = dyn Fn(&str, &mut Dtype, &mut Vec<f32>) + 'a;
 
-/// Checkpoints with values that are not finite, or that become so where they are folded together, stored in f16 or computed with.
+/// Checkpoints with values that are not finite, or that overflow when folded, stored in f16 or computed with.
 fn damaged(folder: &Folder) {
     const QKV: &str = "backbone.blocks.0.attn_qkv.weight";
     const BIAS: &str = "backbone.output_layer.linear.bias";
@@ -99,7 +99,7 @@ fn damaged(folder: &Folder) {
     let ar = std::fs::read_to_string(root().join(GOLDEN).join("ar.config.json")).expect("text");
     let ar = ar.replacen('{', "{\"bos_token_id\": 95,", 1);
     std::fs::write(folder.file("ar.json"), ar).expect("writable");
-    // Every token becomes less likely than the mask, which counts as -1e6.
+    // Every token becomes less likely than the mask, whose logit is -1e6.
     for model in ["model_a", "mdlm", "ar"] {
         changed(
             model,

@@ -1,4 +1,5 @@
-//! Bad input of every kind: each ends in the right exit code and one sentence. What is tried and what it prints stands in refusals.txt.
+//! Bad input of every kind ends with the right exit code and one sentence. The cases and their output are in
+//! refusals.txt.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -29,7 +30,7 @@ impl<'a> Case<'a> {
         Some(Self { code, line })
     }
 
-    /// The sentence that it ends in.
+    /// The sentence with which it ends.
     fn run(&self, folder: &Folder) -> String {
         let Self { code, line } = self;
         let temporary = folder.path().to_str().expect("a UTF-8 path");
@@ -68,7 +69,7 @@ fn words(line: &str) -> Vec<String> {
     words
 }
 
-/// The one sentence that a failed run says.
+/// The one sentence of a failed run.
 fn sentence(output: &Output, line: &str) -> String {
     assert!(
         output.stdout.is_empty(),
@@ -76,7 +77,7 @@ fn sentence(output: &Output, line: &str) -> String {
         String::from_utf8_lossy(&output.stdout)
     );
     let errors = String::from_utf8(output.stderr.clone()).expect("text");
-    // The seed and the device may have been told before.
+    // Notes on the seed and the device may come first.
     let said: Vec<&str> = errors
         .lines()
         .filter(|line| line.starts_with("esolm: "))
@@ -121,7 +122,7 @@ fn bad_input_ends_in_one_sentence() {
     if std::env::var_os("ESOLM_WRITE_REFUSALS").is_some() {
         return std::fs::write(&path, seen).expect("writable");
     }
-    // Other systems word their own errors in other ways.
+    // Other systems word their errors differently.
     if cfg!(target_os = "linux") {
         for (seen, written) in seen.lines().zip(written.lines()) {
             assert_eq!(seen, written, "ESOLM_WRITE_REFUSALS=1 writes it anew");
@@ -186,7 +187,7 @@ fn help_goes_to_stdout_unless_it_was_not_asked_for() {
     );
 }
 
-/// Not in the table: the sentence says how many adapters the machine has.
+/// Not in the table: the sentence includes the number of adapters of the machine.
 #[test]
 fn an_adapter_that_is_not_here_is_named() {
     let output = run(&["sample", "--device", "gpu:99"]);

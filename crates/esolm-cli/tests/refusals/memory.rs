@@ -1,4 +1,5 @@
-//! What does not fit the memory that a process may have: one sentence that says what is needed and what there is, never an abort.
+//! What exceeds the memory available to the process ends in one sentence that says what is needed and what is
+//! available, never in an abort.
 
 use std::io::Write;
 use std::process::Command;
@@ -18,7 +19,7 @@ fn run(kib: u64, line: &str) -> std::process::Output {
         .expect("a shell")
 }
 
-/// The MiB that are needed and those that are left, as the sentence has them.
+/// The MiB needed and available, according to the sentence.
 fn refused(kib: u64, line: &str, what: &str, remedy: &str) -> [u64; 2] {
     let output = run(kib, line);
     assert_eq!(output.status.code(), Some(1), "{line}: {output:?}");
@@ -34,7 +35,7 @@ fn refused(kib: u64, line: &str, what: &str, remedy: &str) -> [u64; 2] {
     [needed, left].map(|number| number.parse().expect(&said))
 }
 
-/// What is scored has a batch as well.
+/// Scoring also uses batches.
 #[test]
 fn texts_beyond_the_memory() {
     let folder = Folder::new();
@@ -100,7 +101,7 @@ fn a_training_beyond_the_memory() {
     }
     assert!(!std::path::Path::new(&out).exists());
 
-    // What a state takes is asked for before it is read.
+    // The memory for a state is checked before it is read.
     let small = "--set model.hidden=512 --set run.batch=2 --set run.tokens=256";
     let line = format!("train {recipe} --out {out} {small} --quiet");
     assert!(run(8_000_000, &line).status.success());
@@ -111,7 +112,7 @@ fn a_training_beyond_the_memory() {
     assert!(needed >= (2 * bytes) >> 20, "{needed}");
 }
 
-/// With what the sentence asks for, the batch is written.
+/// Following the advice in the sentence, the batch is written.
 #[test]
 fn a_batch_needs_no_more_than_is_said() {
     let mdlm = format!(
@@ -134,7 +135,7 @@ fn a_batch_needs_no_more_than_is_said() {
         let line = format!("{line} --device cpu --seed 1 --quiet");
         let first = 400_000;
         let [needed, left] = refused(first, &line, what, SMALLER);
-        // The limit may leave less at the second time, as each thread may take a part of the address space for itself.
+        // The second run may have less left, as each thread may reserve part of the address space.
         let mut limit = first + ((needed - left + 1) << 10);
         let mut output = run(limit, &line);
         while output.status.code() == Some(1) && limit < 2_000_000 {
@@ -145,7 +146,7 @@ fn a_batch_needs_no_more_than_is_said() {
     }
 }
 
-/// A safetensors file of `bytes` zeros, which take no room on the disk.
+/// A sparse safetensors file of `bytes` zeros.
 fn write_zeros(path: &str, header: &serde_json::Map<String, serde_json::Value>, bytes: usize) {
     let header = serde_json::to_vec(header).expect("JSON");
     let mut file = std::fs::File::create(path).expect("a file");
@@ -156,7 +157,7 @@ fn write_zeros(path: &str, header: &serde_json::Map<String, serde_json::Value>, 
         .expect("a sparse file");
 }
 
-/// Qwen3-0.6B's shape: it is refused before anything is read, with what `inspect` says that it needs.
+/// Qwen3-0.6B's shape: refused before anything is read, with the requirement that `inspect` reports.
 #[test]
 fn a_decoder_beyond_the_memory() {
     let folder = Folder::new();
@@ -203,10 +204,10 @@ fn a_decoder_beyond_the_memory() {
     let report: serde_json::Value = serde_json::from_slice(&report.stdout).expect("JSON");
     let mib = |bytes: &serde_json::Value| bytes.as_u64().expect("a number") >> 20;
     let said = mib(&report["memory"]["q8"]);
-    // 8.5 bits for each of 596 million weights, with a little beside.
+    // 8.5 bits for each of 596 million weights, and a little more.
     assert!((604..760).contains(&said), "{said}");
     let remedy = "free or allow more, or use a smaller model or fewer bits, as --weights q8 or q4";
-    // What the file takes of the address space is not left.
+    // The address space that the mapped file takes is not available.
     let line = format!("sample --model {weights} --tokenizer none --seed 1 --quiet --weights q8");
     let limit = (end >> 10) as u64 + 400_000;
     let on_cpu = format!("{line} --device cpu");
@@ -215,7 +216,7 @@ fn a_decoder_beyond_the_memory() {
         needed.abs_diff(said) <= 1 && left < needed,
         "{needed} {said} {left}"
     );
-    // Of a GPU that is a software one the weights are here as well.
+    // A software GPU holds the weights in main memory too.
     let on_gpu = format!("{line} --device gpu");
     let [needed, left] = refused(limit + 600_000, &on_gpu, "the model", remedy);
     let weights = mib(&report["gpu_memory"]["q8"][0]);

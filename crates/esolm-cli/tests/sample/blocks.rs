@@ -1,4 +1,4 @@
-//! BD3-LMs: samplers, sizes of blocks, texts beyond the context, and texts that end early.
+//! BD3-LMs: samplers, block sizes, texts beyond the context, and texts that end early.
 
 use super::common::{Folder, run, succeed};
 use super::json;
@@ -45,7 +45,7 @@ fn every_sampler_of_a_bd3lm_writes() {
         (&4.into(), &32.into())
     );
     assert_eq!(first["window"], Value::Null);
-    // Two thirds of the rows of a model that computes all of the text in every pass.
+    // Two thirds of the rows of a model that computes the whole text in every pass.
     assert_eq!(first["rows"], 32 * 4 + 28);
     let written = tokens(&first, 0);
     assert!(
@@ -82,10 +82,10 @@ fn confidence_chooses_within_blocks() {
     assert_ne!(tokens(&few, 0), tokens(&one_by_one, 0));
     assert_eq!(tokens(&of(&["--steps", "2"]), 0), tokens(&few, 0));
 
-    // All of a block at once, some of it, and nothing that a step would not take anyhow.
+    // All of a block at once, some of it, and no more than a step takes anyway.
     let at = |threshold: &str| of(&["--confidence-threshold", threshold]);
     assert_eq!(at("0")["nfe"], 8);
-    // Steps have their numbers whether or not those before them were run, so later blocks have other random numbers.
+    // Steps are numbered whether or not those before them were run, so later blocks have other random numbers.
     assert_eq!(
         tokens(&at("0"), 0)[..4],
         tokens(&of(&["--steps", "1"]), 0)[..4]
@@ -151,7 +151,7 @@ fn a_trace_says_what_confidence_chose() {
 #[test]
 fn the_nucleus_with_and_without_the_token_that_crosses_it() {
     let of = |more: &[&str]| tokens(&sample(&[&["--top-p", "0.01"], more].concat()), 0);
-    // So little that either way the most likely token is all there is.
+    // So small that only the most likely token remains either way.
     assert_eq!(of(&[]), of(&["--top-p-crossing", "drop"]));
     let dropped = sample(&["--top-p", "0.5", "--top-p-crossing", "drop"]);
     assert_eq!(dropped["top_p_crossing"], "drop");
@@ -168,7 +168,7 @@ fn beyond_the_context_is_said() {
     );
     let long = sample(&["--length", "48"]);
     assert_eq!((&long["window"], &long["length"]), (&32.into(), &48.into()));
-    // Each block beyond has its own pass for the clean tokens of the one before it.
+    // Each block beyond the context has its own pass for the clean tokens of the previous one.
     assert_eq!(long["nfe"], 48 + 4);
     assert_eq!(tokens(&long, 0)[..32], tokens(&sample(&[]), 0));
 }
@@ -183,7 +183,7 @@ fn prompts_may_end_within_a_block() {
     assert_eq!(tokens(&report, 0)[..5], [95, 64, 65, 66, 67]);
     assert_eq!(report["nfe"], 3);
     let report = json(&[&model[..], &["--infill", "____bc"]].concat());
-    // The template has seven tokens with the opening one; blocks are written whole.
+    // The template has seven tokens with the opening one; whole blocks are written.
     assert_eq!(tokens(&report, 0).len(), 8);
     assert_eq!(tokens(&report, 0)[5..7], [65, 66]);
 }
@@ -252,7 +252,7 @@ fn a_converted_bd3lm_is_the_same() {
     assert!(succeed(&["inspect", BLOCKS, "--tokenizer", "none"]).contains("0.001 to 0.999"));
 }
 
-/// More steps than there are tokens to choose change nothing, which is said.
+/// More steps than there are tokens to choose change nothing, and a note says so.
 #[test]
 fn steps_that_are_not_run_are_told() {
     let common = [
@@ -278,7 +278,7 @@ fn steps_that_are_not_run_are_told() {
         |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(errors(&more).contains(said), "{}", errors(&more));
     assert!(!errors(&enough).contains("not run"), "{}", errors(&enough));
-    // Where nobody asks for steps, nothing is said of any.
+    // Without the option, there is no note.
     let default = run(&common);
     assert!(
         !errors(&default).contains("not run"),

@@ -1,4 +1,4 @@
-//! `esolm chat` from outside: what is said through a pipe is answered, and what is typed at a terminal too.
+//! `esolm chat` as a user runs it, with input from a pipe and at a terminal.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
@@ -32,11 +32,11 @@ fn command(model: &str, options: &[&str]) -> Command {
     command
 }
 
-/// Says `input` and waits for the end.
+/// Sends `input` and waits for the end.
 fn said(model: &str, options: &[&str], input: &str) -> Output {
     let mut child = command(model, options).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("a pipe");
-    // It may end before it has read all.
+    // It may end before it has read everything.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     child.wait_with_output().expect("it ends")
@@ -130,7 +130,7 @@ fn through_a_pipe_each_line_is_a_message() {
     let answers = text(&output.stdout);
     assert!(answers.starts_with("The sky is blue.\n"), "{answers}");
     assert_eq!(answers.lines().count(), 2, "{answers}");
-    // What is wrong ends it with a sentence.
+    // An error ends it with a sentence.
     for (input, sentence) in [
         ("/nothing\n", "there is no command /nothing"),
         ("/load nowhere.json\n", "cannot read nowhere.json"),
@@ -151,7 +151,7 @@ fn through_a_pipe_each_line_is_a_message() {
             "{input}: {errors}"
         );
     }
-    // As events, what is wrong with one line does not end the others.
+    // With events, an error in one line does not end the others.
     let options = [&BLOCKS[..], &["--json"]].concat();
     let output = said(
         &model,
@@ -293,7 +293,7 @@ fn a_conversation_is_saved_and_gone_on_with() {
     );
 }
 
-/// A conversation as events, a line after the other.
+/// A conversation as events, one line each.
 struct Running {
     child: Child,
     stdin: ChildStdin,

@@ -1,4 +1,5 @@
-//! Decoders: a chat model that writes in blocks, what is left out of its draws, what ends its texts, and what they open with.
+//! Decoders: a chat model that writes in blocks, tokens excluded from its draws, tokens that end its texts, and how
+//! texts open.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ const END_OF_TEXT: u64 = 320;
 const TURN_END: u64 = 322;
 const THE: u64 = 291;
 
-/// The chat model with its tokenizer, as a user has it.
+/// The chat model with its tokenizer, as installed by a user.
 fn chat(folder: &Folder) -> PathBuf {
     let golden = root().join("tests/fixtures/golden-llm/chat");
     let model = folder.path().join("chat");
@@ -68,7 +69,7 @@ fn numbers(list: &Value) -> Vec<u64> {
         .collect()
 }
 
-/// What follows the prompt, and why it ends.
+/// The text after the prompt, and why it ends.
 fn answer(report: &Value) -> (Vec<u64>, String) {
     let known = report["known"][0].as_array().expect("a prompt").len();
     let tokens = numbers(&report["sequences"][0]["tokens"]);
@@ -82,7 +83,7 @@ fn a_chat_model_answers_in_blocks() {
     let model = chat(&folder);
     let (prompt, run) = question();
     let more = ["--prompt", &prompt, "--temperature", "0"];
-    // Blocks of 8 tokens by one token a step, 128 tokens at most, which its end-of-text token cuts.
+    // Blocks of 8 tokens at one token per step, 128 tokens at most, ended earlier by its end-of-text token.
     let report = json(&arguments(&model, "sample", &more));
     assert_eq!(report["family"], "bd3lm");
     assert_eq!(
@@ -102,7 +103,7 @@ fn a_chat_model_answers_in_blocks() {
     );
     assert_eq!(report["ended"], json!([0]));
 
-    // What a trace says is enough to write the same again.
+    // A trace contains everything needed to write the same text again.
     let settings = ["--confidence", "tempered", "--confidence-threshold", "0.8"];
     let more = [
         &more[..2],
@@ -208,7 +209,7 @@ fn tokens_are_left_out_of_draws_and_of_confidences() {
         );
     }
 
-    // A word that is not the last of its block, until nobody is sure of it.
+    // A word that is not revealed last in its block, unless its confidence is set to 0.
     let when = |more: &[&str]| {
         let trace = folder.file("order");
         write(&[more, &["--trace", &trace]].concat());
@@ -240,7 +241,7 @@ fn every_end_of_text_token_ends_an_answer() {
     let report = json(&arguments(&model, "sample", &more));
     let (tokens, finish) = answer(&report);
     assert_eq!((&tokens[..], &finish[..]), (&usual[..4], "eos"));
-    // As does the one of a configuration, of a model that goes from left to right as well; and `convert` keeps it.
+    // The same for one from the configuration, also for a left-to-right model; and `convert` keeps it.
     change(&model, "config.json", |config| {
         config["model_type"] = json!("qwen3");
         config["architectures"] = json!(["Qwen3ForCausalLM"]);
@@ -294,7 +295,7 @@ fn texts_open_as_the_tokenizer_says_unless_the_user_does() {
     let texts: [&[&str]; 3] = [&[], &["--prompt", "The sky"], &["--infill", "The ____ is"]];
     let lines = folder.file("lines.txt");
     std::fs::write(&lines, "The sky is blue.\n").expect("writable");
-    // Of a model that goes from left to right, which shows by what it is scored on.
+    // For a left-to-right model, what it is scored on shows this.
     let scores = || {
         change(&model, "config.json", |config| {
             config["model_type"] = json!("qwen3");

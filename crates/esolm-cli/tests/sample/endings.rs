@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{Folder, json};
 
-/// Options of a text by each way of writing: diffusion and then left to right, from left to right alone, and diffusion alone.
+/// Options for each way of writing: diffusion and then left to right, left to right alone, and diffusion alone.
 const WAYS: [&[&str]; 3] = [
     &["--alpha0", "0.25"],
     &["--alpha0", "0"],
@@ -24,7 +24,8 @@ fn texts(report: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// The text is the whole one, cut: in every way of writing, across tokens, whoever else is in the batch; and steps are saved.
+/// The text is a prefix of the whole one: in every way of writing, across tokens, and in any batch; and steps are
+/// saved.
 #[test]
 fn a_text_ends_before_its_stop_string() {
     let batch = ["--batch", "4"];
@@ -48,7 +49,7 @@ fn a_text_ends_before_its_stop_string() {
             }
             assert_eq!(cut["ended"], Value::from(ended), "{way:?} {stop:?}");
         }
-        // All of them end soon, and nothing more is written then.
+        // All of them end soon, and nothing more is written afterwards.
         let soon = sample(&[way, &batch, &["--stop-string", "e"]].concat());
         assert!(soon["rows"].as_u64() < whole["rows"].as_u64(), "{way:?}");
         if way != WAYS[2] {
@@ -57,7 +58,7 @@ fn a_text_ends_before_its_stop_string() {
     }
 }
 
-/// Why a text ends in which no stop string is.
+/// The reason why a text without a stop string ends.
 fn without_stop(one: &Value) -> &'static str {
     match one["tokens"].as_array().expect("tokens").len() {
         80 => "length",
@@ -82,7 +83,7 @@ fn stop_strings_may_be_several_and_lie_behind_what_is_given() {
     // A newline by its name.
     let cut = sample(&["--batch", "6", "--stop-string", "\\n"]);
     assert!(texts(&cut).iter().all(|text| !text.contains('\n')));
-    // The words of an infill after a stop string are cut off too.
+    // The words of an infill after a stop string are also cut off.
     let infill = ["--infill", "Once ____{30} the end."];
     let text = sample(&[&infill[..], &["--stop-string", "e"]].concat());
     assert_eq!(text["sequences"][0]["finish"], "stop");
@@ -101,7 +102,8 @@ fn a_text_says_why_it_ends() {
     }
 }
 
-/// From left to right, the log-probabilities are the conditionals of the exact likelihood, whatever the temperature; a trace has them too.
+/// From left to right, log-probabilities are the conditionals of the exact likelihood, whatever the temperature; a
+/// trace has them too.
 #[test]
 fn logprobs_are_those_of_the_steps() {
     let folder = Folder::new();
@@ -168,7 +170,7 @@ fn logprobs_are_those_of_the_steps() {
     );
 }
 
-/// A software GPU gives the CPU's figures.
+/// A software GPU gives the same figures as the CPU.
 #[test]
 fn a_gpu_tells_logprobs_too() {
     let common = [

@@ -1,4 +1,4 @@
-//! Jobs that are not gone on with, and lines that are refused.
+//! Jobs that cannot be resumed, and lines that are refused.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ fn another_job_is_not_gone_on_with() {
         assert_eq!(exit, code, "{errors}");
         assert!(errors.contains(said), "{errors}");
     }
-    // The number of texts at once changes nothing, nor does what would have been taken anyway.
+    // The number of texts at once changes nothing, nor does an option with its default value.
     done(job(&input, &path, &["--resume", "--batch", "3"]));
     done(job(&input, &path, &["--resume", "--weights", "f32"]));
     // Another input of the same length.
@@ -57,7 +57,7 @@ fn another_job_is_not_gone_on_with() {
     assert!(errors.contains("the input is not the one"), "{errors}");
     fs::write(&input, &text).expect("written");
     assert!(fs::read(&path).expect("results") == whole);
-    // Results that are another's, or without their record.
+    // Results of another job, or without their record.
     fs::write(&path, "{\"line\": 2}\n").expect("written");
     let (_, errors) = refused(job(&input, &path, &["--resume"]));
     assert!(errors.contains("line 1 of"), "{errors}");
@@ -142,11 +142,12 @@ fn bad_lines_are_named() {
             assert!(!errors.contains(jargon), "{errors}");
         }
         assert!(errors.contains("--keep-going"), "{errors}");
-        // What can be seen without the model is said before anything is done; else what comes before is there.
+        // What can be detected without the model is reported before anything is done; otherwise earlier lines have
+        // results.
         let there = fs::read_to_string(&path).unwrap_or_default();
         assert!(there.lines().count() <= 1, "{there}");
     }
-    // A job that ended at a line that only the model refuses goes on behind it.
+    // A job that ended at a line that only the model refuses can be resumed after it.
     let text = format!("{{\"id\": 1}}\n{{\"prompt\": \"{long}\"}}\n{{\"id\": 3}}\n");
     fs::write(&input, text).expect("written");
     let _ = fs::remove_file(&path);
@@ -184,7 +185,7 @@ fn bad_lines_are_named() {
     );
 }
 
-/// The model is what it computes with, not what it is called.
+/// A model is identified by what it computes with, not by its name.
 #[test]
 fn another_model_is_not_gone_on_with() {
     let folder = Folder::new();
@@ -202,7 +203,7 @@ fn another_model_is_not_gone_on_with() {
     let (model, other) = (copy("model"), copy("other"));
     done(job(&input, &path, &["--model", &model]));
     let whole = fs::read(&path).expect("results");
-    // Half of it, so that there is something left to do.
+    // Half of it, so that something is left to do.
     let half = whole.len() / 2;
     let torn = || fs::write(&path, &whole[..half]).expect("written");
     let again = |model: &str| job(&input, &path, &["--resume", "--model", model]);
@@ -219,7 +220,7 @@ fn another_model_is_not_gone_on_with() {
         fs::write(&file, change(was.clone())).expect("written");
         was
     };
-    // Written in another way it is the same tokenizer.
+    // In another format, it is the same tokenizer.
     let compact = |text: Vec<u8>| {
         let value: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         value.to_string().into_bytes()
@@ -261,7 +262,7 @@ fn another_model_is_not_gone_on_with() {
     done(again(&other));
 }
 
-/// Results do not replace what they are made from, by whatever name.
+/// Results never replace their inputs, under any name.
 #[test]
 fn the_input_is_no_output() {
     let folder = Folder::new();
@@ -286,7 +287,7 @@ fn the_input_is_no_output() {
     assert!(fs::read(&record).expect("the input") == before);
 }
 
-/// A line that is too long is one that cannot be done.
+/// A line that is too long gets an error as its result.
 #[test]
 fn a_line_that_is_too_long_is_a_bad_line() {
     let folder = Folder::new();

@@ -1,4 +1,4 @@
-//! Jobs: lines in, lines out, in shards and through kills.
+//! Jobs: lines in, lines out, in shards, and killed and resumed.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ const PROMPTS: [&str; 4] = ["One day", "The cat", "Tom and Lily", "There was a b
 /// Lines of the input.
 const LINES: usize = 14;
 
-/// Lines with ids, prompts, templates, seeds and lengths of their own, and a blank one between them.
+/// Lines with their own ids, prompts, templates, seeds and lengths, and a blank one between them.
 pub fn input(folder: &Folder) -> String {
     let path = folder.file("in.jsonl");
     let mut text = String::from("\u{feff}");
@@ -51,7 +51,7 @@ pub fn done(mut command: Command) -> Output {
     output
 }
 
-/// The one sentence of a run that is refused, with its exit code.
+/// The one sentence of a refused run, with its exit code.
 pub fn refused(mut command: Command) -> (i32, String) {
     let output = command.output().expect("it starts");
     let errors = String::from_utf8(output.stderr).expect("text");
@@ -68,7 +68,7 @@ pub fn lines(path: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The output of a run that nobody interrupts.
+/// The output of an uninterrupted run.
 pub fn whole(folder: &Folder, input: &str) -> Vec<u8> {
     let path = folder.file("whole.jsonl");
     done(job(input, &path, &[]));
@@ -140,7 +140,7 @@ fn shards_put_together_are_one_run() {
     }
 }
 
-/// Ended at any moment, and gone on with, also with a torn last line: the results are those of one run.
+/// Killed at any moment and resumed, also with a partial last line: the results are those of a single run.
 #[cfg(unix)]
 #[test]
 fn a_killed_job_goes_on() {
@@ -172,7 +172,7 @@ fn a_killed_job_goes_on() {
         child.wait().expect("gone");
         kills += 1;
         let there = fs::read(&path).unwrap_or_default();
-        // Where it was killed at once, the line that was torn before is still there.
+        // If it was killed at once, the partial line is still there.
         let end = there.iter().rposition(|&byte| byte == b'\n');
         let there = &there[..end.map_or(0, |end| end + 1)];
         assert!(whole.starts_with(there), "round {round}");
@@ -185,12 +185,12 @@ fn a_killed_job_goes_on() {
     }
     assert!(kills >= 3, "{kills}");
     assert!(fs::read(&path).expect("results") == whole);
-    // Once it is done, there is nothing to do.
+    // When everything is done, nothing is left to do.
     done(job(&input, &path, &["--resume"]));
     assert!(fs::read(&path).expect("results") == whole);
 }
 
-/// A signal ends it after the step under way; what was written stays.
+/// A signal ends it after the current step; what was written stays.
 #[cfg(unix)]
 #[test]
 fn an_interrupted_job_goes_on() {
@@ -235,7 +235,7 @@ fn an_interrupted_job_goes_on() {
     assert!(fs::read(&path).expect("results") == whole);
 }
 
-/// From a pipe to a pipe; a named one stays what it is.
+/// From a pipe to a pipe; a named pipe stays one.
 #[cfg(unix)]
 #[test]
 fn a_job_goes_through_pipes() {
@@ -272,7 +272,7 @@ fn a_job_goes_through_pipes() {
     assert!(reader.join().expect("read") == whole);
     assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo());
     assert!(!fs::exists(format!("{pipe}.job")).expect("a folder"));
-    // What can be read only once is neither divided nor gone on with.
+    // Input that can be read only once can be neither sharded nor resumed.
     for (rest, said) in [
         (&["--shard", "1/2"][..], "--shard needs an input"),
         (
@@ -296,7 +296,7 @@ fn two_jobs_do_not_write_one_output() {
     let folder = Folder::new();
     let input = input(&folder);
     let path = folder.file("out.jsonl");
-    // Whoever writes an output holds a lock on it.
+    // The writer of an output holds a lock on it.
     let held = fs::File::create(&path).expect("created");
     held.lock().expect("locked");
     let (code, errors) = refused(job(&input, &path, &["--resume"]));
@@ -309,7 +309,7 @@ fn two_jobs_do_not_write_one_output() {
     assert_eq!(lines(&path).len(), LINES);
 }
 
-/// Scores do not depend on shards and batches either, where random orders decide them; and they are those of the plain command.
+/// Scores do not depend on shards and batches either, even with random orders; and they are those of the plain command.
 #[test]
 fn scores_are_a_job_too() {
     let folder = Folder::new();
@@ -401,7 +401,7 @@ fn scores_are_a_job_too() {
     let first: Value = serde_json::from_str(whole.lines().next().expect("a line")).expect("JSON");
     let nats = first["nats_per_token"].as_f64().expect("a number");
     assert!((first["ppl"].as_f64().expect("a number") - nats.exp()).abs() < 1e-9);
-    // From left to right it is the figure of the plain command.
+    // From left to right, it is the figure of the plain command.
     let left = ["--alpha0", "0"];
     let scores = folder.file("scores.jsonl");
     succeed(
@@ -427,7 +427,7 @@ fn scores_are_a_job_too() {
             .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["logp"].clone())
             .collect()
     };
-    // The plain reader knows no ids.
+    // The plain reader does not know ids.
     assert_eq!(
         lines_of(&run("ppl", &input, &left)),
         lines_of(&fs::read_to_string(&scores).expect("written"))
@@ -445,7 +445,7 @@ fn scores_are_a_job_too() {
     assert_eq!(errors, [false, true, true, true, false], "{results}");
 }
 
-/// One option names the form of every output.
+/// One option determines the format of every output.
 #[test]
 fn formats_are_named_alike() {
     let common = ["--device", "cpu", "--quiet"];
@@ -476,8 +476,8 @@ fn formats_are_named_alike() {
     assert_eq!(serde_json::from_str::<Value>(&line).expect("JSON"), whole);
 }
 
-/// What a running batch does not take is written in batches: texts beyond a BD3-LM's context, and steps whose tokens the model's confidence
-/// chooses. Others share passes whatever they ask for, and tell what each token got.
+/// Texts that a running batch cannot take are written in batches: those beyond a BD3-LM's context, and steps whose
+/// tokens are chosen by confidence. Others share passes whatever their options, and report what each token got.
 #[test]
 fn every_kind_of_text_is_a_job() {
     let folder = Folder::new();
@@ -509,7 +509,7 @@ fn every_kind_of_text_is_a_job() {
     }
 }
 
-/// Lines ask by themselves for what a running batch does not take.
+/// A single line may ask for what a running batch cannot take.
 #[test]
 fn lines_may_differ_in_everything() {
     let folder = Folder::new();
@@ -550,7 +550,7 @@ fn lines_may_differ_in_everything() {
         let alone: Value = serde_json::from_str(&alone).expect("JSON");
         assert_eq!(result["tokens"], alone["sequences"][0]["tokens"], "{line}");
     }
-    // Of a stream it is not known beforehand.
+    // For a stream, this is not known in advance.
     let mut command = esolm();
     command.args([&common[..], &["--input", "-"]].concat());
     command.stdin(fs::File::open(&input).expect("the input"));
@@ -562,7 +562,7 @@ fn lines_may_differ_in_everything() {
     );
 }
 
-/// A text of which no token is scored has nothing to be likely or unlikely: it costs nothing, and has no figure per token.
+/// A text with no scored tokens costs nothing, and has no figure per token.
 #[test]
 fn a_text_without_tokens_scores_nothing() {
     let folder = Folder::new();
@@ -577,7 +577,7 @@ fn a_text_without_tokens_scores_nothing() {
                 .collect();
             assert_eq!(results.len(), text.lines().count());
             for (index, result) in results.iter().enumerate() {
-                // White space is a text to `score`, and left out around a document.
+                // `score` treats whitespace as text; around a document it is ignored.
                 let is_nothing = nothing.contains(&index) && (command == "ppl" || index == 0);
                 assert_eq!(result["tokens"] == 0, is_nothing, "{command}: {result}");
                 assert_eq!(result["nats_per_token"].is_null(), is_nothing, "{result}");

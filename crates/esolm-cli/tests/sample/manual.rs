@@ -1,4 +1,4 @@
-//! What shells and `man` are told: every command, and every option of it.
+//! Completion scripts and manual pages include every command and all its options.
 
 use super::{Folder, succeed};
 
@@ -72,11 +72,11 @@ fn completions_and_pages_name_every_option() {
         }
     }
     assert!(seen > 100, "{seen} options were seen");
-    // Written again over what is there.
+    // Overwrites the existing pages.
     succeed(&["man", &pages]);
 }
 
-/// Bash takes the script, and completes with it.
+/// Bash loads the script, and completes with it.
 #[cfg(target_os = "linux")]
 #[test]
 fn bash_completes_with_it() {

@@ -1,4 +1,4 @@
-//! Eso-LM (A): what every way to sample makes of it.
+//! Eso-LM (A) with every way of sampling.
 
 use super::common::{Folder, root, run, succeed};
 use super::json;
@@ -27,7 +27,8 @@ fn mixed_attention_writes_every_way() {
         let length = ["--length", "40", "--json"];
         json(&[&sample[..], &length, more].concat())
     };
-    // One token a pass, after the one that opens the text: each pass computes what is known again; an Eso-LM (B) has two rows a token.
+    // One token per pass, after the opening token: each pass recomputes all known tokens; an Eso-LM (B) has two rows
+    // per token.
     let one_by_one = [
         "--alpha0",
         "1",
@@ -37,7 +38,7 @@ fn mixed_attention_writes_every_way() {
         "40",
     ];
     assert_eq!(with(&one_by_one)["rows"], 40 * 41 / 2 - 1);
-    // From left to right nothing that joins is seen by those before it, but a prompt is computed whole.
+    // From left to right, earlier tokens see none of the later ones, except that a prompt is computed as a whole.
     assert_eq!(with(&["--alpha0", "0"])["rows"], 2 * 39);
     let prompted = with(&["--alpha0", "0", "--prompt", "Once upon a time, Lily"]);
     let given = prompted["sequences"][0]["text"].as_str().expect("a text");
@@ -81,7 +82,7 @@ fn mixed_attention_writes_every_way() {
     );
 }
 
-/// Steps that leave known tokens out before the sequential phase were not made by an Eso-LM (A).
+/// Steps that omit known tokens before the sequential phase were not made by an Eso-LM (A).
 #[test]
 fn a_recorded_run_of_another_attention_is_refused() {
     let golden = "tests/fixtures/golden";

@@ -1,4 +1,5 @@
-//! Where output goes: files by their links, pipes and devices, which are never replaced; and what a terminal sees of a quiet run.
+//! Where output goes: files through links, pipes and devices, which are never replaced; and what a quiet run shows on a
+//! terminal.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -42,7 +43,7 @@ fn a_trace_goes_through_a_pipe_a_link_and_a_device() {
     assert_eq!(lines(&reader.join().expect("text")).len(), whole.len());
     assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo());
 
-    // The link stays, and the file behind it keeps its mode.
+    // The link stays, and its target keeps its mode.
     let link = folder.file("link");
     symlink("trace.jsonl", &link).expect("a link");
     fs::write(&file, "old").expect("writable");
@@ -58,7 +59,7 @@ fn a_trace_goes_through_a_pipe_a_link_and_a_device() {
 
     let sink = folder.file("sink");
     let made = Command::new("mknod").args([&sink, "c", "1", "3"]).output();
-    // Root alone may make one, and not everywhere.
+    // Only root may create one, and not everywhere.
     let is_made = made.is_ok_and(|made| made.status.success()) && fs::write(&sink, "").is_ok();
     if is_made {
         succeed(&[&SHORT[..], &["--trace", &sink]].concat());
@@ -88,7 +89,7 @@ fn a_reader_of_a_trace_that_goes_away_is_named() {
     assert!(said.contains("what reads it ended"), "{said}");
 }
 
-/// A link like `/dev/stdout`, with a pipe and with a file behind it.
+/// A link like `/dev/stdout`, pointing to a pipe and to a file.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_link_to_the_standard_output_is_written_to() {
@@ -147,8 +148,8 @@ fn input(folder: &Folder) -> String {
     file
 }
 
-/// What cannot be ended after a step ends at once, and leaves nothing. A signal that whoever starts the program ignores, as a script
-/// does with SIGINT for what it runs in the background, stays ignored.
+/// A command that cannot be stopped after a step ends at once, and leaves nothing behind. A signal that was ignored at
+/// startup, as a script ignores SIGINT for background jobs, stays ignored.
 #[test]
 fn a_signal_leaves_no_temporary_file() {
     for (ignored, signals, code) in [
@@ -204,7 +205,7 @@ fn a_signal_leaves_no_temporary_file() {
     }
 }
 
-/// Ctrl-S stops a terminal, which then takes nothing, neither text nor the cursor that it should get back.
+/// Ctrl-S stops a terminal, which then accepts nothing, neither text nor the sequence that restores the cursor.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_stopped_terminal_does_not_keep_the_program_from_its_end() {
@@ -240,7 +241,7 @@ fn a_stopped_terminal_does_not_keep_the_program_from_its_end() {
         assert!(ended.is_none(), "it ended before the signal");
         patience();
     };
-    // The first signal ends the step under way, and the next one the program.
+    // The first signal stops after the current step, and the next one ends the program.
     for _ in 0..300 {
         let _ = Command::new("kill").args(["-TERM", &pid]).output();
         if let Some(ended) = terminal.try_wait().expect("script runs") {
@@ -254,7 +255,7 @@ fn a_stopped_terminal_does_not_keep_the_program_from_its_end() {
     panic!("no signal ended it");
 }
 
-/// A model comes from a hub on this machine, with bars for whoever wants to see them.
+/// A model is downloaded from a hub on this machine; progress bars are shown unless the run is quiet.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_quiet_download_shows_nothing() {
@@ -262,11 +263,11 @@ fn a_quiet_download_shows_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let hub = format!("http://{}", listener.local_addr().expect("its address"));
     std::thread::spawn(move || {
-        // A client that hangs up is not this side's concern.
+        // It does not matter if a client hangs up.
         let streams = listener.incoming().flatten();
         streams.for_each(|stream| drop(answer(stream)));
     });
-    // What a terminal sees of a run whose model is not in the cache yet.
+    // The terminal output of a run whose model is not yet in the cache.
     let seen = |name: &str, quiet: &str| {
         let seen = folder.file(name);
         let program = env!("CARGO_BIN_EXE_esolm");
@@ -287,7 +288,7 @@ fn a_quiet_download_shows_nothing() {
             .status();
         let seen = fs::read_to_string(seen).expect("text");
         assert!(status.expect("script runs").success(), "{seen}");
-        // The frame of `script` itself.
+        // Lines added by `script` itself.
         let lines = seen.lines().filter(|line| !line.starts_with("Script "));
         lines
             .map(|line| format!("{}\n", line.trim_end()))
@@ -299,7 +300,7 @@ fn a_quiet_download_shows_nothing() {
     assert_eq!(quiet.trim(), text.trim());
 }
 
-/// A pipe where a file of a folder would be removed is somebody's own, whatever is allowed.
+/// A pipe in the place of a file that would be removed belongs to somebody else, and is never removed.
 #[test]
 fn convert_removes_nothing_but_files() {
     let folder = Folder::new();
@@ -318,7 +319,7 @@ fn convert_removes_nothing_but_files() {
     assert!(!fs::exists(format!("{out}/model.safetensors")).expect("a folder"));
 }
 
-/// Answers as the hub does for the files of the small model.
+/// Answers like the hub for the files of the small model.
 fn answer(mut stream: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut request = String::new();

@@ -41,7 +41,7 @@ fn every_sampler_of_a_setdlm_writes() {
     );
     assert_eq!(tokens(&sample(&[]), 0), written);
 
-    // Windows are too small for 31 tokens in two steps: further ones follow, and nothing is left out.
+    // Windows are too small for 31 tokens in two steps: further steps follow, and nothing is left out.
     let few = sample(&["--steps", "2"]);
     assert_eq!(few["nfe"], 4);
     assert!(tokens(&few, 0).iter().all(|&token| token < 96));
@@ -68,7 +68,7 @@ fn a_setdlm_writes_beyond_its_context() {
         written.len() == 70 && written.iter().all(|&token| token < 96),
         "{written:?}"
     );
-    // A text of another length in the same steps each begins differently, but one of the batch does not matter.
+    // With the same steps, a text of another length begins differently, but being in a batch makes no difference.
     let batch = sample(&["--length", "70", "--steps", "30", "--batch", "2"]);
     assert_eq!(tokens(&batch, 0), written);
 }
@@ -97,7 +97,7 @@ fn a_converted_setdlm_is_the_same() {
             assert_eq!(tokens(&sample_with(out, &[]), 0), tokens(&sample(&[]), 0));
         }
     }
-    // What no other family has, and what this one has not.
+    // Options that only other families have, and options that only this one has.
     for (model, option, value) in [
         (SETS, "--block-size", "4"),
         (SETS, "--alpha0", "0.5"),

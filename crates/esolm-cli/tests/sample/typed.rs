@@ -1,4 +1,4 @@
-//! `esolm chat` at a terminal, that of `script`: edited messages, keys, and what is left of the terminal afterwards.
+//! `esolm chat` at a terminal, provided by `script`: editing, keys, and the terminal's state afterwards.
 
 use std::fs;
 use std::io::Write;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::common::{Folder, chat_model, hears_signals, root};
 
-/// What a terminal is sent before a message is read, so that pasted text is told from keys.
+/// Sent to a terminal before a message is read, so that pasted text can be told from keys.
 const READY: &str = "\x1b[?2004h";
 const HIDES_CURSOR: &str = "\x1b[?25l";
 const BEGIN_PASTE: &str = "\x1b[200~";
@@ -23,12 +23,12 @@ const CTRL_A: &str = "\x01";
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 
-/// A shell's line at a terminal of its own.
+/// A shell command line at its own terminal.
 struct Terminal {
     script: Child,
     keys: ChildStdin,
     seen: PathBuf,
-    /// Times that a message was read.
+    /// Number of messages read.
     ready: usize,
 }
 
@@ -53,12 +53,12 @@ impl Terminal {
         }
     }
 
-    /// What was seen so far.
+    /// The output so far.
     fn seen(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.seen).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until so much was seen of a text.
+    /// Waits until a text has appeared this many times.
     fn until(&mut self, text: &str, times: usize) {
         while self.seen().matches(text).count() < times {
             let ended = self.script.try_wait().expect("script runs");
@@ -67,7 +67,7 @@ impl Terminal {
         }
     }
 
-    /// Presses keys when the next message is read.
+    /// Presses keys when the next message is being read.
     fn press(&mut self, keys: &str) {
         self.ready += 1;
         self.until(READY, self.ready);
@@ -105,7 +105,7 @@ fn messages_are_edited_at_a_terminal() {
     let saved = folder.path().join("it is saved.json");
     let mut terminal = Terminal::start(&folder, &line);
     let long = "many words ".repeat(30);
-    // Keys of each line, and what they say.
+    // The keys of each line, and the resulting message.
     let said: &[(&[&str], &str)] = &[
         (
             &[&format!(
@@ -113,7 +113,7 @@ fn messages_are_edited_at_a_terminal() {
             )],
             "What colour is the sky?",
         ),
-        // From before, with another end.
+        // An earlier message with another ending.
         (
             &[&format!("{UP}{BACKSPACE} now?\r")],
             "What colour is the sky now?",
@@ -124,7 +124,7 @@ fn messages_are_edited_at_a_terminal() {
         ),
         // All lines of it.
         (&[&format!("{UP}!\r")], "What do\nbees\\ make,\nand why?!"),
-        // Pasted lines are one message, and are as they were.
+        // Pasted lines are one message, unchanged.
         (
             &[&format!(
                 "{BEGIN_PASTE}make \\\r\n\tall\r\n/exit{END_PASTE}?\r"
@@ -134,7 +134,7 @@ fn messages_are_edited_at_a_terminal() {
         (&[&format!("{BEGIN_PASTE}one\n\n{END_PASTE}\r")], "one"),
         (&[&format!("漢字{LEFT}かな{BACKSPACE} é\r")], "漢か é字"),
         (&[&format!("{long}{LEFT}{LEFT}\r")], &long),
-        // What Ctrl-C clears is not said.
+        // What Ctrl-C clears is not sent.
         (&[&format!("Nothing{CTRL_C}Hello.\r")], "Hello."),
         (&["Nothing\\\r", CTRL_C, "Bye.\r"], "Bye."),
     ];
@@ -179,7 +179,7 @@ fn ctrl_c_stops_an_answer_and_ends_at_an_empty_line() {
     assert_eq!(status.code(), Some(0), "{seen}");
 }
 
-/// A program that is told to end while a message is read leaves the terminal as it was.
+/// A program that is told to end while reading a message restores the terminal.
 #[test]
 fn a_signal_gives_the_terminal_back() {
     let folder = Folder::new();

@@ -1,4 +1,4 @@
-//! What is answered, held against the other commands.
+//! Answers compared with the other commands.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn texts(answer: &Value) -> Vec<String> {
     choices.iter().map(text).collect()
 }
 
-/// Tokens of a text, as the server makes them.
+/// Encodes a text with the server.
 fn tokens(server: &Server, prompt: &str) -> Vec<u64> {
     let answer = server
         .post("/tokenize", &json!({"prompt": prompt}))
@@ -103,7 +103,7 @@ fn a_completion_is_what_sample_writes() {
                     .contains(&choice["finish_reason"])
             );
         }
-        // As tokens, and beside another prompt, whose choices come after.
+        // As tokens, and together with another prompt, whose choices follow.
         body["prompt"] = json!([own, own]);
         body["n"] = 2.into();
         assert_eq!(texts(&server.complete(&body).success()), texts(&answer));
@@ -138,7 +138,7 @@ fn a_middle_is_the_infill_that_sample_writes() {
     assert_eq!(text, texts(&answer)[0]);
 }
 
-/// What a part of a stream brings of a choice.
+/// The text that a part of a stream adds to a choice.
 fn texts_of(event: &Value, index: usize) -> String {
     let choices = event["choices"].as_array().expect("choices");
     choices
@@ -148,7 +148,7 @@ fn texts_of(event: &Value, index: usize) -> String {
         .collect()
 }
 
-/// Nothing that was sent is taken back, in any order of writing, and the parts make the whole.
+/// Nothing sent is taken back, in any order of writing, and the parts add up to the whole.
 #[test]
 fn a_stream_brings_the_same_text_from_its_beginning_on() {
     let server = Server::start(&["--max-batch", "2"]);
@@ -221,7 +221,7 @@ fn stop_strings_end_texts_and_are_not_in_them() {
     assert!(few.as_u64().expect("a number") < all);
 }
 
-/// The request of lm-eval: what is given is told with what it scores, then exactly one token.
+/// lm-eval's request: the given text is returned with its scores, then exactly one token.
 #[test]
 fn an_echo_tells_what_score_adds_up() {
     let server = Server::start(&[]);
@@ -269,7 +269,7 @@ fn an_echo_tells_what_score_adds_up() {
                 .fold(f64::MIN, f64::max);
             assert!(logp.as_f64().expect("a number") <= most);
         }
-        // The one token that was drawn is the most likely one.
+        // The one drawn token is the most likely one.
         let drawn = list("token_logprobs")[all.len()].as_f64();
         let top = list("top_logprobs")[all.len()]
             .as_object()
@@ -279,7 +279,7 @@ fn an_echo_tells_what_score_adds_up() {
         let text = choice_told["text"].as_str().expect("text");
         assert!(text.starts_with(&format!("{context}{choice}")), "{text}");
     }
-    // Without a token to write, and in a drawn order, which is as good a likelihood of the same text.
+    // Without a token to write, and in a random order, which gives an equally valid likelihood of the text.
     let mut alone = body.clone();
     alone["prompt"] = json!(all);
     alone["max_tokens"] = 0.into();
@@ -331,7 +331,7 @@ fn models_tokens_health_and_counts_are_told() {
     let opened = json!({"prompt": PROMPT, "add_special_tokens": true, "model": "small"});
     let opened = server.post("/tokenize", &opened).success();
     assert_eq!(opened["count"], own.len() + 1);
-    // A client that opens its text by itself gets no second opening.
+    // A client that supplies the opening token does not get a second one.
     let ask = |prompt: &Value| {
         let body = json!({"prompt": prompt, "seed": 1, "max_tokens": 12});
         texts(&server.complete(&body).success())
@@ -341,7 +341,7 @@ fn models_tokens_health_and_counts_are_told() {
     assert!(server.metric("esolm_passes_total{model=\"stories\"}") > 0.0);
     assert_eq!(server.metric("esolm_running{model=\"stories\"}"), 0.0);
     assert!(server.metric("esolm_requests_total{path=\"/v1/completions\",status=\"200\"}") >= 2.0);
-    // Requests of both models are theirs alone.
+    // Requests go to the right one of two models.
     let mut body = json!({"model": "small", "prompt": PROMPT, "seed": 1, "max_tokens": 12});
     let small = server.post("/v1/completions", &body).success();
     body["model"] = "stories".into();

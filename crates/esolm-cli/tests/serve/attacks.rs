@@ -1,4 +1,4 @@
-//! Clients that mean harm: none takes the server from the others, and it lives on.
+//! Malicious clients: none of them denies the server to others, and it survives.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -10,10 +10,10 @@ use serde_json::json;
 
 use super::http::{Answer, Server};
 
-/// Connections that do nothing, more than the server has.
+/// Idle connections, more than the server accepts.
 const IDLE: usize = 3000;
 
-/// That the server lives, and serves.
+/// Checks that the server still serves.
 fn lives(server: &Server) {
     let body = json!({"prompt": "Once", "max_tokens": 3, "seed": 1});
     let answer = server.complete(&body).success();
@@ -24,7 +24,7 @@ fn lives(server: &Server) {
 fn bodies_that_no_request_has_are_refused() {
     let server = Server::start(&[]);
     let post = |body: &[u8]| server.post_with("/v1/completions", "", body);
-    // Larger than the limit: said from the head alone, and where none says it, once it is seen.
+    // Larger than the limit: refused from the head alone, or once noticed if no length is given.
     let host = server.address.clone();
     let head = |more: &str| {
         format!(
@@ -43,7 +43,7 @@ fn bodies_that_no_request_has_are_refused() {
         chunked.extend(b"\r\n");
     }
     server.exchange(&chunked).refusal(413);
-    // Not text, not JSON, or JSON without end.
+    // Not text, not JSON, or endless JSON.
     post(b"{\"prompt\": \"\xff\xfe\", \"model\": \"stories\"}").refusal(400);
     post(b"\xff").refusal(400);
     post(b"").refusal(400);
@@ -67,7 +67,7 @@ fn bodies_that_no_request_has_are_refused() {
     post(long.as_bytes()).refusal(400);
     post(br#"{"model": "stories", "prompt": "a", "temperature": 1e999}"#).refusal(400);
     post(br#"{"model": "stories", "prompt": "a", "n": 99999999999999999999999}"#).refusal(400);
-    // Heads that are too long, or no heads.
+    // Heads that are too long, or not heads at all.
     let request = head(&format!("X: {}\r\n", "x".repeat(100_000)));
     assert!([0, 400, 431].contains(&server.exchange(request.as_bytes()).status));
     let request = head(&"X: y\r\n".repeat(1000));
@@ -79,7 +79,7 @@ fn bodies_that_no_request_has_are_refused() {
     lives(&server);
 }
 
-/// Names of models are names in a list, never paths.
+/// Model names are looked up in a list, never used as paths.
 #[test]
 fn no_name_of_a_model_leads_to_a_file() {
     let server = Server::start(&[]);
@@ -114,11 +114,11 @@ fn no_name_of_a_model_leads_to_a_file() {
     lives(&server);
 }
 
-/// Clients that say nothing, or little by little, hold nobody up, and are gone in the end.
+/// Clients that send nothing, or very slowly, delay nobody, and are disconnected in the end.
 #[test]
 fn slow_clients_hold_nobody_up_and_are_sent_away() {
     let server = Server::start(&[]);
-    // Each is a file of both programs, of which a system gives each 1024 by default.
+    // Each takes a file in both programs, which by default may have 1024 each.
     let files = Resource::RLIMIT_NOFILE;
     let (allowed, possible) = getrlimit(files).expect("a limit");
     let needed = 2 * IDLE as u64;
@@ -127,7 +127,7 @@ fn slow_clients_hold_nobody_up_and_are_sent_away() {
             .expect("a system that lets a program have {needed} files");
     }
     let idle: Vec<_> = (0..IDLE).map(|_| server.connect()).collect();
-    // Whoever has said nothing for longest makes room.
+    // The connection that has been idle for longest makes room.
     assert_eq!(server.metric("esolm_connections_refused_total"), 0.0);
     lives(&server);
     // A head that never ends, and a body that never ends.
@@ -146,14 +146,14 @@ fn slow_clients_hold_nobody_up_and_are_sent_away() {
         .expect("sent");
     lives(&server);
     let ticks = std::thread::spawn(move || {
-        // Byte by byte, for as long as anybody listens.
+        // Byte by byte, until disconnected.
         while slow_head.write_all(b"a").is_ok() {
             std::thread::sleep(Duration::from_millis(200));
         }
     });
     for mut stream in idle {
         let mut rest = Vec::new();
-        // Closed by the server; a test that hangs here is its failure.
+        // Closed by the server; otherwise this test hangs.
         let _ = stream.read_to_end(&mut rest);
     }
     ticks.join().expect("it was closed");
@@ -161,7 +161,7 @@ fn slow_clients_hold_nobody_up_and_are_sent_away() {
     lives(&server);
 }
 
-/// Requests that are given up at any point leave nothing behind.
+/// Requests abandoned at any point leave nothing behind.
 #[test]
 fn clients_that_go_away_leave_nothing_behind() {
     let server = Server::start(&["--max-batch", "2", "--queue", "16"]);
@@ -186,7 +186,7 @@ fn clients_that_go_away_leave_nothing_behind() {
     lives(&server);
 }
 
-/// SIGTERM and Ctrl-C let what runs end, and nothing new is taken.
+/// SIGTERM and Ctrl-C let running requests finish, and new ones are refused.
 #[test]
 fn a_server_that_is_to_end_says_so_and_finishes_what_runs() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {

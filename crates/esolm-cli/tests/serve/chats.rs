@@ -1,11 +1,11 @@
-//! Conversations with the server: the answers are those of the published sampler, whole and as streams.
+//! Conversations over HTTP: the answers are those of the published sampler, both whole and as streams.
 
 use serde_json::{Value, json};
 
 use super::common::{Folder, root};
 use super::http::Server;
 
-/// A small chat model's folder, as one is downloaded.
+/// A small chat model's folder, as downloaded.
 fn chat_model(folder: &Folder) -> String {
     let (golden, to) = (
         root().join("tests/fixtures/golden-llm/chat"),
@@ -81,14 +81,14 @@ fn conversations_are_answered_as_published() {
         count += 1;
     }
     assert!(count > 2);
-    // The template as clients run it themselves.
+    // The template for clients that render it themselves.
     let config = root().join("tests/fixtures/golden-llm/chat/tokenizer_config.json");
     let config: Value =
         serde_json::from_slice(&std::fs::read(config).expect("read")).expect("JSON");
     let info = server.get("/tokenizer_info").success();
     assert!(config["chat_template"].is_string());
     assert_eq!(info["chat_template"], config["chat_template"]);
-    // What is never drawn is in no answer.
+    // Suppressed tokens are in no answer.
     let answer = |suppressed: Value| {
         let body = json!({
             "model": "talks", "max_tokens": 8, "suppress_tokens": suppressed,
@@ -138,7 +138,7 @@ fn conversations_are_answered_as_published() {
             "{body}"
         );
     }
-    // Parts of text, and what clients send back of an answer.
+    // Text parts, and assistant messages as clients send them back.
     let body = json!({
         "model": "talks", "max_tokens": 8, "response_format": {"type": "text"}, "tools": [],
         "messages": [

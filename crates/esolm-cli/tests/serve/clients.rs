@@ -1,5 +1,5 @@
-//! The clients that people use: the Python package `openai`, and lm-eval's `local-completions`. They are installed once, from PyPI, into
-//! a folder of the build; after that nothing here needs a network.
+//! Widely used clients: the Python package `openai`, and lm-eval's `local-completions`. They are installed once, from
+//! PyPI, into a folder of the build; afterwards no network is needed.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::common::{Folder, root, succeed};
 use super::http::Server;
 
-/// What is installed. Another list gets a folder of its own; `cargo xtask test` uses the same one for the Python package.
+/// The packages. Another list gets its own folder; `cargo xtask test` uses the same one for the Python package.
 const REQUIREMENTS: &str = include_str!("../../../../tests/requirements.txt");
 
 fn succeeds(command: &mut Command, what: &str) -> String {
@@ -23,7 +23,7 @@ fn succeeds(command: &mut Command, what: &str) -> String {
     said
 }
 
-/// The environment's Python. A half-made environment is made anew.
+/// The environment's Python. An incomplete environment is created again.
 fn python() -> PathBuf {
     let mut hasher = DefaultHasher::new();
     REQUIREMENTS.hash(&mut hasher);
@@ -56,7 +56,7 @@ fn script(python: &Path, arguments: &[&str]) -> String {
     succeeds(&mut command, "clients.py")
 }
 
-/// Questions with two answers each, and what the model makes of them by itself.
+/// Questions with two answers each, and how the model ranks them.
 fn questions() -> Vec<(&'static str, [&'static str; 2])> {
     vec![
         (

@@ -1,4 +1,4 @@
-//! A server of its own for each test, and plain HTTP.
+//! A separate server for each test, and plain HTTP.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -13,22 +13,22 @@ use super::common::esolm;
 /// Longer than any answer takes.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A server that ends with the test.
+/// A server that is stopped when the test ends.
 pub struct Server {
     pub child: Child,
     /// Host and port.
     pub address: String,
-    /// What it says once it listens.
+    /// Its output since it started listening.
     lines: Receiver<String>,
 }
 
 impl Server {
-    /// Serves the model that ships, on the CPU, on a port that is free.
+    /// Serves the model that ships, on the CPU, on a free port.
     pub fn start(options: &[&str]) -> Self {
         Self::start_with(options, &[])
     }
 
-    /// The same with variables of its environment.
+    /// The same, with environment variables.
     pub fn start_with(options: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = esolm()
             .args(["serve", "--port", "0", "--device", "cpu"])
@@ -50,7 +50,7 @@ impl Server {
             })
             .unwrap_or_else(|| panic!("it listens: {said:?}"));
         let (hears, heard) = mpsc::channel();
-        // It is read all the time, so that it can go on to speak.
+        // Read continuously, so that the server never blocks on a full pipe.
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let _ = hears.send(line); // most tests do not ask
@@ -63,7 +63,7 @@ impl Server {
         }
     }
 
-    /// Waits for its end, and gives what it said since it listened.
+    /// Waits for it to end, and returns its output since it started listening.
     pub fn end(&mut self) -> (ExitStatus, Vec<String>) {
         let status = self.child.wait().expect("it ends");
         (status, self.lines.iter().collect())
@@ -75,10 +75,10 @@ impl Server {
         stream
     }
 
-    /// Sends bytes and reads all that comes back.
+    /// Sends bytes and reads the whole response.
     pub fn exchange(&self, bytes: &[u8]) -> Answer {
         let mut stream = self.connect();
-        // It may answer, and close, before it has read everything.
+        // It may respond, and close, before it has read everything.
         let _ = stream.write_all(bytes);
         Answer::read(&mut stream)
     }
@@ -115,7 +115,7 @@ impl Server {
         self.post("/v1/completions", &body)
     }
 
-    /// What `/metrics` says of a name.
+    /// The value of a metric in `/metrics`.
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").body;
         let line = text.lines().find(|line| line.starts_with(name));
@@ -135,11 +135,11 @@ impl Drop for Server {
     }
 }
 
-/// An answer, its body decoded.
+/// A response, with its body decoded.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
-    /// In small letters.
+    /// In lower case.
     pub head: String,
     pub body: String,
 }
@@ -147,7 +147,7 @@ pub struct Answer {
 impl Answer {
     pub fn read(stream: &mut TcpStream) -> Self {
         let mut all = Vec::new();
-        // A connection that is reset after the answer has given it all the same.
+        // If a connection is reset after the response, the response still counts.
         let _ = stream.read_to_end(&mut all);
         let text = String::from_utf8_lossy(&all).into_owned();
         let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
@@ -177,7 +177,7 @@ impl Answer {
         self.json()
     }
 
-    /// Holds it to be a refusal in OpenAI's form, and gives its error.
+    /// Checks that it is a refusal in OpenAI's format, and returns its error.
     pub fn refusal(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
         let error = self.json()["error"].clone();

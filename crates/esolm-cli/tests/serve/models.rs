@@ -1,4 +1,4 @@
-//! Models of every kind behind the server: what it answers is what `esolm sample` writes with them.
+//! Models of every kind behind the server: its answers are what `esolm sample` writes with them.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ const SETDLM: &str = "tests/fixtures/golden-family/setdlm/owt_setdlm_smax8";
 const BD3LM: &str = "tests/fixtures/golden-family/bd3lm/bs4";
 const DECODER: &str = "tests/fixtures/golden-llm/models/qwen2";
 
-/// A copy of a model with other fields in its configuration, and with a tokenizer of so many words, w0, w1 and so on, of which that which
-/// begins and ends texts is shown in none.
+/// A copy of a model with some fields of its configuration changed, and with a tokenizer of this many words, w0, w1 and
+/// so on; the one that begins and ends texts is shown in none.
 fn worded(folder: &Folder, source: &str, fields: &Value, words: usize) -> String {
     let (from, to) = (root().join(source), folder.path().join("model"));
     std::fs::create_dir_all(&to).expect("a new folder");
@@ -46,7 +46,7 @@ fn worded(folder: &Folder, source: &str, fields: &Value, words: usize) -> String
 /// A way to write, in the fields of a request and in the options of `esolm sample`.
 type Way = (Value, &'static [&'static str]);
 
-/// Holds texts of a server to those of `esolm sample`, alone and several at once, whole and as streams.
+/// Compares a server's texts with those of `esolm sample`, alone and several at once, whole and as streams.
 fn answers_as_sample_writes(model: &str, how: &[&str], ways: &[Way]) {
     let given = [&["--model", model], how].concat();
     let server = Server::start(&given);
@@ -110,7 +110,7 @@ fn decoders_answer_as_sample_writes() {
         ),
     ];
     answers_as_sample_writes(&decoder, &["--weights", "f32"], from_left);
-    // What is given scores as it does elsewhere, and no token of the server's stands in front.
+    // The given text has the same scores as elsewhere, and the server prepends no token.
     let server = Server::start(&["--model", &decoder, "--max-length", "64"]);
     let prompt: Vec<u64> = vec![5, 7, 11, 13, 2, 19];
     let body =
@@ -172,7 +172,7 @@ fn models_that_confidence_leads_answer_as_sample_writes() {
         ),
     ];
     answers_as_sample_writes(&sets, &[], ways);
-    // A token that opens a text is hidden where its tokenizer would show it, too.
+    // An opening token is hidden even if its tokenizer would show it.
     let tokenizer = Path::new(&sets).join("tokenizer.json");
     let told = std::fs::read_to_string(&tokenizer).expect("a tokenizer");
     let mut told: Value = serde_json::from_str(&told).expect("JSON");

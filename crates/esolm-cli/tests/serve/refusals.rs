@@ -1,4 +1,4 @@
-//! What is refused, each in OpenAI's form and with the field that is wrong.
+//! Refusals, each in OpenAI's format and with the field that is wrong.
 
 use std::io::Write;
 
@@ -127,13 +127,13 @@ fn wrong_fields_are_named() {
         let error = server.complete(&fields).refusal(400);
         assert_eq!(error["param"], param, "{fields} {error}");
         assert_eq!(error["type"], "invalid_request_error");
-        // Fields are called as clients call them, and numbers as people do.
+        // Fields have the names that clients use, and numbers their usual notation.
         let message = error["message"].as_str().expect("a text");
         for foreign in ["--", "top-p", "min-p", " inf", "length is"] {
             assert!(!message.contains(foreign), "{fields} {message}");
         }
     }
-    // What asks for nothing passes.
+    // Fields that request nothing are accepted.
     let nothing = json!({
         "prompt": "a", "max_tokens": 2, "best_of": null, "presence_penalty": 0, "frequency_penalty": 0.0,
         "logit_bias": {}, "user": null, "suffix": null, "stop": null, "logprobs": null, "seed": null,
@@ -222,7 +222,7 @@ fn nobody_without_the_key_gets_in() {
     ask("authorization: bearer secret\r\n").success();
 }
 
-/// A page in a browser on this machine reaches a server on it. It must come from an origin that was named, and it cannot lie about that.
+/// A page in a browser on this machine can reach the server. Its origin must have been allowed, and it cannot fake it.
 #[test]
 fn no_web_page_gets_in_unless_it_was_named() {
     let server = Server::start(&[
@@ -300,7 +300,7 @@ fn no_web_page_gets_in_unless_it_was_named() {
                 Content-Type: Application/JSON; charset=utf-8\r\n";
     let request = format!("{json}Content-Length: {}\r\n\r\n{body}", body.len());
     server.exchange(request.as_bytes()).success();
-    // A name that was made to lead here is not this server's.
+    // A name that was made to resolve to this machine is not the server's.
     for (host, status) in [
         ("evil.example", 403),
         ("evil.example:8000", 403),

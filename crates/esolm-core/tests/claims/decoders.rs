@@ -1,5 +1,5 @@
-//! Decoders of the Qwen3, Qwen2 and Llama kinds: which configurations are those of models that run, what is refused by its name, and what
-//! their folders are told. `ESOLM_GOLDEN_LLM` names a folder of golden files to take in the place of the repository's.
+//! Decoders of the Qwen3, Qwen2 and Llama kinds: which configurations are supported, what is rejected by name, and the
+//! errors for their folders. `ESOLM_GOLDEN_LLM` names a folder of golden files to use instead of the repository's.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Folder, Tensors, assert_told, golden, golden_tensors, pack};
 
-/// What runs, by `model_type` and class.
+/// Supported models, by `model_type` and class.
 const RUN: [(&str, &str); 7] = [
     ("qwen3", "Qwen3ForCausalLM"),
     ("qwen2", "Qwen2ForCausalLM"),
@@ -24,7 +24,7 @@ fn read(config: &Value, said: &ReadAs) -> Result<ModelConfig, ConfigError> {
     ModelConfig::from_json_as(&config.to_string(), said)
 }
 
-/// Says what the golden configurations leave open.
+/// Sets what the golden configurations leave open.
 fn said(config: &Value) -> ReadAs {
     let is_open = (config["model_type"].as_str()).is_some_and(|name| name.starts_with("a2d"));
     let is_told = config["mask_token_id"].is_u64();
@@ -111,7 +111,7 @@ fn small() -> Value {
     })
 }
 
-/// With other fields; those that are null are left out.
+/// With some fields changed; null removes a field.
 fn with(more: Value) -> Value {
     let mut config = small();
     let fields = config.as_object_mut().unwrap();
@@ -278,7 +278,7 @@ fn decoders_that_cannot_be_run_are_told() {
     }
 }
 
-/// A parser takes the last of two values of a field, at any depth.
+/// A JSON parser uses the last of two values of a field, at any depth.
 #[test]
 fn fields_that_stand_in_a_decoder_twice_are_told() {
     let text =
@@ -422,7 +422,7 @@ fn folders_of_decoders_hold_what_they_must() {
         "gate_proj|[144, 64]|[145, 64]",
     );
 
-    // What is tied is the embedding, whatever else is there; frequencies are computed.
+    // A tied output matrix is the embedding, whatever else is present; frequencies are computed.
     let tied = folder(json!({"tie_word_embeddings": true}), |all| {
         let frequencies = "model.layers.0.self_attn.rotary_emb.inv_freq";
         all.insert(frequencies.into(), (vec![8], vec![1.0; 8]));
@@ -455,7 +455,7 @@ fn every_end_of_text_token_is_taken() {
         }
         open(&folder, ReadAs::default()).map(|opened| {
             let config = opened.config();
-            // What is written is read.
+            // What is written can be read.
             let again = ModelConfig::from_json(&config.to_json()).unwrap();
             assert_eq!((again.eos, &again.more_eos), (config.eos, &config.more_eos));
             (config.eos, config.more_eos.clone())
@@ -466,7 +466,7 @@ fn every_end_of_text_token_is_taken() {
         (json!({"eos_token_id": 4}), None, (Some(4), vec![])),
         (list.clone(), None, (Some(4), vec![9, 7])),
         (list, Some(r#"{"eos_token_id": 9}"#), (Some(4), vec![9, 7])),
-        // A token that the vocabulary does not have is never drawn.
+        // A token that is not in the vocabulary is never drawn.
         (
             json!({"eos_token_id": 4}),
             Some(r#"{"eos_token_id": [9, 4, 151643], "temperature": 0.6}"#),
@@ -519,7 +519,7 @@ fn decoders_come_in_several_files() {
     assert_told(open(&folder, ReadAs::default()), "b.safetensors|not there");
 }
 
-/// Which token is the mask, the files of the tokenizer say, whichever of them there are.
+/// The mask token is determined by the tokenizer's files, whichever of them are present.
 #[test]
 fn masks_of_decoders_are_found_beside_them() {
     let a2d = json!({"model_type": "a2d-qwen2", "architectures": ["A2DQwen2LMHeadModel"]});

@@ -1,4 +1,4 @@
-//! The kind of network that a configuration or a file speaks of.
+//! The kind of network that a configuration or a file describes.
 
 use esolm_core::checkpoint::{Checkpoint, CheckpointError, Weights};
 use esolm_core::config::{ModelConfig, ReadAs};
@@ -154,7 +154,7 @@ fn a_network_of_another_kind_is_refused() {
     );
 }
 
-/// The network computes its rotary frequencies: a file that carries others belongs to another network.
+/// The network computes its rotary frequencies: a file with different ones belongs to another network.
 #[test]
 fn the_rotary_buffer_must_be_that_of_the_network() {
     const NAME: &str = "rotary_emb.inv_freq";
@@ -183,7 +183,7 @@ fn the_rotary_buffer_must_be_that_of_the_network() {
     }
     let rounded = |values: Vec<f32>| values.into_iter().map(|x| half::bf16::from_f32(x).to_f32());
     with(rounded(base(10_000.0)).collect(), "BF16").unwrap();
-    // Rounding that the type does not need is another value.
+    // Rounding beyond what the type requires makes it a different value.
     assert_told(
         with(rounded(base(10_000.0)).collect(), "F32"),
         "rotary_emb.inv_freq holds",
@@ -208,7 +208,7 @@ fn the_rotary_buffer_must_be_that_of_the_network() {
         "rotary_emb.inv_freq has shape [7]|[8]",
     );
 
-    // Averages have no buffers, so it stands among the raw weights.
+    // EMA weights have no buffers, so the buffer is among the raw weights.
     let forged = |offset| {
         Forged::with(|f| {
             Forged::set(

@@ -1,4 +1,4 @@
-//! A Lightning checkpoint forged by hand, right and wrong.
+//! A hand-made Lightning checkpoint, valid and invalid.
 
 use esolm_core::checkpoint::{Checkpoint, CheckpointError};
 
@@ -6,7 +6,7 @@ use super::forge::{
     Value, archive, boolean, dict, float, int, list, ordered, plain, program, text,
 };
 
-/// A checkpoint of an AR model of width 2 with no blocks to speak of: small enough to forge by hand.
+/// A checkpoint of an AR model of width 2 with no blocks to speak of: small enough to make by hand.
 pub struct Forged {
     pub state: Vec<(&'static str, Value)>,
     pub ema: Option<Value>,

@@ -1,4 +1,5 @@
-//! Plans of BD3-LMs: what each row attends to, in and beyond the context, and which plans of unknown origin are refused.
+//! Plans of BD3-LMs: what each row attends to, within and beyond the context, and which plans from elsewhere are
+//! refused.
 
 use super::common::plan::{MASK, options};
 use esolm_core::config::{AttentionKind, Family};
@@ -23,7 +24,7 @@ fn any_blocks() -> impl Strategy<Value = PlanOptions> {
         Schedule::Binomial,
         Schedule::LeftToRight,
     ]);
-    // Now and then prompts that need steps of their own, and texts beyond the context.
+    // Occasionally, prompts that need steps of their own, and texts beyond the context.
     let size = prop_oneof![9 => 1usize..9, 1 => 90usize..200, 1 => Just(600)];
     (size, 1usize..14, 1usize..12, schedule, any::<u64>())
         .prop_flat_map(|(size, count, context, schedule, seed)| {
@@ -75,7 +76,7 @@ fn any_blocks() -> impl Strategy<Value = PlanOptions> {
         })
 }
 
-/// What a slot of the cache holds.
+/// The contents of a cache slot.
 #[derive(Clone, Copy, PartialEq, Debug)]
 struct Held {
     position: u32,
@@ -83,7 +84,8 @@ struct Held {
     step: usize,
 }
 
-/// Runs a sequence of a plan: each row must see its own block as it is now, and of the blocks before it those in its window, clean.
+/// Runs a sequence of a plan: each row must see its own block as it is now, and the earlier blocks within its window,
+/// clean.
 fn simulate(plan: &Plan, index: usize) -> Result<(), TestCaseError> {
     let (length, size) = (plan.length as u32, plan.block_size.unwrap() as u32);
     let slots = plan.layout().slots as u32;
@@ -182,7 +184,7 @@ proptest! {
         }
     }
 
-    /// Within the context no pass is spent on storing alone, but for long prompts.
+    /// Within the context, no pass only fills the cache, except for long prompts.
     #[test]
     fn storing_takes_no_pass(options in any_blocks()) {
         let options = PlanOptions { context: options.length, ..options };
@@ -377,7 +379,7 @@ fn bad_plans_are_named() {
         ("\"window\":32", "\"window\":30", "window of 30"),
         ("\"window\":32", "\"window\":48", "window of 48"),
         ("\"window\":32", "\"window\":0", "window of 0"),
-        // Beyond the window a clean block does not come with the next one.
+        // Beyond the window, a clean block does not run together with the next one.
         ("\"window\":32", "\"window\":28", "does not follow"),
         (
             "\"family\":\"bd3lm\"",
@@ -414,7 +416,7 @@ fn recorded_runs_must_be_whole() {
     );
     assert_eq!(run.unmasked_in, [None, Some(1), Some(2), Some(2)]);
     assert_eq!((run.plan.window, sequence.steps.len()), (None, 2));
-    // Row `step` and place in the block of what was recorded.
+    // Row `step`, and position in the block, of the recording.
     let recorded: Vec<f64> = (0..3 * 2 * 97).map(f64::from).collect();
     let uniforms = run.uniforms(&recorded).unwrap();
     let first = |position: usize| uniforms[position * 97];

@@ -1,4 +1,4 @@
-//! Plans of decoders: where blocks begin and end, what each row sees, and how many tokens a step takes.
+//! Plans of decoders: where blocks begin and end, what each row sees, and how many tokens a step reveals.
 
 use super::common::plan::{MASK, options};
 use esolm_core::config::{AttentionKind, Family};
@@ -38,7 +38,7 @@ fn any_text() -> impl Strategy<Value = PlanOptions> {
         Schedule::FirstHitting,
         Schedule::LeftToRight,
     ]);
-    // Now and then prompts that need steps of their own.
+    // Occasionally, prompts that need steps of their own.
     let sizes = prop_oneof![
         9 => (1usize..9, 1usize..60),
         1 => (90usize..600, 600usize..2000),
@@ -61,7 +61,7 @@ fn any_text() -> impl Strategy<Value = PlanOptions> {
     )
 }
 
-/// The range of the block of a position, counted block by block.
+/// The range of the block that contains a position, found block by block.
 fn block(options: &PlanOptions, prompt: usize, position: usize) -> (usize, usize) {
     let size = options.block_size.unwrap();
     let is_own = options.block_rules.unwrap().tail == PromptTail::Own;
@@ -82,7 +82,7 @@ fn simulate(plan: &Plan, options: &PlanOptions, index: usize) -> Result<(), Test
     let is_blind = options.block_rules.unwrap().tail == PromptTail::Blind;
     let first = index * plan.length;
     let mut known: Vec<bool> = (0..plan.length).map(|p| p < prompt).collect();
-    // In which step a slot was computed last, and whether nothing of its block was masked then.
+    // The step in which a slot was last computed, and whether its block was without masks then.
     let mut cache: Vec<Option<(usize, bool)>> = vec![None; plan.length];
     for (number, step) in plan.sequences[index].steps.iter().enumerate() {
         let all = plan.step_rows(number);
@@ -145,7 +145,7 @@ proptest! {
     }
 }
 
-/// Entries and counts of each stretch of an only text.
+/// Entries and counts of each stretch of the only text.
 fn stretches(options: &PlanOptions) -> Vec<((u32, u32), Vec<u32>)> {
     let plan = Plan::new(options).unwrap();
     plan.check().unwrap();
@@ -173,7 +173,7 @@ fn an_mdlm_goes_through_blocks_from_the_end_of_its_prompt() {
         ((19, 20), vec![1]),
     ];
     assert_eq!(stretches(&text), want);
-    // Steps are divided among three blocks, of which the second has no mask.
+    // Steps are divided among three blocks, the second of which has no mask.
     let infill = PlanOptions {
         known: vec![
             prompt(5)

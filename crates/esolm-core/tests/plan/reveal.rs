@@ -1,4 +1,5 @@
-//! Plans in which confidence chooses: whatever it says, every position becomes known once, and rows read what is known.
+//! Plans that reveal by confidence: whatever the confidences, every position becomes known exactly once, and rows read
+//! known tokens.
 
 use super::common::plan::{MASK, options};
 use esolm_core::config::{AttentionKind, Family};
@@ -24,7 +25,7 @@ fn by_confidence(family: Family, length: usize, block: Option<usize>) -> PlanOpt
     }
 }
 
-/// Options, and a seed of what the network says.
+/// Options, and a seed for the network's output.
 fn any_plan() -> impl Strategy<Value = (PlanOptions, u64)> {
     let block = prop::option::of(1usize..9);
     let threshold = prop::option::of(0.0..1.0f32);
@@ -58,14 +59,14 @@ fn any_plan() -> impl Strategy<Value = (PlanOptions, u64)> {
     )
 }
 
-/// Checks the rows of one step against the tokens that are known.
+/// Checks the rows of a step against the known tokens.
 fn check_rows(plan: &Plan, rows: &[Row], tokens: &[u32]) -> Result<(), TestCaseError> {
     for row in rows {
         let place = row.sequence * plan.length as u32 + row.position;
         prop_assert_eq!(row.source, place);
         prop_assert!(row.target == NO_TARGET || row.target == place);
         if row.target == NO_TARGET {
-            // Given, or of a block that is done.
+            // Given, or in a finished block.
             prop_assert!(tokens[place as usize] != MASK);
         }
         let prefix = match plan.block_size {
@@ -80,7 +81,7 @@ fn check_rows(plan: &Plan, rows: &[Row], tokens: &[u32]) -> Result<(), TestCaseE
     Ok(())
 }
 
-/// Lets random confidences choose among random tokens; gives the steps in which each sequence's tokens became known.
+/// Chooses among random tokens by random confidences; returns the steps in which each sequence's tokens became known.
 fn simulate(plan: &Plan, seed: u64, skips: bool) -> Result<(Vec<u32>, usize), TestCaseError> {
     let mut tokens = plan.initial_tokens();
     let mut known = vec![0; plan.sequences.len()];
@@ -99,7 +100,7 @@ fn simulate(plan: &Plan, seed: u64, skips: bool) -> Result<(Vec<u32>, usize), Te
             .iter()
             .map(|&row| rows[row as usize].target)
             .collect();
-        // What is drawn for a place depends on the step and the place alone.
+        // The token drawn at a position depends only on the step and the position.
         let word =
             |place: &u32| Stream::new(seed, *place, Purpose::Other(number as u32)).next_u32();
         let drawn: Vec<u32> = targets.iter().map(|place| word(place) % 90).collect();
@@ -137,7 +138,7 @@ proptest! {
         plan.uncached().check().unwrap();
         let (tokens, passes) = simulate(&plan, seed, false)?;
         prop_assert_eq!(passes, plan.nfe());
-        // Steps that are left out because nothing is masked change nothing.
+        // Skipping steps in which nothing is masked changes nothing.
         let (same, fewer) = simulate(&plan, seed, true)?;
         prop_assert_eq!(&same, &tokens);
         prop_assert!(fewer <= passes);
@@ -219,13 +220,13 @@ fn plans_that_no_executor_can_run_are_refused() {
     assert!(text.contains("step 1 leaves"), "{text}");
     let text = steps(&|steps| steps.truncate(3));
     assert!(text.contains("its steps end at 4 of 8 entries"), "{text}");
-    // It goes on after all of it is known.
+    // A stretch continues after all of it is known.
     let text = steps(&|steps| steps[0].least = Some(3));
     assert!(text.contains("step 1, diffusion"), "{text}");
     // Nothing becomes known.
     let text = steps(&|steps| steps[0].least = Some(0));
     assert!(text.contains("step 0 lets confidence choose 0"), "{text}");
-    // Of two blocks at once.
+    // In two blocks at once.
     let text = steps(&|steps| {
         steps.truncate(1);
         steps[0].end = 8;
@@ -253,7 +254,7 @@ fn plans_that_no_executor_can_run_are_refused() {
         });
         assert!(text.contains(name), "{text}");
     }
-    // The more tokens are allowed than are there, the sooner it ends.
+    // The more tokens are allowed per step, the sooner it ends.
     let mut plan = small();
     plan.sequences[0].steps.remove(1);
     plan.sequences[0].steps[0].least = Some(u32::MAX);

@@ -1,5 +1,5 @@
-//! SetDLMs that write by confidence: whatever it chooses, every place becomes known once, masks see clean tokens alone, and slots hold what
-//! rows attend to.
+//! SetDLMs that write by confidence: whatever the choices, every position becomes known once, masks see only clean
+//! tokens, and slots hold what rows attend to.
 
 use super::common::plan::{MASK, options};
 use esolm_core::config::{AttentionKind, Family, Sets};
@@ -33,7 +33,7 @@ fn by_sets(length: usize, rules: SetRules) -> PlanOptions {
     }
 }
 
-/// Options, and a seed of what becomes known.
+/// Options, and a seed for the choices.
 fn any_plan() -> impl Strategy<Value = (PlanOptions, u64)> {
     let joining = prop::sample::select(vec![Joining::Position, Joining::Time, Joining::Order]);
     let shape = (1usize..60, 3usize..40, 1usize..20, 1usize..30);
@@ -56,7 +56,7 @@ fn any_plan() -> impl Strategy<Value = (PlanOptions, u64)> {
             let mut stream = Stream::new(seed, 0, Purpose::Other(0));
             let mut known = || {
                 let share = stream.below(4);
-                // Beyond the context there are prompts alone.
+                // Beyond the context, only prompts are given.
                 let end = match length > context {
                     true => stream.below(length as u32),
                     false => length as u32,
@@ -75,11 +75,11 @@ fn any_plan() -> impl Strategy<Value = (PlanOptions, u64)> {
     )
 }
 
-/// What stands in the slots of one text.
+/// The contents of a text's slots.
 struct Cache {
     known: Vec<bool>,
     slots: Vec<Option<u32>>,
-    /// Places in the order in which they entered.
+    /// Positions in the order in which they entered.
     entered: Vec<u32>,
 }
 
@@ -151,7 +151,7 @@ proptest! {
                     prop_assert!(from.is_some() && m.to < m.from && m.sequence == index as u32);
                     cache.slots[m.to as usize] = from;
                 }
-                // Of the first text, which begins the token buffer.
+                // From the first text, which is at the start of the token buffer.
                 let first = (index * plan.length) as u32;
                 for row in &mut step.rows {
                     prop_assert_eq!(row.sequence, index as u32);
@@ -186,8 +186,8 @@ proptest! {
     }
 }
 
-/// What each step that draws has in its window, and the clean tokens that it sees in the order of their slots; the cache is emptied before
-/// the step `lost`, once that was made as well.
+/// The window of each step that draws, and the clean tokens that it sees, in the order of their slots. After step
+/// `lost`, the cache is emptied.
 fn draws(plan: &Plan, seed: u64, lost: Option<usize>) -> Vec<(usize, Vec<u32>, Vec<u32>)> {
     let mut run = SetRun::of(plan).unwrap().remove(0);
     let (mut number, mut taken, mut slots, mut all) = (0, 0, Vec::new(), Vec::new());
@@ -226,7 +226,7 @@ fn draws(plan: &Plan, seed: u64, lost: Option<usize>) -> Vec<(usize, Vec<u32>, V
 }
 
 proptest! {
-    /// Whenever its cache is lost, a text goes on as it would have.
+    /// If its cache is lost at any time, a text continues as it would have otherwise.
     #[test]
     fn a_cache_that_is_lost_fills_again((options, seed) in any_plan(), lost in 0usize..20) {
         prop_assume!(options.length <= options.context);
@@ -256,7 +256,7 @@ fn steps_that_windows_are_too_small_for_are_made_up_for() {
         .map(|step| step.least)
         .collect();
     assert_eq!(least, [Some(5), Some(5)]);
-    // Three at most in each, of ten.
+    // At most three in each, out of ten.
     let passes = plan.passes();
     let drawn: Vec<usize> = passes.iter().map(|step| step.sampled.len()).collect();
     assert_eq!(drawn, [3, 3, 3, 1]);

@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn attends() {
     let mut random = Random(7);
-    // The column groups of a head are no power of two everywhere.
+    // The column groups of a head are not always a power of two.
     for (cache, kind, shapes) in [
         (
             Precision::F32,
@@ -71,7 +71,7 @@ fn attends() {
                 kind,
             };
             let mut rows = random_rows(&mut random, sequences, slots, 80);
-            // What was written ends somewhere: in the last sequence at its end, in the others anywhere.
+            // Written slots end somewhere: in the last sequence at its end, in the others anywhere.
             for sequence in 0..sequences {
                 let end = match sequence + 1 == sequences {
                     true => slots,
@@ -82,7 +82,7 @@ fn attends() {
                     row.own = own_range(&mut random, row, slots);
                 }
             }
-            // A row that sees nothing but itself, and one that sees everything.
+            // A row that sees only itself, and one that sees everything.
             rows[0].prefix = 0;
             rows[0].own = own_slot(rows[0].slot, 0);
             if let Some(last) = rows.last_mut() {
@@ -95,7 +95,7 @@ fn attends() {
                 cached(&random.values(size), cache),
                 cached(&random.values(size), cache),
             );
-            // What no row may read holds what an earlier batch may have left there.
+            // Slots that no row may read hold values that an earlier batch may have left there.
             for (at, (k, v)) in (k.chunks_mut(geometry.kv_width()))
                 .zip(v.chunks_mut(geometry.kv_width()))
                 .enumerate()
@@ -161,7 +161,7 @@ fn attends() {
     }
 }
 
-/// Slots that a row attends to beyond its prefix: its own alone, or up to 32 around it.
+/// Slots that a row attends to beyond its prefix: only its own, or up to 32 around it.
 fn own_range(random: &mut Random, row: &Row, slots: usize) -> [u32; 2] {
     if row.slot < row.prefix || random.below(2) == 0 {
         return own_slot(row.slot, row.prefix);
@@ -171,7 +171,7 @@ fn own_range(random: &mut Random, row: &Row, slots: usize) -> [u32; 2] {
     [row.slot - before, row.slot + after]
 }
 
-/// What is not a number among what a row sees is in all that comes of it, and in nothing else.
+/// A NaN among what a row sees affects all of that row's results, and nothing else.
 #[test]
 fn what_is_not_a_number_spreads() {
     for kv_heads in [2, 1] {
@@ -214,7 +214,7 @@ fn spreads(kv_heads: usize) {
                 true => &mut k,
                 false => &mut v,
             };
-            // A score of minus infinity is one of no weight, as one of a very large number is.
+            // A score of minus infinity has no weight, like a very low one.
             let value = if is_key { f32::NAN } else { strange };
             broken[4 * geometry.kv_width()..5 * geometry.kv_width()].fill(value);
             let (q_buffer, rows_buffer) = (padded(&q, geometry.width()), table(&rows));

@@ -1,10 +1,10 @@
-//! Which drawn tokens become known. All of it is integers, so shaders and twins agree to the bit.
+//! Which drawn tokens become known. All of it is integer arithmetic, so shaders and twins agree to the bit.
 
 use super::draws::Logits;
 use super::*;
 use esolm::sampler::Crossing;
 
-/// Stands where nothing may be read, or was written.
+/// Marks what must not be read, or has not been written.
 const OLD: u32 = 7_777_777;
 
 fn words(values: &[u32]) -> Buffer {
@@ -21,7 +21,7 @@ fn read_words(buffer: &Buffer, len: usize) -> Vec<u32> {
     words
 }
 
-/// Row i of a pass of `all` sampled rows has the place all - 1 - i; a further row that is not sampled has none.
+/// Row i of a pass of `all` sampled rows has the position all - 1 - i; a further row that is not sampled has none.
 fn rows(all: usize) -> Buffer {
     let row = |r: u32, target: u32| Row {
         sequence: 0,
@@ -37,7 +37,7 @@ fn rows(all: usize) -> Buffer {
     table(&rows)
 }
 
-/// What belongs to each row, in the order of places.
+/// The input for each row, in the order of positions.
 fn by_place(of_rows: &[u32]) -> Buffer {
     let places: Vec<u32> = of_rows.iter().rev().copied().collect();
     words(&places)
@@ -73,7 +73,7 @@ fn check_confidences(random: &mut Random, mut logits: Logits, sampler: &Sampler)
             tokens.push(if is_known { 1 + mask } else { mask });
             all_drawn.push(token);
             if is_known {
-                // Nothing of it is read.
+                // None of it is read.
                 uploaded[row * stride..][..vocab].fill(f32::NAN);
             }
         }
@@ -129,7 +129,7 @@ fn confidences() {
                 top_p_crossing: Crossing::Keep,
             };
             let mask = random.below(vocab);
-            // Now and then the network is all but certain, and then it is not.
+            // Occasionally, the network is almost certain.
             let spread = [3.0, 0.01, 60.0][random.below(3)];
             let logits = Logits::random(&mut random, count, vocab, mask, spread);
             check_confidences(&mut random, logits, &sampler);
@@ -142,7 +142,7 @@ fn choices() {
     const MASK: u32 = 96;
     let mut random = Random(48);
     for round in 0..60 {
-        // Groups of no row, of a few, and of more rows than a workgroup has lanes.
+        // Groups without rows, of a few, and of more rows than a workgroup has lanes.
         let count = random.between(1, 6);
         let mut groups: Vec<Group> = Vec::new();
         let mut all = 0;
@@ -162,7 +162,7 @@ fn choices() {
             all += rows;
         }
         let all = all as usize;
-        // Few values, so that many are the same; or neighbours in every digit; or any.
+        // Few distinct values, so that many are equal; or neighbours in every digit; or any.
         let kind = random.below(3);
         let mut value = || match kind {
             0 => random.below(3) as u32 * (CERTAIN / 2),

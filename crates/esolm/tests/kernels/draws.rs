@@ -12,7 +12,7 @@ pub(super) struct Logits {
 }
 
 impl Logits {
-    /// Random ones. Nothing may depend on the logit of the mask.
+    /// Random ones. Nothing may depend on the mask's logit.
     pub(super) fn random(
         random: &mut Random,
         rows: usize,
@@ -36,7 +36,7 @@ impl Logits {
         self.values.chunks(self.vocab)
     }
 
-    /// Puts values that are not finite into every other row, at places of their own.
+    /// Puts values that are not finite into every other row, at varying positions.
     pub(super) fn damage(&mut self, random: &mut Random) {
         let strange = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -f32::NAN];
         for (value, row) in
@@ -51,7 +51,7 @@ impl Logits {
         self.vocab.next_multiple_of(4)
     }
 
-    /// Rows padded to four columns, after so many others, and a further row.
+    /// Rows padded to four columns, with this many others before them and one after.
     fn upload_after(&self, others: usize) -> Buffer {
         let stride = self.stride();
         let count = self.values.len() / self.vocab;
@@ -68,7 +68,7 @@ impl Logits {
     }
 }
 
-/// A draw from `logits`, which are those of the rows from `first` on; `draws` and `noise` are of all rows of the pass.
+/// A draw from `logits`, which are those of the rows from `first` on; `draws` and `noise` are for all rows of the pass.
 struct Drawing<'a> {
     logits: &'a Logits,
     first: usize,
@@ -79,12 +79,12 @@ struct Drawing<'a> {
 }
 
 impl Drawing<'_> {
-    /// The tokens that the shaders draw, by seeded or by given noise, with a workgroup a row or with several.
+    /// The tokens that the shaders draw, with seeded or given noise, and one workgroup per row or several.
     fn run(&self, is_given: bool, is_shared: bool) -> Vec<u32> {
         const OLD: u32 = 7777;
         let (logits, first) = (self.logits, self.first);
         let all = self.draws.len();
-        // Row i of the pass writes token all - 1 - i. What follows the rows that are sampled writes the first one over.
+        // Row i of the pass writes token all - 1 - i. The row after the sampled ones would overwrite the first one.
         let rows: Vec<Row> = (0..all as u32 + 3)
             .map(|r| Row {
                 sequence: 0,
@@ -106,7 +106,7 @@ impl Drawing<'_> {
                 bests: blank(bests),
             }
         });
-        // Logits may be held of rows before the first as well.
+        // There may also be logits of rows before the first.
         let held = if is_given { first } else { 0 };
         let io = Sample {
             logits: &logits.upload_after(first - held),
@@ -137,7 +137,7 @@ impl Drawing<'_> {
         tokens.split_off(first)
     }
 
-    /// What the twin draws.
+    /// The tokens that the twin draws.
     fn twin(&self, is_given: bool) -> Vec<u32> {
         let vocab = self.logits.vocab;
         (self.logits.rows().zip(self.first..))
@@ -157,7 +157,7 @@ impl Drawing<'_> {
     }
 }
 
-/// Holds the shaders to their twin, with logits that are all finite and with some that are not.
+/// Compares the shaders with their twin, both for finite logits and for some that are not.
 fn check_draws(random: &mut Random, mut logits: Logits, sampler: Sampler, is_shared: &[bool]) {
     let (vocab, count) = (logits.vocab, logits.values.len() / logits.vocab);
     let first = random.below(3);
@@ -197,7 +197,7 @@ fn check_draws(random: &mut Random, mut logits: Logits, sampler: Sampler, is_sha
     }
 }
 
-/// A case with the token kept at which the mass crosses top-p, and with it left out.
+/// A case with the token kept at which the sum crosses top-p, and one with it dropped.
 fn both_crossings<T: Copy>(case: T) -> [(T, Crossing); 2] {
     [Crossing::Keep, Crossing::Drop].map(|crossing| (case, crossing))
 }
@@ -261,7 +261,7 @@ fn samples_of_large_vocabularies() {
     }
 }
 
-/// Rows of one value, with a peak, and with most logits as low as they go.
+/// Rows of equal values, with a peak, and with most logits at the minimum.
 #[test]
 fn samples_of_odd_rows() {
     let mut random = Random(28);
@@ -318,7 +318,7 @@ fn scores() {
             let count = random.between(1, 70);
             let mask = random.below(vocab);
             let mut logits = Logits::random(&mut random, count, vocab, mask, 6.0);
-            // A shift costs no digits.
+            // A shift costs no precision.
             logits.values.iter_mut().for_each(|value| *value += 20.0);
             let wanted: Vec<u32> = (0..first + count)
                 .map(|_| match random.below(vocab) {

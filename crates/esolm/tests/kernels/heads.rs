@@ -1,10 +1,10 @@
-//! What becomes of q, k and v: the norm of each head, rotary embedding, and the way to the cache.
+//! What is done with q, k and v: the norm of each head, rotary embedding, and writing to the cache.
 
 use super::products::VARIANTS;
 use super::*;
 use esolm::kernels::NOWHERE;
 
-/// Heads of q, of k and v, and their width. Of the first kind those of q are as many, of the second kind more.
+/// Heads of q, heads of k and v, and their width. The first kind has as many of q, the second has more.
 const ALIKE: [[usize; 3]; 5] = [[2, 2, 8], [3, 3, 12], [1, 1, 64], [2, 2, 128], [6, 6, 32]];
 const GROUPED: [[usize; 3]; 5] = [
     [4, 2, 32],
@@ -61,7 +61,7 @@ fn heads_are_normalised_before_they_turn() {
             let [heads_of_q, kv_heads, head_dim] = shape;
             let case = Case::new(&mut random, shape, cache);
             let width = case.bias.len();
-            // Heads of which the norm matters, and a row whose squares overflow: that head alone is no number.
+            // Heads for which the norm matters, and a row whose squares overflow: only that head is NaN.
             let mut stored: Vec<f32> = random.values(case.rows.len() * width);
             for (head, values) in stored.chunks_mut(head_dim).enumerate() {
                 values.iter_mut().for_each(|v| *v *= 1.0 + head as f32);
@@ -69,7 +69,7 @@ fn heads_are_normalised_before_they_turn() {
             if cache == Precision::F32 {
                 stored[head_dim - 1] = 1e25;
             }
-            // Of q and of k differ.
+            // Those of q and of k differ.
             let gains = random.values(2 * head_dim);
             let mut want = stored.clone();
             for row in want.chunks_mut(width) {
@@ -81,7 +81,7 @@ fn heads_are_normalised_before_they_turn() {
             let want = case.turned(want);
             let (x, gains) = (padded(&stored, width), floats(&gains));
             case.check(&format!("heads {shape:?}"), &want, |to| {
-                // The first rows, then those that are left.
+                // First some rows, then the rest.
                 let first = case.rows.len().div_ceil(3);
                 heads(gpu(), &x, 0..first, &gains, EPS, &to);
                 let rest = padded(&stored[first * width..], width);
@@ -115,11 +115,11 @@ impl Case {
         let [heads, kv_heads, head_dim] = shape;
         let (sequences, slots) = (random.between(1, 3), random.between(2, 20));
         let mut rows = random_rows(random, sequences, slots, 14);
-        // What fills up a pass has no keys and values.
+        // Padding rows have no keys and values.
         if let [_, .., last] = &mut rows[..] {
             last.slot = NOWHERE;
         }
-        // The width of a network need not be that of its heads.
+        // The width of a network need not be that of all its heads.
         let inputs = match heads == kv_heads {
             true => heads * head_dim,
             false => 44,
@@ -130,7 +130,7 @@ impl Case {
         let weight = random.values(inputs * width);
         let mut bias = random.values(width);
         if cache == Precision::F16 {
-            // A column of k and one of v that f16 does not hold.
+            // A column of k and one of v exceed the range of f16.
             bias[heads * head_dim + 1] = 1e5;
             bias[width - 1] = -1e5;
         }
@@ -157,7 +157,7 @@ impl Case {
         self.x.len() / self.rows.len()
     }
 
-    /// Where `y` [rows, heads of q, k and v, head_dim] goes. Slots of no row stay as they were.
+    /// Where `y` [rows, heads of q, k and v, head_dim] goes. Slots without a row are unchanged.
     fn turned(&self, mut y: Vec<f32>) -> Turned {
         let [heads, kv_heads, head_dim] = self.shape;
         let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
@@ -177,7 +177,7 @@ impl Case {
             cached[1][place..place + kv_width].copy_from_slice(v);
         }
         for value in cached.iter_mut().flatten() {
-            // What f16 holds at most.
+            // The largest f16.
             if self.cache == Precision::F16 && value.abs() > 65504.0 {
                 *value = f32::NAN;
             }

@@ -1,8 +1,9 @@
 //! Each shader against its plain Rust twin, on random shapes, through the launch path the engine uses. Needs a GPU adapter:
 //! without one these tests fail, they never pass by skipping.
 //!
-//! Whatever a kernel may not read holds NaN: padding, rows of other launches, slots that no row sees, scratch, and outputs before they
-//! are written. Memory of an earlier batch may hold such values, and 0 times NaN is NaN.
+//! Everything that a kernel must not read is NaN: padding, rows of other launches, slots that no row sees, scratch
+//! memory, and outputs before they are written. An earlier batch may leave such values in memory, and 0 times NaN is
+//! NaN.
 
 mod attention;
 mod choices;
@@ -50,7 +51,7 @@ fn gpu() -> &'static Gpu {
     })
 }
 
-/// A buffer of `len` values that nothing may read before they are written, and of four more that nothing may write.
+/// A buffer of `len` values that must not be read before they are written, followed by four that must not be written.
 fn blank(len: usize) -> Buffer {
     floats(&vec![f32::NAN; len + 4])
 }
@@ -60,7 +61,7 @@ fn floats(values: &[f32]) -> Buffer {
     gpu().floats(values.to_vec()).expect("memory suffices")
 }
 
-/// The first `len` values of a [`blank`] buffer. Those after them must be untouched.
+/// The first `len` values of a [`blank`] buffer. The values after them must be unchanged.
 fn written(buffer: &Buffer, len: usize) -> Vec<f32> {
     let mut values = read(buffer);
     let rest = values.split_off(len);
@@ -71,7 +72,7 @@ fn written(buffer: &Buffer, len: usize) -> Vec<f32> {
     values
 }
 
-/// A small generator of test data (SplitMix64): only shapes and values come from it.
+/// A small generator of test data (SplitMix64), used only for shapes and values.
 struct Random(u64);
 
 impl Random {
@@ -127,7 +128,7 @@ fn close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     }
 }
 
-/// An RMS norm with a constant that shows beside squares of one.
+/// An RMS norm whose epsilon is noticeable for squares near one.
 const RMS: Norm = Norm::Rms { eps: 0.25 };
 
 const WEIGHTS: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
@@ -136,7 +137,7 @@ fn linear(weight: &[f32], bias: &[f32]) -> Linear {
     Linear::new("", weight.to_vec(), bias.to_vec())
 }
 
-/// What a form of weights keeps of neighbours along the inputs, from the first of a group on.
+/// The quantised values of neighbours along the inputs, starting at a group boundary.
 fn rounded(values: &[f32], weights: Weights) -> Vec<f32> {
     let group = |values: &[f32]| -> Vec<f32> {
         let held = match weights {
@@ -155,7 +156,7 @@ fn rounded(values: &[f32], weights: Weights) -> Vec<f32> {
     values.chunks(GROUP).flat_map(group).collect()
 }
 
-/// What a cache keeps.
+/// The values as stored in a cache.
 fn cached(values: &[f32], precision: Precision) -> Vec<f32> {
     match precision {
         Precision::F32 => values.to_vec(),
@@ -176,7 +177,8 @@ fn rounded_matrix(values: &[f32], n: usize, weights: Weights) -> Vec<f32> {
     all
 }
 
-/// What nothing may read of weights of a form: quantised, infinity has an infinite scale and codes of zero, which multiply to NaN.
+/// Weights that must not be read: when quantised, infinity has an infinite scale and codes of zero, whose product is
+/// NaN.
 fn poison(weights: Weights) -> f32 {
     match weights {
         Weights::F32 | Weights::F16 => f32::NAN,
@@ -184,7 +186,7 @@ fn poison(weights: Weights) -> f32 {
     }
 }
 
-/// Random rows: sequences ascending, slots distinct within one, prefixes anywhere, own slots inside and outside them.
+/// Random rows: ascending sequences, distinct slots within each, any prefixes, own slots inside and outside of them.
 fn random_rows(random: &mut Random, sequences: usize, slots: usize, most: usize) -> Vec<Row> {
     let mut rows = Vec::new();
     for sequence in 0..sequences {
@@ -218,7 +220,7 @@ fn random_rows(random: &mut Random, sequences: usize, slots: usize, most: usize)
     rows
 }
 
-/// A table of rows on the device, followed by one that no launch may take for its own.
+/// A table of rows on the device, followed by a row that no launch may use.
 fn table(rows: &[Row]) -> Buffer {
     let stray = Row {
         source: 0,

@@ -1,4 +1,4 @@
-//! Products with everything that comes before and after them.
+//! Products, with everything before and after them.
 
 use super::*;
 
@@ -8,7 +8,7 @@ pub const VARIANTS: [ProductVariant; 3] = [
     ProductVariant::Tile,
 ];
 
-/// Rows, inner and outer sizes around every block boundary.
+/// Rows, inner and outer sizes around all block boundaries.
 fn shapes(random: &mut Random) -> Vec<(usize, usize, usize)> {
     let mut shapes = vec![
         (1, 4, 1),
@@ -45,7 +45,7 @@ fn products() {
         let mut old = random.values(rows * n.next_multiple_of(4));
         old.extend([f32::NAN; 4]);
         for weights in WEIGHTS {
-            // Compiling takes a software adapter a second each: forms of fewer bits take some of the shapes.
+            // Compiling takes a software adapter a second each, so forms with fewer bits use only some of the shapes.
             let takes = match weights {
                 Weights::F32 => true,
                 Weights::F16 => case % 2 == 0,
@@ -59,7 +59,7 @@ fn products() {
             let held = rounded_matrix(&weight, n, weights);
             for variant in VARIANTS {
                 for norm in [None, Some(Norm::Layer), Some(RMS)] {
-                    // Most of a form does not depend on which norm it is.
+                    // Most of a form does not depend on the kind of norm.
                     let is_left_out = norm == Some(RMS) && case % 3 == 1;
                     if norm.is_some() && variant == ProductVariant::Tile || is_left_out {
                         continue;
@@ -194,7 +194,7 @@ fn products_start_at_a_row() {
     }
 }
 
-/// A column's scales and codes are its own, up to the last group, which is short here.
+/// A column has its own scales and codes, up to the last group, which is short here.
 #[test]
 fn a_column_that_is_not_finite_leaves_the_others_alone() {
     let mut random = Random(13);
@@ -246,7 +246,7 @@ fn a_column_that_is_not_finite_leaves_the_others_alone() {
     }
 }
 
-/// 1 / infinity would make zeros of it, and a text of those.
+/// 1 / infinity would turn the row into zeros, from which a text could be written.
 #[test]
 fn a_row_whose_squares_overflow_is_not_a_number() {
     let mut random = Random(12);
@@ -278,7 +278,7 @@ fn a_row_whose_squares_overflow_is_not_a_number() {
     }
 }
 
-/// A gate that is far from zero either way lets nothing through or all, and what is not a number is not hidden by one that is closed.
+/// A gate far from zero lets either nothing or everything through, and a closed gate does not hide NaN.
 #[test]
 fn gates_close_and_open() {
     let (k, pairs) = (4, 6);

@@ -1,9 +1,9 @@
-//! The residual stream: what is added to it, in parts where matrices are narrow, and what reads it.
+//! The residual stream: what is added to it, in parts if matrices are narrow, and what reads it.
 
 use super::products::VARIANTS;
 use super::*;
 
-/// A matrix with its values as a form of weights holds them.
+/// A matrix, with its values as represented by a form of weights.
 struct Held {
     matrix: Matrix,
     weight: Vec<f32>,
@@ -31,7 +31,7 @@ impl Held {
     }
 }
 
-/// A stream of rows, with nothing that may be read behind them.
+/// A stream of rows, followed by values that must not be read.
 fn stream(x: &[f32], hidden: usize) -> Buffer {
     let mut all = x.to_vec();
     let rows = (x.len() / hidden).next_multiple_of(ROW_PAD);
@@ -39,8 +39,8 @@ fn stream(x: &[f32], hidden: usize) -> Buffer {
     floats(&all)
 }
 
-/// Three times: something is added, a product reads the sum; then the first rows alone go on, and are normalised. Inner sizes of one part, of two and
-/// of four, not all of which divide; outer ones that end within a workgroup.
+/// Three times: something is added, and a product reads the sum; then only the first rows continue, and are normalised.
+/// Inner sizes of one, two and four parts, not all of which divide evenly; outer sizes that end within a workgroup.
 #[test]
 fn a_stream_is_what_was_added_to_it() {
     let mut random = Random(31);
@@ -56,7 +56,7 @@ fn a_stream_is_what_was_added_to_it() {
     .enumerate()
     {
         let weights = WEIGHTS[case % 4];
-        // The norm changes nothing in how parts are added.
+        // The norm does not affect how parts are added.
         let norms = match case % 3 {
             0 => &[Norm::Layer, RMS][..],
             _ => &[Norm::Layer],
@@ -87,7 +87,7 @@ fn a_stream_is_what_was_added_to_it() {
                 let what = format!("{name} step {step}");
                 close(&what, &got, &read.times(&want, Some(norm)), 1e-4);
             }
-            // Then the first rows alone, in the form for few. What is added last is read by nothing else.
+            // Then only the first rows, with the variant for few. Nothing else reads what is added last.
             let kept = rows.min(5);
             let few = match variant {
                 ProductVariant::Tile => ProductVariant::Split,
@@ -100,7 +100,7 @@ fn a_stream_is_what_was_added_to_it() {
             want.iter_mut().zip(added).for_each(|(x, y)| *x += y);
             residual.add(&padded(&input, inner[2]), 0..kept, &last.matrix);
             let picked = blank(kept * hidden);
-            // The last norm may have a weight that nothing is folded into.
+            // The last norm may have a weight that cannot be folded into anything.
             let gain = (norm == RMS).then(|| random.values(hidden));
             let gain_buffer = gain.as_deref().map(floats);
             residual.normalise(gain_buffer.as_ref(), &picked);
@@ -111,7 +111,7 @@ fn a_stream_is_what_was_added_to_it() {
             }
             let got = written(&picked, kept * hidden);
             close(&format!("{name} at the end"), &got, &want, 1e-4);
-            // Few rows alone are added in parts, and by the variant for them.
+            // Only few rows are added in parts, by the variant for them.
             let is_split = variant == ProductVariant::Split && rows <= ROW_PAD;
             assert_eq!(split > 0, is_split, "{name}");
         }

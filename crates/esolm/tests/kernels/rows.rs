@@ -1,4 +1,4 @@
-//! Kernels that take row by row, and those of the bench.
+//! Kernels that process row by row, and those of the benchmark.
 
 use super::*;
 
@@ -68,7 +68,7 @@ fn normalises() {
     let mut random = Random(3);
     for _ in 0..8 {
         let (rows, hidden) = (random.between(1, 30), 4 * random.between(1, 100));
-        // A mean far from zero must not cost digits.
+        // A mean far from zero must not cost precision.
         let x: Vec<f32> = random
             .values(rows * hidden)
             .iter()
@@ -84,7 +84,7 @@ fn normalises() {
     }
 }
 
-/// From an output matrix that is the embedding, in one slice and in several.
+/// From an output matrix that is also the embedding, in one slice and in several.
 #[test]
 fn embeds_from_the_output_matrix() {
     let mut random = Random(22);
@@ -126,7 +126,7 @@ fn embeds_from_the_output_matrix() {
                 .flat_map(|row| rounded(row, weights))
                 .collect();
             let want = embed_twin(&held, hidden, &rows, &tokens, mask);
-            // What a binding of so many bytes does not hold is in slices.
+            // What exceeds a binding of this many bytes is split into slices.
             small.info.limits.max_binding_bytes = 32 * hidden as u64;
             for (gpu, is_whole) in [(gpu(), true), (&small, false)] {
                 let head = Matrix::upload(gpu, &head, weights).unwrap();
@@ -144,7 +144,7 @@ fn embeds_from_the_output_matrix() {
     }
 }
 
-/// 1 / infinity would make zeros of it, and a text of those.
+/// 1 / infinity would turn the row into zeros, from which a text could be written.
 #[test]
 fn a_row_whose_squares_overflow_is_not_a_number() {
     let mut random = Random(10);

@@ -1,15 +1,15 @@
-//! Every kernel in many small launches against itself in one, bit for bit.
+//! Every kernel in many small launches, compared bit for bit with itself in a single one.
 
 use esolm::kernels::work::Limits;
 
 use super::products::VARIANTS;
 use super::*;
 
-/// A vocabulary of which several workgroups share a row.
+/// A vocabulary large enough for several workgroups per row.
 const LARGE: usize = 32_004;
 
-/// What the kernels give on `gpu` for the shapes and values that `seed` makes: the name of each run, the bytes that it wrote, and the
-/// launches that it took.
+/// The results of the kernels on `gpu` for the shapes and values made from `seed`: the name of each run, the bytes that
+/// it wrote, and its number of launches.
 fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
     let mut random = Random(seed);
     let mut results = Vec::new();
@@ -25,7 +25,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
 
     let (heads, head_dim, sequences, slots) = (3, 12, 3, 71);
     let hidden = heads * head_dim;
-    // More than a tile holds.
+    // More than fits a tile.
     let rows = loop {
         let rows = random_rows(&mut random, sequences, slots, 70);
         if rows.len() > 70 {
@@ -93,7 +93,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
                 zeros(sequences * slots * hidden),
                 zeros(sequences * slots * hidden),
             );
-            // From a row on that is not the first, but for rows of the row table.
+            // From a row other than the first, except with rows of the row table.
             let first = match name {
                 "qkv" | "grouped" => 0,
                 _ => 3,
@@ -324,7 +324,7 @@ fn many_small_launches_give_what_one_gives() {
     for seed in [11, 12] {
         gpu.limits = limits;
         let whole = run_all(&gpu, seed);
-        // A workgroup a launch, then a few of them.
+        // One workgroup per launch, then a few.
         for launch in [1, 60_000, 600_000] {
             gpu.limits = Limits { launch, ..limits };
             let split = run_all(&gpu, seed);
@@ -332,10 +332,11 @@ fn many_small_launches_give_what_one_gives() {
             for ((name, got, launches), (_, want, once)) in split.iter().zip(&whole) {
                 let expected = match name.as_str() {
                     "sample in parts, all" => 2,
-                    // A tile takes rows that are normalised before.
+                    // A tile processes rows that have been normalised already.
                     "residual Rows" | "residual Split" => 4,
                     "residual Tile" => 5,
-                    // The largest logit, two stages of top-k and of top-p each, the best of the parts, and the best of those.
+                    // The largest logit, two stages each for top-k and top-p, the best of each part, and the best of
+                    // those.
                     "sample in parts, some" => 7,
                     _ => 1,
                 };
@@ -347,7 +348,7 @@ fn many_small_launches_give_what_one_gives() {
     }
 }
 
-/// What is queued is submitted before it is too much for a driver's watchdog.
+/// Queued work is submitted before it is too much for a driver's watchdog.
 #[test]
 fn queued_work_is_submitted_in_time() {
     let gpu = pollster::block_on(open(DeviceChoice::Gpu(None)));
@@ -355,7 +356,7 @@ fn queued_work_is_submitted_in_time() {
     let (rows, hidden) = (40, 64);
     let x = gpu.floats(vec![1.0; rows * hidden]).unwrap();
     let out = gpu.floats(vec![0.0; rows * hidden]).unwrap();
-    // Each of the rows counts as much.
+    // Each row counts the same.
     let each = 64 * hidden as u64;
     for (launch, submit, launches, submits) in [
         (u64::MAX, u64::MAX, 1, 0),
