@@ -107,7 +107,8 @@ pub enum Command {
 pub struct Model {
     /// Checkpoint: a Hugging Face folder, a .safetensors file, a Lightning .ckpt, or hf:owner/name.
     ///
-    /// Default: what the variable ESOLM_MODEL names, else the small model inside the program.
+    /// Default: what the variable ESOLM_MODEL names, else the small model inside the program. That one does not chat, and
+    /// `bench` runs random weights by default.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<String>,
     /// config.json to use, for a .safetensors file without one beside it.

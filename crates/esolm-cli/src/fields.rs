@@ -8,8 +8,7 @@ use serde_json::{Map, Value};
 pub const TEXT: &str = "a text";
 pub const COUNT: &str = "a whole number, 1 or more";
 pub const SWITCH: &str = "true or false";
-pub const SEED: &str =
-    "a whole number from 0 to 18446744073709551615, and as text where it is above 2^53";
+pub const SEED: &str = "a whole number from 0 to 18446744073709551615, or its digits as text";
 
 /// The name of a field, and a description of its values.
 pub type Field = (&'static str, &'static str);

@@ -365,6 +365,16 @@ fn what_contradicts_itself_is_refused() {
             same(),
             "quantization.mode|mxfp4|affine",
         ),
+        (
+            config(json!({"group_size": 32, "bits": 8, "parameters": u64::MAX})),
+            same(),
+            "quantization.parameters|18446744073709551615|or left out",
+        ),
+        (
+            config(json!({"group_size": 32, "bits": 8, "parameters": "many"})),
+            same(),
+            "quantization.parameters|many|or left out",
+        ),
         (config(json!(true)), same(), "quantization|true|an object"),
         (
             config(json!({"group_size": 32, "bits": 8, QKV: {"group_size": 32, "bits": 2}})),

@@ -65,7 +65,7 @@ struct Info<'a> {
     mask_index: u32,
     alpha_0: Option<f64>,
     block_size: Option<usize>,
-    parameters: usize,
+    parameters: u64,
     bos: Option<u32>,
     eos: Option<u32>,
     has_tokenizer: bool,
@@ -155,7 +155,7 @@ pub struct WasmModel {
     model: Model,
     /// The conversation, which tracks what is in the cache; the messages are passed with each call.
     chat: RefCell<Option<Chat>>,
-    parameters: usize,
+    parameters: u64,
     file_bytes: u64,
 }
 
@@ -191,7 +191,7 @@ impl WasmModel {
         }
         checkpoint = checkpoint.with_chat_files(source.chat_files());
         let codec = TextCodec::of_checkpoint(&checkpoint)?;
-        let (parameters, file_bytes) = (checkpoint.count() as usize, checkpoint.file_bytes());
+        let (parameters, file_bytes) = (checkpoint.count(), checkpoint.file_bytes());
         let files = ModelFiles::new(&options.name, checkpoint, codec);
         let model = Model::load(files, load).await?;
         // The reason why a model cannot converse is reported when `chat` is called.

@@ -77,7 +77,8 @@ struct Conversation {
 impl Conversation {
     fn run(&mut self, mut input: Input) -> Result<(), Failure> {
         while let Some(line) = input.next()? {
-            match self.line(&line, input.number()) {
+            let answered = line.and_then(|line| self.line(&line, input.number()));
+            match answered {
                 Ok(true) => {}
                 Ok(false) => break,
                 // At a terminal or with JSON, the conversation continues after an error.
@@ -98,8 +99,10 @@ impl Conversation {
 
     /// Processes a line, given its number; returns whether the conversation continues.
     fn line(&mut self, line: &str, number: u64) -> Result<bool, Failure> {
-        if self.show.is_json() && line.starts_with('{') {
-            let asked = Asked::read(line).map_err(|why| {
+        // As in jobs, a byte order mark and spaces may precede an object.
+        let object = line.trim_start_matches(['\u{feff}', ' ', '\t']);
+        if self.show.is_json() && object.starts_with('{') {
+            let asked = Asked::read(object).map_err(|why| {
                 Failure::usage(format!(
                     "line {number} of the input: {why}; an example is {EXAMPLE}"
                 ))
@@ -134,6 +137,18 @@ impl Conversation {
     fn command(&mut self, line: &str) -> Result<bool, Failure> {
         let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let rest = rest.trim();
+        let stands_alone = ["help", "?", "exit", "quit", "bye", "reset"].contains(&name);
+        if stands_alone && !rest.is_empty() || name != "system" && line.trim_end().contains('\n') {
+            // Probably a message, for example a pasted one.
+            let takes = match stands_alone {
+                true => "nothing after it",
+                false => "one line",
+            };
+            return Err(Failure::usage(format!(
+                "/{} takes {takes}; // begins a message with a /",
+                output::printable(name)
+            )));
+        }
         let named = |what: &str| match rest {
             "" => Err(Failure::usage(format!("/{name} needs the name of {what}"))),
             path => Ok(std::path::Path::new(path)),

@@ -33,11 +33,11 @@ fn command(model: &str, options: &[&str]) -> Command {
 }
 
 /// Sends `input` and waits for the end.
-fn said(model: &str, options: &[&str], input: &str) -> Output {
+fn said(model: &str, options: &[&str], input: impl AsRef<[u8]>) -> Output {
     let mut child = command(model, options).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("a pipe");
     // It may end before it has read everything.
-    let _ = stdin.write_all(input.as_bytes());
+    let _ = stdin.write_all(input.as_ref());
     drop(stdin);
     child.wait_with_output().expect("it ends")
 }
@@ -137,6 +137,9 @@ fn through_a_pipe_each_line_is_a_message() {
         ("/seed x\n", "/seed x is not a whole number"),
         ("/save\n", "/save needs the name of a file"),
         ("Hello <|mask|>\n", "mask token"),
+        ("/exit strategies\n", "/exit takes nothing after it"),
+        ("/reset\\\nHello\n", "/reset takes nothing after it"),
+        ("/seed\\\n7\n", "/seed takes one line"),
         ("/exit\n/nothing\n", ""),
     ] {
         let output = said(&model, &BLOCKS, input);
@@ -156,14 +159,20 @@ fn through_a_pipe_each_line_is_a_message() {
     let output = said(
         &model,
         &options,
-        "{\"messages\": 7}\n/nothing\n{\"content\": \"Say hello.\"}\n",
+        b"{\"messages\": 7}\n/nothing\n\xff\n\xef\xbb\xbf {\"content\": \"Say hello.\"}\n",
     );
     assert_eq!(output.status.code(), Some(1));
     let kinds: Vec<Value> = events(&output)
         .into_iter()
         .map(|event| event["event"].clone())
         .collect();
-    assert_eq!(kinds[..3], ["error", "error", "prompt"]);
+    assert_eq!(kinds[..4], ["error", "error", "error", "prompt"]);
+    let prompt = &events(&output)[3]["text"];
+    let prompt = prompt.as_str().expect("a text");
+    assert!(
+        prompt.contains("Say hello.") && !prompt.contains('{'),
+        "{prompt}"
+    );
     assert_eq!(kinds.last().expect("one"), "answer");
     assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
 }

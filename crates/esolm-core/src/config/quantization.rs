@@ -98,7 +98,7 @@ impl Quantization {
         Ok(Self {
             rest,
             modules,
-            parameters: object.get(PARAMETERS).and_then(Value::as_u64),
+            parameters: present(object, PARAMETERS).map(count).transpose()?,
         })
     }
 
@@ -119,6 +119,18 @@ impl Quantization {
         }
         object
     }
+}
+
+/// A number of weights; larger ones could not be written exactly.
+fn count(value: &Value) -> Result<u64, ConfigError> {
+    let count = value.as_u64().filter(|count| (1..=1 << 53).contains(count));
+    count.ok_or_else(|| {
+        invalid(
+            "quantization.parameters",
+            shown(value),
+            "the number of weights before they were quantised, or left out",
+        )
+    })
 }
 
 /// The format in an object, for the module of that name; an empty name means all other modules.

@@ -14,6 +14,8 @@ pub enum Said {
     Line(String),
     /// Ctrl-C.
     Interrupt,
+    /// A line that is no text.
+    Unreadable(&'static str),
     /// End of input.
     End,
 }
@@ -52,13 +54,13 @@ impl Input {
         self.number
     }
 
-    /// The next message, including lines joined by a backslash; `None` at the end of the conversation.
-    pub fn next(&mut self) -> Result<Option<String>, Failure> {
-        let said = self.message();
-        said.map_err(|error| cannot_read(&error))
+    /// The next message, including lines joined by a backslash, or what is wrong with its line, after which the input
+    /// continues; `None` at the end of the conversation.
+    pub fn next(&mut self) -> Result<Option<Result<String, Failure>>, Failure> {
+        self.message().map_err(|error| cannot_read(&error))
     }
 
-    fn message(&mut self) -> io::Result<Option<String>> {
+    fn message(&mut self) -> io::Result<Option<Result<String, Failure>>> {
         let mut whole = String::new();
         loop {
             self.number += 1;
@@ -79,13 +81,17 @@ impl Input {
                     whole.clear();
                     continue;
                 }
+                Said::Unreadable(why) => {
+                    let why = format!("line {} of the input {why}", self.number);
+                    return Ok(Some(Err(Failure::failed(why))));
+                }
                 Said::End if !whole.is_empty() => {}
                 Said::Interrupt | Said::End => return Ok(None),
             }
             if let Source::Typed(editor) = &mut self.source {
                 editor.remember(&whole)?;
             }
-            return Ok(Some(whole));
+            return Ok(Some(Ok(whole)));
         }
     }
 }
@@ -97,15 +103,24 @@ fn read(lines: &mut StdinLock<'static>) -> io::Result<Said> {
         return Ok(Said::End);
     }
     if bytes.len() as u64 == MOST {
-        return Err(io::Error::other("a line is too long"));
+        // The rest of the line is skipped, so that the next one is read as itself.
+        while bytes.last() != Some(&b'\n') {
+            bytes.clear();
+            if lines.take(MOST).read_until(b'\n', &mut bytes)? == 0 {
+                break;
+            }
+        }
+        return Ok(Said::Unreadable("is too long; give at most 16 MiB"));
     }
-    let line = String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))?;
+    let Ok(line) = String::from_utf8(bytes) else {
+        return Ok(Said::Unreadable("is not UTF-8 text; convert it to UTF-8"));
+    };
     let line = line.strip_suffix('\n').unwrap_or(&line);
     Ok(Said::Line(line.strip_suffix('\r').unwrap_or(line).into()))
 }
 
 fn cannot_read(error: &io::Error) -> Failure {
     Failure::failed(format!(
-        "cannot read the standard input: {error}; give one message a line, in UTF-8"
+        "cannot read the standard input: {error}; give one message a line"
     ))
 }
