@@ -1,4 +1,5 @@
-//! Passes that are recorded when they come again: a pass of few rows takes less time on a large GPU than its launches take the host.
+//! Recording passes that occur again and replaying them: on a large GPU, a pass with few rows takes less time than launching
+//! it takes the host.
 
 use std::collections::VecDeque;
 
@@ -6,25 +7,25 @@ use super::tables::Leading;
 use crate::error::EngineError;
 use crate::kernels::runtime::{Gpu, Recording};
 
-/// Most passes that are kept; each keeps some megabytes of small buffers from others.
+/// Maximum number of recordings; each holds some megabytes of small buffers.
 const MOST: usize = 32;
-/// Shapes of passes that were launched and are remembered.
+/// How many shapes of launched passes to remember.
 const SEEN: usize = 64;
-/// Passes after which a recording that was not replayed makes room for another. Each makes room in turn only where it has been of no use
-/// for long, since it costs more to record a pass than to launch it.
+/// Number of passes after which a recording that was not replayed may be dropped for another. Not sooner, since recording a
+/// pass costs more than launching it.
 const STALE: u64 = 128;
 
-/// What of a pass decides which launches it takes, on the buffers of one batch: of all rows, and of those that are wanted.
+/// What determines the launches of a pass on the buffers of one batch: for all rows, and for the sampled ones.
 pub(super) type Shape = [Leading; 2];
 
 /// The recorded passes of a batch.
 #[derive(Default)]
 pub(super) struct Recordings {
-    /// Those launched last.
+    /// Shapes of launched passes that are not recorded, in the order of their first launch.
     seen: VecDeque<Shape>,
     kept: Vec<Kept>,
     passes: u64,
-    /// The device records nothing.
+    /// Whether the device cannot record.
     is_off: bool,
 }
 
@@ -32,23 +33,24 @@ pub(super) struct Recordings {
 struct Kept {
     shape: Shape,
     recording: Recording,
-    /// The number of the pass that it was last replayed for.
+    /// The number of the pass for which it was last replayed.
     used: u64,
 }
 
 impl Recordings {
-    /// Runs a pass that `launch` launches: one by one the first time, which compiles what is missing, and later from a recording.
+    /// Runs a pass that `launch` launches: kernel by kernel the first time, which compiles missing pipelines, and later from a
+    /// recording.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when the device is lost.
+    /// [`EngineError::Device`] if the device is lost.
     pub fn run(&mut self, gpu: &Gpu, shape: Shape, launch: impl Fn()) -> Result<(), EngineError> {
-        // In a browser each model that recorded left some 90 KB of the module's memory taken.
+        // In a browser, each model that recorded left some 90 KB of the module's memory allocated.
         if cfg!(target_family = "wasm") || self.is_off {
             launch();
             return Ok(());
         }
         self.passes += 1;
-        // What was recorded on another thread is of no use here.
+        // Recordings made on another thread cannot be replayed here.
         self.kept.retain(|kept| gpu.can_replay(&kept.recording));
         if let Some(kept) = self.kept.iter_mut().find(|kept| kept.shape == shape) {
             kept.used = self.passes;
@@ -72,12 +74,12 @@ impl Recordings {
         Ok(())
     }
 
-    /// How many passes are recorded.
+    /// Number of recordings.
     pub fn len(&self) -> usize {
         self.kept.len()
     }
 
-    /// Whether a pass that is not kept has come before, and there is room for it.
+    /// Whether a pass without a recording occurred before and there is room to record it.
     fn is_worth_it(&mut self, shape: Shape) -> bool {
         if !self.seen.contains(&shape) {
             if self.seen.len() == SEEN {
