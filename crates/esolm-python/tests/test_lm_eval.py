@@ -183,6 +183,11 @@ def test_a_chat_template_makes_the_requests(talker, talker_folder):
     request = Instance(request_type="generate_until", doc={}, arguments=(context, how), idx=0)
     (written,) = lm.generate_until([request], disable_tqdm=True)
     assert "The sky is blue." in written
+    lm = esolm.lm_eval.EsolmLM(str(talker_folder), device="cpu", as_="bd3lm", block_size=8, think=False)
+    context = lm.apply_chat_template(said)
+    assert context == talker.chat_prompt(said, think=False)
+    request = Instance(request_type="generate_until", doc={}, arguments=(context, how), idx=0)
+    assert lm.generate_until([request], disable_tqdm=True) == ["The sky is blue."]
     with pytest.raises(esolm.ChatError, match="'rag'"):
         lm.chat_template("rag")
     with pytest.raises(esolm.ChatError, match="chat_template="):

@@ -56,7 +56,8 @@ class EsolmLM(LM):
 
     ``--batch_size`` (or ``batch`` in ``--model_args``) is the number of texts of a pass where likelihoods are computed; texts are written one by one.
 
-    With ``--apply_chat_template`` requests are what the model's own chat template makes of them (:meth:`esolm.Model.chat_prompt`), and open as it says.
+    With ``--apply_chat_template`` requests are what the model's own chat template makes of them (:meth:`esolm.Model.chat_prompt`), and open as it
+    says; ``think`` in ``--model_args`` says whether the model thinks first, where its template asks.
 
     Whether a continuation is the one that greedy decoding would write is known where likelihoods are exact and of one order; elsewhere it counts
     as not greedy.
@@ -67,6 +68,7 @@ class EsolmLM(LM):
         pretrained: Optional[str] = None,
         batch_size: Any = None,
         max_batch_size: Any = None,
+        think: Optional[bool] = None,
         **options: Any,
     ):
         super().__init__()
@@ -93,6 +95,7 @@ class EsolmLM(LM):
         info = self.model.info
         self._opening = info["opening"] if self._scoring.get("bos") is not False else None
         self._warned: set[str] = set()
+        self._think = think
         #: What nothing is predicted from stands behind.
         self._prefix = info["bos"] if info["bos"] is not None else info["eos"]
         self._end = "" if info["eos"] is None else self.model.decode([info["eos"]])
@@ -130,7 +133,7 @@ class EsolmLM(LM):
         """The text of a conversation. Where it ends with the beginning of an answer, the answer is left open."""
         self.chat_template(True)
         messages: list[Any] = [{"role": one["role"], "content": one["content"]} for one in chat_history]
-        text = self.model.chat_prompt(messages, add_generation_prompt=add_generation_prompt)
+        text = self.model.chat_prompt(messages, add_generation_prompt=add_generation_prompt, think=self._think)
         begun = "" if add_generation_prompt or not messages else messages[-1]["content"].strip()
         at = text.rfind(begun) if begun else -1
         return text if at < 0 else text[: at + len(begun)]
