@@ -87,7 +87,8 @@ def main():
                 written = len(known)
                 print(f"step {step['step'] + 1} of {step['steps']}: {step['phase']}, {len(new)} written, {written} known")
     except KeyboardInterrupt:
-        pass
+        # Where it comes between two steps, the run does not know of it.
+        run.stop()
     result = run.result
     print()
     print(result["text"][0])

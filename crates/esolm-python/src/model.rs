@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::error::Failure;
 use crate::files::{self, Device, Info, Load, Loaded, Talks};
 use crate::run::{Answering, Generation, UnderWay, lock};
-use crate::value::{argument, fields, options, read, value};
+use crate::value::{argument, fields, options, plain, read, value};
 use crate::wait::wait;
 
 /// What there is to compute with: the adapters of this machine.
@@ -34,8 +34,6 @@ pub struct Model {
     under_way: UnderWay,
     /// The conversation, which knows what of it stands in the cache; the messages come with each call.
     chat: Mutex<Option<Chat>>,
-    /// The process whose thread computes. A fork has no such thread.
-    process: u32,
 }
 
 /// How texts that are scored are said, with what a corpus has besides.
@@ -109,9 +107,8 @@ impl Model {
         Ok(Self {
             model,
             info: info.unbind(),
-            under_way: UnderWay::default(),
+            under_way: UnderWay::new(),
             chat: Mutex::new(chat),
-            process: std::process::id(),
         })
     }
 
@@ -123,7 +120,7 @@ impl Model {
 
     /// Texts step by step. They begin when the first step is asked for.
     fn generate(&self, how: &Bound<'_, PyDict>) -> PyResult<Generation> {
-        self.check()?;
+        self.under_way.check()?;
         let request: Request = options(how)?;
         let run = self.model.generate(request);
         Ok(Generation::new(run, self.under_way.clone()))
@@ -138,7 +135,7 @@ impl Model {
 
     /// An answer to a conversation.
     fn chat(&self, said: &Bound<'_, PyAny>, how: &Bound<'_, PyDict>) -> PyResult<Answering> {
-        self.check()?;
+        self.under_way.check()?;
         let messages: Vec<Message> = argument("messages", said)?;
         let mut how = fields(how)?;
         let mut own = |name: &str| how.remove(name).unwrap_or(Value::Null);
@@ -160,6 +157,24 @@ impl Model {
         Ok(Answering::new(chat.answer(), self.under_way.clone()))
     }
 
+    /// What the chat template makes of messages.
+    #[pyo3(signature = (said, add_generation_prompt, think))]
+    fn chat_prompt(
+        &self,
+        said: &Bound<'_, PyAny>,
+        add_generation_prompt: bool,
+        think: Option<bool>,
+    ) -> PyResult<String> {
+        let options = ChatOptions {
+            think,
+            ..ChatOptions::default()
+        };
+        // One of its own, so that the conversation under way stays as it is.
+        let mut chat = Chat::new(&self.model, options).map_err(Failure::from)?;
+        chat.set_messages(argument("messages", said)?);
+        Ok(chat.prompt(add_generation_prompt).map_err(Failure::from)?)
+    }
+
     /// Log-likelihoods of items: for each its scores, and what had to be done to it.
     fn score<'py>(
         &self,
@@ -169,7 +184,7 @@ impl Model {
     ) -> PyResult<Bound<'py, PyAny>> {
         let options: ScoreOptions = options(how)?;
         let items = items.iter().enumerate().map(|(index, item)| {
-            argument::<ScoreItem>("item", item).map_err(|_| {
+            read::<ScoreItem>(plain(&format!("item {index}"), item)?).map_err(|_| {
                 let message = format!(
                     "item {index} is neither a text nor a dictionary with context and choices, or with prefix, middle and suffix; give one of these"
                 );
@@ -186,7 +201,7 @@ impl Model {
     fn perplexity<'py>(
         &self,
         py: Python<'py>,
-        documents: Option<Vec<String>>,
+        documents: Option<Bound<'py, PyAny>>,
         tokens: Option<Vec<Vec<u32>>>,
         orders: Option<Vec<Vec<u32>>>,
         how: &Bound<'py, PyDict>,
@@ -208,7 +223,7 @@ impl Model {
             ..PerplexityOptions::default()
         };
         let corpus = match (documents, tokens) {
-            (Some(documents), _) => Corpus::Documents(documents),
+            (Some(documents), _) => Corpus::Documents(argument("documents", &documents)?),
             (None, tokens) => Corpus::Tokens {
                 tokens: tokens.unwrap_or_default(),
                 orders,
@@ -270,8 +285,9 @@ impl Model {
     }
 
     /// Tokens of a text.
-    fn encode(&self, text: &str) -> PyResult<Vec<u32>> {
-        Ok(self.codec()?.encode(text).map_err(Failure::from)?)
+    fn encode(&self, text: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+        let text: String = argument("text", text)?;
+        Ok(self.codec()?.encode(&text).map_err(Failure::from)?)
     }
 
     /// Text of tokens, special ones written with their names.
@@ -292,19 +308,8 @@ impl Model {
         F: Future<Output = Result<T, Error>> + Send,
         T: Send,
     {
-        self.check()?;
+        self.under_way.check()?;
         Ok(wait(py, call).map_err(Failure::Python)??)
-    }
-
-    fn check(&self) -> Result<(), Failure> {
-        if std::process::id() != self.process {
-            return Err(Failure::new(
-                "busy",
-                "the model was loaded before this process was forked, and its thread stayed behind; load it in this process (with multiprocessing, \
-                 use the start method \"spawn\")",
-            ));
-        }
-        self.under_way.check()
     }
 
     fn codec(&self) -> Result<&TextCodec, Failure> {

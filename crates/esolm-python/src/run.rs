@@ -18,21 +18,45 @@ use crate::wait::wait;
 
 /// The runs of a model that have begun and not ended, with the thread that reads each. A call from that same thread would wait for ever, as
 /// the model waits for the thread to read on.
-#[derive(Clone, Default)]
-pub struct UnderWay(Arc<Mutex<HashMap<u64, ThreadId>>>);
+#[derive(Clone)]
+pub struct UnderWay {
+    runs: Arc<Mutex<HashMap<u64, ThreadId>>>,
+    /// The process whose thread computes. A fork has no such thread.
+    process: u32,
+}
 
 impl UnderWay {
+    /// None yet, of a model that this process has loaded.
+    pub fn new() -> Self {
+        Self {
+            runs: Arc::default(),
+            process: std::process::id(),
+        }
+    }
+
     /// Checks that this thread may call the model.
     ///
     /// # Errors
-    /// With the code `busy` while the thread itself has a run to read.
+    /// With the code `busy` in a fork of the model's process, and while the thread itself has a run to read.
     pub fn check(&self) -> Result<(), Failure> {
         self.check_but(None)
     }
 
+    fn check_process(&self) -> Result<(), Failure> {
+        match std::process::id() == self.process {
+            true => Ok(()),
+            false => Err(Failure::new(
+                "busy",
+                "the model was loaded before this process was forked, and its thread stayed behind; load it in this process (with multiprocessing, \
+                 use the start method \"spawn\")",
+            )),
+        }
+    }
+
     fn check_but(&self, run: Option<u64>) -> Result<(), Failure> {
+        self.check_process()?;
         let here = thread::current().id();
-        let runs = lock(&self.0);
+        let runs = lock(&self.runs);
         let mut others = runs.iter().filter(|(id, _)| Some(**id) != run);
         match others.any(|(_, reader)| *reader == here) {
             false => Ok(()),
@@ -45,12 +69,12 @@ impl UnderWay {
 
     fn enter(&self, run: u64) -> Result<(), Failure> {
         self.check_but(Some(run))?;
-        lock(&self.0).insert(run, thread::current().id());
+        lock(&self.runs).insert(run, thread::current().id());
         Ok(())
     }
 
     fn leave(&self, run: u64) {
-        lock(&self.0).remove(&run);
+        lock(&self.runs).remove(&run);
     }
 }
 
@@ -113,6 +137,8 @@ where
                 return Ok(event);
             }
             State::Read => {
+                // In a fork nobody waits any more.
+                self.under_way.check_process()?;
                 return Err(Failure::new(
                     "busy",
                     "another thread waits for the next step of this run; read it in one thread",

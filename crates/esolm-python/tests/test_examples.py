@@ -1,6 +1,8 @@
 """The examples, as people run them."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +54,27 @@ def test_denoise_draws_in_a_terminal():
     assert process.returncode == 0
     text = drawn.decode("utf-8")
     assert "░░" in text and "\x1b[J" in text and "seed 5" in text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pty")
+def test_ctrl_c_between_two_steps_ends_denoise():
+    import pty
+
+    leader, follower = pty.openpty()
+    command = [sys.executable, EXAMPLES / "denoise.py", "--device", "cpu", "--seed", "5", "--length", "64", "--alpha-0", "0", "--pause", "600"]
+    # The first step is drawn, and the example sleeps.
+    with subprocess.Popen(command, stdout=follower, stdin=follower, start_new_session=True) as process:
+        os.close(follower)
+        drawn = os.read(leader, 4096)
+        process.send_signal(signal.SIGINT)
+        while True:
+            try:
+                part = os.read(leader, 4096)
+            except OSError:
+                break
+            if not part:
+                break
+            drawn += part
+    assert process.returncode == 0
+    passes = re.search(r"(\d+) passes", drawn.decode("utf-8"))
+    assert int(passes[1]) < 32, drawn

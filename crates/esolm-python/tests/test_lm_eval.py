@@ -129,6 +129,78 @@ def test_a_bound_where_there_is_no_exact_likelihood(talker, talker_folder):
     assert logp == want["logp"] and not want["exact"] and not is_greedy
 
 
+def test_the_task_decides_how_a_text_is_drawn_then_the_arguments(caplog):
+    import esolm.lm_eval
+
+    lm = esolm.lm_eval.EsolmLM(device="cpu", temperature=0.7, top_k=5)
+    plain = {"until": ["."], "max_gen_toks": 8}
+    assert lm._drawn(plain) == {"temperature": 0.7, "top_k": 5}
+    assert lm._drawn({**plain, "temperature": 0.2, "top_p": 0.5}) == {"temperature": 0.2, "top_k": 5, "top_p": 0.5}
+    assert lm._drawn({**plain, "temperature": 0.0})["temperature"] == 0
+    assert lm._drawn({**plain, "do_sample": False, "temperature": 0.9})["temperature"] == 0
+    assert lm._drawn({**plain, "do_sample": True})["temperature"] == 0.7
+    assert esolm.lm_eval.EsolmLM(device="cpu")._drawn(plain) == {"temperature": 0}
+    assert not caplog.records
+    for _ in range(2):
+        lm._drawn({**plain, "num_beams": 4, "repetition_penalty": 1.2})
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and "num_beams=4" in said[0] and "repetition_penalty=1.2" in said[1]
+
+
+def test_a_batch_is_one_pass(monkeypatch):
+    import esolm.lm_eval
+    from lm_eval.api.instance import Instance
+
+    requests = [Instance(request_type="loglikelihood", doc={}, arguments=(*pair,), idx=0) for pair in [("Tom had", " a ball."), ("Lily", " was")] * 3]
+    together = esolm.lm_eval.EsolmLM(device="cpu").loglikelihood(requests, disable_tqdm=True)
+    sizes = []
+    logprobs = esolm.Model.logprobs
+
+    def counted(model, texts, **how):
+        sizes.append(len(texts))
+        return logprobs(model, texts, **how)
+
+    monkeypatch.setattr(esolm.Model, "logprobs", counted)
+    for how in [{"batch_size": 4}, {"batch": 4}]:
+        told = esolm.lm_eval.EsolmLM(device="cpu", **how).loglikelihood(requests, disable_tqdm=True)
+        assert [logp for logp, _ in told] == pytest.approx([logp for logp, _ in together], abs=1e-4)
+    assert sizes == [4, 2, 4, 2]
+    with pytest.raises(esolm.OptionError, match="batch"):
+        esolm.lm_eval.EsolmLM(device="cpu", batch=0)
+
+
+def test_a_chat_template_makes_the_requests(talker, talker_folder):
+    import esolm.lm_eval
+    from lm_eval.api.instance import Instance
+
+    lm = esolm.lm_eval.EsolmLM(str(talker_folder), device="cpu", as_="bd3lm", block_size=8)
+    said = [{"role": "user", "content": "What colour is the sky?"}]
+    context = lm.apply_chat_template(said)
+    assert context == next(talker.chat(said, temperature=0, max_tokens=8))["text"] == talker.chat_prompt(said)
+    begun = lm.apply_chat_template([*said, {"role": "assistant", "content": "The sky"}], add_generation_prompt=False)
+    assert begun.endswith("The sky") and begun.startswith(talker.chat_prompt(said, add_generation_prompt=False))
+    how = {"until": [], "max_gen_toks": 24, "temperature": 0, "steps": 8}
+    request = Instance(request_type="generate_until", doc={}, arguments=(context, how), idx=0)
+    (written,) = lm.generate_until([request], disable_tqdm=True)
+    assert "The sky is blue." in written
+    lm = esolm.lm_eval.EsolmLM(str(talker_folder), device="cpu", as_="bd3lm", block_size=8, think=False)
+    context = lm.apply_chat_template(said)
+    assert context == talker.chat_prompt(said, think=False)
+    request = Instance(request_type="generate_until", doc={}, arguments=(context, how), idx=0)
+    assert lm.generate_until([request], disable_tqdm=True) == ["The sky is blue."]
+    with pytest.raises(esolm.ChatError, match="'rag'"):
+        lm.chat_template("rag")
+    with pytest.raises(esolm.ChatError, match="chat_template="):
+        esolm.lm_eval.EsolmLM(device="cpu").apply_chat_template(said)
+
+
+def test_without_the_harness_it_says_what_installs_it():
+    program = "import runpy, sys; sys.modules['lm_eval'] = None; runpy.run_module('esolm.lm_eval', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "pip install 'esolm[lm-eval]'" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_arguments_that_do_not_exist_are_named():
     import esolm.lm_eval
 

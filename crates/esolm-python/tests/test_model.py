@@ -136,6 +136,26 @@ def test_perplexity_agrees_with_the_score(model):
     assert sum(told[1:]) == pytest.approx(scores[1]["logp"], abs=1e-4)
 
 
+def test_numpys_integers_are_numbers(model):
+    number = numpy.int64(1)
+    plain = model.logprobs([[5, 6]], given=1, top=1, seed=1)
+    assert model.logprobs([numpy.array([5, 6], dtype=numpy.uint16)], given=number, top=number, seed=number, alpha_0=numpy.float32(0)) == plain
+    assert model.logprobs([[numpy.int32(5), 6]], given=numpy.array([1]), top=1, seed=1) == plain
+    assert model.decode([numpy.int64(5), 6]) == model.decode(numpy.array([5, 6])) == model.decode(iter([5, 6]))
+    assert model.decode([]) == ""
+    how = {"length": 8, "steps": 4, "seed": 1, "top_k": 3, "batch": 1}
+    assert model.text(**{name: numpy.int64(value) for name, value in how.items()}) == model.text(**how)
+
+
+def test_what_a_model_is_does_not_change(model):
+    info = model.info
+    info["vocab_size"] = 3
+    info["device"]["text"] = "changed"
+    del info["attention"]
+    assert model.info["vocab_size"] > 3 and model.info["device"]["text"] != "changed"
+    assert model.logits([5, 6]).shape == (2, model.info["vocab_size"])
+
+
 def test_logits_know_what_stands_before_in_the_order(model):
     tokens = model.encode("Once upon a time there was")
     length = len(tokens)
@@ -204,7 +224,7 @@ def test_errors_have_their_kind_and_fields(model, talker, tmp_path):
         assert (type(copy), str(copy), copy.code, copy.data) == (type(error), str(error), error.code, error.data)
 
     option, text, ckpt = esolm.OptionError, esolm.TextError, esolm.CheckpointError
-    refused(option, "option", "top_p", lambda: model.text(top_p=2.0))
+    refused(option, "option", "top_p", lambda: model.text(top_p=2.0), option="top_p", value="2", range="a number above 0, up to 1")
     refused(option, "option", "top_k", lambda: model.text(top_k=0))
     refused(option, "option", "temperature", lambda: model.text(temperature="hot"))
     refused(option, "option", "temperature", lambda: model.text(temperature=float("nan")))
@@ -212,7 +232,35 @@ def test_errors_have_their_kind_and_fields(model, talker, tmp_path):
     refused(option, "option", "seed", lambda: model.text(seed=2**64))
     refused(option, "option", "length", lambda: model.text(length=100000), length=100000)
     refused(option, "option", "schedule", lambda: model.text(schedule="bloks"))
-    refused(option, "option", "prompt", lambda: model.texts(prompt=["a", 1]))
+    wrong = esolm.ArgumentError
+    refused(wrong, "type", "prompt", lambda: model.texts(prompt=["a", 1]))
+    refused(wrong, "type", "prompt is a value of type int", lambda: model.text(prompt=3))
+    refused(wrong, "type", "documents is a value of type int", lambda: model.perplexity(3))
+    refused(wrong, "type", "seed", lambda: model.text(seed={1, 2}))
+    refused(wrong, "type", "source", lambda: esolm.Model.load(3))
+    refused(option, "option", "at least one text", lambda: model.texts(prompt=[]))
+    refused(option, "option", 'temperature: got "hot"; give a number', lambda: model.text(temperature="hot"))
+    refused(option, "option", "length: got 2.5; give a whole number", lambda: model.text(length=2.5))
+    refused(option, "option", "logprobs: got 3; give True or False", lambda: model.text(logprobs=3))
+    refused(option, "option", "got 3; give a text", lambda: model.text(infill=3))
+    refused(option, "option", "got 3; give a text", lambda: model.encode(3))
+    refused(text, "text", "prompt holds half of a surrogate pair", lambda: model.text(prompt="\ud800"))
+    refused(text, "text", "text holds half of a surrogate pair", lambda: model.encode("\ud800"))
+    refused(text, "text", "documents holds half of a surrogate pair", lambda: model.perplexity(["a", "\ud800"]))
+    refused(text, "text", "item 1 holds half of a surrogate pair", lambda: model.score(["a", "\ud800"]))
+    refused(option, "option", "length is 0; it must be at least 1", lambda: model.perplexity("a", length=0), option="length", value="0")
+    refused(option, "option", "max_windows is 0", lambda: model.perplexity("a", max_windows=0), option="max_windows")
+    hello = [{"role": "user", "content": "a"}]
+    refused(option, "option", "max_tokens is 0; it must be at least 1", lambda: talker.chat(hello, max_tokens=0).answer, option="max_tokens")
+    for call in [lambda one: model.decode([one]), lambda one: model.logprobs([[5], [one]])]:
+        for one in [1.9, "123", float("nan"), float("inf"), True, None, 2**70, 1j, [1], b"1"]:
+            refused(option, "option", "tokens", lambda call=call, one=one: call(one))
+    refused(option, "option", "vocabulary", lambda: model.decode([10**6]), token=10**6)
+    refused(option, "option", "tokens[1] holds the token 1000000", lambda: model.logprobs([[1], [10**6]]))
+    refused(wrong, "type", "tokens is a value of type int", lambda: model.decode(5))
+    refused(wrong, "type", "given", lambda: model.logprobs([[1]], given=0.5))
+    refused(wrong, "type", "alpha_0", lambda: model.logprobs([[1]], alpha_0="1"))
+    refused(option, "option", "order has rows of different lengths", lambda: model.logits([1, 2], order=[[0], [0, 1]]))
     refused(option, "option", "window", lambda: model.text(window=4), option="window")
     refused(option, "option", "use texts", lambda: model.text(prompt=["a", "b"]))
     refused(option, "option", "exclude each other", lambda: model.infill("a ____", prompt="b"))
@@ -230,8 +278,8 @@ def test_errors_have_their_kind_and_fields(model, talker, tmp_path):
     refused(option, "option", "context", lambda: model.logits([1] * 10000), length=10000)
     refused(option, "option", "unknown variant `cusal`", lambda: model.logits([1, 2], mode="cusal"))
     refused(option, "option", "clean has the shape [1, 2]", lambda: model.logits([1, 2, 3], clean=[1, 2]))
-    refused(option, "option", "-1 is not a token", lambda: model.decode([-1]))
-    refused(option, "option", "-1 is not a token", lambda: model.logprobs([[-1]]))
+    refused(option, "option", "holds -1, which is not a token", lambda: model.decode([-1]))
+    refused(option, "option", "holds -1, which is not a token", lambda: model.logprobs([[-1]]))
     refused(option, "option", "given has 2 numbers", lambda: model.logprobs([[1]], given=[1, 2]))
     refused(option, "option", "less than 2^64", lambda: model.logprobs([[1]], seed=2**64))
     refused(option, "option", "vocabulary", lambda: model.logprobs([[10**6]]), token=10**6)
@@ -262,15 +310,16 @@ def test_a_model_without_a_tokenizer_says_so(golden_network):
 
 
 def test_calls_are_checked_as_pythons_are(model):
-    with pytest.raises(TypeError, match="'tempreature'; perhaps 'temperature' was meant"):
+    assert issubclass(esolm.ArgumentError, TypeError)
+    with pytest.raises(esolm.ArgumentError, match="'tempreature'; perhaps 'temperature' was meant"):
         model.text(tempreature=1.0)
-    with pytest.raises(TypeError, match="inspect.*'device'"):
+    with pytest.raises(esolm.ArgumentError, match="inspect.*'device'"):
         esolm.inspect(device="cpu")
     with pytest.raises(TypeError, match="seed"):
         model.text(seed={1, 2})
-    with pytest.raises(TypeError, match="documents or tokens"):
+    with pytest.raises(esolm.ArgumentError, match="documents or tokens"):
         model.perplexity()
-    with pytest.raises(TypeError, match="messages is a list"):
+    with pytest.raises(esolm.ArgumentError, match="messages is a list"):
         model.chat("Hello")
     loop = []
     loop.append(loop)

@@ -114,20 +114,39 @@ def test_a_run_is_read_by_one_thread_at_a_time(model):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_fork_is_told_to_load_its_own(model):
+def test_a_fork_is_told_to_load_its_own(model, talker):
+    begun = model.generate(seed=1, length=32)
+    unbegun = model.generate(seed=1, length=8)
+    next(begun)
+    said = [{"role": "user", "content": "What colour is the sky?"}]
+    answering = talker.chat(said)
+    next(answering)
+    calls = [
+        lambda: model.text(length=8),
+        lambda: next(begun),
+        lambda: begun.result,
+        lambda: unbegun.headers,
+        lambda: next(answering),
+        lambda: answering.answer,
+    ]
+
     def child(told):
-        try:
-            model.text(length=8)
-        except esolm.EsolmError as error:
-            told.put((error.code, str(error)))
+        for call in calls:
+            try:
+                call()
+            except esolm.EsolmError as error:
+                told.put((error.code, str(error)))
 
     context = multiprocessing.get_context("fork")
     told = context.Queue()
-    process = context.Process(target=child, args=(told,))
+    process = context.Process(target=child, args=(told,), daemon=True)
     process.start()
-    code, message = told.get(timeout=60)
+    for _ in calls:
+        code, message = told.get(timeout=60)
+        assert code == "busy" and "load it in this process" in message
     process.join()
-    assert code == "busy" and "load it in this process" in message
+    # Here they go on.
+    assert begun.result["finish"] == ["length"] and answering.answer["text"]
 
 
 def test_a_program_may_end_at_any_time():

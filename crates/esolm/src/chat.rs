@@ -48,8 +48,8 @@ pub struct ChatOptions {
     /// checkpoint says otherwise, the temperature is 0 for a diffusion model, as in the published scripts, and 0.7 with
     /// a top-p of 0.9 for an AR model. Without a seed, each answer gets a random one.
     pub request: Request,
-    /// Maximum tokens of an answer. Default: 1024 for an AR model, 256 for a BD3-LM and 128 for an MDLM, which computes
-    /// all of them in every step; but at most half the context.
+    /// Maximum tokens of an answer, at least 1. Default: 1024 for an AR model, 256 for a BD3-LM and 128 for an MDLM, which
+    /// computes all of them in every step; but at most half the context.
     pub max_tokens: Option<usize>,
     /// Whether the model thinks before it answers, if its template supports that. Default: up to the template.
     pub think: Option<bool>,
@@ -59,6 +59,17 @@ impl ChatOptions {
     fn most_tokens(&self, config: &ModelConfig) -> usize {
         let usual = || usual_answer(config, config.length);
         self.max_tokens.unwrap_or_else(usual).max(1)
+    }
+
+    fn check_max_tokens(&self) -> Result<(), Error> {
+        match self.max_tokens {
+            Some(0) => Err(Error::Range {
+                option: "max_tokens",
+                value: "0".into(),
+                range: "at least 1".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -207,6 +218,20 @@ impl Chat {
     pub fn set_messages(&mut self, messages: Vec<Message>) {
         self.messages = messages;
         self.dropped = Arc::default();
+    }
+
+    /// What the chat template makes of all messages, whether or not they fit the context; with `add_generation_prompt`
+    /// the beginning of the answer too.
+    ///
+    /// # Errors
+    /// If there are no messages, or the template refuses them.
+    pub fn prompt(&self, add_generation_prompt: bool) -> Result<String, Error> {
+        if self.messages.is_empty() {
+            return Err(ChatError::NoMessage.into());
+        }
+        let how = turn::rendering(add_generation_prompt, self.options.think);
+        let text = self.language.template.render(&self.messages, how);
+        Ok(text.map_err(ChatError::from)?)
     }
 
     /// Number of cached tokens that a prompt with the same beginning as the last one would reuse.

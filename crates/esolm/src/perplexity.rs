@@ -161,8 +161,8 @@ impl PerplexityOptions {
     /// Checks everything that needs neither the tokenizer nor the network.
     ///
     /// # Errors
-    /// If an option does not apply to the family, the options leave nothing to compute, windows are too long, or the
-    /// corpus has no documents.
+    /// If an option does not apply to the family, the options leave nothing to compute, windows are empty or too long,
+    /// or the corpus has no documents.
     pub fn check(&self, config: &ModelConfig, corpus: &Corpus) -> Result<(), Error> {
         self.resolve(config, corpus).map(drop)
     }
@@ -173,6 +173,14 @@ impl PerplexityOptions {
             return Err(Error::NothingToCompute);
         }
         let context = config.length;
+        let counts = [("length", self.length), ("max_windows", self.max_windows)];
+        if let Some((option, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
+            return Err(Error::Range {
+                option,
+                value: "0".into(),
+                range: "at least 1".into(),
+            });
+        }
         match corpus {
             Corpus::Tokens { tokens, orders } => {
                 let length = tokens.iter().map(Vec::len).max().unwrap_or(0);

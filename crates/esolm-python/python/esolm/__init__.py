@@ -9,11 +9,12 @@
 
 from . import errors, types
 from ._esolm import Answering, Generation, __version__, devices
-from .errors import ChatError, CheckpointError, DeviceError, EsolmError, OptionError, OutOfMemoryError, TextError
+from .errors import ArgumentError, ChatError, CheckpointError, DeviceError, EsolmError, OptionError, OutOfMemoryError, TextError
 from .model import Model, inspect
 
 __all__ = [
     "Answering",
+    "ArgumentError",
     "ChatError",
     "CheckpointError",
     "DeviceError",

@@ -1,14 +1,16 @@
 """What can go wrong.
 
-Every exception of this package is an :class:`EsolmError`, with a ``code`` that a program can tell it by, a message that says what is wrong and
-what helps, and ``data``, the fields of the library's error, such as ``{"option": "top_p", "value": "2", "range": "…"}``.
+Whatever the package itself refuses or fails at is an :class:`EsolmError`, with a ``code`` that a program can tell it by, a message that says
+what is wrong and what helps, and ``data``, the fields of the library's error, such as
+``{"option": "top_p", "value": "2", "range": "a number above 0, up to 1"}``. What is Python's own stays so: ``KeyboardInterrupt``, the ``TypeError`` of
+a call without a needed argument, and what an object raises that is given as an argument.
 """
 
 from __future__ import annotations
 
 from typing import Any, Optional
 
-__all__ = ["ChatError", "CheckpointError", "DeviceError", "EsolmError", "OptionError", "OutOfMemoryError", "TextError"]
+__all__ = ["ArgumentError", "ChatError", "CheckpointError", "DeviceError", "EsolmError", "OptionError", "OutOfMemoryError", "TextError"]
 
 
 class EsolmError(Exception):
@@ -36,6 +38,12 @@ class OptionError(EsolmError, ValueError):
     """An option is out of range, or does not fit the model: ``option``."""
 
     code = "option"
+
+
+class ArgumentError(OptionError, TypeError):
+    """An option that a call does not have, or an argument of a type that it does not take: ``type``."""
+
+    code = "type"
 
 
 class TextError(EsolmError, ValueError):
@@ -70,6 +78,7 @@ class ChatError(EsolmError, ValueError):
 
 _CLASSES: dict[str, type[EsolmError]] = {
     "option": OptionError,
+    "type": ArgumentError,
     "text": TextError,
     "tokenizer": TextError,
     "checkpoint": CheckpointError,

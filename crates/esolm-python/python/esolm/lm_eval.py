@@ -11,14 +11,24 @@ they are that bound.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+import logging
+import sys
+from typing import Any, Optional, Union
 
-from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
-from tqdm import tqdm
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+    from tqdm import tqdm
+except ModuleNotFoundError as error:
+    if (error.name or "").split(".")[0] not in ("lm_eval", "tqdm"):
+        raise
+    _REMEDY = f"esolm.lm_eval needs lm-evaluation-harness, and {error.name} is not installed; `pip install 'esolm[lm-eval]'` installs it"
+    if __name__ == "__main__":
+        sys.exit(_REMEDY)
+    raise ModuleNotFoundError(_REMEDY, name=error.name) from error
 
-from .errors import OptionError
-from .model import Model
+from .errors import ChatError, OptionError
+from .model import Model, _whole
 from .types import DrawOptions, LoadOptions, ScoreOptions
 
 #: Requests of one call, between which the progress bar moves.
@@ -27,6 +37,10 @@ _AT_ONCE = 64
 _DEVICES_OF_TORCH = ("cuda", "cuda:0", "mps")
 #: Tokens that a task may ask for where it does not say how many.
 _MOST_TOKENS = 256
+#: What tasks call the number of tokens that they ask for.
+_MOST_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
+_log = logging.getLogger("esolm.lm_eval")
 
 
 @register_model("esolm")
@@ -37,6 +51,14 @@ class EsolmLM(LM):
     any of :class:`esolm.types.LoadOptions`, :class:`esolm.types.ScoreOptions` and :class:`esolm.types.DrawOptions` by their names, such as
     ``alpha_0=1,orders=4,seed=7``.
 
+    How a text is drawn is what the task's ``generation_kwargs`` (or ``--gen_kwargs``) say, then what ``--model_args`` says; the temperature is 0
+    where neither says one, and where the task says ``do_sample: false``. What a task asks for beyond that is warned about by its name.
+
+    ``--batch_size`` (or ``batch`` in ``--model_args``) is the number of texts of a pass where likelihoods are computed; texts are written one by one.
+
+    With ``--apply_chat_template`` requests are what the model's own chat template makes of them (:meth:`esolm.Model.chat_prompt`), and open as it
+    says; ``think`` in ``--model_args`` says whether the model thinks first, where its template asks.
+
     Whether a continuation is the one that greedy decoding would write is known where likelihoods are exact and of one order; elsewhere it counts
     as not greedy.
     """
@@ -46,6 +68,7 @@ class EsolmLM(LM):
         pretrained: Optional[str] = None,
         batch_size: Any = None,
         max_batch_size: Any = None,
+        think: Optional[bool] = None,
         **options: Any,
     ):
         super().__init__()
@@ -61,6 +84,8 @@ class EsolmLM(LM):
         # The harness says 1 where nobody said anything; as many as keep the device busy are better.
         if str(batch_size).isdecimal() and int(batch_size) > 1:
             self._scoring.setdefault("batch", int(batch_size))
+        if _whole("batch", self._scoring.get("batch", 1), 32) == 0:
+            raise OptionError("batch is 0; it must be at least 1")
         if load.get("block_size") is not None and load.get("as_") is None:
             # Of a BD3-LM whose blocks are chosen when a text is written.
             load.pop("block_size")
@@ -69,6 +94,8 @@ class EsolmLM(LM):
         self.model = Model.load(pretrained, **load)
         info = self.model.info
         self._opening = info["opening"] if self._scoring.get("bos") is not False else None
+        self._warned: set[str] = set()
+        self._think = think
         #: What nothing is predicted from stands behind.
         self._prefix = info["bos"] if info["bos"] is not None else info["eos"]
         self._end = "" if info["eos"] is None else self.model.decode([info["eos"]])
@@ -91,6 +118,25 @@ class EsolmLM(LM):
     def tokenizer_name(self) -> str:
         """What tells caches of requests apart."""
         return self.model.info["name"]
+
+    def chat_template(self, chat_template: Union[bool, str] = False) -> Optional[str]:
+        """Makes ready for requests that a chat template makes. The harness asks this once, also where it has the requests from its cache."""
+        if isinstance(chat_template, str):
+            raise ChatError(f"the model has one chat template, and none is called {chat_template!r}; ask for it without a name")
+        if chat_template:
+            # Templates write the opening token themselves where there is one.
+            self._scoring["bos"] = False
+            self._opening = None
+        return ""
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The text of a conversation. Where it ends with the beginning of an answer, the answer is left open."""
+        self.chat_template(True)
+        messages: list[Any] = [{"role": one["role"], "content": one["content"]} for one in chat_history]
+        text = self.model.chat_prompt(messages, add_generation_prompt=add_generation_prompt, think=self._think)
+        begun = "" if add_generation_prompt or not messages else messages[-1]["content"].strip()
+        at = text.rfind(begun) if begun else -1
+        return text if at < 0 else text[: at + len(begun)]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """The log-likelihood of each continuation given its context, and whether greedy decoding would write it."""
@@ -155,7 +201,12 @@ class EsolmLM(LM):
             given.append(len(texts[-1]) - len(scored))
         how = {name: self._scoring[name] for name in ("alpha_0", "seed") if name in self._scoring}
         told = []
-        for text, count in zip(self.model.logprobs(texts, given=given, top=1, **how), given):
+        size = self._scoring.get("batch") or max(1, len(texts))
+        scored_texts = []
+        for start in range(0, len(texts), size):
+            part = slice(start, start + size)
+            scored_texts += self.model.logprobs(texts[part], given=given[part], top=1, **how)
+        for text, count in zip(scored_texts, given):
             scored_ones = [one for one in text[count:] if one is not None]
             is_greedy = all(one["top"][0][0] == one["token"] for one in scored_ones)
             told.append((sum(one["logprob"] for one in scored_ones), is_greedy))
@@ -171,26 +222,36 @@ class EsolmLM(LM):
             same += 1
         return whole[:same], whole[same:]
 
+    def _drawn(self, how: dict[str, Any]) -> dict[str, Any]:
+        """How a text is drawn that a task asks for."""
+        asked = {name: value for name, value in how.items() if value is not None}
+        for name in sorted(set(asked).difference(DrawOptions.__optional_keys__, _MOST_NAMES, ("until", "do_sample"), self._warned)):
+            self._warned.add(name)
+            _log.warning("the model esolm does not know %s=%r, which a task asks for; texts are written without it", name, asked[name])
+        drawing: dict[str, Any] = dict(self._drawing)
+        drawing.update({name: value for name, value in asked.items() if name in DrawOptions.__optional_keys__})
+        does_sample = asked.get("do_sample")
+        if does_sample is None:
+            drawing.setdefault("temperature", 0.0)
+        elif not does_sample:
+            drawing["temperature"] = 0.0
+        return drawing
+
     def _continuation(self, context: str, how: dict[str, Any]) -> str:
         until = how.get("until") or []
         stops = [until] if isinstance(until, str) else list(until)
         if self._end:
             stops.append(self._end)
-        names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-        most = next((int(how[name]) for name in names if how.get(name) is not None), _MOST_TOKENS)
-        drawing = dict(self._drawing)
-        for name in ("temperature", "top_p", "top_k", "min_p"):
-            if how.get(name) is not None:
-                drawing[name] = how[name]
-        if not how.get("do_sample", how.get("temperature", 0)):
-            drawing["temperature"] = 0.0
+        most = next((int(how[name]) for name in _MOST_NAMES if how.get(name) is not None), _MOST_TOKENS)
+        drawing = self._drawn(how)
         opening = int(self._opening is not None)
         most = min(most, self.max_length - 1 - opening)
         before = self.model.encode(context)
         room = self.max_length - opening - most
         prompt = context if len(before) <= room else self.model.decode(before[len(before) - room :])
         length = min(self.max_length, opening + min(len(before), room) + most)
-        run = self.model.generate(prompt=prompt or None, length=length, stop_strings=stops or None, **drawing)
+        bos = False if self._scoring.get("bos") is False else None
+        run = self.model.generate(prompt=prompt or None, length=length, stop_strings=stops or None, bos=bos, **drawing)
         tokens, given = run.result["tokens"][0], len(run.headers[0]["known"][0])
         said = self.model.decode(tokens[:given])
         text = self.model.decode(tokens)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import operator
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Optional, Union, cast, overload
@@ -11,7 +13,7 @@ import numpy
 
 from . import _esolm
 from ._esolm import Answering, Generation
-from .errors import OptionError
+from .errors import ArgumentError, OptionError
 from .types import (
     ChatOptions,
     Choices,
@@ -73,8 +75,8 @@ class Model:
 
     @property
     def info(self) -> Info:
-        """What the model is, and what runs it."""
-        return self._model.info
+        """What the model is, and what runs it: a dictionary of the caller's own."""
+        return copy.deepcopy(self._model.info)
 
     def generate(self, **options: Unpack[GenerateOptions]) -> Generation:
         """Writes texts, step by step: an iterator of steps (:class:`esolm.types.Step`), each with the tokens that it revealed.
@@ -117,7 +119,7 @@ class Model:
         :param options: those of :meth:`generate` but ``prompt``
         """
         if "infill" in options:
-            raise TypeError("infill() takes its template as its first argument; leave infill= out")
+            raise ArgumentError("infill() takes its template as its first argument; leave infill= out")
         given = _options("infill", GenerateOptions, options)
         if (given.get("batch") or 1) != 1:
             raise OptionError("infill writes one text, and several are asked for; use texts(infill=…)")
@@ -139,9 +141,17 @@ class Model:
         :param options: :class:`esolm.types.ChatOptions`
         :raises esolm.ChatError: the model cannot be talked to, or the last message is too long
         """
-        if isinstance(messages, (str, dict)):
-            raise TypeError('messages is a list of dictionaries such as {"role": "user", "content": "Hello"}')
-        return self._model.chat(list(messages), _options("chat", ChatOptions, options))
+        return self._model.chat(_messages(messages), _options("chat", ChatOptions, options))
+
+    def chat_prompt(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, think: Optional[bool] = None) -> str:
+        """The text that the model's chat template makes of a conversation; :meth:`chat` lets the model go on with it.
+
+        :param messages: as of :meth:`chat`; all of them are kept, whether or not they fit the context
+        :param add_generation_prompt: open the answer too
+        :param think: whether the model thinks before it answers, of models whose template asks
+        :raises esolm.ChatError: the model cannot be talked to, or its template refuses the messages
+        """
+        return self._model.chat_prompt(_messages(messages), bool(add_generation_prompt), None if think is None else bool(think))
 
     @overload
     def score(self, item: Union[str, Middle], **options: Unpack[ScoreOptions]) -> Score: ...
@@ -187,11 +197,11 @@ class Model:
         """
         given = _options("perplexity", PerplexityOptions, options)
         if (documents is None) == (tokens is None):
-            raise TypeError("perplexity() takes documents or tokens=; give one of them")
+            raise ArgumentError("perplexity() takes documents or tokens=; give one of them")
         if documents is not None:
             if order is not None:
-                raise TypeError("perplexity() takes order= with tokens= alone")
-            texts = [documents] if isinstance(documents, str) else list(documents)
+                raise ArgumentError("perplexity() takes order= with tokens= alone")
+            texts = [documents] if isinstance(documents, str) else _listed("documents", documents, "a text, or a list of texts")
             return self._model.perplexity(texts, None, None, given)
         rows = _rows("tokens", tokens)
         if order is None:
@@ -217,13 +227,16 @@ class Model:
         :returns: for each text and token a :class:`esolm.types.TokenLogprob`; None where a token is given, or nothing precedes it
         :raises esolm.OptionError: the model has no exact likelihood, or a token is not in its vocabulary
         """
-        texts = [_tokens(text) for text in tokens]
-        counts = [given] * len(texts) if isinstance(given, int) else list(given)
-        if min([0, top, seed, *counts]) < 0 or max([0, top, *counts]) >= 2**32 or seed >= 2**64:
-            raise OptionError("given, top and seed are numbers from 0 on; a seed is less than 2^64")
+        vocab = self.info["vocab_size"]
+        texts = [_tokens(f"tokens[{i}]", text, vocab) for i, text in enumerate(_listed("tokens", tokens, "a list of the tokens of each text"))]
+        if numpy.ndim(given) == 0:
+            counts = [_whole("given", given, 32)] * len(texts)
+        else:
+            counts = [_whole("given", one, 32) for one in cast(Sequence[int], given)]
         if len(counts) != len(texts):
             raise OptionError(f"given has {len(counts)} numbers for {len(texts)} texts; give one for each")
-        return self._model.echo(list(zip(texts, counts)), alpha_0, seed, top)
+        share = None if alpha_0 is None else _real("alpha_0", alpha_0)
+        return self._model.echo(list(zip(texts, counts)), share, _whole("seed", seed, 64), _whole("top", top, 32))
 
     def logits(
         self,
@@ -284,9 +297,7 @@ class Model:
         if length > context:
             message = f"{name} has sequences of {length} tokens, but the model's context is {context}; give shorter ones"
             raise OptionError(message, data={"length": length, "context": context})
-        if rows.max() >= vocab:
-            message = f"{name} holds the token {rows.max()}, beyond the vocabulary of {vocab}; use data made for this model"
-            raise OptionError(message, data={"token": int(rows.max()), "vocab_size": vocab})
+        _check_vocabulary(name, rows, vocab)
         return rows
 
     def _blocks(self, rows: NDArray[Any], order: Any, clean: Any, block_size: Optional[int]) -> NDArray[numpy.float32]:
@@ -305,56 +316,127 @@ class Model:
         return self._model.encode(text)
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """The text of tokens; special ones are written with their names."""
-        return self._model.decode(_tokens(tokens))
+        """The text of tokens; special ones are written with their names.
+
+        :raises esolm.TextError: the model has no tokenizer
+        :raises esolm.OptionError: a token is not in its vocabulary
+        """
+        return self._model.decode(_tokens("tokens", tokens, self.info["vocab_size"]))
 
     def __repr__(self) -> str:
         return f"<esolm.Model {self._model!r}>"
 
 
 def _path(source: Optional[Source]) -> Optional[str]:
-    return None if source is None else os.fspath(source)
+    try:
+        return None if source is None else os.fspath(source)
+    except TypeError:
+        raise ArgumentError(f"the source is a value of type {_kind(source)}; give a path, or a text such as hf:owner/name") from None
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
+
+
+def _listed(name: str, values: Any, wanted: str) -> list[Any]:
+    """What is iterated over, as a list."""
+    try:
+        return list(values)
+    except TypeError:
+        raise ArgumentError(f"{name} is a value of type {_kind(values)}; give {wanted}") from None
+
+
+def _messages(messages: Any) -> list[Any]:
+    wanted = 'a list of dictionaries such as {"role": "user", "content": "Hello"}'
+    if isinstance(messages, (str, dict)):
+        raise ArgumentError(f"messages is {wanted}")
+    return _listed("messages", messages, wanted)
+
+
+def _whole(name: str, value: Any, bits: int) -> int:
+    """A whole number from 0 on, Python's or numpy's."""
+    try:
+        if isinstance(value, (bool, numpy.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ArgumentError(f"{name} is a value of type {_kind(value)}; give a whole number") from None
+    if not 0 <= number < 2**bits:
+        raise OptionError(f"{name} is {number}; it must be from 0 on and less than 2^{bits}")
+    return number
+
+
+def _real(name: str, value: Any) -> float:
+    """A number, Python's or numpy's."""
+    try:
+        if isinstance(value, (bool, numpy.bool_, str, bytes)):
+            raise TypeError
+        return float(value)
+    except TypeError:
+        raise ArgumentError(f"{name} is a value of type {_kind(value)}; give a number") from None
 
 
 def _options(call: str, known: Any, given: Any) -> dict[str, Any]:
-    """The options of a call that are not None. One that the call does not have is a TypeError, as of any function."""
+    """The options of a call that are not None. One that the call does not have is a TypeError too, as of any function."""
     names = known.__optional_keys__
     for name in given:
         if name not in names:
             near = difflib.get_close_matches(name, sorted(names), 1)
             meant = f"; perhaps {near[0]!r} was meant" if near else ""
-            raise TypeError(f"{call}() has no option {name!r}{meant}")
+            raise ArgumentError(f"{call}() has no option {name!r}{meant}")
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name in {"prompt", "stop_strings"}.intersection(chosen):
         if not isinstance(chosen[name], str):
-            chosen[name] = list(chosen[name])
+            chosen[name] = _listed(name, chosen[name], "a text, or a list of texts")
             wrong = [value for value in chosen[name] if not isinstance(value, str)]
             if wrong:
-                raise OptionError(f"{name} holds a value of type {type(wrong[0]).__name__}; give a text, or a list of texts")
+                raise ArgumentError(f"{name} holds a value of type {_kind(wrong[0])}; give a text, or a list of texts")
+    if chosen.get("prompt") == []:
+        raise OptionError("prompt is a list without texts; give at least one text, or leave it out")
     return chosen
 
 
-def _rows(name: str, values: Any) -> NDArray[Any]:
-    """An array of tokens, a row a sequence."""
+def _even(name: str, values: Any) -> NDArray[Any]:
+    """An array, whose rows are as long as each other."""
     try:
-        array = numpy.asarray(values)
-    except ValueError as error:
-        raise OptionError(f"{name} has rows of different lengths; give arrays of the same shape [B, L]") from error
-    if array.ndim not in (1, 2) or array.size == 0:
-        raise OptionError(f"{name} has the shape {list(array.shape)}; give [L] or [B, L] tokens")
+        return numpy.asarray(values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(f"{name} has rows of different lengths, or is not an array of numbers; give arrays of the same shape [B, L]") from error
+
+
+def _check_tokens(name: str, array: NDArray[Any]) -> None:
     if array.dtype.kind not in "iu":
         raise OptionError(f"{name} holds values of type {array.dtype}; give whole numbers")
     if array.min() < 0 or array.max() >= 2**32:
         raise OptionError(f"{name} holds {array.min() if array.min() < 0 else array.max()}, which is not a token; give the tokens' numbers")
+
+
+def _check_vocabulary(name: str, array: NDArray[Any], vocab: int) -> None:
+    most = int(array.max())
+    if most >= vocab:
+        message = f"{name} holds the token {most}, beyond the vocabulary of {vocab}; use data made for this model"
+        raise OptionError(message, data={"token": most, "vocab_size": vocab})
+
+
+def _rows(name: str, values: Any) -> NDArray[Any]:
+    """An array of tokens, a row a sequence."""
+    array = _even(name, values)
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise OptionError(f"{name} has the shape {list(array.shape)}; give [L] or [B, L] tokens")
+    _check_tokens(name, array)
     return numpy.atleast_2d(array)
 
 
-def _tokens(tokens: Iterable[int]) -> list[int]:
-    """The numbers of tokens."""
-    numbers = [int(token) for token in tokens]
-    for number in numbers:
-        if not 0 <= number < 2**32:
-            raise OptionError(f"{number} is not a token; give the tokens' numbers")
+def _tokens(name: str, tokens: Any, vocab: int) -> list[int]:
+    """The numbers of the tokens of one text, which may be empty."""
+    array = _even(name, _listed(name, tokens, "a list of tokens"))
+    if array.size == 0:
+        return []
+    if array.ndim != 1:
+        raise OptionError(f"{name} has the shape {list(array.shape)}; give a list of tokens")
+    _check_tokens(name, array)
+    _check_vocabulary(name, array, vocab)
+    numbers: list[int] = array.tolist()
     return numbers
 
 
@@ -363,7 +445,7 @@ def _order(order: Any, rows: NDArray[Any]) -> NDArray[Any]:
     batch, length = rows.shape
     if order is None:
         return numpy.broadcast_to(numpy.arange(length), rows.shape)
-    array = numpy.asarray(order)
+    array = _even("order", order)
     if array.shape not in ((length,), (batch, length)):
         raise OptionError(f"order has the shape {list(array.shape)}; it must be [{length}] or [{batch}, {length}]")
     if array.dtype.kind not in "iu" or (numpy.sort(numpy.atleast_2d(array), axis=1) != numpy.arange(length)).any():

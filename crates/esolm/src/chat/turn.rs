@@ -71,12 +71,7 @@ impl Turn {
     fn prompt(&self) -> Result<(String, Vec<u32>, usize), Error> {
         let codec = self.shared.codec()?;
         let context = self.shared.config.length;
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
-        let how = Rendering {
-            add_generation_prompt: true,
-            enable_thinking: self.options.think,
-            now: seconds.map_or(0, |since| since.as_secs()),
-        };
+        let how = rendering(true, self.options.think);
         if self.messages.is_empty() {
             return Err(ChatError::NoMessage.into());
         }
@@ -269,6 +264,7 @@ impl Turn {
 
 /// The request that continues the tokens of a prompt.
 pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result<Resolved, Error> {
+    options.check_max_tokens()?;
     let Shared {
         config,
         codec,
@@ -289,6 +285,16 @@ pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result
         ..drawn_as_answers(asked, config, most)
     };
     Ok(request.resolve_tokens(config, codec.as_ref(), tokens)?)
+}
+
+/// How a template is rendered now.
+pub fn rendering(add_generation_prompt: bool, enable_thinking: Option<bool>) -> Rendering {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
+    Rendering {
+        add_generation_prompt,
+        enable_thinking,
+        now: seconds.map_or(0, |since| since.as_secs()),
+    }
 }
 
 /// One past the last position of the block that a step works on.
