@@ -268,7 +268,7 @@ fn a_conversation_is_saved_and_gone_on_with() {
     let output = said(
         &model,
         &options,
-        &format!("One.\n/save {first}\nTwo.\n/save {second}\n"),
+        format!("One.\n/save {first}\nTwo.\n/save {second}\n"),
     );
     assert!(output.status.success(), "{}", text(&output.stderr));
     let again = folder.file("again.json");
@@ -281,7 +281,7 @@ fn a_conversation_is_saved_and_gone_on_with() {
         "--load",
         &first,
     ];
-    let output = said(&model, &options, &format!("Two.\n/save {again}\n"));
+    let output = said(&model, &options, format!("Two.\n/save {again}\n"));
     assert!(output.status.success(), "{}", text(&output.stderr));
     let read = |path: &str| std::fs::read_to_string(path).expect("a saved conversation");
     assert_eq!(read(&second), read(&again));
