@@ -50,7 +50,7 @@ pub struct Request {
     /// Prompts to continue, one or several.
     #[serde(deserialize_with = "one_or_several")]
     pub prompt: Vec<String>,
-    /// A template with gaps, instead of prompts ([`Template`]).
+    /// A template with gaps, instead of prompts ([`Template`](crate::text::Template)).
     pub infill: Option<String>,
     /// Tokens per text, including given ones. Default: the context, or the length of the template; for a decoder, 128
     /// more than are given. A BD3-LM writes whole blocks. It can write more than its context, in which case each block

@@ -24,7 +24,7 @@ pub struct Row {
     pub position: u32,
     /// It attends to the slots 0..prefix,
     pub prefix: u32,
-    /// and to the slots own[0]..own[1], which lie beyond the prefix and include its own slot; empty if its own slot is
+    /// and to the slots `own[0]..own[1]`, which lie beyond the prefix and include its own slot; empty if its own slot is
     /// within the prefix.
     pub own: [u32; 2],
     /// Index into the flat token buffer, or [`MASKED`].

@@ -256,7 +256,7 @@ impl TextCodec {
     }
 
     /// Like [`TextCodec::from_bytes`], from a file, which may also be in another tokenizer format
-    /// ([`read_tokenizer`](crate::checkpoint::read_tokenizer)).
+    /// ([`crate::checkpoint::read_tokenizer`]).
     ///
     /// # Errors
     /// Also [`TextError::Io`].

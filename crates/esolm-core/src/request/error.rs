@@ -7,7 +7,7 @@ use crate::plan::PlanError;
 use crate::sampler::SamplerError;
 use crate::text::TextError;
 
-/// Why a request cannot be fulfilled. Options are named after [`Request`]'s fields.
+/// Why a request cannot be fulfilled. Options are named after [`Request`](super::Request)'s fields.
 #[derive(Debug, Error)]
 pub enum RequestError {
     /// The length exceeds the model's context.

@@ -1,4 +1,4 @@
-//! Runs passes of a plan on the CPU with folded weights and a KV cache. Its products and attention ([`packed`],
+//! Runs passes of a plan on the CPU with folded weights and a KV cache. Its products and attention (`packed`,
 //! [`attention`]) are written once over a trait of vector operations ([`simd`]) and compiled for each instruction set
 //! ([`level`]).
 //!
