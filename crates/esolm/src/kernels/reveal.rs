@@ -90,7 +90,7 @@ pub struct Reveal<'a> {
     pub drawn: &'a Buffer,
     /// [sampled rows].
     pub confidences: &'a Buffer,
-    /// [groups] of four words: the first sampled row, how many rows, how many become known at least, and nothing. They hold each sampled row
+    /// `[groups]` of four words: the first sampled row, how many rows, how many become known at least, and nothing. They hold each sampled row
     /// once.
     pub groups: &'a Buffer,
     /// The token buffer.
