@@ -1,5 +1,5 @@
 //! Runs passes of a plan on the CPU with folded weights and a KV cache. Its products and attention (`packed`,
-//! `attention`) are written once over a trait of vector operations ([`simd`]) and compiled for each instruction set
+//! `attention`) are written once over a trait of vector operations (`simd`) and compiled for each instruction set
 //! (`level`).
 //!
 //! A pass runs inside the thread pool and computes in reused memory (`pass::Scratch`).
