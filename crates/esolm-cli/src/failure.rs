@@ -340,14 +340,8 @@ fn text(error: &TextError) -> Failure {
             "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; \
                  shorten the gaps, or raise --length up to the model's context"
         )),
-        TextError::File { .. }
-        | TextError::Unusable(_)
-        | TextError::Vocabulary { .. }
-        | TextError::Mask { .. } => Failure::failed(error.to_string()),
-        TextError::Template(_)
-        | TextError::Lossy(_)
-        | TextError::MaskInText(_)
-        | TextError::Encode(_) => Failure::usage(error.to_string()),
+        error if error.is_of_tokenizer() => Failure::failed(error.to_string()),
+        error => Failure::usage(error.to_string()),
     }
 }
 

@@ -114,6 +114,20 @@ pub enum TextError {
     Template(#[from] TemplateError),
 }
 
+impl TextError {
+    /// Whether the tokenizer is at fault, rather than the text.
+    pub fn is_of_tokenizer(&self) -> bool {
+        match self {
+            Self::Io { .. }
+            | Self::File { .. }
+            | Self::Unusable(_)
+            | Self::Vocabulary { .. }
+            | Self::Mask { .. } => true,
+            Self::Lossy(_) | Self::Encode(_) | Self::MaskInText(_) | Self::Template(_) => false,
+        }
+    }
+}
+
 /// What a tokenizer makes of a text that decoding does not give back: one without capital letters turns "Hello" into
 /// "hello".
 #[derive(Debug, Error, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -143,13 +143,9 @@ fn left_open(open: &Open) -> &'static str {
 }
 
 fn text(error: &TextError) -> Failure {
-    let code = match error {
-        TextError::Io { .. }
-        | TextError::File { .. }
-        | TextError::Unusable(_)
-        | TextError::Vocabulary { .. }
-        | TextError::Mask { .. } => "tokenizer",
-        _ => "text",
+    let code = match error.is_of_tokenizer() {
+        true => "tokenizer",
+        false => "text",
     };
     Failure::new(code, error.to_string())
 }

@@ -19,6 +19,19 @@ def run(name, *arguments):
     return done.returncode, done.stdout, done.stderr
 
 
+def rest(leader):
+    """What a terminal's program still writes until its end."""
+    drawn = b""
+    while True:
+        try:
+            part = os.read(leader, 4096)
+        except OSError:
+            return drawn
+        if not part:
+            return drawn
+        drawn += part
+
+
 def test_denoise_tells_of_each_step(model):
     options = ["--device", "cpu", "--seed", 5, "--length", 24, "--alpha-0", 0.5, "--prompt", "Once upon a time"]
     code, out, err = run("denoise.py", *options)
@@ -42,15 +55,7 @@ def test_denoise_draws_in_a_terminal():
     command = [sys.executable, EXAMPLES / "denoise.py", "--device", "cpu", "--seed", "5", "--length", "16", "--pause", "0"]
     with subprocess.Popen(command, stdout=follower, stdin=follower) as process:
         os.close(follower)
-        drawn = b""
-        while True:
-            try:
-                part = os.read(leader, 4096)
-            except OSError:
-                break
-            if not part:
-                break
-            drawn += part
+        drawn = rest(leader)
     assert process.returncode == 0
     text = drawn.decode("utf-8")
     assert "░░" in text and "\x1b[J" in text and "seed 5" in text
@@ -67,14 +72,7 @@ def test_ctrl_c_between_two_steps_ends_denoise():
         os.close(follower)
         drawn = os.read(leader, 4096)
         process.send_signal(signal.SIGINT)
-        while True:
-            try:
-                part = os.read(leader, 4096)
-            except OSError:
-                break
-            if not part:
-                break
-            drawn += part
+        drawn += rest(leader)
     assert process.returncode == 0
     passes = re.search(r"(\d+) passes", drawn.decode("utf-8"))
     assert int(passes[1]) < 32, drawn

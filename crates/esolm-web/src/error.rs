@@ -159,13 +159,9 @@ fn checkpoint_remedy(error: &CheckpointError) -> Option<&'static str> {
 }
 
 fn text(error: &TextError) -> Failure {
-    let code = match error {
-        TextError::Io { .. }
-        | TextError::File { .. }
-        | TextError::Unusable(_)
-        | TextError::Vocabulary { .. }
-        | TextError::Mask { .. } => "tokenizer",
-        _ => "text",
+    let code = match error.is_of_tokenizer() {
+        true => "tokenizer",
+        false => "text",
     };
     Failure::new(code, error.to_string())
 }

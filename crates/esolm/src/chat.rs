@@ -56,19 +56,15 @@ pub struct ChatOptions {
 }
 
 impl ChatOptions {
-    fn most_tokens(&self, config: &ModelConfig) -> usize {
-        let usual = || usual_answer(config, config.length);
-        self.max_tokens.unwrap_or_else(usual).max(1)
-    }
-
-    fn check_max_tokens(&self) -> Result<(), Error> {
+    fn most_tokens(&self, config: &ModelConfig) -> Result<usize, Error> {
         match self.max_tokens {
             Some(0) => Err(Error::Range {
                 option: "max_tokens",
                 value: "0".into(),
                 range: "at least 1".into(),
             }),
-            _ => Ok(()),
+            Some(most) => Ok(most),
+            None => Ok(usual_answer(config, config.length)),
         }
     }
 }
@@ -144,7 +140,7 @@ impl ModelFiles {
     pub fn check_chat(&self, options: &ChatOptions) -> Result<(), Error> {
         Language::new(&self.shared)?;
         let config = self.config();
-        let (most, context) = (options.most_tokens(config), config.length);
+        let (most, context) = (options.most_tokens(config)?, config.length);
         if most >= context {
             return Err(Error::Range {
                 option: "max_tokens",
@@ -248,7 +244,6 @@ impl Chat {
         options.request.seed.get_or_insert_with(random_seed);
         let stop = Arc::new(AtomicBool::new(false));
         let turn = Turn {
-            most_tokens: options.most_tokens(&self.shared.config),
             shared: self.shared.clone(),
             language: self.language.clone(),
             messages: self.messages.clone(),

@@ -43,7 +43,6 @@ pub struct Turn {
     pub dropped: Arc<AtomicUsize>,
     pub kept: Arc<Mutex<Kept>>,
     pub options: ChatOptions,
-    pub most_tokens: usize,
     pub stop: Arc<AtomicBool>,
 }
 
@@ -75,7 +74,8 @@ impl Turn {
         if self.messages.is_empty() {
             return Err(ChatError::NoMessage.into());
         }
-        let room = context.saturating_sub(self.most_tokens);
+        let answer = self.options.most_tokens(&self.shared.config)?;
+        let room = context.saturating_sub(answer);
         let mut dropped = self.dropped.load(Ordering::SeqCst);
         let mut most = room;
         loop {
@@ -93,7 +93,7 @@ impl Turn {
                 None if tokens.len() > room => {
                     return Err(ChatError::TooLong {
                         tokens: tokens.len(),
-                        answer: self.most_tokens,
+                        answer,
                         context,
                     }
                     .into());
@@ -264,14 +264,13 @@ impl Turn {
 
 /// The request that continues the tokens of a prompt.
 pub fn resolve(shared: &Shared, options: &ChatOptions, tokens: &[u32]) -> Result<Resolved, Error> {
-    options.check_max_tokens()?;
     let Shared {
         config,
         codec,
         recommended,
         ..
     } = shared;
-    let most = options.most_tokens(config);
+    let most = options.most_tokens(config)?;
     let asked = options.request.or(recommended, config);
     let request = Request {
         prompt: Vec::new(),
