@@ -4,7 +4,7 @@
 #[path = "gpu/decoders.rs"]
 mod decoders;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use burn::tensor::Device;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
@@ -270,6 +270,7 @@ fn recordings_are_few() {
         let options = LoadOptions::default();
         let mut executor = block_on(GpuExecutor::load(gpu, &checkpoint, &options)).unwrap();
         executor.start(&layout, &tokens).unwrap();
+        let chosen = *executor.chosen();
         let mut run = |count: u32, sampled: u32| {
             let rows = (0..count).map(|slot| Row {
                 sequence: 0,
@@ -290,21 +291,29 @@ fn recordings_are_few() {
             (executor.recorded(), block_on(executor.logits()).unwrap())
         };
         let shapes = (1..=most_rows).flat_map(|rows| (1..=rows).map(move |wanted| (rows, wanted)));
+        // Shapes that are filled up alike share a recording, in which hardware fills up more of them than software.
+        let (mut filled, mut held) = (HashSet::new(), 0);
         for (at, (rows, wanted)) in shapes.enumerate() {
+            filled.insert([rows, wanted].map(|count| chosen.filled(count as usize)));
             let (_, launched) = run(rows, wanted);
             for _ in 0..2 {
                 let (recorded, logits) = run(rows, wanted);
-                assert_eq!(recorded, most.min(at + 1), "{rows} rows, {wanted} wanted");
+                let expected = most.min(filled.len())..=most.min(at + 1);
+                assert!(
+                    expected.contains(&recorded),
+                    "{rows} rows, {wanted} wanted: {recorded}"
+                );
                 assert_eq!(logits, launched, "{rows} rows, {wanted} wanted");
+                held = recorded;
             }
         }
         // After many passes of one shape those of others make room.
         let (_, launched) = run(most_rows, most_rows);
         for _ in 0..128 {
-            assert_eq!(run(1, 1).0, most);
+            assert_eq!(run(1, 1).0, held);
         }
         for _ in 0..3 {
-            assert_eq!(run(most_rows, most_rows), (most, launched.clone()));
+            assert_eq!(run(most_rows, most_rows), (held, launched.clone()));
         }
     }
 }

@@ -11,7 +11,6 @@ use std::{fs, thread};
 
 use burn::cubecl::config::compilation::CompilationLogLevel;
 use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
-use esolm::Weights;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
     Attention, Geometry, Spans, attention_rows, attention_split, attention_tile,
@@ -33,6 +32,7 @@ use esolm::network::fold::{self, Linear};
 use esolm::rows::{Row, own_slot};
 use esolm::sampler::Sampler;
 use esolm::sampler::kept::Filter;
+use esolm::{Chosen, Weights};
 use esolm_shaders::SHADERS;
 
 const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::F16];
@@ -216,7 +216,8 @@ fn embeddings_and_norms(gpu: &Gpu) {
         norm(gpu, kind, &x, &out, 4, 64);
     }
     let stream = zeros(gpu, STREAM_ROWS * 64);
-    let residual = Residual::new(gpu, RMS, ProductVariant::Split, 4, 64, &stream, &x);
+    let split = Chosen::by_table(gpu.info.kind).with_products(ProductVariant::Split);
+    let residual = Residual::new(gpu, RMS, split, 4, 64, &stream, &x);
     residual.normalise(Some(&zeros(gpu, 64)), &out);
 }
 

@@ -5,7 +5,7 @@
 //! signal ends the program at once, leaving no temporary files.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use esolm_checkpoint::atomic;
 
@@ -16,17 +16,35 @@ pub const INTERRUPTED: u8 = 130;
 
 /// The exit code for the first signal.
 static CODE: AtomicU8 = AtomicU8::new(INTERRUPTED);
-/// The flag that stops the current work.
-static STOP: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
+/// What the next signal does.
+static NEXT: Mutex<Next> = Mutex::new(Next::EndsProgram);
+
+enum Next {
+    EndsProgram,
+    /// The flag stops the current work.
+    Sets(Arc<AtomicBool>),
+    /// Ctrl-C does nothing; the others end the program.
+    IsNotCtrlC,
+}
+
+fn next() -> MutexGuard<'static, Next> {
+    NEXT.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Makes the next signal set `flag`, which ends the work after the current step, instead of ending the program.
 pub fn stop(flag: Arc<AtomicBool>) {
-    *STOP.lock().unwrap_or_else(PoisonError::into_inner) = Some(flag);
+    *next() = Next::Sets(flag);
 }
 
 /// Makes the next signal end the program again, when the stoppable work is done.
 pub fn stop_nothing() {
-    *STOP.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    *next() = Next::EndsProgram;
+}
+
+/// Ignores Ctrl-C between answers, where it is a key of the line editor: one that was meant to stop an answer may arrive
+/// just after it.
+pub fn ignore_ctrl_c() {
+    *next() = Next::IsNotCtrlC;
 }
 
 /// The exit code of a program whose work was stopped.
@@ -46,13 +64,14 @@ pub fn listen() {
 
 /// Handles a signal; `code` is its exit code.
 fn requested(code: u8) {
-    let flag = STOP.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    if let Some(flag) = flag
-        && !flag.load(Ordering::SeqCst)
-    {
-        CODE.store(code, Ordering::SeqCst);
-        flag.store(true, Ordering::SeqCst);
-        return;
+    match &*next() {
+        Next::Sets(flag) if !flag.load(Ordering::SeqCst) => {
+            CODE.store(code, Ordering::SeqCst);
+            flag.store(true, Ordering::SeqCst);
+            return;
+        }
+        Next::IsNotCtrlC if code == INTERRUPTED => return,
+        _ => {}
     }
     atomic::abandon_all();
     output::restore_terminal();

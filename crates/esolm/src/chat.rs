@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use async_channel::Receiver;
 use esolm_core::chat::{ChatTemplate, Message};
 use esolm_core::config::{Family, ModelConfig};
 use esolm_core::request::Request;
@@ -22,7 +21,7 @@ use futures_core::Stream;
 use crate::error::Error;
 use crate::files::{ModelFiles, Shared};
 use crate::model::{Model, random_seed};
-use crate::worker::Worker;
+use crate::worker::{Delivery, Worker};
 
 pub use error::ChatError;
 pub use event::{Answer, ChatEvent, ChatPrompt, ChatStep};
@@ -268,7 +267,7 @@ pub struct Answering {
 
 enum State {
     Waiting(Box<(Worker, Turn)>),
-    Running(Pin<Box<Receiver<Result<ChatEvent, Error>>>>),
+    Running(Delivery<Result<ChatEvent, Error>>),
     Ended,
 }
 
@@ -317,7 +316,8 @@ impl Stream for Answering {
         *state = match std::mem::replace(state, State::Ended) {
             State::Waiting(waiting) => {
                 let (worker, turn) = *waiting;
-                State::Running(Box::pin(turn.run(&worker)))
+                let events = turn.run(&worker);
+                State::Running(worker.delivery(events))
             }
             other => other,
         };
@@ -325,7 +325,7 @@ impl Stream for Answering {
             return Poll::Ready(None);
         };
         // A channel that closes before the answer means that the model's thread panicked.
-        let event = ready!(events.as_mut().poll_next(context)).unwrap_or(Err(Error::Crashed));
+        let event = ready!(events.poll_next(context)).unwrap_or(Err(Error::Crashed));
         if !matches!(event, Ok(ChatEvent::Prompt(_) | ChatEvent::Step(_))) {
             *state = State::Ended;
         }

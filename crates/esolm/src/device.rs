@@ -170,10 +170,20 @@ impl fmt::Display for DeviceInfo {
 }
 
 fn instance() -> wgpu::Instance {
-    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
-    // No OpenGL: its compute support lacks limits that the kernels need.
-    descriptor.backends = wgpu::Backends::PRIMARY;
-    wgpu::Instance::new(descriptor)
+    let new = || {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        // No OpenGL: its compute support lacks limits that the kernels need.
+        descriptor.backends = wgpu::Backends::PRIMARY;
+        wgpu::Instance::new(descriptor)
+    };
+    #[cfg(target_family = "wasm")]
+    return new();
+    #[cfg(not(target_family = "wasm"))]
+    {
+        // One for the process: when the last one goes, drivers are unloaded, and NVIDIA's then crashes threads that ran it.
+        static INSTANCE: std::sync::OnceLock<wgpu::Instance> = std::sync::OnceLock::new();
+        INSTANCE.get_or_init(new).clone()
+    }
 }
 
 /// All adapters, real GPUs first, each with its index for `gpu:N`. A browser offers at most one.
@@ -397,7 +407,10 @@ pub async fn tensors(choice: DeviceChoice) -> Result<(Device, String), EngineErr
     let open = async |candidate: Candidate| candidate.open_with(wgpu::Features::SHADER_INT64).await;
     let found = first_that_works(choice, all, open).await?;
     let (device, mut name) = match found.on_gpu {
-        Some(gpu) => (gpu.device().clone(), gpu.info.to_string()),
+        Some(gpu) => {
+            let name = gpu.info.to_string();
+            (gpu.into_device(), name)
+        }
         None => (Device::flex(), "CPU".into()),
     };
     for passed_over in found.passed_over {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use esolm_core::ending::{Ending, Watch};
 use esolm_core::plan::Plan;
 use esolm_core::request::{MAX_REDRAWS, Request, Resolved};
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::executor::Draw;
 use crate::files::Shared;
 use crate::turn::turn;
-use crate::worker::Worker;
+use crate::worker::{Delivery, Worker};
 
 /// A running generation: a [`Stream`] of [`Event`]s. A header comes first, then one step per pass, and finally the
 /// footer with the texts.
@@ -37,7 +37,7 @@ pub struct Generation {
 
 enum State {
     Waiting(Box<Start>),
-    Running(Pin<Box<Receiver<Result<Event, Error>>>>),
+    Running(Delivery<Result<Event, Error>>),
     Ended,
 }
 
@@ -120,13 +120,13 @@ impl Stream for Generation {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let state = &mut self.get_mut().state;
         *state = match std::mem::replace(state, State::Ended) {
-            State::Waiting(start) => State::Running(Box::pin(start.run())),
+            State::Waiting(start) => start.run(),
             other => other,
         };
         let State::Running(events) = state else {
             return Poll::Ready(None);
         };
-        let event = ready!(events.as_mut().poll_next(context));
+        let event = ready!(events.poll_next(context));
         // If the channel closes before the footer, the model's thread has panicked.
         let event = event.unwrap_or(Err(Error::Crashed));
         if !matches!(event, Ok(Event::Header(_) | Event::Step(_))) {
@@ -177,7 +177,7 @@ impl<'a> Texts<'a> {
 }
 
 impl Start {
-    fn run(self) -> Receiver<Result<Event, Error>> {
+    fn run(self) -> State {
         let (events, receiver) = async_channel::bounded(1);
         let Self { worker, job } = self;
         worker.queue(Box::new(move |engine| {
@@ -191,7 +191,7 @@ impl Start {
                 let _ = events.send(told).await;
             })
         }));
-        receiver
+        State::Running(worker.delivery(receiver))
     }
 }
 

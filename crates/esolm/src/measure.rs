@@ -9,6 +9,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
+use crate::adapter::AdapterKind;
 use crate::error::EngineError;
 use crate::kernels::copy::copy;
 use crate::kernels::peak::{FLOPS, peak};
@@ -23,6 +24,10 @@ const MANY: usize = 256;
 const COPY: usize = 16 << 20;
 /// Launches timed together, of four floats each.
 const LAUNCHES: usize = 256;
+/// Minimum duration of what is timed, in seconds: waiting for a GPU takes a fraction of a millisecond.
+const ENOUGH: f64 = 0.01;
+/// Maximum number of times that work is repeated to take that long.
+const MOST_TIMES: usize = 256;
 
 /// Rates of a device.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -34,7 +39,7 @@ pub struct Rates {
     pub flops: f64,
     /// Operations per second of the model's own product with 256 rows, in the format of its weights and activations.
     pub product_flops: f64,
-    /// Seconds of overhead per launch: of an empty kernel, or of work shared by all cores and waited for.
+    /// Seconds of overhead per launch: of an empty kernel that was recorded, or of work shared by all cores and waited for.
     pub launch_seconds: f64,
     /// Rates of individual GPU kernels.
     pub kernels: Option<KernelRates>,
@@ -64,8 +69,14 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     );
     let seconds = best(gpu, &target, || copy(gpu, &source, &target, COPY)).await?;
     let memory_bytes = (COPY * 8) as f64 / seconds;
-    let seconds = best(gpu, &target, || {
-        (0..LAUNCHES).for_each(|_| copy(gpu, &source, &target, 4))
+    let launch = || (0..LAUNCHES).for_each(|_| copy(gpu, &source, &target, 4));
+    best(gpu, &target, launch).await?;
+    // As in most passes.
+    let recording = gpu.record(launch);
+    let seconds = best(gpu, &target, || match &recording {
+        // A failure surfaces when the device is waited for.
+        Some(recording) => drop(gpu.replay(recording)),
+        None => launch(),
     })
     .await?;
     let launch_seconds = seconds / LAUNCHES as f64;
@@ -88,7 +99,8 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     })
     .await?;
     let few_row_bytes = matrices.iter().map(|m| m.weight_bytes()).sum::<u64>() as f64 / seconds;
-    let seconds = best(gpu, &out, || run(chosen.many, MANY, first)).await?;
+    let many = chosen.product(MANY, n);
+    let seconds = best(gpu, &out, || run(many, MANY, first)).await?;
     let flops = (2 * MANY * k * n) as f64;
     let product_flops = flops / seconds;
 
@@ -96,15 +108,19 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
         Tensor::<2>::ones([MANY, k], gpu.device()),
         Tensor::<2>::ones([k, n], gpu.device()),
     );
-    let mut burn = f64::MAX;
-    for _ in 0..4 {
-        let begin = Instant::now();
-        let product = a.clone().matmul(b.clone());
-        gpu.wait(product).await?;
-        burn = burn.min(begin.elapsed().as_secs_f64());
-    }
+    let burn_seconds = least(async |times| {
+        for _ in 1..times {
+            a.clone().matmul(b.clone());
+        }
+        gpu.wait(a.clone().matmul(b.clone())).await
+    })
+    .await?;
 
-    let (invocations, rounds) = (64 * 256, 2000);
+    // A large GPU runs 2048 invocations on each of some hundred units.
+    let (invocations, rounds) = match gpu.info.kind {
+        AdapterKind::Software => (64 * 256, 2000),
+        _ => (64 * 4096, 2000),
+    };
     let sums = gpu.allocate("the peak", invocations * 4)?;
     let seconds = best(gpu, &sums, || peak(gpu, &sums, invocations, rounds, 0.5)).await?;
     Ok(Rates {
@@ -114,21 +130,35 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
         launch_seconds,
         kernels: Some(KernelRates {
             few_row_bytes,
-            burn_flops: flops / burn,
+            burn_flops: flops / burn_seconds,
         }),
     })
 }
 
-/// The best of five runs, after one that compiles.
+/// The least seconds that `work`, which writes `written`, takes.
 async fn best(gpu: &Gpu, written: &Buffer, work: impl Fn()) -> Result<f64, EngineError> {
-    let mut best = f64::MAX;
-    for round in 0..6 {
+    least(async |times| {
+        (0..times).for_each(|_| work());
+        gpu.check(&[written]).await
+    })
+    .await
+}
+
+/// The least seconds of five runs, after one that compiles. `work` is done a given number of times and waited for.
+async fn least(work: impl AsyncFn(usize) -> Result<(), EngineError>) -> Result<f64, EngineError> {
+    let time = async |times| {
         let begin = Instant::now();
-        work();
-        gpu.check(&[written]).await?;
-        if round > 0 {
-            best = best.min(begin.elapsed().as_secs_f64());
-        }
+        work(times).await?;
+        Ok::<f64, EngineError>(begin.elapsed().as_secs_f64())
+    };
+    work(1).await?;
+    let mut times = 1;
+    while times < MOST_TIMES && time(times).await? < ENOUGH {
+        times *= 2;
     }
-    Ok(best)
+    let mut least = f64::MAX;
+    for _ in 0..5 {
+        least = least.min(time(times).await? / times as f64);
+    }
+    Ok(least)
 }

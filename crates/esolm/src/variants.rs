@@ -1,7 +1,7 @@
 //! Choice of kernel variants: from a fixed table indexed by the kind of adapter and the number of rows, or forced by
 //! the user. There is no autotuning, since variants add in different orders and a seed must always give the same text
-//! on the same device. The table was made without access to hardware; `esolm bench --kernels` shows where it is wrong
-//! for a device.
+//! on the same device. Of hardware, only an
+//! H100 was measured; `esolm bench --kernels` shows where the table is wrong for a device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -68,6 +68,10 @@ pub struct Chosen {
     pub few: ProductVariant,
     /// Product of many rows.
     pub many: ProductVariant,
+    /// Minimum results, rows times columns, of a product that uses it: smaller ones leave too many units of a device without a tile, and use
+    /// [`ProductVariant::Split`].
+    #[serde(default)]
+    pub many_results: usize,
     /// Attention, if forced.
     pub attention: Option<AttentionVariant>,
     /// Attention for many rows; few rows use [`AttentionVariant::Split`].
@@ -80,19 +84,21 @@ pub struct Chosen {
 
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "few={:?}, many={:?}, attention={}",
-            self.few,
-            self.many,
-            match self.attention {
-                Some(variant) => format!("{variant:?}"),
-                None => format!(
-                    "{:?} from {} rows on, {} of a sequence, else Split",
-                    self.many_attention, self.many_rows, self.many_of_one
-                ),
-            }
-        )
+        let text = match (self.many_results, self.attention) {
+            (0, _) => format!("few={:?}, many={:?}", self.few, self.many),
+            (results, _) => format!(
+                "few={:?}, many={:?} from {results} results on, else Split",
+                self.few, self.many
+            ),
+        };
+        let attention = match self.attention {
+            Some(variant) => format!("{variant:?}"),
+            None => format!(
+                "{:?} from {} rows on, {} of a sequence, else Split",
+                self.many_attention, self.many_rows, self.many_of_one
+            ),
+        };
+        f.write_str(&format!("{text}, attention={attention}").to_lowercase())
     }
 }
 
@@ -105,20 +111,30 @@ impl Chosen {
             AdapterKind::Software => Self {
                 few: ProductVariant::Rows,
                 many: ProductVariant::Rows,
+                many_results: 0,
                 attention: None,
                 many_attention: AttentionVariant::Rows,
                 many_rows: 8,
                 many_of_one: 8,
             },
-            // Hardware needs thousands of invocations. With few rows they come from splitting the inner dimension and,
-            // in attention, the prefix. With many rows, a tile reads each weight once per 64 rows, and keys and values
-            // once per 16 rows of a sequence (for heads of 64). The inner and outer sizes of a matrix change neither.
-            AdapterKind::Discrete
-            | AdapterKind::Integrated
-            | AdapterKind::Virtual
-            | AdapterKind::Unknown => Self {
+            // Measured on an H100, whose 132 units want several workgroups each (docs/speed.md): tiles are faster from about 512 tiles of
+            // 64 x 64 results on, and in attention from about 640 rows on.
+            AdapterKind::Discrete => Self {
                 few: ProductVariant::Split,
                 many: ProductVariant::Tile,
+                many_results: 512 * 64 * 64,
+                attention: None,
+                many_attention: AttentionVariant::Tile,
+                many_rows: 640,
+                many_of_one: 8,
+            },
+            // Hardware needs thousands of invocations. With few rows they come from splitting the inner dimension and,
+            // in attention, the prefix. With many rows, a tile reads each weight once per 64 rows, and keys and values
+            // once per 16 rows of a sequence (for heads of 64). Nothing was measured on such an adapter.
+            AdapterKind::Integrated | AdapterKind::Virtual | AdapterKind::Unknown => Self {
+                few: ProductVariant::Split,
+                many: ProductVariant::Tile,
+                many_results: 0,
                 attention: None,
                 many_attention: AttentionVariant::Tile,
                 many_rows: 64,
@@ -132,15 +148,31 @@ impl Chosen {
         Self {
             few: forced.few.unwrap_or(self.few),
             many: forced.many.unwrap_or(self.many),
+            many_results: match forced.many {
+                Some(_) => 0,
+                None => self.many_results,
+            },
             attention: forced.attention.or(self.attention),
             ..self
         }
     }
 
-    /// The variant for a product of `rows` rows.
-    pub fn product(&self, rows: usize) -> ProductVariant {
+    /// These variants, with all products in one.
+    pub fn with_products(self, variant: ProductVariant) -> Self {
+        Self {
+            few: variant,
+            many: variant,
+            many_results: 0,
+            ..self
+        }
+    }
+
+    /// The variant for a product of `rows` rows with a matrix of `columns` columns.
+    pub fn product(&self, rows: usize, columns: usize) -> ProductVariant {
         if rows <= FEW_ROWS {
             self.few
+        } else if rows * columns < self.many_results {
+            ProductVariant::Split
         } else {
             self.many
         }
@@ -149,13 +181,14 @@ impl Chosen {
     /// The number of rows that products of `rows` rows compute anyway, in whole blocks. Passes are padded to it, so that most passes repeat an
     /// earlier one and can be replayed.
     pub fn filled(&self, rows: usize) -> usize {
-        match self.product(rows) {
+        let is_few = rows <= FEW_ROWS;
+        match if is_few { self.few } else { self.many } {
             _ if rows == 0 => 0,
             // Blocks of a power of two rows, up to eight.
-            ProductVariant::Split if rows <= FEW_ROWS => rows.next_power_of_two(),
+            ProductVariant::Split if is_few => rows.next_power_of_two(),
             ProductVariant::Split => rows.next_multiple_of(8),
             // The other kernels of a pass of few rows would cost a software adapter as much as these.
-            ProductVariant::Rows if rows <= FEW_ROWS => rows,
+            ProductVariant::Rows if is_few => rows,
             ProductVariant::Rows => rows.next_multiple_of(4),
             ProductVariant::Tile => rows.next_multiple_of(32),
         }

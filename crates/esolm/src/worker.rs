@@ -5,8 +5,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+#[cfg(not(target_family = "wasm"))]
+use std::sync::OnceLock;
+use std::task::{Context, Poll};
+#[cfg(not(target_family = "wasm"))]
+use std::thread::{self, JoinHandle};
 
 use async_channel::{Receiver, Sender};
+use futures_core::Stream;
 
 use crate::device::{DeviceInfo, LoadOptions};
 use crate::engine::Engine;
@@ -26,6 +32,44 @@ pub struct Worker {
     jobs: Sender<Job>,
     /// Closed once the thread has released the model.
     ended: Receiver<()>,
+    /// Dropped after `jobs`, whose end the thread waits for.
+    #[cfg(not(target_family = "wasm"))]
+    thread: Arc<Joined>,
+}
+
+/// A thread that is waited for when this is dropped. If a program ended while a thread still closed a GPU, the driver
+/// would crash it.
+#[cfg(not(target_family = "wasm"))]
+#[derive(Default)]
+struct Joined(OnceLock<JoinHandle<()>>);
+
+#[cfg(not(target_family = "wasm"))]
+impl Drop for Joined {
+    fn drop(&mut self) {
+        let thread = self.0.take();
+        // A job may drop the last handle.
+        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
+        {
+            // A panic was reported to whoever waited for the job.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What a job delivers by other means than its result.
+pub struct Delivery<T> {
+    items: Pin<Box<Receiver<T>>>,
+    /// Without it, dropping the last handle would wait for a job that itself waits for its reader. In a browser nothing
+    /// waits, and a reader must not keep a model from being closed.
+    #[cfg(not(target_family = "wasm"))]
+    _worker: Box<Worker>,
+}
+
+impl<T> Delivery<T> {
+    /// The next item, or `None` once the job has ended.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
+        self.items.as_mut().poll_next(context)
+    }
 }
 
 impl Worker {
@@ -49,11 +93,13 @@ impl Worker {
                 drop(ending);
             });
         };
-        std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("esolm".into())
             .spawn(body)
             .map_err(|error| EngineError::Thread(error.to_string()))?;
         let loaded = loading.recv().await.map_err(|_| Error::Crashed)??;
+        // Before that, whoever no longer wants the model does not wait for it.
+        let _ = worker.thread.0.set(thread);
         Ok((worker, loaded))
     }
 
@@ -72,7 +118,13 @@ impl Worker {
     fn new() -> (Self, Queue, Sender<()>) {
         let (jobs, queue) = async_channel::unbounded();
         let (ending, ended) = async_channel::bounded(1);
-        (Self { jobs, ended }, Queue(queue), ending)
+        let worker = Self {
+            jobs,
+            ended,
+            #[cfg(not(target_family = "wasm"))]
+            thread: Arc::default(),
+        };
+        (worker, Queue(queue), ending)
     }
 
     /// Queues `job`. Its second argument tells it whether the result is still wanted; between passes, a job that is no
@@ -105,9 +157,18 @@ impl Worker {
         let _ = self.jobs.try_send(job);
     }
 
+    /// Hands this handle to the reader of what a queued job sends.
+    pub fn delivery<T>(self, items: Receiver<T>) -> Delivery<T> {
+        Delivery {
+            items: Box::pin(items),
+            #[cfg(not(target_family = "wasm"))]
+            _worker: Box::new(self),
+        }
+    }
+
     /// Drops this handle. If it was the last one, waits until the model's memory has been freed.
     pub async fn close(self) {
-        let Self { jobs, ended } = self;
+        let Self { jobs, ended, .. } = self;
         let is_last = jobs.sender_count() == 1;
         drop(jobs);
         if is_last {

@@ -76,6 +76,7 @@ struct Conversation {
 
 impl Conversation {
     fn run(&mut self, mut input: Input) -> Result<(), Failure> {
+        self.stop_nothing();
         while let Some(line) = input.next()? {
             let answered = line.and_then(|line| self.line(&line, input.number()));
             match answered {
@@ -222,12 +223,20 @@ impl Conversation {
         Ok(true)
     }
 
+    /// Decides what a signal does between answers.
+    fn stop_nothing(&self) {
+        match self.is_typed {
+            true => interrupts::ignore_ctrl_c(),
+            false => interrupts::stop_nothing(),
+        }
+    }
+
     /// Answers the messages, and appends the answer to them.
     fn answer(&mut self) -> Result<(), Failure> {
         let answering = self.chat.answer();
         interrupts::stop(answering.stop_flag());
         let answered = self.watch(answering.blocking());
-        interrupts::stop_nothing();
+        self.stop_nothing();
         self.show.end()?;
         if let Some(message) = answered? {
             self.chat.push(message);

@@ -164,8 +164,8 @@ fn messages_are_edited_at_a_terminal() {
 #[test]
 fn ctrl_c_stops_an_answer_and_ends_at_an_empty_line() {
     let folder = Folder::new();
-    let model = json!({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]});
-    let never_ends = "--max-tokens 3000 --suppress-tokens '<|im_end|>,<|endoftext|>' --seed 1";
+    let model = json!({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "max_position_embeddings": 200_000});
+    let never_ends = "--max-tokens 90000 --suppress-tokens '<|im_end|>,<|endoftext|>' --seed 1";
     let line = chat(&folder, &model, never_ends);
     let mut terminal = Terminal::start(&folder, &line);
     for turn in 1..=2 {

@@ -65,7 +65,6 @@ struct Block {
 
 /// A model on a GPU.
 pub struct GpuExecutor {
-    gpu: Gpu,
     config: ModelConfig,
     norm: Norm,
     activation: Activation,
@@ -83,6 +82,8 @@ pub struct GpuExecutor {
     state: Option<State>,
     /// The batch that was set aside.
     aside: Option<State>,
+    /// Last, since recordings keep a device from being closed.
+    gpu: Gpu,
 }
 
 /// What belongs to the batch that runs.
@@ -301,9 +302,8 @@ impl GpuExecutor {
             Some(embedding) => embedding.launch(gpu, &s.x, rows, count, tokens, mask),
             None => embed_tied(gpu, &self.head, &s.x, rows, count, tokens, mask),
         }
-        let variant = self.chosen.product(count);
-        let norm = self.norm;
-        let mut residual = Residual::new(gpu, norm, variant, count, hidden, &s.x, &s.normed);
+        let (chosen, norm) = (self.chosen, self.norm);
+        let mut residual = Residual::new(gpu, norm, chosen, count, hidden, &s.x, &s.normed);
         for (index, (block, (k, v))) in self.blocks.iter().zip(&state.kv).enumerate() {
             let to = Qkv {
                 q: &s.q,
@@ -337,7 +337,7 @@ impl GpuExecutor {
             if count == 0 {
                 break;
             }
-            residual.keep(count, self.chosen.product(count));
+            residual.keep(count);
             let io = Attention {
                 q: &s.q,
                 k,
@@ -380,7 +380,7 @@ impl GpuExecutor {
     fn head(&self, scratch: &Scratch, first: usize, count: usize) {
         product(
             &self.gpu,
-            self.chosen.product(count),
+            self.chosen.product(count, self.head.n),
             None,
             &scratch.picked,
             first..first + count,

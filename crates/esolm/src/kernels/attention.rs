@@ -100,7 +100,7 @@ impl Geometry {
     }
 
     /// Invocations of a workgroup and lanes of a head in the split variant, and the slots of a block.
-    fn split(&self) -> ([u32; 2], u32) {
+    fn split(&self, workgroups: usize) -> ([u32; 2], u32) {
         let parts = self.parts(SPLIT_GROUPS);
         match self.kind {
             // A barrier costs such an adapter as much as a few slots for each vector of lanes: few of either.
@@ -108,7 +108,8 @@ impl Geometry {
                 let wg = self.groups().next_power_of_two().max(8);
                 ([wg, parts], (512 / parts).min(128))
             }
-            _ => ([WG, parts], 64),
+            _ if workgroups < WIDE_BELOW => ([WIDE_WG, parts], WIDE_WG),
+            _ => ([WG, parts], WG),
         }
     }
 }
@@ -120,6 +121,10 @@ fn shared(parts: u32, groups: u32) -> [(&'static str, u32); 2] {
 
 /// Invocations of a workgroup, except where the split variant is cut for a software adapter.
 const WG: u32 = 64;
+/// Invocations of a workgroup of the split variant, and slots that they take at once, where there are few workgroups.
+const WIDE_WG: u32 = 256;
+/// From this number of workgroups on, small ones are faster (measured on an H100).
+const WIDE_BELOW: usize = 2048;
 /// Column groups that a lane of the split variant holds of q.
 const SPLIT_GROUPS: u32 = 4;
 /// Scores that a lane of the split variant computes at once.
@@ -211,13 +216,15 @@ pub(super) fn rows_extent(
 
 /// Few rows. However long their prefixes are, the launches are the same.
 pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
-    let ([wg, parts], block) = geometry.split();
+    let extent = split_extent(geometry, io.count);
+    let [across, down, _] = extent.grid;
+    let ([wg, parts], block) = geometry.split(across * down);
     let [lanes, own] = shared(parts, geometry.groups());
     let at_once = ("AT_ONCE", SPLIT_AT_ONCE.min(parts));
     let constants = [lanes, own, at_once, ("BLOCK", block)];
     gpu.launch(
         &geometry.kernel(gpu, &ATTENTION_SPLIT, wg, &constants),
-        &split_extent(geometry, io.count),
+        &extent,
         &[io.q, io.k, io.v, io.rows, io.out],
         &[geometry.slots as u32, 0, 0, 0],
     );

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::norm::{Norm, norm, norm_of};
 use super::product::{Finish, MOST_PARTS, Matrix, ProductVariant, ROW_PAD, product_of};
 use super::runtime::{Buffer, Gpu};
-use crate::variants::normalises;
+use crate::variants::{Chosen, normalises};
 
 /// Rows that the buffer of a stream holds at least: of up to [`ROW_PAD`] rows two places, since the old ones are read while the new ones are
 /// written, and the parts.
@@ -18,7 +18,7 @@ pub const STREAM_ROWS: usize = (2 + MOST_PARTS) * ROW_PAD;
 pub struct Residual<'a> {
     gpu: &'a Gpu,
     norm: Norm,
-    variant: ProductVariant,
+    chosen: Chosen,
     /// Rows of the pass.
     rows: usize,
     hidden: usize,
@@ -31,12 +31,12 @@ pub struct Residual<'a> {
 }
 
 impl<'a> Residual<'a> {
-    /// Of `rows` rows that lie at the start of `x` [[`STREAM_ROWS`] or more, `hidden`], which `norm` normalises. `variant` is the form of the
-    /// products, and `normed` holds normalised rows where the products do not normalise on the way.
+    /// Of `rows` rows that lie at the start of `x` [[`STREAM_ROWS`] or more, `hidden`], which `norm` normalises. `chosen` says in which
+    /// form the products are, and `normed` holds normalised rows where the products do not normalise on the way.
     pub fn new(
         gpu: &'a Gpu,
         norm: Norm,
-        variant: ProductVariant,
+        chosen: Chosen,
         rows: usize,
         hidden: usize,
         x: &'a Buffer,
@@ -45,7 +45,7 @@ impl<'a> Residual<'a> {
         Self {
             gpu,
             norm,
-            variant,
+            chosen,
             rows,
             hidden,
             x,
@@ -58,9 +58,10 @@ impl<'a> Residual<'a> {
     /// The product of some rows, normalised, with `matrix`. `finish` counts them from the first one on, which is a multiple of [`ROW_PAD`].
     pub fn product(&mut self, rows: Range<usize>, matrix: &Matrix, finish: &Finish) {
         let (gpu, count) = (self.gpu, rows.len());
-        if normalises(self.variant, self.rows) {
+        let variant = self.variant(matrix);
+        if normalises(variant, self.rows) {
             let rows = self.row0 + rows.start..self.row0 + rows.end;
-            let (variant, x, parts) = (self.variant, self.x, self.parts);
+            let (x, parts) = (self.x, self.parts);
             let norm = Some(self.norm);
             product_of(gpu, variant, norm, x, rows, parts, matrix, finish);
             if self.parts > 0 {
@@ -69,7 +70,6 @@ impl<'a> Residual<'a> {
         } else {
             let x = self.from(self.row0 + rows.start);
             norm(gpu, self.norm, &x, self.normed, count, self.hidden);
-            let variant = self.variant;
             product_of(gpu, variant, None, self.normed, 0..count, 0, matrix, finish);
         }
     }
@@ -78,7 +78,7 @@ impl<'a> Residual<'a> {
     /// [`ROW_PAD`].
     pub fn add(&mut self, input: &Buffer, rows: Range<usize>, matrix: &Matrix) {
         assert_eq!(self.parts, 0, "what was added was never read");
-        let (gpu, variant, count) = (self.gpu, self.variant, rows.len());
+        let (gpu, variant, count) = (self.gpu, self.variant(matrix), rows.len());
         self.parts = self.parts_of(matrix);
         let x = match self.parts {
             0 => self.from(self.row0 + rows.start),
@@ -91,10 +91,10 @@ impl<'a> Residual<'a> {
         product_of(gpu, variant, None, input, 0..count, 0, matrix, &finish);
     }
 
-    /// Goes on with the first `rows` of its rows alone, and with products in another form.
-    pub fn keep(&mut self, rows: usize, variant: ProductVariant) {
+    /// Goes on with the first `rows` of its rows alone.
+    pub fn keep(&mut self, rows: usize) {
         assert_eq!(self.parts, 0, "what was added was never read");
-        (self.rows, self.variant) = (rows, variant);
+        self.rows = rows;
     }
 
     /// As after a product with `matrix` was added, for measuring what comes then.
@@ -104,9 +104,13 @@ impl<'a> Residual<'a> {
         self
     }
 
+    fn variant(&self, matrix: &Matrix) -> ProductVariant {
+        self.chosen.product(self.rows, matrix.n)
+    }
+
     /// Parts in which a product with `matrix` is added, none where it is whole.
     fn parts_of(&self, matrix: &Matrix) -> usize {
-        match matrix.parts(self.variant, self.rows) {
+        match matrix.parts(self.variant(matrix), self.rows) {
             1 => 0,
             parts => parts,
         }

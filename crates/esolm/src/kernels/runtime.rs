@@ -9,10 +9,13 @@ use std::thread::{self, ThreadId};
 use burn::cubecl::CubeDim;
 use burn::cubecl::MemoryScope;
 use burn::cubecl::client::{Client, Graph};
+use burn::cubecl::device::DeviceId;
+use burn::cubecl::device_handle::DeviceHandle;
 use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
+use burn::cubecl::wgpu::WgpuServer;
 use burn::tensor::{Bytes, Device, Tensor};
-use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
+use burn_wgpu::{AutoCompiler, KernelSource, SourceKernel, SourceTemplate, Wgpu};
 use esolm_core::trace::Counters;
 use esolm_shaders::{Form, Shader};
 
@@ -102,7 +105,18 @@ struct Recorder {
     has_failed: bool,
 }
 
-/// An open GPU with Burn's client, the kernels compiled so far and the counts.
+/// An entry in Burn's registry of devices, which otherwise keeps them for as long as the process runs. Drivers allow only some dozens of
+/// open devices.
+struct Registered(DeviceId);
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // In a browser this does nothing: there, all models share one device, which stays open.
+        DeviceHandle::<WgpuServer<AutoCompiler>>::shutdown(self.0);
+    }
+}
+
+/// An open GPU, which is closed when this is dropped, with Burn's client, the kernels compiled so far and the counts.
 pub struct Gpu {
     device: Device,
     client: Client,
@@ -118,6 +132,8 @@ pub struct Gpu {
     submits: AtomicU64,
     bytes_read: AtomicU64,
     pending: AtomicU64,
+    /// Last, since closing a device waits until no client of it is left.
+    registered: Registered,
 }
 
 impl Gpu {
@@ -131,6 +147,7 @@ impl Gpu {
             .map_err(|e| EngineError::Device(format!("the device runs no WGSL kernels: {e:?}")))?;
         Ok(Self {
             device,
+            registered: Registered(probe.handle.service.device),
             client: probe.client.clone(),
             info,
             limits: Limits::default(),
@@ -145,9 +162,15 @@ impl Gpu {
         })
     }
 
-    /// The Burn device.
+    /// The Burn device, whose tensors must be gone before this is dropped.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The Burn device, which stays open until the process ends: nobody knows when its last tensor is gone.
+    pub fn into_device(self) -> Device {
+        std::mem::forget(self.registered);
+        self.device
     }
 
     /// Runs `work`, which allocates, compiles or launches and does not wait, so that what the device refuses of it is an error of the

@@ -100,6 +100,13 @@ impl Watch {
         }
     }
 
+    /// Tells whether the device is still open, without keeping it so: its handler of errors holds what is known about it.
+    #[cfg(test)]
+    pub(crate) fn is_open(&self) -> impl Fn() -> bool + use<> {
+        let shared = Arc::downgrade(&self.shared);
+        move || shared.strong_count() > 0
+    }
+
     /// Whether another model may come to this device: it is there, and never refused anything.
     pub fn is_sound(&self) -> bool {
         lock(&self.shared.lost).is_none() && !*lock(&self.shared.unusable)

@@ -7,6 +7,7 @@ use std::time::Instant;
 use esolm_core::rows::{MASKED, NO_TARGET, Row};
 use serde::Serialize;
 
+use crate::adapter::AdapterKind;
 use crate::error::EngineError;
 use crate::kernels::attention::{
     Attention, AttentionVariant, Geometry, Spans, attention_rows, attention_split, attention_tile,
@@ -15,11 +16,13 @@ use crate::kernels::heads::Qkv;
 use crate::kernels::norm::Norm;
 use crate::kernels::product::{Activation, Finish, Matrix, ProductVariant, product};
 use crate::kernels::residual::Residual;
-use crate::kernels::runtime::{Buffer, Gpu};
+use crate::kernels::runtime::{Buffer, Gpu, Recording};
 use crate::variants::Chosen;
 
 /// Numbers of rows to compare: around every switch between variants.
 const ROWS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 256];
+/// Also compared on hardware; a software adapter would take minutes.
+const MANY_ROWS: usize = 1024;
 /// Alternated runs, time permitting.
 const RUNS: usize = 7;
 /// Runs that are made regardless of time: fewer would say nothing about the table.
@@ -148,7 +151,9 @@ pub async fn compare(
     scope: &Scope,
 ) -> Result<Vec<Comparison>, EngineError> {
     let Subject { head, geometry, .. } = subject;
-    let most = ROWS.into_iter().max().unwrap_or(1);
+    let is_software = gpu.info.kind == AdapterKind::Software;
+    let counts = (ROWS.into_iter()).chain((!is_software).then_some(MANY_ROWS));
+    let most = counts.clone().max().unwrap_or(1);
     // The widest input and output of any product.
     let matrices = [&subject.qkv, &subject.out, &subject.up, &subject.down];
     let matrices = matrices.into_iter().flatten().chain([head]);
@@ -163,7 +168,7 @@ pub async fn compare(
         v: cache(gpu, geometry, scope)?,
     };
     let mut all = Vec::new();
-    for rows in ROWS {
+    for rows in counts {
         let table = Table::new(gpu, rows, scope);
         for (kernel, matrices) in [
             ("qkv", &subject.qkv),
@@ -193,7 +198,7 @@ pub async fn compare(
                 ProductVariant::Tile,
             ]
             .map(Form::Product);
-            let chosen = Form::Product(Chosen::by_table(gpu.info.kind).product(rows));
+            let chosen = Form::Product(Chosen::by_table(gpu.info.kind).product(rows, matrix.n));
             let times = race(gpu, &buffers.out, chosen, &forms, scope.seconds, run).await?;
             all.push(times.comparison(kernel, rows, shape, chosen));
         }
@@ -291,7 +296,8 @@ impl Buffers {
     ) {
         let rows = table.count;
         let (norm, hidden) = (subject.norm, subject.head.k);
-        let new = |x| Residual::new(gpu, norm, variant, rows, hidden, x, &self.normed);
+        let chosen = Chosen::by_table(gpu.info.kind).with_products(variant);
+        let new = |x| Residual::new(gpu, norm, chosen, rows, hidden, x, &self.normed);
         // In a pass, attention's product is added before the MLP, and the MLP's before the next block.
         let after = |matrices: &[&Matrix]| match matrices.first() {
             Some(matrix) => new(&self.x).after_adding(matrix),
@@ -361,7 +367,8 @@ struct Race {
     seconds: Vec<Vec<f64>>,
 }
 
-/// Runs `forms` in turn, reversing the order every other time. `run` launches a variant a given number of times.
+/// Runs `forms` in turn, reversing the order every other time. `run` launches a variant a given number of times. Launches are replayed from
+/// recordings, as those of most passes are, since a fast device otherwise waits for the host.
 async fn race(
     gpu: &Gpu,
     written: &Buffer,
@@ -370,20 +377,25 @@ async fn race(
     most_seconds: f64,
     run: impl Fn(Form, usize),
 ) -> Result<Race, EngineError> {
-    let time = async |form, times| {
+    let time = async |form, times, recording: Option<&Recording>| {
         let begin = Instant::now();
-        run(form, times);
+        match recording {
+            Some(recording) => gpu.replay(recording)?,
+            None => run(form, times),
+        }
         gpu.check(&[written]).await?;
         Ok::<f64, EngineError>(begin.elapsed().as_secs_f64())
     };
     for &form in forms {
         // The first run compiles the kernel.
-        time(form, 1).await?;
+        time(form, 1, None).await?;
     }
     let mut times = 1;
-    while times < MOST_TIMES && time(table, times).await? < RUN_SECONDS {
+    while times < MOST_TIMES && time(table, times, None).await? < RUN_SECONDS {
         times *= 2;
     }
+    let record = |&form: &Form| gpu.record(|| run(form, times));
+    let recordings: Vec<Option<Recording>> = forms.iter().map(record).collect();
     let begin = Instant::now();
     let mut seconds = vec![Vec::new(); forms.len()];
     for round in 0..RUNS {
@@ -395,7 +407,8 @@ async fn race(
                 0 => turn,
                 _ => forms.len() - 1 - turn,
             };
-            seconds[at].push(time(forms[at], times).await? / times as f64);
+            let taken = time(forms[at], times, recordings[at].as_ref()).await?;
+            seconds[at].push(taken / times as f64);
         }
     }
     Ok(Race {

@@ -145,6 +145,20 @@ fn a_device_that_refuses_a_kernel_is_passed_over() {
     });
 }
 
+/// Burn keeps devices for as long as the process runs, and drivers allow only some dozens.
+#[test]
+fn a_device_is_closed_with_its_model() {
+    pollster::block_on(async {
+        let ckpt = checkpoint(golden("model_a.ema.safetensors"), &Arc::default()).await;
+        let gpu = one().await.open().await.expect("a device");
+        let is_open = gpu.watch.is_open();
+        let (executor, _) = put_on(gpu, &ckpt, &AUTO).await.expect("it runs");
+        assert!(is_open());
+        drop(executor);
+        assert!(!is_open());
+    });
+}
+
 #[test]
 fn an_error_of_the_checkpoint_is_one_on_every_device() {
     pollster::block_on(async {

@@ -16,7 +16,6 @@ mod splits;
 
 use std::sync::OnceLock;
 
-use esolm::Weights;
 use esolm::config::ROTARY_BASE;
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
@@ -42,6 +41,7 @@ use esolm::quantise::{GROUP, Q4, Q8};
 use esolm::reveal::{BROKEN, CERTAIN, Choice, Confidence, Group, Rule, choose, confidence};
 use esolm::rows::{MASKED, NO_TARGET, Row, own_slot};
 use esolm::sampler::{NO_TOKEN, NoiseSource, Sampler, sample_row, suppress};
+use esolm::{Chosen, Weights};
 
 fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();

@@ -61,16 +61,25 @@ fn a_stream_is_what_was_added_to_it() {
             0 => &[Norm::Layer, RMS][..],
             _ => &[Norm::Layer],
         };
-        for (variant, norm) in VARIANTS
+        let table = Chosen::by_table(AdapterKind::Discrete);
+        let mut choices = VARIANTS
+            .map(|variant| table.with_products(variant))
+            .to_vec();
+        // Products of one pass in two variants, and of the first rows in another one.
+        choices.push(Chosen {
+            many_results: 46 * rows,
+            ..table
+        });
+        for (chosen, norm) in choices
             .into_iter()
-            .flat_map(|v| norms.iter().map(move |&n| (v, n)))
+            .flat_map(|c| norms.iter().map(move |&n| (c, n)))
         {
             let x = random.values(rows * hidden);
             let (buffer, normed) = (stream(&x, hidden), blank(rows * hidden));
             let mut want = x;
-            let mut residual = Residual::new(gpu(), norm, variant, rows, hidden, &buffer, &normed);
+            let mut residual = Residual::new(gpu(), norm, chosen, rows, hidden, &buffer, &normed);
             let mut split = 0;
-            let name = format!("{variant:?} {weights} {norm:?} rows={rows} hidden={hidden}");
+            let name = format!("{chosen} {weights} {norm:?} rows={rows} hidden={hidden}");
             for (step, k) in inner.into_iter().enumerate() {
                 let (add, read) = (
                     Held::new(&mut random, k, hidden, weights),
@@ -80,6 +89,7 @@ fn a_stream_is_what_was_added_to_it() {
                 let added = add.times(&input, None);
                 want.iter_mut().zip(added).for_each(|(x, y)| *x += y);
                 residual.add(&padded(&input, k), 0..rows, &add.matrix);
+                let variant = chosen.product(rows, hidden);
                 split += usize::from(add.matrix.parts(variant, rows) > 1);
                 let out = blank(rows * 52);
                 residual.product(0..rows, &read.matrix, &Finish::Store(&out));
@@ -87,13 +97,9 @@ fn a_stream_is_what_was_added_to_it() {
                 let what = format!("{name} step {step}");
                 close(&what, &got, &read.times(&want, Some(norm)), 1e-4);
             }
-            // Then only the first rows, with the variant for few. Nothing else reads what is added last.
+            // Then only the first rows. Nothing else reads what is added last.
             let kept = rows.min(5);
-            let few = match variant {
-                ProductVariant::Tile => ProductVariant::Split,
-                other => other,
-            };
-            residual.keep(kept, few);
+            residual.keep(kept);
             let last = Held::new(&mut random, inner[2], hidden, weights);
             let input = random.values(kept * inner[2]);
             let added = last.times(&input, None);
@@ -112,7 +118,7 @@ fn a_stream_is_what_was_added_to_it() {
             let got = written(&picked, kept * hidden);
             close(&format!("{name} at the end"), &got, &want, 1e-4);
             // Only few rows are added in parts, by the variant for them.
-            let is_split = variant == ProductVariant::Split && rows <= ROW_PAD;
+            let is_split = chosen.few == ProductVariant::Split && rows <= ROW_PAD;
             assert_eq!(split > 0, is_split, "{name}");
         }
     }

@@ -148,8 +148,8 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
         );
         let name = format!("residual {variant:?}");
         run(name, &[&stream, &out, &picked], &|| {
-            let mut residual =
-                Residual::new(gpu, Norm::Layer, variant, 7, hidden, &stream, &normed);
+            let chosen = Chosen::by_table(gpu.info.kind).with_products(variant);
+            let mut residual = Residual::new(gpu, Norm::Layer, chosen, 7, hidden, &stream, &normed);
             residual.add(&inputs, 0..7, &wide);
             residual.product(0..7, &next, &Finish::Store(&out));
             residual.add(&inputs, 0..7, &wide);
