@@ -215,6 +215,16 @@ fn generations_may_be_dropped_or_stopped_at_any_moment() {
         assert_eq!(footer.interrupted, footer.nfe < nfe);
         assert_eq!(footer.interrupted, footer.tokens[0].contains(&mask));
     }
+    // One outlives the handle that it came from.
+    for events in [0, 1] {
+        let other = self::model();
+        let mut generation = other.generate(short(3));
+        for _ in 0..events {
+            block_on(generation.next()).unwrap().unwrap();
+        }
+        drop(other);
+        assert_eq!(block_on(generation.finish()).unwrap().text[0], whole);
+    }
     // A generation that has not been polled delays no other.
     let waiting = model.generate(short(3));
     assert_eq!(model.blocking().text(short(3)).unwrap(), whole);

@@ -13,7 +13,7 @@ use burn::cubecl::config::compilation::CompilationLogLevel;
 use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 use esolm::device::{AdapterKind, DeviceChoice, Precision, open};
 use esolm::kernels::attention::{
-    Attention, Geometry, Spans, attention_rows, attention_split, attention_tile,
+    Attention, Geometry, Spans, WIDE_BELOW, attention_rows, attention_split, attention_tile,
 };
 use esolm::kernels::copy::copy;
 use esolm::kernels::embed::{Embedding, embed_tied};
@@ -358,6 +358,19 @@ fn attends(gpu: &Gpu, heads: usize, kv_heads: usize, head_dim: usize) {
             // Wider heads spill on the chips whose compiler is asked, and run on none of them.
             attention_rows(gpu, &geometry, &io, &spans, 4);
         }
+        attention_split(gpu, &geometry, &io);
+        // So many that hardware uses smaller workgroups.
+        let count = WIDE_BELOW.div_ceil(heads);
+        let [q, out] = [(); 2].map(|()| zeros(gpu, count * hidden));
+        let rows = &rows(gpu, count as u32);
+        let (q, out) = (&q, &out);
+        let io = Attention {
+            q,
+            rows,
+            count,
+            out,
+            ..io
+        };
         attention_split(gpu, &geometry, &io);
     }
 }

@@ -219,3 +219,40 @@ async fn serve(mut engine: Engine, queue: Queue) {
     // A lost device has nothing to release.
     let _ = engine.close();
 }
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::device::DeviceChoice;
+
+    /// A program may end when it has dropped its last handle.
+    #[test]
+    fn whoever_drops_the_last_handle_waits() {
+        let stories = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/stories");
+        let options = LoadOptions {
+            device: DeviceChoice::Cpu,
+            ..LoadOptions::default()
+        };
+        let started = pollster::block_on(Worker::start(stories.into(), options));
+        let Ok((worker, _)) = started else {
+            panic!("there is a model");
+        };
+        let shared = Arc::new(());
+        let of_job = shared.clone();
+        let (go, going) = std::sync::mpsc::channel();
+        worker.queue(Box::new(move |_| {
+            Box::pin(async move {
+                going.recv().expect("a word");
+                thread::sleep(Duration::from_millis(50));
+                drop(of_job);
+            })
+        }));
+        drop(worker.clone());
+        assert_eq!(Arc::strong_count(&shared), 2);
+        go.send(()).expect("a job");
+        drop(worker);
+        assert_eq!(Arc::strong_count(&shared), 1);
+    }
+}

@@ -123,8 +123,8 @@ fn shared(parts: u32, groups: u32) -> [(&'static str, u32); 2] {
 const WG: u32 = 64;
 /// Invocations of a workgroup of the split variant, and slots that they take at once, where there are few workgroups.
 const WIDE_WG: u32 = 256;
-/// From this number of workgroups on, small ones are faster (measured on an H100).
-const WIDE_BELOW: usize = 2048;
+/// From this number of workgroups on, small ones are faster on hardware (measured on an H100).
+pub const WIDE_BELOW: usize = 2048;
 /// Column groups that a lane of the split variant holds of q.
 const SPLIT_GROUPS: u32 = 4;
 /// Scores that a lane of the split variant computes at once.

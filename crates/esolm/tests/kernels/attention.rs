@@ -1,6 +1,6 @@
 //! Attention over the cache.
 
-use esolm::kernels::attention::AttentionVariant;
+use esolm::kernels::attention::{AttentionVariant, WIDE_BELOW};
 
 use super::*;
 
@@ -149,14 +149,22 @@ fn attends() {
                 let name = format!("rows {geometry:?}");
                 close(&name, &written(&out, q.len()), &want, 3e-5);
             }
-            let out = blank(q.len());
-            attention_split(gpu(), &geometry, &Attention { out: &out, ..io });
-            close(
-                &format!("split {geometry:?}"),
-                &written(&out, q.len()),
-                &want,
-                3e-5,
-            );
+            // As they are, and so often that hardware uses smaller workgroups.
+            let many = WIDE_BELOW.div_ceil(rows.len() * heads);
+            for times in [1, many] {
+                let (rows, q, want) = (rows.repeat(times), q.repeat(times), want.repeat(times));
+                let out = blank(q.len());
+                let io = Attention {
+                    q: &padded(&q, geometry.width()),
+                    rows: &table(&rows),
+                    count: rows.len(),
+                    out: &out,
+                    ..io
+                };
+                attention_split(gpu(), &geometry, &io);
+                let name = format!("split {geometry:?} {} rows", rows.len());
+                close(&name, &written(&out, q.len()), &want, 3e-5);
+            }
         }
     }
 }
