@@ -45,8 +45,15 @@ fn understood(line: &str) -> Result<(), String> {
         "web" => web::Options::parse(words).map(drop),
         "soak" => soak::Options::parse(words).map(drop),
         "shader-stats" => shader_stats::Options::parse(words).map(drop),
-        // Their words are read elsewhere.
-        "results" | "python" | "help" => Ok(()),
+        "python" => words
+            .find(|word| !root().join("crates/esolm-python").join(word).exists())
+            .map_or(Ok(()), |word| Err(format!("there is no test {word}"))),
+        // Its other words are read elsewhere; in prose there may be none.
+        "results" => match words.next().as_deref() {
+            None | Some("run" | "render" | "compare") => Ok(()),
+            Some(other) => Err(format!("results has no command {other}")),
+        },
+        "help" => Ok(()),
         other => Err(format!("there is no task {other:?}")),
     }
 }
