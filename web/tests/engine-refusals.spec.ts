@@ -60,7 +60,7 @@ const cases: Record<string, [what: string, action: string, code: string, says: R
     ["no JSON", `lab.module.WasmModel.load(sources.small, "{")`, "option", /^the options are not valid JSON: .*; check their values$/],
   ],
   "requests that do not fit": [
-    ["a prompt beyond the context", start(`{"prompt":"${"One day ".repeat(300)}"}`), "option", /the prompt has 602 tokens .*; shorten it, or raise the length up to the model's context$/],
+    ["a prompt beyond the context", start(`{"prompt":"${"One day ".repeat(300)}"}`), "option", /the prompt has 602 tokens .*; shorten it, or raise the length if the model's context is longer$/],
     ["a prompt that fills the text", start('{"prompt":"One day, Lily found a","length":5}'), "option", /nothing to write in a length of 5; shorten it/],
     ["a length beyond the context", start('{"length":257}'), "option", /length 257 is more than the model's context of 256 tokens; give at most that$/],
     ["no length", start('{"length":0}'), "option", /^length is 0; it must be from 1 to the model's context of 256$/],

@@ -338,7 +338,7 @@ fn text(error: &TextError) -> Failure {
             length,
         }) => Failure::usage(format!(
             "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; \
-                 shorten the gaps, or raise --length up to the model's context"
+                 shorten the gaps, or raise --length if the model's context is longer"
         )),
         error if error.is_of_tokenizer() => Failure::failed(error.to_string()),
         error => Failure::usage(error.to_string()),
@@ -360,7 +360,7 @@ fn request(error: &RequestError) -> Failure {
             length,
         } => Failure::usage(format!(
             "the prompt has {}{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise \
-             --length up to the model's context",
+             --length if the model's context is longer",
             count(*tokens, "token")
         )),
         RequestError::NoTokenizer { what } => Failure::usage(format!(

@@ -48,7 +48,7 @@ pub enum RequestError {
     },
     /// The prompt fills the whole text.
     #[error(
-        "the prompt has {tokens} tokens{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise the length up to the model's context"
+        "the prompt has {tokens} tokens{opening}, which leaves nothing to write in a length of {length}; shorten it, or raise the length if the model's context is longer"
     )]
     PromptTooLong {
         /// Tokens of the prompt, including the opening one.

@@ -33,7 +33,7 @@ pub enum TemplateError {
     },
     /// The template does not fit.
     #[error(
-        "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; shorten the gaps, or raise the length up to the model's context"
+        "the infill template needs {needed} tokens ({given} given, {gaps} in gaps{opening}), but the length is {length}; shorten the gaps, or raise the length if the model's context is longer"
     )]
     TooLong {
         /// Tokens that the template needs, including opening ones.

@@ -141,6 +141,12 @@ impl Report {
             };
             row(format!("exact{orders}"), exact);
         }
+        if measured.windows == 1 && measured.draws + measured.orders > 0 {
+            let _ = writeln!(
+                text,
+                "\nOne window gives no standard error; with more --draws and --orders these figures vary less."
+            );
+        }
         if measured.bytes.is_some() {
             let _ = writeln!(
                 text,
