@@ -1,7 +1,6 @@
 //! How a command ends when it fails: an exit code, and one sentence on stderr.
 
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use esolm::checkpoint::{CheckpointError, FileError, LightningError};
@@ -161,11 +160,11 @@ impl Failure {
     }
 
     /// Prints the message and returns the exit code.
-    pub fn exit(self) -> ExitCode {
+    pub fn exit(self) -> u8 {
         if !self.message.is_empty() {
             say(&self.message);
         }
-        ExitCode::from(self.code)
+        self.code
     }
 }
 
@@ -461,20 +460,20 @@ fn say(message: &str) {
 }
 
 /// Ends a run whose command line clap rejected: prints help and version as they are, and an error as one sentence.
-pub fn usage_exit(error: &clap::Error) -> ExitCode {
+pub fn usage_exit(error: &clap::Error) -> u8 {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // Fails only if nothing reads the output.
             let _ = error.print();
-            ExitCode::SUCCESS
+            0
         }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = error.print();
-            ExitCode::from(USAGE)
+            USAGE
         }
         _ => {
             say(&usage_sentence(error));
-            ExitCode::from(USAGE)
+            USAGE
         }
     }
 }

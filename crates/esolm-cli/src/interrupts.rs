@@ -75,7 +75,12 @@ fn requested(code: u8) {
     }
     atomic::abandon_all();
     output::restore_terminal();
-    system::exit(code);
+    exit(code);
+}
+
+/// Ends the program. What is still in the buffer of the standard output is lost.
+pub fn exit(code: u8) -> ! {
+    system::exit(code)
 }
 
 #[cfg(unix)]

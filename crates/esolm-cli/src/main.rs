@@ -15,15 +15,23 @@ mod setup;
 mod tensors;
 mod texts;
 
-use std::process::ExitCode;
+use std::io::Write;
 
 use clap::Parser;
 
 use arguments::{Command, Esolm};
 
-fn main() -> ExitCode {
+fn main() {
     failure::report_panics();
     interrupts::listen();
+    let code = run();
+    // Whatever cannot be written any more was reported where it was written.
+    let _ = std::io::stdout().flush();
+    interrupts::exit(code);
+}
+
+/// Runs the command and returns the exit code.
+fn run() -> u8 {
     let arguments = match Esolm::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return failure::usage_exit(&error),
@@ -45,7 +53,7 @@ fn main() -> ExitCode {
         Command::Replay(arguments) => commands::replay::run(&arguments),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(failure) => failure.exit(),
     }
 }
