@@ -57,7 +57,7 @@ const DRAW: u32 = 5;
 
 /// Memory through which workgroups that share a row exchange results. Nothing in it outlives a draw.
 pub struct Shared {
-    /// The parts' results for each row, up to which tokens are kept.
+    /// What the parts compute for each row until the kept tokens are determined.
     pub state: Buffer,
     /// The best token of each part, four words each.
     pub bests: Buffer,
