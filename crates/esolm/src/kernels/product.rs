@@ -376,7 +376,7 @@ pub(super) fn weight_snippet(weights: Weights) -> &'static Snippet {
     }
 }
 
-/// Column groups per workgroup of the rows variant, for each column group that an invocation holds.
+/// Column groups per workgroup of the rows variant, or for floats and many rows, a multiple of this.
 const ROWS_COLUMNS: u32 = 32;
 /// Invocations per workgroup of the split variant.
 const SPLIT_WG: u32 = 128;
@@ -388,7 +388,7 @@ const BATCH: u32 = 4;
 const STAGED: u32 = 512;
 /// Invocations per workgroup of the tile variant.
 const TILE_WG: u32 = 64;
-/// Rows and columns per tile of the tile variant, and per tile for products that are too small for enough of those.
+/// Rows and columns per tile of the tile variant, and per smaller tile, used if there would be too few of those.
 const TILES: [usize; 2] = [64, 32];
 
 /// Workgroups that keep most GPUs busy: a small one has 12 units that run several each, a large one about 100.

@@ -90,8 +90,8 @@ pub struct Reveal<'a> {
     pub drawn: &'a Buffer,
     /// [sampled rows].
     pub confidences: &'a Buffer,
-    /// `[groups]` of four words: the first sampled row, the number of rows, the minimum number to reveal, and 0. Every sampled row is in
-    /// exactly one group.
+    /// `[groups]` of four words: the first sampled row, the number of rows, the minimum number to reveal, and an unused one. Every sampled
+    /// row is in exactly one group.
     pub groups: &'a Buffer,
     /// The token buffer.
     pub tokens: &'a Buffer,

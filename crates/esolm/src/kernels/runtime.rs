@@ -167,7 +167,7 @@ impl Gpu {
         &self.device
     }
 
-    /// The Burn device, which stays open until the process ends: when its last tensor is dropped is unknown.
+    /// The Burn device, which stays open until the process ends, since it is unknown when its last tensor is dropped.
     pub fn into_device(self) -> Device {
         std::mem::forget(self.registered);
         self.device

@@ -4,9 +4,9 @@
 //! launch runs, nothing else is drawn on the screen. So work is bounded twice: per launch by [`Limits::launch`], and per submission by
 //! [`Limits::submit`].
 //!
-//! Work is counted in floating-point operations. Memory-bound work counts [`BYTE`] operations for each byte read or written, and a
-//! workgroup costs whichever of the two is more. The yardstick is a slow integrated GPU: 20 to 80 billion operations a second in a
-//! product, and 5 to 20 GB a second from memory. It takes at most a quarter of a second for a launch, and one second for a submission.
+//! Work is counted in floating-point operations. Each byte read or written counts as [`BYTE`] operations, and a workgroup costs the
+//! larger of its arithmetic and its traffic. The yardstick is a slow integrated GPU: 20 to 80 billion operations a second in a product,
+//! and 5 to 20 GB a second from memory. It takes at most a quarter of a second for a launch, and one second for a submission.
 //!
 //! A launch is split between workgroups: each part runs a box of the grid and is given the box's first workgroup. A workgroup does the
 //! same in any part, so the results are bit for bit those of a single launch.
@@ -25,7 +25,7 @@ const MAX_GRID: u32 = 65_535;
 pub struct Limits {
     /// Maximum work of a launch; a single workgroup is never split.
     pub launch: u64,
-    /// Work beyond which what is queued is submitted.
+    /// Maximum work of a submission.
     pub submit: u64,
 }
 
