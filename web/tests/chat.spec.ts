@@ -1,4 +1,4 @@
-/** Conversations through the package, with real engines: the answers of published samplers, the cache between turns, stops and refusals. */
+/** Conversations through the package with real engines: published samplers' answers, the cache between turns, stops and refusals. */
 
 import { readFileSync } from "node:fs";
 import { expect, test as base } from "@playwright/test";
@@ -53,7 +53,7 @@ for (const kind of ["bd3lm", "mdlm"] as const) {
           const all = [];
           for (const { messages, enable_thinking, options } of runs.filter((run) => run.options.block_size === blockSize)) {
             const { max_new_tokens: maxTokens, temperature } = options;
-            // Steps of a BD3-LM are those of each block.
+            // The steps of a BD3-LM are per block.
             const steps = kind === "bd3lm" ? Math.ceil(options.steps / Math.ceil(maxTokens / blockSize)) : options.steps;
             const answering = model.chat(messages, { maxTokens, temperature, steps, blockSize, think: enable_thinking });
             let [joined, blanks] = ["", 0];
@@ -84,7 +84,7 @@ for (const kind of ["bd3lm", "mdlm"] as const) {
 
 test("conversations become the prompts that transformers makes of them", async ({ page, server: _ }) => {
   const { chat } = read("golden_tokenizer.json") as { chat: { messages: Message[]; add_generation_prompt: boolean; enable_thinking: boolean | null; text: string; ids: number[] }[] };
-  // An answer always has its beginning in its prompt, and no mask is taken from anybody.
+  // The prompt always contains the start of the answer, and mask tokens are never accepted.
   const asked = chat.filter((one) => one.add_generation_prompt && !one.text.includes("<|mask|>"));
   expect(asked.length).toBeGreaterThan(10);
   const told = await page.evaluate(
@@ -128,10 +128,10 @@ test("a conversation goes on from the cache, and stops, and says what is wrong",
     const next = [...messages, { role: "assistant", content }, { role: "user", content: "And the sea?" }];
     const second = model.chat(next, options);
     const again = await second.result;
-    // From nothing, in a model of its own.
+    // From scratch, in another model.
     const other = await EsoLM.load(files, { device: "cpu", as: "bd3lm", blockSize: 8 });
     const alone = await other.chat(next, options).result;
-    // So hot that it does not soon come to an end by itself.
+    // So hot that it does not end by itself soon.
     const stopped = model.chat(next, { ...options, maxTokens: 200, steps: 8, temperature: 50 });
     for await (const _ of stopped) break;
     const { finish } = await stopped.result;

@@ -1,4 +1,4 @@
-/** The Chromium of this machine, and how to start it so that it has WebGPU everywhere. */
+/** The installed Chromium, and how to start it so that it has WebGPU everywhere. */
 
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
@@ -38,7 +38,7 @@ export function launchOptions(executablePath: string): LaunchOptions {
       "--enable-unsafe-webgpu",
       "--use-webgpu-adapter=swiftshader",
     ],
-    // These, which Playwright adds, would take WebGPU away.
+    // Playwright adds these, which would disable WebGPU.
     ignoreDefaultArgs: ["--disable-gpu", "--use-angle=swiftshader-webgl", "--enable-unsafe-swiftshader"],
   };
 }

@@ -63,11 +63,11 @@ test("space plays and pauses, arrows step, and the text can be walked through", 
   await expect(timeline).toHaveValue("9");
   await page.keyboard.press("Space");
   await expect(page.locator("#play")).toHaveAccessibleName("Pause");
-  // A focused button is pressed once, not once more by the shortcut.
+  // A focused button is pressed only once, not again by the shortcut.
   await page.locator("#play").focus();
   await page.keyboard.press("Space");
   await expect(page.locator("#play")).toHaveAccessibleName("Play");
-  // In a field, keys write.
+  // In a field, keys type.
   await page.locator("#seed").fill("7");
   await page.locator("#seed").press("ArrowLeft");
   await page.locator("#seed").pressSequentially(" ");
@@ -125,7 +125,7 @@ test("counts are those of the trace", async ({ page }) => {
   }
 });
 
-/** The strip of slots: taken from the cache and entering it are what the trace has there after the step, computed is its rows. */
+/** Checks the slot strip: slots from the cache plus those entering it are the trace's cache after the step, computed ones its rows. */
 async function checkSlots(page: Page, step: { rows: number; cache_length: number }, length: number): Promise<void> {
   const words = await page.locator("#slots").getAttribute("aria-label");
   const numbers = /: (\d+) slots? taken from the cache, (\d+) tokens? and (\d+) blanks? computed, (\d+) slots? not there yet/.exec(words ?? "");
@@ -251,7 +251,7 @@ test("of several texts only those are shown anew that are drawn again", async ({
     expect((await positions(page, ".known")).sort(byNumber), `${label} after ${shown}`).toEqual(known);
   }
   await expect(page.locator("#timeline")).toHaveAttribute("max", String(2 * steps));
-  // What the first attempt computed of the second text is counted, though it is not shown.
+  // The first attempt's rows of the second text are counted, although they are not shown.
   const rows = story.steps.reduce((sum, step) => sum + step.rows, 0);
   await expect(page.locator("#computed")).toHaveText((3 * rows).toLocaleString("en"));
 
@@ -326,7 +326,7 @@ test("with reduced motion nothing moves by itself", async ({ browser, baseURL })
   expect(moving).toHaveLength(0);
   await page.locator("#back").click();
   await expect(page.locator("#timeline")).toHaveValue(String(story.steps.length - 1));
-  // Whoever asks for it still gets it.
+  // Motion is still available on request.
   await page.locator("#to-start").click();
   await page.locator("#play").click();
   await expect.poll(async () => Number(await page.locator("#timeline").inputValue())).toBeGreaterThan(0);

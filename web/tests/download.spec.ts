@@ -8,7 +8,7 @@ import { Server } from "./server.js";
 
 const dist = fileURLToPath(new URL("../dist/", import.meta.url));
 const MB = 1024 * 1024;
-/** More than two parts of the cache, so that resuming has something to go on from. */
+/** More than two cache parts, so that resuming has something to continue from. */
 const file = Buffer.alloc(20 * MB + 320);
 for (let at = 0; at < file.length; at += 4) file.writeInt32LE(Math.imul(at, 0x9e3779b1), at);
 const sha256 = createHash("sha256").update(file).digest("hex");
@@ -37,7 +37,7 @@ interface Wish {
   cache?: boolean;
   ranges?: boolean;
   sha256?: string;
-  /** Abort when this many bytes have arrived. */
+  /** Aborts when this many bytes have arrived. */
   abortAt?: number;
 }
 
@@ -71,7 +71,7 @@ async function get(page: Page, wish: Wish): Promise<Outcome> {
 }
 
 interface Manner {
-  /** Whether it supports ranges. */
+  /** Whether the server supports ranges. */
   ranges?: boolean;
   etag?: string;
   /** Cuts the connection after this many bytes of a response, once per entry. */
@@ -81,7 +81,7 @@ interface Manner {
   body?: Buffer;
 }
 
-/** Range headers of the requests that came. */
+/** Serves a file at `path` and returns the method and range of each request. */
 function serve(path: string, manner: Manner): string[] {
   const asked: string[] = [];
   const cuts = [...(manner.cuts ?? [])];
@@ -114,7 +114,7 @@ function serve(path: string, manner: Manner): string[] {
       if (manner.slow) await new Promise((resolve) => setTimeout(resolve, 60));
     }
     if (cut === undefined) response.end();
-    // Closed, not reset: a reset would throw away what the browser has received and not yet handed on.
+    // Closed, not reset: a reset would discard what the browser has received but not yet passed on.
     else response.socket?.end();
   });
   return asked;
@@ -144,7 +144,7 @@ for (const cache of [true, false]) {
     const starts = asked.map((line) => Number(/bytes=(\d+)-/.exec(line)![1]));
     expect(starts[0]).toBe(0);
     expect(starts.length).toBe(3);
-    // What had arrived is not asked for again; a cut may swallow what was still on its way.
+    // What had arrived is not requested again; a cut may lose what was still in flight.
     expect(starts[1]).toBeGreaterThan(6 * MB);
     expect(starts[2]).toBeGreaterThan(starts[1]!);
   });
@@ -194,7 +194,7 @@ test("a kept file is not downloaded again, also without a network, but is when i
   expect(again.progress).toEqual([[file.length, file.length, true]]);
   expect(asked.map((line) => line.split(" ")[0])).toEqual(["GET", "HEAD"]);
 
-  // With its hash nobody needs to be asked.
+  // With its hash, no request is needed.
   const known = await get(page, { path: "/file", sha256 });
   expect(known.progress).toEqual([[file.length, file.length, true]]);
   expect(asked.length).toBe(2);
@@ -235,7 +235,7 @@ test("a file of another hash is refused and not kept", async ({ page }) => {
   expect(outcome.error?.message).toContain(`has the SHA-256 ${createHash("sha256").update("hello").digest("hex")}, not ${wrong}`);
   const after = await get(page, { path: "/file" });
   expect(after.progress.at(-1)?.[2]).toBe(false);
-  // Kept without a hash, refused with one.
+  // The file was kept without a hash, and is refused with one.
   expect((await get(page, { path: "/file", sha256: wrong })).error?.code).toBe("hash");
 });
 
@@ -261,7 +261,7 @@ test("a busy server is asked again", async ({ page }) => {
 });
 
 test("sizes that lie are found out", async ({ page }) => {
-  // Ranges that promise more than there is: no later range brings the rest.
+  // Ranges that promise more than there is: no later range returns the rest.
   server.on("/short", (request, response) => {
     const start = Number(/^bytes=(\d+)-$/.exec(request.headers.range!)![1]);
     if (start >= 100) return void response.writeHead(416).end();
@@ -269,7 +269,7 @@ test("sizes that lie are found out", async ({ page }) => {
   });
   expect((await get(page, { path: "/short" })).error?.code).toBe("network");
 
-  // Ranges that bring more than the file has.
+  // Ranges that return more than the file has.
   server.on("/long", (_, response) => {
     response.writeHead(206, { "content-range": "bytes 0-9/10" }).end(Buffer.alloc(100));
   });
@@ -277,13 +277,13 @@ test("sizes that lie are found out", async ({ page }) => {
   expect(long.error?.code).toBe("network");
   expect(long.error?.message).toContain("longer than its server says (10 bytes)");
 
-  // A range from another place than was asked for.
+  // A range that starts elsewhere than requested.
   server.on("/elsewhere", (_, response) => {
     response.writeHead(206, { "content-range": "bytes 5-14/15" }).end(Buffer.alloc(10));
   });
   expect((await get(page, { path: "/elsewhere" })).error?.code).toBe("network");
 
-  // A length that the connection does not keep: the browser reports a cut, every time.
+  // A length that the connection never delivers: the browser reports a cut every time.
   server.on("/cut", (_, response) => {
     response.writeHead(200, { "content-length": 1000 });
     response.write(Buffer.alloc(10), () => response.destroy());

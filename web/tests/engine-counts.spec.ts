@@ -1,4 +1,4 @@
-/** The engine's use of the browser: GPU calls per step, turns of the event loop left to others, bytes read and held. */
+/** The engine's use of the browser: GPU calls per step, event loop turns left to others, bytes read and held. */
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -32,7 +32,7 @@ test("a warm step compiles and allocates nothing, and leaves the thread to other
       const run = model.start(JSON.stringify({ seed: 3, top_p: 0.8, steps: 16, length: 64 }));
       calls = {};
       let steps = 0;
-      // How many steps something else had a turn in.
+      // Number of steps in which something else had a turn.
       let turns = 0;
       for (;;) {
         let had = 0;
@@ -51,7 +51,7 @@ test("a warm step compiles and allocates nothing, and leaves the thread to other
     }
     return runs;
   });
-  // The first run compiles what it needs, so the counts count.
+  // The first run compiles its kernels, which shows that the counters work.
   expect(runs[0]!.calls["createShaderModule"]).toBeGreaterThan(5);
   expect(runs[0]!.calls["createComputePipeline"]).toBe(runs[0]!.calls["createShaderModule"]);
   expect(runs[0]!.calls["createBuffer"]).toBeGreaterThan(0);
@@ -60,14 +60,14 @@ test("a warm step compiles and allocates nothing, and leaves the thread to other
     console.log(`a step: ${Object.entries(calls).map(([name, number]) => `${name} ${(number / steps).toFixed(2)}`).join(", ")}; other turns in ${turns} of ${steps}`);
     expect(steps).toBeGreaterThan(30);
     expect(of("createShaderModule") + of("createComputePipeline") + of("createComputePipelineAsync") + of("createBuffer")).toBe(0);
-    // Five launches a block, and four.
+    // Five launches per block, and four more.
     expect(of("dispatchWorkgroups")).toBeGreaterThan(steps * 15);
     expect(of("createBindGroup")).toBe(of("dispatchWorkgroups") + of("dispatchWorkgroupsIndirect"));
-    // What a step drew is read back once, and what the device says of errors is asked for a fixed number of times.
+    // Each step's tokens are read back once, and the device is asked for errors a fixed number of times.
     expect(of("mapAsync")).toBeLessThanOrEqual(steps + 2);
     expect(of("submit")).toBeLessThanOrEqual(4 * steps);
     expect(of("popErrorScope")).toBe(of("pushErrorScope"));
-    // One a step or nearly: two steps may be ready at once.
+    // About one per step: two steps may be ready at once.
     expect(turns).toBeGreaterThanOrEqual(steps / 2);
   }
 });
@@ -75,12 +75,12 @@ test("a warm step compiles and allocates nothing, and leaves the thread to other
 test("the module's constructors are not run at every call", () => {
   const module = readFileSync(fileURLToPath(new URL("../dist/esolm_web_bg.wasm", import.meta.url)));
   const worst = Math.max(0, ...wrappers(module).values());
-  // The module has more than a dozen exports, each of which the linker would wrap.
+  // The module has over a dozen exports, and the linker would wrap each of them.
   expect(worst, "functions that first run the same other one and then hand their arguments on").toBeLessThan(5);
 });
 
 test("constructors that are run at every call are seen", () => {
-  // Functions: 0 constructs, 1 adds, 2 to 7 run the constructor and then 1.
+  // Functions: 0 is the constructor, 1 adds, 2 to 7 call the constructor and then 1.
   const wrapper = [0, 0x10, 0, 0x20, 0, 0x20, 1, 0x10, 1, 0x0b];
   const code = [8, 2, 0, 0x0b, 7, 0, 0x20, 0, 0x20, 1, 0x6a, 0x0b, ...Array.from({ length: 6 }, () => [wrapper.length, ...wrapper]).flat()];
   const module = Uint8Array.from([
@@ -93,7 +93,7 @@ test("constructors that are run at every call are seen", () => {
   expect([...wrappers(module)]).toEqual([[0, 6]]);
 });
 
-// The module itself takes 3 MiB, the tokenizer 13; on the CPU the weights are there as well. A fifth more than was measured.
+// The module itself takes 3 MiB, the tokenizer 13; on the CPU the weights are there too. A fifth more than measured.
 for (const [device, bound] of [["gpu", 23 * MIB], ["cpu", 31 * MIB]] as const) {
   test(`a model is read in pieces and held once, on the ${device}`, async ({ engine }) => {
     const file = new Tensors(`${stories}model.safetensors`);
@@ -112,7 +112,7 @@ for (const [device, bound] of [["gpu", 23 * MIB], ["cpu", 31 * MIB]] as const) {
       const model = await lab.load(source, { device });
       const after = lab.wasm.memory.buffer.byteLength;
       await model.close();
-      // What was freed is used again.
+      // Freed memory is reused.
       await (await lab.load(source, { device })).close();
       return { reads, size, before, after, again: lab.wasm.memory.buffer.byteLength };
     }, device);
@@ -122,7 +122,7 @@ for (const [device, bound] of [["gpu", 23 * MIB], ["cpu", 31 * MIB]] as const) {
     );
     expect(Math.max(...bytes)).toBeLessThanOrEqual(file.largest);
     expect(reads.every(([start, end]) => 0 <= start && start < end && end <= size)).toBe(true);
-    // Each byte once, but for the header.
+    // Each byte once, except for the header.
     expect(bytes.reduce((sum, each) => sum + each, 0) / 2).toBeLessThanOrEqual(size * 1.05);
     expect(after).toBeLessThanOrEqual(bound);
     expect(again).toBeLessThanOrEqual(after + MIB);

@@ -1,4 +1,4 @@
-/** A GPU that fails: typed errors, and an engine that works again afterwards. */
+/** GPU failures: typed errors, and an engine that works again afterwards. */
 
 import { chromium, expect } from "@playwright/test";
 import { chromiumPath, launchOptions } from "./chromium.js";
@@ -48,7 +48,7 @@ test("memory that the device refuses is told, and a smaller run writes the right
   const said = await engine.evaluate(async (small) => {
     const model = await lab.load(await lab.stories(), { device: "gpu" });
     const before = await lab.run(model, small);
-    // A software GPU takes what it can get from the machine, so the answer of one error scope is made up.
+    // A software GPU takes all the memory it can get, so the answer of one error scope is faked.
     const open: GPUErrorFilter[] = [];
     const { pushErrorScope, popErrorScope } = GPUDevice.prototype;
     let refusals = 0;
@@ -75,7 +75,7 @@ test("memory that the device refuses is told, and a smaller run writes the right
 
 test("memory that the device refuses while a model is loaded is told", async ({ engine }) => {
   const said = await engine.evaluate(async (small) => {
-    // A device refuses a buffer of this size by itself; the engine is made to ask for it once.
+    // A device really refuses a buffer of this size; the engine is made to request it once.
     const create = GPUDevice.prototype.createBuffer;
     let enlarged = 0;
     GPUDevice.prototype.createBuffer = function (wish) {
@@ -114,7 +114,7 @@ test("a shader that does not compile is told", async ({ engine }) => {
   expect(said.failed!.message).toMatch(/^the GPU's driver refuses a kernel \(.+\); use the CPU \(device: "cpu"\), and report it with the name of the GPU$/);
 });
 
-/** A page without a GPU: the results of `gpu` and `auto`, and what it is told in advance. */
+/** Checks a page without a GPU: the results of `gpu` and `auto`, and the facts available in advance. */
 async function without(page: import("@playwright/test").Page): Promise<void> {
   const said = await page.evaluate(async (small) => {
     const source = await lab.stories();
@@ -180,7 +180,7 @@ test("an adapter of which the browser tells nothing is named by WebGL, or as wha
     return { found, lost };
   });
   expect(named.found).toEqual(["NVIDIA GeForce GTX 980 (or similar): unknown", "unnamed GPU: unknown", "unnamed GPU: unknown", "software GPU: software"]);
-  // A page may have few contexts at a time.
+  // A page may have only a few contexts at a time.
   expect(named.lost).toBe(2);
 });
 
@@ -192,7 +192,7 @@ test("a software adapter is not taken unasked", async ({ engine }) => {
   expect(device).toMatchObject({ adapter: null, is_fallback: true });
 });
 
-/** Disguises the software adapter of these tests as a real one, which `auto` uses. */
+/** Disguises the software adapter of these tests as a real one, so that `auto` uses it. */
 function disguise(): void {
   const says = (field: string, value: unknown): void => void Object.defineProperty(GPUAdapterInfo.prototype, field, { get: () => value });
   says("isFallbackAdapter", false);
@@ -317,7 +317,7 @@ test("a model beyond the module's memory is told before its weights are read", a
         continue;
       }
       const wide = (size: number): number => (!name.includes("sigma_map") && [64, 128, 192, 256, 384].includes(size) ? (size / 64) * 5120 : size);
-      // A file that the module can address, of values that take twice the memory.
+      // A file that the module can address, with values that take twice the memory.
       tensor.dtype = "F16";
       tensor.shape = tensor.shape.map(wide);
       tensor.data_offsets = [end, (end += 2 * tensor.shape.reduce((product, size) => product * size, 1))];

@@ -18,7 +18,7 @@ async function load(page: Page, name: golden.GoldenModel, options: object, confi
 
 type Loaded = { model: import("../dist/esolm_web.js").WasmModel };
 
-/** Largest difference of all `cases`. */
+/** The largest difference over all `cases`. */
 async function forward(page: Page, cases: golden.ForwardCase[], bound = golden.BOUND): Promise<number> {
   let largest = 0;
   for (const { name, request, logits } of cases) {

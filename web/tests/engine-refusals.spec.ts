@@ -3,7 +3,7 @@
 import { expect, type Page } from "@playwright/test";
 import { test, type Failed } from "./engine/lab.js";
 
-/** `action` is run in the page, where `stories`, `small` and `ar` are models on the CPU; it may use their sources too. */
+/** Runs `action` in the page, where `stories`, `small` and `ar` are models on the CPU; it may use their sources too. */
 async function refused(page: Page, action: string): Promise<Failed | null> {
   return page.evaluate(async (action) => {
     const scope = globalThis as unknown as { materials?: Promise<Record<string, unknown>> };
@@ -29,7 +29,7 @@ const start = (request: string, model = "stories"): string => `(async () => {
 const replay = (uniforms: string, filters = "undefined"): string =>
   `small.replay(JSON.stringify(JSON.parse(small.plan('{"length":4,"seed":1}')).plan), new Float64Array(4 * 97).fill(0.5)${uniforms}, ${filters})`;
 
-/** The attempts, in groups; the code; what the message must say. */
+/** Groups of attempts, each with the expected code and what the message must say. */
 const cases: Record<string, [what: string, action: string, code: string, says: RegExp][]> = {
   "weights that cannot be read": [
     ["cut off", load(`weights: { size: ${size} - 1000, read: ${read} }`), "checkpoint", /the file is truncated; download or convert it again$/],
@@ -127,7 +127,7 @@ for (const [group, tried] of Object.entries(cases)) {
       expect.soft({ what, kind: failed?.kind, code: failed?.code }).toEqual({ what, kind: "Error", code });
       expect.soft(failed?.message, what).toMatch(says);
     }
-    // Nothing of it kept the models from working.
+    // The models still work after all of this.
     expect(await refused(engine, `lab.run(small, { seed: 1, length: 8 })`)).toBeNull();
   });
 }
@@ -148,7 +148,7 @@ for (const device of ["gpu", "cpu"]) {
       const want = { one: (await lab.run(model, { seed: 1 })).tokens, two: (await lab.run(model, { seed: 2 })).tokens, logits: [...(await model.forward(pass))], sample: await replayed() };
       const [one, two, logits, sample] = await Promise.all([lab.run(model, { seed: 1 }), lab.run(model, { seed: 2 }), model.forward(pass), replayed()]);
       const got = { one: one.tokens, two: two.tokens, logits: [...logits], sample };
-      // A run tells one event at a time, and nothing after its last one.
+      // A run yields one event at a time, and nothing after its last.
       const run = model.start('{"seed":1}');
       const first = run.next();
       const busy = await lab.failure(() => run.next());
@@ -156,7 +156,7 @@ for (const device of ["gpu", "cpu"]) {
       for await (const _ of lab.events(run));
       const after = await run.next();
       run.free();
-      // One that is given up, begun or not, leaves the model free.
+      // A run that is dropped, begun or not, leaves the model free.
       model.start('{"seed":1}').free();
       const begun = model.start('{"seed":1}');
       await begun.next();
@@ -175,7 +175,7 @@ for (const device of ["gpu", "cpu"]) {
     const said = await engine.evaluate(async (device) => {
       const model = await lab.load(await lab.stories(), { device });
       const text = JSON.stringify("Once upon a time, there was a little dog named Max. ".repeat(device === "gpu" ? 8 : 40));
-      // Some hundred passes, of which one is measured.
+      // Some hundred passes, one of which is timed.
       const long = JSON.stringify({ orders: 400 });
       const began = performance.now();
       await model.score(text, JSON.stringify({ orders: 4 }));

@@ -1,4 +1,4 @@
-/** For the same request the browser writes what the native program writes, token for token, on the GPU and on the CPU. */
+/** For the same request, the browser writes the same tokens as the native program, on the GPU and on the CPU. */
 
 import { readFileSync, writeFileSync } from "node:fs";
 import { expect } from "@playwright/test";
@@ -12,7 +12,7 @@ test.setTimeout(1_800_000);
 interface Case {
   what: string;
   model: "stories" | golden.GoldenModel;
-  /** Fields of config.json other than the model's own. */
+  /** Fields of config.json to override. */
   config?: object;
   native: string[];
   request: object;
@@ -92,9 +92,9 @@ const folders: { what: string; folder: string; info: object; asked: [native: str
     asked: [
       [["--seed", "9", "--batch", "2"], { seed: 9, batch: 2 }],
       [["--seed", "9", "--steps", "3", "--block-size", "8", "--top-p", "0.8", "--top-p-crossing", "drop"], { seed: 9, steps: 3, block_size: 8, top_p: 0.8, top_p_crossing: "drop" }],
-      // Beyond the context.
+      // Longer than the context.
       [["--seed", "9", "--length", "44"], { seed: 9, length: 44 }],
-      // Where blocks may end early.
+      // Blocks may end early.
       [["--seed", "9", "--schedule", "confidence", "--steps", "3", "--confidence-threshold", "0.02"], { seed: 9, schedule: "confidence", steps: 3, confidence_threshold: 0.02 }],
     ],
   },
@@ -133,7 +133,7 @@ for (const { what, folder, info, asked } of folders) {
           },
           [folder, device, request] as const,
         );
-        // How soon a run hears that a text is known ahead of its steps depends on the device; the text does not.
+        // How soon a run learns that a text is complete ahead of its steps depends on the device; the text does not.
         const passes = "confidence_threshold" in request ? expect.any(Number) : want.nfe;
         expect(got, `${native.join(" ")} on ${device}`).toEqual({ tokens: want.tokens, passes, info });
       }
@@ -168,14 +168,14 @@ test("one network in the ways of three families", async ({ engine }) => {
   expect(onGpu).toEqual(onCpu);
   const [eso, blocks, oneBlock, mdlm] = onCpu as [(typeof onCpu)[0], (typeof onCpu)[0], (typeof onCpu)[0], (typeof onCpu)[0]];
   expect(onCpu.map(({ family }) => family)).toEqual(["esolm", "bd3lm", "bd3lm", "mdlm"]);
-  // Two rows a token; each block in each of its steps, and once more; everything in every step.
+  // Two rows per token; each block in each of its steps and once more; everything in every step.
   const sum = (rows: number[]): number => rows.reduce((sum, one) => sum + one, 0);
   expect(sum(eso.rows)).toBeLessThan(2 * 64);
   expect(sum(blocks.rows)).toBe(8 * blocks.nfe + 56);
   expect(mdlm.rows).toEqual(Array(mdlm.nfe).fill(64));
   expect(blocks.cached.at(-1)).toBe(56);
   expect(mdlm.cached).toEqual(Array(mdlm.nfe).fill(0));
-  // A block as long as the text is what an MDLM does.
+  // With a block as long as the text, it is an MDLM.
   expect(oneBlock.tokens).toEqual(mdlm.tokens);
 });
 
@@ -196,7 +196,7 @@ test("what the native program writes with weights of fewer bits, on the GPU and 
       expect(got, `${weights} on ${device}`).toEqual({ ...want, onGpu: device === "gpu" });
     }
   }
-  // Rounded activations turn the last bits of a sum into whole steps, so that texts may differ between processors.
+  // Rounding activations turns differences in the last bits of a sum into whole steps, so texts may differ between processors.
   const said = await engine.evaluate(async () => {
     const model = await lab.load(await lab.stories(), { device: "cpu", weights: "q8", activations: "q8" });
     const { tokens } = await lab.run(model, { seed: 5, length: 48 });

@@ -24,7 +24,7 @@ interface Engine {
   open(): Promise<Tab>;
   /** Why it is not tested here. */
   without?: string | null;
-  /** Whether its compiler is to see every shader here; Chromium's does in `shaders.spec.ts`. */
+  /** Whether its compiler is tested with every shader here; Chromium's is in `shaders.spec.ts`. */
   shaders?: boolean;
 }
 
@@ -34,7 +34,7 @@ function withoutWebKit(): string | null {
 }
 
 const engines: Engine[] = [
-  // Its WebGPU has tests of its own.
+  // Other files test its WebGPU.
   { name: "Chromium, on the CPU", device: "cpu", open: openChromium },
   { name: "Firefox, on the CPU", device: "cpu", open: () => openFirefox(false) },
   { name: "Firefox, on WebGPU", device: "gpu", open: () => openFirefox(true), shaders: true },
@@ -45,7 +45,7 @@ const demo = fileURLToPath(new URL("../demo/dist/", import.meta.url));
 const pictures = fileURLToPath(new URL("../test-results/engines/", import.meta.url));
 const empty = withProbe('<!doctype html><html lang="en"><head><meta charset="utf-8"><title>test</title><link rel="icon" href="data:,"></head><body></body></html>');
 
-/** Every engine is asked for the same texts. */
+/** Cached, since every engine is asked for the same texts. */
 const samples = new Map<string, Promise<Sample>>();
 function native(...wishes: string[]): Promise<Sample> {
   const key = JSON.stringify(wishes);
@@ -54,12 +54,12 @@ function native(...wishes: string[]): Promise<Sample> {
   return made;
 }
 
-// The first call may have to build the native program, and Firefox's shaders become machine code by two cores.
+// The first call may have to build the native program, and two cores compile Firefox's shaders to machine code.
 test.setTimeout(1_800_000);
 
 for (const { name, device, open, without = null, shaders = false } of engines) {
   test.describe(name, () => {
-    // What a scenario leaves in the tab the next one goes on from.
+    // Each scenario continues in the tab as the previous one left it.
     test.describe.configure({ mode: "serial" });
     test.skip(without !== null, without ?? "");
     let tab: Tab;

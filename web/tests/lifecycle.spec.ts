@@ -22,7 +22,7 @@ test.afterEach(async () => {
 
 type Package = typeof import("../src/index.js");
 
-/** Runs a function in the page with the package. It is sent as text, so it sees nothing but what it is given. */
+/** Runs a function in the page with the package. It is sent as text, so it sees only what it is given. */
 function inPage<A, T>(page: Page, argument: A, work: (esolm: Package, argument: A) => Promise<T>): Promise<T> {
   return page.evaluate(
     async ([argument, text]) => {
@@ -35,8 +35,8 @@ function inPage<A, T>(page: Page, argument: A, work: (esolm: Package, argument: 
 }
 
 /**
- * Counts the bytes of GPU buffers that exist: made, and neither destroyed nor collected. wgpu leaves what it drops to the browser's
- * garbage collection, so that has to run before the count is read.
+ * Counts the bytes of live GPU buffers: created, and neither destroyed nor collected. wgpu leaves dropped buffers to the browser's
+ * garbage collection, which therefore has to run before the count is read.
  */
 async function countBuffers(page: Page): Promise<() => Promise<number>> {
   await page.evaluate(() => {
@@ -65,7 +65,7 @@ async function countBuffers(page: Page): Promise<() => Promise<number>> {
     };
   });
   return async () => {
-    // What is collected is told some time later, and may have held more.
+    // Collection is reported some time later, and may release more to be collected.
     for (let time = 0; time < 3; time++) {
       await page.requestGC();
       await page.waitForTimeout(200);
@@ -90,7 +90,7 @@ for (const device of ["gpu", "cpu"] as const) {
         }
         return cycles;
       });
-    // The device, its pipelines and the pools of the allocator stay, and are there after the first few.
+    // The device, its pipelines and the allocator's pools stay, and exist after the first few cycles.
     const first = await cycles(5);
     const settled = await bufferBytes();
     const rest = await cycles(45);
@@ -100,7 +100,7 @@ for (const device of ["gpu", "cpu"] as const) {
     expect(new Set([...first, ...rest].map(({ text }) => text)).size).toBe(1);
     expect(before.text).not.toBe("");
     expect(after.deviceBytes).toBeLessThanOrEqual(before.deviceBytes);
-    // The module's memory grows by one large step, sooner or later. What models left behind would show as many small ones.
+    // The module's memory grows in one large step at some point. Leaks of models would show as many small ones.
     expect(new Set([first[4]!, ...rest].map(({ wasmBytes }) => wasmBytes)).size).toBeLessThanOrEqual(2);
     expect(after.wasmBytes).toBeLessThan(before.wasmBytes + 6_000_000);
     expect(left).toBeLessThanOrEqual(settled);
@@ -143,8 +143,8 @@ for (const worker of [true, false]) {
     expect(outcome.aborted).toBe("Error: enough");
     expect(outcome.interrupted).toBe(true);
     expect(outcome.masks).toBeGreaterThan(0);
-    // The allocator's pools become as large as they have to be. How many readings are under way at once depends on how busy the machine is,
-    // so another page of a pool may still come; a cache that is left behind, 0.4 MB a run, would show.
+    // The allocator's pools grow as large as needed. How many reads are in flight at once depends on how busy the machine is, so a pool may
+    // still gain a page; a leaked cache, 0.4 MB per run, would show.
     expect(Math.max(...outcome.bytes.slice(4)), String(outcome.bytes)).toBeLessThan(outcome.bytes[3]! + 300_000);
   });
 }
@@ -176,7 +176,7 @@ for (const worker of [true, false]) {
         abort.abort(new Error("enough"));
         reasons.push(await failed);
         rejected[name] = performance.now() - at;
-        // The next call waits for the pass under way, and for no more of them.
+        // The next call waits for the pass in progress, but for no others.
         reasons.push((await model.score("A cat.")).logp === want.logp);
         answered[name] = performance.now() - at;
       }
@@ -187,7 +187,7 @@ for (const worker of [true, false]) {
     expect(outcome.reasons).toEqual(["Error: enough", true, "Error: enough", true]);
     for (const name of ["score", "replay"]) {
       expect(outcome.rejected[name], name).toBeLessThan(200);
-      // To its end the score would take two hundred times as long.
+      // The whole score would take two hundred times as long.
       expect(outcome.answered[name], name).toBeLessThan(10 * outcome.two + 500);
     }
   });
@@ -196,7 +196,7 @@ for (const worker of [true, false]) {
 test("texts in which the model ran on at a given word are drawn again, and no others", async ({ page }) => {
   const outcome = await inPage(page, null, async ({ EsoLM }) => {
     const model = await EsoLM.load("/models/stories", { device: "cpu" });
-    // Whether a text runs on depends on the weights; a hot one does so sooner.
+    // Whether a text runs on depends on the weights; a high temperature makes it likelier.
     for (let seed = 0; ; seed += 1) {
       const generation = model.generate({ infill: "The cat ____{6} with a dog ____{8}.", batch: 24, seed, temperature: 1.5 });
       const drawn: { attempt: number; sequence: number; position: number; token: number }[] = [];
@@ -214,7 +214,7 @@ test("texts in which the model ran on at a given word are drawn again, and no ot
   expect(headers[1]!.texts.length).toBeLessThan(24);
   expect(result.run_on).toEqual([]);
   expect(headers.every(({ attempt, seed }, index) => attempt === index && seed === first)).toBe(true);
-  // Each text is what the last attempt at it drew.
+  // Each text is the result of the last attempt at it.
   for (const { attempt, texts } of headers) {
     expect([...new Set(drawn.filter((item) => item.attempt === attempt).map((item) => item.sequence))].sort((a, b) => a - b)).toEqual(texts);
   }
@@ -288,7 +288,7 @@ test("what cannot be loaded or written is said with its code", async ({ page }) 
     const bare = await EsoLM.load({ config, weights }, options);
     await attempt("text without a tokenizer", bare.encode("a"));
     await bare.dispose();
-    // After all of these it still works.
+    // It still works after all of these.
     failures["none"] = (await model.text({ seed: 3, length: 16, steps: 4 })) === "" ? "no text" : "a text";
     await model.dispose();
     return failures;

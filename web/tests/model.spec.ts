@@ -6,14 +6,14 @@ import { expect, test, type Page } from "@playwright/test";
 import { Server } from "./server.js";
 
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
-/** Exports a memory of one page, and `trap`, which is the instruction `unreachable`. */
+/** Exports a memory of one page, and `trap`, which executes `unreachable`. */
 const module = Buffer.from(
   "0061736d01000000010401600000030201000503010001071102047472617000" + "00066d656d6f72790200" + "0a05010300000b",
   "hex",
 );
 
 let server: Server;
-/** Errors that a page would find in its console. */
+/** Errors that would appear in the page's console. */
 let uncaught: string[];
 
 test.beforeEach(async ({ page }) => {
@@ -44,7 +44,7 @@ interface Given {
   pause(milliseconds: number): Promise<void>;
 }
 
-/** Runs a function in the page. It is sent as text, so it sees nothing but what it is given. */
+/** Runs a function in the page. It is sent as text, so it sees only what it is given. */
 function inPage<T>(page: Page, worker: boolean, work: (given: Given) => Promise<T>): Promise<T> {
   return page.evaluate(
     async ([worker, text]) => {
@@ -102,7 +102,7 @@ for (const worker of [true, false]) {
         const two = model.generate({ prompt: "two" });
         const score = model.score("text", { alpha0: 1 });
         const middle = model.score({ prefix: "a", middle: "b", suffix: "c" });
-        // Nobody looks at the steps of either, and the second result is asked for first.
+        // The steps of neither are read, and the second result is requested first.
         await Promise.all([two.result, one.result, score, middle]);
         return log(model);
       });
@@ -264,7 +264,7 @@ for (const worker of [true, false]) {
         });
         expect(outcome.first).toMatch(/^internal: The engine crashed \(.*unreachable.*\), which is a defect; load the model again .*report it\.$/);
         expect(new Set(outcome.later)).toEqual(new Set([outcome.first]));
-        // Another worker has a module of its own; in the page there is only the one that crashed.
+        // Another worker has its own module; the page has only the one that crashed.
         if (worker) expect(outcome.again).toMatch(/^no failure/);
         else expect(outcome.again).toBe(outcome.first);
         expect(outcome.disposed).toMatch(/^no failure/);
@@ -293,7 +293,7 @@ for (const worker of [true, false]) {
       server.on("/never.wasm", () => never);
       server.text("/slow.json", "application/json", '"slow"');
       const outcome = await inPage(page, worker, async ({ load, failure, pause }) => {
-        /** Cancels a load some time after it reached a phase. */
+        /** Cancels a load some time after it has reached a phase. */
         const cancelled = async (phase: string | null, options: object, source?: object): Promise<[string, boolean]> => {
           const abort = new AbortController();
           const phases = new Set<string>();

@@ -1,4 +1,4 @@
-/** The package as users get it: packed, installed, and used with a bundler, without one, and by a compiler. */
+/** The package as users get it: packed, installed, and used with a bundler, without one, and from TypeScript. */
 
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync, mkdirSync } from "node:fs";
@@ -12,7 +12,7 @@ const web = fileURLToPath(new URL("..", import.meta.url));
 const npm = process.platform === "win32" ? "npm.cmd" : "npm";
 let folder: string;
 
-/** Runs a program, whose output is shown when it fails. */
+/** Runs a program and shows its output if it fails. */
 function run(cwd: string, program: string, ...words: string[]): string {
   return execFileSync(program, words, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], shell: program.endsWith(".cmd") });
 }
@@ -22,7 +22,7 @@ function write(path: string, text: string): void {
   writeFileSync(join(folder, path), text);
 }
 
-/** A page that uses the package: loads the model, and shows a text and the device that wrote it. */
+/** A page's script that uses the package: loads the model, and shows a text and the device that wrote it. */
 const program = (from: string): string => `
 import { EsoLM } from "${from}";
 const worker = new URLSearchParams(location.search).get("worker") !== "no";
@@ -83,7 +83,7 @@ for (const worker of [true, false]) {
   const query = worker ? "" : "?worker=no";
 
   test(`a plain page without a bundler, ${where}`, async ({ page }) => {
-    // The page lies elsewhere than the package.
+    // The page is in another folder than the package.
     write("plain/deep/index.html", html("./main.js"));
     write("plain/deep/main.js", program("/node_modules/esolm/dist/index.js"));
     await using server = await Server.start();
@@ -97,7 +97,7 @@ for (const worker of [true, false]) {
     const vite = join(web, "node_modules/vite/bin/vite.js");
     run(join(folder, "vite"), process.execPath, vite, "build", "--base", "./", "--logLevel", "warn", "--target", "es2022");
     const assets = readdirSync(join(folder, "vite/dist/assets"));
-    // The module is there once, though the page and the worker both name it.
+    // The module is included only once, although both the page and the worker refer to it.
     expect(assets.filter((name) => name.endsWith(".wasm")).length).toBe(1);
     await using server = await Server.start();
     server.folder("/some/where/", join(folder, "vite/dist")).folder("/models/", join(web, "../models"));

@@ -6,7 +6,7 @@ import { Server } from "./server.js";
 
 export default async function setup(): Promise<void> {
   const path = chromiumPath();
-  // WebGPU exists on secure addresses only, of which a server on this machine is one.
+  // WebGPU exists only in secure contexts, such as a server on this machine.
   await using server = await Server.start();
   const browser = await chromium.launch(launchOptions(path));
   try {

@@ -8,34 +8,34 @@ import { expect } from "@playwright/test";
 import { repository, test } from "./engine/lab.js";
 import { compileAll, folder, remedy, texts } from "./engine/shaders.js";
 
-/** Forms that there must be of each shader, at least. */
+/** Minimum number of forms of each shader. */
 const forms: Record<string, number> = {
-  // Three or four widths of heads, and two or three of those that share keys; two precisions of the cache, and two sizes of workgroups.
+  // Three or four widths of heads, and two or three of heads that share keys; two cache precisions; two workgroup sizes.
   attention_rows: (3 + 2) * 2,
   attention_split: (4 + 3) * 2 * 2,
   attention_tile: (4 + 3) * 2,
-  // Two sizes of workgroups, with and without a filter.
+  // Two workgroup sizes, with and without a filter.
   confidence: 2 * 2,
   copy: 1,
-  // Floats of two precisions, and 8 bits.
+  // Floats in two precisions, and 8 bits.
   embed: 3,
   embed_tied: 3,
-  // Three widths, two precisions of the cache.
+  // Three widths, two cache precisions.
   heads: 3 * 2,
   move_slots: 1,
-  // Of either kind, and one with a weight.
+  // Both kinds, and one with a weight.
   norm: 3,
   peak: 1,
-  // Four blocks of rows, three of weights in fewer bits; plain and normalised; four forms of weights, two of them floats; five ends: the one with rotary
-  // embedding has two precisions. Decoders add four ends where they normalise, and three where they do not.
+  // Four row blocks, or three for quantised weights; plain and normalised; four weight formats, two of them floats; five ends, as the one
+  // with rotary embedding has two precisions. Decoders add four ends if they normalise, and three if they do not.
   product_rows: (4 + 3) * 2 * 2 * 5 + (4 + 3) * 2 * 4 + 4 * 3,
-  // And a wide matrix, for logits.
+  // Also a wide matrix, for logits.
   product_split: 4 * 2 * 4 * 5 + 4 * 4 + 4 * 4 * 4,
-  // Two sizes of tiles, never normalised on the way.
+  // Two tile sizes, never normalised on the fly.
   product_tile: 2 * 4 * (5 + 3),
-  // Two sizes of workgroups.
+  // Two workgroup sizes.
   reveal: 2,
-  // Two sizes of workgroups; greedy, or with either source of noise with and without a filter. The same for rows that several workgroups share.
+  // Two workgroup sizes; greedy, or either source of noise with and without a filter. Likewise for rows shared by several workgroups.
   sample: 2 * 5,
   sample_merge: 2,
   sample_parts: 2 * 5,
@@ -43,7 +43,7 @@ const forms: Record<string, number> = {
   suppress: 1,
 };
 
-// A software GPU makes machine code of each form, which takes two cores minutes.
+// A software GPU compiles each form to machine code, which takes minutes on two cores.
 test.setTimeout(1_200_000);
 
 test("all shaders compile, and fit the limits that every browser has", async ({ engine }) => {
@@ -56,7 +56,7 @@ test("all shaders compile, and fit the limits that every browser has", async ({ 
   for (const [shader, least] of Object.entries(forms)) {
     expect(counts.get(shader) ?? 0, `forms of ${shader} in ${folder}; ${remedy}`).toBeGreaterThanOrEqual(least);
   }
-  // A new shader needs its number above.
+  // A new shader needs an entry above.
   const files = readdirSync(join(repository, "shaders")).filter((name) => name.endsWith(".wgsl"));
   expect(files.map((name) => name.slice(0, -".wgsl".length)).sort()).toEqual(Object.keys(forms).sort());
 

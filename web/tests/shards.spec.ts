@@ -1,4 +1,4 @@
-/** Weights in several files, with the real engine: from a folder's address and from dropped files, valid and invalid. */
+/** Weights in several files with the real engine: from a folder's URL and from dropped files, valid and invalid. */
 
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -53,7 +53,7 @@ test.afterEach(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** Puts the files at `/sharded/`. */
+/** Serves the files at `/sharded/`. */
 function serve(): void {
   for (const [name, body] of files) {
     server.on(`/sharded/${name}`, (_, response) => void response.writeHead(200, { "content-length": body.length, etag: `"${name}"` }).end(body));
@@ -63,17 +63,17 @@ function serve(): void {
 interface Outcome {
   text: string;
   name: string;
-  /** Of all weights. */
+  /** Bytes of all weight files. */
   fileBytes: number;
-  /** Bytes of the module's memory, once the model is loaded. */
+  /** Bytes of the module's memory after the model is loaded. */
   wasmBytes: number;
   /** Files that were downloaded or taken from the cache. */
   downloads: string[];
-  /** The last report of reading. */
+  /** The last progress report of reading. */
   loaded: [number, number | null];
 }
 
-/** Loads a source, which an expression makes in the page, and writes a text; or says why not. */
+/** Loads a source, given as an expression that the page evaluates, and writes a text; or returns why it cannot. */
 function load(page: Page, source: string, options: object = {}): Promise<Outcome | string> {
   return page.evaluate(
     async ([source, options]) => {
@@ -118,10 +118,10 @@ test("a folder's shards are downloaded, kept, and read a block at a time", async
   const first = isOutcome(await load(page, '"/sharded/"'));
   expect(first).toMatchObject({ text: whole.text, name: "sharded", fileBytes: bytes, loaded: [bytes, bytes] });
   expect(first.downloads).toEqual(expect.arrayContaining([INDEX, ...shards.keys()]));
-  // A page of wasm memory has 64 KiB; three headers take some more than one.
+  // A page of wasm memory has 64 KiB; three headers take a few more than one.
   expect(first.wasmBytes).toBeLessThanOrEqual(whole.wasmBytes + 8 * 65536);
 
-  // The next visit takes them from the cache, also when the server is gone.
+  // The next visit takes them from the cache, even when the server is gone.
   for (const name of [...files.keys(), "model.safetensors"]) server.on(`/sharded/${name}`, (_, response) => void response.destroy());
   const again = isOutcome(await load(page, '"/sharded/"'));
   expect(again).toMatchObject({ text: whole.text, name: "sharded" });
@@ -171,6 +171,6 @@ test("what is wrong with shards is said", async ({ page }) => {
   expect(await said(() => files.set(INDEX, Buffer.from("[]")))).toMatch(/^checkpoint: model\.safetensors\.index\.json: /);
   expect(await said(() => files.set(INDEX, index_of("none?x#y.safetensors")))).toMatch(/^network: none.*y\.safetensors is not there/);
   expect(server.log.filter((line) => line.includes("none"))).toContain("GET /sharded/none?x#y.safetensors");
-  // The page asks its own server for nothing beside the folder.
+  // The page requests nothing from its own server except the folder.
   expect(server.log.filter((line) => !/^(GET|HEAD) \/(sharded|dist|favicon\.ico|$)/.test(line))).toEqual([]);
 });

@@ -1,4 +1,4 @@
-/** What a caller may give as a model, and what the engine reads of it. */
+/** What callers may pass as a model, and what the engine reads of it. */
 
 import { fileURLToPath } from "node:url";
 import { expect, test, type Page } from "@playwright/test";
@@ -22,7 +22,7 @@ test.afterEach(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-/** Parts of sources that only a page can create, with blobs represented by their size. */
+/** The parts of a source, which only a page can create, with blobs represented by their size. */
 function pieces(page: Page, make: string, base = "https://site.test/app/"): Promise<unknown> {
   return page.evaluate(
     async ([make, base]) => {
@@ -74,7 +74,7 @@ test("addresses of folders and files", async ({ page }) => {
     expect(await pieces(page, JSON.stringify(source))).toMatchObject({ config: { url: `${hub}/${revision}/config.json` }, name: "some-model", file: "model.safetensors" });
   }
   expect(await pieces(page, '"hf:some-model"')).toMatchObject({ code: "option", message: expect.stringContaining("hf:owner/name") });
-  // A signature holds for the file that it came with.
+  // A signature is valid only for the file it came with.
   expect(await pieces(page, '"/a/b/small.safetensors?sig=1"')).toEqual({
     config: { url: "https://site.test/a/b/config.json" },
     tokenizer: { url: "https://site.test/a/b/tokenizer.json" },

@@ -71,7 +71,7 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     let memory_bytes = (COPY * 8) as f64 / seconds;
     let launch = || (0..LAUNCHES).for_each(|_| copy(gpu, &source, &target, 4));
     best(gpu, &target, launch).await?;
-    // As in most passes.
+    // Recorded, as most passes are.
     let recording = gpu.record(launch);
     let seconds = best(gpu, &target, || match &recording {
         // A failure surfaces when the device is waited for.
@@ -135,7 +135,7 @@ pub async fn rates(gpu: &Gpu, chosen: &Chosen, matrices: &[&Matrix]) -> Result<R
     })
 }
 
-/// The least seconds that `work`, which writes `written`, takes.
+/// The shortest time in seconds that `work`, which writes `written`, takes.
 async fn best(gpu: &Gpu, written: &Buffer, work: impl Fn()) -> Result<f64, EngineError> {
     least(async |times| {
         (0..times).for_each(|_| work());
@@ -144,7 +144,7 @@ async fn best(gpu: &Gpu, written: &Buffer, work: impl Fn()) -> Result<f64, Engin
     .await
 }
 
-/// The least seconds of five runs, after one that compiles. `work` is done a given number of times and waited for.
+/// The shortest time in seconds of five runs, after one that compiles. `work` does its work a given number of times and waits for it.
 async fn least(work: impl AsyncFn(usize) -> Result<(), EngineError>) -> Result<f64, EngineError> {
     let time = async |times| {
         let begin = Instant::now();

@@ -1,7 +1,7 @@
 //! Choice of kernel variants: from a fixed table indexed by the kind of adapter and the number of rows, or forced by
 //! the user. There is no autotuning, since variants add in different orders and a seed must always give the same text
-//! on the same device. Of hardware, only an
-//! H100 was measured; `esolm bench --kernels` shows where the table is wrong for a device.
+//! on the same device. The only hardware measured is an H100; `esolm bench --kernels` shows where the table is wrong
+//! for a device.
 
 use std::fmt;
 use std::str::FromStr;
@@ -68,8 +68,8 @@ pub struct Chosen {
     pub few: ProductVariant,
     /// Product of many rows.
     pub many: ProductVariant,
-    /// Minimum results, rows times columns, of a product that uses it: smaller ones leave too many units of a device without a tile, and use
-    /// [`ProductVariant::Split`].
+    /// Minimum results, rows times columns, of a product that uses `many`: smaller ones would leave too many units of a device
+    /// without a tile, and use [`ProductVariant::Split`].
     #[serde(default)]
     pub many_results: usize,
     /// Attention, if forced.
@@ -117,8 +117,8 @@ impl Chosen {
                 many_rows: 8,
                 many_of_one: 8,
             },
-            // Measured on an H100, whose 132 units want several workgroups each (docs/speed.md): tiles are faster from about 512 tiles of
-            // 64 x 64 results on, and in attention from about 640 rows on.
+            // Measured on an H100, whose 132 units need several workgroups each (docs/speed.md): tiles are faster from about 512
+            // tiles of 64 x 64 results on, and in attention from about 640 rows on.
             AdapterKind::Discrete => Self {
                 few: ProductVariant::Split,
                 many: ProductVariant::Tile,
@@ -178,16 +178,16 @@ impl Chosen {
         }
     }
 
-    /// The number of rows that products of `rows` rows compute anyway, in whole blocks. Passes are padded to it, so that most passes repeat an
-    /// earlier one and can be replayed.
+    /// The number of rows that products of `rows` rows compute anyway, in whole blocks. Passes are padded to it, so that most
+    /// repeat an earlier one and can be replayed.
     pub fn filled(&self, rows: usize) -> usize {
         let is_few = rows <= FEW_ROWS;
         match if is_few { self.few } else { self.many } {
             _ if rows == 0 => 0,
-            // Blocks of a power of two rows, up to eight.
+            // Blocks of up to eight rows, a power of two.
             ProductVariant::Split if is_few => rows.next_power_of_two(),
             ProductVariant::Split => rows.next_multiple_of(8),
-            // The other kernels of a pass of few rows would cost a software adapter as much as these.
+            // Not padded: in a pass of few rows, the other kernels cost a software adapter as much as the products.
             ProductVariant::Rows if is_few => rows,
             ProductVariant::Rows => rows.next_multiple_of(4),
             ProductVariant::Tile => rows.next_multiple_of(32),
@@ -216,7 +216,7 @@ pub fn normalises(variant: ProductVariant, rows: usize) -> bool {
 mod tests {
     use super::*;
 
-    /// What is filled up stays a pass of few rows, or of many, and what is full stays as it is.
+    /// A padded pass still has few rows, or many, and padding it again changes nothing.
     #[test]
     fn a_pass_is_filled_up_once() {
         for kind in [AdapterKind::Software, AdapterKind::Discrete] {

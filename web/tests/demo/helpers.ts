@@ -1,4 +1,4 @@
-// What the tests of the page share: recorded runs, and ways to look at the page.
+// Shared by the tests of the page: recorded runs, and ways to inspect the page.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -35,7 +35,7 @@ export function recorded(text: string): Recorded {
 export const written = (parts: { header: object; steps: object[]; footer: object }): string =>
   [parts.header, ...parts.steps, parts.footer].map((line) => JSON.stringify(line)).join("\n");
 
-/** Opens the page on a recorded run, held still at its start. */
+/** Opens the page on a recorded run, paused at its start. */
 export async function openTrace(page: Page, text: string): Promise<void> {
   await page.route("**/run.jsonl", (route) => route.fulfill({ body: text, contentType: "text/plain" }));
   await page.goto("/#trace=run.jsonl");
@@ -57,7 +57,7 @@ export const positions = (page: Page, classes: string): Promise<number[]> =>
 
 export const byNumber = (a: number, b: number): number => a - b;
 
-/** Text of one sequence after so many steps: positions known, and those of the last step. */
+/** The expected state of a sequence after `shown` steps: its known positions, and those of the last step. */
 export function expected(run: Recorded, shown: number, sequence = 0): { known: number[]; fresh: number[] } {
   const of = (step: Line): number[] => step.revealed.filter((item) => item.sequence === sequence).map((item) => item.position);
   const given = run.header.known[sequence]!.map(([position]) => position);
@@ -66,7 +66,7 @@ export function expected(run: Recorded, shown: number, sequence = 0): { known: n
   return { known, fresh };
 }
 
-/** Violations that axe finds on the page as it is. */
+/** Violations that axe finds on the page in its current state. */
 export async function violations(page: Page): Promise<{ rule: string; where: string[] }[]> {
   await page.evaluate(axe);
   return page.evaluate(async () => {

@@ -1,4 +1,4 @@
-// The page with the model that comes with it: the package, the module and a WebGPU adapter are real.
+// The page with the model that ships with it: the package, the module and the WebGPU adapter are real.
 
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
@@ -7,14 +7,14 @@ import { chromiumPath } from "../chromium.js";
 import { byNumber, choose, fixture, positions, scrub, violations } from "./helpers.js";
 
 const stories = (name: string): string => fileURLToPath(new URL(`../../../models/stories/${name}`, import.meta.url));
-/** The adapter of these tests is a software one, which the page uses only on request. */
+/** These tests use a software adapter, which the page uses only on request. */
 const GPU = "device=gpu";
 const SHORT = `length=32&steps=8&${GPU}`;
 const LONG = `length=256&steps=256&alpha0=0&${GPU}`;
 
 test.use({ serviceWorkers: "block" });
 
-/** Waits until the run has ended and is shown to its end; the text as the cells show it. */
+/** Waits until the run has ended and is shown to its end; returns the text in the cells. */
 async function finished(page: Page): Promise<string> {
   await expect(page.locator("#cells .cell").first()).toBeAttached();
   await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
@@ -56,7 +56,7 @@ test("it opens with the story model, writes at once, and can be scrubbed", async
   await expect(page.locator("#rate")).toHaveText(/^[\d.,]+$/);
   await expect(page.locator("#origin")).toHaveText("stories, seed 3, α₀ 0.25");
   const rows = Number((await page.locator("#computed").innerText()).replace(",", ""));
-  // Each token is computed as a blank and as a token, but for the last ones.
+  // Each token is computed as a blank and as a token, except for the last ones.
   expect(rows).toBeGreaterThan(200);
   expect(rows).toBeLessThanOrEqual(256);
   const total = Number(await page.locator("#timeline").getAttribute("max"));
@@ -162,7 +162,7 @@ test("settings that do not fit get a sentence", async ({ page }) => {
 });
 
 test("without WebGPU the processor does it, and the page says so", async ({ baseURL }) => {
-  // Without the switches of the other tests Chromium gives no adapter here.
+  // Without the other tests' switches, Chromium provides no adapter here.
   const browser = await chromium.launch({ executablePath: chromiumPath(), args: ["--no-sandbox", "--disable-quic", "--no-first-run"] });
   try {
     const page = await browser.newPage({ baseURL: baseURL! });
@@ -211,7 +211,7 @@ test("a graphics card is used and named, with numbers of 32 and of 16 bits", asy
 });
 
 test("a lost graphics device is said, and the next run loads the model again", async ({ page }) => {
-  // The worker's device is made to be destroyed on a word from the page.
+  // The worker is changed to destroy its device when the page tells it to.
   await page.route("**/assets/worker-*.js", async (route) => {
     const answer = await route.fetch();
     const body = `{
@@ -256,12 +256,12 @@ test("a model that writes in blocks says so, and shows where they begin", async 
   await expect(page.locator("#known")).toHaveText("8 of 8");
   expect(await positions(page, "[data-block]")).toEqual([4]);
   await expect(page.locator("#compare-run")).toBeDisabled();
-  // Each token of a block is computed in each of its steps, and finished blocks once more.
+  // Each token of a block is computed in each of the block's steps, and finished blocks once more.
   await page.locator("#schedule").selectOption("first-hitting");
   await page.locator("#write").click();
   await finished(page);
   await expect(page.locator("#computed")).toHaveText(String(7 * 4 + 4));
-  // What confidence chooses is seen when it has chosen.
+  // Tokens chosen by confidence are shown once they are chosen.
   await expect(page.locator("#threshold-field")).toBeHidden();
   await page.locator("#schedule").selectOption("confidence");
   await page.locator("#steps").fill("4");
@@ -269,7 +269,7 @@ test("a model that writes in blocks says so, and shows where they begin", async 
   await finished(page);
   await expect(page.locator("#known")).toHaveText("8 of 8");
   await expect(page.locator("#step-of")).toHaveText("Step 7 of 7");
-  // A threshold that everything reaches: a block is known after its first step, which is seen one step behind.
+  // A threshold that everything reaches: a block is complete after its first step, which is noticed one step later.
   await page.getByLabel("Confidence threshold").press("Home");
   await expect(page.locator("#threshold-out")).toHaveText("0");
   await page.locator("#write").click();
@@ -293,7 +293,7 @@ test("a SetDLM shows its windows, also to the keyboard and on a phone", async ({
   await expect(page.locator("#window-legend")).toBeVisible();
   await expect(page.locator("#known")).toHaveText("32 of 32");
   await scrub(page, 1);
-  // The first masked places, from the second on, of which some became known.
+  // The first masked places, starting with the second place, some of which were revealed.
   const window = await positions(page, "[data-window]");
   expect(window).toEqual(Array.from({ length: 8 }, (_, index) => index + 1));
   const fresh = await positions(page, ".fresh");
@@ -362,7 +362,7 @@ test("three shares side by side, and the race", async ({ page }, info) => {
   const shares = [...words.matchAll(/([\d,]+) positions in (\d+) steps/g)].map(([, rows, steps]) => ({ rows: Number(rows!.replace(",", "")), steps: Number(steps) }));
   const [cached, blocks, full] = shares as [(typeof shares)[0], (typeof shares)[0], (typeof shares)[0]];
   expect(words).toContain("BD3-LM, in blocks of 16 tokens:");
-  // Two rows a token; every row of a block in each of its four steps at most, and once more; everything in every step.
+  // Two rows per token; every row of a block in each of its at most four steps and once more; everything in every step.
   expect(cached.rows).toBeLessThanOrEqual(64);
   expect(blocks.rows).toBe(16 * blocks.steps + 16);
   expect(blocks.steps).toBeLessThanOrEqual(8);
@@ -397,7 +397,7 @@ test("a chat model gets a tab, in which blocks fill in and an answer stays", asy
   await expect(page.locator("#chat")).toBeVisible({ timeout: 90_000 });
   await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
   await expect(page.locator("#chat-link")).toBeVisible();
-  // Blanks are shown while the block fills in.
+  // Blanks are shown while the block is being filled.
   await page.evaluate(() => {
     const seen = { blanks: 0 };
     Object.assign(window, { seen });
@@ -418,7 +418,7 @@ test("a chat model gets a tab, in which blocks fill in and an answer stays", asy
   expect(await ask("What colour is the sky?")).toBe("The sky is blue.");
   expect(await page.evaluate(() => (window as unknown as { seen: { blanks: number } }).seen.blanks)).toBeGreaterThan(3);
   await expect(page.locator("#chat-status")).toHaveText(/^\d+ tokens, [\d.,]+ a second/);
-  // So small a model says what it wants to a second question.
+  // So small a model may answer anything to a second question.
   await ask("What do bees make?");
   await expect(page.locator("#chat-log .said")).toHaveCount(4);
   await page.locator("#chat").scrollIntoViewIfNeeded();

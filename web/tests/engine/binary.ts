@@ -1,7 +1,7 @@
-/** Reads as much of a wasm module as is needed to see how its functions begin. */
+/** Reads as much of a wasm module as it takes to see how its functions begin. */
 
 interface Body {
-  /** First byte of the instructions, and the byte after the last. */
+  /** Offset of the first instruction; `end` follows the last. */
   start: number;
   end: number;
 }
@@ -19,7 +19,7 @@ class Reader {
     return byte;
   }
 
-  /** A LEB128 number. */
+  /** Reads a LEB128 number. */
   number(): number {
     let value = 0;
     for (let shift = 0; ; shift += 7) {
@@ -39,7 +39,7 @@ class Reader {
     if (flags & 1) this.number();
   }
 
-  /** A type of values; those of references take further bytes. */
+  /** Skips a value type; reference types take more bytes. */
   valueType(): void {
     const type = this.byte();
     if (type === 0x63 || type === 0x64) this.number();
@@ -47,8 +47,8 @@ class Reader {
 }
 
 /**
- * Functions that run another one, which takes and returns nothing, and then hand their own arguments on: what the linker puts around every
- * export of a module whose constructors nobody runs. By the function that they run first, how many there are.
+ * Counts functions that first call one without parameters or results and then pass on their own arguments, by the function they call first.
+ * The linker wraps every export in one if nothing calls the module's constructors.
  */
 export function wrappers(module: Uint8Array): Map<number, number> {
   const voidTypes = new Set<number>();
@@ -108,7 +108,7 @@ export function wrappers(module: Uint8Array): Map<number, number> {
     if (operation !== 0x10) continue;
     body.number();
     operation = body.byte();
-    // Destructors may follow.
+    // A call of the destructors may follow.
     if (operation === 0x10) [body.number(), (operation = body.byte())];
     if (operation === 0x0b && body.at === end) found.set(first, (found.get(first) ?? 0) + 1);
   }

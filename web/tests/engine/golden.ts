@@ -78,7 +78,7 @@ export function blockCases(name: string): ForwardCase[] {
   return cases.map((name) => ({ name, request: { xt: golden.rows(`${name}.xt`), x0: golden.rows("x0") }, logits: golden.f32(`${name}.logits`) }));
 }
 
-/** A decoder's passes over a whole text, each token seeing those up to itself, or all. */
+/** A decoder's passes over a whole text, where each token sees those up to itself, or all. */
 export function decoderCases(name: string): ForwardCase[] {
   const recorded = JSON.parse(readFileSync(`${decoders}forward/${name}.json`, "utf8")) as { ids: number[]; ids_masked: number[] };
   const golden = new Tensors(`${decoders}forward/${name}.safetensors`);
@@ -130,7 +130,7 @@ export function esolmTraces(): Trace[] {
   const names = golden.names.filter((name) => name.endsWith(".steps")).map((name) => name.slice(0, -".steps".length));
   return names.map((name) => {
     const orders = golden.rows(`${name}.sort_idx`);
-    // Which phase a step belongs to is for display alone.
+    // The phase of a step is only for display.
     const steps = golden.rows(`${name}.steps`).map((step) => ["diffusion", ...step]);
     return {
       name,
@@ -145,7 +145,7 @@ export function esolmTraces(): Trace[] {
 }
 
 /**
- * The MDLM's generation: a position that recorded step n unmasked is drawn from that step's logits with that step's uniforms; its slot is
+ * The MDLM's generation: a position unmasked in recorded step n is drawn from that step's logits with that step's uniforms; its slot is
  * its position.
  */
 export function mdlmTrace(): Trace {
@@ -192,7 +192,7 @@ function recordedPlan(family: string, orders: number[][], steps: unknown[]): unk
   };
 }
 
-/** The AR model's generations; their plan is the engine's own. */
+/** The AR model's generations; the engine makes their plan. */
 export function arTrace(prepend: "none" | "bos"): Omit<Trace, "plan"> {
   const golden = open("sampling_mdlm_ar");
   const name = `ar.${prepend}`;
@@ -213,7 +213,7 @@ export function close(what: string, got: number[], want: number[], bound = BOUND
   let at = 0;
   for (const [index, value] of want.entries()) {
     const difference = Math.abs(got[index]! - value);
-    // What is not a number is further away than anything.
+    // NaN counts as the largest difference.
     if (!(difference <= largest)) [largest, at] = [Number.isNaN(difference) ? Infinity : difference, index];
   }
   expect(largest, `${what}, value ${at}: ${got[at]}, want ${want[at]}`).toBeLessThanOrEqual(bound);

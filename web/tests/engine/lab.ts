@@ -10,7 +10,7 @@ type Module = typeof import("../../dist/esolm_web.js");
 type Model = import("../../dist/esolm_web.js").WasmModel;
 type Run = import("../../dist/esolm_web.js").WasmRun;
 type Weights = import("../../dist/esolm_web.js").WasmWeights;
-/** With weights in one file. */
+/** A source with its weights in one file. */
 type Source = import("../../dist/esolm_web.js").WasmSource & { weights: Weights };
 type Wasm = import("../../dist/esolm_web.js").InitOutput;
 
@@ -68,7 +68,7 @@ export const repository = fileURLToPath(new URL("../../../", import.meta.url));
 export const stories = `${repository}models/stories/`;
 const dist = fileURLToPath(new URL("../../dist/", import.meta.url));
 
-/** Fills an empty page of `server` with the lab. */
+/** Loads the lab into an empty page of `server`. */
 export async function enter(page: Page, server: Server): Promise<void> {
   await page.goto(server.url("/"));
   await page.evaluate(async () => {
@@ -146,7 +146,7 @@ export async function serve(): Promise<Server> {
   return server.folder("/dist/", dist).folder("/golden/", goldenFolder).folder("/golden-family/", family).folder("/golden-llm/", decoders).folder("/models/stories/", stories);
 }
 
-/** Tests with a page that holds the lab. */
+/** Tests with a page that has the lab. */
 export const test = base.extend<{ server: Server; engine: Page }>({
   server: async ({}, use) => {
     await using server = await serve();

@@ -1,10 +1,10 @@
-/** The native program, whose texts the browser must write too. */
+/** The native program, whose texts the browser must reproduce. */
 
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
 import { repository } from "./lab.js";
 
-/** The output of the native program, which is named by the environment variable ESOLM_NATIVE, or else built. */
+/** The output of the native program, which the environment variable ESOLM_NATIVE names; otherwise it is built. */
 async function native(...wishes: string[]): Promise<string> {
   const ready = process.env["ESOLM_NATIVE"];
   const [program, ...before] = ready ? [ready] : ["cargo", "run", "--release", "-q", "--"];
@@ -12,7 +12,7 @@ async function native(...wishes: string[]): Promise<string> {
   return stdout;
 }
 
-/** Writes a model into a folder, quantised. */
+/** Quantises a model into a folder. */
 export async function convert(model: string, folder: string, dtype: "q8" | "q4"): Promise<void> {
   await native("convert", model, folder, "--dtype", dtype);
 }

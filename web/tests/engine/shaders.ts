@@ -1,4 +1,4 @@
-/** The texts of every form of every shader, as `tests/tests/shaders.rs` writes them down, and what a browser says of them. */
+/** The source of every form of every shader, as written by `tests/tests/shaders.rs`, and a browser's verdict on them. */
 
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -14,7 +14,7 @@ function shaderFiles(): string[] {
     .map((name) => join(shaders, name));
 }
 
-/** Texts by name. */
+/** Shader sources by name. */
 export function texts(): Map<string, string> {
   if (!existsSync(folder)) throw new Error(`${folder} is not there; ${remedy}`);
   const names = readdirSync(folder).filter((name) => name.endsWith(".wgsl"));
@@ -25,10 +25,10 @@ export function texts(): Map<string, string> {
   return new Map(names.map((name) => [name.slice(0, -".wgsl".length), readFileSync(join(folder, name), "utf8")]));
 }
 
-/** Runs in a page: compiles texts, given with their names, on a device with the limits that every browser has. */
+/** Runs in a page: compiles sources, given as [name, source], on a device with the limits that every browser supports. */
 export async function compileAll(all: [string, string][]): Promise<{ refused: string[]; pipelines: number; stray: string[] }> {
   const adapter = await navigator.gpu.requestAdapter();
-  // Without a wish for more a device has the limits of the standard.
+  // Unless more is requested, a device has the standard's default limits.
   const device = await adapter!.requestDevice();
   const stray: string[] = [];
   device.addEventListener("uncapturederror", (event) => stray.push(event.error.message));

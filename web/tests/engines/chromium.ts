@@ -10,7 +10,7 @@ export async function openChromium(): Promise<Tab> {
   return {
     browser: `Chromium ${browser.version()}`,
     goto: async (url) => void (await page.goto(url)),
-    // Playwright's type for what is sent knows more kinds of values than there are here.
+    // Playwright's type for arguments covers more kinds of values than are used here.
     evaluate: <T, A>(work: (argument: A) => T | Promise<T>, argument: A) => page.evaluate(work as (argument: unknown) => T | Promise<T>, argument),
     screenshot: () => page.screenshot(),
     [Symbol.asyncDispose]: () => browser.close(),

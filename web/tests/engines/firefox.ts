@@ -1,4 +1,4 @@
-/** Firefox as it is installed, driven by Puppeteer. */
+/** The installed Firefox, driven by Puppeteer. */
 
 import { existsSync } from "node:fs";
 import { delimiter, join } from "node:path";
@@ -19,7 +19,7 @@ function firefoxPath(): string {
   return found;
 }
 
-/** Opens a tab, with WebGPU on whatever driver there is, also one in software, or without WebGPU. */
+/** Opens a tab, either with WebGPU on any available driver, even a software one, or without WebGPU. */
 export async function openFirefox(webgpu: boolean): Promise<Tab> {
   const browser = await puppeteer.launch({
     browser: "firefox",
@@ -31,7 +31,7 @@ export async function openFirefox(webgpu: boolean): Promise<Tab> {
       "gfx.webgpu.force-enabled": webgpu,
     },
     defaultViewport: { width: 1280, height: 900 },
-    // The tests have a time limit of their own.
+    // The tests have their own time limit.
     protocolTimeout: 0,
   });
   const page: Page = await browser.newPage();

@@ -1,4 +1,4 @@
-/** Scenarios of the package for every browser, with the model that ships, run one after the other in one page. */
+/** Scenarios of the package for every browser, with the model that ships, run one after another in one page. */
 
 import { expect } from "@playwright/test";
 import * as golden from "../engine/golden.js";
@@ -58,7 +58,7 @@ export const packageScenarios: Scenario[] = [
       expect(found.last).toEqual({ loaded: found.file_bytes, total: found.file_bytes });
       expect(found.facts.adapter === null).toBe(found.facts.reason !== null);
       expect(found.device.passed_over).toEqual([]);
-      // A GPU in software is slower than the CPU.
+      // A software GPU is slower than the CPU.
       const isReal = found.facts.adapter !== null && found.facts.adapter.kind !== "software";
       expect(found.auto).toMatchObject({ is_fallback: !isReal, passed_over: [] });
       expect(found.auto.adapter !== null).toBe(isReal);
@@ -72,7 +72,7 @@ export const packageScenarios: Scenario[] = [
       const { name, kind, backend } = found.device.adapter!;
       console.log(`${tab.browser}: ${name} (${kind})`);
       expect(backend).toBe("webgpu");
-      // Firefox tells nothing of a GPU but whether it is one.
+      // Firefox reveals no more about a GPU than whether it is a real one.
       const isUntold = tab.browser.startsWith("Firefox") && kind === "software";
       expect(name).toMatch(isUntold ? /^software GPU$/ : /^(?!unnamed GPU$).*\S/);
     },
@@ -96,7 +96,7 @@ export const packageScenarios: Scenario[] = [
       expect(found.written).toEqual(want);
       expect(found.interrupted).toBe(false);
       expect(found.phases).toEqual(["diffusion", "sequential"]);
-      // The steps are the text: each place became known once, but for the one that opens it.
+      // The steps make up the text: each place is revealed once, except for the opening one.
       const byPlace = new Map(found.revealed.map(({ position, token }) => [position, token]));
       expect(byPlace.size).toBe(found.revealed.length);
       for (const [position, token] of byPlace) expect(token).toBe(want.tokens[0]![position]);

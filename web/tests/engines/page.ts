@@ -20,7 +20,7 @@ async function open({ tab, url, device }: PagePlace, settings: string): Promise<
   await tab.goto(`${url}#device=${device}${settings}`);
 }
 
-/** Waits until the run has ended, shows its end, and tells what is seen. */
+/** Waits until the run has ended, shows its end, and returns what is visible. */
 async function finished({ tab }: PagePlace): Promise<{ text: string; known: string; machine: string; alerts: string[]; problems: string[] }> {
   return tab.evaluate(async () => {
     const element = (id: string): HTMLElement => document.getElementById(id)!;
@@ -29,7 +29,7 @@ async function finished({ tab }: PagePlace): Promise<{ text: string; known: stri
     if (!(element("to-end") as HTMLButtonElement).disabled) element("to-end").click();
     await probe.until("its end", () => (element("to-end") as HTMLButtonElement).disabled);
     const all = (selector: string): string[] => [...document.querySelectorAll(selector)].map((found) => found.textContent);
-    // After the token that opens it a text goes up to the one that ends it; what a line ends with is shown by a sign.
+    // A text goes from the token after the opening one up to the one that ends it; line ends are shown as a sign.
     const cells = [...document.querySelectorAll("#cells .cell")].slice(1);
     const end = cells.findIndex((cell) => cell.classList.contains("special"));
     const words = end === -1 ? cells : cells.slice(0, end);
@@ -91,7 +91,7 @@ export const pageScenarios: PageScenario[] = [
     what: "fills gaps as the native program does",
     run: async (place) => {
       const infill = await place.tab.evaluate(async () => {
-        // The button draws a new seed, which is to be the same in every browser.
+        // The button draws a new seed, which must be the same in every browser.
         crypto.getRandomValues = (array) => {
           (array as unknown as Uint32Array)[0] = 5;
           return array;

@@ -14,7 +14,7 @@ declare global {
   var probe: Probe;
 }
 
-/** Runs in the page before anything else does. */
+/** Runs in the page before anything else. */
 function install(): void {
   const problems: string[] = [];
   addEventListener("error", (event) => problems.push(event.message || `${(event.target as Element | null)?.outerHTML ?? "something"} failed`), true);
@@ -45,7 +45,7 @@ function install(): void {
   };
 }
 
-/** Puts the probe at the head of a page's text. */
+/** Inserts the probe at the start of a page's HTML. */
 export function withProbe(html: string): string {
   return html.replace("<head>", `<head><script>(${install.toString()})();</script>`);
 }

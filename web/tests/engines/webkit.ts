@@ -27,7 +27,7 @@ async function ended(child: ChildProcess): Promise<void> {
 
 /** Starts a display and returns its name. */
 function display(path: string): { child: ChildProcess; name: Promise<string> } {
-  // It chooses a number that is free, and tells it when it is ready.
+  // It picks a free number and reports it when ready.
   const child = spawn(path, ["-displayfd", "3", "-screen", "0", "1280x1024x24", "-nolisten", "tcp"], { stdio: ["ignore", "ignore", "ignore", "pipe"] });
   const name = new Promise<string>((resolve, reject) => {
     child.once("error", reject);
@@ -69,10 +69,10 @@ export async function openWebKit(): Promise<Tab> {
     ends.push(() => ended(driver));
     const url = `http://127.0.0.1:${port}`;
     await answers(url, driver);
-    // Without further wishes it starts the MiniBrowser that it came with.
+    // By default it starts the MiniBrowser that it came with.
     const browser = await new Builder().usingServer(url).withCapabilities({ browserName: "MiniBrowser" }).build();
     ends.push(() => browser.quit());
-    // The tests have a time limit of their own.
+    // The tests have their own time limit.
     await browser.manage().setTimeouts({ script: 3_600_000, pageLoad: 300_000 });
     await browser.manage().window().setRect({ width: 1280, height: 1000 });
     const version = (await browser.getCapabilities()).get("browserVersion") as string;
@@ -80,7 +80,7 @@ export async function openWebKit(): Promise<Tab> {
       browser: `WebKitGTK ${version}`,
       goto: (to) => browser.get(to),
       evaluate: async <T, A>(work: (argument: A) => T | Promise<T>, argument: A) => {
-        // A script that fails ends in a sentence too, which WebDriver would make the driver's.
+        // A failure is returned as text too; otherwise WebDriver would make it an error of the driver.
         const found = await browser.executeAsyncScript<{ value: T } | { thrown: string }>(
           `const [argument, done] = arguments;
            Promise.resolve().then(() => (${work.toString()})(argument)).then((value) => done({ value }), (error) => done({ thrown: String(error) }));`,

@@ -1,4 +1,4 @@
-//! How much of the machine's own memory a GPU takes. What is counted is what the other files here allocate.
+//! How much of the machine's own memory a GPU takes, counting what the other files here allocate.
 
 use esolm_core::config::ModelConfig;
 use esolm_core::rows::Layout;
@@ -11,10 +11,10 @@ use crate::kernels::residual::STREAM_ROWS;
 use crate::network::fold::TOKENS;
 use crate::weights::Weights;
 
-/// What the driver of a software adapter takes while it compiles kernels; it crashes where that is refused.
+/// Bytes that the driver of a software adapter takes while it compiles kernels; it crashes if they are refused.
 const COMPILER: u64 = 256 << 20;
 
-/// Bytes of the machine's own memory that loading takes. A software adapter keeps the weights there as well.
+/// Bytes of the machine's own memory that loading takes. A software adapter keeps the weights there too.
 pub(super) fn model(config: &ModelConfig, weights: Weights, adapter: &AdapterInfo) -> u64 {
     let kept = match adapter.kind {
         AdapterKind::Software => weight_bytes(config, weights) + COMPILER,
@@ -23,8 +23,8 @@ pub(super) fn model(config: &ModelConfig, weights: Weights, adapter: &AdapterInf
     passing(config, weights, adapter.max_binding_bytes()) + kept
 }
 
-/// Bytes that pass through the machine's own memory while a model loads, at most at once: a block as it is stored, folded, reordered and on its
-/// way, or what a binding holds of the embedding or the output matrix, made and on its way, and some tokens of it as floats.
+/// Peak bytes of weights that pass through the machine's own memory while a model loads: a block as stored, folded, reordered and in
+/// flight, or one binding's share of the embedding or the output matrix, packed and in flight, and some of its tokens as floats.
 pub(super) fn passing(config: &ModelConfig, weights: Weights, binding: u64) -> u64 {
     let (d, vocab) = (config.hidden as u64, config.vocab_size as u64);
     let Sizes { q, kv, inner, up } = Sizes::of(config);
@@ -45,8 +45,8 @@ pub(super) fn weight_bytes(config: &ModelConfig, weights: Weights) -> u64 {
     ends + (from_d + to_d) * config.n_blocks as u64
 }
 
-/// Bytes of a batch on a software adapter, whose memory is the machine's: its cache and the activations of its `largest` pass, which has so
-/// many rows, and so many whose logits are held at once.
+/// Bytes of a batch on a software adapter, whose memory is the machine's: its cache and the activations of its `largest` pass, given as
+/// the number of rows and the number of rows whose logits are held at once.
 pub(super) fn batch(
     config: &ModelConfig,
     layout: &Layout,
@@ -59,7 +59,7 @@ pub(super) fn batch(
     let slots = (layout.sequences as u64).saturating_mul(layout.slots as u64);
     let cached = slots.saturating_mul(2 * kv * config.n_blocks as u64 * cache.bytes());
     let stream = rows.max(STREAM_ROWS as u64) * d;
-    // What is stored of heads that are normalised counts for those that are not.
+    // The buffer for heads to be normalised is counted for every decoder, even if it needs none.
     let stored = if config.decoder.is_some() {
         q + 2 * kv
     } else {
@@ -70,15 +70,15 @@ pub(super) fn batch(
     cached.saturating_add(pass)
 }
 
-/// Widths of a block beside that of the residual stream.
+/// Widths of a block, other than that of the residual stream.
 struct Sizes {
-    /// Of all heads of q.
+    /// Width of all heads of q.
     q: u64,
-    /// Of all heads of k, and of v.
+    /// Width of all heads of k, and of v.
     kv: u64,
-    /// Inside the MLP.
+    /// Inner width of the MLP.
     inner: u64,
-    /// Columns of the MLP's first matrix: of a decoder gates as well.
+    /// Columns of the MLP's first matrix, which in decoders include gates.
     up: u64,
 }
 

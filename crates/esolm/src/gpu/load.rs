@@ -1,4 +1,4 @@
-//! A checkpoint onto a GPU: folded, reordered and uploaded, a block at a time.
+//! Loads a checkpoint onto a GPU: folds, reorders and uploads it one block at a time.
 
 use esolm_core::checkpoint::Checkpoint;
 use esolm_core::config::ModelConfig;
@@ -12,12 +12,12 @@ use crate::kernels::runtime::{Buffer, Gpu};
 use crate::network::fold::{Folding, Linear, Part, QkNorm, check_range, fetch};
 use crate::weights::Weights;
 
-/// What of a checkpoint is on the device.
+/// The parts of a checkpoint on the device.
 pub(super) struct Loaded {
-    /// `None` where the output matrix is the embedding.
+    /// `None` if the output matrix is the embedding.
     pub embedding: Option<Embedding>,
     pub blocks: Vec<Block>,
-    /// The weight of the last norm, where it is not folded.
+    /// The weight of the last norm, if it is not folded.
     pub head_gain: Option<Buffer>,
     pub head: Matrix,
     pub rotary: Buffer,
@@ -113,7 +113,7 @@ pub(super) fn is_tied(config: &ModelConfig) -> bool {
     config.decoder.is_some_and(|decoder| decoder.tied)
 }
 
-/// The weights of the norms of q's heads and of k's, `[2, head_dim]`, paired as the columns are.
+/// The weights of the norms of q's and k's heads, `[2, head_dim]`, in pair order like the columns.
 fn gains(gpu: &Gpu, norm: &QkNorm) -> Result<Buffer, EngineError> {
     let head_dim = norm.q.len();
     let order = pair_order(head_dim, head_dim, head_dim);

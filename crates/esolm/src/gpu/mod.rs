@@ -1,4 +1,4 @@
-//! Runs passes of a plan on a GPU: folded weights, the KV cache and the tokens stay on the device.
+//! Runs the passes of a plan on a GPU: folded weights, the KV cache and the tokens stay on the device.
 
 mod estimate;
 mod load;
@@ -46,17 +46,17 @@ use recordings::Recordings;
 use reveal::Choosing;
 use tables::{PLACE_BYTES, RECORDED_ROWS, Tables, filled};
 
-/// Most rows whose MLP, or whose q, k and v before they are normalised, are held at once; a multiple of 64 so that parts of buffers stay
+/// Most rows for which MLP activations, or q, k and v to be normalised, are held at once; a multiple of 64, so that parts of buffers stay
 /// aligned.
 const MLP_ROWS: usize = 2048;
-/// Positions whose angles are there from the start; further ones come when a text reaches them.
+/// Positions whose angles are uploaded at the start; more are added when a text reaches them.
 const POSITIONS: usize = 2048;
 /// Bytes of logits held at once.
 const LOGITS_BYTES: usize = 64 << 20;
 
 struct Block {
     qkv: Matrix,
-    /// Weights of the norms of q's heads and of k's, paired as these are, where there are such norms.
+    /// Weights of the norms of q's and k's heads, in pair order like these, if there are such norms.
     head_gains: Option<Buffer>,
     out: Matrix,
     up: Matrix,
@@ -68,37 +68,37 @@ pub struct GpuExecutor {
     config: ModelConfig,
     norm: Norm,
     activation: Activation,
-    /// `None` where the output matrix is the embedding.
+    /// `None` if the output matrix is the embedding.
     embedding: Option<Embedding>,
     blocks: Vec<Block>,
-    /// The weight of the last norm, where it is not folded into the output matrix.
+    /// The weight of the last norm, if it is not folded into the output matrix.
     head_gain: Option<Buffer>,
     head: Matrix,
     rotary: Buffer,
-    /// Positions that `rotary` has angles of.
+    /// Number of positions in `rotary`.
     positions: usize,
     chosen: Chosen,
     cache: Precision,
     state: Option<State>,
     /// The batch that was set aside.
     aside: Option<State>,
-    /// Last, since recordings keep a device from being closed.
+    /// Dropped last, since recordings keep a device from being closed.
     gpu: Gpu,
 }
 
-/// What belongs to the batch that runs.
+/// The state of a batch.
 struct State {
     layout: Layout,
     tokens: Buffer,
     kv: Vec<(Buffer, Buffer)>,
     scratch: Scratch,
-    /// Where the tables of passes that may be recorded go.
+    /// Place of the tables of passes that may be recorded.
     place: Buffer,
     recordings: Recordings,
     choosing: Option<Choosing>,
-    /// Of the last pass.
+    /// Tables of the last pass.
     tables: Option<Tables>,
-    /// Of its sampled rows.
+    /// Keys of its sampled rows.
     keys: Vec<NoiseKey>,
 }
 
@@ -108,7 +108,7 @@ struct Scratch {
     sampled: usize,
     x: Buffer,
     normed: Buffer,
-    /// q, k and v of heads that are normalised before they are turned.
+    /// q, k and v of heads that are normalised before they are rotated.
     stored: Buffer,
     q: Buffer,
     attended: Buffer,
@@ -118,13 +118,13 @@ struct Scratch {
     drawing: Option<Shared>,
 }
 
-/// Positions to begin with. Prepended elements may make the last one one more than the context.
+/// Number of positions at the start. Prepended elements may add one to the context.
 fn positions(config: &ModelConfig) -> usize {
     (config.length + 1).min(POSITIONS)
 }
 
-/// Bytes of the weights of a network on a GPU, and those that loading it takes of the machine's own memory, where a binding holds any matrix
-/// and the GPU has memory of its own.
+/// Bytes of a network's weights on a GPU, and bytes of the machine's own memory that loading takes, for a GPU with memory of its own
+/// whose bindings hold any matrix.
 pub fn memory_needed(config: &ModelConfig, weights: Weights) -> [u64; 2] {
     let host = estimate::passing(config, weights, u64::MAX);
     [
@@ -137,7 +137,7 @@ impl GpuExecutor {
     /// Folds the constant conditioning and uploads the weights block by block.
     ///
     /// # Errors
-    /// When the checkpoint is inconsistent, a shape suits no kernel, or the device's memory does not suffice.
+    /// If the checkpoint is inconsistent, a shape suits no kernel, or the device does not have enough memory.
     pub async fn load(
         gpu: Gpu,
         ckpt: &Checkpoint,
@@ -150,7 +150,7 @@ impl GpuExecutor {
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
-                // Memory that was refused must not wait in the runtime's pool for the next model.
+                // Refused memory must not stay in the runtime's pool for the next model.
                 let _ = gpu.submit().and_then(|()| gpu.clean_up());
                 return Err(error);
             }
@@ -182,19 +182,19 @@ impl GpuExecutor {
         })
     }
 
-    /// The variants that run.
+    /// The kernel variants in use.
     pub fn chosen(&self) -> &Chosen {
         &self.chosen
     }
 
-    /// How many passes of the batch that runs are recorded; no more than 32.
+    /// Number of recorded passes of the running batch, at most 32.
     pub fn recorded(&self) -> usize {
         self.state
             .as_ref()
             .map_or(0, |state| state.recordings.len())
     }
 
-    /// Gives up the batch that runs, and its memory to the next one.
+    /// Drops the running batch and leaves its memory to the next one.
     pub fn end(&mut self) {
         self.state = None;
     }
@@ -225,7 +225,7 @@ impl GpuExecutor {
         })
     }
 
-    /// Sampled rows whose logits are held at once.
+    /// Maximum number of sampled rows whose logits are held at once.
     fn logit_rows(&self) -> usize {
         let limit = (LOGITS_BYTES as u64).min(self.gpu.info.max_binding_bytes()) as usize;
         (limit / (self.head.padded() * 4) / ROW_PAD * ROW_PAD).max(ROW_PAD)
@@ -246,7 +246,7 @@ impl GpuExecutor {
         self.blocks.iter().any(|block| block.head_gains.is_some())
     }
 
-    /// Has angles of so many positions.
+    /// Extends the angles to at least `positions` positions.
     fn reach(&mut self, positions: usize) -> Result<(), EngineError> {
         if positions <= self.positions {
             return Ok(());
@@ -257,19 +257,19 @@ impl GpuExecutor {
         self.rotary = self.gpu.scoped(table)?;
         self.positions = positions;
         if let Some(state) = &mut self.state {
-            // They go on with the old ones.
+            // Recordings still use the old angles.
             state.recordings = Recordings::default();
         }
         Ok(())
     }
 
-    /// The batch that runs.
+    /// The running batch.
     fn started(&self) -> Result<&State, EngineError> {
         let none = || EngineError::Rows("no batch was started".into());
         self.state.as_ref().ok_or_else(none)
     }
 
-    /// The tables of the last pass, with the batch.
+    /// The running batch and the tables of its last pass.
     fn passed(&self) -> Result<(&State, &Tables), EngineError> {
         let state = self.started()?;
         let none = || EngineError::Rows("no pass was run".into());
@@ -291,7 +291,8 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// Launches the blocks over the rows of a pass, the last one over those whose logits are wanted, and leaves these normalised in `picked`.
+    /// Launches the blocks over the rows of a pass, the last one only over those whose logits are wanted, and leaves these normalised in
+    /// `picked`.
     fn launch(&self, state: &State, tables: &Tables) {
         let count = tables.all.rows;
         let layout = state.layout;
@@ -328,7 +329,7 @@ impl GpuExecutor {
                 }
                 _ => residual.product(0..count, &block.qkv, &Finish::Qkv(to)),
             }
-            // Of the rows whose logits nobody wants, only the last keys and values are wanted.
+            // In the last block, rows whose logits are not wanted need only keys and values.
             let going_on = match index + 1 == self.blocks.len() {
                 true => &tables.wanted,
                 false => &tables.all,
@@ -389,8 +390,8 @@ impl GpuExecutor {
         );
     }
 
-    /// Draws a token for each sampled row of the last pass into `tokens`, each share in its own way; `then` is told of rows, by the first one
-    /// and their number, whose logits are still in the scratch.
+    /// Draws a token for each sampled row of the last pass into `tokens`, each share in its own way. `then` is called with the first row
+    /// and the number of rows whose logits are in the scratch.
     fn draw_to(
         &self,
         shares: &[Share],
@@ -439,7 +440,7 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// The parts of `count` sampled rows whose logits are held at once: the first row and how many there are.
+    /// The parts of `count` sampled rows whose logits are held at once: first row and number of rows.
     fn in_parts(&self, count: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let most = self.logit_rows();
         (0..count)
@@ -450,7 +451,7 @@ impl GpuExecutor {
 
 impl Executor for GpuExecutor {
     fn prepare(&mut self, layout: &Layout, rows: usize, sampled: usize) -> Result<(), EngineError> {
-        // A GPU tells of its own memory itself.
+        // A GPU with memory of its own reports a shortage itself.
         if self.gpu.info.kind != AdapterKind::Software {
             return Ok(());
         }
@@ -465,7 +466,7 @@ impl Executor for GpuExecutor {
 
     fn start(&mut self, layout: &Layout, tokens: &[u32]) -> Result<(), EngineError> {
         if self.gpu.take_refused() {
-            // Memory that was refused is not there, though the runtime's pool believes it is.
+            // Refused memory does not exist, although the runtime's pool believes that it does.
             self.state = None;
             self.aside = None;
             self.gpu.clean_up()?;
@@ -476,7 +477,7 @@ impl Executor for GpuExecutor {
             "the KV cache of {} sequences of {} slots",
             layout.sequences, layout.slots
         );
-        // In 64 bits, since a browser's usize has 32.
+        // In 64 bits, since usize has 32 in a browser.
         let bytes = [layout.sequences, layout.slots, self.config.kv_width()]
             .iter()
             .try_fold(self.cache.bytes(), |product, &n| {
@@ -633,7 +634,7 @@ impl Executor for GpuExecutor {
                 });
             }
             let mut read = self.gpu.read_floats(&scores).await?;
-            // A buffer holds four values at least.
+            // A buffer holds at least four values.
             read.truncate(targets.len());
             Ok(read)
         })

@@ -1,4 +1,4 @@
-//! Passes of which confidence chooses what becomes known.
+//! Passes in which confidence decides which tokens are revealed.
 
 use esolm_core::reveal::{Choice, Confidence, Outcome};
 
@@ -9,16 +9,16 @@ use crate::executor::{NoiseKey, Pending, Share};
 use crate::kernels::reveal::{Confidences, Reveal, confidence, reveal};
 use crate::kernels::runtime::{Buffer, Gpu};
 
-/// What choices of a batch need, for up to so many groups and sampled rows.
+/// Buffers for the choices of a batch, for up to `groups` groups and `sampled` sampled rows.
 pub(super) struct Choosing {
     groups: usize,
     sampled: usize,
     /// What was drawn for each place of the token buffer.
     drawn: Buffer,
     confidences: Buffer,
-    /// Of each group of the last choice the masks that are left, then what became known by each of its sampled rows.
+    /// The number of masks left in each group of the last choice, then what each sampled row revealed.
     outcome: Buffer,
-    /// Groups and sampled rows of the last choice.
+    /// Number of groups and of sampled rows of the last choice.
     sizes: [usize; 2],
 }
 
@@ -67,7 +67,7 @@ impl GpuExecutor {
         Ok(())
     }
 
-    /// The confidences that no logits decide.
+    /// The confidences, if they do not depend on logits.
     fn given_confidences(by: Confidence, shares: &[Share], keys: &[NoiseKey]) -> Option<Vec<u32>> {
         let own = |share: &Share| {
             let (seed, keys) = (share.draw.seed, &keys[share.rows.clone()]);
@@ -85,7 +85,7 @@ impl GpuExecutor {
         else {
             return self.gpu.submit();
         };
-        // They differ in their seeds alone.
+        // The shares differ only in their seeds.
         let filter = choice.rule.by.filter(&first.draw.sampler);
         let unsure = self.listed(first.draw.unsure)?;
         self.gpu.scoped(|| {

@@ -1,4 +1,4 @@
-//! Tokens that are left out of a draw, or of a confidence.
+//! Tokens that are excluded from a draw or from a confidence.
 
 use super::{GpuExecutor, State};
 use crate::error::EngineError;
@@ -12,13 +12,13 @@ pub(super) struct Listed {
 }
 
 impl GpuExecutor {
-    /// A list of tokens on the device; none where it is empty.
+    /// Uploads a list of tokens; `None` if it is empty.
     pub(super) fn listed(&self, tokens: &[u32]) -> Result<Option<Listed>, EngineError> {
         if tokens.is_empty() {
             return Ok(None);
         }
         let mut words = tokens.to_vec();
-        // No binding is smaller than sixteen bytes.
+        // No binding is smaller than 16 bytes.
         words.resize(words.len().next_multiple_of(4), 0);
         Ok(Some(Listed {
             tokens: self.gpu.words(words)?,
@@ -26,7 +26,7 @@ impl GpuExecutor {
         }))
     }
 
-    /// Makes tokens impossible in `count` rows of the logits that are held, from row `first` on.
+    /// Makes the listed tokens impossible in `count` rows of the held logits, from row `first` on.
     pub(super) fn suppress(
         &self,
         state: &State,

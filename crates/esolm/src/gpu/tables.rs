@@ -7,16 +7,16 @@ use crate::kernels::NOWHERE;
 use crate::kernels::runtime::{Buffer, Gpu};
 use crate::variants::Chosen;
 
-/// Alignment of a part of an upload, bytes.
+/// Alignment in bytes of the parts of an upload.
 const ALIGN: usize = 256;
-/// Rows of the largest passes whose tables have a place of their own, which is what lets a pass be recorded. Beyond them a pass takes a device
-/// longer than its launches take the host.
+/// Rows of the largest pass whose tables have a fixed place, which a recorded pass requires. Larger ones take the device longer than
+/// their launches take the host.
 pub(super) const RECORDED_ROWS: usize = 256;
-/// Bytes of the tables of so many rows: rows, spans, of which every second one may be empty, and keys.
+/// Bytes of the tables of [`RECORDED_ROWS`] rows: rows, spans, up to half of which may be empty, and keys.
 pub(super) const PLACE_BYTES: usize =
     RECORDED_ROWS * (size_of::<Row>() + 2 * size_of::<[u32; 2]>() + size_of::<NoiseKey>());
-/// What a pass is filled up with: a row that nothing sees, as it has no keys and values, and that nothing is drawn from. It sees a slot that
-/// is always there.
+/// The row with which passes are padded: no other row sees it, as it stores no keys and values, and no token is drawn from it. It attends
+/// to a slot that always exists.
 const FILLING: Row = Row {
     sequence: 0,
     slot: NOWHERE,
@@ -27,20 +27,20 @@ const FILLING: Row = Row {
     target: NO_TARGET,
 };
 
-/// Rows that come first in the row table. All numbers are rounded up to some that differ little from pass to pass, so that few passes differ.
+/// The leading rows of the row table. All numbers are rounded up, so that few passes differ.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Leading {
     pub rows: usize,
-    /// The spans that they are in, and empty ones.
+    /// Number of their spans, including empty ones.
     pub spans: usize,
-    /// No span has more rows.
+    /// Upper bound of the rows of a span.
     pub longest: usize,
-    /// None of them sees more slots.
+    /// Upper bound of the slots that a row sees.
     pub reach: usize,
 }
 
 impl Leading {
-    /// Of `rows`, which are filled up to so many, and lie in `spans`.
+    /// Describes `rows`, which lie in `spans` and are padded to `filled` rows.
     fn of(rows: &[Row], filled: usize, spans: &[[u32; 2]], chosen: &Chosen) -> Self {
         let seen = rows.iter().map(Row::seen).max().unwrap_or(0);
         let longest = spans.iter().map(|s| s[1] as usize).max().unwrap_or(0);
@@ -53,7 +53,8 @@ impl Leading {
     }
 }
 
-/// So many rows as a pass is filled up to, and of them those that go on where only the wanted ones must: these, then others of the pass.
+/// The number of rows to which a pass is padded, and how many of them continue where only the wanted rows must: the wanted ones, padded
+/// with other rows of the pass.
 pub(super) fn filled(step: &StepRows, chosen: &Chosen) -> [usize; 2] {
     let rows = chosen.filled(step.rows.len());
     [rows, chosen.filled(step.sampled.len()).min(rows)]
@@ -63,17 +64,17 @@ pub(super) fn filled(step: &StepRows, chosen: &Chosen) -> [usize; 2] {
 pub(super) struct Tables {
     /// The rows whose logits are wanted, then the others.
     pub rows: Buffer,
-    /// Neighbours of one sequence, either kind on its own.
+    /// Spans of adjacent rows of one sequence, separately for either kind.
     pub spans: Buffer,
     pub keys: Buffer,
-    /// Rows whose logits are wanted.
+    /// Number of rows whose logits are wanted.
     pub sampled: usize,
     pub all: Leading,
-    /// Those whose logits are wanted, and what these are filled up with.
+    /// The rows whose logits are wanted, and their padding.
     pub wanted: Leading,
 }
 
-/// The rows whose logits are wanted, then the others, each in their order.
+/// The rows whose logits are wanted, then the others, each in their original order.
 fn wanted_first(step: &StepRows) -> Vec<Row> {
     let mut is_wanted = vec![false; step.rows.len()];
     for &index in &step.sampled {
@@ -87,8 +88,8 @@ fn wanted_first(step: &StepRows) -> Vec<Row> {
     of(true).chain(of(false)).collect()
 }
 
-/// Neighbours of one sequence among `rows`, which begin at row `first` of the table: the first of them, and how many. Empty spans fill their
-/// number up to a power of two.
+/// Spans of adjacent rows of one sequence among `rows`, which begin at row `first` of the table: (first row, number of rows). Empty
+/// spans round their number up to a power of two.
 fn spans(rows: &[Row], mut first: u32) -> Vec<[u32; 2]> {
     let runs = rows.chunk_by(|a, b| a.sequence == b.sequence);
     let mut spans: Vec<_> = runs
@@ -105,8 +106,8 @@ fn spans(rows: &[Row], mut first: u32) -> Vec<[u32; 2]> {
 }
 
 impl Tables {
-    /// Uploads them in one piece; those of up to [`RECORDED_ROWS`] rows to `place`, [`PLACE_BYTES`] large, where they lie alike in passes whose
-    /// [`Leading`] rows are alike.
+    /// Uploads the tables in one piece. Those of up to [`RECORDED_ROWS`] rows go to `place`, of [`PLACE_BYTES`], with the same layout in
+    /// all passes with equal [`Leading`] rows.
     pub fn upload(
         gpu: &Gpu,
         chosen: &Chosen,
@@ -129,7 +130,7 @@ impl Tables {
             bytemuck::cast_slice(&all_spans),
             bytemuck::cast_slice(keys),
         ];
-        // Of keys there is room for all that go on; an empty section still binds something.
+        // There is room for keys of all rows that continue; an empty section still binds something.
         let sizes = [
             sections[0].len(),
             sections[1].len(),

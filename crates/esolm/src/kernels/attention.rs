@@ -1,6 +1,6 @@
-//! Prefix attention over the any-order KV cache: `shaders/attention_split.wgsl` for few rows, `attention_tile.wgsl` for many, or
-//! `attention_rows.wgsl` on a software adapter. Every mask of the model family is a prefix and a range
-//! around the own slot (docs/architecture.md).
+//! Prefix attention over the any-order KV cache: `shaders/attention_split.wgsl` for few rows, and for many `attention_tile.wgsl`, or
+//! `attention_rows.wgsl` on a software adapter. Every mask of the model family is a prefix plus a range around the row's own slot
+//! (docs/architecture.md).
 
 use std::sync::Arc;
 
@@ -18,33 +18,33 @@ use crate::adapter::AdapterKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AttentionVariant {
-    /// A workgroup a row and head, which shares out the prefix: few rows.
+    /// One workgroup per row and head, which splits the prefix: few rows.
     Split,
-    /// Several rows a workgroup, for which keys and values go through workgroup memory: many rows of a sequence.
+    /// Several rows per workgroup, which share keys and values through workgroup memory: many rows of a sequence.
     Tile,
-    /// An invocation a row and head, without barriers: several rows of a sequence on a software adapter. Holds a whole head in registers.
+    /// One invocation per row and head, without barriers: several rows of a sequence on a software adapter. A head is kept in registers.
     Rows,
 }
 
-/// Shape of the attention.
+/// The shape of an attention layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Geometry {
-    /// Heads of q, a multiple of those of k and v.
+    /// Heads of q, a multiple of `kv_heads`.
     pub heads: usize,
-    /// Heads of k and v. Head h of q reads head h / (heads / kv_heads) of these.
+    /// Heads of k and of v. Head h of q reads head h / (heads / kv_heads) of them.
     pub kv_heads: usize,
     /// Width of a head, a multiple of four.
     pub head_dim: usize,
-    /// Cache slots a sequence.
+    /// Cache slots per sequence.
     pub slots: usize,
     /// Precision of the cache.
     pub cache: Precision,
-    /// What the workgroups are cut for.
+    /// The kind of adapter that workgroups are sized for.
     pub kind: AdapterKind,
 }
 
 impl Geometry {
-    /// Width of q, and of what comes of it.
+    /// Width of q and of the output.
     pub fn width(&self) -> usize {
         self.heads * self.head_dim
     }
@@ -54,23 +54,23 @@ impl Geometry {
         self.kv_heads * self.head_dim
     }
 
-    /// Heads of q that read a head of k and v. The kernels take them for as many rows, so rows and those of one sequence count so many times.
+    /// Heads of q that share one head of k and v. The kernels treat each as a row of its own, so row counts are multiplied by this.
     pub fn sharing(&self) -> usize {
         self.heads / self.kv_heads
     }
 
-    /// Column groups of a head, four columns each.
+    /// Column groups per head, of four columns each.
     fn groups(&self) -> u32 {
         self.head_dim as u32 / 4
     }
 
-    /// Lanes, a power of two, that the column groups of a head are dealt out to where each holds `most` of them at most. None holds a
-    /// whole head, which would take most of its registers.
+    /// Lanes, a power of two, among which the column groups of a head are distributed so that each holds at most `most` of them:
+    /// holding a whole head would take most of a lane's registers.
     fn parts(&self, most: u32) -> u32 {
         self.groups().div_ceil(most).next_power_of_two()
     }
 
-    /// The kernel with a workgroup of `wg`.
+    /// The kernel for workgroups of `wg` invocations.
     fn kernel(
         &self,
         gpu: &Gpu,
@@ -99,11 +99,11 @@ impl Geometry {
         })
     }
 
-    /// Invocations of a workgroup and lanes of a head in the split variant, and the slots of a block.
+    /// Invocations per workgroup and lanes per head in the split variant, and slots per block.
     fn split(&self, workgroups: usize) -> ([u32; 2], u32) {
         let parts = self.parts(SPLIT_GROUPS);
         match self.kind {
-            // A barrier costs such an adapter as much as a few slots for each vector of lanes: few of either.
+            // On such an adapter a barrier costs as much as a few slots per vector of lanes, so both are kept few.
             AdapterKind::Software => {
                 let wg = self.groups().next_power_of_two().max(8);
                 ([wg, parts], (512 / parts).min(128))
@@ -114,35 +114,35 @@ impl Geometry {
     }
 }
 
-/// The constants of shaders in which `parts` lanes share a head of `groups` column groups.
+/// Constants for shaders in which `parts` lanes share a head of `groups` column groups.
 fn shared(parts: u32, groups: u32) -> [(&'static str, u32); 2] {
     [("PARTS", parts), ("OWN", groups.div_ceil(parts))]
 }
 
-/// Invocations of a workgroup, except where the split variant is cut for a software adapter.
+/// Invocations per workgroup, except in the split variant with few workgroups or on a software adapter.
 const WG: u32 = 64;
-/// Invocations of a workgroup of the split variant, and slots that they take at once, where there are few workgroups.
+/// Invocations per workgroup of the split variant, and slots per block, when there are few workgroups.
 const WIDE_WG: u32 = 256;
-/// From this number of workgroups on, small ones are faster on hardware (measured on an H100).
+/// From this many workgroups on, small ones are faster on hardware (measured on an H100).
 pub const WIDE_BELOW: usize = 2048;
-/// Column groups that a lane of the split variant holds of q.
+/// Column groups of q that a lane of the split variant holds.
 const SPLIT_GROUPS: u32 = 4;
 /// Scores that a lane of the split variant computes at once.
 const SPLIT_AT_ONCE: u32 = 4;
-/// Column groups that a lane of the tile variant holds of q, and of the sum, of each of its rows.
+/// Column groups of q, and of the sum, that a lane of the tile variant holds for each of its rows.
 const TILE_GROUPS: u32 = 2;
-/// Rows of a lane of the tile variant.
+/// Rows per lane of the tile variant.
 const TILE_ROWS: u32 = 2;
-/// Slots that the rows variant takes at once.
+/// Slots that the rows variant processes at once.
 const ROWS_KEYS: u32 = 4;
 
-/// What a launch reads and writes.
+/// Buffers that a launch reads and writes.
 pub struct Attention<'a> {
     /// q [rows, heads, head_dim], pair-ordered like k.
     pub q: &'a Buffer,
-    /// Cache of k [sequences, slots, kv_heads, head_dim].
+    /// The k cache [sequences, slots, kv_heads, head_dim].
     pub k: &'a Buffer,
-    /// Cache of v.
+    /// The v cache, of the same shape.
     pub v: &'a Buffer,
     /// The row table.
     pub rows: &'a Buffer,
@@ -152,18 +152,18 @@ pub struct Attention<'a> {
     pub out: &'a Buffer,
 }
 
-/// Rows that are neighbours in the row table and of one sequence, as the tile variant takes them.
+/// Spans of adjacent rows of one sequence in the row table, for the tile and rows variants.
 #[derive(Clone, Copy)]
 pub struct Spans<'a> {
-    /// (first row, rows) of each.
+    /// (first row, number of rows) of each span.
     pub table: &'a Buffer,
-    /// How many there are.
+    /// Number of spans.
     pub count: usize,
-    /// Most rows of one.
+    /// Rows of the longest span.
     pub longest: usize,
 }
 
-/// Many rows, of which none sees more than `seen` slots.
+/// Attention of many rows, none of which sees more than `seen` slots.
 pub fn attention_tile(gpu: &Gpu, geometry: &Geometry, io: &Attention, spans: &Spans, seen: usize) {
     let parts = geometry.parts(TILE_GROUPS);
     let kernel = geometry.kernel(gpu, &ATTENTION_TILE, WG, &shared(parts, geometry.groups()));
@@ -171,13 +171,13 @@ pub fn attention_tile(gpu: &Gpu, geometry: &Geometry, io: &Attention, spans: &Sp
     attend(gpu, geometry, io, spans, &kernel, rows, seen);
 }
 
-/// As [`attention_tile`] in another form.
+/// Same as [`attention_tile`], with the rows variant.
 pub fn attention_rows(gpu: &Gpu, geometry: &Geometry, io: &Attention, spans: &Spans, seen: usize) {
     let kernel = geometry.kernel(gpu, &ATTENTION_ROWS, WG, &[("KEYS", ROWS_KEYS)]);
     attend(gpu, geometry, io, spans, &kernel, WG, seen);
 }
 
-/// Launches `kernel`, whose workgroup takes `rows` rows.
+/// Launches `kernel`, whose workgroups process `rows` rows each.
 fn attend(
     gpu: &Gpu,
     geometry: &Geometry,
@@ -195,7 +195,7 @@ fn attend(
     );
 }
 
-/// Workgroups of `rows` rows for each span and head of k and v. The rows share the keys that they walk, so arithmetic counts.
+/// Workgroups of `rows` rows for each span and head of k and v. Rows share the keys that they read, so arithmetic is what counts.
 pub(super) fn rows_extent(
     geometry: &Geometry,
     rows: usize,
@@ -209,12 +209,12 @@ pub(super) fn rows_extent(
             geometry.kv_heads,
             spans,
         ],
-        // Beyond their prefixes the rows walk what their own ranges span together.
+        // Beyond their prefixes, the rows read all that their own ranges span together.
         each: 4 * (rows * (seen + rows) * geometry.head_dim) as u64,
     }
 }
 
-/// Few rows. However long their prefixes are, the launches are the same.
+/// Attention of few rows. The launch does not depend on the length of their prefixes.
 pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
     let extent = split_extent(geometry, io.count);
     let [across, down, _] = extent.grid;
@@ -230,7 +230,7 @@ pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
     );
 }
 
-/// A workgroup for each head of each row, which reads its keys and values for itself.
+/// One workgroup per head of each row, each reading its own keys and values.
 pub(super) fn split_extent(geometry: &Geometry, rows: usize) -> Extent {
     let read = 2 * geometry.head_dim as u64 * geometry.cache.bytes();
     Extent {
@@ -239,7 +239,7 @@ pub(super) fn split_extent(geometry: &Geometry, rows: usize) -> Extent {
     }
 }
 
-/// The twin of all: out [rows, heads, head_dim] in f64, with k and v [sequences, slots, kv_heads, head_dim].
+/// The twin of all variants: out [rows, heads, head_dim], computed in f64, with k and v [sequences, slots, kv_heads, head_dim].
 pub fn attention_twin(
     geometry: &Geometry,
     q: &[f32],

@@ -13,7 +13,7 @@ pub fn copy(gpu: &Gpu, source: &Buffer, out: &Buffer, len: usize) {
         constants: vec![("WG", WG)],
         ..Default::default()
     });
-    // Each of an invocation's four floats is read and written.
+    // Each invocation reads and writes four floats.
     let each = 4 * 8 * BYTE * u64::from(WG);
     gpu.launch(
         &kernel,

@@ -1,4 +1,4 @@
-//! Token embedding: `shaders/embed.wgsl`, or `embed_tied.wgsl` where the output matrix is the embedding too.
+//! Token embedding: `shaders/embed.wgsl`, or `embed_tied.wgsl` where the output matrix is also the embedding.
 
 use std::ops::Range;
 
@@ -15,19 +15,19 @@ use crate::weights::Weights;
 
 const WG: u32 = 64;
 
-/// The embedding [V, hidden] on the device, in slices of whole tokens that fit a binding.
+/// The embedding [V, hidden] on the device, in slices of whole tokens that each fit a binding.
 pub struct Embedding {
     hidden: usize,
     weights: Weights,
-    /// First token, tokens and rows of each slice.
+    /// First token, number of tokens and buffer of each slice.
     slices: Vec<(usize, usize, Buffer)>,
 }
 
 impl Embedding {
-    /// Uploads `table` [V, hidden], in the groups that it was stored in where these are those of `weights`.
+    /// Uploads `table` [V, hidden], keeping its stored groups if they are in the format of `weights`.
     ///
     /// # Errors
-    /// When its width is not a multiple of four or a slice does not fit.
+    /// If its width is not a multiple of four or a slice does not fit.
     pub fn upload(
         gpu: &Gpu,
         table: &fold::Embedding,
@@ -40,17 +40,17 @@ impl Embedding {
         })
     }
 
-    /// As [`Embedding::upload`], some tokens at a time.
+    /// Same as [`Embedding::upload`], but converts some tokens at a time.
     ///
     /// # Errors
-    /// As there, and of a value that cannot be read or held.
+    /// As there, and if a value cannot be read or represented.
     pub fn upload_rows(
         gpu: &Gpu,
         table: &fold::EmbeddingRows,
         weights: Weights,
     ) -> Result<Self, EngineError> {
         Self::new(gpu, table.sizes(), weights, |words, tokens| {
-            // What is queued is held on this side as well.
+            // Queued uploads are held in host memory as well.
             gpu.submit()?;
             for part in fold::parts(tokens) {
                 let part = table.part(part)?;
@@ -61,7 +61,7 @@ impl Embedding {
         })
     }
 
-    /// An embedding `[V, hidden]`: `fill` adds the words of some tokens.
+    /// Builds an embedding `[V, hidden]`; `fill` appends the words of a range of tokens.
     fn new(
         gpu: &Gpu,
         [all, hidden]: [usize; 2],
@@ -122,7 +122,7 @@ impl Embedding {
     }
 }
 
-/// As [`Embedding::launch`] from an output matrix [hidden, V] whose columns are the embedding.
+/// Same as [`Embedding::launch`], from an output matrix [hidden, V] whose columns are the embedding.
 pub fn embed_tied(
     gpu: &Gpu,
     head: &Matrix,
@@ -158,7 +158,7 @@ fn table_snippet(weights: Weights) -> &'static Snippet {
     }
 }
 
-/// An invocation for each four floats, which it reads and writes.
+/// One invocation per four floats, which it reads and writes.
 pub(super) fn extent(rows: usize, hidden: usize) -> Extent {
     let each = 4 * 8 * BYTE * u64::from(WG);
     Extent::line((rows * hidden / 4).div_ceil(WG as usize), each)

@@ -1,4 +1,5 @@
-//! Where q, k and v go, and the RMS norm over each head of q and k that some networks have before rotary embedding: `shaders/heads.wgsl`.
+//! Destinations of q, k and v, and the RMS norm over each head of q and k that some networks apply before rotary embedding:
+//! `shaders/heads.wgsl`.
 
 use std::ops::Range;
 
@@ -9,24 +10,24 @@ use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, Extent};
 use super::{Precision, cache_snippet};
 
-/// Invocations of a workgroup.
+/// Invocations per workgroup.
 const WG: u32 = 64;
 
-/// Where q, k and v go.
+/// Destinations of q, k and v.
 pub struct Qkv<'a> {
     /// q [rows, heads, head_dim].
     pub q: &'a Buffer,
     /// The row table.
     pub rows: &'a Buffer,
-    /// [positions, head_dim / 2] pairs (cos, sin).
+    /// (cos, sin) pairs [positions, head_dim / 2].
     pub rotary: &'a Buffer,
-    /// Cache of k [sequences, slots, kv_heads, head_dim].
+    /// The k cache [sequences, slots, kv_heads, head_dim].
     pub k: &'a Buffer,
-    /// Cache of v.
+    /// The v cache, of the same shape.
     pub v: &'a Buffer,
-    /// Slots a sequence.
+    /// Slots per sequence.
     pub slots: usize,
-    /// Heads of q, a multiple of those of k and v.
+    /// Heads of q, a multiple of `kv_heads`.
     pub heads: usize,
     /// Heads of k and of v.
     pub kv_heads: usize,
@@ -42,7 +43,7 @@ impl Qkv<'_> {
         self.heads + 2 * self.kv_heads
     }
 
-    /// The constants of what turns and scatters.
+    /// Constants for the code that rotates q and k and stores all three.
     pub(super) fn constants(&self) -> [(&'static str, u32); 3] {
         let head_dim = self.head_dim as u32;
         let width = self.kv_heads as u32 * head_dim;
@@ -53,15 +54,15 @@ impl Qkv<'_> {
         ]
     }
 
-    /// Column groups of q, where that is not the width of k and v.
+    /// Column groups of q, for kernels that allow k and v another width.
     pub(super) fn q4(&self) -> (&'static str, u32) {
         ("Q4", (self.heads * self.head_dim / 4) as u32)
     }
 }
 
-/// Normalises each head of q and k in `x` [rows, heads of q, k and v, head_dim], pair-ordered, by its root mean square and multiplies it with
-/// `gains` [2, head_dim], for q and for k and paired as these are; then turns them, and stores q, k and v. `rows` are those of the pass that `x`
-/// holds.
+/// Divides each head of q and k in `x` [rows, heads of q, k and v, head_dim], pair-ordered, by its root mean square and multiplies it by
+/// `gains` [2, head_dim], one for q and one for k and pair-ordered too; then rotates q and k, and stores q, k and v. `rows` are the rows
+/// of the pass that `x` holds.
 pub fn heads(gpu: &Gpu, x: &Buffer, rows: Range<usize>, gains: &Buffer, eps: f32, to: &Qkv) {
     let lanes = lanes(to.head_dim);
     let sizes = [to.heads, to.kv_heads, to.head_dim, to.cache as usize];
@@ -84,12 +85,12 @@ pub fn heads(gpu: &Gpu, x: &Buffer, rows: Range<usize>, gains: &Buffer, eps: f32
     );
 }
 
-/// Lanes of a head, each with a column group or none.
+/// Lanes per head, each with one column group or none.
 fn lanes(head_dim: usize) -> u32 {
     (head_dim as u32 / 4).next_power_of_two()
 }
 
-/// Workgroups of as many heads of a row as have lanes in one, whose floats are read and written.
+/// Workgroups of as many heads of a row as they have lanes for. Each float is read and written once.
 pub(super) fn extent(rows: usize, heads: usize, head_dim: usize) -> Extent {
     let each = (WG / lanes(head_dim)) as usize;
     Extent {
@@ -98,7 +99,7 @@ pub(super) fn extent(rows: usize, heads: usize, head_dim: usize) -> Extent {
     }
 }
 
-/// The twin of the norm, on the heads of q, k and v of a row; v stays.
+/// The twin of the norm, applied to the heads of q, k and v of one row; v is left as it is.
 pub fn heads_twin(row: &mut [f32], heads: usize, kv_heads: usize, gains: &[f32], eps: f32) {
     let head_dim = gains.len() / 2;
     let turned = row.chunks_mut(head_dim).take(heads + kv_heads);

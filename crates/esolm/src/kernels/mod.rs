@@ -1,5 +1,5 @@
-//! WGSL kernels on Burn tensors. Each file here launches the shaders of the same name under `shaders/` and holds their plain
-//! Rust twin, which the tests compare them with on random shapes.
+//! WGSL kernels on Burn tensors. Each file here launches the shaders of the same name under `shaders/` and holds their twin in
+//! plain Rust, against which the tests check them on random shapes.
 
 pub mod attention;
 pub mod copy;
@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::EngineError;
 
-/// [`Row::slot`](esolm_core::rows::Row::slot) of a row whose keys and values are not kept.
+/// [`Row::slot`](esolm_core::rows::Row::slot) of a row whose keys and values are not stored.
 pub const NOWHERE: u32 = u32::MAX;
 
 /// How the numbers of a KV cache are stored.
@@ -38,12 +38,12 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// 16-bit floats, packed two to a word: half the memory and traffic, no device feature needed.
+    /// 16-bit floats, packed two to a word: half the memory and traffic, without requiring a device feature.
     F16,
 }
 
 impl Precision {
-    /// Bytes of a number.
+    /// Bytes per number.
     pub fn bytes(self) -> u64 {
         match self {
             Self::F32 => 4,
@@ -77,7 +77,7 @@ impl fmt::Display for Precision {
     }
 }
 
-/// The snippet that reads and writes a KV cache of a precision.
+/// The snippet that reads and writes a KV cache of this precision.
 fn cache_snippet(precision: Precision) -> &'static Snippet {
     match precision {
         Precision::F32 => &CACHE_F32,

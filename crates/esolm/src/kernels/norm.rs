@@ -11,20 +11,20 @@ const WG: u32 = 64;
 /// The constant under the root of a layer norm, as in the published model.
 pub const EPS: f64 = 1e-5;
 
-/// How rows are normalised. Weights and biases are folded into the matrix that follows.
+/// How rows are normalised. Weights and biases are folded into the next matrix.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Norm {
     /// Layer normalisation: (x - mean) / sqrt(variance + 1e-5).
     Layer,
     /// x / sqrt(mean square + eps).
     Rms {
-        /// The constant under the root, above zero.
+        /// The constant under the root, positive.
         eps: f32,
     },
 }
 
 impl Norm {
-    /// Tells the forms of a kernel apart, and from 0 for those that do not normalise: the bits of eps are far above 1.
+    /// Distinguishes the forms of a kernel; 0 is left for those that do not normalise. The bits of eps are far above 1.
     pub(super) fn key(self) -> u32 {
         match self {
             Self::Layer => 1,
@@ -40,7 +40,7 @@ impl Norm {
         }
     }
 
-    /// The flags of a form, besides that which says that it normalises.
+    /// The flags of a form, except the one for normalising at all.
     pub(super) fn flags(self) -> Vec<&'static str> {
         match self {
             Self::Layer => vec![],
@@ -54,8 +54,8 @@ pub fn norm(gpu: &Gpu, norm: Norm, x: &Buffer, out: &Buffer, rows: usize, hidden
     norm_of(gpu, norm, None, x, out, rows, hidden, [0, 0]);
 }
 
-/// [`norm`] of the residual stream: `[row0, parts]` are the row of `x` that it begins at and the parts that are to be added to it. An RMS
-/// norm may have its weight `gain` [hidden] here, where nothing it could be folded into follows.
+/// [`norm`] of the residual stream: `[row0, parts]` are the row of `x` where it begins and the number of parts to add to it. An RMS norm
+/// takes its weight `gain` [hidden] here if it cannot be folded into a following matrix.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn norm_of(
     gpu: &Gpu,
@@ -92,7 +92,7 @@ pub(super) fn norm_of(
     gpu.launch(&kernel, &extent, &buffers, &info);
 }
 
-/// A workgroup a row, whose floats are read three times and written once.
+/// One workgroup per row, whose floats are read three times and written once.
 pub(super) fn extent(rows: usize, hidden: usize) -> Extent {
     Extent::line(rows, (3 + 1) * 4 * BYTE * hidden as u64)
 }

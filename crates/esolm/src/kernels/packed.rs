@@ -1,4 +1,4 @@
-//! Weights as the kernels read them (`shaders/lib/weight_*.wgsl` and `table_q8.wgsl`), and the values that they stand for.
+//! Weights as the kernels read them (`shaders/lib/weight_*.wgsl` and `table_q8.wgsl`), and the values that they represent.
 
 use std::ops::Range;
 
@@ -8,30 +8,30 @@ use half::f16;
 use crate::network::fold::{Embedding, Linear};
 use crate::weights::Weights;
 
-/// Inputs of a group, in fours.
+/// Inputs per group, in fours.
 pub(super) const GROUP4: u32 = GROUP as u32 / 4;
 
-/// The words of a matrix with a multiple of four inputs, filled up to a multiple of four columns with zeros. Columns are packed in any
-/// number of parts, so that the floats of a large matrix need not be there at once.
+/// The words of a matrix with a multiple of four inputs, padded with zeros to a multiple of four columns. Columns can be packed in any
+/// number of parts, so that a large matrix never has to be in memory as floats all at once.
 pub struct Packing {
     words: Vec<u32>,
     inputs: usize,
-    /// Padded to four.
+    /// Padded to a multiple of four.
     columns: usize,
     weights: Weights,
-    /// For each column the sum of what its weights stand for.
+    /// For each column, the sum of the values that its weights represent.
     sums: Vec<f64>,
 }
 
 impl Packing {
-    /// Of `inputs` and so many columns, all of them zeros.
+    /// Creates a matrix of zeros with these numbers of inputs and columns.
     pub fn new(inputs: usize, columns: usize, weights: Weights) -> Self {
         let columns = columns.next_multiple_of(4);
         let (values, groups) = (inputs * columns, inputs.div_ceil(GROUP) * columns);
         let words = match weights {
             Weights::F32 => values,
             Weights::F16 => values / 2,
-            // They are read four at a time.
+            // Words are read four at a time.
             Weights::Q8 => (values / 4 + groups / 2).next_multiple_of(4),
             Weights::Q4 => values / 8 + groups,
         };
@@ -44,7 +44,7 @@ impl Packing {
         }
     }
 
-    /// Packs some columns of `linear` as those from `first` on.
+    /// Packs `columns` of `linear` as the columns from `first` on.
     pub fn push(&mut self, linear: &Linear, columns: Range<usize>, first: usize) {
         match self.weights {
             Weights::F32 | Weights::F16 => self.push_floats(linear, columns, first),
@@ -102,7 +102,7 @@ impl Packing {
         });
     }
 
-    /// Calls `each` with a group, and its column in the matrix and here.
+    /// Calls `each` with every group, its column in the source matrix and its column here.
     fn for_groups(
         &mut self,
         columns: Range<usize>,
@@ -116,7 +116,7 @@ impl Packing {
         }
     }
 
-    /// The inputs of a group, in fours.
+    /// The range of a group's inputs, in fours.
     fn fours(&self, group: usize) -> Range<usize> {
         let group4 = GROUP4 as usize;
         group * group4..(self.inputs / 4).min((group + 1) * group4)
@@ -130,18 +130,18 @@ impl Packing {
         }
     }
 
-    /// Writes a half of a word, which is zero.
+    /// Writes one half of a word; that half must be zero before.
     fn set_half(&mut self, index: usize, half: f16) {
         self.words[index / 2] |= u32::from(half.to_bits()) << (16 * (index % 2));
     }
 
-    /// The words, and for each column, the padding's included, the sum of what its weights stand for.
+    /// The words, and for each column, including padding, the sum of the values that its weights represent.
     pub fn finish(self) -> (Vec<u32>, Vec<f64>) {
         (self.words, self.sums)
     }
 }
 
-/// The words of some tokens' rows of an embedding whose width is a multiple of four.
+/// Packs the rows of `tokens` from an embedding whose width is a multiple of four.
 pub fn pack_table(table: &Embedding, tokens: Range<usize>, weights: Weights) -> Vec<u32> {
     let hidden = table.hidden;
     if !weights.are_quantised() {
@@ -164,7 +164,7 @@ pub fn pack_table(table: &Embedding, tokens: Range<usize>, weights: Weights) -> 
     words
 }
 
-/// Words of a token's row in an embedding.
+/// Words per row of an embedding.
 pub(super) fn row_words(hidden: usize, weights: Weights) -> usize {
     match weights {
         Weights::F32 => hidden,
@@ -173,7 +173,7 @@ pub(super) fn row_words(hidden: usize, weights: Weights) -> usize {
     }
 }
 
-/// Two f16 to a word, the first in the low half, as `unpack2x16float` reads them. An odd end is padded with zero.
+/// Packs two f16 to a word, the first in the low half, as `unpack2x16float` reads them. An odd last value is padded with zero.
 pub fn pack_f16(values: &[f32]) -> Vec<u32> {
     let halves: Vec<f16> = values.iter().map(|&value| f16::from_f32(value)).collect();
     pack_halves(&halves)

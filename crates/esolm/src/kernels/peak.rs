@@ -7,10 +7,10 @@ use super::work::Extent;
 
 const WG: u32 = 64;
 
-/// Floating-point operations of one invocation's round.
+/// Floating-point operations per invocation and round.
 pub const FLOPS: u64 = 8 * 4 * 2;
 
-/// Runs `rounds` rounds on `invocations` (a multiple of 64); `out` holds four floats for each.
+/// Runs `rounds` rounds in each of `invocations` (a multiple of 64); `out` holds four floats per invocation.
 pub fn peak(gpu: &Gpu, out: &Buffer, invocations: usize, rounds: u32, factor: f32) {
     let kernel = gpu.kernel(&PEAK, vec![], WG, || Form {
         constants: vec![("WG", WG)],

@@ -1,5 +1,5 @@
-//! Matrix products with what comes before and after fused in: `shaders/product_rows.wgsl`, `product_split.wgsl` and
-//! `product_tile.wgsl`, ended by one of `shaders/lib/finish_*.wgsl`.
+//! Matrix products fused with what comes before and after: `shaders/product_rows.wgsl`, `product_split.wgsl` and
+//! `product_tile.wgsl`, each with one of `shaders/lib/finish_*.wgsl`.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ use crate::error::EngineError;
 use crate::network::fold::{HeadRows, Linear, check_range, parts as parts_of};
 use crate::weights::Weights;
 
-/// Rows to which activations are padded, so that a block of rows never reads past its buffer.
+/// Activations are padded to a multiple of this many rows, so that a block of rows never reads past its buffer.
 pub const ROW_PAD: usize = 16;
 
 /// How a product is computed.
@@ -29,13 +29,13 @@ pub const ROW_PAD: usize = 16;
 pub enum ProductVariant {
     /// Register blocks without barriers: software adapters, any number of rows.
     Rows,
-    /// The inner dimension split over a workgroup, and of narrow matrices over several: few rows on a GPU.
+    /// The inner dimension split over one workgroup, or over several for narrow matrices: few rows on a GPU.
     Split,
-    /// Tiles in workgroup memory: many rows on a GPU. Takes input that is already normalised.
+    /// Tiles in workgroup memory: many rows on a GPU. The input must already be normalised.
     Tile,
 }
 
-/// A matrix [k, n] with its bias, on the device in slices of columns that fit a binding; columns are padded to four.
+/// A matrix [k, n] with its bias, on the device in slices of columns that each fit a binding; columns are padded to a multiple of four.
 pub struct Matrix {
     /// Inputs.
     pub k: usize,
@@ -50,15 +50,15 @@ struct Slice {
     first4: usize,
     n4: usize,
     weight: Buffer,
-    /// Bias [n4], then column sums [n4], each four floats.
+    /// Bias [n4], then column sums [n4], in groups of four floats.
     affine: Buffer,
 }
 
 impl Matrix {
-    /// Uploads a folded matrix, in the groups that it was stored in where these are those of `weights`.
+    /// Uploads a folded matrix, keeping its stored groups if they are in the format of `weights`.
     ///
     /// # Errors
-    /// When its number of inputs is not a multiple of four, or one column group does not fit a binding.
+    /// If its number of inputs is not a multiple of four, or one column group does not fit a binding.
     pub fn upload(gpu: &Gpu, linear: &Linear, weights: Weights) -> Result<Self, EngineError> {
         let sizes = [linear.n_in, linear.n_out];
         Self::new(gpu, sizes, weights, |packing, bias, columns| {
@@ -68,13 +68,13 @@ impl Matrix {
         })
     }
 
-    /// As [`Matrix::upload`], of the output matrix, some tokens at a time.
+    /// Same as [`Matrix::upload`], for the output matrix, some tokens at a time.
     ///
     /// # Errors
-    /// As there, and of a weight that cannot be read or held.
+    /// As there, and if a weight cannot be read or represented.
     pub fn upload_head(gpu: &Gpu, rows: &HeadRows, weights: Weights) -> Result<Self, EngineError> {
         Self::new(gpu, rows.sizes(), weights, |packing, bias, columns| {
-            // What is queued is held on this side as well.
+            // Queued uploads are held in host memory as well.
             gpu.submit()?;
             let first = columns.start;
             for part in parts_of(columns) {
@@ -88,7 +88,7 @@ impl Matrix {
         })
     }
 
-    /// A matrix `[k, n]`: `fill` packs the columns of a slice and gives their bias.
+    /// Builds a matrix `[k, n]`; `fill` packs the columns of a slice and writes their bias.
     fn new(
         gpu: &Gpu,
         [k, n]: [usize; 2],
@@ -110,7 +110,7 @@ impl Matrix {
             let mut packing = Packing::new(k, columns.len(), weights);
             let mut affine = vec![0.0; n4 * 8];
             fill(&mut packing, &mut affine[..columns.len()], columns)?;
-            // Sums of what the kernel will multiply with, so of the rounded weights.
+            // Sums of the values that the kernel multiplies by: the rounded weights.
             let (words, sums) = packing.finish();
             for (sum, to) in sums.into_iter().zip(&mut affine[n4 * 4..]) {
                 *to = sum as f32;
@@ -130,12 +130,12 @@ impl Matrix {
         })
     }
 
-    /// Whether it is in one piece. Only [`Finish::Store`] takes a matrix in several.
+    /// Whether it is a single slice. Only [`Finish::Store`] supports several.
     pub fn is_whole(&self) -> bool {
         self.slices.len() == 1
     }
 
-    /// Parts into which a product of `rows` rows splits its sums where these are added to the residual stream.
+    /// Number of parts into which a product of `rows` rows splits its sums when they are added to the residual stream.
     pub fn parts(&self, variant: ProductVariant, rows: usize) -> usize {
         if !self.is_whole() {
             return 1;
@@ -143,7 +143,7 @@ impl Matrix {
         parts(variant, self.weights, rows, self.k, self.padded() / 4)
     }
 
-    /// Outputs padded to four.
+    /// Outputs, padded to a multiple of four.
     pub fn padded(&self) -> usize {
         self.n.div_ceil(4) * 4
     }
@@ -153,13 +153,13 @@ impl Matrix {
         self.slices.iter().map(|s| s.weight.bytes()).sum()
     }
 
-    /// First column, columns, padded to four, and weights of each slice.
+    /// First column, number of columns (padded to a multiple of four) and weights of each slice.
     pub(super) fn slices(&self) -> impl Iterator<Item = (usize, usize, &Buffer)> {
         let slices = self.slices.iter();
         slices.map(|s| (4 * s.first4, 4 * s.n4, &s.weight))
     }
 
-    /// How the weights are held.
+    /// The format of the weights.
     pub(super) fn weights(&self) -> Weights {
         self.weights
     }
@@ -170,34 +170,34 @@ impl Matrix {
     }
 }
 
-/// What happens to a product's output y.
+/// What to do with a product's output y.
 pub enum Finish<'a> {
     /// `out` [rows, padded n] = y.
     Store(&'a Buffer),
     /// `out` [rows, n] = gelu(y), tanh form.
     Gelu(&'a Buffer),
-    /// `out` [rows, n / 2] = silu(gate) up, of columns that are pairs of a gate and what it is multiplied with.
+    /// `out` [rows, n / 2] = silu(gate) up, with columns in pairs (gate, up).
     Silu(&'a Buffer),
     /// `out` [rows, n] += y.
     Add(&'a Buffer),
-    /// So many parts that add up to y, each a block of [`ROW_PAD`] rows [.., n] after the first two of `out` (the split variant alone, up to
-    /// [`ROW_PAD`] rows).
+    /// This many parts that add up to y, each a block of [`ROW_PAD`] rows [.., n], after the first two such blocks of `out` (only the split
+    /// variant, and up to [`ROW_PAD`] rows).
     Parts(&'a Buffer, usize),
-    /// Rotary embedding; q to a buffer, k and v to the cache.
+    /// Applies rotary embedding and stores q in a buffer, k and v in the cache.
     Qkv(Qkv<'a>),
 }
 
-/// What stands between the two matrices of an MLP.
+/// The activation between the two matrices of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// GELU, tanh form.
     Gelu,
-    /// SiLU of a gate, times what the gate lets through.
+    /// SiLU of the gate, times the gated value.
     Silu,
 }
 
 impl Activation {
-    /// What ends the product with the first matrix.
+    /// The [`Finish`] of the product with the first matrix.
     pub fn finish<'a>(self, out: &'a Buffer) -> Finish<'a> {
         match self {
             Self::Gelu => Finish::Gelu(out),
@@ -206,8 +206,8 @@ impl Activation {
     }
 }
 
-/// Computes `rows` of x [.., k] times `matrix`, ended by `finish`. With `norm` the rows are
-/// normalised on the way (not in the tile variant).
+/// Multiplies `rows` of x [.., k] by `matrix` and applies `finish`. With `norm`, the rows are normalised on the fly (not in the tile
+/// variant).
 pub fn product(
     gpu: &Gpu,
     variant: ProductVariant,
@@ -220,7 +220,7 @@ pub fn product(
     product_of(gpu, variant, norm, x, rows, 0, matrix, finish);
 }
 
-/// [`product`] of the residual stream: with `norm`, `parts` are added to the rows first, and the sums are stored in the other one of the
+/// [`product`] of the residual stream: with `norm`, `parts` parts are first added to the rows, and the sums are stored in the other of the
 /// first two blocks of [`ROW_PAD`] rows of x.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn product_of(
@@ -252,12 +252,12 @@ pub(super) fn product_of(
     }
 }
 
-/// What a product reads.
+/// The input of a product.
 struct Input<'a> {
     x: &'a Buffer,
     rows: Range<usize>,
     norm: Option<Norm>,
-    /// Parts that are added first.
+    /// Number of parts to add first.
     parts: usize,
 }
 
@@ -277,9 +277,9 @@ fn launch(
         _ => 1,
     };
     let block = Block::new(variant, matrix.weights, rows, matrix.k, slice.n4, parts);
-    // The first column group of what is stored.
+    // The first column group to store to.
     let mut col4 = slice.first4 as u32;
-    // (id, snippet, output and further buffers)
+    // (id, snippet, output and other buffers)
     let (id, snippet, mut buffers) = match finish {
         Finish::Store(out) => (0, &FINISH_STORE, vec![*out]),
         Finish::Gelu(out) => (1, &FINISH_GELU, vec![*out]),
@@ -376,28 +376,28 @@ pub(super) fn weight_snippet(weights: Weights) -> &'static Snippet {
     }
 }
 
-/// Column groups of a workgroup of the rows variant where an invocation holds one row of column groups.
+/// Column groups per workgroup of the rows variant, or for floats and many rows, a multiple of this.
 const ROWS_COLUMNS: u32 = 32;
-/// Invocations of a workgroup of the split variant.
+/// Invocations per workgroup of the split variant.
 const SPLIT_WG: u32 = 128;
-/// Column groups of a workgroup of the split variant, and of a matrix so wide that these fill a GPU.
+/// Column groups per workgroup of the split variant: normally, and for a matrix so wide that such workgroups fill a GPU.
 const COLUMNS: [u32; 2] = [8, 32];
-/// Rows of which the split variant adds up the results at once: more take more workgroup memory than WebGPU promises.
+/// Rows whose partial results the split variant adds up at once: more would take more workgroup memory than WebGPU guarantees.
 const BATCH: u32 = 4;
-/// Vectors of x that a workgroup of the split variant stages.
+/// Vectors of x that a workgroup of the split variant stages at once.
 const STAGED: u32 = 512;
-/// Invocations of a workgroup of the tile variant.
+/// Invocations per workgroup of the tile variant.
 const TILE_WG: u32 = 64;
-/// Rows and columns of a tile of the tile variant, and of a smaller one for what has too few.
+/// Rows and columns per tile of the tile variant, and per smaller tile, used if there would be too few of those.
 const TILES: [usize; 2] = [64, 32];
 
-/// Workgroups that give most GPUs enough to do: a small one has 12 units that run several each, a large one about 100.
+/// Workgroups that keep most GPUs busy: a small one has 12 units that run several each, a large one about 100.
 const FILL: usize = 96;
-/// Parts into which a sum is split at most: the next kernel reads each.
+/// Maximum number of parts of a sum: the next kernel reads them all.
 pub(super) const MOST_PARTS: usize = 4;
 
-/// Parts into which the sums of a product of `rows` rows are split so that it has [`FILL`] workgroups, while an invocation still adds up two
-/// groups of inputs.
+/// Number of parts into which the sums of a product of `rows` rows are split to get [`FILL`] workgroups, as long as each invocation still
+/// adds up two groups of inputs.
 fn parts(variant: ProductVariant, weights: Weights, rows: usize, k: usize, n4: usize) -> usize {
     if variant != ProductVariant::Split || rows > ROW_PAD {
         return 1;
@@ -412,20 +412,20 @@ fn parts(variant: ProductVariant, weights: Weights, rows: usize, k: usize, n4: u
     parts
 }
 
-/// What the workgroups of a product compute.
+/// How a product is divided into workgroups.
 pub(super) struct Block {
-    /// Rows of a workgroup.
+    /// Rows per workgroup.
     rows: usize,
-    /// Column groups an invocation of the rows variant holds.
+    /// Column groups per invocation of the rows variant.
     groups: u32,
-    /// Column groups of a workgroup.
+    /// Column groups per workgroup.
     columns4: u32,
-    /// All of them.
+    /// All workgroups.
     pub(super) extent: Extent,
 }
 
 impl Block {
-    /// Of a product of `rows` rows of `k` inputs with `n4` column groups, with the sums split into `parts`.
+    /// Divides a product of `rows` rows of `k` inputs with `n4` column groups, with its sums split into `parts`.
     pub(super) fn new(
         variant: ProductVariant,
         weights: Weights,
@@ -435,7 +435,7 @@ impl Block {
         parts: usize,
     ) -> Self {
         let up_to = |most| rows.next_power_of_two().min(most);
-        // No more than there are.
+        // At most as many as there are.
         let groups_of = |most: u32| most.min(1 << n4.max(1).ilog2());
         let (block_rows, groups, columns4) = match variant {
             ProductVariant::Tile => {
@@ -451,13 +451,13 @@ impl Block {
                 let is_wide = n4.div_ceil(COLUMNS[1] as usize) >= FILL;
                 (up_to(8), 1, COLUMNS[usize::from(is_wide)])
             }
-            // A load brings four times as many weights as activations, so that the loads of x cost most: each serves four column groups.
-            // The workgroup is small instead, for the work to be shared out well where a matrix is narrow.
+            // A load brings four times as many weights as activations, so loads of x cost most: each serves four column groups.
+            // Workgroups are small instead, so that the work of a narrow matrix is spread evenly.
             ProductVariant::Rows if weights.are_quantised() => {
                 (up_to(4), groups_of(4), ROWS_COLUMNS)
             }
             ProductVariant::Rows if rows < 16 => (up_to(4), 1, ROWS_COLUMNS),
-            // Each load of x then serves two.
+            // Each load of x then serves two column groups.
             ProductVariant::Rows => {
                 let groups = groups_of(2);
                 (up_to(8), groups, groups * ROWS_COLUMNS)
@@ -466,7 +466,7 @@ impl Block {
         let down = rows.div_ceil(block_rows);
         let across = n4.div_ceil(columns4 as usize);
         let columns = 4 * u64::from(columns4);
-        // A weight in integers is made a float once for all rows.
+        // An integer weight is converted to a float once for all rows.
         let decoding = if weights.are_quantised() { 4 } else { 0 };
         let inputs = k.div_ceil(parts) as u64;
         let operations = (2 * block_rows as u64 + decoding) * columns * inputs;
@@ -486,7 +486,7 @@ impl Block {
         }
     }
 
-    /// The constants of the shader that depend on it.
+    /// The shader's constants that depend on this division.
     fn constants(
         &self,
         variant: ProductVariant,
@@ -530,7 +530,7 @@ impl Block {
     }
 }
 
-/// The twin: y [rows, n] = x w + bias in f64, rows normalised first with `norm`.
+/// The twin: y [rows, n] = x w + bias in f64; `norm` normalises the rows first.
 pub fn product_twin(
     x: &[f32],
     k: usize,
@@ -560,7 +560,7 @@ pub fn gelu_twin(y: f32) -> f32 {
         as f32
 }
 
-/// silu(gate) up, of columns that are pairs of the two.
+/// silu(gate) up, for columns in pairs (gate, up).
 pub fn silu_twin(y: &[f32]) -> Vec<f32> {
     y.chunks_exact(2)
         .map(|pair| {
@@ -574,7 +574,7 @@ pub fn silu_twin(y: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// Narrow matrices of few rows, and no others: of the published networks, of the one that ships and of a golden one.
+    /// Only for few rows and narrow matrices: those of the published networks, of the one that ships and of a golden one.
     #[test]
     fn sums_are_split_where_columns_are_few() {
         let parts = |rows, k, n: usize| {
@@ -586,12 +586,12 @@ mod tests {
             assert_eq!(parts(2, hidden, hidden), out, "{hidden}");
             assert_eq!(parts(2, 4 * hidden, hidden), down, "{hidden}");
         }
-        // Twice the blocks of rows, and more than a stream in parts holds.
+        // Twice the blocks of rows; then more rows than a stream in parts holds.
         assert_eq!((parts(9, 3072, 768), parts(17, 3072, 768)), (2, 1));
         assert_eq!(parts(2, 768, 50_258), 1);
     }
 
-    /// The shapes of workgroups that a matrix gets: of the published networks.
+    /// The workgroups for matrices of the published networks.
     #[test]
     fn workgroups_are_shaped_by_the_matrix() {
         let grid = |variant, rows, n: usize| {

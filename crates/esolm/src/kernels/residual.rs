@@ -1,7 +1,8 @@
-//! The residual stream of a pass: what is added to it, and the products and norms that read it. With few rows on a GPU a matrix too narrow
-//! for one is split over several workgroups a column ([`Matrix::parts`]), of which none sees what another writes. So each stores its part of the
-//! sum, and the next kernel, which reads the whole stream anyway, adds them up and stores the stream anew for those after it. That costs no
-//! launch. All of it lies in one buffer, since a product for q, k and v already binds as many as WebGPU promises.
+//! The residual stream of a pass: what is added to it, and the products and norms that read it. With few rows on a GPU, the sums of a
+//! narrow matrix are split over several workgroups per column ([`Matrix::parts`]), none of which sees what another writes. So each
+//! stores its part of the sum, and the next kernel, which reads the whole stream anyway, adds up the parts and stores the new stream for
+//! later kernels. That costs no extra launch. All of it is in one buffer, since a product for q, k and v already binds as many as WebGPU
+//! guarantees.
 
 use std::ops::Range;
 
@@ -10,8 +11,8 @@ use super::product::{Finish, MOST_PARTS, Matrix, ProductVariant, ROW_PAD, produc
 use super::runtime::{Buffer, Gpu};
 use crate::variants::{Chosen, normalises};
 
-/// Rows that the buffer of a stream holds at least: of up to [`ROW_PAD`] rows two places, since the old ones are read while the new ones are
-/// written, and the parts.
+/// Minimum rows in the buffer of a stream: two blocks of [`ROW_PAD`] rows, since the old rows are read while the new ones are written,
+/// and the parts.
 pub const STREAM_ROWS: usize = (2 + MOST_PARTS) * ROW_PAD;
 
 /// The residual stream of a pass.
@@ -24,15 +25,15 @@ pub struct Residual<'a> {
     hidden: usize,
     x: &'a Buffer,
     normed: &'a Buffer,
-    /// Row of `x` that the stream begins at.
+    /// Row of `x` at which the stream begins.
     row0: usize,
-    /// Parts that are still to be added.
+    /// Number of parts still to be added.
     parts: usize,
 }
 
 impl<'a> Residual<'a> {
-    /// Of `rows` rows that lie at the start of `x` [[`STREAM_ROWS`] or more, `hidden`], which `norm` normalises. `chosen` says in which
-    /// form the products are, and `normed` holds normalised rows where the products do not normalise on the way.
+    /// Creates a stream over the first `rows` rows of `x` [[`STREAM_ROWS`] or more, `hidden`], to be normalised by `norm`. `chosen` selects
+    /// the variants of products; `normed` holds normalised rows for those that do not normalise on the fly.
     pub fn new(
         gpu: &'a Gpu,
         norm: Norm,
@@ -55,7 +56,7 @@ impl<'a> Residual<'a> {
         }
     }
 
-    /// The product of some rows, normalised, with `matrix`. `finish` counts them from the first one on, which is a multiple of [`ROW_PAD`].
+    /// Normalises `rows` and multiplies them by `matrix`. They start at a multiple of [`ROW_PAD`], and `finish` numbers them from 0.
     pub fn product(&mut self, rows: Range<usize>, matrix: &Matrix, finish: &Finish) {
         let (gpu, count) = (self.gpu, rows.len());
         let variant = self.variant(matrix);
@@ -74,8 +75,7 @@ impl<'a> Residual<'a> {
         }
     }
 
-    /// Adds the product of as many rows of `input` with `matrix` to some rows, of which the first one is a multiple of
-    /// [`ROW_PAD`].
+    /// Adds the product of as many rows of `input` with `matrix` to `rows`, which start at a multiple of [`ROW_PAD`].
     pub fn add(&mut self, input: &Buffer, rows: Range<usize>, matrix: &Matrix) {
         assert_eq!(self.parts, 0, "what was added was never read");
         let (gpu, variant, count) = (self.gpu, self.variant(matrix), rows.len());
@@ -91,13 +91,13 @@ impl<'a> Residual<'a> {
         product_of(gpu, variant, None, input, 0..count, 0, matrix, &finish);
     }
 
-    /// Goes on with the first `rows` of its rows alone.
+    /// Drops all rows after the first `rows`.
     pub fn keep(&mut self, rows: usize) {
         assert_eq!(self.parts, 0, "what was added was never read");
         self.rows = rows;
     }
 
-    /// As after a product with `matrix` was added, for measuring what comes then.
+    /// The state after a product with `matrix` was added, for measuring what follows.
     #[cfg(not(target_family = "wasm"))]
     pub(crate) fn after_adding(mut self, matrix: &Matrix) -> Self {
         self.parts = self.parts_of(matrix);
@@ -108,7 +108,7 @@ impl<'a> Residual<'a> {
         self.chosen.product(self.rows, matrix.n)
     }
 
-    /// Parts in which a product with `matrix` is added, none where it is whole.
+    /// Number of parts in which a product with `matrix` is added; 0 if it is not split.
     fn parts_of(&self, matrix: &Matrix) -> usize {
         match matrix.parts(self.variant(matrix), self.rows) {
             1 => 0,
@@ -116,14 +116,14 @@ impl<'a> Residual<'a> {
         }
     }
 
-    /// Normalises its rows into `out` [rows, hidden], times the weight `gain` [hidden] of an RMS norm that is not folded.
+    /// Normalises its rows into `out` [rows, hidden], times `gain` [hidden], the weight of an RMS norm, unless it is folded.
     pub fn normalise(&self, gain: Option<&Buffer>, out: &Buffer) {
         let place = [self.row0, self.parts];
         let (norm, hidden) = (self.norm, self.hidden);
         norm_of(self.gpu, norm, gain, self.x, out, self.rows, hidden, place);
     }
 
-    /// The buffer from a row on.
+    /// The buffer from `row` on.
     fn from(&self, row: usize) -> Buffer {
         let start = (row * self.hidden * 4) as u64;
         self.x.part(start, self.x.bytes() - start)

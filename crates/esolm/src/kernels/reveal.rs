@@ -1,4 +1,4 @@
-//! Choosing which drawn tokens become known, on the device: `shaders/confidence.wgsl`, then `shaders/reveal.wgsl`. Their twins are
+//! Chooses on the device which drawn tokens are revealed: `shaders/confidence.wgsl`, then `shaders/reveal.wgsl`. Their twins are
 //! [`esolm_core::reveal::confidence`] and [`esolm_core::reveal::choose`].
 
 use esolm_core::reveal::BROKEN;
@@ -10,17 +10,17 @@ use super::runtime::{Buffer, Gpu};
 use super::work::{BYTE, ENTRY, Extent};
 use crate::adapter::AdapterKind;
 
-/// What a launch of [`confidence`] reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
+/// What a launch of [`confidence`] reads and writes. Tables cover the whole pass; logits only the sampled rows `first..first + count`.
 pub struct Confidences<'a> {
     /// [count, stride].
     pub logits: &'a Buffer,
-    /// Floats a row of logits.
+    /// Floats per row of logits.
     pub stride: usize,
     /// The row table, which begins with the rows that are sampled.
     pub rows: &'a Buffer,
     /// The token buffer.
     pub tokens: &'a Buffer,
-    /// As the token buffer: what was drawn for each place.
+    /// What was drawn for each place of the token buffer.
     pub drawn: &'a Buffer,
     /// [sampled rows], written.
     pub confidences: &'a Buffer,
@@ -34,8 +34,8 @@ pub struct Confidences<'a> {
     pub mask_index: u32,
 }
 
-/// Writes how sure the network is of each row's drawn token: its share of the mass that `filter` keeps, [`BROKEN`] where the row's logits are
-/// not finite, and 0 where its place is known.
+/// Writes the network's confidence in each row's drawn token: its share of the mass that `filter` keeps, [`BROKEN`] if the row's logits
+/// are not finite, and 0 if its place is already known.
 pub fn confidence(gpu: &Gpu, filter: &Filter, io: &Confidences) {
     let wg = match gpu.info.kind {
         AdapterKind::Software => 32,
@@ -54,7 +54,7 @@ pub fn confidence(gpu: &Gpu, filter: &Filter, io: &Confidences) {
         flags: leaves_out.then_some("FILTER").into_iter().collect(),
         ..Default::default()
     });
-    // Those of a draw; what only the draw itself reads is 0.
+    // The same block as for a draw; fields that only a draw reads are 0.
     let info = [
         io.first as u32,
         io.count as u32,
@@ -86,28 +86,28 @@ pub fn confidence(gpu: &Gpu, filter: &Filter, io: &Confidences) {
 pub struct Reveal<'a> {
     /// The row table, which begins with the rows that are sampled.
     pub rows: &'a Buffer,
-    /// As the token buffer: what was drawn for each place.
+    /// What was drawn for each place of the token buffer.
     pub drawn: &'a Buffer,
     /// [sampled rows].
     pub confidences: &'a Buffer,
-    /// `[groups]` of four words: the first sampled row, how many rows, how many become known at least, and nothing. They hold each sampled row
-    /// once.
+    /// `[groups]` of four words: the first sampled row, the number of rows, the minimum number to reveal, and an unused one. Every sampled
+    /// row is in exactly one group.
     pub groups: &'a Buffer,
     /// The token buffer.
     pub tokens: &'a Buffer,
-    /// [groups + sampled rows], written: the masks that are left, then what became known.
+    /// [groups + sampled rows], written: the number of masks left in each group, then the revealed token of each row.
     pub outcome: &'a Buffer,
     /// Number of groups.
     pub count: usize,
-    /// Most rows of a group.
+    /// Rows of the largest group.
     pub longest: usize,
     /// The mask token.
     pub mask_index: u32,
-    /// A confidence that suffices by itself.
+    /// A confidence that is enough by itself for a token to be revealed.
     pub bound: u32,
 }
 
-/// Chooses which drawn tokens become known, and writes them to the token buffer.
+/// Chooses which drawn tokens are revealed, and writes them to the token buffer.
 pub fn reveal(gpu: &Gpu, io: &Reveal) {
     let wg = match gpu.info.kind {
         AdapterKind::Software => 32,
@@ -129,13 +129,13 @@ pub fn reveal(gpu: &Gpu, io: &Reveal) {
     gpu.launch(&kernel, &extent(io.count, io.longest), &buffers, &info);
 }
 
-/// A workgroup a row: the passes of the filter, and one for the mass, in which integers of 64 bits are made of smaller ones.
+/// One workgroup per row: the passes of the filter, and one for the mass, whose 64-bit integers are built from smaller ones.
 pub(super) fn confidence_extent(rows: usize, vocab: usize, filter: &Filter) -> Extent {
     const MASS: u64 = 64;
     Extent::line(rows, (filter.passes() * ENTRY + MASS) * vocab as u64)
 }
 
-/// A workgroup a group: seven passes over four words of its rows.
+/// One workgroup per group: seven passes over four words of each of its rows.
 pub(super) fn extent(groups: usize, longest: usize) -> Extent {
     Extent::line(groups, 7 * 16 * BYTE * longest as u64)
 }

@@ -1,10 +1,10 @@
-//! Rotary embedding: the order of columns that keeps a pair in one register, and the table of angles. Kernels turn by
+//! Rotary embedding: the column order that keeps a pair in one register, and the table of angles. Kernels rotate in
 //! `shaders/lib/finish_qkv.wgsl` and `finish_grouped.wgsl`.
 
 use esolm_core::config::rotary_frequencies;
 
-/// Puts the columns of a rotary pair (i, i + head_dim / 2) side by side within each head: the order in which kernels hold q and k. Of
-/// `columns` in whole heads the first `turned` are paired, the others (v) stay.
+/// The column order in which kernels hold q and k, with the columns of a rotary pair (i, i + head_dim / 2) side by side within each head.
+/// Of `columns` columns, in whole heads, the first `turned` are paired; the others (v) stay in place.
 pub fn pair_order(columns: usize, turned: usize, head_dim: usize) -> Vec<usize> {
     let paired = |c: usize| {
         let (head, within) = (c / head_dim * head_dim, c % head_dim);
@@ -15,7 +15,7 @@ pub fn pair_order(columns: usize, turned: usize, head_dim: usize) -> Vec<usize> 
         .collect()
 }
 
-/// Angles (cos, sin) [positions, head_dim / 2] to a base, computed as the published codes do: frequencies and angles in f32.
+/// Angles (cos, sin) [positions, head_dim / 2] for `base`, computed as the published code does: frequencies and angles in f32.
 pub fn rotary_table(positions: usize, head_dim: usize, base: f64) -> Vec<f32> {
     let frequencies: Vec<f32> = rotary_frequencies(head_dim, base).collect();
     let mut table = Vec::with_capacity(positions * head_dim);
@@ -28,7 +28,7 @@ pub fn rotary_table(positions: usize, head_dim: usize, base: f64) -> Vec<f32> {
     table
 }
 
-/// The twin of what turns q and k, on pair-ordered columns of some heads of a row.
+/// The twin of the rotation of q and k, on the pair-ordered columns of some heads of a row.
 pub fn rotary_twin(heads: &mut [f32], position: usize, head_dim: usize, table: &[f32]) {
     for (c, pair) in heads.chunks_mut(2).enumerate() {
         let i = c % (head_dim / 2);
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn pairs_are_neighbours_within_their_heads() {
-        // Two heads that are turned, and one that is not.
+        // Two heads that are rotated and one that is not.
         let order = pair_order(12, 8, 4);
         assert_eq!(order, [0, 2, 1, 3, 4, 6, 5, 7, 8, 9, 10, 11]);
     }

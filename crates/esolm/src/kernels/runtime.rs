@@ -1,4 +1,4 @@
-//! The open device: buffers that are Burn tensors, kernels launched on them, and counts of what was done.
+//! An open device: buffers in Burn's memory, kernels launched on them, and counts of launches, submissions and reads.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,12 +24,12 @@ use super::work::{Extent, Limits};
 use crate::adapter::AdapterInfo;
 use crate::error::EngineError;
 
-/// What makes a kernel's text: the shader's name, then every parameter that changes the source.
+/// What determines a kernel's source: the shader's name and every parameter that changes the text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct KernelKey {
     /// The shader's name.
     name: &'static str,
-    /// Constants, flags and variants, in an order of the shader's own.
+    /// Constants, flags and variants, in an order specific to the shader.
     params: Vec<u32>,
 }
 
@@ -67,7 +67,7 @@ impl Buffer {
         self.handle.size_in_used()
     }
 
-    /// The part of `bytes` bytes from `start` on; `start` must be a multiple of 256.
+    /// The `bytes` bytes from `start` on; `start` must be a multiple of 256.
     pub fn part(&self, start: u64, bytes: u64) -> Buffer {
         let rest = self.handle.size_in_used() - start - bytes;
         Buffer {
@@ -76,12 +76,12 @@ impl Buffer {
     }
 }
 
-/// Launches that were recorded, to be run any number of times on the same buffers and workgroups: what a driver is told of each is then
-/// prepared once, which is most of what a launch costs the host.
+/// Recorded launches, which can be replayed any number of times on the same buffers and workgroups. The driver's commands are then
+/// prepared only once, which is most of what a launch costs the host.
 pub struct Recording {
-    /// In their order, none of them more than is submitted at once.
+    /// In order, each at most as much work as is submitted at once.
     pieces: Vec<Piece>,
-    /// Where it was recorded; nothing orders it after the work of another thread.
+    /// The thread that recorded it; nothing orders it after the work of another thread.
     thread: ThreadId,
     /// What the launches read and write.
     _buffers: Vec<Buffer>,
@@ -94,18 +94,18 @@ struct Piece {
     work: u64,
 }
 
-/// What is being recorded.
+/// A recording in progress.
 #[derive(Default)]
 struct Recorder {
     pieces: Vec<Piece>,
     buffers: Vec<Buffer>,
-    /// Launches of the piece that is open, and their work.
+    /// Launches of the open piece, and their work.
     launches: u64,
     work: u64,
     has_failed: bool,
 }
 
-/// An entry in Burn's registry of devices, which otherwise keeps them for as long as the process runs. Drivers allow only some dozens of
+/// An entry in Burn's registry of devices, which would otherwise keep the device until the process ends. Drivers allow only a few dozen
 /// open devices.
 struct Registered(DeviceId);
 
@@ -116,13 +116,13 @@ impl Drop for Registered {
     }
 }
 
-/// An open GPU, which is closed when this is dropped, with Burn's client, the kernels compiled so far and the counts.
+/// An open GPU with Burn's client, the kernels composed so far and the counts. Dropping it closes the device.
 pub struct Gpu {
     device: Device,
     client: Client,
     /// The adapter behind it.
     pub info: AdapterInfo,
-    /// How much runs at once.
+    /// Limits of the work of a launch and of a submission.
     pub limits: Limits,
     pub(crate) watch: Watch,
     faults: Pending,
@@ -132,15 +132,15 @@ pub struct Gpu {
     submits: AtomicU64,
     bytes_read: AtomicU64,
     pending: AtomicU64,
-    /// Last, since closing a device waits until no client of it is left.
+    /// Dropped last, since closing a device waits until it has no client left.
     registered: Registered,
 }
 
 impl Gpu {
-    /// Wraps an initialised Burn device on the wgpu runtime.
+    /// Wraps an initialised Burn device of the wgpu runtime.
     ///
     /// # Errors
-    /// When `device` is not a wgpu device.
+    /// If `device` is not a wgpu device.
     pub fn new(device: Device, info: AdapterInfo, watch: Watch) -> Result<Self, EngineError> {
         let probe = Tensor::<1>::from_data([0.0f32], &device)
             .try_into_primitive::<Wgpu>()
@@ -162,39 +162,39 @@ impl Gpu {
         })
     }
 
-    /// The Burn device, whose tensors must be gone before this is dropped.
+    /// The Burn device. All of its tensors must be dropped before this is.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The Burn device, which stays open until the process ends: nobody knows when its last tensor is gone.
+    /// The Burn device, which stays open until the process ends, since it is unknown when its last tensor is dropped.
     pub fn into_device(self) -> Device {
         std::mem::forget(self.registered);
         self.device
     }
 
-    /// Runs `work`, which allocates, compiles or launches and does not wait, so that what the device refuses of it is an error of the
-    /// next read or check.
+    /// Runs `work`, which allocates, compiles or launches but does not wait. Anything that the device refuses becomes an error of the next
+    /// read or check.
     pub fn scoped<T>(&self, work: impl FnOnce() -> T) -> T {
         self.watch.scoped(&self.faults, work)
     }
 
-    /// Whether memory was refused since the last call; what was allocated since then must be given up.
+    /// Whether memory was refused since the last call; everything allocated since then must be dropped.
     pub fn take_refused(&self) -> bool {
         self.faults.take_refused()
     }
 
-    /// Gives memory that nothing uses back to the device.
+    /// Returns unused memory to the device.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when the device is lost.
+    /// [`EngineError::Device`] if the device is lost.
     pub fn clean_up(&self) -> Result<(), EngineError> {
         self.client
             .memory_cleanup()
             .map_err(|e| EngineError::lost(&e))
     }
 
-    /// Device memory reserved now, bytes, of everything that runs on the device.
+    /// Bytes of device memory reserved now, by everything that runs on the device.
     pub fn reserved_bytes(&self) -> u64 {
         self.client
             .memory_report(MemoryScope::Device)
@@ -202,18 +202,18 @@ impl Gpu {
             .bytes_reserved
     }
 
-    /// A tensor of f32 holding `data`.
+    /// Uploads a tensor of f32.
     ///
     /// # Errors
-    /// [`EngineError::Memory`] when it is larger than one binding of the adapter.
+    /// [`EngineError::Memory`] if it is larger than one binding of the adapter.
     pub fn floats(&self, data: Vec<f32>) -> Result<Buffer, EngineError> {
         self.held(Bytes::from_elems(data))
     }
 
-    /// A tensor of u32 holding `data` (indices, or f16 packed two to a word).
+    /// Uploads a tensor of u32: indices, or f16 packed two to a word.
     ///
     /// # Errors
-    /// As [`Gpu::floats`].
+    /// Same as [`Gpu::floats`].
     pub fn words(&self, data: Vec<u32>) -> Result<Buffer, EngineError> {
         self.held(Bytes::from_elems(data))
     }
@@ -225,10 +225,10 @@ impl Gpu {
         })
     }
 
-    /// Room for `len` f32 that nothing was written to; `what` names it where it does not fit.
+    /// Allocates `len` f32, uninitialised; `what` names them in the error.
     ///
     /// # Errors
-    /// As [`Gpu::floats`].
+    /// Same as [`Gpu::floats`].
     pub fn allocate(&self, what: &str, len: usize) -> Result<Buffer, EngineError> {
         let bytes = len.max(4) as u64 * 4;
         self.fits(what, bytes)?;
@@ -237,24 +237,24 @@ impl Gpu {
         })
     }
 
-    /// Bytes that one upload holds, for a table that changes every pass.
+    /// Uploads bytes, such as a table that changes with every pass.
     pub fn upload(&self, bytes: &[u8]) -> Buffer {
         Buffer {
             handle: self.client.create_from_slice(bytes),
         }
     }
 
-    /// Writes over what `buffer` holds, after all work so far; `bytes` are as long as it is.
+    /// Overwrites `buffer` after all work so far; `bytes` must be of the same length.
     pub fn write(&self, buffer: &Buffer, bytes: &[u8]) {
         debug_assert_eq!(buffer.bytes(), bytes.len() as u64);
         let bytes = Bytes::from_elems(bytes.to_vec());
         self.client.write(&buffer.handle, bytes);
     }
 
-    /// Whether a tensor of `bytes` fits one binding.
+    /// Checks that a tensor of `bytes` bytes fits one binding.
     ///
     /// # Errors
-    /// [`EngineError::Memory`] where it does not.
+    /// [`EngineError::Memory`], naming `what`, if it does not.
     pub fn fits(&self, what: &str, bytes: u64) -> Result<(), EngineError> {
         let limit = self.info.max_binding_bytes();
         if bytes > limit {
@@ -267,7 +267,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// A kernel of `shader`, composed on first use. `params` tell apart all that `form` may give; `dim` is the workgroup size.
+    /// A kernel of `shader`, composed on first use. `params` must distinguish all results of `form`; `dim` is the workgroup size.
     pub fn kernel(
         &self,
         shader: &'static Shader,
@@ -295,8 +295,8 @@ impl Gpu {
         kernel
     }
 
-    /// Runs `kernel` on the workgroups of `extent`, in as many launches as [`Gpu::limits`] asks for. `info` is its uniform block, a
-    /// multiple of four words, without the first workgroup of a launch that every kernel's block ends with.
+    /// Runs `kernel` on the workgroups of `extent`, in as many launches as [`Gpu::limits`] requires. `info` is its uniform block, a
+    /// multiple of four words, without the launch's first workgroup, with which every kernel's block ends.
     pub fn launch(&self, kernel: &Kernel, extent: &Extent, buffers: &[&Buffer], info: &[u32]) {
         debug_assert_eq!(info.len() % 4, 0);
         let mut recorder = self.recorder();
@@ -335,11 +335,11 @@ impl Gpu {
         }
     }
 
-    /// Counts launches that follow, and submits what is queued where it would be too much with them.
+    /// Counts the next launches, and first submits what is queued if it would be too much work together with them.
     fn count(&self, launches: u64, work: u64) {
         let pending = self.pending.load(Ordering::Relaxed);
         if pending > 0 && pending + work > self.limits.submit {
-            // A failed flush is the device's fault and surfaces at the next read, which is checked.
+            // If flushing fails, the device has failed, and the next read reports it.
             let _ = self.submit();
         }
         self.dispatches.fetch_add(launches, Ordering::Relaxed);
@@ -351,8 +351,8 @@ impl Gpu {
         locked.unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Records what `work` launches, and runs none of it. `work` does nothing but launch kernels, which have all run before. None where
-    /// that fails.
+    /// Records what `work` launches without running it. `work` must only launch kernels that have all run before. `None` if recording
+    /// fails.
     pub fn record(&self, work: impl FnOnce()) -> Option<Recording> {
         if !self.open() {
             return None;
@@ -370,12 +370,12 @@ impl Gpu {
         })
     }
 
-    /// Begins a piece of a recording; whether that was possible.
+    /// Begins a piece of a recording; returns whether that was possible.
     fn open(&self) -> bool {
         let prepared = self.client.graph_prepare();
         let is_open = prepared.and_then(|()| self.client.start_capture()).is_ok();
         if !is_open {
-            // What was prepared is given up.
+            // Discard what was prepared.
             let _ = self.client.stop_capture();
         }
         is_open
@@ -394,24 +394,24 @@ impl Gpu {
         }
     }
 
-    /// Whether [`Gpu::replay`] may run `recording` here: on the thread that recorded it.
+    /// Whether [`Gpu::replay`] may run `recording` here, on the thread that recorded it.
     pub fn can_replay(&self, recording: &Recording) -> bool {
         recording.thread == thread::current().id()
     }
 
-    /// Runs what was recorded once more, after all work of this thread so far.
+    /// Runs the recorded launches again, after all work of this thread so far.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when the device is lost.
+    /// [`EngineError::Device`] if the device is lost.
     ///
     /// # Panics
-    /// On another thread than the one that recorded it.
+    /// On any thread but the one that recorded it.
     pub fn replay(&self, recording: &Recording) -> Result<(), EngineError> {
         assert!(self.can_replay(recording), "recorded on another thread");
         for piece in &recording.pieces {
             self.count(piece.launches, piece.work);
-            // SAFETY: the recording holds every buffer that its launches read or write, and they are ordered among the work of this
-            // thread, which alone uses this client.
+            // SAFETY: the recording holds every buffer that its launches read or write, and they are ordered with the work of this
+            // thread, the only user of this client.
             unsafe { piece.graph.replay() }.map_err(|e| EngineError::lost(&e))?;
         }
         Ok(())
@@ -420,18 +420,18 @@ impl Gpu {
     /// Submits what is queued.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when the device is lost.
+    /// [`EngineError::Device`] if the device is lost.
     pub fn submit(&self) -> Result<(), EngineError> {
         self.pending.store(0, Ordering::Relaxed);
         self.submits.fetch_add(1, Ordering::Relaxed);
         self.client.flush().map_err(|e| EngineError::lost(&e))
     }
 
-    /// Starts copying `buffer` to the host; the future yields its bytes. Work queued later is not waited for. The future must be awaited,
-    /// not dropped: until then, what the copy goes through stays taken.
+    /// Starts copying `buffer` to the host; the future yields its bytes, without waiting for work queued later. It must be awaited, not
+    /// dropped: until then the copy's staging memory stays in use.
     ///
     /// # Errors
-    /// [`EngineError::Device`] when a kernel that wrote the buffer failed, memory did not suffice or the device is lost.
+    /// [`EngineError::Device`] if a kernel that wrote the buffer failed, memory ran out or the device is lost.
     pub fn read(
         &self,
         buffer: &Buffer,
@@ -447,7 +447,7 @@ impl Gpu {
                 .map_err(|e| EngineError::lost(&e))?;
             Ok(bytes.pop().map(|b| b.to_vec()).unwrap_or_default())
         });
-        // The copy is queued by the first poll, which must come before anything that is launched next.
+        // The first poll queues the copy, so it must come before the next launch.
         let first = self.scoped(|| {
             let mut context = Context::from_waker(Waker::noop());
             reading.as_mut().poll(&mut context)
@@ -455,13 +455,13 @@ impl Gpu {
         let (settled, watch) = (self.watch.settle(&self.faults), self.watch.clone());
         async move {
             let settled = settled.await;
-            // Waited for in any case: what the copy goes through is free again only then.
+            // Awaited in any case: only then is the copy's staging memory free again.
             let bytes = match first {
                 Poll::Ready(done) => done,
                 Poll::Pending => reading.await,
             };
             settled?;
-            // A device that is lost meanwhile may hand out zeros.
+            // A device that was lost meanwhile may return zeros.
             watch.settle(&Pending::default()).await?;
             bytes
         }
@@ -479,7 +479,7 @@ impl Gpu {
     /// Waits for all work and checks that `buffers` were really allocated and written (allocation fails lazily).
     ///
     /// # Errors
-    /// As [`Gpu::read`].
+    /// Same as [`Gpu::read`].
     pub async fn check(&self, buffers: &[&Buffer]) -> Result<(), EngineError> {
         let handles: Vec<&Handle> = buffers.iter().map(|b| &b.handle).collect();
         self.watch.settle(&self.faults).await?;
@@ -488,10 +488,10 @@ impl Gpu {
         synced.map_err(|e| EngineError::lost(&e))
     }
 
-    /// Waits until a Burn tensor of this device is computed.
+    /// Waits until a Burn tensor on this device is computed.
     ///
     /// # Errors
-    /// As [`Gpu::read`].
+    /// Same as [`Gpu::read`].
     pub async fn wait<const D: usize>(&self, tensor: Tensor<D>) -> Result<(), EngineError> {
         match tensor.try_into_primitive::<Wgpu>() {
             Ok(tensor) => self
@@ -505,8 +505,8 @@ impl Gpu {
         }
     }
 
-    /// What was launched, submitted and read so far, and the device memory reserved now: nothing is given back while a
-    /// model runs, so that is the peak.
+    /// Launches, submissions and bytes read so far, and the device memory reserved now, which is the peak, as none is returned while a
+    /// model runs.
     pub fn counters(&self) -> Counters {
         Counters {
             dispatches: self.dispatches.load(Ordering::Relaxed),

@@ -1,4 +1,4 @@
-//! Drawing tokens on the device: `shaders/sample.wgsl`, or `shaders/sample_parts.wgsl` and `shaders/sample_merge.wgsl` where a few rows of a
+//! Draws tokens on the device: `shaders/sample.wgsl`, or `shaders/sample_parts.wgsl` and `shaders/sample_merge.wgsl` if a few rows of a
 //! large vocabulary would leave most of a chip idle. The twin of both is [`esolm_core::sampler::sample_row`].
 
 use esolm_core::sampler::kept::Filter;
@@ -10,23 +10,23 @@ use super::work::{ENTRY, Extent};
 use crate::adapter::AdapterKind;
 use crate::error::EngineError;
 
-/// What a launch reads and writes. Tables are those of the whole pass.
+/// What a launch reads and writes. Tables cover the whole pass.
 pub struct Sample<'a> {
-    /// [rows, stride], those of the sampled row `held` first.
+    /// [rows, stride], beginning with sampled row `held`.
     pub logits: &'a Buffer,
-    /// First sampled row that logits are held of; `first` or less.
+    /// First sampled row whose logits are held, at most `first`.
     pub held: usize,
-    /// Floats a row of logits.
+    /// Floats per row of logits.
     pub stride: usize,
     /// The row table, which begins with the rows that are sampled.
     pub rows: &'a Buffer,
-    /// [sampled rows] pairs (absolute sequence, noise position).
+    /// (absolute sequence, noise position) pairs [sampled rows].
     pub draws: &'a Buffer,
     /// The token buffer.
     pub tokens: &'a Buffer,
     /// Given Gumbel values [sampled rows, V].
     pub noise: Option<&'a Buffer>,
-    /// Where workgroups that share a row meet, if any may.
+    /// Memory for workgroups that share a row, if any may.
     pub shared: Option<&'a Shared>,
     /// First sampled row of this launch.
     pub first: usize,
@@ -36,39 +36,39 @@ pub struct Sample<'a> {
     pub vocab: usize,
     /// The mask token.
     pub mask_index: u32,
-    /// Keys the noise.
+    /// The key of the noise.
     pub seed: u64,
 }
 
-/// Vocabularies of which a row is shared.
+/// Smallest vocabulary whose rows are shared by workgroups.
 const LARGE_VOCAB: usize = 32_000;
-/// Most rows that are shared; more keep a chip busy with a workgroup each.
+/// Most rows that are shared; more keep a chip busy with one workgroup each.
 const MAX_ROWS: usize = 16;
-/// Least columns of a part. Each part reads what the others found, which is as much as 3072 columns.
+/// Minimum columns of a part. Each part reads the others' results, which are as much as 3072 columns.
 const MIN_COLUMNS: usize = 4096;
 /// Most parts of a row.
 const MAX_PARTS: usize = 64;
-/// Words of a row in [`Shared`]: what the parts' largest logits and the crossings take, and 3072 for each of the four stages.
+/// Words per row in [`Shared`]: the parts' largest logits, the crossings, and 3072 for each of the four stages.
 const STATE_WORDS: usize = 2 * MAX_PARTS + 12 + 4 * 3072;
-/// The launch of [`SAMPLE_PARTS`] before the stages of a filter, 0 to 3.
+/// The launch of [`SAMPLE_PARTS`] before the stages of a filter, which are 0 to 3.
 const TOP: u32 = 4;
 /// The launch after them.
 const DRAW: u32 = 5;
 
-/// Memory in which workgroups that share a row meet. Nothing in it outlasts a draw.
+/// Memory through which workgroups that share a row exchange results. Nothing in it outlives a draw.
 pub struct Shared {
-    /// What the parts find of a row, up to the tokens that are kept.
+    /// What the parts compute for each row until the kept tokens are determined.
     pub state: Buffer,
     /// The best token of each part, four words each.
     pub bests: Buffer,
 }
 
 impl Shared {
-    /// Memory for draws of up to `rows` rows; none where no row of this vocabulary is shared, nor on a software adapter, whose few cores
-    /// gain less than what the parts read of each other costs.
+    /// Allocates memory for draws of up to `rows` rows; `None` if rows of this vocabulary are not shared, or on a software adapter, whose
+    /// few cores gain less than it costs the parts to read one another's results.
     ///
     /// # Errors
-    /// As [`Gpu::allocate`].
+    /// Same as [`Gpu::allocate`].
     pub fn allocate(
         gpu: &Gpu,
         what: &str,
@@ -85,14 +85,14 @@ impl Shared {
         }))
     }
 
-    /// Words of its two buffers.
+    /// Words of the two buffers; `None` if rows are not shared.
     pub fn words(vocab: usize, rows: usize) -> Option<[usize; 2]> {
         let rows = rows.min(MAX_ROWS);
         (vocab >= LARGE_VOCAB).then_some([rows * STATE_WORDS, rows * MAX_PARTS * 4])
     }
 }
 
-/// Columns of a part of a row.
+/// Columns per part of a row.
 fn columns(vocab: usize) -> usize {
     // Random numbers come four at a time.
     vocab
@@ -101,7 +101,7 @@ fn columns(vocab: usize) -> usize {
         .max(MIN_COLUMNS)
 }
 
-/// Draws a token for each sampled row and writes it to the token buffer, [`NO_TOKEN`] where the row's logits are not finite.
+/// Draws a token for each sampled row and writes it to the token buffer, or [`NO_TOKEN`] if the row's logits are not finite.
 pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     let wg = if gpu.info.kind == AdapterKind::Software {
         32
@@ -212,7 +212,7 @@ pub fn sample(gpu: &Gpu, sampler: &Sampler, io: &Sample) {
     gpu.launch(&merge, &extent, &buffers, &info);
 }
 
-/// Makes `tokens` of them, those in `suppressed`, impossible in rows of `logits`, `stride` floats each: `count` of them from `first` on.
+/// Makes the `tokens` tokens in `suppressed` impossible in `count` rows of `logits`, of `stride` floats each, from row `first` on.
 pub fn suppress(
     gpu: &Gpu,
     logits: &Buffer,
@@ -230,7 +230,7 @@ pub fn suppress(
     gpu.launch(&kernel, &extent, &[logits, suppressed], &info);
 }
 
-/// Invocations of a workgroup of [`suppress`].
+/// Invocations per workgroup of [`suppress`].
 const SUPPRESS_WG: u32 = 64;
 
 /// Each invocation reads a token and writes a logit.
@@ -241,20 +241,20 @@ pub(super) fn suppress_extent(rows: usize, tokens: usize) -> Extent {
     }
 }
 
-/// Operations of an entry's seeded noise: a quarter of ten rounds of Philox in 32-bit words, and two logarithms.
+/// Operations per entry for seeded noise: a quarter of ten rounds of Philox in 32-bit words, and two logarithms.
 const NOISE: u64 = 128;
 
-/// Operations of an entry when tokens are drawn.
+/// Operations per entry when drawing tokens.
 fn entry(source: Option<&str>) -> u64 {
     match source {
         Some("SEEDED") => ENTRY + NOISE,
-        // What is given is read as the logits are.
+        // Given noise is read as the logits are.
         Some(_) => 2 * ENTRY,
         None => ENTRY,
     }
 }
 
-/// A workgroup a row, with the passes that it takes over the logits.
+/// One workgroup per row, with the passes that it makes over the logits.
 pub(super) fn extent(
     rows: usize,
     vocab: usize,

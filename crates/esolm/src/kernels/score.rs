@@ -7,15 +7,15 @@ use super::runtime::{Buffer, Gpu};
 use super::work::{ENTRY, Extent};
 use crate::adapter::AdapterKind;
 
-/// What a launch reads and writes. Tables are those of the whole pass; logits are those of `first..first + count` alone.
+/// What a launch reads and writes. Tables cover the whole pass; logits only the scored rows `first..first + count`.
 pub struct Score<'a> {
     /// [count, stride].
     pub logits: &'a Buffer,
-    /// Floats a row of logits.
+    /// Floats per row of logits.
     pub stride: usize,
-    /// [scored rows] tokens, each below `vocab`.
+    /// Tokens [scored rows], each below `vocab`.
     pub wanted: &'a Buffer,
-    /// [scored rows] log-probabilities, written.
+    /// Log-probabilities [scored rows], written.
     pub scores: &'a Buffer,
     /// First scored row of this launch.
     pub first: usize,
@@ -27,7 +27,7 @@ pub struct Score<'a> {
     pub mask_index: u32,
 }
 
-/// Writes the log-probability of each row's wanted token, NaN where the row's logits are not finite.
+/// Writes the log-probability of each row's wanted token, or NaN if the row's logits are not finite.
 pub fn score(gpu: &Gpu, io: &Score) {
     let wg = if gpu.info.kind == AdapterKind::Software {
         32
@@ -49,7 +49,7 @@ pub fn score(gpu: &Gpu, io: &Score) {
     gpu.launch(&kernel, &extent(io.count, io.vocab), &buffers, &info);
 }
 
-/// A workgroup a row: one pass for the largest logit and one for the mass.
+/// One workgroup per row: one pass for the largest logit and one for the mass.
 pub(super) fn extent(rows: usize, vocab: usize) -> Extent {
     Extent::line(rows, 2 * ENTRY * vocab as u64)
 }

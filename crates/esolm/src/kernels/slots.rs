@@ -1,4 +1,4 @@
-//! Slots of the KV cache that go to others: `shaders/move_slots.wgsl`.
+//! Moves slots of the KV cache: `shaders/move_slots.wgsl`.
 
 use esolm_shaders::{Form, MOVE_SLOTS};
 
@@ -7,8 +7,8 @@ use super::work::{BYTE, Extent};
 
 const WG: u32 = 64;
 
-/// Copies rows of `words` words each of the keys and the values in `cache`. `rows` has `count` pairs of row numbers, from and to; none is
-/// read that is written.
+/// Copies rows of `words` words in both the keys and the values of `cache`. `rows` holds `count` pairs of row numbers (from, to); no row
+/// is both read and written.
 pub fn move_slots(gpu: &Gpu, rows: &Buffer, cache: &(Buffer, Buffer), count: usize, words: usize) {
     let kernel = gpu.kernel(&MOVE_SLOTS, vec![], WG, || Form {
         constants: vec![("WG", WG)],
@@ -23,7 +23,7 @@ pub fn move_slots(gpu: &Gpu, rows: &Buffer, cache: &(Buffer, Buffer), count: usi
     );
 }
 
-/// A workgroup a row, whose words are read and written in both.
+/// One workgroup per row, whose words are read and written in both.
 pub(super) fn extent(rows: usize, words: usize) -> Extent {
     Extent::line(rows, 2 * 2 * 4 * BYTE * words as u64)
 }

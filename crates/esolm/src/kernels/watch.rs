@@ -1,7 +1,7 @@
-//! What goes wrong on a device where no call says so: memory that is refused, a shader that does not compile, a device that is lost.
+//! Device errors that no call returns: memory is refused, a shader does not compile, the device is lost.
 //!
-//! Natively Burn's runtime waits for the driver's answer to each creation and reports it with the next read. A browser cannot wait, so
-//! there each piece of work runs inside WebGPU error scopes, whose answers come before anything that the work computed is believed.
+//! Natively, Burn's runtime waits for the driver's answer to each creation and reports it with the next read. A browser cannot wait, so
+//! there each piece of work runs inside WebGPU error scopes, and its results are not used before the scopes have answered.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,17 +13,17 @@ use crate::error::EngineError;
 enum Fault {
     Memory(String),
     Shader(String),
-    /// A queue refuses buffers that were sound: their device is gone.
+    /// A queue refuses buffers that were valid: their device is gone.
     Lost(String),
 }
 
-/// What is known about a device, shared by all that run on it.
+/// The state of a device, shared by everything that runs on it.
 #[derive(Debug, Default)]
 struct Shared {
     lost: Mutex<Option<String>>,
     /// The first error outside any scope.
     stray: Mutex<Option<Fault>>,
-    /// Something was refused: what the runtime keeps of it, in pools and among pipelines, is not there.
+    /// Something was refused, so that entries in the runtime's pools and pipelines do not exist on the device.
     unusable: Mutex<bool>,
 }
 
@@ -35,16 +35,16 @@ pub struct Watch {
     pub(crate) device: wgpu::Device,
 }
 
-/// The answers of error scopes that are still to come.
+/// Outstanding answers of error scopes.
 #[cfg(target_family = "wasm")]
 type Answers = Vec<std::pin::Pin<Box<dyn Future<Output = Option<wgpu::Error>>>>>;
 
-/// What one model waits for.
+/// The errors that one model still has to wait for.
 #[derive(Default)]
 pub struct Pending {
     #[cfg(target_family = "wasm")]
     answers: std::cell::RefCell<Answers>,
-    /// Memory was refused, so what was allocated since is not there.
+    /// Memory was refused, so what was allocated since does not exist.
     refused: Arc<Mutex<bool>>,
 }
 
@@ -74,14 +74,14 @@ impl Fault {
 }
 
 impl Watch {
-    /// Begins to watch `device`, on which Burn's runtime was set up before: its handler of uncaptured errors panics.
+    /// Begins to watch `device`, after Burn's runtime was set up on it: this replaces its handler of uncaptured errors, which panics.
     pub fn new(device: &wgpu::Device) -> Self {
         let shared = Arc::new(Shared::default());
         let at = shared.clone();
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             lock(&at.stray).get_or_insert_with(|| Fault::of(&error));
         }));
-        // Natively a device has one such callback, which is the runtime's own.
+        // Natively, a device has only one such callback, and the runtime uses it.
         #[cfg(target_family = "wasm")]
         {
             let at = shared.clone();
@@ -100,19 +100,19 @@ impl Watch {
         }
     }
 
-    /// Tells whether the device is still open, without keeping it so: its handler of errors holds what is known about it.
+    /// A check of whether the device is still open that does not keep it open: its error handler holds the shared state.
     #[cfg(test)]
     pub(crate) fn is_open(&self) -> impl Fn() -> bool + use<> {
         let shared = Arc::downgrade(&self.shared);
         move || shared.strong_count() > 0
     }
 
-    /// Whether another model may come to this device: it is there, and never refused anything.
+    /// Whether another model may use this device: it is not lost, and never refused anything.
     pub fn is_sound(&self) -> bool {
         lock(&self.shared.lost).is_none() && !*lock(&self.shared.unusable)
     }
 
-    /// Runs `work`, which must not wait for anything, inside error scopes; `pending` keeps their answers.
+    /// Runs `work`, which must not wait for anything, inside error scopes; `pending` collects their answers.
     pub fn scoped<T>(&self, pending: &Pending, work: impl FnOnce() -> T) -> T {
         #[cfg(not(target_family = "wasm"))]
         let result = {
@@ -129,8 +129,7 @@ impl Watch {
             .map(|filter| self.device.push_error_scope(filter));
             let result = work();
             let mut answers = pending.answers.borrow_mut();
-            // The innermost was pushed last. Of an allocation that is refused, everything that uses it is refused too: the cause is asked
-            // for first.
+            // The innermost was pushed last. If an allocation is refused, so is everything that uses it, so the cause is asked for first.
             let popped: Vec<_> = scopes.into_iter().rev().map(|scope| scope.pop()).collect();
             for answer in popped.into_iter().rev() {
                 answers.push(Box::pin(answer));
@@ -140,10 +139,10 @@ impl Watch {
         result
     }
 
-    /// Waits for the answers of all scopes so far. Those of later work are not waited for.
+    /// Waits for the answers of all scopes so far, but not for those of later work.
     ///
     /// # Errors
-    /// The first error that the device reported since the last call, or that it is lost.
+    /// The first error that the device reported since the last call, or the loss of the device.
     pub fn settle(
         &self,
         pending: &Pending,

@@ -1,33 +1,31 @@
-//! How much a launch does, and how one that would do too much is split. This is the one place that decides it.
+//! How much work a launch does, and how one with too much is split. This is decided nowhere else.
 //!
 //! Drivers reset a device that does not answer for a while: Windows after two seconds of a submission, others after a few; and while a
-//! launch runs, nothing else is drawn on the screen. So work is bounded twice, a launch by [`Limits::launch`] and what is submitted at
-//! once by [`Limits::submit`].
+//! launch runs, nothing else is drawn on the screen. So work is bounded twice: per launch by [`Limits::launch`], and per submission by
+//! [`Limits::submit`].
 //!
-//! Work is counted in floating-point operations. What waits for memory rather than for arithmetic counts [`BYTE`] operations for each
-//! byte that it reads or writes, and whichever of the two is more is what a workgroup costs. The measure is a slow integrated GPU: 20
-//! to 80 billion operations a second in a product, and 5 to 20 GB a second from memory. It takes at most a quarter of a second for a
-//! launch, and one second for a submission.
+//! Work is counted in floating-point operations. Each byte read or written counts as [`BYTE`] operations, and a workgroup costs the
+//! larger of its arithmetic and its traffic. The yardstick is a slow integrated GPU: 20 to 80 billion operations a second in a product,
+//! and 5 to 20 GB a second from memory. It takes at most a quarter of a second for a launch, and one second for a submission.
 //!
-//! A launch is split between workgroups: each part runs a box of the grid and is told the box's first workgroup. A workgroup does the
-//! same whichever part it is in, so the results are those of one launch, bit for bit.
+//! A launch is split between workgroups: each part runs a box of the grid and is given the box's first workgroup. A workgroup does the
+//! same in any part, so the results are bit for bit those of a single launch.
 
 /// Operations that a byte of memory traffic counts for.
 pub const BYTE: u64 = 4;
 
-/// Operations that an entry of the vocabulary counts for in one pass over a row of logits: its four bytes, which also covers an
-/// exponential.
+/// Operations that a vocabulary entry counts for in one pass over a row of logits: its four bytes, which also covers an exponential.
 pub const ENTRY: u64 = 4 * BYTE;
 
-/// Most workgroups of a grid dimension, as WebGPU promises it.
+/// Most workgroups per grid dimension that WebGPU guarantees.
 const MAX_GRID: u32 = 65_535;
 
-/// What runs at once at most.
+/// The most that runs at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Work of a launch; a single workgroup is never split.
+    /// Maximum work of a launch; a single workgroup is never split.
     pub launch: u64,
-    /// Work after which what is queued is submitted.
+    /// Maximum work of a submission.
     pub submit: u64,
 }
 
@@ -43,7 +41,7 @@ impl Default for Limits {
 /// The workgroups that a kernel needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Workgroups in each dimension, of any number.
+    /// Workgroups in each dimension, without a limit.
     pub grid: [usize; 3],
     /// Most work of one workgroup.
     pub each: u64,
@@ -69,11 +67,11 @@ impl Extent {
         }
     }
 
-    /// The launches that do it: as few as a launch of `most` work allows, of about the same size, and each workgroup in one of them. None
-    /// where there is nothing to do.
+    /// Splits it into launches: as few as a limit of `most` work each allows, of about the same size, with every workgroup in exactly one.
+    /// None if there is nothing to do.
     pub fn parts(&self, most: u64) -> impl Iterator<Item = Part> + use<> {
         let Self { grid, each } = *self;
-        // Workgroups that a launch may still have; the last dimension is cut first, so that neighbours stay together.
+        // Workgroups that a launch can still take; the last dimension is cut first, so that neighbours stay together.
         let mut left = (most / each.max(1)).max(1);
         let size = grid.map(|count| {
             let fit = left.min(u64::from(MAX_GRID)) as usize;
@@ -148,12 +146,12 @@ mod tests {
                 }
             }
         }
-        // What fits a launch is one, and what no dimension holds is not.
+        // What fits one launch is not split; what exceeds a grid dimension is.
         assert_eq!(Extent::line(65_535, 1).parts(u64::MAX).count(), 1);
         assert_eq!(Extent::line(65_536, 1).parts(u64::MAX).count(), 2);
     }
 
-    /// Every kernel of a pass of `rows` rows, in sequences of `length`, whose logits are held for `sampled` rows at once.
+    /// Every kernel of a pass of `rows` rows, in sequences of `length`, with logits of `sampled` rows held at once.
     fn pass(
         geometry: &Geometry,
         vocab: usize,
@@ -218,8 +216,8 @@ mod tests {
         all
     }
 
-    /// An MDLM of the size of GPT-2, 64 texts of 1024 tokens at once: its q, k, v product alone is 232 GFLOP. Then one with the heads and the
-    /// vocabulary of a Qwen3-0.6B.
+    /// An MDLM of the size of GPT-2 with 64 texts of 1024 tokens at once: its q, k, v product alone is 232 GFLOP. Then one with the heads
+    /// and the vocabulary of Qwen3-0.6B.
     #[test]
     fn no_launch_of_a_large_pass_is_long() {
         let Limits { launch, submit } = Limits::default();
@@ -247,9 +245,9 @@ mod tests {
             }
             assert_eq!(count, workgroups(&extent.grid), "{name}");
         }
-        // Launches are not made smaller than they must be, either.
+        // Launches are not smaller than necessary, either.
         assert!(longest > launch / 2);
-        // What the products count is what they compute.
+        // The work counted for products is what they compute.
         for (variant, parts) in [
             (ProductVariant::Rows, 1),
             (ProductVariant::Tile, 1),
@@ -263,7 +261,7 @@ mod tests {
         }
     }
 
-    /// The shipped model's passes keep the launches that they have: a launch a kernel, and no submission within a pass.
+    /// Passes of the model that ships are not split: one launch per kernel, and no submission within a pass.
     #[test]
     fn a_small_pass_is_not_split() {
         let geometry = Geometry {
@@ -285,7 +283,7 @@ mod tests {
                 .flat_map(|(_, extent)| extent.parts(launch))
                 .map(|part| part.work)
                 .sum();
-            // The products of six forms, as those of the model's six blocks in one.
+            // The products of all forms stand in for those of the model's six blocks.
             assert!(work < submit, "{rows} rows: {work}");
         }
     }

@@ -367,8 +367,8 @@ struct Race {
     seconds: Vec<Vec<f64>>,
 }
 
-/// Runs `forms` in turn, reversing the order every other time. `run` launches a variant a given number of times. Launches are replayed from
-/// recordings, as those of most passes are, since a fast device otherwise waits for the host.
+/// Runs `forms` in turn, reversing the order every other time. `run` launches a variant a given number of times. Launches are
+/// replayed from recordings, as in most passes, since a fast device would otherwise wait for the host.
 async fn race(
     gpu: &Gpu,
     written: &Buffer,
