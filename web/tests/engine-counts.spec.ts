@@ -93,7 +93,7 @@ test("constructors that are run at every call are seen", () => {
   expect([...wrappers(module)]).toEqual([[0, 6]]);
 });
 
-// The module itself takes 3 MiB, the tokenizer 13; on the CPU the weights are there too. A fifth more than measured.
+// The module takes 3 MiB, the tokenizer and what loading needs 16; on the CPU the weights are there too. A fifth more than measured.
 for (const [device, bound] of [["gpu", 23 * MIB], ["cpu", 31 * MIB]] as const) {
   test(`a model is read in pieces and held once, on the ${device}`, async ({ engine }) => {
     const file = new Tensors(`${stories}model.safetensors`);
@@ -112,19 +112,23 @@ for (const [device, bound] of [["gpu", 23 * MIB], ["cpu", 31 * MIB]] as const) {
       const model = await lab.load(source, { device });
       const after = lab.wasm.memory.buffer.byteLength;
       await model.close();
-      // Freed memory is reused.
-      await (await lab.load(source, { device })).close();
-      return { reads, size, before, after, again: lab.wasm.memory.buffer.byteLength };
+      // Freed memory is reused, though a buffer that a GPU still copies from may keep the next model from fitting into one gap.
+      const again: number[] = [];
+      for (let other = 0; other < 6; other++) {
+        await (await lab.load(source, { device })).close();
+        again.push(lab.wasm.memory.buffer.byteLength);
+      }
+      return { reads, size, before, after, again };
     }, device);
     const bytes = reads.map(([start, end]) => end - start);
     console.log(
-      `${device}: ${reads.length / 2} reads, the largest ${Math.max(...bytes)} of ${file.largest} bytes; wasm memory ${(before / MIB).toFixed(1)} MiB, ${(after / MIB).toFixed(1)} MiB with the model, ${(again / MIB).toFixed(1)} MiB after another one`,
+      `${device}: ${reads.length / 7} reads, the largest ${Math.max(...bytes)} of ${file.largest} bytes; wasm memory ${(before / MIB).toFixed(1)} MiB, ${(after / MIB).toFixed(1)} MiB with the model, ${again.map((bytes) => (bytes / MIB).toFixed(1)).join(", ")} MiB after others`,
     );
     expect(Math.max(...bytes)).toBeLessThanOrEqual(file.largest);
     expect(reads.every(([start, end]) => 0 <= start && start < end && end <= size)).toBe(true);
     // Each byte once, except for the header.
-    expect(bytes.reduce((sum, each) => sum + each, 0) / 2).toBeLessThanOrEqual(size * 1.05);
+    expect(bytes.reduce((sum, each) => sum + each, 0) / 7).toBeLessThanOrEqual(size * 1.05);
     expect(after).toBeLessThanOrEqual(bound);
-    expect(again).toBeLessThanOrEqual(after + MIB);
+    expect(Math.max(...again)).toBeLessThanOrEqual(1.3 * after);
   });
 }

@@ -54,7 +54,7 @@ pub struct KernelRates {
     pub burn_flops: f64,
 }
 
-/// Measures with one matrix of the model, and enough copies of it that no cache holds them.
+/// Measures with one matrix of each block, all of the same shape.
 ///
 /// # Errors
 /// If the device fails or does not have enough memory.

@@ -4,6 +4,7 @@ use esolm::checkpoint::Checkpoint;
 use esolm::device::{DeviceChoice, Precision, open};
 use esolm::executor::Executor;
 use esolm::gpu::GpuExecutor;
+use esolm::plan::SlotMove;
 use esolm::rows::{Layout, NO_TARGET, Row, StepRows, own_slot};
 use esolm::{Activations, LoadOptions, Weights};
 use esolm_tests::answers::check_answers;
@@ -186,5 +187,51 @@ fn golden_llm_passes_of_few_rows_are_recorded() {
             assert_eq!(launches_there, launches);
             assert_close(&format!("from {first} on"), &there, &near, 0.1);
         }
+    }
+}
+
+/// Keys and values that are moved to another slot are those that were computed there, however wide they are.
+#[test]
+fn slots_are_moved_whole() {
+    for case in cases() {
+        let gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
+        let options = LoadOptions::default();
+        let loaded = GpuExecutor::load(gpu, &case.checkpoint, &options);
+        let mut executor = block_on(loaded).unwrap();
+        let layout = Layout {
+            sequences: 2,
+            slots: 6,
+            tokens: 12,
+        };
+        let tokens: Vec<u32> = (0..12).map(|i| (3 * i) % 11).collect();
+        let row = |position: u32, slot: u32| Row {
+            sequence: 1,
+            slot,
+            position,
+            prefix: position,
+            own: own_slot(slot, position),
+            source: 6 + position,
+            target: NO_TARGET,
+        };
+        let mut run = |third: u32| {
+            executor.start(&layout, &tokens).unwrap();
+            for (position, slot) in [(0, 0), (1, 1), (2, third), (3, 5)] {
+                if position == 3 && third != 2 {
+                    let moved = SlotMove {
+                        sequence: 1,
+                        from: third,
+                        to: 2,
+                    };
+                    executor.move_slots(&[moved]).unwrap();
+                }
+                let step = StepRows {
+                    rows: vec![row(position, slot)],
+                    sampled: vec![0],
+                };
+                executor.pass(&step, &[[0; 2]]).unwrap();
+            }
+            block_on(executor.logits()).unwrap()
+        };
+        assert_eq!(run(4), run(2), "{}", case.name);
     }
 }

@@ -566,7 +566,8 @@ impl Executor for GpuExecutor {
         let slots = state.layout.slots as u32;
         let row = |m: &SlotMove| [m.sequence * slots + m.from, m.sequence * slots + m.to];
         let rows: Vec<u32> = moves.iter().flat_map(row).collect();
-        let words = self.config.hidden * self.cache.bytes() as usize / 4;
+        let width = self.geometry(state.layout.slots).kv_width();
+        let words = width * self.cache.bytes() as usize / 4;
         self.gpu.scoped(|| {
             let rows = self.gpu.words(rows)?;
             for cache in &state.kv {

@@ -574,7 +574,7 @@ pub fn silu_twin(y: &[f32]) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    /// Only for few rows and narrow matrices: those of the published networks, of the one that ships and of a golden one.
+    /// Only for few rows and narrow matrices: those of the published networks, of a small one and of a golden one.
     #[test]
     fn sums_are_split_where_columns_are_few() {
         let parts = |rows, k, n: usize| {

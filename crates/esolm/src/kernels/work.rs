@@ -261,7 +261,7 @@ mod tests {
         }
     }
 
-    /// Passes of the model that ships are not split: one launch per kernel, and no submission within a pass.
+    /// Passes of a small model are not split: one launch per kernel, and no submission within a pass.
     #[test]
     fn a_small_pass_is_not_split() {
         let geometry = Geometry {
@@ -283,7 +283,7 @@ mod tests {
                 .flat_map(|(_, extent)| extent.parts(launch))
                 .map(|part| part.work)
                 .sum();
-            // The products of all forms stand in for those of the model's six blocks.
+            // The products of all forms stand in for those of six blocks.
             assert!(work < submit, "{rows} rows: {work}");
         }
     }
