@@ -290,11 +290,8 @@ impl Serving {
         let seats = texts.iter().map(|text| self.seat(text));
         let seats: Vec<(Seat, Writing)> = seats.collect::<Result<_, _>>()?;
         self.enter_queue(texts.len())?;
-        let mut writings = Vec::with_capacity(seats.len());
-        for (seat, writing) in seats {
-            self.send(Message::Text(Box::new(seat)))?;
-            writings.push(writing);
-        }
+        let (seats, writings) = seats.into_iter().unzip();
+        self.send(Message::Texts(seats))?;
         Ok(writings)
     }
 

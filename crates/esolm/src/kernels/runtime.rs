@@ -5,17 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, ThreadId};
+#[cfg(not(target_family = "wasm"))]
+use std::time::{Duration, Instant};
 
 use burn::cubecl::CubeDim;
 use burn::cubecl::MemoryScope;
 use burn::cubecl::client::{Client, Graph};
-use burn::cubecl::device::DeviceId;
-use burn::cubecl::device_handle::DeviceHandle;
 use burn::cubecl::prelude::{CubeCount, ExecutionMode, KernelId};
 use burn::cubecl::server::{Handle, KernelArguments, MetadataBindingInfo};
-use burn::cubecl::wgpu::WgpuServer;
+#[cfg(not(target_family = "wasm"))]
+use burn::cubecl::{device::DeviceId, device_handle::DeviceHandle, wgpu::WgpuServer};
 use burn::tensor::{Bytes, Device, Tensor};
-use burn_wgpu::{AutoCompiler, KernelSource, SourceKernel, SourceTemplate, Wgpu};
+#[cfg(not(target_family = "wasm"))]
+use burn_wgpu::AutoCompiler;
+use burn_wgpu::{KernelSource, SourceKernel, SourceTemplate, Wgpu};
 use esolm_core::trace::Counters;
 use esolm_shaders::{Form, Shader};
 
@@ -106,13 +109,26 @@ struct Recorder {
 }
 
 /// An entry in Burn's registry of devices, which would otherwise keep the device until the process ends. Drivers allow only a few dozen
-/// open devices.
-struct Registered(DeviceId);
+/// open devices. In a browser, all models share one device, which stays open.
+#[cfg(not(target_family = "wasm"))]
+struct Registered {
+    device: DeviceId,
+    is_open: Box<dyn Fn() -> bool + Send + Sync>,
+}
 
+/// Maximum time to wait for a device to be closed. Something else may hold it, such as a read that was never awaited.
+#[cfg(not(target_family = "wasm"))]
+const CLOSING: Duration = Duration::from_secs(2);
+
+#[cfg(not(target_family = "wasm"))]
 impl Drop for Registered {
     fn drop(&mut self) {
-        // In a browser this does nothing: there, all models share one device, which stays open.
-        DeviceHandle::<WgpuServer<AutoCompiler>>::shutdown(self.0);
+        DeviceHandle::<WgpuServer<AutoCompiler>>::shutdown(self.device);
+        // A thread of the runtime, which nobody joins, may hold the device a moment longer.
+        let begin = Instant::now();
+        while (self.is_open)() && begin.elapsed() < CLOSING {
+            thread::sleep(Duration::from_micros(200));
+        }
     }
 }
 
@@ -133,6 +149,7 @@ pub struct Gpu {
     bytes_read: AtomicU64,
     pending: AtomicU64,
     /// Dropped last, since closing a device waits until it has no client left.
+    #[cfg(not(target_family = "wasm"))]
     registered: Registered,
 }
 
@@ -147,7 +164,11 @@ impl Gpu {
             .map_err(|e| EngineError::Device(format!("the device runs no WGSL kernels: {e:?}")))?;
         Ok(Self {
             device,
-            registered: Registered(probe.handle.service.device),
+            #[cfg(not(target_family = "wasm"))]
+            registered: Registered {
+                device: probe.handle.service.device,
+                is_open: Box::new(watch.is_open()),
+            },
             client: probe.client.clone(),
             info,
             limits: Limits::default(),
@@ -169,6 +190,7 @@ impl Gpu {
 
     /// The Burn device, which stays open until the process ends, since it is unknown when its last tensor is dropped.
     pub fn into_device(self) -> Device {
+        #[cfg(not(target_family = "wasm"))]
         std::mem::forget(self.registered);
         self.device
     }

@@ -101,8 +101,8 @@ impl Watch {
     }
 
     /// A check of whether the device is still open that does not keep it open: its error handler holds the shared state.
-    #[cfg(test)]
-    pub(crate) fn is_open(&self) -> impl Fn() -> bool + use<> {
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn is_open(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let shared = Arc::downgrade(&self.shared);
         move || shared.strong_count() > 0
     }

@@ -21,7 +21,8 @@ pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Engine, EngineError
 
 /// A message to the desk.
 pub(super) enum Message {
-    Text(Box<Seat>),
+    /// Texts that may start in one pass.
+    Texts(Vec<Seat>),
     Echo(EchoJob),
 }
 
@@ -104,7 +105,7 @@ impl Desk {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Text(seat) => self.waiting.push_back(*seat),
+            Message::Texts(seats) => self.waiting.extend(seats),
             Message::Echo(job) => self.echoes.push_back(job),
         }
     }
