@@ -24,7 +24,7 @@ enum Next {
     /// The flag stops the current work.
     Sets(Arc<AtomicBool>),
     /// Ctrl-C does nothing; the others end the program.
-    IsNotCtrlC,
+    EndsUnlessCtrlC,
 }
 
 fn next() -> MutexGuard<'static, Next> {
@@ -44,7 +44,7 @@ pub fn stop_nothing() {
 /// Ignores Ctrl-C between answers, where it is a key of the line editor: one that was meant to stop an answer may arrive
 /// just after it.
 pub fn ignore_ctrl_c() {
-    *next() = Next::IsNotCtrlC;
+    *next() = Next::EndsUnlessCtrlC;
 }
 
 /// The exit code of a program whose work was stopped.
@@ -70,7 +70,7 @@ fn requested(code: u8) {
             flag.store(true, Ordering::SeqCst);
             return;
         }
-        Next::IsNotCtrlC if code == INTERRUPTED => return,
+        Next::EndsUnlessCtrlC if code == INTERRUPTED => return,
         _ => {}
     }
     atomic::abandon_all();

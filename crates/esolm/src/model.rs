@@ -24,7 +24,8 @@ use crate::serving::{Echo, Echoed};
 use crate::worker::{Loaded, Worker};
 
 /// A loaded model. Cloning it is cheap and yields another handle to the same model, which is unloaded once the last
-/// handle and the last [`Generation`] are dropped.
+/// handle and the last [`Generation`] are dropped. Outside browsers, dropping the last one waits for the pass under way
+/// and until a GPU is closed; [`Model::close`] waits without blocking.
 ///
 /// The model computes on a thread of its own: polling the futures and streams returned here never does heavy work, and
 /// all of them are [`Send`]. Calls run one at a time, in the order in which their futures are first polled. Dropping a

@@ -76,7 +76,7 @@ struct Conversation {
 
 impl Conversation {
     fn run(&mut self, mut input: Input) -> Result<(), Failure> {
-        self.stop_nothing();
+        self.answers_nothing();
         while let Some(line) = input.next()? {
             let answered = line.and_then(|line| self.line(&line, input.number()));
             match answered {
@@ -224,7 +224,7 @@ impl Conversation {
     }
 
     /// Decides what a signal does between answers.
-    fn stop_nothing(&self) {
+    fn answers_nothing(&self) {
         match self.is_typed {
             true => interrupts::ignore_ctrl_c(),
             false => interrupts::stop_nothing(),
@@ -236,7 +236,7 @@ impl Conversation {
         let answering = self.chat.answer();
         interrupts::stop(answering.stop_flag());
         let answered = self.watch(answering.blocking());
-        self.stop_nothing();
+        self.answers_nothing();
         self.show.end()?;
         if let Some(message) = answered? {
             self.chat.push(message);
