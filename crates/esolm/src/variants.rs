@@ -84,9 +84,9 @@ pub struct Chosen {
 
 impl fmt::Display for Chosen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match (self.many_results, self.attention) {
-            (0, _) => format!("few={:?}, many={:?}", self.few, self.many),
-            (results, _) => format!(
+        let text = match self.many_results {
+            0 => format!("few={:?}, many={:?}", self.few, self.many),
+            results => format!(
                 "few={:?}, many={:?} from {results} results on, else Split",
                 self.few, self.many
             ),
@@ -159,12 +159,11 @@ impl Chosen {
 
     /// These variants, with all products in one.
     pub fn with_products(self, variant: ProductVariant) -> Self {
-        Self {
-            few: variant,
-            many: variant,
-            many_results: 0,
-            ..self
-        }
+        self.with(&Variants {
+            few: Some(variant),
+            many: Some(variant),
+            attention: None,
+        })
     }
 
     /// The variant for a product of `rows` rows with a matrix of `columns` columns.

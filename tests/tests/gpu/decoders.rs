@@ -34,6 +34,19 @@ fn on_gpu(ckpt: &Checkpoint, options: LoadOptions) -> Box<dyn Runner> {
     Box::new(OnDevice::gpu(ckpt, options))
 }
 
+/// The network of a case, and a batch of two short sequences with their tokens.
+fn opened(case: &Case) -> (GpuExecutor, Layout, Vec<u32>) {
+    let gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
+    let options = LoadOptions::default();
+    let executor = block_on(GpuExecutor::load(gpu, &case.checkpoint, &options)).unwrap();
+    let layout = Layout {
+        sequences: 2,
+        slots: 6,
+        tokens: 12,
+    };
+    (executor, layout, (0..12).map(|i| (3 * i) % 11).collect())
+}
+
 #[test]
 fn golden_llm_forward() {
     let [cases, passes] = check_forward(|ckpt| on_gpu(ckpt, LoadOptions::default()));
@@ -134,16 +147,7 @@ fn golden_llm_passes_of_few_rows_are_recorded() {
         let has_norms = config.decoder.is_some_and(|decoder| decoder.has_qk_norm());
         let each = if has_norms { 6 } else { 5 };
         let blocks = config.n_blocks as u64;
-        let gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
-        let options = LoadOptions::default();
-        let loaded = GpuExecutor::load(gpu, &case.checkpoint, &options);
-        let mut executor = block_on(loaded).unwrap();
-        let layout = Layout {
-            sequences: 2,
-            slots: 6,
-            tokens: 12,
-        };
-        let tokens: Vec<u32> = (0..12).map(|i| (3 * i) % 11).collect();
+        let (mut executor, layout, tokens) = opened(&case);
         let mut run = |first: u32, sampled: &[u32]| {
             executor.start(&layout, &tokens).unwrap();
             // The sampled rows are neither the first ones nor neighbours.
@@ -194,16 +198,7 @@ fn golden_llm_passes_of_few_rows_are_recorded() {
 #[test]
 fn slots_are_moved_whole() {
     for case in cases() {
-        let gpu = block_on(open(DeviceChoice::Gpu(None))).unwrap().unwrap();
-        let options = LoadOptions::default();
-        let loaded = GpuExecutor::load(gpu, &case.checkpoint, &options);
-        let mut executor = block_on(loaded).unwrap();
-        let layout = Layout {
-            sequences: 2,
-            slots: 6,
-            tokens: 12,
-        };
-        let tokens: Vec<u32> = (0..12).map(|i| (3 * i) % 11).collect();
+        let (mut executor, layout, tokens) = opened(&case);
         let row = |position: u32, slot: u32| Row {
             sequence: 1,
             slot,
