@@ -84,12 +84,14 @@ impl Terminal {
     }
 }
 
+/// A command line of a conversation. The program replaces the shell, since some shells that wait for a program end as
+/// interrupted ones after Ctrl-C, whatever the program makes of it.
 fn chat(folder: &Folder, model: &Value, options: &str) -> String {
     let to = folder.path().join("model");
     chat_model(&to, model);
     let program = env!("CARGO_BIN_EXE_esolm");
     format!(
-        "{program} chat --device cpu --model {} {options}",
+        "exec {program} chat --device cpu --model {} {options}",
         to.display()
     )
 }
@@ -186,7 +188,7 @@ fn a_signal_gives_the_terminal_back() {
     let line = chat(&folder, &json!({}), "--as bd3lm --block-size 8");
     let (pid, settings) = (folder.file("pid"), folder.file("settings"));
     let line =
-        format!("sh -c 'echo $$ > {pid}; exec {line}'; code=$?; stty -a > {settings}; exit $code");
+        format!("sh -c 'echo $$ > {pid}; {line}'; code=$?; stty -a > {settings}; exit $code");
     let mut terminal = Terminal::start(&folder, &line);
     terminal.press("Half a mess");
     terminal.until("mess", 1);
