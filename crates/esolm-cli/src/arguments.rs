@@ -27,7 +27,7 @@ use esolm::stop::StopRule;
 use esolm::{Activations, DeviceChoice, LoadOptions, Precision, Variants, Weights};
 
 pub use bench::{Bench, LikeName};
-pub use chat::Chat;
+pub use chat::{COMMANDS, Chat, commands_and_keys};
 pub use decoders::Choosing;
 pub use forward::{Forward, ModeName};
 pub use job::{FormatName, Job, OutputFormat, Shard};

@@ -7,26 +7,59 @@ use clap::Args;
 use super::values::{at_least_one, min_p, stop_string, temperature, whole};
 use super::{Choosing, Device, Filters, Source};
 
-/// A conversation with a model that was trained to answer: a decoder with a chat template.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
+/// Commands to the program rather than messages to the model, and what they do.
+pub const COMMANDS: [(&str, &str); 8] = [
+    ("/help", "lists the commands"),
+    (
+        "/reset",
+        "begins a new conversation; the system message stays",
+    ),
+    (
+        "/system TEXT",
+        "begins a new conversation with another system message, or with none",
+    ),
+    (
+        "/seed N",
+        "sets the seed of the next answers; without N each has a random one",
+    ),
+    (
+        "/think on|off|auto",
+        "says whether the model thinks before it answers",
+    ),
+    ("/save FILE", "writes the conversation"),
+    ("/load FILE", "goes on with a conversation that /save wrote"),
+    ("/exit", "ends the conversation, as does Ctrl-D"),
+];
+
+/// The commands, one a line, then the keys.
+pub fn commands_and_keys() -> String {
+    let commands = COMMANDS.map(|(command, what)| format!("  {command:<18}  {what}\n"));
+    let keys = "
+Ctrl-C stops an answer, which stays as far as it was written; at the prompt it clears the message, and ends the conversation where there is
+none. A \\ at the end of a line, or Alt-Enter, begins a new line of the same message; pasted lines are one message. A message that begins with /
+is written with two.";
+    commands.concat() + keys
+}
+
+fn help() -> String {
+    format!(
+        "Examples:
   esolm chat --model ./Qwen3-0.6B
   esolm chat --model ./a2d-model --as bd3lm --block-size 32 --no-think
   esolm chat --model ./SmolLM2-135M-Instruct --system 'Be brief.' --seed 1
   echo 'Why is the sky blue?' | esolm chat --model ./Qwen3-0.6B --json
 
 In the conversation:
-  /help               lists the commands
-  /reset              begins a new conversation; the system message stays
-  /system TEXT        begins a new conversation with another system message, or with none
-  /seed N             sets the seed of the next answers; without N each has a random one
-  /think on|off|auto  says whether the model thinks before it answers
-  /save FILE          writes the conversation; /load FILE goes on with one
-  /exit               ends it, as does Ctrl-D
+{}
 
-Ctrl-C stops an answer, which stays as far as it was written; at the prompt it clears the message, and ends the conversation where there is
-none. A \\ at the end of a line, or Alt-Enter, begins a new line of the same message; pasted lines are one message. A message that begins with /
-is written with two. Where the input is not a terminal, each line of it is a message or one of these commands. docs/chat.md has more.")]
+Where the input is not a terminal, each line of it is a message or one of these commands. docs/chat.md has more.",
+        commands_and_keys()
+    )
+}
+
+/// A conversation with a model that was trained to answer: a decoder with a chat template.
+#[derive(Debug, Args)]
+#[command(after_help = help())]
 pub struct Chat {
     #[command(flatten)]
     pub source: Source,

@@ -11,26 +11,12 @@ mod show;
 use esolm::{Chat, ChatEvent, Message};
 use esolm_checkpoint::message::count;
 
-use crate::arguments::Chat as Arguments;
+use crate::arguments::{Chat as Arguments, commands_and_keys};
 use crate::failure::Failure;
 use crate::{interrupts, output, setup};
 use input::Input;
 use request::Asked;
 use show::Show;
-
-/// Commands to the program rather than messages to the model; some take an argument.
-const COMMANDS: [&str; 8] = [
-    "/reset",
-    "/system TEXT",
-    "/seed N",
-    "/think on|off|auto",
-    "/save FILE",
-    "/load FILE",
-    "/help",
-    "/exit",
-];
-/// Further help, shown by `/help`.
-const KEYS: &str = "a \\ at the end of a line, or Alt-Enter, goes on in the next; // begins a message with a /; Ctrl-C stops an answer, or clears what is written, and at an empty line it ends the conversation, as Ctrl-D does";
 
 /// An example of a line of JSON.
 const EXAMPLE: &str = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}";
@@ -155,9 +141,7 @@ impl Conversation {
             path => Ok(std::path::Path::new(path)),
         };
         match name {
-            "help" | "?" => self
-                .show
-                .note(&format!("{}; {KEYS}", COMMANDS.join("  ")))?,
+            "help" | "?" => self.show.note(&commands_and_keys())?,
             "exit" | "quit" | "bye" => return Ok(false),
             "reset" => {
                 let messages = self.chat.messages().iter();

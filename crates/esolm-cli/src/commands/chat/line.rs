@@ -14,8 +14,8 @@ use rustyline::{
     KeyEvent, Modifiers, Movement, RepeatCount,
 };
 
-use super::COMMANDS;
 use super::input::Said;
+use crate::arguments::COMMANDS;
 
 /// Number of messages kept in the history.
 const REMEMBERED: usize = 500;
@@ -95,14 +95,13 @@ impl Validator for Commands {}
 
 /// The commands that start with the given text, as displayed and as inserted.
 fn completed(begun: &str) -> Vec<Pair> {
-    let begin_so = COMMANDS
-        .iter()
-        .filter(|command| begun.starts_with('/') && command.starts_with(begun));
-    let pair = |command: &&str| Pair {
-        display: (*command).into(),
+    let commands = COMMANDS.map(|(command, _)| command).into_iter();
+    let begin_so = commands.filter(|command| begun.starts_with('/') && command.starts_with(begun));
+    let pair = |command: &str| Pair {
+        display: command.into(),
         replacement: match command.split_once(' ') {
             Some((name, _)) => format!("{name} "),
-            None => (*command).into(),
+            None => command.into(),
         },
     };
     begin_so.map(pair).collect()
