@@ -27,7 +27,7 @@ const USAGE: u8 = 2;
 const FAILED: u8 = 1;
 
 /// The remedy if the network's numbers overflow.
-const OVERFLOWED: &str =
+pub const OVERFLOWED: &str =
     "give another checkpoint, or use f32 where --weights or --kv-cache say f16";
 
 /// Why a command stopped.
@@ -507,7 +507,8 @@ fn usage_sentence(error: &clap::Error) -> String {
     sentence + "; see --help"
 }
 
-/// A panic is a bug in the program. It still ends in one sentence, in any thread.
+/// A panic is a bug in the program. It still ends in one sentence, in any thread, and ends the program, unless it happens
+/// while a request is answered: the server tells its client.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let what = panic
@@ -526,8 +527,11 @@ pub fn report_panics() {
             "this is a bug in esolm ({}{place}); please report it together with the command line",
             what.join(" ")
         ));
+        if std::thread::current().name() == Some(esolm_serve::THREADS) {
+            return;
+        }
         atomic::abandon_all();
-        std::process::exit(FAILED.into());
+        interrupts::exit(FAILED);
     }));
 }
 

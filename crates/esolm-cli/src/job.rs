@@ -29,8 +29,6 @@ use input::{Input, RawLine};
 use output::Output;
 use record::Record;
 
-/// Maximum bytes of the lines processed together.
-const MOST_BYTES: usize = 4 << 20;
 /// Range of the time for which lines are processed together: the work lost if a job is killed.
 const SOON: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(20);
@@ -65,12 +63,14 @@ pub trait Work {
     /// Loads the model for `left` lines, if that number is known.
     fn load(&mut self, left: Option<u64>) -> Result<(), Failure>;
 
-    /// Processes lines, in the given order. `stop` ends this early, with the results so far.
+    /// Processes lines, in the given order, and adds their results to `done`: those of the first lines even if it fails,
+    /// or if `stop` ends it early.
     fn run(
         &mut self,
         lines: Vec<Line<Self::Item>>,
         stop: &Arc<AtomicBool>,
-    ) -> Result<Vec<Result<Self::Done, String>>, Failure>;
+        done: &mut Vec<Result<Self::Done, String>>,
+    ) -> Result<(), Failure>;
 }
 
 /// A line to process.
@@ -180,19 +180,18 @@ pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     let mut told = Told::default();
     while number < end {
         let wanted = pace.lines.min((end - number) as usize);
-        let mut some = Vec::new();
-        let mut bytes = 0;
-        while some.len() < wanted && bytes < MOST_BYTES {
-            let Some(raw) = lines.next()? else { break };
-            bytes += raw.bytes.len();
-            some.push(raw);
-        }
-        if some.is_empty() {
-            break;
-        }
+        let some = lines.some(wanted, &stop)?;
         let began = Instant::now();
         let goes_on = output.can_go_on();
-        let done = chunk(plan, &mut work, some, number, goes_on, &stop);
+        let done = match some.is_empty() {
+            false => chunk(plan, &mut work, some, number, goes_on, &stop),
+            true if stop.load(Ordering::SeqCst) => Err(Failure::interrupted()),
+            true if left.is_some() => Err(Failure::failed(format!(
+                "{} has become shorter since the job began; give the file as it was",
+                input.name()
+            ))),
+            true => break,
+        };
         let done = done.unwrap_or_else(Chunk::failed);
         output.append(&done.text)?;
         told.lines += done.lines;
@@ -346,14 +345,16 @@ fn chunk<W: Work>(
             break;
         }
     }
-    let done = match items.is_empty() {
-        true => Vec::new(),
-        false => work.run(items, stop)?,
+    let mut done = Vec::new();
+    let failed = match items.is_empty() {
+        true => None,
+        false => work.run(items, stop, &mut done).err(),
     };
     let is_stopped = stop.load(Ordering::SeqCst);
+    let failure = failed.or_else(|| is_stopped.then(Failure::interrupted));
     let mut done = done.into_iter();
     let mut chunk = Chunk {
-        failure: is_stopped.then(Failure::interrupted),
+        failure,
         text: Vec::new(),
         lines: 0,
         errors: 0,
@@ -363,7 +364,7 @@ fn chunk<W: Work>(
             Some(why) => Err(why),
             None => match done.next() {
                 Some(result) => result,
-                None if is_stopped => break,
+                None if chunk.failure.is_some() => break,
                 None => return Err(esolm::Error::Crashed.into()),
             },
         };

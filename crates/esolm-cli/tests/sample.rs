@@ -12,6 +12,9 @@ mod decoders;
 mod endings;
 #[path = "sample/job_refusals.rs"]
 mod job_refusals;
+#[cfg(unix)]
+#[path = "sample/job_streams.rs"]
+mod job_streams;
 #[path = "sample/jobs.rs"]
 mod jobs;
 #[path = "sample/manual.rs"]

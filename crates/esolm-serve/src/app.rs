@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware;
@@ -13,7 +14,6 @@ use esolm::text::TextCodec;
 use esolm::{ChatTemplate, ChatTemplateError, Recommended, Serving};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use crate::Limits;
 use crate::body;
@@ -22,6 +22,7 @@ use crate::error::{ApiError, quoted};
 use crate::fields::Fields;
 use crate::guard::{self, Guard};
 use crate::metrics::{self, Metrics};
+use crate::workers::Workers;
 
 /// A served model.
 #[derive(Clone)]
@@ -44,28 +45,8 @@ pub struct App {
     pub guard: Guard,
     pub limits: Limits,
     pub metrics: Arc<Metrics>,
-    /// Limits how many bodies are read and tokenized at once.
+    /// Where bodies are read and tokenized, and answers written.
     pub workers: Workers,
-}
-
-/// Permits for processing bodies. Large ones, each of which may take seconds and a gigabyte, only queue among
-/// themselves.
-pub struct Workers {
-    small: Semaphore,
-    large: Semaphore,
-}
-
-/// Bytes above which a body counts as large.
-const LARGE: usize = 256 << 10;
-
-impl Workers {
-    /// Permits for a machine with this many cores.
-    pub fn new(cores: usize) -> Self {
-        Self {
-            small: Semaphore::new(cores),
-            large: Semaphore::new(1),
-        }
-    }
 }
 
 impl App {
@@ -99,35 +80,14 @@ impl App {
             name => self.model(name),
         }
     }
-
-    /// Runs `work`, which takes time because of its `bytes` of input, on a separate thread.
-    ///
-    /// # Errors
-    /// Errors of `work`.
-    pub async fn work<T: Send + 'static>(
-        &self,
-        bytes: usize,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let crashed = || {
-            let message = "the request failed inside the server";
-            ApiError::of(StatusCode::INTERNAL_SERVER_ERROR, message)
-        };
-        let workers = match bytes > LARGE {
-            true => &self.workers.large,
-            false => &self.workers.small,
-        };
-        let _turn = workers.acquire().await.map_err(|_| crashed())?;
-        let done = tokio::task::spawn_blocking(work).await;
-        done.unwrap_or_else(|_| Err(crashed()))
-    }
 }
 
 /// All routes.
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/models", get(models))
-        .route("/v1/models/{name}", get(model))
+        // The name of a model on a hub has a slash.
+        .route("/v1/models/{*name}", get(model))
         .route("/v1/completions", post(completions))
         .route("/v1/chat/completions", post(chat_completions))
         .route("/tokenizer_info", get(tokenizer_info))
@@ -197,8 +157,9 @@ async fn models(State(app): State<Arc<App>>) -> Response {
 
 async fn model(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
+    let Path(name) = name.map_err(|error| ApiError::of(error.status(), error.body_text()))?;
     Ok(as_json(&Listed::of(app.model(Some(&name))?)))
 }
 
@@ -210,8 +171,9 @@ struct Named {
 
 async fn tokenizer_info(
     State(app): State<Arc<App>>,
-    Query(named): Query<Named>,
+    named: Result<Query<Named>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    let Query(named) = named.map_err(|error| ApiError::field("model", error.body_text()))?;
     #[derive(Serialize)]
     struct Info<'a> {
         bos_token: Option<String>,
@@ -244,7 +206,7 @@ async fn tokenize(State(app): State<Arc<App>>, request: Request) -> Result<Respo
     }
     let body = body::read(&app.limits, request).await?;
     let shared = app.clone();
-    let work = app.work(body.len(), move || {
+    let work = app.workers.work(body.len(), move || {
         let mut fields = Fields::read(&body)?;
         let model = shared.model_or_first(fields.text("model")?.as_deref())?;
         let prompt = fields.text("prompt")?;
@@ -274,7 +236,7 @@ async fn detokenize(State(app): State<Arc<App>>, request: Request) -> Result<Res
     }
     let body = body::read(&app.limits, request).await?;
     let shared = app.clone();
-    let work = app.work(body.len(), move || {
+    let work = app.workers.work(body.len(), move || {
         let mut fields = Fields::read(&body)?;
         let model = shared.model_or_first(fields.text("model")?.as_deref())?;
         let tokens = match fields.take("tokens") {

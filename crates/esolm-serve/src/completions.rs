@@ -31,7 +31,7 @@ pub async fn completions(
     request: Request,
 ) -> Result<Response, ApiError> {
     let read = |fields, _: &Model| Ask::read(fields);
-    answered(begin(app, request, Form::Text, read).await?).await
+    answered(app, request, Form::Text, read).await
 }
 
 /// Handles a chat completion request.
@@ -39,32 +39,24 @@ pub async fn chat_completions(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    answered(begin(app, request, Form::Chat, Ask::read_chat).await?).await
+    answered(app, request, Form::Chat, Ask::read_chat).await
 }
 
-async fn answered((answer, is_stream): (Answer, bool)) -> Result<Response, ApiError> {
-    match is_stream {
-        true => Ok(stream(answer)),
-        false => Ok(json(answer.whole().await?)),
-    }
-}
-
-/// Starts a request; `read` parses the fields of its body, except the model's name. Also returns whether the response
-/// is to be streamed.
+/// Answers a request; `read` parses the fields of its body, except the model's name.
 ///
 /// # Errors
-/// If the body or one of its fields is unusable, the queue is full, or log-probabilities of the prompt are not
-/// available.
-async fn begin(
+/// If the body or one of its fields is unusable, the queue is full, log-probabilities of the prompt are not available,
+/// or a text cannot be written.
+async fn answered(
     app: Arc<App>,
     request: Request,
     form: Form,
     read: impl FnOnce(Fields, &Model) -> Result<Ask, ApiError> + Send + 'static,
-) -> Result<(Answer, bool), ApiError> {
+) -> Result<Response, ApiError> {
     let body = body::read(&app.limits, request).await?;
     let shared = app.clone();
     // Parsing and tokenizing take time, and the parsed body takes many times the memory of the raw one.
-    let work = app.work(body.len(), move || {
+    let work = app.workers.work(body.len(), move || {
         let mut fields = Fields::read(&body)?;
         let model = shared.model(fields.text("model")?.as_deref())?.clone();
         let mut ask = read(fields, &model)?;
@@ -92,8 +84,19 @@ async fn begin(
         seed,
     };
     let (codec, metrics) = (model.codec.clone(), app.metrics.clone());
-    let answer = Answer::new(head, &ask, order, writings, echoed, codec, metrics);
-    Ok((answer, ask.stream))
+    // So do the words of many log-probabilities.
+    let (size, is_stream) = (order.size(&ask), ask.stream);
+    let new = move || {
+        let answer = Answer::new(head, &ask, order, writings, echoed, codec, metrics);
+        Ok(answer)
+    };
+    let mut answer = app.workers.work(size, new).await?;
+    if is_stream {
+        return Ok(stream(answer));
+    }
+    let written = answer.written().await?;
+    let whole = app.workers.work(size, move || Ok(answer.whole(written)));
+    Ok(json(whole.await?))
 }
 
 /// An answer as server-sent events.

@@ -8,6 +8,7 @@
 //! | `app.rs` | routes, and small endpoints |
 //! | `body.rs`, `fields.rs` | bodies, and their fields one by one |
 //! | `completions/` | requests, the texts generated for them, and responses |
+//! | `workers.rs` | work that takes time, on threads of its own |
 //! | `error.rs` | errors in OpenAI's format |
 //! | `metrics.rs` | Prometheus metrics |
 
@@ -20,6 +21,7 @@ mod fields;
 mod guard;
 mod listen;
 mod metrics;
+mod workers;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -30,9 +32,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use esolm::{ChatTemplate, ChatTemplateError, Recommended, Serving};
 use tokio::runtime::Runtime;
 
-use app::{App, Model, Workers};
+use app::{App, Model};
 pub use guard::Guard;
 use metrics::Metrics;
+use workers::Workers;
+
+/// The name of the threads that answer requests. A panic in one of them fails only its request.
+pub const THREADS: &str = "esolm-http";
+/// How often durations are summed up for the metrics.
+const SUM_UP: Duration = Duration::from_secs(5);
 
 /// Limits on clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +161,7 @@ impl Server {
         let models = checked(models)?;
         let threads = |error: io::Error| ServeError::Thread(error.to_string());
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("esolm-http")
+            .thread_name(THREADS)
             .worker_threads(2)
             .enable_io()
             .enable_time()
@@ -161,7 +169,6 @@ impl Server {
             .map_err(threads)?;
         let servings: Vec<Serving> = models.iter().map(|m| m.serving.clone()).collect();
         let served = self.serve(&runtime, models, stop, on_stop);
-        served.map_err(threads)?;
         // Requests that did not finish in time are dropped, along with their texts.
         runtime.shutdown_timeout(Duration::from_secs(1));
         let closing = tokio::runtime::Builder::new_current_thread()
@@ -170,7 +177,7 @@ impl Server {
         for serving in servings {
             closing.block_on(serving.close());
         }
-        Ok(())
+        served.map_err(threads)
     }
 
     fn serve(
@@ -190,6 +197,14 @@ impl Server {
             workers: Workers::new(cores),
         };
         let router = app::router(Arc::new(app));
+        let counted = metrics.clone();
+        runtime.spawn(async move {
+            let mut turns = tokio::time::interval(SUM_UP);
+            loop {
+                turns.tick().await;
+                counted.sum_up();
+            }
+        });
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(self.listener)?;
             let open = listen::listen(listener, router, &self.limits, &metrics, stop).await;

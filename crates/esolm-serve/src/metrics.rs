@@ -98,6 +98,12 @@ impl Metrics {
         self.counter(REFUSED, Vec::new()).increment(1);
     }
 
+    /// Sums up what was recorded since the last time. Until then every duration is kept, so this has to be called now
+    /// and then.
+    pub fn sum_up(&self) {
+        self.handle.run_upkeep();
+    }
+
     /// All metrics as text.
     pub fn render(&self, models: &[Model]) -> String {
         for model in models {
@@ -120,7 +126,7 @@ impl Metrics {
                 self.gauge(name, label()).set(value as f64);
             }
         }
-        self.handle.run_upkeep();
+        self.sum_up();
         self.handle.render()
     }
 }

@@ -114,13 +114,15 @@ impl Language {
             return Err(ChatError::NotADecoder { family }.into());
         }
         Ok(Self {
-            ends: ends(&template, codec, config),
+            ends: answer_ends(&template, codec, config),
             template,
         })
     }
 }
 
-fn ends(template: &ChatTemplate, codec: &TextCodec, config: &ModelConfig) -> Vec<u32> {
+/// The tokens that end an answer: those that the checkpoint names, and special tokens that usually end a turn, since
+/// many checkpoints name only the end of a text.
+pub fn answer_ends(template: &ChatTemplate, codec: &TextCodec, config: &ModelConfig) -> Vec<u32> {
     let named = END_NAMES.iter().copied().chain(template.eos_token());
     let named = named.filter_map(|name| codec.special_token(name));
     let Ends { eos, more, .. } = codec.ends();
@@ -324,10 +326,13 @@ impl Stream for Answering {
         let State::Running(events) = state else {
             return Poll::Ready(None);
         };
+        if events.is_over() {
+            return Poll::Ready(None);
+        }
         // A channel that closes before the answer means that the model's thread panicked.
         let event = ready!(events.poll_next(context)).unwrap_or(Err(Error::Crashed));
         if !matches!(event, Ok(ChatEvent::Prompt(_) | ChatEvent::Step(_))) {
-            *state = State::Ended;
+            events.end();
         }
         Poll::Ready(Some(event))
     }

@@ -385,6 +385,11 @@ impl EngineError {
         }
     }
 
+    /// Whether it concerns the text that it names rather than all of them: the network's numbers depend on the text.
+    pub fn is_of_text(&self) -> bool {
+        matches!(self, Self::NotFinite { .. } | Self::MaskDrawn { .. })
+    }
+
     /// The message without the name of the GPU, to be shown beside it.
     pub(crate) fn of_named_gpu(&self) -> String {
         match self {

@@ -126,11 +126,14 @@ impl Stream for Generation {
         let State::Running(events) = state else {
             return Poll::Ready(None);
         };
+        if events.is_over() {
+            return Poll::Ready(None);
+        }
         let event = ready!(events.poll_next(context));
         // If the channel closes before the footer, the model's thread has panicked.
         let event = event.unwrap_or(Err(Error::Crashed));
         if !matches!(event, Ok(Event::Header(_) | Event::Step(_))) {
-            *state = State::Ended;
+            events.end();
         }
         Poll::Ready(Some(event))
     }

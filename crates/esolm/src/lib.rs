@@ -25,7 +25,7 @@ pub use esolm_core::{chat::Message, checkpoint, config, plan, stop, text, trace}
 
 pub use adapter::{AdapterInfo, AdapterKind, AdapterLimits};
 pub use chat::{
-    Answer, Answering, Chat, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep,
+    Answer, Answering, Chat, ChatError, ChatEvent, ChatOptions, ChatPrompt, ChatStep, answer_ends,
     drawn_as_answers, usual_answer,
 };
 #[cfg(not(target_family = "wasm"))]

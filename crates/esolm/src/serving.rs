@@ -28,6 +28,8 @@ use crate::device::{DeviceInfo, LoadOptions};
 use crate::engine::Engine;
 use crate::error::{EngineError, Error};
 use crate::files::{ModelFiles, Shared};
+use crate::turn::unless;
+use crate::worker::Joined;
 use batch::Batch;
 use desk::{Desk, Message, Opener};
 use echo::EchoJob;
@@ -76,6 +78,8 @@ pub struct TextRequest {
     pub ends_at_eos: bool,
     /// Report the log-probability of each generated token, and those of this many most likely tokens.
     pub top: Option<usize>,
+    /// More tokens that end the text, for example those that end an answer ([`answer_ends`](crate::answer_ends)).
+    pub ends: Vec<u32>,
 }
 
 /// Events of a text.
@@ -150,8 +154,8 @@ pub enum ServingError {
     Unavailable(String),
 }
 
-/// A model that serves requests. Clones are handles to the same one; its thread ends once the last handle is dropped
-/// and all pending requests are done.
+/// A model that serves requests. Clones are handles to the same one. Whoever drops the last handle waits until pending
+/// requests are done and the model's memory has been freed.
 #[derive(Clone)]
 pub struct Serving {
     inbox: Sender<Message>,
@@ -161,6 +165,8 @@ pub struct Serving {
     device: Arc<DeviceInfo>,
     options: ServingOptions,
     counts: Arc<state::Counts>,
+    /// Dropped after `inbox`, whose end the thread waits for.
+    _thread: Arc<Joined>,
 }
 
 impl Serving {
@@ -194,6 +200,8 @@ impl Serving {
         if length > context {
             return Err(Error::Context { length, context });
         }
+        // Dropped last if the caller gives up: the thread waits for the ends of these channels.
+        let joined = Arc::<Joined>::default();
         let (inbox, messages) = async_channel::unbounded();
         let (ending, ended) = async_channel::bounded::<()>(1);
         let (opened, opening) = async_channel::bounded(1);
@@ -212,7 +220,10 @@ impl Serving {
         };
         let body = move || {
             pollster::block_on(async {
-                let batch = match (desk.open)().await {
+                let Some(engine) = unless(|| opened.is_closed(), (desk.open)()).await else {
+                    return;
+                };
+                let batch = match engine {
                     Ok(engine) => {
                         let device = engine.device().clone();
                         Batch::start(engine, options.places, length).map(|batch| (batch, device))
@@ -233,10 +244,11 @@ impl Serving {
                 drop(ending);
             });
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("esolm-serving".into())
             .spawn(body)
             .map_err(|error| EngineError::Thread(error.to_string()))?;
+        joined.join(thread);
         let device = opening.recv().await.map_err(|_| Error::Crashed)??;
         Ok(Self {
             inbox,
@@ -245,6 +257,7 @@ impl Serving {
             device: Arc::new(device),
             options,
             counts,
+            _thread: joined,
         })
     }
 
@@ -305,7 +318,8 @@ impl Serving {
             Some(tokens) => request.resolve_tokens(config, self.codec(), tokens),
             None => request.resolve(config, self.codec()),
         };
-        let resolved = resolved.map_err(Error::from)?;
+        let mut resolved = resolved.map_err(Error::from)?;
+        resolved.stop.ends.more.extend(&text.ends);
         let (length, most) = (resolved.options.length, self.length());
         if length > most {
             return Err(ServingError::TooLong { length, most });

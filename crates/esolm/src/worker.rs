@@ -20,6 +20,8 @@ use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::error::Error;
 use crate::files::{ModelFiles, Shared, Source};
+#[cfg(not(target_family = "wasm"))]
+use crate::turn::unless;
 
 /// The future of a job that uses the engine.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -41,16 +43,36 @@ pub struct Worker {
 /// would crash it.
 #[cfg(not(target_family = "wasm"))]
 #[derive(Default)]
-struct Joined(OnceLock<JoinHandle<()>>);
+pub(crate) struct Joined(OnceLock<Started>);
+
+/// A thread, and the process that started it.
+#[cfg(not(target_family = "wasm"))]
+struct Started {
+    thread: JoinHandle<()>,
+    process: u32,
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl Joined {
+    /// Waits for `thread` from now on.
+    pub(crate) fn join(&self, thread: JoinHandle<()>) {
+        let process = std::process::id();
+        // Called once.
+        let _ = self.0.set(Started { thread, process });
+    }
+}
 
 #[cfg(not(target_family = "wasm"))]
 impl Drop for Joined {
     fn drop(&mut self) {
-        let thread = self.0.take();
-        // A job may drop the last handle.
-        if let Some(thread) = thread.filter(|thread| thread.thread().id() != thread::current().id())
-        {
-            // A panic was reported to whoever waited for the job.
+        let Some(Started { thread, process }) = self.0.take() else {
+            return;
+        };
+        if process != std::process::id() {
+            // A fork does not have the thread.
+            std::mem::forget(thread);
+        } else if thread.thread().id() != thread::current().id() {
+            // A job may drop the last handle, hence the condition. A panic was reported to whoever waited for the job.
             let _ = thread.join();
         }
     }
@@ -59,6 +81,7 @@ impl Drop for Joined {
 /// What a job delivers by other means than its result.
 pub struct Delivery<T> {
     items: Pin<Box<Receiver<T>>>,
+    is_over: bool,
     /// Without it, dropping the last handle would wait for a job that itself waits for its reader. In a browser nothing
     /// waits, and a reader must not keep a model from being closed.
     #[cfg(not(target_family = "wasm"))]
@@ -70,6 +93,17 @@ impl<T> Delivery<T> {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<T>> {
         self.items.as_mut().poll_next(context)
     }
+
+    /// Notes that the last item has been read. The reader keeps its handle to the model even then, since dropping the
+    /// last one waits for the model's thread, which polling must not do.
+    pub fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Whether the last item has been read.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
 }
 
 impl Worker {
@@ -77,12 +111,18 @@ impl Worker {
     #[cfg(not(target_family = "wasm"))]
     pub async fn start(source: Source, options: LoadOptions) -> Result<(Self, Loaded), Error> {
         let (worker, queue, ending) = Self::new();
+        let (opened, opening) = async_channel::bounded::<()>(1);
         let (loaded, loading) = async_channel::bounded(1);
         let body = move || {
             pollster::block_on(async {
-                let (engine, answer) = match load(source, &options).await {
-                    Ok((engine, answer)) => (Some(engine), Ok(answer)),
-                    Err(error) => (None, Err(error)),
+                let files = source.open();
+                drop(opened);
+                let is_given_up = || loaded.is_closed();
+                let load = unless(is_given_up, async { load(files?, &options).await });
+                let (engine, answer) = match load.await {
+                    Some(Ok((engine, answer))) => (Some(engine), Ok(answer)),
+                    Some(Err(error)) => (None, Err(error)),
+                    None => return,
                 };
                 // If the caller gave up waiting, the queue's other end is gone as well.
                 let _ = loaded.try_send(answer);
@@ -97,16 +137,18 @@ impl Worker {
             .name("esolm".into())
             .spawn(body)
             .map_err(|error| EngineError::Thread(error.to_string()))?;
+        // Nothing is ever sent. Until the files are open, which may take a download, whoever no longer wants the model does
+        // not wait for the thread.
+        let _ = opening.recv().await;
+        worker.thread.join(thread);
         let loaded = loading.recv().await.map_err(|_| Error::Crashed)??;
-        // Before that, whoever no longer wants the model does not wait for it.
-        let _ = worker.thread.0.set(thread);
         Ok((worker, loaded))
     }
 
     /// Loads a model onto a device.
     #[cfg(target_family = "wasm")]
     pub async fn start(source: Source, options: LoadOptions) -> Result<(Self, Loaded), Error> {
-        let (engine, loaded) = load(source, &options).await?;
+        let (engine, loaded) = load(source.open()?, &options).await?;
         let (worker, queue, ending) = Self::new();
         wasm_bindgen_futures::spawn_local(async move {
             serve(engine, queue).await;
@@ -161,6 +203,7 @@ impl Worker {
     pub fn delivery<T>(self, items: Receiver<T>) -> Delivery<T> {
         Delivery {
             items: Box::pin(items),
+            is_over: false,
             #[cfg(not(target_family = "wasm"))]
             _worker: Box::new(self),
         }
@@ -194,8 +237,8 @@ pub struct Loaded {
     pub device: DeviceInfo,
 }
 
-async fn load(source: Source, options: &LoadOptions) -> Result<(Engine, Loaded), Error> {
-    let ModelFiles { checkpoint, shared } = source.open()?;
+async fn load(files: ModelFiles, options: &LoadOptions) -> Result<(Engine, Loaded), Error> {
+    let ModelFiles { checkpoint, shared } = files;
     let engine = Engine::load(&checkpoint, options).await?;
     let device = engine.device().clone();
     Ok((engine, Loaded { shared, device }))

@@ -1,8 +1,12 @@
 //! The lines of a job, read one by one: memory does not depend on their number.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -14,13 +18,21 @@ use crate::{fields, texts};
 
 /// Maximum bytes of a line. Longer ones are hardly lines of JSON.
 const LONGEST: u64 = 64 << 20;
+/// Maximum bytes of the lines processed together, unless one has more.
+const MOST_BYTES: usize = 4 << 20;
+/// Lines of a stream that are read ahead.
+const AHEAD: usize = 16;
+/// How long lines of a stream are gathered after the first, to be processed together.
+const GATHER: Duration = Duration::from_millis(20);
+/// How often a wait for a line checks whether it should end.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Where lines come from.
 pub struct Input {
     path: PathBuf,
     name: String,
-    /// A regular file, which can be read twice.
-    is_file: bool,
+    /// Open if it is a regular file, which can be read twice: the same one both times, even if another takes its path.
+    file: Option<File>,
 }
 
 /// The result of a first reading.
@@ -51,7 +63,7 @@ impl Input {
             return Ok(Self {
                 path: path.into(),
                 name,
-                is_file: false,
+                file: None,
             });
         }
         let metadata = fs::metadata(path).map_err(|error| cannot_read(&name, &error))?;
@@ -60,16 +72,22 @@ impl Input {
                 "{name} is a folder; give a file with lines of JSON"
             )));
         }
+        let file = metadata.is_file().then(|| File::open(path)).transpose();
         Ok(Self {
+            file: file.map_err(|error| cannot_read(&name, &error))?,
             path: path.into(),
             name,
-            is_file: metadata.is_file(),
         })
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Refuses inputs that can be read only once.
     pub fn needs_file(&self, job: &Job) -> Result<(), Failure> {
-        if self.is_file {
+        if self.file.is_some() {
             return Ok(());
         }
         let option = match job.resume {
@@ -87,15 +105,15 @@ impl Input {
         &self,
         check: impl Fn(&RawLine) -> Result<(), String>,
     ) -> Result<Option<Survey>, Failure> {
-        if !self.is_file {
+        let Some(file) = &self.file else {
             return Ok(None);
-        }
+        };
         let mut hash = Hashing {
-            file: self.file()?,
+            file,
             hash: Sha256::new(),
             bytes: 0,
         };
-        let mut lines = Lines::new(&self.name, Box::new(BufReader::new(&mut hash)));
+        let mut lines = Reader::new(&self.name, BufReader::new(&mut hash));
         let mut count = 0;
         while let Some(line) = lines.next()? {
             count += 1;
@@ -115,16 +133,22 @@ impl Input {
     }
 
     /// An iterator over its lines, from the first.
-    pub fn lines(&self) -> Result<Lines<'static>, Failure> {
-        let reader: Box<dyn BufRead> = match self.path == Path::new(texts::STDIN) {
-            true => Box::new(io::stdin().lock()),
-            false => Box::new(BufReader::new(self.file()?)),
+    pub fn lines(&self) -> Result<Lines, Failure> {
+        let opened = match (&self.file, self.path == Path::new(texts::STDIN)) {
+            (Some(file), _) => {
+                let again = file.try_clone().and_then(|mut file| {
+                    file.rewind()?;
+                    Ok(file)
+                });
+                let again = again.map_err(|error| cannot_read(&self.name, &error))?;
+                return Ok(Lines::File(Reader::new(&self.name, BufReader::new(again))));
+            }
+            (None, true) => Lines::of_stream(&self.name, io::stdin()),
+            (None, false) => {
+                File::open(&self.path).and_then(|stream| Lines::of_stream(&self.name, stream))
+            }
         };
-        Ok(Lines::new(&self.name, reader))
-    }
-
-    fn file(&self) -> Result<File, Failure> {
-        File::open(&self.path).map_err(|error| cannot_read(&self.name, &error))
+        opened.map_err(|error| cannot_read(&self.name, &error))
     }
 }
 
@@ -133,13 +157,13 @@ fn cannot_read(name: &str, error: &io::Error) -> Failure {
 }
 
 /// A file that is hashed while it is read.
-struct Hashing {
-    file: File,
+struct Hashing<'a> {
+    file: &'a File,
     hash: Sha256,
     bytes: u64,
 }
 
-impl Read for Hashing {
+impl Read for Hashing<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
         self.hash.update(&buffer[..count]);
@@ -148,15 +172,86 @@ impl Read for Hashing {
     }
 }
 
-/// An iterator over lines.
-pub struct Lines<'a> {
+/// An iterator over the lines of an input.
+pub enum Lines {
+    File(Reader<BufReader<File>>),
+    /// Read by another thread, so that waiting for a line can end.
+    Stream(Receiver<Result<RawLine, Failure>>),
+}
+
+impl Lines {
+    fn of_stream(name: &str, stream: impl Read + Send + 'static) -> io::Result<Self> {
+        let mut reader = Reader::new(name, BufReader::new(stream));
+        let (sender, lines) = sync_channel(AHEAD);
+        let read = move || {
+            while let Some(line) = reader.next().transpose() {
+                let is_last = line.is_err();
+                if sender.send(line).is_err() || is_last {
+                    break;
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("esolm-input".into())
+            .spawn(read)?;
+        Ok(Self::Stream(lines))
+    }
+
+    /// The next line that is not blank.
+    pub fn next(&mut self) -> Result<Option<RawLine>, Failure> {
+        match self {
+            Self::File(reader) => reader.next(),
+            Self::Stream(lines) => lines.recv().ok().transpose(),
+        }
+    }
+
+    /// Up to `most` lines to be processed together: of a stream, those that have arrived shortly after the first. None at
+    /// the end, or once `stop` is set.
+    pub fn some(&mut self, most: usize, stop: &AtomicBool) -> Result<Vec<RawLine>, Failure> {
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        let mut until = None;
+        while some.len() < most && bytes < MOST_BYTES {
+            let line = match self {
+                Self::File(reader) => reader.next()?,
+                Self::Stream(lines) => arriving(lines, until, stop)?,
+            };
+            let Some(line) = line else { break };
+            until = until.or_else(|| Some(Instant::now() + GATHER));
+            bytes += line.bytes.len();
+            some.push(line);
+        }
+        Ok(some)
+    }
+}
+
+/// The next line of a stream, unless `stop` is set or none arrives `until` then.
+fn arriving(
+    lines: &Receiver<Result<RawLine, Failure>>,
+    until: Option<Instant>,
+    stop: &AtomicBool,
+) -> Result<Option<RawLine>, Failure> {
+    while !stop.load(Ordering::SeqCst) {
+        let wait = until.map_or(LOOK, |until| {
+            until.saturating_duration_since(Instant::now())
+        });
+        match lines.recv_timeout(wait) {
+            Ok(line) => return line.map(Some),
+            Err(RecvTimeoutError::Timeout) if until.is_none() => {}
+            Err(_) => break,
+        }
+    }
+    Ok(None)
+}
+
+/// Reads lines.
+pub struct Reader<R> {
     name: String,
-    reader: Box<dyn BufRead + 'a>,
+    reader: R,
     number: u64,
 }
 
-impl<'a> Lines<'a> {
-    fn new(name: &str, reader: Box<dyn BufRead + 'a>) -> Self {
+impl<R: BufRead> Reader<R> {
+    fn new(name: &str, reader: R) -> Self {
         Self {
             name: name.into(),
             reader,
@@ -212,5 +307,29 @@ impl RawLine {
             Some(id) if !is_name(&id) => Err("its id must be a text or a whole number".into()),
             id => Ok((id, fields)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A job computes the lines that its record describes.
+    #[test]
+    fn a_file_that_takes_the_inputs_place_is_not_read() {
+        let folder = std::env::temp_dir().join(format!("esolm-input-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let (path, other) = (folder.join("in.jsonl"), folder.join("other.jsonl"));
+        fs::write(&path, "{}\n\n{\"id\": 1}\n").expect("written");
+        fs::write(&other, "{\"id\": 2}\n").expect("written");
+        let input = Input::open(&path).expect("there");
+        let survey = input.survey(|_| Ok(())).expect("read");
+        assert_eq!(survey.expect("a file").lines, 2);
+        fs::rename(&other, &path).expect("replaced");
+        let mut lines = input.lines().expect("open");
+        let some = lines.some(9, &AtomicBool::new(false)).expect("read");
+        let numbers: Vec<u64> = some.iter().map(|line| line.number).collect();
+        assert_eq!(numbers, [1, 3]);
+        fs::remove_dir_all(&folder).expect("removed");
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use esolm::likelihood::Purpose;
-use esolm::{Error, Likelihood, Model, ModelFiles, Progress};
+use esolm::{Error, Likelihood, LikelihoodError, Model, ModelFiles, Progress};
 use serde_json::{Map, Value};
 
 use crate::arguments::{Device, Job, OutputFormat, Source};
-use crate::failure::Failure;
+use crate::failure::{Failure, OVERFLOWED};
 use crate::job::{self, Line};
 use crate::setup;
 
@@ -69,6 +69,15 @@ impl<'a> Options<'a> {
     }
 }
 
+/// Whether the numbers of a text overflow, which depends on the text.
+fn is_of_text(error: &Error) -> bool {
+    match error {
+        Error::Likelihood(LikelihoodError::NotFinite { .. }) => true,
+        Error::Engine(error) => error.is_of_text(),
+        _ => false,
+    }
+}
+
 /// Scores lines.
 pub struct Scorer<'a> {
     device: &'a Device,
@@ -101,8 +110,8 @@ impl Scorer<'_> {
         Ok(())
     }
 
-    /// Scores texts with `score`, which gets them with their numbers. Texts that cannot be scored are left out, and
-    /// have an error as their result. Returns nothing if `stop` ends this.
+    /// Scores texts with `score`, which gets them with their numbers. Texts that cannot be scored have an error as their
+    /// result. Returns nothing if `stop` ends this.
     pub fn score<I: Clone, S>(
         &self,
         lines: Vec<Line<I>>,
@@ -112,20 +121,41 @@ impl Scorer<'_> {
         let State::Loaded(model) = &self.state else {
             return Err(Error::Crashed.into());
         };
+        let score = |items: &[(u32, I)]| {
+            let (numbers, texts) = items.iter().cloned().unzip();
+            let stopped = stop.clone();
+            let progress = Progress::new(move |_, _| !stopped.load(Ordering::SeqCst));
+            score(model, numbers, texts, progress)
+        };
         let mut items: Vec<(u32, I)> = (lines.into_iter())
             .map(|Line { number, item }| (number, item))
             .collect();
         let mut wrong: Vec<Option<String>> = vec![None; items.len()];
         let mut places: Vec<usize> = (0..items.len()).collect();
-        let scored = loop {
+        let scored: Vec<Result<S, String>> = loop {
             if items.is_empty() {
                 break Vec::new();
             }
-            let (numbers, texts) = items.iter().cloned().unzip();
-            let stopped = stop.clone();
-            let progress = Progress::new(move |_, _| !stopped.load(Ordering::SeqCst));
-            match score(model, numbers, texts, progress) {
-                Ok(scored) => break scored,
+            match score(&items) {
+                Ok(scored) => break scored.into_iter().map(Ok).collect(),
+                // The text at fault is known when each is scored alone.
+                Err(error) if is_of_text(&error) => {
+                    let alone = items.chunks(1).map(|item| match score(item) {
+                        Ok(scored) => Ok(scored.into_iter().map(Ok).collect::<Vec<_>>()),
+                        Err(error) if is_of_text(&error) => {
+                            let why = format!("its probability is not finite; {OVERFLOWED}");
+                            Ok(vec![Err(why)])
+                        }
+                        Err(error) => Err(error),
+                    });
+                    match alone.collect::<Result<Vec<_>, Error>>() {
+                        Ok(alone) => break alone.into_iter().flatten().collect(),
+                        Err(Error::Stopped) if stop.load(Ordering::SeqCst) => {
+                            return Ok(Vec::new());
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
                 // Found before any pass.
                 Err(Error::Item { index, source }) => {
                     items.remove(index);
@@ -138,7 +168,7 @@ impl Scorer<'_> {
         let mut scored = scored.into_iter();
         let results = wrong.into_iter().map(|wrong| match wrong {
             Some(why) => Ok(Err(why)),
-            None => scored.next().map(Ok).ok_or(Error::Crashed.into()),
+            None => scored.next().ok_or(Error::Crashed.into()),
         });
         results.collect()
     }

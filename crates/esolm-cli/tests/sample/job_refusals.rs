@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use super::Folder;
-use super::common::{esolm, root};
+use super::common::{esolm, root, succeed, write};
 use super::jobs::{done, input, job, lines, refused};
 
 #[test]
@@ -321,4 +321,68 @@ fn a_line_that_is_too_long_is_a_bad_line() {
     let why = results[1]["error"].as_str().expect("an error");
     assert!(why.contains("more than 64 MiB"), "{why}");
     assert_eq!(results[2]["line"], 3);
+}
+
+/// The model that ships, but with a token whose numbers overflow; the letter Q is this token.
+fn overflowing(folder: &Folder) -> String {
+    let path = folder.file("overflows");
+    let model = root().join("models/stories");
+    let model = model.to_str().expect("UTF-8");
+    succeed(&["convert", model, &path, "--dtype", "f32"]);
+    let tokenizer = fs::read(root().join("models/stories/tokenizer.json")).expect("a tokenizer");
+    let tokenizer: serde_json::Value = serde_json::from_slice(&tokenizer).expect("JSON");
+    let token = tokenizer["model"]["vocab"]["Q"].as_u64().expect("a token") as usize;
+    let file = format!("{path}/model.safetensors");
+    let weights = fs::read(&file).expect("weights");
+    let tensors = safetensors::SafeTensors::deserialize(&weights).expect("safetensors");
+    let tensors = tensors.tensors().into_iter().map(|(name, tensor)| {
+        let (shape, mut bytes) = (tensor.shape().to_vec(), tensor.data().to_vec());
+        if name == "backbone.vocab_embed.embedding" {
+            let row = token * shape[1] * 4;
+            for value in bytes[row..row + shape[1] * 4].chunks_exact_mut(4) {
+                value.copy_from_slice(&3e38f32.to_le_bytes());
+            }
+        }
+        (name, tensor.dtype(), shape, bytes)
+    });
+    let tensors: Vec<_> = tensors.collect();
+    let named = (tensors.iter())
+        .map(|(name, dtype, shape, bytes)| (&name[..], *dtype, shape.clone(), bytes.clone()));
+    write(&file, &named.collect::<Vec<_>>());
+    path
+}
+
+/// It costs the other lines nothing.
+#[test]
+fn a_line_whose_numbers_overflow_is_a_bad_line() {
+    let folder = Folder::new();
+    let model = overflowing(&folder);
+    for (command, field) in [("sample", "prompt"), ("score", "text"), ("ppl", "text")] {
+        let path = folder.file(&format!("{command}.jsonl"));
+        let texts = ["One day", "Q was a queen", "The cat", "Tom"];
+        let texts = texts.map(|text| json!({field: text}).to_string() + "\n");
+        fs::write(&path, texts.concat()).expect("written");
+        let job = |output: &str, rest: &[&str]| {
+            let mut job = esolm();
+            job.args([command, "--device", "cpu", "--quiet", "--model", &model]);
+            job.args(["--input", &path, "--output", output]).args(rest);
+            if command == "sample" {
+                job.args(["--length", "16"]);
+            }
+            job
+        };
+        let output = folder.file(&format!("{command}.out"));
+        let (code, errors) = refused(job(&output, &[]));
+        assert_eq!(code, 1, "{command}: {errors}");
+        assert!(errors.contains(&format!("line 2 of {path}: ")), "{errors}");
+        assert!(errors.contains("finite"), "{errors}");
+        assert_eq!(lines(&output).len(), 1, "{command}");
+        done(job(&output, &["--resume", "--keep-going"]));
+        let results = lines(&output);
+        let failed: Vec<bool> = results
+            .iter()
+            .map(|one| one.get("error").is_some())
+            .collect();
+        assert_eq!(failed, [false, true, false, false], "{command}");
+    }
 }

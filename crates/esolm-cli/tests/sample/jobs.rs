@@ -235,61 +235,6 @@ fn an_interrupted_job_goes_on() {
     assert!(fs::read(&path).expect("results") == whole);
 }
 
-/// From a pipe to a pipe; a named pipe stays one.
-#[cfg(unix)]
-#[test]
-fn a_job_goes_through_pipes() {
-    use std::os::unix::fs::FileTypeExt;
-
-    let folder = Folder::new();
-    let input = input(&folder);
-    let whole = whole(&folder, &input);
-    let through = |arguments: &[&str]| {
-        let mut command = esolm();
-        command
-            .args([
-                "sample", "--device", "cpu", "--length", "24", "--quiet", "--input", "-",
-            ])
-            .args(arguments)
-            .stdin(fs::File::open(&input).expect("the input"));
-        command
-    };
-    assert!(done(through(&[])).stdout == whole);
-    assert!(done(through(&["--output", "-"])).stdout == whole);
-    let pipe = folder.file("pipe");
-    assert!(
-        Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .expect("mkfifo")
-            .success()
-    );
-    let reader = {
-        let pipe = pipe.clone();
-        std::thread::spawn(move || fs::read(pipe).expect("read"))
-    };
-    done(through(&["--output", &pipe]));
-    assert!(reader.join().expect("read") == whole);
-    assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo());
-    assert!(!fs::exists(format!("{pipe}.job")).expect("a folder"));
-    // Input that can be read only once can be neither sharded nor resumed.
-    for (rest, said) in [
-        (&["--shard", "1/2"][..], "--shard needs an input"),
-        (
-            &["--resume", "--output", &folder.file("x")],
-            "--resume needs an input",
-        ),
-    ] {
-        let (code, errors) = refused(through(rest));
-        assert!(code == 2 && errors.contains(said), "{errors}");
-    }
-    let (code, errors) = refused(job(&input, &pipe, &["--resume"]));
-    assert!(
-        code == 2 && errors.contains("--resume needs an output"),
-        "{errors}"
-    );
-}
-
 #[cfg(target_os = "linux")]
 #[test]
 fn two_jobs_do_not_write_one_output() {

@@ -110,7 +110,10 @@ fn no_name_of_a_model_leads_to_a_file() {
     ] {
         server.get(path).refusal(404);
     }
-    assert!([400, 404].contains(&server.get("/v1/models/%ff").status));
+    server.get("/v1/models/%ff").refusal(400);
+    server
+        .get("/tokenizer_info?model=stories&model=other")
+        .refusal(400);
     lives(&server);
 }
 

@@ -1,8 +1,11 @@
 //! Conversations over HTTP: the answers are those of the published sampler, both whole and as streams.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
-use super::common::{Folder, root};
+use super::common::{self, Folder, esolm, root};
 use super::http::Server;
 
 /// A small chat model's folder, as downloaded.
@@ -159,4 +162,57 @@ fn what_cannot_be_talked_to_says_so() {
     assert_eq!(refused["param"], "model");
     let message = refused["message"].as_str().expect("text");
     assert!(message.contains("chat template"), "{message}");
+}
+
+/// A checkpoint may name only the end of a text, and leave the end of a turn to its tokenizer's configuration. The model's
+/// name is one of a hub, which has a slash.
+#[test]
+fn answers_end_where_those_of_a_conversation_do() {
+    let folder = Folder::new();
+    let path = folder.path().join("ar");
+    let fields = json!({
+        "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "eos_token_id": 320,
+    });
+    common::chat_model(&path, &fields);
+    let path = path.to_str().expect("UTF-8");
+    let server = Server::start(&["--model", &format!("owner/ar={path}")]);
+    server.get("/v1/models/owner/ar").success();
+    server.get("/v1/models/owner").refusal(404);
+    let mut stopped = 0;
+    for seed in 1..=8 {
+        let body = json!({
+            "model": "owner/ar", "messages": [{"role": "user", "content": "Hello"}],
+            "max_tokens": 300, "temperature": 1.5, "seed": seed,
+        });
+        let answer = server.post("/v1/chat/completions", &body).success();
+        let mut chat = esolm()
+            .args(["chat", "--device", "cpu", "--json", "--model", path])
+            .args([
+                "--max-tokens",
+                "300",
+                "--temperature",
+                "1.5",
+                "--seed",
+                &seed.to_string(),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let mut stdin = chat.stdin.take().expect("a pipe");
+        stdin.write_all(b"Hello\n").expect("it reads");
+        drop(stdin);
+        let output = chat.wait_with_output().expect("it ends");
+        let events = String::from_utf8(output.stdout).expect("text");
+        let last = events.lines().last().expect("an event");
+        let last: Value = serde_json::from_str(last).expect("JSON");
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["message"]["content"], last["content"], "{seed}");
+        let is_stopped = last["finish"] != "length";
+        let reason = if is_stopped { "stop" } else { "length" };
+        assert_eq!(choice["finish_reason"], reason, "{seed}");
+        stopped += usize::from(is_stopped);
+    }
+    assert!(stopped > 0, "no answer ends");
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use axum::body::Bytes;
 use esolm::text::TextCodec;
 use esolm::trace::Step;
-use esolm::{Echoed, Told, Writing, split_thoughts};
+use esolm::{Echoed, Told, Writing, Written, split_thoughts};
 use futures_core::Stream;
 use serde::Serialize;
 
@@ -172,8 +172,8 @@ pub struct Answer {
     head: Head,
     codec: Arc<TextCodec>,
     choices: Vec<(Choice, Option<Writing>)>,
-    /// What is echoed of each choice before anything is generated.
-    echoes: Vec<Option<Piece>>,
+    /// What is echoed of each choice before anything is generated; choices of one prompt share it.
+    echoes: Vec<Option<Arc<Piece>>>,
     prompt_tokens: usize,
     include_usage: bool,
     include_steps: bool,
@@ -194,6 +194,7 @@ impl Answer {
         let mut writings = writings.into_iter();
         let (mut choices, mut echoes) = (Vec::new(), Vec::new());
         for (number, placed) in order.placed.iter().enumerate() {
+            let mut echo = None;
             for _ in 0..ask.n {
                 let writing = match placed.max_tokens {
                     0 => None,
@@ -201,12 +202,14 @@ impl Answer {
                 };
                 let resolved = writing.as_ref().map(|writing| writing.resolved().clone());
                 let choice = Choice::new(codec.clone(), placed, resolved, ask.logprobs);
-                echoes.push(ask.echo.then(|| {
+                if ask.echo && echo.is_none() {
                     // Clients never see the opening token.
                     let hidden = placed.opening.len();
                     let own = echoed.get(number).map(|echoed| &echoed[hidden..]);
-                    choice.echo(&placed.tokens, own.unwrap_or_default())
-                }));
+                    let piece = choice.echo(&placed.tokens, own.unwrap_or_default());
+                    echo = Some(Arc::new(piece));
+                }
+                echoes.push(echo.clone());
                 choices.push((choice, writing));
             }
         }
@@ -231,18 +234,32 @@ impl Answer {
         }
     }
 
-    /// Waits for all choices and builds the response.
+    /// Waits for the texts of all choices, as far as they are generated.
     ///
     /// # Errors
     /// If one of them cannot be generated.
-    pub async fn whole(mut self) -> Result<Vec<u8>, ApiError> {
+    pub async fn written(&mut self) -> Result<Vec<Option<Written>>, ApiError> {
+        let mut all = Vec::with_capacity(self.choices.len());
+        for (_, writing) in &mut self.choices {
+            all.push(match writing.take() {
+                Some(writing) => Some(writing.finish().await?),
+                None => None,
+            });
+        }
+        Ok(all)
+    }
+
+    /// The response as JSON, with the texts that have been generated.
+    pub fn whole(mut self, written: Vec<Option<Written>>) -> Vec<u8> {
         let mut pieces = Vec::with_capacity(self.choices.len());
-        for ((choice, writing), echo) in self.choices.iter_mut().zip(&mut self.echoes) {
-            let mut piece = echo.take().unwrap_or_default();
-            match writing.take() {
+        for (((choice, _), echo), written) in
+            (self.choices.iter_mut()).zip(&self.echoes).zip(written)
+        {
+            let mut piece = echo.as_deref().cloned().unwrap_or_default();
+            match written {
                 None => piece.finish = Some("length"),
-                Some(writing) => {
-                    let written = choice.finish(writing.finish().await?);
+                Some(written) => {
+                    let written = choice.finish(written);
                     piece.text.push_str(&written.text);
                     piece.finish = written.finish;
                     match (&mut piece.logprobs, written.logprobs) {
@@ -263,7 +280,7 @@ impl Answer {
             seed: self.head.seed(),
             ..self.head.part(false, choices.collect())
         };
-        Ok(serde_json::to_vec(&part).unwrap_or_default())
+        serde_json::to_vec(&part).unwrap_or_default()
     }
 
     /// The response as a stream of server-sent events.

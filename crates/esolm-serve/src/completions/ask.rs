@@ -50,6 +50,8 @@ pub struct Ask {
     pub stream: bool,
     pub include_usage: bool,
     pub include_steps: bool,
+    /// Tokens that end the text besides the checkpoint's own.
+    pub ends: Vec<u32>,
     /// Further options: sampling, schedule, stop strings.
     pub request: Request,
 }
@@ -100,6 +102,7 @@ impl Ask {
             stream,
             include_usage,
             include_steps,
+            ends: Vec::new(),
             request,
         })
     }

@@ -3,7 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use esolm::{ChatTemplate, Message, Rendering, drawn_as_answers, usual_answer};
+use esolm::{ChatTemplate, Message, Rendering, answer_ends, drawn_as_answers, usual_answer};
 use serde_json::Value;
 
 use super::ask::{Ask, Prompt, Streaming, choices, sampling, tokens_to_write};
@@ -91,6 +91,7 @@ impl Ask {
             stream,
             include_usage,
             include_steps,
+            ends: answer_ends(template, &model.codec, config),
         })
     }
 }

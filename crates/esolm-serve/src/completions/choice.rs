@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::order::Placed;
 
 /// The object `logprobs` of a choice.
-#[derive(Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct LogProbs {
     tokens: Vec<String>,
     token_logprobs: Vec<Option<f32>>,
@@ -25,7 +25,7 @@ pub struct LogProbs {
 }
 
 /// What has been added to a choice.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Piece {
     pub text: String,
     pub logprobs: Option<LogProbs>,

@@ -10,6 +10,9 @@ use crate::error::{ApiError, too_long};
 /// Default number of tokens to generate, as in OpenAI's API.
 const USUAL_TOKENS: usize = 16;
 
+/// Roughly the bytes of a token in an answer, and of a log-probability.
+const TOKEN_BYTES: usize = 8;
+
 /// A tokenized prompt.
 pub struct Placed {
     /// The client's own tokens.
@@ -52,11 +55,14 @@ impl Order {
             (true, Some(_)) => ask.prompts.len(),
             _ => 0,
         };
-        let all = ask
-            .n
-            .saturating_mul(ask.prompts.len())
-            .saturating_add(scored);
+        let choices = ask.n.saturating_mul(ask.prompts.len());
+        let written = match ask.max_tokens {
+            Some(0) => 0,
+            _ => choices,
+        };
         let most = serving.options().queue;
+        // Choices that are not written have an answer nonetheless.
+        let all = written.saturating_add(scored).max(choices);
         if all > most {
             let param = if ask.n > 1 { "n" } else { "prompt" };
             let message = format!(
@@ -90,6 +96,17 @@ impl Order {
             order.placed.push(placed);
         }
         Ok(order)
+    }
+
+    /// Roughly the bytes of the answer.
+    pub fn size(&self, ask: &Ask) -> usize {
+        let most_likely = ask.logprobs.map_or(0, |top| top + 1);
+        let echoed = |placed: &Placed| if ask.echo { placed.tokens.len() } else { 0 };
+        let tokens = |placed: &Placed| echoed(placed) + placed.max_tokens;
+        let tokens: usize = self.placed.iter().map(tokens).sum();
+        tokens
+            .saturating_mul(ask.n)
+            .saturating_mul(TOKEN_BYTES * (1 + most_likely))
     }
 
     /// Adds a continuation of a prompt.
@@ -145,6 +162,7 @@ impl Order {
                 is_watched: ask.stream,
                 ends_at_eos: true,
                 top: ask.logprobs,
+                ends: ask.ends.clone(),
             });
         }
         Ok(placed)

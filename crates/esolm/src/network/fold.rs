@@ -173,11 +173,13 @@ pub enum Part {
     Block(usize),
 }
 
-/// Brings the tensors of a part into memory, where each stays until it is first read.
+/// Brings the tensors of a part into memory, where each stays until it is first read. Loading can be given up before each
+/// part.
 ///
 /// # Errors
 /// See [`Checkpoint::fetch`].
 pub async fn fetch(ckpt: &Checkpoint, part: Part) -> Result<(), CheckpointError> {
+    crate::turn::pause().await;
     let decoder = &ckpt.config().decoder;
     let prefixes: Vec<String> = match (part, decoder) {
         (Part::Condition, None) => vec!["sigma_map.".into()],

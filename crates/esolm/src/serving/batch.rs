@@ -20,7 +20,6 @@ const QUEUED_PASSES: usize = 32;
 
 /// An engine whose running batch is divided into places.
 pub(super) struct Batch {
-    engine: Engine,
     /// Tokens per place in the token buffer.
     span: usize,
     seats: Vec<Option<Seat>>,
@@ -32,6 +31,8 @@ pub(super) struct Batch {
     unread: usize,
     /// Maximum rows per pass, unless a single text needs more.
     rows: usize,
+    /// Dropped last, since pending reads keep a device from being closed.
+    engine: Engine,
 }
 
 /// A launched pass.

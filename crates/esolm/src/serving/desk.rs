@@ -187,12 +187,15 @@ impl Desk {
     async fn recover(&mut self, batch: Batch, failed: Failed) -> Option<Batch> {
         self.counts.failed();
         let (engine, mut seats) = batch.take_apart().await;
+        // One whose caller is gone may have caused it as well as any other.
+        let was_alone = seats.len() == 1;
         seats.retain(|seat| !seat.is_forsaken());
         match failed.of_batch {
             None => self.returning.extend(seats),
-            Some(error) if seats.len() == 1 => {
-                let told = ServingError::Model(error.into());
-                seats.remove(0).fail(told);
+            Some(error) if was_alone => {
+                if let Some(seat) = seats.pop() {
+                    seat.fail(ServingError::Model(error.into()));
+                }
             }
             Some(_) => self.suspects.extend(seats),
         }

@@ -40,6 +40,8 @@ struct Faults {
     opened: Arc<AtomicUsize>,
     /// Devices that fail to open.
     closed: Arc<Mutex<Vec<usize>>>,
+    /// A text whose caller goes away when a pass fails.
+    leaves: Arc<Mutex<Option<Writing>>>,
 }
 
 /// A CPU executor that refuses passes as a lost GPU would.
@@ -73,6 +75,9 @@ impl Executor for Fragile {
         let fails = self.faults.at.lock().unwrap().contains(&pass);
         let is_poisoned = pass > 3 && keys.iter().any(|key| key[0] == POISON);
         self.is_lost |= fails || is_poisoned;
+        if self.is_lost {
+            self.faults.leaves.lock().unwrap().take();
+        }
         self.check()?;
         self.cpu.pass(step, keys)
     }
@@ -267,6 +272,34 @@ fn only_the_request_that_breaks_the_device_fails() {
     let state = serving.state();
     assert_eq!((state.failures, state.is_open), (2, true));
     assert_eq!((state.queued, state.running), (0, 0));
+}
+
+/// The text that is left may be innocent.
+#[test]
+fn a_text_is_not_blamed_for_one_whose_caller_is_gone() {
+    let faults = Faults::default();
+    *faults.at.lock().unwrap() = vec![3];
+    let mut leaves = faults.leaves.lock().unwrap();
+    let serving = serving(&faults, ServingOptions::default());
+    let mut writings = serving.write(vec![text(0), text(1)]).unwrap();
+    *leaves = writings.pop();
+    drop(leaves);
+    let written = watched(writings.remove(0));
+    assert_eq!(written.unwrap(), alone()(0));
+    assert_eq!(serving.state().failures, 1);
+}
+
+/// A program may end when it has dropped its last handle.
+#[test]
+fn whoever_drops_the_last_handle_waits() {
+    let serving = serving(&Faults::default(), ServingOptions::default());
+    let ended = serving.ended.clone();
+    let writing = serving.write(vec![text(0)]).unwrap().remove(0);
+    drop(serving.clone());
+    assert!(!ended.is_closed());
+    drop(serving);
+    assert!(ended.is_closed());
+    assert_eq!(watched(writing).unwrap(), alone()(0));
 }
 
 #[test]

@@ -83,7 +83,8 @@ impl Work for Measuring<'_> {
         &mut self,
         lines: Vec<Line<String>>,
         stop: &Arc<AtomicBool>,
-    ) -> Result<Vec<Result<Done, String>>, Failure> {
+        done: &mut Vec<Result<Done, String>>,
+    ) -> Result<(), Failure> {
         let is_exact = self.scorer.is_exact;
         let scored = (self.scorer).score(lines, stop, |model, numbers, texts, progress| {
             let mut options = self.options.clone();
@@ -104,11 +105,11 @@ impl Work for Measuring<'_> {
                 Err(error) => Err(error),
             }
         })?;
-        let done = scored.into_iter().map(|scored| {
+        done.extend(scored.into_iter().map(|scored| {
             let score = scored?;
             let ppl = score.nats_per_token.map(f64::exp);
             Ok(Done { score, ppl })
-        });
-        Ok(done.collect())
+        }));
+        Ok(())
     }
 }

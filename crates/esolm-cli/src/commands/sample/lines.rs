@@ -191,12 +191,13 @@ impl Work for Writer<'_> {
         &mut self,
         lines: Vec<Line<Request>>,
         stop: &Arc<AtomicBool>,
-    ) -> Result<Vec<Result<TextLine, String>>, Failure> {
+        done: &mut Vec<Result<TextLine, String>>,
+    ) -> Result<(), Failure> {
         let raw = self.arguments.raw;
         match &mut self.loaded {
             Loaded::Not(_) => Err(Error::Crashed.into()),
-            Loaded::Running(serving) => running::write(serving, lines, raw, stop),
-            Loaded::Batches(model, most) => batches::write(model, lines, raw, stop, most),
+            Loaded::Running(serving) => running::write(serving, lines, raw, stop, done),
+            Loaded::Batches(model, most) => batches::write(model, lines, raw, stop, most, done),
         }
     }
 }

@@ -171,7 +171,8 @@ impl Work for Scoring<'_> {
         &mut self,
         lines: Vec<Line<Item>>,
         stop: &Arc<AtomicBool>,
-    ) -> Result<Vec<Result<Done, String>>, Failure> {
+        done: &mut Vec<Result<Done, String>>,
+    ) -> Result<(), Failure> {
         let choice: Vec<bool> = lines.iter().map(|line| line.item.is_choice).collect();
         let lines = (lines.into_iter())
             .map(|Line { number, item }| Line {
@@ -184,10 +185,10 @@ impl Work for Scoring<'_> {
             (options.numbers, options.progress) = (numbers, progress);
             model.blocking().score(items, options)
         })?;
-        let done = scored.into_iter().zip(choice);
-        Ok(done
-            .map(|(scored, is_choice)| scored.map(|scored| self.done(scored, is_choice)))
-            .collect())
+        for (scored, is_choice) in scored.into_iter().zip(choice) {
+            done.push(scored.map(|scored| self.done(scored, is_choice)));
+        }
+        Ok(())
     }
 }
 

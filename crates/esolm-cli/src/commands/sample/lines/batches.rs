@@ -32,15 +32,16 @@ impl Ready {
     }
 }
 
-/// Writes lines, at most `most` texts at once; `most` is reduced if memory requires it. If `stop` ends this, returns
-/// the results that have no unwritten line before them.
+/// Writes lines, at most `most` texts at once; `most` is reduced if memory requires it. If this fails or `stop` ends it,
+/// `done` gets the results that have no unwritten line before them.
 pub fn write(
     model: &Model,
     lines: Vec<Line<Request>>,
     raw: bool,
     stop: &AtomicBool,
     most: &mut usize,
-) -> Result<Vec<Result<TextLine, String>>, Failure> {
+    done: &mut Vec<Result<TextLine, String>>,
+) -> Result<(), Failure> {
     let mut ready: Vec<Ready> = Vec::new();
     // The result of each line: what is wrong with it, or nothing yet.
     let mut wrong: Vec<Option<String>> = Vec::new();
@@ -65,28 +66,49 @@ pub fn write(
         }
     }
     let mut written = Vec::with_capacity(ready.len());
+    let mut failed = None;
     'all: for group in ready.chunk_by(|one, next| next.follows(one)) {
         let mut rest = group;
         while !rest.is_empty() {
             let (some, others) = rest.split_at(rest.len().min(*most));
             match batch(model, some, raw, stop) {
                 Ok(lines) => {
-                    written.extend(lines);
+                    written.extend(lines.into_iter().map(Ok));
                     rest = others;
                 }
-                Err(Refused::Stopped) => break 'all,
                 Err(Refused::Memory(_)) if some.len() > 1 => *most = some.len() / 2,
-                Err(Refused::Memory(error)) => return Err(error.into()),
-                Err(Refused::Failure(failure)) => return Err(failure),
+                // One text among them may be at fault.
+                Err(Refused::Text(_)) if some.len() > 1 => {
+                    for text in some {
+                        match batch(model, std::slice::from_ref(text), raw, stop) {
+                            Ok(lines) => written.extend(lines.into_iter().map(Ok)),
+                            Err(Refused::Text(why)) => written.push(Err(why)),
+                            Err(refused) => {
+                                failed = refused.failure();
+                                break 'all;
+                            }
+                        }
+                    }
+                    rest = others;
+                }
+                Err(Refused::Text(why)) => {
+                    written.push(Err(why));
+                    rest = others;
+                }
+                Err(refused) => {
+                    failed = refused.failure();
+                    break 'all;
+                }
             }
         }
     }
     let mut written = written.into_iter();
     let results = wrong.into_iter().map_while(|wrong| match wrong {
         Some(why) => Some(Err(why)),
-        None => written.next().map(Ok),
+        None => written.next(),
     });
-    Ok(results.collect())
+    done.extend(results);
+    failed.map_or(Ok(()), Err)
 }
 
 fn batch(
@@ -135,16 +157,33 @@ fn batch(
 enum Refused {
     /// A smaller one may fit.
     Memory(Error),
+    /// The network has no numbers for one of its texts.
+    Text(String),
     /// It was stopped before its end.
     Stopped,
     Failure(Failure),
 }
 
+impl Refused {
+    /// What ends the job, unless it was stopped.
+    fn failure(self) -> Option<Failure> {
+        match self {
+            Self::Memory(error) => Some(error.into()),
+            Self::Text(why) => Some(Failure::failed(why)),
+            Self::Failure(failure) => Some(failure),
+            Self::Stopped => None,
+        }
+    }
+}
+
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        match setup::is_of_memory(&error) {
-            true => Self::Memory(error),
-            false => Self::Failure(error.into()),
+        match error {
+            error if setup::is_of_memory(&error) => Self::Memory(error),
+            Error::Engine(error) if error.is_of_text() => {
+                Self::Text(Failure::from(error).message().into())
+            }
+            error => Self::Failure(error.into()),
         }
     }
 }

@@ -59,13 +59,14 @@ pub fn load(
 }
 
 /// Writes lines. All of them wait for a place at once, so that no place is free while there are any. If `stop` ends
-/// this, returns the results that have no unwritten line before them.
+/// this, `done` gets the results that have no unwritten line before them.
 pub fn write(
     serving: &Serving,
     lines: Vec<Line<Request>>,
     raw: bool,
     stop: &AtomicBool,
-) -> Result<Vec<Result<TextLine, String>>, Failure> {
+    done: &mut Vec<Result<TextLine, String>>,
+) -> Result<(), Failure> {
     let mut under_way = Vec::with_capacity(lines.len());
     for Line { number, item } in lines {
         if asks_for_batches(&item, serving.config()) {
@@ -91,37 +92,42 @@ pub fn write(
             Err(error) => return Err(refused(error)),
         });
     }
-    let mut results = Vec::with_capacity(under_way.len());
     for writing in under_way {
-        results.push(match writing {
+        done.push(match writing {
             Ok(writing) => match line(serving, writing, raw, stop)? {
-                Some(line) => Ok(line),
+                Some(line) => line,
                 None => break,
             },
             Err(why) => Err(why),
         });
     }
-    Ok(results)
+    Ok(())
 }
 
-/// Waits for a text, unless `stop` ends the wait.
+/// Waits for a text, or what is wrong with it, unless `stop` ends the wait.
 fn line(
     serving: &Serving,
     writing: Writing,
     raw: bool,
     stop: &AtomicBool,
-) -> Result<Option<TextLine>, Failure> {
+) -> Result<Option<Result<TextLine, String>>, Failure> {
     let resolved = writing.resolved().clone();
     let Some(written) = wait_for(writing.finish(), stop) else {
         return Ok(None);
     };
-    let written = written.map_err(refused)?;
+    let written = match written {
+        Ok(written) => written,
+        Err(ServingError::Model(Error::Engine(error))) if error.is_of_text() => {
+            return Ok(Some(Err(Failure::from(error).message().into())));
+        }
+        Err(error) => return Err(refused(error)),
+    };
     let text = match serving.codec() {
         Some(codec) if raw => Some(codec.decode(&written.tokens)),
         codec => codec.map(|_| written.text),
     };
     let logprobs = written.log_probs.into_iter();
-    Ok(Some(TextLine {
+    Ok(Some(Ok(TextLine {
         seed: Some(resolved.options.seed),
         run_on: written.ran_on,
         altered: resolved.given.altered.clone(),
@@ -133,7 +139,7 @@ fn line(
             logprobs: (resolved.logprobs)
                 .then(|| logprobs.map(|told| told.map(|told| told.logp)).collect()),
         },
-    }))
+    })))
 }
 
 /// The result of `work`, or nothing if `stop` ends the wait for it.
