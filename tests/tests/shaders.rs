@@ -358,7 +358,7 @@ fn attends(gpu: &Gpu, heads: usize, kv_heads: usize, head_dim: usize) {
             // Wider heads spill on the chips whose compiler is asked, and run on none of them.
             attention_rows(gpu, &geometry, &io, &spans, 4);
         }
-        attention_split(gpu, &geometry, &io);
+        attention_split(gpu, &geometry, &io, geometry.slots);
         // So many that hardware uses smaller workgroups.
         let count = WIDE_BELOW.div_ceil(heads);
         let [q, out] = [(); 2].map(|()| zeros(gpu, count * hidden));
@@ -371,7 +371,7 @@ fn attends(gpu: &Gpu, heads: usize, kv_heads: usize, head_dim: usize) {
             out,
             ..io
         };
-        attention_split(gpu, &geometry, &io);
+        attention_split(gpu, &geometry, &io, geometry.slots);
     }
 }
 

@@ -286,8 +286,10 @@ impl Candidate {
             backend,
         };
         let opened: Device = Device::wgpu_options()
-            // The engine submits its work itself, step by step; the runtime's own limit just has to be out of the way.
-            .tasks_max(512)
+            // The engine submits its work itself, step by step. The runtime caches 512 blocks of uniforms, does not keep those that
+            // queued launches found there from being evicted, and gives an evicted one to the next launch. So fewer launches
+            // may be queued than there are blocks that no recording holds.
+            .tasks_max(128)
             .setup(setup)
             .init()
             .map_err(|error| EngineError::refused(&info.name, &error))?;

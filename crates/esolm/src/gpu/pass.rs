@@ -82,7 +82,10 @@ impl GpuExecutor {
                 .chosen
                 .attention(count * sharing, going_on.longest * sharing);
             match form {
-                AttentionVariant::Split => attention_split(gpu, &geometry, &io),
+                // Padded rows of the last block are other rows of the pass, which may see more than the wanted ones.
+                AttentionVariant::Split => {
+                    attention_split(gpu, &geometry, &io, tables.all.reach);
+                }
                 AttentionVariant::Tile => {
                     attention_tile(gpu, &geometry, &io, &spans, going_on.reach);
                 }

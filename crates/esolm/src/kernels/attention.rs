@@ -214,9 +214,9 @@ pub(super) fn rows_extent(
     }
 }
 
-/// Attention of few rows. The launch does not depend on the length of their prefixes.
-pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
-    let extent = split_extent(geometry, io.count);
+/// Attention of few rows, none of which sees more than `seen` slots.
+pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention, seen: usize) {
+    let extent = split_extent(geometry, io.count, seen);
     let [across, down, _] = extent.grid;
     let ([wg, parts], block) = geometry.split(across * down);
     let [lanes, own] = shared(parts, geometry.groups());
@@ -231,11 +231,11 @@ pub fn attention_split(gpu: &Gpu, geometry: &Geometry, io: &Attention) {
 }
 
 /// One workgroup per head of each row, each reading its own keys and values.
-pub(super) fn split_extent(geometry: &Geometry, rows: usize) -> Extent {
+pub(super) fn split_extent(geometry: &Geometry, rows: usize, seen: usize) -> Extent {
     let read = 2 * geometry.head_dim as u64 * geometry.cache.bytes();
     Extent {
         grid: [geometry.kv_heads, rows * geometry.sharing(), 1],
-        each: geometry.slots as u64 * read * BYTE,
+        each: seen as u64 * read * BYTE,
     }
 }
 

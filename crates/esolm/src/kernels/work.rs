@@ -172,7 +172,10 @@ mod tests {
                 "attention in rows".into(),
                 rows_extent(geometry, 64, rows.div_ceil(length), length, length),
             ),
-            ("split attention".into(), split_extent(geometry, rows)),
+            (
+                "split attention".into(),
+                split_extent(geometry, rows, geometry.slots),
+            ),
             ("score".into(), score::extent(sampled, vocab)),
             ("suppress".into(), sample::suppress_extent(sampled, vocab)),
             (

@@ -356,7 +356,7 @@ impl Buffers {
             Form::Attention(AttentionVariant::Rows) => {
                 attention_rows(gpu, geometry, &io, &spans, scope.length);
             }
-            _ => attention_split(gpu, geometry, &io),
+            _ => attention_split(gpu, geometry, &io, scope.length),
         }
     }
 }

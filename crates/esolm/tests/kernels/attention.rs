@@ -161,7 +161,7 @@ fn attends() {
                     out: &out,
                     ..io
                 };
-                attention_split(gpu(), &geometry, &io);
+                attention_split(gpu(), &geometry, &io, geometry.slots);
                 let name = format!("split {geometry:?} {} rows", rows.len());
                 close(&name, &written(&out, q.len()), &want, 3e-5);
             }
@@ -246,7 +246,9 @@ fn spreads(kv_heads: usize) {
                     longest: rows.len(),
                 };
                 match variant {
-                    AttentionVariant::Split => attention_split(gpu(), &geometry, &io),
+                    AttentionVariant::Split => {
+                        attention_split(gpu(), &geometry, &io, geometry.slots)
+                    }
                     AttentionVariant::Tile => attention_tile(gpu(), &geometry, &io, &spans, 9),
                     AttentionVariant::Rows => attention_rows(gpu(), &geometry, &io, &spans, 9),
                 }

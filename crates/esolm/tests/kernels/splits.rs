@@ -197,7 +197,7 @@ fn run_all(gpu: &Gpu, seed: u64) -> Vec<(String, Vec<u8>, u64)> {
             attention_rows(gpu, &geometry, &io, &spans, seen)
         });
         run(format!("split attention, {kv_heads}"), &[&out], &|| {
-            attention_split(gpu, &geometry, &io)
+            attention_split(gpu, &geometry, &io, geometry.slots)
         });
     }
     let (stored, gains) = (
