@@ -425,7 +425,8 @@ pub struct Convert {
     /// Largest file of weights in megabytes; larger models are written as several files with an index.
     #[arg(long, value_name = "MB", default_value_t = 2000, value_parser = at_least_one, allow_negative_numbers = true)]
     pub shard_size: usize,
-    /// Replace a model that is already in OUT; its tokenizer.json and its generation_config.json are removed if the new model comes without them.
+    /// Replace a model that is already in OUT; other files there that would be taken for the new one's, such as a chat_template.jinja, are removed
+    /// if it comes without them.
     #[arg(long)]
     pub force: bool,
 }

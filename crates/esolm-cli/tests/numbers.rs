@@ -315,6 +315,43 @@ fn the_shipped_model_survives_a_round_trip() {
     );
 }
 
+/// Another model's files are not left to be taken for the new model's, and nobody's are replaced unasked.
+#[test]
+fn convert_leaves_nothing_of_another_model() {
+    let folder = Folder::new();
+    let (talks, out) = (folder.file("talks"), folder.file("out"));
+    common::chat_model(talks.as_ref(), &serde_json::json!({}));
+    succeed(&["convert", &talks, &out]);
+    let at = |name: &str| format!("{out}/{name}");
+    for name in ["chat_template.jinja", "special_tokens_map.json"] {
+        std::fs::write(at(name), "{}").expect("written");
+    }
+    let line = ["convert", "models/stories", &out];
+    assert_eq!(run(&line).status.code(), Some(2));
+    let output = run(&[&line[..], &["--force"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    for name in [
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+    ] {
+        assert!(said.contains(&format!("{name} is removed")), "{said}");
+        assert!(!std::fs::exists(at(name)).expect("a folder"), "{name}");
+    }
+    // In its own folder, they are the model's.
+    std::fs::write(format!("{talks}/special_tokens_map.json"), "{}").expect("written");
+    succeed(&["convert", &talks, &talks, "--dtype", "f16", "--force"]);
+    assert!(std::fs::exists(format!("{talks}/special_tokens_map.json")).expect("a folder"));
+    // A project's configuration.
+    let project = folder.file("project");
+    std::fs::create_dir(&project).expect("a folder");
+    std::fs::write(format!("{project}/config.json"), "{\"mine\": true}").expect("written");
+    let refused = run(&["convert", "models/stories", &project]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("config.json is there already"), "{said}");
+}
+
 /// Stored in fewer bits, a model writes the same as when it is quantised while loading.
 #[test]
 fn the_shipped_model_is_stored_in_fewer_bits() {

@@ -2,13 +2,19 @@
 
 use std::path::Path;
 
-use esolm::checkpoint::{Checkpoint, StoreDtype, weights_in, write_hf_folder};
+use esolm::checkpoint::{
+    BESIDE, Checkpoint, StoreDtype, weights_in, write_hf_folder, written_beside,
+};
 use esolm::network::store::write_quantised;
-use esolm::{EngineError, Recommended, Weights};
+use esolm::{EngineError, Weights};
 
 use crate::arguments::{Convert, DtypeName};
 use crate::failure::Failure;
 use crate::{files, output, setup};
+
+const CONFIG: &str = "config.json";
+/// What a model can be converted without, even in its own folder.
+const LEFT_OUT: [&str; 2] = ["tokenizer.json", "generation_config.json"];
 
 pub fn run(arguments: &Convert) -> Result<(), Failure> {
     let out = &arguments.output;
@@ -20,35 +26,38 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
             out.display()
         )));
     }
-    let (checkpoint, _) = setup::described(&arguments.source, &arguments.input)?;
-    // Whoever opens the folder would take these files for the new model's own.
-    let has_tokenizer =
-        checkpoint.tokenizer_path().is_some() || checkpoint.tokenizer_json().is_some();
-    let has_settings = *checkpoint.recommended() != Recommended::default();
-    let beside = [
-        ("tokenizer.json", has_tokenizer, "a tokenizer"),
-        ("generation_config.json", has_settings, "settings"),
-    ];
-    let foreign: Vec<_> = (beside.into_iter())
-        .filter(|(_, has, _)| !has)
-        .map(|(name, _, what)| (out.join(name), what))
-        .filter(|(path, _)| path.symlink_metadata().is_ok())
+    let (checkpoint, name) = setup::described(&arguments.source, &arguments.input)?;
+    let written = written_beside(&checkpoint);
+    let is_there = |name: &str| out.join(name).symlink_metadata().is_ok();
+    // Whoever opens the folder would take these files for the new model's own. In the folder that the model comes from,
+    // most of them are.
+    let in_place = is_in(&name, out);
+    let foreign: Vec<_> = (BESIDE.into_iter())
+        .filter(|name| !written.contains(name) && (!in_place || LEFT_OUT.contains(name)))
+        .filter(|name| is_there(name))
+        .map(|name| out.join(name))
         .collect();
-    let odd = (foreign.iter()).find(|(path, _)| path.exists() && !path.is_file());
-    if let Some((path, what)) = odd {
+    let odd = (foreign.iter()).find(|path| path.exists() && !path.is_file());
+    if let Some(path) = odd {
         return Err(Failure::usage(format!(
-            "{} is not a regular file, and would be taken for that of this model, which comes without {what}; give another folder",
+            "{} is not a regular file, and would be taken for that of this model, which comes without such a file; give another folder",
             path.display()
         )));
     }
-    if let Some((path, what)) = foreign.first()
-        && !arguments.force
-    {
-        return Err(Failure::usage(format!(
-            "{} is there already and would be taken for this model's, which comes without {what}; give another \
-             folder, or --force to remove it",
-            path.display()
-        )));
+    if !arguments.force {
+        if let Some(path) = foreign.first() {
+            return Err(Failure::usage(format!(
+                "{} is there already and would be taken for this model's, which comes without such a file; give another \
+                 folder, or --force to remove it",
+                path.display()
+            )));
+        }
+        if let Some(name) = [CONFIG].iter().chain(&written).find(|name| is_there(name)) {
+            return Err(Failure::usage(format!(
+                "{} is there already; give another folder, or --force to replace it",
+                out.join(name).display()
+            )));
+        }
     }
     let shard_bytes = (arguments.shard_size as u64).saturating_mul(1_000_000);
     let floats = |dtype| write_hf_folder(&checkpoint, out, dtype, shard_bytes);
@@ -72,13 +81,28 @@ pub fn run(arguments: &Convert) -> Result<(), Failure> {
     // Releases files that it may have been read from and that are now removed.
     drop(checkpoint);
     for name in old.iter().filter(|name| !written.contains(name)) {
-        remove(&out.join(name), "such a file")?;
+        remove(&out.join(name))?;
     }
-    for (path, what) in &foreign {
-        remove(path, what)?;
+    for path in &foreign {
+        remove(path)?;
     }
     output::note(&summary);
     Ok(())
+}
+
+/// Whether a model is opened from a folder.
+fn is_in(model: &str, folder: &Path) -> bool {
+    let path = Path::new(model);
+    let own = match path.is_dir() {
+        true => Some(path),
+        false => path.parent().filter(|_| path.exists()),
+    };
+    let whole = |path: &Path| match path.as_os_str().is_empty() {
+        true => Path::new(".").canonicalize().ok(),
+        false => path.canonicalize().ok(),
+    };
+    own.and_then(whole)
+        .is_some_and(|own| whole(folder) == Some(own))
 }
 
 fn quantised(
@@ -94,7 +118,7 @@ fn quantised(
 }
 
 /// Removes a file of the model that was replaced.
-fn remove(path: &Path, what: &str) -> Result<(), Failure> {
+fn remove(path: &Path) -> Result<(), Failure> {
     let name = path.display();
     std::fs::remove_file(path).map_err(|error| {
         Failure::failed(format!(
@@ -102,7 +126,7 @@ fn remove(path: &Path, what: &str) -> Result<(), Failure> {
         ))
     })?;
     output::note(&format!(
-        "{name} is removed: it belonged to the model before, and this one comes without {what}"
+        "{name} is removed: it belonged to the model before, and this one comes without such a file"
     ));
     Ok(())
 }

@@ -13,7 +13,7 @@ use super::shards::INDEX;
 #[cfg(not(target_family = "wasm"))]
 use super::tokenizer::read_tokenizer;
 #[cfg(not(target_family = "wasm"))]
-use super::{ChatFiles, chat};
+use super::{ChatFiles, TOKENIZER, chat};
 use super::{Checkpoint, CheckpointError, FileError, PREFIX, Parameter, WEIGHTS};
 #[cfg(not(target_family = "wasm"))]
 use crate::config::{ModelConfig, Quantization};
@@ -149,6 +149,51 @@ pub struct FolderWeights<'a> {
     pub shard_bytes: u64,
 }
 
+/// The files of a folder that [`Checkpoint::open`] takes for the model's own, besides its weights and its `config.json`.
+#[cfg(not(target_family = "wasm"))]
+pub const BESIDE: [&str; 11] = [
+    TOKENIZER,
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    chat::TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    chat::TEMPLATE,
+    recommended::FILE,
+];
+
+/// Those of [`BESIDE`] that [`write_hf_folder`] writes for a checkpoint.
+#[cfg(not(target_family = "wasm"))]
+pub fn written_beside(checkpoint: &Checkpoint) -> Vec<&'static str> {
+    let has_tokenizer =
+        checkpoint.tokenizer_path().is_some() || checkpoint.tokenizer_json().is_some();
+    let has = [
+        (TOKENIZER, has_tokenizer),
+        (chat::TOKENIZER_CONFIG, told_config(checkpoint).is_some()),
+        (chat::TEMPLATE, checkpoint.chat_files().template.is_some()),
+        (
+            recommended::FILE,
+            checkpoint.recommended().to_json().is_some(),
+        ),
+    ];
+    let written = has.into_iter().filter(|(_, has)| *has);
+    written.map(|(name, _)| name).collect()
+}
+
+/// The tokenizer's configuration, if a chat template is in it or needs it.
+#[cfg(not(target_family = "wasm"))]
+fn told_config(checkpoint: &Checkpoint) -> Option<&String> {
+    let ChatFiles {
+        template,
+        tokenizer_config,
+    } = checkpoint.chat_files();
+    let tells = |config: &&String| template.is_some() || config.contains("\"chat_template\"");
+    tokenizer_config.as_ref().filter(tells)
+}
+
 /// Like [`write_hf_folder`], for a network derived from `checkpoint`: takes its configuration, its tensors, and a
 /// function that writes their values in order to a sink, which errors call by the given path.
 ///
@@ -248,14 +293,10 @@ fn write_files<E: From<CheckpointError>>(
         }
         (None, json) => json.map(|text| text.as_bytes().to_vec()),
     };
-    texts.extend(tokenizer.map(|text| ("tokenizer.json", text)));
-    let ChatFiles {
-        template,
-        tokenizer_config,
-    } = checkpoint.chat_files().clone();
-    let tells = |config: &String| template.is_some() || config.contains("\"chat_template\"");
-    let tokenizer_config = tokenizer_config.filter(tells);
+    texts.extend(tokenizer.map(|text| (TOKENIZER, text)));
+    let tokenizer_config = told_config(checkpoint).cloned();
     texts.extend(tokenizer_config.map(|text| (chat::TOKENIZER_CONFIG, text.into_bytes())));
+    let template = checkpoint.chat_files().template.clone();
     texts.extend(template.map(|text| (chat::TEMPLATE, text.into_bytes())));
     let settings = checkpoint.recommended().to_json();
     texts.extend(settings.map(|text| (recommended::FILE, text.into_bytes())));
@@ -267,4 +308,18 @@ fn write_files<E: From<CheckpointError>>(
     // A full disk is noticed before any file is replaced.
     atomic::commit_all(files).map_err(|(path, error)| io(&path)(error))?;
     Ok(names)
+}
+
+#[cfg(all(test, not(target_family = "wasm")))]
+mod tests {
+    use super::super::beside::{NAMING, TABLES};
+    use super::super::tokenizer::OTHER_FORMS;
+    use super::*;
+
+    #[test]
+    fn everything_that_is_read_beside_weights_is_listed() {
+        for name in NAMING.into_iter().chain(TABLES).chain(OTHER_FORMS) {
+            assert!(BESIDE.contains(&name), "{name}");
+        }
+    }
 }
