@@ -39,6 +39,14 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The same, with the name of what it is about.
+    pub fn about(self, name: &str) -> Self {
+        Self {
+            message: format!("{name}: {}", self.message),
+            ..self
+        }
+    }
+
     /// The command line must be changed.
     pub fn usage(message: impl Into<String>) -> Self {
         Self {

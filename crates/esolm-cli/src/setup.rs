@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use esolm::checkpoint::{Checkpoint, CheckpointError, OpenOptions, SourceKind};
+use esolm::checkpoint::{Checkpoint, CheckpointError, FileError, OpenOptions, SourceKind};
 use esolm::config::{ConfigError, ModelConfig};
 use esolm::network::store::stored_form;
 use esolm::text::TextCodec;
@@ -29,13 +29,18 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
         raw_weights: model.raw_weights,
         progress: !quiet,
     };
-    if let Some(spec) = model
-        .model
-        .clone()
-        .map_or_else(from_environment, |spec| Ok(Some(spec)))?
-    {
+    let (spec, name) = match model.model.clone() {
+        Some(spec) => (Some(spec.clone()), spec),
+        None => {
+            let spec = from_environment()?;
+            let name = format!("ESOLM_MODEL={}", spec.as_deref().unwrap_or_default());
+            (spec, name)
+        }
+    };
+    if let Some(spec) = spec {
         let opened = Checkpoint::open(&spec, &options);
-        return Ok((opened.map_err(|error| unopened(error, model))?, spec));
+        let opened = opened.map_err(|error| unopened(error, model, &name));
+        return Ok((opened?, spec));
     }
     if options.config.is_some() || options.raw_weights || options.read_as.family.is_some() {
         return Err(Failure::usage(
@@ -50,8 +55,13 @@ pub fn checkpoint(model: &Model, quiet: bool) -> Result<(Checkpoint, String), Fa
     Ok((checkpoint, SHIPPED.into()))
 }
 
-/// The error for a checkpoint that was not opened. A wrong block size from an option is attributed to the option.
-fn unopened(error: CheckpointError, model: &Model) -> Failure {
+/// The error for a checkpoint that was not opened, which `name` names. A wrong block size from an option is attributed to
+/// the option.
+fn unopened(error: CheckpointError, model: &Model, name: &str) -> Failure {
+    let names_file = match &error {
+        CheckpointError::File(error) => matches!(error, FileError::Io { .. }),
+        _ => model.model.is_some(),
+    };
     match (&error, model.block_size) {
         (
             CheckpointError::Config {
@@ -67,7 +77,8 @@ fn unopened(error: CheckpointError, model: &Model) -> Failure {
         ) if *found == size.to_string() => {
             Failure::usage(format!("--block-size is {size}; it must be {expected}"))
         }
-        _ => error.into(),
+        _ if names_file => error.into(),
+        _ => Failure::from(error).about(name),
     }
 }
 

@@ -531,7 +531,35 @@ fn choices_follow_the_chain_rule() {
     }
     // A space at the end of the context belongs to the choices.
     let spaced = serde_json::json!({ "context": format!("{context} "), "choices": choices.map(str::trim_start) });
-    assert_eq!(score(&spaced.to_string(), &["--choices"]), got);
+    let plain = serde_json::json!({ "context": context, "choices": choices });
+    for how in [&["--choices"][..], &["--choices", "--normalize", "byte"]] {
+        let [spaced, plain] = [&spaced, &plain].map(|line| score(&line.to_string(), how));
+        assert_eq!(spaced, plain, "{how:?}");
+    }
+}
+
+/// Of a model that opens no text, nothing predicts the first token, which per byte counts like the others.
+#[test]
+fn bits_per_byte_of_a_text_are_those_of_its_corpus() {
+    let folder = Folder::new();
+    let (model, text, each) = (
+        folder.file("model"),
+        folder.file("text.txt"),
+        folder.file("each.jsonl"),
+    );
+    let fields = serde_json::json!({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]});
+    common::chat_model(model.as_ref(), &fields);
+    std::fs::write(&text, "The sea is blue.").expect("written");
+    let line = ["ppl", "--device", "cpu", "--model", &model, &text, "--json"];
+    let whole = succeed(&[&line[..], &["--per-document", &each]].concat());
+    let whole: Value = serde_json::from_str(&whole).expect("JSON");
+    let each = std::fs::read_to_string(&each).expect("written");
+    let each: Value = serde_json::from_str(&each).expect("one line of JSON");
+    let (whole, each) = (
+        number(&whole, "/exact/bits_per_byte"),
+        number(&each, "/bits_per_byte"),
+    );
+    assert!((whole - each).abs() < 1e-9, "{whole} {each}");
 }
 
 /// Both sides matter: the true middle is likelier than that of another text.

@@ -146,7 +146,10 @@ impl Likelihood {
             (
                 "orders",
                 self.orders.is_some_and(|n| {
-                    bound && n > 0 || one_order && n > 1 || autoregressive && n != 1
+                    bound && n > 0
+                        || one_order && n > 1
+                        || autoregressive && n != 1
+                        || only_exact && n == 0
                 }),
             ),
             (
@@ -163,14 +166,22 @@ impl Likelihood {
             (false, true) => 0,
             (_, false) => u32::from(!only_exact),
         };
+        let alpha_0 = match config.family {
+            Family::Mdlm | Family::Bd3Lm | Family::SetDlm => 1.0,
+            Family::Ar => 0.0,
+            Family::EsoLm if score && !bound => self.alpha_0.unwrap_or(0.0),
+            Family::EsoLm => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
+        };
+        let orders = if bound { 0 } else { self.orders.unwrap_or(1) };
+        if config.family == Family::EsoLm && alpha_0 == 0.0 && orders > 1 {
+            return Err(Error::NotApplicable {
+                option: "orders",
+                why: "alpha_0 = 0, where tokens have only one order",
+            });
+        }
         Ok(LikelihoodOptions {
-            alpha_0: match config.family {
-                Family::Mdlm | Family::Bd3Lm | Family::SetDlm => 1.0,
-                Family::Ar => 0.0,
-                Family::EsoLm if score && !bound => self.alpha_0.unwrap_or(0.0),
-                Family::EsoLm => self.alpha_0.or(config.alpha_0).unwrap_or(1.0),
-            },
-            orders: if bound { 0 } else { self.orders.unwrap_or(1) },
+            alpha_0,
+            orders,
             draws: self.draws.unwrap_or(default_draws),
             seed: self.seed.unwrap_or(0),
             batch: self.batch,

@@ -7,6 +7,7 @@ use esolm_core::config::{Family, ModelConfig};
 use esolm_core::documents;
 use esolm_core::passes::{Mean, Window};
 use esolm_core::text::{Altered, TextCodec, TextError};
+use esolm_core::trace;
 use serde::{Deserialize, Serialize};
 use web_time::Instant;
 
@@ -95,6 +96,7 @@ pub struct Perplexity {
     /// Draws of the bound.
     pub draws: u32,
     /// Seed of orders and draws.
+    #[serde(with = "trace::seed")]
     pub seed: u64,
     /// Windows that were scored.
     pub windows: usize,
@@ -323,8 +325,10 @@ impl Cut {
             ppl: mean.per_token.exp(),
         };
         let per_document = self.documents.iter().filter_map(|document| {
-            let own = &per_window[document.windows.clone()?];
-            let score = Score::of(own, document.bytes, options.orders > 0);
+            let windows = document.windows.clone()?;
+            let all = self.windows[windows.clone()].iter().map(Window::scored);
+            let own = &per_window[windows];
+            let score = Score::of(own, all.sum(), document.bytes, options.orders > 0);
             Some((document.index, score))
         });
         Perplexity {

@@ -159,8 +159,9 @@ impl Score {
         }
     }
 
-    /// The score of a text of `bytes` bytes, summed over its windows.
-    pub(crate) fn of(windows: &[TextScore], bytes: usize, exact: bool) -> Self {
+    /// The score of a text of `bytes` bytes and `all` tokens, summed over its windows. If nothing predicts one of its tokens,
+    /// that one counts per byte like the others.
+    pub(crate) fn of(windows: &[TextScore], all: usize, bytes: usize, exact: bool) -> Self {
         let tokens = windows.iter().map(|score| score.tokens).sum();
         if tokens == 0 {
             return Self::nothing(bytes, exact);
@@ -173,7 +174,7 @@ impl Score {
             tokens,
             bytes,
             nats_per_token: share(tokens),
-            bits_per_byte: share(bytes).map(|nats| nats / LN_2),
+            bits_per_byte: share(bytes).map(|nats| nats / LN_2 * (all as f64 / tokens as f64)),
         }
     }
 }
@@ -226,7 +227,10 @@ pub(crate) async fn score(
         shortened: pieces.shortened,
         altered: pieces.altered,
         scores: (pieces.texts.into_iter())
-            .map(|(windows, bytes)| Score::of(&scores[windows], bytes, likelihood.orders > 0))
+            .map(|(windows, bytes)| {
+                let all = reader.windows[windows.clone()].iter().map(Window::scored);
+                Score::of(&scores[windows], all.sum(), bytes, likelihood.orders > 0)
+            })
             .collect(),
     });
     Ok(scored.collect())
@@ -311,7 +315,7 @@ impl Reader<'_> {
             let whole = self.encode(&format!("{context}{space}{choice}"), pieces)?;
             let same = (alone.iter().zip(&whole)).take_while(|(a, b)| a == b);
             let (before, scored) = whole.split_at(same.count());
-            self.between(before, scored, &[], choice.len(), pieces)?;
+            self.between(before, scored, &[], space.len() + choice.len(), pieces)?;
         }
         Ok(())
     }

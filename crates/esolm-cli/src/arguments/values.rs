@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use esolm::EngineError;
+use esolm::request::MAX_BATCH;
 
 use crate::failure;
 
@@ -16,6 +17,21 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if n >= 1 => Ok(n),
         _ => Err("it must be a whole number, 1 or more".into()),
+    }
+}
+
+/// A number of texts at once.
+pub fn batch(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if (1..=MAX_BATCH).contains(&n) => Ok(n),
+        _ => Err(format!("it must be a whole number from 1 to {MAX_BATCH}")),
+    }
+}
+
+pub fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..f64::INFINITY).contains(&seconds) => Ok(seconds),
+        _ => Err("it must be a number of seconds, 0 or more".into()),
     }
 }
 

@@ -121,7 +121,11 @@ pub fn run(arguments: &Bench) -> Result<(), Failure> {
     let is_random = arguments.model.model.is_none();
     check_steps(arguments, arguments.like.is_some())?;
     let (checkpoint, model) = match is_random {
-        false => setup::checkpoint(&arguments.model, false)?,
+        false => {
+            let (checkpoint, name) = setup::checkpoint(&arguments.model, false)?;
+            setup::check_block_size(&arguments.model, checkpoint.config())?;
+            (checkpoint, name)
+        }
         true => random::checkpoint(arguments)?,
     };
     setup::note_mask(&checkpoint);

@@ -22,6 +22,7 @@ pub fn run(arguments: &Replay) -> Result<(), Failure> {
             config.family
         )));
     }
+    setup::check_block_size(&arguments.model, config)?;
     let input = Input::read(&arguments.input)?;
     let sort_idx = input.rows("sort_idx", ["B", "L"])?;
     let (length, context) = (sort_idx.first().map_or(0, Vec::len), config.length);

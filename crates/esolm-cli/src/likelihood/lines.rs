@@ -40,6 +40,11 @@ impl<'a> Options<'a> {
         }
         // A line has one figure, the exact one if there is one.
         if purpose == Purpose::Perplexity && resolved.orders > 0 {
+            if likelihood.draws.is_some_and(|draws| draws > 0) {
+                return Err(Failure::usage(
+                    "--draws is for the bound, and a line has the exact figure alone; leave it out, or add --no-exact",
+                ));
+            }
             likelihood.draws = likelihood.draws.or(Some(0));
         }
         let mut identity = setup::identity(self.source, self.device, &files)?;

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use esolm::checkpoint::Checkpoint;
-use esolm::config::ModelConfig;
+use esolm::config::{ConfigError, ModelConfig};
 use esolm::rng::{Purpose, Stream};
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
 use serde_json::{Value, json};
@@ -13,15 +13,18 @@ use crate::failure::Failure;
 
 /// A checkpoint of the requested shape with random f16 weights, and its name.
 pub fn checkpoint(arguments: &Bench) -> Result<(Checkpoint, String), Failure> {
-    if arguments.vocab == 0 || arguments.length == 0 {
-        return Err(Failure::usage("--vocab and --length must be at least 1"));
+    let model = &arguments.model;
+    let says_how = model.config.is_some() || model.raw_weights || model.read_as().family.is_some();
+    if says_how || model.block_size.is_some() {
+        return Err(Failure::usage(
+            "--config, --raw-weights, --as and --block-size say how to read a checkpoint; name it with --model",
+        ));
     }
     let json = match arguments.like {
         Some(name) => like(name),
         None => esolm(arguments),
     };
-    let config = ModelConfig::from_json(&json.to_string())
-        .map_err(|error| Failure::usage(error.to_string()))?;
+    let config = ModelConfig::from_json(&json.to_string()).map_err(refused)?;
     let prefix = match config.decoder {
         Some(_) => "",
         None => "backbone.",
@@ -35,7 +38,9 @@ pub fn checkpoint(arguments: &Bench) -> Result<(Checkpoint, String), Failure> {
         })
         .collect();
     let bytes = write(&specs).map_err(|error| {
-        Failure::failed(format!("the weights of this shape cannot be made: {error}"))
+        Failure::failed(format!(
+            "the weights of this shape cannot be made: {error}; give a smaller --hidden, --blocks or --vocab"
+        ))
     })?;
     let name = match arguments.like {
         Some(name) => format!("random weights of the shape {name}"),
@@ -46,6 +51,29 @@ pub fn checkpoint(arguments: &Bench) -> Result<(Checkpoint, String), Failure> {
     };
     let json = json.to_string();
     Ok((Checkpoint::from_safetensors_bytes(&json, bytes)?, name))
+}
+
+/// The message about a shape, in terms of the options.
+fn refused(error: ConfigError) -> Failure {
+    let option = |field| match field {
+        "hidden_size" => Some("--hidden"),
+        "n_blocks" => Some("--blocks"),
+        "n_heads" => Some("--heads"),
+        "vocab_size" => Some("--vocab"),
+        "model_length" => Some("--length"),
+        _ => None,
+    };
+    Failure::usage(match &error {
+        ConfigError::Invalid {
+            field,
+            found,
+            expected,
+        } if option(field).is_some() => {
+            let option = option(field).unwrap_or_default();
+            format!("{option} is {found}; it must be {expected}")
+        }
+        error => error.to_string(),
+    })
 }
 
 /// The configuration of an Eso-LM of any shape.
@@ -98,10 +126,17 @@ fn like(name: LikeName) -> Value {
 
 /// A safetensors file of random numbers.
 fn write(specs: &[TensorSpec]) -> io::Result<Vec<u8>> {
-    let bytes = |spec: &TensorSpec| 2 * spec.shape.iter().product::<usize>();
+    let bytes = |spec: &TensorSpec| {
+        let sizes = spec.shape.iter();
+        sizes.fold(2, |all: usize, &size| all.saturating_mul(size))
+    };
     // One allocation, with ample room for the header.
-    let size = specs.iter().map(|spec| bytes(spec) + 200).sum();
-    let mut writer = SafetensorsWriter::new(Vec::with_capacity(size), &[], specs)?;
+    let size = specs.iter().fold(0, |all: usize, spec| {
+        all.saturating_add(bytes(spec).saturating_add(200))
+    });
+    let mut file = Vec::new();
+    file.try_reserve_exact(size)?;
+    let mut writer = SafetensorsWriter::new(file, &[], specs)?;
     let mut stream = Stream::new(1, 0, Purpose::Other(1));
     for spec in specs {
         let mut left = bytes(spec);
