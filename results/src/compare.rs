@@ -282,9 +282,7 @@ impl Bench<'_> {
     ) -> Result<TextFigures, Error> {
         let key = format!("{}{TEXTS}", self.key);
         let documents: Vec<_> = texts.iter().map(|text| json!({ "text": text })).collect();
-        if write_lines(self.esolm, &format!("data/{key}.jsonl"), &documents)? {
-            self.esolm.forget(|answer| answer == key)?;
-        }
+        write_lines(self.esolm, &format!("data/{key}.jsonl"), &documents)?;
         let options = format!("data/{key}.jsonl --per-document data/{key}.scored.jsonl");
         let _: Perplexity = self.ask(&key, "ppl", "judge", &options, program::json)?;
         let path = self.esolm.path(&format!("data/{key}.scored.jsonl"));
@@ -306,11 +304,11 @@ impl Bench<'_> {
     }
 }
 
-/// Writes JSON lines into the work folder, and says whether the file was another one before.
-fn write_lines<T: Serialize>(esolm: &Esolm, name: &str, lines: &[T]) -> Result<bool, Error> {
+/// Writes JSON lines into the work folder.
+fn write_lines<T: Serialize>(esolm: &Esolm, name: &str, lines: &[T]) -> Result<(), Error> {
     let text: String = lines
         .iter()
         .map(|line| format!("{}\n", json!(line)))
         .collect();
-    record::replace(&esolm.path(name), text.as_bytes())
+    record::replace(&esolm.path(name), text.as_bytes()).map(|_| ())
 }

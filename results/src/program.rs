@@ -1,13 +1,15 @@
 //! Running `esolm` as a user does.
 
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use esolm_checkpoint::{Dtype, SafetensorsWriter, TensorSpec};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::arguments::Common;
 use crate::error::Error;
@@ -20,6 +22,16 @@ pub struct Esolm {
     work: PathBuf,
     /// For `--device`.
     pub device: String,
+}
+
+/// An answer in the work folder.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptAnswer<T> {
+    #[serde(flatten)]
+    answer: Answer<T>,
+    /// Digests of the files that the command names, as it left them: another run may replace them under the same names.
+    #[serde(default)]
+    files: BTreeMap<String, String>,
 }
 
 impl Esolm {
@@ -55,9 +67,8 @@ impl Esolm {
     /// [`Error::Program`] with the last line of its messages.
     pub fn run(&self, command: &str, show: bool) -> Result<String, Error> {
         let failed = |why: String| Error::Program(command.into(), why);
-        let words = shlex::split(command).ok_or_else(|| failed("a quote is not closed".into()))?;
         let output = Command::new(&self.program)
-            .args(&words[1..])
+            .args(arguments(command)?)
             .current_dir(&self.work)
             .stdin(Stdio::null())
             .stderr(if show {
@@ -82,7 +93,7 @@ impl Esolm {
     }
 
     /// The answer to a command that prints JSON, as `parse` reads it: the one that is kept in the work folder under `key` if it came from
-    /// the same command, else a new one, which is then kept there.
+    /// the same command and the files that this names are the same, else a new one, which is then kept there.
     ///
     /// # Errors
     /// [`Error::Program`], [`Error::Json`], [`Error::File`].
@@ -93,9 +104,12 @@ impl Esolm {
         parse: fn(&str) -> serde_json::Result<T>,
     ) -> Result<Answer<T>, Error> {
         let path = self.path(&format!("answers/{key}.json"));
-        let kept: Option<Answer<T>> = record::read(&path)?;
-        if let Some(answer) = kept.filter(|answer| answer.command == command) {
-            return Ok(answer);
+        let named = arguments(&command)?;
+        let kept: Option<KeptAnswer<T>> = record::read(&path)?;
+        if let Some(kept) = kept.filter(|kept| kept.answer.command == command)
+            && kept.files == self.digests(&named)?
+        {
+            return Ok(kept.answer);
         }
         let printed = self.run(&command, false)?;
         let what = format!("the answer of `{command}`");
@@ -106,8 +120,26 @@ impl Esolm {
             date,
             report,
         };
-        record::write(&path, &answer)?;
-        Ok(answer)
+        let files = self.digests(&named)?;
+        let kept = KeptAnswer { answer, files };
+        record::write(&path, &kept)?;
+        Ok(kept.answer)
+    }
+
+    /// The SHA-256, in hexadecimal, of each of `names` that is a file in the work folder.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn digests(&self, names: &[String]) -> Result<BTreeMap<String, String>, Error> {
+        let mut digests = BTreeMap::new();
+        for name in names {
+            let path = self.path(name);
+            if path.is_file() {
+                let bytes = fs::read(&path).map_err(Error::file("read", &path))?;
+                digests.insert(name.clone(), format!("{:x}", Sha256::digest(bytes)));
+            }
+        }
+        Ok(digests)
     }
 
     /// Deletes the answers whose keys fit.
@@ -149,6 +181,13 @@ impl Esolm {
             .and_then(|file| record::replace(&path, &file))
             .map(|_| ())
     }
+}
+
+/// The words of a command line behind the program's name.
+fn arguments(command: &str) -> Result<Vec<String>, Error> {
+    let open = || Error::Program(command.into(), "a quote is not closed".into());
+    let words = shlex::split(command).ok_or_else(open)?;
+    Ok(words.into_iter().skip(1).collect())
 }
 
 /// One value of JSON, or what is wrong with it.

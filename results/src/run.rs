@@ -30,6 +30,11 @@ struct Bench {
     kept: Kept,
 }
 
+/// What the work folder holds from the beginning: the text of the models and of the judge, the hold-out, and the recipe.
+const MODELS: &str = "data/models.txt";
+const JUDGE: &str = "data/judge.txt";
+const HOLDOUT: &str = "data/holdout.txt";
+const RECIPE: &str = "recipe.toml";
 /// Ends the key of the judge's answers about samples.
 const JUDGED: &str = "--judged";
 
@@ -54,14 +59,6 @@ pub fn run(path: &Path, keep_records: bool, common: &Common) -> Result<(), Error
     let [for_models, for_judge] = Documents::read(&common.train)?.halves();
     let holdout = Documents::read(std::slice::from_ref(&common.holdout))?;
     let esolm = Esolm::new(common)?;
-    for (name, text) in [
-        ("data/models.txt", for_models.joined()),
-        ("data/judge.txt", for_judge.joined()),
-        ("data/holdout.txt", holdout.joined()),
-        ("recipe.toml", recipe.clone() + &data_section()),
-    ] {
-        record::replace(&esolm.path(name), text.as_bytes())?;
-    }
     let setup = Setup {
         date: record::now(),
         version: esolm.run("esolm --version", false)?.trim().into(),
@@ -80,9 +77,17 @@ pub fn run(path: &Path, keep_records: bool, common: &Common) -> Result<(), Error
     };
     let out = common.out.clone();
     let kept = match keep_records {
-        true => Kept::read(&out, &plan)?,
+        true => Kept::read(&out, &setup)?,
         false => Kept::default(),
     };
+    for (name, text) in [
+        (MODELS, for_models.joined()),
+        (JUDGE, for_judge.joined()),
+        (HOLDOUT, holdout.joined()),
+        (RECIPE, setup.recipe.clone() + &data_section()),
+    ] {
+        record::replace(&esolm.path(name), text.as_bytes())?;
+    }
     record::write(&out.join("setup.json"), &setup)?;
 
     let bench = Bench {
@@ -101,7 +106,7 @@ pub fn run(path: &Path, keep_records: bool, common: &Common) -> Result<(), Error
 /// The recipe's section that names texts. JSON strings are TOML strings too.
 fn data_section() -> String {
     format!(
-        "\n[data]\ntrain = [\"data/models.txt\"]\nholdout = [\"data/holdout.txt\"]\nseparator = {}\nascii_only = true\n",
+        "\n[data]\ntrain = [\"{MODELS}\"]\nholdout = [\"{HOLDOUT}\"]\nseparator = {}\nascii_only = true\n",
         Value::from(SEPARATOR)
     )
 }

@@ -233,7 +233,7 @@ fn esolm(program: PathBuf, work: PathBuf) -> Result<Esolm, Error> {
 
 #[cfg(unix)]
 #[test]
-fn answers_are_kept_until_the_command_changes() {
+fn answers_are_kept_until_the_command_or_a_file_changes() {
     use std::os::unix::fs::PermissionsExt;
     let folder = folder("answers");
     let stub = folder.join("stub");
@@ -256,6 +256,26 @@ fn answers_are_kept_until_the_command_changes() {
     assert_eq!(report("b").expect("runs anew"), 2);
     esolm.forget(|key| key == "key").expect("deleted");
     assert_eq!(report("b").expect("runs anew"), 3);
+    // A file that the command names counts by what it holds; the program's own name is no such file.
+    let read = "--seed 1 --tokens data/a.txt";
+    let write = |name: &str, text: &str| {
+        let path = folder.join("work").join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("created");
+        fs::write(path, text).expect("written");
+    };
+    write("data/a.txt", "one");
+    write("esolm", "one");
+    assert_eq!(report(read).expect("runs anew"), 4);
+    write("esolm", "two");
+    write("data/b.txt", "two");
+    assert_eq!(report(read).expect("kept"), 4);
+    write("data/a.txt", "two");
+    assert_eq!(report(read).expect("runs anew"), 5);
+    // As earlier versions kept it.
+    let path = folder.join("work/answers/key.json");
+    let kept = json!({ "command": format!("esolm {read}"), "date": "", "report": 9 });
+    fs::write(&path, kept.to_string()).expect("written");
+    assert_eq!(report(read).expect("runs anew"), 6);
     let error = report("fail").expect_err("fails").to_string();
     assert!(error.contains("`esolm fail` failed: esolm: no"), "{error}");
     // A command line is split into words as a shell does it.

@@ -210,10 +210,36 @@ fn a_run_leaves_records_and_repeats_nothing() {
         fs::read_to_string(folder.0.join("out/samples.json")).expect("there"),
         before
     );
+    let refused = |why: &str| {
+        let changed = folder.results("run --plan plan.json");
+        let said = String::from_utf8_lossy(&changed.stderr);
+        assert_eq!(changed.status.code(), Some(2), "{said}");
+        assert!(said.contains(why), "{said}");
+    };
     folder.write("plan.json", &plan.to_string().replace("1220", "1230"));
-    let changed = folder.results("run --plan plan.json");
-    assert_eq!(changed.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&changed.stderr).contains("was trained by another command"));
+    refused("ar was trained by another command");
+    folder.write("plan.json", &plan.to_string());
+    folder.write("recipe.toml", "[model]\nhidden = 16\n");
+    refused("train/ar was trained with another recipe.toml; delete that folder");
+
+    // The stamps of earlier versions say nothing of files. What is scored is the hold-out as it is now.
+    for name in ["ar", "eso", "judge"] {
+        let stamp = folder.0.join(format!("work/train/{name}.command"));
+        let text = fs::read_to_string(&stamp).expect("there");
+        fs::write(&stamp, text.lines().next().expect("the command")).expect("written");
+    }
+    let calls = folder.calls().len();
+    let text = fs::read_to_string(folder.0.join("text.txt")).expect("there");
+    folder.write("text.txt", &text.replace("word", "other"));
+    succeeded(&folder.results("run --plan plan.json"));
+    let again = folder.calls().split_off(calls + 1);
+    assert_eq!(again.len(), 6, "{again:#?}");
+    assert!(
+        again
+            .iter()
+            .all(|call| call.starts_with("ppl data/holdout.txt")),
+        "{again:#?}"
+    );
 }
 
 /// What has its records is not trained again, but for the tokenizer of the first model and for the judge, which must come out the same.
@@ -276,6 +302,20 @@ fn records_are_kept_and_only_what_is_missing_is_made() {
     let names: Vec<&str> = records.likelihood.iter().map(|line| &*line.name).collect();
     assert_eq!(names, ["ar", "eso", "bd3lm", "judge"]);
     assert_eq!(records.samples.len(), 4);
+
+    // Records of other text say nothing of this one.
+    let text = fs::read_to_string(folder.0.join("text.txt")).expect("there");
+    let setup = file("setup.json");
+    folder.write("text.txt", &format!("{text}<|endoftext|>c"));
+    folder.write("recipe.toml", "[model]\nhidden = 16\n");
+    let other = folder.results(line);
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert_eq!(other.status.code(), Some(2), "{said}");
+    let wanted = "made with another recipe and another training text and another hold-out; give the same again";
+    assert!(said.contains(wanted), "{said}");
+    assert_eq!(file("setup.json"), setup);
+    folder.write("text.txt", &text);
+    folder.write("recipe.toml", "[model]\nhidden = 8\n");
 
     // A judge that learnt something else would not have judged so.
     fs::remove_dir_all(folder.0.join("work")).expect("removed");
@@ -345,4 +385,26 @@ fn a_comparison_measures_both_models_alike() {
     assert_eq!(again.len(), 10, "inspect and the measurements: {again:?}");
     let is_new = |call: &String| call.contains("models/new") || call.contains("new--texts");
     assert!(again.iter().all(is_new), "{again:?}");
+
+    // Another hold-out in the same work folder: its likelihoods and middles are those of its own text.
+    let calls = folder.calls().len();
+    let text = fs::read_to_string(folder.0.join("text.txt")).expect("there");
+    folder.write("text.txt", &text.replace("word", "other"));
+    succeeded(&folder.results(line));
+    let again = folder.calls().split_off(calls);
+    let of = |part: &str| again.iter().filter(|call| call.contains(part)).count();
+    assert_eq!(
+        (
+            of("data/holdout.txt"),
+            of("data/middles.jsonl"),
+            of("data/holdout--texts.jsonl")
+        ),
+        (12, 2, 1),
+        "{again:#?}"
+    );
+    assert_eq!(
+        again.len(),
+        15,
+        "samples and their scores are kept: {again:#?}"
+    );
 }

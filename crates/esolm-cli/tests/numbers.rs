@@ -320,7 +320,8 @@ fn the_shipped_model_survives_a_round_trip() {
 fn convert_leaves_nothing_of_another_model() {
     let folder = Folder::new();
     let (talks, out) = (folder.file("talks"), folder.file("out"));
-    common::chat_model(talks.as_ref(), &serde_json::json!({}));
+    let fields = serde_json::json!({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]});
+    common::chat_model(talks.as_ref(), &fields);
     succeed(&["convert", &talks, &out]);
     let at = |name: &str| format!("{out}/{name}");
     for name in ["chat_template.jinja", "special_tokens_map.json"] {

@@ -1,8 +1,10 @@
 //! Turns text files into windows of tokens.
 //!
-//! Documents are tokenized once. Each epoch shuffles them, begins each with the end-of-text token, and cuts the
-//! concatenation into windows without gaps, so no two epochs cut the text in the same way. Which window is used when
-//! depends only on (seed, number of the window).
+//! Documents are tokenized once, each with the token that opens it and, if that is another one, the token that ends it.
+//! Each epoch shuffles them, and cuts the concatenation into windows without gaps. What is left over at its end, less
+//! than a window, is not used in that epoch. Epochs shuffle differently, so each cuts the text at other places and
+//! leaves over another part; but a single document is always cut in the same way, and its end is never used. Which
+//! window is used when depends only on (seed, number of the window).
 
 use std::path::{Path, PathBuf};
 
@@ -62,13 +64,15 @@ fn hexadecimal(hash: Sha256) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A tokenizer and its end-of-text token.
+/// A tokenizer, and the tokens that open and end documents.
 pub struct TextTokens {
     tokenizer: Tokenizer,
     /// Number of tokens, excluding the mask; a tokenizer trained here gets the mask as the next token.
     pub count: usize,
-    /// Begins each document.
+    /// Begins each document; ends the previous one too, unless [`TextTokens::closing`] does.
     pub end: u32,
+    /// Ends each document, if it is not the token that begins it.
+    closing: Option<u32>,
     /// The mask, if it is one of the tokens and so might occur in a text.
     mask: Option<u32>,
 }
@@ -92,7 +96,9 @@ impl TextTokens {
     }
 
     /// A model's own tokenizer, whose tokens may include the mask. Documents begin with the token called `end` or, if
-    /// there is none, with the one that begins the model's texts, or otherwise the one that ends them.
+    /// there is none, with the one that begins the model's texts, or otherwise the one that ends them. If the model
+    /// ends its texts with another token than that, so do the documents, as in the published data: it would not learn
+    /// otherwise where a text ends.
     ///
     /// # Errors
     /// If it is not a tokenizer, or does not have such a token.
@@ -100,13 +106,15 @@ impl TextTokens {
         let tokenizer = read(json.as_bytes())?;
         let opening = tokenizer.token_to_id(end).or(config.bos).or(config.eos);
         let mask = config.mask_index;
+        let opening = opening.filter(|&token| token != mask).ok_or_else(|| {
+            TrainError::Tokenizer(format!(
+                "it has no token {end:?}, and the model names none that opens a text"
+            ))
+        })?;
         Ok(Self {
             count: config.vocab_size - 1,
-            end: opening.filter(|&token| token != mask).ok_or_else(|| {
-                TrainError::Tokenizer(format!(
-                    "it has no token {end:?}, and the model names none that opens a text"
-                ))
-            })?,
+            end: opening,
+            closing: (config.eos).filter(|&token| token != opening && token != mask),
             mask: tokenizer.id_to_token(mask).map(|_| mask),
             tokenizer,
         })
@@ -165,6 +173,7 @@ impl TextTokens {
         Ok(Self {
             count: largest.map_or(0, |index| index as usize + 1),
             end,
+            closing: None,
             mask: None,
             tokenizer,
         })
@@ -180,7 +189,7 @@ impl TextTokens {
             .map_err(|e| TrainError::Tokenizer(e.to_string()))
     }
 
-    /// The tokens of each document, beginning with the end-of-text token.
+    /// The tokens of each document, with the token that opens it and, if another one ends it, that one.
     ///
     /// # Errors
     /// Errors of the tokenizers library.
@@ -196,6 +205,7 @@ impl TextTokens {
             }
             Ok(std::iter::once(self.end)
                 .chain(encoding.get_ids().iter().copied())
+                .chain(self.closing)
                 .collect())
         };
         documents.par_iter().map(encode).collect()
@@ -212,7 +222,7 @@ fn read(bytes: &[u8]) -> Result<Tokenizer, TrainError> {
     Ok(tokenizer)
 }
 
-/// Documents cut into windows, differently in each epoch.
+/// Documents shuffled and cut into windows in each epoch.
 pub struct Windows {
     documents: Vec<Vec<u32>>,
     length: usize,
@@ -380,5 +390,53 @@ mod tests {
         assert_eq!(encoded, tokens.encode(&documents).unwrap());
         assert!(encoded.iter().all(|tokens| tokens[0] == again.end));
         assert_eq!(again.tokenizer.decode(&encoded[0], true).unwrap(), text);
+    }
+
+    #[test]
+    fn documents_end_as_the_texts_of_the_model_that_training_starts_from() {
+        let documents = vec!["the cat sat".to_string(), "on the mat".into()];
+        let tokens = TextTokens::train(&documents, 257, "<|endoftext|>").unwrap();
+        let (json, plain) = (tokens.json().unwrap(), tokens.encode(&documents).unwrap());
+        let recipe = crate::Recipe::parse("[data]\ntrain = [\"a\"]\n", &[]).unwrap();
+        let config = recipe.config(tokens.count, tokens.end).unwrap();
+        let encoded = |name: &str, bos, eos| {
+            let config = ModelConfig {
+                bos,
+                eos,
+                ..config.clone()
+            };
+            let tokens = TextTokens::of_model(&json, name, &config).unwrap();
+            tokens.encode(&documents).unwrap()
+        };
+        // One token between documents, as in a training from random weights.
+        let mask = Some(config.mask_index);
+        for (bos, eos) in [
+            (Some(0), Some(0)),
+            (Some(3), Some(0)),
+            (Some(0), None),
+            (None, mask),
+        ] {
+            assert_eq!(encoded("<|endoftext|>", bos, eos), plain);
+        }
+        assert_eq!(encoded("none", None, Some(0)), plain);
+        let around = |opening: u32, closing: u32| -> Vec<Vec<u32>> {
+            let inside = plain.iter().map(|document| &document[1..]);
+            inside
+                .map(|inside| [&[opening], inside, &[closing]].concat())
+                .collect()
+        };
+        assert_eq!(encoded("none", Some(3), Some(4)), around(3, 4));
+        assert_eq!(encoded("<|endoftext|>", Some(0), Some(4)), around(0, 4));
+    }
+
+    #[test]
+    fn a_single_document_is_cut_alike_in_every_epoch() {
+        let mut windows = Windows::new(vec![(0..20).collect()], 6, 3).unwrap();
+        for epoch in 0..3 {
+            let all = (0..3).map(|i| windows.get(epoch * 3 + i).to_vec());
+            let mut all: Vec<Vec<u32>> = all.collect();
+            all.sort_unstable();
+            assert_eq!(all.concat(), (0..18).collect::<Vec<u32>>());
+        }
     }
 }

@@ -232,7 +232,8 @@ impl Default for Optimizer {
 pub struct Run {
     /// Sequences per micro-batch.
     pub batch: usize,
-    /// Micro-batches whose gradients are averaged for one step.
+    /// Micro-batches whose gradients are averaged for one step. Diffusion times are antithetic within each; in the
+    /// published code of Eso-LMs, over all of a step.
     pub accumulate: usize,
     /// Tokens to train on, rounded up to whole steps.
     pub tokens: u64,
@@ -408,8 +409,11 @@ impl Recipe {
         const COUNT: &str = "a whole number from 1 to 65536";
         const SHARE: &str = "a number from 0 to 1";
         const BELOW_ONE: &str = "a number from 0 to below 1";
+        const BELOW_ONE_STORED: &str = "a number from 0 to below 1 as a 32-bit float";
         const ABOVE_ZERO: &str = "a number above 0";
+        const ABOVE_ZERO_STORED: &str = "a number above 0 as a 32-bit float";
         const ZERO_OR_MORE: &str = "0 or more";
+        const ZERO_OR_MORE_STORED: &str = "0 or more as a 32-bit float";
         let (data, model, loss, run) = (&self.data, &self.model, &self.loss, &self.run);
         let adam = &self.optimizer;
         let share = |x: f64| (0.0..=1.0).contains(&x);
@@ -417,6 +421,8 @@ impl Recipe {
         let above_zero = |x: f64| x > 0.0 && x.is_finite();
         let not_below_zero = |x: f64| x >= 0.0 && x.is_finite();
         let count = |n: usize| (1..=1 << 16).contains(&n);
+        // The optimizer computes with these in 32 bits, where 0.99999999 is 1 and 1e-50 is 0: it would divide 0 by 0.
+        let stored = |x: f64| f64::from(x as f32);
 
         let (train, separator) = (format!("{:?}", data.train), format!("{:?}", data.separator));
         must(
@@ -477,27 +483,27 @@ impl Recipe {
         must(
             "optimizer.beta_1",
             adam.beta_1,
-            below_one(adam.beta_1),
-            BELOW_ONE,
+            below_one(stored(adam.beta_1)),
+            BELOW_ONE_STORED,
         )?;
         must(
             "optimizer.beta_2",
             adam.beta_2,
-            below_one(adam.beta_2),
-            BELOW_ONE,
+            below_one(stored(adam.beta_2)),
+            BELOW_ONE_STORED,
         )?;
         must(
             "optimizer.epsilon",
             adam.epsilon,
-            above_zero(adam.epsilon),
-            ABOVE_ZERO,
+            above_zero(stored(adam.epsilon)),
+            ABOVE_ZERO_STORED,
         )?;
         let decay = adam.weight_decay;
         must(
             "optimizer.weight_decay",
             decay,
-            not_below_zero(decay),
-            ZERO_OR_MORE,
+            not_below_zero(stored(decay)),
+            ZERO_OR_MORE_STORED,
         )?;
         must(
             "optimizer.min_lr",

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use crate::error::Error;
-use crate::plan::Plan;
-use crate::record::{self, LIKELIHOOD, Likelihood, SAMPLES, Samples, Training, training_file};
+use crate::record::{
+    self, LIKELIHOOD, Likelihood, SAMPLES, Samples, Setup, Training, training_file,
+};
 
 /// What the folder of the records held when the run began. A record counts only if the commands that made it are those of the plan.
 #[derive(Debug, Default)]
@@ -15,8 +16,16 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Reads what is there of the models of a plan.
-    pub fn read(out: &Path, plan: &Plan) -> Result<Self, Error> {
+    /// Reads what is there of the models of a plan, unless it was made from another recipe or text, which commands do not show.
+    pub fn read(out: &Path, setup: &Setup) -> Result<Self, Error> {
+        let before: Option<Setup> = record::read(&out.join("setup.json"))?;
+        if let Some(changed) = before.and_then(|before| changed(&before, setup)) {
+            let out = out.display();
+            return Err(Error::Usage(format!(
+                "the records in {out} were made with another {changed}; give the same again, or leave --keep-records out to measure everything anew"
+            )));
+        }
+        let plan = &setup.plan;
         let training = plan
             .all()
             .map(|model| record::read(&out.join(training_file(&model.name))));
@@ -59,6 +68,22 @@ impl Kept {
     pub fn with_samples(&self, lines: &[String]) -> Vec<String> {
         with(lines, &self.samples)
     }
+}
+
+/// Which of what all commands share is not the same in both setups.
+fn changed(before: &Setup, now: &Setup) -> Option<String> {
+    let all = [
+        ("recipe", before.recipe != now.recipe),
+        (
+            "training text",
+            (&before.train, &before.judge_train) != (&now.train, &now.judge_train),
+        ),
+        ("hold-out", before.holdout != now.holdout),
+    ];
+    let changed: Vec<&str> = (all.into_iter())
+        .filter_map(|(name, is_other)| is_other.then_some(name))
+        .collect();
+    (!changed.is_empty()).then(|| changed.join(" and another "))
 }
 
 /// Whether two command lines give a program the same words: quotes may be set in several ways.

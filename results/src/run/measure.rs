@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Bench, JUDGED};
+use super::{Bench, HOLDOUT, JUDGED};
 use crate::corpus::{SEPARATOR, beginning};
 use crate::error::Error;
 use crate::metrics;
@@ -61,7 +61,7 @@ fn scoring(
     let (name, device, seed) = (model.name.clone(), &esolm.device, settings.seed);
     let mut key = format!("{name}--ppl");
     let mut command = format!(
-        "esolm ppl data/holdout.txt --model train/{name}/model --separator '{SEPARATOR}' --seed {seed} --device {device} --json"
+        "esolm ppl {HOLDOUT} --model train/{name}/model --separator '{SEPARATOR}' --seed {seed} --device {device} --json"
     );
     if let Some(alpha_0) = alpha_0 {
         command += &format!(" --alpha0 {alpha_0} --orders {orders}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::kept::is_same;
-use super::{Bench, measure};
+use super::{Bench, HOLDOUT, JUDGE, MODELS, RECIPE, measure};
 use crate::error::Error;
 use crate::plan::{Model, Plan};
 use crate::program::{self, json_lines};
@@ -82,10 +82,12 @@ fn train(bench: &Bench, model: &Model, command: &str) -> Result<PathBuf, Error> 
     let folder = bench.esolm.path(&format!("train/{}", model.name));
     let stamp = folder.with_file_name(format!("{}.command", model.name));
     let log = folder.join("log.jsonl");
-    let trained_by = fs::read_to_string(&stamp).ok();
-    if let Some(old) = trained_by.as_ref().filter(|old| !is_same(old, command)) {
+    let inputs = inputs(bench, model)?;
+    let before = fs::read_to_string(&stamp).ok();
+    let other = before.as_ref();
+    if let Some(other) = other.and_then(|before| difference(before, command, &inputs)) {
         return Err(Error::Usage(format!(
-            "{} was trained by another command, `{old}`; delete that folder and {}, or give another --work",
+            "{} was trained {other}; delete that folder and {}, or give another --work",
             folder.display(),
             stamp.display()
         )));
@@ -95,11 +97,11 @@ fn train(bench: &Bench, model: &Model, command: &str) -> Result<PathBuf, Error> 
     }
     bench.forget(model)?;
     let is_saved = fs::read_dir(folder.join("state")).is_ok_and(|mut files| files.next().is_some());
-    if !is_saved && trained_by.is_some() && folder.is_dir() {
+    if !is_saved && before.is_some() && folder.is_dir() {
         // Begun by this command and ended before anything was saved.
         fs::remove_dir_all(&folder).map_err(Error::file("delete", &folder))?;
     }
-    record::replace(&stamp, command.as_bytes())?;
+    record::replace(&stamp, format!("{command}\n{inputs}").as_bytes())?;
     let resume = if is_saved { " --resume" } else { "" };
     bench.esolm.run(&format!("{command}{resume}"), true)?;
     if !is_finished(&log) {
@@ -108,6 +110,40 @@ fn train(bench: &Bench, model: &Model, command: &str) -> Result<PathBuf, Error> 
         return Err(Error::Data(format!("the training of {name} {why}")));
     }
     Ok(log)
+}
+
+/// The files that a model is trained with, a line each behind its digest.
+fn inputs(Bench { esolm, plan, .. }: &Bench, model: &Model) -> Result<String, Error> {
+    let mut names = [RECIPE, MODELS, JUDGE, HOLDOUT].map(String::from).to_vec();
+    if model != &plan.models[0] {
+        names.push(tokenizer(plan));
+    }
+    let digests = esolm.digests(&names)?;
+    let lines = digests.iter();
+    Ok(lines
+        .map(|(name, digest)| format!("{digest}  {name}\n"))
+        .collect())
+}
+
+/// How the training that left this stamp differs from the one by `command` with `inputs`, if it does. The stamps of earlier versions hold
+/// only the command.
+fn difference(stamp: &str, command: &str, inputs: &str) -> Option<String> {
+    let (trained_by, before) = stamp.split_once('\n').unwrap_or((stamp, ""));
+    if !is_same(trained_by, command) {
+        return Some(format!("by another command, `{trained_by}`"));
+    }
+    let is_other = |line: &&str| !before.lines().any(|old| old == *line);
+    let others = inputs.lines().filter(is_other);
+    let names: Vec<&str> = others
+        .filter_map(|line| Some(line.split_once("  ")?.1))
+        .collect();
+    (!before.is_empty() && !names.is_empty())
+        .then(|| format!("with another {}", names.join(" and another ")))
+}
+
+/// The tokenizer that the first model makes.
+fn tokenizer(plan: &Plan) -> String {
+    format!("train/{}/model/tokenizer.json", plan.models[0].name)
 }
 
 /// The command line of a training run. The first model makes the tokenizer, the others share it.
@@ -119,17 +155,14 @@ fn command(plan: &Plan, model: &Model, device: &str) -> Result<String, Error> {
         ("run.device".into(), json!(device)),
         match model == first {
             true => ("data.vocab_size".into(), json!(plan.vocab_size)),
-            false => (
-                "data.tokenizer".into(),
-                json!(format!("train/{}/model/tokenizer.json", first.name)),
-            ),
+            false => ("data.tokenizer".into(), json!(tokenizer(plan))),
         },
     ]);
     if let Some(alpha_0) = model.alpha_0 {
         fields.insert("loss.alpha_0".into(), alpha_0.into());
     }
     if model == &plan.judge {
-        fields.insert("data.train".into(), json!(["data/judge.txt"]));
+        fields.insert("data.train".into(), json!([JUDGE]));
     }
     fields.extend(model.set.clone());
     let mut command = format!("esolm train recipe.toml --out train/{}", model.name);

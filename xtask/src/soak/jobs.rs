@@ -101,8 +101,7 @@ pub fn run(options: &Options) -> Outcome {
                 }
                 // A partial line, as a power failure may leave it; a kill hardly ever does.
                 if random.share() < 0.3 {
-                    tear(&output, &expected[lines..], &mut random)?;
-                    torn += 1;
+                    torn += u32::from(tear(&output, &expected[lines..], &mut random)?);
                 }
             }
             if read(&output)? != expected {
@@ -145,18 +144,19 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
-/// Appends part of the next line.
-fn tear(path: &Path, rest: &[u8], random: &mut Random) -> Result<(), String> {
+/// Appends part of the next line to whole ones, and says whether it did.
+fn tear(path: &Path, rest: &[u8], random: &mut Random) -> Result<bool, String> {
     let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let part = &line[..(line.len() as f64 * random.share()) as usize];
     let whole = fs::read(path).unwrap_or_default();
     // A line that is already partial is left as it is.
     if whole.last().is_some_and(|&byte| byte != b'\n') || part.is_empty() || whole.is_empty() {
-        return Ok(());
+        return Ok(false);
     }
     let file = fs::OpenOptions::new().append(true).open(path);
     file.and_then(|mut file| file.write_all(part))
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    Ok(true)
 }
 
 /// xorshift64: good enough to choose moments.
@@ -169,5 +169,25 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_torn_once() {
+        let scratch = Scratch::new("esolm-tear").unwrap();
+        let path = scratch.0.join("lines");
+        let mut random = Random(1 << 40);
+        let mut tear = |there: &str| {
+            write(&path, there).unwrap();
+            let torn = tear(&path, "x".repeat(1000).as_bytes(), &mut random).unwrap();
+            (torn, read(&path).unwrap().len() > there.len())
+        };
+        assert_eq!(tear("a whole line\n"), (true, true));
+        assert_eq!(tear("a whole line\npart of"), (false, false));
+        assert_eq!(tear(""), (false, false));
     }
 }

@@ -24,7 +24,7 @@ use clap::Args;
   [data]
   train = [\"stories.txt\"]
   holdout = []            # validated on
-  separator = \"<|endoftext|>\"   # between documents of a file; also the name of the end-of-text token
+  separator = \"<|endoftext|>\"   # between documents of a file; also the name of the token that opens each
   ascii_only = false      # true leaves out documents with other characters
   vocab_size = 2048       # of the byte-level BPE that is trained on the text ...
   # tokenizer = \"tokenizer.json\"   # ... unless there is one already
