@@ -22,8 +22,11 @@ export interface DownloadOptions {
   onProgress: (loaded: number, total: number | null, fromCache: boolean) => void;
 }
 
-/** The server has no such file. */
+/** The server has no such file, or does not say that it has. */
 export class NotFound extends EsoLMError {}
+
+/** No server answered: most likely there is no network. */
+export class Unreachable extends EsoLMError {}
 
 /** Fetches a file, or takes it from the cache if it is unchanged on the server. The whole file is never in memory. */
 export async function download(url: string, options: DownloadOptions): Promise<Blob> {
@@ -60,15 +63,27 @@ async function isWanted(kept: Blob, store: Store, url: string, options: Download
   }
   let response: Response;
   try {
-    response = await fetch(url, { method: "HEAD", cache: "no-cache", headers: range(options, 0), signal: options.signal });
+    response = await ask(url, options);
   } catch {
     options.signal.throwIfAborted();
     // Without a network, use what is cached.
     return true;
   }
   if (response.status === 404 || response.status === 410) return false;
+  // A server in trouble says nothing about the file.
   if (!response.ok || store.version === null) return true;
-  return sameVersion(store.version, versionOf(response, options.ranges ? lengthOf(response) : null));
+  return sameVersion(store.version, versionOf(response, options.ranges ? lengthOf(response) : null)) ?? false;
+}
+
+/** What the server says about a file. Some servers refuse `HEAD`, as signed addresses do; there, a download is begun and given up. */
+async function ask(url: string, options: DownloadOptions): Promise<Response> {
+  const { signal } = options;
+  const headers = range(options, 0);
+  const response = await fetch(url, { method: "HEAD", cache: "no-cache", headers, signal });
+  if (![403, 405, 501].includes(response.status)) return response;
+  const begun = await fetch(url, { cache: "no-store", headers, signal });
+  await begun.body?.cancel();
+  return begun;
 }
 
 /** A range request also prevents compression by the server, so that sizes and offsets are those of the file. */
@@ -83,7 +98,9 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
   const report = meter(options.onProgress);
   const hashing = options.sha256 !== undefined;
   let held = store.length > 0 ? await store.blob() : null;
-  if (store.length > 0 && (held === null || !options.ranges)) {
+  // The server must be able to say whether what an earlier visit left belongs to its present version.
+  const isVersioned = store.version !== null && (store.version.etag ?? store.version.lastModified) !== null;
+  if (store.length > 0 && (held === null || !options.ranges || !isVersioned)) {
     await store.clear();
     held = null;
   }
@@ -91,14 +108,18 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
   held = null;
   let failures = 0;
   let restarts = 0;
+  let answered = false;
   let received = false;
+  /** Whether everything stored has arrived during this call. */
+  let isOwn = false;
 
   const again = async (why: string, thrown?: unknown): Promise<void> => {
     failures += 1;
     // A URL that never responded is most likely wrong, which should be reported soon.
     if (failures >= (received ? TRIES : 2) || restarts > RESTARTS) {
       const remedy = `check the network and the address ${url}, and that its server lets this page read it (CORS)`;
-      throw new EsoLMError("network", `${name} could not be downloaded (${why}); ${remedy}.`, { cause: thrown });
+      const Kind = answered ? EsoLMError : Unreachable;
+      throw new Kind("network", `${name} could not be downloaded (${why}); ${remedy}.`, { cause: thrown });
     }
     await pause(150 * 2 ** failures, signal);
   };
@@ -119,6 +140,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
       await again(messageOf(error), error);
       continue;
     }
+    answered = true;
     if (response.status === 416) {
       // There is nothing at this offset: the file is empty, or has become shorter.
       if (store.length === 0) options.ranges = false;
@@ -134,7 +156,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
 
     const span = response.status === 206 ? spanOf(response, store.length) : { start: 0, total: lengthOf(response) };
     const version = versionOf(response, span.total);
-    const fits = span.start === store.length && (store.length === 0 || (store.version !== null && sameVersion(store.version, version)));
+    const fits = span.start === store.length && (store.length === 0 || (store.version !== null && continues(store.version, version, isOwn)));
     if (!fits) {
       await restart();
       if (span.start !== 0) {
@@ -150,6 +172,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
         throw new DOMException("the file exceeds the quota", "QuotaExceededError");
       }
       await store.begin(version);
+      isOwn = true;
     }
 
     // For a complete response the browser checks the length itself, and accounts for compression.
@@ -180,6 +203,11 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
   if (blob === null) throw new EsoLMError("storage", `the browser dropped ${name} from its cache; load it again, or with cache: false.`);
   options.onProgress(blob.size, blob.size, false);
   return blob;
+}
+
+/** Whether a response continues the stored parts. If these have arrived during the same call, an equal size suffices where the server says no more. */
+function continues(stored: Version, version: Version, isOwn: boolean): boolean {
+  return sameVersion(stored, version) ?? (isOwn && stored.size !== null && stored.size === version.size);
 }
 
 /** Reads a response into a store. Returns the error that interrupted it, after storing what had arrived. */
@@ -233,7 +261,9 @@ function refuse(response: Response, name: string, url: string): void {
     throw new NotFound("network", `${name} is not there (the server answered ${response.status}); check the address ${url}.`);
   }
   if (!response.ok) {
-    throw new EsoLMError("network", `${name} could not be downloaded (the server answered ${response.status}); check the address ${url}.`);
+    // Object stores answer 403 for what does not exist, unless everyone may list what does.
+    const Kind = response.status === 403 ? NotFound : EsoLMError;
+    throw new Kind("network", `${name} could not be downloaded (the server answered ${response.status}); check the address ${url}.`);
   }
   // Many servers send their start page in place of a missing file.
   if (response.headers.get("content-type")?.startsWith("text/html")) {

@@ -66,9 +66,9 @@ export class Host implements Engine {
       return parse<DeviceFacts>(await guard(() => device_facts()));
     },
 
-    memoryNeeded: async ({ wasm, pieces, options }, { signal, emit }) => {
+    memoryNeeded: async ({ wasm, pieces, cache, options }, { signal, emit }) => {
       await initialise(wasm, signal, (progress) => emit({ progress }));
-      const config = await configOf(pieces, signal);
+      const config = await configOf(pieces, cache, signal);
       return parse<MemoryNeeded>(await guard(() => memory_needed(config, optionsJson(options))));
     },
 

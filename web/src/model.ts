@@ -15,6 +15,7 @@ import type {
   Header,
   LoadOptions,
   MemoryNeeded,
+  MemoryOptions,
   Message,
   Middle,
   ModelInfo,
@@ -96,11 +97,11 @@ export class EsoLM implements AsyncDisposable {
   }
 
   /** The memory that a model needs, computed from its configuration before anything large is fetched. Nothing stays open. */
-  static async memoryNeeded(source: Source, options: EngineOptions & Pick<LoadOptions, "weights" | "as" | "blockSize"> = {}): Promise<MemoryNeeded> {
-    const { worker, wasm, signal = new AbortController().signal, ...held } = options;
-    const argument = { wasm: wasmOf(options), pieces: piecesOf(source, base()), options: held };
+  static async memoryNeeded(source: Source, options: MemoryOptions = {}): Promise<MemoryNeeded> {
+    const { worker, wasm, signal = new AbortController().signal, onProgress, cache = true, ...held } = options;
+    const argument = { wasm: wasmOf(options), pieces: piecesOf(source, base()), cache, options: held };
     const engine = await startEngine(options, signal);
-    const call = engine.call("memoryNeeded", argument, { signal, emit: () => undefined });
+    const call = engine.call("memoryNeeded", argument, { signal, emit: progressOf(onProgress, signal) });
     try {
       return await raced(call, signal);
     } finally {

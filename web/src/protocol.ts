@@ -19,7 +19,7 @@ export interface LoadArgument {
 /** Every call, with its argument and result. */
 export interface Calls {
   deviceFacts: { argument: { wasm: string | null }; result: DeviceFacts };
-  memoryNeeded: { argument: { wasm: string | null; pieces: Pieces; options: object }; result: MemoryNeeded };
+  memoryNeeded: { argument: { wasm: string | null; pieces: Pieces; cache: boolean; options: object }; result: MemoryNeeded };
   load: { argument: LoadArgument; result: ModelInfo };
   plan: { argument: Request; result: Header & { plan: Plan } };
   /** Emits starts (headers) and steps. When its signal is aborted, it ends after the current step and still returns a result. */

@@ -1,11 +1,11 @@
 /** Turns what a caller passes into what the engine reads. */
 
-import { NotFound, checkHash, download, meter, parseHash } from "./download.js";
+import { NotFound, Unreachable, checkHash, download, meter, parseHash } from "./download.js";
 import { EsoLMError, messageOf } from "./errors.js";
 import type { Progress, Source, TextFile, WeightsFile } from "./types.js";
 
-/** A file in a form that can be sent to a worker. */
-export type Piece = { url: string } | { blob: Blob } | { text: string };
+/** A file in a form that can be sent to a worker; `optional` if the source does not name it, so that it is only looked for. */
+export type Piece = { url: string; optional: boolean } | { blob: Blob } | { text: string };
 
 /**
  * Weights in a form that can be sent to a worker: one file, or the index of several along with the files; without `files` they are next to the index.
@@ -16,11 +16,9 @@ export type WeightsPieces = { url: string; orIndex?: string } | { blob: Blob } |
 export interface Pieces {
   config: Piece | null;
   tokenizer: Piece | null;
-  /** Whether a missing tokenizer is not an error, because the source does not name one. */
-  tokenizerOptional: boolean;
-  /** Sampling settings, looked for if the source does not name any. */
+  /** Sampling settings. */
   generation: Piece | null;
-  /** Two files that may contain a chat template, looked for if the source does not name any. */
+  /** Two files that may contain a chat template. */
   tokenizerConfig: Piece | null;
   chatTemplate: Piece | null;
   weights: WeightsPieces;
@@ -74,7 +72,6 @@ export function piecesOf(source: Source, base: string): Pieces {
   return {
     config: source.config === undefined ? null : textOf(source.config, base),
     tokenizer: source.tokenizer === undefined ? null : textOf(source.tokenizer, base),
-    tokenizerOptional: false,
     generation: source.generation === undefined ? null : textOf(source.generation, base),
     tokenizerConfig: source.tokenizerConfig === undefined ? null : textOf(source.tokenizerConfig, base),
     chatTemplate: source.chatTemplate === undefined ? null : textOf(source.chatTemplate, base),
@@ -85,12 +82,12 @@ export function piecesOf(source: Source, base: string): Pieces {
 }
 
 /** The text of a source's config.json; nothing else is fetched. */
-export async function configOf({ config, file }: Pieces, signal: AbortSignal): Promise<string> {
+export async function configOf({ config, file }: Pieces, cache: boolean, signal: AbortSignal): Promise<string> {
   if (config === null) {
     throw new EsoLMError("checkpoint", `${file} comes without a config.json, which alone says what a model needs before it is fetched; load it.`);
   }
   if ("text" in config) return config.text;
-  return readText("blob" in config ? config.blob : await download(config.url, { cache: false, ranges: false, signal, onProgress: () => undefined }));
+  return readText("blob" in config ? config.blob : await download(config.url, { cache, ranges: false, signal, onProgress: () => undefined }));
 }
 
 /** Downloads what is needed, and returns something for the engine to read. */
@@ -104,7 +101,7 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
       signal,
       onProgress: (loaded, total, fromCache) => onProgress({ phase: "download", file: lastSegment(url), loaded, total, fromCache }),
     });
-  const text = async (piece: Piece): Promise<string> => {
+  const text = async (piece: { url: string } | { blob: Blob } | { text: string }): Promise<string> => {
     if ("text" in piece) return piece.text;
     return readText("url" in piece ? await fetched(piece.url, false) : piece.blob);
   };
@@ -115,25 +112,18 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
   };
 
   const source: Partial<WasmSource> = {};
-  if (pieces.config !== null) source.config = await text(pieces.config);
-  if (pieces.tokenizer !== null) {
-    try {
-      source.tokenizer = await text(pieces.tokenizer);
-    } catch (error) {
-      if (!(pieces.tokenizerOptional && error instanceof NotFound)) throw error;
-    }
-  }
-  for (const name of ["generation", "tokenizerConfig", "chatTemplate"] as const) {
+  for (const name of ["config", "tokenizer", "generation", "tokenizerConfig", "chatTemplate"] as const) {
     const piece = pieces[name];
+    if (piece === null) continue;
+    const isOptional = "url" in piece && piece.optional;
     // Only decoders have chat templates, and they are recognised by their configuration; for other models, do not request files that do not exist.
-    if (piece === null || ("url" in piece && name !== "generation" && !/"num_attention_heads"/.test(source.config ?? ""))) continue;
+    if (isOptional && (name === "tokenizerConfig" || name === "chatTemplate") && !/"num_attention_heads"/.test(source.config ?? "")) continue;
     try {
       source[name] = await text(piece);
     } catch (error) {
       // Without a network, a cached model still loads: if it had such a file, that would be cached too.
-      const isAway = error instanceof EsoLMError && error.code === "network" && "url" in piece;
-      if (!isAway && !(error instanceof NotFound)) throw error;
-      options.signal.throwIfAborted();
+      const isAbsent = error instanceof NotFound || error instanceof Unreachable;
+      if (!isOptional || !isAbsent) throw error;
     }
   }
   let given = pieces.weights;
@@ -241,7 +231,7 @@ function hubFolder(source: string): URL | null {
 function piecesOfAddress(url: URL): Pieces {
   const path = url.pathname;
   if (path.endsWith(".ckpt")) {
-    return { config: null, tokenizer: null, tokenizerOptional: true, generation: null, tokenizerConfig: null, chatTemplate: null, weights: { url: url.href }, file: lastSegment(url.href), name: nameOf(url.href) };
+    return { config: null, tokenizer: null, generation: null, tokenizerConfig: null, chatTemplate: null, weights: { url: url.href }, file: lastSegment(url.href), name: nameOf(url.href) };
   }
   const isIndex = path.endsWith(INDEX);
   const isFile = isIndex || path.endsWith(".safetensors");
@@ -249,13 +239,13 @@ function piecesOfAddress(url: URL): Pieces {
   const folder = new URL(isFile ? "." : path.endsWith("/") ? path : `${path}/`, url);
   const weights = isFile ? url.href : new URL("model.safetensors", folder).href;
   const orIndex = isFile ? {} : { orIndex: new URL(`model${INDEX}`, folder).href };
+  const besides = (name: string, optional: boolean): Piece => ({ url: new URL(name, folder).href, optional });
   return {
-    config: { url: new URL("config.json", folder).href },
-    tokenizer: { url: new URL("tokenizer.json", folder).href },
-    tokenizerOptional: true,
-    generation: { url: new URL("generation_config.json", folder).href },
-    tokenizerConfig: { url: new URL("tokenizer_config.json", folder).href },
-    chatTemplate: { url: new URL("chat_template.jinja", folder).href },
+    config: besides("config.json", false),
+    tokenizer: besides("tokenizer.json", true),
+    generation: besides("generation_config.json", true),
+    tokenizerConfig: besides("tokenizer_config.json", true),
+    chatTemplate: besides("chat_template.jinja", true),
     weights: isIndex ? { index: weights } : { url: weights, ...orIndex },
     file: lastSegment(weights),
     name: nameOf(weights),
@@ -285,7 +275,6 @@ function piecesOfFiles(files: File[]): Pieces {
   return {
     config,
     tokenizer: piece("tokenizer.json"),
-    tokenizerOptional: false,
     generation: piece("generation_config.json"),
     tokenizerConfig: piece("tokenizer_config.json"),
     chatTemplate: piece("chat_template.jinja"),
@@ -310,7 +299,7 @@ function weightsOf(weights: WeightsFile, base: string): { url: string } | { blob
 }
 
 function textOf(file: TextFile, base: string): Piece {
-  if (typeof file === "string" || file instanceof URL) return { url: absolute(file, base).href };
+  if (typeof file === "string" || file instanceof URL) return { url: absolute(file, base).href, optional: false };
   if (file instanceof Blob) return { blob: file };
   return { text: JSON.stringify(file) };
 }

@@ -9,12 +9,12 @@ export interface Version {
   size: number | null;
 }
 
-/** Whether both certainly have the same bytes; if in doubt, they count as different. */
-export function sameVersion(a: Version, b: Version): boolean {
+/** Whether both have the same bytes; `null` if the server says too little. An equal size alone proves nothing: it depends only on the shape of a model. */
+export function sameVersion(a: Version, b: Version): boolean | null {
   if (a.size !== null && b.size !== null && a.size !== b.size) return false;
   if (a.etag !== null && b.etag !== null) return a.etag.replace(/^W\//, "") === b.etag.replace(/^W\//, "");
   if (a.lastModified !== null && b.lastModified !== null) return a.lastModified === b.lastModified;
-  return a.size !== null && a.size === b.size;
+  return null;
 }
 
 /** Parts of one file, in order. */

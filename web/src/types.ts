@@ -451,6 +451,9 @@ export interface LoadOptions extends EngineOptions {
   onProgress?: (progress: Progress) => void;
 }
 
+/** Options for computing the memory that a model needs. */
+export type MemoryOptions = EngineOptions & Pick<LoadOptions, "weights" | "as" | "blockSize" | "cache" | "onProgress">;
+
 /** What to generate. If `alpha0`, `topK`, `topP`, `minP` or `temperature` is omitted, the model's recommended value is used (`ModelInfo.recommended`). */
 export interface GenerateOptions {
   /** The beginning of the text, or of each text. */

@@ -24,6 +24,8 @@ export function memoryBytes(): number {
 
 /** Initialises the module once; calls made while it is being fetched wait for the same one. */
 export async function initialise(address: string | null, signal: AbortSignal, onProgress: (progress: Progress) => void): Promise<void> {
+  // A start that all its callers have given up fails soon, for a reason of theirs. Another one waits for that, since the module must not be initialised twice.
+  while (starting?.abort.signal.aborted) await starting.done.catch(() => undefined);
   signal.throwIfAborted();
   if (crash !== null) throw crash;
   if (memory !== null) return;

@@ -74,6 +74,9 @@ interface Manner {
   /** Whether the server supports ranges. */
   ranges?: boolean;
   etag?: string;
+  lastModified?: string;
+  /** The status with which the server refuses `HEAD`. */
+  head?: number;
   /** Cuts the connection after this many bytes of a response, once per entry. */
   cuts?: number[];
   /** Slows down, so that something can happen meanwhile. */
@@ -92,6 +95,11 @@ function serve(path: string, manner: Manner): string[] {
     const start = manner.ranges && range ? Number(/^bytes=(\d+)-$/.exec(range)![1]) : 0;
     const headers: Record<string, string | number> = { "content-type": "application/octet-stream" };
     if (manner.etag) headers["etag"] = manner.etag;
+    if (manner.lastModified) headers["last-modified"] = manner.lastModified;
+    if (manner.head && request.method === "HEAD") {
+      response.writeHead(manner.head).end();
+      return;
+    }
     if (manner.ranges && range && start >= body.length) {
       response.writeHead(416, { "content-range": `bytes */${body.length}` }).end();
       return;
@@ -210,6 +218,58 @@ test("a kept file is not downloaded again, also without a network, but is when i
   expect(changed.size).toBe(other.length);
   expect(changed.progress.at(-1)).toEqual([other.length, other.length, false]);
 });
+
+test("a file of the same size is another one unless the server says that it is the same", async ({ page }) => {
+  const other = Buffer.from(file).reverse();
+  const digest = createHash("sha256").update(other).digest("hex");
+  const [monday, tuesday] = ["Mon, 02 Nov 2026 10:00:00 GMT", "Tue, 03 Nov 2026 10:00:00 GMT"];
+  serve("/dated", { ranges: true, lastModified: monday });
+  await get(page, { path: "/dated" });
+  expect((await get(page, { path: "/dated" })).progress).toEqual([[file.length, file.length, true]]);
+  serve("/dated", { ranges: true, lastModified: tuesday, body: other });
+  expect((await get(page, { path: "/dated" })).sha256).toBe(digest);
+
+  // A server that names no version: downloaded again with a network, taken from the cache without one.
+  serve("/bare", { ranges: true });
+  await get(page, { path: "/bare" });
+  server.on("/bare", (_, response) => void response.destroy());
+  const offline = await get(page, { path: "/bare" });
+  expect(offline.progress).toEqual([[file.length, file.length, true]]);
+  expect(offline.sha256).toBe(sha256);
+  serve("/bare", { ranges: true, body: other });
+  expect((await get(page, { path: "/bare" })).sha256).toBe(digest);
+});
+
+test("without a version, parts are put together within a download, but not with those of an earlier one", async ({ page, context }) => {
+  const cut = serve("/file", { ranges: true, cuts: [9 * MB] });
+  expect((await get(page, { path: "/file" })).sha256).toBe(sha256);
+  expect(Number(/bytes=(\d+)-/.exec(cut.at(-1)!)![1])).toBeGreaterThan(6 * MB);
+
+  serve("/other", { ranges: true, slow: true });
+  await get(page, { path: "/other", abortAt: 10 * MB });
+  const later = await context.newPage();
+  await later.goto(server.url("/"));
+  const other = Buffer.from(file).reverse();
+  const asked = serve("/other", { ranges: true, body: other });
+  expect((await get(later, { path: "/other" })).sha256).toBe(createHash("sha256").update(other).digest("hex"));
+  expect(asked).toEqual(["GET bytes=0-"]);
+});
+
+for (const head of [403, 405, 501]) {
+  test(`a server that answers HEAD with ${head} is asked with GET`, async ({ page }) => {
+    serve("/file", { ranges: true, etag: '"1"' });
+    await get(page, { path: "/file" });
+    const asked = serve("/file", { ranges: true, etag: '"1"', head, slow: true });
+    expect((await get(page, { path: "/file" })).progress).toEqual([[file.length, file.length, true]]);
+    expect(asked).toEqual(["HEAD bytes=0-", "GET bytes=0-"]);
+    const other = Buffer.from(file).reverse();
+    serve("/file", { ranges: true, etag: '"2"', head, body: other });
+    expect((await get(page, { path: "/file" })).sha256).toBe(createHash("sha256").update(other).digest("hex"));
+    // If GET fails as well, nothing is known, as without a network.
+    server.on("/file", (_, response) => void response.writeHead(head).end());
+    expect((await get(page, { path: "/file" })).progress).toEqual([[other.length, other.length, true]]);
+  });
+}
 
 test("the cache can be cleared, and left alone", async ({ page }) => {
   const asked = serve("/file", { ranges: true, etag: '"1"' });

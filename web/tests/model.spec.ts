@@ -367,6 +367,44 @@ for (const worker of [true, false]) {
   });
 }
 
+test("a start that was given up does not end the next one", async ({ page }) => {
+  server.on("/never.wasm", () => new Promise<void>(() => undefined));
+  const outcome = await page.evaluate(async () => {
+    const path = "/dist/wasm.js";
+    const { initialise } = (await import(path)) as typeof import("../src/wasm.js");
+    const abort = new AbortController();
+    const start = (address: string | null, signal: AbortSignal): Promise<string> =>
+      initialise(address && new URL(address, location.href).href, signal, () => undefined).then(() => "started", String);
+    const first = start("/never.wasm", abort.signal);
+    abort.abort(new Error("the first one's reason"));
+    return Promise.all([first, start(null, new AbortController().signal), start(null, new AbortController().signal)]);
+  });
+  expect(outcome).toEqual(["Error: the first one's reason", "started", "started"]);
+  expect(server.log.filter((line) => line === "GET /dist/esolm_web_bg.wasm").length).toBe(1);
+});
+
+test("the memory that a model needs is told without a network too, from the cached configuration", async ({ page }) => {
+  const serve = (): Server => server.text("/models/config.json", "application/json", '{"n_blocks":2}');
+  const goAway = (): Server => server.on("/models/config.json", (_, response) => void response.destroy());
+  const uncached = (): Promise<string> =>
+    inPage(page, false, ({ esolm, failure }) => failure(esolm.EsoLM.memoryNeeded("/models/", { worker: false, cache: false })));
+  const cached = (): Promise<string> =>
+    inPage(page, false, async ({ esolm, failure }) => {
+      const phases = new Set<string>();
+      const needed = await failure(esolm.EsoLM.memoryNeeded("/models/", { onProgress: ({ phase }) => phases.add(phase) }));
+      return `${needed} ${[...phases]}`;
+    });
+  serve();
+  expect(await uncached()).toBe('no failure: {"model":14,"cache":1}');
+  goAway();
+  expect(await cached()).toMatch(/^network: /);
+  serve();
+  expect(await cached()).toBe('no failure: {"model":14,"cache":1} wasm');
+  goAway();
+  expect(await cached()).toBe('no failure: {"model":14,"cache":1} wasm');
+  expect(await uncached()).toMatch(/^network: /);
+});
+
 test("a page that may make no worker is told so, and can do without", async ({ page }) => {
   for (const policy of ["worker-src 'none'", "script-src 'self' 'unsafe-eval'; worker-src https://elsewhere.test"]) {
     server.text("/strict", "text/html", "<!doctype html><title>strict</title>", { "content-security-policy": policy });

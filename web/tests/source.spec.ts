@@ -42,12 +42,11 @@ function pieces(page: Page, make: string, base = "https://site.test/app/"): Prom
 
 test("addresses of folders and files", async ({ page }) => {
   const stories = {
-    config: { url: "https://site.test/app/models/stories/config.json" },
-    tokenizer: { url: "https://site.test/app/models/stories/tokenizer.json" },
-    tokenizerOptional: true,
-    generation: { url: "https://site.test/app/models/stories/generation_config.json" },
-    tokenizerConfig: { url: "https://site.test/app/models/stories/tokenizer_config.json" },
-    chatTemplate: { url: "https://site.test/app/models/stories/chat_template.jinja" },
+    config: { url: "https://site.test/app/models/stories/config.json", optional: false },
+    tokenizer: { url: "https://site.test/app/models/stories/tokenizer.json", optional: true },
+    generation: { url: "https://site.test/app/models/stories/generation_config.json", optional: true },
+    tokenizerConfig: { url: "https://site.test/app/models/stories/tokenizer_config.json", optional: true },
+    chatTemplate: { url: "https://site.test/app/models/stories/chat_template.jinja", optional: true },
     weights: {
       url: "https://site.test/app/models/stories/model.safetensors",
       orIndex: "https://site.test/app/models/stories/model.safetensors.index.json",
@@ -76,12 +75,11 @@ test("addresses of folders and files", async ({ page }) => {
   expect(await pieces(page, '"hf:some-model"')).toMatchObject({ code: "option", message: expect.stringContaining("hf:owner/name") });
   // A signature is valid only for the file it came with.
   expect(await pieces(page, '"/a/b/small.safetensors?sig=1"')).toEqual({
-    config: { url: "https://site.test/a/b/config.json" },
-    tokenizer: { url: "https://site.test/a/b/tokenizer.json" },
-    tokenizerOptional: true,
-    generation: { url: "https://site.test/a/b/generation_config.json" },
-    tokenizerConfig: { url: "https://site.test/a/b/tokenizer_config.json" },
-    chatTemplate: { url: "https://site.test/a/b/chat_template.jinja" },
+    config: { url: "https://site.test/a/b/config.json", optional: false },
+    tokenizer: { url: "https://site.test/a/b/tokenizer.json", optional: true },
+    generation: { url: "https://site.test/a/b/generation_config.json", optional: true },
+    tokenizerConfig: { url: "https://site.test/a/b/tokenizer_config.json", optional: true },
+    chatTemplate: { url: "https://site.test/a/b/chat_template.jinja", optional: true },
     weights: { url: "https://site.test/a/b/small.safetensors?sig=1" },
     file: "small.safetensors",
     name: "small",
@@ -89,7 +87,6 @@ test("addresses of folders and files", async ({ page }) => {
   expect(await pieces(page, '"https://cdn.test/runs/last.ckpt"')).toEqual({
     config: null,
     tokenizer: null,
-    tokenizerOptional: true,
     generation: null,
     tokenizerConfig: null,
     chatTemplate: null,
@@ -106,7 +103,6 @@ test("dropped files", async ({ page }) => {
   expect(await pieces(page, `[${file("tokenizer.json", 3)}, ${file("README.md")}, ${file("small.safetensors", 9)}, ${file("config.json", 2)}]`)).toEqual({
     config: { blob: "2 bytes" },
     tokenizer: { blob: "3 bytes" },
-    tokenizerOptional: false,
     generation: null,
     tokenizerConfig: null,
     chatTemplate: null,
@@ -146,7 +142,6 @@ test("each file on its own", async ({ page }) => {
   expect(await pieces(page, '{ config: { a: 1 }, tokenizer: new Blob(["abc"]), weights: new Uint8Array(6) }')).toEqual({
     config: { text: '{"a":1}' },
     tokenizer: { blob: "3 bytes" },
-    tokenizerOptional: false,
     generation: null,
     tokenizerConfig: null,
     chatTemplate: null,
@@ -155,7 +150,7 @@ test("each file on its own", async ({ page }) => {
     name: "weights",
   });
   expect(await pieces(page, '{ config: "c.json", weights: new URL("https://cdn.test/w.safetensors") }')).toMatchObject({
-    config: { url: "https://site.test/app/c.json" },
+    config: { url: "https://site.test/app/c.json", optional: false },
     weights: { url: "https://cdn.test/w.safetensors" },
   });
   expect(await pieces(page, "{ weights: new ArrayBuffer(5) }")).toMatchObject({ weights: { blob: "5 bytes" } });
@@ -208,15 +203,47 @@ test("a folder is downloaded and read in pieces", async ({ page }) => {
   });
 });
 
-test("a tokenizer that nobody named may be missing, any other file may not", async ({ page }) => {
-  const bare = await opened(page, '"models/bare"');
-  expect(bare).toMatchObject({ config: "{}", size: 10 });
-  expect(bare).not.toHaveProperty("tokenizer");
-  expect(await opened(page, '{ config: {}, tokenizer: "none.json", weights: "models/bare/model.safetensors" }')).toMatchObject({
-    code: "network",
-    message: expect.stringMatching(/^none\.json is not there/),
-  });
+test("files that nobody named may be missing, with or without a network; any other file may not", async ({ page }) => {
+  const bare = { config: "{}", size: 10, read: [8, 2, 0], progress: expect.anything() };
+  expect(await opened(page, '"models/bare"')).toEqual(bare);
+  for (const name of ["config.json", "tokenizer.json", "generation_config.json", "model.safetensors"]) {
+    server.on(`/models/bare/${name}`, (_, response) => void response.destroy());
+  }
+  expect(await opened(page, '"models/bare"')).toEqual(bare);
+
+  for (const name of ["tokenizer", "generation", "tokenizerConfig", "chatTemplate"]) {
+    expect(await opened(page, `{ config: {}, ${name}: "none.json", weights: new Blob([]) }`), name).toMatchObject({
+      code: "network",
+      message: expect.stringMatching(/^none\.json is not there/),
+    });
+  }
   expect(await opened(page, '"models/none"')).toMatchObject({ code: "network", message: expect.stringMatching(/^config\.json is not there/) });
+});
+
+test("a server in trouble is not taken for one that lacks a file", async ({ page }) => {
+  const decoder = '{"num_attention_heads":2}';
+  server
+    .text("/models/chat/config.json", "application/json", decoder)
+    .on("/models/chat/model.safetensors", (_, response) => void response.writeHead(200, { "content-length": 10 }).end(Buffer.alloc(10)));
+  for (const name of ["tokenizer.json", "generation_config.json", "tokenizer_config.json", "chat_template.jinja"]) {
+    for (const status of [429, 500, 503]) {
+      server.on(`/models/chat/${name}`, (_, response) => void response.writeHead(status).end());
+      expect(await opened(page, '"models/chat"'), `${name}: ${status}`).toMatchObject({ code: "network", message: expect.stringContaining(`answered ${status}`) });
+    }
+    // Some stores answer so for what does not exist.
+    server.on(`/models/chat/${name}`, (_, response) => void response.writeHead(403).end());
+    expect(await opened(page, '"models/chat"'), name).toMatchObject({ config: decoder, size: 10 });
+  }
+});
+
+test("a named chat template is read whatever the configuration says, and others only for decoders", async ({ page }) => {
+  server.text("/named.json", "application/json", '{"eos_token":"x"}').text("/named.jinja", "text/plain", "{{ messages }}");
+  expect(await opened(page, '{ config: {}, tokenizerConfig: "named.json", chatTemplate: "named.jinja", weights: new Blob([]) }')).toMatchObject({
+    tokenizerConfig: '{"eos_token":"x"}',
+    chatTemplate: "{{ messages }}",
+  });
+  await opened(page, '"models/bare"');
+  expect(server.log.filter((line) => /tokenizer_config|chat_template/.test(line))).toEqual([]);
 });
 
 test("a hash is held against files too, and must be one", async ({ page }) => {

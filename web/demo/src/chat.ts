@@ -1,14 +1,14 @@
 // A conversation with a chat model: the messages so far, and the answer in progress with its blanks.
 
 import type { Answering, ChatStep, EsoLM, Message, ModelInfo } from "esolm";
-import { announce } from "./announce";
+import { alertProblem, announce } from "./announce";
 import { button, element, setText } from "./dom";
 import { count, figure, plural } from "./words";
 
-/** What the page provides: loading the model, and running one task at a time. */
+/** What the page provides. */
 export interface ChatHooks {
-  ready(signal: AbortSignal): Promise<EsoLM>;
-  alone(task: (signal: AbortSignal) => Promise<void>): Promise<void>;
+  /** Runs a task with the model, after ending any other task. */
+  withModel(task: (model: EsoLM, signal: AbortSignal) => Promise<void>): Promise<void>;
   stop(): void;
 }
 
@@ -32,22 +32,18 @@ export class Chat {
     button("chat-new").addEventListener("click", () => this.restart());
   }
 
-  /** Shows the tab for chat models and hides it for others. A new model starts a new conversation. */
+  /** Shows the tab for chat models and hides it for others. If the model is lost, a conversation stays: the next question loads the model again. */
   show(info: ModelInfo | null): void {
+    if (info === null && this.log.childElementCount > 0) return;
     const can = info?.chat ?? null;
     element("chat", HTMLElement).hidden = can === null;
     element("chat-link", HTMLElement).hidden = can === null;
     element("chat-thinking-field", HTMLElement).hidden = !can?.think;
-    // A model that was lost is reloaded for the next question, and the conversation continues.
-    if (info !== null && button("chat-stop").hidden) this.clear();
   }
 
-  private restart(): void {
+  /** Starts a new conversation. */
+  restart(): void {
     if (!button("chat-stop").hidden) this.hooks.stop();
-    this.clear();
-  }
-
-  private clear(): void {
     this.messages.length = 0;
     this.log.replaceChildren();
     setText("chat-status", "");
@@ -65,8 +61,7 @@ export class Chat {
     button("chat-stop").hidden = false;
     setText("chat-status", "The conversation is read.");
     let isAnswered = false;
-    await this.hooks.alone(async (signal) => {
-      const model = await this.hooks.ready(signal);
+    await this.hooks.withModel(async (model, signal) => {
       const run = model.chat(this.withSystem(), this.options());
       // Stopping keeps what has been written, so the run is ended rather than cancelled.
       signal.addEventListener("abort", () => void run.stop(), { once: true });
@@ -79,12 +74,12 @@ export class Chat {
     });
     button("chat-stop").hidden = true;
     if (isAnswered) return;
-    // The question is put back into the input, so that nothing typed is lost.
     if (this.messages.at(-1) === asked) {
       this.messages.pop();
       answer.root.parentElement?.remove();
       question.root.remove();
-      this.field.value = content;
+      // The question is put back into the input, unless the next one is being typed there.
+      if (this.field.value === "") this.field.value = content;
     }
     setText("chat-status", "");
   }
@@ -128,18 +123,28 @@ export class Chat {
       copy.type = "button";
       copy.className = "quiet";
       copy.textContent = "Copy";
-      copy.addEventListener("click", () => {
-        navigator.clipboard.writeText(root.dataset.answer ?? body.textContent).then(
-          () => announce("The answer is copied."),
-          () => announce("The browser did not let the page copy."),
-        );
-      });
+      copy.addEventListener("click", () => void copyAnswer(root.dataset.answer ?? body.textContent));
       root.append(copy);
     }
     this.log.append(root);
-    root.scrollIntoView({ block: "nearest" });
+    intoView(root);
     return { root, body };
   }
+}
+
+async function copyAnswer(text: string): Promise<void> {
+  try {
+    // There is no clipboard on insecure origins.
+    await navigator.clipboard.writeText(text);
+    announce("The answer is copied.");
+  } catch {
+    alertProblem("The browser did not let the page copy. Select the answer and copy it.");
+  }
+}
+
+/** Scrolls at once: while the page were still moving, the next step would find the text out of view. */
+function intoView(target: HTMLElement): void {
+  target.scrollIntoView({ block: "nearest", behavior: "instant" });
 }
 
 const rate = (tokens: number, seconds: number): string => (seconds > 0 ? `, ${figure(tokens / seconds)} a second` : "");
@@ -154,13 +159,24 @@ class Answer {
   }
 
   grow({ text, open }: Pick<ChatStep, "text" | "open">): void {
+    const isFollowed = this.isEndInView();
     if (text !== "") {
       const fresh = cell("known diffusion fresh", text);
       this.written.querySelector(".fresh")?.classList.remove("fresh", "known", "diffusion");
       this.written.append(fresh);
     }
     this.open.replaceChildren(...open.map((token) => (token === null ? cell("masked") : cell("known diffusion", token))));
-    this.root.scrollIntoView({ block: "nearest" });
+    if (isFollowed) intoView(this.open);
+  }
+
+  /** Whether the end of the answer can be seen. If the visitor has scrolled away from it, the page stays where it is. */
+  private isEndInView(): boolean {
+    // There is none if a new conversation was started meanwhile.
+    const log = this.root.closest(".chat-log")?.getBoundingClientRect();
+    if (!log) return false;
+    const { bottom } = this.open.getBoundingClientRect();
+    // Scroll positions are rounded.
+    return bottom >= Math.max(0, log.top) && bottom <= Math.min(innerHeight, log.bottom) + 1;
   }
 
   end(content: string, thoughts: string | undefined): void {

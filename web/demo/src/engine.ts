@@ -1,9 +1,12 @@
 // The model: loads it through the package, and turns its runs into traces.
 
-import type { EsoLM, LoadOptions, ModelInfo, Progress } from "esolm";
+import type { EsoLM, LoadOptions, MemoryNeeded, ModelInfo, Progress } from "esolm";
 import { Problem } from "./parse";
 import type { Request, Settings } from "./settings";
 import { Trace } from "./trace";
+
+/** Name of the model that comes with the page. */
+const STORIES = "stories";
 
 /** Error codes after which a model is unusable. */
 const FATAL = new Set(["device_lost", "internal", "disposed", "worker", "wasm", "out_of_memory", "shader"]);
@@ -21,10 +24,16 @@ export interface RunHooks {
   grown(trace: Trace): void;
 }
 
+/** What is loaded, and how. */
+interface Wanted {
+  own: ModelFiles | null;
+  device: Settings["device"];
+  weights: Settings["weights"];
+}
+
 export class Engine {
-  private model: EsoLM | null = null;
+  private loaded: ({ model: EsoLM } & Wanted) | null = null;
   private loading: Promise<EsoLM> | null = null;
-  private key = "";
   /** The visitor's own model; null for the model that comes with the page. */
   own: ModelFiles | null = null;
 
@@ -34,51 +43,82 @@ export class Engine {
   ) {}
 
   get info(): ModelInfo | null {
-    return this.model?.info ?? null;
+    return this.loaded?.model.info ?? null;
   }
 
   get name(): string {
-    return this.own?.name ?? "stories";
+    return this.own?.name ?? STORIES;
   }
 
-  /** Disposes of the model; the next run loads one. */
+  /** Disposes of the model; whatever needs one next loads it. */
   async forget(): Promise<void> {
-    const { model } = this;
-    this.model = null;
-    this.key = "";
-    if (!model) return;
+    const { loaded } = this;
+    if (!loaded) return;
+    this.loaded = null;
     this.onModel(null);
     // It may have failed already; then there is nothing left to do.
-    await model.dispose().catch(() => undefined);
+    await loaded.model.dispose().catch(() => undefined);
   }
 
-  async ready(settings: Settings, signal: AbortSignal): Promise<EsoLM> {
-    const key = `${settings.device} ${settings.weights}`;
-    if (this.model && this.key === key) return this.model;
-    await this.loading?.catch(() => undefined);
-    if (this.model && this.key === key) return this.model;
-    await this.forget();
-    this.loading = this.load(settings, signal);
-    try {
-      this.model = await this.loading;
-      this.key = key;
-      this.onModel(this.model.info);
-      return this.model;
-    } finally {
+  /** The model, loaded with these settings. */
+  async ready({ device, weights }: Settings, signal: AbortSignal): Promise<EsoLM> {
+    const wanted = { own: this.own, device, weights };
+    // Only one model is loaded at a time; what is being loaded may be another one.
+    while (this.loading) await this.loading.catch(() => undefined);
+    signal.throwIfAborted();
+    if (this.loaded && isSame(this.loaded, wanted)) return this.loaded.model;
+    this.loading = this.load(wanted, signal).finally(() => {
       this.loading = null;
+    });
+    return this.loading;
+  }
+
+  /** Replaces the model. */
+  private async load(wanted: Wanted, signal: AbortSignal): Promise<EsoLM> {
+    await this.forget();
+    const { EsoLM } = await import("esolm");
+    const { own, device, weights } = wanted;
+    const { source, name, ...readAs } = own ?? { source: new URL("models/stories/", document.baseURI), name: STORIES };
+    const model = await EsoLM.load(source, { device, weights, name, ...readAs, signal, onProgress: this.onProgress });
+    this.loaded = { model, ...wanted };
+    this.onModel(model.info);
+    return model;
+  }
+
+  /** The memory that a model needs, and whether there is a graphics card to hold it; `null` if its configuration alone does not say. */
+  async estimate(model: ModelFiles, { weights }: Settings, signal: AbortSignal): Promise<(MemoryNeeded & { hasCard: boolean }) | null> {
+    const { EsoLM } = await import("esolm");
+    const { source, name, ...readAs } = model;
+    try {
+      const [needed, { adapter }] = await Promise.all([
+        EsoLM.memoryNeeded(source, { weights, ...readAs, signal, onProgress: this.onProgress }),
+        EsoLM.deviceFacts({ signal }),
+      ]);
+      return { ...needed, hasCard: adapter !== null };
+    } catch {
+      signal.throwIfAborted();
+      return null;
     }
   }
 
-  private async load(settings: Settings, signal: AbortSignal): Promise<EsoLM> {
-    const { EsoLM } = await import("esolm");
-    const { device, weights } = settings;
-    const { source, name, ...readAs } = this.own ?? { source: new URL("models/stories/", document.baseURI), name: this.name };
-    return EsoLM.load(source, { device, weights, name, ...readAs, signal, onProgress: this.onProgress });
+  /** Does something with the model. If that leaves it unusable, the next one who needs a model loads it again. */
+  async use<T>(settings: Settings, signal: AbortSignal, task: (model: EsoLM) => Promise<T>): Promise<T> {
+    const model = await this.ready(settings, signal);
+    try {
+      return await task(model);
+    } catch (error) {
+      const isUnusable = FATAL.has(codeOf(error) ?? "");
+      if (isUnusable && this.loaded?.model === model) await this.forget();
+      throw error;
+    }
   }
 
   /** Runs a generation. If it is stopped or fails, what it has written stays in the trace passed to `begun`. */
-  async run(settings: Settings, options: Request, hooks: RunHooks, signal: AbortSignal): Promise<Trace> {
-    const model = await this.ready(settings, signal);
+  run(settings: Settings, options: Request, hooks: RunHooks, signal: AbortSignal): Promise<Trace> {
+    return this.use(settings, signal, (model) => this.generate(model, options, hooks, signal));
+  }
+
+  private async generate(model: EsoLM, options: Request, hooks: RunHooks, signal: AbortSignal): Promise<Trace> {
     let trace: Trace | null = null;
     try {
       // The plan comes first, because a run would hold up the calls that decode the given tokens.
@@ -100,11 +140,12 @@ export class Engine {
       return trace;
     } catch (error) {
       trace?.interrupt();
-      if (FATAL.has(codeOf(error) ?? "")) await this.forget();
       throw error;
     }
   }
 }
+
+const isSame = (a: Wanted, b: Wanted): boolean => a.own === b.own && a.device === b.device && a.weights === b.weights;
 
 function codeOf(error: unknown): string | null {
   const code = error instanceof Error && "code" in error ? error.code : null;
@@ -120,7 +161,7 @@ export function sentence(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof Problem) return message;
   const code = codeOf(error);
-  if (code === "device_lost") return `${end(message)} Press Write to load the model again.`;
+  if (code === "device_lost") return `${end(message)} Press Write or Send to load the model again.`;
   // The package's messages for programmers, in this page's words.
   if (code === "checkpoint") return end(message.replace(/say as: "mdlm", or as: "bd3lm" with blockSize/, "choose below what to read it as, then drop it again"));
   if (code !== null) return end(message);

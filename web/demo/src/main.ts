@@ -5,7 +5,7 @@ import { alertProblem, announce, clearProblem } from "./announce";
 import { Chat } from "./chat";
 import { Controls } from "./controls";
 import { button, element, input, select, setText } from "./dom";
-import { Engine, isAbort, sentence } from "./engine";
+import { Engine, isAbort, sentence, type ModelFiles } from "./engine";
 import { fetchTrace, onDrop, readAs, sortOut } from "./files";
 import { Lanes } from "./lanes";
 import { RACERS, outcome, ownNote, racers } from "./race";
@@ -27,8 +27,7 @@ const compare = new Lanes(
   false,
 );
 const chat = new Chat({
-  alone,
-  ready: (signal) => engine.ready(controls.read(), signal),
+  withModel: (task) => alone((signal) => engine.use(controls.read(), signal, (model) => task(model, signal))),
   stop: () => current?.abort(new DOMException("stopped", "AbortError")),
 });
 const race = new Lanes("race-lanes", RACERS, true);
@@ -200,10 +199,13 @@ function runRace(): Promise<void> {
   return alone(async (signal) => {
     const asked = prepare(false);
     request(asked, engine.info);
-    const model = await engine.ready(asked, signal);
-    const settings = controls.read();
-    const { length } = await model.plan(request(settings, model.info));
-    await inLanes(race, settings, racers(settings, model.info, length), "race-status", signal);
+    const { settings, requests } = await engine.use(asked, signal, async (model) => {
+      // Loading a model may have changed the settings.
+      const settings = controls.read();
+      const { length } = await model.plan(request(settings, model.info));
+      return { settings, requests: racers(settings, model.info, length) };
+    });
+    await inLanes(race, settings, requests, "race-status", signal);
     const slowed = race.replay();
     button("race-replay").hidden = false;
     const words = outcome(race.results());
@@ -238,29 +240,36 @@ async function take(files: File[]): Promise<void> {
 async function takeAddress(): Promise<void> {
   const address = input("address").value.trim();
   if (address === "") return;
-  clearProblem();
-  current?.abort();
   setText("address-note", "");
-  try {
-    const { EsoLM } = await import("esolm");
-    const { weights } = controls.read();
-    const [{ model, cache }, { adapter }] = await Promise.all([EsoLM.memoryNeeded(address, { weights, ...readAs() }), EsoLM.deviceFacts()]);
-    const needs = `It takes about ${megabytes(model)}, and ${megabytes(cache)} for a text as long as it can be, with ${weights} weights.`;
-    setText("address-note", needs);
-    if (!adapter && model + cache > MOST_OF_WASM) {
-      alertProblem(`${needs} Without a graphics card this browser gives the page ${megabytes(MOST_OF_WASM)}. Keep the model’s numbers in fewer bits (under “What runs it”), or take a smaller model.`);
-      return;
-    }
-    await useModel({ name: address.split("/").filter(Boolean).at(-1) ?? address, source: address, ...readAs() });
-  } catch (error) {
-    alertProblem(sentence(error));
-  }
+  let model: ModelFiles | null = null;
+  await alone(async (signal) => {
+    const named = { name: address.split("/").filter(Boolean).at(-1) ?? address, source: address, ...readAs() };
+    if (await fits(named, signal)) model = named;
+  });
+  if (model) await useModel(model);
 }
 
-async function useModel(model: Engine["own"]): Promise<void> {
+/** Tells how much memory a model needs, and whether there is that much. If that cannot be said beforehand, loading the model will show it. */
+async function fits(model: ModelFiles, signal: AbortSignal): Promise<boolean> {
+  stage.busy("Looking up how much memory the model needs");
+  const settings = controls.read();
+  const needed = await engine.estimate(model, settings, signal);
+  if (!needed) return true;
+  const needs = `It takes about ${megabytes(needed.model)}, and ${megabytes(needed.cache)} for a text as long as it can be, with ${settings.weights} weights.`;
+  setText("address-note", needs);
+  if (needed.hasCard || needed.model + needed.cache <= MOST_OF_WASM) return true;
+  alertProblem(`${needs} Without a graphics card this browser gives the page ${megabytes(MOST_OF_WASM)}. Keep the model’s numbers in fewer bits (under “What runs it”), or take a smaller model.`);
+  return false;
+}
+
+async function useModel(model: ModelFiles | null): Promise<void> {
   current?.abort();
-  await engine.forget();
+  // Another model begins another conversation.
+  chat.restart();
+  chat.show(null);
+  // Set first, so that whatever starts while the old model is disposed of takes the new one.
   engine.own = model;
+  await engine.forget();
   setText("model-name", model ? `In use: ${model.name}.` : "The small story model is in use.");
   button("default-model").hidden = model === null;
   await write(true);

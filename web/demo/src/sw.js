@@ -7,7 +7,8 @@ self.addEventListener("install", (event) => {
   event.waitUntil(
     caches
       .open(CACHE)
-      .then((cache) => cache.addAll(["./", ...FILES.filter((name) => name !== "index.html")]))
+      // From the server: the browser's own cache may still have files of an earlier version.
+      .then((cache) => cache.addAll(["./", ...FILES.filter((name) => name !== "index.html")].map((name) => new Request(name, { cache: "reload" }))))
       .then(() => self.skipWaiting()),
   );
 });
@@ -21,16 +22,14 @@ self.addEventListener("activate", (event) => {
   );
 });
 
-/** The network's response, which is cached; if there is none, the cached one. */
-async function fresh(request, key) {
-  const cache = await caches.open(CACHE);
+/** The page from the network; without one, the page that was cached along with its files. */
+async function page(request) {
   try {
-    const answer = await fetch(request);
-    if (answer.status === 200) await cache.put(key, answer.clone());
-    return answer;
+    return await fetch(request);
   } catch (error) {
-    const before = await cache.match(key, { ignoreVary: true });
-    if (before) return before;
+    const cache = await caches.open(CACHE);
+    const cached = await cache.match("./", { ignoreVary: true });
+    if (cached) return cached;
     throw error;
   }
 }
@@ -46,6 +45,8 @@ self.addEventListener("fetch", (event) => {
   const scope = new URL("./", self.location);
   if (request.method !== "GET" || url.origin !== scope.origin || !url.pathname.startsWith(scope.pathname)) return;
   const name = url.pathname.slice(scope.pathname.length);
-  if (request.mode === "navigate") event.respondWith(fresh(request, "./"));
-  else if (FILES.includes(name)) event.respondWith(kept(request));
+  if (request.mode === "navigate") {
+    // Other pages may lie below this one.
+    if (name === "" || name === "index.html") event.respondWith(page(request));
+  } else if (FILES.includes(name)) event.respondWith(kept(request));
 });

@@ -11,6 +11,9 @@ const stories = (name: string): string => fileURLToPath(new URL(`../../../models
 const GPU = "device=gpu";
 const SHORT = `length=32&steps=8&${GPU}`;
 const LONG = `length=256&steps=256&alpha0=0&${GPU}`;
+/** For what does not depend on the device. */
+const CPU = "length=32&steps=8&device=cpu";
+const mini = fileURLToPath(new URL("../../../tests/fixtures/golden-family/bd3lm/mini_bd3lm.ckpt", import.meta.url));
 
 test.use({ serviceWorkers: "block" });
 
@@ -43,6 +46,58 @@ async function write(page: Page, settings: string): Promise<string> {
   await page.goto(`/#${settings}`);
   return finished(page);
 }
+
+/** Gives the page a function `endWorker`, after which its last worker is as if the browser had ended it. */
+const mortalWorkers = (page: Page): Promise<unknown> =>
+  page.addInitScript(() => {
+    const RealWorker = Worker;
+    let last: Worker | null = null;
+    globalThis.Worker = class extends RealWorker {
+      constructor(url: string | URL, options?: WorkerOptions) {
+        super(url, options);
+        last = this;
+      }
+    };
+    Object.assign(globalThis, { endWorker: () => last?.dispatchEvent(new ErrorEvent("error", { message: "out of memory" })) });
+  });
+
+const endWorker = (page: Page): Promise<void> => page.evaluate(() => (globalThis as unknown as { endWorker(): void }).endWorker());
+
+/** Opens the page with a chat model. */
+async function openChat(page: Page, settings: string): Promise<void> {
+  await write(page, settings);
+  await expect(page.locator("#chat")).toBeHidden();
+  const golden = (name: string) => fileURLToPath(new URL(`../../../tests/fixtures/golden-llm/chat/${name}`, import.meta.url));
+  await page.locator("#read-as").selectOption("bd3lm");
+  await page.locator("#read-block").fill("8");
+  await page.locator("#files").setInputFiles(["model_bd3lm/config.json", "model_bd3lm/model.safetensors", "tokenizer.json", "tokenizer_config.json"].map(golden));
+  await expect(page.locator("#chat")).toBeVisible({ timeout: 90_000 });
+  await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
+  await expect(page.locator("#chat-link")).toBeVisible();
+}
+
+/** Asks the chat model, and returns its answer. */
+async function ask(page: Page, text: string): Promise<string> {
+  const answers = page.locator("#chat-log .said.assistant");
+  const before = await answers.count();
+  await page.locator("#chat-text").fill(text);
+  await page.locator("#chat-text").press("Enter");
+  await expect(answers).toHaveCount(before + 1);
+  await expect(page.locator("#chat-stop")).toBeHidden({ timeout: 90_000 });
+  expect(await page.locator(".alert").allTextContents()).toEqual([]);
+  return answers.last().locator(".body").innerText();
+}
+
+/** Does something in the page once an answer has its first blanks. */
+const atFirstBlank = (page: Page, action: () => void): Promise<unknown> =>
+  page.evaluate((source) => {
+    const watch = new MutationObserver(() => {
+      if (!document.querySelector("#chat-log .cell.masked")) return;
+      watch.disconnect();
+      new Function(`(${source})()`)();
+    });
+    watch.observe(document.getElementById("chat-log")!, { subtree: true, childList: true });
+  }, action.toString());
 
 test("it opens with the story model, writes at once, and can be scrubbed", async ({ page }, info) => {
   await page.goto("/");
@@ -227,7 +282,7 @@ test("a lost graphics device is said, and the next run loads the model again", a
   });
   await atFirstToken(page, () => new BroadcastChannel("test-lose").postMessage(""));
   await page.goto(`/#${LONG}`);
-  await expect(page.getByRole("alert")).toContainText("Press Write to load the model again.", { timeout: 60_000 });
+  await expect(page.getByRole("alert")).toContainText("Press Write or Send to load the model again.", { timeout: 60_000 });
   await page.locator("#length").fill("32");
   await page.locator("#write").click();
   await finished(page);
@@ -248,8 +303,7 @@ test("a model that cannot be fetched gets a sentence; recorded runs still play",
 test("a model that writes in blocks says so, and shows where they begin", async ({ page }) => {
   await write(page, SHORT);
   await expect(page.locator("#way-note")).toBeHidden();
-  const ckpt = fileURLToPath(new URL("../../../tests/fixtures/golden-family/bd3lm/mini_bd3lm.ckpt", import.meta.url));
-  await page.locator("#files").setInputFiles(ckpt);
+  await page.locator("#files").setInputFiles(mini);
   await expect(page.locator("#model-name")).toHaveText("In use: mini_bd3lm.ckpt.");
   await finished(page);
   await expect(page.locator("#way-note")).toContainText("in blocks of 4 tokens");
@@ -350,6 +404,67 @@ test("a model of one’s own is used, and a broken one gets a sentence", async (
   await expect(page.locator("#origin")).toContainText("stories, seed");
 });
 
+test("a run that starts while the old model is disposed of takes the new one", async ({ page }) => {
+  // A worker that is not told to close is ended after a second.
+  await page.addInitScript(() => {
+    const { postMessage } = Worker.prototype;
+    Worker.prototype.postMessage = function (message: object, options?: object) {
+      if (!("close" in message)) postMessage.call(this, message, options);
+    };
+  });
+  await write(page, CPU);
+  await page.locator("#files").setInputFiles(mini);
+  await page.locator("#write").click();
+  await expect(page.locator("#model-name")).toHaveText("In use: mini_bd3lm.ckpt.");
+  await finished(page);
+  await expect(page.locator("#origin")).toContainText("mini_bd3lm.ckpt, seed");
+  await expect(page.locator("#way-note")).toContainText("in blocks of 4 tokens");
+});
+
+/** Loads a model from an address. */
+async function load(page: Page, address: string): Promise<void> {
+  await page.locator("#address").fill(address);
+  await page.locator("#address").press("Enter");
+}
+
+test("an address is loaded from the cache without a network, and if it does not say how much memory it needs", async ({ page }) => {
+  await write(page, CPU);
+  await load(page, "models/stories");
+  await expect(page.locator("#model-name")).toHaveText("In use: stories.");
+  await finished(page);
+  await page.route("**/models/**", (route) => route.abort());
+  await load(page, "models/stories/model.safetensors");
+  await expect(page.locator("#model-name")).toHaveText("In use: model.safetensors.");
+  await finished(page);
+  await expect(page.locator("#address-note")).toContainText("It takes about");
+  await page.unrouteAll();
+
+  await page.route("**/models/mini.ckpt", (route) => route.fulfill({ path: mini, contentType: "application/octet-stream" }));
+  await load(page, "models/mini.ckpt");
+  await expect(page.locator("#model-name")).toHaveText("In use: mini.ckpt.");
+  await finished(page);
+  await expect(page.locator("#way-note")).toContainText("in blocks of 4 tokens");
+  await expect(page.locator("#address-note")).toBeEmpty();
+});
+
+test("loading an address can be stopped from the start", async ({ page }) => {
+  await write(page, CPU);
+  let answer: () => void = () => undefined;
+  const held = new Promise<void>((resolve) => (answer = resolve));
+  await page.route("**/slow/*", async (route) => {
+    await held;
+    await route.fulfill({ path: stories(route.request().url().split("/").at(-1)!) }).catch(() => undefined);
+  });
+  await load(page, "slow/");
+  await page.locator("#stop").click();
+  await expect(page.locator("#stop")).toBeHidden();
+  answer();
+  await page.locator("#write").click();
+  await finished(page);
+  await expect(page.locator("#model-name")).toHaveText("The small story model is in use.");
+  await expect(page.locator("#origin")).toContainText("stories, seed");
+});
+
 test("three shares side by side, and the race", async ({ page }, info) => {
   await write(page, `${SHORT}&seed=9`);
   await page.locator("#compare-run").click();
@@ -372,6 +487,12 @@ test("three shares side by side, and the race", async ({ page }, info) => {
   await expect(page.locator("#race")).toContainText("Compare the times, the steps and the work, not the words");
   expect(await violations(page)).toEqual([]);
   await info.attach("compare and race", { body: await page.screenshot({ fullPage: true }), contentType: "image/png" });
+  for (const width of [320, 768, 945, 1024]) {
+    await page.setViewportSize({ width, height: 800 });
+    expect(await page.evaluate(() => document.documentElement.scrollWidth), `${width} pixels`).toBeLessThanOrEqual(width);
+    const cut = await page.locator(".lane").evaluateAll((lanes) => lanes.filter((lane) => lane.scrollWidth > lane.clientWidth).map((lane) => lane.textContent));
+    expect(cut, `${width} pixels`).toEqual([]);
+  }
 });
 
 test("once loaded it works without a network", async ({ browser, baseURL }) => {
@@ -387,16 +508,7 @@ test("once loaded it works without a network", async ({ browser, baseURL }) => {
 });
 
 test("a chat model gets a tab, in which blocks fill in and an answer stays", async ({ page }, info) => {
-  await page.goto(`/#${SHORT}`);
-  await finished(page);
-  await expect(page.locator("#chat")).toBeHidden();
-  const golden = (name: string) => fileURLToPath(new URL(`../../../tests/fixtures/golden-llm/chat/${name}`, import.meta.url));
-  await page.locator("#read-as").selectOption("bd3lm");
-  await page.locator("#read-block").fill("8");
-  await page.locator("#files").setInputFiles(["model_bd3lm/config.json", "model_bd3lm/model.safetensors", "tokenizer.json", "tokenizer_config.json"].map(golden));
-  await expect(page.locator("#chat")).toBeVisible({ timeout: 90_000 });
-  await expect(page.locator("#stop")).toBeHidden({ timeout: 90_000 });
-  await expect(page.locator("#chat-link")).toBeVisible();
+  await openChat(page, SHORT);
   // Blanks are shown while the block is being filled.
   await page.evaluate(() => {
     const seen = { blanks: 0 };
@@ -405,27 +517,77 @@ test("a chat model gets a tab, in which blocks fill in and an answer stays", asy
       seen.blanks = Math.max(seen.blanks, document.querySelectorAll("#chat-log .cell.masked").length);
     }).observe(document.getElementById("chat-log")!, { subtree: true, childList: true });
   });
-  const ask = async (text: string): Promise<string> => {
-    const answers = page.locator("#chat-log .said.assistant");
-    const before = await answers.count();
-    await page.locator("#chat-text").fill(text);
-    await page.locator("#chat-text").press("Enter");
-    await expect(answers).toHaveCount(before + 1);
-    await expect(page.locator("#chat-stop")).toBeHidden({ timeout: 90_000 });
-    expect(await page.locator(".alert").allTextContents()).toEqual([]);
-    return answers.last().locator(".body").innerText();
-  };
-  expect(await ask("What colour is the sky?")).toBe("The sky is blue.");
+  expect(await ask(page, "What colour is the sky?")).toBe("The sky is blue.");
   expect(await page.evaluate(() => (window as unknown as { seen: { blanks: number } }).seen.blanks)).toBeGreaterThan(3);
   await expect(page.locator("#chat-status")).toHaveText(/^\d+ tokens, [\d.,]+ a second/);
   // So small a model may answer anything to a second question.
-  await ask("What do bees make?");
+  await ask(page, "What do bees make?");
   await expect(page.locator("#chat-log .said")).toHaveCount(4);
   await page.locator("#chat").scrollIntoViewIfNeeded();
   await info.attach("the chat tab", { body: await page.locator("#chat").screenshot(), contentType: "image/png" });
   expect(await violations(page)).toEqual([]);
   await page.locator("#chat-new").click();
   await expect(page.locator("#chat-log .said")).toHaveCount(0);
-  expect(await ask("Where do fish live?")).toBe("Fish live in water.");
+  expect(await ask(page, "Where do fish live?")).toBe("Fish live in water.");
+  // As on an insecure origin.
+  await page.evaluate(() => Object.defineProperty(navigator, "clipboard", { value: undefined }));
   await page.locator("#chat-log").getByRole("button", { name: "Copy" }).click();
+  await expect(page.getByRole("alert")).toContainText("did not let the page copy");
+});
+
+test("an answer is followed, unless the visitor has scrolled away from it", async ({ page }) => {
+  await openChat(page, CPU);
+  await ask(page, "What colour is the sky?");
+  await expect(page.locator("#chat-log .said.assistant .body").last()).toBeInViewport({ ratio: 1 });
+  await atFirstBlank(page, () => scrollTo({ top: 0, behavior: "instant" }));
+  await ask(page, "What do bees make?");
+  expect(await page.evaluate(() => scrollY)).toBe(0);
+});
+
+test("a conversation outlives its model, and loads it again", async ({ page }) => {
+  await mortalWorkers(page);
+  await openChat(page, CPU);
+  const said = page.locator("#chat-log .said");
+  const field = page.locator("#chat-text");
+  await ask(page, "What colour is the sky?");
+  await endWorker(page);
+  await field.fill("What do bees make?");
+  await page.route("**/*.wasm", (route) => route.abort());
+  for (const problem of ["The worker ended", "The engine could not be fetched"]) {
+    await field.press("Enter");
+    await expect(page.getByRole("alert")).toContainText(problem);
+    await expect(page.locator("#chat-stop")).toBeHidden();
+    await expect(page.locator("#chat")).toBeVisible();
+    await expect(said).toHaveCount(2);
+    await expect(field).toHaveValue("What do bees make?");
+  }
+  await page.unrouteAll();
+  await ask(page, "What do bees make?");
+  await expect(said).toHaveCount(4);
+
+  // What is typed while an answer fails stays.
+  await atFirstBlank(page, () => {
+    (document.getElementById("chat-text") as HTMLTextAreaElement).value = "Where do";
+    (globalThis as unknown as { endWorker(): void }).endWorker();
+  });
+  await field.fill("Where do fish live?");
+  await field.press("Enter");
+  await expect(page.getByRole("alert")).toContainText("The worker ended");
+  await expect(said).toHaveCount(4);
+  await expect(field).toHaveValue("Where do");
+
+  // Another model begins another conversation.
+  await page.locator("#files").setInputFiles(mini);
+  await expect(page.locator("#chat")).toBeHidden();
+  await expect(said).toHaveCount(0);
+});
+
+test("a model that ended is loaded again by a race", async ({ page }) => {
+  await mortalWorkers(page);
+  await write(page, CPU);
+  await endWorker(page);
+  await page.locator("#race-run").click();
+  await expect(page.getByRole("alert")).toContainText("The worker ended");
+  await page.locator("#race-run").click();
+  await expect(page.locator("#race-status")).toContainText("Beside MDLM decoding, the Eso-LM is", { timeout: 90_000 });
 });
