@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use esolm::checkpoint::{ChatFiles, Checkpoint, FileError, OpenOptions};
-use esolm::config::{AttentionKind, Family, ModelConfig, ReadAs};
+use esolm::config::{AttentionKind, DecoderKind, Family, ModelConfig, ReadAs};
 use esolm::likelihood::Purpose;
 use esolm::text::TextCodec;
 use esolm::{
@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::error::Failure;
 use crate::value::{options, value};
+use crate::wait::wait_for;
 
 /// How a model is opened, and loaded.
 #[derive(Deserialize, Default)]
@@ -153,7 +154,7 @@ pub fn inspect<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let load: Load = options(how)?;
     let source = source(given)?;
-    let files = py.detach(|| load.open(source.as_deref()))?;
+    let files = wait_for(py, move || load.open(source.as_deref()))??;
     let config = files.config();
     let forms = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
     let inspected = Inspected {
@@ -175,6 +176,8 @@ pub struct Info<'a> {
     name: &'a str,
     family: Family,
     attention: AttentionKind,
+    /// The network of a decoder.
+    decoder: Option<DecoderKind>,
     hidden: usize,
     n_blocks: usize,
     n_heads: usize,
@@ -205,6 +208,7 @@ impl<'a> Info<'a> {
             name: files.name(),
             family: config.family,
             attention: config.attention,
+            decoder: config.decoder.map(|decoder| decoder.kind),
             hidden: config.hidden,
             n_blocks: config.n_blocks,
             n_heads: config.n_heads,

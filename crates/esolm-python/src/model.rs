@@ -17,7 +17,7 @@ use crate::error::Failure;
 use crate::files::{self, Device, Info, Load, Loaded, Talks};
 use crate::run::{Answering, Generation, UnderWay, lock};
 use crate::value::{argument, fields, options, plain, read, value};
-use crate::wait::wait;
+use crate::wait::{Held, wait, wait_for};
 
 /// What there is to compute with: the adapters of this machine.
 #[pyfunction]
@@ -29,11 +29,12 @@ pub fn devices(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
 /// A loaded model. Its calls are carried out one after the other, whichever thread makes them.
 #[pyclass(frozen, module = "esolm._esolm")]
 pub struct Model {
-    model: esolm::Model,
+    /// The conversation, which knows what of it stands in the cache; the messages come with each call. It is dropped before the model, as it
+    /// holds the model too.
+    chat: Mutex<Option<Chat>>,
+    model: Held<esolm::Model>,
     info: Py<PyAny>,
     under_way: UnderWay,
-    /// The conversation, which knows what of it stands in the cache; the messages come with each call.
-    chat: Mutex<Option<Chat>>,
 }
 
 /// How texts that are scored are said, with what a corpus has besides.
@@ -85,9 +86,10 @@ impl Model {
         let load: Load = options(how)?;
         let how = load.options()?;
         let source = files::source(given)?;
-        let files = py.detach(|| load.open(source.as_deref()))?;
+        let files = wait_for(py, move || load.open(source.as_deref()))??;
         let info = value(py, &Info::of(&files))?;
         let model = wait(py, esolm::Model::load(files, how))?.map_err(Failure::from)?;
+        let model = Held::new(model);
         // Why another model cannot be talked to is told when somebody tries.
         let chat = Chat::new(&model, ChatOptions::default()).ok();
         let loaded = value(
@@ -105,10 +107,10 @@ impl Model {
         info.cast::<PyDict>()?
             .update(loaded.cast::<PyDict>()?.as_mapping())?;
         Ok(Self {
+            chat: Mutex::new(chat),
             model,
             info: info.unbind(),
             under_way: UnderWay::new(),
-            chat: Mutex::new(chat),
         })
     }
 
@@ -161,6 +163,7 @@ impl Model {
     #[pyo3(signature = (said, add_generation_prompt, think))]
     fn chat_prompt(
         &self,
+        py: Python<'_>,
         said: &Bound<'_, PyAny>,
         add_generation_prompt: bool,
         think: Option<bool>,
@@ -169,10 +172,14 @@ impl Model {
             think,
             ..ChatOptions::default()
         };
-        // One of its own, so that the conversation under way stays as it is.
-        let mut chat = Chat::new(&self.model, options).map_err(Failure::from)?;
-        chat.set_messages(argument("messages", said)?);
-        Ok(chat.prompt(add_generation_prompt).map_err(Failure::from)?)
+        let messages: Vec<Message> = argument("messages", said)?;
+        let prompt = py.detach(|| {
+            // One of its own, so that the conversation under way stays as it is.
+            let mut chat = Chat::new(&self.model, options)?;
+            chat.set_messages(messages);
+            chat.prompt(add_generation_prompt)
+        });
+        Ok(prompt.map_err(Failure::from)?)
     }
 
     /// Log-likelihoods of items: for each its scores, and what had to be done to it.
@@ -285,14 +292,17 @@ impl Model {
     }
 
     /// Tokens of a text.
-    fn encode(&self, text: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    fn encode(&self, py: Python<'_>, text: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
         let text: String = argument("text", text)?;
-        Ok(self.codec()?.encode(&text).map_err(Failure::from)?)
+        let codec = self.codec()?;
+        let tokens = py.detach(|| codec.encode(&text));
+        Ok(tokens.map_err(Failure::from)?)
     }
 
     /// Text of tokens, special ones written with their names.
-    fn decode(&self, tokens: Vec<u32>) -> PyResult<String> {
-        Ok(self.codec()?.decode(&tokens))
+    fn decode(&self, py: Python<'_>, tokens: Vec<u32>) -> PyResult<String> {
+        let codec = self.codec()?;
+        Ok(py.detach(|| codec.decode(&tokens)))
     }
 
     /// Name and device.

@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 
 use crate::error::Failure;
 use crate::value::value;
-use crate::wait::wait;
+use crate::wait::{Held, wait};
 
 /// The runs of a model that have begun and not ended, with the thread that reads each. A call from that same thread would wait for ever, as
 /// the model waits for the thread to read on.
@@ -96,18 +96,20 @@ impl Told for ChatEvent {
 }
 
 /// A run and what became of it.
-enum State<S, E> {
-    Ready(S),
+enum State<S: Send, E> {
+    Ready(Held<S>),
     /// Somebody waits for an event.
     Read,
     /// It has ended; these events were not read yet.
     Over(VecDeque<E>),
 }
 
-struct Run<S, E> {
+struct Run<S: Send, E> {
     id: u64,
     state: Mutex<State<S, E>>,
     stop: Arc<AtomicBool>,
+    /// Given up, perhaps while another thread waited for an event.
+    closed: AtomicBool,
     under_way: UnderWay,
 }
 
@@ -120,8 +122,9 @@ where
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            state: Mutex::new(State::Ready(run)),
+            state: Mutex::new(State::Ready(Held::new(run))),
             stop,
+            closed: AtomicBool::new(false),
             under_way,
         }
     }
@@ -147,10 +150,10 @@ where
         };
         drop(state);
         if let Err(failure) = self.under_way.enter(self.id) {
-            *lock(&self.state) = State::Ready(run);
+            self.put_back(State::Ready(run));
             return Err(failure);
         }
-        let told = wait(py, next(&mut run));
+        let told = wait(py, next(&mut *run));
         let (state, told) = match told {
             Ok(Some(Ok(event))) if event.is_last() => {
                 (State::Over(VecDeque::new()), Ok(Some(event)))
@@ -163,25 +166,22 @@ where
                 Err(Failure::Python(interrupt)),
             ),
         };
-        if matches!(state, State::Over(_)) {
-            self.under_way.leave(self.id);
-        }
-        *lock(&self.state) = state;
+        self.put_back(state);
         told
     }
 
     /// What is still told of a run that an interrupt ends: at most the pass under way, and the end. A second interrupt does without.
-    fn last(&self, py: Python<'_>, mut run: S) -> VecDeque<E> {
+    fn last(&self, py: Python<'_>, mut run: Held<S>) -> VecDeque<E> {
         self.stop();
         let mut left = VecDeque::new();
-        while let Ok(Some(Ok(event))) = wait(py, next(&mut run)) {
+        while let Ok(Some(Ok(event))) = wait(py, next(&mut *run)) {
             left.push_back(event);
         }
         left
     }
 }
 
-impl<S, E> Run<S, E> {
+impl<S: Send, E> Run<S, E> {
     fn stop(&self) {
         self.stop.store(true, Ordering::SeqCst);
     }
@@ -189,16 +189,31 @@ impl<S, E> Run<S, E> {
     /// Gives the run up. What another thread waits for still comes.
     fn close(&self) {
         self.stop();
+        self.closed.store(true, Ordering::SeqCst);
         let mut state = lock(&self.state);
+        // Whoever reads it will give it up.
         if !matches!(*state, State::Read) {
-            *state = State::Over(VecDeque::new());
+            let given_up = std::mem::replace(&mut *state, State::Over(VecDeque::new()));
+            // Other threads run while the run is dropped, and may ask for its state.
             drop(state);
             self.under_way.leave(self.id);
+            drop(given_up);
+        }
+    }
+
+    /// Keeps what became of the run that this thread has read.
+    fn put_back(&self, state: State<S, E>) {
+        if matches!(state, State::Over(_)) {
+            self.under_way.leave(self.id);
+        }
+        *lock(&self.state) = state;
+        if self.closed.load(Ordering::SeqCst) {
+            self.close();
         }
     }
 }
 
-impl<S, E> Drop for Run<S, E> {
+impl<S: Send, E> Drop for Run<S, E> {
     fn drop(&mut self) {
         self.under_way.leave(self.id);
     }

@@ -57,6 +57,7 @@ def test_logits_of_a_bd3_lm():
     for what in ["half", "all_masked"]:
         ours = model.logits(golden[f"{what}.xt"], clean=golden["x0"])
         close(ours, golden[f"{what}.logits"], what)
+        assert ours.flags.writeable
 
 
 def test_logits_of_a_setdlm():

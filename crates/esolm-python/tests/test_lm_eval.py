@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import esolm
 import pytest
+from conftest import FIXTURES
 
 pytest.importorskip("lm_eval")
 
@@ -134,17 +136,103 @@ def test_the_task_decides_how_a_text_is_drawn_then_the_arguments(caplog):
 
     lm = esolm.lm_eval.EsolmLM(device="cpu", temperature=0.7, top_k=5)
     plain = {"until": ["."], "max_gen_toks": 8}
-    assert lm._drawn(plain) == {"temperature": 0.7, "top_k": 5}
-    assert lm._drawn({**plain, "temperature": 0.2, "top_p": 0.5}) == {"temperature": 0.2, "top_k": 5, "top_p": 0.5}
+    assert lm._drawn(plain) == {"temperature": 0.7, "top_k": 5, "seed": 0}
+    assert lm._drawn({**plain, "temperature": 0.2, "top_p": 0.5}) == {"temperature": 0.2, "top_k": 5, "top_p": 0.5, "seed": 0}
     assert lm._drawn({**plain, "temperature": 0.0})["temperature"] == 0
     assert lm._drawn({**plain, "do_sample": False, "temperature": 0.9})["temperature"] == 0
     assert lm._drawn({**plain, "do_sample": True})["temperature"] == 0.7
-    assert esolm.lm_eval.EsolmLM(device="cpu")._drawn(plain) == {"temperature": 0}
+    assert esolm.lm_eval.EsolmLM(device="cpu", seed=7)._drawn(plain) == {"temperature": 0, "seed": 7}
     assert not caplog.records
     for _ in range(2):
         lm._drawn({**plain, "num_beams": 4, "repetition_penalty": 1.2})
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2 and "num_beams=4" in said[0] and "repetition_penalty=1.2" in said[1]
+
+
+def asked(lm, context, **how):
+    """What a model writes after a context, with the options of the call that makes it do so."""
+    from lm_eval.api.instance import Instance
+
+    calls = []
+    generate = lm.model.generate
+    lm.model.generate = lambda **options: calls.append(options) or generate(**options)
+    request = Instance(request_type="generate_until", doc={}, arguments=(context, {"until": [], **how}), idx=0)
+    (written,) = lm.generate_until([request], disable_tqdm=True)
+    lm.model.generate = generate
+    return written, calls[0]
+
+
+def test_a_text_that_is_drawn_is_the_same_again():
+    import esolm.lm_eval
+
+    lm = esolm.lm_eval.EsolmLM(device="cpu")
+    how = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 16}
+    assert asked(lm, "Once upon a time", **how) == asked(lm, "Once upon a time", **how)
+
+
+def test_a_small_context_is_cut_at_most_by_half(caplog):
+    import esolm.lm_eval
+
+    lm = esolm.lm_eval.EsolmLM(device="cpu")
+    assert lm.max_length == 256
+    words = "Once upon a time there was a little girl."
+    _, call = asked(lm, words)
+    assert call["prompt"] == words and call["length"] == 256
+    assert not caplog.records
+    long = words * 40
+    for _ in range(2):
+        _, call = asked(lm, long)
+        assert long.endswith(call["prompt"]) and len(lm.model.encode(call["prompt"])) == 127
+    (record,) = caplog.records
+    assert "do not fit the model's context of 256 tokens" in record.getMessage()
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """A tokenizer for networks with 96 tokens and a mask: a token for each letter."""
+    end = "<|endoftext|>"
+    vocabulary = {chr(32 + index): index for index in range(95)}
+    token = {"id": 95, "content": end, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    model = {"type": "BPE", "vocab": {**vocabulary, end: 95}, "merges": []}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"version": "1.0", "added_tokens": [token], "decoder": {"type": "Fuse"}, "model": model}), encoding="utf-8")
+    return path
+
+
+def test_whole_blocks_are_written_and_cut(letters):
+    import esolm.lm_eval
+
+    folder = str(FIXTURES / "golden-family/bd3lm/bs4")
+    for options, length in [({}, 20), ({"block_size": 8}, 24)]:
+        lm = esolm.lm_eval.EsolmLM(folder, device="cpu", tokenizer=letters, suppress_tokens=[95], **options)
+        written, call = asked(lm, "Tom had", max_gen_toks=10)
+        assert call["length"] == length
+        whole = lm.model.text(prompt="Tom had", length=length, seed=0, temperature=0, suppress_tokens=[95], **options)
+        assert len(written) == 10 and whole.startswith("Tom had" + written)
+
+
+def test_the_opening_token_that_is_asked_for(talker_folder, tmp_path):
+    import esolm.lm_eval
+    from lm_eval.api.instance import Instance
+
+    # The network of the talker as what it was made from: an AR model that opens with no token by itself.
+    folder = shutil.copytree(talker_folder, tmp_path / "ar")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.update(model_type="qwen3", architectures=["Qwen3ForCausalLM"])
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    pair = ("The sky is", " blue.")
+    request = Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0)
+    logps = []
+    for bos in [None, True]:
+        lm = esolm.lm_eval.EsolmLM(str(folder), device="cpu", bos=bos)
+        assert lm.model.info["exact"]
+        ((logp, _),) = lm.loglikelihood([request], disable_tqdm=True)
+        (want,) = lm.model.score({"context": pair[0], "choices": [pair[1]]}, bos=bos)
+        assert logp == pytest.approx(want["logp"], abs=1e-4)
+        logps.append(logp)
+        _, call = asked(lm, pair[0], max_gen_toks=4)
+        assert call["bos"] is bos
+    assert abs(logps[0] - logps[1]) > 1e-3
 
 
 def test_a_batch_is_one_pass(monkeypatch):
@@ -215,5 +303,7 @@ def test_the_harness_names_devices_as_torch_does():
     assert lm.model.info["device"]["weights"] == "q8"
     lm = esolm.lm_eval.EsolmLM.create_from_arg_obj({"device": "cpu"}, {"device": "cuda:0"})
     assert lm.model.info["device"]["adapter"] is None
+    lm = esolm.lm_eval.EsolmLM.create_from_arg_string("device=cpu,weights=q8", {"device": "cuda:0", "batch_size": 1})
+    assert lm.model.info["device"]["adapter"] is None and lm.model.info["device"]["weights"] == "q8"
     with pytest.raises(esolm.OptionError, match="cuda:1"):
         esolm.lm_eval.EsolmLM.create_from_arg_obj({}, {"device": "cuda:1"})

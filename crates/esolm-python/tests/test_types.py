@@ -22,6 +22,9 @@ for step in model.generate(seed=1):
     position: int = step["revealed"][0]["position"]
 logp: float = model.score("a")["logp"]
 first: float = model.score({"context": "a", "choices": ["b"]})[0]["logp"]
+is_cut: bool = model.score("a").get("is_cut", False)
+index: int = esolm.devices()[0]["index"]
+decoder: bool = model.info["decoder"] == "qwen3"
 rows: numpy.ndarray = model.logits([1, 2], [1, 0])
 content: str = model.chat([{"role": "user", "content": "a"}]).answer["content"]
 """

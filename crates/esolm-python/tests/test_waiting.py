@@ -15,6 +15,8 @@ import pytest
 
 # Long enough that nobody waits for its end.
 LONG = {"length": 256, "batch": 16, "alpha_0": 0, "seed": 1}
+# Each pass takes its time.
+SLOW = {"length": 256, "batch": 16, "decode_as": "mdlm", "seed": 1}
 
 
 def interrupt_soon(call):
@@ -54,6 +56,19 @@ def test_ctrl_c_ends_every_call(model):
         assert model.text(seed=4, length=8) == model.text(seed=4, length=8)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders here")
+def test_ctrl_c_ends_the_wait_for_files(tmp_path):
+    # A pipe that nobody writes to keeps its reader waiting, as a slow download does.
+    pipe = tmp_path / "tokenizer.json"
+    os.mkfifo(pipe)
+    try:
+        interrupt_soon(lambda: esolm.inspect(tokenizer=pipe))
+        interrupt_soon(lambda: esolm.Model.load(device="cpu", tokenizer=pipe))
+    finally:
+        # Lets the threads end that still read it.
+        os.close(os.open(pipe, os.O_RDWR))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
 def test_ctrl_c_keeps_what_a_generation_wrote(model):
     run = model.generate(**{**LONG, "batch": 64})
@@ -65,21 +80,79 @@ def test_ctrl_c_keeps_what_a_generation_wrote(model):
     assert model.text(seed=4, length=8)
 
 
-def test_other_threads_run_meanwhile(model):
-    count, done = 0, threading.Event()
+def longest_pause(call):
+    """How long a call takes, and how long of that no other thread runs; seconds."""
+    times, done = [], threading.Event()
 
-    def counts():
-        nonlocal count
+    def ticks():
         while not done.is_set():
-            count += 1
+            times.append(time.perf_counter())
             time.sleep(0.001)
 
-    thread = threading.Thread(target=counts)
+    thread = threading.Thread(target=ticks)
     thread.start()
-    model.text(seed=1, length=256)
+    while not times:
+        time.sleep(0.001)
+    began = time.perf_counter()
+    call()
+    took = time.perf_counter() - began
     done.set()
     thread.join()
-    assert count > 10
+    times.append(time.perf_counter())
+    return took, max(after - before for before, after in zip(times, times[1:]))
+
+
+def check_others_run(call):
+    took, pause = longest_pause(call)
+    assert pause < max(took / 2, 0.05), (took, pause)
+
+
+def test_other_threads_run_meanwhile(model):
+    check_others_run(lambda: model.text(seed=1, length=256))
+    words = "Once upon a time there was a little girl. " * 20000
+    check_others_run(lambda: model.encode(words))
+
+
+@pytest.mark.parametrize("last", ["close", "generation", "model"])
+def test_other_threads_run_while_a_model_ends(last):
+    model = esolm.Model.load(device="cpu")
+    run = model.generate(**SLOW)
+    next(run)
+    held = [run]
+    if last == "model":
+        run.close()
+        held = [model]
+    # Whatever lets the model go last waits for the pass under way.
+    ends = run.close if last == "close" else held.clear
+    del model, run
+    check_others_run(ends)
+
+
+def test_a_run_that_is_closed_while_another_thread_reads_it_is_over():
+    # A model of its own, so that other tests do not wait for it where this fails.
+    model = esolm.Model.load(device="cpu")
+    run = model.generate(**SLOW)
+    began, texts = threading.Event(), []
+
+    def reads():
+        next(run)
+        began.set()
+        next(run)
+
+    reader = threading.Thread(target=reads, daemon=True)
+    reader.start()
+    began.wait()
+    # It waits for the next step now.
+    time.sleep(0.05)
+    run.close()
+    reader.join()
+    caller = threading.Thread(target=lambda: texts.append(model.text(seed=4, length=8)), daemon=True)
+    caller.start()
+    caller.join(60)
+    assert texts
+    assert list(run) == []
+    with pytest.raises(esolm.EsolmError, match="closed before its end"):
+        run.result
 
 
 def test_threads_share_a_model(model):

@@ -18,6 +18,7 @@ from typing import Any, Optional, Union
 try:
     from lm_eval.api.model import LM
     from lm_eval.api.registry import register_model
+    from lm_eval.utils import simple_parse_args_string
     from tqdm import tqdm
 except ModuleNotFoundError as error:
     if (error.name or "").split(".")[0] not in ("lm_eval", "tqdm"):
@@ -35,7 +36,7 @@ from .types import DrawOptions, LoadOptions, ScoreOptions
 _AT_ONCE = 64
 #: What the harness says where nobody named a device, and its kin: the first GPU. That is what esolm takes by itself.
 _DEVICES_OF_TORCH = ("cuda", "cuda:0", "mps")
-#: Tokens that a task may ask for where it does not say how many.
+#: Tokens that are written at most where a task does not say how many.
 _MOST_TOKENS = 256
 #: What tasks call the number of tokens that they ask for.
 _MOST_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -52,12 +53,14 @@ class EsolmLM(LM):
     ``alpha_0=1,orders=4,seed=7``.
 
     How a text is drawn is what the task's ``generation_kwargs`` (or ``--gen_kwargs``) say, then what ``--model_args`` says; the temperature is 0
-    where neither says one, and where the task says ``do_sample: false``. What a task asks for beyond that is warned about by its name.
+    where neither says one, and where the task says ``do_sample: false``; the seed is 0. What a task asks for beyond that is warned about by its name.
 
     ``--batch_size`` (or ``batch`` in ``--model_args``) is the number of texts of a pass where likelihoods are computed; texts are written one by one.
 
     With ``--apply_chat_template`` requests are what the model's own chat template makes of them (:meth:`esolm.Model.chat_prompt`), and open as it
     says; ``think`` in ``--model_args`` says whether the model thinks first, where its template asks.
+
+    Of a context that does not fit, the beginning is left out, with one warning for all.
 
     Whether a continuation is the one that greedy decoding would write is known where likelihoods are exact and of one order; elsewhere it counts
     as not greedy.
@@ -93,11 +96,19 @@ class EsolmLM(LM):
             self._drawing.pop("block_size", None)
         self.model = Model.load(pretrained, **load)
         info = self.model.info
-        self._opening = info["opening"] if self._scoring.get("bos") is not False else None
         self._warned: set[str] = set()
+        self._has_cut = False
         self._think = think
         #: What nothing is predicted from stands behind.
         self._prefix = info["bos"] if info["bos"] is not None else info["eos"]
+        #: Whether texts that are written can be told to open with a token.
+        self._has_bos = info["bos"] is not None
+        bos = self._scoring.get("bos")
+        # Networks that are no decoders are told nothing new by `bos=True`.
+        opening = self._prefix if bos and info["decoder"] else info["opening"]
+        self._opening = None if bos is False else opening
+        #: Tokens of a block where texts are written in whole ones.
+        self._block = info["block_size"] if info["family"] == "bd3lm" and not info["decoder"] else None
         self._end = "" if info["eos"] is None else self.model.decode([info["eos"]])
         self._by_token = info["exact"] and info["family"] != "setdlm" and self._scoring.get("orders", 1) == 1
 
@@ -108,6 +119,11 @@ class EsolmLM(LM):
         if added.get("device") in _DEVICES_OF_TORCH:
             del added["device"]
         return cls(**{**added, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Optional[dict[str, Any]] = None) -> EsolmLM:
+        """As :meth:`create_from_arg_obj`, from the text of ``--model_args``."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
     def max_length(self) -> int:
@@ -182,7 +198,10 @@ class EsolmLM(LM):
 
     def _choices(self, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
         items: list[Any] = [{"context": context, "choices": [continuation]} for context, continuation in pairs]
-        return [(scores[0]["logp"], False) for scores in self.model.score(items, **self._scoring)]
+        told = self.model.score(items, **self._scoring)
+        if any("shortened" in scores[0] for scores in told):
+            self._warn_of_cut()
+        return [(scores[0]["logp"], False) for scores in told]
 
     def _tokens(self, pairs: list[tuple[str, str]]) -> list[tuple[float, bool]]:
         texts, given = [], []
@@ -196,8 +215,7 @@ class EsolmLM(LM):
                 raise OptionError(
                     f"a continuation has {len(scored)} tokens, more than the model's context of {self.max_length} leaves; leave the task out"
                 )
-            kept = before[max(0, len(before) - room) :]
-            texts.append(opening + kept + scored)
+            texts.append(opening + self._kept(before, room) + scored)
             given.append(len(texts[-1]) - len(scored))
         how = {name: self._scoring[name] for name in ("alpha_0", "seed") if name in self._scoring}
         told = []
@@ -222,6 +240,17 @@ class EsolmLM(LM):
             same += 1
         return whole[:same], whole[same:]
 
+    def _kept(self, before: list[int], room: int) -> list[int]:
+        """The end of a context, as much of it as there is room for."""
+        if len(before) > room:
+            self._warn_of_cut()
+        return before[max(0, len(before) - room) :]
+
+    def _warn_of_cut(self) -> None:
+        if not self._has_cut:
+            self._has_cut = True
+            _log.warning("some requests do not fit the model's context of %d tokens; their beginnings are left out", self.max_length)
+
     def _drawn(self, how: dict[str, Any]) -> dict[str, Any]:
         """How a text is drawn that a task asks for."""
         asked = {name: value for name, value in how.items() if value is not None}
@@ -235,6 +264,7 @@ class EsolmLM(LM):
             drawing.setdefault("temperature", 0.0)
         elif not does_sample:
             drawing["temperature"] = 0.0
+        drawing.setdefault("seed", 0)
         return drawing
 
     def _continuation(self, context: str, how: dict[str, Any]) -> str:
@@ -242,17 +272,25 @@ class EsolmLM(LM):
         stops = [until] if isinstance(until, str) else list(until)
         if self._end:
             stops.append(self._end)
-        most = next((int(how[name]) for name in _MOST_NAMES if how.get(name) is not None), _MOST_TOKENS)
         drawing = self._drawn(how)
-        opening = int(self._opening is not None)
-        most = min(most, self.max_length - 1 - opening)
+        opening = int(self._has_bos and self._opening is not None)
         before = self.model.encode(context)
-        room = self.max_length - opening - most
-        prompt = context if len(before) <= room else self.model.decode(before[len(before) - room :])
-        length = min(self.max_length, opening + min(len(before), room) + most)
-        bos = False if self._scoring.get("bos") is False else None
+        most = next((int(how[name]) for name in _MOST_NAMES if how.get(name) is not None), None)
+        if most is None:
+            # In a small context as many as what is given leaves, and at least half of it.
+            most = min(_MOST_TOKENS, max(self.max_length - opening - len(before), self.max_length // 2))
+        most = min(most, self.max_length - 1 - opening)
+        kept = self._kept(before, self.max_length - opening - most)
+        prompt = context if len(kept) == len(before) else self.model.decode(kept)
+        length = opening + len(kept) + most
+        if self._block is not None:
+            block = drawing.get("block_size") or self._block
+            length = min(self.max_length, -(-length // block) * block)
+        bos = self._scoring.get("bos") if self._has_bos else None
         run = self.model.generate(prompt=prompt or None, length=length, stop_strings=stops or None, bos=bos, **drawing)
-        tokens, given = run.result["tokens"][0], len(run.headers[0]["known"][0])
+        given = len(run.headers[0]["known"][0])
+        # The last block may hold more than the task asks for.
+        tokens = run.result["tokens"][0][: given + most]
         said = self.model.decode(tokens[:given])
         text = self.model.decode(tokens)
         text = text[len(said) :] if text.startswith(said) else self.model.decode(tokens[given:])

@@ -115,7 +115,7 @@ class Model:
 
         >>> model.infill("Once ____ a time, Lily ____{12} the end.", seed=2)
 
-        :param template: ``____`` (two underscores or more) is a gap of as many tokens as fit, ``____{12}`` one of twelve
+        :param template: ``____`` (two underscores or more) is a gap of as many tokens as it has underscores, here four, ``____{12}`` one of twelve
         :param options: those of :meth:`generate` but ``prompt``
         """
         if "infill" in options:
@@ -306,7 +306,8 @@ class Model:
         if clean is None:
             raise OptionError("a BD3-LM reads the clean tokens of earlier blocks beside the noised ones; give them as clean=")
         made = {"xt": rows.tolist(), "x0": clean.tolist(), "block_size": block_size}
-        return _array(self._model.forward(made), rows.shape)
+        # A copy, as bytes cannot be written to.
+        return numpy.array(_array(self._model.forward(made), rows.shape))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without any that open or close it.

@@ -104,9 +104,10 @@ class GenerateOptions(DrawOptions, total=False):
     prompt: Union[None, str, list[str]]
     """The beginning of the text, or of each text."""
     infill: Optional[str]
-    """A text with gaps to fill: ``____`` for as many tokens as fit, ``____{12}`` for twelve."""
+    """A text with gaps to fill: ``____`` is one of as many tokens as it has underscores, here four, ``____{12}`` one of twelve."""
     length: Optional[int]
-    """Tokens of a text, those that are given included. Default: the model's context, of a decoder 128 more than are given."""
+    """Tokens of a text, those that are given included. Default: the model's context, or the length of the ``infill`` template; of a decoder 128 more than
+    are given."""
     batch: Optional[int]
     """Number of texts. Default: as many as prompts."""
     first: Optional[int]
@@ -340,7 +341,7 @@ class Middle(TypedDict):
 Item = Union[str, Choices, Middle]
 
 
-class Score(TypedDict):
+class Likelihood(TypedDict):
     """How likely a text is."""
 
     logp: float
@@ -354,17 +355,26 @@ class Score(TypedDict):
     bits_per_byte: Optional[float]
 
 
-class Scored(TypedDict, total=False):
-    """What an item scored."""
+class Caveats(TypedDict, total=False):
+    """What had to be done to an item that is scored; left out where it does not apply."""
 
-    scores: list[Score]
-    """One score, or one for each choice."""
     is_cut: bool
     """The text is longer than the model's context: it was scored in windows that know nothing of each other."""
     shortened: int
     """Texts of which not everything that is given fits the context; its farthest tokens were left out."""
     altered: dict[str, str]
     """What the tokenizer made of a text whose words it does not keep; that is what was scored."""
+
+
+class Score(Likelihood, Caveats):
+    """How likely a text is, and what had to be done to it."""
+
+
+class Scored(Caveats, total=False):
+    """What an item scored."""
+
+    scores: list[Likelihood]
+    """One, or one for each choice."""
 
 
 class Figure(TypedDict):
@@ -423,6 +433,8 @@ class Info(TypedDict, total=False):
     family: Family
     attention: Literal["causal", "bidirectional", "mixed", "block", "set"]
     """Which tokens see which."""
+    decoder: Optional[Literal["qwen3", "qwen2", "llama", "sdar"]]
+    """Whose network a decoder has; None of models that are none."""
     hidden: int
     """Width of the network."""
     n_blocks: int
@@ -469,6 +481,8 @@ class Inspected(Info, total=False):
 class Adapter(TypedDict):
     """A GPU."""
 
+    index: int
+    """What ``device="gpu:1"`` names it by."""
     name: str
     backend: str
     driver: str
