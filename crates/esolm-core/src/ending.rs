@@ -34,6 +34,15 @@ enum Writer {
     Decoder,
 }
 
+/// How far a text has been examined without finding where it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Examined {
+    /// Length of the finished prefix.
+    known: usize,
+    /// Number of blocks.
+    blocks: usize,
+}
+
 /// What is known about a text being written.
 #[derive(Clone, Debug)]
 pub struct Watch<'a> {
@@ -52,10 +61,7 @@ pub struct Watch<'a> {
     given: Vec<u32>,
     /// Length up to the last given position; an end-of-text token within does not end the text.
     until: usize,
-    /// Length of the finished prefix.
-    known: usize,
-    /// Number of blocks examined.
-    blocks: usize,
+    examined: Examined,
     ending: Option<Ending>,
 }
 
@@ -82,8 +88,7 @@ impl<'a> Watch<'a> {
             until: given.last().map_or(0, |&last| last as usize + 1),
             given,
             tokens,
-            known: 0,
-            blocks: 0,
+            examined: Examined::default(),
             ending: None,
         }
     }
@@ -109,6 +114,20 @@ impl<'a> Watch<'a> {
         self
     }
 
+    /// For a text of which another watch has already [examined](Watch::examined) a part.
+    pub fn after(mut self, examined: Examined) -> Self {
+        self.examined = Examined {
+            known: examined.known.min(self.tokens.len()),
+            ..examined
+        };
+        self
+    }
+
+    /// How much of the text need not be examined again, unless this watch has found where it ends.
+    pub fn examined(&self) -> Examined {
+        self.examined
+    }
+
     /// Records a drawn token. Positions beyond the text are ignored.
     pub fn reveal(&mut self, position: u32, token: u32) {
         if let Some(place) = self.tokens.get_mut(position as usize) {
@@ -118,7 +137,7 @@ impl<'a> Watch<'a> {
 
     /// The finished prefix, as far as it has been examined.
     pub fn prefix(&self) -> &[u32] {
-        &self.tokens[..self.known]
+        &self.tokens[..self.examined.known]
     }
 
     /// The text of the finished prefix without special tokens: what can be shown and will not change. An incomplete
@@ -127,7 +146,7 @@ impl<'a> Watch<'a> {
         if let Some(text) = self.ending.as_ref().and_then(|ending| ending.text.clone()) {
             return text;
         }
-        let kept = self.ending.as_ref().map_or(self.known, |e| e.tokens);
+        let kept = (self.ending.as_ref()).map_or(self.examined.known, |e| e.tokens);
         let (body, is_over) = self.body(&self.tokens[..kept]);
         self.codec
             .map_or_else(String::new, |codec| said(codec, body, is_over))
@@ -143,12 +162,12 @@ impl<'a> Watch<'a> {
         if self.ending.is_some() {
             return false;
         }
-        let before = self.known;
+        let before = self.examined.known;
         let unknown = |&token: &u32| token == self.mask;
         let rest = self.tokens[before..].iter().position(unknown);
-        self.known = rest.map_or(self.tokens.len(), |count| before + count);
+        self.examined.known = rest.map_or(self.tokens.len(), |count| before + count);
         self.ending = if self.may_end(before) {
-            self.string_ending(self.known)
+            self.string_ending()
         } else {
             None
         };
@@ -170,7 +189,7 @@ impl<'a> Watch<'a> {
             self.look();
             // Looking only at the last tokens may have missed a stop string.
             if self.ending.is_none() && !self.rules.strings.is_empty() {
-                self.ending = self.string_ending(self.known);
+                self.ending = self.string_ending();
             }
         }
         let natural = || Ending {
@@ -195,26 +214,28 @@ impl<'a> Watch<'a> {
 
     /// Whether the part of the prefix after `before` tokens may end the text.
     fn may_end(&self, before: usize) -> bool {
-        let Some(codec) = self.codec.filter(|_| before < self.known) else {
+        let known = self.examined.known;
+        let Some(codec) = self.codec.filter(|_| before < known) else {
             return false;
         };
         let Some(longest) = self.rules.strings.iter().map(String::len).max() else {
             return false;
         };
-        let new = &self.tokens[before..self.known];
+        let new = &self.tokens[before..known];
         if new.iter().any(|&token| self.rules.ends.is_end(token)) {
             return true;
         }
-        let last = &self.tokens[before.saturating_sub(longest + MARGIN)..self.known];
+        let last = &self.tokens[before.saturating_sub(longest + MARGIN)..known];
         let last = codec.decode_plain(last);
         self.rules.strings.iter().any(|stop| last.contains(stop))
     }
 
-    /// Where the first `known` tokens end because of a stop string, or of an end-of-text token before one.
-    fn string_ending(&self, known: usize) -> Option<Ending> {
+    /// Where the finished prefix ends because of a stop string, or of an end-of-text token before one.
+    fn string_ending(&self) -> Option<Ending> {
         let codec = self.codec?;
-        let (body, is_over) = self.body(&self.tokens[..known]);
-        let text = said(codec, body, is_over || known == self.tokens.len());
+        let prefix = self.prefix();
+        let (body, is_over) = self.body(prefix);
+        let text = said(codec, body, is_over || prefix.len() == self.tokens.len());
         let cut = self.first_stop(codec, body, &text);
         if let Some((token, start)) = cut {
             // The token in which the stop string begins is kept for the text before the string.
@@ -239,8 +260,11 @@ impl<'a> Watch<'a> {
     /// so the result does not depend on how many tokens become known at once.
     fn first_stop(&self, codec: &TextCodec, body: &[u32], text: &str) -> Option<(usize, usize)> {
         let mut first: Option<(usize, usize, usize)> = None;
+        // Whatever begins in a stretch of given tokens is passed over at once, since a prompt may be full of stop
+        // strings, and each place that is looked up takes several decodings of the text.
+        let written = place_after(codec, body, text, self.given_until(0));
         for stop in &self.rules.strings {
-            let mut from = 0;
+            let mut from = written;
             while let Some(at) = text[from..].find(stop.as_str()) {
                 let start = from + at;
                 let end = start + stop.len();
@@ -248,14 +272,26 @@ impl<'a> Watch<'a> {
                     break;
                 }
                 let token = token_at(codec, body, text, start);
-                if self.given.binary_search(&(token as u32)).is_err() {
+                let next = self.given_until(token);
+                if next == token {
                     first = Some((end, start, token));
                     break;
                 }
-                from = start + text[start..].chars().next().map_or(1, char::len_utf8);
+                let character = text[start..].chars().next().map_or(1, char::len_utf8);
+                from = place_after(codec, body, text, next).max(start + character);
             }
         }
         first.map(|(_, start, token)| (token, start))
+    }
+
+    /// Where the stretch of given tokens around `token` ends; `token` itself if it is not given.
+    fn given_until(&self, token: usize) -> usize {
+        let Ok(at) = self.given.binary_search(&(token as u32)) else {
+            return token;
+        };
+        let stretch = (token..).zip(&self.given[at..]);
+        let stretch = stretch.take_while(|&(position, &given)| position == given as usize);
+        token + stretch.count()
     }
 
     /// Where a rule that is checked after each block ends the text.
@@ -265,12 +301,13 @@ impl<'a> Watch<'a> {
         }
         // Blocks that are entirely given are checked together with the next one.
         let blocks = (self.tokens.len() + self.pad).div_ceil(self.size);
-        while self.blocks < blocks {
-            let end = ((self.blocks + 1) * self.size - self.pad).min(self.tokens.len());
-            if end > self.known {
+        while self.examined.blocks < blocks {
+            let end = (self.examined.blocks + 1) * self.size - self.pad;
+            let end = end.min(self.tokens.len());
+            if end > self.examined.known {
                 break;
             }
-            self.blocks += 1;
+            self.examined.blocks += 1;
             let so_far = &self.tokens[..end];
             let ends = match self.writer {
                 Writer::Sets => self.rules.end_of_sets(so_far, self.until),
@@ -305,6 +342,14 @@ fn covered(codec: &TextCodec, tokens: &[u32], text: &str) -> usize {
     let own = codec.decode_plain(tokens);
     let same = own.bytes().zip(text.bytes()).take_while(|(a, b)| a == b);
     same.count()
+}
+
+/// The first byte of `text`, the text of `tokens`, at which a character begins that is not among the first `count`
+/// tokens.
+fn place_after(codec: &TextCodec, tokens: &[u32], text: &str, count: usize) -> usize {
+    let before = covered(codec, &tokens[..count.min(tokens.len())], text);
+    // Of a character whose tokens are only partly there, the first bytes may seem to be.
+    text.ceil_char_boundary(before)
 }
 
 /// The token that contains the byte `place` of `text`, the text of `tokens`.

@@ -222,6 +222,23 @@ def test_a_fork_is_told_to_load_its_own(model, talker):
     assert begun.result["finish"] == ["length"] and answering.answer["text"]
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_fork_may_drop_the_model():
+    program = """
+        import os, sys, warnings
+        import esolm
+        warnings.simplefilter("ignore")
+        model = esolm.Model.load(device="cpu")
+        child = os.fork()
+        del model
+        if child == 0:
+            sys.exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, encoding="utf-8", timeout=120, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "7", "")
+
+
 def test_a_program_may_end_at_any_time():
     program = """
         import esolm

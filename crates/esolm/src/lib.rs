@@ -77,7 +77,8 @@ mod worker;
 // Internals, public only for this project's own programs and tests. They may change in any release.
 #[doc(hidden)]
 pub use esolm_core::{
-    documents, forward_process, noise, order, passes, quantise, request, reveal, rng, rows, sampler,
+    documents, ending, forward_process, noise, order, passes, quantise, request, reveal, rng, rows,
+    sampler,
 };
 #[doc(hidden)]
 pub mod cpu;

@@ -18,9 +18,13 @@ pub(super) struct Fields {
     pub twin: Option<Twin>,
 }
 
+/// Number of characters kept of a field's path, more than a message shows. A hostile file may have long names, and
+/// values nested within them.
+const KEPT_OF_PATH: usize = 100;
+
 /// A field that occurs twice in an object.
 pub(super) struct Twin {
-    /// Dotted path of its name.
+    /// Dotted path of its name, or the beginning of it.
     path: String,
     values: [String; 2],
 }
@@ -43,7 +47,7 @@ impl Fields {
         let text = normalize(json);
         let (mut deserializer, mut twin) = (serde_json::Deserializer::from_str(&text), None);
         let whole = Reader {
-            path: String::new(),
+            path: "",
             twin: &mut twin,
         };
         let map = deserializer.deserialize_map(whole).map_err(refuse)?;
@@ -57,8 +61,15 @@ impl Fields {
 
 /// Reads a value; `path` is its name in messages.
 struct Reader<'a> {
-    path: String,
+    path: &'a str,
     twin: &'a mut Option<Twin>,
+}
+
+/// The path of the field `name` in the object at `path`.
+fn joined(path: &str, name: &str) -> String {
+    let dot = if path.is_empty() { "" } else { "." };
+    let whole = [path, dot, name].into_iter().flat_map(str::chars);
+    whole.take(KEPT_OF_PATH).collect()
 }
 
 impl<'de> DeserializeSeed<'de> for Reader<'_> {
@@ -79,12 +90,9 @@ impl<'de> Visitor<'de> for Reader<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(name) = access.next_key::<String>()? {
-            let path = match self.path.is_empty() {
-                true => name.clone(),
-                false => format!("{}.{name}", self.path),
-            };
+            let path = joined(self.path, &name);
             let value = access.next_value_seed(Reader {
-                path: path.clone(),
+                path: &path,
                 twin: &mut *self.twin,
             })?;
             if let Some(first) = map.get(&name)
@@ -102,7 +110,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         while let Some(value) = access.next_element_seed(Reader {
-            path: self.path.clone(),
+            path: self.path,
             twin: &mut *self.twin,
         })? {
             list.push(value);

@@ -340,6 +340,48 @@ fn messages_quote_little_of_the_file() {
     }
 }
 
+/// What a message shows of a path is all that is kept of it.
+#[test]
+fn long_paths_are_not_copied_for_every_value_within_them() {
+    let name = "n".repeat(50_000);
+    let twins = r#"{"mask_index":1,"mask_index":2}"#;
+    let lists = format!("[{}{twins}]", "[],".repeat(50_000));
+    let nested = format!("{{\"{name}\":{lists}}}");
+    let json = ESOLM.replacen('{', &format!("{{\"first\":{nested},"), 1);
+    let message = ModelConfig::from_json(&json).unwrap_err().to_string();
+    let shown = format!("\"first.{}...\" of the configuration is 1 but", &name[..74]);
+    assert!(message.starts_with(&shown), "{message}");
+    let short = ESOLM.replacen('{', &format!("{{\"first\":{{\"list\":[3,{twins}]}},"), 1);
+    let message = ModelConfig::from_json(&short).unwrap_err().to_string();
+    assert!(
+        message.starts_with("\"first.list.mask_index\" of"),
+        "{message}"
+    );
+}
+
+/// So that what is written can be read again.
+#[test]
+fn end_tokens_of_two_files_count_together() {
+    let ends = |from: u32, to: u32| format!("{:?}", (from..to).collect::<Vec<_>>());
+    let decoder = format!(
+        r#"{{"model_type":"qwen3","architectures":["Qwen3ForCausalLM"],"hidden_size":64,"num_hidden_layers":2,
+        "num_attention_heads":4,"intermediate_size":96,"max_position_embeddings":4096,"vocab_size":4096,
+        "eos_token_id":{}}}"#,
+        ends(0, 1000)
+    );
+    let config = ModelConfig::from_json(&decoder).unwrap();
+    let add = |from, to| {
+        let mut config = config.clone();
+        let settings = format!("{{\"eos_token_id\":{}}}", ends(from, to));
+        config.add_ends(&settings).map(|()| config)
+    };
+    let most = add(990, 1024).unwrap();
+    assert_eq!(most.more_eos.len(), 1023);
+    assert_eq!(ModelConfig::from_json(&most.to_json()).unwrap(), most);
+    let message = add(990, 1025).unwrap_err().to_string();
+    assert!(message.contains("a list of 1025 tokens"), "{message}");
+}
+
 #[test]
 fn parameters_count_as_published() {
     // The published small model has 170 million parameters including embedding and output matrix (arXiv 2506.01928,

@@ -1,4 +1,5 @@
 use esolm_stories::TOKENIZER;
+use proptest::prelude::*;
 
 use super::*;
 use crate::config::{AttentionKind, Family, ModelConfig, Prepend};
@@ -264,5 +265,115 @@ fn rules_and_stop_strings_go_together() {
         );
         let (_, ending) = watch.finish(tokens.clone());
         assert_eq!((ending.text.as_deref(), ending.finish), (text, finish));
+    }
+}
+
+/// Where a text ends by definition: before the stop string that is complete first among those that begin in a token that
+/// was not given.
+fn plain_ending(
+    codec: &TextCodec,
+    strings: &[&str],
+    tokens: &[u32],
+    given: &[(u32, u32)],
+) -> Option<String> {
+    let until = given.last().map_or(0, |&(last, _)| last as usize + 1);
+    let body = until_eos(tokens, until, &rules(&[]).ends);
+    let text = codec.decode_plain(body);
+    let token = |start: usize| {
+        (0..body.len())
+            .find(|&token| covered(codec, &body[..=token], &text) > start)
+            .expect("some token says it")
+    };
+    let mut first: Option<(usize, usize)> = None;
+    for stop in strings {
+        for start in
+            (0..text.len()).filter(|&at| text.as_bytes()[at..].starts_with(stop.as_bytes()))
+        {
+            let is_given = given
+                .iter()
+                .any(|&(place, _)| place as usize == token(start));
+            let found = (start + stop.len(), start);
+            if !is_given && first.is_none_or(|best| found < best) {
+                first = Some(found);
+            }
+        }
+    }
+    first.map(|(_, start)| text[..start].into())
+}
+
+/// Texts of few different characters, among them some of several tokens, of which two begin with the byte that an
+/// incomplete character begins with.
+fn any_pieces() -> impl Strategy<Value = Vec<&'static str>> {
+    let pieces = [
+        " a",
+        "b",
+        "ab",
+        "\n",
+        "\u{e9}",
+        "\u{ff01}",
+        "\u{1f600}",
+        "\u{ff01}\u{ff01}",
+        "<|endoftext|>",
+    ];
+    prop::collection::vec(prop::sample::select(pieces.to_vec()), 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever is given, be it a prompt or parts of a template, even a part of a character, and whether a text is
+    /// watched all the time or looked at anew after each step.
+    #[test]
+    fn a_text_ends_where_its_first_written_stop_string_begins(
+        pieces in any_pieces(),
+        strings in prop::collection::vec(any_pieces().prop_map(|stop| stop[..stop.len().min(2)].concat()), 1..4),
+        stretches in prop::collection::vec(0usize..8, 1..7),
+        size in 1usize..5,
+        is_ordered in any::<bool>(),
+        seed in any::<u32>(),
+    ) {
+        let codec = codec();
+        let mut tokens = vec![0];
+        tokens.extend(codec.encode(&pieces.concat()).unwrap());
+        // Stretches of given and of written tokens take turns.
+        let mut is_given: Vec<bool> = (stretches.iter().enumerate())
+            .flat_map(|(index, &count)| vec![index % 2 == 0; count + usize::from(index == 0)])
+            .collect();
+        is_given.resize(tokens.len(), false);
+        let given: Vec<(u32, u32)> = (0..).zip(&tokens).zip(&is_given)
+            .filter(|(_, is_given)| **is_given)
+            .map(|((position, &token), _)| (position, token))
+            .collect();
+        let strings: Vec<&str> = strings.iter().map(String::as_str).collect();
+        let expected = plain_ending(&codec, &strings, &tokens, &given);
+
+        let rules = rules(&strings);
+        let mut read: Vec<u32> = tokens.iter().zip(&is_given)
+            .map(|(&token, &is_given)| if is_given { token } else { MASK })
+            .collect();
+        let watch = |read: &[u32]| Watch::new(&rules, Some(&codec), MASK, None, &given, read.to_vec());
+        prop_assert_eq!(watch(&read).finish(tokens.clone()).1.text, expected.clone());
+
+        let mut order: Vec<usize> = (0..tokens.len()).filter(|&place| !is_given[place]).collect();
+        if !is_ordered {
+            order.sort_by_key(|&place| philox4x32([place as u32, seed, 0, 0], [7, 7]));
+        }
+        let (mut kept, mut examined) = (watch(&read), Examined::default());
+        for places in order.chunks(size) {
+            for &place in places {
+                read[place] = tokens[place];
+                kept.reveal(place as u32, tokens[place]);
+            }
+            let mut anew = watch(&read).after(examined);
+            let has_ended = anew.look();
+            prop_assert_eq!(has_ended, kept.look());
+            prop_assert_eq!(anew.ending(), kept.ending());
+            prop_assert_eq!((anew.prefix(), anew.text()), (kept.prefix(), kept.text()));
+            if has_ended {
+                break;
+            }
+            examined = anew.examined();
+        }
+        prop_assert_eq!(kept.finish(read).1.text, expected);
     }
 }

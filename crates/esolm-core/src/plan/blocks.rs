@@ -232,7 +232,8 @@ impl<'a> Follower<'a> {
     /// false if they are drawn again in the next step.
     pub fn follows(&mut self, step: &PlanStep, is_last: bool) -> bool {
         let Blocks { size, window, .. } = self.blocks;
-        if !self.blocks.is_boundary(step.clean) || step.clean > self.stored {
+        // The position may be any number until it is known to lie within the text.
+        if step.clean > self.stored || !self.blocks.is_boundary(step.clean) {
             return false;
         }
         // The position up to which clean rows are computed.

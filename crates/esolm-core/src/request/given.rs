@@ -3,6 +3,8 @@
 use super::tokens::NO_BOS;
 use super::{MAX_BATCH, Request, RequestError};
 use crate::config::{Family, ModelConfig};
+use crate::plan::{MAX_LENGTH, PlanError};
+use crate::rows::MAX_TOKENS;
 use crate::text::{Altered, Ends, Template, TextCodec, TextError};
 
 /// Known tokens, and what follows from them.
@@ -41,6 +43,9 @@ impl Request {
                 value: 0,
                 range: format!("from 1 to the model's context of {context}"),
             });
+        }
+        if let Some(length) = self.length {
+            check_size(1, length)?;
         }
         let most = self.length.unwrap_or(context);
         // A requested block size is reported under its own name.
@@ -123,6 +128,7 @@ impl Request {
                 batch,
             });
         }
+        check_size(batch, length)?;
         let known: Vec<_> = lists.iter().cycle().take(batch).cloned().collect();
         let until = |list: &Vec<(u32, u32)>| list.last().map_or(0, |&(at, _)| at as usize + 1);
         Ok(Given {
@@ -133,6 +139,27 @@ impl Request {
             word_ends,
             altered,
         })
+    }
+}
+
+/// Checks that `batch` texts of `length` tokens can be planned, before anything of that size is allocated.
+pub(super) fn check_size(batch: usize, length: usize) -> Result<(), PlanError> {
+    if length > MAX_LENGTH {
+        return Err(PlanError::Range {
+            name: "length",
+            value: length.to_string(),
+            range: format!("from 1 to {MAX_LENGTH}"),
+        });
+    }
+    // One more for a prepended token.
+    let length = length + 1;
+    match batch > MAX_TOKENS / length {
+        true => Err(PlanError::TooManyTokens {
+            sequences: batch,
+            length,
+            max: MAX_TOKENS,
+        }),
+        false => Ok(()),
     }
 }
 

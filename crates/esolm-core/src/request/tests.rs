@@ -2,7 +2,7 @@ use esolm_stories::TOKENIZER;
 
 use super::*;
 use crate::config::{AttentionKind, Decoder, DecoderKind};
-use crate::plan::BlockRules;
+use crate::plan::{BlockRules, MAX_LENGTH};
 use crate::reveal::Counts;
 use crate::stop::Finish;
 
@@ -168,6 +168,132 @@ fn what_cannot_be_is_refused() {
     let prompt = with(&|r| r.prompt = vec!["a".into()]);
     let without = prompt.resolve(&config(Family::EsoLm), None).unwrap_err();
     assert!(without.to_string().contains("needs a tokenizer"));
+}
+
+/// Before they are, so that nothing of that size is allocated.
+#[test]
+fn what_is_too_large_to_be_planned_is_refused() {
+    let length = |length| Request {
+        length: Some(length),
+        ..Request::default()
+    };
+    let gaps = Request {
+        infill: Some("a ____{16777216} b".repeat(64)),
+        ..length(usize::MAX / 8 * 8)
+    };
+    for request in [&length(MAX_LENGTH + 8), &gaps] {
+        let said = refused(request, Family::Bd3Lm);
+        assert!(
+            said.starts_with("length is ") && said.ends_with("from 1 to 1048576"),
+            "{said}"
+        );
+    }
+    assert!(resolve(&length(MAX_LENGTH), Family::Bd3Lm).is_ok());
+    let many = Request {
+        prompt: vec!["Once upon a time".into()],
+        batch: Some(MAX_BATCH),
+        ..length(1024)
+    };
+    let said = refused(&many, Family::Bd3Lm);
+    assert!(
+        said.starts_with("65536 sequences of 1025 tokens are more than 67108864"),
+        "{said}"
+    );
+    // A decoder's own length follows from what it is given.
+    let ar = decoder(Family::Ar, DecoderKind::Qwen3);
+    let many = |batch| {
+        let request = Request {
+            batch: Some(batch),
+            ..Request::default()
+        };
+        request.resolve_tokens(&ar, None, &[5; 1000])
+    };
+    assert_eq!(many(4).unwrap().given.length, 1128);
+    let said = many(MAX_BATCH).unwrap_err().to_string();
+    assert!(
+        said.starts_with("65536 sequences of 1129 tokens are more than"),
+        "{said}"
+    );
+}
+
+/// A tokenizer may add another token than the configuration names.
+#[test]
+fn a_decoders_texts_open_with_what_its_tokenizer_adds() {
+    let own = |before: &[u32], after: &[u32], is_in_sequence: bool| {
+        let mut json: serde_json::Value = serde_json::from_str(TOKENIZER).unwrap();
+        let special =
+            |id: &u32| serde_json::json!({"SpecialToken": {"id": id.to_string(), "type_id": 0}});
+        let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+        let single: Vec<_> = before
+            .iter()
+            .map(special)
+            .chain([text])
+            .chain(after.iter().map(special))
+            .collect();
+        let tokens = before.iter().chain(after).map(|id| {
+            let id_name = id.to_string();
+            (
+                id_name.clone(),
+                serde_json::json!({"id": id_name, "ids": [id], "tokens": [id_name]}),
+            )
+        });
+        let template = serde_json::json!({
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": single,
+            "special_tokens": tokens.collect::<serde_json::Map<_, _>>(),
+        });
+        let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+        json["post_processor"] = match is_in_sequence {
+            true => serde_json::json!({"type": "Sequence", "processors": [bytes, template]}),
+            false => template,
+        };
+        json.to_string().into_bytes()
+    };
+    let opening = |bos: Option<u32>, json: &[u8], asked: Option<bool>| {
+        let config = ModelConfig {
+            bos,
+            ..decoder(Family::Mdlm, DecoderKind::Qwen2)
+        };
+        let codec = TextCodec::from_bytes(json, &config).unwrap();
+        let request = Request {
+            bos: asked,
+            ..Request::default()
+        };
+        let resolved = request.resolve(&config, Some(&codec)).unwrap();
+        let known = resolved.given.known[0].first().map(|&(_, token)| token);
+        assert_eq!(request.opening(&config, Some(&codec)), known);
+        (known, codec.ends().bos)
+    };
+    for is_in_sequence in [false, true] {
+        let adds = own(&[6], &[], is_in_sequence);
+        for bos in [None, Some(6), Some(9)] {
+            assert_eq!(opening(bos, &adds, None), (Some(6), Some(6)), "{bos:?}");
+            assert_eq!(opening(bos, &adds, Some(false)).0, None);
+        }
+        let both = own(&[6], &[3], is_in_sequence);
+        assert_eq!(opening(Some(9), &both, None), (Some(6), Some(6)));
+        // What is added only at the end opens nothing.
+        let ends = own(&[], &[3], is_in_sequence);
+        assert_eq!(opening(Some(9), &ends, None), (None, Some(9)));
+        assert_eq!(opening(Some(9), &ends, Some(true)).0, Some(9));
+        assert_eq!(opening(Some(3), &ends, None), (None, Some(3)));
+    }
+    assert_eq!(
+        opening(Some(9), TOKENIZER.as_bytes(), None),
+        (None, Some(9))
+    );
+    assert_eq!(
+        opening(Some(9), TOKENIZER.as_bytes(), Some(true)).0,
+        Some(9)
+    );
+    // Other networks open with the token of their configuration.
+    let config = ModelConfig {
+        bos: Some(9),
+        ..config(Family::EsoLm)
+    };
+    let codec = TextCodec::from_bytes(&own(&[6], &[], false), &config).unwrap();
+    assert_eq!(Request::default().opening(&config, Some(&codec)), Some(9));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Requests whose prompt is already tokenized.
 
-use super::given::placed_prompt;
+use super::given::{check_size, placed_prompt};
 use super::{Request, RequestError, Resolved};
 use crate::config::{Family, ModelConfig, Prepend};
 use crate::text::TextCodec;
@@ -51,6 +51,7 @@ impl Request {
             if let Some(length) = bare.own_length(config, longest) {
                 given.length = length;
             }
+            check_size(given.known.len(), given.length)?;
             let known = placed_prompt(&opening, tokens.to_vec(), given.length)?;
             given.until.fill(known.len());
             given.known.fill(known);

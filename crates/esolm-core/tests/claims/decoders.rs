@@ -485,6 +485,12 @@ fn every_end_of_text_token_is_taken() {
     assert_told(refused, "generation_config.json|eos_token_id|token index");
     let refused = ends(json!({"eos_token_id": [4, 5000]}), None);
     assert_told(refused, "eos_token_id|5000|below vocab_size");
+    // Each token drawn is compared with all of them.
+    let many = |count: usize| json!({"eos_token_id": vec![4; count]});
+    let told = "eos_token_id\" is a list of 1025 tokens|at most 1024";
+    assert_eq!(ends(many(1024), None).unwrap(), (Some(4), vec![]));
+    assert_told(ends(many(1025), None), told);
+    assert_told(ends(json!({}), Some(&many(1025).to_string())), told);
 }
 
 #[test]

@@ -159,6 +159,23 @@ fn stretches(options: &PlanOptions) -> Vec<((u32, u32), Vec<u32>)> {
         .collect()
 }
 
+/// Also where sums are checked for overflow.
+#[test]
+fn a_step_from_beyond_any_text_is_refused() {
+    let mut plan = Plan::new(&PlanOptions {
+        length: 20,
+        known: vec![prompt(3)],
+        ..decoder(Family::Bd3Lm, PromptTail::Own, Counts::Linear)
+    })
+    .unwrap();
+    plan.sequences[0].steps[1].clean = u32::MAX;
+    let message = plan.check().unwrap_err().to_string();
+    assert!(
+        message.contains("diffusion from 4294967295 over"),
+        "{message}"
+    );
+}
+
 #[test]
 fn an_mdlm_goes_through_blocks_from_the_end_of_its_prompt() {
     let text = PlanOptions {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use esolm::ending::Examined;
 use esolm::request::Resolved;
 use esolm::stop::Finish;
 use esolm::text::{TextCodec, until_eos};
@@ -52,6 +53,8 @@ pub struct Choice {
     end: usize,
     /// Known tokens, in natural order.
     tokens: Vec<u32>,
+    /// How much of them has been examined for where the text ends.
+    examined: Examined,
     log_probs: Vec<Option<LogProb>>,
     /// How many of the most likely tokens to report with each token.
     top: Option<usize>,
@@ -80,6 +83,7 @@ impl Choice {
             start,
             end: start + placed.max_tokens,
             tokens: Vec::new(),
+            examined: Examined::default(),
             log_probs: Vec::new(),
             top,
             sent: (0, start),
@@ -104,6 +108,7 @@ impl Choice {
         for &(position, token) in &resolved.given.known[0] {
             self.tokens[position as usize] = token;
         }
+        self.examined = Examined::default();
         self.log_probs = vec![None; self.tokens.len()];
     }
 
@@ -120,11 +125,13 @@ impl Choice {
         let Some(resolved) = self.resolved.clone().filter(|_| !self.may_begin_anew()) else {
             return Piece::default();
         };
-        let mut watch = resolved.watch(0, self.tokens.clone(), Some(&self.codec));
-        // Once the text has ended, `finish` sends the rest.
+        let watch = resolved.watch(0, self.tokens.clone(), Some(&self.codec));
+        let mut watch = watch.after(self.examined);
+        // Once the text has ended, `finish` sends the rest. What ends it is found again by any later step.
         if watch.look() {
             return Piece::default();
         }
+        self.examined = watch.examined();
         let known = watch.prefix().len().min(self.end);
         let text = match watch.prefix().len() > self.end {
             true => self.codec.decode_plain(&self.tokens[..known]),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_channel::Sender;
-use esolm_core::ending::Ending;
+use esolm_core::ending::{Ending, Examined};
 use esolm_core::plan::{Phase, Plan};
 use esolm_core::request::{MAX_REDRAWS, Resolved};
 use esolm_core::reveal::Rule;
@@ -36,6 +36,8 @@ pub(super) struct Seat {
     serial: u64,
     /// The tokens known on the host, in the order of the token buffer.
     tokens: Vec<u32>,
+    /// How much of them has been examined for where the text ends.
+    examined: Examined,
     is_watched: bool,
     /// Ends at its first end-of-text token.
     ends_at_eos: bool,
@@ -84,6 +86,7 @@ impl Seat {
     ) -> Self {
         Self {
             tokens: plan.initial_tokens(),
+            examined: Examined::default(),
             log_probs: vec![None; plan.length - usize::from(plan.lead)],
             top: text.top.or(resolved.logprobs.then_some(0)),
             ends_at_eos: text.ends_at_eos,
@@ -324,10 +327,19 @@ impl Seat {
     }
 
     /// Whether the tokens known so far determine where the text ends, so that no more have to be written.
-    fn has_ended(&self, codec: Option<&TextCodec>) -> bool {
+    fn has_ended(&mut self, codec: Option<&TextCodec>) -> bool {
         let tokens = self.natural();
-        self.up_to_eos(&tokens).is_some()
-            || self.resolved.stop.is_any() && self.resolved.watch(0, tokens, codec).look()
+        if self.up_to_eos(&tokens).is_some() {
+            return true;
+        }
+        if !self.resolved.stop.is_any() {
+            return false;
+        }
+        let watch = self.resolved.watch(0, tokens, codec);
+        let mut watch = watch.after(self.examined);
+        let has_ended = watch.look();
+        self.examined = watch.examined();
+        has_ended
     }
 
     /// Reports the finished text, or starts over if the model extended a given word. Returns whether it starts over.
@@ -345,6 +357,7 @@ impl Seat {
             self.steps = Steps::new(self.resolved.redraw(&[0], self.attempt)?);
             self.serial = next_serial();
             self.tokens = self.plan().initial_tokens();
+            self.examined = Examined::default();
             self.log_probs.fill(None);
             self.announce();
             return Ok(true);

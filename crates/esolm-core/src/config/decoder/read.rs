@@ -49,6 +49,9 @@ impl fmt::Display for Open {
     }
 }
 
+/// Largest accepted number of tokens that end a text. Each token drawn is compared with all of them.
+const MAX_ENDS: usize = 1024;
+
 /// A decoder's `config.json` before it has been completed from the tensors.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PartialDecoder {
@@ -241,10 +244,19 @@ fn rotary_base(map: &Map<String, Value>) -> Result<f64, ConfigError> {
     Ok(base.map_or(ROTARY_BASE, |Figure(base)| base))
 }
 
+/// The error for a field that names `count` tokens.
+fn too_many(field: &'static str, count: usize) -> ConfigError {
+    let most = format!("a token index, or a list of at most {MAX_ENDS} such");
+    invalid(field, format!("a list of {count} tokens"), most)
+}
+
 /// A token or a list of tokens, deduplicated.
 fn token_list(map: &Map<String, Value>, field: &'static str) -> Result<Vec<u32>, ConfigError> {
     let list = match present(map, field) {
         None => return Ok(Vec::new()),
+        Some(Value::Array(list)) if list.len() > MAX_ENDS => {
+            return Err(too_many(field, list.len()));
+        }
         Some(Value::Array(list)) => list.iter().collect(),
         Some(value) => vec![value],
     };
@@ -265,8 +277,8 @@ impl ModelConfig {
     /// in the configuration.
     ///
     /// # Errors
-    /// If the text is not a JSON object, or the field is not a token or a list of tokens. Tokens outside the vocabulary
-    /// are ignored, since they are never drawn.
+    /// If the text is not a JSON object, the field is not a token or a list of tokens, or there are too many with those
+    /// of the configuration. Tokens outside the vocabulary are ignored, since they are never drawn.
     pub(crate) fn add_ends(&mut self, json: &str) -> Result<(), ConfigError> {
         if self.decoder.is_none() {
             return Ok(());
@@ -275,7 +287,8 @@ impl ModelConfig {
             let why = json_error(&error);
             ConfigError::Settings(format!("they are not a JSON object ({why})"))
         })?;
-        for token in token_list(&map, "eos_token_id")? {
+        let field = "eos_token_id";
+        for token in token_list(&map, field)? {
             if token as usize >= self.vocab_size {
                 continue;
             }
@@ -284,7 +297,10 @@ impl ModelConfig {
                 self.more_eos.push(token);
             }
         }
-        Ok(())
+        match 1 + self.more_eos.len() {
+            count if count > MAX_ENDS => Err(too_many(field, count)),
+            _ => Ok(()),
+        }
     }
 }
 
