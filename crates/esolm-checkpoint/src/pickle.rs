@@ -22,6 +22,8 @@ use crate::message::shorten;
 pub(crate) const MAX_BYTES: usize = 64 << 20;
 /// Maximum number of values, stack entries and memo entries.
 const MAX_NODES: usize = 4 << 20;
+/// Maximum bytes of the name of a module, class or function. Many objects can share a name, which is checked for each.
+const MAX_NAME: usize = 1024;
 
 /// Why a pickle was rejected.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -156,6 +158,11 @@ impl<'a> Value<'a> {
         &self.pickle.nodes[self.id.0 as usize]
     }
 
+    /// What tells it from the other values of its pickle. Different parts of a pickle can refer to one and the same value.
+    pub fn id(self) -> u32 {
+        self.id.0
+    }
+
     fn sibling(self, id: Ref) -> Self {
         Self { id, ..self }
     }
@@ -247,14 +254,15 @@ impl<'a> Value<'a> {
             return None;
         };
         let mut found = pairs.iter().rev().map(|&(k, v)| (self.sibling(k), v));
-        let (_, value) = found.find(|(k, _)| k.text() == Some(key))?;
+        // As bytes, since checking long keys for valid UTF-8 takes time.
+        let (_, value) = found.find(|(k, _)| k.bytes() == Some(key.as_bytes()))?;
         Some(self.sibling(value))
     }
 
     /// Module and name of a class or function.
     pub fn global(self) -> Option<(&'a str, &'a str)> {
         match self.node() {
-            Node::Global { module, name } => {
+            Node::Global { module, name } if module.len().max(name.len()) <= MAX_NAME => {
                 Some((self.pickle.utf8(module)?, self.pickle.utf8(name)?))
             }
             _ => None,

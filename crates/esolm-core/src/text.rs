@@ -3,8 +3,8 @@
 //! Tokenizers are Hugging Face `tokenizer.json` files. Truncation, padding and automatic special tokens requested by
 //! such a file are disabled: a prompt becomes its own tokens and nothing else.
 
+mod check;
 mod template;
-mod unigram;
 
 use std::str::SplitWhitespace;
 
@@ -173,6 +173,8 @@ pub struct TextCodec {
     /// Whether tokens are sequences of bytes, so that a text can be cut anywhere without losing bytes.
     byte_level: bool,
     mask: u32,
+    /// Whether the tokenizer itself adds the beginning-of-text token to a text.
+    puts_bos: bool,
     ends: Ends,
 }
 
@@ -189,7 +191,7 @@ impl TextCodec {
     /// `own` says that the tokenizer comes with the model.
     fn read(json: &[u8], config: &ModelConfig, own: bool) -> Result<Self, TextError> {
         let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
-        unigram::check(json).map_err(TextError::Unusable)?;
+        check::check(json).map_err(|fault| TextError::Unusable(fault.to_string()))?;
         let mut tokenizer = Tokenizer::from_bytes(json)
             .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
         tokenizer.with_padding(None);
@@ -249,8 +251,11 @@ impl TextCodec {
             });
         }
         let named = |names: &[&str]| names.iter().find_map(|name| tokenizer.token_to_id(name));
+        let own_opening = own_opening(&tokenizer);
+        // A decoder read in training what its tokenizer adds, even where the configuration names another token.
+        let opening = own_opening.filter(|_| config.decoder.is_some());
         let mut ends = Ends {
-            bos: config.bos.or_else(|| named(&BEGIN_NAMES)),
+            bos: (opening.or(config.bos)).or_else(|| named(&BEGIN_NAMES)),
             eos: config.eos.or_else(|| named(&END_NAMES)),
             more: config.more_eos.clone(),
         };
@@ -265,6 +270,7 @@ impl TextCodec {
             tokens,
             byte_level,
             mask: config.mask_index,
+            puts_bos: own_opening.is_some() && own_opening == ends.bos,
             ends,
         })
     }
@@ -313,7 +319,8 @@ impl TextCodec {
     }
 
     /// The tokens that begin and end a text: those in the model's configuration, otherwise the tokenizer's tokens with
-    /// a conventional name such as `<|endoftext|>`.
+    /// a conventional name such as `<|endoftext|>`. A decoder's texts begin with what the tokenizer itself adds to a
+    /// text, if it adds something.
     pub fn ends(&self) -> Ends {
         self.ends.clone()
     }
@@ -331,9 +338,7 @@ impl TextCodec {
     /// Whether the tokenizer itself adds the beginning-of-text token to a text. For some models it does; others have no
     /// such token.
     pub fn puts_bos(&self) -> bool {
-        let opening = self.tokenizer.encode_fast("", true);
-        opening.is_ok_and(|opening| opening.get_ids().first().copied() == self.ends.bos)
-            && self.ends.bos.is_some()
+        self.puts_bos
     }
 
     /// The token with a name: one of the vocabulary, or a text that is a single token.
@@ -461,6 +466,15 @@ pub fn until_eos<'t>(tokens: &'t [u32], given: usize, ends: &Ends) -> &'t [u32] 
         .position(|&token| ends.is_end(token))
         .map_or(tokens.len(), |index| from + index);
     &tokens[..end]
+}
+
+/// The token that the tokenizer itself adds before a text, if it adds one. The text is not empty, since with an empty
+/// one, a token that is added at the end would come first as well.
+fn own_opening(tokenizer: &Tokenizer) -> Option<u32> {
+    let encoding = tokenizer.encode_fast("a", true).ok()?;
+    let is_added = encoding.get_special_tokens_mask().first() == Some(&1);
+    let first = encoding.get_ids().first().copied();
+    first.filter(|_| is_added)
 }
 
 /// The token with which the published samplers of diffusion decoders end a text regardless of the configuration, if the

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::forge::{Value, boolean, dict, global, int, none, object, text, tuple};
+use common::forge::{Value, boolean, call, dict, global, int, none, object, text, tuple};
 use common::forged::Forged;
 use common::{Folder, assert_told, case_path, golden};
 use esolm_core::checkpoint::{
@@ -219,11 +219,25 @@ fn vocabularies_in_files_give_their_tokens() {
     let path = folder.write("vocab.json", table.as_bytes());
     let read = || read_tokenizer(&path, table.into());
     assert_told(read(), "merges.txt");
+    // A folder, and a file that is too long.
+    std::fs::create_dir(folder.path("merges.txt")).unwrap();
+    assert_told(read(), "merges.txt");
+    std::fs::remove_dir(folder.path("merges.txt")).unwrap();
+    let long = std::fs::File::create(folder.path("merges.txt")).unwrap();
+    long.set_len(1 << 40).unwrap();
+    drop(long);
+    assert_told(read(), "merges.txt");
     folder.write("merges.txt", "#version: 0.2\na b\nĠ ab\n".as_bytes());
     let (json, form) = of_file(&path);
     assert_eq!(form, TokenizerForm::Gpt2);
     let case = |text: &str, ids: &[u32]| (text.to_string(), ids.to_vec(), Some(text.to_string()));
     let both = [case("ab ab", &[3, 4]), case("<|endoftext|>ba", &[5, 1, 0])];
+    check("gpt2", &json, &both);
+    // A token may be called like a part of a tokenizer.json.
+    let table = table.replacen('}', r#", "model": 6, "vocab": 7, "version": 8}"#, 1);
+    let path = folder.write("vocab.json", table.as_bytes());
+    let (json, form) = of_file(&path);
+    assert_eq!(form, TokenizerForm::Gpt2);
     check("gpt2", &json, &both);
     // The same, pickled.
     let strings = |names: &[(&str, i32)]| {
@@ -452,6 +466,101 @@ fn tokenizers_that_cannot_be_read_say_why() {
     assert_told(file("gpt2.tiktoken", b"IQ== 0\nIg== 1\n"), "the pattern");
     assert_told(file("vocab.txt", b"a\nb\n"), "[UNK]");
     assert_told(file("vocab.json", b"{\"a\": 0}"), "merges.txt");
+}
+
+/// A value, and how to refer to it again.
+fn shared(value: &Value, memo: u8) -> (Value, Value) {
+    ([&value[..], &[b'q', memo]].concat(), vec![b'h', memo])
+}
+
+/// A table of as many entries, each of which refers to the same key.
+fn repeated(key: &[u8], value: &[u8], entries: usize) -> Value {
+    let entry = [key, value].concat();
+    [b"}(".as_slice(), &entry.repeat(entries), b"u"].concat()
+}
+
+/// A pickle refers to a value with two bytes, so what is read from it must not be as large as all that it refers to.
+#[test]
+fn tables_that_say_the_same_many_times_are_refused_soon() {
+    let (long, again) = shared(&text(&"a".repeat(1 << 20)), 200);
+    let entries = 300_000;
+    let said = "many times";
+    let told = |fields: &[(&str, Value)], words: &str| {
+        let started = std::time::Instant::now();
+        assert_told(of_pickle(fields), words);
+        let seconds = started.elapsed().as_secs();
+        assert!(seconds < 20, "{seconds} s");
+    };
+    let by_name = || repeated(&again, &int(0), entries);
+    let by_index = || repeated(&int(0), &again, entries);
+    let unk = ("_unk_token", text("[UNK]"));
+    for field in [
+        ("_vocab_str_to_int", by_name()),
+        ("_vocab_str_to_int", by_index()),
+        ("_added_tokens_encoder", by_name()),
+    ] {
+        let letters = dict(&[("a", int(0)), ("[UNK]", int(1))]);
+        let letters = ("_vocab_str_to_int", letters);
+        let mut fields = vec![("first", long.clone()), unk.clone(), field];
+        if fields[2].0 != letters.0 {
+            fields.push(letters);
+        }
+        told(&fields, said);
+    }
+    let pair = tuple(&[again.clone(), again.clone()]);
+    told(
+        &[
+            ("first", long.clone()),
+            ("encoder", dict(&[])),
+            ("bpe_ranks", repeated(&pair, &int(0), entries)),
+        ],
+        said,
+    );
+    // Bytes as in pickle protocol 2, which are decoded.
+    let args = tuple(&[again.clone(), text("latin1")]);
+    let (call, again_call) = shared(&call(global("_codecs", "encode"), args), 201);
+    let encoding = dict(&[
+        ("pat_str", text(".")),
+        ("mergeable_ranks", repeated(&again_call, &int(0), entries)),
+        ("special_tokens", dict(&[])),
+    ]);
+    let encoding = object(global("tiktoken.core", "Encoding"), encoding);
+    told(
+        &[
+            ("first", long.clone()),
+            ("second", call.clone()),
+            ("_model", encoding),
+        ],
+        said,
+    );
+
+    // The same table or object in many fields, and the same fields in many objects, are looked at once, or not at all.
+    let (table, table_again) = shared(&repeated(&text("b"), &int(0), entries), 202);
+    let fields = dict(&[("content", text("c"))]);
+    let many_fields = [
+        &fields[..],
+        b"(",
+        &[text("d"), none()].concat().repeat(entries),
+        b"u",
+    ]
+    .concat();
+    let (many_fields, fields_again) = shared(&many_fields, 203);
+    let (token, token_again) = shared(&object(global("a", "AddedToken"), fields_again), 204);
+    let processor = [global("a", "B"), b")R".to_vec(), call, b"b".to_vec()].concat();
+    let (processor, processor_again) = shared(&processor, 205);
+    let mut all = vec![
+        ("first", long),
+        ("second", processor),
+        ("third", many_fields),
+        ("fourth", token),
+        ("fifth", table),
+        ("sixth", repeated(&int(0), &token_again, entries)),
+        ("_mask_token", text("[MASK]")),
+        ("_bos_token", text("[BOS]")),
+    ];
+    all.extend(vec![("other", table_again); 20_000]);
+    all.extend(vec![("other", processor_again); entries]);
+    told(&all, "from its fields");
 }
 
 /// A character table comes from the file and is looked up without checks, so one that a text could leave is refused.

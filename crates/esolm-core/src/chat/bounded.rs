@@ -1,7 +1,7 @@
 //! Bounds on templates beyond the engine's fuel, which counts instructions and the bytes that they produce: values that
 //! repeat the same list many times, and methods whose work the engine does not count.
 
-use minijinja::value::{Object, ValueKind};
+use minijinja::value::{Object, Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
@@ -80,6 +80,14 @@ fn check(state: &State, value: &Value, depth: usize) -> Result<(), Error> {
     };
     budget.spend(value, depth)?;
     state.consume_fuel(((MOST_PARTS - budget.parts) / 4) as u64)
+}
+
+/// A function whose result is bounded. Each of its arguments is, but it may make one value of all.
+pub fn of(function: Value) -> impl Fn(&mut State, Rest<ValueOrKwargs>) -> Result<Value, Error> {
+    move |state, arguments| {
+        let value = function.call(state, &arguments.into_values())?;
+        bounded(state, value)
+    }
 }
 
 /// The test `iterable`; as in Python, none is not iterable.

@@ -43,6 +43,34 @@ struct Token<'a> {
     at: usize,
 }
 
+/// What a bracket encloses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bracket {
+    /// A list, map or group, which is bounded as a whole.
+    Value,
+    /// The arguments of a call, each of which is bounded.
+    Arguments,
+    /// The arguments of a filter. What it makes of them is bounded as well.
+    Filter,
+    /// The parameters of a macro, whose defaults are bounded.
+    Parameters,
+    Index,
+}
+
+impl Bracket {
+    /// That of the bracket at `index`.
+    fn of(tokens: &[Token<'_>], index: usize) -> Self {
+        let before = |count: usize| Some(&tokens[index.checked_sub(count)?]);
+        let is_filter = before(2).is_some_and(|pipe| pipe.kind == Kind::Mark && pipe.text == "|");
+        match before(1).is_some_and(Token::completes) {
+            false => Self::Value,
+            true if tokens[index].text != "(" => Self::Index,
+            true if is_filter => Self::Filter,
+            true => Self::Arguments,
+        }
+    }
+}
+
 impl Token<'_> {
     fn end(&self) -> usize {
         self.at + self.text.len()
@@ -120,13 +148,17 @@ impl<'a> Guard<'a> {
         while let Some(found) = self.source[at..].find('{') {
             let start = at + found;
             let rest = &self.source[start..];
-            at = if rest.starts_with("{#") {
-                rest.find("#}")
-                    .map_or(self.source.len(), |end| start + end + 2)
+            at = if let Some(comment) = rest.strip_prefix("{#") {
+                comment
+                    .find("#}")
+                    .map_or(self.source.len(), |end| start + 2 + end + 2)
             } else if rest.starts_with("{{") {
                 self.tag(start + 2, "}}")?
-            } else if rest.starts_with("{%") {
-                self.tag(start + 2, "%}")?
+            } else if let Some(tag) = rest.strip_prefix("{%") {
+                match basic_tag(tag, "raw") {
+                    Some(length) => self.end_of_raw(start + 2 + length),
+                    None => self.tag(start + 2, "%}")?,
+                }
             } else {
                 start + 1
             };
@@ -147,22 +179,27 @@ impl<'a> Guard<'a> {
             .first()
             .filter(|token| is_statement && token.kind == Kind::Name)
         {
-            None => self.bound(tokens),
+            None => self.bound(tokens, None),
             Some(word) => match word.text {
-                "raw" => return Ok(self.end_of_raw(end)),
                 "generation" | "endgeneration" => {
                     // Marks the model's own text for training; has no effect here.
                     let is_start = word.text == "generation";
                     let same = if is_start { "if true" } else { "endif" };
                     self.changed.push((word.at..word.end(), same.into()));
                 }
-                "macro" => {}
+                "macro" => self.bound(&tokens[1..], Some(Bracket::Parameters)),
+                "call" => {
+                    let named = tokens.get(1).filter(|token| token.text == "(");
+                    self.bound(&tokens[1..], named.map(|_| Bracket::Parameters));
+                }
+                "filter" => self.bound(&tokens[1..], Some(Bracket::Filter)),
                 "set" => self.set(&tokens[1..]),
                 "for" => {
                     let first = tokens
                         .iter()
                         .position(|t| t.kind == Kind::Name && t.text == "in");
-                    self.bound(&tokens[first.map_or(tokens.len(), |first| first + 1)..]);
+                    let list = first.map_or(tokens.len(), |first| first + 1);
+                    self.bound(&tokens[list..], None);
                 }
                 text if FOREIGN.contains(&text) => {
                     return self.refuse(
@@ -177,7 +214,7 @@ impl<'a> Guard<'a> {
                             return self.refuse("has too many conditions", start);
                         }
                     }
-                    self.bound(&tokens[1..]);
+                    self.bound(&tokens[1..], None);
                 }
             },
         }
@@ -192,14 +229,14 @@ impl<'a> Guard<'a> {
     ) -> Result<(Vec<Token<'a>>, usize), ChatTemplateError> {
         let source = self.source;
         let bytes = source.as_bytes();
-        let (mut tokens, mut at, mut depth, mut code) = (Vec::new(), start, 0usize, 0);
+        let (mut tokens, mut at, mut depth, mut code) = (Vec::new(), start, 0isize, 0);
         while at < source.len() {
             if depth == 0 && source[at..].starts_with(close) {
                 return Ok((tokens, at + close.len()));
             }
             let first = at;
             let kind = match bytes[at] {
-                b' ' | b'\t' | b'\r' | b'\n' => {
+                c if c.is_ascii_whitespace() => {
                     at += 1;
                     continue;
                 }
@@ -233,7 +270,7 @@ impl<'a> Guard<'a> {
                 c => {
                     match c {
                         b'(' | b'[' | b'{' => depth += 1,
-                        b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+                        b')' | b']' | b'}' => depth -= 1,
                         _ => {}
                     }
                     let is_pair = |pair: &&str| source[at..].starts_with(*pair);
@@ -266,15 +303,10 @@ impl<'a> Guard<'a> {
     fn end_of_raw(&self, from: usize) -> usize {
         let mut at = from;
         while let Some(found) = self.source[at..].find("{%") {
-            let inside = at + found + 2;
-            let rest = self.source[inside..]
-                .trim_start_matches(['-', '+'])
-                .trim_start();
-            if rest.starts_with("endraw") {
-                let end = self.source[inside..].find("%}");
-                return end.map_or(self.source.len(), |end| inside + end + 2);
+            at += found + 2;
+            if let Some(length) = basic_tag(&self.source[at..], "endraw") {
+                return at + length;
             }
-            at = inside;
         }
         self.source.len()
     }
@@ -310,11 +342,15 @@ impl<'a> Guard<'a> {
             if products.len() > 1 || !sides(index).map(side).into_iter().any(is_small) {
                 return self.refuse("multiplies by more than a small number", tokens[index].at);
             }
+            let (before, after) = (tokens[..index].iter().rev(), tokens[index + 1..].iter());
+            if joins(before, Token::opens) || joins(after, Token::closes) {
+                return self.refuse("joins a product without parentheses", tokens[index].at);
+            }
         }
         Ok(())
     }
 
-    /// Bounds the right-hand side of an assignment.
+    /// Bounds what is assigned: the right-hand side, or, for a block, what filters make of its text.
     fn set(&mut self, tokens: &[Token<'a>]) {
         let mut depth = 0usize;
         for (index, token) in tokens.iter().enumerate() {
@@ -323,40 +359,122 @@ impl<'a> Guard<'a> {
                 (_, true) => depth.saturating_sub(1),
                 _ => depth,
             };
-            let is_sign = token.kind == Kind::Mark && token.text == "=" && depth == 0;
+            let is_mark = token.kind == Kind::Mark && depth == 0;
             let value = &tokens[index + 1..];
-            if let (true, Some(first), Some(last)) = (is_sign, value.first(), value.last()) {
-                let last = match (last.text, value.len()) {
-                    // A sign that trims the text after the tag.
-                    ("-" | "+", 2..) => &value[value.len() - 2],
-                    _ => last,
-                };
-                let is_held = tokens[..index].iter().any(|token| token.text == ".");
-                let filter = if is_held { HELD } else { BOUNDED };
-                self.put(first.at, "(");
-                self.bound(value);
-                self.put(last.end(), format!(")|{filter}"));
-                return;
+            let (Some(first), Some(last)) = (value.first(), value.last()) else {
+                continue;
+            };
+            let last = match (last.text, value.len()) {
+                // A sign that trims the text after the tag.
+                ("-" | "+", 2..) => &value[value.len() - 2],
+                _ => last,
+            };
+            let is_held = tokens[..index].iter().any(|token| token.text == ".");
+            let filter = if is_held { HELD } else { BOUNDED };
+            match token.text {
+                "=" if is_mark => {
+                    self.put(first.at, "(");
+                    self.bound(value, None);
+                    self.put(last.end(), format!(")|{filter}"));
+                    return;
+                }
+                "|" if is_mark => {
+                    self.bound(&tokens[index..], None);
+                    self.put(last.end(), format!("|{filter}"));
+                    return;
+                }
+                _ => {}
             }
         }
     }
 
-    /// Bounds the lists, maps and groups of an expression.
-    fn bound(&mut self, tokens: &[Token<'a>]) {
-        // For each open bracket, whether it is bounded.
-        let mut open = Vec::new();
+    /// Bounds the lists, maps, groups and arguments of an expression. `first` says what its first bracket encloses, if
+    /// that is not to be seen from the tokens before it.
+    fn bound(&mut self, tokens: &[Token<'a>], mut first: Option<Bracket>) {
+        // The open brackets, and for each whether one of its arguments is being bounded.
+        let mut open: Vec<(Bracket, bool)> = Vec::new();
         let mut before: Option<&Token<'a>> = None;
-        for token in tokens {
+        for (index, token) in tokens.iter().enumerate() {
+            let rest = &tokens[index + 1..];
+            let is_comma = token.kind == Kind::Mark && token.text == ",";
+            if let (true, Some((_, true)), Some(last)) =
+                (is_comma || token.closes(), open.last(), before)
+            {
+                self.put(last.end(), format!(")|{BOUNDED}"));
+            }
             if token.opens() {
-                let is_operand = before.is_none_or(|before| !before.completes());
-                if is_operand {
+                let bracket = first.take().unwrap_or_else(|| Bracket::of(tokens, index));
+                if bracket == Bracket::Value {
                     self.put(token.at, "(");
                 }
-                open.push(is_operand);
-            } else if token.closes() && open.pop() == Some(true) {
-                self.put(token.end(), format!("|{BOUNDED})"));
+                open.push((bracket, self.argument(bracket, rest)));
+            } else if token.closes() {
+                match open.pop() {
+                    Some((Bracket::Value, _)) => self.put(token.end(), format!("|{BOUNDED})")),
+                    Some((Bracket::Filter, _)) => self.put(token.end(), format!("|{BOUNDED}")),
+                    _ => {}
+                }
+            } else if let (true, Some((bracket, is_bounded))) = (is_comma, open.last_mut()) {
+                *is_bounded = self.argument(*bracket, rest);
             }
             before = Some(token);
         }
     }
+
+    /// Begins to bound the argument or default with which the tokens begin, if it needs to be.
+    fn argument(&mut self, bracket: Bracket, tokens: &[Token<'a>]) -> bool {
+        let is = |index: usize, marks: &[&str]| {
+            let token: Option<&Token<'a>> = tokens.get(index);
+            token.is_some_and(|token| token.kind == Kind::Mark && marks.contains(&token.text))
+        };
+        let first = match (is(0, &["*", "**"]), is(1, &["="])) {
+            (true, _) => 1,
+            (_, true) => 2,
+            _ => 0,
+        };
+        let is_value = match bracket {
+            Bracket::Arguments | Bracket::Filter => true,
+            Bracket::Parameters => first == 2,
+            Bracket::Value | Bracket::Index => false,
+        };
+        let Some(value) = tokens
+            .get(first)
+            .filter(|token| is_value && !token.closes())
+        else {
+            return false;
+        };
+        let is_plain = matches!(value.kind, Kind::Text | Kind::Number);
+        if is_plain && is(first + 1, &[",", ")"]) {
+            return false;
+        }
+        self.put(value.at, "(");
+        true
+    }
+}
+
+/// Whether there is a `~` among the tokens before the bracket around them ends.
+fn joins<'t>(tokens: impl Iterator<Item = &'t Token<'t>>, ends: fn(&Token<'t>) -> bool) -> bool {
+    let mut depth = 0usize;
+    for token in tokens {
+        let is_bracket = token.opens() || token.closes();
+        match (ends(token), depth) {
+            (true, 0) => return false,
+            (true, _) => depth -= 1,
+            (false, _) if is_bracket => depth += 1,
+            (false, 0) if token.kind == Kind::Mark && token.text == "~" => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The length of the rest of a tag, behind its `{%`, if it says `name` and nothing else. This must be the engine's own
+/// rule, since it does not read what is between two such tags.
+fn basic_tag(tag: &str, name: &str) -> Option<usize> {
+    fn unsigned(text: &str) -> &str {
+        text.strip_prefix(['-', '+']).unwrap_or(text)
+    }
+    let rest = unsigned(tag).trim_ascii_start().strip_prefix(name)?;
+    let rest = unsigned(rest.trim_ascii_start()).strip_prefix("%}")?;
+    Some(tag.len() - rest.len())
 }

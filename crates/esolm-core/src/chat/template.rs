@@ -146,6 +146,10 @@ fn compile(source: String) -> Result<Environment<'static>, ChatTemplateError> {
     environment.set_unknown_method_callback(bounded::method);
     environment.add_function("raise_exception", bounded::raise_exception);
     environment.add_function("range", bounded::range);
+    let dict = Value::from_function(minijinja::functions::dict);
+    environment.add_function("dict", bounded::of(dict));
+    let namespace = Value::from_function(minijinja::functions::namespace);
+    environment.add_function("namespace", bounded::of(namespace));
     environment.remove_global("debug");
     environment.add_test("iterable", bounded::is_iterable);
     environment.add_filter("tojson", json::tojson);

@@ -127,6 +127,8 @@ fn lists_that_say_the_same_many_times_are_refused() {
         nested("{{ ','.join(a) }}"),
         format!("{{% set a = [0] %}}{}{{{{ a|length }}}}", "{% set a = a|chain(a) %}".repeat(60)),
         format!("{{% set a = [0] %}}{}{{{{ a|length }}}}", "{% set a = a + a %}".repeat(60)),
+        format!("{{% set a = [0] %}}{}{{{{ a|length }}}}", "{% set a | list|chain(a, a)|list -%}x{% endset %}".repeat(60)),
+        "{% set ns = namespace(x=[0]) %}{% for i in range(60) %}{% set ns.x | list|chain(ns.x, ns.x) %}x{% endset %}{% endfor %}{{ ns.x|length }}".into(),
         "{% set ns = namespace(x=[]) %}{% for i in range(9000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}".into(),
         "{% for a in [[1, 1]] %}{% for b in [(a, a)] %}{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}{% endfor %}{% endfor %}".into(),
         "{% set ns = namespace() %}{% set ns.x = dict(a=ns) %}{{ ns }}".into(),
@@ -135,6 +137,140 @@ fn lists_that_say_the_same_many_times_are_refused() {
         "{% set x = 'a' * 900 %}{% set y = [x] * 900 %}{% set z = [y] * 900 %}{{ z }}".into(),
     ] {
         refused(&source);
+    }
+}
+
+/// What the engine reads as code is never taken for a comment or for raw text.
+#[test]
+fn code_cannot_be_hidden() {
+    let twice = "{% set a = [a, a] %}".repeat(60);
+    let evil = format!("{{% set a = [0, 0] %}}{twice}{{{{ a == a }}}}");
+    for source in [
+        format!("{{% raw %}}{{% endrawx %}}{{#{{% endraw %}}{evil}#}}"),
+        format!("{{% raw %}}{{% endraw x %}}{{#{{% endraw %}}{evil}#}}"),
+        format!("{{% raw %}}{{%-- endraw %}}{{#{{% endraw %}}{evil}#}}"),
+        format!("{{% raw %}}{{% \u{a0}endraw %}}{{#{{% endraw %}}{evil}#}}"),
+        format!("{{% raw %}}{{% endraw\u{2003}%}}{{#{{% endraw %}}{evil}#}}"),
+        format!("{{%\u{c}raw %}}{{#{{% endraw %}}{evil}#}}"),
+        format!("{{% raw\u{c}-%}}{{#{{%+\u{c}endraw\u{c}-%}}{evil}#}}"),
+        format!("{{#}}{{{{ ' #}}{evil}{{# ' }}}}#}}"),
+        format!("{{#-#}}{evil}"),
+        format!("{{{{\u{c}1\u{c}}}}}{evil}"),
+    ] {
+        let sentence = refused(&source);
+        assert!(sentence.contains("too many"), "{sentence}: {source}");
+    }
+    for (source, text) in [
+        (
+            "{% raw %}{{ [ }}{% endrawx %}{% endraw %}",
+            "{{ [ }}{% endrawx %}",
+        ),
+        ("{%-\t raw -%} {% {%- endraw +%}", "{%"),
+        ("{%\u{c}raw %}[{%\u{c}endraw\u{c}%}", "["),
+        ("{#}{{ ' #}a{# ' }}#}b", "ab"),
+        ("{##}a{#-#}b{#- {% raw %} -#}c", "abc"),
+    ] {
+        assert_eq!(says(source).as_deref(), Ok(text), "{source}");
+    }
+}
+
+/// Whatever a macro or a function is given is bounded, so that it cannot be made larger at every level of a recursion.
+#[test]
+fn arguments_are_bounded() {
+    let ten = |value: &str| {
+        let parts: Vec<String> = ('a'..='j').map(|name| format!("{name}={value}")).collect();
+        parts.join(", ")
+    };
+    let named = ten("v");
+    let recursive = |larger: &str| {
+        format!(
+            "{{% macro m(v, n) %}}{{% if n %}}{{{{ m({larger}, n - 1) }}}}{{% else %}}{{{{ v == v }}}}{{% endif %}}{{% endmacro %}}{{{{ m([1], 20) }}}}"
+        )
+    };
+    let by_default = format!(
+        "{{% macro m(n, v=1) %}}{{% macro o(x=dict({named})) %}}{{{{ m(n - 1, x) }}}}{{% endmacro %}}{{% if n %}}{{{{ o() }}}}{{% else %}}{{{{ v == v }}}}{{% endif %}}{{% endmacro %}}{{{{ m(8) }}}}"
+    );
+    let called = format!(
+        "{{% macro c(n) %}}{{{{ caller() }}}}{{% endmacro %}}{{% macro m(n, v=range(9000)|list) %}}{{% if n %}}{{% call(x=dict({named})) c(n) %}}{{{{ m(n - 1, x) }}}}{{% endcall %}}{{% else %}}{{{{ v == v }}}}{{% endif %}}{{% endmacro %}}{{{{ m(3) }}}}"
+    );
+    for source in [
+        recursive(&format!("dict({named})")),
+        recursive(&format!("dict(**dict({named}))")),
+        recursive("v|list|chain([v, v])|list"),
+        recursive("dict(a=namespace(x=[v, v]).x, b=v)"),
+        recursive(&format!("dict(a=dict({named}), b=dict({named}))")),
+        recursive(&format!("*[dict({named})]")),
+        by_default,
+        called,
+    ] {
+        let sentence = refused(&source);
+        assert!(sentence.contains("too many"), "{sentence}: {source}");
+    }
+    for (source, text) in [
+        (
+            "{% macro m(a, b=a, c=dict(x=[1, 2],), d=-1,) %}{{ a }}{{ b }}{{ c.x|last }}{{ d }}{% endmacro %}{{ m(1) }} {{ m(*[1, 2], **{'c': {'x': [3]}}) }} {{ m(7 if true else 8, d='a' 'b',) }}",
+            "12-1 123-1 72ab",
+        ),
+        (
+            "{% set x | upper %}a{% endset %}{% set y | replace('A', x ~ 'b') -%} A{% endset %}{{ x }}{{ y }}",
+            "AAb",
+        ),
+        (
+            "{% macro m() %}{{ caller(1, 2) }}{% endmacro %}{% call(a, b, c=[a, b]|length) m() %}{{ a }}{{ b }}{{ c }}{% endcall %}",
+            "122",
+        ),
+        (
+            "{% macro m() %}{{ caller() }}{% endmacro %}{% call m() %}a{% endcall %}{{ x is defined }}{{ 6 is divisibleby(2 + 1) }}{{ 'a-b'.split('-', 1)|join((',')) }}",
+            "aFalseTruea,b",
+        ),
+        (
+            "{% for x in [[1, [2]]] recursive %}{% for y in x %}{{ y if y is number else loop.length ~ y[0] }}{% endfor %}{% endfor %}{{ dict(a=undefined_name, b=none)|length }}",
+            "1222",
+        ),
+    ] {
+        assert_eq!(says(source).as_deref(), Ok(text), "{source}");
+    }
+}
+
+/// A value of many parts is not written into a text, whatever put it together.
+#[test]
+fn what_is_made_of_arguments_is_bounded() {
+    let large = "{% set n = 900000 %}{% set x = 'a' * n %}{% set v = [x] * 16 %}";
+    let named: Vec<String> = (0..300).map(|number| format!("k{number}=v")).collect();
+    let named = named.join(", ");
+    for expression in [
+        format!("dict({named})|string|length"),
+        format!("dict({named}) ~ ''"),
+        format!("namespace({named})|string|length"),
+        "[v] * 900 ~ ''".into(),
+        "'' ~ [v] * 900".into(),
+        "v|batch(300, v)|list|string|length".into(),
+        "([0] * 900)|map('default', v, true)|list|string|length".into(),
+    ] {
+        refused(&format!("{large}{{{{ {expression} }}}}"));
+        refused(&format!("{large}{{% set y = {expression} %}}"));
+    }
+    refused(&format!(
+        "{large}{{% set y | batch(300, v)|string %}}a{{% endset %}}"
+    ));
+    refused(&format!(
+        "{large}{{% filter batch(300, v)|string %}}a{{% endfilter %}}"
+    ));
+    for (source, text) in [
+        (
+            "{{ (2 * 3) ~ 'a' ~ dict(a=1, **{'b': 2})|length }}{{ (2 * 3, '~')|length }}",
+            "6a22",
+        ),
+        (
+            "{{ [1, 2, 3]|batch(2)|list|length }}{% filter replace('a', 'b') %}a{% endfilter %}",
+            "2b",
+        ),
+        (
+            "{{ namespace({'a': 1}).a }}{{ namespace(a=1, b=2).b }}{{ dict({'a': 3}).a }}",
+            "123",
+        ),
+    ] {
+        assert_eq!(says(source).as_deref(), Ok(text), "{source}");
     }
 }
 

@@ -54,7 +54,7 @@ pub use reading::{Rows, Values};
 #[cfg(not(target_family = "wasm"))]
 pub use tokenizer::read_tokenizer;
 #[cfg(not(target_family = "wasm"))]
-pub use writer::{FolderWeights, write_folder, write_hf_folder};
+pub use writer::{BESIDE, FolderWeights, write_folder, write_hf_folder, written_beside};
 pub use writer::{SHARD_BYTES, StoreDtype, write_safetensors};
 
 use crate::config::{ModelConfig, PartialConfig, Quantization, ReadAs};
@@ -63,7 +63,7 @@ use assemble::Parts;
 use scalars::NoiseRange;
 use shards::{INDEX, Index};
 #[cfg(feature = "text")]
-pub(crate) use tokenizer::MAX_PIECE_BYTES;
+pub(crate) use tokenizer::{MAX_PIECE_BYTES, check_charsmap};
 pub use tokenizer::{TokenizerError, TokenizerForm};
 
 /// The published module that contains the network is called `backbone`.

@@ -112,6 +112,34 @@ fn a_tokenizer_with_another_mask_token_is_refused() {
     assert!(TextCodec::from_bytes(&json, &fitting).is_ok());
 }
 
+/// The library would panic, or reserve more memory than there is.
+#[test]
+fn tokenizers_with_which_the_library_fails_are_refused() {
+    let model = |merges: &str| {
+        format!(
+            r#"{{"type": "BPE", "vocab": {{"a": 0, "b": 1}}, "merges": {merges}, "continuing_subword_prefix": "é"}}"#
+        )
+    };
+    let table = |table: &str| {
+        let normalizer = format!(r#"{{"type": "Precompiled", "precompiled_charsmap": "{table}"}}"#);
+        format!(
+            r#"{{"version": "1.0", "normalizer": {normalizer}, "model": {}}}"#,
+            model("[]")
+        )
+    };
+    for json in [
+        table("AAAAAA=="),
+        table("/////w=="),
+        format!(
+            r#"{{"version": "1.0", "model": {}}}"#,
+            model(r#"[["a", "b"]]"#)
+        ),
+    ] {
+        let error = TextCodec::from_bytes(json.as_bytes(), &config(3)).expect_err(&json);
+        assert!(matches!(error, TextError::Unusable(_)), "{error}");
+    }
+}
+
 #[test]
 fn a_vocabulary_may_be_padded() {
     let mut padded = config(4032);

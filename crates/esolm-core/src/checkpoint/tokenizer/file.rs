@@ -1,12 +1,13 @@
 //! Tokenizer files, next to weights or named by the user.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::draft::{Added, Draft};
 use super::words::Bert;
 use super::{TokenizerError, TokenizerForm, byte_level, sentencepiece, words};
+use crate::checkpoint::open::read_text;
 use crate::documents::normalize;
 
 /// Names of tokenizer files other than `tokenizer.json`, the preferred one first.
@@ -64,7 +65,8 @@ pub fn read_tokenizer(
 /// A `tokenizer.json`, or GPT-2's `vocab.json`.
 fn json(path: &Path, text: &str, bytes: &[u8]) -> Result<(Vec<u8>, TokenizerForm), TokenizerError> {
     let table: Option<Vec<(String, u32)>> = match serde_json::from_str(text) {
-        Ok(Value::Object(map)) if !map.contains_key("model") => map
+        // "model" may be a token, which it is in that of GPT-2.
+        Ok(Value::Object(map)) if !map.get("model").is_some_and(Value::is_object) => map
             .into_iter()
             .map(|(name, id)| Some((name, u32::try_from(id.as_u64()?).ok()?)))
             .collect(),
@@ -74,8 +76,7 @@ fn json(path: &Path, text: &str, bytes: &[u8]) -> Result<(Vec<u8>, TokenizerForm
         // Whatever it is, the tokenizers library will report what is wrong with it.
         return Ok((bytes.to_vec(), TokenizerForm::Fast));
     };
-    let merges = std::fs::read_to_string(path.with_file_name(MERGES));
-    let merges = merges.map_err(|_| TokenizerError::Part(MERGES))?;
+    let merges = beside(path, MERGES).ok_or(TokenizerError::Part(MERGES))?;
     let lines = merges.lines().filter(|line| !line.is_empty());
     let pairs: Option<Vec<[String; 2]>> = lines
         .enumerate()
@@ -141,8 +142,13 @@ fn bert(path: &Path) -> Bert {
 }
 
 fn option(path: &Path, name: &str) -> Option<bool> {
-    let config: PathBuf = path.with_file_name(CONFIG);
-    let text = std::fs::read_to_string(config).ok()?;
+    let text = beside(path, CONFIG)?;
     let config: Value = serde_json::from_str(&normalize(&text)).ok()?;
     config.get(name)?.as_bool()
+}
+
+/// The text of a related file, if there is one that can be read.
+fn beside(path: &Path, name: &str) -> Option<String> {
+    let path = path.with_file_name(name);
+    path.is_file().then(|| read_text(&path).ok())?
 }

@@ -32,7 +32,7 @@ pub use file::read_tokenizer;
 pub(super) use json::TokenizerJson;
 pub(super) use pickled::Tokenizer;
 #[cfg(feature = "text")]
-pub(crate) use sentencepiece::MAX_PIECE_BYTES;
+pub(crate) use sentencepiece::{MAX_PIECE_BYTES, check_charsmap};
 
 /// The original form of a tokenizer that was not a `tokenizer.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,9 @@ pub enum TokenizerError {
     /// The vocabulary is invalid, and why.
     #[error("has a vocabulary {0}")]
     Vocabulary(String),
+    /// Its tables have more text than any real tokenizer's.
+    #[error("has tables of more than {0} bytes, since they say the same text many times")]
+    TooLarge(usize),
     /// A file that belongs to it is missing.
     #[error("comes without its {0}")]
     Part(&'static str),

@@ -3,6 +3,7 @@
 //! needed to encode text.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
 use esolm_checkpoint::Value;
@@ -30,6 +31,16 @@ const ADDED: [&str; 4] = [
     "_added_tokens_decoder",
 ];
 
+/// Maximum bytes read from its tables. A pickle of a few megabytes can contain tables that refer to a long text many
+/// times, and it would be copied each time. The largest published tokenizers need half of it.
+const MAX_BYTES: usize = 128 << 20;
+/// Bytes that an entry of a table takes in addition to its text.
+const ENTRY_BYTES: usize = 32;
+/// Maximum bytes of the name of a special token, which is compared with all others.
+const MAX_NAME: usize = 1024;
+/// Maximum fields of the objects within a tokenizer, such as an `AddedToken`: many can share the same fields.
+const MAX_FIELDS: usize = 256;
+
 /// What could be read from a pickled tokenizer.
 pub(in super::super) struct Tokenizer {
     /// Name (as part of a sentence) and index of the mask token; `Ok(None)` if it says that there is none, and a
@@ -55,10 +66,16 @@ impl Tokenizer {
                 table: TokenizerJson::default(),
             };
         };
-        let mut pickled = Pickled { fields, json: None };
-        let json = pickled
-            .text()
-            .unwrap_or_else(|| Err(TokenizerError::Unknown(value.to_string())));
+        let mut pickled = Pickled {
+            fields,
+            json: None,
+            left: Cell::new(Some(MAX_BYTES)),
+        };
+        let json = pickled.text();
+        let json = match pickled.left.get() {
+            Some(_) => json.unwrap_or_else(|| Err(TokenizerError::Unknown(value.to_string()))),
+            None => Err(TokenizerError::TooLarge(MAX_BYTES)),
+        };
         pickled.json = json
             .as_ref()
             .ok()
@@ -70,7 +87,7 @@ impl Tokenizer {
             eos: plain("eos"),
             table: match pickled.json {
                 Some(_) => TokenizerJson::default(),
-                None => pickled.table(),
+                None => pickled.table().unwrap_or_default(),
             },
             json,
         }
@@ -80,6 +97,8 @@ impl Tokenizer {
 struct Pickled<'a> {
     fields: Value<'a>,
     json: Option<TokenizerJson>,
+    /// Bytes that may still be read from its tables; none if they had more.
+    left: Cell<Option<usize>>,
 }
 
 impl<'a> Pickled<'a> {
@@ -116,14 +135,29 @@ impl<'a> Pickled<'a> {
         ];
         let told = map.is_some() || named.iter().any(Option::is_some);
         match named.into_iter().flatten().find(|token| !token.is_none()) {
-            Some(token) => name_of(token).ok_or(()).map(Some),
+            Some(token) => (name_of(token).filter(|name| name.len() <= MAX_NAME))
+                .ok_or(())
+                .map(Some),
             None if told => Ok(None),
             None => Err(()),
         }
     }
 
-    /// All tokens, if its vocabulary is in a field.
-    fn table(&self) -> TokenizerJson {
+    /// Takes the bytes of an entry of a table from those that may be read.
+    fn spend(&self, bytes: usize) -> Option<()> {
+        let left = (self.left.get()).and_then(|left| left.checked_sub(bytes + ENTRY_BYTES));
+        self.left.set(left);
+        left.map(drop)
+    }
+
+    /// The text of a value, if it may still be read.
+    fn read(&self, value: Value<'a>) -> Option<&'a str> {
+        self.spend(value.bytes()?.len())?;
+        value.text()
+    }
+
+    /// All tokens, if its vocabulary is in a field; none if there is too much text in it.
+    fn table(&self) -> Option<TokenizerJson> {
         let mut table = TokenizerJson::default();
         let mut add = |fields: &[&str]| {
             let tokens = self.tokens(fields);
@@ -133,21 +167,21 @@ impl<'a> Pickled<'a> {
         if add(&VOCABULARIES) {
             add(&ADDED);
         }
-        table
+        self.left.get().map(|_| table)
     }
 
     /// Names and indices in the tables of these fields, which map names to indices or the reverse.
-    fn tokens(&self, fields: &[&str]) -> impl Iterator<Item = (&'a str, u32)> + use<'a> {
+    fn tokens(&self, fields: &[&str]) -> impl Iterator<Item = (&'a str, u32)> + use<'a, '_> {
         let fields: Vec<Value<'a>> = (fields.iter())
             .filter_map(|name| self.fields.get(name))
             .collect();
         let pairs = fields.into_iter().filter_map(Value::dict).flatten();
         pairs.filter_map(|(key, value)| {
             let (token, index) = match key.int() {
-                Some(index) => (name_of(value), Some(index)),
-                None => (name_of(key), value.int()),
+                Some(index) => (value, Some(index)),
+                None => (key, value.int()),
             };
-            Some((token?, u32::try_from(index?).ok()?))
+            Some((self.read(named(token)?)?, u32::try_from(index?).ok()?))
         })
     }
 
@@ -155,13 +189,20 @@ impl<'a> Pickled<'a> {
     /// two of them disagree.
     fn index(&self, name: &str) -> Option<u32> {
         let fields = self.fields.dict()?;
-        let tables = fields.filter(|(field, _)| field.text() != Some("_special_tokens_map"));
+        let mut seen = HashSet::new();
+        let tables = fields.filter(|(field, table)| {
+            field.bytes() != Some(b"_special_tokens_map") && seen.insert(table.id())
+        });
         let in_table = |table: Value<'_>| {
             let by_name = table.get(name).and_then(Value::int);
             by_name.or_else(|| {
+                let is_named = |token| {
+                    let found = named(token).and_then(Value::bytes);
+                    found == Some(name.as_bytes())
+                };
                 let entry = table
                     .dict()?
-                    .find(|&(index, token)| index.int().is_some() && name_of(token) == Some(name));
+                    .find(|&(index, token)| index.int().is_some() && is_named(token));
                 entry?.0.int()
             })
         };
@@ -208,7 +249,7 @@ impl<'a> Pickled<'a> {
             .into_iter()
             .flatten()
             .filter(|&(_, token)| {
-                let special = state(token).and_then(|state| state.get("special")?.boolean());
+                let special = field(token, "special").and_then(Value::boolean);
                 special == Some(false)
             })
             .filter_map(|(index, _)| u32::try_from(index.int()?).ok())
@@ -241,9 +282,8 @@ impl<'a> Pickled<'a> {
         let processor = |(_, value): (Value<'a>, Value<'a>)| {
             let class = value.object()?.class.global();
             let is_one = class.is_some_and(|(_, name)| name.ends_with("SentencePieceProcessor"));
-            let model = state(value).and_then(model_bytes);
-            let has_one = state(value).is_some_and(|state| state.get("model_proto").is_some());
-            (is_one || has_one).then_some(model)
+            let has_one = field(value, "model_proto").is_some();
+            (is_one || has_one).then(|| state(value).and_then(model_bytes))
         };
         let found = match self.fields.get("sp_model_proto").and_then(bytes) {
             Some(model) => Some(model),
@@ -267,9 +307,8 @@ impl<'a> Pickled<'a> {
     fn tiktoken(&self) -> Option<Result<Draft, TokenizerError>> {
         let encoding = |(_, value): (Value<'a>, Value<'a>)| {
             let is_one = value.object()?.class.global() == Some(("tiktoken.core", "Encoding"));
-            let state = state(value);
-            let has_ranks = state.is_some_and(|state| state.get("mergeable_ranks").is_some());
-            (is_one || has_ranks).then_some(state)
+            let has_ranks = field(value, "mergeable_ranks").is_some();
+            (is_one || has_ranks).then(|| state(value))
         };
         let encoding = self.fields.dict()?.find_map(encoding)?;
         // tiktoken's own encodings are pickled by name.
@@ -282,14 +321,17 @@ impl<'a> Pickled<'a> {
             let pairs = encoding.get("mergeable_ranks")?.dict()?;
             let index = |value: Value<'_>| u32::try_from(value.int()?).ok();
             let ranks: Option<Vec<(Cow<'a, [u8]>, u32)>> = pairs
-                .map(|(token, rank)| Some((bytes(token)?, index(rank)?)))
+                .map(|(token, rank)| {
+                    self.spend(length(token)?)?;
+                    Some((bytes(token)?, index(rank)?))
+                })
                 .collect();
             let special = encoding.get("special_tokens")?.dict()?;
             let special: Option<Vec<Added>> = special
                 .map(|(name, id)| {
                     Some(Added {
                         id: index(id)?,
-                        content: name.text()?.into(),
+                        content: self.read(name)?.into(),
                         special: true,
                     })
                 })
@@ -314,7 +356,7 @@ impl<'a> Pickled<'a> {
         let ranks = self.fields.get("bpe_ranks")?.dict()?;
         let merge = |(pair, rank): (Value<'a>, Value<'a>)| {
             let mut pair = pair.tuple()?;
-            let (left, right) = (pair.next()?.text()?, pair.next()?.text()?);
+            let (left, right) = (self.read(pair.next()?)?, self.read(pair.next()?)?);
             Some((rank.int()?, [left.to_string(), right.to_string()]))
         };
         let Some(mut merges) = ranks.map(merge).collect::<Option<Vec<_>>>() else {
@@ -368,11 +410,26 @@ impl<'a> Pickled<'a> {
     }
 }
 
-/// The text of a token, possibly wrapped in an `AddedToken`.
+/// A token as a string, possibly wrapped in an `AddedToken`.
+fn named(token: Value<'_>) -> Option<Value<'_>> {
+    match token.bytes() {
+        Some(_) => Some(token),
+        None => field(token, "content"),
+    }
+}
+
+/// The text of a token.
 fn name_of(token: Value<'_>) -> Option<&str> {
-    token
-        .text()
-        .or_else(|| state(token)?.get("content")?.text())
+    named(token)?.text()
+}
+
+/// A field of an object within the tokenizer.
+fn field<'a>(object: Value<'a>, name: &str) -> Option<Value<'a>> {
+    let fields = state(object)?;
+    match fields.dict()?.len() {
+        0..=MAX_FIELDS => fields.get(name),
+        _ => None,
+    }
 }
 
 /// The model in the state of a SentencePieceProcessor: its bytes, or fields that contain them.
@@ -384,18 +441,28 @@ fn model_bytes(state: Value<'_>) -> Option<Cow<'_, [u8]>> {
 /// The bytes of a bytes object. Pickle protocol 2 has no bytes type, and calls `_codecs.encode(text, 'latin1')`
 /// instead.
 fn bytes(value: Value<'_>) -> Option<Cow<'_, [u8]>> {
-    let Some(call) = value.object() else {
+    if value.object().is_none() {
         return value.bytes().map(Cow::Borrowed);
-    };
-    let mut args = call.args.tuple()?;
-    let (text, encoding) = (args.next()?, args.next()?);
-    if call.class.global() != Some(("_codecs", "encode")) || encoding.text() != Some("latin1") {
-        return None;
     }
-    let bytes = text
+    let bytes = encoded(value)?
         .text()?
         .chars()
         .map(|c| u8::try_from(u32::from(c)).ok())
         .collect::<Option<Vec<u8>>>()?;
     Some(Cow::Owned(bytes))
+}
+
+/// The text of such a call.
+fn encoded(value: Value<'_>) -> Option<Value<'_>> {
+    let call = value.object()?;
+    let mut args = call.args.tuple()?;
+    let (text, encoding) = (args.next()?, args.next()?);
+    let is_call = call.class.global() == Some(("_codecs", "encode"));
+    (is_call && encoding.bytes() == Some(b"latin1")).then_some(text)
+}
+
+/// The length of [`bytes`], or, if they are in a call, of its text.
+fn length(value: Value<'_>) -> Option<usize> {
+    let text = encoded(value).unwrap_or(value);
+    text.bytes().map(<[u8]>::len)
 }

@@ -399,10 +399,14 @@ impl Normalizer<'_> {
     }
 }
 
-/// Whether the library can look up characters in this table without leaving it, which it does not check itself. The
-/// table is a double array in blocks of 256 words, followed by the texts that its values point to, each terminated by a
-/// zero.
-fn check_charsmap(bytes: &[u8]) -> Option<()> {
+/// Whether the library can look up characters in this table without leaving it, which it does not check itself: the
+/// bytes of the longest text that a character becomes. The table is a double array in blocks of 256 words, followed by
+/// the texts that its values point to, each terminated by a zero.
+pub(crate) fn check_charsmap(bytes: &[u8]) -> Option<usize> {
+    /// Marks a word that is a value, and so no node.
+    const VALUE: u32 = 1 << 31;
+    /// Marks a node with a value, which is its first child.
+    const HAS_VALUE: u32 = 1 << 8;
     let (size, rest) = bytes.split_first_chunk::<4>()?;
     let size = usize::try_from(u32::from_le_bytes(*size)).ok()?;
     let (array, texts) = rest.split_at_checked(size)?;
@@ -411,13 +415,17 @@ fn check_charsmap(bytes: &[u8]) -> Option<()> {
         .map(|word| u32::from_le_bytes(word.try_into().unwrap_or_default()))
         .collect();
     let is_whole = size.is_multiple_of(4 * 256) && !words.is_empty();
-    let stays = |(at, &word): (usize, &u32)| match word >> 31 {
-        // A node: its children are at an offset, and a byte changes the last eight bits of an index.
-        0 => {
-            let offset = (word as usize >> 10) << ((word & (1 << 9)) >> 6);
-            (at ^ offset) < words.len()
+    let is_text = |word: u32| texts.is_char_boundary((word & !VALUE) as usize);
+    let stays = |(at, &word): (usize, &u32)| {
+        // The library starts at the first word without asking what it is.
+        if word & VALUE != 0 && at > 0 {
+            return is_text(word);
         }
-        _ => texts.is_char_boundary((word & (u32::MAX >> 1)) as usize),
+        // Its children are at an offset, and a byte changes the last eight bits of an index.
+        let offset = (word as usize >> 10) << ((word & (1 << 9)) >> 6);
+        let child = words.get(at ^ offset);
+        child.is_some_and(|&child| word & HAS_VALUE == 0 || is_text(child))
     };
-    (is_whole && words.iter().enumerate().all(stays)).then_some(())
+    let longest = texts.split('\0').map(str::len).max();
+    longest.filter(|_| is_whole && words.iter().enumerate().all(stays))
 }
