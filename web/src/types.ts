@@ -552,7 +552,7 @@ export type ChatOptions = Omit<
 export interface ScoreOptions {
   /** The fraction of tokens in random order, 0 to 1. */
   alpha0?: number;
-  /** Number of orders to average over. */
+  /** Number of orders to average over; there is only one if `alpha0` is 0, the default. */
   orders?: number;
   /** Number of draws of the bound. */
   draws?: number;

@@ -176,9 +176,9 @@ for (const device of ["gpu", "cpu"]) {
       const model = await lab.load(await lab.stories(), { device });
       const text = JSON.stringify("Once upon a time, there was a little dog named Max. ".repeat(device === "gpu" ? 8 : 40));
       // Some hundred passes, one of which is timed.
-      const long = JSON.stringify({ orders: 400 });
+      const long = JSON.stringify({ alpha_0: 1, orders: 400 });
       const began = performance.now();
-      await model.score(text, JSON.stringify({ orders: 4 }));
+      await model.score(text, JSON.stringify({ alpha_0: 1, orders: 4 }));
       const pass = performance.now() - began;
       const want = await model.score(JSON.stringify("A cat."), "{}");
       const abort = new AbortController();

@@ -155,11 +155,11 @@ for (const worker of [true, false]) {
       const model = await EsoLM.load("/models/stories", { worker, device: "cpu" });
       const text = "Once upon a time, there was a little dog named Max. ".repeat(40);
       const began = performance.now();
-      await model.score(text, { orders: 2 });
+      await model.score(text, { alpha0: 1, orders: 2 });
       const two = performance.now() - began;
       const want = await model.score("A cat.");
       const calls = {
-        score: (signal: AbortSignal) => model.score(text, { orders: 400, signal }),
+        score: (signal: AbortSignal) => model.score(text, { alpha0: 1, orders: 400, signal }),
         replay: async (signal: AbortSignal) => {
           const { plan } = await model.plan({ steps: 256 });
           return model.replay(plan, new Float64Array(256 * plan.vocab_size).fill(0.5), { signal });

@@ -118,8 +118,8 @@ test("a folder's shards are downloaded, kept, and read a block at a time", async
   const first = isOutcome(await load(page, '"/sharded/"'));
   expect(first).toMatchObject({ text: whole.text, name: "sharded", fileBytes: bytes, loaded: [bytes, bytes] });
   expect(first.downloads).toEqual(expect.arrayContaining([INDEX, ...shards.keys()]));
-  // A page of wasm memory has 64 KiB; three headers take a few more than one.
-  expect(first.wasmBytes).toBeLessThanOrEqual(whole.wasmBytes + 8 * 65536);
+  // The module's memory is divided up otherwise, which costs a little, but far less than the 9 MB of all shards.
+  expect(first.wasmBytes).toBeLessThanOrEqual(whole.wasmBytes + (2 << 20));
 
   // The next visit takes them from the cache, even when the server is gone.
   for (const name of [...files.keys(), "model.safetensors"]) server.on(`/sharded/${name}`, (_, response) => void response.destroy());
