@@ -86,11 +86,8 @@ async fn answered(
     let (codec, metrics) = (model.codec.clone(), app.metrics.clone());
     // So do the words of many log-probabilities.
     let (size, is_stream) = (order.size(&ask), ask.stream);
-    let new = move || {
-        let answer = Answer::new(head, &ask, order, writings, echoed, codec, metrics);
-        Ok(answer)
-    };
-    let mut answer = app.workers.work(size, new).await?;
+    let new = move || Answer::new(head, &ask, order, writings, echoed, codec, metrics);
+    let mut answer = app.workers.work(size, || Ok(new())).await?;
     if is_stream {
         return Ok(stream(answer));
     }

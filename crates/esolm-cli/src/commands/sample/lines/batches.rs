@@ -69,28 +69,17 @@ pub fn write(
     let mut failed = None;
     'all: for group in ready.chunk_by(|one, next| next.follows(one)) {
         let mut rest = group;
+        let mut at_once = usize::MAX;
         while !rest.is_empty() {
-            let (some, others) = rest.split_at(rest.len().min(*most));
+            let (some, others) = rest.split_at(rest.len().min(*most).min(at_once));
             match batch(model, some, raw, stop) {
                 Ok(lines) => {
                     written.extend(lines.into_iter().map(Ok));
                     rest = others;
                 }
                 Err(Refused::Memory(_)) if some.len() > 1 => *most = some.len() / 2,
-                // One text among them may be at fault.
-                Err(Refused::Text(_)) if some.len() > 1 => {
-                    for text in some {
-                        match batch(model, std::slice::from_ref(text), raw, stop) {
-                            Ok(lines) => written.extend(lines.into_iter().map(Ok)),
-                            Err(Refused::Text(why)) => written.push(Err(why)),
-                            Err(refused) => {
-                                failed = refused.failure();
-                                break 'all;
-                            }
-                        }
-                    }
-                    rest = others;
-                }
+                // One of them is at fault, which is known when each is alone.
+                Err(Refused::Text(_)) if some.len() > 1 => at_once = 1,
                 Err(Refused::Text(why)) => {
                     written.push(Err(why));
                     rest = others;
