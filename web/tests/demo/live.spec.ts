@@ -538,10 +538,12 @@ test("a chat model gets a tab, in which blocks fill in and an answer stays", asy
 test("an answer is followed, unless the visitor has scrolled away from it", async ({ page }) => {
   await openChat(page, CPU);
   await ask(page, "What colour is the sky?");
-  await expect(page.locator("#chat-log .said.assistant .body").last()).toBeInViewport({ ratio: 1 });
+  const answer = page.locator("#chat-log .said.assistant .body").last();
+  await expect(answer).toBeInViewport({ ratio: 1 });
   await atFirstBlank(page, () => scrollTo({ top: 0, behavior: "instant" }));
   await ask(page, "What do bees make?");
-  expect(await page.evaluate(() => scrollY)).toBe(0);
+  // Not quite at the top: a smooth scroll that is under way, as to the field that is filled in, still moves the page by a few pixels.
+  await expect(answer).not.toBeInViewport();
 });
 
 test("a conversation outlives its model, and loads it again", async ({ page }) => {
