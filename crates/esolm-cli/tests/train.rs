@@ -293,6 +293,28 @@ fn a_resume_with_another_tokenizer_is_refused() {
     succeed(&[&["train", "--out", &out], &more[..]].concat());
 }
 
+/// The library would panic.
+#[test]
+fn a_tokenizer_with_which_the_library_fails_is_refused() {
+    let folder = Folder::new();
+    let recipe = recipe(&folder);
+    let path = folder.file("damaged.json");
+    let tokenizer = serde_json::json!({
+        "version": "1.0",
+        "pre_tokenizer": {"type": "FixedLength", "length": 0},
+        "model": {"type": "BPE", "vocab": {"<|endoftext|>": 0, "a": 1}, "merges": []},
+    });
+    std::fs::write(&path, tokenizer.to_string()).expect("writable");
+    let out = folder.file("run");
+    std::fs::create_dir(&out).expect("a folder");
+    let tokenizer = format!("data.tokenizer={path}");
+    let said = refused(&out, &[&recipe, "--set", &tokenizer]);
+    assert!(
+        said.contains("\"FixedLength\"") && said.contains("data.tokenizer"),
+        "{said}"
+    );
+}
+
 /// A checkpoint of any family can be a starting point; the recipe contains only what is new.
 #[test]
 fn a_checkpoint_is_a_start() {

@@ -178,6 +178,21 @@ pub struct TextCodec {
     ends: Ends,
 }
 
+/// Reads a `tokenizer.json`, whatever model it belongs to, without its padding and truncation. The file is checked
+/// first, since the library trusts it.
+///
+/// # Errors
+/// [`TextError::Unusable`].
+pub fn parse_tokenizer(json: &[u8]) -> Result<Tokenizer, TextError> {
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+    check::check(json).map_err(|fault| TextError::Unusable(fault.to_string()))?;
+    let unusable = |error: tokenizers::Error| TextError::Unusable(one_line(&error.to_string()));
+    let mut tokenizer = Tokenizer::from_bytes(json).map_err(unusable)?;
+    tokenizer.with_padding(None);
+    tokenizer.with_truncation(None).map_err(unusable)?;
+    Ok(tokenizer)
+}
+
 impl TextCodec {
     /// Reads a `tokenizer.json` from bytes and checks that it belongs to the model: its tokens must be the model's
     /// vocabulary, with or without the mask token (index `mask_index`).
@@ -190,14 +205,7 @@ impl TextCodec {
 
     /// `own` says that the tokenizer comes with the model.
     fn read(json: &[u8], config: &ModelConfig, own: bool) -> Result<Self, TextError> {
-        let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
-        check::check(json).map_err(|fault| TextError::Unusable(fault.to_string()))?;
-        let mut tokenizer = Tokenizer::from_bytes(json)
-            .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
-        tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| TextError::Unusable(one_line(&error.to_string())))?;
+        let tokenizer = parse_tokenizer(json)?;
         let vocabulary = tokenizer.get_vocab(true);
         let largest = vocabulary.values().max();
         let tokens = largest.map_or(0, |&index| index as usize + 1);

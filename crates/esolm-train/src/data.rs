@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use esolm::config::ModelConfig;
 use esolm::rng::Stream;
+use esolm::text::{TextError, parse_tokenizer};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -212,14 +213,11 @@ impl TextTokens {
     }
 }
 
-/// A tokenizer without padding and truncation.
-fn read(bytes: &[u8]) -> Result<Tokenizer, TrainError> {
-    let unusable = |e: tokenizers::Error| TrainError::Tokenizer(e.to_string());
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(unusable)?;
-    tokenizer.with_padding(None);
-    tokenizer.with_truncation(None).map_err(unusable)?;
-    Ok(tokenizer)
+fn read(json: &[u8]) -> Result<Tokenizer, TrainError> {
+    parse_tokenizer(json).map_err(|error| match error {
+        TextError::Unusable(reason) => TrainError::Tokenizer(reason),
+        other => TrainError::Text(other),
+    })
 }
 
 /// Documents shuffled and cut into windows in each epoch.
