@@ -20,6 +20,8 @@ export interface DownloadOptions {
   sha256?: string;
   signal: AbortSignal;
   onProgress: (loaded: number, total: number | null, fromCache: boolean) => void;
+  /** Called when the server has answered, whatever it said. */
+  onAnswer?: () => void;
 }
 
 /** The server has no such file, or does not say that it has. */
@@ -37,14 +39,20 @@ export async function download(url: string, options: DownloadOptions): Promise<B
     const store = await CacheStore.open(url);
     if (store === null) return fetchInto(new MemoryStore(), url, options);
     const kept = store.complete ? await store.blob() : null;
-    if (kept !== null && (await isWanted(kept, store, url, options))) {
+    const isWanted = kept !== null && (await isStillWanted(kept, store, url, options));
+    const take = (kept: Blob): Blob => {
       options.onProgress(kept.size, kept.size, true);
       return kept;
-    }
-    if (store.complete) await store.clear();
+    };
+    if (kept !== null && isWanted === true) return take(kept);
+    // What may still be the right one stays until another one arrives.
+    if (isWanted === null) store.replace();
+    else if (store.complete) await store.clear();
     try {
       return await fetchInto(store, url, options);
     } catch (error) {
+      const isUnavailable = error instanceof EsoLMError && error.code === "network" && !(error instanceof NotFound);
+      if (kept !== null && store.isReplaceable && isUnavailable) return take(kept);
       const isFull = error instanceof DOMException && error.name === "QuotaExceededError";
       if (!isFull && !(error instanceof NotKept)) throw error;
       // The browser stores no more: hold the file in memory for this visit only.
@@ -54,8 +62,8 @@ export async function download(url: string, options: DownloadOptions): Promise<B
   });
 }
 
-/** Whether a cached file is still the right one: checked by its hash if there is one, otherwise by asking the server. */
-async function isWanted(kept: Blob, store: Store, url: string, options: DownloadOptions): Promise<boolean> {
+/** Whether a cached file is still the right one: checked by its hash if there is one, otherwise by asking the server; `null` if that says too little. */
+async function isStillWanted(kept: Blob, store: Store, url: string, options: DownloadOptions): Promise<boolean | null> {
   if (options.sha256 !== undefined) {
     const sha256 = store.sha256 ?? (await hashOf(kept, options.signal)).hex();
     if (store.sha256 === null) await store.finish(sha256);
@@ -64,6 +72,7 @@ async function isWanted(kept: Blob, store: Store, url: string, options: Download
   let response: Response;
   try {
     response = await ask(url, options);
+    options.onAnswer?.();
   } catch {
     options.signal.throwIfAborted();
     // Without a network, use what is cached.
@@ -72,7 +81,7 @@ async function isWanted(kept: Blob, store: Store, url: string, options: Download
   if (response.status === 404 || response.status === 410) return false;
   // A server in trouble says nothing about the file.
   if (!response.ok || store.version === null) return true;
-  return sameVersion(store.version, versionOf(response, options.ranges ? lengthOf(response) : null)) ?? false;
+  return sameVersion(store.version, versionOf(response, options.ranges ? lengthOf(response) : null));
 }
 
 /** What the server says about a file. Some servers refuse `HEAD`, as signed addresses do; there, a download is begun and given up. */
@@ -141,6 +150,7 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
       continue;
     }
     answered = true;
+    options.onAnswer?.();
     if (response.status === 416) {
       // There is nothing at this offset: the file is empty, or has become shorter.
       if (store.length === 0) options.ranges = false;
@@ -166,6 +176,8 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
       }
     }
     if (store.length === 0) {
+      // What an earlier visit left makes room.
+      await store.clear();
       const isStorable = store instanceof MemoryStore || span.total === null || (await fitsQuota(span.total));
       if (!isStorable) {
         await response.body?.cancel();

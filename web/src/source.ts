@@ -93,6 +93,7 @@ export async function configOf({ config, file }: Pieces, cache: boolean, signal:
 /** Downloads what is needed, and returns something for the engine to read. */
 export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSource> {
   const { cache, hash, signal, onProgress } = options;
+  let isOnline = false;
   const fetched = (url: string, ranges: boolean, sha256?: string): Promise<Blob> =>
     download(url, {
       cache,
@@ -100,6 +101,7 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
       ...(sha256 === undefined ? {} : { sha256 }),
       signal,
       onProgress: (loaded, total, fromCache) => onProgress({ phase: "download", file: lastSegment(url), loaded, total, fromCache }),
+      onAnswer: () => (isOnline ||= /^https?:/.test(url)),
     });
   const text = async (piece: { url: string } | { blob: Blob } | { text: string }): Promise<string> => {
     if ("text" in piece) return piece.text;
@@ -112,6 +114,11 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
   };
 
   const source: Partial<WasmSource> = {};
+  let unreachable: Unreachable | null = null;
+  /** Without a network, a cached model still loads: if it had the other files, they would be cached too. With one, they may exist. */
+  const checkReached = (): void => {
+    if (unreachable !== null && isOnline) throw unreachable;
+  };
   for (const name of ["config", "tokenizer", "generation", "tokenizerConfig", "chatTemplate"] as const) {
     const piece = pieces[name];
     if (piece === null) continue;
@@ -121,10 +128,11 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
     try {
       source[name] = await text(piece);
     } catch (error) {
-      // Without a network, a cached model still loads: if it had such a file, that would be cached too.
-      const isAbsent = error instanceof NotFound || error instanceof Unreachable;
-      if (!isOptional || !isAbsent) throw error;
+      const isUnreachable = error instanceof Unreachable;
+      if (!isOptional || !(isUnreachable || error instanceof NotFound)) throw error;
+      if (isUnreachable) unreachable ??= error;
     }
+    checkReached();
   }
   let given = pieces.weights;
   let index: string | null = null;
@@ -163,6 +171,7 @@ export async function open(pieces: Pieces, options: OpenOptions): Promise<WasmSo
       files.push([name, await checked(file, name, sha256)]);
     }
   }
+  checkReached();
 
   const all = files.reduce((sum, [, blob]) => sum + blob.size, 0);
   let read = 0;

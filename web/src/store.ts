@@ -95,6 +95,8 @@ export class CacheStore implements Store {
   /** Keys of a cache must be URLs; nothing is ever fetched from this one. */
   readonly #base: string;
   #manifest: Manifest | null = null;
+  /** Number of parts that are still stored although they count no more; `null` if there is no such file. */
+  #old: number | null = null;
 
   private constructor(cache: Cache, url: string) {
     this.#cache = cache;
@@ -156,9 +158,21 @@ export class CacheStore implements Store {
     return new Blob(parts);
   }
 
-  async clear(): Promise<void> {
-    const parts = this.#manifest?.parts.length ?? 0;
+  /** Whether what was stored when this was opened still is, though it counts no more. */
+  get isReplaceable(): boolean {
+    return this.#old !== null;
+  }
+
+  /** Counts as empty from now on, but deletes nothing before something else begins. */
+  replace(): void {
+    this.#old = this.#manifest?.parts.length ?? null;
     this.#manifest = null;
+  }
+
+  async clear(): Promise<void> {
+    const parts = this.#manifest?.parts.length ?? this.#old ?? 0;
+    this.#manifest = null;
+    this.#old = null;
     await this.#cache.delete(`${this.#base}manifest`);
     // One more than the manifest lists, since a part may have been written without it.
     for (let index = 0; index <= parts; index++) await this.#cache.delete(`${this.#base}${index}`);

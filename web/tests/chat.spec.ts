@@ -131,8 +131,8 @@ test("a conversation goes on from the cache, and stops, and says what is wrong",
     // From scratch, in another model.
     const other = await EsoLM.load(files, { device: "cpu", as: "bd3lm", blockSize: 8 });
     const alone = await other.chat(next, options).result;
-    // So hot that it does not end by itself soon.
-    const stopped = model.chat(next, { ...options, maxTokens: 200, steps: 8, temperature: 50 });
+    // So long and hot that it does not end by itself soon.
+    const stopped = model.chat(next, { ...options, maxTokens: 3000, steps: 8, temperature: 50, suppressTokens: ["<|endoftext|>", "<|im_end|>"] });
     for await (const _ of stopped) break;
     const { finish } = await stopped.result;
     const failures = [

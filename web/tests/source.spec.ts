@@ -220,6 +220,15 @@ test("files that nobody named may be missing, with or without a network; any oth
   expect(await opened(page, '"models/none"')).toMatchObject({ code: "network", message: expect.stringMatching(/^config\.json is not there/) });
 });
 
+test("a file that nobody named is not taken for missing where only its connections break", async ({ page }) => {
+  server.on("/models/stories/tokenizer.json", (_, response) => void response.destroy());
+  // The second time the configuration is in the cache.
+  for (let time = 0; time < 2; time++) {
+    expect(await opened(page, '"models/stories"')).toMatchObject({ code: "network", message: expect.stringMatching(/^tokenizer\.json could not be downloaded/) });
+  }
+  expect(await opened(page, '{ config: {}, weights: "models/stories/model.safetensors" }')).toMatchObject({ size: 1000 });
+});
+
 test("a server in trouble is not taken for one that lacks a file", async ({ page }) => {
   const decoder = '{"num_attention_heads":2}';
   server

@@ -19,13 +19,16 @@ LONG = {"length": 256, "batch": 16, "alpha_0": 0, "seed": 1}
 SLOW = {"length": 256, "batch": 16, "decode_as": "mdlm", "seed": 1}
 
 
-def interrupt_soon(call):
-    """Calls, and sends the main thread Ctrl-C while it waits."""
+def interrupt_soon(call, under_way=None):
+    """Calls, and sends the main thread Ctrl-C while it waits: soon, or when the call sets `under_way`."""
     began = threading.Event()
 
     def send():
         began.wait()
-        time.sleep(0.3)
+        if under_way is None:
+            time.sleep(0.3)
+        else:
+            under_way.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=send)
@@ -72,8 +75,13 @@ def test_ctrl_c_ends_the_wait_for_files(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
 def test_ctrl_c_keeps_what_a_generation_wrote(model):
     run = model.generate(**{**LONG, "batch": 64})
-    steps = []
-    interrupt_soon(lambda: steps.extend(run))
+    begun = threading.Event()
+
+    def reads():
+        for _ in run:
+            begun.set()
+
+    interrupt_soon(reads, begun)
     result = run.result
     assert result["interrupted"] and len(result["text"]) == 64
     # The model is free, although the run is still held.
@@ -102,30 +110,37 @@ def longest_pause(call):
     return took, max(after - before for before, after in zip(times, times[1:]))
 
 
-def check_others_run(call):
-    took, pause = longest_pause(call)
-    assert pause < max(took / 2, 0.05), (took, pause)
+def check_others_run(prepare):
+    """Whether other threads run during the call that `prepare` returns. A busy machine may stop them, too, but not each time."""
+    for _ in range(5):
+        took, pause = longest_pause(prepare())
+        if pause < max(took / 2, 0.05):
+            return
+    raise AssertionError((took, pause))
 
 
 def test_other_threads_run_meanwhile(model):
-    check_others_run(lambda: model.text(seed=1, length=256))
+    check_others_run(lambda: lambda: model.text(seed=1, length=256))
     words = "Once upon a time there was a little girl. " * 20000
-    check_others_run(lambda: model.encode(words))
+    check_others_run(lambda: lambda: model.encode(words))
 
 
 @pytest.mark.parametrize("last", ["close", "generation", "model"])
 def test_other_threads_run_while_a_model_ends(last):
-    model = esolm.Model.load(device="cpu")
-    run = model.generate(**SLOW)
-    next(run)
-    held = [run]
-    if last == "model":
-        run.close()
-        held = [model]
-    # Whatever lets the model go last waits for the pass under way.
-    ends = run.close if last == "close" else held.clear
-    del model, run
-    check_others_run(ends)
+    def prepare():
+        model = esolm.Model.load(device="cpu")
+        run = model.generate(**SLOW)
+        next(run)
+        if last == "close":
+            return run.close
+        held = [run]
+        if last == "model":
+            run.close()
+            held = [model]
+        # Whatever lets the model go last waits for the pass under way.
+        return held.clear
+
+    check_others_run(prepare)
 
 
 def test_a_run_that_is_closed_while_another_thread_reads_it_is_over():

@@ -85,20 +85,16 @@ export class Engine {
     return model;
   }
 
-  /** The memory that a model needs, and whether there is a graphics card to hold it; `null` if its configuration alone does not say. */
+  /** The memory that a model needs, and whether there is a graphics card to hold it; `null` for a file with its configuration in it. */
   async estimate(model: ModelFiles, { weights }: Settings, signal: AbortSignal): Promise<(MemoryNeeded & { hasCard: boolean }) | null> {
     const { EsoLM } = await import("esolm");
     const { source, name, ...readAs } = model;
-    try {
-      const [needed, { adapter }] = await Promise.all([
-        EsoLM.memoryNeeded(source, { weights, ...readAs, signal, onProgress: this.onProgress }),
-        EsoLM.deviceFacts({ signal }),
-      ]);
-      return { ...needed, hasCard: adapter !== null };
-    } catch {
-      signal.throwIfAborted();
-      return null;
-    }
+    if (typeof source === "string" && /\.ckpt($|[?#])/.test(source)) return null;
+    const [needed, { adapter }] = await Promise.all([
+      EsoLM.memoryNeeded(source, { weights, ...readAs, signal, onProgress: this.onProgress }),
+      EsoLM.deviceFacts({ signal }),
+    ]);
+    return { ...needed, hasCard: adapter !== null };
   }
 
   /** Does something with the model. If that leaves it unusable, the next one who needs a model loads it again. */

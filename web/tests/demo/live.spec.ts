@@ -100,7 +100,7 @@ const atFirstBlank = (page: Page, action: () => void): Promise<unknown> =>
   }, action.toString());
 
 test("it opens with the story model, writes at once, and can be scrubbed", async ({ page }, info) => {
-  await page.goto("/");
+  await page.goto("/", { waitUntil: "commit" });
   await expect(page.locator("#stop")).toBeVisible();
   await expect(page.locator("#cells .cell.fresh").first()).toBeVisible({ timeout: 90_000 });
   await info.attach("while it writes", { body: await page.screenshot(), contentType: "image/png" });
@@ -402,6 +402,22 @@ test("a model of one’s own is used, and a broken one gets a sentence", async (
   await page.getByRole("button", { name: "Back to the story model" }).click();
   await finished(page);
   await expect(page.locator("#origin")).toContainText("stories, seed");
+});
+
+test("an address that leads to no model costs neither the model in use nor the conversation", async ({ page }) => {
+  await openChat(page, CPU);
+  await ask(page, "What colour is the sky?");
+  for (const [address, problem] of [
+    ["models/none", "config.json is not there"],
+    ["hf:none", "not a name of the Hugging Face hub"],
+  ] as const) {
+    await load(page, address);
+    await expect(page.getByRole("alert")).toContainText(problem);
+    await expect(page.locator("#chat-log .said")).toHaveCount(2);
+    await expect(page.locator("#model-name")).not.toContainText(address);
+  }
+  await ask(page, "What do bees make?");
+  await expect(page.locator("#chat-log .said")).toHaveCount(4);
 });
 
 test("a run that starts while the old model is disposed of takes the new one", async ({ page }) => {

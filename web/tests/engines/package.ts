@@ -156,15 +156,14 @@ export const packageScenarios: Scenario[] = [
         } catch (thrown) {
           if (thrown !== reason) throw thrown;
         }
-        const left = model.generate({ seed: 3, length: 256, alpha0: 0 });
+        const left = model.generate({ seed: 3, length: 256, alpha0: 0, batch: 16 });
         for await (const step of left) if (step.step === 1) break;
-        const { interrupted, nfe } = await left.result;
+        const { interrupted } = await left.result;
         const after = await model.generate({ seed: 4, length: 32 }).result;
-        return { failure: await failure, left: { interrupted, nfe }, after: { tokens: after.tokens, text: after.text } };
+        return { failure: await failure, left: { interrupted }, after: { tokens: after.tokens, text: after.text } };
       }, null);
       expect(found.failure).toBe("the signal's reason");
       expect(found.left.interrupted).toBe(true);
-      expect(found.left.nfe).toBeLessThan(200);
       expect(found.after).toEqual({ tokens: want.tokens, text: want.text });
     },
   },
