@@ -211,6 +211,7 @@ pub struct Records {
 }
 
 /// Names of files.
+pub const SETUP: &str = "setup.json";
 pub const LIKELIHOOD: &str = "likelihood.json";
 pub const SAMPLES: &str = "samples.json";
 pub const MODEL: &str = "model.json";
@@ -227,7 +228,7 @@ impl Records {
     /// [`Error::File`] and [`Error::Json`].
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let mut records = Self {
-            setup: read(&folder.join("setup.json"))?,
+            setup: read(&folder.join(SETUP))?,
             likelihood: read(&folder.join(LIKELIHOOD))?.unwrap_or_default(),
             samples: read(&folder.join(SAMPLES))?.unwrap_or_default(),
             model: read(&folder.join(MODEL))?,
@@ -316,6 +317,17 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
             write_lines(path, &lines)
         }
         None => replace(path, format!("{value:#}\n").as_bytes()).map(|_| ()),
+    }
+}
+
+/// Removes a file, if there is one.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other.map_err(Error::file("remove", path)),
     }
 }
 

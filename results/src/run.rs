@@ -16,7 +16,7 @@ use crate::corpus::{Documents, SEPARATOR};
 use crate::error::Error;
 use crate::plan::{Model, Plan};
 use crate::program::Esolm;
-use crate::record::{self, Setup};
+use crate::record::{self, SETUP, Setup};
 use kept::Kept;
 
 /// What training and measuring share.
@@ -78,7 +78,10 @@ pub fn run(path: &Path, keep_records: bool, common: &Common) -> Result<(), Error
     let out = common.out.clone();
     let kept = match keep_records {
         true => Kept::read(&out, &setup)?,
-        false => Kept::default(),
+        false => {
+            Kept::remove_others(&out, &setup)?;
+            Kept::default()
+        }
     };
     for (name, text) in [
         (MODELS, for_models.joined()),
@@ -88,7 +91,7 @@ pub fn run(path: &Path, keep_records: bool, common: &Common) -> Result<(), Error
     ] {
         record::replace(&esolm.path(name), text.as_bytes())?;
     }
-    record::write(&out.join("setup.json"), &setup)?;
+    record::write(&out.join(SETUP), &setup)?;
 
     let bench = Bench {
         esolm,

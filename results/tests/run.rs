@@ -328,6 +328,14 @@ fn records_are_kept_and_only_what_is_missing_is_made() {
         said.contains("the training of ar came out otherwise"),
         "{said}"
     );
+
+    // Beside the setup of a run that trained nothing, they would be kept as its own.
+    folder.write("recipe.toml", "[model]\nhidden = 16\n");
+    let other = folder.results("run --plan plan.json");
+    assert_eq!(other.status.code(), Some(2));
+    for name in ["train-eso.json", "likelihood.json", "samples.json"] {
+        assert!(!folder.0.join("out").join(name).exists(), "{name}");
+    }
 }
 
 #[test]

@@ -181,8 +181,10 @@ pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
     while number < end {
         let wanted = pace.lines.min((end - number) as usize);
         let some = lines.some(wanted, &stop)?;
+        let is_full = some.len() == wanted;
         let began = Instant::now();
-        let goes_on = output.can_go_on();
+        // A stream cannot be read again.
+        let goes_on = output.can_go_on() && left.is_some();
         let done = match some.is_empty() {
             false => chunk(plan, &mut work, some, number, goes_on, &stop),
             true if stop.load(Ordering::SeqCst) => Err(Failure::interrupted()),
@@ -206,7 +208,7 @@ pub fn run<W: Work>(plan: &Plan, mut work: W) -> Result<(), Failure> {
         }
         number += done.lines;
         bar.inc(done.lines);
-        pace.took(began.elapsed());
+        pace.took(began.elapsed(), is_full);
     }
     bar.finish_and_clear();
     finish(plan, output, &told)
@@ -276,8 +278,10 @@ impl Pace {
         }
     }
 
-    fn took(&mut self, time: Duration) {
+    /// The time that lines took; `is_full` unless there were fewer than might have been processed together.
+    fn took(&mut self, time: Duration, is_full: bool) {
         self.lines = match time {
+            time if time < SOON && !is_full => self.lines,
             time if time < SOON => self.lines.max(MANY.min(self.lines * 2)),
             time if time > LATE => (self.lines / 2).max(1),
             _ => self.lines,

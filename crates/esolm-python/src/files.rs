@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use esolm::checkpoint::{ChatFiles, Checkpoint, FileError, OpenOptions};
 use esolm::config::{AttentionKind, DecoderKind, Family, ModelConfig, ReadAs};
@@ -63,6 +64,10 @@ impl Load {
             block_size: self.block_size,
             mask: None,
         };
+        // Of two downloads of a file at the same time the second would be refused, even if Ctrl-C ended the wait for the first.
+        static DOWNLOAD: Mutex<()> = Mutex::new(());
+        let is_download = source.is_some_and(|source| source.starts_with("hf:"));
+        let _turn = is_download.then(|| DOWNLOAD.lock().unwrap_or_else(PoisonError::into_inner));
         let checkpoint = match source {
             Some(source) => Checkpoint::open(
                 source,

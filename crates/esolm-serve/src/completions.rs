@@ -85,15 +85,15 @@ async fn answered(
     };
     let (codec, metrics) = (model.codec.clone(), app.metrics.clone());
     // So do the words of many log-probabilities.
-    let (size, is_stream) = (order.size(&ask), ask.stream);
+    let ([echo, whole], is_stream) = (order.sizes(&ask), ask.stream);
     let new = move || Answer::new(head, &ask, order, writings, echoed, codec, metrics);
-    let mut answer = app.workers.work(size, || Ok(new())).await?;
+    let mut answer = app.workers.work(echo, || Ok(new())).await?;
     if is_stream {
         return Ok(stream(answer));
     }
     let written = answer.written().await?;
-    let whole = app.workers.work(size, move || Ok(answer.whole(written)));
-    Ok(json(whole.await?))
+    let text = app.workers.work(whole, move || Ok(answer.whole(written)));
+    Ok(json(text.await?))
 }
 
 /// An answer as server-sent events.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::record::{
-    self, LIKELIHOOD, Likelihood, SAMPLES, Samples, Setup, Training, training_file,
+    self, LIKELIHOOD, Likelihood, SAMPLES, SETUP, Samples, Setup, Training, training_file,
 };
 
 /// What the folder of the records held when the run began. A record counts only if the commands that made it are those of the plan.
@@ -18,7 +18,7 @@ pub struct Kept {
 impl Kept {
     /// Reads what is there of the models of a plan, unless it was made from another recipe or text, which commands do not show.
     pub fn read(out: &Path, setup: &Setup) -> Result<Self, Error> {
-        let before: Option<Setup> = record::read(&out.join("setup.json"))?;
+        let before: Option<Setup> = record::read(&out.join(SETUP))?;
         if let Some(changed) = before.and_then(|before| changed(&before, setup)) {
             let out = out.display();
             return Err(Error::Usage(format!(
@@ -35,6 +35,19 @@ impl Kept {
             likelihood: record::read_lines(&out.join(LIKELIHOOD))?,
             samples: record::read_lines(&out.join(SAMPLES))?,
         })
+    }
+
+    /// Removes what is there if it was made from another recipe or text: beside the new setup it would look like its own.
+    pub fn remove_others(out: &Path, setup: &Setup) -> Result<(), Error> {
+        let before: Option<Setup> = record::read(&out.join(SETUP))?;
+        let Some(before) = before.filter(|before| changed(before, setup).is_some()) else {
+            return Ok(());
+        };
+        let trainings = before.plan.all().map(|model| training_file(&model.name));
+        for name in trainings.chain([LIKELIHOOD.into(), SAMPLES.into()]) {
+            record::remove(&out.join(name))?;
+        }
+        Ok(())
     }
 
     /// A training by this command.

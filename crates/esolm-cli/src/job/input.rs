@@ -20,8 +20,8 @@ use crate::{fields, texts};
 const LONGEST: u64 = 64 << 20;
 /// Maximum bytes of the lines processed together, unless one has more.
 const MOST_BYTES: usize = 4 << 20;
-/// Lines of a stream that are read ahead.
-const AHEAD: usize = 16;
+/// Lines of a stream that are read ahead. Each may be as long as [`LONGEST`].
+const AHEAD: usize = 2;
 /// How long lines of a stream are gathered after the first, to be processed together.
 const GATHER: Duration = Duration::from_millis(20);
 /// How often a wait for a line checks whether it should end.

@@ -17,19 +17,27 @@ use super::one_line;
 use crate::checkpoint::{MAX_PIECE_BYTES, check_charsmap};
 use crate::message::shorten;
 
-/// Maximum factor by which the steps before or after the model may lengthen a text. That of published tokenizers,
-/// reckoned as below, is a few hundred.
+/// Maximum factor by which the steps before or after the model may lengthen a text, in bytes. That of published
+/// tokenizers, reckoned as below, is up to 1500.
 const MAX_GROWTH: usize = 4096;
 /// Maximum number of these steps. Published tokenizers have up to ten, but more if they were saved several times, since
 /// the programs that save them may add the same steps each time.
 const MAX_STEPS: usize = 256;
 
-/// Steps that replace characters by similar ones. Repeating them does not lengthen the text again.
-const SIMILAR: [&str; 6] = ["BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD"];
+/// Steps that replace characters by similar ones, and the factor by which they lengthen one at most: from Unicode 16,
+/// where U+FDFA is decomposed into 18 characters. Repeating them does not lengthen the text again.
+const SIMILAR: [(&str, usize); 5] = [
+    ("Lowercase", 2),
+    ("NFC", 3),
+    ("NFD", 3),
+    ("NFKC", 11),
+    ("NFKD", 11),
+];
 
-/// Steps that lengthen a text only as their fields say, if at all.
-const KNOWN: [&str; 25] = [
+/// Steps that add characters only as their fields say, if at all, or spaces.
+const KNOWN: [&str; 26] = [
     "BPEDecoder",
+    "BertNormalizer",
     "BertPreTokenizer",
     "BertProcessing",
     "ByteFallback",
@@ -105,14 +113,14 @@ pub(super) fn check(json: &[u8]) -> Result<(), Fault> {
     let file: File =
         serde_json::from_slice(json).map_err(|error| Fault::Json(one_line(&error.to_string())))?;
     file.model.check()?;
-    for steps in [
-        file.normalizer,
-        file.pre_tokenizer,
-        file.post_processor,
-        file.decoder,
+    for places in [
+        &[file.normalizer, file.pre_tokenizer][..],
+        &[file.post_processor],
+        &[file.decoder],
     ] {
-        let (mut chain, steps) = (Chain::new(), steps.unwrap_or_default());
-        chain.add(&steps)?;
+        let mut chain = Chain::new();
+        let mut steps = places.iter().flatten();
+        steps.try_for_each(|steps| chain.add(steps))?;
     }
     Ok(())
 }
@@ -240,8 +248,8 @@ struct Chain {
     steps: usize,
     /// The factor by which they can lengthen it.
     growth: usize,
-    /// Whether one of [`SIMILAR`] is among them, and no other characters have been added after it.
-    is_settled: bool,
+    /// The factor of those of [`SIMILAR`] that follow the last step which adds other characters.
+    similar: usize,
 }
 
 impl Chain {
@@ -249,7 +257,7 @@ impl Chain {
         Self {
             steps: 0,
             growth: 1,
-            is_settled: false,
+            similar: 1,
         }
     }
 
@@ -265,14 +273,21 @@ impl Chain {
             return Err(Fault::Steps);
         }
         check_step(fields)?;
-        let is_similar = is_similar(fields);
-        let by_type = match is_similar && self.is_settled {
-            true => 1,
-            false => growth_by_type(fields),
+        let by_type = match similar_growth(fields) {
+            Some(most) => {
+                let more = most.div_ceil(self.similar);
+                self.similar = self.similar.saturating_mul(more);
+                more
+            }
+            None => {
+                if adds_characters(fields) {
+                    self.similar = 1;
+                }
+                growth_by_type(fields)
+            }
         };
         let growth = growth_by_fields(fields)?.saturating_mul(by_type);
         self.growth = self.growth.saturating_mul(growth);
-        self.is_settled = is_similar || (self.is_settled && !adds_characters(fields));
         if self.growth > MAX_GROWTH {
             return Err(Fault::Growth);
         }
@@ -316,31 +331,44 @@ fn growth_by_fields(fields: &HashMap<String, Tree>) -> Result<usize, Fault> {
         // Once for a text, but a chain of them must not become long.
         growth = growth.saturating_mul(1 + prepended.len().div_ceil(64));
     }
-    for name in ["replacement", "suffix", "word_delimiter_token"] {
+    // Before every piece, of which each may be one character.
+    let replacement = text("replacement").map_or(0, str::len);
+    growth = growth.saturating_mul(1 + replacement);
+    for name in ["suffix", "word_delimiter_token"] {
         // For a character, or, if empty, between any two.
         growth = growth.saturating_mul(1 + usize::from(fields.contains_key(name)));
     }
     Ok(growth)
 }
 
-/// The factor by which a step can lengthen a text according to its type: unless it is known, at most characters are
-/// replaced by similar ones, or bytes written as characters.
+/// The factor by which a step can lengthen a text according to its type.
 fn growth_by_type(fields: &HashMap<String, Tree>) -> usize {
     match text(fields, "type") {
+        // Decomposes characters, and puts spaces around Chinese ones each time.
+        Some("BertNormalizer") => 3,
         Some(kind) if KNOWN.contains(&kind) => 1,
-        _ => 2,
+        // "ByteLevel", which writes a byte as a character of two, and a space before every piece; or unknown.
+        _ => 4,
     }
 }
 
-fn is_similar(fields: &HashMap<String, Tree>) -> bool {
-    let is_one = text(fields, "type").is_some_and(|kind| SIMILAR.contains(&kind));
-    is_one && !ADDING.iter().any(|&name| fields.contains_key(name))
+/// The factor of one of [`SIMILAR`] that does nothing else.
+fn similar_growth(fields: &HashMap<String, Tree>) -> Option<usize> {
+    if ADDING.iter().any(|&name| fields.contains_key(name)) {
+        return None;
+    }
+    let kind = text(fields, "type")?;
+    let (_, growth) = SIMILAR.iter().find(|(similar, _)| *similar == kind)?;
+    Some(*growth)
 }
 
-/// Whether a step adds characters other than those of ASCII, which [`SIMILAR`] do not lengthen.
+/// Whether a step adds characters that [`SIMILAR`] may lengthen.
 fn adds_characters(fields: &HashMap<String, Tree>) -> bool {
+    let is_kept = |character: char| character.is_ascii() || character == '▁';
     match text(fields, "type") {
-        Some("Replace") => !text(fields, "content").is_some_and(str::is_ascii),
+        Some("Replace") => {
+            !text(fields, "content").is_some_and(|content| content.chars().all(is_kept))
+        }
         Some(kind) if KNOWN.contains(&kind) => ADDING.iter().any(|&name| fields.contains_key(name)),
         _ => true,
     }

@@ -98,15 +98,17 @@ impl Order {
         Ok(order)
     }
 
-    /// Roughly the bytes of the answer.
-    pub fn size(&self, ask: &Ask) -> usize {
+    /// Roughly the bytes of what the answer echoes, and of all of it.
+    pub fn sizes(&self, ask: &Ask) -> [usize; 2] {
         let most_likely = ask.logprobs.map_or(0, |top| top + 1);
         let echoed = |placed: &Placed| if ask.echo { placed.tokens.len() } else { 0 };
-        let tokens = |placed: &Placed| echoed(placed) + placed.max_tokens;
-        let tokens: usize = self.placed.iter().map(tokens).sum();
-        tokens
-            .saturating_mul(ask.n)
-            .saturating_mul(TOKEN_BYTES * (1 + most_likely))
+        let echoed: usize = self.placed.iter().map(echoed).sum();
+        let written: usize = self.placed.iter().map(|placed| placed.max_tokens).sum();
+        [echoed, echoed + written].map(|tokens| {
+            tokens
+                .saturating_mul(ask.n)
+                .saturating_mul(TOKEN_BYTES * (1 + most_likely))
+        })
     }
 
     /// Adds a continuation of a prompt.

@@ -117,6 +117,7 @@ fn no_chain_of_steps_makes_a_text_much_longer() {
             regex(" {2,}", "▁"),
         ],
         vec![kind("NFC"), regex("\\s+", " "), kind("Lowercase")],
+        vec![kind("BertNormalizer")],
         // Saved again and again.
         vec![
             vec![
@@ -148,6 +149,9 @@ fn no_chain_of_steps_makes_a_text_much_longer() {
             20
         ]
         .concat(),
+        vec![vec![regex(".", "ﷺ"), kind("NFKD")]; 3].concat(),
+        vec![vec![kind("Lowercase"), kind("NFKC"), text("a", "ﷺ")]; 3].concat(),
+        [vec![regex(".", "一")], vec![kind("BertNormalizer"); 8]].concat(),
         vec![regex("(?=a)", "a"); 20],
         vec![regex(" {0,2}", " "); 20],
         vec![json!({"type": "NFC", "pattern": {"String": "a"}, "content": "aa"}); 20],
@@ -166,6 +170,22 @@ fn no_chain_of_steps_makes_a_text_much_longer() {
         Err(Fault::Growth)
     );
     assert_eq!(of("pre_tokenizer", "pretokenizers", &bytes[..3]), Ok(()));
+    let pieces = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"});
+    let pieces = vec![pieces; 7];
+    assert_eq!(
+        of("pre_tokenizer", "pretokenizers", &pieces),
+        Err(Fault::Growth)
+    );
+    assert_eq!(of("pre_tokenizer", "pretokenizers", &pieces[..2]), Ok(()));
+    // Both lengthen the same text; what is decoded is another.
+    let letters = json!({"type": "Sequence", "normalizers": vec![text("a", "aa"); 7]});
+    for (place, list, told) in [
+        ("pre_tokenizer", "pretokenizers", Err(Fault::Growth)),
+        ("decoder", "decoders", Ok(())),
+    ] {
+        let after = json!({"type": "Sequence", list: &bytes[..3]});
+        assert_eq!(checked(&json!({"normalizer": letters, place: after})), told);
+    }
     assert_eq!(normalizers(&vec![kind("Strip"); 300]), Err(Fault::Steps));
 }
 
