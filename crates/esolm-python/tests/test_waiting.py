@@ -108,6 +108,7 @@ def test_a_download_that_ctrl_c_left_behind_is_waited_for(tmp_path, monkeypatch)
         threading.Thread(target=hub.serve_forever).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
         monkeypatch.setenv("HF_HOME", str(tmp_path))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         try:
             interrupt_soon(lambda: esolm.inspect("hf:owner/stories"))
             # Longer than the library tries to download a file that another one downloads.
