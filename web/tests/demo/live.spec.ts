@@ -408,7 +408,7 @@ test("an address that leads to no model costs neither the model in use nor the c
   await openChat(page, CPU);
   await ask(page, "What colour is the sky?");
   for (const [address, problem] of [
-    ["models/none", "config.json is not there"],
+    ["models/none", "is not there"],
     ["hf:none", "not a name of the Hugging Face hub"],
   ] as const) {
     await load(page, address);
