@@ -399,3 +399,22 @@ fn chunk<W: Work>(
     }
     Ok(chunk)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise single lines, which are quickly done, would let a burst after them wait for its last line.
+    #[test]
+    fn only_as_many_lines_as_were_wanted_raise_the_pace() {
+        let mut pace = Pace::new(None);
+        for _ in 0..10 {
+            pace.took(SOON / 2, false);
+        }
+        assert_eq!(pace.lines, FEW);
+        pace.took(SOON / 2, true);
+        assert_eq!(pace.lines, 2 * FEW);
+        pace.took(LATE * 2, false);
+        assert_eq!(pace.lines, FEW);
+    }
+}

@@ -497,7 +497,8 @@ fn lines_may_differ_in_everything() {
     }
     // For a stream, this is not known in advance.
     let mut command = esolm();
-    command.args([&common[..], &["--input", "-"]].concat());
+    let stream = folder.file("stream.jsonl");
+    command.args([&common[..], &["--input", "-", "--output", &stream]].concat());
     command.stdin(fs::File::open(&input).expect("the input"));
     let (code, errors) = refused(command);
     assert_eq!(code, 1, "{errors}");
@@ -505,6 +506,8 @@ fn lines_may_differ_in_everything() {
         errors.contains("line 3 of the standard input: ") && errors.contains("--length"),
         "{errors}"
     );
+    // Nor can it be gone on with.
+    assert!(!errors.contains("--resume"), "{errors}");
 }
 
 /// A text with no scored tokens costs nothing, and has no figure per token.
