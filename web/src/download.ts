@@ -176,15 +176,14 @@ async function fetchInto(store: Store, url: string, wanted: DownloadOptions): Pr
       }
     }
     if (store.length === 0) {
-      // What an earlier visit left makes room.
-      await store.clear();
+      // First, since what an earlier visit left makes room.
+      await store.begin(version);
+      isOwn = true;
       const isStorable = store instanceof MemoryStore || span.total === null || (await fitsQuota(span.total));
       if (!isStorable) {
         await response.body?.cancel();
         throw new DOMException("the file exceeds the quota", "QuotaExceededError");
       }
-      await store.begin(version);
-      isOwn = true;
     }
 
     // For a complete response the browser checks the length itself, and accounts for compression.

@@ -281,8 +281,7 @@ impl Pace {
     /// The time that lines took; `is_full` unless there were fewer than might have been processed together.
     fn took(&mut self, time: Duration, is_full: bool) {
         self.lines = match time {
-            time if time < SOON && !is_full => self.lines,
-            time if time < SOON => self.lines.max(MANY.min(self.lines * 2)),
+            time if time < SOON && is_full => self.lines.max(MANY.min(self.lines * 2)),
             time if time > LATE => (self.lines / 2).max(1),
             _ => self.lines,
         };
